@@ -1,0 +1,50 @@
+# `make demo` and `make test` need Python >= 3.11 and nothing else. They use the active virtual environment (its own
+# torch stays as it is) or create .venv.
+ACTIVE := $(or $(VIRTUAL_ENV),$(CONDA_PREFIX))
+VENV := $(or $(ACTIVE),$(CURDIR)/.venv)
+BIN := $(VENV)/bin
+PYTHON ?= $(shell for p in python3 python3.14 python3.13 python3.12 python3.11; do \
+	$$p -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && echo $$p && break; done)
+RUN := $(BIN)/python -m
+OUT ?= demo-out
+
+.PHONY: demo test test-slow lint format bench
+
+demo: $(VENV)/.shaped-trl
+	$(BIN)/shaped-trl demo --out $(OUT)
+
+test: $(VENV)/.shaped-trl-dev
+	$(RUN) pytest -m "not slow and not gpu"
+
+test-slow: $(VENV)/.shaped-trl-dev
+	$(RUN) pytest -m "slow and not gpu"
+
+lint: $(VENV)/.shaped-trl-dev
+	$(RUN) ruff check
+	$(RUN) ruff format --check
+	$(RUN) mypy
+
+format: $(VENV)/.shaped-trl-dev
+	$(RUN) ruff check --fix
+	$(RUN) ruff format
+
+bench: $(VENV)/.shaped-trl-dev
+	$(BIN)/python kernels/benchmarks/cpu_chunked.py
+
+# A torch that is already there is not constrained: a GPU user's build stays.
+define install
+	@test -x "$(BIN)/python" || test -n "$(PYTHON)" || { echo "Python >= 3.11 is needed; none was found"; exit 1; }
+	@test -x "$(BIN)/python" || $(PYTHON) -m venv $(VENV)
+	@if $(BIN)/python -c 'import torch' 2>/dev/null; then grep -v '^torch==' constraints.txt; else cat constraints.txt; fi \
+		> $(VENV)/constraints.txt
+	$(RUN) pip install --disable-pip-version-check -q -c $(VENV)/constraints.txt -e '.$(1)'
+	@touch $@
+endef
+
+$(VENV)/.shaped-trl: pyproject.toml constraints.txt
+	$(call install,)
+
+$(VENV)/.shaped-trl-dev: pyproject.toml constraints.txt
+	$(call install,[dev$(comma)tasks])
+
+comma := ,

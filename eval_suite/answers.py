@@ -1,0 +1,142 @@
+"""Answers made elsewhere: rows ``{"problem_id", "completions": [...], "gold"?}`` to problems and samples."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from eval_suite.errors import UserError
+from eval_suite.records import Problem, Sample
+
+ANY_MATH = "math"
+
+
+def read_answers(
+    answers_file: str | Path, benchmark: str, hub_mirror: str | Path | None = None
+) -> tuple[list[Problem], list[Sample]]:
+    """Problems and samples of the rows of a JSONL file, in their order; `tokens` is 0.
+
+    problem_id: the benchmark's own id, with or without ``<benchmark>/`` before it, else the problem's index
+    in the benchmark (from 0). gold: text or a number, in place of the benchmark's. completions: as many in
+    each row. Other fields are ignored. Benchmark ``math`` is any problem at all: problem_id is a name, gold
+    is required.
+
+    Raises:
+        UserError: the file or a row is bad: where, which field, what to do; an unknown benchmark.
+    """
+    path = Path(answers_file)
+    if not path.is_file():
+        raise UserError(f"answers={str(path)!r} is no file: give a JSONL file of problem_id and completions")
+    known = None if benchmark == ANY_MATH else _Known(benchmark, hub_mirror)
+    problems: dict[str, Problem] = {}
+    samples: list[Sample] = []
+    for where, row in _rows(path):
+        problem = _any_math(row, where) if known is None else known.find(row, where)
+        problem_id = problem.problem_id
+        if problem_id in problems:
+            raise UserError(
+                f"{where}: problem_id {row['problem_id']!r} is there already: give all completions in one row"
+            )
+        completions = _completions(row, where)
+        if problems and len(completions) * len(problems) != len(samples):
+            raise UserError(
+                f"{where}: completions has {len(completions)} entries where the rows before have "
+                f"{len(samples) // len(problems)}: give each problem the same number"
+            )
+        problems[problem_id] = problem
+        samples.extend(Sample(problem_id, index, text) for index, text in enumerate(completions))
+    if not problems:
+        raise UserError(f"answers={str(path)!r} has no rows: give one for each problem")
+    return list(problems.values()), samples
+
+
+class _Known:
+    """The problems of a benchmark, to be found by id or by index."""
+
+    def __init__(self, benchmark: str, hub_mirror: str | Path | None) -> None:
+        from eval_suite.benchmarks import load_problems
+
+        self._benchmark = benchmark
+        self._problems = load_problems([benchmark], hub_mirror=hub_mirror)
+        self._by_id = {problem.problem_id: problem for problem in self._problems}
+
+    def find(self, row: Mapping[str, Any], where: str) -> Problem:
+        name = _name(row, where)
+        problem = self._by_id.get(name) or self._by_id.get(f"{self._benchmark}/{name}")
+        if problem is None and name.isdecimal() and int(name) < len(self._problems):
+            problem = self._problems[int(name)]
+        if problem is None:
+            raise UserError(
+                f"{where}: problem_id={row['problem_id']!r} is no id of {self._benchmark}, nor an index "
+                f"below {len(self._problems)}: use one such as {self._problems[0].problem_id!r} or 0"
+            )
+        gold = _gold(row, where)
+        return problem if gold is None else replace(problem, gold=gold)
+
+
+def _any_math(row: Mapping[str, Any], where: str) -> Problem:
+    gold = _gold(row, where)
+    if gold is None:
+        raise UserError(f'{where}: gold is missing: benchmark "math" needs it in each row')
+    name = _name(row, where).removeprefix(f"{ANY_MATH}/")
+    return Problem(f"{ANY_MATH}/{name}", ANY_MATH, prompt="", gold=gold, grader="math")
+
+
+def _rows(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
+    """Each row with where it is. Unlike our own files, a last line needs no newline."""
+    for number, line in enumerate(path.read_bytes().split(b"\n"), 1):
+        if not line.strip():
+            continue
+        where = f"{path}:{number}"
+        try:
+            row = json.loads(line)
+        except ValueError as error:  # not JSON, or not UTF-8
+            raise UserError(f"{where}: no JSON row ({error}): give one object a line") from error
+        if not isinstance(row, dict):
+            raise UserError(
+                f"{where}: the row is {type(row).__name__}: give an object with problem_id and completions"
+            )
+        yield where, row
+
+
+def _name(row: Mapping[str, Any], where: str) -> str:
+    name = row.get("problem_id")
+    if isinstance(name, bool) or not isinstance(name, str | int) or name == "":
+        raise UserError(
+            f"{where}: problem_id={name!r} is no id: give the benchmark's id or the problem's index"
+        )
+    return _encodable(str(name))
+
+
+def _completions(row: Mapping[str, Any], where: str) -> list[str]:
+    completions = row.get("completions")
+    if not isinstance(completions, list) or not completions:
+        raise UserError(
+            f"{where}: completions={_short(completions)} is no list of one or more texts: give one"
+        )
+    for index, text in enumerate(completions):
+        if not isinstance(text, str):
+            raise UserError(f"{where}: completions[{index}]={_short(text)} is no text: give a string")
+    return [_encodable(text) for text in completions]
+
+
+def _gold(row: Mapping[str, Any], where: str) -> str | None:
+    gold = row.get("gold")
+    if gold is None:
+        return None
+    if isinstance(gold, bool) or not isinstance(gold, str | int | float) or str(gold).strip() == "":
+        raise UserError(f"{where}: gold={_short(gold)} is no text or number: give one, or leave gold out")
+    return _encodable(str(gold))
+
+
+def _short(value: Any) -> str:
+    text = repr(value)
+    return text if len(text) <= 60 else text[:60] + "…"
+
+
+def _encodable(text: str) -> str:
+    """Lone surrogates, which JSON can hold and UTF-8 cannot, as U+FFFD."""
+    return text.encode("utf-8", "surrogatepass").decode("utf-8", "replace")

@@ -1,0 +1,76 @@
+"""How a data set's row becomes a question, and a question becomes a prompt.
+
+Base models get a plain text to continue, with worked examples where the benchmark has them. Chat models get
+the question and an instruction as one user message, without examples: the chat template is the sampler's.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+BOXED_INSTRUCTION = "Reason step by step, and put the final answer within \\boxed{}."
+HASHES_INSTRUCTION = "Reason step by step, and give the final number on a last line that starts with ####."
+
+_CALCULATOR_NOTE = re.compile(r"<<[^<>]*>>")
+
+
+@dataclass(frozen=True)
+class Question:
+    """What a row holds. `own_id` is the data set's id, None where it has none (the row index stands in)."""
+
+    text: str
+    gold: str
+    own_id: str | None = None
+    solution: str = ""
+    meta: dict[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Style:
+    """`base` and `chat` are format strings of `question`; `stop` ends a base model's completion."""
+
+    base: str
+    chat: str
+    stop: tuple[str, ...]
+
+
+QUESTION_ANSWER = Style(
+    base="Question: {question}\nAnswer:", chat="{question}\n\n" + HASHES_INSTRUCTION, stop=("\nQuestion:",)
+)
+PROBLEM_BOXED = Style(
+    base="Problem: {question}\n" + BOXED_INSTRUCTION.replace("{}", "{{}}") + "\n\nSolution:",
+    chat="{question}\n\n" + BOXED_INSTRUCTION.replace("{}", "{{}}"),
+    stop=("\nProblem:",),
+)
+
+
+def read_gsm8k(row: Mapping[str, Any]) -> Question:
+    """GSM8K (arXiv 2110.14168): the gold follows ``####``; calculator notes ``<<48/2=24>>`` are left out."""
+    solution, _, gold = row["answer"].rpartition("####")
+    worked = _CALCULATOR_NOTE.sub("", solution).strip()
+    return Question(row["question"], gold.strip(), solution=f"{worked}\n#### {gold.strip()}")
+
+
+def read_math500(row: Mapping[str, Any]) -> Question:
+    """MATH-500 (arXiv 2305.20050, its 500 test problems)."""
+    meta = {"subject": row["subject"], "level": row["level"]}
+    return Question(row["problem"], row["answer"], own_id=row["unique_id"], meta=meta)
+
+
+def read_aime(row: Mapping[str, Any]) -> Question:
+    """AIME: the answer is an integer from 0 to 999."""
+    return Question(row["problem"], str(row["answer"]), own_id=str(row["id"]))
+
+
+def base_prompt(style: Style, question: str, shots: Sequence[Question]) -> str:
+    """The worked examples, then `question`, separated by an empty line; nothing after the last colon."""
+    worked = [f"{style.base.format(question=shot.text)} {shot.solution}" for shot in shots]
+    return "\n\n".join([*worked, style.base.format(question=question)])
+
+
+def chat_prompt(style: Style, question: str) -> str:
+    """The user message for a chat model."""
+    return style.chat.format(question=question)

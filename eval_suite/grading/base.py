@@ -1,0 +1,31 @@
+"""What goes into a grader and what comes out of it."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+from eval_suite.records import Status
+
+
+class GradeRequest(NamedTuple):
+    """One completion to grade by the grader of this name against the gold answer."""
+
+    grader: str
+    completion: str
+    gold: str
+
+
+class Grade(NamedTuple):
+    """What the grader said.
+
+    status: ``pass``; ``fail`` (an answer, not equal to gold); ``unparsed`` (no answer in the completion);
+    ``timeout``; ``error`` (the grader itself raised or died). Only pass and fail carry an answer.
+    answer: canonical, so that equal strings are votes for one answer; every pass of a gold has gold's own.
+    """
+
+    status: Status
+    answer: str | None
+
+
+class SoftTimeout(BaseException):
+    """The item's time is up. Not an Exception, so that no ``except Exception`` of a parser swallows it."""

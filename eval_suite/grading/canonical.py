@@ -1,0 +1,106 @@
+"""A string for a parsed answer, such that equal answers mostly have equal strings.
+
+Constants are compared by value (a fraction, else 12 significant digits), containers by their elements,
+``x = 7`` is 7. Two forms of one expression with variables may differ: they split a vote, never merge one.
+"""
+
+from __future__ import annotations
+
+from fractions import Fraction
+from typing import Any
+
+from math_verify.grader import get_pct_val, is_assignment_relation, take_last_relation
+from sympy import (
+    And,
+    Eq,
+    Expr,
+    FiniteSet,
+    Float,
+    Interval,
+    MatrixBase,
+    N,
+    Number,
+    Rational,
+    Set,
+    Tuple,
+    Union,
+)
+from sympy.core.relational import Relational
+
+SIGNIFICANT_DIGITS = 12
+# sympy cannot evaluate or print every object that its parser makes
+EVALUATION_FAULTS = (TypeError, ValueError, AttributeError, NotImplementedError, ArithmeticError)
+CONTRADICTION = 1e-3  # relative; looser than rounding, so that 25π = 78.54 is none
+LARGEST_DENOMINATOR = 1000
+
+
+def constant_value(expression: Any) -> Any:
+    """The sympy number (15 digits; complex as a sum) of an expression without variables, or None.
+
+    An assignment counts as its last right side. None too where the value is not finite.
+    """
+    if is_assignment_relation(expression):
+        expression = take_last_relation(expression).rhs
+    if not isinstance(expression, Expr) or expression.free_symbols:
+        return None
+    percent = get_pct_val(expression)
+    if percent is not None:
+        expression = percent / 100
+    try:
+        value = expression if isinstance(expression, Number) else N(expression, SIGNIFICANT_DIGITS + 3)
+    except EVALUATION_FAULTS:
+        return None
+    return value if value.is_number and value.is_finite else None
+
+
+def is_contradiction(expression: Any) -> bool:
+    """Is this an equation, or a chain, in which two constants are equated that differ (``3 = 7``)?"""
+    relations = expression.args if isinstance(expression, And) else (expression,)
+    for relation in relations:
+        if isinstance(relation, Eq):
+            left, right = constant_value(relation.lhs), constant_value(relation.rhs)
+            if left is not None and right is not None and abs(left - right) > CONTRADICTION * abs(right):
+                return True
+    return False
+
+
+def canonical(expression: Any) -> str:
+    """The canonical string of a parsed answer (a sympy object, or text that could not be parsed)."""
+    try:
+        return _canonical(expression)
+    except EVALUATION_FAULTS:
+        return repr(type(expression).__name__)
+
+
+def _canonical(expression: Any) -> str:
+    if isinstance(expression, str):
+        return " ".join(expression.split())
+    if isinstance(expression, Interval):
+        left, right = "(" if expression.left_open else "[", ")" if expression.right_open else "]"
+        return f"{left}{_canonical(expression.start)},{_canonical(expression.end)}{right}"
+    if isinstance(expression, Tuple):
+        return f"({','.join(map(_canonical, expression.args))})"
+    if isinstance(expression, FiniteSet):
+        return f"{{{','.join(sorted(map(_canonical, expression.args)))}}}"
+    if isinstance(expression, Union):
+        return " U ".join(sorted(map(_canonical, expression.args)))
+    if isinstance(expression, MatrixBase):
+        return f"[{';'.join(','.join(map(_canonical, row)) for row in expression.tolist())}]"
+    if is_assignment_relation(expression) and not is_contradiction(expression):
+        return _canonical(take_last_relation(expression).rhs)
+    if isinstance(expression, Relational):
+        return f"{_canonical(expression.lhs)}{expression.rel_op}{_canonical(expression.rhs)}"
+    value = None if isinstance(expression, Set) else constant_value(expression)
+    return str(expression) if value is None else _constant(value)
+
+
+def _constant(value: Any) -> str:
+    if isinstance(value, Rational):
+        return str(value)
+    if not value.is_real:
+        real, imaginary = value.as_real_imag()
+        return f"{_constant(real)}+{_constant(imaginary)}i"
+    digits = str(Float(value, SIGNIFICANT_DIGITS))
+    exact = Fraction(digits)
+    simple = exact.limit_denominator(LARGEST_DENOMINATOR)
+    return str(simple) if abs(exact - simple) <= abs(exact) * Fraction(1, 10**SIGNIFICANT_DIGITS) else digits

@@ -1,0 +1,53 @@
+"""Find the part of a completion that decides its grade, in time linear in its length.
+
+This runs in the caller's process on untrusted text, so nothing here backtracks, recurses or evaluates.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import re
+
+TAIL_CHARACTERS = 2_000
+ANSWER_CHARACTERS = 160
+_TOKEN = re.compile(r"\\boxed\s*\{|\\fbox\s*\{|\\.|[{}]", re.DOTALL)
+_UNBRACED = re.compile(r"\\boxed\s+([^\s{}$\\]+)")
+
+
+def last_boxed(text: str) -> str | None:
+    r"""The content of the last complete ``\boxed{...}`` (outermost where nested), else of ``\boxed 5``.
+
+    A box that is never closed, as in a truncated completion, does not count.
+    """
+    if "\\boxed" not in text and "\\fbox" not in text:
+        return None
+    content = None
+    open_braces: list[int | None] = []  # where a box's content starts; None for an ordinary brace
+    for token in _TOKEN.finditer(text):
+        mark = token.group()
+        if mark == "}":
+            start = open_braces.pop() if open_braces else None
+            if start is not None:
+                content = text[start : token.start()]
+        elif mark == "{":
+            open_braces.append(None)
+        elif mark.endswith("{") and mark != "\\{":
+            open_braces.append(token.end())
+    if content is None:
+        unbraced = _UNBRACED.findall(text)
+        return unbraced[-1] if unbraced else None
+    return content
+
+
+def boxed_or_tail(completion: str) -> str:
+    r"""``\boxed{answer}`` with the last boxed answer, else the last 2,000 characters. Idempotent."""
+    answer = last_boxed(completion)
+    return completion[-TAIL_CHARACTERS:] if answer is None else f"\\boxed{{{answer}}}"
+
+
+def plain_answer(text: str) -> str:
+    """`text` as a vote: whitespace collapsed, encodable as UTF-8, long ones cut and told apart by a hash."""
+    text = " ".join(text.encode("utf-8", "backslashreplace").decode("utf-8").split())
+    if len(text) <= ANSWER_CHARACTERS:
+        return text
+    return f"{text[:ANSWER_CHARACTERS]}…{hashlib.sha256(text.encode()).hexdigest()[:16]}"

@@ -1,0 +1,67 @@
+"""The table of graders: what `Problem.grader` names.
+
+A grader is a function ``grade(completion, gold) -> (status, answer)``. An isolated one may hang, crash or eat
+memory on hostile text and runs in a killable worker process; the others are linear in the text and run in
+place. Change a grader's version with anything that can change a verdict: verdicts stamped otherwise are
+graded again.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cache
+from importlib import import_module, metadata
+from typing import Any
+
+from eval_suite.errors import UserError
+from eval_suite.records import Status
+
+GradeFunction = Callable[[str, str], tuple[Status, str | None]]
+
+
+@dataclass(frozen=True)
+class GraderSpec:
+    """One grader.
+
+    function: ``module:name``, imported at first use.
+    version: stamped on every verdict.
+    isolated: run in a worker process.
+    reduce: ``module:name`` of ``completion -> the part that decides``, cheap and safe in place; equal parts
+        are graded once.
+    """
+
+    function: str
+    version: str
+    isolated: bool = False
+    reduce: str | None = None
+
+
+GRADERS: dict[str, GraderSpec] = {
+    "math": GraderSpec(
+        function="eval_suite.grading.math:grade",
+        version=f"math/1 (math-verify {metadata.version('math-verify')})",
+        isolated=True,
+        reduce="eval_suite.grading.extract:boxed_or_tail",
+    ),
+    "gsm8k": GraderSpec(function="eval_suite.grading.gsm8k:grade", version="gsm8k/1"),
+    "running_sums": GraderSpec(function="eval_suite.benchmarks.running_sums:grade", version="running_sums/1"),
+}
+
+
+def grader_spec(name: str) -> GraderSpec:
+    """The grader of this name.
+
+    Raises:
+        UserError: there is none.
+    """
+    if name not in GRADERS:
+        raise UserError(f"grader={name!r} does not exist: use one of {', '.join(sorted(GRADERS))}")
+    return GRADERS[name]
+
+
+@cache
+def load(path: str) -> Callable[..., Any]:
+    """The function at ``module:name``."""
+    module, _, name = path.partition(":")
+    return getattr(import_module(module), name)

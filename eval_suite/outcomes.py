@@ -1,0 +1,156 @@
+"""What a run's files say of each problem: counts of passes, the vote, and how samples ended.
+
+P problems, M = n samples per problem. Files are read row by row; completions are not kept.
+"""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from eval_suite.errors import UserError
+from eval_suite.records import read_jsonl
+from eval_suite.statistics import cons_at_m
+
+
+@dataclass(frozen=True)
+class Outcomes:
+    """One benchmark of one run.
+
+    passes_P, votes_P: of `problem_ids`, how many of the n samples pass, and the majority vote in 0–1.
+    statuses: how many verdicts have each status. truncated: how many samples the token limit cut.
+    """
+
+    benchmark: str
+    problem_ids: list[str]
+    n: int
+    passes_P: NDArray[np.int64]
+    votes_P: NDArray[np.float64]
+    statuses: Counter[str]
+    graders: list[str]
+    truncated: int
+    tokens: int
+
+    @property
+    def num_samples(self) -> int:
+        return self.n * len(self.problem_ids)
+
+
+@dataclass
+class _Tally:
+    """What is seen of one problem; index = sample_index."""
+
+    benchmark: str
+    sampled: bytearray
+    statuses: list[Any]
+    answers: list[str | None]
+    truncated: int = 0
+    tokens: int = 0
+    graders: set[str] = field(default_factory=set)
+
+
+def read_record(folder: str | Path) -> dict[str, Any]:
+    """``run.json`` of the run: its model, settings and versions.
+
+    Raises:
+        UserError: the folder holds no run.
+    """
+    path = Path(folder) / "run.json"
+    if not path.is_file():
+        raise UserError(
+            f"{str(folder)!r} is no folder of a run: it has no run.json; make one with sample or grade"
+        )
+    return json.loads(path.read_text(encoding="utf-8"))
+
+
+def read_outcomes(folder: str | Path) -> dict[str, Outcomes]:
+    """Benchmark → outcomes, from problems.jsonl, samples.jsonl and verdicts.jsonl.
+
+    Raises:
+        UserError: a problem without exactly n samples and n verdicts, rows that belong to no problem, or a
+            file that is not there, each with how to complete the run.
+    """
+    folder = Path(folder)
+    n = read_record(folder)["settings"]["n"]
+    tallies = {
+        row["problem_id"]: _Tally(row["benchmark"], bytearray(n), [None] * n, [None] * n)
+        for row in _rows(folder / "problems.jsonl", "sample")
+    }
+    for row in _rows(folder / "samples.jsonl", "sample"):
+        tally = _tally(tallies, row, n, folder / "samples.jsonl")
+        if tally.sampled[row["sample_index"]]:
+            raise _twice(row, folder / "samples.jsonl", "repeat the sample command, which redoes that chunk")
+        tally.sampled[row["sample_index"]] = 1
+        tally.truncated += row["finish_reason"] == "length"
+        tally.tokens += row["tokens"]
+    for row in _rows(folder / "verdicts.jsonl", "grade"):
+        tally = _tally(tallies, row, n, folder / "verdicts.jsonl")
+        if tally.statuses[row["sample_index"]] is not None:
+            raise _twice(row, folder / "verdicts.jsonl", "repeat the grade command, which keeps one")
+        tally.statuses[row["sample_index"]] = row["status"]
+        tally.answers[row["sample_index"]] = row["answer"]
+        tally.graders.add(row["grader"])
+    _check_complete(tallies, n, folder)
+    benchmarks = dict.fromkeys(tally.benchmark for tally in tallies.values())
+    return {name: _outcomes(name, tallies, n) for name in benchmarks}
+
+
+def _rows(path: Path, command: str) -> Iterator[dict[str, Any]]:
+    if not path.exists():
+        raise UserError(f"{str(path)!r} does not exist: complete the run with the command {command}")
+    return read_jsonl(path)
+
+
+def _tally(tallies: dict[str, _Tally], row: dict[str, Any], n: int, path: Path) -> _Tally:
+    tally = tallies.get(row["problem_id"])
+    if tally is None or not 0 <= row["sample_index"] < n:
+        raise UserError(
+            f"{path}: sample {row['sample_index']} of {row['problem_id']!r} is not of this run (n={n}): the "
+            "folder mixes two runs; sample into another --out"
+        )
+    return tally
+
+
+def _twice(row: dict[str, Any], path: Path, remedy: str) -> UserError:
+    return UserError(
+        f"{path}: sample {row['sample_index']} of {row['problem_id']!r} is there twice, as after two "
+        f"commands at once: {remedy}"
+    )
+
+
+def _check_complete(tallies: dict[str, _Tally], n: int, folder: Path) -> None:
+    for problem_id, tally in tallies.items():
+        sampled = sum(tally.sampled)
+        graded = n - tally.statuses.count(None)
+        if sampled != n:
+            raise UserError(
+                f"{problem_id} has {sampled} of n={n} samples: repeat the sample command of {str(folder)!r}, "
+                "which completes them, then grade"
+            )
+        if graded != n:
+            raise UserError(
+                f"{problem_id} has {graded} of n={n} verdicts: complete them with `shaped-trl grade {folder}`"
+            )
+
+
+def _outcomes(benchmark: str, tallies: dict[str, _Tally], n: int) -> Outcomes:
+    chosen = {key: tally for key, tally in tallies.items() if tally.benchmark == benchmark}
+    statuses = [tally.statuses for tally in chosen.values()]
+    return Outcomes(
+        benchmark=benchmark,
+        problem_ids=list(chosen),
+        n=n,
+        passes_P=np.array([row.count("pass") for row in statuses], dtype=np.int64),
+        votes_P=cons_at_m(statuses, [tally.answers for tally in chosen.values()]),
+        statuses=Counter(status for row in statuses for status in row),
+        graders=sorted(set().union(*(tally.graders for tally in chosen.values()))),
+        truncated=sum(tally.truncated for tally in chosen.values()),
+        tokens=sum(tally.tokens for tally in chosen.values()),
+    )

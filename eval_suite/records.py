@@ -1,0 +1,109 @@
+"""Problem, Sample, Verdict: the JSONL rows that every stage speaks.
+
+A run of the suite is a folder: ``problems.jsonl`` → ``samples.jsonl`` → ``verdicts.jsonl`` → ``results.json``.
+Rows are only ever appended; a truncated last line (a killed writer) is dropped on reading and cut before the
+next append.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterable, Iterator
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any, Literal, TypeVar
+
+Status = Literal["pass", "fail", "timeout", "error", "unparsed"]
+FinishReason = Literal["stop", "length"]
+Row = TypeVar("Row")
+
+
+@dataclass(frozen=True)
+class Problem:
+    """One problem. `problem_id` is unique over all benchmarks: ``"<benchmark>/<id>"``."""
+
+    problem_id: str
+    benchmark: str
+    prompt: str
+    gold: str
+    grader: str
+    meta: dict[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Sample:
+    """One completion. `sample_index` in [0, n); `tokens` counts generated tokens, the end token included."""
+
+    problem_id: str
+    sample_index: int
+    completion: str
+    finish_reason: FinishReason = "stop"
+    tokens: int = 0
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """What the grader said of one sample. `answer` is canonical: equal strings are votes for one answer."""
+
+    problem_id: str
+    sample_index: int
+    status: Status
+    answer: str | None
+    grader: str
+
+
+def read_jsonl(path: str | Path, row_type: type[Row] | None = None) -> Iterator[Any]:
+    """Yield the rows of `path` as dicts, or as `row_type`. A last line without its newline is dropped.
+
+    Raises:
+        FileNotFoundError: no such file.
+        ValueError: a complete line that is not JSON, with its number.
+    """
+    with open(path, encoding="utf-8") as lines:
+        for number, line in enumerate(lines, 1):
+            if not line.endswith("\n"):
+                return
+            if not line.strip():
+                continue
+            try:
+                row = json.loads(line)
+            except json.JSONDecodeError as error:
+                raise ValueError(f"{path}:{number}: not a JSON row: {error}") from error
+            yield row if row_type is None else row_type(**row)
+
+
+def drop_truncated_line(path: str | Path) -> None:
+    """Cut a last line that a killed writer left without its newline, so that appending is safe."""
+    path = Path(path)
+    if not path.exists():
+        return
+    with open(path, "rb+") as file:
+        end = file.seek(0, os.SEEK_END)
+        position = end
+        while position > 0:
+            start = max(0, position - 65536)
+            file.seek(start)
+            block = file.read(position - start)
+            newline = block.rfind(b"\n")
+            if newline >= 0:
+                file.truncate(start + newline + 1)
+                return
+            position = start
+        file.truncate(0)
+
+
+def append_jsonl(path: str | Path, rows: Iterable[Any]) -> None:
+    """Append rows (dicts or dataclasses) in one write, flushed to the operating system."""
+    lines = [json.dumps(row if isinstance(row, dict) else asdict(row), ensure_ascii=False) + "\n" for row in rows]
+    with open(path, "a", encoding="utf-8") as file:
+        file.write("".join(lines))
+
+
+def write_atomic(path: str | Path, text: str) -> None:
+    """Replace `path` by `text` at once: a reader sees the old file or the new one, never a part."""
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(path.name + ".tmp")
+    temporary.write_text(text, encoding="utf-8")
+    os.replace(temporary, path)

@@ -1,0 +1,171 @@
+"""One block of logits to its loss, metrics and gradient, in place: the elementwise half of the chunked loss.
+
+With m the largest logit besides that of the target x, e_j = exp(z_j − m) and s = Σ e_j over j ≠ x, the other
+tokens have p_j = q·e_j/s. The target and the head set are taken out and put back by gather and scatter over a
+few indices: every pass over [R, V] is a plain one, and the tail's mass is summed directly.
+
+Dimensions: R rows, V vocabulary, K head set.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from .arithmetic import TargetTerms, target_terms
+from .shape import LossOptions, RewardShape
+from .topk import head_ids, is_first_max
+
+# ln e_j may be −inf where e_j is 0; any finite number gives their product its limit 0.
+_LOWEST_LOG_E = -1e4
+
+
+class Scratch(NamedTuple):
+    """Memory made once and used by every block, [R, V] each; None where it is not needed."""
+
+    upcast_RV: Tensor | None
+    log_e_RV: Tensor | None
+    slope_RV: Tensor | None
+
+    @classmethod
+    def allocate(cls, R: int, logits_CV: Tensor, dtype: torch.dtype, options: LossOptions) -> Scratch:
+        """Room for R rows of `dtype`, as many tensors as `options` will use."""
+        V = logits_CV.shape[1]
+        needs_log_e = _rest_rate(options.shape, V) != 0 or "entropy" in options.metrics
+        needed = (logits_CV.dtype != dtype, needs_log_e, options.softcap is not None)
+        return cls(*(logits_CV.new_empty(R, V, dtype=dtype) if need else None for need in needed))
+
+
+class _Others(NamedTuple):
+    """The tokens besides the target, each [R]: shares Σ e/s and −Σ p ln p of the head and of the rest."""
+
+    head_share: Tensor
+    rest_share: Tensor
+    head_entropy: Tensor
+    rest_entropy: Tensor | None
+
+
+def shape_rows(
+    logits_RV: Tensor, targets_R: Tensor, options: LossOptions, scratch: Scratch, with_grad: bool
+) -> tuple[Tensor, dict[str, Tensor]]:
+    """Loss [R] and the metrics asked for, [R] each, of raw logits (before scale, softcap and upcast).
+
+    Overwrites `logits_RV`: with d loss / d logits where `with_grad`, else with nothing of use.
+    """
+    shape, (R, V), x_R1 = options.shape, logits_RV.shape, targets_R[:, None]
+    z_RV = logits_RV if scratch.upcast_RV is None else scratch.upcast_RV[:R].copy_(logits_RV)
+    slope_RV = _transform(z_RV, options, scratch)
+    ids_RK = head_ids(z_RV, shape.top_k) if _needs_head(options, V) else x_R1[:, :0]
+
+    z_x_R = z_RV.gather(-1, x_R1).squeeze(-1)
+    z_RV.scatter_(-1, x_R1, -torch.inf)
+    max_R = z_RV.amax(-1)
+    is_top1_R = is_first_max(z_RV, targets_R, z_x_R, max_R) if "is_top1" in options.metrics else None
+    max_R.masked_fill_(max_R == -torch.inf, 0)
+    z_RV.sub_(max_R[:, None])
+    log_e_RK = z_RV.gather(-1, ids_RK)
+    log_e_RV = None
+    if scratch.log_e_RV is not None:
+        log_e_RV = torch.clamp(z_RV, min=_LOWEST_LOG_E, out=scratch.log_e_RV[:R])
+    e_RK, e_RV = log_e_RK.exp(), z_RV.exp_().scatter_(-1, ids_RK, 0)
+
+    head_sum_R, rest_sum_R = e_RK.sum(-1), e_RV.sum(-1)
+    sum_R = head_sum_R + rest_sum_R
+    alone_R = sum_R == 0
+    sum_R.clamp_(min=1)  # the largest e_j is 1: this changes nothing but a target without a competitor
+    delta_R = ((z_x_R - max_R) - sum_R.log()).masked_fill_(alone_R, torch.inf)
+    target = target_terms(delta_R, shape)
+
+    def minus_p_log_p(share_R: Tensor, e: Tensor, log_e: Tensor) -> Tensor:
+        u_entropy_R = share_R * sum_R.log() - log_e.mul_(e).sum(-1) / sum_R
+        return target.minus_q_log_q * share_R + target.q * u_entropy_R
+
+    head_R, rest_R = head_sum_R / sum_R, rest_sum_R / sum_R
+    others = _Others(
+        head_R,
+        rest_R,
+        minus_p_log_p(head_R, e_RK, log_e_RK.clamp_(min=_LOWEST_LOG_E)),
+        None if log_e_RV is None else minus_p_log_p(rest_R, e_RV, log_e_RV),
+    )
+    loss_R = target.loss + shape.lambda_head * others.head_entropy
+    if others.rest_entropy is not None:
+        loss_R = loss_R + _rest_rate(shape, V) * others.rest_entropy
+    metrics = _metrics(options.metrics, target, others, is_top1_R, rest_is_head=shape.top_k >= V)
+    if with_grad:
+        _write_gradient(e_RV, e_RK, ids_RK, x_R1, sum_R, target, others, options)
+        if slope_RV is not None:
+            e_RV.mul_(slope_RV)
+        if scratch.upcast_RV is not None:
+            logits_RV.copy_(e_RV)
+    return loss_R, metrics
+
+
+def _rest_rate(shape: RewardShape, V: int) -> float:
+    """The reward of the tokens that are not singled out: with no tail, that is the head's."""
+    return shape.lambda_head if shape.top_k >= V else shape.lambda_tail
+
+
+def _needs_head(options: LossOptions, V: int) -> bool:
+    shape = options.shape
+    asked_for = "head_mass" in options.metrics or "tail_mass" in options.metrics
+    return shape.top_k < V and (shape.lambda_head != shape.lambda_tail or asked_for)
+
+
+def _transform(z_RV: Tensor, options: LossOptions, scratch: Scratch) -> Tensor | None:
+    """Scale and softcap `z_RV` in place; returns the softcap's slope 1 − tanh², or None."""
+    if options.logit_scale != 1:
+        z_RV.mul_(options.logit_scale)
+    if options.softcap is None or scratch.slope_RV is None:
+        return None
+    z_RV.div_(options.softcap).tanh_()
+    slope_RV = torch.square(z_RV, out=scratch.slope_RV[: z_RV.shape[0]]).neg_().add_(1)
+    z_RV.mul_(options.softcap)
+    return slope_RV
+
+
+def _write_gradient(
+    e_RV: Tensor,
+    e_RK: Tensor,
+    ids_RK: Tensor,
+    x_R1: Tensor,
+    sum_R: Tensor,
+    target: TargetTerms,
+    others: _Others,
+    options: LossOptions,
+) -> None:
+    """Overwrite `e_RV` with p_j·(R − r_j), and −(wq − p·S) at the target, S the mean reward of the others."""
+    head_rate, rest_rate = options.shape.lambda_head, _rest_rate(options.shape, e_RV.shape[1])
+    S_R = target.q * (head_rate * others.head_share + rest_rate * others.rest_share)
+    scale_R = options.logit_scale / sum_R
+    rest_R = (target.wq + target.q * (S_R - rest_rate)) * scale_R
+    head_R = (target.wq + target.q * (S_R - head_rate)) * scale_R
+    e_RV.mul_(rest_R[:, None])
+    e_RV.scatter_(-1, ids_RK, e_RK * head_R[:, None])
+    # Last: the head may hold the target.
+    e_RV.scatter_(-1, x_R1, (options.logit_scale * (target.p * S_R - target.wq))[:, None])
+
+
+def _metrics(
+    names: tuple[str, ...], target: TargetTerms, others: _Others, is_top1_R: Tensor | None, rest_is_head: bool
+) -> dict[str, Tensor]:
+    """The metrics called `names`; entropy in nats, masses without the target."""
+    metrics: dict[str, Tensor] = {}
+    for name in names:
+        if name == "nll":
+            metrics[name] = target.nll
+        elif name == "target_prob":
+            metrics[name] = target.p
+        elif name == "head_mass":
+            metrics[name] = target.q * (others.rest_share if rest_is_head else others.head_share)
+        elif name == "tail_mass":
+            metrics[name] = target.q * (others.head_share if rest_is_head else others.rest_share)
+        elif name == "entropy":
+            assert others.rest_entropy is not None
+            metrics[name] = target.minus_p_log_p + others.head_entropy + others.rest_entropy
+        else:
+            assert name == "is_top1"
+            assert is_top1_R is not None
+            metrics[name] = is_top1_R.to(target.p.dtype)
+    return metrics

@@ -1,0 +1,116 @@
+"""RewardShape: which reward each token of the vocabulary gets, as one frozen, validated value."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from types import MappingProxyType
+from typing import NamedTuple
+
+POSITIVE_FORMS = ("product", "exponent", "power")
+
+
+@dataclass(frozen=True)
+class RewardShape:
+    """The rewards of next-token prediction seen as a one-step episode (arXiv 2512.22955, Eq. 10–13).
+
+    Written with p the predicted probability of the target, w = p·r the weight of its log-probability in the
+    loss, and K the `top_k` most probable tokens (ties go to the lowest id). The defaults are cross-entropy.
+
+    Args:
+        beta: scaling of the target's reward (Eq. 11), at least −1. Below 0 it sharpens the distribution
+            ("precision"), above 0 it keeps it broad ("diversity"), 0 is cross-entropy.
+        lambda_head: λ̃, the reward of the tokens of K other than the target (Eq. 12–13).
+        lambda_tail: λ̂, the reward of the tokens outside K other than the target (Eq. 12–13).
+        top_k: size of K (Eq. 12–13), at least 1; larger than the vocabulary means that there is no tail.
+        positive: how `beta` enters. Two published forms of Eq. 11 conflict, and the conflict is open:
+            ``"product"`` (default): r = (1/p)·(1−p)^β, so w = (1−p)^β;
+            ``"exponent"``: r = (1/p)^((1−p)^β), so w = p^(1−(1−p)^β).
+            ``"power"`` is a baseline from elsewhere: w = p^α; α = 1 is DFT (arXiv 2508.05629).
+        alpha: exponent of ``"power"``, above 0.
+
+    Raises:
+        ValueError: a field is out of range, or is given where `positive` does not use it.
+    """
+
+    beta: float = 0.0
+    lambda_head: float = 0.0
+    lambda_tail: float = 0.0
+    top_k: int = 100
+    positive: str = "product"
+    alpha: float = 1.0
+
+    def __post_init__(self) -> None:
+        for name in ("beta", "lambda_head", "lambda_tail", "alpha"):
+            _require_finite(name, getattr(self, name))
+        if self.beta < -1:
+            raise ValueError(
+                f"beta={self.beta!r} is below -1, where the gradient diverges as the target becomes certain; "
+                "use a value of at least -1, for example -0.25"
+            )
+        if not isinstance(self.top_k, int) or isinstance(self.top_k, bool) or self.top_k < 1:
+            raise ValueError(
+                f"top_k={self.top_k!r} is not a whole number of at least 1; to drop the rewards of head and "
+                "tail set lambda_head and lambda_tail to 0"
+            )
+        if self.positive not in POSITIVE_FORMS:
+            raise ValueError(f"positive={self.positive!r} is unknown; use one of {', '.join(POSITIVE_FORMS)}")
+        if self.alpha <= 0:
+            raise ValueError(
+                f"alpha={self.alpha!r} is not above 0; for unweighted cross-entropy use positive='product'"
+            )
+        if self.positive == "power" and self.beta != 0:
+            raise ValueError(f"beta={self.beta!r} is unused by positive='power'; leave it at 0 and set alpha")
+        if self.positive != "power" and self.alpha != 1:
+            raise ValueError(
+                f"alpha={self.alpha!r} is unused by positive={self.positive!r}; leave it at 1, "
+                "or use positive='power'"
+            )
+
+    @classmethod
+    def preset(cls, name: str) -> RewardShape:
+        """The shape called `name` in `PRESETS`.
+
+        Raises:
+            ValueError: no such preset; the message lists those there are.
+        """
+        if name not in PRESETS:
+            raise ValueError(f"shape preset {name!r} is unknown; use one of {', '.join(PRESETS)}")
+        return PRESETS[name]
+
+    @property
+    def is_cross_entropy(self) -> bool:
+        """True where loss and gradient are those of cross-entropy exactly."""
+        return self.weight_is_one and self.lambda_head == 0 and self.lambda_tail == 0
+
+    @property
+    def weight_is_one(self) -> bool:
+        """True where the target's term is the plain negative log-likelihood."""
+        return self.positive != "power" and self.beta == 0
+
+
+def _require_finite(name: str, value: object) -> None:
+    is_number = isinstance(value, int | float) and not isinstance(value, bool)
+    if not is_number or not math.isfinite(value):  # type: ignore[arg-type]
+        raise ValueError(f"{name}={value!r} is not a finite number; write it as one, for example 0.1")
+
+
+PRESETS = MappingProxyType(
+    {
+        "cross_entropy": RewardShape(),
+        "precision": RewardShape(beta=-0.25),
+        "diversity": RewardShape(beta=0.5),
+        "tail_penalty": RewardShape(lambda_tail=-0.1),
+        "head_reward": RewardShape(lambda_head=0.1),
+    }
+)
+
+
+class LossOptions(NamedTuple):
+    """Everything an implementation of `shaped_linear_loss` is told besides the tensors; validated there."""
+
+    shape: RewardShape
+    logit_scale: float
+    softcap: float | None
+    metrics: tuple[str, ...]
+    chunk_mb: float

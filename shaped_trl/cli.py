@@ -1,0 +1,332 @@
+"""The `shaped-trl` command: argument parsing only; each command imports its stage when it is called."""
+
+from __future__ import annotations
+
+import dataclasses
+import inspect
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from eval_suite.errors import UserError
+
+USAGE = """\
+usage: shaped-trl COMMAND [options]
+
+Shape a language model's token distribution before reinforcement learning, and measure whether it paid.
+
+  demo      the main job, end to end, on a CPU in minutes: shape, RLVR, evaluate, report
+  train     pre-training or mid-training with a reward-shaped next-token loss
+  rlvr      reinforcement learning with verifiable rewards (GRPO, clip-higher, dynamic sampling)
+  eval      sample, grade and report in one
+  sample    problems -> samples.jsonl      grade     samples -> verdicts.jsonl
+  report    verdicts -> results.json, report.md, report.html (a study's folder: the study's report)
+  study     arms x stages -> runs -> one report
+  recipes   list the shipped recipes, or copy one to edit it
+
+`shaped-trl COMMAND --help` explains a command. A RECIPE is a YAML file or the name of a shipped recipe.
+"""
+
+TRAIN = """\
+usage: shaped-trl train --config RECIPE [--shape PRESET] [--FIELD VALUE ...]
+
+Pre- or mid-training with the reward-shaped next-token loss. The default shape is cross-entropy.
+  shaped-trl train --config gsm8k/train --shape precision --output_dir outputs/precision
+  shaped-trl train --config text/train --beta -0.25 --lambda_tail -0.1 --top_k 100
+PRESET: cross_entropy, precision, diversity, tail_penalty, head_reward.
+Run it again on the same output_dir to continue an interrupted run.
+"""
+
+RLVR = """\
+usage: shaped-trl rlvr --config RECIPE [--FIELD VALUE ...]
+
+Reinforcement learning with verifiable rewards: TRL's GRPO with clip-higher and dynamic sampling.
+  shaped-trl rlvr --config gsm8k/rlvr --model_name_or_path outputs/precision --output_dir outputs/rl
+Run it again on the same output_dir to continue an interrupted run.
+"""
+
+SAMPLE = """\
+usage: shaped-trl {command} --model MODEL --benchmarks A,B --out DIR [--FIELD VALUE ...]
+
+{what}
+  shaped-trl {command} --model Qwen/Qwen3-0.6B-Base --benchmarks gsm8k,math500 --n 16 --out outputs/eval
+Run it again on the same folder to continue an interrupted run. Options may stand in a YAML file: --config RECIPE.
+"""
+
+
+@dataclasses.dataclass
+class GradeOptions:
+    """Options of grading and reporting within `eval`."""
+
+    pass_at: str | None = dataclasses.field(
+        default=None, metadata={"help": "k of pass@k, separated by commas; default: the powers of two up to n."}
+    )
+    num_workers: int | None = dataclasses.field(
+        default=None, metadata={"help": "Grading processes; default: one per core."}
+    )
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one command. Returns the exit code: 0, 2 for the user's errors (one line), 130 for Ctrl-C."""
+    argv = list(sys.argv[1:] if argv is None else argv)
+    command = argv[0] if argv else "--help"
+    if command in ("-h", "--help", "help"):
+        print(USAGE, end="")
+        return 0
+    try:
+        if command not in COMMANDS:
+            raise UserError(f"unknown command {command!r}; choose from {', '.join(COMMANDS)}")
+        return COMMANDS[command](argv[1:]) or 0
+    except UserError as error:
+        print(f"shaped-trl: error: {' '.join(str(error).split())}", file=sys.stderr)
+        return 2
+    except SystemExit as stop:  # argparse, after --help
+        return int(stop.code or 0)
+    except KeyboardInterrupt:
+        print("\nshaped-trl: interrupted; the same command continues from where it stopped", file=sys.stderr)
+        return 130
+
+
+def _take_config(argv: list[str], fallback: str | None = None) -> tuple[str | None, list[str]]:
+    """Split `--config RECIPE` (or `--config=RECIPE`) off the arguments."""
+    rest, config = [], fallback
+    words = iter(argv)
+    for word in words:
+        if word == "--config":
+            config = next(words, None)
+            if config is None:
+                raise UserError("--config needs the path or name of a recipe")
+        elif word.startswith("--config="):
+            config = word.partition("=")[2]
+        else:
+            rest.append(word)
+    return config, rest
+
+
+def _help(text: str, own: Sequence[type], inherited: str = "") -> int:
+    """Print what a command is for, then its own options with their defaults."""
+    print(text)
+    print("Options:")
+    for option_class in own:
+        bases = {field.name for base in option_class.__mro__[1:] for field in _fields(base)} if inherited else set()
+        for field in dataclasses.fields(option_class):
+            changed = field.name in inspect.get_annotations(option_class)
+            if field.name in bases and not changed:
+                continue
+            default = "" if field.default in (None, dataclasses.MISSING) else f" [{field.default}]"
+            print(f"  --{field.name:24} {field.metadata.get('help', '')}{default}")
+    if inherited:
+        print(f"\n{inherited}")
+    return 0
+
+
+def _fields(option_class: type) -> tuple:
+    return dataclasses.fields(option_class) if dataclasses.is_dataclass(option_class) else ()
+
+
+def _wants_help(argv: Sequence[str]) -> bool:
+    return not argv or "-h" in argv or "--help" in argv
+
+
+def train_command(argv: list[str]) -> int:
+    from trl import ModelConfig
+
+    from shaped_trl.data.corpora import CorpusArguments, SourceArguments
+    from shaped_trl.recipes import Parser, record
+    from shaped_trl.training.config import ShapedConfig
+
+    inherited = "Every field of TRL's SFTConfig and ModelConfig is an option as well (learning_rate, packing, ...)."
+    if _wants_help(argv):
+        return _help(TRAIN, [ShapedConfig, SourceArguments, CorpusArguments], inherited)
+    config, rest = _take_config(argv)
+    (corpus, args, model_args), settings = Parser("train", [CorpusArguments, ShapedConfig, ModelConfig]).resolve(
+        config, rest
+    )
+    from shaped_trl.training.run import check_files, train
+
+    check_files(corpus, model_args)
+    record(settings, args.output_dir)
+    train(corpus, args, model_args)
+    return 0
+
+
+def rlvr_command(argv: list[str]) -> int:
+    from trl import ModelConfig
+
+    from shaped_trl.data.corpora import SourceArguments
+    from shaped_trl.data.prompts import PromptArguments
+    from shaped_trl.recipes import Parser, record
+    from shaped_trl.rlvr.config import RLVRConfig
+
+    inherited = "Every field of TRL's GRPOConfig and ModelConfig is an option as well (learning_rate, ...)."
+    if _wants_help(argv):
+        return _help(RLVR, [RLVRConfig, SourceArguments, PromptArguments], inherited)
+    config, rest = _take_config(argv)
+    (prompts, args, model_args), settings = Parser("rlvr", [PromptArguments, RLVRConfig, ModelConfig]).resolve(
+        config, rest
+    )
+    from shaped_trl.rlvr.run import rlvr
+    from shaped_trl.training.run import model_source
+
+    model_source(model_args)
+    record(settings, args.output_dir)
+    rlvr(prompts, args, model_args)
+    return 0
+
+
+def _sample_config(command: str, what: str, argv: list[str], more: Sequence[type] = ()):
+    from eval_suite.sample import SampleConfig
+    from shaped_trl.recipes import Parser
+
+    if _wants_help(argv):
+        return _help(SAMPLE.format(command=command, what=what), [SampleConfig, *more])
+    config, rest = _take_config(argv)
+    return Parser(command, [SampleConfig, *more]).resolve(config, rest)[0]
+
+
+def sample_command(argv: list[str]) -> int:
+    parsed = _sample_config("sample", "Sample completions of benchmark problems into DIR/samples.jsonl.", argv)
+    if parsed == 0:
+        return 0
+    from eval_suite.sample import sample
+
+    print(sample(parsed[0]))
+    return 0
+
+
+def eval_command(argv: list[str]) -> int:
+    what = "Sample, grade and report: unbiased pass@k, avg@n and cons@n with intervals."
+    parsed = _sample_config("eval", what, argv, [GradeOptions])
+    if parsed == 0:
+        return 0
+    from eval_suite.grade import grade_run
+    from eval_suite.report import parse_pass_at, report
+    from eval_suite.sample import sample
+
+    config, options = parsed
+    pass_at = parse_pass_at(options.pass_at, config.n)
+    folder = sample(config)
+    grade_run(folder, num_workers=options.num_workers)
+    report([folder], pass_at)
+    return 0
+
+
+def _argparser(command: str, description: str):
+    import argparse
+
+    parser = argparse.ArgumentParser(
+        f"shaped-trl {command}", description=description, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+
+    def refuse(message: str) -> None:
+        raise UserError(f"{command}: {message}; see `shaped-trl {command} --help`")
+
+    parser.error = refuse  # type: ignore[method-assign,assignment]
+    return parser
+
+
+def grade_command(argv: list[str]) -> int:
+    parser = _argparser(
+        "grade",
+        "Grade a run's samples into verdicts.jsonl, or foreign answers:\n"
+        "  shaped-trl grade --answers FILE --benchmark gsm8k --out DIR\n"
+        'Rows of FILE: {"problem_id": .., "completions": [..], "gold": optional}.',
+    )
+    parser.add_argument("folder", nargs="?", help="folder of a run of `shaped-trl sample`")
+    parser.add_argument("--answers", help="JSONL file of foreign answers")
+    parser.add_argument("--benchmark", help="the benchmark they answer; math grades any row with its gold")
+    parser.add_argument("--out", help="folder to write")
+    parser.add_argument("--hub_mirror", help="folder read before the Hub")
+    parser.add_argument("--num_workers", type=int, help="grading processes (one per core)")
+    args = parser.parse_args(argv)
+    from eval_suite.grade import grade_answers, grade_run
+
+    if bool(args.folder) == bool(args.answers):
+        raise UserError("grade: give a run's folder, or --answers FILE with --benchmark and --out")
+    if args.folder:
+        grade_run(args.folder, num_workers=args.num_workers)
+        return 0
+    if not args.benchmark or not args.out:
+        raise UserError("grade: --answers needs --benchmark NAME and --out DIR")
+    grade_answers(args.answers, args.benchmark, args.out, hub_mirror=args.hub_mirror, num_workers=args.num_workers)
+    return 0
+
+
+def report_command(argv: list[str]) -> int:
+    parser = _argparser(
+        "report", "Write results.json, report.md and report.html from verdicts; several folders are compared."
+    )
+    parser.add_argument("folders", nargs="+", help="folders of graded runs, or one folder of a study")
+    parser.add_argument("--pass_at", help="k of pass@k, separated by commas; default: powers of two up to n")
+    args = parser.parse_args(argv)
+    if (Path(args.folders[0]) / "study.yaml").is_file():
+        from shaped_trl.study.report import report_study
+
+        print(report_study(args.folders[0]))
+        return 0
+    from eval_suite.report import parse_pass_at, report
+
+    report(args.folders, parse_pass_at(args.pass_at))
+    return 0
+
+
+def study_command(argv: list[str]) -> int:
+    parser = _argparser("study", "Run a study: arms x seeds x stages, each run a command of its own; then report.")
+    parser.add_argument("study", help="a study file, or the name of a shipped one (studies/demo)")
+    parser.add_argument("--out", help="folder of results; an unfinished study there is continued")
+    parser.add_argument("--dry_run", action="store_true", help="print the runs' commands, start nothing")
+    args = parser.parse_args(argv)
+    return _run_study(args.study, args.out, args.dry_run)
+
+
+def demo_command(argv: list[str]) -> int:
+    parser = _argparser(
+        "demo",
+        "The main job on a CPU, offline, seeded: three shapes in pre-training, RLVR on each, Pass@k before and\n"
+        "after, one report. Minutes on 2 cores; after Ctrl-C the same command continues.",
+    )
+    parser.add_argument("--out", default="demo-out", help="folder of results [demo-out]")
+    parser.add_argument("--dry_run", action="store_true", help="print the runs' commands, start nothing")
+    args = parser.parse_args(argv)
+    return _run_study("studies/demo", args.out, args.dry_run)
+
+
+def _run_study(study: str, out: str | None, dry_run: bool) -> int:
+    from shaped_trl.study.plan import load_study
+    from shaped_trl.study.runner import run_study
+
+    return run_study(load_study(study, out), dry_run=dry_run)
+
+
+def recipes_command(argv: list[str]) -> int:
+    from shaped_trl import recipes
+
+    parser = _argparser("recipes", "List the shipped recipes with their contract, or copy one to edit it.")
+    commands = parser.add_subparsers(dest="action")
+    commands.add_parser("list", help="name and one-line contract of each shipped recipe")
+    copy = commands.add_parser("copy", help="write an editable copy into the current folder")
+    copy.add_argument("name")
+    args = parser.parse_args(argv)
+    if args.action == "copy":
+        print(recipes.copy(args.name, Path.cwd()))
+        return 0
+    width = max(len(name) for name in recipes.names())
+    for name in recipes.names():
+        print(f"{name:{width}}  {recipes.contract(name)}")
+    return 0
+
+
+COMMANDS: dict[str, Callable[[list[str]], int]] = {
+    "demo": demo_command,
+    "train": train_command,
+    "rlvr": rlvr_command,
+    "eval": eval_command,
+    "sample": sample_command,
+    "grade": grade_command,
+    "report": report_command,
+    "study": study_command,
+    "recipes": recipes_command,
+}
+
+if __name__ == "__main__":
+    sys.exit(main())

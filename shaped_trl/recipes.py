@@ -1,0 +1,184 @@
+"""Recipes: found by path or shipped name, listed, copied, and resolved with the command line into options.
+
+A recipe is a flat YAML mapping of option names. Its first comment line is its contract. `shape: NAME` (or
+`--shape NAME`) stands for the fields of a preset; a field written beside it wins.
+"""
+
+from __future__ import annotations
+
+import argparse
+import difflib
+import json
+import os
+import shutil
+from collections.abc import Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from eval_suite.errors import UserError
+from eval_suite.records import write_atomic
+
+PACKAGED = Path(__file__).parent / "_recipes"
+ROOT = PACKAGED if PACKAGED.is_dir() else Path(__file__).parents[1] / "recipes"
+RESOLVED = "resolved.yaml"
+# options that do not change what a run computes: a second run may differ in them and still continue the first
+FREE = {
+    "output_dir",
+    "hub_mirror",
+    "report_to",
+    "disable_tqdm",
+    "resume_from_checkpoint",
+    "push_to_hub",
+    "logging_dir",
+}
+
+
+def names() -> list[str]:
+    """Names of the shipped recipes: their path below `recipes/` without .yaml."""
+    return sorted(str(path.relative_to(ROOT).with_suffix("")) for path in ROOT.rglob("*.yaml"))
+
+
+def contract(name: str) -> str:
+    """The first comment line of a shipped recipe."""
+    return (ROOT / f"{name}.yaml").read_text(encoding="utf-8").splitlines()[0].lstrip("# ")
+
+
+def find(recipe: str) -> Path:
+    """The file of a recipe given by path or shipped name.
+
+    Raises:
+        UserError: neither, with the nearest shipped names.
+    """
+    shipped = ROOT / f"{recipe.removesuffix('.yaml').removeprefix('recipes/')}.yaml"
+    for path in (Path(recipe), shipped):
+        if path.is_file():
+            return path
+    close = difflib.get_close_matches(recipe, names(), n=1, cutoff=0.4)
+    hint = f"did you mean {close[0]!r}? " if close else ""
+    raise UserError(f"config={recipe!r}: no such file or recipe; {hint}`shaped-trl recipes` lists what is shipped")
+
+
+def copy(name: str, destination: Path) -> Path:
+    """Copy a shipped recipe into `destination` (a folder); never over a file that is there."""
+    source = find(name)
+    target = destination / source.name
+    if target.exists():
+        raise UserError(f"{target} exists: remove it first, or copy from another folder")
+    shutil.copy(source, target)
+    return target
+
+
+def load(path: Path) -> dict[str, Any]:
+    """The mapping of a YAML recipe, `shape:` not yet expanded.
+
+    Raises:
+        UserError: not YAML, or not a mapping.
+    """
+    try:
+        settings = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except yaml.YAMLError as error:
+        raise UserError(f"config={str(path)!r} is not YAML: {' '.join(str(error).split())}") from error
+    if not isinstance(settings, dict):
+        raise UserError(f"config={str(path)!r} must be a mapping of option names to values")
+    return settings
+
+
+def expand_shape(settings: dict[str, Any]) -> dict[str, Any]:
+    """Replace `shape: NAME` by the preset's fields; fields that stand beside it win."""
+    if "shape" not in settings:
+        return settings
+    from shaped_kernels import RewardShape
+
+    rest = {name: value for name, value in settings.items() if name != "shape"}
+    try:
+        preset = RewardShape.preset(settings["shape"])
+    except ValueError as error:
+        raise UserError(str(error)) from error
+    return {**asdict(preset), **rest}
+
+
+class Parser:
+    """Options of one command: dataclasses, filled from a recipe and the command line.
+
+    Args:
+        command: the command's name, for messages.
+        dataclass_types: option classes whose fields are the allowed names.
+    """
+
+    def __init__(self, command: str, dataclass_types: Sequence[type]):
+        from trl import TrlParser
+
+        self.command = command
+        self.parser = TrlParser(list(dataclass_types), allow_abbrev=False, add_help=False)
+        self.parser.add_argument("--shape", default=None)
+        self.parser.error = _refuse
+        self.names = {action.dest for action in self.parser._actions}
+
+    def overrides(self, argv: Sequence[str]) -> dict[str, Any]:
+        """What the command line says, by option name.
+
+        Raises:
+            UserError: an unknown flag or a value of the wrong type.
+        """
+        # by action, not by name: a flag and its --no_ twin share a name and differ in their default
+        before = [(action, action.default, action.required) for action in self.parser._actions]
+        for action in self.parser._actions:
+            action.default, action.required = argparse.SUPPRESS, False
+        given, unknown = self.parser.parse_known_args(list(argv))
+        for action, default, required in before:
+            action.default, action.required = default, required
+        if unknown:
+            self._refuse_name(unknown[0].split("=")[0], "flag", "--")
+        return vars(given)
+
+    def resolve(self, config: str | None, argv: Sequence[str]) -> tuple[tuple, dict[str, Any]]:
+        """Options objects, and the settings (recipe and overrides) they came from.
+
+        Raises:
+            UserError: an unknown key or flag, or a value that an option class refuses.
+        """
+        settings: dict[str, Any] = load(find(config)) if config else {}
+        for name, value in settings.pop("env", {}).items():
+            os.environ[name] = str(value)
+        for name in settings:
+            if name not in self.names:
+                self._refuse_name(name, f"key of {config}", "")
+        settings = {**expand_shape(settings), **expand_shape(self.overrides(argv))}
+        self.parser.set_defaults_with_config(**settings)
+        try:
+            parsed = self.parser.parse_args_into_dataclasses(args=[], look_for_args_file=False)
+        except (ValueError, TypeError) as error:
+            raise UserError(f"{self.command}: {error}") from error
+        return tuple(parsed[: len(self.parser.dataclass_types)]), settings
+
+    def _refuse_name(self, name: str, what: str, prefix: str) -> None:
+        close = difflib.get_close_matches(name.removeprefix("--"), self.names, n=1)
+        hint = f"did you mean {prefix}{close[0]}?" if close else f"`shaped-trl {self.command} --help` lists them"
+        raise UserError(f"{self.command}: unknown {what}: {name}; {hint}")
+
+
+def _refuse(message: str) -> None:
+    raise UserError(message)
+
+
+def record(settings: dict[str, Any], output_dir: str | Path) -> None:
+    """Write `resolved.yaml`, after a check that the run already there, if any, is the same one.
+
+    Raises:
+        UserError: `output_dir` holds a run with other settings.
+    """
+    path = Path(output_dir) / RESOLVED
+    trained = any(Path(output_dir).glob("checkpoint-*")) or any(Path(output_dir).glob("*.safetensors"))
+    settings = json.loads(json.dumps(settings, default=str))
+    if path.is_file() and trained:
+        before = load(path)
+        for name in sorted((set(before) | set(settings)) - FREE):
+            if before.get(name) != settings.get(name):
+                raise UserError(
+                    f"output_dir={str(output_dir)!r} holds a run with {name}={before.get(name)!r}, not "
+                    f"{settings.get(name)!r}: choose another --output_dir, or delete it to start again"
+                )
+    write_atomic(path, yaml.safe_dump(settings, sort_keys=False, allow_unicode=True))

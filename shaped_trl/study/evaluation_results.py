@@ -1,0 +1,115 @@
+"""Per-problem values of a study's evaluations, their summaries, and paired differences.
+
+Letters: P problems, M samples per problem, S seeds. Everything is computed from problems, samples and
+verdicts.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from typing import Any
+
+import numpy as np
+from scipy import stats
+
+from eval_suite.errors import UserError
+from eval_suite.outcomes import Outcomes
+from eval_suite.report import default_pass_at
+from eval_suite.statistics import (
+    CONFIDENCE,
+    Values,
+    avg_at_m,
+    paired_difference,
+    pass_at_k,
+    problem_interval,
+    sampling_se,
+)
+
+REPORTED_K = (1, 8, 64, 128)
+
+
+def values_of(outcomes: Outcomes, metric: str) -> Values:
+    """Per-problem values [P] of ``avg@n``, ``cons@n`` or ``pass@k``, in 0–1."""
+    name, k = metric.split("@")
+    if name == "cons":
+        return outcomes.votes_P
+    if name == "avg":
+        return avg_at_m(outcomes.passes_P, outcomes.n)
+    return pass_at_k(outcomes.passes_P, outcomes.n, int(k))
+
+
+def reported_k(n: int, pass_at: Sequence[int] | None) -> list[int]:
+    """The k of tables: those asked for, or the usual ones that n samples allow, with n itself."""
+    return sorted(set(pass_at)) if pass_at else sorted({k for k in REPORTED_K if k <= n} | {n})
+
+
+def metrics_of(n: int, pass_at: Sequence[int] | None) -> list[str]:
+    """The metrics of tables. Pass@1 is Avg@n."""
+    return [f"avg@{n}", f"cons@{n}", *(f"pass@{k}" for k in reported_k(n, pass_at))]
+
+
+def summarise(seeds_S: Sequence[Outcomes], pass_at: Sequence[int] | None) -> dict[str, Any]:
+    """A benchmark's entry of results.json: values averaged over seeds, intervals over problems."""
+    first = seeds_S[0]
+    ks = sorted({*default_pass_at(first.n), *reported_k(first.n, pass_at)})
+    metrics = {}
+    for metric in [f"avg@{first.n}", f"cons@{first.n}", *(f"pass@{k}" for k in ks)]:
+        error = None
+        if not metric.startswith("cons"):
+            k = 1 if metric.startswith("avg") else int(metric.split("@")[1])
+            errors_S = [sampling_se(each.passes_P, each.n, k) for each in seeds_S]
+            error = float(np.sqrt(np.sum(np.square(errors_S)))) / len(seeds_S)
+        metrics[metric] = asdict(problem_interval(_mean_values(seeds_S, metric), error))
+    return {
+        "problems": len(first.problem_ids),
+        "n": first.n,
+        "seeds": len(seeds_S),
+        "truncated": float(np.mean([each.truncated / each.num_samples for each in seeds_S])),
+        "unparsed": float(np.mean([each.statuses["unparsed"] / each.num_samples for each in seeds_S])),
+        "metrics": metrics,
+    }
+
+
+def difference(a: Mapping[int, Outcomes], b: Mapping[int, Outcomes], metric: str) -> dict[str, Any] | None:
+    """b − a, paired over problems and, with several seeds in common, over seeds; None without a common seed.
+
+    `over_seeds` is the mean of the seeds' differences with a t interval: what another training seed would
+    change.
+
+    Raises:
+        UserError: the two were evaluated on other problems or with another n.
+    """
+    common = [seed for seed in a if seed in b]
+    if not common:
+        return None
+    a_S, b_S = [a[seed] for seed in common], [b[seed] for seed in common]
+    _check_same_problems([*a_S, *b_S])
+    paired = paired_difference(_mean_values(a_S, metric), _mean_values(b_S, metric))
+    over_seeds = None
+    if len(common) > 1:
+        shifts_S = [
+            float((values_of(own, metric) - values_of(base, metric)).mean())
+            for base, own in zip(a_S, b_S, strict=True)
+        ]
+        over_seeds = _t_interval(np.array(shifts_S))
+    return asdict(paired) | {"over_seeds": over_seeds}
+
+
+def _mean_values(seeds_S: Sequence[Outcomes], metric: str) -> Values:
+    """The mean over seeds of each problem's value [P]."""
+    _check_same_problems(seeds_S)
+    return np.mean([values_of(each, metric) for each in seeds_S], axis=0)
+
+
+def _check_same_problems(runs: Sequence[Outcomes]) -> None:
+    for run in runs[1:]:
+        if (run.problem_ids, run.n) != (runs[0].problem_ids, runs[0].n):
+            raise UserError(f"{run.benchmark}: evaluations differ in their problems or n: run the study again")
+
+
+def _t_interval(shifts_S: Values) -> dict[str, float]:
+    value = float(shifts_S.mean())
+    quantile = stats.t.ppf(0.5 + CONFIDENCE / 2, len(shifts_S) - 1)
+    half = float(quantile * shifts_S.std(ddof=1) / np.sqrt(len(shifts_S)))
+    return {"value": value, "low": value - half, "high": value + half}

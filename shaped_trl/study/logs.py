@@ -1,0 +1,30 @@
+"""How a run's rows are read: the last row of a step wins, since a resumed run may repeat some."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from eval_suite.records import read_jsonl
+
+TRAIN_LOG = "train_log.jsonl"
+RL_LOG = "rl_log.jsonl"
+
+
+def read_log(path: Path) -> list[dict[str, Any]]:
+    """The rows of a log, merged by step and in step order; none if the run has not written any.
+
+    Training and evaluation rows of one step are one row afterwards; of a repeated value the last one counts.
+    """
+    if not path.exists():
+        return []
+    by_step: dict[int, dict[str, Any]] = {}
+    for row in read_jsonl(path):
+        by_step.setdefault(int(row["step"]), {}).update(row)
+    return [by_step[step] for step in sorted(by_step)]
+
+
+def curve(rows: list[dict[str, Any]], key: str) -> tuple[list[int], list[float]]:
+    """Steps and values of one column, at the steps where it was logged."""
+    logged = [(int(row["step"]), float(row[key])) for row in rows if row.get(key) is not None]
+    return [step for step, _ in logged], [value for _, value in logged]

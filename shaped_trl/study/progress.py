@@ -1,0 +1,190 @@
+"""How far each run is, read from the rows it writes, and two ways to show it: live bars and plain lines."""
+
+from __future__ import annotations
+
+import json
+import os
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Protocol
+
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TaskID, TextColumn
+
+from shaped_trl.study.logs import RL_LOG, TRAIN_LOG
+from shaped_trl.study.plan import Run
+from shaped_trl.study.schedule import remaining_seconds
+
+FINISHED = ("done", "failed", "skipped")
+
+
+class Meter:
+    """Counts a run's work from its files, steps of a log or samples, reading only what was added."""
+
+    def __init__(self, run: Run):
+        self.run = run
+        self._offset = 0
+        self._count = 0
+
+    def read(self) -> tuple[int, int | None]:
+        """Steps or samples so far, and in all (None: not known yet)."""
+        if self.run.command == "eval":
+            self._count += self._added(self.run.folder / "samples.jsonl").count(b"\n")
+            return self._count, self._num_samples()
+        log = TRAIN_LOG if self.run.command == "train" else RL_LOG
+        for line in self._added(self.run.folder / log).splitlines():
+            self._count = max(self._count, int(json.loads(line)["step"]))
+        total = self.run.settings.get("max_steps", -1)
+        return self._count, total if total > 0 else None
+
+    def _added(self, path: Path) -> bytes:
+        """The complete lines appended since the last call."""
+        if not path.exists():
+            return b""
+        if path.stat().st_size < self._offset:  # rewritten: a resumed run dropped a partial chunk
+            self._offset = self._count = 0
+        with open(path, "rb") as file:
+            file.seek(self._offset)
+            added = file.read()
+        added = added[: added.rfind(b"\n") + 1]
+        self._offset += len(added)
+        return added
+
+    def _num_samples(self) -> int | None:
+        problems, n = self.run.folder / "problems.jsonl", self.run.settings.get("n")
+        return problems.read_bytes().count(b"\n") * n if n and problems.exists() else None
+
+
+class Board:
+    """The states of all runs and the seconds they took: what a display shows and the scheduler decides on."""
+
+    def __init__(self, runs: Sequence[Run], max_parallel: int):
+        self.runs = runs
+        self.max_parallel = max_parallel
+        self.states = {run.key: "waiting" for run in runs}
+        self.seconds: dict[str, float] = {}
+        self.started_s: dict[str, float] = {}
+        self.meters = {run.key: Meter(run) for run in runs}
+
+    def elapsed_seconds(self, key: str) -> float:
+        if key in self.seconds:
+            return self.seconds[key]
+        return time.monotonic() - self.started_s[key] if key in self.started_s else 0.0
+
+    def projected_seconds(self) -> dict[str, float]:
+        """Seconds per run: measured of finished ones, extrapolated of those past a tenth of their work."""
+        projected = dict(self.seconds)
+        for run in self.runs:
+            if self.states[run.key] == "running":
+                done, total = self.meters[run.key].read()
+                if total and done >= total / 10:
+                    projected[run.key] = self.elapsed_seconds(run.key) * max(1.0, total / done)
+        return projected
+
+    def eta_seconds(self, estimates: dict[str, float]) -> float | None:
+        """Seconds to the end, None while nothing has been timed."""
+        if not self.projected_seconds():
+            return None
+        left = {
+            key: max(0.0, estimates[key] - self.elapsed_seconds(key))
+            for key, state in self.states.items()
+            if state not in FINISHED
+        }
+        return remaining_seconds(self.runs, left, self.max_parallel)
+
+
+class Display(Protocol):
+    """Shows a board; `changed` after a run started or ended, `refresh` now and then."""
+
+    def changed(self, board: Board, run: Run) -> None: ...
+    def refresh(self, board: Board, eta_seconds: float | None) -> None: ...
+    def close(self) -> None: ...
+
+
+class PlainDisplay:
+    """A line when a run starts and when it ends, for logs and pipes."""
+
+    def __init__(self, console: Console):
+        self.console = console
+
+    def changed(self, board: Board, run: Run) -> None:
+        state = board.states[run.key]
+        ended = sum(state in FINISHED for state in board.states.values())
+        if state == "done" and run.key not in board.started_s:
+            state = "kept"
+        took = f" in {duration(board.seconds[run.key])}" if run.key in board.seconds else ""
+        line = f"{state:<8} {run.key}{took}  [{ended}/{len(board.runs)}]"
+        self.console.print(line, markup=False, highlight=False, soft_wrap=True)
+
+    def refresh(self, board: Board, eta_seconds: float | None) -> None:
+        pass
+
+    def close(self) -> None:
+        pass
+
+
+class LiveDisplay:
+    """A bar per run and one for the whole, redrawn in place."""
+
+    def __init__(self, console: Console, runs: Sequence[Run]):
+        self._progress = Progress(
+            TextColumn("{task.description}"),
+            BarColumn(bar_width=None),
+            TextColumn("{task.fields[count]}", justify="right"),
+            TextColumn("{task.fields[state]}"),
+            TextColumn("{task.fields[clock]}", justify="right"),
+            console=console,
+            expand=True,
+        )
+        self._tasks: dict[str, TaskID] = {run.key: self._add(run.key) for run in runs}
+        self._whole = self._add("[bold]all runs")
+        self._progress.start()
+
+    def _add(self, name: str) -> TaskID:
+        return self._progress.add_task(name, total=None, start=False, count="", state="waiting", clock="")
+
+    def changed(self, board: Board, run: Run) -> None:
+        state = board.states[run.key]
+        task = self._tasks[run.key]
+        clock = duration(board.elapsed_seconds(run.key)) if state != "skipped" else ""
+        self._progress.update(task, state=state, clock=clock)
+        if state == "done":
+            self._progress.update(task, total=1, completed=1)
+
+    def refresh(self, board: Board, eta_seconds: float | None) -> None:
+        for run in board.runs:
+            if board.states[run.key] == "running":
+                done, total = board.meters[run.key].read()
+                clock = duration(board.elapsed_seconds(run.key))
+                count = f"{done}/{total}" if total else str(done or "")
+                self._progress.update(self._tasks[run.key], total=total, completed=done, count=count, clock=clock)
+        ended = sum(state in FINISHED for state in board.states.values())
+        self._progress.update(
+            self._whole,
+            total=len(board.runs),
+            completed=ended,
+            count=f"{ended}/{len(board.runs)}",
+            state="running" if ended < len(board.runs) else "done",
+            clock=f"about {duration(eta_seconds)} left" if eta_seconds is not None else "",
+        )
+
+    def close(self) -> None:
+        self._progress.stop()
+
+
+def open_display(console: Console, runs: Sequence[Run]) -> Display:
+    """Bars on a terminal that can redraw them, lines elsewhere."""
+    if console.is_terminal and os.environ.get("TERM") != "dumb":
+        return LiveDisplay(console, runs)
+    return PlainDisplay(console)
+
+
+def duration(seconds: float) -> str:
+    """Seconds as a person says them: 48 s, 3 min 05 s, 2 h 10 min."""
+    whole = round(seconds)
+    if whole < 60:
+        return f"{whole} s"
+    if whole < 3600:
+        return f"{whole // 60} min {whole % 60:02d} s"
+    return f"{whole // 3600} h {whole % 3600 // 60:02d} min"

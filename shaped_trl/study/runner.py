@@ -1,0 +1,230 @@
+"""Runs a study: prepares data, starts runs as they become ready, keeps what is done, reports at the end.
+
+A study that was killed, or in which a run failed, continues when it is started again on the same folder: runs
+that are done with the settings they have now are kept, a started one continues where its stage can.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import multiprocessing
+import os
+import shlex
+import signal
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from multiprocessing import connection, forkserver
+from pathlib import Path
+
+from rich.console import Console
+
+from eval_suite.errors import UserError
+from eval_suite.records import write_atomic
+from shaped_trl.study.child import run_child
+from shaped_trl.study.plan import Run, Study, fingerprint, plan
+from shaped_trl.study.progress import Board, Display, open_display
+from shaped_trl.study.schedule import estimate_seconds, next_run
+from shaped_trl.study.state import DONE, FAILED, LOG, claim, is_done, log_tail, read_state, write_state
+
+ENTRY = "shaped_trl.cli:main"
+# Imported once by the server that every run is forked from: about 5 s saved on each run.
+PRELOAD = (
+    "shaped_trl.training.run",
+    "shaped_trl.rlvr.run",
+    "eval_suite.sample",
+    "eval_suite.grade",
+    "eval_suite.report",
+    "transformers.models.qwen3.modeling_qwen3",
+)
+GRACE_SECONDS = 5.0
+INTERRUPTED = 130
+
+
+def run_study(study: Study, *, dry_run: bool = False, entry: str = ENTRY, preload: Sequence[str] = PRELOAD) -> int:
+    """Run what is not done yet, then write the report. Must be called from the main thread.
+
+    `dry_run` prints the command lines and does nothing else. `entry` ("module:function") is what a run calls
+    with its command line, `preload` what the server imports beforehand.
+
+    Returns:
+        0, or 1 where a run failed (its log's end is shown, runs that need it are skipped), or 130 after
+        Ctrl-C.
+
+    Raises:
+        UserError: another process is running this study in the same folder.
+    """
+    console = Console()
+    runs = plan(study)
+    if dry_run:
+        _print_commands(study, runs)
+        return 0
+    with _lock(study.out):
+        write_atomic(study.out / "study.yaml", study.to_yaml())
+        if not all(is_done(run) for run in runs):
+            _start_server(preload)
+            prepare_data(study)
+        runner = Runner(study, runs, entry, open_display(console, runs))
+        interrupted = False
+        try:
+            runner.run()
+        except KeyboardInterrupt:
+            interrupted = True
+        finally:
+            runner.close()
+        if interrupted:
+            _kill_server()
+            console.print("Interrupted. The same command continues where this one stopped.")
+            return INTERRUPTED
+        failed = [run for run in runs if runner.board.states[run.key] == "failed"]
+        for run in failed:
+            console.print(f"\n{run.key} failed; the end of {run.folder / LOG}:", soft_wrap=True)
+            console.print(log_tail(run.folder), markup=False, highlight=False, soft_wrap=True)
+        from shaped_trl.study.report import report_study
+
+        console.print(f"Report: {report_study(study.out)}", soft_wrap=True)
+        return 1 if failed else 0
+
+
+def prepare_data(study: Study) -> None:
+    """Write the study's data once; again where the options have changed or a writer was killed."""
+    for name, options in study.prepare.items():
+        wanted = fingerprint([name, options])
+        if read_state(study.data, DONE).get("fingerprint") == wanted:
+            continue
+        assert name == "running_sums"
+        from shaped_trl.data.running_sums import write_corpus
+
+        write_corpus(study.data, **options)
+        write_state(study.data, DONE, {"prepare": name, "options": options, "fingerprint": wanted})
+
+
+class Runner:
+    """Starts runs in their order, up to `max_parallel` at a time, and follows them to their end."""
+
+    def __init__(self, study: Study, runs: Sequence[Run], entry: str, display: Display):
+        self.study = study
+        self.runs = runs
+        self.entry = entry
+        self.display = display
+        self.board = Board(runs, study.max_parallel)
+        self.context = multiprocessing.get_context("forkserver")
+        self.processes: dict[str, multiprocessing.context.ForkServerProcess] = {}
+        self.num_threads = max(1, num_cores() // study.max_parallel)
+
+    def with_state(self, *states: str) -> list[str]:
+        return [key for key, state in self.board.states.items() if state in states]
+
+    def run(self) -> None:
+        """Until nothing runs and nothing is ready."""
+        for run in self.runs:
+            if is_done(run):
+                self.board.seconds[run.key] = read_state(run.folder, DONE)["wall_seconds"]
+                self._set(run, "done")
+        while True:
+            estimates = estimate_seconds(self.runs, self.board.projected_seconds())
+            while len(self.processes) < self.study.max_parallel:
+                chosen = next_run(self.runs, self.with_state("waiting"), self.with_state("done"), estimates)
+                if chosen is None:
+                    break
+                self._start(chosen)
+            if not self.processes:
+                return
+            connection.wait([process.sentinel for process in self.processes.values()], timeout=0.5)
+            for run in self.runs:
+                if run.key in self.processes and self.processes[run.key].exitcode is not None:
+                    self._finish(run)
+            self.display.refresh(self.board, self.board.eta_seconds(estimates))
+
+    def _start(self, run: Run) -> None:
+        attempt = claim(run, self.study.out / "stale")
+        arguments = (self.entry, list(run.argv), run.folder, run.fingerprint, attempt, self.num_threads)
+        process = self.context.Process(target=run_child, args=arguments, name=run.key)
+        self.processes[run.key] = process  # before the start, so that an interrupted one is ended too
+        process.start()
+        self.board.started_s[run.key] = time.monotonic()
+        self._set(run, "running")
+
+    def _finish(self, run: Run) -> None:
+        code = self.processes.pop(run.key).exitcode
+        if code == 0 and is_done(run):
+            self.board.seconds[run.key] = self.board.elapsed_seconds(run.key)
+            self._set(run, "done")
+            return
+        if not (run.folder / FAILED).exists():  # killed: it could not say so itself
+            write_state(run.folder, FAILED, {"argv": run.argv, "fingerprint": run.fingerprint, "exit_code": code})
+        self._set(run, "failed")
+        dropped = {run.key}
+        for later in self.runs:
+            if later.depends_on in dropped:
+                dropped.add(later.key)
+                self._set(later, "skipped")
+
+    def _set(self, run: Run, state: str) -> None:
+        self.board.states[run.key] = state
+        self.display.changed(self.board, run)
+
+    def close(self) -> None:
+        """End every process group that still runs: politely, then for good, whatever else is pressed."""
+        previous = signal.signal(signal.SIGINT, signal.SIG_IGN)
+        processes = [process for process in self.processes.values() if process.pid is not None]
+        _signal_groups(processes, signal.SIGTERM)
+        deadline = time.monotonic() + GRACE_SECONDS
+        for process in processes:
+            process.join(max(0.0, deadline - time.monotonic()))
+        # The groups again: what a run had started may outlive it.
+        _signal_groups(processes, signal.SIGKILL)
+        for process in processes:
+            process.join()
+        self.display.close()
+        signal.signal(signal.SIGINT, previous)
+
+
+def _signal_groups(processes: Sequence[multiprocessing.process.BaseProcess], number: int) -> None:
+    for process in processes:
+        assert process.pid is not None
+        try:
+            os.killpg(process.pid, number)
+        except ProcessLookupError:  # the group is gone, or the process has not made it yet
+            if process.exitcode is None:
+                os.kill(process.pid, number)
+
+
+def _start_server(preload: Sequence[str]) -> None:
+    """Start the fork server without waiting for its imports."""
+    multiprocessing.set_forkserver_preload(list(preload))
+    # While importing, the server would die of the terminal's Ctrl-C with a traceback of its own.
+    previous = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    forkserver.ensure_running()
+    signal.signal(signal.SIGINT, previous)
+
+
+def _kill_server() -> None:
+    """It ends with this process, but not before its imports, seconds after the prompt is back."""
+    pid = getattr(forkserver._forkserver, "_forkserver_pid", None)
+    if pid is not None:
+        os.kill(pid, signal.SIGKILL)
+
+
+def num_cores() -> int:
+    """Cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def _print_commands(study: Study, runs: Sequence[Run]) -> None:
+    for name, options in study.prepare.items():
+        print(f"# data: {name} {options} -> {study.data}")
+    for run in runs:
+        print(f"# {run.key}\n{shlex.join(['shaped-trl', *run.argv])}")
+
+
+@contextmanager
+def _lock(out: Path) -> Iterator[None]:
+    """One study process per folder; the lock ends with the process that holds it."""
+    out.mkdir(parents=True, exist_ok=True)
+    with open(out / ".lock", "w") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise UserError(f"out: {out} is in use by another study process; wait for it or choose another") from None
+        yield

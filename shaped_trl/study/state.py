@@ -1,0 +1,61 @@
+"""What a run's folder says about it: started.json, then done.json or failed.json.
+
+A folder belongs to one fingerprint. If the arm, the recipe or anything upstream has changed, the folder is
+moved to ``OUT/stale`` and the run starts afresh; otherwise the stage continues what it finds there.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from pathlib import Path
+from typing import Any
+
+from eval_suite.records import write_atomic
+from shaped_trl.study.plan import Run
+
+STARTED, DONE, FAILED, LOG = "started.json", "done.json", "failed.json", "log.txt"
+
+
+def read_state(folder: Path, name: str) -> dict[str, Any]:
+    """The content of a state file, empty if there is none."""
+    path = folder / name
+    return json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
+
+
+def write_state(folder: Path, name: str, state: dict[str, Any]) -> None:
+    write_atomic(folder / name, json.dumps(state, indent=2) + "\n")
+
+
+def is_done(run: Run) -> bool:
+    """Whether the run has succeeded with the settings it has now."""
+    return read_state(run.folder, DONE).get("fingerprint") == run.fingerprint
+
+
+def claim(run: Run, stale: Path) -> int:
+    """Make the folder ready for a start and return the attempt's number, 1 for a fresh one."""
+    started = read_state(run.folder, STARTED)
+    if run.folder.exists() and started.get("fingerprint") != run.fingerprint:
+        name = "-".join((run.arm, f"seed{run.seed}", run.stage, started.get("fingerprint", "unknown")))
+        shutil.rmtree(stale / name, ignore_errors=True)
+        stale.mkdir(parents=True, exist_ok=True)
+        os.replace(run.folder, stale / name)
+        started = {}
+    attempt = started.get("attempt", 0) + 1
+    for outcome in (DONE, FAILED):
+        (run.folder / outcome).unlink(missing_ok=True)
+    write_state(run.folder, STARTED, {"argv": run.argv, "fingerprint": run.fingerprint, "attempt": attempt})
+    return attempt
+
+
+def log_tail(folder: Path, num_lines: int = 20) -> str:
+    """The last lines of a run's log. A progress bar overwrites its line: its last state counts."""
+    path = folder / LOG
+    if not path.exists():
+        return ""
+    with open(path, "rb") as file:
+        file.seek(max(0, file.seek(0, os.SEEK_END) - 65536))
+        text = file.read().decode("utf-8", errors="replace")
+    lines = [line.rsplit("\r", 1)[-1] for line in text.split("\n")]
+    return "\n".join([line for line in lines if line.strip()][-num_lines:])

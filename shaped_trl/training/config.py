@@ -1,0 +1,69 @@
+"""Options of `ShapedTrainer`, beside TRL's `SFTConfig`."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+import torch
+from shaped_kernels import RewardShape
+from trl import SFTConfig
+
+
+def default_bf16(bf16: bool | None, fp16: bool) -> bool:
+    """TRL's default (bf16 unless fp16) on an accelerator, float32 on a CPU, where bf16 is slow."""
+    return (torch.accelerator.is_available() and not fp16) if bf16 is None else bf16
+
+
+@dataclass
+class ShapedConfig(SFTConfig):
+    """`SFTConfig` plus the reward shape of arXiv 2512.22955 (Eq. 10–13). The defaults are cross-entropy.
+
+    The fields `beta`, `lambda_head`, `lambda_tail`, `top_k`, `positive` and `alpha` are those of
+    `shaped_kernels.RewardShape`, which documents their equations and refuses values outside their range.
+    """
+
+    beta: float = field(
+        default=0.0,
+        metadata={
+            "help": "Exponent of the positive reward (Eq. 11). Negative: precision, positive: diversity. >= -1."
+        },
+    )
+    lambda_head: float = field(
+        default=0.0, metadata={"help": "Reward of the other tokens among the top_k most probable (Eq. 12)."}
+    )
+    lambda_tail: float = field(
+        default=0.0,
+        metadata={"help": "Reward of the other tokens outside the top_k (Eq. 12); -0.1 penalises the tail."},
+    )
+    top_k: int = field(default=100, metadata={"help": "Size of the head set K of Eq. 12."})
+    positive: str = field(
+        default="product",
+        metadata={"help": "Form of the positive reward: product, exponent (the two readings of Eq. 11) or power."},
+    )
+    alpha: float = field(default=1.0, metadata={"help": "Exponent of positive='power', w = p^alpha; 1 is DFT."})
+    loss_impl: str = field(
+        default="auto", metadata={"help": "Implementation of the loss: auto, reference or chunked."}
+    )
+
+    def __post_init__(self):
+        self.reward_shape()
+        if self.loss_type != "nll":
+            raise ValueError(
+                f"loss_type={self.loss_type!r} is not for ShapedTrainer: leave it out; for DFT set positive='power'"
+            )
+        if self.include_num_input_tokens_seen in (False, "no"):  # type: ignore[has-type]
+            # the log counts the tokens of the whole run, over resumes
+            self.include_num_input_tokens_seen = "non_padding"
+        self.bf16 = default_bf16(self.bf16, self.fp16)  # type: ignore[has-type]
+        super().__post_init__()
+
+    def reward_shape(self) -> RewardShape:
+        """The validated shape. Raises ValueError naming the field, its value and what is allowed."""
+        return RewardShape(
+            beta=self.beta,
+            lambda_head=self.lambda_head,
+            lambda_tail=self.lambda_tail,
+            top_k=self.top_k,
+            positive=self.positive,
+            alpha=self.alpha,
+        )

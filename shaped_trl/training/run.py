@@ -1,0 +1,180 @@
+"""`shaped-trl train`: one resolved recipe → data, tokenizer, model → ShapedTrainer → a checkpoint."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from datasets import Dataset
+from transformers import (
+    AutoConfig,
+    AutoModelForCausalLM,
+    AutoTokenizer,
+    PreTrainedTokenizerBase,
+    Trainer,
+    TrainerState,
+    TrainingArguments,
+    set_seed,
+)
+from transformers.trainer import TRAINER_STATE_NAME
+from transformers.trainer_utils import get_last_checkpoint
+from trl import ModelConfig, get_peft_config, get_quantization_config
+
+from eval_suite.errors import UserError
+from shaped_trl.data.corpora import CorpusArguments, training_rows
+from shaped_trl.data.tokenizers import train_tokenizer
+from shaped_trl.training.config import ShapedConfig
+from shaped_trl.training.trainer import ShapedTrainer
+
+
+def model_source(model_args: ModelConfig) -> str:
+    """The checkpoint to start from, checked before anything is loaded.
+
+    Raises:
+        UserError: it looks like a local folder and is not one.
+    """
+    name = model_args.model_name_or_path
+    if not name:
+        raise UserError("model_name_or_path is missing: give a local folder or a Hub id")
+    looks_local = name.startswith((".", "/", "~")) or name.count("/") > 1
+    if looks_local and not (Path(name).expanduser() / "config.json").is_file():
+        raise UserError(f"model_name_or_path={name!r}: no config.json there; give a saved model's folder or a Hub id")
+    return name
+
+
+def model_init_kwargs(model_args: ModelConfig) -> dict:
+    """What `from_pretrained` gets: TRL's ModelConfig fields that it reads."""
+    quantization = get_quantization_config(model_args)
+    kwargs = {
+        "revision": model_args.model_revision,
+        "attn_implementation": model_args.attn_implementation,
+        "dtype": model_args.dtype or "auto",
+        "quantization_config": quantization,
+    }
+    return {name: value for name, value in kwargs.items() if value is not None}
+
+
+def check_files(corpus: CorpusArguments, model_args: ModelConfig) -> None:
+    """Raise UserError for a start that cannot work: no checkpoint there, or no usable configuration."""
+    if starts_from_checkpoint(corpus, model_args):
+        model_source(model_args)
+    elif not isinstance(corpus.from_scratch, dict) or "model_type" not in corpus.from_scratch:
+        raise UserError("from_scratch needs a mapping with model_type, e.g. {model_type: qwen3, hidden_size: 64}")
+
+
+def starts_from_checkpoint(corpus: CorpusArguments, model_args: ModelConfig) -> bool:
+    """A checkpoint that is named wins over a configuration for training from scratch."""
+    return bool(model_args.model_name_or_path) or corpus.from_scratch is None
+
+
+def new_tokenizer(corpus: CorpusArguments, rows: Dataset) -> PreTrainedTokenizerBase:
+    """The tokenizer that was asked for, or one trained on the corpus."""
+    if corpus.tokenizer_name_or_path:
+        return AutoTokenizer.from_pretrained(corpus.tokenizer_name_or_path)
+    names = [name for name in ("text", "prompt", "completion") if name in rows.column_names]
+    if not names:
+        raise UserError(
+            f"tokenizer_name_or_path is missing: a tokenizer can be trained on text or prompt and completion, "
+            f"not on the columns {rows.column_names}"
+        )
+    texts = (row[name] for row in rows for name in names)
+    return train_tokenizer(texts, corpus.tokenizer_kind, corpus.tokenizer_vocab_size)
+
+
+def new_model(settings: Any, tokenizer: PreTrainedTokenizerBase, dtype: str | None):
+    """A randomly initialised causal language model that fits `tokenizer` (the vocabulary, its special tokens)."""
+    settings = {
+        "vocab_size": len(tokenizer),
+        "eos_token_id": tokenizer.eos_token_id,
+        "bos_token_id": tokenizer.bos_token_id,
+        "pad_token_id": tokenizer.pad_token_id,
+        **settings,
+    }
+    try:
+        config = AutoConfig.for_model(**settings)
+    except ValueError as error:
+        raise UserError(f"from_scratch model_type={settings.get('model_type')!r}: {error}") from error
+    if config.vocab_size < len(tokenizer):
+        raise UserError(
+            f"from_scratch vocab_size={config.vocab_size} is below the tokenizer's {len(tokenizer)} tokens"
+        )
+    return AutoModelForCausalLM.from_config(config, dtype=dtype or "float32")
+
+
+def build_trainer(corpus: CorpusArguments, args: ShapedConfig, model_args: ModelConfig) -> ShapedTrainer:
+    """Load data, tokenizer and model, and put them into a `ShapedTrainer`."""
+    check_files(corpus, model_args)
+    train_rows = training_rows(corpus, corpus.dataset_train_split)
+    eval_rows = None
+    if corpus.dataset_test_split:
+        eval_rows = training_rows(corpus, corpus.dataset_test_split)
+        eval_rows = eval_rows.select(range(min(corpus.max_eval_samples or len(eval_rows), len(eval_rows))))
+    elif args.eval_strategy != "no":
+        raise UserError(f"eval_strategy={str(args.eval_strategy)!r} needs dataset_test_split: name a split or a file")
+    if starts_from_checkpoint(corpus, model_args):
+        tokenizer, model = None, model_source(model_args)
+        args.model_init_kwargs = {**model_init_kwargs(model_args), **(args.model_init_kwargs or {})}
+    else:
+        set_seed(args.seed)
+        tokenizer = new_tokenizer(corpus, train_rows)
+        model = new_model(corpus.from_scratch, tokenizer, model_args.dtype)
+    return ShapedTrainer(
+        model,
+        args,
+        train_dataset=train_rows,
+        eval_dataset=eval_rows,
+        processing_class=tokenizer,
+        peft_config=get_peft_config(model_args),
+    )
+
+
+def train(corpus: CorpusArguments, args: ShapedConfig, model_args: ModelConfig) -> None:
+    """Train, evaluate at the end where there is an evaluation set, and save the model to `output_dir`.
+
+    A run that finds its own checkpoint in `output_dir` continues from it.
+    """
+    if already_finished(args):
+        return
+    trainer = build_trainer(corpus, args, model_args)
+    continue_training(trainer)
+    if trainer.eval_dataset is not None and not trained_and_evaluated(trainer):
+        trainer.evaluate()
+    trainer.save_model()
+    trainer.create_model_card(dataset_name=corpus.dataset_name)
+    if args.push_to_hub:
+        trainer.push_to_hub(dataset_name=corpus.dataset_name)
+
+
+def already_finished(args: TrainingArguments) -> bool:
+    """Whether `output_dir` holds the saved model of this run's last step; says so."""
+    saved = any(Path(args.output_dir).glob("*.safetensors"))
+    if not saved or not _is_last(args.resume_from_checkpoint or get_last_checkpoint(args.output_dir)):
+        return False
+    print(f"{args.output_dir}: this run is finished; nothing to do")
+    return True
+
+
+def continue_training(trainer: Trainer) -> None:
+    """Train from the last checkpoint of `output_dir`, or from the start.
+
+    A checkpoint of the last step is only loaded: the Trainer would take one step more.
+    """
+    checkpoint = trainer.args.resume_from_checkpoint or get_last_checkpoint(trainer.args.output_dir)
+    if _is_last(checkpoint):
+        trainer._load_from_checkpoint(checkpoint)
+        trainer.state = TrainerState.load_from_json(str(Path(checkpoint) / TRAINER_STATE_NAME))
+    else:
+        trainer.train(resume_from_checkpoint=checkpoint)
+
+
+def _is_last(checkpoint: str | None) -> bool:
+    if checkpoint is None:
+        return False
+    state = TrainerState.load_from_json(str(Path(checkpoint) / TRAINER_STATE_NAME))
+    return state.global_step >= state.max_steps
+
+
+def trained_and_evaluated(trainer: ShapedTrainer) -> bool:
+    """Whether the last step's evaluation already stands in the log."""
+    last = trainer.state.global_step
+    return any("eval_loss" in row and row["step"] == last for row in trainer.state.log_history)

@@ -1,0 +1,107 @@
+"""`ShapedTrainer`: TRL's SFTTrainer with the reward-shaped next-token loss in the place of its fused nll."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import torch
+from peft import PeftModel
+from shaped_kernels import METRICS
+from trl import SFTTrainer
+
+from shaped_trl.modeling.lm_head import shape_lm_head
+from shaped_trl.training.config import ShapedConfig
+from shaped_trl.training.log import JsonlLogCallback
+
+# per-token metric of the loss -> name in the log (TRL's and transformers' words where these have one)
+LOG_NAMES = {name: "token_accuracy" if name == "is_top1" else name for name in METRICS}
+
+
+class ShapedTrainer(SFTTrainer):
+    """SFTTrainer for pre- and mid-training with a `RewardShape` (arXiv 2512.22955).
+
+    Everything about data, packing, masks, PEFT and distribution is SFTTrainer's. Logged over the interval, weighted
+    by tokens and reduced over processes: loss (of the shape), nll, perplexity, entropy, target_prob, head_mass,
+    tail_mass, token_accuracy; the same with `eval_` in evaluation, so that arms with different shapes compare by
+    `eval_nll` while `eval_loss` is each arm's own objective. Rows go to `output_dir/train_log.jsonl`.
+
+    Raises:
+        ValueError: with `compute_metrics`, `compute_loss_func` or label smoothing, which need logits or another
+            loss; with an adapter on the language-model head.
+    """
+
+    _tag_names = ["trl", "shaped-trl"]
+    _name = "reward-shaped next-token prediction"
+    _paper = {
+        "title": "Diversity or Precision? A Deep Dive into Next Token Prediction",
+        "id": "2512.22955",
+        "citation": "@misc{diversityorprecision2025, title={{Diversity or Precision? A Deep Dive into Next Token "
+        "Prediction}}, year={2025}, eprint={2512.22955}, archivePrefix={arXiv}}",
+    }
+
+    def __init__(self, model, args: ShapedConfig, **kwargs):
+        for name in ("compute_metrics", "compute_loss_func", "preprocess_logits_for_metrics"):
+            if kwargs.get(name) is not None:
+                raise ValueError(f"{name} is not supported: ShapedTrainer never builds logits; leave it out")
+        if args.label_smoothing_factor:
+            raise ValueError(
+                f"label_smoothing_factor={args.label_smoothing_factor} is another shape of the loss: set it to 0"
+            )
+        super().__init__(model, args, **kwargs)
+        base = self.model.get_base_model() if isinstance(self.model, PeftModel) else self.model
+        self.head = shape_lm_head(base, args.reward_shape(), metrics=METRICS, impl=args.loss_impl)
+        self.add_callback(JsonlLogCallback("train_log.jsonl"))
+        self._sums: dict[str, dict[str, torch.Tensor]] = {"train": {}, "eval": {}}
+
+    def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
+        inputs["use_cache"] = False
+        if self.aux_loss_enabled:
+            inputs["output_router_logits"] = True
+        outputs = model(**inputs)
+        items = outputs.label_mask.sum() if num_items_in_batch is None else num_items_in_batch
+        loss = outputs.shaped_loss / torch.as_tensor(items, device=outputs.shaped_loss.device).clamp(min=1)
+        if self.args.average_tokens_across_devices and num_items_in_batch is not None:
+            # num_items_in_batch counts the tokens of every rank, and DDP averages gradients over ranks
+            loss = loss * (self.accelerator.num_processes // self.get_tp_size())
+        if self.aux_loss_enabled:
+            # a mean per micro-batch, whereas the token loss is already divided by the whole accumulated batch
+            steps = self.current_gradient_accumulation_steps if num_items_in_batch is not None else 1
+            loss = loss + self.router_aux_loss_coef * outputs.aux_loss / steps
+        self._accumulate(outputs)
+        return (loss, outputs) if return_outputs else loss
+
+    def _accumulate(self, outputs: Any) -> None:
+        """Add a micro-batch's `ShapedCausalLMOutput` to the sums; nothing is synchronised before `log`."""
+        sums = self._sums["train" if self.model.training else "eval"]
+        row = {"tokens": outputs.label_mask.sum(), "shaped_loss": outputs.shaped_loss}
+        row |= {LOG_NAMES[name]: getattr(outputs, name).sum() for name in METRICS}
+        if outputs.aux_loss is not None:
+            row |= {"aux_loss": outputs.aux_loss, "batches": torch.ones_like(outputs.aux_loss)}
+        for name, value in row.items():
+            value = value.detach().double()
+            sums[name] = sums[name] + value if name in sums else value
+
+    def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
+        mode = "train" if self.model.training else "eval"
+        # "eval_loss" -> "eval_"; with several evaluation sets the Trainer's prefix holds the set's name
+        prefix = "" if mode == "train" else next((key[:-4] for key in logs if key.endswith("_loss")), "eval_")
+        logs.update({prefix + name: value for name, value in self._drain(mode).items()})
+        # past SFTTrainer.log, which would add its own metrics under other names
+        super(SFTTrainer, self).log(logs, start_time)
+
+    def _drain(self, mode: str) -> dict[str, float]:
+        """Token-weighted means over the interval and all processes; the sums start again at zero."""
+        sums, self._sums[mode] = self._sums[mode], {}
+        if not sums:
+            return {}
+        values = torch.stack(list(sums.values()))
+        total = dict(zip(sums, self.accelerator.reduce(values, "sum").tolist(), strict=True))
+        tokens = max(total.pop("tokens"), 1.0)
+        batches = total.pop("batches", 1.0)
+        means = {name: value / (batches if name == "aux_loss" else tokens) for name, value in total.items()}
+        loss = means.pop("shaped_loss")
+        if mode == "eval":
+            means["loss"] = loss
+        means["perplexity"] = math.exp(min(means["nll"], 700.0))
+        return means

@@ -1,0 +1,14 @@
+"""Uninitialised memory is NaN in these tests: a value that is read before it is written shows at once."""
+
+from collections.abc import Iterator
+
+import pytest
+import torch
+
+
+@pytest.fixture(autouse=True)
+def poisoned_memory() -> Iterator[None]:
+    # In this mode torch fills torch.empty and its kin with NaN, and refuses operations that are not repeatable.
+    torch.use_deterministic_algorithms(True)
+    yield
+    torch.use_deterministic_algorithms(False)

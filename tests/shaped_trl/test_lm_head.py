@@ -1,0 +1,140 @@
+"""`shape_lm_head`: the loss inside a model's own forward."""
+
+import pytest
+import torch
+from shaped_kernels import RewardShape
+from tiny import tiny_model
+from transformers import (
+    CohereConfig,
+    CohereForCausalLM,
+    Gemma2Config,
+    Gemma2ForCausalLM,
+    GraniteConfig,
+    GraniteForCausalLM,
+    PreTrainedModel,
+    Qwen3MoeConfig,
+    Qwen3MoeForCausalLM,
+)
+
+from shaped_trl.modeling import shape_lm_head
+
+SIZES = {
+    "vocab_size": 50,
+    "hidden_size": 16,
+    "intermediate_size": 32,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 2,
+    "num_key_value_heads": 1,
+    "head_dim": 8,
+    "pad_token_id": 0,
+}
+
+
+def models() -> dict[str, PreTrainedModel]:
+    torch.manual_seed(0)
+    moe = {"num_experts": 4, "num_experts_per_tok": 2, "moe_intermediate_size": 16, "output_router_logits": True}
+    return {
+        "plain": tiny_model(tie_word_embeddings=False),
+        "tied": tiny_model(tie_word_embeddings=True),
+        "softcap": Gemma2ForCausalLM(Gemma2Config(**SIZES, final_logit_softcapping=2.0)),
+        "logits_scaling": GraniteForCausalLM(GraniteConfig(**SIZES, logits_scaling=3.0)),
+        "logit_scale": CohereForCausalLM(CohereConfig(**SIZES, logit_scale=0.3)),
+        "moe": Qwen3MoeForCausalLM(Qwen3MoeConfig(**SIZES, **moe)),
+    }
+
+
+@pytest.fixture
+def batch():
+    torch.manual_seed(1)
+    ids = torch.randint(3, 50, (3, 9))
+    labels = ids.clone()
+    labels[0, :4] = -100
+    labels[2, 6:] = -100
+    return {"input_ids": ids, "attention_mask": torch.ones_like(ids), "labels": labels}
+
+
+@pytest.mark.parametrize("name", ["plain", "tied", "softcap", "logits_scaling", "logit_scale", "moe"])
+def test_cross_entropy_is_the_models_own_loss(name, batch):
+    """With the default shape a patched forward returns what the unpatched one does, loss and gradients."""
+    model = models()[name]
+    if name != "moe":  # grouped_mm of the experts has no float64
+        model = model.double()
+    expected = model(**batch).loss
+    expected.backward()
+    gradients = {n: p.grad.clone() for n, p in model.named_parameters() if p.grad is not None}
+    model.zero_grad()
+    shape_lm_head(model)
+    output = model(**batch)
+    output.loss.backward()
+    assert abs(output.loss.item() - expected.item()) < 1e-6  # transformers computes its loss in float32
+    for n, gradient in gradients.items():
+        torch.testing.assert_close(model.get_parameter(n).grad, gradient, rtol=1e-4, atol=1e-7)
+
+
+def test_shape_changes_the_loss_and_leaves_nll(batch):
+    model = tiny_model(tie_word_embeddings=False)
+    head = shape_lm_head(model, RewardShape(beta=0.5, lambda_tail=-0.1, top_k=4))
+    shaped = model(**batch)
+    head.shape = RewardShape()
+    plain = model(**batch)
+    assert abs(shaped.shaped_loss - plain.shaped_loss) > 1e-2
+    torch.testing.assert_close(shaped.nll, plain.nll, rtol=1e-6, atol=1e-6)
+    torch.testing.assert_close(plain.nll.sum(), plain.shaped_loss, rtol=1e-6, atol=1e-6)
+
+
+def test_labels_are_optional_and_generation_is_unchanged(batch):
+    model = tiny_model()
+    del batch["labels"]
+    before = model(**batch).logits, model.generate(**batch, max_new_tokens=5, do_sample=False)
+    shape_lm_head(model, RewardShape(beta=-0.25))
+    after = model(**batch).logits, model.generate(**batch, max_new_tokens=5, do_sample=False)
+    torch.testing.assert_close(after[0], before[0], rtol=0, atol=0)
+    assert torch.equal(after[1], before[1])
+
+
+def test_shift_labels_are_taken_as_they_are(batch):
+    model = tiny_model()
+    shape_lm_head(model)
+    labels = batch.pop("labels")
+    shifted = torch.nn.functional.pad(labels[:, 1:], (0, 1), value=-100)
+    expected = model(**batch, labels=labels).loss
+    torch.testing.assert_close(model(**batch, shift_labels=shifted).loss, expected, rtol=1e-6, atol=1e-7)
+
+
+def test_no_valid_target_is_a_differentiable_zero(batch):
+    model = tiny_model()
+    shape_lm_head(model, RewardShape(beta=-0.25))
+    loss = model(**batch | {"labels": torch.full_like(batch["labels"], -100)}).loss
+    loss.backward()
+    assert loss.item() == 0.0
+    assert all(p.grad is None or not p.grad.any() for p in model.parameters())
+
+
+def test_unknown_metric_is_refused():
+    with pytest.raises(ValueError, match="surprise"):
+        shape_lm_head(tiny_model(), metrics=("surprise",))
+
+
+def test_adapter_on_the_head_is_refused(batch):
+    from peft import LoraConfig, get_peft_model
+
+    model = tiny_model(tie_word_embeddings=False)
+    shape_lm_head(model)
+    with pytest.raises(ValueError, match="modules_to_save"):
+        get_peft_model(model, LoraConfig(target_modules=["lm_head"], r=2))(**batch)
+
+
+def test_one_line_serves_a_plain_trainer(tmp_path, batch):
+    """transformers' own Trainer minimises the shaped loss and logs it."""
+    from transformers import Trainer, TrainingArguments
+
+    rows = [{name: value[i] for name, value in batch.items()} for i in range(3)]
+    model = tiny_model()
+    shape_lm_head(model, RewardShape(beta=-0.25))
+    expected = model(**batch).loss.item()
+    args = TrainingArguments(
+        tmp_path, max_steps=1, per_device_train_batch_size=3, logging_steps=1, use_cpu=True, disable_tqdm=True
+    )
+    trainer = Trainer(model, args, train_dataset=rows)
+    trainer.train()
+    assert trainer.state.log_history[0]["loss"] == pytest.approx(expected, abs=1e-4)

@@ -1,0 +1,121 @@
+"""Recipes: every shipped one is parsed, overrides win, mistakes are one line."""
+
+import pytest
+import yaml
+from trl import ModelConfig
+
+from eval_suite.errors import UserError
+from eval_suite.sample import SampleConfig
+from shaped_trl import recipes
+from shaped_trl.cli import GradeOptions, main
+from shaped_trl.data.corpora import CorpusArguments
+from shaped_trl.data.prompts import PromptArguments
+from shaped_trl.rlvr import RLVRConfig
+from shaped_trl.study.plan import load_study
+from shaped_trl.training import ShapedConfig
+
+TRAIN = [CorpusArguments, ShapedConfig, ModelConfig]
+RLVR = [PromptArguments, RLVRConfig, ModelConfig]
+
+
+def option_classes(name: str) -> list[type]:
+    if name.startswith("eval/") or name.endswith("/eval"):
+        return [SampleConfig, GradeOptions]
+    return RLVR if name.endswith("rlvr") else TRAIN
+
+
+@pytest.mark.parametrize("name", recipes.names())
+def test_every_recipe_is_parsed(name, tmp_path):
+    assert not recipes.contract(name).endswith(":")
+    if name.startswith("studies/"):
+        assert load_study(name, tmp_path).arms
+        return
+    given = ["--output_dir", str(tmp_path)]
+    if option_classes(name)[0] is SampleConfig:
+        given = ["--out", str(tmp_path), "--model", "some/model", "--benchmarks", "gsm8k"]
+    _, settings = recipes.Parser("x", option_classes(name)).resolve(name, given)
+    assert set(settings) >= set(recipes.load(recipes.find(name))) - {"shape"}
+
+
+def resolve(tmp_path, text: str, *argv: str):
+    path = tmp_path / "recipe.yaml"
+    path.write_text(text)
+    return recipes.Parser("train", TRAIN).resolve(str(path), argv)
+
+
+def test_overrides_win_and_numbers_are_numbers(tmp_path):
+    (corpus, args, _), settings = resolve(
+        tmp_path, "output_dir: x\nlearning_rate: 3e-3\nmax_steps: 5\nbeta: 0.5", "--max_steps", "7", "--packing"
+    )
+    assert (args.learning_rate, args.max_steps, args.beta, args.packing) == (3e-3, 7, 0.5, True)
+    assert settings["max_steps"] == 7
+    assert corpus.dataset_train_split == "train"
+    assert args.dataloader_drop_last == ShapedConfig("x").dataloader_drop_last
+
+
+def test_every_default_survives_parsing(tmp_path):
+    """What nobody sets has the default of its class, flags that are on among them."""
+    for option_class in (ShapedConfig, RLVRConfig, PromptArguments):
+        (parsed,), _ = recipes.Parser("x", [option_class]).resolve(None, [])
+        fresh = option_class()
+        for name in vars(fresh):
+            if not name.startswith("_") and name not in ("logging_dir", "run_name"):
+                assert str(getattr(parsed, name)) == str(getattr(fresh, name)), name
+
+
+@pytest.mark.parametrize(
+    ("text", "argv", "beta", "lambda_tail"),
+    [
+        ("shape: precision", [], -0.25, 0.0),
+        ("beta: 0.5\nlambda_tail: -0.3", ["--shape", "precision"], -0.25, 0.0),
+        ("shape: precision\nlambda_tail: -0.3", [], -0.25, -0.3),
+        ("shape: precision", ["--beta", "-0.5"], -0.5, 0.0),
+        ("beta: 0.5", ["--shape", "tail_penalty", "--beta", "0.1"], 0.1, -0.1),
+    ],
+)
+def test_shape_presets(tmp_path, text, argv, beta, lambda_tail):
+    (_, args, _), _ = resolve(tmp_path, text, *argv)
+    assert (args.beta, args.lambda_tail) == (beta, lambda_tail)
+
+
+@pytest.mark.parametrize(
+    ("text", "argv", "parts"),
+    [
+        ("lamda_tail: 1", [], ["lamda_tail", "lambda_tail"]),
+        ("beta: 0", ["--lamda_tail", "1"], ["--lamda_tail", "--lambda_tail"]),
+        ("beta: 0", ["--max_steps", "many"], ["max_steps", "many"]),
+        ("beta: 0", ["--shape", "precise"], ["precise", "precision"]),
+        ("beta: -2", [], ["beta", "-2"]),
+        ("- a list", [], ["mapping"]),
+        ("a: [1", [], ["YAML"]),
+    ],
+)
+def test_mistakes_are_named(tmp_path, text, argv, parts):
+    with pytest.raises(UserError) as error:
+        resolve(tmp_path, text, *argv)
+    assert all(part in str(error.value) for part in parts), error.value
+
+
+def test_another_run_in_the_folder_is_refused(tmp_path):
+    recipes.record({"beta": 0.5, "hub_mirror": "a"}, tmp_path)
+    recipes.record({"beta": -0.25}, tmp_path)  # nothing was trained yet
+    (tmp_path / "checkpoint-1").mkdir()
+    recipes.record({"beta": -0.25, "hub_mirror": "b"}, tmp_path)
+    with pytest.raises(UserError, match=r"beta=-0.25, not 0.5"):
+        recipes.record({"beta": 0.5}, tmp_path)
+    assert yaml.safe_load((tmp_path / "resolved.yaml").read_text()) == {"beta": -0.25, "hub_mirror": "b"}
+
+
+def test_copy_gives_an_editable_recipe(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    assert main(["recipes", "copy", "gsm8k/train"]) == 0
+    assert recipes.load(tmp_path / "train.yaml")["dataset_name"] == "openai/gsm8k"
+    assert main(["recipes", "copy", "gsm8k/train"]) == 2
+    assert "exists" in capsys.readouterr().err
+
+
+def test_list_names_each_contract(capsys):
+    assert main(["recipes", "list"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert len(lines) == len(recipes.names())
+    assert any(line.startswith("gsm8k/train ") and "GSM8K" in line for line in lines)

@@ -1,0 +1,179 @@
+"""A study file becomes command lines; what is wrong with it is said by name."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from eval_suite.errors import UserError
+from shaped_trl.study.plan import Study, load_study, plan
+from shaped_trl.study.runner import run_study
+from shaped_trl.study.schedule import estimate_seconds, next_run, path_seconds, remaining_seconds
+
+
+def study_values(tmp_path: Path) -> dict[str, Any]:
+    recipes = {
+        "pretrain": {"max_steps": 30, "top_k": 8, "dataset": "{data}/train.jsonl"},
+        "rlvr": {"max_steps": 10},
+        "eval": {"n": 4},
+    }
+    for name, recipe in recipes.items():
+        (tmp_path / f"{name}.yaml").write_text(yaml.safe_dump(recipe))
+    return {
+        "name": "small",
+        "seeds": [0, 1],
+        "baseline": "cross_entropy",
+        "max_parallel": 2,
+        "arms": {"cross_entropy": {}, "precision": {"shape": {"beta": -0.25, "lambda_tail": -1e-5}}},
+        "stages": {
+            "pretrain": {"command": "train", "config": str(tmp_path / "pretrain.yaml"), "shaped": True},
+            "rlvr": {"command": "rlvr", "config": str(tmp_path / "rlvr.yaml"), "model": "pretrain"},
+            "eval": {
+                "command": "eval",
+                "config": str(tmp_path / "eval.yaml"),
+                "model": "rlvr",
+                "args": {"temperature": 1.0, "pass_at": [1, 4]},
+            },
+        },
+    }
+
+
+def load(tmp_path: Path, values: dict[str, Any]) -> Study:
+    path = tmp_path / "study.yaml"
+    path.write_text(yaml.safe_dump(values, sort_keys=False))
+    return load_study(path, tmp_path / "out")
+
+
+def test_a_run_is_one_command_line(tmp_path: Path) -> None:
+    study = load(tmp_path, study_values(tmp_path))
+    runs = {run.key: run for run in plan(study)}
+    assert len(runs) == 2 * 2 * 3
+    out = tmp_path / "out"
+    folder = out / "runs/precision/seed1"
+    assert runs["precision/seed1/pretrain"].argv == (
+        *("train", "--config", str(tmp_path / "pretrain.yaml"), "--output_dir", str(folder / "pretrain")),
+        *("--seed", "1", "--beta", "-0.25", "--lambda_tail", "-0.00001"),
+        *("--dataset", f"{out}/data/train.jsonl"),
+    )
+    assert runs["precision/seed1/eval"].argv == (
+        *("eval", "--config", str(tmp_path / "eval.yaml"), "--model", str(folder / "rlvr")),
+        *("--out", str(folder / "eval"), "--seed", "1", "--temperature", "1.0", "--pass_at", "1", "4"),
+    )
+    assert runs["precision/seed1/rlvr"].depends_on == "precision/seed1/pretrain"
+    assert runs["precision/seed1/pretrain"].depends_on is None
+    assert "--beta" not in runs["cross_entropy/seed0/pretrain"].argv
+    assert runs["precision/seed0/pretrain"].settings["max_steps"] == 30
+
+
+def test_the_resolved_copy_loads_as_the_same_study(tmp_path: Path) -> None:
+    study = load(tmp_path, study_values(tmp_path))
+    (tmp_path / "copy.yaml").write_text(study.to_yaml())
+    assert load_study(tmp_path / "copy.yaml", study.out) == study
+
+
+def test_fingerprints_change_with_what_a_run_depends_on(tmp_path: Path) -> None:
+    values = study_values(tmp_path)
+    before = {run.key: run.fingerprint for run in plan(load(tmp_path, values))}
+
+    def changed() -> set[str]:
+        after = {run.key: run.fingerprint for run in plan(load(tmp_path, values))}
+        return {key for key in before if before[key] != after[key]}
+
+    assert changed() == set()
+    (tmp_path / "rlvr.yaml").write_text("# only a comment\nmax_steps: 10\n")
+    assert changed() == set()
+    values["arms"]["precision"]["shape"]["beta"] = -0.5
+    assert changed() == {key for key in before if key.startswith("precision/")}
+    values["arms"]["precision"]["shape"]["beta"] = -0.25
+    (tmp_path / "rlvr.yaml").write_text("max_steps: 11\n")
+    assert changed() == {key for key in before if not key.endswith("/pretrain")}
+
+
+def test_a_moved_study_keeps_its_fingerprints(tmp_path: Path) -> None:
+    load(tmp_path, study_values(tmp_path))
+    here, there = (plan(load_study(tmp_path / "study.yaml", tmp_path / place)) for place in ("here", "there"))
+    assert [run.fingerprint for run in here] == [run.fingerprint for run in there]
+
+
+@pytest.mark.parametrize(
+    ("place", "value", "named"),
+    [
+        (("sedes",), [0], "unknown key 'sedes'; allowed: name, seeds"),
+        (("seeds",), [0, 0], "seeds: [0, 0]"),
+        (("seeds",), 3, "seeds: 3"),
+        (("max_parallel",), 0, "max_parallel: 0"),
+        (("baseline",), "focal", "baseline: 'focal' is no arm; choose one of cross_entropy, precision"),
+        (("arms", "a/b"), {}, "arm: 'a/b' names a folder"),
+        (("arms", "precision", "beta"), 1, "arms.precision: unknown key 'beta'; allowed: shape"),
+        (("arms", "precision", "shape", "gamma"), 1, "unknown key 'gamma'; allowed: beta"),
+        (("arms", "precision", "shape", "beta"), -2.0, "beta"),
+        (("stages", "rlvr", "model"), "eval", "stages.rlvr.model: 'eval' is no earlier train or rlvr stage"),
+        (("stages", "rlvr", "shaped"), True, "stages.rlvr.shaped: only train takes a shape"),
+        (("stages", "eval", "command"), "evaluate", "stages.eval.command: 'evaluate'; choose one of train"),
+        (("stages", "eval", "model"), None, "stages.eval.model: missing"),
+        (("stages", "eval", "args"), {"seed": 3}, "stages.eval.args.seed: the study sets it"),
+        (("stages", "eval", "args"), {"a": {"b": 1}}, "stages.eval.args.a: {'b': 1} is no value"),
+        (("prepare",), {"sums": {}}, "prepare: unknown key 'sums'; allowed: running_sums"),
+    ],
+    ids=lambda value: ".".join(value) if isinstance(value, tuple) else None,
+)
+def test_bad_studies_are_refused_by_name(tmp_path: Path, place: tuple[str, ...], value: Any, named: str) -> None:
+    values = study_values(tmp_path)
+    target = values
+    for key in place[:-1]:
+        target = target[key]
+    target[place[-1]] = value
+    with pytest.raises(ValueError, match=r".+") as caught:
+        load(tmp_path, values)
+    assert named in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_shape_in_the_recipe_of_a_shaped_stage_is_refused(tmp_path: Path) -> None:
+    study = load(tmp_path, study_values(tmp_path))
+    (tmp_path / "pretrain.yaml").write_text("beta: 0.5\n")
+    with pytest.raises(UserError, match="beta is set in the recipe of pretrain"):
+        plan(study)
+
+
+def test_an_unknown_recipe_is_refused(tmp_path: Path) -> None:
+    values = study_values(tmp_path)
+    values["stages"]["eval"]["config"] = "demo/nothing"
+    with pytest.raises(UserError, match="demo/nothing"):
+        plan(load(tmp_path, values))
+
+
+def test_dry_run_prints_commands_and_writes_nothing(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    study = load(tmp_path, study_values(tmp_path))
+    assert run_study(study, dry_run=True) == 0
+    lines = capsys.readouterr().out.splitlines()
+    commands = [line for line in lines if not line.startswith("#")]
+    assert commands == [" ".join(["shaped-trl", *run.argv]) for run in plan(study)]
+    assert not study.out.exists()
+
+
+def test_schedule_starts_the_longest_chain_and_adds_up(tmp_path: Path) -> None:
+    values = study_values(tmp_path)
+    values["seeds"] = [0]
+    runs = plan(load(tmp_path, values))
+    measured = {"cross_entropy/seed0/pretrain": 100.0, "precision/seed0/eval": 10.0}
+    seconds = estimate_seconds(runs, measured)
+    assert seconds["precision/seed0/pretrain"] == 100.0
+    assert seconds["cross_entropy/seed0/eval"] == 10.0
+    # Not timed yet: the weight of rlvr, 1, at the pace of 110 s for train and eval together, 1.2.
+    assert seconds["precision/seed0/rlvr"] == pytest.approx(110 / 1.2)
+    chain = path_seconds(runs, seconds)
+    assert chain["precision/seed0/pretrain"] == pytest.approx(110 + 110 / 1.2)
+
+    waiting = [run.key for run in runs if run.key != "cross_entropy/seed0/pretrain"]
+    chosen = next_run(runs, waiting, ["cross_entropy/seed0/pretrain"], seconds)
+    assert chosen is not None
+    assert chosen.key == "precision/seed0/pretrain"
+    assert next_run(runs, ["cross_entropy/seed0/eval"], [], seconds) is None
+    left = {key: seconds[key] for key in waiting}
+    assert remaining_seconds(runs, left, 1) == pytest.approx(100 + 10 + 10 + 2 * 110 / 1.2)
+    assert remaining_seconds(runs, left, 9) == pytest.approx(110 + 110 / 1.2)
+    assert remaining_seconds(runs, {}, 2) == 0.0

@@ -1,0 +1,287 @@
+"""The report from rows with known numbers: every number is computed again here, from the rows' own counts."""
+
+from __future__ import annotations
+
+import json
+import math
+import shutil
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import yaml
+from scipy import stats
+
+from eval_suite.errors import UserError
+from eval_suite.records import Problem, Sample, Verdict, append_jsonl
+from shaped_trl.study.findings import find, is_shown
+from shaped_trl.study.plan import load_study
+from shaped_trl.study.report import report_study
+
+N = 8
+BENCHMARK = "running_sums"
+# Passes of each of 12 problems, by arm and evaluation.
+COUNTS = {
+    ("cross_entropy", "eval_pretrain"): [0, 1, 2, 3, 1, 0, 2, 4, 1, 0, 3, 2],
+    ("cross_entropy", "eval_rlvr"): [4, 5, 6, 6, 4, 3, 5, 8, 4, 0, 6, 6],
+    ("precision", "eval_pretrain"): [3, 4, 5, 6, 4, 3, 5, 7, 4, 3, 6, 5],
+    ("precision", "eval_rlvr"): [5, 4, 7, 5, 5, 2, 6, 7, 5, 0, 5, 7],
+}
+NLL = {"cross_entropy": 0.60, "precision": 0.61}
+ENTROPY = {"cross_entropy": 0.80, "precision": 0.60}
+
+
+def write_study(folder: Path, seeds: tuple[int, ...] = (0,)) -> None:
+    values = {
+        "name": "known",
+        "seeds": list(seeds),
+        "baseline": "cross_entropy",
+        "arms": {"cross_entropy": {}, "precision": {"shape": {"beta": -0.25}}},
+        "stages": {
+            "pretrain": {"command": "train", "config": "demo/pretrain", "shaped": True},
+            "eval_pretrain": {"command": "eval", "config": "demo/eval", "model": "pretrain"},
+            "rlvr": {"command": "rlvr", "config": "demo/rlvr", "model": "pretrain"},
+            "eval_rlvr": {"command": "eval", "config": "demo/eval", "model": "rlvr"},
+        },
+    }
+    folder.mkdir(parents=True)
+    (folder / "study.yaml").write_text(yaml.safe_dump(values, sort_keys=False))
+    for arm in values["arms"]:
+        for seed in seeds:
+            runs = folder / "runs" / arm / f"seed{seed}"
+            for stage in values["stages"]:
+                (runs / stage).mkdir(parents=True)
+                done = {"wall_seconds": 12.5, "cpu_seconds": 11.25, "attempt": 1}
+                (runs / stage / "done.json").write_text(json.dumps(done))
+            append_jsonl(runs / "pretrain/train_log.jsonl", train_rows(arm))
+            append_jsonl(runs / "rlvr/rl_log.jsonl", rl_rows())
+            for stage in ("eval_pretrain", "eval_rlvr"):
+                write_evaluation(runs / stage, COUNTS[arm, stage], seed)
+
+
+def train_rows(arm: str) -> list[dict[str, Any]]:
+    rows: list[dict[str, Any]] = [
+        {"step": step, "nll": 5 / step, "perplexity": 9.0, "entropy": 3 / step, "tokens": 100 * step}
+        for step in range(10, 110, 10)
+    ]
+    evaluations = [
+        {"step": 50, "eval_nll": 1.0, "eval_perplexity": math.e, "eval_entropy": 2.0},
+        {"step": 100, "eval_nll": 99.0, "eval_entropy": 99.0},  # repeated below, as by a resumed run
+        {"step": 100, "eval_nll": NLL[arm], "eval_perplexity": 1.9, "eval_entropy": ENTROPY[arm]},
+    ]
+    return rows + evaluations
+
+
+def rl_rows() -> list[dict[str, Any]]:
+    return [
+        {"step": step, "raw_reward": step / 40, "reward": 0.5, "entropy": 1.0, "completion_length": 30.0}
+        for step in range(1, 21)
+    ]
+
+
+def write_evaluation(folder: Path, passes: list[int], seed: int) -> None:
+    """Samples 0 to c−1 pass; the next is unparsed and cut, the others agree on a wrong answer."""
+    settings = {"n": N, "temperature": 0.7, "top_p": 0.95, "seed": seed}
+    record = {"settings": settings, "versions": {"torch": "2.0"}, "commit": "abc123", "device": "cpu"}
+    (folder / "run.json").write_text(json.dumps(record))
+    ids = [f"{BENCHMARK}/{number}" for number in range(len(passes))]
+    append_jsonl(folder / "problems.jsonl", [Problem(key, BENCHMARK, "?", "1", BENCHMARK) for key in ids])
+    for key, c in zip(ids, passes, strict=True):
+        for index in range(N):
+            cut = index == c
+            append_jsonl(folder / "samples.jsonl", [Sample(key, index, "", "length" if cut else "stop", 5)])
+            status = "pass" if index < c else "unparsed" if cut else "fail"
+            answer = {"pass": "1", "fail": "2", "unparsed": None}[status]
+            append_jsonl(folder / "verdicts.jsonl", [Verdict(key, index, status, answer, BENCHMARK)])
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    out = tmp_path_factory.mktemp("study") / "known"
+    write_study(out)
+    assert report_study(out) == out / "report.html"
+    return out
+
+
+@pytest.fixture(scope="module")
+def results(folder: Path) -> dict[str, Any]:
+    return json.loads((folder / "results.json").read_text())
+
+
+def pass_at(c: int, k: int) -> float:
+    return 1 - math.comb(N - c, k) / math.comb(N, k)
+
+
+def test_training_and_rl_summaries(results: dict[str, Any]) -> None:
+    training = results["arms"]["precision"]["training"]["pretrain"]
+    assert training == {
+        "source": "held-out",
+        "nll": NLL["precision"],
+        "perplexity": pytest.approx(math.exp(NLL["precision"]), rel=1e-12),
+        "entropy": ENTROPY["precision"],
+        "seeds": 1,
+        "steps": 100,
+        "tokens": 10_000,
+    }
+    rl = results["arms"]["cross_entropy"]["rl"]["rlvr"]
+    assert rl["raw_reward"] == {"run": pytest.approx(10.5 / 40), "end": pytest.approx(19.5 / 40)}
+    assert rl["clip_ratio"] == {"run": None, "end": None}
+    assert rl["steps"] == 20
+
+
+def test_metrics_are_those_of_the_counts(results: dict[str, Any]) -> None:
+    for (arm, stage), counts in COUNTS.items():
+        entry = results["arms"][arm]["evaluations"][stage][BENCHMARK]
+        assert (entry["problems"], entry["n"]) == (12, N)
+        cut = sum(c < N for c in counts) / (12 * N)
+        assert entry["truncated"] == pytest.approx(cut)
+        assert entry["unparsed"] == pytest.approx(cut)
+        metrics = entry["metrics"]
+        assert set(metrics) == {"avg@8", "cons@8", "pass@1", "pass@2", "pass@4", "pass@8"}
+        assert metrics["avg@8"]["value"] == pytest.approx(np.mean(counts) / N)
+        assert metrics["pass@1"] == metrics["avg@8"]
+        assert metrics["pass@4"]["value"] == pytest.approx(np.mean([pass_at(c, 4) for c in counts]))
+        # c votes for gold against N − c − 1 for the one wrong answer; a tie counts half.
+        votes = [0.0 if c == 0 else 1.0 if c > N - c - 1 else 0.5 * (c == N - c - 1) for c in counts]
+        assert metrics["cons@8"]["value"] == pytest.approx(np.mean(votes))
+        assert all(m["low"] <= m["value"] <= m["high"] for m in metrics.values())
+
+
+def test_differences_are_paired_and_judged(results: dict[str, Any]) -> None:
+    rows = {(row["stage"], row["metric"]): row for row in results["differences"]}
+    assert {metric for _, metric in rows} == {"avg@8", "cons@8", "pass@8"}
+    before = rows["eval_pretrain", "avg@8"]
+    pairs = zip(COUNTS["precision", "eval_pretrain"], COUNTS["cross_entropy", "eval_pretrain"], strict=True)
+    assert before["value"] == pytest.approx(np.mean([a - b for a, b in pairs]) / N)
+    # 12 differences of one sign: 2 of 2^12 sign flips are as extreme.
+    assert before["p_value"] == pytest.approx(2 / 2**12)
+    assert is_shown(before)
+    assert not is_shown(rows["eval_rlvr", "avg@8"])
+    gain = next(row for row in results["gains"] if (row["arm"], row["metric"]) == ("cross_entropy", "avg@8"))
+    rise = np.sum(COUNTS["cross_entropy", "eval_rlvr"]) - np.sum(COUNTS["cross_entropy", "eval_pretrain"])
+    assert gain["value"] == pytest.approx(rise / (12 * N))
+    assert (gain["from"], gain["stage"]) == ("eval_pretrain", "eval_rlvr")
+
+
+def test_words_follow_the_numbers(results: dict[str, Any]) -> None:
+    findings = find(results)
+    shown, not_shown, limits = ("\n".join(part) for part in findings)
+    assert "precision against cross_entropy, eval_pretrain, running_sums: avg@8 is higher" in shown
+    assert "precision against cross_entropy, eval_rlvr, running_sums: avg@8" in not_shown
+    assert "entropy -25.0%, NLL +1.7%" in shown
+    assert "One training seed" in limits
+    assert "controlled task" in limits
+    assert "not trained alike" not in limits
+
+    swapped = json.loads(json.dumps(results))
+    for row in swapped["differences"]:
+        row["value"], row["low"], row["high"] = -row["value"], -row["high"], -row["low"]
+    swapped["arms"]["precision"]["training"]["pretrain"]["nll"] = 0.70
+    swapped["arms"]["precision"]["shape"] = {"lambda_tail": -0.1}
+    findings = find(swapped)
+    assert "eval_pretrain, running_sums: avg@8 is lower" in "\n".join(findings.shown)
+    assert "precision was not trained alike" in "\n".join(findings.limits)
+    assert "β" not in "\n".join(findings.limits)
+
+
+def test_pages_hold_the_tables_and_pictures(folder: Path, results: dict[str, Any]) -> None:
+    page, text = (folder / "report.html").read_text(), (folder / "report.md").read_text()
+    pictures = sorted(path.name for path in (folder / "report").iterdir())
+    assert pictures == ["entropy.png", "pass_at_k.png", "perplexity.png", "policy_entropy.png", "rl.png"]
+    assert page.count("data:image/png;base64,") == 5
+    for name in pictures:
+        assert (folder / "report" / name).read_bytes().startswith(b"\x89PNG")
+        assert f"report/{name}" in text
+    assert "http" not in page
+    metric = results["arms"]["precision"]["evaluations"]["eval_rlvr"][BENCHMARK]["metrics"]["avg@8"]
+    cell = "{:.1f} [{:.1f}, {:.1f}]".format(*(100 * metric[key] for key in ("value", "low", "high")))
+    for each in (page, text):
+        assert cell in each
+        assert "beta -0.25" in each
+        assert "abc123" in each
+        assert "temperature 0.7" in each
+        assert "11.2" in each
+
+
+def test_same_rows_give_the_same_bytes(folder: Path, tmp_path: Path) -> None:
+    copy = tmp_path / "copy"
+    shutil.copytree(folder, copy)
+    before = {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+    for path in ("results.json", "report.md", "report.html"):
+        (copy / path).unlink()
+    report_study(copy)
+    for path, content in before.items():
+        assert (copy / path.relative_to(folder)).read_bytes() == content, path
+
+
+def test_seeds_get_an_interval_of_their_own(tmp_path: Path) -> None:
+    out = tmp_path / "seeds"
+    write_study(out, seeds=(0, 1, 2))
+    counts = [[5, 4, 7, 5, 5, 2, 6, 7, 5, 1, 5, 7], [6, 5, 8, 6, 6, 3, 7, 8, 6, 1, 6, 8]]
+    for seed, passes in zip((1, 2), counts, strict=True):
+        stage = out / f"runs/precision/seed{seed}/eval_rlvr"
+        shutil.rmtree(stage)
+        stage.mkdir()
+        (stage / "done.json").write_text(json.dumps({"wall_seconds": 1, "cpu_seconds": 1, "attempt": 2}))
+        write_evaluation(stage, passes, seed)
+    report_study(out)
+    results = json.loads((out / "results.json").read_text())
+    rows = {(row["stage"], row["metric"]): row for row in results["differences"]}
+    base = np.array(COUNTS["cross_entropy", "eval_rlvr"])
+    shifts = [(np.array(c) - base).mean() / N for c in (COUNTS["precision", "eval_rlvr"], *counts)]
+    half = stats.t.ppf(0.975, 2) * np.std(shifts, ddof=1) / math.sqrt(3)
+    over = rows["eval_rlvr", "avg@8"]["over_seeds"]
+    expected = (np.mean(shifts), np.mean(shifts) - half, np.mean(shifts) + half)
+    assert (over["value"], over["low"], over["high"]) == pytest.approx(expected)
+    assert rows["eval_rlvr", "avg@8"]["value"] == pytest.approx(np.mean(shifts))
+    text = (out / "report.md").read_text()
+    assert "3 training seeds" in text
+    assert "over seeds" in text
+
+
+def test_unfinished_runs_are_named_and_left_out(tmp_path: Path) -> None:
+    out = tmp_path / "partial"
+    write_study(out)
+    for stage, outcome in (("rlvr", "failed.json"), ("eval_rlvr", None)):
+        run = out / "runs/precision/seed0" / stage
+        (run / "done.json").unlink()
+        if outcome:
+            (run / outcome).write_text("{}")
+    report_study(out)
+    results = json.loads((out / "results.json").read_text())
+    assert results["failed"] == ["precision/seed0/rlvr"]
+    assert results["incomplete"] == ["precision/seed0/rlvr", "precision/seed0/eval_rlvr"]
+    assert results["arms"]["precision"]["rl"] == {}
+    assert "eval_rlvr" not in results["arms"]["precision"]["evaluations"]
+    assert {row["stage"] for row in results["differences"]} == {"eval_pretrain"}
+    text = (out / "report.md").read_text()
+    assert "Failed runs: precision/seed0/rlvr" in text
+    assert "left out of every number here: precision/seed0/rlvr, precision/seed0/eval_rlvr" in text
+
+
+def test_a_study_without_any_result_still_reports(tmp_path: Path) -> None:
+    out = tmp_path / "empty"
+    write_study(out)
+    shutil.rmtree(out / "runs")
+    report_study(out)
+    assert "Not finished" in (out / "report.md").read_text()
+
+
+def test_bad_requests_are_refused(folder: Path, tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"no study\.yaml"):
+        report_study(tmp_path)
+    copy = tmp_path / "copy"
+    shutil.copytree(folder, copy)
+    with pytest.raises(UserError, match="k=9"):
+        report_study(copy, pass_at=[1, 9])
+    report_study(copy, pass_at=[2])
+    rows = json.loads((copy / "results.json").read_text())["differences"]
+    assert {row["metric"] for row in rows} == {"avg@8", "cons@8", "pass@2"}
+
+
+def test_the_shipped_demo_is_a_valid_study(tmp_path: Path) -> None:
+    study = load_study("studies/demo", tmp_path)
+    assert study.baseline == "cross_entropy"
+    assert [stage.command for stage in study.stages.values()] == ["train", "eval", "rlvr", "eval"]
+    assert study.arms["precision"] == {"beta": -0.25}

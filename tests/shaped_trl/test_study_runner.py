@@ -1,0 +1,287 @@
+"""Order, parallelism, failure, resuming and stopping, with fake stages in real processes."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from eval_suite.errors import UserError
+from eval_suite.records import append_jsonl, read_jsonl
+from shaped_trl.study import runner
+from shaped_trl.study.plan import Study, load_study, plan
+from shaped_trl.study.progress import Board, Meter, duration
+
+ENTRY = "fake_stages:main"
+HERE = Path(__file__).resolve().parent
+MARK = "SHAPED_TRL_TEST_STUDY"
+
+
+@pytest.fixture(autouse=True)
+def _fakes(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(HERE)
+    monkeypatch.setattr("shaped_trl.study.report.report_study", lambda folder: folder / "report.html")
+
+
+def write_study(tmp_path: Path, **recipes: dict[str, Any]) -> Path:
+    for name in ("pretrain", "rlvr", "eval"):
+        recipe = {"max_steps": 3, **recipes.get("all", {}), **recipes.get(name, {})}
+        (tmp_path / f"{name}.yaml").write_text(yaml.safe_dump(recipe))
+    values = {
+        "name": "fake",
+        "baseline": "a",
+        "max_parallel": 2,
+        "arms": {"a": {}, "b": {"shape": {"beta": -0.25}}, "c": {"shape": {"beta": 0.5}}},
+        "stages": {
+            "pretrain": {"command": "train", "config": str(tmp_path / "pretrain.yaml"), "shaped": True},
+            "rlvr": {"command": "rlvr", "config": str(tmp_path / "rlvr.yaml"), "model": "pretrain"},
+            "eval": {"command": "eval", "config": str(tmp_path / "eval.yaml"), "model": "rlvr"},
+        },
+    }
+    path = tmp_path / "study.yaml"
+    path.write_text(yaml.safe_dump(values, sort_keys=False))
+    return path
+
+
+def run(study: Study) -> int:
+    return runner.run_study(study, entry=ENTRY, preload=())
+
+
+def events(out: Path, kind: str) -> dict[str, float]:
+    """Time of the last event of a kind, by run."""
+    rows = [row for row in read_jsonl(out / "runs/events.jsonl") if row["event"] == kind]
+    return {str(Path(row["run"]).relative_to(out / "runs")): row["time_s"] for row in rows}
+
+
+def num_starts(out: Path) -> int:
+    return sum(row["event"] == "start" for row in read_jsonl(out / "runs/events.jsonl"))
+
+
+def test_order_parallelism_and_records(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    study = load_study(write_study(tmp_path, all={"step_seconds": 0.05}), tmp_path / "out")
+    assert run(study) == 0
+    starts, ends = events(study.out, "start"), events(study.out, "end")
+    assert len(ends) == 9
+    for each in plan(study):
+        if each.depends_on:
+            assert starts[each.key] > ends[each.depends_on]
+    at_once = [sum(starts[k] <= time_s < ends[k] for k in ends) for time_s in starts.values()]
+    assert max(at_once) == 2
+    done = json.loads((study.folder("b", 0, "pretrain") / "done.json").read_text())
+    assert done["argv"][:2] == ["train", "--config"]
+    assert done["exit_code"] == 0
+    assert done["attempt"] == 1
+    assert done["wall_seconds"] >= 0.15
+    assert 0 < done["cpu_seconds"] < done["wall_seconds"] + 1
+    assert "running train" in (study.folder("b", 0, "pretrain") / "log.txt").read_text()
+    shown = capsys.readouterr().out
+    assert "running  b/seed0/rlvr" in shown
+    assert "done     c/seed0/eval in" in shown
+    assert "[9/9]" in shown
+    assert load_study(study.out / "study.yaml", study.out) == study
+
+    assert run(study) == 0, "everything is kept"
+    assert num_starts(study.out) == 9
+
+
+def test_a_changed_arm_runs_again_and_keeps_the_old_folder(tmp_path: Path) -> None:
+    path = write_study(tmp_path)
+    study = load_study(path, tmp_path / "out")
+    assert run(study) == 0
+    path.write_text(path.read_text().replace("beta: -0.25", "beta: -0.5"))
+    assert run(load_study(path, tmp_path / "out")) == 0
+    assert num_starts(study.out) == 9 + 3
+    log = study.folder("b", 0, "pretrain") / "train_log.jsonl"
+    assert [row["step"] for row in read_jsonl(log)] == [1, 2, 3], "afresh, not continued"
+    assert len(list((study.out / "stale").glob("b-seed0-*"))) == 3
+
+
+def test_a_failure_is_shown_and_others_go_on(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = write_study(tmp_path, rlvr={"fail_arm": "b"})
+    study = load_study(path, tmp_path / "out")
+    assert run(study) == 1
+    assert set(events(study.out, "end")) == {each.key for each in plan(study)} - {
+        "b/seed0/rlvr",
+        "b/seed0/eval",
+    }
+    failed = json.loads((study.folder("b", 0, "rlvr") / "failed.json").read_text())
+    assert failed["exit_code"] == 1
+    shown = capsys.readouterr().out
+    assert "skipped  b/seed0/eval" in shown
+    assert "RuntimeError: this arm fails" in shown
+    assert "line 29\n" in shown
+    assert "line 9\n" not in shown, "only the last 20 lines"
+
+    (tmp_path / "rlvr.yaml").write_text("max_steps: 3\nfail_arm: null\n")
+    assert run(load_study(path, tmp_path / "out")) == 0
+    assert not (study.folder("b", 0, "rlvr") / "failed.json").exists()
+
+
+def test_exit_codes_of_a_command_are_kept(tmp_path: Path) -> None:
+    study = load_study(write_study(tmp_path), tmp_path / "out")
+    with pytest.MonkeyPatch.context() as patch:
+        (tmp_path / "exits.py").write_text("def main(argv): raise SystemExit(2)\n")
+        patch.syspath_prepend(tmp_path)
+        assert runner.run_study(study, entry="exits:main", preload=()) == 1
+    assert json.loads((study.folder("a", 0, "pretrain") / "failed.json").read_text())["exit_code"] == 2
+
+
+def test_two_studies_in_one_folder_are_refused(tmp_path: Path) -> None:
+    study = load_study(write_study(tmp_path), tmp_path / "out")
+    with runner._lock(study.out), pytest.raises(UserError, match="in use by another study process"):
+        run(study)
+
+
+# Stopping
+
+
+@pytest.fixture
+def study_process(tmp_path: Path, request: pytest.FixtureRequest) -> Iterator[subprocess.Popen[str]]:
+    """A study of slow runs, each with a process of its own, in a terminal-like process group."""
+    preload = getattr(request, "param", ())
+    (tmp_path / "slow_to_import.py").write_text(
+        f"import pathlib, time\npathlib.Path({str(tmp_path)!r}, 'importing').touch()\ntime.sleep(30)\n"
+    )
+    write_study(tmp_path, pretrain={"step_seconds": 0.1, "max_steps": 8, "spawn": True})
+    script = tmp_path / "run_it.py"
+    script.write_text(
+        "import sys\n"
+        "from shaped_trl.study.plan import load_study\n"
+        "from shaped_trl.study.runner import run_study\n"
+        "if __name__ == '__main__':\n"
+        f"    study = load_study({str(tmp_path / 'study.yaml')!r}, {str(tmp_path / 'out')!r})\n"
+        f"    sys.exit(run_study(study, entry={ENTRY!r}, preload={preload!r}))\n"
+    )
+    process = subprocess.Popen(
+        [sys.executable, str(script)],
+        env={
+            **os.environ,
+            MARK: str(tmp_path),
+            "PYTHONPATH": os.pathsep.join(p for p in [str(HERE), str(tmp_path), *sys.path] if p),
+        },
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        start_new_session=True,
+    )
+    yield process
+    process.kill()
+    process.communicate()
+
+
+@pytest.mark.parametrize("study_process", [("slow_to_import",)], indirect=True)
+def test_ctrl_c_while_the_server_imports(tmp_path: Path, study_process: subprocess.Popen[str]) -> None:
+    wait_until((tmp_path / "importing").exists)
+    os.killpg(study_process.pid, signal.SIGINT)
+    output, _ = study_process.communicate(timeout=10)
+    assert study_process.returncode == 130
+    assert "Traceback" not in output
+    wait_until(lambda: not marked_processes(str(tmp_path)), seconds=3)
+
+
+def wait_until(condition: Any, seconds: float = 20.0) -> None:
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline, "waited in vain"
+        time.sleep(0.02)
+
+
+def marked_processes(mark: str) -> list[int]:
+    """Live processes with the study's mark in their environment."""
+    found = []
+    for entry in Path("/proc").iterdir():
+        if entry.name.isdigit():
+            try:
+                environment = (entry / "environ").read_bytes()
+                state = (entry / "stat").read_text().rsplit(")", 1)[1].split()[0]
+            except OSError:  # ended meanwhile
+                continue
+            if f"{MARK}={mark}".encode() in environment.split(b"\0") and state != "Z":
+                found.append(int(entry.name))
+    return found
+
+
+def steps(tmp_path: Path) -> list[int]:
+    log = tmp_path / "out/runs/a/seed0/pretrain/train_log.jsonl"
+    return [row["step"] for row in read_jsonl(log)] if log.exists() else []
+
+
+def test_ctrl_c_leaves_no_process(tmp_path: Path, study_process: subprocess.Popen[str]) -> None:
+    wait_until(lambda: len(steps(tmp_path)) >= 3)
+    # The study, its server, two runs and what each of them started.
+    assert len(marked_processes(str(tmp_path))) >= 6
+    os.killpg(study_process.pid, signal.SIGINT)
+    output, _ = study_process.communicate(timeout=20)
+    assert study_process.returncode == 130
+    assert "Interrupted. The same command continues" in output
+    assert "Traceback" not in output
+    wait_until(lambda: not marked_processes(str(tmp_path)), seconds=3)
+    assert not (tmp_path / "out/runs/a/seed0/pretrain/done.json").exists()
+
+
+def test_sigkill_ends_the_runs_and_the_study_resumes(tmp_path: Path, study_process: subprocess.Popen[str]) -> None:
+    wait_until(lambda: len(steps(tmp_path)) >= 3)
+    study_process.kill()
+    wait_until(lambda: not marked_processes(str(tmp_path)), seconds=3)
+    before = len(steps(tmp_path))
+    assert 3 <= before < 8
+    study = load_study(tmp_path / "study.yaml", tmp_path / "out")
+    assert run(study) == 0
+    assert steps(tmp_path) == list(range(1, 9)), "continued, no step lost or repeated"
+    done = json.loads((study.folder("a", 0, "pretrain") / "done.json").read_text())
+    assert done["attempt"] == 2
+
+
+# Progress
+
+
+def test_meters_read_steps_and_samples(tmp_path: Path) -> None:
+    write_study(tmp_path, pretrain={"max_steps": 40}, eval={"n": 4})
+    runs = plan(load_study(tmp_path / "study.yaml", tmp_path / "out"))
+    pretrain, evaluation = runs[0], next(each for each in runs if each.stage == "eval")
+    meter = Meter(pretrain)
+    assert meter.read() == (0, 40)
+    pretrain.folder.mkdir(parents=True)
+    append_jsonl(pretrain.folder / "train_log.jsonl", [{"step": 10}, {"step": 20}])
+    with open(pretrain.folder / "train_log.jsonl", "a") as log:
+        log.write('{"step": 3')
+    assert meter.read() == (20, 40)
+    with open(pretrain.folder / "train_log.jsonl", "a") as log:
+        log.write("0}\n")
+    assert meter.read() == (30, 40)
+
+    meter = Meter(evaluation)
+    assert meter.read() == (0, None)
+    evaluation.folder.mkdir(parents=True)
+    append_jsonl(evaluation.folder / "problems.jsonl", [{}] * 5)
+    append_jsonl(evaluation.folder / "samples.jsonl", [{}] * 7)
+    assert meter.read() == (7, 20)
+
+
+def test_board_projects_running_runs(tmp_path: Path) -> None:
+    write_study(tmp_path, all={"max_steps": 40})
+    runs = plan(load_study(tmp_path / "study.yaml", tmp_path / "out"))
+    board = Board(runs, max_parallel=2)
+    assert board.eta_seconds(dict.fromkeys(board.states, 1.0)) is None
+    board.states[runs[0].key] = "running"
+    board.started_s[runs[0].key] = time.monotonic() - 10
+    runs[0].folder.mkdir(parents=True)
+    append_jsonl(runs[0].folder / "train_log.jsonl", [{"step": 3}])
+    assert board.projected_seconds() == {}, "too early to tell"
+    append_jsonl(runs[0].folder / "train_log.jsonl", [{"step": 10}])
+    assert board.projected_seconds()[runs[0].key] == pytest.approx(40, abs=1)
+    # 8 runs of 40 s and 30 s of this one, two at a time.
+    assert board.eta_seconds(dict.fromkeys(board.states, 40.0)) == pytest.approx((8 * 40 + 30) / 2, abs=1)
+
+
+def test_durations_read_like_speech() -> None:
+    assert [duration(s) for s in (7.4, 185, 7_800)] == ["7 s", "3 min 05 s", "2 h 10 min"]
