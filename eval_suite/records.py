@@ -60,15 +60,15 @@ def read_jsonl(path: str | Path, row_type: type[Row] | None = None) -> Iterator[
         FileNotFoundError: no such file.
         ValueError: a complete line that is not JSON, with its number.
     """
-    with open(path, encoding="utf-8") as lines:
+    with open(path, "rb") as lines:  # bytes: a killed writer may have cut the last line within a character
         for number, line in enumerate(lines, 1):
-            if not line.endswith("\n"):
+            if not line.endswith(b"\n"):
                 return
             if not line.strip():
                 continue
             try:
                 row = json.loads(line)
-            except json.JSONDecodeError as error:
+            except (json.JSONDecodeError, UnicodeDecodeError) as error:
                 raise ValueError(f"{path}:{number}: not a JSON row: {error}") from error
             yield row if row_type is None else row_type(**row)
 

@@ -259,13 +259,13 @@ def report_command(argv: list[str]) -> int:
     parser.add_argument("folders", nargs="+", help="folders of graded runs, or one folder of a study")
     parser.add_argument("--pass_at", help="k of pass@k, separated by commas; default: powers of two up to n")
     args = parser.parse_args(argv)
+    from eval_suite.report import parse_pass_at, report
+
     if (Path(args.folders[0]) / "study.yaml").is_file():
         from shaped_trl.study.report import report_study
 
-        print(report_study(args.folders[0]))
+        print(report_study(args.folders[0], parse_pass_at(args.pass_at)))
         return 0
-    from eval_suite.report import parse_pass_at, report
-
     report(args.folders, parse_pass_at(args.pass_at))
     return 0
 

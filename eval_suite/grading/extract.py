@@ -8,7 +8,7 @@ from __future__ import annotations
 import hashlib
 import re
 
-TAIL_CHARACTERS = 2_000
+TAIL_CHARACTERS = 1_000
 ANSWER_CHARACTERS = 160
 _TOKEN = re.compile(r"\\boxed\s*\{|\\fbox\s*\{|\\.|[{}]", re.DOTALL)
 _UNBRACED = re.compile(r"\\boxed\s+([^\s{}$\\]+)")
@@ -40,7 +40,7 @@ def last_boxed(text: str) -> str | None:
 
 
 def boxed_or_tail(completion: str) -> str:
-    r"""``\boxed{answer}`` with the last boxed answer, else the last 2,000 characters. Idempotent."""
+    r"""``\boxed{answer}`` with the last boxed answer, else the last 1,000 characters. Idempotent."""
     answer = last_boxed(completion)
     return completion[-TAIL_CHARACTERS:] if answer is None else f"\\boxed{{{answer}}}"
 

@@ -10,9 +10,7 @@ from eval_suite.records import Status
 
 SEARCHED_CHARACTERS = 10_000
 # A sign counts where it cannot be a subtraction: not after a digit, a letter or a closing bracket.
-_NUMBER = re.compile(
-    r"(?:(?<![\w)\]}])[-−]\s?\\?\$?\s?)?(?:(?:\d{1,3}(?:,\d{3})+(?!\d)|\d+)(?:\.\d+)?|\.\d+)"
-)
+_NUMBER = re.compile(r"(?:(?<![\w)\]}])[-−]\s?\\?\$?\s?)?(?:(?:\d{1,3}(?:,\d{3})+(?!\d)|\d+)(?:\.\d+)?|\.\d+)")
 
 
 def extract_number(text: str) -> Number | None:

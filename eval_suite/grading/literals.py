@@ -24,9 +24,7 @@ _RATIO = re.compile(rf"({_DECIMAL})/({_DECIMAL})")
 _FRAC = re.compile(rf"([+-]?)\\[dt]?frac\{{({_DECIMAL})\}}\{{({_DECIMAL})\}}")
 _MIXED = re.compile(r"([+-]?)(\d+)(?:\\[dt]?frac\{(\d+)\}\{(\d+)\}| (\d+)/(\d+))")
 _E_NOTATION = re.compile(rf"({_DECIMAL})[eE]({_EXPONENT})")
-_TIMES_TEN = re.compile(
-    rf"(?:({_DECIMAL})(?:\\times|\\cdot|[×·*]))?([+-]?)10\^(?:\{{({_EXPONENT})\}}|({_EXPONENT}))"
-)
+_TIMES_TEN = re.compile(rf"(?:({_DECIMAL})(?:\\times|\\cdot|[×·*]))?([+-]?)10\^(?:\{{({_EXPONENT})\}}|({_EXPONENT}))")
 _DECORATION = re.compile(r"\\[!,;:$]|\$")
 _SPACE = re.compile(r"(?<!\d)\s+|\s+(?!\d)")  # a space between digits may part two numbers, as in 1 1/2
 
@@ -43,9 +41,7 @@ def parse_number(text: str) -> Number | None:
     """The number that `text` as a whole is, or None. A currency sign and final punctuation are ignored."""
     if len(text) > MAX_LITERAL_CHARACTERS:
         return None
-    text = (
-        _DECORATION.sub("", text).replace("{,}", ",").replace("−", "-").replace("\\ ", " ").replace("~", " ")
-    )
+    text = _DECORATION.sub("", text).replace("{,}", ",").replace("−", "-").replace("\\ ", " ").replace("~", " ")
     text = _SPACE.sub("", text).rstrip(".,;")
     if _PLAIN.fullmatch(text):
         return Number(_fraction(text), "decimal" if "." in text else "exact")

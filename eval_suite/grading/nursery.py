@@ -17,11 +17,12 @@ import struct
 import subprocess
 import sys
 import weakref
+from collections.abc import Sequence
 from multiprocessing.connection import Connection
 
 from eval_suite.grading.worker import answer, serve
 
-_MESSAGE = struct.Struct("=cq")  # an operation and a process id
+_MESSAGE = struct.Struct("=cqq")  # an operation, its number and a process id
 _SPAWN, _KILL = b"S", b"K"
 _CLOSE_TIMEOUT_S = 10.0
 _WARM_UP = (  # the parser learns its grammar as it goes, and forked workers inherit what it learnt
@@ -55,6 +56,7 @@ class Nursery:
             )
         self.close = weakref.finalize(self, _close, self._control, process)
         self._process = process
+        self._number = 0
 
     def spawn(self) -> tuple[int, Connection]:
         """A new worker: its process id and the pipe to it. Waits for the nursery's imports the first time.
@@ -64,8 +66,7 @@ class Nursery:
         """
         ours, theirs = socket.socketpair()
         with theirs:
-            socket.send_fds(self._control, [_MESSAGE.pack(_SPAWN, 0)], [theirs.fileno()])
-        pid = self._reply()
+            pid = self._ask(_SPAWN, fds=[theirs.fileno()])
         return pid, Connection(ours.detach())
 
     def kill(self, pid: int) -> None:
@@ -74,16 +75,18 @@ class Nursery:
         Raises:
             ConnectionError: the nursery is gone, and its workers with it.
         """
-        self._control.sendall(_MESSAGE.pack(_KILL, pid))
-        self._reply()
+        self._ask(_KILL, pid)
 
-    def _reply(self) -> int:
-        reply = self._control.recv(_MESSAGE.size, socket.MSG_WAITALL)
-        if len(reply) < _MESSAGE.size:
-            raise ConnectionError(
-                f"the nursery of grading processes ended (exit code {self._process.poll()})"
-            )
-        return _MESSAGE.unpack(reply)[1]
+    def _ask(self, operation: bytes, pid: int = 0, fds: Sequence[int] = ()) -> int:
+        self._number += 1
+        socket.send_fds(self._control, [_MESSAGE.pack(operation, self._number, pid)], fds)
+        while True:
+            reply = self._control.recv(_MESSAGE.size, socket.MSG_WAITALL)
+            if len(reply) < _MESSAGE.size:
+                raise ConnectionError(f"the nursery of grading processes ended (exit code {self._process.poll()})")
+            _, number, pid = _MESSAGE.unpack(reply)
+            if number == self._number:  # not of an earlier question that Ctrl-C interrupted
+                return pid
 
 
 def _close(control: socket.socket, process: subprocess.Popen[bytes]) -> None:
@@ -109,14 +112,14 @@ def main(control_fd: int) -> None:
             message, fds, _, _ = socket.recv_fds(control, _MESSAGE.size, 1)
             if not message:
                 return
-            operation, pid = _MESSAGE.unpack(message)
+            operation, number, pid = _MESSAGE.unpack(message)
             if operation == _SPAWN:
                 pid = _fork(control, fds[0])
                 workers.add(pid)
             elif pid in workers:
                 workers.remove(pid)
                 _kill(pid)
-            control.sendall(_MESSAGE.pack(operation, pid))
+            control.sendall(_MESSAGE.pack(operation, number, pid))
     except (BrokenPipeError, ConnectionResetError):
         return  # the caller is gone
     finally:

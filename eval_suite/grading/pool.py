@@ -1,8 +1,9 @@
 """Grade completions in killable worker processes.
 
-An item has two limits: after `soft_timeout_s` an alarm in the worker stops it (its status is ``timeout`` and
-the worker is replaced), and where that does not reach, inside one long C call, the parent kills the worker at
-`hard_timeout_s`. A worker that dies (killed, out of memory, a crash in C) makes its item an ``error``.
+An item has two limits. After `soft_timeout_s` of CPU time an alarm in the worker stops it (its status is
+``timeout``, and the worker is replaced); CPU time, so that a busy machine changes no verdict. Where that does
+not reach, as inside one long C call, the parent kills the worker after `hard_timeout_s` of wall time. A
+worker that dies (killed, out of memory, a crash in C) makes its item an ``error``.
 """
 
 from __future__ import annotations
@@ -51,7 +52,8 @@ class GraderPool:
 
     Args:
         num_workers: processes; None for one per available core.
-        soft_timeout_s, hard_timeout_s: limits on one item's wall time, in seconds.
+        soft_timeout_s: limit on one item's CPU time.
+        hard_timeout_s: limit on one item's wall time.
         memory_limit_mb: address space of a worker, in MiB.
 
     Raises:
@@ -193,12 +195,13 @@ class GraderPool:
     def _discard(self, worker: _Worker) -> None:
         self._workers.remove(worker)
         worker.channel.close()
-        assert self._nursery is not None
+        if self._nursery is None:
+            return  # gone, and the worker with it
         try:
             self._nursery.kill(worker.pid)
         except ConnectionError:
             self._nursery.close()
-            self._nursery = None  # it took its workers with it; the next spawn starts another
+            self._nursery = None  # the next spawn starts another
 
 
 def _grade_here(request: GradeRequest) -> Grade:

@@ -41,9 +41,7 @@ def serve(channel: Connection, parent_pid: int) -> None:
             resource.setrlimit(resource.RLIMIT_AS, (limit_bytes, limit_bytes))
             resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
         reply = answer(message["grader"], message["completion"], message["gold"], message["soft_timeout_s"])
-        peak_mb = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / (
-            2**20 if sys.platform == "darwin" else 1024
-        )
+        peak_mb = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / (2**20 if sys.platform == "darwin" else 1024)
         # An interrupted algebra system may keep half-changed global state: start afresh.
         retire = reply["status"] in ("timeout", "error") or peak_mb > RETIRE_SHARE * memory_limit_mb
         try:
@@ -68,20 +66,21 @@ def answer(grader: str, completion: str, gold: str, soft_timeout_s: float) -> di
 
 @contextlib.contextmanager
 def _soft_timeout(seconds: float) -> Iterator[None]:
+    """Raise SoftTimeout after so many seconds of this process's own CPU time: a busy machine changes no verdict."""
     armed = True
 
     def expire(signum: int, frame: object) -> None:
         if armed:
             raise SoftTimeout
 
-    signal.signal(signal.SIGALRM, expire)
+    signal.signal(signal.SIGPROF, expire)
     # It rings again, because an exception raised inside a destructor or a callback is dropped.
-    signal.setitimer(signal.ITIMER_REAL, seconds, REPEAT_ALARM_S)
+    signal.setitimer(signal.ITIMER_PROF, seconds, REPEAT_ALARM_S)
     try:
         yield
     finally:
         armed = False
-        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.setitimer(signal.ITIMER_PROF, 0)
 
 
 def _die_with(parent_pid: int) -> None:

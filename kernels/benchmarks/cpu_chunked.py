@@ -1,11 +1,13 @@
 """Time and memory of the chunked loss on a CPU, against full logits and the chunked losses of torch and TRL.
 
-    python kernels/benchmarks/cpu_chunked.py --pairs 10
+    OMP_NUM_THREADS=2 python kernels/benchmarks/cpu_chunked.py --pairs 10
 
-Forward and backward to hidden states and head weight, fp32, N=4096 tokens, D=512, V=151,936. Correctness comes
-first: a variant whose error against float64 is more than 3 times that of full-logits autograd stops the run.
-Times are interleaved (every round runs every variant once) and compared within a round. Extra peak memory is the
-growth of the resident-set maximum in a process of its own. Appends one row per variant to results.csv.
+Forward and backward to hidden states and head weight, fp32, D=512, V=151,936. Correctness comes first: a variant
+whose error against float64 is more than 3 times that of full-logits autograd stops the run. Times are interleaved
+(every round runs every variant once) and compared within a round. Extra peak memory is the growth of the
+resident-set maximum in a process of its own. One row per variant is appended to results.csv.
+
+The shaped reference runs with fewer tokens: with as many as the others it would need about 20 GB.
 
 Dimensions: N tokens, D hidden, V vocabulary.
 """
@@ -24,18 +26,31 @@ import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
 from shaped_kernels import RewardShape, shaped_linear_loss
 from torch import Tensor
+from trl.kernels.chunked_logprob import ChunkedLogProbFunction
 
-N, D, V = 4096, 512, 151_936
-CORRECTNESS_N = 192
-FULL_SHAPE = RewardShape(beta=-0.25, lambda_head=0.1, lambda_tail=-0.1, top_k=100)
+D, V = 512, 151_936
+CORRECTNESS_N = 64
 CROSS_ENTROPY = RewardShape()
+FULL_SHAPE = RewardShape(beta=-0.25, lambda_head=0.1, lambda_tail=-0.1, top_k=100)
 RESULTS = Path(__file__).with_name("results.csv")
-Loss = Callable[[Tensor, Tensor, Tensor], Tensor]
+TRL_VOCABULARY_CHUNK = 32_768  # what TRL's trainers pass
+
+
+class Variant(NamedTuple):
+    """A summed loss of (hidden [N, D], weight [V, D], targets [N]), and the shape that it computes."""
+
+    loss: Callable[[Tensor, Tensor, Tensor], Tensor]
+    shape: RewardShape
+
+
+def ours(shape: RewardShape, impl: str = "chunked") -> Variant:
+    return Variant(lambda *inputs: shaped_linear_loss(*inputs, shape, impl=impl).loss, shape)
 
 
 def full_logits(hidden: Tensor, weight: Tensor, targets: Tensor) -> Tensor:
@@ -48,43 +63,40 @@ def torch_chunked(hidden: Tensor, weight: Tensor, targets: Tensor) -> Tensor:
 
 
 def trl_chunked(hidden: Tensor, weight: Tensor, targets: Tensor) -> Tensor:
-    from trl.kernels.chunked_logprob import ChunkedLogProbFunction
-
-    return -ChunkedLogProbFunction.apply(hidden, weight, None, targets, 1.0, 32_768, None, 1.0, ())[0].sum()
-
-
-def ours(shape: RewardShape, impl: str) -> Loss:
-    return lambda hidden, weight, targets: shaped_linear_loss(hidden, weight, targets, shape, impl=impl).loss
+    arguments = (hidden, weight, None, targets, 1.0, TRL_VOCABULARY_CHUNK, None, 1.0, ())
+    return -ChunkedLogProbFunction.apply(*arguments)[0].sum()
 
 
-# Two groups, each compared with its first entry; the last is the full-logits autograd that the group must beat.
-GROUPS: dict[str, dict[str, Loss]] = {
-    "cross_entropy": {
-        "shaped_kernels chunked": ours(CROSS_ENTROPY, "chunked"),
-        "torch linear_cross_entropy": torch_chunked,
-        "TRL ChunkedLogProbFunction": trl_chunked,
-        "full-logits autograd": full_logits,
+# Tokens -> variants. Every time of a group is compared with that of its first variant.
+GROUPS: dict[int, dict[str, Variant]] = {
+    4096: {
+        "shaped_kernels chunked, cross-entropy": ours(CROSS_ENTROPY),
+        "shaped_kernels chunked, full shape": ours(FULL_SHAPE),
+        "full-logits autograd, cross-entropy": Variant(full_logits, CROSS_ENTROPY),
+        "torch linear_cross_entropy": Variant(torch_chunked, CROSS_ENTROPY),
+        "TRL ChunkedLogProbFunction": Variant(trl_chunked, CROSS_ENTROPY),
     },
-    "full_shape": {
-        "shaped_kernels chunked": ours(FULL_SHAPE, "chunked"),
-        "full-logits autograd (shaped reference)": ours(FULL_SHAPE, "reference"),
+    1024: {
+        "shaped_kernels chunked, full shape": ours(FULL_SHAPE),
+        "full-logits autograd, full shape": ours(FULL_SHAPE, "reference"),
     },
 }
+PEERS = {CROSS_ENTROPY: Variant(full_logits, CROSS_ENTROPY), FULL_SHAPE: ours(FULL_SHAPE, "reference")}
 
 
-def make_inputs(tokens: int, dtype: torch.dtype = torch.float32) -> tuple[Tensor, Tensor, Tensor]:
+def make_inputs(N: int, dtype: torch.dtype = torch.float32) -> tuple[Tensor, Tensor, Tensor]:
     """Hidden states, head weight and targets whose logits have a standard deviation of about 2."""
     generator = torch.Generator().manual_seed(0)
-    hidden = torch.randn(tokens, D, generator=generator).to(dtype)
+    hidden = torch.randn(N, D, generator=generator).to(dtype)
     weight = torch.randn(V, D, generator=generator).mul_(2 / math.sqrt(D)).to(dtype)
-    targets = torch.randint(V, (tokens,), generator=generator)
+    targets = torch.randint(V, (N,), generator=generator)
     return hidden.requires_grad_(), weight.requires_grad_(), targets
 
 
-def run_once(loss: Loss, inputs: tuple[Tensor, Tensor, Tensor]) -> tuple[float, list[Tensor]]:
+def run_once(variant: Variant, inputs: tuple[Tensor, Tensor, Tensor]) -> tuple[float, list[Tensor]]:
     """Seconds of a forward and backward, and loss and gradients."""
     start = time.perf_counter()
-    value = loss(*inputs)
+    value = variant.loss(*inputs)
     value.backward()
     seconds = time.perf_counter() - start
     gradients = [tensor.grad for tensor in inputs[:2] if tensor.grad is not None]
@@ -93,75 +105,57 @@ def run_once(loss: Loss, inputs: tuple[Tensor, Tensor, Tensor]) -> tuple[float, 
     return seconds, [value.detach(), *gradients]
 
 
-def check_correctness(group: str) -> dict[str, float]:
-    """Per variant the largest error ratio to full-logits autograd over loss and gradients, against float64.
+def error_ratio(variant: Variant) -> float:
+    """Error against float64 over that of full-logits autograd: the largest of loss and gradients."""
+    _, truth = run_once(ours(variant.shape, "reference"), make_inputs(CORRECTNESS_N, torch.float64))
 
-    Raises:
-        SystemExit: a ratio above 3.
-    """
-    shape = CROSS_ENTROPY if group == "cross_entropy" else FULL_SHAPE
-    _, truth = run_once(ours(shape, "reference"), make_inputs(CORRECTNESS_N, torch.float64))
+    def errors(candidate: Variant) -> list[float]:
+        _, got = run_once(candidate, make_inputs(CORRECTNESS_N))
+        return [((a - b).norm() / b.norm()).item() for a, b in zip(got, truth, strict=True)]
 
-    def errors(loss: Loss) -> list[float]:
-        _, got = run_once(loss, make_inputs(CORRECTNESS_N))
-        return [
-            torch.linalg.vector_norm(a - b).item() / torch.linalg.vector_norm(b).item()
-            for a, b in zip(got, truth, strict=True)
-        ]
-
-    variants = GROUPS[group]
-    *_, peer = (errors(loss) for loss in variants.values())
     # One rounding of the result is the least that the peer's error is taken for: it may be 0 by luck.
-    floor = torch.finfo(torch.float32).eps
-    ratios = {
-        name: max(a / max(b, floor) for a, b in zip(errors(loss), peer, strict=True))
-        for name, loss in variants.items()
-    }
-    for name, ratio in ratios.items():
-        if ratio > 3:
-            raise SystemExit(f"{group}: {name} is {ratio:.1f} times less exact than full-logits autograd")
-    return ratios
+    peer_errors = [max(error, torch.finfo(torch.float32).eps) for error in errors(PEERS[variant.shape])]
+    return max(a / b for a, b in zip(errors(variant), peer_errors, strict=True))
 
 
-def time_rounds(group: str, pairs: int) -> dict[str, list[float]]:
-    """Seconds per round and variant; the order turns around every other round."""
+def time_rounds(N: int, pairs: int) -> dict[str, list[float]]:
+    """Seconds per variant and round; the order turns around every other round."""
     inputs = make_inputs(N)
-    seconds: dict[str, list[float]] = {name: [] for name in GROUPS[group]}
+    seconds: dict[str, list[float]] = {name: [] for name in GROUPS[N]}
     for index in range(pairs):
-        names = list(seconds) if index % 2 == 0 else list(reversed(seconds))
-        for name in names:
-            seconds[name].append(run_once(GROUPS[group][name], inputs)[0])
-        print(f"{group} {index + 1}/{pairs}:", {k: round(v[-1], 1) for k, v in seconds.items()}, flush=True)
+        for name in list(seconds)[:: 1 if index % 2 == 0 else -1]:
+            seconds[name].append(run_once(GROUPS[N][name], inputs)[0])
+        print(f"N={N} {index + 1}/{pairs}:", *(f"{values[-1]:.1f} s" for values in seconds.values()), flush=True)
     return seconds
 
 
 def median_interval(values: list[float]) -> tuple[float, float, float]:
-    """Median and its distribution-free interval of at least 95% from order statistics (fewer: the range)."""
+    """Median and the narrowest 95% interval that two order statistics give; below 6 values the range."""
     ordered, count = sorted(values), len(values)
-    rank = 0
-    while rank + 1 < count / 2 and sum(math.comb(count, i) for i in range(rank + 2)) / 2**count <= 0.025:
+    rank = 0  # each end may leave out `rank` values
+    while sum(math.comb(count, i) for i in range(rank + 2)) / 2**count <= 0.025:
         rank += 1
     return statistics.median(ordered), ordered[rank], ordered[-1 - rank]
 
 
 def max_rss_mb() -> float:
-    """Largest resident set so far. Linux counts in KiB."""
+    """Largest resident set of this process so far. Linux counts in KiB."""
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
 
 
-def measure_memory(group: str, name: str) -> float:
+def measure_memory(N: int, name: str) -> float:
     """MiB that one forward and backward adds to the resident-set maximum, in a fresh process."""
-    command = [sys.executable, __file__, "--memory_of", group, name]
+    command = [sys.executable, __file__, "--memory_of", str(N), name]
     return float(subprocess.run(command, check=True, capture_output=True, text=True).stdout.split()[-1])
 
 
-def print_memory(group: str, name: str) -> None:
+def print_memory(N: int, name: str) -> None:
     """The child's half of `measure_memory`: one line, the extra MiB."""
-    loss, inputs = GROUPS[group][name], make_inputs(N)
+    variant, inputs = GROUPS[N][name], make_inputs(N)
     tiny = (torch.randn(4, 8, requires_grad=True), torch.randn(16, 8, requires_grad=True), torch.arange(4))
-    run_once(loss, tiny)  # loads what is loaded lazily
+    run_once(variant, tiny)  # loads what is loaded lazily
     before = max_rss_mb()
-    run_once(loss, inputs)
+    run_once(variant, inputs)
     print(max_rss_mb() - before)
 
 
@@ -173,15 +167,48 @@ def provenance() -> dict[str, str]:
     return {
         "date": datetime.date.today().isoformat(),
         "commit": git.stdout.strip() if git.returncode == 0 else "uncommitted",
-        "device": f"{models[0] if models else platform.processor()}, {torch.get_num_threads()} threads",
+        "device": f"CPU {models[0] if models else platform.processor()}, {torch.get_num_threads()} threads",
         "torch": torch.__version__,
-        "size": f"N={N} D={D} V={V} float32",
-        "command": " ".join(["python", "kernels/benchmarks/cpu_chunked.py", *sys.argv[1:]]),
+        "command": " ".join(["python kernels/benchmarks/cpu_chunked.py", *sys.argv[1:]]),
     }
 
 
-def append_rows(rows: list[dict[str, str]]) -> None:
-    """Append to results.csv, with its header if it is new."""
+def make_rows(N: int, pairs: int, extra_mb: dict[str, float]) -> list[dict[str, str]]:
+    """One row per variant of the group with N tokens.
+
+    Raises:
+        SystemExit: a variant is wrong, so that its time would mean nothing.
+    """
+    ratios = {name: error_ratio(variant) for name, variant in GROUPS[N].items()}
+    for name, ratio in ratios.items():
+        if ratio > 3:
+            raise SystemExit(f"{name} errs {ratio:.1f} times as much as full-logits autograd; not timed")
+    seconds = time_rounds(N, pairs)
+    first = next(iter(seconds.values()))
+    rows = []
+    for name, values in seconds.items():
+        ratio, low, high = median_interval([a / b for a, b in zip(values, first, strict=True)])
+        measured = {
+            "size": f"N={N} D={D} V={V} float32",
+            "variant": name,
+            "pairs": str(pairs),
+            "median_s": f"{statistics.median(values):.2f}",
+            "time_ratio": f"{ratio:.3f}",
+            "time_ratio_low": f"{low:.3f}",
+            "time_ratio_high": f"{high:.3f}",
+            "extra_peak_mb": f"{extra_mb[name]:.0f}",
+            "error_ratio": f"{ratios[name]:.2f}",
+        }
+        rows.append(measured | provenance())
+    return rows
+
+
+def report(rows: list[dict[str, str]]) -> None:
+    """Print the table of a group and append it to results.csv, with a header if the file is new."""
+    print(f"\n{rows[0]['size']:40}{'median s':>9}  {'time / first [95%]':22}{'extra MiB':>10}")
+    for row in rows:
+        interval = f"{row['time_ratio']} [{row['time_ratio_low']}, {row['time_ratio_high']}]"
+        print(f"{row['variant']:40}{row['median_s']:>9}  {interval:22}{row['extra_peak_mb']:>10}", flush=True)
     is_new = not RESULTS.exists()
     with open(RESULTS, "a", newline="", encoding="utf-8") as file:
         writer = csv.DictWriter(file, fieldnames=list(rows[0]), lineterminator="\n")
@@ -191,43 +218,18 @@ def append_rows(rows: list[dict[str, str]]) -> None:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("--pairs", type=int, default=10, help="rounds; every round runs every variant once")
-    parser.add_argument("--memory_of", nargs=2, metavar=("GROUP", "VARIANT"), help=argparse.SUPPRESS)
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--pairs", type=int, default=10, help="rounds; each runs every variant once (default 10)")
+    parser.add_argument("--memory_of", nargs=2, metavar=("N", "VARIANT"), help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     if arguments.memory_of:
-        print_memory(*arguments.memory_of)
+        N, name = arguments.memory_of
+        print_memory(int(N), name)
         return
-    # Before this process grows: a child starts its resident-set maximum at its parent's size.
-    extra_mb = {(group, name): measure_memory(group, name) for group in GROUPS for name in GROUPS[group]}
-    for group in GROUPS:
-        errors = check_correctness(group)
-        seconds = time_rounds(group, arguments.pairs)
-        ours_seconds = next(iter(seconds.values()))
-        rows = []
-        for name, values in seconds.items():
-            ratio, low, high = median_interval([a / b for a, b in zip(values, ours_seconds, strict=True)])
-            rows.append(
-                provenance()
-                | {
-                    "shape": group,
-                    "variant": name,
-                    "pairs": str(arguments.pairs),
-                    "median_s": f"{statistics.median(values):.2f}",
-                    "time_ratio_to_ours": f"{ratio:.3f}",
-                    "ratio_low": f"{low:.3f}",
-                    "ratio_high": f"{high:.3f}",
-                    "extra_peak_mb": f"{extra_mb[group, name]:.0f}",
-                    "error_ratio_to_full_logits": f"{errors[name]:.2f}",
-                }
-            )
-        append_rows(rows)
-        print(f"\n{group}: {'variant':42}{'median s':>9}  time / ours [95%]     extra MiB")
-        for row in rows:
-            interval = f"{row['time_ratio_to_ours']} [{row['ratio_low']}, {row['ratio_high']}]"
-            print(f"{'':15}{row['variant']:42}{row['median_s']:>9}  {interval:20}{row['extra_peak_mb']:>10}")
+    # Before this process grows: a child's resident-set maximum starts at its parent's size.
+    extra_mb = {N: {name: measure_memory(N, name) for name in variants} for N, variants in GROUPS.items()}
+    for N in GROUPS:
+        report(make_rows(N, arguments.pairs, extra_mb[N]))
 
 
 if __name__ == "__main__":

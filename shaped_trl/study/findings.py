@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 # shape.
 NLL_TOLERANCE = 0.05
 SATURATED = 0.95
-TRUNCATED = 0.05
+LOST = 0.05  # share of completions cut at the token limit, or without an answer
 
 
 class Findings(NamedTuple):
@@ -120,6 +120,7 @@ def _limits(results: dict[str, Any]) -> list[str]:
     return [
         *limits,
         *_training_limits(results),
+        *_rl_limits(results),
         *_evaluation_limits(results),
         *_task_limits(results),
         *_shape_limits(results),
@@ -139,6 +140,15 @@ def _training_limits(results: dict[str, Any]) -> list[str]:
     return limits
 
 
+def _rl_limits(results: dict[str, Any]) -> list[str]:
+    return [
+        f"{arm}, {stage}: not one sampled completion was right, so RL had nothing to learn from."
+        for arm, values in results["arms"].items()
+        for stage, summary in values["rl"].items()
+        if summary["raw_reward"]["run"] == 0
+    ]
+
+
 def _evaluation_limits(results: dict[str, Any]) -> list[str]:
     limits = []
     for arm, values in results["arms"].items():
@@ -151,7 +161,9 @@ def _evaluation_limits(results: dict[str, Any]) -> list[str]:
                         f"{where}: pass@{k} is above {SATURATED:.0%}, near its ceiling, where it cannot "
                         "tell arms apart."
                     )
-                if entry["truncated"] > TRUNCATED:
+                if entry["unparsed"] > LOST:
+                    limits.append(f"{where}: {entry['unparsed']:.1%} of the completions give no answer at all.")
+                if entry["truncated"] > LOST:
                     limits.append(
                         f"{where}: {entry['truncated']:.1%} of the completions were cut at the token limit "
                         "and count as they stand."

@@ -24,6 +24,7 @@ class Meter:
 
     def __init__(self, run: Run):
         self.run = run
+        self._inode: int | None = None
         self._offset = 0
         self._count = 0
 
@@ -42,9 +43,10 @@ class Meter:
         """The complete lines appended since the last call."""
         if not path.exists():
             return b""
-        if path.stat().st_size < self._offset:  # rewritten: a resumed run dropped a partial chunk
-            self._offset = self._count = 0
         with open(path, "rb") as file:
+            inode = os.fstat(file.fileno()).st_ino
+            if inode != self._inode:  # replaced: a resumed run has dropped the rows that it does again
+                self._inode, self._offset, self._count = inode, 0, 0
             file.seek(self._offset)
             added = file.read()
         added = added[: added.rfind(b"\n") + 1]
@@ -63,6 +65,7 @@ class Board:
         self.runs = runs
         self.max_parallel = max_parallel
         self.states = {run.key: "waiting" for run in runs}
+        self.begun_s = time.monotonic()
         self.seconds: dict[str, float] = {}
         self.started_s: dict[str, float] = {}
         self.meters = {run.key: Meter(run) for run in runs}
@@ -136,6 +139,7 @@ class LiveDisplay:
             TextColumn("{task.fields[clock]}", justify="right"),
             console=console,
             expand=True,
+            refresh_per_second=2,
         )
         self._tasks: dict[str, TaskID] = {run.key: self._add(run.key) for run in runs}
         self._whole = self._add("[bold]all runs")
@@ -150,7 +154,8 @@ class LiveDisplay:
         clock = duration(board.elapsed_seconds(run.key)) if state != "skipped" else ""
         self._progress.update(task, state=state, clock=clock)
         if state == "done":
-            self._progress.update(task, total=1, completed=1)
+            done, _ = board.meters[run.key].read()
+            self._progress.update(task, total=1, completed=1, count=str(done or ""))
 
     def refresh(self, board: Board, eta_seconds: float | None) -> None:
         for run in board.runs:
@@ -160,13 +165,14 @@ class LiveDisplay:
                 count = f"{done}/{total}" if total else str(done or "")
                 self._progress.update(self._tasks[run.key], total=total, completed=done, count=count, clock=clock)
         ended = sum(state in FINISHED for state in board.states.values())
+        left = f", about {duration(eta_seconds)} left" if eta_seconds else ""
         self._progress.update(
             self._whole,
             total=len(board.runs),
             completed=ended,
             count=f"{ended}/{len(board.runs)}",
-            state="running" if ended < len(board.runs) else "done",
-            clock=f"about {duration(eta_seconds)} left" if eta_seconds is not None else "",
+            state="running" if ended < len(board.runs) else "ended",
+            clock=duration(time.monotonic() - board.begun_s) + left,
         )
 
     def close(self) -> None:

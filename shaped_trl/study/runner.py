@@ -14,7 +14,7 @@ import signal
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from multiprocessing import connection, forkserver
+from multiprocessing import connection, forkserver, resource_tracker
 from pathlib import Path
 
 from rich.console import Console
@@ -193,10 +193,23 @@ def _signal_groups(processes: Sequence[multiprocessing.process.BaseProcess], num
 def _start_server(preload: Sequence[str]) -> None:
     """Start the fork server without waiting for its imports."""
     multiprocessing.set_forkserver_preload(list(preload))
+    # A run that is ended leaves locks to Python's resource tracker, which frees them and need not warn of it.
+    with _environment("PYTHONWARNINGS", "ignore:resource_tracker"):
+        resource_tracker.ensure_running()
     # While importing, the server would die of the terminal's Ctrl-C with a traceback of its own.
     previous = signal.signal(signal.SIGINT, signal.SIG_IGN)
     forkserver.ensure_running()
     signal.signal(signal.SIGINT, previous)
+
+
+@contextmanager
+def _environment(name: str, value: str) -> Iterator[None]:
+    before = os.environ.get(name)
+    os.environ[name] = value
+    yield
+    del os.environ[name]
+    if before is not None:
+        os.environ[name] = before
 
 
 def _kill_server() -> None:

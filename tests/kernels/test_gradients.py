@@ -66,11 +66,11 @@ def closed_form(z: list[float], x: int, shape: RewardShape) -> tuple[float, list
     return loss, [p_j * (mean_reward - r_j) for p_j, r_j in zip(p, r, strict=True)], metrics
 
 
-def make_logits(N: int = 7) -> tuple[Tensor, Tensor]:
-    """Rows of spread 3; the first target is its row's argmax, the second its least likely token."""
+def make_logits() -> tuple[Tensor, Tensor]:
+    """Seven rows of spread 3; the first target is its row's argmax, the second its least likely token."""
     generator = torch.Generator().manual_seed(3)
-    z = 3 * torch.randn(N, V, generator=generator, dtype=torch.float64)
-    targets = torch.randint(V, (N,), generator=generator)
+    z = 3 * torch.randn(7, V, generator=generator, dtype=torch.float64)
+    targets = torch.randint(V, (7,), generator=generator)
     targets[0], targets[1] = z[0].argmax(), z[1].argmin()
     return z, targets
 
@@ -131,8 +131,9 @@ def test_chunked_is_the_reference(shape, softcap):
 
 
 def test_sampled_policy_gradients_agree_and_would_notice_a_missing_reward():
-    z, targets = make_logits(1)
-    z, x, shape, samples = z / 3, targets[0], RewardShape(-0.25, 0.5, -0.5, top_k=4), 1_000_000
+    z, targets = (rows[2:3] for rows in make_logits())
+    z = z / 3
+    x, shape, samples = targets[0], RewardShape(-0.25, 0.5, -0.5, top_k=4), 1_000_000
     p = z[0].softmax(-1)
     in_head = torch.zeros(V, dtype=torch.bool).index_fill(0, z[0].topk(4).indices, True)
     rewards = torch.where(in_head, 0.5, -0.5).double()
@@ -148,7 +149,7 @@ def test_sampled_policy_gradients_agree_and_would_notice_a_missing_reward():
         return (loss_and_dz(z, targets, shape, "chunked")[1][0] - mean) / standard_error
 
     assert z_scores(shape).abs().max() < 4
-    assert z_scores(RewardShape(-0.25, 0.5, 0.0, top_k=4)).abs().max() > 50
+    assert z_scores(RewardShape(-0.25, 0.5, 0.0, top_k=4)).abs().max() > 10
 
 
 @pytest.mark.parametrize("impl", IMPLEMENTATIONS)

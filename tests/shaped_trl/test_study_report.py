@@ -173,15 +173,21 @@ def test_words_follow_the_numbers(results: dict[str, Any]) -> None:
     assert "One training seed" in limits
     assert "controlled task" in limits
     assert "not trained alike" not in limits
+    assert "not one sampled completion" not in limits
 
     swapped = json.loads(json.dumps(results))
     for row in swapped["differences"]:
         row["value"], row["low"], row["high"] = -row["value"], -row["high"], -row["low"]
     swapped["arms"]["precision"]["training"]["pretrain"]["nll"] = 0.70
+    swapped["arms"]["precision"]["rl"]["rlvr"]["raw_reward"]["run"] = 0.0
+    swapped["arms"]["precision"]["evaluations"]["eval_rlvr"][BENCHMARK]["unparsed"] = 0.04
     swapped["arms"]["precision"]["shape"] = {"lambda_tail": -0.1}
     findings = find(swapped)
     assert "eval_pretrain, running_sums: avg@8 is lower" in "\n".join(findings.shown)
     assert "precision was not trained alike" in "\n".join(findings.limits)
+    assert "precision, rlvr: not one sampled completion was right" in "\n".join(findings.limits)
+    assert "precision, eval_pretrain, running_sums: 12.5% of the completions give no" in "\n".join(findings.limits)
+    assert "precision, eval_rlvr, running_sums: 4.0%" not in "\n".join(findings.limits)
     assert "β" not in "\n".join(findings.limits)
 
 

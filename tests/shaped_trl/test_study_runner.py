@@ -16,7 +16,7 @@ import pytest
 import yaml
 
 from eval_suite.errors import UserError
-from eval_suite.records import append_jsonl, read_jsonl
+from eval_suite.records import append_jsonl, read_jsonl, write_atomic
 from shaped_trl.study import runner
 from shaped_trl.study.plan import Study, load_study, plan
 from shaped_trl.study.progress import Board, Meter, duration
@@ -185,7 +185,7 @@ def test_ctrl_c_while_the_server_imports(tmp_path: Path, study_process: subproce
     output, _ = study_process.communicate(timeout=10)
     assert study_process.returncode == 130
     assert "Traceback" not in output
-    wait_until(lambda: not marked_processes(str(tmp_path)), seconds=3)
+    wait_until(lambda: not marked_processes(str(tmp_path)), seconds=10)
 
 
 def wait_until(condition: Any, seconds: float = 20.0) -> None:
@@ -224,14 +224,14 @@ def test_ctrl_c_leaves_no_process(tmp_path: Path, study_process: subprocess.Pope
     assert study_process.returncode == 130
     assert "Interrupted. The same command continues" in output
     assert "Traceback" not in output
-    wait_until(lambda: not marked_processes(str(tmp_path)), seconds=3)
+    wait_until(lambda: not marked_processes(str(tmp_path)), seconds=10)
     assert not (tmp_path / "out/runs/a/seed0/pretrain/done.json").exists()
 
 
 def test_sigkill_ends_the_runs_and_the_study_resumes(tmp_path: Path, study_process: subprocess.Popen[str]) -> None:
     wait_until(lambda: len(steps(tmp_path)) >= 3)
     study_process.kill()
-    wait_until(lambda: not marked_processes(str(tmp_path)), seconds=3)
+    wait_until(lambda: not marked_processes(str(tmp_path)), seconds=10)
     before = len(steps(tmp_path))
     assert 3 <= before < 8
     study = load_study(tmp_path / "study.yaml", tmp_path / "out")
@@ -258,6 +258,11 @@ def test_meters_read_steps_and_samples(tmp_path: Path) -> None:
     with open(pretrain.folder / "train_log.jsonl", "a") as log:
         log.write("0}\n")
     assert meter.read() == (30, 40)
+
+    # A resumed run replaces the log by its first rows and appends longer ones.
+    write_atomic(pretrain.folder / "train_log.jsonl", '{"step": 10}\n')
+    append_jsonl(pretrain.folder / "train_log.jsonl", [{"step": 20, "nll": 1.2345678901234567}])
+    assert meter.read() == (20, 40)
 
     meter = Meter(evaluation)
     assert meter.read() == (0, None)

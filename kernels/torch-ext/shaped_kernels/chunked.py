@@ -87,9 +87,7 @@ class _ChunkedLoss(torch.autograd.Function):
 class _Gradients:
     """The gradients that are needed, summed over chunks; None for the others."""
 
-    def __init__(
-        self, hidden_ND: Tensor, weight_VD: Tensor, sum_dtype: torch.dtype, needs: tuple[bool, ...]
-    ) -> None:
+    def __init__(self, hidden_ND: Tensor, weight_VD: Tensor, sum_dtype: torch.dtype, needs: tuple[bool, ...]) -> None:
         self._hidden_ND, self._weight_VD = hidden_ND, weight_VD
         needs_hidden, needs_weight, needs_bias = needs
         self.hidden_ND = torch.empty_like(hidden_ND) if needs_hidden else None
@@ -167,4 +165,4 @@ def _rows_per_chunk(N: int, V: int, dtype: torch.dtype, chunk_mb: float) -> int:
     """Rows whose logits fit `chunk_mb`, spread evenly: a short last chunk would be a slow matmul."""
     most = max(1, int(chunk_mb * 2**20 / (V * dtype.itemsize)))
     chunks = max(1, -(-N // most))
-    return -(-N // chunks)
+    return max(1, -(-N // chunks))

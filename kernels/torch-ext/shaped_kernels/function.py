@@ -16,9 +16,7 @@ from .chunked import chunked_loss
 from .reference import reference_loss
 from .shape import LossOptions, RewardShape
 
-Implementation = Callable[
-    [Tensor, Tensor, Tensor | None, Tensor, LossOptions], tuple[Tensor, dict[str, Tensor]]
-]
+Implementation = Callable[[Tensor, Tensor, Tensor | None, Tensor, LossOptions], tuple[Tensor, dict[str, Tensor]]]
 IMPLEMENTATIONS: dict[str, Implementation] = {"reference": reference_loss, "chunked": chunked_loss}
 _CROSS_ENTROPY = RewardShape()
 METRICS = ("nll", "entropy", "target_prob", "head_mass", "tail_mass", "is_top1")
@@ -40,6 +38,8 @@ class ShapedLossOutput(NamedTuple):
     is_top1: Tensor | None = None
 
 
+# torch.compile would break its graph at the first value read from the device and trace the rest in vain.
+@torch.compiler.disable
 def shaped_linear_loss(
     hidden: Tensor,
     weight: Tensor,
@@ -140,9 +140,7 @@ def _check_tensors(hidden: Tensor, weight: Tensor, targets: Tensor, bias: Tensor
 
 def _check_options(options: LossOptions, metrics: tuple[str, ...]) -> None:
     if not isinstance(options.shape, RewardShape):
-        raise ValueError(
-            f"shape={options.shape!r} is not a RewardShape; a preset is RewardShape.preset('precision')"
-        )
+        raise ValueError(f"shape={options.shape!r} is not a RewardShape; a preset is RewardShape.preset('precision')")
     for name, value in (
         ("logit_scale", options.logit_scale),
         ("softcap", options.softcap),

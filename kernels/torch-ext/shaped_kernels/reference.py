@@ -55,14 +55,10 @@ def reference_loss(
         "tail_mass": lambda: (p_others_NV * ~in_head_NV).sum(-1),
         "is_top1": lambda: head_mask(z_NV, 1).gather(-1, x_N1).squeeze(-1).to(z_NV.dtype),
     }
-    return (positive_N + negative_N).sum(), {
-        name: compute_metric[name]().detach() for name in options.metrics
-    }
+    return (positive_N + negative_N).sum(), {name: compute_metric[name]().detach() for name in options.metrics}
 
 
-def compute_logits(
-    hidden_ND: Tensor, weight_VD: Tensor, bias_V: Tensor | None, options: LossOptions
-) -> Tensor:
+def compute_logits(hidden_ND: Tensor, weight_VD: Tensor, bias_V: Tensor | None, options: LossOptions) -> Tensor:
     """[N, V] logits as a model computes them: matmul in the inputs' dtype, the rest in at least fp32."""
     z_NV = F.linear(hidden_ND, weight_VD, bias_V)
     z_NV = (z_NV if z_NV.dtype == torch.float64 else z_NV.float()) * options.logit_scale
@@ -90,9 +86,6 @@ def head_mask(z_NV: Tensor, top_k: int) -> Tensor:
     """[N, V] booleans of the head set: the first `top_k` of a stable descending sort."""
     # A few rows at a time: the 64-bit indices of a whole sort would be the largest tensor here.
     ids_NK = torch.cat(
-        [
-            rows.sort(dim=-1, descending=True, stable=True).indices[:, :top_k].clone()
-            for rows in z_NV.split(64)
-        ]
+        [rows.sort(dim=-1, descending=True, stable=True).indices[:, :top_k].clone() for rows in z_NV.split(64)]
     )
     return torch.zeros_like(z_NV, dtype=torch.bool).scatter_(-1, ids_NK, True)

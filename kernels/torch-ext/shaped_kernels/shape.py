@@ -63,8 +63,7 @@ class RewardShape:
             raise ValueError(f"beta={self.beta!r} is unused by positive='power'; leave it at 0 and set alpha")
         if self.positive != "power" and self.alpha != 1:
             raise ValueError(
-                f"alpha={self.alpha!r} is unused by positive={self.positive!r}; leave it at 1, "
-                "or use positive='power'"
+                f"alpha={self.alpha!r} is unused by positive={self.positive!r}; leave it at 1, or use positive='power'"
             )
 
     @classmethod

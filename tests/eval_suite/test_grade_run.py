@@ -1,0 +1,142 @@
+"""Grading a run's folder: nothing is lost, nothing is graded twice, however often it is interrupted."""
+
+from __future__ import annotations
+
+import json
+import signal
+import subprocess
+import sys
+import time
+from dataclasses import asdict
+from pathlib import Path
+
+import pytest
+
+from eval_suite import grade as grade_module
+from eval_suite.errors import UserError
+from eval_suite.grade import grade_run
+from eval_suite.grading import GRADERS
+from eval_suite.records import Problem, Sample, Verdict, append_jsonl, read_jsonl, write_atomic
+
+ROOT = Path(__file__).resolve().parents[2]
+NUM_PROBLEMS, NUM_SAMPLES = 12, 8
+
+
+def completion(problem: int, sample: int) -> str:
+    if sample == 0:
+        return "no answer"
+    return f"It is \\boxed{{{problem + sample % 3}+\\sqrt{{{(sample + 1) ** 2}}}}}."
+
+
+def write_run(folder: Path) -> Path:
+    """Half the problems for the mathematics grader, half for GSM8K's."""
+    folder.mkdir()
+    problems = [
+        Problem(f"toy/{i}", "toy", "?", f"#### {i + 3}" if i % 2 else str(i + 3), "gsm8k" if i % 2 else "math")
+        for i in range(NUM_PROBLEMS)
+    ]
+    append_jsonl(folder / "problems.jsonl", problems)
+    append_jsonl(
+        folder / "samples.jsonl",
+        [Sample(f"toy/{i}", j, completion(i, j)) for i in range(NUM_PROBLEMS) for j in range(NUM_SAMPLES)],
+    )
+    return folder
+
+
+def verdicts(folder: Path) -> dict[tuple[str, int], Verdict]:
+    rows = list(read_jsonl(folder / "verdicts.jsonl", Verdict))
+    keyed = {(row.problem_id, row.sample_index): row for row in rows}
+    assert len(keyed) == len(rows)
+    return keyed
+
+
+@pytest.fixture(scope="module")
+def undisturbed(tmp_path_factory) -> dict[tuple[str, int], Verdict]:
+    return verdicts(grade_run(write_run(tmp_path_factory.mktemp("run") / "run"), num_workers=2, progress=False))
+
+
+def test_each_sample_gets_its_verdict(undisturbed):
+    assert len(undisturbed) == NUM_PROBLEMS * NUM_SAMPLES
+    assert undisturbed["toy/0", 0] == Verdict("toy/0", 0, "unparsed", None, GRADERS["math"].version)
+    assert undisturbed["toy/2", 1] == Verdict("toy/2", 1, "pass", "5", GRADERS["math"].version)
+    assert undisturbed["toy/2", 2] == Verdict("toy/2", 2, "fail", "7", GRADERS["math"].version)
+    assert undisturbed["toy/1", 0].grader == GRADERS["gsm8k"].version
+
+
+def test_only_what_is_missing_is_graded(tmp_path, undisturbed, monkeypatch):
+    folder = write_run(tmp_path / "run")
+    file = folder / "verdicts.jsonl"
+    kept = list(undisturbed.values())[:50]
+    stale = Verdict("toy/11", 7, "pass", "0", "gsm8k/0")  # by an earlier grader
+    append_jsonl(file, [*kept, stale, kept[0]])
+    with open(file, "ab") as handle:
+        handle.write('{"problem_id": "toy/11", "answer": "é'.encode()[:-1])  # a killed writer's last line
+    graded = []
+    original = grade_module._grade_chunk
+    monkeypatch.setattr(
+        grade_module,
+        "_grade_chunk",
+        lambda pool, chunk, *rest: (graded.extend(chunk), original(pool, chunk, *rest)),
+    )
+    grade_run(folder, num_workers=1, progress=False)
+    assert len(graded) == NUM_PROBLEMS * NUM_SAMPLES - 50
+    assert verdicts(folder) == undisturbed
+    before = file.read_bytes()
+    grade_run(folder, progress=False)
+    assert file.read_bytes() == before
+
+
+def test_samples_that_come_later_are_graded_later(tmp_path, undisturbed):
+    folder = write_run(tmp_path / "run")
+    rows = (folder / "samples.jsonl").read_text()
+    (folder / "samples.jsonl").write_text(rows[: len(rows) // 2])  # in the middle of a row
+    grade_run(folder, num_workers=1, progress=False)
+    assert 0 < len(verdicts(folder)) < len(undisturbed)
+    (folder / "samples.jsonl").write_text(rows)
+    grade_run(folder, num_workers=1, progress=False)
+    assert verdicts(folder) == undisturbed
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="kills processes by signal")
+def test_a_killed_run_continues_to_the_same_verdicts(tmp_path, undisturbed):
+    folder = write_run(tmp_path / "run")
+    samples = list(read_jsonl(folder / "samples.jsonl", Sample))
+    hung = Sample("toy/0", NUM_SAMPLES, r"\boxed{9^{9^{9^{9}}}}")  # it holds the run for 3 seconds
+    lines = [json.dumps(asdict(sample)) + "\n" for sample in [*samples[:60], hung, *samples[60:]]]
+    write_atomic(folder / "samples.jsonl", "".join(lines))
+    code = (
+        "import sys; from eval_suite import grade; grade.FLUSH_VERDICTS = 5; "
+        "grade.grade_run(sys.argv[1], num_workers=1, progress=False)"
+    )
+    process = subprocess.Popen(
+        [sys.executable, "-c", code, str(folder)], cwd=ROOT, start_new_session=True, stderr=subprocess.PIPE
+    )
+    file = folder / "verdicts.jsonl"
+    deadline = time.monotonic() + 60
+    while time.monotonic() < deadline and (not file.exists() or file.read_bytes().count(b"\n") < 60):
+        assert process.poll() is None, process.communicate()[1]
+        time.sleep(0.02)
+    process.send_signal(signal.SIGKILL)
+    process.communicate()
+    assert 60 <= file.read_bytes().count(b"\n") < len(lines)
+    grade_run(folder, num_workers=1, progress=False)
+    graded = verdicts(folder)
+    assert graded.pop(("toy/0", NUM_SAMPLES)).status == "timeout"
+    assert graded == undisturbed
+
+
+def test_a_folder_without_samples_and_foreign_samples_are_refused(tmp_path):
+    with pytest.raises(UserError, match=r"has no problems\.jsonl: sample into it first"):
+        grade_run(tmp_path)
+    folder = write_run(tmp_path / "run")
+    append_jsonl(folder / "samples.jsonl", [Sample("other/0", 0, "x")])
+    with pytest.raises(UserError, match="'other/0', which is not in problems"):
+        grade_run(folder, progress=False)
+
+
+def test_an_unknown_grader_is_refused_before_anything_is_graded(tmp_path):
+    folder = write_run(tmp_path / "run")
+    append_jsonl(folder / "problems.jsonl", [Problem("toy/99", "toy", "?", "1", "oracle")])
+    with pytest.raises(UserError, match="grader='oracle' does not exist"):
+        grade_run(folder)
+    assert not (folder / "verdicts.jsonl").exists()

@@ -1,0 +1,57 @@
+"""The head set is the first k of a stable descending sort, ties and all."""
+
+import pytest
+import torch
+from shaped_kernels import RewardShape, shaped_linear_loss
+from shaped_kernels.topk import head_ids
+
+V = 500
+
+
+def rows_with_ties(kind: str) -> torch.Tensor:
+    generator = torch.Generator().manual_seed(13)
+    z = torch.randn(64, V, generator=generator)
+    if kind == "bf16":
+        return z.bfloat16().float()
+    if kind == "integers":
+        return z.mul(2).round()  # holds 0 and −0, which tie
+    if kind == "constant":
+        return torch.zeros_like(z)
+    if kind == "few finite":
+        return z.masked_fill(torch.rand(z.shape, generator=generator) < 0.9, -torch.inf)
+    return z
+
+
+@pytest.mark.parametrize("kind", ["no ties", "bf16", "integers", "constant", "few finite"])
+@pytest.mark.parametrize("top_k", [1, 2, 45, V - 1])
+def test_the_head_is_that_of_a_stable_sort(kind, top_k):
+    z = rows_with_ties(kind)
+    expected = z.sort(dim=-1, descending=True, stable=True).indices[:, :top_k]
+    in_head, in_expected = (
+        torch.zeros_like(z, dtype=torch.bool).scatter(-1, ids, True) for ids in (head_ids(z, top_k), expected)
+    )
+    possible = z != -torch.inf
+    assert torch.equal(in_head & possible, in_expected & possible)
+    assert (in_head.sum(-1) == top_k).all()
+
+
+def test_ties_are_common_enough_for_the_test_to_mean_something():
+    for kind, least in (("bf16", 10), ("integers", 60)):
+        sorted_z = rows_with_ties(kind).sort(dim=-1, descending=True).values
+        assert (sorted_z[:, 44] == sorted_z[:, 45]).sum() >= least
+
+
+@pytest.mark.parametrize("impl", ["reference", "chunked"])
+def test_equal_logits_make_the_lowest_ids_the_head(impl):
+    targets = torch.tensor([0, 2, 4, 5, V - 1])
+    output = shaped_linear_loss(
+        torch.zeros(5, 3),
+        torch.zeros(V, 3),
+        targets,
+        RewardShape(top_k=5),
+        metrics=("head_mass", "tail_mass", "is_top1"),
+        impl=impl,
+    )
+    torch.testing.assert_close(output.head_mass * V, torch.tensor([4.0, 4, 4, 5, 5]))
+    torch.testing.assert_close(output.tail_mass * V, torch.tensor([495.0, 495, 495, 494, 494]))
+    assert output.is_top1.tolist() == [1, 0, 0, 0, 0]
