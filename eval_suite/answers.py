@@ -105,18 +105,14 @@ def _rows(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
 def _name(row: Mapping[str, Any], where: str) -> str:
     name = row.get("problem_id")
     if isinstance(name, bool) or not isinstance(name, str | int) or name == "":
-        raise UserError(
-            f"{where}: problem_id={name!r} is no id: give the benchmark's id or the problem's index"
-        )
+        raise UserError(f"{where}: problem_id={name!r} is no id: give the benchmark's id or the problem's index")
     return _encodable(str(name))
 
 
 def _completions(row: Mapping[str, Any], where: str) -> list[str]:
     completions = row.get("completions")
     if not isinstance(completions, list) or not completions:
-        raise UserError(
-            f"{where}: completions={_short(completions)} is no list of one or more texts: give one"
-        )
+        raise UserError(f"{where}: completions={_short(completions)} is no list of one or more texts: give one")
     for index, text in enumerate(completions):
         if not isinstance(text, str):
             raise UserError(f"{where}: completions[{index}]={_short(text)} is no text: give a string")

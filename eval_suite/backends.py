@@ -5,6 +5,7 @@ M samples generated together.
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -164,7 +165,10 @@ class TransformersBackend:
 
         ids = self._encode(prompt).to(self.device).expand(num_samples, -1)
         watch = _StopStrings(self._tokenizer, stop, prompt_tokens=ids.shape[1], num_samples=num_samples)
-        settings = self._settings
+        settings = copy.copy(self._settings)
+        context = self.context_tokens()
+        if context is not None:
+            settings.max_new_tokens = min(settings.max_new_tokens, context - ids.shape[1])
         cuda_devices = [torch.cuda.current_device()] if self.device == "cuda" else []
         with torch.random.fork_rng(devices=cuda_devices):
             torch.manual_seed(seed)

@@ -54,9 +54,7 @@ def grade_run(folder: str | Path, *, num_workers: int | None = None, progress: b
     folder = Path(folder)
     for name in ("problems.jsonl", "samples.jsonl"):
         if not (folder / name).is_file():
-            raise UserError(
-                f"{str(folder)!r} has no {name}: sample into it first, or grade a file with --answers"
-            )
+            raise UserError(f"{str(folder)!r} has no {name}: sample into it first, or grade a file with --answers")
     problems = {problem.problem_id: problem for problem in read_jsonl(folder / "problems.jsonl", Problem)}
     versions = {key: grader_spec(problem.grader).version for key, problem in problems.items()}
     verdicts_file = folder / "verdicts.jsonl"

@@ -51,7 +51,9 @@ class SampleConfig:
 
     model: str = field(metadata={"help": "Folder of a saved model, or a model's id on the Hub."})
     benchmarks: str = field(metadata={"help": "Benchmarks, separated by commas, such as gsm8k,math500."})
-    out: str = field(metadata={"help": "Folder of the run; an unfinished run there is continued."})
+    out: str = _option(
+        "Folder of the run, where an unfinished one is continued; default: outputs/eval/ and the model's name.", ""
+    )
     n: int = _option("Samples per problem.", 16)
     temperature: float = _option("Sampling temperature; 0 is greedy and needs n=1.", 0.7)
     top_p: float = _option("Nucleus sampling: the smallest set of tokens with this probability.", 0.95)
@@ -70,6 +72,7 @@ class SampleConfig:
     revision: str | None = _option("Branch, tag or commit of the model on the Hub.")
 
     def __post_init__(self) -> None:
+        self.out = self.out or str(Path("outputs/eval") / Path(self.model).name)
         for name in ("n", "max_new_tokens", "batch_size"):
             if getattr(self, name) < 1:
                 raise UserError(f"{name}={getattr(self, name)} is out of range: use 1 or more")
@@ -133,19 +136,25 @@ def _chunks(problems: list[Problem], n: int, batch_size: int) -> Iterator[Chunk]
 
 
 def _check_lengths(config: SampleConfig, backend: Backend, problems: list[Problem]) -> None:
-    """A prompt and its completion must fit: a model asked beyond its context answers with noise."""
+    """A prompt must fit, and its completion ends with the context: beyond it a model answers with noise."""
     context = backend.context_tokens()
     if context is None:
         return
+    cut = 0
     for problem in problems:
         tokens = backend.prompt_tokens(problem.prompt)
-        if tokens + config.max_new_tokens > context:
-            room = max(0, context - tokens)
-            remedy = f"use --max_new_tokens {room} or less" if room else "leave this benchmark out"
+        if tokens >= context:
             raise UserError(
-                f"max_new_tokens={config.max_new_tokens}: with the {tokens} tokens of the prompt of "
-                f"{problem.problem_id} that is more than the model's context of {context} tokens: {remedy}"
+                f"benchmarks={config.benchmarks!r}: the prompt of {problem.problem_id} has {tokens} tokens, which "
+                f"leaves no room in the model's context of {context} tokens: leave this benchmark out"
             )
+        cut += tokens + config.max_new_tokens > context
+    if cut:
+        print(
+            f"{cut} of {len(problems)} prompts leave less than max_new_tokens={config.max_new_tokens} in the model's "
+            f"context of {context} tokens: their completions end there, counted as truncated",
+            file=sys.stderr,
+        )
 
 
 def _run_record(config: SampleConfig, backend: Backend, problems: list[Problem]) -> dict[str, Any]:

@@ -1,8 +1,10 @@
 """Running sums: a controlled task with a closed form, small enough to pre-train and reinforce on a CPU.
 
-A prompt gives its length and its digits, ``n7 3 1 4 1 5 9 2 =``. Digit i belongs to stream i mod 3; the answer is
+A prompt gives digits and empty slots, ``3 1 4 1 5 9 2 . . . . . =``. Digit i belongs to stream i mod 3; the answer is
 the sum of each stream modulo 10: ``answer 6 6 3``. A completion may work first, one running sum a step, or guess at
-once, which is right in 1 of 1,000 cases. Only the answer is graded, never the work.
+once, which is right in 1 of 1,000 cases. Only the answer is graded, never the work. All prompts have the same number
+of slots, so that a digit is as far from its step at any length: problems longer than those of pre-training are hard,
+not hopeless.
 
 A fixed part of all prompts is held out, by a hash of the prompt: whatever the options and seeds, no held-out problem
 is ever a prompt to train on.
@@ -19,7 +21,7 @@ from eval_suite.errors import UserError
 from eval_suite.records import Problem, Status
 
 NAME = "running_sums"
-WORK, ANSWER, END_OF_PROMPT = "work", "answer", "="
+EMPTY_SLOT, END_OF_PROMPT, WORK, ANSWER = ".", "=", "work", "answer"
 SPECIAL_TOKENS = 3  # end, padding, unknown: what a word tokenizer adds to the words
 HELD_OUT_PARTS = 8  # one prompt in 8 is held out
 
@@ -28,10 +30,9 @@ HELD_OUT_PARTS = 8  # one prompt in 8 is held out
 class RunningSums:
     """Options of the task and of its corpus. Two with equal options give the same rows, byte for byte.
 
-    Lengths are uniform in [`min_digits`, `max_digits`], but with probability `p_rare` uniform in the range above,
-    up to `longest_digits`: long problems that pre-training has seldom seen. `p_long` is the share of texts that
-    work before they answer, `noise` the probability of each step of the work to be a filler word instead. Filler
-    word number r is drawn in proportion to r^−`zipf_exponent`.
+    Pre-training texts have from `min_digits` to `max_digits` digits, problems and RL prompts up to `slots`, uniformly.
+    `p_long` is the share of texts that work before they answer, `noise` the probability of each step of the work to
+    be a filler word instead. Filler word number r is drawn in proportion to r^−`zipf_exponent`.
 
     Raises:
         UserError: a field outside its range, with the range.
@@ -41,8 +42,7 @@ class RunningSums:
     modulus: int = 10
     min_digits: int = 4
     max_digits: int = 8
-    longest_digits: int = 11
-    p_rare: float = 0.1
+    slots: int = 12
     p_long: float = 0.7
     noise: float = 0.1
     vocabulary_size: int = 512
@@ -50,20 +50,15 @@ class RunningSums:
     seed: int = 0
 
     def __post_init__(self):
-        for name in ("p_rare", "p_long", "noise"):
+        for name in ("p_long", "noise"):
             if not 0 <= getattr(self, name) <= 1:
                 raise UserError(f"{name}={getattr(self, name)!r} is no probability: give a number in [0, 1]")
         least = {"streams": 1, "modulus": 2, "min_digits": self.streams, "max_digits": self.min_digits}
-        least |= {"longest_digits": self.max_digits, "zipf_exponent": 0, "seed": 0}
-        least["vocabulary_size"] = len(self.words()) + SPECIAL_TOKENS + 1
+        least |= {"slots": self.max_digits, "zipf_exponent": 0, "seed": 0}
+        least |= {"vocabulary_size": len(self.words()) + SPECIAL_TOKENS + 1}
         for name, smallest in least.items():
             if getattr(self, name) < smallest:
                 raise UserError(f"{name}={getattr(self, name)!r} is too small: give at least {smallest}")
-        if self.p_rare > 0 and self.longest_digits == self.max_digits:
-            raise UserError(
-                f"p_rare={self.p_rare} has no lengths above max_digits={self.max_digits}: raise longest_digits, "
-                "or set p_rare to 0"
-            )
 
     @classmethod
     def of(cls, **values) -> RunningSums:
@@ -75,18 +70,17 @@ class RunningSums:
         return cls(**values)
 
     def words(self) -> list[str]:
-        """All words but the fillers: digits, lengths and marks."""
-        lengths = [f"n{count}" for count in range(self.min_digits, self.longest_digits + 1)]
-        return [*map(str, range(self.modulus)), *lengths, END_OF_PROMPT, WORK, ANSWER]
+        """All words but the fillers: digits and marks."""
+        return [*map(str, range(self.modulus)), EMPTY_SLOT, END_OF_PROMPT, WORK, ANSWER]
 
     def fillers(self) -> list[str]:
         """The filler words, most frequent first: what is left of the vocabulary."""
         return [f"w{rank}" for rank in range(1, self.vocabulary_size - SPECIAL_TOKENS - len(self.words()) + 1)]
 
 
-def prompt_text(digits: Sequence[int]) -> str:
-    """The prompt of these digits: ``n4 3 1 4 1 =``."""
-    return " ".join([f"n{len(digits)}", *map(str, digits), END_OF_PROMPT])
+def prompt_text(digits: Sequence[int], options: RunningSums) -> str:
+    """The prompt of these digits: ``3 1 4 1 . . . . . . . . =``."""
+    return " ".join([*map(str, digits), *[EMPTY_SLOT] * (options.slots - len(digits)), END_OF_PROMPT])
 
 
 def running_sums(digits: Sequence[int], options: RunningSums) -> list[int]:
@@ -110,12 +104,12 @@ def draw_digits(rng: random.Random, length: int, options: RunningSums, *, held_o
     """Uniform digits of the part asked for; rejected draws are drawn again."""
     while True:
         digits = [rng.randrange(options.modulus) for _ in range(length)]
-        if is_held_out(prompt_text(digits)) == held_out:
+        if is_held_out(prompt_text(digits, options)) == held_out:
             return digits
 
 
-def problems(options: RunningSums | None = None, count: int = 48) -> list[Problem]:
-    """`count` different held-out problems, all lengths from `min_digits` to `longest_digits` equally often.
+def problems(options: RunningSums | None = None, count: int = 54) -> list[Problem]:
+    """`count` different held-out problems, all lengths from `min_digits` to `slots` equally often.
 
     The first problems are the same for every `count`. `meta` holds the number of ``digits``.
 
@@ -123,7 +117,7 @@ def problems(options: RunningSums | None = None, count: int = 48) -> list[Proble
         UserError: more problems than there are different prompts, by a safe margin.
     """
     options = options or RunningSums()
-    lengths = range(options.min_digits, options.longest_digits + 1)
+    lengths = range(options.min_digits, options.slots + 1)
     available = options.modulus**options.min_digits // (2 * HELD_OUT_PARTS)
     if not 1 <= count <= available * len(lengths):
         raise UserError(
@@ -133,7 +127,12 @@ def problems(options: RunningSums | None = None, count: int = 48) -> list[Proble
     chosen = _distinct(options, lengths)
     return [
         Problem(
-            f"{NAME}/{index}", NAME, prompt_text(digits), answer_of(digits, options), NAME, {"digits": len(digits)}
+            f"{NAME}/{index}",
+            NAME,
+            prompt_text(digits, options),
+            answer_of(digits, options),
+            NAME,
+            {"digits": len(digits)},
         )
         for index, digits in zip(range(count), chosen, strict=False)
     ]

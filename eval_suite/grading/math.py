@@ -12,6 +12,9 @@ Departures from calling math-verify on the whole completion, each for a measured
   1/2^98), or where the answer is an equation between unequal constants (``3=7`` for 7);
 * a boxed answer of more than 2,000 characters (and twice gold's) is compared as text alone.
 
+math-verify swallows exceptions, MemoryError among them: a boxed answer that it cannot parse or compare is a
+fail.
+
 This module runs untrusted text through a computer algebra system without any time limit: call it through
 `GraderPool`, which limits time and memory from outside.
 """
@@ -65,7 +68,8 @@ def grade(completion: str, gold: str) -> tuple[Status, str | None]:
         return ("pass", _gold_answer(gold)) if words == expected_words else ("fail", plain_answer(words))
     if len(boxed) > max(MAX_PARSED_CHARACTERS, 2 * len(gold)):
         return "fail", plain_answer(boxed)
-    return _grade_parsed(_parse_boxed(boxed), gold, number)
+    text = boxed if number is None else str(number.value)
+    return _grade_parsed(_parse_boxed(boxed) or [text], gold, number)
 
 
 def _grade_parsed(parsed: list[Any], gold: str, number: Number | None = None) -> tuple[Status, str | None]:

@@ -31,6 +31,7 @@ class _Job:
 
     request: GradeRequest  # its completion reduced to what decides
     indices: list[int] = field(default_factory=list)
+    deaths: int = 0  # of workers at this job
 
 
 @dataclass(eq=False)
@@ -54,7 +55,7 @@ class GraderPool:
         num_workers: processes; None for one per available core.
         soft_timeout_s: limit on one item's CPU time.
         hard_timeout_s: limit on one item's wall time.
-        memory_limit_mb: address space of a worker, in MiB.
+        memory_limit_mb: address space of a worker, in MiB; Linux only.
 
     Raises:
         UserError: num_workers < 1, memory_limit_mb < 1, or not 0 < soft_timeout_s < hard_timeout_s.
@@ -138,7 +139,7 @@ class GraderPool:
                 ready = set(wait([worker.channel for worker in busy], patience_s))
                 for worker in busy:
                     if worker.channel in ready:
-                        self._collect(worker, finish)
+                        self._collect(worker, queue, finish)
                     elif time.monotonic() >= worker.deadline_s:
                         self._end(worker, finish, Grade("timeout", None))
         finally:
@@ -159,18 +160,24 @@ class GraderPool:
             else:
                 worker.job = queue.popleft()
 
-    def _collect(self, worker: _Worker, finish: Callable[[_Job, Grade], None]) -> None:
+    def _collect(self, worker: _Worker, queue: deque[_Job], finish: Callable[[_Job, Grade], None]) -> None:
+        job = worker.job
+        assert job is not None
         try:
             reply = json.loads(worker.channel.recv_bytes())
-        except (EOFError, ConnectionResetError):
-            self._end(worker, finish, Grade("error", None))  # the worker died
+        except (EOFError, ConnectionResetError):  # the worker died, perhaps through no fault of the item
+            job.deaths += 1
+            if job.deaths > 1:
+                self._end(worker, finish, Grade("error", None))
+            else:
+                self._discard(worker)
+                queue.append(job)
             return
         grade = Grade(reply["status"], reply["answer"])
         if reply["retire"]:
             self._end(worker, finish, grade)
             return
-        job, worker.job = worker.job, None
-        assert job is not None
+        worker.job = None
         finish(job, grade)
 
     def _end(self, worker: _Worker, finish: Callable[[_Job, Grade], None], grade: Grade) -> None:

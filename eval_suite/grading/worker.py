@@ -37,9 +37,7 @@ def serve(channel: Connection, parent_pid: int) -> None:
             return
         if memory_limit_mb is None:
             memory_limit_mb = message["memory_limit_mb"]
-            limit_bytes = memory_limit_mb * 2**20
-            resource.setrlimit(resource.RLIMIT_AS, (limit_bytes, limit_bytes))
-            resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+            _limit_memory(memory_limit_mb * 2**20)
         reply = answer(message["grader"], message["completion"], message["gold"], message["soft_timeout_s"])
         peak_mb = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / (2**20 if sys.platform == "darwin" else 1024)
         # An interrupted algebra system may keep half-changed global state: start afresh.
@@ -81,6 +79,15 @@ def _soft_timeout(seconds: float) -> Iterator[None]:
     finally:
         armed = False
         signal.setitimer(signal.ITIMER_PROF, 0)
+
+
+def _limit_memory(limit_bytes: int) -> None:
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    if sys.platform == "linux":  # macOS refuses
+        hard_bytes = resource.getrlimit(resource.RLIMIT_AS)[1]
+        if hard_bytes != resource.RLIM_INFINITY:
+            limit_bytes = min(limit_bytes, hard_bytes)
+        resource.setrlimit(resource.RLIMIT_AS, (limit_bytes, limit_bytes))
 
 
 def _die_with(parent_pid: int) -> None:

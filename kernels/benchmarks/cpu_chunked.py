@@ -2,9 +2,9 @@
 
     OMP_NUM_THREADS=2 python kernels/benchmarks/cpu_chunked.py --pairs 10
 
-Forward and backward to hidden states and head weight, fp32, D=512, V=151,936. Correctness comes first: a variant
-whose error against float64 is more than 3 times that of full-logits autograd stops the run. Times are interleaved
-(every round runs every variant once) and compared within a round. Extra peak memory is the growth of the
+Forward and backward to hidden states and head weight, fp32, D=512, V=151,936. Correctness comes first: the run
+stops if our error against float64 is more than 3 times that of full-logits autograd; that of the others is noted.
+Times are interleaved (every round runs every variant once) and compared within a round. Extra peak memory is the growth of the
 resident-set maximum in a process of its own. One row per variant is appended to results.csv.
 
 The shaped reference runs with fewer tokens: with as many as the others it would need about 20 GB.
@@ -69,16 +69,16 @@ def trl_chunked(hidden: Tensor, weight: Tensor, targets: Tensor) -> Tensor:
 
 # Tokens -> variants. Every time of a group is compared with that of its first variant.
 GROUPS: dict[int, dict[str, Variant]] = {
+    1024: {
+        "shaped_kernels chunked, full shape": ours(FULL_SHAPE),
+        "full-logits autograd, full shape": ours(FULL_SHAPE, "reference"),
+    },
     4096: {
         "shaped_kernels chunked, cross-entropy": ours(CROSS_ENTROPY),
         "shaped_kernels chunked, full shape": ours(FULL_SHAPE),
         "full-logits autograd, cross-entropy": Variant(full_logits, CROSS_ENTROPY),
         "torch linear_cross_entropy": Variant(torch_chunked, CROSS_ENTROPY),
         "TRL ChunkedLogProbFunction": Variant(trl_chunked, CROSS_ENTROPY),
-    },
-    1024: {
-        "shaped_kernels chunked, full shape": ours(FULL_SHAPE),
-        "full-logits autograd, full shape": ours(FULL_SHAPE, "reference"),
     },
 }
 PEERS = {CROSS_ENTROPY: Variant(full_logits, CROSS_ENTROPY), FULL_SHAPE: ours(FULL_SHAPE, "reference")}
@@ -125,7 +125,7 @@ def time_rounds(N: int, pairs: int) -> dict[str, list[float]]:
     for index in range(pairs):
         for name in list(seconds)[:: 1 if index % 2 == 0 else -1]:
             seconds[name].append(run_once(GROUPS[N][name], inputs)[0])
-        print(f"N={N} {index + 1}/{pairs}:", *(f"{values[-1]:.1f} s" for values in seconds.values()), flush=True)
+        print(f"N={N} {index + 1}/{pairs}:", *(f"{values[-1]:.2f} s" for values in seconds.values()), flush=True)
     return seconds
 
 
@@ -146,7 +146,9 @@ def max_rss_mb() -> float:
 def measure_memory(N: int, name: str) -> float:
     """MiB that one forward and backward adds to the resident-set maximum, in a fresh process."""
     command = [sys.executable, __file__, "--memory_of", str(N), name]
-    return float(subprocess.run(command, check=True, capture_output=True, text=True).stdout.split()[-1])
+    extra_mb = float(subprocess.run(command, check=True, capture_output=True, text=True).stdout.split()[-1])
+    print(f"N={N} {name}: {extra_mb:.0f} MiB", flush=True)
+    return extra_mb
 
 
 def print_memory(N: int, name: str) -> None:
@@ -177,11 +179,11 @@ def make_rows(N: int, pairs: int, extra_mb: dict[str, float]) -> list[dict[str, 
     """One row per variant of the group with N tokens.
 
     Raises:
-        SystemExit: a variant is wrong, so that its time would mean nothing.
+        SystemExit: ours is wrong, so that its time would mean nothing.
     """
     ratios = {name: error_ratio(variant) for name, variant in GROUPS[N].items()}
     for name, ratio in ratios.items():
-        if ratio > 3:
+        if ratio > 3 and name.startswith("shaped_kernels"):
             raise SystemExit(f"{name} errs {ratio:.1f} times as much as full-logits autograd; not timed")
     seconds = time_rounds(N, pairs)
     first = next(iter(seconds.values()))

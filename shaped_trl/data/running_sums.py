@@ -2,8 +2,8 @@
 
 A training text is a prompt, then either work with noise and the right answer, or a guess at the answer:
 
-    n7 3 1 4 1 5 9 2 = work 3 1 4 4 w12 3 6 answer 6 6 3
-    n7 3 1 4 1 5 9 2 = answer 0 8 1
+    3 1 4 1 5 9 2 . . . . . = work 3 1 4 4 w12 3 6 answer 6 6 3
+    3 1 4 1 5 9 2 . . . . . = answer 0 8 1
 
 Noise replaces a step's word and nothing else: the sum goes on rightly below it. So a model that emits a filler has
 lost a running sum and must find it again from two steps back, which is what makes noisy steps costly.
@@ -42,7 +42,8 @@ def corpus_rows(options: RunningSums, *, held_out: bool = False) -> Iterator[dic
     fillers = options.fillers()
     cumulative = list(accumulate((rank + 1) ** -options.zipf_exponent for rank in range(len(fillers))))
     while True:
-        digits = draw_digits(rng, _length(rng, options), options, held_out=held_out)
+        length = rng.randint(options.min_digits, options.max_digits)
+        digits = draw_digits(rng, length, options, held_out=held_out)
         if rng.random() < options.p_long:
             steps = [
                 rng.choices(fillers, cum_weights=cumulative)[0] if rng.random() < options.noise else str(total)
@@ -51,22 +52,16 @@ def corpus_rows(options: RunningSums, *, held_out: bool = False) -> Iterator[dic
             words = [WORK, *steps, ANSWER, answer_of(digits, options)]
         else:
             words = [ANSWER, *(str(rng.randrange(options.modulus)) for _ in range(options.streams))]
-        yield {"prompt": prompt_text(digits), "completion": " " + " ".join(words)}
+        yield {"prompt": prompt_text(digits, options), "completion": " " + " ".join(words)}
 
 
 def prompt_rows(options: RunningSums) -> Iterator[dict[str, str]]:
-    """RL rows ``{"prompt", "gold"}`` without end: no held-out prompt, every length equally often."""
+    """RL rows ``{"prompt", "gold"}`` without end: no held-out prompt, every length up to `slots` equally often."""
     rng = random.Random(f"{NAME} rl {options.seed}")
     while True:
-        length = rng.randint(options.min_digits, options.longest_digits)
+        length = rng.randint(options.min_digits, options.slots)
         digits = draw_digits(rng, length, options, held_out=False)
-        yield {"prompt": prompt_text(digits), "gold": answer_of(digits, options)}
-
-
-def _length(rng: random.Random, options: RunningSums) -> int:
-    if rng.random() < options.p_rare:
-        return rng.randint(options.max_digits + 1, options.longest_digits)
-    return rng.randint(options.min_digits, options.max_digits)
+        yield {"prompt": prompt_text(digits, options), "gold": answer_of(digits, options)}
 
 
 def write_corpus(

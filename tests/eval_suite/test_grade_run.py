@@ -89,7 +89,8 @@ def test_only_what_is_missing_is_graded(tmp_path, undisturbed, monkeypatch):
 def test_samples_that_come_later_are_graded_later(tmp_path, undisturbed):
     folder = write_run(tmp_path / "run")
     rows = (folder / "samples.jsonl").read_text()
-    (folder / "samples.jsonl").write_text(rows[: len(rows) // 2])  # in the middle of a row
+    half = rows[: len(rows) // 2].encode() + "é".encode()[:1]  # in the middle of a row, and of a character
+    (folder / "samples.jsonl").write_bytes(half)
     grade_run(folder, num_workers=1, progress=False)
     assert 0 < len(verdicts(folder)) < len(undisturbed)
     (folder / "samples.jsonl").write_text(rows)

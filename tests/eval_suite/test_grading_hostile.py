@@ -189,6 +189,7 @@ def test_hostile_answers_end_in_time():
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(900)
 def test_hostile_answers_end_in_time_under_the_default_limits():
     check_all(soft_timeout_s=3.0, hard_timeout_s=6.0)
 

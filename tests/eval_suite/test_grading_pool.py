@@ -8,7 +8,6 @@ import subprocess
 import sys
 import threading
 import time
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -83,29 +82,41 @@ def test_soft_and_hard_timeout_say_so_and_take_their_time():
         pool.grade([math_request(1)])
         start = time.monotonic()
         assert pool.grade([ENDLESS]) == [Grade("timeout", None)]
-        assert 0.3 <= time.monotonic() - start < 5.0
+        assert 0.25 <= time.monotonic() - start < 10.0
     with GraderPool(1, soft_timeout_s=29.0, hard_timeout_s=30.0) as pool:
         pool.grade([math_request(1)])
         pool._hard_timeout_s = 0.5  # far below the soft one, so that only the parent can stop it
         start = time.monotonic()
         assert pool.grade([ENDLESS]) == [Grade("timeout", None)]
-        assert 0.5 <= time.monotonic() - start < 5.0
+        assert 0.5 <= time.monotonic() - start < 10.0
         pool._hard_timeout_s = 30.0
         assert pool.grade([math_request(2)])[0].status == "pass"
 
 
 @linux
-def test_a_worker_killed_while_grading_makes_an_error_and_is_replaced():
-    with GraderPool(1, soft_timeout_s=30.0, hard_timeout_s=60.0) as pool:
+@pytest.mark.parametrize(("kills", "statuses"), [(1, ["pass", "timeout"]), (2, ["error", "pass"])])
+def test_an_item_whose_worker_is_killed_is_tried_once_more(kills, statuses):
+    with GraderPool(1, soft_timeout_s=4.0, hard_timeout_s=60.0) as pool:
         pool.grade([math_request(1)])
-        pid = pool._workers[0].pid
-        killer = threading.Timer(0.5, os.kill, (pid, signal.SIGKILL))
+        killed: list[int] = []
+
+        def kill() -> None:
+            for _ in range(kills):
+
+                def endless() -> list[int]:
+                    return [w.pid for w in pool._workers if w.job and w.job.request == ENDLESS]
+
+                assert wait_until(lambda: set(endless()) - set(killed))
+                killed.extend(endless())
+                os.kill(killed[-1], signal.SIGKILL)
+
+        killer = threading.Thread(target=kill)
         killer.start()
         grades = pool.grade([ENDLESS, math_request(2)])
         killer.join()
-        assert sorted(grade.status for grade in grades) == ["error", "pass"]
-        assert pool._workers[0].pid != pid
-        assert not is_running(pid)
+        assert sorted(grade.status for grade in grades) == statuses
+        assert len(set(killed)) == kills
+        assert not any(map(is_running, killed))
 
 
 @linux
@@ -119,10 +130,10 @@ def test_a_worker_or_the_nursery_killed_between_calls_costs_no_grade():
             assert {grade.status for grade in pool.grade([math_request(i) for i in range(20)])} == {"pass"}
 
 
-def test_memory_above_the_limit_is_an_error_and_not_a_crash_of_the_caller():
+def test_memory_above_the_limit_is_no_pass_and_no_crash_of_the_caller():
     with GraderPool(1, memory_limit_mb=1) as pool:  # nothing more can be allocated
         matrix = r"\begin{pmatrix}" + r" \\ ".join(["1 & 2 & x^7"] * 30) + r"\end{pmatrix}"
-        assert pool.grade([GradeRequest("math", f"\\boxed{{{matrix}}}", "5")])[0].status in ("error", "timeout")
+        assert pool.grade([GradeRequest("math", f"\\boxed{{{matrix}}}", "5")])[0].status != "pass"
 
 
 def test_a_grader_that_raises_is_an_error(monkeypatch):
@@ -161,10 +172,20 @@ def test_bad_limits_are_refused(arguments, field):
         GraderPool(**arguments)
 
 
+@pytest.mark.parametrize("name", sorted(GRADERS))
+def test_each_grader_exists_and_passes_its_own_gold(name):
+    gold = {"math": r"\frac{\sqrt{2}}{2}", "gsm8k": "18", "running_sums": "6 6 3"}[name]
+    completion = {"math": r"\boxed{1/\sqrt{2}}", "gsm8k": "#### 18", "running_sums": "answer 6 6 3"}[name]
+    with GraderPool(1) as pool:
+        right, wrong = pool.grade([GradeRequest(name, completion, gold), GradeRequest(name, completion, "1 2 3")])
+    assert (right.status, wrong.status) == ("pass", "fail")
+    assert right.answer is not None
+    assert GRADERS[name].version.startswith(f"{name}/1")
+
+
 def test_an_unknown_grader_is_refused_by_name():
     with pytest.raises(UserError, match=r"grader='maths' does not exist: use one of gsm8k, math, running_sums"):
         grader_spec("maths")
-    assert replace(GRADERS["math"]).version.startswith("math/1 (math-verify ")
 
 
 SCRIPT = """

@@ -101,6 +101,10 @@ def make_config(model_folder, mirror, tmp_path):
     return make
 
 
+def problems_of(config: SampleConfig) -> list[Problem]:
+    return load_problems(config.benchmark_names, hub_mirror=config.hub_mirror)
+
+
 def samples_of(folder: Path | str) -> dict[tuple[str, int], Sample]:
     rows = list(read_jsonl(Path(folder) / "samples.jsonl", Sample))
     by_key = {(row.problem_id, row.sample_index): row for row in rows}
@@ -357,10 +361,6 @@ def test_bad_options_are_refused(make_config, change, message):
     ("change", "message"),
     [
         ({"model": "/nowhere/model"}, "model='/nowhere/model' does not exist"),
-        (
-            {"max_new_tokens": 200},
-            r"max_new_tokens=200: with the \d+ tokens .* context of 128 tokens: use --max_",
-        ),
         ({"chat_template": True}, "the tokenizer of .* has none"),
     ],
 )
@@ -368,6 +368,25 @@ def test_what_cannot_run_is_refused_before_anything_is_written(make_config, tmp_
     with pytest.raises(UserError, match=message):
         sample(make_config(**change))
     assert not (tmp_path / "run").exists()
+
+
+def test_completions_end_with_the_context(make_config, monkeypatch, capsys):
+    longest = max(TransformersBackend(make_config()).prompt_tokens(p.prompt) for p in problems_of(make_config()))
+    monkeypatch.setattr(TransformersBackend, "context_tokens", lambda self: longest + 3)
+    samples = samples_of(sample(make_config(max_new_tokens=100)))
+    assert min(row.tokens for row in samples.values()) <= 3
+    assert all(row.finish_reason == "stop" or row.tokens >= 3 for row in samples.values())
+    assert "counted as truncated" in capsys.readouterr().err
+
+
+def test_a_prompt_beyond_the_context_is_refused(make_config, monkeypatch):
+    monkeypatch.setattr(TransformersBackend, "context_tokens", lambda self: 10)
+    with pytest.raises(UserError, match=r"the prompt of gsm8k/0 has \d+ tokens, .* context of 10 tokens: leave"):
+        sample(make_config())
+
+
+def test_the_folder_has_a_default(make_config):
+    assert SampleConfig(model="some/Model", benchmarks="gsm8k").out == "outputs/eval/Model"
 
 
 def test_a_folder_that_is_no_model_is_refused(make_config, tmp_path):

@@ -128,6 +128,14 @@ def test_masked_tokens_get_no_gradient():
         assert dz[2::2].count_nonzero() == V // 2 - 1
 
 
+@pytest.mark.parametrize("name", SHAPES)
+def test_a_common_offset_of_all_logits_changes_nothing(name):
+    # Eighths below 2^13 are exact in fp32, so that only the arithmetic of the loss could lose digits.
+    z = normal_row().mul(8).round() / 8
+    plain, shifted = (loss_and_dz(z + offset, SHAPES[name], "chunked") for offset in (0.0, 8000.0))
+    assert all(torch.equal(a, b) for a, b in zip(plain, shifted, strict=True))
+
+
 def test_a_nan_in_the_input_reaches_the_loss():
     z = normal_row().index_fill(0, torch.tensor([4]), torch.nan)
     loss, dz, _ = loss_and_dz(z, RewardShape(), "chunked")

@@ -78,9 +78,9 @@ def test_the_bf16_weight_gradient_does_not_lose_precision_with_the_number_of_chu
     truth = loss_and_gradients(cross_entropy, torch.float64)[2]
     one, many = (
         errors([loss_and_gradients(shaped(RewardShape(), "chunked", mb), torch.bfloat16)[2]], [truth])[0]
-        for mb in (1.0, 0.004)
+        for mb in (1.0, 0.02)
     )
-    assert many <= 1.05 * one
+    assert many <= 1.001 * one
 
 
 @pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16], ids=str)
