@@ -111,9 +111,7 @@ class TransformersBackend:
         else:
             self.identity = self._model_config._commit_hash or "unknown"
         if config.chat_template and not self._tokenizer.chat_template:
-            raise UserError(
-                f"chat_template=True, but the tokenizer of {config.model!r} has none: leave that flag out"
-            )
+            raise UserError(f"chat_template=True, but the tokenizer of {config.model!r} has none: leave that flag out")
         self.device = _device()
 
     @cached_property

@@ -106,7 +106,6 @@ def _difference(a_P: NDArray, b_P: NDArray) -> list[str]:
 
 def _sampling(outcomes: Mapping[str, Outcomes]) -> str:
     parts = [
-        f"{name} n = {one.n}, {100 * one.truncated / one.num_samples:.1f}% truncated"
-        for name, one in outcomes.items()
+        f"{name} n = {one.n}, {100 * one.truncated / one.num_samples:.1f}% truncated" for name, one in outcomes.items()
     ]
     return ", ".join(parts)

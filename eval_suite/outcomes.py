@@ -64,9 +64,7 @@ def read_record(folder: str | Path) -> dict[str, Any]:
     """
     path = Path(folder) / "run.json"
     if not path.is_file():
-        raise UserError(
-            f"{str(folder)!r} is no folder of a run: it has no run.json; make one with sample or grade"
-        )
+        raise UserError(f"{str(folder)!r} is no folder of a run: it has no run.json; make one with sample or grade")
     return json.loads(path.read_text(encoding="utf-8"))
 
 

@@ -94,14 +94,10 @@ def benchmark_results(outcomes: Outcomes, pass_at: Sequence[int]) -> dict[str, A
     n = outcomes.n
     total = outcomes.num_samples
     metrics = {
-        f"pass@{k}": problem_interval(
-            pass_at_k(outcomes.passes_P, n, k), sampling_se(outcomes.passes_P, n, k)
-        )
+        f"pass@{k}": problem_interval(pass_at_k(outcomes.passes_P, n, k), sampling_se(outcomes.passes_P, n, k))
         for k in pass_at
     }
-    metrics[f"avg@{n}"] = problem_interval(
-        avg_at_m(outcomes.passes_P, n), sampling_se(outcomes.passes_P, n, 1)
-    )
+    metrics[f"avg@{n}"] = problem_interval(avg_at_m(outcomes.passes_P, n), sampling_se(outcomes.passes_P, n, 1))
     metrics[f"cons@{n}"] = problem_interval(outcomes.votes_P)
     return {
         "problems": len(outcomes.problem_ids),
@@ -144,9 +140,7 @@ def _write_report(folder: Path, outcomes: dict[str, Outcomes], ks: list[int]) ->
 def _curve(benchmark: str, entry: dict[str, Any], ks: list[int]) -> Image:
     metrics = {k: entry["metrics"][f"pass@{k}"] for k in ks}
     png = to_png(plot_pass_at_k({benchmark: {f"n = {entry['n']}": metrics}}))
-    return Image(
-        f"pass_at_k_{benchmark}.png", f"Pass@k of {benchmark}; band: 95% interval over problems", png
-    )
+    return Image(f"pass_at_k_{benchmark}.png", f"Pass@k of {benchmark}; band: 95% interval over problems", png)
 
 
 def _metric_blocks(results: dict[str, Any]) -> list[Block]:

@@ -231,9 +231,7 @@ def _chunk_key(row: dict[str, Any], batch_size: int) -> tuple[str, int]:
 
 def _generate_chunk(backend: Backend, chunk: Chunk, run_seed: int) -> list[Sample]:
     problem = chunk.problem
-    completions = backend.generate(
-        problem.prompt, chunk.size, chunk.seed(run_seed), problem.meta.get("stop", [])
-    )
+    completions = backend.generate(problem.prompt, chunk.size, chunk.seed(run_seed), problem.meta.get("stop", []))
     return [
         Sample(problem.problem_id, chunk.start + offset, done.text, done.finish_reason, done.tokens)
         for offset, done in enumerate(completions)

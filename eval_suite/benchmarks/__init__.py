@@ -38,15 +38,9 @@ class Benchmark:
 
 
 BENCHMARKS: dict[str, Benchmark] = {
-    "gsm8k": Benchmark(
-        "openai/gsm8k", "main", "test", prompts.read_gsm8k, prompts.QUESTION_ANSWER, "gsm8k", shots=4
-    ),
-    "math500": Benchmark(
-        "HuggingFaceH4/MATH-500", None, "test", prompts.read_math500, prompts.PROBLEM_BOXED, "math"
-    ),
-    "aime24": Benchmark(
-        "HuggingFaceH4/aime_2024", None, "train", prompts.read_aime, prompts.PROBLEM_BOXED, "math"
-    ),
+    "gsm8k": Benchmark("openai/gsm8k", "main", "test", prompts.read_gsm8k, prompts.QUESTION_ANSWER, "gsm8k", shots=4),
+    "math500": Benchmark("HuggingFaceH4/MATH-500", None, "test", prompts.read_math500, prompts.PROBLEM_BOXED, "math"),
+    "aime24": Benchmark("HuggingFaceH4/aime_2024", None, "train", prompts.read_aime, prompts.PROBLEM_BOXED, "math"),
 }
 
 # name -> module with `problems() -> list[Problem]`; imported when asked for.
@@ -96,8 +90,7 @@ def _load_one(name: str, hub_mirror: str | Path | None, limit: int | None, chat:
         train = load_rows(benchmark.dataset_id, benchmark.config, benchmark.shots_split, hub_mirror)
         shots = [_read(benchmark, row, index) for index, row in enumerate(train[: benchmark.shots])]
     return [
-        _problem(name, benchmark, _read(benchmark, row, index), index, shots, chat)
-        for index, row in enumerate(rows)
+        _problem(name, benchmark, _read(benchmark, row, index), index, shots, chat) for index, row in enumerate(rows)
     ]
 
 
@@ -115,10 +108,7 @@ def _problem(
     name: str, benchmark: Benchmark, question: Question, index: int, shots: list[Question], chat: bool
 ) -> Problem:
     style = benchmark.style
-    if chat:
-        prompt = prompts.chat_prompt(style, question.text)
-    else:
-        prompt = prompts.base_prompt(style, question.text, shots)
+    prompt = prompts.chat_prompt(style, question.text) if chat else prompts.base_prompt(style, question.text, shots)
     own_id = str(index) if question.own_id is None else question.own_id
     meta = {"row": index, "stop": [] if chat else list(style.stop), **question.meta}
     return Problem(f"{name}/{own_id}", name, prompt, question.gold, benchmark.grader, meta)

@@ -11,9 +11,7 @@ from eval_suite.benchmarks import BENCHMARKS, GENERATED, load_problems
 from eval_suite.errors import UserError
 
 MIRROR = Path(__file__).resolve().parents[2].parent / "shared" / "hub"
-needs_mirror = pytest.mark.skipif(
-    not MIRROR.is_dir(), reason="no mirror of the real data sets beside the checkout"
-)
+needs_mirror = pytest.mark.skipif(not MIRROR.is_dir(), reason="no mirror of the real data sets beside the checkout")
 
 
 @pytest.fixture
@@ -58,9 +56,7 @@ def test_gsm8k_base_prompt_has_four_examples_of_the_train_split(made_up):
 
 def test_chat_prompts_hold_the_question_and_no_examples_or_stop_strings(made_up):
     problems = load_problems(["gsm8k", "math500", "aime24"], hub_mirror=made_up, chat=True)
-    for problem, question in zip(
-        problems, ["How many?", "Why {so}?", "Find $x$.", "Find $m+n$."], strict=True
-    ):
+    for problem, question in zip(problems, ["How many?", "Why {so}?", "Find $x$.", "Find $m+n$."], strict=True):
         assert problem.prompt.startswith(question + "\n\n")
         assert "Shot" not in problem.prompt
         assert problem.meta["stop"] == []
@@ -110,9 +106,7 @@ def test_a_missing_data_set_or_field_is_named(made_up):
         load_problems(["gsm8k"], hub_mirror=made_up)
     assert len(load_problems(["gsm8k"], hub_mirror=made_up, chat=True)) == 2
     (made_up / "HuggingFaceH4/aime_2024/default/train.jsonl").write_text('{"id": 1, "problem": "P"}\n')
-    with pytest.raises(
-        UserError, match=r"'HuggingFaceH4/aime_2024', row 0: no field 'answer' among id, problem"
-    ):
+    with pytest.raises(UserError, match=r"'HuggingFaceH4/aime_2024', row 0: no field 'answer' among id, problem"):
         load_problems(["aime24"], hub_mirror=made_up)
 
 

@@ -47,8 +47,7 @@ def write_run(folder: Path, benchmarks: dict[str, list[str]], n: int = N, **sett
 def by_hand(letters: list[str], k: int) -> float:
     """Mean over problems of the share of k-subsets with a pass."""
     shares = [
-        np.mean([any(letter in "pP" for letter in subset) for subset in combinations(row, k)])
-        for row in letters
+        np.mean([any(letter in "pP" for letter in subset) for subset in combinations(row, k)]) for row in letters
     ]
     return float(np.mean(shares))
 
@@ -210,9 +209,7 @@ def test_several_folders_are_compared_pairwise(run, tmp_path):
     expected = paired_difference(a, b)
     row = next(line for line in text.splitlines() if line.startswith("| toy | pass@2 |") and "+" in line)
     assert f"| {100 * (np.mean(b) - np.mean(a)):+.1f} |" in row
-    assert row.endswith(
-        f"| {100 * expected.low:+.1f} | {100 * expected.high:+.1f} | {expected.p_value:.3f} |"
-    )
+    assert row.endswith(f"| {100 * expected.low:+.1f} | {100 * expected.high:+.1f} | {expected.p_value:.3f} |")
     assert "| temperature | 0.7 | 1.0 |" in text
     only_first = [line for line in text.splitlines() if line.startswith("| other |")]
     assert only_first

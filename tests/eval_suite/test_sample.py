@@ -17,88 +17,17 @@ import numpy as np
 import pytest
 import torch
 from scipy.stats import chisquare
-from tokenizers import Tokenizer, models, pre_tokenizers
-from transformers import (
-    AutoModelForCausalLM,
-    GenerationConfig,
-    PreTrainedTokenizerFast,
-    Qwen3Config,
-)
+from tiny_eval import NUM_PROBLEMS, WORDS
+from transformers import AutoModelForCausalLM
 from transformers import Qwen3ForCausalLM as Qwen3
 from trl import TrlParser
 
 from eval_suite import sample as sample_module
-from eval_suite.backends import load_backend
+from eval_suite.backends import TransformersBackend, load_backend
+from eval_suite.benchmarks import load_problems
 from eval_suite.errors import UserError
-from eval_suite.records import Sample, read_jsonl
+from eval_suite.records import Problem, Sample, read_jsonl
 from eval_suite.sample import SampleConfig, sample
-
-WORDS = ["<other>", "<eos>", "Question:", "Answer:", "####", *(f"w{i}" for i in range(27))]
-CONTEXT_TOKENS = 128
-NUM_PROBLEMS = 6
-
-
-@pytest.fixture(scope="module")
-def model_folder(tmp_path_factory) -> Path:
-    """A random Qwen3 whose own generation settings are hostile: top-k 1 and a repetition penalty."""
-    folder = tmp_path_factory.mktemp("model")
-    torch.manual_seed(0)
-    config = Qwen3Config(
-        vocab_size=len(WORDS),
-        hidden_size=32,
-        num_hidden_layers=2,
-        num_attention_heads=2,
-        num_key_value_heads=1,
-        head_dim=16,
-        intermediate_size=64,
-        max_position_embeddings=CONTEXT_TOKENS,
-        tie_word_embeddings=False,
-        pad_token_id=1,
-        eos_token_id=1,
-        bos_token_id=None,
-    )
-    model = Qwen3(config)
-    model.lm_head.weight.data.mul_(12)  # a distribution with a tail for top-p to cut
-    model.generation_config = GenerationConfig(
-        do_sample=True, top_k=1, repetition_penalty=5.0, min_p=0.5, eos_token_id=1, pad_token_id=1
-    )
-    model.save_pretrained(folder)
-    core = Tokenizer(models.WordLevel({word: i for i, word in enumerate(WORDS)}, unk_token="<other>"))
-    core.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
-    PreTrainedTokenizerFast(tokenizer_object=core, pad_token="<eos>", eos_token="<eos>").save_pretrained(
-        folder
-    )
-    return folder
-
-
-@pytest.fixture(scope="module")
-def mirror(tmp_path_factory) -> Path:
-    """Made-up rows in GSM8K's layout."""
-    folder = tmp_path_factory.mktemp("mirror")
-    for split, count in (("train", 4), ("test", NUM_PROBLEMS)):
-        path = folder / "openai/gsm8k/main" / f"{split}.jsonl"
-        path.parent.mkdir(parents=True, exist_ok=True)
-        rows = [{"question": f"w{i} w{i + 1}", "answer": f"w{i}\n#### {i}"} for i in range(count)]
-        path.write_text("".join(json.dumps(row) + "\n" for row in rows))
-    return folder
-
-
-@pytest.fixture
-def make_config(model_folder, mirror, tmp_path):
-    def make(out: str = "run", **changes) -> SampleConfig:
-        settings = {
-            "model": str(model_folder),
-            "benchmarks": "gsm8k",
-            "hub_mirror": str(mirror),
-            "n": 5,
-            "batch_size": 2,
-            "max_new_tokens": 12,
-            "temperature": 1.0,
-            "top_p": 0.95,
-        }
-        return SampleConfig(**{**settings, "out": str(tmp_path / out), **changes})
-
-    return make
 
 
 def problems_of(config: SampleConfig) -> list[Problem]:
@@ -140,9 +69,7 @@ def test_the_order_and_number_of_problems_do_not_matter(make_config):
 def test_frequencies_are_those_of_temperature_and_top_p(make_config, model_folder):
     """One token from a known distribution, by hand: softmax at T, cut to the nucleus, renormalised."""
     temperature, top_p, n = 0.7, 0.9, 4000
-    config = make_config(
-        n=n, batch_size=1000, max_new_tokens=1, temperature=temperature, top_p=top_p, limit=1
-    )
+    config = make_config(n=n, batch_size=1000, max_new_tokens=1, temperature=temperature, top_p=top_p, limit=1)
     folder = sample(config)
     prompt = next(read_jsonl(folder / "problems.jsonl"))["prompt"]
     prompt_ids = [WORDS.index(word) if word in WORDS else 0 for word in prompt.split()]
@@ -230,9 +157,7 @@ def test_a_partial_chunk_is_generated_anew(make_config, cut):
     path = sample(config) / "samples.jsonl"
     lines = path.read_bytes().splitlines(keepends=True)
     # Chunks of 2, 2 and 1 rows a problem: 8 lines are one problem and a half, then half of a chunk.
-    left = {"mid_line": b"".join(lines[:8]) + lines[8][:-9], "mid_chunk": b"".join(lines[:8]), "empty": b""}[
-        cut
-    ]
+    left = {"mid_line": b"".join(lines[:8]) + lines[8][:-9], "mid_chunk": b"".join(lines[:8]), "empty": b""}[cut]
     path.write_bytes(left)
     assert samples_of(sample(config)) == undisturbed
 
@@ -241,9 +166,7 @@ def test_a_killed_run_continues_to_the_same_samples(make_config, tmp_path):
     changes = {"n": 40, "batch_size": 4, "max_new_tokens": 48}
     undisturbed = samples_of(sample(make_config("whole", **changes)))
     config = make_config("killed", **changes)
-    script = (
-        "import json, sys; from eval_suite.sample import *; sample(SampleConfig(**json.loads(sys.argv[1])))"
-    )
+    script = "import json, sys; from eval_suite.sample import *; sample(SampleConfig(**json.loads(sys.argv[1])))"
     environment = {
         **os.environ,
         "OMP_NUM_THREADS": str(torch.get_num_threads()),
