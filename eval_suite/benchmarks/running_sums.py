@@ -1,6 +1,6 @@
 """Running sums: a controlled task with a closed form, small enough to pre-train and reinforce on a CPU.
 
-A prompt gives digits and empty slots, ``3 1 4 1 5 9 2 . . . . . =``. Digit i belongs to stream i mod 3; the answer is
+A prompt gives digits and empty slots, ``3 1 4 1 5 9 2 . . . . =``. Digit i belongs to stream i mod 3; the answer is
 the sum of each stream modulo 10: ``answer 6 6 3``. A completion may work first, one running sum a step, or guess at
 once, which is right in 1 of 1,000 cases. Only the answer is graded, never the work. All prompts have the same number
 of slots, so that a digit is as far from its step at any length: problems longer than those of pre-training are hard,
@@ -42,7 +42,7 @@ class RunningSums:
     modulus: int = 10
     min_digits: int = 4
     max_digits: int = 8
-    slots: int = 12
+    slots: int = 11
     p_long: float = 0.7
     noise: float = 0.1
     vocabulary_size: int = 512
@@ -79,7 +79,7 @@ class RunningSums:
 
 
 def prompt_text(digits: Sequence[int], options: RunningSums) -> str:
-    """The prompt of these digits: ``3 1 4 1 . . . . . . . . =``."""
+    """The prompt of these digits: ``3 1 4 1 . . . . . . . =``."""
     return " ".join([*map(str, digits), *[EMPTY_SLOT] * (options.slots - len(digits)), END_OF_PROMPT])
 
 
@@ -108,7 +108,7 @@ def draw_digits(rng: random.Random, length: int, options: RunningSums, *, held_o
             return digits
 
 
-def problems(options: RunningSums | None = None, count: int = 54) -> list[Problem]:
+def problems(options: RunningSums | None = None, count: int = 48) -> list[Problem]:
     """`count` different held-out problems, all lengths from `min_digits` to `slots` equally often.
 
     The first problems are the same for every `count`. `meta` holds the number of ``digits``.

@@ -4,8 +4,8 @@
 
 Forward and backward to hidden states and head weight, fp32, D=512, V=151,936. Correctness comes first: the run
 stops if our error against float64 is more than 3 times that of full-logits autograd; that of the others is noted.
-Times are interleaved (every round runs every variant once) and compared within a round. Extra peak memory is the growth of the
-resident-set maximum in a process of its own. One row per variant is appended to results.csv.
+Times are interleaved (every round runs every variant once) and compared within a round. Extra peak memory is the
+growth of the resident-set maximum in a process of its own. One row per variant is appended to results.csv.
 
 The shaped reference runs with fewer tokens: with as many as the others it would need about 20 GB.
 

@@ -2,8 +2,8 @@
 
 A training text is a prompt, then either work with noise and the right answer, or a guess at the answer:
 
-    3 1 4 1 5 9 2 . . . . . = work 3 1 4 4 w12 3 6 answer 6 6 3
-    3 1 4 1 5 9 2 . . . . . = answer 0 8 1
+    3 1 4 1 5 9 2 . . . . = work 3 1 4 4 w12 3 6 answer 6 6 3
+    3 1 4 1 5 9 2 . . . . = answer 0 8 1
 
 Noise replaces a step's word and nothing else: the sum goes on rightly below it. So a model that emits a filler has
 lost a running sum and must find it again from two steps back, which is what makes noisy steps costly.
@@ -67,7 +67,7 @@ def prompt_rows(options: RunningSums) -> Iterator[dict[str, str]]:
 def write_corpus(
     folder: str | Path,
     *,
-    train_rows: int = 100_000,
+    train_rows: int = 40_000,
     heldout_rows: int = 512,
     rl_rows: int = 4_000,
     **task: Any,
