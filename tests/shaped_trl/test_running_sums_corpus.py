@@ -114,7 +114,7 @@ def test_bad_arguments_write_nothing(tmp_path, arguments, message):
 
 def test_a_word_tokenizer_holds_the_vocabulary_and_round_trips(rows):
     options = RunningSums(vocabulary_size=64)
-    texts = [row["prompt"] + row["completion"] for row in islice(corpus_rows(options), 2000)]
+    texts = [row["prompt"] + row["completion"] for row in islice(corpus_rows(options), 8000)]
     tokenizer = train_tokenizer(texts, "word", options.vocabulary_size)
     assert len(tokenizer) == options.vocabulary_size
     ids = tokenizer(texts[0]).input_ids
