@@ -67,7 +67,7 @@ def prompt_rows(options: RunningSums) -> Iterator[dict[str, str]]:
 def write_corpus(
     folder: str | Path,
     *,
-    train_rows: int = 40_000,
+    train_rows: int = 50_000,
     heldout_rows: int = 512,
     rl_rows: int = 4_000,
     **task: Any,
