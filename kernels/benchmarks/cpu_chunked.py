@@ -7,7 +7,8 @@ stops if our error against float64 is more than 3 times that of full-logits auto
 Times are interleaved (every round runs every variant once) and compared within a round. Extra peak memory is the
 growth of the resident-set maximum in a process of its own. One row per variant is appended to results.csv.
 
-The shaped reference runs with fewer tokens: with as many as the others it would need about 20 GB.
+The shaped reference and the slow peers run with fewer tokens: with 4,096 the one would need about 20 GB, and the
+others minutes a round.
 
 Dimensions: N tokens, D hidden, V vocabulary.
 """
@@ -67,19 +68,37 @@ def trl_chunked(hidden: Tensor, weight: Tensor, targets: Tensor) -> Tensor:
     return -ChunkedLogProbFunction.apply(*arguments)[0].sum()
 
 
-# Tokens -> variants. Every time of a group is compared with that of its first variant.
-GROUPS: dict[int, dict[str, Variant]] = {
-    1024: {
-        "shaped_kernels chunked, full shape": ours(FULL_SHAPE),
-        "full-logits autograd, full shape": ours(FULL_SHAPE, "reference"),
-    },
-    4096: {
-        "shaped_kernels chunked, cross-entropy": ours(CROSS_ENTROPY),
-        "shaped_kernels chunked, full shape": ours(FULL_SHAPE),
-        "full-logits autograd, cross-entropy": Variant(full_logits, CROSS_ENTROPY),
-        "torch linear_cross_entropy": Variant(torch_chunked, CROSS_ENTROPY),
-        "TRL ChunkedLogProbFunction": Variant(trl_chunked, CROSS_ENTROPY),
-    },
+class Group(NamedTuple):
+    """Variants timed side by side on N tokens; every time is compared with that of the first."""
+
+    N: int
+    variants: dict[str, Variant]
+
+
+GROUPS = {
+    "cross-entropy": Group(
+        4096,
+        {
+            "shaped_kernels chunked, cross-entropy": ours(CROSS_ENTROPY),
+            "shaped_kernels chunked, full shape": ours(FULL_SHAPE),
+            "full-logits autograd, cross-entropy": Variant(full_logits, CROSS_ENTROPY),
+        },
+    ),
+    "full-shape": Group(
+        1024,
+        {
+            "shaped_kernels chunked, full shape": ours(FULL_SHAPE),
+            "full-logits autograd, full shape": ours(FULL_SHAPE, "reference"),
+        },
+    ),
+    "peers": Group(
+        1024,
+        {
+            "shaped_kernels chunked, cross-entropy": ours(CROSS_ENTROPY),
+            "torch linear_cross_entropy": Variant(torch_chunked, CROSS_ENTROPY),
+            "TRL ChunkedLogProbFunction": Variant(trl_chunked, CROSS_ENTROPY),
+        },
+    ),
 }
 PEERS = {CROSS_ENTROPY: Variant(full_logits, CROSS_ENTROPY), FULL_SHAPE: ours(FULL_SHAPE, "reference")}
 
@@ -118,14 +137,14 @@ def error_ratio(variant: Variant) -> float:
     return max(a / b for a, b in zip(errors(variant), peer_errors, strict=True))
 
 
-def time_rounds(N: int, pairs: int) -> dict[str, list[float]]:
+def time_rounds(group: Group, pairs: int) -> dict[str, list[float]]:
     """Seconds per variant and round; the order turns around every other round."""
-    inputs = make_inputs(N)
-    seconds: dict[str, list[float]] = {name: [] for name in GROUPS[N]}
+    inputs = make_inputs(group.N)
+    seconds: dict[str, list[float]] = {name: [] for name in group.variants}
     for index in range(pairs):
         for name in list(seconds)[:: 1 if index % 2 == 0 else -1]:
-            seconds[name].append(run_once(GROUPS[N][name], inputs)[0])
-        print(f"N={N} {index + 1}/{pairs}:", *(f"{values[-1]:.2f} s" for values in seconds.values()), flush=True)
+            seconds[name].append(run_once(group.variants[name], inputs)[0])
+        print(f"N={group.N} {index + 1}/{pairs}:", *(f"{values[-1]:.2f} s" for values in seconds.values()), flush=True)
     return seconds
 
 
@@ -143,17 +162,17 @@ def max_rss_mb() -> float:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
 
 
-def measure_memory(N: int, name: str) -> float:
+def measure_memory(group: str, name: str) -> float:
     """MiB that one forward and backward adds to the resident-set maximum, in a fresh process."""
-    command = [sys.executable, __file__, "--memory_of", str(N), name]
+    command = [sys.executable, __file__, "--memory_of", group, name]
     extra_mb = float(subprocess.run(command, check=True, capture_output=True, text=True).stdout.split()[-1])
-    print(f"N={N} {name}: {extra_mb:.0f} MiB", flush=True)
+    print(f"N={GROUPS[group].N} {name}: {extra_mb:.0f} MiB", flush=True)
     return extra_mb
 
 
-def print_memory(N: int, name: str) -> None:
+def print_memory(group: str, name: str) -> None:
     """The child's half of `measure_memory`: one line, the extra MiB."""
-    variant, inputs = GROUPS[N][name], make_inputs(N)
+    variant, inputs = GROUPS[group].variants[name], make_inputs(GROUPS[group].N)
     tiny = (torch.randn(4, 8, requires_grad=True), torch.randn(16, 8, requires_grad=True), torch.arange(4))
     run_once(variant, tiny)  # loads what is loaded lazily
     before = max_rss_mb()
@@ -175,23 +194,23 @@ def provenance() -> dict[str, str]:
     }
 
 
-def make_rows(N: int, pairs: int, extra_mb: dict[str, float]) -> list[dict[str, str]]:
-    """One row per variant of the group with N tokens.
+def make_rows(group: Group, pairs: int, extra_mb: dict[str, float]) -> list[dict[str, str]]:
+    """One row per variant of the group.
 
     Raises:
         SystemExit: ours is wrong, so that its time would mean nothing.
     """
-    ratios = {name: error_ratio(variant) for name, variant in GROUPS[N].items()}
+    ratios = {name: error_ratio(variant) for name, variant in group.variants.items()}
     for name, ratio in ratios.items():
         if ratio > 3 and name.startswith("shaped_kernels"):
             raise SystemExit(f"{name} errs {ratio:.1f} times as much as full-logits autograd; not timed")
-    seconds = time_rounds(N, pairs)
+    seconds = time_rounds(group, pairs)
     first = next(iter(seconds.values()))
     rows = []
     for name, values in seconds.items():
         ratio, low, high = median_interval([a / b for a, b in zip(values, first, strict=True)])
         measured = {
-            "size": f"N={N} D={D} V={V} float32",
+            "size": f"N={group.N} D={D} V={V} float32",
             "variant": name,
             "pairs": str(pairs),
             "median_s": f"{statistics.median(values):.2f}",
@@ -222,16 +241,16 @@ def report(rows: list[dict[str, str]]) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--pairs", type=int, default=10, help="rounds; each runs every variant once (default 10)")
-    parser.add_argument("--memory_of", nargs=2, metavar=("N", "VARIANT"), help=argparse.SUPPRESS)
+    parser.add_argument("--groups", nargs="+", choices=GROUPS, default=list(GROUPS), help="default: all")
+    parser.add_argument("--memory_of", nargs=2, metavar=("GROUP", "VARIANT"), help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     if arguments.memory_of:
-        N, name = arguments.memory_of
-        print_memory(int(N), name)
+        print_memory(*arguments.memory_of)
         return
     # Before this process grows: a child's resident-set maximum starts at its parent's size.
-    extra_mb = {N: {name: measure_memory(N, name) for name in variants} for N, variants in GROUPS.items()}
-    for N in GROUPS:
-        report(make_rows(N, arguments.pairs, extra_mb[N]))
+    extra_mb = {name: {v: measure_memory(name, v) for v in GROUPS[name].variants} for name in arguments.groups}
+    for name in arguments.groups:
+        report(make_rows(GROUPS[name], arguments.pairs, extra_mb[name]))
 
 
 if __name__ == "__main__":
