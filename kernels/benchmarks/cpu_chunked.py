@@ -92,7 +92,7 @@ GROUPS = {
         },
     ),
     "peers": Group(
-        1024,
+        512,
         {
             "shaped_kernels chunked, cross-entropy": ours(CROSS_ENTROPY),
             "torch linear_cross_entropy": Variant(torch_chunked, CROSS_ENTROPY),
