@@ -225,8 +225,6 @@ def test_run_json_says_what_was_run(make_config):
     ids=lambda value: next(iter(value)) if isinstance(value, dict) else None,
 )
 def test_other_settings_on_the_same_folder_are_refused(make_config, change, message):
-    if "running_sums" in str(change):
-        pytest.importorskip("eval_suite.benchmarks.running_sums")
     folder = sample(make_config(limit=1))
     before = (folder / "samples.jsonl").read_bytes()
     with pytest.raises(UserError, match=message):
