@@ -1,37 +1,59 @@
-"""The shaped loss a few rows at a time: no [N, V] tensor, and the gradients are computed in the forward.
+"""The shaped loss of a linear head a few rows at a time: no [N, V] tensor, gradients computed in the forward.
 
-A chunk of rows is what a matmul sees. Inside it, blocks of rows go through the elementwise passes of
-`rows.py`; on a CPU they are small enough to stay in its cache. The gradient overwrites the logits of a chunk.
+A chunk of rows is what a matmul sees. A row step (`TorchRows` here, `TritonRows` on a GPU) turns its logits into
+loss, metrics and, in place, the gradient; two more matmuls carry that to the hidden states and the weight.
 
-Dimensions: N tokens, D hidden, V vocabulary, C rows of a chunk, R rows of a block.
+Dimensions: N tokens, D hidden, V vocabulary, C rows of a chunk, M metrics.
 """
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Iterator
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from .rows import Scratch, shape_rows
+from .rows import TorchRows
 from .shape import LossOptions
+from .targets import Targets
 
-# On a CPU a block and its scratch should fit the last-level cache; elsewhere small blocks only cost launches.
-_CPU_BLOCK_MB = 8
+# MiB of logits held at a time. On a GPU few large matmuls are fast, and a sum in fp32 is read and written per chunk.
+_CHUNK_MB = {"cpu": 256.0, "cuda": 896.0}
+# A GPU's matmul works in tiles: rows beyond a multiple of this would cost a tile's time.
+_CUDA_TILE_ROWS = 128
+
+
+class RowStep(Protocol):
+    """Logits of a chunk to loss, metrics and gradient."""
+
+    skips_ignored: bool
+    """Does it accept rows whose target is −1, and give them loss, metrics and gradient 0?"""
+
+    def __init__(self, logits_CV: Tensor, options: LossOptions) -> None: ...
+
+    def __call__(self, logits_RV: Tensor, targets_R: Tensor, with_grad: bool) -> tuple[Tensor, list[Tensor]]:
+        """Loss [R] and the metrics of `options.metrics`, [R] each; overwrites `logits_RV` with its gradient."""
+
+    @staticmethod
+    def scale(gradient: Tensor, factor: Tensor, dtype: torch.dtype) -> Tensor:
+        """`gradient` times the scalar `factor` in `dtype`; may overwrite it."""
 
 
 def chunked_loss(
     hidden_ND: Tensor,
     weight_VD: Tensor,
     bias_V: Tensor | None,
-    targets_N: Tensor,
+    targets: Targets,
     options: LossOptions,
+    row_step: type[RowStep] = TorchRows,
 ) -> tuple[Tensor, dict[str, Tensor]]:
     """Summed loss, and the metrics asked for as [N] tensors. Same contract as `reference_loss`.
 
     Half-precision inputs go through the matmuls as they are, everything else is fp32, the accumulated weight
-    gradient included; float64 stays float64. Under autocast the matmuls run in its dtype.
+    gradient included unless `options.accum_dtype` says otherwise; float64 stays float64. Under autocast the matmuls
+    run in its dtype.
 
     Raises:
         RuntimeError: a second backward through the same loss, or a double backward.
@@ -40,10 +62,10 @@ def chunked_loss(
     # ctx.needs_input_grad would not do: it is true under no_grad as well.
     needs = tuple(torch.is_grad_enabled() and t is not None and t.requires_grad for t in inputs)
     if any(needs):
-        loss, *metrics_N = _ChunkedLoss.apply(*inputs, targets_N, options, needs)
+        loss, metrics_MN = _ChunkedLoss.apply(*inputs, targets, options, row_step, needs)
     else:
-        loss, metrics_N, _ = _run_chunks(*inputs, targets_N, options, needs)
-    return loss, dict(zip(options.metrics, metrics_N, strict=True))
+        loss, metrics_MN, _ = _run_chunks(*inputs, targets, options, row_step, needs)
+    return loss, dict(zip(options.metrics, metrics_MN.unbind(), strict=True))
 
 
 class _ChunkedLoss(torch.autograd.Function):
@@ -55,16 +77,17 @@ class _ChunkedLoss(torch.autograd.Function):
         hidden_ND: Tensor,
         weight_VD: Tensor,
         bias_V: Tensor | None,
-        targets_N: Tensor,
+        targets: Targets,
         options: LossOptions,
+        row_step: type[RowStep],
         needs: tuple[bool, ...],
     ) -> tuple[Tensor, ...]:
-        loss, metrics_N, grads = _run_chunks(hidden_ND, weight_VD, bias_V, targets_N, options, needs)
+        loss, metrics_MN, grads = _run_chunks(hidden_ND, weight_VD, bias_V, targets, options, row_step, needs)
         ctx.input_dtypes = [None if t is None else t.dtype for t in (hidden_ND, weight_VD, bias_V)]
-        ctx.used = False
+        ctx.used, ctx.row_step = False, row_step
         ctx.save_for_backward(*grads)
-        ctx.mark_non_differentiable(*metrics_N)
-        return loss, *metrics_N
+        ctx.mark_non_differentiable(metrics_MN)
+        return loss, metrics_MN
 
     @staticmethod
     @once_differentiable
@@ -75,94 +98,126 @@ class _ChunkedLoss(torch.autograd.Function):
                 "compute the loss again for a second one"
             )
         ctx.used = True
-        # Reading the factor is free on a CPU. Elsewhere it would wait for the device, so scaling is cheaper.
-        scales = grad_loss.device.type != "cpu" or grad_loss.item() != 1
         grads = [
-            None if grad is None else (grad.mul_(grad_loss) if scales else grad).to(dtype)
+            None if grad is None else ctx.row_step.scale(grad, grad_loss, dtype)
             for grad, dtype in zip(ctx.saved_tensors, ctx.input_dtypes, strict=True)
         ]
-        return *grads, None, None, None
+        return *grads, None, None, None, None
 
 
 class _Gradients:
     """The gradients that are needed, summed over chunks; None for the others."""
 
-    def __init__(self, hidden_ND: Tensor, weight_VD: Tensor, sum_dtype: torch.dtype, needs: tuple[bool, ...]) -> None:
-        self._hidden_ND, self._weight_VD = hidden_ND, weight_VD
+    def __init__(
+        self, hidden_ND: Tensor, weight_VD: Tensor, order_N: Tensor | None, accum_dtype: torch.dtype, needs: tuple
+    ) -> None:
+        self._weight_VD, self._order_N, self._first = weight_VD, order_N, True
         needs_hidden, needs_weight, needs_bias = needs
-        self.hidden_ND = torch.empty_like(hidden_ND) if needs_hidden else None
-        # The first chunk overwrites, which saves a pass over [V, D]; without a chunk nothing would.
-        self._first = hidden_ND.shape[0] > 0
-        new = torch.empty_like if self._first else torch.zeros_like
-        self.weight_VD = new(weight_VD, dtype=sum_dtype) if needs_weight else None
-        self.bias_V = weight_VD.new_zeros(weight_VD.shape[0], dtype=sum_dtype) if needs_bias else None
+        new = torch.empty_like if order_N is None else torch.zeros_like  # ignored rows may never be visited
+        self.hidden_ND = new(hidden_ND) if needs_hidden else None
+        self.weight_VD = torch.empty_like(weight_VD, dtype=accum_dtype) if needs_weight else None
+        self.bias_V = weight_VD.new_zeros(weight_VD.shape[0], dtype=accum_dtype) if needs_bias else None
 
-    def add(self, dz_CV: Tensor, chunk: slice) -> None:
-        """Add the share of the rows `chunk`, whose logit gradient is `dz_CV`."""
+    def add(self, dz_CV: Tensor, hidden_CD: Tensor, chunk: slice) -> None:
+        """Add the share of the rows `chunk`, whose logit gradient is `dz_CV` and hidden states `hidden_CD`."""
         if self.hidden_ND is not None:
-            torch.mm(dz_CV, self._weight_VD, out=self.hidden_ND[chunk])
+            if self._order_N is None:
+                torch.mm(dz_CV, self._weight_VD, out=self.hidden_ND[chunk])
+            else:
+                self.hidden_ND.index_copy_(0, self._order_N[chunk], torch.mm(dz_CV, self._weight_VD))
         if self.weight_VD is not None:
-            self._add_weight(self.weight_VD, dz_CV.t(), self._hidden_ND[chunk])
+            self._add_weight(self.weight_VD, dz_CV.t(), hidden_CD)
         if self.bias_V is not None:
             self.bias_V += dz_CV.sum(0, dtype=self.bias_V.dtype)
         self._first = False
 
     def _add_weight(self, sum_VD: Tensor, dz_VC: Tensor, hidden_CD: Tensor) -> None:
         # Rounding each chunk's product to half precision before the sum would bias training.
-        beta = 0 if self._first else 1
-        if dz_VC.dtype == sum_VD.dtype:
-            torch.addmm(sum_VD, dz_VC, hidden_CD, beta=beta, out=sum_VD)
-        elif sum_VD.is_cuda:
-            torch.addmm(sum_VD, dz_VC, hidden_CD, beta=beta, out_dtype=sum_VD.dtype, out=sum_VD)
+        if dz_VC.dtype != sum_VD.dtype and not sum_VD.is_cuda:
+            dz_VC, hidden_CD = dz_VC.to(sum_VD.dtype), hidden_CD.to(sum_VD.dtype)
+        out_dtype = {} if dz_VC.dtype == sum_VD.dtype else {"out_dtype": sum_VD.dtype}
+        # The first chunk overwrites, which saves a pass over [V, D].
+        if self._first:
+            torch.mm(dz_VC, hidden_CD, out=sum_VD, **out_dtype)
         else:
-            torch.addmm(sum_VD, dz_VC.to(sum_VD.dtype), hidden_CD.to(sum_VD.dtype), beta=beta, out=sum_VD)
+            torch.addmm(sum_VD, dz_VC, hidden_CD, out=sum_VD, **out_dtype)
+
+    def sums(self) -> tuple[Tensor | None, ...]:
+        """Gradients of hidden states, weight and bias, None where not needed."""
+        if self._first and self.weight_VD is not None:
+            self.weight_VD.zero_()
+        return self.hidden_ND, self.weight_VD, self.bias_V
 
 
 def _run_chunks(
     hidden_ND: Tensor,
     weight_VD: Tensor,
     bias_V: Tensor | None,
-    targets_N: Tensor,
+    targets: Targets,
     options: LossOptions,
+    row_step: type[RowStep],
     needs: tuple[bool, ...],
-) -> tuple[Tensor, list[Tensor], tuple[Tensor | None, ...]]:
-    """Loss, metrics in the order of `options.metrics`, and the gradients that `needs` asks for, else None."""
-    device = hidden_ND.device.type
-    dtype = hidden_ND.dtype
+) -> tuple[Tensor, Tensor, tuple[Tensor | None, ...]]:
+    """Loss, metrics [M, N] in the order of `options.metrics`, and the gradients that `needs` asks for, else None."""
+    device, dtype = hidden_ND.device.type, hidden_ND.dtype
     if torch.is_autocast_enabled(device) and dtype != torch.float64:
         dtype = torch.get_autocast_dtype(device)
     with torch.autocast(device, enabled=False):
         hidden_ND, weight_VD = hidden_ND.to(dtype), weight_VD.to(dtype)
         bias_V = None if bias_V is None else bias_V.to(dtype)
         exact_dtype = torch.promote_types(dtype, torch.float32)
-        N, V = hidden_ND.shape[0], weight_VD.shape[0]
-        C = _rows_per_chunk(N, V, exact_dtype, options.chunk_mb)
-        R = C if device != "cpu" else min(C, max(1, int(_CPU_BLOCK_MB * 2**20 / (V * exact_dtype.itemsize))))
-        logits_CV = hidden_ND.new_empty(C, V)
-        scratch = Scratch.allocate(R, logits_CV, exact_dtype, options)
-        loss_N = hidden_ND.new_empty(N, dtype=exact_dtype)
-        metrics_N = [torch.empty_like(loss_N) for _ in options.metrics]
-        grads = _Gradients(hidden_ND, weight_VD, exact_dtype, needs)
-        for start in range(0, N, C):
-            chunk = slice(start, min(start + C, N))
-            dz_CV = logits_CV[: chunk.stop - start]
+        N = len(targets) if row_step.skips_ignored else targets.count()
+        V = weight_VD.shape[0]
+        # A shard's buffer has spare columns: the largest shard's width, the same in all processes.
+        width = V if options.shard is None else options.shard.width
+        C = _even_rows(N, _most_rows(width, weight_VD, options.chunk_mb), device)
+        logits_CV = hidden_ND.new_empty(C, width)
+        step = row_step(logits_CV, options)
+        grads = _Gradients(hidden_ND, weight_VD, targets.order_N, options.accum_dtype or exact_dtype, needs)
+        loss_N = hidden_ND.new_zeros(len(targets), dtype=exact_dtype)
+        metrics_MN = loss_N.new_zeros(len(options.metrics), len(targets))
+        for chunk in _chunks(targets, N, C, device):
+            rows = chunk if targets.order_N is None else targets.order_N[chunk]
+            row_CV = logits_CV[: chunk.stop - chunk.start]
+            hidden_CD, dz_CV = hidden_ND[rows], row_CV[:, :V]
             if bias_V is None:
-                torch.mm(hidden_ND[chunk], weight_VD.t(), out=dz_CV)
+                torch.mm(hidden_CD, weight_VD.t(), out=dz_CV)
             else:
-                torch.addmm(bias_V, hidden_ND[chunk], weight_VD.t(), out=dz_CV)
-            for first in range(start, chunk.stop, R):
-                rows = slice(first, min(first + R, chunk.stop))
-                block_RV = dz_CV[rows.start - start : rows.stop - start]
-                loss_R, metrics_R = shape_rows(block_RV, targets_N[rows], options, scratch, any(needs))
-                loss_N[rows] = loss_R
-                for name, metric_N in zip(options.metrics, metrics_N, strict=True):
-                    metric_N[rows] = metrics_R[name]
-            grads.add(dz_CV, chunk)
-        return loss_N.sum(), metrics_N, (grads.hidden_ND, grads.weight_VD, grads.bias_V)
+                torch.addmm(bias_V, hidden_CD, weight_VD.t(), out=dz_CV)
+            loss_N[chunk], metrics = step(row_CV, targets.ids_N[chunk], any(needs))
+            for metric_N, metric_C in zip(metrics_MN.unbind(), metrics, strict=True):
+                metric_N[chunk] = metric_C
+            grads.add(dz_CV, hidden_CD, chunk)
+        if options.shard is not None and grads.hidden_ND is not None:
+            options.shard.sum_gradient(grads.hidden_ND)
+        return loss_N.sum(), targets.restore(metrics_MN), grads.sums()
 
 
-def _rows_per_chunk(N: int, V: int, dtype: torch.dtype, chunk_mb: float) -> int:
-    """Rows whose logits fit `chunk_mb`, spread evenly: a short last chunk would be a slow matmul."""
-    most = max(1, int(chunk_mb * 2**20 / (V * dtype.itemsize)))
-    chunks = max(1, -(-N // most))
-    return max(1, -(-N // chunks))
+def _chunks(targets: Targets, N: int, C: int, device: str) -> Iterator[slice]:
+    """Slices of at most `C` rows over the targets that count, of which there are at most `N`.
+
+    The number that count is asked for when the first slice is under way: the device works while the host waits.
+    """
+    start, stop = 0, N
+    while start < stop:
+        rows = _even_rows(stop - start, C, device)
+        yield slice(start, start + rows)
+        start, stop = start + rows, targets.count()
+    targets.count()
+
+
+def _most_rows(width: int, weight_VD: Tensor, chunk_mb: float | None) -> int:
+    """Rows whose logits fit `chunk_mb` MiB, in whole tiles on a GPU; at least 1."""
+    chunk_mb = _CHUNK_MB.get(weight_VD.device.type, 256.0) if chunk_mb is None else chunk_mb
+    most = int(chunk_mb * 2**20 / (width * weight_VD.dtype.itemsize))
+    if weight_VD.is_cuda and most > _CUDA_TILE_ROWS:
+        most -= most % _CUDA_TILE_ROWS
+    return max(1, most)
+
+
+def _even_rows(N: int, most: int, device: str) -> int:
+    """Rows of the next chunk, so that the `N` rows left are spread evenly: a short last chunk is a slow matmul."""
+    rows = -(-N // max(1, -(-N // most)))
+    if device == "cuda":
+        rows += -rows % _CUDA_TILE_ROWS
+    return min(rows, most, N)

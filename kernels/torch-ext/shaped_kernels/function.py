@@ -15,9 +15,16 @@ from torch import Tensor
 from .chunked import chunked_loss
 from .reference import reference_loss
 from .shape import LossOptions, RewardShape
+from .targets import Targets
+from .triton_rows import triton_loss, why_not_triton
+from .vocab_parallel import local_tensors
 
-Implementation = Callable[[Tensor, Tensor, Tensor | None, Tensor, LossOptions], tuple[Tensor, dict[str, Tensor]]]
-IMPLEMENTATIONS: dict[str, Implementation] = {"reference": reference_loss, "chunked": chunked_loss}
+Implementation = Callable[[Tensor, Tensor, Tensor | None, Targets, LossOptions], tuple[Tensor, dict[str, Tensor]]]
+IMPLEMENTATIONS: dict[str, Implementation] = {
+    "reference": reference_loss,
+    "chunked": chunked_loss,
+    "triton": triton_loss,
+}
 _CROSS_ENTROPY = RewardShape()
 METRICS = ("nll", "entropy", "target_prob", "head_mass", "tail_mass", "is_top1")
 
@@ -52,7 +59,8 @@ def shaped_linear_loss(
     ignore_index: int = -100,
     metrics: tuple[str, ...] = (),
     impl: str = "auto",
-    chunk_mb: float = 256.0,
+    chunk_mb: float | None = None,
+    accum_dtype: torch.dtype | None = None,
 ) -> ShapedLossOutput:
     """Reward-shaped next-token loss of a linear head, summed over the targets (arXiv 2512.22955, Eq. 10–13).
 
@@ -71,48 +79,43 @@ def shaped_linear_loss(
         metrics: per-token values to return, from `METRICS`: nll and entropy (nats), target_prob, head_mass
             and tail_mass (probability inside and outside the top k, the target not counted), is_top1 (1 where
             the target is the argmax; ties go to the lowest id).
-        impl: "reference" (full logits, autograd), "chunked", or "auto": the best there is for the device.
-        chunk_mb: MiB of logits held at a time by "chunked", counted in fp32 (float64 for float64).
+        impl: "reference" (full logits, autograd), "chunked" (torch), "triton" (CUDA), or "auto": "triton" on a CUDA
+            device that can, else "chunked".
+        chunk_mb: MiB of logits held at a time by "chunked" and "triton"; None is 896 on CUDA, else 256.
+        accum_dtype: dtype in which they sum the weight's gradient over chunks; None is fp32 (float64 for
+            float64). The weight's own bf16 saves memory, and rounds each partial sum.
 
     Returns:
         `ShapedLossOutput`. Without a valid target the loss is a differentiable 0.
 
     Raises:
         ValueError: an argument is out of range, or a target outside the vocabulary.
-        RuntimeError: a second backward through one loss, or a double backward ("chunked").
+        RuntimeError: a second backward through one loss, or a double backward ("chunked", "triton").
+
+    On CUDA the host reads one number, how many targets count, when the first chunk is under way: the device does
+    not wait.
     """
     _check_tensors(hidden, weight, targets, bias)
-    options = LossOptions(shape, float(logit_scale), softcap, tuple(metrics), float(chunk_mb))
-    _check_options(options, metrics)
-    if impl != "auto" and impl not in IMPLEMENTATIONS:
-        raise ValueError(f"impl={impl!r} is not available; use auto, {', '.join(IMPLEMENTATIONS)}")
-    compute_loss = IMPLEMENTATIONS["chunked" if impl == "auto" else impl]
-
-    targets_N = targets.reshape(-1).long()
-    hidden_ND = hidden.reshape(targets_N.shape[0], hidden.shape[-1])
-    valid_ids = _valid_ids(targets_N, ignore_index, weight.shape[0])
-    if valid_ids is None:
-        loss, values_N = compute_loss(hidden_ND, weight, bias, targets_N, options)
-    else:
-        # Ignored rows leave before the matmul; autograd puts zeros in their place.
-        hidden_ND = hidden_ND.index_select(0, valid_ids)
-        loss, values = compute_loss(hidden_ND, weight, bias, targets_N[valid_ids], options)
-        zeros_N = loss.new_zeros(targets_N.shape)
-        values_N = {name: zeros_N.index_copy(0, valid_ids, value) for name, value in values.items()}
+    options = LossOptions(shape, float(logit_scale), softcap, tuple(metrics), chunk_mb, accum_dtype)
+    _check_options(options, metrics, weight.dtype)
+    ordered = Targets(targets.reshape(-1).long(), ignore_index, weight.shape[0])
+    hidden, weight, bias, shard = local_tensors(hidden, weight, bias, keep_shards=impl in ("auto", "chunked"))
+    impl = "chunked" if shard else _choose(impl, weight)
+    options = options._replace(shard=shard)
+    hidden_ND = hidden.reshape(targets.numel(), hidden.shape[-1])
+    loss, values_N = IMPLEMENTATIONS[impl](hidden_ND, weight, bias, ordered, options)
     return ShapedLossOutput(loss, **{name: value.view(targets.shape) for name, value in values_N.items()})
 
 
-def _valid_ids(targets_N: Tensor, ignore_index: int, vocabulary: int) -> Tensor | None:
-    """Positions that count, or None where all do. One wait for the device answers both questions."""
-    is_valid_N = targets_N != ignore_index
-    is_bad_N = is_valid_N & ((targets_N < 0) | (targets_N >= vocabulary))
-    valid, bad = torch.stack([is_valid_N.sum(), is_bad_N.sum()]).tolist()
-    if bad:
-        raise ValueError(
-            f"targets holds {targets_N[is_bad_N][0].item()}, outside the vocabulary [0, {vocabulary}); "
-            f"mark what is to be skipped with ignore_index={ignore_index}"
-        )
-    return None if valid == targets_N.shape[0] else is_valid_N.nonzero().squeeze(-1)
+def _choose(impl: str, weight: Tensor) -> str:
+    """The name of an implementation that runs on the device and dtype of `weight`."""
+    if impl == "auto":
+        return "triton" if weight.is_cuda and not why_not_triton(weight) else "chunked"
+    if impl not in IMPLEMENTATIONS:
+        raise ValueError(f"impl={impl!r} is not available; use auto, {', '.join(IMPLEMENTATIONS)}")
+    if impl == "triton" and (reason := why_not_triton(weight)):
+        raise ValueError(f"impl='triton' {reason}; use impl='chunked'")
+    return impl
 
 
 def _check_tensors(hidden: Tensor, weight: Tensor, targets: Tensor, bias: Tensor | None) -> None:
@@ -138,7 +141,7 @@ def _check_tensors(hidden: Tensor, weight: Tensor, targets: Tensor, bias: Tensor
         )
 
 
-def _check_options(options: LossOptions, metrics: tuple[str, ...]) -> None:
+def _check_options(options: LossOptions, metrics: tuple[str, ...], weight_dtype: torch.dtype) -> None:
     if not isinstance(options.shape, RewardShape):
         raise ValueError(f"shape={options.shape!r} is not a RewardShape; a preset is RewardShape.preset('precision')")
     for name, value in (
@@ -148,6 +151,10 @@ def _check_options(options: LossOptions, metrics: tuple[str, ...]) -> None:
     ):
         if value is not None and not (math.isfinite(value) and value > 0):
             raise ValueError(f"{name}={value!r} is not above 0; leave it out for the default")
+    if options.accum_dtype not in (None, torch.float32, weight_dtype):
+        raise ValueError(
+            f"accum_dtype={options.accum_dtype!r} is not None, torch.float32 or the weight's {weight_dtype}"
+        )
     if isinstance(metrics, str):
         raise ValueError(f"metrics={metrics!r} is one string; write metrics=({metrics!r},)")
     for name in options.metrics:

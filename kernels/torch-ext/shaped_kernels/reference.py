@@ -12,13 +12,14 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from .shape import LossOptions, RewardShape
+from .targets import Targets
 
 
 def reference_loss(
     hidden_ND: Tensor,
     weight_VD: Tensor,
     bias_V: Tensor | None,
-    targets_N: Tensor,
+    targets: Targets,
     options: LossOptions,
 ) -> tuple[Tensor, dict[str, Tensor]]:
     """Summed loss, and the metrics asked for as [N] tensors (arXiv 2512.22955, Eq. 10–13).
@@ -26,6 +27,10 @@ def reference_loss(
     The loss of a token is the surrogate −Σ_a sg(p_a r_a) ln p_a over the whole vocabulary, sg stopping the
     gradient: its logit gradient is the policy gradient −E_{a~p}[r_a ∇ln p_a]. Holds several [N, V] tensors.
     """
+    count = targets.count()
+    if targets.order_N is not None:
+        hidden_ND = hidden_ND[targets.order_N[:count]]
+    targets_N = targets.ids_N[:count]
     z_NV = compute_logits(hidden_ND, weight_VD, bias_V, options)
     shape, x_N1 = options.shape, targets_N[:, None]
     z_others_NV = z_NV.scatter(-1, x_N1, -torch.inf)
@@ -55,7 +60,11 @@ def reference_loss(
         "tail_mass": lambda: (p_others_NV * ~in_head_NV).sum(-1),
         "is_top1": lambda: head_mask(z_NV, 1).gather(-1, x_N1).squeeze(-1).to(z_NV.dtype),
     }
-    return (positive_N + negative_N).sum(), {name: compute_metric[name]().detach() for name in options.metrics}
+    loss = (positive_N + negative_N).sum()
+    values = {name: loss.new_zeros(len(targets)) for name in options.metrics}
+    for name, value_N in values.items():
+        value_N[:count] = compute_metric[name]().detach()
+    return loss, {name: targets.restore(value_N) for name, value_N in values.items()}
 
 
 def compute_logits(hidden_ND: Tensor, weight_VD: Tensor, bias_V: Tensor | None, options: LossOptions) -> Tensor:

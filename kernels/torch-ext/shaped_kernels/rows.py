@@ -2,7 +2,8 @@
 
 With m the largest logit besides that of the target x, e_j = exp(z_j − m) and s = Σ e_j over j ≠ x, the other
 tokens have p_j = q·e_j/s. The target and the head set are taken out and put back by gather and scatter over a
-few indices: every pass over [R, V] is a plain one, and the tail's mass is summed directly.
+few indices: every pass over [R, V] is a plain one, and the tail's mass is summed directly. Where the vocabulary is
+spread over processes, V is this process's part, and `WholeVocabulary` or `VocabularyShard` answers for the whole.
 
 Dimensions: R rows, V vocabulary, K head set.
 """
@@ -16,7 +17,7 @@ from torch import Tensor
 
 from .arithmetic import TargetTerms, target_terms
 from .shape import LossOptions, RewardShape
-from .topk import head_ids, is_first_max
+from .vocab_parallel import WholeVocabulary
 
 # ln e_j may be −inf where e_j is 0; any finite number gives their product its limit 0.
 _LOWEST_LOG_E = -1e4
@@ -33,9 +34,47 @@ class Scratch(NamedTuple):
     def allocate(cls, R: int, logits_CV: Tensor, dtype: torch.dtype, options: LossOptions) -> Scratch:
         """Room for R rows of `dtype`, as many tensors as `options` will use."""
         V = logits_CV.shape[1]
-        needs_log_e = _rest_rate(options.shape, V) != 0 or "entropy" in options.metrics
+        vocabulary = V if options.shard is None else options.shard.vocabulary
+        needs_log_e = _rest_rate(options.shape, vocabulary) != 0 or "entropy" in options.metrics
         needed = (logits_CV.dtype != dtype, needs_log_e, options.softcap is not None)
         return cls(*(logits_CV.new_empty(R, V, dtype=dtype) if need else None for need in needed))
+
+
+class TorchRows:
+    """The row step in plain torch: blocks of rows, on a CPU small enough to stay in its cache."""
+
+    skips_ignored = False
+    _BLOCK_MB = {"cpu": 8}
+
+    def __init__(self, logits_CV: Tensor, options: LossOptions) -> None:
+        C, V = logits_CV.shape
+        dtype = torch.promote_types(logits_CV.dtype, torch.float32)
+        block_mb = self._BLOCK_MB.get(logits_CV.device.type, 256)
+        self._R = min(C, max(1, int(block_mb * 2**20 / (V * dtype.itemsize))))
+        self._dtype, self._options = dtype, options
+        self._scratch = Scratch.allocate(self._R, logits_CV, dtype, options)
+
+    def __call__(self, logits_CV: Tensor, targets_C: Tensor, with_grad: bool) -> tuple[Tensor, list[Tensor]]:
+        """Loss [C] and the metrics of the options, [C] each; `logits_CV` becomes its gradient."""
+        names = self._options.metrics
+        loss_C = torch.empty_like(targets_C, dtype=self._dtype)
+        metrics_C = [torch.empty_like(loss_C) for _ in names]
+        for logits_RV, targets_R, loss_R, *metrics_R in zip(
+            *(t.split(self._R) for t in (logits_CV, targets_C, loss_C, *metrics_C)), strict=True
+        ):
+            loss, metrics = shape_rows(logits_RV, targets_R, self._options, self._scratch, with_grad)
+            loss_R.copy_(loss)
+            for name, metric_R in zip(names, metrics_R, strict=True):
+                metric_R.copy_(metrics[name])
+        return loss_C, metrics_C
+
+    @staticmethod
+    def scale(gradient: Tensor, factor: Tensor, dtype: torch.dtype) -> Tensor:
+        """`gradient` times the scalar `factor`, in place, in `dtype`."""
+        # Reading the factor is free on a CPU. Elsewhere it would wait for the device, so scaling is cheaper.
+        if gradient.device.type != "cpu" or factor.item() != 1:
+            gradient = gradient.mul_(factor)
+        return gradient.to(dtype)
 
 
 class _Others(NamedTuple):
@@ -54,15 +93,18 @@ def shape_rows(
 
     Overwrites `logits_RV`: with d loss / d logits where `with_grad`, else with nothing of use.
     """
-    shape, (R, V), x_R1 = options.shape, logits_RV.shape, targets_R[:, None]
+    shape, (R, V) = options.shape, logits_RV.shape
+    tokens = options.shard or WholeVocabulary(V)
+    x_R1 = tokens.columns(targets_R)[:, None]
     z_RV = logits_RV if scratch.upcast_RV is None else scratch.upcast_RV[:R].copy_(logits_RV)
     slope_RV = _transform(z_RV, options, scratch)
-    ids_RK = head_ids(z_RV, shape.top_k) if _needs_head(options, V) else x_R1[:, :0]
+    tokens.hide_spare(z_RV)
+    ids_RK = tokens.head_columns(z_RV, shape.top_k) if _needs_head(options, tokens.vocabulary) else x_R1[:, :0]
 
     z_x_R = z_RV.gather(-1, x_R1).squeeze(-1)
     z_RV.scatter_(-1, x_R1, -torch.inf)
-    max_R = z_RV.amax(-1)
-    is_top1_R = is_first_max(z_RV, targets_R, z_x_R, max_R) if "is_top1" in options.metrics else None
+    z_x_R, max_R = tokens.maximum(z_x_R, z_RV.amax(-1))
+    is_top1_R = tokens.is_first_max(z_RV, targets_R, z_x_R, max_R) if "is_top1" in options.metrics else None
     max_R.masked_fill_(max_R == -torch.inf, 0)
     z_RV.sub_(max_R[:, None])
     log_e_RK = z_RV.gather(-1, ids_RK)
@@ -71,30 +113,32 @@ def shape_rows(
         log_e_RV = torch.clamp(z_RV, min=_LOWEST_LOG_E, out=scratch.log_e_RV[:R])
     e_RK, e_RV = log_e_RK.exp(), z_RV.exp_().scatter_(-1, ids_RK, 0)
 
-    head_sum_R, rest_sum_R = e_RK.sum(-1), e_RV.sum(-1)
+    # Per part, of the head and of the rest: Σ e and Σ e·ln e.
+    sums = [e_RK.sum(-1), e_RV.sum(-1), log_e_RK.clamp_(min=_LOWEST_LOG_E).mul_(e_RK).sum(-1)]
+    if log_e_RV is not None:
+        sums.append(log_e_RV.mul_(e_RV).sum(-1))
+    head_sum_R, rest_sum_R, head_dot_R, *rest_dot_R = tokens.total(*sums)
     sum_R = head_sum_R + rest_sum_R
     alone_R = sum_R == 0
     sum_R.clamp_(min=1)  # the largest e_j is 1: this changes nothing but a target without a competitor
     delta_R = ((z_x_R - max_R) - sum_R.log()).masked_fill_(alone_R, torch.inf)
     target = target_terms(delta_R, shape)
 
-    def minus_p_log_p(share_R: Tensor, e: Tensor, log_e: Tensor) -> Tensor:
-        u_entropy_R = share_R * sum_R.log() - log_e.mul_(e).sum(-1) / sum_R
+    def minus_p_log_p(share_R: Tensor, dot_R: Tensor) -> Tensor:
+        u_entropy_R = share_R * sum_R.log() - dot_R / sum_R
         return target.minus_q_log_q * share_R + target.q * u_entropy_R
 
     head_R, rest_R = head_sum_R / sum_R, rest_sum_R / sum_R
-    others = _Others(
-        head_R,
-        rest_R,
-        minus_p_log_p(head_R, e_RK, log_e_RK.clamp_(min=_LOWEST_LOG_E)),
-        None if log_e_RV is None else minus_p_log_p(rest_R, e_RV, log_e_RV),
-    )
+    rest_entropy_R = minus_p_log_p(rest_R, rest_dot_R[0]) if rest_dot_R else None
+    others = _Others(head_R, rest_R, minus_p_log_p(head_R, head_dot_R), rest_entropy_R)
+    rest_rate = _rest_rate(shape, tokens.vocabulary)
     loss_R = target.loss + shape.lambda_head * others.head_entropy
     if others.rest_entropy is not None:
-        loss_R = loss_R + _rest_rate(shape, V) * others.rest_entropy
-    metrics = _metrics(options.metrics, target, others, is_top1_R, rest_is_head=shape.top_k >= V)
+        loss_R = loss_R + rest_rate * others.rest_entropy
+    rest_is_head = shape.top_k >= tokens.vocabulary
+    metrics = _metrics(options.metrics, target, others, is_top1_R, rest_is_head)
     if with_grad:
-        _write_gradient(e_RV, e_RK, ids_RK, x_R1, sum_R, target, others, options)
+        _write_gradient(e_RV, e_RK, ids_RK, x_R1, sum_R, target, others, options, rest_rate)
         if slope_RV is not None:
             e_RV.mul_(slope_RV)
         if scratch.upcast_RV is not None:
@@ -134,9 +178,10 @@ def _write_gradient(
     target: TargetTerms,
     others: _Others,
     options: LossOptions,
+    rest_rate: float,
 ) -> None:
     """Overwrite `e_RV` with p_j·(R − r_j), and −(wq − p·S) at the target, S the mean reward of the others."""
-    head_rate, rest_rate = options.shape.lambda_head, _rest_rate(options.shape, e_RV.shape[1])
+    head_rate = options.shape.lambda_head
     S_R = target.q * (head_rate * others.head_share + rest_rate * others.rest_share)
     scale_R = options.logit_scale / sum_R
     rest_R = (target.wq + target.q * (S_R - rest_rate)) * scale_R

@@ -5,7 +5,12 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 from types import MappingProxyType
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
+
+import torch
+
+if TYPE_CHECKING:
+    from .vocab_parallel import VocabularyShard
 
 POSITIVE_FORMS = ("product", "exponent", "power")
 
@@ -112,4 +117,6 @@ class LossOptions(NamedTuple):
     logit_scale: float
     softcap: float | None
     metrics: tuple[str, ...]
-    chunk_mb: float
+    chunk_mb: float | None
+    accum_dtype: torch.dtype | None
+    shard: VocabularyShard | None = None

@@ -1,0 +1,257 @@
+"""Time, memory and error of the fused loss, against its peers and against its own matmuls. On a GPU and on a CPU.
+
+    python kernels/benchmarks/linear_loss.py                       # everything; a GPU if there is one
+    python kernels/benchmarks/linear_loss.py --device cpu --quick  # a table in under 2 minutes, and no files
+    python kernels/benchmarks/linear_loss.py --sizes 8192x2560x151936 --variants ours Liger floor
+
+One measurement is a forward and a backward to hidden states [N, D] and head weight [V, D], in bfloat16 on a GPU and
+float32 on a CPU. `shaped_kernels` must be importable: installed, or PYTHONPATH=kernels/torch-ext.
+
+Correctness comes first. On 64 rows at the full D and V, errors against float64 are divided by those of full-logits
+PyTorch in the same dtype; if one of ours is above 3, the run ends with an error before anything is timed. A peer
+that is not installed, or fails, is left out with a line that says so.
+
+Time: every round runs the variants one after the other, the next one in the opposite order. Each gets --seconds in
+all; one whose call is long takes part in fewer rounds, 3 at least. Ratios are formed within a round, and their median
+is given with a 95% interval. A GPU is timed by events. To fit --minutes (8 on a GPU), --seconds shrinks, and says so.
+  floor   on a GPU the three bare matmuls over our chunks, in bfloat16; on a CPU these and e^z over the logits
+  base    on a GPU Liger at C=16 with the same kind of sums; without Liger, and on a CPU, our cross-entropy
+Memory: what a forward and backward adds to what is allocated, gradients included; on a CPU, the growth of the
+resident-set maximum in a process of its own.
+Sums: the dtype in which the weight's gradient is summed over chunks. Compare like with like.
+
+"full" is β=−0.25, λ̃=0.1, λ̂=−0.1, k=100. Rows are appended to results.csv after each size, a plot is drawn at the
+end, and what the loss must reach is checked against what was measured.
+"""
+
+from __future__ import annotations
+
+import argparse
+import functools
+import importlib.util
+import math
+import shlex
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import TypeVar
+
+import torch
+from measure import Inputs, Judge, Result, Size, make_inputs, peak_on_cpu, peak_on_gpu, run, time_rounds
+from peers import FULL_SHAPE, Variant, all_variants, ours
+from plot import draw
+from table import append_rows, make_rows, print_table, provenance, require_columns
+from verdict import verdicts
+
+FOLDER = Path(__file__).parent
+SIZES = {
+    "cuda": ["8192x2560x151936", "16384x2560x151936", "16384x1536x151936", "4096x4096x128256"],
+    "cpu": ["512x512x151936", "2048x512x151936"],
+}
+QUICK_SIZES = {"cuda": ["2048x1024x32768"], "cpu": ["256x256x8192"]}
+ROUNDS = {"cuda": 12, "cpu": 10}
+MOST_ERROR = 3.0
+T = TypeVar("T")
+
+
+def try_peer(variant: Variant, action: Callable[[], T]) -> T | None:
+    """What `action` returns; None where a peer fails, and a line that says why. Our own failures propagate."""
+    try:
+        return action()
+    except torch.OutOfMemoryError:
+        raise
+    except Exception as error:  # other people's code, whose faults are many and not ours
+        if variant.is_ours or variant.is_floor:
+            raise
+        reason = (str(error).strip() or "no message").splitlines()[0]
+        print(f"left out: {variant.name}: {type(error).__name__}: {reason}", flush=True)
+        return None
+
+
+def peak_apart(variant: Variant, size: Size, device: str) -> float | None:
+    """Extra MiB of the variant in a process of its own; None, and a line that says why, where it fails there."""
+    command = [sys.executable, __file__, "--device", device, "--alone", str(size), variant.name]
+    try:
+        finished = subprocess.run(command, capture_output=True, text=True, check=True, timeout=180)
+    except subprocess.CalledProcessError as error:
+        print(f"left out: {variant.name}: {(error.stderr.strip().splitlines() or [error])[-1]}", flush=True)
+        return None
+    except subprocess.TimeoutExpired:
+        print(f"left out: {variant.name}: no result within 3 minutes", flush=True)
+        return None
+    return float(finished.stdout.split()[-1])
+
+
+def print_peak(variant: Variant, size: Size, device: str, dtype: torch.dtype) -> None:
+    """The other half of `peak_apart`: one line, the extra MiB."""
+    inputs = make_inputs(size, device, dtype)
+    if device == "cuda":
+        run(variant.loss, inputs)  # compiles
+    print((peak_on_gpu if device == "cuda" else peak_on_cpu)(variant.loss, inputs))
+
+
+def choose(device: str, dtype: torch.dtype, texts: list[str] | None, size: Size) -> list[Variant]:
+    """The variants for the device whose name contains one of `texts`, without peers that fail apart at `size`."""
+    variants = []
+    for variant in all_variants(dtype):
+        if device not in variant.devices or (texts and not any(text in variant.name for text in texts)):
+            continue
+        if variant.apart and importlib.util.find_spec(variant.apart) is None:
+            print(f"left out: {variant.name}: {variant.apart} is not installed", flush=True)
+        elif not variant.apart or peak_apart(variant, size, device) is not None:
+            variants.append(variant)
+    return variants
+
+
+def check(variants: list[Variant], D: int, V: int, device: str, dtype: torch.dtype) -> dict[str, float]:
+    """Errors by variant; peers that fail are missing.
+
+    Raises:
+        SystemExit: ours is wrong, so that its time would mean nothing.
+    """
+    print(f"errors at D={D} V={V}, as multiples of those of full logits:", flush=True)
+    judge = Judge(D, V, device, dtype)
+    errors: dict[str, float] = {}
+    for variant in variants:
+        error = None if variant.is_floor else try_peer(variant, functools.partial(judge.error, variant))
+        if error is not None:
+            errors[variant.name] = error
+    if any(variant.is_ours for variant in variants):
+        # The rows of the check fit one chunk by default.
+        chunked = Variant("ours full, several chunks", ours(FULL_SHAPE, chunk_rows=24), FULL_SHAPE, "float32")
+        errors[chunked.name] = judge.error(chunked)
+        errors["metrics of ours"] = judge.metric_error("triton" if device == "cuda" else "chunked")
+    for name, error in errors.items():
+        print(f"  {name:30} {error:.2f}", flush=True)
+        if "ours" in name and not error <= MOST_ERROR:
+            raise SystemExit(
+                f"{name}: {error:.1f} times the error of full logits, above {MOST_ERROR}; nothing is timed"
+            )
+    return errors
+
+
+def prepare(
+    variants: list[Variant], size: Size, inputs: Inputs, device: str
+) -> tuple[list[Variant], dict[str, float | None]]:
+    """The variants that can be timed, and the extra MiB by name, None where a GPU's memory does not suffice."""
+    able: list[Variant] = []
+    peaks: dict[str, float | None] = {}
+
+    def compile_and_measure(variant: Variant) -> float:
+        run(variant.loss, inputs)
+        return peak_on_gpu(variant.loss, inputs)
+
+    for variant in variants:
+        if device == "cpu":
+            if variant.cpu_rows is not None and variant.cpu_rows < size.N:
+                print(f"left out at {size}: {variant.name}: more than {variant.cpu_rows} tokens", flush=True)
+                continue
+            able.append(variant)
+            if not variant.is_floor:
+                peaks[variant.name] = peak_apart(variant, size, device)
+            continue
+        try:
+            peak_mb = try_peer(variant, functools.partial(compile_and_measure, variant))
+        except torch.OutOfMemoryError:
+            peaks[variant.name] = None
+            torch.cuda.empty_cache()
+            continue
+        if peak_mb is not None:
+            able.append(variant)
+            peaks[variant.name] = peak_mb
+    return able, peaks
+
+
+def measure_size(
+    variants: list[Variant], size: Size, device: str, dtype: torch.dtype, errors: dict[str, float], seconds: float
+) -> dict[str, Result]:
+    """Results by name. Those that ran out of memory are among them."""
+    inputs = make_inputs(size, device, dtype)
+    known = [variant for variant in variants if variant.is_floor or variant.name in errors]
+    able, peaks = prepare(known, size, inputs, device)
+    times = time_rounds(able, inputs, seconds, ROUNDS[device])
+    results = {}
+    for variant in known:
+        name = variant.name
+        if name in times:
+            results[name] = Result(variant, *times[name], peaks.get(name), errors.get(name))
+        elif name in peaks:
+            results[name] = Result(variant, [], {}, None, errors.get(name), out_of_memory=True)
+    return results
+
+
+def parse_arguments(argv: list[str] | None) -> argparse.Namespace:
+    """The arguments; defaults that depend on the device are filled in."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--device", choices=("cuda", "cpu"), help="default: cuda if there is one")
+    parser.add_argument("--quick", action="store_true", help="one small size, 2 seconds per variant, no files")
+    parser.add_argument("--sizes", nargs="+", metavar="NxDxV", help=f"default: {SIZES['cuda']} or {SIZES['cpu']}")
+    parser.add_argument("--variants", nargs="+", metavar="TEXT", help="those whose name contains one of these texts")
+    parser.add_argument("--seconds", type=float, help="timed per variant and size (default: 3 on a GPU, 40 on a CPU)")
+    parser.add_argument("--minutes", type=float, help="for the whole run (default: 8 on a GPU, no limit on a CPU)")
+    parser.add_argument("--out", type=Path, help="csv to append to (default: results.csv here; none if --quick)")
+    parser.add_argument("--plot", type=Path, help="png (default: results-<device>.png here; none if --quick)")
+    parser.add_argument("--commit", help="for the rows, where there is no git checkout to ask")
+    parser.add_argument("--alone", nargs=2, metavar=("SIZE", "VARIANT"), help=argparse.SUPPRESS)
+    chosen = parser.parse_args(argv)
+    device = chosen.device = chosen.device or ("cuda" if torch.cuda.is_available() else "cpu")
+    defaults = QUICK_SIZES if chosen.quick else SIZES
+    try:
+        chosen.sizes = [Size.parse(text) for text in chosen.sizes or defaults[device]]
+    except ValueError as error:
+        parser.error(f"--sizes: {error}")
+    chosen.seconds = chosen.seconds or (2.0 if chosen.quick else {"cuda": 3.0, "cpu": 40.0}[device])
+    chosen.minutes = chosen.minutes or {"cuda": 8.0, "cpu": math.inf}[device]
+    if not chosen.quick:
+        chosen.out = chosen.out or FOLDER / "results.csv"
+        chosen.plot = chosen.plot or FOLDER / f"results-{device}.png"
+    return chosen
+
+
+def describe_command(argv: list[str]) -> str:
+    """The command for the rows, without what only says where they go."""
+    parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    for option in ("--out", "--plot", "--commit"):
+        parser.add_argument(option)
+    return shlex.join(["python", "kernels/benchmarks/linear_loss.py", *parser.parse_known_args(argv)[1]])
+
+
+def main(argv: list[str] | None = None) -> None:
+    start = time.monotonic()
+    chosen = parse_arguments(argv)
+    device, dtype = chosen.device, {"cuda": torch.bfloat16, "cpu": torch.float32}[chosen.device]
+    if chosen.alone:
+        size, name = chosen.alone
+        print_peak({v.name: v for v in all_variants(dtype)}[name], Size.parse(size), device, dtype)
+        return
+    if chosen.out:
+        require_columns(chosen.out)
+    origin = provenance(device, chosen.commit, describe_command(sys.argv[1:] if argv is None else argv))
+    variants = choose(device, dtype, chosen.variants, chosen.sizes[0])
+    heads = dict.fromkeys((size.D, size.V) for size in chosen.sizes)
+    errors = {head: check(variants, *head, device, dtype) for head in heads}
+
+    all_rows, lines = [], []
+    for index, size in enumerate(chosen.sizes):
+        left = start + 60 * chosen.minutes - time.monotonic()
+        # Of the time left, 70% is for timed calls; the rest goes to compiling, memory and calls that are not timed.
+        seconds = min(chosen.seconds, max(0.2, 0.7 * left / (len(chosen.sizes) - index) / len(variants)))
+        if seconds < chosen.seconds:
+            print(f"{seconds:.1f} s per variant at {size}, to fit {chosen.minutes:g} minutes", flush=True)
+        results = measure_size(variants, size, device, dtype, errors[size.D, size.V], seconds)
+        rows = make_rows(size, results, device, dtype, origin)
+        print_table(rows)
+        if chosen.out:
+            append_rows(chosen.out, rows)
+        all_rows += rows
+        lines += verdicts(size, results, device)
+    print("\nWhat it must reach:", *lines, sep="\n")
+    if chosen.plot:
+        draw(all_rows, chosen.plot)
+    print(f"{(time.monotonic() - start) / 60:.1f} minutes")
+
+
+if __name__ == "__main__":
+    main()

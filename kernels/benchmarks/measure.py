@@ -1,0 +1,248 @@
+"""How it is measured: inputs, errors against float64, extra memory, and times in interleaved rounds.
+
+Dimensions: N tokens, D hidden, V vocabulary.
+"""
+
+from __future__ import annotations
+
+import math
+import statistics
+import time
+from pathlib import Path
+from typing import NamedTuple
+
+import torch
+from peers import CROSS_ENTROPY, FULL_SHAPE, METRICS, Loss, Variant, full_logits, reference, shaped_linear_loss
+from shaped_kernels import RewardShape
+from torch import Tensor
+
+CORRECTNESS_N = 64
+Inputs = tuple[Tensor, Tensor, Tensor]
+
+
+class Size(NamedTuple):
+    """Tokens, hidden dimension and vocabulary of one measurement."""
+
+    N: int
+    D: int
+    V: int
+
+    def __str__(self) -> str:
+        return "x".join(map(str, self))
+
+    @classmethod
+    def parse(cls, text: str) -> Size:
+        """Reads ``"8192x2560x151936"``.
+
+        Raises:
+            ValueError: not three positive whole numbers.
+        """
+        size = cls(*map(int, text.split("x")))
+        if min(size) < 1:
+            raise ValueError(f"{text}: sizes are above 0")
+        return size
+
+
+class Result(NamedTuple):
+    """One variant at one size. Times in ms, memory in MiB.
+
+    `rounds` holds the median time of each round that the variant took part in, by the round's number.
+    """
+
+    variant: Variant
+    calls_ms: list[float]
+    rounds: dict[int, float]
+    peak_mb: float | None
+    error: float | None
+    out_of_memory: bool = False
+
+
+class Interval(NamedTuple):
+    """A median and the interval that two order statistics give it: the narrowest of 95%, below 6 values the range."""
+
+    median: float
+    low: float
+    high: float
+
+
+def interval(values: list[float]) -> Interval:
+    ordered, count = sorted(values), len(values)
+    rank = 0  # each end may leave out `rank` values
+    while sum(math.comb(count, i) for i in range(rank + 2)) / 2**count <= 0.025:
+        rank += 1
+    return Interval(statistics.median(ordered), ordered[rank], ordered[-1 - rank])
+
+
+def time_ratio(result: Result | None, other: Result | None) -> Interval | None:
+    """Time of `result` over that of `other`, from the rounds in which both ran; None where there are none."""
+    if result is None or other is None:
+        return None
+    common = result.rounds.keys() & other.rounds.keys()
+    return interval([result.rounds[i] / other.rounds[i] for i in common]) if common else None
+
+
+def make_inputs(size: Size, device: str, dtype: torch.dtype) -> Inputs:
+    """Hidden states, head weight and targets. The logits have a standard deviation of about 2, and the target's is
+    raised by 0 to 24, so that its probability goes from nothing to 1."""
+    N, D, V = size
+    generator = torch.Generator(device).manual_seed(0)
+    weight = torch.randn(V, D, generator=generator, device=device).mul_(2 / math.sqrt(D)).to(dtype)
+    targets = torch.randint(V, (N,), generator=generator, device=device)
+    raised = torch.linspace(0, 6, N, device=device)[torch.randperm(N, generator=generator, device=device)]
+    hidden = torch.randn(N, D, generator=generator, device=device)
+    hidden = (hidden + raised[:, None] * weight[targets].float()).to(dtype)
+    return hidden.requires_grad_(), weight.requires_grad_(), targets
+
+
+def run(loss: Loss, inputs: Inputs) -> list[Tensor]:
+    """A forward and backward: the loss and the gradients of hidden states and weight."""
+    value = loss(*inputs)
+    if value.requires_grad:
+        value.backward()
+    results = [value.detach(), *(tensor.grad for tensor in inputs[:2] if tensor.grad is not None)]
+    for tensor in inputs[:2]:
+        tensor.grad = None
+    return results
+
+
+class Judge:
+    """Errors on a few rows of a head [V, D], as multiples of those of full logits in the same dtype.
+
+    An error is ‖x − truth‖/‖truth‖, the truth being float64 from the same rounded inputs. One rounding of an fp32
+    result is the least that the error of full logits is taken for: it may be 0 by luck.
+    """
+
+    def __init__(self, D: int, V: int, device: str, dtype: torch.dtype) -> None:
+        self._inputs = make_inputs(Size(CORRECTNESS_N, D, V), device, dtype)
+        hidden, weight, targets = self._inputs
+        self._exact = (hidden.detach().double().requires_grad_(), weight.detach().double().requires_grad_(), targets)
+        self._known: dict[RewardShape, tuple[list[Tensor], list[float]]] = {}
+
+    def error(self, variant: Variant) -> float:
+        """The largest of the multiples for loss and gradients."""
+        assert variant.shape is not None
+        truth, least = self._truth(variant.shape)
+        errors = _relative_errors(run(variant.loss, self._inputs), truth)
+        return max(error / peer for error, peer in zip(errors, least, strict=True))
+
+    def metric_error(self, impl: str) -> float:
+        """The largest of the multiples for our metrics, by the implementation `impl`."""
+
+        def metrics(inputs: Inputs, impl: str) -> list[Tensor]:
+            with torch.no_grad():
+                output = shaped_linear_loss(*inputs, FULL_SHAPE, metrics=METRICS, impl=impl)
+            return [getattr(output, name) for name in METRICS]
+
+        truth = metrics(self._exact, "reference")
+        least = _at_least_rounding(_relative_errors(metrics(self._inputs, "reference"), truth))
+        errors = _relative_errors(metrics(self._inputs, impl), truth)
+        return max(error / peer for error, peer in zip(errors, least, strict=True))
+
+    def _truth(self, shape: RewardShape) -> tuple[list[Tensor], list[float]]:
+        """Loss and gradients in float64, and the errors of full logits."""
+        if shape not in self._known:
+            truth = run(reference(shape), self._exact)
+            peer = full_logits if shape == CROSS_ENTROPY else reference(shape)
+            self._known[shape] = truth, _at_least_rounding(_relative_errors(run(peer, self._inputs), truth))
+        return self._known[shape]
+
+
+def _relative_errors(results: list[Tensor], truths: list[Tensor]) -> list[float]:
+    return [
+        (torch.linalg.vector_norm(got.double() - truth) / torch.linalg.vector_norm(truth)).item()
+        for got, truth in zip(results, truths, strict=True)
+    ]
+
+
+def _at_least_rounding(errors: list[float]) -> list[float]:
+    return [max(error, torch.finfo(torch.float32).eps) for error in errors]
+
+
+def time_calls(loss: Loss, inputs: Inputs, calls: int) -> list[float]:
+    """Milliseconds of each of `calls` forwards and backwards, by CUDA events on a GPU."""
+    if not inputs[0].is_cuda:
+        calls_ms = []
+        for _ in range(calls):
+            start = time.perf_counter()
+            run(loss, inputs)
+            calls_ms.append(1000 * (time.perf_counter() - start))
+        return calls_ms
+    events = [(torch.cuda.Event(enable_timing=True), torch.cuda.Event(enable_timing=True)) for _ in range(calls)]
+    torch.cuda.synchronize()
+    for before, after in events:
+        before.record()
+        run(loss, inputs)
+        after.record()
+    torch.cuda.synchronize()
+    return [before.elapsed_time(after) for before, after in events]
+
+
+def peak_on_gpu(loss: Loss, inputs: Inputs) -> float:
+    """MiB that a forward and backward allocates at most, gradients included, beyond what is allocated already."""
+    torch.cuda.synchronize()
+    torch.cuda.reset_peak_memory_stats()
+    before = torch.cuda.memory_allocated()
+    run(loss, inputs)
+    torch.cuda.synchronize()
+    return (torch.cuda.max_memory_allocated() - before) / 2**20
+
+
+def peak_on_cpu(loss: Loss, inputs: Inputs) -> float:
+    """MiB that a forward and backward adds to the resident-set maximum (Linux). Means something once in a process."""
+    tiny = (torch.randn(4, 8, requires_grad=True), torch.randn(16, 8, requires_grad=True), torch.arange(4))
+    run(loss, tiny)  # loads what is loaded lazily
+    before = _max_resident_mb()
+    run(loss, inputs)
+    return _max_resident_mb() - before
+
+
+def _max_resident_mb() -> float:
+    # Not getrusage, whose maximum is passed on by the process that started this one.
+    status = dict(line.split(":", 1) for line in Path("/proc/self/status").read_text().splitlines())
+    return int(status["VmHWM"].removesuffix("kB")) / 1024
+
+
+class Share(NamedTuple):
+    """A variant's part in the rounds: `calls` timed calls in every `every`-th round."""
+
+    calls: int
+    every: int
+
+
+def share(call_ms: float, seconds: float, rounds: int) -> Share:
+    """`seconds` of a variant whose call takes `call_ms`, spread over the rounds; in 3 of them at least."""
+    budget = 1000 * seconds / call_ms
+    return Share(max(1, math.ceil(budget / rounds)), max(1, min(rounds // 3, math.floor(rounds / max(budget, 1)))))
+
+
+def time_rounds(
+    variants: list[Variant], inputs: Inputs, seconds: float, rounds: int
+) -> dict[str, tuple[list[float], dict[int, float]]]:
+    """Times of every call and the median of each round, by variant; the order turns around every other round.
+
+    On a GPU every variant must have run before. One that runs out of memory after all is left out of the result.
+    """
+    shares = {}
+    for variant in variants:
+        call_ms = time_calls(variant.loss, inputs, 1)[0]
+        if call_ms < 1000:  # the first call of a quick one may be mostly its start
+            call_ms = min(time_calls(variant.loss, inputs, 2))
+        shares[variant.name] = share(call_ms, seconds, rounds)
+    times: dict[str, tuple[list[float], dict[int, float]]] = {v.name: ([], {}) for v in variants}
+    for index in range(rounds):
+        for variant in variants[:: 1 if index % 2 == 0 else -1]:
+            calls, every = shares[variant.name]
+            if index % every or variant.name not in times:
+                continue
+            try:
+                # A GPU's first call after another variant's pays for memory that changes hands.
+                extra = 1 if inputs[0].is_cuda and calls > 1 else 0
+                calls_ms = time_calls(variant.loss, inputs, calls + extra)[extra:]
+            except torch.OutOfMemoryError:
+                del times[variant.name]
+                torch.cuda.empty_cache()
+                continue
+            times[variant.name][0].extend(calls_ms)
+            times[variant.name][1][index] = statistics.median(calls_ms)
+        print(f"  round {index + 1}/{rounds}", end="\r", flush=True)
+    return times

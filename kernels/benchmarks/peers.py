@@ -1,0 +1,228 @@
+"""What is measured: our loss, its peers and the bare matmuls, each a function of (hidden, weight, targets).
+
+Peers are imported when they are called: one that is not installed costs its own row and nothing else.
+
+Dimensions: N tokens, D hidden, V vocabulary, C rows of a chunk.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import torch
+import torch.nn.functional as F
+from shaped_kernels import RewardShape, shaped_linear_loss
+from shaped_kernels.function import METRICS
+from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
+
+Loss = Callable[[Tensor, Tensor, Tensor], Tensor]
+
+CROSS_ENTROPY = RewardShape()
+BETA = RewardShape(beta=-0.25)
+FULL_SHAPE = RewardShape(beta=-0.25, lambda_head=0.1, lambda_tail=-0.1, top_k=100)
+_TRL_VOCABULARY_CHUNK = 32_768  # what TRL's trainers pass
+
+
+class Variant(NamedTuple):
+    """One thing to measure.
+
+    Attributes:
+        name: in tables and rows, and what `--variants` selects by.
+        loss: (hidden [N, D], weight [V, D], targets [N]) to the summed loss, a scalar; a floor returns a 0 without
+            gradient, having done its matmuls.
+        shape: the rewards that it computes; None for a floor, which computes no loss.
+        sums: the dtype in which the weight's gradient is summed over chunks, or "one matmul" where nothing is chunked.
+        devices: where it runs.
+        cpu_rows: the most tokens it is given on a CPU: more would take minutes a call, or tens of GB. None: any.
+        apart: the module of a peer that is tried in a process of its own first: a kernel that corrupts the CUDA
+            context would end the run.
+    """
+
+    name: str
+    loss: Loss
+    shape: RewardShape | None
+    sums: str
+    devices: tuple[str, ...] = ("cuda", "cpu")
+    cpu_rows: int | None = None
+    apart: str | None = None
+
+    @property
+    def is_ours(self) -> bool:
+        return self.name.startswith("ours")
+
+    @property
+    def is_floor(self) -> bool:
+        return self.shape is None
+
+
+def all_variants(dtype: torch.dtype) -> list[Variant]:
+    """Every variant for inputs of `dtype`; ours first."""
+    own = str(dtype).removeprefix("torch.")
+    cuda = ("cuda",)
+    return [
+        Variant("ours cross-entropy", ours(CROSS_ENTROPY), CROSS_ENTROPY, "float32"),
+        Variant("ours beta", ours(BETA), BETA, "float32"),
+        Variant("ours full", ours(FULL_SHAPE), FULL_SHAPE, "float32"),
+        Variant("ours full, metrics", ours(FULL_SHAPE, METRICS), FULL_SHAPE, "float32"),
+        Variant("ours cross-entropy, bf16 sums", ours(CROSS_ENTROPY, (), True), CROSS_ENTROPY, "bfloat16", cuda),
+        Variant("ours beta, bf16 sums", ours(BETA, (), True), BETA, "bfloat16", cuda),
+        Variant("ours full, metrics, bf16 sums", ours(FULL_SHAPE, METRICS, True), FULL_SHAPE, "bfloat16", cuda),
+        Variant("Liger C=1", liger(1), CROSS_ENTROPY, own, cuda),
+        Variant("Liger C=16", liger(16), CROSS_ENTROPY, own, cuda),
+        Variant("Liger C=16, fp32 sums", liger(16, torch.float32), CROSS_ENTROPY, "float32", cuda),
+        Variant("TRL ChunkedLogProbFunction", trl_chunked, CROSS_ENTROPY, "float32", cpu_rows=512),
+        Variant("torch linear_cross_entropy", torch_chunked, CROSS_ENTROPY, own, cpu_rows=512),
+        Variant("Cut Cross-Entropy", cut("high"), CROSS_ENTROPY, own, cuda, apart="cut_cross_entropy"),
+        Variant("Cut Cross-Entropy, unfiltered", cut(None), CROSS_ENTROPY, own, cuda),
+        Variant("QuACK", quack, CROSS_ENTROPY, "float32", cuda, apart="quack"),
+        Variant("full logits, compiled", compiled_full_logits, CROSS_ENTROPY, "one matmul", cuda),
+        Variant("full logits", full_logits, CROSS_ENTROPY, "one matmul", cpu_rows=2048),
+        Variant("full logits, full shape", reference(FULL_SHAPE), FULL_SHAPE, "one matmul", cpu_rows=512),
+        Variant("floor: 3 matmuls, our chunks", floor(), None, own),
+        Variant("floor: 3 matmuls, one chunk", floor(whole=True), None, "one matmul", cpu_rows=2048),
+        Variant("floor: 3 matmuls and a pass", floor(with_pass=True), None, own, ("cpu",)),
+    ]
+
+
+def ours(
+    shape: RewardShape,
+    metrics: tuple[str, ...] = (),
+    sums_like_weight: bool = False,
+    chunk_rows: int | None = None,
+) -> Loss:
+    """Our loss; `chunk_rows` in place of the default budget."""
+
+    def loss(hidden: Tensor, weight: Tensor, targets: Tensor) -> Tensor:
+        # Named, not "auto": what cannot run must not be replaced by something slower without a word.
+        impl = "triton" if weight.is_cuda else "chunked"
+        settings: dict[str, Any] = {"accum_dtype": weight.dtype} if sums_like_weight else {}
+        if chunk_rows is not None:
+            settings["chunk_mb"] = chunk_rows * weight.shape[0] * weight.dtype.itemsize / 2**20
+        return shaped_linear_loss(hidden, weight, targets, shape, metrics=metrics, impl=impl, **settings).loss
+
+    return loss
+
+
+def reference(shape: RewardShape) -> Loss:
+    """Autograd through full logits, for any shape."""
+    return lambda *inputs: shaped_linear_loss(*inputs, shape, impl="reference").loss
+
+
+def full_logits(hidden: Tensor, weight: Tensor, targets: Tensor) -> Tensor:
+    logits = F.linear(hidden, weight)
+    logits = logits if logits.dtype == torch.float64 else logits.float()
+    return F.cross_entropy(logits, targets, reduction="sum")
+
+
+@functools.cache
+def _compiled() -> Any:
+    return torch.compile(full_logits, dynamic=False)
+
+
+def compiled_full_logits(hidden: Tensor, weight: Tensor, targets: Tensor) -> Tensor:
+    return _compiled()(hidden, weight, targets)
+
+
+def liger(chunk_constant: int, accum_dtype: torch.dtype | None = None) -> Loss:
+    """Liger's fused loss (0.8.5); C is its `chunk_mem_const`: logits of about C·N·D elements are held at a time."""
+
+    def loss(hidden: Tensor, weight: Tensor, targets: Tensor) -> Tensor:
+        from liger_kernel.ops.fused_linear_cross_entropy import LigerFusedLinearCrossEntropyFunction
+
+        # bias, class weights, ignore_index, z-loss, smoothing, reduction, softcap, return_z_loss, accum_dtype, then
+        # token scaling, accuracy, predictions, the choice of implementation (twice) and C
+        first = (None, None, -100, 0.0, 0.0, "sum", None, False, accum_dtype)
+        last = (False, False, False, None, None, chunk_constant)
+        return LigerFusedLinearCrossEntropyFunction.apply(hidden, weight, targets, *first, *last)[0]
+
+    return loss
+
+
+def torch_chunked(hidden: Tensor, weight: Tensor, targets: Tensor) -> Tensor:
+    if not hasattr(F, "linear_cross_entropy"):
+        raise ImportError(f"torch {torch.__version__} has no linear_cross_entropy; torch 2.13 has")
+    options = torch.nn.LinearCrossEntropyOptions()
+    return F.linear_cross_entropy(hidden, weight, targets, reduction="sum", options=options)
+
+
+def trl_chunked(hidden: Tensor, weight: Tensor, targets: Tensor) -> Tensor:
+    from trl.kernels.chunked_logprob import ChunkedLogProbFunction
+
+    # no bias, temperature 1, no softcap, logit scale 1, no outputs besides the log-probabilities
+    arguments = (hidden, weight, None, targets, 1.0, _TRL_VOCABULARY_CHUNK, None, 1.0, ())
+    return -ChunkedLogProbFunction.apply(*arguments)[0].sum()
+
+
+def cut(filter_eps: str | None) -> Loss:
+    """Cut Cross-Entropy (25.1.1). Its default, "high", leaves out gradient blocks below eps/32; None computes all."""
+
+    def loss(hidden: Tensor, weight: Tensor, targets: Tensor) -> Tensor:
+        from cut_cross_entropy import linear_cross_entropy
+
+        return linear_cross_entropy(hidden, weight, targets, reduction="sum", filter_eps=filter_eps)
+
+    return loss
+
+
+def quack(hidden: Tensor, weight: Tensor, targets: Tensor) -> Tensor:
+    """QuACK (0.6.5): on Hopper with bf16 it chooses its scaled-exp pipeline by itself; 4096 rows a chunk."""
+    from quack.linear_cross_entropy import chunked_linear_cross_entropy
+
+    return chunked_linear_cross_entropy(hidden, weight, targets, reduction="sum")
+
+
+def floor(with_pass: bool = False, whole: bool = False) -> Loss:
+    """The three matmuls alone (logits, and the gradients of hidden states and weight, summed in the inputs' dtype),
+    over the chunks that our loss makes or over all rows at once; `with_pass`, and e^z over the logits, in place."""
+
+    @torch.no_grad()
+    def matmuls(hidden: Tensor, weight: Tensor, targets: Tensor) -> Tensor:
+        key = (*hidden.shape, *weight.shape, hidden.dtype, hidden.device)
+        if key not in _our_chunks:
+            _our_chunks[key] = our_chunks(hidden, weight, targets)
+        chunks = [hidden.shape[0]] if whole else _our_chunks[key]
+        grad_hidden, grad_weight = torch.empty_like(hidden), torch.empty_like(weight)
+        logits = hidden.new_empty(max(chunks), weight.shape[0])
+        start = 0
+        for rows in chunks:
+            part, logits_CV = hidden[start : start + rows], logits[:rows]
+            torch.mm(part, weight.t(), out=logits_CV)
+            if with_pass:
+                logits_CV.exp_()
+            torch.mm(logits_CV, weight, out=grad_hidden[start : start + rows])
+            if start == 0:
+                torch.mm(logits_CV.t(), part, out=grad_weight)
+            else:
+                torch.addmm(grad_weight, logits_CV.t(), part, out=grad_weight)
+            start += rows
+        return hidden.new_zeros(())
+
+    return matmuls
+
+
+_our_chunks: dict[tuple[Any, ...], list[int]] = {}
+
+
+def our_chunks(hidden: Tensor, weight: Tensor, targets: Tensor) -> list[int]:
+    """The rows of each matmul to logits that our loss does, read off while it runs."""
+    with torch.enable_grad(), _MatmulRows(weight.shape) as seen:
+        ours(CROSS_ENTROPY)(hidden, weight, targets)
+    assert sum(seen.rows) == hidden.shape[0], f"our loss made logits of {seen.rows} rows out of {hidden.shape[0]}"
+    return seen.rows
+
+
+class _MatmulRows(TorchDispatchMode):
+    """Collects the rows of every torch.mm of [C, D] with the transpose of a [V, D] weight."""
+
+    def __init__(self, weight_shape: torch.Size) -> None:
+        super().__init__()
+        self.rows: list[int] = []
+        self._transposed = weight_shape[::-1]
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if func.overloadpacket is torch.ops.aten.mm and args[1].shape == self._transposed:
+            self.rows.append(args[0].shape[0])
+        return func(*args, **(kwargs or {}))

@@ -1,0 +1,110 @@
+"""The shaped loss in torchtitan (0.3): `ShapedLoss.Config` goes where a trainer's configuration has its loss.
+
+    # my_run.py; start with: torchrun ... -m torchtitan.train --module my_run --config precision
+    from shaped_kernels import RewardShape
+    from shaped_kernels.torchtitan import ShapedLoss
+    from torchtitan.models.llama3.config_registry import llama3_8b
+
+    def precision():
+        config = llama3_8b()
+        config.loss = ShapedLoss.Config(shape=RewardShape(beta=-0.25, lambda_tail=-0.1))
+        config.training.disable_cuda_graphs = True  # the host reads how many targets count
+        return config
+
+Every field is a flag as well: `--loss.shape.beta -0.25`. This module alone needs torchtitan.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+import spmd_types as spmd
+import torch
+from torch import Tensor, nn
+from torch.distributed.fsdp import FSDPModule
+from torch.distributed.tensor import DTensor, Shard
+from torchtitan.components.loss import IGNORE_INDEX, BaseLoss, ChunkedLossWrapper
+from torchtitan.distributed.spmd_types import current_spmd_mesh, spmd_mesh_size
+from torchtitan.distributed.utils import get_spmd_backend
+
+from .function import shaped_linear_loss
+from .shape import RewardShape
+
+
+class ShapedLoss(ChunkedLossWrapper):
+    """Reward-shaped next-token loss (arXiv 2512.22955) of the decoder's hidden states and its `lm_head`.
+
+    It is a `ChunkedLossWrapper` because that is the type for which torchtitan's trainer leaves `lm_head` out of the
+    model's forward and hands it to the loss. Nothing else of it is used: chunks, and gradients made in the forward,
+    are `shaped_linear_loss`'s own. Normalisation is torchtitan's: the sum over this rank's targets, divided by the
+    number of valid targets of the global batch where it is given. Validation reports the same loss, so that runs
+    with different shapes do not compare by it.
+
+    Works with FSDP2, HSDP, context and pipeline parallelism; under tensor parallelism the head stays sharded by
+    vocabulary.
+
+    Raises:
+        ValueError: the head is not a plain linear layer, or the backend is "full_dtensor".
+    """
+
+    @dataclass(kw_only=True, slots=True)
+    class Config(BaseLoss.Config):
+        shape: RewardShape = field(default_factory=RewardShape)
+        """The rewards; the default is cross-entropy."""
+
+        impl: str = "auto"
+        """Implementation of `shaped_linear_loss`."""
+
+    def __init__(self, config: Config, *, compile_config: Any = None):
+        self.shape, self.impl = config.shape, config.impl
+        self.lm_head: nn.Linear
+
+    def set_lm_head(self, lm_head: nn.Linear) -> None:
+        """Take the head from the trainer, before the first call."""
+        if type(lm_head).forward is not nn.Linear.forward:
+            raise ValueError(
+                f"lm_head={type(lm_head).__name__} is not a plain linear layer: ShapedLoss reads its weight and would "
+                "leave out what its forward adds (scaling, a softcap, quantisation); use a model with a plain head"
+            )
+        self.lm_head = lm_head
+
+    def __call__(
+        self, pred: Tensor, labels: Tensor, global_valid_tokens: Tensor | None = None, **loss_inputs: Any
+    ) -> tuple[Tensor, dict[str, Tensor]]:
+        """Loss of hidden states `pred` [B, T, D] and `labels` [B, T], already shifted; the metrics are empty."""
+        if get_spmd_backend() == "full_dtensor":
+            raise ValueError("spmd_backend='full_dtensor' is not supported by ShapedLoss: use 'spmd_types'")
+        if isinstance(self.lm_head, FSDPModule):
+            self.lm_head.unshard()  # its own forward, which would do so, never runs
+        with spmd.no_typecheck():
+            hidden, weight, bias = _on_one_vocabulary(pred, self.lm_head)
+            loss = shaped_linear_loss(
+                hidden, weight, labels, self.shape, bias=bias, ignore_index=IGNORE_INDEX, impl=self.impl
+            ).loss
+            if global_valid_tokens is not None:
+                loss = loss / global_valid_tokens
+        if spmd.is_type_checking():
+            spmd.assert_type(loss, {"dp": spmd.P, "cp": spmd.P, "tp": spmd.I})
+        if isinstance(self.lm_head, FSDPModule) and not pred.requires_grad:
+            self.lm_head.reshard()  # otherwise the backward does
+        return loss, {}
+
+
+def _on_one_vocabulary(pred: Tensor, lm_head: nn.Linear) -> tuple[Tensor, Tensor, Tensor | None]:
+    """Hidden states, weight and bias; a head sharded over tensor-parallel ranks as DTensor.
+
+    Under "spmd_types" the shards are plain tensors. There the gradient of replicated hidden states is a partial sum
+    over the ranks, while `shaped_linear_loss` gives each rank the whole one: the conversion lets one rank pass it on.
+    """
+    weight: Tensor = lm_head.weight
+    bias: Tensor | None = lm_head.bias
+    if get_spmd_backend() != "spmd_types" or spmd_mesh_size("tp") == 1:
+        return pred, weight, bias
+    mesh = current_spmd_mesh()["tp"]
+    pred = spmd.convert(pred, mesh.get_group(), src=spmd.R, dst=spmd.I, expert_mode=True)
+    size = torch.Size((lm_head.out_features, lm_head.in_features))
+    weight = DTensor.from_local(weight, mesh, [Shard(0)], run_check=False, shape=size, stride=(size[1], 1))
+    if bias is not None:
+        bias = DTensor.from_local(bias, mesh, [Shard(0)], run_check=False, shape=size[:1], stride=(1,))
+    return pred, weight, bias

@@ -1,0 +1,126 @@
+"""Triton helpers: the arithmetic of `arithmetic.py` in fp32, and integers that order floats."""
+
+from __future__ import annotations
+
+import triton
+import triton.language as tl
+
+LOG2_E = tl.constexpr(1.4426950408889634)
+LN_2 = tl.constexpr(0.6931471805599453)
+# Stand-ins for -inf and inf: differences and products of them stay finite.
+LOWEST_LOG_E = tl.constexpr(-1.0e4)
+LARGEST = tl.constexpr(3.0e38)
+# nll/q is 1 to rounding beyond −ln of the spacing of fp32.
+SATURATED = tl.constexpr(15.942385)
+
+
+@triton.jit
+def to_order(raw):
+    """int32 in the order of the floats `raw` (16 or 32 bits); −0 and +0 are one."""
+    bits = raw.to(tl.float32).to(tl.int32, bitcast=True)
+    sign = bits >> 31
+    return ((bits & 0x7FFFFFFF) ^ sign) - sign
+
+
+@triton.jit
+def from_order(order):
+    """The fp32 values of the floats that `to_order` mapped to the int32 `order`."""
+    value = tl.abs(order).to(tl.float32, bitcast=True)
+    return tl.where(order < 0, -value, value)
+
+
+@triton.jit
+def lanes(LANES: tl.constexpr, PER: tl.constexpr):
+    """Offsets within a tile, as [threads, PER]: a thread's entries lie side by side."""
+    return tl.arange(0, LANES // PER)[:, None] * PER + tl.arange(0, PER)[None, :]
+
+
+@triton.jit
+def _tanh(x):
+    """tanh to fp32 rounding; a series where the quotient would cancel."""
+    t = tl.exp2(tl.abs(x) * (-2.0 * LOG2_E))
+    large = (1.0 - t) / (1.0 + t)
+    y = x * x
+    small = x * (1.0 + y * (-1.0 / 3 + y * (2.0 / 15 + y * (-17.0 / 315 + y * (62.0 / 2835)))))
+    return tl.where(tl.abs(x) < 0.25, small, tl.where(x < 0, -large, large))
+
+
+@triton.jit
+def value_of(raw, logit_scale, softcap, SOFTCAP: tl.constexpr):
+    """fp32 values v of raw logits, the logit in bits being `rate_of`·v: the scale is multiplied in only once."""
+    value = raw.to(tl.float32)
+    if SOFTCAP:
+        value = softcap * _tanh(value * (logit_scale / softcap))
+    return value
+
+
+@triton.jit
+def rate_of(logit_scale, SOFTCAP: tl.constexpr):
+    """Bits per unit of `value_of`."""
+    rate = logit_scale * LOG2_E
+    if SOFTCAP:
+        rate = logit_scale * 0.0 + LOG2_E
+    return rate
+
+
+@triton.jit
+def bits_below(value, largest, rate, EXACT: tl.constexpr):
+    """log2 e = rate·(value − largest); one instruction less where the logits are coarser than its rounding."""
+    if EXACT:
+        bits = (value - largest) * rate
+    else:
+        bits = value * rate - largest * rate
+    return bits
+
+
+@triton.jit
+def _log1p(y):
+    """ln(1 + y) for y in [0, 1]: 2·atanh(y/(2 + y)) as a series, to fp32 rounding where ln(1 + y) cancels."""
+    w = y / (2.0 + y)
+    v = w * w
+    tail = v * (1.0 / 9 + v * (1.0 / 11 + v * (1.0 / 13 + v * (1.0 / 15))))
+    return 2.0 * w * (1.0 + v * (1.0 / 3 + v * (1.0 / 5 + v * (1.0 / 7 + tail))))
+
+
+@triton.jit
+def _expm1(x):
+    """exp(x) − 1; a series where the difference would cancel."""
+    series = x * (1 + x * (1.0 / 2 + x * (1.0 / 6 + x * (1.0 / 24 + x * (1.0 / 120 + x * (1.0 / 720))))))
+    return tl.where(tl.abs(x) < 0.25, series, tl.exp(x) - 1.0)
+
+
+@triton.jit
+def target_terms(delta, form, beta, alpha):
+    """(nll, p, q, −ln q, w·q, loss) of the target at log-odds `delta`; see `arithmetic.py`.
+
+    `form`: 0 cross-entropy, 1 product, 2 exponent, 3 power.
+    """
+    t = tl.exp(-tl.abs(delta))
+    log1p_t = _log1p(t)
+    nll = tl.maximum(-delta, 0.0) + log1p_t
+    minus_log_q = tl.maximum(delta, 0.0) + log1p_t
+    p = tl.where(delta >= 0, 1.0, t) / (1.0 + t)
+    q = tl.where(delta >= 0, t, 1.0) / (1.0 + t)
+    finite_nll = tl.minimum(nll, LARGEST)
+    wq = q
+    loss = nll
+    if form == 1 or form == 2:
+        wq = tl.exp(-(1.0 + beta) * minus_log_q)
+        loss = wq * tl.where(delta > SATURATED, 1.0, nll / q)
+    if form == 2:
+        likely = loss - nll
+        unlikely = finite_nll * _expm1(-beta * minus_log_q)
+        w = tl.exp(tl.where(delta >= 0, likely, unlikely))
+        wq = w * q
+        loss = w * nll
+    if form == 3:
+        w = tl.exp(-alpha * finite_nll)
+        wq = w * q
+        loss = w * finite_nll
+    return nll, p, q, minus_log_q, wq, loss
+
+
+@triton.jit
+def minus_p_log_p(s_set, t_set, s, q, minus_log_q):
+    """−Σ p ln p over a set of other tokens with Σe = `s_set` and Σe·log2 e = `t_set`; over all others Σe = `s`."""
+    return q * (s_set / s * (tl.minimum(minus_log_q, LARGEST) + tl.log(s)) - t_set * LN_2 / s)

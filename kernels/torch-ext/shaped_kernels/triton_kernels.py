@@ -1,0 +1,301 @@
+"""Triton kernel: a row of logits to its loss, metrics and gradient, in place, in one launch per chunk.
+
+A program owns a row of V logits and streams it in tiles of LANES. The first pass keeps, per thread, the largest
+logit m besides the target's and the sums Σe and Σe·log2 e, e = exp(z − m), and, where the head set matters, the
+lists of `triton_topk.py`. Everything else about the row is a few numbers. The second pass writes the gradient over
+the logits. `kernels/README.md` has the formulas.
+
+The target's logit is read, and −inf put in its place: no pass has to leave the target out. With a softcap, which
+makes a finite logit of −inf, it is masked.
+"""
+
+from __future__ import annotations
+
+import triton
+import triton.language as tl
+
+from .triton_arithmetic import (
+    LARGEST,
+    LN_2,
+    LOWEST_LOG_E,
+    bits_below,
+    lanes,
+    minus_p_log_p,
+    rate_of,
+    target_terms,
+    to_order,
+    value_of,
+)
+from .triton_topk import count_before, find_head, insert, no_keys, to_key
+
+# Stands in for -inf as the largest logit of nothing: finite also when scaled.
+LOWEST_LOGIT = tl.constexpr(-1.0e30)
+
+
+@triton.jit
+def _load(row_ptr, ids, V, EVICTION: tl.constexpr):
+    """Logits of a tile. Both passes load two tiles ahead: few warps fit beside the lists, so they must not wait."""
+    return tl.load(row_ptr + ids, mask=ids < V, other=float("-inf"), eviction_policy=EVICTION)
+
+
+@triton.jit
+def _stream(
+    row_ptr,
+    x,
+    V,
+    logit_scale,
+    softcap,
+    HEAD: tl.constexpr,
+    SUMS: tl.constexpr,
+    SOFTCAP: tl.constexpr,
+    SIX: tl.constexpr,
+    LANES: tl.constexpr,
+    PER: tl.constexpr,
+):
+    """First pass: (m, Σe, Σe·log2 e) over the others, and the lists of keys, [threads, PER] each."""
+    dtype: tl.constexpr = row_ptr.dtype.element_ty
+    lane = lanes(LANES, PER)
+    rate = rate_of(logit_scale, SOFTCAP)
+    m = tl.full([LANES // PER], LOWEST_LOGIT, tl.float32)
+    s = tl.zeros([LANES // PER], tl.float32)
+    t = tl.zeros([LANES // PER], tl.float32)
+    a = no_keys(dtype, LANES, PER)
+    b, c, d, e, f = a, a, a, a, a
+    near = _load(row_ptr, lane, V, "evict_last")
+    far = _load(row_ptr, LANES + lane, V, "evict_last")
+    for start in range(0, V, LANES):
+        ids = start + lane
+        raw, near = near, far
+        far = _load(row_ptr, ids + 2 * LANES, V, "evict_last")
+        if HEAD:
+            a, b, c, d, e, f = insert(to_key(raw, start // LANES), a, b, c, d, e, f, SIX)
+        value = value_of(raw, logit_scale, softcap, SOFTCAP)
+        if SOFTCAP:
+            value = tl.where((ids < V) & (ids != x), value, float("-inf"))
+        larger = tl.maximum(m, tl.max(value, 1))
+        shift = (m - larger) * rate
+        rescale = tl.exp2(shift)
+        log_e = bits_below(value, larger[:, None], rate, dtype == tl.float32)
+        if SUMS:
+            log_e = tl.maximum(log_e, LOWEST_LOG_E)
+        u = tl.exp2(log_e)
+        if SUMS:
+            t = rescale * (t + shift * s) + tl.sum(u * log_e, 1)
+        s = rescale * s + tl.sum(u, 1)
+        m = larger
+    largest = tl.max(m, 0)
+    shift = (m - largest) * rate
+    rescale = tl.exp2(shift)
+    return largest, tl.sum(rescale * s, 0), tl.sum(rescale * (t + shift * s), 0), a, b, c, d, e, f
+
+
+@triton.jit
+def _write_tiles(
+    row_ptr,
+    x,
+    V,
+    first,
+    last,
+    m,
+    head_rate,
+    rest_rate,
+    threshold,
+    last_id,
+    logit_scale,
+    softcap,
+    GRAD: tl.constexpr,
+    TIES: tl.constexpr,
+    SOFTCAP: tl.constexpr,
+    LANES: tl.constexpr,
+    PER: tl.constexpr,
+):
+    """e·rate over the logits of the tiles from `first` to before `last`; returns Σe of the tail.
+
+    TIES: which entries at the threshold belong to K: "all", "none", "first" (up to `last_id`), or "" without K.
+    """
+    dtype: tl.constexpr = row_ptr.dtype.element_ty
+    lane = lanes(LANES, PER)
+    s = tl.zeros([LANES // PER], tl.float32)
+    near = _load(row_ptr, first + lane, V, "evict_first")
+    far = _load(row_ptr, first + LANES + lane, V, "evict_first")
+    for start in range(first, last, LANES):
+        ids = start + lane
+        raw, near = near, far
+        far = _load(row_ptr, ids + 2 * LANES, V, "evict_first")
+        value = value_of(raw, logit_scale, softcap, SOFTCAP)
+        e = tl.exp2(bits_below(value, m, rate_of(logit_scale, SOFTCAP), dtype == tl.float32))
+        rate = rest_rate
+        if TIES != "":
+            logit = raw.to(tl.float32)
+            in_head = logit >= threshold if TIES == "all" else logit > threshold
+            if TIES == "first":
+                in_head = in_head | ((logit == threshold) & (ids <= last_id))
+            rate = tl.where(in_head, head_rate, rest_rate)
+            tail = tl.where(in_head, 0.0, e)
+            if SOFTCAP:
+                tail = tl.where((ids < V) & (ids != x), tail, 0.0)
+            s += tl.sum(tail, 1)
+        if GRAD:
+            gradient = e * rate
+            if SOFTCAP:
+                gradient *= 1.0 - (value / softcap) * (value / softcap)
+            tl.store(row_ptr + ids, gradient.to(dtype), mask=ids < V, eviction_policy="evict_first")
+    return tl.sum(s, 0)
+
+
+@triton.jit
+def _write_row(
+    row_ptr,
+    x,
+    V,
+    m,
+    head_rate,
+    rest_rate,
+    threshold,
+    last_id,
+    logit_scale,
+    softcap,
+    GRAD: tl.constexpr,
+    HEAD: tl.constexpr,
+    SOFTCAP: tl.constexpr,
+    LANES: tl.constexpr,
+    PER: tl.constexpr,
+):
+    """Second pass over the whole row; returns Σe of the tail where HEAD.
+
+    Only the tile with the last tie of K must look at ids: before it all ties belong to K, after it none.
+    """
+    s = 0.0
+    cut = V
+    if HEAD:
+        cut = last_id // LANES * LANES
+        s = _write_tiles(
+            row_ptr, x, V, 0, cut, m, head_rate, rest_rate, threshold, last_id, logit_scale, softcap,
+            GRAD, "all", SOFTCAP, LANES, PER,
+        )  # fmt: skip
+        s += _write_tiles(
+            row_ptr, x, V, cut, cut + LANES, m, head_rate, rest_rate, threshold, last_id, logit_scale, softcap,
+            GRAD, "first", SOFTCAP, LANES, PER,
+        )  # fmt: skip
+        s += _write_tiles(
+            row_ptr, x, V, cut + LANES, V, m, head_rate, rest_rate, threshold, last_id, logit_scale, softcap,
+            GRAD, "none", SOFTCAP, LANES, PER,
+        )  # fmt: skip
+    else:
+        _write_tiles(
+            row_ptr, x, V, 0, V, m, head_rate, rest_rate, threshold, last_id, logit_scale, softcap,
+            GRAD, "", SOFTCAP, LANES, PER,
+        )  # fmt: skip
+    return s
+
+
+@triton.jit
+def _clear(row_ptr, V, LANES: tl.constexpr, PER: tl.constexpr):
+    lane = lanes(LANES, PER)
+    for start in range(0, V, LANES):
+        ids = start + lane
+        tl.store(row_ptr + ids, tl.zeros([LANES // PER, PER], row_ptr.dtype.element_ty), mask=ids < V)
+
+
+@triton.jit(do_not_specialize=["top_k", "form", "with_top1"])
+def shape_rows(
+    logits_ptr,  # [C, V]: logits in, gradient out
+    targets_ptr,  # [C] int64, −1 where ignored
+    out_ptr,  # [7, C] fp32: loss, nll, entropy, target_prob, head_mass, tail_mass, is_top1
+    V,
+    top_k,
+    form,
+    with_top1,
+    beta,
+    alpha,
+    lambda_head,
+    lambda_rest,
+    logit_scale,
+    softcap,
+    GRAD: tl.constexpr,
+    HEAD: tl.constexpr,
+    SUMS: tl.constexpr,
+    SOFTCAP: tl.constexpr,
+    SIX: tl.constexpr,
+    LANES: tl.constexpr,
+    PER: tl.constexpr,
+):
+    """A row per program: loss and metrics to `out_ptr`, where GRAD the gradient over the logits.
+
+    HEAD: the head set matters; without it all others get `lambda_rest` and their mass is the tail's. SUMS: so does
+    Σ p ln p over the others (for a reward, or the entropy). SIX: lists of six keys, else of three.
+    """
+    dtype: tl.constexpr = logits_ptr.dtype.element_ty
+    row = tl.program_id(0)
+    columns = tl.num_programs(0)
+    row_ptr = logits_ptr + row.to(tl.int64) * V
+    x = tl.load(targets_ptr + row).to(tl.int32)
+    if x < 0:
+        for column in tl.static_range(7):
+            tl.store(out_ptr + column * columns + row, 0.0)
+        if GRAD:
+            _clear(row_ptr, V, LANES, PER)
+    else:
+        raw_x = tl.load(row_ptr + x)
+        tl.debug_barrier()
+        tl.store(row_ptr + x, float("-inf"))
+        tl.debug_barrier()
+        m, s, t, a, b, c, d, e, f = _stream(row_ptr, x, V, logit_scale, softcap, HEAD, SUMS, SOFTCAP, SIX, LANES, PER)
+        threshold, last_id, s_head, t_head = 0.0, 0, 0.0, 0.0
+        if HEAD:
+            threshold, last_id, s_head, t_head = find_head(
+                row_ptr, V, top_k, x, raw_x, m, logit_scale, softcap, a, b, c, d, e, f, SOFTCAP, SIX, LANES, PER
+            )
+        # From here on all is a few numbers; computed earlier they would have held registers.
+        alone = s == 0
+        s = tl.maximum(s, 1.0)  # the largest e is 1: this changes nothing but a target without a competitor
+        value_x = value_of(raw_x, logit_scale, softcap, SOFTCAP)
+        bits_x = bits_below(value_x, m, rate_of(logit_scale, SOFTCAP), dtype == tl.float32)
+        delta = tl.where(alone, float("inf"), bits_x * LN_2 - tl.log(s))
+        nll, p, q, minus_log_q, wq, loss = target_terms(delta, form, beta, alpha)
+        wq = tl.where(alone, 0.0, wq)
+        loss = tl.where(alone, 0.0, loss)
+        top1 = (value_x > m).to(tl.float32)
+        if (with_top1 != 0) & (value_x == m):
+            top1 = (count_before(row_ptr, V, to_order(raw_x), x, LANES, PER) == 0).to(tl.float32)
+
+        head_share = s_head / s
+        mean_reward = q * (lambda_head * head_share + lambda_rest * (1.0 - head_share))
+        head_rate = logit_scale / s * (wq + q * (mean_reward - lambda_head))
+        rest_rate = logit_scale / s * (wq + q * (mean_reward - lambda_rest))
+        s_rest = s
+        if GRAD or HEAD:
+            s_tail = _write_row(
+                row_ptr, x, V, m, head_rate, rest_rate, threshold, last_id, logit_scale, softcap,
+                GRAD, HEAD, SOFTCAP, LANES, PER,
+            )  # fmt: skip
+            if HEAD:
+                s_rest = s_tail
+        if GRAD:
+            gradient_x = logit_scale * (p * mean_reward - wq)
+            if SOFTCAP:
+                gradient_x *= 1.0 - (value_x / softcap) * (value_x / softcap)
+            tl.debug_barrier()
+            tl.store(row_ptr + x, gradient_x.to(dtype))
+        head_entropy = minus_p_log_p(s_head, t_head, s, q, minus_log_q)
+        others_entropy = minus_p_log_p(s, t, s, q, minus_log_q)
+        if SUMS:
+            loss += lambda_head * head_entropy + lambda_rest * (others_entropy - head_entropy)
+        tl.store(out_ptr + row, loss)
+        tl.store(out_ptr + columns + row, nll)
+        tl.store(out_ptr + 2 * columns + row, p * tl.minimum(nll, LARGEST) + others_entropy)
+        tl.store(out_ptr + 3 * columns + row, p)
+        tl.store(out_ptr + 4 * columns + row, q * head_share)
+        tl.store(out_ptr + 5 * columns + row, q * s_rest / s)
+        tl.store(out_ptr + 6 * columns + row, top1)
+
+
+@triton.jit
+def scale(in_ptr, out_ptr, factor_ptr, numel, IN_PLACE: tl.constexpr, BLOCK: tl.constexpr):
+    """out = in · factor, the factor read on the device; nothing is done in place for a factor of 1."""
+    factor = tl.load(factor_ptr).to(tl.float32)
+    if not IN_PLACE or factor != 1.0:
+        for block in range(tl.program_id(0), tl.cdiv(numel, BLOCK), tl.num_programs(0)):
+            ids = (tl.zeros([BLOCK], tl.int64) + block) * BLOCK + tl.arange(0, BLOCK)
+            value = tl.load(in_ptr + ids, mask=ids < numel, other=0.0).to(tl.float32) * factor
+            tl.store(out_ptr + ids, value.to(out_ptr.dtype.element_ty), mask=ids < numel)

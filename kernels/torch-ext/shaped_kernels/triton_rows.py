@@ -1,0 +1,139 @@
+"""The row step on a GPU: launches the kernels of `triton_kernels.py`.
+
+Dimensions: V vocabulary, C rows of a chunk.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from .chunked import chunked_loss
+from .shape import LossOptions
+from .targets import Targets
+
+_FORMS = {"product": 1, "exponent": 2, "power": 3}
+_METRIC_ROWS = {"nll": 1, "entropy": 2, "target_prob": 3, "head_mass": 4, "tail_mass": 5, "is_top1": 6}
+_MAX_VOCABULARY = 256 * 2048  # a key has 8 bits for the tile, of at least 2048 lanes
+_SCALE_BLOCK, _SCALE_PROGRAMS = 4096, 1024
+
+
+class Launch(NamedTuple):
+    """How a row is spread: lanes of a tile, entries per thread, keys listed per lane, warps."""
+
+    lanes: int
+    per_thread: int
+    lists: int
+    warps: int
+
+    @property
+    def registers(self) -> int:
+        """Registers that a thread may have: ptxas would rather spill than use those of a second row."""
+        return min(255, 65536 // (32 * self.warps))
+
+
+def choose_launch(dtype: torch.dtype, top_k: int) -> Launch:
+    """The launch that ships for logits of `dtype` with the head set of `top_k` (0: no head set).
+
+    A large head needs longer lists, or many rows would be searched a second time. Keys of fp32 are 64 bits: fewer
+    lanes leave room for them.
+    """
+    lists = 3 if top_k <= 128 else 6
+    if dtype == torch.float32:
+        return Launch(lanes=2048, per_thread=8, lists=lists, warps=8)
+    return Launch(lanes=4096, per_thread=8, lists=lists, warps=16)
+
+
+def why_not_triton(weight: Tensor) -> str | None:
+    """Why impl="triton" cannot run with such a weight, as the end of a sentence; None where it can."""
+    if importlib.util.find_spec("triton") is None:
+        return "needs the package triton, which is not installed"
+    if weight.dtype not in (torch.float32, torch.bfloat16, torch.float16):
+        return f"does not support {weight.dtype}"
+    if not weight.is_cuda and os.environ.get("TRITON_INTERPRET") != "1":
+        return f"needs a CUDA device, not {weight.device.type!r} (or TRITON_INTERPRET=1, for tests)"
+    if weight.shape[0] > _MAX_VOCABULARY:
+        return f"supports up to {_MAX_VOCABULARY} tokens, not {weight.shape[0]}"
+    return None
+
+
+def triton_loss(
+    hidden_ND: Tensor, weight_VD: Tensor, bias_V: Tensor | None, targets: Targets, options: LossOptions
+) -> tuple[Tensor, dict[str, Tensor]]:
+    """`chunked_loss` with one kernel launch per chunk for all that is not a matmul. Same contract."""
+    return chunked_loss(hidden_ND, weight_VD, bias_V, targets, options, TritonRows)
+
+
+class TritonRows:
+    """The row step as one launch. A row is read twice and written once."""
+
+    skips_ignored = True
+
+    def __init__(self, logits_CV: Tensor, options: LossOptions) -> None:
+        self._options, self._V = options, logits_CV.shape[1]
+        self.arguments, self.launch = plan(self._V, logits_CV.dtype, options)
+
+    def __call__(self, logits_CV: Tensor, targets_C: Tensor, with_grad: bool) -> tuple[Tensor, list[Tensor]]:
+        """Loss [C] and the metrics of the options, [C] each; `logits_CV` becomes its gradient."""
+        from .triton_kernels import shape_rows
+
+        C = logits_CV.shape[0]
+        out_7C = torch.empty(7, C, dtype=torch.float32, device=logits_CV.device)
+        shape_rows[(C,)](
+            logits_CV,
+            targets_C,
+            out_7C,
+            self._V,
+            **self.arguments,
+            GRAD=with_grad,
+            num_warps=self.launch.warps,
+            maxnreg=self.launch.registers,
+            enable_fp_fusion=True,
+        )
+        if self._options.shape.top_k >= self._V:  # the kernel's rest is the head then, and there is no tail
+            out_7C[4:6] = torch.stack([out_7C[5], torch.zeros_like(out_7C[5])])
+        return out_7C[0], [out_7C[_METRIC_ROWS[name]] for name in self._options.metrics]
+
+    @staticmethod
+    def scale(gradient: Tensor, factor: Tensor, dtype: torch.dtype) -> Tensor:
+        """`gradient` times the scalar `factor`, in `dtype`; in place where that is its own. Costs nothing for 1."""
+        from .triton_kernels import scale
+
+        scaled = gradient if gradient.dtype == dtype else torch.empty_like(gradient, dtype=dtype)
+        if gradient.numel():
+            programs = min(-(-gradient.numel() // _SCALE_BLOCK), _SCALE_PROGRAMS)
+            in_place = scaled is gradient
+            scale[(programs,)](gradient, scaled, factor, gradient.numel(), IN_PLACE=in_place, BLOCK=_SCALE_BLOCK)
+        return scaled
+
+
+def plan(V: int, dtype: torch.dtype, options: LossOptions) -> tuple[dict[str, Any], Launch]:
+    """The kernel's arguments besides the tensors, V and GRAD, and the launch."""
+    shape, names = options.shape, options.metrics
+    rest_is_head = shape.top_k >= V
+    lambda_rest = shape.lambda_head if rest_is_head else shape.lambda_tail
+    mass = "head_mass" in names or "tail_mass" in names
+    head = not rest_is_head and (shape.lambda_head != shape.lambda_tail or mass)
+    launch = choose_launch(dtype, shape.top_k if head else 0)
+    arguments = {
+        "top_k": shape.top_k,
+        "form": 0 if shape.weight_is_one else _FORMS[shape.positive],
+        "with_top1": int("is_top1" in names),
+        "beta": shape.beta,
+        "alpha": shape.alpha,
+        "lambda_head": shape.lambda_head,
+        "lambda_rest": lambda_rest,
+        "logit_scale": options.logit_scale,
+        "softcap": options.softcap or 0.0,
+        "HEAD": head,
+        "SUMS": head or lambda_rest != 0 or "entropy" in names,
+        "SOFTCAP": options.softcap is not None,
+        "SIX": launch.lists == 6,
+        "LANES": launch.lanes,
+        "PER": launch.per_thread,
+    }
+    return arguments, launch
