@@ -66,11 +66,7 @@ def rate_of(logit_scale, SOFTCAP: tl.constexpr):
 @triton.jit
 def bits_below(value, largest, rate, EXACT: tl.constexpr):
     """log2 e = rate·(value − largest); one instruction less where the logits are coarser than its rounding."""
-    if EXACT:
-        bits = (value - largest) * rate
-    else:
-        bits = value * rate - largest * rate
-    return bits
+    return (value - largest) * rate if EXACT else value * rate - largest * rate
 
 
 @triton.jit

@@ -48,7 +48,7 @@ def _stream(
     HEAD: tl.constexpr,
     SUMS: tl.constexpr,
     SOFTCAP: tl.constexpr,
-    SIX: tl.constexpr,
+    FIVE: tl.constexpr,
     LANES: tl.constexpr,
     PER: tl.constexpr,
 ):
@@ -60,7 +60,7 @@ def _stream(
     s = tl.zeros([LANES // PER], tl.float32)
     t = tl.zeros([LANES // PER], tl.float32)
     a = no_keys(dtype, LANES, PER)
-    b, c, d, e, f = a, a, a, a, a
+    b, c, d, e = a, a, a, a
     near = _load(row_ptr, lane, V, "evict_last")
     far = _load(row_ptr, LANES + lane, V, "evict_last")
     for start in range(0, V, LANES):
@@ -68,7 +68,7 @@ def _stream(
         raw, near = near, far
         far = _load(row_ptr, ids + 2 * LANES, V, "evict_last")
         if HEAD:
-            a, b, c, d, e, f = insert(to_key(raw, start // LANES), a, b, c, d, e, f, SIX)
+            a, b, c, d, e = insert(to_key(raw, start // LANES), a, b, c, d, e, FIVE)
         value = value_of(raw, logit_scale, softcap, SOFTCAP)
         if SOFTCAP:
             value = tl.where((ids < V) & (ids != x), value, float("-inf"))
@@ -86,7 +86,7 @@ def _stream(
     largest = tl.max(m, 0)
     shift = (m - largest) * rate
     rescale = tl.exp2(shift)
-    return largest, tl.sum(rescale * s, 0), tl.sum(rescale * (t + shift * s), 0), a, b, c, d, e, f
+    return largest, tl.sum(rescale * s, 0), tl.sum(rescale * (t + shift * s), 0), a, b, c, d, e
 
 
 @triton.jit
@@ -216,14 +216,14 @@ def shape_rows(
     HEAD: tl.constexpr,
     SUMS: tl.constexpr,
     SOFTCAP: tl.constexpr,
-    SIX: tl.constexpr,
+    FIVE: tl.constexpr,
     LANES: tl.constexpr,
     PER: tl.constexpr,
 ):
     """A row per program: loss and metrics to `out_ptr`, where GRAD the gradient over the logits.
 
     HEAD: the head set matters; without it all others get `lambda_rest` and their mass is the tail's. SUMS: so does
-    Σ p ln p over the others (for a reward, or the entropy). SIX: lists of six keys, else of three.
+    Σ p ln p over the others (for a reward, or the entropy). FIVE: lists of five keys, else of three.
     """
     dtype: tl.constexpr = logits_ptr.dtype.element_ty
     row = tl.program_id(0)
@@ -240,11 +240,11 @@ def shape_rows(
         tl.debug_barrier()
         tl.store(row_ptr + x, float("-inf"))
         tl.debug_barrier()
-        m, s, t, a, b, c, d, e, f = _stream(row_ptr, x, V, logit_scale, softcap, HEAD, SUMS, SOFTCAP, SIX, LANES, PER)
+        m, s, t, a, b, c, d, e = _stream(row_ptr, x, V, logit_scale, softcap, HEAD, SUMS, SOFTCAP, FIVE, LANES, PER)
         threshold, last_id, s_head, t_head = 0.0, 0, 0.0, 0.0
         if HEAD:
             threshold, last_id, s_head, t_head = find_head(
-                row_ptr, V, top_k, x, raw_x, m, logit_scale, softcap, a, b, c, d, e, f, SOFTCAP, SIX, LANES, PER
+                row_ptr, V, top_k, x, raw_x, m, logit_scale, softcap, a, b, c, d, e, SOFTCAP, FIVE, LANES, PER
             )
         # From here on all is a few numbers; computed earlier they would have held registers.
         alone = s == 0

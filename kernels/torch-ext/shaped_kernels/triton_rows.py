@@ -42,7 +42,7 @@ def choose_launch(dtype: torch.dtype, top_k: int) -> Launch:
     A large head needs longer lists, or many rows would be searched a second time. Keys of fp32 are 64 bits: fewer
     lanes leave room for them.
     """
-    lists = 3 if top_k <= 128 else 6
+    lists = 3 if top_k <= 128 else 5
     if dtype == torch.float32:
         return Launch(lanes=2048, per_thread=8, lists=lists, warps=8)
     return Launch(lanes=4096, per_thread=8, lists=lists, warps=16)
@@ -132,7 +132,7 @@ def plan(V: int, dtype: torch.dtype, options: LossOptions) -> tuple[dict[str, An
         "HEAD": head,
         "SUMS": head or lambda_rest != 0 or "entropy" in names,
         "SOFTCAP": options.softcap is not None,
-        "SIX": launch.lists == 6,
+        "FIVE": launch.lists == 5,
         "LANES": launch.lanes,
         "PER": launch.per_thread,
     }

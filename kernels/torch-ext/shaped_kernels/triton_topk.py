@@ -34,11 +34,7 @@ def to_key(raw, tile):
 @triton.jit
 def key_order(key, dtype: tl.constexpr):
     """`to_order` of the logits of `dtype` with these keys."""
-    if dtype.primitive_bitwidth == 16:
-        order = key & ~LAST_TILE
-    else:
-        order = (key >> 8).to(tl.int32)
-    return order
+    return key & ~LAST_TILE if dtype.primitive_bitwidth == 16 else (key >> 8).to(tl.int32)
 
 
 @triton.jit
@@ -64,16 +60,15 @@ def _push(key, slot):
 
 
 @triton.jit
-def insert(key, a, b, c, d, e, f, SIX: tl.constexpr):
-    """Put `key` into the descending lists a to c, or a to f; the smallest falls out."""
+def insert(key, a, b, c, d, e, FIVE: tl.constexpr):
+    """Put `key` into the descending lists a to c, or a to e; the smallest falls out."""
     a, key = _push(key, a)
     b, key = _push(key, b)
     c, key = _push(key, c)
-    if SIX:
+    if FIVE:
         d, key = _push(key, d)
-        e, key = _push(key, e)
-        f, key = _push(key, f)
-    return a, b, c, d, e, f
+        e = tl.maximum(e, key)
+    return a, b, c, d, e
 
 
 @triton.jit
@@ -82,11 +77,11 @@ def _count(mask):
 
 
 @triton.jit
-def _listed_from(key, a, b, c, d, e, f, SIX: tl.constexpr):
+def _listed_from(key, a, b, c, d, e, FIVE: tl.constexpr):
     """How many listed keys are at least `key`."""
     listed = (a >= key).to(tl.int32) + (b >= key).to(tl.int32) + (c >= key).to(tl.int32)
-    if SIX:
-        listed += (d >= key).to(tl.int32) + (e >= key).to(tl.int32) + (f >= key).to(tl.int32)
+    if FIVE:
+        listed += (d >= key).to(tl.int32) + (e >= key).to(tl.int32)
     return tl.sum(tl.sum(listed, 1), 0)
 
 
@@ -117,29 +112,28 @@ def _search_lists(
     c,
     d,
     e,
-    f,
     GRAIN: tl.constexpr,
-    SIX: tl.constexpr,
+    FIVE: tl.constexpr,
     LANES: tl.constexpr,
     PER: tl.constexpr,
 ):
     """The `top_k`-th largest key; the last of the lanes that hold it and belong to K; is that certain?"""
+    last_listed = e if FIVE else c
     # Every lane's first key counts: where top_k is at most their number, the smallest of them bounds from below.
-    low = _pack(tl.min(tl.min(a, 1), 0), GRAIN)
+    # Otherwise the lists may hold too few keys; the search then ends at its lower bound, which is not certain.
+    low = _pack(tl.where(top_k <= LANES, tl.min(tl.min(a, 1), 0), tl.min(tl.min(last_listed, 1), 0)), GRAIN)
     high = _pack(tl.maximum(tl.max(tl.max(a, 1), 0), key_x), GRAIN)
     while low < high:
         middle = _upper_middle(low, high)
         key = _unpack(middle, GRAIN)
-        enough = _listed_from(key, a, b, c, d, e, f, SIX) + (key_x >= key).to(tl.int32) >= top_k
+        enough = _listed_from(key, a, b, c, d, e, FIVE) + (key_x >= key).to(tl.int32) >= top_k
         low = tl.where(enough, middle, low)
         high = tl.where(enough, high, middle - 1)
     low = _unpack(low, GRAIN)
     holds = (a == low) | (b == low) | (c == low)
-    last_listed = c
-    if SIX:
-        holds = holds | (d == low) | (e == low) | (f == low)
-        last_listed = f
-    missing = top_k - _listed_from(low + 1, a, b, c, d, e, f, SIX) - (key_x > low).to(tl.int32)
+    if FIVE:
+        holds = holds | (d == low) | (e == low)
+    missing = top_k - _listed_from(low + 1, a, b, c, d, e, FIVE) - (key_x > low).to(tl.int32)
     lane = lanes(LANES, PER)
     first_lane = 0
     last_lane = tl.max(tl.max(lane, 1), 0)
@@ -271,9 +265,8 @@ def find_head(
     c,
     d,
     e,
-    f,
     SOFTCAP: tl.constexpr,
-    SIX: tl.constexpr,
+    FIVE: tl.constexpr,
     LANES: tl.constexpr,
     PER: tl.constexpr,
 ):
@@ -282,7 +275,7 @@ def find_head(
     # Low bits of `to_order` that are 0 for every float of the type, keys of fp32 being packed as they are.
     GRAIN: tl.constexpr = 16 if dtype == tl.bfloat16 else (13 if dtype == tl.float16 else 0)
     key, last_lane, certain = _search_lists(
-        top_k, to_key(raw_x, x // LANES), x % LANES, a, b, c, d, e, f, GRAIN, SIX, LANES, PER
+        top_k, to_key(raw_x, x // LANES), x % LANES, a, b, c, d, e, GRAIN, FIVE, LANES, PER
     )
     order = key_order(key, dtype)
     last_id = key_tile(key) * LANES + last_lane
@@ -291,11 +284,10 @@ def find_head(
         s_b, t_b = _list_sums(b, key, last_lane, m, logit_scale, softcap, dtype, SOFTCAP, LANES, PER)
         s_c, t_c = _list_sums(c, key, last_lane, m, logit_scale, softcap, dtype, SOFTCAP, LANES, PER)
         s, t = s + s_b + s_c, t + t_b + t_c
-        if SIX:
+        if FIVE:
             s_d, t_d = _list_sums(d, key, last_lane, m, logit_scale, softcap, dtype, SOFTCAP, LANES, PER)
             s_e, t_e = _list_sums(e, key, last_lane, m, logit_scale, softcap, dtype, SOFTCAP, LANES, PER)
-            s_f, t_f = _list_sums(f, key, last_lane, m, logit_scale, softcap, dtype, SOFTCAP, LANES, PER)
-            s, t = s + s_d + s_e + s_f, t + t_d + t_e + t_f
+            s, t = s + s_d + s_e, t + t_d + t_e
     else:
         order = tl.where(top_k <= LANES, order, LOWEST_ORDER)
         order, last_id = _search_row(row_ptr, V, top_k, to_order(raw_x), x, order, GRAIN, LANES, PER)

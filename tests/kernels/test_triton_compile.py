@@ -1,0 +1,32 @@
+"""Every configuration that ships compiles for sm_80 and sm_90, without a GPU, and keeps everything in registers."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+pytest.importorskip("triton", reason="triton is not installed (it exists for Linux only)")
+
+SCRIPT = Path(__file__).parents[1] / "helpers" / "compile_kernels.py"
+
+
+@pytest.mark.parametrize("architecture", [80, 90])
+@pytest.mark.parametrize(
+    "dtype",
+    ["bfloat16", pytest.param("float16", marks=pytest.mark.slow), pytest.param("float32", marks=pytest.mark.slow)],
+)
+def test_no_configuration_spills_or_takes_more_registers_than_there_are(dtype, architecture, tmp_path):
+    environment = {name: value for name, value in os.environ.items() if name != "TRITON_INTERPRET"}
+    environment["TRITON_CACHE_DIR"] = str(tmp_path)
+    command = [sys.executable, str(SCRIPT), dtype, str(architecture)]
+    finished = subprocess.run(command, capture_output=True, text=True, env=environment, check=False)
+    assert finished.returncode == 0, finished.stderr
+    rows = [json.loads(line) for line in finished.stdout.splitlines()]
+    assert len(rows) == 16 + len({dtype, "float32"})
+    for row in rows:
+        print(row)
+        assert row["spills"] == 0, row
+        assert row["registers"] <= row["limit"], row
