@@ -8,7 +8,7 @@ import pytest
 ROOT = Path(__file__).resolve().parents[1]
 FORBIDDEN = {
     "eval_suite": {"shaped_trl", "shaped_kernels", "trl"},
-    "kernels/torch-ext/shaped_kernels": {"shaped_trl", "eval_suite", "trl", "transformers"},
+    "kernels/torch-ext/shaped_kernels": {"shaped_trl", "eval_suite", "trl", "transformers", "shaped_kernels"},
     "shaped_trl": set(),
 }
 

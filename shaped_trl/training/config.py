@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 
 import torch
 from shaped_kernels import RewardShape
+from transformers.utils import is_liger_kernel_available
 from trl import SFTConfig
 
 
@@ -42,7 +43,11 @@ class ShapedConfig(SFTConfig):
     )
     alpha: float = field(default=1.0, metadata={"help": "Exponent of positive='power', w = p^alpha; 1 is DFT."})
     loss_impl: str = field(
-        default="auto", metadata={"help": "Implementation of the loss: auto, reference or chunked."}
+        default="auto",
+        metadata={
+            "help": "Implementation of the loss: auto (triton on a GPU, chunked elsewhere), reference, chunked or "
+            "triton."
+        },
     )
 
     def __post_init__(self):
@@ -56,6 +61,22 @@ class ShapedConfig(SFTConfig):
             self.include_num_input_tokens_seen = "non_padding"
         self.bf16 = default_bf16(self.bf16, self.fp16)  # type: ignore[has-type]
         super().__post_init__()
+        if self.use_liger_kernel:
+            self._keep_liger_off_the_loss()
+
+    def _keep_liger_off_the_loss(self) -> None:
+        """Leave Liger its layer kernels only: its fused cross-entropy would replace the model's forward, and ours."""
+        if not is_liger_kernel_available():
+            raise ValueError('use_liger_kernel=True needs liger-kernel: pip install "shaped-trl[gpu]"')
+        losses = ("fused_linear_cross_entropy", "cross_entropy")
+        given = self.liger_kernel_config or {}  # type: ignore[has-type]
+        for name in losses:
+            if given.get(name):
+                raise ValueError(
+                    f"liger_kernel_config {name}={given[name]!r} is not for ShapedTrainer, which has its own loss: "
+                    "leave it out"
+                )
+        self.liger_kernel_config = given | dict.fromkeys(losses, False)
 
     def reward_shape(self) -> RewardShape:
         """The validated shape. Raises ValueError naming the field, its value and what is allowed."""

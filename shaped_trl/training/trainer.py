@@ -12,6 +12,7 @@ from trl import SFTTrainer
 
 from shaped_trl.modeling.lm_head import shape_lm_head
 from shaped_trl.training.config import ShapedConfig
+from shaped_trl.training.liger import ShapedForwardCheck
 from shaped_trl.training.log import JsonlLogCallback
 
 # per-token metric of the loss -> name in the log (TRL's and transformers' words where these have one)
@@ -29,6 +30,7 @@ class ShapedTrainer(SFTTrainer):
     Raises:
         ValueError: with `compute_metrics`, `compute_loss_func` or label smoothing, which need logits or another
             loss; with an adapter on the language-model head.
+        RuntimeError: when training begins and something, such as Liger, has replaced the model's forward after us.
     """
 
     _tag_names = ["trl", "shaped-trl"]
@@ -51,6 +53,7 @@ class ShapedTrainer(SFTTrainer):
         super().__init__(model, args, **kwargs)
         base = self.model.get_base_model() if isinstance(self.model, PeftModel) else self.model
         self.head = shape_lm_head(base, args.reward_shape(), metrics=METRICS, impl=args.loss_impl)
+        self.add_callback(ShapedForwardCheck(base))
         self.add_callback(JsonlLogCallback("train_log.jsonl"))
         self._sums: dict[str, dict[str, torch.Tensor]] = {"train": {}, "eval": {}}
 

@@ -41,8 +41,8 @@ class ShapedLoss(ChunkedLossWrapper):
     number of valid targets of the global batch where it is given. Validation reports the same loss, so that runs
     with different shapes do not compare by it.
 
-    Works with FSDP2, HSDP, context and pipeline parallelism; under tensor parallelism the head stays sharded by
-    vocabulary.
+    Under FSDP2 the head is gathered for the loss; under tensor parallelism it stays sharded by vocabulary. Tested with
+    each of the two alone; pipeline and context parallelism are not tested.
 
     Raises:
         ValueError: the head is not a plain linear layer, or the backend is "full_dtensor".

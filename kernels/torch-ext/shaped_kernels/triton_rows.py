@@ -56,6 +56,8 @@ def why_not_triton(weight: Tensor) -> str | None:
         return f"does not support {weight.dtype}"
     if not weight.is_cuda and os.environ.get("TRITON_INTERPRET") != "1":
         return f"needs a CUDA device, not {weight.device.type!r} (or TRITON_INTERPRET=1, for tests)"
+    if torch.version.hip:
+        return "is for NVIDIA GPUs"
     if weight.shape[0] > _MAX_VOCABULARY:
         return f"supports up to {_MAX_VOCABULARY} tokens, not {weight.shape[0]}"
     return None
@@ -83,17 +85,18 @@ class TritonRows:
 
         C = logits_CV.shape[0]
         out_7C = torch.empty(7, C, dtype=torch.float32, device=logits_CV.device)
-        shape_rows[(C,)](
-            logits_CV,
-            targets_C,
-            out_7C,
-            self._V,
-            **self.arguments,
-            GRAD=with_grad,
-            num_warps=self.launch.warps,
-            maxnreg=self.launch.registers,
-            enable_fp_fusion=True,
-        )
+        with torch.cuda.device_of(logits_CV):  # Triton launches on the current device
+            shape_rows[(C,)](
+                logits_CV,
+                targets_C,
+                out_7C,
+                self._V,
+                **self.arguments,
+                GRAD=with_grad,
+                num_warps=self.launch.warps,
+                maxnreg=self.launch.registers,
+                enable_fp_fusion=True,
+            )
         if self._options.shape.top_k >= self._V:  # the kernel's rest is the head then, and there is no tail
             out_7C[4:6] = torch.stack([out_7C[5], torch.zeros_like(out_7C[5])])
         return out_7C[0], [out_7C[_METRIC_ROWS[name]] for name in self._options.metrics]
@@ -107,7 +110,16 @@ class TritonRows:
         if gradient.numel():
             programs = min(-(-gradient.numel() // _SCALE_BLOCK), _SCALE_PROGRAMS)
             in_place = scaled is gradient
-            scale[(programs,)](gradient, scaled, factor, gradient.numel(), IN_PLACE=in_place, BLOCK=_SCALE_BLOCK)
+            with torch.cuda.device_of(gradient):
+                scale[(programs,)](
+                    gradient,
+                    scaled,
+                    factor,
+                    gradient.numel(),
+                    IN_PLACE=in_place,
+                    BLOCK=_SCALE_BLOCK,
+                    enable_fp_fusion=True,
+                )
         return scaled
 
 
