@@ -2,24 +2,33 @@
 
 `shape_lm_head` replaces `model.forward` on the instance. With labels, the new forward runs the backbone, then
 `shaped_linear_loss` on the hidden states and the head's weight: logits are never built. Without labels it is the
-old forward, so generation is unchanged. The loss is computed *inside* forward because only there have the hooks of
-DDP, FSDP and ZeRO gathered what is sharded; backbone and head are looked up at each call because PEFT and FSDP
-replace them after patching.
+old forward, so generation is unchanged. Backbone and head are looked up at each call because PEFT and FSDP replace
+them after patching.
+
+The loss takes the place of the head's own forward for the length of one call, and the head is called as the module
+that it is. So the hooks of FSDP and ZeRO see what they always see: they gather the weight before, release it after,
+and reduce its gradient over the ranks, which hold different data. A head that tensor parallelism shards stays
+sharded: each rank computes with its part of the vocabulary.
 """
 
 from __future__ import annotations
 
 import functools
 import types
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
 import torch
+from peft.tuners.tuners_utils import BaseTunerLayer
+from peft.utils.other import TrainableTokensWrapper
 from shaped_kernels import METRICS, RewardShape, ShapedLossOutput, shaped_linear_loss
+from torch import nn
+from torch.distributed.fsdp import FSDPModule
 from torch.distributed.tensor import DTensor
 from transformers import PreTrainedModel
 from transformers.utils import ModelOutput
-from trl.trainer.utils import maybe_gather_lm_head_ctx
 
 
 @dataclass
@@ -103,6 +112,7 @@ def shape_lm_head(
         raise ValueError(f"metrics={sorted(unknown)} are unknown: choose from {', '.join(METRICS)}")
     if model.get_output_embeddings() is None:
         raise ValueError(f"model={type(model).__name__} has no output embedding: a causal language model is needed")
+    _refuse_adapter(model.get_output_embeddings())
     head = ShapedHead(shape or RewardShape(), tuple(metrics), impl)
     original_forward = model.forward
 
@@ -141,28 +151,53 @@ def _forward_with_loss(model, head, args, kwargs, labels, shift_labels, num_item
 
 def _head_loss(model, head: ShapedHead, config, hidden, targets) -> ShapedLossOutput:
     lm_head = model.get_output_embeddings()
-    if hasattr(lm_head, "lora_A"):
-        raise ValueError(
-            "an adapter on the language-model head is not supported: the loss reads the head's weight directly and "
-            "would never train the adapter; name the head in `modules_to_save` instead of `target_modules`"
-        )
-    weight, bias = lm_head.weight, getattr(lm_head, "bias", None)
-    if isinstance(weight, DTensor):  # FSDP2 and TP shard the head; gather it once, before rows are chunked
-        weight = weight.full_tensor()
-        bias = bias.full_tensor() if bias is not None else None
+    _refuse_adapter(lm_head)
     logit_scale, softcap = logit_scaling(config)
-    with maybe_gather_lm_head_ctx(weight, bias):
-        return shaped_linear_loss(
-            hidden.to(weight.device),
-            weight,
-            targets.to(weight.device),
+    # In PEFT's `modules_to_save` wrapper, the copy that is trained: FSDP may shard it as a group of its own.
+    owner = next((m for m in lm_head.modules() if m._parameters.get("weight") is lm_head.weight), lm_head)
+
+    def compute(hidden, targets) -> dict[str, torch.Tensor]:
+        output = shaped_linear_loss(
+            hidden.to(owner.weight.device),
+            owner.weight,
+            targets.to(owner.weight.device),
             head.shape,
-            bias=bias,
+            bias=getattr(owner, "bias", None),
             logit_scale=logit_scale,
             softcap=softcap,
             metrics=head.metrics,
             impl=head.impl,
         )
+        return {name: value for name, value in output._asdict().items() if value is not None}
+
+    if isinstance(owner.weight, DTensor) and not any(isinstance(m, FSDPModule) for m in lm_head.modules()):
+        # Tensor parallelism: nothing is to be gathered, and torch's own hooks would take the result for logits.
+        return ShapedLossOutput(**compute(hidden, targets))
+    with _forward_replaced(owner, compute):
+        return ShapedLossOutput(**lm_head(hidden, targets))
+
+
+def _refuse_adapter(lm_head: nn.Module) -> None:
+    if isinstance(lm_head, BaseTunerLayer | TrainableTokensWrapper):
+        raise ValueError(
+            "an adapter on the language-model head is not supported: the loss reads the head's weight directly and "
+            "would never train the adapter; name the head in `modules_to_save` instead of `target_modules` or "
+            "`trainable_token_indices`"
+        )
+
+
+@contextmanager
+def _forward_replaced(module: nn.Module, forward: Callable) -> Iterator[None]:
+    """`module` runs `forward` within; tensor parallelism may have put one on the instance, which comes back."""
+    before = vars(module).get("forward")
+    module.forward = forward
+    try:
+        yield
+    finally:
+        if before is None:
+            del module.forward
+        else:
+            module.forward = before
 
 
 def _load_balancing_loss(config, router_logits, attention_mask):

@@ -115,13 +115,38 @@ def test_unknown_metric_is_refused():
         shape_lm_head(tiny_model(), metrics=("surprise",))
 
 
-def test_adapter_on_the_head_is_refused(batch):
+@pytest.mark.parametrize(
+    ("tied", "adapter"),
+    [(False, {"target_modules": ["lm_head"]}), (True, {"target_modules": ["q_proj"], "trainable_token_indices": [5]})],
+    ids=["lora", "trainable-tokens"],
+)
+def test_adapter_on_the_head_is_refused(batch, tied, adapter):
+    from peft import LoraConfig, get_peft_model
+
+    model = tiny_model(tie_word_embeddings=tied)
+    shape_lm_head(model)
+    adapted = get_peft_model(model, LoraConfig(r=2, **adapter))
+    with pytest.raises(ValueError, match="modules_to_save"):
+        adapted(**batch)
+    with pytest.raises(ValueError, match="modules_to_save"):
+        shape_lm_head(model)
+
+
+def test_a_copy_of_the_head_is_trained_beside_adapters(batch):
     from peft import LoraConfig, get_peft_model
 
     model = tiny_model(tie_word_embeddings=False)
     shape_lm_head(model)
-    with pytest.raises(ValueError, match="modules_to_save"):
-        get_peft_model(model, LoraConfig(target_modules=["lm_head"], r=2))(**batch)
+    expected = model(**batch).loss
+    adapted = get_peft_model(model, LoraConfig(r=2, target_modules=["q_proj"], modules_to_save=["lm_head"]))
+    loss = adapted(**batch).loss
+    loss.backward()
+    torch.testing.assert_close(loss, expected, rtol=0, atol=0)
+    head = model.get_output_embeddings()
+    assert head.modules_to_save["default"].weight.grad.any()
+    assert head.original_module.weight.grad is None
+    # The loss took the place of the head's forward for the call only.
+    assert head(torch.ones(1, 16)).shape == (1, 63)
 
 
 def test_one_line_serves_a_plain_trainer(tmp_path, batch):

@@ -88,8 +88,14 @@ def shaped_linear_loss(
     Returns:
         `ShapedLossOutput`. Without a valid target the loss is a differentiable 0.
 
+    `weight` and `bias` may be DTensors. All processes of their mesh then call with the same `hidden` and `targets`,
+    all get the whole loss and the whole gradient of `hidden`, and each the gradient of its own part of the head. A
+    head sharded by rows over one mesh dimension stays sharded with "chunked" ("auto"); any other is gathered, which
+    `weight.full_tensor()` also does.
+
     Raises:
-        ValueError: an argument is out of range, or a target outside the vocabulary.
+        ValueError: an argument is out of range, a target outside the vocabulary, or one of weight and bias a
+            DTensor and the other not.
         RuntimeError: a second backward through one loss, or a double backward ("chunked", "triton").
 
     On CUDA the host reads one number, how many targets count, when the first chunk is under way: the device does

@@ -1,0 +1,197 @@
+"""The cases of `test_vocab_parallel.py`, and what each process does with them.
+
+Dimensions: N tokens, D hidden, V vocabulary.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+import torch.distributed as dist
+from shaped_kernels import METRICS, RewardShape, shaped_linear_loss
+from torch import Tensor
+from torch.distributed.device_mesh import init_device_mesh
+from torch.distributed.tensor import Partial, Replicate, Shard, distribute_tensor
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
+
+PROCESSES = 3
+N, D = 23, 6
+
+
+@dataclass(frozen=True)
+class Case:
+    """A head and its inputs. `V` = 29 is shards of 10, 10 and 9 tokens; 4 is 2, 2 and none."""
+
+    shape: RewardShape
+    V: int = 29
+    dtype: torch.dtype = torch.float64
+    logits: str = "random"  # "integers" and "equal" have ties, also across shards, in any dtype
+    targets: str = "some ignored"
+    impossible: tuple[int, ...] = ()  # tokens whose bias is −inf
+    logit_scale: float = 1.0
+    softcap: float | None = None
+    rows_per_chunk: int = 5
+    trained: tuple[str, ...] = ("hidden", "weight", "bias")
+
+
+FULL = RewardShape(beta=-0.25, lambda_head=0.3, lambda_tail=-0.2, top_k=5)
+CASES = {
+    "cross-entropy": Case(RewardShape()),
+    "product": Case(FULL),
+    "exponent": Case(RewardShape(0.5, 0.3, -0.2, 5, "exponent")),
+    "power": Case(RewardShape(0.0, 0.1, -0.1, 5, "power", alpha=0.5)),
+    "no tail": Case(RewardShape(0.5, 0.3, -0.2, top_k=29)),
+    "head larger than a shard": Case(RewardShape(-0.25, 0.3, -0.2, top_k=17)),
+    "head of all but one": Case(RewardShape(-0.25, 0.3, -0.2, top_k=28)),
+    "ties": Case(FULL, logits="integers"),
+    "ties, head of one": Case(RewardShape(0.5, 0.0, -0.2, top_k=1), logits="integers"),
+    "ties, head larger than a shard": Case(RewardShape(-0.25, 0.3, -0.2, top_k=17), logits="integers"),
+    "all logits equal": Case(RewardShape(-0.25, 0.3, -0.2, top_k=12), logits="equal", impossible=(0, 11)),
+    "empty shard": Case(RewardShape(-0.25, 0.3, -0.2, top_k=3), V=4),
+    "one token": Case(RewardShape(-0.25, 0.3, -0.2, top_k=3), V=1),
+    "impossible tokens": Case(FULL, impossible=(*range(10, 20), 3, 28)),
+    "one possible token": Case(FULL, impossible=tuple(range(28)), targets="one possible"),
+    "softcap and scale": Case(FULL, logit_scale=0.7, softcap=2.5),
+    "softcap, empty shard": Case(RewardShape(-0.25, 0.3, -0.2, top_k=3), V=4, softcap=2.5),
+    "all count": Case(FULL, targets="all count"),
+    "none counts": Case(FULL, targets="none counts"),
+    "one chunk": Case(FULL, rows_per_chunk=1000),
+    "frozen head": Case(FULL, trained=("hidden",)),
+    "frozen backbone": Case(FULL, trained=("weight", "bias")),
+    "evaluation": Case(FULL, trained=()),
+    "fp32": Case(FULL, dtype=torch.float32),
+    "fp32 ties": Case(FULL, dtype=torch.float32, logits="integers"),
+    "bf16": Case(FULL, dtype=torch.bfloat16),
+    "bf16 ties": Case(FULL, dtype=torch.bfloat16, logits="integers"),
+}
+# Far more tokens than anything that is sent has elements.
+TRAFFIC = Case(FULL, V=2999, logits="equal", targets="all count")
+
+
+def make_inputs(case: Case, dtype: torch.dtype) -> dict[str, Tensor]:
+    """hidden [N, D], weight [V, D], bias [V], targets [N]; values of the case's dtype, in `dtype`."""
+    generator = torch.Generator().manual_seed(23)
+    hidden, weight = (torch.randn(size, D, generator=generator, dtype=torch.float64) for size in (N, case.V))
+    bias = torch.randn(case.V, generator=generator, dtype=torch.float64)
+    if case.logits != "random":
+        hidden, weight, bias = hidden.round(), weight.round(), torch.zeros_like(bias)
+    if case.logits == "equal":
+        weight = torch.zeros_like(weight)
+    bias[list(case.impossible)] = -torch.inf
+    targets = torch.randint(case.V, (N,), generator=generator)
+    targets[:3] = torch.arange(3) % case.V  # the first of equals, or nearly
+    if case.targets == "one possible":
+        targets[:] = case.V - 1
+    if case.targets != "all count":
+        targets[3:9] = -100
+    if case.targets == "none counts":
+        targets[:] = -100
+    tensors = {"hidden": hidden, "weight": weight, "bias": bias}
+    return {name: tensor.to(case.dtype).to(dtype) for name, tensor in tensors.items()} | {"targets": targets}
+
+
+def compute(case: Case, impl: str = "auto", distribute=None, dtype: torch.dtype | None = None) -> dict[str, Tensor]:
+    """Loss, metrics and gradients of a case; the head goes through `distribute`, its gradients are gathered."""
+    dtype = dtype or case.dtype
+    tensors = make_inputs(case, dtype)
+    if distribute is not None:
+        tensors |= {name: distribute(tensors[name]) for name in ("weight", "bias")}
+    for name in case.trained:
+        tensors[name].requires_grad_()
+    # The buffer of a shard is 64 columns wide.
+    row_mb = (64 if distribute is not None else case.V) * dtype.itemsize / 2**20
+    output = shaped_linear_loss(
+        tensors["hidden"],
+        tensors["weight"],
+        tensors["targets"],
+        case.shape,
+        bias=tensors["bias"],
+        logit_scale=case.logit_scale,
+        softcap=case.softcap,
+        metrics=METRICS,
+        impl=impl,
+        chunk_mb=case.rows_per_chunk * row_mb,
+    )
+    result = {name: value.detach() for name, value in output._asdict().items()}
+    if output.loss.requires_grad:
+        (output.loss * 0.5).backward()
+    for name in case.trained:
+        gradient = tensors[name].grad
+        if name != "hidden" and distribute is not None:
+            assert gradient.placements == tensors[name].placements
+            gradient = gradient.full_tensor()
+        result[f"gradient of {name}"] = gradient
+    return result
+
+
+class Traffic(TorchDispatchMode):
+    """The collectives that run, and the number of elements in the tensors that each is given, to read or fill."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.calls: list[tuple[str, int]] = []
+
+    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+        result = function(*args, **(kwargs or {}))
+        if function.namespace in ("c10d", "_c10d_functional"):
+            elements = sum(leaf.numel() for leaf in tree_leaves(args) if isinstance(leaf, Tensor))
+            self.calls.append((function.overloadpacket.__name__, elements))
+        return result
+
+
+def main() -> dict[str, object]:
+    """Every case, in one process of the group."""
+    mesh = init_device_mesh("cpu", (PROCESSES,))
+    torch.use_deterministic_algorithms(True)  # fills uninitialised memory with NaN
+
+    def by_rows(tensor: Tensor):
+        return distribute_tensor(tensor, mesh, [Shard(0)])
+
+    results: dict[str, object] = {name: compute(case, distribute=by_rows) for name, case in CASES.items()}
+    case = CASES["product"]
+    results["reference"] = compute(case, "reference", by_rows)
+    for name, place in (("by columns", Shard(1)), ("replicated", Replicate())):
+        results[name] = compute(
+            case, distribute=lambda t, place=place: distribute_tensor(t, mesh, [place if t.dim() > 1 else Replicate()])
+        )
+    # The bias of a sharded head may lie differently.
+    results["replicated bias"] = compute(
+        case, distribute=lambda t: distribute_tensor(t, mesh, [Shard(0) if t.dim() > 1 else Replicate()])
+    )
+    for name, metrics in (("traffic", METRICS[:-1]), ("traffic of is_top1", METRICS)):
+        inputs = make_inputs(TRAFFIC, torch.float32)
+        hidden, weight = inputs["hidden"].requires_grad_(), by_rows(inputs["weight"]).requires_grad_()
+        with Traffic() as traffic:
+            shaped_linear_loss(hidden, weight, inputs["targets"], TRAFFIC.shape, metrics=metrics).loss.backward()
+        results[name] = traffic.calls
+    results["errors"] = [*_errors(by_rows)]
+    hidden = distribute_tensor(torch.ones(N, D), mesh, [Replicate()]).requires_grad_()
+    shaped_linear_loss(hidden, by_rows(torch.eye(7, D)), torch.arange(N) % 7).loss.backward()
+    assert hidden.grad.placements in ((Replicate(),), (Partial(),))
+    results["gradient of a replicated hidden"] = hidden.grad.full_tensor()
+    dist.barrier()
+    return results
+
+
+def _errors(by_rows):
+    """Messages of the calls that must be refused, in every process alike."""
+    weight, targets = torch.zeros(29, D), torch.arange(N)
+    for head, bias, ids in (
+        (by_rows(weight), None, targets + 28),
+        (by_rows(weight), torch.zeros(29), targets),
+        (weight, by_rows(torch.zeros(29)), targets),
+    ):
+        try:
+            shaped_linear_loss(torch.zeros(N, D), head, ids, bias=bias)
+            yield "nothing was raised"
+        except ValueError as error:
+            yield str(error)
+
+
+def fail_in_the_last() -> None:
+    """Raises in one process while the others wait for it."""
+    if dist.get_rank() == dist.get_world_size() - 1:
+        raise RuntimeError("only this one")
+    dist.barrier()
