@@ -12,6 +12,7 @@ from trl import SFTTrainer
 
 from shaped_trl.modeling.lm_head import shape_lm_head
 from shaped_trl.training.config import ShapedConfig
+from shaped_trl.training.engines import check_accumulation, keep_outputs_exact
 from shaped_trl.training.liger import ShapedForwardCheck
 from shaped_trl.training.log import JsonlLogCallback
 
@@ -29,7 +30,8 @@ class ShapedTrainer(SFTTrainer):
 
     Raises:
         ValueError: with `compute_metrics`, `compute_loss_func` or label smoothing, which need logits or another
-            loss; with an adapter on the language-model head.
+            loss; with an adapter on the language-model head; with gradient accumulation under tensor parallelism,
+            where transformers adds up wrongly.
         RuntimeError: when training begins and something, such as Liger, has replaced the model's forward after us.
     """
 
@@ -53,6 +55,8 @@ class ShapedTrainer(SFTTrainer):
         super().__init__(model, args, **kwargs)
         base = self.model.get_base_model() if isinstance(self.model, PeftModel) else self.model
         self.head = shape_lm_head(base, args.reward_shape(), metrics=METRICS, impl=args.loss_impl)
+        check_accumulation(base, self.get_tp_size(), args.gradient_accumulation_steps)
+        keep_outputs_exact(self.accelerator)
         self.add_callback(ShapedForwardCheck(base))
         self.add_callback(JsonlLogCallback("train_log.jsonl"))
         self._sums: dict[str, dict[str, torch.Tensor]] = {"train": {}, "eval": {}}

@@ -43,11 +43,12 @@ class Operations(TorchDispatchMode):
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
 def test_chunked_makes_no_tensor_of_the_size_of_the_logits(dtype, metrics):
     largest = {}
+    chunk_mb = CHUNK_MB * dtype.itemsize / 4
     for impl in ("chunked", "reference"):
         hidden, weight, targets = make_inputs(dtype)
         with Operations() as operations:
             output = shaped_linear_loss(
-                hidden, weight, targets, SHAPE, softcap=30.0, metrics=metrics, impl=impl, chunk_mb=CHUNK_MB
+                hidden, weight, targets, SHAPE, softcap=30.0, metrics=metrics, impl=impl, chunk_mb=chunk_mb
             )
             output.loss.backward()
         largest[impl] = operations.largest
@@ -234,7 +235,8 @@ REFUSED = [
     ({"chunk_mb": 0.0}, "chunk_mb=0.0"),
     ({"metrics": ("nll", "perplexity")}, "metrics holds 'perplexity'"),
     ({"metrics": "nll"}, "metrics='nll' is one string"),
-    ({"impl": "triton"}, "impl='triton' is not available; use auto, reference, chunked"),
+    ({"impl": "cuda"}, "impl='cuda' is not available; use auto, reference, chunked, triton"),
+    ({"accum_dtype": torch.bfloat16}, r"accum_dtype=torch\.bfloat16 is not None, torch\.float32 or"),
 ]
 
 

@@ -33,12 +33,14 @@ class RowStep(Protocol):
 
     def __init__(self, logits_CV: Tensor, options: LossOptions) -> None: ...
 
-    def __call__(self, logits_RV: Tensor, targets_R: Tensor, with_grad: bool) -> tuple[Tensor, list[Tensor]]:
-        """Loss [R] and the metrics of `options.metrics`, [R] each; overwrites `logits_RV` with its gradient."""
+    def __call__(self, logits_CV: Tensor, targets_C: Tensor, with_grad: bool) -> tuple[Tensor, list[Tensor]]:
+        """Loss [C] and the metrics of `options.metrics`, [C] each; overwrites `logits_CV` with its gradient."""
+        ...
 
     @staticmethod
     def scale(gradient: Tensor, factor: Tensor, dtype: torch.dtype) -> Tensor:
         """`gradient` times the scalar `factor` in `dtype`; may overwrite it."""
+        ...
 
 
 def chunked_loss(
@@ -135,12 +137,12 @@ class _Gradients:
         # Rounding each chunk's product to half precision before the sum would bias training.
         if dz_VC.dtype != sum_VD.dtype and not sum_VD.is_cuda:
             dz_VC, hidden_CD = dz_VC.to(sum_VD.dtype), hidden_CD.to(sum_VD.dtype)
-        out_dtype = {} if dz_VC.dtype == sum_VD.dtype else {"out_dtype": sum_VD.dtype}
-        # The first chunk overwrites, which saves a pass over [V, D].
+        # Only CUDA's matmul can sum in another dtype. The first chunk overwrites, which saves a pass over [V, D].
+        mixed: dict[str, Any] = {} if dz_VC.dtype == sum_VD.dtype else {"out_dtype": sum_VD.dtype}
         if self._first:
-            torch.mm(dz_VC, hidden_CD, out=sum_VD, **out_dtype)
+            torch.mm(dz_VC, hidden_CD, out=sum_VD, **mixed)
         else:
-            torch.addmm(sum_VD, dz_VC, hidden_CD, out=sum_VD, **out_dtype)
+            torch.addmm(sum_VD, dz_VC, hidden_CD, out=sum_VD, **mixed)
 
     def sums(self) -> tuple[Tensor | None, ...]:
         """Gradients of hidden states, weight and bias, None where not needed."""
