@@ -29,7 +29,7 @@ format: $(VENV)/.shaped-trl-dev
 	$(RUN) ruff format
 
 bench: $(VENV)/.shaped-trl-dev
-	$(BIN)/python kernels/benchmarks/cpu_chunked.py
+	$(BIN)/python kernels/benchmarks/linear_loss.py
 
 # A torch that is already there is not constrained: a GPU user's build stays.
 define install

@@ -210,9 +210,14 @@ class Share(NamedTuple):
 
 
 def share(call_ms: float, seconds: float, rounds: int) -> Share:
-    """`seconds` of a variant whose call takes `call_ms`, spread over the rounds; in 3 of them at least."""
+    """`seconds` of a variant whose call takes `call_ms`, spread over the rounds.
+
+    Rounds are left out only where it would otherwise take twice as long, and 3 remain at least. `every` is a power
+    of 2, so that of two variants the one with fewer rounds has all of them in common with the other.
+    """
     budget = 1000 * seconds / call_ms
-    return Share(max(1, math.ceil(budget / rounds)), max(1, min(rounds // 3, math.floor(rounds / max(budget, 1)))))
+    skip = max(1, min(rounds // 3, int(rounds / max(2 * budget, 1))))
+    return Share(max(1, math.ceil(budget / rounds)), 2 ** int(math.log2(skip)))
 
 
 def time_rounds(
@@ -224,25 +229,33 @@ def time_rounds(
     """
     shares = {}
     for variant in variants:
-        call_ms = time_calls(variant.loss, inputs, 1)[0]
-        if call_ms < 1000:  # the first call of a quick one may be mostly its start
-            call_ms = min(time_calls(variant.loss, inputs, 2))
-        shares[variant.name] = share(call_ms, seconds, rounds)
-    times: dict[str, tuple[list[float], dict[int, float]]] = {v.name: ([], {}) for v in variants}
+        calls_ms = _time_what_fits(variant.loss, inputs, 1)
+        if calls_ms and calls_ms[0] < 10_000:  # the first call of a quick one may be mostly its start
+            calls_ms = _time_what_fits(variant.loss, inputs, 2)
+        if calls_ms:
+            shares[variant.name] = share(min(calls_ms), seconds, rounds)
+    times: dict[str, tuple[list[float], dict[int, float]]] = {name: ([], {}) for name in shares}
     for index in range(rounds):
         for variant in variants[:: 1 if index % 2 == 0 else -1]:
-            calls, every = shares[variant.name]
-            if index % every or variant.name not in times:
+            if variant.name not in times or index % shares[variant.name].every:
                 continue
-            try:
-                # A GPU's first call after another variant's pays for memory that changes hands.
-                extra = 1 if inputs[0].is_cuda and calls > 1 else 0
-                calls_ms = time_calls(variant.loss, inputs, calls + extra)[extra:]
-            except torch.OutOfMemoryError:
+            calls = shares[variant.name].calls
+            # A GPU's first call after another variant's pays for memory that changes hands.
+            extra = 1 if inputs[0].is_cuda and calls > 1 else 0
+            calls_ms = _time_what_fits(variant.loss, inputs, calls + extra)[extra:]
+            if not calls_ms:
                 del times[variant.name]
-                torch.cuda.empty_cache()
                 continue
             times[variant.name][0].extend(calls_ms)
             times[variant.name][1][index] = statistics.median(calls_ms)
-        print(f"  round {index + 1}/{rounds}", end="\r", flush=True)
+        print("." if index < rounds - 1 else ".\n", end="", flush=True)
     return times
+
+
+def _time_what_fits(loss: Loss, inputs: Inputs, calls: int) -> list[float]:
+    """`time_calls`; nothing where a GPU's memory does not suffice."""
+    try:
+        return time_calls(loss, inputs, calls)
+    except torch.OutOfMemoryError:
+        torch.cuda.empty_cache()
+        return []

@@ -74,15 +74,15 @@ def all_variants(dtype: torch.dtype) -> list[Variant]:
         Variant("Liger C=16", liger(16), CROSS_ENTROPY, own, cuda),
         Variant("Liger C=16, fp32 sums", liger(16, torch.float32), CROSS_ENTROPY, "float32", cuda),
         Variant("TRL ChunkedLogProbFunction", trl_chunked, CROSS_ENTROPY, "float32", cpu_rows=512),
-        Variant("torch linear_cross_entropy", torch_chunked, CROSS_ENTROPY, own, cpu_rows=512),
+        Variant("torch linear_cross_entropy", torch_chunked, CROSS_ENTROPY, own, cpu_rows=256),
         Variant("Cut Cross-Entropy", cut("high"), CROSS_ENTROPY, own, cuda, apart="cut_cross_entropy"),
         Variant("Cut Cross-Entropy, unfiltered", cut(None), CROSS_ENTROPY, own, cuda),
         Variant("QuACK", quack, CROSS_ENTROPY, "float32", cuda, apart="quack"),
         Variant("full logits, compiled", compiled_full_logits, CROSS_ENTROPY, "one matmul", cuda),
-        Variant("full logits", full_logits, CROSS_ENTROPY, "one matmul", cpu_rows=2048),
+        Variant("full logits", full_logits, CROSS_ENTROPY, "one matmul"),
         Variant("full logits, full shape", reference(FULL_SHAPE), FULL_SHAPE, "one matmul", cpu_rows=512),
         Variant("floor: 3 matmuls, our chunks", floor(), None, own),
-        Variant("floor: 3 matmuls, one chunk", floor(whole=True), None, "one matmul", cpu_rows=2048),
+        Variant("floor: 3 matmuls, one chunk", floor(whole=True), None, "one matmul"),
         Variant("floor: 3 matmuls and a pass", floor(with_pass=True), None, own, ("cpu",)),
     ]
 

@@ -17,10 +17,13 @@ from torch.autograd.function import once_differentiable
 
 from .rows import TorchRows
 from .shape import LossOptions
-from .targets import Targets
+from .targets import Rows, Targets, count_rows, take_rows
 
-# MiB of logits held at a time. On a GPU few large matmuls are fast, and a sum in fp32 is read and written per chunk.
-_CHUNK_MB = {"cpu": 256.0, "cuda": 896.0}
+# MiB of logits held at a time.
+_CPU_CHUNK_MB = 256
+# On a GPU few large matmuls are fast, and a sum in fp32 is read and written once per chunk: up to the larger amount
+# where that makes as few chunks as this.
+_CUDA_CHUNK_MB, _CUDA_MOST_MB, _CUDA_CHUNKS = 640, 970, 5
 # A GPU's matmul works in tiles: rows beyond a multiple of this would cost a tile's time.
 _CUDA_TILE_ROWS = 128
 
@@ -110,23 +113,20 @@ class _ChunkedLoss(torch.autograd.Function):
 class _Gradients:
     """The gradients that are needed, summed over chunks; None for the others."""
 
-    def __init__(
-        self, hidden_ND: Tensor, weight_VD: Tensor, order_N: Tensor | None, accum_dtype: torch.dtype, needs: tuple
-    ) -> None:
-        self._weight_VD, self._order_N, self._first = weight_VD, order_N, True
+    def __init__(self, hidden_ND: Tensor, weight_VD: Tensor, accum_dtype: torch.dtype, needs: tuple) -> None:
+        self._weight_VD, self._first = weight_VD, True
         needs_hidden, needs_weight, needs_bias = needs
-        new = torch.empty_like if order_N is None else torch.zeros_like  # ignored rows may never be visited
-        self.hidden_ND = new(hidden_ND) if needs_hidden else None
+        self.hidden_ND = torch.zeros_like(hidden_ND) if needs_hidden else None  # ignored rows may not be visited
         self.weight_VD = torch.empty_like(weight_VD, dtype=accum_dtype) if needs_weight else None
         self.bias_V = weight_VD.new_zeros(weight_VD.shape[0], dtype=accum_dtype) if needs_bias else None
 
-    def add(self, dz_CV: Tensor, hidden_CD: Tensor, chunk: slice) -> None:
-        """Add the share of the rows `chunk`, whose logit gradient is `dz_CV` and hidden states `hidden_CD`."""
+    def add(self, dz_CV: Tensor, hidden_CD: Tensor, rows: Rows) -> None:
+        """Add the share of the positions `rows`, whose logit gradient is `dz_CV` and hidden states `hidden_CD`."""
         if self.hidden_ND is not None:
-            if self._order_N is None:
-                torch.mm(dz_CV, self._weight_VD, out=self.hidden_ND[chunk])
+            if isinstance(rows, slice):
+                torch.mm(dz_CV, self._weight_VD, out=self.hidden_ND[rows])
             else:
-                self.hidden_ND.index_copy_(0, self._order_N[chunk], torch.mm(dz_CV, self._weight_VD))
+                self.hidden_ND.index_copy_(0, rows, torch.mm(dz_CV, self._weight_VD))
         if self.weight_VD is not None:
             self._add_weight(self.weight_VD, dz_CV.t(), hidden_CD)
         if self.bias_V is not None:
@@ -168,53 +168,63 @@ def _run_chunks(
         hidden_ND, weight_VD = hidden_ND.to(dtype), weight_VD.to(dtype)
         bias_V = None if bias_V is None else bias_V.to(dtype)
         exact_dtype = torch.promote_types(dtype, torch.float32)
-        N = len(targets) if row_step.skips_ignored else targets.count()
         V = weight_VD.shape[0]
         # A shard's buffer has spare columns: the largest shard's width, the same in all processes.
         width = V if options.shard is None else options.shard.width
-        C = _even_rows(N, _most_rows(width, weight_VD, options.chunk_mb), device)
+        C = _even_rows(len(targets), _most_rows(len(targets), width, weight_VD, options.chunk_mb), device)
         logits_CV = hidden_ND.new_empty(C, width)
         step = row_step(logits_CV, options)
-        grads = _Gradients(hidden_ND, weight_VD, targets.order_N, options.accum_dtype or exact_dtype, needs)
+        grads = _Gradients(hidden_ND, weight_VD, options.accum_dtype or exact_dtype, needs)
         loss_N = hidden_ND.new_zeros(len(targets), dtype=exact_dtype)
         metrics_MN = loss_N.new_zeros(len(options.metrics), len(targets))
-        for chunk in _chunks(targets, N, C, device):
-            rows = chunk if targets.order_N is None else targets.order_N[chunk]
-            row_CV = logits_CV[: chunk.stop - chunk.start]
-            hidden_CD, dz_CV = hidden_ND[rows], row_CV[:, :V]
+        for rows in _chunks(targets, C, row_step.skips_ignored, device):
+            hidden_CD, row_CV = hidden_ND[rows], logits_CV[: count_rows(rows)]
+            dz_CV = row_CV[:, :V]
             if bias_V is None:
                 torch.mm(hidden_CD, weight_VD.t(), out=dz_CV)
             else:
                 torch.addmm(bias_V, hidden_CD, weight_VD.t(), out=dz_CV)
-            loss_N[chunk], metrics = step(row_CV, targets.ids_N[chunk], any(needs))
+            loss_N[rows], metrics = step(row_CV, targets.ids_N[rows], any(needs))
             for metric_N, metric_C in zip(metrics_MN.unbind(), metrics, strict=True):
-                metric_N[chunk] = metric_C
-            grads.add(dz_CV, hidden_CD, chunk)
+                metric_N[rows] = metric_C
+            grads.add(dz_CV, hidden_CD, rows)
         if options.shard is not None and grads.hidden_ND is not None:
             options.shard.sum_gradient(grads.hidden_ND)
-        return loss_N.sum(), targets.restore(metrics_MN), grads.sums()
+        return loss_N.sum(), metrics_MN, grads.sums()
 
 
-def _chunks(targets: Targets, N: int, C: int, device: str) -> Iterator[slice]:
-    """Slices of at most `C` rows over the targets that count, of which there are at most `N`.
+def _chunks(targets: Targets, C: int, skips_ignored: bool, device: str) -> Iterator[Rows]:
+    """Positions of at most `C` targets at a time, until all that count have been there.
 
-    The number that count is asked for when the first slice is under way: the device works while the host waits.
+    Where ignored ones do no harm, the first chunk is simply the first `C` positions, and which of the rest count is
+    asked for when it is under way: the device works while the host waits.
     """
-    start, stop = 0, N
+    first = C if skips_ignored else 0
+    rest = targets.rows_from(first)
+    if first:
+        yield slice(0, first)
+    rows = rest()
+    start, stop = 0, count_rows(rows)
     while start < stop:
-        rows = _even_rows(stop - start, C, device)
-        yield slice(start, start + rows)
-        start, stop = start + rows, targets.count()
-    targets.count()
+        count = _even_rows(stop - start, C, device)
+        yield take_rows(rows, start, start + count)
+        start += count
 
 
-def _most_rows(width: int, weight_VD: Tensor, chunk_mb: float | None) -> int:
-    """Rows whose logits fit `chunk_mb` MiB, in whole tiles on a GPU; at least 1."""
-    chunk_mb = _CHUNK_MB.get(weight_VD.device.type, 256.0) if chunk_mb is None else chunk_mb
-    most = int(chunk_mb * 2**20 / (width * weight_VD.dtype.itemsize))
-    if weight_VD.is_cuda and most > _CUDA_TILE_ROWS:
-        most -= most % _CUDA_TILE_ROWS
-    return max(1, most)
+def _most_rows(N: int, width: int, weight_VD: Tensor, chunk_mb: float | None) -> int:
+    """Rows of a chunk of `N` whose logits fit `chunk_mb` MiB, in whole tiles on a GPU; at least 1."""
+
+    def fitting(mb: float) -> int:
+        rows = int(mb * 2**20 / (width * weight_VD.dtype.itemsize))
+        return rows - rows % _CUDA_TILE_ROWS if weight_VD.is_cuda and rows > _CUDA_TILE_ROWS else max(1, rows)
+
+    if chunk_mb is not None:
+        return fitting(chunk_mb)
+    if not weight_VD.is_cuda:
+        return fitting(_CPU_CHUNK_MB)
+    for_few_chunks = -(-N // _CUDA_CHUNKS)
+    for_few_chunks += -for_few_chunks % _CUDA_TILE_ROWS
+    return max(fitting(_CUDA_CHUNK_MB), min(for_few_chunks, fitting(_CUDA_MOST_MB)))
 
 
 def _even_rows(N: int, most: int, device: str) -> int:

@@ -81,7 +81,8 @@ def shaped_linear_loss(
             the target is the argmax; ties go to the lowest id).
         impl: "reference" (full logits, autograd), "chunked" (torch), "triton" (CUDA), or "auto": "triton" on a CUDA
             device that can, else "chunked".
-        chunk_mb: MiB of logits held at a time by "chunked" and "triton"; None is 896 on CUDA, else 256.
+        chunk_mb: MiB of logits held at a time by "chunked" and "triton"; None is 640 on CUDA (up to 970 where that
+            leaves 5 chunks), else 256.
         accum_dtype: dtype in which they sum the weight's gradient over chunks; None is fp32 (float64 for
             float64). The weight's own bf16 saves memory, and rounds each partial sum.
 

@@ -27,10 +27,8 @@ def reference_loss(
     The loss of a token is the surrogate −Σ_a sg(p_a r_a) ln p_a over the whole vocabulary, sg stopping the
     gradient: its logit gradient is the policy gradient −E_{a~p}[r_a ∇ln p_a]. Holds several [N, V] tensors.
     """
-    count = targets.count()
-    if targets.order_N is not None:
-        hidden_ND = hidden_ND[targets.order_N[:count]]
-    targets_N = targets.ids_N[:count]
+    rows = targets.rows_from(0)()
+    hidden_ND, targets_N = hidden_ND[rows], targets.ids_N[rows]
     z_NV = compute_logits(hidden_ND, weight_VD, bias_V, options)
     shape, x_N1 = options.shape, targets_N[:, None]
     z_others_NV = z_NV.scatter(-1, x_N1, -torch.inf)
@@ -63,8 +61,8 @@ def reference_loss(
     loss = (positive_N + negative_N).sum()
     values = {name: loss.new_zeros(len(targets)) for name in options.metrics}
     for name, value_N in values.items():
-        value_N[:count] = compute_metric[name]().detach()
-    return loss, {name: targets.restore(value_N) for name, value_N in values.items()}
+        value_N[rows] = compute_metric[name]().detach()
+    return loss, values
 
 
 def compute_logits(hidden_ND: Tensor, weight_VD: Tensor, bias_V: Tensor | None, options: LossOptions) -> Tensor:

@@ -1,63 +1,75 @@
-"""The targets of a call: which positions count, and how many, without making the device wait.
+"""The targets of a call: which positions count, found out without making the device wait.
 
 Dimension: N positions.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 from torch import Tensor
 
+# Positions of a tensor, to index it with: a slice where they stand side by side.
+Rows = slice | Tensor
+
 
 class Targets:
-    """The positions that count come first, in their order; the ignored ones follow.
+    """Token ids at N positions, some of them ignored.
 
     Attributes:
-        order_N: the position in the caller's tensor of each entry here; None where all count and stand as they are.
-        ids_N: token ids in this order, −1 where ignored.
-
-    A CPU knows at once how many count. A CUDA device is asked when the object is made and answers when `count` is
-    called: work that was enqueued in between keeps it busy while the host waits.
+        ids_N: token ids, −1 where ignored.
     """
 
     def __init__(self, targets_N: Tensor, ignore_index: int, vocabulary: int) -> None:
         self._targets_N, self._ignore_index, self._vocabulary = targets_N, ignore_index, vocabulary
-        is_valid_N = targets_N != ignore_index
-        self._is_bad_N = is_valid_N & ((targets_N < 0) | (targets_N >= vocabulary))
-        counts = torch.stack([is_valid_N.sum(), self._is_bad_N.sum()])
-        self._ready: torch.cuda.Event | None = None
-        if targets_N.is_cuda:
-            self._counts = torch.empty_like(counts, device="cpu", pin_memory=True).copy_(counts, non_blocking=True)
-            self._ready = torch.cuda.Event()
-            self._ready.record()
-        else:
-            self._counts = counts.cpu()
-        self.order_N = None
-        # A bad id must not be followed anywhere before `count` has reported it.
-        self.ids_N = targets_N.masked_fill(~is_valid_N | self._is_bad_N, -1)
-        if self._ready is not None or self.count() < targets_N.shape[0]:
-            self.order_N = is_valid_N.logical_not().sort(stable=True).indices
-            self.ids_N = self.ids_N[self.order_N]
+        self._is_valid_N = targets_N != ignore_index
+        self._is_bad_N = self._is_valid_N & ((targets_N < 0) | (targets_N >= vocabulary))
+        # A bad id must not be followed anywhere before it has been reported.
+        self.ids_N = targets_N.masked_fill(~self._is_valid_N | self._is_bad_N, -1)
 
     def __len__(self) -> int:
         return self._targets_N.shape[0]
 
-    def count(self) -> int:
-        """Number of positions that count.
+    def rows_from(self, start: int) -> Callable[[], Rows]:
+        """Ask for the positions from `start` on that count; the function returned gives them.
+
+        A GPU is asked now and answers at the call: what was enqueued in between keeps it busy while the host waits.
 
         Raises:
-            ValueError: a target is outside the vocabulary.
+            ValueError: at the call, that a target is outside the vocabulary.
         """
-        if self._ready is not None:
-            self._ready.synchronize()
-        valid, bad = self._counts.tolist()
-        if bad:
-            raise ValueError(
-                f"targets holds {self._targets_N[self._is_bad_N][0].item()}, outside the vocabulary "
-                f"[0, {self._vocabulary}); mark what is to be skipped with ignore_index={self._ignore_index}"
-            )
-        return valid
+        is_valid = self._is_valid_N[start:]
+        order = is_valid.logical_not().sort(stable=True).indices  # those that count first, ascending
+        counts = torch.stack([is_valid.sum(), self._is_bad_N.sum()])
+        answered: torch.cuda.Event | None = None
+        if counts.is_cuda:
+            counts = torch.empty_like(counts, device="cpu", pin_memory=True).copy_(counts, non_blocking=True)
+            answered = torch.cuda.Event()
+            answered.record()
 
-    def restore(self, values: Tensor) -> Tensor:
-        """Values [..., N] of this order in the order of the caller's positions."""
-        return values if self.order_N is None else torch.empty_like(values).index_copy_(-1, self.order_N, values)
+        def rows() -> Rows:
+            if answered is not None:
+                answered.synchronize()
+            valid, bad = counts.tolist()
+            if bad:
+                raise ValueError(self._bad_target())
+            return slice(start, len(self)) if valid == len(self) - start else order[:valid] + start
+
+        return rows
+
+    def _bad_target(self) -> str:
+        return (
+            f"targets holds {self._targets_N[self._is_bad_N][0].item()}, outside the vocabulary "
+            f"[0, {self._vocabulary}); mark what is to be skipped with ignore_index={self._ignore_index}"
+        )
+
+
+def count_rows(rows: Rows) -> int:
+    """How many positions `rows` are."""
+    return rows.stop - rows.start if isinstance(rows, slice) else rows.shape[0]
+
+
+def take_rows(rows: Rows, first: int, last: int) -> Rows:
+    """The positions of `rows` from the `first`-th to before the `last`-th."""
+    return slice(rows.start + first, rows.start + last) if isinstance(rows, slice) else rows[first:last]
