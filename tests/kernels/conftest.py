@@ -1,18 +1,9 @@
-"""Uninitialised memory is NaN in these tests: a value that is read before it is written shows at once.
+"""Uninitialised memory is NaN in these tests: a value that is read before it is written shows at once."""
 
-Without a GPU the Triton kernels run in Triton's interpreter, on the CPU.
-"""
-
-import os
 from collections.abc import Iterator
 
 import pytest
 import torch
-
-if torch.cuda.is_available():
-    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # what repeatable matmuls ask for
-else:
-    os.environ["TRITON_INTERPRET"] = "1"  # read when the kernels are imported, which only impl="triton" does
 
 
 @pytest.fixture(autouse=True)

@@ -1,6 +1,6 @@
 """impl="triton" against a float64 truth and against full logits in its own dtype.
 
-On a GPU the kernels are compiled; elsewhere Triton's interpreter runs them (see conftest.py).
+On a GPU the kernels are compiled; elsewhere Triton's interpreter runs them (see tests/conftest.py).
 """
 
 import pytest
