@@ -9,6 +9,8 @@ from shaped_kernels import RewardShape
 from transformers.utils import is_liger_kernel_available
 from trl import SFTConfig
 
+from shaped_trl.training.schedules import ShapeSchedule, from_json
+
 
 def default_bf16(bf16: bool | None, fp16: bool) -> bool:
     """TRL's default (bf16 unless fp16) on an accelerator, float32 on a CPU, where bf16 is slow."""
@@ -20,7 +22,8 @@ class ShapedConfig(SFTConfig):
     """`SFTConfig` plus the reward shape of arXiv 2512.22955 (Eq. 10–13). The defaults are cross-entropy.
 
     The fields `beta`, `lambda_head`, `lambda_tail`, `top_k`, `positive` and `alpha` are those of
-    `shaped_kernels.RewardShape`, which documents their equations and refuses values outside their range.
+    `shaped_kernels.RewardShape`, which documents their equations and refuses values outside their range. The form of
+    `shape_schedule` is that of `shaped_trl.training.schedules`.
     """
 
     beta: float = field(
@@ -42,6 +45,13 @@ class ShapedConfig(SFTConfig):
         metadata={"help": "Form of the positive reward: product, exponent (the two readings of Eq. 11) or power."},
     )
     alpha: float = field(default=1.0, metadata={"help": "Exponent of positive='power', w = p^alpha; 1 is DFT."})
+    shape_schedule: dict | str | None = field(
+        default=None,
+        metadata={
+            "help": "beta, lambda_head, lambda_tail over steps, each constant, linear, cosine or piecewise: "
+            '\'{"beta": {"kind": "linear", "start": 0.0, "end": -0.25, "from_step": 100, "to_step": 500}}\'.'
+        },
+    )
     loss_impl: str = field(
         default="auto",
         metadata={
@@ -51,7 +61,9 @@ class ShapedConfig(SFTConfig):
     )
 
     def __post_init__(self):
-        self.reward_shape()
+        if isinstance(self.shape_schedule, str):  # the command line passes JSON
+            self.shape_schedule = from_json(self.shape_schedule)
+        self.reward_schedule()
         if self.loss_type != "nll":
             raise ValueError(
                 f"loss_type={self.loss_type!r} is not for ShapedTrainer: leave it out; for DFT set positive='power'"
@@ -88,3 +100,8 @@ class ShapedConfig(SFTConfig):
             positive=self.positive,
             alpha=self.alpha,
         )
+
+    def reward_schedule(self) -> ShapeSchedule | None:
+        """The validated schedule of the shape; None without one. Raises ValueError as `ShapeSchedule.parse` does."""
+        shape = self.reward_shape()
+        return None if self.shape_schedule is None else ShapeSchedule.parse(self.shape_schedule, shape)

@@ -1,8 +1,9 @@
-"""The run's own log: one JSON row a logging step, append-only, continued on resume."""
+"""The run's own log: one JSON row a logging step, append-only, continued on resume; and a picture of it."""
 
 from __future__ import annotations
 
 import json
+import logging
 import math
 from collections.abc import Mapping
 from pathlib import Path
@@ -10,6 +11,8 @@ from pathlib import Path
 from transformers import TrainerCallback
 
 from eval_suite.records import append_jsonl, drop_truncated_line, read_jsonl, write_atomic
+
+logger = logging.getLogger(__name__)
 
 # Trainer's names for what our rows call otherwise; None drops the key
 RENAMED = {
@@ -50,6 +53,26 @@ class JsonlLogCallback(TrainerCallback):
             if name is not None and not key.startswith("train_"):
                 row[name] = _finite(value)
         append_jsonl(Path(args.output_dir) / self.name, [row])
+
+
+class LogPlotCallback(TrainerCallback):
+    """Draw `output_dir/<name>`, a log in JSON lines, as a .png beside it at each save and at the end of training."""
+
+    def __init__(self, name: str):
+        self.name = name
+
+    def on_save(self, args, state, control, **kwargs):
+        if not state.is_world_process_zero:
+            return
+        try:
+            # imported here: a matplotlib that does not load must not end a run either
+            from shaped_trl.training.plots import plot_log
+
+            plot_log(Path(args.output_dir) / self.name)
+        except Exception as error:  # a picture is not worth a run: a full disk, fonts that cannot be read
+            logger.warning("no plot of %s: %s: %s", self.name, type(error).__name__, error)
+
+    on_train_end = on_save
 
 
 def _finite(value):

@@ -14,7 +14,7 @@ from shaped_trl.modeling.lm_head import shape_lm_head
 from shaped_trl.training.config import ShapedConfig
 from shaped_trl.training.engines import check_accumulation, keep_outputs_exact
 from shaped_trl.training.liger import ShapedForwardCheck
-from shaped_trl.training.log import JsonlLogCallback
+from shaped_trl.training.log import JsonlLogCallback, LogPlotCallback
 
 # per-token metric of the loss -> name in the log (TRL's and transformers' words where these have one)
 LOG_NAMES = {name: "token_accuracy" if name == "is_top1" else name for name in METRICS}
@@ -26,7 +26,9 @@ class ShapedTrainer(SFTTrainer):
     Everything about data, packing, masks, PEFT and distribution is SFTTrainer's. Logged over the interval, weighted
     by tokens and reduced over processes: loss (of the shape), nll, perplexity, entropy, target_prob, head_mass,
     tail_mass, token_accuracy; the same with `eval_` in evaluation, so that arms with different shapes compare by
-    `eval_nll` while `eval_loss` is each arm's own objective. Rows go to `output_dir/train_log.jsonl`.
+    `eval_nll` while `eval_loss` is each arm's own objective. Rows go to `output_dir/train_log.jsonl`, drawn in
+    `train_log.png` at each save and at the end. With a `shape_schedule` the scheduled fields are logged as well, each
+    with its value at the row's step.
 
     Raises:
         ValueError: with `compute_metrics`, `compute_loss_func` or label smoothing, which need logits or another
@@ -55,13 +57,19 @@ class ShapedTrainer(SFTTrainer):
         super().__init__(model, args, **kwargs)
         base = self.model.get_base_model() if isinstance(self.model, PeftModel) else self.model
         self.head = shape_lm_head(base, args.reward_shape(), metrics=METRICS, impl=args.loss_impl)
+        self.shape_schedule = args.reward_schedule()
         check_accumulation(base, self.get_tp_size(), args.gradient_accumulation_steps)
         keep_outputs_exact(self.accelerator)
         self.add_callback(ShapedForwardCheck(base))
         self.add_callback(JsonlLogCallback("train_log.jsonl"))
+        self.add_callback(LogPlotCallback("train_log.jsonl"))
         self._sums: dict[str, dict[str, torch.Tensor]] = {"train": {}, "eval": {}}
 
     def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
+        if self.shape_schedule is not None:
+            # the update under way is number global_step + 1; an evaluation follows number global_step
+            step = self.state.global_step + int(self.model.training)
+            self.head.shape = self.shape_schedule.at(step, self.state.max_steps)
         inputs["use_cache"] = False
         if self.aux_loss_enabled:
             inputs["output_router_logits"] = True
@@ -94,6 +102,8 @@ class ShapedTrainer(SFTTrainer):
         # "eval_loss" -> "eval_"; with several evaluation sets the Trainer's prefix holds the set's name
         prefix = "" if mode == "train" else next((key[:-4] for key in logs if key.endswith("_loss")), "eval_")
         logs.update({prefix + name: value for name, value in self._drain(mode).items()})
+        if self.shape_schedule is not None and "loss" in logs:
+            logs.update({name: getattr(self.head.shape, name) for name in self.shape_schedule.curves})
         # past SFTTrainer.log, which would add its own metrics under other names
         super(SFTTrainer, self).log(logs, start_time)
 
