@@ -198,6 +198,8 @@ def parse_arguments(argv: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--commit", help="for the rows, where there is no git checkout to ask")
     parser.add_argument("--alone", nargs=2, metavar=("SIZE", "VARIANT"), help=argparse.SUPPRESS)
     chosen = parser.parse_args(argv)
+    if chosen.device == "cuda" and not torch.cuda.is_available():
+        parser.error("--device cuda: there is no CUDA device here, or this torch cannot use it")
     device = chosen.device = chosen.device or ("cuda" if torch.cuda.is_available() else "cpu")
     defaults = QUICK_SIZES if chosen.quick else SIZES
     try:
@@ -232,6 +234,8 @@ def main(argv: list[str] | None = None) -> None:
         require_columns(chosen.out)
     origin = provenance(device, chosen.commit, describe_command(sys.argv[1:] if argv is None else argv))
     variants = choose(device, dtype, chosen.variants, chosen.sizes[0])
+    if not variants:
+        raise SystemExit(f"--variants {' '.join(chosen.variants or [])}: no variant for {device} has such a name")
     heads = dict.fromkeys((size.D, size.V) for size in chosen.sizes)
     errors = {head: check(variants, *head, device, dtype) for head in heads}
 

@@ -37,10 +37,10 @@ class Size(NamedTuple):
         Raises:
             ValueError: not three positive whole numbers.
         """
-        size = cls(*map(int, text.split("x")))
-        if min(size) < 1:
-            raise ValueError(f"{text}: sizes are above 0")
-        return size
+        numbers = text.split("x")
+        if len(numbers) != 3 or not all(number.isdecimal() and int(number) for number in numbers):
+            raise ValueError(f"{text!r} is not three sizes above 0, such as 8192x2560x151936")
+        return cls(*map(int, numbers))
 
 
 class Result(NamedTuple):
