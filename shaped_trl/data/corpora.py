@@ -1,7 +1,9 @@
 """Training rows from a local file, a mirror of the Hub, or the Hub, as TRL's data formats.
 
 A row ends as ``text`` (language modelling), ``prompt`` + ``completion``, or ``messages`` (chat): what SFTTrainer
-tokenises, masks and packs. Templates turn other columns into these: ``"Question: {question}\\nAnswer:"``.
+tokenises, masks and packs. Templates turn other columns into these: ``"Question: {question}\\nAnswer:"``. Rows are
+a `datasets.Dataset`, memory-mapped, or with ``streaming`` a `datasets.IterableDataset`, read as training goes on.
+One data set goes to TRL as it is; a mixture or a stream goes through `shaped_trl.data.packing`.
 """
 
 from __future__ import annotations
@@ -10,14 +12,18 @@ import json
 import string
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import TypeAlias
 
-from datasets import Dataset, load_dataset
+from datasets import Dataset, IterableDataset, load_dataset
 
 from eval_suite.errors import UserError
 from eval_suite.sources import MIRROR_VARIABLE, mirror_file
+from shaped_trl.data.decontamination import MARK, ROW_ID, Overlap
 
 LOADERS = {".jsonl": "json", ".json": "json", ".txt": "text", ".csv": "csv", ".parquet": "parquet"}
 TRAINABLE = ("text", "messages", "prompt", "conversations", "input_ids")
+TEMPLATED = ("text", "prompt", "completion")
+Rows: TypeAlias = Dataset | IterableDataset
 
 
 @dataclass
@@ -43,8 +49,28 @@ class SourceArguments:
 class CorpusArguments(SourceArguments):
     """Data, tokenizer and, for training from scratch, the model of `shaped-trl train`."""
 
+    mixture: list | str | None = field(
+        default=None,
+        metadata={
+            "help": "Sources in place of dataset_name: [{dataset_name: .., weight: 0.95}, {.., weight: 0.05}]. The "
+            "weights are shares of the tokens and sum to 1; a source may have its own dataset_config, "
+            "dataset_train_split, templates and streaming. Needs packing."
+        },
+    )
+    streaming: bool = field(
+        default=False,
+        metadata={"help": "Read and tokenise while training, what does not fit on the disk. Needs packing."},
+    )
+    train_tokens: str | None = field(
+        default=None, metadata={"help": "Token budget in place of max_steps: 300M, 1.5B, 500B. Needs packing."}
+    )
+    decontaminate: list | str | None = field(
+        default=None,
+        metadata={"help": "Drop rows that share 13 words in a row with these benchmarks: [gsm8k, math500]."},
+    )
     dataset_test_split: str | None = field(
-        default=None, metadata={"help": "Split, or local file, to evaluate on; none: no evaluation."}
+        default=None,
+        metadata={"help": "Split (of a mixture's first source), or local file, to evaluate on; none: no evaluation."},
     )
     max_eval_samples: int | None = field(default=None, metadata={"help": "Evaluate on the first rows only."})
     completion_template: str | None = field(
@@ -66,10 +92,14 @@ class CorpusArguments(SourceArguments):
     def __post_init__(self):
         if isinstance(self.from_scratch, str):  # the command line passes JSON
             self.from_scratch = json.loads(self.from_scratch)
+        if isinstance(self.mixture, str):
+            self.mixture = json.loads(self.mixture)
+        if isinstance(self.decontaminate, str):
+            self.decontaminate = [name.strip() for name in self.decontaminate.split(",")]
 
 
-def load_split(args: SourceArguments, split: str) -> Dataset:
-    """One split as a `datasets.Dataset`: a local file, else the mirror, else the Hub.
+def load_split(args: SourceArguments, split: str, streaming: bool = False) -> Rows:
+    """One split: a local file, else the mirror, else the Hub.
 
     Raises:
         UserError: nothing there, with how to point at a mirror.
@@ -80,12 +110,12 @@ def load_split(args: SourceArguments, split: str) -> Dataset:
     if split != args.dataset_train_split and Path(split).suffix in LOADERS:
         local = Path(split)
     if local.suffix in LOADERS:
-        return _load_file(local)
+        return _load_file(local, streaming)
     path = mirror_file(args.dataset_name, args.dataset_config, split, args.hub_mirror)
     if path is not None:
-        return _load_file(path)
+        return _load_file(path, streaming)
     try:
-        return load_dataset(args.dataset_name, args.dataset_config, split=split)
+        return load_dataset(args.dataset_name, args.dataset_config, split=split, streaming=streaming)
     except Exception as error:
         message = str(error).splitlines()[0] if str(error) else "no message"
         raise UserError(
@@ -95,51 +125,63 @@ def load_split(args: SourceArguments, split: str) -> Dataset:
         ) from error
 
 
-def _load_file(path: Path) -> Dataset:
+def _load_file(path: Path, streaming: bool) -> Rows:
     if not path.is_file():
         raise UserError(f"dataset_name={str(path)!r}: no such file")
-    return load_dataset(LOADERS[path.suffix], data_files=str(path), split="train")
+    return load_dataset(LOADERS[path.suffix], data_files=str(path), split="train", streaming=streaming)
 
 
-def fill_template(dataset: Dataset, columns: dict[str, str]) -> Dataset:
+def column_names(rows: Rows) -> list[str]:
+    """The columns; of a stream that does not know them, those of its first row."""
+    return rows.column_names if rows.column_names is not None else list(next(iter(rows)))
+
+
+def fill_template(rows: Rows, columns: dict[str, str]) -> Rows:
     """Add columns built from templates over the others: ``{"prompt": "Q: {question}"}``.
 
     Raises:
         UserError: a template names a column that the data set lacks.
     """
+    present = column_names(rows)
     for name, template in columns.items():
         wanted = {field_name for _, field_name, _, _ in string.Formatter().parse(template) if field_name}
-        missing = wanted - set(dataset.column_names)
+        missing = wanted - set(present)
         if missing:
             raise UserError(
-                f"{name}_template={template!r} names {sorted(missing)}, but the data has the columns "
-                f"{dataset.column_names}"
+                f"{name}_template={template!r} names {sorted(missing)}, but the data has the columns {present}"
             )
-    return dataset.map(lambda row: {name: template.format(**row) for name, template in columns.items()})
+    return rows.map(lambda row: {name: template.format(**row) for name, template in columns.items()})
 
 
-def training_rows(args: CorpusArguments, split: str) -> Dataset:
+def training_rows(
+    args: CorpusArguments, split: str, *, streaming: bool = False, overlap: Overlap | None = None
+) -> Rows:
     """One split in a format that SFTTrainer reads, templates applied, other columns dropped.
+
+    With `overlap` a row also has the columns that it adds (`MARK`, `ROW_ID`): nothing is dropped yet.
 
     Raises:
         UserError: no trainable column and no template that makes one.
     """
-    dataset = load_split(args, split)
-    templates = {"text": args.text_template, "prompt": args.prompt_template, "completion": args.completion_template}
-    given = {name: template for name, template in templates.items() if template is not None}
+    rows = load_split(args, split, streaming)
+    given = {name: getattr(args, f"{name}_template") for name in TEMPLATED}
+    given = {name: template for name, template in given.items() if template is not None}
     if given:
         if "text" not in given and set(given) != {"prompt", "completion"}:
             raise UserError(
                 f"templates for {sorted(given)} alone make no training row: give text_template, or prompt_template "
                 "and completion_template together"
             )
-        return fill_template(dataset, given).select_columns(list(given))
-    columns = dataset.column_names
-    if "text" in columns and not {"messages", "prompt"} & set(columns):
-        return dataset.select_columns(["text"])
-    if not set(TRAINABLE) & set(columns):
-        raise UserError(
-            f"dataset_name={args.dataset_name!r} has the columns {columns}, none of which trains: name them in "
-            "text_template, or in prompt_template and completion_template"
-        )
-    return dataset
+        rows, columns = fill_template(rows, given), list(given)
+    else:
+        columns = column_names(rows)
+        if "text" in columns and not {"messages", "prompt"} & set(columns):
+            columns = ["text"]
+        elif not set(TRAINABLE) & set(columns):
+            raise UserError(
+                f"dataset_name={args.dataset_name!r} has the columns {columns}, none of which trains: name them in "
+                "text_template, or in prompt_template and completion_template"
+            )
+    if overlap is not None:
+        rows, columns = rows.map(overlap.bind(columns)), [*columns, MARK, ROW_ID]
+    return rows.select_columns(columns)

@@ -1,0 +1,85 @@
+"""The sources of a run: one data set, or a mixture with weights, each memory-mapped or streaming."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import Any
+
+from datasets import Dataset
+
+from eval_suite.errors import UserError
+from shaped_trl.data.corpora import TEMPLATED, CorpusArguments, Rows, training_rows
+from shaped_trl.data.decontamination import Overlap, split_marked
+
+# what an entry of `mixture` may hold beside its weight
+TEMPLATES = tuple(f"{name}_template" for name in TEMPLATED)
+KEYS = ("dataset_name", "dataset_config", "dataset_train_split", "streaming", *TEMPLATES)
+
+
+@dataclass(frozen=True)
+class Source:
+    """Rows in one of TRL's formats, and their share of the training tokens."""
+
+    name: str
+    weight: float
+    rows: Rows
+
+
+def mixture_entries(corpus: CorpusArguments) -> list[tuple[CorpusArguments, float]]:
+    """Options and weight of each source; reads no data.
+
+    Raises:
+        UserError: an entry that is not a mapping, lacks a name or a weight or has an unknown key; weights that do not
+            sum to 1; a `dataset_name` or template beside the mixture.
+    """
+    if corpus.mixture is None:
+        return [(corpus, 1.0)]
+    beside = [name for name in ("dataset_name", "dataset_config", *TEMPLATES) if getattr(corpus, name)]
+    if beside:
+        raise UserError(f"{beside[0]}={getattr(corpus, beside[0])!r} beside mixture: write it into the entry")
+    if not isinstance(corpus.mixture, list) or not corpus.mixture:
+        raise UserError(f"mixture={corpus.mixture!r} must be a list: [{{dataset_name: my.jsonl, weight: 1.0}}]")
+    entries = [_entry(corpus, number, entry) for number, entry in enumerate(corpus.mixture)]
+    total = sum(weight for _, weight in entries)
+    if abs(total - 1) > 1e-6:
+        listed = " + ".join(f"{weight:g}" for _, weight in entries)
+        raise UserError(f"mixture: the weights {listed} sum to {total:g}: they must sum to 1")
+    return entries
+
+
+def _entry(corpus: CorpusArguments, number: int, entry: object) -> tuple[CorpusArguments, float]:
+    where = f"mixture[{number}]"
+    if not isinstance(entry, dict):
+        raise UserError(f"{where}={entry!r} must be a mapping with dataset_name and weight")
+    unknown = sorted(set(entry) - {*KEYS, "weight"})
+    if unknown:
+        raise UserError(f"{where}: unknown key {unknown[0]!r}: choose from {', '.join([*KEYS, 'weight'])}")
+    if not entry.get("dataset_name"):
+        raise UserError(f"{where}: dataset_name is missing: give a Hub id or a local file")
+    weight = entry.get("weight")
+    if isinstance(weight, bool) or not isinstance(weight, int | float) or not weight > 0:
+        raise UserError(f"{where}: weight={weight!r} must be a number above 0")
+    options = {"streaming": corpus.streaming, **{key: value for key, value in entry.items() if key != "weight"}}
+    return replace(corpus, mixture=None, **options), float(weight)
+
+
+def load_sources(corpus: CorpusArguments, overlap: Overlap | None = None) -> tuple[list[Source], list[dict[str, Any]]]:
+    """The sources with their rows, and a report line for each row that was dropped.
+
+    With `overlap`, contaminated rows are gone from memory-mapped sources; in streams they are marked, and dropped as
+    they are read.
+
+    Raises:
+        UserError: as `mixture_entries` and `training_rows` do; nothing is left of a source.
+    """
+    sources, dropped = [], []
+    for options, weight in mixture_entries(corpus):
+        name = ":".join(filter(None, [options.dataset_name, options.dataset_config]))
+        rows = training_rows(options, options.dataset_train_split, streaming=options.streaming, overlap=overlap)
+        if overlap is not None and isinstance(rows, Dataset):
+            rows, lines = split_marked(name, rows)
+            dropped += lines
+            if len(rows) == 0:
+                raise UserError(f"decontaminate: no row of {name!r} is left")
+        sources.append(Source(name, weight, rows))
+    return sources, dropped

@@ -1,0 +1,166 @@
+"""Training on a `PackedStream` that continues exactly: its position travels with each batch into the checkpoint.
+
+A position is saved from the last batch that the Trainer took, not from the last one read: DataLoader workers may
+be ahead. It lies beside the random state that the Trainer saves, before older checkpoints are deleted:
+
+    checkpoint-<step>/stream-<rank>.json   {"world", "position"}
+"""
+
+from __future__ import annotations
+
+import copy
+import json
+from pathlib import Path
+from typing import Any
+
+import torch
+from datasets import Dataset
+from torch.utils.data import DataLoader
+from transformers import TrainerCallback
+from transformers.trainer_utils import get_last_checkpoint
+
+from eval_suite.errors import UserError
+from eval_suite.records import append_jsonl, read_jsonl, write_atomic
+from shaped_trl.data.decontamination import rows_file
+from shaped_trl.data.mixtures import Source
+from shaped_trl.data.packing import STREAM, PackedStream, part_of
+from shaped_trl.training.config import ShapedConfig
+from shaped_trl.training.trainer import ShapedTrainer
+
+
+def check_streaming(args: ShapedConfig) -> None:
+    """Raise UserError for settings that a packed stream cannot have."""
+    if not args.packing or args.max_length is None or args.packing_strategy == "wrapped":
+        raise UserError("mixture and streaming need packing: true and max_length (and no packing_strategy: wrapped)")
+    if args.dataloader_num_workers > 1:
+        raise UserError(
+            f"dataloader_num_workers={args.dataloader_num_workers}: a mixture or stream has one position a process; "
+            "set 0 or 1"
+        )
+
+
+class StreamingTrainer(ShapedTrainer):
+    """`ShapedTrainer` on sources in place of `train_dataset`, packed by `PackedStream`, resumed where it stopped.
+
+    `sources_of_step` holds, of the step under way, the source of each sequence of each micro-batch.
+
+    Raises:
+        UserError: settings that `check_streaming` refuses; a checkpoint without a position, or of another number of
+            processes.
+    """
+
+    def __init__(self, model, args: ShapedConfig, *, sources: list[Source], **kwargs):
+        check_streaming(args)
+        args.ignore_data_skip = True  # the stream itself starts behind what was consumed
+        self.sources = sources
+        self.stream: dict[str, Any] | None = None
+        self.sources_of_step: list[list[str]] = []
+        super().__init__(model, args, train_dataset=sources[0].rows, **kwargs)
+        self.add_callback(_Epoch())
+
+    def _prepare_dataset(self, dataset, processing_class, args, packing, formatting_func, dataset_name):
+        if dataset is self.sources[0].rows:  # the training set: prepared when the ranks are known
+            return dataset
+        return super()._prepare_dataset(dataset, processing_class, args, packing, formatting_func, dataset_name)
+
+    def _tokenised(self, source: Source, rank: int, world: int) -> Source:
+        """TRL's preparation up to `labels`, of this process's part; cached by `datasets` where memory-mapped."""
+        args = copy.copy(self.args)
+        args.max_length, args.shuffle_dataset = None, False
+        rows = part_of(source.rows, rank, world)
+        rows = super()._prepare_dataset(rows, self.processing_class, args, False, None, source.name)
+        if isinstance(rows, Dataset):
+            rows = rows.select_columns(["input_ids", "labels"])
+        return Source(source.name, source.weight, rows)
+
+    def get_train_dataloader(self) -> DataLoader:
+        group = self._group()
+        rank, world = self.args.process_index // group, self.args.world_size // group
+        position = self.stream
+        self._cut_dropped_rows(position["dropped"] if position else 0)
+        stream = PackedStream(
+            [self._tokenised(source, rank, world) for source in self.sources],
+            length=self.args.max_length,
+            batch_size=self._train_batch_size,
+            collate=self.data_collator,
+            seed=self.args.seed if self.args.data_seed is None else self.args.data_seed,
+            rank=rank,
+            world=world,
+            position=position,
+        )
+        workers = self.args.dataloader_num_workers
+        return DataLoader(
+            stream,
+            batch_size=None,
+            collate_fn=_as_it_is,
+            num_workers=workers,
+            prefetch_factor=self.args.dataloader_prefetch_factor if workers else None,
+            pin_memory=self.args.dataloader_pin_memory,
+            # its own: starting an iterator draws a seed, which would move the model's random numbers on resume
+            generator=torch.Generator(),
+        )
+
+    def _group(self) -> int:
+        """How many processes read the same data, since they share a model's layers or a sequence."""
+        return self.get_tp_size() * self.get_cp_size() * self.get_sp_size()
+
+    def get_batch_samples(self, epoch_iterator, num_batches, device):
+        batches, items = super().get_batch_samples(epoch_iterator, num_batches, device)
+        notes = [batch.pop(STREAM) for batch in batches]
+        self.stream = notes[-1]["position"]
+        self.sources_of_step = [note["sources"] for note in notes]
+        dropped = [line for note in notes for line in note["dropped"]]
+        if dropped and self.args.process_index % self._group() == 0:
+            self._dropped_rows().parent.mkdir(parents=True, exist_ok=True)
+            append_jsonl(self._dropped_rows(), dropped)
+        return batches, items
+
+    def train(self, resume_from_checkpoint=None, **kwargs):
+        checkpoint = resume_from_checkpoint or None
+        if checkpoint is True:
+            checkpoint = get_last_checkpoint(self.args.output_dir)
+        self.stream = self._read_position(checkpoint) if checkpoint else None
+        return super().train(resume_from_checkpoint=checkpoint, **kwargs)
+
+    def _save_rng_state(self, output_dir):
+        super()._save_rng_state(output_dir)
+        state = {"world": self.args.world_size, "position": self.stream}
+        write_atomic(position_file(output_dir, self.args.process_index), json.dumps(state))
+
+    def _read_position(self, checkpoint: str) -> dict[str, Any]:
+        path = position_file(checkpoint, self.args.process_index)
+        if not path.is_file():
+            raise UserError(f"{checkpoint} has no {path.name}: it is not a checkpoint of this mixture or stream")
+        state = json.loads(path.read_text())
+        if state["world"] != self.args.world_size:
+            raise UserError(
+                f"{checkpoint} was saved by {state['world']} processes, this run has {self.args.world_size}: the "
+                "position of a stream cannot be divided anew"
+            )
+        return state["position"]
+
+    def _dropped_rows(self) -> Path:
+        return rows_file(self.args.output_dir, self.args.process_index)
+
+    def _cut_dropped_rows(self, count: int) -> None:
+        """Drop report lines of batches after the checkpoint: the run reads them again."""
+        path = self._dropped_rows()
+        if path.is_file():
+            kept = list(read_jsonl(path))[:count]
+            write_atomic(path, "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in kept))
+
+
+class _Epoch(TrainerCallback):
+    """The share of the run as `epoch`, which the Trainer would count from the restart when it skips no data."""
+
+    def on_step_end(self, args, state, control, **kwargs):
+        state.epoch = state.global_step / state.max_steps
+
+
+def position_file(checkpoint: str | Path, rank: int) -> Path:
+    """Where a process's position lies in a checkpoint."""
+    return Path(checkpoint) / f"stream-{rank}.json"
+
+
+def _as_it_is(batch):
+    return batch

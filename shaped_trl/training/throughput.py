@@ -1,0 +1,85 @@
+"""Tokens per second, model FLOP/s utilisation (MFU) and time left, in each row of the training log.
+
+Training a token takes 6·N + 12·L·A·T floating-point operations (arXiv 2204.02311, appendix B): N parameters that
+multiply (the input embedding only looks up and does not count unless it is the head as well; of experts, those that
+are active), L layers, A attention heads × head size, T `max_length`. Attention is counted over the whole sequence,
+neither causal nor by document, and what checkpointing recomputes is not counted.
+"""
+
+from __future__ import annotations
+
+import time
+
+import torch
+from transformers import PreTrainedModel, TrainerCallback
+
+# dense bfloat16 without sparsity, FLOP/s, from NVIDIA's data sheets; the first name that the device's contains
+PEAK_FLOPS = {"B200": 2.25e15, "H200": 989e12, "H100": 989e12, "A100": 312e12}
+
+
+def flops_per_token(model: PreTrainedModel, length: int) -> float:
+    """Floating-point operations of forward and backward for one token in a sequence of `length`."""
+    config = model.config.get_text_config()
+    experts = getattr(config, "num_local_experts", None) or getattr(config, "num_experts", None)
+    active = config.num_experts_per_tok / experts if experts else 1.0
+    parameters = sum(
+        # ZeRO-3 leaves an empty tensor and keeps the size beside it
+        getattr(parameter, "ds_numel", parameter.numel()) * (active if ".experts." in name else 1.0)
+        for name, parameter in model.named_parameters()
+    )
+    if not config.tie_word_embeddings:
+        table = model.get_input_embeddings().weight
+        parameters -= getattr(table, "ds_numel", table.numel())
+    head_size = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
+    return 6 * parameters + 12 * config.num_hidden_layers * config.num_attention_heads * head_size * length
+
+
+def peak_flops() -> float | None:
+    """Of one device; None where it is not in the table."""
+    if not torch.cuda.is_available():
+        return None
+    name = torch.cuda.get_device_name()
+    return next((peak for known, peak in PEAK_FLOPS.items() if known in name), None)
+
+
+class ThroughputCallback(TrainerCallback):
+    """Log `tokens_per_second` (of all processes), `mfu` where the device is known, and `remaining_runtime` (s).
+
+    Over the interval since the last log; evaluation and saving do not count. To be passed as one of the trainer's
+    `callbacks`, so that it runs before the log is written.
+    """
+
+    def on_train_begin(self, args, state, control, model=None, **kwargs):
+        self.flops = flops_per_token(model, args.max_length) if args.max_length and peak_flops() else None
+        self.mark, self.seconds, self.paused = time.perf_counter(), 0.0, False
+        self.tokens, self.step = state.num_input_tokens_seen, state.global_step
+
+    def on_log(self, args, state, control, logs=None, **kwargs):
+        steps = state.global_step - self.step
+        if logs is None or "loss" not in logs or steps == 0:  # an evaluation's, or the summary at the end
+            return
+        self._count()
+        tokens = state.num_input_tokens_seen - self.tokens
+        logs["tokens_per_second"] = tokens / self.seconds
+        if self.flops is not None:
+            logs["mfu"] = self.flops * logs["tokens_per_second"] / (peak_flops() * args.world_size)
+        logs["remaining_runtime"] = self.seconds / steps * (state.max_steps - state.global_step)
+        self.seconds, self.tokens, self.step = 0.0, state.num_input_tokens_seen, state.global_step
+
+    def on_step_end(self, args, state, control, **kwargs):
+        self._count()
+        self.paused = False
+
+    def on_save(self, args, state, control, **kwargs):
+        self.paused = True
+
+    on_evaluate = on_save
+
+    def on_step_begin(self, args, state, control, **kwargs):
+        if self.paused:
+            self.mark = time.perf_counter()
+
+    def _count(self) -> None:
+        now = time.perf_counter()
+        self.seconds += now - self.mark
+        self.mark = now
