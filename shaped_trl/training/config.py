@@ -52,6 +52,13 @@ class ShapedConfig(SFTConfig):
             '\'{"beta": {"kind": "linear", "start": 0.0, "end": -0.25, "from_step": 100, "to_step": 500}}\'.'
         },
     )
+    router_bias_rate: float = field(
+        default=0.0,
+        metadata={
+            "help": "Loss-free balancing of a mixture of experts: by how much a router bias moves in a step. 0.001 is "
+            "usual; 0 is off."
+        },
+    )
     loss_impl: str = field(
         default="auto",
         metadata={

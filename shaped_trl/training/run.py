@@ -29,6 +29,7 @@ from shaped_trl.data.decontamination import Overlap, ReportCallback
 from shaped_trl.data.mixtures import Source, load_sources, mixture_entries
 from shaped_trl.data.streaming import StreamingTrainer, check_streaming, position_file
 from shaped_trl.data.tokenizers import train_tokenizer
+from shaped_trl.modeling.architectures import ARCHITECTURES, paper_config, scaled_down
 from shaped_trl.training.config import ShapedConfig
 from shaped_trl.training.throughput import ThroughputCallback
 from shaped_trl.training.trainer import ShapedTrainer
@@ -69,8 +70,11 @@ def check_files(corpus: CorpusArguments, model_args: ModelConfig) -> None:
     mixture_entries(corpus)
     if starts_from_checkpoint(corpus, model_args):
         model_source(model_args)
-    elif not isinstance(corpus.from_scratch, dict) or "model_type" not in corpus.from_scratch:
-        raise UserError("from_scratch needs a mapping with model_type, e.g. {model_type: qwen3, hidden_size: 64}")
+    elif not isinstance(corpus.from_scratch, dict) or not {"model_type", "architecture"} & corpus.from_scratch.keys():
+        raise UserError(
+            "from_scratch needs a mapping with model_type, e.g. {model_type: qwen3, hidden_size: 64}, or with one of "
+            f"the paper's models, e.g. {{architecture: 1b}}: {', '.join(ARCHITECTURES)}"
+        )
 
 
 def starts_from_checkpoint(corpus: CorpusArguments, model_args: ModelConfig) -> bool:
@@ -99,18 +103,26 @@ def _texts(source: Source) -> Iterator[str]:
 
 
 def new_model(settings: Any, tokenizer: PreTrainedTokenizerBase, dtype: str | None):
-    """A randomly initialised causal language model that fits `tokenizer` (the vocabulary, its special tokens)."""
-    settings = {
-        "vocab_size": len(tokenizer),
+    """A randomly initialised causal language model that fits `tokenizer` (its special tokens, and its vocabulary).
+
+    `architecture` in `settings` names one of `modeling.architectures`, with a vocabulary of its own;
+    `scaled_down: true` beside it makes the small model of its rule, for a trial on a laptop.
+    """
+    special = {
         "eos_token_id": tokenizer.eos_token_id,
         "bos_token_id": tokenizer.bos_token_id,
         "pad_token_id": tokenizer.pad_token_id,
-        **settings,
     }
+    name, small = settings.get("architecture"), settings.get("scaled_down", False)
+    settings = {key: value for key, value in settings.items() if key not in ("architecture", "scaled_down")}
     try:
-        config = AutoConfig.for_model(**settings)
+        if name is None:
+            config = AutoConfig.for_model(**{"vocab_size": len(tokenizer), **special, **settings})
+        else:
+            config = paper_config(name, **special, **settings)
+            config = scaled_down(config) if small else config
     except ValueError as error:
-        raise UserError(f"from_scratch model_type={settings.get('model_type')!r}: {error}") from error
+        raise UserError(f"from_scratch {name or settings.get('model_type')}: {error}") from error
     if config.vocab_size < len(tokenizer):
         raise UserError(
             f"from_scratch vocab_size={config.vocab_size} is below the tokenizer's {len(tokenizer)} tokens"

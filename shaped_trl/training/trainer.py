@@ -8,8 +8,11 @@ from typing import Any
 import torch
 from peft import PeftModel
 from shaped_kernels import METRICS
+from transformers import PreTrainedModel
 from trl import SFTTrainer
 
+from shaped_trl.modeling.architectures import load_saved_weights, saves_other_names
+from shaped_trl.modeling.balancing import LossFreeBalancing
 from shaped_trl.modeling.lm_head import shape_lm_head
 from shaped_trl.training.config import ShapedConfig
 from shaped_trl.training.engines import check_accumulation, keep_outputs_exact
@@ -58,6 +61,9 @@ class ShapedTrainer(SFTTrainer):
         base = self.model.get_base_model() if isinstance(self.model, PeftModel) else self.model
         self.head = shape_lm_head(base, args.reward_shape(), metrics=METRICS, impl=args.loss_impl)
         self.shape_schedule = args.reward_schedule()
+        self.balancing = LossFreeBalancing(self.model, args.router_bias_rate) if args.router_bias_rate else None
+        if self.balancing is not None:
+            self.add_callback(self.balancing)
         check_accumulation(base, self.get_tp_size(), args.gradient_accumulation_steps)
         keep_outputs_exact(self.accelerator)
         self.add_callback(ShapedForwardCheck(base))
@@ -97,11 +103,29 @@ class ShapedTrainer(SFTTrainer):
             value = value.detach().double()
             sums[name] = sums[name] + value if name in sums else value
 
+    def _load_from_checkpoint(self, resume_from_checkpoint, model=None):
+        if self._saves_other_names():
+            load_saved_weights(self.model, resume_from_checkpoint)
+        else:
+            super()._load_from_checkpoint(resume_from_checkpoint, model)
+
+    def _load_best_model(self):
+        if self._saves_other_names():
+            load_saved_weights(self.model, self.state.best_model_checkpoint)
+        else:
+            super()._load_best_model()
+
+    def _saves_other_names(self) -> bool:
+        whole = isinstance(self.model, PreTrainedModel) and not self.is_fsdp_enabled
+        return whole and saves_other_names(self.model)
+
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
         mode = "train" if self.model.training else "eval"
         # "eval_loss" -> "eval_"; with several evaluation sets the Trainer's prefix holds the set's name
         prefix = "" if mode == "train" else next((key[:-4] for key in logs if key.endswith("_loss")), "eval_")
         logs.update({prefix + name: value for name, value in self._drain(mode).items()})
+        if self.balancing is not None and mode == "train":
+            logs.update(self.balancing.drain())
         if self.shape_schedule is not None and "loss" in logs:
             logs.update({name: getattr(self.head.shape, name) for name in self.shape_schedule.curves})
         # past SFTTrainer.log, which would add its own metrics under other names
