@@ -90,10 +90,13 @@ class CorpusArguments(SourceArguments):
     tokenizer_vocab_size: int = field(default=8192, metadata={"help": "Vocabulary of a tokenizer trained here."})
 
     def __post_init__(self):
-        if isinstance(self.from_scratch, str):  # the command line passes JSON
-            self.from_scratch = json.loads(self.from_scratch)
-        if isinstance(self.mixture, str):
-            self.mixture = json.loads(self.mixture)
+        for name in ("from_scratch", "mixture"):  # the command line passes JSON
+            text = getattr(self, name)
+            if isinstance(text, str):
+                try:
+                    setattr(self, name, json.loads(text))
+                except ValueError as error:
+                    raise ValueError(f"{name}={text!r} is not JSON: {error}") from error
         if isinstance(self.decontaminate, str):
             self.decontaminate = [name.strip() for name in self.decontaminate.split(",")]
 
