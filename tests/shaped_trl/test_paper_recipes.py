@@ -1,0 +1,183 @@
+"""The paper's recipes and continued training of Qwen3: their numbers, and two steps of each, scaled down.
+
+`scaled_down_options` is the rule of `recipes/paper/README.md`, "Scaled down".
+"""
+
+import json
+import math
+import random
+import re
+from pathlib import Path
+
+import pytest
+import torch
+from shaped_kernels import PRESETS, RewardShape
+from tiny import WORDS, tiny_tokenizer
+from transformers import AutoConfig, get_scheduler
+from trl import ModelConfig
+
+from eval_suite.benchmarks import BENCHMARKS
+from shaped_trl import recipes
+from shaped_trl.data.budget import budget_steps, parse_tokens
+from shaped_trl.data.corpora import CorpusArguments
+from shaped_trl.data.mixtures import mixture_entries
+from shaped_trl.modeling.architectures import ARCHITECTURES, paper_config, parameter_counts
+from shaped_trl.training import ShapedConfig
+from shaped_trl.training.run import build_trainer, new_model
+from shaped_trl.training.throughput import PEAK_FLOPS
+
+PRE = [f"paper/{model}/pretrain" for model in ARCHITECTURES]
+MID = [f"paper/{model}/midtrain" for model in ARCHITECTURES]
+QWEN = "qwen3-0.6b/midtrain"
+DEVICES = 64
+QWEN_PARAMETERS = 596_049_920  # Qwen3-0.6B-Base, its tied embedding once
+
+
+def resolve(name: str, *argv: str) -> tuple[CorpusArguments, ShapedConfig, ModelConfig]:
+    options, _ = recipes.Parser("train", [CorpusArguments, ShapedConfig, ModelConfig]).resolve(name, argv)
+    return options
+
+
+def write_rows(path: Path, rows: list[dict]) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+
+
+@pytest.fixture(scope="module")
+def mirror(tmp_path_factory) -> Path:
+    """What the recipes read from the Hub: texts, with a prompt beside them where the source has one; questions."""
+    folder, rng = tmp_path_factory.mktemp("mirror"), random.Random(0)
+    for name in [PRE[0], MID[0], QWEN]:
+        for source, _ in mixture_entries(resolve(name)[0]):
+            rows = [{"text": " ".join(rng.choices(WORDS, k=rng.randint(20, 90))), "url": "u"} for _ in range(40)]
+            if source.dataset_config == "cosmopedia-v2":
+                rows = [{"prompt": "w0 w1", **row} for row in rows]
+            file = folder / source.dataset_name / (source.dataset_config or "default") / "train.jsonl"
+            write_rows(file, rows)
+    for benchmark in BENCHMARKS.values():
+        row = dict.fromkeys(["question", "problem", "answer", "solution", "unique_id", "id", "subject", "level"], "q")
+        write_rows(folder / benchmark.dataset_id / (benchmark.config or "default") / f"{benchmark.split}.jsonl", [row])
+    return folder
+
+
+@pytest.fixture(scope="module")
+def tokenizer_folder(tmp_path_factory) -> Path:
+    folder = tmp_path_factory.mktemp("tokenizer")
+    tiny_tokenizer().save_pretrained(folder)
+    return folder
+
+
+def scaled_down_options(name: str, folder: Path, mirror: Path, tokenizer_folder: Path):
+    """The options of a recipe under the rule; Qwen3-0.6B becomes the scaled-down 1B, which has its architecture."""
+    model = name.split("/")[1] if name != QWEN else "1b"
+    small = {"architecture": model, "scaled_down": True, "vocab_size": len(tiny_tokenizer())}
+    tokens = 2 * resolve(name)[1].per_device_train_batch_size * 64
+    argv = ["--max_length", "64", "--gradient_accumulation_steps", "1", "--train_tokens", str(tokens)]
+    argv += ["--hub_mirror", str(mirror), "--output_dir", str(folder / "out"), "--logging_steps", "1"]
+    argv += ["--use_cpu", "true", "--bf16", "false", "--dataloader_num_workers", "0", "--disable_tqdm", "true"]
+    if name in PRE:
+        argv += ["--from_scratch", json.dumps(small), "--tokenizer_name_or_path", str(tokenizer_folder)]
+    else:
+        torch.manual_seed(0)
+        new_model(small, tiny_tokenizer(), None).save_pretrained(folder / "start")
+        tiny_tokenizer().save_pretrained(folder / "start")
+        argv += ["--model_name_or_path", str(folder / "start")]
+    return resolve(name, *argv)
+
+
+@pytest.mark.parametrize("name", [*PRE, *MID, QWEN])
+def test_two_steps_scaled_down(name, tmp_path, mirror, tokenizer_folder):
+    trainer = build_trainer(*scaled_down_options(name, tmp_path, mirror, tokenizer_folder))
+    trainer.train()
+    losses = [row["loss"] for row in trainer.state.log_history if "loss" in row]
+    assert len(losses) == trainer.state.global_step == 2
+    assert all(math.isfinite(loss) for loss in losses)
+    given = ARCHITECTURES.get(name.split("/")[1], ARCHITECTURES["1b"])
+    assert trainer.model.config.model_type == given["model_type"]
+    assert ("max_violation" in trainer.state.log_history[0]) == ("num_local_experts" in given)
+    # the angles that the model turns by, and what it saves
+    base = 1e6 if name in MID else 1e4
+    frequencies = trainer.model.model.rotary_emb.inv_freq
+    head_size = trainer.model.config.head_dim
+    expected = base ** (-torch.arange(0, 2 * len(frequencies), 2).double() / head_size)
+    torch.testing.assert_close(frequencies.double(), expected, rtol=1e-6, atol=0)
+    trainer.save_model()
+    saved = AutoConfig.from_pretrained(tmp_path / "out")
+    assert saved.rope_parameters["rope_theta"] == base
+    assert saved.max_position_embeddings == (16_384 if name in MID else 4096)
+
+
+def schedule(args: ShapedConfig, steps: int):
+    """Step (updates made so far) → learning rate of the next update."""
+    optimizer = torch.optim.SGD([torch.nn.Parameter(torch.zeros(()))], lr=args.learning_rate)
+    scheduler = get_scheduler(
+        args.lr_scheduler_type,
+        optimizer,
+        num_warmup_steps=args.get_warmup_steps(steps),
+        num_training_steps=steps,
+        scheduler_specific_kwargs=dict(args.lr_scheduler_kwargs),
+    )
+    return lambda step: args.learning_rate * scheduler.lr_lambdas[0](step)
+
+
+@pytest.mark.parametrize(
+    ("names", "tokens", "length", "steps", "rates"),
+    [
+        (PRE, "500B", 4096, 29_802, {0: 0.0, 1000: 1.5e-4, 2000: 3e-4, 15_000: 3e-4, 29_801: 3e-4}),
+        (MID, "100B", 16_384, 5960, {0: 3e-4, 2980: 1.65e-4, 5959: 3e-5}),
+    ],
+    ids=["pretrain", "midtrain"],
+)
+def test_the_papers_numbers(names, tokens, length, steps, rates):
+    for name in names:
+        corpus, args, _ = resolve(name)
+        sequences = args.per_device_train_batch_size * args.gradient_accumulation_steps * DEVICES
+        assert sequences * length == 2**24
+        assert (corpus.train_tokens, args.max_length) == (tokens, length)
+        assert budget_steps(str(corpus.train_tokens), sequences, args.max_length) == steps
+        rate = schedule(args, steps)
+        for step, expected in rates.items():
+            assert rate(step) == pytest.approx(expected, rel=1e-6), (name, step)
+        assert (args.weight_decay, args.max_grad_norm) == (0.1, 1.0)
+        assert args.optim == "adamw_torch_fused"
+        assert args.gradient_checkpointing
+        mixture = "num_local_experts" in ARCHITECTURES[name.split("/")[1]]
+        assert args.router_bias_rate == (0.001 if mixture else 0)
+        assert args.reward_shape().is_cross_entropy
+        weights = {source.dataset_config: weight for source, weight in mixture_entries(corpus)}
+        assert weights["cosmopedia-v2"] == 0.05
+
+
+def test_continued_training_warms_up_and_ends_at_a_tenth():
+    corpus, args, _ = resolve(QWEN)
+    sequences = args.per_device_train_batch_size * args.gradient_accumulation_steps
+    steps = budget_steps(str(corpus.train_tokens), sequences, args.max_length)
+    rate = schedule(args, steps)
+    found = [rate(step) for step in (50, 100, steps - 800, steps - 400, steps - 1)]
+    assert steps == 3814
+    assert found == pytest.approx([1.65e-5, 3e-5, 3e-5, 1.65e-5, 3e-6], rel=1e-4)
+    assert args.reward_shape() == PRESETS["precision"]
+
+
+@pytest.mark.parametrize("shape", PRESETS)
+def test_the_shape_is_an_override(shape):
+    for name in [*PRE, *MID, QWEN]:
+        assert resolve(name, "--shape", shape)[1].reward_shape() == RewardShape.preset(shape)
+
+
+@pytest.mark.parametrize("name", [*PRE, *MID, QWEN])
+def test_hours_are_six_flops_a_parameter_and_token(name):
+    """Of the parameters that compute for a token, head included, at the devices and the MFU that the header names."""
+    header = recipes.contract(name)
+    stated = re.search(r"(\d+B) tokens; (\d+) H100, (\d+) hours at (\d+)% MFU \(computed\); not run", header)
+    assert stated
+    tokens, devices, hours, mfu = stated.groups()
+    corpus, *_ = resolve(name)
+    assert tokens == corpus.train_tokens
+    parameters = QWEN_PARAMETERS
+    if name != QWEN:
+        assert int(devices) == DEVICES
+        counts = parameter_counts(paper_config(name.split("/")[1]))
+        parameters = counts.active + counts.head
+    seconds = 6 * parameters * parse_tokens(tokens) / (int(devices) * PEAK_FLOPS["H100"] * int(mfu) / 100)
+    assert hours == f"{seconds / 3600:.0f}"
