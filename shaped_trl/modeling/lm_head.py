@@ -39,8 +39,8 @@ class ShapedCausalLMOutput(ModelOutput):
         loss: scalar, the shaped loss over the valid targets divided by `num_items_in_batch` (by their number when
             not passed), plus the weighted load-balancing loss of a mixture of experts. What a Trainer minimises.
         shaped_loss: scalar, the shaped loss *summed* over valid targets; nothing added.
-        nll, entropy, target_prob, head_mass, tail_mass, is_top1: per token, shape of the targets, 0 where ignored,
-            detached; None unless asked for in `shape_lm_head(metrics=...)`.
+        nll, entropy, target_prob, head_mass, tail_mass, is_top1, target_rank: per token, shape of the targets, 0
+            where ignored, detached; None unless asked for in `shape_lm_head(metrics=...)`.
         label_mask: bool, shape of the targets: which positions carry a loss.
         aux_loss: load-balancing loss, unweighted, where router logits are requested.
     """
@@ -53,6 +53,7 @@ class ShapedCausalLMOutput(ModelOutput):
     head_mass: torch.Tensor | None = None
     tail_mass: torch.Tensor | None = None
     is_top1: torch.Tensor | None = None
+    target_rank: torch.Tensor | None = None
     label_mask: torch.Tensor | None = None
     aux_loss: torch.Tensor | None = None
 
@@ -98,7 +99,7 @@ def shape_lm_head(
         model: a causal language model with an output embedding (`get_output_embeddings`).
         shape: the reward shape; None is cross-entropy.
         metrics: per-token fields to compute, of "nll", "entropy", "target_prob", "head_mass", "tail_mass",
-            "is_top1".
+            "is_top1", "target_rank".
         impl: implementation of `shaped_linear_loss`.
 
     Returns:

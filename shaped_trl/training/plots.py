@@ -1,8 +1,9 @@
-"""A run's log as one picture: loss, entropy, masses, learning rate and the scheduled shape over steps."""
+"""A run's log as one picture: losses, entropy, masses, ranks, learning rate and the scheduled shape over steps."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any
 
@@ -10,11 +11,13 @@ from shaped_trl.study.figures import Panel, plot_panels
 from shaped_trl.study.logs import curve, read_log
 from shaped_trl.training.schedules import SCHEDULABLE
 
-# (title, unit, columns of the log)
+# (title, unit, columns of the log; a * stands for any characters)
 PANELS = (
     ("Loss", "nats per token", ("loss", "nll", "eval_loss", "eval_nll")),
     ("Entropy", "nats", ("entropy", "eval_entropy")),
     ("Head and tail mass", "probability", ("head_mass", "tail_mass", "eval_head_mass", "eval_tail_mass")),
+    ("Top-1", "share of the targets", ("token_accuracy", "eval_token_accuracy", "eval_rare_token_accuracy")),
+    ("Parts of the evaluation", "nats per token", ("eval_rare_nll", "eval_nll_position_*", "eval_nll_source_*")),
     ("Learning rate", "", ("learning_rate",)),
     ("Reward shape", "", SCHEDULABLE),
 )
@@ -22,12 +25,27 @@ PANELS = (
 
 def log_panels(rows: Sequence[dict[str, Any]]) -> list[Panel]:
     """The panels for which something was logged, each with the columns that were."""
-    panels = []
-    for title, unit, columns in PANELS:
-        curves = {column: [line] for column in columns if (line := curve(list(rows), column))[0]}
+    rows, panels = list(rows), []
+    logged = list(dict.fromkeys(column for row in rows for column in row))
+    for title, unit, patterns in PANELS:
+        columns = [column for pattern in patterns for column in logged if fnmatchcase(column, pattern)]
+        curves = {column: [line] for column in columns if (line := curve(rows, column))[0]}
         if curves:
             panels.append(Panel(title, unit, curves))
-    return panels
+    return [*panels, *_rank_panel(rows, logged)]
+
+
+def _rank_panel(rows: list[dict[str, Any]], logged: Sequence[str]) -> list[Panel]:
+    """The histogram of target ranks in a few parts that a picture can hold: of evaluations, else of training."""
+    prefix = "eval_rank_" if "eval_rank_0" in logged else "rank_"
+    buckets = [column for column in logged if column.startswith(prefix)]  # in the order of the ranks
+    curves = {}
+    for name, part in (("0", buckets[:1]), ("1–7", buckets[1:4]), ("8–127", buckets[4:8]), ("128 on", buckets[8:])):
+        steps = curve(rows, part[0])[0] if part else []
+        if steps:
+            columns = [curve(rows, column)[1] for column in part]
+            curves[f"{prefix}{name}"] = [(steps, [sum(values) for values in zip(*columns, strict=True)])]
+    return [Panel("Rank of the target", "share of the targets", curves)] if curves else []
 
 
 def plot_log(path: Path) -> None:

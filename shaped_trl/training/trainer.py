@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import math
+from functools import partial
 from typing import Any
 
 import torch
 from peft import PeftModel
 from shaped_kernels import METRICS
-from transformers import PreTrainedModel
+from transformers import IntervalStrategy, PreTrainedModel
 from trl import SFTTrainer
 
 from shaped_trl.modeling.architectures import load_saved_weights, saves_other_names
@@ -18,9 +19,12 @@ from shaped_trl.training.config import ShapedConfig
 from shaped_trl.training.engines import check_accumulation, keep_outputs_exact
 from shaped_trl.training.liger import ShapedForwardCheck
 from shaped_trl.training.log import JsonlLogCallback, LogPlotCallback
+from shaped_trl.training.metrics import SOURCE, Breakdown, Ranks, SourceCollator, source_names
 
+# metrics of every step; the rank costs a pass over the logits
+MEANS = tuple(name for name in METRICS if name != "target_rank")
 # per-token metric of the loss -> name in the log (TRL's and transformers' words where these have one)
-LOG_NAMES = {name: "token_accuracy" if name == "is_top1" else name for name in METRICS}
+LOG_NAMES = {name: "token_accuracy" if name == "is_top1" else name for name in MEANS}
 
 
 class ShapedTrainer(SFTTrainer):
@@ -29,7 +33,9 @@ class ShapedTrainer(SFTTrainer):
     Everything about data, packing, masks, PEFT and distribution is SFTTrainer's. Logged over the interval, weighted
     by tokens and reduced over processes: loss (of the shape), nll, perplexity, entropy, target_prob, head_mass,
     tail_mass, token_accuracy; the same with `eval_` in evaluation, so that arms with different shapes compare by
-    `eval_nll` while `eval_loss` is each arm's own objective. Rows go to `output_dir/train_log.jsonl`, drawn in
+    `eval_nll` while `eval_loss` is each arm's own objective. An evaluation also has the columns of `metrics.py`:
+    ranks, rare targets, positions, and sources where its rows have a column `source`; a training row the ranks of
+    its own step, not of the interval. Rows go to `output_dir/train_log.jsonl`, drawn in
     `train_log.png` at each save and at the end. With a `shape_schedule` the scheduled fields are logged as well, each
     with its value at the row's step.
 
@@ -59,7 +65,8 @@ class ShapedTrainer(SFTTrainer):
             )
         super().__init__(model, args, **kwargs)
         base = self.model.get_base_model() if isinstance(self.model, PeftModel) else self.model
-        self.head = shape_lm_head(base, args.reward_shape(), metrics=METRICS, impl=args.loss_impl)
+        self.head = shape_lm_head(base, args.reward_shape(), metrics=MEANS, impl=args.loss_impl)
+        self._vocabulary: int = base.config.get_text_config().vocab_size
         self.shape_schedule = args.reward_schedule()
         self.balancing = LossFreeBalancing(self.model, args.router_bias_rate) if args.router_bias_rate else None
         if self.balancing is not None:
@@ -70,12 +77,17 @@ class ShapedTrainer(SFTTrainer):
         self.add_callback(JsonlLogCallback("train_log.jsonl"))
         self.add_callback(LogPlotCallback("train_log.jsonl"))
         self._sums: dict[str, dict[str, torch.Tensor]] = {"train": {}, "eval": {}}
+        self._ranks: Ranks | None = None  # of the training step that is logged next
+        self._breakdown: Breakdown | None = None  # of the evaluation under way
 
     def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
         if self.shape_schedule is not None:
             # the update under way is number global_step + 1; an evaluation follows number global_step
             step = self.state.global_step + int(self.model.training)
             self.head.shape = self.shape_schedule.at(step, self.state.max_steps)
+        with_rank = self._is_logged() if self.model.training else self._breakdown is not None
+        self.head.metrics = METRICS if with_rank else MEANS
+        sources = inputs.pop(SOURCE, None)
         inputs["use_cache"] = False
         if self.aux_loss_enabled:
             inputs["output_router_logits"] = True
@@ -90,18 +102,43 @@ class ShapedTrainer(SFTTrainer):
             steps = self.current_gradient_accumulation_steps if num_items_in_batch is not None else 1
             loss = loss + self.router_aux_loss_coef * outputs.aux_loss / steps
         self._accumulate(outputs)
+        if not self.model.training and self._breakdown is not None:
+            self._breakdown.add(outputs, inputs, sources)
         return (loss, outputs) if return_outputs else loss
 
     def _accumulate(self, outputs: Any) -> None:
         """Add a micro-batch's `ShapedCausalLMOutput` to the sums; nothing is synchronised before `log`."""
         sums = self._sums["train" if self.model.training else "eval"]
         row = {"tokens": outputs.label_mask.sum(), "shaped_loss": outputs.shaped_loss}
-        row |= {LOG_NAMES[name]: getattr(outputs, name).sum() for name in METRICS}
+        row |= {LOG_NAMES[name]: getattr(outputs, name).sum() for name in MEANS}
         if outputs.aux_loss is not None:
             row |= {"aux_loss": outputs.aux_loss, "batches": torch.ones_like(outputs.aux_loss)}
         for name, value in row.items():
             value = value.detach().double()
             sums[name] = sums[name] + value if name in sums else value
+        if self.model.training and outputs.target_rank is not None:
+            self._ranks = self._ranks or Ranks(self._vocabulary, outputs.target_rank.device)
+            self._ranks.add(outputs)
+
+    def _is_logged(self) -> bool:
+        """Whether the update under way is one after which the Trainer logs."""
+        step = self.state.global_step + 1
+        every = self.args.logging_strategy == IntervalStrategy.STEPS and step % self.state.logging_steps == 0
+        return every or (self.args.logging_first_step and step == 1)
+
+    def get_eval_dataloader(self, eval_dataset=None):
+        rows = self.eval_dataset if eval_dataset is None else eval_dataset
+        names = source_names(self.eval_dataset[rows] if isinstance(rows, str) else rows)
+        self._breakdown = Breakdown(self._vocabulary, names, self.args.device)
+        if not names:
+            return super().get_eval_dataloader(eval_dataset)
+        self._set_signature_columns_if_needed()
+        collator, columns = self.data_collator, self._signature_columns  # type: ignore[has-type]
+        self.data_collator, self._signature_columns = SourceCollator(collator, names), [*columns, SOURCE]
+        try:
+            return super().get_eval_dataloader(eval_dataset)
+        finally:
+            self.data_collator, self._signature_columns = collator, columns
 
     def _load_from_checkpoint(self, resume_from_checkpoint, model=None):
         if self._saves_other_names():
@@ -132,8 +169,16 @@ class ShapedTrainer(SFTTrainer):
         super(SFTTrainer, self).log(logs, start_time)
 
     def _drain(self, mode: str) -> dict[str, float]:
-        """Token-weighted means over the interval and all processes; the sums start again at zero."""
+        """Token-weighted means over the interval and all processes, and the columns of `metrics.py`.
+
+        The sums start again at zero.
+        """
         sums, self._sums[mode] = self._sums[mode], {}
+        parts: Ranks | Breakdown | None
+        if mode == "train":
+            parts, self._ranks = self._ranks, None
+        else:
+            parts, self._breakdown = self._breakdown, None
         if not sums:
             return {}
         values = torch.stack(list(sums.values()))
@@ -145,4 +190,6 @@ class ShapedTrainer(SFTTrainer):
         if mode == "eval":
             means["loss"] = loss
         means["perplexity"] = math.exp(min(means["nll"], 700.0))
+        if parts is not None:
+            means |= parts.columns(partial(self.accelerator.reduce, reduction="sum"))
         return means

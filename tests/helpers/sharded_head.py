@@ -160,7 +160,12 @@ def main() -> dict[str, object]:
     results["replicated bias"] = compute(
         case, distribute=lambda t: distribute_tensor(t, mesh, [Shard(0) if t.dim() > 1 else Replicate()])
     )
-    for name, metrics in (("traffic", METRICS[:-1]), ("traffic of is_top1", METRICS)):
+    of_the_sums = METRICS[: METRICS.index("is_top1")]
+    for name, metrics in (
+        ("traffic", of_the_sums),
+        ("traffic of is_top1", (*of_the_sums, "is_top1")),
+        ("traffic of target_rank", (*of_the_sums, "target_rank")),
+    ):
         inputs = make_inputs(TRAFFIC, torch.float32)
         hidden, weight = inputs["hidden"].requires_grad_(), by_rows(inputs["weight"]).requires_grad_()
         with Traffic() as traffic:

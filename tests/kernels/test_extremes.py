@@ -103,6 +103,7 @@ def test_a_target_without_a_competitor_has_no_loss_and_no_gradient(name, impl):
         "head_mass": 0,
         "tail_mass": 0,
         "is_top1": 1,
+        "target_rank": 0,
     }
 
 

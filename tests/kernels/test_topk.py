@@ -49,9 +49,26 @@ def test_equal_logits_make_the_lowest_ids_the_head(impl):
         torch.zeros(V, 3),
         targets,
         RewardShape(top_k=5),
-        metrics=("head_mass", "tail_mass", "is_top1"),
+        metrics=("head_mass", "tail_mass", "is_top1", "target_rank"),
         impl=impl,
     )
     torch.testing.assert_close(output.head_mass * V, torch.tensor([4.0, 4, 4, 5, 5]))
     torch.testing.assert_close(output.tail_mass * V, torch.tensor([495.0, 495, 495, 494, 494]))
     assert output.is_top1.tolist() == [1, 0, 0, 0, 0]
+    assert output.target_rank.tolist() == [0, 2, 4, 5, V - 1]
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
+@pytest.mark.parametrize("kind", ["no ties", "bf16", "integers", "constant", "few finite"])
+@pytest.mark.parametrize("impl", ["reference", "chunked"])
+def test_the_rank_is_that_of_a_stable_sort(impl, kind, dtype):
+    """Of each token that is a target in turn, an impossible one too; −inf comes from the bias, row by row."""
+    for row in rows_with_ties(kind)[:3].to(dtype):
+        targets = torch.arange(0, V, 7)
+        bias = torch.zeros_like(row).masked_fill(row == -torch.inf, -torch.inf)
+        hidden = row.nan_to_num(neginf=0.0).expand(len(targets), V)
+        weight = torch.eye(V, dtype=dtype)
+        output = shaped_linear_loss(hidden, weight, targets, bias=bias, metrics=("target_rank",), impl=impl)
+        order = row.sort(descending=True, stable=True).indices
+        assert output.target_rank.dtype == torch.float32
+        assert output.target_rank.tolist() == order.argsort()[targets].tolist()

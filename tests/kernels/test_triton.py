@@ -189,6 +189,20 @@ def test_an_impossible_target_has_the_gradient_of_cross_entropy():
     torch.testing.assert_close(dz[0], expected, rtol=1e-5, atol=1e-7)
 
 
+@pytest.mark.parametrize("metrics", [("target_rank",), ("is_top1", "target_rank")], ids="+".join)
+@pytest.mark.parametrize("kind", ["bf16", "integers", "constant", "few finite"])
+def test_the_rank_is_exact_under_ties(kind, metrics):
+    """Every seventh token of a row is its target in turn, an impossible one too."""
+    row = tied_logits(kind, 1, 201)[0].bfloat16()
+    targets = torch.arange(0, 201, 7, device=DEVICE)
+    hidden = row.nan_to_num(neginf=0.0).expand(len(targets), 201)
+    bias = torch.zeros_like(row).masked_fill(row == -torch.inf, -torch.inf)
+    weight = torch.eye(201, dtype=row.dtype, device=DEVICE)
+    output = shaped_linear_loss(hidden, weight, targets, bias=bias, metrics=metrics, impl="triton")
+    order = row.sort(descending=True, stable=True).indices
+    assert output.target_rank.tolist() == order.argsort()[targets].tolist()
+
+
 @pytest.mark.parametrize("accum_dtype", [None, torch.bfloat16], ids=str)
 def test_ignored_rows_and_the_accumulation_type(accum_dtype):
     hidden, weight, _, targets = make_inputs(9, 8, 300, torch.bfloat16)

@@ -55,6 +55,7 @@ def test_other_implementations_and_placements_gather(results, name):
 
 def test_a_chunk_costs_four_collectives_and_the_head_is_never_sent(results):
     # Candidates for the head set; maxima; sums; the hidden states' gradient. With is_top1, who is first among equals.
+    # The target's rank is one sum more.
     K = CASES["product"].shape.top_k
     candidates, maxima, sums, gradient = (PROCESSES + 1) * N * K, 2 * N, 4 * N, N * D
     for rank in range(PROCESSES):
@@ -62,6 +63,8 @@ def test_a_chunk_costs_four_collectives_and_the_head_is_never_sent(results):
         assert [size for _, size in calls] == [candidates, maxima, sums, gradient]
         assert [name for name, _ in calls] == ["allgather_", *3 * ["allreduce_"]]
         assert [size for _, size in results[rank]["traffic of is_top1"]] == [candidates, maxima, N, sums, gradient]
+        ranked = [size for _, size in results[rank]["traffic of target_rank"]]
+        assert ranked == [candidates, maxima, sums + N, gradient]
 
 
 def test_what_cannot_be_right_is_refused_in_every_process(results):

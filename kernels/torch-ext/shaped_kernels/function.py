@@ -26,7 +26,7 @@ IMPLEMENTATIONS: dict[str, Implementation] = {
     "triton": triton_loss,
 }
 _CROSS_ENTROPY = RewardShape()
-METRICS = ("nll", "entropy", "target_prob", "head_mass", "tail_mass", "is_top1")
+METRICS = ("nll", "entropy", "target_prob", "head_mass", "tail_mass", "is_top1", "target_rank")
 
 
 class ShapedLossOutput(NamedTuple):
@@ -43,6 +43,7 @@ class ShapedLossOutput(NamedTuple):
     head_mass: Tensor | None = None
     tail_mass: Tensor | None = None
     is_top1: Tensor | None = None
+    target_rank: Tensor | None = None
 
 
 # torch.compile would break its graph at the first value read from the device and trace the rest in vain.
@@ -78,7 +79,8 @@ def shaped_linear_loss(
         ignore_index: targets equal to it count for nothing.
         metrics: per-token values to return, from `METRICS`: nll and entropy (nats), target_prob, head_mass
             and tail_mass (probability inside and outside the top k, the target not counted), is_top1 (1 where
-            the target is the argmax; ties go to the lowest id).
+            the target is the argmax; ties go to the lowest id), target_rank (how many tokens come before the
+            target: larger, or equal with a lower id; costs one more pass over the logits).
         impl: "reference" (full logits, autograd), "chunked" (torch), "triton" (CUDA), or "auto": "triton" on a CUDA
             device that can, else "chunked".
         chunk_mb: MiB of logits held at a time by "chunked" and "triton"; None is 640 on CUDA (up to 970 where that

@@ -57,6 +57,7 @@ def reference_loss(
         "head_mass": lambda: (p_others_NV * in_head_NV).sum(-1),
         "tail_mass": lambda: (p_others_NV * ~in_head_NV).sum(-1),
         "is_top1": lambda: head_mask(z_NV, 1).gather(-1, x_N1).squeeze(-1).to(z_NV.dtype),
+        "target_rank": lambda: target_rank(z_NV, x_N1),
     }
     loss = (positive_N + negative_N).sum()
     values = {name: loss.new_zeros(len(targets)) for name in options.metrics}
@@ -87,6 +88,13 @@ def log_weight(delta_N: Tensor, shape: RewardShape) -> Tensor:
     likely_N = (shape.beta * log_q_N + log_nll_N).exp() - nll_N
     unlikely_N = nll_N * torch.expm1(shape.beta * log_q_N)
     return torch.where(delta_N >= 0, likely_N, unlikely_N).masked_fill(delta_N.isinf(), 0)
+
+
+def target_rank(z_NV: Tensor, x_N1: Tensor) -> Tensor:
+    """How many tokens [N] come before the target in a stable descending sort."""
+    z_x_N1 = z_NV.gather(-1, x_N1)
+    is_first_NV = (z_NV == z_x_N1) & (torch.arange(z_NV.shape[1], device=z_NV.device) < x_N1)
+    return ((z_NV > z_x_N1) | is_first_NV).sum(-1).to(z_NV.dtype)
 
 
 def head_mask(z_NV: Tensor, top_k: int) -> Tensor:

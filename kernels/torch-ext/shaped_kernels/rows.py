@@ -105,6 +105,8 @@ def shape_rows(
     z_RV.scatter_(-1, x_R1, -torch.inf)
     z_x_R, max_R = tokens.maximum(z_x_R, z_RV.amax(-1))
     is_top1_R = tokens.is_first_max(z_RV, targets_R, z_x_R, max_R) if "is_top1" in options.metrics else None
+    with_rank = "target_rank" in options.metrics
+    rank_R = [tokens.count_before(z_RV, targets_R, z_x_R)] if with_rank else []
     max_R.masked_fill_(max_R == -torch.inf, 0)
     z_RV.sub_(max_R[:, None])
     log_e_RK = z_RV.gather(-1, ids_RK)
@@ -117,7 +119,8 @@ def shape_rows(
     sums = [e_RK.sum(-1), e_RV.sum(-1), log_e_RK.clamp_(min=_LOWEST_LOG_E).mul_(e_RK).sum(-1)]
     if log_e_RV is not None:
         sums.append(log_e_RV.mul_(e_RV).sum(-1))
-    head_sum_R, rest_sum_R, head_dot_R, *rest_dot_R = tokens.total(*sums)
+    head_sum_R, rest_sum_R, head_dot_R, *rest_dot_R = tokens.total(*sums, *rank_R)
+    target_rank_R = rest_dot_R.pop() if with_rank else None
     sum_R = head_sum_R + rest_sum_R
     alone_R = sum_R == 0
     sum_R.clamp_(min=1)  # the largest e_j is 1: this changes nothing but a target without a competitor
@@ -136,7 +139,7 @@ def shape_rows(
     if others.rest_entropy is not None:
         loss_R = loss_R + rest_rate * others.rest_entropy
     rest_is_head = shape.top_k >= tokens.vocabulary
-    metrics = _metrics(options.metrics, target, others, is_top1_R, rest_is_head)
+    metrics = _metrics(options.metrics, target, others, is_top1_R, target_rank_R, rest_is_head)
     if with_grad:
         _write_gradient(e_RV, e_RK, ids_RK, x_R1, sum_R, target, others, options, rest_rate)
         if slope_RV is not None:
@@ -193,7 +196,12 @@ def _write_gradient(
 
 
 def _metrics(
-    names: tuple[str, ...], target: TargetTerms, others: _Others, is_top1_R: Tensor | None, rest_is_head: bool
+    names: tuple[str, ...],
+    target: TargetTerms,
+    others: _Others,
+    is_top1_R: Tensor | None,
+    target_rank_R: Tensor | None,
+    rest_is_head: bool,
 ) -> dict[str, Tensor]:
     """The metrics called `names`; entropy in nats, masses without the target."""
     metrics: dict[str, Tensor] = {}
@@ -209,6 +217,9 @@ def _metrics(
         elif name == "entropy":
             assert others.rest_entropy is not None
             metrics[name] = target.minus_p_log_p + others.head_entropy + others.rest_entropy
+        elif name == "target_rank":
+            assert target_rank_R is not None
+            metrics[name] = target_rank_R
         else:
             assert name == "is_top1"
             assert is_top1_R is not None

@@ -197,15 +197,16 @@ def _clear(row_ptr, V, LANES: tl.constexpr, PER: tl.constexpr):
         tl.store(row_ptr + ids, tl.zeros([LANES // PER, PER], row_ptr.dtype.element_ty), mask=ids < V)
 
 
-@triton.jit(do_not_specialize=["top_k", "form", "with_top1"])
+@triton.jit(do_not_specialize=["top_k", "form", "with_top1", "with_rank"])
 def shape_rows(
     logits_ptr,  # [C, V]: logits in, gradient out
     targets_ptr,  # [C] int64, −1 where ignored
-    out_ptr,  # [7, C] fp32: loss, nll, entropy, target_prob, head_mass, tail_mass, is_top1
+    out_ptr,  # [8, C] fp32: loss, nll, entropy, target_prob, head_mass, tail_mass, is_top1, target_rank
     V,
     top_k,
     form,
     with_top1,
+    with_rank,
     beta,
     alpha,
     lambda_head,
@@ -231,7 +232,7 @@ def shape_rows(
     row_ptr = logits_ptr + row.to(tl.int64) * V
     x = tl.load(targets_ptr + row).to(tl.int32)
     if x < 0:
-        for column in tl.static_range(7):
+        for column in tl.static_range(8):
             tl.store(out_ptr + column * columns + row, 0.0)
         if GRAD:
             _clear(row_ptr, V, LANES, PER)
@@ -256,8 +257,10 @@ def shape_rows(
         wq = tl.where(alone, 0.0, wq)
         loss = tl.where(alone, 0.0, loss)
         top1 = (value_x > m).to(tl.float32)
-        if (with_top1 != 0) & (value_x == m):
-            top1 = (count_before(row_ptr, V, to_order(raw_x), x, LANES, PER) == 0).to(tl.float32)
+        if (with_rank != 0) | ((with_top1 != 0) & (value_x == m)):
+            rank = count_before(row_ptr, V, to_order(raw_x), x - 1, LANES, PER)
+            top1 = (rank == 0).to(tl.float32)
+            tl.store(out_ptr + 7 * columns + row, rank.to(tl.float32))
 
         head_share = s_head / s
         mean_reward = q * (lambda_head * head_share + lambda_rest * (1.0 - head_share))

@@ -17,7 +17,15 @@ from .shape import LossOptions
 from .targets import Targets
 
 _FORMS = {"product": 1, "exponent": 2, "power": 3}
-_METRIC_ROWS = {"nll": 1, "entropy": 2, "target_prob": 3, "head_mass": 4, "tail_mass": 5, "is_top1": 6}
+_METRIC_ROWS = {
+    "nll": 1,
+    "entropy": 2,
+    "target_prob": 3,
+    "head_mass": 4,
+    "tail_mass": 5,
+    "is_top1": 6,
+    "target_rank": 7,
+}
 _MAX_VOCABULARY = 256 * 2048  # a key has 8 bits for the tile, of at least 2048 lanes
 _SCALE_BLOCK, _SCALE_PROGRAMS = 4096, 1024
 
@@ -84,12 +92,12 @@ class TritonRows:
         from .triton_kernels import shape_rows
 
         C = logits_CV.shape[0]
-        out_7C = torch.empty(7, C, dtype=torch.float32, device=logits_CV.device)
+        out_8C = torch.empty(8, C, dtype=torch.float32, device=logits_CV.device)
         with torch.cuda.device_of(logits_CV):  # Triton launches on the current device
             shape_rows[(C,)](
                 logits_CV,
                 targets_C,
-                out_7C,
+                out_8C,
                 self._V,
                 **self.arguments,
                 GRAD=with_grad,
@@ -98,8 +106,8 @@ class TritonRows:
                 enable_fp_fusion=True,
             )
         if self._options.shape.top_k >= self._V:  # the kernel's rest is the head then, and there is no tail
-            out_7C[4:6] = torch.stack([out_7C[5], torch.zeros_like(out_7C[5])])
-        return out_7C[0], [out_7C[_METRIC_ROWS[name]] for name in self._options.metrics]
+            out_8C[4:6] = torch.stack([out_8C[5], torch.zeros_like(out_8C[5])])
+        return out_8C[0], [out_8C[_METRIC_ROWS[name]] for name in self._options.metrics]
 
     @staticmethod
     def scale(gradient: Tensor, factor: Tensor, dtype: torch.dtype) -> Tensor:
@@ -135,6 +143,7 @@ def plan(V: int, dtype: torch.dtype, options: LossOptions) -> tuple[dict[str, An
         "top_k": shape.top_k,
         "form": 0 if shape.weight_is_one else _FORMS[shape.positive],
         "with_top1": int("is_top1" in names),
+        "with_rank": int("target_rank" in names),
         "beta": float(shape.beta),
         "alpha": float(shape.alpha),
         "lambda_head": float(shape.lambda_head),

@@ -54,6 +54,20 @@ class WholeVocabulary:
         """Booleans [R] as `topk.is_first_max` gives them."""
         return is_first_max(z_RV, targets_R, z_x_R, max_R)
 
+    def count_before(self, z_RV: Tensor, targets_R: Tensor, z_x_R: Tensor) -> Tensor:
+        """How many [R] of this process's tokens come before the target: larger, or equal with a lower id.
+
+        `z_RV` holds −inf at the target, whose logit is `z_x_R`.
+        """
+        # A mask of floats is summed several times faster than one of booleans.
+        mask_RV, z_x_R1 = torch.empty_like(z_RV), z_x_R[:, None]
+        count_R = torch.gt(z_RV, z_x_R1, out=mask_RV).sum(-1)
+        tied_T = (torch.ge(z_RV, z_x_R1, out=mask_RV).sum(-1) != count_R).nonzero().squeeze(-1)
+        if tied_T.numel():
+            is_lower_TV = torch.arange(z_RV.shape[1], device=z_RV.device) < targets_R[tied_T, None]
+            count_R[tied_T] += ((z_RV[tied_T] == z_x_R1[tied_T]) & is_lower_TV).sum(-1)
+        return count_R
+
 
 class VocabularyShard(WholeVocabulary):
     """The tokens of this process, a row shard of `weight`: `size` of them, the first of id `first`.
@@ -109,6 +123,9 @@ class VocabularyShard(WholeVocabulary):
             first_T = torch.where(max_T == max_R[tied_T], column_T + self.first, self.vocabulary)
             is_top1_R[tied_T] = targets_R[tied_T] < self._reduce(first_T, dist.ReduceOp.MIN)
         return is_top1_R
+
+    def count_before(self, z_RV: Tensor, targets_R: Tensor, z_x_R: Tensor) -> Tensor:
+        return super().count_before(z_RV[:, : self.size], targets_R - self.first, z_x_R)
 
     def sum_gradient(self, hidden_ND: Tensor) -> None:
         """Add up the gradients of the hidden states that the processes have from their own tokens, in place."""

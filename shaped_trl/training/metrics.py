@@ -1,0 +1,173 @@
+"""Means over parts of the targets: by the target's rank, its rarity, its position and its source.
+
+All are sums of values over the targets of a class, kept on the device and added up over processes once, when they
+are logged. The largest has three numbers for each token of the vocabulary.
+
+    rank_0, rank_1, rank_2_3, …    share of the targets that so many tokens come before (0: top-1), in doubling buckets
+    rare_nll, rare_token_accuracy  of rare targets: those whose token is among the rarest that together make up at most
+                                   a tenth of the set's targets, of equally rare ones those of lowest id
+    nll_position_0_255, …          by the number of tokens before the target in its document (in its row, where the
+                                   batch has no position_ids), in doubling buckets
+    nll_source_<name>              by the rows' column `source`
+
+Which targets are rare depends on the set alone: it is the same for every model and every shape of the loss.
+
+Dimensions: B rows, T positions, C classes, V vocabulary.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+from datasets import Dataset
+from torch import Tensor
+
+logger = logging.getLogger(__name__)
+
+# The reciprocal of the share of the targets that are rare.
+RARE = 10
+FIRST_POSITIONS = 256
+POSITION_BUCKETS = 32
+SOURCE = "source"
+MOST_SOURCES = 64
+
+Reduce = Callable[[Tensor], Tensor]
+
+
+class _Sums:
+    """For each of C classes, how many targets it has and the sums of some of their values, in float64."""
+
+    def __init__(self, values: int, classes: int, device: torch.device):
+        self.sums_C = [torch.zeros(classes, dtype=torch.float64, device=device) for _ in range(1 + values)]
+
+    def add(self, classes_BT: Tensor, mask_BT: Tensor, *values_BT: Tensor) -> None:
+        """Add targets; where `mask_BT` is false, the class may be anything and the values are 0."""
+        # Selecting the targets that count would make the host wait for the device.
+        classes = classes_BT.masked_fill(~mask_BT, 0).flatten()
+        for sum_C, value_BT in zip(self.sums_C, (mask_BT, *values_BT), strict=True):
+            sum_C.index_add_(0, classes, value_BT.detach().double().flatten())
+
+    def total(self, reduce: Reduce) -> list[Tensor]:
+        """Number and sums over all processes, [C] each, on the CPU."""
+        return list(reduce(torch.stack(self.sums_C)).cpu())
+
+
+class Ranks:
+    """Histogram of the targets' ranks."""
+
+    def __init__(self, vocabulary: int, device: torch.device):
+        self.sums = _Sums(0, (vocabulary - 1).bit_length() + 1, device)
+
+    def add(self, outputs: Any) -> None:
+        """Add a `ShapedCausalLMOutput` with `target_rank`."""
+        self.sums.add(bucket(outputs.target_rank, 1), outputs.label_mask)
+
+    def columns(self, reduce: Reduce) -> dict[str, float]:
+        """The share of each bucket."""
+        (count_C,) = self.sums.total(reduce)
+        shares = (count_C / count_C.sum().clamp(min=1)).tolist()
+        return {f"rank_{bucket_name(number, 1)}": share for number, share in enumerate(shares)}
+
+
+class Breakdown:
+    """All columns, of an evaluation over rows from `sources`."""
+
+    def __init__(self, vocabulary: int, sources: Sequence[str], device: torch.device):
+        self.sources = sources
+        self.ranks = Ranks(vocabulary, device)
+        self.by_token = _Sums(2, vocabulary, device)
+        self.by_position = _Sums(1, POSITION_BUCKETS, device)
+        self.by_source = _Sums(1, len(sources), device) if sources else None
+
+    def add(self, outputs: Any, inputs: dict[str, Any], sources_BT: Tensor | None) -> None:
+        """Add a batch: a `ShapedCausalLMOutput` with all metrics, and what it was computed from."""
+        mask_BT = outputs.label_mask
+        targets_BT, positions_BT = target_tokens(inputs)
+        self.ranks.add(outputs)
+        self.by_token.add(targets_BT, mask_BT, outputs.nll, outputs.is_top1)
+        self.by_position.add(bucket(positions_BT // FIRST_POSITIONS, 1), mask_BT, outputs.nll)
+        if self.by_source is not None and sources_BT is not None:
+            self.by_source.add(sources_BT[:, -mask_BT.shape[1] :], mask_BT, outputs.nll)
+
+    def columns(self, reduce: Reduce) -> dict[str, float]:
+        """The columns of the log, over all processes; classes without a target have none."""
+        columns = self.ranks.columns(reduce)
+        count_V, nll_V, top1_V = self.by_token.total(reduce)
+        is_rare_V = rare_tokens(count_V)
+        count = count_V[is_rare_V].sum().item()
+        if count:
+            columns["rare_nll"] = nll_V[is_rare_V].sum().item() / count
+            columns["rare_token_accuracy"] = top1_V[is_rare_V].sum().item() / count
+        names = [bucket_name(number, FIRST_POSITIONS) for number in range(POSITION_BUCKETS)]
+        columns |= _means("nll_position", names, self.by_position.total(reduce))
+        if self.by_source is not None:
+            columns |= _means("nll_source", self.sources, self.by_source.total(reduce))
+        return columns
+
+
+def _means(prefix: str, names: Sequence[str], totals: list[Tensor]) -> dict[str, float]:
+    counts, sums = (total.tolist() for total in totals)
+    return {f"{prefix}_{name}": sums[i] / counts[i] for i, name in enumerate(names) if counts[i]}
+
+
+def bucket(values: Tensor, first: int) -> Tensor:
+    """Number of the doubling bucket of whole numbers ≥ 0: 0 below `first`, then [first, 2·first) is 1, and so on."""
+    # The exponent of a float between 1/2 and 1, times a power of two: 0 for 0, 1 for 1, 2 for 2 and 3.
+    return torch.frexp((values // first).float()).exponent.long()
+
+
+def bucket_name(number: int, first: int) -> str:
+    """`low_high` of a doubling bucket, both inclusive; one number where they are equal."""
+    low, high = (first << number >> 1, (first << number) - 1) if number else (0, first - 1)
+    return f"{low}_{high}" if high > low else str(low)
+
+
+def rare_tokens(count_V: Tensor) -> Tensor:
+    """Booleans [V]: the rarest tokens that together have at most 1/`RARE` of all targets, ties to the lowest id."""
+    order = count_V.argsort(stable=True)
+    is_rare_V = torch.zeros_like(count_V, dtype=torch.bool)
+    is_rare_V[order] = RARE * count_V[order].cumsum(0) <= count_V.sum()
+    return is_rare_V
+
+
+def target_tokens(inputs: dict[str, Any]) -> tuple[Tensor, Tensor]:
+    """Targets of a batch as `ShapedCausalLMOutput` has them, and how many tokens of its document precede each."""
+    shifted = inputs.get("shift_labels") is not None
+    tokens_BT: Tensor = inputs["shift_labels" if shifted else "labels"]
+    positions_BT = inputs.get("position_ids")
+    if positions_BT is None:
+        positions_BT = torch.arange(tokens_BT.shape[1], device=tokens_BT.device).expand_as(tokens_BT)
+    # Labels that come shifted stand one place before their own.
+    return (tokens_BT, positions_BT + 1) if shifted else (tokens_BT[:, 1:], positions_BT[:, 1:])
+
+
+def source_names(rows: Any) -> list[str]:
+    """The sources that the rows of a memory-mapped data set name; none without the column, or with too many."""
+    if not isinstance(rows, Dataset) or SOURCE not in rows.column_names:
+        return []
+    names = sorted({str(name) for name in rows.unique(SOURCE)})
+    if len(names) > MOST_SOURCES:
+        logger.warning("column %s has %d values: no evaluation by source above %d", SOURCE, len(names), MOST_SOURCES)
+        return []
+    return names
+
+
+class SourceCollator:
+    """A collator that adds `source` to the batch: the number of each token's source, shape of the labels."""
+
+    def __init__(self, collate: Callable[[list[dict]], dict[str, Any]], names: Sequence[str]):
+        self.collate, self.numbers = collate, {name: number for number, name in enumerate(names)}
+
+    def __call__(self, rows: list[dict]) -> dict[str, Any]:
+        sources_B = torch.tensor([self.numbers[str(row[SOURCE])] for row in rows])
+        batch = self.collate([{key: value for key, value in row.items() if key != SOURCE} for row in rows])
+        sources_BT = torch.zeros_like(batch["labels"])
+        if len(sources_BT) == len(rows):
+            sources_BT[:] = sources_B[:, None]
+        else:  # padding-free: one row after the other
+            lengths_B = torch.tensor([len(row["input_ids"]) for row in rows])
+            sources_BT[0, : lengths_B.sum()] = sources_B.repeat_interleave(lengths_B)
+        return {**batch, SOURCE: sources_BT}
