@@ -6,6 +6,8 @@ from dataclasses import dataclass, field
 
 import torch
 from shaped_kernels import RewardShape
+from shaped_kernels.function import IMPLEMENTATIONS
+from shaped_kernels.triton_rows import why_not_triton
 from transformers.utils import is_liger_kernel_available
 from trl import SFTConfig
 
@@ -80,8 +82,17 @@ class ShapedConfig(SFTConfig):
             self.include_num_input_tokens_seen = "non_padding"
         self.bf16 = default_bf16(self.bf16, self.fp16)  # type: ignore[has-type]
         super().__post_init__()
+        self._check_loss_impl()
         if self.use_liger_kernel:
             self._keep_liger_off_the_loss()
+
+    def _check_loss_impl(self) -> None:
+        """Refuse here, before any model is loaded, what the loss itself would refuse at the first step."""
+        choices = ("auto", *IMPLEMENTATIONS)
+        if self.loss_impl not in choices:
+            raise ValueError(f"loss_impl={self.loss_impl!r} is unknown: choose from {', '.join(choices)}")
+        if self.loss_impl == "triton" and (reason := why_not_triton(torch.empty(1, 1, device=self.device))):
+            raise ValueError(f"loss_impl='triton' {reason}; leave it out")
 
     def _keep_liger_off_the_loss(self) -> None:
         """Leave Liger its layer kernels only: its fused cross-entropy would replace the model's forward, and ours."""

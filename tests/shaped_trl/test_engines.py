@@ -8,6 +8,7 @@ from accelerate.utils import FullyShardedDataParallelPlugin
 from tiny import tiny_model
 from transformers import GPT2Config, GPT2LMHeadModel
 
+from shaped_trl.training import ShapedConfig
 from shaped_trl.training.engines import check_accumulation, keep_outputs_exact
 
 
@@ -31,3 +32,11 @@ def test_accumulation_is_refused_only_where_it_goes_wrong():
     check_accumulation(model, 1, 2)
     check_accumulation(model, 2, 1)
     check_accumulation(GPT2LMHeadModel(GPT2Config(n_layer=1, n_embd=8, n_head=2, vocab_size=9)), 2, 2)
+
+
+def test_an_implementation_that_cannot_run_is_refused_before_a_model_is_loaded(tmp_path, monkeypatch):
+    monkeypatch.delenv("TRITON_INTERPRET", raising=False)
+    with pytest.raises(ValueError, match=r"loss_impl='fast' is unknown: choose from auto, .*triton"):
+        ShapedConfig(str(tmp_path), loss_impl="fast", use_cpu=True)
+    with pytest.raises(ValueError, match="loss_impl='triton' needs a CUDA device, not 'cpu'"):
+        ShapedConfig(str(tmp_path), loss_impl="triton", use_cpu=True)
