@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import json
 import string
+from collections.abc import Collection
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TypeAlias
@@ -54,7 +55,7 @@ class CorpusArguments(SourceArguments):
         metadata={
             "help": "Sources in place of dataset_name: [{dataset_name: .., weight: 0.95}, {.., weight: 0.05}]. The "
             "weights are shares of the tokens and sum to 1; a source may have its own dataset_config, "
-            "dataset_train_split, templates and streaming. Needs packing."
+            "dataset_train_split, dataset_test_split, templates and streaming. Needs packing."
         },
     )
     streaming: bool = field(
@@ -70,9 +71,14 @@ class CorpusArguments(SourceArguments):
     )
     dataset_test_split: str | None = field(
         default=None,
-        metadata={"help": "Split (of a mixture's first source), or local file, to evaluate on; none: no evaluation."},
+        metadata={
+            "help": "Split, or local file, to evaluate on; none: no evaluation. Beside a mixture it is its first "
+            "source's; others have their own. The log has nll by source where there are several, or a column source."
+        },
     )
-    max_eval_samples: int | None = field(default=None, metadata={"help": "Evaluate on the first rows only."})
+    max_eval_samples: int | None = field(
+        default=None, metadata={"help": "Evaluate on the first rows (of each source) only."}
+    )
     completion_template: str | None = field(
         default=None, metadata={"help": "Completion built from columns, with prompt_template: ' {answer}'."}
     )
@@ -157,9 +163,14 @@ def fill_template(rows: Rows, columns: dict[str, str]) -> Rows:
 
 
 def training_rows(
-    args: CorpusArguments, split: str, *, streaming: bool = False, overlap: Overlap | None = None
+    args: CorpusArguments,
+    split: str,
+    *,
+    streaming: bool = False,
+    overlap: Overlap | None = None,
+    keep: Collection[str] = (),
 ) -> Rows:
-    """One split in a format that SFTTrainer reads, templates applied, other columns dropped.
+    """One split in a format that SFTTrainer reads, templates applied, other columns dropped but those of `keep`.
 
     With `overlap` a row also has the columns that it adds (`MARK`, `ROW_ID`): nothing is dropped yet.
 
@@ -175,11 +186,12 @@ def training_rows(
                 f"templates for {sorted(given)} alone make no training row: give text_template, or prompt_template "
                 "and completion_template together"
             )
-        rows, columns = fill_template(rows, given), list(given)
+        kept = [name for name in keep if name in column_names(rows) and name not in given]
+        rows, columns = fill_template(rows, given), [*given, *kept]
     else:
         columns = column_names(rows)
         if "text" in columns and not {"messages", "prompt"} & set(columns):
-            columns = ["text"]
+            columns = ["text", *(name for name in keep if name in columns)]
         elif not set(TRAINABLE) & set(columns):
             raise UserError(
                 f"dataset_name={args.dataset_name!r} has the columns {columns}, none of which trains: name them in "

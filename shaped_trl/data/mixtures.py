@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import Any
 
-from datasets import Dataset
+from datasets import Dataset, concatenate_datasets
 
 from eval_suite.errors import UserError
 from shaped_trl.data.corpora import TEMPLATED, CorpusArguments, Rows, training_rows
@@ -13,7 +13,9 @@ from shaped_trl.data.decontamination import Overlap, split_marked
 
 # what an entry of `mixture` may hold beside its weight
 TEMPLATES = tuple(f"{name}_template" for name in TEMPLATED)
-KEYS = ("dataset_name", "dataset_config", "dataset_train_split", "streaming", *TEMPLATES)
+KEYS = ("dataset_name", "dataset_config", "dataset_train_split", "dataset_test_split", "streaming", *TEMPLATES)
+# column that names a row's source
+SOURCE = "source"
 
 
 @dataclass(frozen=True)
@@ -60,6 +62,8 @@ def _entry(corpus: CorpusArguments, number: int, entry: object) -> tuple[CorpusA
     if isinstance(weight, bool) or not isinstance(weight, int | float) or not weight > 0:
         raise UserError(f"{where}: weight={weight!r} must be a number above 0")
     options = {"streaming": corpus.streaming, **{key: value for key, value in entry.items() if key != "weight"}}
+    if number > 0:  # a split beside the mixture is the first source's
+        options.setdefault("dataset_test_split", None)
     return replace(corpus, mixture=None, **options), float(weight)
 
 
@@ -74,7 +78,7 @@ def load_sources(corpus: CorpusArguments, overlap: Overlap | None = None) -> tup
     """
     sources, dropped = [], []
     for options, weight in mixture_entries(corpus):
-        name = ":".join(filter(None, [options.dataset_name, options.dataset_config]))
+        name = source_name(options)
         rows = training_rows(options, options.dataset_train_split, streaming=options.streaming, overlap=overlap)
         if overlap is not None and isinstance(rows, Dataset):
             rows, lines = split_marked(name, rows)
@@ -83,3 +87,38 @@ def load_sources(corpus: CorpusArguments, overlap: Overlap | None = None) -> tup
                 raise UserError(f"decontaminate: no row of {name!r} is left")
         sources.append(Source(name, weight, rows))
     return sources, dropped
+
+
+def source_name(options: CorpusArguments) -> str:
+    """What the log calls a source: ``openai/gsm8k:main``."""
+    return ":".join(filter(None, [options.dataset_name, options.dataset_config]))
+
+
+def evaluation_rows(corpus: CorpusArguments) -> Dataset | None:
+    """The sources' evaluation splits one after the other, at most `max_eval_samples` rows of each; None without any.
+
+    Rows have a column `source` where there are several sources or the data has that column itself.
+
+    Raises:
+        UserError: as `training_rows` does; sources whose rows have other columns.
+    """
+    parts = []
+    for options, _ in mixture_entries(corpus):
+        if options.dataset_test_split:
+            rows = training_rows(options, options.dataset_test_split, keep=[SOURCE])
+            count = min(corpus.max_eval_samples or len(rows), len(rows))
+            parts.append((source_name(options), rows.select(range(count))))
+    if len(parts) < 2:
+        return parts[0][1] if parts else None
+    named = []
+    for name, rows in parts:
+        if SOURCE not in rows.column_names:
+            rows = rows.add_column(SOURCE, [name] * len(rows))
+        named.append(rows.select_columns(sorted(rows.column_names)))
+        if named[-1].column_names != named[0].column_names:
+            raise UserError(
+                f"mixture: the evaluation rows of {name!r} have the columns {named[-1].column_names}, those of "
+                f"{parts[0][0]!r} {named[0].column_names}: give both text_template, or both prompt_template and "
+                "completion_template"
+            )
+    return concatenate_datasets(named)

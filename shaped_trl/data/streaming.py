@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import copy
 import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -82,7 +83,7 @@ class StreamingTrainer(ShapedTrainer):
             [self._tokenised(source, rank, world) for source in self.sources],
             length=self.args.max_length,
             batch_size=self._train_batch_size,
-            collate=self.data_collator,
+            collate=self._collate(),
             seed=self.args.seed if self.args.data_seed is None else self.args.data_seed,
             rank=rank,
             world=world,
@@ -99,6 +100,17 @@ class StreamingTrainer(ShapedTrainer):
             # its own: starting an iterator draws a seed, which would move the model's random numbers on resume
             generator=torch.Generator(),
         )
+
+    def _collate(self) -> Callable[[list[dict]], dict[str, Any]]:
+        """TRL's collator, which puts a batch into one row for attention that takes the documents' lengths.
+
+        sdpa and eager attention would mask that row densely, so for them each sequence stays a row of its own: the
+        same numbers for a batch's share of the products. Layers that carry a state along a row need its lengths.
+        """
+        model = self.accelerator.unwrap_model(self.model)
+        config = model.config.get_text_config()
+        dense = config._attn_implementation in ("sdpa", "eager", "flex_attention") and not model._is_stateful
+        return SequencesAsRows(self.data_collator, self.args.max_length) if dense else self.data_collator
 
     def _group(self) -> int:
         """How many processes read the same data, since they share a model's layers or a sequence."""
@@ -148,6 +160,22 @@ class StreamingTrainer(ShapedTrainer):
         if path.is_file():
             kept = list(read_jsonl(path))[:count]
             write_atomic(path, "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in kept))
+
+
+class SequencesAsRows:
+    """A padding-free collator whose batch of B sequences of `length` tokens is [B, length], not [1, B·length].
+
+    Documents are told apart by `position_ids`.
+    """
+
+    def __init__(self, collate: Callable[[list[dict]], dict[str, Any]], length: int):
+        self.collate, self.length = collate, length
+
+    def __call__(self, sequences: list[dict]) -> dict[str, Any]:
+        batch = self.collate(sequences)
+        tokens = len(sequences) * self.length  # what follows pads to a multiple
+        names = ("input_ids", "labels", "position_ids")
+        return {name: batch[name][0, :tokens].view(-1, self.length) for name in names}
 
 
 class _Epoch(TrainerCallback):

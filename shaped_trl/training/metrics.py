@@ -25,13 +25,14 @@ import torch
 from datasets import Dataset
 from torch import Tensor
 
+from shaped_trl.data.mixtures import SOURCE
+
 logger = logging.getLogger(__name__)
 
 # The reciprocal of the share of the targets that are rare.
 RARE = 10
 FIRST_POSITIONS = 256
 POSITION_BUCKETS = 32
-SOURCE = "source"
 MOST_SOURCES = 64
 
 Reduce = Callable[[Tensor], Tensor]

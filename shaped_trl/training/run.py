@@ -24,9 +24,9 @@ from trl import ModelConfig, get_peft_config, get_quantization_config
 
 from eval_suite.errors import UserError
 from shaped_trl.data.budget import budget_steps
-from shaped_trl.data.corpora import CorpusArguments, column_names, training_rows
+from shaped_trl.data.corpora import CorpusArguments, column_names
 from shaped_trl.data.decontamination import Overlap, ReportCallback
-from shaped_trl.data.mixtures import Source, load_sources, mixture_entries
+from shaped_trl.data.mixtures import SOURCE, Source, evaluation_rows, load_sources, mixture_entries
 from shaped_trl.data.streaming import StreamingTrainer, check_streaming, position_file
 from shaped_trl.data.tokenizers import train_tokenizer
 from shaped_trl.modeling.architectures import ARCHITECTURES, paper_config, scaled_down
@@ -136,10 +136,10 @@ def build_trainer(corpus: CorpusArguments, args: ShapedConfig, model_args: Model
     check_data_options(corpus, args)
     overlap = Overlap(corpus.decontaminate, corpus.hub_mirror) if corpus.decontaminate else None
     sources, dropped = load_sources(corpus, overlap)
-    eval_rows = None
-    if corpus.dataset_test_split:
-        eval_rows = training_rows(mixture_entries(corpus)[0][0], corpus.dataset_test_split)
-        eval_rows = eval_rows.select(range(min(corpus.max_eval_samples or len(eval_rows), len(eval_rows))))
+    eval_rows = evaluation_rows(corpus)
+    if eval_rows is not None:
+        if SOURCE in eval_rows.column_names and args.eval_packing is None:
+            args.eval_packing = False  # TRL packs without other columns
     elif args.eval_strategy != "no":
         raise UserError(f"eval_strategy={str(args.eval_strategy)!r} needs dataset_test_split: name a split or a file")
     if starts_from_checkpoint(corpus, model_args):

@@ -12,6 +12,7 @@ from shaped_kernels import METRICS
 from transformers import IntervalStrategy, PreTrainedModel
 from trl import SFTTrainer
 
+from shaped_trl.data.mixtures import SOURCE
 from shaped_trl.modeling.architectures import load_saved_weights, saves_other_names
 from shaped_trl.modeling.balancing import LossFreeBalancing
 from shaped_trl.modeling.lm_head import shape_lm_head
@@ -19,7 +20,7 @@ from shaped_trl.training.config import ShapedConfig
 from shaped_trl.training.engines import check_accumulation, keep_outputs_exact
 from shaped_trl.training.liger import ShapedForwardCheck
 from shaped_trl.training.log import JsonlLogCallback, LogPlotCallback
-from shaped_trl.training.metrics import SOURCE, Breakdown, Ranks, SourceCollator, source_names
+from shaped_trl.training.metrics import Breakdown, Ranks, SourceCollator, source_names
 
 # metrics of every step; the rank costs a pass over the logits
 MEANS = tuple(name for name in METRICS if name != "target_rank")
