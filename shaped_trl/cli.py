@@ -35,6 +35,7 @@ Pre- or mid-training with the reward-shaped next-token loss. The default shape i
   shaped-trl train --config gsm8k/train --shape precision --output_dir outputs/precision
   shaped-trl train --config text/train --beta -0.25 --lambda_tail -0.1 --top_k 100
 PRESET: cross_entropy, precision, diversity, tail_penalty, head_reward.
+--dry_run prints parameters, tokens, steps, memory for --devices N and the first batch, and trains nothing.
 Run it again on the same output_dir to continue an interrupted run.
 """
 
@@ -137,14 +138,17 @@ def train_command(argv: list[str]) -> int:
     from shaped_trl.data.corpora import CorpusArguments, SourceArguments
     from shaped_trl.recipes import Parser, record
     from shaped_trl.training.config import ShapedConfig
+    from shaped_trl.training.dry_run import DryRunArguments, dry_run
 
     inherited = "Every field of TRL's SFTConfig and ModelConfig is an option as well (learning_rate, packing, ...)."
     if _wants_help(argv):
-        return _help(TRAIN, [ShapedConfig, SourceArguments, CorpusArguments], inherited)
+        return _help(TRAIN, [DryRunArguments, ShapedConfig, SourceArguments, CorpusArguments], inherited)
     config, rest = _take_config(argv)
-    (corpus, args, model_args), settings = Parser("train", [CorpusArguments, ShapedConfig, ModelConfig]).resolve(
-        config, rest
-    )
+    parser = Parser("train", [CorpusArguments, ShapedConfig, ModelConfig, DryRunArguments])
+    (corpus, args, model_args, look), settings = parser.resolve(config, rest)
+    if look.dry_run:
+        print(dry_run(corpus, args, model_args, look.devices))
+        return 0
     from shaped_trl.training.run import check_files, train
 
     check_files(corpus, model_args)

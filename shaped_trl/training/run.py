@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 from collections.abc import Iterator
 from itertools import islice
 from pathlib import Path
@@ -13,6 +14,7 @@ from transformers import (
     AutoConfig,
     AutoModelForCausalLM,
     AutoTokenizer,
+    PreTrainedConfig,
     PreTrainedTokenizerBase,
     Trainer,
     TrainerState,
@@ -33,6 +35,8 @@ from shaped_trl.modeling.architectures import ARCHITECTURES, paper_config, scale
 from shaped_trl.training.config import ShapedConfig
 from shaped_trl.training.throughput import ThroughputCallback
 from shaped_trl.training.trainer import ShapedTrainer
+
+logger = logging.getLogger(__name__)
 
 # rows of each streaming source that a tokenizer is trained on, where one is to be trained
 TOKENIZER_ROWS = 100_000
@@ -102,35 +106,66 @@ def _texts(source: Source) -> Iterator[str]:
     return (row[name] for row in rows for name in names)
 
 
-def new_model(settings: Any, tokenizer: PreTrainedTokenizerBase, dtype: str | None):
-    """A randomly initialised causal language model that fits `tokenizer` (its special tokens, and its vocabulary).
+def new_config(settings: dict[str, Any], vocabulary: int, **special: int | None) -> PreTrainedConfig:
+    """The configuration of a model from scratch.
 
     `architecture` in `settings` names one of `modeling.architectures`, with a vocabulary of its own;
-    `scaled_down: true` beside it makes the small model of its rule, for a trial on a laptop.
+    `scaled_down: true` beside it makes the small model of its rule, for a trial on a laptop. Without it `settings`
+    are those of a configuration of transformers, the vocabulary of the tokenizer by default.
+
+    Raises:
+        UserError: no such model, or settings that it refuses.
+    """
+    name, small = settings.get("architecture"), settings.get("scaled_down", False)
+    settings = {key: value for key, value in settings.items() if key not in ("architecture", "scaled_down")}
+    try:
+        if name is None:
+            return AutoConfig.for_model(**{"vocab_size": vocabulary, **special, **settings})
+        config = paper_config(name, **special, **settings)
+        return scaled_down(config) if small else config
+    except ValueError as error:
+        raise UserError(f"from_scratch {name or settings.get('model_type')}: {error}") from error
+
+
+def new_model(settings: dict[str, Any], tokenizer: PreTrainedTokenizerBase, model_args: ModelConfig):
+    """A randomly initialised causal language model that fits `tokenizer` (its special tokens, and its vocabulary).
+
+    Raises:
+        UserError: as `new_config` does; a vocabulary below the tokenizer's.
     """
     special = {
         "eos_token_id": tokenizer.eos_token_id,
         "bos_token_id": tokenizer.bos_token_id,
         "pad_token_id": tokenizer.pad_token_id,
     }
-    name, small = settings.get("architecture"), settings.get("scaled_down", False)
-    settings = {key: value for key, value in settings.items() if key not in ("architecture", "scaled_down")}
-    try:
-        if name is None:
-            config = AutoConfig.for_model(**{"vocab_size": len(tokenizer), **special, **settings})
-        else:
-            config = paper_config(name, **special, **settings)
-            config = scaled_down(config) if small else config
-    except ValueError as error:
-        raise UserError(f"from_scratch {name or settings.get('model_type')}: {error}") from error
+    config = new_config(settings, len(tokenizer), **special)
     if config.vocab_size < len(tokenizer):
         raise UserError(
             f"from_scratch vocab_size={config.vocab_size} is below the tokenizer's {len(tokenizer)} tokens"
         )
-    return AutoModelForCausalLM.from_config(config, dtype=dtype or "float32")
+    attention = model_args.attn_implementation or settings.get("attn_implementation")
+    try:
+        return AutoModelForCausalLM.from_config(
+            config, dtype=model_args.dtype or "float32", attn_implementation=attention
+        )
+    except (ValueError, ImportError) as error:  # an attention that is unknown, or whose package is not there
+        raise UserError(f"attn_implementation={attention!r}: {' '.join(str(error).split())}") from error
 
 
-def build_trainer(corpus: CorpusArguments, args: ShapedConfig, model_args: ModelConfig) -> ShapedTrainer:
+def tokenizer_and_model(corpus: CorpusArguments, args: ShapedConfig, model_args: ModelConfig, sources: list[Source]):
+    """What the trainer gets: both made anew, or a checkpoint's name, of which it loads both."""
+    if starts_from_checkpoint(corpus, model_args):
+        args.model_init_kwargs = {**model_init_kwargs(model_args), **(args.model_init_kwargs or {})}
+        return None, model_source(model_args)
+    set_seed(args.seed)
+    tokenizer = new_tokenizer(corpus, sources)
+    assert isinstance(corpus.from_scratch, dict)  # by `check_files`
+    return tokenizer, new_model(corpus.from_scratch, tokenizer, model_args)
+
+
+def build_trainer(
+    corpus: CorpusArguments, args: ShapedConfig, model_args: ModelConfig, make_model=tokenizer_and_model
+) -> ShapedTrainer:
     """Load data, tokenizer and model, and put them into a `ShapedTrainer`; a mixture or stream into its subclass."""
     check_files(corpus, model_args)
     check_data_options(corpus, args)
@@ -142,13 +177,7 @@ def build_trainer(corpus: CorpusArguments, args: ShapedConfig, model_args: Model
             args.eval_packing = False  # TRL packs without other columns
     elif args.eval_strategy != "no":
         raise UserError(f"eval_strategy={str(args.eval_strategy)!r} needs dataset_test_split: name a split or a file")
-    if starts_from_checkpoint(corpus, model_args):
-        tokenizer, model = None, model_source(model_args)
-        args.model_init_kwargs = {**model_init_kwargs(model_args), **(args.model_init_kwargs or {})}
-    else:
-        set_seed(args.seed)
-        tokenizer = new_tokenizer(corpus, sources)
-        model = new_model(corpus.from_scratch, tokenizer, model_args.dtype)
+    tokenizer, model = make_model(corpus, args, model_args, sources)
     given = {
         "eval_dataset": eval_rows,
         "processing_class": tokenizer,
@@ -164,7 +193,21 @@ def build_trainer(corpus: CorpusArguments, args: ShapedConfig, model_args: Model
     if corpus.train_tokens is not None:
         # the trainer knows how many processes share a batch
         args.max_steps = budget_steps(corpus.train_tokens, trainer.get_total_train_batch_size(args), args.max_length)
+    if args.max_steps > 0 and (misfit := learning_rate_misfit(args, args.max_steps)):
+        logger.warning(misfit)
     return trainer
+
+
+def learning_rate_misfit(args: ShapedConfig, steps: int) -> str | None:
+    """One line where warm-up and decay do not fit into the run, which transformers accepts silently."""
+    decay = dict(args.lr_scheduler_kwargs or {}).get("num_decay_steps") or 0
+    warmup = args.get_warmup_steps(steps)
+    if warmup + decay <= steps:
+        return None
+    return (
+        f"warm-up of {warmup:,} and num_decay_steps of {decay:,} do not fit into {steps:,} steps: the learning rate "
+        "will not go where the schedule says"
+    )
 
 
 def streams(corpus: CorpusArguments) -> bool:

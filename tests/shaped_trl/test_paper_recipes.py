@@ -79,7 +79,7 @@ def scaled_down_options(name: str, folder: Path, mirror: Path, tokenizer_folder:
         argv += ["--from_scratch", json.dumps(small), "--tokenizer_name_or_path", str(tokenizer_folder)]
     else:
         torch.manual_seed(0)
-        new_model(small, tiny_tokenizer(), None).save_pretrained(folder / "start")
+        new_model(small, tiny_tokenizer(), ModelConfig()).save_pretrained(folder / "start")
         tiny_tokenizer().save_pretrained(folder / "start")
         argv += ["--model_name_or_path", str(folder / "start")]
     return resolve(name, *argv)
