@@ -7,7 +7,13 @@ from trl import ModelConfig, get_peft_config
 from shaped_trl.data.prompts import PromptArguments, rl_prompts
 from shaped_trl.rlvr.config import RLVRConfig
 from shaped_trl.rlvr.trainer import RLVRTrainer
-from shaped_trl.training.run import already_finished, continue_training, model_init_kwargs, model_source
+from shaped_trl.training.run import (
+    already_finished,
+    continue_training,
+    full_disk_explained,
+    model_init_kwargs,
+    model_source,
+)
 
 
 def rlvr(prompts: PromptArguments, args: RLVRConfig, model_args: ModelConfig) -> None:
@@ -21,8 +27,9 @@ def rlvr(prompts: PromptArguments, args: RLVRConfig, model_args: ModelConfig) ->
     dataset, reward = rl_prompts(prompts, args.seed)
     args.model_init_kwargs = {**model_init_kwargs(model_args), **(args.model_init_kwargs or {})}
     trainer = RLVRTrainer(source, reward, args, train_dataset=dataset, peft_config=get_peft_config(model_args))
-    continue_training(trainer)
-    trainer.save_model()
-    trainer.create_model_card(dataset_name=prompts.dataset_name)
+    with full_disk_explained(args.output_dir):
+        continue_training(trainer)
+        trainer.save_model()
+        trainer.create_model_card(dataset_name=prompts.dataset_name)
     if args.push_to_hub:
         trainer.push_to_hub(dataset_name=prompts.dataset_name)

@@ -92,7 +92,7 @@ def difference(a: Mapping[int, Outcomes], b: Mapping[int, Outcomes], metric: str
             float((values_of(own, metric) - values_of(base, metric)).mean())
             for base, own in zip(a_S, b_S, strict=True)
         ]
-        over_seeds = _t_interval(np.array(shifts_S))
+        over_seeds = t_interval(np.array(shifts_S))
     return asdict(paired) | {"over_seeds": over_seeds}
 
 
@@ -108,7 +108,8 @@ def _check_same_problems(runs: Sequence[Outcomes]) -> None:
             raise UserError(f"{run.benchmark}: evaluations differ in their problems or n: run the study again")
 
 
-def _t_interval(shifts_S: Values) -> dict[str, float]:
+def t_interval(shifts_S: Values) -> dict[str, float]:
+    """Mean of the seeds' values [S], S > 1, with its 95% t interval."""
     value = float(shifts_S.mean())
     quantile = stats.t.ppf(0.5 + CONFIDENCE / 2, len(shifts_S) - 1)
     half = float(quantile * shifts_S.std(ddof=1) / np.sqrt(len(shifts_S)))

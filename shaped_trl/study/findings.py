@@ -78,12 +78,19 @@ def _over_seeds(row: dict[str, Any]) -> str:
 
 
 def _trained(results: dict[str, Any]) -> list[str]:
-    """Where each arm ended in pre-training relative to the baseline: single numbers, no interval."""
+    """Where each arm ended in pre-training relative to the baseline, with intervals where there are several seeds."""
+    rows = {(row["arm"], row["stage"], row["quantity"]): row for row in results["training_differences"]}
     sentences = []
     for arm, stage, own, base in _against_baseline(results):
+        changes = []
+        for key, name in (("entropy", "entropy"), ("nll", "NLL"), ("tail_mass", "tail mass")):
+            row = rows.get((arm, stage, key))
+            if row is not None:
+                changes.append(f"{name} {row['value']:+.1%} [{row['low']:+.1%}, {row['high']:+.1%}]")
+            elif key != "tail_mass":
+                changes.append(f"{name} {own[key] / base[key] - 1:+.1%}")
         sentences.append(
-            f"{arm} against {results['baseline']}, end of {stage} ({own['source']} tokens): entropy "
-            f"{own['entropy'] / base['entropy'] - 1:+.1%}, NLL {own['nll'] / base['nll'] - 1:+.1%}"
+            f"{arm} against {results['baseline']}, end of {stage} ({own['source']} tokens): {', '.join(changes)}"
         )
     return sentences
 
@@ -96,7 +103,7 @@ def _against_baseline(
     for arm, values in arms.items():
         for stage, own in values["training"].items():
             base = arms[results["baseline"]]["training"].get(stage)
-            complete = base and all(each[key] for each in (own, base) for key in ("nll", "entropy"))
+            complete = base and all(each.get(key) for each in (own, base) for key in ("nll", "entropy"))
             if arm != results["baseline"] and complete:
                 yield arm, stage, own, base
 
@@ -113,10 +120,11 @@ def _limits(results: dict[str, Any]) -> list[str]:
         else f"{seeds} training seeds: the intervals over seeds are t intervals of {seeds} paired values."
     )
     num_compared = len(results["differences"]) + len(results["gains"])
-    limits.append(
-        f"{num_compared} comparisons at 95% without a correction: about {0.05 * num_compared:.1f} of "
-        "them would exclude 0 by chance if nothing differed."
-    )
+    if num_compared:
+        limits.append(
+            f"{num_compared} comparisons at 95% without a correction: about {0.05 * num_compared:.1f} of "
+            "them would exclude 0 by chance if nothing differed."
+        )
     return [
         *limits,
         *_training_limits(results),
@@ -182,18 +190,23 @@ def _task_limits(results: dict[str, Any]) -> list[str]:
 
 
 def _shape_limits(results: dict[str, Any]) -> list[str]:
-    limits = [
-        "No arm is cross-entropy sampled at a matched entropy, so the effect of a shape cannot be told from "
-        "that of a sampling temperature."
-    ]
+    limits = []
+    if any(values["rl"] or values["evaluations"] for values in results["arms"].values()):
+        limits.append(
+            "No arm is cross-entropy sampled at a matched entropy, so the effect of a shape cannot be told from "
+            "that of a sampling temperature."
+        )
     shapes = [values["shape"] for values in results["arms"].values() if values["shape"].get("beta")]
-    if shapes:
-        forms = sorted({shape.get("positive", "product") for shape in shapes})
-        limits += [
+    if shapes and any(values["rl"] for values in results["arms"].values()):
+        limits.append(
             "That precision helps RL is a hypothesis. Which sign of β helps depends on the regime: a "
             "negative β removes noise from the steps, and takes mass from a correct but rare strategy. "
-            "This study covers one regime.",
+            "This study covers one regime."
+        )
+    if shapes:
+        forms = sorted({shape.get("positive", "product") for shape in shapes})
+        limits.append(
             f"β enters by the form {' and '.join(map(repr, forms))}. The published Equation 11 can be read "
-            "in two ways (product, exponent), and which of them its authors used is open.",
-        ]
+            "in two ways (product, exponent), and which of them its authors used is open."
+        )
     return limits

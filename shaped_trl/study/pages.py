@@ -17,6 +17,21 @@ from shaped_trl.study.plan import Study
 from shaped_trl.study.training_results import stage_rows, stages_of
 
 _NONE = "–"
+# what a train stage is judged by → its name in tables
+_TRAINED = {
+    "nll": "NLL",
+    "perplexity": "perplexity",
+    "entropy": "entropy (nats)",
+    "head_mass": "head mass",
+    "tail_mass": "tail mass",
+    "rare_nll": "NLL, rare targets",
+}
+_TRAINED_PICTURES = {
+    "entropy": "Token entropy in pre-training",
+    "perplexity": "Perplexity in pre-training",
+    "head_mass": "Probability of the head, the target not counted",
+    "tail_mass": "Probability of the tail, the target not counted",
+}
 _READING = (
     "Values are percentages, with 95% intervals over problems: how far another draw of such problems could "
     "move them. Avg@n is the share of samples that pass, and the same as Pass@1; Cons@n is the majority vote, "
@@ -51,32 +66,48 @@ def blocks(study: Study, results: dict[str, Any]) -> list[Block]:
 def _training(study: Study, results: dict[str, Any]) -> list[Block]:
     document: list[Block] = [Heading("Pre-training")]
     for stage in stages_of(study, "train"):
+        summaries = {arm: values["training"].get(stage) for arm, values in results["arms"].items()}
         rows = [
             [
                 arm,
                 _shape(study.arms[arm]),
-                _number(summary["nll"]),
-                _number(summary["perplexity"]),
-                _number(summary["entropy"]),
+                *(_with_seeds(summary, key) for key in _TRAINED),
                 summary["source"],
                 f"{summary['steps']:,}",
                 f"{summary['tokens']:,}" if summary["tokens"] else _NONE,
             ]
-            for arm, values in results["arms"].items()
-            if (summary := values["training"].get(stage))
+            for arm, summary in summaries.items()
+            if summary
         ]
-        columns = ("arm", "shape", "NLL", "perplexity", "entropy (nats)", "measured on", "steps", "tokens")
-        document.append(Table(f"End of {stage}", columns, rows))
+        seeds = max((summary["seeds"] for summary in summaries.values() if summary), default=0)
+        over_seeds = f", mean over {seeds} seeds with its 95% interval" if seeds > 1 else ""
+        columns = ("arm", "shape", *_TRAINED.values(), "measured on", "steps", "tokens")
+        document.append(Table(f"End of {stage}{over_seeds}", columns, rows))
+        document += _training_differences(study, results, stage)
     stages = stages_of(study, "train")
-    document += _picture(
-        "entropy", "Token entropy in pre-training", plot_panels([_panel(study, s, "entropy") for s in stages])
-    )
-    document += _picture(
-        "perplexity",
-        "Perplexity in pre-training",
-        plot_panels([_panel(study, s, "perplexity") for s in stages]),
-    )
+    for key, caption in _TRAINED_PICTURES.items():
+        document += _picture(key, caption, plot_panels([_panel(study, stage, key) for stage in stages]))
     return document
+
+
+def _training_differences(study: Study, results: dict[str, Any], stage: str) -> list[Block]:
+    found = {
+        (row["arm"], row["quantity"]): "{:+.1f} [{:+.1f}, {:+.1f}]".format(
+            *(100 * row[key] for key in ("value", "low", "high"))
+        )
+        for row in results["training_differences"]
+        if row["stage"] == stage
+    }
+    if not found:
+        return []
+    keys = [key for key in _TRAINED if any(key == quantity for _, quantity in found)]
+    rows = [
+        [arm, *(found.get((arm, key), _NONE) for key in keys)]
+        for arm in study.arms
+        if any((arm, key) in found for key in keys)
+    ]
+    caption = f"End of {stage} against {study.baseline}, %, paired over seeds"
+    return [Table(caption, ("arm", *(_TRAINED[key] for key in keys)), rows)]
 
 
 def _rl(study: Study, results: dict[str, Any]) -> list[Block]:
@@ -115,6 +146,8 @@ def _rl(study: Study, results: dict[str, Any]) -> list[Block]:
 
 
 def _evaluation(study: Study, results: dict[str, Any]) -> list[Block]:
+    if not stages_of(study, "eval"):
+        return []
     document: list[Block] = [Heading("Evaluation"), Text(_READING)]
     panels: dict[str, dict[str, Any]] = {}
     for stage in stages_of(study, "eval"):
@@ -198,6 +231,8 @@ def _panel(study: Study, stage: str, key: str) -> Panel:
         "raw_reward": "reward",
         "completion_length": "response length (tokens)",
         "entropy": "entropy (nats)",
+        "head_mass": "head mass",
+        "tail_mass": "tail mass",
     }
     suffix = " (held-out)" if column.startswith("eval_") else ""
     return Panel(stage, label.get(key, key) + suffix, curves)
@@ -213,6 +248,13 @@ def _picture(name: str, caption: str, figure: Figure | None) -> list[Block]:
 
 def _shape(shape: Mapping[str, Any]) -> str:
     return ", ".join(f"{key} {value}" for key, value in shape.items()) or "cross-entropy"
+
+
+def _with_seeds(summary: Mapping[str, Any], key: str) -> str:
+    interval = summary.get("over_seeds", {}).get(key)
+    if interval is None:
+        return _number(summary.get(key))
+    return f"{_number(interval['value'])} [{_number(interval['low'])}, {_number(interval['high'])}]"
 
 
 def _number(value: float | None) -> str:

@@ -19,7 +19,7 @@ from shaped_trl.study.evaluation_results import difference, metrics_of, summaris
 from shaped_trl.study.pages import blocks
 from shaped_trl.study.plan import Study, load_study
 from shaped_trl.study.state import DONE, FAILED, read_state
-from shaped_trl.study.training_results import rl_summary, stages_of, training_summary
+from shaped_trl.study.training_results import rl_summary, stages_of, training_differences, training_summary
 
 Evaluations = dict[tuple[str, str], dict[int, dict[str, Outcomes]]]  # (arm, stage) → seed → benchmark
 
@@ -67,6 +67,7 @@ def collect(study: Study, pass_at: Sequence[int] | None = None) -> dict[str, Any
         "settings": _settings(study),
         "table_metrics": _table_metrics(evaluations, pass_at),
         "arms": {arm: _arm(study, arm, evaluations, pass_at) for arm in study.arms},
+        "training_differences": training_differences(study),
         "differences": _differences(study, evaluations, pass_at),
         "gains": _gains(study, evaluations, pass_at),
     }

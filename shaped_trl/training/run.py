@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import logging
+import shutil
 from collections.abc import Iterator
+from contextlib import contextmanager
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -40,6 +43,8 @@ logger = logging.getLogger(__name__)
 
 # rows of each streaming source that a tokenizer is trained on, where one is to be trained
 TOKENIZER_ROWS = 100_000
+# free space with which torch's failure to write is taken for a full disk
+TOO_LITTLE_BYTES = 2**20
 
 
 def model_source(model_args: ModelConfig) -> str:
@@ -237,14 +242,46 @@ def train(corpus: CorpusArguments, args: ShapedConfig, model_args: ModelConfig) 
     """
     if already_finished(args):
         return
-    trainer = build_trainer(corpus, args, model_args)
-    continue_training(trainer)
-    if trainer.eval_dataset is not None and not trained_and_evaluated(trainer):
-        trainer.evaluate()
-    trainer.save_model()
-    trainer.create_model_card(dataset_name=corpus.dataset_name or None)
+    with full_disk_explained(args.output_dir):
+        trainer = build_trainer(corpus, args, model_args)
+        continue_training(trainer)
+        if trainer.eval_dataset is not None and not trained_and_evaluated(trainer):
+            trainer.evaluate()
+        trainer.save_model()
+        trainer.create_model_card(dataset_name=corpus.dataset_name or None)
     if args.push_to_hub:
         trainer.push_to_hub(dataset_name=corpus.dataset_name or None)
+
+
+@contextmanager
+def full_disk_explained(output_dir: str) -> Iterator[None]:
+    """Turn what a full disk raises within into one line that says where the run will go on.
+
+    Checkpoints before the one that did not fit are whole, and `last_checkpoint` passes over a part of one.
+
+    Raises:
+        UserError: the device of `output_dir` is full, or its quota is used up.
+    """
+    try:
+        yield
+    except Exception as error:
+        if not _is_full_disk(error, output_dir):
+            raise
+        checkpoint = last_checkpoint(output_dir)
+        raise UserError(
+            f"output_dir={output_dir!r}: no space left on the device while saving; free some, then the same command "
+            f"continues from {checkpoint or 'the start'}"
+        ) from error
+
+
+def _is_full_disk(error: BaseException, output_dir: str) -> bool:
+    if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
+        return True
+    # safetensors and torch.save write in compiled code, and raise errors of their own
+    if "No space left on device" in str(error):
+        return True
+    from_torch = "PytorchStreamWriter" in str(error) or "inline_container" in str(error)
+    return from_torch and shutil.disk_usage(output_dir).free < TOO_LITTLE_BYTES
 
 
 def already_finished(args: TrainingArguments) -> bool:

@@ -1,4 +1,5 @@
-"""A tiny `StreamingTrainer` run on a mixture of a stream and a memory-mapped source, also as a script that is killed.
+"""A tiny `StreamingTrainer` run, also as a script that is killed: a mixture of a stream and a memory-mapped source, a
+mixture of experts whose router biases move, a schedule of the reward shape.
 
     stream_tiny.py OUTPUT_DIR FOLDER KILL_AFTER_STEP WORKERS
 
@@ -14,12 +15,14 @@ import signal
 import sys
 from pathlib import Path
 
+import torch
 from datasets import load_dataset
-from tiny import WORDS, text_rows, tiny_model, tiny_tokenizer
-from transformers import TrainerCallback
+from tiny import WORDS, text_rows, tiny_tokenizer
+from transformers import MiniMaxM2ForCausalLM, TrainerCallback
 
 from shaped_trl.data.mixtures import Source
 from shaped_trl.data.streaming import StreamingTrainer
+from shaped_trl.modeling.architectures import paper_config, scaled_down
 from shaped_trl.training import ShapedConfig
 from shaped_trl.training.run import continue_training
 
@@ -58,14 +61,27 @@ class _Kill(TrainerCallback):
 
 
 def build(output_dir: Path, folder: Path, workers: int = 0, **changes) -> StreamingTrainer:
-    """60 steps of 2 × 2 sequences of 32 tokens, a checkpoint every 7 steps, dropout on."""
+    """60 steps of 2 × 2 sequences of 32 tokens, a checkpoint every 7 steps, dropout on, β from 0 to −0.25."""
     settings = {"max_steps": 60, "save_steps": 7, "per_device_train_batch_size": 2, "gradient_accumulation_steps": 2}
     settings |= {"max_length": 32, "packing": True, "learning_rate": 1e-2, "logging_steps": 1, "save_total_limit": 2}
-    settings |= {"gradient_checkpointing": False, "use_cpu": True, "bf16": False, "disable_tqdm": True, "beta": -0.25}
+    settings |= {
+        "gradient_checkpointing": False,
+        "use_cpu": True,
+        "bf16": False,
+        "disable_tqdm": True,
+        "router_bias_rate": 0.01,
+    }
+    settings |= {"shape_schedule": {"beta": {"kind": "linear", "start": 0.0, "end": -0.25, "from_step": 10}}}
     args = ShapedConfig(str(output_dir), dataloader_num_workers=workers, **settings | changes)
     sources = [Source("stream", 0.7, stream(folder)), Source("mapped", 0.3, text_rows(40))]
-    model = tiny_model(attention_dropout=0.1)
-    return StreamingTrainer(model, args, sources=sources, processing_class=tiny_tokenizer())
+    return StreamingTrainer(tiny_mixture_of_experts(), args, sources=sources, processing_class=tiny_tokenizer())
+
+
+def tiny_mixture_of_experts() -> MiniMaxM2ForCausalLM:
+    torch.manual_seed(0)
+    settings = {"vocab_size": len(WORDS) + 3, "eos_token_id": 1, "pad_token_id": 0, "hidden_size": 16}
+    settings |= {"num_attention_heads": 2, "intermediate_size": 8, "num_local_experts": 8, "attention_dropout": 0.1}
+    return MiniMaxM2ForCausalLM(scaled_down(paper_config("5b-a0.3b"), **settings))
 
 
 if __name__ == "__main__":

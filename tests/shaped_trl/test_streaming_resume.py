@@ -1,4 +1,4 @@
-"""A streaming mixture that is killed goes on with the batches, and ends with the parameters, of an undisturbed run."""
+"""A killed run on a streaming mixture goes on with an undisturbed one's batches, shape and router biases."""
 
 import os
 import random
@@ -21,7 +21,8 @@ HELPERS = Path(__file__).resolve().parents[1] / "helpers"
 
 
 def parameters(trainer):
-    return {name: parameter.detach().clone() for name, parameter in trainer.model.named_parameters()}
+    """And the router biases, which are buffers."""
+    return {name: tensor.clone() for name, tensor in trainer.model.state_dict().items()}
 
 
 def reads(folder):
@@ -47,8 +48,14 @@ def test_killed_and_restarted_it_ends_with_the_same_parameters(tmp_path, workers
     again = build(tmp_path / "part", tmp_path, workers)
     continue_training(again)
     assert again.state.global_step == 60
-    for name, value in parameters(whole).items():
-        assert torch.equal(value, parameters(again)[name]), name
+    expected, found = parameters(whole), parameters(again)
+    for name, value in expected.items():
+        assert torch.equal(value, found[name]), name
+    biases = [value for name, value in expected.items() if name.endswith("e_score_correction_bias")]
+    assert all(bias.abs().max() > 0.05 for bias in biases)
+    assert len(biases) == 2
+    log = [row for row in read_jsonl(tmp_path / "part" / "train_log.jsonl") if "loss" in row]
+    assert [row["beta"] for row in log] == pytest.approx([-0.25 * max(0, step - 10) / 50 for step in range(1, 61)])
     assert list(read_jsonl(tmp_path / "part" / "train_log.jsonl")) == list(
         read_jsonl(tmp_path / "whole" / "train_log.jsonl")
     )

@@ -246,6 +246,39 @@ def test_seeds_get_an_interval_of_their_own(tmp_path: Path) -> None:
     assert "over seeds" in text
 
 
+def test_where_training_ended_is_paired_over_seeds(tmp_path: Path) -> None:
+    out = tmp_path / "seeds"
+    write_study(out, seeds=(0, 1, 2))
+    ends = {
+        ("cross_entropy", "entropy"): [2.0, 2.2, 2.4],
+        ("precision", "entropy"): [1.5, 1.7, 1.75],
+        ("cross_entropy", "tail_mass"): [0.10, 0.11, 0.12],
+        ("precision", "tail_mass"): [0.09, 0.12, 0.10],
+    }
+    for (arm, key), values in ends.items():
+        for seed, value in enumerate(values):
+            row = {"step": 100, "eval_nll": NLL[arm], f"eval_{key}": value}
+            append_jsonl(out / f"runs/{arm}/seed{seed}/pretrain/train_log.jsonl", [row])
+    report_study(out)
+    results = json.loads((out / "results.json").read_text())
+    rows = {row["quantity"]: row for row in results["training_differences"]}
+    assert {row["arm"] for row in rows.values()} == {"precision"}
+    for key in ("entropy", "tail_mass"):
+        base, own = np.array(ends["cross_entropy", key]), np.array(ends["precision", key])
+        found = rows[key]
+        expected = stats.ttest_1samp(own / base - 1, 0).confidence_interval(0.95)
+        assert (found["low"], found["high"]) == pytest.approx((expected.low, expected.high))
+        interval = results["arms"]["precision"]["training"]["pretrain"]["over_seeds"][key]
+        expected = stats.ttest_1samp(own, 0).confidence_interval(0.95)
+        assert (interval["low"], interval["high"]) == pytest.approx((expected.low, expected.high))
+    assert rows["nll"]["value"] == pytest.approx(NLL["precision"] / NLL["cross_entropy"] - 1)
+    text = (out / "report.md").read_text()
+    cell = "{:+.1f} [{:+.1f}, {:+.1f}]".format(*(100 * rows["entropy"][key] for key in ("value", "low", "high")))
+    assert f"| precision | +1.7 [+1.7, +1.7] | {cell} |" in text
+    assert "End of pretrain, mean over 3 seeds with its 95% interval" in text
+    assert f"entropy {rows['entropy']['value']:+.1%} [" in "\n".join(find(results).shown)
+
+
 def test_unfinished_runs_are_named_and_left_out(tmp_path: Path) -> None:
     out = tmp_path / "partial"
     write_study(out)
