@@ -173,9 +173,9 @@ def rlvr_command(argv: list[str]) -> int:
         config, rest
     )
     from shaped_trl.rlvr.run import rlvr
-    from shaped_trl.training.run import model_source
+    from shaped_trl.training.run import checkpoint_config
 
-    model_source(model_args)
+    checkpoint_config(model_args)
     record(settings, args.output_dir)
     rlvr(prompts, args, model_args)
     return 0

@@ -11,7 +11,7 @@ from typing import Any
 
 import torch
 from datasets import disable_progress_bars
-from transformers import AutoConfig, AutoTokenizer, PreTrainedConfig, Qwen3Config, Qwen3ForCausalLM
+from transformers import AutoTokenizer, PreTrainedConfig, Qwen3Config, Qwen3ForCausalLM
 from trl import ModelConfig
 
 from eval_suite.errors import UserError
@@ -25,6 +25,7 @@ from shaped_trl.training.run import (
     build_trainer,
     check_data_options,
     check_files,
+    checkpoint_config,
     learning_rate_misfit,
     model_source,
     new_config,
@@ -122,7 +123,7 @@ def _model_lines(corpus: CorpusArguments, args: ShapedConfig, model_args: ModelC
 def _config(corpus: CorpusArguments, args: ShapedConfig, model_args: ModelConfig) -> PreTrainedConfig:
     if starts_from_checkpoint(corpus, model_args):
         changes = {key: value for key, value in (args.model_init_kwargs or {}).items() if key != "dtype"}
-        return AutoConfig.from_pretrained(model_source(model_args), revision=model_args.model_revision, **changes)
+        return checkpoint_config(model_args, **changes)
     assert isinstance(corpus.from_scratch, dict)  # by `check_files`
     return new_config(corpus.from_scratch, vocabulary=corpus.tokenizer_vocab_size)
 

@@ -14,6 +14,7 @@ from typing import Any
 
 from datasets import Dataset
 from transformers import (
+    MODEL_FOR_CAUSAL_LM_MAPPING,
     AutoConfig,
     AutoModelForCausalLM,
     AutoTokenizer,
@@ -25,6 +26,7 @@ from transformers import (
     set_seed,
 )
 from transformers.trainer import TRAINER_STATE_NAME
+from transformers.utils import CONFIG_NAME
 from trl import ModelConfig, get_peft_config, get_quantization_config
 
 from eval_suite.errors import UserError
@@ -43,6 +45,11 @@ logger = logging.getLogger(__name__)
 
 # rows of each streaming source that a tokenizer is trained on, where one is to be trained
 TOKENIZER_ROWS = 100_000
+# what of two configurations must agree for weights of one to be those of the other
+SAME_MODEL = (
+    *("model_type", "vocab_size", "hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads"),
+    *("num_key_value_heads", "head_dim", "num_local_experts", "num_experts", "tie_word_embeddings"),
+)
 # free space with which torch's failure to write is taken for a full disk
 TOO_LITTLE_BYTES = 2**20
 
@@ -62,6 +69,29 @@ def model_source(model_args: ModelConfig) -> str:
     return name
 
 
+def checkpoint_config(model_args: ModelConfig, **changes: Any) -> PreTrainedConfig:
+    """The configuration of the checkpoint to start from; no weights are read and none of its own code is run.
+
+    Raises:
+        UserError: it is not there, cannot be read, or is no causal language model.
+    """
+    name = model_source(model_args)
+    try:
+        config = AutoConfig.from_pretrained(name, revision=model_args.model_revision, **changes)
+    except (OSError, ValueError) as error:
+        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        raise UserError(
+            f"model_name_or_path={name!r} cannot be read, neither as a folder nor from the Hub ({reason}): check the "
+            "spelling, the folder's files, the network and the access rights"
+        ) from error
+    if type(config) not in MODEL_FOR_CAUSAL_LM_MAPPING:
+        raise UserError(
+            f"model_name_or_path={name!r} is of type {config.model_type!r}, which is no causal language model of "
+            "transformers: give one that AutoModelForCausalLM loads"
+        )
+    return config
+
+
 def model_init_kwargs(model_args: ModelConfig) -> dict:
     """What `from_pretrained` gets: TRL's ModelConfig fields that it reads."""
     quantization = get_quantization_config(model_args)
@@ -78,7 +108,7 @@ def check_files(corpus: CorpusArguments, model_args: ModelConfig) -> None:
     """Raise UserError for a start that cannot work: no checkpoint there, no usable configuration or mixture."""
     mixture_entries(corpus)
     if starts_from_checkpoint(corpus, model_args):
-        model_source(model_args)
+        checkpoint_config(model_args)
     elif not isinstance(corpus.from_scratch, dict) or not {"model_type", "architecture"} & corpus.from_scratch.keys():
         raise UserError(
             "from_scratch needs a mapping with model_type, e.g. {model_type: qwen3, hidden_size: 64}, or with one of "
@@ -325,11 +355,32 @@ def continue_training(trainer: Trainer) -> None:
     A checkpoint of the last step is only loaded: the Trainer would take one step more.
     """
     checkpoint = trainer.args.resume_from_checkpoint or last_checkpoint(trainer.args.output_dir)
+    if checkpoint is not None:
+        check_same_model(trainer, checkpoint)
     if checkpoint is not None and _is_last(checkpoint):
         trainer._load_from_checkpoint(checkpoint)
         trainer.state = TrainerState.load_from_json(str(Path(checkpoint) / TRAINER_STATE_NAME))
     else:
         trainer.train(resume_from_checkpoint=checkpoint)
+
+
+def check_same_model(trainer: Trainer, checkpoint: str) -> None:
+    """Raise UserError where a checkpoint is of another model than the run's: the Trainer would load what fits.
+
+    A checkpoint of adapters has no configuration and is not checked.
+    """
+    path = Path(checkpoint) / CONFIG_NAME
+    if not path.is_file():
+        return
+    saved = json.loads(path.read_text(encoding="utf-8"))
+    model = trainer.accelerator.unwrap_model(trainer.model)
+    own = json.loads(model.config.to_json_string(use_diff=False))
+    for name in SAME_MODEL:
+        if saved.get(name, own.get(name)) != own.get(name):
+            raise UserError(
+                f"checkpoint {checkpoint!r} has {name}={saved[name]!r}, the model of this run {own.get(name)!r}: a "
+                "run continues from its own checkpoints; to start from other weights give --model_name_or_path"
+            )
 
 
 def _is_last(checkpoint: str) -> bool:

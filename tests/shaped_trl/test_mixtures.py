@@ -12,7 +12,7 @@ from eval_suite.errors import UserError
 from eval_suite.records import read_jsonl
 from shaped_trl import cli
 from shaped_trl.data.corpora import CorpusArguments
-from shaped_trl.data.mixtures import Source, load_sources
+from shaped_trl.data.mixtures import Source, evaluation_rows, load_sources
 from shaped_trl.data.packing import STREAM, PackedStream, part_of
 
 COLLATE = DataCollatorForLanguageModeling(0, padding_free=True)
@@ -210,6 +210,65 @@ def test_a_recipe_with_a_mixture_and_a_token_budget(tmp_path, monkeypatch):
     assert "eval_nll" in rows[-1]
     assert cli.main(["train", "--config", "r.yaml"]) == 0
     assert list(read_jsonl("out/train_log.jsonl")) == rows
+
+
+def test_each_source_is_evaluated_by_itself(tmp_path, monkeypatch):
+    """nll of each source is that of an evaluation on it alone; all of it is nll, weighted by tokens."""
+    monkeypatch.chdir(tmp_path)
+    for number, name in enumerate("abcd"):
+        text_rows(9, seed=number).to_json(f"{name}.jsonl")
+    sources = [
+        "{dataset_name: a.jsonl, weight: 0.5, dataset_test_split: c.jsonl}",
+        "{dataset_name: b.jsonl, weight: 0.5, dataset_test_split: d.jsonl}",
+    ]
+    settings = RECIPE + "max_steps: 1\nmax_eval_samples: 5\neval_strategy: steps\neval_steps: 1\nmixture:\n"
+    logged = {}
+    for name, mixture in {
+        "both": sources,
+        "second": [sources[0].replace(", dataset_test_split: c.jsonl", ""), sources[1]],
+    }.items():
+        (tmp_path / "r.yaml").write_text(settings + "".join(f"- {source}\n" for source in mixture))
+        assert cli.main(["train", "--config", "r.yaml", "--output_dir", name]) == 0
+        (logged[name],) = [row for row in read_jsonl(f"{name}/train_log.jsonl") if "eval_nll" in row]
+    both, second = logged["both"], logged["second"]
+    assert both["eval_nll_source_b.jsonl"] == pytest.approx(second["eval_nll"], rel=1e-6)
+    assert "eval_nll_source_b.jsonl" not in second
+    low, high = sorted(both[f"eval_nll_source_{name}.jsonl"] for name in "ab")
+    assert low < both["eval_nll"] < high
+
+
+def test_evaluation_rows_must_have_the_same_columns(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    text_rows(4).to_json("a.jsonl")
+    (tmp_path / "b.jsonl").write_text('{"prompt": "w1", "completion": " w2", "source": "mine"}\n')
+    one = {"dataset_name": "a.jsonl", "dataset_test_split": "a.jsonl", "weight": 0.5}
+    two = {"dataset_name": "b.jsonl", "dataset_test_split": "b.jsonl", "weight": 0.5}
+    with pytest.raises(UserError, match=r"'b\.jsonl' have the columns .*prompt.*text_template"):
+        evaluation_rows(CorpusArguments(mixture=[one, two]))
+    # a column of the data's own names its sources
+    rows = evaluation_rows(CorpusArguments(dataset_name="b.jsonl", dataset_test_split="b.jsonl"))
+    assert rows[0] == {"prompt": "w1", "completion": " w2", "source": "mine"}
+    named = evaluation_rows(CorpusArguments(mixture=[two, two | {"dataset_name": "b2.jsonl"}]))
+    assert named["source"] == ["mine", "mine"]
+
+
+@pytest.mark.filterwarnings("ignore:You are using a model of type:UserWarning")
+def test_a_checkpoint_of_another_model_is_refused(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    text_rows(9).to_json("a.jsonl")
+    (tmp_path / "r.yaml").write_text(RECIPE + "max_steps: 2\ndataset_name: a.jsonl\n")
+    assert cli.main(["train", "--config", "r.yaml"]) == 0
+    smaller = RECIPE.split("\n", 1)[0].replace("hidden_size: 16", "hidden_size: 8") + "\n" + RECIPE.split("\n", 1)[1]
+    (tmp_path / "r.yaml").write_text(smaller + "max_steps: 4\ndataset_name: a.jsonl\n")
+    capsys.readouterr()
+    argv = ["train", "--config", "r.yaml", "--output_dir", "other"]
+    assert cli.main([*argv, "--resume_from_checkpoint", "out/checkpoint-2"]) == 2
+    error = capsys.readouterr().err.strip().splitlines()[-1]
+    assert "checkpoint 'out/checkpoint-2' has hidden_size=16, the model of this run 8" in error
+    (tmp_path / "t5").mkdir()
+    (tmp_path / "t5" / "config.json").write_text('{"model_type": "t5"}')
+    assert cli.main([*argv, "--model_name_or_path", "./t5"]) == 2
+    assert "'t5', which is no causal language model" in capsys.readouterr().err.strip().splitlines()[-1]
 
 
 def test_tokenisation_is_cached_over_runs(tmp_path, monkeypatch):
