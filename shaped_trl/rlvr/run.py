@@ -7,13 +7,8 @@ from trl import ModelConfig, get_peft_config
 from shaped_trl.data.prompts import PromptArguments, rl_prompts
 from shaped_trl.rlvr.config import RLVRConfig
 from shaped_trl.rlvr.trainer import RLVRTrainer
-from shaped_trl.training.run import (
-    already_finished,
-    continue_training,
-    full_disk_explained,
-    model_init_kwargs,
-    model_source,
-)
+from shaped_trl.training.resuming import already_finished, continue_training, full_disk_explained
+from shaped_trl.training.run import model_init_kwargs, model_source
 
 
 def rlvr(prompts: PromptArguments, args: RLVRConfig, model_args: ModelConfig) -> None:

@@ -9,7 +9,7 @@ from safetensors.torch import load_file
 from tiny import WORDS
 
 from shaped_trl import cli
-from shaped_trl.training.run import last_checkpoint
+from shaped_trl.training.resuming import last_checkpoint
 
 
 def size(folder: Path) -> int:

@@ -15,7 +15,7 @@ from stream_tiny import build, write_rows
 
 from eval_suite.errors import UserError
 from eval_suite.records import read_jsonl
-from shaped_trl.training.run import continue_training, last_checkpoint
+from shaped_trl.training.resuming import continue_training, last_checkpoint
 
 HELPERS = Path(__file__).resolve().parents[1] / "helpers"
 

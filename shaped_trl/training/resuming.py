@@ -1,0 +1,137 @@
+"""A run that goes on where it stopped: its last whole checkpoint, what must agree, and what a full disk does."""
+
+from __future__ import annotations
+
+import errno
+import json
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from transformers import Trainer, TrainerState, TrainingArguments
+from transformers.trainer import TRAINER_STATE_NAME
+from transformers.utils import CONFIG_NAME
+
+from eval_suite.errors import UserError
+from shaped_trl.data.streaming import position_file
+from shaped_trl.training.trainer import ShapedTrainer
+
+# what of two configurations must agree for weights of one to be those of the other
+SAME_MODEL = (
+    *("model_type", "vocab_size", "hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads"),
+    *("num_key_value_heads", "head_dim", "num_local_experts", "num_experts", "tie_word_embeddings"),
+)
+# free space with which torch's failure to write is taken for a full disk
+TOO_LITTLE_BYTES = 2**20
+
+
+@contextmanager
+def full_disk_explained(output_dir: str) -> Iterator[None]:
+    """Turn what a full disk raises within into one line that says where the run will go on.
+
+    Checkpoints before the one that did not fit are whole, and `last_checkpoint` passes over a part of one.
+
+    Raises:
+        UserError: the device of `output_dir` is full, or its quota is used up.
+    """
+    try:
+        yield
+    except Exception as error:
+        if not _is_full_disk(error, output_dir):
+            raise
+        checkpoint = last_checkpoint(output_dir)
+        raise UserError(
+            f"output_dir={output_dir!r}: no space left on the device while saving; free some, then the same command "
+            f"continues from {checkpoint or 'the start'}"
+        ) from error
+
+
+def _is_full_disk(error: BaseException, output_dir: str) -> bool:
+    if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
+        return True
+    # safetensors and torch.save write in compiled code, and raise errors of their own
+    if "No space left on device" in str(error):
+        return True
+    from_torch = "PytorchStreamWriter" in str(error) or "inline_container" in str(error)
+    return from_torch and shutil.disk_usage(output_dir).free < TOO_LITTLE_BYTES
+
+
+def already_finished(args: TrainingArguments) -> bool:
+    """Whether `output_dir` holds the saved model of this run's last step; says so."""
+    saved = any(Path(args.output_dir).glob("*.safetensors"))
+    checkpoint = args.resume_from_checkpoint or last_checkpoint(args.output_dir)
+    if not saved or checkpoint is None or not _is_last(checkpoint):
+        return False
+    print(f"{args.output_dir}: this run is finished; nothing to do")
+    return True
+
+
+def last_checkpoint(output_dir: str | Path) -> str | None:
+    """The last checkpoint that was written to its end; one that a killed run left half-written is passed over.
+
+    The Trainer writes its state last. A stream's positions are there for every process or it is not complete.
+    """
+    folders = Path(output_dir).glob("checkpoint-*")
+    steps = {int(folder.name.partition("-")[2]): folder for folder in folders if folder.name[11:].isdigit()}
+    for _, folder in sorted(steps.items(), reverse=True):
+        if _complete(folder):
+            return str(folder)
+    return None
+
+
+def _complete(folder: Path) -> bool:
+    try:
+        json.loads((folder / TRAINER_STATE_NAME).read_text(encoding="utf-8"))
+    except (FileNotFoundError, ValueError):  # not there yet, or cut off
+        return False
+    first = position_file(folder, 0)
+    if not first.is_file():
+        return True
+    world = json.loads(first.read_text(encoding="utf-8"))["world"]
+    return all(position_file(folder, rank).is_file() for rank in range(world))
+
+
+def continue_training(trainer: Trainer) -> None:
+    """Train from the last checkpoint of `output_dir`, or from the start.
+
+    A checkpoint of the last step is only loaded: the Trainer would take one step more.
+    """
+    checkpoint = trainer.args.resume_from_checkpoint or last_checkpoint(trainer.args.output_dir)
+    if checkpoint is not None:
+        check_same_model(trainer, checkpoint)
+    if checkpoint is not None and _is_last(checkpoint):
+        trainer._load_from_checkpoint(checkpoint)
+        trainer.state = TrainerState.load_from_json(str(Path(checkpoint) / TRAINER_STATE_NAME))
+    else:
+        trainer.train(resume_from_checkpoint=checkpoint)
+
+
+def check_same_model(trainer: Trainer, checkpoint: str) -> None:
+    """Raise UserError where a checkpoint is of another model than the run's: the Trainer would load what fits.
+
+    A checkpoint of adapters has no configuration and is not checked.
+    """
+    path = Path(checkpoint) / CONFIG_NAME
+    if not path.is_file():
+        return
+    saved = json.loads(path.read_text(encoding="utf-8"))
+    model = trainer.accelerator.unwrap_model(trainer.model)
+    own = json.loads(model.config.to_json_string(use_diff=False))
+    for name in SAME_MODEL:
+        if saved.get(name, own.get(name)) != own.get(name):
+            raise UserError(
+                f"checkpoint {checkpoint!r} has {name}={saved[name]!r}, the model of this run {own.get(name)!r}: a "
+                "run continues from its own checkpoints; to start from other weights give --model_name_or_path"
+            )
+
+
+def _is_last(checkpoint: str) -> bool:
+    state = TrainerState.load_from_json(str(Path(checkpoint) / TRAINER_STATE_NAME))
+    return state.global_step >= state.max_steps
+
+
+def trained_and_evaluated(trainer: ShapedTrainer) -> bool:
+    """Whether the last step's evaluation already stands in the log."""
+    last = trainer.state.global_step
+    return any("eval_loss" in row and row["step"] == last for row in trainer.state.log_history)
