@@ -199,19 +199,29 @@ def sample_command(argv: list[str]) -> int:
 
 def eval_command(argv: list[str]) -> int:
     what = "Sample, grade and report: unbiased pass@k, avg@n and cons@n with intervals."
-    parsed = _sample_config("eval", what, argv, [GradeOptions])
+    from eval_suite.publish import PublishOptions
+
+    parsed = _sample_config("eval", what, argv, [GradeOptions, PublishOptions])
     if parsed == 0:
         return 0
     from eval_suite.grade import grade_run
     from eval_suite.report import parse_pass_at, report
     from eval_suite.sample import sample
 
-    config, options = parsed
+    config, options, publishing = parsed
     pass_at = parse_pass_at(options.pass_at, config.n)
     folder = sample(config)
     grade_run(folder, num_workers=options.num_workers)
     report([folder], pass_at)
+    _publish([folder], publishing)
     return 0
+
+
+def _publish(folders: Sequence[str | Path], options) -> None:
+    if options.wanted:
+        from eval_suite.publish import publish
+
+        print(f"published: {', '.join(publish(folders, options))}")
 
 
 def _argparser(command: str, description: str):
@@ -261,15 +271,28 @@ def report_command(argv: list[str]) -> int:
     )
     parser.add_argument("folders", nargs="+", help="folders of graded runs, or one folder of a study")
     parser.add_argument("--pass_at", help="k of pass@k, separated by commas; default: powers of two up to n")
+    parser.add_argument("--publish_to", help="checkpoint folder to write .eval_results/ and README.md's results into")
+    parser.add_argument(
+        "--push_to_hub",
+        metavar="REPO_ID",
+        help="model repository to send them to, and their samples to the data set REPO_ID-evaluation-samples; "
+        "weights are not sent",
+    )
+    parser.add_argument("--private", action="store_true", help="repositories that --push_to_hub creates are private")
     args = parser.parse_args(argv)
+    from eval_suite.publish import PublishOptions
     from eval_suite.report import parse_pass_at, report
 
+    publishing = PublishOptions(args.publish_to, args.push_to_hub, args.private)
     if (Path(args.folders[0]) / "study.yaml").is_file():
         from shaped_trl.study.report import report_study
 
+        if publishing.wanted:
+            raise UserError("report: a study's report is not published: publish a run's, from the folder of that run")
         print(report_study(args.folders[0], parse_pass_at(args.pass_at)))
         return 0
     report(args.folders, parse_pass_at(args.pass_at))
+    _publish(args.folders, publishing)
     return 0
 
 
