@@ -114,7 +114,7 @@ def eval_result(variant: Variant, source_url: str | None) -> dict[str, Any]:
     source_url: page of the samples behind the number, if they are published.
     """
     dataset_id, task_id, _ = LEADERBOARDS[variant.benchmark]
-    fields = {
+    fields: dict[str, Any] = {
         "dataset_id": dataset_id,
         "task_id": task_id,
         "value": _percent(variant.entry["metrics"][variant.accuracy]["value"]),

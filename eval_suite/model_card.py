@@ -87,12 +87,12 @@ def _with_index(metadata: str, model_name: str, results: Sequence[Mapping[str, A
 
 def _merged(before: Any, model_name: str, results: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
     """The index with `results` in place of those of the same task and data set; they go to its first model."""
-    index = before if before is not None else [{"name": model_name, "results": []}]
+    index: Any = before if before is not None else [{"name": model_name, "results": []}]
     new = {_key(result) for result in results}
     try:
         for model in index:
             model["results"] = [result for result in model.get("results") or [] if _key(result) not in new]
-        index[0]["results"] += results
+        index[0]["results"].extend(results)
     except (AttributeError, IndexError, KeyError, TypeError) as error:
         raise UserError("README.md: its model-index is no list of models with results: mend or remove it") from error
     return index

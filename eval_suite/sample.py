@@ -104,8 +104,13 @@ class Chunk(NamedTuple):
         return int(stable_hash([run_seed, self.problem.problem_id, self.start, self.size])[:15], 16)
 
 
-def sample(config: SampleConfig, *, progress: bool = True) -> Path:
+def sample(config: SampleConfig, *, progress: bool = True, backend: Backend | None = None) -> Path:
     """Generate what is missing of the run in ``config.out``, and return that folder.
+
+    Args:
+        config: the run.
+        progress: show a bar where standard error is a terminal.
+        backend: what generates, such as a model in memory; None for the one that `config` names.
 
     Raises:
         UserError: the folder holds a run with other settings, a prompt does not fit the model's context, or
@@ -115,7 +120,7 @@ def sample(config: SampleConfig, *, progress: bool = True) -> Path:
     problems = load_problems(
         config.benchmark_names, hub_mirror=config.hub_mirror, limit=config.limit, chat=config.chat_template
     )
-    backend = load_backend(config)
+    backend = backend or load_backend(config)
     _check_lengths(config, backend, problems)
     _open_run(out, _run_record(config, backend, problems), problems)
     samples_file = out / "samples.jsonl"

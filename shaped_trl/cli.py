@@ -137,19 +137,19 @@ def train_command(argv: list[str]) -> int:
     from shaped_trl.data.corpora import CorpusArguments, SourceArguments
     from shaped_trl.recipes import Parser, record
     from shaped_trl.training.config import ShapedConfig
+    from shaped_trl.training.evaluation import BenchmarkArguments
 
     inherited = "Every field of TRL's SFTConfig and ModelConfig is an option as well (learning_rate, packing, ...)."
     if _wants_help(argv):
-        return _help(TRAIN, [ShapedConfig, SourceArguments, CorpusArguments], inherited)
+        return _help(TRAIN, [ShapedConfig, SourceArguments, CorpusArguments, BenchmarkArguments], inherited)
     config, rest = _take_config(argv)
-    (corpus, args, model_args), settings = Parser("train", [CorpusArguments, ShapedConfig, ModelConfig]).resolve(
-        config, rest
-    )
+    options = [CorpusArguments, ShapedConfig, ModelConfig, BenchmarkArguments]
+    (corpus, args, model_args, benchmarks), settings = Parser("train", options).resolve(config, rest)
     from shaped_trl.training.run import check_files, train
 
     check_files(corpus, model_args)
     record(settings, args.output_dir)
-    train(corpus, args, model_args)
+    train(corpus, args, model_args, benchmarks)
     return 0
 
 
@@ -160,20 +160,20 @@ def rlvr_command(argv: list[str]) -> int:
     from shaped_trl.data.prompts import PromptArguments
     from shaped_trl.recipes import Parser, record
     from shaped_trl.rlvr.config import RLVRConfig
+    from shaped_trl.training.evaluation import BenchmarkArguments
 
     inherited = "Every field of TRL's GRPOConfig and ModelConfig is an option as well (learning_rate, ...)."
     if _wants_help(argv):
-        return _help(RLVR, [RLVRConfig, SourceArguments, PromptArguments], inherited)
+        return _help(RLVR, [RLVRConfig, SourceArguments, PromptArguments, BenchmarkArguments], inherited)
     config, rest = _take_config(argv)
-    (prompts, args, model_args), settings = Parser("rlvr", [PromptArguments, RLVRConfig, ModelConfig]).resolve(
-        config, rest
-    )
+    options = [PromptArguments, RLVRConfig, ModelConfig, BenchmarkArguments]
+    (prompts, args, model_args, benchmarks), settings = Parser("rlvr", options).resolve(config, rest)
     from shaped_trl.rlvr.run import rlvr
     from shaped_trl.training.run import model_source
 
     model_source(model_args)
     record(settings, args.output_dir)
-    rlvr(prompts, args, model_args)
+    rlvr(prompts, args, model_args, benchmarks)
     return 0
 
 
