@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import io
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from matplotlib.figure import Figure
@@ -35,6 +35,21 @@ def plot_pass_at_k(panels: Mapping[str, Mapping[str, Mapping[int, Mapping[str, A
         axis.grid(alpha=0.3)
         axis.set(title=title, xlabel="k", ylabel="Pass@k", ylim=(0, 1.02))
         axis.legend(fontsize="small")
+    return figure
+
+
+def plot_over_steps(title: str, curves: Mapping[str, Sequence[Mapping[str, Any]]]) -> Figure:
+    """Metrics over training: label → rows with "step", "value", "low" and "high", in 0–1, low to high the band."""
+    figure = Figure(figsize=(7.2, 4.2), layout="constrained")
+    axis = figure.subplots()
+    for index, (label, rows) in enumerate(curves.items()):
+        look: dict[str, Any] = {"color": _COLOURS[index % len(_COLOURS)], "linestyle": _STYLES[index % len(_STYLES)]}
+        steps, values, low, high = ([row[name] for row in rows] for name in ("step", "value", "low", "high"))
+        axis.plot(steps, values, label=label, marker=".", linewidth=1.4, **look)
+        axis.fill_between(steps, low, high, color=look["color"], alpha=0.12, linewidth=0)
+    axis.grid(alpha=0.3)
+    axis.set(title=title, xlabel="step", ylabel="share", ylim=(0, 1.02))
+    axis.legend(fontsize="small")
     return figure
 
 

@@ -65,6 +65,13 @@ class GradeOptions:
     num_workers: int | None = dataclasses.field(
         default=None, metadata={"help": "Grading processes; default: one per core."}
     )
+    every_checkpoint: bool = dataclasses.field(
+        default=False,
+        metadata={
+            "help": "model is a training run's output_dir: evaluate each checkpoint-<step> there, and draw the "
+            "metrics over the steps."
+        },
+    )
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -210,6 +217,13 @@ def eval_command(argv: list[str]) -> int:
 
     config, options, publishing = parsed
     pass_at = parse_pass_at(options.pass_at, config.n)
+    if options.every_checkpoint:
+        from eval_suite.checkpoints import evaluate_checkpoints
+
+        if publishing.wanted:
+            raise UserError("every_checkpoint=True publishes nothing: choose one, and publish its run with report")
+        evaluate_checkpoints(config, pass_at, num_workers=options.num_workers)
+        return 0
     folder = sample(config)
     grade_run(folder, num_workers=options.num_workers)
     report([folder], pass_at)
