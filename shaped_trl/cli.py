@@ -191,9 +191,13 @@ def sample_command(argv: list[str]) -> int:
     parsed = _sample_config("sample", "Sample completions of benchmark problems into DIR/samples.jsonl.", argv)
     if parsed == 0:
         return 0
+    from eval_suite.processes import from_environment
     from eval_suite.sample import sample
 
-    print(sample(parsed[0]))
+    processes = from_environment()
+    folder = sample(parsed[0], processes=processes)
+    if processes.first:
+        print(folder)
     return 0
 
 
@@ -203,12 +207,16 @@ def eval_command(argv: list[str]) -> int:
     if parsed == 0:
         return 0
     from eval_suite.grade import grade_run
+    from eval_suite.processes import from_environment
     from eval_suite.report import parse_pass_at, report
     from eval_suite.sample import sample
 
     config, options = parsed
     pass_at = parse_pass_at(options.pass_at, config.n)
-    folder = sample(config)
+    processes = from_environment()
+    folder = sample(config, processes=processes)
+    if not processes.first:
+        return 0
     grade_run(folder, num_workers=options.num_workers)
     report([folder], pass_at)
     return 0
