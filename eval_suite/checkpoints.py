@@ -22,6 +22,7 @@ from eval_suite.errors import UserError
 from eval_suite.grade import grade_run
 from eval_suite.outcomes import read_record
 from eval_suite.plots import plot_over_steps, to_png
+from eval_suite.processes import Processes
 from eval_suite.provenance import folder_fingerprint
 from eval_suite.records import write_atomic
 from eval_suite.report import percent, report_run
@@ -59,22 +60,32 @@ def find_checkpoints(output_dir: str | Path) -> dict[str, Path]:
 
 
 def evaluate_checkpoints(
-    config: SampleConfig, pass_at: Sequence[int] | None = None, *, num_workers: int | None = None
+    config: SampleConfig,
+    pass_at: Sequence[int] | None = None,
+    *,
+    num_workers: int | None = None,
+    processes: Processes | None = None,
 ) -> Path:
     """Evaluate every checkpoint of the training run ``config.model`` into ``config.out``, and return that folder.
 
-    An interrupted evaluation continues; checkpoints that came since the last one are added.
+    An interrupted evaluation continues; checkpoints that came since the last one are added. `processes` share the
+    sampling, as in `sample`; the first grades and reports.
 
     Raises:
         UserError: no checkpoints there, or as `sample`, `grade_run` and `report_run`.
     """
+    processes = processes or Processes()
     out = Path(config.out)
     found = find_checkpoints(config.model)
     for number, (name, model) in enumerate(found.items(), 1):
-        print(f"{name} ({number} of {len(found)})", file=sys.stderr)
-        folder = sample(replace(config, model=str(model), out=str(out / name)))
-        grade_run(folder, num_workers=num_workers)
-        report_run(folder, pass_at)
+        if processes.first:
+            print(f"{name} ({number} of {len(found)})", file=sys.stderr)
+        folder = sample(replace(config, model=str(model), out=str(out / name)), processes=processes)
+        if processes.first:
+            grade_run(folder, num_workers=num_workers)
+            report_run(folder, pass_at)
+    if not processes.first:
+        return out
     _write_report(out, config.model, _runs(out, next(iter(found))), found)
     return out
 

@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from matplotlib.figure import Figure
-from matplotlib.ticker import FuncFormatter
+from matplotlib.ticker import FuncFormatter, MaxNLocator
 
 # Okabe and Ito: told apart with any kind of colour vision.
 _COLOURS = ("#000000", "#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#999999")
@@ -47,6 +47,7 @@ def plot_over_steps(title: str, curves: Mapping[str, Sequence[Mapping[str, Any]]
         steps, values, low, high = ([row[name] for row in rows] for name in ("step", "value", "low", "high"))
         axis.plot(steps, values, label=label, marker=".", linewidth=1.4, **look)
         axis.fill_between(steps, low, high, color=look["color"], alpha=0.12, linewidth=0)
+    axis.xaxis.set_major_locator(MaxNLocator(integer=True))
     axis.grid(alpha=0.3)
     axis.set(title=title, xlabel="step", ylabel="share", ylim=(0, 1.02))
     axis.legend(fontsize="small")

@@ -166,6 +166,8 @@ def _settings_blocks(record: dict[str, Any], outcomes: dict[str, Outcomes]) -> l
         "model identity": record.get("model_identity"),
         **record["settings"],
         "device": record.get("device"),
+        "repeatability": record.get("repeatability"),
+        "server": record.get("base_url"),
         "commit": record.get("commit"),
         "versions": ", ".join(f"{name} {version}" for name, version in record.get("versions", {}).items()),
     }

@@ -198,9 +198,13 @@ def sample_command(argv: list[str]) -> int:
     parsed = _sample_config("sample", "Sample completions of benchmark problems into DIR/samples.jsonl.", argv)
     if parsed == 0:
         return 0
+    from eval_suite.processes import from_environment
     from eval_suite.sample import sample
 
-    print(sample(parsed[0]))
+    processes = from_environment()
+    folder = sample(parsed[0], processes=processes)
+    if processes.first:
+        print(folder)
     return 0
 
 
@@ -212,19 +216,23 @@ def eval_command(argv: list[str]) -> int:
     if parsed == 0:
         return 0
     from eval_suite.grade import grade_run
+    from eval_suite.processes import from_environment
     from eval_suite.report import parse_pass_at, report
     from eval_suite.sample import sample
 
     config, options, publishing = parsed
     pass_at = parse_pass_at(options.pass_at, config.n)
+    processes = from_environment()
     if options.every_checkpoint:
         from eval_suite.checkpoints import evaluate_checkpoints
 
         if publishing.wanted:
             raise UserError("every_checkpoint=True publishes nothing: choose one, and publish its run with report")
-        evaluate_checkpoints(config, pass_at, num_workers=options.num_workers)
+        evaluate_checkpoints(config, pass_at, num_workers=options.num_workers, processes=processes)
         return 0
-    folder = sample(config)
+    folder = sample(config, processes=processes)
+    if not processes.first:
+        return 0
     grade_run(folder, num_workers=options.num_workers)
     report([folder], pass_at)
     _publish([folder], publishing)

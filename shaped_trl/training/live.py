@@ -15,6 +15,7 @@ from torch import nn
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from eval_suite.backends import TransformersBackend
+from eval_suite.backends.prompts import Prompts
 from eval_suite.errors import UserError
 from eval_suite.sample import SampleConfig
 
@@ -29,13 +30,18 @@ class LiveBackend(TransformersBackend):
 
     def __init__(self, config: SampleConfig, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> None:
         self._config = config
-        self._model_config = model.config
+        self._prompts = _LivePrompts(config, model, tokenizer)
         self._tokenizer = tokenizer
         self.__dict__["_model"] = model  # in place of what the parent would load
         self.identity = weights_fingerprint(model)
         self.device = model.device.type
         if config.chat_template and not tokenizer.chat_template:
             raise UserError("eval_benchmark_chat_template=True, but the tokenizer has no chat template: leave it out")
+
+
+class _LivePrompts(Prompts):
+    def __init__(self, config: SampleConfig, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> None:
+        self.model_config, self.tokenizer, self.chat_template = model.config, tokenizer, config.chat_template
 
 
 def base_model(model: nn.Module) -> PreTrainedModel:
