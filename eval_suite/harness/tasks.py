@@ -35,6 +35,7 @@ class HarnessTask:
     all parts. grader: of the generated text or of the chosen option. metric: ``acc`` takes the option of the highest
     log-likelihood, ``acc_norm`` of the highest per character. gold: of a generated text; None for likelihood.
     shots, shots_split: worked examples, and the split that they begin; None where lm-eval's definition holds them.
+    options, prompt_column: of a problem whose options are within the contexts. changes: to lm-eval's definition.
     """
 
     folder: str
@@ -50,6 +51,8 @@ class HarnessTask:
     stop: tuple[str, ...] = ()
     own_id: str | None = None
     part_column: str | None = None
+    options: Callable[[Row], list[str]] | None = None
+    prompt_column: str | None = None
     changes: Mapping[str, Any] = field(default_factory=dict)
 
     @property
@@ -106,7 +109,7 @@ HARNESS: dict[str, HarnessTask] = {
         own_id="question_id",
         changes={
             "doc_to_text": "Question: {{question.strip()}}\nAnswer:",
-            "fewshot_config": {"doc_to_target": "{{answer.value}}"},
+            "fewshot_config": {"sampler": "first_n", "doc_to_target": "{{answer.value}}"},
         },
     ),
     "nq": HarnessTask(
@@ -121,11 +124,22 @@ HARNESS: dict[str, HarnessTask] = {
         shots=5,
         shots_split="train",
         stop=("\n",),
+        changes={"fewshot_config": {"sampler": "first_n"}},
     ),
     "hellaswag": _options("hellaswag", "hellaswag", "Rowan/hellaswag", None, "validation", "acc_norm"),
     "siqa": _options("siqa", "social_iqa", "lighteval/siqa", None, "validation", "acc"),
     "piqa": _options("piqa", "piqa", "baber/piqa", None, "validation", "acc_norm"),
-    "winogrande": _options("winogrande", "winogrande", "allenai/winogrande", "winogrande_xl", "validation", "acc"),
+    "winogrande": HarnessTask(
+        "winogrande",
+        "winogrande",
+        "allenai/winogrande",
+        "winogrande_xl",
+        "validation",
+        "choice",
+        "acc",
+        options=lambda row: [row["option1"], row["option2"]],
+        prompt_column="sentence",
+    ),
     "openbookqa": _options("openbookqa", "openbookqa", "allenai/openbookqa", "main", "test", "acc_norm", "id"),
     "commonsenseqa": _options(
         "commonsense_qa", "commonsense_qa", "tau/commonsense_qa", None, "validation", "acc", "id"
