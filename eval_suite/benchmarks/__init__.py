@@ -1,7 +1,7 @@
 """Benchmarks by name: where their rows are, how a prompt is built, what ends a completion, who grades it.
 
-One table, `BENCHMARKS`, for those read from a data set; `GENERATED` for those a module makes; `ELSEWHERE` for tables of
-other packages, which may need an extra. Adding one is adding a row. `suites` names sets of them.
+One table, `BENCHMARKS`, for those read from a data set; `GENERATED` for those a module makes; `ELSEWHERE` for those of
+other packages' tables, which may need an extra. Adding one is adding a row. `suites` names sets of them.
 
 Prompts of base models begin with worked examples, `--shots N` of them. By default:
 
@@ -131,7 +131,7 @@ def _check_extras(names: Sequence[str]) -> None:
     if missing:
         where = ELSEWHERE[missing[0]]
         raise UserError(
-            f"benchmarks: {', '.join(missing)} {'needs' if len(missing) == 1 else 'need'} the package {where.package}: "
+            f"benchmarks: the package {where.package}, which {', '.join(missing)} of them read, is not installed: "
             f"pip install 'shaped-trl[{where.extra}]', or leave them out"
         )
 

@@ -20,7 +20,7 @@ class ShowOptions:
 
 
 def show(settings: Mapping[str, Any]) -> None:
-    """Write the first prompt to standard output, byte for byte and without a newline of ours; the rest to standard error.
+    """Write the first prompt to standard output, byte for byte, with no newline of ours; the rest to standard error.
 
     `settings` are options of sampling; those that decide a prompt count: ``show``, ``hub_mirror``, ``chat_template``,
     ``shots``. A chat's prompt is the user's message: its template belongs to the model.

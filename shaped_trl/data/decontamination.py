@@ -50,7 +50,7 @@ class Overlap:
         made = [name for name in names if name not in BENCHMARKS]
         if made:
             raise UserError(
-                f"decontaminate={made}: these problems are made by a program or read by another package; leave them out"
+                f"decontaminate={made}: these problems are made by a program, or by another package; leave them out"
             )
         self.problems: Counter[str] = Counter()
         self.too_short: Counter[str] = Counter()
