@@ -73,7 +73,7 @@ def test_results_are_those_of_the_verdicts(run):
     # The vote: ppab -> gold; aabp -> A; nobody; gold alone; gold; gold 2 of 4; A.
     assert metrics["cons@4"]["value"] == pytest.approx(4 / 7, abs=1e-12)
     # A pair of samples: gold wins alone or with one that does not vote, and shares with A or B.
-    pairs = [1 / 6 + 4 / 12, 3 / 12, 0, 5 / 6, 1, 1 / 6 + 4 / 12, 0]
+    pairs = [1 / 6 + 4 / 12, 3 / 12, 0, 3 / 6, 1, 1 / 6 + 4 / 12, 0]
     assert metrics["maj@2"]["value"] == pytest.approx(np.mean(pairs), abs=1e-12)
     assert results["other"]["metrics"]["pass@4"]["value"] == 0.5
 
