@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from eval_suite.results import Run
-from eval_suite.statistics import EDGE_PROBLEMS
+from eval_suite.statistics import near_edge
 
 FEW_PROBLEMS = 30
 LOST = 0.05  # share of samples cut at the token limit, or without an answer
@@ -26,7 +26,10 @@ def cautions_of_many(runs: Sequence[Run]) -> list[str]:
     for run in runs:
         for sentence in _cautions(run):
             about.setdefault(sentence, []).append(run.label)
-    said = [f"{', '.join(labels)}: {sentence}" for sentence, labels in about.items()]
+    said = [
+        f"{'All runs' if len(labels) == len(runs) else ', '.join(labels)}: {sentence}"
+        for sentence, labels in about.items()
+    ]
     limits = {run.record["settings"].get("max_new_tokens") for run in runs}
     tasks = {run.record.get("task_hash") for run in runs}
     if len(limits) > 1:
@@ -40,8 +43,11 @@ def _cautions(run: Run) -> Iterable[str]:
     if run.greedy:
         yield "Greedy decoding: one sample a problem, nothing is drawn, so there is no sampling error."
     for test, sentence in (
-        (lambda entry: entry["problems"] < FEW_PROBLEMS, f"{{}}: fewer than {FEW_PROBLEMS} problems; wide intervals."),
-        (_near_an_end, "{}: a value near 0 or 100%; its interval is an exact one there, and conservative."),
+        (
+            lambda entry: entry["problems"] < FEW_PROBLEMS,
+            f"{{}}: fewer than {FEW_PROBLEMS} problems; of differences, trust p before the interval.",
+        ),
+        (_near_an_end, "{}: a value near 0 or 100%; its interval is the exact one there, wider than 95% needs."),
         (lambda entry: entry["truncated"] > LOST, "{}: more than 5% of samples were cut at the token limit."),
         (lambda entry: entry["unparsed"] > LOST, "{}: more than 5% of samples gave no answer that could be read."),
     ):
@@ -55,8 +61,7 @@ def _cautions(run: Run) -> Iterable[str]:
 
 
 def _near_an_end(entry: Entry) -> bool:
-    values = [metric["value"] for metric in entry["metrics"].values()]
-    return any(entry["problems"] * min(value, 1 - value) < EDGE_PROBLEMS for value in values)
+    return any(near_edge(metric["value"], entry["problems"]) for metric in entry["metrics"].values())
 
 
 def _named(sentence: str, names: Iterable[str]) -> list[str]:

@@ -18,13 +18,13 @@ from eval_suite.cautions import cautions_of_many
 from eval_suite.document import Block, Cell, Heading, Image, Notes, Row, Table, Text
 from eval_suite.errors import UserError
 from eval_suite.examples import question_of
-from eval_suite.outcomes import Outcomes
 from eval_suite.plots import plot_differences, plot_flips, to_png
 from eval_suite.records import read_jsonl
-from eval_suite.results import Run, average, find_metric, metric_values, read_runs
-from eval_suite.statistics import Values, paired_difference
+from eval_suite.results import Run, average, find_metric, read_runs
+from eval_suite.statistics import paired_difference
 from eval_suite.tables import (
     NONE,
+    described,
     difference_cell,
     differing_settings,
     fates,
@@ -34,6 +34,7 @@ from eval_suite.tables import (
     sampled,
     value_cell,
 )
+from eval_suite.votes import Values
 
 READING = (
     "Values are percentages with 95% intervals over problems. Differences are in percentage points, paired over "
@@ -61,7 +62,7 @@ def paired_differences(first: Run, other: Run, metrics: Sequence[str] | None = N
     for name, one in first.outcomes.items():
         if name in other.outcomes:
             order = _same_problems(name, first, other)
-            pairs = _shared_values(one, other.outcomes[name], first.results[name], other.results[name])
+            pairs = _shared_values(first.values[name], other.values[name], one.n, other.outcomes[name].n)
             found[name] = {
                 metric: asdict(paired_difference(a_P, b_P[order]))
                 for metric, (a_P, b_P) in pairs.items()
@@ -101,7 +102,7 @@ def compare_runs(
             "benchmark: compare runs on the same problems"
         )
     headline = headline_metrics([a, b], pass_at)
-    blocks: list[Block] = [Text(f"Each difference is {b.label} minus {a.label}. {READING}")]
+    blocks: list[Block] = [described([a, b]), Text(f"Each difference is {b.label} minus {a.label}. {READING}")]
     if notes := cautions_of_many([a, b]):
         blocks.append(Notes(notes))
     only = [*(set(a.outcomes) ^ set(b.outcomes))]
@@ -156,19 +157,14 @@ def difference_pictures(found: Mapping[str, Differences], first: str, metrics: S
 
 
 def _shared_values(
-    a: Outcomes, b: Outcomes, a_entry: Mapping[str, Any], b_entry: Mapping[str, Any]
+    a: Mapping[str, Values], b: Mapping[str, Values], n_a: int, n_b: int
 ) -> dict[str, tuple[Values, Values]]:
     """Metric → values of both [P], each in its own order of problems. Pass@1 is avg@n and left out."""
-    (left, right) = (metric_values(one, _ks(entry)) for one, entry in ((a, a_entry), (b, b_entry)))
-    pairs = {"avg@n": (left[f"avg@{a.n}"], right[f"avg@{b.n}"])}
-    pairs |= {key: (left[key], right[key]) for key in left if key in right and key not in ("pass@1", f"avg@{a.n}")}
-    if (vote := pairs.pop(f"cons@{a.n}", None)) is not None:
-        pairs["cons@n"] = vote
+    pairs = {"avg@n": (a[f"avg@{n_a}"], b[f"avg@{n_b}"])}
+    pairs |= {key: (a[key], b[key]) for key in a if key in b and key not in ("pass@1", f"avg@{n_a}")}
+    if n_a == n_b:
+        pairs["cons@n"] = pairs.pop(f"cons@{n_a}")
     return pairs
-
-
-def _ks(entry: Mapping[str, Any]) -> list[int]:
-    return [int(key.removeprefix("pass@")) for key in entry["metrics"] if key.startswith("pass@")]
 
 
 def _same_problems(benchmark: str, first: Run, other: Run) -> NDArray[np.int64]:
@@ -196,10 +192,10 @@ def _value_table(a: Run, b: Run, differences: Differences, headline: Sequence[st
     for metric in headline:
         names = [name for name, by_metric in differences.items() if metric in by_metric]
         if len(names) > 1:
-            means = [average({name: find_metric(run.results[name], metric) for name in names}) for run in (a, b)]
+            means = [average({name: find_metric(run.results[name], metric) or {} for name in names}) for run in (a, b)]
             change = average({name: differences[name][metric] for name in names})
             cells = [*(value_cell(mean) for mean in means), *_change(change)]
-            rows.append(Row([f"Average {metric} of {len(names)} benchmarks", *cells], "average"))
+            rows.append(Row([Cell(f"{metric}, average", note=f"of {len(names)} benchmarks"), *cells], "average"))
     columns = ["metric", a.label, b.label, "difference", "p"]
     return Table(f"{b.label} against {a.label}: values in %, differences in percentage points", columns, rows)
 

@@ -239,14 +239,14 @@ def _html_table(table: Table) -> str:
     lines = []
     for row in table.rows:
         first, *others = _cells(row)
-        name = first if isinstance(first, str) else first.text
+        name, note = (first, "") if isinstance(first, str) else (first.text, first.note)
         kind = f' class="{row.kind}"' if isinstance(row, Row) else ""
-        if isinstance(row, Row) and row.kind == "group":
-            line = f'<th scope="rowgroup" class="left">{_escape(name)}</th><td colspan="{len(left) - 1}"></td>'
-        else:
-            title = f' title="{_escape(name)}"' if len(name) > 24 else ""
-            line = f'<th scope="row" class="left"{title}>{_escape(name)}</th>'
-            line += "".join(_html_cell(cell, style) for cell, style in zip(others, classes[1:], strict=True))
+        small = f" <small>{_escape(note)}</small>" if note else ""
+        scope = "rowgroup" if kind and not others else "row"
+        line = f'<th scope="{scope}" class="left">{_escape(name)}{small}</th>'
+        if not others and len(left) > 1:
+            line += f'<td colspan="{len(left) - 1}"></td>'
+        line += "".join(_html_cell(cell, style) for cell, style in zip(others, classes[1:], strict=bool(others)))
         lines.append(f"<tr{kind}>{line}</tr>")
     return (
         f'<div class="table" role="region" tabindex="0" aria-label="{caption}"><table>'

@@ -31,6 +31,7 @@ from eval_suite.records import write_atomic
 from eval_suite.results import Run, default_pass_at, parse_pass_at, read_runs, results_text
 from eval_suite.tables import (
     all_metrics,
+    described,
     difference_table,
     differing_settings,
     fates,
@@ -47,7 +48,8 @@ READING = (
     "Values are percentages, with 95% intervals over problems: how far another draw of such problems could "
     "move them. The sampling error is the standard error of drawing other samples for these same problems. "
     "Pass@k is the unbiased estimate from n samples; Avg@n is the share of samples that pass, and equals Pass@1; "
-    "Cons@n is the majority vote, shared among ties. An average counts each benchmark once."
+    "Cons@n is the majority vote, shared among ties, and Maj@k that of k samples, averaged over all subsets of k. "
+    "An average counts each benchmark once."
 )
 CHOSEN = (
     "Some samples of each outcome that occurs, chosen by a hash of their ids. Long texts are shortened, prompts to "
@@ -61,8 +63,8 @@ def report_run(folder: str | Path, pass_at: Sequence[int] | None = None) -> dict
     """Write the report of one run into its folder and return what results.json holds.
 
     ``{benchmark: {"problems", "n", "truncated", "unparsed", "metrics": {key: {"value", "low", "high",
-    "sampling_se"}}}}`` with keys such as ``pass@8``, ``avg@16``, ``cons@16``; values and rates in 0–1;
-    `sampling_se` is null for cons, which has none in closed form, and for greedy decoding.
+    "sampling_se"}}}}`` with keys such as ``pass@8``, ``avg@16``, ``maj@8``, ``cons@16``; values and rates in 0–1;
+    `sampling_se` is null for greedy decoding, which draws nothing.
 
     Raises:
         UserError: a k above n, or a problem without exactly n samples and verdicts; nothing is written.
@@ -132,8 +134,7 @@ def _document_of_many(runs: Sequence[Run], pass_at: Sequence[int] | None) -> tup
     first, *others = runs
     metrics = headline_metrics(runs, pass_at)
     found: dict[str, Differences] = {run.label: paired_differences(first, run, metrics) for run in others}
-    models = ", ".join(f"{run.label}: {run.record.get('model') or 'given answers'}" for run in runs)
-    blocks: list[Block] = [Text(f"{models}."), Text(READING)]
+    blocks: list[Block] = [described(runs), Text(READING)]
     if notes := cautions_of_many(runs):
         blocks.append(Notes(notes))
     blocks += [Heading("Results"), *(layout_of_many(runs, metric) for metric in metrics)]

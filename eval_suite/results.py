@@ -14,26 +14,36 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from eval_suite import benchmarks
+from eval_suite.benchmarks import suites
 from eval_suite.errors import UserError
 from eval_suite.outcomes import Outcomes, read_outcomes, read_record
-from eval_suite.statistics import Values, avg_at_m, pass_at_k, problem_interval, sampling_se
+from eval_suite.statistics import avg_at_m, maj_at_k, pass_at_k, problem_interval, sampling_se, vote_sampling_se
+from eval_suite.votes import Values
 
-GROUPS = ("knowledge", "commonsense", "logic", "math", "code", "other")
-# Until eval_suite.benchmarks names the group of each of its benchmarks.
-_GROUP_OF = {"gsm8k": "math", "math500": "math", "aime24": "math", "math": "math", "running_sums": "math"}
+# The paper's groups, then what stands beside its 19 benchmarks.
+GROUPS: dict[str, tuple[str, ...]] = {
+    **suites.GROUPS,
+    "more math": ("amc23", "aime24", "aime25", "math", "running_sums"),
+    "more code": ("humaneval", "mbpp"),
+}
+OTHER = "other"
 # Benchmarks made of another one's problems: their errors are not independent.
 _MADE_OF = {"humanevalplus": "humaneval", "mbppplus": "mbpp", "mmlu_pro": "mmlu"}
 
 
 @dataclass(frozen=True)
 class Run:
-    """A graded run. `results` is what results.json holds: benchmark → entry; `label` is short and its own."""
+    """A graded run.
+
+    label: short, and no other run's. results: what results.json holds, benchmark → entry. values: benchmark →
+    metric → value of each problem [P].
+    """
 
     label: str
     folder: Path
     record: dict[str, Any]
     outcomes: dict[str, Outcomes]
+    values: dict[str, dict[str, Values]]
     results: dict[str, dict[str, Any]]
 
     @property
@@ -79,35 +89,39 @@ def default_pass_at(n: int) -> list[int]:
 
 
 def metric_values(outcomes: Outcomes, pass_at: Sequence[int]) -> dict[str, Values]:
-    """Metric → value of each problem [P]: ``pass@k``, ``avg@n``, ``cons@n``. Tables take any such key."""
+    """Metric → value of each problem [P]: ``pass@k``, ``avg@n``, ``maj@k`` for 1 < k < n, ``cons@n``.
+
+    What is added here is in every table.
+    """
     n = outcomes.n
     values = {f"pass@{k}": pass_at_k(outcomes.passes_P, n, k) for k in pass_at}
     values[f"avg@{n}"] = avg_at_m(outcomes.passes_P, n)
+    values |= {f"maj@{k}": maj_at_k(outcomes.ballots_P, k) for k in pass_at if 1 < k < n}
     values[f"cons@{n}"] = outcomes.votes_P
     return values
 
 
-def benchmark_results(outcomes: Outcomes, pass_at: Sequence[int], greedy: bool = False) -> dict[str, Any]:
-    """The entry of one benchmark in results.json.
+def benchmark_results(outcomes: Outcomes, values: Mapping[str, Values], greedy: bool = False) -> dict[str, Any]:
+    """The entry of one benchmark in results.json, of its `metric_values`.
 
-    `sampling_se` is null for a vote, which has none in closed form, and for greedy decoding, which draws
-    nothing.
+    `sampling_se` is null for greedy decoding, which draws nothing.
     """
-    n = outcomes.n
     total = outcomes.num_samples
-    draws = {f"avg@{n}": 1, **{f"pass@{k}": k for k in pass_at}}
-    metrics = {}
-    for key, values_P in metric_values(outcomes, pass_at).items():
-        drawn = key in draws and not greedy
-        error = sampling_se(outcomes.passes_P, n, draws[key]) if drawn else None
-        metrics[key] = asdict(problem_interval(values_P, error))
+    errors = {key: None if greedy else _sampling_error(outcomes, key) for key in values}
     return {
         "problems": len(outcomes.problem_ids),
-        "n": n,
+        "n": outcomes.n,
         "truncated": outcomes.truncated / total,
         "unparsed": outcomes.statuses["unparsed"] / total,
-        "metrics": metrics,
+        "metrics": {key: asdict(problem_interval(values_P, errors[key])) for key, values_P in values.items()},
     }
+
+
+def _sampling_error(outcomes: Outcomes, metric: str) -> float:
+    name, k = metric.split("@")
+    if name in ("maj", "cons"):
+        return vote_sampling_se(outcomes.ballots_P, int(k))
+    return sampling_se(outcomes.passes_P, outcomes.n, 1 if name == "avg" else int(k))
 
 
 def find_metric(entry: Mapping[str, Any], metric: str) -> dict[str, Any] | None:
@@ -117,12 +131,6 @@ def find_metric(entry: Mapping[str, Any], metric: str) -> dict[str, Any] | None:
 
 def is_greedy(record: Mapping[str, Any]) -> bool:
     return record["settings"].get("temperature") == 0
-
-
-def group_of(benchmark: str) -> str:
-    """One of `GROUPS`. The one place that asks which group a benchmark belongs to."""
-    group = getattr(benchmarks, "GROUP_OF", _GROUP_OF).get(benchmark, "other")
-    return group if group in GROUPS else "other"
 
 
 def average(intervals: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
@@ -154,9 +162,11 @@ def _combined(deviations: Mapping[str, float]) -> float:
 
 
 def grouped(names: Iterable[str]) -> dict[str, list[str]]:
-    """Group → its benchmarks, groups in the order of `GROUPS`, benchmarks as they come."""
+    """Group → those of `names` in it, in the order of `GROUPS`; what is in none of them is in ``other``."""
     names = list(dict.fromkeys(names))
-    groups = {group: [name for name in names if group_of(name) == group] for group in GROUPS}
+    groups = {group: [name for name in members if name in names] for group, members in GROUPS.items()}
+    known = {name for members in groups.values() for name in members}
+    groups[OTHER] = [name for name in names if name not in known]
     return {group: members for group, members in groups.items() if members}
 
 
@@ -172,11 +182,12 @@ def _read_run(folder: str | Path, label: str, pass_at: Sequence[int] | None) -> 
     outcomes = read_outcomes(folder)
     if not outcomes:
         raise UserError(f"{str(folder)!r} has no problems: sample into another --out")
-    results = {}
+    values = {}
     for name, one in outcomes.items():  # a benchmark may have fewer samples than the run, by its nature
         ks = default_pass_at(one.n) if pass_at is None else sorted({k for k in pass_at if k <= one.n})
-        results[name] = benchmark_results(one, ks, is_greedy(record))
-    return Run(label, Path(folder), record, outcomes, results)
+        values[name] = metric_values(one, ks)
+    results = {name: benchmark_results(one, values[name], is_greedy(record)) for name, one in outcomes.items()}
+    return Run(label, Path(folder), record, outcomes, values, results)
 
 
 def _check_pass_at(ks: Sequence[int], n: int) -> None:

@@ -5,13 +5,13 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Literal
 
+from eval_suite.benchmarks import suites
 from eval_suite.document import Block, Cell, Details, Items, Row, Table
 from eval_suite.outcomes import Outcomes
 from eval_suite.results import Run, average, find_metric, grouped
 
 NONE = "–"
 _STATUSES = ("pass", "fail", "unparsed", "timeout", "error")
-_AVERAGE = "Average of {} benchmarks"
 
 Entry = Mapping[str, Any]  # of results.json
 Difference = Mapping[str, Any]
@@ -139,6 +139,21 @@ def all_metrics(run: Run) -> list[Block]:
     return folded
 
 
+def described(runs: Sequence[Run]) -> Table:
+    """What each run is: its model, and how it was sampled."""
+    shown = {"n": "n", "temperature": "temperature", "top_p": "top-p", "max_new_tokens": "token limit"}
+    rows = [
+        [
+            run.label,
+            str(run.record.get("model") or "given answers"),
+            *(str(run.record["settings"].get(key, NONE)) for key in shown),
+            str(run.folder),
+        ]
+        for run in runs
+    ]
+    return Table("Runs", ["run", "model", *shown.values(), "folder"], rows)
+
+
 def fates(run: Run) -> Table:
     """How the samples of each benchmark ended."""
     rows = [[name, ", ".join(one.graders), *_fate(one)] for name, one in run.outcomes.items()]
@@ -188,16 +203,22 @@ def _layout(
 ) -> list[Sequence[str | Cell] | Row]:
     """Group headings, a line for each benchmark, and an average where at least two benchmarks are averaged."""
     averaged = names if averaged is None else averaged
-    groups = grouped(names)
     rows: list[Sequence[str | Cell] | Row] = []
+
+    def average_row(title: str, members: Sequence[str]) -> None:
+        if len(members) > 1:
+            rows.append(Row([Cell(title, note=f"of {len(members)} benchmarks"), *mean(members)], "average"))
+
+    groups = grouped(names)
     for group, members in groups.items():
         rows.append(Row([group], "group"))
         rows += [line(name) for name in members]
-        chosen = [name for name in members if name in averaged]
-        if len(chosen) > 1 and len(groups) > 1:
-            rows.append(Row([_AVERAGE.format(f"{len(chosen)} {group}"), *mean(chosen)], "average"))
-    if len(averaged) > 1:
-        rows.append(Row([_AVERAGE.format(f"all {len(averaged)}"), *mean(list(averaged))], "average"))
+        if len(groups) > 1 and group in suites.GROUPS:
+            average_row(f"Average, {group}", [name for name in members if name in averaged])
+    of_paper = [name for name in averaged if name in suites.BASE]
+    if len(of_paper) < len(averaged):
+        average_row("Average, the paper's groups", of_paper)
+    average_row("Average, all", averaged)
     return rows
 
 

@@ -55,7 +55,7 @@ usage: shaped-trl {command} --model MODEL (--benchmarks A,B | --suite S) --out D
 Run it again on the same folder to continue an interrupted run. Options may stand in a YAML file: --config RECIPE.
 """
 
-PASS_AT_HELP = "k of pass@k, separated by commas; default: the powers of two up to n, and n"
+PASS_AT_HELP = "k of pass@k and maj@k, separated by commas; default: the powers of two up to n, and n"
 
 
 @dataclasses.dataclass
