@@ -22,6 +22,7 @@ Shape a language model's token distribution before reinforcement learning, and m
   eval      sample, grade and report in one
   sample    problems -> samples.jsonl      grade     samples -> verdicts.jsonl
   report    verdicts -> results.json, report.md, report.html (a study's folder: the study's report)
+  compare   two runs on the same problems: paired differences, and which problems changed
   study     arms x stages -> runs -> one report
   recipes   list the shipped recipes, or copy one to edit it
 
@@ -53,6 +54,8 @@ usage: shaped-trl {command} --model MODEL (--benchmarks A,B | --suite S) --out D
   shaped-trl {command} --model Qwen/Qwen3-0.6B-Base --benchmarks gsm8k,math500 --n 16 --out outputs/eval
 Run it again on the same folder to continue an interrupted run. Options may stand in a YAML file: --config RECIPE.
 """
+
+PASS_AT_HELP = "k of pass@k and maj@k, separated by commas; default: the powers of two up to n, and n"
 
 
 @dataclasses.dataclass
@@ -257,19 +260,42 @@ def grade_command(argv: list[str]) -> int:
 
 def report_command(argv: list[str]) -> int:
     parser = _argparser(
-        "report", "Write results.json, report.md and report.html from verdicts; several folders are compared."
+        "report",
+        "Write results.json, report.md, report.html and its pictures from verdicts, and print the tables.\n"
+        "One run: into its folder. Several: into each one's folder, and side by side, with differences to the\n"
+        "first, into the folder `comparison` beside the first. With --out only there.",
     )
-    parser.add_argument("folders", nargs="+", help="folders of graded runs, or one folder of a study")
-    parser.add_argument("--pass_at", help="k of pass@k and maj@k, separated by commas; default: powers of two")
+    parser.add_argument("folders", nargs="+", metavar="RUN", help="folders of graded runs, or one folder of a study")
+    parser.add_argument("--pass_at", help=PASS_AT_HELP)
+    parser.add_argument("--out", help="folder to write, no run's; the runs' own stay as they are")
     args = parser.parse_args(argv)
     from eval_suite.report import parse_pass_at, report
 
-    if (Path(args.folders[0]) / "study.yaml").is_file():
+    if any((Path(folder) / "study.yaml").is_file() for folder in args.folders):
         from shaped_trl.study.report import report_study
 
+        if len(args.folders) > 1 or args.out:
+            raise UserError("report: a study's report is of that study alone, in its folder: give its folder only")
         print(report_study(args.folders[0], parse_pass_at(args.pass_at)))
         return 0
-    report(args.folders, parse_pass_at(args.pass_at))
+    report(args.folders, parse_pass_at(args.pass_at), args.out)
+    return 0
+
+
+def compare_command(argv: list[str]) -> int:
+    parser = _argparser(
+        "compare",
+        "Compare run B with run A on the same problems: values, paired differences with intervals and p-values,\n"
+        "problems that changed, settings that differ. Printed; with --out also a page with pictures.",
+    )
+    parser.add_argument("a", metavar="A", help="folder of a graded run, the one compared with")
+    parser.add_argument("b", metavar="B", help="folder of the other")
+    parser.add_argument("--pass_at", help=PASS_AT_HELP)
+    parser.add_argument("--out", help="folder to write results.json, report.md and report.html to, no run's")
+    args = parser.parse_args(argv)
+    from eval_suite.report import compare, parse_pass_at
+
+    compare(args.a, args.b, parse_pass_at(args.pass_at), args.out)
     return 0
 
 
@@ -327,6 +353,7 @@ COMMANDS: dict[str, Callable[[list[str]], int]] = {
     "sample": sample_command,
     "grade": grade_command,
     "report": report_command,
+    "compare": compare_command,
     "study": study_command,
     "recipes": recipes_command,
 }
