@@ -1,6 +1,6 @@
 """What a run's files say of each problem: counts of passes, the vote, and how samples ended.
 
-P problems, M = n samples per problem. Files are read row by row; neither completions nor rows are kept, only a
+P problems, M = n samples per problem: the run's n, or a benchmark's own, its problems' ``meta["n"]``. Files are read row by row; neither completions nor rows are kept, only a
 byte a sample and each problem's distinct answers.
 """
 
@@ -28,7 +28,9 @@ class Outcomes:
     """One benchmark of one run.
 
     passes_P, ballots_P: of `problem_ids`, how many of the n samples pass, and who votes for what.
-    statuses: how many verdicts have each status. truncated: how many samples the token limit cut.
+    statuses: how many verdicts have each status. truncated: how many samples the token limit cut. accuracy: what a
+    pass means where there are several ways (``acc``, ``acc_norm``, ``exact match``). drawn: samples are drawn at
+    random by the run's settings; else they are greedy, or options chosen by likelihood.
     """
 
     benchmark: str
@@ -40,6 +42,8 @@ class Outcomes:
     graders: list[str]
     truncated: int
     tokens: int
+    accuracy: str | None = None
+    drawn: bool = True
 
     @property
     def votes_P(self) -> Values:
@@ -56,12 +60,13 @@ class _Tally:
     """What is seen of one problem.
 
     sampled, graded: at sample_index, is it there; its status as index in STATUSES, from 1. rivals: votes of each
-    answer that is not gold's.
+    answer that is not gold's. meta: of the problem, what the benchmark's numbers need.
     """
 
     benchmark: str
     sampled: bytearray
     graded: bytearray
+    meta: dict[str, Any]
     rivals: Counter[str] = field(default_factory=Counter)
     truncated: int = 0
     tokens: int = 0
@@ -92,28 +97,25 @@ def read_outcomes(folder: str | Path) -> dict[str, Outcomes]:
     """
     folder = Path(folder)
     n = read_record(folder)["settings"]["n"]
-    tallies = {
-        row["problem_id"]: _Tally(row["benchmark"], bytearray(n), bytearray(n))
-        for row in _rows(folder / "problems.jsonl", "sample")
-    }
+    tallies = {row["problem_id"]: _empty(row, n) for row in _rows(folder / "problems.jsonl", "sample")}
     for row in _rows(folder / "samples.jsonl", "sample"):
-        tally = _tally(tallies, row, n, folder / "samples.jsonl")
+        tally = _tally(tallies, row, folder / "samples.jsonl")
         if tally.sampled[row["sample_index"]]:
             raise _twice(row, folder / "samples.jsonl", "repeat the sample command, which redoes that chunk")
         tally.sampled[row["sample_index"]] = 1
         tally.truncated += row["finish_reason"] == "length"
         tally.tokens += row["tokens"]
     for row in _rows(folder / "verdicts.jsonl", "grade"):
-        tally = _tally(tallies, row, n, folder / "verdicts.jsonl")
+        tally = _tally(tallies, row, folder / "verdicts.jsonl")
         if tally.graded[row["sample_index"]]:
             raise _twice(row, folder / "verdicts.jsonl", "repeat the grade command, which keeps one")
         tally.graded[row["sample_index"]] = STATUSES.index(row["status"]) + 1
         if row["status"] != "pass" and row["answer"] is not None:
             tally.rivals[row["answer"]] += 1
         tally.graders.add(row["grader"])
-    _check_complete(tallies, n, folder)
+    _check_complete(tallies, folder)
     benchmarks = dict.fromkeys(tally.benchmark for tally in tallies.values())
-    return {name: _outcomes(name, tallies, n) for name in benchmarks}
+    return {name: _outcomes(name, tallies) for name in benchmarks}
 
 
 def _rows(path: Path, command: str) -> Iterator[dict[str, Any]]:
@@ -122,11 +124,18 @@ def _rows(path: Path, command: str) -> Iterator[dict[str, Any]]:
     return read_jsonl(path)
 
 
-def _tally(tallies: dict[str, _Tally], row: dict[str, Any], n: int, path: Path) -> _Tally:
+def _empty(problem: dict[str, Any], n: int) -> _Tally:
+    meta = {key: value for key, value in problem["meta"].items() if key in ("n", "metric", "decoding")}
+    n = meta.get("n", n)
+    return _Tally(problem["benchmark"], bytearray(n), bytearray(n), meta)
+
+
+def _tally(tallies: dict[str, _Tally], row: dict[str, Any], path: Path) -> _Tally:
     tally = tallies.get(row["problem_id"])
-    if tally is None or not 0 <= row["sample_index"] < n:
+    if tally is None or not 0 <= row["sample_index"] < len(tally.sampled):
+        n = "no such problem" if tally is None else f"n={len(tally.sampled)}"
         raise UserError(
-            f"{path}: sample {row['sample_index']} of {row['problem_id']!r} is not of this run (n={n}): the "
+            f"{path}: sample {row['sample_index']} of {row['problem_id']!r} is not of this run ({n}): the "
             "folder mixes two runs; sample into another --out"
         )
     return tally
@@ -139,8 +148,9 @@ def _twice(row: dict[str, Any], path: Path, remedy: str) -> UserError:
     )
 
 
-def _check_complete(tallies: dict[str, _Tally], n: int, folder: Path) -> None:
+def _check_complete(tallies: dict[str, _Tally], folder: Path) -> None:
     for problem_id, tally in tallies.items():
+        n = len(tally.sampled)
         sampled = sum(tally.sampled)
         graded = n - tally.graded.count(0)
         if sampled != n:
@@ -154,8 +164,11 @@ def _check_complete(tallies: dict[str, _Tally], n: int, folder: Path) -> None:
             )
 
 
-def _outcomes(benchmark: str, tallies: dict[str, _Tally], n: int) -> Outcomes:
+def _outcomes(benchmark: str, tallies: dict[str, _Tally]) -> Outcomes:
     chosen = {key: tally for key, tally in tallies.items() if tally.benchmark == benchmark}
+    first = next(iter(chosen.values()))
+    n = len(first.sampled)
+    assert all(len(tally.sampled) == n for tally in chosen.values()), f"{benchmark}: problems of different n"
     passes = [tally.count("pass") for tally in chosen.values()]
     return Outcomes(
         benchmark=benchmark,
@@ -169,4 +182,6 @@ def _outcomes(benchmark: str, tallies: dict[str, _Tally], n: int) -> Outcomes:
         graders=sorted(set().union(*(tally.graders for tally in chosen.values()))),
         truncated=sum(tally.truncated for tally in chosen.values()),
         tokens=sum(tally.tokens for tally in chosen.values()),
+        accuracy=first.meta.get("metric"),
+        drawn="decoding" not in first.meta,
     )

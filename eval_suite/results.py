@@ -104,13 +104,17 @@ def metric_values(outcomes: Outcomes, pass_at: Sequence[int]) -> dict[str, Value
 def benchmark_results(outcomes: Outcomes, values: Mapping[str, Values], greedy: bool = False) -> dict[str, Any]:
     """The entry of one benchmark in results.json, of its `metric_values`.
 
-    `sampling_se` is null for greedy decoding, which draws nothing.
+    `sampling_se` is null for greedy decoding, which draws nothing. ``accuracy`` is there where a pass can mean several
+    things: ``acc``, ``acc_norm`` or ``exact match``.
     """
     total = outcomes.num_samples
+    greedy = greedy or not outcomes.drawn
+    accuracy = {} if outcomes.accuracy is None else {"accuracy": outcomes.accuracy}
     errors = {key: None if greedy else _sampling_error(outcomes, key) for key in values}
     return {
         "problems": len(outcomes.problem_ids),
         "n": outcomes.n,
+        **accuracy,
         "truncated": outcomes.truncated / total,
         "unparsed": outcomes.statuses["unparsed"] / total,
         "metrics": {key: asdict(problem_interval(values_P, errors[key])) for key, values_P in values.items()},

@@ -66,7 +66,7 @@ def layout_of_one(run: Run, metrics: Sequence[str]) -> Table:
         entry = run.results[name]
         values = [value_cell(find_metric(entry, metric)) for metric in metrics]
         rates = [rate(entry["truncated"]), rate(entry["unparsed"])]
-        return [name, *values, f"{entry['problems']:,}", str(entry["n"]), *rates]
+        return [_named(name, entry), *values, f"{entry['problems']:,}", str(entry["n"]), *rates]
 
     def mean(names: Sequence[str]) -> list[str | Cell]:
         return [*(_mean(run, names, metric) for metric in metrics), *[""] * 4]
@@ -86,7 +86,7 @@ def layout_of_many(runs: Sequence[Run], metric: str) -> Table:
             found = _entry_metric(run, name, metric)
             entry = run.results.get(name)
             cells.append(value_cell(found, sampled(entry) if found and entry else ""))
-        return [name, *cells]
+        return [_named(name, next(run.results[name] for run in runs if name in run.results)), *cells]
 
     def mean(members: Sequence[str]) -> list[str | Cell]:
         return [_mean(run, members, metric) for run in runs]
@@ -94,6 +94,11 @@ def layout_of_many(runs: Sequence[Run], metric: str) -> Table:
     return Table(
         f"{_title(metric)}, %", ["benchmark", *(run.label for run in runs)], _layout(names, line, mean, shared)
     )
+
+
+def _named(name: str, entry: Entry) -> str:
+    """The benchmark, and which accuracy its value is."""
+    return f"{name} ({entry['accuracy']})" if "accuracy" in entry else name
 
 
 def difference_table(
@@ -131,7 +136,7 @@ def all_metrics(run: Run) -> list[Block]:
             for key, metric in entry["metrics"].items()
         ]
         caption = (
-            f"{name}: {entry['problems']:,} problems, n = {entry['n']}, "
+            f"{_named(name, entry)}: {entry['problems']:,} problems, n = {entry['n']}, "
             f"{rate(entry['truncated'])} of samples truncated, {rate(entry['unparsed'])} unparsed"
         )
         table = Table(caption, ["metric", "%", "low", "high", "sampling error"], rows)

@@ -52,6 +52,10 @@ GRADERS: dict[str, GraderSpec] = {
 }
 
 
+# Graders whose gold may be a JSON list of texts, each of them right.
+TAKE_ALIASES = ("text",)
+
+
 def grader_spec(name: str) -> GraderSpec:
     """The grader of this name.
 
