@@ -63,7 +63,7 @@ class _Known:
         from eval_suite.benchmarks import load_problems
 
         self._benchmark = benchmark
-        self._problems = load_problems([benchmark], hub_mirror=hub_mirror)
+        self._problems = load_problems([benchmark], hub_mirror=hub_mirror, shots=0)  # whose prompts they saw is unknown
         self._by_id = {problem.problem_id: problem for problem in self._problems}
 
     def find(self, row: Mapping[str, Any], where: str) -> Problem:

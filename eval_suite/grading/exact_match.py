@@ -12,6 +12,7 @@ from eval_suite.grading import choice
 from eval_suite.grading.extract import plain_answer
 from eval_suite.grading.literals import parse_number
 from eval_suite.grading.statements import bare_line, final_statement, readings
+from eval_suite.grading.text import gold_aliases
 from eval_suite.records import Status
 
 _OPTION = re.compile(r"\(([A-Z])\)")
@@ -20,21 +21,23 @@ _TEXT_COMMAND = re.compile(r"\\(?:text|textbf|mathrm|mathbf)\{([^{}]*)\}")
 
 
 def grade(completion: str, gold: str) -> tuple[Status, str | None]:
-    """Grade a completion. Without a statement ("the answer is", a box, ``<answer>``) its last line is the answer, if short.
+    """Grade a completion against `gold`, a text, or a JSON list of texts that are each right. Without a statement ("the answer is", a box, ``<answer>``) its last line is the answer, if short.
 
     `answer` is canonical: every pass of a gold has the same.
     """
     if _OPTION.fullmatch(gold.strip()):
         return choice.grade(completion, gold)
-    expected = canonical(gold)
-    if canonical(completion[: 2 * len(gold) + 20]) == expected == canonical(completion):
-        return "pass", plain_answer(expected)
+    expected = [canonical(one) for one in gold_aliases(gold)]
+    if len(completion) <= 2 * len(gold) + 20 and canonical(completion) in expected:
+        return "pass", plain_answer(expected[0])
     statement = final_statement(completion)
     given = readings(statement) if statement is not None else [bare_line(completion, last=True) or ""]
     answers = [canonical(text) for text in given]
     if not answers[-1]:
         return "unparsed", None
-    return ("pass", plain_answer(expected)) if expected in answers else ("fail", plain_answer(answers[-1]))
+    if any(answer in expected for answer in answers):
+        return "pass", plain_answer(expected[0])
+    return "fail", plain_answer(answers[-1])
 
 
 def canonical(text: str) -> str:

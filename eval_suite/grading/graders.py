@@ -53,7 +53,7 @@ GRADERS: dict[str, GraderSpec] = {
 
 
 # Graders whose gold may be a JSON list of texts, each of them right.
-TAKE_ALIASES = ("text",)
+TAKE_ALIASES = ("exact_match", "text")
 
 
 def grader_spec(name: str) -> GraderSpec:
