@@ -172,6 +172,8 @@ def settings(record: Mapping[str, Any]) -> Items:
         "model identity": record.get("model_identity"),
         **record["settings"],
         "device": record.get("device"),
+        "repeatability": record.get("repeatability"),
+        "server": record.get("base_url"),
         "commit": record.get("commit"),
         "versions": ", ".join(f"{name} {version}" for name, version in record.get("versions", {}).items()),
     }

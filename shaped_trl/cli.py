@@ -194,7 +194,12 @@ def sample_command(argv: list[str]) -> int:
     if settings.get("show"):
         show(settings)
         return 0
-    print(sample(Parser("sample", options).resolve(config, rest)[0][0]))
+    from eval_suite.processes import from_environment
+
+    processes = from_environment()
+    folder = sample(Parser("sample", options).resolve(config, rest)[0][0], processes=processes)
+    if processes.first:
+        print(folder)
     return 0
 
 
@@ -208,10 +213,14 @@ def eval_command(argv: list[str]) -> int:
     recipe, rest = _take_config(argv)
     config, options = Parser("eval", [SampleConfig, GradeOptions]).resolve(recipe, rest)[0]
     from eval_suite.grade import grade_run
+    from eval_suite.processes import from_environment
     from eval_suite.report import parse_pass_at, report
 
     pass_at = parse_pass_at(options.pass_at, config.n)
-    folder = sample(config)
+    processes = from_environment()
+    folder = sample(config, processes=processes)
+    if not processes.first:
+        return 0
     grade_run(folder, num_workers=options.num_workers)
     report([folder], pass_at)
     return 0

@@ -22,8 +22,7 @@ from transformers import AutoModelForCausalLM
 from transformers import Qwen3ForCausalLM as Qwen3
 from trl import TrlParser
 
-from eval_suite import sample as sample_module
-from eval_suite.backends import TransformersBackend, load_backend
+from eval_suite.backends import Request, TransformersBackend, load_backend
 from eval_suite.benchmarks import load_problems
 from eval_suite.errors import UserError
 from eval_suite.records import Problem, Sample, read_jsonl
@@ -108,8 +107,8 @@ def test_greedy_is_the_argmax_and_is_cut_at_the_limit(make_config, model_folder)
 def test_completions_end_before_the_end_token_and_the_stop_string(make_config):
     backend = load_backend(make_config(max_new_tokens=100))
     stop = ["w3 w", "Answer:"]
-    rows = backend.generate("Question: w1 w2 Answer:", 200, 7, stop)
-    free = backend.generate("Question: w1 w2 Answer:", 200, 7, [])
+    rows = backend.generate(Request(("Question: w1 w2 Answer:",), 200, 7, tuple(stop)))
+    free = backend.generate(Request(("Question: w1 w2 Answer:",), 200, 7))
     ended_by_string = 0
     for cut, whole in zip(rows, free, strict=True):
         # The rows draw from one stream, which does not depend on which of them have ended, while any goes on.
@@ -139,8 +138,8 @@ def test_the_chat_template_is_used_when_asked_for_only(make_config, model_folder
     assert plain.prompt_tokens("w1 w2") == 2
     assert chat.prompt_tokens("w1 w2") == 4
     greedy = {"temperature": 0.0, "n": 1, "model": str(with_template)}
-    by_hand = load_backend(make_config(**greedy)).generate("Answer: w1 w2 w0", 1, 0, [])
-    assert load_backend(make_config(**greedy, chat_template=True)).generate("w1 w2", 1, 0, []) == by_hand
+    by_hand = load_backend(make_config(**greedy)).generate(Request(("Answer: w1 w2 w0",), 1, 0))
+    assert load_backend(make_config(**greedy, chat_template=True)).generate(Request(("w1 w2",), 1, 0)) == by_hand
 
 
 def test_a_finished_run_is_not_touched_and_loads_no_weights(make_config, monkeypatch):
@@ -186,16 +185,16 @@ def test_a_killed_run_continues_to_the_same_samples(make_config, tmp_path):
 
 
 def test_an_interrupt_says_how_to_continue(make_config, monkeypatch, capsys):
-    generate_chunk = sample_module._generate_chunk
+    generate = TransformersBackend.generate
     calls = []
 
     def interrupted(*arguments):
         calls.append(arguments)
         if len(calls) == 3:
             raise KeyboardInterrupt
-        return generate_chunk(*arguments)
+        return generate(*arguments)
 
-    monkeypatch.setattr(sample_module, "_generate_chunk", interrupted)
+    monkeypatch.setattr(TransformersBackend, "generate", interrupted)
     with pytest.raises(KeyboardInterrupt):
         sample(make_config())
     line = "stopped at 4 of 30 samples; the same command goes on from there\n"
@@ -268,7 +267,7 @@ def test_samples_without_their_record_are_refused(make_config, tmp_path):
         ({"temperature": 0.0}, "n=5 greedy samples are all the same"),
         ({"top_p": 0.0}, r"top_p=0\.0 is out of range"),
         ({"top_p": 1.5}, r"top_p=1\.5 is out of range"),
-        ({"backend": "vllm"}, "backend='vllm' is not available: use transformers"),
+        ({"backend": "tgi"}, "backend='tgi' is not available: use transformers or vllm or openai"),
         ({"benchmarks": "gsmk8"}, "did you mean 'gsm8k'"),
         ({"benchmarks": " , "}, "benchmarks is empty"),
     ],
