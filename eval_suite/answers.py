@@ -22,10 +22,10 @@ def read_answers(
     """Problems and samples of the rows of a JSONL file, in their order; `tokens` is 0.
 
     problem_id: the benchmark's own id, with or without ``<benchmark>/`` before it, else the problem's index
-    in the benchmark (from 0); a row that brings its gold and has neither is a problem of its own. gold: text, a number,
-    or a list of texts that are each right, in place of the benchmark's. completions: as many in each row. Other fields
-    are ignored. Benchmarks ``math``, ``choice``, ``exact_match`` and ``text`` are any problem at all, by the grader of
-    that name: problem_id is a name, gold is required.
+    in the benchmark (from 0); in a row that brings its gold, any name. gold: text, a number, or a list of texts
+    that are each right, in place of the benchmark's. completions: as many in each row. Other fields are ignored.
+    Benchmarks ``math``, ``choice``, ``exact_match`` and ``text`` are any problem at all, by the grader of that
+    name: problem_id is a name, gold is required.
 
     Raises:
         UserError: the file or a row is bad: where, which field, what to do; an unknown benchmark.
@@ -63,7 +63,7 @@ class _Known:
         from eval_suite.benchmarks import load_problems
 
         self._benchmark = benchmark
-        self._problems = load_problems([benchmark], hub_mirror=hub_mirror, shots=0)  # whose prompts they saw is unknown
+        self._problems = load_problems([benchmark], hub_mirror=hub_mirror, shots=0)  # which they saw is not known
         self._by_id = {problem.problem_id: problem for problem in self._problems}
 
     def find(self, row: Mapping[str, Any], where: str) -> Problem:
@@ -71,7 +71,7 @@ class _Known:
         problem = self._by_id.get(name) or self._by_id.get(f"{self._benchmark}/{name}")
         grader = self._problems[0].grader
         gold = _gold(row, where, grader)
-        if gold is not None:  # all that grading needs; by index it might be taken for the problem of that id
+        if gold is not None:  # then the index is not looked for: it may be another problem's id
             own_id = f"{self._benchmark}/{name.removeprefix(self._benchmark + '/')}"
             problem = problem or Problem(own_id, self._benchmark, "", gold, grader)
             return _as_answered(replace(problem, gold=gold))

@@ -1,7 +1,8 @@
 """What a run's files say of each problem: counts of passes, the vote, and how samples ended.
 
-P problems, M = n samples per problem: the run's n, or a benchmark's own, its problems' ``meta["n"]``. Files are read row by row; neither completions nor rows are kept, only a
-byte a sample and each problem's distinct answers.
+P problems, M = n samples per problem: the run's n, or a benchmark's own, its problems' ``meta["n"]``.
+Files are read row by row; neither completions nor rows are kept, only a byte a sample and each problem's distinct
+answers.
 """
 
 from __future__ import annotations

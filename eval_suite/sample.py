@@ -20,6 +20,8 @@ from eval_suite.benchmarks import check_names, check_shots, load_problems
 from eval_suite.benchmarks.suites import named_benchmarks
 from eval_suite.chunks import Chunk, collect, complete_chunks, plan_chunks, samples_file
 from eval_suite.errors import UserError
+from eval_suite.harness.fit import fit_problems
+from eval_suite.harness.likelihood import check_scoring, likelihoods_file, score_chunks, takes_turns
 from eval_suite.processes import Processes
 from eval_suite.progress import Sameness, SamplingProgress
 from eval_suite.provenance import package_versions, source_commit, stable_hash
@@ -27,7 +29,16 @@ from eval_suite.records import Problem, append_jsonl, drop_truncated_line, write
 
 # What does not decide the samples: where they go, where rows come from (the rows themselves are hashed), and
 # which server or how many devices generate.
-_NOT_SETTINGS = ("out", "hub_mirror", "model", "benchmarks", "suite", "base_url", "concurrency", "tensor_parallel_size")
+_NOT_SETTINGS = (
+    "out",
+    "hub_mirror",
+    "model",
+    "benchmarks",
+    "suite",
+    "base_url",
+    "concurrency",
+    "tensor_parallel_size",
+)
 
 
 def _option(help_text: str, default: Any = None) -> Any:
@@ -145,14 +156,17 @@ def sample(config: SampleConfig, *, progress: bool = True, processes: Processes 
         chat=config.chat_template,
         shots=config.shots,
     )
+    check_scoring(config.backend, problems)
     backend = load_backend(config)
+    limits = (backend.context_tokens(), config.max_new_tokens)
+    problems = fit_problems(problems, backend.prompt_tokens, *limits, quiet=not processes.first)
     prompt_tokens = _check_lengths(config, backend, problems, quiet=not processes.first)
     chunks = plan_chunks(problems, config.n, config.batch_size, prompt_tokens if backend.together else None)
     if processes.first:
         record = _run_record(config, backend, problems)
         begun = _has_begun(out, record)
         done = collect(out, chunks, config.batch_size)
-        if len(done) < len(chunks):
+        if len(done) < len(chunks) and not takes_turns(config.backend, chunks, done):
             backend.prepare()
         if not begun:
             _begin(out, record, problems)
@@ -164,7 +178,15 @@ def sample(config: SampleConfig, *, progress: bool = True, processes: Processes 
     there = sum(map(len, chunks)) - sum(map(len, missing)) if processes.size == 1 else 0
     name = "sampling" if processes.size == 1 else f"sampling, process {processes.rank + 1} of {processes.size}"
     with SamplingProgress(there + sum(map(len, share)), there, progress, name) as bar:
-        _generate(config, backend, share, samples_file(out, processes.rank, processes.size), bar)
+        path = samples_file(out, processes.rank, processes.size)
+        drop_truncated_line(path)
+        scored = [chunk for chunk in share if chunk.decoding == "likelihood"]
+        for samples in score_chunks(config, backend, scored, likelihoods_file(out, processes.rank, processes.size)):
+            append_jsonl(path, samples)
+            bar.advance(len(samples), 0)
+        for decoding in ("greedy", None):
+            chosen = [chunk for chunk in share if chunk.decoding == decoding]
+            _generate(config, backend, chosen, path, bar)
     processes.say("sampled")
     if processes.first:
         processes.wait("sampled", range(processes.size))
@@ -176,7 +198,6 @@ def _generate(
     config: SampleConfig, backend: Backend, chunks: Sequence[Chunk], path: Path, bar: SamplingProgress
 ) -> None:
     """Append the rows of `chunks` to `path`, each chunk in one write when it is done."""
-    drop_truncated_line(path)
     sameness = Sameness()
     requests = [chunk.request(config.seed) for chunk in chunks]
     with closing(backend.complete(requests)) as results:
@@ -198,6 +219,7 @@ def _check_lengths(config: SampleConfig, backend: Backend, problems: list[Proble
 
     A prompt must fit, and its completion ends with the context: beyond it a model answers with noise.
     """
+    problems = [problem for problem in problems if problem.meta.get("decoding") != "likelihood"]
     lengths = {problem.problem_id: backend.prompt_tokens(problem.prompt) for problem in problems}
     known = {key: tokens for key, tokens in lengths.items() if tokens is not None}
     context = backend.context_tokens()

@@ -27,6 +27,7 @@ from eval_suite.benchmarks import prompts
 from eval_suite.benchmarks.prompts import Question, Style
 from eval_suite.benchmarks.worked_examples import MATH_EXAMPLES, SOURCE
 from eval_suite.errors import UserError
+from eval_suite.harness.tasks import HARNESS
 from eval_suite.records import Problem
 from eval_suite.sources import load_rows
 
@@ -83,7 +84,9 @@ BENCHMARKS: dict[str, Benchmark] = {
 # name -> module with `problems() -> list[Problem]`; imported when asked for.
 GENERATED: dict[str, str] = {"running_sums": "eval_suite.benchmarks.running_sums"}
 
-ELSEWHERE: dict[str, Elsewhere] = {}
+ELSEWHERE: dict[str, Elsewhere] = {
+    **{name: Elsewhere("eval_suite.harness.problems", "lm_eval", "lm-eval") for name in HARNESS},
+}
 
 
 def load_problems(

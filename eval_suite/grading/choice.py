@@ -1,8 +1,8 @@
 r"""One of several options: is the letter that a completion settles on the gold one?
 
 Gold is a letter (``B``, ``(B)``), a letter with the option's text (``(B) a bank``), or an option's text alone. A
-completion is an option's letter or text, or free text that states one: "the answer is (B)", "Answer: B", ``\boxed{B}``,
-"B. a bank", "(B) is correct". A letter elsewhere in free text is no answer.
+completion is an option's letter or text, or free text that states one: "the answer is (B)", "Answer: B",
+``\boxed{B}``, "B. a bank", "(B) is the correct answer". A letter elsewhere in free text is no answer.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from __future__ import annotations
 import re
 
 from eval_suite.grading.extract import plain_answer
-from eval_suite.grading.statements import bare_line, final_statement, first_answer, readings
+from eval_suite.grading.statements import bare_line, final_statement, first_answer, last_match, readings
 from eval_suite.grading.text import normalized
 from eval_suite.records import Status
 
@@ -77,10 +77,7 @@ def _stated(statement: str) -> str | None:
 
 
 def _called_correct(completion: str) -> str | None:
-    last = None
-    for last in _IS_CORRECT.finditer(_unmarked(first_answer(completion))):
-        pass
-    return _letter(last)
+    return _letter(last_match(_IS_CORRECT, _unmarked(first_answer(completion))))
 
 
 def _alone(completion: str) -> str | None:

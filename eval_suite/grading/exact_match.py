@@ -1,7 +1,7 @@
 r"""A definite answer in a fixed writing (BIG-Bench Hard, last letters): is what a completion states the gold string?
 
-Equal after: white space collapsed, quotes, markup and the final period removed, case folded; numbers by value; brackets
-without the white space between them; an option's letter as `choice` finds it.
+Equal after: white space collapsed, quotes, markup and the final period removed, case folded; numbers by value;
+brackets without the white space between them; an option's letter as `choice` finds it.
 """
 
 from __future__ import annotations
@@ -21,9 +21,9 @@ _TEXT_COMMAND = re.compile(r"\\(?:text|textbf|mathrm|mathbf)\{([^{}]*)\}")
 
 
 def grade(completion: str, gold: str) -> tuple[Status, str | None]:
-    """Grade a completion against `gold`, a text, or a JSON list of texts that are each right. Without a statement ("the answer is", a box, ``<answer>``) its last line is the answer, if short.
+    """Grade a completion against `gold`, a text, or a JSON list of texts that are each right.
 
-    `answer` is canonical: every pass of a gold has the same.
+    Without a statement ("the answer is", a box, ``<answer>``) its last line is the answer, if short. `answer` is canonical: every pass of a gold has the same.
     """
     if _OPTION.fullmatch(gold.strip()):
         return choice.grade(completion, gold)

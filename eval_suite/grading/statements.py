@@ -1,4 +1,4 @@
-r"""Where a completion states its final answer: ``\boxed{B}``, ``<answer>B</answer>``, "the answer is (B)", "Answer: B".
+r"""Where a completion states its final answer: ``\boxed{B}``, ``<answer>B</answer>``, "the answer is B", "Answer: B".
 
 This runs in the caller's process on untrusted text: every pattern is bounded, and linear in the text's length.
 """
@@ -6,6 +6,7 @@ This runs in the caller's process on untrusted text: every pattern is bounded, a
 from __future__ import annotations
 
 import re
+from collections import deque
 
 from eval_suite.grading.extract import last_boxed
 
@@ -36,13 +37,16 @@ def final_statement(completion: str) -> str | None:
     tags = _TAG.findall(completion)
     if tags:
         return tags[-1].strip() or None
-    last = None
-    for last in _STATEMENT.finditer(first_answer(completion)):
-        pass
+    last = last_match(_STATEMENT, first_answer(completion))
     if last is None:
         return None
     rest = last.string[last.end() : last.end() + STATEMENT_CHARACTERS].lstrip("\n ")
     return rest.split("\n", 1)[0].strip() or None
+
+
+def last_match(pattern: re.Pattern[str], text: str) -> re.Match[str] | None:
+    """The last match that is not within another."""
+    return next(iter(deque(pattern.finditer(text), maxlen=1)), None)
 
 
 def first_answer(completion: str) -> str:

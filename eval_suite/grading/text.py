@@ -1,8 +1,8 @@
 r"""Short answers in words: is what a completion states one of the gold aliases, after SQuAD's normalisation?
 
-Normalisation as in SQuAD (arXiv 1606.05250): lower case, no punctuation, no articles, white space collapsed. Departures:
-punctuation is all of Unicode's, so that dashes and quotes of every kind go; an answer that would vanish (``The The``)
-keeps its articles.
+Normalisation as in SQuAD (arXiv 1606.05250): lower case, no punctuation, no articles, white space collapsed.
+Departures: punctuation is all of Unicode's, so that dashes and quotes of every kind go; an answer that would vanish
+(``The The``) keeps its articles.
 """
 
 from __future__ import annotations

@@ -48,8 +48,8 @@ def fit_problems(
         for benchmark, count in cut.items():
             if count:
                 print(
-                    f"{benchmark}: {count} prompts are too long for the model's context of {context_tokens} tokens and "
-                    "lose their beginning, worked examples first",
+                    f"{benchmark}: {count} prompts are too long for the model's context of {context_tokens} tokens "
+                    "and lose their beginning, worked examples first",
                     file=sys.stderr,
                 )
     return fitted

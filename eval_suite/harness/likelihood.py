@@ -1,8 +1,9 @@
 """Problems whose options are scored: the sample is the letter of the option that the model finds likeliest.
 
-The log-likelihood of each option goes to ``likelihoods.jsonl`` of the run's folder, for another norm to be tried without
-the model: rows ``{"problem_id", "loglikelihoods", "greedy"}``, in the options' order; `greedy` says whether the option is
-what the model would have written. Several processes write files of their own, ``likelihoods-RANK.jsonl``.
+The log-likelihood of each option goes to ``likelihoods.jsonl`` of the run's folder, so that another norm can be tried
+without the model: rows ``{"problem_id", "loglikelihoods", "greedy"}``, in the options' order; `greedy` says whether
+the option is what the model would have written. Several processes write files of their own,
+``likelihoods-RANK.jsonl``.
 """
 
 from __future__ import annotations
@@ -10,10 +11,16 @@ from __future__ import annotations
 import logging
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
+from eval_suite.errors import UserError
 from eval_suite.harness.problems import LETTERS
 from eval_suite.records import Problem, Sample, append_jsonl, drop_truncated_line, read_jsonl
+
+if TYPE_CHECKING:
+    from eval_suite.backends import Backend
+    from eval_suite.chunks import Chunk
+    from eval_suite.sample import SampleConfig
 
 
 class Likelihoods(NamedTuple):
@@ -61,7 +68,7 @@ class OptionScorer:
         )
 
     def score(self, problems: Sequence[Problem]) -> list[Likelihoods]:
-        """The likelihoods of all options of each problem. They depend on which problems are scored together, slightly."""
+        """The likelihoods of all options of each problem; their last digits depend on what is scored together."""
         from lm_eval.api.instance import Instance
 
         requests = [
@@ -84,26 +91,55 @@ def option_requests(problem: Problem) -> list[tuple[str, str]]:
     return list(zip(contexts, continuations, strict=True))
 
 
-def score_in_blocks(
-    scorer: OptionScorer, blocks: Sequence[Sequence[Problem]], likelihoods_file: Path
-) -> Iterator[tuple[int, list[Sample]]]:
-    """Index and samples of each block of problems; the likelihoods are in the file before they are yielded."""
-    drop_truncated_line(likelihoods_file)
-    written = set()
-    if likelihoods_file.exists():
-        written = {row["problem_id"] for row in read_jsonl(likelihoods_file)}
-    for index, block in enumerate(blocks):
-        scores = scorer.score(block)
-        rows = [
-            {"problem_id": problem.problem_id, **score._asdict()}
-            for problem, score in zip(block, scores, strict=True)
-            if problem.problem_id not in written
-        ]
-        append_jsonl(likelihoods_file, rows)
-        yield (
-            index,
-            [
-                Sample(problem.problem_id, 0, chosen_option(problem, score.loglikelihoods))
-                for problem, score in zip(block, scores, strict=True)
-            ],
+def score_chunks(
+    config: SampleConfig, backend: Backend, chunks: Sequence[Chunk], path: Path
+) -> Iterator[list[Sample]]:
+    """The samples of each chunk of problems to score, in order; their likelihoods are in `path` before.
+
+    With the weights of `backend` where it has them in transformers, else with weights of their own, which are gone
+    when all chunks are scored.
+    """
+    if not chunks:
+        return
+    drop_truncated_line(path)
+    written = {row["problem_id"] for row in read_jsonl(path)} if path.exists() else set()
+    scorer = _scorer(config, backend)
+    for chunk in chunks:
+        scores = scorer.score(chunk.problems)
+        pairs = list(zip(chunk.problems, scores, strict=True))
+        new = [(one.problem_id, score) for one, score in pairs if one.problem_id not in written]
+        append_jsonl(path, [{"problem_id": problem_id, **score._asdict()} for problem_id, score in new])
+        yield [Sample(one.problem_id, 0, chosen_option(one, score.loglikelihoods)) for one, score in pairs]
+
+
+def likelihoods_file(folder: Path, rank: int, num_processes: int) -> Path:
+    return folder / ("likelihoods.jsonl" if num_processes == 1 else f"likelihoods-{rank}.jsonl")
+
+
+def check_scoring(backend: str, problems: Sequence[Problem]) -> None:
+    """Raise UserError where options are to be scored and only a server knows the model."""
+    names = list(dict.fromkeys(problem.benchmark for problem in problems if is_likelihood(problem)))
+    if names and backend == "openai":
+        raise UserError(
+            f"benchmarks: the options of {', '.join(names)} are scored by likelihood, which a server of "
+            "backend='openai' does not say: use --backend transformers, or leave them out"
         )
+
+
+def takes_turns(backend: str, chunks: Sequence[Chunk], done: set[int]) -> bool:
+    """Whether scoring needs the device before the backend does: vLLM takes nearly all of it, and does not score."""
+    return backend == "vllm" and any(
+        chunk.decoding == "likelihood" for index, chunk in enumerate(chunks) if index not in done
+    )
+
+
+def _scorer(config: SampleConfig, backend: Backend) -> OptionScorer:
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    options: dict[str, Any] = {"revision": config.revision, "trust_remote_code": False}
+    model = getattr(backend, "model", None)
+    if model is None:
+        model = AutoModelForCausalLM.from_pretrained(config.model, dtype=config.dtype, **options)
+        model = model.eval().to(backend.device)
+    tokenizer = AutoTokenizer.from_pretrained(config.model, **options)  # its own: lm-eval gives it a pad token
+    return OptionScorer(model, tokenizer, config.batch_size, backend.context_tokens())

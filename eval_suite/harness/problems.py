@@ -52,7 +52,9 @@ def problems(
     spec = HARNESS[name]
     count = spec.shots if shots is None else shots
     if count and not spec.shots:
-        raise UserError(f"shots={count}, but {name} is scored by likelihood without worked examples: leave --shots out")
+        raise UserError(
+            f"shots={count}, but {name} is scored by likelihood without worked examples: leave --shots out"
+        )
     with _quiet():
         manager = _task_manager(spec)
         parts = _parts(spec, _lm_eval_tasks(spec, manager), hub_mirror, limit)
@@ -167,7 +169,8 @@ def _changes(name: str, spec: HarnessTask, part: _Part, examples: Rows, shots: i
         if not examples:
             raise UserError(
                 f"data set {spec.dataset_id!r}, split {spec.shots_split!r} has no row for worked examples of {name} "
-                f"{part.name}".rstrip() + ": check that the mirror holds the rows as the Hub has them"
+                f"{part.name}".rstrip()
+                + ": check that the mirror holds the rows as the Hub has them"
             )
         splits[spec.shots_split] = Dataset.from_list(examples)
         changes["fewshot_split"] = spec.shots_split
@@ -204,16 +207,19 @@ def _options(
     """Prompt and gold of a problem whose options are scored, and what to score."""
     requests = task.construct_requests(doc=doc, ctx=context, metadata=(None, 0, 1))
     options = task.doc_to_choice(doc)
+    scored: dict[str, Any]
     if isinstance(context, str):
         target = task.doc_to_target(doc)
         gold_index = target if isinstance(target, int) else options.index(target)
-        scored = {"options": options}
+        prompt, scored = context, {}
     else:  # an option is within the context, and the same text follows each
         gold_index = task.doc_to_text(doc)
-        scored = {"options": spec.options(row), "contexts": context}
-        context = row[spec.prompt_column]
-    gold = f"({LETTERS[gold_index]}) {scored['options'][gold_index]}"
-    return context, gold, {**scored, "continuations": [request.args[1] for request in requests]}
+        assert spec.options is not None
+        assert spec.prompt_column is not None
+        prompt, options = row[spec.prompt_column], spec.options(row)
+        scored = {"contexts": context}
+    gold = f"({LETTERS[gold_index]}) {options[gold_index]}"
+    return prompt, gold, {"options": options, **scored, "continuations": [request.args[1] for request in requests]}
 
 
 def _row_faults() -> tuple[type[Exception], ...]:
@@ -232,7 +238,7 @@ def _bad_row(spec: HarnessTask, where: str, fault: Exception) -> UserError:
 
 
 def _unique_ids(made: list[Problem]) -> list[Problem]:
-    """Ids of their source that are there more than once (TriviaQA has some questions twice) get the row behind them."""
+    """Ids that their source has more than once, as TriviaQA, get the row behind them."""
     times = Counter(problem.problem_id for problem in made)
     return [
         replace(problem, problem_id=f"{problem.problem_id}-{problem.meta['row']}")
