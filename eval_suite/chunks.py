@@ -36,7 +36,12 @@ class Chunk:
 
     def request(self, run_seed: int) -> Request:
         prompts = tuple(problem.prompt for problem in self.problems)
-        return Request(prompts, self.size, self.seed(run_seed), _stop(self.problems[0]))
+        return Request(prompts, self.size, self.seed(run_seed), _stop(self.problems[0]), self.decoding == "greedy")
+
+    @property
+    def decoding(self) -> str | None:
+        """``greedy`` or ``likelihood`` where the benchmark says so, whatever the run's temperature; else None."""
+        return self.problems[0].meta.get("decoding")
 
     def samples(self, completions: Sequence[Completion]) -> list[Sample]:
         """The rows of `completions`, which stand problem by problem."""
@@ -59,8 +64,9 @@ def plan_chunks(
     """All chunks of a run, in the order in which samples.jsonl ends up.
 
     With `prompt_tokens` (problem id → length), problems of which `batch_size` holds several are put together,
-    where prompts have the same length and stop strings: nothing is padded. The plan depends on all problems of
-    the run and on nothing else, so a killed run comes back to the same one.
+    where prompts have the same length and stop strings: nothing is padded. Those whose options are scored by
+    likelihood are put together as they come. The plan depends on all problems of the run and on nothing else, so a
+    killed run comes back to the same one.
     """
     prompt_tokens = prompt_tokens or {}
     groups: dict[Any, list[Problem]] = {}
@@ -68,10 +74,13 @@ def plan_chunks(
     for problem in problems:
         samples = num_samples(problem, n)
         together = batch_size // samples
-        if together < 2 or problem.problem_id not in prompt_tokens:
+        decoding = problem.meta.get("decoding")
+        scored = decoding == "likelihood"
+        if together < 2 or not (scored or problem.problem_id in prompt_tokens):
             chunks.append([problem])
             continue
-        key = (prompt_tokens[problem.problem_id], samples, _stop(problem))
+        alike = problem.benchmark if scored else (prompt_tokens[problem.problem_id], samples, _stop(problem))
+        key = (decoding, alike)
         if key not in groups or len(groups[key]) == together:
             groups[key] = []
             chunks.append(groups[key])

@@ -10,7 +10,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-_PACKAGES = ("shaped-trl", "torch", "transformers", "math-verify")
+_PACKAGES = ("shaped-trl", "torch", "transformers", "math-verify", "lm_eval")
 _BLOCK_BYTES = 1 << 20
 _MODEL_FILES = (
     "model",

@@ -14,7 +14,7 @@ from __future__ import annotations
 import json
 import tempfile
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -29,6 +29,8 @@ from eval_suite.records import write_atomic
 from eval_suite.sample_dataset import samples_card, write_samples
 
 if TYPE_CHECKING:
+    from argparse import ArgumentParser
+
     from huggingface_hub import HfApi
 
 CARD = "README.md"
@@ -64,6 +66,13 @@ class PublishOptions:
         elif self.private:
             raise UserError("private=True is for repositories that push_to_hub creates: name one, or leave it out")
 
+    @classmethod
+    def add_to(cls, parser: ArgumentParser) -> None:
+        """Add the options to a command's parser."""
+        for one in fields(cls):
+            how: dict[str, Any] = {"action": "store_true"} if one.type == "bool" else {}
+            parser.add_argument(f"--{one.name}", help=one.metadata["help"], **how)
+
     @property
     def wanted(self) -> bool:
         return self.publish_to is not None or self.push_to_hub is not None
@@ -85,12 +94,16 @@ class _Published:
 
 
 def publish(folders: Sequence[str | Path], options: PublishOptions) -> list[str]:
-    """Write, and where asked send, the results of finished runs of one model. Returns where they are.
+    """Write, and where asked send, the results of finished runs of one model. Prints and returns where they are.
+
+    Does nothing where `options` want nothing.
 
     Raises:
         UserError: a run that is not finished or is of other weights than the checkpoint; a card that cannot be
             read; the Hub does not accept it: what failed, with everything written locally by then.
     """
+    if not options.wanted:
+        return []
     checkpoint = None if options.publish_to is None else Path(options.publish_to)
     for folder in folders:
         if checkpoint is not None:
@@ -107,9 +120,10 @@ def publish(folders: Sequence[str | Path], options: PublishOptions) -> list[str]
         for name in ("entries", "tables", "samples"):
             getattr(published, name).update(getattr(run, name))
     written = [str(checkpoint)] if checkpoint else [str(Path(folder) / "hub") for folder in folders]
-    if options.push_to_hub is None:
-        return written
-    return _push(published, options.push_to_hub, options.private, written, checkpoint)
+    if options.push_to_hub is not None:
+        written += _push(published, options.push_to_hub, options.private, written, checkpoint)
+    print(f"published: {', '.join(written)}")
+    return written
 
 
 def _read(folder: str | Path, repo_id: str | None) -> _Published:
@@ -209,7 +223,7 @@ def _push(
             f"push_to_hub={repo_id!r}: {_reason(error, api.endpoint)}; all is written in {', '.join(written)}: the "
             "same command goes on from there"
         ) from error
-    return [*written, *urls]
+    return urls
 
 
 def _push_samples(api: HfApi, published: _Published, repo_id: str, private: bool) -> str:

@@ -16,9 +16,12 @@ from pathlib import Path
 from typing import Any, Literal
 
 from eval_suite.backends import Backend, check_backend, load_backend
-from eval_suite.benchmarks import check_names, load_problems
+from eval_suite.benchmarks import check_names, check_shots, load_problems
+from eval_suite.benchmarks.suites import named_benchmarks
 from eval_suite.chunks import Chunk, collect, complete_chunks, plan_chunks, samples_file
 from eval_suite.errors import UserError
+from eval_suite.harness.fit import fit_problems
+from eval_suite.harness.likelihood import check_scoring, likelihoods_file, score_chunks, takes_turns
 from eval_suite.processes import Processes
 from eval_suite.progress import Sameness, SamplingProgress
 from eval_suite.provenance import package_versions, source_commit, stable_hash
@@ -26,7 +29,16 @@ from eval_suite.records import Problem, append_jsonl, drop_truncated_line, write
 
 # What does not decide the samples: where they go, where rows come from (the rows themselves are hashed), and
 # which server or how many devices generate.
-_NOT_SETTINGS = ("out", "hub_mirror", "model", "benchmarks", "base_url", "concurrency", "tensor_parallel_size")
+_NOT_SETTINGS = (
+    "out",
+    "hub_mirror",
+    "model",
+    "benchmarks",
+    "suite",
+    "base_url",
+    "concurrency",
+    "tensor_parallel_size",
+)
 
 
 def _option(help_text: str, default: Any = None) -> Any:
@@ -42,7 +54,8 @@ class SampleConfig:
     """
 
     model: str = field(metadata={"help": "Folder of a saved model, or a model's id on the Hub."})
-    benchmarks: str = field(metadata={"help": "Benchmarks, separated by commas, such as gsm8k,math500."})
+    benchmarks: str = _option("Benchmarks, separated by commas, such as gsm8k,math500.", "")
+    suite: str | None = _option("In place of benchmarks: base, math, code, rl or all.")
     out: str = _option(
         "Folder of the run, where an unfinished one is continued; default: outputs/eval/ and the model's name.", ""
     )
@@ -66,6 +79,7 @@ class SampleConfig:
         "where there is a template: many base models ship one that they were not trained on.",
         False,
     )
+    shots: int | None = _option("Worked examples in a base model's prompt; default: each benchmark's own number.")
     revision: str | None = _option("Branch, tag or commit of the model on the Hub.")
     continuous_batching: bool = _option(
         "With transformers: a finished sample's place is taken by the next. Samples are then not repeatable.", False
@@ -90,6 +104,7 @@ class SampleConfig:
         check_backend(self.backend)
         self._check_backend_options()
         check_names(self.benchmark_names)
+        check_shots(self.shots, self.chat_template)
 
     def _check_backend_options(self) -> None:
         for name, backend, default in (
@@ -114,7 +129,7 @@ class SampleConfig:
 
     @property
     def benchmark_names(self) -> list[str]:
-        return [name.strip() for name in self.benchmarks.split(",") if name.strip()]
+        return named_benchmarks(self.benchmarks, self.suite)
 
 
 def sample(
@@ -142,16 +157,23 @@ def sample(
         processes.wait("ready", range(1))  # the first one finds the user's errors, once
     out = Path(config.out)
     problems = load_problems(
-        config.benchmark_names, hub_mirror=config.hub_mirror, limit=config.limit, chat=config.chat_template
+        config.benchmark_names,
+        hub_mirror=config.hub_mirror,
+        limit=config.limit,
+        chat=config.chat_template,
+        shots=config.shots,
     )
+    check_scoring(config.backend, problems)
     backend = backend or load_backend(config)
+    limits = (backend.context_tokens(), config.max_new_tokens)
+    problems = fit_problems(problems, backend.prompt_tokens, *limits, quiet=not processes.first)
     prompt_tokens = _check_lengths(config, backend, problems, quiet=not processes.first)
     chunks = plan_chunks(problems, config.n, config.batch_size, prompt_tokens if backend.together else None)
     if processes.first:
         record = _run_record(config, backend, problems)
         begun = _has_begun(out, record)
         done = collect(out, chunks, config.batch_size)
-        if len(done) < len(chunks):
+        if len(done) < len(chunks) and not takes_turns(config.backend, chunks, done):
             backend.prepare()
         if not begun:
             _begin(out, record, problems)
@@ -163,7 +185,15 @@ def sample(
     there = sum(map(len, chunks)) - sum(map(len, missing)) if processes.size == 1 else 0
     name = "sampling" if processes.size == 1 else f"sampling, process {processes.rank + 1} of {processes.size}"
     with SamplingProgress(there + sum(map(len, share)), there, progress, name) as bar:
-        _generate(config, backend, share, samples_file(out, processes.rank, processes.size), bar)
+        path = samples_file(out, processes.rank, processes.size)
+        drop_truncated_line(path)
+        scored = [chunk for chunk in share if chunk.decoding == "likelihood"]
+        for samples in score_chunks(config, backend, scored, likelihoods_file(out, processes.rank, processes.size)):
+            append_jsonl(path, samples)
+            bar.advance(len(samples), 0)
+        for decoding in ("greedy", None):
+            chosen = [chunk for chunk in share if chunk.decoding == decoding]
+            _generate(config, backend, chosen, path, bar)
     processes.say("sampled")
     if processes.first:
         processes.wait("sampled", range(processes.size))
@@ -175,7 +205,6 @@ def _generate(
     config: SampleConfig, backend: Backend, chunks: Sequence[Chunk], path: Path, bar: SamplingProgress
 ) -> None:
     """Append the rows of `chunks` to `path`, each chunk in one write when it is done."""
-    drop_truncated_line(path)
     sameness = Sameness()
     requests = [chunk.request(config.seed) for chunk in chunks]
     with closing(backend.complete(requests)) as results:
@@ -197,6 +226,7 @@ def _check_lengths(config: SampleConfig, backend: Backend, problems: list[Proble
 
     A prompt must fit, and its completion ends with the context: beyond it a model answers with noise.
     """
+    problems = [problem for problem in problems if problem.meta.get("decoding") != "likelihood"]
     lengths = {problem.problem_id: backend.prompt_tokens(problem.prompt) for problem in problems}
     known = {key: tokens for key, tokens in lengths.items() if tokens is not None}
     context = backend.context_tokens()
@@ -207,8 +237,9 @@ def _check_lengths(config: SampleConfig, backend: Backend, problems: list[Proble
         tokens = known[problem.problem_id]
         if tokens >= context:
             raise UserError(
-                f"benchmarks={config.benchmarks!r}: the prompt of {problem.problem_id} has {tokens} tokens, which "
-                f"leaves no room in the model's context of {context} tokens: leave this benchmark out"
+                f"benchmarks={problem.benchmark!r}: the prompt of {problem.problem_id} has {tokens} tokens, which "
+                f"leaves no room in the model's context of {context} tokens: leave this benchmark out, or use fewer "
+                "--shots"
             )
         cut += tokens + config.max_new_tokens > context
     if cut and not quiet:

@@ -16,13 +16,15 @@ from eval_suite.records import FinishReason
 class Request:
     """P prompts of equal length in tokens (only `Backend.together` ones are given more than one), M samples of each.
 
-    `seed` decides the samples as far as the backend can make it so; any of `stop` ends a sample.
+    `seed` decides the samples as far as the backend can make it so; any of `stop` ends a sample. `greedy`: as with
+    temperature 0, whatever the run's; the same for all requests of a call.
     """
 
     prompts: tuple[str, ...]
     num_samples: int
     seed: int
     stop: tuple[str, ...] = ()
+    greedy: bool = False
 
 
 @dataclass(frozen=True)

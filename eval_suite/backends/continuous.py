@@ -43,7 +43,8 @@ class ContinuousBackend(TransformersBackend):
 
         if not requests:
             return
-        settings, options = self._settings, self._options(requests)
+        settings = self._greedy_settings if requests[0].greedy else self._settings
+        options = self._options(requests)
         state = torch.get_rng_state()
         try:
             with self._model.continuous_batching_context_manager(

@@ -92,7 +92,7 @@ class OpenAIBackend:
         config = self._config
         options: dict[str, Any] = {
             "max_tokens": config.max_new_tokens,
-            "temperature": config.temperature,
+            "temperature": 0.0 if request.greedy else config.temperature,
             "top_p": config.top_p,
             "seed": request.seed % 2**31,  # some servers take no more
         }

@@ -41,6 +41,11 @@ class TransformersBackend:
         self.identity = self._prompts.identity
         self.device = _device()
 
+    @property
+    def model(self) -> Any:
+        """The weights, on their device, for what scores with them in place of generating."""
+        return self._model
+
     @cached_property
     def _model(self) -> Any:
         from transformers import AutoModelForCausalLM
@@ -54,6 +59,13 @@ class TransformersBackend:
     @cached_property
     def _settings(self) -> Any:
         """Everything that shapes a completion; it replaces the model's own settings."""
+        return self._make_settings(self._config.temperature)
+
+    @cached_property
+    def _greedy_settings(self) -> Any:
+        return self._make_settings(0.0)
+
+    def _make_settings(self, temperature: float) -> Any:
         from transformers import GenerationConfig
 
         config = self._config
@@ -63,8 +75,8 @@ class TransformersBackend:
         ends = {"eos_token_id": end_ids or None, "pad_token_id": pad_id}
         self._model.generation_config = GenerationConfig(**ends)
         sampling: dict[str, Any] = {"do_sample": False}
-        if config.temperature > 0:
-            sampling = {"do_sample": True, "temperature": config.temperature, "top_p": config.top_p}
+        if temperature > 0:
+            sampling = {"do_sample": True, "temperature": temperature, "top_p": config.top_p}
             sampling["top_k"] = 0  # the library's own default is 50
         return GenerationConfig(max_new_tokens=config.max_new_tokens, **ends, **sampling)
 
@@ -88,7 +100,7 @@ class TransformersBackend:
         ids = torch.tensor([self._prompts.encode(prompt) for prompt in request.prompts], device=self.device)
         ids = ids.repeat_interleave(request.num_samples, dim=0)
         watch = _StopStrings(self._tokenizer, request.stop, prompt_tokens=ids.shape[1], num_rows=len(ids))
-        settings = copy.copy(self._settings)
+        settings = copy.copy(self._greedy_settings if request.greedy else self._settings)
         settings.max_new_tokens = self._room(ids.shape[1])
         cuda_devices = [ids.device.index or 0] if ids.device.type == "cuda" else []
         with torch.random.fork_rng(devices=cuda_devices):

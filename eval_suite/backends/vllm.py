@@ -78,10 +78,11 @@ class VLLMBackend:
         from vllm import SamplingParams
 
         config = self._config
+        temperature = 0.0 if request.greedy else config.temperature
         return SamplingParams(
             n=request.num_samples,
-            temperature=config.temperature,
-            top_p=config.top_p if config.temperature > 0 else 1.0,
+            temperature=temperature,
+            top_p=config.top_p if temperature > 0 else 1.0,
             max_tokens=config.max_new_tokens,
             seed=request.seed,
             stop=list(request.stop),

@@ -45,8 +45,15 @@ GRADERS: dict[str, GraderSpec] = {
         reduce="eval_suite.grading.extract:boxed_or_tail",
     ),
     "gsm8k": GraderSpec(function="eval_suite.grading.gsm8k:grade", version="gsm8k/1"),
+    "choice": GraderSpec(function="eval_suite.grading.choice:grade", version="choice/1"),
+    "exact_match": GraderSpec(function="eval_suite.grading.exact_match:grade", version="exact_match/1"),
+    "text": GraderSpec(function="eval_suite.grading.text:grade", version="text/1"),
     "running_sums": GraderSpec(function="eval_suite.benchmarks.running_sums:grade", version="running_sums/1"),
 }
+
+
+# Graders whose gold may be a JSON list of texts, each of them right.
+TAKE_ALIASES = ("exact_match", "text")
 
 
 def grader_spec(name: str) -> GraderSpec:
