@@ -19,7 +19,9 @@ from typing import Any
 
 from eval_suite.benchmarks import BENCHMARKS
 from eval_suite.errors import UserError
+from eval_suite.harness.tasks import HARNESS
 from eval_suite.outcomes import read_outcomes, read_record
+from eval_suite.records import read_jsonl
 
 # Benchmark → (data set, task of its eval.yaml, problems) of leaderboards on the Hub, which admits data sets one by
 # one: https://huggingface.co/datasets?benchmark=benchmark:official.
@@ -69,6 +71,10 @@ class Variant:
     def label(self) -> str:
         """The setting in words."""
         parts = [form.format(self.settings[name]) for name, _, form in _SETTINGS if self._has(name)]
+        if self.settings.get("decoding"):
+            parts.append({"likelihood": "options by likelihood"}.get(self.settings["decoding"], "greedy"))
+        if self.entry.get("accuracy"):
+            parts.append(self.entry["accuracy"])
         if self.settings.get("chat_template"):
             parts.append("chat template")
         if self.settings.get("answers"):
@@ -100,10 +106,14 @@ def read_variants(folder: str | Path, results: Mapping[str, Any]) -> list[Varian
     outcomes_of = read_outcomes(folder)
     sampled = datetime.fromtimestamp((Path(folder) / "samples.jsonl").stat().st_mtime, UTC)
     date = record.get("date") or sampled.strftime("%Y-%m-%d")
+    metas = {row["benchmark"]: row["meta"] for row in read_jsonl(Path(folder) / "problems.jsonl")}
     for name, outcomes in outcomes_of.items():
         if name not in results:
             raise UserError(f"{str(folder)!r}: results.json lacks {name}: repeat `shaped-trl report {folder}`")
-        settings = {**record["settings"], "n": results[name]["n"]}
+        own = {key: metas[name][key] for key in ("shots", "decoding") if metas[name].get(key)}
+        settings = {**record["settings"], "n": results[name]["n"], **own}
+        if "decoding" in own:  # greedy or by likelihood, whatever the run samples at
+            settings |= {"temperature": None, "top_p": None}
         variants.append(Variant(name, results[name], settings, tuple(outcomes.graders), date, record))
     return variants
 
@@ -201,10 +211,10 @@ def table(variant: Variant, source_url: str | None) -> str:
 
 def _dataset(benchmark: str) -> tuple[str, str | None, str | None]:
     """(data set, config, split) of a benchmark; its own name where it comes from no data set."""
-    known = BENCHMARKS.get(benchmark)
+    known: Any = BENCHMARKS.get(benchmark) or HARNESS.get(benchmark)
     if known is not None:
         return known.dataset_id, known.config, known.split
-    return LEADERBOARDS.get(benchmark, (benchmark,))[0], None, None
+    return benchmark, None, None
 
 
 def _percent(share: float) -> float:

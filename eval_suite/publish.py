@@ -70,7 +70,7 @@ class PublishOptions:
     def add_to(cls, parser: ArgumentParser) -> None:
         """Add the options to a command's parser."""
         for one in fields(cls):
-            how: dict[str, Any] = {"action": "store_true"} if one.type == "bool" else {}
+            how: dict[str, Any] = {"action": "store_true"} if one.default is False else {}
             parser.add_argument(f"--{one.name}", help=one.metadata["help"], **how)
 
     @property

@@ -86,6 +86,12 @@ def write_run(folder: Path, checkpoint: Path, **settings) -> Path:
     return folder
 
 
+def only_error(capsys) -> str:
+    """The one line of standard error that is no report's path."""
+    (line,) = [one for one in capsys.readouterr().err.splitlines() if not one.startswith("written: ")]
+    return line
+
+
 def metric(run: Path, benchmark: str, key: str) -> dict:
     return json.loads((run / "results.json").read_text())[benchmark]["metrics"][key]
 
@@ -147,8 +153,13 @@ def test_card_keeps_what_is_there_and_has_each_result_once(run, checkpoint):
     other, gsm8k, sums = index["results"]
     assert index["name"] == "someone's name"
     assert other == yaml.safe_load(CARD.split("---")[1])["model-index"][0]["results"][0]
-    assert [one["type"] for one in gsm8k["metrics"]] == ["pass@2", "pass@4", "cons@4"]  # avg@4: in .eval_results
-    assert [one["type"] for one in sums["metrics"]] == ["pass@2", "pass@4", "avg@4", "cons@4"]
+    assert [one["type"] for one in gsm8k["metrics"]] == [
+        "pass@2",
+        "pass@4",
+        "maj@2",
+        "cons@4",
+    ]  # avg@4: in .eval_results
+    assert [one["type"] for one in sums["metrics"]] == ["pass@2", "pass@4", "avg@4", "maj@2", "cons@4"]
     assert gsm8k["dataset"]["type"] == "openai/gsm8k"
     assert gsm8k["dataset"]["args"]["temperature"] == 0.7
     assert sums["metrics"][2]["value"] == 12.5
@@ -252,13 +263,15 @@ def test_mistakes(run, checkpoint, tmp_path, capsys, monkeypatch):
     (checkpoint / "model.safetensors").write_bytes(b"trained on")
     assert cli.main([*report, "--publish_to", str(checkpoint)]) == 2
     assert "does not hold the weights" in capsys.readouterr().err
+    (checkpoint / "model.safetensors").write_bytes(b"weights")
+    options = PublishOptions(str(checkpoint))
     lines = (run / "verdicts.jsonl").read_text().splitlines()
     (run / "verdicts.jsonl").write_text("\n".join(lines[:-1]) + "\n")
     with pytest.raises(UserError, match="running_sums/1 has 3 of n=4 verdicts"):
-        publish([run], PublishOptions())
+        publish([run], options)
     (run / "results.json").unlink()
     with pytest.raises(UserError, match="has no results"):
-        publish([run], PublishOptions())
+        publish([run], options)
 
 
 @pytest.fixture
@@ -333,8 +346,7 @@ def test_a_second_push_keeps_what_others_changed_on_the_hub(run, checkpoint, hub
 def test_refusals_are_one_line_and_all_is_written(refuse, parts, run, hub, capsys):
     hub.refuse = refuse
     assert cli.main(["report", str(run), "--push_to_hub", "me/tiny"]) == 2
-    error = capsys.readouterr().err.strip()
-    assert len(error.splitlines()) == 1
+    error = only_error(capsys)
     assert all(part in error for part in [*parts, "me/tiny", str(run / "hub")]), error
     assert (run / "hub" / "samples" / VARIANT / "samples.parquet").is_file()
     assert (run / "hub" / "model" / ".eval_results" / f"{VARIANT}.yaml").is_file()
@@ -345,8 +357,7 @@ def test_refusals_are_one_line_and_all_is_written(refuse, parts, run, hub, capsy
 def test_an_unreachable_hub_is_one_line_and_all_is_written(run, hub, monkeypatch, capsys):
     monkeypatch.setattr(constants, "ENDPOINT", "http://127.0.0.1:9")
     assert cli.main(["report", str(run), "--push_to_hub", "me/tiny"]) == 2
-    error = capsys.readouterr().err.strip()
-    assert len(error.splitlines()) == 1
+    error = only_error(capsys)
     assert "http://127.0.0.1:9 cannot be reached" in error
     assert (run / "hub" / "model" / "README.md").is_file()
     assert not hub.requests

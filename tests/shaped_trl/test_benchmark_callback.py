@@ -18,6 +18,8 @@ from processes import run_processes
 from tiny import WORDS, tiny_model, tiny_tokenizer
 
 from eval_suite.errors import UserError
+from eval_suite.hub_entries import LEADERBOARDS
+from eval_suite.publish import PublishOptions, publish
 from eval_suite.records import Sample, append_jsonl, read_jsonl
 from eval_suite.report import report_run
 from eval_suite.sample import sample
@@ -150,6 +152,26 @@ def test_the_log_has_the_numbers_of_the_runs_folder(undisturbed_run, tmp_path):
             assert rows[step][f"benchmark/running_sums/{name}"] == entry[name]
     state = json.loads((folder / "checkpoint-5" / "trainer_state.json").read_text())
     assert len([row for row in state["log_history"] if is_benchmark(row)]) == len(STEPS)
+
+
+def test_what_is_published_into_output_dir_survives_a_later_save(undisturbed_run, monkeypatch):
+    """TRL writes README.md anew with every checkpoint; publishing again puts the results back."""
+    folder, trainer = undisturbed_run
+    monkeypatch.setitem(LEADERBOARDS, "running_sums", ("me/sums", "sums", 3))
+    trainer.save_model()
+    run, options = folder / "evaluations" / "step-5", PublishOptions(publish_to=str(folder))
+    report_run(run)
+    publish([run], options)
+    (entry,) = (folder / ".eval_results").iterdir()
+    before, card = entry.read_bytes(), (folder / "README.md").read_text()
+    assert b"me/sums" in before
+    assert "<!-- results of running_sums" in card
+    trainer._save_checkpoint(trainer.model, None)
+    assert entry.read_bytes() == before
+    assert "<!-- results of running_sums" not in (folder / "README.md").read_text()
+    publish([run], options)
+    assert entry.read_bytes() == before
+    assert (folder / "README.md").read_text() == card
 
 
 @pytest.mark.parametrize(("where", "step"), [("grade_run", 4), pytest.param("report_run", 2, marks=pytest.mark.slow)])
