@@ -1,6 +1,6 @@
 """Benchmarks during training: the live model's samples, graded by the evaluation suite, every so many steps.
 
-    output_dir/evaluations/step-500/    a run of the suite, which `shaped-trl report` reads
+    output_dir/_evaluations/step-500/   a run of the suite, which `shaped-trl report` reads
     the trainer's log                   benchmark/gsm8k/avg@4, pass@4, cons@4, truncated, unparsed: shares of 1
 
 The training that goes on is bit for bit that without evaluations (`live.undisturbed`). One process generates and
@@ -27,7 +27,8 @@ from eval_suite.report import report_run
 from eval_suite.sample import SampleConfig, sample
 from shaped_trl.training.live import LiveBackend, base_model, undisturbed
 
-FOLDER = "evaluations"
+# A Trainer that pushes its output_dir leaves out names with this beginning: a run holds the benchmark's golds.
+FOLDER = "_evaluations"
 PREFIX = "benchmark/"
 
 

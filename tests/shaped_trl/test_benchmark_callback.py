@@ -1,5 +1,6 @@
 """Benchmarks during training: the numbers are those of the suite, and training does not notice them."""
 
+import inspect
 import json
 import os
 import signal
@@ -13,9 +14,11 @@ import pytest
 import torch
 from benchmark_tiny import BENCHMARKS, build, main, parameters
 from datasets import Dataset
+from huggingface_hub.utils import filter_repo_objects
 from peft import LoraConfig
 from processes import run_processes
 from tiny import WORDS, tiny_model, tiny_tokenizer
+from transformers import Trainer
 
 from eval_suite.errors import UserError
 from eval_suite.hub_entries import LEADERBOARDS
@@ -25,7 +28,7 @@ from eval_suite.report import report_run
 from eval_suite.sample import sample
 from shaped_trl import cli
 from shaped_trl.rlvr import RLVRConfig, RLVRTrainer
-from shaped_trl.training.evaluation import BenchmarkArguments, BenchmarkCallback, add_benchmarks
+from shaped_trl.training.evaluation import FOLDER, BenchmarkArguments, BenchmarkCallback, add_benchmarks
 from shaped_trl.training.live import LiveBackend, undisturbed, weights_fingerprint
 from shaped_trl.training.run import continue_training
 
@@ -130,13 +133,13 @@ def test_what_is_put_back():
 def test_samples_are_those_of_the_saved_checkpoint(undisturbed_run, tmp_path):
     """The suite, given the saved model of the last step, draws the same samples as it did from the live one."""
     folder, trainer = undisturbed_run
-    run = folder / "evaluations" / "step-5"
+    run = folder / FOLDER / "step-5"
     config = BENCHMARKS.sample_config(str(folder), 5, None, trainer.args.seed)
     saved = sample(replace(config, model=str(folder / "checkpoint-5"), out=str(tmp_path / "saved")), progress=False)
     rows = list(read_jsonl(saved / "samples.jsonl"))
     assert rows == list(read_jsonl(run / "samples.jsonl"))
     assert len(rows) == 12
-    first = list(read_jsonl(folder / "evaluations" / "step-0" / "samples.jsonl"))
+    first = list(read_jsonl(folder / FOLDER / "step-0" / "samples.jsonl"))
     assert rows != first  # training changed something
 
 
@@ -144,7 +147,7 @@ def test_the_log_has_the_numbers_of_the_runs_folder(undisturbed_run, tmp_path):
     folder, _ = undisturbed_run
     rows = {row["step"]: row for row in log(folder) if is_benchmark(row)}
     for step in STEPS:
-        entry = report_run(folder / "evaluations" / f"step-{step}")["running_sums"]
+        entry = report_run(folder / FOLDER / f"step-{step}")["running_sums"]
         assert entry["n"] == 4
         for name in ("avg@4", "pass@4", "cons@4"):
             assert rows[step][f"benchmark/running_sums/{name}"] == entry["metrics"][name]["value"]
@@ -159,7 +162,7 @@ def test_what_is_published_into_output_dir_survives_a_later_save(undisturbed_run
     folder, trainer = undisturbed_run
     monkeypatch.setitem(LEADERBOARDS, "running_sums", ("me/sums", "sums", 3))
     trainer.save_model()
-    run, options = folder / "evaluations" / "step-5", PublishOptions(publish_to=str(folder))
+    run, options = folder / FOLDER / "step-5", PublishOptions(publish_to=str(folder))
     report_run(run)
     publish([run], options)
     (entry,) = (folder / ".eval_results").iterdir()
@@ -194,7 +197,7 @@ def test_killed_in_an_evaluation_it_ends_as_an_undisturbed_run(undisturbed_run, 
     assert_same(parameters(again), parameters(trainer))
     assert log(tmp_path) == log(folder)
     for one in STEPS:
-        results = [path / "evaluations" / f"step-{one}" / "results.json" for path in (folder, tmp_path)]
+        results = [path / FOLDER / f"step-{one}" / "results.json" for path in (folder, tmp_path)]
         assert results[0].read_bytes() == results[1].read_bytes()
 
 
@@ -202,7 +205,7 @@ def test_an_evaluation_of_other_weights_at_this_step_begins_anew(tmp_path):
     trainer = build(tmp_path, None)
     callback = BenchmarkCallback(trainer, BENCHMARKS)
     callback.evaluate()
-    folder = tmp_path / "evaluations" / "step-0"
+    folder = tmp_path / FOLDER / "step-0"
     before = (folder / "samples.jsonl").read_text()
     identity = json.loads((folder / "run.json").read_text())["model_identity"]
     assert identity == weights_fingerprint(trainer.model)
@@ -218,34 +221,33 @@ def test_an_evaluation_of_other_weights_at_this_step_begins_anew(tmp_path):
     assert len(list(read_jsonl(folder / "samples.jsonl"))) == 6
 
 
-@pytest.mark.distributed
-def test_two_processes(tmp_path):
-    results = run_processes(main, 2, tmp_path, str(tmp_path))
-    for rank in (0, 1):
-        assert_same(results[rank]["with"][0], results[rank]["without"][0])
-        assert_same(results[rank]["with"][0], results[0]["with"][0])
-        rows = [row for row in results[rank]["with"][1] if is_benchmark(row)]
-        assert [row["step"] for row in rows] == STEPS
-        assert rows == [row for row in results[0]["with"][1] if is_benchmark(row)]
-    assert len(list(read_jsonl(tmp_path / "with" / "evaluations" / "step-5" / "samples.jsonl"))) == 12
-
-
-def fail_in_one(folder: str) -> str:
-    trainer = build(Path(folder) / "run", replace(BENCHMARKS, eval_benchmark_max_new_tokens=1), save_strategy="no")
-    (Path(folder) / "run" / "evaluations").mkdir(parents=True, exist_ok=True)
-    (Path(folder) / "run" / "evaluations" / "step-0").touch()  # a file where the folder is to be
+def in_each_process(folder: str) -> tuple[dict, str]:
+    results = main(folder)
+    run = Path(folder) / "failing"
+    trainer = build(run, save_strategy="no")
+    (run / FOLDER).mkdir(parents=True, exist_ok=True)
+    (run / FOLDER / "step-0").touch()  # a file where the folder is to be
     try:
         trainer.train()
     except Exception as error:
-        return f"{type(error).__name__}: {error}"
-    return "no error"
+        return results, f"{type(error).__name__}: {error}"
+    return results, "no error"
 
 
+@pytest.mark.slow
 @pytest.mark.distributed
-def test_a_failure_in_one_process_ends_both(tmp_path):
-    first, second = run_processes(fail_in_one, 2, tmp_path, str(tmp_path))
-    assert first.startswith(("FileExistsError", "NotADirectoryError"))
-    assert second.startswith("RuntimeError: the evaluation failed in the first process: ")
+def test_two_processes_and_a_failure_in_one_of_them(tmp_path):
+    returned = run_processes(in_each_process, 2, tmp_path, str(tmp_path))
+    results, errors = zip(*returned, strict=True)
+    for each in results:
+        assert_same(each["with"][0], each["without"][0])
+        assert_same(each["with"][0], results[0]["with"][0])
+        rows = [row for row in each["with"][1] if is_benchmark(row)]
+        assert [row["step"] for row in rows] == STEPS
+        assert rows == [row for row in results[0]["with"][1] if is_benchmark(row)]
+    assert len(list(read_jsonl(tmp_path / "with" / FOLDER / "step-5" / "samples.jsonl"))) == 12
+    assert errors[0].startswith(("FileExistsError", "NotADirectoryError"))
+    assert errors[1].startswith("RuntimeError: the evaluation failed in the first process: ")
 
 
 PROMPTS = Dataset.from_list([{"prompt": f"{a} {b}", "gold": a} for a in WORDS[:4] for b in WORDS[:4]])
@@ -312,6 +314,13 @@ def test_mistakes_are_named_by_option(options, message):
         BenchmarkArguments(**options)
 
 
+def test_a_trainers_own_push_leaves_the_golds_at_home():
+    """`push_to_hub` of a Trainer uploads output_dir, without what matches these patterns."""
+    assert 'ignore_patterns=["_*", f"{PREFIX_CHECKPOINT_DIR}-*"]' in inspect.getsource(Trainer.push_to_hub)
+    pushed = filter_repo_objects([f"{FOLDER}/step-0/problems.jsonl", "README.md"], ignore_patterns=["_*"])
+    assert list(pushed) == ["README.md"]
+
+
 def test_no_chat_template():
     model, config = tiny_model(), BENCHMARKS.sample_config("out", 0, None, 0)
     with pytest.raises(UserError, match="eval_benchmark_chat_template=True"):
@@ -333,7 +342,7 @@ def test_command_line(tmp_path, monkeypatch, capsys):
     assert [row["step"] for row in read_jsonl("run/train_log.jsonl") if is_benchmark(row)] == [0, 2]
     assert (tmp_path / "run" / "train_log.png").is_file()
     capsys.readouterr()
-    assert cli.main(["report", "run/evaluations/step-0", "run/evaluations/step-2"]) == 0
+    assert cli.main(["report", "run/_evaluations/step-0", "run/_evaluations/step-2"]) == 0
     assert "running_sums" in capsys.readouterr().out
     assert cli.main([*argv[:-1], "gsm8k", "--hub_mirror", str(tmp_path), "--output_dir", "other"]) == 2
     assert "openai/gsm8k" in capsys.readouterr().err
