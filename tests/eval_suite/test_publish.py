@@ -13,12 +13,12 @@ from hub_stand_in import TOKEN, hub_stand_in
 from huggingface_hub import ModelCard, constants, parse_eval_result_entries
 
 from eval_suite.errors import UserError
-from eval_suite.hub_entries import LEADERBOARDS
+from eval_suite.hub_entries import LEADERBOARDS, index_result, read_variants
 from eval_suite.model_card import with_results
 from eval_suite.provenance import folder_fingerprint
 from eval_suite.publish import PublishOptions, publish
 from eval_suite.records import Problem, Sample, Verdict, append_jsonl, read_jsonl
-from eval_suite.report import report_run
+from eval_suite.results import read_runs, results_text
 from shaped_trl import cli
 
 N = 4
@@ -81,9 +81,16 @@ def write_run(folder: Path, checkpoint: Path, **settings) -> Path:
                 answer = None if letter == "u" else "7"
                 append_jsonl(folder / "samples.jsonl", [sample])
                 append_jsonl(folder / "verdicts.jsonl", [Verdict(key, i, STATUS[letter.lower()], answer, "math/1")])
-    report_run(folder)
+    finish(folder)
     os.utime(folder / "samples.jsonl", (1_750_000_000,) * 2)  # 2025-06-15
     return folder
+
+
+def finish(folder: Path) -> dict:
+    """results.json as the report writes it, without its pictures."""
+    (run,) = read_runs([folder])
+    (folder / "results.json").write_text(results_text(run.results))
+    return run.results
 
 
 def only_error(capsys) -> str:
@@ -225,6 +232,22 @@ def test_part_of_a_benchmark_is_no_leaderboard_result(tmp_path, checkpoint):
     (index,) = yaml.safe_load((checkpoint / "README.md").read_text().split("---")[1])["model-index"]
     assert "only the first 4 problems" in index["results"][0]["task"]["name"]
     assert "avg@4" in [one["type"] for one in index["results"][0]["metrics"]]
+
+
+def test_a_benchmark_says_how_its_own_samples_came_about(tmp_path, checkpoint):
+    """Options chosen by likelihood have no temperature, whatever the run samples at."""
+    run = write_run(tmp_path / "run", checkpoint)
+    meta = {"n": 1, "metric": "acc_norm", "shots": 5, "decoding": "likelihood"}
+    append_jsonl(run / "problems.jsonl", [Problem("hellaswag/0", "hellaswag", "Q", "A", "choice", meta)])
+    append_jsonl(run / "samples.jsonl", [Sample("hellaswag/0", 0, "A")])
+    append_jsonl(run / "verdicts.jsonl", [Verdict("hellaswag/0", 0, "pass", "A", "choice/1")])
+    variant = next(one for one in read_variants(run, finish(run)) if one.benchmark == "hellaswag")
+    assert variant.label == "n = 1, at most 64 tokens, 5 worked examples, options by likelihood, acc_norm"
+    assert variant.slug == "hellaswag_n1_len64_shots5"
+    result = index_result(variant, None)
+    assert result["dataset"]["type"] == "Rowan/hellaswag"
+    assert "temperature" not in result["dataset"]["args"]
+    assert [one["type"] for one in result["metrics"]] == ["avg@1", "cons@1"]
 
 
 def test_samples_are_those_of_the_run_without_prompts_and_golds(run, tmp_path, monkeypatch):

@@ -177,7 +177,8 @@ def test_what_is_published_into_output_dir_survives_a_later_save(undisturbed_run
     assert (folder / "README.md").read_text() == card
 
 
-@pytest.mark.parametrize(("where", "step"), [("grade_run", 4), pytest.param("report_run", 2, marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize(("where", "step"), [("grade_run", 4), ("report_run", 2)])
 def test_killed_in_an_evaluation_it_ends_as_an_undisturbed_run(undisturbed_run, tmp_path, where, step, monkeypatch):
     folder, trainer = undisturbed_run
     command = [sys.executable, str(HELPERS / "benchmark_tiny.py"), str(tmp_path), where, str(step)]
