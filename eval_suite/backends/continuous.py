@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from eval_suite.backends.base import Completion, Completions, Request
-from eval_suite.backends.static import TransformersBackend, _is_out_of_memory, tail_tokens
+from eval_suite.backends.static import TransformersBackend, is_out_of_memory, tail_tokens
 from eval_suite.errors import UserError
 
 SAMPLES_IN_FLIGHT = 256
@@ -52,7 +52,7 @@ class ContinuousBackend(TransformersBackend):
             ) as manager:
                 yield from _Feed(self, manager, requests).run()
         except RuntimeError as error:
-            if not _is_out_of_memory(error):
+            if not is_out_of_memory(error):
                 raise
             raise UserError(
                 f"continuous_batching=True does not fit the memory of {self.device}: leave it out"
@@ -86,6 +86,13 @@ class _Feed:
         self._samples: dict[str, tuple[int, int, int]] = {}  # id -> request, sample, tokens searched so far
 
     def run(self) -> Completions:
+        try:
+            yield from self._results()
+        finally:
+            for name in self._samples:  # after an error or Ctrl-C: else the library goes on to their ends
+                self._manager.cancel_request(name)
+
+    def _results(self) -> Completions:
         self._fill()
         while self._samples:
             output = self._manager.get_result(timeout=1)

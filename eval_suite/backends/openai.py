@@ -27,7 +27,8 @@ if TYPE_CHECKING:
 KEY_VARIABLE = "OPENAI_API_KEY"
 # A request is repeated after these answers, after a dropped connection, and when nothing came for READ_TIMEOUT_S.
 RETRIED_STATUSES = (408, 409, 425, 429, 500, 502, 503, 504)
-MAX_RETRIES = 8
+RETRIES: dict[str, Any] = {"total": 8}
+FIRST_RETRIES: dict[str, Any] = {"total": 3, "connect": 0}  # before anything is sampled: no server, no waiting
 BACKOFF_S = 0.5  # doubled each time, up to 2 minutes; a server's Retry-After counts more
 CONNECT_TIMEOUT_S = 10.0
 READ_TIMEOUT_S = 1800.0  # the answer comes whole: a long completion on a busy server takes minutes
@@ -72,11 +73,11 @@ class OpenAIBackend:
 
     def prepare(self) -> None:
         """Ask for the list of models, and where the model is not in it, for one token of it."""
-        response = self._send("GET", "/models", None, retries=1)
+        response = self._send("GET", "/models", None, FIRST_RETRIES)
         if response.status in (401, 403):
             raise self._refusal(response)
         if self._config.model not in _model_names(response):
-            self._ask("Hello", 1, {"max_tokens": 1}, retries=1)
+            self._ask("Hello", 1, {"max_tokens": 1}, FIRST_RETRIES)
 
     def complete(self, requests: Sequence[Request]) -> Completions:
         def work(item: tuple[int, Request]) -> tuple[int, list[Completion]]:
@@ -97,7 +98,7 @@ class OpenAIBackend:
         }
         if request.stop:
             options["stop"] = list(request.stop)
-        reply = self._ask(request.prompts[0], request.num_samples, options, retries=MAX_RETRIES)
+        reply = self._ask(request.prompts[0], request.num_samples, options, RETRIES)
         choices = sorted(reply["choices"], key=lambda choice: choice.get("index", 0))
         if len(choices) != request.num_samples:
             raise UserError(
@@ -119,7 +120,7 @@ class OpenAIBackend:
         text, stopped = cut(text or "", stop)
         return Completion(text, "stop" if stopped else FINISH_REASONS.get(reason, "stop"), tokens)
 
-    def _ask(self, prompt: str, num_samples: int, options: dict[str, Any], retries: int) -> dict[str, Any]:
+    def _ask(self, prompt: str, num_samples: int, options: dict[str, Any], retries: dict[str, Any]) -> dict[str, Any]:
         body = {"model": self._config.model, **options}
         if num_samples > 1:
             body["n"] = num_samples
@@ -138,10 +139,10 @@ class OpenAIBackend:
             )
         return reply
 
-    def _send(self, method: str, path: str, body: Any, retries: int) -> urllib3.BaseHTTPResponse:
-        """The answer, whatever its status, after as many repetitions as it takes and `retries` allows."""
+    def _send(self, method: str, path: str, body: Any, retries: dict[str, Any]) -> urllib3.BaseHTTPResponse:
+        """The answer, whatever its status, after as many repetitions as it takes and `retries` allow."""
         policy = Retry(
-            total=retries,
+            **retries,
             backoff_factor=BACKOFF_S,
             backoff_jitter=BACKOFF_S,
             status_forcelist=RETRIED_STATUSES,
@@ -164,7 +165,7 @@ class OpenAIBackend:
         if status in (401, 403):
             return UserError(f"{where}: the server refuses the key ({status}, {said}): set {KEY_VARIABLE}")
         if status == 404:
-            names = ", ".join(_model_names(self._send("GET", "/models", None, retries=1))[:5])
+            names = ", ".join(_model_names(self._send("GET", "/models", None, FIRST_RETRIES))[:5])
             hint = f"the server's models are {names}" if names else "name the server's address up to /v1"
             return UserError(f"model={self._config.model!r} is not found at {self._url} (404, {said}): {hint}")
         if status in RETRIED_STATUSES:
@@ -172,7 +173,7 @@ class OpenAIBackend:
                 f"{where} still answers {status} ({said}): look at the server's log, or lower --concurrency; the same "
                 "command goes on from here"
             )
-        return UserError(f"{where}: the server refuses the request ({status}, {said}): change what it names")
+        return UserError(f"{where}: the server refuses the request ({status}): {said}")
 
 
 def _json(response: urllib3.BaseHTTPResponse) -> dict[str, Any]:

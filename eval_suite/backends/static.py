@@ -113,7 +113,7 @@ class TransformersBackend:
                     stopping_criteria=[watch] if request.stop else None,
                 )
             except RuntimeError as error:
-                if not _is_out_of_memory(error):
+                if not is_out_of_memory(error):
                     raise
                 raise UserError(
                     f"batch_size={self._config.batch_size}: {len(ids)} samples of {ids.shape[1]} + "
@@ -189,10 +189,11 @@ def _device() -> str:
     return "cuda" if local_rank is None else f"cuda:{int(local_rank) % torch.cuda.device_count()}"
 
 
-def _is_out_of_memory(error: RuntimeError) -> bool:
+def is_out_of_memory(error: RuntimeError) -> bool:
     import torch
 
-    return isinstance(error, torch.OutOfMemoryError) or "DefaultCPUAllocator" in str(error)
+    said = str(error).lower()
+    return isinstance(error, torch.OutOfMemoryError) or "out of memory" in said or "defaultcpuallocator" in said
 
 
 def _as_list(token_id: int | list[int] | None) -> list[int]:
