@@ -30,7 +30,9 @@ _IS_CORRECT = re.compile(
     r"|(?:\(([A-Z])\)|\b([A-Z]))\sis\sthe\s(?:correct|right|best)\s(?:answer|option|choice)\b"
 )
 _ONLY = re.compile(r"\(?([A-Za-z])\)?\.?")
-_LEADING = re.compile(r"\(([A-Z])\)|([A-Z])(?:[.):](?=\s|$)|\s*$|\s*\n)")
+_LEADING = re.compile(
+    r"\(([A-Z])\)(?!\s(?:and|or|is (?:not|wrong|incorrect|false))\b)|([A-Z])(?:[.):](?=\s|$)|\s*$|\s*\n)"
+)
 
 
 def grade(completion: str, gold: str) -> tuple[Status, str | None]:
@@ -41,7 +43,8 @@ def grade(completion: str, gold: str) -> tuple[Status, str | None]:
     """
     letter, text = _gold(gold)
     own = letter or normalized(text)
-    if completion.strip() == gold.strip() or (text and normalized(completion) == normalized(text)):
+    bare = _ONLY.fullmatch(completion.strip()) is not None  # a letter is a letter, even where an option's text is one
+    if completion.strip() == gold.strip() or (text and not bare and normalized(completion) == normalized(text)):
         return "pass", own
     if letter is not None:
         found = extract_letter(completion)

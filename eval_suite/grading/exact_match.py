@@ -23,7 +23,8 @@ _TEXT_COMMAND = re.compile(r"\\(?:text|textbf|mathrm|mathbf)\{([^{}]*)\}")
 def grade(completion: str, gold: str) -> tuple[Status, str | None]:
     """Grade a completion against `gold`, a text, or a JSON list of texts that are each right.
 
-    Without a statement ("the answer is", a box, ``<answer>``) its last line is the answer, if short. `answer` is canonical: every pass of a gold has the same.
+    Without a statement ("the answer is", a box, ``<answer>``) its last line is the answer, if short. `answer` is
+    canonical: every pass of a gold has the same.
     """
     if _OPTION.fullmatch(gold.strip()):
         return choice.grade(completion, gold)

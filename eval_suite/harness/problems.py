@@ -141,12 +141,24 @@ def _build_tasks(
     try:
         tasks = manager.load({"group": name, "task": members})["tasks"]
     except _row_faults() as fault:
-        raise _bad_row(spec, "the first one of a part", fault) from fault
+        raise _bad_row(spec, parts[0].rows[0], fault) from fault
     for task in tasks.values():
+        _mend(task)
         available = task.sampler.df if shots else []
         if len(available) < shots:
             raise UserError(f"shots={shots}, but {name} has {len(available)} worked examples: use at most that many")
     return tasks
+
+
+def _mend(task: Any) -> None:
+    """Faults of MMLU's definitions: nothing ends the description, and a form feed stands for ``\\f`` of ``\\frac``."""
+    description = task.config.description
+    if description and not description.endswith("\n"):
+        task.set_config("description", f"{description}\n\n")
+    escapes = str.maketrans({"\f": "\\f", "\r": "\\r"})
+    if task.fewshot_cfg.samples:
+        mended = [{key: text.translate(escapes) for key, text in one.items()} for one in task.fewshot_cfg.samples]
+        task.sampler.replace_df(mended)
 
 
 def _changes(name: str, spec: HarnessTask, part: _Part, examples: Rows, shots: int) -> dict[str, Any]:
@@ -196,7 +208,7 @@ def _problem(
             prompt, gold, scored = _options(spec, task, doc, row, context)
             meta |= {"decoding": "likelihood", "stop": [], **scored}
     except _row_faults() as fault:
-        raise _bad_row(spec, str(index), fault) from fault
+        raise _bad_row(spec, place, fault) from fault
     inside = f"{part.name}/" if "*" in (spec.config or "") else ""
     return Problem(f"{name}/{inside}{own_id}".replace(" ", "_"), name, prompt, gold, spec.grader, meta)
 
@@ -229,11 +241,13 @@ def _row_faults() -> tuple[type[Exception], ...]:
     return KeyError, IndexError, ValueError, TypeError, UndefinedError
 
 
-def _bad_row(spec: HarnessTask, where: str, fault: Exception) -> UserError:
+def _bad_row(spec: HarnessTask, place: tuple[int, Row], fault: Exception) -> UserError:
+    index, row = place
+    reason = " ".join(str(fault).split())[:200]
     return UserError(
-        f"data set {spec.dataset_id!r}, config {spec.config!r}, row {where}: lm-eval's {spec.task} cannot read it "
-        f"({type(fault).__name__}: {' '.join(str(fault).split())[:200]}): check that the mirror holds the rows as the "
-        "Hub has them"
+        f"data set {spec.dataset_id!r}, config {spec.config!r}: lm-eval's {spec.task} cannot read its rows "
+        f"({type(fault).__name__}: {reason}); row {index} has {', '.join(row)}: check that the mirror holds the rows "
+        "as the Hub has them"
     )
 
 

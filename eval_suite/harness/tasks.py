@@ -13,6 +13,8 @@ Departures from lm-eval 0.4.13, each for a fault:
 * BBH ends one at any ``Q``, here at a line that begins with ``Q:``, or at an empty line, as there;
 * MMLU's has no end but the token limit of 256, here ``Q:`` at the beginning of a line; MMLU-Pro's ``Question:`` only
   there;
+* MMLU's description runs into the first question, here an empty line is between them; its examples write ``\\frac``
+  as a form feed and ``rac``;
 * the run's ``--max_new_tokens`` is the token limit of all.
 """
 
