@@ -15,9 +15,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from eval_suite.cautions import cautions_of_many
-from eval_suite.document import Block, Cell, Heading, Image, Notes, Row, Table, Text
+from eval_suite.document import Block, Cell, Details, Heading, Image, Notes, Row, Table, Text
 from eval_suite.errors import UserError
-from eval_suite.examples import question_of
+from eval_suite.examples import prompt_text, questions, shorten
 from eval_suite.plots import plot_differences, plot_flips, to_png
 from eval_suite.records import read_jsonl
 from eval_suite.results import Run, average, find_metric, read_runs
@@ -32,6 +32,7 @@ from eval_suite.tables import (
     p_text,
     percent,
     sampled,
+    signed,
     value_cell,
 )
 from eval_suite.votes import Values
@@ -43,7 +44,7 @@ READING = (
     "other problems could move a difference, not other training seeds."
 )
 LISTED_PROBLEMS = 10
-_QUESTION_CHARACTERS = 240
+_GOLD_CHARACTERS, _QUESTION_CHARACTERS = 80, 240
 
 Differences = dict[str, dict[str, dict[str, float]]]  # benchmark → metric → difference
 
@@ -185,7 +186,7 @@ def _value_table(a: Run, b: Run, differences: Differences, headline: Sequence[st
     for name, by_metric in differences.items():
         left, right = a.results[name], b.results[name]
         rows.append(Row([f"{name}, {left['problems']:,} problems"], "group"))
-        rows.append(["samples", sampled(left), sampled(right), "", ""])
+        rows.append(["", Cell("", note=sampled(left)), Cell("", note=sampled(right)), "", ""])
         for metric, difference in by_metric.items():
             values = [value_cell(find_metric(entry, metric)) for entry in (left, right)]
             rows.append([_own_name(metric, left, right), *values, *_change(difference)])
@@ -227,7 +228,14 @@ def _flips(a: Run, b: Run, benchmarks: Sequence[str]) -> list[Block]:
         better, worse = (f"{int(which.sum()):,} of {len(change_P):,}" for which in counts[:2])
         alt = f"{name}: solve rate of each problem; {better} are solved more often by {b.label}, {worse} less often"
         figure = plot_flips(name, (a.label, b.label), rates_a_P, rates_b_P)
-        pictures.append(Image(f"flips_{name}.png", f"{alt}. Larger dots hold more problems.", to_png(figure), alt))
+        pictures.append(
+            Image(
+                f"flips_{name}.png",
+                f"{alt}. A dot's area counts problems; blue: more often, orange: less.",
+                to_png(figure),
+                alt,
+            )
+        )
         lists += _extremes(name, a, b, rates_a_P, rates_b_P)
     columns = ["benchmark", "problems", "better", "worse", "same", f"solved by {b.label} alone",
                f"solved by {a.label} alone"]  # fmt: skip
@@ -246,19 +254,24 @@ def _extremes(name: str, a: Run, b: Run, a_P: Values, b_P: Values) -> list[Block
     order = np.argsort(a_P - b_P, kind="stable")
     gains = [int(i) for i in order[:LISTED_PROBLEMS] if b_P[i] > a_P[i]]
     losses = [int(i) for i in order[::-1][:LISTED_PROBLEMS] if b_P[i] < a_P[i]]
-    wanted = {ids[i] for i in (*gains, *losses)}
-    problems = {
-        row["problem_id"]: row for row in read_jsonl(a.folder / "problems.jsonl") if row["problem_id"] in wanted
-    }
+    problems = {row["problem_id"]: row for row in read_jsonl(a.folder / "problems.jsonl") if row["benchmark"] == name}
+    prompts = {key: prompt_text(row["prompt"]) for key, row in problems.items()}
+    asked = questions(prompts, [ids[i] for i in (*gains, *losses)])
     blocks: list[Block] = []
     for title, chosen in (("gains", gains), ("losses", losses)):
-        rows = []
-        for i in chosen:
-            problem = problems[ids[i]]
-            question = " ".join(question_of(problem["prompt"], _QUESTION_CHARACTERS).split())
-            change = f"{100 * (b_P[i] - a_P[i]):+.1f}"
-            rows.append([ids[i], percent(a_P[i]), percent(b_P[i]), change, str(problem["gold"])[:80], question])
+        rows = [
+            [
+                ids[i],
+                percent(a_P[i]),
+                percent(b_P[i]),
+                signed(b_P[i] - a_P[i]),
+                shorten(str(problems[ids[i]]["gold"]), _GOLD_CHARACTERS, 0),
+                shorten(asked[ids[i]], _QUESTION_CHARACTERS, 0),
+            ]
+            for i in chosen
+        ]
         if rows:
-            columns = ["problem", f"{a.label}, %", f"{b.label}, %", "points", "gold", "question ends with"]
-            blocks.append(Table(f"{name}: largest {title} of {b.label}", columns, rows))
+            columns = ["problem", f"{a.label}, %", f"{b.label}, %", "points", "gold", "question"]
+            table = Table(f"{name}: largest {title} of {b.label}", columns, rows)
+            blocks.append(Details(f"{name}: {len(rows)} largest {title}, {rows[0][3]} points at most", [table]))
     return blocks

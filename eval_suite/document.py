@@ -22,7 +22,7 @@ _UNPRINTABLE = re.compile(
     "[\x00-\x08\x0b-\x1f\x7f-\x9f\xad\u061c\u200b\u200e\u200f\u2028-\u202e\u2060-\u206f\ufeff\ufff9-\ufffb"
     "\ud800-\udfff\U000e0000-\U000e0fff]"
 )
-_WIDE_ASPECT = 1.8
+_WIDE_PIXELS = 1000  # a picture that gets a line of its own, and on a small screen scrolls
 _CONTENTS_FROM_HEADINGS = 4
 
 
@@ -209,7 +209,7 @@ def _html(block: Block, number: int | None = None) -> str:
         case Image(_, caption, png, alt):
             width, height = struct.unpack(">II", png[16:24])
             source = base64.b64encode(png).decode("ascii")
-            shape = ' class="wide"' if width > _WIDE_ASPECT * height else ""
+            shape = ' class="wide"' if width > _WIDE_PIXELS else ""
             return (
                 f'<figure{shape}><div class="picture" tabindex="0"><img width="{width}" height="{height}" '
                 f'alt="{_escape(alt or caption)}" src="data:image/png;base64,{source}"></div>'
@@ -242,11 +242,11 @@ def _html_table(table: Table) -> str:
         name, note = (first, "") if isinstance(first, str) else (first.text, first.note)
         kind = f' class="{row.kind}"' if isinstance(row, Row) else ""
         small = f" <small>{_escape(note)}</small>" if note else ""
-        scope = "rowgroup" if kind and not others else "row"
-        line = f'<th scope="{scope}" class="left">{_escape(name)}{small}</th>'
-        if not others and len(left) > 1:
-            line += f'<td colspan="{len(left) - 1}"></td>'
-        line += "".join(_html_cell(cell, style) for cell, style in zip(others, classes[1:], strict=bool(others)))
+        if others:
+            line = f'<th scope="row" class="left">{_escape(name)}{small}</th>'
+            line += "".join(_html_cell(cell, style) for cell, style in zip(others, classes[1:], strict=True))
+        else:
+            line = f'<th scope="rowgroup" class="left" colspan="{len(left)}"><span>{_escape(name)}{small}</span></th>'
         lines.append(f"<tr{kind}>{line}</tr>")
     return (
         f'<div class="table" role="region" tabindex="0" aria-label="{caption}"><table>'

@@ -6,7 +6,7 @@ The files are read row by row; of the completions only those chosen are kept, sh
 from __future__ import annotations
 
 import zlib
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -73,11 +73,11 @@ def choose_examples(folder: str | Path, per_kind: int) -> dict[str, list[Example
     return _complete(folder, benchmark_of, examples)
 
 
-def example_blocks(folder: str | Path, per_kind: int) -> list[Block]:
-    """A heading for each benchmark and its examples, folded."""
+def example_blocks(folder: str | Path, per_kind: int, label: str = "") -> list[Block]:
+    """A heading for each benchmark, `label` before its name, and its examples, folded."""
     blocks: list[Block] = []
     for benchmark, examples in choose_examples(folder, per_kind).items():
-        blocks.append(Heading(benchmark, 3))
+        blocks.append(Heading(f"{label}{benchmark}", 3))
         blocks += [_folded(example) for example in examples]
     return blocks
 
@@ -90,11 +90,29 @@ def shorten(text: str, head: int, tail: int) -> str:
     return f"{text[:head]}\n[… {left_out:,} characters left out …]\n{text[len(text) - tail :]}"
 
 
-def question_of(prompt: Any, characters: int = PROMPT_CHARACTERS) -> str:
-    """The end of a prompt, where the question stands; chats message by message."""
+def prompt_text(prompt: Any) -> str:
+    """A prompt as text; a chat message by message."""
     if isinstance(prompt, list):
-        prompt = "\n\n".join(f"{message.get('role')}: {message.get('content')}" for message in prompt)
-    return shorten(str(prompt), 0, characters).lstrip("\n")
+        return "\n\n".join(f"{message.get('role')}: {message.get('content')}" for message in prompt)
+    return str(prompt)
+
+
+def questions(prompts: Mapping[str, str], wanted: Iterable[str]) -> dict[str, str]:
+    """Problem id → what its prompt does not share with all others: worked examples and instructions go."""
+    prefix = _common_start(prompts.values())
+    prefix = prefix[: max(prefix.rfind("\n"), prefix.rfind(": "), -1) + 1]
+    rests = {key: prompt[len(prefix) :] for key, prompt in prompts.items()}
+    suffix = _common_start([rest[::-1] for rest in rests.values()])[::-1]
+    suffix = suffix[suffix.find("\n") :] if "\n" in suffix else ""
+    if len(prompts) < 2:
+        prefix = suffix = ""
+    return {key: " ".join(prompts[key][len(prefix) : len(prompts[key]) - len(suffix)].split()) for key in wanted}
+
+
+def _common_start(texts: Collection[str]) -> str:
+    first, last = min(texts), max(texts)  # the two that differ soonest
+    same = next((index for index, (a, b) in enumerate(zip(first, last, strict=False)) if a != b), len(first))
+    return first[:same]
 
 
 class _Lowest:
@@ -144,7 +162,10 @@ def _complete(folder: Path, benchmark_of: Mapping[str, str], examples: dict[Key,
             examples[key] = replace(examples[key], status=row["status"], answer=answer)
     needed = {problem_id for problem_id, _ in examples}
     problems = {
-        row["problem_id"]: (question_of(row["prompt"]), shorten(str(row["gold"]), _GOLD_CHARACTERS, 0))
+        row["problem_id"]: (
+            shorten(prompt_text(row["prompt"]), 0, PROMPT_CHARACTERS).lstrip("\n"),
+            shorten(str(row["gold"]), _GOLD_CHARACTERS, 0),
+        )
         for row in read_jsonl(folder / "problems.jsonl")
         if row["problem_id"] in needed
     }
