@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from eval_suite.cautions import cautions_of_many
 from eval_suite.document import Block, Cell, Details, Heading, Image, Notes, Row, Table, Text
 from eval_suite.errors import UserError
-from eval_suite.examples import prompt_text, questions, shorten
+from eval_suite.examples import common_start, prompt_text, shorten
 from eval_suite.plots import plot_differences, plot_flips, to_png
 from eval_suite.records import read_jsonl
 from eval_suite.results import Run, average, find_metric, read_runs
@@ -256,7 +256,7 @@ def _extremes(name: str, a: Run, b: Run, a_P: Values, b_P: Values) -> list[Block
     losses = [int(i) for i in order[::-1][:LISTED_PROBLEMS] if b_P[i] < a_P[i]]
     problems = {row["problem_id"]: row for row in read_jsonl(a.folder / "problems.jsonl") if row["benchmark"] == name}
     prompts = {key: prompt_text(row["prompt"]) for key, row in problems.items()}
-    asked = questions(prompts, [ids[i] for i in (*gains, *losses)])
+    start = len(common_start((name, prompt) for prompt in prompts.values())[name])
     blocks: list[Block] = []
     for title, chosen in (("gains", gains), ("losses", losses)):
         rows = [
@@ -266,7 +266,7 @@ def _extremes(name: str, a: Run, b: Run, a_P: Values, b_P: Values) -> list[Block
                 percent(b_P[i]),
                 signed(b_P[i] - a_P[i]),
                 shorten(str(problems[ids[i]]["gold"]), _GOLD_CHARACTERS, 0),
-                shorten(asked[ids[i]], _QUESTION_CHARACTERS, 0),
+                shorten(" ".join(prompts[ids[i]][start:].split()), _QUESTION_CHARACTERS, 0),
             ]
             for i in chosen
         ]

@@ -5,8 +5,9 @@ The files are read row by row; of the completions only those chosen are kept, sh
 
 from __future__ import annotations
 
+import re
 import zlib
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -26,6 +27,8 @@ KINDS = {
 HEAD_CHARACTERS, TAIL_CHARACTERS = 2400, 1600
 PROMPT_CHARACTERS = 1600
 _GOLD_CHARACTERS = 400
+_WHOLE_LINES = re.compile(r"(?s:.*)(?:\n|: )|")
+_SHARED_CHARACTERS = 200  # a common beginning up to so long is shown
 
 Key = tuple[str, int]
 
@@ -97,22 +100,21 @@ def prompt_text(prompt: Any) -> str:
     return str(prompt)
 
 
-def questions(prompts: Mapping[str, str], wanted: Iterable[str]) -> dict[str, str]:
-    """Problem id → what its prompt does not share with all others: worked examples and instructions go."""
-    prefix = _common_start(prompts.values())
-    prefix = prefix[: max(prefix.rfind("\n"), prefix.rfind(": "), -1) + 1]
-    rests = {key: prompt[len(prefix) :] for key, prompt in prompts.items()}
-    suffix = _common_start([rest[::-1] for rest in rests.values()])[::-1]
-    suffix = suffix[suffix.find("\n") :] if "\n" in suffix else ""
-    if len(prompts) < 2:
-        prefix = suffix = ""
-    return {key: " ".join(prompts[key][len(prefix) : len(prompts[key]) - len(suffix)].split()) for key in wanted}
+def common_start(prompts: Iterable[tuple[str, str]]) -> dict[str, str]:
+    """Benchmark → what all its prompts begin with, up to the end of a line or a colon: its worked examples.
 
-
-def _common_start(texts: Collection[str]) -> str:
-    first, last = min(texts), max(texts)  # the two that differ soonest
-    same = next((index for index, (a, b) in enumerate(zip(first, last, strict=False)) if a != b), len(first))
-    return first[:same]
+    Args:
+        prompts: (benchmark, prompt) of each problem. Empty for a benchmark of one problem.
+    """
+    starts: dict[str, str] = {}
+    alone: set[str] = set()
+    for name, prompt in prompts:
+        (alone.discard if name in starts else alone.add)(name)
+        start = starts.setdefault(name, prompt)
+        if not prompt.startswith(start):
+            pairs = enumerate(zip(start, prompt, strict=False))
+            starts[name] = next((start[:index] for index, (a, b) in pairs if a != b), prompt)
+    return {name: "" if name in alone else _WHOLE_LINES.match(start)[0] for name, start in starts.items()}  # type: ignore[index]
 
 
 class _Lowest:
@@ -160,23 +162,28 @@ def _complete(folder: Path, benchmark_of: Mapping[str, str], examples: dict[Key,
         if key in examples:
             answer = None if row["answer"] is None else shorten(str(row["answer"]), _GOLD_CHARACTERS, 0)
             examples[key] = replace(examples[key], status=row["status"], answer=answer)
+    rows = read_jsonl(folder / "problems.jsonl")
+    starts = common_start((row["benchmark"], prompt_text(row["prompt"])) for row in rows)
     needed = {problem_id for problem_id, _ in examples}
-    problems = {
-        row["problem_id"]: (
-            shorten(prompt_text(row["prompt"]), 0, PROMPT_CHARACTERS).lstrip("\n"),
-            shorten(str(row["gold"]), _GOLD_CHARACTERS, 0),
-        )
-        for row in read_jsonl(folder / "problems.jsonl")
-        if row["problem_id"] in needed
-    }
+    problems = {row["problem_id"]: row for row in read_jsonl(folder / "problems.jsonl") if row["problem_id"] in needed}
     order = list(KINDS)
     by_benchmark: dict[str, list[Example]] = {name: [] for name in benchmark_of.values()}
     for key, example in sorted(
         examples.items(), key=lambda item: (order.index(item[1].kind), _rank(item[0]), item[0])
     ):
-        prompt, gold = problems[key[0]]
-        by_benchmark[benchmark_of[key[0]]].append(replace(example, prompt=prompt, gold=gold))
+        name, row = benchmark_of[key[0]], problems[key[0]]
+        prompt = _short_prompt(prompt_text(row["prompt"]), len(starts[name]))
+        gold = shorten(str(row["gold"]), _GOLD_CHARACTERS, 0)
+        by_benchmark[name].append(replace(example, prompt=prompt, gold=gold))
     return {name: found for name, found in by_benchmark.items() if found}
+
+
+def _short_prompt(prompt: str, shared: int) -> str:
+    """The prompt without its first `shared` characters, which every prompt of the benchmark begins with."""
+    own = shorten(prompt[shared:], 0, PROMPT_CHARACTERS).lstrip("\n")
+    if shared <= _SHARED_CHARACTERS:
+        return shorten(prompt, 0, PROMPT_CHARACTERS).lstrip("\n")
+    return f"[… the first {shared:,} characters are those of every prompt of this benchmark …]\n{own}"
 
 
 def _folded(example: Example) -> Details:

@@ -59,7 +59,7 @@ def plot_solve_rates(title: str, rates: Mapping[str, Values]) -> Figure:
     grid = grid[:, np.argsort(grid.mean(axis=0), kind="stable")]
     problems = grid.shape[1]
     cells = np.array_split(grid, min(problems, _STRIP_CELLS), axis=1)
-    figure = Figure(figsize=(4.8, 1.35 + 0.3 * len(rates)), layout="constrained")
+    figure = Figure(figsize=(4.8, 1.5 + 0.3 * len(rates)), layout="constrained")
     axis = figure.subplots()
     image = axis.imshow(
         np.stack([cell.mean(axis=1) for cell in cells], axis=1),
@@ -79,7 +79,7 @@ def plot_solve_rates(title: str, rates: Mapping[str, Values]) -> Figure:
     axis.tick_params(axis="x", labelsize="small")
     axis.xaxis.set_major_locator(MaxNLocator(5, integer=True))
     axis.xaxis.set_major_formatter(StrMethodFormatter("{x:,.0f}"))
-    bar = figure.colorbar(image, ax=axis, orientation="horizontal", aspect=40, pad=0.06, fraction=0.12)
+    bar = figure.colorbar(image, ax=axis, orientation="horizontal", aspect=40, pad=0.1, fraction=0.12)
     bar.set_label("% of samples that pass", fontsize="small")
     bar.ax.xaxis.set_major_formatter(PercentFormatter(1, symbol=None))
     bar.ax.tick_params(labelsize="small")
