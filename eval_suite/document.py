@@ -150,17 +150,18 @@ def _markdown(block: Block) -> str:
         case Heading(text, level):
             return f"{'#' * level} {_inline(text)}"
         case Text(text):
-            return _inline(text)
+            return _paragraph(text)
         case Items(items):
-            return "\n".join(f"- {_inline(item)}" for item in items)
+            return "\n".join(f"- {_paragraph(item)}" for item in items)
         case Notes(items):
-            return "\n".join(f"> - {_inline(item)}" for item in items)
+            return "\n".join(f"> - {_paragraph(item)}" for item in items)
         case Image(path, caption, _, alt):
-            return f"![{_inline(alt or caption)}]({path})" + (f"\n\n{_inline(caption)}" if alt else "")
+            shown = readable(alt or caption).replace("[", "(").replace("]", ")")
+            return f"![{_inline(shown)}]({path})" + (f"\n\n{_paragraph(caption)}" if alt else "")
         case Code(label, text):
             text = readable(text)
             fence = "`" * max(3, 1 + max((len(ticks) for ticks in re.findall("`+", text)), default=0))
-            return f"{_inline(label)}:\n\n{fence}text\n{text}\n{fence}"
+            return f"{_paragraph(label)}:\n\n{fence}text\n{text}\n{fence}"
         case Details(summary, blocks):
             inner = "\n\n".join(_markdown(one) for one in blocks)
             return f"<details>\n<summary>{_escape(' '.join(summary.split()))}</summary>\n\n{inner}\n\n</details>"
@@ -185,6 +186,11 @@ def _markdown_cell(cell: str | Cell) -> str:
         return _inline(cell)
     words = (_inline(word) for word in (_marked(cell), cell.interval, cell.note and f"({cell.note})"))
     return " ".join(word for word in words if word)
+
+
+def _paragraph(text: str) -> str:
+    """A line that begins no heading, list, quotation, table or fence."""
+    return re.sub(r"^(?=[#>+*=|~`-])|^(\d+)(?=[.)])", r"\1\\", _inline(text))
 
 
 def _inline(text: str) -> str:
