@@ -88,9 +88,9 @@ def solve_rates(benchmark: str, runs: Sequence[Run]) -> dict[str, Values]:
 
 
 def compare_runs(
-    folder_a: str | Path, folder_b: str | Path, pass_at: Sequence[int] | None = None
+    folder_a: str | Path, folder_b: str | Path, pass_at: Sequence[int] | None = None, *, pictures: bool = True
 ) -> tuple[str, list[Block], dict[str, Any]]:
-    """Title, document and the content of results.json of a comparison of two runs.
+    """Title, document (with or without `pictures`) and the content of results.json of a comparison of two runs.
 
     Raises:
         UserError: a folder holds no complete run; the two share no benchmark, or one with other problems.
@@ -110,8 +110,8 @@ def compare_runs(
     if only:
         blocks.append(Text(f"Not compared, as one run alone has them: {', '.join(sorted(only))}."))
     blocks += [Heading("Values and differences"), _value_table(a, b, differences, headline)]
-    blocks += difference_pictures({b.label: differences}, a.label, headline)
-    blocks += _flips(a, b, list(differences))
+    blocks += difference_pictures({b.label: differences}, a.label, headline) if pictures else []
+    blocks += _flips(a, b, list(differences), pictures)
     blocks += [Heading("Samples"), *(fates(run) for run in (a, b))]
     if differing := differing_settings([a, b]):
         blocks += [Heading("Settings"), *differing]
@@ -211,7 +211,7 @@ def _own_name(metric: str, a: Mapping[str, Any], b: Mapping[str, Any]) -> str:
     return f"{metric[:-1]}{a['n']}" if metric.endswith("@n") and a["n"] == b["n"] else metric
 
 
-def _flips(a: Run, b: Run, benchmarks: Sequence[str]) -> list[Block]:
+def _flips(a: Run, b: Run, benchmarks: Sequence[str], with_pictures: bool) -> list[Block]:
     """Which problems one run solves more often than the other."""
     summary, pictures, lists = [], [], []
     for name in benchmarks:
@@ -225,17 +225,8 @@ def _flips(a: Run, b: Run, benchmarks: Sequence[str]) -> list[Block]:
             (rates_a_P > 0) & (rates_b_P == 0),
         ]
         summary.append([name, f"{len(change_P):,}", *(f"{int(which.sum()):,}" for which in counts)])
-        better, worse = (f"{int(which.sum()):,} of {len(change_P):,}" for which in counts[:2])
-        alt = f"{name}: solve rate of each problem; {better} are solved more often by {b.label}, {worse} less often"
-        figure = plot_flips(name, (a.label, b.label), rates_a_P, rates_b_P)
-        pictures.append(
-            Image(
-                f"flips_{name}.png",
-                f"{alt}. A dot's area counts problems; blue: more often, orange: less.",
-                to_png(figure),
-                alt,
-            )
-        )
+        if with_pictures:
+            pictures.append(_flip_picture(name, a, b, rates_a_P, rates_b_P))
         lists += _extremes(name, a, b, rates_a_P, rates_b_P)
     columns = ["benchmark", "problems", "better", "worse", "same", f"solved by {b.label} alone",
                f"solved by {a.label} alone"]  # fmt: skip
@@ -246,6 +237,16 @@ def _flips(a: Run, b: Run, benchmarks: Sequence[str]) -> list[Block]:
     )
     blocks: list[Block] = [Heading("Problems that changed"), Text(explained)]
     return [*blocks, Table("Problems by what changed", columns, summary), *pictures, *lists]
+
+
+def _flip_picture(name: str, a: Run, b: Run, a_P: Values, b_P: Values) -> Image:
+    better, worse = int((b_P > a_P).sum()), int((b_P < a_P).sum())
+    alt = (
+        f"{name}: solve rates of {len(a_P):,} problems; {better:,} are solved more often by {b.label} than by "
+        f"{a.label}, {worse:,} less often"
+    )
+    caption = f"{alt}. A dot's area counts problems; blue: more often, orange: less."
+    return Image(f"flips_{name}.png", caption, to_png(plot_flips(name, (a.label, b.label), a_P, b_P)), alt)
 
 
 def _extremes(name: str, a: Run, b: Run, a_P: Values, b_P: Values) -> list[Block]:

@@ -112,7 +112,7 @@ def compare(
     """
     if out is not None:
         _check_out(out)
-    title, blocks, results = compare_runs(folder_a, folder_b, pass_at)
+    title, blocks, results = compare_runs(folder_a, folder_b, pass_at, pictures=out is not None)
     if out is not None:
         _write(Path(out), title, blocks, results)
     return _print(title, blocks, out)
@@ -189,10 +189,7 @@ def _write_one(run: Run, place: Path, pass_at: Sequence[int] | None) -> tuple[st
 
 
 def _write(place: Path, title: str, blocks: Sequence[Block], results: Mapping[str, Any]) -> None:
-    try:
-        place.mkdir(parents=True, exist_ok=True)
-    except FileExistsError as error:
-        raise UserError(f"out={str(place)!r} is a file: name a folder") from error
+    place.mkdir(parents=True, exist_ok=True)
     for block in blocks:
         if isinstance(block, Image):
             (place / block.path).write_bytes(block.png)
@@ -203,6 +200,8 @@ def _write(place: Path, title: str, blocks: Sequence[Block], results: Mapping[st
 
 def _check_out(out: str | Path) -> None:
     """A run's or a study's folder has a report of its own."""
+    if Path(out).is_file():
+        raise UserError(f"out={str(out)!r} is a file: name a folder")
     for name in ("run.json", "study.yaml"):
         if (Path(out) / name).exists():
             raise UserError(f"out={str(out)!r} is the folder of a run ({name}): choose another --out")
