@@ -20,7 +20,7 @@ from eval_suite.errors import UserError
 from eval_suite.examples import common_start, prompt_text, shorten
 from eval_suite.plots import plot_differences, plot_flips, to_png
 from eval_suite.records import read_jsonl
-from eval_suite.results import Run, average, find_metric, read_runs
+from eval_suite.results import Run, average, find_metric, in_order, read_runs
 from eval_suite.statistics import paired_difference
 from eval_suite.tables import (
     NONE,
@@ -60,8 +60,9 @@ def paired_differences(first: Run, other: Run, metrics: Sequence[str] | None = N
         UserError: they have other problems in a benchmark that they share.
     """
     found: Differences = {}
-    for name, one in first.outcomes.items():
+    for name in in_order(first.outcomes):
         if name in other.outcomes:
+            one = first.outcomes[name]
             order = _same_problems(name, first, other)
             pairs = _shared_values(first.values[name], other.values[name], one.n, other.outcomes[name].n)
             found[name] = {

@@ -28,7 +28,7 @@ from eval_suite.errors import UserError
 from eval_suite.examples import example_blocks
 from eval_suite.plots import plot_pass_at_k, plot_solve_rates, to_png
 from eval_suite.records import write_atomic
-from eval_suite.results import Run, default_pass_at, parse_pass_at, read_runs, results_text
+from eval_suite.results import Run, default_pass_at, in_order, parse_pass_at, read_runs, results_text
 from eval_suite.tables import (
     all_metrics,
     described,
@@ -124,7 +124,8 @@ def _document_of_one(run: Run, pass_at: Sequence[int] | None) -> tuple[str, list
     if notes := cautions(run):
         blocks.append(Notes(notes))
     blocks += [Heading("Results"), layout_of_one(run, headline_metrics([run], pass_at))]
-    pictures = [_curve(name, [run]) for name in run.results] + [_heat_map(name, [run]) for name in run.results]
+    names = in_order(run.results)
+    pictures = [_curve(name, [run]) for name in names] + [_heat_map(name, [run]) for name in names]
     blocks += [Heading(PICTURES), *pictures, Heading(METRICS), *all_metrics(run)]
     blocks += [Heading("How samples ended"), fates(run), Heading("Settings"), settings(run.record)]
     blocks += [Heading(EXAMPLES), Text(CHOSEN), *example_blocks(run.folder, EXAMPLES_OF_ONE)]
@@ -144,7 +145,7 @@ def _document_of_many(runs: Sequence[Run], pass_at: Sequence[int] | None) -> tup
         blocks += [Heading(f"Differences to {first.label}"), Text(READING_DIFFERENCES)]
         blocks += [table for table in tables if table is not None]
         blocks += difference_pictures(found, first.label, metrics)
-    names = list(dict.fromkeys(name for run in runs for name in run.results))
+    names = in_order(name for run in runs for name in run.results)
     having = {name: [run for run in runs if name in run.results] for name in names}
     pictures = [_curve(name, having[name]) for name in names] + [_heat_map(name, having[name]) for name in names]
     blocks += [Heading(PICTURES), *pictures]

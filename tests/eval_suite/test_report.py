@@ -191,7 +191,7 @@ def test_several_folders_are_compared_pairwise(run, tmp_path):
     expected = paired_difference(a, b)
     cell = f"{100 * expected.value:+.1f} [{100 * expected.low:+.1f}, {100 * expected.high:+.1f}]"
     assert expected.value == pytest.approx(np.mean(b) - np.mean(a))
-    assert f"{cell} (p = {expected.p_value:.3f})" in text.split("**Pass@2: difference to run")[1].split("**")[0]
+    assert f"{cell} (p = {expected.p_value:.3f})" in text.split("**Pass@2: difference to run")[1].split("**Cons")[0]
     assert "| temperature | 0.7 | 1.0 |" in text
     values = text.split("**Pass@2, %**")[1].split("**Cons")[0]
     assert next(line for line in values.splitlines() if line.startswith("| other |")).endswith("| – |")
@@ -212,7 +212,7 @@ def test_runs_with_other_problems_are_not_paired(run, tmp_path):
 
 def test_runs_of_different_n_share_the_k_that_both_can_estimate(run, tmp_path):
     other = write_run(tmp_path / "two", {"toy": [row[:2] for row in TOY]}, n=2)
-    text = report([run, other])
+    text = report([run, other], out=tmp_path / "out")
     differences = text.split("## Differences")[1]
     assert "Pass@2: difference" in differences
     assert "Avg@n: difference" in differences
