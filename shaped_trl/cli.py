@@ -51,6 +51,7 @@ usage: shaped-trl {command} --model MODEL --benchmarks A,B --out DIR [--FIELD VA
 
 {what}
   shaped-trl {command} --model Qwen/Qwen3-0.6B-Base --benchmarks gsm8k,math500 --n 16 --out outputs/eval
+  accelerate launch --num_processes 8 -m shaped_trl.cli {command} ...    shares the run among 8 GPUs
 Run it again on the same folder to continue an interrupted run. Options may stand in a YAML file: --config RECIPE.
 """
 
