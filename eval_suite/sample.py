@@ -197,7 +197,8 @@ def sample(
     processes.say("sampled")
     if processes.first:
         processes.wait("sampled", range(processes.size))
-        collect(out, chunks, config.batch_size)
+        if len(collect(out, chunks, config.batch_size)) < len(chunks):
+            raise UserError(f"out={str(out)!r} lacks samples, as after two commands at once: repeat this one")
     return out
 
 

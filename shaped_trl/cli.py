@@ -52,6 +52,7 @@ usage: shaped-trl {command} --model MODEL (--benchmarks A,B | --suite S) --out D
 
 {what}
   shaped-trl {command} --model Qwen/Qwen3-0.6B-Base --benchmarks gsm8k,math500 --n 16 --out outputs/eval
+  accelerate launch --num_processes 8 -m shaped_trl.cli {command} ...    shares the run among 8 GPUs
 Run it again on the same folder to continue an interrupted run. Options may stand in a YAML file: --config RECIPE.
 """
 
