@@ -35,8 +35,8 @@ READING = (
     "majority vote, shared among ties, and Maj@k that of k samples, averaged over all subsets of k."
 )
 NEAR_EDGE = (
-    "* Near 0 or 100 (less than 10 problems' worth of value at one end) the interval is the exact one: it is wider than "
-    "95% needs, and covers in 97 to 100% of draws."
+    "* Near 0 or 100 (less than 10 problems' worth of value at one end) the interval is the exact one: it is wider "
+    "than 95% needs, and covers in 97 to 100% of draws."
 )
 
 
@@ -109,9 +109,10 @@ def benchmark_results(outcomes: Outcomes, pass_at: Sequence[int]) -> dict[str, A
         for k in pass_at
     }
     metrics[f"avg@{n}"] = problem_interval(avg_at_m(outcomes.passes_P, n), sampling_se(outcomes.passes_P, n, 1))
+    ballots_P = outcomes.ballots_P
     for k in [k for k in pass_at if 1 < k < n]:
-        metrics[f"maj@{k}"] = problem_interval(maj_at_k(outcomes.ballots_P, k), vote_sampling_se(outcomes.ballots_P, k))
-    metrics[f"cons@{n}"] = problem_interval(outcomes.votes_P, vote_sampling_se(outcomes.ballots_P, n))
+        metrics[f"maj@{k}"] = problem_interval(maj_at_k(ballots_P, k), vote_sampling_se(ballots_P, k))
+    metrics[f"cons@{n}"] = problem_interval(outcomes.votes_P, vote_sampling_se(ballots_P, n))
     return {
         "problems": len(outcomes.problem_ids),
         "n": n,
