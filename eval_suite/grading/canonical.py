@@ -1,7 +1,7 @@
 """A string for a parsed answer, such that equal answers mostly have equal strings.
 
 Constants are compared by value (a fraction, else 12 significant digits), containers by their elements,
-``x = 7`` is 7. Two forms of one expression with variables may differ: they split a vote, never merge one.
+``x = 7`` is 7. Expressions with variables are compared by their values at two points (`fingerprint`).
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ from typing import Any
 from math_verify.grader import get_pct_val, is_assignment_relation, take_last_relation
 from sympy import (
     And,
+    Complement,
     Eq,
     Expr,
     FiniteSet,
@@ -26,6 +27,8 @@ from sympy import (
     Union,
 )
 from sympy.core.relational import Relational
+
+from eval_suite.grading.fingerprint import fingerprint, relation_fingerprint
 
 SIGNIFICANT_DIGITS = 12
 # sympy cannot evaluate or print every object that its parser makes
@@ -64,6 +67,12 @@ def is_contradiction(expression: Any) -> bool:
     return False
 
 
+def number_string(value: Fraction) -> str:
+    """A literal's value; a decimal of a simple fraction to 12 digits (9999.857142857143) as that fraction."""
+    simple = value.limit_denominator(LARGEST_DENOMINATOR)
+    return str(simple if abs(value - simple) <= abs(value) * Fraction(1, 10**SIGNIFICANT_DIGITS) else value)
+
+
 def canonical(expression: Any) -> str:
     """The canonical string of a parsed answer (a sympy object, or text that could not be parsed)."""
     try:
@@ -89,9 +98,16 @@ def _canonical(expression: Any) -> str:
     if is_assignment_relation(expression) and not is_contradiction(expression):
         return _canonical(take_last_relation(expression).rhs)
     if isinstance(expression, Relational):
-        return f"{_canonical(expression.lhs)}{expression.rel_op}{_canonical(expression.rhs)}"
+        relation = relation_fingerprint(expression)
+        return relation or f"{_canonical(expression.lhs)}{expression.rel_op}{_canonical(expression.rhs)}"
+    if isinstance(expression, And):
+        return " and ".join(sorted(map(_canonical, expression.args)))
+    if isinstance(expression, Complement):
+        return " - ".join(map(_canonical, expression.args))
     value = None if isinstance(expression, Set) else constant_value(expression)
-    return str(expression) if value is None else _constant(value)
+    if value is not None:
+        return _constant(value)
+    return (fingerprint(expression) if isinstance(expression, Expr) else None) or str(expression)
 
 
 def _constant(value: Any) -> str:

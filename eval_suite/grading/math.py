@@ -30,7 +30,7 @@ from math_verify import ExprExtractionConfig, LatexExtractionConfig, parse, veri
 from math_verify.grader import get_pct_val
 from sympy import Rational
 
-from eval_suite.grading.canonical import canonical, constant_value, is_contradiction
+from eval_suite.grading.canonical import canonical, constant_value, is_contradiction, number_string
 from eval_suite.grading.extract import boxed_or_tail, last_boxed, plain_answer
 from eval_suite.grading.literals import Number, numbers_equal, parse_number
 from eval_suite.records import Status
@@ -61,14 +61,14 @@ def grade(completion: str, gold: str) -> tuple[Status, str | None]:
     expected, number = parse_number(gold), parse_number(boxed)
     if expected is not None and number is not None:
         equal = numbers_equal(expected, number)
-        return ("pass", str(expected.value)) if equal else ("fail", plain_answer(str(number.value)))
+        return ("pass" if equal else "fail"), _number_answer(expected if equal else number)
     if _look(boxed) == _look(gold):
         return "pass", _gold_answer(gold)
     expected_words, words = _words(gold), _words(boxed)
     if expected_words is not None and words is not None and _TEXT.search(gold):
         return ("pass", _gold_answer(gold)) if words == expected_words else ("fail", plain_answer(words))
     if number is not None and _far_from(gold, number):
-        return "fail", plain_answer(str(number.value))
+        return "fail", _number_answer(number)
     if len(boxed) > max(MAX_PARSED_CHARACTERS, 2 * len(gold)):
         return "fail", plain_answer(boxed)
     text = boxed if number is None else str(number.value)
@@ -81,7 +81,7 @@ def _grade_parsed(parsed: list[Any], gold: str, number: Number | None = None) ->
         return "unparsed", None
     if _equal(gold, _parse_gold(gold), parsed):
         return "pass", _gold_answer(gold)
-    return "fail", plain_answer(canonical(parsed[0]) if number is None else str(number.value))
+    return "fail", plain_answer(canonical(parsed[0])) if number is None else _number_answer(number)
 
 
 def _equal(gold: str, expected: list[Any], parsed: list[Any]) -> bool:
@@ -130,11 +130,17 @@ def _parse_gold(gold: str) -> list[Any]:
     return _parse_boxed(gold)
 
 
+def _number_answer(number: Number) -> str:
+    return plain_answer(number_string(number.value))
+
+
 @lru_cache(maxsize=1024)
 def _gold_answer(gold: str) -> str:
     number = parse_number(gold)
-    parsed = [] if number is not None else _parse_gold(gold)
-    return str(number.value) if number is not None else plain_answer(canonical(parsed[0]) if parsed else gold)
+    if number is not None:
+        return _number_answer(number)
+    parsed = _parse_gold(gold)
+    return plain_answer(canonical(parsed[0]) if parsed else gold)
 
 
 def _words(latex: str) -> str | None:
