@@ -29,12 +29,11 @@ from sympy import (
 from sympy.core.relational import Relational
 
 from eval_suite.grading.fingerprint import fingerprint, relation_fingerprint
+from eval_suite.grading.literals import LARGEST_DENOMINATOR, SIGNIFICANT_DIGITS, simplest
 
-SIGNIFICANT_DIGITS = 12
 # sympy cannot evaluate or print every object that its parser makes
 EVALUATION_FAULTS = (TypeError, ValueError, AttributeError, NotImplementedError, ArithmeticError)
 CONTRADICTION = 1e-3  # relative; looser than rounding, so that 25π = 78.54 is none
-LARGEST_DENOMINATOR = 1000
 
 
 def constant_value(expression: Any) -> Any:
@@ -65,12 +64,6 @@ def is_contradiction(expression: Any) -> bool:
             if left is not None and right is not None and abs(left - right) > CONTRADICTION * abs(right):
                 return True
     return False
-
-
-def number_string(value: Fraction) -> str:
-    """A literal's value; a decimal of a simple fraction to 12 digits (9999.857142857143) as that fraction."""
-    simple = value.limit_denominator(LARGEST_DENOMINATOR)
-    return str(simple if abs(value - simple) <= abs(value) * Fraction(1, 10**SIGNIFICANT_DIGITS) else value)
 
 
 def canonical(expression: Any) -> str:
@@ -117,6 +110,5 @@ def _constant(value: Any) -> str:
         real, imaginary = value.as_real_imag()
         return f"{_constant(real)}+{_constant(imaginary)}i"
     digits = str(Float(value, SIGNIFICANT_DIGITS))
-    exact = Fraction(digits)
-    simple = exact.limit_denominator(LARGEST_DENOMINATOR)
-    return str(simple) if abs(exact - simple) <= abs(exact) * Fraction(1, 10**SIGNIFICANT_DIGITS) else digits
+    simple = simplest(Fraction(digits))
+    return str(simple) if simple.denominator <= LARGEST_DENOMINATOR else digits
