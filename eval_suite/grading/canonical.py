@@ -6,17 +6,20 @@ Constants are compared by value (a fraction, else 12 significant digits), contai
 
 from __future__ import annotations
 
+import math
 from fractions import Fraction
 from typing import Any
 
 from math_verify.grader import get_pct_val, is_assignment_relation, take_last_relation
 from sympy import (
+    Abs,
     And,
     Complement,
     Eq,
     Expr,
     FiniteSet,
     Float,
+    I,
     Interval,
     MatrixBase,
     N,
@@ -28,11 +31,9 @@ from sympy import (
 )
 from sympy.core.relational import Relational
 
-from eval_suite.grading.fingerprint import fingerprint, relation_fingerprint
+from eval_suite.grading.fingerprint import EVALUATION_FAULTS, NO_POINTS, fingerprint, relation_fingerprint
 from eval_suite.grading.literals import LARGEST_DENOMINATOR, SIGNIFICANT_DIGITS, simplest
 
-# sympy cannot evaluate or print every object that its parser makes
-EVALUATION_FAULTS = (TypeError, ValueError, AttributeError, NotImplementedError, ArithmeticError)
 CONTRADICTION = 1e-3  # relative; looser than rounding, so that 25π = 78.54 is none
 
 
@@ -64,6 +65,34 @@ def is_contradiction(expression: Any) -> bool:
             if left is not None and right is not None and abs(left - right) > CONTRADICTION * abs(right):
                 return True
     return False
+
+
+def same_function(a: Any, b: Any) -> bool:
+    """Are two expressions with the same variables equal at three points, to 9 digits (6 where decimals are in)?
+
+    Variables are positive there, as those of science and counting mostly are, and negative too where an absolute value
+    is taken. False for what has steps or needs a limit: equal values would say little, or take long.
+    """
+    if not (isinstance(a, Expr) and isinstance(b, Expr)) or a.has(*NO_POINTS) or b.has(*NO_POINTS):
+        return False
+    symbols = sorted(a.free_symbols | b.free_symbols, key=str)
+    if not symbols or {str(s) for s in a.free_symbols} - {"i"} != {str(s) for s in b.free_symbols} - {"i"}:
+        return False
+    tolerance = 1e-6 if a.has(Float) or b.has(Float) else 1e-9
+    signs = (1, -1) if a.has(Abs) or b.has(Abs) else (1,)
+    return all(_same_value(a, b, symbols, sign * start, tolerance) for start in (0.7, 1.3, 2.9) for sign in signs)
+
+
+def _same_value(a: Expr, b: Expr, symbols: list[Any], start: float, tolerance: float) -> bool:
+    names = dict.fromkeys(str(symbol) for symbol in symbols)  # one value for a name, whatever is assumed of it
+    values: dict[str, Any] = {name: start * (1 + index * (math.sqrt(5) - 2)) for index, name in enumerate(names)}
+    values["i"] = I  # math-verify leaves the imaginary unit a symbol
+    point = {symbol: values[str(symbol)] for symbol in symbols}
+    try:
+        left, right = (complex(N(each.subs(point), SIGNIFICANT_DIGITS + 3)) for each in (a, b))
+    except (*EVALUATION_FAULTS, RecursionError):
+        return False
+    return math.isfinite(abs(left)) and abs(left - right) <= tolerance * max(abs(left), abs(right)) != 0
 
 
 def canonical(expression: Any) -> str:

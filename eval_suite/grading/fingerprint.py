@@ -10,12 +10,17 @@ from __future__ import annotations
 import hashlib
 from typing import Any
 
-from sympy import Expr, Float, N
+from sympy import Derivative, Expr, Float, I, Integral, Limit, N, Product, Sum, ceiling, floor
+from sympy.core.function import AppliedUndef
 from sympy.core.relational import Relational
 
 DIGITS = 12
 SPARE_DIGITS = 6  # so that rounding to DIGITS hardly ever parts two forms
 MAX_OPERATIONS = 300
+# sympy cannot evaluate or print every object that its parser makes
+EVALUATION_FAULTS = (TypeError, ValueError, AttributeError, NotImplementedError, ArithmeticError)
+# steps, whose equal values say little, and what takes a limit to evaluate
+NO_POINTS = (floor, ceiling, Sum, Product, Integral, Limit, Derivative, AppliedUndef)
 _MIRRORED = {">": "<", ">=": "<="}
 
 
@@ -44,12 +49,16 @@ def _names(expression: Any) -> str:
 
 
 def _values(expression: Expr) -> list[Any] | None:
-    if not expression.free_symbols or expression.count_ops() > MAX_OPERATIONS:
+    if not expression.free_symbols or expression.count_ops() > MAX_OPERATIONS or expression.has(*NO_POINTS):
         return None
     values = []
     for sign in (1, -1):
         point = {symbol: sign * _coordinate(f"{symbol.name}{sign}") for symbol in expression.free_symbols}
-        value = N(expression, DIGITS + SPARE_DIGITS, subs=point, chop=True)
+        point |= {symbol: I for symbol in point if symbol.name == "i"}  # the parser leaves it a symbol
+        try:
+            value = N(expression, DIGITS + SPARE_DIGITS, subs=point, chop=True)
+        except EVALUATION_FAULTS:
+            return None
         if not value.is_number or not value.is_finite:
             return None
         values.append(value)

@@ -12,15 +12,18 @@ _UNICODE = {
     "−": "-", "–": "-", "×": r"\times ", "·": r"\cdot ", "⋅": r"\cdot ", "÷": r"\div ", "°": r"^\circ ",
     "π": r"\pi ", "∞": r"\infty ", "≤": r"\le ", "≥": r"\ge ", "√": r"\sqrt ", "∪": r"\cup ", "∈": r"\in ",
     "±": r"\pm ", "≈": r"\approx ", "²": "^2", "³": "^3", "\u00a0": " ", "\u2009": " ", "\u202f": " ", "′": "'",
-    "％": r"\%",
+    "％": r"\%", "¢": r"\text{ cents}",
 }  # fmt: skip
 _UNICODE_TABLE = str.maketrans(_UNICODE)
-_FONT = r"\\(?:mathbf|boldsymbol|bm|mathit|mathsf|mathtt|mathnormal|pmb|ensuremath)\s*\{"
+_FONT = r"\\(?:mathbf|boldsymbol|bm|mathit|mathsf|mathtt|mathnormal|pmb|underline|ensuremath)\s*\{"
 _TEXT = r"\\(?:text|textbf|textit|textrm|textsf|texttt|textnormal|mathrm|mbox|hbox)\s*\{"
 _WRAPPER = re.compile(rf"(?:{_FONT})|({_TEXT})")
 _RULES = [
     (re.compile(pattern), replacement)
     for pattern, replacement in (
+        (r"(?<=\d)\s*\\(?:mathrm|text)\{\s*[eE]\s*\}\s*(?=[+-]?\d)", "e"),
+        (r"^\s*\\(?:text|textbf|textrm|mathrm)\{[^{}]*[\s:~]\}\s*(?=[-+\d.\\({\[$A-Za-z])", ""),
+        (r"\{([^{}]*)\\choose(?![A-Za-z])([^{}]*)\}", r"\\binom{\1}{\2}"),
         (r"(?<=\d)\s*(?:\{\s*,\s*\}|,\\!|(?<!\\)\\,)\s*(?=\d{3}(?!\d))", ""),
         (r"(?<!\\)\\[()\[\]$]|\$|(?<!\\)\\!\s*|\\(?:display|text|script)style(?![A-Za-z])", ""),
         (r"\\(?:left|right|[bB]igg?[lrm]?)(?![A-Za-z])\s*", ""),
@@ -38,6 +41,7 @@ _RULES = [
         (r"\bnp\.(?=(?:arc)?(?:sin|cos|tan)|exp|log|sqrt|pi)", r"\\"),
     )
 ]
+_COUNTED = re.compile(r"\s*([-+]?[\d.,/]*\d)\s+([A-Za-z][^{}]*)")  # \text{5 apples}
 _LEADING = re.compile(r"\s*(?:\\(?:approx|simeq|sim|therefore|implies|Rightarrow)(?![A-Za-z])|=)\s*")
 # but between two letters, the end of a command and its argument, and between two digits, as in 1 1/2
 _NEEDLESS_SPACE = re.compile(r"(?<![A-Za-z\d])\s+|\s+(?![A-Za-z\d])|(?<=[A-Za-z])\s+(?=\d)|(?<=\d)\s+(?=[A-Za-z])")
@@ -67,9 +71,14 @@ def _unwrap(text: str) -> str:
         if end is None:
             break
         content = text[match.end() : end]
-        keep = match[1] is not None and not _is_number_like(content)
+        counted = _COUNTED.fullmatch(content)
         pieces.append(text[position : match.start()])
-        pieces.append(text[match.start() : end + 1] if keep else _unwrap(content))
+        if match[1] is None or _is_number_like(content):
+            pieces.append(_unwrap(content))
+        elif counted:
+            pieces.append(f"{counted[1]}\\text{{ {counted[2]}}}")
+        else:
+            pieces.append(text[match.start() : end + 1])
         position = end + 1
     return "".join([*pieces, text[position:]])
 
@@ -121,9 +130,15 @@ def split_list(text: str) -> list[str]:
 
 # a name, not an expression: letters, commands, primes, subscripts; then arguments, or a tuple of names
 _SUB = r"(?:\s*_\s*(?:\{[^{}]*\}|\\[A-Za-z]+|\w))?"
-_ATOM = rf"(?:\\(?!frac|sqrt|binom|times|cdot|sin|cos|tan|log|ln|exp|pi(?![a-z]))[A-Za-z]+(?:\s*\{{[^{{}}]*\}})?|[A-Za-z]){_SUB}'*"
+_OPERATION = r"(?:frac|sqrt|binom|times|cdot|sin|cos|tan|log|ln|exp|pi)(?![A-Za-z])"
+_ATOM = rf"(?:\\(?!{_OPERATION})[A-Za-z]+(?![A-Za-z])(?:\s*\{{[^{{}}]*\}})?|[A-Za-z]){_SUB}'*"
 _NAME = re.compile(rf"(?:{_ATOM}\s*)+(?:\^\{{-1\}}\s*)?(?:\([^()=]{{1,20}}\))?|\(\s*[A-Za-z](?:\s*,\s*[A-Za-z])+\s*\)")
 _EQUALS = re.compile(r"(?<![<>!:\\])=(?!=)")
+
+
+def has_equals(text: str) -> bool:
+    """Whether cleaned text is an equation, or a chain or a list with one."""
+    return _EQUALS.search(text) is not None
 
 
 def split_name(text: str) -> tuple[str | None, str]:

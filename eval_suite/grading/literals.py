@@ -125,7 +125,9 @@ def _allowed(value: Fraction, gold: str, answer: str, tolerance: Fraction | None
 
 
 _BASE_NAMES = {"two": 2, "three": 3, "four": 4, "five": 5, "six": 6, "seven": 7, "eight": 8, "nine": 9, "sixteen": 16}
-_BASED = re.compile(r"\(?\s*(\d[\dA-Fa-f]*)\s*\)?\s*_\s*\{?\s*(?:\\(?:text|mathrm)\{)?\s*(\d+|[a-z]+)\s*\}{0,2}")
+_BASED = re.compile(
+    r"\(?\s*(\d[\dA-Fa-f]*)\s*\)?\s*_\s*\{?\s*(?:\\(?:text|mathrm)\{)?\s*\(?(?:base\s*)?(\d+|[a-z]+)\)?\s*\}{0,2}"
+)
 
 
 def parse_based(text: str) -> tuple[str, int] | None:

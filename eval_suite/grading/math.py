@@ -10,12 +10,14 @@ Departures from calling math-verify on the whole completion, each for a measured
 * words are compared as text (a bare ``Evelyn`` otherwise is a product of seven symbols);
 * numbers are compared as exact fractions, scientific notation with a relative tolerance (math-verify reads
   ``4.5e33`` as 4.5·e·33, and takes 1.6e-19 for 9.1e-31);
-* a trailing unit is converted where gold has one as well (`units`); a letter behind a number is no unit where it may be
-  a symbol, as in ``6m``;
+* a trailing unit is converted where gold has one as well (`units`); a letter behind a number is no unit where it may
+  be a symbol, as in ``6m``;
 * digits with a base are compared as such (math-verify takes 52 in base 9 for 52 in base 8);
 * lists of numbers are compared with their repetitions (math-verify drops these);
 * a pass is withdrawn where both sides are constants that differ relatively by more than 1e-4 (1/2^99 and
   1/2^98), or where the answer is an equation between unequal constants (``3=7`` for 7);
+* expressions that math-verify cannot turn into each other are equal where their values are, at three points with
+  positive symbols (``sinh`` and exponentials; ``2r\sqrt{\pi}`` and ``\sqrt{4\pi r^2}``);
 * a boxed answer of more than 2,000 characters (and twice gold's) is compared as text alone.
 
 A gold may end in ``\tolerance{1e-1}``: how far, absolutely, a number may be off.
@@ -42,9 +44,9 @@ from math_verify import ExprExtractionConfig, LatexExtractionConfig, parse, veri
 from math_verify.grader import get_pct_val
 from sympy import Basic, Rational, nan, zoo
 
-from eval_suite.grading.canonical import canonical, constant_value, is_contradiction
+from eval_suite.grading.canonical import canonical, constant_value, is_contradiction, same_function
 from eval_suite.grading.extract import boxed_or_tail, last_boxed, plain_answer
-from eval_suite.grading.latex import clean, same_look, split_list, split_name
+from eval_suite.grading.latex import clean, has_equals, same_look, split_list, split_name
 from eval_suite.grading.literals import Number, numbers_equal, parse_based, parse_number
 from eval_suite.grading.units import conversion, split_unit
 from eval_suite.records import Status
@@ -61,13 +63,14 @@ _SCIENTIFIC = re.compile(r"\d[eE][+-]?\d|\\(?:times|cdot)\s*10\s*\^")
 _TEXT = re.compile(r"\\(?:text|textbf|textit|textrm|mathrm|mbox)\{([^{}]*)\}")
 _WORDS = re.compile(r"\(?([A-Za-z]+(?:[ '-][A-Za-z]+)*)\)?\.?")
 # what the parser takes for something else: e-notation, Euler's constant, Euler's number with an index, a real i
-_SYMBOLS = [
+_SYMBOLS: list[tuple[re.Pattern[str], Any]] = [
     (re.compile(r"(?<=\d)[eE]([+-]?\d{1,3})(?![\w.])"), r"\\times10^{\1}"),
     (re.compile(r"\\gamma(?![A-Za-z])"), r"\\varrho"),
-    (re.compile(r"(?<![A-Za-z\\])([Ee])(?=\s*_)"), r"\\mathcal{\1}"),
+    (re.compile(r"(\\[A-Za-z]+)|([Ee])(?=\s*_)"), lambda match: match[1] or rf"\mathcal{{{match[2]}}}"),
     (re.compile(r"(?<=\d)i(?![A-Za-z])"), " i"),
     (re.compile(r"(?<![A-Za-z\\])([a-z])\s*(?=\([^()\[\]]*\]|\[[^()\[\]]*\))"), r"\1 \\in "),
 ]
+_SCALES = {"thousand": 10**3, "million": 10**6, "billion": 10**9, "trillion": 10**12}
 _LOG = re.compile(r"\\log(?![A-Za-z])(?!\s*_)")  # the parser's is to base 10; where gold has ln, it is natural
 # math-verify warns that its own timeouts are off: they are, on purpose.
 logging.getLogger("math_verify").setLevel(logging.ERROR)
@@ -92,17 +95,19 @@ def grade(completion: str, gold: str) -> tuple[Status, str | None]:
     boxed = last_boxed(completion)
     if boxed is None:
         return _grade_tail(boxed_or_tail(completion), gold)
-    answers = _candidates(clean(_TOLERANCE.sub("", boxed)), gold)
+    if _is_long(boxed, gold):
+        return "fail", plain_answer(boxed)
+    answers = _candidates(clean(_TOLERANCE.sub("", boxed)))
     if not answers:
         return "unparsed", None
     equal = any(_equal(gold, answer) for answer in answers)
     return ("pass", _gold_answer(gold)) if equal else ("fail", _vote(answers[0], gold))
 
 
-def _candidates(text: str, gold: str) -> list[Reading]:
+def _candidates(text: str) -> list[Reading]:
     r"""The answer; of ``A \approx B`` both, where they are constants close to each other, else A."""
     left, found, right = text.partition(r"\approx")
-    if not found or _is_long(text, gold):
+    if not found:
         return [_read(text)] if text else []
     if split_name(f"{left}={right}")[0] is not None:
         return [_read(f"{left}={right}")]
@@ -117,6 +122,7 @@ def _read(text: str) -> Reading:
     name, whole = split_name(text)
     value, unit = split_unit(whole, bare=False)
     number = parse_number(whole) or parse_number(value)
+    number = _scaled(number, unit) if number is not None and unit else number
     if number is None and value.startswith("(") and value.endswith(")") and "," not in value:
         number = parse_number(value[1:-1])
     return Reading(text, name, value, unit, number)
@@ -133,14 +139,20 @@ def _with_bare_unit(answer: Reading) -> Reading:
     """``5 cm`` as a number: only where gold is one, so that no symbol of an expression is lost."""
     value, unit = split_unit(answer.value, bare=True)
     number = parse_number(value) if unit and answer.number is None else None
-    return answer if number is None else Reading(answer.text, answer.name, value, unit, number)
+    return answer if number is None else Reading(answer.text, answer.name, value, unit, _scaled(number, unit))
+
+
+def _scaled(number: Number, unit: str) -> Number:
+    r"""``5\text{ million}``, whose unit is none."""
+    factor = next((size for word, size in _SCALES.items() if word in unit), 1)
+    return Number(number.value * factor, number.style, number.percent)
 
 
 def _equal(gold_text: str, answer: Reading) -> bool:
     gold, tolerance = _read_gold(gold_text)
-    if same_look(answer.text) == same_look(gold.text):
+    if _look(answer.text) == _look(gold.text):
         return True
-    if gold.name is not None and answer.name is not None and gold.name.casefold() != answer.name.casefold():
+    if _needs_names(gold, answer):
         return _equal_parsed(gold_text, gold.text, answer.text, None)
     if gold.number is not None:
         answer = _with_bare_unit(answer)
@@ -157,7 +169,7 @@ def _equal(gold_text: str, answer: Reading) -> bool:
     verdict = _equal_lists(gold, answer) if verdict is None else verdict
     if verdict is not None:
         return verdict
-    if _is_long(answer.text, gold_text) or (tolerance is None and _is_another_number(gold, answer, factor)):
+    if tolerance is None and _is_another_number(gold, answer, factor):
         return False
     value = answer.value if factor == 1 else rf"\frac{{{factor.numerator}}}{{{factor.denominator}}}({answer.value})"
     if "\\ln" in gold.value:
@@ -174,17 +186,37 @@ def _is_another_number(gold: Reading, answer: Reading, factor: Fraction) -> bool
     return distance is not None and distance > CONSTANT_TOLERANCE
 
 
+def _look(text: str) -> str:
+    return same_look(_TEXT.sub(r"\1", text))
+
+
+def _needs_names(gold: Reading, answer: Reading) -> bool:
+    """Two different names, or a name here and another equation there: ``y=2x`` and ``2x-y=0``."""
+    if gold.name is not None and answer.name is not None:
+        return gold.name.casefold() != answer.name.casefold()
+    named, other = (gold, answer) if gold.name is not None else (answer, gold)
+    return named.name is not None and has_equals(other.text) and len(split_list(other.text)) == 1
+
+
 def _equal_words(gold_text: str, gold: Reading, answer: Reading) -> bool | None:
     expected, given = _words(gold.text), _words(answer.text)
     return expected == given if expected is not None and given is not None and _TEXT.search(gold_text) else None
 
 
 def _equal_based(gold: Reading, answer: Reading) -> bool | None:
-    expected = parse_based(gold.value)
-    if expected is None:
+    expected, given = parse_based(gold.value), parse_based(answer.value)
+    if expected is not None:
+        return expected == given if given is not None else expected[0] == answer.value.upper()
+    if gold.number is not None and given is not None:
+        return 2 <= given[1] <= 36 and gold.number.value == _based_value(*given)
+    return None
+
+
+def _based_value(digits: str, base: int) -> int | None:
+    try:
+        return int(digits, base)
+    except ValueError:  # a digit that the base does not have
         return None
-    given = parse_based(answer.value)
-    return expected == given if given is not None else expected[0] == answer.value.upper()
 
 
 def _equal_lists(gold: Reading, answer: Reading) -> bool | None:
@@ -200,8 +232,9 @@ def _equal_lists(gold: Reading, answer: Reading) -> bool | None:
             return all(_equal(text, reading) for text, reading in pairs)
         if Counter(same_look(reading.value) for reading in golds) == Counter(same_look(a.value) for a in answers):
             return True
-    numbers, votes = [reading.number for reading in golds], [reading.number for reading in answers]
-    if None in numbers or None in votes:
+    numbers = [reading.number for reading in golds if reading.number is not None]
+    votes = [reading.number for reading in answers if reading.number is not None]
+    if len(numbers) < len(golds) or len(votes) < len(answers):
         return False if _repeats(golds) and len(golds) != len(answers) and not _is_single(golds, answers) else None
     if _is_single(golds, answers):
         return numbers_equal(numbers[0], votes[0])
@@ -237,7 +270,9 @@ def _verified(gold_text: str, expected: list[Any], parsed: list[Any], tolerance:
         return distance * abs(float(constant_value(expected[0]))) <= tolerance
     if distance is not None and (distance > CONSTANT_TOLERANCE or _SCIENTIFIC.search(gold_text)):
         return distance <= CONSTANT_TOLERANCE  # most answers: no need to simplify their difference
-    return verify(expected, parsed, timeout_seconds=None) and not is_contradiction(parsed[0])
+    if not verify(expected, parsed, allow_set_relation_comp=True, timeout_seconds=None):
+        return distance is None and same_function(expected[0], parsed[0])
+    return not is_contradiction(parsed[0])
 
 
 def _relative_distance(expected: Any, answer: Any) -> float | None:
@@ -290,8 +325,11 @@ def _vote(answer: Reading, gold_text: str) -> str:
     if answer.number is not None:
         return plain_answer(answer.number.vote)
     words = _words(answer.text) if _TEXT.search(gold_text) else None
-    if words is not None or _is_long(answer.text, gold_text):
-        return plain_answer(words or answer.text)
+    if words is not None:
+        return plain_answer(words)
+    based = parse_based(answer.value)
+    if based is not None:
+        return plain_answer(f"{based[0]}_{based[1]}")
     parsed = _parse_boxed(answer.value)
     return plain_answer(canonical(parsed[0]) if parsed else answer.text)
 

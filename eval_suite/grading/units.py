@@ -1,7 +1,7 @@
 r"""Units behind an answer: ``15\text{ cm}^2`` is the number 15 and a unit that compares with ``\text{mm}^2``.
 
-Units count only where gold and answer both name one from this table: data sets mostly leave them out, and models mostly
-do not. Any other words behind an answer are dropped.
+Units count only where gold and answer both name one from this table: data sets mostly leave them out, and models
+mostly do not. Any other words behind an answer are dropped.
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ class Unit(NamedTuple):
 
 
 def split_unit(text: str, *, bare: bool) -> tuple[str, str]:
-    r"""Cleaned text as (what is measured, the words behind it or ""). `bare` words too: ``5 cm``, not only ``\text{}``.
+    r"""Cleaned text as (what is measured, the words behind it or ""); with `bare`, also ``5 cm`` without ``\text{}``.
 
     Text that is nothing but words is no unit.
     """
