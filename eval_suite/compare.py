@@ -37,7 +37,7 @@ from eval_suite.tables import (
 )
 from eval_suite.votes import Values
 
-READING = (
+READING_DIFFERENCES = (
     "Values are percentages with 95% intervals over problems. Differences are in percentage points, paired over "
     "problems: bootstrap interval and two-sided sign-flip p-value, not corrected for the number of rows. ▲ and ▼ "
     "mark differences whose interval excludes 0 and, for a benchmark, whose p is below 0.05. They say how far "
@@ -104,7 +104,10 @@ def compare_runs(
             "benchmark: compare runs on the same problems"
         )
     headline = headline_metrics([a, b], pass_at)
-    blocks: list[Block] = [described([a, b]), Text(f"Each difference is {b.label} minus {a.label}. {READING}")]
+    blocks: list[Block] = [
+        described([a, b]),
+        Text(f"Each difference is {b.label} minus {a.label}. {READING_DIFFERENCES}"),
+    ]
     if notes := cautions_of_many([a, b]):
         blocks.append(Notes(notes))
     only = [*(set(a.outcomes) ^ set(b.outcomes))]

@@ -19,7 +19,7 @@ from eval_suite.votes import Values
 _COLOURS = ("#000000", "#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#999999")
 _STYLES = ("-", "--", ":", "-.")
 _UP, _DOWN, _SAME = "#0072B2", "#D55E00", "#8a8a8a"
-_STRIP_CELLS = 600  # a strip has about so many pixels
+STRIP_CELLS = 600  # a strip has about so many pixels
 _LABEL_CHARACTERS = 24
 _NUMBERED_SPOTS = 12
 
@@ -53,12 +53,12 @@ def plot_solve_rates(title: str, rates: Mapping[str, Values]) -> Figure:
     """Problems × runs as a heat map: label → share of samples that pass, for each problem in one order [P].
 
     Columns are the problems from the hardest to the easiest by their mean over the runs, so that no run is
-    favoured. Where there are more problems than pixels, a column is the mean of neighbours.
+    favoured. Beyond `STRIP_CELLS` problems a column is the mean of neighbours.
     """
     grid = np.array([np.asarray(rates_P, dtype=np.float64) for rates_P in rates.values()])
     grid = grid[:, np.argsort(grid.mean(axis=0), kind="stable")]
     problems = grid.shape[1]
-    edges = np.linspace(0, problems, min(problems, _STRIP_CELLS) + 1).round().astype(int)
+    edges = np.linspace(0, problems, min(problems, STRIP_CELLS) + 1).round().astype(int)
     figure = Figure(figsize=(4.8, 1.5 + 0.3 * len(rates)), layout="constrained")
     axis = figure.subplots()
     image = axis.imshow(

@@ -13,9 +13,7 @@ from typing import Any
 
 from eval_suite.cautions import cautions, cautions_of_many
 from eval_suite.compare import (
-    READING as READING_DIFFERENCES,
-)
-from eval_suite.compare import (
+    READING_DIFFERENCES,
     Differences,
     compare_runs,
     comparison_results,
@@ -26,7 +24,7 @@ from eval_suite.compare import (
 from eval_suite.document import Block, Details, Heading, Image, Notes, Text, to_html, to_markdown
 from eval_suite.errors import UserError
 from eval_suite.examples import example_blocks
-from eval_suite.plots import plot_pass_at_k, plot_solve_rates, to_png
+from eval_suite.plots import STRIP_CELLS, plot_pass_at_k, plot_solve_rates, to_png
 from eval_suite.records import write_atomic
 from eval_suite.results import Run, default_pass_at, in_order, parse_pass_at, read_runs, results_text
 from eval_suite.tables import (
@@ -124,9 +122,7 @@ def _document_of_one(run: Run, pass_at: Sequence[int] | None) -> tuple[str, list
     if notes := cautions(run):
         blocks.append(Notes(notes))
     blocks += [Heading("Results"), layout_of_one(run, headline_metrics([run], pass_at))]
-    names = in_order(run.results)
-    pictures = [_curve(name, [run]) for name in names] + [_heat_map(name, [run]) for name in names]
-    blocks += [Heading(PICTURES), *pictures, Heading(METRICS), *all_metrics(run)]
+    blocks += [*_pictures([run]), Heading(METRICS), *all_metrics(run)]
     blocks += [Heading("How samples ended"), fates(run), Heading("Settings"), settings(run.record)]
     blocks += [Heading(EXAMPLES), Text(CHOSEN), *example_blocks(run.folder, EXAMPLES_OF_ONE)]
     return f"Evaluation of {model}" if model else "Evaluation of given answers", blocks
@@ -145,17 +141,24 @@ def _document_of_many(runs: Sequence[Run], pass_at: Sequence[int] | None) -> tup
         blocks += [Heading(f"Differences to {first.label}"), Text(READING_DIFFERENCES)]
         blocks += [table for table in tables if table is not None]
         blocks += difference_pictures(found, first.label, metrics)
-    names = in_order(name for run in runs for name in run.results)
-    having = {name: [run for run in runs if name in run.results] for name in names}
-    pictures = [_curve(name, having[name]) for name in names] + [_heat_map(name, having[name]) for name in names]
-    blocks += [Heading(PICTURES), *pictures]
+    blocks += _pictures(runs)
     blocks += [Heading("How samples ended"), *(fates(run) for run in runs)]
-    if differing := differing_settings(runs):
-        blocks += [Heading("Settings"), *differing]
+    blocks += [Heading("Settings"), *differing_settings(runs)]
+    blocks += [Text(f"Settings of {first.label}:"), settings(first.record)]
     blocks += [Heading(EXAMPLES), Text(CHOSEN)]
     for run in runs:
         blocks += example_blocks(run.folder, EXAMPLES_OF_MANY, f"{run.label}: ")
     return f"Evaluation of {', '.join(run.label for run in runs)}", blocks, comparison_results(runs, found)
+
+
+def _pictures(runs: Sequence[Run]) -> list[Block]:
+    """Curves of pass@k, then heat maps of the problems; none that a table says better."""
+    names = in_order(name for run in runs for name in run.results)
+    having = {name: [run for run in runs if name in run.results] for name in names}
+    sampled = [name for name in names if any(run.results[name]["n"] > 1 for run in having[name])]
+    mapped = [name for name in names if name in sampled or len(having[name]) > 1]
+    pictures = [_curve(name, having[name]) for name in sampled] + [_heat_map(name, having[name]) for name in mapped]
+    return [Heading(PICTURES), *pictures] if pictures else []
 
 
 def _curve(benchmark: str, runs: Sequence[Run]) -> Image:
@@ -179,7 +182,9 @@ def _heat_map(benchmark: str, runs: Sequence[Run]) -> Image:
         f"{label}: {int((rates_P == 0).sum()):,} never solved, {int((rates_P == 1).sum()):,} always"
         for label, rates_P in rates.items()
     ]
-    caption = f"Solve rate of each problem of {benchmark}. {'; '.join(said)}"
+    problems = runs[0].results[benchmark]["problems"]
+    shared = f"; a column is the mean of {problems / STRIP_CELLS:.1f} neighbours" if problems > STRIP_CELLS else ""
+    caption = f"Solve rate of each problem of {benchmark}{shared}. {'; '.join(said)}"
     return Image(f"solve_rates_{benchmark}.png", caption, png)
 
 
