@@ -15,12 +15,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from eval_suite.cautions import cautions_of_many
-from eval_suite.document import Block, Cell, Heading, Image, Notes, Row, Table, Text
+from eval_suite.document import Block, Cell, Details, Heading, Image, Notes, Row, Table, Text
 from eval_suite.errors import UserError
-from eval_suite.examples import question_of
+from eval_suite.examples import common_start, prompt_text, shorten
 from eval_suite.plots import plot_differences, plot_flips, to_png
 from eval_suite.records import read_jsonl
-from eval_suite.results import Run, average, find_metric, read_runs
+from eval_suite.results import Run, average, find_metric, in_order, read_runs
 from eval_suite.statistics import paired_difference
 from eval_suite.tables import (
     NONE,
@@ -32,6 +32,7 @@ from eval_suite.tables import (
     p_text,
     percent,
     sampled,
+    signed,
     value_cell,
 )
 from eval_suite.votes import Values
@@ -43,7 +44,7 @@ READING = (
     "other problems could move a difference, not other training seeds."
 )
 LISTED_PROBLEMS = 10
-_QUESTION_CHARACTERS = 240
+_GOLD_CHARACTERS, _QUESTION_CHARACTERS = 80, 240
 
 Differences = dict[str, dict[str, dict[str, float]]]  # benchmark → metric → difference
 
@@ -59,8 +60,9 @@ def paired_differences(first: Run, other: Run, metrics: Sequence[str] | None = N
         UserError: they have other problems in a benchmark that they share.
     """
     found: Differences = {}
-    for name, one in first.outcomes.items():
+    for name in in_order(first.outcomes):
         if name in other.outcomes:
+            one = first.outcomes[name]
             order = _same_problems(name, first, other)
             pairs = _shared_values(first.values[name], other.values[name], one.n, other.outcomes[name].n)
             found[name] = {
@@ -87,9 +89,9 @@ def solve_rates(benchmark: str, runs: Sequence[Run]) -> dict[str, Values]:
 
 
 def compare_runs(
-    folder_a: str | Path, folder_b: str | Path, pass_at: Sequence[int] | None = None
+    folder_a: str | Path, folder_b: str | Path, pass_at: Sequence[int] | None = None, *, pictures: bool = True
 ) -> tuple[str, list[Block], dict[str, Any]]:
-    """Title, document and the content of results.json of a comparison of two runs.
+    """Title, document (with or without `pictures`) and the content of results.json of a comparison of two runs.
 
     Raises:
         UserError: a folder holds no complete run; the two share no benchmark, or one with other problems.
@@ -109,8 +111,8 @@ def compare_runs(
     if only:
         blocks.append(Text(f"Not compared, as one run alone has them: {', '.join(sorted(only))}."))
     blocks += [Heading("Values and differences"), _value_table(a, b, differences, headline)]
-    blocks += difference_pictures({b.label: differences}, a.label, headline)
-    blocks += _flips(a, b, list(differences))
+    blocks += difference_pictures({b.label: differences}, a.label, headline) if pictures else []
+    blocks += _flips(a, b, list(differences), pictures)
     blocks += [Heading("Samples"), *(fates(run) for run in (a, b))]
     if differing := differing_settings([a, b]):
         blocks += [Heading("Settings"), *differing]
@@ -185,7 +187,7 @@ def _value_table(a: Run, b: Run, differences: Differences, headline: Sequence[st
     for name, by_metric in differences.items():
         left, right = a.results[name], b.results[name]
         rows.append(Row([f"{name}, {left['problems']:,} problems"], "group"))
-        rows.append(["samples", sampled(left), sampled(right), "", ""])
+        rows.append(["", Cell("", note=sampled(left)), Cell("", note=sampled(right)), "", ""])
         for metric, difference in by_metric.items():
             values = [value_cell(find_metric(entry, metric)) for entry in (left, right)]
             rows.append([_own_name(metric, left, right), *values, *_change(difference)])
@@ -210,7 +212,7 @@ def _own_name(metric: str, a: Mapping[str, Any], b: Mapping[str, Any]) -> str:
     return f"{metric[:-1]}{a['n']}" if metric.endswith("@n") and a["n"] == b["n"] else metric
 
 
-def _flips(a: Run, b: Run, benchmarks: Sequence[str]) -> list[Block]:
+def _flips(a: Run, b: Run, benchmarks: Sequence[str], with_pictures: bool) -> list[Block]:
     """Which problems one run solves more often than the other."""
     summary, pictures, lists = [], [], []
     for name in benchmarks:
@@ -224,10 +226,8 @@ def _flips(a: Run, b: Run, benchmarks: Sequence[str]) -> list[Block]:
             (rates_a_P > 0) & (rates_b_P == 0),
         ]
         summary.append([name, f"{len(change_P):,}", *(f"{int(which.sum()):,}" for which in counts)])
-        better, worse = (f"{int(which.sum()):,} of {len(change_P):,}" for which in counts[:2])
-        alt = f"{name}: solve rate of each problem; {better} are solved more often by {b.label}, {worse} less often"
-        figure = plot_flips(name, (a.label, b.label), rates_a_P, rates_b_P)
-        pictures.append(Image(f"flips_{name}.png", f"{alt}. Larger dots hold more problems.", to_png(figure), alt))
+        if with_pictures:
+            pictures.append(_flip_picture(name, a, b, rates_a_P, rates_b_P))
         lists += _extremes(name, a, b, rates_a_P, rates_b_P)
     columns = ["benchmark", "problems", "better", "worse", "same", f"solved by {b.label} alone",
                f"solved by {a.label} alone"]  # fmt: skip
@@ -240,25 +240,40 @@ def _flips(a: Run, b: Run, benchmarks: Sequence[str]) -> list[Block]:
     return [*blocks, Table("Problems by what changed", columns, summary), *pictures, *lists]
 
 
+def _flip_picture(name: str, a: Run, b: Run, a_P: Values, b_P: Values) -> Image:
+    better, worse = int((b_P > a_P).sum()), int((b_P < a_P).sum())
+    alt = (
+        f"{name}: solve rates of {len(a_P):,} problems; {better:,} are solved more often by {b.label} than by "
+        f"{a.label}, {worse:,} less often"
+    )
+    caption = f"{alt}. A dot's area counts problems; blue: more often, orange: less."
+    return Image(f"flips_{name}.png", caption, to_png(plot_flips(name, (a.label, b.label), a_P, b_P)), alt)
+
+
 def _extremes(name: str, a: Run, b: Run, a_P: Values, b_P: Values) -> list[Block]:
     """Tables of the problems with the largest gains and losses; equal ones in the run's order."""
     ids = a.outcomes[name].problem_ids
     order = np.argsort(a_P - b_P, kind="stable")
     gains = [int(i) for i in order[:LISTED_PROBLEMS] if b_P[i] > a_P[i]]
     losses = [int(i) for i in order[::-1][:LISTED_PROBLEMS] if b_P[i] < a_P[i]]
-    wanted = {ids[i] for i in (*gains, *losses)}
-    problems = {
-        row["problem_id"]: row for row in read_jsonl(a.folder / "problems.jsonl") if row["problem_id"] in wanted
-    }
+    problems = {row["problem_id"]: row for row in read_jsonl(a.folder / "problems.jsonl") if row["benchmark"] == name}
+    prompts = {key: prompt_text(row["prompt"]) for key, row in problems.items()}
+    start = len(common_start((name, prompt) for prompt in prompts.values())[name])
     blocks: list[Block] = []
     for title, chosen in (("gains", gains), ("losses", losses)):
-        rows = []
-        for i in chosen:
-            problem = problems[ids[i]]
-            question = " ".join(question_of(problem["prompt"], _QUESTION_CHARACTERS).split())
-            change = f"{100 * (b_P[i] - a_P[i]):+.1f}"
-            rows.append([ids[i], percent(a_P[i]), percent(b_P[i]), change, str(problem["gold"])[:80], question])
+        rows = [
+            [
+                ids[i],
+                percent(a_P[i]),
+                percent(b_P[i]),
+                signed(b_P[i] - a_P[i]),
+                shorten(str(problems[ids[i]]["gold"]), _GOLD_CHARACTERS, 0),
+                shorten(" ".join(prompts[ids[i]][start:].split()), _QUESTION_CHARACTERS, 0),
+            ]
+            for i in chosen
+        ]
         if rows:
-            columns = ["problem", f"{a.label}, %", f"{b.label}, %", "points", "gold", "question ends with"]
-            blocks.append(Table(f"{name}: largest {title} of {b.label}", columns, rows))
+            columns = ["problem", f"{a.label}, %", f"{b.label}, %", "points", "gold", "question"]
+            table = Table(f"{name}: largest {title} of {b.label}", columns, rows)
+            blocks.append(Details(f"{name}: {len(rows)} largest {title}, {rows[0][3]} points at most", [table]))
     return blocks

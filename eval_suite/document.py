@@ -22,7 +22,7 @@ _UNPRINTABLE = re.compile(
     "[\x00-\x08\x0b-\x1f\x7f-\x9f\xad\u061c\u200b\u200e\u200f\u2028-\u202e\u2060-\u206f\ufeff\ufff9-\ufffb"
     "\ud800-\udfff\U000e0000-\U000e0fff]"
 )
-_WIDE_ASPECT = 1.8
+_WIDE_PIXELS = 1000  # a picture that gets a line of its own, and on a small screen scrolls
 _CONTENTS_FROM_HEADINGS = 4
 
 
@@ -150,17 +150,18 @@ def _markdown(block: Block) -> str:
         case Heading(text, level):
             return f"{'#' * level} {_inline(text)}"
         case Text(text):
-            return _inline(text)
+            return _paragraph(text)
         case Items(items):
-            return "\n".join(f"- {_inline(item)}" for item in items)
+            return "\n".join(f"- {_paragraph(item)}" for item in items)
         case Notes(items):
-            return "\n".join(f"> - {_inline(item)}" for item in items)
+            return "\n".join(f"> - {_paragraph(item)}" for item in items)
         case Image(path, caption, _, alt):
-            return f"![{_inline(alt or caption)}]({path})" + (f"\n\n{_inline(caption)}" if alt else "")
+            shown = readable(alt or caption).replace("[", "(").replace("]", ")")
+            return f"![{_inline(shown)}]({path})" + (f"\n\n{_paragraph(caption)}" if alt else "")
         case Code(label, text):
             text = readable(text)
             fence = "`" * max(3, 1 + max((len(ticks) for ticks in re.findall("`+", text)), default=0))
-            return f"{_inline(label)}:\n\n{fence}text\n{text}\n{fence}"
+            return f"{_paragraph(label)}:\n\n{fence}text\n{text}\n{fence}"
         case Details(summary, blocks):
             inner = "\n\n".join(_markdown(one) for one in blocks)
             return f"<details>\n<summary>{_escape(' '.join(summary.split()))}</summary>\n\n{inner}\n\n</details>"
@@ -187,6 +188,11 @@ def _markdown_cell(cell: str | Cell) -> str:
     return " ".join(word for word in words if word)
 
 
+def _paragraph(text: str) -> str:
+    """A line that begins no heading, list, quotation, table or fence."""
+    return re.sub(r"^(?=[#>+*=|~`-])|^(\d+)(?=[.)])", r"\1\\", _inline(text))
+
+
 def _inline(text: str) -> str:
     """One line in which nothing is HTML, a picture or a link."""
     text = " ".join(readable(text).split())
@@ -209,7 +215,7 @@ def _html(block: Block, number: int | None = None) -> str:
         case Image(_, caption, png, alt):
             width, height = struct.unpack(">II", png[16:24])
             source = base64.b64encode(png).decode("ascii")
-            shape = ' class="wide"' if width > _WIDE_ASPECT * height else ""
+            shape = ' class="wide"' if width > _WIDE_PIXELS else ""
             return (
                 f'<figure{shape}><div class="picture" tabindex="0"><img width="{width}" height="{height}" '
                 f'alt="{_escape(alt or caption)}" src="data:image/png;base64,{source}"></div>'
@@ -242,11 +248,11 @@ def _html_table(table: Table) -> str:
         name, note = (first, "") if isinstance(first, str) else (first.text, first.note)
         kind = f' class="{row.kind}"' if isinstance(row, Row) else ""
         small = f" <small>{_escape(note)}</small>" if note else ""
-        scope = "rowgroup" if kind and not others else "row"
-        line = f'<th scope="{scope}" class="left">{_escape(name)}{small}</th>'
-        if not others and len(left) > 1:
-            line += f'<td colspan="{len(left) - 1}"></td>'
-        line += "".join(_html_cell(cell, style) for cell, style in zip(others, classes[1:], strict=bool(others)))
+        if others:
+            line = f'<th scope="row" class="left">{_escape(name)}{small}</th>'
+            line += "".join(_html_cell(cell, style) for cell, style in zip(others, classes[1:], strict=True))
+        else:
+            line = f'<th scope="rowgroup" class="left" colspan="{len(left)}"><span>{_escape(name)}{small}</span></th>'
         lines.append(f"<tr{kind}>{line}</tr>")
     return (
         f'<div class="table" role="region" tabindex="0" aria-label="{caption}"><table>'

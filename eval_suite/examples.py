@@ -5,6 +5,7 @@ The files are read row by row; of the completions only those chosen are kept, sh
 
 from __future__ import annotations
 
+import re
 import zlib
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
@@ -26,6 +27,8 @@ KINDS = {
 HEAD_CHARACTERS, TAIL_CHARACTERS = 2400, 1600
 PROMPT_CHARACTERS = 1600
 _GOLD_CHARACTERS = 400
+_WHOLE_LINES = re.compile(r"(?s:.*)(?:\n|: )|")
+_SHARED_CHARACTERS = 200  # a common beginning up to so long is shown
 
 Key = tuple[str, int]
 
@@ -73,11 +76,11 @@ def choose_examples(folder: str | Path, per_kind: int) -> dict[str, list[Example
     return _complete(folder, benchmark_of, examples)
 
 
-def example_blocks(folder: str | Path, per_kind: int) -> list[Block]:
-    """A heading for each benchmark and its examples, folded."""
+def example_blocks(folder: str | Path, per_kind: int, label: str = "") -> list[Block]:
+    """A heading for each benchmark, `label` before its name, and its examples, folded."""
     blocks: list[Block] = []
     for benchmark, examples in choose_examples(folder, per_kind).items():
-        blocks.append(Heading(benchmark, 3))
+        blocks.append(Heading(f"{label}{benchmark}", 3))
         blocks += [_folded(example) for example in examples]
     return blocks
 
@@ -90,11 +93,28 @@ def shorten(text: str, head: int, tail: int) -> str:
     return f"{text[:head]}\n[… {left_out:,} characters left out …]\n{text[len(text) - tail :]}"
 
 
-def question_of(prompt: Any, characters: int = PROMPT_CHARACTERS) -> str:
-    """The end of a prompt, where the question stands; chats message by message."""
+def prompt_text(prompt: Any) -> str:
+    """A prompt as text; a chat message by message."""
     if isinstance(prompt, list):
-        prompt = "\n\n".join(f"{message.get('role')}: {message.get('content')}" for message in prompt)
-    return shorten(str(prompt), 0, characters).lstrip("\n")
+        return "\n\n".join(f"{message.get('role')}: {message.get('content')}" for message in prompt)
+    return str(prompt)
+
+
+def common_start(prompts: Iterable[tuple[str, str]]) -> dict[str, str]:
+    """Benchmark → what all its prompts begin with, up to the end of a line or a colon: its worked examples.
+
+    Args:
+        prompts: (benchmark, prompt) of each problem. Empty for a benchmark of one problem.
+    """
+    starts: dict[str, str] = {}
+    alone: set[str] = set()
+    for name, prompt in prompts:
+        (alone.discard if name in starts else alone.add)(name)
+        start = starts.setdefault(name, prompt)
+        if not prompt.startswith(start):
+            pairs = enumerate(zip(start, prompt, strict=False))
+            starts[name] = next((start[:index] for index, (a, b) in pairs if a != b), prompt)
+    return {name: "" if name in alone else _WHOLE_LINES.match(start)[0] for name, start in starts.items()}  # type: ignore[index]
 
 
 class _Lowest:
@@ -142,20 +162,28 @@ def _complete(folder: Path, benchmark_of: Mapping[str, str], examples: dict[Key,
         if key in examples:
             answer = None if row["answer"] is None else shorten(str(row["answer"]), _GOLD_CHARACTERS, 0)
             examples[key] = replace(examples[key], status=row["status"], answer=answer)
+    rows = read_jsonl(folder / "problems.jsonl")
+    starts = common_start((row["benchmark"], prompt_text(row["prompt"])) for row in rows)
     needed = {problem_id for problem_id, _ in examples}
-    problems = {
-        row["problem_id"]: (question_of(row["prompt"]), shorten(str(row["gold"]), _GOLD_CHARACTERS, 0))
-        for row in read_jsonl(folder / "problems.jsonl")
-        if row["problem_id"] in needed
-    }
+    problems = {row["problem_id"]: row for row in read_jsonl(folder / "problems.jsonl") if row["problem_id"] in needed}
     order = list(KINDS)
     by_benchmark: dict[str, list[Example]] = {name: [] for name in benchmark_of.values()}
     for key, example in sorted(
         examples.items(), key=lambda item: (order.index(item[1].kind), _rank(item[0]), item[0])
     ):
-        prompt, gold = problems[key[0]]
-        by_benchmark[benchmark_of[key[0]]].append(replace(example, prompt=prompt, gold=gold))
+        name, row = benchmark_of[key[0]], problems[key[0]]
+        prompt = _short_prompt(prompt_text(row["prompt"]), len(starts[name]))
+        gold = shorten(str(row["gold"]), _GOLD_CHARACTERS, 0)
+        by_benchmark[name].append(replace(example, prompt=prompt, gold=gold))
     return {name: found for name, found in by_benchmark.items() if found}
+
+
+def _short_prompt(prompt: str, shared: int) -> str:
+    """The prompt without its first `shared` characters, which every prompt of the benchmark begins with."""
+    own = shorten(prompt[shared:], 0, PROMPT_CHARACTERS).lstrip("\n")
+    if shared <= _SHARED_CHARACTERS:
+        return shorten(prompt, 0, PROMPT_CHARACTERS).lstrip("\n")
+    return f"[… the first {shared:,} characters are those of every prompt of this benchmark …]\n{own}"
 
 
 def _folded(example: Example) -> Details:

@@ -5,13 +5,13 @@ from __future__ import annotations
 import io
 import math
 import warnings
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import FuncFormatter, NullLocator
+from matplotlib.ticker import FuncFormatter, MaxNLocator, PercentFormatter, StrMethodFormatter
 
 from eval_suite.votes import Values
 
@@ -20,7 +20,8 @@ _COLOURS = ("#000000", "#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#
 _STYLES = ("-", "--", ":", "-.")
 _UP, _DOWN, _SAME = "#0072B2", "#D55E00", "#8a8a8a"
 _STRIP_CELLS = 600  # a strip has about so many pixels
-_LABEL_CHARACTERS = 22
+_LABEL_CHARACTERS = 24
+_NUMBERED_SPOTS = 12
 
 
 def plot_pass_at_k(panels: Mapping[str, Mapping[str, Mapping[int, Mapping[str, Any]]]]) -> Figure:
@@ -40,7 +41,8 @@ def plot_pass_at_k(panels: Mapping[str, Mapping[str, Mapping[int, Mapping[str, A
             axis.fill_between(ks, low, high, color=look["color"], alpha=0.12, linewidth=0)
         axis.set_xscale("log", base=2)
         axis.xaxis.set_major_formatter(FuncFormatter(lambda k, _: f"{k:g}"))
-        axis.set(xlabel="k", ylabel="Pass@k", ylim=(0, 1.02))
+        axis.yaxis.set_major_formatter(PercentFormatter(1, symbol=None))
+        axis.set(xlabel="k", ylabel="Pass@k, %", ylim=(0, 1.02))
         axis.set_title(_plain(title))
         _calm(axis)
         axis.legend(fontsize="small", frameon=False)
@@ -56,11 +58,11 @@ def plot_solve_rates(title: str, rates: Mapping[str, Values]) -> Figure:
     grid = np.array([np.asarray(rates_P, dtype=np.float64) for rates_P in rates.values()])
     grid = grid[:, np.argsort(grid.mean(axis=0), kind="stable")]
     problems = grid.shape[1]
-    cells = np.array_split(grid, min(problems, _STRIP_CELLS), axis=1)
-    figure = Figure(figsize=(4.8, 1.35 + 0.3 * len(rates)), layout="constrained")
+    edges = np.linspace(0, problems, min(problems, _STRIP_CELLS) + 1).round().astype(int)
+    figure = Figure(figsize=(4.8, 1.5 + 0.3 * len(rates)), layout="constrained")
     axis = figure.subplots()
     image = axis.imshow(
-        np.stack([cell.mean(axis=1) for cell in cells], axis=1),
+        np.add.reduceat(grid, edges[:-1], axis=1) / np.diff(edges),
         aspect="auto",
         interpolation="nearest",
         cmap="cividis",
@@ -75,8 +77,11 @@ def plot_solve_rates(title: str, rates: Mapping[str, Values]) -> Figure:
     axis.set_title(_plain(title))
     axis.set_xlabel(f"{problems:,} problems, hardest first", fontsize="small")
     axis.tick_params(axis="x", labelsize="small")
-    bar = figure.colorbar(image, ax=axis, orientation="horizontal", aspect=40, pad=0.06, fraction=0.12)
-    bar.set_label("share of samples that pass", fontsize="small")
+    axis.xaxis.set_major_locator(MaxNLocator(5, integer=True))
+    axis.xaxis.set_major_formatter(StrMethodFormatter("{x:,.0f}"))
+    bar = figure.colorbar(image, ax=axis, orientation="horizontal", aspect=40, pad=0.1, fraction=0.12)
+    bar.set_label("% of samples that pass", fontsize="small")
+    bar.ax.xaxis.set_major_formatter(PercentFormatter(1, symbol=None))
     bar.ax.tick_params(labelsize="small")
     return figure
 
@@ -90,16 +95,19 @@ def plot_flips(title: str, labels: tuple[str, str], a_P: Values, b_P: Values) ->
     axis.plot([0, 1], [0, 1], color="#bbbbbb", linewidth=1, zorder=1)
     area = np.maximum(6, 1200 * counts / max(counts.sum(), 1))
     axis.scatter(spots[:, 0], spots[:, 1], s=area, c=colours, alpha=0.6, linewidths=0, zorder=2)
-    if len(spots) <= 12:
-        for (a, b), count in zip(spots, counts, strict=True):
-            axis.annotate(f"{count:,}", (a, b), ha="center", va="center", fontsize="small", zorder=3)
+    if len(spots) <= _NUMBERED_SPOTS:
+        for (a, b), count, size in zip(spots, counts, area, strict=True):
+            beside = (0, 2 + math.sqrt(size) / 2)
+            axis.annotate(
+                f"{count:,}", (a, b), beside, textcoords="offset points", ha="center", va="bottom", fontsize="small"
+            )
     better, worse = int((b_P > a_P).sum()), int((b_P < a_P).sum())
-    axis.text(0.03, 0.97, f"better: {better:,}", color=_UP, transform=axis.transAxes, va="top")
-    axis.text(0.97, 0.03, f"worse: {worse:,}", color="#a63d00", transform=axis.transAxes, ha="right")
-    axis.set(xlim=(-0.08, 1.08), ylim=(-0.08, 1.08), aspect="equal")
-    axis.set_xlabel(f"solve rate, {_short(labels[0])}")
-    axis.set_ylabel(f"solve rate, {_short(labels[1])}")
-    axis.set_title(_plain(title))
+    axis.set(xlim=(-0.1, 1.1), ylim=(-0.1, 1.14), aspect="equal")
+    axis.set_xlabel(f"{_short(labels[0])}, % of samples that pass")
+    axis.set_ylabel(f"{_short(labels[1])}, % of samples that pass")
+    axis.set_title(_plain(f"{title}: {better:,} better, {worse:,} worse"))
+    for each in (axis.xaxis, axis.yaxis):
+        each.set_major_formatter(PercentFormatter(1, symbol=None))
     _calm(axis)
     return figure
 
@@ -124,12 +132,29 @@ def plot_differences(rows: Mapping[str, Mapping[str, Mapping[str, float]]], titl
     axis.axvline(0, color="#666666", linewidth=1)
     axis.set_yticks(range(len(rows)), [_short(name) for name in rows], fontsize="small")
     axis.set_ylim(len(rows) - 0.4, -0.6)
-    axis.yaxis.set_minor_locator(NullLocator())
     axis.set_xlabel("percentage points", fontsize="small")
     axis.set_title(_plain(title), fontsize="medium")
     _calm(axis)
     if len(labels) > 1:
-        axis.legend(fontsize="small", frameon=False)
+        figure.legend(fontsize="small", frameon=False, loc="outside lower center", ncols=2)
+    return figure
+
+
+def plot_over_steps(title: str, curves: Mapping[str, Sequence[Mapping[str, Any]]]) -> Figure:
+    """Metrics over training: label → rows with "step", "value", "low" and "high", in 0–1, low to high the band."""
+    figure = Figure(figsize=(7.2, 4.2), layout="constrained")
+    axis = figure.subplots()
+    for index, (label, rows) in enumerate(curves.items()):
+        look: dict[str, Any] = {"color": _COLOURS[index % len(_COLOURS)], "linestyle": _STYLES[index % len(_STYLES)]}
+        steps, values, low, high = ([row[name] for row in rows] for name in ("step", "value", "low", "high"))
+        axis.plot(steps, values, label=label, marker=".", linewidth=1.4, **look)
+        axis.fill_between(steps, low, high, color=look["color"], alpha=0.12, linewidth=0)
+    axis.xaxis.set_major_locator(MaxNLocator(integer=True))
+    axis.yaxis.set_major_formatter(PercentFormatter(1, symbol=None))
+    axis.set(xlabel="step", ylabel="%", ylim=(0, 1.02))
+    axis.set_title(_plain(title))
+    _calm(axis)
+    axis.legend(fontsize="small", frameon=False)
     return figure
 
 

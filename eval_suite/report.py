@@ -23,12 +23,12 @@ from eval_suite.compare import (
     paired_differences,
     solve_rates,
 )
-from eval_suite.document import Block, Heading, Image, Items, Notes, Table, Text, to_html, to_markdown
+from eval_suite.document import Block, Details, Heading, Image, Notes, Text, to_html, to_markdown
 from eval_suite.errors import UserError
 from eval_suite.examples import example_blocks
 from eval_suite.plots import plot_pass_at_k, plot_solve_rates, to_png
 from eval_suite.records import write_atomic
-from eval_suite.results import Run, default_pass_at, parse_pass_at, read_runs, results_text
+from eval_suite.results import Run, default_pass_at, in_order, parse_pass_at, read_runs, results_text
 from eval_suite.tables import (
     all_metrics,
     described,
@@ -56,6 +56,7 @@ CHOSEN = (
     "their end; characters that cannot be seen stand as their code."
 )
 COMBINED = "comparison"  # folder of a report on several runs, beside the first
+METRICS, PICTURES, EXAMPLES = "All metrics", "Pass@k and problems", "Samples to read"  # sections
 EXAMPLES_OF_ONE, EXAMPLES_OF_MANY = 2, 1  # of each kind
 
 
@@ -111,7 +112,7 @@ def compare(
     """
     if out is not None:
         _check_out(out)
-    title, blocks, results = compare_runs(folder_a, folder_b, pass_at)
+    title, blocks, results = compare_runs(folder_a, folder_b, pass_at, pictures=out is not None)
     if out is not None:
         _write(Path(out), title, blocks, results)
     return _print(title, blocks, out)
@@ -122,11 +123,12 @@ def _document_of_one(run: Run, pass_at: Sequence[int] | None) -> tuple[str, list
     blocks: list[Block] = [Text(READING)]
     if notes := cautions(run):
         blocks.append(Notes(notes))
-    blocks += [Heading("Results"), layout_of_one(run, headline_metrics([run], pass_at)), *all_metrics(run)]
-    pictures = [_curve(name, [run]) for name in run.results] + [_heat_map(name, [run]) for name in run.results]
-    blocks += [Heading("Pass@k and problems"), *pictures]
+    blocks += [Heading("Results"), layout_of_one(run, headline_metrics([run], pass_at))]
+    names = in_order(run.results)
+    pictures = [_curve(name, [run]) for name in names] + [_heat_map(name, [run]) for name in names]
+    blocks += [Heading(PICTURES), *pictures, Heading(METRICS), *all_metrics(run)]
     blocks += [Heading("How samples ended"), fates(run), Heading("Settings"), settings(run.record)]
-    blocks += [Heading("Samples to read"), Text(CHOSEN), *example_blocks(run.folder, EXAMPLES_OF_ONE)]
+    blocks += [Heading(EXAMPLES), Text(CHOSEN), *example_blocks(run.folder, EXAMPLES_OF_ONE)]
     return f"Evaluation of {model}" if model else "Evaluation of given answers", blocks
 
 
@@ -143,18 +145,16 @@ def _document_of_many(runs: Sequence[Run], pass_at: Sequence[int] | None) -> tup
         blocks += [Heading(f"Differences to {first.label}"), Text(READING_DIFFERENCES)]
         blocks += [table for table in tables if table is not None]
         blocks += difference_pictures(found, first.label, metrics)
-    names = list(dict.fromkeys(name for run in runs for name in run.results))
+    names = in_order(name for run in runs for name in run.results)
     having = {name: [run for run in runs if name in run.results] for name in names}
     pictures = [_curve(name, having[name]) for name in names] + [_heat_map(name, having[name]) for name in names]
-    blocks += [Heading("Pass@k and problems"), *pictures]
-    blocks += [Heading("How samples ended")]
-    for run in runs:
-        blocks += [Heading(run.label, 3), fates(run)]
+    blocks += [Heading(PICTURES), *pictures]
+    blocks += [Heading("How samples ended"), *(fates(run) for run in runs)]
     if differing := differing_settings(runs):
         blocks += [Heading("Settings"), *differing]
-    blocks += [Heading("Samples to read"), Text(CHOSEN)]
+    blocks += [Heading(EXAMPLES), Text(CHOSEN)]
     for run in runs:
-        blocks += [Heading(run.label, 3), *example_blocks(run.folder, EXAMPLES_OF_MANY)]
+        blocks += example_blocks(run.folder, EXAMPLES_OF_MANY, f"{run.label}: ")
     return f"Evaluation of {', '.join(run.label for run in runs)}", blocks, comparison_results(runs, found)
 
 
@@ -190,10 +190,7 @@ def _write_one(run: Run, place: Path, pass_at: Sequence[int] | None) -> tuple[st
 
 
 def _write(place: Path, title: str, blocks: Sequence[Block], results: Mapping[str, Any]) -> None:
-    try:
-        place.mkdir(parents=True, exist_ok=True)
-    except FileExistsError as error:
-        raise UserError(f"out={str(place)!r} is a file: name a folder") from error
+    place.mkdir(parents=True, exist_ok=True)
     for block in blocks:
         if isinstance(block, Image):
             (place / block.path).write_bytes(block.png)
@@ -204,21 +201,23 @@ def _write(place: Path, title: str, blocks: Sequence[Block], results: Mapping[st
 
 def _check_out(out: str | Path) -> None:
     """A run's or a study's folder has a report of its own."""
+    if Path(out).is_file():
+        raise UserError(f"out={str(out)!r} is a file: name a folder")
     for name in ("run.json", "study.yaml"):
         if (Path(out) / name).exists():
             raise UserError(f"out={str(out)!r} is the folder of a run ({name}): choose another --out")
 
 
 def _print(title: str, blocks: Sequence[Block], place: str | Path | None) -> str:
-    """The tables for a terminal: no pictures, nothing folded."""
-    ends = ("Pass@k and problems", "Samples to read")
+    """What fits a terminal: tables and notes; no pictures, no samples, not every metric."""
+    left_out = (METRICS, PICTURES, EXAMPLES)
     shown: list[Block] = []
     skipping = False
     for block in blocks:
         if isinstance(block, Heading) and block.level == 2:
-            skipping = block.text in ends
-        if not skipping and isinstance(block, Heading | Text | Notes | Table | Items):
-            shown.append(block)
+            skipping = block.text in left_out
+        folded = block.blocks if isinstance(block, Details) else [block]
+        shown += [each for each in folded if not skipping and not isinstance(each, Image)]
     text = to_markdown(title, shown)
     print(text)
     if place is not None:

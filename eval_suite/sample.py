@@ -132,13 +132,20 @@ class SampleConfig:
         return named_benchmarks(self.benchmarks, self.suite)
 
 
-def sample(config: SampleConfig, *, progress: bool = True, processes: Processes | None = None) -> Path:
+def sample(
+    config: SampleConfig,
+    *,
+    progress: bool = True,
+    processes: Processes | None = None,
+    backend: Backend | None = None,
+) -> Path:
     """Generate what is missing of the run in ``config.out``, and return that folder.
 
     Args:
         config: the run.
         progress: show a bar, or lines where standard error is no terminal.
         processes: those that share the run, each calling this with the same `config`; none but this one.
+        backend: what generates, such as a model in memory; None for the one that `config` names.
 
     Raises:
         UserError: the folder holds a run with other settings, a prompt does not fit the model's context, or
@@ -157,7 +164,7 @@ def sample(config: SampleConfig, *, progress: bool = True, processes: Processes 
         shots=config.shots,
     )
     check_scoring(config.backend, problems)
-    backend = load_backend(config)
+    backend = backend or load_backend(config)
     limits = (backend.context_tokens(), config.max_new_tokens)
     problems = fit_problems(problems, backend.prompt_tokens, *limits, quiet=not processes.first)
     prompt_tokens = _check_lengths(config, backend, problems, quiet=not processes.first)
@@ -190,7 +197,8 @@ def sample(config: SampleConfig, *, progress: bool = True, processes: Processes 
     processes.say("sampled")
     if processes.first:
         processes.wait("sampled", range(processes.size))
-        collect(out, chunks, config.batch_size)
+        if len(collect(out, chunks, config.batch_size)) < len(chunks):
+            raise UserError(f"out={str(out)!r} lacks samples, as after two commands at once: repeat this one")
     return out
 
 

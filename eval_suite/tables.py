@@ -27,6 +27,11 @@ def rate(share: float) -> str:
     return "<0.1%" if 0 < share < 0.0005 else f"{100 * share:.1f}%"
 
 
+def signed(share: float) -> str:
+    """A difference in percentage points with its sign; what rounds to none has no sign."""
+    return "0.0" if abs(share) < 0.0005 else f"{100 * share:+.1f}"
+
+
 def p_text(p_value: float) -> str:
     """``= 0.012``, or ``< 0.001``."""
     return "< 0.001" if p_value < 0.001 else f"= {p_value:.3f}"
@@ -162,7 +167,9 @@ def described(runs: Sequence[Run]) -> Table:
 def fates(run: Run) -> Table:
     """How the samples of each benchmark ended."""
     rows = [[name, ", ".join(one.graders), *_fate(one)] for name, one in run.outcomes.items()]
-    return Table("How the samples fared", ["benchmark", "grader", *_STATUSES, "truncated", "mean tokens"], rows)
+    return Table(
+        f"{run.label}: samples by verdict", ["benchmark", "grader", *_STATUSES, "truncated", "mean tokens"], rows
+    )
 
 
 def settings(record: Mapping[str, Any]) -> Items:
@@ -250,7 +257,7 @@ def value_cell(metric: Entry | None, note: str = "") -> str | Cell:
 
 def difference_cell(difference: Difference, *, with_p: bool = True) -> Cell:
     """The difference with its interval and, beneath, its p-value where it has one (averages have none)."""
-    value, low, high = (f"{100 * difference[key]:+.1f}" for key in ("value", "low", "high"))
+    value, low, high = (signed(difference[key]) for key in ("value", "low", "high"))
     note = f"p {p_text(difference['p_value'])}" if with_p and "p_value" in difference else ""
     tone: Literal["", "up", "down"] = ""
     if is_significant(difference):

@@ -163,9 +163,9 @@ def vote_sampling_se(ballots_P: Sequence[Ballot], k: int) -> float:
     """Standard error of the mean maj@k (k = n: cons@n) from sampling alone, the problems held fixed.
 
     k < n: jackknife over a problem's samples (Efron and Stein 1981: not too small in expectation), at most
-    k/n · maj (1 − maj) (Hoeffding 1948). k = n, which no jackknife can reach: plug-in, 1,000 seeded multinomial
-    draws of n samples a problem (a fifth too small where two answers are equally likely). Where all n samples agree, as `statistics.sampling_se` does: gold's chance is
-    (votes + ½)/(n + 1), against one rival.
+    k/n · maj (1 − maj) (Hoeffding 1948). k = n, which no jackknife reaches: plug-in, 1,000 seeded multinomial
+    draws of n samples a problem; a fifth too small where two answers are equally likely. Where all samples pass
+    or none does: as `statistics.sampling_se`, gold's chance is (passes + ½)/(n + 1), against one rival.
 
     Raises:
         UserError: no problems, or k out of range.

@@ -52,6 +52,7 @@ usage: shaped-trl {command} --model MODEL (--benchmarks A,B | --suite S) --out D
 
 {what}
   shaped-trl {command} --model Qwen/Qwen3-0.6B-Base --benchmarks gsm8k,math500 --n 16 --out outputs/eval
+  accelerate launch --num_processes 8 -m shaped_trl.cli {command} ...    shares the run among 8 GPUs
 Run it again on the same folder to continue an interrupted run. Options may stand in a YAML file: --config RECIPE.
 """
 
@@ -67,6 +68,13 @@ class GradeOptions:
     )
     num_workers: int | None = dataclasses.field(
         default=None, metadata={"help": "Grading processes; default: one per core."}
+    )
+    every_checkpoint: bool = dataclasses.field(
+        default=False,
+        metadata={
+            "help": "model is a training run's output_dir: evaluate each checkpoint-<step> there, and draw the "
+            "metrics over the steps."
+        },
     )
 
 
@@ -140,19 +148,19 @@ def train_command(argv: list[str]) -> int:
     from shaped_trl.data.corpora import CorpusArguments, SourceArguments
     from shaped_trl.recipes import Parser, record
     from shaped_trl.training.config import ShapedConfig
+    from shaped_trl.training.evaluation import BenchmarkArguments
 
     inherited = "Every field of TRL's SFTConfig and ModelConfig is an option as well (learning_rate, packing, ...)."
     if _wants_help(argv):
-        return _help(TRAIN, [ShapedConfig, SourceArguments, CorpusArguments], inherited)
+        return _help(TRAIN, [ShapedConfig, SourceArguments, CorpusArguments, BenchmarkArguments], inherited)
     config, rest = _take_config(argv)
-    (corpus, args, model_args), settings = Parser("train", [CorpusArguments, ShapedConfig, ModelConfig]).resolve(
-        config, rest
-    )
+    options = [CorpusArguments, ShapedConfig, ModelConfig, BenchmarkArguments]
+    (corpus, args, model_args, benchmarks), settings = Parser("train", options).resolve(config, rest)
     from shaped_trl.training.run import check_files, train
 
     check_files(corpus, model_args)
     record(settings, args.output_dir)
-    train(corpus, args, model_args)
+    train(corpus, args, model_args, benchmarks)
     return 0
 
 
@@ -163,20 +171,20 @@ def rlvr_command(argv: list[str]) -> int:
     from shaped_trl.data.prompts import PromptArguments
     from shaped_trl.recipes import Parser, record
     from shaped_trl.rlvr.config import RLVRConfig
+    from shaped_trl.training.evaluation import BenchmarkArguments
 
     inherited = "Every field of TRL's GRPOConfig and ModelConfig is an option as well (learning_rate, ...)."
     if _wants_help(argv):
-        return _help(RLVR, [RLVRConfig, SourceArguments, PromptArguments], inherited)
+        return _help(RLVR, [RLVRConfig, SourceArguments, PromptArguments, BenchmarkArguments], inherited)
     config, rest = _take_config(argv)
-    (prompts, args, model_args), settings = Parser("rlvr", [PromptArguments, RLVRConfig, ModelConfig]).resolve(
-        config, rest
-    )
+    options = [PromptArguments, RLVRConfig, ModelConfig, BenchmarkArguments]
+    (prompts, args, model_args, benchmarks), settings = Parser("rlvr", options).resolve(config, rest)
     from shaped_trl.rlvr.run import rlvr
     from shaped_trl.training.run import model_source
 
     model_source(model_args)
     record(settings, args.output_dir)
-    rlvr(prompts, args, model_args)
+    rlvr(prompts, args, model_args, benchmarks)
     return 0
 
 
@@ -204,25 +212,35 @@ def sample_command(argv: list[str]) -> int:
 
 
 def eval_command(argv: list[str]) -> int:
+    from eval_suite.publish import PublishOptions, publish
     from eval_suite.sample import SampleConfig, sample
     from shaped_trl.recipes import Parser
 
     if _wants_help(argv):
         what = "Sample, grade and report: unbiased pass@k, avg@n and cons@n with intervals."
-        return _help(SAMPLE.format(command="eval", what=what), [SampleConfig, GradeOptions])
+        return _help(SAMPLE.format(command="eval", what=what), [SampleConfig, GradeOptions, PublishOptions])
     recipe, rest = _take_config(argv)
-    config, options = Parser("eval", [SampleConfig, GradeOptions]).resolve(recipe, rest)[0]
+    parser = Parser("eval", [SampleConfig, GradeOptions, PublishOptions])
+    config, options, publishing = parser.resolve(recipe, rest)[0]
     from eval_suite.grade import grade_run
     from eval_suite.processes import from_environment
     from eval_suite.report import parse_pass_at, report
 
     pass_at = parse_pass_at(options.pass_at, config.n)
     processes = from_environment()
+    if options.every_checkpoint:
+        from eval_suite.checkpoints import evaluate_checkpoints
+
+        if publishing.wanted:
+            raise UserError("every_checkpoint=True publishes nothing: choose one, and publish its run with report")
+        evaluate_checkpoints(config, pass_at, num_workers=options.num_workers, processes=processes)
+        return 0
     folder = sample(config, processes=processes)
     if not processes.first:
         return 0
     grade_run(folder, num_workers=options.num_workers)
     report([folder], pass_at)
+    publish([folder], publishing)
     return 0
 
 
@@ -270,6 +288,8 @@ def grade_command(argv: list[str]) -> int:
 
 
 def report_command(argv: list[str]) -> int:
+    from eval_suite.publish import PublishOptions, publish
+
     parser = _argparser(
         "report",
         "Write results.json, report.md, report.html and its pictures from verdicts, and print the tables.\n"
@@ -279,17 +299,22 @@ def report_command(argv: list[str]) -> int:
     parser.add_argument("folders", nargs="+", metavar="RUN", help="folders of graded runs, or one folder of a study")
     parser.add_argument("--pass_at", help=PASS_AT_HELP)
     parser.add_argument("--out", help="folder to write, no run's; the runs' own stay as they are")
+    PublishOptions.add_to(parser)
     args = parser.parse_args(argv)
     from eval_suite.report import parse_pass_at, report
 
+    publishing = PublishOptions(args.publish_to, args.push_to_hub, args.private)
     if any((Path(folder) / "study.yaml").is_file() for folder in args.folders):
         from shaped_trl.study.report import report_study
 
         if len(args.folders) > 1 or args.out:
             raise UserError("report: a study's report is of that study alone, in its folder: give its folder only")
+        if publishing.wanted:
+            raise UserError("report: a study's report is not published: publish a run's, from the folder of that run")
         print(report_study(args.folders[0], parse_pass_at(args.pass_at)))
         return 0
     report(args.folders, parse_pass_at(args.pass_at), args.out)
+    publish(args.folders, publishing)
     return 0
 
 

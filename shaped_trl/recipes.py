@@ -33,6 +33,12 @@ FREE = {
     "resume_from_checkpoint",
     "push_to_hub",
     "logging_dir",
+    "eval_benchmarks",
+    "eval_benchmark_steps",
+    "eval_benchmark_n",
+    "eval_benchmark_limit",
+    "eval_benchmark_max_new_tokens",
+    "eval_benchmark_chat_template",
 }
 # options of which one is given: on the command line it replaces the recipe's other one
 ALTERNATIVES = {"benchmarks": "suite", "suite": "benchmarks"}

@@ -31,6 +31,7 @@ RETRIES: dict[str, Any] = {"total": 8}
 FIRST_RETRIES: dict[str, Any] = {"total": 3, "connect": 0}  # before anything is sampled: no server, no waiting
 BACKOFF_S = 0.5  # doubled each time, up to 2 minutes; a server's Retry-After counts more
 CONNECT_TIMEOUT_S = 10.0
+LIST_TIMEOUT_S = 60.0
 READ_TIMEOUT_S = 1800.0  # the answer comes whole: a long completion on a busy server takes minutes
 
 FINISH_REASONS: dict[str, FinishReason] = {"length": "length", "max_tokens": "length", "content_filter": "length"}
@@ -41,6 +42,10 @@ class OpenAIBackend:
 
     The key is read from ``OPENAI_API_KEY`` and stored nowhere. A sample's `tokens` is its equal share of what the
     server counted for its request (0 where it counts none). A text beyond a stop string is cut here too.
+
+    What a request cannot say in this protocol is the server's: `vllm serve` takes top-k and penalties from the
+    model's folder unless it is started with ``--generation-config vllm``; `transformers serve` samples only where
+    the model's own settings do.
     """
 
     repeatability = "best effort: a seed for each request, which the server may not heed"
@@ -65,7 +70,6 @@ class OpenAIBackend:
             "headers": {"Authorization": f"Bearer {key}"} if key else {},
             "maxsize": self._config.concurrency,
             "block": True,
-            "timeout": Timeout(connect=CONNECT_TIMEOUT_S, read=READ_TIMEOUT_S),
         }
         parts = urlsplit(self._url)
         proxy = None if proxy_bypass(parts.hostname or "") else getproxies().get(parts.scheme)
@@ -101,9 +105,11 @@ class OpenAIBackend:
         reply = self._ask(request.prompts[0], request.num_samples, options, RETRIES)
         choices = sorted(reply["choices"], key=lambda choice: choice.get("index", 0))
         if len(choices) != request.num_samples:
+            few = len(choices) < request.num_samples
             raise UserError(
                 f"batch_size={config.batch_size}: the server at {self._url} was asked for n={request.num_samples} "
-                f"choices and returned {len(choices)}: use --batch_size 1, one sample a request, and another --out"
+                f"choices and returned {len(choices)}: "
+                + ("use --batch_size 1, one sample a request, and another --out" if few else "look at its log")
             )
         total = (reply.get("usage") or {}).get("completion_tokens") or 0
         share, rest = divmod(int(total), len(choices))
@@ -150,8 +156,9 @@ class OpenAIBackend:
             raise_on_status=False,
         )
         content = {} if body is None else {"json": body}
+        timeout = Timeout(connect=CONNECT_TIMEOUT_S, read=LIST_TIMEOUT_S if body is None else READ_TIMEOUT_S)
         try:
-            return self._pool.request(method, self._url + path, retries=policy, **content)
+            return self._pool.request(method, self._url + path, retries=policy, timeout=timeout, **content)
         except urllib3.exceptions.HTTPError as error:
             reason = getattr(error, "reason", None) or error
             raise UserError(

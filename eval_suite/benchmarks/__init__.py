@@ -160,7 +160,8 @@ def _load_one(
         module = importlib.import_module(ELSEWHERE[name].module)
         return module.problems(name, hub_mirror=hub_mirror, limit=limit, chat=chat, shots=shots)
     benchmark = BENCHMARKS[name]
-    examples, source = [], None
+    examples: list[Question] = []
+    source = None
     if not chat and (benchmark.shots if shots is None else shots):
         examples, source = _worked_examples(name, hub_mirror, benchmark.shots if shots is None else shots)
     asked = questions(name, hub_mirror, limit)

@@ -7,10 +7,16 @@ from trl import ModelConfig, get_peft_config
 from shaped_trl.data.prompts import PromptArguments, rl_prompts
 from shaped_trl.rlvr.config import RLVRConfig
 from shaped_trl.rlvr.trainer import RLVRTrainer
+from shaped_trl.training.evaluation import BenchmarkArguments, add_benchmarks
 from shaped_trl.training.run import already_finished, continue_training, model_init_kwargs, model_source
 
 
-def rlvr(prompts: PromptArguments, args: RLVRConfig, model_args: ModelConfig) -> None:
+def rlvr(
+    prompts: PromptArguments,
+    args: RLVRConfig,
+    model_args: ModelConfig,
+    benchmarks: BenchmarkArguments | None = None,
+) -> None:
     """Train with verifiable rewards and save the model to `output_dir`.
 
     A run that finds its own checkpoint in `output_dir` continues from it.
@@ -21,6 +27,7 @@ def rlvr(prompts: PromptArguments, args: RLVRConfig, model_args: ModelConfig) ->
     dataset, reward = rl_prompts(prompts, args.seed)
     args.model_init_kwargs = {**model_init_kwargs(model_args), **(args.model_init_kwargs or {})}
     trainer = RLVRTrainer(source, reward, args, train_dataset=dataset, peft_config=get_peft_config(model_args))
+    add_benchmarks(trainer, benchmarks, prompts.hub_mirror)
     continue_training(trainer)
     trainer.save_model()
     trainer.create_model_card(dataset_name=prompts.dataset_name)

@@ -31,6 +31,7 @@ from shaped_trl.data.streaming import StreamingTrainer, check_streaming, positio
 from shaped_trl.data.tokenizers import train_tokenizer
 from shaped_trl.modeling.architectures import ARCHITECTURES, paper_config, scaled_down
 from shaped_trl.training.config import ShapedConfig
+from shaped_trl.training.evaluation import BenchmarkArguments, add_benchmarks
 from shaped_trl.training.throughput import ThroughputCallback
 from shaped_trl.training.trainer import ShapedTrainer
 
@@ -187,7 +188,12 @@ def check_data_options(corpus: CorpusArguments, args: ShapedConfig) -> None:
         raise UserError("streaming and mixture have no end: give train_tokens or max_steps")
 
 
-def train(corpus: CorpusArguments, args: ShapedConfig, model_args: ModelConfig) -> None:
+def train(
+    corpus: CorpusArguments,
+    args: ShapedConfig,
+    model_args: ModelConfig,
+    benchmarks: BenchmarkArguments | None = None,
+) -> None:
     """Train, evaluate at the end where there is an evaluation set, and save the model to `output_dir`.
 
     A run that finds its own checkpoint in `output_dir` continues from it.
@@ -195,6 +201,7 @@ def train(corpus: CorpusArguments, args: ShapedConfig, model_args: ModelConfig) 
     if already_finished(args):
         return
     trainer = build_trainer(corpus, args, model_args)
+    add_benchmarks(trainer, benchmarks, corpus.hub_mirror)
     continue_training(trainer)
     if trainer.eval_dataset is not None and not trained_and_evaluated(trainer):
         trainer.evaluate()

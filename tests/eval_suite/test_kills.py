@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import random
 import time
 from pathlib import Path
@@ -40,8 +41,12 @@ class Runs:
         return [command, *self.options, "--out", str(self.place / out)]
 
     def rows(self, out: str) -> int:
-        """Complete rows in all the files of samples."""
-        return sum(path.read_bytes().count(b"\n") for path in (self.place / out).glob("samples*.jsonl"))
+        """Complete rows in all the files of samples, and of verdicts."""
+        count = 0
+        for path in [*(self.place / out).glob("samples*.jsonl"), self.place / out / "verdicts.jsonl"]:
+            with contextlib.suppress(FileNotFoundError):  # there is none yet, or it has just been merged
+                count += path.read_bytes().count(b"\n")
+        return count
 
     def files(self, out: str) -> set[str]:
         return {path.name for path in (self.place / out).iterdir()}
@@ -53,27 +58,31 @@ def runs(tmp_path_factory, model_folder, mirror) -> Runs:
 
 
 def kill_at_random(
-    runs: Runs, out: str, kills: int, rng: random.Random, most_processes: int, command="sample"
+    runs: Runs, out: str, kills: int, rng: random.Random, most_processes: int, command: str, most_rows: int
 ) -> list[int]:
-    """Kill the run `kills` times, each time with some number of processes; rows that were there after each."""
+    """Kill the run `kills` times, with other numbers of processes, each time a moment after some row is there.
+
+    Returns how many rows there were after each kill.
+    """
     rows = []
-    for _ in range(kills):
+    for target in sorted(rng.sample(range(most_rows), kills)):
         count = rng.randint(1, most_processes)
         if count == 1:
             processes = [start(runs.command(out, command), runs.errors)]
         else:
             processes = start_several(count, runs.command(out, command), runs.errors)
-        time.sleep(rng.uniform(0.2, 0.9) * runs.seconds)
-        for process in processes:
+        while runs.rows(out) < target and any(process.is_alive() for process in processes):
+            time.sleep(0.003)
+        time.sleep(rng.uniform(0, 0.05))
+        for process in rng.sample(processes, count):
             process.kill()
-        for process in processes:
             process.join()
         rows.append(runs.rows(out))
     return rows
 
 
 def test_a_run_killed_again_and_again_ends_the_same(runs):
-    rows = kill_at_random(runs, "killed", 3, random.Random(0), most_processes=1)
+    rows = kill_at_random(runs, "killed", 3, random.Random(0), 1, "sample", N * PROBLEMS)
     assert any(0 < count < N * PROBLEMS for count in rows), f"no kill came amid sampling: {rows}"
     assert run(runs.command("killed"), runs.errors) == 0
     assert (runs.place / "killed/samples.jsonl").read_bytes() == runs.whole
@@ -123,8 +132,8 @@ def test_only_the_first_of_several_processes_names_the_users_error(runs, tmp_pat
 def test_ten_kills_of_the_whole_evaluation_end_with_the_same_results(runs):
     """Sampling and grading: `eval` with one, two or three processes, killed ten times."""
     assert run(runs.command("graded", "eval"), runs.errors) == 0
-    rows = kill_at_random(runs, "ten", 10, random.Random(1), most_processes=3, command="eval")
-    assert len(set(rows)) > 3, f"the kills came at the same moment: {rows}"
+    rows = kill_at_random(runs, "ten", 10, random.Random(1), 3, "eval", 2 * N * PROBLEMS)
+    assert len(set(rows)) > 5, f"the kills came at the same moments: {rows}"
     assert run(runs.command("ten", "eval"), runs.errors) == 0, runs.errors.read_text()
     for name in ("samples.jsonl", "problems.jsonl", "results.json"):
         assert (runs.place / "ten" / name).read_bytes() == (runs.place / "graded" / name).read_bytes(), name

@@ -228,7 +228,7 @@ def test_a_refusal_is_one_line_before_anything_is_written(config_of, server, tmp
 
 def test_an_unfinished_completion_is_an_error(config_of, server):
     choices = [{"index": i, "text": "", "finish_reason": "abort"} for i in range(2)]
-    server.fault = lambda body, count: (200, {"choices": choices})
+    server.fault = lambda body, count: (200, {"choices": choices[: body.get("n", 1)]})
     with pytest.raises(UserError, match="came back unfinished"):
         sample(config_of())
 
