@@ -267,7 +267,9 @@ def grade_command(argv: list[str]) -> int:
     )
     parser.add_argument("folder", nargs="?", help="folder of a run of `shaped-trl sample`")
     parser.add_argument("--answers", help="JSONL file of foreign answers")
-    parser.add_argument("--benchmark", help="the benchmark they answer; math grades any row with its gold")
+    parser.add_argument(
+        "--benchmark", help="the benchmark they answer; math, choice, exact_match, text: any row with its gold"
+    )
     parser.add_argument("--out", help="folder to write")
     parser.add_argument("--hub_mirror", help="folder read before the Hub")
     parser.add_argument("--num_workers", type=int, help="grading processes (one per core)")

@@ -8,6 +8,7 @@ the option is what the model would have written. Several processes write files o
 
 from __future__ import annotations
 
+import copy
 import logging
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -141,5 +142,7 @@ def _scorer(config: SampleConfig, backend: Backend) -> OptionScorer:
     if model is None:
         model = AutoModelForCausalLM.from_pretrained(config.model, dtype=config.dtype, **options)
         model = model.eval().to(backend.device)
-    tokenizer = AutoTokenizer.from_pretrained(config.model, **options)  # its own: lm-eval gives it a pad token
+    live = getattr(backend, "tokenizer", None)  # of a model that is in no folder yet
+    # its own: lm-eval gives it a pad token
+    tokenizer = AutoTokenizer.from_pretrained(config.model, **options) if live is None else copy.deepcopy(live)
     return OptionScorer(model, tokenizer, config.batch_size, backend.context_tokens())

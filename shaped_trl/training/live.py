@@ -38,6 +38,11 @@ class LiveBackend(TransformersBackend):
         if config.chat_template and not tokenizer.chat_template:
             raise UserError("eval_benchmark_chat_template=True, but the tokenizer has no chat template: leave it out")
 
+    @property
+    def tokenizer(self) -> PreTrainedTokenizerBase:
+        """What scoring by likelihood takes a copy of."""
+        return self._tokenizer
+
 
 class _LivePrompts(Prompts):
     def __init__(self, config: SampleConfig, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> None:
