@@ -153,7 +153,7 @@ def difference_pictures(found: Mapping[str, Differences], first: str, metrics: S
             for name, by_metric in by_benchmark.items():
                 if metric in by_metric:
                     rows.setdefault(name, {})[label] = by_metric[metric]
-        if rows:
+        if len(rows) > 1 or len(found) > 1:  # a single difference is plain in the table
             title = f"{metric[0].upper()}{metric[1:]}: difference to {first}"
             path = f"differences_{metric.replace('@', '_at_')}.png"
             caption = f"{title}, percentage points; lines: 95% intervals over problems"
@@ -249,7 +249,7 @@ def _flip_picture(name: str, a: Run, b: Run, a_P: Values, b_P: Values) -> Image:
         f"{name}: solve rates of {len(a_P):,} problems; {better:,} are solved more often by {b.label} than by "
         f"{a.label}, {worse:,} less often"
     )
-    caption = f"{alt}. A dot's area counts problems; blue: more often, orange: less."
+    caption = f"{alt}. A larger dot holds more problems; blue: more often, orange: less."
     return Image(f"flips_{name}.png", caption, to_png(plot_flips(name, (a.label, b.label), a_P, b_P)), alt)
 
 
