@@ -9,20 +9,23 @@ from pathlib import Path
 from typing import Any
 
 from eval_suite.errors import UserError
+from eval_suite.grading import TAKE_ALIASES
 from eval_suite.records import Problem, Sample
 
-ANY_MATH = "math"
+# Benchmarks that are any problem at all, by the grader of this name.
+ANY = ("math", "choice", "exact_match", "text")
 
 
 def read_answers(
     answers_file: str | Path, benchmark: str, hub_mirror: str | Path | None = None
-) -> tuple[list[Problem], list[Sample]]:
-    """Problems and samples of the rows of a JSONL file, in their order; `tokens` is 0.
+) -> Iterator[tuple[Problem, list[Sample]]]:
+    """Each row of a JSONL file as a problem and its samples, in their order, read one at a time; `tokens` is 0.
 
     problem_id: the benchmark's own id, with or without ``<benchmark>/`` before it, else the problem's index
-    in the benchmark (from 0). gold: text or a number, in place of the benchmark's. completions: as many in
-    each row. Other fields are ignored. Benchmark ``math`` is any problem at all: problem_id is a name, gold
-    is required.
+    in the benchmark (from 0); in a row that brings its gold, any name. gold: text, a number, or a list of texts
+    that are each right, in place of the benchmark's. completions: as many in each row. Other fields are ignored.
+    Benchmarks ``math``, ``choice``, ``exact_match`` and ``text`` are any problem at all, by the grader of that
+    name: problem_id is a name, gold is required.
 
     Raises:
         UserError: the file or a row is bad: where, which field, what to do; an unknown benchmark.
@@ -30,27 +33,29 @@ def read_answers(
     path = Path(answers_file)
     if not path.is_file():
         raise UserError(f"answers={str(path)!r} is no file: give a JSONL file of problem_id and completions")
-    known = None if benchmark == ANY_MATH else _Known(benchmark, hub_mirror)
-    problems: dict[str, Problem] = {}
-    samples: list[Sample] = []
+    return _read(path, benchmark, None if benchmark in ANY else _Known(benchmark, hub_mirror))
+
+
+def _read(path: Path, benchmark: str, known: _Known | None) -> Iterator[tuple[Problem, list[Sample]]]:
+    seen: set[str] = set()
+    n = None
     for where, row in _rows(path):
-        problem = _any_math(row, where) if known is None else known.find(row, where)
-        problem_id = problem.problem_id
-        if problem_id in problems:
+        problem = _any(benchmark, row, where) if known is None else known.find(row, where)
+        if problem.problem_id in seen:
             raise UserError(
                 f"{where}: problem_id {row['problem_id']!r} is there already: give all completions in one row"
             )
+        seen.add(problem.problem_id)
         completions = _completions(row, where)
-        if problems and len(completions) * len(problems) != len(samples):
+        if n is not None and len(completions) != n:
             raise UserError(
-                f"{where}: completions has {len(completions)} entries where the rows before have "
-                f"{len(samples) // len(problems)}: give each problem the same number"
+                f"{where}: completions has {len(completions)} entries where the rows before have {n}: give each "
+                "problem the same number"
             )
-        problems[problem_id] = problem
-        samples.extend(Sample(problem_id, index, text) for index, text in enumerate(completions))
-    if not problems:
+        n = len(completions)
+        yield problem, [Sample(problem.problem_id, index, text) for index, text in enumerate(completions)]
+    if n is None:
         raise UserError(f"answers={str(path)!r} has no rows: give one for each problem")
-    return list(problems.values()), samples
 
 
 class _Known:
@@ -60,12 +65,18 @@ class _Known:
         from eval_suite.benchmarks import load_problems
 
         self._benchmark = benchmark
-        self._problems = load_problems([benchmark], hub_mirror=hub_mirror)
+        self._problems = load_problems([benchmark], hub_mirror=hub_mirror, shots=0)  # which they saw is not known
         self._by_id = {problem.problem_id: problem for problem in self._problems}
 
     def find(self, row: Mapping[str, Any], where: str) -> Problem:
         name = _name(row, where)
         problem = self._by_id.get(name) or self._by_id.get(f"{self._benchmark}/{name}")
+        grader = self._problems[0].grader
+        gold = _gold(row, where, grader)
+        if gold is not None:  # then the index is not looked for: it may be another problem's id
+            own_id = f"{self._benchmark}/{name.removeprefix(self._benchmark + '/')}"
+            problem = problem or Problem(own_id, self._benchmark, "", gold, grader)
+            return _as_answered(replace(problem, gold=gold))
         if problem is None and name.isdecimal() and int(name) < len(self._problems):
             problem = self._problems[int(name)]
         if problem is None:
@@ -73,33 +84,39 @@ class _Known:
                 f"{where}: problem_id={row['problem_id']!r} is no id of {self._benchmark}, nor an index "
                 f"below {len(self._problems)}: use one such as {self._problems[0].problem_id!r} or 0"
             )
-        gold = _gold(row, where)
-        return problem if gold is None else replace(problem, gold=gold)
+        return _as_answered(problem)
 
 
-def _any_math(row: Mapping[str, Any], where: str) -> Problem:
-    gold = _gold(row, where)
+def _as_answered(problem: Problem) -> Problem:
+    """As many samples as the file has, made in ways that are not known here."""
+    unknown = ("n", "decoding")
+    return replace(problem, meta={key: value for key, value in problem.meta.items() if key not in unknown})
+
+
+def _any(benchmark: str, row: Mapping[str, Any], where: str) -> Problem:
+    gold = _gold(row, where, grader=benchmark)
     if gold is None:
-        raise UserError(f'{where}: gold is missing: benchmark "math" needs it in each row')
-    name = _name(row, where).removeprefix(f"{ANY_MATH}/")
-    return Problem(f"{ANY_MATH}/{name}", ANY_MATH, prompt="", gold=gold, grader="math")
+        raise UserError(f'{where}: gold is missing: benchmark "{benchmark}" needs it in each row')
+    name = _name(row, where).removeprefix(f"{benchmark}/")
+    return Problem(f"{benchmark}/{name}", benchmark, prompt="", gold=gold, grader=benchmark)
 
 
 def _rows(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
     """Each row with where it is. Unlike our own files, a last line needs no newline."""
-    for number, line in enumerate(path.read_bytes().split(b"\n"), 1):
-        if not line.strip():
-            continue
-        where = f"{path}:{number}"
-        try:
-            row = json.loads(line)
-        except ValueError as error:  # not JSON, or not UTF-8
-            raise UserError(f"{where}: no JSON row ({error}): give one object a line") from error
-        if not isinstance(row, dict):
-            raise UserError(
-                f"{where}: the row is {type(row).__name__}: give an object with problem_id and completions"
-            )
-        yield where, row
+    with open(path, "rb") as lines:
+        for number, line in enumerate(lines, 1):
+            if not line.strip():
+                continue
+            where = f"{path}:{number}"
+            try:
+                row = json.loads(line)
+            except ValueError as error:  # not JSON, or not UTF-8
+                raise UserError(f"{where}: no JSON row ({error}): give one object a line") from error
+            if not isinstance(row, dict):
+                raise UserError(
+                    f"{where}: the row is {type(row).__name__}: give an object with problem_id and completions"
+                )
+            yield where, row
 
 
 def _name(row: Mapping[str, Any], where: str) -> str:
@@ -119,10 +136,12 @@ def _completions(row: Mapping[str, Any], where: str) -> list[str]:
     return [_encodable(text) for text in completions]
 
 
-def _gold(row: Mapping[str, Any], where: str) -> str | None:
+def _gold(row: Mapping[str, Any], where: str, grader: str) -> str | None:
     gold = row.get("gold")
     if gold is None:
         return None
+    if isinstance(gold, list) and grader in TAKE_ALIASES and gold and all(isinstance(one, str) for one in gold):
+        return _encodable(json.dumps(gold, ensure_ascii=False))
     if isinstance(gold, bool) or not isinstance(gold, str | int | float) or str(gold).strip() == "":
         raise UserError(f"{where}: gold={_short(gold)} is no text or number: give one, or leave gold out")
     return _encodable(str(gold))

@@ -1,6 +1,8 @@
 """What a run's files say of each problem: counts of passes, the vote, and how samples ended.
 
-P problems, M = n samples per problem. Files are read row by row; completions are not kept.
+P problems, M = n samples per problem: the run's n, or a benchmark's own, its problems' ``meta["n"]``.
+Files are read row by row; neither completions nor rows are kept, only a byte a sample and each problem's distinct
+answers.
 """
 
 from __future__ import annotations
@@ -10,33 +12,44 @@ from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import numpy as np
 from numpy.typing import NDArray
 
 from eval_suite.errors import UserError
-from eval_suite.records import read_jsonl
-from eval_suite.statistics import cons_at_m
+from eval_suite.records import Status, read_jsonl
+from eval_suite.statistics import Ballot, Values, cons
+
+STATUSES: tuple[Status, ...] = get_args(Status)
 
 
 @dataclass(frozen=True)
 class Outcomes:
     """One benchmark of one run.
 
-    passes_P, votes_P: of `problem_ids`, how many of the n samples pass, and the majority vote in 0–1.
-    statuses: how many verdicts have each status. truncated: how many samples the token limit cut.
+    passes_P, ballots_P: of `problem_ids`, how many of the n samples pass, and who votes for what.
+    statuses: how many verdicts have each status. truncated: how many samples the token limit cut. accuracy: what a
+    pass means where there are several ways (``acc``, ``acc_norm``, ``exact match``). drawn: samples are drawn at
+    random by the run's settings; else they are greedy, or options chosen by likelihood.
     """
 
     benchmark: str
     problem_ids: list[str]
     n: int
     passes_P: NDArray[np.int64]
-    votes_P: NDArray[np.float64]
+    ballots_P: list[Ballot]
     statuses: Counter[str]
     graders: list[str]
     truncated: int
     tokens: int
+    accuracy: str | None = None
+    drawn: bool = True
+
+    @property
+    def votes_P(self) -> Values:
+        """The majority vote of each problem in 0–1."""
+        return np.array([cons(ballot) for ballot in self.ballots_P])
 
     @property
     def num_samples(self) -> int:
@@ -45,15 +58,23 @@ class Outcomes:
 
 @dataclass
 class _Tally:
-    """What is seen of one problem; index = sample_index."""
+    """What is seen of one problem.
+
+    sampled, graded: at sample_index, is it there; its status as index in STATUSES, from 1. rivals: votes of each
+    answer that is not gold's. meta: of the problem, what the benchmark's numbers need.
+    """
 
     benchmark: str
     sampled: bytearray
-    statuses: list[Any]
-    answers: list[str | None]
+    graded: bytearray
+    meta: dict[str, Any]
+    rivals: Counter[str] = field(default_factory=Counter)
     truncated: int = 0
     tokens: int = 0
     graders: set[str] = field(default_factory=set)
+
+    def count(self, status: Status) -> int:
+        return self.graded.count(STATUSES.index(status) + 1)
 
 
 def read_record(folder: str | Path) -> dict[str, Any]:
@@ -77,27 +98,25 @@ def read_outcomes(folder: str | Path) -> dict[str, Outcomes]:
     """
     folder = Path(folder)
     n = read_record(folder)["settings"]["n"]
-    tallies = {
-        row["problem_id"]: _Tally(row["benchmark"], bytearray(n), [None] * n, [None] * n)
-        for row in _rows(folder / "problems.jsonl", "sample")
-    }
+    tallies = {row["problem_id"]: _empty(row, n) for row in _rows(folder / "problems.jsonl", "sample")}
     for row in _rows(folder / "samples.jsonl", "sample"):
-        tally = _tally(tallies, row, n, folder / "samples.jsonl")
+        tally = _tally(tallies, row, folder / "samples.jsonl")
         if tally.sampled[row["sample_index"]]:
             raise _twice(row, folder / "samples.jsonl", "repeat the sample command, which redoes that chunk")
         tally.sampled[row["sample_index"]] = 1
         tally.truncated += row["finish_reason"] == "length"
         tally.tokens += row["tokens"]
     for row in _rows(folder / "verdicts.jsonl", "grade"):
-        tally = _tally(tallies, row, n, folder / "verdicts.jsonl")
-        if tally.statuses[row["sample_index"]] is not None:
+        tally = _tally(tallies, row, folder / "verdicts.jsonl")
+        if tally.graded[row["sample_index"]]:
             raise _twice(row, folder / "verdicts.jsonl", "repeat the grade command, which keeps one")
-        tally.statuses[row["sample_index"]] = row["status"]
-        tally.answers[row["sample_index"]] = row["answer"]
+        tally.graded[row["sample_index"]] = STATUSES.index(row["status"]) + 1
+        if row["status"] != "pass" and row["answer"] is not None:
+            tally.rivals[row["answer"]] += 1
         tally.graders.add(row["grader"])
-    _check_complete(tallies, n, folder)
+    _check_complete(tallies, folder)
     benchmarks = dict.fromkeys(tally.benchmark for tally in tallies.values())
-    return {name: _outcomes(name, tallies, n) for name in benchmarks}
+    return {name: _outcomes(name, tallies) for name in benchmarks}
 
 
 def _rows(path: Path, command: str) -> Iterator[dict[str, Any]]:
@@ -106,11 +125,18 @@ def _rows(path: Path, command: str) -> Iterator[dict[str, Any]]:
     return read_jsonl(path)
 
 
-def _tally(tallies: dict[str, _Tally], row: dict[str, Any], n: int, path: Path) -> _Tally:
+def _empty(problem: dict[str, Any], n: int) -> _Tally:
+    meta = {key: value for key, value in problem["meta"].items() if key in ("n", "metric", "decoding")}
+    n = meta.get("n", n)
+    return _Tally(problem["benchmark"], bytearray(n), bytearray(n), meta)
+
+
+def _tally(tallies: dict[str, _Tally], row: dict[str, Any], path: Path) -> _Tally:
     tally = tallies.get(row["problem_id"])
-    if tally is None or not 0 <= row["sample_index"] < n:
+    if tally is None or not 0 <= row["sample_index"] < len(tally.sampled):
+        n = "no such problem" if tally is None else f"n={len(tally.sampled)}"
         raise UserError(
-            f"{path}: sample {row['sample_index']} of {row['problem_id']!r} is not of this run (n={n}): the "
+            f"{path}: sample {row['sample_index']} of {row['problem_id']!r} is not of this run ({n}): the "
             "folder mixes two runs; sample into another --out"
         )
     return tally
@@ -123,10 +149,11 @@ def _twice(row: dict[str, Any], path: Path, remedy: str) -> UserError:
     )
 
 
-def _check_complete(tallies: dict[str, _Tally], n: int, folder: Path) -> None:
+def _check_complete(tallies: dict[str, _Tally], folder: Path) -> None:
     for problem_id, tally in tallies.items():
+        n = len(tally.sampled)
         sampled = sum(tally.sampled)
-        graded = n - tally.statuses.count(None)
+        graded = n - tally.graded.count(0)
         if sampled != n:
             raise UserError(
                 f"{problem_id} has {sampled} of n={n} samples: repeat the sample command of {str(folder)!r}, "
@@ -138,17 +165,24 @@ def _check_complete(tallies: dict[str, _Tally], n: int, folder: Path) -> None:
             )
 
 
-def _outcomes(benchmark: str, tallies: dict[str, _Tally], n: int) -> Outcomes:
+def _outcomes(benchmark: str, tallies: dict[str, _Tally]) -> Outcomes:
     chosen = {key: tally for key, tally in tallies.items() if tally.benchmark == benchmark}
-    statuses = [tally.statuses for tally in chosen.values()]
+    first = next(iter(chosen.values()))
+    n = len(first.sampled)
+    assert all(len(tally.sampled) == n for tally in chosen.values()), f"{benchmark}: problems of different n"
+    passes = [tally.count("pass") for tally in chosen.values()]
     return Outcomes(
         benchmark=benchmark,
         problem_ids=list(chosen),
         n=n,
-        passes_P=np.array([row.count("pass") for row in statuses], dtype=np.int64),
-        votes_P=cons_at_m(statuses, [tally.answers for tally in chosen.values()]),
-        statuses=Counter(status for row in statuses for status in row),
+        passes_P=np.array(passes, dtype=np.int64),
+        ballots_P=[
+            Ballot.of(gold, tally.rivals.values(), n) for gold, tally in zip(passes, chosen.values(), strict=True)
+        ],
+        statuses=Counter({status: sum(tally.count(status) for tally in chosen.values()) for status in STATUSES}),
         graders=sorted(set().union(*(tally.graders for tally in chosen.values()))),
         truncated=sum(tally.truncated for tally in chosen.values()),
         tokens=sum(tally.tokens for tally in chosen.values()),
+        accuracy=first.meta.get("metric"),
+        drawn="decoding" not in first.meta,
     )

@@ -10,7 +10,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-_PACKAGES = ("shaped-trl", "torch", "transformers", "math-verify")
+_PACKAGES = ("shaped-trl", "torch", "transformers", "math-verify", "lm_eval")
 _BLOCK_BYTES = 1 << 20
 _MODEL_FILES = (
     "model",
@@ -32,10 +32,10 @@ def stable_hash(value: Any) -> str:
     return hashlib.sha256(text.encode()).hexdigest()
 
 
-def package_versions() -> dict[str, str | None]:
+def package_versions(*more: str) -> dict[str, str | None]:
     """Version of Python and of the packages that decide the numbers; None for one that is not installed."""
     versions: dict[str, str | None] = {"python": platform.python_version()}
-    for name in _PACKAGES:
+    for name in (*_PACKAGES, *more):
         try:
             versions[name] = metadata.version(name)
         except metadata.PackageNotFoundError:

@@ -1,221 +1,230 @@
-"""Verdicts to numbers: ``results.json``, ``report.md``, ``report.html`` and the curve of each benchmark.
+"""Verdicts to numbers: ``results.json``, ``report.md``, ``report.html`` and pictures, of one run or several.
 
 Everything is computed from the rows of problems.jsonl, samples.jsonl and verdicts.jsonl; run.json adds the
-settings the numbers were made with. P problems, n samples per problem.
+settings the numbers were made with. No clock is read: the same rows give the same bytes.
 """
 
 from __future__ import annotations
 
-import json
-from collections.abc import Sequence
-from dataclasses import asdict
+import sys
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from eval_suite.compare import comparison_blocks
-from eval_suite.document import Block, Heading, Image, Items, Table, Text, to_html, to_markdown
+from eval_suite.cautions import cautions, cautions_of_many
+from eval_suite.compare import (
+    READING_DIFFERENCES,
+    Differences,
+    compare_runs,
+    comparison_results,
+    difference_pictures,
+    paired_differences,
+    solve_rates,
+)
+from eval_suite.document import Block, Details, Heading, Image, Notes, Text, to_html, to_markdown
 from eval_suite.errors import UserError
-from eval_suite.outcomes import Outcomes, read_outcomes, read_record
-from eval_suite.plots import plot_pass_at_k, to_png
+from eval_suite.examples import example_blocks
+from eval_suite.plots import STRIP_CELLS, plot_pass_at_k, plot_solve_rates, to_png
 from eval_suite.records import write_atomic
-from eval_suite.statistics import avg_at_m, pass_at_k, problem_interval, sampling_se
+from eval_suite.results import Run, default_pass_at, in_order, parse_pass_at, read_runs, results_text
+from eval_suite.tables import (
+    all_metrics,
+    described,
+    difference_table,
+    differing_settings,
+    fates,
+    headline_metrics,
+    layout_of_many,
+    layout_of_one,
+    percent,
+    settings,
+)
+
+__all__ = ["compare", "default_pass_at", "parse_pass_at", "percent", "report", "report_run"]
 
 READING = (
     "Values are percentages, with 95% intervals over problems: how far another draw of such problems could "
     "move them. The sampling error is the standard error of drawing other samples for these same problems. "
-    "Pass@k is the unbiased estimate from n samples; Avg@n is the share of samples that pass; Cons@n is the "
-    "majority vote, shared among ties."
+    "Pass@k is the unbiased estimate from n samples; Avg@n is the share of samples that pass, and equals Pass@1; "
+    "Cons@n is the majority vote, shared among ties, and Maj@k that of k samples, averaged over all subsets of k. "
+    "An average counts each benchmark once."
 )
-
-
-def parse_pass_at(text: str | None, n: int | None = None) -> list[int] | None:
-    """``"1,8,64"`` as [1, 8, 64]; None stays None (powers of two up to n).
-
-    Raises:
-        UserError: not whole numbers from 1, or above `n` samples, where `n` is given.
-    """
-    if text is None:
-        return None
-    ks = []
-    for part in str(text).split(","):
-        if not part.strip().isdecimal() or int(part) < 1:
-            raise UserError(f"pass_at={text!r}: {part!r} is no k; give whole numbers from 1, such as 1,8,64")
-        ks.append(int(part))
-    if n is not None:
-        _check_pass_at(ks, n)
-    return sorted(set(ks))
-
-
-def default_pass_at(n: int) -> list[int]:
-    """1, 2, 4, … up to n, and n itself."""
-    return sorted({1 << power for power in range(n.bit_length())} | {n})
+CHOSEN = (
+    "Some samples of each outcome that occurs, chosen by a hash of their ids. Long texts are shortened, prompts to "
+    "their end; characters that cannot be seen stand as their code."
+)
+COMBINED = "comparison"  # folder of a report on several runs, beside the first
+METRICS, PICTURES, EXAMPLES = "All metrics", "Pass@k and problems", "Samples to read"  # sections
+EXAMPLES_OF_ONE, EXAMPLES_OF_MANY = 2, 1  # of each kind
 
 
 def report_run(folder: str | Path, pass_at: Sequence[int] | None = None) -> dict[str, Any]:
     """Write the report of one run into its folder and return what results.json holds.
 
     ``{benchmark: {"problems", "n", "truncated", "unparsed", "metrics": {key: {"value", "low", "high",
-    "sampling_se"}}}}`` with keys such as ``pass@8``, ``avg@16``, ``cons@16``; values and rates in 0–1;
-    `sampling_se` is null for cons, which has none in closed form.
+    "sampling_se"}}}}`` with keys such as ``pass@8``, ``avg@16``, ``maj@8``, ``cons@16``; values and rates in 0–1;
+    `sampling_se` is null for greedy decoding, which draws nothing.
 
     Raises:
         UserError: a k above n, or a problem without exactly n samples and verdicts; nothing is written.
     """
-    outcomes, ks = _read(folder, pass_at)
-    return _write_report(Path(folder), outcomes, ks)
+    (run,) = read_runs([folder], pass_at)
+    _write_one(run, run.folder, pass_at)
+    return run.results
 
 
-def report(folders: Sequence[str | Path], pass_at: Sequence[int] | None = None) -> str:
-    """Write each run's report, print and return Markdown tables; several runs side by side, with differences.
+def report(folders: Sequence[str | Path], pass_at: Sequence[int] | None = None, out: str | Path | None = None) -> str:
+    """Write the report of a run, or of several side by side; print its tables as Markdown and return them.
 
-    Differences are paired over problems, to the first folder.
+    One run: into its folder. Several: each run's own into its folder, and the one of all into the folder
+    ``comparison`` beside the first, with differences to the first, paired over problems. With `out`, only there.
 
     Raises:
-        UserError: as `report_run`; or the runs have other problems in a benchmark that they share.
+        UserError: as `report_run`; the runs have other problems in a benchmark that they share; `out` is a
+            run's folder; nothing is written.
     """
-    runs = {str(folder): _read(folder, pass_at) for folder in folders}
-    if len(runs) > 1:
-        ks = None if pass_at is None else list(pass_at)
-        blocks = [
-            *comparison_blocks({folder: outcomes for folder, (outcomes, _) in runs.items()}, ks),
-            *_differing_settings({folder: read_record(folder) for folder in runs}),
-        ]
-    for folder, (outcomes, run_ks) in runs.items():
-        results = _write_report(Path(folder), outcomes, run_ks)
+    runs = read_runs(folders, pass_at)
+    if out is not None:
+        _check_out(out)
     if len(runs) == 1:
-        blocks = _metric_blocks(results)
-    text = to_markdown(", ".join(runs), blocks)
-    print(text)
-    return text
+        place = Path(out) if out is not None else runs[0].folder
+        title, blocks = _write_one(runs[0], place, pass_at)
+    else:
+        place = Path(out) if out is not None else runs[0].folder.absolute().parent / COMBINED
+        _check_out(place)
+        title, blocks, results = _document_of_many(runs, pass_at)
+        if out is None:
+            for run in runs:
+                _write_one(run, run.folder, pass_at)
+        _write(place, title, blocks, results)
+    return _print(title, blocks, place)
 
 
-def benchmark_results(outcomes: Outcomes, pass_at: Sequence[int]) -> dict[str, Any]:
-    """The entry of one benchmark in results.json."""
-    n = outcomes.n
-    total = outcomes.num_samples
-    metrics = {
-        f"pass@{k}": problem_interval(pass_at_k(outcomes.passes_P, n, k), sampling_se(outcomes.passes_P, n, k))
-        for k in pass_at
-    }
-    metrics[f"avg@{n}"] = problem_interval(avg_at_m(outcomes.passes_P, n), sampling_se(outcomes.passes_P, n, 1))
-    metrics[f"cons@{n}"] = problem_interval(outcomes.votes_P)
-    return {
-        "problems": len(outcomes.problem_ids),
-        "n": n,
-        "truncated": outcomes.truncated / total,
-        "unparsed": outcomes.statuses["unparsed"] / total,
-        "metrics": {key: asdict(interval) for key, interval in metrics.items()},
-    }
+def compare(
+    folder_a: str | Path, folder_b: str | Path, pass_at: Sequence[int] | None = None, out: str | Path | None = None
+) -> str:
+    """Print how run B differs from run A, as Markdown, and return it; `out` gets it as a page with pictures too.
+
+    Raises:
+        UserError: a folder holds no complete run, the two do not share their problems, or `out` is a run's.
+    """
+    if out is not None:
+        _check_out(out)
+    title, blocks, results = compare_runs(folder_a, folder_b, pass_at, pictures=out is not None)
+    if out is not None:
+        _write(Path(out), title, blocks, results)
+    return _print(title, blocks, out)
 
 
-def _read(folder: str | Path, pass_at: Sequence[int] | None) -> tuple[dict[str, Outcomes], list[int]]:
-    n = read_record(folder)["settings"]["n"]
-    if pass_at is not None:
-        _check_pass_at(pass_at, n)
-    return read_outcomes(folder), default_pass_at(n) if pass_at is None else sorted(set(pass_at))
+def _document_of_one(run: Run, pass_at: Sequence[int] | None) -> tuple[str, list[Block]]:
+    model = run.record.get("model")
+    blocks: list[Block] = [Text(READING)]
+    if notes := cautions(run):
+        blocks.append(Notes(notes))
+    blocks += [Heading("Results"), layout_of_one(run, headline_metrics([run], pass_at))]
+    blocks += [*_pictures([run]), Heading(METRICS), *all_metrics(run)]
+    blocks += [Heading("How samples ended"), fates(run), Heading("Settings"), settings(run.record)]
+    blocks += [Heading(EXAMPLES), Text(CHOSEN), *example_blocks(run.folder, EXAMPLES_OF_ONE)]
+    return f"Evaluation of {model}" if model else "Evaluation of given answers", blocks
 
 
-def _check_pass_at(ks: Sequence[int], n: int) -> None:
-    for k in ks:
-        if not 1 <= k <= n:
-            raise UserError(
-                f"pass_at={k}: the run has n={n} samples a problem; choose k from 1 to {n}, or sample more"
-            )
+def _document_of_many(runs: Sequence[Run], pass_at: Sequence[int] | None) -> tuple[str, list[Block], dict[str, Any]]:
+    first, *others = runs
+    metrics = headline_metrics(runs, pass_at)
+    found: dict[str, Differences] = {run.label: paired_differences(first, run, metrics) for run in others}
+    blocks: list[Block] = [described(runs), Text(READING)]
+    if notes := cautions_of_many(runs):
+        blocks.append(Notes(notes))
+    blocks += [Heading("Results"), *(layout_of_many(runs, metric) for metric in metrics)]
+    tables = [difference_table(first, others, metric, found) for metric in metrics]
+    if any(tables):
+        blocks += [Heading(f"Differences to {first.label}"), Text(READING_DIFFERENCES)]
+        blocks += [table for table in tables if table is not None]
+        blocks += difference_pictures(found, first.label, metrics)
+    blocks += _pictures(runs)
+    blocks += [Heading("How samples ended"), *(fates(run) for run in runs)]
+    blocks += [Heading("Settings"), *differing_settings(runs)]
+    blocks += [Text(f"Settings of {first.label}:"), settings(first.record)]
+    blocks += [Heading(EXAMPLES), Text(CHOSEN)]
+    for run in runs:
+        blocks += example_blocks(run.folder, EXAMPLES_OF_MANY, f"{run.label}: ")
+    return f"Evaluation of {', '.join(run.label for run in runs)}", blocks, comparison_results(runs, found)
 
 
-def _write_report(folder: Path, outcomes: dict[str, Outcomes], ks: list[int]) -> dict[str, Any]:
-    record = read_record(folder)
-    results = {name: benchmark_results(one, ks) for name, one in outcomes.items()}
-    images = [_curve(name, entry, ks) for name, entry in results.items()]
-    for image in images:
-        (folder / image.path).write_bytes(image.png)
-    title = f"Evaluation of {record['model']}" if record.get("model") else "Evaluation of given answers"
-    blocks = [*_metric_blocks(results), *images, *_settings_blocks(record, outcomes)]
-    write_atomic(folder / "report.md", to_markdown(title, blocks))
-    write_atomic(folder / "report.html", to_html(title, blocks))
-    write_atomic(folder / "results.json", json.dumps(results, indent=2, ensure_ascii=False) + "\n")
-    return results
+def _pictures(runs: Sequence[Run]) -> list[Block]:
+    """Curves of pass@k, then heat maps of the problems; none that a table says better."""
+    names = in_order(name for run in runs for name in run.results)
+    having = {name: [run for run in runs if name in run.results] for name in names}
+    sampled = [name for name in names if any(run.results[name]["n"] > 1 for run in having[name])]
+    mapped = [name for name in names if name in sampled or len(having[name]) > 1]
+    pictures = [_curve(name, having[name]) for name in sampled] + [_heat_map(name, having[name]) for name in mapped]
+    return [Heading(PICTURES), *pictures] if pictures else []
 
 
-def _curve(benchmark: str, entry: dict[str, Any], ks: list[int]) -> Image:
-    metrics = {k: entry["metrics"][f"pass@{k}"] for k in ks}
-    png = to_png(plot_pass_at_k({benchmark: {f"n = {entry['n']}": metrics}}))
+def _curve(benchmark: str, runs: Sequence[Run]) -> Image:
+    curves = {}
+    for run in runs:
+        entry = run.results[benchmark]
+        curves[f"{run.label}, n = {entry['n']}"] = _pass_curve(entry)
+    png = to_png(plot_pass_at_k({benchmark: curves}))
     return Image(f"pass_at_k_{benchmark}.png", f"Pass@k of {benchmark}; band: 95% interval over problems", png)
 
 
-def _metric_blocks(results: dict[str, Any]) -> list[Block]:
-    """For each benchmark its metrics; first of all, how to read them."""
-    blocks: list[Block] = [Text(READING)]
-    for name, entry in results.items():
-        rows = [
-            [key, *(percent(metric[end]) for end in ("value", "low", "high", "sampling_se"))]
-            for key, metric in entry["metrics"].items()
-        ]
-        caption = (
-            f"{name}: {entry['problems']} problems, n = {entry['n']}, "
-            f"{percent(entry['truncated'])}% of samples truncated, {percent(entry['unparsed'])}% unparsed"
-        )
-        blocks.append(Table(caption, ["metric", "%", "low", "high", "sampling error"], rows))
-    return blocks
+def _pass_curve(entry: Mapping[str, Any]) -> dict[int, Mapping[str, float]]:
+    metrics = entry["metrics"].items()
+    return {int(key.removeprefix("pass@")): value for key, value in metrics if key.startswith("pass@")}
 
 
-def _settings_blocks(record: dict[str, Any], outcomes: dict[str, Outcomes]) -> list[Block]:
-    """What the numbers were made with, and how the samples fared."""
-    facts = {
-        "model": record.get("model"),
-        "model identity": record.get("model_identity"),
-        **record["settings"],
-        "device": record.get("device"),
-        "commit": record.get("commit"),
-        "versions": ", ".join(f"{name} {version}" for name, version in record.get("versions", {}).items()),
-    }
-    rows = [
-        [
-            name,
-            ", ".join(one.graders),
-            *(str(one.statuses[status]) for status in ("pass", "fail", "unparsed", "timeout", "error")),
-            str(one.truncated),
-            f"{one.tokens / one.num_samples:.1f}",
-        ]
-        for name, one in outcomes.items()
+def _heat_map(benchmark: str, runs: Sequence[Run]) -> Image:
+    rates = solve_rates(benchmark, runs)
+    png = to_png(plot_solve_rates(benchmark, rates))
+    said = [
+        f"{label}: {int((rates_P == 0).sum()):,} never solved, {int((rates_P == 1).sum()):,} always"
+        for label, rates_P in rates.items()
     ]
-    columns = [
-        "benchmark",
-        "grader",
-        "pass",
-        "fail",
-        "unparsed",
-        "timeout",
-        "error",
-        "truncated",
-        "mean tokens",
-    ]
-    return [
-        Heading("Samples"),
-        Table("How the samples fared", columns, rows),
-        Heading("Settings"),
-        Items([f"{name}: {value}" for name, value in facts.items() if value is not None and value != ""]),
-    ]
+    problems = runs[0].results[benchmark]["problems"]
+    shared = f"; a column is the mean of {problems / STRIP_CELLS:.1f} neighbours" if problems > STRIP_CELLS else ""
+    caption = f"Solve rate of each problem of {benchmark}{shared}. {'; '.join(said)}"
+    return Image(f"solve_rates_{benchmark}.png", caption, png)
 
 
-def _differing_settings(records: dict[str, dict[str, Any]]) -> list[Block]:
-    """A table of the settings in which the compared runs differ, their prompts and golds among them."""
-    facts = {
-        folder: {
-            "model": record.get("model"),
-            **record["settings"],
-            "problems and prompts (hash)": str(record.get("task_hash"))[:12],
-            "commit": record.get("commit"),
-            **record.get("versions", {}),
-        }
-        for folder, record in records.items()
-    }
-    names = dict.fromkeys(name for one in facts.values() for name in one)
-    rows = [[name, *(str(one.get(name, "–")) for one in facts.values())] for name in names]
-    differing = [row for row in rows if len(set(row[1:])) > 1]
-    return [Table("Settings that differ", ["setting", *facts], differing)] if differing else []
+def _write_one(run: Run, place: Path, pass_at: Sequence[int] | None) -> tuple[str, list[Block]]:
+    title, blocks = _document_of_one(run, pass_at)
+    _write(place, title, blocks, run.results)
+    return title, blocks
 
 
-def percent(share: float | None) -> str:
-    """``0.1234`` as ``12.3``; a dash for None."""
-    return "–" if share is None else f"{100 * share:.1f}"
+def _write(place: Path, title: str, blocks: Sequence[Block], results: Mapping[str, Any]) -> None:
+    place.mkdir(parents=True, exist_ok=True)
+    for block in blocks:
+        if isinstance(block, Image):
+            (place / block.path).write_bytes(block.png)
+    write_atomic(place / "report.md", to_markdown(title, blocks))
+    write_atomic(place / "report.html", to_html(title, blocks))
+    write_atomic(place / "results.json", results_text(results))
+
+
+def _check_out(out: str | Path) -> None:
+    """A run's or a study's folder has a report of its own."""
+    if Path(out).is_file():
+        raise UserError(f"out={str(out)!r} is a file: name a folder")
+    for name in ("run.json", "study.yaml"):
+        if (Path(out) / name).exists():
+            raise UserError(f"out={str(out)!r} is the folder of a run ({name}): choose another --out")
+
+
+def _print(title: str, blocks: Sequence[Block], place: str | Path | None) -> str:
+    """What fits a terminal: tables and notes; no pictures, no samples, not every metric."""
+    left_out = (METRICS, PICTURES, EXAMPLES)
+    shown: list[Block] = []
+    skipping = False
+    for block in blocks:
+        if isinstance(block, Heading) and block.level == 2:
+            skipping = block.text in left_out
+        folded = block.blocks if isinstance(block, Details) else [block]
+        shown += [each for each in folded if not skipping and not isinstance(each, Image)]
+    text = to_markdown(title, shown)
+    print(text)
+    if place is not None:
+        print(f"written: {Path(place) / 'report.html'}", file=sys.stderr)
+    return text

@@ -1,40 +1,44 @@
 """Problems to samples: ``run.json``, ``problems.jsonl`` and ``samples.jsonl`` of a run's folder.
 
-The unit of repeatability is a chunk: one problem and a range of sample indices, generated together from a
-seed that only the run's seed, the problem's id and the range decide. A chunk whose rows are not all in the
-file is generated anew as a whole, so a run that was killed ends with the rows of one that was not.
+The unit of repeatability is a chunk (`eval_suite.chunks`): samples generated together from a seed that only the
+run's seed, the problems' ids and the range decide. A chunk whose rows are not all there is generated anew as a
+whole, so a run that was killed ends with the rows of one that was not, as far as the backend is repeatable.
 """
 
 from __future__ import annotations
 
 import json
-import os
 import sys
-import time
-from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Sequence
+from contextlib import closing
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
-
-from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from typing import Any, Literal
 
 from eval_suite.backends import Backend, check_backend, load_backend
-from eval_suite.benchmarks import check_names, load_problems
+from eval_suite.benchmarks import check_names, check_shots, load_problems
+from eval_suite.benchmarks.suites import named_benchmarks
+from eval_suite.chunks import Chunk, collect, complete_chunks, plan_chunks, samples_file
 from eval_suite.errors import UserError
+from eval_suite.harness.fit import fit_problems
+from eval_suite.harness.likelihood import check_scoring, likelihoods_file, score_chunks, takes_turns
+from eval_suite.processes import Processes
+from eval_suite.progress import Sameness, SamplingProgress
 from eval_suite.provenance import package_versions, source_commit, stable_hash
-from eval_suite.records import (
-    Problem,
-    Sample,
-    append_jsonl,
-    drop_truncated_line,
-    read_jsonl,
-    write_atomic,
-)
+from eval_suite.records import Problem, append_jsonl, drop_truncated_line, write_atomic
 
-# What does not decide the samples: where they go, and where rows come from (the rows themselves are hashed).
-_NOT_SETTINGS = ("out", "hub_mirror", "model", "benchmarks")
+# What does not decide the samples: where they go, where rows come from (the rows themselves are hashed), and
+# which server or how many devices generate.
+_NOT_SETTINGS = (
+    "out",
+    "hub_mirror",
+    "model",
+    "benchmarks",
+    "suite",
+    "base_url",
+    "concurrency",
+    "tensor_parallel_size",
+)
 
 
 def _option(help_text: str, default: Any = None) -> Any:
@@ -50,7 +54,8 @@ class SampleConfig:
     """
 
     model: str = field(metadata={"help": "Folder of a saved model, or a model's id on the Hub."})
-    benchmarks: str = field(metadata={"help": "Benchmarks, separated by commas, such as gsm8k,math500."})
+    benchmarks: str = _option("Benchmarks, separated by commas, such as gsm8k,math500.", "")
+    suite: str | None = _option("In place of benchmarks: base, math, code, rl or all.")
     out: str = _option(
         "Folder of the run, where an unfinished one is continued; default: outputs/eval/ and the model's name.", ""
     )
@@ -58,22 +63,34 @@ class SampleConfig:
     temperature: float = _option("Sampling temperature; 0 is greedy and needs n=1.", 0.7)
     top_p: float = _option("Nucleus sampling: the smallest set of tokens with this probability.", 0.95)
     max_new_tokens: int = _option("Most tokens of a completion; longer ones are cut and counted.", 1024)
-    backend: str = _option("What generates: transformers.", "transformers")
+    backend: str = _option(
+        "What generates: transformers, vllm (in this process), or openai (any server that speaks its protocol).",
+        "transformers",
+    )
     seed: int = _option("Seed of the run.", 0)
     limit: int | None = _option("Only the first so many problems of each benchmark.")
     hub_mirror: str | None = _option("Folder that holds the data sets, read in place of the Hub.")
-    batch_size: int = _option("Samples of a problem generated together; part of what decides them.", 32)
+    batch_size: int = _option(
+        "Samples generated together; with vllm and openai, samples asked for at once. Part of what decides them.", 32
+    )
     dtype: Literal["auto", "float32", "bfloat16"] = _option("Weights; auto is the checkpoint's.", "auto")
     chat_template: bool = _option(
         "Put each question into the tokenizer's chat template, without worked examples. Off by default even "
         "where there is a template: many base models ship one that they were not trained on.",
         False,
     )
+    shots: int | None = _option("Worked examples in a base model's prompt; default: each benchmark's own number.")
     revision: str | None = _option("Branch, tag or commit of the model on the Hub.")
+    continuous_batching: bool = _option(
+        "With transformers: a finished sample's place is taken by the next. Samples are then not repeatable.", False
+    )
+    tensor_parallel_size: int = _option("With vllm: GPUs that hold one copy of the model.", 1)
+    base_url: str = _option("With openai: the server's address up to /v1. The key is read from OPENAI_API_KEY.", "")
+    concurrency: int = _option("With openai: requests under way at once.", 16)
 
     def __post_init__(self) -> None:
         self.out = self.out or str(Path("outputs/eval") / Path(self.model).name)
-        for name in ("n", "max_new_tokens", "batch_size"):
+        for name in ("n", "max_new_tokens", "batch_size", "tensor_parallel_size", "concurrency"):
             if getattr(self, name) < 1:
                 raise UserError(f"{name}={getattr(self, name)} is out of range: use 1 or more")
         if self.limit is not None and self.limit < 1:
@@ -85,81 +102,160 @@ class SampleConfig:
         if not 0 < self.top_p <= 1:
             raise UserError(f"top_p={self.top_p} is out of range: use more than 0, at most 1")
         check_backend(self.backend)
+        self._check_backend_options()
         check_names(self.benchmark_names)
+        check_shots(self.shots, self.chat_template)
+
+    def _check_backend_options(self) -> None:
+        for name, backend, default in (
+            ("continuous_batching", "transformers", False),
+            ("tensor_parallel_size", "vllm", 1),
+            ("base_url", "openai", ""),
+        ):
+            if self.backend != backend and getattr(self, name) != default:
+                raise UserError(
+                    f"{name}={getattr(self, name)!r} has no meaning with backend={self.backend!r}: leave it out"
+                )
+        if self.backend != "openai":
+            return
+        if not self.base_url.startswith(("http://", "https://")):
+            raise UserError(
+                f"base_url={self.base_url!r} is no address: write it whole, such as http://localhost:8000/v1"
+            )
+        if "@" in self.base_url or "?" in self.base_url:
+            raise UserError(
+                "base_url holds a user, a password or a query, which run.json must not: use OPENAI_API_KEY"
+            )
 
     @property
     def benchmark_names(self) -> list[str]:
-        return [name.strip() for name in self.benchmarks.split(",") if name.strip()]
+        return named_benchmarks(self.benchmarks, self.suite)
 
 
-class Chunk(NamedTuple):
-    """Samples [start, start + size) of one problem."""
-
-    problem: Problem
-    start: int
-    size: int
-
-    def seed(self, run_seed: int) -> int:
-        """63 bits or fewer, the same on every machine."""
-        return int(stable_hash([run_seed, self.problem.problem_id, self.start, self.size])[:15], 16)
-
-
-def sample(config: SampleConfig, *, progress: bool = True) -> Path:
+def sample(
+    config: SampleConfig,
+    *,
+    progress: bool = True,
+    processes: Processes | None = None,
+    backend: Backend | None = None,
+) -> Path:
     """Generate what is missing of the run in ``config.out``, and return that folder.
+
+    Args:
+        config: the run.
+        progress: show a bar, or lines where standard error is no terminal.
+        processes: those that share the run, each calling this with the same `config`; none but this one.
+        backend: what generates, such as a model in memory; None for the one that `config` names.
 
     Raises:
         UserError: the folder holds a run with other settings, a prompt does not fit the model's context, or
-            model or data cannot be found.
+            model, data or server cannot be found; before anything is written.
     """
+    processes = processes or Processes()
+    processes.begin()
+    if not processes.first:
+        processes.wait("ready", range(1))  # the first one finds the user's errors, once
     out = Path(config.out)
     problems = load_problems(
-        config.benchmark_names, hub_mirror=config.hub_mirror, limit=config.limit, chat=config.chat_template
+        config.benchmark_names,
+        hub_mirror=config.hub_mirror,
+        limit=config.limit,
+        chat=config.chat_template,
+        shots=config.shots,
     )
-    backend = load_backend(config)
-    _check_lengths(config, backend, problems)
-    _open_run(out, _run_record(config, backend, problems), problems)
-    samples_file = out / "samples.jsonl"
-    done = _keep_complete_chunks(samples_file, config.n, config.batch_size)
-    missing = [
-        chunk
-        for chunk in _chunks(problems, config.n, config.batch_size)
-        if (chunk.problem.problem_id, chunk.start) not in done
-    ]
-    _generate_chunks(config, backend, missing, samples_file, len(problems) * config.n, progress)
+    check_scoring(config.backend, problems)
+    backend = backend or load_backend(config)
+    limits = (backend.context_tokens(), config.max_new_tokens)
+    problems = fit_problems(problems, backend.prompt_tokens, *limits, quiet=not processes.first)
+    prompt_tokens = _check_lengths(config, backend, problems, quiet=not processes.first)
+    chunks = plan_chunks(problems, config.n, config.batch_size, prompt_tokens if backend.together else None)
+    if processes.first:
+        record = _run_record(config, backend, problems)
+        begun = _has_begun(out, record)
+        done = collect(out, chunks, config.batch_size)
+        if len(done) < len(chunks) and not takes_turns(config.backend, chunks, done):
+            backend.prepare()
+        if not begun:
+            _begin(out, record, problems)
+        processes.say("ready")
+    else:
+        done = complete_chunks(out, chunks, config.batch_size)
+    missing = [chunk for index, chunk in enumerate(chunks) if index not in done]
+    share = missing[processes.rank :: processes.size]
+    there = sum(map(len, chunks)) - sum(map(len, missing)) if processes.size == 1 else 0
+    name = "sampling" if processes.size == 1 else f"sampling, process {processes.rank + 1} of {processes.size}"
+    with SamplingProgress(there + sum(map(len, share)), there, progress, name) as bar:
+        path = samples_file(out, processes.rank, processes.size)
+        drop_truncated_line(path)
+        scored = [chunk for chunk in share if chunk.decoding == "likelihood"]
+        for samples in score_chunks(config, backend, scored, likelihoods_file(out, processes.rank, processes.size)):
+            append_jsonl(path, samples)
+            bar.advance(len(samples), 0)
+        for decoding in ("greedy", None):
+            chosen = [chunk for chunk in share if chunk.decoding == decoding]
+            _generate(config, backend, chosen, path, bar)
+    processes.say("sampled")
+    if processes.first:
+        processes.wait("sampled", range(processes.size))
+        if len(collect(out, chunks, config.batch_size)) < len(chunks):
+            raise UserError(f"out={str(out)!r} lacks samples, as after two commands at once: repeat this one")
     return out
 
 
-def _chunks(problems: list[Problem], n: int, batch_size: int) -> Iterator[Chunk]:
-    for problem in problems:
-        for start in range(0, n, batch_size):
-            yield Chunk(problem, start, min(batch_size, n - start))
+def _generate(
+    config: SampleConfig, backend: Backend, chunks: Sequence[Chunk], path: Path, bar: SamplingProgress
+) -> None:
+    """Append the rows of `chunks` to `path`, each chunk in one write when it is done."""
+    sameness = Sameness()
+    requests = [chunk.request(config.seed) for chunk in chunks]
+    with closing(backend.complete(requests)) as results:
+        for index, completions in results:
+            samples = chunks[index].samples(completions)
+            append_jsonl(path, samples)
+            bar.advance(len(samples), sum(sample.tokens for sample in samples))
+            sameness.see(samples)
+    if config.temperature > 0 and sameness.suspicious:
+        print(
+            f"all samples of each problem are the same at temperature={config.temperature}: does {config.backend} "
+            "sample at all? Some servers are greedy unless the model's own generation settings say otherwise",
+            file=sys.stderr,
+        )
 
 
-def _check_lengths(config: SampleConfig, backend: Backend, problems: list[Problem]) -> None:
-    """A prompt must fit, and its completion ends with the context: beyond it a model answers with noise."""
+def _check_lengths(config: SampleConfig, backend: Backend, problems: list[Problem], quiet: bool) -> dict[str, int]:
+    """Length in tokens of each problem's prompt; none where only a server knows.
+
+    A prompt must fit, and its completion ends with the context: beyond it a model answers with noise.
+    """
+    problems = [problem for problem in problems if problem.meta.get("decoding") != "likelihood"]
+    lengths = {problem.problem_id: backend.prompt_tokens(problem.prompt) for problem in problems}
+    known = {key: tokens for key, tokens in lengths.items() if tokens is not None}
     context = backend.context_tokens()
-    if context is None:
-        return
+    if context is None or not known:
+        return known
     cut = 0
     for problem in problems:
-        tokens = backend.prompt_tokens(problem.prompt)
+        tokens = known[problem.problem_id]
         if tokens >= context:
             raise UserError(
-                f"benchmarks={config.benchmarks!r}: the prompt of {problem.problem_id} has {tokens} tokens, which "
-                f"leaves no room in the model's context of {context} tokens: leave this benchmark out"
+                f"benchmarks={problem.benchmark!r}: the prompt of {problem.problem_id} has {tokens} tokens, which "
+                f"leaves no room in the model's context of {context} tokens: leave this benchmark out, or use fewer "
+                "--shots"
             )
         cut += tokens + config.max_new_tokens > context
-    if cut:
+    if cut and not quiet:
         print(
             f"{cut} of {len(problems)} prompts leave less than max_new_tokens={config.max_new_tokens} in the model's "
             f"context of {context} tokens: their completions end there, counted as truncated",
             file=sys.stderr,
         )
+    return known
 
 
 def _run_record(config: SampleConfig, backend: Backend, problems: list[Problem]) -> dict[str, Any]:
     settings = {key: value for key, value in asdict(config).items() if key not in _NOT_SETTINGS}
     task_hash = stable_hash([asdict(problem) for problem in problems])
+    server = {"base_url": config.base_url} if config.base_url else {}
     return {
         "model": config.model,
         "model_identity": backend.identity,
@@ -168,22 +264,29 @@ def _run_record(config: SampleConfig, backend: Backend, problems: list[Problem])
         "task_hash": task_hash,
         "sampling_hash": stable_hash([backend.identity, task_hash, settings]),
         "device": backend.device,
-        "versions": package_versions(),
+        "repeatability": backend.repeatability,
+        **server,
+        "versions": package_versions(*(["vllm"] if config.backend == "vllm" else [])),
         "commit": source_commit(),
     }
 
 
-def _open_run(out: Path, record: dict[str, Any], problems: list[Problem]) -> None:
-    """Begin a run, or make sure that the one in `out` is this one. Its first record stays."""
+def _has_begun(out: Path, record: dict[str, Any]) -> bool:
+    """Whether the folder `out` holds this run; an error where it holds another."""
     run_file = out / "run.json"
     if run_file.exists():
         _check_same_run(out, json.loads(run_file.read_text(encoding="utf-8")), record)
-        return
-    if (out / "samples.jsonl").exists():
+        return True
+    if any(out.glob("samples*.jsonl")):
         raise UserError(f"out={str(out)!r} holds samples.jsonl but no run.json: choose another --out")
+    return False
+
+
+def _begin(out: Path, record: dict[str, Any], problems: list[Problem]) -> None:
+    """Write what the run is; this first record stays."""
     rows = "".join(json.dumps(asdict(problem), ensure_ascii=False) + "\n" for problem in problems)
     write_atomic(out / "problems.jsonl", rows)
-    write_atomic(run_file, json.dumps(record, indent=2, ensure_ascii=False) + "\n")
+    write_atomic(out / "run.json", json.dumps(record, indent=2, ensure_ascii=False) + "\n")
 
 
 def _check_same_run(out: Path, old: dict[str, Any], new: dict[str, Any]) -> None:
@@ -205,75 +308,4 @@ def _check_same_run(out: Path, old: dict[str, Any], new: dict[str, Any]) -> None
     raise UserError(
         f"benchmarks={new_settings['benchmarks']!r}: problems or prompts are not those that the run in "
         f"{str(out)!r} began with: choose another --out"
-    )
-
-
-def _keep_complete_chunks(path: Path, n: int, batch_size: int) -> set[tuple[str, int]]:
-    """Keys (problem id, start) of the chunks whose rows are all in `path`; rows of others are dropped."""
-    if not path.exists():
-        return set()
-    drop_truncated_line(path)
-    counts = Counter(_chunk_key(row, batch_size) for row in read_jsonl(path))
-    complete = {key for key, count in counts.items() if count == min(batch_size, n - key[1])}
-    if len(complete) < len(counts):
-        temporary = path.with_name(path.name + ".tmp")
-        with open(temporary, "w", encoding="utf-8") as file:
-            for row in read_jsonl(path):
-                if _chunk_key(row, batch_size) in complete:
-                    file.write(json.dumps(row, ensure_ascii=False) + "\n")
-        os.replace(temporary, path)
-    return complete
-
-
-def _chunk_key(row: dict[str, Any], batch_size: int) -> tuple[str, int]:
-    return row["problem_id"], row["sample_index"] // batch_size * batch_size
-
-
-def _generate_chunk(backend: Backend, chunk: Chunk, run_seed: int) -> list[Sample]:
-    problem = chunk.problem
-    completions = backend.generate(problem.prompt, chunk.size, chunk.seed(run_seed), problem.meta.get("stop", []))
-    return [
-        Sample(problem.problem_id, chunk.start + offset, done.text, done.finish_reason, done.tokens)
-        for offset, done in enumerate(completions)
-    ]
-
-
-def _generate_chunks(
-    config: SampleConfig,
-    backend: Backend,
-    chunks: list[Chunk],
-    path: Path,
-    total_samples: int,
-    progress: bool,
-) -> None:
-    done_samples = total_samples - sum(chunk.size for chunk in chunks)
-    tokens, began = 0, time.monotonic()
-    with _progress_bar(progress) as bar:
-        task = bar.add_task("sampling", total=total_samples, completed=done_samples, speed="")
-        try:
-            for chunk in chunks:
-                samples = _generate_chunk(backend, chunk, config.seed)
-                append_jsonl(path, samples)
-                done_samples += chunk.size
-                tokens += sum(sample.tokens for sample in samples)
-                speed = f"{tokens / (time.monotonic() - began):,.0f} tokens/s"
-                bar.update(task, completed=done_samples, speed=speed)
-        except KeyboardInterrupt:
-            bar.stop()
-            done = f"{done_samples} of {total_samples} samples"
-            print(f"stopped at {done}; the same command goes on from there", file=sys.stderr)
-            raise
-
-
-def _progress_bar(shown: bool) -> Progress:
-    """A bar on standard error; nothing where that is not a terminal."""
-    console = Console(stderr=True)
-    return Progress(
-        TextColumn("{task.description}"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TextColumn("{task.fields[speed]}"),
-        TimeRemainingColumn(),
-        console=console,
-        disable=not (shown and console.is_terminal),
     )

@@ -22,6 +22,7 @@ Shape a language model's token distribution before reinforcement learning, and m
   eval      sample, grade and report in one
   sample    problems -> samples.jsonl      grade     samples -> verdicts.jsonl
   report    verdicts -> results.json, report.md, report.html (a study's folder: the study's report)
+  compare   two runs on the same problems: paired differences, and which problems changed
   study     arms x stages -> runs -> one report
   recipes   list the shipped recipes, or copy one to edit it
 
@@ -48,12 +49,15 @@ Run it again on the same output_dir to continue an interrupted run.
 """
 
 SAMPLE = """\
-usage: shaped-trl {command} --model MODEL --benchmarks A,B --out DIR [--FIELD VALUE ...]
+usage: shaped-trl {command} --model MODEL (--benchmarks A,B | --suite S) --out DIR [--FIELD VALUE ...]
 
 {what}
   shaped-trl {command} --model Qwen/Qwen3-0.6B-Base --benchmarks gsm8k,math500 --n 16 --out outputs/eval
+  accelerate launch --num_processes 8 -m shaped_trl.cli {command} ...    shares the run among 8 GPUs
 Run it again on the same folder to continue an interrupted run. Options may stand in a YAML file: --config RECIPE.
 """
+
+PASS_AT_HELP = "k of pass@k and maj@k, separated by commas; default: the powers of two up to n, and n"
 
 
 @dataclasses.dataclass
@@ -65,6 +69,13 @@ class GradeOptions:
     )
     num_workers: int | None = dataclasses.field(
         default=None, metadata={"help": "Grading processes; default: one per core."}
+    )
+    every_checkpoint: bool = dataclasses.field(
+        default=False,
+        metadata={
+            "help": "model is a training run's output_dir: evaluate each checkpoint-<step> there, and draw the "
+            "metrics over the steps."
+        },
     )
 
 
@@ -139,13 +150,15 @@ def train_command(argv: list[str]) -> int:
     from shaped_trl.recipes import Parser, record
     from shaped_trl.training.config import ShapedConfig
     from shaped_trl.training.dry_run import DryRunArguments, dry_run
+    from shaped_trl.training.evaluation import BenchmarkArguments
 
     inherited = "Every field of TRL's SFTConfig and ModelConfig is an option as well (learning_rate, packing, ...)."
     if _wants_help(argv):
-        return _help(TRAIN, [DryRunArguments, ShapedConfig, SourceArguments, CorpusArguments], inherited)
+        shown = [DryRunArguments, ShapedConfig, SourceArguments, CorpusArguments, BenchmarkArguments]
+        return _help(TRAIN, shown, inherited)
     config, rest = _take_config(argv)
-    parser = Parser("train", [CorpusArguments, ShapedConfig, ModelConfig, DryRunArguments])
-    (corpus, args, model_args, look), settings = parser.resolve(config, rest)
+    options = [CorpusArguments, ShapedConfig, ModelConfig, BenchmarkArguments, DryRunArguments]
+    (corpus, args, model_args, benchmarks, look), settings = Parser("train", options).resolve(config, rest)
     if look.dry_run:
         print(dry_run(corpus, args, model_args, look.devices))
         return 0
@@ -153,7 +166,7 @@ def train_command(argv: list[str]) -> int:
 
     check_files(corpus, model_args)
     record(settings, args.output_dir)
-    train(corpus, args, model_args)
+    train(corpus, args, model_args, benchmarks)
     return 0
 
 
@@ -164,57 +177,76 @@ def rlvr_command(argv: list[str]) -> int:
     from shaped_trl.data.prompts import PromptArguments
     from shaped_trl.recipes import Parser, record
     from shaped_trl.rlvr.config import RLVRConfig
+    from shaped_trl.training.evaluation import BenchmarkArguments
 
     inherited = "Every field of TRL's GRPOConfig and ModelConfig is an option as well (learning_rate, ...)."
     if _wants_help(argv):
-        return _help(RLVR, [RLVRConfig, SourceArguments, PromptArguments], inherited)
+        return _help(RLVR, [RLVRConfig, SourceArguments, PromptArguments, BenchmarkArguments], inherited)
     config, rest = _take_config(argv)
-    (prompts, args, model_args), settings = Parser("rlvr", [PromptArguments, RLVRConfig, ModelConfig]).resolve(
-        config, rest
-    )
+    options = [PromptArguments, RLVRConfig, ModelConfig, BenchmarkArguments]
+    (prompts, args, model_args, benchmarks), settings = Parser("rlvr", options).resolve(config, rest)
     from shaped_trl.rlvr.run import rlvr
-    from shaped_trl.training.run import checkpoint_config
+    from shaped_trl.training.run import model_source
 
-    checkpoint_config(model_args)
+    model_source(model_args)
     record(settings, args.output_dir)
-    rlvr(prompts, args, model_args)
+    rlvr(prompts, args, model_args, benchmarks)
     return 0
 
 
-def _sample_config(command: str, what: str, argv: list[str], more: Sequence[type] = ()):
-    from eval_suite.sample import SampleConfig
+def sample_command(argv: list[str]) -> int:
+    from eval_suite.benchmarks.show import ShowOptions, show
+    from eval_suite.sample import SampleConfig, sample
     from shaped_trl.recipes import Parser
 
+    options = [SampleConfig, ShowOptions]
     if _wants_help(argv):
-        return _help(SAMPLE.format(command=command, what=what), [SampleConfig, *more])
+        what = "Sample completions of benchmark problems into DIR/samples.jsonl; or --show a benchmark's first prompt."
+        return _help(SAMPLE.format(command="sample", what=what), options)
     config, rest = _take_config(argv)
-    return Parser(command, [SampleConfig, *more]).resolve(config, rest)[0]
-
-
-def sample_command(argv: list[str]) -> int:
-    parsed = _sample_config("sample", "Sample completions of benchmark problems into DIR/samples.jsonl.", argv)
-    if parsed == 0:
+    settings = Parser("sample", options).settings(config, rest)
+    if settings.get("show"):
+        show(settings)
         return 0
-    from eval_suite.sample import sample
+    from eval_suite.processes import from_environment
 
-    print(sample(parsed[0]))
+    processes = from_environment()
+    folder = sample(Parser("sample", options).resolve(config, rest)[0][0], processes=processes)
+    if processes.first:
+        print(folder)
     return 0
 
 
 def eval_command(argv: list[str]) -> int:
-    what = "Sample, grade and report: unbiased pass@k, avg@n and cons@n with intervals."
-    parsed = _sample_config("eval", what, argv, [GradeOptions])
-    if parsed == 0:
-        return 0
-    from eval_suite.grade import grade_run
-    from eval_suite.report import parse_pass_at, report
-    from eval_suite.sample import sample
+    from eval_suite.publish import PublishOptions, publish
+    from eval_suite.sample import SampleConfig, sample
+    from shaped_trl.recipes import Parser
 
-    config, options = parsed
+    if _wants_help(argv):
+        what = "Sample, grade and report: unbiased pass@k, avg@n and cons@n with intervals."
+        return _help(SAMPLE.format(command="eval", what=what), [SampleConfig, GradeOptions, PublishOptions])
+    recipe, rest = _take_config(argv)
+    parser = Parser("eval", [SampleConfig, GradeOptions, PublishOptions])
+    config, options, publishing = parser.resolve(recipe, rest)[0]
+    from eval_suite.grade import grade_run
+    from eval_suite.processes import from_environment
+    from eval_suite.report import parse_pass_at, report
+
     pass_at = parse_pass_at(options.pass_at, config.n)
-    folder = sample(config)
+    processes = from_environment()
+    if options.every_checkpoint:
+        from eval_suite.checkpoints import evaluate_checkpoints
+
+        if publishing.wanted:
+            raise UserError("every_checkpoint=True publishes nothing: choose one, and publish its run with report")
+        evaluate_checkpoints(config, pass_at, num_workers=options.num_workers, processes=processes)
+        return 0
+    folder = sample(config, processes=processes)
+    if not processes.first:
+        return 0
     grade_run(folder, num_workers=options.num_workers)
     report([folder], pass_at)
+    publish([folder], publishing)
     return 0
 
 
@@ -241,7 +273,9 @@ def grade_command(argv: list[str]) -> int:
     )
     parser.add_argument("folder", nargs="?", help="folder of a run of `shaped-trl sample`")
     parser.add_argument("--answers", help="JSONL file of foreign answers")
-    parser.add_argument("--benchmark", help="the benchmark they answer; math grades any row with its gold")
+    parser.add_argument(
+        "--benchmark", help="the benchmark they answer; math, choice, exact_match, text: any row with its gold"
+    )
     parser.add_argument("--out", help="folder to write")
     parser.add_argument("--hub_mirror", help="folder read before the Hub")
     parser.add_argument("--num_workers", type=int, help="grading processes (one per core)")
@@ -260,20 +294,50 @@ def grade_command(argv: list[str]) -> int:
 
 
 def report_command(argv: list[str]) -> int:
+    from eval_suite.publish import PublishOptions, publish
+
     parser = _argparser(
-        "report", "Write results.json, report.md and report.html from verdicts; several folders are compared."
+        "report",
+        "Write results.json, report.md, report.html and its pictures from verdicts, and print the tables.\n"
+        "One run: into its folder. Several: into each one's folder, and side by side, with differences to the\n"
+        "first, into the folder `comparison` beside the first. With --out only there.",
     )
-    parser.add_argument("folders", nargs="+", help="folders of graded runs, or one folder of a study")
-    parser.add_argument("--pass_at", help="k of pass@k, separated by commas; default: powers of two up to n")
+    parser.add_argument("folders", nargs="+", metavar="RUN", help="folders of graded runs, or one folder of a study")
+    parser.add_argument("--pass_at", help=PASS_AT_HELP)
+    parser.add_argument("--out", help="folder to write, no run's; the runs' own stay as they are")
+    PublishOptions.add_to(parser)
     args = parser.parse_args(argv)
     from eval_suite.report import parse_pass_at, report
 
-    if (Path(args.folders[0]) / "study.yaml").is_file():
+    publishing = PublishOptions(args.publish_to, args.push_to_hub, args.private)
+    if any((Path(folder) / "study.yaml").is_file() for folder in args.folders):
         from shaped_trl.study.report import report_study
 
+        if len(args.folders) > 1 or args.out:
+            raise UserError("report: a study's report is of that study alone, in its folder: give its folder only")
+        if publishing.wanted:
+            raise UserError("report: a study's report is not published: publish a run's, from the folder of that run")
         print(report_study(args.folders[0], parse_pass_at(args.pass_at)))
         return 0
-    report(args.folders, parse_pass_at(args.pass_at))
+    report(args.folders, parse_pass_at(args.pass_at), args.out)
+    publish(args.folders, publishing)
+    return 0
+
+
+def compare_command(argv: list[str]) -> int:
+    parser = _argparser(
+        "compare",
+        "Compare run B with run A on the same problems: values, paired differences with intervals and p-values,\n"
+        "problems that changed, settings that differ. Printed; with --out also a page with pictures.",
+    )
+    parser.add_argument("a", metavar="A", help="folder of a graded run, the one compared with")
+    parser.add_argument("b", metavar="B", help="folder of the other")
+    parser.add_argument("--pass_at", help=PASS_AT_HELP)
+    parser.add_argument("--out", help="folder to write results.json, report.md and report.html to, no run's")
+    args = parser.parse_args(argv)
+    from eval_suite.report import compare, parse_pass_at
+
+    compare(args.a, args.b, parse_pass_at(args.pass_at), args.out)
     return 0
 
 
@@ -331,6 +395,7 @@ COMMANDS: dict[str, Callable[[list[str]], int]] = {
     "sample": sample_command,
     "grade": grade_command,
     "report": report_command,
+    "compare": compare_command,
     "study": study_command,
     "recipes": recipes_command,
 }

@@ -40,13 +40,20 @@ class GraderSpec:
 GRADERS: dict[str, GraderSpec] = {
     "math": GraderSpec(
         function="eval_suite.grading.math:grade",
-        version=f"math/1 (math-verify {metadata.version('math-verify')})",
+        version=f"math/2 (math-verify {metadata.version('math-verify')})",
         isolated=True,
         reduce="eval_suite.grading.extract:boxed_or_tail",
     ),
     "gsm8k": GraderSpec(function="eval_suite.grading.gsm8k:grade", version="gsm8k/1"),
+    "choice": GraderSpec(function="eval_suite.grading.choice:grade", version="choice/1"),
+    "exact_match": GraderSpec(function="eval_suite.grading.exact_match:grade", version="exact_match/1"),
+    "text": GraderSpec(function="eval_suite.grading.text:grade", version="text/1"),
     "running_sums": GraderSpec(function="eval_suite.benchmarks.running_sums:grade", version="running_sums/1"),
 }
+
+
+# Graders whose gold may be a JSON list of texts, each of them right.
+TAKE_ALIASES = ("exact_match", "text")
 
 
 def grader_spec(name: str) -> GraderSpec:

@@ -7,11 +7,17 @@ from trl import ModelConfig, get_peft_config
 from shaped_trl.data.prompts import PromptArguments, rl_prompts
 from shaped_trl.rlvr.config import RLVRConfig
 from shaped_trl.rlvr.trainer import RLVRTrainer
+from shaped_trl.training.evaluation import BenchmarkArguments, add_benchmarks
 from shaped_trl.training.resuming import already_finished, continue_training, full_disk_explained
-from shaped_trl.training.run import model_init_kwargs, model_source
+from shaped_trl.training.run import checkpoint_config, model_init_kwargs, model_source
 
 
-def rlvr(prompts: PromptArguments, args: RLVRConfig, model_args: ModelConfig) -> None:
+def rlvr(
+    prompts: PromptArguments,
+    args: RLVRConfig,
+    model_args: ModelConfig,
+    benchmarks: BenchmarkArguments | None = None,
+) -> None:
     """Train with verifiable rewards and save the model to `output_dir`.
 
     A run that finds its own checkpoint in `output_dir` continues from it.
@@ -20,8 +26,10 @@ def rlvr(prompts: PromptArguments, args: RLVRConfig, model_args: ModelConfig) ->
         return
     source = model_source(model_args)
     dataset, reward = rl_prompts(prompts, args.seed)
+    checkpoint_config(model_args)
     args.model_init_kwargs = {**model_init_kwargs(model_args), **(args.model_init_kwargs or {})}
     trainer = RLVRTrainer(source, reward, args, train_dataset=dataset, peft_config=get_peft_config(model_args))
+    add_benchmarks(trainer, benchmarks, prompts.hub_mirror)
     with full_disk_explained(args.output_dir):
         continue_training(trainer)
         trainer.save_model()

@@ -18,6 +18,7 @@ PANELS = (
     ("Head and tail mass", "probability", ("head_mass", "tail_mass", "eval_head_mass", "eval_tail_mass")),
     ("Top-1", "share of the targets", ("token_accuracy", "eval_token_accuracy", "eval_rare_token_accuracy")),
     ("Parts of the evaluation", "nats per token", ("eval_rare_nll", "eval_nll_position_*", "eval_nll_source_*")),
+    ("Benchmarks", "share of the samples", ("benchmark/*/avg@*",)),
     ("Learning rate", "", ("learning_rate",)),
     ("Reward shape", "", SCHEDULABLE),
 )

@@ -29,6 +29,7 @@ from shaped_trl.data.streaming import StreamingTrainer, check_streaming
 from shaped_trl.data.tokenizers import train_tokenizer
 from shaped_trl.modeling.architectures import ARCHITECTURES, paper_config, scaled_down
 from shaped_trl.training.config import ShapedConfig
+from shaped_trl.training.evaluation import BenchmarkArguments, add_benchmarks
 from shaped_trl.training.resuming import (
     already_finished,
     continue_training,
@@ -255,7 +256,12 @@ def check_data_options(corpus: CorpusArguments, args: ShapedConfig) -> None:
         raise UserError("streaming and mixture have no end: give train_tokens or max_steps")
 
 
-def train(corpus: CorpusArguments, args: ShapedConfig, model_args: ModelConfig) -> None:
+def train(
+    corpus: CorpusArguments,
+    args: ShapedConfig,
+    model_args: ModelConfig,
+    benchmarks: BenchmarkArguments | None = None,
+) -> None:
     """Train, evaluate at the end where there is an evaluation set, and save the model to `output_dir`.
 
     A run that finds its own checkpoint in `output_dir` continues from it.
@@ -264,6 +270,7 @@ def train(corpus: CorpusArguments, args: ShapedConfig, model_args: ModelConfig) 
         return
     with full_disk_explained(args.output_dir):
         trainer = build_trainer(corpus, args, model_args)
+        add_benchmarks(trainer, benchmarks, corpus.hub_mirror)
         continue_training(trainer)
         if trainer.eval_dataset is not None and not trained_and_evaluated(trainer):
             trainer.evaluate()

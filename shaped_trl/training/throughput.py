@@ -55,10 +55,14 @@ class ThroughputCallback(TrainerCallback):
         self.tokens, self.step = state.num_input_tokens_seen, state.global_step
 
     def on_log(self, args, state, control, logs=None, **kwargs):
-        steps = state.global_step - self.step
-        if logs is None or "loss" not in logs or steps == 0:  # an evaluation's, or the summary at the end
+        if logs is None or "loss" not in logs:  # an evaluation's, or the summary at the end
+            self.paused = True
             return
-        self._count()
+        steps = state.global_step - self.step
+        if steps == 0:
+            return
+        if not self.paused:
+            self._count()
         tokens = state.num_input_tokens_seen - self.tokens
         logs["tokens_per_second"] = tokens / self.seconds
         if self.flops is not None:

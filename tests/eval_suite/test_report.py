@@ -9,39 +9,17 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from graded_runs import N, write_run
 
-from eval_suite.document import Items, Table, to_html, to_markdown
 from eval_suite.errors import UserError
 from eval_suite.plots import plot_pass_at_k
-from eval_suite.records import Problem, Sample, Verdict, append_jsonl
-from eval_suite.report import default_pass_at, parse_pass_at, report, report_run
+from eval_suite.report import report, report_run
+from eval_suite.results import default_pass_at, parse_pass_at
 from eval_suite.statistics import paired_difference
 
-N = 4
-# A letter a sample: pass, fail with answer A or B, unparsed, timeout, error; capitals of a truncated sample.
+# A letter a sample, see graded_runs.
 TOY = ["ppab", "aabp", "uuuu", "puuT", "pppp", "abpP", "eaat"]
 OTHER = ["aaaa", "ppppp"[:4]]
-STATUS = {"p": "pass", "a": "fail", "b": "fail", "u": "unparsed", "t": "timeout", "e": "error"}
-ANSWER = {"p": "7", "a": "A", "b": "B"}
-
-
-def write_run(folder: Path, benchmarks: dict[str, list[str]], n: int = N, **settings) -> Path:
-    folder.mkdir(parents=True)
-    record = {"model": "some/model", "settings": {"n": n, "temperature": 0.7, **settings}, "commit": "abc123"}
-    (folder / "run.json").write_text(json.dumps(record))
-    for benchmark, letters in benchmarks.items():
-        for index, row in enumerate(letters):
-            key = f"{benchmark}/{index}"
-            append_jsonl(folder / "problems.jsonl", [Problem(key, benchmark, "Q", "7", "math")])
-            samples, verdicts = [], []
-            for i, letter in enumerate(row):
-                finish = "length" if letter.isupper() else "stop"
-                samples.append(Sample(key, i, "some text", finish, 10))
-                answer = ANSWER.get(letter.lower())
-                verdicts.append(Verdict(key, i, STATUS[letter.lower()], answer, "math/1"))
-            append_jsonl(folder / "samples.jsonl", samples)
-            append_jsonl(folder / "verdicts.jsonl", verdicts[::-1])
-    return folder
 
 
 def by_hand(letters: list[str], k: int) -> float:
@@ -66,12 +44,15 @@ def test_results_are_those_of_the_verdicts(run):
     assert toy["truncated"] == 2 / 28
     assert toy["unparsed"] == 6 / 28
     metrics = toy["metrics"]
-    assert list(metrics) == ["pass@1", "pass@2", "pass@4", "avg@4", "cons@4"]
+    assert list(metrics) == ["pass@1", "pass@2", "pass@4", "avg@4", "maj@2", "cons@4"]
     for k in (1, 2, 4):
         assert metrics[f"pass@{k}"]["value"] == pytest.approx(by_hand(TOY, k), abs=1e-12)
     assert metrics["avg@4"] == metrics["pass@1"]
     # The vote: ppab -> gold; aabp -> A; nobody; gold alone; gold; gold 2 of 4; A.
     assert metrics["cons@4"]["value"] == pytest.approx(4 / 7, abs=1e-12)
+    # A pair of samples: gold wins alone or with one that does not vote, and shares with A or B.
+    pairs = [1 / 6 + 4 / 12, 3 / 12, 0, 3 / 6, 1, 1 / 6 + 4 / 12, 0]
+    assert metrics["maj@2"]["value"] == pytest.approx(np.mean(pairs), abs=1e-12)
     assert results["other"]["metrics"]["pass@4"]["value"] == 0.5
 
 
@@ -79,7 +60,6 @@ def test_intervals_and_sampling_errors_agree_with_their_definitions(run):
     metrics = report_run(run)["toy"]["metrics"]
     for metric in metrics.values():
         assert 0 <= metric["low"] < metric["value"] < metric["high"] <= 1
-    assert metrics["cons@4"]["sampling_se"] is None
     # Sampling alone, by enumeration: passes of a problem with c of 4 are Binomial(4, (c + 1/2)/5).
     variance = 0.0
     for row in TOY:
@@ -95,7 +75,7 @@ def test_intervals_and_sampling_errors_agree_with_their_definitions(run):
 
 def test_chosen_k_replace_the_default(run):
     metrics = report_run(run, pass_at=[3, 1])["toy"]["metrics"]
-    assert list(metrics) == ["pass@1", "pass@3", "avg@4", "cons@4"]
+    assert list(metrics) == ["pass@1", "pass@3", "avg@4", "maj@3", "cons@4"]
     assert metrics["pass@3"]["value"] == pytest.approx(by_hand(TOY, 3), abs=1e-12)
 
 
@@ -194,7 +174,8 @@ def test_equal_verdicts_give_equal_bytes(run):
 def test_one_folder_prints_its_table(run, capsys):
     text = report([run])
     assert capsys.readouterr().out.strip() == text.strip()
-    assert "| pass@1 |" in text
+    assert "| toy | 35.7 [" in text
+    assert "data:image" not in text
 
 
 def test_several_folders_are_compared_pairwise(run, tmp_path):
@@ -205,15 +186,22 @@ def test_several_folders_are_compared_pairwise(run, tmp_path):
     text = report([run, other], pass_at=[1, 2])
     assert (run / "results.json").exists()
     assert (other / "report.html").exists()
+    assert (tmp_path / "comparison" / "report.html").exists()
     a, b = ([by_hand([row], 2) for row in letters] for letters in (TOY, better))
     expected = paired_difference(a, b)
-    row = next(line for line in text.splitlines() if line.startswith("| toy | pass@2 |") and "+" in line)
-    assert f"| {100 * (np.mean(b) - np.mean(a)):+.1f} |" in row
-    assert row.endswith(f"| {100 * expected.low:+.1f} | {100 * expected.high:+.1f} | {expected.p_value:.3f} |")
+    cell = f"{100 * expected.value:+.1f} [{100 * expected.low:+.1f}, {100 * expected.high:+.1f}]"
+    assert expected.value == pytest.approx(np.mean(b) - np.mean(a))
+    assert f"{cell} (p = {expected.p_value:.3f})" in text.split("**Pass@2: difference to run")[1].split("**Cons")[0]
     assert "| temperature | 0.7 | 1.0 |" in text
-    only_first = [line for line in text.splitlines() if line.startswith("| other |")]
-    assert only_first
-    assert all(line.endswith("| – |") for line in only_first)
+    values = text.split("**Pass@2, %**")[1].split("**Cons")[0]
+    assert next(line for line in values.splitlines() if line.startswith("| other |")).endswith("| – |")
+    combined = json.loads((tmp_path / "comparison" / "results.json").read_text())
+    assert combined["runs"]["better"]["results"] == json.loads((other / "results.json").read_text())
+    row = next(row for row in combined["differences"] if row["metric"] == "pass@2")
+    assert (row["run"], row["against"], row["benchmark"]) == ("better", "run", "toy")
+    assert (row["value"], row["low"], row["high"], row["p_value"]) == pytest.approx(
+        (expected.value, expected.low, expected.high, expected.p_value)
+    )
 
 
 def test_runs_with_other_problems_are_not_paired(run, tmp_path):
@@ -224,11 +212,12 @@ def test_runs_with_other_problems_are_not_paired(run, tmp_path):
 
 def test_runs_of_different_n_share_the_k_that_both_can_estimate(run, tmp_path):
     other = write_run(tmp_path / "two", {"toy": [row[:2] for row in TOY]}, n=2)
-    text = report([run, other])
-    differences = text.split("**Differences")[1]
-    assert "pass@2" in differences
-    assert "pass@4" not in differences
-    assert "cons" not in differences
+    text = report([run, other], out=tmp_path / "out")
+    differences = text.split("## Differences")[1]
+    assert "Pass@2: difference" in differences
+    assert "Avg@n: difference" in differences
+    assert "Pass@4: difference" not in differences
+    assert "Cons@n: difference" not in differences
     with pytest.raises(UserError, match="pass_at=4: the run has n=2"):
         report([run, other], pass_at=[4])
 
@@ -242,12 +231,3 @@ def test_figure_has_a_band_for_each_curve():
     assert before.lines[0].get_ydata() == pytest.approx([0.1, 0.2, 0.4])
     assert (len(before.collections), len(after.collections)) == (2, 1)
     assert after.get_title() == "after"
-
-
-def test_documents_escape_what_they_quote():
-    blocks = [Table("a < b", ["x|y"], [["<script>"]]), Items(["1 & 2"])]
-    page, markdown = to_html("T", blocks), to_markdown("T", blocks)
-    assert "&lt;script&gt;" in page
-    assert "<script>" not in page
-    assert "1 &amp; 2" in page
-    assert "| x\\|y |" in markdown

@@ -1,0 +1,100 @@
+r"""One of several options: is the letter that a completion settles on the gold one?
+
+Gold is a letter (``B``, ``(B)``), a letter with the option's text (``(B) a bank``), or an option's text alone. A
+completion is an option's letter or text, or free text that states one: "the answer is (B)", "Answer: B",
+``\boxed{B}``, "B. a bank", "(B) is the correct answer". A letter elsewhere in free text is no answer.
+"""
+
+from __future__ import annotations
+
+import re
+
+from eval_suite.grading.extract import plain_answer
+from eval_suite.grading.statements import bare_line, final_statement, first_answer, last_match, readings
+from eval_suite.grading.text import normalized
+from eval_suite.records import Status
+
+_LABELED = re.compile(r"\(?([A-Z])(?:\)|[.:](?=\s|$)|$)\s*(.*)", re.DOTALL)
+_MARKUP = re.compile(r"\\(?:text|textbf|mathrm|mathbf)\{([^{}]*)\}|[*_`$\"“”]|\\[()\[\]]")
+_PREFIX = re.compile(r"(?:(?:the|an?|option|choice|letter|definitely|clearly|probably|likely)\s+)*", re.IGNORECASE)
+# A or I may be a word: then only what cannot follow the word ends the letter.
+_LETTER = re.compile(
+    r"\(\s?([A-Za-z])\s?(?:\)|$)"
+    r"|\[([A-Z])\]"
+    r"|([B-HJ-Z])(?![\w'’-])"
+    r"|([AI])(?=\s*(?:$|[.,;:)\n]|because\b|since\b|as\b|and\b|which\b|is\b))"
+    r"|([a-z])(?=\s*[.)]?\s*$)"
+)
+_IS_CORRECT = re.compile(
+    r"\b(?:[Oo]ption|[Cc]hoice|[Aa]nswer)\s(?:\(([A-Z])\)|([A-Z]))\sis\s(?:the\s)?(?:correct|right|best)\b"
+    r"|(?:\(([A-Z])\)|\b([A-Z]))\sis\sthe\s(?:correct|right|best)\s(?:answer|option|choice)\b"
+)
+_ONLY = re.compile(r"\(?([A-Za-z])\)?\.?")
+_LEADING = re.compile(
+    r"\(([A-Z])\)(?!\s(?:and|or|is (?:not|wrong|incorrect|false))\b)|([A-Z])(?:[.):](?=\s|$)|\s*$|\s*\n)"
+)
+
+
+def grade(completion: str, gold: str) -> tuple[Status, str | None]:
+    """Grade a completion against `gold`. `answer` is the option's letter, or its normalised text where gold has none.
+
+    A gold with a text also passes for that text alone; another text fails. A gold that is only a letter leaves a
+    completion without a letter unparsed.
+    """
+    letter, text = _gold(gold)
+    own = letter or normalized(text)
+    bare = _ONLY.fullmatch(completion.strip()) is not None  # a letter is a letter, even where an option's text is one
+    if completion.strip() == gold.strip() or (text and not bare and normalized(completion) == normalized(text)):
+        return "pass", own
+    if letter is not None:
+        found = extract_letter(completion)
+        if found is not None:
+            return ("pass" if found == letter else "fail"), found
+    if not text:
+        return "unparsed", None
+    statement = final_statement(completion) or bare_line(completion, last=False)
+    if statement is None:
+        return "unparsed", None
+    given = [normalized(_unmarked(reading)) for reading in readings(statement)]
+    return ("pass", own) if normalized(text) in given else ("fail", plain_answer(given[-1]))
+
+
+def extract_letter(completion: str) -> str | None:
+    """The letter of the option that the completion settles on, as a capital, or None."""
+    statement = final_statement(completion)
+    if statement is not None:
+        return _stated(statement) or _called_correct(completion)
+    return _called_correct(completion) or _alone(completion)
+
+
+def _gold(gold: str) -> tuple[str | None, str]:
+    labeled = _LABELED.fullmatch(gold.strip())
+    return (labeled[1], labeled[2]) if labeled else (None, gold.strip())
+
+
+def _stated(statement: str) -> str | None:
+    statement = _unmarked(statement)
+    prefix = _PREFIX.match(statement)
+    match = _LETTER.match(statement, prefix.end() if prefix else 0) or _LETTER.match(statement)
+    return _letter(match)
+
+
+def _called_correct(completion: str) -> str | None:
+    return _letter(last_match(_IS_CORRECT, _unmarked(first_answer(completion))))
+
+
+def _alone(completion: str) -> str | None:
+    """A letter that begins the completion as a label does, or is a line by itself at its end."""
+    text = _unmarked(first_answer(completion))
+    only = _ONLY.fullmatch(text)
+    if only is not None:
+        return only[1].upper()
+    return _letter(_LEADING.match(text)) or _letter(_LEADING.fullmatch(_unmarked(bare_line(text, last=True) or "")))
+
+
+def _letter(match: re.Match[str] | None) -> str | None:
+    return None if match is None else next(group for group in match.groups() if group).upper()
+
+
+def _unmarked(text: str) -> str:
+    return _MARKUP.sub(lambda match: match[1] or "", text).strip()

@@ -1,0 +1,196 @@
+"""Benchmarks during training: the live model's samples, graded by the evaluation suite, every so many steps.
+
+    output_dir/_evaluations/step-500/   a run of the suite, which `shaped-trl report` reads
+    the trainer's log                   benchmark/gsm8k/avg@4, pass@4, cons@4, truncated, unparsed: shares of 1
+
+The training that goes on is bit for bit that without evaluations (`live.undisturbed`). One process generates and
+grades, under data parallelism the others wait for it: keep problems and samples few, within `ddp_timeout`. Engines
+that leave no process a whole model are refused; their checkpoints are evaluated after training.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+import time
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from accelerate.utils import broadcast_object_list
+from transformers import Trainer, TrainerCallback
+
+from eval_suite.benchmarks import check_names
+from eval_suite.errors import UserError
+from eval_suite.grade import grade_run
+from eval_suite.report import report_run
+from eval_suite.sample import SampleConfig, sample
+from shaped_trl.training.live import LiveBackend, base_model, undisturbed
+
+# A Trainer that pushes its output_dir leaves out names with this beginning: a run holds the benchmark's golds.
+FOLDER = "_evaluations"
+PREFIX = "benchmark/"
+
+
+@dataclass
+class BenchmarkArguments:
+    """Benchmarks of the evaluation suite during `train` and `rlvr`; at temperature 0.7 and top-p 0.95.
+
+    Raises:
+        UserError: an unknown benchmark, or a number out of range.
+    """
+
+    eval_benchmarks: str | None = field(
+        default=None,
+        metadata={
+            "help": "Benchmarks to run on the model in training, separated by commas: before the first step, every "
+            "eval_benchmark_steps and after the last. None: no such evaluation."
+        },
+    )
+    eval_benchmark_steps: int = field(default=500, metadata={"help": "Optimizer steps between two evaluations."})
+    eval_benchmark_n: int = field(default=4, metadata={"help": "Samples per problem of an evaluation."})
+    eval_benchmark_limit: int | None = field(
+        default=None, metadata={"help": "Only the first so many problems of each benchmark; none: all."}
+    )
+    eval_benchmark_max_new_tokens: int = field(
+        default=512, metadata={"help": "Most tokens of a completion in an evaluation."}
+    )
+    eval_benchmark_chat_template: bool = field(
+        default=False, metadata={"help": "Put the questions into the tokenizer's chat template."}
+    )
+
+    def __post_init__(self) -> None:
+        if self.eval_benchmarks is None:
+            return
+        for name in ("steps", "n", "limit", "max_new_tokens"):
+            value = getattr(self, f"eval_benchmark_{name}")
+            if value is not None and value < 1:
+                raise UserError(f"eval_benchmark_{name}={value} is out of range: use 1 or more")
+        try:
+            check_names([name.strip() for name in self.eval_benchmarks.split(",") if name.strip()])
+        except UserError as error:
+            raise UserError(f"eval_{error}") from error
+
+    def sample_config(self, output_dir: str, step: int, hub_mirror: str | None, seed: int) -> SampleConfig:
+        """The suite's options for the evaluation of one step."""
+        assert self.eval_benchmarks is not None
+        return SampleConfig(
+            model=f"{output_dir}, step {step}",
+            benchmarks=self.eval_benchmarks,
+            out=str(Path(output_dir) / FOLDER / f"step-{step}"),
+            n=self.eval_benchmark_n,
+            max_new_tokens=self.eval_benchmark_max_new_tokens,
+            limit=self.eval_benchmark_limit,
+            chat_template=self.eval_benchmark_chat_template,
+            hub_mirror=hub_mirror,
+            seed=seed,
+        )
+
+
+class BenchmarkCallback(TrainerCallback):
+    """Evaluates `trainer.model` on benchmarks before the first step, every `eval_benchmark_steps`, after the last.
+
+    An evaluation is logged before the checkpoint of its step is written, so a resumed run has each once. One that
+    was killed halfway goes on if the step comes out with the same weights, and begins anew if not.
+
+    Args:
+        trainer: that the callback is added to.
+        arguments: what to evaluate; `eval_benchmarks` is set.
+        hub_mirror: folder to read the benchmarks from, before the Hub.
+
+    Raises:
+        UserError: the engine shards the model, or its adapter cannot generate. At the first step, when a benchmark
+            is not found or its prompts do not fit the model's context.
+    """
+
+    def __init__(self, trainer: Trainer, arguments: BenchmarkArguments, hub_mirror: str | None = None) -> None:
+        self.trainer, self.arguments, self.hub_mirror = trainer, arguments, hub_mirror
+        _check_engine(trainer)
+        self.model = base_model(trainer.model)
+
+    def on_train_begin(self, args, state, control, **kwargs):
+        if state.global_step == 0:
+            self.evaluate()
+
+    def on_step_end(self, args, state, control, **kwargs):
+        if state.global_step % self.arguments.eval_benchmark_steps == 0 or state.global_step >= state.max_steps:
+            self.evaluate()
+
+    def evaluate(self) -> dict[str, float]:
+        """Evaluate the model as it is now, in all processes at once, and log and return the numbers."""
+        trainer = self.trainer
+        shared: list[Any] = [None, None]
+        if trainer.is_world_process_zero():
+            try:
+                shared[0] = self._measure(trainer.state.global_step)
+            except Exception as error:  # the others must hear of it, or they would wait for ever
+                shared[1] = f"{type(error).__name__}: {error}"
+                broadcast_object_list(shared)
+                raise
+        broadcast_object_list(shared)
+        numbers, failure = shared
+        if failure is not None:
+            raise RuntimeError(f"the evaluation failed in the first process: {failure}")
+        training_is_logged_next = trainer.control.should_log
+        # past the trainers' own `log`, which would close their interval of training
+        Trainer.log(trainer, dict(numbers))
+        trainer.control.should_log = training_is_logged_next
+        return numbers
+
+    def _measure(self, step: int) -> dict[str, float]:
+        began = time.monotonic()
+        args = self.trainer.args
+        config = self.arguments.sample_config(args.output_dir, step, self.hub_mirror, args.seed)
+        with undisturbed(self.model):
+            backend = LiveBackend(config, self.model, self.trainer.processing_class)
+            _drop_other(Path(config.out), backend.identity, config)
+            folder = sample(config, progress=False, backend=backend)
+            grade_run(folder, progress=False)
+            results = report_run(folder)
+        return {**_numbers(results), f"{PREFIX}runtime": round(time.monotonic() - began, 3)}
+
+
+def add_benchmarks(trainer: Trainer, arguments: BenchmarkArguments | None, hub_mirror: str | None) -> None:
+    """Add a `BenchmarkCallback` where benchmarks are asked for."""
+    if arguments is not None and arguments.eval_benchmarks is not None:
+        trainer.add_callback(BenchmarkCallback(trainer, arguments, hub_mirror))
+
+
+def _numbers(results: dict[str, Any]) -> dict[str, float]:
+    numbers = {}
+    for benchmark, entry in results.items():
+        n = entry["n"]
+        for key in dict.fromkeys([f"avg@{n}", *([f"pass@{n}", f"cons@{n}"] if n > 1 else [])]):
+            numbers[f"{PREFIX}{benchmark}/{key}"] = entry["metrics"][key]["value"]
+        for rate in ("truncated", "unparsed"):
+            numbers[f"{PREFIX}{benchmark}/{rate}"] = entry[rate]
+    return numbers
+
+
+def _drop_other(folder: Path, identity: str, config: SampleConfig) -> None:
+    """Remove what an earlier attempt at this step left, if it had other weights or settings."""
+    record_file = folder / "run.json"
+    if not record_file.is_file():
+        return
+    record = json.loads(record_file.read_text(encoding="utf-8"))
+    same = record["model_identity"] == identity and record["benchmarks"] == config.benchmark_names
+    if not same or any(getattr(config, name, value) != value for name, value in record["settings"].items()):
+        shutil.rmtree(folder)
+
+
+def _check_engine(trainer: Trainer) -> None:
+    plugin = getattr(trainer.accelerator.state, "deepspeed_plugin", None)
+    parallelism = getattr(trainer.accelerator, "parallelism_config", None)
+    engines = {
+        "FSDP": trainer.is_fsdp_enabled,
+        "DeepSpeed ZeRO-3": trainer.is_deepspeed_enabled and plugin is not None and plugin.zero_stage == 3,
+        "tensor parallelism": trainer.get_tp_size() > 1,
+        "context or sequence parallelism": parallelism is not None
+        and (parallelism.cp_size > 1 or getattr(parallelism, "sp_size", 1) > 1),
+    }
+    engine = next((name for name, used in engines.items() if used), None)
+    if engine is not None:
+        raise UserError(
+            f"eval_benchmarks is not supported with {engine}, where no process has the whole model: leave it out, and "
+            f"evaluate the checkpoints: shaped-trl eval --model {trainer.args.output_dir} --every_checkpoint true"
+        )
