@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -34,20 +35,24 @@ def mirror_file(dataset_id: str, config: str | None, split: str, hub_mirror: str
 
 
 def load_rows(
-    dataset_id: str, config: str | None, split: str, hub_mirror: str | Path | None = None
+    dataset_id: str,
+    config: str | None,
+    split: str,
+    hub_mirror: str | Path | None = None,
+    limit: int | None = None,
 ) -> list[dict[str, Any]]:
-    """All rows of one split as dicts, from the mirror or from the Hub.
+    """The rows of one split as dicts, from the mirror or from the Hub; with `limit` the first so many.
 
     Raises:
         UserError: not in the mirror, or not on the Hub, with how to point at a mirror.
     """
     path = mirror_file(dataset_id, config, split, hub_mirror)
     if path is not None:
-        return list(read_jsonl(path))
+        return list(islice(read_jsonl(path), limit))
     from datasets import load_dataset
 
     try:
-        return list(load_dataset(dataset_id, config, split=split))
+        return list(islice(load_dataset(dataset_id, config, split=split), limit))
     except Exception as error:
         raise UserError(
             f"data set {dataset_id!r} (config {config!r}, split {split!r}) could not be read from the Hub "

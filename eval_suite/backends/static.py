@@ -46,6 +46,10 @@ class TransformersBackend:
         """The weights, on their device, for what scores with them in place of generating."""
         return self._model
 
+    @property
+    def tokenizer(self) -> Any:
+        return self._tokenizer
+
     @cached_property
     def _model(self) -> Any:
         from transformers import AutoModelForCausalLM

@@ -15,11 +15,10 @@ SHORT_LINE_CHARACTERS = 100
 _TAG = re.compile(r"<answer>([^<]{0,1000})</answer>", re.IGNORECASE)
 # What a base model writes when it goes on with a question of its own.
 _NEXT_QUESTION = re.compile(r"\n\s{0,8}(?:Question|Q)\s?:", re.IGNORECASE)
-_QUALIFIER = r"(?:(?:final|correct|best|right|most likely|most appropriate)\s+)?"
 _STATEMENT = re.compile(
-    rf"\b{_QUALIFIER}(?:answer|option|choice)(?:\s+(?:choice|option|letter))?"
+    r"\b(?:answer(?:\s+(?:choice|option|letter))?|(?:correct|best|right|most\s+likely)\s+(?:option|choice))"
     r"(?:\s+(?:to|for)\s+(?:the|this)\s+(?:question|problem))?"
-    r"(?:\*{0,2}\s{0,4}[:：]\*{0,2}|\s+(?:is|would be|should be|must be|are)\b\s{0,4}:?)\s{0,8}",
+    r"(?:\*{0,2}\s{0,4}[:：]\*{0,2}|\s+(?:is|would\s+be|should\s+be|must\s+be|are)\b\s{0,4}:?)\s{0,8}",
     re.IGNORECASE,
 )
 _SENTENCE_END = re.compile(r"[.!?][\"'”’)]?\s+(?=[\"'“‘(]?[A-Z])")

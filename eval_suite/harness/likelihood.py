@@ -14,12 +14,12 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from eval_suite.backends import Backend, TransformersBackend
 from eval_suite.errors import UserError
 from eval_suite.harness.problems import LETTERS
 from eval_suite.records import Problem, Sample, append_jsonl, drop_truncated_line, read_jsonl
 
 if TYPE_CHECKING:
-    from eval_suite.backends import Backend
     from eval_suite.chunks import Chunk
     from eval_suite.sample import SampleConfig
 
@@ -135,14 +135,13 @@ def takes_turns(backend: str, chunks: Sequence[Chunk], done: set[int]) -> bool:
 
 
 def _scorer(config: SampleConfig, backend: Backend) -> OptionScorer:
-    from transformers import AutoModelForCausalLM, AutoTokenizer
+    if isinstance(backend, TransformersBackend):
+        model, tokenizer = backend.model, copy.deepcopy(backend.tokenizer)  # lm-eval gives it a pad token
+    else:
+        from transformers import AutoModelForCausalLM, AutoTokenizer
 
-    options: dict[str, Any] = {"revision": config.revision, "trust_remote_code": False}
-    model = getattr(backend, "model", None)
-    if model is None:
+        options: dict[str, Any] = {"revision": config.revision, "trust_remote_code": False}
         model = AutoModelForCausalLM.from_pretrained(config.model, dtype=config.dtype, **options)
         model = model.eval().to(backend.device)
-    live = getattr(backend, "tokenizer", None)  # of a model that is in no folder yet
-    # its own: lm-eval gives it a pad token
-    tokenizer = AutoTokenizer.from_pretrained(config.model, **options) if live is None else copy.deepcopy(live)
+        tokenizer = AutoTokenizer.from_pretrained(config.model, **options)
     return OptionScorer(model, tokenizer, config.batch_size, backend.context_tokens())

@@ -101,8 +101,7 @@ def _parts(
     else:
         for part in names[:limit]:
             config = spec.config and spec.config.replace("*", part)
-            rows = load_rows(spec.dataset_id, config, spec.split, hub_mirror)
-            by_part[part] = list(enumerate(rows[:limit]))
+            by_part[part] = list(enumerate(load_rows(spec.dataset_id, config, spec.split, hub_mirror, limit)))
     counts = _spread({part: len(rows) for part, rows in by_part.items()}, limit)
     return [_Part(part, tasks[part], rows[: counts[part]]) for part, rows in by_part.items() if counts[part]]
 
@@ -131,8 +130,8 @@ def _build_tasks(
     """lm-eval's tasks over our rows: what they would download, they get from here."""
     examples: Rows = []
     if spec.shots_split is not None and shots:
-        rows = None if spec.part_column else shots
-        examples = load_rows(spec.dataset_id, spec.config, spec.shots_split, hub_mirror)[:rows]
+        first = None if spec.part_column else shots
+        examples = load_rows(spec.dataset_id, spec.config, spec.shots_split, hub_mirror, first)
     members = []
     for part in parts:
         own = [row for row in examples if not spec.part_column or _part_name(spec, row) == part.name]

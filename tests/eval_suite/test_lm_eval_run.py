@@ -285,6 +285,22 @@ def test_the_scorer_sums_in_float32_whatever_the_weights(model_folder, mirror, l
         assert any(value != round(value * 8) / 8 for value in rough.loglikelihoods)  # bfloat16 has steps of 0.25 there
 
 
-def test_the_backend_lends_its_weights(model_folder, mirror, tmp_path):
-    backend = TransformersBackend(config(model_folder, mirror, tmp_path / "run"))
-    assert backend.model is backend.model
+def test_a_backend_without_weights_here_gets_the_same_scores(run, model_folder, mirror, tmp_path):
+    """As with vLLM, which generates but does not score: the weights are loaded for scoring, and let go."""
+
+    class Elsewhere:
+        identity, device, repeatability, together = "x", "cpu", "none", False
+
+        def __init__(self, backend: TransformersBackend) -> None:
+            self.prompt_tokens, self.context_tokens = backend.prompt_tokens, backend.context_tokens
+
+        def prepare(self) -> None: ...
+
+        def complete(self, requests):
+            assert not list(requests)
+            yield from ()
+
+    settings = config(model_folder, mirror, tmp_path / "run", benchmarks="winogrande,arc_easy")
+    out = sample(settings, progress=False, backend=Elsewhere(TransformersBackend(settings)))
+    expected = [row for row in read_jsonl(run / "samples.jsonl") if row["problem_id"].startswith(("wino", "arc_easy"))]
+    assert list(read_jsonl(out / "samples.jsonl")) == expected
