@@ -21,7 +21,8 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from eval_suite.backends import Backend, check_backend, load_backend
-from eval_suite.benchmarks import check_names, load_problems
+from eval_suite.benchmarks import check_names, check_shots, load_problems
+from eval_suite.benchmarks.suites import named_benchmarks
 from eval_suite.errors import UserError
 from eval_suite.provenance import package_versions, source_commit, stable_hash
 from eval_suite.records import (
@@ -34,7 +35,7 @@ from eval_suite.records import (
 )
 
 # What does not decide the samples: where they go, and where rows come from (the rows themselves are hashed).
-_NOT_SETTINGS = ("out", "hub_mirror", "model", "benchmarks")
+_NOT_SETTINGS = ("out", "hub_mirror", "model", "benchmarks", "suite")
 
 
 def _option(help_text: str, default: Any = None) -> Any:
@@ -50,7 +51,8 @@ class SampleConfig:
     """
 
     model: str = field(metadata={"help": "Folder of a saved model, or a model's id on the Hub."})
-    benchmarks: str = field(metadata={"help": "Benchmarks, separated by commas, such as gsm8k,math500."})
+    benchmarks: str = _option("Benchmarks, separated by commas, such as gsm8k,math500.", "")
+    suite: str | None = _option("In place of benchmarks: base, math, code, rl or all.")
     out: str = _option(
         "Folder of the run, where an unfinished one is continued; default: outputs/eval/ and the model's name.", ""
     )
@@ -69,6 +71,7 @@ class SampleConfig:
         "where there is a template: many base models ship one that they were not trained on.",
         False,
     )
+    shots: int | None = _option("Worked examples in a base model's prompt; default: each benchmark's own number.")
     revision: str | None = _option("Branch, tag or commit of the model on the Hub.")
 
     def __post_init__(self) -> None:
@@ -86,10 +89,11 @@ class SampleConfig:
             raise UserError(f"top_p={self.top_p} is out of range: use more than 0, at most 1")
         check_backend(self.backend)
         check_names(self.benchmark_names)
+        check_shots(self.shots, self.chat_template)
 
     @property
     def benchmark_names(self) -> list[str]:
-        return [name.strip() for name in self.benchmarks.split(",") if name.strip()]
+        return named_benchmarks(self.benchmarks, self.suite)
 
 
 class Chunk(NamedTuple):
@@ -113,7 +117,11 @@ def sample(config: SampleConfig, *, progress: bool = True) -> Path:
     """
     out = Path(config.out)
     problems = load_problems(
-        config.benchmark_names, hub_mirror=config.hub_mirror, limit=config.limit, chat=config.chat_template
+        config.benchmark_names,
+        hub_mirror=config.hub_mirror,
+        limit=config.limit,
+        chat=config.chat_template,
+        shots=config.shots,
     )
     backend = load_backend(config)
     _check_lengths(config, backend, problems)
@@ -145,8 +153,9 @@ def _check_lengths(config: SampleConfig, backend: Backend, problems: list[Proble
         tokens = backend.prompt_tokens(problem.prompt)
         if tokens >= context:
             raise UserError(
-                f"benchmarks={config.benchmarks!r}: the prompt of {problem.problem_id} has {tokens} tokens, which "
-                f"leaves no room in the model's context of {context} tokens: leave this benchmark out"
+                f"benchmarks={problem.benchmark!r}: the prompt of {problem.problem_id} has {tokens} tokens, which "
+                f"leaves no room in the model's context of {context} tokens: leave this benchmark out, or use fewer "
+                "--shots"
             )
         cut += tokens + config.max_new_tokens > context
     if cut:

@@ -47,7 +47,7 @@ Run it again on the same output_dir to continue an interrupted run.
 """
 
 SAMPLE = """\
-usage: shaped-trl {command} --model MODEL --benchmarks A,B --out DIR [--FIELD VALUE ...]
+usage: shaped-trl {command} --model MODEL (--benchmarks A,B | --suite S) --out DIR [--FIELD VALUE ...]
 
 {what}
   shaped-trl {command} --model Qwen/Qwen3-0.6B-Base --benchmarks gsm8k,math500 --n 16 --out outputs/eval
@@ -177,36 +177,36 @@ def rlvr_command(argv: list[str]) -> int:
     return 0
 
 
-def _sample_config(command: str, what: str, argv: list[str], more: Sequence[type] = ()):
-    from eval_suite.sample import SampleConfig
+def sample_command(argv: list[str]) -> int:
+    from eval_suite.benchmarks.show import ShowOptions, show
+    from eval_suite.sample import SampleConfig, sample
     from shaped_trl.recipes import Parser
 
+    options = [SampleConfig, ShowOptions]
     if _wants_help(argv):
-        return _help(SAMPLE.format(command=command, what=what), [SampleConfig, *more])
+        what = "Sample completions of benchmark problems into DIR/samples.jsonl; or --show a benchmark's first prompt."
+        return _help(SAMPLE.format(command="sample", what=what), options)
     config, rest = _take_config(argv)
-    return Parser(command, [SampleConfig, *more]).resolve(config, rest)[0]
-
-
-def sample_command(argv: list[str]) -> int:
-    parsed = _sample_config("sample", "Sample completions of benchmark problems into DIR/samples.jsonl.", argv)
-    if parsed == 0:
+    settings = Parser("sample", options).settings(config, rest)
+    if settings.get("show"):
+        show(settings)
         return 0
-    from eval_suite.sample import sample
-
-    print(sample(parsed[0]))
+    print(sample(Parser("sample", options).resolve(config, rest)[0][0]))
     return 0
 
 
 def eval_command(argv: list[str]) -> int:
-    what = "Sample, grade and report: unbiased pass@k, avg@n and cons@n with intervals."
-    parsed = _sample_config("eval", what, argv, [GradeOptions])
-    if parsed == 0:
-        return 0
+    from eval_suite.sample import SampleConfig, sample
+    from shaped_trl.recipes import Parser
+
+    if _wants_help(argv):
+        what = "Sample, grade and report: unbiased pass@k, avg@n and cons@n with intervals."
+        return _help(SAMPLE.format(command="eval", what=what), [SampleConfig, GradeOptions])
+    recipe, rest = _take_config(argv)
+    config, options = Parser("eval", [SampleConfig, GradeOptions]).resolve(recipe, rest)[0]
     from eval_suite.grade import grade_run
     from eval_suite.report import parse_pass_at, report
-    from eval_suite.sample import sample
 
-    config, options = parsed
     pass_at = parse_pass_at(options.pass_at, config.n)
     folder = sample(config)
     grade_run(folder, num_workers=options.num_workers)

@@ -34,6 +34,8 @@ FREE = {
     "push_to_hub",
     "logging_dir",
 }
+# options of which one is given: on the command line it replaces the recipe's other one
+ALTERNATIVES = {"benchmarks": "suite", "suite": "benchmarks"}
 
 
 def names() -> list[str]:
@@ -134,11 +136,11 @@ class Parser:
             self._refuse_name(unknown[0].split("=")[0], "flag", "--")
         return vars(given)
 
-    def resolve(self, config: str | None, argv: Sequence[str]) -> tuple[tuple, dict[str, Any]]:
-        """Options objects, and the settings (recipe and overrides) they came from.
+    def settings(self, config: str | None, argv: Sequence[str]) -> dict[str, Any]:
+        """What the recipe and the command line say, by option name; the latter wins.
 
         Raises:
-            UserError: an unknown key or flag, or a value that an option class refuses.
+            UserError: an unknown key or flag, or a flag's value of the wrong type.
         """
         settings: dict[str, Any] = load(find(config)) if config else {}
         for name, value in settings.pop("env", {}).items():
@@ -146,7 +148,19 @@ class Parser:
         for name in settings:
             if name not in self.names:
                 self._refuse_name(name, f"key of {config}", "")
-        settings = {**expand_shape(settings), **expand_shape(self.overrides(argv))}
+        given = expand_shape(self.overrides(argv))
+        for name, other in ALTERNATIVES.items():
+            if given.get(name) and other in settings:
+                settings[other] = ""
+        return {**expand_shape(settings), **given}
+
+    def resolve(self, config: str | None, argv: Sequence[str]) -> tuple[tuple, dict[str, Any]]:
+        """Options objects, and the settings (recipe and overrides) they came from.
+
+        Raises:
+            UserError: an unknown key or flag, or a value that an option class refuses.
+        """
+        settings = self.settings(config, argv)
         self.parser.set_defaults_with_config(**settings)
         try:
             parsed = self.parser.parse_args_into_dataclasses(args=[], look_for_args_file=False)

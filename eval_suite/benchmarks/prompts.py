@@ -1,7 +1,7 @@
 """How a data set's row becomes a question, and a question becomes a prompt.
 
-Base models get a plain text to continue, with worked examples where the benchmark has them. Chat models get
-the question and an instruction as one user message, without examples: the chat template is the sampler's.
+Base models get a plain text to continue, after as many worked examples as asked for. Chat models get the question and
+an instruction as one user message, without examples: the chat template is the sampler's.
 """
 
 from __future__ import annotations
@@ -62,7 +62,34 @@ def read_math500(row: Mapping[str, Any]) -> Question:
 
 def read_aime(row: Mapping[str, Any]) -> Question:
     """AIME: the answer is an integer from 0 to 999."""
-    return Question(row["problem"], str(row["answer"]), own_id=str(row["id"]))
+    return Question(row["problem"], str(row["answer"]).strip(), own_id=str(row["id"]))
+
+
+def read_amc(row: Mapping[str, Any]) -> Question:
+    """AMC 12 of 2023 without the choices: the answer is an integer, or a float that equals one (``27.0``)."""
+    return Question(row["question"], str(row["answer"]).strip(), own_id=str(row["id"]))
+
+
+def read_minerva(row: Mapping[str, Any]) -> Question:
+    """Minerva's 272 problems of undergraduate science (arXiv 2206.14858, OCWCourses); they have no ids."""
+    return Question(row["question"], row["answer"].strip())
+
+
+def read_olympiadbench(row: Mapping[str, Any]) -> Question:
+    """OlympiadBench (arXiv 2402.14008), open-ended problems in English: parts of the answer are joined by commas.
+
+    The unit that the problem asks for, and how far an answer may be off, are columns: both become part of the gold,
+    the latter as ``\\tolerance{1e-1}``, which the mathematics grader reads.
+    """
+    gold = ", ".join(answer.strip() for answer in row["final_answer"])
+    if row["unit"]:
+        unit = row["unit"].strip("$ ")
+        gold += {"%": "\\%", "^{\\circ}": "^{\\circ}"}.get(unit, f"\\text{{ {unit}}}")
+    if row["error"]:
+        gold += f"\\tolerance{{{row['error']}}}"
+    meta = {"subject": row["subfield"], "answer_type": row["answer_type"]}
+    question = f"{row['context']}\n\n{row['question']}" if row["context"] else row["question"]
+    return Question(question, gold, own_id=str(row["id"]), meta=meta)
 
 
 def base_prompt(style: Style, question: str, shots: Sequence[Question]) -> str:

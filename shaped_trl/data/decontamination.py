@@ -23,10 +23,9 @@ from typing import Any
 from datasets import Dataset
 from transformers import TrainerCallback
 
-from eval_suite.benchmarks import BENCHMARKS, check_names
+from eval_suite.benchmarks import BENCHMARKS, check_names, questions
 from eval_suite.errors import UserError
 from eval_suite.records import read_jsonl, write_atomic
-from eval_suite.sources import load_rows
 
 NGRAM = 13
 # columns that `Overlap` adds: ids of the problems that a row overlaps with, separated by spaces; the row's own id
@@ -43,22 +42,21 @@ class Overlap:
     """The benchmarks' 13-grams. `bind(columns)` is the function for `datasets.map` that marks rows.
 
     Raises:
-        UserError: an unknown benchmark, one whose problems are made by a program, or one that cannot be read.
+        UserError: an unknown benchmark, one whose problems are not in `BENCHMARKS`, or one that cannot be read.
     """
 
     def __init__(self, names: Sequence[str], hub_mirror: str | None = None):
         check_names(names)
         made = [name for name in names if name not in BENCHMARKS]
         if made:
-            raise UserError(f"decontaminate={made}: these problems are made by a program; leave them out")
+            raise UserError(
+                f"decontaminate={made}: these problems are made by a program, or by another package; leave them out"
+            )
         self.problems: Counter[str] = Counter()
         self.too_short: Counter[str] = Counter()
         self.owners: dict[str, str] = {}
         for name in names:
-            benchmark = BENCHMARKS[name]
-            rows = load_rows(benchmark.dataset_id, benchmark.config, benchmark.split, hub_mirror)
-            for index, row in enumerate(rows):
-                question = benchmark.read(row)
+            for index, question in enumerate(questions(name, hub_mirror)):
                 own_id = str(index) if question.own_id is None else question.own_id
                 self._add(name, f"{name}/{own_id}".replace(" ", "_"), question.text)
 

@@ -1,0 +1,41 @@
+"""The first prompt of a benchmark, to look at before a run is paid for."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from eval_suite.benchmarks import load_problems
+
+
+@dataclass
+class ShowOptions:
+    """The option of `shaped-trl sample` that samples nothing."""
+
+    show: str | None = field(
+        default=None, metadata={"help": "Print the first prompt of this benchmark and stop; needs no model."}
+    )
+
+
+def show(settings: Mapping[str, Any]) -> None:
+    """Write the first prompt to standard output, byte for byte, with no newline of ours; the rest to standard error.
+
+    `settings` are options of sampling; those that decide a prompt count: ``show``, ``hub_mirror``, ``chat_template``,
+    ``shots``. A chat's prompt is the user's message: its template belongs to the model.
+
+    Raises:
+        UserError: as `load_problems`.
+    """
+    [problem] = load_problems(
+        [settings["show"]],
+        hub_mirror=settings.get("hub_mirror"),
+        limit=1,
+        chat=bool(settings.get("chat_template", False)),
+        shots=settings.get("shots"),
+    )
+    sys.stdout.buffer.write(problem.prompt.encode())
+    sys.stdout.flush()
+    details = {"problem": problem.problem_id, "gold": problem.gold, "grader": problem.grader, **problem.meta}
+    print("".join(f"\n{name}: {value!r}" for name, value in details.items()), file=sys.stderr)
