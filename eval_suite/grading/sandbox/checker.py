@@ -156,7 +156,7 @@ class _Session:
         try:
             exec(_compiled(tests.before), namespace)
             body = _compiled(tests.tests)
-            names = _free_names(tests.tests) if tests.names is None else tests.names
+            names = free_names(tests.tests) if tests.names is None else tests.names
         except Exception as error:
             return TestResult("error", f"the tests cannot be used: {_line(error)}")
         found = self._load({"programs": list(programs), "setup": tests.setup, "names": list(names)})
@@ -266,7 +266,7 @@ def _compiled(text: str) -> CodeType:
 
 
 @lru_cache(maxsize=64)
-def _free_names(text: str) -> tuple[str, ...]:
+def free_names(text: str) -> tuple[str, ...]:
     """Global names that `text` uses and neither defines nor finds among the builtins."""
     top = symtable.symtable(text, "tests", "exec")
     own = {symbol.get_name() for symbol in top.get_symbols() if symbol.is_assigned() or symbol.is_imported()}
