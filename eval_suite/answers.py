@@ -16,8 +16,8 @@ ANY_MATH = "math"
 
 def read_answers(
     answers_file: str | Path, benchmark: str, hub_mirror: str | Path | None = None
-) -> tuple[list[Problem], list[Sample]]:
-    """Problems and samples of the rows of a JSONL file, in their order; `tokens` is 0.
+) -> Iterator[tuple[Problem, list[Sample]]]:
+    """Each row of a JSONL file as a problem and its samples, in their order, read one at a time; `tokens` is 0.
 
     problem_id: the benchmark's own id, with or without ``<benchmark>/`` before it, else the problem's index
     in the benchmark (from 0). gold: text or a number, in place of the benchmark's. completions: as many in
@@ -30,27 +30,29 @@ def read_answers(
     path = Path(answers_file)
     if not path.is_file():
         raise UserError(f"answers={str(path)!r} is no file: give a JSONL file of problem_id and completions")
-    known = None if benchmark == ANY_MATH else _Known(benchmark, hub_mirror)
-    problems: dict[str, Problem] = {}
-    samples: list[Sample] = []
+    return _read(path, None if benchmark == ANY_MATH else _Known(benchmark, hub_mirror))
+
+
+def _read(path: Path, known: _Known | None) -> Iterator[tuple[Problem, list[Sample]]]:
+    seen: set[str] = set()
+    n = None
     for where, row in _rows(path):
         problem = _any_math(row, where) if known is None else known.find(row, where)
-        problem_id = problem.problem_id
-        if problem_id in problems:
+        if problem.problem_id in seen:
             raise UserError(
                 f"{where}: problem_id {row['problem_id']!r} is there already: give all completions in one row"
             )
+        seen.add(problem.problem_id)
         completions = _completions(row, where)
-        if problems and len(completions) * len(problems) != len(samples):
+        if n is not None and len(completions) != n:
             raise UserError(
-                f"{where}: completions has {len(completions)} entries where the rows before have "
-                f"{len(samples) // len(problems)}: give each problem the same number"
+                f"{where}: completions has {len(completions)} entries where the rows before have {n}: give each "
+                "problem the same number"
             )
-        problems[problem_id] = problem
-        samples.extend(Sample(problem_id, index, text) for index, text in enumerate(completions))
-    if not problems:
+        n = len(completions)
+        yield problem, [Sample(problem.problem_id, index, text) for index, text in enumerate(completions)]
+    if n is None:
         raise UserError(f"answers={str(path)!r} has no rows: give one for each problem")
-    return list(problems.values()), samples
 
 
 class _Known:
@@ -87,19 +89,20 @@ def _any_math(row: Mapping[str, Any], where: str) -> Problem:
 
 def _rows(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
     """Each row with where it is. Unlike our own files, a last line needs no newline."""
-    for number, line in enumerate(path.read_bytes().split(b"\n"), 1):
-        if not line.strip():
-            continue
-        where = f"{path}:{number}"
-        try:
-            row = json.loads(line)
-        except ValueError as error:  # not JSON, or not UTF-8
-            raise UserError(f"{where}: no JSON row ({error}): give one object a line") from error
-        if not isinstance(row, dict):
-            raise UserError(
-                f"{where}: the row is {type(row).__name__}: give an object with problem_id and completions"
-            )
-        yield where, row
+    with open(path, "rb") as lines:
+        for number, line in enumerate(lines, 1):
+            if not line.strip():
+                continue
+            where = f"{path}:{number}"
+            try:
+                row = json.loads(line)
+            except ValueError as error:  # not JSON, or not UTF-8
+                raise UserError(f"{where}: no JSON row ({error}): give one object a line") from error
+            if not isinstance(row, dict):
+                raise UserError(
+                    f"{where}: the row is {type(row).__name__}: give an object with problem_id and completions"
+                )
+            yield where, row
 
 
 def _name(row: Mapping[str, Any], where: str) -> str:

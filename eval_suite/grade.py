@@ -6,13 +6,13 @@ Only samples without a verdict of the grader's present version are graded.
 
 from __future__ import annotations
 
+import filecmp
 import json
-from collections.abc import Iterable, Iterator
+import os
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import asdict
-from itertools import islice
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
@@ -27,21 +27,47 @@ from eval_suite.records import (
     Verdict,
     append_jsonl,
     drop_truncated_line,
+    jsonl_line,
     read_jsonl,
     write_atomic,
 )
 
-CHUNK_SAMPLES = 2048  # held in memory at once
 FLUSH_VERDICTS = 128
+MAX_SAMPLE_INDEX = 10_000_000
 
-Key = tuple[str, int]
+
+class _Key(NamedTuple):
+    """What is needed to grade a problem's samples."""
+
+    grader: str
+    version: str
+    gold: str
+
+
+class _Marks:
+    """Which samples were met: a byte for each, so that millions fit."""
+
+    def __init__(self, problem_ids: Iterable[str]) -> None:
+        self._marked = {problem_id: bytearray() for problem_id in problem_ids}
+        self.count = 0
+
+    def add(self, problem_id: str, sample_index: int) -> bool:
+        """Mark it; was it not marked yet?"""
+        marked = self._marked[problem_id]
+        if sample_index >= len(marked):
+            marked.extend(bytes(sample_index + 1 - len(marked)))
+        is_new = not marked[sample_index]
+        marked[sample_index] = 1
+        self.count += is_new
+        return is_new
 
 
 def grade_run(folder: str | Path, *, num_workers: int | None = None, progress: bool = True) -> Path:
     """Grade what has no verdict yet in a run's folder, and return that folder.
 
     Reads problems.jsonl and samples.jsonl, appends to verdicts.jsonl, whose rows come in any order. Verdicts
-    of another grader version, and second ones of a sample, are dropped first.
+    of another grader version, and second ones of a sample, are dropped first. Memory does not grow with the
+    completions: a byte for each sample, and those in work.
 
     Args:
         folder: the run.
@@ -55,15 +81,16 @@ def grade_run(folder: str | Path, *, num_workers: int | None = None, progress: b
     for name in ("problems.jsonl", "samples.jsonl"):
         if not (folder / name).is_file():
             raise UserError(f"{str(folder)!r} has no {name}: sample into it first, or grade a file with --answers")
-    problems = {problem.problem_id: problem for problem in read_jsonl(folder / "problems.jsonl", Problem)}
-    versions = {key: grader_spec(problem.grader).version for key, problem in problems.items()}
+    keys = {
+        problem.problem_id: _Key(problem.grader, grader_spec(problem.grader).version, problem.gold)
+        for problem in read_jsonl(folder / "problems.jsonl", Problem)
+    }
     verdicts_file = folder / "verdicts.jsonl"
-    done = _keep_current(verdicts_file, versions)
-    missing = _missing(folder / "samples.jsonl", problems, done)
+    done = _keep_current(verdicts_file, keys)
+    missing = _missing(folder / "samples.jsonl", done, keys)
     with GraderPool(num_workers) as pool, _bar(progress) as bar:
-        task = bar.add_task("grading", total=_count_lines(folder / "samples.jsonl"), completed=len(done))
-        while chunk := list(islice(missing, CHUNK_SAMPLES)):
-            _grade_chunk(pool, chunk, problems, verdicts_file, lambda: bar.advance(task))
+        task = bar.add_task("grading", total=_count_lines(folder / "samples.jsonl"), completed=done.count)
+        _grade(pool, missing, keys, verdicts_file, lambda: bar.advance(task))
     verdicts_file.touch()
     return folder
 
@@ -92,84 +119,115 @@ def grade_answers(
     Raises:
         UserError: a bad row, with file, line and remedy; an unknown benchmark; `out` holds another run.
     """
-    problems, samples = read_answers(answers_file, benchmark, hub_mirror)
     out = Path(out)
-    contents = {"problems.jsonl": _lines(problems), "samples.jsonl": _lines(samples)}
-    for name, text in contents.items():
-        path = out / name
-        if path.exists() and path.read_text(encoding="utf-8") != text:
-            raise UserError(f"out={str(out)!r} holds another run ({name} differs): choose another --out")
+    samples_a_problem = _write_answers(out, read_answers(answers_file, benchmark, hub_mirror))
     record = {
         "model": None,
         "benchmarks": [benchmark],
-        "settings": {"n": len(samples) // len(problems), "answers": Path(answers_file).name},
+        "settings": {"n": samples_a_problem, "answers": Path(answers_file).name},
         "versions": package_versions(),
         "commit": source_commit(),
     }
-    for name, text in contents.items():
-        write_atomic(out / name, text)
     write_atomic(out / "run.json", json.dumps(record, indent=2, ensure_ascii=False) + "\n")
     return grade_run(out, num_workers=num_workers, progress=progress)
 
 
-def _keep_current(verdicts_file: Path, versions: dict[str, str]) -> set[Key]:
-    """Keys with a verdict of the present grader version; the file keeps one row for each and no others."""
+def _write_answers(out: Path, rows: Iterator[tuple[Problem, list[Sample]]]) -> int:
+    """Write problems.jsonl and samples.jsonl, or find them equal; return n. After an error all is as before."""
+    is_new = not out.exists()
+    out.mkdir(parents=True, exist_ok=True)
+    files = {name: out / f"{name}.new" for name in ("problems.jsonl", "samples.jsonl")}
+    try:
+        with (
+            open(files["problems.jsonl"], "w", encoding="utf-8") as problems,
+            open(files["samples.jsonl"], "w", encoding="utf-8") as samples,
+        ):
+            for problem, own_samples in rows:
+                problems.write(jsonl_line(problem))
+                samples.writelines(map(jsonl_line, own_samples))
+        for name, new in files.items():
+            if (out / name).exists() and not filecmp.cmp(out / name, new, shallow=False):
+                raise UserError(f"out={str(out)!r} holds another run ({name} differs): choose another --out")
+        for name, new in files.items():
+            os.replace(new, out / name)
+    finally:
+        for new in files.values():
+            new.unlink(missing_ok=True)
+        if is_new and not any(out.iterdir()):
+            out.rmdir()
+    return len(own_samples)
+
+
+def _keep_current(verdicts_file: Path, keys: Mapping[str, _Key]) -> _Marks:
+    """Samples with a verdict of the present grader version; the file keeps one row for each and no others."""
     drop_truncated_line(verdicts_file)
-    if not verdicts_file.exists():
-        return set()
-    rows = 0
-    current: dict[Key, Verdict] = {}
-    for verdict in read_jsonl(verdicts_file, Verdict):
-        rows += 1
-        if verdict.grader == versions.get(verdict.problem_id):
-            current.setdefault((verdict.problem_id, verdict.sample_index), verdict)
-    if len(current) < rows:
-        write_atomic(verdicts_file, _lines(current.values()))
-    return set(current)
+    done = _Marks(keys)
+    if verdicts_file.exists():
+        rows = sum(1 for _ in _current(verdicts_file, keys, done))
+        if rows < _count_lines(verdicts_file):
+            write_atomic(verdicts_file, map(jsonl_line, _current(verdicts_file, keys, _Marks(keys))))
+    return done
 
 
-def _missing(samples_file: Path, problems: dict[str, Problem], done: set[Key]) -> Iterator[Sample]:
-    seen = set(done)
+def _current(verdicts_file: Path, keys: Mapping[str, _Key], met: _Marks) -> Iterator[dict[str, Any]]:
+    for row in read_jsonl(verdicts_file):
+        problem_id, sample_index = row["problem_id"], row["sample_index"]
+        key = keys.get(problem_id)
+        if key and row["grader"] == key.version and _is_index(sample_index) and met.add(problem_id, sample_index):
+            yield row
+
+
+def _missing(samples_file: Path, met: _Marks, keys: Mapping[str, _Key]) -> Iterator[Sample]:
     for sample in read_jsonl(samples_file, Sample):
-        if sample.problem_id not in problems:
+        if sample.problem_id not in keys:
             raise UserError(
                 f"{samples_file}: sample {sample.sample_index} is of {sample.problem_id!r}, which is not in "
                 "problems.jsonl: the folder mixes two runs; sample into another --out"
             )
-        key = (sample.problem_id, sample.sample_index)
-        if key not in seen:
-            seen.add(key)
+        if not _is_index(sample.sample_index):
+            raise UserError(
+                f"{samples_file}: sample_index={sample.sample_index!r} of {sample.problem_id!r} is no whole number "
+                f"from 0 to {MAX_SAMPLE_INDEX}: number each problem's samples from 0"
+            )
+        if met.add(sample.problem_id, sample.sample_index):
             yield sample
 
 
-def _grade_chunk(
-    pool: GraderPool, chunk: list[Sample], problems: dict[str, Problem], verdicts_file: Path, advance: Any
+def _is_index(sample_index: Any) -> bool:
+    return isinstance(sample_index, int) and 0 <= sample_index <= MAX_SAMPLE_INDEX
+
+
+def _grade(
+    pool: GraderPool,
+    samples: Iterable[Sample],
+    keys: Mapping[str, _Key],
+    verdicts_file: Path,
+    advance: Callable[[], None],
 ) -> None:
-    requests = []
-    for sample in chunk:
-        problem = problems[sample.problem_id]
-        requests.append(GradeRequest(problem.grader, sample.completion, problem.gold))
+    in_work: dict[int, tuple[str, int]] = {}
     graded: list[Verdict] = []
+
+    def requests() -> Iterator[GradeRequest]:
+        for index, sample in enumerate(samples):
+            in_work[index] = (sample.problem_id, sample.sample_index)
+            key = keys[sample.problem_id]
+            yield GradeRequest(key.grader, sample.completion, key.gold)
 
     def flush() -> None:
         append_jsonl(verdicts_file, graded)
         graded.clear()
 
     def keep(index: int, grade: Grade) -> None:
-        sample, version = chunk[index], grader_spec(requests[index].grader).version
-        graded.append(Verdict(sample.problem_id, sample.sample_index, grade.status, grade.answer, version))
+        problem_id, sample_index = in_work.pop(index)
+        graded.append(Verdict(problem_id, sample_index, grade.status, grade.answer, keys[problem_id].version))
         advance()
         if len(graded) >= FLUSH_VERDICTS:
             flush()
 
     try:
-        pool.grade(requests, on_done=keep)
+        pool.grade_stream(requests(), keep)
     finally:
         flush()  # Ctrl-C keeps what is graded
-
-
-def _lines(rows: Iterable[Any]) -> str:
-    return "".join(json.dumps(asdict(row), ensure_ascii=False) + "\n" for row in rows)
 
 
 def _count_lines(path: Path) -> int:

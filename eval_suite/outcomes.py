@@ -1,6 +1,7 @@
 """What a run's files say of each problem: counts of passes, the vote, and how samples ended.
 
-P problems, M = n samples per problem. Files are read row by row; completions are not kept.
+P problems, M = n samples per problem. Files are read row by row; neither completions nor rows are kept, only a
+byte a sample and each problem's distinct answers.
 """
 
 from __future__ import annotations
@@ -10,21 +11,23 @@ from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import numpy as np
 from numpy.typing import NDArray
 
 from eval_suite.errors import UserError
-from eval_suite.records import read_jsonl
-from eval_suite.statistics import cons_at_m
+from eval_suite.records import Status, read_jsonl
+from eval_suite.statistics import Ballot, Values, cons
+
+STATUSES: tuple[Status, ...] = get_args(Status)
 
 
 @dataclass(frozen=True)
 class Outcomes:
     """One benchmark of one run.
 
-    passes_P, votes_P: of `problem_ids`, how many of the n samples pass, and the majority vote in 0–1.
+    passes_P, ballots_P: of `problem_ids`, how many of the n samples pass, and who votes for what.
     statuses: how many verdicts have each status. truncated: how many samples the token limit cut.
     """
 
@@ -32,11 +35,16 @@ class Outcomes:
     problem_ids: list[str]
     n: int
     passes_P: NDArray[np.int64]
-    votes_P: NDArray[np.float64]
+    ballots_P: list[Ballot]
     statuses: Counter[str]
     graders: list[str]
     truncated: int
     tokens: int
+
+    @property
+    def votes_P(self) -> Values:
+        """The majority vote of each problem in 0–1."""
+        return np.array([cons(ballot) for ballot in self.ballots_P])
 
     @property
     def num_samples(self) -> int:
@@ -45,15 +53,22 @@ class Outcomes:
 
 @dataclass
 class _Tally:
-    """What is seen of one problem; index = sample_index."""
+    """What is seen of one problem.
+
+    sampled, graded: at sample_index, is it there; its status as index in STATUSES, from 1. rivals: votes of each
+    answer that is not gold's.
+    """
 
     benchmark: str
     sampled: bytearray
-    statuses: list[Any]
-    answers: list[str | None]
+    graded: bytearray
+    rivals: Counter[str] = field(default_factory=Counter)
     truncated: int = 0
     tokens: int = 0
     graders: set[str] = field(default_factory=set)
+
+    def count(self, status: Status) -> int:
+        return self.graded.count(STATUSES.index(status) + 1)
 
 
 def read_record(folder: str | Path) -> dict[str, Any]:
@@ -78,7 +93,7 @@ def read_outcomes(folder: str | Path) -> dict[str, Outcomes]:
     folder = Path(folder)
     n = read_record(folder)["settings"]["n"]
     tallies = {
-        row["problem_id"]: _Tally(row["benchmark"], bytearray(n), [None] * n, [None] * n)
+        row["problem_id"]: _Tally(row["benchmark"], bytearray(n), bytearray(n))
         for row in _rows(folder / "problems.jsonl", "sample")
     }
     for row in _rows(folder / "samples.jsonl", "sample"):
@@ -90,10 +105,11 @@ def read_outcomes(folder: str | Path) -> dict[str, Outcomes]:
         tally.tokens += row["tokens"]
     for row in _rows(folder / "verdicts.jsonl", "grade"):
         tally = _tally(tallies, row, n, folder / "verdicts.jsonl")
-        if tally.statuses[row["sample_index"]] is not None:
+        if tally.graded[row["sample_index"]]:
             raise _twice(row, folder / "verdicts.jsonl", "repeat the grade command, which keeps one")
-        tally.statuses[row["sample_index"]] = row["status"]
-        tally.answers[row["sample_index"]] = row["answer"]
+        tally.graded[row["sample_index"]] = STATUSES.index(row["status"]) + 1
+        if row["status"] != "pass" and row["answer"] is not None:
+            tally.rivals[row["answer"]] += 1
         tally.graders.add(row["grader"])
     _check_complete(tallies, n, folder)
     benchmarks = dict.fromkeys(tally.benchmark for tally in tallies.values())
@@ -126,7 +142,7 @@ def _twice(row: dict[str, Any], path: Path, remedy: str) -> UserError:
 def _check_complete(tallies: dict[str, _Tally], n: int, folder: Path) -> None:
     for problem_id, tally in tallies.items():
         sampled = sum(tally.sampled)
-        graded = n - tally.statuses.count(None)
+        graded = n - tally.graded.count(0)
         if sampled != n:
             raise UserError(
                 f"{problem_id} has {sampled} of n={n} samples: repeat the sample command of {str(folder)!r}, "
@@ -140,14 +156,16 @@ def _check_complete(tallies: dict[str, _Tally], n: int, folder: Path) -> None:
 
 def _outcomes(benchmark: str, tallies: dict[str, _Tally], n: int) -> Outcomes:
     chosen = {key: tally for key, tally in tallies.items() if tally.benchmark == benchmark}
-    statuses = [tally.statuses for tally in chosen.values()]
+    passes = [tally.count("pass") for tally in chosen.values()]
     return Outcomes(
         benchmark=benchmark,
         problem_ids=list(chosen),
         n=n,
-        passes_P=np.array([row.count("pass") for row in statuses], dtype=np.int64),
-        votes_P=cons_at_m(statuses, [tally.answers for tally in chosen.values()]),
-        statuses=Counter(status for row in statuses for status in row),
+        passes_P=np.array(passes, dtype=np.int64),
+        ballots_P=[
+            Ballot.of(gold, tally.rivals.values(), n) for gold, tally in zip(passes, chosen.values(), strict=True)
+        ],
+        statuses=Counter({status: sum(tally.count(status) for tally in chosen.values()) for status in STATUSES}),
         graders=sorted(set().union(*(tally.graders for tally in chosen.values()))),
         truncated=sum(tally.truncated for tally in chosen.values()),
         tokens=sum(tally.tokens for tally in chosen.values()),

@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Iterable, Iterator
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 
@@ -95,15 +95,20 @@ def drop_truncated_line(path: str | Path) -> None:
 
 def append_jsonl(path: str | Path, rows: Iterable[Any]) -> None:
     """Append rows (dicts or dataclasses) in one write, flushed to the operating system."""
-    lines = [json.dumps(row if isinstance(row, dict) else asdict(row), ensure_ascii=False) + "\n" for row in rows]
     with open(path, "a", encoding="utf-8") as file:
-        file.write("".join(lines))
+        file.write("".join(map(jsonl_line, rows)))
 
 
-def write_atomic(path: str | Path, text: str) -> None:
-    """Replace `path` by `text` at once: a reader sees the old file or the new one, never a part."""
+def jsonl_line(row: Any) -> str:
+    """The line of a dict or of a record of this module."""
+    return json.dumps(row if isinstance(row, dict) else vars(row), ensure_ascii=False) + "\n"
+
+
+def write_atomic(path: str | Path, text: str | Iterable[str]) -> None:
+    """Replace `path` by `text`, or its parts, at once: a reader sees the old file or the new one, never a part."""
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(path.name + ".tmp")
-    temporary.write_text(text, encoding="utf-8")
+    with open(temporary, "w", encoding="utf-8") as file:
+        file.writelines([text] if isinstance(text, str) else text)
     os.replace(temporary, path)

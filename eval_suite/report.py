@@ -18,13 +18,25 @@ from eval_suite.errors import UserError
 from eval_suite.outcomes import Outcomes, read_outcomes, read_record
 from eval_suite.plots import plot_pass_at_k, to_png
 from eval_suite.records import write_atomic
-from eval_suite.statistics import avg_at_m, pass_at_k, problem_interval, sampling_se
+from eval_suite.statistics import (
+    avg_at_m,
+    maj_at_k,
+    near_edge,
+    pass_at_k,
+    problem_interval,
+    sampling_se,
+    vote_sampling_se,
+)
 
 READING = (
     "Values are percentages, with 95% intervals over problems: how far another draw of such problems could "
     "move them. The sampling error is the standard error of drawing other samples for these same problems. "
     "Pass@k is the unbiased estimate from n samples; Avg@n is the share of samples that pass; Cons@n is the "
-    "majority vote, shared among ties."
+    "majority vote, shared among ties, and Maj@k that of k samples, averaged over all subsets of k."
+)
+NEAR_EDGE = (
+    "* Near 0 or 100 (less than 10 problems' worth of value at one end) the interval is the exact one: it is wider "
+    "than 95% needs, and covers in 97 to 100% of draws."
 )
 
 
@@ -55,8 +67,7 @@ def report_run(folder: str | Path, pass_at: Sequence[int] | None = None) -> dict
     """Write the report of one run into its folder and return what results.json holds.
 
     ``{benchmark: {"problems", "n", "truncated", "unparsed", "metrics": {key: {"value", "low", "high",
-    "sampling_se"}}}}`` with keys such as ``pass@8``, ``avg@16``, ``cons@16``; values and rates in 0–1;
-    `sampling_se` is null for cons, which has none in closed form.
+    "sampling_se"}}}}`` with keys such as ``pass@8``, ``avg@16``, ``maj@8``, ``cons@16``; values and rates in 0–1.
 
     Raises:
         UserError: a k above n, or a problem without exactly n samples and verdicts; nothing is written.
@@ -90,7 +101,7 @@ def report(folders: Sequence[str | Path], pass_at: Sequence[int] | None = None) 
 
 
 def benchmark_results(outcomes: Outcomes, pass_at: Sequence[int]) -> dict[str, Any]:
-    """The entry of one benchmark in results.json."""
+    """The entry of one benchmark in results.json; maj@k for the k of pass@k between 1 and n."""
     n = outcomes.n
     total = outcomes.num_samples
     metrics = {
@@ -98,7 +109,10 @@ def benchmark_results(outcomes: Outcomes, pass_at: Sequence[int]) -> dict[str, A
         for k in pass_at
     }
     metrics[f"avg@{n}"] = problem_interval(avg_at_m(outcomes.passes_P, n), sampling_se(outcomes.passes_P, n, 1))
-    metrics[f"cons@{n}"] = problem_interval(outcomes.votes_P)
+    ballots_P = outcomes.ballots_P
+    for k in [k for k in pass_at if 1 < k < n]:
+        metrics[f"maj@{k}"] = problem_interval(maj_at_k(ballots_P, k), vote_sampling_se(ballots_P, k))
+    metrics[f"cons@{n}"] = problem_interval(outcomes.votes_P, vote_sampling_se(ballots_P, n))
     return {
         "problems": len(outcomes.problem_ids),
         "n": n,
@@ -147,15 +161,18 @@ def _metric_blocks(results: dict[str, Any]) -> list[Block]:
     """For each benchmark its metrics; first of all, how to read them."""
     blocks: list[Block] = [Text(READING)]
     for name, entry in results.items():
-        rows = [
-            [key, *(percent(metric[end]) for end in ("value", "low", "high", "sampling_se"))]
-            for key, metric in entry["metrics"].items()
-        ]
+        rows, stars = [], []
+        for key, metric in entry["metrics"].items():
+            stars.append("*" if near_edge(metric["value"], entry["problems"]) else "")
+            low, high = percent(metric["low"]), percent(metric["high"])
+            rows.append([key, percent(metric["value"]), low, high + stars[-1], percent(metric["sampling_se"])])
         caption = (
             f"{name}: {entry['problems']} problems, n = {entry['n']}, "
             f"{percent(entry['truncated'])}% of samples truncated, {percent(entry['unparsed'])}% unparsed"
         )
         blocks.append(Table(caption, ["metric", "%", "low", "high", "sampling error"], rows))
+        if any(stars):
+            blocks.append(Text(NEAR_EDGE))
     return blocks
 
 

@@ -1,4 +1,4 @@
-"""Pass@k, Avg@m, Cons@m, their intervals and paired differences: pure functions on numpy arrays.
+"""Pass@k, Avg@m, intervals and paired differences: pure functions on numpy arrays. Votes are in `votes`.
 
 Letters: P problems, M samples per problem, B bootstrap resamples, U distinct values. All values are in 0–1.
 
@@ -9,8 +9,6 @@ problems is paired over problems.
 
 from __future__ import annotations
 
-from collections import Counter
-from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 
@@ -19,16 +17,30 @@ from numpy.typing import ArrayLike, NDArray
 from scipy import stats
 
 from eval_suite.errors import UserError
-from eval_suite.records import Status
+from eval_suite.votes import SEED, Ballot, Values, ballots, cons, cons_at_m, maj_at_k, vote_sampling_se
 
-Values = NDArray[np.float64]
+__all__ = [
+    "Ballot",
+    "Interval",
+    "PairedDifference",
+    "avg_at_m",
+    "ballots",
+    "cons",
+    "cons_at_m",
+    "maj_at_k",
+    "near_edge",
+    "paired_difference",
+    "pass_at_k",
+    "problem_interval",
+    "sampling_se",
+    "vote_sampling_se",
+]
 
 CONFIDENCE = 0.95
 BOOTSTRAP_FROM_PROBLEMS = 100
 EDGE_PROBLEMS = 10  # fewer than this many expected at one end of the range: the exact interval
 RESAMPLES = 10_000
 EXACT_SIGN_FLIPS = 16
-SEED = 20251222
 _CHUNK_DRAWS = 5_000_000
 
 
@@ -91,29 +103,6 @@ def avg_at_m(c: ArrayLike, n: int) -> Values:
     return _counts(c, n) / n
 
 
-def cons_at_m(statuses: Sequence[Sequence[Status]], answers: Sequence[Sequence[str | None]]) -> Values:
-    """Majority vote of each problem [P]: 1/r where gold is among the r answers with most votes, else 0.
-
-    All passes vote for gold, whatever their form; fails vote for their canonical answer; unparsed samples,
-    and timeouts and errors, whose answer is unknown, do not vote. 0 where nobody votes.
-
-    Args:
-        statuses, answers: [P][M], as in the verdicts.
-    """
-    return np.array([_vote(*problem) for problem in zip(statuses, answers, strict=True)], dtype=np.float64)
-
-
-def _vote(statuses_M: Sequence[Status], answers_M: Sequence[str | None]) -> float:
-    gold_votes = sum(status == "pass" for status in statuses_M)
-    others = Counter(
-        answer for status, answer in zip(statuses_M, answers_M, strict=True) if status != "pass" and answer is not None
-    )
-    most = max(others.values(), default=0)
-    if gold_votes == 0 or gold_votes < most:
-        return 0.0
-    return 1.0 / (1 + sum(votes == gold_votes for votes in others.values()))
-
-
 def problem_interval(values_P: ArrayLike, sampling_se: float | None = None) -> Interval:
     """Mean of per-problem values in 0–1 with a 95% interval over problems, clipped to [0, 1].
 
@@ -132,7 +121,7 @@ def problem_interval(values_P: ArrayLike, sampling_se: float | None = None) -> I
     if not (values.min() >= 0.0 and values.max() <= 1.0):
         raise UserError(f"values from {values.min()} to {values.max()}: an interval over problems needs them in 0-1")
     problems, mean = len(values), float(values.mean())
-    if problems * min(mean, 1.0 - mean) < EDGE_PROBLEMS or np.ptp(values) == 0.0:
+    if near_edge(mean, problems) or np.ptp(values) == 0.0:
         low, high = _exact_interval(values)
     elif problems < BOOTSTRAP_FROM_PROBLEMS:
         half = stats.t.ppf(0.5 + CONFIDENCE / 2, problems - 1) * values.std(ddof=1) / np.sqrt(problems)
@@ -140,6 +129,11 @@ def problem_interval(values_P: ArrayLike, sampling_se: float | None = None) -> I
     else:
         low, high = _bootstrap(values)
     return Interval(mean, max(0.0, float(low)), min(1.0, float(high)), sampling_se)
+
+
+def near_edge(mean: float, problems: int) -> bool:
+    """Is the interval of this mean the exact one, which covers more than it says?"""
+    return problems * min(mean, 1.0 - mean) < EDGE_PROBLEMS
 
 
 def _exact_interval(values: Values) -> tuple[float, float]:

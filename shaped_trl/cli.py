@@ -260,7 +260,7 @@ def report_command(argv: list[str]) -> int:
         "report", "Write results.json, report.md and report.html from verdicts; several folders are compared."
     )
     parser.add_argument("folders", nargs="+", help="folders of graded runs, or one folder of a study")
-    parser.add_argument("--pass_at", help="k of pass@k, separated by commas; default: powers of two up to n")
+    parser.add_argument("--pass_at", help="k of pass@k and maj@k, separated by commas; default: powers of two")
     args = parser.parse_args(argv)
     from eval_suite.report import parse_pass_at, report
 

@@ -28,6 +28,7 @@ from typing import Any
 
 from math_verify import ExprExtractionConfig, LatexExtractionConfig, parse, verify
 from math_verify.grader import get_pct_val
+from sympy import Rational
 
 from eval_suite.grading.canonical import canonical, constant_value, is_contradiction
 from eval_suite.grading.extract import boxed_or_tail, last_boxed, plain_answer
@@ -66,6 +67,8 @@ def grade(completion: str, gold: str) -> tuple[Status, str | None]:
     expected_words, words = _words(gold), _words(boxed)
     if expected_words is not None and words is not None and _TEXT.search(gold):
         return ("pass", _gold_answer(gold)) if words == expected_words else ("fail", plain_answer(words))
+    if number is not None and _far_from(gold, number):
+        return "fail", plain_answer(str(number.value))
     if len(boxed) > max(MAX_PARSED_CHARACTERS, 2 * len(gold)):
         return "fail", plain_answer(boxed)
     text = boxed if number is None else str(number.value)
@@ -85,11 +88,17 @@ def _equal(gold: str, expected: list[Any], parsed: list[Any]) -> bool:
     if not expected:
         return False
     distance = _relative_distance(expected[0], parsed[0])
-    if distance is not None and _SCIENTIFIC.search(gold):
-        return distance <= CONSTANT_TOLERANCE
-    if not verify(expected, parsed, timeout_seconds=None):
-        return False
-    return (distance is None or distance <= CONSTANT_TOLERANCE) and not is_contradiction(parsed[0])
+    if distance is not None and (distance > CONSTANT_TOLERANCE or _SCIENTIFIC.search(gold)):
+        return distance <= CONSTANT_TOLERANCE  # most answers: no need to simplify their difference
+    return verify(expected, parsed, timeout_seconds=None) and not is_contradiction(parsed[0])
+
+
+def _far_from(gold: str, number: Number) -> bool:
+    """Is gold a constant other than this number? Cheap: the answer is not parsed."""
+    expected = _parse_gold(gold)
+    answer = Rational(number.value.numerator, number.value.denominator)
+    distance = _relative_distance(expected[0], answer) if expected else None
+    return distance is not None and distance > CONSTANT_TOLERANCE
 
 
 def _relative_distance(expected: Any, answer: Any) -> float | None:

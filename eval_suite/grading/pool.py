@@ -12,8 +12,8 @@ import json
 import os
 import threading
 import time
-from collections import deque
-from collections.abc import Callable, Sequence
+from collections import OrderedDict, deque
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from multiprocessing.connection import Connection, wait
 
@@ -23,6 +23,11 @@ from eval_suite.grading.graders import grader_spec, load
 from eval_suite.grading.nursery import Nursery
 
 OnDone = Callable[[int, Grade], None]
+
+WINDOW_REQUESTS = 2_048  # read and not done
+READ_AHEAD_JOBS = 64
+REMEMBERED_GRADES = 8_192
+REMEMBERED_CHARACTERS = 2_000  # of a completion's deciding part: a longer one, as hostile answers are, is not kept
 
 
 @dataclass
@@ -40,6 +45,58 @@ class _Worker:
     channel: Connection
     job: _Job | None = None
     deadline_s: float = 0.0
+
+
+class _Stream:
+    """Requests read when there is room, equal ones gathered in one job; the jobs in `queue` wait for a worker."""
+
+    def __init__(self, requests: Iterable[GradeRequest], on_done: OnDone, window: int, read_ahead: int) -> None:
+        self.queue: deque[_Job] = deque()
+        self._source = enumerate(requests)
+        self._on_done = on_done
+        self._room = window
+        self._read_ahead = read_ahead
+        self._open: dict[GradeRequest, _Job] = {}
+        self._done: OrderedDict[GradeRequest, Grade] = OrderedDict()
+
+    def read(self) -> bool:
+        """Read on until enough jobs are queued; is there one to assign?"""
+        while self._room > 0 and len(self.queue) < self._read_ahead:
+            index, request = next(self._source, (0, None))
+            if request is None:
+                break
+            self._room -= 1
+            self._take(index, request)
+        return bool(self.queue)
+
+    def _take(self, index: int, request: GradeRequest) -> None:
+        spec = grader_spec(request.grader)
+        if spec.reduce is not None:
+            request = request._replace(completion=load(spec.reduce)(request.completion))
+        if request in self._done:
+            self._done.move_to_end(request)
+            self._tell(index, self._done[request])
+        elif request in self._open:
+            self._open[request].indices.append(index)
+        else:
+            job = self._open[request] = _Job(request, [index])
+            if spec.isolated:
+                self.queue.append(job)
+            else:
+                self.finish(job, _grade_here(request))
+
+    def finish(self, job: _Job, grade: Grade) -> None:
+        del self._open[job.request]
+        if len(job.request.completion) <= REMEMBERED_CHARACTERS:
+            self._done[job.request] = grade
+            if len(self._done) > REMEMBERED_GRADES:
+                self._done.popitem(last=False)
+        for index in job.indices:
+            self._tell(index, grade)
+
+    def _tell(self, index: int, grade: Grade) -> None:
+        self._room += 1
+        self._on_done(index, grade)
 
 
 class GraderPool:
@@ -107,41 +164,40 @@ class GraderPool:
         """
         grades: list[Grade | None] = [None] * len(requests)
 
-        def finish(job: _Job, grade: Grade) -> None:
-            for index in job.indices:
-                grades[index] = grade
-                if on_done is not None:
-                    on_done(index, grade)
+        def keep(index: int, grade: Grade) -> None:
+            grades[index] = grade
+            if on_done is not None:
+                on_done(index, grade)
 
-        jobs: dict[GradeRequest, _Job] = {}
-        for index, request in enumerate(requests):
-            reduce = grader_spec(request.grader).reduce
-            if reduce is not None:
-                request = request._replace(completion=load(reduce)(request.completion))
-            jobs.setdefault(request, _Job(request)).indices.append(index)
-        isolated: deque[_Job] = deque()
-        for job in jobs.values():
-            if grader_spec(job.request.grader).isolated:
-                isolated.append(job)
-            else:
-                finish(job, _grade_here(job.request))
-        if isolated:
-            with self._lock:
-                self._run(isolated, finish)
+        with self._lock:
+            self._run(_Stream(requests, keep, window=len(requests), read_ahead=len(requests)))
         return [grade for grade in grades if grade is not None]
 
-    def _run(self, queue: deque[_Job], finish: Callable[[_Job, Grade], None]) -> None:
+    def grade_stream(self, requests: Iterable[GradeRequest], on_done: OnDone) -> None:
+        """Grade requests as they come and keep none: at most 2,048 are read and not done.
+
+        `on_done(index, grade)` is called in this thread, in any order. Equal gradings are done once, unless 8,192
+        others lie between them.
+
+        Raises:
+            UserError: an unknown grader.
+        """
+        with self._lock:
+            self._run(_Stream(requests, on_done, WINDOW_REQUESTS, READ_AHEAD_JOBS))
+
+    def _run(self, stream: _Stream) -> None:
         try:
-            while queue or any(worker.job for worker in self._workers):
-                self._assign(queue)
+            while stream.read() or any(worker.job for worker in self._workers):
+                self._assign(stream.queue)
+                stream.read()  # while the workers work
                 busy = [worker for worker in self._workers if worker.job is not None]
                 patience_s = max(0.0, min(worker.deadline_s for worker in busy) - time.monotonic())
                 ready = set(wait([worker.channel for worker in busy], patience_s))
                 for worker in busy:
                     if worker.channel in ready:
-                        self._collect(worker, queue, finish)
+                        self._collect(worker, stream)
                     elif time.monotonic() >= worker.deadline_s:
-                        self._end(worker, finish, Grade("timeout", None))
+                        self._end(worker, stream, Grade("timeout", None))
         finally:
             for worker in [worker for worker in self._workers if worker.job is not None]:
                 self._discard(worker)  # only after an exception, Ctrl-C among them, is one still busy
@@ -160,7 +216,7 @@ class GraderPool:
             else:
                 worker.job = queue.popleft()
 
-    def _collect(self, worker: _Worker, queue: deque[_Job], finish: Callable[[_Job, Grade], None]) -> None:
+    def _collect(self, worker: _Worker, stream: _Stream) -> None:
         job = worker.job
         assert job is not None
         try:
@@ -168,23 +224,23 @@ class GraderPool:
         except (EOFError, ConnectionResetError):  # the worker died, perhaps through no fault of the item
             job.deaths += 1
             if job.deaths > 1:
-                self._end(worker, finish, Grade("error", None))
+                self._end(worker, stream, Grade("error", None))
             else:
                 self._discard(worker)
-                queue.append(job)
+                stream.queue.append(job)
             return
         grade = Grade(reply["status"], reply["answer"])
         if reply["retire"]:
-            self._end(worker, finish, grade)
+            self._end(worker, stream, grade)
             return
         worker.job = None
-        finish(job, grade)
+        stream.finish(job, grade)
 
-    def _end(self, worker: _Worker, finish: Callable[[_Job, Grade], None], grade: Grade) -> None:
+    def _end(self, worker: _Worker, stream: _Stream, grade: Grade) -> None:
         job = worker.job
         assert job is not None
         self._discard(worker)
-        finish(job, grade)
+        stream.finish(job, grade)
 
     def _spawn(self) -> _Worker:
         if self._nursery is None:

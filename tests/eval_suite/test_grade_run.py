@@ -72,11 +72,9 @@ def test_only_what_is_missing_is_graded(tmp_path, undisturbed, monkeypatch):
     with open(file, "ab") as handle:
         handle.write('{"problem_id": "toy/11", "answer": "é'.encode()[:-1])  # a killed writer's last line
     graded = []
-    original = grade_module._grade_chunk
+    original = grade_module._missing
     monkeypatch.setattr(
-        grade_module,
-        "_grade_chunk",
-        lambda pool, chunk, *rest: (graded.extend(chunk), original(pool, chunk, *rest)),
+        grade_module, "_missing", lambda *arguments: (graded.append(each) or each for each in original(*arguments))
     )
     grade_run(folder, num_workers=1, progress=False)
     assert len(graded) == NUM_PROBLEMS * NUM_SAMPLES - 50
