@@ -21,7 +21,7 @@ from typing import Any
 from eval_suite.grading.extract import plain_answer
 from eval_suite.grading.programs import find_programs
 from eval_suite.grading.sandbox.checker import Limits, Tests, TestResult, check, free_names
-from eval_suite.grading.sandbox.server import SandboxServer
+from eval_suite.grading.sandbox.server import SandboxServer, SandboxUnavailable
 from eval_suite.records import Status
 
 PASSES = "passes"
@@ -31,11 +31,7 @@ _server: SandboxServer | None = None  # of this process, which grades one item a
 
 
 def grade(completion: str, gold: str) -> tuple[Status, str | None, str]:
-    """Grade one completion: status, answer, and the reason in words. Runs in a worker of the pool.
-
-    Raises:
-        SandboxUnavailable: this machine cannot confine the code.
-    """
+    """Grade one completion: status, answer, and the reason in words. Runs in a worker of the pool."""
     task = _task(gold)
     entry_point, preamble = task.get("entry_point", ""), task.get("preamble", "")
     kind = task.get("kind", "program")
@@ -48,7 +44,10 @@ def grade(completion: str, gold: str) -> tuple[Status, str | None, str]:
     if names is None and entry_point:
         names = list(dict.fromkeys([entry_point, *free_names(task["tests"])]))
     tests = Tests(task["tests"], names, before=preamble, setup=task.get("setup", ""))
-    result = run(programs, tests, Limits(**task.get("limits", {})))
+    try:
+        result = run(programs, tests, Limits(**task.get("limits", {})))
+    except (OSError, SandboxUnavailable) as error:
+        return "error", None, str(error) or type(error).__name__
     answers = {"pass": PASSES, "fail": plain_answer(result.reason)}
     return result.status, answers.get(result.status), result.reason
 

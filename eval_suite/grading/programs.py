@@ -119,7 +119,10 @@ def _split(text: str) -> tuple[str, list[_Block]]:
     for line in text.split("\n"):
         fence = _FENCE.match(line) if "```" in line or "~~~" in line else None
         if fence is None:
-            (head if current is None and not blocks else current if current is not None else []).append(line)
+            if current is not None:
+                current.append(line)
+            elif not blocks:
+                head.append(line)
         elif current is None:
             language, current = fence.group(1), []
         else:
