@@ -55,7 +55,7 @@ GRADERS: dict[str, GraderSpec] = {
         version=f"code/1 (Python {platform.python_version()})",
         isolated=True,
         check="eval_suite.grading.sandbox.server:check_sandbox",
-        hard_timeout_s=60.0,
+        hard_timeout_s=90.0,
     ),
     "running_sums": GraderSpec(function="eval_suite.benchmarks.running_sums:grade", version="running_sums/1"),
 }

@@ -23,9 +23,9 @@ def run_tests(
     names: Sequence[str] | None = None,
     before: str = "",
     setup: str = "",
-    cpu_s: int = 5,
+    cpu_s: int = 10,
     memory_mb: int = 1024,
-    wall_s: float = 30.0,
+    wall_s: float = 60.0,
 ) -> TestResult:
     """Run untrusted `code` in the sandbox against `tests`.
 

@@ -105,9 +105,9 @@ class Limits:
     cpu_s: CPU time, in whole seconds. memory_mb: address space. wall_s: for code that waits without working.
     """
 
-    cpu_s: int = 5
+    cpu_s: int = 10
     memory_mb: int = 1024
-    wall_s: float = 30.0
+    wall_s: float = 60.0
 
 
 def check(server: SandboxServer, programs: Sequence[str], tests: Tests, limits: Limits) -> TestResult:

@@ -21,6 +21,7 @@ import stat
 import struct
 import sys
 from collections.abc import Iterable, Sequence
+from functools import cache
 
 from eval_suite.grading.sandbox import filters
 
@@ -55,6 +56,7 @@ class Refused(OSError):
     """A protection is not to be had here; the message says which, and why."""
 
 
+@cache
 def _libc() -> ctypes.CDLL:
     return ctypes.CDLL(None, use_errno=True)
 

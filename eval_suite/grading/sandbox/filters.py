@@ -17,6 +17,7 @@ import ctypes
 import errno
 import platform
 import struct
+from functools import cache
 
 # name: (x86_64, aarch64); from Linux's asm/unistd_64.h and asm-generic/unistd.h
 _ALLOWED: dict[str, tuple[int | None, int | None]] = {
@@ -149,6 +150,7 @@ def instructions(machine: str) -> list[Instruction]:
     return [*program, refuse]
 
 
+@cache  # the fork server makes it, and its children have it
 def program() -> _Program:
     """``struct sock_fprog`` for the running machine. The x32 calls of x86_64 have numbers that are not allowed."""
     steps = instructions(platform.machine())

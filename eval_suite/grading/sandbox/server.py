@@ -95,6 +95,7 @@ class SandboxServer:
                 start_new_session=True,
             )
         self.close = weakref.finalize(self, _close, self._control, process)
+        self.pid = process.pid  # its session, and all that it starts
         self._control.settimeout(_PATIENCE_S)
         hello = json.loads(self._control.recv(1 << 16) or b'{"refused": "the fork server ended"}')
         if "refused" in hello:

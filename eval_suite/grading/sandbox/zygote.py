@@ -21,7 +21,7 @@ import tempfile
 from collections.abc import Callable
 from typing import Any
 
-from eval_suite.grading.sandbox import candidate, confine
+from eval_suite.grading.sandbox import candidate, confine, filters
 from eval_suite.grading.sandbox.wire import send_frame
 
 ORDER = struct.Struct("=cII")  # START or REAP, CPU seconds, MiB
@@ -125,6 +125,7 @@ class _Server:
         if sys.platform != "linux":
             return
         folder_of_code = confine.FOLDER if self._rooted else None
+        filters.program()
         try:
             paths = [self._options[name] for name in ("readable", "listable", "devices")]
             self._rules = confine.landlock_rules(*paths, folder_of_code)
