@@ -37,8 +37,8 @@ class Benchmark:
     """One row of the table.
 
     `shots` worked examples begin a base prompt by default: the first rows of `shots_split`, or of `examples` where the
-    data set has no split to take them from, or of what `shots_from(hub_mirror, shots)` reads elsewhere. With neither, a
-    benchmark has no examples to ask for.
+    data set has no split to take them from, or what `shots_from(hub_mirror, shots)` reads elsewhere. With none of them
+    a benchmark has no examples to ask for.
     """
 
     dataset_id: str
@@ -85,9 +85,7 @@ BENCHMARKS: dict[str, Benchmark] = {
         "openai/openai_humaneval", "openai_humaneval", "test", code.read_humaneval, code.FUNCTION, "code"
     ),
     "humanevalplus": Benchmark("evalplus/humanevalplus", None, "test", code.read_humaneval, code.FUNCTION, "code"),
-    "mbpp": Benchmark(
-        *code.MBPP, code.read_mbpp, code.TASK_AND_TESTS, "code", 3, shots_from=code.mbpp_examples
-    ),
+    "mbpp": Benchmark(*code.MBPP, code.read_mbpp, code.TASK_AND_TESTS, "code", 3, shots_from=code.mbpp_examples),
     "mbppplus": Benchmark(
         *code.MBPP_PLUS, code.read_mbppplus, code.TASK_AND_TESTS, "code", 3, shots_from=code.mbppplus_examples
     ),
@@ -170,7 +168,8 @@ def _load_one(
         module = importlib.import_module(ELSEWHERE[name].module)
         return module.problems(name, hub_mirror=hub_mirror, limit=limit, chat=chat, shots=shots)
     benchmark = BENCHMARKS[name]
-    examples, source = [], None
+    examples: list[Question] = []
+    source = None
     if not chat and (benchmark.shots if shots is None else shots):
         examples, source = _worked_examples(name, hub_mirror, benchmark.shots if shots is None else shots)
     asked = questions(name, hub_mirror, limit)

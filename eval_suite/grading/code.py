@@ -20,7 +20,7 @@ from typing import Any
 
 from eval_suite.grading.extract import plain_answer
 from eval_suite.grading.programs import find_programs
-from eval_suite.grading.sandbox.checker import Limits, Tests, TestResult, check, free_names
+from eval_suite.grading.sandbox.checker import Limits, TestResult, Tests, check, free_names
 from eval_suite.grading.sandbox.server import SandboxServer, SandboxUnavailable
 from eval_suite.records import Status
 

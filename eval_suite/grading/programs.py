@@ -17,7 +17,6 @@ import textwrap
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-_FENCE = re.compile(r"[ \t]*(?:`{3,}|~{3,})[ \t]*([\w+#.-]*)[^`]*$")
 _LANGUAGES = ("", "py", "python", "python3", "py3", "python2", "ipython")
 _DEFINITION = re.compile(r"(?:def|class|async def)\s+\w|@\w|(?:import\s+\w|from\s+[\w.]+\s+import\b)")
 _CODE = re.compile(
@@ -25,7 +24,7 @@ _CODE = re.compile(
     r"|@\w|import\s+\w|from\s+[\w.]+\s+import\b|[#)\]}]|\"\"\"|'''|[\w.\[\]'\", ]{1,80}[+*/|&-]?=[^=]"
 )
 AFTER_FUNCTION = ("\ndef ", "\nclass ", "\nif ", "\nprint", "\nassert ", "\n#", "\n@", "\nimport ", "\nfrom ", "\n```")
-_MARKS = (("[BEGIN]", "[DONE]"), ("[PYTHON]", "[/PYTHON]"))
+_BEGIN, _DONE = "[BEGIN]", "[DONE]"  # of the prompt of MBPP
 
 
 @dataclass(frozen=True)
@@ -44,8 +43,7 @@ def find_programs(completion: str, entry_point: str, preamble: str = "", continu
         continues: may the completion be the rest of `preamble`, in the middle of a function?
     """
     text = completion.rpartition("</think>")[2].replace("\r\n", "\n")
-    for begin, end in _MARKS:
-        text = text.rpartition(begin)[2].partition(end)[0] if begin in text else text.partition(end)[0]
+    text = _between_marks(text)
     head, blocks = _split(text)
     if not blocks:
         return _without_fences(text, entry_point, preamble, continues)
@@ -65,6 +63,16 @@ def find_programs(completion: str, entry_point: str, preamble: str = "", continu
     ]
     chosen = python[last].text
     return _after(preamble, ["\n".join([*helpers, chosen]), chosen, *_trimmed(chosen)])
+
+
+def _between_marks(text: str) -> str:
+    """What lies between the lines [BEGIN] and [DONE], or from or to the one that is there."""
+    lines = text.split("\n")
+    for mark, after in ((_BEGIN, True), (_DONE, False)):
+        found = [index for index, line in enumerate(lines) if line.strip() == mark]
+        if found:
+            lines = lines[found[0] + 1 :] if after else lines[: found[0]]
+    return "\n".join(lines)
 
 
 def _without_fences(text: str, entry_point: str, preamble: str, continues: bool) -> list[str]:
@@ -111,26 +119,35 @@ def _trimmed(text: str) -> list[str]:
 
 
 def _split(text: str) -> tuple[str, list[_Block]]:
-    """What precedes the first fence, and the blocks between fences; a block that is never closed ends with the text."""
+    """What precedes the first fence, and the blocks between fences; one that is never closed ends with the text."""
     head: list[str] = []
     blocks: list[_Block] = []
     current: list[str] | None = None
     language = ""
     for line in text.split("\n"):
-        fence = _FENCE.match(line) if "```" in line or "~~~" in line else None
-        if fence is None:
+        info = _fence_info(line)
+        if info is None:
             if current is not None:
                 current.append(line)
             elif not blocks:
                 head.append(line)
         elif current is None:
-            language, current = fence.group(1), []
+            language, current = info, []
         else:
             blocks.append(_block(language, current))
             current = None
     if current is not None:
         blocks.append(_block(language, current))
     return "\n".join(head), blocks
+
+
+def _fence_info(line: str) -> str | None:
+    """The language after a fence, "" where there is none; None for a line that is no fence."""
+    line = line.strip()
+    if not line.startswith(("```", "~~~")):
+        return None
+    info = line.lstrip(line[0]).strip()
+    return None if "`" in info else (info.split() or [""])[0]
 
 
 def _block(language: str, lines: list[str]) -> _Block:

@@ -36,10 +36,10 @@ def run_tests(
     and never sees them. They may call what it defines, with literals as arguments. What it returns comes back as a
     literal; any other object as a handle, which is true, equal to nothing else, and can be iterated or passed on.
 
-    `SHAPED_TRL_ALLOW_WEAK_SANDBOX=1` lets code run where Landlock or seccomp is missing. What the sandbox does not stop:
-    see `eval_suite.grading.sandbox`. Processes start at the first call (seconds) and stay for the next (milliseconds);
-    calls from several threads wait for each other. For many at once, give requests of the grader ``code`` to a
-    `GraderPool`.
+    `SHAPED_TRL_ALLOW_WEAK_SANDBOX=1` lets code run where Landlock or seccomp is missing. What the sandbox does not
+    stop is written in `eval_suite.grading.sandbox`. Processes start at the first call (seconds) and stay for the next
+    (milliseconds); calls from several threads wait for each other. For many at once, give requests of the grader
+    ``code`` to a `GraderPool`.
 
     Args:
         code: Python text, run as it stands as the module ``solution``.

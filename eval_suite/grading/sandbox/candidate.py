@@ -104,10 +104,10 @@ _EXACT: tuple[tuple[type, Callable[[Any], Any]], ...] = (
     (bytes, lambda value: b"".join([value])),
     (bytearray, lambda value: b"".join([value])),
     (list, lambda value: list(list.__iter__(value))),
-    (tuple, lambda value: tuple(list(tuple.__iter__(value)))),
+    (tuple, lambda value: tuple(tuple.__iter__(value))),
     (dict, lambda value: {key: dict.__getitem__(value, key) for key in dict.__iter__(value)}),
-    (set, lambda value: set(list(set.__iter__(value)))),
-    (frozenset, lambda value: frozenset(list(frozenset.__iter__(value)))),
+    (set, lambda value: set(set.__iter__(value))),
+    (frozenset, lambda value: frozenset(frozenset.__iter__(value))),
 )
 
 

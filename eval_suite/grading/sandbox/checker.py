@@ -30,8 +30,8 @@ CPU_SLACK_S = 0.1  # the kernel's clock ticks
 # Iteration in the tests would take the first two for an end: all(map(f, inputs)) would hold.
 _NOT_RAISED = (StopIteration, StopAsyncIteration, UnicodeError)
 
-_short = reprlib.Repr()
-_short.maxlevel, _short.maxstring, _short.maxother, _short.maxlong = 3, 60, 60, 40
+_SHORT = reprlib.Repr()
+_SHORT.maxlevel, _SHORT.maxstring, _SHORT.maxother, _SHORT.maxlong = 3, 60, 60, 40
 
 
 @dataclass(frozen=True)
@@ -132,7 +132,7 @@ def _why(ended: Ended, limits: Limits) -> TestResult:
     """Why a process ended by itself, or by the kernel's hand."""
     if ended.signal in (signal.SIGKILL, signal.SIGXCPU) and ended.cpu_s >= limits.cpu_s - CPU_SLACK_S:
         return TestResult("timeout", f"more than {limits.cpu_s} s of CPU time")
-    how = f" ({signal.Signals(ended.signal).name})" if ended.signal in iter(signal.Signals) else ""
+    how = f" ({signal.strsignal(ended.signal)})" if ended.signal else ""
     return TestResult("fail", f"the process of the code ended{how}")
 
 
@@ -203,7 +203,7 @@ class _Session:
             Exception: what the code raised, as Python's own exception of that name, or a `CandidateError`.
         """
         self.calls += 1
-        self._last = f"{name}({', '.join(map(_short.repr, arguments))})"
+        self._last = f"{name}({', '.join(map(_short, arguments))})"
         reply = self._exchange(message)
         if "raised" in reply:
             kind, text = _text(reply["raised"]), _text(reply.get("message"))
@@ -213,7 +213,7 @@ class _Session:
                 raise known(text)
             raise CandidateError(f"{kind}: {text}")
         value = self._value(reply)
-        self._last += f" returned {_short.repr(value)}"
+        self._last += f" returned {_short(value)}"
         return value
 
     def _exchange(self, message: dict[str, Any]) -> dict[str, Any]:
@@ -281,10 +281,19 @@ def free_names(text: str) -> tuple[str, ...]:
     return tuple(name for name in used if name not in own and not hasattr(builtins, name) and name != "__name__")
 
 
+def _short(value: Any) -> str:
+    try:
+        return _SHORT.repr(value)
+    except ValueError:  # a number of more digits than Python writes
+        return f"<a large {type(value).__name__}>"
+
+
 def _text(value: Any) -> str:
-    return " ".join(str(value)[:300].split()) if isinstance(value, str) else "?"
+    """One line of printable characters of what the other process sent."""
+    words = " ".join(value[:300].split()) if isinstance(value, str) else "?"
+    return "".join(character if character.isprintable() else "?" for character in words)
 
 
 def _line(error: Exception) -> str:
-    text = " ".join(str(error)[:300].split())
+    text = _text(str(error))
     return f"{type(error).__name__}: {text}" if text else type(error).__name__

@@ -11,6 +11,7 @@ Two are taken where the kernel allows them, so that a hole in one of the above i
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import errno
 import os
@@ -32,7 +33,7 @@ FILE_BYTES = 16 * 2**20
 OPEN_FILES = 64
 STACK_BYTES = 64 * 2**20
 
-_PR_SET_PDEATHSIG, _PR_GET_SECCOMP, _PR_SET_SECCOMP, _PR_SET_NO_NEW_PRIVS = 1, 21, 22, 38
+_PR_SET_PDEATHSIG, _PR_SET_DUMPABLE, _PR_SET_SECCOMP, _PR_SET_NO_NEW_PRIVS = 1, 4, 22, 38
 _SECCOMP_MODE_FILTER = 2
 _CREATE_RULESET, _ADD_RULE, _RESTRICT_SELF = 444, 445, 446  # Landlock's, the same on every machine
 _MOUNT_SETATTR = 442
@@ -186,9 +187,16 @@ def die_with_parent() -> None:
     _libc().prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
 
 
+def be_first_out_of_memory() -> None:
+    """Where memory ends, let the kernel end this process or its children before any other."""
+    with contextlib.suppress(OSError):
+        _write("/proc/self/oom_score_adj", "1000")
+
+
 def give_up_privileges() -> None:
-    """No capability, and none to be had by execution."""
+    """No capability, and none to be had by execution; no core dump, whatever program the system has for them."""
     libc = _libc()
+    _call("no core dump", libc.prctl(_PR_SET_DUMPABLE, 0, 0, 0, 0))
     _call("no new privileges", libc.prctl(_PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0))
     header, nothing = struct.pack("=Ii", 0x20080522, 0), bytes(24)
     _call("capabilities", libc.syscall(_CAPSET[platform.machine()], header, nothing))

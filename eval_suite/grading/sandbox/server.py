@@ -87,7 +87,17 @@ class SandboxServer:
         self._control, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         with theirs:
             process = subprocess.Popen(
-                [sys.executable, "-s", "-S", "-P", "-B", "-c", _BOOTSTRAP, str(theirs.fileno()), _settings(namespaces)],
+                [
+                    sys.executable,
+                    "-s",
+                    "-S",
+                    "-P",
+                    "-B",
+                    "-c",
+                    _BOOTSTRAP,
+                    str(theirs.fileno()),
+                    _settings(namespaces),
+                ],
                 pass_fds=[theirs.fileno()],
                 env=_ENVIRONMENT,
                 stdin=subprocess.DEVNULL,
@@ -107,11 +117,11 @@ class SandboxServer:
     def start(self, cpu_s: int, memory_mb: int) -> int:
         """A new confined process: our end of the channel to it, to be closed by the caller. One at a time."""
         ours, theirs = socket.socketpair()
-        with theirs:
+        with ours, theirs:
             socket.send_fds(self._control, [ORDER.pack(START, cpu_s, memory_mb)], [theirs.fileno()])
             self._receive()
-        ours.setblocking(False)
-        return ours.detach()
+            ours.setblocking(False)
+            return ours.detach()
 
     def reap(self) -> Ended:
         """End the process, whatever it is doing, and empty its folder."""
@@ -157,7 +167,9 @@ def _settings(namespaces: bool) -> str:
     parents = sorted({str(path.parent) for path in third_party})
     readable = [*_SYSTEM_LIBRARIES, *_SYSTEM_FILES, *map(str, third_party)]
     for folder in libraries:
-        readable += [entry.path for entry in os.scandir(folder) if entry.name not in ("site-packages", "dist-packages")]
+        readable += [
+            entry.path for entry in os.scandir(folder) if entry.name not in ("site-packages", "dist-packages")
+        ]
     base = Path(sys.base_prefix) / "lib"
     readable += [str(path) for path in base.glob("lib*.so*")]
     visible = [*_SYSTEM_LIBRARIES, *_SYSTEM_FILES, *_DEVICES, *libraries, *map(str, third_party), str(base)]

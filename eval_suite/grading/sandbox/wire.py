@@ -125,7 +125,7 @@ def unpack(data: Any, other: Callable[[Any], Any]) -> Any:
     """
     try:
         return _unpack(data, other)
-    except (ValueError, TypeError, KeyError, RecursionError, OverflowError) as error:
+    except (ValueError, TypeError, LookupError, RecursionError, OverflowError) as error:
         raise BadReply(f"a value that is no literal ({type(error).__name__})") from error
 
 

@@ -53,6 +53,7 @@ def main(control_fd: int, options: dict[str, Any]) -> None:
     confine.die_with_parent()
     if os.getppid() != options["parent"]:  # it died before we asked
         return
+    confine.be_first_out_of_memory()
     try:
         entered = options["namespaces"] and confine.enter_namespaces()
     except OSError as error:
@@ -127,10 +128,10 @@ class _Server:
         folder_of_code = confine.FOLDER if self._rooted else None
         filters.program()
         try:
-            paths = [self._options[name] for name in ("readable", "listable", "devices")]
-            self._rules = confine.landlock_rules(*paths, folder_of_code)
+            readable, listable, devices = (self._options[name] for name in ("readable", "listable", "devices"))
+            self._rules = confine.landlock_rules(readable, listable, devices, folder_of_code)
             if not _in_child(self._holds):
-                raise confine.Refused(0, "a confined process could do what it must not")
+                raise confine.Refused(0, "a process on trial was not confined")
         except OSError:
             if not self._options["weak"]:
                 raise
