@@ -18,6 +18,7 @@ from __future__ import annotations
 import ast
 import json
 import re
+import warnings
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -72,7 +73,7 @@ def read_mbpp(row: Mapping[str, Any]) -> Question:
     code, setup = _unix(row["code"]), _unix(row["test_setup_code"])
     tests = [_unix(test).strip() for test in row["test_list"]]
     imports = "\n".join(line for line in setup.split("\n") if re.match(r"import |from \S+ import ", line))
-    entry_point = _entry_point(code, ast.parse("\n".join(tests)))
+    entry_point = _entry_point(code, _parse("\n".join(tests)))
     names = list(dict.fromkeys([entry_point, *free_names("\n".join(tests))]))
     gold = _program_gold(names, imports, "\n".join(tests), setup)
     return _task(row["task_id"], row["text"], tests[:SHOWN_TESTS], code, gold)
@@ -81,7 +82,7 @@ def read_mbpp(row: Mapping[str, Any]) -> Question:
 def read_mbppplus(row: Mapping[str, Any]) -> Question:
     """MBPP+: `test` is run, a loop over inputs and results."""
     code, test = _unix(row["code"]), _strict(row["test"])
-    tree = ast.parse(test)
+    tree = _parse(test)
     entry_point = _entry_point(code, tree)
     gold = _program_gold([entry_point], "\n".join(row["test_imports"]), test, setup="")
     shown = _inputs_and_results(entry_point, tree) or [test.strip() for test in row["test_list"]]
@@ -129,8 +130,14 @@ def _program_gold(names: list[str], preamble: str, tests: str, setup: str) -> di
 def _entry_point(code: str, tests: ast.Module) -> str:
     """The function of the reference solution that its tests call; it may have a builtin's name, such as ``sum``."""
     called = {node.func.id for node in ast.walk(tests) if _is_named_call(node)}  # type: ignore[attr-defined]
-    defined = [node.name for node in ast.parse(code).body if isinstance(node, ast.FunctionDef)]
+    defined = [node.name for node in _parse(code).body if isinstance(node, ast.FunctionDef)]
     return next(name for name in reversed(defined) if name in called)
+
+
+def _parse(text: str) -> ast.Module:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of the data set's escapes, such as "\\w"
+        return ast.parse(text)
 
 
 def _is_named_call(node: ast.AST) -> bool:

@@ -26,6 +26,8 @@ from eval_suite.records import Status
 
 PASSES = "passes"
 NO_CODE = "the completion has no code"
+LARGEST_PROGRAM, MOST_PROGRAMS = 500_000, 8  # characters; together they fit a frame
+TOO_LARGE = "the program is too large"
 
 _server: SandboxServer | None = None  # of this process, which grades one item at a time
 
@@ -40,6 +42,9 @@ def grade(completion: str, gold: str) -> tuple[Status, str | None, str]:
         programs = find_programs(completion, entry_point, preamble, continues=kind == "continuation")
     if not programs:
         return "unparsed", None, NO_CODE
+    programs = [program for program in programs if len(program) <= LARGEST_PROGRAM][:MOST_PROGRAMS]
+    if not programs:
+        return "fail", TOO_LARGE, TOO_LARGE
     names = task.get("names")
     if names is None and entry_point:
         names = list(dict.fromkeys([entry_point, *free_names(task["tests"])]))

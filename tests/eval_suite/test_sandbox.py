@@ -89,7 +89,7 @@ def test_run_tests_refuses_options_by_name(options, message):
 
 VALUES = (
     None, True, 0, -1, 2**63, -(2**200), 10**6000, 0.1, -0.0, float("inf"), float("-inf"), 1e308, 5e-324, 1 + 2j,
-    complex(float("inf"), -0.0), "", "nan", "\ud800\x00é", b"\x00\xff", [], (), {}, set(), frozenset(), [[1, (2, [3])]],
+    complex(float("inf"), -0.0), "", "nan", "\ud800\x00é", b"\x00\xff", [], (), {}, set(), frozenset(), [[(2, [3])]],
     {1: "a", "1": "b", (1, 2): {3: [4]}, None: None, 2.5: True}, {1, "a", (1, 2), frozenset({3})}, [True, 1, 1.0, "1"],
 )  # fmt: skip
 
@@ -146,7 +146,7 @@ assert all(type(f(n)) in (dict, tuple, int, str, bool) for n in ("counter", "nam
 
 
 def test_numbers_of_numpy_count_and_its_arrays_are_no_lists(server):
-    code = "import numpy as np\ndef f(x): return [np.float64(0.5), np.int32(3), np.bool_(True)] if x else np.array([1, 2])"
+    code = "from numpy import *\ndef f(x): return [float64(0.5), int32(3), bool_(True)] if x else array([1, 2])"
     assert verdict(server, code, "assert f(1) == [0.5, 3, True]").status == "pass"
     assert verdict(server, code, "assert f(0) == [1, 2]").status == "fail"
 
@@ -250,7 +250,7 @@ def test_a_killed_process_or_server_is_no_pass(server):
     assert killed == TestResult("fail", "the process of the code ended (Segmentation fault)")
     own = SandboxServer(namespaces=False)
     os.kill(own.pid, signal.SIGKILL)
-    with pytest.raises(OSError):
+    with pytest.raises(ConnectionError):
         check(own, ["def f(): return 1"], Tests("f()"), Limits())
     own.close()
 
@@ -296,14 +296,13 @@ def _in_session(session: int) -> list[str]:
     ("hidden", "reason"),
     [("landlock", "Landlock is not in this kernel"), ("seccomp", "seccomp filters are not available")],
 )
-def test_a_machine_without_a_protection_refuses_with_the_reason(hidden, reason, tmp_path):
-    answers = tmp_path / "answers.jsonl"
-    answers.write_text('{"problem_id": "0", "completions": ["    return 1"]}\n')
+def test_a_machine_without_a_protection_refuses_with_the_reason(hidden, reason):
     program = """
 import sys
 from eval_suite.grading import GraderPool, GradeRequest
 from eval_suite.grading.sandbox.server import SandboxServer, SandboxUnavailable
-for refused in (SandboxServer, lambda: GraderPool(1).grade([GradeRequest("code", "def f(): return 1", "assert f() == 1")])):
+request = GradeRequest("code", "def f(): return 1", "assert f() == 1")
+for refused in (SandboxServer, lambda: GraderPool(1).grade([request])):
     try: refused()
     except SandboxUnavailable as error: print(error)
 """
@@ -314,9 +313,10 @@ for refused in (SandboxServer, lambda: GraderPool(1).grade([GradeRequest("code",
     assert first == second
     assert reason in first
     assert "--allow_weak_sandbox" in first
-    weak = run[:-1] + [
+    weak = [
+        *run[:-1],
         "from eval_suite.grading.sandbox.server import *\nfrom eval_suite.grading.sandbox.checker import *\n"
-        "print(check(SandboxServer(), ['def f(): return 1'], Tests('assert f() == 1'), Limits()).status)"
+        "print(check(SandboxServer(), ['def f(): return 1'], Tests('assert f() == 1'), Limits()).status)",
     ]
     allowed = {**environment, "SHAPED_TRL_ALLOW_WEAK_SANDBOX": "1"}
     assert subprocess.run(weak, env=allowed, capture_output=True, text=True, check=True).stdout == "pass\n"

@@ -71,6 +71,8 @@ SLOW = ("huge list", "shared list that is huge when written", "deep recursion", 
 
 
 def main(namespaces: bool, left_out: list[str]) -> None:
+    import pytest  # for a package that is not the code's to read
+
     from eval_suite.grading.sandbox.checker import Limits, Tests, check
     from eval_suite.grading.sandbox.server import SandboxServer
 
@@ -96,6 +98,7 @@ def main(namespaces: bool, left_out: list[str]) -> None:
         "unix": unix_path,
         "abstract": name,
         "checker": os.getpid(),
+        "packages": [str(path) for path in Path(pytest.__file__).parent.glob("*.py")][:3],
         "checker_file": sys.modules[check.__module__].__file__,
     }
     server = SandboxServer(namespaces)

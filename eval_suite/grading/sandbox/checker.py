@@ -268,7 +268,9 @@ def _compiled(text: str) -> CodeType:
 @lru_cache(maxsize=64)
 def free_names(text: str) -> tuple[str, ...]:
     """Global names that `text` uses and neither defines nor finds among the builtins."""
-    top = symtable.symtable(text, "tests", "exec")
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        top = symtable.symtable(text, "tests", "exec")
     own = {symbol.get_name() for symbol in top.get_symbols() if symbol.is_assigned() or symbol.is_imported()}
     used: dict[str, None] = {}
     tables = [top]
