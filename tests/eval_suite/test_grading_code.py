@@ -160,9 +160,9 @@ def test_the_search_for_programs_is_linear(unit):
     times_s = []
     for characters in (25_000, 200_000):
         text = unit * (characters // len(unit)) + "`x"
-        start = time.perf_counter()
+        start = time.process_time()
         find_programs(text, "total", PROMPT, continues=True)
-        times_s.append(time.perf_counter() - start)
+        times_s.append(time.process_time() - start)
     assert times_s[1] < 0.1 + 20 * times_s[0], times_s
 
 
