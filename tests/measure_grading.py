@@ -11,6 +11,7 @@ import argparse
 import json
 import random
 import re
+import resource
 import subprocess
 import sys
 import tempfile
@@ -68,8 +69,8 @@ def _wrong(rng: random.Random, answers: list[str]) -> str:
     return re.sub(r"\d", lambda _: str(rng.randrange(1, 10)), answer) if rng.random() < 0.5 else answer
 
 
-def grade(answers: Path, out: Path) -> tuple[float, int, int]:
-    """Seconds, and the peak resident bytes of the command and of its largest grading process."""
+def grade(answers: Path, out: Path) -> tuple[float, float, int, int]:
+    """Seconds, seconds of CPU, and the peak resident bytes of the command and of its largest grading process."""
     command = [sys.executable, "-m", "shaped_trl.cli", "grade", "--answers", str(answers)]
     start = time.monotonic()
     process = subprocess.Popen([*command, "--benchmark", "math", "--out", str(out)], cwd=ROOT)
@@ -84,7 +85,8 @@ def grade(answers: Path, out: Path) -> tuple[float, int, int]:
         time.sleep(POLL_S)
     if process.returncode:
         raise SystemExit(f"grade ended with exit code {process.returncode}")
-    return time.monotonic() - start, own, largest
+    usage = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return time.monotonic() - start, usage.ru_utime + usage.ru_stime, own, largest
 
 
 def _family(pid: int) -> Iterator[psutil.Process]:
@@ -109,11 +111,12 @@ def main() -> None:
         file, out = Path(scratch) / "answers.jsonl", Path(scratch) / "out"
         counts = write_answers(file, args.outputs, args.answers, [] if args.no_hostile else list(HOSTILE.values()))
         print(dict(counts), flush=True)
-        seconds, own, largest = grade(file, out)
+        seconds, cpu_s, own, largest = grade(file, out)
         with open(out / "verdicts.jsonl", encoding="utf-8") as lines:
             statuses = Counter(json.loads(line)["status"] for line in lines)
         assert statuses.total() == counts["answers"], statuses
         print(f"{seconds:.1f} s, {counts['answers'] / seconds:.0f} answers a second; statuses {dict(statuses)}")
+        print(f"{cpu_s:.1f} s of CPU, {counts['answers'] / cpu_s:.0f} answers a second of CPU")
         print(f"peak memory: {own / 2**20:.0f} MiB, and {largest / 2**20:.0f} MiB in the largest grading process")
 
 

@@ -1,21 +1,25 @@
 """A string for a parsed answer, such that equal answers mostly have equal strings.
 
 Constants are compared by value (a fraction, else 12 significant digits), containers by their elements,
-``x = 7`` is 7. Two forms of one expression with variables may differ: they split a vote, never merge one.
+``x = 7`` is 7. Expressions with variables are compared by their values at two points (`fingerprint`).
 """
 
 from __future__ import annotations
 
+import math
 from fractions import Fraction
 from typing import Any
 
 from math_verify.grader import get_pct_val, is_assignment_relation, take_last_relation
 from sympy import (
+    Abs,
     And,
+    Complement,
     Eq,
     Expr,
     FiniteSet,
     Float,
+    I,
     Interval,
     MatrixBase,
     N,
@@ -27,11 +31,10 @@ from sympy import (
 )
 from sympy.core.relational import Relational
 
-SIGNIFICANT_DIGITS = 12
-# sympy cannot evaluate or print every object that its parser makes
-EVALUATION_FAULTS = (TypeError, ValueError, AttributeError, NotImplementedError, ArithmeticError)
+from eval_suite.grading.fingerprint import EVALUATION_FAULTS, NO_POINTS, fingerprint, relation_fingerprint
+from eval_suite.grading.literals import LARGEST_DENOMINATOR, SIGNIFICANT_DIGITS, simplest
+
 CONTRADICTION = 1e-3  # relative; looser than rounding, so that 25π = 78.54 is none
-LARGEST_DENOMINATOR = 1000
 
 
 def constant_value(expression: Any) -> Any:
@@ -64,6 +67,34 @@ def is_contradiction(expression: Any) -> bool:
     return False
 
 
+def same_function(a: Any, b: Any) -> bool:
+    """Are two expressions with the same variables equal at three points, to 9 digits (6 where decimals are in)?
+
+    Variables are positive there, as those of science and counting mostly are, and negative too where an absolute value
+    is taken. False for what has steps or needs a limit: equal values would say little, or take long.
+    """
+    if not (isinstance(a, Expr) and isinstance(b, Expr)) or a.has(*NO_POINTS) or b.has(*NO_POINTS):
+        return False
+    symbols = sorted(a.free_symbols | b.free_symbols, key=str)
+    if not symbols or {str(s) for s in a.free_symbols} - {"i"} != {str(s) for s in b.free_symbols} - {"i"}:
+        return False
+    tolerance = 1e-6 if a.has(Float) or b.has(Float) else 1e-9
+    signs = (1, -1) if a.has(Abs) or b.has(Abs) else (1,)
+    return all(_same_value(a, b, symbols, sign * start, tolerance) for start in (0.7, 1.3, 2.9) for sign in signs)
+
+
+def _same_value(a: Expr, b: Expr, symbols: list[Any], start: float, tolerance: float) -> bool:
+    names = dict.fromkeys(str(symbol) for symbol in symbols)  # one value for a name, whatever is assumed of it
+    values: dict[str, Any] = {name: start * (1 + index * (math.sqrt(5) - 2)) for index, name in enumerate(names)}
+    values["i"] = I  # math-verify leaves the imaginary unit a symbol
+    point = {symbol: values[str(symbol)] for symbol in symbols}
+    try:
+        left, right = (complex(N(each.subs(point), SIGNIFICANT_DIGITS + 3)) for each in (a, b))
+    except (*EVALUATION_FAULTS, RecursionError):
+        return False
+    return math.isfinite(abs(left)) and abs(left - right) <= tolerance * max(abs(left), abs(right)) != 0
+
+
 def canonical(expression: Any) -> str:
     """The canonical string of a parsed answer (a sympy object, or text that could not be parsed)."""
     try:
@@ -89,9 +120,16 @@ def _canonical(expression: Any) -> str:
     if is_assignment_relation(expression) and not is_contradiction(expression):
         return _canonical(take_last_relation(expression).rhs)
     if isinstance(expression, Relational):
-        return f"{_canonical(expression.lhs)}{expression.rel_op}{_canonical(expression.rhs)}"
+        relation = relation_fingerprint(expression)
+        return relation or f"{_canonical(expression.lhs)}{expression.rel_op}{_canonical(expression.rhs)}"
+    if isinstance(expression, And):
+        return " and ".join(sorted(map(_canonical, expression.args)))
+    if isinstance(expression, Complement):
+        return " - ".join(map(_canonical, expression.args))
     value = None if isinstance(expression, Set) else constant_value(expression)
-    return str(expression) if value is None else _constant(value)
+    if value is not None:
+        return _constant(value)
+    return (fingerprint(expression) if isinstance(expression, Expr) else None) or str(expression)
 
 
 def _constant(value: Any) -> str:
@@ -101,6 +139,5 @@ def _constant(value: Any) -> str:
         real, imaginary = value.as_real_imag()
         return f"{_constant(real)}+{_constant(imaginary)}i"
     digits = str(Float(value, SIGNIFICANT_DIGITS))
-    exact = Fraction(digits)
-    simple = exact.limit_denominator(LARGEST_DENOMINATOR)
-    return str(simple) if abs(exact - simple) <= abs(exact) * Fraction(1, 10**SIGNIFICANT_DIGITS) else digits
+    simple = simplest(Fraction(digits))
+    return str(simple) if simple.denominator <= LARGEST_DENOMINATOR else digits

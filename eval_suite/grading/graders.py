@@ -45,7 +45,7 @@ class GraderSpec:
 GRADERS: dict[str, GraderSpec] = {
     "math": GraderSpec(
         function="eval_suite.grading.math:grade",
-        version=f"math/1 (math-verify {metadata.version('math-verify')})",
+        version=f"math/2 (math-verify {metadata.version('math-verify')})",
         isolated=True,
         reduce="eval_suite.grading.extract:boxed_or_tail",
     ),

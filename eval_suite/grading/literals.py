@@ -1,5 +1,5 @@
 r"""Numbers as models write them: ``1,000``, ``$18.50``, ``.5``, ``-3/4``, ``1\frac{1}{2}``,
-``4.5\times10^{33}``.
+``4.5\times10^{33}``, ``62.5\%``; and digits with a base, ``52_8``.
 
 Most answers of the mathematics benchmarks are such literals. They are compared exactly, as fractions, which
 is cheap and free of the traps of floating point and symbolic comparison. Whatever is not a literal is None
@@ -9,20 +9,22 @@ here.
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from fractions import Fraction
 from typing import Literal
 
 MAX_LITERAL_CHARACTERS = 400
 DECIMAL_ABSOLUTE_TOLERANCE = Fraction(5, 10**7)
 RELATIVE_TOLERANCE = Fraction(1, 10**4)
+SIGNIFICANT_DIGITS = 12
+LARGEST_DENOMINATOR = 1000
 
 _DECIMAL = r"[+-]?(?:(?:\d{1,3}(?:[, ]\d{3})+|\d+)(?:\.\d*)?|\.\d+)"
 _EXPONENT = r"[+-]?\d{1,3}"
 _PLAIN = re.compile(_DECIMAL)
 _RATIO = re.compile(rf"({_DECIMAL})/({_DECIMAL})")
-_FRAC = re.compile(rf"([+-]?)\\[dt]?frac\{{({_DECIMAL})\}}\{{({_DECIMAL})\}}")
-_MIXED = re.compile(r"([+-]?)(\d+)(?:\\[dt]?frac\{(\d+)\}\{(\d+)\}| (\d+)/(\d+))")
+_FRAC = re.compile(rf"([+-]?)\\[dtc]?frac(?:\{{({_DECIMAL})\}}|(\d))(?:\{{({_DECIMAL})\}}|(\d))")
+_MIXED = re.compile(r"([+-]?)(\d+)(?:\\[dtc]?frac(?:\{(\d+)\}|(\d))(?:\{(\d+)\}|(\d))| (\d+)/(\d+))")
 _E_NOTATION = re.compile(rf"({_DECIMAL})[eE]({_EXPONENT})")
 _TIMES_TEN = re.compile(rf"(?:({_DECIMAL})(?:\\times|\\cdot|[×·*]))?([+-]?)10\^(?:\{{({_EXPONENT})\}}|({_EXPONENT}))")
 _DECORATION = re.compile(r"\\[!,;:$]|\$")
@@ -35,6 +37,18 @@ class Number:
 
     value: Fraction
     style: Literal["exact", "decimal", "scientific"]
+    percent: bool = False  # `value` is the number before the sign
+
+    @property
+    def vote(self) -> str:
+        """The string that equal numbers share."""
+        return str(simplest(self.value / 100 if self.percent else self.value))
+
+
+def simplest(value: Fraction) -> Fraction:
+    """The simple fraction that this is to 12 digits (9999.857142857143 is 69999/7), or `value` itself."""
+    simple = value.limit_denominator(LARGEST_DENOMINATOR)
+    return simple if abs(value - simple) <= abs(value) * Fraction(1, 10**SIGNIFICANT_DIGITS) else value
 
 
 def parse_number(text: str) -> Number | None:
@@ -43,16 +57,17 @@ def parse_number(text: str) -> Number | None:
         return None
     text = _DECORATION.sub("", text).replace("{,}", ",").replace("−", "-").replace("\\ ", " ").replace("~", " ")
     text = _SPACE.sub("", text).rstrip(".,;")
+    if text.endswith("%"):
+        number = parse_number(text[:-1].removesuffix("\\"))
+        return None if number is None or number.percent else replace(number, percent=True)
     if _PLAIN.fullmatch(text):
         return Number(_fraction(text), "decimal" if "." in text else "exact")
+    if (match := _MIXED.fullmatch(text)) and (mixed := _mixed(*match.groups())):
+        return mixed
     if match := _RATIO.fullmatch(text):
         return _quotient("", *match.groups())
     if match := _FRAC.fullmatch(text):
-        return _quotient(*match.groups())
-    if match := _MIXED.fullmatch(text):
-        sign, whole, *parts = match.groups()
-        part = _quotient("", *[digits for digits in parts if digits])
-        return part and Number((int(whole) + part.value) * (-1 if sign == "-" else 1), "exact")
+        return _quotient(match[1], match[2] or match[3], match[4] or match[5])
     if match := _E_NOTATION.fullmatch(text):
         return Number(_fraction(match[1]) * Fraction(10) ** int(match[2]), "scientific")
     if match := _TIMES_TEN.fullmatch(text):
@@ -66,6 +81,14 @@ def _fraction(decimal: str) -> Fraction:
     return Fraction(decimal.replace(",", "").replace(" ", "").rstrip("."))
 
 
+def _mixed(sign: str, whole: str, *parts: str | None) -> Number | None:
+    """``1 1/2``; None where the part is none of a whole, as in ``4 000/3``, a quotient with a thousands separator."""
+    top, bottom = (digits for digits in parts if digits)
+    if int(top) >= int(bottom):
+        return None
+    return Number((int(whole) + Fraction(int(top), int(bottom))) * (-1 if sign == "-" else 1), "exact")
+
+
 def _quotient(sign: str, numerator: str, denominator: str) -> Number | None:
     bottom = _fraction(denominator)
     if bottom == 0:
@@ -75,18 +98,41 @@ def _quotient(sign: str, numerator: str, denominator: str) -> Number | None:
     return Number(-value if sign == "-" else value, style)
 
 
-def numbers_equal(gold: Number, answer: Number) -> bool:
-    """Equal exactly, or to the precision of the way they are written.
+def numbers_equal(gold: Number, answer: Number, tolerance: Fraction | None = None) -> bool:
+    """Equal exactly, or to the precision of the way they are written, or to gold's own absolute `tolerance`.
 
     Scientific notation (and a gold that is not exact): relative 1e-4. A decimal on either side: 6 decimals,
-    as math-verify, but never looser than relative 1e-4, so that tiny numbers do not equal each other.
+    as math-verify, but never looser than relative 1e-4, so that tiny numbers do not equal each other. A percentage
+    equals the number before its sign, as where the question asks for per cent, and a hundredth of it.
     """
-    if gold.value == answer.value:
-        return True
-    distance = abs(gold.value - answer.value)
-    relative = RELATIVE_TOLERANCE * abs(gold.value)
-    if gold.style == "scientific" or (gold.style == "decimal" and answer.style == "scientific"):
-        return distance <= relative
-    if gold.style == "exact" and answer.style == "exact":
-        return False
-    return distance <= min(DECIMAL_ABSOLUTE_TOLERANCE, relative)
+    pairs = [(gold.value, answer.value, tolerance)]
+    if gold.percent and not answer.percent:
+        pairs.append((gold.value / 100, answer.value, tolerance and tolerance / 100))
+    elif answer.percent and not gold.percent:
+        pairs.append((gold.value, answer.value / 100, tolerance))
+    return any(abs(a - b) <= _allowed(a, gold.style, answer.style, own) for a, b, own in pairs)
+
+
+def _allowed(value: Fraction, gold: str, answer: str, tolerance: Fraction | None) -> Fraction:
+    if tolerance is not None:
+        return tolerance
+    relative = RELATIVE_TOLERANCE * abs(value)
+    if gold == "scientific" or (gold == "decimal" and answer == "scientific"):
+        return relative
+    if gold == "exact" and answer == "exact":
+        return Fraction(0)
+    return min(DECIMAL_ABSOLUTE_TOLERANCE, relative)
+
+
+_BASE_NAMES = {"two": 2, "three": 3, "four": 4, "five": 5, "six": 6, "seven": 7, "eight": 8, "nine": 9, "sixteen": 16}
+_BASED = re.compile(
+    r"\(?\s*(\d[\dA-Fa-f]*)\s*\)?\s*_\s*\{?\s*(?:\\(?:text|mathrm)\{)?\s*\(?(?:base\s*)?(\d+|[a-z]+)\)?\s*\}{0,2}"
+)
+
+
+def parse_based(text: str) -> tuple[str, int] | None:
+    r"""Digits and their base: ``52_8``, ``52_{8}``, ``(52)_8``, ``52_{\text{eight}}``; None for anything else."""
+    match = _BASED.fullmatch(text.strip())
+    if match is None or not (match[2].isdecimal() or match[2] in _BASE_NAMES):
+        return None
+    return match[1].upper(), _BASE_NAMES.get(match[2]) or int(match[2])

@@ -14,7 +14,8 @@ import pytest
 from eval_suite.errors import UserError
 from eval_suite.grade import grade_answers
 from eval_suite.records import Problem, Sample, Verdict, read_jsonl
-from eval_suite.statistics import avg_at_m, cons_at_m, pass_at_k
+from eval_suite.report import report_run
+from eval_suite.statistics import avg_at_m, ballots, cons_at_m, maj_at_k, pass_at_k
 
 SHARED = Path(__file__).resolve().parents[2].parent / "shared"
 OUTPUTS, MIRROR = SHARED / "outputs", SHARED / "hub"
@@ -192,9 +193,55 @@ def test_math_of_100_problems_by_8_samples(tmp_path):
     assert votes.sum() - 1.5 + sum(first_come) == 93
     assert 100 * avg_at_m(counts, 8).mean() == pytest.approx(91.125)
     assert pass_at_k(counts, 8, 8).sum() == 97
+    metrics = report_run(out)["math"]["metrics"]
+    reported = {key: metrics[key]["value"] for key in ("avg@8", "cons@8", "pass@8")}
+    assert reported == pytest.approx({"avg@8": 0.91125, "cons@8": 0.925, "pass@8": 0.97}, abs=1e-12)
     counts[72] -= 1  # the stored verdict
     assert 100 * avg_at_m(counts, 8).mean() == pytest.approx(91.0)
     assert pass_at_k(counts, 8, 8).sum() == 96
+
+
+@needs_outputs
+def test_last_letters_of_40_samples():
+    """Published: maj@40 81.6, avg 78.7, maj@5 80.7 (exact over subsets here); None is an answer that was not found."""
+    recorded = read_recorded("out_lastletters_gpt35_x40.jsonl")
+    answers = [row["answers"] for row in recorded]
+    statuses = [
+        ["unparsed" if answer is None else "pass" if answer == row["answer"] else "fail" for answer in row["answers"]]
+        for row in recorded
+    ]
+    votes = ballots(statuses, answers)
+    assert {ballot.n for ballot in votes} == {40}
+    counts = [ballot.gold for ballot in votes]
+    assert round(100 * cons_at_m(statuses, answers).mean(), 1) == 81.6
+    assert round(100 * avg_at_m(counts, 40).mean(), 1) == 78.7
+    assert round(100 * maj_at_k(votes, 5).mean(), 1) == 80.7
+    by_sampling = monte_carlo_maj(recorded, 5)
+    assert maj_at_k(votes, 5).mean() == pytest.approx(by_sampling, abs=0.002)
+
+
+def monte_carlo_maj(recorded: list[dict[str, Any]], k: int) -> float:
+    """maj@k of random subsets, counted from the recorded answers."""
+    rng, shares = np.random.default_rng(0), []
+    for row in recorded:
+        for _ in range(40):
+            drawn = [row["answers"][i] for i in rng.choice(40, size=k, replace=False)]
+            votes = Counter(answer for answer in drawn if answer is not None)
+            winners = [answer for answer, count in votes.items() if count == max(votes.values())]
+            shares.append(1 / len(winners) if row["answer"] in winners else 0.0)
+    return float(np.mean(shares))
+
+
+@needs_outputs
+@pytest.mark.parametrize(("model", "percent"), [("gpt-3.5-turbo", 77.0), ("codellama-34b-instruct", 45.1)])
+def test_stored_verdicts_of_humaneval(model, percent):
+    passed: dict[str, list[bool]] = {}
+    for row in read_recorded(f"out_humaneval_{model}_x10.jsonl"):
+        passed.setdefault(row["task_id"], []).append(row["passed"])
+    assert {len(row) for row in passed.values()} == {10}
+    counts = [sum(row) for row in passed.values()]
+    assert round(100 * pass_at_k(counts, 10, 1).mean(), 1) == percent
+    assert pass_at_k(counts, 10, 10).mean() == pytest.approx(np.mean([any(row) for row in passed.values()]))
 
 
 @needs_outputs
@@ -206,4 +253,5 @@ def test_math500_of_one_model(tmp_path):
     ]
     out = grade_answers(write_rows(tmp_path / "answers.jsonl", rows), "math", tmp_path / "out", progress=False)
     statuses = Counter(row[0].status for row in verdict_grid(out))
-    assert statuses == {"pass": 298, "fail": 202}  # 59.6%
+    assert statuses == {"pass": 298, "fail": 202}
+    assert report_run(out)["math"]["metrics"]["avg@1"]["value"] == pytest.approx(0.596)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import random
 import signal
 import subprocess
 import sys
@@ -17,6 +18,7 @@ from eval_suite.errors import UserError
 from eval_suite.grade import grade_run
 from eval_suite.grading import GRADERS
 from eval_suite.records import Problem, Sample, Verdict, append_jsonl, read_jsonl, write_atomic
+from eval_suite.report import report_run
 
 ROOT = Path(__file__).resolve().parents[2]
 NUM_PROBLEMS, NUM_SAMPLES = 12, 8
@@ -122,6 +124,43 @@ def test_a_killed_run_continues_to_the_same_verdicts(tmp_path, undisturbed):
     graded = verdicts(folder)
     assert graded.pop(("toy/0", NUM_SAMPLES)).status == "timeout"
     assert graded == undisturbed
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(sys.platform != "linux", reason="kills processes by signal")
+def test_ten_kills_at_random_moments_leave_the_numbers_as_they_are(tmp_path):
+    """The command with --answers: reading the file, starting, grading and writing are all hit somewhere."""
+    rows = [
+        {
+            "problem_id": i,
+            "gold": f"{i}+\\sqrt{{2}}",
+            "completions": [
+                f"\\boxed{{\\frac{{{2 * i + j % 5}}}{{2}}+\\sqrt{{{2 + j % 3}}}}}" for j in range(NUM_SAMPLES)
+            ],
+        }
+        for i in range(150)
+    ]
+    answers = tmp_path / "answers.jsonl"
+    answers.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    command = [sys.executable, "-m", "shaped_trl.cli", "grade", "--answers", str(answers), "--benchmark", "math"]
+    start = time.monotonic()
+    subprocess.run([*command, "--out", str(tmp_path / "whole")], check=True, cwd=ROOT, capture_output=True)
+    whole_s = time.monotonic() - start
+    rng, out, met = random.Random(0), tmp_path / "killed", []
+    for _ in range(10):
+        process = subprocess.Popen([*command, "--out", str(out)], cwd=ROOT, start_new_session=True)
+        time.sleep(rng.uniform(0.0, whole_s))
+        process.kill()
+        assert process.wait() in (-signal.SIGKILL, 0)
+        file = out / "verdicts.jsonl"
+        met.append(file.read_bytes().count(b"\n") if file.exists() else 0)
+    subprocess.run([*command, "--out", str(out)], check=True, cwd=ROOT, capture_output=True)
+    assert met == sorted(met)
+    assert len({number for number in met if 0 < number < 150 * NUM_SAMPLES}) > 0, met
+    report_run(tmp_path / "whole")
+    report_run(out)
+    assert (out / "results.json").read_bytes() == (tmp_path / "whole" / "results.json").read_bytes()
+    assert sorted(path.name for path in out.iterdir()) == sorted(path.name for path in (tmp_path / "whole").iterdir())
 
 
 def test_a_folder_without_samples_and_foreign_samples_are_refused(tmp_path):

@@ -1,0 +1,127 @@
+"""Every gold of every mathematics benchmark, against itself, in other writings, and against wrong neighbours."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from writings import expression_writings, gold_value, number_writings, wrong_expressions, wrong_numbers
+
+from eval_suite.benchmarks import BENCHMARKS, load_problems
+from eval_suite.grading.graders import grader_spec, load
+from eval_suite.grading.math import grade as grade_math
+from eval_suite.records import Problem
+
+MIRROR = Path(__file__).resolve().parents[2].parent / "shared" / "hub"
+pytestmark = pytest.mark.skipif(not MIRROR.is_dir(), reason="no mirror of the real data sets beside the checkout")
+MATH = ["math500", "minerva", "olympiadbench", "amc23", "aime24", "aime25"]
+EVERY = 6  # the default suite takes every 6th expression, with 2 writings and 1 wrong neighbour of each
+# The same number at the precision that is graded, or the same set, in spite of the change.
+SAME = {
+    ("olympiadbench/2592", "last digit"),  # 4.2 with gold's own tolerance of 0.1
+    ("olympiadbench/2592", "one percent more"),
+    ("olympiadbench/1760", "first integer"),  # the name of an angle
+    ("olympiadbench/1760", "last integer"),
+}
+
+
+@pytest.fixture(scope="module")
+def golds() -> dict[str, list[Problem]]:
+    return {name: load_problems([name], hub_mirror=MIRROR, shots=0) for name in ["gsm8k", *MATH]}
+
+
+def boxed(answer: str) -> str:
+    return f"We add the two parts. Therefore, the answer is $\\boxed{{{answer}}}$, as claimed."
+
+
+def failures(problem: Problem, right: dict[str, str], wrong: dict[str, str]) -> list[tuple]:
+    """What is graded otherwise than it should be."""
+    ways = [("pass", kind, text) for kind, text in right.items()]
+    ways += [("fail", kind, text) for kind, text in wrong.items() if (problem.problem_id, kind) not in SAME]
+    graded = [(want, kind, text, grade_math(boxed(text), problem.gold)[0]) for want, kind, text in ways]
+    return [(problem.problem_id, problem.gold, *case) for case in graded if case[0] != case[-1]]
+
+
+def some(ways: dict[str, str], index: int, count: int) -> dict[str, str]:
+    """`count` of the ways, other ones for each index, so that all are tried over the benchmarks."""
+    names = sorted(ways)
+    return {
+        names[(index * count + i) % len(names)]: ways[names[(index * count + i) % len(names)]] for i in range(count)
+    }
+
+
+def plain_gold(problem: Problem) -> str:
+    return problem.gold.partition("\\tolerance")[0]
+
+
+def test_the_table_of_math_benchmarks_is_whole():
+    assert [name for name, row in BENCHMARKS.items() if row.grader == "math"] == MATH
+
+
+@pytest.mark.parametrize("name", ["gsm8k", *MATH])
+def test_every_gold_equals_itself(golds, name):
+    grade = load(grader_spec(BENCHMARKS[name].grader).function)
+    for problem in golds[name]:
+        completion = f"So it is.\n#### {problem.gold}" if name == "gsm8k" else boxed(problem.gold)
+        assert grade(completion, problem.gold)[0] == "pass", problem.problem_id
+
+
+def test_every_number_in_other_writings_and_its_neighbours(golds):
+    found, tried = [], set()
+    for name in MATH:
+        for index, problem in enumerate(golds[name]):
+            value = gold_value(plain_gold(problem))
+            if value is None:
+                continue
+            right = some(number_writings(plain_gold(problem), value), index, 3)
+            wrong = some(wrong_numbers(plain_gold(problem), value), index, 2)
+            tried |= {*right, *wrong}
+            found += failures(problem, right, wrong)
+    assert found == []
+    assert len(tried) > 40
+
+
+def test_expressions_in_other_writings_and_their_neighbours(golds):
+    found = []
+    for name in MATH:
+        problems = [problem for problem in golds[name] if gold_value(plain_gold(problem)) is None]
+        for index, problem in enumerate(problems[::EVERY]):
+            right, wrong = expression_writings(problem.gold), wrong_expressions(problem.gold)
+            found += failures(problem, some(right, index, 2), some(wrong, index, 1) if wrong else {})
+    assert found == []
+
+
+@pytest.mark.slow
+def test_every_gold_in_every_writing_and_every_neighbour(golds):
+    found = []
+    for name in MATH:
+        for problem in golds[name]:
+            gold = plain_gold(problem)
+            value = gold_value(gold)
+            right = expression_writings(gold) if value is None else number_writings(gold, value)
+            wrong = wrong_expressions(gold) if value is None else wrong_numbers(gold, value)
+            assert len(set(right.values())) >= 3, problem.problem_id
+            found += failures(problem, right, wrong)
+    assert found == []
+
+
+def test_every_gsm8k_gold_in_other_writings(golds):
+    grade = load(grader_spec("gsm8k").function)
+    ways = ["#### {0}", "#### ${0}", "#### {0}.00", "#### {0} dollars", "The answer is {0}.", "\\boxed{{{0}}}"]
+    ways += [
+        "#### \\${1}",
+        "#### {1}.",
+        "####{0}",
+        "#### **{0}**",
+        "so x = {0}\n#### x = {0}",
+        "#### {0}\n\nQuestion: 7?",
+    ]
+    for index, problem in enumerate(golds["gsm8k"]):
+        number = problem.gold.replace(",", "")
+        for way in ways:
+            completion = f"First 17 and 4.\n{way.format(number, f'{int(number):,}')}"
+            assert grade(completion, problem.gold)[0] == "pass", (problem.problem_id, completion)
+        value = int(number)
+        for wrong in (-value, value + 1, 10 * value, value * 1000, f"{value}.5"):
+            if wrong != value:
+                assert grade(f"First {number}.\n#### {wrong}", problem.gold)[0] == "fail", (index, wrong)
