@@ -56,11 +56,8 @@ def find_programs(completion: str, entry_point: str, preamble: str = "", continu
             return _continuations(python[0].text, preamble)
         return _after(preamble, ["\n".join(block.text for block in python), python[0].text])
     last = defining[-1]
-    helpers = [
-        block.text
-        for index, block in enumerate(python[:last])
-        if index not in defining and _DEFINITION.match(block.text)
-    ]
+    others = set(range(last)).difference(defining)
+    helpers = [python[index].text for index in sorted(others) if _DEFINITION.match(python[index].text)]
     chosen = python[last].text
     return _after(preamble, ["\n".join([*helpers, chosen]), chosen, *_trimmed(chosen)])
 

@@ -154,16 +154,20 @@ def test_a_program_that_ends_its_process_or_the_checker_s_patience_leaves_the_po
 
 
 @pytest.mark.parametrize(
-    "unit", ["```", "`", "```a", "\n```\n", " ", "\t\n", "def ", "from ", "a.", "[BEGIN]\n", "x=", "'\","]
+    "unit",
+    ["```", "`", "```a", "\n```\n", " ", "\t\n", "def ", "from ", "a.", "[BEGIN]\n", "def total\n```\n", "x=", "'\","],
 )
 def test_the_search_for_programs_is_linear(unit):
     times_s = []
     for characters in (25_000, 200_000):
         text = unit * (characters // len(unit)) + "`x"
-        start = time.process_time()
-        find_programs(text, "total", PROMPT, continues=True)
-        times_s.append(time.process_time() - start)
-    assert times_s[1] < 0.1 + 20 * times_s[0], times_s
+        best_s = float("inf")
+        for _ in range(2):
+            start = time.process_time()
+            find_programs(text, "total", PROMPT, continues=True)
+            best_s = min(best_s, time.process_time() - start)
+        times_s.append(best_s)
+    assert times_s[1] < 0.05 + 20 * times_s[0], times_s
 
 
 def test_the_grader_s_version_names_python():
