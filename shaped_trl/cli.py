@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import inspect
+import os
 import sys
 import warnings
 from collections.abc import Callable, Sequence
@@ -76,6 +77,9 @@ class GradeOptions:
             "help": "model is a training run's output_dir: evaluate each checkpoint-<step> there, and draw the "
             "metrics over the steps."
         },
+    )
+    allow_weak_sandbox: bool = dataclasses.field(
+        default=False, metadata={"help": "Run generated code even where Landlock or seccomp cannot confine it."}
     )
 
 
@@ -232,6 +236,7 @@ def eval_command(argv: list[str]) -> int:
     from eval_suite.processes import from_environment
     from eval_suite.report import parse_pass_at, report
 
+    _allow_weak_sandbox(options.allow_weak_sandbox)
     pass_at = parse_pass_at(options.pass_at, config.n)
     processes = from_environment()
     if options.every_checkpoint:
@@ -264,6 +269,14 @@ def _argparser(command: str, description: str):
     return parser
 
 
+def _allow_weak_sandbox(allowed: bool) -> None:
+    """For this process and the grading processes that it starts."""
+    if allowed:
+        from eval_suite.grading.sandbox.server import ALLOW_WEAK_VARIABLE
+
+        os.environ[ALLOW_WEAK_VARIABLE] = "1"
+
+
 def grade_command(argv: list[str]) -> int:
     parser = _argparser(
         "grade",
@@ -279,7 +292,9 @@ def grade_command(argv: list[str]) -> int:
     parser.add_argument("--out", help="folder to write")
     parser.add_argument("--hub_mirror", help="folder read before the Hub")
     parser.add_argument("--num_workers", type=int, help="grading processes (one per core)")
+    parser.add_argument("--allow_weak_sandbox", action="store_true", help="run code that cannot be confined here")
     args = parser.parse_args(argv)
+    _allow_weak_sandbox(args.allow_weak_sandbox)
     from eval_suite.grade import grade_answers, grade_run
 
     if bool(args.folder) == bool(args.answers):

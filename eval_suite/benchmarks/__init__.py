@@ -7,6 +7,7 @@ Prompts of base models begin with worked examples, `--shots N` of them. By defau
 
     gsm8k                            4   the first rows of the train split of the same source
     math500, minerva, olympiadbench  4   written for this project (`worked_examples`)
+    mbpp, mbppplus                   3   rows of each other's data sets that neither evaluates (`code`)
     amc23, aime24, aime25            0   the same ones with --shots: answers there are integers, and models trained
                                          by RL, which these sets are for, are asked without examples
 
@@ -23,7 +24,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from eval_suite.benchmarks import prompts
+from eval_suite.benchmarks import code, prompts
 from eval_suite.benchmarks.prompts import Question, Style
 from eval_suite.benchmarks.worked_examples import MATH_EXAMPLES, SOURCE
 from eval_suite.errors import UserError
@@ -37,7 +38,8 @@ class Benchmark:
     """One row of the table.
 
     `shots` worked examples begin a base prompt by default: the first rows of `shots_split`, or of `examples` where the
-    data set has no split to take them from. With neither, a benchmark has no examples to ask for.
+    data set has no split to take them from, or what `shots_from(hub_mirror, shots)` reads elsewhere. With none of them
+    a benchmark has no examples to ask for.
     """
 
     dataset_id: str
@@ -49,6 +51,7 @@ class Benchmark:
     shots: int = 0
     shots_split: str | None = None
     examples: tuple[Question, ...] = ()
+    shots_from: Callable[[str | Path | None, int], tuple[list[Question], str]] | None = None
 
 
 @dataclass(frozen=True)
@@ -79,6 +82,14 @@ BENCHMARKS: dict[str, Benchmark] = {
     "amc23": _boxed("math-ai/amc23", None, "test", prompts.read_amc, 0),
     "aime24": _boxed("HuggingFaceH4/aime_2024", None, "train", prompts.read_aime, 0),
     "aime25": _boxed("math-ai/aime25", None, "test", prompts.read_aime, 0),
+    "humaneval": Benchmark(
+        "openai/openai_humaneval", "openai_humaneval", "test", code.read_humaneval, code.FUNCTION, "code"
+    ),
+    "humanevalplus": Benchmark("evalplus/humanevalplus", None, "test", code.read_humaneval, code.FUNCTION, "code"),
+    "mbpp": Benchmark(*code.MBPP, code.read_mbpp, code.TASK_AND_TESTS, "code", 3, shots_from=code.mbpp_examples),
+    "mbppplus": Benchmark(
+        *code.MBPP_PLUS, code.read_mbppplus, code.TASK_AND_TESTS, "code", 3, shots_from=code.mbppplus_examples
+    ),
 }
 
 # name -> module with `problems() -> list[Problem]`; imported when asked for.
@@ -182,6 +193,8 @@ def _worked_examples(name: str, hub_mirror: str | Path | None, shots: int) -> tu
     """The first `shots` worked examples, and where they come from."""
     benchmark = BENCHMARKS[name]
     examples, source = list(benchmark.examples), SOURCE
+    if benchmark.shots_from is not None:
+        examples, source = benchmark.shots_from(hub_mirror, shots)
     if benchmark.shots_split is not None:
         examples = _read_split(benchmark, benchmark.shots_split, hub_mirror, shots)
         source = f"{benchmark.dataset_id}, config {benchmark.config}, split {benchmark.shots_split}, first rows"

@@ -30,11 +30,15 @@ class Question:
 
 @dataclass(frozen=True)
 class Style:
-    """`base` and `chat` are format strings of `question`; `stop` ends a base model's completion."""
+    """`base` and `chat` are format strings of `question`; `stop` ends a base model's completion.
+
+    `between` a worked example's question and its solution.
+    """
 
     base: str
     chat: str
     stop: tuple[str, ...]
+    between: str = " "
 
 
 QUESTION_ANSWER = Style(
@@ -94,7 +98,7 @@ def read_olympiadbench(row: Mapping[str, Any]) -> Question:
 
 def base_prompt(style: Style, question: str, shots: Sequence[Question]) -> str:
     """The worked examples, then `question`, separated by an empty line; nothing after the last colon."""
-    worked = [f"{style.base.format(question=shot.text)} {shot.solution}" for shot in shots]
+    worked = [f"{style.base.format(question=shot.text)}{style.between}{shot.solution}" for shot in shots]
     return "\n\n".join([*worked, style.base.format(question=question)])
 
 

@@ -21,10 +21,12 @@ class Grade(NamedTuple):
     status: ``pass``; ``fail`` (an answer, not equal to gold); ``unparsed`` (no answer in the completion);
     ``timeout``; ``error`` (the grader itself raised or died). Only pass and fail carry an answer.
     answer: canonical, so that equal strings are votes for one answer; every pass of a gold has gold's own.
+    reason: why, in one line, where the grader says so.
     """
 
     status: Status
     answer: str | None
+    reason: str | None = None
 
 
 class SoftTimeout(BaseException):

@@ -8,6 +8,7 @@ graded again.
 
 from __future__ import annotations
 
+import platform
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cache
@@ -29,12 +30,16 @@ class GraderSpec:
     isolated: run in a worker process.
     reduce: ``module:name`` of ``completion -> the part that decides``, cheap and safe in place; equal parts
         are graded once.
+    check: ``module:name`` of a function that raises UserError where this machine cannot run the grader.
+    hard_timeout_s: wall time of an item, where it needs more than the pool allows by default.
     """
 
     function: str
     version: str
     isolated: bool = False
     reduce: str | None = None
+    check: str | None = None
+    hard_timeout_s: float = 0.0
 
 
 GRADERS: dict[str, GraderSpec] = {
@@ -48,6 +53,13 @@ GRADERS: dict[str, GraderSpec] = {
     "choice": GraderSpec(function="eval_suite.grading.choice:grade", version="choice/1"),
     "exact_match": GraderSpec(function="eval_suite.grading.exact_match:grade", version="exact_match/1"),
     "text": GraderSpec(function="eval_suite.grading.text:grade", version="text/1"),
+    "code": GraderSpec(
+        function="eval_suite.grading.code:grade",
+        version=f"code/1 (Python {platform.python_version()})",
+        isolated=True,
+        check="eval_suite.grading.sandbox.server:check_sandbox",
+        hard_timeout_s=90.0,
+    ),
     "running_sums": GraderSpec(function="eval_suite.benchmarks.running_sums:grade", version="running_sums/1"),
 }
 

@@ -56,6 +56,7 @@ class _Stream:
         self._on_done = on_done
         self._room = window
         self._read_ahead = read_ahead
+        self._checked: set[str] = set()
         self._open: dict[GradeRequest, _Job] = {}
         self._done: OrderedDict[GradeRequest, Grade] = OrderedDict()
 
@@ -71,6 +72,9 @@ class _Stream:
 
     def _take(self, index: int, request: GradeRequest) -> None:
         spec = grader_spec(request.grader)
+        if spec.check is not None and request.grader not in self._checked:
+            load(spec.check)()
+            self._checked.add(request.grader)
         if spec.reduce is not None:
             request = request._replace(completion=load(spec.reduce)(request.completion))
         if request in self._done:
@@ -160,7 +164,7 @@ class GraderPool:
         `on_done(index, grade)` is called in this thread as soon as a request has its grade, in any order.
 
         Raises:
-            UserError: an unknown grader.
+            UserError: an unknown grader, or one that this machine cannot run.
         """
         grades: list[Grade | None] = [None] * len(requests)
 
@@ -180,7 +184,7 @@ class GraderPool:
         others lie between them.
 
         Raises:
-            UserError: an unknown grader.
+            UserError: an unknown grader, or one that this machine cannot run.
         """
         with self._lock:
             self._run(_Stream(requests, on_done, WINDOW_REQUESTS, READ_AHEAD_JOBS))
@@ -208,7 +212,8 @@ class GraderPool:
         while queue and (idle or len(self._workers) < self.num_workers):
             worker = idle.pop() if idle else self._spawn()
             message = {**queue[0].request._asdict(), **self._limits}
-            worker.deadline_s = time.monotonic() + self._hard_timeout_s
+            own_timeout_s = grader_spec(queue[0].request.grader).hard_timeout_s
+            worker.deadline_s = time.monotonic() + max(self._hard_timeout_s, own_timeout_s)
             try:
                 worker.channel.send_bytes(json.dumps(message).encode())
             except (BrokenPipeError, ConnectionResetError):
@@ -229,7 +234,7 @@ class GraderPool:
                 self._discard(worker)
                 stream.queue.append(job)
             return
-        grade = Grade(reply["status"], reply["answer"])
+        grade = Grade(reply["status"], reply["answer"], reply.get("reason"))
         if reply["retire"]:
             self._end(worker, stream, grade)
             return

@@ -17,7 +17,7 @@ from collections.abc import Iterator
 from multiprocessing.connection import Connection
 from typing import Any
 
-from eval_suite.grading.base import SoftTimeout
+from eval_suite.grading.base import Grade, SoftTimeout
 from eval_suite.grading.graders import grader_spec, load
 
 REPEAT_ALARM_S = 0.25
@@ -51,15 +51,15 @@ def serve(channel: Connection, parent_pid: int) -> None:
 
 
 def answer(grader: str, completion: str, gold: str, soft_timeout_s: float) -> dict[str, Any]:
-    """Grade one item: ``{"status", "answer"}``. Must run in the main thread of its process."""
+    """Grade one item: `Grade`'s fields, the reason where there is one. Must run in the main thread of its process."""
     try:
         with _soft_timeout(soft_timeout_s):
-            status, given = load(grader_spec(grader).function)(completion, gold)
+            grade = Grade(*load(grader_spec(grader).function)(completion, gold))
     except SoftTimeout:
-        return {"status": "timeout", "answer": None}
+        grade = Grade("timeout", None)
     except Exception:  # any fault of a grader, MemoryError among them: the item's status says so
-        return {"status": "error", "answer": None}
-    return {"status": status, "answer": given}
+        grade = Grade("error", None)
+    return {name: value for name, value in grade._asdict().items() if name != "reason" or value is not None}
 
 
 @contextlib.contextmanager

@@ -174,17 +174,23 @@ def test_bad_limits_are_refused(arguments, field):
 
 @pytest.mark.parametrize("name", sorted(GRADERS))
 def test_each_grader_exists_and_passes_its_own_gold(name):
-    gold = {"math": r"\frac{\sqrt{2}}{2}", "gsm8k": "18", "running_sums": "6 6 3"}[name]
-    completion = {"math": r"\boxed{1/\sqrt{2}}", "gsm8k": "#### 18", "running_sums": "answer 6 6 3"}[name]
+    gold = {"math": r"\frac{\sqrt{2}}{2}", "gsm8k": "18", "running_sums": "6 6 3", "code": "assert f() == 1"}[name]
+    completion = {
+        "math": r"\boxed{1/\sqrt{2}}",
+        "gsm8k": "#### 18",
+        "running_sums": "answer 6 6 3",
+        "code": "def f(): return 1",
+    }[name]
+    other = "assert f() == 2" if name == "code" else "1 2 3"
     with GraderPool(1) as pool:
-        right, wrong = pool.grade([GradeRequest(name, completion, gold), GradeRequest(name, completion, "1 2 3")])
+        right, wrong = pool.grade([GradeRequest(name, completion, gold), GradeRequest(name, completion, other)])
     assert (right.status, wrong.status) == ("pass", "fail")
     assert right.answer is not None
     assert GRADERS[name].version.startswith(f"{name}/")
 
 
 def test_an_unknown_grader_is_refused_by_name():
-    with pytest.raises(UserError, match=r"grader='maths' does not exist: use one of gsm8k, math, running_sums"):
+    with pytest.raises(UserError, match=r"grader='maths' does not exist: use one of code, gsm8k, math, running_sums"):
         grader_spec("maths")
 
 

@@ -1,0 +1,78 @@
+"""Code: run the program of a completion in the sandbox against the tests that `gold` holds.
+
+`gold` is a JSON object, or, if it is none, the tests themselves:
+
+    kind         "continuation": completions may be the rest of the preamble; "program": whole programs, in whatever
+                 wrapping; "verbatim": the completion is the program, as it stands
+    entry_point  the function asked for
+    preamble     code before the program, and before the tests: the prompt's imports and helpers
+    tests, names, setup   see `sandbox.checker.Tests`
+    limits       of `sandbox.checker.Limits`, where they are not the default
+
+A pass has the answer "passes", a fail what the first failing test saw. They are no votes for an answer: equal ones
+behave alike.
+"""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+from eval_suite.grading.extract import plain_answer
+from eval_suite.grading.programs import find_programs
+from eval_suite.grading.sandbox.checker import Limits, TestResult, Tests, check, free_names
+from eval_suite.grading.sandbox.server import SandboxServer, SandboxUnavailable
+from eval_suite.records import Status
+
+PASSES = "passes"
+NO_CODE = "the completion has no code"
+LARGEST_PROGRAM, MOST_PROGRAMS = 500_000, 8  # characters; together they fit a frame
+TOO_LARGE = "the program is too large"
+
+_server: SandboxServer | None = None  # of this process, which grades one item at a time
+
+
+def grade(completion: str, gold: str) -> tuple[Status, str | None, str]:
+    """Grade one completion: status, answer, and the reason in words. Runs in a worker of the pool."""
+    task = _task(gold)
+    entry_point, preamble = task.get("entry_point", ""), task.get("preamble", "")
+    kind = task.get("kind", "program")
+    programs = [completion]
+    if kind != "verbatim":
+        programs = find_programs(completion, entry_point, preamble, continues=kind == "continuation")
+    if not programs:
+        return "unparsed", None, NO_CODE
+    programs = [program for program in programs if len(program) <= LARGEST_PROGRAM][:MOST_PROGRAMS]
+    if not programs:
+        return "fail", TOO_LARGE, TOO_LARGE
+    names = task.get("names")
+    if names is None and entry_point:
+        names = list(dict.fromkeys([entry_point, *free_names(task["tests"])]))
+    tests = Tests(task["tests"], names, before=preamble, setup=task.get("setup", ""))
+    try:
+        result = run(programs, tests, Limits(**task.get("limits", {})))
+    except (OSError, SandboxUnavailable) as error:
+        return "error", None, str(error) or type(error).__name__
+    answers = {"pass": PASSES, "fail": plain_answer(result.reason)}
+    return result.status, answers.get(result.status), result.reason
+
+
+def run(programs: list[str], tests: Tests, limits: Limits) -> TestResult:
+    """Check in this process's own sandbox, started at the first call."""
+    global _server
+    if _server is None:
+        _server = SandboxServer()
+    try:
+        return check(_server, programs, tests, limits)
+    except OSError:  # it was killed, perhaps by the system for want of memory
+        _server.close()
+        _server = None
+        raise
+
+
+def _task(gold: str) -> dict[str, Any]:
+    try:
+        task = json.loads(gold)
+    except (ValueError, RecursionError):
+        task = None
+    return task if isinstance(task, dict) else {"tests": gold}

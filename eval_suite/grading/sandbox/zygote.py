@@ -1,0 +1,244 @@
+"""The fork server: a small process that starts one confined process for each piece of code, in milliseconds.
+
+It is started from a fresh interpreter that has seen nothing of the tests, enters what namespaces it may, proves on a
+child of its own that the protections hold, and then obeys its control socket: S forks (with the child's end of a
+channel), R kills the child and reports what became of it. It ends with the socket, and the child with it.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import gc
+import importlib
+import json
+import os
+import signal
+import socket
+import struct
+import sys
+import tempfile
+from collections.abc import Callable
+from typing import Any
+
+from eval_suite.grading.sandbox import candidate, confine, filters
+from eval_suite.grading.sandbox.wire import send_frame
+
+ORDER = struct.Struct("=cII")  # START or REAP, CPU seconds, MiB
+START, REAP = b"S", b"R"
+ENDED = struct.Struct("=idq")  # wait status, CPU seconds, peak KiB
+_CHANNEL, _RULES = 3, 4
+_PRELOADED = (
+    "abc array bisect calendar cmath collections contextlib copy dataclasses datetime decimal enum fractions functools"
+    " hashlib heapq itertools json math numbers operator queue random re statistics string textwrap time typing"
+)
+
+
+def main(control_fd: int, options: dict[str, Any]) -> None:
+    """Serve until the socket closes.
+
+    Options: parent (process id), readable, listable, devices, visible (paths, see `confine`), namespaces (enter them
+    where possible), weak (go on without protections).
+    """
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    os.umask(0o022)
+    for name in _PRELOADED.split():
+        importlib.import_module(name)
+    gc.collect()
+    gc.freeze()  # keep the imported pages shared with the children
+    control = socket.socket(fileno=control_fd)
+    if sys.platform != "linux":
+        _Server(control, options, rooted=False).serve()
+        return
+    confine.die_with_parent()
+    if os.getppid() != options["parent"]:  # it died before we asked
+        return
+    confine.be_first_out_of_memory()
+    try:
+        entered = options["namespaces"] and confine.enter_namespaces()
+    except OSError as error:
+        control.send(_refusal(error))
+        return
+    if not entered:
+        _Server(control, options, rooted=False).serve()
+        return
+    first = os.fork()  # process 1 of the new namespace: when it ends, the kernel ends all others there
+    if first == 0:
+        try:
+            confine.die_with_parent()
+            _Server(control, options, rooted=confine.enter_root(options["visible"])).serve()
+        finally:
+            os._exit(0)
+    control.close()
+    os.waitpid(first, 0)
+
+
+class _Server:
+    def __init__(self, control: socket.socket, options: dict[str, Any], rooted: bool) -> None:
+        self._control = control
+        self._options = options
+        self._rooted = rooted
+        self._child = 0
+        self._rules = -1
+        self._user = 0  # to become; 0 for staying who we are
+
+    def serve(self) -> None:
+        try:
+            self._prepare()
+        except OSError as error:
+            self._control.send(_refusal(error))
+            return
+        self._control.send(json.dumps({"rooted": self._rooted, "user": self._user or os.getuid()}).encode())
+        try:
+            while True:
+                message, descriptors, _, _ = socket.recv_fds(self._control, ORDER.size, 1)
+                if not message:
+                    return
+                order, cpu_s, memory_mb = ORDER.unpack(message)
+                if order == START:
+                    self._start(descriptors[0], cpu_s, memory_mb)
+                    self._control.send(START)
+                else:
+                    self._control.send(ENDED.pack(*self._reap()))
+        except (BrokenPipeError, ConnectionResetError):
+            return
+        finally:
+            self._reap()
+
+    def _prepare(self) -> None:
+        """The folder, the rules and the user of the children; and the proof that all of it holds.
+
+        Raises:
+            OSError: a protection is missing, and a weak sandbox is not allowed.
+        """
+        devnull = os.open(os.devnull, os.O_RDWR)
+        for standard in (0, 1, 2):
+            os.dup2(devnull, standard)
+        os.close(devnull)
+        if self._rooted:
+            os.chdir(confine.FOLDER)
+        else:  # a folder that is gone: nothing can be made in it, and nothing stays behind
+            folder = tempfile.mkdtemp()
+            os.chdir(folder)
+            os.rmdir(folder)
+        if os.getuid() == 0 and _in_child(_works_as_nobody):
+            self._user = confine.NOBODY
+        if sys.platform != "linux":
+            return
+        folder_of_code = confine.FOLDER if self._rooted else None
+        filters.program()
+        try:
+            readable, listable, devices = (self._options[name] for name in ("readable", "listable", "devices"))
+            self._rules = confine.landlock_rules(readable, listable, devices, folder_of_code)
+            if not _in_child(self._holds):
+                raise confine.Refused(0, "a process on trial was not confined")
+        except OSError:
+            if not self._options["weak"]:
+                raise
+
+    def _holds(self) -> bool:
+        """Confine this process and try some of what must not be possible, none of which does harm if it is."""
+        self._confine(cpu_s=10, memory_mb=1024)
+        actions: tuple[Callable[[], Any], ...] = (
+            lambda: os.open("/etc/passwd", os.O_RDONLY),
+            lambda: os.open("/proc/self/status", os.O_RDONLY),
+            lambda: os.open(os.__file__, os.O_WRONLY),
+            os.fork,
+            socket.socket,
+            lambda: os.kill(os.getppid(), 0),
+            lambda: os.chmod("/", os.stat("/").st_mode),
+            lambda: os.execv("/bin/false", ["false"]),
+        )
+        return all(map(_is_refused, actions))
+
+    def _start(self, channel: int, cpu_s: int, memory_mb: int) -> None:
+        assert not self._child
+        self._child = os.fork()
+        if self._child == 0:
+            try:
+                self._be_candidate(channel, cpu_s, memory_mb)
+            finally:
+                os._exit(0)
+        os.close(channel)
+
+    def _be_candidate(self, channel: int, cpu_s: int, memory_mb: int) -> None:
+        """Keep the channel and the rules, and no other descriptor; confine; run what comes."""
+        self._control.detach()
+        above = [fcntl.fcntl(old, fcntl.F_DUPFD, 64) for old in (channel, self._rules) if old >= 0]
+        os.closerange(3, 64)
+        for old, new in zip(above, (_CHANNEL, _RULES), strict=False):
+            os.dup2(old, new)
+        os.closerange(_RULES + 1, 4096)
+        self._rules = _RULES if self._rules >= 0 else -1
+        try:
+            self._confine(cpu_s, memory_mb)
+        except OSError as error:
+            send_frame(_CHANNEL, {"refused": f"{error.strerror}"})
+            return
+        send_frame(_CHANNEL, {"confined": True})
+        candidate.serve(_CHANNEL)
+
+    def _confine(self, cpu_s: int, memory_mb: int) -> None:
+        os.setpgid(0, 0)
+        confine.limit_resources(cpu_s, memory_mb)
+        if self._user:
+            confine.become(self._user)
+        if sys.platform != "linux":
+            return
+        confine.die_with_parent()  # after the change of user, which would undo it
+        for protect in (confine.give_up_privileges, self._restrict_files, confine.restrict_calls):
+            try:
+                protect()
+            except OSError:
+                if not self._options["weak"]:
+                    raise
+
+    def _restrict_files(self) -> None:
+        confine.restrict_files(self._rules)
+        os.close(self._rules)
+
+    def _reap(self) -> tuple[int, float, int]:
+        if not self._child:
+            return 0, 0.0, 0
+        os.kill(self._child, signal.SIGKILL)  # it is not reaped yet, so its id is still its own
+        _, status, used = os.wait4(self._child, 0)
+        self._child = 0
+        if self._rooted and os.listdir(confine.FOLDER):
+            os.chdir("/")
+            confine.unmount_folder()
+            confine.mount_folder()
+            os.chdir(confine.FOLDER)
+            if self._rules >= 0:
+                confine.allow_folder(self._rules, confine.FOLDER)
+        return status, used.ru_utime + used.ru_stime, used.ru_maxrss
+
+
+def _refusal(error: OSError) -> bytes:
+    return json.dumps({"refused": error.strerror or str(error)}).encode()
+
+
+def _in_child(action: Callable[[], bool]) -> bool:
+    """Whether `action`, in a child, returns True."""
+    child = os.fork()
+    if child == 0:
+        with contextlib.suppress(BaseException):
+            os._exit(0 if action() else 1)
+        os._exit(1)
+    return os.waitpid(child, 0)[1] == 0
+
+
+def _works_as_nobody() -> bool:
+    """Can nobody read the library? Not where the interpreter lies in a home folder."""
+    confine.become(confine.NOBODY)
+    for path in filter(os.path.isdir, sys.path):
+        os.listdir(path)
+    importlib.import_module("colorsys")  # one that is not loaded yet
+    return True
+
+
+def _is_refused(action: Callable[[], Any]) -> bool:
+    try:
+        action()
+    except OSError:
+        return True
+    return False

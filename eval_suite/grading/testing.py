@@ -1,0 +1,82 @@
+"""`run_tests`: the sandbox by itself."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import asdict
+from functools import cache
+
+from eval_suite.errors import UserError
+from eval_suite.grading.base import GradeRequest
+from eval_suite.grading.pool import GraderPool
+from eval_suite.grading.sandbox.checker import Limits, TestResult
+
+_CHECKER_CPU_S = 10.0  # of the tests' own work, in the trusted process
+_SLACK_S = 15.0
+
+
+def run_tests(
+    code: str,
+    tests: str,
+    *,
+    names: Sequence[str] | None = None,
+    before: str = "",
+    setup: str = "",
+    cpu_s: int = 10,
+    memory_mb: int = 1024,
+    wall_s: float = 60.0,
+) -> TestResult:
+    """Run untrusted `code` in the sandbox against `tests`.
+
+        >>> run_tests("def add(a, b): return a + b", "assert add(1, 2) == 3")
+        TestResult(status='pass', reason='1 calls')
+
+    The tests are trusted: they run with this user's rights, in a process of their own; the code runs in another one,
+    and never sees them. They may call what it defines, with literals as arguments. What it returns comes back as a
+    literal; any other object as a handle, which is true, equal to nothing else, and can be iterated or passed on.
+
+    `SHAPED_TRL_ALLOW_WEAK_SANDBOX=1` lets code run where Landlock or seccomp is missing. What the sandbox does not
+    stop is written in `eval_suite.grading.sandbox`. Processes start at the first call (seconds) and stay for the next
+    (milliseconds); calls from several threads wait for each other. For many at once, give requests of the grader
+    ``code`` to a `GraderPool`.
+
+    Args:
+        code: Python text, run as it stands as the module ``solution``.
+        tests: Python text. The code passes if they end without an exception and have called it.
+        names: what the tests take from the code; by default all names they use that are not defined elsewhere.
+        before: Python text that the tests build on, run with them.
+        setup: Python text run after the code, beside it: to make the objects that tests pass and no literal writes.
+        cpu_s: CPU seconds of the code and all its calls together.
+        memory_mb: address space of the code, in MiB.
+        wall_s: seconds until code that waits is ended.
+
+    Returns:
+        status ``pass``, ``fail`` (a wrong result, an exception, the end of its process), ``timeout`` or ``error`` (of
+        the tests or the sandbox), and the reason in one line.
+
+    Raises:
+        UserError: Landlock or seccomp is missing here, a limit is below its smallest value, or the tests are no text.
+    """
+    for name, value, smallest in (("cpu_s", cpu_s, 1), ("memory_mb", memory_mb, 64), ("wall_s", wall_s, 0.1)):
+        if value < smallest:
+            raise UserError(f"{name}={value!r} is too small: give at least {smallest}")
+    for name, text in (("code", code), ("tests", tests)):
+        if not isinstance(text, str):
+            raise UserError(f"{name} is {type(text).__name__}: give Python text")
+    task = {
+        "kind": "verbatim",
+        "tests": tests,
+        "names": None if names is None else list(names),
+        "preamble": before,
+        "setup": setup,
+        "limits": asdict(Limits(int(cpu_s), int(memory_mb), float(wall_s))),
+    }
+    request = GradeRequest("code", code, json.dumps(task))
+    (grade,) = _pool(float(wall_s) + _CHECKER_CPU_S + _SLACK_S).grade([request])
+    return TestResult(grade.status, grade.reason or "the checking process was ended")
+
+
+@cache
+def _pool(hard_timeout_s: float) -> GraderPool:
+    return GraderPool(1, soft_timeout_s=_CHECKER_CPU_S, hard_timeout_s=hard_timeout_s)

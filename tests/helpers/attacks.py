@@ -1,0 +1,167 @@
+"""Programs that attack the sandbox, and the command that runs them and looks at what they did.
+
+FORGERIES do not know the right answer, and must not pass. BREAK_OUTS try to do something; `f(where)` returns "done" if
+it worked, and they pass if it did. LOOPS must be ended by a limit.
+
+    python attacks.py NAMESPACES [LEFT OUT]     prints one JSON object
+
+NAMESPACES is 1 or 0; left out may be slow, or slow and loop.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import secrets
+import socket
+import sys
+import tempfile
+from pathlib import Path
+
+_PROGRAMS = Path(__file__).parent / "attack_programs"
+
+
+def _read(name: str) -> dict[str, str]:
+    """The programs of a file, each after a line ``### name``."""
+    sections = (_PROGRAMS / f"{name}.txt").read_text().split("### ")[1:]
+    return {title: code for title, _, code in (section.partition("\n") for section in sections)}
+
+
+FORGERIES, BREAK_OUTS, LOOPS = _read("forgeries"), _read("break_outs"), _read("loops")
+_RAW_CALLS = {
+    "fork": "57 if x86 else -1",
+    "vfork": "58 if x86 else -1",
+    "clone": "56 if x86 else 220",
+    "clone3": "435",
+    "execve": "59 if x86 else 221",
+    "socket": "41 if x86 else 198",
+    "ptrace": "101 if x86 else 117",
+    "process_vm_readv": "310 if x86 else 270",
+    "unshare": "272 if x86 else 97",
+    "setns": "308 if x86 else 268",
+    "mount": "165 if x86 else 40",
+    "umount2": "166 if x86 else 39",
+    "io_uring_setup": "425",
+    "bpf": "321 if x86 else 280",
+    "perf_event_open": "298 if x86 else 241",
+    "userfaultfd": "323 if x86 else 282",
+    "keyctl": "250 if x86 else 219",
+    "memfd_create": "319 if x86 else 279",
+    "prctl": "157 if x86 else 167",
+    "pidfd_getfd": "438",
+    "shmget": "29 if x86 else 194",
+    "mq_open": "180 if x86 else 180",
+    "open_by_handle_at": "304 if x86 else 265",
+    "reboot": "169 if x86 else 142",
+    "kexec_load": "246 if x86 else 104",
+    "fork as x32": "0x40000000 + 57 if x86 else -1",
+}
+BREAK_OUTS |= {
+    f"system call {name}": (
+        "import ctypes, platform\ndef f(w):\n    x86 = platform.machine() == 'x86_64'\n"
+        f"    libc = ctypes.CDLL(None, use_errno=True)\n    r = libc.syscall({number}, 0, 0, 0, 0, 0, 0)\n"
+        "    e = ctypes.get_errno()\n    return 'done' if r != -1 or e not in (1, 38) else e"  # EPERM, ENOSYS
+    )
+    for name, number in _RAW_CALLS.items()
+}
+
+# these use up their second of CPU time
+SLOW = ("huge list", "shared list that is huge when written", "deep recursion", "deep recursion in C", "memory")
+
+
+def main(namespaces: bool, left_out: list[str]) -> None:
+    import pytest  # for a package that is not the code's to read
+
+    from eval_suite.grading.sandbox.checker import Limits, Tests, check
+    from eval_suite.grading.sandbox.server import SandboxServer
+
+    os.environ["ATTACK_SECRET"] = "secret"
+    folder = Path(tempfile.mkdtemp(prefix="attacked-"))
+    victim = folder / "victim"
+    victim.write_text("precious")
+    state = _state(folder)
+    tcp, udp = socket.create_server(("127.0.0.1", 0)), socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+    udp.bind(("127.0.0.1", 0))
+    unix, abstract = socket.socket(socket.AF_UNIX), socket.socket(socket.AF_UNIX)
+    unix_path = tempfile.mkdtemp(prefix="attacked-") + "/socket"
+    unix.bind(unix_path)
+    unix.listen()
+    name = "attacked-" + secrets.token_hex(8)
+    abstract.bind("\0" + name)
+    abstract.listen()
+    where = {
+        "victim": str(victim),
+        "folder": str(folder),
+        "tcp": tcp.getsockname()[1],
+        "udp": udp.getsockname()[1],
+        "unix": unix_path,
+        "abstract": name,
+        "checker": os.getpid(),
+        "packages": [str(path) for path in Path(pytest.__file__).parent.glob("*.py")][:3],
+        "checker_file": sys.modules[check.__module__].__file__,
+    }
+    server = SandboxServer(namespaces)
+    results = {}
+    for kind, attacks in (("forgery", FORGERIES), ("break-out", BREAK_OUTS), ("loop", LOOPS)):
+        for attack, code in attacks.items():
+            if kind in left_out or ("slow" in left_out and attack in SLOW):
+                continue
+            if kind == "break-out":
+                tests = f"assert f({where!r}) == 'done'"
+            else:
+                expected = f"secret-{secrets.token_hex(4)}"
+                tests = f"expected = {expected!r}\nassert f(1) == expected\nassert all(map(f, [1, 2]))"
+            result = check(server, [code], Tests(tests), Limits(1, 512, 0.7 if attack in _WAITING else 60.0))
+            results[attack] = [kind, result.status, result.reason]
+    healthy = check(server, ["def f(x): return x"], Tests("assert f(1) == 1"), Limits()).status == "pass"
+    rooted, user, session = server.rooted, server.user, server.pid
+    server.close()
+    connections = []
+    for listener in (tcp, unix, abstract, udp):
+        listener.setblocking(False)
+        with contextlib.suppress(BlockingIOError):
+            connections.append(str(listener.recv(9) if listener is udp else listener.accept()))
+    print(
+        json.dumps(
+            {
+                "results": results,
+                "healthy": healthy,
+                "rooted": rooted,
+                "user": user,
+                "untouched": _state(folder) == state,
+                "connections": connections,
+                "left": _in_session(session),
+            }
+        )
+    )
+
+
+_WAITING = ("sleep", "lock", "half a reply")
+
+
+def _state(folder: Path) -> list[tuple]:
+    """The folder and all that is in it, with whatever of it could be changed."""
+    files = [*folder.rglob("*"), folder]
+    return [
+        (str(path), path.read_bytes() if path.is_file() else b"", *map(int, _numbers(path))) for path in sorted(files)
+    ]
+
+
+def _numbers(path: Path) -> tuple[float, ...]:
+    stat = path.stat()
+    return stat.st_mode, stat.st_uid, stat.st_mtime_ns, stat.st_nlink, stat.st_ino
+
+
+def _in_session(session: int) -> list[int]:
+    found = []
+    for entry in Path("/proc").glob("[0-9]*/stat"):
+        with contextlib.suppress(OSError):
+            fields = entry.read_text().rpartition(")")[2].split()
+            if int(fields[3]) == session and fields[0] != "Z":
+                found.append(int(entry.parent.name))
+    return found
+
+
+if __name__ == "__main__":
+    main(sys.argv[1] == "1", sys.argv[2:])
