@@ -42,10 +42,11 @@ from typing import Any
 from latex2sympy2_extended import NormalizationConfig
 from math_verify import ExprExtractionConfig, LatexExtractionConfig, parse, verify
 from math_verify.grader import get_pct_val
-from sympy import Basic, Rational, nan, zoo
+from sympy import Basic, Expr, Rational, nan, zoo
 
 from eval_suite.grading.canonical import canonical, constant_value, is_contradiction, same_function
 from eval_suite.grading.extract import boxed_or_tail, last_boxed, plain_answer
+from eval_suite.grading.fingerprint import point_values
 from eval_suite.grading.latex import clean, has_equals, same_look, split_list, split_name
 from eval_suite.grading.literals import Number, numbers_equal, parse_based, parse_number
 from eval_suite.grading.units import conversion, split_unit
@@ -178,12 +179,23 @@ def _equal(gold_text: str, answer: Reading) -> bool:
 
 
 def _is_another_number(gold: Reading, answer: Reading, factor: Fraction) -> bool:
-    """Is the answer a number far from gold, a constant? Cheap: the answer is not parsed."""
+    """Is the answer a number, and gold one far from it, or no number at all? Cheap: the answer is not parsed."""
     if answer.number is None or answer.number.percent or not (expected := _parse_gold(gold.value)):
         return False
-    number = answer.number.value * factor
-    distance = _relative_distance(expected[0], Rational(number.numerator, number.denominator))
-    return distance is not None and distance > CONSTANT_TOLERANCE
+    value = answer.number.value * factor
+    number = Rational(value.numerator, value.denominator)
+    distance = _relative_distance(expected[0], number)
+    if distance is None:
+        values = _gold_values(gold.value)
+        return bool(values) and all(abs(each - number) > CONSTANT_TOLERANCE * abs(each) for each in values)
+    return distance > CONSTANT_TOLERANCE
+
+
+@lru_cache(maxsize=1024)
+def _gold_values(gold: str) -> list[Any]:
+    """Of an expression with variables, its values at two points; else nothing."""
+    (expected, *_) = _parse_gold(gold)
+    return (point_values(expected) or []) if isinstance(expected, Expr) else []
 
 
 def _look(text: str) -> str:
