@@ -10,8 +10,7 @@ from __future__ import annotations
 import hashlib
 from typing import Any
 
-from sympy import Derivative, Expr, Float, I, Integral, Limit, N, Product, Sum, ceiling, floor
-from sympy.core.function import AppliedUndef
+from sympy import Expr, Float, I, Integral, Limit, N, Product, Sum, ceiling, floor
 from sympy.core.relational import Relational
 
 DIGITS = 12
@@ -20,7 +19,7 @@ MAX_OPERATIONS = 300
 # sympy cannot evaluate or print every object that its parser makes
 EVALUATION_FAULTS = (TypeError, ValueError, AttributeError, NotImplementedError, ArithmeticError)
 # steps, whose equal values say little, and what takes a limit to evaluate
-NO_POINTS = (floor, ceiling, Sum, Product, Integral, Limit, Derivative, AppliedUndef)
+NO_POINTS = (floor, ceiling, Sum, Product, Integral, Limit)
 _MIRRORED = {">": "<", ">=": "<="}
 
 
