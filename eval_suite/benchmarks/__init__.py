@@ -145,7 +145,7 @@ def _check_extras(names: Sequence[str]) -> None:
     if missing:
         where = ELSEWHERE[missing[0]]
         raise UserError(
-            f"benchmarks: the package {where.package}, which {', '.join(missing)} of them read, is not installed: "
+            f"benchmarks: no package {where.package!r} is installed, which is needed for {', '.join(missing)}: "
             f"pip install 'shaped-trl[{where.extra}]', or leave them out"
         )
 

@@ -15,6 +15,7 @@ from sympy import (
     Abs,
     And,
     Complement,
+    Derivative,
     Eq,
     Expr,
     FiniteSet,
@@ -26,9 +27,11 @@ from sympy import (
     Number,
     Rational,
     Set,
+    Symbol,
     Tuple,
     Union,
 )
+from sympy.core.function import AppliedUndef
 from sympy.core.relational import Relational
 
 from eval_suite.grading.fingerprint import EVALUATION_FAULTS, NO_POINTS, fingerprint, relation_fingerprint
@@ -73,26 +76,50 @@ def same_function(a: Any, b: Any) -> bool:
     Variables are positive there, as those of science and counting mostly are, and negative too where an absolute value
     is taken. False for what has steps or needs a limit: equal values would say little, or take long.
     """
-    if not (isinstance(a, Expr) and isinstance(b, Expr)) or a.has(*NO_POINTS) or b.has(*NO_POINTS):
+    points = _values_at_points(a, b)
+    return bool(points) and all(abs(x - y) <= allowed * max(abs(x), abs(y)) for x, y, allowed in points)
+
+
+def same_equation(a: Eq, b: Eq) -> bool:
+    """Are the two equations multiples of each other, at the same points?"""
+    if not all(isinstance(side, Expr) for side in (a.lhs, a.rhs, b.lhs, b.rhs)):
         return False
+    points = _values_at_points(a.lhs - a.rhs, b.lhs - b.rhs)
+    if not points or any(0 in (x, y) for x, y, _ in points):
+        return False
+    first = points[0][0] / points[0][1]
+    return all(abs(x / y - first) <= 2 * allowed * abs(first) for x, y, allowed in points)
+
+
+def _values_at_points(a: Any, b: Any) -> list[tuple[complex, complex, float]]:
+    """Values of both and the relative difference that counts as none; empty where they cannot be compared."""
+    if not (isinstance(a, Expr) and isinstance(b, Expr)) or a.has(*NO_POINTS) or b.has(*NO_POINTS):
+        return []
+    a, b = _without_functions(a), _without_functions(b)
     symbols = sorted(a.free_symbols | b.free_symbols, key=str)
     if not symbols or {str(s) for s in a.free_symbols} - {"i"} != {str(s) for s in b.free_symbols} - {"i"}:
-        return False
+        return []
     tolerance = 1e-6 if a.has(Float) or b.has(Float) else 1e-9
     signs = (1, -1) if a.has(Abs) or b.has(Abs) else (1,)
-    return all(_same_value(a, b, symbols, sign * start, tolerance) for start in (0.7, 1.3, 2.9) for sign in signs)
+    points = []
+    for start in (sign * size for size in (0.7, 1.3, 2.9) for sign in signs):
+        names = dict.fromkeys(str(symbol) for symbol in symbols)  # one value a name, whatever is assumed of it
+        values: dict[str, Any] = {name: start * (1 + index * (math.sqrt(5) - 2)) for index, name in enumerate(names)}
+        values["i"] = I  # math-verify leaves the imaginary unit a symbol
+        point = {symbol: values[str(symbol)] for symbol in symbols}
+        try:
+            left, right = (complex(N(each.subs(point), SIGNIFICANT_DIGITS + 3)) for each in (a, b))
+        except (*EVALUATION_FAULTS, RecursionError):
+            return []
+        if not math.isfinite(abs(left)) or not math.isfinite(abs(right)) or left == right == 0:
+            return []
+        points.append((left, right, tolerance))
+    return points
 
 
-def _same_value(a: Expr, b: Expr, symbols: list[Any], start: float, tolerance: float) -> bool:
-    names = dict.fromkeys(str(symbol) for symbol in symbols)  # one value for a name, whatever is assumed of it
-    values: dict[str, Any] = {name: start * (1 + index * (math.sqrt(5) - 2)) for index, name in enumerate(names)}
-    values["i"] = I  # math-verify leaves the imaginary unit a symbol
-    point = {symbol: values[str(symbol)] for symbol in symbols}
-    try:
-        left, right = (complex(N(each.subs(point), SIGNIFICANT_DIGITS + 3)) for each in (a, b))
-    except (*EVALUATION_FAULTS, RecursionError):
-        return False
-    return math.isfinite(abs(left)) and abs(left - right) <= tolerance * max(abs(left), abs(right)) != 0
+def _without_functions(expression: Expr) -> Expr:
+    """Unknown functions and derivatives, such as x(t), as variables."""
+    return expression.xreplace({each: Symbol(str(each)) for each in expression.atoms(AppliedUndef, Derivative)})
 
 
 def canonical(expression: Any) -> str:

@@ -10,8 +10,7 @@ from __future__ import annotations
 import hashlib
 from typing import Any
 
-from sympy import Derivative, Expr, Float, I, Integral, Limit, N, Product, Sum, ceiling, floor
-from sympy.core.function import AppliedUndef
+from sympy import Expr, Float, I, Integral, Limit, N, Product, Sum, ceiling, floor
 from sympy.core.relational import Relational
 
 DIGITS = 12
@@ -20,13 +19,13 @@ MAX_OPERATIONS = 300
 # sympy cannot evaluate or print every object that its parser makes
 EVALUATION_FAULTS = (TypeError, ValueError, AttributeError, NotImplementedError, ArithmeticError)
 # steps, whose equal values say little, and what takes a limit to evaluate
-NO_POINTS = (floor, ceiling, Sum, Product, Integral, Limit, Derivative, AppliedUndef)
+NO_POINTS = (floor, ceiling, Sum, Product, Integral, Limit)
 _MIRRORED = {">": "<", ">=": "<="}
 
 
 def fingerprint(expression: Expr) -> str | None:
     """Values of an expression with variables, or None where it has none: too long, not finite, not a number."""
-    values = _values(expression)
+    values = point_values(expression)
     return None if values is None else f"f({_names(expression)}) = {', '.join(map(_digits, values))}"
 
 
@@ -37,7 +36,7 @@ def relation_fingerprint(relation: Relational) -> str | None:
         operator, left, right = _MIRRORED[operator], right, left
     if not isinstance(left, Expr) or not isinstance(right, Expr) or not relation.free_symbols:
         return None
-    values = _values(left - right)
+    values = point_values(left - right)
     if values is None or values[0] == 0:
         return None
     scale = values[0] if operator in ("==", "!=") else abs(values[0])
@@ -48,7 +47,8 @@ def _names(expression: Any) -> str:
     return ",".join(sorted({symbol.name for symbol in expression.free_symbols}))
 
 
-def _values(expression: Expr) -> list[Any] | None:
+def point_values(expression: Expr) -> list[Any] | None:
+    """Values at the points of its symbols, or None: no symbols, or a value that sympy cannot make a finite number."""
     if not expression.free_symbols or expression.count_ops() > MAX_OPERATIONS or expression.has(*NO_POINTS):
         return None
     values = []

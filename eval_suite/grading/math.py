@@ -18,6 +18,8 @@ Departures from calling math-verify on the whole completion, each for a measured
   1/2^98), or where the answer is an equation between unequal constants (``3=7`` for 7);
 * expressions that math-verify cannot turn into each other are equal where their values are, at three points with
   positive symbols (``sinh`` and exponentials; ``2r\sqrt{\pi}`` and ``\sqrt{4\pi r^2}``);
+* equations are equal where one is a multiple of the other at those points; math-verify, which solves them, is asked
+  about those in one or two symbols only;
 * a boxed answer of more than 2,000 characters (and twice gold's) is compared as text alone.
 
 A gold may end in ``\tolerance{1e-1}``: how far, absolutely, a number may be off.
@@ -42,10 +44,11 @@ from typing import Any
 from latex2sympy2_extended import NormalizationConfig
 from math_verify import ExprExtractionConfig, LatexExtractionConfig, parse, verify
 from math_verify.grader import get_pct_val
-from sympy import Basic, Rational, nan, zoo
+from sympy import Basic, Eq, Expr, Rational, nan, zoo
 
-from eval_suite.grading.canonical import canonical, constant_value, is_contradiction, same_function
+from eval_suite.grading.canonical import canonical, constant_value, is_contradiction, same_equation, same_function
 from eval_suite.grading.extract import boxed_or_tail, last_boxed, plain_answer
+from eval_suite.grading.fingerprint import point_values
 from eval_suite.grading.latex import clean, has_equals, same_look, split_list, split_name
 from eval_suite.grading.literals import Number, numbers_equal, parse_based, parse_number
 from eval_suite.grading.units import conversion, split_unit
@@ -53,6 +56,7 @@ from eval_suite.records import Status
 
 MAX_PARSED_CHARACTERS = 2_000
 CONSTANT_TOLERANCE = 1e-4
+MOST_SOLVED_SYMBOLS = 2  # math-verify solves equations, which takes seconds where they have more
 ROUNDING = 1e-2  # how far the two sides of an approximation may be apart, relatively
 # math-verify's own clean-up, but for units: it takes the letter in 6m for one
 _NORMALIZATION = NormalizationConfig(units=False, malformed_operators=True, nits=True)
@@ -178,12 +182,23 @@ def _equal(gold_text: str, answer: Reading) -> bool:
 
 
 def _is_another_number(gold: Reading, answer: Reading, factor: Fraction) -> bool:
-    """Is the answer a number far from gold, a constant? Cheap: the answer is not parsed."""
+    """Is the answer a number, and gold one far from it, or no number at all? Cheap: the answer is not parsed."""
     if answer.number is None or answer.number.percent or not (expected := _parse_gold(gold.value)):
         return False
-    number = answer.number.value * factor
-    distance = _relative_distance(expected[0], Rational(number.numerator, number.denominator))
-    return distance is not None and distance > CONSTANT_TOLERANCE
+    value = answer.number.value * factor
+    number = Rational(value.numerator, value.denominator)
+    distance = _relative_distance(expected[0], number)
+    if distance is None:
+        values = _gold_values(gold.value)
+        return bool(values) and all(abs(each - number) > CONSTANT_TOLERANCE * abs(each) for each in values)
+    return distance > CONSTANT_TOLERANCE
+
+
+@lru_cache(maxsize=1024)
+def _gold_values(gold: str) -> list[Any]:
+    """Of an expression with variables, its values at two points; else nothing."""
+    (expected, *_) = _parse_gold(gold)
+    return (point_values(expected) or []) if isinstance(expected, Expr) else []
 
 
 def _look(text: str) -> str:
@@ -270,6 +285,11 @@ def _verified(gold_text: str, expected: list[Any], parsed: list[Any], tolerance:
         return distance * abs(float(constant_value(expected[0]))) <= tolerance
     if distance is not None and (distance > CONSTANT_TOLERANCE or _SCIENTIFIC.search(gold_text)):
         return distance <= CONSTANT_TOLERANCE  # most answers: no need to simplify their difference
+    if isinstance(expected[0], Eq) and isinstance(parsed[0], Eq):
+        if same_equation(expected[0], parsed[0]):
+            return True
+        if len(expected[0].free_symbols) > MOST_SOLVED_SYMBOLS:
+            return False
     if not verify(expected, parsed, allow_set_relation_comp=True, timeout_seconds=None):
         return distance is None and same_function(expected[0], parsed[0])
     return not is_contradiction(parsed[0])

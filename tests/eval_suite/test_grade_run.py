@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import time
+import tracemalloc
 from dataclasses import asdict
 from pathlib import Path
 
@@ -15,8 +16,9 @@ import pytest
 
 from eval_suite import grade as grade_module
 from eval_suite.errors import UserError
-from eval_suite.grade import grade_run
+from eval_suite.grade import grade_answers, grade_run
 from eval_suite.grading import GRADERS
+from eval_suite.outcomes import read_outcomes
 from eval_suite.records import Problem, Sample, Verdict, append_jsonl, read_jsonl, write_atomic
 from eval_suite.report import report_run
 
@@ -126,6 +128,29 @@ def test_a_killed_run_continues_to_the_same_verdicts(tmp_path, undisturbed):
     assert graded == undisturbed
 
 
+def peak_of_grading(folder: Path, samples: int) -> int:
+    """Bytes of Python objects at the most, while answers of 8 kB are read, graded and reported."""
+    folder.mkdir()
+    rows = (
+        {"problem_id": i, "gold": "7", "completions": [f"{'so ' * 2700}\\boxed{{{j % 9}}}" for j in range(100)]}
+        for i in range(samples // 100)
+    )
+    with open(folder / "answers.jsonl", "w") as file:
+        file.writelines(json.dumps(row) + "\n" for row in rows)
+    tracemalloc.start()
+    out = grade_answers(folder / "answers.jsonl", "math", folder / "out", num_workers=1, progress=False)
+    outcomes = read_outcomes(out)["math"]
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert outcomes.statuses["pass"] == samples // 100 * 11
+    return peak
+
+
+def test_memory_does_not_grow_with_the_number_of_answers(tmp_path):
+    few, many = (peak_of_grading(tmp_path / str(samples), samples) for samples in (1_000, 3_000))
+    assert many - few < 1_500_000  # their completions: 16 MB
+
+
 @pytest.mark.slow
 @pytest.mark.skipif(sys.platform != "linux", reason="kills processes by signal")
 def test_ten_kills_at_random_moments_leave_the_numbers_as_they_are(tmp_path):
@@ -149,7 +174,7 @@ def test_ten_kills_at_random_moments_leave_the_numbers_as_they_are(tmp_path):
     rng, out, met = random.Random(0), tmp_path / "killed", []
     for _ in range(10):
         process = subprocess.Popen([*command, "--out", str(out)], cwd=ROOT, start_new_session=True)
-        time.sleep(rng.uniform(0.0, whole_s))
+        time.sleep(rng.uniform(0.0, 0.9 * whole_s))
         process.kill()
         assert process.wait() in (-signal.SIGKILL, 0)
         file = out / "verdicts.jsonl"

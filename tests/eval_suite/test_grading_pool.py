@@ -58,6 +58,45 @@ def test_grades_come_in_order_and_equal_gradings_are_done_once():
     assert len({id(grade) for grade in grades}) == 9  # 7 sums and 2 others
 
 
+def test_a_stream_is_read_no_further_than_its_window_and_nothing_holds_it_up():
+    """One endless item for its 2 seconds, on one of two workers: all others are done meanwhile."""
+    read, done, ahead, finished_s = 0, 0, 0, {}
+    start = time.monotonic()
+
+    def requests():
+        nonlocal read
+        for number in range(5_000):
+            read += 1
+            yield ENDLESS if number == 10 else math_request(number % 50, gold=number // 500)
+
+    def on_done(index: int, grade: Grade) -> None:
+        nonlocal done, ahead
+        done += 1
+        ahead = max(ahead, read - done)
+        finished_s[index] = (time.monotonic() - start, grade.status)
+
+    with GraderPool(2, soft_timeout_s=2.0, hard_timeout_s=60.0) as pool:
+        pool.grade_stream(requests(), on_done)
+    assert (read, done, len(finished_s)) == (5_000, 5_000, 5_000)
+    assert ahead <= pool_module.WINDOW_REQUESTS
+    assert finished_s.pop(10)[1] == "timeout"
+    passes = sum(status == "pass" for _, status in finished_s.values())
+    assert passes == sum((number % 50) + 2 == number // 500 for number in range(5_000) if number != 10)
+    assert not pool._workers or all(worker.job is None for worker in pool._workers)
+
+
+def test_a_stream_that_raises_leaves_the_pool_usable():
+    def requests():
+        yield from [math_request(1), ENDLESS, math_request(2)]
+        raise FileNotFoundError("the file went away")
+
+    with GraderPool(2) as pool:
+        with pytest.raises(FileNotFoundError, match="went away"):
+            pool.grade_stream(requests(), lambda index, grade: None)
+        assert not [worker for worker in pool._workers if worker.job]
+        assert pool.grade([math_request(3)])[0].status == "pass"
+
+
 def test_workers_stay_between_calls_and_from_other_threads():
     with GraderPool(1) as pool:
         pool.grade([math_request(1)])

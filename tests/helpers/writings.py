@@ -15,7 +15,7 @@ getcontext().prec = 400
 def gold_value(gold: str) -> Fraction | None:
     """The value of a gold that is a plain number, a fraction, or in e-notation; None for others."""
     text = gold.replace(",\\!", "").replace("\\!", "").replace("$", "").replace("\\", "", 1 if "\\$" in gold else 0)
-    text = re.sub(r"(?<=\d),(?=\d{3}\b)", "", text).replace(" ", "")
+    text = re.sub(r"(?<=\d),(?=\d{3}\b)", "", text).replace(" ", "").replace("_", "base")
     if match := re.fullmatch(r"(-?)\\[dt]?frac(?:\{(\d+)\}|(\d))(?:\{(\d+)\}|(\d))", text):
         sign, a, b, c, d = match.groups()
         return Fraction(int(a or b), int(c or d)) * (-1 if sign else 1)
@@ -91,7 +91,9 @@ def wrong_numbers(gold: str, value: Fraction) -> dict[str, str]:
             return rf"{sign}\frac{{{abs(number).numerator}}}{{{number.denominator}}}"
         return ("-" if number < 0 else "") + f"{decimal:e}".replace("E", "e")
 
-    ways = {"one more": write(value + 1), "not equal": rf"\ne {write(value)}", "square": f"{write(value)}^2"}
+    ways = {"one more": write(value + 1), "not equal": rf"\ne {write(value)}"}
+    if value.denominator == 1 and value > 1:
+        ways["square"] = f"{value}^2"
     if value:
         changes = {"sign": -value, "ten times": 10 * value, "a tenth": value / 10, "thousand": 1000 * value}
         changes |= {"a thousandth": value / 1000, "inverse": 1 / value, "one percent more": value * Fraction(101, 100)}
@@ -135,9 +137,10 @@ def expression_writings(gold: str) -> dict[str, str]:
         "period": f"{bare}.",
         "display": rf"\displaystyle {bare}",
         "spaces": re.sub(r"([=+,])", r" \1 ", bare),
-        "no spaces": re.sub(r"(?<![A-Za-z])\s+|\s+(?![A-Za-z])", "", bare),
         "big fractions": bare.replace(r"\frac", r"\dfrac"),
     }
+    if "where" not in bare:
+        ways["no spaces"] = re.sub(r"(?<![A-Za-z])\s+|\s+(?![A-Za-z])", "", bare)
     if "\\left" in bare:
         ways["no left"] = bare.replace(r"\left", "").replace(r"\right", "")
     elif "(" in bare and not re.search(r"[\[\]]", bare):
