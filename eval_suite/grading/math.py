@@ -22,6 +22,8 @@ Departures from calling math-verify on the whole completion, each for a measured
   about those in one or two symbols only;
 * a boxed answer of more than 2,000 characters (and twice gold's) is compared as text alone.
 
+Without a box, the formula, number or word after the last ``answer is`` is taken for one; else math-verify searches.
+
 A gold may end in ``\tolerance{1e-1}``: how far, absolutely, a number may be off.
 
 math-verify swallows exceptions, MemoryError among them: a boxed answer that it cannot parse or compare is a
@@ -74,6 +76,11 @@ _SYMBOLS: list[tuple[re.Pattern[str], Any]] = [
     (re.compile(r"(?<=\d)i(?![A-Za-z])"), " i"),
     (re.compile(r"(?<![A-Za-z\\])([a-z])\s*(?=\([^()\[\]]*\]|\[[^()\[\]]*\))"), r"\1 \\in "),
 ]
+_STATED = re.compile(
+    r"answer(?:\s+is)?\s*:?\s*(?:\$([^$\n]{1,200})\$|\\\(([^\n]{1,200}?)\\\)|([^\s$\\][^\n$]{0,60}?))(?=\.?\s*$|\.\s|\n)",
+    re.IGNORECASE,
+)
+_ONE_WORD = re.compile(r"\(?[A-Za-z]+\)?")
 _SCALES = {"thousand": 10**3, "million": 10**6, "billion": 10**9, "trillion": 10**12}
 _LOG = re.compile(r"\\log(?![A-Za-z])(?!\s*_)")  # the parser's is to base 10; where gold has ln, it is natural
 # math-verify warns that its own timeouts are off: they are, on purpose.
@@ -98,14 +105,20 @@ def grade(completion: str, gold: str) -> tuple[Status, str | None]:
     """
     boxed = last_boxed(completion)
     if boxed is None:
-        return _grade_tail(boxed_or_tail(completion), gold)
+        tail = boxed_or_tail(completion)
+        boxed = _stated(tail)
+        if boxed is None:
+            return _grade_tail(tail, gold)
     if _is_long(boxed, gold):
         return "fail", plain_answer(boxed)
     answers = _candidates(clean(_TOLERANCE.sub("", boxed)))
     if not answers:
         return "unparsed", None
-    equal = any(_equal(gold, answer) for answer in answers)
-    return ("pass", _gold_answer(gold)) if equal else ("fail", _vote(answers[0], gold))
+    right = _gold_answer(gold)
+    if any(_equal(gold, answer) for answer in answers):
+        return "pass", right
+    vote = _vote(answers[0], gold)
+    return "fail", vote if vote != right else f"not gold: {plain_answer(answers[0].text)}"  # such as another unit
 
 
 def _candidates(text: str) -> list[Reading]:
@@ -307,6 +320,17 @@ def _relative_distance(expected: Any, answer: Any) -> float | None:
     return min(distances)
 
 
+def _stated(tail: str) -> str | None:
+    """What stands after the last ``answer is`` of a completion without a box: a formula, numbers or one word."""
+    found = list(_STATED.finditer(tail))
+    if not found:
+        return None
+    formula, text = found[-1][1] or found[-1][2], found[-1][3]
+    if formula is not None or _ONE_WORD.fullmatch(text):
+        return formula or text
+    return text if all(parse_number(part) is not None for part in split_list(clean(text))) else None
+
+
 def _grade_tail(tail: str, gold_text: str) -> tuple[Status, str | None]:
     """A completion without a box: what math-verify finds in its end."""
     parsed = parse(tail, _ANYWHERE, parsing_timeout=None)
@@ -350,6 +374,9 @@ def _vote(answer: Reading, gold_text: str) -> str:
     based = parse_based(answer.value)
     if based is not None:
         return plain_answer(f"{based[0]}_{based[1]}")
+    numbers = [_read(part).number for part in split_list(answer.text)]
+    if len(numbers) > 1 and None not in numbers:
+        return plain_answer(f"{{{','.join(sorted(number.vote for number in numbers if number))}}}")
     parsed = _parse_boxed(answer.value)
     return plain_answer(canonical(parsed[0]) if parsed else answer.text)
 

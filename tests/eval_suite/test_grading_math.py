@@ -139,7 +139,9 @@ def test_equal_answers_pass(answer, gold):
     ],
 )
 def test_unequal_answers_fail(answer, gold):
-    assert status_of(answer, gold) == "fail"
+    status, vote = grade(f"So it is $\\boxed{{{answer}}}$.", gold)
+    assert status == "fail"
+    assert vote != grade(f"\\boxed{{{gold}}}", gold)[1]
 
 
 @pytest.mark.parametrize(
@@ -153,6 +155,11 @@ def test_unequal_answers_fail(answer, gold):
         ("The final answer is $7$. I hope it is correct.", "pass"),
         ("so the answer is 7.", "pass"),
         ("so the answer is 8.", "fail"),
+        ("The final answer is $8$. I hope it is correct, as 7 was not.", "fail"),
+        ("The answer is $7e0$. I hope it is correct.", "pass"),
+        ("The answer is 7.0e0.", "pass"),
+        ("The answer is 7.1e33.", "fail"),
+        ("The answer is 7 or 8.", "fail"),
         ("I do not know.", "unparsed"),
         ("", "unparsed"),
         (r"\boxed{}", "unparsed"),
