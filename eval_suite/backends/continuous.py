@@ -33,6 +33,10 @@ class ContinuousBackend(TransformersBackend):
 
     All samples are drawn from one stream in the order in which the scheduler comes to them, which depends on
     timing. The library knows no stop strings: they are looked for here, and the request is cancelled.
+
+    Made for GPUs, where it has not been measured. On one CPU core, with lengths from 1 to 128 tokens (mean 55), it
+    takes 1.05 (hidden size 64) to 1.7 times (256) the processor time of static batches of 32; of half as many
+    samples a batch, 0.7 times. Torch 2.13, transformers 5.23.
     """
 
     repeatability = "best effort: one seed, but which samples share a batch, and in which order, depends on timing"
