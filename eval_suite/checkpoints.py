@@ -13,7 +13,7 @@ from __future__ import annotations
 import json
 import sys
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -21,12 +21,11 @@ from eval_suite.document import Block, Heading, Image, Table, Text, to_html, to_
 from eval_suite.errors import UserError
 from eval_suite.grade import grade_run
 from eval_suite.outcomes import read_record
-from eval_suite.plots import plot_over_steps, to_png
 from eval_suite.processes import Processes
 from eval_suite.provenance import folder_fingerprint
 from eval_suite.records import write_atomic
-from eval_suite.report import percent, report_run
 from eval_suite.sample import SampleConfig, sample
+from eval_suite.tables import percent
 
 FINAL = "final"
 STATE = "trainer_state.json"
@@ -34,6 +33,19 @@ READING = (
     "Percentages with 95% intervals over problems. Every step is measured on the same problems, so that neighbouring "
     "steps differ by less than their intervals suggest: `shaped-trl compare` pairs them."
 )
+
+
+@dataclass
+class CheckpointOptions:
+    """Which models of a training run are evaluated."""
+
+    every_checkpoint: bool = field(
+        default=False,
+        metadata={
+            "help": "model is a training run's output_dir: evaluate each checkpoint-<step> there, and draw the "
+            "metrics over the steps."
+        },
+    )
 
 
 def find_checkpoints(output_dir: str | Path) -> dict[str, Path]:
@@ -74,6 +86,8 @@ def evaluate_checkpoints(
     Raises:
         UserError: no checkpoints there, or as `sample`, `grade_run` and `report_run`.
     """
+    from eval_suite.report import report_run
+
     processes = processes or Processes()
     out = Path(config.out)
     found = find_checkpoints(config.model)
@@ -124,6 +138,8 @@ def _rows(runs: Mapping[str, Path], found: Mapping[str, Path]) -> Iterator[dict[
 
 
 def _write_report(out: Path, model: str, runs: Mapping[str, Path], found: Mapping[str, Path]) -> None:
+    from eval_suite.plots import plot_over_steps, to_png
+
     rows = list(_rows(runs, found))
     blocks: list[Block] = [Text(READING)]
     for benchmark in dict.fromkeys(row["benchmark"] for row in rows):

@@ -73,6 +73,11 @@ class PublishOptions:
             how: dict[str, Any] = {"action": "store_true"} if one.default is False else {}
             parser.add_argument(f"--{one.name}", help=one.metadata["help"], **how)
 
+    def refuse_with(self, what: str) -> None:
+        """Raise UserError if anything is to be published: `what` is not one run."""
+        if self.wanted:
+            raise UserError(f"{what} publishes nothing: publish one run, with `shaped-trl report RUN --publish_to ..`")
+
     @property
     def wanted(self) -> bool:
         return self.publish_to is not None or self.push_to_hub is not None

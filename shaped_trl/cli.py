@@ -71,13 +71,6 @@ class GradeOptions:
     num_workers: int | None = dataclasses.field(
         default=None, metadata={"help": "Grading processes; default: one per core."}
     )
-    every_checkpoint: bool = dataclasses.field(
-        default=False,
-        metadata={
-            "help": "model is a training run's output_dir: evaluate each checkpoint-<step> there, and draw the "
-            "metrics over the steps."
-        },
-    )
     allow_weak_sandbox: bool = dataclasses.field(
         default=False, metadata={"help": "Run generated code even where Landlock or seccomp cannot confine it."}
     )
@@ -222,16 +215,18 @@ def sample_command(argv: list[str]) -> int:
 
 
 def eval_command(argv: list[str]) -> int:
+    from eval_suite.checkpoints import CheckpointOptions, evaluate_checkpoints
     from eval_suite.publish import PublishOptions, publish
     from eval_suite.sample import SampleConfig, sample
     from shaped_trl.recipes import Parser
 
+    option_classes = [SampleConfig, GradeOptions, CheckpointOptions, PublishOptions]
     if _wants_help(argv):
         what = "Sample, grade and report: unbiased pass@k, avg@n and cons@n with intervals."
-        return _help(SAMPLE.format(command="eval", what=what), [SampleConfig, GradeOptions, PublishOptions])
+        return _help(SAMPLE.format(command="eval", what=what), option_classes)
     recipe, rest = _take_config(argv)
-    parser = Parser("eval", [SampleConfig, GradeOptions, PublishOptions])
-    config, options, publishing = parser.resolve(recipe, rest)[0]
+    parser = Parser("eval", option_classes)
+    config, options, checkpoints, publishing = parser.resolve(recipe, rest)[0]
     from eval_suite.grade import grade_run
     from eval_suite.processes import from_environment
     from eval_suite.report import parse_pass_at, report
@@ -239,11 +234,8 @@ def eval_command(argv: list[str]) -> int:
     _allow_weak_sandbox(options.allow_weak_sandbox)
     pass_at = parse_pass_at(options.pass_at, config.n)
     processes = from_environment()
-    if options.every_checkpoint:
-        from eval_suite.checkpoints import evaluate_checkpoints
-
-        if publishing.wanted:
-            raise UserError("every_checkpoint=True publishes nothing: choose one, and publish its run with report")
+    if checkpoints.every_checkpoint:
+        publishing.refuse_with("every_checkpoint=True")
         evaluate_checkpoints(config, pass_at, num_workers=options.num_workers, processes=processes)
         return 0
     folder = sample(config, processes=processes)
@@ -310,6 +302,7 @@ def grade_command(argv: list[str]) -> int:
 
 def report_command(argv: list[str]) -> int:
     from eval_suite.publish import PublishOptions, publish
+    from eval_suite.report import parse_pass_at, report
 
     parser = _argparser(
         "report",
@@ -322,16 +315,13 @@ def report_command(argv: list[str]) -> int:
     parser.add_argument("--out", help="folder to write, no run's; the runs' own stay as they are")
     PublishOptions.add_to(parser)
     args = parser.parse_args(argv)
-    from eval_suite.report import parse_pass_at, report
-
     publishing = PublishOptions(args.publish_to, args.push_to_hub, args.private)
     if any((Path(folder) / "study.yaml").is_file() for folder in args.folders):
         from shaped_trl.study.report import report_study
 
         if len(args.folders) > 1 or args.out:
             raise UserError("report: a study's report is of that study alone, in its folder: give its folder only")
-        if publishing.wanted:
-            raise UserError("report: a study's report is not published: publish a run's, from the folder of that run")
+        publishing.refuse_with("a study's report")
         print(report_study(args.folders[0], parse_pass_at(args.pass_at)))
         return 0
     report(args.folders, parse_pass_at(args.pass_at), args.out)
