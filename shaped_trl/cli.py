@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import inspect
 import os
 import sys
 import warnings
@@ -11,52 +10,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from eval_suite.errors import UserError
-
-USAGE = """\
-usage: shaped-trl COMMAND [options]
-
-Shape a language model's token distribution before reinforcement learning, and measure whether it paid.
-
-  demo      the main job, end to end, on a CPU in minutes: shape, RLVR, evaluate, report
-  train     pre-training or mid-training with a reward-shaped next-token loss
-  rlvr      reinforcement learning with verifiable rewards (GRPO, clip-higher, dynamic sampling)
-  eval      sample, grade and report in one
-  sample    problems -> samples.jsonl      grade     samples -> verdicts.jsonl
-  report    verdicts -> results.json, report.md, report.html (a study's folder: the study's report)
-  compare   two runs on the same problems: paired differences, and which problems changed
-  study     arms x stages -> runs -> one report
-  recipes   list the shipped recipes, or copy one to edit it
-
-`shaped-trl COMMAND --help` explains a command. A RECIPE is a YAML file or the name of a shipped recipe.
-"""
-
-TRAIN = """\
-usage: shaped-trl train --config RECIPE [--shape PRESET] [--FIELD VALUE ...]
-
-Pre- or mid-training with the reward-shaped next-token loss. The default shape is cross-entropy.
-  shaped-trl train --config gsm8k/train --shape precision --output_dir outputs/precision
-  shaped-trl train --config text/train --beta -0.25 --lambda_tail -0.1 --top_k 100
-PRESET: cross_entropy, precision, diversity, tail_penalty, head_reward.
---dry_run prints parameters, tokens, steps, memory for --devices N and the first batch, and trains nothing.
-Run it again on the same output_dir to continue an interrupted run.
-"""
-
-RLVR = """\
-usage: shaped-trl rlvr --config RECIPE [--FIELD VALUE ...]
-
-Reinforcement learning with verifiable rewards: TRL's GRPO with clip-higher and dynamic sampling.
-  shaped-trl rlvr --config gsm8k/rlvr --model_name_or_path outputs/precision --output_dir outputs/rl
-Run it again on the same output_dir to continue an interrupted run.
-"""
-
-SAMPLE = """\
-usage: shaped-trl {command} --model MODEL (--benchmarks A,B | --suite S) --out DIR [--FIELD VALUE ...]
-
-{what}
-  shaped-trl {command} --model Qwen/Qwen3-0.6B-Base --benchmarks gsm8k,math500 --n 16 --out outputs/eval
-  accelerate launch --num_processes 8 -m shaped_trl.cli {command} ...    shares the run among 8 GPUs
-Run it again on the same folder to continue an interrupted run. Options may stand in a YAML file: --config RECIPE.
-"""
+from shaped_trl.usage import RLVR, SAMPLE, TRAIN, USAGE, argparser, print_help, take_config, wants_help
 
 PASS_AT_HELP = "k of pass@k and maj@k, separated by commas; default: the powers of two up to n, and n"
 
@@ -99,47 +53,6 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 130
 
 
-def _take_config(argv: list[str], fallback: str | None = None) -> tuple[str | None, list[str]]:
-    """Split `--config RECIPE` (or `--config=RECIPE`) off the arguments."""
-    rest, config = [], fallback
-    words = iter(argv)
-    for word in words:
-        if word == "--config":
-            config = next(words, None)
-            if config is None:
-                raise UserError("--config needs the path or name of a recipe")
-        elif word.startswith("--config="):
-            config = word.partition("=")[2]
-        else:
-            rest.append(word)
-    return config, rest
-
-
-def _help(text: str, own: Sequence[type], inherited: str = "") -> int:
-    """Print what a command is for, then its own options with their defaults."""
-    print(text)
-    print("Options:")
-    for option_class in own:
-        bases = {field.name for base in option_class.__mro__[1:] for field in _fields(base)} if inherited else set()
-        for field in dataclasses.fields(option_class):
-            changed = field.name in inspect.get_annotations(option_class)
-            if field.name in bases and not changed:
-                continue
-            default = "" if field.default in (None, dataclasses.MISSING) else f" [{field.default}]"
-            print(f"  --{field.name:24} {field.metadata.get('help', '')}{default}")
-    if inherited:
-        print(f"\n{inherited}")
-    return 0
-
-
-def _fields(option_class: type) -> tuple:
-    return dataclasses.fields(option_class) if dataclasses.is_dataclass(option_class) else ()
-
-
-def _wants_help(argv: Sequence[str]) -> bool:
-    return not argv or "-h" in argv or "--help" in argv
-
-
 def train_command(argv: list[str]) -> int:
     from trl import ModelConfig
 
@@ -150,10 +63,10 @@ def train_command(argv: list[str]) -> int:
     from shaped_trl.training.evaluation import BenchmarkArguments
 
     inherited = "Every field of TRL's SFTConfig and ModelConfig is an option as well (learning_rate, packing, ...)."
-    if _wants_help(argv):
+    if wants_help(argv):
         shown = [DryRunArguments, ShapedConfig, SourceArguments, CorpusArguments, BenchmarkArguments]
-        return _help(TRAIN, shown, inherited)
-    config, rest = _take_config(argv)
+        return print_help(TRAIN, shown, inherited)
+    config, rest = take_config(argv)
     options = [CorpusArguments, ShapedConfig, ModelConfig, BenchmarkArguments, DryRunArguments]
     (corpus, args, model_args, benchmarks, look), settings = Parser("train", options).resolve(config, rest)
     if look.dry_run:
@@ -177,9 +90,9 @@ def rlvr_command(argv: list[str]) -> int:
     from shaped_trl.training.evaluation import BenchmarkArguments
 
     inherited = "Every field of TRL's GRPOConfig and ModelConfig is an option as well (learning_rate, ...)."
-    if _wants_help(argv):
-        return _help(RLVR, [RLVRConfig, SourceArguments, PromptArguments, BenchmarkArguments], inherited)
-    config, rest = _take_config(argv)
+    if wants_help(argv):
+        return print_help(RLVR, [RLVRConfig, SourceArguments, PromptArguments, BenchmarkArguments], inherited)
+    config, rest = take_config(argv)
     options = [PromptArguments, RLVRConfig, ModelConfig, BenchmarkArguments]
     (prompts, args, model_args, benchmarks), settings = Parser("rlvr", options).resolve(config, rest)
     from shaped_trl.rlvr.run import rlvr
@@ -197,10 +110,10 @@ def sample_command(argv: list[str]) -> int:
     from shaped_trl.recipes import Parser
 
     options = [SampleConfig, ShowOptions]
-    if _wants_help(argv):
+    if wants_help(argv):
         what = "Sample completions of benchmark problems into DIR/samples.jsonl; or --show a benchmark's first prompt."
-        return _help(SAMPLE.format(command="sample", what=what), options)
-    config, rest = _take_config(argv)
+        return print_help(SAMPLE.format(command="sample", what=what), options)
+    config, rest = take_config(argv)
     settings = Parser("sample", options).settings(config, rest)
     if settings.get("show"):
         show(settings)
@@ -221,10 +134,10 @@ def eval_command(argv: list[str]) -> int:
     from shaped_trl.recipes import Parser
 
     option_classes = [SampleConfig, GradeOptions, CheckpointOptions, PublishOptions]
-    if _wants_help(argv):
+    if wants_help(argv):
         what = "Sample, grade and report: unbiased pass@k, avg@n and cons@n with intervals."
-        return _help(SAMPLE.format(command="eval", what=what), option_classes)
-    recipe, rest = _take_config(argv)
+        return print_help(SAMPLE.format(command="eval", what=what), option_classes)
+    recipe, rest = take_config(argv)
     parser = Parser("eval", option_classes)
     config, options, checkpoints, publishing = parser.resolve(recipe, rest)[0]
     from eval_suite.grade import grade_run
@@ -247,20 +160,6 @@ def eval_command(argv: list[str]) -> int:
     return 0
 
 
-def _argparser(command: str, description: str):
-    import argparse
-
-    parser = argparse.ArgumentParser(
-        f"shaped-trl {command}", description=description, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-
-    def refuse(message: str) -> None:
-        raise UserError(f"{command}: {message}; see `shaped-trl {command} --help`")
-
-    parser.error = refuse  # type: ignore[method-assign,assignment]
-    return parser
-
-
 def _allow_weak_sandbox(allowed: bool) -> None:
     """For this process and the grading processes that it starts."""
     if allowed:
@@ -270,7 +169,7 @@ def _allow_weak_sandbox(allowed: bool) -> None:
 
 
 def grade_command(argv: list[str]) -> int:
-    parser = _argparser(
+    parser = argparser(
         "grade",
         "Grade a run's samples into verdicts.jsonl, or foreign answers:\n"
         "  shaped-trl grade --answers FILE --benchmark gsm8k --out DIR\n"
@@ -304,7 +203,7 @@ def report_command(argv: list[str]) -> int:
     from eval_suite.publish import PublishOptions, publish
     from eval_suite.report import parse_pass_at, report
 
-    parser = _argparser(
+    parser = argparser(
         "report",
         "Write results.json, report.md, report.html and its pictures from verdicts, and print the tables.\n"
         "One run: into its folder. Several: into each one's folder, and side by side, with differences to the\n"
@@ -330,7 +229,7 @@ def report_command(argv: list[str]) -> int:
 
 
 def compare_command(argv: list[str]) -> int:
-    parser = _argparser(
+    parser = argparser(
         "compare",
         "Compare run B with run A on the same problems: values, paired differences with intervals and p-values,\n"
         "problems that changed, settings that differ. Printed; with --out also a page with pictures.",
@@ -347,7 +246,7 @@ def compare_command(argv: list[str]) -> int:
 
 
 def study_command(argv: list[str]) -> int:
-    parser = _argparser("study", "Run a study: arms x seeds x stages, each run a command of its own; then report.")
+    parser = argparser("study", "Run a study: arms x seeds x stages, each run a command of its own; then report.")
     parser.add_argument("study", help="a study file, or the name of a shipped one (studies/demo)")
     parser.add_argument("--out", help="folder of results; an unfinished study there is continued")
     parser.add_argument("--dry_run", action="store_true", help="print the runs' commands, start nothing")
@@ -356,7 +255,7 @@ def study_command(argv: list[str]) -> int:
 
 
 def demo_command(argv: list[str]) -> int:
-    parser = _argparser(
+    parser = argparser(
         "demo",
         "The main job on a CPU, offline, seeded: three shapes in pre-training, RLVR on each, Pass@k before and\n"
         "after, one report. Minutes on 2 cores; after Ctrl-C the same command continues.",
@@ -377,7 +276,7 @@ def _run_study(study: str, out: str | None, dry_run: bool) -> int:
 def recipes_command(argv: list[str]) -> int:
     from shaped_trl import recipes
 
-    parser = _argparser("recipes", "List the shipped recipes with their contract, or copy one to edit it.")
+    parser = argparser("recipes", "List the shipped recipes with their contract, or copy one to edit it.")
     commands = parser.add_subparsers(dest="action")
     commands.add_parser("list", help="name and one-line contract of each shipped recipe")
     copy = commands.add_parser("copy", help="write an editable copy into the current folder")
