@@ -140,7 +140,7 @@ def test_faults_of_rows_are_one_line(tmp_path):
 
 def test_without_the_extra_the_error_says_how_to_install_it(monkeypatch):
     monkeypatch.setattr(benchmarks, "_is_importable", lambda package: package != "lm_eval")
-    with pytest.raises(UserError, match=r"lm_eval, .*piqa.*: pip install 'shaped-trl\[lm-eval\]'") as caught:
+    with pytest.raises(UserError, match=r"'lm_eval' .* for piqa: pip install 'shaped-trl\[lm-eval\]'") as caught:
         load_problems(["gsm8k", "piqa"])
     assert "\n" not in str(caught.value)
 

@@ -96,7 +96,10 @@ def test_every_literal_crosses_the_channel_and_comes_back_as_it_was(server):
     for value in VALUES:
         sent = unpack(json.loads(json.dumps(pack(value, None))), None)
         assert type(sent) is type(value)
-        assert repr(sent) == repr(value) if value != 10**6000 else sent == value
+        if isinstance(value, set | int):  # a set in what order it comes; of 10**6000 Python makes no text
+            assert sent == value
+        else:
+            assert repr(sent) == repr(value)
         tests = (
             f"given = eval({_text(value)!r})\nback = f(given)\nassert type(back) is type(given)\nassert back == given"
         )
@@ -140,6 +143,11 @@ assert f("named") == (1, 2) and f("enum") == 3 and f("text") == "x" and f("bool"
 assert all(type(f(n)) in (dict, tuple, int, str, bool) for n in ("counter", "named", "enum", "text", "bool"))
 """
     assert verdict(server, code, tests) == TestResult("pass", "12 calls")
+
+
+def test_a_package_that_is_not_shown_is_not_there(server):
+    code = "try:\n    import pytest\nexcept ModuleNotFoundError:\n    pytest = None\ndef f(): return pytest is None"
+    assert verdict(server, code, "assert f()").status == "pass"
 
 
 def test_numbers_of_numpy_count_and_its_arrays_are_no_lists(server):

@@ -26,8 +26,7 @@ _SYSTEM_FILES = ("/etc/ld.so.cache", "/etc/localtime", "/usr/share/zoneinfo", "/
 _DEVICES = ("/dev/null",)
 _BOOTSTRAP = """\
 import json, sys, types
-packages, paths, options = json.loads(sys.argv[2])
-sys.path += paths
+packages, options = json.loads(sys.argv[2])
 for name, path in packages:  # without their __init__, which would import what must not be here
     sys.modules[name] = types.ModuleType(name)
     sys.modules[name].__path__ = [path]
@@ -181,8 +180,10 @@ def _settings(namespaces: bool) -> str:
         "visible": visible,
         "namespaces": namespaces,
         "weak": weak_allowed(),
+        "packages": _PACKAGES,
+        "package_folders": parents,
     }
-    return json.dumps([packages, parents, options])
+    return json.dumps([packages, options])
 
 
 def _library_folders() -> list[str]:

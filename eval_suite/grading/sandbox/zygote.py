@@ -11,6 +11,7 @@ import contextlib
 import fcntl
 import gc
 import importlib
+import importlib.machinery as machinery
 import json
 import os
 import signal
@@ -34,12 +35,38 @@ _PRELOADED = (
 )
 
 
+class _Chosen(machinery.FileFinder):
+    """Sees of a folder of packages those named: a program that tries another one is told that there is none."""
+
+    names: frozenset[str]
+
+    def find_spec(self, fullname: str, target: Any = None) -> machinery.ModuleSpec | None:
+        return super().find_spec(fullname, target) if fullname in self.names else None
+
+
+def _show_packages(names: list[str], folders: list[str]) -> None:
+    _Chosen.names = frozenset(names)
+    loaders = (
+        (machinery.ExtensionFileLoader, machinery.EXTENSION_SUFFIXES),
+        (machinery.SourceFileLoader, machinery.SOURCE_SUFFIXES),
+    )
+
+    def finder(path: str) -> _Chosen:
+        if path not in folders:
+            raise ImportError(path, path=path)
+        return _Chosen(path, *loaders)
+
+    sys.path_hooks.insert(0, finder)
+    sys.path += folders
+
+
 def main(control_fd: int, options: dict[str, Any]) -> None:
     """Serve until the socket closes.
 
     Options: parent (process id), readable, listable, devices, visible (paths, see `confine`), namespaces (enter them
-    where possible), weak (go on without protections).
+    where possible), weak (go on without protections), packages (names) and package_folders (where they lie).
     """
+    _show_packages(options["packages"], options["package_folders"])
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     os.umask(0o022)
     for name in _PRELOADED.split():
