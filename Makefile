@@ -6,6 +6,8 @@ BIN := $(VENV)/bin
 PYTHON ?= $(shell for p in python3 python3.14 python3.13 python3.12 python3.11; do \
 	$$p -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && echo $$p && break; done)
 RUN := $(BIN)/python -m
+# two tests at a time, each with one thread
+PYTEST := OMP_NUM_THREADS=1 $(RUN) pytest -n 2 --dist worksteal
 OUT ?= demo-out
 
 .PHONY: demo test test-slow lint format bench
@@ -14,10 +16,10 @@ demo: $(VENV)/.shaped-trl
 	$(BIN)/shaped-trl demo --out $(OUT)
 
 test: $(VENV)/.shaped-trl-dev
-	$(RUN) pytest -m "not slow and not gpu"
+	$(PYTEST) -m "not slow and not gpu"
 
 test-slow: $(VENV)/.shaped-trl-dev
-	$(RUN) pytest -m "slow and not gpu"
+	$(PYTEST) -m "slow and not gpu"
 
 lint: $(VENV)/.shaped-trl-dev
 	$(RUN) ruff check

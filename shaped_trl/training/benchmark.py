@@ -59,7 +59,7 @@ class Size:
 
 
 SIZES = {
-    "demo": Size(512, 64, 2, rows=128, length=40, steps=20),
+    "demo": Size(512, 64, 2, rows=128, length=40, steps=60),
     "32k": Size(32_768, 256, 4, rows=8, length=256, steps=6),
 }
 

@@ -125,7 +125,7 @@ def tied_logits(kind: str, rows: int, V: int) -> Tensor:
     return z.bfloat16().float().to(DEVICE)
 
 
-@pytest.mark.parametrize("launch", ["as shipped", "32 lanes"])
+@pytest.mark.parametrize("launch", ["as shipped", pytest.param("32 lanes", marks=pytest.mark.slow)])
 @pytest.mark.parametrize("kind", ["bf16", "integers", "constant", "few finite", "one lane", "rising"])
 def test_the_head_is_exact_under_ties_and_where_the_lists_do_not_hold_it(kind, launch, monkeypatch):
     if launch == "32 lanes":

@@ -13,7 +13,7 @@ pytest.importorskip("triton", reason="triton is not installed (it exists for Lin
 SCRIPT = Path(__file__).parents[1] / "helpers" / "compile_kernels.py"
 
 
-@pytest.mark.parametrize("architecture", [80, 90])
+@pytest.mark.parametrize("architecture", [pytest.param(80, marks=pytest.mark.slow), 90])
 @pytest.mark.parametrize(
     "dtype",
     ["bfloat16", pytest.param("float16", marks=pytest.mark.slow), pytest.param("float32", marks=pytest.mark.slow)],

@@ -113,6 +113,7 @@ assert modeling_qwen3.apply_rotary_pos_emb is liger_rotary_pos_emb
 """
 
 
+@pytest.mark.slow
 def test_a_recipe_with_liger_trains_the_same_loss(tmp_path, monkeypatch):
     """Through the command line with Liger's real RoPE kernel; the losses are those of a run without Liger."""
     pytest.importorskip("liger_kernel", reason="liger-kernel (extra `gpu`) is not installed")

@@ -57,7 +57,8 @@ def test_accumulation_gives_the_parameters_of_one_batch(dtype, optim, tolerance)
 
 @pytest.mark.distributed
 @pytest.mark.parametrize(
-    ("dtype", "optim", "tolerance"), [("float64", "adamw_torch", 1e-10), ("float32", "sgd", 1e-6)]
+    ("dtype", "optim", "tolerance"),
+    [("float64", "adamw_torch", 1e-10), pytest.param("float32", "sgd", 1e-6, marks=pytest.mark.slow)],
 )
 def test_two_processes_give_the_parameters_of_one(tmp_path, dtype, optim, tolerance):
     out = tmp_path / "ddp.pt"

@@ -25,6 +25,7 @@ def curve(folder, impl: str) -> list[dict]:
     return list(read_jsonl(folder / impl / "train_log.jsonl"))
 
 
+@pytest.mark.slow
 def test_the_demos_pre_training_has_the_curve_of_chunked(tmp_path):
     """The demo's model and data, a full shape, fp32: every logged number, evaluation included, to 1e-6."""
     pytest.importorskip("triton", reason="triton is not installed")
