@@ -1,4 +1,4 @@
-"""The paper's recipes and continued training of Qwen3: their numbers, and two steps of each, scaled down.
+"""The paper's recipes, continued training of Qwen3, the small recipes: their numbers, and two steps of each.
 
 `scaled_down_options` is the rule of `recipes/paper/README.md`, "Scaled down".
 """
@@ -105,6 +105,28 @@ def test_two_steps_scaled_down(name, tmp_path, mirror, tokenizer_folder):
     saved = AutoConfig.from_pretrained(tmp_path / "out")
     assert saved.rope_parameters["rope_theta"] == base
     assert saved.max_position_embeddings == (16_384 if name in MID else 4096)
+
+
+@pytest.mark.parametrize("name", ["demo/pretrain", "gsm8k/train", "text/train", "shapes/train"])
+def test_two_steps_of_the_small_recipes(name, tmp_path):
+    """These models run as they are: only the sources are local, and the steps are two."""
+    rng, data = random.Random(0), tmp_path / "data"
+    for split in ("train", "test"):
+        texts = [" ".join(rng.choices(WORDS, k=rng.randint(100, 200))) for _ in range(80)]
+        write_rows(data / "karpathy/tiny_shakespeare/default" / f"{split}.jsonl", [{"text": text} for text in texts])
+        write_rows(data / "openai/gsm8k/main" / f"{split}.jsonl", [{"question": t, "answer": t} for t in texts])
+    argv = ["--hub_mirror", str(data), "--output_dir", str(tmp_path / "out"), "--disable_tqdm", "true"]
+    argv += ["--use_cpu", "true", "--bf16", "false", "--logging_steps", "1", "--max_eval_samples", "8"]
+    argv += ["--train_tokens", "4096"] if name == "shapes/train" else ["--max_steps", "2"]
+    if name == "demo/pretrain":  # the study fills in {data}
+        argv += ["--dataset_name", "karpathy/tiny_shakespeare", "--dataset_test_split", "test"]
+    trainer = build_trainer(*resolve(name, *argv))
+    trainer.train()
+    losses = [row["loss"] for row in trainer.state.log_history if "loss" in row]
+    assert len(losses) == trainer.state.global_step == 2
+    assert all(math.isfinite(loss) for loss in losses)
+    own = resolve(name)[0].from_scratch
+    assert all(getattr(trainer.model.config, key) == value for key, value in own.items() if key != "model_type")
 
 
 def schedule(args: ShapedConfig, steps: int):
