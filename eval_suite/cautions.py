@@ -40,6 +40,7 @@ def cautions_of_many(runs: Sequence[Run]) -> list[str]:
 
 
 def _cautions(run: Run) -> Iterable[str]:
+    yield from _named("{}: of the suite, but left out: the mirror had no data.", run.record.get("left_out", []))
     if run.greedy:
         yield "Greedy decoding: one sample a problem, nothing is drawn, so there is no sampling error."
     for test, sentence in (

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from eval_suite.backends import Backend, check_backend, load_backend
-from eval_suite.benchmarks import check_names, check_shots, load_problems
+from eval_suite.benchmarks import check_names, check_shots, load_problems, not_in_mirror
 from eval_suite.benchmarks.suites import named_benchmarks
 from eval_suite.chunks import Chunk, collect, complete_chunks, plan_chunks, samples_file
 from eval_suite.errors import UserError
@@ -156,8 +156,9 @@ def sample(
     if not processes.first:
         processes.wait("ready", range(1))  # the first one finds the user's errors, once
     out = Path(config.out)
+    names, left_out = _present(config, quiet=not processes.first)
     problems = load_problems(
-        config.benchmark_names,
+        names,
         hub_mirror=config.hub_mirror,
         limit=config.limit,
         chat=config.chat_template,
@@ -170,7 +171,7 @@ def sample(
     prompt_tokens = _check_lengths(config, backend, problems, quiet=not processes.first)
     chunks = plan_chunks(problems, config.n, config.batch_size, prompt_tokens if backend.together else None)
     if processes.first:
-        record = _run_record(config, backend, problems)
+        record = {**_run_record(config, backend, problems), "benchmarks": names, "left_out": left_out}
         begun = _has_begun(out, record)
         done = collect(out, chunks, config.batch_size)
         if len(done) < len(chunks) and not takes_turns(config.backend, chunks, done):
@@ -200,6 +201,21 @@ def sample(
         if len(collect(out, chunks, config.batch_size)) < len(chunks):
             raise UserError(f"out={str(out)!r} lacks samples, as after two commands at once: repeat this one")
     return out
+
+
+def _present(config: SampleConfig, quiet: bool) -> tuple[list[str], list[str]]:
+    """The run's benchmarks, and those of its suite that the mirror lacks; what is named one by one must be there."""
+    names = config.benchmark_names
+    left_out = not_in_mirror(names, config.hub_mirror) if config.suite else []
+    if len(left_out) == len(names):
+        return names, []
+    if left_out and not quiet:
+        print(
+            f"suite={config.suite!r}: the mirror has no data of {', '.join(left_out)}: left out, and so are the "
+            "averages that they belong to",
+            file=sys.stderr,
+        )
+    return [name for name in names if name not in left_out], left_out
 
 
 def _generate(
@@ -259,7 +275,6 @@ def _run_record(config: SampleConfig, backend: Backend, problems: list[Problem])
     return {
         "model": config.model,
         "model_identity": backend.identity,
-        "benchmarks": config.benchmark_names,
         "settings": settings,
         "task_hash": task_hash,
         "sampling_hash": stable_hash([backend.identity, task_hash, settings]),

@@ -13,6 +13,10 @@ from eval_suite.records import read_jsonl
 MIRROR_VARIABLE = "SHAPED_TRL_HUB_MIRROR"
 
 
+class NotInMirror(UserError):
+    """A mirror is set, and lacks a data set or a split."""
+
+
 def mirror_file(dataset_id: str, config: str | None, split: str, hub_mirror: str | Path | None) -> Path | None:
     """The file that holds this split in the mirror, or None where no mirror is set.
 
@@ -20,14 +24,14 @@ def mirror_file(dataset_id: str, config: str | None, split: str, hub_mirror: str
     ``<mirror>/<dataset id>/<config or "default">/<split>.jsonl``.
 
     Raises:
-        UserError: the mirror does not exist, or lacks the split.
+        NotInMirror: the mirror does not exist, or lacks the split.
     """
     root = hub_mirror or os.environ.get(MIRROR_VARIABLE)
     if not root:
         return None
     path = Path(root) / dataset_id / (config or "default") / f"{split}.jsonl"
     if not path.is_file():
-        raise UserError(
+        raise NotInMirror(
             f"hub_mirror={str(root)!r} has no data set {dataset_id!r} (config {config or 'default'!r}, split "
             f"{split!r}): put it at {path}, or leave --hub_mirror and {MIRROR_VARIABLE} out to read the Hub"
         )

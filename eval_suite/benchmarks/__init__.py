@@ -30,7 +30,7 @@ from eval_suite.benchmarks.worked_examples import MATH_EXAMPLES, SOURCE
 from eval_suite.errors import UserError
 from eval_suite.harness.tasks import HARNESS
 from eval_suite.records import Problem
-from eval_suite.sources import load_rows
+from eval_suite.sources import NotInMirror, load_rows
 
 
 @dataclass(frozen=True)
@@ -121,6 +121,19 @@ def load_problems(
     check_names(names)
     check_shots(shots, chat)
     return [problem for name in names for problem in _load_one(name, hub_mirror, limit, chat, shots)]
+
+
+def not_in_mirror(names: Sequence[str], hub_mirror: str | Path | None) -> list[str]:
+    """Those of `names` of which the mirror, where one is set, lacks a split; looked up with one row of each."""
+    return [name for name in names if _is_missing(name, hub_mirror)]
+
+
+def _is_missing(name: str, hub_mirror: str | Path | None) -> bool:
+    try:
+        _load_one(name, hub_mirror, limit=1, chat=False, shots=None)
+    except NotInMirror:
+        return True
+    return False
 
 
 def check_names(names: Sequence[str]) -> None:
