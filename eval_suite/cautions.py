@@ -10,6 +10,7 @@ from eval_suite.statistics import near_edge
 
 FEW_PROBLEMS = 30
 LOST = 0.05  # share of samples cut at the token limit, or without an answer
+MANY = 5  # benchmarks, more than which are not listed where a sentence is about all of them
 UNGRADED = 0.01  # share of samples on which the grader gave up
 
 Entry = Mapping[str, Any]
@@ -52,7 +53,8 @@ def _cautions(run: Run) -> Iterable[str]:
         (lambda entry: entry["truncated"] > LOST, "{}: more than 5% of samples were cut at the token limit."),
         (lambda entry: entry["unparsed"] > LOST, "{}: more than 5% of samples gave no answer that could be read."),
     ):
-        yield from _named(sentence, (name for name, entry in run.results.items() if test(entry)))
+        found = [name for name, entry in run.results.items() if test(entry)]
+        yield from _named(sentence, ["all benchmarks"] if len(found) == len(run.results) > MANY else found)
     lost = [
         name
         for name, one in run.outcomes.items()

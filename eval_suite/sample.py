@@ -211,8 +211,8 @@ def _present(config: SampleConfig, quiet: bool) -> tuple[list[str], list[str]]:
         return names, []
     if left_out and not quiet:
         print(
-            f"suite={config.suite!r}: the mirror has no data of {', '.join(left_out)}: left out, and so are the "
-            "averages that they belong to",
+            f"suite={config.suite!r}: the mirror has no data of {', '.join(left_out)}: left out; averages are of "
+            "the rest",
             file=sys.stderr,
         )
     return [name for name in names if name not in left_out], left_out

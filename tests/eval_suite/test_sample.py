@@ -16,7 +16,9 @@ from trl import TrlParser
 from eval_suite.backends import Request, TransformersBackend, load_backend
 from eval_suite.benchmarks import load_problems
 from eval_suite.errors import UserError
+from eval_suite.grade import grade_run
 from eval_suite.records import Problem, Sample, read_jsonl
+from eval_suite.report import report
 from eval_suite.sample import SampleConfig, sample
 
 
@@ -284,3 +286,18 @@ def test_options_parse_from_yaml_and_flags(tmp_path):
         "bfloat16",
     )
     assert config.benchmark_names == ["gsm8k", "math500"]
+
+
+def test_a_suite_leaves_out_what_the_mirror_lacks_and_says_so(make_config, mirror, tmp_path, capsys):
+    config = make_config(benchmarks="", suite="math", n=1)
+    run = sample(config, progress=False)
+    assert "the mirror has no data of math500, minerva, olympiadbench" in capsys.readouterr().err
+    record = json.loads((run / "run.json").read_text())
+    assert (record["benchmarks"], record["left_out"]) == (["gsm8k"], ["math500", "minerva", "olympiadbench"])
+    grade_run(run, num_workers=1, progress=False)
+    report([run])
+    assert "math500, minerva, olympiadbench: of the suite, but left out" in (run / "report.md").read_text()
+    with pytest.raises(UserError, match="has no data set 'HuggingFaceH4/MATH-500'"):  # named, it must be there
+        sample(make_config("named", benchmarks="gsm8k,math500"), progress=False)
+    with pytest.raises(UserError, match="has no data set 'evalplus/humanevalplus'"):  # of this suite nothing is
+        sample(make_config("code", benchmarks="", suite="code"), progress=False)
