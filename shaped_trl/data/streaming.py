@@ -107,10 +107,8 @@ class StreamingTrainer(ShapedTrainer):
         sdpa and eager attention would mask that row densely, so for them each sequence stays a row of its own: the
         same numbers for a batch's share of the products. Layers that carry a state along a row need its lengths.
         """
-        model = self.accelerator.unwrap_model(self.model)
-        config = model.config.get_text_config()
-        dense = config._attn_implementation in ("sdpa", "eager", "flex_attention") and not model._is_stateful
-        return SequencesAsRows(self.data_collator, self.args.max_length) if dense else self.data_collator
+        collator = self.data_collator
+        return SequencesAsRows(collator, self.args.max_length) if self.masks_densely() else collator
 
     def _group(self) -> int:
         """How many processes read the same data, since they share a model's layers or a sequence."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import math
 from functools import partial
 from typing import Any
@@ -131,15 +132,30 @@ class ShapedTrainer(SFTTrainer):
         rows = self.eval_dataset if eval_dataset is None else eval_dataset
         names = source_names(self.eval_dataset[rows] if isinstance(rows, str) else rows)
         self._breakdown = Breakdown(self._vocabulary, names, self.args.device)
-        if not names:
-            return super().get_eval_dataloader(eval_dataset)
         self._set_signature_columns_if_needed()
         collator, columns = self.data_collator, self._signature_columns  # type: ignore[has-type]
-        self.data_collator, self._signature_columns = SourceCollator(collator, names), [*columns, SOURCE]
+        self.data_collator = self._evaluation_collator()
+        if names:
+            self.data_collator = SourceCollator(self.data_collator, names)
+            self._signature_columns = [*columns, SOURCE]
         try:
             return super().get_eval_dataloader(eval_dataset)
         finally:
             self.data_collator, self._signature_columns = collator, columns
+
+    def _evaluation_collator(self):
+        """Rows that are not packed stay rows, where attention would mask the one row of packed training densely."""
+        collator = self.data_collator
+        if self.args.eval_packing is False and getattr(collator, "padding_free", False) and self.masks_densely():
+            collator = copy.copy(collator)
+            collator.padding_free = False
+        return collator
+
+    def masks_densely(self) -> bool:
+        """Whether attention computes all pairs of a row, and no layer carries a state along it."""
+        model = self.accelerator.unwrap_model(self.model)
+        config = model.config.get_text_config()
+        return config._attn_implementation in ("sdpa", "eager", "flex_attention") and not model._is_stateful
 
     def _load_from_checkpoint(self, resume_from_checkpoint, model=None):
         if self._saves_other_names():

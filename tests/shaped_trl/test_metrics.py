@@ -68,7 +68,7 @@ def columns_like(logged: dict, *prefixes: str) -> dict:
         {"packing": True, "max_length": 40},
         {"beta": -0.25, "lambda_head": 0.1, "loss_impl": "reference"},
     ],
-    ids=["padded", "padding-free", "packed", "reference"],
+    ids=["padded", "packed in training alone", "packed", "reference"],
 )
 def test_an_evaluation_has_the_numbers_of_full_logits(tmp_path, monkeypatch, settings):
     monkeypatch.setattr(metrics, "FIRST_POSITIONS", 4)
@@ -90,6 +90,17 @@ def test_an_evaluation_has_the_numbers_of_full_logits(tmp_path, monkeypatch, set
     assert ours == pytest.approx(expected, abs=1e-12)
     assert {type(value) for value in ours.values()} == {float}
     assert logged["eval_token_accuracy"] == pytest.approx(logged["eval_rank_0"], abs=1e-12)
+
+
+def test_rows_are_not_put_into_one_where_attention_would_mask_it_densely(tmp_path):
+    trainer = tiny_trainer(tmp_path, sourced_rows(), packing=True, max_length=40, eval_packing=False)
+    batch = next(iter(trainer.get_eval_dataloader()))
+    assert len(batch["input_ids"]) == trainer.args.per_device_eval_batch_size > 1
+    assert batch["source"].shape == batch["input_ids"].shape
+    trainer.model.set_attn_implementation("eager")
+    assert len(next(iter(trainer.get_eval_dataloader()))["input_ids"]) > 1
+    trainer.model.config._attn_implementation = "flash_attention_2"  # takes the lengths of the documents in one row
+    assert len(next(iter(trainer.get_eval_dataloader()))["input_ids"]) == 1
 
 
 def test_a_step_that_is_logged_has_ranks_and_others_do_not_compute_them(tmp_path):
