@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -62,8 +63,10 @@ class _Known:
     """The problems of a benchmark, to be found by id or by index."""
 
     def __init__(self, benchmark: str, hub_mirror: str | Path | None) -> None:
-        from eval_suite.benchmarks import load_problems
+        from eval_suite.benchmarks import BENCHMARKS, ELSEWHERE, GENERATED, load_problems
 
+        if benchmark not in (known := [*ANY, *BENCHMARKS, *GENERATED, *ELSEWHERE]):
+            raise UserError(f"benchmark={benchmark!r} is unknown: the known ones are {', '.join(known)}")
         self._benchmark = benchmark
         self._problems = load_problems([benchmark], hub_mirror=hub_mirror, shots=0)  # which they saw is not known
         self._by_id = {problem.problem_id: problem for problem in self._problems}
@@ -142,7 +145,8 @@ def _gold(row: Mapping[str, Any], where: str, grader: str) -> str | None:
         return None
     if isinstance(gold, list) and grader in TAKE_ALIASES and gold and all(isinstance(one, str) for one in gold):
         return _encodable(json.dumps(gold, ensure_ascii=False))
-    if isinstance(gold, bool) or not isinstance(gold, str | int | float) or str(gold).strip() == "":
+    is_number = isinstance(gold, int | float) and not isinstance(gold, bool) and math.isfinite(gold)
+    if not is_number and not (isinstance(gold, str) and gold.strip()):
         raise UserError(f"{where}: gold={_short(gold)} is no text or number: give one, or leave gold out")
     return _encodable(str(gold))
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
+from eval_suite.grading.graders import GRADERS
 from eval_suite.results import Run
 from eval_suite.statistics import near_edge
 
@@ -42,6 +43,8 @@ def cautions_of_many(runs: Sequence[Run]) -> list[str]:
 
 def _cautions(run: Run) -> Iterable[str]:
     yield from _named("{}: of the suite, but left out: the mirror had no data.", run.record.get("left_out", []))
+    if limit := run.record["settings"].get("limit"):
+        yield f"Of each benchmark only the first {limit:,} problems at most."
     if run.greedy:
         yield "Greedy decoding: one sample a problem, nothing is drawn, so there is no sampling error."
     for test, sentence in (
@@ -50,17 +53,23 @@ def _cautions(run: Run) -> Iterable[str]:
             f"{{}}: fewer than {FEW_PROBLEMS} problems; of differences, trust p before the interval.",
         ),
         (_near_an_end, "{}: a value near 0 or 100%; its interval is the exact one there, wider than 95% needs."),
-        (lambda entry: entry["truncated"] > LOST, "{}: more than 5% of samples were cut at the token limit."),
+        (lambda entry: (entry["truncated"] or 0) > LOST, "{}: more than 5% of samples were cut at the token limit."),
         (lambda entry: entry["unparsed"] > LOST, "{}: more than 5% of samples gave no answer that could be read."),
     ):
         found = [name for name, entry in run.results.items() if test(entry)]
         yield from _named(sentence, ["all benchmarks"] if len(found) == len(run.results) > MANY else found)
+    stale = [name for name, one in run.outcomes.items() if not all(map(_is_present, one.graders))]
+    yield from _named("{}: graded by another version than the present one; `shaped-trl grade` grades again.", stale)
     lost = [
         name
         for name, one in run.outcomes.items()
         if one.statuses["timeout"] + one.statuses["error"] > UNGRADED * one.num_samples
     ]
     yield from _named("{}: on more than 1% of samples grading timed out or failed; they count as not passed.", lost)
+
+
+def _is_present(version: str) -> bool:
+    return any(spec.version == version for spec in GRADERS.values())
 
 
 def _near_an_end(entry: Entry) -> bool:

@@ -167,7 +167,7 @@ def _shared_values(
     """Metric → values of both [P], each in its own order of problems. Pass@1 is avg@n and left out."""
     pairs = {"avg@n": (a[f"avg@{n_a}"], b[f"avg@{n_b}"])}
     pairs |= {key: (a[key], b[key]) for key in a if key in b and key not in ("pass@1", f"avg@{n_a}")}
-    if n_a == n_b:
+    if f"cons@{n_a}" in pairs:
         pairs["cons@n"] = pairs.pop(f"cons@{n_a}")
     return pairs
 
@@ -180,6 +180,14 @@ def _same_problems(benchmark: str, first: Run, other: Run) -> NDArray[np.int64]:
         raise UserError(
             f"{str(first.folder)!r} and {str(other.folder)!r} differ in {len(only_one)} problems of {benchmark}, such "
             f"as {min(only_one)}: paired differences need the same problems; sample both with one --limit"
+        )
+    tasks = dict(zip(ids, first.outcomes[benchmark].tasks_P, strict=True))
+    other_tasks = dict(zip(other_ids, other.outcomes[benchmark].tasks_P, strict=True))
+    changed = [problem_id for problem_id in ids if tasks[problem_id] != other_tasks[problem_id]]
+    if changed:
+        raise UserError(
+            f"{str(first.folder)!r} and {str(other.folder)!r} have other golds or graders in {len(changed):,} of "
+            f"{len(ids):,} problems of {benchmark}, such as {changed[0]}: paired differences need the same problems"
         )
     position = {problem_id: index for index, problem_id in enumerate(other_ids)}
     return np.array([position[problem_id] for problem_id in ids], dtype=np.int64)

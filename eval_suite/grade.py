@@ -9,6 +9,7 @@ from __future__ import annotations
 import filecmp
 import json
 import os
+import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -26,13 +27,14 @@ from eval_suite.records import (
     Sample,
     Verdict,
     append_jsonl,
+    check_folder,
     drop_truncated_line,
     jsonl_line,
     read_jsonl,
     write_atomic,
 )
 
-FLUSH_VERDICTS = 128
+FLUSH_VERDICTS, FLUSH_S = 128, 5.0  # a killed run loses at most these
 MAX_SAMPLE_INDEX = 10_000_000
 
 
@@ -120,6 +122,7 @@ def grade_answers(
         UserError: a bad row, with file, line and remedy; an unknown benchmark; `out` holds another run.
     """
     out = Path(out)
+    check_folder(out)
     samples_a_problem = _write_answers(out, read_answers(answers_file, benchmark, hub_mirror))
     record = {
         "model": None,
@@ -206,6 +209,7 @@ def _grade(
 ) -> None:
     in_work: dict[int, tuple[str, int]] = {}
     graded: list[Verdict] = []
+    flushed = time.monotonic()
 
     def requests() -> Iterator[GradeRequest]:
         for index, sample in enumerate(samples):
@@ -214,14 +218,16 @@ def _grade(
             yield GradeRequest(key.grader, sample.completion, key.gold)
 
     def flush() -> None:
+        nonlocal flushed
         append_jsonl(verdicts_file, graded)
         graded.clear()
+        flushed = time.monotonic()
 
     def keep(index: int, grade: Grade) -> None:
         problem_id, sample_index = in_work.pop(index)
         graded.append(Verdict(problem_id, sample_index, grade.status, grade.answer, keys[problem_id].version))
         advance()
-        if len(graded) >= FLUSH_VERDICTS:
+        if len(graded) >= FLUSH_VERDICTS or time.monotonic() - flushed > FLUSH_S:
             flush()
 
     try:

@@ -150,7 +150,7 @@ def notes(variant: Variant) -> str:
         f"{variant.accuracy} over {entry['problems']} problems",
         variant.label,
         f"95% interval over problems {_percent(metric['low'])} to {_percent(metric['high'])}",
-        f"truncated {_percent(entry['truncated'])}%, unparsed {_percent(entry['unparsed'])}%",
+        _rates(entry),
         f"grader {' '.join(variant.graders)}",
         f"shaped-trl {record.get('versions', {}).get('shaped-trl')}, commit {record.get('commit')}",
     ]
@@ -167,7 +167,8 @@ def index_result(variant: Variant, source_url: str | None) -> dict[str, Any] | N
     # pass@1 is avg@n, of which a leaderboard takes care
     skipped = {"pass@1", variant.accuracy} if variant.has_leaderboard else {"pass@1"}
     dataset_id, config, split = _dataset(variant.benchmark)
-    rates = {f"{name}_percent": _percent(variant.entry[name]) for name in ("truncated", "unparsed")}
+    shares = {name: variant.entry[name] for name in ("truncated", "unparsed")}
+    rates = {f"{name}_percent": _percent(share) for name, share in shares.items() if share is not None}
     about = {"problems": variant.entry["problems"], **rates, "graders": list(variant.graders), "date": variant.date}
     asked = {name: variant.settings[name] for name, *_ in _SETTINGS if variant.settings.get(name) is not None}
     results = [
@@ -195,9 +196,8 @@ def index_result(variant: Variant, source_url: str | None) -> dict[str, Any] | N
 def table(variant: Variant, source_url: str | None) -> str:
     """The variant's numbers for people, as Markdown."""
     entry = variant.entry
-    rates = f"{_percent(entry['truncated'])}% truncated, {_percent(entry['unparsed'])}% unparsed"
     lines = [
-        f"**{variant.benchmark}**: {entry['problems']} problems, {variant.label}; {rates}; "
+        f"**{variant.benchmark}**: {entry['problems']} problems, {variant.label}; {_rates(entry)}; "
         f"grader {', '.join(variant.graders)}; {variant.date}" + (f"; [samples]({source_url})" if source_url else ""),
         "",
         "| metric | % | low | high | sampling error |",
@@ -215,6 +215,12 @@ def _dataset(benchmark: str) -> tuple[str, str | None, str | None]:
     if known is not None:
         return known.dataset_id, known.config, known.split
     return benchmark, None, None
+
+
+def _rates(entry: Mapping[str, Any]) -> str:
+    """Of answers from elsewhere nobody knows whether they were cut."""
+    cut = [] if entry["truncated"] is None else [f"truncated {_percent(entry['truncated'])}%"]
+    return ", ".join([*cut, f"unparsed {_percent(entry['unparsed'])}%"])
 
 
 def _percent(share: float) -> float:

@@ -18,6 +18,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from eval_suite.errors import UserError
+from eval_suite.grading.graders import grader_spec
+from eval_suite.provenance import stable_hash
 from eval_suite.records import Status, read_jsonl
 from eval_suite.statistics import Ballot, Values, cons
 
@@ -31,7 +33,9 @@ class Outcomes:
     passes_P, ballots_P: of `problem_ids`, how many of the n samples pass, and who votes for what.
     statuses: how many verdicts have each status. truncated: how many samples the token limit cut. accuracy: what a
     pass means where there are several ways (``acc``, ``acc_norm``, ``exact match``). drawn: samples are drawn at
-    random by the run's settings; else they are greedy, or options chosen by likelihood.
+    random by the run's settings; else they are greedy, or options chosen by likelihood. tasks_P: a hash of each
+    problem's gold and grader. votes: the grader's answers can be voted on. truncated and tokens are None for answers
+    from elsewhere, of which it is not known.
     """
 
     benchmark: str
@@ -41,10 +45,12 @@ class Outcomes:
     ballots_P: list[Ballot]
     statuses: Counter[str]
     graders: list[str]
-    truncated: int
-    tokens: int
+    truncated: int | None
+    tokens: int | None
     accuracy: str | None = None
     drawn: bool = True
+    votes: bool = True
+    tasks_P: list[str] = field(default_factory=list)
 
     @property
     def votes_P(self) -> Values:
@@ -86,7 +92,10 @@ def read_record(folder: str | Path) -> dict[str, Any]:
     path = Path(folder) / "run.json"
     if not path.is_file():
         raise UserError(f"{str(folder)!r} is no folder of a run: it has no run.json; make one with sample or grade")
-    return json.loads(path.read_text(encoding="utf-8"))
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:  # not JSON, or not UTF-8
+        raise UserError(f"{str(path)!r} cannot be read ({error}): the run is damaged; use another folder") from error
 
 
 def read_outcomes(folder: str | Path) -> dict[str, Outcomes]:
@@ -97,7 +106,8 @@ def read_outcomes(folder: str | Path) -> dict[str, Outcomes]:
             file that is not there, each with how to complete the run.
     """
     folder = Path(folder)
-    n = read_record(folder)["settings"]["n"]
+    settings = read_record(folder)["settings"]
+    n = settings["n"]
     tallies = {row["problem_id"]: _empty(row, n) for row in _rows(folder / "problems.jsonl", "sample")}
     for row in _rows(folder / "samples.jsonl", "sample"):
         tally = _tally(tallies, row, folder / "samples.jsonl")
@@ -116,7 +126,7 @@ def read_outcomes(folder: str | Path) -> dict[str, Outcomes]:
         tally.graders.add(row["grader"])
     _check_complete(tallies, folder)
     benchmarks = dict.fromkeys(tally.benchmark for tally in tallies.values())
-    return {name: _outcomes(name, tallies) for name in benchmarks}
+    return {name: _outcomes(name, tallies, sampled_here="answers" not in settings) for name in benchmarks}
 
 
 def _rows(path: Path, command: str) -> Iterator[dict[str, Any]]:
@@ -127,6 +137,7 @@ def _rows(path: Path, command: str) -> Iterator[dict[str, Any]]:
 
 def _empty(problem: dict[str, Any], n: int) -> _Tally:
     meta = {key: value for key, value in problem["meta"].items() if key in ("n", "metric", "decoding")}
+    meta["grader"], meta["task"] = problem["grader"], stable_hash([problem["gold"], problem["grader"]])
     n = meta.get("n", n)
     return _Tally(problem["benchmark"], bytearray(n), bytearray(n), meta)
 
@@ -165,7 +176,7 @@ def _check_complete(tallies: dict[str, _Tally], folder: Path) -> None:
             )
 
 
-def _outcomes(benchmark: str, tallies: dict[str, _Tally]) -> Outcomes:
+def _outcomes(benchmark: str, tallies: dict[str, _Tally], sampled_here: bool) -> Outcomes:
     chosen = {key: tally for key, tally in tallies.items() if tally.benchmark == benchmark}
     first = next(iter(chosen.values()))
     n = len(first.sampled)
@@ -181,8 +192,10 @@ def _outcomes(benchmark: str, tallies: dict[str, _Tally]) -> Outcomes:
         ],
         statuses=Counter({status: sum(tally.count(status) for tally in chosen.values()) for status in STATUSES}),
         graders=sorted(set().union(*(tally.graders for tally in chosen.values()))),
-        truncated=sum(tally.truncated for tally in chosen.values()),
-        tokens=sum(tally.tokens for tally in chosen.values()),
+        truncated=sum(tally.truncated for tally in chosen.values()) if sampled_here else None,
+        tokens=sum(tally.tokens for tally in chosen.values()) if sampled_here else None,
         accuracy=first.meta.get("metric"),
         drawn="decoding" not in first.meta,
+        votes=grader_spec(first.meta["grader"]).votes,
+        tasks_P=[tally.meta["task"] for tally in chosen.values()],
     )

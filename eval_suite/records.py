@@ -14,6 +14,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 
+from eval_suite.errors import UserError
+
 Status = Literal["pass", "fail", "timeout", "error", "unparsed"]
 FinishReason = Literal["stop", "length"]
 Row = TypeVar("Row")
@@ -58,7 +60,7 @@ def read_jsonl(path: str | Path, row_type: type[Row] | None = None) -> Iterator[
 
     Raises:
         FileNotFoundError: no such file.
-        ValueError: a complete line that is not JSON, with its number.
+        UserError: a complete line that is not JSON or has other fields, with its number.
     """
     with open(path, "rb") as lines:  # bytes: a killed writer may have cut the last line within a character
         for number, line in enumerate(lines, 1):
@@ -69,8 +71,17 @@ def read_jsonl(path: str | Path, row_type: type[Row] | None = None) -> Iterator[
             try:
                 row = json.loads(line)
             except (json.JSONDecodeError, UnicodeDecodeError) as error:
-                raise ValueError(f"{path}:{number}: not a JSON row: {error}") from error
-            yield row if row_type is None else row_type(**row)
+                raise UserError(f"{path}:{number}: not a JSON row ({error}): remove the line, or the file") from error
+            try:
+                yield row if row_type is None else row_type(**row)
+            except TypeError as error:
+                raise UserError(f"{path}:{number}: not a row of this version ({error}): use another folder") from error
+
+
+def check_folder(out: str | Path) -> None:
+    """Raise UserError where `out` is something else than a folder."""
+    if Path(out).exists() and not Path(out).is_dir():
+        raise UserError(f"out={str(out)!r} is a file: name a folder")
 
 
 def drop_truncated_line(path: str | Path) -> None:

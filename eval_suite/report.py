@@ -224,7 +224,7 @@ def _print(title: str, blocks: Sequence[Block], place: str | Path | None) -> str
         folded = block.blocks if isinstance(block, Details) else [block]
         shown += [each for each in folded if not skipping and not isinstance(each, Image)]
     text = to_markdown(title, shown)
-    print(text)
+    print(text.replace("&lt;", "<"))  # that is for Markdown's readers
     if place is not None:
         print(f"written: {Path(place) / 'report.html'}", file=sys.stderr)
     return text

@@ -89,15 +89,17 @@ def default_pass_at(n: int) -> list[int]:
 
 
 def metric_values(outcomes: Outcomes, pass_at: Sequence[int]) -> dict[str, Values]:
-    """Metric → value of each problem [P]: ``pass@k``, ``avg@n``, ``maj@k`` for 1 < k < n, ``cons@n``.
+    """Metric → value of each problem [P]: ``pass@k``, ``avg@n``, and where answers can be voted on ``maj@k`` for
+    1 < k < n and ``cons@n``.
 
     What is added here is in every table.
     """
     n = outcomes.n
     values = {f"pass@{k}": pass_at_k(outcomes.passes_P, n, k) for k in pass_at}
     values[f"avg@{n}"] = avg_at_m(outcomes.passes_P, n)
-    values |= {f"maj@{k}": maj_at_k(outcomes.ballots_P, k) for k in pass_at if 1 < k < n}
-    values[f"cons@{n}"] = outcomes.votes_P
+    if outcomes.votes:
+        values |= {f"maj@{k}": maj_at_k(outcomes.ballots_P, k) for k in pass_at if 1 < k < n}
+        values[f"cons@{n}"] = outcomes.votes_P
     return values
 
 
@@ -105,7 +107,7 @@ def benchmark_results(outcomes: Outcomes, values: Mapping[str, Values], greedy: 
     """The entry of one benchmark in results.json, of its `metric_values`.
 
     `sampling_se` is null for greedy decoding, which draws nothing. ``accuracy`` is there where a pass can mean several
-    things: ``acc``, ``acc_norm`` or ``exact match``.
+    things: ``acc``, ``acc_norm`` or ``exact match``. `truncated` is null for answers from elsewhere.
     """
     total = outcomes.num_samples
     greedy = greedy or not outcomes.drawn
@@ -115,7 +117,7 @@ def benchmark_results(outcomes: Outcomes, values: Mapping[str, Values], greedy: 
         "problems": len(outcomes.problem_ids),
         "n": outcomes.n,
         **accuracy,
-        "truncated": outcomes.truncated / total,
+        "truncated": None if outcomes.truncated is None else outcomes.truncated / total,
         "unparsed": outcomes.statuses["unparsed"] / total,
         "metrics": {key: asdict(problem_interval(values_P, errors[key])) for key, values_P in values.items()},
     }

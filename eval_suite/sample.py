@@ -25,7 +25,7 @@ from eval_suite.harness.likelihood import check_scoring, likelihoods_file, score
 from eval_suite.processes import Processes
 from eval_suite.progress import Sameness, SamplingProgress
 from eval_suite.provenance import package_versions, source_commit, stable_hash
-from eval_suite.records import Problem, append_jsonl, drop_truncated_line, write_atomic
+from eval_suite.records import Problem, append_jsonl, check_folder, drop_truncated_line, write_atomic
 
 # What does not decide the samples: where they go, where rows come from (the rows themselves are hashed), and
 # which server or how many devices generate.
@@ -156,6 +156,7 @@ def sample(
     if not processes.first:
         processes.wait("ready", range(1))  # the first one finds the user's errors, once
     out = Path(config.out)
+    check_folder(out)
     names, left_out = _present(config, quiet=not processes.first)
     problems = load_problems(
         names,

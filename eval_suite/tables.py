@@ -22,8 +22,10 @@ def percent(share: float | None) -> str:
     return NONE if share is None else f"{100 * share:.1f}"
 
 
-def rate(share: float) -> str:
+def rate(share: float | None) -> str:
     """As `percent`, with the sign, and what is not quite none is not rounded to none."""
+    if share is None:
+        return NONE
     return "<0.1%" if 0 < share < 0.0005 else f"{100 * share:.1f}%"
 
 
@@ -276,4 +278,6 @@ def _title(metric: str) -> str:
 
 def _fate(outcomes: Outcomes) -> list[str]:
     counts = [f"{outcomes.statuses[status]:,}" for status in _STATUSES]
+    if outcomes.truncated is None or outcomes.tokens is None:
+        return [*counts, NONE, NONE]
     return [*counts, f"{outcomes.truncated:,}", f"{outcomes.tokens / outcomes.num_samples:,.1f}"]

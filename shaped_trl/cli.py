@@ -6,6 +6,7 @@ import dataclasses
 import os
 import sys
 import warnings
+from collections import Counter
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -28,6 +29,10 @@ class GradeOptions:
     allow_weak_sandbox: bool = dataclasses.field(
         default=False, metadata={"help": "Run generated code even where Landlock or seccomp cannot confine it."}
     )
+
+    def __post_init__(self) -> None:
+        if self.num_workers is not None and self.num_workers < 1:
+            raise UserError(f"num_workers={self.num_workers} must be at least 1, or left out for one per core")
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -191,11 +196,20 @@ def grade_command(argv: list[str]) -> int:
     if bool(args.folder) == bool(args.answers):
         raise UserError("grade: give a run's folder, or --answers FILE with --benchmark and --out")
     if args.folder:
-        grade_run(args.folder, num_workers=args.num_workers)
-        return 0
+        return _graded(grade_run(args.folder, num_workers=args.num_workers))
     if not args.benchmark or not args.out:
         raise UserError("grade: --answers needs --benchmark NAME and --out DIR")
-    grade_answers(args.answers, args.benchmark, args.out, hub_mirror=args.hub_mirror, num_workers=args.num_workers)
+    options = {"hub_mirror": args.hub_mirror, "num_workers": args.num_workers}
+    return _graded(grade_answers(args.answers, args.benchmark, args.out, **options))
+
+
+def _graded(folder: Path) -> int:
+    """Say what came out, and what to do with it."""
+    from eval_suite.records import read_jsonl
+
+    counts = Counter(row["status"] for row in read_jsonl(folder / "verdicts.jsonl"))
+    said = ", ".join(f"{count:,} {status}" for status, count in counts.most_common())
+    print(f"{folder}: {counts.total():,} verdicts: {said}; next: shaped-trl report {folder}")
     return 0
 
 

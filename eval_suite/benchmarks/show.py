@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from eval_suite.benchmarks import load_problems
+from eval_suite.examples import shorten
 
 
 @dataclass
@@ -37,5 +38,10 @@ def show(settings: Mapping[str, Any]) -> None:
     )
     sys.stdout.buffer.write(problem.prompt.encode())
     sys.stdout.flush()
-    details = {"problem": problem.problem_id, "gold": problem.gold, "grader": problem.grader, **problem.meta}
+    details = {
+        "problem": problem.problem_id,
+        "gold": shorten(problem.gold, 300, 100),
+        "grader": problem.grader,
+        **problem.meta,
+    }
     print("".join(f"\n{name}: {value!r}" for name, value in details.items()), file=sys.stderr)

@@ -32,6 +32,8 @@ class GraderSpec:
         are graded once.
     check: ``module:name`` of a function that raises UserError where this machine cannot run the grader.
     hard_timeout_s: wall time of an item, where it needs more than the pool allows by default.
+    votes: answers can be counted against each other without gold. A program's answer is what became of its tests, so
+        who counts such votes has seen the verdicts.
     """
 
     function: str
@@ -40,6 +42,7 @@ class GraderSpec:
     reduce: str | None = None
     check: str | None = None
     hard_timeout_s: float = 0.0
+    votes: bool = True
 
 
 GRADERS: dict[str, GraderSpec] = {
@@ -59,6 +62,7 @@ GRADERS: dict[str, GraderSpec] = {
         isolated=True,
         check="eval_suite.grading.sandbox.server:check_sandbox",
         hard_timeout_s=90.0,
+        votes=False,
     ),
     "running_sums": GraderSpec(function="eval_suite.benchmarks.running_sums:grade", version="running_sums/1"),
 }

@@ -44,9 +44,11 @@ def reported_k(n: int, pass_at: Sequence[int] | None) -> list[int]:
     return sorted(set(pass_at)) if pass_at else sorted({k for k in REPORTED_K if k <= n} | {n})
 
 
-def metrics_of(n: int, pass_at: Sequence[int] | None) -> list[str]:
-    """The metrics of tables. Pass@1 is Avg@n."""
-    return [f"avg@{n}", f"cons@{n}", *(f"pass@{k}" for k in reported_k(n, pass_at))]
+def metrics_of(outcomes: Outcomes, pass_at: Sequence[int] | None) -> list[str]:
+    """The metrics of tables. Pass@1 is Avg@n. A vote is there where the grader's answers can be voted on."""
+    n = outcomes.n
+    votes = [f"cons@{n}"] if outcomes.votes else []
+    return [f"avg@{n}", *votes, *(f"pass@{k}" for k in reported_k(n, pass_at))]
 
 
 def summarise(seeds_S: Sequence[Outcomes], pass_at: Sequence[int] | None) -> dict[str, Any]:
@@ -54,7 +56,7 @@ def summarise(seeds_S: Sequence[Outcomes], pass_at: Sequence[int] | None) -> dic
     first = seeds_S[0]
     ks = sorted({*default_pass_at(first.n), *reported_k(first.n, pass_at)})
     metrics = {}
-    for metric in [f"avg@{first.n}", f"cons@{first.n}", *(f"pass@{k}" for k in ks)]:
+    for metric in [f"avg@{first.n}", *([f"cons@{first.n}"] if first.votes else []), *(f"pass@{k}" for k in ks)]:
         error = None
         if not metric.startswith("cons"):
             k = 1 if metric.startswith("avg") else int(metric.split("@")[1])
@@ -65,7 +67,7 @@ def summarise(seeds_S: Sequence[Outcomes], pass_at: Sequence[int] | None) -> dic
         "problems": len(first.problem_ids),
         "n": first.n,
         "seeds": len(seeds_S),
-        "truncated": float(np.mean([each.truncated / each.num_samples for each in seeds_S])),
+        "truncated": float(np.mean([(each.truncated or 0) / each.num_samples for each in seeds_S])),
         "unparsed": float(np.mean([each.statuses["unparsed"] / each.num_samples for each in seeds_S])),
         "metrics": metrics,
     }

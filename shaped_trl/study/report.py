@@ -110,7 +110,7 @@ def _seconds(study: Study, arm: str, stage: str) -> list[dict[str, Any]]:
 def _table_metrics(evaluations: Evaluations, pass_at: Sequence[int] | None) -> dict[str, list[str]]:
     """The metrics that tables show of each benchmark."""
     runs = [run for by_seed in evaluations.values() for run in by_seed.values()]
-    return {name: metrics_of(each.n, pass_at) for run in runs for name, each in run.items()}
+    return {name: metrics_of(each, pass_at) for run in runs for name, each in run.items()}
 
 
 def _differences(study: Study, evaluations: Evaluations, pass_at: Sequence[int] | None) -> list[dict[str, Any]]:
@@ -144,8 +144,7 @@ def _compare(
     shared = [name for name in next(iter(a.values()), {}) if name in next(iter(b.values()), {})]
     for name in shared:
         a_seeds, b_seeds = ({seed: each[name] for seed, each in side.items()} for side in (a, b))
-        n = next(iter(a_seeds.values())).n
-        for metric in metrics_of(n, pass_at):
+        for metric in metrics_of(next(iter(a_seeds.values())), pass_at):
             row = difference(a_seeds, b_seeds, metric) if metric != "pass@1" else None  # it is avg@n
             if row is not None:
                 rows.append({**labels, "benchmark": name, "metric": metric, **row})

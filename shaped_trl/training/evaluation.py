@@ -161,7 +161,8 @@ def _numbers(results: dict[str, Any]) -> dict[str, float]:
     for benchmark, entry in results.items():
         n = entry["n"]
         for key in dict.fromkeys([f"avg@{n}", *([f"pass@{n}", f"cons@{n}"] if n > 1 else [])]):
-            numbers[f"{PREFIX}{benchmark}/{key}"] = entry["metrics"][key]["value"]
+            if key in entry["metrics"]:  # of programs there is no vote
+                numbers[f"{PREFIX}{benchmark}/{key}"] = entry["metrics"][key]["value"]
         for rate in ("truncated", "unparsed"):
             numbers[f"{PREFIX}{benchmark}/{rate}"] = entry[rate]
     return numbers

@@ -40,7 +40,7 @@ def folders(tmp_path_factory):
     """Two runs whose folders have one name, with hostile completions, prompts, golds and model names."""
     out = tmp_path_factory.mktemp("pages")
     first = write_run(out / "first" / "eval", {**MATH, **LOGIC}, prompt=EVIL[:-2], gold=EVIL[:-2], model="<m|1>")
-    second = write_run(out / "second" / "eval", {**LOGIC, **MATH}, n=4, model="m2", max_new_tokens=9)
+    second = write_run(out / "second" / "eval", {**LOGIC, **MATH}, n=4, gold=EVIL[:-2], model="m2", max_new_tokens=9)
     with_ascii_escapes(first, EVIL * 300)
     return first, second
 
