@@ -63,7 +63,11 @@ def find_checkpoints(output_dir: str | Path) -> dict[str, Path]:
     found = {path.name: path for path in sorted(whole, key=lambda path: _step(path.name))}
     if not found:
         adapters = any((path / "adapter_config.json").is_file() for path in folders)
-        why = "only adapters: merge them first" if adapters else "keep some with save_steps and save_total_limit"
+        why = "keep some with save_steps and save_total_limit"
+        if adapters:
+            why = "only adapters: merge them first"
+        elif any((path / "config.json").is_file() for path in folders):
+            why = f"those there have no {STATE}, which the trainer writes last"
         raise UserError(f"model={str(output_dir)!r} holds no checkpoint-<step> with a whole model: {why}")
     last = next(reversed(found.values()))
     if (root / "config.json").is_file() and folder_fingerprint(root) != folder_fingerprint(last):

@@ -11,6 +11,7 @@ Values are percentages, as on the leaderboards.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -65,6 +66,8 @@ class Variant:
     def slug(self) -> str:
         """Name of the variant in file names: the benchmark and its setting, so that publishing again replaces it."""
         parts = [form.format(self.settings[name]) for name, form, _ in _SETTINGS if self._has(name)]
+        if self.settings.get("answers"):
+            parts.append(re.sub(r"[^A-Za-z0-9.-]+", "-", self.settings["answers"]))
         return "_".join([self.benchmark, *parts, *(["chat"] if self.settings.get("chat_template") else [])])
 
     @property
@@ -78,7 +81,7 @@ class Variant:
         if self.settings.get("chat_template"):
             parts.append("chat template")
         if self.settings.get("answers"):
-            parts.append("answers given")
+            parts.append(f"answers given in {self.settings['answers']}")
         return ", ".join(parts)
 
     @property

@@ -122,8 +122,11 @@ class OpenAIBackend:
                 f"base_url={self._url!r}: a completion came back unfinished (finish_reason={reason!r}): look at the "
                 "server's log; the same command goes on from here"
             )
-        text = choice["message"].get("content") if "message" in choice else choice.get("text")
-        text, stopped = cut(text or "", stop)
+        # of a chat, content is null where all of the answer is elsewhere, such as in a call of a tool
+        text = (choice.get("message") or {}).get("content") or "" if self._config.chat_template else choice.get("text")
+        if not isinstance(text, str):
+            raise UserError(f"base_url={self._url!r}: a completion came back without a text: look at the server's log")
+        text, stopped = cut(text, stop)
         return Completion(text, "stop" if stopped else FINISH_REASONS.get(reason, "stop"), tokens)
 
     def _ask(self, prompt: str, num_samples: int, options: dict[str, Any], retries: dict[str, Any]) -> dict[str, Any]:

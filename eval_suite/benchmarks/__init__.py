@@ -112,7 +112,7 @@ def load_problems(
 
     A problem's `meta` holds ``row`` (its index in the source) and ``stop`` (strings that end a completion).
     `chat` builds user messages in place of texts to continue. `shots` worked examples in place of each benchmark's own
-    number of them.
+    number of them; among several benchmarks those that have no examples stay without.
 
     Raises:
         UserError: an unknown or repeated benchmark, one whose extra is missing, a data set not found, a row that lacks
@@ -120,7 +120,16 @@ def load_problems(
     """
     check_names(names)
     check_shots(shots, chat)
-    return [problem for name in names for problem in _load_one(name, hub_mirror, limit, chat, shots)]
+    alone = len(names) == 1
+    shots_of = {name: shots if alone or _has_examples(name) else None for name in names}
+    return [problem for name in names for problem in _load_one(name, hub_mirror, limit, chat, shots_of[name])]
+
+
+def _has_examples(name: str) -> bool:
+    if name in HARNESS:
+        return HARNESS[name].shots > 0
+    benchmark = BENCHMARKS.get(name)
+    return benchmark is None or bool(benchmark.examples or benchmark.shots_split or benchmark.shots_from)
 
 
 def not_in_mirror(names: Sequence[str], hub_mirror: str | Path | None) -> list[str]:

@@ -232,3 +232,27 @@ def test_real_golds_are_what_the_benchmarks_ask_for():
     assert sum(bool(re.fullmatch(r"-?[\d.]+e-?\d+", problem.gold)) for problem in minerva) == 58
     levels = [problem.meta["level"] for problem in load_problems(["math500"], hub_mirror=MIRROR)]
     assert set(levels) == {1, 2, 3, 4, 5}
+
+
+def test_of_several_benchmarks_those_without_examples_stay_without(tmp_path):
+    rows = {
+        "openai/gsm8k/main": [{"question": "1+1?", "answer": "2\n#### 2"}],
+        "openai/openai_humaneval/openai_humaneval": [
+            {
+                "task_id": "HumanEval/0",
+                "prompt": "def f():\n",
+                "entry_point": "f",
+                "test": "",
+                "canonical_solution": "",
+            }
+        ],
+    }
+    for place, given in rows.items():
+        for split in ("train", "test"):
+            path = tmp_path / place / f"{split}.jsonl"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_text("".join(json.dumps(row) + "\n" for row in given))
+    problems = load_problems(["gsm8k", "humaneval"], hub_mirror=tmp_path, shots=1)
+    assert [problem.meta.get("shots") for problem in problems] == [1, None]
+    with pytest.raises(UserError, match="humaneval has 0 worked examples"):
+        load_problems(["humaneval"], hub_mirror=tmp_path, shots=1)
