@@ -25,9 +25,16 @@ _LETTER = re.compile(
     r"|([AI])(?=\s*(?:$|[.,;:)\n]|because\b|since\b|as\b|and\b|which\b|is\b))"
     r"|([a-z])(?=\s*[.)]?\s*$)"
 )
+# a second option after the first, which is then no answer; "B, A is wrong" names one
+_ANOTHER = re.compile(
+    r"\s*(?:(?:,\s*(?:and|or)|[,/&]|and\b|or\b)\s*(?:\(([A-Z])\)|([A-HJ-Z])(?![\w'’]))|\(([A-Z])\))(?!\s+(?:is|was|are)\b)"
+)
+_QUOTED = re.compile(r"(?<!\w)['‘]([A-Z])['’](?!\w)")
 _IS_CORRECT = re.compile(
     r"\b(?:[Oo]ption|[Cc]hoice|[Aa]nswer)\s(?:\(([A-Z])\)|([A-Z]))\sis\s(?:the\s)?(?:correct|right|best)\b"
-    r"|(?:\(([A-Z])\)|\b([A-Z]))\sis\sthe\s(?:correct|right|best)\s(?:answer|option|choice)\b"
+    r"|(?:\(([A-Z])\)|\b([A-Z]))\sis\sthe\s(?:(?:correct|right|best)\s(?:answer|option|choice)|answer)\b"
+    r"|(?:[Ss]o|[Tt]hus|[Tt]herefore|[Hh]ence),?\s(?:\(([A-Z])\)|([B-HJ-Z]))\sis\s(?:correct|right)\b"
+    r"|\bI(?:'ll|\swould)?\s(?:choose|pick|select|go\swith)\s(?:option\s)?(?:\(([A-Z])\)|([B-HJ-Z]))(?![\w'’])"
 )
 _ONLY = re.compile(r"\(?([A-Za-z])\)?\.?")
 _LEADING = re.compile(
@@ -76,7 +83,9 @@ def _stated(statement: str) -> str | None:
     statement = _unmarked(statement)
     prefix = _PREFIX.match(statement)
     match = _LETTER.match(statement, prefix.end() if prefix else 0) or _LETTER.match(statement)
-    return _letter(match)
+    letter = _letter(match)
+    another = _letter(_ANOTHER.match(statement, match.end())) if match else None
+    return letter if another in (None, letter) else None
 
 
 def _called_correct(completion: str) -> str | None:
@@ -97,4 +106,4 @@ def _letter(match: re.Match[str] | None) -> str | None:
 
 
 def _unmarked(text: str) -> str:
-    return _MARKUP.sub(lambda match: match[1] or "", text).strip()
+    return _QUOTED.sub(r"\1", _MARKUP.sub(lambda match: match[1] or "", text)).strip()

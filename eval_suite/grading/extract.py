@@ -11,6 +11,9 @@ import re
 TAIL_CHARACTERS = 1_000
 ANSWER_CHARACTERS = 160
 _TOKEN = re.compile(r"\\boxed\s*\{|\\fbox\s*\{|\\.|[{}]", re.DOTALL)
+# What a base model writes when it goes on with a question of its own.
+_NEXT_QUESTION = re.compile(r"\n\s{0,8}(?:Question|Problem|Q)\s?:", re.IGNORECASE)
+_ANSWERED = re.compile(r"####|\\boxed|\\fbox|<answer>|\banswer\s*(?:is|:)", re.IGNORECASE)
 _UNBRACED = re.compile(r"\\boxed\s+([^\s{}$\\]+)")
 
 
@@ -27,7 +30,7 @@ def last_boxed(text: str) -> str | None:
         mark = token.group()
         if mark == "}":
             start = open_braces.pop() if open_braces else None
-            if start is not None:
+            if start is not None and text[start : token.start()].strip():  # an empty one is no answer
                 content = text[start : token.start()]
         elif mark == "{":
             open_braces.append(None)
@@ -41,8 +44,16 @@ def last_boxed(text: str) -> str | None:
 
 def boxed_or_tail(completion: str) -> str:
     r"""``\boxed{answer}`` with the last boxed answer, else the last 1,000 characters. Idempotent."""
+    completion = first_answer(completion)
     answer = last_boxed(completion)
     return completion[-TAIL_CHARACTERS:] if answer is None else f"\\boxed{{{answer}}}"
+
+
+def first_answer(completion: str) -> str:
+    """The completion up to where the model, having answered, asks itself another question."""
+    answered = _ANSWERED.search(completion)
+    next_question = _NEXT_QUESTION.search(completion, answered.end()) if answered else None
+    return completion if next_question is None else completion[: next_question.start()]
 
 
 def plain_answer(text: str) -> str:

@@ -48,14 +48,14 @@ class GraderSpec:
 GRADERS: dict[str, GraderSpec] = {
     "math": GraderSpec(
         function="eval_suite.grading.math:grade",
-        version=f"math/2 (math-verify {metadata.version('math-verify')})",
+        version=f"math/3 (math-verify {metadata.version('math-verify')})",
         isolated=True,
         reduce="eval_suite.grading.extract:boxed_or_tail",
     ),
-    "gsm8k": GraderSpec(function="eval_suite.grading.gsm8k:grade", version="gsm8k/1"),
-    "choice": GraderSpec(function="eval_suite.grading.choice:grade", version="choice/1"),
+    "gsm8k": GraderSpec(function="eval_suite.grading.gsm8k:grade", version="gsm8k/2"),
+    "choice": GraderSpec(function="eval_suite.grading.choice:grade", version="choice/2"),
     "exact_match": GraderSpec(function="eval_suite.grading.exact_match:grade", version="exact_match/1"),
-    "text": GraderSpec(function="eval_suite.grading.text:grade", version="text/1"),
+    "text": GraderSpec(function="eval_suite.grading.text:grade", version="text/2"),
     "code": GraderSpec(
         function="eval_suite.grading.code:grade",
         version=f"code/1 (Python {platform.python_version()})",

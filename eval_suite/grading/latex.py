@@ -10,11 +10,16 @@ import re
 
 _UNICODE = {
     "−": "-", "–": "-", "×": r"\times ", "·": r"\cdot ", "⋅": r"\cdot ", "÷": r"\div ", "°": r"^\circ ",
-    "π": r"\pi ", "∞": r"\infty ", "≤": r"\le ", "≥": r"\ge ", "√": r"\sqrt ", "∪": r"\cup ", "∈": r"\in ",
-    "±": r"\pm ", "≈": r"\approx ", "²": "^2", "³": "^3", "\u00a0": " ", "\u2009": " ", "\u202f": " ", "′": "'",
-    "％": r"\%", "¢": r"\text{ cents}",
+    "π": r"\pi ", "∞": r"\infty ", "≤": r"\le ", "≥": r"\ge ", "∪": r"\cup ", "∈": r"\in ",
+    "±": r"\pm ", "≈": r"\approx ", "\u00a0": " ", "\u2009": " ", "\u202f": " ", "′": "'",
+    "％": r"\%", "¢": r"\text{ cents}", "€": "$", "£": "$", "½": r"\frac{1}{2}", "¼": r"\frac{1}{4}",
+    "¾": r"\frac{3}{4}", "⅓": r"\frac{1}{3}", "⅔": r"\frac{2}{3}",
 }  # fmt: skip
 _UNICODE_TABLE = str.maketrans(_UNICODE)
+# what takes more than one character: roots and powers
+_ROOT = re.compile(r"√\s*(?:(\d+(?:\.\d+)?|[A-Za-z])|\(([^()]*)\)|\{([^{}]*)\})")
+_POWER = re.compile(r"[⁰¹²³⁴⁵⁶⁷⁸⁹⁻]+")
+_RAISED = str.maketrans("⁰¹²³⁴⁵⁶⁷⁸⁹⁻", "0123456789-")
 _FONT = r"\\(?:mathbf|boldsymbol|bm|mathit|mathsf|mathtt|mathnormal|pmb|underline|ensuremath)\s*\{"
 _TEXT = r"\\(?:text|textbf|textit|textrm|textsf|texttt|textnormal|mathrm|mbox|hbox)\s*\{"
 _WRAPPER = re.compile(rf"(?:{_FONT})|({_TEXT})")
@@ -22,7 +27,19 @@ _RULES = [
     (re.compile(pattern), replacement)
     for pattern, replacement in (
         (r"(?<=\d)\s*\\(?:mathrm|text)\{\s*[eE]\s*\}\s*(?=[+-]?\d)", "e"),
-        (r"^\s*\\(?:text|textbf|textrm|mathrm)\{[^{}]*[\s:~]\}\s*(?=[-+\d.\\({\[$A-Za-z])", ""),
+        (r"^\s*\\(?:text|textbf|textrm|mathrm)\{(?![^{}]*\bnot\b)[^{}]*[\s:~]\}\s*(?=[-+\d.\\({\[$A-Za-z])", ""),
+        (r"\\(?:color|textcolor)\s*\{[^{}]*\}", ""),
+        (r"\\(?:tiny|small|normalsize|large|Large|LARGE|huge|Huge)(?![A-Za-z])\s*", ""),
+        (r"^\s*(\*\*|`)\s*([^*`]*?)\s*\1\s*$", r"\2"),
+        (r"\\(?:begin|end)\s*\{(?:aligned|align\*?|gathered|equation\*?)\}", " "),
+        (r"&\s*=", "="),
+        (r"\\text\{\s*,\s*\}", "{,}"),
+        (r"(?<=\d)\s*\^\s*\{\s*\\(?:text|mathrm)\{\s*(?:st|nd|rd|th)\s*\}\s*\}\s*$", ""),
+        (r"\\varnothing(?![A-Za-z])", r"\\emptyset"),
+        (r"\\[lr]angle(?![A-Za-z])", lambda match: "(" if match.group().startswith("\\l") else ")"),
+        (r"\*\*\s*(?:\(\s*(-?\d+)\s*\)|(-?\d+))", lambda match: f"^{{{match[1] or match[2]}}}"),
+        (r"(?<![A-Za-z\\])sqrt\s*(?:(\d+)|\(([^()]*)\))", lambda match: rf"\sqrt{{{match[1] or match[2]}}}"),
+        (r"(?<![A-Za-z\\])pi(?![A-Za-z])", r"\\pi "),
         (r"\{([^{}]*)\\choose(?![A-Za-z])([^{}]*)\}", r"\\binom{\1}{\2}"),
         (r"(?<=\d)\s*(?:\{\s*,\s*\}|,\\!|(?<!\\)\\,)\s*(?=\d{3}(?!\d))", ""),
         (r"(?<!\\)\\[()\[\]$]|\$|(?<!\\)\\!\s*|\\(?:display|text|script)style(?![A-Za-z])", ""),
@@ -49,7 +66,7 @@ _NEEDLESS_SPACE = re.compile(r"(?<![A-Za-z\d])\s+|\s+(?![A-Za-z\d])|(?<=[A-Za-z]
 
 def clean(text: str) -> str:
     """`text` in the one writing; empty where nothing is left."""
-    text = _unwrap(text.translate(_UNICODE_TABLE))
+    text = _unwrap(_plain_characters(text))
     for pattern, replacement in _RULES:
         text = pattern.sub(replacement, text)
     text = text.strip()
@@ -61,6 +78,13 @@ def clean(text: str) -> str:
         if bare == text:
             return text
         text = bare
+
+
+def _plain_characters(text: str) -> str:
+    r"""Unicode's mathematics as LaTeX: ``3√13`` is 3\sqrt{13}, ``x¹⁰`` x^{10}."""
+    text = _ROOT.sub(lambda match: rf"\sqrt{{{match[1] or match[2] or match[3] or ''}}}", text)
+    text = _POWER.sub(lambda match: f"^{{{match.group().translate(_RAISED)}}}", text)
+    return text.translate(_UNICODE_TABLE)
 
 
 def _unwrap(text: str) -> str:

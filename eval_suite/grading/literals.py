@@ -25,6 +25,7 @@ _PLAIN = re.compile(_DECIMAL)
 _RATIO = re.compile(rf"({_DECIMAL})/({_DECIMAL})")
 _FRAC = re.compile(rf"([+-]?)\\[dtc]?frac(?:\{{({_DECIMAL})\}}|(\d))(?:\{{({_DECIMAL})\}}|(\d))")
 _MIXED = re.compile(r"([+-]?)(\d+)(?:\\[dtc]?frac(?:\{(\d+)\}|(\d))(?:\{(\d+)\}|(\d))| (\d+)/(\d+))")
+_REPEATING = re.compile(r"([+-]?)(\d*)\.(\d*)\\(?:overline|bar)(?:\{(\d+)\}|(\d))")
 _E_NOTATION = re.compile(rf"({_DECIMAL})[eE]({_EXPONENT})")
 _TIMES_TEN = re.compile(rf"(?:({_DECIMAL})(?:\\times|\\cdot|[×·*]))?([+-]?)10\^(?:\{{({_EXPONENT})\}}|({_EXPONENT}))")
 _DECORATION = re.compile(r"\\[!,;:$]|\$")
@@ -62,6 +63,8 @@ def parse_number(text: str) -> Number | None:
         return None if number is None or number.percent else replace(number, percent=True)
     if _PLAIN.fullmatch(text):
         return Number(_fraction(text), "decimal" if "." in text else "exact")
+    if match := _REPEATING.fullmatch(text):
+        return _repeating(*match.groups())
     if (match := _MIXED.fullmatch(text)) and (mixed := _mixed(*match.groups())):
         return mixed
     if match := _RATIO.fullmatch(text):
@@ -79,6 +82,13 @@ def parse_number(text: str) -> Number | None:
 
 def _fraction(decimal: str) -> Fraction:
     return Fraction(decimal.replace(",", "").replace(" ", "").rstrip("."))
+
+
+def _repeating(sign: str, whole: str, digits: str, *periods: str | None) -> Number:
+    r"""``0.1\overline{6}`` is (16 − 1)/90."""
+    before, period = f"0{whole}{digits}", next(digits for digits in periods if digits)
+    value = Fraction(int(before + period) - int(before), 10 ** len(digits) * (10 ** len(period) - 1))
+    return Number(-value if sign == "-" else value, "exact")
 
 
 def _mixed(sign: str, whole: str, *parts: str | None) -> Number | None:

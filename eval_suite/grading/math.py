@@ -49,7 +49,7 @@ from math_verify.grader import get_pct_val
 from sympy import Basic, Eq, Expr, Rational, nan, zoo
 
 from eval_suite.grading.canonical import canonical, constant_value, is_contradiction, same_equation, same_function
-from eval_suite.grading.extract import boxed_or_tail, last_boxed, plain_answer
+from eval_suite.grading.extract import boxed_or_tail, first_answer, last_boxed, plain_answer
 from eval_suite.grading.fingerprint import point_values
 from eval_suite.grading.latex import clean, has_equals, same_look, split_list, split_name
 from eval_suite.grading.literals import Number, numbers_equal, parse_based, parse_number
@@ -77,11 +77,15 @@ _SYMBOLS: list[tuple[re.Pattern[str], Any]] = [
     (re.compile(r"(?<![A-Za-z\\])([a-z])\s*(?=\([^()\[\]]*\]|\[[^()\[\]]*\))"), r"\1 \\in "),
 ]
 _STATED = re.compile(
-    r"answer(?:\s+is)?\s*:?\s*(?:\$([^$\n]{1,200})\$|\\\(([^\n]{1,200}?)\\\)|([^\s$\\][^\n$]{0,60}?))(?=\.?\s*$|\.\s|\n)",
+    r"answer(?:\s+is)?\s*:?\s*(?!not\b)(?:(?:\$([^$\n]{1,200})\$|\\\(([^\n]{1,200}?)\\\))(?=\s*[.,;(]|\s*$|\n)"
+    r"|([^\s$\\][^\n$]{0,60}?)(?=\.?\s*$|\.\s|\n))",
     re.IGNORECASE,
 )
+_TAG = re.compile(r"<answer>([^<]{1,200})</answer>", re.IGNORECASE)
+_DENIED = re.compile(r"\bnot\s+(?:equal\s+to\s+)?\$?\s?-?\d[\d.,]*\$?")
+_PROPER_NAME = re.compile(r"[A-Za-z]{5,}")
 _ONE_WORD = re.compile(r"\(?[A-Za-z]+\)?")
-_SCALES = {"thousand": 10**3, "million": 10**6, "billion": 10**9, "trillion": 10**12}
+_SCALES = {"dozen": 12, "thousand": 10**3, "million": 10**6, "billion": 10**9, "trillion": 10**12}
 _LOG = re.compile(r"\\log(?![A-Za-z])(?!\s*_)")  # the parser's is to base 10; where gold has ln, it is natural
 # math-verify warns that its own timeouts are off: they are, on purpose.
 logging.getLogger("math_verify").setLevel(logging.ERROR)
@@ -103,12 +107,13 @@ def grade(completion: str, gold: str) -> tuple[Status, str | None]:
 
     No limit on time or memory: see `GraderPool`.
     """
-    boxed = last_boxed(completion)
+    boxed = last_boxed(first_answer(completion))
     if boxed is None:
         tail = boxed_or_tail(completion)
         boxed = _stated(tail)
         if boxed is None:
             return _grade_tail(tail, gold)
+    boxed = " ".join(boxed.split())
     if _is_long(boxed, gold):
         return "fail", plain_answer(boxed)
     answers = _candidates(clean(_TOLERANCE.sub("", boxed)))
@@ -228,7 +233,12 @@ def _needs_names(gold: Reading, answer: Reading) -> bool:
 
 def _equal_words(gold_text: str, gold: Reading, answer: Reading) -> bool | None:
     expected, given = _words(gold.text), _words(answer.text)
-    return expected == given if expected is not None and given is not None and _TEXT.search(gold_text) else None
+    return expected == given if expected is not None and given is not None and _is_wordy(gold_text) else None
+
+
+def _is_wordy(gold_text: str) -> bool:
+    """Gold is in words, or one bare word: letters in another order are another name."""
+    return _TEXT.search(gold_text) is not None or _PROPER_NAME.fullmatch(gold_text.strip()) is not None
 
 
 def _equal_based(gold: Reading, answer: Reading) -> bool | None:
@@ -322,6 +332,8 @@ def _relative_distance(expected: Any, answer: Any) -> float | None:
 
 def _stated(tail: str) -> str | None:
     """What stands after the last ``answer is`` of a completion without a box: a formula, numbers or one word."""
+    if tags := _TAG.findall(tail):
+        return tags[-1]
     found = list(_STATED.finditer(tail))
     if not found:
         return None
@@ -333,7 +345,7 @@ def _stated(tail: str) -> str | None:
 
 def _grade_tail(tail: str, gold_text: str) -> tuple[Status, str | None]:
     """A completion without a box: what math-verify finds in its end."""
-    parsed = parse(tail, _ANYWHERE, parsing_timeout=None)
+    parsed = parse(_DENIED.sub("not", tail), _ANYWHERE, parsing_timeout=None)
     if not parsed:
         return "unparsed", None
     gold, tolerance = _read_gold(gold_text)
@@ -368,7 +380,7 @@ def _vote(answer: Reading, gold_text: str) -> str:
     """What stands for this answer in a majority vote."""
     if answer.number is not None:
         return plain_answer(answer.number.vote)
-    words = _words(answer.text) if _TEXT.search(gold_text) else None
+    words = _words(answer.text) if _is_wordy(gold_text) else None
     if words is not None:
         return plain_answer(words)
     based = parse_based(answer.value)

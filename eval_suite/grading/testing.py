@@ -64,6 +64,8 @@ def run_tests(
     for name, text in (("code", code), ("tests", tests)):
         if not isinstance(text, str):
             raise UserError(f"{name} is {type(text).__name__}: give Python text")
+    if isinstance(names, str):
+        raise UserError(f"names={names!r} is one text: give a list of names, such as [{names!r}]")
     task = {
         "kind": "verbatim",
         "tests": tests,

@@ -17,6 +17,7 @@ from eval_suite.grading.statements import final_statement, first_answer, reading
 from eval_suite.records import Status
 
 ANSWER_CHARACTERS = 1_000
+_EMPTY_TAG = re.compile(r"<answer>\s{0,80}</answer>", re.IGNORECASE)
 _ARTICLES = re.compile(r"\b(?:a|an|the)\b")
 
 
@@ -60,4 +61,5 @@ def _is_punctuation(character: str) -> bool:
 
 
 def _first_line(completion: str) -> str:
-    return next((line for line in first_answer(completion).splitlines() if line.strip()), "")
+    text = _EMPTY_TAG.sub("", first_answer(completion))
+    return next((line for line in text.splitlines() if line.strip()), "")

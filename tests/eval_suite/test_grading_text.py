@@ -66,6 +66,19 @@ needs_outputs = pytest.mark.skipif(
         ("(B) is wrong and (C) is wrong", None),
         ("(B) is right, for (C) is wrong", "B"),
         ("There are options (A) and (B).", None),
+        (r"\boxed{A, B}", None),
+        ("The answer is A and B", None),
+        ("The correct answer is (A) or (B)", None),
+        ("The answer is (A)/(B)", None),
+        ("The answer is (B)(C)", None),
+        ("The answer is (B) and not (A)", "B"),
+        ("The answer is B, I think.", "B"),
+        ("The answer is B, because A is wrong.", "B"),
+        ("The answer is B, A is wrong.", "B"),
+        ("The answer is 'B'", "B"),
+        ("Therefore, B is correct.", "B"),
+        ("I choose B.", "B"),
+        ("B is the answer", "B"),
         ("The answer is C-4.", None),
         ("", None),
     ],
@@ -143,6 +156,7 @@ def test_definite_answers(completion, gold, grade):
         ("a", "b", ("fail", "a")),
         ("\n\n", "b", ("unparsed", None)),
         ("...", "b", ("unparsed", None)),
+        ("<answer></answer>", "b", ("unparsed", None)),
     ],
 )
 def test_short_texts(completion, gold, grade):
@@ -209,11 +223,11 @@ def test_mmlu_pro_of_llama(tmp_path):
 
 @needs_outputs
 def test_letters_of_mmlu_pro_are_found_in_what_the_model_wrote():
-    """Of the last 160 characters, where they state an answer; what differs is stated before, or twice."""
+    """Of the last 160 characters, where they state an answer; what differs names several options, or states twice."""
     rows = [row for row in recorded("out_mmlupro_Meta-Llama-3-8B_5shot.jsonl") if "he answer is (" in row["output"]]
     same = np.mean([choice.extract_letter(row["output"]) == row["pred"] for row in rows])
     assert len(rows) > 10_000
-    assert same > 0.999
+    assert same > 0.998
 
 
 @needs_outputs
