@@ -51,6 +51,8 @@ def boxed_or_tail(completion: str) -> str:
 
 def first_answer(completion: str) -> str:
     """The completion up to where the model, having answered, asks itself another question."""
+    if _NEXT_QUESTION.search(completion) is None:  # mostly, and fast
+        return completion
     answered = _ANSWERED.search(completion)
     next_question = _NEXT_QUESTION.search(completion, answered.end()) if answered else None
     return completion if next_question is None else completion[: next_question.start()]
