@@ -54,7 +54,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     except SystemExit as stop:  # argparse, after --help
         return int(stop.code or 0)
     except KeyboardInterrupt:
-        print("\nshaped-trl: interrupted; the same command continues from where it stopped", file=sys.stderr)
+        print("\nshaped-trl: interrupted; the same command continues from what is saved", file=sys.stderr)
         return 130
 
 

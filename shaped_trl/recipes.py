@@ -201,4 +201,7 @@ def record(settings: dict[str, Any], output_dir: str | Path) -> None:
                     f"output_dir={str(output_dir)!r} holds a run with {name}={before.get(name)!r}, not "
                     f"{settings.get(name)!r}: choose another --output_dir, or delete it to start again"
                 )
-    write_atomic(path, yaml.safe_dump(settings, sort_keys=False, allow_unicode=True))
+    try:
+        write_atomic(path, yaml.safe_dump(settings, sort_keys=False, allow_unicode=True))
+    except (NotADirectoryError, FileExistsError, FileNotFoundError, PermissionError) as error:
+        raise UserError(f"output_dir={str(output_dir)!r} cannot be written: {error.strerror}") from error

@@ -8,14 +8,15 @@ One data set goes to TRL as it is; a mixture or a stream goes through `shaped_tr
 
 from __future__ import annotations
 
-import json
 import string
 from collections.abc import Collection
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TypeAlias
 
+import yaml
 from datasets import Dataset, IterableDataset, load_dataset
+from datasets.exceptions import DatasetGenerationError
 
 from eval_suite.errors import UserError
 from eval_suite.sources import MIRROR_VARIABLE, mirror_file
@@ -96,15 +97,15 @@ class CorpusArguments(SourceArguments):
     tokenizer_vocab_size: int = field(default=8192, metadata={"help": "Vocabulary of a tokenizer trained here."})
 
     def __post_init__(self):
-        for name in ("from_scratch", "mixture"):  # the command line passes JSON
+        for name in ("from_scratch", "mixture"):  # the command line passes YAML, of which JSON is a part
             text = getattr(self, name)
             if isinstance(text, str):
                 try:
-                    setattr(self, name, json.loads(text))
-                except ValueError as error:
-                    raise ValueError(f"{name}={text!r} is not JSON: {error}") from error
+                    setattr(self, name, yaml.safe_load(text))
+                except yaml.YAMLError as error:
+                    raise ValueError(f"{name}={text!r} is not YAML: {' '.join(str(error).split())}") from error
         if isinstance(self.decontaminate, str):
-            self.decontaminate = [name.strip() for name in self.decontaminate.split(",")]
+            self.decontaminate = [name.strip() for name in self.decontaminate.strip("[] ").split(",")]
 
 
 def load_split(args: SourceArguments, split: str, streaming: bool = False) -> Rows:
@@ -136,8 +137,14 @@ def load_split(args: SourceArguments, split: str, streaming: bool = False) -> Ro
 
 def _load_file(path: Path, streaming: bool) -> Rows:
     if not path.is_file():
-        raise UserError(f"dataset_name={str(path)!r}: no such file")
-    return load_dataset(LOADERS[path.suffix], data_files=str(path), split="train", streaming=streaming)
+        raise UserError(f"data {str(path)!r}: no such file")
+    if path.stat().st_size == 0:
+        raise UserError(f"data {str(path)!r}: the file is empty")
+    try:
+        return load_dataset(LOADERS[path.suffix], data_files=str(path), split="train", streaming=streaming)
+    except DatasetGenerationError as error:
+        reason = " ".join(str(error.__cause__ or error).split())[:300]
+        raise UserError(f"data {str(path)!r} cannot be read as {LOADERS[path.suffix]}: {reason}") from error
 
 
 def column_names(rows: Rows) -> list[str]:

@@ -22,6 +22,8 @@ import torch.distributed as dist
 from torch import nn
 from transformers import PreTrainedModel, TrainerCallback
 
+from eval_suite.errors import UserError
+
 BIAS = "e_score_correction_bias"  # in transformers, of the router itself or of the block that has it as `gate`
 LOGGED = ("max_violation", "max_violation_worst", "dead_experts", "dead_experts_worst")
 
@@ -58,7 +60,10 @@ class LossFreeBalancing(TrainerCallback):
             )
         self.blocks = [module for module in model.modules() if isinstance(getattr(module, BIAS, None), torch.Tensor)]
         if not self.blocks:
-            raise ValueError(f"model={type(model).__name__} has no router bias ({BIAS}): there is nothing to balance")
+            raise UserError(
+                f"router_bias_rate={rate}: {type(model).__name__} has no router bias ({BIAS}), so there is nothing to "
+                "balance: leave it out"
+            )
         self.rate = rate
         for bias in self.biases():
             bias.data = bias.data.to(torch.promote_types(bias.dtype, torch.float32))

@@ -11,7 +11,7 @@ from typing import Any
 
 import torch
 from datasets import disable_progress_bars
-from transformers import AutoTokenizer, PreTrainedConfig, Qwen3Config, Qwen3ForCausalLM
+from transformers import PreTrainedConfig, Qwen3Config, Qwen3ForCausalLM
 from trl import ModelConfig
 
 from eval_suite.errors import UserError
@@ -27,6 +27,7 @@ from shaped_trl.training.run import (
     check_files,
     checkpoint_config,
     learning_rate_misfit,
+    load_tokenizer,
     model_source,
     new_config,
     new_tokenizer,
@@ -125,7 +126,10 @@ def _config(corpus: CorpusArguments, args: ShapedConfig, model_args: ModelConfig
         changes = {key: value for key, value in (args.model_init_kwargs or {}).items() if key != "dtype"}
         return checkpoint_config(model_args, **changes)
     assert isinstance(corpus.from_scratch, dict)  # by `check_files`
-    return new_config(corpus.from_scratch, vocabulary=corpus.tokenizer_vocab_size)
+    vocabulary = corpus.tokenizer_vocab_size  # at most, of a tokenizer that is trained
+    if corpus.tokenizer_name_or_path and not {"architecture", "vocab_size"} & corpus.from_scratch.keys():
+        vocabulary = len(load_tokenizer(corpus.tokenizer_name_or_path))
+    return new_config(corpus.from_scratch, vocabulary=vocabulary)
 
 
 def _data_lines(corpus, args: ShapedConfig, devices: int, sequences: int, steps: int | None) -> Iterator[str]:
@@ -195,7 +199,8 @@ def _batch_lines(corpus: CorpusArguments, args: ShapedConfig, model_args: ModelC
 def _stand_in(corpus: CorpusArguments, args: ShapedConfig, model_args: ModelConfig, sources) -> tuple[Any, Any]:
     """The run's tokenizer and a model of two numbers' width: batches do not depend on the model."""
     if starts_from_checkpoint(corpus, model_args):
-        tokenizer = AutoTokenizer.from_pretrained(model_source(model_args), revision=model_args.model_revision)
+        name, revision = model_source(model_args), model_args.model_revision
+        tokenizer = load_tokenizer(name, "model_name_or_path", revision=revision)
     else:
         tokenizer = new_tokenizer(corpus, sources)
     config = Qwen3Config(

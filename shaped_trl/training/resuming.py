@@ -104,6 +104,8 @@ def continue_training(trainer: Trainer) -> None:
         trainer._load_from_checkpoint(checkpoint)
         trainer.state = TrainerState.load_from_json(str(Path(checkpoint) / TRAINER_STATE_NAME))
     else:
+        if checkpoint is not None and trainer.is_world_process_zero():
+            print(f"continuing from {checkpoint}")
         trainer.train(resume_from_checkpoint=checkpoint)
 
 

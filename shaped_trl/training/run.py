@@ -75,7 +75,8 @@ def checkpoint_config(model_args: ModelConfig, **changes: Any) -> PreTrainedConf
             f"model_name_or_path={name!r} cannot be read, neither as a folder nor from the Hub ({reason}): check the "
             "spelling, the folder's files, the network and the access rights"
         ) from error
-    if type(config) not in MODEL_FOR_CAUSAL_LM_MAPPING:
+    masked = any("MaskedLM" in name for name in config.architectures or [])
+    if type(config) not in MODEL_FOR_CAUSAL_LM_MAPPING or (masked and not getattr(config, "is_decoder", False)):
         raise UserError(
             f"model_name_or_path={name!r} is of type {config.model_type!r}, which is no causal language model of "
             "transformers: give one that AutoModelForCausalLM loads"
@@ -115,9 +116,25 @@ def starts_from_checkpoint(corpus: CorpusArguments, model_args: ModelConfig) -> 
 def new_tokenizer(corpus: CorpusArguments, sources: list[Source]) -> PreTrainedTokenizerBase:
     """The tokenizer that was asked for, or one trained on the corpus (the first `TOKENIZER_ROWS` of a stream)."""
     if corpus.tokenizer_name_or_path:
-        return AutoTokenizer.from_pretrained(corpus.tokenizer_name_or_path)
+        return load_tokenizer(corpus.tokenizer_name_or_path)
     texts = (text for source in sources for text in _texts(source))
     return train_tokenizer(texts, corpus.tokenizer_kind, corpus.tokenizer_vocab_size)
+
+
+def load_tokenizer(name: str, field: str = "tokenizer_name_or_path", **options: Any) -> PreTrainedTokenizerBase:
+    """The tokenizer of a folder or Hub id.
+
+    Raises:
+        UserError: there is none, or one without a vocabulary, as transformers makes of a model's folder without files.
+    """
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(name, **options)
+    except (OSError, ValueError) as error:
+        reason = " ".join(str(error).split())[:200]
+        raise UserError(f"{field}={name!r}: no tokenizer can be loaded ({reason}): save one there") from error
+    if len(tokenizer) <= len(tokenizer.all_special_tokens):
+        raise UserError(f"{field}={name!r} has no tokenizer files: save the model's tokenizer beside it")
+    return tokenizer
 
 
 def _texts(source: Source) -> Iterator[str]:
@@ -181,12 +198,36 @@ def new_model(settings: dict[str, Any], tokenizer: PreTrainedTokenizerBase, mode
 def tokenizer_and_model(corpus: CorpusArguments, args: ShapedConfig, model_args: ModelConfig, sources: list[Source]):
     """What the trainer gets: both made anew, or a checkpoint's name, of which it loads both."""
     if starts_from_checkpoint(corpus, model_args):
+        changes = {key: value for key, value in (args.model_init_kwargs or {}).items() if key != "dtype"}
+        config = checkpoint_config(model_args, **changes)
         args.model_init_kwargs = {**model_init_kwargs(model_args), **(args.model_init_kwargs or {})}
-        return None, model_source(model_args)
+        name = model_source(model_args)
+        if corpus.tokenizer_name_or_path:
+            tokenizer = load_tokenizer(corpus.tokenizer_name_or_path)
+        else:
+            tokenizer = load_tokenizer(name, "model_name_or_path", revision=model_args.model_revision)
+        check_fit(config, args, tokenizer)
+        return tokenizer, name
     set_seed(args.seed)
     tokenizer = new_tokenizer(corpus, sources)
     assert isinstance(corpus.from_scratch, dict)  # by `check_files`
-    return tokenizer, new_model(corpus.from_scratch, tokenizer, model_args)
+    model = new_model(corpus.from_scratch, tokenizer, model_args)
+    check_fit(model.config, args, tokenizer)
+    return tokenizer, model
+
+
+def check_fit(config: PreTrainedConfig, args: ShapedConfig, tokenizer: PreTrainedTokenizerBase) -> None:
+    """Raise UserError for tokens or positions without an embedding; warn of positions beyond the model's own."""
+    text = config.get_text_config()
+    if text.vocab_size < len(tokenizer):
+        raise UserError(f"the model's vocab_size={text.vocab_size} is below the tokenizer's {len(tokenizer)} tokens")
+    positions = getattr(text, "max_position_embeddings", None)
+    if positions is None or args.max_length is None or args.max_length <= positions:
+        return
+    beyond = f"max_length={args.max_length} is beyond the model's max_position_embeddings={positions}"
+    if getattr(text, "rope_parameters", None) is None:  # a table of positions ends there
+        raise UserError(f"{beyond}: lower it")
+    logger.warning(f"{beyond}: raise that through model_init_kwargs (or from_scratch), or lower max_length")
 
 
 def build_trainer(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import math
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -172,6 +173,24 @@ class ShapedTrainer(SFTTrainer):
     def _saves_other_names(self) -> bool:
         whole = isinstance(self.model, PreTrainedModel) and not self.is_fsdp_enabled
         return whole and saves_other_names(self.model)
+
+    def create_model_card(self, model_name=None, dataset_name=None, tags=None):
+        """TRL's card, where it speaks of a Hub model that there is none of, and the shape of the loss."""
+        name = model_name or Path(self.args.output_dir).name
+        super().create_model_card(name, dataset_name, tags)
+        if not self.is_world_process_zero():
+            return
+        path = Path(self.args.output_dir) / "README.md"
+        loss = f"Reward-shaped next-token loss (arXiv 2512.22955): {self.shape_schedule or self.args.reward_shape()}."
+        changes = {
+            "a fine-tuned version of [None](https://huggingface.co/None)": "trained from scratch or a local model",
+            'model="None"': f'model="{self.hub_model_id or name}"',
+            "## Training procedure\n": f"## Training procedure\n\n{loss}\n",
+        }
+        text = path.read_text(encoding="utf-8")
+        for old, new in changes.items():
+            text = text.replace(old, new)
+        path.write_text(text, encoding="utf-8")
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
         mode = "train" if self.model.training else "eval"

@@ -10,7 +10,7 @@ from transformers import AutoModelForCausalLM
 
 from shaped_trl import cli
 from shaped_trl.modeling.architectures import paper_config, parameter_counts
-from shaped_trl.training.memory import layer_numbers, step_memory
+from shaped_trl.training.memory import layer_bytes, layer_numbers, step_memory
 from shaped_trl.training.run import build_trainer
 
 SIZES = {"hidden_size": 128, "intermediate_size": 384, "head_dim": 32, "vocab_size": 300}
@@ -18,8 +18,8 @@ SIZES |= {"num_attention_heads": 4, "num_key_value_heads": 2, "eos_token_id": 1}
 MIXTURE = {"num_local_experts": 8, "num_experts_per_tok": 2, "intermediate_size": 96}
 
 
-def kept_numbers(config, tokens=256, checkpointing=False):
-    """Float32 numbers that the backbone's forward saves for its backward, parameters not counted, a token."""
+def kept_numbers(config, tokens=256, checkpointing=False, autocast=False):
+    """Float32 numbers (by their bytes) that the backbone's forward saves for its backward, a token, no parameters."""
     torch.manual_seed(0)
     model = AutoModelForCausalLM.from_config(config, dtype=torch.float32).train()
     if checkpointing:
@@ -29,13 +29,15 @@ def kept_numbers(config, tokens=256, checkpointing=False):
 
     def keep(tensor):
         storage = tensor.untyped_storage()
-        if storage._cdata not in weights:
+        # under autocast not the weights' copies in half precision
+        if storage._cdata not in weights and (not autocast or tokens in tensor.shape):
             seen[storage._cdata] = storage
         return tensor
 
     ids = torch.randint(0, 300, (1, tokens))
-    positions = (torch.arange(tokens) % 100)[None]
-    with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+    positions = (torch.arange(tokens) % (tokens if autocast else 100))[None]
+    half = torch.autocast("cpu", torch.bfloat16, enabled=autocast)
+    with half, torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
         model.model(input_ids=ids, position_ids=positions, use_cache=False)
     return sum(storage.nbytes() for storage in seen.values()) / 4 / tokens
 
@@ -46,6 +48,14 @@ def test_what_a_layer_keeps_is_what_autograd_saves(name, changes):
     assert layer_numbers(one) == pytest.approx(kept_numbers(two) - kept_numbers(one), rel=0.03)
     checkpointed = kept_numbers(two, checkpointing=True) - kept_numbers(one, checkpointing=True)
     assert checkpointed == one.hidden_size
+
+
+def test_what_a_layer_keeps_under_autocast():
+    one, two = (paper_config("1b", num_hidden_layers=layers, **SIZES) for layers in (1, 2))
+    kept = 4 * (kept_numbers(two, autocast=True) - kept_numbers(one, autocast=True))
+    assert layer_bytes(one, 2, mixed=True) == pytest.approx(kept, rel=0.05)
+    whole, half = (kept_numbers(config, autocast=True, checkpointing=True) for config in (two, one))
+    assert whole - half == one.hidden_size
 
 
 def test_states_are_those_of_adamw_and_are_divided():
