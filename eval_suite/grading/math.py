@@ -1,5 +1,4 @@
-r"""Mathematics: is the last boxed answer equal to gold? math-verify, behind exact numbers and two
-refutations.
+r"""Mathematics: is the last boxed answer equal to gold? math-verify, behind exact numbers and two refutations.
 
 Departures from calling math-verify on the whole completion, each for a measured fault:
 
@@ -26,8 +25,7 @@ Without a box, the formula, number or word after the last ``answer is`` is taken
 
 A gold may end in ``\tolerance{1e-1}``: how far, absolutely, a number may be off.
 
-math-verify swallows exceptions, MemoryError among them: a boxed answer that it cannot parse or compare is a
-fail.
+math-verify swallows exceptions, MemoryError among them: a boxed answer that it cannot parse or compare is a fail.
 
 This module runs untrusted text through a computer algebra system without any time limit: call it through
 `GraderPool`, which limits time and memory from outside.
@@ -278,7 +276,7 @@ def _equal_lists(gold: Reading, answer: Reading) -> bool | None:
         return numbers_equal(numbers[0], votes[0])
     if len(numbers) != len(votes):
         return False
-    in_order = zip(sorted(numbers, key=_size), sorted(votes, key=_size), strict=True)
+    in_order = zip(*(sorted(each, key=lambda number: number.value) for each in (numbers, votes)), strict=True)
     return all(numbers_equal(a, b) for a, b in in_order)
 
 
@@ -289,10 +287,6 @@ def _repeats(readings: list[Reading]) -> bool:
 def _is_single(golds: list[Reading], answers: list[Reading]) -> bool:
     """One answer for several equal golds: both angles are 90 degrees."""
     return len(answers) == 1 and len({same_look(reading.value) for reading in golds}) == 1
-
-
-def _size(number: Number) -> Fraction:
-    return number.value
 
 
 def _equal_parsed(gold_text: str, gold: str, answer: str, tolerance: Fraction | None) -> bool:

@@ -335,3 +335,8 @@ def test_protections_that_do_not_hold_are_noticed():
     run = [sys.executable, str(HELPERS / "without_protection.py"), "restrict_self", program]
     done = subprocess.run(run, env={**os.environ, "PYTHONPATH": str(ROOT)}, capture_output=True, text=True, check=True)
     assert "a process on trial was not confined" in done.stdout
+
+
+def test_the_folder_of_the_code_hides_no_library():
+    assert confine.folder_beside(["/lib", "/home/me/.venv/lib/numpy", "/tmpfs"]) == "/tmp"
+    assert confine.folder_beside(["/lib", "/tmp/checkout/.venv/lib/numpy"]) == "/sandbox"

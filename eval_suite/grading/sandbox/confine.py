@@ -27,7 +27,7 @@ from functools import cache
 from eval_suite.grading.sandbox import filters
 
 NOBODY = 65534
-FOLDER = "/tmp"  # of the code, within the root directory made for it
+FOLDERS = ("/tmp", "/sandbox")  # of the code, within the root directory made for it: the first that can be
 FOLDER_MB = 16
 FILE_BYTES = 16 * 2**20
 OPEN_FILES = 64
@@ -258,7 +258,12 @@ def _write(path: str, text: str) -> None:
         file.write(text)
 
 
-def enter_root(visible: Sequence[str]) -> bool:
+def folder_beside(visible: Sequence[str]) -> str:
+    """The folder of the code: /tmp, unless what must stay visible lies below it, as of an environment made there."""
+    return next(folder for folder in FOLDERS if not any(path.startswith(f"{folder}/") for path in visible))
+
+
+def enter_root(visible: Sequence[str], folder: str) -> bool:
     """A root directory of this process that holds `visible` and an empty folder, all but that read-only.
 
     Needs the namespaces. Returns whether it was to be had; if not, all is as before.
@@ -281,29 +286,29 @@ def enter_root(visible: Sequence[str]) -> bool:
                 os.makedirs(os.path.dirname(target), exist_ok=True)
                 open(target, "x").close()
             _mount(path, target, None, _MS_BIND | _MS_REC)
-        old = root + FOLDER
+        old = root + folder
         os.makedirs(old, exist_ok=True)
         _call("pivot_root", libc.syscall(_PIVOT_ROOT[platform.machine()], root.encode(), old.encode()))
     except OSError:
         libc.umount2(root.encode(), _MNT_DETACH)
         return False
     os.chdir("/")
-    _call("the old root", libc.umount2(FOLDER.encode(), _MNT_DETACH))
+    _call("the old root", libc.umount2(folder.encode(), _MNT_DETACH))
     attributes = struct.pack("=QQQQ", 1 | 2, 0, 0, 0)  # MOUNT_ATTR_RDONLY, MOUNT_ATTR_NOSUID
     libc.syscall(_MOUNT_SETATTR, -100, b"/", 0x8000, attributes, len(attributes))  # Linux 5.12
-    mount_folder()
+    mount_folder(folder)
     return True
 
 
-def mount_folder() -> None:
-    """An empty folder in memory, of bounded size, at `FOLDER`, in place of the one that was there."""
+def mount_folder(folder: str) -> None:
+    """An empty folder in memory, of bounded size, in place of the one that was there."""
     options = f"size={FOLDER_MB}m,nr_inodes=1024,mode=777"
-    _mount("tmpfs", FOLDER, "tmpfs", _MS_NOSUID | _MS_NODEV | _MS_NOEXEC, options)
+    _mount("tmpfs", folder, "tmpfs", _MS_NOSUID | _MS_NODEV | _MS_NOEXEC, options)
 
 
-def unmount_folder() -> None:
+def unmount_folder(folder: str) -> None:
     """Drop the folder with all that is in it, whatever it is, in constant time."""
-    _call("the folder", _libc().umount2(FOLDER.encode(), _MNT_DETACH))
+    _call("the folder", _libc().umount2(folder.encode(), _MNT_DETACH))
 
 
 def _mount(source: str | None, target: str, kind: str | None, flags: int, options: str | None = None) -> None:

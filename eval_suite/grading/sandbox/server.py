@@ -13,6 +13,7 @@ import sysconfig
 import weakref
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from eval_suite.errors import UserError
 from eval_suite.grading.sandbox import confine
@@ -83,6 +84,7 @@ class SandboxServer:
 
     def __init__(self, namespaces: bool = True) -> None:
         check_sandbox()
+        settings = _settings(namespaces)
         self._control, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         with theirs:
             process = subprocess.Popen(
@@ -95,10 +97,10 @@ class SandboxServer:
                     "-c",
                     _BOOTSTRAP,
                     str(theirs.fileno()),
-                    _settings(namespaces),
+                    json.dumps([_own_packages(), settings]),
                 ],
                 pass_fds=[theirs.fileno()],
-                env=_ENVIRONMENT,
+                env=_ENVIRONMENT | {"HOME": settings["folder"], "TMPDIR": settings["folder"]},
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.DEVNULL,
                 start_new_session=True,
@@ -145,22 +147,24 @@ def _close(control: socket.socket, process: subprocess.Popen[bytes]) -> None:
 
 
 _ENVIRONMENT = {
-    "HOME": confine.FOLDER,
     "LANG": "C.UTF-8",
     "OMP_NUM_THREADS": "1",
     "OPENBLAS_NUM_THREADS": "1",
     "PATH": "/usr/bin:/bin",
     "PYTHONHASHSEED": "0",  # a verdict is the same again
-    "TMPDIR": confine.FOLDER,
 }
 
 
-def _settings(namespaces: bool) -> str:
+def _own_packages() -> list[tuple[str, str]]:
+    """Name and folder of the packages that the fork server imports of ours."""
     here = Path(__file__).resolve()
-    packages = [
+    return [
         (name, str(here.parents[up]))
         for name, up in (("eval_suite", 2), ("eval_suite.grading", 1), ("eval_suite.grading.sandbox", 0))
     ]
+
+
+def _settings(namespaces: bool) -> dict[str, Any]:
     libraries = _library_folders()
     third_party = _third_party()
     parents = sorted({str(path.parent) for path in third_party})
@@ -172,18 +176,18 @@ def _settings(namespaces: bool) -> str:
     base = Path(sys.base_prefix) / "lib"
     readable += [str(path) for path in base.glob("lib*.so*")]
     visible = [*_SYSTEM_LIBRARIES, *_SYSTEM_FILES, *_DEVICES, *libraries, *map(str, third_party), str(base)]
-    options = {
+    return {
         "parent": os.getpid(),
         "readable": readable,
         "listable": [*libraries, *parents],
         "devices": _DEVICES,
         "visible": visible,
+        "folder": confine.folder_beside(visible),
         "namespaces": namespaces,
         "weak": weak_allowed(),
         "packages": _PACKAGES,
         "package_folders": parents,
     }
-    return json.dumps([packages, options])
 
 
 def _library_folders() -> list[str]:

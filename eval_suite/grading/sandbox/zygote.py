@@ -63,8 +63,8 @@ def _show_packages(names: list[str], folders: list[str]) -> None:
 def main(control_fd: int, options: dict[str, Any]) -> None:
     """Serve until the socket closes.
 
-    Options: parent (process id), readable, listable, devices, visible (paths, see `confine`), namespaces (enter them
-    where possible), weak (go on without protections), packages (names) and package_folders (where they lie).
+    Options: parent (process id), readable, listable, devices, visible, folder (paths, see `confine`), namespaces
+    (enter them where possible), weak (go on without protections), packages (names), package_folders (where they lie).
     """
     _show_packages(options["packages"], options["package_folders"])
     signal.signal(signal.SIGINT, signal.SIG_IGN)
@@ -93,7 +93,7 @@ def main(control_fd: int, options: dict[str, Any]) -> None:
     if first == 0:
         try:
             confine.die_with_parent()
-            _Server(control, options, rooted=confine.enter_root(options["visible"])).serve()
+            _Server(control, options, rooted=confine.enter_root(options["visible"], options["folder"])).serve()
         finally:
             os._exit(0)
     control.close()
@@ -143,7 +143,7 @@ class _Server:
             os.dup2(devnull, standard)
         os.close(devnull)
         if self._rooted:
-            os.chdir(confine.FOLDER)
+            os.chdir(self._options["folder"])
         else:  # a folder that is gone: nothing can be made in it, and nothing stays behind
             folder = tempfile.mkdtemp()
             os.chdir(folder)
@@ -152,7 +152,7 @@ class _Server:
             self._user = confine.NOBODY
         if sys.platform != "linux":
             return
-        folder_of_code = confine.FOLDER if self._rooted else None
+        folder_of_code = self._options["folder"] if self._rooted else None
         filters.program()
         try:
             readable, listable, devices = (self._options[name] for name in ("readable", "listable", "devices"))
@@ -230,13 +230,14 @@ class _Server:
         os.kill(self._child, signal.SIGKILL)  # it is not reaped yet, so its id is still its own
         _, status, used = os.wait4(self._child, 0)
         self._child = 0
-        if self._rooted and os.listdir(confine.FOLDER):
+        folder = self._options["folder"]
+        if self._rooted and os.listdir(folder):
             os.chdir("/")
-            confine.unmount_folder()
-            confine.mount_folder()
-            os.chdir(confine.FOLDER)
+            confine.unmount_folder(folder)
+            confine.mount_folder(folder)
+            os.chdir(folder)
             if self._rules >= 0:
-                confine.allow_folder(self._rules, confine.FOLDER)
+                confine.allow_folder(self._rules, folder)
         return status, used.ru_utime + used.ru_stime, used.ru_maxrss
 
 
