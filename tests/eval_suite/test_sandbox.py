@@ -237,7 +237,7 @@ def f(name):
 """
     result = verdict(server, code, "assert f('a') == ['d', 'a', 'xx']")
     assert result.status == ("pass" if server.rooted else "fail"), result
-    assert verdict(server, "import os\ndef f(): return os.listdir('/tmp')", "assert f() == []").status == (
+    assert verdict(server, "import os\ndef f(): return os.listdir('.')", "assert f() == []").status == (
         "pass" if server.rooted else "fail"
     )
 
