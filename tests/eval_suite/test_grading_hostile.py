@@ -184,6 +184,7 @@ def check_all(soft_timeout_s: float, hard_timeout_s: float) -> None:
         assert statuses <= {"timeout", "error", "fail", "unparsed"}
 
 
+@pytest.mark.slow
 def test_hostile_answers_end_in_time():
     check_all(soft_timeout_s=0.5, hard_timeout_s=3.0)
 

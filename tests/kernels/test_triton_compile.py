@@ -13,11 +13,9 @@ pytest.importorskip("triton", reason="triton is not installed (it exists for Lin
 SCRIPT = Path(__file__).parents[1] / "helpers" / "compile_kernels.py"
 
 
-@pytest.mark.parametrize("architecture", [pytest.param(80, marks=pytest.mark.slow), 90])
-@pytest.mark.parametrize(
-    "dtype",
-    ["bfloat16", pytest.param("float16", marks=pytest.mark.slow), pytest.param("float32", marks=pytest.mark.slow)],
-)
+@pytest.mark.slow
+@pytest.mark.parametrize("architecture", [80, 90])
+@pytest.mark.parametrize("dtype", ["bfloat16", "float16", "float32"])
 def test_no_configuration_spills_or_takes_more_registers_than_there_are(dtype, architecture, tmp_path):
     environment = {name: value for name, value in os.environ.items() if name != "TRITON_INTERPRET"}
     environment["TRITON_CACHE_DIR"] = str(tmp_path)

@@ -247,7 +247,7 @@ def test_two_processes_and_a_failure_in_one_of_them(tmp_path):
         assert [row["step"] for row in rows] == STEPS
         assert rows == [row for row in results[0]["with"][1] if is_benchmark(row)]
     assert len(list(read_jsonl(tmp_path / "with" / FOLDER / "step-5" / "samples.jsonl"))) == 12
-    assert errors[0].startswith(("FileExistsError", "NotADirectoryError"))
+    assert errors[0].startswith(("UserError: out=", "NotADirectoryError"))
     assert errors[1].startswith("RuntimeError: the evaluation failed in the first process: ")
 
 
