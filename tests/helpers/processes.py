@@ -28,7 +28,7 @@ def _start(rank: int, main: Callable[..., object], count: int, folder: str, argu
     os.environ |= {"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": str(count), "OMP_NUM_THREADS": "1"}
     os.environ |= {"MASTER_ADDR": "localhost", "MASTER_PORT": "1"}
     store = dist.FileStore(f"{folder}/store", count)
-    dist.init_process_group("gloo", store=store, rank=rank, world_size=count, timeout=timedelta(seconds=60))
+    dist.init_process_group("gloo", store=store, rank=rank, world_size=count, timeout=timedelta(seconds=180))
     result = main(*arguments)
     torch.save(result, f"{folder}/result-{rank}.pt")
     dist.destroy_process_group()
