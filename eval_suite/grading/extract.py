@@ -12,7 +12,7 @@ TAIL_CHARACTERS = 1_000
 ANSWER_CHARACTERS = 160
 _TOKEN = re.compile(r"\\boxed\s*\{|\\fbox\s*\{|\\.|[{}]", re.DOTALL)
 # What a base model writes when it goes on with a question of its own.
-_NEXT_QUESTION = re.compile(r"\n\s{0,8}(?:Question|Problem|Q)\s?:", re.IGNORECASE)
+NEXT_QUESTION = re.compile(r"\n\s{0,8}(?:Question|Problem|Q)\s?:", re.IGNORECASE)
 _ANSWERED = re.compile(r"####|\\boxed|\\fbox|<answer>|\banswer\s*(?:is|:)", re.IGNORECASE)
 _UNBRACED = re.compile(r"\\boxed\s+([^\s{}$\\]+)")
 
@@ -44,17 +44,17 @@ def last_boxed(text: str) -> str | None:
 
 def boxed_or_tail(completion: str) -> str:
     r"""``\boxed{answer}`` with the last boxed answer, else the last 1,000 characters. Idempotent."""
-    completion = first_answer(completion)
+    completion = before_next_question(completion)
     answer = last_boxed(completion)
     return completion[-TAIL_CHARACTERS:] if answer is None else f"\\boxed{{{answer}}}"
 
 
-def first_answer(completion: str) -> str:
+def before_next_question(completion: str) -> str:
     """The completion up to where the model, having answered, asks itself another question."""
-    if _NEXT_QUESTION.search(completion) is None:  # mostly, and fast
+    if NEXT_QUESTION.search(completion) is None:  # mostly, and fast
         return completion
     answered = _ANSWERED.search(completion)
-    next_question = _NEXT_QUESTION.search(completion, answered.end()) if answered else None
+    next_question = NEXT_QUESTION.search(completion, answered.end()) if answered else None
     return completion if next_question is None else completion[: next_question.start()]
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 
-from eval_suite.grading.extract import first_answer, last_boxed, plain_answer
+from eval_suite.grading.extract import before_next_question, last_boxed, plain_answer
 from eval_suite.grading.literals import Number, parse_number
 from eval_suite.records import Status
 
@@ -33,7 +33,7 @@ def grade(completion: str, gold: str) -> tuple[Status, str | None]:
     Answers are equal as decimals: ``1,000.0`` is ``$1000``.
     """
     expected = extract_number(gold)
-    number = extract_number(first_answer(completion))
+    number = extract_number(before_next_question(completion))
     if number is None:
         return "unparsed", None
     equal = expected is not None and number.value == expected.value

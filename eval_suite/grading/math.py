@@ -47,7 +47,7 @@ from math_verify.grader import get_pct_val
 from sympy import Basic, Eq, Expr, Rational, nan, zoo
 
 from eval_suite.grading.canonical import canonical, constant_value, is_contradiction, same_equation, same_function
-from eval_suite.grading.extract import boxed_or_tail, first_answer, last_boxed, plain_answer
+from eval_suite.grading.extract import before_next_question, boxed_or_tail, last_boxed, plain_answer
 from eval_suite.grading.fingerprint import point_values
 from eval_suite.grading.latex import clean, has_equals, same_look, split_list, split_name
 from eval_suite.grading.literals import Number, numbers_equal, parse_based, parse_number
@@ -105,7 +105,7 @@ def grade(completion: str, gold: str) -> tuple[Status, str | None]:
 
     No limit on time or memory: see `GraderPool`.
     """
-    boxed = last_boxed(first_answer(completion))
+    boxed = last_boxed(before_next_question(completion))
     if boxed is None:
         tail = boxed_or_tail(completion)
         boxed = _stated(tail)

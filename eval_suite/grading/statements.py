@@ -8,13 +8,11 @@ from __future__ import annotations
 import re
 from collections import deque
 
-from eval_suite.grading.extract import last_boxed
+from eval_suite.grading.extract import NEXT_QUESTION, last_boxed
 
 STATEMENT_CHARACTERS = 1_000
 SHORT_LINE_CHARACTERS = 100
 _TAG = re.compile(r"<answer>([^<]{0,1000})</answer>", re.IGNORECASE)
-# What a base model writes when it goes on with a question of its own.
-_NEXT_QUESTION = re.compile(r"\n\s{0,8}(?:Question|Q)\s?:", re.IGNORECASE)
 _STATEMENT = re.compile(
     r"\b(?:answer(?:\s+(?:choice|option|letter))?|(?:correct|best|right|most\s+likely)\s+(?:option|choice))"
     r"(?:\s+(?:to|for)\s+(?:the|this)\s+(?:question|problem))?"
@@ -50,7 +48,7 @@ def last_match(pattern: re.Pattern[str], text: str) -> re.Match[str] | None:
 
 def first_answer(completion: str) -> str:
     """The completion up to where the model asks itself another question."""
-    next_question = _NEXT_QUESTION.search(completion)
+    next_question = NEXT_QUESTION.search(completion)
     return completion if next_question is None else completion[: next_question.start()]
 
 
