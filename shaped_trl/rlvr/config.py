@@ -7,6 +7,8 @@ from dataclasses import dataclass, field
 
 from trl import GRPOConfig
 
+from shaped_trl.rlvr.lengths import LengthSchedule
+from shaped_trl.rlvr.signals import CHOICES
 from shaped_trl.training.config import default_bf16
 
 logger = logging.getLogger(__name__)
@@ -31,24 +33,65 @@ class RLVRConfig(GRPOConfig):
     )
     max_sampling_rounds: int = field(
         default=10,
-        metadata={"help": "Rounds of dynamic sampling at most; then the batch is filled with uninformative groups."},
+        metadata={"help": "Rounds of dynamic sampling at most; what is missing then is filled up without a gradient."},
+    )
+    max_sampling_tokens: int | None = field(
+        default=None,
+        metadata={"help": "Completion tokens of a generation batch, discarded ones included, at which refills end."},
+    )
+    keep_leftover_groups: bool = field(
+        default=False,
+        metadata={
+            "help": "Train in the next generation batch on informative groups beyond this one, with the "
+            "log-probabilities of the policy that wrote them. Default: drop them."
+        },
+    )
+    retire_all_right: int = field(
+        default=0, metadata={"help": "Retire a prompt after so many all-right groups in a row; 0: never."}
+    )
+    retire_all_wrong: int = field(
+        default=0, metadata={"help": "Retire a prompt after so many groups in a row without a right answer; 0: never."}
+    )
+    revisit_retired_after: int = field(
+        default=0, metadata={"help": "Passes over the prompts after which a retired one comes back; 0: never."}
+    )
+    completion_length_schedule: dict | str | None = field(
+        default=None,
+        metadata={
+            "help": "Longest completion by optimizer step, in place of max_completion_length: {0: 8192, 700: 16384}."
+        },
+    )
+    on_no_signal: str = field(
+        default="stop",
+        metadata={"help": "What to do when no group has a learning signal: stop (with a checkpoint), warn or ignore."},
+    )
+    no_signal_patience: int = field(
+        default=10, metadata={"help": "Generation batches in a row without a signal until that is done."}
+    )
+    use_transformers_continuous_batching: bool | None = field(  # type: ignore[assignment]
+        default=None,
+        metadata={
+            "help": "Generate with transformers' continuous batching. Default: on a GPU, unless vLLM generates or "
+            "float32 weights are trained in half precision (it would round them for good)."
+        },
     )
 
     def __post_init__(self):
         self.bf16 = default_bf16(self.bf16, self.fp16)  # type: ignore[has-type]
+        if self.completion_length_schedule is not None:
+            self.completion_length_schedule = self.length_schedule().as_dict()
+            self.max_completion_length = self.length_schedule().longest
         super().__post_init__()
-        if self.max_sampling_rounds < 1:
-            raise ValueError(f"max_sampling_rounds={self.max_sampling_rounds} must be at least 1")
-        if self.dynamic_sampling and self.world_size > 1:
-            raise ValueError(
-                f"dynamic_sampling=True runs on one process, not on {self.world_size}: set dynamic_sampling: false"
-            )
+        self._check_ranges()
+        self._check_batch()
         self._check_save_steps()
-        if self.strictly_on_policy:
-            logger.warning(
-                "strictly on-policy: every generation batch is spent in one optimizer step, so the probability ratio "
-                "is 1 and epsilon/epsilon_high never act; raise steps_per_generation for clipping to act"
-            )
+        self._warn()
+
+    def length_schedule(self) -> LengthSchedule:
+        """The longest completion by step. Raises ValueError as `LengthSchedule.parse` does."""
+        if self.completion_length_schedule is None:
+            return LengthSchedule.constant(self.max_completion_length)
+        return LengthSchedule.parse(self.completion_length_schedule)
 
     @property
     def generation_period_steps(self) -> float:
@@ -59,6 +102,35 @@ class RLVRConfig(GRPOConfig):
     def strictly_on_policy(self) -> bool:
         return self.gradient_accumulation_steps % (self.steps_per_generation * self.num_iterations) == 0
 
+    def _check_ranges(self) -> None:
+        for name, smallest in (
+            ("max_sampling_rounds", 1),
+            ("no_signal_patience", 1),
+            ("retire_all_right", 0),
+            ("retire_all_wrong", 0),
+            ("revisit_retired_after", 0),
+        ):
+            if getattr(self, name) < smallest:
+                raise ValueError(f"{name}={getattr(self, name)} must be at least {smallest}")
+        if self.max_sampling_tokens is not None and self.max_sampling_tokens < 1:
+            raise ValueError(f"max_sampling_tokens={self.max_sampling_tokens} must be at least 1, or left out")
+        if self.on_no_signal not in CHOICES:
+            raise ValueError(f"on_no_signal={self.on_no_signal!r}: choose from {', '.join(CHOICES)}")
+        if self.completion_length_schedule is not None and "max_new_tokens" in (self.generation_kwargs or {}):
+            raise ValueError("completion_length_schedule beside generation_kwargs max_new_tokens: give one of them")
+
+    def _check_batch(self) -> None:
+        if not self.dynamic_sampling:
+            return
+        rows = self.per_device_train_batch_size * self.steps_per_generation
+        if rows % self.num_generations:
+            raise ValueError(
+                f"dynamic_sampling needs whole groups on every process: per_device_train_batch_size x "
+                f"steps_per_generation = {rows} is no multiple of num_generations={self.num_generations}"
+            )
+        if self.keep_leftover_groups and self.use_vllm:
+            raise ValueError("keep_leftover_groups is not supported with use_vllm: leave one of them out")
+
     def _check_save_steps(self) -> None:
         # TRL regenerates a half-used generation batch on resume: a checkpoint inside a period is no exact one
         period = self.generation_period_steps
@@ -66,4 +138,18 @@ class RLVRConfig(GRPOConfig):
             raise ValueError(
                 f"save_steps={self.save_steps} falls inside a generation batch, which lasts {period:g} optimizer "
                 f"steps (steps_per_generation x num_iterations / gradient_accumulation_steps): use a multiple of it"
+            )
+
+    def _warn(self) -> None:
+        if self.strictly_on_policy:
+            logger.warning(
+                "strictly on-policy: every generation batch is spent in one optimizer step, so the probability ratio "
+                "is 1 and epsilon/epsilon_high never act; raise steps_per_generation for clipping to act"
+            )
+        truncated = {"top_p": self.top_p < 1, "top_k": self.top_k > 0, "min_p": bool(self.min_p)}
+        truncated["repetition_penalty"] = self.repetition_penalty != 1
+        for name in (name for name, bends in truncated.items() if bends):
+            logger.warning(
+                f"{name}={getattr(self, name)} samples from another distribution than the one whose probabilities the "
+                "loss takes: the ratio and the gradient are biased; leave it out, temperature is accounted for"
             )

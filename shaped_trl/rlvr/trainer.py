@@ -1,51 +1,61 @@
-"""`RLVRTrainer`: TRL's GRPOTrainer with dynamic sampling.
+"""`RLVRTrainer`: TRL's GRPOTrainer with dynamic sampling, a length schedule and a detector of runs that do not learn.
 
-Data flow of one generation batch: prompts from TRL's sampler → completions → rewards → groups whose accuracy varies
-are kept → refill from other prompts until the batch is full → TRL pads, scores and normalises the kept rows once.
+Data flow of one generation batch: prompts from a stream of its own → completions → rewards → groups whose accuracy
+varies are kept → refill from the stream until the batch is full → TRL pads, scores and normalises the kept rows once.
 The seam is `_generate`: it swaps the rows of the batch in place, and `_calculate_rewards` hands TRL the rewards that
-are already known.
+are already known. Without dynamic sampling everything is GRPOTrainer's, and its rewards are only looked at.
 """
 
 from __future__ import annotations
 
-import copy
-from itertools import islice
+import logging
 from typing import Any
 
 import torch
 from datasets import Dataset
+from transformers import PreTrainedModel, TrainerCallback
+from transformers.trainer_callback import ExportableState
 from trl import GRPOTrainer
+from trl.trainer.utils import pad
 
+from shaped_trl.rlvr.card import RLVRCard
 from shaped_trl.rlvr.config import RLVRConfig
-from shaped_trl.rlvr.dynamic_sampling import (
-    Ledger,
-    count_uninformative,
-    informative_groups,
-    refill_order,
-    refill_size,
-)
-from shaped_trl.training.log import RENAMED, JsonlLogCallback
+from shaped_trl.rlvr.dynamic_sampling import Batch, Completion, DynamicSampler, Group
+from shaped_trl.rlvr.groups import Outcome, outcomes
+from shaped_trl.rlvr.guard import GuardedReward, guard
+from shaped_trl.rlvr.ledger import Ledger
+from shaped_trl.rlvr.lengths import check_context
+from shaped_trl.rlvr.prompt_stream import PromptStream
+from shaped_trl.rlvr.signals import NoLearningSignal, SignalDetector
+from shaped_trl.training.log import RENAMED, JsonlLogCallback, LogPlotCallback
 
+logger = logging.getLogger(__name__)
+LOG = "rl_log.jsonl"
 RL_RENAMED = RENAMED | {
     "num_tokens": "tokens",
     "clip_ratio/region_mean": "clip_ratio",
     "clip_ratio/high_mean": "clip_ratio_high",
     "clip_ratio/low_mean": "clip_ratio_low",
-    "completions/clipped_ratio": "truncated",
 }
 
 
-class RLVRTrainer(GRPOTrainer):
+class RLVRTrainer(RLVRCard, GRPOTrainer):
     """GRPOTrainer for verifiable rewards (RLVR), with DAPO's dynamic sampling and clip-higher.
 
     The *first* reward function is the accuracy reward: a group is informative when that one varies over the group,
     whatever a length penalty beside it does. Uninformative groups are discarded and other prompts are tried, up to
-    `max_sampling_rounds`; then the batch is filled with the groups at hand, whose advantage is zero. Evaluation is
-    GRPOTrainer's. Rows go to `output_dir/rl_log.jsonl`: `reward` is over the kept groups, `raw_reward` and
-    `completion_length` over all that was sampled.
+    `max_sampling_rounds` and `max_sampling_tokens`; what is missing then is filled with discarded groups that are
+    masked: no gradient, no share in the token count (`loss_type="grpo"` still averages over their rows). Prompts come
+    from a stream of their own (`PromptStream`), of which `num_train_epochs` knows nothing. Evaluation is
+    GRPOTrainer's.
+
+    A reward function that raises gives its sample no reward, and is counted. Rows go to `output_dir/rl_log.jsonl`:
+    `reward` is over the batch that is trained on, `raw_reward` and `completion_length` over all that was sampled, and
+    the ledger counts what it was spent on.
 
     Raises:
         ValueError: dynamic sampling with images, tools, a rollout function, environments or a streamed data set.
+        NoLearningSignal: from `train`, after a checkpoint, when the detector stopped the run.
     """
 
     _tag_names = ["trl", "grpo", "rlvr", "shaped-trl"]
@@ -53,110 +63,318 @@ class RLVRTrainer(GRPOTrainer):
 
     def __init__(self, model, reward_funcs, args: RLVRConfig, **kwargs):
         if args.dynamic_sampling:
-            for name in ("tools", "rollout_func", "environment_factory"):
-                if kwargs.get(name) is not None:
-                    raise ValueError(f"{name} is not supported with dynamic_sampling: set dynamic_sampling=False")
-            if not isinstance(kwargs.get("train_dataset"), Dataset):
-                raise ValueError("dynamic_sampling needs a train_dataset of known length: set dynamic_sampling=False")
-            if {"image", "images"} & set(kwargs["train_dataset"].column_names):
-                raise ValueError("dynamic_sampling does not support images: set dynamic_sampling=False")
-        super().__init__(model, reward_funcs, args, **kwargs)
-        self.add_callback(JsonlLogCallback("rl_log.jsonl", RL_RENAMED))
+            _refuse_unsupported(kwargs)
+        self.lengths = args.length_schedule()
+        if args.use_transformers_continuous_batching is None:
+            args.use_transformers_continuous_batching = _batches_continuously(model, args)
+        super().__init__(model, guard(reward_funcs), args, **kwargs)
+        self._check_context()
+        self.ledger = Ledger()  # since the last row of the log
+        self.signals = SignalDetector(args.on_no_signal, args.no_signal_patience)
+        self.sampler = self._make_sampler() if args.dynamic_sampling else None
+        self.add_callback(_RLVRCallback(self))
+        self.add_callback(JsonlLogCallback(LOG, RL_RENAMED))
+        self.add_callback(LogPlotCallback(LOG))
         self._batch_rows: list[dict[str, Any]] | None = None
-        self._known_rewards: torch.Tensor | None = None
+        self._batch: Batch | None = None
+        self.no_signal: str | None = None
+
+    def train(self, *args, **kwargs):
+        result = super().train(*args, **kwargs)
+        if self.no_signal is not None:
+            raise NoLearningSignal(f"stopped at step {self.state.global_step}, {self.no_signal}")
+        return result
+
+    # generation
+
+    def _generate_single_turn(self, *args, **kwargs):
+        length = self.lengths(self.state.global_step)
+        if length != self.max_completion_length:
+            self._set_length(length)
+        return super()._generate_single_turn(*args, **kwargs)
+
+    def _set_length(self, length: int) -> None:
+        self.max_completion_length = length
+        if self.use_vllm:
+            self.vllm_generation.max_completion_length = length
+        else:
+            self.generation_config.max_new_tokens = self.generation_kwargs["max_new_tokens"] = length
 
     def _generate_and_score_completions(self, inputs):
-        if self.model.training and self.args.dynamic_sampling:
-            self._batch_rows = inputs
-        return super()._generate_and_score_completions(inputs)
+        if self.sampler is None or not self.model.training:
+            return super()._generate_and_score_completions(inputs)
+        self._batch_rows = inputs
+        output = super()._generate_and_score_completions(inputs)
+        self._batch, batch = None, self._batch
+        assert batch is not None
+        return self._corrected(output, batch)
 
     def _generate(self, prompts):
         if self._batch_rows is None:
             return super()._generate(prompts)
         rows, self._batch_rows = self._batch_rows, None
-        return self._sample_informative(rows, prompts)
-
-    def _calculate_rewards(self, inputs, prompts, completions, completion_ids_list):
-        if self._known_rewards is None:
-            return super()._calculate_rewards(inputs, prompts, completions, completion_ids_list)
-        rewards, self._known_rewards = self._known_rewards, None
-        return rewards
-
-    def _sample_informative(self, rows: list[dict[str, Any]], prompts: list) -> tuple:
-        """Generate in rounds until the batch holds informative groups only; `rows` and `prompts` change in place.
-
-        Returns what `GRPOTrainer._generate` returns, for the kept rows.
-        """
-        group, batch_groups = self.num_generations, len(prompts) // self.num_generations
-        ledger, kept, spare = Ledger(), [], []
-        refill = refill_order(len(self.train_dataset), self.args.seed, self.state.global_step)
-        trial = list(rows)
-        while True:
-            informative, other = self._one_round(trial, ledger)
-            kept += informative
-            spare += other
-            missing = batch_groups - len(kept)
-            if missing <= 0 or ledger.rounds >= self.args.max_sampling_rounds:
-                break
-            size = refill_size(missing, ledger, batch_groups)
-            fresh = [self.train_dataset[index] for index in islice(refill, size)]
-            trial = [row for row in fresh for _ in range(group)]
-        kept = (kept + spare)[:batch_groups]
-        for name, value in ledger.metrics().items():
-            self._metrics["train"][name].append(value)
-        flat = [item for items in kept for item in items]
-        rows[:] = [item["row"] for item in flat]
-        prompts[:] = [item["row"]["prompt"] for item in flat]
-        self._known_rewards = torch.stack([item["rewards"] for item in flat])
-        for column in list(self._pending_extra_logs):
-            self._pending_extra_logs[column] = [item["extra"].get(column) for item in flat]
-        columns = ([item["outputs"][i] for item in flat] for i in range(5))
-        prompt_ids, completion_ids, _, completions, logprobs = columns
+        assert self.sampler is not None
+        G = self.num_generations
+        self._batch = batch = self.sampler.batch(len(prompts) * self.accelerator.num_processes // G)
+        items = [(group.row, item) for group in self._own_groups(batch) for item in group.completions or []]
+        batch.ledger.trained_tokens = self._total(
+            sum(
+                len(item.ids)
+                for group in self._own_groups(batch)
+                if not group.filled
+                for item in group.completions or []
+            )
+        )
+        self._account(batch.ledger)
+        rows[:] = [self.train_dataset[row] for row, _ in items]
+        prompts[:] = [row["prompt"] for row in rows]
+        for column in sorted({name for _, item in items for name in item.extra}):
+            self._pending_extra_logs[column] = [item.extra.get(column) for _, item in items]
+        logprobs = [item.logprobs for _, item in items]
         return (
-            prompt_ids,
-            completion_ids,
+            [item.prompt_ids for _, item in items],
+            [item.ids for _, item in items],
             None,
-            completions,
+            [item.content for _, item in items],
             logprobs if logprobs[0] is not None else None,
             {},
             None,
             [],
         )
 
-    def _one_round(self, trial: list[dict[str, Any]], ledger: Ledger) -> tuple[list, list]:
-        """Generate and grade one completion per row of `trial`; return (informative groups, the other groups)."""
-        prompts = [copy.deepcopy(row["prompt"]) for row in trial]
-        outputs = super()._generate(prompts)
-        prompt_ids, completion_ids, _, completions, logprobs, *_ = outputs
-        self._pending_extra_logs.clear()
-        rewards = super()._calculate_rewards(trial, prompts, completions, completion_ids)
-        columns = [prompt_ids, completion_ids, [None] * len(trial), completions, logprobs or [None] * len(trial)]
-        extras = dict(self._pending_extra_logs)
-        items = [
-            {
-                "row": row,
-                "rewards": rewards[i],
-                "outputs": [column[i] for column in columns],
-                "extra": {name: values[i] for name, values in extras.items()},
-            }
-            for i, row in enumerate(trial)
-        ]
-        group = self.num_generations
-        accuracy = rewards[:, 0].view(-1, group)
-        mask = informative_groups(accuracy).tolist()
-        groups = [items[i : i + group] for i in range(0, len(items), group)]
-        informative = [g for g, keep in zip(groups, mask, strict=True) if keep]
-        self._enter(ledger, accuracy, completion_ids, mask)
-        return informative, [g for g, keep in zip(groups, mask, strict=True) if not keep]
+    def _calculate_rewards(self, inputs, prompts, completions, completion_ids_list):
+        if self._batch is not None:
+            rewards = torch.cat([group.rewards_GF for group in self._batch.groups])
+            return rewards.to(self.accelerator.device)
+        rewards = super()._calculate_rewards(inputs, prompts, completions, completion_ids_list)
+        if self.sampler is None and self.model.training:
+            _, ledger = self._count(rewards, completion_ids_list, self._pending_extra_logs.get("verdict"))
+            ledger.batches, ledger.trained_tokens = 1, ledger.rollout_tokens
+            self._account(ledger)
+        return rewards
 
-    def _enter(self, ledger: Ledger, accuracy, completion_ids, mask: list[bool]) -> None:
-        ledger.rounds += 1
-        ledger.groups_sampled += len(mask)
-        ledger.groups_kept += sum(mask)
-        count_uninformative(accuracy, ledger)
-        lengths = [len(ids) for ids in completion_ids]
-        ledger.lengths += lengths
-        ledger.rollout_tokens += sum(lengths)
-        group = self.num_generations
-        ledger.kept_tokens += sum(n for i, n in enumerate(lengths) if mask[i // group])
-        ledger.rewards += accuracy[~accuracy.isnan()].tolist()
+    # dynamic sampling
+
+    def _make_sampler(self) -> DynamicSampler:
+        args = self.args
+        stream = PromptStream(
+            len(self.train_dataset),
+            args.seed,
+            shuffle=self.shuffle_dataset,
+            retire_all_right=args.retire_all_right,
+            retire_all_wrong=args.retire_all_wrong,
+            revisit_retired_after=args.revisit_retired_after,
+        )
+        return DynamicSampler(
+            stream,
+            self._roll_out,
+            self._score,
+            max_rounds=args.max_sampling_rounds,
+            max_tokens=args.max_sampling_tokens,
+            keep_leftovers=args.keep_leftover_groups,
+            rank=self.accelerator.process_index,
+            num_processes=self.accelerator.num_processes,
+        )
+
+    def _own_groups(self, batch: Batch) -> list[Group]:
+        return [group for group in batch.groups if group.owner == self.accelerator.process_index]
+
+    def _roll_out(self, indices: list[int]) -> tuple[list[Group], Ledger]:
+        """One round: this process's part of the rows is generated and graded; see `DynamicSampler`."""
+        G, each = self.num_generations, len(indices) // self.accelerator.num_processes
+        rank = self.accelerator.process_index
+        own = indices[rank * each : (rank + 1) * each]
+        rows = [row for index in own for row in [self.train_dataset[index]] * G]
+        prompts = [row["prompt"] for row in rows]
+        prompt_ids, ids, _, contents, logprobs, *_ = super()._generate(prompts)
+        self._pending_extra_logs.clear()
+        rewards = super()._calculate_rewards(rows, prompts, contents, ids)
+        extras = dict(self._pending_extra_logs)
+        self._pending_extra_logs.clear()
+        found, ledger = self._count(rewards, ids, extras.get("verdict"))
+        items = [
+            Completion(
+                list(prompt_ids[i]),
+                list(ids[i]),
+                contents[i],
+                None if logprobs is None else logprobs[i],
+                {name: values[i] for name, values in extras.items()},
+            )
+            for i in range(len(rows))
+        ]
+        groups = [
+            Group(index, position // each, outcome, rewards_GF)
+            for position, (index, outcome, rewards_GF) in enumerate(
+                zip(indices, found, rewards.cpu().view(len(indices), G, -1), strict=True)
+            )
+        ]
+        for k, group in enumerate(groups[rank * each : (rank + 1) * each]):
+            group.completions = items[k * G : (k + 1) * G]
+        return groups, ledger
+
+    def _score(self, items: list[Completion]) -> list[list[float]]:
+        """Per-token log-probabilities of completions under the present policy."""
+        output = self._padded([item.prompt_ids for item in items], [item.ids for item in items])
+        logps = self._logps(output)
+        return [row[: len(item.ids)].tolist() for row, item in zip(logps, items, strict=True)]
+
+    def _padded(self, prompt_ids: list[list[int]], ids: list[list[int]]) -> dict[str, torch.Tensor]:
+        output = {}
+        for name, rows, side in (("prompt", prompt_ids, "left"), ("completion", ids, "right")):
+            tensors = [torch.tensor(row, device=self.accelerator.device) for row in rows]
+            fill = {"padding_side": side, "pad_to_multiple_of": self.pad_to_multiple_of}
+            output[f"{name}_ids"] = pad(tensors, padding_value=self._tokenizer.pad_token_id, **fill)
+            output[f"{name}_mask"] = pad([torch.ones_like(row) for row in tensors], padding_value=0, **fill)
+        return output
+
+    def _logps(self, output: dict[str, torch.Tensor]) -> torch.Tensor:
+        """[rows, completion length] under the present policy, of rows that are padded as TRL's are."""
+        with torch.no_grad():
+            logps, _, _ = self._get_per_token_logps_and_entropies(
+                self.model,
+                torch.cat([output["prompt_ids"], output["completion_ids"]], dim=1),
+                torch.cat([output["prompt_mask"], output["completion_mask"]], dim=1),
+                output["completion_ids"].size(1),
+                batch_size=self.args.per_device_train_batch_size,
+            )
+        return logps
+
+    def _corrected(self, output: dict[str, Any], batch: Batch) -> dict[str, Any]:
+        """Mask what was filled in; give groups of an earlier batch the log-probabilities of their own policy."""
+        groups = self._own_groups(batch)
+        if batch.has_leftovers:
+            if "old_per_token_logps" not in output:
+                output["old_per_token_logps"] = self._logps(output)
+            for i, item in enumerate(item for group in groups for item in group.completions or []):
+                if item.old_logps is not None:
+                    stored = torch.tensor(item.old_logps, device=output["old_per_token_logps"].device)
+                    output["old_per_token_logps"][i, : len(stored)] = stored
+        if batch.filled:
+            keep = [not group.filled for group in groups for _ in range(self.num_generations)]
+            kept = torch.tensor(keep, device=output["completion_mask"].device)
+            output["completion_mask"] = output["completion_mask"] * kept.unsqueeze(1)
+            output["advantages"] = output["advantages"] * kept
+            output["num_items_in_batch"] = self.accelerator.gather(output["completion_mask"].sum()).sum()
+        return output
+
+    # counts
+
+    def _count(self, rewards: torch.Tensor, ids: list, verdicts: list | None) -> tuple[list[Outcome], Ledger]:
+        """Outcome and counts of the completions of all processes, in the order of their rewards [completions, F]."""
+        device, rows = self.accelerator.device, range(len(ids))
+        ends = {*self.eos_token_ids, self._tokenizer.pad_token_id}
+        raised = {i for f in self.reward_funcs if isinstance(f, GuardedReward) for i in f.raised}
+        facts = [
+            [len(ids[i]), ids[i][-1] not in ends, verdicts is not None and verdicts[i] == "unparsed", i in raised]
+            for i in rows
+        ]
+        lengths, *flags = self.accelerator.gather(torch.tensor(facts, dtype=torch.int64, device=device)).T.cpu()
+        truncated, unparsed, raises = (flag.bool() for flag in flags)
+        accuracy = rewards[:, 0].cpu()
+        by_group = (-1, self.num_generations)
+        found = outcomes(accuracy.view(by_group), truncated.view(by_group), unparsed.view(by_group))
+        ledger = Ledger(
+            rounds=1,
+            completions=len(accuracy),
+            completions_right=int((accuracy > 0).sum()),
+            completions_truncated=int(truncated.sum()),
+            completions_unparsed=int((unparsed & ~truncated).sum()),
+            completions_ungraded=int(accuracy.isnan().sum()),
+            rewards_raised=int(raises.sum()),
+            rollout_tokens=int(lengths.sum()),
+            reward_sum=float(accuracy.nansum()),
+        )
+        ledger.add_groups(found)
+        return found, ledger
+
+    def _account(self, ledger: Ledger) -> None:
+        """Enter a generation batch into the log's ledger and the detector."""
+        self.ledger += ledger
+        errors = [f.error for f in self.reward_funcs if isinstance(f, GuardedReward) and f.error]
+        self.signals.batch(ledger, errors[0] if errors else None)
+
+    def _total(self, count: int) -> int:
+        return int(self.accelerator.reduce(torch.tensor(count, device=self.accelerator.device), "sum"))
+
+    def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
+        if self.model.training and "loss" in logs:
+            logs.update(self.ledger.metrics())
+            if self.sampler is not None:
+                logs["prompt_epoch"] = self.sampler.stream.epoch
+                logs["prompts_retired"] = len(self.sampler.stream.retired)
+            self.ledger = Ledger()
+        super().log(logs, start_time)
+
+    def _check_context(self) -> None:
+        limit = None
+        if self.use_vllm and self.vllm_mode == "colocate":
+            config = self.model.config.get_text_config()
+            limit = self.args.vllm_max_model_length or getattr(config, "max_position_embeddings", None)
+        check_context(self.lengths.longest, None, self.accelerator.unwrap_model(self.model).config, limit)
+
+    def _save_checkpoint(self, model, trial):
+        self.exported = {"ledger": vars(self.ledger), "signals": self.signals.state_dict()}
+        if self.sampler is not None:
+            self.exported["sampler"] = self.sampler.gather_state()
+        super()._save_checkpoint(model, trial)
+
+    def restore(self, saved: dict[str, Any]) -> None:
+        """Go on with the counts, the detector and the prompts of a checkpoint."""
+        self.ledger = Ledger(**saved["ledger"])
+        self.signals.load_state_dict(saved["signals"])
+        if self.sampler is not None and "sampler" in saved:
+            self.sampler.load_state_dict(saved["sampler"])
+
+
+class _RLVRCallback(TrainerCallback, ExportableState):
+    """Keeps the trainer's own state in its checkpoints' trainer_state.json, and lets the detector speak."""
+
+    def __init__(self, trainer: RLVRTrainer):
+        self.trainer = trainer
+
+    def state(self) -> dict[str, Any]:
+        return getattr(self.trainer, "exported", {})
+
+    def on_train_begin(self, args, state, control, **kwargs):
+        self.trainer.no_signal = None
+        saved = (state.stateful_callbacks or {}).get(type(self).__name__)
+        if state.global_step > 0 and saved:
+            self.trainer.restore(saved)
+
+    def on_step_end(self, args, state, control, **kwargs):
+        trainer = self.trainer
+        entropies = trainer._metrics["train"]["entropy"]
+        if entropies:
+            trainer.signals.step(entropies[-1])
+        if state.global_step % max(args.generation_period_steps, 1):
+            return  # a checkpoint here would lose the rest of the generation batch
+        said = trainer.signals.verdict()
+        if said is None:
+            return
+        if trainer.signals.choice == "warn":
+            logger.warning(said)
+            return
+        trainer.no_signal = said
+        control.should_save = control.should_training_stop = True
+
+
+def _batches_continuously(model: Any, args: RLVRConfig) -> bool:
+    """Whether to generate by continuous batching where nothing is said: see `RLVRConfig`."""
+    if args.use_vllm or not torch.cuda.is_available():
+        return False
+    if isinstance(model, PreTrainedModel):
+        whole = any(parameter.dtype is torch.float32 for parameter in model.parameters())
+    else:  # TRL loads float32 unless told otherwise
+        whole = (args.model_init_kwargs or {}).get("dtype", "float32") in ("float32", torch.float32)
+    return not (whole and (args.bf16 or args.fp16))
+
+
+def _refuse_unsupported(kwargs: dict[str, Any]) -> None:
+    for name in ("tools", "rollout_func", "environment_factory"):
+        if kwargs.get(name) is not None:
+            raise ValueError(f"{name} is not supported with dynamic_sampling: set dynamic_sampling=False")
+    dataset = kwargs.get("train_dataset")
+    if not isinstance(dataset, Dataset):
+        raise ValueError("dynamic_sampling needs a train_dataset of known length: set dynamic_sampling=False")
+    if {"image", "images"} & set(dataset.column_names):
+        raise ValueError("dynamic_sampling does not support images: set dynamic_sampling=False")

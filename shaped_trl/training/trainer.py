@@ -18,6 +18,7 @@ from shaped_trl.data.mixtures import SOURCE
 from shaped_trl.modeling.architectures import load_saved_weights, saves_other_names
 from shaped_trl.modeling.balancing import LossFreeBalancing
 from shaped_trl.modeling.lm_head import shape_lm_head
+from shaped_trl.training.cards import complete_card
 from shaped_trl.training.config import ShapedConfig
 from shaped_trl.training.engines import check_accumulation, keep_outputs_exact
 from shaped_trl.training.liger import ShapedForwardCheck
@@ -178,19 +179,10 @@ class ShapedTrainer(SFTTrainer):
         """TRL's card, where it speaks of a Hub model that there is none of, and the shape of the loss."""
         name = model_name or Path(self.args.output_dir).name
         super().create_model_card(name, dataset_name, tags)
-        if not self.is_world_process_zero():
-            return
-        path = Path(self.args.output_dir) / "README.md"
-        loss = f"Reward-shaped next-token loss (arXiv 2512.22955): {self.shape_schedule or self.args.reward_shape()}."
-        changes = {
-            "a fine-tuned version of [None](https://huggingface.co/None)": "trained from scratch or a local model",
-            'model="None"': f'model="{self.hub_model_id or name}"',
-            "## Training procedure\n": f"## Training procedure\n\n{loss}\n",
-        }
-        text = path.read_text(encoding="utf-8")
-        for old, new in changes.items():
-            text = text.replace(old, new)
-        path.write_text(text, encoding="utf-8")
+        if self.is_world_process_zero():
+            loss = self.shape_schedule or self.args.reward_shape()
+            said = f"Reward-shaped next-token loss (arXiv 2512.22955): {loss}."
+            complete_card(self.args.output_dir, self.hub_model_id or name, said)
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
         mode = "train" if self.model.training else "eval"

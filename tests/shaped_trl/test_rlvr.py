@@ -10,15 +10,7 @@ from trl import GRPOTrainer
 
 from eval_suite.records import read_jsonl
 from shaped_trl.rlvr import RLVRConfig, RLVRTrainer
-from shaped_trl.rlvr.dynamic_sampling import (
-    Ledger,
-    count_uninformative,
-    informative_groups,
-    refill_order,
-    refill_size,
-)
 
-NAN = math.nan
 PROMPTS = Dataset.from_list([{"prompt": f"{a} {b}", "gold": a} for a in WORDS[:6] for b in WORDS[:4]])
 
 
@@ -47,31 +39,6 @@ def trainer(args, reward, trainer_class=RLVRTrainer):
     return trainer_class(tiny_model(), reward, args, train_dataset=PROMPTS, processing_class=tiny_tokenizer())
 
 
-def test_informative_groups_by_spread():
-    accuracy = torch.tensor(
-        [[1.0, 1, 1], [0, 0, 0], [0, 1, 0], [NAN, 1, 1], [NAN, 0, 1], [NAN, NAN, NAN], [0.1, 0.1, 0.1]]
-    )
-    assert informative_groups(accuracy).tolist() == [False, False, True, False, True, False, False]
-    ledger = Ledger()
-    count_uninformative(accuracy, ledger)
-    assert (ledger.groups_all_right, ledger.groups_all_wrong, ledger.groups_ungraded) == (3, 1, 1)
-
-
-def test_refill_draws_every_row_before_one_comes_again():
-    draws = refill_order(5, seed=3, step=7)
-    first, second = [next(draws) for _ in range(5)], [next(draws) for _ in range(5)]
-    assert sorted(first) == sorted(second) == list(range(5))
-    again = refill_order(5, seed=3, step=7)
-    assert [next(again) for _ in range(5)] == first
-    assert [next(refill_order(1000, seed=3, step=s)) for s in range(3)] != [first[0]] * 3
-
-
-def test_refill_size_follows_the_informative_fraction():
-    assert refill_size(2, Ledger(groups_sampled=8, groups_kept=4), 8) == 4
-    assert refill_size(2, Ledger(groups_sampled=8, groups_kept=0), 8) == 8
-    assert refill_size(1, Ledger(groups_sampled=8, groups_kept=8), 8) == 1
-
-
 def test_batch_holds_informative_groups_only(tmp_path):
     one = trainer(arguments(tmp_path, logging_steps=1, max_steps=4), even_length)
     batches = []
@@ -95,9 +62,9 @@ def test_batch_holds_informative_groups_only(tmp_path):
     rows = list(read_jsonl(tmp_path / "rl_log.jsonl"))
     assert [row["step"] for row in rows] == [1, 2, 3, 4]
     for row in rows:
-        dropped = row["groups_all_right"] + row["groups_all_wrong"] + row["groups_ungraded"]
-        assert row["groups_kept"] + dropped == row["groups_sampled"]
-        assert row["groups_kept"] >= 2
+        reasons = ("informative", "all_right", "all_wrong", "truncated", "unparsed", "ungraded")
+        assert sum(row[f"groups_{reason}"] for reason in reasons) == row["groups_sampled"]
+        assert row["groups_informative"] - row["groups_surplus"] == 2
         assert row["frac_reward_zero_std"] == 0
         assert 0 < row["entropy"] <= math.log(63) + 1e-6
         assert row["rollout_tokens_per_trained"] >= 1
@@ -109,7 +76,7 @@ def test_rounds_are_bounded_when_nothing_is_informative(tmp_path):
     )
     one.train()
     row = next(read_jsonl(tmp_path / "rl_log.jsonl"))
-    assert (row["rounds"], row["groups_all_wrong"], row["groups_kept"]) == (3, 6, 0)
+    assert (row["rounds"], row["groups_truncated"], row["groups_informative"]) == (3, 6, 0)
     assert row["frac_reward_zero_std"] == 1
 
 

@@ -1,0 +1,82 @@
+"""What the rollouts were spent on: groups sampled, kept and discarded, and tokens."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, fields
+from typing import Any
+
+from shaped_trl.rlvr.groups import Outcome
+
+
+@dataclass
+class Ledger:
+    """Counts over all processes, of one generation batch or, added up, of more.
+
+    Every sampled group is informative or discarded for one of the reasons of `Outcome`. Of the informative ones,
+    those beyond the batch are `groups_surplus`. `groups_filled` are discarded groups that pad a batch for which no
+    more informative ones were found; they are masked and have no gradient. `trained_tokens` are those of the
+    completions that reach the loss.
+    """
+
+    batches: int = 0
+    rounds: int = 0
+    groups_sampled: int = 0
+    groups_informative: int = 0
+    groups_all_right: int = 0
+    groups_all_wrong: int = 0
+    groups_truncated: int = 0
+    groups_unparsed: int = 0
+    groups_ungraded: int = 0
+    groups_surplus: int = 0
+    groups_filled: int = 0
+    completions: int = 0
+    completions_right: int = 0
+    completions_truncated: int = 0
+    completions_unparsed: int = 0
+    completions_ungraded: int = 0
+    rewards_raised: int = 0
+    rollout_tokens: int = 0
+    trained_tokens: int = 0
+    reward_sum: float = 0.0
+
+    def __iadd__(self, other: Ledger) -> Ledger:
+        for field in fields(self):
+            setattr(self, field.name, getattr(self, field.name) + getattr(other, field.name))
+        return self
+
+    def add_groups(self, found: Sequence[Outcome]) -> None:
+        """Count groups by their outcome."""
+        self.groups_sampled += len(found)
+        for outcome in Outcome:
+            name = f"groups_{outcome.value}"
+            setattr(self, name, getattr(self, name) + sum(other is outcome for other in found))
+
+    def metrics(self) -> dict[str, float]:
+        """The row of the log: counts of the interval; `rounds` a batch; shares and means over all that was sampled.
+
+        `raw_reward` is the mean accuracy reward before anything is discarded.
+        """
+        if self.batches == 0:  # no generation in this interval
+            return {}
+        graded = self.completions - self.completions_ungraded
+        return {
+            **{name: float(value) for name, value in asdict(self).items() if name.startswith("groups_")},
+            "rounds": self.rounds / self.batches,
+            "raw_reward": self.reward_sum / graded if graded else float("nan"),
+            "completion_length": self.rollout_tokens / max(self.completions, 1),
+            "truncated": self.completions_truncated / max(self.completions, 1),
+            "unparsed": self.completions_unparsed / max(self.completions, 1),
+            "ungraded": self.completions_ungraded / max(self.completions, 1),
+            "rollout_tokens": float(self.rollout_tokens),
+            "trained_tokens": float(self.trained_tokens),
+            "rollout_tokens_per_trained": self.rollout_tokens / max(self.trained_tokens, 1),
+        }
+
+
+COUNTS = tuple(name for name in asdict(Ledger()) if name.startswith("groups_")) + ("rollout_tokens", "trained_tokens")
+
+
+def totals(rows: Sequence[Mapping[str, Any]]) -> dict[str, int]:
+    """The counts of a whole run, from the rows of its log."""
+    return {name: int(sum(row.get(name) or 0 for row in rows)) for name in COUNTS}
