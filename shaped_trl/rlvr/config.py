@@ -68,7 +68,7 @@ class RLVRConfig(GRPOConfig):
     no_signal_patience: int = field(
         default=10, metadata={"help": "Generation batches in a row without a signal until that is done."}
     )
-    use_transformers_continuous_batching: bool | None = field(  # type: ignore[assignment]
+    use_transformers_continuous_batching: bool | None = field(
         default=None,
         metadata={
             "help": "Generate with transformers' continuous batching. Default: on a GPU, unless vLLM generates or "

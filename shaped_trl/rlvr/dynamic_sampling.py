@@ -102,9 +102,9 @@ class DynamicSampler:
         What is missing in the end is filled with groups that were discarded, marked `filled`.
         """
         ledger = Ledger(batches=1)
-        found, discarded = self.leftovers, []
+        found, self.leftovers = self.leftovers, []
         has_leftovers = bool(found)
-        self.leftovers = []
+        discarded: list[Group] = []
         size = math.ceil((batch_groups - len(found)) / self.num_processes) * self.num_processes
         while size > 0:
             groups, cost = self.roll_out(self.stream.draw(size))

@@ -74,7 +74,7 @@ class Ledger:
         }
 
 
-COUNTS = tuple(name for name in asdict(Ledger()) if name.startswith("groups_")) + ("rollout_tokens", "trained_tokens")
+COUNTS = (*(f.name for f in fields(Ledger) if f.name.startswith("groups_")), "rollout_tokens", "trained_tokens")
 
 
 def totals(rows: Sequence[Mapping[str, Any]]) -> dict[str, int]:

@@ -114,5 +114,5 @@ class PromptStream:
             )
         self.epoch, self.position, self.drawn = state["epoch"], state["position"], state["drawn"]
         self.streaks = {row: (Outcome(kind), length) for row, kind, length in state["streaks"]}
-        self.retired = {row: epoch for row, epoch in state["retired"]}
+        self.retired = dict(state["retired"])
         self._order = self._permutation()

@@ -116,15 +116,10 @@ class RLVRTrainer(RLVRCard, GRPOTrainer):
         assert self.sampler is not None
         G = self.num_generations
         self._batch = batch = self.sampler.batch(len(prompts) * self.accelerator.num_processes // G)
-        items = [(group.row, item) for group in self._own_groups(batch) for item in group.completions or []]
-        batch.ledger.trained_tokens = self._total(
-            sum(
-                len(item.ids)
-                for group in self._own_groups(batch)
-                if not group.filled
-                for item in group.completions or []
-            )
-        )
+        own = self._own_groups(batch)
+        items = [(group.row, item) for group in own for item in group.completions or []]
+        kept = [item for group in own if not group.filled for item in group.completions or []]
+        batch.ledger.trained_tokens = self._total(sum(len(item.ids) for item in kept))
         self._account(batch.ledger)
         rows[:] = [self.train_dataset[row] for row, _ in items]
         prompts[:] = [row["prompt"] for row in rows]
