@@ -1,9 +1,10 @@
 """Dynamic sampling on and off, at equal optimizer steps and at equal rollout tokens, on the demo's model.
 
-    python -m shaped_trl.rlvr.sampling_study --out sampling-study        # 5 seeds: about 25 minutes on one core
+    python -m shaped_trl.rlvr.sampling_study --out sampling-study        # 8 seeds: about 25 minutes on one core
 
 A seed is a model, pre-trained as the demo does, and two RLVR runs from it with the demo's recipe: dynamic sampling on,
-and off for as many steps as sample the tokens that the first one did. Both are evaluated along the way on the held-out
+and off for as many steps as sample the tokens that the first one did. Learning rate and steps are such that the run
+without it is still rising at the end, chosen on another seed's run without it. Both are evaluated along the way on the held-out
 problems, 16 samples each at temperature 0.7, top-p 0.95. Differences are paired by seed; intervals are Student's t at
 95% over the seeds. A run that is there already is not repeated.
 """
@@ -28,8 +29,9 @@ from shaped_trl.data.running_sums import write_corpus
 from shaped_trl.study.logs import RL_LOG, curve, read_log
 
 SCORE = "benchmark/running_sums/avg@16"
-EVERY = 10  # optimizer steps between evaluations
+EVERY = 5  # optimizer steps between evaluations
 EVALUATION = ("--eval_benchmarks", "running_sums", "--eval_benchmark_n", "16", "--eval_benchmark_max_new_tokens", "20")
+LEARNING_RATE = "1e-4"
 BLUE, ORANGE = "#0072B2", "#D55E00"
 
 
@@ -52,6 +54,7 @@ def run(out: Path, seed: int, steps: int) -> dict[str, Path]:
             length = math.ceil(1.1 * sampled[-1] / per_step / EVERY) * EVERY
         settings = ["--dataset_name", files["rl_prompts"], "--model_name_or_path", str(base)]
         settings += ["--dynamic_sampling", str(name == "on"), "--max_steps", str(length)]
+        settings += ["--learning_rate", LEARNING_RATE, "--disable_tqdm", "true"]
         settings += [*EVALUATION, "--eval_benchmark_steps", str(EVERY), "--on_no_signal", "warn"]
         _command(["rlvr", "--config", "demo/rlvr", *settings, "--output_dir", str(folder), *common])
     return folders
@@ -116,12 +119,14 @@ def compare(folders: dict[int, dict[str, Path]], steps: int) -> list[dict[str, f
                 "mean off, by tokens": _mean_until(tokens[at_step], off_tokens, off_scores),
                 "tokens on": tokens[at_step],
                 "tokens off, equal steps": off_tokens[at_step],
-                "steps off, equal tokens": at(
-                    tokens[at_step], off_tokens, [EVERY * i for i in range(len(off_tokens))]
-                ),
+                "steps off, equal tokens": at(tokens[at_step], off_tokens, _steps(off_scores)),
             }
         )
     return rows
+
+
+def _steps(scores: list[float]) -> list[float]:
+    return [float(EVERY * i) for i in range(len(scores))]
 
 
 def _mean_until(end: float, xs: list[float], ys: list[float]) -> float:
@@ -161,7 +166,7 @@ def plot(folders: dict[int, dict[str, Path]], path: Path) -> None:
             tokens, scores = _spent(pair[name])
             label = f"dynamic sampling {name}" if number == 0 else None
             look = {"color": colour, "linewidth": 1.2, "alpha": 0.8}
-            axes[0].plot([EVERY * i for i in range(len(scores))], scores, label=label, **look)
+            axes[0].plot(_steps(scores), scores, label=label, **look)
             axes[1].plot([count / 1e3 for count in tokens], scores, **look)
     axes[0].set(xlabel="optimizer step", ylabel="avg@16")
     axes[1].set(xlabel="rollout tokens (thousands)")
@@ -174,8 +179,8 @@ def plot(folders: dict[int, dict[str, Path]], path: Path) -> None:
 def main(argv: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", default="sampling-study")
-    parser.add_argument("--seeds", type=int, default=5)
-    parser.add_argument("--steps", type=int, default=70, help="optimizer steps with dynamic sampling")
+    parser.add_argument("--seeds", type=int, default=8)
+    parser.add_argument("--steps", type=int, default=40, help="optimizer steps with dynamic sampling")
     args = parser.parse_args(argv)
     out = Path(args.out)
     folders = {seed: run(out, seed, args.steps) for seed in range(args.seeds)}
