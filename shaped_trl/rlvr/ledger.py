@@ -15,8 +15,7 @@ class Ledger:
 
     Every sampled group is informative or discarded for one of the reasons of `Outcome`. Of the informative ones,
     those beyond the batch are `groups_surplus`. `groups_filled` are discarded groups that pad a batch for which no
-    more informative ones were found; they are masked and have no gradient. `trained_tokens` are those of the
-    completions that reach the loss.
+    more informative ones were found; they have no gradient. `trained_tokens` are those of completions that have.
     """
 
     batches: int = 0

@@ -52,7 +52,7 @@ class LengthSchedule:
         # JSON has texts for keys
         stages = {int(step) if str(step).isdigit() else step: length for step, length in settings.items()}
         for step, length in stages.items():
-            if not isinstance(step, int) or isinstance(step, bool):
+            if not isinstance(step, int) or isinstance(step, bool) or step < 0:
                 raise ValueError(f"completion_length_schedule: step {step!r} must be a whole number from 0 on")
             if not isinstance(length, int) or isinstance(length, bool) or length < 1:
                 raise ValueError(f"completion_length_schedule: length {length!r} at step {step} must be at least 1")

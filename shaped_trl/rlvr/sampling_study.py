@@ -3,10 +3,10 @@
     python -m shaped_trl.rlvr.sampling_study --out sampling-study        # 8 seeds: about 25 minutes on one core
 
 A seed is a model, pre-trained as the demo does, and two RLVR runs from it with the demo's recipe: dynamic sampling on,
-and off for as many steps as sample the tokens that the first one did. Learning rate and steps are such that the run
-without it is still rising at the end, chosen on another seed's run without it. Both are evaluated along the way on the held-out
-problems, 16 samples each at temperature 0.7, top-p 0.95. Differences are paired by seed; intervals are Student's t at
-95% over the seeds. A run that is there already is not repeated.
+and off for as many steps as sample the tokens that the first one did. Learning rate and steps are such that the score
+still rises at the end, chosen on a run without it and of another RL seed. Both are evaluated along the way on the
+held-out problems, 16 samples each at temperature 0.7, top-p 0.95. Differences are paired by seed; intervals are
+Student's t at 95% over the seeds. A run that is there already is not repeated.
 """
 
 from __future__ import annotations

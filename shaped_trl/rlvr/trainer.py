@@ -44,10 +44,10 @@ class RLVRTrainer(RLVRCard, GRPOTrainer):
 
     The *first* reward function is the accuracy reward: a group is informative when that one varies over the group,
     whatever a length penalty beside it does. Uninformative groups are discarded and other prompts are tried, up to
-    `max_sampling_rounds` and `max_sampling_tokens`; what is missing then is filled with discarded groups that are
-    masked: no gradient, no share in the token count (`loss_type="grpo"` still averages over their rows). Prompts come
-    from a stream of their own (`PromptStream`), of which `num_train_epochs` knows nothing. Evaluation is
-    GRPOTrainer's.
+    `max_sampling_rounds` and `max_sampling_tokens`; what is missing then is filled with discarded groups: their
+    advantage is zero, and their tokens do not count in the mean over tokens (loss types that average over rows still
+    count their rows). Prompts come from a stream of their own (`PromptStream`), of which `num_train_epochs` knows
+    nothing. Evaluation is GRPOTrainer's.
 
     A reward function that raises gives its sample no reward, and is counted. Rows go to `output_dir/rl_log.jsonl`:
     `reward` is over the batch that is trained on, `raw_reward` and `completion_length` over all that was sampled, and
@@ -235,7 +235,7 @@ class RLVRTrainer(RLVRCard, GRPOTrainer):
         return logps
 
     def _corrected(self, output: dict[str, Any], batch: Batch) -> dict[str, Any]:
-        """Mask what was filled in; give groups of an earlier batch the log-probabilities of their own policy."""
+        """Leave what was filled in out of the loss; give left-over groups the log-probabilities of their own policy."""
         groups = self._own_groups(batch)
         if batch.has_leftovers:
             if "old_per_token_logps" not in output:
@@ -247,9 +247,9 @@ class RLVRTrainer(RLVRCard, GRPOTrainer):
         if batch.filled:
             keep = [not group.filled for group in groups for _ in range(self.num_generations)]
             kept = torch.tensor(keep, device=output["completion_mask"].device)
-            output["completion_mask"] = output["completion_mask"] * kept.unsqueeze(1)
             output["advantages"] = output["advantages"] * kept
-            output["num_items_in_batch"] = self.accelerator.gather(output["completion_mask"].sum()).sum()
+            tokens = (output["completion_mask"] * kept.unsqueeze(1)).sum()
+            output["num_items_in_batch"] = self.accelerator.gather(tokens).sum()
         return output
 
     # counts
