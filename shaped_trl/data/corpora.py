@@ -8,11 +8,12 @@ One data set goes to TRL as it is; a mixture or a stream goes through `shaped_tr
 
 from __future__ import annotations
 
+import re
 import string
-from collections.abc import Collection
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
 import yaml
 from datasets import Dataset, IterableDataset, load_dataset
@@ -155,18 +156,39 @@ def column_names(rows: Rows) -> list[str]:
 def fill_template(rows: Rows, columns: dict[str, str]) -> Rows:
     """Add columns built from templates over the others: ``{"prompt": "Q: {question}"}``.
 
+    A template reaches into nested columns: ``{reward_model[ground_truth]}``.
+
     Raises:
-        UserError: a template names a column that the data set lacks.
+        UserError: a template is malformed, or names a column that the data set lacks.
     """
-    present = column_names(rows)
+    check_templates(columns, column_names(rows))
+    return rows.map(lambda row: {name: fill(name, template, row) for name, template in columns.items()})
+
+
+def check_templates(columns: Mapping[str, str], present: Sequence[str]) -> None:
+    """Raise UserError where a template is malformed or names a column that is not `present`."""
     for name, template in columns.items():
-        wanted = {field_name for _, field_name, _, _ in string.Formatter().parse(template) if field_name}
-        missing = wanted - set(present)
+        missing = {re.split(r"[.\[]", path)[0] for path in template_fields(name, template)} - set(present)
         if missing:
             raise UserError(
-                f"{name}_template={template!r} names {sorted(missing)}, but the data has the columns {present}"
+                f"{name}_template={template!r} names {sorted(missing)}, but the data has the columns {list(present)}"
             )
-    return rows.map(lambda row: {name: template.format(**row) for name, template in columns.items()})
+
+
+def template_fields(name: str, template: str) -> list[str]:
+    """The columns that a template names, with the way into nested ones: ``reward_model[ground_truth]``."""
+    try:
+        return [path for _, path, _, _ in string.Formatter().parse(template) if path]
+    except ValueError as error:
+        raise UserError(f"{name}_template={template!r}: {error}; write a brace of the text itself twice") from error
+
+
+def fill(name: str, template: str, row: Mapping[str, Any]) -> str:
+    """A row's text. Raises UserError where the row has no such value, as inside of a nested column."""
+    try:
+        return template.format(**row)
+    except (KeyError, IndexError, AttributeError, TypeError, ValueError) as error:
+        raise UserError(f"{name}_template={template!r} does not fit a row ({error!r}) that has {dict(row)}") from error
 
 
 def training_rows(
