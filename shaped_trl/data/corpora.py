@@ -98,15 +98,24 @@ class CorpusArguments(SourceArguments):
     tokenizer_vocab_size: int = field(default=8192, metadata={"help": "Vocabulary of a tokenizer trained here."})
 
     def __post_init__(self):
-        for name in ("from_scratch", "mixture"):  # the command line passes YAML, of which JSON is a part
-            text = getattr(self, name)
-            if isinstance(text, str):
-                try:
-                    setattr(self, name, yaml.safe_load(text))
-                except yaml.YAMLError as error:
-                    raise ValueError(f"{name}={text!r} is not YAML: {' '.join(str(error).split())}") from error
-        if isinstance(self.decontaminate, str):
-            self.decontaminate = [name.strip() for name in self.decontaminate.strip("[] ").split(",")]
+        for name in ("from_scratch", "mixture"):
+            setattr(self, name, parse_yaml(name, getattr(self, name)))
+        self.decontaminate = parse_names(self.decontaminate)
+
+
+def parse_yaml(name: str, value: Any) -> Any:
+    """A nested option as the command line passes it: YAML, of which JSON is a part. Raises ValueError for no YAML."""
+    if not isinstance(value, str):
+        return value
+    try:
+        return yaml.safe_load(value)
+    except yaml.YAMLError as error:
+        raise ValueError(f"{name}={value!r} is not YAML: {' '.join(str(error).split())}") from error
+
+
+def parse_names(value: list | str | None) -> list | None:
+    """A list of names as the command line passes it: ``[gsm8k, math500]``, the brackets optional."""
+    return [name.strip() for name in value.strip("[] ").split(",")] if isinstance(value, str) else value
 
 
 def load_split(args: SourceArguments, split: str, streaming: bool = False) -> Rows:

@@ -167,4 +167,4 @@ class OverlongPenalty:
         self, completions: list, completion_ids: Sequence[Sequence[int]], trainer_state: Any, **kwargs: Any
     ) -> list[float]:
         free = self.length_at(trainer_state.global_step) - self.buffer
-        return [-min(max(len(ids) - free, 0) / self.buffer, 1.0) for ids in completion_ids]
+        return [max(min((free - len(ids)) / self.buffer, 0.0), -1.0) for ids in completion_ids]
