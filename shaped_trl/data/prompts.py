@@ -123,7 +123,7 @@ def rl_prompts(
     Raises:
         UserError: options that do not go together, a row without prompt or gold, or no prompt left.
     """
-    _check(args)
+    check_prompts(args)
     args = _with_own_data(args)
     if args.chat and tokenizer is not None and not getattr(tokenizer, "chat_template", None):
         raise UserError(f"chat: the tokenizer of {tokenizer.name_or_path!r} has no chat template; leave chat out")
@@ -154,7 +154,7 @@ def rl_prompts(
     return Prompts(train, heldout, _grader(args), counts, overlap, dropped)
 
 
-def _check(args: PromptArguments) -> None:
+def check_prompts(args: PromptArguments) -> None:
     """Raise UserError for options that are out of range or do not go together."""
     for name in ("num_prompts", "num_heldout", "max_prompt_length"):
         value = getattr(args, name)
@@ -213,8 +213,8 @@ def _with_own_data(args: PromptArguments) -> PromptArguments:
     for name, benchmark in BENCHMARKS.items():
         if source == (benchmark.dataset_id, benchmark.config or "default", benchmark.split):
             logger.warning(
-                "SMOKE TEST ONLY: dataset_name=%r, split %r, is what the benchmark %s evaluates on. This run trains on a "
-                "benchmark: its numbers there mean nothing",
+                "SMOKE TEST ONLY: dataset_name=%r, split %r, is what the benchmark %s evaluates on. This run trains on "
+                "a benchmark: its numbers there mean nothing",
                 *(args.dataset_name, args.dataset_train_split, name),
             )
     return args

@@ -6,7 +6,7 @@ from transformers import AutoTokenizer
 from trl import ModelConfig, get_peft_config
 
 from shaped_trl.data.decontamination import ReportCallback
-from shaped_trl.data.prompts import PromptArguments, rl_prompts
+from shaped_trl.data.prompts import PromptArguments, check_prompts, rl_prompts
 from shaped_trl.rlvr.config import RLVRConfig
 from shaped_trl.rlvr.rewards import VerdictReward
 from shaped_trl.rlvr.trainer import RLVRTrainer
@@ -28,9 +28,12 @@ def rlvr(
     if already_finished(args):
         return
     source = model_source(model_args)
-    checkpoint_config(model_args)
-    tokenizer = AutoTokenizer.from_pretrained(source, revision=model_args.model_revision)
+    check_prompts(prompts)
+    tokenizer = None
+    if prompts.max_prompt_length is not None or prompts.chat:
+        tokenizer = AutoTokenizer.from_pretrained(source, revision=model_args.model_revision)
     data = rl_prompts(prompts, args.seed, tokenizer, args.chat_template_kwargs)
+    checkpoint_config(model_args)
     args.model_init_kwargs = {**model_init_kwargs(model_args), **(args.model_init_kwargs or {})}
     trainer = RLVRTrainer(
         source,
