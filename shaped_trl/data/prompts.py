@@ -213,7 +213,7 @@ def _with_own_data(args: PromptArguments) -> PromptArguments:
     for name, benchmark in BENCHMARKS.items():
         if source == (benchmark.dataset_id, benchmark.config or "default", benchmark.split):
             logger.warning(
-                "SMOKE TEST ONLY: dataset_name=%r, split %r, is what the benchmark %s evaluates on. This run trains on "
+                "SMOKE TEST ONLY: dataset_name=%r, split %r, is what benchmark %s evaluates on. This run trains on "
                 "a benchmark: its numbers there mean nothing",
                 *(args.dataset_name, args.dataset_train_split, name),
             )
