@@ -16,7 +16,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from datasets import Dataset
+from datasets import Dataset, Features, List, Value
 
 from eval_suite.benchmarks import BENCHMARKS
 from eval_suite.errors import UserError
@@ -30,6 +30,7 @@ logger = logging.getLogger(__name__)
 REASONING_GYM = "reasoning_gym/"
 GYM_TEMPLATE = "{question}\nEnd with a line that starts with " + MARK + "\n"
 GYM_PROMPTS = 1000
+MESSAGES = List({"role": Value("string"), "content": Value("string")})
 
 
 @dataclass
@@ -271,7 +272,8 @@ def _read(args: PromptArguments, rows: Dataset) -> Dataset:
         if digest not in seen:
             seen.add(digest)
             kept.append(index)
-    return rows.select(kept).map(reader, with_indices=True, remove_columns=reader.columns)
+    features = Features(prompt=MESSAGES if args.chat else Value("string"), gold=Value("string"))
+    return rows.select(kept).map(reader, with_indices=True, remove_columns=reader.columns, features=features)
 
 
 def _digest(prompt: str | list[dict[str, str]]) -> bytes:
