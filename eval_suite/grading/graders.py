@@ -16,6 +16,7 @@ from importlib import import_module, metadata
 from typing import Any
 
 from eval_suite.errors import UserError
+from eval_suite.grading import reasoning_gym
 from eval_suite.records import Status
 
 GradeFunction = Callable[[str, str], tuple[Status, str | None]]
@@ -31,7 +32,7 @@ class GraderSpec:
     reduce: ``module:name`` of ``completion -> the part that decides``, cheap and safe in place; equal parts
         are graded once.
     check: ``module:name`` of a function that raises UserError where this machine cannot run the grader.
-    hard_timeout_s: wall time of an item, where it needs more than the pool allows by default.
+    soft_timeout_s, hard_timeout_s: CPU and wall time of an item, where it needs more than the pool allows by default.
     votes: answers can be counted against each other without gold. A program's answer is what became of its tests, so
         who counts such votes has seen the verdicts.
     """
@@ -41,6 +42,7 @@ class GraderSpec:
     isolated: bool = False
     reduce: str | None = None
     check: str | None = None
+    soft_timeout_s: float = 0.0
     hard_timeout_s: float = 0.0
     votes: bool = True
 
@@ -63,6 +65,15 @@ GRADERS: dict[str, GraderSpec] = {
         check="eval_suite.grading.sandbox.server:check_sandbox",
         hard_timeout_s=90.0,
         votes=False,
+    ),
+    "reasoning_gym": GraderSpec(
+        function="eval_suite.grading.reasoning_gym:grade",
+        version=f"reasoning_gym/1 (reasoning-gym {reasoning_gym.version()})",
+        isolated=True,
+        check="eval_suite.grading.reasoning_gym:check_package",
+        soft_timeout_s=10.0,  # the import alone takes 2
+        hard_timeout_s=30.0,
+        votes=False,  # several answers may be right, and the passes among them are gathered under the task's own
     ),
     "running_sums": GraderSpec(function="eval_suite.benchmarks.running_sums:grade", version="running_sums/1"),
 }

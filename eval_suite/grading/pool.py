@@ -211,9 +211,10 @@ class GraderPool:
         idle = [worker for worker in self._workers if worker.job is None]
         while queue and (idle or len(self._workers) < self.num_workers):
             worker = idle.pop() if idle else self._spawn()
+            spec = grader_spec(queue[0].request.grader)
             message = {**queue[0].request._asdict(), **self._limits}
-            own_timeout_s = grader_spec(queue[0].request.grader).hard_timeout_s
-            worker.deadline_s = time.monotonic() + max(self._hard_timeout_s, own_timeout_s)
+            message["soft_timeout_s"] = max(self._limits["soft_timeout_s"], spec.soft_timeout_s)
+            worker.deadline_s = time.monotonic() + max(self._hard_timeout_s, spec.hard_timeout_s)
             try:
                 worker.channel.send_bytes(json.dumps(message).encode())
             except (BrokenPipeError, ConnectionResetError):

@@ -8,11 +8,12 @@ One data set goes to TRL as it is; a mixture or a stream goes through `shaped_tr
 
 from __future__ import annotations
 
+import re
 import string
-from collections.abc import Collection
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
 import yaml
 from datasets import Dataset, IterableDataset, load_dataset
@@ -97,15 +98,24 @@ class CorpusArguments(SourceArguments):
     tokenizer_vocab_size: int = field(default=8192, metadata={"help": "Vocabulary of a tokenizer trained here."})
 
     def __post_init__(self):
-        for name in ("from_scratch", "mixture"):  # the command line passes YAML, of which JSON is a part
-            text = getattr(self, name)
-            if isinstance(text, str):
-                try:
-                    setattr(self, name, yaml.safe_load(text))
-                except yaml.YAMLError as error:
-                    raise ValueError(f"{name}={text!r} is not YAML: {' '.join(str(error).split())}") from error
-        if isinstance(self.decontaminate, str):
-            self.decontaminate = [name.strip() for name in self.decontaminate.strip("[] ").split(",")]
+        for name in ("from_scratch", "mixture"):
+            setattr(self, name, parse_yaml(name, getattr(self, name)))
+        self.decontaminate = parse_names(self.decontaminate)
+
+
+def parse_yaml(name: str, value: Any) -> Any:
+    """A nested option as the command line passes it: YAML, of which JSON is a part. Raises ValueError for no YAML."""
+    if not isinstance(value, str):
+        return value
+    try:
+        return yaml.safe_load(value)
+    except yaml.YAMLError as error:
+        raise ValueError(f"{name}={value!r} is not YAML: {' '.join(str(error).split())}") from error
+
+
+def parse_names(value: list | str | None) -> list | None:
+    """A list of names as the command line passes it: ``[gsm8k, math500]``, the brackets optional."""
+    return [name.strip() for name in value.strip("[] ").split(",")] if isinstance(value, str) else value
 
 
 def load_split(args: SourceArguments, split: str, streaming: bool = False) -> Rows:
@@ -155,18 +165,39 @@ def column_names(rows: Rows) -> list[str]:
 def fill_template(rows: Rows, columns: dict[str, str]) -> Rows:
     """Add columns built from templates over the others: ``{"prompt": "Q: {question}"}``.
 
+    A template reaches into nested columns: ``{reward_model[ground_truth]}``.
+
     Raises:
-        UserError: a template names a column that the data set lacks.
+        UserError: a template is malformed, or names a column that the data set lacks.
     """
-    present = column_names(rows)
+    check_templates(columns, column_names(rows))
+    return rows.map(lambda row: {name: fill(name, template, row) for name, template in columns.items()})
+
+
+def check_templates(columns: Mapping[str, str], present: Sequence[str]) -> None:
+    """Raise UserError where a template is malformed or names a column that is not `present`."""
     for name, template in columns.items():
-        wanted = {field_name for _, field_name, _, _ in string.Formatter().parse(template) if field_name}
-        missing = wanted - set(present)
+        missing = {re.split(r"[.\[]", path)[0] for path in template_fields(name, template)} - set(present)
         if missing:
             raise UserError(
-                f"{name}_template={template!r} names {sorted(missing)}, but the data has the columns {present}"
+                f"{name}_template={template!r} names {sorted(missing)}, but the data has the columns {list(present)}"
             )
-    return rows.map(lambda row: {name: template.format(**row) for name, template in columns.items()})
+
+
+def template_fields(name: str, template: str) -> list[str]:
+    """The columns that a template names, with the way into nested ones: ``reward_model[ground_truth]``."""
+    try:
+        return [path for _, path, _, _ in string.Formatter().parse(template) if path]
+    except ValueError as error:
+        raise UserError(f"{name}_template={template!r}: {error}; write a brace of the text itself twice") from error
+
+
+def fill(name: str, template: str, row: Mapping[str, Any]) -> str:
+    """A row's text. Raises UserError where the row has no such value, as inside of a nested column."""
+    try:
+        return template.format(**row)
+    except (KeyError, IndexError, AttributeError, TypeError, ValueError) as error:
+        raise UserError(f"{name}_template={template!r} does not fit a row ({error!r}) that has {dict(row)}") from error
 
 
 def training_rows(

@@ -1,14 +1,67 @@
-"""Reward functions for TRL's trainers. A reward comes from a verdict: evaluation grades with the same code."""
+"""Reward functions for TRL's trainers. A reward comes from a verdict: evaluation grades with the same code.
+
+TRL calls each with `completions`, `completion_ids`, `trainer_state` and the data set's columns. Objects, not closures:
+they can be pickled.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import os
+import re
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 from eval_suite.errors import UserError
-from eval_suite.grading import GradeRequest, GraderPool
+from eval_suite.grading import GradeRequest, GraderPool, grader_spec
+from eval_suite.grading.graders import load
 
 REWARD_OF = {"pass": 1.0, "fail": 0.0, "unparsed": 0.0}
+
+
+@dataclass
+class RewardArguments:
+    """Rewards of `shaped-trl rlvr` beside the verdict on the answer; weigh them with TRL's `reward_weights`."""
+
+    format_pattern: str | None = field(
+        default=None,
+        metadata={
+            "help": "Regular expression that a whole completion is to match, for 1 more: '<think>.*</think>.*'. A dot "
+            "is any character, a line's end among them."
+        },
+    )
+    overlong_buffer: int | None = field(
+        default=None,
+        metadata={
+            "help": "Punish the last so many tokens before the longest completion, rising to -1 (DAPO's soft overlong "
+            "punishment)."
+        },
+    )
+    reward_workers: int | None = field(
+        default=None,
+        metadata={"help": "Grading processes of each training process; none: the machine's cores, shared by these."},
+    )
+
+
+def reward_functions(
+    arguments: RewardArguments, grader: str, length_at: Callable[[int], int]
+) -> list[Callable[..., list]]:
+    """Accuracy first, then format, then length, as `arguments` ask for them.
+
+    Args:
+        arguments: which of them, and their options.
+        grader: a grader of the evaluation suite.
+        length_at: optimizer step → longest completion, in tokens; can be pickled.
+
+    Raises:
+        UserError: what one of them refuses.
+    """
+    rewards: list[Callable[..., list]] = [VerdictReward(grader, arguments.reward_workers)]
+    if arguments.format_pattern is not None:
+        rewards.append(FormatReward(arguments.format_pattern))
+    if arguments.overlong_buffer is not None:
+        rewards.append(OverlongPenalty(length_at, arguments.overlong_buffer))
+    return rewards
 
 
 def completion_text(completion: Any) -> str:
@@ -20,24 +73,34 @@ class VerdictReward:
     """1 for a right answer, 0 for a wrong or missing one, None where the grader timed out or failed.
 
     Args:
-        grader: a grader of the evaluation suite ("math", "gsm8k", "running_sums").
-        num_workers: grading processes; they start with the first call and live as long as this object.
+        grader: a grader of the evaluation suite ("math", "gsm8k", "code", "reasoning_gym").
+        num_workers: grading processes; they start with the first call and live as long as this object. None for one
+            per core, of which the training processes of a machine (LOCAL_WORLD_SIZE) have equal shares.
 
-    Called by TRL with `completions` and the data set's column `gold`. It logs the verdict's status as the extra
-    column `verdict`.
+    Called with the column `gold`. It logs the verdict's status as the extra column `verdict`.
+
+    Raises:
+        UserError: no such grader, one that this machine cannot run, or num_workers < 1.
     """
 
     def __init__(self, grader: str, num_workers: int | None = None):
+        check = grader_spec(grader).check
+        if check is not None:  # now, not at the first completion
+            load(check)()
         self.grader = grader
         self.num_workers = num_workers
         self.__name__ = "accuracy"
-        self._pool: GraderPool | None = None
+        self._pool: GraderPool | None = _pool(num_workers)
 
     def __call__(
-        self, completions: list, gold: list[str], log_extra: Callable[[str, list], None] | None = None, **kwargs: Any
+        self,
+        completions: list,
+        gold: Sequence[str],
+        log_extra: Callable[[str, list], None] | None = None,
+        **kwargs: Any,
     ) -> list[float | None]:
         if self._pool is None:
-            self._pool = GraderPool(self.num_workers)
+            self._pool = _pool(self.num_workers)
         requests = [
             GradeRequest(self.grader, completion_text(completion), answer)
             for completion, answer in zip(completions, gold, strict=True)
@@ -51,41 +114,57 @@ class VerdictReward:
         return {**self.__dict__, "_pool": None}
 
 
-class ReasoningGymReward:
-    """The score in [0, 1] that a reasoning-gym task gives to the text after the last "Answer:".
-
-    Args:
-        entries: a data set of `reasoning_gym_dataset`.
-
-    Called by TRL with `completions` and the column `entry`, the entry's number in `entries`.
-    """
-
-    def __init__(self, entries: Any):
-        self.entries = entries
-        self.__name__ = "accuracy"
-
-    def __call__(self, completions: list, entry: list[int], **kwargs: Any) -> list[float]:
-        scores = []
-        for completion, index in zip(completions, entry, strict=True):
-            _, marker, tail = completion_text(completion).rpartition("Answer:")
-            answer = tail.strip().splitlines()[0].strip() if marker and tail.strip() else None
-            scores.append(float(self.entries.score_answer(answer, self.entries[index])))
-        return scores
+def _pool(num_workers: int | None) -> GraderPool:
+    pool = GraderPool(num_workers)  # starts nothing yet
+    if num_workers is None:
+        pool.num_workers = max(1, pool.num_workers // int(os.environ.get("LOCAL_WORLD_SIZE", "1")))
+    return pool
 
 
-def reasoning_gym_dataset(task: str, size: int, seed: int) -> Any:
-    """A procedural data set of reasoning-gym.
+class FormatReward:
+    """1 where the whole completion matches a regular expression, else 0. A dot matches a line's end as well.
+
+    The match runs in the training process without a time limit: a pattern that backtracks without end hangs the run.
 
     Raises:
-        UserError: the extra is not installed, or there is no such task.
+        UserError: `pattern` is no regular expression.
     """
-    try:
-        import reasoning_gym
-    except ImportError as error:
-        raise UserError(
-            f"reasoning_gym task {task!r} needs the extra `tasks`: pip install 'shaped-trl[tasks]'"
-        ) from error
-    try:
-        return reasoning_gym.create_dataset(task, size=size, seed=seed)
-    except ValueError as error:
-        raise UserError(f"dataset_name='reasoning_gym/{task}': {error}") from error
+
+    def __init__(self, pattern: str):
+        try:
+            self.pattern = re.compile(pattern, re.DOTALL)
+        except re.error as error:
+            raise UserError(f"format_pattern={pattern!r} is no regular expression: {error}") from error
+        self.__name__ = "format"
+
+    def __call__(self, completions: list, **kwargs: Any) -> list[float]:
+        return [float(self.pattern.fullmatch(completion_text(completion)) is not None) for completion in completions]
+
+
+class OverlongPenalty:
+    """DAPO's soft overlong punishment (arXiv 2503.14476, Eq. 13), of a longest completion that changes with the step.
+
+    With L the longest completion now: 0 up to L − buffer tokens, from there on a line down to −1 at L.
+
+    Args:
+        length_at: optimizer step → L, in tokens; can be pickled.
+        buffer: tokens in which the punishment rises.
+
+    Called with `completion_ids` and `trainer_state`.
+
+    Raises:
+        UserError: buffer < 1.
+    """
+
+    def __init__(self, length_at: Callable[[int], int], buffer: int):
+        if buffer < 1:
+            raise UserError(f"overlong_buffer={buffer} must be at least 1, or left out for no punishment")
+        self.length_at = length_at
+        self.buffer = buffer
+        self.__name__ = "overlong"
+
+    def __call__(
+        self, completions: list, completion_ids: Sequence[Sequence[int]], trainer_state: Any, **kwargs: Any
+    ) -> list[float]:
+        free = self.length_at(trainer_state.global_step) - self.buffer
+        return [max(min((free - len(ids)) / self.buffer, 0.0), -1.0) for ids in completion_ids]

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from transformers import AutoTokenizer
 from trl import ModelConfig, get_peft_config
 
-from shaped_trl.data.prompts import PromptArguments, rl_prompts
+from shaped_trl.data.decontamination import ReportCallback
+from shaped_trl.data.prompts import PromptArguments, check_prompts, rl_prompts
 from shaped_trl.rlvr.config import RLVRConfig
+from shaped_trl.rlvr.rewards import VerdictReward
 from shaped_trl.rlvr.trainer import RLVRTrainer
 from shaped_trl.training.evaluation import BenchmarkArguments, add_benchmarks
 from shaped_trl.training.resuming import already_finished, continue_training, full_disk_explained
@@ -25,10 +28,22 @@ def rlvr(
     if already_finished(args):
         return
     source = model_source(model_args)
-    dataset, reward = rl_prompts(prompts, args.seed)
+    check_prompts(prompts)
+    tokenizer = None
+    if prompts.max_prompt_length is not None or prompts.chat:
+        tokenizer = AutoTokenizer.from_pretrained(source, revision=model_args.model_revision)
+    data = rl_prompts(prompts, args.seed, tokenizer, args.chat_template_kwargs)
     checkpoint_config(model_args)
     args.model_init_kwargs = {**model_init_kwargs(model_args), **(args.model_init_kwargs or {})}
-    trainer = RLVRTrainer(source, reward, args, train_dataset=dataset, peft_config=get_peft_config(model_args))
+    trainer = RLVRTrainer(
+        source,
+        VerdictReward(data.grader),
+        args,
+        train_dataset=data.train,
+        eval_dataset=data.heldout,
+        peft_config=get_peft_config(model_args),
+        callbacks=[ReportCallback(data.overlap, data.dropped)] if data.overlap is not None else None,
+    )
     add_benchmarks(trainer, benchmarks, prompts.hub_mirror)
     with full_disk_explained(args.output_dir):
         continue_training(trainer)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import subprocess
@@ -212,12 +213,17 @@ def test_bad_limits_are_refused(arguments, field):
 
 
 # grader: gold, a completion that is right, another gold
+def chain_sum(index: int) -> str:
+    return json.dumps({"task": "chain_sum", "size": 2, "seed": 3, "index": index, "config": None})
+
+
 OWN_GOLDS = {
     "choice": ("B", "The answer is (B)", "A"),
     "code": ("assert f() == 1", "def f(): return 1", "assert f() == 2"),
     "exact_match": ("Paris", "Paris", "London"),
     "gsm8k": ("18", "#### 18", "19"),
     "math": (r"\frac{\sqrt{2}}{2}", r"\boxed{1/\sqrt{2}}", "1"),
+    "reasoning_gym": (chain_sum(0), "Answer: 214", chain_sum(1)),
     "running_sums": ("6 6 3", "answer 6 6 3", "1 2 3"),
     "text": ("The Eiffel Tower", "eiffel tower", "the Louvre"),
 }
@@ -225,6 +231,8 @@ OWN_GOLDS = {
 
 @pytest.mark.parametrize("name", sorted(GRADERS))
 def test_each_grader_exists_and_passes_its_own_gold(name):
+    if name == "reasoning_gym":
+        pytest.importorskip("reasoning_gym")
     gold, completion, other = OWN_GOLDS[name]
     with GraderPool(1) as pool:
         right, wrong = pool.grade([GradeRequest(name, completion, gold), GradeRequest(name, completion, other)])
