@@ -92,20 +92,22 @@ def rlvr_command(argv: list[str]) -> int:
     from shaped_trl.data.prompts import PromptArguments
     from shaped_trl.recipes import Parser, record
     from shaped_trl.rlvr.config import RLVRConfig
+    from shaped_trl.rlvr.rewards import RewardArguments
     from shaped_trl.training.evaluation import BenchmarkArguments
 
     inherited = "Every field of TRL's GRPOConfig and ModelConfig is an option as well (learning_rate, ...)."
     if wants_help(argv):
-        return print_help(RLVR, [RLVRConfig, SourceArguments, PromptArguments, BenchmarkArguments], inherited)
+        shown = [RLVRConfig, SourceArguments, PromptArguments, RewardArguments, BenchmarkArguments]
+        return print_help(RLVR, shown, inherited)
     config, rest = take_config(argv)
-    options = [PromptArguments, RLVRConfig, ModelConfig, BenchmarkArguments]
-    (prompts, args, model_args, benchmarks), settings = Parser("rlvr", options).resolve(config, rest)
+    options = [PromptArguments, RLVRConfig, ModelConfig, RewardArguments, BenchmarkArguments]
+    (prompts, args, model_args, rewards, benchmarks), settings = Parser("rlvr", options).resolve(config, rest)
     from shaped_trl.rlvr.run import rlvr
     from shaped_trl.training.run import model_source
 
     model_source(model_args)
     record(settings, args.output_dir)
-    rlvr(prompts, args, model_args, benchmarks)
+    rlvr(prompts, args, model_args, rewards, benchmarks)
     return 0
 
 

@@ -9,15 +9,18 @@ The answer is what follows the last ``Answer:``: the rest of its line, or all th
 several lines. It passes with a score of 1. Partial credit does not count: almost every group of completions would then
 differ by it, so that dynamic sampling would keep them all, and learn from the noise.
 
-Some tasks hand the answer to sympy's parser, which evaluates Python: there the worker process and its limits are all
-that stands between a completion and this user's rights.
+Some tasks evaluate the answer, as Python or through sympy's parser, which does. An answer to these that could be more
+than a literal or a formula (`could_run`) is never handed to them: it fails.
 """
 
 from __future__ import annotations
 
+import builtins
 import hashlib
 import importlib.util
 import json
+import re
+import unicodedata
 from functools import lru_cache
 from importlib import metadata
 from typing import Any
@@ -29,6 +32,10 @@ from eval_suite.records import Status
 MARK = "Answer:"
 RIGHT = 1 - 1e-9
 LONGEST_ANSWER = 20_000  # characters
+# what of reasoning-gym 0.1.25 evaluates an answer: arithmetic, a formula of sympy, or a Python list
+ARITHMETIC = ("countdown", "puzzle24")
+FORMULA = ("simple_integration", "intermediate_integration", "polynomial_multiplication")
+LIST = ("string_insertion", "spiral_matrix", "binary_matrix", "n_queens")
 # of reasoning-gym 0.1.25: they go through sets of texts, whose order is another in each process
 UNREPEATABLE = ("isomorphic_strings", "polynomial_multiplication", "ransom_note")
 
@@ -102,6 +109,8 @@ def grade(completion: str, gold: str) -> tuple[Status, str | None, str]:
     answer = extract_answer(completion, lines=own.strip().count("\n") + 1)
     if answer is None:
         return "unparsed", None, f"no {MARK}"
+    if could_run(entry_of["task"], answer):
+        return "fail", plain_answer(answer), "the answer could be a program"
     if len(answer) > LONGEST_ANSWER:
         return "fail", plain_answer(answer), "the answer is too long"
     try:
@@ -114,6 +123,22 @@ def grade(completion: str, gold: str) -> tuple[Status, str | None, str]:
     if score >= RIGHT:
         return "pass", plain_answer(own or answer), reason
     return "fail", plain_answer(answer), reason
+
+
+def could_run(task: str, answer: str) -> bool:
+    """Whether a task that evaluates answers could be made to call something by this one."""
+    text = unicodedata.normalize("NFKC", answer)  # as Python reads names
+    if task in ARITHMETIC:
+        return re.search(r"[^\d\s()+\-*/.=×÷−]", text) is not None
+    if task in FORMULA:
+        names = set(re.findall(r"[^\W\d]\w*", text))
+        return (
+            bool(names & set(dir(builtins)) - {"abs"})
+            or re.search(r"__|[\"'`\[\]{}@:;]|\.\s*[^\W\d]", text) is not None
+        )
+    if task in LIST:
+        return re.search(r"__|[(){}@=*]|\.\s*[^\W\d]", text) is not None
+    return False
 
 
 @lru_cache(maxsize=16)

@@ -1,24 +1,28 @@
-"""`shaped-trl rlvr`: one resolved recipe → prompts, verifier, model → RLVRTrainer → a checkpoint."""
+"""`shaped-trl rlvr`: one resolved recipe → prompts, rewards, model → RLVRTrainer → a checkpoint."""
 
 from __future__ import annotations
 
-from transformers import AutoTokenizer
+from typing import Any
+
 from trl import ModelConfig, get_peft_config
 
+from eval_suite.errors import UserError
 from shaped_trl.data.decontamination import ReportCallback
-from shaped_trl.data.prompts import PromptArguments, check_prompts, rl_prompts
+from shaped_trl.data.prompts import PromptArguments, Prompts, check_prompts, rl_prompts
 from shaped_trl.rlvr.config import RLVRConfig
-from shaped_trl.rlvr.rewards import VerdictReward
+from shaped_trl.rlvr.lengths import check_context
+from shaped_trl.rlvr.rewards import RewardArguments, reward_functions
 from shaped_trl.rlvr.trainer import RLVRTrainer
 from shaped_trl.training.evaluation import BenchmarkArguments, add_benchmarks
 from shaped_trl.training.resuming import already_finished, continue_training, full_disk_explained
-from shaped_trl.training.run import checkpoint_config, model_init_kwargs, model_source
+from shaped_trl.training.run import checkpoint_config, load_tokenizer, model_init_kwargs, model_source
 
 
 def rlvr(
     prompts: PromptArguments,
     args: RLVRConfig,
     model_args: ModelConfig,
+    rewards: RewardArguments | None = None,
     benchmarks: BenchmarkArguments | None = None,
 ) -> None:
     """Train with verifiable rewards and save the model to `output_dir`.
@@ -27,27 +31,77 @@ def rlvr(
     """
     if already_finished(args):
         return
-    source = model_source(model_args)
-    check_prompts(prompts)
-    tokenizer = None
-    if prompts.max_prompt_length is not None or prompts.chat:
-        tokenizer = AutoTokenizer.from_pretrained(source, revision=model_args.model_revision)
-    data = rl_prompts(prompts, args.seed, tokenizer, args.chat_template_kwargs)
-    checkpoint_config(model_args)
-    args.model_init_kwargs = {**model_init_kwargs(model_args), **(args.model_init_kwargs or {})}
-    trainer = RLVRTrainer(
-        source,
-        VerdictReward(data.grader),
-        args,
-        train_dataset=data.train,
-        eval_dataset=data.heldout,
-        peft_config=get_peft_config(model_args),
-        callbacks=[ReportCallback(data.overlap, data.dropped)] if data.overlap is not None else None,
-    )
+    trainer = build_trainer(prompts, args, model_args, rewards or RewardArguments())
     add_benchmarks(trainer, benchmarks, prompts.hub_mirror)
+    name = prompts.dataset_name or prompts.benchmark_format
     with full_disk_explained(args.output_dir):
         continue_training(trainer)
         trainer.save_model()
-        trainer.create_model_card(dataset_name=prompts.dataset_name)
+        trainer.create_model_card(dataset_name=name)
     if args.push_to_hub:
-        trainer.push_to_hub(dataset_name=prompts.dataset_name)
+        trainer.push_to_hub(dataset_name=name)
+
+
+def build_trainer(
+    prompts: PromptArguments, args: RLVRConfig, model_args: ModelConfig, rewards: RewardArguments
+) -> RLVRTrainer:
+    """Check what is asked for, then load prompts, tokenizer and model.
+
+    Raises:
+        UserError: in the order of its cost: options, prompts, the model's configuration, its tokenizer.
+    """
+    source = model_source(model_args)
+    check_prompts(prompts)
+    check_rewards(rewards, args)
+    data = None if _needs_tokenizer(prompts) else rl_prompts(prompts, args.seed)
+    kwargs = {**model_init_kwargs(model_args), **(args.model_init_kwargs or {})}
+    changes = {name: value for name, value in kwargs.items() if name not in ("dtype", "revision")}
+    config = checkpoint_config(model_args, **changes)
+    limit = None
+    if args.use_vllm and args.vllm_mode == "colocate":
+        limit = args.vllm_max_model_length or getattr(config.get_text_config(), "max_position_embeddings", None)
+    check_context(args.length_schedule().longest, prompts.max_prompt_length, config, limit)
+    tokenizer = load_tokenizer(
+        source, "model_name_or_path", revision=model_args.model_revision, truncation_side="left", padding_side="left"
+    )
+    if data is None:
+        data = rl_prompts(prompts, args.seed, tokenizer, args.chat_template_kwargs)
+    _say(data, prompts, args)
+    args.model_init_kwargs = kwargs
+    return RLVRTrainer(
+        source,
+        reward_functions(rewards, data.grader, args.length_schedule()),
+        args,
+        train_dataset=data.train,
+        eval_dataset=data.heldout,
+        processing_class=tokenizer,
+        peft_config=get_peft_config(model_args),
+        callbacks=[ReportCallback(data.overlap, data.dropped)] if data.overlap is not None else None,
+    )
+
+
+def check_rewards(rewards: RewardArguments, args: RLVRConfig) -> None:
+    """Raise UserError for rewards that do not fit the lengths or their weights."""
+    shortest = min(args.length_schedule().lengths)
+    if rewards.overlong_buffer is not None and rewards.overlong_buffer >= shortest:
+        raise UserError(
+            f"overlong_buffer={rewards.overlong_buffer} must be below the longest completion, which is {shortest} "
+            "tokens at its shortest"
+        )
+    extra = {"format": rewards.format_pattern, "overlong": rewards.overlong_buffer}
+    names = ["accuracy", *(name for name, value in extra.items() if value is not None)]
+    if args.reward_weights is not None and len(args.reward_weights) != len(names):
+        raise UserError(f"reward_weights={args.reward_weights} must have a weight for each of {', '.join(names)}")
+
+
+def _needs_tokenizer(prompts: PromptArguments) -> bool:
+    return prompts.max_prompt_length is not None or prompts.chat
+
+
+def _say(data: Prompts, prompts: PromptArguments, args: RLVRConfig) -> None:
+    """What became of the prompts, once."""
+    if args.process_index:
+        return
+    counts: dict[str, Any] = {name: count for name, count in data.counts.items() if count}
+    said = ", ".join(f"{count:,} {name.replace('_', ' ')}" for name, count in counts.items())
+    print(f"prompts of {prompts.dataset_name or prompts.benchmark_format}: {said}; graded by {data.grader}")

@@ -235,7 +235,7 @@ class RLVRTrainer(RLVRCard, GRPOTrainer):
         return logps
 
     def _corrected(self, output: dict[str, Any], batch: Batch) -> dict[str, Any]:
-        """Leave what was filled in out of the loss; give left-over groups the log-probabilities of their own policy."""
+        """Leave out of the loss what was filled in; give left-overs the log-probabilities of their own policy."""
         groups = self._own_groups(batch)
         if batch.has_leftovers:
             if "old_per_token_logps" not in output:

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import os
+import signal
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -12,6 +15,7 @@ from tiny import WORDS, tiny_model, tiny_tokenizer
 from trl import GRPOTrainer
 
 from shaped_trl.rlvr import RLVRConfig, RLVRTrainer
+from shaped_trl.training.resuming import continue_training
 
 G = 4
 # what a prompt comes to, whatever is said: half right, all right, all wrong
@@ -81,7 +85,7 @@ def trained_parameters(
 
 
 def parity(folder: str, cases: list[tuple[str, bool]]) -> list[tuple[float, bool]]:
-    """For each loss type, with LoRA or without: largest difference between the trainers, and whether anything moved."""
+    """Of each loss type, with LoRA or without: how far apart the trainers end, and whether anything moved."""
     found = []
     for loss_type, lora in cases:
         before, theirs = trained_parameters(folder, "GRPOTrainer", loss_type, lora)
@@ -90,6 +94,39 @@ def parity(folder: str, cases: list[tuple[str, bool]]) -> list[tuple[float, bool
         moved = any(not torch.equal(a, b) for a, b in zip(theirs, before, strict=True))
         found.append((apart, moved))
     return found
+
+
+class Recorder:
+    """The reward `even_length` on every other prompt, 0 on the others; writes down which prompts it saw, and when.
+
+    Args:
+        path: JSON lines of the step and the prompts of each call.
+        kill_at: the call in which the process ends as by SIGKILL.
+    """
+
+    def __init__(self, path: Path, kill_at: int | None):
+        self.path, self.kill_at, self.calls = path, kill_at, 0
+        self.__name__ = "accuracy"
+
+    def __call__(self, prompts, completions, trainer_state, **kwargs) -> list[float]:
+        self.calls += 1
+        with self.path.open("a") as file:
+            file.write(json.dumps([trainer_state.global_step, list(dict.fromkeys(prompts))]) + "\n")
+        if self.calls == self.kill_at:
+            os.kill(os.getpid(), signal.SIGKILL)
+        hard = {word for i, word in enumerate(WORDS) if i % 2}
+        right = even_length(completions)
+        return [r * (prompt.split()[1] not in hard) for r, prompt in zip(right, prompts, strict=True)]
+
+
+def recorded_run(folder: str, options: dict[str, Any], kill_at: int | None = None) -> None:
+    """Train, from the last checkpoint where there is one; the calls of the reward go to `calls.jsonl`."""
+    torch.set_num_threads(1)
+    args = rlvr_arguments(folder, **options)
+    Path(folder).mkdir(parents=True, exist_ok=True)
+    one = rlvr_trainer(args, Recorder(Path(folder) / "calls.jsonl", kill_at), scripted_prompts())
+    continue_training(one)
+    one.save_model()
 
 
 def batches(folder: str, kinds: tuple[str, ...], options: dict[str, Any]) -> dict[str, Any]:
