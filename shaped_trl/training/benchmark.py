@@ -66,13 +66,13 @@ SIZES = {
 class _Clock(TrainerCallback):
     def on_step_begin(self, args, state, control, **kwargs):
         if state.global_step == WARM_UP_STEPS:
-            self.began = _now()
+            self.began = now()
 
     def on_train_end(self, args, state, control, **kwargs):
-        self.seconds = _now() - self.began
+        self.seconds = now() - self.began
 
 
-def _now() -> float:
+def now() -> float:
     if torch.cuda.is_available():
         torch.cuda.synchronize()
     return time.perf_counter()
@@ -97,7 +97,7 @@ def tokens_per_second(trainer_name: str, size: Size, folder: str) -> float:
     rows = np.random.default_rng(0).integers(3, size.vocabulary, (size.rows * steps, size.length))
     torch.manual_seed(0)
     given = {"train_dataset": Dataset.from_dict({"input_ids": rows.tolist()}), "processing_class": _tokenizer()}
-    model, clock = _model(size), _Clock()
+    model, clock = random_model(size), _Clock()
     if trainer_name == OURS:
         trainer = ShapedTrainer(model, ShapedConfig(**settings, **FULL_SHAPE), **given)
     else:
@@ -107,7 +107,7 @@ def tokens_per_second(trainer_name: str, size: Size, folder: str) -> float:
     return size.rows * size.length * size.steps / clock.seconds
 
 
-def _model(size: Size) -> Qwen3ForCausalLM:
+def random_model(size: Size) -> Qwen3ForCausalLM:
     heads = max(1, size.hidden // 32)
     return Qwen3ForCausalLM(
         Qwen3Config(
@@ -148,6 +148,35 @@ def _peak_resident_mb() -> float:
     return int(line.split()[1]) / 1024
 
 
+def median_ratio(ours: list[float], theirs: list[float]) -> tuple[float, float, float]:
+    """Median of the pairs' ratios, with its 95% interval from order statistics."""
+    ratios = np.array(ours) / np.array(theirs)
+    low, high = stats.quantile_test(ratios, q=1, p=0.5).confidence_interval(0.95)
+    return float(np.median(ratios)), float(low), float(high)
+
+
+def origin(command: str) -> dict[str, str]:
+    """Where a row of results comes from."""
+    device = torch.cuda.get_device_name() if torch.cuda.is_available() else f"CPU, {torch.get_num_threads()} threads"
+    return {
+        "date": datetime.datetime.now().isoformat(timespec="minutes"),
+        "commit": source_commit() or "unknown",
+        "device": f"{device}, {platform.machine()}",
+        **{name: metadata.version(name) for name in ("torch", "transformers", "trl")},
+        "command": command,
+    }
+
+
+def append_row(path: str, row: dict[str, Any]) -> None:
+    """Append a row to a csv, with its head where it is new."""
+    is_new = not os.path.exists(path)
+    with open(path, "a", newline="", encoding="utf-8") as file:
+        writer = csv.DictWriter(file, fieldnames=list(row), lineterminator="\n")
+        if is_new:
+            writer.writeheader()
+        writer.writerow(row)
+
+
 def measure(size_name: str, pairs: int) -> dict[str, Any]:
     """A row of results for one size."""
     size = SIZES[size_name]
@@ -160,8 +189,7 @@ def measure(size_name: str, pairs: int) -> dict[str, Any]:
                 f"{size_name}: pair {pair + 1} of {pairs}, ratio {speeds[OURS][-1] / speeds[THEIRS][-1]:.3f}",
                 flush=True,
             )
-    ratios = np.array(speeds[OURS]) / np.array(speeds[THEIRS])
-    low, high = stats.quantile_test(ratios, q=1, p=0.5).confidence_interval(0.95)
+    ratio, low, high = median_ratio(speeds[OURS], speeds[THEIRS])
     peaks = {name: peak_mb(name, size_name) for name in speeds}
     return {
         "size": size_name,
@@ -169,7 +197,7 @@ def measure(size_name: str, pairs: int) -> dict[str, Any]:
         "pairs": pairs,
         "ours_tokens_per_second": f"{np.median(speeds[OURS]):.0f}",
         "sft_tokens_per_second": f"{np.median(speeds[THEIRS]):.0f}",
-        "speed_ratio": f"{np.median(ratios):.3f}",
+        "speed_ratio": f"{ratio:.3f}",
         "speed_ratio_low": f"{low:.3f}",
         "speed_ratio_high": f"{high:.3f}",
         "ours_peak_mb": f"{peaks[OURS]:.0f}",
@@ -192,28 +220,16 @@ def main() -> None:
         return
     if chosen.pairs < 1:
         parser.error(f"--pairs {chosen.pairs}: at least 1")
-    device = torch.cuda.get_device_name() if torch.cuda.is_available() else f"CPU, {torch.get_num_threads()} threads"
-    origin = {
-        "date": datetime.datetime.now().isoformat(timespec="minutes"),
-        "commit": source_commit() or "unknown",
-        "device": f"{device}, {platform.machine()}",
-        **{name: metadata.version(name) for name in ("torch", "transformers", "trl")},
-        "command": f"python -m shaped_trl.training.benchmark --sizes {' '.join(chosen.sizes)} --pairs {chosen.pairs}",
-    }
+    command = f"python -m shaped_trl.training.benchmark --sizes {' '.join(chosen.sizes)} --pairs {chosen.pairs}"
     for size_name in chosen.sizes:
-        row = measure(size_name, chosen.pairs) | origin
+        row = measure(size_name, chosen.pairs) | origin(command)
         print(
             "{size}: {ours_tokens_per_second} against {sft_tokens_per_second} tokens/s, ratio {speed_ratio} "
             "[{speed_ratio_low}, {speed_ratio_high}]; peak {ours_peak_mb} against {sft_peak_mb} MiB, ratio "
             "{memory_ratio}".format(**row)
         )
         if chosen.out:
-            is_new = not os.path.exists(chosen.out)
-            with open(chosen.out, "a", newline="", encoding="utf-8") as file:
-                writer = csv.DictWriter(file, fieldnames=list(row), lineterminator="\n")
-                if is_new:
-                    writer.writeheader()
-                writer.writerow(row)
+            append_row(chosen.out, row)
 
 
 if __name__ == "__main__":
