@@ -114,6 +114,8 @@ class RLVRConfig(GRPOConfig):
                 raise ValueError(f"{name}={getattr(self, name)} must be at least {smallest}")
         if self.max_sampling_tokens is not None and self.max_sampling_tokens < 1:
             raise ValueError(f"max_sampling_tokens={self.max_sampling_tokens} must be at least 1, or left out")
+        if self.restore_callback_states_from_checkpoint:
+            raise ValueError("restore_callback_states_from_checkpoint is not supported: leave it out")
         if self.on_no_signal not in CHOICES:
             raise ValueError(f"on_no_signal={self.on_no_signal!r}: choose from {', '.join(CHOICES)}")
         if self.completion_length_schedule is not None and "max_new_tokens" in (self.generation_kwargs or {}):

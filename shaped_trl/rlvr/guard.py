@@ -68,8 +68,10 @@ def _is_column(value: Any, length: int) -> bool:
     return isinstance(value, list) and len(value) == length
 
 
-def guard(functions: Any) -> list:
+def guard(functions: Any) -> list | None:
     """The reward functions, the synchronous ones guarded; models, their names and coroutines stay as they are."""
+    if functions is None:
+        return None
     functions = functions if isinstance(functions, list) else [functions]
     left_alone = (str, nn.Module, GuardedReward)
     return [f if isinstance(f, left_alone) or is_async_callable(f) else GuardedReward(f) for f in functions]

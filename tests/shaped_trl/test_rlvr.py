@@ -1,64 +1,33 @@
-"""`RLVRTrainer`: dynamic sampling, clip-higher, its log."""
+"""`RLVRTrainer` on one process: its log, settings, card, and what it leaves to GRPOTrainer."""
 
+import inspect
 import math
+from types import SimpleNamespace
 
+import pandas as pd
 import pytest
 import torch
-from datasets import Dataset
-from tiny import WORDS, tiny_model, tiny_tokenizer
-from trl import GRPOTrainer
+from datasets import Dataset, IterableDataset
+from rlvr_tiny import even_length, rlvr_arguments, rlvr_trainer, scripted_prompts
+from tiny import tiny_model, tiny_tokenizer
+from transformers import GPT2Config, GPT2LMHeadModel
+from trl.generation.vllm_generation import VLLMGeneration
 
+from eval_suite.errors import UserError
 from eval_suite.records import read_jsonl
-from shaped_trl.rlvr import RLVRConfig, RLVRTrainer
+from shaped_trl.rlvr import RLVRTrainer
+from shaped_trl.rlvr.rewards import OverlongPenalty, VerdictReward
+from shaped_trl.rlvr.trainer import _batches_continuously
 
-PROMPTS = Dataset.from_list([{"prompt": f"{a} {b}", "gold": a} for a in WORDS[:6] for b in WORDS[:4]])
-
-
-def even_length(completions, **kwargs):
-    """Right when the number of words is even: about half of what a random model says."""
-    return [float(len(completion.split()) % 2 == 0) for completion in completions]
+PROMPTS = scripted_prompts()
 
 
-def arguments(folder, **changes):
-    settings = {
-        "per_device_train_batch_size": 8,
-        "num_generations": 4,
-        "max_completion_length": 6,
-        "max_steps": 2,
-        "logging_steps": 1,
-        "save_strategy": "no",
-        "gradient_checkpointing": False,
-        "use_cpu": True,
-        "disable_tqdm": True,
-        "learning_rate": 1e-2,
-    }
-    return RLVRConfig(str(folder), **settings | changes)
+def trainer(args, reward=even_length, dataset=PROMPTS, **options):
+    return rlvr_trainer(args, reward, dataset, **options)
 
 
-def trainer(args, reward, trainer_class=RLVRTrainer):
-    return trainer_class(tiny_model(), reward, args, train_dataset=PROMPTS, processing_class=tiny_tokenizer())
-
-
-def test_batch_holds_informative_groups_only(tmp_path):
-    one = trainer(arguments(tmp_path, logging_steps=1, max_steps=4), even_length)
-    batches = []
-    original = one._generate_and_score_completions
-
-    def spy(inputs):
-        batches.append(original(inputs))
-        return batches[-1]
-
-    one._generate_and_score_completions = spy
-    one.train()
-    tokenizer = tiny_tokenizer()
-    for batch in batches:
-        texts = tokenizer.batch_decode(batch["completion_ids"], skip_special_tokens=True)
-        rewards = torch.tensor(even_length(texts)).view(-1, 4)
-        prompts = batch["prompt_ids"].view(2, 4, -1)
-        assert (rewards.amax(1) - rewards.amin(1) == 1).all()
-        assert (prompts == prompts[:, :1]).all()  # a group has one prompt
-        expected = (rewards - rewards.mean(1, keepdim=True)) / (rewards.std(1, keepdim=True) + 1e-4)
-        torch.testing.assert_close(batch["advantages"].view(-1, 4), expected, rtol=1e-4, atol=1e-4)
+def test_rows_of_the_log(tmp_path):
+    trainer(rlvr_arguments(tmp_path, max_steps=4)).train()
     rows = list(read_jsonl(tmp_path / "rl_log.jsonl"))
     assert [row["step"] for row in rows] == [1, 2, 3, 4]
     for row in rows:
@@ -67,63 +36,146 @@ def test_batch_holds_informative_groups_only(tmp_path):
         assert row["groups_informative"] - row["groups_surplus"] == 2
         assert row["frac_reward_zero_std"] == 0
         assert 0 < row["entropy"] <= math.log(63) + 1e-6
-        assert row["rollout_tokens_per_trained"] >= 1
+        assert row["rollout_tokens"] >= row["trained_tokens"] > 0
+        assert row["rollout_tokens_per_trained"] == row["rollout_tokens"] / row["trained_tokens"]
+        assert row["rollout_tokens"] == pytest.approx(row["completion_length"] * 4 * row["groups_sampled"])
+    assert (tmp_path / "rl_log.png").stat().st_size > 10_000
 
 
-def test_rounds_are_bounded_when_nothing_is_informative(tmp_path):
-    one = trainer(
-        arguments(tmp_path, max_sampling_rounds=3, max_steps=1), lambda completions, **_: [0.0] * len(completions)
-    )
-    one.train()
-    row = next(read_jsonl(tmp_path / "rl_log.jsonl"))
-    assert (row["rounds"], row["groups_truncated"], row["groups_informative"]) == (3, 6, 0)
-    assert row["frac_reward_zero_std"] == 1
-
-
-def test_without_dynamic_sampling_it_is_grpo(tmp_path):
-    """The same seed gives GRPOTrainer's losses."""
-    losses = []
-    for trainer_class in (GRPOTrainer, RLVRTrainer):
-        one = trainer(arguments(tmp_path, dynamic_sampling=False, max_steps=3), even_length, trainer_class)
-        one.train()
-        losses.append([row["loss"] for row in one.state.log_history if "loss" in row])
-    assert losses[0] == losses[1]
-    assert any(losses[0])
-
-
-def test_clipping_acts_when_a_batch_serves_several_steps(tmp_path):
-    args = arguments(tmp_path, steps_per_generation=4, max_steps=8, learning_rate=5e-2)
+def test_clipping_acts_when_a_batch_serves_several_steps(tmp_path, caplog):
+    args = rlvr_arguments(tmp_path, steps_per_generation=4, max_steps=8, learning_rate=5e-2)
     assert not args.strictly_on_policy
-    one = trainer(args, even_length)
-    one.train()
+    assert "strictly on-policy" not in caplog.text
+    trainer(args).train()
     assert max(row["clip_ratio"] for row in read_jsonl(tmp_path / "rl_log.jsonl") if "clip_ratio" in row) > 0
-    assert arguments(tmp_path).strictly_on_policy
+
+
+def test_clip_higher_that_cannot_act_is_warned_of(tmp_path, caplog):
+    assert rlvr_arguments(tmp_path).strictly_on_policy
+    assert "epsilon/epsilon_high never act" in caplog.text
+
+
+@pytest.mark.parametrize(
+    "change", [{"top_p": 0.9}, {"top_k": 5}, {"min_p": 0.1}, {"repetition_penalty": 1.1}], ids=lambda c: next(iter(c))
+)
+def test_sampling_that_biases_the_ratio_is_warned_of(tmp_path, caplog, change):
+    rlvr_arguments(tmp_path)
+    assert "another distribution" not in caplog.text
+    rlvr_arguments(tmp_path, temperature=0.8)  # TRL accounts for it
+    assert "another distribution" not in caplog.text
+    rlvr_arguments(tmp_path, **change)
+    assert f"{next(iter(change))}=" in caplog.text
+    assert "another distribution" in caplog.text
 
 
 def test_run_is_repeatable(tmp_path):
     histories = []
     for name in "ab":
-        one = trainer(arguments(tmp_path / name, max_steps=3), even_length)
+        one = trainer(rlvr_arguments(tmp_path / name, max_steps=3))
         one.train()
         histories.append([(row["loss"], row["raw_reward"]) for row in one.state.log_history if "loss" in row])
     assert histories[0] == histories[1]
 
 
 def test_evaluation_is_untouched(tmp_path):
-    args = arguments(tmp_path, per_device_eval_batch_size=8)
-    one = RLVRTrainer(
-        tiny_model(), even_length, args, train_dataset=PROMPTS, eval_dataset=PROMPTS, processing_class=tiny_tokenizer()
-    )
+    one = trainer(rlvr_arguments(tmp_path, per_device_eval_batch_size=8), eval_dataset=PROMPTS)
     assert 0 < one.evaluate()["eval_reward"] < 1
+    assert one.sampler.stream.drawn == 0
+
+
+def test_the_rollout_table_has_the_graders_status(tmp_path):
+    gold = PROMPTS.add_column("gold", ["1 7 3"] * len(PROMPTS))
+    args = rlvr_arguments(tmp_path, log_completions=True, max_sampling_rounds=1, on_no_signal="warn")
+    trainer(args, VerdictReward("running_sums", 1), gold).train()
+    table = pd.read_parquet(tmp_path / "completions" / "completions_00001.parquet")
+    assert len(table) == 8
+    assert set(table["verdict"]) == {"unparsed"}
+
+
+def test_the_length_reaches_vllm_the_loss_and_the_penalty(tmp_path):
+    """TRL's engine reads `max_completion_length` at each generation."""
+    assert "max_completion_length = self.max_completion_length" in inspect.getsource(VLLMGeneration.generate)
+    args = rlvr_arguments(tmp_path, completion_length_schedule={0: 4, 2: 9}, loss_type="dr_grpo")
+    penalty = OverlongPenalty(args.length_schedule(), 2)
+    one = trainer(args, [even_length, penalty])
+    one.use_vllm, one.vllm_generation = True, SimpleNamespace(max_completion_length=9)
+    said = {"completions": [""], "completion_ids": [[1] * 4]}
+    for step, length, punished in ((0, 4, -1.0), (1, 4, -1.0), (2, 9, 0.0)):
+        one.state.global_step = step
+        one._set_length(one.lengths(step))
+        assert (one.max_completion_length, one.vllm_generation.max_completion_length) == (length, length)
+        assert penalty(trainer_state=one.state, **said) == [punished]
+
+
+def test_float32_weights_are_not_generated_from_by_continuous_batching(tmp_path, monkeypatch):
+    """TRL casts the model for it in place: float32 weights would stay rounded."""
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    for dtype, bf16, expected in (
+        (torch.float32, True, False),
+        (torch.float32, False, True),
+        (torch.bfloat16, True, True),
+    ):
+        assert _batches_continuously(tiny_model(dtype=dtype), rlvr_arguments(tmp_path, bf16=bf16)) is expected
+
+
+def test_the_card_has_the_ledger_and_the_curves(tmp_path):
+    one = trainer(rlvr_arguments(tmp_path, completion_length_schedule={0: 4, 3: 6}, max_steps=4))
+    one.train()
+    one.create_model_card()
+    text = (tmp_path / "README.md").read_text()
+    rows = list(read_jsonl(tmp_path / "rl_log.jsonl"))
+    assert f"| groups sampled | {sum(row['groups_sampled'] for row in rows):,.0f} |" in text
+    assert f"| tokens sampled | {sum(row['rollout_tokens'] for row in rows):,.0f} |" in text
+    assert "4 tokens from step 0, 6 tokens from step 3" in text
+    assert "strictly on-policy" in text
+    assert "![curves](rl_log.png)" in text
+    assert "None" not in text.partition("## Training procedure")[0]
 
 
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
         ({"max_sampling_rounds": 0}, "max_sampling_rounds"),
+        ({"max_sampling_tokens": 0}, "max_sampling_tokens"),
         ({"steps_per_generation": 4, "save_strategy": "steps", "save_steps": 2}, "save_steps"),
+        ({"on_no_signal": "shrug"}, "stop, warn, ignore"),
+        ({"no_signal_patience": 0}, "no_signal_patience"),
+        ({"retire_all_right": -1}, "retire_all_right"),
+        ({"keep_leftover_groups": True, "use_vllm": True}, "keep_leftover_groups"),
+        ({"completion_length_schedule": {3: 4}}, "step 0"),
     ],
 )
 def test_bad_settings_are_refused(tmp_path, changes, message):
     with pytest.raises(ValueError, match=message):
-        arguments(tmp_path, **changes)
+        rlvr_arguments(tmp_path, **changes)
+
+
+def test_groups_that_are_spread_over_processes_are_refused(tmp_path, monkeypatch):
+    monkeypatch.setattr("transformers.TrainingArguments.world_size", property(lambda self: 2))
+    with pytest.raises(ValueError, match="whole groups on every process"):
+        rlvr_arguments(tmp_path, per_device_train_batch_size=2)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"tools": [len]}, "tools"),
+        ({"dataset": IterableDataset.from_generator(lambda: iter(PROMPTS))}, "known length"),
+        ({"dataset": Dataset.from_list([{"prompt": "a", "image": None}])}, "images"),
+    ],
+)
+def test_what_dynamic_sampling_does_not_support_is_refused(tmp_path, options, message):
+    with pytest.raises(ValueError, match=message):
+        trainer(rlvr_arguments(tmp_path), **options)
+
+
+def test_completions_beyond_the_context_are_refused_before_training(tmp_path):
+    config = GPT2Config(vocab_size=63, n_positions=16, n_embd=8, n_layer=1, n_head=1, eos_token_id=1, bos_token_id=1)
+    with pytest.raises(UserError, match="max_position_embeddings=16"):
+        RLVRTrainer(
+            GPT2LMHeadModel(config),
+            even_length,
+            rlvr_arguments(tmp_path, completion_length_schedule={0: 4, 5: 16}),
+            train_dataset=PROMPTS,
+            processing_class=tiny_tokenizer(),
+        )

@@ -12,6 +12,7 @@ from eval_suite.grading.sandbox.confine import missing_protections
 from eval_suite.records import read_jsonl
 from shaped_trl import cli, recipes
 from shaped_trl.data.prompts import PromptArguments
+from shaped_trl.data.tokenizers import train_tokenizer
 from shaped_trl.modeling.architectures import ARCHITECTURES
 from shaped_trl.rlvr import RLVRConfig
 from shaped_trl.rlvr.rewards import RewardArguments
@@ -161,3 +162,39 @@ def test_a_step_of_the_small_recipes(name, tmp_path, monkeypatch, mirror):
     if "decontaminate" in given:
         report = json.loads((tmp_path / "out" / "decontamination" / "report.json").read_text())
         assert list(report["benchmarks"]) == given["decontaminate"]
+
+
+SCALED_DOWN = [
+    *("--per_device_train_batch_size", "8", "--num_generations", "4", "--gradient_accumulation_steps", "1"),
+    *("--max_steps", "8", "--logging_steps", "4", "--save_steps", "4", "--learning_rate", "5e-2"),
+    *("--use_cpu", "true", "--bf16", "false", "--use_vllm", "false", "--gradient_checkpointing", "false"),
+    *("--disable_tqdm", "true"),
+]
+
+
+@real_data
+@pytest.mark.parametrize("name", ["paper/1b/rlvr", *DAPO])
+def test_clipping_acts_in_the_dapo_recipes_alone(name, tmp_path, monkeypatch, caplog):
+    """A tiny model of two answers on rows of DAPO's columns; the recipe's ratio of batches, schedule and penalty."""
+    monkeypatch.setenv("VLLM_ALLOW_LONG_MAX_MODEL_LEN", "0")  # put back afterwards
+    monkeypatch.chdir(tmp_path)
+    answers = [rf"\boxed{{{number}}}" for number in range(4)]
+    tokenizer = train_tokenizer([" ".join(["Solve", *map(str, range(40)), *answers])], "word", 64)
+    tokenizer.save_pretrained("model")
+    tiny_model(vocab_size=len(tokenizer), eos_token_id=tokenizer.eos_token_id, pad_token_id=0).save_pretrained("model")
+    rows = [
+        {"prompt": [{"role": "user", "content": f"Solve {i}"}], "reward_model": {"ground_truth": str(i % 4)}}
+        for i in range(32)
+    ]
+    Path("dapo.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    is_dapo = name in DAPO
+    argv = ["rlvr", "--config", name, "--model_name_or_path", "./model", "--dataset_name", "dapo.jsonl", *SCALED_DOWN]
+    argv += ["--completion_length_schedule", "{0: 6, 4: 9}", "--hub_mirror", str(HUB), "--output_dir", "out"]
+    argv += ["--steps_per_generation", "4", "--overlong_buffer", "3"] if is_dapo else []
+    assert cli.main(argv) == 0
+    logged = [row for row in read_jsonl(tmp_path / "out" / "rl_log.jsonl") if "clip_ratio" in row]
+    assert (max(row["clip_ratio"] for row in logged) > 0) == is_dapo
+    assert ("epsilon_high never act" in caplog.text) == (not is_dapo)
+    assert [row["completions/max_length"] for row in logged] == [6, 9]
+    if is_dapo:
+        assert min(row["rewards/overlong/mean"] for row in logged) < 0
