@@ -6,6 +6,7 @@ A length holds from its step on, for the generation batches that begin then; a r
 from __future__ import annotations
 
 import logging
+import re
 from bisect import bisect_right
 from dataclasses import dataclass
 from typing import Any
@@ -42,7 +43,7 @@ class LengthSchedule:
         """
         if isinstance(settings, str):
             try:
-                settings = yaml.safe_load(settings)
+                settings = yaml.safe_load(re.sub(r"(\d):(?=\d)", r"\1: ", settings))  # {0:8192} as well
             except yaml.YAMLError as error:
                 raise ValueError(f"completion_length_schedule is not YAML: {' '.join(str(error).split())}") from error
         if not isinstance(settings, dict) or not settings:

@@ -27,6 +27,7 @@ from eval_suite.records import write_atomic
 from shaped_trl.cli import main as shaped_trl
 from shaped_trl.data.running_sums import write_corpus
 from shaped_trl.study.logs import RL_LOG, curve, read_log
+from shaped_trl.training.benchmark import origin
 
 SCORE = "benchmark/running_sums/avg@16"
 EVERY = 5  # optimizer steps between evaluations
@@ -189,9 +190,11 @@ def main(argv: list[str] | None = None) -> int:
         writer = csv.DictWriter(file, rows[0])
         writer.writeheader()
         writer.writerows(rows)
-    write_atomic(out / "table.md", table(rows))
+    where = origin(f"python -m shaped_trl.rlvr.sampling_study --seeds {args.seeds} --steps {args.steps}")
+    text = f"{table(rows)}\n{'; '.join(f'{name} {value}' for name, value in where.items())}\n"
+    write_atomic(out / "table.md", text)
     plot(folders, out / "sampling.png")
-    print(table(rows))
+    print(text)
     return 0
 
 

@@ -11,6 +11,7 @@ from shaped_trl.study.figures import Panel, plot_panels
 from shaped_trl.study.logs import curve, read_log
 from shaped_trl.training.schedules import SCHEDULABLE
 
+_GROUPS = ("informative", "all_right", "all_wrong", "truncated", "unparsed", "ungraded")
 # (title, unit, columns of the log; a * stands for any characters)
 PANELS = (
     ("Loss", "nats per token", ("loss", "nll", "eval_loss", "eval_nll")),
@@ -21,7 +22,7 @@ PANELS = (
     ("Reward", "mean accuracy", ("raw_reward", "eval_rewards/accuracy/mean")),
     ("Response", "tokens", ("completion_length", "completions/max_length")),
     ("Completions", "share", ("truncated", "unparsed", "ungraded")),
-    ("Groups", "an interval of the log", ("groups_informative", "groups_all_right", "groups_all_wrong")),
+    ("Groups", "an interval of the log", tuple(f"groups_{kind}" for kind in _GROUPS)),
     ("Rollout tokens", "per token trained on", ("rollout_tokens_per_trained",)),
     ("Clipped", "share of the tokens", ("clip_ratio", "clip_ratio_high", "clip_ratio_low")),
     ("Benchmarks", "share of the samples", ("benchmark/*/avg@*",)),
