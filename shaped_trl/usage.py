@@ -41,8 +41,13 @@ Run it again on the same output_dir to continue an interrupted run.
 RLVR = """\
 usage: shaped-trl rlvr --config RECIPE [--FIELD VALUE ...]
 
-Reinforcement learning with verifiable rewards: TRL's GRPO with clip-higher and dynamic sampling.
+Reinforcement learning with verifiable rewards: TRL's GRPO with clip-higher, dynamic sampling, lengths by step, and a
+detector that stops a run without a learning signal and names the cause.
   shaped-trl rlvr --config gsm8k/rlvr --model_name_or_path outputs/precision --output_dir outputs/rl
+  ... --completion_length_schedule '{0: 8192, 700: 16384}'   longer completions from step 700 on
+  ... --dynamic_sampling false                               what is left is TRL's GRPOTrainer, to the last bit
+  ... --use_vllm true --vllm_mode colocate                   vLLM generates; --vllm_mode server: on other GPUs
+rl_log.jsonl and rl_log.png say what the rollouts were spent on; --log_completions true shows them with their verdicts.
 Run it again on the same output_dir to continue an interrupted run.
 """
 

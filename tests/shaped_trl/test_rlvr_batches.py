@@ -64,15 +64,39 @@ def test_the_loss_sees_informative_groups_of_its_own_prompts(tmp_path):
     assert len(used) == len(informative) - counted["surplus"] == 16
 
 
+# All informative groups of a round are on rank 0, whose share is the first half.
+ONE_SIDED = ("mixed", "mixed", "wrong", "right") * 6
+# The second round of four finds four where two are missing: two are left over, for the next batch.
+LEAVING = ("mixed", "mixed", "wrong", "wrong", "mixed", "mixed", "mixed", "mixed") * 3
+ORDERED = {"shuffle_dataset": False, "max_steps": 4}
+KEEPING = ORDERED | {"keep_leftover_groups": True}
+
+
 @pytest.mark.distributed
-@pytest.mark.parametrize("keep", [False, True])
-def test_two_processes_share_what_one_of_them_found(tmp_path, keep):
-    """All informative groups of a round are on rank 0, whose share is the first half."""
-    kinds = ("mixed", "mixed", "wrong", "right") * 6
-    options = {"shuffle_dataset": False, "max_steps": 4, "keep_leftover_groups": keep}
-    results = run_processes(batches, 2, tmp_path, str(tmp_path / "run"), kinds, options)
+def test_two_processes(tmp_path_factory):
+    """One start of two processes for all that is seen of them."""
+    folder = tmp_path_factory.mktemp("ranks")
+    first, second = run_processes(two_processes, 2, folder, str(folder))
+    check_one_sided(first["drop"], second["drop"])
+    check_one_sided(first["keep"], second["keep"])
+    check_leftovers(first["leaving"], second["leaving"])
+    assert first["no_signal"] == second["no_signal"]
+    assert "stopped at step 3" in first["no_signal"]
+
+
+def two_processes(folder: str) -> dict:
+    return {
+        "drop": batches(f"{folder}/drop", ONE_SIDED, ORDERED),
+        "keep": batches(f"{folder}/keep", ONE_SIDED, KEEPING),
+        "leaving": batches(f"{folder}/leaving", LEAVING, KEEPING | {"learning_rate": 5e-2}),
+        "no_signal": no_signal(f"{folder}/no_signal"),
+    }
+
+
+def check_one_sided(*results):
+    """Both processes train on equally many of the groups that one of them found."""
     assert results[0]["stream"] == results[1]["stream"]
-    prompts = {row["prompt"]: row["kind"] for row in scripted_prompts(kinds)}
+    prompts = {row["prompt"]: row["kind"] for row in scripted_prompts(ONE_SIDED)}
     for rows in zip(*(result["batches"] for result in results), strict=True):
         assert len({row["items"] for row in rows}) == 1
         assert rows[0]["items"] == sum(row["tokens"] for row in rows)
@@ -80,17 +104,13 @@ def test_two_processes_share_what_one_of_them_found(tmp_path, keep):
             assert len(row["prompt"]) == 2 * G
             assert all(prompts[prompt] == "mixed" for prompt in row["prompt"])
         check_table(rows[0]["table"], rows)
-    # 4 groups a batch, 2 informative in 4: a batch takes two rounds, and the first draws 4, the second 4
+    # 4 groups a batch, 2 informative in 4: a batch takes two rounds of 4
     assert results[0]["stream"]["drawn"] == 4 * 8
     assert len(results[0]["batches"]) == 4
 
 
-@pytest.mark.distributed
-def test_left_over_groups_move_with_their_log_probabilities(tmp_path):
-    """The second round of four finds four where two are missing: two are left over, for the next batch."""
-    kinds = ("mixed", "mixed", "wrong", "wrong", "mixed", "mixed", "mixed", "mixed") * 3
-    options = {"shuffle_dataset": False, "max_steps": 4, "keep_leftover_groups": True, "learning_rate": 5e-2}
-    results = run_processes(batches, 2, tmp_path, str(tmp_path / "run"), kinds, options)
+def check_leftovers(*results):
+    """Groups of the batch before bring the log-probabilities of the policy that wrote them."""
     for result in results:
         apart = [batch["apart"] for batch in result["batches"]]
         assert apart[0] is apart[2] is None  # strictly on-policy: TRL takes the ratio for 1
@@ -118,7 +138,7 @@ def test_a_batch_that_cannot_be_filled_trains_on_fewer(tmp_path):
 def no_signal(folder: str, choice: str = "stop", **changes) -> str:
     """A run whose prompts are all wrong."""
     args = rlvr_arguments(
-        folder, max_steps=40, max_sampling_rounds=2, no_signal_patience=3, on_no_signal=choice, **changes
+        folder, max_steps=13, max_sampling_rounds=2, no_signal_patience=3, on_no_signal=choice, **changes
     )
     one = rlvr_trainer(args, scripted, scripted_prompts(("wrong",) * 24))
     try:
@@ -136,15 +156,8 @@ def test_a_stream_without_a_signal_stops_with_the_cause_and_a_checkpoint(tmp_pat
 
 
 def test_the_user_may_go_on(tmp_path, caplog):
-    assert no_signal(str(tmp_path / "warn"), "warn") == "went on to 40"
-    assert caplog.text.count("no learning signal") == 13  # every third batch
+    assert no_signal(str(tmp_path / "warn"), "warn") == "went on to 13"
+    assert caplog.text.count("no learning signal") == 4  # every third batch
     caplog.clear()
-    assert no_signal(str(tmp_path / "ignore"), "ignore") == "went on to 40"
+    assert no_signal(str(tmp_path / "ignore"), "ignore") == "went on to 13"
     assert "no learning signal" not in caplog.text
-
-
-@pytest.mark.distributed
-def test_two_processes_stop_together(tmp_path):
-    first, second = run_processes(no_signal, 2, tmp_path, str(tmp_path / "run"))
-    assert first == second
-    assert "stopped at step 3" in first

@@ -22,11 +22,13 @@ OPTIONS = {
 }
 
 
-def run(folder, options, kill_at=None) -> int:
+def killed(folder, options, kill_at) -> None:
+    """A run in a process of its own, which ends by SIGKILL."""
     process = multiprocessing.get_context("spawn").Process(target=recorded_run, args=(str(folder), options, kill_at))
     process.start()
     process.join()
-    return process.exitcode
+    assert process.exitcode == -signal.SIGKILL
+    assert not (folder / "model.safetensors").exists()
 
 
 def calls(folder) -> list:
@@ -39,33 +41,35 @@ def rows(folder) -> list[dict]:
 
 @pytest.mark.parametrize("keep", [False, True], ids=["drop", "keep_leftovers"])
 def test_killed_in_the_middle_of_a_refill(tmp_path, keep):
-    whole, killed = tmp_path / "whole", tmp_path / "killed"
+    """Lengths grow at step 6, which the killed run reaches twice."""
+    whole, broken = tmp_path / "whole", tmp_path / "broken"
     options = OPTIONS | {"keep_leftover_groups": keep}
-    assert run(whole, options) == 0
+    recorded_run(str(whole), options)
     undisturbed = calls(whole)
     steps = [step for step, _ in undisturbed]
     # the second call of a batch after the checkpoint of step 4, and before that of step 8
     kill_at = next(i + 1 for i in range(1, len(steps)) if steps[i] == steps[i - 1] == 6)
-    assert run(killed, options, kill_at) == -signal.SIGKILL
-    assert not (killed / "model.safetensors").exists()
-    before = len(calls(killed))
-    assert calls(killed) == undisturbed[:kill_at]
-    assert run(killed, options) == 0
-    assert calls(killed)[before:] == [call for call in undisturbed if call[0] >= 4]
-    assert rows(killed) == rows(whole)
-    ours, theirs = (load_file(folder / "model.safetensors") for folder in (killed, whole))
+    killed(broken, options, kill_at)
+    assert calls(broken) == undisturbed[:kill_at]
+    recorded_run(str(broken), options)
+    assert calls(broken)[kill_at:] == [call for call in undisturbed if call[0] >= 4]
+    assert rows(broken) == rows(whole)
+    ours, theirs = (load_file(folder / "model.safetensors") for folder in (broken, whole))
     assert all((ours[name] == theirs[name]).all() for name in theirs)
     assert any(row["prompts_retired"] for row in rows(whole))
+    longest = {row["step"]: row["completions/max_length"] for row in rows(broken) if "groups_sampled" in row}
+    assert set(longest) == {2, 4, 6, 8, 10, 12}  # a generation batch begins after 0, 2, ... steps
+    assert max(longest[step] for step in (2, 4, 6)) == 4
+    assert 4 < min(longest[step] for step in (8, 10, 12)) <= max(longest.values()) == 9
 
 
-def test_the_longest_completion_grows_at_its_step_also_across_a_resume(tmp_path):
+def test_the_longest_completion_grows_at_its_step_also_in_a_run_resumed_before_it(tmp_path):
     options = OPTIONS | {"steps_per_generation": 1, "logging_steps": 1, "save_steps": 3, "max_steps": 10}
-    assert run(tmp_path / "whole", options) == 0
-    assert run(tmp_path / "killed", options, kill_at=9) == -signal.SIGKILL
-    reached = max(row["step"] for row in rows(tmp_path / "killed"))
-    assert reached < 6
-    assert run(tmp_path / "killed", options) == 0
-    longest = [row["completions/max_length"] for row in rows(tmp_path / "killed")]
+    recorded_run(str(tmp_path / "whole"), options)
+    killed(tmp_path / "broken", options, kill_at=9)
+    assert max(row["step"] for row in rows(tmp_path / "broken")) < 6
+    recorded_run(str(tmp_path / "broken"), options)
+    longest = [row["completions/max_length"] for row in rows(tmp_path / "broken")]
     assert longest == [row["completions/max_length"] for row in rows(tmp_path / "whole")]
     assert max(longest[:6]) == 4  # steps 1 to 6 begin after 0 to 5 steps
     assert 4 < min(longest[6:]) <= max(longest[6:]) == 9
