@@ -66,10 +66,11 @@ def train_command(argv: list[str]) -> int:
     from shaped_trl.training.config import ShapedConfig
     from shaped_trl.training.dry_run import DryRunArguments, dry_run
     from shaped_trl.training.evaluation import BenchmarkArguments
+    from shaped_trl.training.watch import WatchArguments
 
     inherited = "Every field of TRL's SFTConfig and ModelConfig is an option as well (learning_rate, packing, ...)."
     if wants_help(argv):
-        shown = [DryRunArguments, ShapedConfig, SourceArguments, CorpusArguments, BenchmarkArguments]
+        shown = [DryRunArguments, ShapedConfig, WatchArguments, SourceArguments, CorpusArguments, BenchmarkArguments]
         return print_help(TRAIN, shown, inherited)
     config, rest = take_config(argv)
     options = [CorpusArguments, ShapedConfig, ModelConfig, BenchmarkArguments, DryRunArguments]
@@ -94,10 +95,11 @@ def rlvr_command(argv: list[str]) -> int:
     from shaped_trl.rlvr.config import RLVRConfig
     from shaped_trl.rlvr.rewards import RewardArguments
     from shaped_trl.training.evaluation import BenchmarkArguments
+    from shaped_trl.training.watch import WatchArguments
 
     inherited = "Every field of TRL's GRPOConfig and ModelConfig is an option as well (learning_rate, ...)."
     if wants_help(argv):
-        shown = [RLVRConfig, SourceArguments, PromptArguments, RewardArguments, BenchmarkArguments]
+        shown = [RLVRConfig, WatchArguments, SourceArguments, PromptArguments, RewardArguments, BenchmarkArguments]
         return print_help(RLVR, shown, inherited)
     config, rest = take_config(argv)
     options = [PromptArguments, RLVRConfig, ModelConfig, RewardArguments, BenchmarkArguments]

@@ -10,12 +10,13 @@ from trl import GRPOConfig
 from shaped_trl.rlvr.lengths import LengthSchedule
 from shaped_trl.rlvr.signals import CHOICES
 from shaped_trl.training.config import default_bf16
+from shaped_trl.training.watch import WatchArguments
 
 logger = logging.getLogger(__name__)
 
 
 @dataclass
-class RLVRConfig(GRPOConfig):
+class RLVRConfig(WatchArguments, GRPOConfig):
     """`GRPOConfig` with clip-higher and dynamic sampling of DAPO (arXiv 2503.14476), and no KL term.
 
     Clip-higher acts only when a generation batch is spent over several optimizer steps (`steps_per_generation` above
@@ -83,6 +84,7 @@ class RLVRConfig(GRPOConfig):
             self.max_completion_length = self.length_schedule().longest
         super().__post_init__()
         self._check_ranges()
+        self.check_watch()
         self._check_batch()
         self._check_save_steps()
         self._warn()

@@ -28,6 +28,7 @@ from shaped_trl.rlvr.lengths import check_context
 from shaped_trl.rlvr.prompt_stream import PromptStream
 from shaped_trl.rlvr.signals import NoLearningSignal, SignalDetector
 from shaped_trl.training.log import RENAMED, JsonlLogCallback, LogPlotCallback
+from shaped_trl.training.watch import WatchedLoss
 
 logger = logging.getLogger(__name__)
 LOG = "rl_log.jsonl"
@@ -39,7 +40,7 @@ RL_RENAMED = RENAMED | {
 }
 
 
-class RLVRTrainer(RLVRCard, GRPOTrainer):
+class RLVRTrainer(RLVRCard, WatchedLoss, GRPOTrainer):
     """GRPOTrainer for verifiable rewards (RLVR), with DAPO's dynamic sampling and clip-higher.
 
     The *first* reward function is the accuracy reward: a group is informative when that one varies over the group,
@@ -75,6 +76,7 @@ class RLVRTrainer(RLVRCard, GRPOTrainer):
         self.add_callback(_RLVRCallback(self))
         self.add_callback(JsonlLogCallback(LOG, RL_RENAMED))
         self.add_callback(LogPlotCallback(LOG))
+        self.watch_loss()
         self._batch_rows: list[dict[str, Any]] | None = None
         self._batch: Batch | None = None
         self.no_signal: str | None = None

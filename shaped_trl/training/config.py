@@ -12,6 +12,7 @@ from transformers.utils import is_liger_kernel_available
 from trl import SFTConfig
 
 from shaped_trl.training.schedules import ShapeSchedule, from_json
+from shaped_trl.training.watch import WatchArguments
 
 
 def default_bf16(bf16: bool | None, fp16: bool) -> bool:
@@ -20,7 +21,7 @@ def default_bf16(bf16: bool | None, fp16: bool) -> bool:
 
 
 @dataclass
-class ShapedConfig(SFTConfig):
+class ShapedConfig(WatchArguments, SFTConfig):
     """`SFTConfig` plus the reward shape of arXiv 2512.22955 (Eq. 10–13). The defaults are cross-entropy.
 
     The fields `beta`, `lambda_head`, `lambda_tail`, `top_k`, `positive` and `alpha` are those of
@@ -73,6 +74,7 @@ class ShapedConfig(SFTConfig):
         if isinstance(self.shape_schedule, str):  # the command line passes JSON
             self.shape_schedule = from_json(self.shape_schedule)
         self.reward_schedule()
+        self.check_watch()
         if self.loss_type != "nll":
             raise ValueError(
                 f"loss_type={self.loss_type!r} is not for ShapedTrainer: leave it out; for DFT set positive='power'"

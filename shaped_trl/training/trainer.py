@@ -24,6 +24,7 @@ from shaped_trl.training.engines import check_accumulation, keep_outputs_exact
 from shaped_trl.training.liger import ShapedForwardCheck
 from shaped_trl.training.log import JsonlLogCallback, LogPlotCallback
 from shaped_trl.training.metrics import Breakdown, Ranks, SourceCollator, source_names
+from shaped_trl.training.watch import WatchedLoss
 
 # metrics of every step; the rank costs a pass over the logits
 MEANS = tuple(name for name in METRICS if name != "target_rank")
@@ -31,7 +32,7 @@ MEANS = tuple(name for name in METRICS if name != "target_rank")
 LOG_NAMES = {name: "token_accuracy" if name == "is_top1" else name for name in MEANS}
 
 
-class ShapedTrainer(SFTTrainer):
+class ShapedTrainer(WatchedLoss, SFTTrainer):
     """SFTTrainer for pre- and mid-training with a `RewardShape` (arXiv 2512.22955).
 
     Everything about data, packing, masks, PEFT and distribution is SFTTrainer's. Logged over the interval, weighted
@@ -80,6 +81,7 @@ class ShapedTrainer(SFTTrainer):
         self.add_callback(ShapedForwardCheck(base))
         self.add_callback(JsonlLogCallback("train_log.jsonl"))
         self.add_callback(LogPlotCallback("train_log.jsonl"))
+        self.watch_loss()
         self._sums: dict[str, dict[str, torch.Tensor]] = {"train": {}, "eval": {}}
         self._ranks: Ranks | None = None  # of the training step that is logged next
         self._breakdown: Breakdown | None = None  # of the evaluation under way
