@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 from dataclasses import dataclass, field
 
 from trl import GRPOConfig
@@ -79,6 +80,10 @@ class RLVRConfig(WatchArguments, GRPOConfig):
 
     def __post_init__(self):
         self.bf16 = default_bf16(self.bf16, self.fp16)  # type: ignore[has-type]
+        if self.steps_per_generation is not None and self.steps_per_generation < 1:
+            raise ValueError(f"steps_per_generation={self.steps_per_generation} must be at least 1")
+        if self.max_completion_length is None:  # type: ignore[has-type]
+            raise ValueError("max_completion_length is needed: completions without a limit would never end")
         if self.completion_length_schedule is not None:
             self.completion_length_schedule = self.length_schedule().as_dict()
             self.max_completion_length = self.length_schedule().longest
@@ -102,7 +107,11 @@ class RLVRConfig(WatchArguments, GRPOConfig):
 
     @property
     def strictly_on_policy(self) -> bool:
-        return self.gradient_accumulation_steps % (self.steps_per_generation * self.num_iterations) == 0
+        """Whether no completion is trained on by another policy than the one that wrote it."""
+        leftovers = self.dynamic_sampling and self.keep_leftover_groups
+        return (
+            not leftovers and self.gradient_accumulation_steps % (self.steps_per_generation * self.num_iterations) == 0
+        )
 
     def _check_ranges(self) -> None:
         for name, smallest in (
@@ -118,6 +127,13 @@ class RLVRConfig(WatchArguments, GRPOConfig):
             raise ValueError(f"max_sampling_tokens={self.max_sampling_tokens} must be at least 1, or left out")
         if self.restore_callback_states_from_checkpoint:
             raise ValueError("restore_callback_states_from_checkpoint is not supported: leave it out")
+        for name in ("keep_leftover_groups", "retire_all_right", "retire_all_wrong", "max_sampling_tokens"):
+            if getattr(self, name) and not self.dynamic_sampling:
+                raise ValueError(f"{name}={getattr(self, name)} needs dynamic_sampling: true")
+        if self.revisit_retired_after and not (self.retire_all_right or self.retire_all_wrong):
+            raise ValueError(
+                f"revisit_retired_after={self.revisit_retired_after} needs retire_all_right or retire_all_wrong"
+            )
         if self.on_no_signal not in CHOICES:
             raise ValueError(f"on_no_signal={self.on_no_signal!r}: choose from {', '.join(CHOICES)}")
         if self.completion_length_schedule is not None and "max_new_tokens" in (self.generation_kwargs or {}):
@@ -137,19 +153,32 @@ class RLVRConfig(WatchArguments, GRPOConfig):
 
     def _check_save_steps(self) -> None:
         # TRL regenerates a half-used generation batch on resume: a checkpoint inside a period is no exact one
-        period = self.generation_period_steps
-        if self.save_strategy == "steps" and self.save_steps >= 1 and self.save_steps % max(period, 1):
-            raise ValueError(
-                f"save_steps={self.save_steps} falls inside a generation batch, which lasts {period:g} optimizer "
-                f"steps (steps_per_generation x num_iterations / gradient_accumulation_steps): use a multiple of it"
-            )
+        if self.save_strategy != "steps":
+            return
+        period = max(self.generation_period_steps, 1)
+        save_steps = self.save_steps
+        if save_steps < 1:  # a share of the run, as the Trainer resolves it
+            save_steps = math.ceil(save_steps * self.max_steps) if self.max_steps > 0 else period
+        # at the end the Trainer saves as well, and a longer run would go on from there
+        for name, steps in (("save_steps", save_steps), ("max_steps", max(self.max_steps, 0))):
+            if steps % period:
+                raise ValueError(
+                    f"{name}={steps:g} falls inside a generation batch, which lasts {period:g} optimizer steps "
+                    "(steps_per_generation x num_iterations / gradient_accumulation_steps): use a multiple of it"
+                )
 
     def _warn(self) -> None:
-        if self.strictly_on_policy:
+        if self.strictly_on_policy and self.loss_type not in ("cispo", "sapo", "vespo"):
             logger.warning(
                 "strictly on-policy: every generation batch is spent in one optimizer step, so the probability ratio "
                 "is 1 and epsilon/epsilon_high never act; raise steps_per_generation for clipping to act"
             )
+        if self.loss_type == "cispo" and (self.epsilon_high or 0) < 1:
+            logger.warning(
+                f"epsilon_high={self.epsilon_high} with loss_type='cispo' caps the ratio itself: give 5.0 or so"
+            )
+        elif self.loss_type in ("sapo", "vespo"):
+            logger.warning(f"loss_type={self.loss_type!r} does not clip: epsilon and epsilon_high are not read")
         truncated = {"top_p": self.top_p < 1, "top_k": self.top_k > 0, "min_p": bool(self.min_p)}
         truncated["repetition_penalty"] = self.repetition_penalty != 1
         for name in (name for name, bends in truncated.items() if bends):

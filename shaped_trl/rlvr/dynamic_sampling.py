@@ -39,6 +39,12 @@ class Completion:
     old_logps: list[float] | None = None
 
 
+def _as_json(item: Completion) -> dict[str, Any]:
+    plain = (str, int, float, bool, type(None))
+    extra = {name: value if isinstance(value, plain) else str(value) for name, value in item.extra.items()}
+    return asdict(item) | {"extra": extra}
+
+
 @dataclass
 class Group:
     """The completions of one prompt. Every process has its rewards; the completions only the one that owns it."""
@@ -166,7 +172,7 @@ class DynamicSampler:
             {
                 "row": group.row,
                 "rewards": [[None if value != value else value for value in row] for row in group.rewards_GF.tolist()],
-                "completions": [asdict(item) for item in everywhere[i]],
+                "completions": [_as_json(item) for item in everywhere[i]],
             }
             for i, group in enumerate(self.leftovers)
         ]

@@ -3,75 +3,125 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 from torch import nn
 from trl.trainer.utils import get_callable_name, is_async_callable
 
 logger = logging.getLogger(__name__)
+Rewards = list[float | None]
 
 
 class GuardedReward:
     """A TRL reward function around another one: where that raises, its samples are tried one by one.
 
-    Those that raise alone get None, which TRL takes for "no reward here". `raised` has the indices of the last call,
-    `error` the last exception in words. What was given to `log_extra` before the exception is not logged.
+    Those that raise alone get None, which TRL takes for "no reward here". To return anything but a number or None for
+    each sample is to raise. `raised` has the indices of the last call, `error` its last exception in words. What was
+    given to `log_extra` before the exception is not logged.
 
     Args:
         function: a synchronous reward function; its name names the reward in the log.
     """
 
-    def __init__(self, function: Callable[..., list[float | None]]):
+    def __init__(self, function: Callable[..., Any]):
         self.function = function
         self.__name__ = get_callable_name(function)
         self.raised: list[int] = []
         self.error: str | None = None
+        self._warned = False
+        self._columns: set[str] = set()
 
-    def __call__(self, prompts: list, log_extra: Callable[[str, list], None], **columns: Any) -> list[float | None]:
-        self.raised = []
+    def __call__(self, prompts: list, log_extra: Callable[[str, list], None], **columns: Any) -> Rewards:
+        self._begin()
         extras: dict[str, list] = {}
         try:
-            rewards = self.function(prompts=prompts, log_extra=extras.__setitem__, **columns)
+            said = self.function(prompts=prompts, log_extra=extras.__setitem__, **columns)
+            rewards = _checked(said, len(prompts))
         except Exception as error:  # a user's function: whatever it raises is counted and named
             self._note(error)
-            rewards, extras = self._one_by_one(prompts, columns)
-        for name, values in extras.items():
-            log_extra(name, values)
+            rewards, extras = [], {}
+            for i, (own, said_extras) in enumerate(_samples(prompts, columns)):
+                try:
+                    rewards += _checked(self.function(log_extra=said_extras.__setitem__, **own), 1)
+                except Exception as alone:  # as above, of this sample
+                    self._note(alone, i)
+                    rewards.append(None)
+                else:
+                    _enter(extras, said_extras, i, len(prompts))
+        return self._end(rewards, extras, log_extra)
+
+    def _begin(self) -> None:
+        self.raised, self.error = [], None
+
+    def _end(self, rewards: Rewards, extras: dict[str, list], log_extra: Callable[[str, list], None]) -> Rewards:
+        self._columns |= extras.keys()
+        for name in sorted(self._columns):  # each call, or the table would keep older values
+            log_extra(name, extras.get(name, [None] * len(rewards)))
         return rewards
 
-    def _one_by_one(self, prompts: list, columns: dict[str, Any]) -> tuple[list[float | None], dict[str, list]]:
-        rewards: list[float | None] = []
+    def _note(self, error: Exception, sample: int | None = None) -> None:
+        self.error = f"{type(error).__name__}: {' '.join(str(error).split())[:200]}"
+        if not self._warned:
+            self._warned = True
+            logger.warning(f"reward {self.__name__!r} raised {self.error}; what raises gets no reward")
+        if sample is not None:
+            self.raised.append(sample)
+
+
+class GuardedCoroutine(GuardedReward):
+    """The same around an asynchronous reward function."""
+
+    async def __call__(self, prompts: list, log_extra: Callable[[str, list], None], **columns: Any) -> Rewards:  # type: ignore[override]
+        self._begin()
         extras: dict[str, list] = {}
-        for i, prompt in enumerate(prompts):
-            own = {name: [value[i]] if _is_column(value, len(prompts)) else value for name, value in columns.items()}
-            said: dict[str, list] = {}
-            try:
-                rewards += self.function(prompts=[prompt], log_extra=said.__setitem__, **own)
-            except Exception as error:  # as above, of this sample alone
-                self._note(error)
-                self.raised.append(i)
-                rewards.append(None)
-                continue
-            for name, values in said.items():
-                extras.setdefault(name, [None] * len(prompts))[i] = values[0]
-        return rewards, extras
-
-    def _note(self, error: Exception) -> None:
-        words = f"{type(error).__name__}: {' '.join(str(error).split())[:200]}"
-        if self.error is None:
-            logger.warning(f"reward {self.__name__!r} raised {words}; what raises gets no reward")
-        self.error = words
+        try:
+            said = await self.function(prompts=prompts, log_extra=extras.__setitem__, **columns)
+            rewards = _checked(said, len(prompts))
+        except Exception as error:  # as in GuardedReward
+            self._note(error)
+            rewards, extras = [], {}
+            for i, (own, said_extras) in enumerate(_samples(prompts, columns)):
+                try:
+                    rewards += _checked(await self.function(log_extra=said_extras.__setitem__, **own), 1)
+                except Exception as alone:
+                    self._note(alone, i)
+                    rewards.append(None)
+                else:
+                    _enter(extras, said_extras, i, len(prompts))
+        return self._end(rewards, extras, log_extra)
 
 
-def _is_column(value: Any, length: int) -> bool:
-    return isinstance(value, list) and len(value) == length
+def _samples(prompts: list, columns: dict[str, Any]) -> Iterator[tuple[dict[str, Any], dict[str, list]]]:
+    """Arguments for a call on each sample alone, and where its extras go."""
+    for i, prompt in enumerate(prompts):
+        own = {
+            name: [value[i]] if isinstance(value, list) and len(value) == len(prompts) else value
+            for name, value in columns.items()
+        }
+        yield own | {"prompts": [prompt]}, {}
+
+
+def _enter(extras: dict[str, list], said: dict[str, list], i: int, length: int) -> None:
+    for name, values in said.items():
+        extras.setdefault(name, [None] * length)[i] = values[0]
+
+
+def _checked(rewards: Iterable[float | None], length: int) -> Rewards:
+    found = [None if reward is None else float(reward) for reward in rewards]
+    if len(found) != length:
+        raise ValueError(f"{len(found)} rewards for {length} completions")
+    return found
 
 
 def guard(functions: Any) -> list | None:
-    """The reward functions, the synchronous ones guarded; models, their names and coroutines stay as they are."""
+    """The reward functions, guarded; reward models and their names stay as they are."""
     if functions is None:
         return None
-    functions = functions if isinstance(functions, list) else [functions]
-    left_alone = (str, nn.Module, GuardedReward)
-    return [f if isinstance(f, left_alone) or is_async_callable(f) else GuardedReward(f) for f in functions]
+    return [_guarded(f) for f in (functions if isinstance(functions, list) else [functions])]
+
+
+def _guarded(function: Any) -> Any:
+    if isinstance(function, (str, nn.Module, GuardedReward)):
+        return function
+    return GuardedCoroutine(function) if is_async_callable(function) else GuardedReward(function)

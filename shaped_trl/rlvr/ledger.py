@@ -15,7 +15,7 @@ class Ledger:
 
     Every sampled group is informative or discarded for one of the reasons of `Outcome`. Of the informative ones,
     those beyond the batch are `groups_surplus`. `groups_filled` are discarded groups that pad a batch for which no
-    more informative ones were found; they have no gradient. `trained_tokens` are those of completions that have.
+    more informative ones were found; they are left out of the loss. `trained_tokens` are those in the loss.
     """
 
     batches: int = 0
@@ -37,11 +37,14 @@ class Ledger:
     rewards_raised: int = 0
     rollout_tokens: int = 0
     trained_tokens: int = 0
+    longest: int = 0
     reward_sum: float = 0.0
 
     def __iadd__(self, other: Ledger) -> Ledger:
+        longest = max(self.longest, other.longest)
         for field in fields(self):
             setattr(self, field.name, getattr(self, field.name) + getattr(other, field.name))
+        self.longest = longest
         return self
 
     def add_groups(self, found: Sequence[Outcome]) -> None:
@@ -62,15 +65,20 @@ class Ledger:
         return {
             **{name: float(value) for name, value in asdict(self).items() if name.startswith("groups_")},
             "rounds": self.rounds / self.batches,
-            "raw_reward": self.reward_sum / graded if graded else float("nan"),
+            "raw_reward": _ratio(self.reward_sum, graded),
             "completion_length": self.rollout_tokens / max(self.completions, 1),
+            "completion_length_max": float(self.longest),
             "truncated": self.completions_truncated / max(self.completions, 1),
             "unparsed": self.completions_unparsed / max(self.completions, 1),
             "ungraded": self.completions_ungraded / max(self.completions, 1),
             "rollout_tokens": float(self.rollout_tokens),
             "trained_tokens": float(self.trained_tokens),
-            "rollout_tokens_per_trained": self.rollout_tokens / max(self.trained_tokens, 1),
+            "rollout_tokens_per_trained": _ratio(self.rollout_tokens, self.trained_tokens),
         }
+
+
+def _ratio(a: float, b: float) -> float:
+    return a / b if b else float("nan")
 
 
 COUNTS = (*(f.name for f in fields(Ledger) if f.name.startswith("groups_")), "rollout_tokens", "trained_tokens")

@@ -53,6 +53,8 @@ def build_trainer(
     source = model_source(model_args)
     check_prompts(prompts)
     check_rewards(rewards, args)
+    if args.eval_strategy != "no" and prompts.dataset_test_split is None and prompts.num_heldout is None:
+        raise UserError(f"eval_strategy={args.eval_strategy.value!r} needs num_heldout or dataset_test_split")
     data = None if _needs_tokenizer(prompts) else rl_prompts(prompts, args.seed)
     kwargs = {**model_init_kwargs(model_args), **(args.model_init_kwargs or {})}
     changes = {name: value for name, value in kwargs.items() if name not in ("dtype", "revision")}
@@ -67,6 +69,9 @@ def build_trainer(
     if data is None:
         data = rl_prompts(prompts, args.seed, tokenizer, args.chat_template_kwargs)
     _say(data, prompts, args)
+    batch = args.generation_batch_size // args.num_generations
+    if len(data.train) < batch:
+        raise UserError(f"{len(data.train)} prompts are fewer than the {batch} of a generation batch: lower its size")
     args.model_init_kwargs = kwargs
     return RLVRTrainer(
         source,

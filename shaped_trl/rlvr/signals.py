@@ -1,9 +1,9 @@
 """A run that does not learn says so, and why.
 
-A generation batch without one informative group has no gradient. After `no_signal_patience` of them in a row the
-cause is named, with counts: the reward function raises; nothing is graded; answers are cut off at the length limit;
-the grader finds no answer in them; all are right; all are wrong; or the policy has collapsed onto one answer (entropy
-and response length against those of the first steps). `on_no_signal` then stops the run, warns, or goes on.
+A generation batch all of whose groups have equal rewards has no gradient. After `no_signal_patience` of them in a row
+the cause is named, with counts: the reward function raises; nothing is graded; answers are cut off at the length
+limit; the grader finds no answer in them; all are right; all are wrong; or the policy has collapsed onto one answer
+(entropy and response length against those of the first steps). `on_no_signal` then stops the run, warns, or goes on.
 """
 
 from __future__ import annotations
@@ -45,11 +45,12 @@ class SignalDetector:
         self.error: str | None = None  # the last exception of a reward function
         self.warned_of_collapse = False
 
-    def batch(self, ledger: Ledger, error: str | None = None) -> None:
-        """Take in a generation batch's counts, and what its reward function raised."""
+    def batch(self, ledger: Ledger, has_signal: bool, error: str | None = None) -> None:
+        """Take in a generation batch: its counts, whether anything of it has a gradient, what its reward raised."""
         self.error = error or self.error
-        self.length = ledger.rollout_tokens / max(ledger.completions, 1)
-        if ledger.groups_informative:
+        if ledger.completions:  # else all of it was left over from the batch before
+            self.length = ledger.rollout_tokens / ledger.completions
+        if has_signal:
             self.silent = Ledger()
         else:
             self.silent += ledger

@@ -12,19 +12,19 @@ import logging
 from typing import Any
 
 import torch
-from datasets import Dataset
-from transformers import PreTrainedModel, TrainerCallback
+from accelerate.utils import gather_object
+from transformers import TrainerCallback
 from transformers.trainer_callback import ExportableState
 from trl import GRPOTrainer
 from trl.trainer.utils import pad
 
 from shaped_trl.rlvr.card import RLVRCard
+from shaped_trl.rlvr.checks import batches_continuously, check_size, refuse_unsupported
 from shaped_trl.rlvr.config import RLVRConfig
 from shaped_trl.rlvr.dynamic_sampling import Batch, Completion, DynamicSampler, Group
-from shaped_trl.rlvr.groups import Outcome, outcomes
-from shaped_trl.rlvr.guard import GuardedReward, guard
+from shaped_trl.rlvr.groups import Outcome, informative_groups, outcomes
+from shaped_trl.rlvr.guard import guard
 from shaped_trl.rlvr.ledger import Ledger
-from shaped_trl.rlvr.lengths import check_context
 from shaped_trl.rlvr.prompt_stream import PromptStream
 from shaped_trl.rlvr.signals import NoLearningSignal, SignalDetector
 from shaped_trl.training.log import RENAMED, JsonlLogCallback, LogPlotCallback
@@ -32,7 +32,13 @@ from shaped_trl.training.watch import WatchedLoss
 
 logger = logging.getLogger(__name__)
 LOG = "rl_log.jsonl"
+# TRL's lengths are means over rounds of unequal size: the ledger has its own
+_MEANS_OVER_ROUNDS = (
+    *("mean_length", "min_length", "max_length", "clipped_ratio"),
+    *("mean_terminated_length", "min_terminated_length", "max_terminated_length"),
+)
 RL_RENAMED = RENAMED | {
+    **{f"completions/{name}": None for name in _MEANS_OVER_ROUNDS},
     "num_tokens": "tokens",
     "clip_ratio/region_mean": "clip_ratio",
     "clip_ratio/high_mean": "clip_ratio_high",
@@ -64,12 +70,13 @@ class RLVRTrainer(RLVRCard, WatchedLoss, GRPOTrainer):
 
     def __init__(self, model, reward_funcs, args: RLVRConfig, **kwargs):
         if args.dynamic_sampling:
-            _refuse_unsupported(kwargs)
+            refuse_unsupported(kwargs)
         self.lengths = args.length_schedule()
         if args.use_transformers_continuous_batching is None:
-            args.use_transformers_continuous_batching = _batches_continuously(model, args)
+            args.use_transformers_continuous_batching = batches_continuously(model, args, kwargs.get("peft_config"))
         super().__init__(model, guard(reward_funcs), args, **kwargs)
-        self._check_context()
+        check_size(self)
+        self.set_length()
         self.ledger = Ledger()  # since the last row of the log
         self.signals = SignalDetector(args.on_no_signal, args.no_signal_patience)
         self.sampler = self._make_sampler() if args.dynamic_sampling else None
@@ -79,6 +86,7 @@ class RLVRTrainer(RLVRCard, WatchedLoss, GRPOTrainer):
         self.watch_loss()
         self._batch_rows: list[dict[str, Any]] | None = None
         self._batch: Batch | None = None
+        self._cost: tuple[Ledger, bool] | None = None  # of the generation batch at hand; whether it has a gradient
         self.no_signal: str | None = None
 
     def train(self, *args, **kwargs):
@@ -90,26 +98,33 @@ class RLVRTrainer(RLVRCard, WatchedLoss, GRPOTrainer):
     # generation
 
     def _generate_single_turn(self, *args, **kwargs):
-        length = self.lengths(self.state.global_step)
-        if length != self.max_completion_length:
-            self._set_length(length)
+        if self.model.training:  # an evaluation inside a generation batch leaves its length to the loss
+            self.set_length()
         return super()._generate_single_turn(*args, **kwargs)
 
-    def _set_length(self, length: int) -> None:
-        self.max_completion_length = length
+    def set_length(self) -> None:
+        """Limit completions to the length of the present step."""
+        self.max_completion_length = length = self.lengths(self.state.global_step)
         if self.use_vllm:
             self.vllm_generation.max_completion_length = length
         else:
             self.generation_config.max_new_tokens = self.generation_kwargs["max_new_tokens"] = length
 
     def _generate_and_score_completions(self, inputs):
-        if self.sampler is None or not self.model.training:
+        if not self.model.training:
             return super()._generate_and_score_completions(inputs)
-        self._batch_rows = inputs
+        if self.sampler is not None:
+            self._batch_rows = inputs
         output = super()._generate_and_score_completions(inputs)
-        self._batch, batch = None, self._batch
-        assert batch is not None
-        return self._corrected(output, batch)
+        batch, self._batch = self._batch, None
+        if batch is not None:
+            output = self._corrected(output, batch)
+        assert self._cost is not None
+        ledger, has_signal = self._cost
+        ledger.trained_tokens = int(output["num_items_in_batch"])
+        self.ledger += ledger
+        self.signals.batch(ledger, has_signal, self._error() if ledger.rewards_raised else None)
+        return output
 
     def _generate(self, prompts):
         if self._batch_rows is None:
@@ -118,11 +133,8 @@ class RLVRTrainer(RLVRCard, WatchedLoss, GRPOTrainer):
         assert self.sampler is not None
         G = self.num_generations
         self._batch = batch = self.sampler.batch(len(prompts) * self.accelerator.num_processes // G)
-        own = self._own_groups(batch)
-        items = [(group.row, item) for group in own for item in group.completions or []]
-        kept = [item for group in own if not group.filled for item in group.completions or []]
-        batch.ledger.trained_tokens = self._total(sum(len(item.ids) for item in kept))
-        self._account(batch.ledger)
+        self._cost = batch.ledger, not all(group.filled for group in batch.groups)
+        items = [(group.row, item) for group in self._own_groups(batch) for item in group.completions or []]
         rows[:] = [self.train_dataset[row] for row, _ in items]
         prompts[:] = [row["prompt"] for row in rows]
         for column in sorted({name for _, item in items for name in item.extra}):
@@ -141,14 +153,24 @@ class RLVRTrainer(RLVRCard, WatchedLoss, GRPOTrainer):
 
     def _calculate_rewards(self, inputs, prompts, completions, completion_ids_list):
         if self._batch is not None:
-            rewards = torch.cat([group.rewards_GF for group in self._batch.groups])
-            return rewards.to(self.accelerator.device)
+            return self._known_rewards(self._batch)
         rewards = super()._calculate_rewards(inputs, prompts, completions, completion_ids_list)
         if self.sampler is None and self.model.training:
             _, ledger = self._count(rewards, completion_ids_list, self._pending_extra_logs.get("verdict"))
-            ledger.batches, ledger.trained_tokens = 1, ledger.rollout_tokens
-            self._account(ledger)
+            ledger.batches = 1
+            total = (rewards * self.reward_weights.to(rewards.device)).nansum(dim=1).view(-1, self.num_generations)
+            self._cost = ledger, bool(informative_groups(total).any())
         return rewards
+
+    def _known_rewards(self, batch: Batch) -> torch.Tensor:
+        """[completions of all processes, F]. TRL leaves a row of NaN out of baselines and means, without advantage.
+
+        So are groups that fill the batch, and completions without an accuracy reward, whatever else rewards them.
+        """
+        rewards = torch.cat([group.rewards_GF for group in batch.groups])
+        filled = torch.tensor([group.filled for group in batch.groups]).repeat_interleave(self.num_generations)
+        rewards = rewards.masked_fill((filled | rewards[:, 0].isnan()).unsqueeze(1), torch.nan)
+        return rewards.to(self.accelerator.device)
 
     # dynamic sampling
 
@@ -248,10 +270,11 @@ class RLVRTrainer(RLVRCard, WatchedLoss, GRPOTrainer):
                     output["old_per_token_logps"][i, : len(stored)] = stored
         if batch.filled:
             keep = [not group.filled for group in groups for _ in range(self.num_generations)]
-            kept = torch.tensor(keep, device=output["completion_mask"].device)
-            output["advantages"] = output["advantages"] * kept
-            tokens = (output["completion_mask"] * kept.unsqueeze(1)).sum()
+            kept = torch.tensor(keep, device=output["completion_mask"].device).unsqueeze(1)
+            tokens = (output["completion_mask"] * kept).sum()
             output["num_items_in_batch"] = self.accelerator.gather(tokens).sum()
+            if self.beta != 0 or self._entropy_bonus_enabled:  # terms that no advantage multiplies
+                output["completion_mask"] = output["completion_mask"] * kept
         return output
 
     # counts
@@ -260,7 +283,7 @@ class RLVRTrainer(RLVRCard, WatchedLoss, GRPOTrainer):
         """Outcome and counts of the completions of all processes, in the order of their rewards [completions, F]."""
         device, rows = self.accelerator.device, range(len(ids))
         ends = {*self.eos_token_ids, self._tokenizer.pad_token_id}
-        raised = {i for f in self.reward_funcs if isinstance(f, GuardedReward) for i in f.raised}
+        raised = set(getattr(self.reward_funcs[0], "raised", ()))
         facts = [
             [len(ids[i]), ids[i][-1] not in ends, verdicts is not None and verdicts[i] == "unparsed", i in raised]
             for i in rows
@@ -279,19 +302,16 @@ class RLVRTrainer(RLVRCard, WatchedLoss, GRPOTrainer):
             completions_ungraded=int(accuracy.isnan().sum()),
             rewards_raised=int(raises.sum()),
             rollout_tokens=int(lengths.sum()),
+            longest=int(lengths.max()),
             reward_sum=float(accuracy.nansum()),
         )
         ledger.add_groups(found)
         return found, ledger
 
-    def _account(self, ledger: Ledger) -> None:
-        """Enter a generation batch into the log's ledger and the detector."""
-        self.ledger += ledger
-        errors = [f.error for f in self.reward_funcs if isinstance(f, GuardedReward) and f.error]
-        self.signals.batch(ledger, errors[0] if errors else None)
-
-    def _total(self, count: int) -> int:
-        return int(self.accelerator.reduce(torch.tensor(count, device=self.accelerator.device), "sum"))
+    def _error(self) -> str | None:
+        """What the accuracy reward raised last, on any process; called by all."""
+        errors = gather_object([getattr(self.reward_funcs[0], "error", None)])
+        return next((error for error in errors if error), None)
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
         if self.model.training and "loss" in logs:
@@ -301,13 +321,6 @@ class RLVRTrainer(RLVRCard, WatchedLoss, GRPOTrainer):
                 logs["prompts_retired"] = len(self.sampler.stream.retired)
             self.ledger = Ledger()
         super().log(logs, start_time)
-
-    def _check_context(self) -> None:
-        limit = None
-        if self.use_vllm and self.vllm_mode == "colocate":
-            config = self.model.config.get_text_config()
-            limit = self.args.vllm_max_model_length or getattr(config, "max_position_embeddings", None)
-        check_context(self.lengths.longest, None, self.accelerator.unwrap_model(self.model).config, limit)
 
     def _save_checkpoint(self, model, trial):
         self.exported = {"ledger": vars(self.ledger), "signals": self.signals.state_dict()}
@@ -334,15 +347,18 @@ class _RLVRCallback(TrainerCallback, ExportableState):
 
     def on_train_begin(self, args, state, control, **kwargs):
         self.trainer.no_signal = None
+        self.trainer.set_length()
         saved = (state.stateful_callbacks or {}).get(type(self).__name__)
         if state.global_step > 0 and saved:
             self.trainer.restore(saved)
 
     def on_step_end(self, args, state, control, **kwargs):
         trainer = self.trainer
-        entropies = trainer._metrics["train"]["entropy"]
-        if entropies:
-            trainer.signals.step(entropies[-1])
+        entropies = trainer._metrics["train"]["entropy"][-args.gradient_accumulation_steps :]
+        if any(entropies):  # it is logged as 0 where every completion is masked
+            trainer.signals.step(sum(entropies) / len(entropies))
+        if state.global_step >= state.max_steps:
+            control.should_log = True  # the rest of the ledger
         if state.global_step % max(args.generation_period_steps, 1):
             return  # a checkpoint here would lose the rest of the generation batch
         said = trainer.signals.verdict()
@@ -352,26 +368,4 @@ class _RLVRCallback(TrainerCallback, ExportableState):
             logger.warning(said)
             return
         trainer.no_signal = said
-        control.should_save = control.should_training_stop = True
-
-
-def _batches_continuously(model: Any, args: RLVRConfig) -> bool:
-    """Whether to generate by continuous batching where nothing is said: see `RLVRConfig`."""
-    if args.use_vllm or not torch.cuda.is_available():
-        return False
-    if isinstance(model, PreTrainedModel):
-        whole = any(parameter.dtype is torch.float32 for parameter in model.parameters())
-    else:  # TRL loads float32 unless told otherwise
-        whole = (args.model_init_kwargs or {}).get("dtype", "float32") in ("float32", torch.float32)
-    return not (whole and (args.bf16 or args.fp16))
-
-
-def _refuse_unsupported(kwargs: dict[str, Any]) -> None:
-    for name in ("tools", "rollout_func", "environment_factory"):
-        if kwargs.get(name) is not None:
-            raise ValueError(f"{name} is not supported with dynamic_sampling: set dynamic_sampling=False")
-    dataset = kwargs.get("train_dataset")
-    if not isinstance(dataset, Dataset):
-        raise ValueError("dynamic_sampling needs a train_dataset of known length: set dynamic_sampling=False")
-    if {"image", "images"} & set(dataset.column_names):
-        raise ValueError("dynamic_sampling does not support images: set dynamic_sampling=False")
+        control.should_log = control.should_save = control.should_training_stop = True

@@ -20,7 +20,7 @@ PANELS = (
     ("Top-1", "share of the targets", ("token_accuracy", "eval_token_accuracy", "eval_rare_token_accuracy")),
     ("Parts of the evaluation", "nats per token", ("eval_rare_nll", "eval_nll_position_*", "eval_nll_source_*")),
     ("Reward", "mean accuracy", ("raw_reward", "eval_rewards/accuracy/mean")),
-    ("Response", "tokens", ("completion_length", "completions/max_length")),
+    ("Response", "tokens", ("completion_length", "completion_length_max")),
     ("Completions", "share", ("truncated", "unparsed", "ungraded")),
     ("Groups", "an interval of the log", tuple(f"groups_{kind}" for kind in _GROUPS)),
     ("Rollout tokens", "per token trained on", ("rollout_tokens_per_trained",)),

@@ -9,6 +9,7 @@ import pytest
 import torch
 from datasets import Dataset, IterableDataset
 from hub_stand_in import TOKEN, hub_stand_in
+from peft import LoraConfig
 from rlvr_tiny import even_length, rlvr_arguments, rlvr_trainer, scripted_prompts
 from tiny import tiny_model, tiny_tokenizer
 from transformers import GPT2Config, GPT2LMHeadModel
@@ -17,8 +18,9 @@ from trl.generation.vllm_generation import VLLMGeneration
 from eval_suite.errors import UserError
 from eval_suite.records import read_jsonl
 from shaped_trl.rlvr import RLVRTrainer
+from shaped_trl.rlvr.checks import batches_continuously
 from shaped_trl.rlvr.rewards import OverlongPenalty, VerdictReward
-from shaped_trl.rlvr.trainer import _batches_continuously
+from shaped_trl.rlvr.signals import NoLearningSignal
 
 PROMPTS = scripted_prompts()
 
@@ -103,7 +105,7 @@ def test_the_length_reaches_vllm_the_loss_and_the_penalty(tmp_path):
     said = {"completions": [""], "completion_ids": [[1] * 4]}
     for step, length, punished in ((0, 4, -1.0), (1, 4, -1.0), (2, 9, 0.0)):
         one.state.global_step = step
-        one._set_length(one.lengths(step))
+        one.set_length()
         assert (one.max_completion_length, one.vllm_generation.max_completion_length) == (length, length)
         assert penalty(trainer_state=one.state, **said) == [punished]
 
@@ -116,7 +118,13 @@ def test_float32_weights_are_not_generated_from_by_continuous_batching(tmp_path,
         (torch.float32, False, True),
         (torch.bfloat16, True, True),
     ):
-        assert _batches_continuously(tiny_model(dtype=dtype), rlvr_arguments(tmp_path, bf16=bf16)) is expected
+        args = rlvr_arguments(tmp_path, bf16=bf16)
+        assert batches_continuously(tiny_model(dtype=dtype), args) is expected
+        assert not batches_continuously(tiny_model(dtype=dtype), args, LoraConfig())  # float32 adapters
+    for dtype, expected in (("auto", False), ("float32", False), ("bfloat16", True)):
+        args = rlvr_arguments(tmp_path, bf16=True, model_init_kwargs={"dtype": dtype})
+        assert batches_continuously("a/model", args) is expected
+    assert not batches_continuously("a/model", rlvr_arguments(tmp_path, bf16=True))  # TRL loads float32
 
 
 def test_the_card_has_the_ledger_and_the_curves(tmp_path):
@@ -144,6 +152,12 @@ def test_the_card_has_the_ledger_and_the_curves(tmp_path):
         ({"retire_all_right": -1}, "retire_all_right"),
         ({"keep_leftover_groups": True, "use_vllm": True}, "keep_leftover_groups"),
         ({"completion_length_schedule": {3: 4}}, "step 0"),
+        ({"max_completion_length": None}, "max_completion_length"),
+        ({"steps_per_generation": 0}, "steps_per_generation"),
+        ({"steps_per_generation": 4, "save_strategy": "steps", "save_steps": 4, "max_steps": 6}, "max_steps"),
+        ({"steps_per_generation": 4, "save_strategy": "steps", "save_steps": 0.1, "max_steps": 100}, "save_steps=10"),
+        ({"dynamic_sampling": False, "retire_all_right": 2}, "needs dynamic_sampling"),
+        ({"revisit_retired_after": 2}, "retire_all_right"),
     ],
 )
 def test_bad_settings_are_refused(tmp_path, changes, message):
@@ -196,3 +210,110 @@ def test_a_pushed_run_brings_its_card_ledger_and_curves(tmp_path, monkeypatch):
     assert b"| groups sampled |" in files["README.md"]
     assert files["rl_log.png"][:4] == b"\x89PNG"
     assert {"rl_log.jsonl", "model.safetensors", "tokenizer.json"} <= files.keys()
+
+
+def test_too_few_prompts_are_refused(tmp_path):
+    """TRL's sampler would drop the incomplete batch, and train no step."""
+    with pytest.raises(UserError, match="1 prompts are fewer than the 2"):
+        trainer(rlvr_arguments(tmp_path), dataset=PROMPTS.select([0]))
+
+
+def test_what_fills_a_batch_has_no_share_in_the_kl_term(tmp_path):
+    """Nothing but fillers: without a mask their KL would be summed over their tokens, not averaged."""
+    args = rlvr_arguments(tmp_path, beta=0.1, max_sampling_rounds=1, max_steps=3, on_no_signal="ignore")
+    tiny_model().save_pretrained(tmp_path / "model")
+    one = RLVRTrainer(
+        str(tmp_path / "model"),
+        lambda completions, **kwargs: [0.0] * len(completions),
+        args,
+        train_dataset=PROMPTS,
+        processing_class=tiny_tokenizer(),
+    )
+    one.train()
+    rows = list(read_jsonl(tmp_path / "rl_log.jsonl"))
+    assert [row["groups_filled"] for row in rows] == [2.0] * 3
+    assert [(row["loss"], row["grad_norm"], row["trained_tokens"]) for row in rows] == [(0.0, 0.0, 0.0)] * 3
+
+
+@pytest.mark.parametrize(
+    "scaling", [{"scale_rewards": "batch"}, {"multi_objective_aggregation": "normalize_then_sum"}]
+)
+def test_what_fills_a_batch_does_not_scale_the_others(tmp_path, scaling):
+    """One group of four is informative: its advantages are those of a batch that has nothing else."""
+    kinds = {prompt: number == 0 for number, prompt in enumerate(PROMPTS["prompt"])}
+
+    def first_prompt_only(prompts, completions, **kwargs):
+        return [float(kinds[prompt] and i % 2 == 0) for i, prompt in enumerate(prompts)]
+
+    args = rlvr_arguments(
+        tmp_path, per_device_train_batch_size=16, max_sampling_rounds=1, max_steps=1, shuffle_dataset=False, **scaling
+    )
+    one, seen = trainer(args, first_prompt_only), []
+    original = one._generate_and_score_completions
+    one._generate_and_score_completions = lambda inputs: seen.append(original(inputs)) or seen[-1]
+    one.train()
+    advantages = seen[0]["advantages"]
+    assert (advantages[4:] == 0).all()
+    alone = torch.tensor([0.5, -0.5, 0.5, -0.5])
+    alone = alone / (torch.tensor([1.0, 0, 1, 0]).std() + 1e-4)
+    if "scale_rewards" not in scaling:  # normalised once a group, once over the batch
+        alone = alone / (alone.std() + 1e-4)
+    torch.testing.assert_close(advantages[:4], alone, rtol=1e-5, atol=1e-5)
+
+
+def test_a_completion_that_was_not_graded_is_not_punished_by_another_reward(tmp_path):
+    def graded_but_first(completions, **kwargs):
+        return [None if i % 4 == 0 else float(i % 2) for i in range(len(completions))]
+
+    one, seen = trainer(rlvr_arguments(tmp_path, max_steps=1), [graded_but_first, even_length]), []
+    original = one._generate_and_score_completions
+    one._generate_and_score_completions = lambda inputs: seen.append(original(inputs)) or seen[-1]
+    one.train()
+    assert (seen[0]["advantages"][::4] == 0).all()
+    assert (seen[0]["advantages"].view(-1, 4)[:, 1:] != 0).any()
+
+
+def test_a_second_reward_is_a_signal_without_dynamic_sampling(tmp_path):
+    """GRPO has a gradient from it; with dynamic sampling the accuracy reward alone decides."""
+
+    def never_right(completions, **kwargs):
+        return [0.0] * len(completions)
+
+    args = {"max_steps": 6, "no_signal_patience": 2}
+    one = trainer(rlvr_arguments(tmp_path / "off", dynamic_sampling=False, **args), [never_right, even_length])
+    one.train()
+    assert one.state.global_step == 6
+    with pytest.raises(NoLearningSignal):
+        trainer(rlvr_arguments(tmp_path / "on", **args), [never_right, even_length]).train()
+
+
+def test_leftovers_make_a_run_off_policy(tmp_path, caplog):
+    assert not rlvr_arguments(tmp_path, keep_leftover_groups=True).strictly_on_policy
+    assert "never act" not in caplog.text
+
+
+def test_evaluation_leaves_the_length_of_a_batch_to_its_loss(tmp_path):
+    args = rlvr_arguments(
+        tmp_path,
+        completion_length_schedule={0: 4, 1: 9},
+        steps_per_generation=4,
+        max_steps=4,
+        eval_strategy="steps",
+        eval_steps=1,
+        per_device_eval_batch_size=8,
+    )
+    one, lengths = trainer(args, eval_dataset=PROMPTS.select(range(2))), []
+    original = one._compute_loss
+    one._compute_loss = lambda *given: (
+        lengths.append((one.model.training, one.max_completion_length)) or original(*given)
+    )
+    one.train()
+    assert {length for training, length in lengths if training} == {4}
+
+
+def test_the_log_ends_with_the_rest_of_the_ledger(tmp_path):
+    one = trainer(rlvr_arguments(tmp_path, max_steps=5, logging_steps=4))
+    one.train()
+    rows = list(read_jsonl(tmp_path / "rl_log.jsonl"))
+    assert [row["step"] for row in rows] == [4, 5]
+    assert sum(row["groups_sampled"] for row in rows) == one.sampler.stream.drawn

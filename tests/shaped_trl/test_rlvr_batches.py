@@ -1,5 +1,6 @@
 """What dynamic sampling hands to the loss: informative groups, aligned rows, equal shares on every process."""
 
+import math
 from collections import Counter
 from itertools import pairwise
 
@@ -130,6 +131,7 @@ def test_a_batch_that_cannot_be_filled_trains_on_fewer(tmp_path):
         assert row["rounds"] <= 2
         assert row["groups_filled"] == informative.count(False) / G
         assert all(advantage == 0 for advantage, kept in zip(batch["advantage"], informative, strict=True) if not kept)
+        assert all(math.isnan(r) != kept for r, kept in zip(batch["table"]["scripted"], informative, strict=True))
         assert batch["items"] == sum(t for t, kept in zip(batch["row_tokens"], informative, strict=True) if kept)
         assert row["trained_tokens"] == batch["items"]
     assert {row["groups_filled"] for row in rows} == {1.0, 2.0}  # some batches have a group, some none

@@ -195,6 +195,6 @@ def test_clipping_acts_in_the_dapo_recipes_alone(name, tmp_path, monkeypatch, ca
     logged = [row for row in read_jsonl(tmp_path / "out" / "rl_log.jsonl") if "clip_ratio" in row]
     assert (max(row["clip_ratio"] for row in logged) > 0) == is_dapo
     assert ("epsilon_high never act" in caplog.text) == (not is_dapo)
-    assert [row["completions/max_length"] for row in logged] == [6, 9]
+    assert [row["completion_length_max"] for row in logged] == [6, 9]
     if is_dapo:
         assert min(row["rewards/overlong/mean"] for row in logged) < 0

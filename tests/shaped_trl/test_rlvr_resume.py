@@ -57,7 +57,7 @@ def test_killed_in_the_middle_of_a_refill(tmp_path, keep):
     ours, theirs = (load_file(folder / "model.safetensors") for folder in (broken, whole))
     assert all((ours[name] == theirs[name]).all() for name in theirs)
     assert any(row["prompts_retired"] for row in rows(whole))
-    longest = {row["step"]: row["completions/max_length"] for row in rows(broken) if "groups_sampled" in row}
+    longest = {row["step"]: row["completion_length_max"] for row in rows(broken) if "groups_sampled" in row}
     assert set(longest) == {2, 4, 6, 8, 10, 12}  # a generation batch begins after 0, 2, ... steps
     assert max(longest[step] for step in (2, 4, 6)) == 4
     assert 4 < min(longest[step] for step in (8, 10, 12)) <= max(longest.values()) == 9
@@ -69,7 +69,7 @@ def test_the_longest_completion_grows_at_its_step_also_in_a_run_resumed_before_i
     killed(tmp_path / "broken", options, kill_at=9)
     assert max(row["step"] for row in rows(tmp_path / "broken")) < 6
     recorded_run(str(tmp_path / "broken"), options)
-    longest = [row["completions/max_length"] for row in rows(tmp_path / "broken")]
-    assert longest == [row["completions/max_length"] for row in rows(tmp_path / "whole")]
+    longest = [row["completion_length_max"] for row in rows(tmp_path / "broken")]
+    assert longest == [row["completion_length_max"] for row in rows(tmp_path / "whole")]
     assert max(longest[:6]) == 4  # steps 1 to 6 begin after 0 to 5 steps
     assert 4 < min(longest[6:]) <= max(longest[6:]) == 9

@@ -1,9 +1,11 @@
+import asyncio
 import math
 
 import pytest
+from trl.trainer.utils import is_async_callable
 
 from shaped_trl.rlvr.groups import Outcome
-from shaped_trl.rlvr.guard import GuardedReward
+from shaped_trl.rlvr.guard import GuardedReward, guard
 from shaped_trl.rlvr.ledger import Ledger, totals
 from shaped_trl.rlvr.signals import SignalDetector
 
@@ -20,7 +22,7 @@ def batch(outcome: Outcome, groups: int = 4, size: int = 8, tokens: float = 100.
 
 def heard(detector: SignalDetector, ledger: Ledger, entropy: float = 1.0, batches: int = 3, error=None) -> str | None:
     for _ in range(batches):
-        detector.batch(ledger, error)
+        detector.batch(ledger, False, error)
         detector.step(entropy)
     return detector.verdict()
 
@@ -56,7 +58,7 @@ def test_right_and_wrong_prompts_are_another_cause():
 def test_entropy_collapse_is_named_with_both_ends():
     detector = SignalDetector("stop", 3)
     for _ in range(10):
-        detector.batch(batch(Outcome.INFORMATIVE, tokens=200.0))
+        detector.batch(batch(Outcome.INFORMATIVE, tokens=200.0), True)
         detector.step(0.8)
     assert detector.verdict() is None
     said = heard(detector, batch(Outcome.ALL_WRONG, tokens=20.0), entropy=0.05) or ""
@@ -70,7 +72,7 @@ def test_a_policy_of_one_answer_has_collapsed_from_the_first_step_on():
 def test_a_collapse_is_warned_of_once_while_there_is_still_a_signal(caplog):
     detector = SignalDetector("stop", 3)
     for step in range(30):
-        detector.batch(batch(Outcome.INFORMATIVE, tokens=200.0 if step < 10 else 20.0))
+        detector.batch(batch(Outcome.INFORMATIVE, tokens=200.0 if step < 10 else 20.0), True)
         detector.step(1.0 if step < 10 else 0.01)
     assert caplog.text.count("may be collapsing") == 1
     assert detector.verdict() is None
@@ -79,7 +81,7 @@ def test_a_collapse_is_warned_of_once_while_there_is_still_a_signal(caplog):
 def test_one_informative_group_begins_the_count_anew():
     detector = SignalDetector("warn", 3)
     assert heard(detector, batch(Outcome.ALL_WRONG), batches=2) is None
-    detector.batch(batch(Outcome.INFORMATIVE))
+    detector.batch(batch(Outcome.INFORMATIVE), True)
     assert heard(detector, batch(Outcome.ALL_WRONG), batches=2) is None
     assert heard(detector, batch(Outcome.ALL_WRONG), batches=1) is not None
     assert detector.verdict() is None  # said once, then counted again
@@ -103,20 +105,57 @@ def test_ledger_adds_up():
     assert math.isnan(batch(Outcome.UNGRADED, completions_ungraded=32).metrics()["raw_reward"])
 
 
-def test_a_reward_that_raises_costs_its_samples_only(caplog):
-    def length(prompts, completions, gold, log_extra, trainer_state=None):
-        log_extra("seen", list(completions))
-        if "bad" in completions:
-            raise KeyError("bad")
-        return [float(len(c) + g) for c, g in zip(completions, gold, strict=True)]
+def length(prompts, completions, gold, log_extra, trainer_state=None):
+    log_extra("seen", list(completions))
+    if "bad" in completions:
+        raise KeyError("bad")
+    return [float(len(c) + g) for c, g in zip(completions, gold, strict=True)]
 
+
+def test_a_reward_that_raises_costs_its_samples_only(caplog):
     reward, extras = GuardedReward(length), {}
     said = {"gold": [1, 2, 3], "log_extra": extras.__setitem__, "trainer_state": [1, 2]}
     assert reward(prompts=["p"] * 3, completions=["a", "bad", "ccc"], **said) == [2.0, None, 6.0]
-    assert reward.raised == [1]
-    assert reward.error == "KeyError: 'bad'"
+    assert (reward.raised, reward.error) == ([1], "KeyError: 'bad'")
     assert extras == {"seen": ["a", None, "ccc"]}
     assert reward(prompts=["p"] * 3, completions=["a", "b", "ccc"], **said) == [2.0, 3.0, 6.0]
-    assert reward.raised == []
+    assert (reward.raised, reward.error) == ([], None)
+    # a column that was logged before is logged again, or the table would keep its values
+    assert reward(prompts=["p"] * 3, completions=["bad"] * 3, **said) == [None] * 3
+    assert extras == {"seen": [None] * 3}
     assert caplog.text.count("raised KeyError") == 1
     assert reward.__name__ == "length"
+
+
+def _generator(completions, **kwargs):
+    for completion in completions:
+        if completion == "bad":
+            raise KeyError(completion)
+        yield 1.0
+
+
+@pytest.mark.parametrize(
+    ("function", "rewards"),
+    [
+        (lambda **kwargs: None, [None, None]),
+        (lambda **kwargs: [1.0, 2.0, 3.0], [None, None]),
+        (lambda completions, **kwargs: ["x"] * len(completions), [None, None]),
+        (lambda completions, **kwargs: [None if c == "bad" else 1 for c in completions], [1.0, None]),
+        (_generator, [1.0, None]),
+    ],
+    ids=["none", "too many", "texts", "none for one", "generator"],
+)
+def test_what_is_no_reward_for_each_sample_raises(function, rewards):
+    assert GuardedReward(function)(prompts=["p", "p"], completions=["a", "bad"], log_extra=print) == rewards
+
+
+def test_asynchronous_rewards_are_guarded_as_well():
+    async def coroutine(**columns):
+        return length(**columns)
+
+    (reward,), extras = guard(coroutine), {}
+    said = {"gold": [1, 2], "log_extra": extras.__setitem__}
+    assert asyncio.run(reward(prompts=["p"] * 2, completions=["bad", "b"], **said)) == [None, 3.0]
+    assert is_async_callable(reward)
+    assert reward.raised == [0]
+    assert extras == {"seen": [None, "b"]}

@@ -1,0 +1,54 @@
+"""What `RLVRTrainer` settles and refuses before it trains."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from datasets import Dataset
+from trl import GRPOTrainer
+
+from eval_suite.errors import UserError
+from shaped_trl.rlvr.config import RLVRConfig
+from shaped_trl.rlvr.lengths import check_context
+
+
+def check_size(trainer: GRPOTrainer) -> None:
+    """Raise UserError for completions beyond the context, or fewer prompts than TRL's sampler needs for a batch."""
+    args, limit = trainer.args, None
+    config = trainer.accelerator.unwrap_model(trainer.model).config
+    if args.use_vllm and args.vllm_mode == "colocate":
+        limit = args.vllm_max_model_length or getattr(config.get_text_config(), "max_position_embeddings", None)
+    check_context(args.length_schedule().longest, None, config, limit)
+    batch = args.generation_batch_size // args.num_generations
+    if isinstance(trainer.train_dataset, Dataset) and len(trainer.train_dataset) < batch:
+        raise UserError(f"{len(trainer.train_dataset)} prompts are fewer than the {batch} of a generation batch")
+
+
+def batches_continuously(model: Any, args: RLVRConfig, peft_config: Any = None) -> bool:
+    """Whether to generate by continuous batching where nothing is said: on a GPU, if it rounds no weight for good.
+
+    TRL casts the model to the half precision of training, in place. Adapters are float32 over a model of any type,
+    and what `auto` stands for is not known here.
+    """
+    sharded = bool(args.fsdp or args.deepspeed or args.distributed_state.distributed_type in ("FSDP", "DEEPSPEED"))
+    if args.use_vllm or sharded or peft_config is not None or not torch.cuda.is_available():
+        return False
+    if not (args.bf16 or args.fp16):
+        return True
+    if isinstance(model, str):  # TRL loads float32 unless told otherwise
+        half = (args.model_init_kwargs or {}).get("dtype", "float32")
+        return half in ("bfloat16", "float16", torch.bfloat16, torch.float16)
+    return all(parameter.dtype is not torch.float32 for parameter in model.parameters())
+
+
+def refuse_unsupported(kwargs: dict[str, Any]) -> None:
+    """Raise ValueError for what dynamic sampling cannot do, of the trainer's arguments."""
+    for name in ("tools", "rollout_func", "environment_factory"):
+        if kwargs.get(name) is not None:
+            raise ValueError(f"{name} is not supported with dynamic_sampling: set dynamic_sampling=False")
+    dataset = kwargs.get("train_dataset")
+    if not isinstance(dataset, Dataset):
+        raise ValueError("dynamic_sampling needs a train_dataset of known length: set dynamic_sampling=False")
+    if {"image", "images"} & set(dataset.column_names):
+        raise ValueError("dynamic_sampling does not support images: set dynamic_sampling=False")
