@@ -1,0 +1,31 @@
+"""What went wrong between here and the Hub, in one line that says what to do."""
+
+from __future__ import annotations
+
+# statuses and words with which the Hub says that a file or a repository is too large
+NO_ROOM = (402, 413, 507)
+NO_ROOM_WORDS = ("storage limit", "storage quota", "quota exceeded", "too large")
+
+
+def hub_errors() -> tuple[type[Exception], ...]:
+    """What the client raises when a request fails or an argument is refused."""
+    from huggingface_hub import errors
+
+    return (errors.HfHubHTTPError, errors.HTTPError, OSError, ValueError)
+
+
+def hub_reason(error: Exception, endpoint: str) -> str:
+    """One line for an exception of `hub_errors`: status, the Hub's own words, the remedy."""
+    status = getattr(getattr(error, "response", None), "status_code", None)
+    words = " ".join(str(getattr(error, "server_message", None) or error).split())[:300]
+    if status is None and isinstance(error, ValueError) and not isinstance(error, OSError):
+        return f"the client refuses it ({words})"
+    if status is None:
+        return f"{endpoint} cannot be reached ({type(error).__name__}: {words})"
+    if status in NO_ROOM or any(one in words.lower() for one in NO_ROOM_WORDS):
+        return f"the Hub has no room for it ({status}: {words}): free some storage there, or use another repository"
+    if status == 401:
+        return f"the Hub refuses the token (401: {words}): run `hf auth login`, or set HF_TOKEN"
+    if status == 403:
+        return f"the Hub refuses (403: {words}): use a token that may write there"
+    return f"the Hub answered {status} ({words})"
