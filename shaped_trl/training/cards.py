@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -115,10 +116,8 @@ class TrainingCard:
             recipe_block(folder),
             self.args.hub_license,
         )
-        try:
+        with suppress(UserError):  # a card that is no card: nothing to keep, and no reason to end a run
             text = with_results_of(before, text)
-        except UserError:  # a card that is no card: nothing to keep, and no reason to end a run
-            pass
         write_atomic(card, text)
 
 

@@ -1,4 +1,4 @@
-"""What the model card of a `ShapedTrainer` says of its training: the shape, the tokens, the last numbers, the curves."""
+"""What a `ShapedTrainer`'s model card says of its training: the shape, the tokens, the last numbers, the curves."""
 
 from __future__ import annotations
 
@@ -33,9 +33,10 @@ def procedure(args: ShapedConfig, rows: Sequence[Mapping[str, Any]]) -> str:
     shape = asdict(args.reward_shape())
     if args.positive != "power":
         del shape["alpha"]
-    scheduled = dict(args.shape_schedule or {})
+    scheduled: Any = args.shape_schedule or {}
     lines = [
-        f"Reward-shaped next-token loss ({PAPER}), Eq. 10 to 13; cross-entropy is beta = lambda_head = lambda_tail = 0.",
+        f"Reward-shaped next-token loss ({PAPER}, Eq. 10 to 13); with beta, lambda_head and lambda_tail 0 it is "
+        "cross-entropy.",
         "",
         "| reward shape | |",
         "|---|--:|",
