@@ -56,7 +56,7 @@ class JsonlLogCallback(TrainerCallback):
 
 
 class LogPlotCallback(TrainerCallback):
-    """Draw `output_dir/<name>`, a log in JSON lines, as a .png beside it: at a save, a push and the end of training."""
+    """Draw `output_dir/<name>`, a log in JSON lines, as a .png beside it: at a save, a push and the end."""
 
     def __init__(self, name: str):
         self.name = name
