@@ -8,18 +8,25 @@ NO_ROOM_WORDS = ("storage limit", "storage quota", "quota exceeded", "too large"
 
 
 def hub_errors() -> tuple[type[Exception], ...]:
-    """What the client raises when a request fails or an argument is refused."""
+    """What the client raises when a request fails or an argument is refused.
+
+    It wraps what an upload of a large file raised into a RuntimeError.
+    """
     from huggingface_hub import errors
 
-    return (errors.HfHubHTTPError, errors.HTTPError, OSError, ValueError)
+    return (errors.HfHubHTTPError, errors.HTTPError, OSError, ValueError, RuntimeError)
 
 
 def hub_reason(error: Exception, endpoint: str) -> str:
     """One line for an exception of `hub_errors`: status, the Hub's own words, the remedy."""
+    if isinstance(error, RuntimeError) and isinstance(error.__cause__, hub_errors()):
+        error = error.__cause__
     status = getattr(getattr(error, "response", None), "status_code", None)
     words = " ".join(str(getattr(error, "server_message", None) or error).split())[:300]
     if status is None and isinstance(error, ValueError) and not isinstance(error, OSError):
         return f"the client refuses it ({words})"
+    if status is None and isinstance(error, RuntimeError):
+        return f"the upload failed ({words})"
     if status is None:
         return f"{endpoint} cannot be reached ({type(error).__name__}: {words})"
     if status in NO_ROOM or any(one in words.lower() for one in NO_ROOM_WORDS):

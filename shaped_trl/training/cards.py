@@ -16,11 +16,14 @@ from eval_suite.model_card import card_text, split_card, with_results_of
 from eval_suite.records import write_atomic
 from shaped_trl.data.facts import HEADER, DataFact
 from shaped_trl.recipes import RESOLVED, public_recipe
+from shaped_trl.training.private import private_names, without
 
 CARD = "README.md"
 PAPER = "[arXiv 2512.22955](https://huggingface.co/papers/2512.22955)"
 _INTRODUCTION = re.compile(r"^This model is a fine-tuned version of .*\n.*\n", re.MULTILINE)
 _QUICK_START = re.compile(r"^## Quick start\n.*?(?=^## Training procedure\n)", re.MULTILINE | re.DOTALL)
+
+_LOADED = re.compile(r'AutoTokenizer\.from_pretrained\("([^"]+)"\)')
 
 
 @dataclass(frozen=True)
@@ -102,7 +105,7 @@ class TrainingCard:
         if not self.is_world_process_zero():  # type: ignore[attr-defined]
             return
         folder = Path(self.args.output_dir)
-        card, name = folder / CARD, model_name or folder.name
+        card, name = folder / CARD, model_name or Path(self.args.hub_model_id or folder.absolute()).name
         before = card.read_text(encoding="utf-8") if card.is_file() else ""
         super().create_model_card(name, None, tags)  # type: ignore[misc]
         data = self.data_facts or ([DataFact(dataset_name, on_hub="/" in dataset_name)] if dataset_name else [])
@@ -118,7 +121,7 @@ class TrainingCard:
         )
         with suppress(UserError):  # a card that is no card: nothing to keep, and no reason to end a run
             text = with_results_of(before, text)
-        write_atomic(card, text)
+        write_atomic(card, without(text.encode(), private_names(folder)).decode())
 
 
 def complete_card(
@@ -180,6 +183,11 @@ def _number(value: Any) -> str:
     return f"{value:,}" if isinstance(value, int) else f"{value:.4g}"
 
 
-def renamed(card: str, repository: str, before: str) -> str:
-    """A card whose example loads `repository` where it loads `before`."""
-    return _QUICK_START.sub(lambda match: match.group().replace(f'"{before}"', f'"{repository}"'), card)
+def renamed(card: str, repository: str) -> str:
+    """A card whose example loads `repository`, whatever it loads now."""
+    match = _QUICK_START.search(card)
+    loaded = _LOADED.search(match.group()) if match else None
+    if match is None or loaded is None:
+        return card
+    example = match.group().replace(f'"{loaded.group(1)}"', f'"{repository}"')
+    return card[: match.start()] + example + card[match.end() :]

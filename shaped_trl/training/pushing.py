@@ -8,7 +8,6 @@ first, weights as links, so that training goes on while it is sent.
 
 from __future__ import annotations
 
-import json
 import logging
 import os
 import shutil
@@ -19,24 +18,23 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-import yaml
+from huggingface_hub import HfApi, constants
 from transformers import TrainingArguments
 from transformers.trainer_utils import HubStrategy
 from transformers.utils.hub import PushInProgress
 
 from eval_suite.errors import UserError
 from eval_suite.hub_errors import hub_errors, hub_reason
-from shaped_trl.recipes import RESOLVED, local_paths, public_recipe
+from shaped_trl.recipes import RESOLVED, public_recipe
 from shaped_trl.training.cards import CARD, renamed
+from shaped_trl.training.private import adapter_base, private_names, without
 
 logger = logging.getLogger(__name__)
 STAGE = "_push-"
-ADAPTER = "adapter_config.json"
-STATE = "trainer_state.json"
 LEFT_OUT = ("_*", "checkpoint-*", "training_args.bin", "*.tmp")
 # the files of a checkpoint that are a model's
 MODEL_FILES = ("*.safetensors", "*.json", "*.jinja", "*.txt", "*.model", "*.py")
-RESUME_FILES = (STATE, "stream-*.json")
+RESUME_FILES = ("*_state.json", "stream-*.json")
 TEXT_FILES = {".md", ".yaml", ".json", ".jsonl"}
 
 
@@ -46,8 +44,6 @@ def create_repository(args: TrainingArguments, token: str | None = None, private
     Raises:
         UserError: the Hub does not let us, or cannot be reached.
     """
-    from huggingface_hub import HfApi
-
     api = HfApi(library_name="shaped-trl")
     name = args.hub_model_id or Path(args.output_dir).absolute().name
     private = private if private is not None else args.hub_private_repo
@@ -63,7 +59,14 @@ def create_repository(args: TrainingArguments, token: str | None = None, private
 def push_finished(args: TrainingArguments) -> None:
     """Send the saved model of `output_dir`; where the Hub has it already, nothing changes there."""
     if args.process_index == 0:
+        _clear(args.output_dir)
         push_folder(args, create_repository(args), "End of training")
+
+
+def _clear(output_dir: str) -> None:
+    """Remove what a killed process had laid out."""
+    for stage in Path(output_dir).glob(f"{STAGE}*"):
+        shutil.rmtree(stage)
 
 
 def push_folder(
@@ -74,8 +77,6 @@ def push_folder(
     Raises:
         UserError: it does not arrive. What is in `output_dir` stays as it is.
     """
-    from huggingface_hub import HfApi
-
     api = HfApi(library_name="shaped-trl")
     stage = lay_out(args.output_dir, repository)
     try:
@@ -94,6 +95,9 @@ def push_folder(
     finally:
         shutil.rmtree(stage)
     print(f"pushed: {api.endpoint}/{repository}")
+    base = adapter_base(Path(args.output_dir))
+    if base is not None and Path(base).is_dir():
+        logger.warning("its base model %r is a folder here: others need that model as well, push it too", base)
     return commit
 
 
@@ -119,7 +123,7 @@ def lay_out(output_dir: str | Path, repository: str, checkpoint: Path | None = N
             _put(path, stage / str(whole) / path.relative_to(checkpoint), names)
     if (stage / CARD).is_file():
         text = (stage / CARD).read_text(encoding="utf-8")
-        (stage / CARD).write_text(renamed(text, repository, output_dir.absolute().name), encoding="utf-8")
+        (stage / CARD).write_text(renamed(text, repository), encoding="utf-8")
     if (output_dir / RESOLVED).is_file():
         recipe = public_recipe((output_dir / RESOLVED).read_text(encoding="utf-8"))
         (stage / RESOLVED).write_text(recipe, encoding="utf-8")
@@ -137,10 +141,7 @@ def _put(source: Path, target: Path, names: dict[bytes, bytes]) -> None:
     target.parent.mkdir(parents=True, exist_ok=True)
     target.unlink(missing_ok=True)
     if source.suffix in TEXT_FILES:
-        content = source.read_bytes()
-        for path, name in names.items():
-            content = content.replace(path, name)
-        target.write_bytes(content)
+        target.write_bytes(without(source.read_bytes(), names))
         return
     if source.suffix == ".safetensors":  # never written to in place while it is sent
         try:
@@ -149,27 +150,6 @@ def _put(source: Path, target: Path, names: dict[bytes, bytes]) -> None:
         except OSError:  # a file system without links
             pass
     shutil.copyfile(source, target)
-
-
-def private_names(output_dir: Path) -> dict[bytes, bytes]:
-    """Paths of this machine that texts of a run may hold, longest first, and what stands for each.
-
-    Those of the recipe, `output_dir` itself and an adapter's base model.
-    """
-    settings: dict[str, Any] = {"output_dir": str(output_dir.absolute())}
-    if (output_dir / RESOLVED).is_file():
-        settings |= yaml.safe_load((output_dir / RESOLVED).read_text(encoding="utf-8")) or {}
-        settings[""] = str(output_dir.absolute())
-    if (output_dir / ADAPTER).is_file():
-        adapter = json.loads((output_dir / ADAPTER).read_text(encoding="utf-8"))
-        settings[ADAPTER] = adapter.get("base_model_name_or_path")
-    names = local_paths(settings)
-    names |= {str(Path(path).expanduser().resolve()): name for path, name in names.items()}
-    found = {}
-    for path in sorted(names, key=len, reverse=True):
-        if path.strip("/").count("/"):  # one folder below the root is a word like others
-            found[json.dumps(path)[1:-1].encode()] = found[path.encode()] = names[path].encode()
-    return found
 
 
 class HubPushes:
@@ -186,6 +166,8 @@ class HubPushes:
         if self.is_world_process_zero():  # type: ignore[attr-defined]
             self.hub_model_id = create_repository(self.args, token, private)
             self.push_in_progress = None
+            self._hub = HfApi(library_name="shaped-trl")  # one: its background jobs run one after the other
+            _clear(self.args.output_dir)
 
     def push_to_hub(
         self,
@@ -215,8 +197,6 @@ class HubPushes:
         return push_folder(self.args, self.hub_model_id, message, token, revision)
 
     def _push_from_checkpoint(self, checkpoint_folder: str) -> None:
-        from huggingface_hub import HfApi
-
         args = self.args
         if not self.is_world_process_zero() or args.hub_strategy == HubStrategy.END:  # type: ignore[attr-defined]
             return
@@ -229,7 +209,7 @@ class HubPushes:
         assert self.hub_model_id is not None  # by `init_hf_repo`
         stage = lay_out(args.output_dir, self.hub_model_id, checkpoint, folders.get(args.hub_strategy))
         step = self.state.global_step  # type: ignore[attr-defined]
-        job = HfApi(library_name="shaped-trl").upload_folder(
+        job = self._hub.upload_folder(
             repo_id=self.hub_model_id,
             folder_path=stage,
             commit_message=f"Training in progress, step {step}",
@@ -245,7 +225,5 @@ def _ended(stage: Path, step: int, job: Future) -> None:
     shutil.rmtree(stage, ignore_errors=True)
     error = job.exception()
     if error is not None:
-        from huggingface_hub import constants
-
         reason = hub_reason(error, constants.ENDPOINT) if isinstance(error, Exception) else repr(error)
         logger.warning("step %d was not pushed: %s; the run goes on, and the next push brings all of it", step, reason)

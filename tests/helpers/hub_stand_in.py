@@ -100,7 +100,8 @@ class _Handler(BaseHTTPRequestHandler):
         digest = hashlib.sha256(content).hexdigest()
         self.server.objects.setdefault(digest, content)
         linked = {"X-Linked-Etag": f'"{digest}"', "X-Linked-Size": str(len(content))}
-        return self._send(302, b"", {**headers, **linked, "Location": f"{self.server.url}/large/{digest}"})
+        elsewhere = self.server.url.replace("127.0.0.1", "localhost")  # as the Hub's large files are on another host
+        return self._send(302, b"", {**headers, **linked, "Location": f"{elsewhere}/large/{digest}"})
 
     do_GET = do_HEAD
 
@@ -143,6 +144,8 @@ class _Handler(BaseHTTPRequestHandler):
         return self._send(200, b"", {})
 
     def _api(self, parts: list[str], query: dict[str, list[str]]) -> None:
+        if parts[0] not in KINDS:  # telemetry and the like
+            return self._send(200, b"{}", {"Content-Type": "application/json"})
         kind, owner, name, *rest = parts
         key = KINDS[kind], f"{owner}/{name}"
         files = self.server.files_of(key, rest[1] if len(rest) > 1 else "main")
@@ -286,12 +289,13 @@ def hub_stand_in() -> Iterator[StandIn]:
 
 def point_client_at(server: StandIn, monkeypatch: pytest.MonkeyPatch) -> None:
     """Point the real client of this process at `server`, logged in; without Xet, by which large files go elsewhere."""
-    from huggingface_hub import constants
+    from huggingface_hub import constants, hf_api
 
     monkeypatch.setenv("HF_TOKEN", TOKEN)
     template = constants.HUGGINGFACE_CO_URL_TEMPLATE.replace(constants.ENDPOINT, server.url)
     monkeypatch.setattr(constants, "HUGGINGFACE_CO_URL_TEMPLATE", template)
     monkeypatch.setattr(constants, "ENDPOINT", server.url)
+    monkeypatch.setattr(hf_api.api, "endpoint", server.url)  # of the package's functions
     monkeypatch.setattr(constants, "HF_HUB_DISABLE_XET", True)
 
 
