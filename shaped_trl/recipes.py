@@ -25,6 +25,10 @@ from eval_suite.records import write_atomic
 PACKAGED = Path(__file__).parent / "_recipes"
 ROOT = PACKAGED if PACKAGED.is_dir() else Path(__file__).parents[1] / "recipes"
 RESOLVED = "resolved.yaml"
+# whether, where and how a run is pushed
+PUSHING = ("push_to_hub", "hub_model_id", "hub_strategy", "hub_private_repo", "hub_always_push", "hub_revision")
+# never written down
+SECRET = ("hub_token", "push_to_hub_token")
 # options that do not change what a run computes: a second run may differ in them and still continue the first
 FREE = {
     "output_dir",
@@ -33,14 +37,8 @@ FREE = {
     "disable_tqdm",
     "resume_from_checkpoint",
     "logging_dir",
-    "push_to_hub",
-    "hub_model_id",
-    "hub_strategy",
-    "hub_private_repo",
-    "hub_always_push",
-    "hub_revision",
+    *PUSHING,
     "hub_license",
-    "dataset_license",
     "eval_benchmarks",
     "eval_benchmark_steps",
     "eval_benchmark_n",
@@ -48,10 +46,8 @@ FREE = {
     "eval_benchmark_max_new_tokens",
     "eval_benchmark_chat_template",
 }
-# never written down
-SECRET = ("hub_token", "push_to_hub_token")
-# what a published recipe leaves out: places and files of one machine
-PRIVATE = ("output_dir", "hub_mirror", "logging_dir", "resume_from_checkpoint", *SECRET)
+# what a published recipe leaves out: places of one machine and of one account
+PRIVATE = ("output_dir", "hub_mirror", "logging_dir", "resume_from_checkpoint", *PUSHING, *SECRET)
 # options whose text is no path, whatever it begins with
 TEXTS = re.compile(r".*(_template|_pattern|_prompt)$")
 # options of which one is given: on the command line it replaces the recipe's other one

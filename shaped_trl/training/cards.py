@@ -183,8 +183,11 @@ def _number(value: Any) -> str:
     return f"{value:,}" if isinstance(value, int) else f"{value:.4g}"
 
 
-def renamed(card: str, repository: str) -> str:
-    """A card whose example loads `repository`, whatever it loads now."""
+def public_card(card: str, repository: str, license: str | None) -> str:
+    """A card as `repository` gets it: its example loads that, whatever it loaded; with the licence that is given."""
+    metadata, text = split_card(card)
+    if license and metadata.get("license") != license:
+        card = card_text({**metadata, "license": license}, text)
     match = _QUICK_START.search(card)
     loaded = _LOADED.search(match.group()) if match else None
     if match is None or loaded is None:

@@ -26,7 +26,7 @@ from transformers.utils.hub import PushInProgress
 from eval_suite.errors import UserError
 from eval_suite.hub_errors import hub_errors, hub_reason
 from shaped_trl.recipes import RESOLVED, public_recipe
-from shaped_trl.training.cards import CARD, renamed
+from shaped_trl.training.cards import CARD, public_card
 from shaped_trl.training.private import adapter_base, private_names, without
 
 logger = logging.getLogger(__name__)
@@ -78,7 +78,7 @@ def push_folder(
         UserError: it does not arrive. What is in `output_dir` stays as it is.
     """
     api = HfApi(library_name="shaped-trl")
-    stage = lay_out(args.output_dir, repository)
+    stage = lay_out(args, repository)
     try:
         commit = api.upload_folder(
             repo_id=repository,
@@ -101,16 +101,16 @@ def push_folder(
     return commit
 
 
-def lay_out(output_dir: str | Path, repository: str, checkpoint: Path | None = None, whole: str | None = None) -> Path:
+def lay_out(args: Any, repository: str, checkpoint: Path | None = None, whole: str | None = None) -> Path:
     """A new folder within `output_dir` with what the repository gets.
 
     Args:
-        output_dir: has card, logs and recipe; without `checkpoint` the model, too.
+        args: of the run. Its `output_dir` has card, logs and recipe; without `checkpoint` the model, too.
         repository: its id, for the card's example.
         checkpoint: take the model from there.
         whole: folder of the repository to put the whole checkpoint into.
     """
-    output_dir = Path(output_dir)
+    output_dir = Path(args.output_dir)
     stage = Path(tempfile.mkdtemp(prefix=STAGE, dir=output_dir))
     names = private_names(output_dir)
     for path in _files(output_dir, LEFT_OUT):
@@ -123,7 +123,7 @@ def lay_out(output_dir: str | Path, repository: str, checkpoint: Path | None = N
             _put(path, stage / str(whole) / path.relative_to(checkpoint), names)
     if (stage / CARD).is_file():
         text = (stage / CARD).read_text(encoding="utf-8")
-        (stage / CARD).write_text(renamed(text, repository), encoding="utf-8")
+        (stage / CARD).write_text(public_card(text, repository, args.hub_license), encoding="utf-8")
     if (output_dir / RESOLVED).is_file():
         recipe = public_recipe((output_dir / RESOLVED).read_text(encoding="utf-8"))
         (stage / RESOLVED).write_text(recipe, encoding="utf-8")
@@ -207,7 +207,7 @@ class HubPushes:
         checkpoint = Path(checkpoint_folder)
         folders = {HubStrategy.CHECKPOINT: "last-checkpoint", HubStrategy.ALL_CHECKPOINTS: checkpoint.name}
         assert self.hub_model_id is not None  # by `init_hf_repo`
-        stage = lay_out(args.output_dir, self.hub_model_id, checkpoint, folders.get(args.hub_strategy))
+        stage = lay_out(args, self.hub_model_id, checkpoint, folders.get(args.hub_strategy))
         step = self.state.global_step  # type: ignore[attr-defined]
         job = self._hub.upload_folder(
             repo_id=self.hub_model_id,

@@ -11,10 +11,13 @@ from pathlib import Path
 
 import pytest
 import yaml
+from graded_runs import write_run
 from hub_stand_in import TOKEN, client_environment, hub_stand_in, point_client_at
 from huggingface_hub import ModelCard, constants, snapshot_download
 from tiny import WORDS
 
+from eval_suite.hub_entries import LEADERBOARDS
+from eval_suite.model_card import with_results_of
 from shaped_trl import cli
 from shaped_trl.recipes import public_recipe
 
@@ -61,6 +64,11 @@ def train(folder: Path, name: str, **settings) -> int:
     recipe = folder / f"{name}.yaml"
     recipe.write_text(json.dumps({"output_dir": str(folder / name), **TRAINING, **settings}))
     return cli.main(["train", "--config", str(recipe)])
+
+
+def contents(folder: Path) -> dict[Path, bytes]:
+    """Of a run's files, but the record of its last command."""
+    return {path: path.read_bytes() for path in folder.rglob("*") if path.is_file() and path.name != "resolved.yaml"}
 
 
 def only_error(capsys) -> str:
@@ -136,6 +144,7 @@ def test_nothing_of_this_machine_is_sent(hub, folder):
     assert TOKEN not in (folder / "run" / "resolved.yaml").read_text()
     assert not list(folder.rglob("_push-*"))
     recipe = yaml.safe_load(hub.files[REPOSITORY]["resolved.yaml"])
+    assert not {"push_to_hub", "hub_model_id"} & recipe.keys()
     assert [entry["dataset_name"] for entry in recipe["mixture"]] == ["a.jsonl", "someone/corpus", "b.jsonl"]
 
 
@@ -215,6 +224,27 @@ def test_a_finished_run_is_pushed_when_that_is_asked_for(hub, finished, tmp_path
     assert len(hub.messages) == commits
 
 
+def test_results_in_a_checkpoint_stay_and_are_pushed(hub, finished, tmp_path, monkeypatch):
+    checkpoint = tmp_path / "later"
+    monkeypatch.setitem(LEADERBOARDS, "gsm8k", ("openai/gsm8k", "gsm8k", 2))
+    run = write_run(tmp_path / "evaluation", {"gsm8k": ["ppaa", "paaa"]}, model=str(checkpoint))
+    assert cli.main(["report", str(run), "--publish_to", str(checkpoint)]) == 0
+    assert cli.main([*finished, "--hub_license", "mit"]) == 0
+    files = hub.files["model", "me/later"]
+    (name,) = [path for path in files if path.startswith(".eval_results/")]
+    assert files[name] == (checkpoint / name).read_bytes()
+    card = ModelCard(files["README.md"].decode())
+    assert card.data.license == "mit"
+    assert {result.dataset_type for result in card.data.eval_results} == {"openai/gsm8k"}
+    assert "<!-- results of gsm8k_n4_t0.7 -->" in card.text
+    # and where a trainer writes the card anew
+    anew = with_results_of((checkpoint / "README.md").read_text(), "---\nlicense: mit\n---\n# New\n")
+    assert anew.startswith("---\nlicense: mit\nmodel-index:\n")
+    assert "# New" in anew
+    assert anew.count("<!-- results of gsm8k_n4_t0.7 -->") == 1
+    assert with_results_of(anew, anew) == anew
+
+
 @pytest.mark.parametrize(
     ("where", "refuse", "parts"),
     [
@@ -231,7 +261,7 @@ def test_a_failed_push_is_one_line_and_can_be_repeated(
     where, refuse, parts, hub, finished, tmp_path, monkeypatch, capsys
 ):
     hub.objects.clear()  # as if nothing had been uploaded
-    before = {path: path.read_bytes() for path in (tmp_path / "later").rglob("*") if path.is_file()}
+    before = contents(tmp_path / "later")
     with monkeypatch.context() as patch:
         patch.setattr(hub, "refused", where)
         patch.setattr(hub, "refuse", refuse)
@@ -241,7 +271,7 @@ def test_a_failed_push_is_one_line_and_can_be_repeated(
     error = only_error(capsys)
     assert all(part in error for part in [*parts, "hub_model_id='me/later'"]), error
     assert TOKEN not in error
-    assert {path: path.read_bytes() for path in (tmp_path / "later").rglob("*") if path.is_file()} == before
+    assert contents(tmp_path / "later") == before
 
 
 def test_without_the_right_nothing_is_trained(hub, folder, monkeypatch, capsys):
