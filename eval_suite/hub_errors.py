@@ -23,16 +23,17 @@ def hub_reason(error: Exception, endpoint: str) -> str:
         error = error.__cause__
     status = getattr(getattr(error, "response", None), "status_code", None)
     words = " ".join(str(getattr(error, "server_message", None) or error).split())[:300]
-    if status is None and isinstance(error, ValueError) and not isinstance(error, OSError):
-        return f"the client refuses it ({words})"
-    if status is None and isinstance(error, RuntimeError):
-        return f"the upload failed ({words})"
-    if status is None:
-        return f"{endpoint} cannot be reached ({type(error).__name__}: {words})"
+    said = words if status is None else f"{status}: {words}"
     if status in NO_ROOM or any(one in words.lower() for one in NO_ROOM_WORDS):
-        return f"the Hub has no room for it ({status}: {words}): free some storage there, or use another repository"
+        return f"the Hub has no room for it ({said}): free some storage there, or use another repository"
     if status == 401:
-        return f"the Hub refuses the token (401: {words}): run `hf auth login`, or set HF_TOKEN"
+        return f"the Hub refuses the token ({said}): run `hf auth login`, or set HF_TOKEN"
     if status == 403:
-        return f"the Hub refuses (403: {words}): use a token that may write there"
-    return f"the Hub answered {status} ({words})"
+        return f"the Hub refuses ({said}): use a token that may write there"
+    if status is not None:
+        return f"the Hub answered {status} ({words})"
+    if isinstance(error, ValueError) and not isinstance(error, OSError):
+        return f"the client refuses it ({words})"
+    if isinstance(error, RuntimeError):
+        return f"the upload failed ({words})"
+    return f"{endpoint} cannot be reached ({type(error).__name__}: {words})"

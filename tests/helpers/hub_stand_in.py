@@ -124,6 +124,8 @@ class _Handler(BaseHTTPRequestHandler):
             return self._verify(json.loads(body))
         kind, owner, name, action, revision = self.path.removeprefix("/api/").split("/")
         key = KINDS[kind], f"{owner}/{name}"
+        if action == "branch" and (key, revision) in self.server.branches:
+            return self._json({"error": "Reference already exists"}, 409)
         if action == "branch":
             self.server.branches[key, revision] = dict(self.server.files[key])
             return self._json({})
