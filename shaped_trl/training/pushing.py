@@ -1,9 +1,9 @@
 """A run's folder on the Hub: what is sent, when, and what a failure costs.
 
-Both trainers and a run that is already finished send the same thing, in one commit: the files of `output_dir` without
-its checkpoints, names that begin with ``_`` and `training_args.bin` (a pickle with the token and the folders of this
-machine), and with `PRIVATE` options and local folders' names taken out of texts. It is laid out in a folder of its own
-first, weights as links, so that training goes on while it is sent.
+Both trainers and a run that is already finished send the same thing: the files of `output_dir` without its
+checkpoints, names that begin with ``_`` and `training_args.bin` (a pickle with the token and the folders of this
+machine), and with the paths of this machine taken out of texts. It is laid out in a folder of its own first, weights
+as links, so that training goes on while it is sent.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from typing import Any
 
 from huggingface_hub import HfApi, constants
 from transformers import TrainingArguments
-from transformers.trainer_utils import HubStrategy
+from transformers.trainer_utils import HubStrategy, SaveStrategy
 from transformers.utils.hub import PushInProgress
 
 from eval_suite.errors import UserError
@@ -90,7 +90,7 @@ def push_folder(
     except hub_errors() as error:
         raise UserError(
             f"hub_model_id={repository!r}: {hub_reason(error, api.endpoint)}; the model is saved in "
-            f"{args.output_dir}: the same command, run again, sends it"
+            f"{args.output_dir}: {_again(args, repository)}"
         ) from error
     finally:
         shutil.rmtree(stage)
@@ -99,6 +99,12 @@ def push_folder(
     if base is not None and Path(base).is_dir():
         logger.warning("its base model %r is a folder here: others need that model as well, push it too", base)
     return commit
+
+
+def _again(args: TrainingArguments, repository: str) -> str:
+    if args.save_strategy != SaveStrategy.NO:
+        return "the same command, run again, sends it"
+    return f"without a checkpoint the same command would train again; `hf upload {repository} DIR` sends a folder"
 
 
 def lay_out(args: Any, repository: str, checkpoint: Path | None = None, whole: str | None = None) -> Path:
