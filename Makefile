@@ -10,7 +10,7 @@ RUN := $(BIN)/python -m
 PYTEST := OMP_NUM_THREADS=1 $(RUN) pytest -n 2 --dist worksteal
 OUT ?= demo-out
 
-.PHONY: demo test test-slow lint format bench
+.PHONY: demo test test-slow lint format bench publish-kernel
 
 demo: $(VENV)/.shaped-trl
 	$(BIN)/shaped-trl demo --out $(OUT)
@@ -32,6 +32,10 @@ format: $(VENV)/.shaped-trl-dev
 
 bench: $(VENV)/.shaped-trl-dev
 	$(BIN)/python kernels/benchmarks/linear_loss.py
+
+publish-kernel: $(VENV)/.shaped-trl
+	@test -n "$(REPO)" || { echo "REPO is missing: make publish-kernel REPO=me/shaped-kernels"; exit 2; }
+	$(BIN)/python kernels/publish.py $(REPO)
 
 # A torch that is already there is not constrained: a GPU user's build stays.
 define install

@@ -61,6 +61,26 @@ def split_card(card: str) -> tuple[dict[str, Any], str]:
     return (_parsed(match.group(1)), card[match.end() :]) if match else ({}, card)
 
 
+def with_results_of(before: str, card: str) -> str:
+    """A card that was written anew, with the model-index and the section on evaluation of the one `before`.
+
+    Raises:
+        UserError: as `split_card` does.
+    """
+    index = split_card(before)[0].get("model-index")
+    section = _SECTION.search(before.replace("\r\n", "\n"))
+    if index:
+        metadata, text = split_card(card)
+        card = card_text({**metadata, "model-index": index}, text)
+    return card if section is None else f"{_SECTION.sub('', card).rstrip()}\n\n{section.group()}\n"
+
+
+def card_text(metadata: Mapping[str, Any], text: str) -> str:
+    """A card of its metadata and text, as `split_card` gives them."""
+    header = yaml.safe_dump(dict(metadata), sort_keys=False, allow_unicode=True, width=1000)
+    return f"---\n{header}---\n{text}"
+
+
 def _parsed(metadata: str) -> dict[str, Any]:
     try:
         parsed = yaml.safe_load(metadata) or {}

@@ -22,6 +22,7 @@ import yaml
 
 from eval_suite.errors import UserError
 from eval_suite.hub_entries import READING, Variant, eval_result, index_result, read_variants, table
+from eval_suite.hub_errors import hub_errors, hub_reason
 from eval_suite.model_card import with_results
 from eval_suite.outcomes import read_record
 from eval_suite.provenance import folder_fingerprint
@@ -213,7 +214,7 @@ def _push(
     published: _Published, repo_id: str, private: bool, written: list[str], checkpoint: Path | None
 ) -> list[str]:
     """Send the data set, then what links to it."""
-    from huggingface_hub import HfApi, errors
+    from huggingface_hub import HfApi
 
     api = HfApi()
     try:
@@ -221,11 +222,11 @@ def _push(
             _push_samples(api, published, repo_id + SAMPLES_SUFFIX, private),
             _push_results(api, published, repo_id, private, checkpoint),
         ]
-    except (errors.HfHubHTTPError, errors.HTTPError, OSError, ValueError) as error:
+    except hub_errors() as error:
         if isinstance(error, UserError):
             raise
         raise UserError(
-            f"push_to_hub={repo_id!r}: {_reason(error, api.endpoint)}; all is written in {', '.join(written)}: the "
+            f"push_to_hub={repo_id!r}: {hub_reason(error, api.endpoint)}; all is written in {', '.join(written)}: the "
             "same command goes on from there"
         ) from error
     return urls
@@ -274,16 +275,3 @@ def _card_on_hub(api: HfApi, repo_id: str, repo_type: str) -> str | None:
                 raise  # the Hub did not answer, and the file is in no cache either
             return None
         return Path(path).read_bytes().decode("utf-8")
-
-
-def _reason(error: Exception, endpoint: str) -> str:
-    """One line for what went wrong between here and the Hub."""
-    status = getattr(getattr(error, "response", None), "status_code", None)
-    words = " ".join(str(getattr(error, "server_message", None) or error).split())[:300]
-    if isinstance(error, ValueError) and not isinstance(error, OSError):
-        return f"the client refuses it ({words})"
-    if status is None:
-        return f"{endpoint} cannot be reached ({type(error).__name__}: {words})"
-    if status in (401, 403):
-        return f"the Hub refuses ({status}: {words}): use a token that may write there"
-    return f"the Hub answered {status} ({words})"

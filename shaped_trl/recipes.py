@@ -10,8 +10,9 @@ import argparse
 import difflib
 import json
 import os
+import re
 import shutil
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -24,6 +25,10 @@ from eval_suite.records import write_atomic
 PACKAGED = Path(__file__).parent / "_recipes"
 ROOT = PACKAGED if PACKAGED.is_dir() else Path(__file__).parents[1] / "recipes"
 RESOLVED = "resolved.yaml"
+# whether, where and how a run is pushed
+PUSHING = ("push_to_hub", "hub_model_id", "hub_strategy", "hub_private_repo", "hub_always_push", "hub_revision")
+# never written down
+SECRET = ("hub_token", "push_to_hub_token")
 # options that do not change what a run computes: a second run may differ in them and still continue the first
 FREE = {
     "output_dir",
@@ -31,12 +36,13 @@ FREE = {
     "report_to",
     "disable_tqdm",
     "resume_from_checkpoint",
-    "push_to_hub",
     "logging_dir",
     "on_bad_loss",
     "loss_spike",
     "on_no_signal",
     "no_signal_patience",
+    *PUSHING,
+    "hub_license",
     "eval_benchmarks",
     "eval_benchmark_steps",
     "eval_benchmark_n",
@@ -44,6 +50,10 @@ FREE = {
     "eval_benchmark_max_new_tokens",
     "eval_benchmark_chat_template",
 }
+# what a published recipe leaves out: places of one machine and of one account
+PRIVATE = ("output_dir", "hub_mirror", "logging_dir", "resume_from_checkpoint", *PUSHING, *SECRET)
+# options whose text is no path, whatever it begins with
+TEXTS = re.compile(r".*(_template|_pattern|_prompt)$")
 # options of which one is given: on the command line it replaces the recipe's other one
 ALTERNATIVES = {"benchmarks": "suite", "suite": "benchmarks"}
 
@@ -197,6 +207,7 @@ def record(settings: dict[str, Any], output_dir: str | Path) -> None:
     path = Path(output_dir) / RESOLVED
     trained = any(Path(output_dir).glob("checkpoint-*")) or any(Path(output_dir).glob("*.safetensors"))
     settings = json.loads(json.dumps(settings, default=str))
+    settings = {name: value for name, value in settings.items() if name not in SECRET}
     if path.is_file() and trained:
         before = load(path)
         for name in sorted((set(before) | set(settings)) - FREE):
@@ -209,3 +220,55 @@ def record(settings: dict[str, Any], output_dir: str | Path) -> None:
         write_atomic(path, yaml.safe_dump(settings, sort_keys=False, allow_unicode=True))
     except (NotADirectoryError, FileExistsError, FileNotFoundError, PermissionError) as error:
         raise UserError(f"output_dir={str(output_dir)!r} cannot be written: {error.strerror}") from error
+
+
+def public_recipe(text: str) -> str:
+    """A `resolved.yaml` for others to read: without folders of this machine, local files by their own name."""
+    settings = _opened(yaml.safe_load(text) or {})
+    names = local_paths(settings)
+    shown = {name: _renamed(value, names) for name, value in settings.items() if name not in PRIVATE}
+    return yaml.safe_dump(shown, sort_keys=False, allow_unicode=True)
+
+
+def local_paths(settings: dict[str, Any]) -> dict[str, str]:
+    """Each path of this machine among the settings, with the name of its last part."""
+    return {value: Path(value).name for value in _strings(_opened(settings)) if _is_local(value)}
+
+
+def _opened(settings: dict[str, Any]) -> dict[str, Any]:
+    """The settings, with nested options that the command line gave as text as the mappings and lists that they are."""
+    opened = dict(settings)
+    for name, value in settings.items():
+        if isinstance(value, str) and value.lstrip().startswith(("[", "{")) and not TEXTS.match(name):
+            try:
+                parsed = yaml.safe_load(value)
+            except yaml.YAMLError:
+                continue
+            opened[name] = parsed if isinstance(parsed, dict | list) else value
+    return opened
+
+
+def _is_local(value: str) -> bool:
+    if "/" not in value.rstrip("/") or "\n" in value or "://" in value:
+        return False
+    return value.startswith(("/", "~", "./", "../")) or os.path.exists(value)
+
+
+def _strings(value: Any) -> Iterator[str]:
+    if isinstance(value, str):
+        yield value
+    elif isinstance(value, dict):
+        for name, inner in value.items():
+            if not TEXTS.match(str(name)):
+                yield from _strings(inner)
+    elif isinstance(value, list):
+        for inner in value:
+            yield from _strings(inner)
+
+
+def _renamed(value: Any, names: dict[str, str]) -> Any:
+    if isinstance(value, str):
+        return names.get(value, value)
+    if isinstance(value, dict):
+        return {name: _renamed(inner, names) for name, inner in value.items()}
+    return [_renamed(inner, names) for inner in value] if isinstance(value, list) else value

@@ -43,6 +43,9 @@ class SourceArguments:
         default=None,
         metadata={"help": f"Folder <id>/<config>/<split>.jsonl read before the Hub (or {MIRROR_VARIABLE})."},
     )
+    dataset_license: str | None = field(
+        default=None, metadata={"help": "Licence of the data, for the model card; default: what its own card states."}
+    )
     prompt_template: str | None = field(
         default=None, metadata={"help": "Prompt built from columns: 'Question: {question}\\nAnswer:'."}
     )

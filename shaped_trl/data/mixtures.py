@@ -13,7 +13,10 @@ from shaped_trl.data.decontamination import Overlap, split_marked
 
 # what an entry of `mixture` may hold beside its weight
 TEMPLATES = tuple(f"{name}_template" for name in TEMPLATED)
-KEYS = ("dataset_name", "dataset_config", "dataset_train_split", "dataset_test_split", "streaming", *TEMPLATES)
+KEYS = (
+    *("dataset_name", "dataset_config", "dataset_train_split", "dataset_test_split", "dataset_license", "streaming"),
+    *TEMPLATES,
+)
 # column that names a row's source
 SOURCE = "source"
 
@@ -36,7 +39,9 @@ def mixture_entries(corpus: CorpusArguments) -> list[tuple[CorpusArguments, floa
     """
     if corpus.mixture is None:
         return [(corpus, 1.0)]
-    beside = [name for name in ("dataset_name", "dataset_config", *TEMPLATES) if getattr(corpus, name)]
+    beside = [
+        name for name in ("dataset_name", "dataset_config", "dataset_license", *TEMPLATES) if getattr(corpus, name)
+    ]
     if beside:
         raise UserError(f"{beside[0]}={getattr(corpus, beside[0])!r} beside mixture: write it into the entry")
     if not isinstance(corpus.mixture, list) or not corpus.mixture:

@@ -6,8 +6,8 @@ from pathlib import Path
 from typing import Any
 
 from shaped_trl.rlvr.ledger import totals
-from shaped_trl.study.logs import RL_LOG, read_log
-from shaped_trl.training.cards import complete_card
+from shaped_trl.study.logs import RL_LOG
+from shaped_trl.training.cards import numbers_table
 
 _LEDGER = (
     ("groups sampled", "groups_sampled"),
@@ -22,19 +22,13 @@ _LEDGER = (
     ("tokens sampled", "rollout_tokens"),
     ("tokens trained on", "trained_tokens"),
 )
-
-
-class RLVRCard:
-    """Mixin of a trainer: completes TRL's model card."""
-
-    args: Any
-
-    def create_model_card(self, model_name=None, dataset_name=None, tags=None):
-        name = model_name or Path(self.args.output_dir).name
-        super().create_model_card(name, dataset_name, tags)  # type: ignore[misc]
-        if self.is_world_process_zero():  # type: ignore[attr-defined]
-            said = procedure(self.args, read_log(Path(self.args.output_dir) / RL_LOG))
-            complete_card(self.args.output_dir, self.hub_model_id or name, said)  # type: ignore[attr-defined]
+_NUMBERS = {
+    "reward": "reward, of what was trained on",
+    "raw_reward": "reward, of all that was sampled",
+    "completion_length": "completion length (tokens)",
+    "entropy": "entropy (nats)",
+    "eval_reward": "reward, held out",
+}
 
 
 def procedure(args: Any, rows: list[dict[str, Any]]) -> str:
@@ -49,6 +43,9 @@ def procedure(args: Any, rows: list[dict[str, Any]]) -> str:
         f"{args.temperature}; longest completion {longest}; dynamic sampling (DAPO, arXiv 2503.14476) "
         f"{'on' if args.dynamic_sampling else 'off'}.",
     ]
+    done = [row for row in rows if row.get("loss") is not None]
+    if done:
+        lines += ["", f"{done[-1]['step']:,} optimizer steps.", "", numbers_table(rows, _NUMBERS)]
     counts = totals(rows)
     if counts["groups_sampled"]:
         lines += ["", "| rollouts | |", "|---|--:|"]

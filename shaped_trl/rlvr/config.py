@@ -70,6 +70,9 @@ class RLVRConfig(WatchArguments, GRPOConfig):
     no_signal_patience: int = field(
         default=10, metadata={"help": "Generation batches in a row without a signal until that is done."}
     )
+    hub_license: str | None = field(
+        default=None, metadata={"help": "Licence of the model, for its card; without it the card states none."}
+    )
     use_transformers_continuous_batching: bool | None = field(
         default=None,
         metadata={

@@ -8,13 +8,14 @@ from trl import ModelConfig, get_peft_config
 
 from eval_suite.errors import UserError
 from shaped_trl.data.decontamination import ReportCallback
+from shaped_trl.data.facts import prompt_facts
 from shaped_trl.data.prompts import PromptArguments, Prompts, check_prompts, rl_prompts
 from shaped_trl.rlvr.config import RLVRConfig
 from shaped_trl.rlvr.lengths import check_context
 from shaped_trl.rlvr.rewards import RewardArguments, reward_functions
 from shaped_trl.rlvr.trainer import RLVRTrainer
 from shaped_trl.training.evaluation import BenchmarkArguments, add_benchmarks
-from shaped_trl.training.resuming import already_finished, continue_training, full_disk_explained
+from shaped_trl.training.resuming import already_finished, continue_training, full_disk_explained, save_for_good
 from shaped_trl.training.run import checkpoint_config, load_tokenizer, model_init_kwargs, model_source
 
 
@@ -32,14 +33,11 @@ def rlvr(
     if already_finished(args):
         return
     trainer = build_trainer(prompts, args, model_args, rewards or RewardArguments())
+    trainer.data_facts = prompt_facts(prompts, ask_hub=args.push_to_hub)
     add_benchmarks(trainer, benchmarks, prompts.hub_mirror)
-    name = prompts.dataset_name or prompts.benchmark_format
     with full_disk_explained(args.output_dir):
         continue_training(trainer)
-        trainer.save_model()
-        trainer.create_model_card(dataset_name=name)
-    if args.push_to_hub:
-        trainer.push_to_hub(dataset_name=name)
+        save_for_good(trainer)
 
 
 def build_trainer(

@@ -9,6 +9,7 @@ are already known. Without dynamic sampling everything is GRPOTrainer's, and its
 from __future__ import annotations
 
 import logging
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -18,7 +19,7 @@ from transformers.trainer_callback import ExportableState
 from trl import GRPOTrainer
 from trl.trainer.utils import pad
 
-from shaped_trl.rlvr.card import RLVRCard
+from shaped_trl.rlvr.card import procedure
 from shaped_trl.rlvr.checks import batches_continuously, check_size, refuse_unsupported
 from shaped_trl.rlvr.config import RLVRConfig
 from shaped_trl.rlvr.dynamic_sampling import Batch, Completion, DynamicSampler, Group
@@ -27,11 +28,13 @@ from shaped_trl.rlvr.guard import guard
 from shaped_trl.rlvr.ledger import Ledger
 from shaped_trl.rlvr.prompt_stream import PromptStream
 from shaped_trl.rlvr.signals import NoLearningSignal, SignalDetector
+from shaped_trl.study.logs import RL_LOG, read_log
+from shaped_trl.training.cards import TrainingCard
 from shaped_trl.training.log import RENAMED, JsonlLogCallback, LogPlotCallback
+from shaped_trl.training.pushing import HubPushes
 from shaped_trl.training.watch import WatchedLoss
 
 logger = logging.getLogger(__name__)
-LOG = "rl_log.jsonl"
 # TRL's lengths are means over rounds of unequal size: the ledger has its own
 _MEANS_OVER_ROUNDS = (
     *("mean_length", "min_length", "max_length", "clipped_ratio"),
@@ -46,7 +49,7 @@ RL_RENAMED = RENAMED | {
 }
 
 
-class RLVRTrainer(RLVRCard, WatchedLoss, GRPOTrainer):
+class RLVRTrainer(TrainingCard, HubPushes, WatchedLoss, GRPOTrainer):
     """GRPOTrainer for verifiable rewards (RLVR), with DAPO's dynamic sampling and clip-higher.
 
     The *first* reward function is the accuracy reward: a group is informative when that one varies over the group,
@@ -81,8 +84,8 @@ class RLVRTrainer(RLVRCard, WatchedLoss, GRPOTrainer):
         self.signals = SignalDetector(args.on_no_signal, args.no_signal_patience)
         self.sampler = self._make_sampler() if args.dynamic_sampling else None
         self.add_callback(_RLVRCallback(self))
-        self.add_callback(JsonlLogCallback(LOG, RL_RENAMED))
-        self.add_callback(LogPlotCallback(LOG))
+        self.add_callback(JsonlLogCallback(RL_LOG, RL_RENAMED))
+        self.add_callback(LogPlotCallback(RL_LOG))
         self.watch_loss()
         self._batch_rows: list[dict[str, Any]] | None = None
         self._batch: Batch | None = None
@@ -321,6 +324,9 @@ class RLVRTrainer(RLVRCard, WatchedLoss, GRPOTrainer):
                 logs["prompts_retired"] = len(self.sampler.stream.retired)
             self.ledger = Ledger()
         super().log(logs, start_time)
+
+    def card_procedure(self) -> str:
+        return procedure(self.args, read_log(Path(self.args.output_dir) / RL_LOG))
 
     def _save_checkpoint(self, model, trial):
         self.exported = {"ledger": vars(self.ledger), "signals": self.signals.state_dict()}

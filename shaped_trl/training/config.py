@@ -62,6 +62,9 @@ class ShapedConfig(WatchArguments, SFTConfig):
             "usual; 0 is off."
         },
     )
+    hub_license: str | None = field(
+        default=None, metadata={"help": "Licence of the model, for its card; without it the card states none."}
+    )
     loss_impl: str = field(
         default="auto",
         metadata={

@@ -56,7 +56,7 @@ class JsonlLogCallback(TrainerCallback):
 
 
 class LogPlotCallback(TrainerCallback):
-    """Draw `output_dir/<name>`, a log in JSON lines, as a .png beside it at each save and at the end of training."""
+    """Draw `output_dir/<name>`, a log in JSON lines, as a .png beside it: at a save, a push and the end."""
 
     def __init__(self, name: str):
         self.name = name
@@ -72,7 +72,7 @@ class LogPlotCallback(TrainerCallback):
         except Exception as error:  # a picture is not worth a run: a full disk, fonts that cannot be read
             logger.warning("no plot of %s: %s: %s", self.name, type(error).__name__, error)
 
-    on_train_end = on_save
+    on_train_end = on_push_begin = on_save
 
 
 def _finite(value):

@@ -8,6 +8,7 @@ import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 from transformers import Trainer, TrainerState, TrainingArguments
 from transformers.trainer import TRAINER_STATE_NAME
@@ -15,6 +16,7 @@ from transformers.utils import CONFIG_NAME
 
 from eval_suite.errors import UserError
 from shaped_trl.data.streaming import position_file
+from shaped_trl.training.pushing import push_finished
 from shaped_trl.training.trainer import ShapedTrainer
 
 # what of two configurations must agree for weights of one to be those of the other
@@ -58,12 +60,20 @@ def _is_full_disk(error: BaseException, output_dir: str) -> bool:
 
 
 def already_finished(args: TrainingArguments) -> bool:
-    """Whether `output_dir` holds the saved model of this run's last step; says so."""
+    """Whether `output_dir` holds the saved model of this run's last step; says so.
+
+    It is sent to the Hub if that is asked for, whatever asked for it before.
+
+    Raises:
+        UserError: as `push_finished` does.
+    """
     saved = any(Path(args.output_dir).glob("*.safetensors"))
     checkpoint = args.resume_from_checkpoint or last_checkpoint(args.output_dir)
     if not saved or checkpoint is None or not _is_last(checkpoint):
         return False
-    print(f"{args.output_dir}: this run is finished; nothing to do")
+    print(f"{args.output_dir}: this run is finished; {'pushing it' if args.push_to_hub else 'nothing to do'}")
+    if args.push_to_hub:
+        push_finished(args)
     return True
 
 
@@ -107,6 +117,18 @@ def continue_training(trainer: Trainer) -> None:
         if checkpoint is not None and trainer.is_world_process_zero():
             print(f"continuing from {checkpoint}")
         trainer.train(resume_from_checkpoint=checkpoint)
+
+
+def save_for_good(trainer: Any) -> None:
+    """Write the model and its card to `output_dir`; then send them, where that is asked for.
+
+    Raises:
+        UserError: the Hub did not take them; they are saved by then.
+    """
+    trainer.save_model(_internal_call=True)
+    trainer.create_model_card()
+    if trainer.args.push_to_hub:
+        trainer.push_saved()
 
 
 def check_same_model(trainer: Trainer, checkpoint: str) -> None:

@@ -24,6 +24,7 @@ from eval_suite.errors import UserError
 from shaped_trl.data.budget import budget_steps
 from shaped_trl.data.corpora import CorpusArguments, column_names
 from shaped_trl.data.decontamination import Overlap, ReportCallback
+from shaped_trl.data.facts import corpus_facts
 from shaped_trl.data.mixtures import SOURCE, Source, evaluation_rows, load_sources, mixture_entries
 from shaped_trl.data.streaming import StreamingTrainer, check_streaming
 from shaped_trl.data.tokenizers import train_tokenizer
@@ -34,6 +35,7 @@ from shaped_trl.training.resuming import (
     already_finished,
     continue_training,
     full_disk_explained,
+    save_for_good,
     trained_and_evaluated,
 )
 from shaped_trl.training.throughput import ThroughputCallback
@@ -311,11 +313,9 @@ def train(
         return
     with full_disk_explained(args.output_dir):
         trainer = build_trainer(corpus, args, model_args)
+        trainer.data_facts = corpus_facts(corpus, ask_hub=args.push_to_hub)
         add_benchmarks(trainer, benchmarks, corpus.hub_mirror)
         continue_training(trainer)
         if trainer.eval_dataset is not None and not trained_and_evaluated(trainer):
             trainer.evaluate()
-        trainer.save_model()
-        trainer.create_model_card(dataset_name=corpus.dataset_name or None)
-    if args.push_to_hub:
-        trainer.push_to_hub(dataset_name=corpus.dataset_name or None)
+        save_for_good(trainer)

@@ -18,12 +18,15 @@ from shaped_trl.data.mixtures import SOURCE
 from shaped_trl.modeling.architectures import load_saved_weights, saves_other_names
 from shaped_trl.modeling.balancing import LossFreeBalancing
 from shaped_trl.modeling.lm_head import shape_lm_head
-from shaped_trl.training.cards import complete_card
+from shaped_trl.study.logs import TRAIN_LOG, read_log
+from shaped_trl.training.cards import TrainingCard
 from shaped_trl.training.config import ShapedConfig
 from shaped_trl.training.engines import check_accumulation, keep_outputs_exact
 from shaped_trl.training.liger import ShapedForwardCheck
 from shaped_trl.training.log import JsonlLogCallback, LogPlotCallback
 from shaped_trl.training.metrics import Breakdown, Ranks, SourceCollator, source_names
+from shaped_trl.training.procedure import procedure
+from shaped_trl.training.pushing import HubPushes
 from shaped_trl.training.watch import WatchedLoss
 
 # metrics of every step; the rank costs a pass over the logits
@@ -32,7 +35,7 @@ MEANS = tuple(name for name in METRICS if name != "target_rank")
 LOG_NAMES = {name: "token_accuracy" if name == "is_top1" else name for name in MEANS}
 
 
-class ShapedTrainer(WatchedLoss, SFTTrainer):
+class ShapedTrainer(TrainingCard, HubPushes, WatchedLoss, SFTTrainer):
     """SFTTrainer for pre- and mid-training with a `RewardShape` (arXiv 2512.22955).
 
     Everything about data, packing, masks, PEFT and distribution is SFTTrainer's. Logged over the interval, weighted
@@ -177,14 +180,8 @@ class ShapedTrainer(WatchedLoss, SFTTrainer):
         whole = isinstance(self.model, PreTrainedModel) and not self.is_fsdp_enabled
         return whole and saves_other_names(self.model)
 
-    def create_model_card(self, model_name=None, dataset_name=None, tags=None):
-        """TRL's card, where it speaks of a Hub model that there is none of, and the shape of the loss."""
-        name = model_name or Path(self.args.output_dir).name
-        super().create_model_card(name, dataset_name, tags)
-        if self.is_world_process_zero():
-            loss = self.shape_schedule or self.args.reward_shape()
-            said = f"Reward-shaped next-token loss (arXiv 2512.22955): {loss}."
-            complete_card(self.args.output_dir, self.hub_model_id or name, said)
+    def card_procedure(self) -> str:
+        return procedure(self.args, read_log(Path(self.args.output_dir) / TRAIN_LOG))
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
         mode = "train" if self.model.training else "eval"

@@ -9,7 +9,7 @@ from pathlib import Path
 import huggingface_hub
 import pytest
 import yaml
-from hub_stand_in import TOKEN, hub_stand_in
+from hub_stand_in import TOKEN, hub_stand_in, point_client_at
 from huggingface_hub import ModelCard, constants, parse_eval_result_entries
 
 from eval_suite.errors import UserError
@@ -300,11 +300,8 @@ def test_mistakes(run, checkpoint, tmp_path, capsys, monkeypatch):
 @pytest.fixture
 def hub(monkeypatch):
     """The stand-in, with the real client pointed at it and logged in."""
-    monkeypatch.setenv("HF_TOKEN", TOKEN)
     with hub_stand_in() as server:
-        template = constants.HUGGINGFACE_CO_URL_TEMPLATE.replace(constants.ENDPOINT, server.url)
-        monkeypatch.setattr(constants, "HUGGINGFACE_CO_URL_TEMPLATE", template)
-        monkeypatch.setattr(constants, "ENDPOINT", server.url)
+        point_client_at(server, monkeypatch)
         yield server
 
 

@@ -1,19 +1,18 @@
 """The package as a kernel of the Hub: loaded from a build folder, under another name, by the `kernels` library."""
 
-import json
 import os
-import shutil
+import runpy
 import subprocess
 import sys
-import tomllib
 from pathlib import Path
 
 import pytest
 import torch
+from hub_stand_in import client_environment, hub_stand_in, point_client_at
 
 pytest.importorskip("kernels", reason="the Hub's `kernels` library is not installed")
 SOURCE = Path(__file__).resolve().parents[2] / "kernels"
-GENERAL = tomllib.loads((SOURCE / "build.toml").read_text())["general"]
+PUBLISH = runpy.run_path(str(SOURCE / "publish.py"))
 
 FROM_BUILD = """\
 import sys
@@ -21,6 +20,13 @@ from pathlib import Path
 from kernels import get_local_kernel
 sys.modules["shaped_kernels"] = None  # not to be had by its own name: a module that asks for it fails
 kernel = get_local_kernel(Path.cwd(), backend="cpu")
+"""
+FROM_HUB = """\
+import sys
+from kernels import get_kernel
+sys.modules["shaped_kernels"] = None
+kernel = get_kernel("me/shaped-kernels", version=1, backend="cpu", trust_remote_code=True)
+assert kernel.RewardShape(beta=-0.25).top_k == 100
 """
 DIRECT = "import shaped_kernels as kernel"
 COMPUTE = """
@@ -38,19 +44,8 @@ for impl in ("chunked", "triton"):
 """
 
 
-def build(folder: Path) -> None:
-    """What kernel-builder makes of pure Python: for each backend a flat copy of the package and its metadata."""
-    module = GENERAL["name"].replace("-", "_")
-    for backend in GENERAL["backends"]:
-        variant = folder / "build" / f"torch-{backend}"
-        shutil.copytree(SOURCE / "torch-ext" / module, variant, ignore=shutil.ignore_patterns("__pycache__"))
-        metadata = {name: GENERAL[name] for name in ("name", "version", "license")}
-        metadata |= {"id": f"_{module}_{backend}_0123abc", "python-depends": [], "backend": {"type": backend}}
-        (variant / "metadata.json").write_text(json.dumps(metadata))
-
-
-def run(code: str, folder: Path) -> None:
-    environment = os.environ | {"TRITON_INTERPRET": "1", "HF_HUB_OFFLINE": "1"}
+def run(code: str, folder: Path, **environment: str) -> None:
+    environment = os.environ | {"TRITON_INTERPRET": "1"} | (environment or {"HF_HUB_OFFLINE": "1"})
     command = [sys.executable, "-W", "ignore::RuntimeWarning", "-c", code]
     done = subprocess.run(command, check=False, capture_output=True, text=True, env=environment, cwd=folder)
     assert done.returncode == 0, done.stderr
@@ -68,10 +63,29 @@ def test_a_loaded_kernel_gives_the_numbers_of_the_package(tmp_path):
     results = {}
     for name, code in (("build", FROM_BUILD), ("direct", DIRECT)):
         folder = tmp_path / name
-        build(folder)
+        folder.mkdir()
+        PUBLISH["build"](folder)
         run(code + COMPUTE, folder)
         results[name] = [torch.load(folder / f"{impl}.pt") for impl in ("chunked", "triton")]
     for loaded, direct in zip(results["build"], results["direct"], strict=True):
         assert len(loaded) == 10
         for a, b in zip(loaded, direct, strict=True):
             assert torch.equal(a, b)
+
+
+def test_a_published_kernel_is_loaded_by_its_version(tmp_path, monkeypatch, capsys):
+    with hub_stand_in() as server:
+        point_client_at(server, monkeypatch)
+        assert PUBLISH["main"](["me/shaped-kernels"]) == 0
+        assert PUBLISH["main"](["me/shaped-kernels"]) == 0  # all of it is there
+        key = "kernel", "me/shaped-kernels"
+        assert set(server.files[key]) == {"README.md"}
+        assert 'get_kernel("me/shaped-kernels", version=1' in server.files[key]["README.md"].decode()
+        variants = {path.split("/")[1] for path in server.branches[key, "v1"] if path.startswith("build/")}
+        assert variants == {"torch-cpu", "torch-cuda"}
+        assert len(server.messages) == 2
+        run(FROM_HUB, tmp_path, **client_environment(server, tmp_path / "home"))
+        server.refuse, server.refused = (403, "", "no rights"), "/create"
+        assert PUBLISH["main"](["you/shaped-kernels"]) == 2
+    (line,) = [one for one in capsys.readouterr().err.splitlines() if one.startswith("you/")]
+    assert "use a token that may write there" in line

@@ -116,6 +116,8 @@ def test_train_then_rlvr_on_the_users_own_rows(tmp_path, monkeypatch):
     assert cli.main(["rlvr", "--config", "rl.yaml"]) == 0
     assert [row["step"] for row in read_jsonl("rl/rl_log.jsonl")] == [1, 2]
     AutoModelForCausalLM.from_pretrained("rl")
+    card = (tmp_path / "rl" / "README.md").read_text()
+    assert all(part in card for part in ["| `prompts.jsonl` |", "2 optimizer steps.", "`shaped`, a local model"]), card
 
 
 @pytest.mark.skipif(not SHARED.is_dir(), reason="the mirror of real data, ../shared, is absent")

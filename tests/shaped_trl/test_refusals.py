@@ -112,6 +112,6 @@ def test_the_card_of_a_model_that_is_not_on_the_hub(folder):
     assert cli.main(["train", "--config", "r.yaml", "--model_name_or_path", name, "--shape", "precision"]) == 0
     card = (folder / "out" / "README.md").read_text()
     assert "# Model Card for out" in card
-    assert "beta=-0.25" in card
+    assert "| beta | -0.25 |" in card
     assert "None]" not in card
     assert '"None"' not in card

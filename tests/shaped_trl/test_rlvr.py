@@ -8,7 +8,7 @@ import pandas as pd
 import pytest
 import torch
 from datasets import Dataset, IterableDataset
-from hub_stand_in import TOKEN, hub_stand_in
+from hub_stand_in import TOKEN, hub_stand_in, point_client_at
 from peft import LoraConfig
 from rlvr_tiny import even_length, rlvr_arguments, rlvr_trainer, scripted_prompts
 from tiny import tiny_model, tiny_tokenizer
@@ -198,9 +198,7 @@ def test_completions_beyond_the_context_are_refused_before_training(tmp_path):
 
 def test_a_pushed_run_brings_its_card_ledger_and_curves(tmp_path, monkeypatch):
     with hub_stand_in() as server:
-        monkeypatch.setattr("huggingface_hub.constants.ENDPOINT", server.url)
-        monkeypatch.setenv("HF_ENDPOINT", server.url)
-        monkeypatch.setenv("HF_TOKEN", TOKEN)
+        point_client_at(server, monkeypatch)
         one = trainer(rlvr_arguments(tmp_path / "run", hub_model_id="me/rl", hub_token=TOKEN))
         assert one.ref_model is None  # no KL term
         one.train()

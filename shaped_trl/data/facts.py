@@ -1,0 +1,103 @@
+"""What a model card says of the data of a run: names, shares, splits, and licences where somebody states them."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from eval_suite.benchmarks import BENCHMARKS
+from eval_suite.errors import UserError
+from eval_suite.model_card import split_card
+from eval_suite.sources import MIRROR_VARIABLE
+from shaped_trl.data.corpora import LOADERS, CorpusArguments, SourceArguments
+from shaped_trl.data.mixtures import mixture_entries
+from shaped_trl.data.prompts import REASONING_GYM, PromptArguments
+
+HUB_SECONDS = 10.0
+
+
+@dataclass(frozen=True)
+class DataFact:
+    """One data set of a run.
+
+    name: its Hub id, or a local file's own name. share: of the tokens, where there is a mixture.
+    """
+
+    name: str
+    on_hub: bool = False
+    config: str | None = None
+    split: str | None = None
+    heldout: str | None = None
+    share: float | None = None
+    license: str | None = None
+
+    def row(self) -> str:
+        """Its row in a Markdown table under `HEADER`."""
+        name = f"[{self.name}](https://huggingface.co/datasets/{self.name})" if self.on_hub else f"`{self.name}`"
+        share = "" if self.share is None else f"{self.share:.2%}"
+        cells = (self.config or "", self.split or "", share, self.heldout or "", self.license or "not stated")
+        return f"| {name} | " + " | ".join(cells) + " |"
+
+
+HEADER = "| data | config | split | share of the tokens | held-out split | licence |\n|---|---|---|--:|---|---|"
+
+
+def corpus_facts(corpus: CorpusArguments, ask_hub: bool) -> list[DataFact]:
+    """The data sets of `shaped-trl train`; with `ask_hub` the Hub is asked for licences that are not given."""
+    entries = mixture_entries(corpus)
+    return [_fact(options, ask_hub, share=weight if corpus.mixture else None) for options, weight in entries]
+
+
+def prompt_facts(prompts: PromptArguments, ask_hub: bool) -> list[DataFact]:
+    """The data set of `shaped-trl rlvr`; of a benchmark format alone, the benchmark's own."""
+    if prompts.dataset_name:
+        return [_fact(prompts, ask_hub)]
+    benchmark: Any = BENCHMARKS.get(prompts.benchmark_format or "")
+    name = getattr(benchmark, "dataset_id", None) or prompts.benchmark_format
+    return [_fact(prompts, ask_hub, name=name, config=getattr(benchmark, "config", None))] if name else []
+
+
+def _fact(options: SourceArguments, ask_hub: bool, **given: Any) -> DataFact:
+    name = given.pop("name", options.dataset_name)
+    local = Path(name).suffix in LOADERS
+    on_hub = not local and name.count("/") == 1 and not name.startswith(REASONING_GYM)
+    heldout = getattr(options, "dataset_test_split", None)
+    return DataFact(
+        name=Path(name).name if local else name,
+        on_hub=on_hub,
+        split=None if local else options.dataset_train_split,
+        heldout=Path(heldout).name if heldout and Path(heldout).suffix in LOADERS else heldout,
+        license=options.dataset_license or (_stated_license(name, options.hub_mirror, ask_hub) if on_hub else None),
+        **{"config": options.dataset_config, **given},
+    )
+
+
+def _stated_license(dataset_id: str, hub_mirror: str | None, ask_hub: bool) -> str | None:
+    """The licence in the card of a Hub data set: the mirror's README.md, or the Hub's; None where none is stated."""
+    root = hub_mirror or os.environ.get(MIRROR_VARIABLE)
+    if root:
+        card = Path(root) / dataset_id / "README.md"
+        try:
+            metadata = split_card(card.read_text(encoding="utf-8"))[0] if card.is_file() else {}
+        except UserError:  # somebody else's file, and no reason to stop a run
+            metadata = {}
+    elif ask_hub:
+        metadata = _card_on_hub(dataset_id)
+    else:
+        metadata = {}
+    stated = metadata.get("license")
+    return ", ".join(map(str, stated)) if isinstance(stated, list) else stated
+
+
+def _card_on_hub(dataset_id: str) -> dict[str, Any]:
+    from huggingface_hub import HfApi
+
+    from eval_suite.hub_errors import hub_errors
+
+    try:
+        data = HfApi(library_name="shaped-trl").dataset_info(dataset_id, timeout=HUB_SECONDS).card_data
+    except hub_errors():  # a licence that cannot be read is one that is not stated
+        return {}
+    return data.to_dict() if data is not None else {}

@@ -1,0 +1,235 @@
+"""A run's folder on the Hub: what is sent, when, and what a failure costs.
+
+Both trainers and a run that is already finished send the same thing: the files of `output_dir` without its
+checkpoints, names that begin with ``_`` and `training_args.bin` (a pickle with the token and the folders of this
+machine), and with the paths of this machine taken out of texts. It is laid out in a folder of its own first, weights
+as links, so that training goes on while it is sent.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator
+from concurrent.futures import Future
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from huggingface_hub import HfApi, constants
+from transformers import TrainingArguments
+from transformers.trainer_utils import HubStrategy, SaveStrategy
+from transformers.utils.hub import PushInProgress
+
+from eval_suite.errors import UserError
+from eval_suite.hub_errors import hub_errors, hub_reason
+from shaped_trl.recipes import RESOLVED, public_recipe
+from shaped_trl.training.cards import CARD, public_card
+from shaped_trl.training.private import adapter_base, private_names, without
+
+logger = logging.getLogger(__name__)
+STAGE = "_push-"
+LEFT_OUT = ("_*", "checkpoint-*", "training_args.bin", "*.tmp")
+# the files of a checkpoint that are a model's
+MODEL_FILES = ("*.safetensors", "*.json", "*.jinja", "*.txt", "*.model", "*.py")
+RESUME_FILES = ("*_state.json", "stream-*.json")
+TEXT_FILES = {".md", ".yaml", ".json", ".jsonl"}
+
+
+def create_repository(args: TrainingArguments, token: str | None = None, private: bool | None = None) -> str:
+    """The id of the repository of `args`, made where it is not there yet.
+
+    Raises:
+        UserError: the Hub does not let us, or cannot be reached.
+    """
+    api = HfApi(library_name="shaped-trl")
+    name = args.hub_model_id or Path(args.output_dir).absolute().name
+    private = private if private is not None else args.hub_private_repo
+    try:
+        return api.create_repo(name, token=token or args.hub_token, private=private, exist_ok=True).repo_id
+    except hub_errors() as error:
+        raise UserError(
+            f"hub_model_id={name!r}: {hub_reason(error, api.endpoint)}; then repeat the command, or leave "
+            "push_to_hub out: what is saved in output_dir stays"
+        ) from error
+
+
+def push_finished(args: TrainingArguments) -> None:
+    """Send the saved model of `output_dir`; where the Hub has it already, nothing changes there."""
+    if args.process_index == 0:
+        _clear(args.output_dir)
+        push_folder(args, create_repository(args), "End of training")
+
+
+def _clear(output_dir: str) -> None:
+    """Remove what a killed process had laid out."""
+    for stage in Path(output_dir).glob(f"{STAGE}*"):
+        shutil.rmtree(stage)
+
+
+def push_folder(
+    args: TrainingArguments, repository: str, message: str, token: str | None = None, revision: str | None = None
+) -> Any:
+    """Send `output_dir` in one commit, and return what the client does.
+
+    Raises:
+        UserError: it does not arrive. What is in `output_dir` stays as it is.
+    """
+    api = HfApi(library_name="shaped-trl")
+    stage = lay_out(args, repository)
+    try:
+        commit = api.upload_folder(
+            repo_id=repository,
+            folder_path=stage,
+            commit_message=message,
+            token=token or args.hub_token,
+            revision=revision or args.hub_revision,
+        )
+    except hub_errors() as error:
+        raise UserError(
+            f"hub_model_id={repository!r}: {hub_reason(error, api.endpoint)}; the model is saved in "
+            f"{args.output_dir}: {_again(args, repository)}"
+        ) from error
+    finally:
+        shutil.rmtree(stage)
+    print(f"pushed: {api.endpoint}/{repository}")
+    base = adapter_base(Path(args.output_dir))
+    if base is not None and Path(base).is_dir():
+        logger.warning("its base model %r is a folder here: others need that model as well, push it too", base)
+    return commit
+
+
+def _again(args: TrainingArguments, repository: str) -> str:
+    if args.save_strategy != SaveStrategy.NO:
+        return "the same command, run again, sends it"
+    return f"without a checkpoint the same command would train again; `hf upload {repository} DIR` sends a folder"
+
+
+def lay_out(args: Any, repository: str, checkpoint: Path | None = None, whole: str | None = None) -> Path:
+    """A new folder within `output_dir` with what the repository gets.
+
+    Args:
+        args: of the run. Its `output_dir` has card, logs and recipe; without `checkpoint` the model, too.
+        repository: its id, for the card's example.
+        checkpoint: take the model from there.
+        whole: folder of the repository to put the whole checkpoint into.
+    """
+    output_dir = Path(args.output_dir)
+    stage = Path(tempfile.mkdtemp(prefix=STAGE, dir=output_dir))
+    names = private_names(output_dir)
+    for path in _files(output_dir, LEFT_OUT):
+        _put(path, stage / path.relative_to(output_dir), names)
+    if checkpoint is not None:
+        for path in _files(checkpoint, (*LEFT_OUT, *RESUME_FILES)):
+            if any(path.match(pattern) for pattern in MODEL_FILES):
+                _put(path, stage / path.relative_to(checkpoint), names)
+        for path in _files(checkpoint, (*LEFT_OUT, CARD)) if whole else ():
+            _put(path, stage / str(whole) / path.relative_to(checkpoint), names)
+    if (stage / CARD).is_file():
+        text = (stage / CARD).read_text(encoding="utf-8")
+        (stage / CARD).write_text(public_card(text, repository, args.hub_license), encoding="utf-8")
+    if (output_dir / RESOLVED).is_file():
+        recipe = public_recipe((output_dir / RESOLVED).read_text(encoding="utf-8"))
+        (stage / RESOLVED).write_text(recipe, encoding="utf-8")
+    return stage
+
+
+def _files(folder: Path, left_out: tuple[str, ...]) -> Iterator[Path]:
+    for path in sorted(folder.rglob("*")):
+        parts = path.relative_to(folder).parts
+        if path.is_file() and not any(Path(parts[0]).match(pattern) for pattern in left_out):
+            yield path
+
+
+def _put(source: Path, target: Path, names: dict[bytes, bytes]) -> None:
+    target.parent.mkdir(parents=True, exist_ok=True)
+    target.unlink(missing_ok=True)
+    if source.suffix in TEXT_FILES:
+        target.write_bytes(without(source.read_bytes(), names))
+        return
+    if source.suffix == ".safetensors":  # never written to in place while it is sent
+        try:
+            os.link(source, target)
+            return
+        except OSError:  # a file system without links
+            pass
+    shutil.copyfile(source, target)
+
+
+class HubPushes:
+    """Mixin of a trainer: transformers' pushes, by way of `lay_out`.
+
+    A push at a save goes on in the background; one that fails is a warning. The one at the end raises UserError.
+    """
+
+    args: Any
+    hub_model_id: str | None
+    push_in_progress: PushInProgress | None
+
+    def init_hf_repo(self, token: str | None = None, private: bool | None = None) -> None:
+        if self.is_world_process_zero():  # type: ignore[attr-defined]
+            self.hub_model_id = create_repository(self.args, token, private)
+            self.push_in_progress = None
+            self._hub = HfApi(library_name="shaped-trl")  # one: its background jobs run one after the other
+            _clear(self.args.output_dir)
+
+    def push_to_hub(
+        self,
+        commit_message: str | None = "End of training",
+        blocking: bool = True,
+        token: str | None = None,
+        revision: str | None = None,
+        private: bool | None = None,
+        **kwargs: Any,
+    ) -> Any:
+        """Save the model and its card, then send both: see `transformers.Trainer.push_to_hub`. Always waits."""
+        if self.hub_model_id is None:
+            self.init_hf_repo(token, private)
+        self.save_model(_internal_call=True)  # type: ignore[attr-defined]
+        self.create_model_card(**kwargs)  # type: ignore[attr-defined]
+        return self.push_saved(commit_message or "End of training", token, revision)
+
+    def push_saved(
+        self, message: str = "End of training", token: str | None = None, revision: str | None = None
+    ) -> Any:
+        """Send what `output_dir` holds, after the pushes that are under way."""
+        if not self.is_world_process_zero():  # type: ignore[attr-defined]
+            return None
+        self.callback_handler.on_push_begin(self.args, self.state, self.control)  # type: ignore[attr-defined]
+        self._finish_current_push()  # type: ignore[attr-defined]
+        assert self.hub_model_id is not None  # by `init_hf_repo`
+        return push_folder(self.args, self.hub_model_id, message, token, revision)
+
+    def _push_from_checkpoint(self, checkpoint_folder: str) -> None:
+        args = self.args
+        if not self.is_world_process_zero() or args.hub_strategy == HubStrategy.END:  # type: ignore[attr-defined]
+            return
+        running = self.push_in_progress
+        if running is not None and not running.is_done() and not args.hub_always_push:
+            return
+        self.callback_handler.on_push_begin(args, self.state, self.control)  # type: ignore[attr-defined]
+        checkpoint = Path(checkpoint_folder)
+        folders = {HubStrategy.CHECKPOINT: "last-checkpoint", HubStrategy.ALL_CHECKPOINTS: checkpoint.name}
+        assert self.hub_model_id is not None  # by `init_hf_repo`
+        stage = lay_out(args, self.hub_model_id, checkpoint, folders.get(args.hub_strategy))
+        step = self.state.global_step  # type: ignore[attr-defined]
+        job = self._hub.upload_folder(
+            repo_id=self.hub_model_id,
+            folder_path=stage,
+            commit_message=f"Training in progress, step {step}",
+            token=args.hub_token,
+            revision=args.hub_revision,
+            run_as_future=True,
+        )
+        job.add_done_callback(partial(_ended, stage, step))
+        self.push_in_progress = PushInProgress([job, *(running.jobs if running is not None else [])])
+
+
+def _ended(stage: Path, step: int, job: Future) -> None:
+    shutil.rmtree(stage, ignore_errors=True)
+    error = job.exception()
+    if error is not None:
+        reason = hub_reason(error, constants.ENDPOINT) if isinstance(error, Exception) else repr(error)
+        logger.warning("step %d was not pushed: %s; the run goes on, and the next push brings all of it", step, reason)
