@@ -3,9 +3,14 @@
 from __future__ import annotations
 
 import dataclasses
+import os
+from typing import Any
 
 from accelerate import Accelerator
-from transformers import PreTrainedModel
+from accelerate.utils import DistributedType
+from transformers import PreTrainedModel, TrainingArguments
+
+from eval_suite.errors import UserError
 
 
 def keep_outputs_exact(accelerator: Accelerator) -> None:
@@ -34,3 +39,47 @@ def check_accumulation(model: PreTrainedModel, tp_size: int, gradient_accumulati
             f"{type(model).__name__}: transformers would sum the gradients of {', '.join(summed)} once per "
             "micro-batch; set it to 1 and raise per_device_train_batch_size"
         )
+
+
+def parallel_size(args: TrainingArguments, name: str) -> int:
+    """Size `name` ("tp", "cp", "sp") of accelerate's parallelism: the recipe's, or the launcher's."""
+    if args.parallelism_config is not None:
+        return getattr(args.parallelism_config, f"{name}_size", None) or 1
+    if os.environ.get("ACCELERATE_USE_PARALLELISM_CONFIG", "").lower() != "true":
+        return 1
+    return int(os.environ.get(f"PARALLELISM_CONFIG_{name.upper()}_SIZE", "1"))
+
+
+def division(args: TrainingArguments) -> dict[str, int]:
+    """What `recipes.record` is told of the processes: the sequences of an optimizer step, rank and world."""
+    replicas = max(1, args.world_size // parallel_size(args, "tp"))
+    sequences = args.train_batch_size * args.gradient_accumulation_steps * replicas
+    return {"sequences": sequences, "rank": args.process_index, "world": args.world_size}
+
+
+def check_parallelism(args: TrainingArguments) -> None:
+    """Refuse to divide sequences among processes.
+
+    Packed documents are kept apart by positions, which torch's ring attention does not look at, and TRL refuses
+    packing there; metrics and their ranks would be those of a part of the sequence.
+
+    Raises:
+        UserError: context or sequence parallelism is asked for.
+    """
+    for name, field in {"cp": "parallelism_config_cp_size", "sp": "parallelism_config_sp_size"}.items():
+        if (size := parallel_size(args, name)) > 1:
+            raise UserError(
+                f"{field}={size} is not supported: a sequence stays on one device here; set it to 1, and shard the "
+                "model (accelerate_config: fsdp2) with gradient checkpointing for long sequences"
+            )
+
+
+def let_cpus_shard(args: TrainingArguments, sharded: bool) -> None:
+    """Have accelerate shard on CPUs as it does on GPUs, where it would leave FSDP2 out, or refuse tensor parallelism.
+
+    To be called before the Trainer makes its accelerator.
+    """
+    state = getattr(args.distributed_state, "_shared_state", {})
+    wanted = sharded or args.fsdp_plugin_args is not None or os.environ.get("ACCELERATE_USE_FSDP", "") == "true"
+    if wanted and state.get("distributed_type") == DistributedType.MULTI_CPU:
+        state["distributed_type"] = DistributedType.MULTI_GPU

@@ -20,7 +20,13 @@ from shaped_trl.modeling.balancing import LossFreeBalancing
 from shaped_trl.modeling.lm_head import shape_lm_head
 from shaped_trl.training.cards import complete_card
 from shaped_trl.training.config import ShapedConfig
-from shaped_trl.training.engines import check_accumulation, keep_outputs_exact
+from shaped_trl.training.engines import (
+    check_accumulation,
+    check_parallelism,
+    keep_outputs_exact,
+    let_cpus_shard,
+    parallel_size,
+)
 from shaped_trl.training.liger import ShapedForwardCheck
 from shaped_trl.training.log import JsonlLogCallback, LogPlotCallback
 from shaped_trl.training.metrics import Breakdown, Ranks, SourceCollator, source_names
@@ -67,6 +73,8 @@ class ShapedTrainer(SFTTrainer):
             raise ValueError(
                 f"label_smoothing_factor={args.label_smoothing_factor} is another shape of the loss: set it to 0"
             )
+        check_parallelism(args)
+        let_cpus_shard(args, (getattr(model, "tp_size", None) or parallel_size(args, "tp")) > 1)
         super().__init__(model, args, **kwargs)
         base = self.model.get_base_model() if isinstance(self.model, PeftModel) else self.model
         self.head = shape_lm_head(base, args.reward_shape(), metrics=MEANS, impl=args.loss_impl)
