@@ -72,7 +72,10 @@ def launch(command: str, argv: Sequence[str], config: str | None) -> int | None:
     Raises:
         UserError: a value of a launch option that cannot be.
     """
-    if any(name in os.environ for name in LAUNCHED) or _only_looks(argv):
+    if any(name in os.environ for name in LAUNCHED):
+        _stay_together()
+        return None
+    if _only_looks(argv):
         return None
     options = wanted(argv, config)
     if not options.asked:
@@ -80,6 +83,14 @@ def launch(command: str, argv: Sequence[str], config: str | None) -> int | None:
     with tempfile.TemporaryDirectory(prefix="shaped-trl-") as causes:
         words = [*launcher_arguments(options), "-m", "shaped_trl.cli", command, *argv]
         return _supervise([sys.executable, "-m", "shaped_trl.launch", *words], causes)
+
+
+def _stay_together() -> None:
+    """Where there is no GPU, have accelerate use gloo: it would let each rank run alone."""
+    import torch
+
+    if not torch.accelerator.is_available():
+        os.environ.setdefault("ACCELERATE_USE_CPU", "true")
 
 
 def _only_looks(argv: Sequence[str]) -> bool:
@@ -243,15 +254,12 @@ def _ended(code: int) -> str:
 def _agent(argv: list[str]) -> int:
     """`accelerate launch` with one line in place of a traceback."""
     end_with_parent(signal.SIGTERM)
-    import torch
     from accelerate.commands.launch import launch_command, launch_command_parser
     from torch.distributed.elastic.multiprocessing.api import SignalException
     from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
 
     logging.disable(logging.ERROR)  # the agent's own account of signals and failures
     args = launch_command_parser().parse_args(argv)
-    if not torch.accelerator.is_available():
-        os.environ["ACCELERATE_USE_CPU"] = "true"  # or each rank would run alone
     try:
         launch_command(args)
     except SignalException as stop:
