@@ -89,7 +89,7 @@ def _stay_together() -> None:
     """Where there is no GPU, have accelerate use gloo: it would let each rank run alone."""
     import torch
 
-    if not torch.accelerator.is_available():
+    if not torch.accelerator.is_available() and "ACCELERATE_USE_DEEPSPEED" not in os.environ:
         os.environ.setdefault("ACCELERATE_USE_CPU", "true")
 
 

@@ -13,6 +13,7 @@ from shaped_trl.rlvr.config import RLVRConfig
 from shaped_trl.rlvr.lengths import check_context
 from shaped_trl.rlvr.rewards import RewardArguments, reward_functions
 from shaped_trl.rlvr.trainer import RLVRTrainer
+from shaped_trl.training.engines import save_whole_model
 from shaped_trl.training.evaluation import BenchmarkArguments, add_benchmarks
 from shaped_trl.training.resuming import already_finished, continue_training, full_disk_explained
 from shaped_trl.training.run import checkpoint_config, load_tokenizer, model_init_kwargs, model_source
@@ -36,7 +37,7 @@ def rlvr(
     name = prompts.dataset_name or prompts.benchmark_format
     with full_disk_explained(args.output_dir):
         continue_training(trainer)
-        trainer.save_model()
+        save_whole_model(trainer)
         trainer.create_model_card(dataset_name=name)
     if args.push_to_hub:
         trainer.push_to_hub(dataset_name=name)

@@ -15,6 +15,7 @@ from transformers.utils import CONFIG_NAME
 
 from eval_suite.errors import UserError
 from shaped_trl.data.streaming import position_file
+from shaped_trl.training.engines import check_engine
 from shaped_trl.training.trainer import ShapedTrainer
 
 # what of two configurations must agree for weights of one to be those of the other
@@ -100,6 +101,7 @@ def continue_training(trainer: Trainer) -> None:
     checkpoint = trainer.args.resume_from_checkpoint or last_checkpoint(trainer.args.output_dir)
     if checkpoint is not None:
         check_same_model(trainer, checkpoint)
+        check_engine(trainer, checkpoint)
     if checkpoint is not None and _is_last(checkpoint):
         trainer._load_from_checkpoint(checkpoint)
         trainer.state = TrainerState.load_from_json(str(Path(checkpoint) / TRAINER_STATE_NAME))

@@ -30,7 +30,7 @@ from shaped_trl.data.streaming import StreamingTrainer, check_streaming
 from shaped_trl.data.tokenizers import train_tokenizer
 from shaped_trl.modeling.architectures import ARCHITECTURES, paper_config, scaled_down
 from shaped_trl.training.config import ShapedConfig
-from shaped_trl.training.engines import parallel_size
+from shaped_trl.training.engines import parallel_size, save_whole_model
 from shaped_trl.training.evaluation import BenchmarkArguments, add_benchmarks
 from shaped_trl.training.resuming import (
     already_finished,
@@ -324,7 +324,7 @@ def train(
         continue_training(trainer)
         if trainer.eval_dataset is not None and not trained_and_evaluated(trainer):
             trainer.evaluate()
-        trainer.save_model()
+        save_whole_model(trainer)
         trainer.create_model_card(dataset_name=corpus.dataset_name or None)
     if args.push_to_hub:
         trainer.push_to_hub(dataset_name=corpus.dataset_name or None)

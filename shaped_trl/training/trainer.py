@@ -73,8 +73,9 @@ class ShapedTrainer(SFTTrainer):
             raise ValueError(
                 f"label_smoothing_factor={args.label_smoothing_factor} is another shape of the loss: set it to 0"
             )
-        check_parallelism(args)
-        let_cpus_shard(args, (getattr(model, "tp_size", None) or parallel_size(args, "tp")) > 1)
+        tp_size = getattr(model, "tp_size", None) or parallel_size(args, "tp")
+        check_parallelism(args, tp_size)
+        let_cpus_shard(args, tp_size > 1)
         super().__init__(model, args, **kwargs)
         base = self.model.get_base_model() if isinstance(self.model, PeftModel) else self.model
         self.head = shape_lm_head(base, args.reward_shape(), metrics=MEANS, impl=args.loss_impl)
