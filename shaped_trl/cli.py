@@ -61,7 +61,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     except SystemExit as stop:  # argparse, after --help
         return int(stop.code or 0)
     except KeyboardInterrupt:
-        if CAUSES not in os.environ:
+        if CAUSES not in os.environ and os.environ.get("RANK", "0") == "0":
             print("\nshaped-trl: interrupted; the same command continues from what is saved", file=sys.stderr)
         return 130
     except Exception as error:

@@ -222,9 +222,10 @@ def note(error: BaseException) -> None:
     text = " ".join(str(error).split())
     if not isinstance(error, UserError):
         text = f"{type(error).__name__}: {text}"
-    row = {"time": time.time(), "rank": int(os.environ.get("RANK", 0)), "text": text}
+    row: dict[str, Any] = {"time": time.time(), "rank": int(os.environ.get("RANK", 0)), "text": text}
     row["user"] = isinstance(error, UserError)
-    path = Path(folder) / f"{row['rank']}-{os.environ.get('TORCHELASTIC_RESTART_COUNT', 0)}.json"
+    row["attempt"] = int(os.environ.get("TORCHELASTIC_RESTART_COUNT", 0))
+    path = Path(folder) / f"{row['rank']}-{row['attempt']}.json"
     path.write_text(json.dumps(row), encoding="utf-8")
 
 
@@ -281,7 +282,7 @@ def _say_cause(code: int, who: str) -> int:
     A rank that was killed leaves no note, and those of the others only say that it is gone.
     """
     notes = [json.loads(path.read_text(encoding="utf-8")) for path in Path(os.environ[CAUSES]).glob("*.json")]
-    first = min(notes, key=lambda row: row["time"], default=None)
+    first = min(notes, key=lambda row: (-row["attempt"], row["time"]), default=None)
     killed = code in (-signal.SIGKILL, -signal.SIGSEGV, -signal.SIGBUS)
     if killed or first is None:
         print(f"shaped-trl: error: {who} was {_ended(code)}; {CONTINUES}", file=sys.stderr)

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import importlib.util
 import os
+import shutil
+import sys
 from contextlib import contextmanager
 from pathlib import Path
 
+import torch.distributed as dist
 import yaml
 from accelerate.commands.launch import _validate_launch_command, launch_command_parser
 from accelerate.utils.launch import prepare_deepspeed_cmd_env, prepare_multi_gpu_env
@@ -75,10 +79,30 @@ def environment(variables: dict[str, str]):
         os.environ |= before
 
 
-def run_all(runs: list[tuple[dict[str, str], list[str]]]) -> list[int]:
-    """Exit codes of `shaped-trl` with these arguments, each with its environment."""
+def unfinished(run: Path, copy: Path) -> Path:
+    """A copy of a run's folder as a kill after checkpoint-3 would leave it."""
+    shutil.copytree(run, copy, ignore=shutil.ignore_patterns("checkpoint-6", "*.safetensors"))
+    shutil.copytree(run / "checkpoint-3", copy / "checkpoint-3", dirs_exist_ok=True)
+    return copy
+
+
+def run_all(runs: list[tuple[dict[str, str], list[str], Path | None]]) -> list[int]:
+    """Exit codes of `shaped-trl` with these arguments, each with its environment.
+
+    A run whose third part is a folder continues that one's, cut off in the middle; its arguments end with its own.
+    """
+    if importlib.util.find_spec("deepspeed") is not None:
+        os.environ["DS_ACCELERATOR"] = "cpu"
+        import deepspeed  # noqa: F401
+
+        # for inference only, and it would have to be compiled
+        sys.modules["deepspeed.comm.torch"].build_shm_op = lambda: None
     codes = []
-    for variables, argv in runs:
+    for variables, argv, cut in runs:
+        if cut is not None:
+            if dist.get_rank() == 0:
+                unfinished(cut, Path(argv[-1]))
+            dist.barrier()
         with environment(variables):
             codes.append(main(argv))
     return codes
