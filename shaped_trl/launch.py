@@ -28,8 +28,8 @@ from eval_suite.errors import UserError
 
 CAUSES = "SHAPED_TRL_CAUSES"
 CONTINUES = "the same command continues from the last checkpoint"
-# set by `accelerate launch` and torchrun; the former sets only the last for one process
-LAUNCHED = ("RANK", "LOCAL_RANK", "ACCELERATE_MIXED_PRECISION")
+# set by `accelerate launch` and torchrun in what they start
+LAUNCHED = ("RANK", "LOCAL_RANK")
 # the agent sends its ranks SIGTERM, and SIGKILL 30 s later; then the command ends what is left
 GRACE_S = 40.0
 # how long a rank but the first keeps a user's error to itself: the first one's is the same, and ends them all
@@ -86,11 +86,19 @@ def launch(command: str, argv: Sequence[str], config: str | None) -> int | None:
 
 
 def _stay_together() -> None:
-    """Where there is no GPU, have accelerate use gloo: it would let each rank run alone."""
+    """Where there is no GPU, have accelerate use gloo: it would let each rank run alone.
+
+    Raises:
+        UserError: DeepSpeed is asked for there.
+    """
     import torch
 
-    if not torch.accelerator.is_available() and "ACCELERATE_USE_DEEPSPEED" not in os.environ:
+    if torch.accelerator.is_available():
+        return
+    if "ACCELERATE_USE_DEEPSPEED" not in os.environ:
         os.environ.setdefault("ACCELERATE_USE_CPU", "true")
+    elif "DS_ACCELERATOR" not in os.environ:  # by which DeepSpeed's own users ask for it
+        raise UserError("DeepSpeed (zero3) needs a GPU: on this machine take accelerate_config: fsdp2, which divides alike")
 
 
 def _only_looks(argv: Sequence[str]) -> bool:
@@ -103,7 +111,7 @@ def wanted(argv: Sequence[str], config: str | None) -> LaunchArguments:
 
     given: dict[str, Any] = recipes.load(recipes.find(config)) if config else {}
     given = {name: given[name] for name in NAMES if given.get(name) is not None}
-    for word, following in zip(argv, [*argv[1:], ""], strict=True):
+    for word, following in zip(argv, [*argv, ""][1:], strict=True):
         name, equals, value = word.partition("=")
         if name.startswith("--") and name[2:] in NAMES:
             given[name[2:]] = value if equals else following
@@ -270,7 +278,8 @@ def _agent(argv: list[str]) -> int:
         return _say_cause(failure.exitcode, f"rank {rank}")
     except subprocess.CalledProcessError as error:  # of the launcher of one process
         return _say_cause(error.returncode, "the process")
-    except (ValueError, ConnectionError) as error:  # a configuration that accelerate refuses, a port in use
+    except (ValueError, ImportError, ConnectionError) as error:
+        # a configuration that accelerate refuses, DeepSpeed that is not installed, a port in use
         print(f"shaped-trl: error: accelerate: {' '.join(str(error).split())}", file=sys.stderr)
         return 2
     return 0

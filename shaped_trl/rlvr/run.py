@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from typing import Any
 
-from transformers import set_seed
 from trl import ModelConfig, get_peft_config
 
 from eval_suite.errors import UserError
@@ -70,7 +69,6 @@ def build_trainer(
         data = rl_prompts(prompts, args.seed, tokenizer, args.chat_template_kwargs)
     _say(data, prompts, args)
     args.model_init_kwargs = kwargs
-    set_seed(args.seed)  # new adapters are drawn before the Trainer does it
     return RLVRTrainer(
         source,
         reward_functions(rewards, data.grader, args.length_schedule()),

@@ -262,7 +262,6 @@ def build_trainer(
     }
     if overlap is not None:
         given["callbacks"].append(ReportCallback(overlap, dropped))
-    set_seed(args.seed)  # new adapters are drawn before the Trainer does it
     if streams(corpus):
         trainer = StreamingTrainer(model, args, sources=sources, **given)
     else:

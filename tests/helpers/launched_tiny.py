@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import os
 import shutil
 import sys
@@ -43,7 +42,7 @@ def write(folder: Path, **changes) -> str:
         for name, tied in (("model", False), ("tied", True)):
             tiny_model(tie_word_embeddings=tied, num_key_value_heads=2).save_pretrained(folder / name)
             tiny_tokenizer().save_pretrained(folder / name)
-        text_rows(96).to_json(folder / "rows.jsonl")
+        text_rows(200).to_json(folder / "rows.jsonl")
     data = {"model_name_or_path": str(folder / "model"), "dataset_name": str(folder / "rows.jsonl")}
     path = folder / f"{len(list(folder.glob('*.yaml')))}.yaml"
     path.write_text(yaml.safe_dump(data | RECIPE | changes))
@@ -91,7 +90,7 @@ def run_all(runs: list[tuple[dict[str, str], list[str], Path | None]]) -> list[i
 
     A run whose third part is a folder continues that one's, cut off in the middle; its arguments end with its own.
     """
-    if importlib.util.find_spec("deepspeed") is not None:
+    if any("ACCELERATE_USE_DEEPSPEED" in variables for variables, _, _ in runs):
         os.environ["DS_ACCELERATOR"] = "cpu"
         import deepspeed  # noqa: F401
 

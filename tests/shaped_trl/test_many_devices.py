@@ -23,6 +23,7 @@ SHARDED = {"FSDP_STATE_DICT_TYPE": "SHARDED_STATE_DICT"}
 LORA = {
     "use_peft": True,
     "lora_r": 2,
+    "lora_dropout": 0.0,  # each process draws its own
     "packing": True,
     "gradient_checkpointing": True,
     "gradient_checkpointing_kwargs": {"use_reentrant": False},
@@ -34,67 +35,100 @@ HAS_DEEPSPEED = importlib.util.find_spec("deepspeed") is not None
 def runs(tmp_path_factory):
     """The folder of all runs: one process's, and two processes' in one start of them."""
     folder = tmp_path_factory.mktemp("runs")
-    untied = write(folder)
-    tied = write(folder, model_name_or_path=str(folder / "tied"))
-    lora = write(folder, model_name_or_path=str(folder / "tied"), **LORA)
-    for name, recipe in {"untied": untied, "tied": tied, "lora": lora}.items():
+    recipes = {
+        "untied": write(folder),
+        "tied": write(folder, model_name_or_path=str(folder / "tied")),
+        "lora": write(folder, model_name_or_path=str(folder / "tied"), **LORA),
+    }
+    for name, recipe in recipes.items():
         assert main(["train", "--config", recipe, "--output_dir", str(folder / f"one-{name}")]) == 0
-
-    def run(recipe, name, *words, config="ddp", cut=None, **variables):
-        argv = ["train", "--config", recipe, *words, "--output_dir", str(folder / name)]
-        return launched(config) | variables, argv, folder / cut if cut else None
-
     two = [
-        run(untied, "ddp", *HALF),
-        run(untied, "up", *HALF, cut="one-untied"),
-        run(tied, "fsdp2", *HALF, config="fsdp2"),
-        run(tied, "fsdp2-sharded", *HALF, config="fsdp2", **SHARDED),
-        run(tied, "fsdp2-again", *HALF, config="fsdp2", cut="fsdp2-sharded", **SHARDED),
-        run(tied, "tp", *SHARED, config="tp", PARALLELISM_CONFIG_TP_SIZE="2"),
-        run(lora, "lora", *HALF),
+        run(folder, "ddp", "untied", *HALF),
+        run(folder, "up", "untied", *HALF, cut="one-untied"),
+        run(folder, "fsdp2", "tied", *HALF, config="fsdp2"),
+        run(folder, "tp", "tied", *SHARED, config="tp", PARALLELISM_CONFIG_TP_SIZE="2"),
+        run(folder, "lora", "lora", *HALF),
     ]
-    if HAS_DEEPSPEED:
-        two.append(run(untied, "zero3", *HALF, *ON_A_CPU, config="zero3"))
     assert run_processes(launched_tiny.run_all, 2, folder, two) == [[0] * len(two)] * 2
     return folder
 
 
-@pytest.mark.parametrize(
-    ("name", "alone"),
-    [
-        ("ddp", "one-untied"),
-        ("up", "one-untied"),
-        ("fsdp2", "one-tied"),
-        ("fsdp2-sharded", "one-tied"),
-        ("fsdp2-again", "one-tied"),
-        ("tp", "one-tied"),
-        ("lora", "one-lora"),
-        pytest.param("zero3", "one-untied", marks=pytest.mark.skipif(not HAS_DEEPSPEED, reason="no deepspeed")),
-    ],
-)
-def test_two_processes_log_the_losses_of_one(runs, name, alone):
-    ours, expected = losses(runs / name), losses(runs / alone)
-    print(name, max(abs(one - other) for one, other in zip(ours, expected, strict=True)))
+@pytest.fixture(scope="module")
+def more_runs(runs):
+    """Those for `slow` tests, in the same folder."""
+    two = [
+        run(runs, "fsdp2-sharded", "tied", *HALF, config="fsdp2", **SHARDED),
+        run(runs, "fsdp2-again", "tied", *HALF, config="fsdp2", cut="fsdp2-sharded", **SHARDED),
+    ]
+    if HAS_DEEPSPEED:
+        two.append(run(runs, "zero3", "untied", *HALF, *ON_A_CPU, config="zero3"))
+        two.append(run(runs, "zero3-again", "untied", *HALF, *ON_A_CPU, config="zero3", cut="zero3"))
+    (runs / "store").unlink()
+    assert run_processes(launched_tiny.run_all, 2, runs, two) == [[0] * len(two)] * 2
+    one = [run(runs, "fsdp2-down", "tied", config="fsdp2", cut="fsdp2-sharded", **SHARDED)]
+    (runs / "store").unlink()
+    assert run_processes(launched_tiny.run_all, 1, runs, one) == [[0]]
+    return runs
+
+
+def run(folder, name, recipe, *words, config="ddp", cut=None, **variables):
+    """What `launched_tiny.run_all` takes."""
+    argv = ["train", "--config", str(folder / f"{['untied', 'tied', 'lora'].index(recipe)}.yaml"), *words]
+    return launched(config) | variables, [*argv, "--output_dir", str(folder / name)], folder / cut if cut else None
+
+
+def check_losses(folder, name, alone):
+    ours, expected = losses(folder / name), losses(folder / alone)
     assert len(ours) == 6
     assert ours == pytest.approx(expected, abs=1e-6)
     assert abs(expected[0] - expected[-1]) > 1e-3
+
+
+@pytest.mark.parametrize(
+    ("name", "alone"),
+    [("ddp", "one-untied"), ("up", "one-untied"), ("fsdp2", "one-tied"), ("tp", "one-tied"), ("lora", "one-lora")],
+)
+def test_two_processes_log_the_losses_of_one(runs, name, alone):
+    check_losses(runs, name, alone)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["fsdp2-sharded", "fsdp2-again", "fsdp2-down"])
+def test_sharded_checkpoints_go_on_with_the_losses_of_one_process(more_runs, name):
+    check_losses(more_runs, name, "one-tied")
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not HAS_DEEPSPEED, reason="deepspeed is not installed")
+@pytest.mark.parametrize("name", ["zero3", "zero3-again"])
+def test_zero3_logs_the_losses_of_one_process(more_runs, name):
+    check_losses(more_runs, name, "one-untied")
 
 
 def weights(folder):
     return AutoModelForCausalLM.from_pretrained(folder).state_dict()
 
 
-@pytest.mark.parametrize("name", ["fsdp2", "fsdp2-sharded", "tp", "zero3"])
-def test_a_sharded_run_ends_as_a_whole_model(runs, name):
-    if name == "zero3" and not HAS_DEEPSPEED:
-        pytest.skip("no deepspeed")
-    ours, expected = weights(runs / name), weights(runs / f"one-{'untied' if name == 'zero3' else 'tied'}")
+def check_weights(folder, name, alone):
+    ours, expected = weights(folder / name), weights(folder / alone)
     assert ours.keys() == expected.keys()
     for key, value in expected.items():
         torch.testing.assert_close(ours[key], value, rtol=0, atol=1e-4, msg=f"{key} differs: {{}}".format)
-    if name != "fsdp2-sharded":
-        last = weights(runs / name / "checkpoint-6")
-        assert all(torch.equal(ours[key], last[key]) for key in ours)
+
+
+@pytest.mark.parametrize("name", ["fsdp2", "tp"])
+def test_a_sharded_run_ends_as_a_whole_model(runs, name):
+    check_weights(runs, name, "one-tied")
+    last, saved = weights(runs / name / "checkpoint-6"), weights(runs / name)
+    assert all(torch.equal(last[key], saved[key]) for key in saved)
+
+
+@pytest.mark.slow
+def test_a_run_with_sharded_checkpoints_ends_as_a_whole_model(more_runs):
+    assert not list((more_runs / "fsdp2-sharded" / "checkpoint-6").glob("*.safetensors"))
+    check_weights(more_runs, "fsdp2-sharded", "one-tied")
+    if HAS_DEEPSPEED:
+        check_weights(more_runs, "zero3", "one-untied")
 
 
 def test_one_process_goes_on_from_two(runs):
