@@ -46,14 +46,17 @@ class LaunchArguments:
     )
     accelerate_config: str | None = field(
         default=None,
-        metadata={"help": "ddp, fsdp2, zero3, tp (recipes/accelerate) or a file of `accelerate config`; without: ddp."},
+        metadata={
+            "help": "ddp, fsdp2, zero3, tp (recipes/accelerate) or a file of `accelerate config`; without: ddp."
+        },
     )
     num_machines: int | None = field(default=None, metadata={"help": "Machines; the command is run on each."})
     machine_rank: int | None = field(default=None, metadata={"help": "Number of this machine, from 0."})
     main_process_ip: str | None = field(default=None, metadata={"help": "Address of machine 0."})
     main_process_port: int | None = field(default=None, metadata={"help": "Port there; on one machine a free one."})
     max_restarts: int | None = field(
-        default=None, metadata={"help": "How often all processes start again after a failure, from the last checkpoint."}
+        default=None,
+        metadata={"help": "How often all start again after a failure, from the last checkpoint."},
     )
 
     @property
@@ -98,7 +101,9 @@ def _stay_together() -> None:
     if "ACCELERATE_USE_DEEPSPEED" not in os.environ:
         os.environ.setdefault("ACCELERATE_USE_CPU", "true")
     elif "DS_ACCELERATOR" not in os.environ:  # by which DeepSpeed's own users ask for it
-        raise UserError("DeepSpeed (zero3) needs a GPU: on this machine take accelerate_config: fsdp2, which divides alike")
+        raise UserError(
+            "DeepSpeed (zero3) needs a GPU: on this machine take accelerate_config: fsdp2, which divides alike"
+        )
 
 
 def _only_looks(argv: Sequence[str]) -> bool:

@@ -53,7 +53,13 @@ def test_the_command_line_wins_over_the_recipe(tmp_path):
         (["--accelerate_config", "fsdp3"], ["accelerate_config", "fsdp3", "fsdp2"]),
         (["--num_machines", "2", "--num_processes", "4"], ["num_machines=2", "machine_rank", "main_process_ip"]),
         (
-            [*"--num_machines 2 --num_processes 3 --machine_rank 0 --main_process_ip h --main_process_port 1".split()],
+            [
+                "--num_processes=3",
+                "--machine_rank=0",
+                "--main_process_ip=h",
+                "--main_process_port=1",
+                "--num_machines=2",
+            ],
             ["num_processes=3", "num_machines=2"],
         ),
     ],
@@ -147,7 +153,7 @@ def test_divided_sequences_are_refused(name, tmp_path, monkeypatch):
 
 
 def test_what_tensor_parallelism_cannot_save_is_refused(tmp_path):
-    with pytest.raises(UserError, match="save_strategy='steps': .*tensor parallelism .* save_only_model: true"):
+    with pytest.raises(UserError, match=r"save_strategy='steps': .*tensor parallelism .* save_only_model: true"):
         check_parallelism(ShapedConfig(str(tmp_path), use_cpu=True), 2)
     check_parallelism(ShapedConfig(str(tmp_path), use_cpu=True, save_only_model=True), 2)
 
