@@ -54,7 +54,7 @@ def _is_full_disk(error: BaseException, output_dir: str) -> bool:
     # safetensors and torch.save write in compiled code, and raise errors of their own
     if "No space left on device" in str(error):
         return True
-    from_torch = "PytorchStreamWriter" in str(error) or "inline_container" in str(error)
+    from_torch = any(word in str(error) for word in ("PytorchStreamWriter", "inline_container", "iostream error"))
     return from_torch and shutil.disk_usage(output_dir).free < TOO_LITTLE_BYTES
 
 
