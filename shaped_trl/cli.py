@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import os
+import signal
 import sys
 import warnings
 from collections import Counter
@@ -11,6 +12,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from eval_suite.errors import UserError
+from shaped_trl.launch import CAUSES, LaunchArguments, end_with_parent, launch, note, say
 from shaped_trl.usage import RLVR, SAMPLE, TRAIN, USAGE, argparser, print_help, take_config, wants_help
 
 PASS_AT_HELP = "k of pass@k and maj@k, separated by commas; default: the powers of two up to n, and n"
@@ -36,9 +38,14 @@ class GradeOptions:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run one command. Returns the exit code: 0, 2 for the user's errors (one line), 130 for Ctrl-C."""
+    """Run one command. Returns the exit code: 0, 2 for the user's errors (one line), 130 for Ctrl-C.
+
+    Where other processes were started for it, 1 when one of them failed, 128 + N for signal N.
+    """
     argv = list(sys.argv[1:] if argv is None else argv)
     command = argv[0] if argv else "--help"
+    if CAUSES in os.environ:
+        end_with_parent(signal.SIGKILL)
     if command in ("-h", "--help", "help"):
         print(USAGE, end="")
         return 0
@@ -49,16 +56,23 @@ def main(argv: Sequence[str] | None = None) -> int:
             raise UserError(f"unknown command {command!r}; choose from {', '.join(COMMANDS)}")
         return COMMANDS[command](argv[1:]) or 0
     except UserError as error:
-        print(f"shaped-trl: error: {' '.join(str(error).split())}", file=sys.stderr)
+        say(error)
         return 2
     except SystemExit as stop:  # argparse, after --help
         return int(stop.code or 0)
     except KeyboardInterrupt:
-        print("\nshaped-trl: interrupted; the same command continues from what is saved", file=sys.stderr)
+        if CAUSES not in os.environ and os.environ.get("RANK", "0") == "0":
+            print("\nshaped-trl: interrupted; the same command continues from what is saved", file=sys.stderr)
         return 130
+    except Exception as error:
+        note(error)
+        raise
 
 
 def train_command(argv: list[str]) -> int:
+    config, rest = take_config(argv)
+    if (code := launch("train", argv, config)) is not None:
+        return code
     from trl import ModelConfig
 
     from shaped_trl.data.corpora import CorpusArguments, SourceArguments
@@ -70,23 +84,34 @@ def train_command(argv: list[str]) -> int:
 
     inherited = "Every field of TRL's SFTConfig and ModelConfig is an option as well (learning_rate, packing, ...)."
     if wants_help(argv):
-        shown = [DryRunArguments, ShapedConfig, WatchArguments, SourceArguments, CorpusArguments, BenchmarkArguments]
+        shown = [
+            DryRunArguments,
+            ShapedConfig,
+            WatchArguments,
+            SourceArguments,
+            CorpusArguments,
+            BenchmarkArguments,
+            LaunchArguments,
+        ]
         return print_help(TRAIN, shown, inherited)
-    config, rest = take_config(argv)
-    options = [CorpusArguments, ShapedConfig, ModelConfig, BenchmarkArguments, DryRunArguments]
-    (corpus, args, model_args, benchmarks, look), settings = Parser("train", options).resolve(config, rest)
+    options = [CorpusArguments, ShapedConfig, ModelConfig, BenchmarkArguments, DryRunArguments, LaunchArguments]
+    (corpus, args, model_args, benchmarks, look, processes), settings = Parser("train", options).resolve(config, rest)
     if look.dry_run:
-        print(dry_run(corpus, args, model_args, look.devices))
+        print(dry_run(corpus, args, model_args, look.devices or processes.num_processes))
         return 0
+    from shaped_trl.training.engines import division
     from shaped_trl.training.run import check_files, train
 
     check_files(corpus, model_args)
-    record(settings, args.output_dir)
+    record(settings, args.output_dir, **division(args))
     train(corpus, args, model_args, benchmarks)
     return 0
 
 
 def rlvr_command(argv: list[str]) -> int:
+    config, rest = take_config(argv)
+    if (code := launch("rlvr", argv, config)) is not None:
+        return code
     from trl import ModelConfig
 
     from shaped_trl.data.corpora import SourceArguments
@@ -99,16 +124,24 @@ def rlvr_command(argv: list[str]) -> int:
 
     inherited = "Every field of TRL's GRPOConfig and ModelConfig is an option as well (learning_rate, ...)."
     if wants_help(argv):
-        shown = [RLVRConfig, WatchArguments, SourceArguments, PromptArguments, RewardArguments, BenchmarkArguments]
+        shown = [
+            RLVRConfig,
+            WatchArguments,
+            SourceArguments,
+            PromptArguments,
+            RewardArguments,
+            BenchmarkArguments,
+            LaunchArguments,
+        ]
         return print_help(RLVR, shown, inherited)
-    config, rest = take_config(argv)
-    options = [PromptArguments, RLVRConfig, ModelConfig, RewardArguments, BenchmarkArguments]
-    (prompts, args, model_args, rewards, benchmarks), settings = Parser("rlvr", options).resolve(config, rest)
+    options = [PromptArguments, RLVRConfig, ModelConfig, RewardArguments, BenchmarkArguments, LaunchArguments]
+    (prompts, args, model_args, rewards, benchmarks, _), settings = Parser("rlvr", options).resolve(config, rest)
     from shaped_trl.rlvr.run import rlvr
+    from shaped_trl.training.engines import division
     from shaped_trl.training.run import model_source
 
     model_source(model_args)
-    record(settings, args.output_dir)
+    record(settings, args.output_dir, **division(args))
     rlvr(prompts, args, model_args, rewards, benchmarks)
     return 0
 

@@ -21,6 +21,7 @@ import yaml
 
 from eval_suite.errors import UserError
 from eval_suite.records import write_atomic
+from shaped_trl.launch import NAMES as LAUNCH
 
 PACKAGED = Path(__file__).parent / "_recipes"
 ROOT = PACKAGED if PACKAGED.is_dir() else Path(__file__).parents[1] / "recipes"
@@ -29,8 +30,14 @@ RESOLVED = "resolved.yaml"
 PUSHING = ("push_to_hub", "hub_model_id", "hub_strategy", "hub_private_repo", "hub_always_push", "hub_revision")
 # never written down
 SECRET = ("hub_token", "push_to_hub_token")
+ACCELERATE = "accelerate"  # the folder of accelerate's configurations, which are no recipes
+# how many sequences make an optimizer step, and on how many processes
+STEP = "step.json"
+# what divides a step's sequences among processes and micro-batches: free as long as their number stays
+DIVISION = {"per_device_train_batch_size", "gradient_accumulation_steps"}
 # options that do not change what a run computes: a second run may differ in them and still continue the first
 FREE = {
+    *LAUNCH,
     "output_dir",
     "hub_mirror",
     "report_to",
@@ -60,7 +67,8 @@ ALTERNATIVES = {"benchmarks": "suite", "suite": "benchmarks"}
 
 def names() -> list[str]:
     """Names of the shipped recipes: their path below `recipes/` without .yaml."""
-    return sorted(str(path.relative_to(ROOT).with_suffix("")) for path in ROOT.rglob("*.yaml"))
+    found = [path.relative_to(ROOT).with_suffix("") for path in ROOT.rglob("*.yaml")]
+    return sorted(str(name) for name in found if name.parts[0] != ACCELERATE)
 
 
 def contract(name: str) -> str:
@@ -198,26 +206,41 @@ def _refuse(message: str) -> None:
     raise UserError(message)
 
 
-def record(settings: dict[str, Any], output_dir: str | Path) -> None:
+def record(
+    settings: dict[str, Any], output_dir: str | Path, *, sequences: int | None = None, rank: int = 0, world: int = 1
+) -> None:
     """Write `resolved.yaml`, after a check that the run already there, if any, is the same one.
+
+    Args:
+        sequences: of an optimizer step on all `world` processes; kept beside, in `step.json`. Where it stays, the
+            number of processes may be another.
+        rank: the first process writes, all check.
 
     Raises:
         UserError: `output_dir` holds a run with other settings.
     """
-    path = Path(output_dir) / RESOLVED
-    trained = any(Path(output_dir).glob("checkpoint-*")) or any(Path(output_dir).glob("*.safetensors"))
+    folder = Path(output_dir)
+    path = folder / RESOLVED
+    trained = any(folder.glob("checkpoint-*")) or any(folder.glob("*.safetensors"))
     settings = json.loads(json.dumps(settings, default=str))
     settings = {name: value for name, value in settings.items() if name not in SECRET}
     if path.is_file() and trained:
         before = load(path)
-        for name in sorted((set(before) | set(settings)) - FREE):
+        free = FREE | (DIVISION if sequences and (folder / STEP).is_file() else set())
+        for name in sorted((set(before) | set(settings)) - free):
             if before.get(name) != settings.get(name):
                 raise UserError(
                     f"output_dir={str(output_dir)!r} holds a run with {name}={before.get(name)!r}, not "
                     f"{settings.get(name)!r}: choose another --output_dir, or delete it to start again"
                 )
+        if free > FREE:
+            _check_step(folder, sequences, world)
+    if rank:
+        return
     try:
         write_atomic(path, yaml.safe_dump(settings, sort_keys=False, allow_unicode=True))
+        if sequences:
+            write_atomic(folder / STEP, json.dumps({"sequences": sequences, "processes": world}) + "\n")
     except (NotADirectoryError, FileExistsError, FileNotFoundError, PermissionError) as error:
         raise UserError(f"output_dir={str(output_dir)!r} cannot be written: {error.strerror}") from error
 
@@ -272,3 +295,13 @@ def _renamed(value: Any, names: dict[str, str]) -> Any:
     if isinstance(value, dict):
         return {name: _renamed(inner, names) for name, inner in value.items()}
     return [_renamed(inner, names) for inner in value] if isinstance(value, list) else value
+
+
+def _check_step(folder: Path, sequences: int | None, world: int) -> None:
+    before = json.loads((folder / STEP).read_text(encoding="utf-8"))
+    if before["sequences"] != sequences:
+        raise UserError(
+            f"output_dir={str(folder)!r} holds a run with {before['sequences']} sequences a step on "
+            f"{before['processes']} processes, not {sequences} on {world}: set per_device_train_batch_size × "
+            f"gradient_accumulation_steps so that they are {before['sequences']} again, or choose another --output_dir"
+        )

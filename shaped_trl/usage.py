@@ -33,6 +33,7 @@ usage: shaped-trl train --config RECIPE [--shape PRESET] [--FIELD VALUE ...]
 Pre- or mid-training with the reward-shaped next-token loss. The default shape is cross-entropy.
   shaped-trl train --config gsm8k/train --shape precision --output_dir outputs/precision
   shaped-trl train --config text/train --beta -0.25 --lambda_tail -0.1 --top_k 100
+  ... --num_processes 8 --accelerate_config fsdp2   on 8 devices (ddp, fsdp2, zero3, tp, a file): recipes/README.md
 PRESET: cross_entropy, precision, diversity, tail_penalty, head_reward.
 --dry_run prints parameters, tokens, steps, memory for --devices N and the first batch, and trains nothing.
 Run it again on the same output_dir to continue an interrupted run.
@@ -46,6 +47,7 @@ detector that stops a run without a learning signal and names the cause.
   shaped-trl rlvr --config gsm8k/rlvr --model_name_or_path outputs/precision --output_dir outputs/rl
   ... --completion_length_schedule '{0: 8192, 700: 16384}'   longer completions from step 700 on
   ... --dynamic_sampling false                               what is left is TRL's GRPOTrainer, to the last bit
+  ... --num_processes 8                                      on 8 devices, started here
   ... --use_vllm true --vllm_mode colocate                   vLLM generates; --vllm_mode server: on other GPUs
 rl_log.jsonl and rl_log.png say what the rollouts were spent on; --log_completions true shows them with their verdicts.
 Run it again on the same output_dir to continue an interrupted run.

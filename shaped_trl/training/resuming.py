@@ -16,6 +16,7 @@ from transformers.utils import CONFIG_NAME
 
 from eval_suite.errors import UserError
 from shaped_trl.data.streaming import position_file
+from shaped_trl.training.engines import check_engine, save_whole_model
 from shaped_trl.training.pushing import push_finished
 from shaped_trl.training.trainer import ShapedTrainer
 
@@ -55,7 +56,7 @@ def _is_full_disk(error: BaseException, output_dir: str) -> bool:
     # safetensors and torch.save write in compiled code, and raise errors of their own
     if "No space left on device" in str(error):
         return True
-    from_torch = "PytorchStreamWriter" in str(error) or "inline_container" in str(error)
+    from_torch = any(word in str(error) for word in ("PytorchStreamWriter", "inline_container", "iostream error"))
     return from_torch and shutil.disk_usage(output_dir).free < TOO_LITTLE_BYTES
 
 
@@ -110,6 +111,7 @@ def continue_training(trainer: Trainer) -> None:
     checkpoint = trainer.args.resume_from_checkpoint or last_checkpoint(trainer.args.output_dir)
     if checkpoint is not None:
         check_same_model(trainer, checkpoint)
+        check_engine(trainer, checkpoint)
     if checkpoint is not None and _is_last(checkpoint):
         trainer._load_from_checkpoint(checkpoint)
         trainer.state = TrainerState.load_from_json(str(Path(checkpoint) / TRAINER_STATE_NAME))
@@ -125,7 +127,7 @@ def save_for_good(trainer: Any) -> None:
     Raises:
         UserError: the Hub did not take them; they are saved by then.
     """
-    trainer.save_model(_internal_call=True)
+    save_whole_model(trainer)
     trainer.create_model_card()
     if trainer.args.push_to_hub:
         trainer.push_saved()

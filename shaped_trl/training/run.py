@@ -18,6 +18,7 @@ from transformers import (
     PreTrainedTokenizerBase,
     set_seed,
 )
+from transformers.distributed import DistributedConfig
 from trl import ModelConfig, get_peft_config, get_quantization_config
 
 from eval_suite.errors import UserError
@@ -30,6 +31,7 @@ from shaped_trl.data.streaming import StreamingTrainer, check_streaming
 from shaped_trl.data.tokenizers import train_tokenizer
 from shaped_trl.modeling.architectures import ARCHITECTURES, paper_config, scaled_down
 from shaped_trl.training.config import ShapedConfig
+from shaped_trl.training.engines import parallel_size
 from shaped_trl.training.evaluation import BenchmarkArguments, add_benchmarks
 from shaped_trl.training.resuming import (
     already_finished,
@@ -203,6 +205,8 @@ def tokenizer_and_model(corpus: CorpusArguments, args: ShapedConfig, model_args:
         changes = {key: value for key, value in (args.model_init_kwargs or {}).items() if key != "dtype"}
         config = checkpoint_config(model_args, **changes)
         args.model_init_kwargs = {**model_init_kwargs(model_args), **(args.model_init_kwargs or {})}
+        if (size := parallel_size(args, "tp")) > 1:
+            args.model_init_kwargs["distributed_config"] = DistributedConfig(tp_size=size)
         name = model_source(model_args)
         if corpus.tokenizer_name_or_path:
             tokenizer = load_tokenizer(corpus.tokenizer_name_or_path)
@@ -210,6 +214,11 @@ def tokenizer_and_model(corpus: CorpusArguments, args: ShapedConfig, model_args:
             tokenizer = load_tokenizer(name, "model_name_or_path", revision=model_args.model_revision)
         check_fit(config, args, tokenizer)
         return tokenizer, name
+    if (size := parallel_size(args, "tp")) > 1:
+        raise UserError(
+            f"parallelism_config_tp_size={size} is not for from_scratch: a model is divided while a checkpoint is "
+            "loaded; use accelerate_config: fsdp2, or save a model first and give --model_name_or_path"
+        )
     set_seed(args.seed)
     tokenizer = new_tokenizer(corpus, sources)
     assert isinstance(corpus.from_scratch, dict)  # by `check_files`

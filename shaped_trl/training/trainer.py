@@ -21,7 +21,13 @@ from shaped_trl.modeling.lm_head import shape_lm_head
 from shaped_trl.study.logs import TRAIN_LOG, read_log
 from shaped_trl.training.cards import TrainingCard
 from shaped_trl.training.config import ShapedConfig
-from shaped_trl.training.engines import check_accumulation, keep_outputs_exact
+from shaped_trl.training.engines import (
+    check_accumulation,
+    check_parallelism,
+    keep_outputs_exact,
+    let_cpus_shard,
+    parallel_size,
+)
 from shaped_trl.training.liger import ShapedForwardCheck
 from shaped_trl.training.log import JsonlLogCallback, LogPlotCallback
 from shaped_trl.training.metrics import Breakdown, Ranks, SourceCollator, source_names
@@ -71,6 +77,9 @@ class ShapedTrainer(TrainingCard, HubPushes, WatchedLoss, SFTTrainer):
             raise ValueError(
                 f"label_smoothing_factor={args.label_smoothing_factor} is another shape of the loss: set it to 0"
             )
+        tp_size = getattr(model, "tp_size", None) or parallel_size(args, "tp")
+        check_parallelism(args, tp_size)
+        let_cpus_shard(args, tp_size > 1)
         super().__init__(model, args, **kwargs)
         base = self.model.get_base_model() if isinstance(self.model, PeftModel) else self.model
         self.head = shape_lm_head(base, args.reward_shape(), metrics=MEANS, impl=args.loss_impl)

@@ -1,0 +1,32 @@
+"""A stand-in for `shaped_trl.cli` that imports nothing heavy and fails in a given way: `failing_ranks.py HOW`."""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+import time
+
+from eval_suite.errors import UserError
+from shaped_trl.launch import note, say
+
+
+def main(how: str) -> int:
+    first = os.environ["RANK"] == "0"
+    if how == "user":
+        say(UserError("beta=-2 is below -1"))
+        return 2
+    if first:  # waits for the other, as in a collective
+        time.sleep(120)
+    if how == "raise":
+        note(RuntimeError("the second\nrank's"))
+        raise RuntimeError
+    if how == "kill":
+        os.kill(os.getpid(), signal.SIGKILL)
+    if how == "loss":  # of a peer comes after what it came from
+        note(ConnectionError("closed by peer"))
+    return 3
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1]))
