@@ -154,7 +154,7 @@ def complete_card(
     text = _QUICK_START.sub(lambda _: model.quick_start(repository), text)
     table = "\n".join(["## Data", "", HEADER, *(fact.row() for fact in data), "", ""]) if data else ""
     said = f"{table}## Training procedure\n\n{procedure}\n\n{recipe}"
-    return card_text(metadata, text.replace("## Training procedure\n", said, 1))
+    return card_text(metadata, text.lstrip("\n").replace("## Training procedure\n", said, 1))
 
 
 def recipe_block(folder: Path) -> str:
