@@ -31,7 +31,7 @@ from shaped_trl.training.private import adapter_base, private_names, without
 
 logger = logging.getLogger(__name__)
 STAGE = "_push-"
-LEFT_OUT = ("_*", "checkpoint-*", "training_args.bin", "*.tmp")
+LEFT_OUT = ("_*", "checkpoint-*", "training_args.bin", "step.json", "*.tmp")
 # the files of a checkpoint that are a model's
 MODEL_FILES = ("*.safetensors", "*.json", "*.jinja", "*.txt", "*.model", "*.py")
 RESUME_FILES = ("*_state.json", "stream-*.json")

@@ -2,7 +2,7 @@
 
 Looked at once an optimizer step, before the optimizer: the loss of every micro-batch of every process, and the norm of
 the gradient. The batch of a micro-batch that went wrong is kept, as
-`output_dir/bad_batches/step-<n>-process-<rank>.safetensors`.
+`output_dir/_bad_batches/step-<n>-process-<rank>.safetensors`.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ from typing import Any
 
 import torch
 from safetensors.torch import save_file
+from torch.distributed.tensor import DTensor
 from transformers import Trainer, TrainerCallback
 
 from eval_suite.errors import UserError
@@ -24,7 +25,7 @@ from eval_suite.errors import UserError
 logger = logging.getLogger(__name__)
 
 CHOICES = ("stop", "skip", "ignore")
-FOLDER = "bad_batches"
+FOLDER = "_bad_batches"  # a Trainer that pushes its output_dir leaves such names out
 HISTORY = 100  # optimizer steps that a jump is measured against
 LEAST_HISTORY = 20
 
@@ -100,11 +101,11 @@ class LossWatch(TrainerCallback):
 
     def saw(self, loss: torch.Tensor, inputs: Any) -> None:
         """Take in a micro-batch; nothing is synchronised."""
-        self.seen.append((loss.detach().float(), inputs))
+        self.seen.append((_whole(loss).detach().float(), inputs))
 
     def on_pre_optimizer_step(self, args, state, control, **kwargs):
         losses = torch.stack([loss for loss, _ in self.seen])
-        norm = torch.as_tensor(1.0 if self.grad_norm is None else self.grad_norm, device=losses.device).float()
+        norm = torch.as_tensor(1.0 if self.grad_norm is None else _whole(self.grad_norm), device=losses.device).float()
         bad = ~losses.isfinite()
         first = torch.where(bad.any(), bad.int().argmax(), -1).float()
         row = torch.stack([losses.sum(), first, norm.isfinite().float()])
@@ -156,6 +157,11 @@ class LossWatch(TrainerCallback):
         path = Path(output_dir) / FOLDER / f"step-{step}-process-{self.trainer.args.process_index}.safetensors"
         path.parent.mkdir(parents=True, exist_ok=True)
         save_file(tensors, path)
+
+
+def _whole(value: Any) -> Any:
+    """What a sharded engine gives as a DTensor, as the tensor that all its processes have."""
+    return value.full_tensor() if isinstance(value, DTensor) else value
 
 
 def _mean(rows: list[list[float]]) -> float:

@@ -61,7 +61,7 @@ def test_it_stops_before_the_update_and_keeps_the_batch(tmp_path):
     clean, _ = trained(tmp_path / "clean", factor=1.0, max_steps=3, lr_scheduler_type="constant")
     again, _ = trained(tmp_path / "again", lr_scheduler_type="constant")
     assert all(torch.equal(a, b) for a, b in zip(weights(clean), weights(again), strict=True))
-    batch = load_file(tmp_path / "bad_batches" / "step-4-process-0.safetensors")
+    batch = load_file(tmp_path / "_bad_batches" / "step-4-process-0.safetensors")
     assert batch["input_ids"].shape == batch["labels"].shape
     assert batch["input_ids"].shape[0] == 2
 
@@ -111,7 +111,7 @@ def test_every_process_hears_of_the_one(tmp_path):
     first, second = run_processes(said_by, 2, tmp_path, str(tmp_path / "run"))
     assert first == second
     assert "step 4: the loss is not finite on process 1, micro-batch 2 of 2" in first
-    assert (tmp_path / "run" / "bad_batches" / "step-4-process-1.safetensors").is_file()
+    assert (tmp_path / "run" / "_bad_batches" / "step-4-process-1.safetensors").is_file()
 
 
 def said_by(folder: str) -> str:
