@@ -1,9 +1,9 @@
 """A run's folder on the Hub: what is sent, when, and what a failure costs.
 
 Both trainers and a run that is already finished send the same thing: the files of `output_dir` without its
-checkpoints, names that begin with ``_`` and `training_args.bin` (a pickle with the token and the folders of this
-machine), and with the paths of this machine taken out of texts. It is laid out in a folder of its own first, weights
-as links, so that training goes on while it is sent.
+checkpoints, names that begin with ``_``, `training_args.bin` (a pickle with the token and the folders of this
+machine) and TensorBoard's files (which have both the folders and its name), and with the paths of this machine taken
+out of texts. It is laid out in a folder of its own first, weights as links, so that training goes on while it is sent.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ from shaped_trl.training.private import adapter_base, private_names, without
 
 logger = logging.getLogger(__name__)
 STAGE = "_push-"
-LEFT_OUT = ("_*", "checkpoint-*", "training_args.bin", "step.json", "*.tmp")
+LEFT_OUT = ("_*", "checkpoint-*", "training_args.bin", "step.json", "*.tmp", "*.tfevents.*")
 # the files of a checkpoint that are a model's
 MODEL_FILES = ("*.safetensors", "*.json", "*.jinja", "*.txt", "*.model", "*.py")
 RESUME_FILES = ("*_state.json", "stream-*.json")
@@ -139,7 +139,7 @@ def lay_out(args: Any, repository: str, checkpoint: Path | None = None, whole: s
 def _files(folder: Path, left_out: tuple[str, ...]) -> Iterator[Path]:
     for path in sorted(folder.rglob("*")):
         parts = path.relative_to(folder).parts
-        if path.is_file() and not any(Path(parts[0]).match(pattern) for pattern in left_out):
+        if path.is_file() and not any(Path(end).match(p) for p in left_out for end in {parts[0], parts[-1]}):
             yield path
 
 

@@ -3,13 +3,37 @@
 from __future__ import annotations
 
 import os
+import shutil
 from collections.abc import Callable
 from datetime import timedelta
 from pathlib import Path
 
+import pytest
 import torch
 import torch.distributed as dist
 import torch.multiprocessing
+from filelock import FileLock
+
+
+def built_once(factory: pytest.TempPathFactory, name: str, build: Callable[[Path], object]) -> Path:
+    """A folder that `build(folder)` filled, once for all workers of pytest-xdist; the others wait for it."""
+    if "PYTEST_XDIST_WORKER" not in os.environ:
+        folder = factory.mktemp(name)
+        build(folder)
+        return folder
+    folder = factory.getbasetemp().parent / name  # of this session
+    with FileLock(f"{folder}.lock"):
+        if not (folder / "built").exists():
+            shutil.rmtree(folder, ignore_errors=True)  # an attempt that failed
+            folder.mkdir()
+            build(folder)
+            (folder / "built").touch()
+    return folder
+
+
+def results_in(folder: Path, count: int) -> list:
+    """What `run_processes` left in its folder."""
+    return [torch.load(folder / f"result-{rank}.pt", weights_only=False) for rank in range(count)]
 
 
 def run_processes(main: Callable[..., object], count: int, folder: Path, *arguments: object) -> list:
@@ -19,7 +43,7 @@ def run_processes(main: Callable[..., object], count: int, folder: Path, *argume
         ProcessRaisedException: one of them raised; the others are stopped at once.
     """
     torch.multiprocessing.spawn(_start, (main, count, str(folder), arguments), nprocs=count)
-    return [torch.load(folder / f"result-{rank}.pt", weights_only=False) for rank in range(count)]
+    return results_in(folder, count)
 
 
 def _start(rank: int, main: Callable[..., object], count: int, folder: str, arguments: tuple) -> None:

@@ -75,6 +75,7 @@ def trained_parameters(
         max_steps=20,
         steps_per_generation=2,
         logging_steps=20,
+        max_completion_length=3,
     )
     chosen = {"GRPOTrainer": GRPOTrainer, "RLVRTrainer": RLVRTrainer}[trainer_class]
     options = {"peft_config": LoraConfig(r=2, target_modules="all-linear")} if lora else {}

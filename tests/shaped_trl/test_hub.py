@@ -296,10 +296,13 @@ def test_a_push_that_fails_during_training_is_a_warning(hub, folder, monkeypatch
     assert hub.files["model", "me/full"] == {}
     shutil.rmtree(folder / "full" / "checkpoint-4")
     monkeypatch.setattr(hub, "refuse", None)
+    events = folder / "full" / "runs" / "a-day_a-host" / "events.out.tfevents.1.a-host.2.0"
+    events.parent.mkdir(parents=True)
+    events.touch()
     assert train(folder, "full", **given) == 0
     files = hub.files["model", "me/full"]
     assert {"model.safetensors", "last-checkpoint/optimizer.pt", "last-checkpoint/trainer_state.json"} <= set(files)
-    assert not [path for path in files if path.endswith("training_args.bin")]
+    assert not [path for path in files if path.endswith("training_args.bin") or "tfevents" in path]
 
 
 def test_a_published_recipe_has_no_paths():

@@ -166,6 +166,7 @@ def test_a_command_that_does_not_end_is_killed_with_all_it_started(monkeypatch, 
     )
     starts = f"import subprocess, sys; subprocess.Popen([sys.executable, '-c', {stubborn!r}], start_new_session=True)"
     code = f"{starts}; import time; time.sleep(60)"
+    monkeypatch.setattr(launch, "GRACE_S", 3.0)
     causes = str(tmp_path)
 
     def interrupt():
@@ -227,6 +228,7 @@ def test_the_first_cause_is_the_last_line(how, code, said, tmp_path, monkeypatch
         assert [line for line in lines if "error" in line] == lines[-1:]
 
 
+@pytest.mark.slow
 @pytest.mark.distributed
 def test_interrupted_then_a_rank_killed_the_run_goes_on(tmp_path):
     """Ctrl-C, the same command, SIGKILL of a rank, and the rest on one process: the losses of a run left alone."""

@@ -7,13 +7,13 @@ import launched_tiny
 import pytest
 import torch
 from launched_tiny import launched, losses, unfinished, write
-from processes import run_processes
+from processes import built_once, run_processes
 from transformers import AutoModelForCausalLM
 
 from shaped_trl.cli import main
 from shaped_trl.training.resuming import last_checkpoint
 
-pytestmark = pytest.mark.distributed
+pytestmark = [pytest.mark.distributed, pytest.mark.slow]
 
 HALF = ["--per_device_train_batch_size", "2"]
 # two processes share each batch; transformers adds accumulated gradients up wrongly (`engines.check_accumulation`)
@@ -34,7 +34,10 @@ HAS_DEEPSPEED = importlib.util.find_spec("deepspeed") is not None
 @pytest.fixture(scope="module")
 def runs(tmp_path_factory):
     """The folder of all runs: one process's, and two processes' in one start of them."""
-    folder = tmp_path_factory.mktemp("runs")
+    return built_once(tmp_path_factory, "many_devices", build)
+
+
+def build(folder):
     recipes = {
         "untied": write(folder),
         "tied": write(folder, model_name_or_path=str(folder / "tied")),
@@ -48,27 +51,16 @@ def runs(tmp_path_factory):
         run(folder, "fsdp2", "tied", *HALF, config="fsdp2"),
         run(folder, "tp", "tied", *SHARED, config="tp", PARALLELISM_CONFIG_TP_SIZE="2"),
         run(folder, "lora", "lora", *HALF),
-    ]
-    assert run_processes(launched_tiny.run_all, 2, folder, two) == [[0] * len(two)] * 2
-    return folder
-
-
-@pytest.fixture(scope="module")
-def more_runs(runs):
-    """Those for `slow` tests, in the same folder."""
-    two = [
-        run(runs, "fsdp2-sharded", "tied", *HALF, config="fsdp2", **SHARDED),
-        run(runs, "fsdp2-again", "tied", *HALF, config="fsdp2", cut="fsdp2-sharded", **SHARDED),
+        run(folder, "fsdp2-sharded", "tied", *HALF, config="fsdp2", **SHARDED),
+        run(folder, "fsdp2-again", "tied", *HALF, config="fsdp2", cut="fsdp2-sharded", **SHARDED),
     ]
     if HAS_DEEPSPEED:
-        two.append(run(runs, "zero3", "untied", *HALF, *ON_A_CPU, config="zero3"))
-        two.append(run(runs, "zero3-again", "untied", *HALF, *ON_A_CPU, config="zero3", cut="zero3"))
-    (runs / "store").unlink()
-    assert run_processes(launched_tiny.run_all, 2, runs, two) == [[0] * len(two)] * 2
-    one = [run(runs, "fsdp2-down", "tied", config="fsdp2", cut="fsdp2-sharded", **SHARDED)]
-    (runs / "store").unlink()
-    assert run_processes(launched_tiny.run_all, 1, runs, one) == [[0]]
-    return runs
+        two.append(run(folder, "zero3", "untied", *HALF, *ON_A_CPU, config="zero3"))
+        two.append(run(folder, "zero3-again", "untied", *HALF, *ON_A_CPU, config="zero3", cut="zero3"))
+    assert run_processes(launched_tiny.run_all, 2, folder, two) == [[0] * len(two)] * 2
+    one = [run(folder, "fsdp2-down", "tied", config="fsdp2", cut="fsdp2-sharded", **SHARDED)]
+    (folder / "store").unlink()
+    assert run_processes(launched_tiny.run_all, 1, folder, one) == [[0]]
 
 
 def run(folder, name, recipe, *words, config="ddp", cut=None, **variables):
@@ -92,17 +84,15 @@ def test_two_processes_log_the_losses_of_one(runs, name, alone):
     check_losses(runs, name, alone)
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("name", ["fsdp2-sharded", "fsdp2-again", "fsdp2-down"])
-def test_sharded_checkpoints_go_on_with_the_losses_of_one_process(more_runs, name):
-    check_losses(more_runs, name, "one-tied")
+def test_sharded_checkpoints_go_on_with_the_losses_of_one_process(runs, name):
+    check_losses(runs, name, "one-tied")
 
 
-@pytest.mark.slow
 @pytest.mark.skipif(not HAS_DEEPSPEED, reason="deepspeed is not installed")
 @pytest.mark.parametrize("name", ["zero3", "zero3-again"])
-def test_zero3_logs_the_losses_of_one_process(more_runs, name):
-    check_losses(more_runs, name, "one-untied")
+def test_zero3_logs_the_losses_of_one_process(runs, name):
+    check_losses(runs, name, "one-untied")
 
 
 def weights(folder):
@@ -123,12 +113,11 @@ def test_a_sharded_run_ends_as_a_whole_model(runs, name):
     assert all(torch.equal(last[key], saved[key]) for key in saved)
 
 
-@pytest.mark.slow
-def test_a_run_with_sharded_checkpoints_ends_as_a_whole_model(more_runs):
-    assert not list((more_runs / "fsdp2-sharded" / "checkpoint-6").glob("*.safetensors"))
-    check_weights(more_runs, "fsdp2-sharded", "one-tied")
+def test_a_run_with_sharded_checkpoints_ends_as_a_whole_model(runs):
+    assert not list((runs / "fsdp2-sharded" / "checkpoint-6").glob("*.safetensors"))
+    check_weights(runs, "fsdp2-sharded", "one-tied")
     if HAS_DEEPSPEED:
-        check_weights(more_runs, "zero3", "one-untied")
+        check_weights(runs, "zero3", "one-untied")
 
 
 def test_one_process_goes_on_from_two(runs):

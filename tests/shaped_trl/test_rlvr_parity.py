@@ -14,6 +14,7 @@ def test_twenty_steps_give_the_parameters_of_grpo(tmp_path, loss_type, lora):
     assert apart == 0
 
 
+@pytest.mark.slow
 @pytest.mark.distributed
 def test_twenty_steps_on_two_processes_give_the_parameters_of_grpo(tmp_path):
     for found in run_processes(parity, 2, tmp_path, str(tmp_path), CASES):

@@ -173,7 +173,9 @@ SCALED_DOWN = [
 
 
 @real_data
-@pytest.mark.parametrize("name", ["paper/1b/rlvr", *DAPO])
+@pytest.mark.parametrize(
+    "name", ["paper/1b/rlvr", DAPO[0], *(pytest.param(name, marks=pytest.mark.slow) for name in DAPO[1:])]
+)
 def test_clipping_acts_in_the_dapo_recipes_alone(name, tmp_path, monkeypatch, caplog):
     """A tiny model of two answers on rows of DAPO's columns; the recipe's ratio of batches, schedule and penalty."""
     monkeypatch.setenv("VLLM_ALLOW_LONG_MAX_MODEL_LEN", "0")  # put back afterwards

@@ -39,7 +39,7 @@ def rows(folder) -> list[dict]:
     return [{k: v for k, v in row.items() if "time" not in k} for row in read_jsonl(folder / "rl_log.jsonl")]
 
 
-@pytest.mark.parametrize("keep", [False, True], ids=["drop", "keep_leftovers"])
+@pytest.mark.parametrize("keep", [False, pytest.param(True, marks=pytest.mark.slow)], ids=["drop", "keep_leftovers"])
 def test_killed_in_the_middle_of_a_refill(tmp_path, keep):
     """Lengths grow at step 6, which the killed run reaches twice."""
     whole, broken = tmp_path / "whole", tmp_path / "broken"
@@ -61,15 +61,3 @@ def test_killed_in_the_middle_of_a_refill(tmp_path, keep):
     assert set(longest) == {2, 4, 6, 8, 10, 12}  # a generation batch begins after 0, 2, ... steps
     assert max(longest[step] for step in (2, 4, 6)) == 4
     assert 4 < min(longest[step] for step in (8, 10, 12)) <= max(longest.values()) == 9
-
-
-def test_the_longest_completion_grows_at_its_step_also_in_a_run_resumed_before_it(tmp_path):
-    options = OPTIONS | {"steps_per_generation": 1, "logging_steps": 1, "save_steps": 3, "max_steps": 10}
-    recorded_run(str(tmp_path / "whole"), options)
-    killed(tmp_path / "broken", options, kill_at=9)
-    assert max(row["step"] for row in rows(tmp_path / "broken")) < 6
-    recorded_run(str(tmp_path / "broken"), options)
-    longest = [row["completion_length_max"] for row in rows(tmp_path / "broken")]
-    assert longest == [row["completion_length_max"] for row in rows(tmp_path / "whole")]
-    assert max(longest[:6]) == 4  # steps 1 to 6 begin after 0 to 5 steps
-    assert 4 < min(longest[6:]) <= max(longest[6:]) == 9

@@ -9,7 +9,7 @@ import importlib.util
 import pytest
 import sharded_training
 import torch
-from processes import run_processes
+from processes import built_once, results_in, run_processes
 from sharded_training import PROCESSES, RUNS
 
 pytestmark = pytest.mark.distributed
@@ -22,10 +22,13 @@ TOLERANCES = {"tp": 1e-6, "zero3": 1e-6, "trainer": 1e-6}
 @pytest.fixture(scope="module")
 def results(tmp_path_factory):
     """What each process has, of every run: starting them once is what takes time."""
-    folder = tmp_path_factory.mktemp("processes")
-    for tied in (False, True):
-        sharded_training.make_model(tied).save_pretrained(folder / ("tied" if tied else "untied"))
-    return run_processes(sharded_training.main, PROCESSES, folder, str(folder))
+
+    def build(folder):
+        for tied in (False, True):
+            sharded_training.make_model(tied).save_pretrained(folder / ("tied" if tied else "untied"))
+        run_processes(sharded_training.main, PROCESSES, folder, str(folder))
+
+    return results_in(built_once(tmp_path_factory, "sharded_training", build), PROCESSES)
 
 
 def name_of(run: tuple[str, bool]) -> str:
