@@ -143,6 +143,7 @@ HOSTILE: dict[str, str] = {
     "chain of unequal numbers": boxed("x=3=5"),
 }
 
+LONG = ["product to 10^9", "power tower 9^9^9^9", "binomial", "double factorial"]
 
 # What these say can be read at once: a verdict other than these would be untrue.
 CERTAIN = {
@@ -157,17 +158,13 @@ CERTAIN = {
     "hash marks": "unparsed",
     "newlines": "unparsed",
     "braces never closed": "unparsed",
-    "product to 10^9": "timeout",
-    "power tower 9^9^9^9": "timeout",
-    "binomial": "timeout",
-    "double factorial": "timeout",
+    **dict.fromkeys(LONG, "timeout"),
 }
 
 
-def check_all(soft_timeout_s: float, hard_timeout_s: float) -> None:
+def check(hostile: dict[str, str], soft_timeout_s: float, hard_timeout_s: float) -> None:
     """Grade each family alone, then a normal answer; then 12 at once on both workers."""
-    assert len(HOSTILE) >= 45
-    requests = {name: GradeRequest("math", text, GOLD) for name, text in HOSTILE.items()}
+    requests = {name: GradeRequest("math", text, GOLD) for name, text in hostile.items()}
     normal = GradeRequest("math", boxed(r"\frac{10}{2}+0"), GOLD)
     margin_s = 1.5
     with GraderPool(2, soft_timeout_s, hard_timeout_s) as pool:
@@ -178,7 +175,8 @@ def check_all(soft_timeout_s: float, hard_timeout_s: float) -> None:
             seconds = time.monotonic() - start
             assert seconds <= hard_timeout_s + margin_s, f"{name}: {seconds:.1f} s"
             assert status != "pass", name
-            assert name not in CERTAIN or status == CERTAIN[name], f"{name}: {status}"
+            # how far a long one comes, its time or its memory, is the machine's
+            assert name not in CERTAIN or status in {CERTAIN[name], name in LONG and "error"}, f"{name}: {status}"
             assert pool.grade([normal])[0].status == "pass", f"after {name}"
         statuses = {grade.status for grade in pool.grade(list(requests.values())[:12])}
         assert statuses <= {"timeout", "error", "fail", "unparsed"}
@@ -186,13 +184,14 @@ def check_all(soft_timeout_s: float, hard_timeout_s: float) -> None:
 
 @pytest.mark.slow
 def test_hostile_answers_end_in_time():
-    check_all(soft_timeout_s=0.5, hard_timeout_s=3.0)
+    assert len(HOSTILE) >= 45
+    check(HOSTILE, soft_timeout_s=0.5, hard_timeout_s=3.0)
 
 
 @pytest.mark.slow
 @pytest.mark.timeout(900)
-def test_hostile_answers_end_in_time_under_the_default_limits():
-    check_all(soft_timeout_s=3.0, hard_timeout_s=6.0)
+def test_long_ones_end_in_time_under_the_default_limits():
+    check({name: HOSTILE[name] for name in LONG}, soft_timeout_s=3.0, hard_timeout_s=6.0)
 
 
 @pytest.mark.parametrize("grader", ["math", "gsm8k"])

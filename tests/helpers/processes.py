@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import sys
 from collections.abc import Callable
 from datetime import timedelta
 from pathlib import Path
@@ -56,3 +57,6 @@ def _start(rank: int, main: Callable[..., object], count: int, folder: str, argu
     result = main(*arguments)
     torch.save(result, f"{folder}/result-{rank}.pt")
     dist.destroy_process_group()
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(0)  # threads that gloo and DDP leave behind can abort the interpreter's own way out

@@ -33,9 +33,9 @@ def test_the_demos_pre_training_has_the_curve_of_chunked(tmp_path):
     settings = recipes.load(recipes.find("demo/pretrain")) | {
         "dataset_name": "train.jsonl",
         "dataset_test_split": "heldout.jsonl",
-        "max_steps": 4,
+        "max_steps": 2,
         "per_device_train_batch_size": 2,
-        "lr_scheduler_kwargs": {"num_decay_steps": 2, "decay_type": "linear"},
+        "lr_scheduler_kwargs": {"num_decay_steps": 1, "decay_type": "linear"},
         "warmup_steps": 1,
         "logging_steps": 1,
         "eval_strategy": "no",
@@ -47,8 +47,8 @@ def test_the_demos_pre_training_has_the_curve_of_chunked(tmp_path):
     }
     (tmp_path / "recipe.yaml").write_text(yaml.safe_dump(settings))
     chunked, triton = (curve(tmp_path, impl) for impl in ("chunked", "triton"))
-    assert [row["step"] for row in chunked] == [1, 2, 3, 4, 4]
-    assert chunked[3]["nll"] < chunked[0]["nll"] - 0.5
+    assert [row["step"] for row in chunked] == [1, 2, 2]
+    assert chunked[1]["nll"] < chunked[0]["nll"]
     for a, b in zip(triton, chunked, strict=True):
         names = b.keys() - {name for name in b if name.endswith(("runtime", "per_second"))}
         assert {name: a[name] for name in names} == pytest.approx({name: b[name] for name in names}, rel=1e-6)
