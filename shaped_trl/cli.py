@@ -318,7 +318,7 @@ def demo_command(argv: list[str]) -> int:
 
 
 def _run_study(study: str, out: str | None, dry_run: bool) -> int:
-    from shaped_trl.study.plan import load_study
+    from shaped_trl.study.definition import load_study
     from shaped_trl.study.runner import run_study
 
     return run_study(load_study(study, out), dry_run=dry_run)

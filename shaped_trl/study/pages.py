@@ -10,10 +10,10 @@ from matplotlib.figure import Figure
 from eval_suite.document import Block, Heading, Image, Items, Table, Text
 from eval_suite.plots import plot_pass_at_k, to_png
 from eval_suite.report import percent
+from shaped_trl.study.definition import Study
 from shaped_trl.study.figures import Panel, plot_panels
 from shaped_trl.study.findings import find, is_shown, signed
 from shaped_trl.study.logs import curve
-from shaped_trl.study.plan import Study
 from shaped_trl.study.training_results import stage_rows, stages_of
 
 _NONE = "–"
@@ -70,7 +70,7 @@ def _training(study: Study, results: dict[str, Any]) -> list[Block]:
         rows = [
             [
                 arm,
-                _shape(study.arms[arm]),
+                _shape(study.arms[arm].shape),
                 *(_with_seeds(summary, key) for key in _TRAINED),
                 summary["source"],
                 f"{summary['steps']:,}",

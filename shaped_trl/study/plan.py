@@ -1,85 +1,35 @@
-"""A study is data: arms × seeds × stages. `plan` turns it into runs, each one `shaped-trl` command line.
-
-An arm is a shape of the token distribution; a stage is one command (train, rlvr, eval) with a recipe. Every
-arm goes through all stages, from the same data and, per seed, the same initialisation, so that arms can be
-compared in pairs. Nothing here imports torch until a shape has to be checked.
-"""
+"""`plan` turns a study into runs, each one command line, in an order in which each comes after what it needs."""
 
 from __future__ import annotations
 
 import hashlib
 import json
 import re
-from collections.abc import Iterable, Mapping
-from dataclasses import asdict, dataclass, field, fields
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from eval_suite.errors import UserError
 from shaped_trl import recipes
+from shaped_trl.study.definition import MODEL_FLAGS, OUTPUT_FLAGS, TEMPERATURE, Stage, Study
 
-OUTPUT_FLAGS = {"train": "output_dir", "rlvr": "output_dir", "eval": "out"}
-MODEL_FLAGS = {"train": "model_name_or_path", "rlvr": "model_name_or_path", "eval": "model"}
-PREPARATIONS = ("running_sums",)
-# What tells arms apart. A recipe may fix top_k for all of them, but a beta there would shape the baseline
-# too.
+# What tells arms apart. A recipe may fix top_k for all of them, but a beta there would shape the baseline too.
 SHAPE_OF_ARM = ("shape", "beta", "lambda_head", "lambda_tail", "positive", "alpha")
 DATA = "{data}"
-_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]*")
-
-
-@dataclass(frozen=True)
-class Stage:
-    """One step of every arm. `model` names the earlier stage whose result it starts from or measures."""
-
-    command: str
-    config: str
-    shaped: bool = False
-    model: str | None = None
-    args: dict[str, Any] = field(default_factory=dict)
-
-
-@dataclass(frozen=True)
-class Study:
-    """A validated study. `arms` maps a name to its shape's fields, `prepare` a generator to its options."""
-
-    name: str
-    out: Path
-    seeds: tuple[int, ...]
-    baseline: str
-    max_parallel: int
-    prepare: dict[str, dict[str, Any]]
-    arms: dict[str, dict[str, Any]]
-    stages: dict[str, Stage]
-
-    @property
-    def data(self) -> Path:
-        return self.out / "data"
-
-    def folder(self, arm: str, seed: int, stage: str) -> Path:
-        return self.out / "runs" / arm / f"seed{seed}" / stage
-
-    def to_yaml(self) -> str:
-        """The study as a study file: loading it again gives this study."""
-        stages = {name: asdict(stage) for name, stage in self.stages.items()}
-        resolved = {
-            "name": self.name,
-            "seeds": list(self.seeds),
-            "baseline": self.baseline,
-            "max_parallel": self.max_parallel,
-            "prepare": self.prepare,
-            "arms": {arm: {"shape": shape} if shape else {} for arm, shape in self.arms.items()},
-            "stages": stages,
-        }
-        return yaml.safe_dump(resolved, sort_keys=False)
+MATCH = "match"  # the command of a run that finds a temperature: `shaped_trl.study.temperature`
+FOUND = "temperature.json"
+# A number that is known once the temperature T is: "{T*0.5}".
+_LATE = re.compile(r"\{T\*([^}]+)\}")
+# GRPOTrainer's, where a recipe leaves them out
+_RL_DEFAULTS = {"temperature": 1.0, "learning_rate": 1e-6, "max_grad_norm": 1.0}
 
 
 @dataclass(frozen=True)
 class Run:
-    """One command line of a study. `settings` is its recipe with the command line's values in place."""
+    """One command line of a study. `settings` is its recipe with the command line's values in place; a number of
+    `argv` may wait for a temperature (`bound`). `depends_on` are keys of earlier runs."""
 
     key: str
     arm: str
@@ -88,93 +38,140 @@ class Run:
     command: str
     folder: Path
     argv: tuple[str, ...]
-    depends_on: str | None
+    depends_on: tuple[str, ...]
     settings: dict[str, Any]
     fingerprint: str
-
-
-def load_study(path: str | Path, out: str | Path | None = None) -> Study:
-    """Read and check a study file or shipped study; its results go to `out`, by default a folder of its name.
-
-    Raises:
-        UserError: an unknown or missing key, a value of the wrong kind or out of range, a stage that starts
-        from
-            one that does not come before it.
-    """
-    values = recipes.load(recipes.find(str(path)))
-    allowed = ("name", "seeds", "baseline", "max_parallel", "prepare", "arms", "stages")
-    _check_keys(str(path), values, allowed, required=("name", "baseline", "arms", "stages"))
-    name = _named("name", values["name"])
-    arms = {_named("arm", arm): _arm(arm, value) for arm, value in _mapping("arms", values["arms"]).items()}
-    stages: dict[str, Stage] = {}
-    for stage, value in _mapping("stages", values["stages"]).items():
-        stages[_named("stage", stage)] = _stage(stage, value, stages)
-    if not arms or not stages:
-        raise UserError(f"{path}: a study needs at least one arm and one stage")
-    if values["baseline"] not in arms:
-        raise UserError(f"baseline: {values['baseline']!r} is no arm; choose one of {', '.join(arms)}")
-    prepare = _mapping("prepare", values.get("prepare") or {})
-    _check_keys("prepare", prepare, PREPARATIONS)
-    return Study(
-        name=name,
-        out=Path(out if out is not None else name).absolute(),
-        seeds=_seeds(values.get("seeds", [0])),
-        baseline=values["baseline"],
-        max_parallel=_at_least_one("max_parallel", values.get("max_parallel", 1)),
-        prepare={key: _mapping(f"prepare.{key}", options or {}) for key, options in prepare.items()},
-        arms=arms,
-        stages=stages,
-    )
+    regime: str
 
 
 def plan(study: Study) -> list[Run]:
-    """The runs of a study, each after the one it depends on; arms side by side within a seed."""
-    settings = {name: _recipe(name, stage) for name, stage in study.stages.items()}
+    """The runs of a study, each after those it depends on; arms side by side within a seed, seeds within a regime."""
+    recipes_of = {name: _recipe(name, stage) for name, stage in study.stages.items()}
     runs: dict[str, Run] = {}
-    for seed in study.seeds:
-        for name in study.stages:
-            for arm in study.arms:
-                run = _run(study, arm, seed, name, settings[name], runs)
-                runs[run.key] = run
+    seeds = [*dict.fromkeys(seed for arm in study.arms for seed in study.seeds_of(arm))]
+    for seed in seeds:
+        for view in study.each_regime():
+            for name in study.stages:
+                for arm in study.arms:
+                    if seed in study.seeds_of(arm) and study.runs_stage(arm, name):
+                        for run in _runs(view, arm, seed, name, recipes_of[name], runs):
+                            runs[run.key] = run
     return list(runs.values())
 
 
-def _run(study: Study, arm: str, seed: int, name: str, recipe: dict[str, Any], earlier: dict[str, Run]) -> Run:
-    stage = study.stages[name]
-    folder = study.folder(arm, seed, name)
+def _runs(
+    study: Study, arm: str, seed: int, name: str, recipe: dict[str, Any], earlier: Mapping[str, Run]
+) -> Iterator[Run]:
+    """The run of a stage, after the one that finds its temperature where that is still to be found."""
+    stage, own = study.stages[name], study.arms[arm]
+    start = study.start(arm, name)
+    needs = [_key(study, start[0], seed, start[1])] if start else []
     settings: dict[str, Any] = {}
-    if stage.model:
-        settings[MODEL_FLAGS[stage.command]] = str(study.folder(arm, seed, stage.model))
-    settings[OUTPUT_FLAGS[stage.command]] = str(folder)
+    if start:
+        settings[MODEL_FLAGS[stage.command]] = str(study.folder(start[0], seed, start[1]))
+    settings[OUTPUT_FLAGS[stage.command]] = str(study.folder(arm, seed, name))
     settings["seed"] = seed
     if stage.shaped:
-        settings |= study.arms[arm]
+        settings |= own.shape
     # A recipe cannot know where a study's data lies: its {data} values are given on the command line.
-    settings |= {key: value for key, value in recipe.items() if _mentions_data(value)} | stage.args
-    settings = {key: _with_data(value, study.data) for key, value in settings.items()}
+    settings |= {key: value for key, value in recipe.items() if _mentions_data(value)}
+    settings |= stage.args | own.args.get(name, {})
+    known = dict(earlier)
+    if stage.command != "train" and own.entropy_of is not None:
+        match = _match(study, arm, seed, name, earlier)
+        needs.append(match.key)
+        if match.key not in earlier:
+            known[match.key] = match
+            yield match
+    if stage.command != "train" and (own.entropy_of is not None or own.temperature is not None):
+        settings |= _scaled(stage, recipe | settings, own.temperature)
+    settings = {key: _with_data(value, study.data(arm)) for key, value in settings.items()}
     argv = [stage.command, "--config", _config_argument(stage.config)]
     for key, value in settings.items():
         argv += [f"--{key}", *(_argument(v) for v in (value if isinstance(value, list) else [value]))]
-    depends_on = f"{arm}/seed{seed}/{stage.model}" if stage.model else None
+    yield _run(study, arm, seed, name, stage.command, argv, [known[key] for key in needs], recipe, settings)
+
+
+def _run(
+    study: Study,
+    arm: str,
+    seed: int,
+    name: str,
+    command: str,
+    argv: list[str],
+    needs: list[Run],
+    recipe: dict[str, Any],
+    settings: dict[str, Any],
+) -> Run:
     # The folder's own place is left out, so that a finished study can be moved.
     identity = [
         [argument.replace(str(study.out), "{out}") for argument in argv],
         recipe,
-        study.prepare,
-        earlier[depends_on].fingerprint if depends_on else None,
+        study.preparation(arm),
+        [need.fingerprint for need in needs],
     ]
     return Run(
-        key=f"{arm}/seed{seed}/{name}",
+        key=_key(study, arm, seed, name),
         arm=arm,
         seed=seed,
         stage=name,
-        command=stage.command,
-        folder=folder,
+        command=command,
+        folder=study.folder(arm, seed, name),
         argv=tuple(argv),
-        depends_on=depends_on,
+        depends_on=tuple(need.key for need in needs),
         settings=recipe | settings,
         fingerprint=fingerprint(identity),
+        regime=study.regime,
     )
+
+
+def _key(study: Study, arm: str, seed: int, stage: str) -> str:
+    return "/".join([*([study.regime] if study.regime else []), arm, f"seed{seed}", stage])
+
+
+def _match(study: Study, arm: str, seed: int, name: str, earlier: Mapping[str, Run]) -> Run:
+    """The run that finds the temperature at which the arm's trained model has another arm's entropy."""
+    like = study.arms[arm].entropy_of
+    assert like is not None
+    trained = [_trained(study, each, name) for each in (arm, like)]
+    folders = [str(study.folder(owner, seed, stage)) for owner, stage in trained]
+    out = study.folder(arm, seed, f"{TEMPERATURE}-{trained[0][1]}")
+    argv = [MATCH, "--model", folders[0], "--like", folders[1], "--out", str(out)]
+    needs = [earlier[_key(study, owner, seed, stage)] for owner, stage in trained]
+    return _run(study, arm, seed, out.name, MATCH, argv, needs, {}, {})
+
+
+def _trained(study: Study, arm: str, stage: str) -> tuple[str, str]:
+    """(arm, stage) of the pre- or mid-trained model behind a stage: before any RL."""
+    found = study.start(arm, stage)
+    assert found is not None, "an arm without a model of its own starts from another's"
+    return found if study.stages[found[1]].command == "train" else _trained(study, arm, found[1])
+
+
+def _scaled(stage: Stage, recipe: Mapping[str, Any], temperature: float | None) -> dict[str, Any]:
+    """Sampling at T times the recipe's temperature. The policy is softmax(z/T): its gradient in z has a factor 1/T,
+    and a step of z counts 1/T there. Clipping norm and learning rate times T undo both (the update is Adam's, which
+    does not depend on the gradient's scale), so that the policy moves as far per step as at the recipe's temperature.
+    """
+    base = {key: float(recipe.get(key, default)) for key, default in _RL_DEFAULTS.items()}
+    if stage.command == "eval":
+        base = {"temperature": base["temperature"]}
+    late = {key: f"{{T*{value!r}}}" for key, value in base.items()}
+    return late if temperature is None else {key: float(bind(value, temperature)) for key, value in late.items()}
+
+
+def bind(argument: str, temperature: float) -> str:
+    """The argument with every "{T*x}" replaced by T·x."""
+    return _LATE.sub(lambda match: _argument(temperature * float(match[1])), argument)
+
+
+def bound(run: Run) -> list[str]:
+    """The run's command line, its temperature filled in from the run that has found it."""
+    if not any(_LATE.search(argument) for argument in run.argv):
+        return list(run.argv)
+    name = next(key for key in run.depends_on if f"/{TEMPERATURE}-" in key).rpartition("/")[2]
+    found = json.loads((run.folder.parent / name / FOUND).read_text())
+    return [bind(argument, found["temperature"]) for argument in run.argv]
 
 
 def fingerprint(value: Any) -> str:
@@ -215,76 +212,3 @@ def _argument(value: Any) -> str:
         # argparse takes -0.00001 for a number and -1e-05 for a flag.
         return format(Decimal(repr(value)), "f")
     return str(value)
-
-
-def _arm(arm: str, value: Any) -> dict[str, Any]:
-    from shaped_kernels import RewardShape
-
-    value = _mapping(f"arms.{arm}", value or {})
-    _check_keys(f"arms.{arm}", value, ("shape",))
-    shape = _mapping(f"arms.{arm}.shape", value.get("shape") or {})
-    _check_keys(f"arms.{arm}.shape", shape, tuple(f.name for f in fields(RewardShape)))
-    try:
-        RewardShape(**shape)
-    except ValueError as error:  # its message names field, value and remedy: only the place is missing
-        raise UserError(f"arms.{arm}.shape: {error}") from error
-    return shape
-
-
-def _stage(name: str, value: Any, earlier: dict[str, Stage]) -> Stage:
-    where = f"stages.{name}"
-    value = _mapping(where, value)
-    _check_keys(where, value, tuple(f.name for f in fields(Stage)), required=("command", "config"))
-    stage = Stage(**{**value, "args": _mapping(f"{where}.args", value.get("args") or {})})
-    if stage.command not in OUTPUT_FLAGS:
-        raise UserError(f"{where}.command: {stage.command!r}; choose one of {', '.join(OUTPUT_FLAGS)}")
-    if stage.shaped and stage.command != "train":
-        raise UserError(f"{where}.shaped: only train takes a shape, not {stage.command}; leave it out")
-    trained = [key for key, other in earlier.items() if other.command != "eval"]
-    if stage.model is not None and stage.model not in trained:
-        known = ", ".join(trained) or "none"
-        raise UserError(f"{where}.model: {stage.model!r} is no earlier train or rlvr stage; there is: {known}")
-    if stage.command == "eval" and stage.model is None:
-        raise UserError(f"{where}.model: missing; name the stage whose model is to be measured")
-    owned = ("seed", OUTPUT_FLAGS[stage.command], MODEL_FLAGS[stage.command] if stage.model else "seed")
-    for key, argument in stage.args.items():
-        if key in owned:
-            raise UserError(f"{where}.args.{key}: the study sets it; leave it out")
-        scalars = argument if isinstance(argument, list) else [argument]
-        if not all(isinstance(scalar, str | int | float) for scalar in scalars):
-            raise UserError(f"{where}.args.{key}: {argument!r} is no value or list of values; put it in the recipe")
-    return stage
-
-
-def _mapping(where: str, value: Any) -> dict[str, Any]:
-    if not isinstance(value, Mapping):
-        raise UserError(f"{where}: {value!r} is no mapping; write `key: value` lines")
-    return dict(value)
-
-
-def _check_keys(where: str, value: Mapping[str, Any], allowed: Iterable[str], *, required: Iterable[str] = ()) -> None:
-    for key in value:
-        if key not in allowed:
-            raise UserError(f"{where}: unknown key {key!r}; allowed: {', '.join(allowed)}")
-    for key in required:
-        if key not in value:
-            raise UserError(f"{where}: the key {key!r} is missing")
-
-
-def _named(what: str, name: Any) -> str:
-    if not isinstance(name, str) or not _NAME.fullmatch(name):
-        raise UserError(f"{what}: {name!r} names a folder; use letters, digits, '_', '.' and '-'")
-    return name
-
-
-def _seeds(seeds: Any) -> tuple[int, ...]:
-    whole = isinstance(seeds, list) and all(type(seed) is int and seed >= 0 for seed in seeds)
-    if not whole or not seeds or len(set(seeds)) < len(seeds):
-        raise UserError(f"seeds: {seeds!r}; give a list of distinct whole numbers, such as [0, 1]")
-    return tuple(seeds)
-
-
-def _at_least_one(where: str, value: Any) -> int:
-    if type(value) is not int or value < 1:
-        raise UserError(f"{where}: {value!r}; give a whole number of at least 1")
-    return value

@@ -15,9 +15,9 @@ from eval_suite.document import Block, Image, to_html, to_markdown
 from eval_suite.errors import UserError
 from eval_suite.outcomes import Outcomes, read_outcomes, read_record
 from eval_suite.records import write_atomic
+from shaped_trl.study.definition import Study, load_study
 from shaped_trl.study.evaluation_results import difference, metrics_of, summarise
 from shaped_trl.study.pages import blocks
-from shaped_trl.study.plan import Study, load_study
 from shaped_trl.study.state import DONE, FAILED, read_state
 from shaped_trl.study.training_results import rl_summary, stages_of, training_differences, training_summary
 
@@ -92,7 +92,7 @@ def _arm(study: Study, arm: str, evaluations: Evaluations, pass_at: Sequence[int
             names = list(by_seed[0])
             evaluated[stage] = {name: summarise([each[name] for each in by_seed], pass_at) for name in names}
     return {
-        "shape": study.arms[arm],
+        "shape": study.arms[arm].shape,
         "training": {stage: summary for stage, summary in training.items() if summary},
         "rl": {stage: summary for stage, summary in rl.items() if summary},
         "evaluations": evaluated,

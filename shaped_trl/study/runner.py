@@ -22,12 +22,14 @@ from rich.console import Console
 from eval_suite.errors import UserError
 from eval_suite.records import write_atomic
 from shaped_trl.study.child import run_child
-from shaped_trl.study.plan import Run, Study, fingerprint, plan
+from shaped_trl.study.definition import Study
+from shaped_trl.study.plan import MATCH, Run, bound, fingerprint, plan
 from shaped_trl.study.progress import Board, Display, open_display
 from shaped_trl.study.schedule import estimate_seconds, next_run
 from shaped_trl.study.state import DONE, FAILED, LOG, claim, is_done, log_tail, read_state, write_state
 
 ENTRY = "shaped_trl.cli:main"
+ENTRY_OF_MATCH = "shaped_trl.study.temperature:main"
 # Imported once by the server that every run is forked from: about 5 s saved on each run.
 PRELOAD = (
     "shaped_trl.training.run",
@@ -87,16 +89,20 @@ def run_study(study: Study, *, dry_run: bool = False, entry: str = ENTRY, preloa
 
 
 def prepare_data(study: Study) -> None:
-    """Write the study's data once; again where the options have changed or a writer was killed."""
-    for name, options in study.prepare.items():
-        wanted = fingerprint([name, options])
-        if read_state(study.data, DONE).get("fingerprint") == wanted:
-            continue
-        assert name == "running_sums"
-        from shaped_trl.data.running_sums import write_corpus
+    """Write the data of every regime once, and of arms with their own; again where options have changed or a writer
+    was killed."""
+    for view in study.each_regime():
+        for arm in view.arms:
+            folder, preparation = view.data(arm), view.preparation(arm)
+            wanted = fingerprint(sorted(preparation.items()))
+            if not preparation or read_state(folder, DONE).get("fingerprint") == wanted:
+                continue
+            for name, options in preparation.items():
+                assert name == "running_sums"
+                from shaped_trl.data.running_sums import write_corpus
 
-        write_corpus(study.data, **options)
-        write_state(study.data, DONE, {"prepare": name, "options": options, "fingerprint": wanted})
+                write_corpus(folder, **options)
+            write_state(folder, DONE, {"prepare": preparation, "fingerprint": wanted})
 
 
 class Runner:
@@ -138,7 +144,8 @@ class Runner:
 
     def _start(self, run: Run) -> None:
         attempt = claim(run, self.study.out / "stale")
-        arguments = (self.entry, list(run.argv), run.folder, run.fingerprint, attempt, self.num_threads)
+        entry = ENTRY_OF_MATCH if run.command == MATCH else self.entry
+        arguments = (entry, bound(run), run.folder, run.fingerprint, attempt, self.num_threads)
         process = self.context.Process(target=run_child, args=arguments, name=run.key)
         self.processes[run.key] = process  # before the start, so that an interrupted one is ended too
         process.start()
@@ -156,7 +163,7 @@ class Runner:
         self._set(run, "failed")
         dropped = {run.key}
         for later in self.runs:
-            if later.depends_on in dropped:
+            if dropped.intersection(later.depends_on):
                 dropped.add(later.key)
                 self._set(later, "skipped")
 
@@ -225,8 +232,10 @@ def num_cores() -> int:
 
 
 def _print_commands(study: Study, runs: Sequence[Run]) -> None:
-    for name, options in study.prepare.items():
-        print(f"# data: {name} {options} -> {study.data}")
+    for view in study.each_regime():
+        for folder, preparation in {view.data(arm): view.preparation(arm) for arm in view.arms}.items():
+            for name, options in preparation.items():
+                print(f"# data: {name} {options} -> {folder}")
     for run in runs:
         print(f"# {run.key}\n{shlex.join(['shaped-trl', *run.argv])}")
 

@@ -11,7 +11,7 @@ from collections.abc import Collection, Mapping, Sequence
 from shaped_trl.study.plan import Run
 
 # Until a stage has been timed: its share of a study's time, as in the demo. Only the order hangs on it.
-_WEIGHT = {"train": 1.0, "rlvr": 1.0, "eval": 0.2}
+_WEIGHT = {"train": 1.0, "rlvr": 1.0, "eval": 0.2, "match": 0.1}
 
 
 def estimate_seconds(runs: Sequence[Run], measured: Mapping[str, float]) -> dict[str, float]:
@@ -34,7 +34,7 @@ def path_seconds(runs: Sequence[Run], seconds: Mapping[str, float]) -> dict[str,
     """Seconds from a run's start to the end of the longest chain that depends on it."""
     longest: dict[str, float] = {}
     for run in reversed(runs):
-        after = [longest[later.key] for later in runs if later.depends_on == run.key]
+        after = [longest[later.key] for later in runs if run.key in later.depends_on]
         longest[run.key] = seconds[run.key] + max(after, default=0.0)
     return longest
 
@@ -44,7 +44,7 @@ def next_run(
 ) -> Run | None:
     """The ready run with the longest chain behind it, of equals the plan's first; None if none is ready."""
     longest = path_seconds(runs, seconds)
-    ready = [run for run in runs if run.key in waiting and (run.depends_on is None or run.depends_on in done)]
+    ready = [run for run in runs if run.key in waiting and all(need in done for need in run.depends_on)]
     return max(ready, key=lambda run: longest[run.key], default=None)
 
 

@@ -8,9 +8,9 @@ from typing import Any
 
 import numpy as np
 
+from shaped_trl.study.definition import Study
 from shaped_trl.study.evaluation_results import t_interval
 from shaped_trl.study.logs import RL_LOG, TRAIN_LOG, curve, read_log
-from shaped_trl.study.plan import Study
 from shaped_trl.study.state import DONE
 
 TRAIN_KEYS = ("nll", "entropy", "head_mass", "tail_mass", "rare_nll")

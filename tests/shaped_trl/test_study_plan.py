@@ -9,7 +9,8 @@ import pytest
 import yaml
 
 from eval_suite.errors import UserError
-from shaped_trl.study.plan import Study, load_study, plan
+from shaped_trl.study.definition import Study, load_study
+from shaped_trl.study.plan import plan
 from shaped_trl.study.runner import run_study
 from shaped_trl.study.schedule import estimate_seconds, next_run, path_seconds, remaining_seconds
 
@@ -62,8 +63,8 @@ def test_a_run_is_one_command_line(tmp_path: Path) -> None:
         *("eval", "--config", str(tmp_path / "eval.yaml"), "--model", str(folder / "rlvr")),
         *("--out", str(folder / "eval"), "--seed", "1", "--temperature", "1.0", "--pass_at", "1", "4"),
     )
-    assert runs["precision/seed1/rlvr"].depends_on == "precision/seed1/pretrain"
-    assert runs["precision/seed1/pretrain"].depends_on is None
+    assert runs["precision/seed1/rlvr"].depends_on == ("precision/seed1/pretrain",)
+    assert runs["precision/seed1/pretrain"].depends_on == ()
     assert "--beta" not in runs["cross_entropy/seed0/pretrain"].argv
     assert runs["precision/seed0/pretrain"].settings["max_steps"] == 30
 

@@ -15,8 +15,8 @@ from scipy import stats
 
 from eval_suite.errors import UserError
 from eval_suite.records import Problem, Sample, Verdict, append_jsonl
+from shaped_trl.study.definition import load_study
 from shaped_trl.study.findings import find, is_shown
-from shaped_trl.study.plan import load_study
 from shaped_trl.study.report import report_study
 
 N = 8

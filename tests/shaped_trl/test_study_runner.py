@@ -18,7 +18,8 @@ import yaml
 from eval_suite.errors import UserError
 from eval_suite.records import append_jsonl, read_jsonl, write_atomic
 from shaped_trl.study import runner
-from shaped_trl.study.plan import Study, load_study, plan
+from shaped_trl.study.definition import Study, load_study
+from shaped_trl.study.plan import plan
 from shaped_trl.study.progress import Board, Meter, duration
 
 ENTRY = "fake_stages:main"
@@ -155,7 +156,7 @@ def study_process(tmp_path: Path, request: pytest.FixtureRequest) -> Iterator[su
     script = tmp_path / "run_it.py"
     script.write_text(
         "import sys\n"
-        "from shaped_trl.study.plan import load_study\n"
+        "from shaped_trl.study.definition import load_study\n"
         "from shaped_trl.study.runner import run_study\n"
         "if __name__ == '__main__':\n"
         f"    study = load_study({str(tmp_path / 'study.yaml')!r}, {str(tmp_path / 'out')!r})\n"

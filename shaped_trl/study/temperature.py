@@ -1,0 +1,102 @@
+"""The temperature at which one trained model has the held-out entropy of another: a control for what a shape does.
+
+A shape that lowers the entropy also makes rollouts less random, which cross-entropy has at a lower temperature for
+nothing. The match is measured by the trainer's own evaluation, on the rows that both were evaluated on.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import json
+import math
+from collections.abc import Iterator
+from pathlib import Path
+
+import torch
+from scipy.optimize import brentq
+
+from eval_suite.errors import UserError
+from eval_suite.records import write_atomic
+from shaped_trl.modeling.lm_head import logit_scaling
+from shaped_trl.study.logs import TRAIN_LOG, curve, read_log
+from shaped_trl.study.plan import FOUND
+
+LOWEST, HIGHEST = 0.05, 20.0
+TOLERANCE = 1e-3  # of ln T; evaluation ends there, on a CPU after about 8 of them
+
+
+def main(argv: list[str]) -> int:
+    """Write OUT/temperature.json: {"temperature", "entropy", "entropy_at_1", "wanted", "tried": [[T, entropy], …]}.
+
+    Raises:
+        UserError: a run without held-out entropy, or no temperature in [0.05, 20] reaches it.
+    """
+    parser = argparse.ArgumentParser(prog="match", description=__doc__)
+    for flag in ("--model", "--like", "--out"):
+        parser.add_argument(flag, type=Path, required=True)
+    args = parser.parse_args(argv[1:])
+    _, entropies = curve(read_log(args.like / TRAIN_LOG), "eval_entropy")
+    if not entropies:
+        raise UserError(f"{args.like}: no held-out entropy in its log; set dataset_test_split and eval_strategy")
+    found = match(args.model, entropies[-1])
+    write_atomic(args.out / FOUND, json.dumps(found, indent=2) + "\n")
+    print(f"T={found['temperature']:.4f}: entropy {found['entropy']:.4f}, wanted {found['wanted']:.4f}")
+    return 0
+
+
+def match(folder: Path, wanted: float) -> dict:
+    """The temperature at which the model trained in `folder` has the held-out entropy `wanted` (nats per token)."""
+    trainer = _trainer(folder)
+    tried: dict[float, float] = {}
+
+    def excess(log_t: float) -> float:
+        temperature = math.exp(log_t)
+        if temperature not in tried:
+            with _cooled(trainer.model, temperature):
+                tried[temperature] = trainer.evaluate()["eval_entropy"]
+        return tried[temperature] - wanted
+
+    # entropy rises with the temperature, whatever the distribution
+    if excess(math.log(LOWEST)) > 0 or excess(math.log(HIGHEST)) < 0:
+        raise UserError(f"{folder}: no temperature in [{LOWEST}, {HIGHEST}] gives an entropy of {wanted:.4f}")
+    at_1 = excess(0.0) + wanted
+    inside = (math.log(LOWEST), 0.0) if at_1 >= wanted else (0.0, math.log(HIGHEST))
+    log_t = brentq(excess, *inside, xtol=TOLERANCE)
+    excess(log_t)
+    temperature = math.exp(log_t)
+    return {
+        "temperature": temperature,
+        "entropy": tried[temperature],
+        "entropy_at_1": at_1,
+        "wanted": wanted,
+        "tried": sorted(tried.items()),
+    }
+
+
+@contextlib.contextmanager
+def _cooled(model: torch.nn.Module, temperature: float) -> Iterator[None]:
+    """All logits divided by the temperature, for as long as this is open."""
+    head = model.get_output_embeddings()  # type: ignore[operator]
+    if getattr(head, "bias", None) is not None or logit_scaling(model.config)[1] is not None:
+        raise UserError("entropy_of is for models whose logits are linear: this one has a bias or a soft cap there")
+    hook = head.register_forward_pre_hook(lambda module, inputs: (inputs[0] / temperature, *inputs[1:]))
+    try:
+        yield
+    finally:
+        hook.remove()
+
+
+def _trainer(folder: Path):
+    """The trainer of a run, with its trained model and its held-out rows, only to evaluate with."""
+    from trl import ModelConfig
+
+    from shaped_trl.data.corpora import CorpusArguments
+    from shaped_trl.recipes import RESOLVED, Parser
+    from shaped_trl.training.config import ShapedConfig
+    from shaped_trl.training.run import build_trainer
+
+    given = ["--model_name_or_path", str(folder), "--report_to", "none", "--disable_tqdm", "true"]
+    options = [CorpusArguments, ShapedConfig, ModelConfig]
+    (corpus, args, model_args), _ = Parser("train", options).resolve(str(folder / RESOLVED), given)
+    return build_trainer(corpus, args, model_args)
