@@ -297,12 +297,18 @@ def compare_command(argv: list[str]) -> int:
 
 
 def study_command(argv: list[str]) -> int:
-    parser = argparser("study", "Run a study: arms x seeds x stages, each run a command of its own; then report.")
-    parser.add_argument("study", help="a study file, or the name of a shipped one (studies/demo)")
+    parser = argparser(
+        "study",
+        "Run a study: regimes x arms x seeds x stages, each run a command of its own; then report. What is done with\n"
+        "the settings it has now is kept; after Ctrl-C or a kill the same command continues.",
+    )
+    parser.add_argument("study", help="a study file, or the name of a shipped one (studies/tiny)")
     parser.add_argument("--out", help="folder of results; an unfinished study there is continued")
-    parser.add_argument("--dry_run", action="store_true", help="print the runs' commands, start nothing")
+    parser.add_argument("--max_parallel", type=int, help="runs side by side [the study's]; each GPU gets its share")
+    parser.add_argument("--share", default="1/1", help="I/N: the I-th of N parts, for other machines or a Slurm array")
+    parser.add_argument("--dry_run", action="store_true", help="print runs and estimated cost, start nothing")
     args = parser.parse_args(argv)
-    return _run_study(args.study, args.out, args.dry_run)
+    return _run_study(args.study, args.out, args.dry_run, args.max_parallel, args.share)
 
 
 def demo_command(argv: list[str]) -> int:
@@ -314,14 +320,22 @@ def demo_command(argv: list[str]) -> int:
     parser.add_argument("--out", default="demo-out", help="folder of results [demo-out]")
     parser.add_argument("--dry_run", action="store_true", help="print the runs' commands, start nothing")
     args = parser.parse_args(argv)
-    return _run_study("studies/demo", args.out, args.dry_run)
+    return _run_study("studies/tiny", args.out, args.dry_run)
 
 
-def _run_study(study: str, out: str | None, dry_run: bool) -> int:
+def _run_study(name: str, out: str | None, dry_run: bool, max_parallel: int | None = None, share: str = "1/1") -> int:
     from shaped_trl.study.definition import load_study
     from shaped_trl.study.runner import run_study
 
-    return run_study(load_study(study, out), dry_run=dry_run)
+    study = load_study(name, out)
+    if max_parallel is not None:
+        if max_parallel < 1:
+            raise UserError(f"--max_parallel {max_parallel}: give a whole number of at least 1")
+        study = dataclasses.replace(study, max_parallel=max_parallel)
+    part, _, parts = share.partition("/")
+    if not (part.isdigit() and parts.isdigit() and 1 <= int(part) <= int(parts)):
+        raise UserError(f"--share {share}: give I/N with 1 <= I <= N, such as 1/4")
+    return run_study(study, dry_run=dry_run, share=(int(part), int(parts)))
 
 
 def recipes_command(argv: list[str]) -> int:

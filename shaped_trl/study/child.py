@@ -21,13 +21,24 @@ from pathlib import Path
 from shaped_trl.study.state import DONE, FAILED, LOG, write_state
 
 
-def run_child(entry: str, argv: list[str], folder: Path, fingerprint: str, attempt: int, num_threads: int) -> None:
-    """Call `entry` ("module:function") with `argv`, as the command line would, and exit with its code."""
+def run_child(
+    entry: str,
+    argv: list[str],
+    folder: Path,
+    fingerprint: str,
+    attempt: int,
+    num_threads: int,
+    device: str | None = None,
+) -> None:
+    """Call `entry` ("module:function") with `argv`, as the command line would, and exit with its code. `device` is the
+    GPU it may use, where there are several."""
     os.setsid()
     signal.signal(signal.SIGINT, signal.default_int_handler)
     threading.Thread(target=_end_with_parent, daemon=True).start()
     _redirect_output(folder / LOG)
     _limit_threads(num_threads)
+    if device is not None:
+        os.environ["CUDA_VISIBLE_DEVICES"] = device  # nothing has started CUDA in the server
     started_s = time.perf_counter()
     code = _call(entry, argv)
     used = [resource.getrusage(who) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)]

@@ -32,7 +32,8 @@ Preparation = dict[str, dict[str, Any]]  # generator → its options
 @dataclass(frozen=True)
 class Stage:
     """One step of the arms named in `arms`, or of all. `model` names the earlier stage whose result it starts from or
-    measures; where an arm skips that one, what that one would have started from."""
+    measures; where an arm skips that one, what that one would have started from. `seconds` is what a run takes on the
+    machine that the study is meant for: the estimate until one has been timed."""
 
     command: str
     config: str
@@ -40,6 +41,7 @@ class Stage:
     model: str | None = None
     args: dict[str, Any] = field(default_factory=dict)
     arms: tuple[str, ...] = ()
+    seconds: float | None = None
 
 
 @dataclass(frozen=True)
@@ -208,12 +210,9 @@ def _check_arms(study: Study) -> None:
             if other is not None and set(study.seeds_of(name)) - set(study.seeds_of(other)):
                 raise UserError(f"{where}.seeds: {other} has no such seeds; give some of {study.seeds_of(other)}")
         if arm.checkpoint_of and (arm.shape or arm.prepare):
-            raise UserError(
-                f"{where}: it takes the models of {arm.checkpoint_of}, so it has no shape or data of its own"
-            )
-        number = isinstance(arm.temperature, int | float) and not isinstance(arm.temperature, bool)
-        if arm.temperature is not None and (not number or arm.temperature <= 0):
-            raise UserError(f"{where}.temperature: {arm.temperature!r} is no number above 0")
+            raise UserError(f"{where}: it takes the models of {arm.checkpoint_of}; leave out shape and prepare")
+        if arm.temperature is not None:
+            _positive(f"{where}.temperature", arm.temperature)
         if arm.temperature is not None and arm.entropy_of is not None:
             raise UserError(f"{where}: temperature and entropy_of both set its temperature; give one of them")
         for stage, options in arm.args.items():
@@ -244,6 +243,8 @@ def _stage(name: str, value: Any, earlier: dict[str, Stage], arms: Mapping[str, 
     if stage.command == "eval" and stage.model is None:
         raise UserError(f"{where}.model: missing; name the stage whose model is to be measured")
     _check_args(f"{where}.args", stage.args, stage)
+    if stage.seconds is not None:
+        _positive(f"{where}.seconds", stage.seconds)
     return stage
 
 
@@ -295,6 +296,11 @@ def _at_least_one(where: str, value: Any) -> int:
     if type(value) is not int or value < 1:
         raise UserError(f"{where}: {value!r}; give a whole number of at least 1")
     return value
+
+
+def _positive(where: str, value: Any) -> None:
+    if not isinstance(value, int | float) or isinstance(value, bool) or value <= 0:
+        raise UserError(f"{where}: {value!r} is no number above 0")
 
 
 def _share(where: str, value: Any) -> float:

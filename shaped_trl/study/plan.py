@@ -42,6 +42,7 @@ class Run:
     settings: dict[str, Any]
     fingerprint: str
     regime: str
+    seconds: float | None
 
 
 def plan(study: Study) -> list[Run]:
@@ -122,6 +123,7 @@ def _run(
         settings=recipe | settings,
         fingerprint=fingerprint(identity),
         regime=study.regime,
+        seconds=study.stages[name].seconds if name in study.stages else None,
     )
 
 

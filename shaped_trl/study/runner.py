@@ -13,7 +13,7 @@ import shlex
 import signal
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from multiprocessing import connection, forkserver, resource_tracker
 from pathlib import Path
 
@@ -24,8 +24,8 @@ from eval_suite.records import write_atomic
 from shaped_trl.study.child import run_child
 from shaped_trl.study.definition import Study
 from shaped_trl.study.plan import MATCH, Run, bound, fingerprint, plan
-from shaped_trl.study.progress import Board, Display, open_display
-from shaped_trl.study.schedule import estimate_seconds, next_run
+from shaped_trl.study.progress import Board, Display, duration, open_display
+from shaped_trl.study.schedule import estimate_seconds, next_run, remaining_seconds
 from shaped_trl.study.state import DONE, FAILED, LOG, claim, is_done, log_tail, read_state, write_state
 
 ENTRY = "shaped_trl.cli:main"
@@ -43,29 +43,38 @@ GRACE_SECONDS = 5.0
 INTERRUPTED = 130
 
 
-def run_study(study: Study, *, dry_run: bool = False, entry: str = ENTRY, preload: Sequence[str] = PRELOAD) -> int:
+def run_study(
+    study: Study,
+    *,
+    dry_run: bool = False,
+    share: tuple[int, int] = (1, 1),
+    entry: str = ENTRY,
+    preload: Sequence[str] = PRELOAD,
+) -> int:
     """Run what is not done yet, then write the report. Must be called from the main thread.
 
-    `dry_run` prints the command lines and does nothing else. `entry` ("module:function") is what a run calls
-    with its command line, `preload` what the server imports beforehand.
+    `dry_run` prints the command lines with their estimated cost and does nothing else. `share` (i, n) is the i-th of n
+    parts, which may run on other machines with the same folder. `entry` ("module:function") is what a run calls with
+    its command line, `preload` what the server imports beforehand.
 
     Returns:
         0, or 1 where a run failed (its log's end is shown, runs that need it are skipped), or 130 after
         Ctrl-C.
 
     Raises:
-        UserError: another process is running this study in the same folder.
+        UserError: another process is running a part of this study's share in the same folder.
     """
     console = Console()
-    runs = plan(study)
+    runs = share_of(plan(study), *share)
     if dry_run:
         _print_commands(study, runs)
         return 0
-    with _lock(study.out):
-        write_atomic(study.out / "study.yaml", study.to_yaml())
-        if not all(is_done(run) for run in runs):
-            _start_server(preload)
-            prepare_data(study)
+    with _locked(study.out, runs):
+        with _lock(study.out / ".lock"):
+            write_atomic(study.out / "study.yaml", study.to_yaml())
+            if not all(is_done(run) for run in runs):
+                _start_server(preload)
+                prepare_data(study)
         runner = Runner(study, runs, entry, open_display(console, runs))
         interrupted = False
         try:
@@ -84,8 +93,21 @@ def run_study(study: Study, *, dry_run: bool = False, entry: str = ENTRY, preloa
             console.print(log_tail(run.folder), markup=False, highlight=False, soft_wrap=True)
         from shaped_trl.study.report import report_study
 
-        console.print(f"Report: {report_study(study.out)}", soft_wrap=True)
+        with _lock(study.out / ".lock"):
+            console.print(f"Report: {report_study(study.out)}", soft_wrap=True)
         return 1 if failed else 0
+
+
+def share_of(runs: Sequence[Run], part: int, parts: int) -> list[Run]:
+    """The runs of the `part`-th of `parts` parts, from 1 on. Runs that need or are paired with each other, those of a
+    regime and seed, stay together."""
+    groups = list(dict.fromkeys(_group(run) for run in runs))
+    mine = groups[part - 1 :: parts]
+    return [run for run in runs if _group(run) in mine]
+
+
+def _group(run: Run) -> str:
+    return f"{run.regime}-seed{run.seed}".lstrip("-")
 
 
 def prepare_data(study: Study) -> None:
@@ -117,6 +139,8 @@ class Runner:
         self.context = multiprocessing.get_context("forkserver")
         self.processes: dict[str, multiprocessing.context.ForkServerProcess] = {}
         self.num_threads = max(1, num_cores() // study.max_parallel)
+        self.devices = visible_devices() if study.max_parallel > 1 else []
+        self.slots: dict[str, int] = {}  # of what runs: the lowest numbers that are free
 
     def with_state(self, *states: str) -> list[str]:
         return [key for key, state in self.board.states.items() if state in states]
@@ -145,7 +169,10 @@ class Runner:
     def _start(self, run: Run) -> None:
         attempt = claim(run, self.study.out / "stale")
         entry = ENTRY_OF_MATCH if run.command == MATCH else self.entry
-        arguments = (entry, bound(run), run.folder, run.fingerprint, attempt, self.num_threads)
+        slot = min(set(range(self.study.max_parallel)) - {self.slots[key] for key in self.processes})
+        self.slots[run.key] = slot
+        device = self.devices[slot % len(self.devices)] if self.devices else None
+        arguments = (entry, bound(run), run.folder, run.fingerprint, attempt, self.num_threads, device)
         process = self.context.Process(target=run_child, args=arguments, name=run.key)
         self.processes[run.key] = process  # before the start, so that an interrupted one is ended too
         process.start()
@@ -226,6 +253,15 @@ def _kill_server() -> None:
         os.kill(pid, signal.SIGKILL)
 
 
+def visible_devices() -> list[str]:
+    """GPUs that this process may use, by their numbers or names; runs side by side are dealt out to them."""
+    named = os.environ.get("CUDA_VISIBLE_DEVICES")
+    if named is not None:
+        return [name for name in named.split(",") if name]
+    numbers = (path.name.removeprefix("nvidia") for path in Path("/dev").glob("nvidia[0-9]*"))
+    return sorted((number for number in numbers if number.isdigit()), key=int)
+
+
 def num_cores() -> int:
     """Cores that this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
@@ -236,17 +272,39 @@ def _print_commands(study: Study, runs: Sequence[Run]) -> None:
         for folder, preparation in {view.data(arm): view.preparation(arm) for arm in view.arms}.items():
             for name, options in preparation.items():
                 print(f"# data: {name} {options} -> {folder}")
+    estimates = estimate_seconds(
+        runs, {run.key: read_state(run.folder, DONE)["wall_seconds"] for run in runs if is_done(run)}
+    )
     for run in runs:
-        print(f"# {run.key}\n{shlex.join(['shaped-trl', *run.argv])}")
+        command = shlex.join(["shaped-trl", *run.argv]) if run.command != MATCH else f"# {shlex.join(run.argv)}"
+        said = f": {duration(estimates[run.key])}" if run.seconds or is_done(run) else ""
+        print(f"# {run.key}{', done' if is_done(run) else ''}{said}\n{command}")
+    left = {run.key: estimates[run.key] for run in runs if not is_done(run)}
+    print(f"# {len(runs)} runs, {len(left)} to do", end="")
+    if any(run.seconds for run in runs):
+        total, wall = sum(left.values()), remaining_seconds(runs, left, study.max_parallel)
+        print(f": about {duration(total)}, {duration(wall)} with {study.max_parallel} at a time", end="")
+    print()
 
 
 @contextmanager
-def _lock(out: Path) -> Iterator[None]:
-    """One study process per folder; the lock ends with the process that holds it."""
-    out.mkdir(parents=True, exist_ok=True)
-    with open(out / ".lock", "w") as file:
+def _locked(out: Path, runs: Sequence[Run]) -> Iterator[None]:
+    """One process per regime and seed of a folder; the locks end with the process that holds them."""
+    with ExitStack() as stack:
+        for group in dict.fromkeys(_group(run) for run in runs):
+            stack.enter_context(_lock(out / ".locks" / group, wait=False))
+        yield
+
+
+@contextmanager
+def _lock(path: Path, *, wait: bool = True) -> Iterator[None]:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with open(path, "w") as file:
         try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            fcntl.flock(file, fcntl.LOCK_EX if wait else fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
-            raise UserError(f"out: {out} is in use by another study process; wait for it or choose another") from None
+            where = path.parents[1]
+            raise UserError(
+                f"out: {where} is in use by another study process ({path.name}); wait for it or choose another folder"
+            ) from None
         yield

@@ -10,14 +10,16 @@ from collections.abc import Collection, Mapping, Sequence
 
 from shaped_trl.study.plan import Run
 
-# Until a stage has been timed: its share of a study's time, as in the demo. Only the order hangs on it.
+# Where a stage has not been timed and its study says nothing: its share of a study's time, as in the demo. Only the
+# order hangs on it.
 _WEIGHT = {"train": 1.0, "rlvr": 1.0, "eval": 0.2, "match": 0.1}
 
 
 def estimate_seconds(runs: Sequence[Run], measured: Mapping[str, float]) -> dict[str, float]:
-    """Seconds per run key: measured, or the mean of its stage, or its command's weight at the measured pace.
+    """Seconds per run key: measured, or the mean of its stage, or what the study says, or its command's weight at the
+    measured pace.
 
-    With nothing measured the numbers are weights: right for ordering, meaningless as seconds.
+    With nothing measured or said the numbers are weights: right for ordering, meaningless as seconds.
     """
     by_stage: dict[str, list[float]] = {}
     for run in runs:
@@ -27,7 +29,12 @@ def estimate_seconds(runs: Sequence[Run], measured: Mapping[str, float]) -> dict
     timed = {run.stage: run.command for run in runs if run.stage in stage_means}
     weight = sum(_WEIGHT[command] for command in timed.values())
     pace = sum(stage_means.values()) / weight if weight else 1.0
-    return {run.key: measured.get(run.key, stage_means.get(run.stage, _WEIGHT[run.command] * pace)) for run in runs}
+
+    def expected(run: Run) -> float:
+        said = _WEIGHT[run.command] * pace if run.seconds is None else run.seconds
+        return measured.get(run.key, stage_means.get(run.stage, said))
+
+    return {run.key: expected(run) for run in runs}
 
 
 def path_seconds(runs: Sequence[Run], seconds: Mapping[str, float]) -> dict[str, float]:

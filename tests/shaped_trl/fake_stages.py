@@ -17,8 +17,8 @@ def main(argv: list[str]) -> int:
     flags = dict(zip(argv[1::2], argv[2::2], strict=True))
     recipe = yaml.safe_load(Path(flags["--config"]).read_text())
     out = Path(flags.get("--output_dir") or flags["--out"])
-    print(f"running {' '.join(argv)}")
-    events = out.parents[2] / "events.jsonl"
+    print(f"running {' '.join(argv)} on GPU {os.environ.get('CUDA_VISIBLE_DEVICES')}")
+    events = next(parent for parent in out.parents if parent.name == "runs") / "events.jsonl"
     append_jsonl(events, [{"event": "start", "run": str(out), "time_s": time.monotonic(), "pid": os.getpid()}])
     if recipe.get("spawn"):
         nap = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(60)"])

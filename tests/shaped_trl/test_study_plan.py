@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +11,7 @@ import yaml
 
 from eval_suite.errors import UserError
 from shaped_trl.study.definition import Study, load_study
-from shaped_trl.study.plan import plan
+from shaped_trl.study.plan import bound, plan
 from shaped_trl.study.runner import run_study
 from shaped_trl.study.schedule import estimate_seconds, next_run, path_seconds, remaining_seconds
 
@@ -69,10 +70,98 @@ def test_a_run_is_one_command_line(tmp_path: Path) -> None:
     assert runs["precision/seed0/pretrain"].settings["max_steps"] == 30
 
 
+def rich_values(tmp_path: Path) -> dict[str, Any]:
+    """Two regimes; arms that share a checkpoint; one with data, seeds and a stage of its own."""
+    values = study_values(tmp_path)
+    values["prepare"] = {"running_sums": {"train_rows": 10, "noise": 0.1}}
+    values["regimes"] = {"common": {}, "rare": {"running_sums": {"noise": 0.2}}}
+    values["arms"] |= {
+        "matched": {"checkpoint_of": "cross_entropy", "entropy_of": "precision"},
+        "cool": {"checkpoint_of": "cross_entropy", "temperature": 0.75, "exploratory": True, "seeds": [1]},
+        "long": {
+            "prepare": {"running_sums": {"p_long": 0.9}},
+            "args": {"rlvr": {"max_steps": 5}},
+            "exploratory": True,
+            "seeds": [0],
+        },
+    }
+    midtrain = {"command": "train", "config": str(tmp_path / "pretrain.yaml"), "model": "pretrain", "arms": ["long"]}
+    stages = values["stages"]
+    values["stages"] = {
+        "pretrain": stages["pretrain"],
+        "midtrain": midtrain,
+        "rlvr": stages["rlvr"] | {"model": "midtrain"},
+    }
+    values["stages"]["eval"] = stages["eval"]
+    (tmp_path / "rlvr.yaml").write_text("max_steps: 10\nlearning_rate: 1.0e-3\nmax_grad_norm: 2.0\n")
+    return values
+
+
+def flag(run: Any, name: str) -> str:
+    return run.argv[run.argv.index(f"--{name}") + 1]
+
+
+def test_arms_share_checkpoints_in_each_regime(tmp_path: Path) -> None:
+    study = load(tmp_path, rich_values(tmp_path))
+    runs = {run.key: run for run in plan(study)}
+    out = tmp_path / "out"
+    # 2 regimes × (2 trained arms × 2 seeds × 3 stages, matched 2 × (temperature, rlvr, eval), cool 2, long 4)
+    assert len(runs) == 2 * (12 + 6 + 2 + 4)
+    base = out / "runs/rare/cross_entropy/seed1/pretrain"
+    matched = runs["rare/matched/seed1/rlvr"]
+    assert flag(matched, "model_name_or_path") == str(base)
+    temperature = runs["rare/matched/seed1/temperature-pretrain"]
+    assert matched.depends_on == ("rare/cross_entropy/seed1/pretrain", temperature.key)
+    assert temperature.depends_on == ("rare/cross_entropy/seed1/pretrain", "rare/precision/seed1/pretrain")
+    like = out / "runs/rare/precision/seed1/pretrain"
+    assert temperature.argv == ("match", "--model", str(base), "--like", str(like), "--out", str(temperature.folder))
+    assert runs["rare/matched/seed1/eval"].depends_on == (matched.key, temperature.key)
+    assert flag(runs["rare/cross_entropy/seed0/pretrain"], "dataset") == f"{out}/data/rare/train.jsonl"
+    assert flag(runs["common/long/seed0/pretrain"], "dataset") == f"{out}/data-long/common/train.jsonl"
+    rare = next(view for view in study.each_regime() if view.regime == "rare")
+    assert rare.preparation("long") == {"running_sums": {"train_rows": 10, "noise": 0.2, "p_long": 0.9}}
+    assert flag(runs["common/long/seed0/rlvr"], "model_name_or_path").endswith("common/long/seed0/midtrain")
+    assert flag(runs["common/long/seed0/rlvr"], "max_steps") == "5"
+    assert flag(runs["common/precision/seed0/rlvr"], "model_name_or_path").endswith("precision/seed0/pretrain")
+
+
+def test_rollouts_at_another_temperature_take_steps_of_its_scale(tmp_path: Path) -> None:
+    runs = {run.key: run for run in plan(load(tmp_path, rich_values(tmp_path)))}
+    cool = runs["common/cool/seed1/rlvr"]
+    assert [flag(cool, name) for name in ("temperature", "learning_rate", "max_grad_norm")] == [
+        "0.75",
+        "0.00075",
+        "1.5",
+    ]
+    assert flag(runs["common/cool/seed1/eval"], "temperature") == "0.75"
+    assert "--temperature" not in runs["common/cross_entropy/seed1/rlvr"].argv
+    matched = runs["common/matched/seed1/rlvr"]
+    found = matched.folder.parent / "temperature-pretrain" / "temperature.json"
+    found.parent.mkdir(parents=True)
+    found.write_text(json.dumps({"temperature": 0.5}))
+    argv = bound(matched)
+    late = {name: argv[argv.index(f"--{name}") + 1] for name in ("temperature", "learning_rate", "max_grad_norm")}
+    assert late == {"temperature": "0.5", "learning_rate": "0.0005", "max_grad_norm": "1.0"}
+    assert bound(cool) == list(cool.argv)
+
+
+def test_a_changed_arm_changes_what_is_matched_with_it(tmp_path: Path) -> None:
+    values = rich_values(tmp_path)
+    before = {run.key: run.fingerprint for run in plan(load(tmp_path, values))}
+    values["arms"]["precision"]["shape"]["beta"] = -0.5
+    after = {run.key: run.fingerprint for run in plan(load(tmp_path, values))}
+    changed = {key.split("/")[1] for key in before if before[key] != after[key]}
+    assert changed == {"precision", "matched"}
+    values["regimes"]["rare"]["running_sums"]["noise"] = 0.3
+    again = {run.key: run.fingerprint for run in plan(load(tmp_path, values))}
+    assert {key.split("/")[0] for key in before if after[key] != again[key]} == {"rare"}
+
+
 def test_the_resolved_copy_loads_as_the_same_study(tmp_path: Path) -> None:
-    study = load(tmp_path, study_values(tmp_path))
-    (tmp_path / "copy.yaml").write_text(study.to_yaml())
-    assert load_study(tmp_path / "copy.yaml", study.out) == study
+    for values in (study_values(tmp_path), rich_values(tmp_path)):
+        study = load(tmp_path, values)
+        (tmp_path / "copy.yaml").write_text(study.to_yaml())
+        assert load_study(tmp_path / "copy.yaml", study.out) == study
 
 
 def test_fingerprints_change_with_what_a_run_depends_on(tmp_path: Path) -> None:
@@ -118,6 +207,17 @@ def test_a_moved_study_keeps_its_fingerprints(tmp_path: Path) -> None:
         (("stages", "eval", "args"), {"seed": 3}, "stages.eval.args.seed: the study sets it"),
         (("stages", "eval", "args"), {"a": {"b": 1}}, "stages.eval.args.a: {'b': 1} is no value"),
         (("prepare",), {"sums": {}}, "prepare: unknown key 'sums'; allowed: running_sums"),
+        (("regimes",), {"a": {"sums": {}}}, "regimes.a: unknown key 'sums'"),
+        (("nll_within",), 5, "nll_within: 5; give a share"),
+        (("arms", "precision", "checkpoint_of"), "x", "arms.precision.checkpoint_of: 'x' is no other arm"),
+        (("arms", "precision", "checkpoint_of"), "cross_entropy", "leave out shape and prepare"),
+        (("arms", "precision", "entropy_of"), "precision", "arms.precision.entropy_of: 'precision' is no other arm"),
+        (("arms", "precision", "temperature"), 0, "arms.precision.temperature: 0 is no number above 0"),
+        (("arms", "precision", "args"), {"sft": {"n": 1}}, "arms.precision.args: 'sft' is no stage"),
+        (("arms", "precision", "args"), {"eval": {"seed": 1}}, "arms.precision.args.eval.seed: the study sets it"),
+        (("arms", "cross_entropy", "seeds"), [1.5], "arms.cross_entropy.seeds: [1.5]"),
+        (("stages", "eval", "arms"), ["focal"], "stages.eval.arms: 'focal' is no arm"),
+        (("stages", "eval", "seconds"), -1, "stages.eval.seconds: -1 is no number above 0"),
     ],
     ids=lambda value: ".".join(value) if isinstance(value, tuple) else None,
 )

@@ -320,7 +320,7 @@ def test_bad_requests_are_refused(folder: Path, tmp_path: Path) -> None:
 
 
 def test_the_shipped_demo_is_a_valid_study(tmp_path: Path) -> None:
-    study = load_study("studies/demo", tmp_path)
+    study = load_study("studies/tiny", tmp_path)
     assert study.baseline == "cross_entropy"
     assert [stage.command for stage in study.stages.values()] == ["train", "eval", "rlvr", "eval"]
     assert study.arms["precision"] == {"beta": -0.25}

@@ -73,8 +73,8 @@ def test_order_parallelism_and_records(tmp_path: Path, capsys: pytest.CaptureFix
     starts, ends = events(study.out, "start"), events(study.out, "end")
     assert len(ends) == 9
     for each in plan(study):
-        if each.depends_on:
-            assert starts[each.key] > ends[each.depends_on]
+        for needed in each.depends_on:
+            assert starts[each.key] > ends[needed]
     at_once = [sum(starts[k] <= time_s < ends[k] for k in ends) for time_s in starts.values()]
     assert max(at_once) == 2
     done = json.loads((study.folder("b", 0, "pretrain") / "done.json").read_text())
@@ -138,8 +138,31 @@ def test_exit_codes_of_a_command_are_kept(tmp_path: Path) -> None:
 
 def test_two_studies_in_one_folder_are_refused(tmp_path: Path) -> None:
     study = load_study(write_study(tmp_path), tmp_path / "out")
-    with runner._lock(study.out), pytest.raises(UserError, match="in use by another study process"):
+    with runner._locked(study.out, plan(study)), pytest.raises(UserError, match=r"in use by another .* \(seed0\)"):
         run(study)
+
+
+def test_parts_of_a_study_share_its_folder(tmp_path: Path) -> None:
+    path = write_study(tmp_path)
+    values = yaml.safe_load(path.read_text()) | {"seeds": [0, 1], "regimes": {"x": {}, "y": {}}}
+    path.write_text(yaml.safe_dump(values, sort_keys=False))
+    study = load_study(path, tmp_path / "out")
+    parts = [runner.share_of(plan(study), part, 3) for part in (1, 2, 3)]
+    assert sorted(each.key for part in parts for each in part) == sorted(each.key for each in plan(study))
+    assert [len({(each.regime, each.seed) for each in part}) for part in parts] == [2, 1, 1]
+    with runner._locked(study.out, parts[0]):
+        assert runner.run_study(study, share=(2, 3), entry=ENTRY, preload=()) == 0
+    done = {each.key for each in plan(study) if runner.is_done(each)}
+    assert done == {each.key for each in parts[1]}
+
+
+def test_runs_side_by_side_get_a_gpu_each(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "3,5")
+    study = load_study(write_study(tmp_path, all={"step_seconds": 0.02}), tmp_path / "out")
+    assert run(study) == 0
+    logs = [(each.folder / "log.txt").read_text() for each in plan(study)]
+    devices = {log.split("on GPU ")[1].split()[0] for log in logs}
+    assert devices == {"3", "5"}
 
 
 # Stopping
