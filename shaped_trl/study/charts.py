@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 
 from eval_suite.report import default_pass_at
-from shaped_trl.study.evaluation_results import t_interval, values_of
+from shaped_trl.study.evaluation_results import share_interval, t_interval, values_of
 from shaped_trl.study.logs import curve
 from shaped_trl.study.reading import Runs, stages_of
 
@@ -127,7 +127,9 @@ def _logged(
     return Chart(name or key, caption, "step", y_label + suffix, "steps", lines)
 
 
-def _line(panel: str, regime: str, arm: str, curves: Mapping[int, list[tuple[X, float]]]) -> list[Line]:
+def _line(
+    panel: str, regime: str, arm: str, curves: Mapping[int, list[tuple[X, float]]], *, shares: bool = False
+) -> list[Line]:
     """The line of an arm, if it has any point: of its only seed, or the mean where all seeds have a value."""
     if not curves:
         return []
@@ -138,7 +140,7 @@ def _line(panel: str, regime: str, arm: str, curves: Mapping[int, list[tuple[X, 
     points: list[Point] = []
     for x in by_x[0]:
         if all(x in values for values in by_x):
-            interval = t_interval(np.array([values[x] for values in by_x]))
+            interval = (share_interval if shares else t_interval)(np.array([values[x] for values in by_x]))
             points.append((x, interval["value"], interval["low"], interval["high"]))
     return [Line(panel, regime, arm, MEAN, points, dict(curves))]
 
@@ -158,7 +160,7 @@ def _over_stages(regimes: Sequence[Runs], results: Mapping[str, Any], metric: st
                         value = float(values_of(benchmarks[name], found[0]).mean())
                         curves.setdefault(seed, []).append((stage, value))
                     bands += [(stage, *_band(entry[name]["metrics"][each])) for each in found]
-                lines += _with_bands(_line(name, runs.study.regime, arm, curves), bands)
+                lines += _with_bands(_line(name, runs.study.regime, arm, curves, shares=True), bands)
     order = tuple(stages_of(regimes[0].study, "eval"))
     return Chart(metric, caption, "", f"{metric.title()}@n, %", "stages", lines, percent=True, order=order)
 
@@ -186,7 +188,7 @@ def _pass_at_k(regimes: Sequence[Runs], results: Mapping[str, Any]) -> Chart:
                         for key, value in metrics.items()
                         if key.startswith("pass@")
                     ]
-                    lines += _with_bands(_line(f"{stage}: {name}", runs.study.regime, arm, curves), bands)
+                    lines += _with_bands(_line(f"{stage}: {name}", runs.study.regime, arm, curves, shares=True), bands)
     return Chart("pass_at_k", "Pass@k", "k", "Pass@k, %", "k", lines, percent=True)
 
 

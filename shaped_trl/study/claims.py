@@ -137,12 +137,12 @@ def _ordered(steps: Effects, nll: Effects, within: float) -> Verdict:
     numbers = "; ".join(f"{row['arm']} against {row['against']}: {effect_text(row)}" for row in [*steps, *nll])
     apart = [row["arm"] for row in nll if row["low"] < -within or row["high"] > within]
     if apart:
-        because = f"perplexity is not equal: the interval of the NLL difference of {', '.join(apart)} is not within"
-        return Verdict(NOT_RESOLVED, f"{because} ±{within:.0%}. {numbers}")
+        because = f"perplexity is not equal, the NLL of {', '.join(apart)} may differ by more than {within:.0%}"
+        return Verdict(NOT_RESOLVED, f"{because}: {numbers}")
     for sign, verdict, said in ((1, SHOWN, "entropy rises with β"), (-1, REFUTED, "entropy falls as β rises")):
         if all(_significant(row, sign) for row in steps):
-            return Verdict(verdict, f"{said}, NLL within ±{within:.0%}. {numbers}")
-    return Verdict(NOT_RESOLVED, f"not every step in β shows, NLL within ±{within:.0%}. {numbers}")
+            return Verdict(verdict, f"{said}, NLL within ±{within:.0%}: {numbers}")
+    return Verdict(NOT_RESOLVED, f"not every step in β shows, NLL within ±{within:.0%}: {numbers}")
 
 
 def _better_rl(arm: str, against: str) -> Callable[[Runs, Effects], Verdict | None]:
@@ -184,17 +184,18 @@ def _directed(runs: Runs, stage: str, parts: Sequence[Effects], sign: int, words
         return None
     numbers = "; ".join(effect_text(row, stage=True) for row in rows) + f" ({rows[0]['seeds']} seeds)"
     if apart := _not_alike(runs, stage, (rows[0]["arm"], rows[0]["against"])):
-        return Verdict(NOT_RESOLVED, f"not trained alike ({apart}). {numbers}")
+        return Verdict(NOT_RESOLVED, f"not trained alike ({apart}): {numbers}")
     for_it = [_significant(row, sign) for row in rows]
     against_it = [_significant(row, -sign) for row in rows]
     if all(for_it) and all(parts):
-        return Verdict(SHOWN, f"all {words[0]}. {numbers}" if len(rows) > 1 else f"{words[0]}. {numbers}")
+        return Verdict(SHOWN, f"all {words[0]}: {numbers}")
     if any(against_it) and not any(for_it):
-        return Verdict(REFUTED, f"{'all' if all(against_it) else 'some'} {words[1]}, none {words[0]}. {numbers}")
+        how_many = "all" if all(against_it) else f"{sum(against_it)} of {len(rows)}"
+        return Verdict(REFUTED, f"{how_many} {words[1]}, none {words[0]}: {numbers}")
     if not all(parts):
-        return Verdict(NOT_RESOLVED, f"a part of what is claimed was not measured. {numbers}")
+        return Verdict(NOT_RESOLVED, f"a part of what is claimed was not measured: {numbers}")
     how_many = f"{sum(for_it)} of {len(rows)} {words[0]}, {sum(against_it)} {words[1]}"
-    return Verdict(NOT_RESOLVED, f"{how_many}. {numbers}")
+    return Verdict(NOT_RESOLVED, f"{how_many}: {numbers}")
 
 
 def _not_alike(runs: Runs, stage: str, arms: Sequence[str]) -> str:

@@ -54,7 +54,7 @@ def metrics_of(outcomes: Outcomes, pass_at: Sequence[int] | None) -> list[str]:
 def summarise(seeds_S: Sequence[Outcomes], pass_at: Sequence[int] | None) -> dict[str, Any]:
     """A benchmark's entry of results.json: values averaged over seeds, intervals over problems.
 
-    With several seeds `over_seeds` has the means with their 95% t intervals.
+    With several seeds `over_seeds` has the means with their 95% t intervals, clipped to 0–1.
     """
     first = seeds_S[0]
     ks = sorted({*default_pass_at(first.n), *reported_k(first.n, pass_at)})
@@ -67,7 +67,7 @@ def summarise(seeds_S: Sequence[Outcomes], pass_at: Sequence[int] | None) -> dic
             error = float(np.sqrt(np.sum(np.square(errors_S)))) / len(seeds_S)
         metrics[metric] = asdict(problem_interval(_mean_values(seeds_S, metric), error))
     intervals = {
-        metric: t_interval(np.array([values_of(each, metric).mean() for each in seeds_S]))
+        metric: share_interval(np.array([values_of(each, metric).mean() for each in seeds_S]))
         for metric in (metrics if len(seeds_S) > 1 else ())
     }
     return {
@@ -125,3 +125,8 @@ def t_interval(shifts_S: Values) -> dict[str, float]:
     quantile = stats.t.ppf(0.5 + CONFIDENCE / 2, len(shifts_S) - 1)
     half = float(quantile * shifts_S.std(ddof=1) / np.sqrt(len(shifts_S)))
     return {"value": value, "low": value - half, "high": value + half}
+
+
+def share_interval(shares_S: Values) -> dict[str, float]:
+    """`t_interval` of values in 0–1, clipped to where they can be."""
+    return {name: min(1.0, max(0.0, value)) for name, value in t_interval(shares_S).items()}

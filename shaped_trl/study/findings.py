@@ -121,6 +121,7 @@ def _trained(results: dict[str, Any]) -> list[str]:
                     changes.append(f"{name} {row['value']:+.1%} [{row['low']:+.1%}, {row['high']:+.1%}]")
                 elif key != "tail_mass":
                     changes.append(f"{name} {own[key] / base[key] - 1:+.1%}")
-            where = f"{arm} against {results['baseline']}, end of {stage} ({own['source']} tokens)"
+            tried = " (exploratory)" if results["arms"][arm]["exploratory"] else ""
+            where = f"{arm}{tried} against {results['baseline']}, end of {stage} ({own['source']} tokens)"
             sentences.append(in_regime(regime, f"{where}: {', '.join(changes)}"))
     return sentences

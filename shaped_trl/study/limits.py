@@ -46,7 +46,7 @@ def _seed_limits(results: dict[str, Any]) -> list[str]:
     limits = [f"{seeds} training seeds: the intervals over seeds are t intervals of {seeds} paired values."]
     found: dict[str, list[dict[str, Any]]] = {}
     for row in results["effects"]:
-        if row["unit"] == "share" and not row["exploratory"]:
+        if row["unit"] == "share" and row["sd"] and not row["exploratory"]:
             found.setdefault(METRICS.get(row["metric"], f"{row['metric']} of {row['stage']}"), []).append(row)
     ranges = []
     for name, rows in found.items():
@@ -110,25 +110,23 @@ def _rl_limits(regime: dict[str, Any]) -> list[str]:
 
 
 def _evaluation_limits(regime: dict[str, Any]) -> list[str]:
-    limits = []
+    """What makes an evaluation hard to read, with the arms that it concerns."""
+    found: dict[str, list[str]] = {}
     for arm, values in regime["arms"].items():
         for stage, evaluated in values["evaluations"].items():
             for benchmark, entry in evaluated.items():
-                where = f"{arm}, {stage}, {benchmark}"
                 k = max(int(metric.split("@")[1]) for metric in entry["metrics"] if metric.startswith("pass@"))
-                if entry["metrics"][f"pass@{k}"]["value"] > SATURATED:
-                    limits.append(
-                        f"{where}: pass@{k} is above {SATURATED:.0%}, near its ceiling, where it cannot "
-                        "tell arms apart."
-                    )
-                if entry["unparsed"] > LOST:
-                    limits.append(f"{where}: {entry['unparsed']:.1%} of the completions give no answer at all.")
-                if entry["truncated"] > LOST:
-                    limits.append(
-                        f"{where}: {entry['truncated']:.1%} of the completions were cut at the token limit "
-                        "and count as they stand."
-                    )
-    return limits
+                saturated = f"pass@{k} is above {SATURATED:.0%}, near its ceiling, where it cannot tell arms apart"
+                unparsed = "many completions give no answer at all"
+                truncated = "many completions were cut at the token limit and count as they stand"
+                for sentence, share, most in (
+                    (saturated, entry["metrics"][f"pass@{k}"]["value"], SATURATED),
+                    (unparsed, entry["unparsed"], LOST),
+                    (truncated, entry["truncated"], LOST),
+                ):
+                    if share > most:
+                        found.setdefault(f"{stage}, {benchmark}: {sentence}", []).append(f"{arm} {share:.1%}")
+    return [f"{sentence}: {', '.join(arms)}." for sentence, arms in found.items()]
 
 
 def _task_limits(results: dict[str, Any]) -> list[str]:

@@ -141,7 +141,8 @@ def _settings(study: Study, results: Mapping[str, Any], pictures: Sequence[Pictu
         given += ["commit unknown"] if flat["commit"] is None else []
         document.append(Text(f"{stage}: {', '.join(given)}."))
     for regime, values in results["regimes"].items():
-        document.append(tables.seconds_table(study, regime, values["arms"]))
+        seconds = tables.seconds_table(study, regime, values["arms"])
+        document.append(Details(seconds.caption, [seconds]) if len(seconds.rows) > _FOLDED_FROM else seconds)
     if pictures:
         document.append(Text("Beside each picture report/NAME.png lie its numbers, in report/NAME.csv."))
     return document

@@ -58,8 +58,8 @@ def p_text(row: Mapping[str, Any]) -> str:
 def effect_text(row: Mapping[str, Any], *, stage: bool = False) -> str:
     """metric, difference, interval and p; with `stage`, where it was measured."""
     name = METRICS.get(row["metric"], row["metric"])
-    where = f", {row['stage']}" if stage else ""
-    where += f", {row['benchmark']}" if stage and row["benchmark"] else ""
+    places = [row["stage"], row["benchmark"]] if stage else []
+    where = f" ({', '.join(place for place in places if place)})" if stage else ""
     return f"{name}{where} {effect_number(row)}, {p_text(row)}"
 
 
