@@ -56,7 +56,8 @@ def _seed_limits(results: dict[str, Any]) -> list[str]:
         limits.append(
             "Differences smaller than these would probably have been missed (the difference that as many seeds find "
             "in 80% of cases at the two-sided 5% level before correction, (t.975 + t.80)·sd/√seeds, an approximation "
-            f"of the noncentral t; over arms): {'; '.join(ranges)}."
+            f"of the noncentral t; over arms): {'; '.join(ranges)}. The correction, and a verdict that needs two "
+            "differences at once, take up to about twice as much."
         )
     return limits
 

@@ -96,3 +96,21 @@ def test_over_four_arms_the_correction_keeps_errors_rare() -> None:
         corrected.append(min(holm(p_values)) < 0.05)
     assert np.mean(corrected) <= binomial_interval(0.05)[1]
     assert np.mean(plain) > binomial_interval(0.05)[1]  # so there was something to correct
+
+
+def test_a_verdict_takes_twice_the_minimum_effect() -> None:
+    """Two measures, each corrected over four arms against the baseline and one pair more: what the report warns of."""
+    rng = np.random.default_rng(3)
+    minimum = float(stats.t.ppf([0.975, 0.8], SEEDS - 1).sum()) * SD / math.sqrt(SEEDS)
+
+    def found(shift: float) -> bool:
+        arms = rng.normal(0, SD / math.sqrt(2), (5, SEEDS))
+        arms[1] += shift
+        pairs = [paired_effect(own, arms[0]) for own in arms[1:]] + [paired_effect(arms[1], arms[4])]
+        return holm([pair.p_value for pair in pairs])[0] < 0.05 and pairs[0].value > 0
+
+    once, twice = (
+        np.mean([found(shift) and found(shift) for _ in range(SIMULATIONS)]) for shift in (minimum, 2 * minimum)
+    )
+    assert once < 0.5
+    assert twice > 0.9
