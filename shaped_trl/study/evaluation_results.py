@@ -52,7 +52,10 @@ def metrics_of(outcomes: Outcomes, pass_at: Sequence[int] | None) -> list[str]:
 
 
 def summarise(seeds_S: Sequence[Outcomes], pass_at: Sequence[int] | None) -> dict[str, Any]:
-    """A benchmark's entry of results.json: values averaged over seeds, intervals over problems."""
+    """A benchmark's entry of results.json: values averaged over seeds, intervals over problems.
+
+    With several seeds `over_seeds` has the means with their 95% t intervals, clipped to 0–1.
+    """
     first = seeds_S[0]
     ks = sorted({*default_pass_at(first.n), *reported_k(first.n, pass_at)})
     metrics = {}
@@ -63,6 +66,10 @@ def summarise(seeds_S: Sequence[Outcomes], pass_at: Sequence[int] | None) -> dic
             errors_S = [sampling_se(each.passes_P, each.n, k) for each in seeds_S]
             error = float(np.sqrt(np.sum(np.square(errors_S)))) / len(seeds_S)
         metrics[metric] = asdict(problem_interval(_mean_values(seeds_S, metric), error))
+    intervals = {
+        metric: share_interval(np.array([values_of(each, metric).mean() for each in seeds_S]))
+        for metric in (metrics if len(seeds_S) > 1 else ())
+    }
     return {
         "problems": len(first.problem_ids),
         "n": first.n,
@@ -70,6 +77,7 @@ def summarise(seeds_S: Sequence[Outcomes], pass_at: Sequence[int] | None) -> dic
         "truncated": float(np.mean([(each.truncated or 0) / each.num_samples for each in seeds_S])),
         "unparsed": float(np.mean([each.statuses["unparsed"] / each.num_samples for each in seeds_S])),
         "metrics": metrics,
+        **({"over_seeds": intervals} if intervals else {}),
     }
 
 
@@ -86,7 +94,7 @@ def difference(a: Mapping[int, Outcomes], b: Mapping[int, Outcomes], metric: str
     if not common:
         return None
     a_S, b_S = [a[seed] for seed in common], [b[seed] for seed in common]
-    _check_same_problems([*a_S, *b_S])
+    check_same_problems([*a_S, *b_S])
     paired = paired_difference(_mean_values(a_S, metric), _mean_values(b_S, metric))
     over_seeds = None
     if len(common) > 1:
@@ -100,11 +108,12 @@ def difference(a: Mapping[int, Outcomes], b: Mapping[int, Outcomes], metric: str
 
 def _mean_values(seeds_S: Sequence[Outcomes], metric: str) -> Values:
     """The mean over seeds of each problem's value [P]."""
-    _check_same_problems(seeds_S)
+    check_same_problems(seeds_S)
     return np.mean([values_of(each, metric) for each in seeds_S], axis=0)
 
 
-def _check_same_problems(runs: Sequence[Outcomes]) -> None:
+def check_same_problems(runs: Sequence[Outcomes]) -> None:
+    """Raise UserError where evaluations of one benchmark differ in their problems or n."""
     for run in runs[1:]:
         if (run.problem_ids, run.n) != (runs[0].problem_ids, runs[0].n):
             raise UserError(f"{run.benchmark}: evaluations differ in their problems or n: run the study again")
@@ -116,3 +125,8 @@ def t_interval(shifts_S: Values) -> dict[str, float]:
     quantile = stats.t.ppf(0.5 + CONFIDENCE / 2, len(shifts_S) - 1)
     half = float(quantile * shifts_S.std(ddof=1) / np.sqrt(len(shifts_S)))
     return {"value": value, "low": value - half, "high": value + half}
+
+
+def share_interval(shares_S: Values) -> dict[str, float]:
+    """`t_interval` of values in 0–1, clipped to where they can be."""
+    return {name: min(1.0, max(0.0, value)) for name, value in t_interval(shares_S).items()}

@@ -1,36 +1,72 @@
 """What a study has shown and what it has not, in words, from the numbers of results.json alone.
 
-A difference counts as shown when its 95% interval over problems excludes 0 and its p-value is below 0.05
-(with few problems the interval alone is too short), and the interval over seeds excludes 0 too where there is
-more than one. Everything else is listed as not shown. The limits name what no interval here covers.
+With several seeds a difference between arms counts as shown when its p-value over seeds, corrected among the
+confirmatory arms, is below 0.05; one of an exploratory arm is a hint at most. With one seed, and for what an arm
+gained, it counts as shown when its 95% interval over problems excludes 0 and its p-value is below 0.05 (with few
+problems the interval alone is too short), and the interval over seeds excludes 0 too where there is more than one.
+Everything else is listed as not shown.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator
+from itertools import groupby
 from typing import Any, NamedTuple
 
-# Beyond this relative difference in NLL two arms were not trained alike, and their RL tells little about the
-# shape.
-NLL_TOLERANCE = 0.05
-SATURATED = 0.95
-LOST = 0.05  # share of completions cut at the token limit, or without an answer
+from shaped_trl.study.limits import against_baseline, limits_of
+from shaped_trl.study.wording import effect_text, in_regime, signed
+
+LEVEL = 0.05
+_RL_HEADLINES = ("reward", "entropy_change", "length_change")
+_Sentence = tuple[str, str]  # where it belongs ("shown", "not shown", "hint"), and what it says
 
 
 class Findings(NamedTuple):
     shown: list[str]
     not_shown: list[str]
+    hints: list[str]
     limits: list[str]
 
 
 def find(results: dict[str, Any]) -> Findings:
     """Sentences from `results` (the content of results.json)."""
-    shown: list[str] = []
-    not_shown: list[str] = []
-    for rows, sentence in ((results["differences"], _difference), (results["gains"], _gain)):
-        for row in _headlines(rows):
-            (shown if is_shown(row) else not_shown).append(sentence(row))
-    return Findings(_trained(results) + shown, not_shown, _limits(results))
+    said = list(_between_arms(results))
+    covered = {_place(row) for row in results["effects"]}
+    for regime, values in results["regimes"].items():
+        for rows, sentence in ((values["differences"], _difference), (values["gains"], _gain)):
+            for row in _headlines(rows):
+                if sentence is _gain or _place({**row, "regime": regime}) not in covered:
+                    said.append(("shown" if is_shown(row) else "not shown", in_regime(regime, sentence(row))))
+    parts = {kind: [text for place, text in said if place == kind] for kind in ("shown", "not shown", "hint")}
+    return Findings(_trained(results) + parts["shown"], parts["not shown"], parts["hint"], limits_of(results))
+
+
+def _place(row: dict[str, Any]) -> tuple[Any, ...]:
+    return tuple(row[key] for key in ("regime", "arm", "against", "stage", "benchmark", "metric") if key in row)
+
+
+def _between_arms(results: dict[str, Any]) -> Iterator[_Sentence]:
+    """The differences over seeds after training, those of two arms in a stage as one sentence each for what is shown
+    and what is not."""
+    measured = [row for row in results["effects"] if row["unit"] != "nats" and row["metric"] != "nll_relative"]
+    rows = _headlines([row for row in measured if row["benchmark"] or row["metric"] in _RL_HEADLINES])
+
+    def where(row: dict[str, Any]) -> str:
+        text = f"{row['arm']} against {row['against']}, {row['stage']}"
+        return in_regime(row["regime"], text + (f", {row['benchmark']}" if row["benchmark"] else ""))
+
+    for place, group in groupby(rows, where):
+        by_kind: dict[str, list[str]] = {}
+        for row in group:
+            by_kind.setdefault(_kind(row), []).append(effect_text(row))
+        for kind, texts in by_kind.items():
+            yield kind, f"{place}: {'no difference shown, ' if kind == 'not shown' else ''}{'; '.join(texts)}"
+
+
+def _kind(row: dict[str, Any]) -> str:
+    if row["p_corrected"] is not None:
+        return "shown" if row["p_corrected"] < LEVEL else "not shown"
+    return "hint" if row["p_value"] < LEVEL else "not shown"
 
 
 def is_shown(row: dict[str, Any]) -> bool:
@@ -40,22 +76,17 @@ def is_shown(row: dict[str, Any]) -> bool:
     return one_side and row["p_value"] < 0.05
 
 
-def signed(row: dict[str, Any]) -> str:
-    """A difference with its interval, in percentage points."""
-    return "{:+.1f} [{:+.1f}, {:+.1f}]".format(*(100 * row[key] for key in ("value", "low", "high")))
-
-
 def _headlines(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """The rows put into words, Avg and the Pass@k of the largest k; the tables have them all."""
+    """The rows put into words, of evaluations Avg and the Pass@k of the largest k; the tables have them all."""
     largest: dict[str, int] = {}
     for row in rows:
-        name, k = row["metric"].split("@")
+        name, _, k = row["metric"].partition("@")
         if name == "pass":
             largest[row["benchmark"]] = max(int(k), largest.get(row["benchmark"], 0))
     return [
         row
         for row in rows
-        if row["metric"].startswith("avg@") or row["metric"] == f"pass@{largest.get(row['benchmark'])}"
+        if not row["metric"].startswith(("cons@", "pass@")) or row["metric"] == f"pass@{largest.get(row['benchmark'])}"
     ]
 
 
@@ -79,134 +110,18 @@ def _over_seeds(row: dict[str, Any]) -> str:
 
 def _trained(results: dict[str, Any]) -> list[str]:
     """Where each arm ended in pre-training relative to the baseline, with intervals where there are several seeds."""
-    rows = {(row["arm"], row["stage"], row["quantity"]): row for row in results["training_differences"]}
     sentences = []
-    for arm, stage, own, base in _against_baseline(results):
-        changes = []
-        for key, name in (("entropy", "entropy"), ("nll", "NLL"), ("tail_mass", "tail mass")):
-            row = rows.get((arm, stage, key))
-            if row is not None:
-                changes.append(f"{name} {row['value']:+.1%} [{row['low']:+.1%}, {row['high']:+.1%}]")
-            elif key != "tail_mass":
-                changes.append(f"{name} {own[key] / base[key] - 1:+.1%}")
-        sentences.append(
-            f"{arm} against {results['baseline']}, end of {stage} ({own['source']} tokens): {', '.join(changes)}"
-        )
+    for regime, values in results["regimes"].items():
+        rows = {(row["arm"], row["stage"], row["quantity"]): row for row in values["training_differences"]}
+        for arm, stage, own, base in against_baseline(results, regime):
+            changes = []
+            for key, name in (("entropy", "entropy"), ("nll", "NLL"), ("tail_mass", "tail mass")):
+                row = rows.get((arm, stage, key))
+                if row is not None:
+                    changes.append(f"{name} {row['value']:+.1%} [{row['low']:+.1%}, {row['high']:+.1%}]")
+                elif key != "tail_mass":
+                    changes.append(f"{name} {own[key] / base[key] - 1:+.1%}")
+            tried = " (exploratory)" if results["arms"][arm]["exploratory"] else ""
+            where = f"{arm}{tried} against {results['baseline']}, end of {stage} ({own['source']} tokens)"
+            sentences.append(in_regime(regime, f"{where}: {', '.join(changes)}"))
     return sentences
-
-
-def _against_baseline(
-    results: dict[str, Any],
-) -> Iterator[tuple[str, str, dict[str, Any], dict[str, Any]]]:
-    """Arm, train stage, the arm's summary and the baseline's, where both have NLL and entropy."""
-    arms = results["arms"]
-    for arm, values in arms.items():
-        for stage, own in values["training"].items():
-            base = arms[results["baseline"]]["training"].get(stage)
-            complete = base and all(each.get(key) for each in (own, base) for key in ("nll", "entropy"))
-            if arm != results["baseline"] and complete:
-                yield arm, stage, own, base
-
-
-def _limits(results: dict[str, Any]) -> list[str]:
-    limits = []
-    if results["incomplete"]:
-        limits.append(f"Not finished, and left out of every number here: {', '.join(results['incomplete'])}.")
-    seeds = len(results["seeds"])
-    limits.append(
-        "One training seed: the intervals are over problems, with the trained models fixed. They say nothing "
-        "about how much another training seed would move the numbers."
-        if seeds == 1
-        else f"{seeds} training seeds: the intervals over seeds are t intervals of {seeds} paired values."
-    )
-    num_compared = len(results["differences"]) + len(results["gains"])
-    if num_compared:
-        limits.append(
-            f"{num_compared} comparisons at 95% without a correction: about {0.05 * num_compared:.1f} of "
-            "them would exclude 0 by chance if nothing differed."
-        )
-    return [
-        *limits,
-        *_training_limits(results),
-        *_rl_limits(results),
-        *_evaluation_limits(results),
-        *_task_limits(results),
-        *_shape_limits(results),
-    ]
-
-
-def _training_limits(results: dict[str, Any]) -> list[str]:
-    limits = []
-    for arm, stage, own, base in _against_baseline(results):
-        shift = own["nll"] / base["nll"] - 1
-        if abs(shift) > NLL_TOLERANCE:
-            limits.append(
-                f"{arm} was not trained alike: its NLL after {stage} differs by {shift:+.1%} from that of "
-                f"{results['baseline']}, more than {NLL_TOLERANCE:.0%}. What follows in RL may come from "
-                "that and not from the shape."
-            )
-    return limits
-
-
-def _rl_limits(results: dict[str, Any]) -> list[str]:
-    return [
-        f"{arm}, {stage}: not one sampled completion was right, so RL had nothing to learn from."
-        for arm, values in results["arms"].items()
-        for stage, summary in values["rl"].items()
-        if summary["raw_reward"]["run"] == 0
-    ]
-
-
-def _evaluation_limits(results: dict[str, Any]) -> list[str]:
-    limits = []
-    for arm, values in results["arms"].items():
-        for stage, evaluated in values["evaluations"].items():
-            for benchmark, entry in evaluated.items():
-                where = f"{arm}, {stage}, {benchmark}"
-                k = max(int(metric.split("@")[1]) for metric in entry["metrics"] if metric.startswith("pass@"))
-                if entry["metrics"][f"pass@{k}"]["value"] > SATURATED:
-                    limits.append(
-                        f"{where}: pass@{k} is above {SATURATED:.0%}, near its ceiling, where it cannot "
-                        "tell arms apart."
-                    )
-                if entry["unparsed"] > LOST:
-                    limits.append(f"{where}: {entry['unparsed']:.1%} of the completions give no answer at all.")
-                if entry["truncated"] > LOST:
-                    limits.append(
-                        f"{where}: {entry['truncated']:.1%} of the completions were cut at the token limit "
-                        "and count as they stand."
-                    )
-    return limits
-
-
-def _task_limits(results: dict[str, Any]) -> list[str]:
-    stages = [entries for values in results["arms"].values() for entries in values["evaluations"].values()]
-    if {benchmark for entries in stages for benchmark in entries} != {"running_sums"}:
-        return []
-    return [
-        "running_sums is a controlled task for a very small model. It shows mechanisms, not what a large "
-        "language model would do."
-    ]
-
-
-def _shape_limits(results: dict[str, Any]) -> list[str]:
-    limits = []
-    if any(values["rl"] or values["evaluations"] for values in results["arms"].values()):
-        limits.append(
-            "No arm is cross-entropy sampled at a matched entropy, so the effect of a shape cannot be told from "
-            "that of a sampling temperature."
-        )
-    shapes = [values["shape"] for values in results["arms"].values() if values["shape"].get("beta")]
-    if shapes and any(values["rl"] for values in results["arms"].values()):
-        limits.append(
-            "That precision helps RL is a hypothesis. Which sign of β helps depends on the regime: a "
-            "negative β removes noise from the steps, and takes mass from a correct but rare strategy. "
-            "This study covers one regime."
-        )
-    if shapes:
-        forms = sorted({shape.get("positive", "product") for shape in shapes})
-        limits.append(
-            f"β enters by the form {' and '.join(map(repr, forms))}. The published Equation 11 can be read "
-            "in two ways (product, exponent), and which of them its authors used is open."
-        )
-    return limits

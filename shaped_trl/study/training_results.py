@@ -8,47 +8,26 @@ from typing import Any
 
 import numpy as np
 
-from shaped_trl.study.definition import Study
 from shaped_trl.study.evaluation_results import t_interval
-from shaped_trl.study.logs import RL_LOG, TRAIN_LOG, curve, read_log
-from shaped_trl.study.state import DONE
+from shaped_trl.study.logs import curve
+from shaped_trl.study.reading import Rows, Runs, stages_of, trained_model
 
 TRAIN_KEYS = ("nll", "entropy", "head_mass", "tail_mass", "rare_nll")
 RL_KEYS = ("raw_reward", "reward", "entropy", "completion_length", "clip_ratio")
 _LAST_SHARE = 0.1  # of a run's rows: one logged batch alone is too noisy to stand for its end
 
 
-def stages_of(study: Study, command: str) -> list[str]:
-    """The study's stages of one command, in order."""
-    return [name for name, stage in study.stages.items() if stage.command == command]
-
-
-def stage_rows(study: Study, arm: str, stage: str) -> list[list[dict[str, Any]]]:
-    """The log of a train or rlvr stage, for each seed whose run is done."""
-    name = TRAIN_LOG if study.stages[stage].command == "train" else RL_LOG
-    logs = [read_log(study.folder(arm, seed, stage) / name) for seed in _done_seeds(study, arm, stage)]
-    if name == RL_LOG:
-        for row in (row for rows in logs for row in rows):
-            # Without dynamic sampling every group is kept, and the two are one.
-            row.setdefault("raw_reward", row.get("reward"))
-    return logs
-
-
-def _done_seeds(study: Study, arm: str, stage: str) -> list[int]:
-    return [seed for seed in study.seeds if (study.folder(arm, seed, stage) / DONE).exists()]
-
-
-def training_summary(study: Study, arm: str, stage: str) -> dict[str, Any] | None:
+def training_summary(runs: Runs, arm: str, stage: str) -> dict[str, Any] | None:
     """Where a train stage ended, averaged over seeds; None without rows.
 
     nll and entropy (nats), perplexity, head and tail mass, nll of rare targets, as far as they are logged. Held-out
     values of the last evaluation if the stage evaluates, the mean of the last tenth of the training rows otherwise:
     `source` says which. With several seeds `over_seeds` has their mean with its 95% t interval.
     """
-    ends = {key: list(by_seed.values()) for key, by_seed in _ends(study, arm, stage).items()}
+    ends = {key: list(by_seed.values()) for key, by_seed in training_ends(runs, arm, stage).items()}
     if not ends:
         return None
-    logs = [rows for rows in stage_rows(study, arm, stage) if rows]
+    logs = list(runs.logs[arm, stage].values())
     summary: dict[str, Any] = {"source": "held-out" if _held_out(logs) else "training"}
     summary |= {key: mean(values_S) for key, values_S in ends.items()}
     # of the mean: logged perplexities are exp of single rows' NLL
@@ -59,16 +38,16 @@ def training_summary(study: Study, arm: str, stage: str) -> dict[str, Any] | Non
     return summary | _extent(logs) | ({"over_seeds": intervals} if intervals else {})
 
 
-def training_differences(study: Study) -> list[dict[str, Any]]:
+def training_differences(runs: Runs) -> list[dict[str, Any]]:
     """How each arm ended a train stage relative to the baseline, (own − base) / base, paired over seeds.
 
     A row for each quantity, with a 95% t interval; none with fewer than two seeds in common.
     """
-    rows = []
+    study, rows = runs.study, []
     for stage in stages_of(study, "train"):
-        base = _ends(study, study.baseline, stage)
+        base = training_ends(runs, study.baseline, stage)
         for arm in study.arms:
-            own = _ends(study, arm, stage) if arm != study.baseline else {}
+            own = training_ends(runs, arm, stage) if arm != study.baseline else {}
             for key in own.keys() & base.keys():
                 seeds = [seed for seed in base[key] if seed in own[key] and base[key][seed]]
                 if len(seeds) > 1:
@@ -79,10 +58,9 @@ def training_differences(study: Study) -> list[dict[str, Any]]:
     return sorted(rows, key=lambda row: (list(study.arms).index(row["arm"]), row["stage"], order[row["quantity"]]))
 
 
-def _ends(study: Study, arm: str, stage: str) -> dict[str, dict[int, float]]:
+def training_ends(runs: Runs, arm: str, stage: str) -> dict[str, dict[int, float]]:
     """Quantity → seed → where that seed's run, if it is done, ended."""
-    logs = dict(zip(_done_seeds(study, arm, stage), stage_rows(study, arm, stage), strict=True))
-    logs = {seed: rows for seed, rows in logs.items() if rows}
+    logs = runs.logs[arm, stage]
     held_out = _held_out(logs.values())
     prefix = "eval_" if held_out else ""
     found: dict[str, dict[int, float]] = {}
@@ -94,24 +72,69 @@ def _ends(study: Study, arm: str, stage: str) -> dict[str, dict[int, float]]:
     return found
 
 
-def _held_out(logs: Iterable[list[dict[str, Any]]]) -> bool:
+def nll_before(runs: Runs, arm: str, stage: str) -> float | None:
+    """By which share the NLL of the trained model that the arm's stage starts from differs from that of the
+    baseline's, mean against mean over the seeds that both have; None without such seeds."""
+    own, base = (trained_model(runs.study, each, stage) for each in (arm, runs.study.baseline))
+    if own is None or base is None:
+        return None
+    if own == base:
+        return 0.0
+    own_nll, base_nll = (training_ends(runs, *model).get("nll", {}) for model in (own, base))
+    seeds = [seed for seed in base_nll if seed in own_nll]
+    return sum(own_nll[s] for s in seeds) / sum(base_nll[s] for s in seeds) - 1 if seeds else None
+
+
+def _held_out(logs: Iterable[Rows]) -> bool:
     return all(curve(rows, "eval_nll")[1] for rows in logs)
 
 
-def rl_summary(study: Study, arm: str, stage: str) -> dict[str, Any] | None:
+def rl_summary(runs: Runs, arm: str, stage: str) -> dict[str, Any] | None:
     """RL of an arm, averaged over seeds: each quantity over the run and its last tenth; None without rows.
 
     `raw_reward` is the accuracy over all sampled completions, before groups without a signal are dropped; its
-    mean over the run is the area under the learning curve.
+    mean over the run is the area under the learning curve. With several seeds `over_seeds` has the means of
+    `rl_outcomes` with their 95% t intervals.
     """
-    logs = [rows for rows in stage_rows(study, arm, stage) if rows]
+    logs = list(runs.logs[arm, stage].values())
     if not logs:
         return None
     summary: dict[str, Any] = {}
     for key in RL_KEYS:
         values = [curve(rows, key)[1] for rows in logs]
         summary[key] = {"run": mean([mean(v) for v in values]), "end": mean([_end(v) for v in values])}
-    return summary | _extent(logs)
+    outcomes = rl_outcomes(runs, arm, stage)
+    intervals = {
+        key: t_interval(np.array(list(by_seed.values()))) for key, by_seed in outcomes.items() if len(by_seed) > 1
+    }
+    return summary | _extent(logs) | ({"over_seeds": intervals} if intervals else {})
+
+
+def rl_outcomes(runs: Runs, arm: str, stage: str) -> dict[str, dict[int, float]]:
+    """Metric → seed → its value over one run of RL.
+
+    `reward` (the mean over the run, so the area under its curve; in 0–1) and `reward_end` (of its last tenth);
+    `entropy_change` and `length_change`: of the policy's entropy and the response length, last tenth against first,
+    (last − first) / first.
+    """
+    found: dict[str, dict[int, float]] = {}
+    for seed, rows in runs.logs[arm, stage].items():
+        rewards, entropies, lengths = (curve(rows, key)[1] for key in ("raw_reward", "entropy", "completion_length"))
+        values = {
+            "reward": mean(rewards),
+            "reward_end": _end(rewards),
+            "entropy_change": _change(entropies),
+            "length_change": _change(lengths),
+        }
+        for metric, value in values.items():
+            if value is not None:
+                found.setdefault(metric, {})[seed] = value
+    return found
+
+
+def _change(values: list[float]) -> float | None:
+    first, last = _end(values[::-1]), _end(values)
+    return last / first - 1 if first and last is not None else None
 
 
 def mean(values: Sequence[float | None]) -> float | None:
@@ -124,7 +147,7 @@ def _end(values: list[float], *, last_only: bool = False) -> float | None:
     return mean(values[-1 if last_only else -math.ceil(len(values) * _LAST_SHARE) :]) if values else None
 
 
-def _extent(logs: list[list[dict[str, Any]]]) -> dict[str, Any]:
+def _extent(logs: list[Rows]) -> dict[str, Any]:
     """Steps and tokens of the longest seed: they agree unless a run has failed."""
     return {
         "seeds": len(logs),

@@ -11,16 +11,16 @@ from typing import Any
 import numpy as np
 import pytest
 import yaml
+from html_pages import check_self_contained
 from scipy import stats
+from study_rows import BENCHMARK, N, write_evaluation
 
 from eval_suite.errors import UserError
-from eval_suite.records import Problem, Sample, Verdict, append_jsonl
+from eval_suite.records import append_jsonl
 from shaped_trl.study.definition import load_study
 from shaped_trl.study.findings import find, is_shown
 from shaped_trl.study.report import report_study
 
-N = 8
-BENCHMARK = "running_sums"
 # Passes of each of 12 problems, by arm and evaluation.
 COUNTS = {
     ("cross_entropy", "eval_pretrain"): [0, 1, 2, 3, 1, 0, 2, 4, 1, 0, 3, 2],
@@ -80,22 +80,6 @@ def rl_rows() -> list[dict[str, Any]]:
     ]
 
 
-def write_evaluation(folder: Path, passes: list[int], seed: int) -> None:
-    """Samples 0 to c−1 pass; the next is unparsed and cut, the others agree on a wrong answer."""
-    settings = {"n": N, "temperature": 0.7, "top_p": 0.95, "seed": seed}
-    record = {"settings": settings, "versions": {"torch": "2.0"}, "commit": "abc123", "device": "cpu"}
-    (folder / "run.json").write_text(json.dumps(record))
-    ids = [f"{BENCHMARK}/{number}" for number in range(len(passes))]
-    append_jsonl(folder / "problems.jsonl", [Problem(key, BENCHMARK, "?", "1", BENCHMARK) for key in ids])
-    for key, c in zip(ids, passes, strict=True):
-        for index in range(N):
-            cut = index == c
-            append_jsonl(folder / "samples.jsonl", [Sample(key, index, "", "length" if cut else "stop", 5)])
-            status = "pass" if index < c else "unparsed" if cut else "fail"
-            answer = {"pass": "1", "fail": "2", "unparsed": None}[status]
-            append_jsonl(folder / "verdicts.jsonl", [Verdict(key, index, status, answer, BENCHMARK)])
-
-
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     out = tmp_path_factory.mktemp("study") / "known"
@@ -109,12 +93,19 @@ def results(folder: Path) -> dict[str, Any]:
     return json.loads((folder / "results.json").read_text())
 
 
+@pytest.fixture(scope="module")
+def only(results: dict[str, Any]) -> dict[str, Any]:
+    """The results of the one regime that the study has."""
+    assert list(results["regimes"]) == [""]
+    return results["regimes"][""]
+
+
 def pass_at(c: int, k: int) -> float:
     return 1 - math.comb(N - c, k) / math.comb(N, k)
 
 
-def test_training_and_rl_summaries(results: dict[str, Any]) -> None:
-    training = results["arms"]["precision"]["training"]["pretrain"]
+def test_training_and_rl_summaries(only: dict[str, Any]) -> None:
+    training = only["arms"]["precision"]["training"]["pretrain"]
     assert training == {
         "source": "held-out",
         "nll": NLL["precision"],
@@ -124,15 +115,15 @@ def test_training_and_rl_summaries(results: dict[str, Any]) -> None:
         "steps": 100,
         "tokens": 10_000,
     }
-    rl = results["arms"]["cross_entropy"]["rl"]["rlvr"]
+    rl = only["arms"]["cross_entropy"]["rl"]["rlvr"]
     assert rl["raw_reward"] == {"run": pytest.approx(10.5 / 40), "end": pytest.approx(19.5 / 40)}
     assert rl["clip_ratio"] == {"run": None, "end": None}
     assert rl["steps"] == 20
 
 
-def test_metrics_are_those_of_the_counts(results: dict[str, Any]) -> None:
+def test_metrics_are_those_of_the_counts(only: dict[str, Any]) -> None:
     for (arm, stage), counts in COUNTS.items():
-        entry = results["arms"][arm]["evaluations"][stage][BENCHMARK]
+        entry = only["arms"][arm]["evaluations"][stage][BENCHMARK]
         assert (entry["problems"], entry["n"]) == (12, N)
         cut = sum(c < N for c in counts) / (12 * N)
         assert entry["truncated"] == pytest.approx(cut)
@@ -148,8 +139,8 @@ def test_metrics_are_those_of_the_counts(results: dict[str, Any]) -> None:
         assert all(m["low"] <= m["value"] <= m["high"] for m in metrics.values())
 
 
-def test_differences_are_paired_and_judged(results: dict[str, Any]) -> None:
-    rows = {(row["stage"], row["metric"]): row for row in results["differences"]}
+def test_differences_are_paired_and_judged(only: dict[str, Any]) -> None:
+    rows = {(row["stage"], row["metric"]): row for row in only["differences"]}
     assert {metric for _, metric in rows} == {"avg@8", "cons@8", "pass@8"}
     before = rows["eval_pretrain", "avg@8"]
     pairs = zip(COUNTS["precision", "eval_pretrain"], COUNTS["cross_entropy", "eval_pretrain"], strict=True)
@@ -158,7 +149,7 @@ def test_differences_are_paired_and_judged(results: dict[str, Any]) -> None:
     assert before["p_value"] == pytest.approx(2 / 2**12)
     assert is_shown(before)
     assert not is_shown(rows["eval_rlvr", "avg@8"])
-    gain = next(row for row in results["gains"] if (row["arm"], row["metric"]) == ("cross_entropy", "avg@8"))
+    gain = next(row for row in only["gains"] if (row["arm"], row["metric"]) == ("cross_entropy", "avg@8"))
     rise = np.sum(COUNTS["cross_entropy", "eval_rlvr"]) - np.sum(COUNTS["cross_entropy", "eval_pretrain"])
     assert gain["value"] == pytest.approx(rise / (12 * N))
     assert (gain["from"], gain["stage"]) == ("eval_pretrain", "eval_rlvr")
@@ -166,7 +157,7 @@ def test_differences_are_paired_and_judged(results: dict[str, Any]) -> None:
 
 def test_words_follow_the_numbers(results: dict[str, Any]) -> None:
     findings = find(results)
-    shown, not_shown, limits = ("\n".join(part) for part in findings)
+    shown, not_shown, _, limits = ("\n".join(part) for part in findings)
     assert "precision against cross_entropy, eval_pretrain, running_sums: avg@8 is higher" in shown
     assert "precision against cross_entropy, eval_rlvr, running_sums: avg@8" in not_shown
     assert "entropy -25.0%, NLL +1.7%" in shown
@@ -176,31 +167,36 @@ def test_words_follow_the_numbers(results: dict[str, Any]) -> None:
     assert "not one sampled completion" not in limits
 
     swapped = json.loads(json.dumps(results))
-    for row in swapped["differences"]:
+    regime = swapped["regimes"][""]
+    for row in regime["differences"]:
         row["value"], row["low"], row["high"] = -row["value"], -row["high"], -row["low"]
-    swapped["arms"]["precision"]["training"]["pretrain"]["nll"] = 0.70
-    swapped["arms"]["precision"]["rl"]["rlvr"]["raw_reward"]["run"] = 0.0
-    swapped["arms"]["precision"]["evaluations"]["eval_rlvr"][BENCHMARK]["unparsed"] = 0.04
+    regime["arms"]["precision"]["training"]["pretrain"]["nll"] = 0.70
+    regime["arms"]["precision"]["rl"]["rlvr"]["raw_reward"]["run"] = 0.0
+    regime["arms"]["precision"]["evaluations"]["eval_rlvr"][BENCHMARK]["unparsed"] = 0.04
     swapped["arms"]["precision"]["shape"] = {"lambda_tail": -0.1}
     findings = find(swapped)
     assert "eval_pretrain, running_sums: avg@8 is lower" in "\n".join(findings.shown)
     assert "precision was not trained alike" in "\n".join(findings.limits)
     assert "precision, rlvr: not one sampled completion was right" in "\n".join(findings.limits)
-    assert "precision, eval_pretrain, running_sums: 12.5% of the completions give no" in "\n".join(findings.limits)
-    assert "precision, eval_rlvr, running_sums: 4.0%" not in "\n".join(findings.limits)
+    lost = "running_sums: many completions give no answer at all: cross_entropy"
+    assert f"eval_pretrain, {lost} 12.5%, precision 12.5%." in findings.limits
+    assert f"eval_rlvr, {lost} 11.5%." in findings.limits
     assert "β" not in "\n".join(findings.limits)
 
 
 def test_pages_hold_the_tables_and_pictures(folder: Path, results: dict[str, Any]) -> None:
     page, text = (folder / "report.html").read_text(), (folder / "report.md").read_text()
     pictures = sorted(path.name for path in (folder / "report").iterdir())
-    assert pictures == ["entropy.png", "pass_at_k.png", "perplexity.png", "policy_entropy.png", "rl.png"]
-    assert page.count("data:image/png;base64,") == 5
-    for name in pictures:
-        assert (folder / "report" / name).read_bytes().startswith(b"\x89PNG")
-        assert f"report/{name}" in text
+    names = ["avg", "cons", "entropy", "pass_at_k", "perplexity", "policy_entropy", "response_length", "reward"]
+    assert pictures == sorted(f"{name}.{kind}" for name in names for kind in ("csv", "png"))
+    assert page.count("data:image/png;base64,") == len(names)
+    for name in names:
+        assert (folder / f"report/{name}.png").read_bytes().startswith(b"\x89PNG")
+        assert f"report/{name}.png" in text
     assert "http" not in page
-    metric = results["arms"]["precision"]["evaluations"]["eval_rlvr"][BENCHMARK]["metrics"]["avg@8"]
+    assert "regime" not in text
+    check_self_contained(page)
+    metric = results["regimes"][""]["arms"]["precision"]["evaluations"]["eval_rlvr"][BENCHMARK]["metrics"]["avg@8"]
     cell = "{:.1f} [{:.1f}, {:.1f}]".format(*(100 * metric[key] for key in ("value", "low", "high")))
     for each in (page, text):
         assert cell in each
@@ -233,7 +229,7 @@ def test_seeds_get_an_interval_of_their_own(tmp_path: Path) -> None:
         write_evaluation(stage, passes, seed)
     report_study(out)
     results = json.loads((out / "results.json").read_text())
-    rows = {(row["stage"], row["metric"]): row for row in results["differences"]}
+    rows = {(row["stage"], row["metric"]): row for row in results["regimes"][""]["differences"]}
     base = np.array(COUNTS["cross_entropy", "eval_rlvr"])
     shifts = [(np.array(c) - base).mean() / N for c in (COUNTS["precision", "eval_rlvr"], *counts)]
     half = stats.t.ppf(0.975, 2) * np.std(shifts, ddof=1) / math.sqrt(3)
@@ -261,14 +257,14 @@ def test_where_training_ended_is_paired_over_seeds(tmp_path: Path) -> None:
             append_jsonl(out / f"runs/{arm}/seed{seed}/pretrain/train_log.jsonl", [row])
     report_study(out)
     results = json.loads((out / "results.json").read_text())
-    rows = {row["quantity"]: row for row in results["training_differences"]}
+    rows = {row["quantity"]: row for row in results["regimes"][""]["training_differences"]}
     assert {row["arm"] for row in rows.values()} == {"precision"}
     for key in ("entropy", "tail_mass"):
         base, own = np.array(ends["cross_entropy", key]), np.array(ends["precision", key])
         found = rows[key]
         expected = stats.ttest_1samp(own / base - 1, 0).confidence_interval(0.95)
         assert (found["low"], found["high"]) == pytest.approx((expected.low, expected.high))
-        interval = results["arms"]["precision"]["training"]["pretrain"]["over_seeds"][key]
+        interval = results["regimes"][""]["arms"]["precision"]["training"]["pretrain"]["over_seeds"][key]
         expected = stats.ttest_1samp(own, 0).confidence_interval(0.95)
         assert (interval["low"], interval["high"]) == pytest.approx((expected.low, expected.high))
     assert rows["nll"]["value"] == pytest.approx(NLL["precision"] / NLL["cross_entropy"] - 1)
@@ -291,9 +287,10 @@ def test_unfinished_runs_are_named_and_left_out(tmp_path: Path) -> None:
     results = json.loads((out / "results.json").read_text())
     assert results["failed"] == ["precision/seed0/rlvr"]
     assert results["incomplete"] == ["precision/seed0/rlvr", "precision/seed0/eval_rlvr"]
-    assert results["arms"]["precision"]["rl"] == {}
-    assert "eval_rlvr" not in results["arms"]["precision"]["evaluations"]
-    assert {row["stage"] for row in results["differences"]} == {"eval_pretrain"}
+    only = results["regimes"][""]
+    assert only["arms"]["precision"]["rl"] == {}
+    assert "eval_rlvr" not in only["arms"]["precision"]["evaluations"]
+    assert {row["stage"] for row in only["differences"]} == {"eval_pretrain"}
     text = (out / "report.md").read_text()
     assert "Failed runs: precision/seed0/rlvr" in text
     assert "left out of every number here: precision/seed0/rlvr, precision/seed0/eval_rlvr" in text
@@ -315,7 +312,7 @@ def test_bad_requests_are_refused(folder: Path, tmp_path: Path) -> None:
     with pytest.raises(UserError, match="k=9"):
         report_study(copy, pass_at=[1, 9])
     report_study(copy, pass_at=[2])
-    rows = json.loads((copy / "results.json").read_text())["differences"]
+    rows = json.loads((copy / "results.json").read_text())["regimes"][""]["differences"]
     assert {row["metric"] for row in rows} == {"avg@8", "cons@8", "pass@2"}
 
 
@@ -323,4 +320,4 @@ def test_the_shipped_demo_is_a_valid_study(tmp_path: Path) -> None:
     study = load_study("studies/tiny", tmp_path)
     assert study.baseline == "cross_entropy"
     assert [stage.command for stage in study.stages.values()] == ["train", "eval", "rlvr", "eval"]
-    assert study.arms["precision"] == {"beta": -0.25}
+    assert study.arms["precision"].shape == {"beta": -0.25}

@@ -1,0 +1,205 @@
+"""What the figures of a report show, as numbers: lines of arms with bands, which are also written as CSV.
+
+Letters: S seeds. With several seeds a line is their mean and its band the mean's 95% t interval; with one seed it is
+that seed's, and an evaluation's band is its interval over problems.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import numpy as np
+
+from eval_suite.report import default_pass_at
+from shaped_trl.study.evaluation_results import share_interval, t_interval, values_of
+from shaped_trl.study.logs import curve
+from shaped_trl.study.reading import Runs, stages_of
+
+CSV_COLUMNS = ("panel", "regime", "arm", "seed", "x", "y", "low", "high")
+MEAN = "mean"
+MANY_ARMS = 6  # more lines than that in one axis cannot be told apart
+
+X = int | str
+Point = tuple[X, float, float | None, float | None]  # x, y, and the band's low and high if there is one
+
+
+@dataclass(frozen=True)
+class Line:
+    """One arm in one axis. `seed` is MEAN or the only one; `by_seed` has the values behind a mean."""
+
+    panel: str
+    regime: str
+    arm: str
+    seed: str
+    points: list[Point]
+    by_seed: dict[int, list[tuple[X, float]]] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Chart:
+    """One figure: an axis for each panel (a row) and regime (a column).
+
+    scale: "steps", "k" (logarithmic, base 2), or "stages", whose names are in `order`. percent: values in 0–1, shown
+    as %.
+    """
+
+    name: str
+    caption: str
+    x_label: str
+    y_label: str
+    scale: str
+    lines: list[Line]
+    percent: bool = False
+    order: tuple[str, ...] = ()
+
+
+def charts(regimes: Sequence[Runs], results: Mapping[str, Any]) -> list[Chart]:
+    """The figures in the paper's order, those without a line left out."""
+    found = [
+        _logged(regimes, "train", "perplexity", "Perplexity in pre-training", "perplexity"),
+        _logged(regimes, "train", "entropy", "Token entropy in pre-training", "entropy (nats)"),
+        _logged(regimes, "train", "head_mass", "Probability of the head, the target not counted", "head mass"),
+        _logged(regimes, "train", "tail_mass", "Probability of the tail, the target not counted", "tail mass"),
+        _logged(regimes, "rlvr", "entropy", "Policy entropy in RL", "entropy (nats)", name="policy_entropy"),
+        _logged(
+            regimes, "rlvr", "completion_length", "Response length in RL", "length (tokens)", name="response_length"
+        ),
+        _logged(regimes, "rlvr", "raw_reward", "Reward in RL", "reward", name="reward"),
+        _over_stages(regimes, results, "avg", "Avg@n from one evaluation to the next"),
+        _over_stages(regimes, results, "cons", "Cons@n from one evaluation to the next"),
+        _pass_at_k(regimes, results),
+    ]
+    return [part for chart in found if chart.lines for part in _split(chart, regimes[0])]
+
+
+def csv_of(chart: Chart) -> str:
+    """The chart's numbers, a row a point: what is drawn, and then the seeds behind each mean."""
+    buffer = io.StringIO()
+    writer = csv.writer(buffer, lineterminator="\n")
+    writer.writerow(CSV_COLUMNS)
+    for line in chart.lines:
+        where = (line.panel, line.regime, line.arm)
+        writer.writerows((*where, line.seed, *("" if each is None else each for each in p)) for p in line.points)
+    for line in chart.lines:
+        for seed, values in line.by_seed.items():
+            writer.writerows((line.panel, line.regime, line.arm, seed, x, y, "", "") for x, y in values)
+    return buffer.getvalue()
+
+
+def _split(chart: Chart, runs: Runs) -> Iterator[Chart]:
+    """Exploratory arms in a figure of their own, beside the baseline, where one holds too many arms."""
+    study = runs.study
+    exploratory = {arm for arm, own in study.arms.items() if own.exploratory}
+    apart = [line for line in chart.lines if line.arm in exploratory]
+    if len(study.arms) <= MANY_ARMS or not apart:
+        yield chart
+        return
+    confirmatory = [line for line in chart.lines if line.arm not in exploratory]
+    if confirmatory:
+        yield replace(chart, lines=confirmatory)
+    beside = [line for line in chart.lines if line.arm in exploratory or line.arm == study.baseline]
+    caption = f"{chart.caption}: exploratory arms"
+    yield replace(chart, name=f"{chart.name}_exploratory", caption=caption, lines=beside)
+
+
+def _logged(
+    regimes: Sequence[Runs], command: str, key: str, caption: str, y_label: str, name: str | None = None
+) -> Chart:
+    """A logged quantity over the steps of each stage; held-out where every arm has it so."""
+    lines = []
+    held_out = command == "train"
+    for stage in stages_of(regimes[0].study, command):
+        logs = [(runs.study.regime, arm, runs.logs[arm, stage]) for runs in regimes for arm in runs.study.arms]
+        rows = [each for _, _, by_seed in logs for each in by_seed.values()]
+        column = f"eval_{key}"
+        if command != "train" or not all(curve(each, column)[0] for each in rows):
+            column, held_out = key, False
+        for regime, arm, by_seed in logs:
+            curves: dict[int, list[tuple[X, float]]] = {
+                seed: list(zip(*curve(each, column), strict=True)) for seed, each in by_seed.items()
+            }
+            lines += _line(stage, regime, arm, {seed: points for seed, points in curves.items() if points})
+    suffix = " (held-out)" if held_out else ""
+    return Chart(name or key, caption, "step", y_label + suffix, "steps", lines)
+
+
+def _line(
+    panel: str, regime: str, arm: str, curves: Mapping[int, list[tuple[X, float]]], *, shares: bool = False
+) -> list[Line]:
+    """The line of an arm, if it has any point: of its only seed, or the mean where all seeds have a value."""
+    if not curves:
+        return []
+    if len(curves) == 1:
+        ((seed, values),) = curves.items()
+        return [Line(panel, regime, arm, str(seed), [(x, y, None, None) for x, y in values])]
+    by_x = [dict(values) for values in curves.values()]
+    points: list[Point] = []
+    for x in by_x[0]:
+        if all(x in values for values in by_x):
+            interval = (share_interval if shares else t_interval)(np.array([values[x] for values in by_x]))
+            points.append((x, interval["value"], interval["low"], interval["high"]))
+    return [Line(panel, regime, arm, MEAN, points, dict(curves))]
+
+
+def _over_stages(regimes: Sequence[Runs], results: Mapping[str, Any], metric: str, caption: str) -> Chart:
+    """avg@n or cons@n, a panel for each benchmark, a point for each evaluation stage."""
+    lines = []
+    for runs in regimes:
+        for name in results["table_metrics"]:
+            for arm in runs.study.arms:
+                curves: dict[int, list[tuple[X, float]]] = {}
+                bands: list[Point] = []
+                for stage in stages_of(runs.study, "eval"):
+                    entry = results["regimes"][runs.study.regime]["arms"][arm]["evaluations"].get(stage, {})
+                    found = [each for each in entry.get(name, {}).get("metrics", {}) if each.startswith(f"{metric}@")]
+                    for seed, benchmarks in runs.evaluations[arm, stage].items() if found else ():
+                        value = float(values_of(benchmarks[name], found[0]).mean())
+                        curves.setdefault(seed, []).append((stage, value))
+                    bands += [(stage, *_band(entry[name]["metrics"][each])) for each in found]
+                lines += _with_bands(_line(name, runs.study.regime, arm, curves, shares=True), bands)
+    order = tuple(stages_of(regimes[0].study, "eval"))
+    return Chart(metric, caption, "", f"{metric.title()}@n, %", "stages", lines, percent=True, order=order)
+
+
+def _pass_at_k(regimes: Sequence[Runs], results: Mapping[str, Any]) -> Chart:
+    """Pass@k over k, a panel for each evaluation stage and benchmark."""
+    lines = []
+    for stage in stages_of(regimes[0].study, "eval"):
+        for name in results["table_metrics"]:
+            for runs in regimes:
+                for arm in runs.study.arms:
+                    evaluated = runs.evaluations[arm, stage]
+                    curves: dict[int, list[tuple[X, float]]] = {
+                        seed: [
+                            (k, float(values_of(each[name], f"pass@{k}").mean()))
+                            for k in default_pass_at(each[name].n)
+                        ]
+                        for seed, each in evaluated.items()
+                        if name in each
+                    }
+                    entry = results["regimes"][runs.study.regime]["arms"][arm]["evaluations"].get(stage, {})
+                    metrics = entry.get(name, {}).get("metrics", {})
+                    bands: list[Point] = [
+                        (int(key.split("@")[1]), *_band(value))
+                        for key, value in metrics.items()
+                        if key.startswith("pass@")
+                    ]
+                    lines += _with_bands(_line(f"{stage}: {name}", runs.study.regime, arm, curves, shares=True), bands)
+    return Chart("pass_at_k", "Pass@k", "k", "Pass@k, %", "k", lines, percent=True)
+
+
+def _band(metric: Mapping[str, float]) -> tuple[float, float, float]:
+    return metric["value"], metric["low"], metric["high"]
+
+
+def _with_bands(lines: list[Line], bands: list[Point]) -> list[Line]:
+    """A single seed's line with its intervals over problems."""
+    by_x = {point[0]: point for point in bands}
+    return [
+        line if line.seed == MEAN else replace(line, points=[by_x.get(point[0], point) for point in line.points])
+        for line in lines
+    ]

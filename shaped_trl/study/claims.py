@@ -1,0 +1,244 @@
+"""A verdict on each claim of the paper (arXiv 2512.22955), from differences paired by seed.
+
+"shown" and "refuted" need differences whose p-value, corrected among all confirmatory arms (Holm), is below 5%;
+everything else is "not resolved". An arm has a part in a claim by its shape, and only if it is not exploratory. A
+claim about RL needs arms that were trained alike: their held-out NLL before RL may differ from the baseline's by the
+study's `nll_within` at most, since otherwise RL would compare how well they have learned.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from itertools import pairwise
+from typing import Any, NamedTuple
+
+from shaped_trl.study.definition import Study
+from shaped_trl.study.effects import is_beta_alone, ordered_by_beta, shape_of
+from shaped_trl.study.reading import Runs, stages_of
+from shaped_trl.study.training_results import nll_before
+from shaped_trl.study.wording import effect_text
+
+SHOWN, REFUTED, NOT_RESOLVED = "shown", "refuted", "not resolved"
+LEVEL = 0.05
+
+Effects = Sequence[dict[str, Any]]
+
+
+class Verdict(NamedTuple):
+    verdict: str
+    sentence: str
+
+
+def judge(regimes: Sequence[Runs], effects: Effects) -> list[dict[str, Any]]:
+    """The claims that the study's arms allow to judge, each {"claim", "text", "arms", "verdict", "sentence",
+    "regimes": {regime: {"verdict", "sentence"}}}.
+
+    A claim is left out where no regime has two seeds of all its arms. The verdict over all regimes is theirs if they
+    agree, else "not resolved".
+    """
+    found = []
+    for claim in _claims(regimes[0].study):
+        by_regime = {runs.study.regime: _judged(claim, runs, effects) for runs in regimes}
+        if all(verdict is None for verdict in by_regime.values()):
+            continue
+        missing = Verdict(NOT_RESOLVED, "fewer than two seeds of these arms are done")
+        verdicts = {regime: verdict or missing for regime, verdict in by_regime.items()}
+        overall = _overall(verdicts)
+        labels = {"claim": claim.name, "text": claim.text, "arms": list(claim.arms)}
+        each = {regime: verdict._asdict() for regime, verdict in verdicts.items()}
+        found.append(labels | overall._asdict() | {"regimes": each})
+    return found
+
+
+class _Claim(NamedTuple):
+    """`judge` sees the runs and effects of one regime; None where these do not allow to say anything."""
+
+    name: str
+    text: str
+    arms: tuple[str, ...]
+    judge: Callable[[Runs, Effects], Verdict | None]
+
+
+def _judged(claim: _Claim, runs: Runs, effects: Effects) -> Verdict | None:
+    return claim.judge(runs, [row for row in effects if row["regime"] == runs.study.regime])
+
+
+def _overall(verdicts: dict[str, Verdict]) -> Verdict:
+    said = [verdict.verdict for verdict in verdicts.values()]
+    if len(verdicts) == 1:
+        return next(iter(verdicts.values()))
+    listed = ", ".join(f"{verdict.verdict} in {regime}" for regime, verdict in verdicts.items())
+    if len(set(said)) == 1:
+        return Verdict(said[0], f"the regimes agree: {listed}")
+    return Verdict(NOT_RESOLVED, f"it depends on the regime: {listed}")
+
+
+def _claims(study: Study) -> list[_Claim]:
+    """The paper's claims that the study has arms for, one for each arm that a claim can be about."""
+    ordered, base = ordered_by_beta(study), study.baseline
+    claims = []
+    if len(ordered) > 1:
+        text = f"Entropy is ordered by β at equal perplexity ({' < '.join(ordered)})"
+        claims.append(_Claim("entropy_order", text, tuple(ordered), _entropy_order))
+    for arm in _confirmatory(study):
+        shape = shape_of(study, arm)
+        if is_beta_alone(shape) and shape.beta < 0:
+            text = f"A precision prior gives better RL ({arm} against {base})"
+            claims.append(_Claim("precision_rl", text, (arm, base), _better_rl(arm, base)))
+            for control in _controls(study, arm):
+                text = f"A shape does more for RL than a temperature of the same entropy ({arm} against {control})"
+                claims.append(_Claim("shape_or_temperature", text, (arm, control), _better_rl(arm, control)))
+    for arm in _confirmatory(study):
+        shape = shape_of(study, arm)
+        if shape.lambda_tail < 0 and not shape.lambda_head and not shape.beta and shape.positive == "product":
+            text = f"Tail suppression helps RL ({arm} against {base})"
+            claims.append(_Claim("tail_suppression", text, (arm, base), _better_rl(arm, base)))
+    for arm in _confirmatory(study):
+        shape = shape_of(study, arm)
+        if is_beta_alone(shape) and shape.beta > 0:
+            text = f"High entropy collapses during RL and shortens responses ({arm} against {base})"
+            claims.append(_Claim("entropy_collapse", text, (arm, base), _collapse(arm, base)))
+    return claims
+
+
+def _confirmatory(study: Study) -> list[str]:
+    """Arms with models of their own, trained on the study's data, that a claim may be about."""
+    return [
+        arm
+        for arm, own in study.arms.items()
+        if arm != study.baseline and not (own.exploratory or own.checkpoint_of or own.prepare)
+    ]
+
+
+def _controls(study: Study, arm: str) -> list[str]:
+    """The baseline's model at the temperature that gives the arm's entropy."""
+    return [
+        name
+        for name, own in study.arms.items()
+        if own.entropy_of == arm and own.checkpoint_of == study.baseline and not own.exploratory
+    ]
+
+
+def _entropy_order(runs: Runs, effects: Effects) -> Verdict | None:
+    study = runs.study
+    ordered = ordered_by_beta(study)
+    for stage in reversed(stages_of(study, "train")):
+        here = [row for row in effects if row["stage"] == stage]
+        steps = [_find(here, arm, against, "entropy") for against, arm in pairwise(ordered)]
+        others = [arm for arm in ordered if arm != study.baseline]
+        nll = [_find(here, arm, study.baseline, "nll_relative") for arm in others]
+        if not any(row is None for row in [*steps, *nll]):
+            present = [row for row in [*steps, *nll] if row is not None]
+            return _ordered(present[: len(steps)], present[len(steps) :], study.nll_within)
+    return None
+
+
+def _ordered(steps: Effects, nll: Effects, within: float) -> Verdict:
+    numbers = "; ".join(f"{row['arm']} against {row['against']}: {effect_text(row)}" for row in [*steps, *nll])
+    apart = [row["arm"] for row in nll if row["low"] < -within or row["high"] > within]
+    if apart:
+        because = f"perplexity is not equal, the NLL of {', '.join(apart)} may differ by more than {within:.0%}"
+        return Verdict(NOT_RESOLVED, f"{because}: {numbers}")
+    for sign, verdict, said in ((1, SHOWN, "entropy rises with β"), (-1, REFUTED, "entropy falls as β rises")):
+        if all(_significant(row, sign) for row in steps):
+            return Verdict(verdict, f"{said}, NLL within ±{within:.0%}: {numbers}")
+    return Verdict(NOT_RESOLVED, f"not every step in β shows, NLL within ±{within:.0%}: {numbers}")
+
+
+def _better_rl(arm: str, against: str) -> Callable[[Runs, Effects], Verdict | None]:
+    """Area under the reward curve, and avg@n of each benchmark evaluated after RL, both higher."""
+
+    def judged(runs: Runs, effects: Effects) -> Verdict | None:
+        stage = _last_rl(runs.study, arm, against)
+        if stage is None:
+            return None
+        reward = [row for row in _pair(effects, arm, against) if (row["stage"], row["metric"]) == (stage, "reward")]
+        after = _evaluation_after(runs.study, stage, arm, against)
+        average = [
+            row for row in _pair(effects, arm, against) if row["stage"] == after and row["metric"].startswith("avg@")
+        ]
+        return _directed(runs, stage, (reward, average), 1, ("higher", "lower"))
+
+    return judged
+
+
+def _collapse(arm: str, against: str) -> Callable[[Runs, Effects], Verdict | None]:
+    """Over RL the policy's entropy and the response length both change downwards, relative to the baseline's."""
+
+    def judged(runs: Runs, effects: Effects) -> Verdict | None:
+        stage = _last_rl(runs.study, arm, against)
+        here = [row for row in _pair(effects, arm, against) if row["stage"] == stage]
+        parts = [[row for row in here if row["metric"] == name] for name in ("entropy_change", "length_change")]
+        return _directed(runs, stage, parts, -1, ("lower", "higher")) if stage else None
+
+    return judged
+
+
+def _directed(runs: Runs, stage: str, parts: Sequence[Effects], sign: int, words: tuple[str, str]) -> Verdict | None:
+    """Shown where all differences have this sign; refuted where one has the other and none this one.
+
+    `parts`: the differences of each thing that is claimed; one without any cannot be shown.
+    """
+    rows = [row for part in parts for row in part]
+    if not rows:
+        return None
+    numbers = "; ".join(effect_text(row, stage=True) for row in rows) + f" ({rows[0]['seeds']} seeds)"
+    if apart := _not_alike(runs, stage, (rows[0]["arm"], rows[0]["against"])):
+        return Verdict(NOT_RESOLVED, f"not trained alike ({apart}): {numbers}")
+    for_it = [_significant(row, sign) for row in rows]
+    against_it = [_significant(row, -sign) for row in rows]
+    if all(for_it) and all(parts):
+        return Verdict(SHOWN, f"all {words[0]}: {numbers}")
+    if any(against_it) and not any(for_it):
+        how_many = "all" if all(against_it) else f"{sum(against_it)} of {len(rows)}"
+        return Verdict(REFUTED, f"{how_many} {words[1]}, none {words[0]}: {numbers}")
+    if not all(parts):
+        return Verdict(NOT_RESOLVED, f"a part of what is claimed was not measured: {numbers}")
+    how_many = f"{sum(for_it)} of {len(rows)} {words[0]}, {sum(against_it)} {words[1]}"
+    return Verdict(NOT_RESOLVED, f"{how_many}: {numbers}")
+
+
+def _not_alike(runs: Runs, stage: str, arms: Sequence[str]) -> str:
+    """Which of the arms have another NLL before this stage than the baseline; empty if none."""
+    apart = []
+    for arm in arms:
+        shift = nll_before(runs, arm, stage)
+        if shift is None:
+            apart.append(f"NLL of {arm} unknown")
+        elif abs(shift) > runs.study.nll_within:
+            apart.append(f"NLL of {arm} {shift:+.1%}")
+    return ", ".join(apart)
+
+
+def _last_rl(study: Study, *arms: str) -> str | None:
+    stages = [s for s in stages_of(study, "rlvr") if all(study.runs_stage(arm, s) for arm in arms)]
+    return stages[-1] if stages else None
+
+
+def _evaluation_after(study: Study, stage: str, *arms: str) -> str | None:
+    """The last evaluation of the models that this stage has trained."""
+    stages = [
+        s
+        for s in stages_of(study, "eval")
+        if all(study.runs_stage(arm, s) and study.start(arm, s) == (arm, stage) for arm in arms)
+    ]
+    return stages[-1] if stages else None
+
+
+def _pair(effects: Effects, arm: str, against: str) -> list[dict[str, Any]]:
+    return [row for row in effects if (row["arm"], row["against"]) == (arm, against)]
+
+
+def _find(effects: Effects, arm: str, against: str, metric: str) -> dict[str, Any] | None:
+    """The row of a pair, turned round where it is listed the other way."""
+    for row in effects:
+        if row["metric"] == metric and (row["arm"], row["against"]) == (arm, against):
+            return row
+        if row["metric"] == metric and (row["arm"], row["against"]) == (against, arm):
+            turned = {"value": -row["value"], "low": -row["high"], "high": -row["low"]}
+            return row | turned | {"arm": arm, "against": against}
+    return None
+
+
+def _significant(row: dict[str, Any], sign: int) -> bool:
+    return row["p_corrected"] is not None and row["p_corrected"] < LEVEL and row["value"] * sign > 0

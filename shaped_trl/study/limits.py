@@ -1,0 +1,165 @@
+"""What no interval of a study covers: the sentences on what it cannot show, from the numbers of results.json alone."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+from shaped_trl.study.wording import METRICS, in_regime, plain_number
+
+SATURATED = 0.95
+LOST = 0.05  # share of completions cut at the token limit, or without an answer
+
+
+def limits_of(results: dict[str, Any]) -> list[str]:
+    """Sentences, from what concerns every number to what concerns one."""
+    limits = []
+    if results["incomplete"]:
+        limits.append(f"Not finished, and left out of every number here: {', '.join(results['incomplete'])}.")
+    limits += _seed_limits(results) + _comparison_limits(results)
+    for regime, values in results["regimes"].items():
+        found = [*_training_limits(results, regime), *_rl_limits(values), *_evaluation_limits(values)]
+        limits += [in_regime(regime, sentence) for sentence in found]
+    return [*limits, *_task_limits(results), *_shape_limits(results)]
+
+
+def against_baseline(
+    results: dict[str, Any], regime: str
+) -> Iterator[tuple[str, str, dict[str, Any], dict[str, Any]]]:
+    """Arm, train stage, the arm's summary and the baseline's, where both have NLL and entropy."""
+    arms = results["regimes"][regime]["arms"]
+    for arm, values in arms.items():
+        for stage, own in values["training"].items():
+            base = arms[results["baseline"]]["training"].get(stage)
+            complete = base and all(each.get(key) for each in (own, base) for key in ("nll", "entropy"))
+            if arm != results["baseline"] and complete:
+                yield arm, stage, own, base
+
+
+def _seed_limits(results: dict[str, Any]) -> list[str]:
+    seeds = len(results["seeds"])
+    if seeds == 1:
+        return [
+            "One training seed: the intervals are over problems, with the trained models fixed. They say nothing "
+            "about how much another training seed would move the numbers."
+        ]
+    limits = [f"{seeds} training seeds: the intervals over seeds are t intervals of {seeds} paired values."]
+    found: dict[str, list[dict[str, Any]]] = {}
+    for row in results["effects"]:
+        if row["unit"] == "share" and row["sd"] and not row["exploratory"]:
+            found.setdefault(METRICS.get(row["metric"], f"{row['metric']} of {row['stage']}"), []).append(row)
+    ranges = []
+    for name, rows in found.items():
+        smallest, largest = (plain_number(rows[0], end(row["minimum_effect"] for row in rows)) for end in (min, max))
+        ranges.append(f"{name} {smallest if smallest == largest else f'{smallest.split()[0]} to {largest}'}")
+    if ranges:
+        limits.append(
+            "Differences smaller than these would probably have been missed (the difference that as many seeds find "
+            "in 80% of cases at the two-sided 5% level before correction, (t.975 + t.80)·sd/√seeds, an approximation "
+            f"of the noncentral t; over arms): {'; '.join(ranges)}. The correction, and a verdict that needs two "
+            "differences at once, take up to about twice as much."
+        )
+    return limits
+
+
+def _comparison_limits(results: dict[str, Any]) -> list[str]:
+    limits = []
+    corrected = sum(row["p_corrected"] is not None for row in results["effects"])
+    regimes = results["regimes"].values()
+    gains = sum(len(values["gains"]) for values in regimes)
+    if corrected:
+        limits.append(
+            f"{corrected} comparisons over seeds, corrected among the arms for each stage and metric (Holm), not "
+            f"over stages, metrics and claims; {gains} comparisons of an arm with itself are not corrected."
+        )
+    else:
+        num_compared = gains + sum(len(values["differences"]) for values in regimes)
+        if num_compared:
+            limits.append(
+                f"{num_compared} comparisons at 95% without a correction: about {0.05 * num_compared:.1f} of "
+                "them would exclude 0 by chance if nothing differed."
+            )
+    exploratory = [arm for arm, own in results["arms"].items() if own["exploratory"]]
+    if exploratory:
+        limits.append(
+            f"{', '.join(exploratory)}: exploratory, without a part in the correction and in the verdicts. Their "
+            "p-values are not corrected, so what they show is a hint to be tested."
+        )
+    return limits
+
+
+def _training_limits(results: dict[str, Any], regime: str) -> list[str]:
+    limits = []
+    for arm, stage, own, base in against_baseline(results, regime):
+        shift = own["nll"] / base["nll"] - 1
+        if abs(shift) > results["nll_within"]:
+            limits.append(
+                f"{arm} was not trained alike: its NLL after {stage} differs by {shift:+.1%} from that of "
+                f"{results['baseline']}, more than {results['nll_within']:.0%}. What follows in RL may come from "
+                "that and not from the shape."
+            )
+    return limits
+
+
+def _rl_limits(regime: dict[str, Any]) -> list[str]:
+    return [
+        f"{arm}, {stage}: not one sampled completion was right, so RL had nothing to learn from."
+        for arm, values in regime["arms"].items()
+        for stage, summary in values["rl"].items()
+        if summary["raw_reward"]["run"] == 0
+    ]
+
+
+def _evaluation_limits(regime: dict[str, Any]) -> list[str]:
+    """What makes an evaluation hard to read, with the arms that it concerns."""
+    found: dict[str, list[str]] = {}
+    for arm, values in regime["arms"].items():
+        for stage, evaluated in values["evaluations"].items():
+            for benchmark, entry in evaluated.items():
+                k = max(int(metric.split("@")[1]) for metric in entry["metrics"] if metric.startswith("pass@"))
+                saturated = f"pass@{k} is above {SATURATED:.0%}, near its ceiling, where it cannot tell arms apart"
+                unparsed = "many completions give no answer at all"
+                truncated = "many completions were cut at the token limit and count as they stand"
+                for sentence, share, most in (
+                    (saturated, entry["metrics"][f"pass@{k}"]["value"], SATURATED),
+                    (unparsed, entry["unparsed"], LOST),
+                    (truncated, entry["truncated"], LOST),
+                ):
+                    if share > most:
+                        found.setdefault(f"{stage}, {benchmark}: {sentence}", []).append(f"{arm} {share:.1%}")
+    return [f"{sentence}: {', '.join(arms)}." for sentence, arms in found.items()]
+
+
+def _task_limits(results: dict[str, Any]) -> list[str]:
+    if set(results["table_metrics"]) != {"running_sums"}:
+        return []
+    return [
+        "running_sums is a controlled task for a very small model. It shows mechanisms, not what a large "
+        "language model would do."
+    ]
+
+
+def _shape_limits(results: dict[str, Any]) -> list[str]:
+    limits = []
+    arms, regimes = results["arms"].values(), results["regimes"].values()
+    trained = [values for regime in regimes for values in regime["arms"].values()]
+    controlled = any(own["entropy_of"] and own["checkpoint_of"] == results["baseline"] for own in arms)
+    if not controlled and any(values["rl"] or values["evaluations"] for values in trained):
+        limits.append(
+            "No arm is cross-entropy sampled at a matched entropy, so the effect of a shape cannot be told from "
+            "that of a sampling temperature."
+        )
+    shapes = [own["shape"] for own in arms if own["shape"].get("beta")]
+    if shapes and any(values["rl"] for values in trained):
+        limits.append(
+            "That precision helps RL is a hypothesis. Which sign of β helps depends on the data: a "
+            "negative β removes noise from the steps, and takes mass from a correct but rare strategy."
+            + (" This study covers one kind of data." if len(results["regimes"]) == 1 else "")
+        )
+    if shapes:
+        forms = sorted({shape.get("positive", "product") for shape in shapes})
+        limits.append(
+            f"β enters by the form {' and '.join(map(repr, forms))}. The published Equation 11 can be read "
+            "in two ways (product, exponent), and which of them its authors used is open."
+        )
+    return limits

@@ -1,0 +1,164 @@
+"""The content of results.json: what each arm reached in each regime, the differences, and the verdicts on claims."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from itertools import pairwise
+from typing import Any
+
+from eval_suite.outcomes import Outcomes, read_record
+from shaped_trl.study.claims import judge
+from shaped_trl.study.definition import Arm, Study
+from shaped_trl.study.effects import effects
+from shaped_trl.study.evaluation_results import difference, metrics_of, summarise
+from shaped_trl.study.reading import Runs, key_of, planned, read_runs, stages_of, temperatures
+from shaped_trl.study.state import DONE, FAILED, read_state
+from shaped_trl.study.training_results import rl_summary, training_differences, training_summary
+
+
+def read_regimes(study: Study) -> list[Runs]:
+    """The finished runs of each regime."""
+    return [read_runs(view) for view in study.each_regime()]
+
+
+def collect(regimes: Sequence[Runs], pass_at: Sequence[int] | None = None) -> dict[str, Any]:
+    """The content of results.json.
+
+    Raises:
+        UserError: evaluations that cannot be compared, or a k above the number of samples.
+    """
+    study = regimes[0].study
+    folders = {
+        key_of(runs.study, arm, seed, stage): runs.study.folder(arm, seed, stage)
+        for runs in regimes
+        for arm, seed, stage in planned(runs.study)
+    }
+    found = effects(regimes, pass_at)
+    return {
+        "study": study.name,
+        "baseline": study.baseline,
+        "nll_within": study.nll_within,
+        "seeds": list(study.seeds),
+        "failed": [key for key, folder in folders.items() if (folder / FAILED).exists()],
+        "incomplete": [key for key, folder in folders.items() if not (folder / DONE).exists()],
+        "settings": _settings(regimes),
+        "table_metrics": _table_metrics(regimes, pass_at),
+        "arms": {name: _definition(study, name, arm) for name, arm in study.arms.items()},
+        "regimes": {runs.study.regime: _regime(runs, pass_at) for runs in regimes},
+        "effects": found,
+        "claims": judge(regimes, found),
+    }
+
+
+def _definition(study: Study, name: str, arm: Arm) -> dict[str, Any]:
+    return {
+        "shape": arm.shape,
+        "checkpoint_of": arm.checkpoint_of,
+        "temperature": arm.temperature,
+        "entropy_of": arm.entropy_of,
+        "own_data": bool(arm.prepare),
+        "exploratory": arm.exploratory,
+        "seeds": list(study.seeds_of(name)),
+    }
+
+
+def _regime(runs: Runs, pass_at: Sequence[int] | None) -> dict[str, Any]:
+    return {
+        "arms": {arm: _arm(runs, arm, pass_at) for arm in runs.study.arms},
+        "training_differences": training_differences(runs),
+        "differences": _differences(runs, pass_at),
+        "gains": _gains(runs, pass_at),
+        "temperatures": temperatures(runs.study),
+    }
+
+
+def _arm(runs: Runs, arm: str, pass_at: Sequence[int] | None) -> dict[str, Any]:
+    study = runs.study
+    training = {stage: training_summary(runs, arm, stage) for stage in stages_of(study, "train")}
+    rl = {stage: rl_summary(runs, arm, stage) for stage in stages_of(study, "rlvr")}
+    evaluated = {}
+    for stage in stages_of(study, "eval"):
+        by_seed = list(runs.evaluations[arm, stage].values())
+        if by_seed:
+            names = list(by_seed[0])
+            evaluated[stage] = {name: summarise([each[name] for each in by_seed], pass_at) for name in names}
+    stages = dict.fromkeys(stage for name, _, stage in planned(study) if name == arm)
+    return {
+        "training": {stage: summary for stage, summary in training.items() if summary},
+        "rl": {stage: summary for stage, summary in rl.items() if summary},
+        "evaluations": evaluated,
+        "seconds": {stage: _seconds(study, arm, stage) for stage in stages},
+    }
+
+
+def _seconds(study: Study, arm: str, stage: str) -> list[dict[str, Any]]:
+    """Wall and CPU seconds, and the attempt that finished, for each seed that is done."""
+    states = [read_state(study.folder(arm, seed, stage), DONE) for seed in study.seeds_of(arm)]
+    keys = ("wall_seconds", "cpu_seconds", "attempt")
+    return [{key: state[key] for key in keys} for state in states if state]
+
+
+def _table_metrics(regimes: Sequence[Runs], pass_at: Sequence[int] | None) -> dict[str, list[str]]:
+    """The metrics that tables show of each benchmark."""
+    found = [run for runs in regimes for by_seed in runs.evaluations.values() for run in by_seed.values()]
+    return {name: metrics_of(each, pass_at) for run in found for name, each in run.items()}
+
+
+def _differences(runs: Runs, pass_at: Sequence[int] | None) -> list[dict[str, Any]]:
+    study, evaluations, rows = runs.study, runs.evaluations, []
+    for stage in stages_of(study, "eval"):
+        for arm in study.arms:
+            if arm != study.baseline:
+                labels = {"arm": arm, "against": study.baseline, "stage": stage}
+                rows += _compare(evaluations[study.baseline, stage], evaluations[arm, stage], labels, pass_at)
+    return rows
+
+
+def _gains(runs: Runs, pass_at: Sequence[int] | None) -> list[dict[str, Any]]:
+    """What each arm gained from one evaluation to the next one of a model trained further."""
+    study, evaluations, rows = runs.study, runs.evaluations, []
+    stages = stages_of(study, "eval")
+    for before, after in pairwise(stages):
+        for arm in study.arms:
+            labels = {"arm": arm, "from": before, "stage": after}
+            rows += _compare(evaluations[arm, before], evaluations[arm, after], labels, pass_at)
+    return rows
+
+
+def _compare(
+    a: dict[int, dict[str, Outcomes]],
+    b: dict[int, dict[str, Outcomes]],
+    labels: dict[str, str],
+    pass_at: Sequence[int] | None,
+) -> list[dict[str, Any]]:
+    rows = []
+    shared = [name for name in next(iter(a.values()), {}) if name in next(iter(b.values()), {})]
+    for name in shared:
+        a_seeds, b_seeds = ({seed: each[name] for seed, each in side.items()} for side in (a, b))
+        for metric in metrics_of(next(iter(a_seeds.values())), pass_at):
+            row = difference(a_seeds, b_seeds, metric) if metric != "pass@1" else None  # it is avg@n
+            if row is not None:
+                rows.append({**labels, "benchmark": name, "metric": metric, **row})
+    return rows
+
+
+def _settings(regimes: Sequence[Runs]) -> dict[str, Any]:
+    """How each evaluation stage sampled, with versions and commit; of the first run that is done, the baseline's
+    first: arms may have a temperature of their own."""
+    settings: dict[str, Any] = {}
+    for stage in stages_of(regimes[0].study, "eval"):
+        done = [
+            runs.study.folder(arm, seed, stage)
+            for runs in regimes
+            for arm in (runs.study.baseline, *runs.study.arms)
+            for seed in runs.evaluations[arm, stage]
+        ]
+        for folder in done[:1]:
+            record = read_record(folder)
+            settings[stage] = {
+                **record["settings"],
+                "device": record.get("device"),
+                "versions": record["versions"],
+                "commit": record["commit"],
+            }
+    return settings

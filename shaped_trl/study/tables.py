@@ -1,0 +1,165 @@
+"""The tables of a report, from results.json: where training ended, RL, evaluations, and what runs took."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from eval_suite.document import Table
+from eval_suite.tables import percent
+from shaped_trl.study.definition import Study
+from shaped_trl.study.findings import is_shown
+from shaped_trl.study.wording import NONE, in_regime, interval, number, shape_text, signed
+
+Summaries = Mapping[str, dict[str, Any]]  # arm → its entry of a regime in results.json
+# what a train stage is judged by → its name in tables
+TRAINED = {
+    "nll": "NLL",
+    "perplexity": "perplexity",
+    "entropy": "entropy (nats)",
+    "head_mass": "head mass",
+    "tail_mass": "tail mass",
+    "rare_nll": "NLL, rare targets",
+}
+
+
+def training_tables(study: Study, regime: str, values: Mapping[str, Any], stage: str) -> list[Table]:
+    """Where a train stage ended, and how that differs from the baseline; nothing where no arm has ended it."""
+    summaries = {arm: each["training"][stage] for arm, each in values["arms"].items() if stage in each["training"]}
+    rows = [
+        [
+            arm,
+            shape_text(study.arms[arm].shape),
+            *(_with_seeds(summary, key) for key in TRAINED),
+            summary["source"],
+            f"{summary['steps']:,}",
+            f"{summary['tokens']:,}" if summary["tokens"] else NONE,
+        ]
+        for arm, summary in summaries.items()
+    ]
+    seeds = max((summary["seeds"] for summary in summaries.values()), default=0)
+    over_seeds = f", mean over {seeds} seeds with its 95% interval" if seeds > 1 else ""
+    columns = ("arm", "shape", *TRAINED.values(), "measured on", "steps", "tokens")
+    table = Table(in_regime(regime, f"End of {stage}{over_seeds}"), columns, rows)
+    return [table, *_training_differences(study, regime, values["training_differences"], stage)]
+
+
+def _training_differences(study: Study, regime: str, rows: Sequence[dict[str, Any]], stage: str) -> list[Table]:
+    found = {(row["arm"], row["quantity"]): signed(row) for row in rows if row["stage"] == stage}
+    if not found:
+        return []
+    keys = [key for key in TRAINED if any(key == quantity for _, quantity in found)]
+    cells = [
+        [arm, *(found.get((arm, key), NONE) for key in keys)]
+        for arm in study.arms
+        if any((arm, key) in found for key in keys)
+    ]
+    caption = f"End of {stage} against {study.baseline}, %, paired over seeds"
+    return [Table(in_regime(regime, caption), ("arm", *(TRAINED[key] for key in keys)), cells)]
+
+
+def rl_table(regime: str, arms: Summaries, stage: str) -> Table:
+    """The run's mean reward, and where it ended."""
+    rows = []
+    for arm, values in arms.items():
+        if summary := values["rl"].get(stage):
+            ends = ("raw_reward", "entropy", "completion_length", "clip_ratio")
+            end = [number(summary[key]["end"]) for key in ends]
+            rows.append([arm, number(summary["raw_reward"]["run"]), *end, f"{summary['steps']:,}"])
+    columns = ("arm", "reward, whole run", "reward, end", "entropy, end", "length, end", "clipped, end", "steps")
+    return Table(in_regime(regime, f"{stage}: the run's mean and the mean of its last tenth"), columns, rows)
+
+
+def evaluation_tables(regime: str, arms: Summaries, stage: str, table_metrics: Mapping[str, list[str]]) -> list[Table]:
+    """A table for each benchmark of an evaluation stage."""
+    tables = []
+    by_arm = {arm: values["evaluations"].get(stage, {}) for arm, values in arms.items()}
+    for benchmark in dict.fromkeys(name for entries in by_arm.values() for name in entries):
+        entries = {arm: each[benchmark] for arm, each in by_arm.items() if benchmark in each}
+        first = next(iter(entries.values()))
+        shown = [metric for metric in table_metrics[benchmark] if metric in first["metrics"]]
+        rows = [
+            [
+                arm,
+                *(interval(entry["metrics"][metric]) for metric in shown),
+                percent(entry["truncated"]),
+                percent(entry["unparsed"]),
+            ]
+            for arm, entry in entries.items()
+        ]
+        caption = f"{stage}: {benchmark}, {first['problems']} problems, {first['n']} samples each"
+        tables.append(Table(in_regime(regime, caption), ("arm", *shown, "truncated", "unparsed"), rows))
+    return tables
+
+
+def comparison_table(caption: str, rows: Sequence[dict[str, Any]], other: str) -> Table:
+    """Differences paired over problems, of `differences` ("against") or `gains` ("from")."""
+    several_seeds = any(row["over_seeds"] for row in rows)
+    columns = ["arm", other, "stage", "benchmark", "metric", "difference (points)", "p", "shown"]
+    cells = [
+        [
+            *(row[key] for key in ("arm", other, "stage", "benchmark", "metric")),
+            signed(row),
+            f"{row['p_value']:.2g}",
+            "yes" if is_shown(row) else "no",
+        ]
+        for row in rows
+    ]
+    if several_seeds:
+        columns.insert(6, "over seeds")
+        for line, row in zip(cells, rows, strict=True):
+            line.insert(6, signed(row["over_seeds"]) if row["over_seeds"] else NONE)
+    return Table(caption, columns, cells)
+
+
+def seconds_table(study: Study, regime: str, arms: Summaries) -> Table:
+    """What runs took; a stage of the study's own finds temperatures."""
+    rows = []
+    for arm, values in arms.items():
+        for stage, seconds in values["seconds"].items():
+            wall, cpu = (sum(each[key] for each in seconds) for key in ("wall_seconds", "cpu_seconds"))
+            resumed = sum(each["attempt"] > 1 for each in seconds)
+            spec = study.stages.get(stage)
+            command = f"{spec.command} {spec.config}" if spec else NONE
+            rows.append([arm, stage, command, f"{wall:.1f}", f"{cpu:.1f}", str(resumed) if resumed else NONE])
+    caption = "Seconds, added over seeds; of a resumed run the last attempt alone"
+    return Table(in_regime(regime, caption), ("arm", "stage", "command", "wall s", "CPU s", "resumed"), rows)
+
+
+def arms_table(study: Study, results: Mapping[str, Any]) -> Table:
+    """What tells the arms apart, their seeds, and the temperatures found for them."""
+    several = len(results["regimes"]) > 1
+    columns = ["arm", "shape", "model", "temperature", "seeds", "part"]
+    rows = []
+    for arm, own in results["arms"].items():
+        found = [
+            in_regime(regime if several else "", _range(list(values["temperatures"][arm].values())))
+            for regime, values in results["regimes"].items()
+            if arm in values["temperatures"]
+        ]
+        temperature = NONE if own["temperature"] is None else f"{own['temperature']:g} × the recipe's"
+        if own["entropy_of"]:
+            temperature = f"the entropy of {own['entropy_of']}" + (f" ({'; '.join(found)})" if found else "")
+        rows.append(
+            [
+                arm,
+                NONE if own["checkpoint_of"] else shape_text(study.arms[arm].shape),
+                f"of {own['checkpoint_of']}" if own["checkpoint_of"] else "its own",
+                temperature,
+                ", ".join(map(str, own["seeds"])),
+                "baseline" if arm == study.baseline else "exploratory" if own["exploratory"] else "confirmatory",
+            ]
+        )
+    return Table("Arms; of a temperature found, mean and range over seeds", columns, rows)
+
+
+def _range(values: Sequence[float]) -> str:
+    mean = sum(values) / len(values)
+    return f"{mean:.3f}" + (f", {min(values):.3f} to {max(values):.3f}" if len(values) > 1 else "")
+
+
+def _with_seeds(summary: Mapping[str, Any], key: str) -> str:
+    band = summary.get("over_seeds", {}).get(key)
+    if band is None:
+        return number(summary.get(key))
+    return f"{number(band['value'])} [{number(band['low'])}, {number(band['high'])}]"

@@ -1,0 +1,72 @@
+"""How numbers of results.json are written, in tables and in sentences."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from eval_suite.tables import percent
+
+NONE = "–"
+METRICS = {
+    "nll_relative": "NLL",
+    "nll": "NLL",
+    "reward": "reward over the run",
+    "reward_end": "reward at the end",
+    "entropy_change": "change of the policy's entropy",
+    "length_change": "change of the response length",
+}
+
+
+def in_regime(regime: str, text: str) -> str:
+    """The text with its regime before it, where the study has several."""
+    return f"{regime}: {text}" if regime else text
+
+
+def number(value: float | None) -> str:
+    return NONE if value is None else f"{value:.3f}" if abs(value) < 10 else f"{value:,.1f}"
+
+
+def signed(row: Mapping[str, Any]) -> str:
+    """A difference of shares with its interval, in percentage points."""
+    return "{:+.1f} [{:+.1f}, {:+.1f}]".format(*(100 * row[key] for key in ("value", "low", "high")))
+
+
+def effect_number(row: Mapping[str, Any]) -> str:
+    """A row of `effects` with its interval in its unit: nats, percent, or percentage points."""
+    if row["unit"] == "nats":
+        return "{:+.3f} [{:+.3f}, {:+.3f}] nats".format(*(row[key] for key in ("value", "low", "high")))
+    # a change is a share of the run's own start: the difference of two is in points, that of two NLL is not
+    return f"{signed(row)} {'%' if row['metric'] == 'nll_relative' else 'points'}"
+
+
+def plain_number(row: Mapping[str, Any], value: float) -> str:
+    """A number in the unit of a row of `effects`, without a sign."""
+    if row["unit"] == "nats":
+        return f"{value:.3f} nats"
+    return f"{100 * value:.1f} {'%' if row['metric'] == 'nll_relative' else 'points'}"
+
+
+def p_text(row: Mapping[str, Any]) -> str:
+    """The corrected p-value, or the plain one of an exploratory arm."""
+    corrected = row["p_corrected"] is not None
+    p = row["p_corrected"] if corrected else row["p_value"]
+    shown = "p < 0.001" if p < 0.001 else f"p = {p:.2g}"
+    return shown if corrected else f"{shown}, not corrected"
+
+
+def effect_text(row: Mapping[str, Any], *, stage: bool = False) -> str:
+    """metric, difference, interval and p; with `stage`, where it was measured."""
+    name = METRICS.get(row["metric"], row["metric"])
+    places = [row["stage"], row["benchmark"]] if stage else []
+    where = f" ({', '.join(place for place in places if place)})" if stage else ""
+    return f"{name}{where} {effect_number(row)}, {p_text(row)}"
+
+
+def interval(metric: Mapping[str, float]) -> str:
+    """A value in 0–1 with its interval, in percent."""
+    return f"{percent(metric['value'])} [{percent(metric['low'])}, {percent(metric['high'])}]"
+
+
+def shape_text(shape: Mapping[str, Any]) -> str:
+    return ", ".join(f"{key} {value}" for key, value in shape.items()) or "cross-entropy"

@@ -1,0 +1,315 @@
+"""Planted effects come back as verdicts: from the folders of a study to the words of its report."""
+
+from __future__ import annotations
+
+import copy
+import csv
+import io
+import json
+import random
+import shutil
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from html_pages import check_self_contained
+from planted_study import ARMS, SEEDS, write_planted
+from scipy import stats
+from study_rows import BENCHMARK
+
+from shaped_trl.study.charts import MEAN, Chart, charts, csv_of
+from shaped_trl.study.claims import judge
+from shaped_trl.study.definition import load_study
+from shaped_trl.study.drawing import plot_chart
+from shaped_trl.study.effects import effects, holm
+from shaped_trl.study.findings import find
+from shaped_trl.study.reading import Runs
+from shaped_trl.study.report import report_study
+from shaped_trl.study.results import collect, read_regimes
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    out = tmp_path_factory.mktemp("planted") / "planted"
+    write_planted(out)
+    report_study(out)
+    return out
+
+
+@pytest.fixture(scope="module")
+def results(folder: Path) -> dict[str, Any]:
+    return json.loads((folder / "results.json").read_text())
+
+
+@pytest.fixture
+def regimes(read: list[Runs]) -> list[Runs]:
+    """A copy to change."""
+    return copy.deepcopy(read)
+
+
+@pytest.fixture(scope="module")
+def read(folder: Path) -> list[Runs]:
+    return read_regimes(load_study(folder / "study.yaml", folder))
+
+
+def verdicts(claims: Sequence[dict[str, Any]]) -> dict[str, tuple[str, ...]]:
+    """Claim → the verdict over all, in P, in D."""
+    return {
+        claim["claim"]: (claim["verdict"], *(claim["regimes"][each]["verdict"] for each in ("P", "D")))
+        for claim in claims
+    }
+
+
+def judged(regimes: Sequence[Runs]) -> list[dict[str, Any]]:
+    return judge(regimes, effects(regimes))
+
+
+def sentence(claims: Sequence[dict[str, Any]], claim: str, regime: str) -> str:
+    return next(each["regimes"][regime]["sentence"] for each in claims if each["claim"] == claim)
+
+
+def change_log(runs: Runs, arm: str, stage: str, key: str, factor: float) -> None:
+    for rows in runs.logs[arm, stage].values():
+        for row in rows:
+            row[key] *= factor
+
+
+PLANTED = {
+    "entropy_order": ("shown", "shown", "shown"),
+    "precision_rl": ("not resolved", "shown", "refuted"),
+    "shape_or_temperature": ("not resolved", "not resolved", "refuted"),
+    "tail_suppression": ("not resolved", "not resolved", "not resolved"),
+    "entropy_collapse": ("shown", "shown", "shown"),
+}
+
+
+def test_verdicts_are_as_planted(results: dict[str, Any]) -> None:
+    claims = results["claims"]
+    assert verdicts(claims) == PLANTED
+    by_name = {claim["claim"]: claim for claim in claims}
+    assert by_name["precision_rl"]["sentence"] == "it depends on the regime: shown in P, refuted in D"
+    assert by_name["shape_or_temperature"]["arms"] == ["precision", "cooled"]
+    said = sentence(claims, "precision_rl", "P")
+    row = effect(results, "P", "precision", "cross_entropy", "rlvr", "reward")
+    assert f"{100 * row['value']:+.1f} [{100 * row['low']:+.1f}, {100 * row['high']:+.1f}] points" in said
+    assert "(8 seeds)" in said
+
+
+def effect(results: dict[str, Any], regime: str, arm: str, against: str, stage: str, metric: str) -> dict[str, Any]:
+    wanted = {"regime": regime, "arm": arm, "against": against, "stage": stage, "metric": metric}
+    (row,) = (row for row in results["effects"] if wanted.items() <= row.items())
+    return row
+
+
+def test_effects_are_those_of_the_rows(folder: Path, results: dict[str, Any]) -> None:
+    def rewards(arm: str, seed: int) -> float:
+        lines = (folder / f"runs/D/{arm}/seed{seed}/rlvr/rl_log.jsonl").read_text().splitlines()
+        return float(np.mean([json.loads(line)["raw_reward"] for line in lines]))
+
+    own, base = ([rewards(arm, seed) for seed in SEEDS] for arm in ("precision", "cooled"))
+    row = effect(results, "D", "precision", "cooled", "rlvr", "reward")
+    expected = stats.ttest_rel(own, base)
+    assert (row["value"], row["p_value"]) == pytest.approx((np.mean(own) - np.mean(base), expected.pvalue))
+    interval = expected.confidence_interval(0.95)
+    assert (row["low"], row["high"]) == pytest.approx((interval.low, interval.high))
+    assert row["unit"] == "share"
+
+    change = effect(results, "P", "diversity", "cross_entropy", "rlvr", "entropy_change")
+    assert change["value"] == pytest.approx(-0.4, abs=0.06)  # last and first tenths are 2 of 20 rows each
+    nll = effect(results, "P", "precision", "cross_entropy", "pretrain", "nll_relative")
+    assert abs(nll["value"]) < 0.01
+    metrics = {(row["benchmark"], row["metric"]) for row in results["effects"] if row["stage"] == "eval_rlvr"}
+    assert metrics == {(BENCHMARK, "avg@8"), (BENCHMARK, "cons@8"), (BENCHMARK, "pass@8")}
+
+
+def test_exploratory_arms_have_no_part_in_the_correction(results: dict[str, Any]) -> None:
+    family = [
+        row
+        for row in results["effects"]
+        if (row["regime"], row["stage"], row["metric"]) == ("P", "rlvr", "reward") and not row["exploratory"]
+    ]
+    assert {(row["arm"], row["against"]) for row in family} == {
+        *((arm, "cross_entropy") for arm in ("precision", "diversity", "tail_penalty", "cooled")),
+        ("precision", "cooled"),
+    }
+    assert [row["p_corrected"] for row in family] == holm([row["p_value"] for row in family])
+    tried = [row for row in results["effects"] if row["arm"] == "exponent"]
+    assert {row["seeds"] for row in tried} == {3}
+    assert {row["p_corrected"] for row in tried} == {None}
+    assert not any("exponent" in claim["arms"] for claim in results["claims"])
+    findings = find(results)
+    assert "P: exponent against cross_entropy, rlvr: reward over the run" in "\n".join(findings.hints)
+    assert not any("exponent" in each and "rlvr" in each and "→" not in each for each in findings.shown)
+    assert "exponent: exploratory, without a part in the correction" in "\n".join(findings.limits)
+
+
+def test_what_was_not_planned_is_not_missed(folder: Path, results: dict[str, Any], tmp_path: Path) -> None:
+    assert (results["failed"], results["incomplete"]) == ([], [])
+    assert results["regimes"]["P"]["temperatures"] == {"cooled": {str(s): 0.8 + s / 100 for s in SEEDS}}
+    assert results["arms"]["cooled"]["entropy_of"] == "precision"
+    part = shutil.copytree(folder / "runs/D/cooled", tmp_path / "out/runs/D/cooled")
+    shutil.copy(folder / "study.yaml", tmp_path / "out")
+    (part / "seed3/temperature-pretrain/done.json").unlink()
+    left = collect(read_regimes(load_study(tmp_path / "out/study.yaml", tmp_path / "out")))["incomplete"]
+    assert [key for key in left if "D/cooled" in key] == ["D/cooled/seed3/temperature-pretrain"]
+    assert not any("cooled" in key and key.endswith("/pretrain") for key in left)
+    assert {key for key in left if key.startswith("P/exponent")} == {
+        f"P/exponent/seed{seed}/{stage}"
+        for seed in (0, 1, 2)
+        for stage in ("pretrain", "eval_pretrain", "rlvr", "eval_rlvr")
+    }
+
+
+def test_rl_is_not_compared_where_training_was_not_alike(regimes: list[Runs]) -> None:
+    change_log(regimes[1], "precision", "pretrain", "eval_nll", 1.2)
+    claims = judged(regimes)
+    expected = PLANTED | {
+        "entropy_order": ("not resolved", "shown", "not resolved"),
+        "precision_rl": ("not resolved", "shown", "not resolved"),
+        "shape_or_temperature": ("not resolved", "not resolved", "not resolved"),
+    }
+    assert verdicts(claims) == expected
+    assert "perplexity is not equal" in sentence(claims, "entropy_order", "D")
+    for name in ("precision_rl", "shape_or_temperature"):
+        assert sentence(claims, name, "D").startswith("not trained alike (NLL of precision +20.")
+
+
+def test_verdicts_turn_with_the_numbers(regimes: list[Runs]) -> None:
+    for runs in regimes:
+        change_log(runs, "precision", "pretrain", "eval_entropy", 3.0)
+        change_log(runs, "diversity", "pretrain", "eval_entropy", 0.3)
+        for rows in runs.logs["diversity", "rlvr"].values():
+            for row in rows:
+                row["entropy"], row["completion_length"] = 1 + row["step"] / 20, 30 + row["step"]
+    found = verdicts(judged(regimes))
+    assert found["entropy_order"] == ("refuted",) * 3
+    assert found["entropy_collapse"] == ("refuted",) * 3
+    # one of the two that are claimed, and nothing against it
+    for rows in regimes[0].logs["diversity", "rlvr"].values():
+        for row in rows:
+            row["entropy"] = 2 - row["step"] / 20
+    # one of the two against it, and nothing for it
+    for seed, rows in regimes[1].logs["diversity", "rlvr"].items():
+        for row, like in zip(rows, regimes[1].logs["cross_entropy", "rlvr"][seed], strict=True):
+            row["completion_length"] = like["completion_length"]
+    assert verdicts(judged(regimes))["entropy_collapse"] == ("not resolved", "not resolved", "refuted")
+
+
+def test_a_claim_needs_two_seeds_of_its_arms(regimes: list[Runs]) -> None:
+    for runs in regimes:
+        for stage in ("rlvr", "eval_rlvr"):
+            for kind in (runs.logs, runs.evaluations):
+                if ("tail_penalty", stage) in kind:
+                    kind["tail_penalty", stage] = dict(list(kind["tail_penalty", stage].items())[:1])  # type: ignore
+    assert "tail_suppression" not in verdicts(judged(regimes))
+    only = [row for row in effects(regimes) if row["stage"] != "rlvr" or row["regime"] != "D"]
+    found = judge(regimes, [row for row in only if (row["regime"], row["stage"]) != ("D", "eval_rlvr")])
+    assert verdicts(found)["precision_rl"] == ("not resolved", "shown", "not resolved")
+    assert "fewer than two seeds" in sentence(found, "precision_rl", "D")
+    unmeasured = judge(regimes, [row for row in effects(regimes) if row["stage"] != "eval_rlvr"])
+    assert verdicts(unmeasured)["precision_rl"] == ("not resolved", "not resolved", "refuted")
+
+
+def test_results_do_not_depend_on_the_order_of_folders_and_rows(folder: Path, tmp_path: Path) -> None:
+    out = tmp_path / "copy"
+    rng = random.Random(0)
+    for path in sorted((path for path in folder.rglob("*") if path.is_file()), reverse=True):
+        target = out / path.relative_to(folder)
+        target.parent.mkdir(parents=True, exist_ok=True)
+        lines = path.read_text().splitlines(keepends=True) if path.suffix == ".jsonl" else []
+        if path.name in ("samples.jsonl", "verdicts.jsonl", "rl_log.jsonl"):
+            rng.shuffle(lines)
+            target.write_text("".join(lines))
+        elif path.suffix in (".jsonl", ".json", ".yaml"):
+            shutil.copy(path, target)
+    found = collect(read_regimes(load_study(out / "study.yaml", out)))
+    assert json.loads(json.dumps(found)) == json.loads((folder / "results.json").read_text())
+
+
+def rows_of(text: str) -> list[dict[str, str]]:
+    return list(csv.DictReader(io.StringIO(text)))
+
+
+def test_numbers_beside_a_picture_are_what_it_shows(folder: Path, read: list[Runs], results: dict[str, Any]) -> None:
+    drawn = charts(read, results)
+    names = ["perplexity", "entropy", "policy_entropy", "response_length", "reward", "avg", "cons", "pass_at_k"]
+    assert [chart.name for chart in drawn] == names  # six arms, the exploratory one with dashes among them
+    for chart in drawn:
+        text = csv_of(chart)
+        assert (folder / f"report/{chart.name}.csv").read_text() == text
+        check_axes(chart, rows_of(text))
+    reward = rows_of(csv_of(drawn[4]))
+    own = [
+        row for row in reward if (row["regime"], row["arm"], row["x"], row["panel"]) == ("D", "cooled", "7", "rlvr")
+    ]
+    values = [float(row["y"]) for row in own if row["seed"] != MEAN]
+    (mean,) = (row for row in own if row["seed"] == MEAN)
+    interval = stats.ttest_1samp(values, 0).confidence_interval(0.95)
+    assert len(values) == len(SEEDS)
+    found = [float(mean[key]) for key in ("y", "low", "high")]
+    assert found == pytest.approx([np.mean(values), interval.low, interval.high])
+
+
+def check_axes(chart: Chart, rows: list[dict[str, str]]) -> None:
+    """Every line and band of the figure is a mean's rows of the table, and the other way round."""
+    figure = plot_chart(chart, list(ARMS), {"exponent"})
+    panels, columns = (list(dict.fromkeys(row[key] for row in rows)) for key in ("panel", "regime"))
+    assert len(figure.axes) == len(panels) * len(columns)
+    for index, axis in enumerate(figure.axes):
+        place = (panels[index // len(columns)], columns[index % len(columns)])
+        here = [row for row in rows if (row["panel"], row["regime"]) == place and row["seed"] == MEAN]
+        assert [line.get_label() for line in axis.lines] == list(dict.fromkeys(row["arm"] for row in here))
+        for line, band in zip(axis.lines, axis.collections, strict=True):
+            own = [row for row in here if row["arm"] == line.get_label()]
+            assert list(line.get_ydata()) == [float(row["y"]) for row in own]
+            x = list(line.get_xdata())
+            assert [round(each) for each in x] == [
+                chart.order.index(row["x"]) if chart.order else int(row["x"]) for row in own
+            ]
+            ends = {(place, float(row[end])) for place, row in zip(x, own, strict=True) for end in ("low", "high")}
+            corners = {tuple(each) for path in band.get_paths() for each in path.vertices.tolist()}
+            assert ends <= corners
+            assert (line.get_linestyle() == "--") == (line.get_label() == "exponent")
+
+
+def test_many_arms_leave_exploratory_ones_their_own_figures(regimes: list[Runs], results: dict[str, Any]) -> None:
+    study = regimes[0].study
+    study.arms["seventh"] = study.arms["exponent"]
+    more = json.loads(json.dumps(results))
+    for runs in regimes:
+        for kind in (runs.logs, runs.evaluations):
+            kind.update({("seventh", stage): {} for arm, stage in list(kind) if arm == "exponent"})  # type: ignore
+        more["regimes"][runs.study.regime]["arms"]["seventh"] = {"evaluations": {}}
+    drawn = {chart.name: {line.arm for line in chart.lines} for chart in charts(regimes, more)}
+    assert drawn["reward"] == set(ARMS) - {"exponent"}
+    assert drawn["reward_exploratory"] == {"cross_entropy", "exponent"}
+
+
+def test_the_page_begins_with_the_verdicts(folder: Path, results: dict[str, Any]) -> None:
+    page, text = (folder / "report.html").read_text(), (folder / "report.md").read_text()
+    check_self_contained(page)
+    headings = [line[3:] for line in text.splitlines() if line.startswith("## ")]
+    assert headings == [
+        "The paper's claims",
+        "What was measured",
+        "What was not shown",
+        "What exploratory arms hint at",
+        "What this study cannot show",
+        "Pre-training",
+        "Reinforcement learning",
+        "Evaluation",
+        "Averages by arm",
+        "Settings",
+    ]
+    assert "it depends on the regime: shown in P, refuted in D" in text
+    assert "No arm is cross-entropy sampled at a matched entropy" not in text
+    assert "kind of data" not in text
+    assert "Differences smaller than these would probably have been missed" in text
+    assert "the entropy of precision (P: 0.835, 0.800 to 0.870; D: 0.835, 0.800 to 0.870)" in text
+    # the paper's 50.43 − 50.99 and 50.75 − 47.52 for β = −.25, and this study's in each regime
+    rows = [effect(results, each, "precision", "cross_entropy", "eval_rlvr", "pass@8") for each in ("P", "D")]
+    ours = ["{:+.1f} [{:+.1f}, {:+.1f}]".format(*(100 * r[key] for key in ("value", "low", "high"))) for r in rows]
+    assert f"| precision | -0.6 | +3.2 | {ours[0]} | {ours[1]} |" in text
+    assert "one run each and without intervals" in text
