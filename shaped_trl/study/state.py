@@ -37,7 +37,8 @@ def claim(run: Run, stale: Path) -> int:
     """Make the folder ready for a start and return the attempt's number, 1 for a fresh one."""
     started = read_state(run.folder, STARTED)
     if run.folder.exists() and started.get("fingerprint") != run.fingerprint:
-        name = "-".join((run.arm, f"seed{run.seed}", run.stage, started.get("fingerprint", "unknown")))
+        parts = (run.regime, run.arm, f"seed{run.seed}", run.stage, started.get("fingerprint", "unknown"))
+        name = "-".join(part for part in parts if part)
         shutil.rmtree(stale / name, ignore_errors=True)
         stale.mkdir(parents=True, exist_ok=True)
         os.replace(run.folder, stale / name)

@@ -39,15 +39,18 @@ def main(argv: list[str]) -> int:
     _, entropies = curve(read_log(args.like / TRAIN_LOG), "eval_entropy")
     if not entropies:
         raise UserError(f"{args.like}: no held-out entropy in its log; set dataset_test_split and eval_strategy")
-    found = match(args.model, entropies[-1])
+    found = match(args.model, entropies[-1], args.out)
     write_atomic(args.out / FOUND, json.dumps(found, indent=2) + "\n")
     print(f"T={found['temperature']:.4f}: entropy {found['entropy']:.4f}, wanted {found['wanted']:.4f}")
     return 0
 
 
-def match(folder: Path, wanted: float) -> dict:
-    """The temperature at which the model trained in `folder` has the held-out entropy `wanted` (nats per token)."""
-    trainer = _trainer(folder)
+def match(folder: Path, wanted: float, out: Path) -> dict:
+    """The temperature at which the model trained in `folder` has the held-out entropy `wanted` (nats per token).
+
+    What the evaluations log goes to `out`: the run in `folder` stays as it is.
+    """
+    trainer = _trainer(folder, out)
     tried: dict[float, float] = {}
 
     def excess(log_t: float) -> float:
@@ -87,7 +90,7 @@ def _cooled(model: torch.nn.Module, temperature: float) -> Iterator[None]:
         hook.remove()
 
 
-def _trainer(folder: Path):
+def _trainer(folder: Path, out: Path):
     """The trainer of a run, with its trained model and its held-out rows, only to evaluate with."""
     from trl import ModelConfig
 
@@ -96,7 +99,8 @@ def _trainer(folder: Path):
     from shaped_trl.training.config import ShapedConfig
     from shaped_trl.training.run import build_trainer
 
-    given = ["--model_name_or_path", str(folder), "--report_to", "none", "--disable_tqdm", "true"]
+    given = ["--model_name_or_path", str(folder), "--output_dir", str(out)]
+    given += ["--report_to", "none", "--disable_tqdm", "true"]
     options = [CorpusArguments, ShapedConfig, ModelConfig]
     (corpus, args, model_args), _ = Parser("train", options).resolve(str(folder / RESOLVED), given)
     return build_trainer(corpus, args, model_args)

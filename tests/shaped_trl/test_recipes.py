@@ -11,7 +11,7 @@ from shaped_trl.cli import GradeOptions, main
 from shaped_trl.data.corpora import CorpusArguments
 from shaped_trl.data.prompts import PromptArguments
 from shaped_trl.rlvr import RLVRConfig
-from shaped_trl.study.plan import load_study
+from shaped_trl.study.definition import load_study
 from shaped_trl.training import ShapedConfig
 
 TRAIN = [CorpusArguments, ShapedConfig, ModelConfig]

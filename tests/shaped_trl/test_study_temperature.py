@@ -1,0 +1,74 @@
+"""The temperature that matches another model's entropy, against entropies computed from plain logits."""
+
+import json
+
+import pytest
+import torch
+import yaml
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+from eval_suite.errors import UserError
+from eval_suite.records import append_jsonl, read_jsonl
+from shaped_trl import recipes
+from shaped_trl.cli import main as shaped_trl
+from shaped_trl.data.running_sums import write_corpus
+from shaped_trl.study.temperature import main
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory):
+    """A run of a few steps of the demo's model."""
+    folder = tmp_path_factory.mktemp("temperature")
+    write_corpus(folder, train_rows=512, heldout_rows=16, rl_rows=1)
+    settings = recipes.load(recipes.find("demo/pretrain")) | {
+        "dataset_name": str(folder / "train.jsonl"),
+        "dataset_test_split": str(folder / "heldout.jsonl"),
+        "max_steps": 4,
+        "per_device_train_batch_size": 16,
+        "lr_scheduler_kwargs": {"num_decay_steps": 1, "decay_type": "linear"},
+        "warmup_steps": 1,
+        "save_strategy": "no",
+        "disable_tqdm": True,
+        "report_to": "none",
+    }
+    (folder / "recipe.yaml").write_text(yaml.safe_dump(settings))
+    assert shaped_trl(["train", "--config", str(folder / "recipe.yaml"), "--output_dir", str(folder / "run")]) == 0
+    return folder
+
+
+def plain_entropy(folder, temperature: float) -> float:
+    """Mean entropy over the held-out completions' tokens, of softmax(z/T) in float64."""
+    model = AutoModelForCausalLM.from_pretrained(folder / "run")
+    tokenizer = AutoTokenizer.from_pretrained(folder / "run")
+    entropies = []
+    for row in read_jsonl(folder / "heldout.jsonl"):
+        prompt = tokenizer(row["prompt"])["input_ids"]
+        ids = tokenizer(row["prompt"] + row["completion"])["input_ids"] + [tokenizer.eos_token_id]
+        with torch.no_grad():
+            logits = model(torch.tensor([ids])).logits[0, len(prompt) - 1 : -1].double() / temperature
+        entropies += torch.distributions.Categorical(logits=logits).entropy().tolist()
+    return sum(entropies) / len(entropies)
+
+
+@pytest.mark.parametrize("temperature", [0.7, 1.3])
+def test_the_temperature_is_found_that_gives_the_entropy(trained, temperature, tmp_path):
+    wanted = plain_entropy(trained, temperature)
+    (tmp_path / "like").mkdir()
+    append_jsonl(tmp_path / "like" / "train_log.jsonl", [{"step": 1, "eval_entropy": 9.0}])
+    append_jsonl(tmp_path / "like" / "train_log.jsonl", [{"step": 2, "eval_entropy": wanted}])
+    before = (trained / "run" / "train_log.jsonl").read_bytes()
+    words = ["--model", trained / "run", "--like", tmp_path / "like", "--out", tmp_path / "found"]
+    assert main(["match", *map(str, words)]) == 0
+    found = json.loads((tmp_path / "found" / "temperature.json").read_text())
+    assert found["temperature"] == pytest.approx(temperature, rel=2e-3)
+    assert found["entropy_at_1"] == pytest.approx(plain_entropy(trained, 1.0), abs=1e-5)
+    assert found["entropy"] == pytest.approx(plain_entropy(trained, found["temperature"]), abs=1e-5)
+    assert (trained / "run" / "train_log.jsonl").read_bytes() == before
+
+
+def test_an_entropy_that_no_temperature_gives_is_refused(trained, tmp_path):
+    (tmp_path / "like").mkdir()
+    append_jsonl(tmp_path / "like" / "train_log.jsonl", [{"step": 1, "eval_entropy": 99.0}])
+    words = ["--model", trained / "run", "--like", tmp_path / "like", "--out", tmp_path / "found"]
+    with pytest.raises(UserError, match="no temperature in"):
+        main(["match", *map(str, words)])
