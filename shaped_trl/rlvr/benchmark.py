@@ -14,6 +14,7 @@ import argparse
 import tempfile
 import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -93,21 +94,25 @@ def make_trainer(name: str, steps: int, folder: str, tokenizer: PreTrainedTokeni
     return GRPOTrainer(model, even_length, GRPOConfig(**settings), **given)
 
 
+def _train(trainer: GRPOTrainer, turns: _Turns) -> None:
+    trainer.add_callback(turns)
+    try:
+        trainer.train()
+    finally:
+        turns.other.release(1_000_000)  # where this one fails, the other need not wait any more
+
+
 def step_seconds(steps: int) -> dict[str, list[tuple[float, float]]]:
     """Wall and CPU seconds of each step of both trainers, the first ones left out."""
     tokenizer = train_tokenizer([" ".join(f"w{number}" for number in range(SIZE.vocabulary - 4))], "word", 512)
     turns = threading.Semaphore(1), threading.Semaphore(0)
     callbacks = {OURS: _Turns(*turns), THEIRS: _Turns(*reversed(turns))}
     with tempfile.TemporaryDirectory() as folder:
-        threads = []
-        for name, callback in callbacks.items():
-            trainer = make_trainer(name, WARM_UP_STEPS + steps, folder, tokenizer)
-            trainer.add_callback(callback)
-            threads.append(threading.Thread(target=trainer.train, daemon=True))
-        for thread in threads:
-            thread.start()
-        for thread in threads:
-            thread.join()
+        trainers = {name: make_trainer(name, WARM_UP_STEPS + steps, folder, tokenizer) for name in callbacks}
+        with ThreadPoolExecutor() as pool:
+            runs = [pool.submit(_train, trainer, callbacks[name]) for name, trainer in trainers.items()]
+            for run in runs:
+                run.result()
     return {name: callback.steps[WARM_UP_STEPS:] for name, callback in callbacks.items()}
 
 
