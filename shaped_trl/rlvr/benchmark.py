@@ -1,17 +1,20 @@
 """Time of a step of `RLVRTrainer` without dynamic sampling against TRL's `GRPOTrainer`.
 
-    python -m shaped_trl.rlvr.benchmark                       # 12 pairs, a row to benchmark.csv: about 5 minutes
+    python -m shaped_trl.rlvr.benchmark                       # 40 pairs, a row to benchmark.csv: about 3 minutes
 
 Both trainers get the same model, prompts, seed, generation and a reward that costs nothing, and so do the same work
-(a test compares their parameters). Runs alternate (A B, B A, ...), and each is timed after its first steps. A ratio is
-formed within a pair; given are the median and its 95% interval from order statistics, of wall time and of CPU time.
+(a test compares their parameters). They train in one process, taking turns step by step, so that whatever else the
+machine does meets both. A pair is 8 steps of each; given are the median of the pairs' ratios and its 95% interval from
+order statistics, of wall time and of CPU time.
 """
 
 from __future__ import annotations
 
 import argparse
 import tempfile
+import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -27,20 +30,35 @@ from shaped_trl.rlvr.config import RLVRConfig
 from shaped_trl.rlvr.trainer import RLVRTrainer
 from shaped_trl.training.benchmark import Size, append_row, median_ratio, now, origin, random_model
 
-WARM_UP_STEPS = 2
+WARM_UP_STEPS = 3
+STEPS = 8  # of each trainer in a pair
 PROMPTS, GENERATIONS = 8, 16
-SIZE = Size(512, 64, 2, rows=PROMPTS * GENERATIONS, length=20, steps=20)
+SIZE = Size(512, 64, 2, rows=PROMPTS * GENERATIONS, length=20, steps=STEPS)
 OURS, THEIRS = "RLVRTrainer", "GRPOTrainer"
 RESULTS = Path(__file__).with_suffix(".csv")
 
 
-class _Clock(TrainerCallback):
-    def on_step_begin(self, args, state, control, **kwargs):
-        if state.global_step == WARM_UP_STEPS:
-            self.began = now(), time.process_time()
+class _Turns(TrainerCallback):
+    """Gives the turn to the other trainer after each step, with the random state that is its own."""
 
-        if state.global_step == WARM_UP_STEPS + SIZE.steps:  # the last step, which is not counted, ends the log's work
-            self.wall_s, self.cpu_s = now() - self.began[0], time.process_time() - self.began[1]
+    def __init__(self, mine: threading.Semaphore, other: threading.Semaphore):
+        self.mine, self.other = mine, other
+        self.steps: list[tuple[float, float]] = []  # wall and CPU seconds
+
+    def wait(self) -> None:
+        self.mine.acquire()
+        self.began = now(), time.process_time()
+
+    def on_train_begin(self, args, state, control, **kwargs):
+        self.wait()
+
+    def on_step_end(self, args, state, control, **kwargs):
+        self.steps.append((now() - self.began[0], time.process_time() - self.began[1]))
+        random_state = torch.get_rng_state()
+        self.other.release()
+        if state.global_step < args.max_steps:
+            self.wait()
+            torch.set_rng_state(random_state)
 
 
 def even_length(completions: list[str], **kwargs: Any) -> list[float]:
@@ -48,11 +66,10 @@ def even_length(completions: list[str], **kwargs: Any) -> list[float]:
     return [float(len(completion) % 2 == 0) for completion in completions]
 
 
-def step_seconds(trainer_name: str, folder: str, tokenizer: PreTrainedTokenizerFast) -> tuple[float, float]:
-    """Wall and CPU seconds a step, of one training."""
+def make_trainer(name: str, steps: int, folder: str, tokenizer: PreTrainedTokenizerFast) -> GRPOTrainer:
     settings: dict[str, Any] = {
         "output_dir": folder,
-        "max_steps": WARM_UP_STEPS + SIZE.steps + 1,
+        "max_steps": steps,
         "per_device_train_batch_size": SIZE.rows,
         "num_generations": GENERATIONS,
         "max_completion_length": SIZE.length,
@@ -71,30 +88,43 @@ def step_seconds(trainer_name: str, folder: str, tokenizer: PreTrainedTokenizerF
     rows = Dataset.from_dict({"prompt": [f"{a} {b} {a}" for a in words for b in words[:4]]})
     torch.manual_seed(0)
     given = {"train_dataset": rows, "processing_class": tokenizer}
-    model, clock = random_model(SIZE), _Clock()
-    if trainer_name == OURS:
-        trainer = RLVRTrainer(model, even_length, RLVRConfig(**settings, dynamic_sampling=False), **given)
-    else:
-        trainer = GRPOTrainer(model, even_length, GRPOConfig(**settings), **given)
-    trainer.add_callback(clock)
-    trainer.train()
-    return clock.wall_s / SIZE.steps, clock.cpu_s / SIZE.steps
+    model = random_model(SIZE)
+    if name == OURS:
+        return RLVRTrainer(model, even_length, RLVRConfig(**settings, dynamic_sampling=False), **given)
+    return GRPOTrainer(model, even_length, GRPOConfig(**settings), **given)
+
+
+def _train(trainer: GRPOTrainer, turns: _Turns) -> None:
+    trainer.add_callback(turns)
+    try:
+        trainer.train()
+    finally:
+        turns.other.release(1_000_000)  # where this one fails, the other need not wait any more
+
+
+def step_seconds(steps: int) -> dict[str, list[tuple[float, float]]]:
+    """Wall and CPU seconds of each step of both trainers, the first ones left out."""
+    tokenizer = train_tokenizer([" ".join(f"w{number}" for number in range(SIZE.vocabulary - 4))], "word", 512)
+    turns = threading.Semaphore(1), threading.Semaphore(0)
+    callbacks = {OURS: _Turns(*turns), THEIRS: _Turns(*reversed(turns))}
+    with tempfile.TemporaryDirectory() as folder:
+        trainers = {name: make_trainer(name, WARM_UP_STEPS + steps, folder, tokenizer) for name in callbacks}
+        with ThreadPoolExecutor() as pool:
+            runs = [pool.submit(_train, trainer, callbacks[name]) for name, trainer in trainers.items()]
+            for run in runs:
+                run.result()
+    return {name: callback.steps[WARM_UP_STEPS:] for name, callback in callbacks.items()}
 
 
 def measure(pairs: int) -> dict[str, Any]:
     """The row of results."""
-    tokenizer = train_tokenizer([" ".join(f"w{number}" for number in range(SIZE.vocabulary - 4))], "word", 512)
-    seconds: dict[str, list[tuple[float, float]]] = {OURS: [], THEIRS: []}
-    with tempfile.TemporaryDirectory() as folder:
-        step_seconds(THEIRS, folder, tokenizer)  # imports, first allocations
-        for pair in range(pairs):
-            for name in (OURS, THEIRS) if pair % 2 == 0 else (THEIRS, OURS):
-                seconds[name].append(step_seconds(name, folder, tokenizer))
-            ratio = seconds[OURS][-1][0] / seconds[THEIRS][-1][0]
-            print(f"pair {pair + 1} of {pairs}, ratio {ratio:.3f}", flush=True)
+    found = step_seconds(STEPS * pairs)
     row: dict[str, Any] = {"batch": f"{PROMPTS} prompts x {GENERATIONS} x {SIZE.length} tokens", "pairs": pairs}
     for place, kind in enumerate(("wall", "cpu")):
-        ours, theirs = ([one[place] for one in seconds[name]] for name in (OURS, THEIRS))
+        ours, theirs = (
+            np.array([step[place] for step in found[name]]).reshape(pairs, STEPS).mean(1).tolist()
+            for name in (OURS, THEIRS)
+        )
         ratio, low, high = median_ratio(ours, theirs)
         row |= {
             f"ours_{kind}_ms": f"{1e3 * np.median(ours):.1f}",
@@ -108,7 +138,7 @@ def measure(pairs: int) -> dict[str, Any]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--pairs", type=int, default=12)
+    parser.add_argument("--pairs", type=int, default=40)
     parser.add_argument("--out", default=str(RESULTS), help=f"csv to append to, or an empty word [{RESULTS.name}]")
     chosen = parser.parse_args()
     if chosen.pairs < 1:
