@@ -42,7 +42,7 @@ def corpus_rows(options: RunningSums, *, held_out: bool = False) -> Iterator[dic
     fillers = options.fillers()
     cumulative = list(accumulate((rank + 1) ** -options.zipf_exponent for rank in range(len(fillers))))
     while True:
-        length = rng.randint(options.min_digits, options.max_digits)
+        length = _text_length(rng, options)
         digits = draw_digits(rng, length, options, held_out=held_out)
         if rng.random() < options.p_long:
             steps = [
@@ -53,6 +53,13 @@ def corpus_rows(options: RunningSums, *, held_out: bool = False) -> Iterator[dic
         else:
             words = [ANSWER, *(str(rng.randrange(options.modulus)) for _ in range(options.streams))]
         yield {"prompt": prompt_text(digits, options), "completion": " " + " ".join(words)}
+
+
+def _text_length(rng: random.Random, options: RunningSums) -> int:
+    if options.length_decay == 1:  # rows of such options stay what they were before there was a decay
+        return rng.randint(options.min_digits, options.max_digits)
+    lengths = range(options.min_digits, options.max_digits + 1)
+    return rng.choices(lengths, [options.length_decay ** (length - options.min_digits) for length in lengths])[0]
 
 
 def prompt_rows(options: RunningSums) -> Iterator[dict[str, str]]:
