@@ -94,6 +94,10 @@ class Study:
     def folder(self, arm: str, seed: int, stage: str) -> Path:
         return self.out / "runs" / self.regime / arm / f"seed{seed}" / stage
 
+    def record(self, arm: str, seed: int, stage: str) -> Path:
+        """Where the small JSON of a finished run lies: `shaped_trl.study.finished`."""
+        return self.out / "finished" / self.regime / arm / f"seed{seed}" / f"{stage}.json"
+
     def seeds_of(self, arm: str) -> tuple[int, ...]:
         return self.arms[arm].seeds or self.seeds
 

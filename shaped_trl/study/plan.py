@@ -37,6 +37,7 @@ class Run:
     stage: str
     command: str
     folder: Path
+    record: Path
     argv: tuple[str, ...]
     depends_on: tuple[str, ...]
     settings: dict[str, Any]
@@ -118,6 +119,7 @@ def _run(
         stage=name,
         command=command,
         folder=study.folder(arm, seed, name),
+        record=study.record(arm, seed, name),
         argv=tuple(argv),
         depends_on=tuple(need.key for need in needs),
         settings=recipe | settings,

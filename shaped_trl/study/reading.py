@@ -1,20 +1,15 @@
-"""What the runs of one regime have left: rows of their logs and outcomes of their evaluations, each file read once."""
+"""What the finished runs of one regime have left: the rows of their logs and the outcomes of their evaluations."""
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
-from eval_suite.outcomes import Outcomes, read_outcomes
+from eval_suite.outcomes import Outcomes
 from shaped_trl.study.definition import TEMPERATURE, Study
-from shaped_trl.study.logs import RL_LOG, TRAIN_LOG, read_log
-from shaped_trl.study.plan import FOUND
-from shaped_trl.study.state import DONE
+from shaped_trl.study.finished import Rows, finished, outcomes_of, rows_of
 
-Rows = list[dict[str, Any]]
 Logs = dict[tuple[str, str], dict[int, Rows]]  # (arm, stage) → seed → rows
 Evaluations = dict[tuple[str, str], dict[int, dict[str, Outcomes]]]  # (arm, stage) → seed → benchmark
 
@@ -24,42 +19,38 @@ class Runs:
     """The finished runs of a study as seen in one of its regimes.
 
     logs: of every arm and train or rlvr stage; a seed without a row is left out. evaluations: of every arm and eval
-    stage. Arms that skip a stage have no seeds there.
+    stage. Arms that skip a stage have no seeds there. records: (arm, seed, stage) → what is kept of the run.
     """
 
     study: Study
     logs: Logs
     evaluations: Evaluations
+    records: dict[tuple[str, int, str], dict[str, Any]]
 
 
 def read_runs(study: Study) -> Runs:
     """Read what is done, of the study as seen in one regime."""
-    logs: Logs = {}
-    evaluations: Evaluations = {}
-    for name, stage in study.stages.items():
-        for arm in study.arms:
-            folders = {seed: study.folder(arm, seed, name) for seed in _done_seeds(study, arm, name)}
-            if stage.command == "eval":
-                evaluations[arm, name] = {seed: read_outcomes(folder) for seed, folder in folders.items()}
-            else:
-                found = {seed: _log(folder, stage.command) for seed, folder in folders.items()}
-                logs[arm, name] = {seed: rows for seed, rows in found.items() if rows}
-    return Runs(study, logs, evaluations)
+    found = {(arm, seed, stage): finished(study, arm, seed, stage) for arm, seed, stage in planned(study)}
+    records = {run: kept for run, kept in found.items() if kept is not None}
+    logs: Logs = {
+        (arm, name): {} for arm in study.arms for name, stage in study.stages.items() if stage.command != "eval"
+    }
+    evaluations: Evaluations = {(arm, name): {} for arm in study.arms for name in stages_of(study, "eval")}
+    for (arm, seed, stage), kept in records.items():
+        if "evaluation" in kept:
+            evaluations[arm, stage][seed] = outcomes_of(kept)
+        elif rows := _rows(kept):
+            logs[arm, stage][seed] = rows
+    return Runs(study, logs, evaluations, records)
 
 
-def _log(folder: Path, command: str) -> Rows:
-    rows = read_log(folder / (TRAIN_LOG if command == "train" else RL_LOG))
-    if command != "train":
-        for row in rows:
-            # Without dynamic sampling every group is kept, and the two are one.
-            row.setdefault("raw_reward", row.get("reward"))
+def _rows(kept: dict[str, Any]) -> Rows:
+    rows = rows_of(kept) if "log" in kept else []
+    for row in rows:
+        # Without dynamic sampling every group is kept, and the two are one.
+        if "reward" in row:
+            row.setdefault("raw_reward", row["reward"])
     return rows
-
-
-def _done_seeds(study: Study, arm: str, stage: str) -> list[int]:
-    if not study.runs_stage(arm, stage):
-        return []
-    return [seed for seed in study.seeds_of(arm) if (study.folder(arm, seed, stage) / DONE).exists()]
 
 
 def stages_of(study: Study, command: str) -> list[str]:
@@ -96,12 +87,10 @@ def trained_model(study: Study, arm: str, stage: str) -> tuple[str, str] | None:
     return trained_model(study, found[0], found[1])
 
 
-def temperatures(study: Study) -> dict[str, dict[str, float]]:
+def temperatures(runs: Runs) -> dict[str, dict[str, float]]:
     """Arm → seed → the temperature that was found for it; of several models the last one's counts."""
     found: dict[str, dict[str, float]] = {}
-    for arm, seed, stage in planned(study):
-        folder = study.folder(arm, seed, stage)
-        if stage.startswith(f"{TEMPERATURE}-") and (folder / DONE).exists():
-            value = json.loads((folder / FOUND).read_text(encoding="utf-8"))["temperature"]
-            found.setdefault(arm, {})[str(seed)] = value
+    for (arm, seed, _), kept in runs.records.items():
+        if "found" in kept:
+            found.setdefault(arm, {})[str(seed)] = kept["found"]["temperature"]
     return found

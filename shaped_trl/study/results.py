@@ -6,13 +6,13 @@ from collections.abc import Sequence
 from itertools import pairwise
 from typing import Any
 
-from eval_suite.outcomes import Outcomes, read_record
+from eval_suite.outcomes import Outcomes
 from shaped_trl.study.claims import judge
 from shaped_trl.study.definition import Arm, Study
 from shaped_trl.study.effects import effects
 from shaped_trl.study.evaluation_results import difference, metrics_of, summarise
 from shaped_trl.study.reading import Runs, key_of, planned, read_runs, stages_of, temperatures
-from shaped_trl.study.state import DONE, FAILED, read_state
+from shaped_trl.study.state import FAILED
 from shaped_trl.study.training_results import rl_summary, training_differences, training_summary
 
 
@@ -28,19 +28,15 @@ def collect(regimes: Sequence[Runs], pass_at: Sequence[int] | None = None) -> di
         UserError: evaluations that cannot be compared, or a k above the number of samples.
     """
     study = regimes[0].study
-    folders = {
-        key_of(runs.study, arm, seed, stage): runs.study.folder(arm, seed, stage)
-        for runs in regimes
-        for arm, seed, stage in planned(runs.study)
-    }
+    planned_runs = [(runs, run) for runs in regimes for run in planned(runs.study)]
     found = effects(regimes, pass_at)
     return {
         "study": study.name,
         "baseline": study.baseline,
         "nll_within": study.nll_within,
         "seeds": list(study.seeds),
-        "failed": [key for key, folder in folders.items() if (folder / FAILED).exists()],
-        "incomplete": [key for key, folder in folders.items() if not (folder / DONE).exists()],
+        "failed": [key_of(runs.study, *run) for runs, run in planned_runs if _has_failed(runs, *run)],
+        "incomplete": [key_of(runs.study, *run) for runs, run in planned_runs if run not in runs.records],
         "settings": _settings(regimes),
         "table_metrics": _table_metrics(regimes, pass_at),
         "arms": {name: _definition(study, name, arm) for name, arm in study.arms.items()},
@@ -48,6 +44,10 @@ def collect(regimes: Sequence[Runs], pass_at: Sequence[int] | None = None) -> di
         "effects": found,
         "claims": judge(regimes, found),
     }
+
+
+def _has_failed(runs: Runs, arm: str, seed: int, stage: str) -> bool:
+    return (runs.study.folder(arm, seed, stage) / FAILED).exists()
 
 
 def _definition(study: Study, name: str, arm: Arm) -> dict[str, Any]:
@@ -68,7 +68,7 @@ def _regime(runs: Runs, pass_at: Sequence[int] | None) -> dict[str, Any]:
         "training_differences": training_differences(runs),
         "differences": _differences(runs, pass_at),
         "gains": _gains(runs, pass_at),
-        "temperatures": temperatures(runs.study),
+        "temperatures": temperatures(runs),
     }
 
 
@@ -87,15 +87,14 @@ def _arm(runs: Runs, arm: str, pass_at: Sequence[int] | None) -> dict[str, Any]:
         "training": {stage: summary for stage, summary in training.items() if summary},
         "rl": {stage: summary for stage, summary in rl.items() if summary},
         "evaluations": evaluated,
-        "seconds": {stage: _seconds(study, arm, stage) for stage in stages},
+        "seconds": {stage: _seconds(runs, arm, stage) for stage in stages},
     }
 
 
-def _seconds(study: Study, arm: str, stage: str) -> list[dict[str, Any]]:
+def _seconds(runs: Runs, arm: str, stage: str) -> list[dict[str, Any]]:
     """Wall and CPU seconds, and the attempt that finished, for each seed that is done."""
-    states = [read_state(study.folder(arm, seed, stage), DONE) for seed in study.seeds_of(arm)]
-    keys = ("wall_seconds", "cpu_seconds", "attempt")
-    return [{key: state[key] for key in keys} for state in states if state]
+    outcomes = [kept["outcome"] for (own, _, name), kept in runs.records.items() if (own, name) == (arm, stage)]
+    return [{key: outcome[key] for key in ("wall_seconds", "cpu_seconds", "attempt")} for outcome in outcomes]
 
 
 def _table_metrics(regimes: Sequence[Runs], pass_at: Sequence[int] | None) -> dict[str, list[str]]:
@@ -148,13 +147,12 @@ def _settings(regimes: Sequence[Runs]) -> dict[str, Any]:
     settings: dict[str, Any] = {}
     for stage in stages_of(regimes[0].study, "eval"):
         done = [
-            runs.study.folder(arm, seed, stage)
+            runs.records[arm, seed, stage]["evaluation"]["run"]
             for runs in regimes
             for arm in (runs.study.baseline, *runs.study.arms)
             for seed in runs.evaluations[arm, stage]
         ]
-        for folder in done[:1]:
-            record = read_record(folder)
+        for record in done[:1]:
             settings[stage] = {
                 **record["settings"],
                 "device": record.get("device"),

@@ -14,6 +14,7 @@ import signal
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
+from dataclasses import replace
 from multiprocessing import connection, forkserver, resource_tracker
 from pathlib import Path
 
@@ -23,10 +24,22 @@ from eval_suite.errors import UserError
 from eval_suite.records import write_atomic
 from shaped_trl.study.child import run_child
 from shaped_trl.study.definition import Study
+from shaped_trl.study.finished import finished
 from shaped_trl.study.plan import MATCH, Run, bound, fingerprint, plan
 from shaped_trl.study.progress import Board, Display, duration, open_display
 from shaped_trl.study.schedule import estimate_seconds, next_run, remaining_seconds
-from shaped_trl.study.state import DONE, FAILED, LOG, claim, is_done, log_tail, read_state, write_state
+from shaped_trl.study.state import (
+    DONE,
+    FAILED,
+    LOG,
+    claim,
+    is_done,
+    is_here,
+    log_tail,
+    outcome,
+    read_state,
+    write_state,
+)
 
 ENTRY = "shaped_trl.cli:main"
 ENTRY_OF_MATCH = "shaped_trl.study.temperature:main"
@@ -110,6 +123,17 @@ def _group(run: Run) -> str:
     return f"{run.regime}-seed{run.seed}".lstrip("-")
 
 
+def to_keep(runs: Sequence[Run]) -> list[Run]:
+    """The runs that are done, but for those whose models, which others start from, were left elsewhere."""
+    again: set[str] = set()
+    needed: set[str] = set()
+    for run in reversed(runs):
+        if not is_done(run) or (run.key in needed and not is_here(run)):
+            again.add(run.key)
+            needed.update(run.depends_on)
+    return [run for run in runs if run.key not in again]
+
+
 def prepare_data(study: Study) -> None:
     """Write the data of every regime once, and of arms with their own; again where options have changed or a writer
     was killed."""
@@ -147,10 +171,9 @@ class Runner:
 
     def run(self) -> None:
         """Until nothing runs and nothing is ready."""
-        for run in self.runs:
-            if is_done(run):
-                self.board.seconds[run.key] = read_state(run.folder, DONE)["wall_seconds"]
-                self._set(run, "done")
+        for run in to_keep(self.runs):
+            self.board.seconds[run.key] = outcome(run)["wall_seconds"]
+            self._set(run, "done")
         while True:
             estimates = estimate_seconds(self.runs, self.board.projected_seconds())
             while len(self.processes) < self.study.max_parallel:
@@ -182,6 +205,7 @@ class Runner:
     def _finish(self, run: Run) -> None:
         code = self.processes.pop(run.key).exitcode
         if code == 0 and is_done(run):
+            finished(replace(self.study, regime=run.regime), run.arm, run.seed, run.stage)
             self.board.seconds[run.key] = self.board.elapsed_seconds(run.key)
             self._set(run, "done")
             return
@@ -272,14 +296,13 @@ def _print_commands(study: Study, runs: Sequence[Run]) -> None:
         for folder, preparation in {view.data(arm): view.preparation(arm) for arm in view.arms}.items():
             for name, options in preparation.items():
                 print(f"# data: {name} {options} -> {folder}")
-    estimates = estimate_seconds(
-        runs, {run.key: read_state(run.folder, DONE)["wall_seconds"] for run in runs if is_done(run)}
-    )
+    estimates = estimate_seconds(runs, {run.key: outcome(run)["wall_seconds"] for run in runs if is_done(run)})
     for run in runs:
         command = shlex.join(["shaped-trl", *run.argv]) if run.command != MATCH else f"# {shlex.join(run.argv)}"
         said = f": {duration(estimates[run.key])}" if run.seconds or is_done(run) else ""
         print(f"# {run.key}{', done' if is_done(run) else ''}{said}\n{command}")
-    left = {run.key: estimates[run.key] for run in runs if not is_done(run)}
+    kept = {run.key for run in to_keep(runs)}
+    left = {run.key: estimates[run.key] for run in runs if run.key not in kept}
     print(f"# {len(runs)} runs, {len(left)} to do", end="")
     if any(run.seconds for run in runs):
         total, wall = sum(left.values()), remaining_seconds(runs, left, study.max_parallel)

@@ -28,8 +28,21 @@ def write_state(folder: Path, name: str, state: dict[str, Any]) -> None:
     write_atomic(folder / name, json.dumps(state, indent=2) + "\n")
 
 
+def outcome(run: Run) -> dict[str, Any]:
+    """done.json of a run that has succeeded with the settings it has now, empty if it has not; of a run made elsewhere
+    as its record has it."""
+    kept = json.loads(run.record.read_text(encoding="utf-8"))["outcome"] if run.record.exists() else {}
+    found = (read_state(run.folder, DONE), kept)
+    return next((each for each in found if each.get("fingerprint") == run.fingerprint), {})
+
+
 def is_done(run: Run) -> bool:
     """Whether the run has succeeded with the settings it has now."""
+    return bool(outcome(run))
+
+
+def is_here(run: Run) -> bool:
+    """Whether it has, and its folder is there, so that other runs can start from its model."""
     return read_state(run.folder, DONE).get("fingerprint") == run.fingerprint
 
 
@@ -44,8 +57,8 @@ def claim(run: Run, stale: Path) -> int:
         os.replace(run.folder, stale / name)
         started = {}
     attempt = started.get("attempt", 0) + 1
-    for outcome in (DONE, FAILED):
-        (run.folder / outcome).unlink(missing_ok=True)
+    for path in (run.folder / DONE, run.folder / FAILED, run.record):
+        path.unlink(missing_ok=True)
     write_state(run.folder, STARTED, {"argv": run.argv, "fingerprint": run.fingerprint, "attempt": attempt})
     return attempt
 

@@ -9,6 +9,7 @@ import time
 from pathlib import Path
 
 import yaml
+from study_rows import write_evaluation
 
 from eval_suite.records import append_jsonl, drop_truncated_line, read_jsonl
 
@@ -35,6 +36,9 @@ def main(argv: list[str]) -> int:
         for number in range(30):
             print(f"line {number}")
         raise RuntimeError("this arm fails")
+    if argv[0] == "eval":
+        log.unlink()
+        write_evaluation(out, [1, 2], int(flags["--seed"]))
     (out / "model").write_text("weights")
     append_jsonl(events, [{"event": "end", "run": str(out), "time_s": time.monotonic(), "pid": os.getpid()}])
     return 0

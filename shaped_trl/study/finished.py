@@ -1,0 +1,96 @@
+"""A small JSON for each finished run: all that the report needs of it, and that a study needs to go on elsewhere.
+
+It lies in ``OUT/finished/``, in the place that the run has in ``OUT/runs/``. A folder with ``study.yaml`` and
+``finished/`` alone gives the same report, and the study started there runs only what is missing.
+"""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from eval_suite.outcomes import Outcomes, read_outcomes, read_record
+from eval_suite.records import write_atomic
+from eval_suite.votes import Ballot
+from shaped_trl.study.definition import TEMPERATURE, Study
+from shaped_trl.study.logs import RL_LOG, TRAIN_LOG, read_log
+from shaped_trl.study.plan import FOUND
+from shaped_trl.study.state import DONE, read_state
+
+Rows = list[dict[str, Any]]
+_TRAIN_COLUMNS = ("nll", "perplexity", "entropy", "head_mass", "tail_mass", "rare_nll")
+COLUMNS = {
+    "train": ("step", "tokens", *_TRAIN_COLUMNS, *(f"eval_{name}" for name in _TRAIN_COLUMNS)),
+    "rlvr": ("step", "raw_reward", "reward", "entropy", "completion_length", "clip_ratio", "groups_sampled"),
+}
+_DIGITS = 7  # significant ones; what is logged is a float32
+
+
+def finished(study: Study, arm: str, seed: int, stage: str) -> dict[str, Any] | None:
+    """What is kept of a run, None where it is not done. Taken from its folder again where that has been run again.
+
+    ``outcome`` is its done.json; then ``log`` (column → values), ``evaluation`` (settings and outcomes of each
+    benchmark) or ``found`` (a temperature).
+    """
+    folder, path = study.folder(arm, seed, stage), study.record(arm, seed, stage)
+    kept = json.loads(path.read_text(encoding="utf-8")) if path.exists() else None
+    outcome = read_state(folder, DONE)
+    if outcome and (kept is None or kept["outcome"] != outcome):
+        kept = {"outcome": outcome, **_content(study, folder, stage)}
+        write_atomic(path, json.dumps(kept, separators=(",", ":")) + "\n")
+    return kept
+
+
+def _content(study: Study, folder: Path, stage: str) -> dict[str, Any]:
+    if stage.startswith(f"{TEMPERATURE}-"):
+        return {"found": json.loads((folder / FOUND).read_text(encoding="utf-8"))}
+    command = study.stages[stage].command
+    if command == "eval":
+        outcomes = {name: _plain(each) for name, each in read_outcomes(folder).items()}
+        return {"evaluation": {"run": read_record(folder), "outcomes": outcomes}}
+    rows = read_log(folder / (TRAIN_LOG if command == "train" else RL_LOG))
+    columns = [name for name in COLUMNS[command] if any(name in row for row in rows)]
+    return {"log": {name: [_rounded(row.get(name)) for row in rows] for name in columns}}
+
+
+def _rounded(value: float | None) -> float | None:
+    return float(f"{value:.{_DIGITS}g}") if isinstance(value, float) else value
+
+
+def _plain(outcomes: Outcomes) -> dict[str, Any]:
+    plain = {name: value for name, value in vars(outcomes).items() if name not in ("passes_P", "ballots_P")}
+    return plain | {
+        "passes_P": outcomes.passes_P.tolist(),
+        # many rivals have one vote: kept are [votes, rivals with so many]
+        "ballots_P": [[each.gold, list(Counter(each.rivals).items()), each.silent] for each in outcomes.ballots_P],
+    }
+
+
+def outcomes_of(kept: dict[str, Any]) -> dict[str, Outcomes]:
+    """Benchmark → outcomes of a finished evaluation."""
+    return {
+        name: Outcomes(
+            **{
+                **plain,
+                "statuses": Counter(plain["statuses"]),
+                "passes_P": np.array(plain["passes_P"], dtype=np.int64),
+                "ballots_P": [_ballot(*ballot) for ballot in plain["ballots_P"]],
+            }
+        )
+        for name, plain in kept["evaluation"]["outcomes"].items()
+    }
+
+
+def _ballot(gold: int, rivals: list[tuple[int, int]], silent: int) -> Ballot:
+    return Ballot(gold, tuple(votes for votes, count in rivals for _ in range(count)), silent)
+
+
+def rows_of(kept: dict[str, Any]) -> Rows:
+    """The rows of a finished training's log, without the columns that a step has no value of."""
+    columns = kept["log"]
+    rows = [dict(zip(columns, values, strict=True)) for values in zip(*columns.values(), strict=True)]
+    return [{name: value for name, value in row.items() if value is not None} for row in rows]
