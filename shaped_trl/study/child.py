@@ -10,14 +10,17 @@ from __future__ import annotations
 import importlib
 import multiprocessing
 import os
+import platform
 import resource
 import signal
 import sys
 import threading
 import time
 import traceback
+from datetime import UTC, datetime
 from pathlib import Path
 
+from eval_suite.provenance import package_versions, source_commit
 from shaped_trl.study.state import DONE, FAILED, LOG, write_state
 
 
@@ -49,6 +52,10 @@ def run_child(
         "exit_code": code,
         "wall_seconds": round(time.perf_counter() - started_s, 3),
         "cpu_seconds": round(sum(usage.ru_utime + usage.ru_stime for usage in used), 3),
+        "date": datetime.now(UTC).date().isoformat(),
+        "commit": source_commit(),
+        "versions": package_versions("trl"),
+        "machine": platform.machine(),
     }
     sys.stdout.flush()
     sys.stderr.flush()
