@@ -79,9 +79,10 @@ def read_jsonl(path: str | Path, row_type: type[Row] | None = None) -> Iterator[
 
 
 def check_folder(out: str | Path) -> None:
-    """Raise UserError where `out` is something else than a folder."""
-    if Path(out).exists() and not Path(out).is_dir():
-        raise UserError(f"out={str(out)!r} is a file: name a folder")
+    """Raise UserError where `out`, or what it is to lie in, is something else than a folder."""
+    found = next(path for path in (Path(out), *Path(out).absolute().parents) if path.exists())
+    if not found.is_dir():
+        raise UserError(f"out={str(out)!r}: {found} is a file: name a folder")
 
 
 def drop_truncated_line(path: str | Path) -> None:

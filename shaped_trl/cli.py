@@ -333,7 +333,7 @@ def _run_study(name: str, out: str | None, dry_run: bool, max_parallel: int | No
             raise UserError(f"--max_parallel {max_parallel}: give a whole number of at least 1")
         study = dataclasses.replace(study, max_parallel=max_parallel)
     part, _, parts = share.partition("/")
-    if not (part.isdigit() and parts.isdigit() and 1 <= int(part) <= int(parts)):
+    if not (part.isdecimal() and parts.isdecimal() and 1 <= int(part) <= int(parts)):
         raise UserError(f"--share {share}: give I/N with 1 <= I <= N, such as 1/4")
     return run_study(study, dry_run=dry_run, share=(int(part), int(parts)))
 

@@ -25,6 +25,7 @@ PREPARATIONS = ("running_sums",)
 TEMPERATURE = "temperature"  # what the stage is called that finds one
 ONE_REGIME = ""
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]*")
+_KINDS = {str: "a name", bool: "true or false", list: "a list"}
 
 Preparation = dict[str, dict[str, Any]]  # generator → its options
 
@@ -159,6 +160,7 @@ def load_study(path: str | Path, out: str | Path | None = None) -> Study:
     values = recipes.load(recipes.find(str(path)))
     allowed = tuple(field.name for field in fields(Study) if field.name not in ("out", "regime"))
     _check_keys(str(path), values, allowed, required=("name", "baseline", "arms", "stages"))
+    _check_kinds("", values, baseline=str)
     arms = {_named("arm", arm): _arm(arm, value) for arm, value in _mapping("arms", values["arms"]).items()}
     stages: dict[str, Stage] = {}
     for stage, value in _mapping("stages", values["stages"]).items():
@@ -188,13 +190,15 @@ def _arm(name: str, value: Any) -> Arm:
     where = f"arms.{name}"
     value = _mapping(where, value or {})
     _check_keys(where, value, tuple(f.name for f in fields(Arm)))
+    _check_kinds(f"{where}.", value, checkpoint_of=str, entropy_of=str, exploratory=bool)
     shape = _mapping(f"{where}.shape", value.get("shape") or {})
     _check_keys(f"{where}.shape", shape, tuple(f.name for f in fields(RewardShape)))
     try:
         RewardShape(**shape)
     except ValueError as error:  # its message names field, value and remedy: only the place is missing
         raise UserError(f"{where}.shape: {error}") from error
-    args = {stage: _mapping(f"{where}.args.{stage}", options) for stage, options in (value.get("args") or {}).items()}
+    args = _mapping(f"{where}.args", value.get("args") or {})
+    args = {stage: _mapping(f"{where}.args.{stage}", options) for stage, options in args.items()}
     seeds = _seeds(f"{where}.seeds", value["seeds"]) if value.get("seeds") else ()
     prepare = _preparation(f"{where}.prepare", value.get("prepare"))
     return Arm(**{**value, "shape": shape, "args": args, "seeds": seeds, "prepare": prepare})
@@ -229,6 +233,7 @@ def _stage(name: str, value: Any, earlier: dict[str, Stage], arms: Mapping[str, 
     where = f"stages.{name}"
     value = _mapping(where, value)
     _check_keys(where, value, tuple(f.name for f in fields(Stage)), required=("command", "config"))
+    _check_kinds(f"{where}.", value, command=str, config=str, model=str, shaped=bool, arms=list)
     if name == TEMPERATURE:
         raise UserError(f"{where}: a study calls so what finds the temperatures of arms; choose another name")
     only = value.get("arms") or []
@@ -281,6 +286,12 @@ def _check_keys(where: str, value: Mapping[str, Any], allowed: Iterable[str], *,
     for key in required:
         if key not in value:
             raise UserError(f"{where}: the key {key!r} is missing")
+
+
+def _check_kinds(where: str, value: Mapping[str, Any], **kinds: type) -> None:
+    for key, kind in kinds.items():
+        if value.get(key) is not None and not isinstance(value[key], kind):
+            raise UserError(f"{where}{key}: {value[key]!r}; give {_KINDS[kind]}")
 
 
 def _named(what: str, name: Any) -> str:

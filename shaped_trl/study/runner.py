@@ -21,7 +21,7 @@ from pathlib import Path
 from rich.console import Console
 
 from eval_suite.errors import UserError
-from eval_suite.records import write_atomic
+from eval_suite.records import check_folder, write_atomic
 from shaped_trl.study.child import run_child
 from shaped_trl.study.definition import Study
 from shaped_trl.study.finished import finished
@@ -75,8 +75,9 @@ def run_study(
         Ctrl-C.
 
     Raises:
-        UserError: another process is running a part of this study's share in the same folder.
+        UserError: `study.out` is a file, or another process is running a part of this study's share there.
     """
+    check_folder(study.out)
     console = Console()
     runs = share_of(plan(study), *share)
     if dry_run:

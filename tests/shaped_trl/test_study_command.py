@@ -1,0 +1,90 @@
+"""`shaped-trl study` on what a hand can mistype: one line on standard error, exit code 2, nothing started."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from shaped_trl import cli
+
+STUDY = """\
+name: small
+baseline: a
+arms: {a: {}, b: {shape: {beta: -0.25}}}
+stages: {pretrain: {command: train, config: demo/pretrain, shaped: true}}
+"""
+
+
+@pytest.fixture
+def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "X.yaml").write_text(STUDY)
+    (tmp_path / "file").write_text("mine")
+    return tmp_path
+
+
+def refused(capsys: pytest.CaptureFixture[str], *argv: str) -> str:
+    assert cli.main(["study", *argv]) == 2
+    output = capsys.readouterr()
+    assert output.out == ""
+    lines = output.err.splitlines()
+    assert len(lines) == 1
+    return lines[0]
+
+
+@pytest.mark.parametrize(
+    ("argv", "named"),
+    [
+        (["X.yaml", "--out", "file"], "file is a file: name a folder"),
+        (["X.yaml", "--out", "file", "--dry_run"], "file is a file: name a folder"),
+        (["X.yaml", "--out", "file/deep/out"], "file is a file: name a folder"),
+        (["Y.yaml"], "config='Y.yaml': no such file or recipe"),
+        (["."], "config='.': no such file or recipe"),
+        (["X.yaml", "--share", "3/2"], "--share 3/2: give I/N with 1 <= I <= N"),
+        (["X.yaml", "--share", "0/2"], "--share 0/2: give I/N"),
+        (["X.yaml", "--share", "²/²"], "--share ²/²: give I/N"),
+        (["X.yaml", "--max_parallel", "0"], "--max_parallel 0: give a whole number of at least 1"),
+        (["X.yaml", "--max_parallel", "two"], "--max_parallel: invalid int value: 'two'"),
+        (["X.yaml", "--parallel", "2"], "--parallel"),
+    ],
+    ids=lambda value: " ".join(value) if isinstance(value, list) else "",
+)
+def test_a_wrong_command_line(here: Path, capsys: pytest.CaptureFixture[str], argv: list[str], named: str) -> None:
+    assert named in refused(capsys, *argv)
+    assert sorted(path.name for path in here.iterdir()) == ["X.yaml", "file"]
+    assert (here / "file").read_text() == "mine"
+
+
+@pytest.mark.parametrize(
+    ("right", "wrong", "named"),
+    [
+        ("baseline: a", "basline: a", "X.yaml: unknown key 'basline'; allowed: name, seeds, baseline"),
+        ("baseline: a", "", "X.yaml: the key 'baseline' is missing"),
+        ("baseline: a", "baseline: [a]", "baseline: ['a']; give a name"),
+        ("name: small", "name: [", "config='X.yaml' is not YAML"),
+        (STUDY, "", "config='X.yaml' must be a mapping"),
+        ("shape: {", "shap: {", "arms.b: unknown key 'shap'; allowed: shape"),
+        ("shape: {beta: -0.25}", "args: 3", "arms.b.args: 3 is no mapping"),
+        ("shape: {beta: -0.25}", "checkpoint_of: [a]", "arms.b.checkpoint_of: ['a']; give a name"),
+        ("shape: {beta: -0.25}", "exploratory: 'no'", "arms.b.exploratory: 'no'; give true or false"),
+        ("command: train", "command: [train]", "stages.pretrain.command: ['train']; give a name"),
+        ("config: demo/pretrain", "config: 3", "stages.pretrain.config: 3; give a name"),
+        ("config: demo/pretrain", "config: demo/pretrian", "demo/pretrian"),
+        ("shaped: true", "shaped: 'no'", "stages.pretrain.shaped: 'no'; give true or false"),
+        ("shaped: true", "arms: b", "stages.pretrain.arms: 'b'; give a list"),
+    ],
+    ids=lambda value: None if value == STUDY else value,
+)
+def test_a_wrong_study_file(
+    here: Path, capsys: pytest.CaptureFixture[str], right: str, wrong: str, named: str
+) -> None:
+    assert STUDY.count(right) == 1
+    (here / "X.yaml").write_text(STUDY.replace(right, wrong))
+    assert named in refused(capsys, "X.yaml", "--out", "out")
+    assert not (here / "out").exists()
+
+
+def test_a_study_file_that_is_no_text(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (here / "X.yaml").write_bytes(b"\xff\xfe\x00")
+    assert "config='X.yaml' is not YAML" in refused(capsys, "X.yaml")
