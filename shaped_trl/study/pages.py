@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from eval_suite.document import Block, Details, Heading, Image, Items, Text
+from eval_suite.document import Block, Details, Heading, Image, Items, Notes, Text
 from shaped_trl.study import overview, tables
 from shaped_trl.study.charts import MEAN, Chart
 from shaped_trl.study.definition import Study
@@ -42,7 +42,8 @@ def blocks(study: Study, results: dict[str, Any], pictures: Sequence[Picture]) -
     """The document of a study from the content of results.json and the pictures of its curves."""
     document: list[Block] = [Text(_introduction(study, results))]
     if results["failed"]:
-        document.append(Text(f"Failed runs: {', '.join(results['failed'])}. Their logs say why."))
+        failed = [f"{key} failed: {why}" if why else f"{key} failed" for key, why in results["failed"].items()]
+        document.append(Notes(failed))
     document += overview.claims(results)
     findings = find(results)
     document += _listed("What was measured", findings.shown, fold=False)

@@ -12,7 +12,7 @@ from shaped_trl.study.definition import Arm, Study
 from shaped_trl.study.effects import effects
 from shaped_trl.study.evaluation_results import difference, metrics_of, summarise
 from shaped_trl.study.reading import Runs, key_of, planned, read_runs, stages_of, temperatures
-from shaped_trl.study.state import FAILED
+from shaped_trl.study.state import FAILED, why_failed
 from shaped_trl.study.training_results import rl_summary, training_differences, training_summary
 
 
@@ -29,13 +29,14 @@ def collect(regimes: Sequence[Runs], pass_at: Sequence[int] | None = None) -> di
     """
     study = regimes[0].study
     planned_runs = [(runs, run) for runs in regimes for run in planned(runs.study)]
+    folders = {key_of(runs.study, *run): runs.study.folder(*run) for runs, run in planned_runs}
     found = effects(regimes, pass_at)
     return {
         "study": study.name,
         "baseline": study.baseline,
         "nll_within": study.nll_within,
         "seeds": list(study.seeds),
-        "failed": [key_of(runs.study, *run) for runs, run in planned_runs if _has_failed(runs, *run)],
+        "failed": {key: why_failed(folder) for key, folder in folders.items() if (folder / FAILED).exists()},
         "incomplete": [key_of(runs.study, *run) for runs, run in planned_runs if run not in runs.records],
         "settings": _settings(regimes),
         "table_metrics": _table_metrics(regimes, pass_at),
@@ -44,10 +45,6 @@ def collect(regimes: Sequence[Runs], pass_at: Sequence[int] | None = None) -> di
         "effects": found,
         "claims": judge(regimes, found),
     }
-
-
-def _has_failed(runs: Runs, arm: str, seed: int, stage: str) -> bool:
-    return (runs.study.folder(arm, seed, stage) / FAILED).exists()
 
 
 def _definition(study: Study, name: str, arm: Arm) -> dict[str, Any]:

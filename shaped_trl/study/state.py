@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import signal
 from pathlib import Path
 from typing import Any
 
@@ -61,6 +62,15 @@ def claim(run: Run, stale: Path) -> int:
         path.unlink(missing_ok=True)
     write_state(run.folder, STARTED, {"argv": run.argv, "fingerprint": run.fingerprint, "attempt": attempt})
     return attempt
+
+
+def why_failed(folder: Path) -> str:
+    """How a run that failed has ended, and the last line of its log."""
+    code = read_state(folder, FAILED).get("exit_code")
+    if code is None:
+        return log_tail(folder, 1)
+    ended = f"ended by signal {-code} ({signal.strsignal(-code)})" if code < 0 else f"exit code {code}"
+    return f"{ended}; {last}" if (last := log_tail(folder, 1)) else ended
 
 
 def log_tail(folder: Path, num_lines: int = 20) -> str:

@@ -146,7 +146,7 @@ def test_exploratory_arms_have_no_part_in_the_correction(results: dict[str, Any]
 
 
 def test_what_was_not_planned_is_not_missed(folder: Path, results: dict[str, Any], tmp_path: Path) -> None:
-    assert (results["failed"], results["incomplete"]) == ([], [])
+    assert (results["failed"], results["incomplete"]) == ({}, [])
     assert results["regimes"]["P"]["temperatures"] == {"cooled": {str(s): 0.8 + s / 100 for s in SEEDS}}
     assert results["arms"]["cooled"]["entropy_of"] == "precision"
     part = shutil.copytree(folder / "runs/D/cooled", tmp_path / "out/runs/D/cooled")

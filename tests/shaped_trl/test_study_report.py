@@ -282,17 +282,17 @@ def test_unfinished_runs_are_named_and_left_out(tmp_path: Path) -> None:
         run = out / "runs/precision/seed0" / stage
         (run / "done.json").unlink()
         if outcome:
-            (run / outcome).write_text("{}")
+            (run / outcome).write_text('{"exit_code": -9}')
     report_study(out)
     results = json.loads((out / "results.json").read_text())
-    assert results["failed"] == ["precision/seed0/rlvr"]
+    assert results["failed"] == {"precision/seed0/rlvr": "ended by signal 9 (Killed)"}
     assert results["incomplete"] == ["precision/seed0/rlvr", "precision/seed0/eval_rlvr"]
     only = results["regimes"][""]
     assert only["arms"]["precision"]["rl"] == {}
     assert "eval_rlvr" not in only["arms"]["precision"]["evaluations"]
     assert {row["stage"] for row in only["differences"]} == {"eval_pretrain"}
     text = (out / "report.md").read_text()
-    assert "Failed runs: precision/seed0/rlvr" in text
+    assert "precision/seed0/rlvr failed: ended by signal 9 (Killed)" in text
     assert "left out of every number here: precision/seed0/rlvr, precision/seed0/eval_rlvr" in text
 
 
