@@ -6,21 +6,27 @@ import json
 from collections.abc import Sequence
 from pathlib import Path
 
-from eval_suite.records import Problem, Sample, Verdict, append_jsonl
+from eval_suite.records import Problem, Sample, Verdict, append_jsonl, write_atomic
 
 BENCHMARK = "running_sums"
 N = 8
 
 
+def write_problems(folder: Path, count: int, seed: int) -> list[str]:
+    """What an evaluation writes before its samples; the ids of its problems."""
+    settings = {"n": N, "temperature": 0.7, "top_p": 0.95, "seed": seed}
+    record = {"settings": settings, "versions": {"torch": "2.0"}, "commit": "abc123", "device": "cpu"}
+    write_atomic(folder / "run.json", json.dumps(record))
+    ids = [f"{BENCHMARK}/{number}" for number in range(count)]
+    rows = [vars(Problem(key, BENCHMARK, "?", "1", BENCHMARK)) for key in ids]
+    write_atomic(folder / "problems.jsonl", "".join(json.dumps(row) + "\n" for row in rows))
+    return ids
+
+
 def write_evaluation(folder: Path, passes: Sequence[int], seed: int) -> None:
     """`passes` of N samples of each problem. Samples 0 to c−1 pass; the next is unparsed and cut, the others agree on
     a wrong answer."""
-    settings = {"n": N, "temperature": 0.7, "top_p": 0.95, "seed": seed}
-    record = {"settings": settings, "versions": {"torch": "2.0"}, "commit": "abc123", "device": "cpu"}
-    (folder / "run.json").write_text(json.dumps(record))
-    ids = [f"{BENCHMARK}/{number}" for number in range(len(passes))]
-    append_jsonl(folder / "problems.jsonl", [Problem(key, BENCHMARK, "?", "1", BENCHMARK) for key in ids])
-    for key, c in zip(ids, passes, strict=True):
+    for key, c in zip(write_problems(folder, len(passes), seed), passes, strict=True):
         for index in range(N):
             cut = index == c
             append_jsonl(folder / "samples.jsonl", [Sample(key, index, "", "length" if cut else "stop", 5)])

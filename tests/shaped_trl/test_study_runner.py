@@ -6,55 +6,26 @@ import json
 import os
 import signal
 import subprocess
-import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
 import yaml
+from study_processes import ENTRY, FAKES, marked_processes, run, start, wait_until, write_study
 
 from eval_suite.errors import UserError
 from eval_suite.records import append_jsonl, read_jsonl, write_atomic
 from shaped_trl.study import runner
-from shaped_trl.study.definition import Study, load_study
+from shaped_trl.study.definition import load_study
 from shaped_trl.study.plan import plan
 from shaped_trl.study.progress import Board, Meter, duration
-
-ENTRY = "fake_stages:main"
-HERE = Path(__file__).resolve().parent
-MARK = "SHAPED_TRL_TEST_STUDY"
 
 
 @pytest.fixture(autouse=True)
 def _fakes(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.syspath_prepend(HERE)
+    monkeypatch.syspath_prepend(FAKES)
     monkeypatch.setattr("shaped_trl.study.report.report_study", lambda folder: folder / "report.html")
-
-
-def write_study(tmp_path: Path, **recipes: dict[str, Any]) -> Path:
-    for name in ("pretrain", "rlvr", "eval"):
-        recipe = {"max_steps": 3, **recipes.get("all", {}), **recipes.get(name, {})}
-        (tmp_path / f"{name}.yaml").write_text(yaml.safe_dump(recipe))
-    values = {
-        "name": "fake",
-        "baseline": "a",
-        "max_parallel": 2,
-        "arms": {"a": {}, "b": {"shape": {"beta": -0.25}}, "c": {"shape": {"beta": 0.5}}},
-        "stages": {
-            "pretrain": {"command": "train", "config": str(tmp_path / "pretrain.yaml"), "shaped": True},
-            "rlvr": {"command": "rlvr", "config": str(tmp_path / "rlvr.yaml"), "model": "pretrain"},
-            "eval": {"command": "eval", "config": str(tmp_path / "eval.yaml"), "model": "rlvr"},
-        },
-    }
-    path = tmp_path / "study.yaml"
-    path.write_text(yaml.safe_dump(values, sort_keys=False))
-    return path
-
-
-def run(study: Study) -> int:
-    return runner.run_study(study, entry=ENTRY, preload=())
 
 
 def events(out: Path, kind: str) -> dict[str, float]:
@@ -171,32 +142,11 @@ def test_runs_side_by_side_get_a_gpu_each(tmp_path: Path, monkeypatch: pytest.Mo
 @pytest.fixture
 def study_process(tmp_path: Path, request: pytest.FixtureRequest) -> Iterator[subprocess.Popen[str]]:
     """A study of slow runs, each with a process of its own, in a terminal-like process group."""
-    preload = getattr(request, "param", ())
     (tmp_path / "slow_to_import.py").write_text(
         f"import pathlib, time\npathlib.Path({str(tmp_path)!r}, 'importing').touch()\ntime.sleep(30)\n"
     )
-    write_study(tmp_path, pretrain={"step_seconds": 0.1, "max_steps": 8, "spawn": True})
-    script = tmp_path / "run_it.py"
-    script.write_text(
-        "import sys\n"
-        "from shaped_trl.study.definition import load_study\n"
-        "from shaped_trl.study.runner import run_study\n"
-        "if __name__ == '__main__':\n"
-        f"    study = load_study({str(tmp_path / 'study.yaml')!r}, {str(tmp_path / 'out')!r})\n"
-        f"    sys.exit(run_study(study, entry={ENTRY!r}, preload={preload!r}))\n"
-    )
-    process = subprocess.Popen(
-        [sys.executable, str(script)],
-        env={
-            **os.environ,
-            MARK: str(tmp_path),
-            "PYTHONPATH": os.pathsep.join(p for p in [str(HERE), str(tmp_path), *sys.path] if p),
-        },
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-        start_new_session=True,
-    )
+    path = write_study(tmp_path, pretrain={"step_seconds": 0.1, "max_steps": 8, "spawn": True})
+    process = start(path, tmp_path / "out", getattr(request, "param", ()))
     yield process
     process.kill()
     process.communicate()
@@ -209,29 +159,7 @@ def test_ctrl_c_while_the_server_imports(tmp_path: Path, study_process: subproce
     output, _ = study_process.communicate(timeout=10)
     assert study_process.returncode == 130
     assert "Traceback" not in output
-    wait_until(lambda: not marked_processes(str(tmp_path)), seconds=10)
-
-
-def wait_until(condition: Any, seconds: float = 20.0) -> None:
-    deadline = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < deadline, "waited in vain"
-        time.sleep(0.02)
-
-
-def marked_processes(mark: str) -> list[int]:
-    """Live processes with the study's mark in their environment."""
-    found = []
-    for entry in Path("/proc").iterdir():
-        if entry.name.isdigit():
-            try:
-                environment = (entry / "environ").read_bytes()
-                state = (entry / "stat").read_text().rsplit(")", 1)[1].split()[0]
-            except OSError:  # ended meanwhile
-                continue
-            if f"{MARK}={mark}".encode() in environment.split(b"\0") and state != "Z":
-                found.append(int(entry.name))
-    return found
+    wait_until(lambda: not marked_processes(tmp_path / "out"), seconds=10)
 
 
 def steps(tmp_path: Path) -> list[int]:
@@ -242,20 +170,20 @@ def steps(tmp_path: Path) -> list[int]:
 def test_ctrl_c_leaves_no_process(tmp_path: Path, study_process: subprocess.Popen[str]) -> None:
     wait_until(lambda: len(steps(tmp_path)) >= 3)
     # The study, its server, two runs and what each of them started.
-    assert len(marked_processes(str(tmp_path))) >= 6
+    assert len(marked_processes(tmp_path / "out")) >= 6
     os.killpg(study_process.pid, signal.SIGINT)
     output, _ = study_process.communicate(timeout=20)
     assert study_process.returncode == 130
     assert "Interrupted. The same command continues" in output
     assert "Traceback" not in output
-    wait_until(lambda: not marked_processes(str(tmp_path)), seconds=10)
+    wait_until(lambda: not marked_processes(tmp_path / "out"), seconds=10)
     assert not (tmp_path / "out/runs/a/seed0/pretrain/done.json").exists()
 
 
 def test_sigkill_ends_the_runs_and_the_study_resumes(tmp_path: Path, study_process: subprocess.Popen[str]) -> None:
     wait_until(lambda: len(steps(tmp_path)) >= 3)
     study_process.kill()
-    wait_until(lambda: not marked_processes(str(tmp_path)), seconds=10)
+    wait_until(lambda: not marked_processes(tmp_path / "out"), seconds=10)
     before = len(steps(tmp_path))
     assert 3 <= before < 8
     study = load_study(tmp_path / "study.yaml", tmp_path / "out")

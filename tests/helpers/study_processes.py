@@ -1,0 +1,90 @@
+"""Studies of fake stages (tests/shaped_trl/fake_stages.py): their files, and processes of their own to be killed."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from shaped_trl.study import runner
+from shaped_trl.study.definition import Study
+
+ENTRY = "fake_stages:main"
+FAKES = Path(__file__).resolve().parents[1] / "shaped_trl"
+MARK = "SHAPED_TRL_TEST_STUDY"
+
+
+def write_study(folder: Path, **recipes: dict[str, Any]) -> Path:
+    """A study of three arms and three stages; `recipes` change those of one stage, or of `all`."""
+    for name in ("pretrain", "rlvr", "eval"):
+        recipe = {"max_steps": 3, **recipes.get("all", {}), **recipes.get(name, {})}
+        (folder / f"{name}.yaml").write_text(yaml.safe_dump(recipe))
+    values = {
+        "name": "fake",
+        "baseline": "a",
+        "max_parallel": 2,
+        "arms": {"a": {}, "b": {"shape": {"beta": -0.25}}, "c": {"shape": {"beta": 0.5}}},
+        "stages": {
+            "pretrain": {"command": "train", "config": str(folder / "pretrain.yaml"), "shaped": True},
+            "rlvr": {"command": "rlvr", "config": str(folder / "rlvr.yaml"), "model": "pretrain"},
+            "eval": {"command": "eval", "config": str(folder / "eval.yaml"), "model": "rlvr"},
+        },
+    }
+    path = folder / "study.yaml"
+    path.write_text(yaml.safe_dump(values, sort_keys=False))
+    return path
+
+
+def run(study: Study) -> int:
+    """In this process."""
+    return runner.run_study(study, entry=ENTRY, preload=())
+
+
+def start(path: Path, out: Path, preload: Sequence[str] = ()) -> subprocess.Popen[str]:
+    """The study of the file `path` in a terminal-like process group; all its processes carry `out` as their mark."""
+    script = path.with_name("run_it.py")
+    script.write_text(
+        "import sys\n"
+        "from shaped_trl.study.definition import load_study\n"
+        "from shaped_trl.study.runner import run_study\n"
+        "if __name__ == '__main__':\n"
+        f"    study = load_study({str(path)!r}, {str(out)!r})\n"
+        f"    sys.exit(run_study(study, entry={ENTRY!r}, preload={tuple(preload)!r}))\n"
+    )
+    places = [str(FAKES), str(path.parent), *sys.path]
+    return subprocess.Popen(
+        [sys.executable, str(script)],
+        env={**os.environ, MARK: str(out), "PYTHONPATH": os.pathsep.join(place for place in places if place)},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        start_new_session=True,
+    )
+
+
+def wait_until(condition: Callable[[], Any], seconds: float = 20.0) -> None:
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline, "waited in vain"
+        time.sleep(0.02)
+
+
+def marked_processes(out: Path) -> list[int]:
+    """Live processes with the study's mark in their environment."""
+    found = []
+    for entry in Path("/proc").iterdir():
+        if entry.name.isdigit():
+            try:
+                environment = (entry / "environ").read_bytes()
+                state = (entry / "stat").read_text().rsplit(")", 1)[1].split()[0]
+            except OSError:  # ended meanwhile
+                continue
+            if f"{MARK}={out}".encode() in environment.split(b"\0") and state != "Z":
+                found.append(int(entry.name))
+    return found
