@@ -30,8 +30,8 @@ HELD_OUT_PARTS = 8  # one prompt in 8 is held out
 class RunningSums:
     """Options of the task and of its corpus. Two with equal options give the same rows, byte for byte.
 
-    Pre-training texts have from `min_digits` to `max_digits` digits, each length `length_decay` times as often as the
-    one below it; problems and RL prompts up to `slots`, all lengths equally often.
+    Pre-training texts have from `min_digits` to `max_digits` digits, but for a share `rare` of longer ones, up to
+    `slots`; problems and RL prompts up to `slots`. All lengths of a kind come equally often.
     `p_long` is the share of texts that work before they answer, `noise` the probability of each step of the work to
     be a filler word instead. Filler word number r is drawn in proportion to r^−`zipf_exponent`.
 
@@ -44,7 +44,7 @@ class RunningSums:
     min_digits: int = 4
     max_digits: int = 8
     slots: int = 11
-    length_decay: float = 1.0
+    rare: float = 0.0
     p_long: float = 0.7
     noise: float = 0.1
     vocabulary_size: int = 512
@@ -52,11 +52,11 @@ class RunningSums:
     seed: int = 0
 
     def __post_init__(self):
-        for name in ("p_long", "noise"):
+        for name in ("p_long", "noise", "rare"):
             if not 0 <= getattr(self, name) <= 1:
                 raise UserError(f"{name}={getattr(self, name)!r} is no probability: give a number in [0, 1]")
-        if not 0 < self.length_decay <= 1:
-            raise UserError(f"length_decay={self.length_decay!r} is out of range: give a number above 0, at most 1")
+        if self.rare and self.slots == self.max_digits:
+            raise UserError(f"rare={self.rare!r}, but no text is longer than max_digits={self.max_digits}: raise slots")
         least = {"streams": 1, "modulus": 2, "min_digits": self.streams, "max_digits": self.min_digits}
         least |= {"slots": self.max_digits, "zipf_exponent": 0, "seed": 0}
         least |= {"vocabulary_size": len(self.words()) + SPECIAL_TOKENS + 1}

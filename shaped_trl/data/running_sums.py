@@ -56,10 +56,9 @@ def corpus_rows(options: RunningSums, *, held_out: bool = False) -> Iterator[dic
 
 
 def _text_length(rng: random.Random, options: RunningSums) -> int:
-    if options.length_decay == 1:  # rows of such options stay what they were before there was a decay
-        return rng.randint(options.min_digits, options.max_digits)
-    lengths = range(options.min_digits, options.max_digits + 1)
-    return rng.choices(lengths, [options.length_decay ** (length - options.min_digits) for length in lengths])[0]
+    if options.rare and rng.random() < options.rare:
+        return rng.randint(options.max_digits + 1, options.slots)
+    return rng.randint(options.min_digits, options.max_digits)
 
 
 def prompt_rows(options: RunningSums) -> Iterator[dict[str, str]]:

@@ -58,15 +58,12 @@ def test_frequencies_are_those_of_the_options(rows):
     assert share(status == "pass" for status in right) < 0.01
 
 
-def test_long_texts_are_rare_where_lengths_decay():
-    options = RunningSums(length_decay=0.5, max_digits=6)
+def test_a_share_of_texts_is_longer():
+    options = RunningSums(rare=0.2, max_digits=9)
     lengths = [len(digits_of(row["prompt"])) for row in islice(corpus_rows(options), ROWS)]
-    for digits, expected in {4: 4 / 7, 5: 2 / 7, 6: 1 / 7}.items():
-        assert lengths.count(digits) / ROWS == pytest.approx(
-            expected, abs=3 * (expected * (1 - expected) / ROWS) ** 0.5
-        )
-    asked = [len(digits_of(row["prompt"])) for row in islice(prompt_rows(options), ROWS)]
-    assert asked.count(11) / ROWS == pytest.approx(1 / 8, abs=0.016)  # RL's lengths do not decay
+    for digits, expected in {4: 0.8 / 6, 9: 0.8 / 6, 10: 0.1, 11: 0.1}.items():
+        standard_error = (expected * (1 - expected) / ROWS) ** 0.5
+        assert lengths.count(digits) / ROWS == pytest.approx(expected, abs=3 * standard_error)
 
 
 def test_fillers_follow_the_power_law():
