@@ -11,6 +11,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from chromium import check_layout
 from graded_runs import write_run
 from html_pages import check_self_contained
 
@@ -67,6 +68,12 @@ def test_every_page_is_whole_and_fetches_nothing(folders, printed):
     examples = sum(len(found) for found in choose_examples(folders[0], 2).values())
     assert page.tags.count("details") == examples + 4  # and every metric of 4 benchmarks
     assert page.pres.count("\n" + readable(EVIL[:-2])) >= examples  # golds
+
+
+def test_every_page_fits_the_screens_of_a_desk_and_of_a_phone(folders, printed, tmp_path):
+    for folder in (folders[0], folders[0].parent / "comparison"):
+        page = (folder / "report.html").read_text()
+        check_layout(page, tmp_path, page.count("<img "))
 
 
 def test_rows_are_grouped_with_averages(folders):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import pickle
 import subprocess
 import sys
 import time
@@ -46,21 +47,21 @@ def run(study: Study) -> int:
     return runner.run_study(study, entry=ENTRY, preload=())
 
 
-def start(path: Path, out: Path, preload: Sequence[str] = ()) -> subprocess.Popen[str]:
-    """The study of the file `path` in a terminal-like process group; all its processes carry `out` as their mark."""
-    script = path.with_name("run_it.py")
+def start(study: Study, preload: Sequence[str] = ()) -> subprocess.Popen[str]:
+    """The study in a terminal-like process group; all its processes carry its `out` as their mark."""
+    script, pickled = study.out.with_name("run_it.py"), study.out.with_name("study.pickle")
+    pickled.write_bytes(pickle.dumps(study))  # reading the study file again would import torch, for seconds
     script.write_text(
-        "import sys\n"
-        "from shaped_trl.study.definition import load_study\n"
+        "import pathlib, pickle, sys\n"
         "from shaped_trl.study.runner import run_study\n"
         "if __name__ == '__main__':\n"
-        f"    study = load_study({str(path)!r}, {str(out)!r})\n"
+        f"    study = pickle.loads(pathlib.Path({str(pickled)!r}).read_bytes())\n"
         f"    sys.exit(run_study(study, entry={ENTRY!r}, preload={tuple(preload)!r}))\n"
     )
-    places = [str(FAKES), str(path.parent), *sys.path]
+    places = [str(FAKES), str(script.parent), *sys.path]
     return subprocess.Popen(
         [sys.executable, str(script)],
-        env={**os.environ, MARK: str(out), "PYTHONPATH": os.pathsep.join(place for place in places if place)},
+        env={**os.environ, MARK: str(study.out), "PYTHONPATH": os.pathsep.join(place for place in places if place)},
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,

@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from chromium import check_layout
 from html_pages import check_self_contained
 from planted_study import ARMS, SEEDS, write_planted
 from scipy import stats
@@ -313,3 +314,9 @@ def test_the_page_begins_with_the_verdicts(folder: Path, results: dict[str, Any]
     ours = ["{:+.1f} [{:+.1f}, {:+.1f}]".format(*(100 * r[key] for key in ("value", "low", "high"))) for r in rows]
     assert f"| precision | -0.6 | +3.2 | {ours[0]} | {ours[1]} |" in text
     assert "one run each and without intervals" in text
+
+
+def test_the_page_fits_the_screens_of_a_desk_and_of_a_phone(folder: Path, tmp_path: Path) -> None:
+    pictures = list((folder / "report").glob("*.png"))
+    assert len(pictures) >= 8
+    check_layout((folder / "report.html").read_text(), tmp_path, len(pictures))

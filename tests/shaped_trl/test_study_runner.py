@@ -146,7 +146,7 @@ def study_process(tmp_path: Path, request: pytest.FixtureRequest) -> Iterator[su
         f"import pathlib, time\npathlib.Path({str(tmp_path)!r}, 'importing').touch()\ntime.sleep(30)\n"
     )
     path = write_study(tmp_path, pretrain={"step_seconds": 0.1, "max_steps": 8, "spawn": True})
-    process = start(path, tmp_path / "out", getattr(request, "param", ()))
+    process = start(load_study(path, tmp_path / "out"), getattr(request, "param", ()))
     yield process
     process.kill()
     process.communicate()

@@ -80,10 +80,10 @@ def test_a_study_killed_three_times_reports_the_same_numbers(tmp_path: Path) -> 
 
     cut_short = 0
     for moment in sorted(random.Random(0).sample(range(total // 20, total * 9 // 10), 3)):
-        process = start(path, killed.out)
-        wait_until(partial(written, killed.out, moment))
-        process.kill()
-        process.communicate(timeout=10)
+        with start(killed) as process:
+            wait_until(partial(written, killed.out, moment), seconds=60)
+            process.kill()
+            process.communicate(timeout=10)
         wait_until(lambda: not marked_processes(killed.out), seconds=10)
         assert going(killed)
         cut_short += len(going(killed))
