@@ -16,6 +16,7 @@ import hashlib
 import random
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, fields
+from typing import Any
 
 from eval_suite.errors import UserError
 from eval_suite.records import Problem, Status
@@ -30,8 +31,8 @@ HELD_OUT_PARTS = 8  # one prompt in 8 is held out
 class RunningSums:
     """Options of the task and of its corpus. Two with equal options give the same rows, byte for byte.
 
-    Pre-training texts have from `min_digits` to `max_digits` digits, but for a share `rare` of longer ones, up to
-    `slots`; problems and RL prompts up to `slots`. All lengths of a kind come equally often.
+    Pre-training texts have from `min_digits` to `max_digits` digits, each length as often as its number in
+    `length_weights` says, or all equally often; problems and RL prompts up to `slots`, all equally often.
     `p_long` is the share of texts that work before they answer, `noise` the probability of each step of the work to
     be a filler word instead. Filler word number r is drawn in proportion to r^−`zipf_exponent`.
 
@@ -44,7 +45,7 @@ class RunningSums:
     min_digits: int = 4
     max_digits: int = 8
     slots: int = 11
-    rare: float = 0.0
+    length_weights: tuple[float, ...] = ()
     p_long: float = 0.7
     noise: float = 0.1
     vocabulary_size: int = 512
@@ -52,11 +53,15 @@ class RunningSums:
     seed: int = 0
 
     def __post_init__(self):
-        for name in ("p_long", "noise", "rare"):
+        for name in ("p_long", "noise"):
             if not 0 <= getattr(self, name) <= 1:
                 raise UserError(f"{name}={getattr(self, name)!r} is no probability: give a number in [0, 1]")
-        if self.rare and self.slots == self.max_digits:
-            raise UserError(f"rare={self.rare!r}, but no text is longer than max_digits={self.max_digits}: raise slots")
+        weights, lengths = self.length_weights, self.max_digits - self.min_digits + 1
+        if weights and (len(weights) != lengths or min(weights) < 0 or not sum(weights) > 0):
+            raise UserError(
+                f"length_weights={weights!r}: give {lengths} numbers, one for each length from {self.min_digits} to "
+                f"{self.max_digits}, none below 0 and one above it at least"
+            )
         least = {"streams": 1, "modulus": 2, "min_digits": self.streams, "max_digits": self.min_digits}
         least |= {"slots": self.max_digits, "zipf_exponent": 0, "seed": 0}
         least |= {"vocabulary_size": len(self.words()) + SPECIAL_TOKENS + 1}
@@ -71,7 +76,8 @@ class RunningSums:
         for name in values:
             if name not in known:
                 raise UserError(f"{name}: no such option of {NAME}; choose from {', '.join(known)}")
-        return cls(**values)
+        given: dict[str, Any] = {name: tuple(v) if isinstance(v, list) else v for name, v in values.items()}
+        return cls(**given)
 
     def words(self) -> list[str]:
         """All words but the fillers: digits and marks."""

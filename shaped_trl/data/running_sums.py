@@ -56,9 +56,8 @@ def corpus_rows(options: RunningSums, *, held_out: bool = False) -> Iterator[dic
 
 
 def _text_length(rng: random.Random, options: RunningSums) -> int:
-    if options.rare and rng.random() < options.rare:
-        return rng.randint(options.max_digits + 1, options.slots)
-    return rng.randint(options.min_digits, options.max_digits)
+    lengths = range(options.min_digits, options.max_digits + 1)
+    return rng.choices(lengths, options.length_weights)[0] if options.length_weights else rng.choice(lengths)
 
 
 def prompt_rows(options: RunningSums) -> Iterator[dict[str, str]]:

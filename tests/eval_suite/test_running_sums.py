@@ -121,8 +121,9 @@ def test_vocabulary_is_filled_with_fillers():
     [
         ({"p_long": 1.5}, "p_long=1.5 is no probability"),
         ({"noise": -0.1}, "noise=-0.1 is no probability"),
-        ({"rare": 1.5}, "rare=1.5 is no probability"),
-        ({"rare": 0.1, "slots": 8}, "rare=0.1, but no text is longer than max_digits=8"),
+        ({"length_weights": (1, 2)}, "length_weights=.1, 2.: give 5 numbers"),
+        ({"length_weights": (1, 1, 1, 1, -1)}, "length_weights=.*none below 0"),
+        ({"length_weights": (0, 0, 0, 0, 0)}, "length_weights=.*one above it"),
         ({"modulus": 1}, "modulus=1 is too small: give at least 2"),
         ({"streams": 0}, "streams=0 is too small"),
         ({"streams": 5}, "min_digits=4 is too small: give at least 5"),

@@ -58,12 +58,14 @@ def test_frequencies_are_those_of_the_options(rows):
     assert share(status == "pass" for status in right) < 0.01
 
 
-def test_a_share_of_texts_is_longer():
-    options = RunningSums(rare=0.2, max_digits=9)
+def test_lengths_are_as_frequent_as_their_weights():
+    options = RunningSums.of(length_weights=[5, 0, 3, 2], max_digits=7)
     lengths = [len(digits_of(row["prompt"])) for row in islice(corpus_rows(options), ROWS)]
-    for digits, expected in {4: 0.8 / 6, 9: 0.8 / 6, 10: 0.1, 11: 0.1}.items():
+    for digits, expected in {4: 0.5, 5: 0, 6: 0.3, 7: 0.2}.items():
         standard_error = (expected * (1 - expected) / ROWS) ** 0.5
         assert lengths.count(digits) / ROWS == pytest.approx(expected, abs=3 * standard_error)
+    asked = [len(digits_of(row["prompt"])) for row in islice(prompt_rows(options), ROWS)]
+    assert asked.count(5) / ROWS == pytest.approx(1 / 8, abs=0.016)
 
 
 def test_fillers_follow_the_power_law():
