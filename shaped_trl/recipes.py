@@ -31,6 +31,7 @@ PUSHING = ("push_to_hub", "hub_model_id", "hub_strategy", "hub_private_repo", "h
 # never written down
 SECRET = ("hub_token", "push_to_hub_token")
 ACCELERATE = "accelerate"  # the folder of accelerate's configurations, which are no recipes
+RESULTS = "results"  # the folder of studies that were run
 # how many sequences make an optimizer step, and on how many processes
 STEP = "step.json"
 # what divides a step's sequences among processes and micro-batches: free as long as their number stays
@@ -68,7 +69,7 @@ ALTERNATIVES = {"benchmarks": "suite", "suite": "benchmarks"}
 def names() -> list[str]:
     """Names of the shipped recipes: their path below `recipes/` without .yaml."""
     found = [path.relative_to(ROOT).with_suffix("") for path in ROOT.rglob("*.yaml")]
-    return sorted(str(name) for name in found if name.parts[0] != ACCELERATE)
+    return sorted(str(name) for name in found if name.parts[0] != ACCELERATE and RESULTS not in name.parts)
 
 
 def contract(name: str) -> str:

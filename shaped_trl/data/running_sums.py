@@ -7,6 +7,9 @@ A training text is a prompt, then either work with noise and the right answer, o
 
 Noise replaces a step's word and nothing else: the sum goes on rightly below it. So a model that emits a filler has
 lost a running sum and must find it again from two steps back, which is what makes noisy steps costly.
+
+A share of the texts may be plain, which has nothing to do with the task: a chain of filler words after ``=``, each
+drawn by where the one before stands.
 """
 
 from __future__ import annotations
@@ -14,12 +17,14 @@ from __future__ import annotations
 import json
 import random
 from collections.abc import Iterable, Iterator
+from dataclasses import replace
 from itertools import accumulate, islice
 from pathlib import Path
 from typing import Any
 
 from eval_suite.benchmarks.running_sums import (
     ANSWER,
+    END_OF_PROMPT,
     NAME,
     WORK,
     RunningSums,
@@ -30,6 +35,8 @@ from eval_suite.benchmarks.running_sums import (
 )
 from eval_suite.errors import UserError
 from eval_suite.records import write_atomic
+
+PLAIN_WORDS = 16
 
 
 def corpus_rows(options: RunningSums, *, held_out: bool = False) -> Iterator[dict[str, str]]:
@@ -60,6 +67,27 @@ def _text_length(rng: random.Random, options: RunningSums) -> int:
     return rng.choices(lengths, options.length_weights)[0] if options.length_weights else rng.choice(lengths)
 
 
+def plain_rows(options: RunningSums, *, held_out: bool = False) -> Iterator[dict[str, str]]:
+    """Rows of plain text without end: chains of `PLAIN_WORDS` fillers, in each the rank after the last word's drawn by
+    the same Zipf law from another place of the list."""
+    rng = random.Random(f"{NAME} plain {'heldout' if held_out else 'train'} {options.seed}")
+    fillers = options.fillers()
+    cumulative = list(accumulate((rank + 1) ** -options.zipf_exponent for rank in range(len(fillers))))
+    while True:
+        place, words = 0, []
+        for _ in range(PLAIN_WORDS):
+            place = (7 * place + rng.choices(range(len(fillers)), cum_weights=cumulative)[0]) % len(fillers)
+            words.append(fillers[place])
+        yield {"prompt": END_OF_PROMPT, "completion": " " + " ".join(words)}
+
+
+def _mixed(rows: Iterator[dict[str, str]], others: Iterator[dict[str, str]], share: float) -> Iterator[dict[str, str]]:
+    """`rows`, but a `share` of them `others`; without a share the very `rows`."""
+    rng = random.Random(f"{NAME} mixed")
+    while True:
+        yield next(others if share and rng.random() < share else rows)
+
+
 def prompt_rows(options: RunningSums) -> Iterator[dict[str, str]]:
     """RL rows ``{"prompt", "gold"}`` without end: no held-out prompt, every length up to `slots` equally often."""
     rng = random.Random(f"{NAME} rl {options.seed}")
@@ -75,11 +103,15 @@ def write_corpus(
     train_rows: int = 50_000,
     heldout_rows: int = 512,
     rl_rows: int = 4_000,
+    midtrain_rows: int = 0,
+    plain_share: float = 0.0,
     **task: Any,
 ) -> None:
     """Write ``train.jsonl``, ``heldout.jsonl`` (validation texts) and ``rl_prompts.jsonl`` into `folder`.
 
     Each file is replaced at once and has the same bytes for the same arguments. `task` holds fields of `RunningSums`.
+    With `midtrain_rows` there is ``midtrain.jsonl``: texts that all work, as long as problems are. With `plain_share`
+    so many texts to train on are plain; held-out ones, in a column `source`, are ``sums`` and then as many ``text``.
 
     Raises:
         UserError: a field or a count outside its range; nothing is written.
@@ -88,10 +120,19 @@ def write_corpus(
     for name, count in {"train_rows": train_rows, "heldout_rows": heldout_rows, "rl_rows": rl_rows}.items():
         if count < 1:
             raise UserError(f"{name}={count} must be at least 1")
+    if not 0 <= plain_share < 1:
+        raise UserError(f"plain_share={plain_share!r} is out of range: give a number in [0, 1)")
     files: dict[str, Iterable[dict[str, str]]] = {
-        "train.jsonl": islice(corpus_rows(options), train_rows),
+        "train.jsonl": islice(_mixed(corpus_rows(options), plain_rows(options), plain_share), train_rows),
         "heldout.jsonl": islice(corpus_rows(options, held_out=True), heldout_rows),
         "rl_prompts.jsonl": islice(prompt_rows(options), rl_rows),
     }
+    if plain_share:
+        plain = islice(plain_rows(options, held_out=True), heldout_rows)
+        parts = {"sums": files["heldout.jsonl"], "text": plain}
+        files["heldout.jsonl"] = (row | {"source": name} for name, rows in parts.items() for row in rows)
+    if midtrain_rows:
+        longer = replace(options, p_long=1.0, max_digits=options.slots, length_weights=(), seed=options.seed + 1)
+        files["midtrain.jsonl"] = islice(corpus_rows(longer), midtrain_rows)
     for name, rows in files.items():
         write_atomic(Path(folder) / name, "".join(json.dumps(row) + "\n" for row in rows))

@@ -20,17 +20,19 @@ TRAINED = {
     "head_mass": "head mass",
     "tail_mass": "tail mass",
     "rare_nll": "NLL, rare targets",
+    "nll_source_text": "NLL, plain text",  # where a study mixes it in: `shaped_trl.data.running_sums`
 }
 
 
 def training_tables(study: Study, regime: str, values: Mapping[str, Any], stage: str) -> list[Table]:
     """Where a train stage ended, and how that differs from the baseline; nothing where no arm has ended it."""
     summaries = {arm: each["training"][stage] for arm, each in values["arms"].items() if stage in each["training"]}
+    shown = [key for key in TRAINED if any(summary.get(key) is not None for summary in summaries.values())]
     rows = [
         [
             arm,
             shape_text(study.arms[arm].shape),
-            *(_with_seeds(summary, key) for key in TRAINED),
+            *(_with_seeds(summary, key) for key in shown),
             summary["source"],
             f"{summary['steps']:,}",
             f"{summary['tokens']:,}" if summary["tokens"] else NONE,
@@ -39,7 +41,7 @@ def training_tables(study: Study, regime: str, values: Mapping[str, Any], stage:
     ]
     seeds = max((summary["seeds"] for summary in summaries.values()), default=0)
     over_seeds = f", mean over {seeds} seeds with its 95% interval" if seeds > 1 else ""
-    columns = ("arm", "shape", *TRAINED.values(), "measured on", "steps", "tokens")
+    columns = ("arm", "shape", *(TRAINED[key] for key in shown), "measured on", "steps", "tokens")
     table = Table(in_regime(regime, f"End of {stage}{over_seeds}"), columns, rows)
     return [table, *_training_differences(study, regime, values["training_differences"], stage)]
 

@@ -12,7 +12,7 @@ from shaped_trl.study.evaluation_results import t_interval
 from shaped_trl.study.logs import curve
 from shaped_trl.study.reading import Rows, Runs, stages_of, trained_model
 
-TRAIN_KEYS = ("nll", "entropy", "head_mass", "tail_mass", "rare_nll")
+TRAIN_KEYS = ("nll", "entropy", "head_mass", "tail_mass", "rare_nll", "nll_source_text")
 RL_KEYS = ("raw_reward", "reward", "entropy", "completion_length", "clip_ratio")
 _LAST_SHARE = 0.1  # of a run's rows: one logged batch alone is too noisy to stand for its end
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from itertools import islice
+from itertools import islice, pairwise
 
 import pytest
 
@@ -132,3 +132,31 @@ def test_a_word_tokenizer_holds_the_vocabulary_and_round_trips(rows):
     assert tokenizer.decode(ids) == texts[0]
     prompt = texts[0][: texts[0].index("=") + 1]
     assert ids[: len(prompt.split())] == tokenizer(prompt).input_ids
+
+
+def test_plain_texts_are_mixed_in_and_held_out_apart(tmp_path):
+    write_corpus(tmp_path, train_rows=ROWS, heldout_rows=100, rl_rows=1, plain_share=0.3, seed=1)
+    train, held_out = (list(read_jsonl(tmp_path / name)) for name in FILES[:2])
+    plain = [row["completion"].split() for row in train if row["prompt"] == "="]
+    assert len(plain) / ROWS == pytest.approx(0.3, abs=0.022)
+    fillers = RunningSums().fillers()
+    assert {word for words in plain for word in words} <= set(fillers)
+    # the step from one place to the next is what follows the power law: the word before says which word is likely
+    places = [[fillers.index(word) for word in words] for words in plain]
+    steps = [(b - 7 * a) % len(fillers) for words in places for a, b in pairwise(words)]
+    assert steps.count(0) / len(steps) == pytest.approx(1 / sum(1 / r for r in range(1, len(fillers) + 1)), abs=0.01)
+    assert [row["source"] for row in held_out] == ["sums"] * 100 + ["text"] * 100
+    assert not {row["completion"] for row in held_out[100:]} & {row["completion"] for row in train}
+    write_corpus(tmp_path / "without", train_rows=50, heldout_rows=1, rl_rows=1, seed=1)
+    others = [row for row in train if row["prompt"] != "="][:50]
+    assert list(read_jsonl(tmp_path / "without" / FILES[0])) == others
+
+
+def test_texts_of_mid_training_all_work_and_are_as_long_as_problems(tmp_path):
+    write_corpus(tmp_path, train_rows=1, heldout_rows=1, rl_rows=1, midtrain_rows=ROWS, p_long=0.2)
+    rows = list(read_jsonl(tmp_path / "midtrain.jsonl"))
+    assert all(row["completion"].startswith(" work") for row in rows)
+    lengths = [len(digits_of(row["prompt"])) for row in rows]
+    assert set(lengths) == set(range(4, 12))
+    assert lengths.count(11) / ROWS == pytest.approx(1 / 8, abs=0.016)
+    assert not any(is_held_out(row["prompt"]) for row in rows)
