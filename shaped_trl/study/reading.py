@@ -58,11 +58,6 @@ def stages_of(study: Study, command: str) -> list[str]:
     return [name for name, stage in study.stages.items() if stage.command == command]
 
 
-def key_of(study: Study, arm: str, seed: int, stage: str) -> str:
-    """What a run is called, its regime first where there are several."""
-    return "/".join([*([study.regime] if study.regime else []), arm, f"seed{seed}", stage])
-
-
 def planned(study: Study) -> Iterator[tuple[str, int, str]]:
     """(arm, seed, stage) of every run that the study has in this regime, those that find temperatures included."""
     for arm in study.arms:
@@ -73,18 +68,10 @@ def planned(study: Study) -> Iterator[tuple[str, int, str]]:
 
 def _runs_for(study: Study, arm: str, stage: str) -> Iterator[str]:
     if study.runs_stage(arm, stage):
-        trained = trained_model(study, arm, stage)
+        trained = study.trained(arm, stage)
         if study.arms[arm].entropy_of and study.stages[stage].command != "train" and trained:
             yield f"{TEMPERATURE}-{trained[1]}"
         yield stage
-
-
-def trained_model(study: Study, arm: str, stage: str) -> tuple[str, str] | None:
-    """(arm, stage) of the pre- or mid-trained model that a stage starts from, before any RL; None if there is none."""
-    found = study.start(arm, stage)
-    if found is None or study.stages[found[1]].command == "train":
-        return found
-    return trained_model(study, found[0], found[1])
 
 
 def temperatures(runs: Runs) -> dict[str, dict[str, float]]:
