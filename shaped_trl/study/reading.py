@@ -9,6 +9,7 @@ from typing import Any
 from eval_suite.outcomes import Outcomes
 from shaped_trl.study.definition import TEMPERATURE, Study
 from shaped_trl.study.finished import Rows, finished, outcomes_of, rows_of
+from shaped_trl.study.state import PLANNED, read_state
 
 Logs = dict[tuple[str, str], dict[int, Rows]]  # (arm, stage) → seed → rows
 Evaluations = dict[tuple[str, str], dict[int, dict[str, Outcomes]]]  # (arm, stage) → seed → benchmark
@@ -29,8 +30,10 @@ class Runs:
 
 
 def read_runs(study: Study) -> Runs:
-    """Read what is done, of the study as seen in one regime."""
-    found = {(arm, seed, stage): finished(study, arm, seed, stage) for arm, seed, stage in planned(study)}
+    """Read what is done, of the study as seen in one regime: with the settings that it was last started with, where
+    its folder says which."""
+    wanted = read_state(study.out, PLANNED)
+    found = {run: finished(study, *run, wanted.get(study.key(*run))) for run in planned(study)}
     records = {run: kept for run, kept in found.items() if kept is not None}
     logs: Logs = {
         (arm, name): {} for arm in study.arms for name, stage in study.stages.items() if stage.command != "eval"
