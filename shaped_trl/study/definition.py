@@ -243,8 +243,8 @@ def _stage(name: str, value: Any, earlier: dict[str, Stage], arms: Mapping[str, 
     value = _mapping(where, value)
     _check_keys(where, value, tuple(f.name for f in fields(Stage)), required=("command", "config"))
     _check_kinds(f"{where}.", value, command=str, config=str, model=str, shaped=bool, arms=list)
-    if name == TEMPERATURE:
-        raise UserError(f"{where}: a study calls so what finds the temperatures of arms; choose another name")
+    if name.split("-")[0] == TEMPERATURE:
+        raise UserError(f"{where}: a study calls what finds the temperatures of arms so; choose another name")
     only = value.get("arms") or []
     for arm in only:
         if arm not in arms:

@@ -22,8 +22,9 @@ MATCH = "match"  # the command of a run that finds a temperature: `shaped_trl.st
 FOUND = "temperature.json"
 # A number that is known once the temperature T is: "{T*0.5}".
 _LATE = re.compile(r"\{T\*([^}]+)\}")
-# GRPOTrainer's, where a recipe leaves them out
+# GRPOTrainer's and those of `shaped-trl sample`, where a recipe leaves them out
 _RL_DEFAULTS = {"temperature": 1.0, "learning_rate": 1e-6, "max_grad_norm": 1.0}
+_EVAL_DEFAULTS = {"temperature": 0.7}
 
 
 @dataclass(frozen=True)
@@ -147,9 +148,8 @@ def _scaled(stage: Stage, recipe: Mapping[str, Any], temperature: float | None) 
     and a step of z counts 1/T there. Clipping norm and learning rate times T undo both (the update is Adam's, which
     does not depend on the gradient's scale), so that the policy moves as far per step as at the recipe's temperature.
     """
-    base = {key: float(recipe.get(key, default)) for key, default in _RL_DEFAULTS.items()}
-    if stage.command == "eval":
-        base = {"temperature": base["temperature"]}
+    defaults = _EVAL_DEFAULTS if stage.command == "eval" else _RL_DEFAULTS
+    base = {key: float(recipe.get(key, default)) for key, default in defaults.items()}
     late = {key: f"{{T*{value!r}}}" for key, value in base.items()}
     return late if temperature is None else {key: float(bind(value, temperature)) for key, value in late.items()}
 
