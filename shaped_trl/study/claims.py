@@ -70,7 +70,8 @@ def _overall(verdicts: dict[str, Verdict]) -> Verdict:
     listed = ", ".join(f"{verdict.verdict} in {regime}" for regime, verdict in verdicts.items())
     if len(set(said)) == 1:
         return Verdict(said[0], f"the regimes agree: {listed}")
-    return Verdict(NOT_RESOLVED, f"it depends on the regime: {listed}")
+    both = SHOWN in said and REFUTED in said
+    return Verdict(NOT_RESOLVED, f"{'it depends on the regime' if both else 'not the same in every regime'}: {listed}")
 
 
 def _claims(study: Study) -> list[_Claim]:
@@ -182,7 +183,7 @@ def _directed(runs: Runs, stage: str, parts: Sequence[Effects], sign: int, words
     rows = [row for part in parts for row in part]
     if not rows:
         return None
-    numbers = "; ".join(effect_text(row, stage=True) for row in rows) + f" ({rows[0]['seeds']} seeds)"
+    numbers = "; ".join(effect_text(row, stage=True) for row in rows) + f" ({_seeds(rows)} seeds)"
     if apart := _not_alike(runs, stage, (rows[0]["arm"], rows[0]["against"])):
         return Verdict(NOT_RESOLVED, f"not trained alike ({apart}): {numbers}")
     for_it = [_significant(row, sign) for row in rows]
@@ -196,6 +197,11 @@ def _directed(runs: Runs, stage: str, parts: Sequence[Effects], sign: int, words
         return Verdict(NOT_RESOLVED, f"a part of what is claimed was not measured: {numbers}")
     how_many = f"{sum(for_it)} of {len(rows)} {words[0]}, {sum(against_it)} {words[1]}"
     return Verdict(NOT_RESOLVED, f"{how_many}: {numbers}")
+
+
+def _seeds(rows: Effects) -> str:
+    least, most = (end(row["seeds"] for row in rows) for end in (min, max))
+    return str(most) if least == most else f"{least} to {most}"
 
 
 def _not_alike(runs: Runs, stage: str, arms: Sequence[str]) -> str:

@@ -92,6 +92,10 @@ class Study:
         for regime in self.regimes or {ONE_REGIME: {}}:
             yield replace(self, regime=regime)
 
+    def key(self, arm: str, seed: int, stage: str) -> str:
+        """What a run is called, its regime first where there are several."""
+        return "/".join([*([self.regime] if self.regime else []), arm, f"seed{seed}", stage])
+
     def folder(self, arm: str, seed: int, stage: str) -> Path:
         return self.out / "runs" / self.regime / arm / f"seed{seed}" / stage
 
@@ -129,6 +133,11 @@ class Study:
         if other and self.stages[model].command == "train":
             return (other, model) if self.runs_stage(other, model) else self.start(other, model)
         return arm, model
+
+    def trained(self, arm: str, stage: str) -> tuple[str, str] | None:
+        """(arm, stage) of the pre- or mid-trained model behind a stage, before any RL; None without one."""
+        found = self.start(arm, stage)
+        return found if found is None or self.stages[found[1]].command == "train" else self.trained(*found)
 
     def to_yaml(self) -> str:
         """The study as a study file: loading it again gives this study."""
@@ -234,8 +243,8 @@ def _stage(name: str, value: Any, earlier: dict[str, Stage], arms: Mapping[str, 
     value = _mapping(where, value)
     _check_keys(where, value, tuple(f.name for f in fields(Stage)), required=("command", "config"))
     _check_kinds(f"{where}.", value, command=str, config=str, model=str, shaped=bool, arms=list)
-    if name == TEMPERATURE:
-        raise UserError(f"{where}: a study calls so what finds the temperatures of arms; choose another name")
+    if name.split("-")[0] == TEMPERATURE:
+        raise UserError(f"{where}: a study calls what finds the temperatures of arms so; choose another name")
     only = value.get("arms") or []
     for arm in only:
         if arm not in arms:

@@ -7,6 +7,7 @@ It lies in ``OUT/finished/``, in the place that the run has in ``OUT/runs/``. A 
 from __future__ import annotations
 
 import json
+import os
 from collections import Counter
 from pathlib import Path
 from typing import Any
@@ -30,19 +31,22 @@ COLUMNS = {
 _DIGITS = 7  # significant ones; what is logged is a float32
 
 
-def finished(study: Study, arm: str, seed: int, stage: str) -> dict[str, Any] | None:
+def finished(study: Study, arm: str, seed: int, stage: str, fingerprint: str | None = None) -> dict[str, Any] | None:
     """What is kept of a run, None where it is not done. Taken from its folder again where that has been run again.
 
     ``outcome`` is its done.json; then ``log`` (column → values), ``evaluation`` (settings and outcomes of each
-    benchmark) or ``found`` (a temperature).
+    benchmark) or ``found`` (a temperature). With a `fingerprint` only what was done with these settings counts.
     """
     folder, path = study.folder(arm, seed, stage), study.record(arm, seed, stage)
-    kept = json.loads(path.read_text(encoding="utf-8")) if path.exists() else None
+    kept = read_state(path.parent, path.name) or None
     outcome = read_state(folder, DONE)
-    if outcome and (kept is None or kept["outcome"] != outcome):
+    wanted = (None, outcome.get("fingerprint"))
+    if outcome and fingerprint in wanted and (kept is None or kept["outcome"] != outcome):
         kept = {"outcome": outcome, **_content(study, folder, stage)}
-        write_atomic(path, json.dumps(kept, separators=(",", ":")) + "\n")
-    return kept
+        mine = path.with_name(f"{path.name}.{os.getpid()}")  # two parts of a study may keep the same run at once
+        write_atomic(mine, json.dumps(kept, separators=(",", ":")) + "\n")
+        os.replace(mine, path)
+    return kept if kept and fingerprint in (None, kept["outcome"].get("fingerprint")) else None
 
 
 def _content(study: Study, folder: Path, stage: str) -> dict[str, Any]:

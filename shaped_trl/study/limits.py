@@ -37,13 +37,17 @@ def against_baseline(
 
 
 def _seed_limits(results: dict[str, Any]) -> list[str]:
-    seeds = len(results["seeds"])
+    seeds = max((row["seeds"] for row in results["effects"]), default=1)
     if seeds == 1:
+        planned = len(results["seeds"])
+        done = "One training seed" if planned == 1 else f"No two arms have two of the {planned} training seeds yet"
         return [
-            "One training seed: the intervals are over problems, with the trained models fixed. They say nothing "
+            f"{done}: the intervals are over problems, with the trained models fixed. They say nothing "
             "about how much another training seed would move the numbers."
         ]
-    limits = [f"{seeds} training seeds: the intervals over seeds are t intervals of {seeds} paired values."]
+    fewest = min(row["seeds"] for row in results["effects"])
+    paired = f"{seeds}" if fewest == seeds else f"{fewest} to {seeds}"
+    limits = [f"{seeds} training seeds: the intervals over seeds are t intervals of {paired} paired values."]
     found: dict[str, list[dict[str, Any]]] = {}
     for row in results["effects"]:
         if row["unit"] == "share" and row["sd"] and not row["exploratory"]:
@@ -90,8 +94,11 @@ def _comparison_limits(results: dict[str, Any]) -> list[str]:
 
 def _training_limits(results: dict[str, Any], regime: str) -> list[str]:
     limits = []
+    rows = results["regimes"][regime]["training_differences"]
+    paired = {(row["arm"], row["stage"]): row for row in rows if row["quantity"] == "nll"}
     for arm, stage, own, base in against_baseline(results, regime):
-        shift = own["nll"] / base["nll"] - 1
+        row = paired.get((arm, stage))  # arms may have other seeds than the baseline
+        shift = row["value"] if row else own["nll"] / base["nll"] - 1
         if abs(shift) > results["nll_within"]:
             limits.append(
                 f"{arm} was not trained alike: its NLL after {stage} differs by {shift:+.1%} from that of "

@@ -22,8 +22,9 @@ MATCH = "match"  # the command of a run that finds a temperature: `shaped_trl.st
 FOUND = "temperature.json"
 # A number that is known once the temperature T is: "{T*0.5}".
 _LATE = re.compile(r"\{T\*([^}]+)\}")
-# GRPOTrainer's, where a recipe leaves them out
+# GRPOTrainer's and those of `shaped-trl sample`, where a recipe leaves them out
 _RL_DEFAULTS = {"temperature": 1.0, "learning_rate": 1e-6, "max_grad_norm": 1.0}
+_EVAL_DEFAULTS = {"temperature": 0.7}
 
 
 @dataclass(frozen=True)
@@ -67,7 +68,7 @@ def _runs(
     """The run of a stage, after the one that finds its temperature where that is still to be found."""
     stage, own = study.stages[name], study.arms[arm]
     start = study.start(arm, name)
-    needs = [_key(study, start[0], seed, start[1])] if start else []
+    needs = [study.key(start[0], seed, start[1])] if start else []
     settings: dict[str, Any] = {}
     if start:
         settings[MODEL_FLAGS[stage.command]] = str(study.folder(start[0], seed, start[1]))
@@ -113,7 +114,7 @@ def _run(
         [need.fingerprint for need in needs],
     ]
     return Run(
-        key=_key(study, arm, seed, name),
+        key=study.key(arm, seed, name),
         arm=arm,
         seed=seed,
         stage=name,
@@ -129,27 +130,17 @@ def _run(
     )
 
 
-def _key(study: Study, arm: str, seed: int, stage: str) -> str:
-    return "/".join([*([study.regime] if study.regime else []), arm, f"seed{seed}", stage])
-
-
 def _match(study: Study, arm: str, seed: int, name: str, earlier: Mapping[str, Run]) -> Run:
     """The run that finds the temperature at which the arm's trained model has another arm's entropy."""
     like = study.arms[arm].entropy_of
     assert like is not None
-    trained = [_trained(study, each, name) for each in (arm, like)]
+    trained = [model for each in (arm, like) if (model := study.trained(each, name))]
+    assert len(trained) == 2, "an arm without a model of its own starts from another's"
     folders = [str(study.folder(owner, seed, stage)) for owner, stage in trained]
     out = study.folder(arm, seed, f"{TEMPERATURE}-{trained[0][1]}")
     argv = [MATCH, "--model", folders[0], "--like", folders[1], "--out", str(out)]
-    needs = [earlier[_key(study, owner, seed, stage)] for owner, stage in trained]
+    needs = [earlier[study.key(owner, seed, stage)] for owner, stage in trained]
     return _run(study, arm, seed, out.name, MATCH, argv, needs, {}, {})
-
-
-def _trained(study: Study, arm: str, stage: str) -> tuple[str, str]:
-    """(arm, stage) of the pre- or mid-trained model behind a stage: before any RL."""
-    found = study.start(arm, stage)
-    assert found is not None, "an arm without a model of its own starts from another's"
-    return found if study.stages[found[1]].command == "train" else _trained(study, arm, found[1])
 
 
 def _scaled(stage: Stage, recipe: Mapping[str, Any], temperature: float | None) -> dict[str, Any]:
@@ -157,9 +148,8 @@ def _scaled(stage: Stage, recipe: Mapping[str, Any], temperature: float | None) 
     and a step of z counts 1/T there. Clipping norm and learning rate times T undo both (the update is Adam's, which
     does not depend on the gradient's scale), so that the policy moves as far per step as at the recipe's temperature.
     """
-    base = {key: float(recipe.get(key, default)) for key, default in _RL_DEFAULTS.items()}
-    if stage.command == "eval":
-        base = {"temperature": base["temperature"]}
+    defaults = _EVAL_DEFAULTS if stage.command == "eval" else _RL_DEFAULTS
+    base = {key: float(recipe.get(key, default)) for key, default in defaults.items()}
     late = {key: f"{{T*{value!r}}}" for key, value in base.items()}
     return late if temperature is None else {key: float(bind(value, temperature)) for key, value in late.items()}
 

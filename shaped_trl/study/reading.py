@@ -9,6 +9,7 @@ from typing import Any
 from eval_suite.outcomes import Outcomes
 from shaped_trl.study.definition import TEMPERATURE, Study
 from shaped_trl.study.finished import Rows, finished, outcomes_of, rows_of
+from shaped_trl.study.state import PLANNED, read_state
 
 Logs = dict[tuple[str, str], dict[int, Rows]]  # (arm, stage) → seed → rows
 Evaluations = dict[tuple[str, str], dict[int, dict[str, Outcomes]]]  # (arm, stage) → seed → benchmark
@@ -29,8 +30,10 @@ class Runs:
 
 
 def read_runs(study: Study) -> Runs:
-    """Read what is done, of the study as seen in one regime."""
-    found = {(arm, seed, stage): finished(study, arm, seed, stage) for arm, seed, stage in planned(study)}
+    """Read what is done, of the study as seen in one regime: with the settings that it was last started with, where
+    its folder says which."""
+    wanted = read_state(study.out, PLANNED)
+    found = {run: finished(study, *run, wanted.get(study.key(*run))) for run in planned(study)}
     records = {run: kept for run, kept in found.items() if kept is not None}
     logs: Logs = {
         (arm, name): {} for arm in study.arms for name, stage in study.stages.items() if stage.command != "eval"
@@ -58,11 +61,6 @@ def stages_of(study: Study, command: str) -> list[str]:
     return [name for name, stage in study.stages.items() if stage.command == command]
 
 
-def key_of(study: Study, arm: str, seed: int, stage: str) -> str:
-    """What a run is called, its regime first where there are several."""
-    return "/".join([*([study.regime] if study.regime else []), arm, f"seed{seed}", stage])
-
-
 def planned(study: Study) -> Iterator[tuple[str, int, str]]:
     """(arm, seed, stage) of every run that the study has in this regime, those that find temperatures included."""
     for arm in study.arms:
@@ -73,18 +71,10 @@ def planned(study: Study) -> Iterator[tuple[str, int, str]]:
 
 def _runs_for(study: Study, arm: str, stage: str) -> Iterator[str]:
     if study.runs_stage(arm, stage):
-        trained = trained_model(study, arm, stage)
+        trained = study.trained(arm, stage)
         if study.arms[arm].entropy_of and study.stages[stage].command != "train" and trained:
             yield f"{TEMPERATURE}-{trained[1]}"
         yield stage
-
-
-def trained_model(study: Study, arm: str, stage: str) -> tuple[str, str] | None:
-    """(arm, stage) of the pre- or mid-trained model that a stage starts from, before any RL; None if there is none."""
-    found = study.start(arm, stage)
-    if found is None or study.stages[found[1]].command == "train":
-        return found
-    return trained_model(study, found[0], found[1])
 
 
 def temperatures(runs: Runs) -> dict[str, dict[str, float]]:

@@ -11,7 +11,7 @@ from shaped_trl.study.claims import judge
 from shaped_trl.study.definition import Arm, Study
 from shaped_trl.study.effects import effects
 from shaped_trl.study.evaluation_results import difference, metrics_of, summarise
-from shaped_trl.study.reading import Runs, key_of, planned, read_runs, stages_of, temperatures
+from shaped_trl.study.reading import Runs, planned, read_runs, stages_of, temperatures
 from shaped_trl.study.state import FAILED, why_failed
 from shaped_trl.study.training_results import rl_summary, training_differences, training_summary
 
@@ -29,7 +29,7 @@ def collect(regimes: Sequence[Runs], pass_at: Sequence[int] | None = None) -> di
     """
     study = regimes[0].study
     planned_runs = [(runs, run) for runs in regimes for run in planned(runs.study)]
-    folders = {key_of(runs.study, *run): runs.study.folder(*run) for runs, run in planned_runs}
+    folders = {runs.study.key(*run): runs.study.folder(*run) for runs, run in planned_runs}
     found = effects(regimes, pass_at)
     return {
         "study": study.name,
@@ -37,7 +37,7 @@ def collect(regimes: Sequence[Runs], pass_at: Sequence[int] | None = None) -> di
         "nll_within": study.nll_within,
         "seeds": list(study.seeds),
         "failed": {key: why_failed(folder) for key, folder in folders.items() if (folder / FAILED).exists()},
-        "incomplete": [key_of(runs.study, *run) for runs, run in planned_runs if run not in runs.records],
+        "incomplete": [runs.study.key(*run) for runs, run in planned_runs if run not in runs.records],
         "settings": _settings(regimes),
         "table_metrics": _table_metrics(regimes, pass_at),
         "arms": {name: _definition(study, name, arm) for name, arm in study.arms.items()},

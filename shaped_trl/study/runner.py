@@ -32,6 +32,7 @@ from shaped_trl.study.state import (
     DONE,
     FAILED,
     LOG,
+    PLANNED,
     claim,
     is_done,
     is_here,
@@ -79,13 +80,15 @@ def run_study(
     """
     check_folder(study.out)
     console = Console()
-    runs = share_of(plan(study), *share)
+    planned = plan(study)
+    runs = share_of(planned, *share)
     if dry_run:
         _print_commands(study, runs)
         return 0
     with _locked(study.out, runs):
         with _lock(study.out / ".lock"):
             write_atomic(study.out / "study.yaml", study.to_yaml())
+            write_state(study.out, PLANNED, {run.key: run.fingerprint for run in planned})
             if not all(is_done(run) for run in runs):
                 _start_server(preload)
                 prepare_data(study)
@@ -144,6 +147,7 @@ def prepare_data(study: Study) -> None:
             wanted = fingerprint(sorted(preparation.items()))
             if not preparation or read_state(folder, DONE).get("fingerprint") == wanted:
                 continue
+            (folder / DONE).unlink(missing_ok=True)
             for name, options in preparation.items():
                 assert name == "running_sums"
                 from shaped_trl.data.running_sums import write_corpus
@@ -173,6 +177,7 @@ class Runner:
     def run(self) -> None:
         """Until nothing runs and nothing is ready."""
         for run in to_keep(self.runs):
+            self._keep(run)
             self.board.seconds[run.key] = outcome(run)["wall_seconds"]
             self._set(run, "done")
         while True:
@@ -205,8 +210,8 @@ class Runner:
 
     def _finish(self, run: Run) -> None:
         code = self.processes.pop(run.key).exitcode
-        if code == 0 and is_done(run):
-            finished(replace(self.study, regime=run.regime), run.arm, run.seed, run.stage)
+        if is_here(run):  # it has said so as its last act: how its process ended after that is of no interest
+            self._keep(run)
             self.board.seconds[run.key] = self.board.elapsed_seconds(run.key)
             self._set(run, "done")
             return
@@ -218,6 +223,10 @@ class Runner:
             if dropped.intersection(later.depends_on):
                 dropped.add(later.key)
                 self._set(later, "skipped")
+
+    def _keep(self, run: Run) -> None:
+        """Its JSON; also of one that was killed between done.json and that."""
+        finished(replace(self.study, regime=run.regime), run.arm, run.seed, run.stage, run.fingerprint)
 
     def _set(self, run: Run, state: str) -> None:
         self.board.states[run.key] = state

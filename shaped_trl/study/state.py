@@ -17,12 +17,15 @@ from eval_suite.records import write_atomic
 from shaped_trl.study.plan import Run
 
 STARTED, DONE, FAILED, LOG = "started.json", "done.json", "failed.json", "log.txt"
+PLANNED = "fingerprints.json"  # of a study's folder: run → fingerprint, as it was last started
 
 
 def read_state(folder: Path, name: str) -> dict[str, Any]:
     """The content of a state file, empty if there is none."""
-    path = folder / name
-    return json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
+    try:
+        return json.loads((folder / name).read_text(encoding="utf-8"))
+    except FileNotFoundError:  # or no more: another part of the study may be starting the run
+        return {}
 
 
 def write_state(folder: Path, name: str, state: dict[str, Any]) -> None:
@@ -32,9 +35,12 @@ def write_state(folder: Path, name: str, state: dict[str, Any]) -> None:
 def outcome(run: Run) -> dict[str, Any]:
     """done.json of a run that has succeeded with the settings it has now, empty if it has not; of a run made elsewhere
     as its record has it."""
-    kept = json.loads(run.record.read_text(encoding="utf-8"))["outcome"] if run.record.exists() else {}
-    found = (read_state(run.folder, DONE), kept)
+    found = (read_state(run.folder, DONE), _recorded(run))
     return next((each for each in found if each.get("fingerprint") == run.fingerprint), {})
+
+
+def _recorded(run: Run) -> dict[str, Any]:
+    return read_state(run.record.parent, run.record.name).get("outcome", {})
 
 
 def is_done(run: Run) -> bool:
@@ -48,9 +54,13 @@ def is_here(run: Run) -> bool:
 
 
 def claim(run: Run, stale: Path) -> int:
-    """Make the folder ready for a start and return the attempt's number, 1 for a fresh one."""
+    """Make the folder ready for a start and return the attempt's number, 1 for a fresh one.
+
+    What was begun before the study's folder was moved has other paths in its settings, and is not continued.
+    """
     started = read_state(run.folder, STARTED)
-    if run.folder.exists() and started.get("fingerprint") != run.fingerprint:
+    begun = (started.get("fingerprint"), started.get("argv")) == (run.fingerprint, list(run.argv))
+    if run.folder.exists() and not begun:
         parts = (run.regime, run.arm, f"seed{run.seed}", run.stage, started.get("fingerprint", "unknown"))
         name = "-".join(part for part in parts if part)
         shutil.rmtree(stale / name, ignore_errors=True)
@@ -58,8 +68,10 @@ def claim(run: Run, stale: Path) -> int:
         os.replace(run.folder, stale / name)
         started = {}
     attempt = started.get("attempt", 0) + 1
-    for path in (run.folder / DONE, run.folder / FAILED, run.record):
+    for path in (run.folder / DONE, run.folder / FAILED):
         path.unlink(missing_ok=True)
+    if _recorded(run).get("fingerprint") != run.fingerprint:
+        run.record.unlink(missing_ok=True)  # one that is made again for its model keeps its JSON until then
     write_state(run.folder, STARTED, {"argv": run.argv, "fingerprint": run.fingerprint, "attempt": attempt})
     return attempt
 

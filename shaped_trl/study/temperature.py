@@ -12,6 +12,7 @@ import json
 import math
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import torch
 from scipy.optimize import brentq
@@ -95,12 +96,25 @@ def _trainer(folder: Path, out: Path):
     from trl import ModelConfig
 
     from shaped_trl.data.corpora import CorpusArguments
-    from shaped_trl.recipes import RESOLVED, Parser
+    from shaped_trl.recipes import RESOLVED, Parser, load
     from shaped_trl.training.config import ShapedConfig
     from shaped_trl.training.run import build_trainer
 
     given = ["--model_name_or_path", str(folder), "--output_dir", str(out)]
-    given += ["--report_to", "none", "--disable_tqdm", "true"]
+    given += ["--report_to", "none", "--disable_tqdm", "true", *_moved(load(folder / RESOLVED), folder)]
     options = [CorpusArguments, ShapedConfig, ModelConfig]
     (corpus, args, model_args), _ = Parser("train", options).resolve(str(folder / RESOLVED), given)
     return build_trainer(corpus, args, model_args)
+
+
+def _moved(settings: dict[str, Any], folder: Path) -> list[str]:
+    """Flags for the run's data, where this has been moved together with the run's folder."""
+    before, now = Path(settings["output_dir"]), folder.absolute()
+    while before.name and before.name == now.name:
+        before, now = before.parent, now.parent
+    flags = []
+    for name in ("dataset_name", "dataset_test_split"):
+        path = Path(str(settings.get(name)))
+        if before != now and path.is_relative_to(before) and not path.exists():
+            flags += [f"--{name}", str(now / path.relative_to(before))]
+    return flags

@@ -10,7 +10,7 @@ import numpy as np
 
 from shaped_trl.study.evaluation_results import t_interval
 from shaped_trl.study.logs import curve
-from shaped_trl.study.reading import Rows, Runs, stages_of, trained_model
+from shaped_trl.study.reading import Rows, Runs, stages_of
 
 TRAIN_KEYS = ("nll", "entropy", "head_mass", "tail_mass", "rare_nll", "nll_source_text")
 RL_KEYS = ("raw_reward", "reward", "entropy", "completion_length", "clip_ratio")
@@ -75,7 +75,7 @@ def training_ends(runs: Runs, arm: str, stage: str) -> dict[str, dict[int, float
 def nll_before(runs: Runs, arm: str, stage: str) -> float | None:
     """By which share the NLL of the trained model that the arm's stage starts from differs from that of the
     baseline's, mean against mean over the seeds that both have; None without such seeds."""
-    own, base = (trained_model(runs.study, each, stage) for each in (arm, runs.study.baseline))
+    own, base = (runs.study.trained(each, stage) for each in (arm, runs.study.baseline))
     if own is None or base is None:
         return None
     if own == base:

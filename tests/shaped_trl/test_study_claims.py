@@ -213,6 +213,50 @@ def test_a_claim_needs_two_seeds_of_its_arms(regimes: list[Runs]) -> None:
     assert verdicts(unmeasured)["precision_rl"] == ("not resolved", "not resolved", "refuted")
 
 
+def test_what_a_claim_says_of_regimes_and_seeds(regimes: list[Runs]) -> None:
+    del regimes[0].evaluations["diversity", "eval_rlvr"][0]
+    for seed, rows in regimes[1].logs["precision", "rlvr"].items():
+        for row, like in zip(rows, regimes[1].logs["cross_entropy", "rlvr"][seed], strict=True):
+            row["raw_reward"] = like["raw_reward"]
+    del regimes[1].evaluations["precision", "eval_rlvr"][0]
+    regimes[1].evaluations["precision", "eval_rlvr"].update(
+        {seed: own for seed, own in regimes[1].evaluations["cross_entropy", "eval_rlvr"].items() if seed}
+    )
+    claim = next(each for each in judged(regimes) if each["claim"] == "precision_rl")
+    # neither is shown to differ from the other
+    assert claim["sentence"] == "not the same in every regime: shown in P, not resolved in D"
+    assert "(8 seeds)" in claim["regimes"]["P"]["sentence"]
+    assert "(7 to 8 seeds)" in claim["regimes"]["D"]["sentence"]
+
+
+def test_limits_count_the_seeds_that_are_done(folder: Path, read: list[Runs]) -> None:
+    def limits(done: dict[str, int]) -> str:
+        """With so many seeds of some arms."""
+        regimes = copy.deepcopy(read)
+        for runs in regimes:
+            for kind in (runs.logs, runs.evaluations):
+                for (arm, _), by_seed in kind.items():
+                    for seed in SEEDS[done.get(arm, 8) :]:
+                        by_seed.pop(seed, None)  # type: ignore[attr-defined]
+        return "\n".join(find(collect(regimes)).limits)
+
+    assert "8 training seeds: the intervals over seeds are t intervals of 3 to 8 paired" in limits({"exponent": 3})
+    every = dict.fromkeys(ARMS, 2)
+    assert "2 training seeds: the intervals over seeds are t intervals of 2 paired values" in limits(every)
+    text = limits(dict.fromkeys(ARMS, 1))
+    assert "No two arms have two of the 8 training seeds yet: the intervals are over problems" in text
+    assert "training seeds: the intervals over seeds" not in text
+
+
+def test_arms_with_other_seeds_are_compared_on_those_in_common(regimes: list[Runs]) -> None:
+    for runs in regimes:
+        for seed, rows in runs.logs["cross_entropy", "pretrain"].items():
+            for row in rows:
+                row["eval_nll"] *= 1 if seed in (0, 1, 2) else 2
+    limits = [each for each in find(collect(regimes)).limits if "was not trained alike" in each]
+    assert not any("exponent" in each for each in limits)
+
+
 def test_results_do_not_depend_on_the_order_of_folders_and_rows(folder: Path, tmp_path: Path) -> None:
     out = tmp_path / "copy"
     rng = random.Random(0)

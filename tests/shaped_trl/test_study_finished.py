@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 from pathlib import Path
 
@@ -12,9 +13,11 @@ from study_processes import FAKES, run, write_study
 
 from eval_suite.outcomes import read_outcomes
 from eval_suite.records import read_jsonl
-from shaped_trl.study.definition import load_study
+from shaped_trl.study.definition import Study, load_study
 from shaped_trl.study.finished import finished, outcomes_of, rows_of
+from shaped_trl.study.plan import Run, plan
 from shaped_trl.study.report import report_study
+from shaped_trl.study.state import DONE, STARTED, claim, is_done
 
 
 @pytest.fixture(autouse=True)
@@ -89,3 +92,94 @@ def test_a_run_that_is_done_anew_replaces_its_json(tmp_path: Path) -> None:
     after = json.loads(study.record("b", 0, "eval").read_text())
     assert after["outcome"]["fingerprint"] != before["outcome"]["fingerprint"]
     assert after["evaluation"] != before["evaluation"]
+
+
+def run_of(study: Study, key: str) -> Run:
+    return next(each for each in plan(study) if each.key == key)
+
+
+def test_what_was_done_with_other_settings_is_in_no_number(tmp_path: Path) -> None:
+    path = write_study(tmp_path, eval={"max_steps": 8})
+    study = load_study(path, tmp_path / "out")
+    assert run(study) == 0
+    path.write_text(path.read_text().replace("beta: -0.25", "beta: -0.5"))
+    (tmp_path / "rlvr.yaml").write_text("max_steps: 3\nfail_arm: b\n")
+    assert run(load_study(path, tmp_path / "out")) == 1
+    results = json.loads((study.out / "results.json").read_text())
+    assert results["incomplete"] == ["b/seed0/rlvr", "b/seed0/eval"]  # the latter was done for the other beta
+    assert results["regimes"][""]["arms"]["b"]["evaluations"] == {}
+
+
+def test_an_older_folder_does_not_replace_a_newer_json(tmp_path: Path) -> None:
+    path = write_study(tmp_path, eval={"max_steps": 8})
+    for name in ("here", "there"):
+        assert run(load_study(path, tmp_path / name)) == 0
+    (tmp_path / "pretrain.yaml").write_text("max_steps: 5\n")
+    assert run(load_study(path, tmp_path / "there")) == 0
+    shutil.rmtree(tmp_path / "here/finished")
+    only_finished(tmp_path / "there", tmp_path / "here")  # fetched from there
+    assert run(load_study(path, tmp_path / "here")) == 0
+    assert files_of(tmp_path / "here") == files_of(tmp_path / "there")
+
+
+def test_a_run_killed_before_its_json_gets_it_at_the_next_start(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    study = load_study(write_study(tmp_path, eval={"max_steps": 8}), tmp_path / "out")
+    assert run(study) == 0
+    before = study.record("b", 0, "rlvr").read_bytes()
+    study.record("b", 0, "rlvr").unlink()
+    monkeypatch.setattr("shaped_trl.study.report.report_study", lambda folder: folder / "report.html")
+    assert run(study) == 0
+    assert study.record("b", 0, "rlvr").read_bytes() == before
+
+
+def test_a_run_that_is_made_again_for_its_model_keeps_its_json_until_then(tmp_path: Path) -> None:
+    path = write_study(tmp_path)
+    assert run(load_study(path, tmp_path / "here")) == 0
+    study = load_study(path, only_finished(tmp_path / "here", tmp_path / "there"))
+    again = run_of(study, "b/seed0/pretrain")
+    claim(again, study.out / "stale")
+    assert is_done(again)
+    path.write_text(path.read_text().replace("beta: -0.25", "beta: -0.5"))
+    changed = run_of(load_study(path, study.out), "b/seed0/pretrain")
+    claim(changed, study.out / "stale")
+    assert not changed.record.exists()
+
+
+def test_what_was_begun_before_a_folder_was_moved_starts_afresh(tmp_path: Path) -> None:
+    path = write_study(tmp_path)
+    assert run(load_study(path, tmp_path / "here")) == 0
+    (tmp_path / "here/runs/b/seed0/rlvr" / DONE).unlink()
+    shutil.rmtree(tmp_path / "here/finished/b")
+    (tmp_path / "here").rename(tmp_path / "there")
+    study = load_study(path, tmp_path / "there")
+    assert run(study) == 0
+    state = json.loads((study.folder("b", 0, "rlvr") / STARTED).read_text())
+    assert state["attempt"] == 1  # a trainer refuses to continue with other paths
+    assert (study.out / "stale" / f"b-seed0-rlvr-{state['fingerprint']}").is_dir()
+    assert json.loads((study.folder("a", 0, "rlvr") / STARTED).read_text())["argv"][4].startswith(
+        str(tmp_path / "here")
+    )
+
+
+def test_two_parts_of_a_study_may_keep_a_run_at_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    write_planted(tmp_path / "out")
+    study = next(load_study(tmp_path / "out/study.yaml", tmp_path / "out").each_regime())
+    replace, others = os.replace, [os.getpid() + 1]
+
+    def interleaved(source: Path, target: Path) -> None:
+        """As os.replace, after another process has kept the run from beginning to end."""
+        if others:
+            pid = others.pop()
+            with monkeypatch.context() as patch:
+                patch.setattr(os, "getpid", lambda: pid)
+                finished(study, "precision", 3, "rlvr")
+        replace(source, target)
+
+    monkeypatch.setattr(os, "replace", interleaved)
+    kept = finished(study, "precision", 3, "rlvr")
+    assert others == []
+    record = study.record("precision", 3, "rlvr")
+    assert json.loads(record.read_text()) == kept
+    assert list(record.parent.iterdir()) == [record]

@@ -10,6 +10,7 @@ import pytest
 import yaml
 
 from eval_suite.errors import UserError
+from eval_suite.sample import SampleConfig
 from shaped_trl.study.definition import Study, load_study
 from shaped_trl.study.plan import bound, plan
 from shaped_trl.study.runner import run_study
@@ -145,6 +146,13 @@ def test_rollouts_at_another_temperature_take_steps_of_its_scale(tmp_path: Path)
     assert bound(cool) == list(cool.argv)
 
 
+def test_an_evaluation_without_a_temperature_has_that_of_the_command(tmp_path: Path) -> None:
+    values = rich_values(tmp_path)
+    del values["stages"]["eval"]["args"]["temperature"]
+    runs = {run.key: run for run in plan(load(tmp_path, values))}
+    assert float(flag(runs["common/cool/seed1/eval"], "temperature")) == pytest.approx(0.75 * SampleConfig.temperature)
+
+
 def test_a_changed_arm_changes_what_is_matched_with_it(tmp_path: Path) -> None:
     values = rich_values(tmp_path)
     before = {run.key: run.fingerprint for run in plan(load(tmp_path, values))}
@@ -217,6 +225,7 @@ def test_a_moved_study_keeps_its_fingerprints(tmp_path: Path) -> None:
         (("arms", "precision", "args"), {"eval": {"seed": 1}}, "arms.precision.args.eval.seed: the study sets it"),
         (("arms", "cross_entropy", "seeds"), [1.5], "arms.cross_entropy.seeds: [1.5]"),
         (("stages", "eval", "arms"), ["focal"], "stages.eval.arms: 'focal' is no arm"),
+        (("stages", "temperature-rlvr"), {"command": "eval", "config": "c", "model": "rlvr"}, "choose another name"),
         (("stages", "eval", "seconds"), -1, "stages.eval.seconds: -1 is no number above 0"),
     ],
     ids=lambda value: ".".join(value) if isinstance(value, tuple) else None,

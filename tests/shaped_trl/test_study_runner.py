@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import os
 import signal
@@ -14,6 +15,7 @@ import pytest
 import yaml
 from study_processes import ENTRY, FAKES, marked_processes, run, start, wait_until, write_study
 
+from eval_suite.benchmarks.running_sums import RunningSums
 from eval_suite.errors import UserError
 from eval_suite.records import append_jsonl, read_jsonl, write_atomic
 from shaped_trl.study import runner
@@ -105,6 +107,43 @@ def test_exit_codes_of_a_command_are_kept(tmp_path: Path) -> None:
         patch.syspath_prepend(tmp_path)
         assert runner.run_study(study, entry="exits:main", preload=()) == 1
     assert json.loads((study.folder("a", 0, "pretrain") / "failed.json").read_text())["exit_code"] == 2
+
+
+def test_what_is_done_is_done_however_its_process_ends(tmp_path: Path) -> None:
+    study = load_study(write_study(tmp_path), tmp_path / "out")
+    with pytest.MonkeyPatch.context() as patch:
+        (tmp_path / "crashes_late.py").write_text(
+            "import os, fake_stages\n"
+            "from multiprocessing.util import Finalize\n"
+            "def main(argv):\n"
+            "    Finalize(None, os._exit, args=(3,), exitpriority=0)\n"
+            "    return fake_stages.main(argv)\n"
+        )
+        patch.syspath_prepend(tmp_path)
+        assert runner.run_study(study, entry="crashes_late:main", preload=()) == 0
+    assert not list(study.out.glob("runs/**/failed.json"))
+
+
+def test_data_of_a_writer_that_was_killed_are_not_taken_for_the_earlier_ones(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    study = load_study(write_study(tmp_path), tmp_path / "out")
+
+    def prepare(rows: int) -> None:
+        sizes = {"running_sums": {"train_rows": rows, "heldout_rows": 2, "rl_rows": 2}}
+        runner.prepare_data(dataclasses.replace(study, prepare=sizes))
+
+    def interrupted(options: RunningSums) -> Iterator[dict[str, str]]:
+        yield {}
+        raise KeyboardInterrupt
+
+    prepare(3)
+    with monkeypatch.context() as patch:
+        patch.setattr("shaped_trl.data.running_sums.prompt_rows", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            prepare(4)
+    prepare(3)
+    assert len((study.out / "data/train.jsonl").read_text().splitlines()) == 3
 
 
 def test_two_studies_in_one_folder_are_refused(tmp_path: Path) -> None:

@@ -1,6 +1,7 @@
 """The temperature that matches another model's entropy, against entropies computed from plain logits."""
 
 import json
+from pathlib import Path
 
 import pytest
 import torch
@@ -12,7 +13,7 @@ from eval_suite.records import append_jsonl, read_jsonl
 from shaped_trl import recipes
 from shaped_trl.cli import main as shaped_trl
 from shaped_trl.data.running_sums import write_corpus
-from shaped_trl.study.temperature import main
+from shaped_trl.study.temperature import _moved, main
 
 
 @pytest.fixture(scope="module")
@@ -72,3 +73,14 @@ def test_an_entropy_that_no_temperature_gives_is_refused(trained, tmp_path):
     words = ["--model", trained / "run", "--like", tmp_path / "like", "--out", tmp_path / "found"]
     with pytest.raises(UserError, match="no temperature in"):
         main(["match", *map(str, words)])
+
+
+def test_data_are_found_where_a_study_was_moved(tmp_path):
+    settings = {"dataset_name": "/old/cpu/data/P/train.jsonl", "dataset_test_split": "/old/cpu/data/P/heldout.jsonl"}
+    settings["output_dir"] = "/old/cpu/runs/P/a/seed0/pretrain"
+    assert _moved(settings, tmp_path / "new/runs/P/a/seed0/pretrain") == [
+        *("--dataset_name", str(tmp_path / "new/data/P/train.jsonl")),
+        *("--dataset_test_split", str(tmp_path / "new/data/P/heldout.jsonl")),
+    ]
+    assert _moved(settings, Path(settings["output_dir"])) == []
+    assert _moved({"output_dir": "/old/run", "dataset_name": "openai/gsm8k"}, tmp_path / "run") == []
