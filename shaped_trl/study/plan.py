@@ -20,8 +20,8 @@ SHAPE_OF_ARM = ("shape", "beta", "lambda_head", "lambda_tail", "positive", "alph
 DATA = "{data}"
 MATCH = "match"  # the command of a run that finds a temperature: `shaped_trl.study.temperature`
 FOUND = "temperature.json"
-# A number that is known once the temperature T is: "{T*0.5}".
-_LATE = re.compile(r"\{T\*([^}]+)\}")
+# A number that is known once the temperature T is: "{T*0.5}", "{0.5/T}".
+_LATE = re.compile(r"\{T\*([^}]+)\}|\{([^}/]+)/T\}")
 # GRPOTrainer's and those of `shaped-trl sample`, where a recipe leaves them out
 _RL_DEFAULTS = {"temperature": 1.0, "learning_rate": 1e-6, "max_grad_norm": 1.0}
 _EVAL_DEFAULTS = {"temperature": 0.7}
@@ -144,19 +144,24 @@ def _match(study: Study, arm: str, seed: int, name: str, earlier: Mapping[str, R
 
 
 def _scaled(stage: Stage, recipe: Mapping[str, Any], temperature: float | None) -> dict[str, Any]:
-    """Sampling at T times the recipe's temperature. The policy is softmax(z/T): its gradient in z has a factor 1/T,
-    and a step of z counts 1/T there. Clipping norm and learning rate times T undo both (the update is Adam's, which
-    does not depend on the gradient's scale), so that the policy moves as far per step as at the recipe's temperature.
+    """Sampling at T times the recipe's temperature. The policy is softmax(z/T): its gradient in z has a factor 1/T, so
+    that a clipping norm divided by T clips the same steps, and a step of z counts 1/T in the policy, which a learning
+    rate times T undoes (the update is Adam's, which does not depend on the gradient's scale). So the policy moves as
+    far per step as at the recipe's temperature.
     """
     defaults = _EVAL_DEFAULTS if stage.command == "eval" else _RL_DEFAULTS
     base = {key: float(recipe.get(key, default)) for key, default in defaults.items()}
-    late = {key: f"{{T*{value!r}}}" for key, value in base.items()}
+    late = {key: f"{{{value!r}/T}}" if key == "max_grad_norm" else f"{{T*{value!r}}}" for key, value in base.items()}
     return late if temperature is None else {key: float(bind(value, temperature)) for key, value in late.items()}
 
 
 def bind(argument: str, temperature: float) -> str:
-    """The argument with every "{T*x}" replaced by T·x."""
-    return _LATE.sub(lambda match: _argument(temperature * float(match[1])), argument)
+    """The argument with every "{T*x}" replaced by T·x, and "{x/T}" by x/T."""
+
+    def value(match: re.Match[str]) -> str:
+        return _argument(temperature * float(match[1]) if match[1] else float(match[2]) / temperature)
+
+    return _LATE.sub(value, argument)
 
 
 def bound(run: Run) -> list[str]:

@@ -129,11 +129,9 @@ def test_arms_share_checkpoints_in_each_regime(tmp_path: Path) -> None:
 def test_rollouts_at_another_temperature_take_steps_of_its_scale(tmp_path: Path) -> None:
     runs = {run.key: run for run in plan(load(tmp_path, rich_values(tmp_path)))}
     cool = runs["common/cool/seed1/rlvr"]
-    assert [flag(cool, name) for name in ("temperature", "learning_rate", "max_grad_norm")] == [
-        "0.75",
-        "0.00075",
-        "1.5",
-    ]
+    # the gradient is 1/T as large: a norm of 2/T clips where 2 did
+    scaled = {name: float(flag(cool, name)) for name in ("temperature", "learning_rate", "max_grad_norm")}
+    assert scaled == {"temperature": 0.75, "learning_rate": 0.00075, "max_grad_norm": pytest.approx(2 / 0.75)}
     assert flag(runs["common/cool/seed1/eval"], "temperature") == "0.75"
     assert "--temperature" not in runs["common/cross_entropy/seed1/rlvr"].argv
     matched = runs["common/matched/seed1/rlvr"]
@@ -142,7 +140,7 @@ def test_rollouts_at_another_temperature_take_steps_of_its_scale(tmp_path: Path)
     found.write_text(json.dumps({"temperature": 0.5}))
     argv = bound(matched)
     late = {name: argv[argv.index(f"--{name}") + 1] for name in ("temperature", "learning_rate", "max_grad_norm")}
-    assert late == {"temperature": "0.5", "learning_rate": "0.0005", "max_grad_norm": "1.0"}
+    assert late == {"temperature": "0.5", "learning_rate": "0.0005", "max_grad_norm": "4.0"}
     assert bound(cool) == list(cool.argv)
 
 
