@@ -32,13 +32,15 @@ Preparation = dict[str, dict[str, Any]]  # generator → its options
 
 @dataclass(frozen=True)
 class Stage:
-    """One step of the arms named in `arms`, or of all. `model` names the earlier stage whose result it starts from or
-    measures; where an arm skips that one, what that one would have started from. `seconds` is what a run takes on the
-    machine that the study is meant for: the estimate until one has been timed."""
+    """One step of the arms named in `arms`, or of all; a `shared` one is the baseline's, and all arms go on from it.
+    `model` names the earlier stage whose result it starts from or measures; where an arm skips that one, what that one
+    would have started from. `seconds` is what a run takes on the machine that the study is meant for: the estimate
+    until one has been timed."""
 
     command: str
     config: str
     shaped: bool = False
+    shared: bool = False
     model: str | None = None
     args: dict[str, Any] = field(default_factory=dict)
     arms: tuple[str, ...] = ()
@@ -118,15 +120,19 @@ class Study:
 
     def runs_stage(self, arm: str, stage: str) -> bool:
         """Whether the arm goes through this stage itself."""
-        shared = self.arms[arm].checkpoint_of and self.stages[stage].command == "train"
+        if self.stages[stage].shared:
+            return arm == self.baseline
+        taken = self.arms[arm].checkpoint_of and self.stages[stage].command == "train"
         only = self.stages[stage].arms
-        return not shared and (not only or arm in only)
+        return not taken and (not only or arm in only)
 
     def start(self, arm: str, stage: str) -> tuple[str, str] | None:
         """(arm, stage) whose model this arm's stage starts from or measures; None from scratch."""
         model = self.stages[stage].model
         if model is None:
             return None
+        if self.stages[model].shared:
+            return self.baseline, model
         if self.stages[model].arms and arm not in self.stages[model].arms:
             return self.start(arm, model)
         other = self.arms[arm].checkpoint_of
@@ -232,9 +238,14 @@ def _check_arms(study: Study) -> None:
             _positive(f"{where}.temperature", arm.temperature)
         if arm.temperature is not None and arm.entropy_of is not None:
             raise UserError(f"{where}: temperature and entropy_of both set its temperature; give one of them")
+        shared = [stage for stage, each in study.stages.items() if each.shared]
+        if shared and set(study.seeds_of(name)) - set(study.seeds_of(study.baseline)):
+            raise UserError(f"{where}.seeds: {shared[0]} is shared, and {study.baseline} has no such seeds")
         for stage, options in arm.args.items():
             if stage not in study.stages:
                 raise UserError(f"{where}.args: {stage!r} is no stage; choose from {', '.join(study.stages)}")
+            if study.stages[stage].shared and name != study.baseline:
+                raise UserError(f"{where}.args: {stage} is shared by all arms, so that none can have options of its own")
             _check_args(f"{where}.args.{stage}", options, study.stages[stage])
 
 
@@ -242,7 +253,7 @@ def _stage(name: str, value: Any, earlier: dict[str, Stage], arms: Mapping[str, 
     where = f"stages.{name}"
     value = _mapping(where, value)
     _check_keys(where, value, tuple(f.name for f in fields(Stage)), required=("command", "config"))
-    _check_kinds(f"{where}.", value, command=str, config=str, model=str, shaped=bool, arms=list)
+    _check_kinds(f"{where}.", value, command=str, config=str, model=str, shaped=bool, shared=bool, arms=list)
     if name.split("-")[0] == TEMPERATURE:
         raise UserError(f"{where}: a study calls what finds the temperatures of arms so; choose another name")
     only = value.get("arms") or []
@@ -254,6 +265,8 @@ def _stage(name: str, value: Any, earlier: dict[str, Stage], arms: Mapping[str, 
         raise UserError(f"{where}.command: {stage.command!r}; choose one of {', '.join(OUTPUT_FLAGS)}")
     if stage.shaped and stage.command != "train":
         raise UserError(f"{where}.shaped: only train takes a shape, not {stage.command}; leave it out")
+    if stage.shared and (stage.command != "train" or stage.shaped or stage.arms):
+        raise UserError(f"{where}.shared: only a train stage without shaped and arms is the same for all arms")
     trained = [key for key, other in earlier.items() if other.command != "eval"]
     if stage.model is not None and stage.model not in trained:
         known = ", ".join(trained) or "none"

@@ -126,6 +126,35 @@ def test_arms_share_checkpoints_in_each_regime(tmp_path: Path) -> None:
     assert flag(runs["common/precision/seed0/rlvr"], "model_name_or_path").endswith("precision/seed0/pretrain")
 
 
+def shared_values(tmp_path: Path) -> dict[str, Any]:
+    """Pre-training is the baseline's, and every arm is shaped in mid-training."""
+    values = rich_values(tmp_path)
+    stages = values["stages"]
+    stages["pretrain"] = {"command": "train", "config": stages["pretrain"]["config"], "shared": True}
+    stages["midtrain"] = {key: value for key, value in stages["midtrain"].items() if key != "arms"} | {"shaped": True}
+    return values
+
+
+def test_a_shared_stage_runs_once_and_all_arms_go_on_from_it(tmp_path: Path) -> None:
+    values = shared_values(tmp_path)
+    runs = {run.key: run for run in plan(load(tmp_path, values))}
+    assert [key for key in runs if key.startswith("rare/") and key.endswith("/pretrain")] == [
+        "rare/cross_entropy/seed0/pretrain",
+        "rare/cross_entropy/seed1/pretrain",
+    ]
+    for arm, seed in (("cross_entropy", 1), ("precision", 1), ("long", 0)):
+        midtrain = runs[f"rare/{arm}/seed{seed}/midtrain"]
+        assert midtrain.depends_on == (f"rare/cross_entropy/seed{seed}/pretrain",)
+        assert flag(midtrain, "model_name_or_path") == str(runs[midtrain.depends_on[0]].folder)
+    assert flag(runs["rare/precision/seed0/midtrain"], "beta") == "-0.25"
+    # its data is the baseline's; what follows is on the arm's own
+    assert flag(runs["rare/cross_entropy/seed0/pretrain"], "dataset").endswith("/data/rare/train.jsonl")
+    assert flag(runs["rare/long/seed0/midtrain"], "dataset").endswith("/data-long/rare/train.jsonl")
+    assert flag(runs["rare/matched/seed1/rlvr"], "model_name_or_path").endswith("rare/cross_entropy/seed1/midtrain")
+    likes = runs["rare/matched/seed1/temperature-midtrain"].depends_on
+    assert likes == ("rare/cross_entropy/seed1/midtrain", "rare/precision/seed1/midtrain")
+
+
 def test_rollouts_at_another_temperature_take_steps_of_its_scale(tmp_path: Path) -> None:
     runs = {run.key: run for run in plan(load(tmp_path, rich_values(tmp_path)))}
     cool = runs["common/cool/seed1/rlvr"]
@@ -164,7 +193,7 @@ def test_a_changed_arm_changes_what_is_matched_with_it(tmp_path: Path) -> None:
 
 
 def test_the_resolved_copy_loads_as_the_same_study(tmp_path: Path) -> None:
-    for values in (study_values(tmp_path), rich_values(tmp_path)):
+    for values in (study_values(tmp_path), rich_values(tmp_path), shared_values(tmp_path)):
         study = load(tmp_path, values)
         (tmp_path / "copy.yaml").write_text(study.to_yaml())
         assert load_study(tmp_path / "copy.yaml", study.out) == study
@@ -224,6 +253,8 @@ def test_a_moved_study_keeps_its_fingerprints(tmp_path: Path) -> None:
         (("arms", "cross_entropy", "seeds"), [1.5], "arms.cross_entropy.seeds: [1.5]"),
         (("stages", "eval", "arms"), ["focal"], "stages.eval.arms: 'focal' is no arm"),
         (("stages", "temperature-rlvr"), {"command": "eval", "config": "c", "model": "rlvr"}, "choose another name"),
+        (("stages", "eval", "shared"), True, "stages.eval.shared: only a train stage"),
+        (("stages", "pretrain", "shared"), True, "stages.pretrain.shared: only a train stage without shaped"),
         (("stages", "eval", "seconds"), -1, "stages.eval.seconds: -1 is no number above 0"),
     ],
     ids=lambda value: ".".join(value) if isinstance(value, tuple) else None,
