@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import os
+import select
 import signal
 import sys
 import warnings
@@ -38,7 +39,8 @@ class GradeOptions:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run one command. Returns the exit code: 0, 2 for the user's errors (one line), 130 for Ctrl-C.
+    """Run one command. Returns the exit code: 0, 2 for the user's errors (one line), 130 for Ctrl-C, 141 where nobody
+    reads its output any more (`| head`).
 
     Where other processes were started for it, 1 when one of them failed, 128 + N for signal N.
     """
@@ -54,7 +56,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         if command not in COMMANDS:
             raise UserError(f"unknown command {command!r}; choose from {', '.join(COMMANDS)}")
-        return COMMANDS[command](argv[1:]) or 0
+        code = COMMANDS[command](argv[1:]) or 0
+        sys.stdout.flush()
+        return code
     except UserError as error:
         say(error)
         return 2
@@ -65,8 +69,18 @@ def main(argv: Sequence[str] | None = None) -> int:
             print("\nshaped-trl: interrupted; the same command continues from what is saved", file=sys.stderr)
         return 130
     except Exception as error:
+        if isinstance(error, BrokenPipeError) and not _is_read():
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # the interpreter flushes once more
+            return 128 + signal.SIGPIPE
         note(error)
         raise
+
+
+def _is_read() -> bool:
+    """Whether somebody still reads what this process prints."""
+    poll = select.poll()
+    poll.register(sys.stdout.fileno(), 0)  # an error is reported in any case
+    return not poll.poll(0)
 
 
 def train_command(argv: list[str]) -> int:

@@ -238,6 +238,10 @@ def _check_arms(study: Study) -> None:
             _positive(f"{where}.temperature", arm.temperature)
         if arm.temperature is not None and arm.entropy_of is not None:
             raise UserError(f"{where}: temperature and entropy_of both set its temperature; give one of them")
+        for stage, each in study.stages.items():
+            measured = study.trained(name, stage), study.trained(arm.entropy_of or name, stage)
+            if arm.entropy_of and each.command != "train" and None in measured and study.runs_stage(name, stage):
+                raise UserError(f"{where}.entropy_of: {stage} starts from no model that the study trains: give it one")
         shared = [stage for stage, each in study.stages.items() if each.shared]
         if shared and set(study.seeds_of(name)) - set(study.seeds_of(study.baseline)):
             raise UserError(f"{where}.seeds: {shared[0]} is shared, and {study.baseline} has no such seeds")
@@ -245,7 +249,9 @@ def _check_arms(study: Study) -> None:
             if stage not in study.stages:
                 raise UserError(f"{where}.args: {stage!r} is no stage; choose from {', '.join(study.stages)}")
             if study.stages[stage].shared and name != study.baseline:
-                raise UserError(f"{where}.args: {stage} is shared by all arms, so that none can have options of its own")
+                raise UserError(
+                    f"{where}.args: {stage} is shared by all arms, so that none can have options of its own"
+                )
             _check_args(f"{where}.args.{stage}", options, study.stages[stage])
 
 

@@ -34,19 +34,25 @@ _DIGITS = 7  # significant ones; what is logged is a float32
 def finished(study: Study, arm: str, seed: int, stage: str, fingerprint: str | None = None) -> dict[str, Any] | None:
     """What is kept of a run, None where it is not done. Taken from its folder again where that has been run again.
 
-    ``outcome`` is its done.json; then ``log`` (column → values), ``evaluation`` (settings and outcomes of each
-    benchmark) or ``found`` (a temperature). With a `fingerprint` only what was done with these settings counts.
+    Paths in it are relative to the study's folder. ``outcome`` is its done.json; then ``log`` (column → values),
+    ``evaluation`` (settings and outcomes of each benchmark) or ``found`` (a temperature). With a `fingerprint` only
+    what was done with these settings counts.
     """
     folder, path = study.folder(arm, seed, stage), study.record(arm, seed, stage)
     kept = read_state(path.parent, path.name) or None
-    outcome = read_state(folder, DONE)
+    outcome = _relative(study, read_state(folder, DONE))
     wanted = (None, outcome.get("fingerprint"))
     if outcome and fingerprint in wanted and (kept is None or kept["outcome"] != outcome):
-        kept = {"outcome": outcome, **_content(study, folder, stage)}
+        kept = {"outcome": outcome, **_relative(study, _content(study, folder, stage))}
         mine = path.with_name(f"{path.name}.{os.getpid()}")  # two parts of a study may keep the same run at once
         write_atomic(mine, json.dumps(kept, separators=(",", ":")) + "\n")
         os.replace(mine, path)
     return kept if kept and fingerprint in (None, kept["outcome"].get("fingerprint")) else None
+
+
+def _relative(study: Study, value: dict[str, Any]) -> dict[str, Any]:
+    """The value, JSON, without the study's folder in front of its paths."""
+    return json.loads(json.dumps(value).replace(json.dumps(f"{study.out}/")[1:-1], ""))
 
 
 def _content(study: Study, folder: Path, stage: str) -> dict[str, Any]:

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 from shaped_trl.study.wording import METRICS, in_regime, plain_number
 
+NAMED = 8  # unfinished runs
 SATURATED = 0.95
 LOST = 0.05  # share of completions cut at the token limit, or without an answer
 
@@ -15,12 +16,18 @@ def limits_of(results: dict[str, Any]) -> list[str]:
     """Sentences, from what concerns every number to what concerns one."""
     limits = []
     if results["incomplete"]:
-        limits.append(f"Not finished, and left out of every number here: {', '.join(results['incomplete'])}.")
+        limits.append(f"Not finished, and left out of every number here: {_some(results['incomplete'])}.")
     limits += _seed_limits(results) + _comparison_limits(results)
     for regime, values in results["regimes"].items():
         found = [*_training_limits(results, regime), *_rl_limits(values), *_evaluation_limits(values)]
         limits += [in_regime(regime, sentence) for sentence in found]
     return [*limits, *_task_limits(results), *_shape_limits(results)]
+
+
+def _some(runs: Sequence[str]) -> str:
+    """The first of the runs by name, how many the others are."""
+    named, others = runs[:NAMED], len(runs) - NAMED
+    return ", ".join(named) + (f" and {others} more runs" if others > 0 else "")
 
 
 def against_baseline(

@@ -106,9 +106,12 @@ def _run(
     recipe: dict[str, Any],
     settings: dict[str, Any],
 ) -> Run:
-    # The folder's own place is left out, so that a finished study can be moved.
+    # The places of the folder and of the user's own recipe are left out, so that a finished study can be moved; what
+    # the recipe says is there.
+    config = study.stages[name].config if name in study.stages else ""
+    named = {_config_argument(config): Path(config).name} if Path(config).is_file() else {}
     identity = [
-        [argument.replace(str(study.out), "{out}") for argument in argv],
+        [named.get(argument, argument).replace(str(study.out), "{out}") for argument in argv],
         recipe,
         study.preparation(arm),
         [need.fingerprint for need in needs],

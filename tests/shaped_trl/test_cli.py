@@ -1,5 +1,6 @@
 """The command line as a new user meets it: mistakes are one line on standard error, exit code 2, no model loaded."""
 
+import signal
 import subprocess
 import sys
 
@@ -72,6 +73,13 @@ def test_crash_is_a_traceback_and_exit_code_1(tmp_path):
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert done.returncode == 1
     assert "ZeroDivisionError" in done.stderr
+
+
+def test_output_that_nobody_reads_is_no_error():
+    command = "-m shaped_trl.cli study studies/cpu --dry_run --out nowhere | head -1; exit ${PIPESTATUS[0]}"
+    argv = ["bash", "-c", f"{sys.executable} {command}"]
+    done = subprocess.run(argv, capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stderr, len(done.stdout.splitlines())) == (128 + signal.SIGPIPE, "", 1)
 
 
 TINY = """\

@@ -63,6 +63,21 @@ def test_what_is_kept_is_what_was_there(tmp_path: Path) -> None:
     assert rows_of(kept) == [pytest.approx(row, rel=1e-6) for row in logged]
 
 
+def test_what_is_kept_names_no_place_of_this_machine(tmp_path: Path) -> None:
+    write_planted(tmp_path / "out")
+    study = next(load_study(tmp_path / "out/study.yaml", tmp_path / "out").each_regime())
+    done = study.folder("precision", 3, "rlvr") / DONE
+    outcome = json.loads(done.read_text()) | {"argv": ["rlvr", "--output_dir", str(done.parent)]}
+    done.write_text(json.dumps(outcome))
+    kept = finished(study, "precision", 3, "rlvr")
+    assert kept is not None
+    assert kept["outcome"]["argv"][-1] == "runs/precision/seed3/rlvr"
+    record = study.record("precision", 3, "rlvr")
+    written = record.stat().st_mtime_ns
+    assert finished(study, "precision", 3, "rlvr") == kept
+    assert record.stat().st_mtime_ns == written  # the same run is not kept again
+
+
 def test_a_study_goes_on_elsewhere_and_makes_only_the_models_again_that_it_starts_from(tmp_path: Path) -> None:
     path = write_study(tmp_path)
     assert run(load_study(path, tmp_path / "here")) == 0

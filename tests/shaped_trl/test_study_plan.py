@@ -223,6 +223,14 @@ def test_a_moved_study_keeps_its_fingerprints(tmp_path: Path) -> None:
     assert [run.fingerprint for run in here] == [run.fingerprint for run in there]
 
 
+def test_moved_recipes_keep_a_studys_fingerprints(tmp_path: Path) -> None:
+    fingerprints = []
+    for place in (tmp_path / "here", tmp_path / "there"):
+        place.mkdir()
+        fingerprints.append([run.fingerprint for run in plan(load(place, study_values(place)))])
+    assert fingerprints[0] == fingerprints[1]
+
+
 @pytest.mark.parametrize(
     ("place", "value", "named"),
     [
@@ -276,6 +284,13 @@ def test_a_shape_in_the_recipe_of_a_shaped_stage_is_refused(tmp_path: Path) -> N
     (tmp_path / "pretrain.yaml").write_text("beta: 0.5\n")
     with pytest.raises(UserError, match="beta is set in the recipe of pretrain"):
         plan(study)
+
+
+def test_a_temperature_is_found_for_a_model_of_the_study_alone(tmp_path: Path) -> None:
+    values = rich_values(tmp_path)
+    del values["stages"]["rlvr"]["model"]
+    with pytest.raises(UserError, match=r"arms.matched.entropy_of: rlvr starts from no model that the study trains"):
+        load(tmp_path, values)
 
 
 def test_an_unknown_recipe_is_refused(tmp_path: Path) -> None:
