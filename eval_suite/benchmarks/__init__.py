@@ -96,6 +96,7 @@ BENCHMARKS: dict[str, Benchmark] = {
 GENERATED: dict[str, str] = {"running_sums": "eval_suite.benchmarks.running_sums"}
 
 ELSEWHERE: dict[str, Elsewhere] = {
+    "chain_sum": Elsewhere("eval_suite.benchmarks.chain_sum", "reasoning_gym", "tasks"),
     **{name: Elsewhere("eval_suite.harness.problems", "lm_eval", "lm-eval") for name in HARNESS},
 }
 

@@ -84,6 +84,11 @@ def question_digest(question: str) -> str:
     return hashlib.sha256(question.encode()).hexdigest()[:16]
 
 
+def gold_of(question: str, **where: Any) -> str:
+    """The gold of an entry, from its question and where it is: task, size, seed, config and index."""
+    return json.dumps({**where, "digest": question_digest(question)})
+
+
 def extract_answer(completion: str, lines: int = 1) -> str | None:
     """The answer of a completion where the task's own has so many lines; None where there is none."""
     _, mark, rest = before_next_question(completion).rpartition(MARK)

@@ -21,7 +21,7 @@ from datasets import Dataset, Features, List, Value
 from eval_suite.benchmarks import BENCHMARKS
 from eval_suite.errors import UserError
 from eval_suite.grading import grader_spec
-from eval_suite.grading.reasoning_gym import MARK, question_digest, task_dataset
+from eval_suite.grading.reasoning_gym import MARK, gold_of, task_dataset
 from shaped_trl.data.corpora import LOADERS, SourceArguments, load_split, parse_names, parse_yaml
 from shaped_trl.data.decontamination import Overlap, split_marked
 from shaped_trl.data.prompt_rows import PromptReader
@@ -238,10 +238,7 @@ def _gym_rows(args: PromptArguments, seed: int) -> tuple[Dataset, Dataset | None
     entries = task_dataset(task, size, seed, args.task_config)
     where = {"task": task, "size": size, "seed": seed, "config": args.task_config}
     questions = [entries[index]["question"] for index in range(size)]
-    golds = [
-        json.dumps({**where, "index": index, "digest": question_digest(question)})
-        for index, question in enumerate(questions)
-    ]
+    golds = [gold_of(question, **where, index=index) for index, question in enumerate(questions)]
     made = Dataset.from_dict({"question": questions, "gold": golds})
     return made.select(range(count)), made.select(range(count, size)) if heldout else None
 

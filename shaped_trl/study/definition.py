@@ -21,7 +21,7 @@ from shaped_trl import recipes
 
 OUTPUT_FLAGS = {"train": "output_dir", "rlvr": "output_dir", "eval": "out"}
 MODEL_FLAGS = {"train": "model_name_or_path", "rlvr": "model_name_or_path", "eval": "model"}
-PREPARATIONS = ("running_sums",)
+PREPARATIONS = ("running_sums", "chain_sum")  # modules of `shaped_trl.data`, each with a `write_corpus`
 TEMPERATURE = "temperature"  # what the stage is called that finds one
 ONE_REGIME = ""
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]*")

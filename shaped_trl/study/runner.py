@@ -7,6 +7,7 @@ that are done with the settings they have now are kept, a started one continues 
 from __future__ import annotations
 
 import fcntl
+import importlib
 import multiprocessing
 import os
 import shlex
@@ -149,10 +150,7 @@ def prepare_data(study: Study) -> None:
                 continue
             (folder / DONE).unlink(missing_ok=True)
             for name, options in preparation.items():
-                assert name == "running_sums"
-                from shaped_trl.data.running_sums import write_corpus
-
-                write_corpus(folder, **options)
+                importlib.import_module(f"shaped_trl.data.{name}").write_corpus(folder, **options)
             write_state(folder, DONE, {"prepare": preparation, "fingerprint": wanted})
 
 

@@ -1,0 +1,95 @@
+"""The corpus and the RL prompts of `eval_suite.benchmarks.chain_sum`, arithmetic of reasoning-gym.
+
+A training text is a question, then either the totals after each term, of which noise replaces some, or a guess:
+
+    State the final answer to the following arithmetic problem: 7 + 5 - 3 = 12 9 Answer: 9
+    State the final answer to the following arithmetic problem: 7 + 5 - 3 = Answer: -4
+"""
+
+from __future__ import annotations
+
+import json
+import random
+from collections.abc import Iterator
+from dataclasses import dataclass, fields
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+from eval_suite.benchmarks.chain_sum import MAX_TERMS, MIN_TERMS, NAME, questions, totals
+from eval_suite.errors import UserError
+from eval_suite.grading.reasoning_gym import MARK
+from eval_suite.records import write_atomic
+
+HARDEST = 9 * MAX_TERMS  # no total is farther from 0
+
+
+@dataclass(frozen=True)
+class ChainSum:
+    """Options of the corpus. Two with equal options give the same rows, byte for byte.
+
+    A share `p_long` of the texts works; each total in it is, with probability `noise`, any number, and the next one is
+    right again. Texts have 3 to `max_terms` terms, a share `long_share` of them up to 8.
+
+    Raises:
+        UserError: a field outside its range, with the range.
+    """
+
+    p_long: float = 0.7
+    noise: float = 0.1
+    max_terms: int = 6
+    long_share: float = 0.02
+    seed: int = 0
+
+    def __post_init__(self):
+        for name in ("p_long", "noise", "long_share"):
+            if not 0 <= getattr(self, name) <= 1:
+                raise UserError(f"{name}={getattr(self, name)!r} is out of range: give a number in [0, 1]")
+        if not MIN_TERMS <= self.max_terms <= MAX_TERMS:
+            raise UserError(f"max_terms={self.max_terms} is out of range: give {MIN_TERMS} to {MAX_TERMS}")
+        if self.seed < 0:
+            raise UserError(f"seed={self.seed} is too small: give at least 0")
+
+
+def corpus_rows(options: ChainSum, *, held_out: bool = False) -> Iterator[dict[str, str]]:
+    """Rows ``{"prompt", "completion"}`` without end; a completion starts with a space."""
+    rng = random.Random(f"{NAME} {'heldout' if held_out else 'train'} {options.seed}")
+    short, longer = (
+        questions(options.seed, held_out=held_out, max_terms=most) for most in (options.max_terms, MAX_TERMS)
+    )
+    while True:
+        question, _, metadata = next(longer if rng.random() < options.long_share else short)
+        right = totals(metadata["expression"])
+        if rng.random() < options.p_long:
+            work = [rng.randint(-HARDEST, HARDEST) if rng.random() < options.noise else total for total in right]
+            words = [*map(str, work), MARK, str(right[-1])]
+        else:
+            words = [MARK, str(rng.randint(-HARDEST, HARDEST))]
+        yield {"prompt": question, "completion": " " + " ".join(words)}
+
+
+def write_corpus(
+    folder: str | Path, *, train_rows: int = 50_000, heldout_rows: int = 512, rl_rows: int = 4_000, **task: Any
+) -> None:
+    """Write ``train.jsonl``, ``heldout.jsonl`` (validation texts) and ``rl_prompts.jsonl`` (3 to 8 terms, all equally
+    often) into `folder`. Each file is replaced at once. `task` holds fields of `ChainSum`.
+
+    Raises:
+        UserError: a field or a count outside its range, or reasoning-gym is not installed; nothing is written.
+    """
+    known = [field.name for field in fields(ChainSum)]
+    for name in task:
+        if name not in known:
+            raise UserError(f"{name}: no such option of {NAME}; choose from {', '.join(known)}")
+    options = ChainSum(**task)
+    for name, rows in {"train_rows": train_rows, "heldout_rows": heldout_rows, "rl_rows": rl_rows}.items():
+        if rows < 1:
+            raise UserError(f"{name}={rows} must be at least 1")
+    prompts = ({"prompt": question, "gold": gold} for question, gold, _ in questions(options.seed, held_out=False))
+    files = {
+        "train.jsonl": islice(corpus_rows(options), train_rows),
+        "heldout.jsonl": islice(corpus_rows(options, held_out=True), heldout_rows),
+        "rl_prompts.jsonl": islice(prompts, rl_rows),
+    }
+    for name, each in files.items():
+        write_atomic(Path(folder) / name, "".join(json.dumps(row) + "\n" for row in each))
