@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from typing import Any
 
+from shaped_trl.study.definition import PREPARATIONS
 from shaped_trl.study.wording import METRICS, in_regime, plain_number
 
 NAMED = 8  # unfinished runs
@@ -145,11 +146,11 @@ def _evaluation_limits(regime: dict[str, Any]) -> list[str]:
 
 
 def _task_limits(results: dict[str, Any]) -> list[str]:
-    if set(results["table_metrics"]) != {"running_sums"}:
-        return []
     return [
-        "running_sums is a controlled task for a very small model. It shows mechanisms, not what a large "
-        "language model would do."
+        f"{task} is a controlled task for a very small model. It shows mechanisms, not what a large language model "
+        "would do."
+        for task in results["table_metrics"]
+        if task in PREPARATIONS
     ]
 
 
