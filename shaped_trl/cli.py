@@ -40,7 +40,7 @@ class GradeOptions:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command. Returns the exit code: 0, 2 for the user's errors (one line), 130 for Ctrl-C, 141 where nobody
-    reads its output any more (`| head`).
+    reads what it prints any more (`--dry_run | head`).
 
     Where other processes were started for it, 1 when one of them failed, 128 + N for signal N.
     """

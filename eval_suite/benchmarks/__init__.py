@@ -130,7 +130,7 @@ def _has_examples(name: str) -> bool:
     if name in HARNESS:
         return HARNESS[name].shots > 0
     benchmark = BENCHMARKS.get(name)
-    return benchmark is None or bool(benchmark.examples or benchmark.shots_split or benchmark.shots_from)
+    return benchmark is not None and bool(benchmark.examples or benchmark.shots_split or benchmark.shots_from)
 
 
 def not_in_mirror(names: Sequence[str], hub_mirror: str | Path | None) -> list[str]:

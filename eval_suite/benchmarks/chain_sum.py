@@ -19,23 +19,25 @@ from eval_suite.records import Problem
 
 NAME = "chain_sum"
 MIN_TERMS, MAX_TERMS = 3, 8
-SIZE = 10_000_000  # of the task's data set, which makes an entry when it is asked for
+PARTS, STRIDE = 8, 10_000_000  # parts of the data for each seed, entries for each part
+SIZE = 10_000 * PARTS * STRIDE  # of the task's data set, which makes an entry when it is asked for
 COUNT = 48
 
 
 def questions(
-    seed: int, *, held_out: bool, max_terms: int = MAX_TERMS
+    seed: int, part: int, *, held_out: bool, max_terms: int = MAX_TERMS
 ) -> Iterator[tuple[str, str, Mapping[str, Any]]]:
-    """(question, gold, the task's metadata) without end, in the order of the task's entries for this seed.
+    """(question, gold, the task's metadata) without end, from where a part of the data begins.
 
-    Every number of terms from `MIN_TERMS` to `max_terms` is equally frequent.
+    Every number of terms from `MIN_TERMS` to `max_terms` is equally frequent. The task draws entry i of its own seed s
+    from s + i alone: other seeds would be the same entries, shifted. So each seed and part has a place of its own.
     """
     config = {"min_terms": MIN_TERMS, "max_terms": max_terms, "min_digits": 1, "max_digits": 1}
-    entries = task_dataset(NAME, SIZE, seed, config)
-    for index in count():
+    entries = task_dataset(NAME, SIZE, 0, config)
+    for index in count((seed * PARTS + part) * STRIDE):
         entry = entries[index]
         if is_held_out(entry["question"]) == held_out:
-            gold = gold_of(entry["question"], task=NAME, size=SIZE, seed=seed, config=config, index=index)
+            gold = gold_of(entry["question"], task=NAME, size=SIZE, seed=0, config=config, index=index)
             yield entry["question"], gold, entry["metadata"]
 
 
@@ -65,7 +67,7 @@ def problems(
         raise UserError(f"shots={shots}, but {name} has no worked examples: leave it out")
     left = dict.fromkeys(range(MIN_TERMS, MAX_TERMS + 1), COUNT // (MAX_TERMS - MIN_TERMS + 1))
     found: dict[str, tuple[str, int]] = {}
-    for question, gold, metadata in questions(0, held_out=True):
+    for question, gold, metadata in questions(0, 0, held_out=True):
         terms = metadata["num_terms"]
         if question not in found and left[terms]:
             found[question] = (gold, terms)

@@ -21,6 +21,7 @@ from eval_suite.errors import UserError
 from eval_suite.grading.reasoning_gym import MARK
 from eval_suite.records import write_atomic
 
+SHORT, LONG, HELD_OUT, RL = range(1, 5)  # parts of the data; 0 is the benchmark's
 HARDEST = 9 * MAX_TERMS  # no total is farther from 0
 
 
@@ -47,15 +48,17 @@ class ChainSum:
                 raise UserError(f"{name}={getattr(self, name)!r} is out of range: give a number in [0, 1]")
         if not MIN_TERMS <= self.max_terms <= MAX_TERMS:
             raise UserError(f"max_terms={self.max_terms} is out of range: give {MIN_TERMS} to {MAX_TERMS}")
-        if self.seed < 0:
-            raise UserError(f"seed={self.seed} is too small: give at least 0")
+        if not 0 <= self.seed < 10_000:
+            raise UserError(f"seed={self.seed} is out of range: give 0 to 9999")
 
 
 def corpus_rows(options: ChainSum, *, held_out: bool = False) -> Iterator[dict[str, str]]:
     """Rows ``{"prompt", "completion"}`` without end; a completion starts with a space."""
     rng = random.Random(f"{NAME} {'heldout' if held_out else 'train'} {options.seed}")
+    parts = (HELD_OUT, HELD_OUT) if held_out else (SHORT, LONG)
     short, longer = (
-        questions(options.seed, held_out=held_out, max_terms=most) for most in (options.max_terms, MAX_TERMS)
+        questions(options.seed, part, held_out=held_out, max_terms=most)
+        for part, most in zip(parts, (options.max_terms, MAX_TERMS), strict=True)
     )
     while True:
         question, _, metadata = next(longer if rng.random() < options.long_share else short)
@@ -85,7 +88,7 @@ def write_corpus(
     for name, rows in {"train_rows": train_rows, "heldout_rows": heldout_rows, "rl_rows": rl_rows}.items():
         if rows < 1:
             raise UserError(f"{name}={rows} must be at least 1")
-    prompts = ({"prompt": question, "gold": gold} for question, gold, _ in questions(options.seed, held_out=False))
+    prompts = ({"prompt": question, "gold": gold} for question, gold, _ in questions(options.seed, RL, held_out=False))
     files = {
         "train.jsonl": islice(corpus_rows(options), train_rows),
         "heldout.jsonl": islice(corpus_rows(options, held_out=True), heldout_rows),

@@ -37,6 +37,7 @@ from eval_suite.errors import UserError
 from eval_suite.records import write_atomic
 
 PLAIN_WORDS = 16
+PLAIN_FILLERS = 64  # the most frequent ones, which a tokenizer of the task's texts alone knows
 
 
 def corpus_rows(options: RunningSums, *, held_out: bool = False) -> Iterator[dict[str, str]]:
@@ -71,7 +72,7 @@ def plain_rows(options: RunningSums, *, held_out: bool = False) -> Iterator[dict
     """Rows of plain text without end: chains of `PLAIN_WORDS` fillers, in each the rank after the last word's drawn by
     the same Zipf law from another place of the list."""
     rng = random.Random(f"{NAME} plain {'heldout' if held_out else 'train'} {options.seed}")
-    fillers = options.fillers()
+    fillers = options.fillers()[:PLAIN_FILLERS]
     cumulative = list(accumulate((rank + 1) ** -options.zipf_exponent for rank in range(len(fillers))))
     while True:
         place, words = 0, []

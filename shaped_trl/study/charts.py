@@ -59,9 +59,10 @@ class Chart:
 
 def charts(regimes: Sequence[Runs], results: Mapping[str, Any]) -> list[Chart]:
     """The figures in the paper's order, those without a line left out."""
+    where = "in pre-training" if len(stages_of(regimes[0].study, "train")) == 1 else "before RL"
     found = [
-        _logged(regimes, "train", "perplexity", "Perplexity in pre-training", "perplexity"),
-        _logged(regimes, "train", "entropy", "Token entropy in pre-training", "entropy (nats)"),
+        _logged(regimes, "train", "perplexity", f"Perplexity {where}", "perplexity"),
+        _logged(regimes, "train", "entropy", f"Token entropy {where}", "entropy (nats)"),
         _logged(regimes, "train", "head_mass", "Probability of the head, the target not counted", "head mass"),
         _logged(regimes, "train", "tail_mass", "Probability of the tail, the target not counted", "tail mass"),
         _logged(regimes, "rlvr", "entropy", "Policy entropy in RL", "entropy (nats)", name="policy_entropy"),

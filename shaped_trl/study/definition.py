@@ -1,8 +1,8 @@
 """A study is data: regimes × arms × seeds × stages, read from a YAML file and checked before anything runs.
 
 An arm is a shape of the token distribution, or another arm's checkpoint sampled at another temperature; a stage is
-one command (train, rlvr, eval) with a recipe; a regime is the data that all arms are trained on. Every arm goes
-through all stages, from the same data and, per seed, the same initialisation, so that arms can be compared in pairs.
+one command (train, rlvr, eval) with a recipe; a regime is the data that all arms are trained on. Arms have the same
+data and, per seed, the same initialisation or the same shared model, so that they can be compared in pairs.
 Nothing here imports torch until a shape has to be checked.
 """
 
@@ -196,6 +196,10 @@ def load_study(path: str | Path, out: str | Path | None = None) -> Study:
         stages=stages,
     )
     _check_arms(study)
+    for view in study.each_regime():
+        for arm in view.arms:
+            if len(several := list(view.preparation(arm))) > 1:
+                raise UserError(f"prepare: {' and '.join(several)} would write the same files for {arm}; give one")
     return study
 
 
@@ -238,6 +242,10 @@ def _check_arms(study: Study) -> None:
             _positive(f"{where}.temperature", arm.temperature)
         if arm.temperature is not None and arm.entropy_of is not None:
             raise UserError(f"{where}: temperature and entropy_of both set its temperature; give one of them")
+        if arm.shape and not any(
+            each.shaped and study.runs_stage(name, stage) for stage, each in study.stages.items()
+        ):
+            raise UserError(f"{where}.shape: the arm goes through no stage with shaped: true, where it would act")
         for stage, each in study.stages.items():
             measured = study.trained(name, stage), study.trained(arm.entropy_of or name, stage)
             if arm.entropy_of and each.command != "train" and None in measured and study.runs_stage(name, stage):
@@ -273,6 +281,8 @@ def _stage(name: str, value: Any, earlier: dict[str, Stage], arms: Mapping[str, 
         raise UserError(f"{where}.shaped: only train takes a shape, not {stage.command}; leave it out")
     if stage.shared and (stage.command != "train" or stage.shaped or stage.arms):
         raise UserError(f"{where}.shared: only a train stage without shaped and arms is the same for all arms")
+    if stage.shared and stage.model in earlier and not earlier[stage.model].shared:
+        raise UserError(f"{where}.shared: {stage.model}, which it starts from, is not: arms would lose what it did")
     trained = [key for key, other in earlier.items() if other.command != "eval"]
     if stage.model is not None and stage.model not in trained:
         known = ", ".join(trained) or "none"

@@ -122,6 +122,7 @@ def _trained(results: dict[str, Any]) -> list[str]:
                 elif key != "tail_mass":
                     changes.append(f"{name} {own[key] / base[key] - 1:+.1%}")
             tried = " (exploratory)" if results["arms"][arm]["exploratory"] else ""
+            tried += " on texts of its own" if results["arms"][arm]["own_data"] else ""
             where = f"{arm}{tried} against {results['baseline']}, end of {stage} ({own['source']} tokens)"
             sentences.append(in_regime(regime, f"{where}: {', '.join(changes)}"))
     return sentences

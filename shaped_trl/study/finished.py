@@ -34,25 +34,32 @@ _DIGITS = 7  # significant ones; what is logged is a float32
 def finished(study: Study, arm: str, seed: int, stage: str, fingerprint: str | None = None) -> dict[str, Any] | None:
     """What is kept of a run, None where it is not done. Taken from its folder again where that has been run again.
 
-    Paths in it are relative to the study's folder. ``outcome`` is its done.json; then ``log`` (column → values),
-    ``evaluation`` (settings and outcomes of each benchmark) or ``found`` (a temperature). With a `fingerprint` only
-    what was done with these settings counts.
+    Paths in the study's folder are relative to it, wherever it was when the run was made. ``outcome`` is its
+    done.json; then ``log`` (column → values), ``evaluation`` (settings and outcomes of each benchmark) or ``found`` (a
+    temperature). With a `fingerprint` only what was done with these settings counts.
     """
     folder, path = study.folder(arm, seed, stage), study.record(arm, seed, stage)
     kept = read_state(path.parent, path.name) or None
-    outcome = _relative(study, read_state(folder, DONE))
+    outcome = _relative(read_state(folder, DONE), _parent(study, folder))
     wanted = (None, outcome.get("fingerprint"))
     if outcome and fingerprint in wanted and (kept is None or kept["outcome"] != outcome):
-        kept = {"outcome": outcome, **_relative(study, _content(study, folder, stage))}
+        kept = {"outcome": outcome, **_relative(_content(study, folder, stage), _parent(study, folder))}
         mine = path.with_name(f"{path.name}.{os.getpid()}")  # two parts of a study may keep the same run at once
         write_atomic(mine, json.dumps(kept, separators=(",", ":")) + "\n")
         os.replace(mine, path)
     return kept if kept and fingerprint in (None, kept["outcome"].get("fingerprint")) else None
 
 
-def _relative(study: Study, value: dict[str, Any]) -> dict[str, Any]:
-    """The value, JSON, without the study's folder in front of its paths."""
-    return json.loads(json.dumps(value).replace(json.dumps(f"{study.out}/")[1:-1], ""))
+def _parent(study: Study, folder: Path) -> str:
+    """Where the study's folder was when this run was made: what its command line has in front of the run's place."""
+    place = folder.relative_to(study.out).as_posix()
+    argv = read_state(folder, DONE).get("argv", [])
+    return next((text.removesuffix(place) for text in argv if text.endswith(f"/{place}")), f"{study.out}/")
+
+
+def _relative(value: dict[str, Any], parent: str) -> dict[str, Any]:
+    """The value, JSON, without `parent` at the start of its texts."""
+    return json.loads(json.dumps(value).replace(json.dumps(parent)[:-1], '"'))
 
 
 def _content(study: Study, folder: Path, stage: str) -> dict[str, Any]:

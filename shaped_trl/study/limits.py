@@ -28,7 +28,8 @@ def limits_of(results: dict[str, Any]) -> list[str]:
 def _some(runs: Sequence[str]) -> str:
     """The first of the runs by name, how many the others are."""
     named, others = runs[:NAMED], len(runs) - NAMED
-    return ", ".join(named) + (f" and {others} more runs" if others > 0 else "")
+    more = f" and {others} more run{'s' if others > 1 else ''}" if others > 0 else ""
+    return ", ".join(named) + more
 
 
 def against_baseline(
@@ -107,6 +108,8 @@ def _training_limits(results: dict[str, Any], regime: str) -> list[str]:
     for arm, stage, own, base in against_baseline(results, regime):
         row = paired.get((arm, stage))  # arms may have other seeds than the baseline
         shift = row["value"] if row else own["nll"] / base["nll"] - 1
+        if results["arms"][arm]["own_data"]:
+            continue  # measured on other texts
         if abs(shift) > results["nll_within"]:
             limits.append(
                 f"{arm} was not trained alike: its NLL after {stage} differs by {shift:+.1%} from that of "
@@ -146,12 +149,10 @@ def _evaluation_limits(regime: dict[str, Any]) -> list[str]:
 
 
 def _task_limits(results: dict[str, Any]) -> list[str]:
-    return [
-        f"{task} is a controlled task for a very small model. It shows mechanisms, not what a large language model "
-        "would do."
-        for task in results["table_metrics"]
-        if task in PREPARATIONS
-    ]
+    tasks = list(results["table_metrics"])
+    if not tasks or not set(tasks) <= set(PREPARATIONS):
+        return []
+    return [f"{' and '.join(tasks)}: a controlled task. It shows mechanisms, not what a model does on real text."]
 
 
 def _shape_limits(results: dict[str, Any]) -> list[str]:

@@ -154,7 +154,7 @@ def _paper(study: Study, results: Mapping[str, Any]) -> list[Block]:
     reported = {
         arm: found
         for arm, own in study.arms.items()
-        if not own.checkpoint_of and (found := paper.differences(shape_of(study, arm))) is not None
+        if not (own.checkpoint_of or own.prepare) and (found := paper.differences(shape_of(study, arm))) is not None
     }
     ours = {column: rows for column, rows in _ours(study, results).items() if any(arm in rows for arm in reported)}
     if not ours or study.arms[study.baseline].shape:

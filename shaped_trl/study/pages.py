@@ -75,9 +75,19 @@ def _introduction(study: Study, results: Mapping[str, Any]) -> str:
     return (
         f"{len(study.arms)} arms ({', '.join(study.arms)}), seeds {seeds}{where}, compared with "
         f"{study.baseline}. Arms differ in the shape of the token distribution{or_temperature} alone; data, order and "
-        f"initialisation are the same per seed{but}. Brackets hold 95% intervals. A comparison counts as shown "
-        f"when {shown}."
+        f"initialisation are the same per seed{but}.{_shared(study)} Brackets hold 95% intervals. A comparison counts "
+        f"as shown when {shown}."
     )
+
+
+def _shared(study: Study) -> str:
+    """Which stages all arms have in common, with a space before it; empty where there are none."""
+    shared, shaped = ([s for s, each in study.stages.items() if getattr(each, kind)] for kind in ("shared", "shaped"))
+    if not shared:
+        return ""
+    once = f"once per seed{' and regime' if study.regimes else ''}"
+    acts = f", and shapes act in {' and '.join(shaped)} alone" if shaped else ""
+    return f" {' and '.join(shared)} ran {once}, as {study.baseline}: all arms go on from its model{acts}."
 
 
 def _listed(heading: str, sentences: Sequence[str], *, fold: bool = True) -> list[Block]:
@@ -89,7 +99,8 @@ def _listed(heading: str, sentences: Sequence[str], *, fold: bool = True) -> lis
 
 
 def _training(study: Study, results: Mapping[str, Any], pictures: Sequence[Picture]) -> list[Block]:
-    document: list[Block] = [Heading("Pre-training"), *_images(pictures, _TRAINED_PICTURES)]
+    heading = "Pre-training" if len(stages_of(study, "train")) == 1 else "Training before RL"
+    document: list[Block] = [Heading(heading), *_images(pictures, _TRAINED_PICTURES)]
     for stage in stages_of(study, "train"):
         for regime, values in results["regimes"].items():
             document += tables.training_tables(study, regime, values, stage)

@@ -7,7 +7,7 @@ from typing import Any
 
 from eval_suite.document import Table
 from eval_suite.tables import percent
-from shaped_trl.study.definition import Study
+from shaped_trl.study.definition import Arm, Study
 from shaped_trl.study.findings import is_shown
 from shaped_trl.study.wording import NONE, in_regime, interval, number, shape_text, signed
 
@@ -31,7 +31,7 @@ def training_tables(study: Study, regime: str, values: Mapping[str, Any], stage:
     rows = [
         [
             arm,
-            shape_text(study.arms[arm].shape),
+            _what_acts(study.arms[arm]),
             *(_with_seeds(summary, key) for key in shown),
             summary["source"],
             f"{summary['steps']:,}",
@@ -131,6 +131,8 @@ def seconds_table(study: Study, regime: str, arms: Summaries) -> Table:
 def arms_table(study: Study, results: Mapping[str, Any]) -> Table:
     """What tells the arms apart, their seeds, and the temperatures found for them."""
     several = len(results["regimes"]) > 1
+    shared = [stage for stage, each in study.stages.items() if each.shared]
+    its_own = f"its own, from {study.baseline}'s {shared[-1]}" if shared else "its own"
     columns = ["arm", "shape", "model", "temperature", "seeds", "part"]
     rows = []
     for arm, own in results["arms"].items():
@@ -145,14 +147,20 @@ def arms_table(study: Study, results: Mapping[str, Any]) -> Table:
         rows.append(
             [
                 arm,
-                NONE if own["checkpoint_of"] else shape_text(study.arms[arm].shape),
-                f"of {own['checkpoint_of']}" if own["checkpoint_of"] else "its own",
+                NONE if own["checkpoint_of"] else _what_acts(study.arms[arm]),
+                f"of {own['checkpoint_of']}" if own["checkpoint_of"] else its_own,
                 temperature,
                 ", ".join(map(str, own["seeds"])),
                 "baseline" if arm == study.baseline else "exploratory" if own["exploratory"] else "confirmatory",
             ]
         )
     return Table("Arms; of a temperature found, mean and range over seeds", columns, rows)
+
+
+def _what_acts(arm: Arm) -> str:
+    """The arm's shape, and the options that it alone has."""
+    options = [f"{stage} {key} {value}" for stage, given in arm.args.items() for key, value in given.items()]
+    return ", ".join([shape_text(arm.shape), *options])
 
 
 def _range(values: Sequence[float]) -> str:

@@ -54,6 +54,13 @@ def test_lengths_and_what_is_held_out(tmp_path: Path) -> None:
     assert {len(expression(row["prompt"]).split()) // 2 + 1 for row in parts["rl_prompts"]} == set(range(3, 9))
     assert not any(is_held_out(row["prompt"]) for row in (*parts["train"], *parts["rl_prompts"]))
     assert all(is_held_out(row["prompt"]) for row in parts["heldout"])
+    seen = {row["prompt"] for row in parts["train"]}
+    rare = [row for row in parts["rl_prompts"] if len(expression(row["prompt"]).split()) > 9]  # 6 terms and more
+    assert len(rare) > 250
+    assert not any(row["prompt"] in seen for row in rare)
+    write_corpus(tmp_path / "other", train_rows=ROWS, heldout_rows=200, rl_rows=600, long_share=0.1, seed=1)
+    other = [row["prompt"] for row in read_jsonl(tmp_path / "other" / "train.jsonl")]
+    assert sum(prompt in seen for prompt in other) < 0.4 * ROWS  # of 3 and 4 terms there are few
     again = tmp_path / "again"
     write_corpus(again, train_rows=ROWS, heldout_rows=200, rl_rows=600, long_share=0.1)
     assert (again / "train.jsonl").read_bytes() == (tmp_path / "train.jsonl").read_bytes()
@@ -79,7 +86,7 @@ def test_problems_are_held_out_and_graded_by_the_task() -> None:
     [
         ({"noise": 2}, "noise=2"),
         ({"max_terms": 9}, "max_terms=9"),
-        ({"terms": 3}, "terms"),
+        ({"terms": 3}, "^terms: no such option"),
         ({"rl_rows": 0}, "rl_rows=0"),
     ],
 )

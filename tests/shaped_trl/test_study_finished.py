@@ -63,19 +63,23 @@ def test_what_is_kept_is_what_was_there(tmp_path: Path) -> None:
     assert rows_of(kept) == [pytest.approx(row, rel=1e-6) for row in logged]
 
 
-def test_what_is_kept_names_no_place_of_this_machine(tmp_path: Path) -> None:
+def test_what_is_kept_does_not_say_where_the_study_lies(tmp_path: Path) -> None:
     write_planted(tmp_path / "out")
     study = next(load_study(tmp_path / "out/study.yaml", tmp_path / "out").each_regime())
     done = study.folder("precision", 3, "rlvr") / DONE
-    outcome = json.loads(done.read_text()) | {"argv": ["rlvr", "--output_dir", str(done.parent)]}
+    elsewhere = f"/mnt{tmp_path}/out/model"  # has the folder's name in it, and is not in the folder
+    outcome = json.loads(done.read_text()) | {"argv": ["rlvr", "--m", elsewhere, "--output_dir", str(done.parent)]}
     done.write_text(json.dumps(outcome))
     kept = finished(study, "precision", 3, "rlvr")
     assert kept is not None
-    assert kept["outcome"]["argv"][-1] == "runs/precision/seed3/rlvr"
+    assert kept["outcome"]["argv"] == ["rlvr", "--m", elsewhere, "--output_dir", "runs/precision/seed3/rlvr"]
     record = study.record("precision", 3, "rlvr")
     written = record.stat().st_mtime_ns
     assert finished(study, "precision", 3, "rlvr") == kept
     assert record.stat().st_mtime_ns == written  # the same run is not kept again
+    shutil.copytree(tmp_path / "out", tmp_path / "copy")
+    copy = next(load_study(tmp_path / "out/study.yaml", tmp_path / "copy").each_regime())
+    assert finished(copy, "precision", 3, "rlvr") == kept
 
 
 def test_a_study_goes_on_elsewhere_and_makes_only_the_models_again_that_it_starts_from(tmp_path: Path) -> None:
