@@ -72,7 +72,7 @@ def test_what_is_kept_does_not_say_where_the_study_lies(tmp_path: Path) -> None:
     done.write_text(json.dumps(outcome))
     kept = finished(study, "precision", 3, "rlvr")
     assert kept is not None
-    assert kept["outcome"]["argv"] == ["rlvr", "--m", elsewhere, "--output_dir", "runs/precision/seed3/rlvr"]
+    assert kept["outcome"]["argv"] == ["rlvr", "--m", elsewhere, "--output_dir", "runs/P/precision/seed3/rlvr"]
     record = study.record("precision", 3, "rlvr")
     written = record.stat().st_mtime_ns
     assert finished(study, "precision", 3, "rlvr") == kept

@@ -155,6 +155,14 @@ def test_a_shared_stage_runs_once_and_all_arms_go_on_from_it(tmp_path: Path) -> 
     assert likes == ("rare/cross_entropy/seed1/midtrain", "rare/precision/seed1/midtrain")
 
 
+def test_a_shared_stage_starts_from_a_shared_one(tmp_path: Path) -> None:
+    values = shared_values(tmp_path)
+    del values["stages"]["pretrain"]["shared"]
+    values["stages"]["midtrain"] |= {"shared": True, "shaped": False}
+    with pytest.raises(UserError, match=r"stages.midtrain.shared: pretrain, which it starts from, is not"):
+        load(tmp_path, values)
+
+
 def test_rollouts_at_another_temperature_take_steps_of_its_scale(tmp_path: Path) -> None:
     runs = {run.key: run for run in plan(load(tmp_path, rich_values(tmp_path)))}
     cool = runs["common/cool/seed1/rlvr"]
@@ -249,6 +257,8 @@ def test_moved_recipes_keep_a_studys_fingerprints(tmp_path: Path) -> None:
         (("stages", "eval", "model"), None, "stages.eval.model: missing"),
         (("stages", "eval", "args"), {"seed": 3}, "stages.eval.args.seed: the study sets it"),
         (("stages", "eval", "args"), {"a": {"b": 1}}, "stages.eval.args.a: {'b': 1} is no value"),
+        (("prepare",), {"running_sums": {}, "chain_sum": {}}, "prepare: running_sums and chain_sum would write"),
+        (("stages", "pretrain", "shaped"), False, "arms.precision.shape: the arm goes through no stage with shaped"),
         (("prepare",), {"sums": {}}, "prepare: unknown key 'sums'; allowed: running_sums"),
         (("regimes",), {"a": {"sums": {}}}, "regimes.a: unknown key 'sums'"),
         (("nll_within",), 5, "nll_within: 5; give a share"),

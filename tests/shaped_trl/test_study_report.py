@@ -275,6 +275,34 @@ def test_where_training_ended_is_paired_over_seeds(tmp_path: Path) -> None:
     assert f"entropy {rows['entropy']['value']:+.1%} [" in "\n".join(find(results).shown)
 
 
+def test_a_shared_stage_is_said_to_be_shared(tmp_path: Path) -> None:
+    folder = tmp_path / "out"
+    write_study(folder, seeds=(0, 1))
+    values = yaml.safe_load((folder / "study.yaml").read_text())
+    stages = values["stages"]
+    common = {"command": "train", "config": "demo/pretrain"}
+    before = {"pretrain": common | {"shared": True}, "midtrain": common | {"shaped": True, "model": "pretrain"}}
+    values["stages"] = before | {"rlvr": stages["rlvr"] | {"model": "midtrain"}, "eval_rlvr": stages["eval_rlvr"]}
+    values["arms"]["precision"]["args"] = {"midtrain": {"max_steps": 7}}
+    (folder / "study.yaml").write_text(yaml.safe_dump(values, sort_keys=False))
+    for runs in (folder / "runs").glob("*/seed*"):
+        shutil.copytree(runs / "pretrain", runs / "midtrain")
+        if runs.parent.name != "cross_entropy":
+            shutil.rmtree(runs / "pretrain")
+    report_study(folder)
+    results = json.loads((folder / "results.json").read_text())
+    assert results["incomplete"] == []
+    assert set(results["regimes"][""]["arms"]["precision"]["training"]) == {"midtrain"}
+    text = (folder / "report.md").read_text()
+    assert (
+        "pretrain ran once per seed, as cross_entropy: all arms go on from its model, and shapes act in midtrain"
+        in text
+    )
+    assert "| precision | beta -0.25, midtrain max_steps 7 | its own, from cross_entropy's pretrain |" in text
+    assert "## Training before RL" in text
+    assert "re-training" not in text.replace("eval_pretrain", "")
+
+
 def test_unfinished_runs_are_named_and_left_out(tmp_path: Path) -> None:
     out = tmp_path / "partial"
     write_study(out)
