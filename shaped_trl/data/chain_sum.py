@@ -8,7 +8,6 @@ A training text is a question, then either the totals after each term, of which 
 
 from __future__ import annotations
 
-import json
 import random
 from collections.abc import Iterator
 from dataclasses import dataclass, fields
@@ -19,7 +18,7 @@ from typing import Any
 from eval_suite.benchmarks.chain_sum import MAX_TERMS, MIN_TERMS, NAME, questions, totals
 from eval_suite.errors import UserError
 from eval_suite.grading.reasoning_gym import MARK
-from eval_suite.records import write_atomic
+from shaped_trl.data.generated import check_counts, write_files
 
 SHORT, LONG, HELD_OUT, RL = range(1, 5)  # parts of the data; 0 is the benchmark's
 HARDEST = 9 * MAX_TERMS  # no total is farther from 0
@@ -85,14 +84,11 @@ def write_corpus(
         if name not in known:
             raise UserError(f"{name}: no such option of {NAME}; choose from {', '.join(known)}")
     options = ChainSum(**task)
-    for name, rows in {"train_rows": train_rows, "heldout_rows": heldout_rows, "rl_rows": rl_rows}.items():
-        if rows < 1:
-            raise UserError(f"{name}={rows} must be at least 1")
+    check_counts(train_rows=train_rows, heldout_rows=heldout_rows, rl_rows=rl_rows)
     prompts = ({"prompt": question, "gold": gold} for question, gold, _ in questions(options.seed, RL, held_out=False))
     files = {
         "train.jsonl": islice(corpus_rows(options), train_rows),
         "heldout.jsonl": islice(corpus_rows(options, held_out=True), heldout_rows),
         "rl_prompts.jsonl": islice(prompts, rl_rows),
     }
-    for name, each in files.items():
-        write_atomic(Path(folder) / name, "".join(json.dumps(row) + "\n" for row in each))
+    write_files(folder, files)

@@ -14,7 +14,6 @@ drawn by where the one before stands.
 
 from __future__ import annotations
 
-import json
 import random
 from collections.abc import Iterable, Iterator
 from dataclasses import replace
@@ -34,7 +33,7 @@ from eval_suite.benchmarks.running_sums import (
     running_sums,
 )
 from eval_suite.errors import UserError
-from eval_suite.records import write_atomic
+from shaped_trl.data.generated import check_counts, write_files
 
 PLAIN_WORDS = 16
 PLAIN_FILLERS = 64  # the most frequent ones, which a tokenizer of the task's texts alone knows
@@ -118,9 +117,7 @@ def write_corpus(
         UserError: a field or a count outside its range; nothing is written.
     """
     options = RunningSums.of(**task)
-    for name, count in {"train_rows": train_rows, "heldout_rows": heldout_rows, "rl_rows": rl_rows}.items():
-        if count < 1:
-            raise UserError(f"{name}={count} must be at least 1")
+    check_counts(train_rows=train_rows, heldout_rows=heldout_rows, rl_rows=rl_rows)
     if not 0 <= plain_share < 1:
         raise UserError(f"plain_share={plain_share!r} is out of range: give a number in [0, 1)")
     files: dict[str, Iterable[dict[str, str]]] = {
@@ -135,5 +132,4 @@ def write_corpus(
     if midtrain_rows:
         longer = replace(options, p_long=1.0, max_digits=options.slots, length_weights=(), seed=options.seed + 1)
         files["midtrain.jsonl"] = islice(corpus_rows(longer), midtrain_rows)
-    for name, rows in files.items():
-        write_atomic(Path(folder) / name, "".join(json.dumps(row) + "\n" for row in rows))
+    write_files(folder, files)

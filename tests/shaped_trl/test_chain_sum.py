@@ -77,6 +77,10 @@ def test_problems_are_held_out_and_graded_by_the_task() -> None:
     for problem in problems:
         assert is_held_out(problem.prompt)
         assert grade(f" Answer: {eval(expression(problem.prompt))}", problem.gold)[0] == "pass"
+    beside = load_problems(["running_sums", "chain_sum"], shots=2)  # neither has worked examples: both stay without
+    assert beside[48:] == problems
+    with pytest.raises(UserError, match="shots=2"):
+        load_problems(["chain_sum"], shots=2)
     chat = load_problems(["chain_sum"], limit=1, chat=True)[0]
     assert chat.prompt[0]["content"].startswith(problems[0].prompt)
 
