@@ -1,9 +1,11 @@
 """A verdict on each claim of the paper (arXiv 2512.22955), from differences paired by seed.
 
 "shown" and "refuted" need differences whose p-value, corrected among all confirmatory arms (Holm), is below 5%;
-everything else is "not resolved". An arm has a part in a claim by its shape, and only if it is not exploratory. A
-claim about RL needs arms that were trained alike: their held-out NLL before RL may differ from the baseline's by the
-study's `nll_within` at most, since otherwise RL would compare how well they have learned.
+everything else is "not resolved". A claim about several quantities is shown where all of them show it, and refuted
+where one contradicts it at 5% divided by their number (Bonferroni) and none shows it. An arm has a part in a claim by
+its shape, and only if it is not exploratory. A claim about RL needs arms that were trained alike: their held-out NLL
+before RL may differ from the baseline's by the study's `nll_within` at most, since otherwise RL would compare how well
+they have learned.
 """
 
 from __future__ import annotations
@@ -176,7 +178,8 @@ def _collapse(arm: str, against: str) -> Callable[[Runs, Effects], Verdict | Non
 
 
 def _directed(runs: Runs, stage: str, parts: Sequence[Effects], sign: int, words: tuple[str, str]) -> Verdict | None:
-    """Shown where all differences have this sign; refuted where one has the other and none this one.
+    """Shown where all differences have this sign; refuted where one has the other, corrected over them too, and none
+    this one.
 
     `parts`: the differences of each thing that is claimed; one without any cannot be shown.
     """
@@ -190,7 +193,7 @@ def _directed(runs: Runs, stage: str, parts: Sequence[Effects], sign: int, words
     against_it = [_significant(row, -sign) for row in rows]
     if all(for_it) and all(parts):
         return Verdict(SHOWN, f"all {words[0]}: {numbers}")
-    if any(against_it) and not any(for_it):
+    if any(_significant(row, -sign, LEVEL / len(rows)) for row in rows) and not any(for_it):
         how_many = "all" if all(against_it) else f"{sum(against_it)} of {len(rows)}"
         return Verdict(REFUTED, f"{how_many} {words[1]}, none {words[0]}: {numbers}")
     if not all(parts):
@@ -246,5 +249,5 @@ def _find(effects: Effects, arm: str, against: str, metric: str) -> dict[str, An
     return None
 
 
-def _significant(row: dict[str, Any], sign: int) -> bool:
-    return row["p_corrected"] is not None and row["p_corrected"] < LEVEL and row["value"] * sign > 0
+def _significant(row: dict[str, Any], sign: int, level: float = LEVEL) -> bool:
+    return row["p_corrected"] is not None and row["p_corrected"] < level and row["value"] * sign > 0

@@ -9,6 +9,7 @@ import json
 import random
 import shutil
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -20,12 +21,14 @@ from planted_study import ARMS, SEEDS, write_planted
 from scipy import stats
 from study_rows import BENCHMARK
 
+from eval_suite.document import to_markdown
 from shaped_trl.study.charts import MEAN, Chart, charts, csv_of
 from shaped_trl.study.claims import judge
 from shaped_trl.study.definition import load_study
 from shaped_trl.study.drawing import plot_chart
 from shaped_trl.study.effects import effects, holm
 from shaped_trl.study.findings import find
+from shaped_trl.study.pages import blocks
 from shaped_trl.study.reading import Runs
 from shaped_trl.study.report import report_study
 from shaped_trl.study.results import collect, read_regimes
@@ -69,6 +72,10 @@ def judged(regimes: Sequence[Runs]) -> list[dict[str, Any]]:
 
 def sentence(claims: Sequence[dict[str, Any]], claim: str, regime: str) -> str:
     return next(each["regimes"][regime]["sentence"] for each in claims if each["claim"] == claim)
+
+
+def report_text(regimes: Sequence[Runs], results: dict[str, Any]) -> str:
+    return to_markdown("Study", blocks(regimes[0].study, results, ()))
 
 
 def change_log(runs: Runs, arm: str, stage: str, key: str, factor: float) -> None:
@@ -196,6 +203,31 @@ def test_verdicts_turn_with_the_numbers(regimes: list[Runs]) -> None:
         for row, like in zip(rows, regimes[1].logs["cross_entropy", "rlvr"][seed], strict=True):
             row["completion_length"] = like["completion_length"]
     assert verdicts(judged(regimes))["entropy_collapse"] == ("not resolved", "not resolved", "refuted")
+
+
+@pytest.mark.parametrize(("p_reward", "verdict"), [(0.02, "refuted"), (0.03, "not resolved")])
+def test_one_of_two_quantities_refutes_at_half_the_level(regimes: list[Runs], p_reward: float, verdict: str) -> None:
+    rows = effects(regimes)
+    for row in rows:
+        if (row["regime"], row["arm"], row["against"]) == ("D", "precision", "cross_entropy"):
+            row["p_corrected"] = p_reward if row["metric"] == "reward" else 0.5
+    assert verdicts(judge(regimes, rows))["precision_rl"] == ("not resolved", "shown", verdict)
+
+
+def test_an_arm_with_data_of_its_own_is_not_compared_in_likelihood(regimes: list[Runs]) -> None:
+    for runs in regimes:
+        change_log(runs, "precision", "pretrain", "eval_nll", 1.2)
+    before = collect(regimes)
+    assert "precision was not trained alike" in "\n".join(find(before).limits)
+    assert "| precision | -0.6 | +3.2 |" in report_text(regimes, before)
+    for runs in regimes:
+        runs.study.arms["precision"] = replace(runs.study.arms["precision"], prepare={"running_sums": {"p_long": 0.6}})
+    results = collect(regimes)
+    findings = find(results)
+    assert "precision was not trained alike" not in "\n".join(findings.limits)
+    assert "P: precision on texts of its own against cross_entropy" in "\n".join(findings.shown)
+    assert not any("precision" in claim["arms"] for claim in results["claims"])
+    assert "| precision | -0.6 | +3.2 |" not in report_text(regimes, results)
 
 
 def test_a_claim_needs_two_seeds_of_its_arms(regimes: list[Runs]) -> None:
