@@ -77,8 +77,16 @@ class CorpusArguments(SourceArguments):
     dataset_test_split: str | None = field(
         default=None,
         metadata={
-            "help": "Split, or local file, to evaluate on; none: no evaluation. Beside a mixture it is its first "
-            "source's; others have their own. The log has nll by source where there are several, or a column source."
+            "help": "Split, or local file, to evaluate on; none, nor num_heldout: no evaluation. Beside a mixture it "
+            "is its first source's; others have their own. The log has nll by source where there are several, or a "
+            "column source."
+        },
+    )
+    num_heldout: int | None = field(
+        default=None,
+        metadata={
+            "help": "Evaluate on the first so many rows of each source without a dataset_test_split, and train on "
+            "none of them, nor on a copy: for corpora that have one split, streams too."
         },
     )
     max_eval_samples: int | None = field(
@@ -103,6 +111,8 @@ class CorpusArguments(SourceArguments):
     def __post_init__(self):
         for name in ("from_scratch", "mixture"):
             setattr(self, name, parse_yaml(name, getattr(self, name)))
+        if self.num_heldout is not None and self.num_heldout < 1:
+            raise ValueError(f"num_heldout={self.num_heldout} must be at least 1")
         self.decontaminate = parse_names(self.decontaminate)
 
 

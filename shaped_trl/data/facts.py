@@ -63,7 +63,9 @@ def _fact(options: SourceArguments, ask_hub: bool, **given: Any) -> DataFact:
     name = given.pop("name", options.dataset_name)
     local = Path(name).suffix in LOADERS
     on_hub = not local and name.count("/") == 1 and not name.startswith(REASONING_GYM)
-    heldout = getattr(options, "dataset_test_split", None)
+    heldout, first = (getattr(options, key, None) for key in ("dataset_test_split", "num_heldout"))
+    if heldout is None and first:
+        heldout = f"{first:,} rows"
     return DataFact(
         name=Path(name).name if local else name,
         on_hub=on_hub,

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from itertools import islice
 from typing import Any
 
 from datasets import Dataset, concatenate_datasets
 
 from eval_suite.errors import UserError
-from shaped_trl.data.corpora import TEMPLATED, CorpusArguments, Rows, training_rows
-from shaped_trl.data.decontamination import Overlap, split_marked
+from shaped_trl.data.corpora import TEMPLATED, CorpusArguments, Rows, column_names, training_rows
+from shaped_trl.data.decontamination import MARK, ROW_ID, Overlap, split_marked
 
 # what an entry of `mixture` may hold beside its weight
 TEMPLATES = tuple(f"{name}_template" for name in TEMPLATED)
@@ -85,6 +89,11 @@ def load_sources(corpus: CorpusArguments, overlap: Overlap | None = None) -> tup
     for options, weight in mixture_entries(corpus):
         name = source_name(options)
         rows = training_rows(options, options.dataset_train_split, streaming=options.streaming, overlap=overlap)
+        if _holds_out(options):
+            columns = [column for column in column_names(rows) if column not in (MARK, ROW_ID)]
+            rows = rows.filter(_NotHeldOut(_first_rows(options), columns))
+            if isinstance(rows, Dataset) and len(rows) == 0:
+                raise UserError(f"num_heldout={options.num_heldout} leaves no row of {name!r} to train on")
         if overlap is not None and isinstance(rows, Dataset):
             rows, lines = split_marked(name, rows)
             dropped += lines
@@ -100,7 +109,8 @@ def source_name(options: CorpusArguments) -> str:
 
 
 def evaluation_rows(corpus: CorpusArguments) -> Dataset | None:
-    """The sources' evaluation splits one after the other, at most `max_eval_samples` rows of each; None without any.
+    """The sources' evaluation splits, or the rows that are held out of them, one after the other, at most
+    `max_eval_samples` rows of each; None without any.
 
     Rows have a column `source` where there are several sources or the data has that column itself.
 
@@ -109,8 +119,9 @@ def evaluation_rows(corpus: CorpusArguments) -> Dataset | None:
     """
     parts = []
     for options, _ in mixture_entries(corpus):
-        if options.dataset_test_split:
-            rows = training_rows(options, options.dataset_test_split, keep=[SOURCE])
+        if options.dataset_test_split or _holds_out(options):
+            split = options.dataset_test_split
+            rows = training_rows(options, split, keep=[SOURCE]) if split else _first_rows(options)
             count = min(corpus.max_eval_samples or len(rows), len(rows))
             parts.append((source_name(options), rows.select(range(count))))
     if len(parts) < 2:
@@ -127,3 +138,34 @@ def evaluation_rows(corpus: CorpusArguments) -> Dataset | None:
                 "completion_template"
             )
     return concatenate_datasets(named)
+
+
+def _holds_out(options: CorpusArguments) -> bool:
+    return options.num_heldout is not None and not options.dataset_test_split
+
+
+def _first_rows(options: CorpusArguments) -> Dataset:
+    """The first `num_heldout` rows of one source's training split. Raises UserError where it has not so many."""
+    rows = training_rows(options, options.dataset_train_split, streaming=options.streaming, keep=[SOURCE])
+    first = list(islice(rows, options.num_heldout))
+    if len(first) != options.num_heldout:
+        raise UserError(f"num_heldout={options.num_heldout}, but {source_name(options)!r} has {len(first)} rows")
+    return Dataset.from_list(first)
+
+
+class _NotHeldOut:
+    """Whether a row, by its content, is none of `held_out`.
+
+    By content, since a stream's processes and workers read parts of its files, each with a count of its own.
+    """
+
+    def __init__(self, held_out: Dataset, columns: Sequence[str]):
+        self.columns = list(columns)
+        self.held_out = dict.fromkeys(sorted(map(self._digest, held_out)))  # in an order, for the cache of `filter`
+
+    def _digest(self, row: dict[str, Any]) -> str:
+        content = json.dumps([row[column] for column in self.columns], default=str)
+        return hashlib.blake2b(content.encode(), digest_size=16).hexdigest()
+
+    def __call__(self, row: dict[str, Any]) -> bool:
+        return self._digest(row) not in self.held_out

@@ -134,8 +134,10 @@ def _config(corpus: CorpusArguments, args: ShapedConfig, model_args: ModelConfig
 
 def _data_lines(corpus, args: ShapedConfig, devices: int, sequences: int, steps: int | None) -> Iterator[str]:
     for options, weight in mixture_entries(corpus):
-        streamed = ", streamed" if options.streaming else ""
-        yield f"data         {weight:6.1%}  {source_name(options)} ({options.dataset_train_split}{streamed})"
+        how = ", streamed" if options.streaming else ""
+        if options.num_heldout and not options.dataset_test_split:
+            how += f", the first {options.num_heldout:,} rows held out"
+        yield f"data         {weight:6.1%}  {source_name(options)} ({options.dataset_train_split}{how})"
     per_device = (
         f"{_count(devices, 'device')} × {args.per_device_train_batch_size} × {args.gradient_accumulation_steps}"
     )

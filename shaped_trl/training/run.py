@@ -254,7 +254,7 @@ def build_trainer(
         if SOURCE in eval_rows.column_names and args.eval_packing is None:
             args.eval_packing = False  # TRL packs without other columns
     elif args.eval_strategy != "no":
-        raise UserError(f"eval_strategy={str(args.eval_strategy)!r} needs dataset_test_split: name a split or a file")
+        raise UserError(f"eval_strategy={str(args.eval_strategy)!r} needs num_heldout or dataset_test_split")
     tokenizer, model = make_model(corpus, args, model_args, sources)
     given = {
         "eval_dataset": eval_rows,

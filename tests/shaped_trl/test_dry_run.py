@@ -116,8 +116,10 @@ def recipe(tmp_path):
     return tmp_path / "recipe.yaml"
 
 
-def test_the_first_batch_is_the_runs_own(recipe, capsys, monkeypatch):
-    text = plan(capsys, "--config", str(recipe))
+@pytest.mark.parametrize(("argv", "held_out"), [([], ""), (["--num_heldout", "4"], ", the first 4 rows held out")])
+def test_the_first_batch_is_the_runs_own(recipe, capsys, argv, held_out):
+    text = plan(capsys, "--config", str(recipe), *argv)
+    assert f"a.jsonl (train{held_out})" in text
     assert "steps        10, 480 tokens of a budget of 480" in text
     assert "warm-up of 3 and num_decay_steps of 8 do not fit into 10 steps" in text
     assert not (recipe.parent / "out").exists()
@@ -129,7 +131,7 @@ def test_the_first_batch_is_the_runs_own(recipe, capsys, monkeypatch):
     from shaped_trl.recipes import Parser
     from shaped_trl.training import ShapedConfig
 
-    options, _ = Parser("train", [CorpusArguments, ShapedConfig, ModelConfig]).resolve(str(recipe), [])
+    options, _ = Parser("train", [CorpusArguments, ShapedConfig, ModelConfig]).resolve(str(recipe), argv)
     trainer = build_trainer(*options)
     batch = next(iter(trainer.get_train_dataloader()))
     assert batch["input_ids"].shape == (2, 24)

@@ -1,5 +1,6 @@
 """Mixtures: validation, shares, packing with document boundaries, parts of processes, positions."""
 
+from dataclasses import replace
 from itertools import islice, pairwise
 
 import pytest
@@ -119,6 +120,37 @@ def test_a_source_without_rows_is_named():
         next(iter(packed([Source("b", 1.0, documents(3))], rank=5, world=6)))
 
 
+@pytest.mark.parametrize("files", [0, 1, 3])
+def test_rows_held_out_are_trained_on_by_no_process(files, tmp_path, monkeypatch):
+    """0 files: memory-mapped. The 5 first rows, and a later copy of one; what is left is shared out as before."""
+    texts = [f"text {number % 40}" for number in range(42)]  # the last two are copies
+    rows = Dataset.from_dict({"text": texts, "other": list(range(42))})
+
+    def load_split(args, split, streaming=False):
+        return rows.to_iterable_dataset(num_shards=files) if streaming else rows
+
+    monkeypatch.setattr("shaped_trl.data.corpora.load_split", load_split)
+    corpus = CorpusArguments(dataset_name="me/text", streaming=files > 0, num_heldout=5)
+    held_out = evaluation_rows(corpus)
+    assert held_out["text"] == texts[:5]
+    assert evaluation_rows(replace(corpus, max_eval_samples=2))["text"] == texts[:2]
+    (source,) = load_sources(corpus)[0]
+    parts = [part_of(source.rows, rank, 2 if files else 1) for rank in range(2 if files else 1)]
+    assert all(list(part) for part in parts)
+    assert sorted(row["text"] for part in parts for row in part) == sorted(texts[5:40])
+    marked = load_sources(replace(corpus, dataset_test_split="test"))[0][0].rows  # has a split of its own
+    assert len(list(marked)) == 42
+
+
+def test_too_few_rows_to_hold_out(tmp_path):
+    text_rows(5).to_json(tmp_path / "a.jsonl")
+    corpus = CorpusArguments(dataset_name=str(tmp_path / "a.jsonl"), num_heldout=6)
+    with pytest.raises(UserError, match=r"num_heldout=6, but '.*a\.jsonl' has 5 rows"):
+        evaluation_rows(corpus)
+    with pytest.raises(UserError, match="num_heldout=5 leaves no row of"):
+        load_sources(replace(corpus, num_heldout=5))
+
+
 def test_sources_from_a_mirror_and_a_file_with_their_own_templates(tmp_path):
     folder = tmp_path / "mirror" / "me" / "sums" / "main"
     folder.mkdir(parents=True)
@@ -175,6 +207,8 @@ TWO = '[{"dataset_name": "a.jsonl", "weight": 0.9}, {"dataset_name": "b.jsonl", 
         (["--dataset_name", "a.jsonl", "--max_steps", "-1", "--train_tokens", "127"], "less than one step of 128"),
         (["--dataset_name", "a.jsonl", "--train_tokens", "1K"], "train_tokens=1K beside max_steps=2: give one"),
         (["--dataset_name", "a.jsonl", "--decontaminate", "gsm9k"], "gsm8k"),
+        (["--dataset_name", "a.jsonl", "--num_heldout", "0"], "num_heldout=0 must be at least 1"),
+        (["--dataset_name", "a.jsonl", "--eval_strategy", "epoch"], "needs num_heldout or dataset_test_split"),
     ],
 )
 def test_mistakes(argv, message, tmp_path, monkeypatch, capsys):

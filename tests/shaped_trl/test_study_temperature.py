@@ -67,6 +67,33 @@ def test_the_temperature_is_found_that_gives_the_entropy(trained, temperature, t
     assert (trained / "run" / "train_log.jsonl").read_bytes() == before
 
 
+def test_it_is_found_on_what_a_streamed_mixture_holds_out(trained, tmp_path):
+    """As in `studies/qwen3-0.6b`: a corpus with one split, decontaminated, and a budget of tokens."""
+    (tmp_path / "text.jsonl").write_text((trained / "train.jsonl").read_text())
+    settings = recipes.load(trained / "recipe.yaml")
+    for key in ("dataset_name", "dataset_test_split", "max_steps"):
+        del settings[key]
+    settings |= {"packing": True, "streaming": True, "train_tokens": "2K", "num_heldout": 8, "eval_strategy": "steps"}
+    settings |= {"mixture": [{"dataset_name": str(tmp_path / "text.jsonl"), "weight": 1.0}], "eval_steps": 1}
+    gsm8k = tmp_path / "mirror" / "openai" / "gsm8k" / "main"
+    gsm8k.mkdir(parents=True)
+    (gsm8k / "test.jsonl").write_text('{"question": "What is 2 + 2?", "answer": "#### 4"}\n')
+    settings |= {"decontaminate": ["gsm8k"], "hub_mirror": str(tmp_path / "mirror")}
+    (tmp_path / "recipe.yaml").write_text(yaml.safe_dump(settings))
+    assert shaped_trl(["train", "--config", str(tmp_path / "recipe.yaml"), "--output_dir", str(tmp_path / "run")]) == 0
+    assert "| 100.00% | 8 rows |" in (tmp_path / "run" / "README.md").read_text()
+    log = [row for row in read_jsonl(tmp_path / "run" / "train_log.jsonl") if "eval_entropy" in row]
+    wanted = 0.98 * log[-1]["eval_entropy"]
+    (tmp_path / "like").mkdir()
+    append_jsonl(tmp_path / "like" / "train_log.jsonl", [{"step": 1, "eval_entropy": wanted}])
+    words = ["--model", tmp_path / "run", "--like", tmp_path / "like", "--out", tmp_path / "found"]
+    assert main(["match", *map(str, words)]) == 0
+    found = json.loads((tmp_path / "found" / "temperature.json").read_text())
+    assert found["temperature"] < 1
+    assert found["entropy_at_1"] == pytest.approx(log[-1]["eval_entropy"], rel=1e-6)
+    assert found["entropy"] == pytest.approx(wanted, rel=2e-3)
+
+
 def test_an_entropy_that_no_temperature_gives_is_refused(trained, tmp_path):
     (tmp_path / "like").mkdir()
     append_jsonl(tmp_path / "like" / "train_log.jsonl", [{"step": 1, "eval_entropy": 99.0}])
