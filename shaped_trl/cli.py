@@ -19,25 +19,6 @@ from shaped_trl.usage import RLVR, SAMPLE, TRAIN, USAGE, argparser, print_help, 
 PASS_AT_HELP = "k of pass@k and maj@k, separated by commas; default: the powers of two up to n, and n"
 
 
-@dataclasses.dataclass
-class GradeOptions:
-    """Options of grading and reporting within `eval`."""
-
-    pass_at: str | None = dataclasses.field(
-        default=None, metadata={"help": "k of pass@k, separated by commas; default: the powers of two up to n."}
-    )
-    num_workers: int | None = dataclasses.field(
-        default=None, metadata={"help": "Grading processes; default: one per core."}
-    )
-    allow_weak_sandbox: bool = dataclasses.field(
-        default=False, metadata={"help": "Run generated code even where Landlock or seccomp cannot confine it."}
-    )
-
-    def __post_init__(self) -> None:
-        if self.num_workers is not None and self.num_workers < 1:
-            raise UserError(f"num_workers={self.num_workers} must be at least 1, or left out for one per core")
-
-
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command. Returns the exit code: 0, 2 for the user's errors (one line), 130 for Ctrl-C, 141 where nobody
     reads what it prints any more (`--dry_run | head`).
@@ -87,9 +68,8 @@ def train_command(argv: list[str]) -> int:
     config, rest = take_config(argv)
     if (code := launch("train", argv, config)) is not None:
         return code
-    from trl import ModelConfig
-
     from shaped_trl.data.corpora import CorpusArguments, SourceArguments
+    from shaped_trl.options import train_options
     from shaped_trl.recipes import Parser, record
     from shaped_trl.training.config import ShapedConfig
     from shaped_trl.training.dry_run import DryRunArguments, dry_run
@@ -108,8 +88,8 @@ def train_command(argv: list[str]) -> int:
             LaunchArguments,
         ]
         return print_help(TRAIN, shown, inherited)
-    options = [CorpusArguments, ShapedConfig, ModelConfig, BenchmarkArguments, DryRunArguments, LaunchArguments]
-    (corpus, args, model_args, benchmarks, look, processes), settings = Parser("train", options).resolve(config, rest)
+    resolved, settings = Parser("train", train_options()).resolve(config, rest)
+    corpus, args, model_args, benchmarks, look, processes = resolved
     if look.dry_run:
         print(dry_run(corpus, args, model_args, look.devices or processes.num_processes))
         return 0
@@ -126,10 +106,9 @@ def rlvr_command(argv: list[str]) -> int:
     config, rest = take_config(argv)
     if (code := launch("rlvr", argv, config)) is not None:
         return code
-    from trl import ModelConfig
-
     from shaped_trl.data.corpora import SourceArguments
     from shaped_trl.data.prompts import PromptArguments
+    from shaped_trl.options import rlvr_options
     from shaped_trl.recipes import Parser, record
     from shaped_trl.rlvr.config import RLVRConfig
     from shaped_trl.rlvr.rewards import RewardArguments
@@ -148,8 +127,8 @@ def rlvr_command(argv: list[str]) -> int:
             LaunchArguments,
         ]
         return print_help(RLVR, shown, inherited)
-    options = [PromptArguments, RLVRConfig, ModelConfig, RewardArguments, BenchmarkArguments, LaunchArguments]
-    (prompts, args, model_args, rewards, benchmarks, _), settings = Parser("rlvr", options).resolve(config, rest)
+    resolved, settings = Parser("rlvr", rlvr_options()).resolve(config, rest)
+    prompts, args, model_args, rewards, benchmarks, _ = resolved
     from shaped_trl.rlvr.run import rlvr
     from shaped_trl.training.engines import division
     from shaped_trl.training.run import model_source
@@ -184,18 +163,17 @@ def sample_command(argv: list[str]) -> int:
 
 
 def eval_command(argv: list[str]) -> int:
-    from eval_suite.checkpoints import CheckpointOptions, evaluate_checkpoints
-    from eval_suite.publish import PublishOptions, publish
-    from eval_suite.sample import SampleConfig, sample
+    from eval_suite.checkpoints import evaluate_checkpoints
+    from eval_suite.publish import publish
+    from eval_suite.sample import sample
+    from shaped_trl.options import eval_options
     from shaped_trl.recipes import Parser
 
-    option_classes = [SampleConfig, GradeOptions, CheckpointOptions, PublishOptions]
     if wants_help(argv):
         what = "Sample, grade and report: unbiased pass@k, avg@n and cons@n with intervals."
-        return print_help(SAMPLE.format(command="eval", what=what), option_classes)
+        return print_help(SAMPLE.format(command="eval", what=what), eval_options())
     recipe, rest = take_config(argv)
-    parser = Parser("eval", option_classes)
-    config, options, checkpoints, publishing = parser.resolve(recipe, rest)[0]
+    config, options, checkpoints, publishing = Parser("eval", eval_options()).resolve(recipe, rest)[0]
     from eval_suite.grade import grade_run
     from eval_suite.processes import from_environment
     from eval_suite.report import parse_pass_at, report
@@ -338,7 +316,7 @@ def demo_command(argv: list[str]) -> int:
 
 
 def _run_study(name: str, out: str | None, dry_run: bool, max_parallel: int | None = None, share: str = "1/1") -> int:
-    from shaped_trl.study.definition import load_study
+    from shaped_trl.study.loading import load_study
     from shaped_trl.study.runner import run_study
 
     study = load_study(name, out)

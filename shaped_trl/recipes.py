@@ -102,14 +102,25 @@ def copy(name: str, destination: Path) -> Path:
     return target
 
 
+class _Loader(yaml.SafeLoader):
+    """Refuses a key that stands twice in a mapping, of which PyYAML keeps the last."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict:
+        keys = [key.value for key, _ in node.value if isinstance(key, yaml.ScalarNode) and key.value != "<<"]
+        for key in keys:
+            if keys.count(key) > 1:
+                raise yaml.constructor.ConstructorError(None, None, f"{key!r} stands twice", node.start_mark)
+        return super().construct_mapping(node, deep)
+
+
 def load(path: Path) -> dict[str, Any]:
     """The mapping of a YAML recipe, `shape:` not yet expanded.
 
     Raises:
-        UserError: not YAML, or not a mapping.
+        UserError: not YAML, a key twice, or not a mapping.
     """
     try:
-        settings = yaml.safe_load(path.read_text(encoding="utf-8"))
+        settings = yaml.load(path.read_text(encoding="utf-8"), _Loader)
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise UserError(f"config={str(path)!r} is not YAML: {' '.join(str(error).split())}") from error
     if not isinstance(settings, dict):

@@ -15,15 +15,16 @@ from __future__ import annotations
 import hashlib
 import random
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, fields
-from typing import Any
+from dataclasses import dataclass
 
+from eval_suite.benchmarks.options import options_of
 from eval_suite.errors import UserError
 from eval_suite.records import Problem, Status
 
 NAME = "running_sums"
 EMPTY_SLOT, END_OF_PROMPT, WORK, ANSWER = ".", "=", "work", "answer"
 SPECIAL_TOKENS = 3  # end, padding, unknown: what a word tokenizer adds to the words
+ASKED = ("streams", "modulus", "min_digits", "slots")  # what makes a problem: the benchmark has the defaults
 HELD_OUT_PARTS = 8  # one prompt in 8 is held out
 
 
@@ -71,13 +72,8 @@ class RunningSums:
 
     @classmethod
     def of(cls, **values) -> RunningSums:
-        """The options of these values, as a recipe gives them. Raises UserError for a field that does not exist."""
-        known = [field.name for field in fields(cls)]
-        for name in values:
-            if name not in known:
-                raise UserError(f"{name}: no such option of {NAME}; choose from {', '.join(known)}")
-        given: dict[str, Any] = {name: tuple(v) if isinstance(v, list) else v for name, v in values.items()}
-        return cls(**given)
+        """The options of these values, as a recipe gives them. Raises UserError as `options_of` does."""
+        return options_of(cls, NAME, values)
 
     def words(self) -> list[str]:
         """All words but the fillers: digits and marks."""

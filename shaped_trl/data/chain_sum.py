@@ -10,12 +10,13 @@ from __future__ import annotations
 
 import random
 from collections.abc import Iterator
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
 from typing import Any
 
 from eval_suite.benchmarks.chain_sum import MAX_TERMS, MIN_TERMS, NAME, questions, totals
+from eval_suite.benchmarks.options import options_of
 from eval_suite.errors import UserError
 from eval_suite.grading.reasoning_gym import MARK
 from shaped_trl.data.generated import check_counts, write_files
@@ -71,19 +72,16 @@ def corpus_rows(options: ChainSum, *, held_out: bool = False) -> Iterator[dict[s
 
 
 def write_corpus(
-    folder: str | Path, *, train_rows: int = 50_000, heldout_rows: int = 512, rl_rows: int = 4_000, **task: Any
+    folder: str | Path | None, *, train_rows: int = 50_000, heldout_rows: int = 512, rl_rows: int = 4_000, **task: Any
 ) -> None:
     """Write ``train.jsonl``, ``heldout.jsonl`` (validation texts) and ``rl_prompts.jsonl`` (3 to 8 terms, all equally
-    often) into `folder`. Each file is replaced at once. `task` holds fields of `ChainSum`.
+    often) into `folder`; without one the options are only checked. Each file is replaced at once. `task` holds fields
+    of `ChainSum`.
 
     Raises:
         UserError: a field or a count outside its range, or reasoning-gym is not installed; nothing is written.
     """
-    known = [field.name for field in fields(ChainSum)]
-    for name in task:
-        if name not in known:
-            raise UserError(f"{name}: no such option of {NAME}; choose from {', '.join(known)}")
-    options = ChainSum(**task)
+    options = options_of(ChainSum, NAME, task)
     check_counts(train_rows=train_rows, heldout_rows=heldout_rows, rl_rows=rl_rows)
     prompts = ({"prompt": question, "gold": gold} for question, gold, _ in questions(options.seed, RL, held_out=False))
     files = {

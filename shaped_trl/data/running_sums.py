@@ -98,7 +98,7 @@ def prompt_rows(options: RunningSums) -> Iterator[dict[str, str]]:
 
 
 def write_corpus(
-    folder: str | Path,
+    folder: str | Path | None,
     *,
     train_rows: int = 50_000,
     heldout_rows: int = 512,
@@ -107,7 +107,8 @@ def write_corpus(
     plain_share: float = 0.0,
     **task: Any,
 ) -> None:
-    """Write ``train.jsonl``, ``heldout.jsonl`` (validation texts) and ``rl_prompts.jsonl`` into `folder`.
+    """Write ``train.jsonl``, ``heldout.jsonl`` (validation texts) and ``rl_prompts.jsonl`` into `folder`; without one
+    the options are only checked.
 
     Each file is replaced at once and has the same bytes for the same arguments. `task` holds fields of `RunningSums`.
     With `midtrain_rows` there is ``midtrain.jsonl``: texts that all work, as long as problems are. With `plain_share`
@@ -118,7 +119,9 @@ def write_corpus(
     """
     options = RunningSums.of(**task)
     check_counts(train_rows=train_rows, heldout_rows=heldout_rows, rl_rows=rl_rows)
-    if not 0 <= plain_share < 1:
+    if midtrain_rows:
+        check_counts(midtrain_rows=midtrain_rows)
+    if isinstance(plain_share, str) or not 0 <= plain_share < 1:
         raise UserError(f"plain_share={plain_share!r} is out of range: give a number in [0, 1)")
     files: dict[str, Iterable[dict[str, str]]] = {
         "train.jsonl": islice(_mixed(corpus_rows(options), plain_rows(options), plain_share), train_rows),

@@ -3,9 +3,9 @@
 "shown" and "refuted" need differences whose p-value, corrected among all confirmatory arms (Holm), is below 5%;
 everything else is "not resolved". A claim about several quantities is shown where all of them show it, and refuted
 where one contradicts it at 5% divided by their number (Bonferroni) and none shows it. An arm has a part in a claim by
-its shape, and only if it is not exploratory. A claim about RL needs arms that were trained alike: their held-out NLL
-before RL may differ from the baseline's by the study's `nll_within` at most, since otherwise RL would compare how well
-they have learned.
+its shape, and only if it is not exploratory and nothing else tells it from the baseline. A claim about RL needs arms
+that were trained alike: their held-out NLL before RL may differ from the baseline's by the study's `nll_within` at
+most, since otherwise RL would compare how well they have learned.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from itertools import pairwise
 from typing import Any, NamedTuple
 
 from shaped_trl.study.definition import Study
-from shaped_trl.study.effects import is_beta_alone, ordered_by_beta, shape_of
+from shaped_trl.study.effects import by_shape_alone, is_beta_alone, ordered_by_beta, shape_of
 from shaped_trl.study.reading import Runs, stages_of
 from shaped_trl.study.training_results import nll_before
 from shaped_trl.study.wording import effect_text
@@ -83,7 +83,7 @@ def _claims(study: Study) -> list[_Claim]:
     if len(ordered) > 1:
         text = f"Entropy is ordered by β at equal perplexity ({' < '.join(ordered)})"
         claims.append(_Claim("entropy_order", text, tuple(ordered), _entropy_order))
-    for arm in _confirmatory(study):
+    for arm in by_shape_alone(study):
         shape = shape_of(study, arm)
         if is_beta_alone(shape) and shape.beta < 0:
             text = f"A precision prior gives better RL ({arm} against {base})"
@@ -91,12 +91,12 @@ def _claims(study: Study) -> list[_Claim]:
             for control in _controls(study, arm):
                 text = f"A shape does more for RL than a temperature of the same entropy ({arm} against {control})"
                 claims.append(_Claim("shape_or_temperature", text, (arm, control), _better_rl(arm, control)))
-    for arm in _confirmatory(study):
+    for arm in by_shape_alone(study):
         shape = shape_of(study, arm)
         if shape.lambda_tail < 0 and not shape.lambda_head and not shape.beta and shape.positive == "product":
             text = f"Tail suppression helps RL ({arm} against {base})"
             claims.append(_Claim("tail_suppression", text, (arm, base), _better_rl(arm, base)))
-    for arm in _confirmatory(study):
+    for arm in by_shape_alone(study):
         shape = shape_of(study, arm)
         if is_beta_alone(shape) and shape.beta > 0:
             text = f"High entropy collapses during RL and shortens responses ({arm} against {base})"
@@ -104,21 +104,12 @@ def _claims(study: Study) -> list[_Claim]:
     return claims
 
 
-def _confirmatory(study: Study) -> list[str]:
-    """Arms with models of their own, trained on the study's data, that a claim may be about."""
-    return [
-        arm
-        for arm, own in study.arms.items()
-        if arm != study.baseline and not (own.exploratory or own.checkpoint_of or own.prepare)
-    ]
-
-
 def _controls(study: Study, arm: str) -> list[str]:
     """The baseline's model at the temperature that gives the arm's entropy."""
     return [
         name
         for name, own in study.arms.items()
-        if own.entropy_of == arm and own.checkpoint_of == study.baseline and not own.exploratory
+        if own.entropy_of == arm and own.checkpoint_of == study.baseline and not (own.exploratory or own.args)
     ]
 
 

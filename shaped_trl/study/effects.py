@@ -153,14 +153,22 @@ def comparisons(study: Study, command: str) -> list[tuple[str, str]]:
     return known
 
 
+def by_shape_alone(study: Study) -> list[str]:
+    """The confirmatory arms with models of their own that nothing but their shape tells from the baseline."""
+    return [
+        name
+        for name, arm in study.arms.items()
+        if name != study.baseline and not (arm.exploratory or arm.checkpoint_of or arm.prepare or arm.args)
+    ]
+
+
 def ordered_by_beta(study: Study) -> list[str]:
-    """The confirmatory arms with models of their own that differ in β alone (product form), by β."""
-    betas = {
-        arm: shape_of(study, arm).beta
-        for arm, own in study.arms.items()
-        if not own.exploratory and not own.checkpoint_of and not own.prepare and is_beta_alone(shape_of(study, arm))
-    }
-    return sorted(betas, key=lambda arm: betas[arm])
+    """The baseline and those of `by_shape_alone` that differ in β alone (product form), by β; one arm for each β."""
+    arms: dict[float, str] = {}
+    for arm in (study.baseline, *by_shape_alone(study)):
+        if is_beta_alone(shape_of(study, arm)):
+            arms.setdefault(shape_of(study, arm).beta, arm)
+    return [arms[beta] for beta in sorted(arms)]
 
 
 def shape_of(study: Study, arm: str) -> RewardShape:

@@ -26,7 +26,7 @@ Rows = list[dict[str, Any]]
 _TRAIN_COLUMNS = ("nll", "perplexity", "entropy", "head_mass", "tail_mass", "rare_nll", "nll_source_text")
 COLUMNS = {
     "train": ("step", "tokens", *_TRAIN_COLUMNS, *(f"eval_{name}" for name in _TRAIN_COLUMNS)),
-    "rlvr": ("step", "raw_reward", "reward", "entropy", "completion_length", "clip_ratio", "groups_sampled"),
+    "rlvr": ("step", "raw_reward", "reward", "entropy", "completion_length", "clip_ratio"),
 }
 _DIGITS = 7  # significant ones; what is logged is a float32
 

@@ -147,11 +147,11 @@ def _evaluation(study: Study, results: Mapping[str, Any], pictures: Sequence[Pic
 def _settings(study: Study, results: Mapping[str, Any], pictures: Sequence[Picture]) -> list[Block]:
     document: list[Block] = [Heading("Settings"), tables.arms_table(study, results)]
     for stage, settings in results["settings"].items():
-        flat = {**settings, **settings["versions"]}
-        del flat["versions"], flat["seed"]
-        given = [f"{key} {value}" for key, value in flat.items() if value is not None]
-        given += ["commit unknown"] if flat["commit"] is None else []
+        given = [f"{key} {value}" for key, value in settings.items() if value is not None and key != "seed"]
         document.append(Text(f"{stage}: {', '.join(given)}."))
+    for made in results["made_with"]:
+        versions = ", ".join(f"{name} {version}" for name, version in (made["versions"] or {}).items())
+        document.append(Text(f"{made['runs']} runs at commit {made['commit'] or 'unknown'}, with {versions or '?'}."))
     for regime, values in results["regimes"].items():
         seconds = tables.seconds_table(study, regime, values["arms"])
         document.append(Details(seconds.caption, [seconds]) if len(seconds.rows) > _FOLDED_FROM else seconds)

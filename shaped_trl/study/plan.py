@@ -5,21 +5,31 @@ from __future__ import annotations
 import hashlib
 import json
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from decimal import Decimal
+from functools import cache
 from pathlib import Path
 from typing import Any
 
 from eval_suite.errors import UserError
 from shaped_trl import recipes
-from shaped_trl.study.definition import MODEL_FLAGS, OUTPUT_FLAGS, TEMPERATURE, Stage, Study
+from shaped_trl.study.definition import (
+    MODEL_FLAGS,
+    OUTPUT_FLAGS,
+    SCHEDULE,
+    SHAPE_OF_ARM,
+    TEMPERATURE,
+    Stage,
+    Study,
+)
 
-# What tells arms apart. A recipe may fix top_k for all of them, but a beta there would shape the baseline too.
-SHAPE_OF_ARM = ("shape", "beta", "lambda_head", "lambda_tail", "positive", "alpha")
 DATA = "{data}"
 MATCH = "match"  # the command of a run that finds a temperature: `shaped_trl.study.temperature`
 FOUND = "temperature.json"
+# Options that may name a file, or a folder, of the user's own: what it holds is a part of what a run is.
+_FOLDERS = ("model_name_or_path", "model", "tokenizer_name_or_path")
+_PATHS = (*_FOLDERS, "dataset_name", "dataset_test_split", "accelerate_config")
 # A number that is known once the temperature T is: "{T*0.5}", "{0.5/T}".
 _LATE = re.compile(r"\{T\*([^}]+)\}|\{([^}/]+)/T\}")
 # GRPOTrainer's and those of `shaped-trl sample`, where a recipe leaves them out
@@ -116,6 +126,8 @@ def _run(
         study.preparation(arm),
         [need.fingerprint for need in needs],
     ]
+    if files := _contents(study, recipe | settings):
+        identity.append(files)
     return Run(
         key=study.key(arm, seed, name),
         arm=arm,
@@ -153,9 +165,16 @@ def _scaled(stage: Stage, recipe: Mapping[str, Any], temperature: float | None) 
     far per step as at the recipe's temperature.
     """
     defaults = _EVAL_DEFAULTS if stage.command == "eval" else _RL_DEFAULTS
-    base = {key: float(recipe.get(key, default)) for key, default in defaults.items()}
+    base = {key: _number(key, recipe.get(key, default)) for key, default in defaults.items()}
     late = {key: f"{{{value!r}/T}}" if key == "max_grad_norm" else f"{{T*{value!r}}}" for key, value in base.items()}
     return late if temperature is None else {key: float(bind(value, temperature)) for key, value in late.items()}
+
+
+def _number(key: str, value: Any) -> float:
+    try:
+        return float(value)
+    except (TypeError, ValueError):
+        raise UserError(f"{key}: {value!r} is no number, and the temperature of an arm scales it") from None
 
 
 def bind(argument: str, temperature: float) -> str:
@@ -171,9 +190,54 @@ def bound(run: Run) -> list[str]:
     """The run's command line, its temperature filled in from the run that has found it."""
     if not any(_LATE.search(argument) for argument in run.argv):
         return list(run.argv)
-    name = next(key for key in run.depends_on if f"/{TEMPERATURE}-" in key).rpartition("/")[2]
+    stages = [key.rpartition("/")[2] for key in run.depends_on]
+    name = next(stage for stage in stages if stage.startswith(f"{TEMPERATURE}-"))
     found = json.loads((run.folder.parent / name / FOUND).read_text())
     return [bind(argument, found["temperature"]) for argument in run.argv]
+
+
+def _contents(study: Study, settings: Mapping[str, Any]) -> dict[str, str]:
+    """Option → digest of the user's own file or model folder that it names; what the study itself makes has
+    fingerprints."""
+    found: dict[str, str] = {}
+    sources = settings.get("mixture")
+    mixed = [entry for entry in sources if isinstance(entry, dict)] if isinstance(sources, list) else []
+    for number, given in enumerate([settings, *mixed]):
+        for key in _PATHS:
+            path = Path(given[key]) if isinstance(given.get(key), str) and given[key] else None
+            if path is None or path.absolute().is_relative_to(study.out):
+                continue
+            inside = path.iterdir() if key in _FOLDERS and path.is_dir() else [path]
+            files = [(each.name, _digest(each, each.stat().st_mtime_ns)) for each in inside if each.is_file()]
+            if files:
+                found[f"{key}-{number}"] = fingerprint(sorted(files))
+    return found
+
+
+@cache
+def _digest(path: Path, changed_ns: int) -> str:
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def check_options(runs: Sequence[Run]) -> None:
+    """Recipe and command line of each command and arm by the command's own parser; a temperature still to be found
+    is 1. A run with a mistake would only say so when its turn has come.
+
+    Raises:
+        UserError: an option that the command does not have, or a value of another kind.
+    """
+    from shaped_trl import options
+
+    parsers: dict[str, recipes.Parser] = {}
+    for run in {(run.regime, run.arm, run.stage): run for run in runs if run.command != MATCH}.values():
+        if run.command not in parsers:
+            parsers[run.command] = recipes.Parser(run.command, getattr(options, f"{run.command}_options")())
+        _, _, config, *flags = run.argv
+        try:
+            parsers[run.command].settings(config, [bind(flag, 1.0) for flag in flags])
+        except UserError as error:
+            raise UserError(f"{run.key}: {error}") from error
 
 
 def fingerprint(value: Any) -> str:
@@ -185,9 +249,12 @@ def fingerprint(value: Any) -> str:
 def _recipe(name: str, stage: Stage) -> dict[str, Any]:
     recipe = recipes.load(recipes.find(stage.config))
     if stage.shaped:
-        for key in SHAPE_OF_ARM:
+        for key in (*SHAPE_OF_ARM, SCHEDULE):
             if key in recipe:
                 raise UserError(f"{stage.config}: {key} is set in the recipe of {name}; an arm sets it: move it there")
+    for key, value in recipe.items():
+        if DATA in json.dumps(value, default=str) and not _mentions_data(value):
+            raise UserError(f"{stage.config}: {DATA} stands within {key}, where a study cannot fill it in")
     return recipe
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import time
+from collections import deque
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Protocol
@@ -17,6 +18,7 @@ from shaped_trl.study.plan import Run
 from shaped_trl.study.schedule import remaining_seconds
 
 FINISHED = ("done", "failed", "skipped")
+LAST_ENDED = 5  # runs that have ended well and are still shown
 
 
 class Meter:
@@ -31,7 +33,8 @@ class Meter:
     def read(self) -> tuple[int, int | None]:
         """Steps or samples so far, and in all (None: not known yet)."""
         if self.run.command == "eval":
-            self._count += self._added(self.run.folder / "samples.jsonl").count(b"\n")
+            added = self._added(self.run.folder / "samples.jsonl")  # which may set the count back
+            self._count += added.count(b"\n")
             return self._count, self._num_samples()
         log = TRAIN_LOG if self.run.command == "train" else RL_LOG
         for line in self._added(self.run.folder / log).splitlines():
@@ -128,7 +131,8 @@ class PlainDisplay:
 
 
 class LiveDisplay:
-    """A bar per run and one for the whole, redrawn in place."""
+    """A bar for the whole and below it one for each run that is running, has failed or was among the last to end,
+    redrawn in place: a study may have more runs than a terminal has lines."""
 
     def __init__(self, console: Console, runs: Sequence[Run]):
         self._progress = Progress(
@@ -141,21 +145,27 @@ class LiveDisplay:
             expand=True,
             refresh_per_second=2,
         )
-        self._tasks: dict[str, TaskID] = {run.key: self._add(run.key) for run in runs}
         self._whole = self._add("[bold]all runs")
+        self._tasks: dict[str, TaskID] = {run.key: self._add(run.key, visible=False) for run in runs}
+        self._ended: deque[TaskID] = deque()
         self._progress.start()
 
-    def _add(self, name: str) -> TaskID:
-        return self._progress.add_task(name, total=None, start=False, count="", state="waiting", clock="")
+    def _add(self, name: str, visible: bool = True) -> TaskID:
+        return self._progress.add_task(
+            name, total=None, start=False, visible=visible, count="", state="waiting", clock=""
+        )
 
     def changed(self, board: Board, run: Run) -> None:
         state = board.states[run.key]
         task = self._tasks[run.key]
         clock = duration(board.elapsed_seconds(run.key)) if state != "skipped" else ""
-        self._progress.update(task, state=state, clock=clock)
+        self._progress.update(task, state=state, clock=clock, visible=state != "skipped")
         if state == "done":
             done, _ = board.meters[run.key].read()
             self._progress.update(task, total=1, completed=1, count=str(done or ""))
+            self._ended.append(task)
+            if len(self._ended) > LAST_ENDED:
+                self._progress.update(self._ended.popleft(), visible=False)
 
     def refresh(self, board: Board, eta_seconds: float | None) -> None:
         for run in board.runs:

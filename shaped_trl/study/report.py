@@ -14,8 +14,8 @@ from eval_suite.errors import UserError
 from eval_suite.plots import to_png
 from eval_suite.records import write_atomic
 from shaped_trl.study.charts import charts, csv_of
-from shaped_trl.study.definition import load_study
 from shaped_trl.study.drawing import plot_chart
+from shaped_trl.study.loading import load_study
 from shaped_trl.study.pages import Picture, blocks
 from shaped_trl.study.results import collect, read_regimes
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from itertools import pairwise
 from typing import Any
@@ -39,6 +40,7 @@ def collect(regimes: Sequence[Runs], pass_at: Sequence[int] | None = None) -> di
         "failed": {key: why_failed(folder) for key, folder in folders.items() if (folder / FAILED).exists()},
         "incomplete": [runs.study.key(*run) for runs, run in planned_runs if run not in runs.records],
         "settings": _settings(regimes),
+        "made_with": _made_with(regimes),
         "table_metrics": _table_metrics(regimes, pass_at),
         "arms": {name: _definition(study, name, arm) for name, arm in study.arms.items()},
         "regimes": {runs.study.regime: _regime(runs, pass_at) for runs in regimes},
@@ -139,8 +141,8 @@ def _compare(
 
 
 def _settings(regimes: Sequence[Runs]) -> dict[str, Any]:
-    """How each evaluation stage sampled, with versions and commit; of the first run that is done, the baseline's
-    first: arms may have a temperature of their own."""
+    """How each evaluation stage sampled; of the first run that is done, the baseline's first: arms may have a
+    temperature of their own."""
     settings: dict[str, Any] = {}
     for stage in stages_of(regimes[0].study, "eval"):
         done = [
@@ -150,10 +152,14 @@ def _settings(regimes: Sequence[Runs]) -> dict[str, Any]:
             for seed in runs.evaluations[arm, stage]
         ]
         for record in done[:1]:
-            settings[stage] = {
-                **record["settings"],
-                "device": record.get("device"),
-                "versions": record["versions"],
-                "commit": record["commit"],
-            }
+            settings[stage] = {**record["settings"], "device": record.get("device")}
     return settings
+
+
+def _made_with(regimes: Sequence[Runs]) -> list[dict[str, Any]]:
+    """{"commit", "versions", "runs"} for each commit and set of packages that finished runs were made with."""
+    found: dict[str, dict[str, Any]] = {}
+    for outcome in (kept["outcome"] for runs in regimes for kept in runs.records.values()):
+        made = {key: outcome.get(key) for key in ("commit", "versions")}
+        found.setdefault(json.dumps(made, sort_keys=True), {**made, "runs": 0})["runs"] += 1
+    return sorted(found.values(), key=lambda each: -each["runs"])

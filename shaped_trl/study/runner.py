@@ -23,10 +23,11 @@ from rich.console import Console
 
 from eval_suite.errors import UserError
 from eval_suite.records import check_folder, write_atomic
+from shaped_trl import recipes
 from shaped_trl.study.child import run_child
 from shaped_trl.study.definition import Study
 from shaped_trl.study.finished import finished
-from shaped_trl.study.plan import MATCH, Run, bound, fingerprint, plan
+from shaped_trl.study.plan import MATCH, Run, bound, check_options, fingerprint, plan
 from shaped_trl.study.progress import Board, Display, duration, open_display
 from shaped_trl.study.schedule import estimate_seconds, next_run, remaining_seconds
 from shaped_trl.study.state import (
@@ -77,43 +78,70 @@ def run_study(
         Ctrl-C.
 
     Raises:
-        UserError: `study.out` is a file, or another process is running a part of this study's share there.
+        UserError: `study.out` is a file, or another process is running a part of this study's share there; an option
+            that its command does not have, or refuses by its kind.
     """
     check_folder(study.out)
-    console = Console()
     planned = plan(study)
     runs = share_of(planned, *share)
-    if dry_run:
-        _print_commands(study, runs)
-        return 0
-    with _locked(study.out, runs):
-        with _lock(study.out / ".lock"):
-            write_atomic(study.out / "study.yaml", study.to_yaml())
-            write_state(study.out, PLANNED, {run.key: run.fingerprint for run in planned})
-            if not all(is_done(run) for run in runs):
-                _start_server(preload)
-                prepare_data(study)
-        runner = Runner(study, runs, entry, open_display(console, runs))
-        interrupted = False
-        try:
-            runner.run()
-        except KeyboardInterrupt:
-            interrupted = True
-        finally:
-            runner.close()
-        if interrupted:
-            _kill_server()
-            console.print("Interrupted. The same command continues where this one stopped.")
-            return INTERRUPTED
-        failed = [run for run in runs if runner.board.states[run.key] == "failed"]
-        for run in failed:
-            console.print(f"\n{run.key} failed; the end of {run.folder / LOG}:", soft_wrap=True)
-            console.print(log_tail(run.folder), markup=False, highlight=False, soft_wrap=True)
-        from shaped_trl.study.report import report_study
+    left = not all(is_done(run) for run in runs)
+    try:
+        if left and not dry_run:
+            _start_server(preload)
+        if left and entry == ENTRY:
+            check_options(runs)
+        if dry_run:
+            _print_commands(study, runs)
+            return 0
+        with _locked(study.out, runs):
+            _prepare(study, planned, data=left)
+            return _run_and_report(study, runs, entry)
+    except (UserError, KeyboardInterrupt):
+        _kill_server()
+        raise
 
-        with _lock(study.out / ".lock"):
-            console.print(f"Report: {report_study(study.out)}", soft_wrap=True)
-        return 1 if failed else 0
+
+def _prepare(study: Study, planned: Sequence[Run], *, data: bool) -> None:
+    """What lies in the study's folder before its runs."""
+    with _lock(study.out / ".lock"):
+        _say_what_was_there(study)
+        write_atomic(study.out / "study.yaml", study.to_yaml())
+        write_state(study.out, PLANNED, {run.key: run.fingerprint for run in planned})
+        if data:
+            prepare_data(study)
+
+
+def _run_and_report(study: Study, runs: Sequence[Run], entry: str) -> int:
+    console = Console()
+    runner = Runner(study, runs, entry, open_display(console, runs))
+    interrupted = False
+    try:
+        runner.run()
+    except KeyboardInterrupt:
+        interrupted = True
+    finally:
+        runner.close()
+    if interrupted:
+        _kill_server()
+        console.print("Interrupted. The same command continues where this one stopped.")
+        return INTERRUPTED
+    failed = [run for run in runs if runner.board.states[run.key] == "failed"]
+    for run in failed:
+        console.print(f"\n{run.key} failed; the end of {run.folder / LOG}:", soft_wrap=True)
+        console.print(log_tail(run.folder), markup=False, highlight=False, soft_wrap=True)
+    from shaped_trl.study.report import report_study
+
+    with _lock(study.out / ".lock"):
+        console.print(f"Report: {report_study(study.out)}", soft_wrap=True)
+    return 1 if failed else 0
+
+
+def _say_what_was_there(study: Study) -> None:
+    """One line where the folder holds another study: `state.claim` moves what the two do not share."""
+    path = study.out / "study.yaml"
+    before = recipes.load(path).get("name") if path.is_file() else study.name
+    if before != study.name:
+        print(f"{study.out} held the study {before}: runs that the two share are kept, others go to stale/")
 
 
 def share_of(runs: Sequence[Run], part: int, parts: int) -> list[Run]:
@@ -166,7 +194,7 @@ class Runner:
         self.context = multiprocessing.get_context("forkserver")
         self.processes: dict[str, multiprocessing.context.ForkServerProcess] = {}
         self.num_threads = max(1, num_cores() // study.max_parallel)
-        self.devices = visible_devices() if study.max_parallel > 1 else []
+        self.devices = visible_devices()
         self.slots: dict[str, int] = {}  # of what runs: the lowest numbers that are free
 
     def with_state(self, *states: str) -> list[str]:
@@ -198,7 +226,8 @@ class Runner:
         entry = ENTRY_OF_MATCH if run.command == MATCH else self.entry
         slot = min(set(range(self.study.max_parallel)) - {self.slots[key] for key in self.processes})
         self.slots[run.key] = slot
-        device = self.devices[slot % len(self.devices)] if self.devices else None
+        alone = not any(run.settings.get(key) for key in ("num_processes", "accelerate_config"))
+        device = self.devices[slot % len(self.devices)] if self.devices and alone else None
         arguments = (entry, bound(run), run.folder, run.fingerprint, attempt, self.num_threads, device)
         process = self.context.Process(target=run_child, args=arguments, name=run.key)
         self.processes[run.key] = process  # before the start, so that an interrupted one is ended too
@@ -286,12 +315,13 @@ def _kill_server() -> None:
 
 
 def visible_devices() -> list[str]:
-    """GPUs that this process may use, by their numbers or names; runs side by side are dealt out to them."""
+    """GPUs that this process may use, as CUDA numbers or names them; runs side by side are dealt out to them."""
     named = os.environ.get("CUDA_VISIBLE_DEVICES")
     if named is not None:
         return [name for name in named.split(",") if name]
-    numbers = (path.name.removeprefix("nvidia") for path in Path("/dev").glob("nvidia[0-9]*"))
-    return sorted((number for number in numbers if number.isdigit()), key=int)
+    # CUDA counts from 0 what there is, whatever the machine's own number of it is
+    there = [path for path in Path("/dev").glob("nvidia[0-9]*") if path.name.removeprefix("nvidia").isdigit()]
+    return [str(number) for number in range(len(there))]
 
 
 def num_cores() -> int:
@@ -312,9 +342,12 @@ def _print_commands(study: Study, runs: Sequence[Run]) -> None:
     kept = {run.key for run in to_keep(runs)}
     left = {run.key: estimates[run.key] for run in runs if run.key not in kept}
     print(f"# {len(runs)} runs, {len(left)} to do", end="")
-    if any(run.seconds for run in runs):
+    timed = {run.stage for run in runs if run.seconds or is_done(run)}
+    if timed:
         total, wall = sum(left.values()), remaining_seconds(runs, left, study.max_parallel)
         print(f": about {duration(total)}, {duration(wall)} with {study.max_parallel} at a time", end="")
+        unknown = dict.fromkeys(r.stage for r in runs if r.key in left and r.stage not in timed and r.command != MATCH)
+        print(f"; {', '.join(unknown)}: nobody has said how long" if unknown else "", end="")
     print()
 
 

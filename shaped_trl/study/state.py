@@ -1,7 +1,8 @@
 """What a run's folder says about it: started.json, then done.json or failed.json.
 
 A folder belongs to one fingerprint. If the arm, the recipe or anything upstream has changed, the folder is
-moved to ``OUT/stale`` and the run starts afresh; otherwise the stage continues what it finds there.
+moved to ``OUT/stale``, with what is kept of the run, and the run starts afresh; otherwise the stage continues what it
+finds there.
 """
 
 from __future__ import annotations
@@ -56,24 +57,31 @@ def is_here(run: Run) -> bool:
 def claim(run: Run, stale: Path) -> int:
     """Make the folder ready for a start and return the attempt's number, 1 for a fresh one.
 
-    What was begun before the study's folder was moved has other paths in its settings, and is not continued.
+    What was begun before the study's folder was moved has other paths in its settings, and is not continued. Of a run
+    with other settings the folder and the record move to `stale`.
     """
     started = read_state(run.folder, STARTED)
     begun = (started.get("fingerprint"), started.get("argv")) == (run.fingerprint, list(run.argv))
     if run.folder.exists() and not begun:
-        parts = (run.regime, run.arm, f"seed{run.seed}", run.stage, started.get("fingerprint", "unknown"))
-        name = "-".join(part for part in parts if part)
-        shutil.rmtree(stale / name, ignore_errors=True)
-        stale.mkdir(parents=True, exist_ok=True)
-        os.replace(run.folder, stale / name)
+        place = _stale(run, stale, started)
+        shutil.rmtree(place, ignore_errors=True)
+        os.replace(run.folder, place)
         started = {}
     attempt = started.get("attempt", 0) + 1
     for path in (run.folder / DONE, run.folder / FAILED):
         path.unlink(missing_ok=True)
-    if _recorded(run).get("fingerprint") != run.fingerprint:
-        run.record.unlink(missing_ok=True)  # one that is made again for its model keeps its JSON until then
+    recorded = _recorded(run)
+    if recorded and recorded.get("fingerprint") != run.fingerprint:  # one made again for its model keeps it until then
+        os.replace(run.record, f"{_stale(run, stale, recorded)}.json")
     write_state(run.folder, STARTED, {"argv": run.argv, "fingerprint": run.fingerprint, "attempt": attempt})
     return attempt
+
+
+def _stale(run: Run, stale: Path, state: dict[str, Any]) -> Path:
+    """Where what was made of the run with the settings of `state` goes."""
+    stale.mkdir(parents=True, exist_ok=True)
+    parts = (run.regime, run.arm, f"seed{run.seed}", run.stage, state.get("fingerprint", "unknown"))
+    return stale / "-".join(part for part in parts if part)
 
 
 def why_failed(folder: Path) -> str:

@@ -93,17 +93,13 @@ def _cooled(model: torch.nn.Module, temperature: float) -> Iterator[None]:
 
 def _trainer(folder: Path, out: Path):
     """The trainer of a run, with its trained model and its held-out rows, only to evaluate with."""
-    from trl import ModelConfig
-
-    from shaped_trl.data.corpora import CorpusArguments
+    from shaped_trl.options import train_options
     from shaped_trl.recipes import RESOLVED, Parser, load
-    from shaped_trl.training.config import ShapedConfig
     from shaped_trl.training.run import build_trainer
 
     given = ["--model_name_or_path", str(folder), "--output_dir", str(out)]
     given += ["--report_to", "none", "--disable_tqdm", "true", *_moved(load(folder / RESOLVED), folder)]
-    options = [CorpusArguments, ShapedConfig, ModelConfig]
-    (corpus, args, model_args), _ = Parser("train", options).resolve(str(folder / RESOLVED), given)
+    (corpus, args, model_args, *_), _ = Parser("train", train_options()).resolve(str(folder / RESOLVED), given)
     return build_trainer(corpus, args, model_args)
 
 

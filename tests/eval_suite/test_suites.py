@@ -14,7 +14,7 @@ from eval_suite.errors import UserError
 from eval_suite.records import Problem
 from eval_suite.sample import SampleConfig
 from shaped_trl import cli, recipes
-from shaped_trl.cli import GradeOptions
+from shaped_trl.options import GradeOptions
 
 
 def test_the_papers_benchmarks_are_19_in_5_groups():

@@ -77,7 +77,8 @@ def _write_runs(folder: Path, regime: str, arm: str, seed: int, noise: np.ndarra
 
 def done(folder: Path) -> None:
     folder.mkdir(parents=True)
-    (folder / "done.json").write_text(json.dumps({"wall_seconds": 10.0, "cpu_seconds": 9.0, "attempt": 1}))
+    state = {"wall_seconds": 10.0, "cpu_seconds": 9.0, "attempt": 1, "commit": "abc123", "versions": {"torch": "2.0"}}
+    (folder / "done.json").write_text(json.dumps(state))
 
 
 def _train_rows(arm: str, seed: int, noise: np.ndarray) -> list[dict[str, Any]]:

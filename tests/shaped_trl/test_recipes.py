@@ -8,30 +8,30 @@ from trl import ModelConfig
 from eval_suite.errors import UserError
 from eval_suite.sample import SampleConfig
 from shaped_trl import recipes
-from shaped_trl.cli import GradeOptions, main
+from shaped_trl.cli import main
 from shaped_trl.data.corpora import CorpusArguments
 from shaped_trl.data.prompts import PromptArguments
+from shaped_trl.options import eval_options, train_options
 from shaped_trl.rlvr import RLVRConfig
-from shaped_trl.study.definition import load_study
+from shaped_trl.study.loading import load_study
+from shaped_trl.study.plan import check_options, plan
 from shaped_trl.training import ShapedConfig
 
 TRAIN = [CorpusArguments, ShapedConfig, ModelConfig]
 
 
 def option_classes(name: str) -> list[type]:
-    if name.startswith("eval/") or name.endswith("/eval"):
-        return [SampleConfig, GradeOptions]
-    return TRAIN
+    return eval_options() if name.startswith("eval/") or name.endswith("/eval") else train_options()
 
 
 @pytest.mark.parametrize("name", [name for name in recipes.names() if "/rlvr" not in name])  # see test_rlvr_recipes
 def test_every_recipe_is_parsed(name, tmp_path):
     assert not recipes.contract(name).endswith(":")
     if name.startswith("studies/"):
-        assert load_study(name, tmp_path).arms
+        check_options(plan(load_study(name, tmp_path)))
         return
     given = ["--output_dir", str(tmp_path)]
-    if option_classes(name)[0] is SampleConfig:
+    if SampleConfig in option_classes(name):
         given = ["--out", str(tmp_path), "--model", "some/model", "--benchmarks", "gsm8k"]
     elif recipes.load(recipes.find(name)).get("bf16") and not torch.accelerator.is_available():
         given += ["--bf16", "false"]  # transformers refuses it there

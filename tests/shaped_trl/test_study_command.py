@@ -72,7 +72,6 @@ def test_a_wrong_command_line(here: Path, capsys: pytest.CaptureFixture[str], ar
         ("config: demo/pretrain", "config: 3", "stages.pretrain.config: 3; give a name"),
         ("config: demo/pretrain", "config: demo/pretrian", "demo/pretrian"),
         ("shaped: true", "shaped: 'no'", "stages.pretrain.shaped: 'no'; give true or false"),
-        ("shaped: true", "arms: b", "stages.pretrain.arms: 'b'; give a list"),
     ],
     ids=lambda value: None if value == STUDY else value,
 )
@@ -82,6 +81,22 @@ def test_a_wrong_study_file(
     assert STUDY.count(right) == 1
     (here / "X.yaml").write_text(STUDY.replace(right, wrong))
     assert named in refused(capsys, "X.yaml", "--out", "out")
+    assert not (here / "out").exists()
+
+
+@pytest.mark.parametrize("start", [[], ["--dry_run"]], ids=["start", "dry run"])
+@pytest.mark.parametrize(
+    ("args", "named"),
+    [
+        ("{max_stepss: 3}", "a/seed0/pretrain: train: unknown flag: --max_stepss; did you mean --max_steps?"),
+        ("{max_steps: 1e3}", "invalid int value: '1e3'"),
+    ],
+)
+def test_an_option_that_no_run_would_take(
+    here: Path, capsys: pytest.CaptureFixture[str], start: list[str], args: str, named: str
+) -> None:
+    (here / "X.yaml").write_text(STUDY.replace("shaped: true", f"shaped: true, args: {args}"))
+    assert named in refused(capsys, "X.yaml", "--out", "out", *start)
     assert not (here / "out").exists()
 
 

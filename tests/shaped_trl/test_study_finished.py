@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import random
 import shutil
 from pathlib import Path
 
@@ -13,10 +14,12 @@ from study_processes import FAKES, run, write_study
 
 from eval_suite.outcomes import read_outcomes
 from eval_suite.records import read_jsonl
-from shaped_trl.study.definition import Study, load_study
+from shaped_trl.study.definition import Study
 from shaped_trl.study.finished import finished, outcomes_of, rows_of
+from shaped_trl.study.loading import load_study
 from shaped_trl.study.plan import Run, plan
 from shaped_trl.study.report import report_study
+from shaped_trl.study.results import collect, read_regimes
 from shaped_trl.study.state import DONE, STARTED, claim, is_done
 
 
@@ -45,6 +48,23 @@ def test_the_report_is_the_same_without_the_folders_of_the_runs(tmp_path: Path) 
     assert files_of(tmp_path / "there") == expected
     largest = max(path.stat().st_size for path in (tmp_path / "there/finished").rglob("*.json"))
     assert largest < 8_000
+
+
+def test_results_do_not_depend_on_the_order_of_folders_and_rows(tmp_path: Path) -> None:
+    folder, out = tmp_path / "planted", tmp_path / "copy"
+    write_planted(folder)
+    rng = random.Random(0)
+    for path in sorted((path for path in folder.rglob("*") if path.is_file()), reverse=True):
+        target = out / path.relative_to(folder)
+        target.parent.mkdir(parents=True, exist_ok=True)
+        lines = path.read_text().splitlines(keepends=True) if path.suffix == ".jsonl" else []
+        if path.name in ("samples.jsonl", "verdicts.jsonl", "rl_log.jsonl"):
+            rng.shuffle(lines)
+            target.write_text("".join(lines))
+        elif path.suffix in (".jsonl", ".json", ".yaml"):
+            shutil.copy(path, target)
+    found, expected = (collect(read_regimes(load_study(each / "study.yaml", each))) for each in (out, folder))
+    assert found == expected
 
 
 def test_what_is_kept_is_what_was_there(tmp_path: Path) -> None:
@@ -162,8 +182,10 @@ def test_a_run_that_is_made_again_for_its_model_keeps_its_json_until_then(tmp_pa
     assert is_done(again)
     path.write_text(path.read_text().replace("beta: -0.25", "beta: -0.5"))
     changed = run_of(load_study(path, study.out), "b/seed0/pretrain")
+    kept = changed.record.read_bytes()
     claim(changed, study.out / "stale")
     assert not changed.record.exists()
+    assert (study.out / f"stale/b-seed0-pretrain-{again.fingerprint}.json").read_bytes() == kept
 
 
 def test_what_was_begun_before_a_folder_was_moved_starts_afresh(tmp_path: Path) -> None:

@@ -17,8 +17,8 @@ from study_rows import BENCHMARK, N, write_evaluation
 
 from eval_suite.errors import UserError
 from eval_suite.records import append_jsonl
-from shaped_trl.study.definition import load_study
 from shaped_trl.study.findings import find, is_shown
+from shaped_trl.study.loading import load_study
 from shaped_trl.study.report import report_study
 
 # Passes of each of 12 problems, by arm and evaluation.
@@ -52,7 +52,7 @@ def write_study(folder: Path, seeds: tuple[int, ...] = (0,)) -> None:
             runs = folder / "runs" / arm / f"seed{seed}"
             for stage in values["stages"]:
                 (runs / stage).mkdir(parents=True)
-                done = {"wall_seconds": 12.5, "cpu_seconds": 11.25, "attempt": 1}
+                done = {"wall_seconds": 12.5, "cpu_seconds": 11.25, "attempt": 1, "commit": "abc123"}
                 (runs / stage / "done.json").write_text(json.dumps(done))
             append_jsonl(runs / "pretrain/train_log.jsonl", train_rows(arm))
             append_jsonl(runs / "rlvr/rl_log.jsonl", rl_rows())

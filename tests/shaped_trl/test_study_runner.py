@@ -18,8 +18,9 @@ from study_processes import ENTRY, FAKES, marked_processes, run, start, wait_unt
 from eval_suite.benchmarks.running_sums import RunningSums
 from eval_suite.errors import UserError
 from eval_suite.records import append_jsonl, read_jsonl, write_atomic
+from shaped_trl.recipes import ROOT as RECIPES
 from shaped_trl.study import runner
-from shaped_trl.study.definition import load_study
+from shaped_trl.study.loading import load_study
 from shaped_trl.study.plan import plan
 from shaped_trl.study.progress import Board, Meter, duration
 
@@ -76,7 +77,9 @@ def test_a_changed_arm_runs_again_and_keeps_the_old_folder(tmp_path: Path) -> No
     assert num_starts(study.out) == 9 + 3
     log = study.folder("b", 0, "pretrain") / "train_log.jsonl"
     assert [row["step"] for row in read_jsonl(log)] == [1, 2, 3], "afresh, not continued"
-    assert len(list((study.out / "stale").glob("b-seed0-*"))) == 3
+    stale = sorted((study.out / "stale").glob("b-seed0-*"))
+    assert [path.suffix for path in stale if path.is_file()] == [".json"] * 3, "what was kept of them is beside"
+    assert len(stale) == 6
 
 
 def test_a_failure_is_shown_and_others_go_on(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -175,6 +178,61 @@ def test_runs_side_by_side_get_a_gpu_each(tmp_path: Path, monkeypatch: pytest.Mo
     assert devices == {"3", "5"}
 
 
+@pytest.mark.parametrize(("max_parallel", "num_processes", "gpus"), [(1, None, "3"), (2, 2, "None"), (1, 2, "None")])
+def test_a_run_has_one_gpu_unless_it_starts_several_processes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, max_parallel: int, num_processes: int | None, gpus: str
+) -> None:
+    """None: as its parent has them, here none when the server was started."""
+    monkeypatch.setattr(runner, "visible_devices", lambda: ["3", "5"])
+    study = load_study(write_study(tmp_path, rlvr={"num_processes": num_processes}), tmp_path / "out")
+    assert run(dataclasses.replace(study, max_parallel=max_parallel)) == 0
+    logs = [(each.folder / "log.txt").read_text() for each in plan(study) if each.stage == "rlvr"]
+    assert {log.split("on GPU ")[1].split()[0] for log in logs} == {gpus}
+
+
+def test_gpus_are_named_as_cuda_counts_them(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A container may have been given the machine's fourth GPU alone."""
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    there = [Path("/dev/nvidia3"), Path("/dev/nvidiactl"), Path("/dev/nvidia-uvm")]
+    monkeypatch.setattr(Path, "glob", lambda self, pattern: iter(there))
+    assert runner.visible_devices() == ["0"]
+
+
+def test_another_study_in_the_folder_is_said_and_loses_nothing(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = write_study(tmp_path)
+    assert run(load_study(path, tmp_path / "out")) == 0
+    record = tmp_path / "out/finished/b/seed0/rlvr.json"
+    before = record.read_bytes()
+    path.write_text(path.read_text().replace("name: ", "name: other-").replace("beta: -0.25", "beta: -0.5"))
+    capsys.readouterr()
+    assert run(load_study(path, tmp_path / "out")) == 0
+    assert "held the study" in capsys.readouterr().out
+    assert num_starts(tmp_path / "out") == 9 + 3
+    (kept,) = (tmp_path / "out/stale").glob("b-seed0-rlvr-*.json")
+    assert kept.read_bytes() == before
+
+
+def test_the_slurm_array_gives_the_parts(tmp_path: Path) -> None:
+    script = RECIPES / "slurm/study.sbatch"
+    (tmp_path / "shaped-trl").write_text('#!/bin/sh\necho "$@"\n')
+    (tmp_path / "shaped-trl").chmod(0o755)
+
+    def submitted(task: int, count: int, most: int, **more: str) -> subprocess.CompletedProcess[str]:
+        array = {"TASK_ID": task, "TASK_COUNT": count, "TASK_MAX": most}
+        env = {f"SLURM_ARRAY_{key}": str(value) for key, value in array.items()} | more
+        env |= {"PATH": f"{tmp_path}:{os.environ['PATH']}"}
+        return subprocess.run(["bash", script, "studies/cpu"], env=env, capture_output=True, text=True)
+
+    assert submitted(3, 16, 16).stdout == "study studies/cpu --share 3/16\n"
+    assert submitted(3, 1, 3, PARTS="16").stdout == "study studies/cpu --share 3/16\n"
+    for task, count, most in ((3, 1, 3), (1, 16, 15)):
+        refused = submitted(task, count, most)
+        assert (refused.returncode, refused.stdout) == (2, "")
+        assert "give the number of parts" in refused.stderr
+
+
 # Stopping
 
 
@@ -261,6 +319,8 @@ def test_meters_read_steps_and_samples(tmp_path: Path) -> None:
     append_jsonl(evaluation.folder / "problems.jsonl", [{}] * 5)
     append_jsonl(evaluation.folder / "samples.jsonl", [{}] * 7)
     assert meter.read() == (7, 20)
+    write_atomic(evaluation.folder / "samples.jsonl", "{}\n" * 9)  # put together anew
+    assert meter.read() == (9, 20)
 
 
 def test_board_projects_running_runs(tmp_path: Path) -> None:

@@ -14,7 +14,8 @@ import yaml
 from study_processes import FAKES, marked_processes, run, start, wait_until, write_study
 
 from eval_suite.records import read_jsonl
-from shaped_trl.study.definition import Study, load_study
+from shaped_trl.study.definition import Study
+from shaped_trl.study.loading import load_study
 from shaped_trl.study.plan import plan
 from shaped_trl.study.state import DONE, STARTED
 

@@ -1,0 +1,56 @@
+"""The option classes of the commands that take a recipe, imported when they are asked for."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from eval_suite.errors import UserError
+
+
+@dataclass
+class GradeOptions:
+    """Options of grading and reporting within `eval`."""
+
+    pass_at: str | None = field(
+        default=None, metadata={"help": "k of pass@k, separated by commas; default: the powers of two up to n."}
+    )
+    num_workers: int | None = field(default=None, metadata={"help": "Grading processes; default: one per core."})
+    allow_weak_sandbox: bool = field(
+        default=False, metadata={"help": "Run generated code even where Landlock or seccomp cannot confine it."}
+    )
+
+    def __post_init__(self) -> None:
+        if self.num_workers is not None and self.num_workers < 1:
+            raise UserError(f"num_workers={self.num_workers} must be at least 1, or left out for one per core")
+
+
+def train_options() -> list[type]:
+    from trl import ModelConfig
+
+    from shaped_trl.data.corpora import CorpusArguments
+    from shaped_trl.launch import LaunchArguments
+    from shaped_trl.training.config import ShapedConfig
+    from shaped_trl.training.dry_run import DryRunArguments
+    from shaped_trl.training.evaluation import BenchmarkArguments
+
+    return [CorpusArguments, ShapedConfig, ModelConfig, BenchmarkArguments, DryRunArguments, LaunchArguments]
+
+
+def rlvr_options() -> list[type]:
+    from trl import ModelConfig
+
+    from shaped_trl.data.prompts import PromptArguments
+    from shaped_trl.launch import LaunchArguments
+    from shaped_trl.rlvr.config import RLVRConfig
+    from shaped_trl.rlvr.rewards import RewardArguments
+    from shaped_trl.training.evaluation import BenchmarkArguments
+
+    return [PromptArguments, RLVRConfig, ModelConfig, RewardArguments, BenchmarkArguments, LaunchArguments]
+
+
+def eval_options() -> list[type]:
+    from eval_suite.checkpoints import CheckpointOptions
+    from eval_suite.publish import PublishOptions
+    from eval_suite.sample import SampleConfig
+
+    return [SampleConfig, GradeOptions, CheckpointOptions, PublishOptions]
