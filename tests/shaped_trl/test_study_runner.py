@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import io
 import json
 import os
 import signal
@@ -13,6 +14,7 @@ from pathlib import Path
 
 import pytest
 import yaml
+from rich.console import Console
 from study_processes import ENTRY, FAKES, marked_processes, run, start, wait_until, write_study
 
 from eval_suite.benchmarks.running_sums import RunningSums
@@ -22,7 +24,7 @@ from shaped_trl.recipes import ROOT as RECIPES
 from shaped_trl.study import runner
 from shaped_trl.study.loading import load_study
 from shaped_trl.study.plan import plan
-from shaped_trl.study.progress import Board, Meter, duration
+from shaped_trl.study.progress import Board, LiveDisplay, Meter, duration
 
 
 @pytest.fixture(autouse=True)
@@ -337,6 +339,25 @@ def test_board_projects_running_runs(tmp_path: Path) -> None:
     assert board.projected_seconds()[runs[0].key] == pytest.approx(40, abs=1)
     # 8 runs of 40 s and 30 s of this one, two at a time.
     assert board.eta_seconds(dict.fromkeys(board.states, 40.0)) == pytest.approx((8 * 40 + 30) / 2, abs=1)
+
+
+def test_a_study_of_more_runs_than_lines_shows_the_whole_and_what_runs(tmp_path: Path) -> None:
+    runs = plan(load_study("studies/cpu-midtrain", tmp_path))
+    screen = io.StringIO()
+    board, display = (
+        Board(runs, max_parallel=2),
+        LiveDisplay(Console(file=screen, force_terminal=True, height=20), runs),
+    )
+    for number, each in enumerate(runs[:40]):
+        board.states[each.key] = "done" if number < 38 else "running"
+        display.changed(board, each)
+    display.refresh(board, 600.0)
+    display.close()
+    last = screen.getvalue().rpartition("all runs")[2]
+    assert "38/336" in last
+    assert "about 10 min 00 s left" in " ".join(last.split())
+    shown = [each.key for each in runs if f"{each.key} " in last]
+    assert shown == [each.key for each in runs[33:40]], "the last five to end, and what runs"
 
 
 def test_durations_read_like_speech() -> None:
