@@ -21,6 +21,7 @@ from shaped_trl.study.reading import Runs, stages_of
 
 CSV_COLUMNS = ("panel", "regime", "arm", "seed", "x", "y", "low", "high")
 MEAN = "mean"
+EXPLORATORY = "_exploratory_"  # between a chart's name and a number
 MANY_ARMS = 6  # more lines than that in one axis cannot be told apart
 
 X = int | str
@@ -92,19 +93,21 @@ def csv_of(chart: Chart) -> str:
 
 
 def _split(chart: Chart, runs: Runs) -> Iterator[Chart]:
-    """Exploratory arms in a figure of their own, beside the baseline, where one holds too many arms."""
+    """Exploratory arms in figures of their own, each beside the baseline, where one would hold too many arms."""
     study = runs.study
-    exploratory = {arm for arm, own in study.arms.items() if own.exploratory}
-    apart = [line for line in chart.lines if line.arm in exploratory]
+    drawn = {line.arm for line in chart.lines}
+    apart = [arm for arm, own in study.arms.items() if own.exploratory and arm in drawn]
     if len(study.arms) <= MANY_ARMS or not apart:
         yield chart
         return
-    confirmatory = [line for line in chart.lines if line.arm not in exploratory]
-    if confirmatory:
-        yield replace(chart, lines=confirmatory)
-    beside = [line for line in chart.lines if line.arm in exploratory or line.arm == study.baseline]
-    caption = f"{chart.caption}: exploratory arms"
-    yield replace(chart, name=f"{chart.name}_exploratory", caption=caption, lines=beside)
+    if drawn - {*apart, study.baseline}:
+        yield replace(chart, lines=[line for line in chart.lines if line.arm not in apart])
+    size = MANY_ARMS - 1  # and the baseline
+    for number in range(0, len(apart), size):
+        shown = {study.baseline, *apart[number : number + size]}
+        lines = [line for line in chart.lines if line.arm in shown]
+        name = f"{chart.name}{EXPLORATORY}{number // size + 1}"
+        yield replace(chart, name=name, caption=f"{chart.caption}: exploratory arms", lines=lines)
 
 
 def _logged(

@@ -32,7 +32,7 @@ def plot_chart(chart: Chart, arms: Sequence[str], dashed: Collection[str]) -> Fi
             for number, line in enumerate(lines):
                 beside = 0.07 * (number - (len(lines) - 1) / 2)
                 x = [places[str(point[0])] + beside if chart.order else point[0] for point in line.points]
-                _draw(axis, line, x, COLOURS[arms.index(line.arm) % len(COLOURS)], line.arm in dashed, chart)
+                _draw(axis, line, x, _colour(arms.index(line.arm)), line.arm in dashed, chart)
             _label(axis, chart, in_regime(regime, panel))
     handles = {
         text: handle for axis in axes.flat for handle, text in zip(*axis.get_legend_handles_labels(), strict=True)
@@ -47,6 +47,11 @@ def plot_chart(chart: Chart, arms: Sequence[str], dashed: Collection[str]) -> Fi
         frameon=False,
     )
     return figure
+
+
+def _colour(place: int) -> str:
+    """The first arm's is its own; others', more of them than colours, come again."""
+    return COLOURS[0] if place == 0 else COLOURS[1 + (place - 1) % (len(COLOURS) - 1)]
 
 
 def _draw(axis: Axes, line: Line, x: Sequence[Any], colour: str, dashed: bool, chart: Chart) -> None:

@@ -9,7 +9,7 @@ from typing import Any
 
 from eval_suite.document import Block, Details, Heading, Image, Items, Notes, Text
 from shaped_trl.study import overview, tables
-from shaped_trl.study.charts import MEAN, Chart
+from shaped_trl.study.charts import EXPLORATORY, MEAN, Chart
 from shaped_trl.study.definition import Study
 from shaped_trl.study.findings import find
 from shaped_trl.study.reading import stages_of
@@ -166,7 +166,7 @@ def _images(pictures: Sequence[Picture], names: Sequence[str]) -> list[Block]:
         Image(picture.path, _caption(picture.chart), picture.png)
         for name in names
         for picture in pictures
-        if picture.chart.name in (name, f"{name}_exploratory")
+        if picture.chart.name.partition(EXPLORATORY)[0] == name
     ]
 
 
