@@ -96,7 +96,7 @@ def run_study(
         with _locked(study.out, runs):
             _prepare(study, planned, data=left)
             return _run_and_report(study, runs, entry)
-    except (UserError, KeyboardInterrupt):
+    except (UserError, KeyboardInterrupt, BrokenPipeError):
         _kill_server()
         raise
 
@@ -111,8 +111,15 @@ def _prepare(study: Study, planned: Sequence[Run], *, data: bool) -> None:
             prepare_data(study)
 
 
+class _Output(Console):
+    """Leaves it to the command what happens when nobody reads any more."""
+
+    def on_broken_pipe(self) -> None:
+        raise
+
+
 def _run_and_report(study: Study, runs: Sequence[Run], entry: str) -> int:
-    console = Console()
+    console = _Output()
     runner = Runner(study, runs, entry, open_display(console, runs))
     interrupted = False
     try:

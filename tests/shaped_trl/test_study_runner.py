@@ -292,6 +292,17 @@ def test_sigkill_ends_the_runs_and_the_study_resumes(tmp_path: Path, study_proce
     assert done["attempt"] == 2
 
 
+def test_where_nobody_reads_any_more_every_process_ends(tmp_path: Path) -> None:
+    study = load_study(write_study(tmp_path, all={"step_seconds": 0.1}), tmp_path / "out")
+    process = start(study)
+    assert process.stdout is not None
+    assert "running" in process.stdout.readline()
+    process.stdout.close()
+    assert process.wait(timeout=60) != 0
+    wait_until(lambda: not marked_processes(study.out))
+    assert not all(runner.is_done(each) for each in plan(study))
+
+
 # Progress
 
 
