@@ -63,7 +63,8 @@ PRIVATE = ("output_dir", "hub_mirror", "logging_dir", "resume_from_checkpoint", 
 # options whose text is no path, whatever it begins with
 TEXTS = re.compile(r".*(_template|_pattern|_prompt)$")
 # options of which one is given: on the command line it replaces the recipe's other one
-ALTERNATIVES = {"benchmarks": "suite", "suite": "benchmarks"}
+_PAIRS = (("benchmarks", "suite"), ("dataset_test_split", "num_heldout"))
+ALTERNATIVES = {one: other for pair in _PAIRS for one, other in (pair, pair[::-1])}
 
 
 def names() -> list[str]:
@@ -191,7 +192,7 @@ class Parser:
         given = expand_shape(self.overrides(argv))
         for name, other in ALTERNATIVES.items():
             if given.get(name) and other in settings:
-                settings[other] = ""
+                settings[other] = "" if other in ("benchmarks", "suite") else None
         return {**expand_shape(settings), **given}
 
     def resolve(self, config: str | None, argv: Sequence[str]) -> tuple[tuple, dict[str, Any]]:

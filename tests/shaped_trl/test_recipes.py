@@ -55,6 +55,19 @@ def test_overrides_win_and_numbers_are_numbers(tmp_path):
     assert args.dataloader_drop_last == ShapedConfig("x").dataloader_drop_last
 
 
+@pytest.mark.parametrize(
+    ("recipe", "argv", "expected"),
+    [
+        ("dataset_test_split: test", ["--num_heldout", "5"], (None, 5)),
+        ("num_heldout: 5", ["--dataset_test_split", "test"], ("test", None)),
+        ("num_heldout: 5", ["--dataset_test_split", "test", "--num_heldout", "6"], ("test", 6)),
+    ],
+)
+def test_what_is_held_out_by_the_command_line_is_not_the_recipes(tmp_path, recipe, argv, expected):
+    (corpus, _, _), _ = resolve(tmp_path, f"output_dir: x\n{recipe}", *argv)
+    assert (corpus.dataset_test_split, corpus.num_heldout) == expected
+
+
 def test_every_default_survives_parsing(tmp_path):
     """What nobody sets has the default of its class, flags that are on among them."""
     for option_class in (ShapedConfig, RLVRConfig, PromptArguments):
