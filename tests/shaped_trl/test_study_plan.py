@@ -13,7 +13,7 @@ from study_values import load, rich_values, shared_values, study_values
 from eval_suite.errors import UserError
 from eval_suite.sample import SampleConfig
 from shaped_trl.study.loading import load_study
-from shaped_trl.study.plan import bound, plan
+from shaped_trl.study.plan import _digest, bound, plan
 from shaped_trl.study.runner import run_study
 from shaped_trl.study.schedule import estimate_seconds, next_run, path_seconds, remaining_seconds
 
@@ -194,6 +194,19 @@ def test_a_file_or_model_of_the_users_own_is_a_part_of_a_run(tmp_path: Path) -> 
     for before, after in pairwise(found):
         assert all(before[key] != after[key] for key in before)
     assert found[-1] == {run.key: run.fingerprint for run in plan(load(tmp_path, values))}
+
+
+@pytest.mark.parametrize(("size", "seen"), [(20, {*range(20)}), (21, {*range(10), *range(11, 21)})])
+def test_a_large_file_is_told_by_its_ends(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, size: int, seen: set[int]
+) -> None:
+    monkeypatch.setattr("shaped_trl.study.plan._END_BYTES", 10)
+    digests = []
+    for place in range(-1, size):
+        (tmp_path / str(place)).write_bytes(bytes(number == place for number in range(size)))
+        digests.append(_digest(tmp_path / str(place), 0))
+    assert {place for place in range(size) if digests[1 + place] != digests[0]} == seen
+    assert len({*digests}) == len(seen) + 1
 
 
 def test_dry_run_prints_commands_and_writes_nothing(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
