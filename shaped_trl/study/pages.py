@@ -69,14 +69,16 @@ def _introduction(study: Study, results: Mapping[str, Any]) -> str:
     )
     apart = [name for name, arm in study.arms.items() if arm.prepare]
     but = f" ({', '.join(apart)}: on data of their own)" if apart else ""
-    shown = (
-        "p < 0.05 over seeds, corrected among arms" if results["effects"] else "its interval excludes 0 and p < 0.05"
-    )
+    if any(row["p_corrected"] is not None for row in results["effects"]):
+        rule = "A comparison counts as shown when p < 0.05 over seeds, corrected among arms."
+    elif results["effects"]:
+        rule = "All arms are exploratory: p < 0.05 over seeds, not corrected, is a hint and no more."
+    else:
+        rule = "A comparison counts as shown when its interval excludes 0 and p < 0.05."
     return (
         f"{len(study.arms)} arms ({', '.join(study.arms)}), seeds {seeds}{where}, compared with "
         f"{study.baseline}. Arms differ in the shape of the token distribution{or_temperature} alone; data, order and "
-        f"initialisation are the same per seed{but}.{_shared(study)} Brackets hold 95% intervals. A comparison counts "
-        f"as shown when {shown}."
+        f"initialisation are the same per seed{but}.{_shared(study)} Brackets hold 95% intervals. {rule}"
     )
 
 
@@ -148,7 +150,7 @@ def _settings(study: Study, results: Mapping[str, Any], pictures: Sequence[Pictu
     document: list[Block] = [Heading("Settings"), tables.arms_table(study, results)]
     for stage, settings in results["settings"].items():
         given = [f"{key} {value}" for key, value in settings.items() if value is not None and key != "seed"]
-        document.append(Text(f"{stage}: {', '.join(given)}."))
+        document.append(Text(f"{stage} of {study.baseline}: {', '.join(given)}."))
     for made in results["made_with"]:
         versions = ", ".join(f"{name} {version}" for name, version in (made["versions"] or {}).items())
         document.append(Text(f"{made['runs']} runs at commit {made['commit'] or 'unknown'}, with {versions or '?'}."))

@@ -13,7 +13,7 @@ from shaped_trl.study.definition import Arm, Study
 from shaped_trl.study.effects import effects
 from shaped_trl.study.evaluation_results import difference, metrics_of, summarise
 from shaped_trl.study.reading import Runs, planned, read_runs, stages_of, temperatures
-from shaped_trl.study.state import FAILED, why_failed
+from shaped_trl.study.state import why_failed
 from shaped_trl.study.training_results import rl_summary, training_differences, training_summary
 
 
@@ -30,14 +30,17 @@ def collect(regimes: Sequence[Runs], pass_at: Sequence[int] | None = None) -> di
     """
     study = regimes[0].study
     planned_runs = [(runs, run) for runs in regimes for run in planned(runs.study)]
-    folders = {runs.study.key(*run): runs.study.folder(*run) for runs, run in planned_runs}
+    failures = {
+        runs.study.key(*run): why_failed(runs.study.folder(*run), runs.study.record(*run), study.out)
+        for runs, run in planned_runs
+    }
     found = effects(regimes, pass_at)
     return {
         "study": study.name,
         "baseline": study.baseline,
         "nll_within": study.nll_within,
         "seeds": list(study.seeds),
-        "failed": {key: why_failed(folder) for key, folder in folders.items() if (folder / FAILED).exists()},
+        "failed": {key: why for key, why in failures.items() if why is not None},
         "incomplete": [runs.study.key(*run) for runs, run in planned_runs if run not in runs.records],
         "settings": _settings(regimes),
         "made_with": _made_with(regimes),

@@ -38,6 +38,7 @@ from shaped_trl.study.state import (
     claim,
     is_done,
     is_here,
+    keep_failure,
     log_tail,
     outcome,
     read_state,
@@ -251,6 +252,7 @@ class Runner:
             return
         if not (run.folder / FAILED).exists():  # killed: it could not say so itself
             write_state(run.folder, FAILED, {"argv": run.argv, "fingerprint": run.fingerprint, "exit_code": code})
+        keep_failure(run, self.study.out)
         self._set(run, "failed")
         dropped = {run.key}
         for later in self.runs:

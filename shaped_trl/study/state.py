@@ -68,7 +68,7 @@ def claim(run: Run, stale: Path) -> int:
         os.replace(run.folder, place)
         started = {}
     attempt = started.get("attempt", 0) + 1
-    for path in (run.folder / DONE, run.folder / FAILED):
+    for path in (run.folder / DONE, run.folder / FAILED, run.record.with_name(f"{run.stage}.{FAILED}")):
         path.unlink(missing_ok=True)
     recorded = _recorded(run)
     if recorded and recorded.get("fingerprint") != run.fingerprint:  # one made again for its model keeps it until then
@@ -84,8 +84,22 @@ def _stale(run: Run, stale: Path, state: dict[str, Any]) -> Path:
     return stale / "-".join(part for part in parts if part)
 
 
-def why_failed(folder: Path) -> str:
-    """How a run that failed has ended, and the last line of its log."""
+def keep_failure(run: Run, out: Path) -> None:
+    """Keep beside the records why a run has failed."""
+    why = why_failed(run.folder, run.record, out)
+    write_state(run.record.parent, f"{run.stage}.{FAILED}", {"fingerprint": run.fingerprint, "why": why})
+
+
+def why_failed(folder: Path, record: Path, out: Path) -> str | None:
+    """Why the run of this folder has failed, without the place of the study's folder `out`; of one made elsewhere as
+    it was kept there; None where none has."""
+    if (folder / FAILED).exists():
+        return _ended(folder).replace(f"{out}/", "")
+    return read_state(record.parent, f"{record.stem}.{FAILED}").get("why")
+
+
+def _ended(folder: Path) -> str:
+    """How a run has ended, and the last line of its log."""
     code = read_state(folder, FAILED).get("exit_code")
     if code is None:
         return log_tail(folder, 1)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import random
 import re
+import shutil
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,7 @@ from eval_suite.records import read_jsonl
 from shaped_trl.study.definition import Study
 from shaped_trl.study.loading import load_study
 from shaped_trl.study.plan import plan
+from shaped_trl.study.report import report_study
 from shaped_trl.study.state import DONE, STARTED
 
 SECONDS = "Seconds, added over seeds; of a resumed run the last attempt alone"
@@ -104,6 +106,11 @@ def test_the_report_of_the_others_says_which_run_failed_and_why(tmp_path: Path) 
     results = json.loads((study.out / "results.json").read_text())
     why = "exit code 1; RuntimeError: this arm fails"
     assert results["failed"] == {"b/seed0/rlvr": why}
+    copy = shutil.copytree(study.out / "finished", tmp_path / "copy/finished").parent
+    for name in ("study.yaml", "fingerprints.json"):
+        shutil.copy(study.out / name, copy)
+    report_study(copy)
+    assert json.loads((copy / "results.json").read_text()) == results
     assert results["incomplete"] == ["b/seed0/rlvr", "b/seed0/eval"]
     arms = results["regimes"][""]["arms"]
     assert [arm for arm, values in arms.items() if values["evaluations"]] == ["a", "c"]
