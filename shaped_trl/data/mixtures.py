@@ -89,7 +89,7 @@ def load_sources(corpus: CorpusArguments, overlap: Overlap | None = None) -> tup
     for options, weight in mixture_entries(corpus):
         name = source_name(options)
         rows = training_rows(options, options.dataset_train_split, streaming=options.streaming, overlap=overlap)
-        if _holds_out(options):
+        if holds_out(options):
             columns = [column for column in column_names(rows) if column not in (MARK, ROW_ID)]
             rows = rows.filter(_NotHeldOut(_first_rows(options), columns))
             if isinstance(rows, Dataset) and len(rows) == 0:
@@ -119,7 +119,7 @@ def evaluation_rows(corpus: CorpusArguments) -> Dataset | None:
     """
     parts = []
     for options, _ in mixture_entries(corpus):
-        if options.dataset_test_split or _holds_out(options):
+        if options.dataset_test_split or holds_out(options):
             split = options.dataset_test_split
             rows = training_rows(options, split, keep=[SOURCE]) if split else _first_rows(options)
             count = min(corpus.max_eval_samples or len(rows), len(rows))
@@ -140,7 +140,8 @@ def evaluation_rows(corpus: CorpusArguments) -> Dataset | None:
     return concatenate_datasets(named)
 
 
-def _holds_out(options: CorpusArguments) -> bool:
+def holds_out(options: CorpusArguments) -> bool:
+    """Whether a source is evaluated on rows of its own training split."""
     return options.num_heldout is not None and not options.dataset_test_split
 
 

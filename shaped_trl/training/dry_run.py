@@ -17,7 +17,7 @@ from trl import ModelConfig
 from eval_suite.errors import UserError
 from shaped_trl.data.budget import budget_steps, parse_tokens
 from shaped_trl.data.corpora import CorpusArguments
-from shaped_trl.data.mixtures import mixture_entries, source_name
+from shaped_trl.data.mixtures import holds_out, mixture_entries, source_name
 from shaped_trl.modeling.architectures import parameter_counts
 from shaped_trl.training.config import ShapedConfig
 from shaped_trl.training.memory import step_memory
@@ -135,7 +135,7 @@ def _config(corpus: CorpusArguments, args: ShapedConfig, model_args: ModelConfig
 def _data_lines(corpus, args: ShapedConfig, devices: int, sequences: int, steps: int | None) -> Iterator[str]:
     for options, weight in mixture_entries(corpus):
         how = ", streamed" if options.streaming else ""
-        if options.num_heldout and not options.dataset_test_split:
+        if holds_out(options):
             how += f", the first {options.num_heldout:,} rows held out"
         yield f"data         {weight:6.1%}  {source_name(options)} ({options.dataset_train_split}{how})"
     per_device = (
