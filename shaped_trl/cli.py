@@ -97,7 +97,8 @@ def train_command(argv: list[str]) -> int:
     from shaped_trl.training.run import check_files, train
 
     check_files(corpus, model_args)
-    record(settings, args.output_dir, **division(args))
+    # the form by name, since its default has changed once
+    record({**settings, "positive": args.positive}, args.output_dir, **division(args))
     train(corpus, args, model_args, benchmarks)
     return 0
 

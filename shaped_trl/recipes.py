@@ -183,7 +183,10 @@ class Parser:
         Raises:
             UserError: an unknown key or flag, or a flag's value of the wrong type.
         """
-        settings: dict[str, Any] = load(find(config)) if config else {}
+        path = find(config) if config else None
+        settings: dict[str, Any] = load(path) if path else {}
+        if path and path.name == RESOLVED and "positive" in self.names:
+            settings = name_the_form(settings)
         for name, value in settings.pop("env", {}).items():
             os.environ[name] = str(value)
         for name in settings:
@@ -239,6 +242,8 @@ def record(
     settings = {name: value for name, value in settings.items() if name not in SECRET}
     if path.is_file() and trained:
         before = load(path)
+        if "positive" in settings:
+            before = name_the_form(before, settings["positive"])
         free = FREE | (DIVISION if sequences and (folder / STEP).is_file() else set())
         for name in sorted((set(before) | set(settings)) - free):
             if before.get(name) != settings.get(name):
@@ -256,6 +261,19 @@ def record(
             write_atomic(folder / STEP, json.dumps({"sequences": sequences, "processes": world}) + "\n")
     except (NotADirectoryError, FileExistsError, FileNotFoundError, PermissionError) as error:
         raise UserError(f"output_dir={str(output_dir)!r} cannot be written: {error.strerror}") from error
+
+
+def name_the_form(resolved: dict[str, Any], otherwise: str | None = None) -> dict[str, Any]:
+    """The settings of a `resolved.yaml` of a training, with its form of β.
+
+    A file without one is of a time when the product was the default. Where β does not act, no form does: then it gets
+    the form `otherwise`, if any, so that a continued run need not name the old default.
+    """
+    if "positive" in resolved:
+        return resolved
+    acts = resolved.get("beta") or '"beta"' in json.dumps(resolved.get("shape_schedule")).replace("\\", "")
+    form = "product" if acts else otherwise
+    return {**resolved, "positive": form} if form else resolved
 
 
 def public_recipe(text: str) -> str:

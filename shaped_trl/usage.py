@@ -34,7 +34,8 @@ Pre- or mid-training with the reward-shaped next-token loss. The default shape i
   shaped-trl train --config gsm8k/train --shape precision --output_dir outputs/precision
   shaped-trl train --config text/train --beta -0.25 --lambda_tail -0.1 --top_k 100
   ... --num_processes 8 --accelerate_config fsdp2   on 8 devices (ddp, fsdp2, zero3, tp, a file): recipes/README.md
-PRESET: cross_entropy, precision, diversity, tail_penalty, head_reward.
+PRESET: cross_entropy, precision, diversity (beta in the exponent form, the paper's Eq. 11), precision_product,
+diversity_product (in the product form, this project's variant), tail_penalty, head_reward.
 --dry_run prints parameters, tokens, steps, memory for --devices N and the first batch, and trains nothing.
 Run it again on the same output_dir to continue an interrupted run.
 """

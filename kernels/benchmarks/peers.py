@@ -23,8 +23,9 @@ Loss = Callable[[Tensor, Tensor, Tensor], Tensor]
 # What a training step computes; the rank takes a pass of its own and is for evaluation.
 METRICS = tuple(name for name in ALL_METRICS if name != "target_rank")
 CROSS_ENTROPY = RewardShape()
-BETA = RewardShape(beta=-0.25)
-FULL_SHAPE = RewardShape(beta=-0.25, lambda_head=0.1, lambda_tail=-0.1, top_k=100)
+BETA = RewardShape(beta=-0.25, positive="product")  # the form that the committed rows were measured with
+EXPONENT = RewardShape(beta=-0.25, positive="exponent")
+FULL_SHAPE = RewardShape(beta=-0.25, lambda_head=0.1, lambda_tail=-0.1, top_k=100, positive="product")
 _TRL_VOCABULARY_CHUNK = 32_768  # what TRL's trainers pass
 
 
@@ -67,6 +68,7 @@ def all_variants(dtype: torch.dtype) -> list[Variant]:
     return [
         Variant("ours cross-entropy", ours(CROSS_ENTROPY), CROSS_ENTROPY, "float32"),
         Variant("ours beta", ours(BETA), BETA, "float32"),
+        Variant("ours beta, exponent", ours(EXPONENT), EXPONENT, "float32"),
         Variant("ours full", ours(FULL_SHAPE), FULL_SHAPE, "float32"),
         Variant("ours full, metrics", ours(FULL_SHAPE, METRICS), FULL_SHAPE, "float32"),
         Variant("ours cross-entropy, bf16 sums", ours(CROSS_ENTROPY, (), True), CROSS_ENTROPY, "bfloat16", cuda),

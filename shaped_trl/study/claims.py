@@ -15,7 +15,7 @@ from itertools import pairwise
 from typing import Any, NamedTuple
 
 from shaped_trl.study.definition import Study
-from shaped_trl.study.effects import by_shape_alone, is_beta_alone, ordered_by_beta, shape_of
+from shaped_trl.study.effects import FORMS, by_shape_alone, is_beta_alone, ordered_by_beta, shape_of
 from shaped_trl.study.reading import Runs, stages_of
 from shaped_trl.study.training_results import nll_before
 from shaped_trl.study.wording import effect_text
@@ -78,11 +78,13 @@ def _overall(verdicts: dict[str, Verdict]) -> Verdict:
 
 def _claims(study: Study) -> list[_Claim]:
     """The paper's claims that the study has arms for, one for each arm that a claim can be about."""
-    ordered, base = ordered_by_beta(study), study.baseline
+    base = study.baseline
     claims = []
-    if len(ordered) > 1:
-        text = f"Entropy is ordered by β at equal perplexity ({' < '.join(ordered)})"
-        claims.append(_Claim("entropy_order", text, tuple(ordered), _entropy_order))
+    for form in FORMS:
+        ordered = ordered_by_beta(study, form)
+        if len(ordered) > 1:
+            text = f"Entropy is ordered by β at equal perplexity ({' < '.join(ordered)})"
+            claims.append(_Claim("entropy_order", text, tuple(ordered), _entropy_order(ordered)))
     for arm in by_shape_alone(study):
         shape = shape_of(study, arm)
         if is_beta_alone(shape) and shape.beta < 0:
@@ -93,7 +95,7 @@ def _claims(study: Study) -> list[_Claim]:
                 claims.append(_Claim("shape_or_temperature", text, (arm, control), _better_rl(arm, control)))
     for arm in by_shape_alone(study):
         shape = shape_of(study, arm)
-        if shape.lambda_tail < 0 and not shape.lambda_head and not shape.beta and shape.positive == "product":
+        if shape.lambda_tail < 0 and not shape.lambda_head and shape.weight_is_one:
             text = f"Tail suppression helps RL ({arm} against {base})"
             claims.append(_Claim("tail_suppression", text, (arm, base), _better_rl(arm, base)))
     for arm in by_shape_alone(study):
@@ -113,18 +115,22 @@ def _controls(study: Study, arm: str) -> list[str]:
     ]
 
 
-def _entropy_order(runs: Runs, effects: Effects) -> Verdict | None:
-    study = runs.study
-    ordered = ordered_by_beta(study)
-    for stage in reversed(stages_of(study, "train")):
-        here = [row for row in effects if row["stage"] == stage]
-        steps = [_find(here, arm, against, "entropy") for against, arm in pairwise(ordered)]
-        others = [arm for arm in ordered if arm != study.baseline]
-        nll = [_find(here, arm, study.baseline, "nll_relative") for arm in others]
-        if not any(row is None for row in [*steps, *nll]):
-            present = [row for row in [*steps, *nll] if row is not None]
-            return _ordered(present[: len(steps)], present[len(steps) :], study.nll_within)
-    return None
+def _entropy_order(ordered: Sequence[str]) -> Callable[[Runs, Effects], Verdict | None]:
+    """Each step in β raises the entropy, and no arm's NLL is apart; in the last train stage that has both."""
+
+    def judged(runs: Runs, effects: Effects) -> Verdict | None:
+        study = runs.study
+        for stage in reversed(stages_of(study, "train")):
+            here = [row for row in effects if row["stage"] == stage]
+            steps = [_find(here, arm, against, "entropy") for against, arm in pairwise(ordered)]
+            others = [arm for arm in ordered if arm != study.baseline]
+            nll = [_find(here, arm, study.baseline, "nll_relative") for arm in others]
+            if not any(row is None for row in [*steps, *nll]):
+                present = [row for row in [*steps, *nll] if row is not None]
+                return _ordered(present[: len(steps)], present[len(steps) :], study.nll_within)
+        return None
+
+    return judged
 
 
 def _ordered(steps: Effects, nll: Effects, within: float) -> Verdict:

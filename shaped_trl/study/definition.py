@@ -8,7 +8,8 @@ data and, per seed, the same initialisation or the same shared model, so that th
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import json
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -23,6 +24,9 @@ SHAPE_OF_ARM = ("shape", "beta", "lambda_head", "lambda_tail", "positive", "alph
 SCHEDULE = "shape_schedule"  # which only an arm's own options may give
 TEMPERATURE = "temperature"  # what the stage is called that finds one
 ONE_REGIME = ""
+# Of resolved studies and of records. In version 1, which is not written down, a β without a form acted by the product.
+VERSION = 2
+DEFAULT_FORMS = {1: "product", VERSION: "exponent"}
 
 Preparation = dict[str, dict[str, Any]]  # generator → its options
 
@@ -66,6 +70,17 @@ class Arm:
     seeds: tuple[int, ...] = ()
     exploratory: bool = False
 
+    @property
+    def form_of_beta(self) -> str | None:
+        """By which form β acts in this arm, at all times or by a schedule; None where it does not act."""
+        acts = self.shape.get("beta") or any(schedules_beta(options) for options in self.args.values())
+        return self.shape.get("positive") if acts else None
+
+
+def schedules_beta(options: Mapping[str, Any]) -> bool:
+    """Whether options of a command have a schedule of β, which is a mapping or JSON."""
+    return '"beta"' in json.dumps(options.get(SCHEDULE)).replace("\\", "")
+
 
 @dataclass(frozen=True)
 class Study:
@@ -83,29 +98,52 @@ class Study:
     arms: dict[str, Arm]
     stages: dict[str, Stage]
     regime: str = ONE_REGIME
+    places: Mapping[str, str] = field(default_factory=dict)  # arm → the arm in whose folders its runs lie, if another
 
     def each_regime(self) -> Iterator[Study]:
         """The study as seen in each of its regimes."""
         for regime in self.regimes or {ONE_REGIME: {}}:
             yield replace(self, regime=regime)
 
+    def named_by_form(self) -> Study:
+        """The study as a report shows it: an arm in which β acts has the form in its name, as in precision_product."""
+        names = {}
+        for name, arm in self.arms.items():
+            form = arm.form_of_beta
+            unsaid = form is not None and form not in name and f"{name}_{form}" not in self.arms
+            names[name] = f"{name}_{form}" if unsaid else name
+        arms = {
+            names[name]: replace(
+                arm,
+                checkpoint_of=arm.checkpoint_of and names[arm.checkpoint_of],
+                entropy_of=arm.entropy_of and names[arm.entropy_of],
+            )
+            for name, arm in self.arms.items()
+        }
+        places = {shown: name for name, shown in names.items()}
+        return replace(self, arms=arms, baseline=names[self.baseline], places=places)
+
+    def place(self, arm: str) -> str:
+        """The name of the arm's folders."""
+        return self.places.get(arm, arm)
+
     def key(self, arm: str, seed: int, stage: str) -> str:
         """What a run is called, its regime first where there are several."""
-        return "/".join([*([self.regime] if self.regime else []), arm, f"seed{seed}", stage])
+        return "/".join([*([self.regime] if self.regime else []), self.place(arm), f"seed{seed}", stage])
 
     def folder(self, arm: str, seed: int, stage: str) -> Path:
-        return self.out / "runs" / self.regime / arm / f"seed{seed}" / stage
+        return self.out / "runs" / self.regime / self.place(arm) / f"seed{seed}" / stage
 
     def record(self, arm: str, seed: int, stage: str) -> Path:
         """Where the small JSON of a finished run lies: `shaped_trl.study.finished`."""
-        return self.out / "finished" / self.regime / arm / f"seed{seed}" / f"{stage}.json"
+        return self.out / "finished" / self.regime / self.place(arm) / f"seed{seed}" / f"{stage}.json"
 
     def seeds_of(self, arm: str) -> tuple[int, ...]:
         return self.arms[arm].seeds or self.seeds
 
     def data(self, arm: str) -> Path:
         """Where the arm's data lies: the regime's, or its own."""
-        return self.out / (f"data-{arm}" if self.arms[arm].prepare else "data") / self.regime
+        return self.out / (f"data-{self.place(arm)}" if self.arms[arm].prepare else "data") / self.regime
 
     def preparation(self, arm: str) -> Preparation:
         """What the arm's data is made of: the study's options, the regime's on top, the arm's on top of these."""
@@ -135,7 +173,7 @@ class Study:
 
     def to_yaml(self) -> str:
         """The study as a study file: loading it again gives this study."""
-        resolved = {
+        resolved = {"version": VERSION} | {
             key: getattr(self, key) for key in ("name", "baseline", "max_parallel", "nll_within", "prepare", "regimes")
         }
         resolved["seeds"] = list(self.seeds)

@@ -24,6 +24,7 @@ from shaped_trl.study.training_results import rl_outcomes, training_ends
 POWER = 0.8
 UNITS = {"entropy": "nats", "nll": "nats", "nll_relative": "relative", "reward": "share", "reward_end": "share"}
 UNITS |= {"entropy_change": "relative", "length_change": "relative"}
+FORMS = ("exponent", "product")  # in which β can act
 _ROUNDING_DIGITS = 12
 
 Values = dict[tuple[str | None, str], dict[int, float]]  # (benchmark, metric) → seed → value
@@ -144,8 +145,9 @@ def comparisons(study: Study, command: str) -> list[tuple[str, str]]:
     pairs = [(arm, study.baseline) for arm in study.arms if arm != study.baseline]
     pairs += [(own.entropy_of, arm) for arm, own in study.arms.items() if own.entropy_of and arm != study.baseline]
     if command == "train":
-        ordered = ordered_by_beta(study)
-        pairs += zip(ordered[1:], ordered[:-1], strict=True)
+        for form in FORMS:
+            ordered = ordered_by_beta(study, form)
+            pairs += zip(ordered[1:], ordered[:-1], strict=True)
     known: list[tuple[str, str]] = []
     for arm, against in pairs:
         if arm != against and (arm, against) not in known and (against, arm) not in known:
@@ -162,12 +164,13 @@ def by_shape_alone(study: Study) -> list[str]:
     ]
 
 
-def ordered_by_beta(study: Study) -> list[str]:
-    """The baseline and those of `by_shape_alone` that differ in β alone (product form), by β; one arm for each β."""
+def ordered_by_beta(study: Study, form: str) -> list[str]:
+    """The baseline and those of `by_shape_alone` that differ in β alone, in this form, by β; one arm for each β."""
     arms: dict[float, str] = {}
     for arm in (study.baseline, *by_shape_alone(study)):
-        if is_beta_alone(shape_of(study, arm)):
-            arms.setdefault(shape_of(study, arm).beta, arm)
+        shape = shape_of(study, arm)
+        if is_beta_alone(shape) and shape.form_of_beta in (None, form):
+            arms.setdefault(shape.beta, arm)
     return [arms[beta] for beta in sorted(arms)]
 
 
@@ -176,8 +179,8 @@ def shape_of(study: Study, arm: str) -> RewardShape:
 
 
 def is_beta_alone(shape: RewardShape) -> bool:
-    """Whether it is cross-entropy or differs from it in β, in the product form."""
-    return shape.positive == "product" and not shape.lambda_head and not shape.lambda_tail
+    """Whether it is cross-entropy or differs from it in β alone."""
+    return shape.positive in FORMS and not shape.lambda_head and not shape.lambda_tail
 
 
 def seed_values(runs: Runs, arm: str, stage: str, pass_at: Sequence[int] | None = None) -> Values:

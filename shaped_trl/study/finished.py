@@ -17,7 +17,7 @@ import numpy as np
 from eval_suite.outcomes import Outcomes, read_outcomes, read_record
 from eval_suite.records import write_atomic
 from eval_suite.votes import Ballot
-from shaped_trl.study.definition import TEMPERATURE, Study
+from shaped_trl.study.definition import TEMPERATURE, VERSION, Study
 from shaped_trl.study.logs import RL_LOG, TRAIN_LOG, read_log
 from shaped_trl.study.plan import FOUND
 from shaped_trl.study.state import DONE, read_state
@@ -34,6 +34,8 @@ _DIGITS = 7  # significant ones; what is logged is a float32
 def finished(study: Study, arm: str, seed: int, stage: str, fingerprint: str | None = None) -> dict[str, Any] | None:
     """What is kept of a run, None where it is not done. Taken from its folder again where that has been run again.
 
+    ``version`` is that of the definition (none is 1, in which the command line of ``outcome`` meant the product where it
+    has a β without `--positive`).
     Paths in the study's folder are relative to it, wherever it was when the run was made. ``outcome`` is its
     done.json; then ``log`` (column → values), ``evaluation`` (settings and outcomes of each benchmark) or ``found`` (a
     temperature). With a `fingerprint` only what was done with these settings counts.
@@ -43,7 +45,11 @@ def finished(study: Study, arm: str, seed: int, stage: str, fingerprint: str | N
     outcome = _relative(read_state(folder, DONE), _parent(study, folder))
     wanted = (None, outcome.get("fingerprint"))
     if outcome and fingerprint in wanted and (kept is None or kept["outcome"] != outcome):
-        kept = {"outcome": outcome, **_relative(_content(study, folder, stage), _parent(study, folder))}
+        kept = {
+            "version": VERSION,
+            "outcome": outcome,
+            **_relative(_content(study, folder, stage), _parent(study, folder)),
+        }
         mine = path.with_name(f"{path.name}.{os.getpid()}")  # two parts of a study may keep the same run at once
         write_atomic(mine, json.dumps(kept, separators=(",", ":")) + "\n")
         os.replace(mine, path)

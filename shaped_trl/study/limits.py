@@ -173,9 +173,10 @@ def _shape_limits(results: dict[str, Any]) -> list[str]:
             + (" This study covers one kind of data." if len(results["regimes"]) == 1 else "")
         )
     if shapes:
-        forms = sorted({shape.get("positive", "product") for shape in shapes})
+        forms = sorted({shape["positive"] for shape in shapes})
+        product = " The product is this project's variant." if "product" in forms else ""
         limits.append(
-            f"β enters by the form {' and '.join(map(repr, forms))}. The published Equation 11 can be read "
-            "in two ways (product, exponent), and which of them its authors used is open."
+            f"β enters by the form {' and '.join(map(repr, forms))}. The paper's Equation 11 is, most likely, the "
+            f"exponent; its PDF would settle it.{product}"
         )
     return limits

@@ -14,17 +14,21 @@ from eval_suite.benchmarks.running_sums import NAME as RUNNING_SUMS
 from eval_suite.errors import UserError
 from shaped_trl import recipes
 from shaped_trl.study.definition import (
+    DEFAULT_FORMS,
     MODEL_FLAGS,
     OUTPUT_FLAGS,
     PREPARATIONS,
     SCHEDULE,
     SHAPE_OF_ARM,
     TEMPERATURE,
+    VERSION,
     Arm,
     Preparation,
     Stage,
     Study,
+    schedules_beta,
 )
+from shaped_trl.study.state import PLANNED
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]*")
 _KINDS = {str: "a name", bool: "true or false"}
@@ -37,11 +41,15 @@ def load_study(path: str | Path, out: str | Path | None = None) -> Study:
         UserError: an unknown or missing key, a value of the wrong kind or out of range, a stage or an arm that builds
             on one that is not there.
     """
-    values = recipes.load(recipes.find(str(path)))
-    allowed = tuple(field.name for field in fields(Study) if field.name not in ("out", "regime"))
+    file = recipes.find(str(path))
+    values = recipes.load(file)
+    default_form = _default_form(str(path), values.pop("version", 1 if _is_resolved(file) else VERSION))
+    allowed = tuple(field.name for field in fields(Study) if field.name not in ("out", "regime", "places"))
     _check_keys(str(path), values, allowed, required=("name", "baseline", "arms", "stages"))
     _check_kinds("", values, baseline=str)
-    arms = {_named("arm", arm): _arm(arm, value) for arm, value in _mapping("arms", values["arms"]).items()}
+    arms = {
+        _named("arm", arm): _arm(arm, value, default_form) for arm, value in _mapping("arms", values["arms"]).items()
+    }
     stages: dict[str, Stage] = {}
     for stage, value in _mapping("stages", values["stages"]).items():
         stages[_named("stage", stage)] = _stage(stage, value, stages)
@@ -67,7 +75,20 @@ def load_study(path: str | Path, out: str | Path | None = None) -> Study:
     return study
 
 
-def _arm(name: str, value: Any) -> Arm:
+def _is_resolved(file: Path) -> bool:
+    """Whether it was written by a study, into its folder, and not by hand."""
+    return file.name == "study.yaml" and any((file.parent / name).exists() for name in (PLANNED, "finished"))
+
+
+def _default_form(where: str, version: Any) -> str:
+    """The form in which a β without one acts, by the version of a resolved study."""
+    if version not in DEFAULT_FORMS:
+        known = ", ".join(map(str, DEFAULT_FORMS))
+        raise UserError(f"{where}: version {version!r} is unknown here; this shaped-trl reads {known}")
+    return DEFAULT_FORMS[version]
+
+
+def _arm(name: str, value: Any, default_form: str) -> Arm:
     from shaped_kernels import RewardShape
 
     where = f"arms.{name}"
@@ -84,6 +105,8 @@ def _arm(name: str, value: Any) -> Arm:
     args = {stage: _mapping(f"{where}.args.{stage}", options) for stage, options in args.items()}
     seeds = _seeds(f"{where}.seeds", value["seeds"]) if value.get("seeds") else ()
     prepare = _preparation(f"{where}.prepare", value.get("prepare"))
+    if shape.get("beta") or any(schedules_beta(options) for options in args.values()):
+        shape = {**shape, "positive": shape.get("positive", default_form)}  # so that every record names the form
     return Arm(**{**value, "shape": shape, "args": args, "seeds": seeds, "prepare": prepare})
 
 

@@ -15,13 +15,16 @@ from typing import Any
 from eval_suite.errors import UserError
 from shaped_trl import recipes
 from shaped_trl.study.definition import (
+    DEFAULT_FORMS,
     MODEL_FLAGS,
     OUTPUT_FLAGS,
     SCHEDULE,
     SHAPE_OF_ARM,
     TEMPERATURE,
+    VERSION,
     Stage,
     Study,
+    schedules_beta,
 )
 
 DATA = "{data}"
@@ -122,11 +125,13 @@ def _run(
     config = study.stages[name].config if name in study.stages else ""
     named = {_config_argument(config): Path(config).name} if Path(config).is_file() else {}
     identity = [
-        [named.get(argument, argument).replace(str(study.out), "{out}") for argument in argv],
+        [named.get(argument, argument).replace(str(study.out), "{out}") for argument in _without_product(argv)],
         recipe,
         study.preparation(arm),
         [need.fingerprint for need in needs],
     ]
+    if command == "train" and _leaves_the_form_open(recipe | settings):
+        identity.append({"positive": DEFAULT_FORMS[VERSION]})
     if files := _contents(study, recipe | settings):
         identity.append(files)
     return Run(
@@ -144,6 +149,22 @@ def _run(
         regime=study.regime,
         seconds=study.stages[name].seconds if name in study.stages else None,
     )
+
+
+def _without_product(argv: Sequence[str]) -> list[str]:
+    """The command line as fingerprints have it: the product was the default when the first ones were made, so that
+    `--positive product` is left out, and what was made with it keeps its fingerprint."""
+    product = [argv[i : i + 2] == ["--positive", "product"] for i in range(len(argv))]
+    return [each for i, each in enumerate(argv) if not (product[i] or (i and product[i - 1]))]
+
+
+def _leaves_the_form_open(settings: Mapping[str, Any]) -> bool:
+    """Whether β acts in the default form, which was another one when fingerprints began."""
+    from shaped_kernels import PRESETS
+
+    shape = str(settings.get("shape", ""))
+    beta = PRESETS[shape].beta if shape in PRESETS else 0
+    return "positive" not in settings and bool(settings.get("beta", beta) or schedules_beta(settings))
 
 
 def _match(study: Study, arm: str, seed: int, name: str, earlier: Mapping[str, Run]) -> Run:

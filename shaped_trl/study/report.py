@@ -32,7 +32,7 @@ def report_study(folder: str | Path, pass_at: Sequence[int] | None = None) -> Pa
     folder = Path(folder)
     if not (folder / "study.yaml").is_file():
         raise UserError(f"{folder}: no study.yaml; give the output folder of `shaped-trl study`")
-    study = load_study(folder / "study.yaml", folder)
+    study = load_study(folder / "study.yaml", folder).named_by_form()
     regimes = read_regimes(study)
     results = collect(regimes, pass_at)
     write_atomic(folder / "results.json", json.dumps(results, indent=2, ensure_ascii=False) + "\n")

@@ -39,7 +39,13 @@ from shaped_trl.data.tokenizers import train_tokenizer
 from shaped_trl.training.config import ShapedConfig
 from shaped_trl.training.trainer import ShapedTrainer
 
-FULL_SHAPE: dict[str, Any] = {"beta": -0.25, "lambda_head": 0.1, "lambda_tail": -0.1, "top_k": 100}
+FULL_SHAPE: dict[str, Any] = {
+    "beta": -0.25,
+    "lambda_head": 0.1,
+    "lambda_tail": -0.1,
+    "top_k": 100,
+    "positive": "product",
+}
 WARM_UP_STEPS = 3
 OURS, THEIRS = "ShapedTrainer", "SFTTrainer"
 RESULTS = Path(__file__).with_suffix(".csv")

@@ -32,7 +32,8 @@ class ShapedConfig(WatchArguments, SFTConfig):
     beta: float = field(
         default=0.0,
         metadata={
-            "help": "Exponent of the positive reward (Eq. 11). Negative: precision, positive: diversity. >= -1."
+            "help": "β of the target's reward (Eq. 11), at least -1, in the form that `positive` names. Below 0 it "
+            "sharpens the distribution (precision), above 0 it keeps it broad (diversity)."
         },
     )
     lambda_head: float = field(
@@ -44,8 +45,11 @@ class ShapedConfig(WatchArguments, SFTConfig):
     )
     top_k: int = field(default=100, metadata={"help": "Size of the head set K of Eq. 12."})
     positive: str = field(
-        default="product",
-        metadata={"help": "Form of the positive reward: product, exponent (the two readings of Eq. 11) or power."},
+        default="exponent",
+        metadata={
+            "help": "Form of the target's reward: exponent (the paper's Eq. 11), product (this project's variant of it) "
+            "or power (w = p^alpha)."
+        },
     )
     alpha: float = field(default=1.0, metadata={"help": "Exponent of positive='power', w = p^alpha; 1 is DFT."})
     shape_schedule: dict | str | None = field(

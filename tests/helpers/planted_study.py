@@ -20,16 +20,29 @@ PROBLEMS = 12
 SEEDS = tuple(range(8))
 ARMS: dict[str, dict[str, Any]] = {
     "cross_entropy": {},
-    "precision": {"shape": {"beta": -0.25}},
-    "diversity": {"shape": {"beta": 0.5}},
+    "precision_product": {"shape": {"beta": -0.25, "positive": "product"}},
+    "diversity_product": {"shape": {"beta": 0.5, "positive": "product"}},
     "tail_penalty": {"shape": {"lambda_tail": -0.1}},
-    "cooled": {"checkpoint_of": "cross_entropy", "entropy_of": "precision"},
+    "cooled": {"checkpoint_of": "cross_entropy", "entropy_of": "precision_product"},
     "exponent": {"shape": {"beta": -0.25, "positive": "exponent"}, "seeds": [0, 1, 2], "exploratory": True},
 }
-ENTROPY = {"cross_entropy": 0.64, "precision": 0.43, "diversity": 1.0, "tail_penalty": 0.62, "exponent": 0.6}
+ENTROPY = {
+    "cross_entropy": 0.64,
+    "precision_product": 0.43,
+    "diversity_product": 1.0,
+    "tail_penalty": 0.62,
+    "exponent": 0.6,
+}
 # (regime, arm) → what it adds to reward and Avg@n
-REWARD = {("P", "precision"): 0.1, ("P", "cooled"): 0.1, ("D", "precision"): -0.1, ("P", "exponent"): 0.3}
-COLLAPSE = {"diversity": (-0.5, -0.3)}  # relative change of entropy and of response length, where not −0.1 and 0
+REWARD = {
+    ("P", "precision_product"): 0.1,
+    ("P", "cooled"): 0.1,
+    ("D", "precision_product"): -0.1,
+    ("P", "exponent"): 0.3,
+}
+COLLAPSE = {
+    "diversity_product": (-0.5, -0.3)
+}  # relative change of entropy and of response length, where not −0.1 and 0
 
 
 def write_planted(folder: Path) -> None:

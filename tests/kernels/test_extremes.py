@@ -1,5 +1,6 @@
 """Logits at which naive arithmetic gives NaN, and the limits that hold there."""
 
+import mpmath
 import pytest
 import torch
 from shaped_kernels import METRICS, RewardShape, shaped_linear_loss
@@ -9,16 +10,16 @@ IMPLEMENTATIONS = ("reference", "chunked")
 V = 40
 SHAPES = {
     "cross_entropy": RewardShape(),
-    "precision": RewardShape(beta=-0.25),
-    "diversity": RewardShape(beta=0.5),
-    "beta-1": RewardShape(beta=-1.0),
+    "product-.25": RewardShape(beta=-0.25, positive="product"),
+    "product+.5": RewardShape(beta=0.5, positive="product"),
+    "product-1": RewardShape(beta=-1.0, positive="product"),
     "exponent-.25": RewardShape(beta=-0.25, positive="exponent"),
     "exponent-1": RewardShape(beta=-1.0, positive="exponent"),
     "exponent+.5": RewardShape(beta=0.5, positive="exponent"),
     "power": RewardShape(positive="power"),
-    "full": RewardShape(-0.25, 0.1, -0.1, top_k=7),
+    "full": RewardShape(-0.25, 0.1, -0.1, top_k=7, positive="product"),
     "full-exponent": RewardShape(0.5, -0.2, 0.3, top_k=7, positive="exponent"),
-    "all-head": RewardShape(-0.25, 0.1, -0.1, top_k=V),
+    "all-head": RewardShape(-0.25, 0.1, -0.1, top_k=V, positive="product"),
 }
 
 
@@ -71,7 +72,7 @@ def test_fp32_is_close_to_float64(name, impl):
 def test_at_beta_minus_one_a_certain_target_keeps_its_loss_and_gradient():
     # w·nll → nll/q → 1 and dz_x = −wq = −1, however far the target is ahead.
     z = extreme_rows()["target ahead by 10000.0"]
-    loss, dz, _ = loss_and_dz(z, RewardShape(beta=-1.0), "chunked")
+    loss, dz, _ = loss_and_dz(z, RewardShape(beta=-1.0, positive="product"), "chunked")
     assert loss == 1
     assert dz[0] == -1
     torch.testing.assert_close(dz[1:], z[1:].softmax(-1), rtol=1e-6, atol=0)
@@ -80,13 +81,37 @@ def test_at_beta_minus_one_a_certain_target_keeps_its_loss_and_gradient():
 @pytest.mark.parametrize(
     ("impl", "gap"), [("reference", 20.0), ("reference", 80.0), ("chunked", 80.0), ("chunked", 110.0)]
 )
-def test_the_precision_gradient_stays_exact_where_the_target_is_certain(impl, gap):
+def test_the_products_gradient_stays_exact_where_the_target_is_certain(impl, gap):
     # dz_x → −q^(1+β) with q = e^−Δ: naive fp32 arithmetic is NaN from a gap of 16 on.
     z = torch.full((V,), -torch.inf).index_copy(0, torch.tensor([0, 5]), torch.tensor([gap, 0.0]))
-    _, dz, _ = loss_and_dz(z, RewardShape(beta=-0.25), impl)
+    _, dz, _ = loss_and_dz(z, RewardShape(beta=-0.25, positive="product"), impl)
     expected = torch.tensor(-0.75 * gap, dtype=torch.float64).exp()
     torch.testing.assert_close(-dz[0].double(), expected, rtol=1e-5, atol=0)
     torch.testing.assert_close(dz[5].double(), expected, rtol=1e-5, atol=0)
+
+
+def exponent_to_50_digits(gap: float, beta: float) -> tuple[float, float]:
+    """Loss w·nll and dz_x = −w·q of r = (1/p)^((1−p)^β) for two tokens whose logits differ by `gap`."""
+    with mpmath.workdps(50):
+        p, q = (1 / (1 + mpmath.exp(sign * mpmath.mpf(gap))) for sign in (-1, 1))
+        w = p * (1 / p) ** (q**beta)
+        return float(-w * mpmath.log(p)), float(-w * q)
+
+
+@pytest.mark.parametrize("beta", [-1.0, -0.25, 0.5, 2.0])
+@pytest.mark.parametrize(("impl", "dtype", "rtol"), [
+    ("reference", torch.float64, 1e-12), ("chunked", torch.float64, 1e-12), ("chunked", torch.float32, 1e-5),
+])  # fmt: skip
+@pytest.mark.parametrize("gap", [-500.0, -80.0, -20.0, -1.0, 0.0, 1.0, 15.0, 17.0, 30.0, 37.0, 80.0])
+def test_the_exponent_agrees_with_50_digits_from_impossible_to_certain(gap, impl, dtype, rtol, beta):
+    z = torch.full((V,), -torch.inf, dtype=dtype).index_copy(
+        0, torch.tensor([0, 5]), torch.tensor([gap, 0.0], dtype=dtype)
+    )
+    loss, dz, _ = loss_and_dz(z, RewardShape(beta=beta, positive="exponent"), impl)
+    expected_loss, expected_dz = exponent_to_50_digits(gap, beta)
+    assert loss.item() == pytest.approx(expected_loss, rel=rtol)
+    assert dz[0].item() == pytest.approx(expected_dz, rel=rtol)
+    assert dz[5].item() == pytest.approx(-expected_dz, rel=rtol)
 
 
 @pytest.mark.parametrize("impl", IMPLEMENTATIONS)

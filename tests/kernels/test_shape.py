@@ -15,7 +15,7 @@ REFUSED = [
     ("top_k", {"top_k": 0}, "at least 1"),
     ("top_k", {"top_k": 2.0}, "whole number"),
     ("top_k", {"top_k": True}, "whole number"),
-    ("positive", {"positive": "focal"}, "product, exponent, power"),
+    ("positive", {"positive": "focal"}, "exponent, product, power"),
     ("alpha", {"positive": "power", "alpha": 0.0}, "above 0"),
     ("alpha", {"alpha": 2.0}, "positive='power'"),
     ("beta", {"positive": "power", "beta": 0.5}, "alpha"),
@@ -49,11 +49,15 @@ def test_the_presets_are_those_of_the_paper():
         "cross_entropy": (0.0, 0.0, 0.0),
         "precision": (-0.25, 0.0, 0.0),
         "diversity": (0.5, 0.0, 0.0),
+        "precision_product": (-0.25, 0.0, 0.0),
+        "diversity_product": (0.5, 0.0, 0.0),
         "tail_penalty": (0.0, 0.0, -0.1),
         "head_reward": (0.0, 0.1, 0.0),
     }
     assert [name for name, shape in PRESETS.items() if shape.is_cross_entropy] == ["cross_entropy"]
-    assert {shape.positive for shape in PRESETS.values()} == {"product"}
+    named = {name for name in PRESETS if name.endswith("_product")}
+    assert {name for name, shape in PRESETS.items() if shape.positive == "product"} == named
+    assert {PRESETS[name].positive for name in PRESETS.keys() - named} == {"exponent"}
 
 
 def test_an_unknown_preset_lists_the_known_ones():

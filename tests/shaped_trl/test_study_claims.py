@@ -97,9 +97,9 @@ def test_verdicts_are_as_planted(results: dict[str, Any]) -> None:
     assert verdicts(claims) == PLANTED
     by_name = {claim["claim"]: claim for claim in claims}
     assert by_name["precision_rl"]["sentence"] == "it depends on the regime: shown in P, refuted in D"
-    assert by_name["shape_or_temperature"]["arms"] == ["precision", "cooled"]
+    assert by_name["shape_or_temperature"]["arms"] == ["precision_product", "cooled"]
     said = sentence(claims, "precision_rl", "P")
-    row = effect(results, "P", "precision", "cross_entropy", "rlvr", "reward")
+    row = effect(results, "P", "precision_product", "cross_entropy", "rlvr", "reward")
     assert f"{100 * row['value']:+.1f} [{100 * row['low']:+.1f}, {100 * row['high']:+.1f}] points" in said
     assert "(8 seeds)" in said
 
@@ -115,17 +115,17 @@ def test_effects_are_those_of_the_rows(folder: Path, results: dict[str, Any]) ->
         lines = (folder / f"runs/D/{arm}/seed{seed}/rlvr/rl_log.jsonl").read_text().splitlines()
         return float(np.mean([json.loads(line)["raw_reward"] for line in lines]))
 
-    own, base = ([rewards(arm, seed) for seed in SEEDS] for arm in ("precision", "cooled"))
-    row = effect(results, "D", "precision", "cooled", "rlvr", "reward")
+    own, base = ([rewards(arm, seed) for seed in SEEDS] for arm in ("precision_product", "cooled"))
+    row = effect(results, "D", "precision_product", "cooled", "rlvr", "reward")
     expected = stats.ttest_rel(own, base)
     assert (row["value"], row["p_value"]) == pytest.approx((np.mean(own) - np.mean(base), expected.pvalue))
     interval = expected.confidence_interval(0.95)
     assert (row["low"], row["high"]) == pytest.approx((interval.low, interval.high))
     assert row["unit"] == "share"
 
-    change = effect(results, "P", "diversity", "cross_entropy", "rlvr", "entropy_change")
+    change = effect(results, "P", "diversity_product", "cross_entropy", "rlvr", "entropy_change")
     assert change["value"] == pytest.approx(-0.4, abs=0.06)  # last and first tenths are 2 of 20 rows each
-    nll = effect(results, "P", "precision", "cross_entropy", "pretrain", "nll_relative")
+    nll = effect(results, "P", "precision_product", "cross_entropy", "pretrain", "nll_relative")
     assert abs(nll["value"]) < 0.01
     metrics = {(row["benchmark"], row["metric"]) for row in results["effects"] if row["stage"] == "eval_rlvr"}
     assert metrics == {(BENCHMARK, "avg@8"), (BENCHMARK, "cons@8"), (BENCHMARK, "pass@8")}
@@ -138,8 +138,8 @@ def test_exploratory_arms_have_no_part_in_the_correction(results: dict[str, Any]
         if (row["regime"], row["stage"], row["metric"]) == ("P", "rlvr", "reward") and not row["exploratory"]
     ]
     assert {(row["arm"], row["against"]) for row in family} == {
-        *((arm, "cross_entropy") for arm in ("precision", "diversity", "tail_penalty", "cooled")),
-        ("precision", "cooled"),
+        *((arm, "cross_entropy") for arm in ("precision_product", "diversity_product", "tail_penalty", "cooled")),
+        ("precision_product", "cooled"),
     }
     assert [row["p_corrected"] for row in family] == holm([row["p_value"] for row in family])
     tried = [row for row in results["effects"] if row["arm"] == "exponent"]
@@ -155,7 +155,7 @@ def test_exploratory_arms_have_no_part_in_the_correction(results: dict[str, Any]
 def test_what_was_not_planned_is_not_missed(folder: Path, results: dict[str, Any], tmp_path: Path) -> None:
     assert (results["failed"], results["incomplete"]) == ({}, [])
     assert results["regimes"]["P"]["temperatures"] == {"cooled": {str(s): 0.8 + s / 100 for s in SEEDS}}
-    assert results["arms"]["cooled"]["entropy_of"] == "precision"
+    assert results["arms"]["cooled"]["entropy_of"] == "precision_product"
     part = shutil.copytree(folder / "runs/D/cooled", tmp_path / "out/runs/D/cooled")
     shutil.copy(folder / "study.yaml", tmp_path / "out")
     (part / "seed3/temperature-pretrain/done.json").unlink()
@@ -170,7 +170,7 @@ def test_what_was_not_planned_is_not_missed(folder: Path, results: dict[str, Any
 
 
 def test_rl_is_not_compared_where_training_was_not_alike(regimes: list[Runs]) -> None:
-    change_log(regimes[1], "precision", "pretrain", "eval_nll", 1.2)
+    change_log(regimes[1], "precision_product", "pretrain", "eval_nll", 1.2)
     claims = judged(regimes)
     expected = PLANTED | {
         "entropy_order": ("not resolved", "shown", "not resolved"),
@@ -180,25 +180,25 @@ def test_rl_is_not_compared_where_training_was_not_alike(regimes: list[Runs]) ->
     assert verdicts(claims) == expected
     assert "perplexity is not equal" in sentence(claims, "entropy_order", "D")
     for name in ("precision_rl", "shape_or_temperature"):
-        assert sentence(claims, name, "D").startswith("not trained alike (NLL of precision +20.")
+        assert sentence(claims, name, "D").startswith("not trained alike (NLL of precision_product +20.")
 
 
 def test_verdicts_turn_with_the_numbers(regimes: list[Runs]) -> None:
     for runs in regimes:
-        change_log(runs, "precision", "pretrain", "eval_entropy", 3.0)
-        change_log(runs, "diversity", "pretrain", "eval_entropy", 0.3)
-        for rows in runs.logs["diversity", "rlvr"].values():
+        change_log(runs, "precision_product", "pretrain", "eval_entropy", 3.0)
+        change_log(runs, "diversity_product", "pretrain", "eval_entropy", 0.3)
+        for rows in runs.logs["diversity_product", "rlvr"].values():
             for row in rows:
                 row["entropy"], row["completion_length"] = 1 + row["step"] / 20, 30 + row["step"]
     found = verdicts(judged(regimes))
     assert found["entropy_order"] == ("refuted",) * 3
     assert found["entropy_collapse"] == ("refuted",) * 3
     # one of the two that are claimed, and nothing against it
-    for rows in regimes[0].logs["diversity", "rlvr"].values():
+    for rows in regimes[0].logs["diversity_product", "rlvr"].values():
         for row in rows:
             row["entropy"] = 2 - row["step"] / 20
     # one of the two against it, and nothing for it
-    for seed, rows in regimes[1].logs["diversity", "rlvr"].items():
+    for seed, rows in regimes[1].logs["diversity_product", "rlvr"].items():
         for row, like in zip(rows, regimes[1].logs["cross_entropy", "rlvr"][seed], strict=True):
             row["completion_length"] = like["completion_length"]
     assert verdicts(judged(regimes))["entropy_collapse"] == ("not resolved", "not resolved", "refuted")
@@ -208,35 +208,37 @@ def test_verdicts_turn_with_the_numbers(regimes: list[Runs]) -> None:
 def test_one_of_two_quantities_refutes_at_half_the_level(regimes: list[Runs], p_reward: float, verdict: str) -> None:
     rows = effects(regimes)
     for row in rows:
-        if (row["regime"], row["arm"], row["against"]) == ("D", "precision", "cross_entropy"):
+        if (row["regime"], row["arm"], row["against"]) == ("D", "precision_product", "cross_entropy"):
             row["p_corrected"] = p_reward if row["metric"] == "reward" else 0.5
     assert verdicts(judge(regimes, rows))["precision_rl"] == ("not resolved", "shown", verdict)
 
 
 def test_an_arm_with_data_of_its_own_is_not_compared_in_likelihood(regimes: list[Runs]) -> None:
     for runs in regimes:
-        change_log(runs, "precision", "pretrain", "eval_nll", 1.2)
+        change_log(runs, "precision_product", "pretrain", "eval_nll", 1.2)
     before = collect(regimes)
-    assert "precision was not trained alike" in "\n".join(find(before).limits)
-    assert "| precision | -0.6 | +3.2 |" in report_text(regimes, before)
+    assert "precision_product was not trained alike" in "\n".join(find(before).limits)
+    assert "| precision_product | -0.6 | +3.2 |" in report_text(regimes, before)
     for runs in regimes:
-        runs.study.arms["precision"] = replace(runs.study.arms["precision"], prepare={"running_sums": {"p_long": 0.6}})
+        runs.study.arms["precision_product"] = replace(
+            runs.study.arms["precision_product"], prepare={"running_sums": {"p_long": 0.6}}
+        )
     results = collect(regimes)
     findings = find(results)
-    assert "precision was not trained alike" not in "\n".join(findings.limits)
-    assert "P: precision on texts of its own against cross_entropy" in "\n".join(findings.shown)
-    assert not any("precision" in claim["arms"] for claim in results["claims"])
-    assert "| precision | -0.6 | +3.2 |" not in report_text(regimes, results)
+    assert "precision_product was not trained alike" not in "\n".join(findings.limits)
+    assert "P: precision_product on texts of its own against cross_entropy" in "\n".join(findings.shown)
+    assert not any("precision_product" in claim["arms"] for claim in results["claims"])
+    assert "| precision_product | -0.6 | +3.2 |" not in report_text(regimes, results)
 
 
 def test_an_arm_with_options_of_its_own_has_no_part_in_a_claim(regimes: list[Runs]) -> None:
     """Its shape is not all that tells it from the baseline: another learning rate, a schedule with no shape."""
     for runs in regimes:
         arms = runs.study.arms
-        arms["precision"] = replace(arms["precision"], args={"rlvr": {"learning_rate": 1.0}})
+        arms["precision_product"] = replace(arms["precision_product"], args={"rlvr": {"learning_rate": 1.0}})
         arms["tail_penalty"] = replace(arms["tail_penalty"], shape={}, args={"pretrain": {"shape_schedule": "{}"}})
     found = {claim["claim"]: set(claim["arms"]) for claim in judged(regimes)}
-    both = {"cross_entropy", "diversity"}
+    both = {"cross_entropy", "diversity_product"}
     assert found == {"entropy_order": both, "entropy_collapse": both}
 
 
@@ -256,12 +258,12 @@ def test_a_claim_needs_two_seeds_of_its_arms(regimes: list[Runs]) -> None:
 
 
 def test_what_a_claim_says_of_regimes_and_seeds(regimes: list[Runs]) -> None:
-    del regimes[0].evaluations["diversity", "eval_rlvr"][0]
-    for seed, rows in regimes[1].logs["precision", "rlvr"].items():
+    del regimes[0].evaluations["diversity_product", "eval_rlvr"][0]
+    for seed, rows in regimes[1].logs["precision_product", "rlvr"].items():
         for row, like in zip(rows, regimes[1].logs["cross_entropy", "rlvr"][seed], strict=True):
             row["raw_reward"] = like["raw_reward"]
-    del regimes[1].evaluations["precision", "eval_rlvr"][0]
-    regimes[1].evaluations["precision", "eval_rlvr"].update(
+    del regimes[1].evaluations["precision_product", "eval_rlvr"][0]
+    regimes[1].evaluations["precision_product", "eval_rlvr"].update(
         {seed: own for seed, own in regimes[1].evaluations["cross_entropy", "eval_rlvr"].items() if seed}
     )
     claim = next(each for each in judged(regimes) if each["claim"] == "precision_rl")
@@ -360,7 +362,7 @@ def test_many_arms_leave_exploratory_ones_their_own_figures(regimes: list[Runs],
     assert drawn["reward_exploratory_2"] == {"cross_entropy", *names[4:]}
     (chart,) = (chart for chart in charts(regimes, more) if chart.name == "reward_exploratory_1")
     assert len({line.get_color() for line in plot_chart(chart, list(study.arms), set()).axes[0].lines}) == 6
-    for arm in ("precision", "diversity", "tail_penalty", "cooled"):
+    for arm in ("precision_product", "diversity_product", "tail_penalty", "cooled"):
         del study.arms[arm]
     assert "reward" not in {chart.name for chart in charts(regimes, more)}, "nothing but the baseline"
 
@@ -385,11 +387,11 @@ def test_the_page_begins_with_the_verdicts(folder: Path, results: dict[str, Any]
     assert "No arm is cross-entropy sampled at a matched entropy" not in text
     assert "kind of data" not in text
     assert "Differences smaller than these would probably have been missed" in text
-    assert "the entropy of precision (P: 0.835, 0.800 to 0.870; D: 0.835, 0.800 to 0.870)" in text
+    assert "the entropy of precision_product (P: 0.835, 0.800 to 0.870; D: 0.835, 0.800 to 0.870)" in text
     # the paper's 50.43 − 50.99 and 50.75 − 47.52 for β = −.25, and this study's in each regime
-    rows = [effect(results, each, "precision", "cross_entropy", "eval_rlvr", "pass@8") for each in ("P", "D")]
+    rows = [effect(results, each, "precision_product", "cross_entropy", "eval_rlvr", "pass@8") for each in ("P", "D")]
     ours = ["{:+.1f} [{:+.1f}, {:+.1f}]".format(*(100 * r[key] for key in ("value", "low", "high"))) for r in rows]
-    assert f"| precision | -0.6 | +3.2 | {ours[0]} | {ours[1]} |" in text
+    assert f"| precision_product | -0.6 | +3.2 | {ours[0]} | {ours[1]} |" in text
     assert "one run each and without intervals" in text
 
 

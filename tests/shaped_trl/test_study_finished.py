@@ -70,36 +70,36 @@ def test_results_do_not_depend_on_the_order_of_folders_and_rows(tmp_path: Path) 
 def test_what_is_kept_is_what_was_there(tmp_path: Path) -> None:
     write_planted(tmp_path / "out")
     study = next(load_study(tmp_path / "out/study.yaml", tmp_path / "out").each_regime())
-    folder = study.folder("precision", 3, "eval_rlvr")
-    kept = finished(study, "precision", 3, "eval_rlvr")
+    folder = study.folder("precision_product", 3, "eval_rlvr")
+    kept = finished(study, "precision_product", 3, "eval_rlvr")
     assert kept is not None
     (name, expected), (_, found) = *read_outcomes(folder).items(), *outcomes_of(json.loads(json.dumps(kept))).items()
     for key, value in vars(expected).items():
         assert list(vars(found)[key]) == list(value) if key.endswith("_P") else vars(found)[key] == value, (name, key)
 
-    kept = finished(study, "precision", 3, "pretrain")
+    kept = finished(study, "precision_product", 3, "pretrain")
     assert kept is not None
-    logged = list(read_jsonl(study.folder("precision", 3, "pretrain") / "train_log.jsonl"))
+    logged = list(read_jsonl(study.folder("precision_product", 3, "pretrain") / "train_log.jsonl"))
     assert rows_of(kept) == [pytest.approx(row, rel=1e-6) for row in logged]
 
 
 def test_what_is_kept_does_not_say_where_the_study_lies(tmp_path: Path) -> None:
     write_planted(tmp_path / "out")
     study = next(load_study(tmp_path / "out/study.yaml", tmp_path / "out").each_regime())
-    done = study.folder("precision", 3, "rlvr") / DONE
+    done = study.folder("precision_product", 3, "rlvr") / DONE
     elsewhere = f"/mnt{tmp_path}/out/model"  # has the folder's name in it, and is not in the folder
     outcome = json.loads(done.read_text()) | {"argv": ["rlvr", "--m", elsewhere, "--output_dir", str(done.parent)]}
     done.write_text(json.dumps(outcome))
-    kept = finished(study, "precision", 3, "rlvr")
+    kept = finished(study, "precision_product", 3, "rlvr")
     assert kept is not None
-    assert kept["outcome"]["argv"] == ["rlvr", "--m", elsewhere, "--output_dir", "runs/P/precision/seed3/rlvr"]
-    record = study.record("precision", 3, "rlvr")
+    assert kept["outcome"]["argv"] == ["rlvr", "--m", elsewhere, "--output_dir", "runs/P/precision_product/seed3/rlvr"]
+    record = study.record("precision_product", 3, "rlvr")
     written = record.stat().st_mtime_ns
-    assert finished(study, "precision", 3, "rlvr") == kept
+    assert finished(study, "precision_product", 3, "rlvr") == kept
     assert record.stat().st_mtime_ns == written  # the same run is not kept again
     shutil.copytree(tmp_path / "out", tmp_path / "copy")
     copy = next(load_study(tmp_path / "out/study.yaml", tmp_path / "copy").each_regime())
-    assert finished(copy, "precision", 3, "rlvr") == kept
+    assert finished(copy, "precision_product", 3, "rlvr") == kept
 
 
 def test_a_study_goes_on_elsewhere_and_makes_only_the_models_again_that_it_starts_from(tmp_path: Path) -> None:
@@ -215,12 +215,12 @@ def test_two_parts_of_a_study_may_keep_a_run_at_once(tmp_path: Path, monkeypatch
             pid = others.pop()
             with monkeypatch.context() as patch:
                 patch.setattr(os, "getpid", lambda: pid)
-                finished(study, "precision", 3, "rlvr")
+                finished(study, "precision_product", 3, "rlvr")
         replace(source, target)
 
     monkeypatch.setattr(os, "replace", interleaved)
-    kept = finished(study, "precision", 3, "rlvr")
+    kept = finished(study, "precision_product", 3, "rlvr")
     assert others == []
-    record = study.record("precision", 3, "rlvr")
+    record = study.record("precision_product", 3, "rlvr")
     assert json.loads(record.read_text()) == kept
     assert list(record.parent.iterdir()) == [record]

@@ -26,7 +26,7 @@ def test_a_run_is_one_command_line(tmp_path: Path) -> None:
     folder = out / "runs/precision/seed1"
     assert runs["precision/seed1/pretrain"].argv == (
         *("train", "--config", str(tmp_path / "pretrain.yaml"), "--output_dir", str(folder / "pretrain")),
-        *("--seed", "1", "--beta", "-0.25", "--lambda_tail", "-0.00001"),
+        *("--seed", "1", "--beta", "-0.25", "--lambda_tail", "-0.00001", "--positive", "exponent"),
         *("--dataset", f"{out}/data/train.jsonl"),
     )
     assert runs["precision/seed1/eval"].argv == (

@@ -25,11 +25,11 @@ from shaped_trl.study.report import report_study
 COUNTS = {
     ("cross_entropy", "eval_pretrain"): [0, 1, 2, 3, 1, 0, 2, 4, 1, 0, 3, 2],
     ("cross_entropy", "eval_rlvr"): [4, 5, 6, 6, 4, 3, 5, 8, 4, 0, 6, 6],
-    ("precision", "eval_pretrain"): [3, 4, 5, 6, 4, 3, 5, 7, 4, 3, 6, 5],
-    ("precision", "eval_rlvr"): [5, 4, 7, 5, 5, 2, 6, 7, 5, 0, 5, 7],
+    ("precision_exponent", "eval_pretrain"): [3, 4, 5, 6, 4, 3, 5, 7, 4, 3, 6, 5],
+    ("precision_exponent", "eval_rlvr"): [5, 4, 7, 5, 5, 2, 6, 7, 5, 0, 5, 7],
 }
-NLL = {"cross_entropy": 0.60, "precision": 0.61}
-ENTROPY = {"cross_entropy": 0.80, "precision": 0.60}
+NLL = {"cross_entropy": 0.60, "precision_exponent": 0.61}
+ENTROPY = {"cross_entropy": 0.80, "precision_exponent": 0.60}
 
 
 def write_study(folder: Path, seeds: tuple[int, ...] = (0,)) -> None:
@@ -37,7 +37,7 @@ def write_study(folder: Path, seeds: tuple[int, ...] = (0,)) -> None:
         "name": "known",
         "seeds": list(seeds),
         "baseline": "cross_entropy",
-        "arms": {"cross_entropy": {}, "precision": {"shape": {"beta": -0.25}}},
+        "arms": {"cross_entropy": {}, "precision_exponent": {"shape": {"beta": -0.25}}},
         "stages": {
             "pretrain": {"command": "train", "config": "demo/pretrain", "shaped": True},
             "eval_pretrain": {"command": "eval", "config": "demo/eval", "model": "pretrain"},
@@ -105,12 +105,12 @@ def pass_at(c: int, k: int) -> float:
 
 
 def test_training_and_rl_summaries(only: dict[str, Any]) -> None:
-    training = only["arms"]["precision"]["training"]["pretrain"]
+    training = only["arms"]["precision_exponent"]["training"]["pretrain"]
     assert training == {
         "source": "held-out",
-        "nll": NLL["precision"],
-        "perplexity": pytest.approx(math.exp(NLL["precision"]), rel=1e-12),
-        "entropy": ENTROPY["precision"],
+        "nll": NLL["precision_exponent"],
+        "perplexity": pytest.approx(math.exp(NLL["precision_exponent"]), rel=1e-12),
+        "entropy": ENTROPY["precision_exponent"],
         "seeds": 1,
         "steps": 100,
         "tokens": 10_000,
@@ -143,7 +143,7 @@ def test_differences_are_paired_and_judged(only: dict[str, Any]) -> None:
     rows = {(row["stage"], row["metric"]): row for row in only["differences"]}
     assert {metric for _, metric in rows} == {"avg@8", "cons@8", "pass@8"}
     before = rows["eval_pretrain", "avg@8"]
-    pairs = zip(COUNTS["precision", "eval_pretrain"], COUNTS["cross_entropy", "eval_pretrain"], strict=True)
+    pairs = zip(COUNTS["precision_exponent", "eval_pretrain"], COUNTS["cross_entropy", "eval_pretrain"], strict=True)
     assert before["value"] == pytest.approx(np.mean([a - b for a, b in pairs]) / N)
     # 12 differences of one sign: 2 of 2^12 sign flips are as extreme.
     assert before["p_value"] == pytest.approx(2 / 2**12)
@@ -158,8 +158,8 @@ def test_differences_are_paired_and_judged(only: dict[str, Any]) -> None:
 def test_words_follow_the_numbers(results: dict[str, Any]) -> None:
     findings = find(results)
     shown, not_shown, _, limits = ("\n".join(part) for part in findings)
-    assert "precision against cross_entropy, eval_pretrain, running_sums: avg@8 is higher" in shown
-    assert "precision against cross_entropy, eval_rlvr, running_sums: avg@8" in not_shown
+    assert "precision_exponent against cross_entropy, eval_pretrain, running_sums: avg@8 is higher" in shown
+    assert "precision_exponent against cross_entropy, eval_rlvr, running_sums: avg@8" in not_shown
     assert "entropy -25.0%, NLL +1.7%" in shown
     assert "One training seed" in limits
     assert "controlled task" in limits
@@ -170,16 +170,16 @@ def test_words_follow_the_numbers(results: dict[str, Any]) -> None:
     regime = swapped["regimes"][""]
     for row in regime["differences"]:
         row["value"], row["low"], row["high"] = -row["value"], -row["high"], -row["low"]
-    regime["arms"]["precision"]["training"]["pretrain"]["nll"] = 0.70
-    regime["arms"]["precision"]["rl"]["rlvr"]["raw_reward"]["run"] = 0.0
-    regime["arms"]["precision"]["evaluations"]["eval_rlvr"][BENCHMARK]["unparsed"] = 0.04
-    swapped["arms"]["precision"]["shape"] = {"lambda_tail": -0.1}
+    regime["arms"]["precision_exponent"]["training"]["pretrain"]["nll"] = 0.70
+    regime["arms"]["precision_exponent"]["rl"]["rlvr"]["raw_reward"]["run"] = 0.0
+    regime["arms"]["precision_exponent"]["evaluations"]["eval_rlvr"][BENCHMARK]["unparsed"] = 0.04
+    swapped["arms"]["precision_exponent"]["shape"] = {"lambda_tail": -0.1}
     findings = find(swapped)
     assert "eval_pretrain, running_sums: avg@8 is lower" in "\n".join(findings.shown)
-    assert "precision was not trained alike" in "\n".join(findings.limits)
-    assert "precision, rlvr: not one sampled completion was right" in "\n".join(findings.limits)
+    assert "precision_exponent was not trained alike" in "\n".join(findings.limits)
+    assert "precision_exponent, rlvr: not one sampled completion was right" in "\n".join(findings.limits)
     lost = "running_sums: many completions give no answer at all: cross_entropy"
-    assert f"eval_pretrain, {lost} 12.5%, precision 12.5%." in findings.limits
+    assert f"eval_pretrain, {lost} 12.5%, precision_exponent 12.5%." in findings.limits
     assert f"eval_rlvr, {lost} 11.5%." in findings.limits
     assert "β" not in "\n".join(findings.limits)
 
@@ -196,7 +196,9 @@ def test_pages_hold_the_tables_and_pictures(folder: Path, results: dict[str, Any
     assert "http" not in page
     assert "regime" not in text
     check_self_contained(page)
-    metric = results["regimes"][""]["arms"]["precision"]["evaluations"]["eval_rlvr"][BENCHMARK]["metrics"]["avg@8"]
+    metric = results["regimes"][""]["arms"]["precision_exponent"]["evaluations"]["eval_rlvr"][BENCHMARK]["metrics"][
+        "avg@8"
+    ]
     cell = "{:.1f} [{:.1f}, {:.1f}]".format(*(100 * metric[key] for key in ("value", "low", "high")))
     for each in (page, text):
         assert cell in each
@@ -222,7 +224,7 @@ def test_seeds_get_an_interval_of_their_own(tmp_path: Path) -> None:
     write_study(out, seeds=(0, 1, 2))
     counts = [[5, 4, 7, 5, 5, 2, 6, 7, 5, 1, 5, 7], [6, 5, 8, 6, 6, 3, 7, 8, 6, 1, 6, 8]]
     for seed, passes in zip((1, 2), counts, strict=True):
-        stage = out / f"runs/precision/seed{seed}/eval_rlvr"
+        stage = out / f"runs/precision_exponent/seed{seed}/eval_rlvr"
         shutil.rmtree(stage)
         stage.mkdir()
         (stage / "done.json").write_text(json.dumps({"wall_seconds": 1, "cpu_seconds": 1, "attempt": 2}))
@@ -231,7 +233,7 @@ def test_seeds_get_an_interval_of_their_own(tmp_path: Path) -> None:
     results = json.loads((out / "results.json").read_text())
     rows = {(row["stage"], row["metric"]): row for row in results["regimes"][""]["differences"]}
     base = np.array(COUNTS["cross_entropy", "eval_rlvr"])
-    shifts = [(np.array(c) - base).mean() / N for c in (COUNTS["precision", "eval_rlvr"], *counts)]
+    shifts = [(np.array(c) - base).mean() / N for c in (COUNTS["precision_exponent", "eval_rlvr"], *counts)]
     half = stats.t.ppf(0.975, 2) * np.std(shifts, ddof=1) / math.sqrt(3)
     over = rows["eval_rlvr", "avg@8"]["over_seeds"]
     expected = (np.mean(shifts), np.mean(shifts) - half, np.mean(shifts) + half)
@@ -247,9 +249,9 @@ def test_where_training_ended_is_paired_over_seeds(tmp_path: Path) -> None:
     write_study(out, seeds=(0, 1, 2))
     ends = {
         ("cross_entropy", "entropy"): [2.0, 2.2, 2.4],
-        ("precision", "entropy"): [1.5, 1.7, 1.75],
+        ("precision_exponent", "entropy"): [1.5, 1.7, 1.75],
         ("cross_entropy", "tail_mass"): [0.10, 0.11, 0.12],
-        ("precision", "tail_mass"): [0.09, 0.12, 0.10],
+        ("precision_exponent", "tail_mass"): [0.09, 0.12, 0.10],
     }
     for (arm, key), values in ends.items():
         for seed, value in enumerate(values):
@@ -258,19 +260,19 @@ def test_where_training_ended_is_paired_over_seeds(tmp_path: Path) -> None:
     report_study(out)
     results = json.loads((out / "results.json").read_text())
     rows = {row["quantity"]: row for row in results["regimes"][""]["training_differences"]}
-    assert {row["arm"] for row in rows.values()} == {"precision"}
+    assert {row["arm"] for row in rows.values()} == {"precision_exponent"}
     for key in ("entropy", "tail_mass"):
-        base, own = np.array(ends["cross_entropy", key]), np.array(ends["precision", key])
+        base, own = np.array(ends["cross_entropy", key]), np.array(ends["precision_exponent", key])
         found = rows[key]
         expected = stats.ttest_1samp(own / base - 1, 0).confidence_interval(0.95)
         assert (found["low"], found["high"]) == pytest.approx((expected.low, expected.high))
-        interval = results["regimes"][""]["arms"]["precision"]["training"]["pretrain"]["over_seeds"][key]
+        interval = results["regimes"][""]["arms"]["precision_exponent"]["training"]["pretrain"]["over_seeds"][key]
         expected = stats.ttest_1samp(own, 0).confidence_interval(0.95)
         assert (interval["low"], interval["high"]) == pytest.approx((expected.low, expected.high))
-    assert rows["nll"]["value"] == pytest.approx(NLL["precision"] / NLL["cross_entropy"] - 1)
+    assert rows["nll"]["value"] == pytest.approx(NLL["precision_exponent"] / NLL["cross_entropy"] - 1)
     text = (out / "report.md").read_text()
     cell = "{:+.1f} [{:+.1f}, {:+.1f}]".format(*(100 * rows["entropy"][key] for key in ("value", "low", "high")))
-    assert f"| precision | +1.7 [+1.7, +1.7] | {cell} |" in text
+    assert f"| precision_exponent | +1.7 [+1.7, +1.7] | {cell} |" in text
     assert "End of pretrain, mean over 3 seeds with its 95% interval" in text
     assert f"entropy {rows['entropy']['value']:+.1%} [" in "\n".join(find(results).shown)
 
@@ -283,7 +285,7 @@ def test_a_shared_stage_is_said_to_be_shared(tmp_path: Path) -> None:
     common = {"command": "train", "config": "demo/pretrain"}
     before = {"pretrain": common | {"shared": True}, "midtrain": common | {"shaped": True, "model": "pretrain"}}
     values["stages"] = before | {"rlvr": stages["rlvr"] | {"model": "midtrain"}, "eval_rlvr": stages["eval_rlvr"]}
-    values["arms"]["precision"]["args"] = {"midtrain": {"max_steps": 7}}
+    values["arms"]["precision_exponent"]["args"] = {"midtrain": {"max_steps": 7}}
     (folder / "study.yaml").write_text(yaml.safe_dump(values, sort_keys=False))
     for runs in (folder / "runs").glob("*/seed*"):
         shutil.copytree(runs / "pretrain", runs / "midtrain")
@@ -292,13 +294,13 @@ def test_a_shared_stage_is_said_to_be_shared(tmp_path: Path) -> None:
     report_study(folder)
     results = json.loads((folder / "results.json").read_text())
     assert results["incomplete"] == []
-    assert set(results["regimes"][""]["arms"]["precision"]["training"]) == {"midtrain"}
+    assert set(results["regimes"][""]["arms"]["precision_exponent"]["training"]) == {"midtrain"}
     text = (folder / "report.md").read_text()
     assert (
         "pretrain ran once per seed, as cross_entropy: all arms go on from its model, and shapes act in midtrain"
         in text
     )
-    assert "| precision | beta -0.25, midtrain max_steps 7 | its own, from cross_entropy's pretrain |" in text
+    assert "| precision_exponent | beta -0.25, midtrain max_steps 7 | its own, from cross_entropy's pretrain |" in text
     assert "## Training before RL" in text
     assert "re-training" not in text.replace("eval_pretrain", "")
 
@@ -307,21 +309,21 @@ def test_unfinished_runs_are_named_and_left_out(tmp_path: Path) -> None:
     out = tmp_path / "partial"
     write_study(out)
     for stage, outcome in (("rlvr", "failed.json"), ("eval_rlvr", None)):
-        run = out / "runs/precision/seed0" / stage
+        run = out / "runs/precision_exponent/seed0" / stage
         (run / "done.json").unlink()
         if outcome:
             (run / outcome).write_text('{"exit_code": -9}')
     report_study(out)
     results = json.loads((out / "results.json").read_text())
-    assert results["failed"] == {"precision/seed0/rlvr": "ended by signal 9 (Killed)"}
-    assert results["incomplete"] == ["precision/seed0/rlvr", "precision/seed0/eval_rlvr"]
+    assert results["failed"] == {"precision_exponent/seed0/rlvr": "ended by signal 9 (Killed)"}
+    assert results["incomplete"] == ["precision_exponent/seed0/rlvr", "precision_exponent/seed0/eval_rlvr"]
     only = results["regimes"][""]
-    assert only["arms"]["precision"]["rl"] == {}
-    assert "eval_rlvr" not in only["arms"]["precision"]["evaluations"]
+    assert only["arms"]["precision_exponent"]["rl"] == {}
+    assert "eval_rlvr" not in only["arms"]["precision_exponent"]["evaluations"]
     assert {row["stage"] for row in only["differences"]} == {"eval_pretrain"}
     text = (out / "report.md").read_text()
-    assert "precision/seed0/rlvr failed: ended by signal 9 (Killed)" in text
-    assert "left out of every number here: precision/seed0/rlvr, precision/seed0/eval_rlvr" in text
+    assert "precision_exponent/seed0/rlvr failed: ended by signal 9 (Killed)" in text
+    assert "left out of every number here: precision_exponent/seed0/rlvr, precision_exponent/seed0/eval_rlvr" in text
 
 
 def test_a_study_without_any_result_still_reports(tmp_path: Path) -> None:
@@ -348,4 +350,4 @@ def test_the_shipped_demo_is_a_valid_study(tmp_path: Path) -> None:
     study = load_study("studies/tiny", tmp_path)
     assert study.baseline == "cross_entropy"
     assert [stage.command for stage in study.stages.values()] == ["train", "eval", "rlvr", "eval"]
-    assert study.arms["precision"].shape == {"beta": -0.25}
+    assert study.arms["precision"].shape == {"beta": -0.25, "positive": "exponent"}

@@ -12,7 +12,7 @@ import torch
 if TYPE_CHECKING:
     from .vocab_parallel import VocabularyShard
 
-POSITIVE_FORMS = ("product", "exponent", "power")
+POSITIVE_FORMS = ("exponent", "product", "power")
 
 
 @dataclass(frozen=True)
@@ -23,14 +23,15 @@ class RewardShape:
     loss, and K the `top_k` most probable tokens (ties go to the lowest id). The defaults are cross-entropy.
 
     Args:
-        beta: scaling of the target's reward (Eq. 11), at least −1. Below 0 it sharpens the distribution
-            ("precision"), above 0 it keeps it broad ("diversity"), 0 is cross-entropy.
+        beta: β of Eq. 11, at least −1, in the form that `positive` names. Below 0 it sharpens the distribution
+            ("precision"), above 0 it keeps it broad ("diversity"), 0 is cross-entropy in every form.
         lambda_head: λ̃, the reward of the tokens of K other than the target (Eq. 12–13).
         lambda_tail: λ̂, the reward of the tokens outside K other than the target (Eq. 12–13).
         top_k: size of K (Eq. 12–13), at least 1; larger than the vocabulary means that there is no tail.
-        positive: how `beta` enters. Two published forms of Eq. 11 conflict, and the conflict is open:
-            ``"product"`` (default): r = (1/p)·(1−p)^β, so w = (1−p)^β;
-            ``"exponent"``: r = (1/p)^((1−p)^β), so w = p^(1−(1−p)^β).
+        positive: the form of the target's reward.
+            ``"exponent"`` (default) is the paper's Eq. 11: r = (1/p)^((1−p)^β), so w = p^(1−(1−p)^β).
+            ``"product"`` is this project's variant, a focal-like weight without a gradient:
+            r = (1/p)·(1−p)^β, so w = (1−p)^β. kernels/README.md tells why the first is taken for the paper's.
             ``"power"`` is a baseline from elsewhere: w = p^α; α = 1 is DFT (arXiv 2508.05629).
         alpha: exponent of ``"power"``, above 0.
 
@@ -42,7 +43,7 @@ class RewardShape:
     lambda_head: float = 0.0
     lambda_tail: float = 0.0
     top_k: int = 100
-    positive: str = "product"
+    positive: str = "exponent"
     alpha: float = 1.0
 
     def __post_init__(self) -> None:
@@ -62,7 +63,7 @@ class RewardShape:
             raise ValueError(f"positive={self.positive!r} is unknown; use one of {', '.join(POSITIVE_FORMS)}")
         if self.alpha <= 0:
             raise ValueError(
-                f"alpha={self.alpha!r} is not above 0; for unweighted cross-entropy use positive='product'"
+                f"alpha={self.alpha!r} is not above 0; for unweighted cross-entropy leave out positive and alpha"
             )
         if self.positive == "power" and self.beta != 0:
             raise ValueError(f"beta={self.beta!r} is unused by positive='power'; leave it at 0 and set alpha")
@@ -88,6 +89,11 @@ class RewardShape:
         return self.weight_is_one and self.lambda_head == 0 and self.lambda_tail == 0
 
     @property
+    def form_of_beta(self) -> str | None:
+        """By which form β acts: "exponent" or "product"; None where it does not act."""
+        return self.positive if self.beta != 0 else None
+
+    @property
     def weight_is_one(self) -> bool:
         """True where the target's term is the plain negative log-likelihood."""
         return self.positive != "power" and self.beta == 0
@@ -104,6 +110,8 @@ PRESETS = MappingProxyType(
         "cross_entropy": RewardShape(),
         "precision": RewardShape(beta=-0.25),
         "diversity": RewardShape(beta=0.5),
+        "precision_product": RewardShape(beta=-0.25, positive="product"),
+        "diversity_product": RewardShape(beta=0.5, positive="product"),
         "tail_penalty": RewardShape(lambda_tail=-0.1),
         "head_reward": RewardShape(lambda_head=0.1),
     }
