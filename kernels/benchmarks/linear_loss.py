@@ -20,8 +20,8 @@ Memory: what a forward and backward adds to what is allocated, gradients include
 resident-set maximum in a process of its own.
 Sums: the dtype in which the weight's gradient is summed over chunks. Compare like with like.
 
-"full" is β=−0.25, λ̃=0.1, λ̂=−0.1, k=100. Rows are appended to results.csv after each size, a plot is drawn at the
-end, and what the loss must reach is checked against what was measured.
+"full" is β=−0.25 (product form), λ̃=0.1, λ̂=−0.1, k=100. Rows are appended to results.csv after each size, a
+plot is drawn at the end, and what the loss must reach is checked against what was measured.
 """
 
 from __future__ import annotations

@@ -34,8 +34,8 @@ _DIGITS = 7  # significant ones; what is logged is a float32
 def finished(study: Study, arm: str, seed: int, stage: str, fingerprint: str | None = None) -> dict[str, Any] | None:
     """What is kept of a run, None where it is not done. Taken from its folder again where that has been run again.
 
-    ``version`` is that of the definition (none is 1, in which the command line of ``outcome`` meant the product where it
-    has a β without `--positive`).
+    ``version`` is that of the definition; none is 1, in which a command line with β and without `--positive` meant the
+    product.
     Paths in the study's folder are relative to it, wherever it was when the run was made. ``outcome`` is its
     done.json; then ``log`` (column → values), ``evaluation`` (settings and outcomes of each benchmark) or ``found`` (a
     temperature). With a `fingerprint` only what was done with these settings counts.

@@ -47,8 +47,8 @@ class ShapedConfig(WatchArguments, SFTConfig):
     positive: str = field(
         default="exponent",
         metadata={
-            "help": "Form of the target's reward: exponent (the paper's Eq. 11), product (this project's variant of it) "
-            "or power (w = p^alpha)."
+            "help": "Form of the target's reward: exponent (the paper's Eq. 11), product (this project's variant) or "
+            "power (w = p^alpha)."
         },
     )
     alpha: float = field(default=1.0, metadata={"help": "Exponent of positive='power', w = p^alpha; 1 is DFT."})

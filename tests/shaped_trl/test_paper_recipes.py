@@ -22,6 +22,7 @@ from shaped_trl.data.budget import budget_steps, parse_tokens
 from shaped_trl.data.corpora import CorpusArguments
 from shaped_trl.data.mixtures import mixture_entries
 from shaped_trl.modeling.architectures import ARCHITECTURES, paper_config, parameter_counts
+from shaped_trl.study import paper
 from shaped_trl.training import ShapedConfig
 from shaped_trl.training.run import build_trainer, new_model
 from shaped_trl.training.throughput import PEAK_FLOPS
@@ -203,3 +204,20 @@ def test_hours_are_six_flops_a_parameter_and_token(name):
         parameters = counts.active + counts.head
     seconds = 6 * parameters * parse_tokens(tokens) / (int(devices) * PEAK_FLOPS["H100"] * int(mfu) / 100)
     assert hours == f"{seconds / 3600:.0f}"
+
+
+def test_the_page_has_the_numbers_of_the_paper_that_the_report_uses():
+    page = (recipes.ROOT / "paper/README.md").read_text(encoding="utf-8")
+    rows = [[cell.strip() for cell in line.strip("|").split("|")] for line in page.splitlines()]
+    shown = {(row[0], row[2]): row[3:] for row in rows if row[0] in ("Pass@64", "Avg@128")}
+    tables = [
+        ("Pass@64", paper.SCALES, paper.PASS_AT_64_AFTER_RL),
+        ("Pass@64", ("20B-A1B",), paper.REVISED_PASS_AT_64_AFTER_RL),
+        ("Avg@128", paper.REVISED_SCALES, paper.REVISED_AVG_AT_128_AFTER_RL),
+    ]
+    shapes = (paper.CROSS_ENTROPY, paper.PRECISION, paper.DIVERSITY, paper.TAIL_PENALTY, paper.HEAD_REWARD)
+    for metric, scales, values in tables:
+        for scale in scales:
+            numbers = [values.get(shape, {}).get(scale) for shape in shapes]
+            assert shown.pop((metric, scale)) == ["–" if each is None else f"{each:.2f}" for each in numbers]
+    assert not shown

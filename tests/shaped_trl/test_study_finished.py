@@ -146,7 +146,7 @@ def test_what_was_done_with_other_settings_is_in_no_number(tmp_path: Path) -> No
     assert run(load_study(path, tmp_path / "out")) == 1
     results = json.loads((study.out / "results.json").read_text())
     assert results["incomplete"] == ["b/seed0/rlvr", "b/seed0/eval"]  # the latter was done for the other beta
-    assert results["regimes"][""]["arms"]["b"]["evaluations"] == {}
+    assert results["regimes"][""]["arms"]["b_exponent"]["evaluations"] == {}
 
 
 def test_an_older_folder_does_not_replace_a_newer_json(tmp_path: Path) -> None:

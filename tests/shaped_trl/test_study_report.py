@@ -34,6 +34,7 @@ ENTROPY = {"cross_entropy": 0.80, "precision_exponent": 0.60}
 
 def write_study(folder: Path, seeds: tuple[int, ...] = (0,)) -> None:
     values = {
+        "version": 2,
         "name": "known",
         "seeds": list(seeds),
         "baseline": "cross_entropy",
@@ -300,7 +301,10 @@ def test_a_shared_stage_is_said_to_be_shared(tmp_path: Path) -> None:
         "pretrain ran once per seed, as cross_entropy: all arms go on from its model, and shapes act in midtrain"
         in text
     )
-    assert "| precision_exponent | beta -0.25, midtrain max_steps 7 | its own, from cross_entropy's pretrain |" in text
+    assert (
+        "| precision_exponent | beta -0.25, positive exponent, midtrain max_steps 7 | "
+        "its own, from cross_entropy's pretrain |" in text
+    )
     assert "## Training before RL" in text
     assert "re-training" not in text.replace("eval_pretrain", "")
 

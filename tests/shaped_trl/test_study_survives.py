@@ -113,14 +113,14 @@ def test_the_report_of_the_others_says_which_run_failed_and_why(tmp_path: Path) 
     assert json.loads((copy / "results.json").read_text()) == results
     assert results["incomplete"] == ["b/seed0/rlvr", "b/seed0/eval"]
     arms = results["regimes"][""]["arms"]
-    assert [arm for arm, values in arms.items() if values["evaluations"]] == ["a", "c"]
-    assert set(arms["b"]["training"]) == {"pretrain"}
+    assert [arm for arm, values in arms.items() if values["evaluations"]] == ["a", "c_exponent"]
+    assert set(arms["b_exponent"]["training"]) == {"pretrain"}
     for name in ("report.md", "report.html"):
         text = (study.out / name).read_text()
         assert f"b/seed0/rlvr failed: {why}" in text
         assert "left out of every number here: b/seed0/rlvr, b/seed0/eval." in text
-        assert "c against a, eval, running_sums: avg@8" in text
-        assert "b against a, eval" not in text
+        assert "c_exponent against a, eval, running_sums: avg@8" in text
+        assert "b_exponent against a, eval" not in text
 
     (tmp_path / "rlvr.yaml").write_text("max_steps: 3\n")
     assert run(load_study(path, tmp_path / "out")) == 0
