@@ -177,7 +177,7 @@ def test_the_logit_gradient_sums_to_zero(shape, impl):
 def test_for_two_tokens_the_fixed_point_is_temperature_one_plus_beta(beta):
     data = torch.tensor([0.8, 0.2], dtype=torch.float64)
     z = (data.log() / (1 + beta)).expand(2, 2)
-    _, dz = loss_and_dz(z, torch.tensor([0, 1]), RewardShape(beta=beta), "chunked")
+    _, dz = loss_and_dz(z, torch.tensor([0, 1]), RewardShape(beta=beta, positive="product"), "chunked")
     _, dz_cross_entropy = loss_and_dz(z, torch.tensor([0, 1]), RewardShape(), "chunked")
     assert (data @ dz).abs().max() < 1e-16
     assert (data @ dz_cross_entropy).abs().max() > 0.04
