@@ -110,7 +110,9 @@ def fitted(data: Distribution, beta: float, rate: float) -> Distribution:
     z = weights.log()
     for _ in range(400):
         hidden = z.expand(size, size).clone().requires_grad_()
-        loss = shaped_linear_loss(hidden, identity, targets, RewardShape(beta, positive="product"), impl="chunked").loss
+        loss = shaped_linear_loss(
+            hidden, identity, targets, RewardShape(beta, positive="product"), impl="chunked"
+        ).loss
         (rows,) = torch.autograd.grad(loss, hidden)
         p = z.softmax(-1)
         step = (weights @ rows) / p
