@@ -1,7 +1,5 @@
 """Planted effects come back as verdicts: from the folders of a study to the words of its report."""
 
-from __future__ import annotations
-
 import copy
 import csv
 import io

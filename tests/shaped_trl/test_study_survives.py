@@ -126,7 +126,7 @@ def test_the_report_of_the_others_says_which_run_failed_and_why(tmp_path: Path) 
     assert run(load_study(path, tmp_path / "out")) == 0
     text = (study.out / "report.md").read_text()
     assert "failed" not in text
-    assert "b against a, eval" in text
+    assert "b_exponent against a, eval" in text
 
 
 def test_a_change_reruns_what_it_concerns_and_nothing_else(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
