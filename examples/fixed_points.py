@@ -70,8 +70,11 @@ def fixed_point(data_V: Array, shape: RewardShape) -> Array:
 
 def predictions(model: str, texts: list[Path], positions: int) -> list[Array]:
     """Next-token distributions [V] of the model at the first `positions` tokens of each text."""
-    tokenizer = AutoTokenizer.from_pretrained(model)
-    network = AutoModelForCausalLM.from_pretrained(model, dtype=torch.float32).eval()
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(model)
+        network = AutoModelForCausalLM.from_pretrained(model, dtype=torch.float32).eval()
+    except (OSError, ValueError) as error:
+        raise SystemExit(f"{model} cannot be loaded as a causal language model: {error}") from error
     found = []
     for text in texts:
         ids = tokenizer(text.read_text(encoding="utf-8"), return_tensors="pt").input_ids[:, :positions]

@@ -12,7 +12,7 @@ import json
 import os
 import re
 import shutil
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -30,6 +30,7 @@ RESOLVED = "resolved.yaml"
 PUSHING = ("push_to_hub", "hub_model_id", "hub_strategy", "hub_private_repo", "hub_always_push", "hub_revision")
 # never written down
 SECRET = ("hub_token", "push_to_hub_token")
+SCHEDULE = "shape_schedule"
 ACCELERATE = "accelerate"  # the folder of accelerate's configurations, which are no recipes
 RESULTS = "results"  # the folder of studies that were run
 # how many sequences make an optimizer step, and on how many processes
@@ -263,6 +264,11 @@ def record(
         raise UserError(f"output_dir={str(output_dir)!r} cannot be written: {error.strerror}") from error
 
 
+def schedules_beta(settings: Mapping[str, Any]) -> bool:
+    """Whether settings of a training have a schedule of β, which is a mapping or JSON."""
+    return '"beta"' in json.dumps(settings.get(SCHEDULE)).replace("\\", "")
+
+
 def name_the_form(resolved: dict[str, Any], otherwise: str | None = None) -> dict[str, Any]:
     """The settings of a `resolved.yaml` of a training, with its form of β.
 
@@ -271,8 +277,7 @@ def name_the_form(resolved: dict[str, Any], otherwise: str | None = None) -> dic
     """
     if "positive" in resolved:
         return resolved
-    acts = resolved.get("beta") or '"beta"' in json.dumps(resolved.get("shape_schedule")).replace("\\", "")
-    form = "product" if acts else otherwise
+    form = "product" if resolved.get("beta") or schedules_beta(resolved) else otherwise
     return {**resolved, "positive": form} if form else resolved
 
 

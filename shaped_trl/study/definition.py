@@ -8,7 +8,6 @@ data and, per seed, the same initialisation or the same shared model, so that th
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
@@ -16,12 +15,13 @@ from typing import Any
 
 import yaml
 
+from shaped_trl.recipes import schedules_beta
+
 OUTPUT_FLAGS = {"train": "output_dir", "rlvr": "output_dir", "eval": "out"}
 MODEL_FLAGS = {"train": "model_name_or_path", "rlvr": "model_name_or_path", "eval": "model"}
 PREPARATIONS = ("running_sums", "chain_sum")  # modules of `shaped_trl.data`, each with a `write_corpus`
 # What tells arms apart. A recipe may fix top_k for all of them, but a beta there would shape the baseline too.
 SHAPE_OF_ARM = ("shape", "beta", "lambda_head", "lambda_tail", "positive", "alpha")
-SCHEDULE = "shape_schedule"  # which only an arm's own options may give
 TEMPERATURE = "temperature"  # what the stage is called that finds one
 ONE_REGIME = ""
 # Of resolved studies and of records. In version 1, which is not written down, a β without a form acted by the product.
@@ -75,11 +75,6 @@ class Arm:
         """By which form β acts in this arm, at all times or by a schedule; None where it does not act."""
         acts = self.shape.get("beta") or any(schedules_beta(options) for options in self.args.values())
         return self.shape.get("positive") if acts else None
-
-
-def schedules_beta(options: Mapping[str, Any]) -> bool:
-    """Whether options of a command have a schedule of β, which is a mapping or JSON."""
-    return '"beta"' in json.dumps(options.get(SCHEDULE)).replace("\\", "")
 
 
 @dataclass(frozen=True)

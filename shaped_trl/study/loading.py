@@ -13,12 +13,12 @@ from eval_suite.benchmarks.running_sums import ASKED, RunningSums
 from eval_suite.benchmarks.running_sums import NAME as RUNNING_SUMS
 from eval_suite.errors import UserError
 from shaped_trl import recipes
+from shaped_trl.recipes import SCHEDULE, schedules_beta
 from shaped_trl.study.definition import (
     DEFAULT_FORMS,
     MODEL_FLAGS,
     OUTPUT_FLAGS,
     PREPARATIONS,
-    SCHEDULE,
     SHAPE_OF_ARM,
     TEMPERATURE,
     VERSION,
@@ -26,7 +26,6 @@ from shaped_trl.study.definition import (
     Preparation,
     Stage,
     Study,
-    schedules_beta,
 )
 from shaped_trl.study.state import PLANNED
 
@@ -82,7 +81,7 @@ def _is_resolved(file: Path) -> bool:
 
 def _default_form(where: str, version: Any) -> str:
     """The form in which a β without one acts, by the version of a resolved study."""
-    if version not in DEFAULT_FORMS:
+    if type(version) is not int or version not in DEFAULT_FORMS:
         known = ", ".join(map(str, DEFAULT_FORMS))
         raise UserError(f"{where}: version {version!r} is unknown here; this shaped-trl reads {known}")
     return DEFAULT_FORMS[version]

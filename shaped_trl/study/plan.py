@@ -14,17 +14,16 @@ from typing import Any
 
 from eval_suite.errors import UserError
 from shaped_trl import recipes
+from shaped_trl.recipes import SCHEDULE, schedules_beta
 from shaped_trl.study.definition import (
     DEFAULT_FORMS,
     MODEL_FLAGS,
     OUTPUT_FLAGS,
-    SCHEDULE,
     SHAPE_OF_ARM,
     TEMPERATURE,
     VERSION,
     Stage,
     Study,
-    schedules_beta,
 )
 
 DATA = "{data}"

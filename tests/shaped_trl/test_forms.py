@@ -17,12 +17,12 @@ SCHEDULE = '{"beta": {"kind": "linear", "start": 0.0, "end": -0.25}}'
 FINGERPRINT_WITHOUT_A_FORM = "65b13ffa2c09f2c2"
 
 
-def resolved(folder: Path, **changes) -> Path:
+def resolved(folder: Path) -> Path:
     """A study.yaml as a study of the first version has left it in its folder."""
     values = yaml.safe_load(load(folder, study_values(folder)).to_yaml())
     del values["version"], values["arms"]["precision"]["shape"]["positive"]
     (folder / "old/finished").mkdir(parents=True)
-    (folder / "old/study.yaml").write_text(yaml.safe_dump(values | changes, sort_keys=False))
+    (folder / "old/study.yaml").write_text(yaml.safe_dump(values, sort_keys=False))
     return folder / "old/study.yaml"
 
 
@@ -46,8 +46,12 @@ def test_a_study_names_the_form_when_it_is_resolved(tmp_path):
 
 
 def test_a_study_of_a_later_version_is_refused(tmp_path):
-    with pytest.raises(UserError, match="version 3 is unknown here; this shaped-trl reads 1, 2"):
-        load_study(resolved(tmp_path, version=3))
+    path = resolved(tmp_path)
+    text = path.read_text()
+    for version in ("3", "[1]", "true"):
+        path.write_text(f"version: {version}\n{text}")
+        with pytest.raises(UserError, match="is unknown here; this shaped-trl reads 1, 2"):
+            load_study(path)
 
 
 @pytest.mark.parametrize(("shape", "same"), [({}, False), ({"positive": "product"}, True)])
