@@ -1,6 +1,10 @@
 """The directions of imports are the architecture."""
 
 import ast
+import re
+import sys
+import tomllib
+from importlib.metadata import packages_distributions
 from pathlib import Path
 
 import pytest
@@ -29,6 +33,30 @@ def test_import_directions(package):
     assert files
     for path in files:
         assert not imported(path) & FORBIDDEN[package], path
+
+
+# Looked for, and not needed: of PyTorch's builds for GPUs, and of frameworks that call the loss.
+NOT_DECLARED = {"triton", "torchtitan", "spmd_types"}
+
+
+@pytest.mark.parametrize(("folders", "extras"), [(list(FORBIDDEN), []), (["tests", "examples"], ["dev"])])
+def test_every_package_that_is_imported_is_declared(folders, extras):
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    optional = project["optional-dependencies"]
+    groups = [optional[name] for name in extras or optional if extras or name != "dev"]
+    lines = [*project["dependencies"], *(line for group in [*groups, optional["tasks"]] for line in group)]
+    declared = {normal(re.split(r"[^\w.-]", line)[0]) for line in lines}
+    files = [path for folder in folders for path in (ROOT / folder).rglob("*.py")]
+    names = {name for path in files for name in imported(path)} - sys.stdlib_module_names - NOT_DECLARED
+    names -= {path.stem for path in (ROOT / "tests").rglob("*.py")} | {"shaped_trl", "eval_suite", "shaped_kernels"}
+    names -= {path.stem for path in (ROOT / "kernels" / "benchmarks").glob("*.py")}
+    providers = packages_distributions()
+    missing = {name for name in names if not {normal(each) for each in providers.get(name, [name])} & declared}
+    assert not missing
+
+
+def normal(name: str) -> str:
+    return re.sub(r"[-_.]+", "-", name).lower()
 
 
 def test_kernels_is_no_package():

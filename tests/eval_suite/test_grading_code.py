@@ -5,10 +5,10 @@ from __future__ import annotations
 import json
 import random
 import re
-import time
 from pathlib import Path
 
 import pytest
+from waiting import processor_limit
 
 from eval_suite.grading import GradeRequest, GraderPool, grader_spec
 from eval_suite.grading.programs import find_programs
@@ -158,16 +158,8 @@ def test_a_program_that_ends_its_process_or_the_checker_s_patience_leaves_the_po
     ["```", "`", "```a", "\n```\n", " ", "\t\n", "def ", "from ", "a.", "[BEGIN]\n", "def total\n```\n", "x=", "'\","],
 )
 def test_the_search_for_programs_is_linear(unit):
-    times_s = []
-    for characters in (25_000, 200_000):
-        text = unit * (characters // len(unit)) + "`x"
-        best_s = float("inf")
-        for _ in range(2):
-            start = time.process_time()
-            find_programs(text, "total", PROMPT, continues=True)
-            best_s = min(best_s, time.process_time() - start)
-        times_s.append(best_s)
-    assert times_s[1] < 0.05 + 20 * times_s[0], times_s
+    with processor_limit(60):
+        find_programs(unit * (400_000 // len(unit)) + "`x", "total", PROMPT, continues=True)
 
 
 def test_the_grader_s_version_names_python():

@@ -8,10 +8,10 @@ import signal
 import subprocess
 import sys
 import threading
-import time
 from pathlib import Path
 
 import pytest
+from waiting import wait_until
 
 from eval_suite.errors import UserError
 from eval_suite.grading import GRADERS, Grade, GradeRequest, GraderPool, GraderSpec, grader_spec
@@ -27,13 +27,9 @@ def math_request(number: int, gold: int | None = None) -> GradeRequest:
     return GradeRequest("math", f"\\boxed{{{number}+\\sqrt{{4}}}}", str(number + 2 if gold is None else gold))
 
 
-def wait_until(condition, seconds: float = 10.0) -> bool:
-    deadline = time.monotonic() + seconds
-    while time.monotonic() < deadline:
-        if condition():
-            return True
-        time.sleep(0.02)
-    return False
+def ticks(pid: int) -> int:
+    """Processor time of a process, in hundredths of a second."""
+    return sum(map(int, Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[11:13]))
 
 
 def is_running(pid: int) -> bool:
@@ -61,8 +57,7 @@ def test_grades_come_in_order_and_equal_gradings_are_done_once():
 
 def test_a_stream_is_read_no_further_than_its_window_and_nothing_holds_it_up():
     """One endless item for its 2 seconds, on one of two workers: all others are done meanwhile."""
-    read, done, ahead, finished_s = 0, 0, 0, {}
-    start = time.monotonic()
+    read, done, ahead, statuses = 0, 0, 0, {}
 
     def requests():
         nonlocal read
@@ -74,14 +69,14 @@ def test_a_stream_is_read_no_further_than_its_window_and_nothing_holds_it_up():
         nonlocal done, ahead
         done += 1
         ahead = max(ahead, read - done)
-        finished_s[index] = (time.monotonic() - start, grade.status)
+        statuses[index] = grade.status
 
     with GraderPool(2, soft_timeout_s=2.0, hard_timeout_s=60.0) as pool:
         pool.grade_stream(requests(), on_done)
-    assert (read, done, len(finished_s)) == (5_000, 5_000, 5_000)
+    assert (read, done, len(statuses)) == (5_000, 5_000, 5_000)
     assert ahead <= pool_module.WINDOW_REQUESTS
-    assert finished_s.pop(10)[1] == "timeout"
-    passes = sum(status == "pass" for _, status in finished_s.values())
+    assert statuses.pop(10) == "timeout"
+    passes = sum(status == "pass" for status in statuses.values())
     assert passes == sum((number % 50) + 2 == number // 500 for number in range(5_000) if number != 10)
     assert not pool._workers or all(worker.job is None for worker in pool._workers)
 
@@ -117,19 +112,15 @@ def test_grading_in_place_starts_no_process():
         assert pool._nursery is None
 
 
-def test_soft_and_hard_timeout_say_so_and_take_their_time():
-    with GraderPool(1, soft_timeout_s=0.3, hard_timeout_s=60.0) as pool:
+def test_the_soft_and_the_hard_timeout_each_end_an_item_by_themselves():
+    with GraderPool(1, soft_timeout_s=0.3, hard_timeout_s=3600.0) as pool:
         pool.grade([math_request(1)])
-        start = time.monotonic()
         assert pool.grade([ENDLESS]) == [Grade("timeout", None)]
-        assert 0.25 <= time.monotonic() - start < 10.0
-    with GraderPool(1, soft_timeout_s=29.0, hard_timeout_s=30.0) as pool:
+    with GraderPool(1, soft_timeout_s=3599.0, hard_timeout_s=3600.0) as pool:
         pool.grade([math_request(1)])
         pool._hard_timeout_s = 0.5  # far below the soft one, so that only the parent can stop it
-        start = time.monotonic()
         assert pool.grade([ENDLESS]) == [Grade("timeout", None)]
-        assert 0.5 <= time.monotonic() - start < 10.0
-        pool._hard_timeout_s = 30.0
+        pool._hard_timeout_s = 3600.0
         assert pool.grade([math_request(2)])[0].status == "pass"
 
 
@@ -146,7 +137,7 @@ def test_an_item_whose_worker_is_killed_is_tried_once_more(kills, statuses):
                 def endless() -> list[int]:
                     return [w.pid for w in pool._workers if w.job and w.job.request == ENDLESS]
 
-                assert wait_until(lambda: set(endless()) - set(killed))
+                wait_until(lambda: set(endless()) - set(killed))
                 killed.extend(endless())
                 os.kill(killed[-1], signal.SIGKILL)
 
@@ -166,7 +157,7 @@ def test_a_worker_or_the_nursery_killed_between_calls_costs_no_grade():
         assert pool._nursery is not None
         for victim in (pool._workers[0].pid, pool._nursery._process.pid):
             os.kill(victim, signal.SIGKILL)
-            assert wait_until(lambda victim=victim: not is_running(victim))
+            wait_until(lambda victim=victim: not is_running(victim))
             assert {grade.status for grade in pool.grade([math_request(i) for i in range(20)])} == {"pass"}
 
 
@@ -282,22 +273,22 @@ def start_script(tmp_path: Path, end: str) -> tuple[subprocess.Popen[str], list[
 @linux
 def test_a_script_without_main_guard_and_without_close_ends_and_leaves_nothing(tmp_path):
     process, pids = start_script(tmp_path, end="")
-    output, errors = process.communicate(timeout=60)
+    output, errors = process.communicate()
     assert process.returncode == 0
     assert output + errors == ""  # it ran once: no worker imported the script again
-    assert wait_until(lambda: not any(map(is_running, pids)))
+    wait_until(lambda: not any(map(is_running, pids)))
 
 
 @linux
 @pytest.mark.parametrize(("signum", "returncode"), [(signal.SIGINT, 130), (signal.SIGKILL, 137)])
 def test_ctrl_c_or_a_kill_while_grading_leaves_no_process(tmp_path, signum, returncode):
     process, pids = start_script(tmp_path, end=GRADE_FOREVER)
-    time.sleep(0.5)
-    assert all(map(is_running, pids))
+    before = sum(map(ticks, pids))
+    wait_until(lambda: sum(map(ticks, pids)) > before + 10)  # the workers are at it
     if signum == signal.SIGINT:
         os.killpg(process.pid, signum)  # as a terminal does: to the workers too
     else:
         process.kill()
-    process.communicate(timeout=60)
+    process.communicate()
     assert process.returncode in (-signum, returncode)
-    assert wait_until(lambda: not any(map(is_running, pids)))
+    wait_until(lambda: not any(map(is_running, pids)))

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import json
-import time
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+from waiting import processor_limit
 
 from eval_suite.errors import UserError
 from eval_suite.grade import grade_answers
@@ -168,20 +168,19 @@ def test_short_texts(completion, gold, grade):
 @pytest.mark.parametrize(
     "hostile",
     [
-        "the answer is " * 10_000,
-        "(" * 100_000,
-        "**Answer: " * 10_000,
-        "<answer>" * 10_000,
-        "A is " * 20_000,
-        "\n" * 100_000,
+        "the answer is " * 50_000,
+        "(" * 500_000,
+        "**Answer: " * 50_000,
+        "<answer>" * 50_000,
+        "A is " * 100_000,
+        "\n" * 300_000,
     ],
 )
 def test_graders_are_linear(hostile):
-    began = time.process_time()
-    for grader in (choice, exact_match, text):
-        grader.grade(hostile, "(B) x")
-        grader.grade(hostile, "word")
-    assert time.process_time() - began < 5  # a second where it is linear, minutes where it is not
+    with processor_limit(30):
+        for grader in (choice, exact_match, text):
+            grader.grade(hostile, "(B) x")
+            grader.grade(hostile, "word")
 
 
 def recorded(name: str) -> list[dict[str, Any]]:

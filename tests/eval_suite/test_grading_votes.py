@@ -6,12 +6,12 @@ Checked against groups written by hand, and pair by pair against math-verify's o
 from __future__ import annotations
 
 import json
-import time
 from itertools import combinations
 from pathlib import Path
 
 import pytest
 from math_verify import verify
+from waiting import processor_limit
 
 from eval_suite.grading import math
 from eval_suite.grading.extract import boxed_or_tail, last_boxed
@@ -92,11 +92,10 @@ def test_votes_of_recorded_answers_agree_with_comparing_each_pair():
     assert checked > 40
 
 
-def test_a_vote_of_128_distinct_forms_takes_seconds_at_most():
+def test_a_vote_of_many_distinct_forms_compares_no_pairs():
     forms = [rf"x^{{{i % 4 + 1}}} + \frac{{{i}}}{{{i + 1}}} x - \frac{{1}}{{{i + 2}}}" for i in range(32)]
     forms += [rf"-\frac{{1}}{{{i + 2}}} + x^{{{i % 4 + 1}}} + x - \frac{{x}}{{{i + 1}}}" for i in range(32)]
-    start = time.process_time()
-    votes = [answer(form) for form in forms]
-    assert time.process_time() - start < 10.0  # measured: about 1 s, nearly all of it parsing
+    with processor_limit(100):  # measured: 1 s, nearly all of it parsing
+        votes = [answer(form) for form in forms]
     assert votes[:32] == votes[32:]
     assert len(set(votes)) == 32

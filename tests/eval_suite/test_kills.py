@@ -7,17 +7,19 @@ import os
 import random
 import subprocess
 import sys
-import time
+from functools import partial
+from multiprocessing.process import BaseProcess
 from pathlib import Path
 
 import pytest
-from command_line import run, start, start_several
+from command_line import STOP_AT, let_go, run, start, start_several, waits
+from waiting import wait_until
 
 N, BATCH_SIZE, PROBLEMS = 24, 4, 6
 
 
 class Runs:
-    """Starts the command into folders of one place, and knows what an undisturbed run writes and how long it takes."""
+    """Starts the command into folders of one place, and knows what an undisturbed run writes."""
 
     def __init__(self, place: Path, model: Path, mirror: Path) -> None:
         self.place = place
@@ -34,9 +36,7 @@ class Runs:
         ]
         self.errors = place / "errors.txt"
         assert run(["sample", "--help"], self.errors) == 0  # the server of forks starts
-        began = time.monotonic()
         assert run(self.command("whole"), self.errors) == 0, self.errors.read_text()
-        self.seconds = time.monotonic() - began
         self.whole = (place / "whole/samples.jsonl").read_bytes()
         assert self.whole.count(b"\n") == N * PROBLEMS
 
@@ -51,6 +51,10 @@ class Runs:
                 count += path.read_bytes().count(b"\n")
         return count
 
+    def holds_or_has_ended(self, processes: list[BaseProcess]) -> bool:
+        """One of them waits at its `STOP_AT`, or all have ended."""
+        return any(waits(one, self.errors) for one in processes) or not any(one.is_alive() for one in processes)
+
     def files(self, out: str) -> set[str]:
         return {path.name for path in (self.place / out).iterdir()}
 
@@ -61,22 +65,20 @@ def runs(tmp_path_factory, model_folder, mirror) -> Runs:
 
 
 def kill_at_random(
-    runs: Runs, out: str, kills: int, rng: random.Random, most_processes: int, command: str, most_rows: int
+    runs: Runs, out: str, kills: int, rng: random.Random, most_processes: int, command: str
 ) -> list[int]:
-    """Kill the run `kills` times, with other numbers of processes, each time a moment after some row is there.
+    """Kill the run `kills` times, with other numbers of processes, each time when one of them has written some rows.
 
     Returns how many rows there were after each kill.
     """
     rows = []
-    for target in sorted(rng.sample(range(most_rows), kills)):
-        count = rng.randint(1, most_processes)
+    for _ in range(kills):
+        count, more = rng.randint(1, most_processes), {STOP_AT: str(rng.randint(1, 20))}
         if count == 1:
-            processes = [start(runs.command(out, command), runs.errors)]
+            processes = [start(runs.command(out, command), runs.errors, **more)]
         else:
-            processes = start_several(count, runs.command(out, command), runs.errors)
-        while runs.rows(out) < target and any(process.is_alive() for process in processes):
-            time.sleep(0.02)
-        time.sleep(rng.uniform(0, 0.05))
+            processes = start_several(count, runs.command(out, command), runs.errors, **more)
+        wait_until(partial(runs.holds_or_has_ended, processes))
         for process in rng.sample(processes, count):
             process.kill()
             process.join()
@@ -85,34 +87,34 @@ def kill_at_random(
 
 
 def test_a_run_killed_again_and_again_ends_the_same(runs):
-    rows = kill_at_random(runs, "killed", 3, random.Random(0), 1, "sample", N * PROBLEMS)
-    assert any(0 < count < N * PROBLEMS for count in rows), f"no kill came amid sampling: {rows}"
+    rows = kill_at_random(runs, "killed", 3, random.Random(0), 1, "sample")
+    assert 0 < rows[0] < rows[1] < rows[2] < N * PROBLEMS
     assert run(runs.command("killed"), runs.errors) == 0
     assert (runs.place / "killed/samples.jsonl").read_bytes() == runs.whole
 
 
 @pytest.mark.distributed
 def test_two_processes_write_what_one_writes(runs):
-    processes = start_several(2, runs.command("two"), runs.errors)
-    seen = set()
-    while any(process.is_alive() for process in processes):
-        seen |= runs.files("two") if (runs.place / "two").exists() else set()
-        time.sleep(0.01)
+    processes = start_several(2, runs.command("two"), runs.errors, **{STOP_AT: "1"})
+    wait_until(lambda: all(waits(process, runs.errors) for process in processes))
+    assert {"samples-0.jsonl", "samples-1.jsonl"} <= runs.files("two")
+    for process in processes:
+        let_go(process, runs.errors)
+    for process in processes:
+        process.join()
     assert [process.exitcode for process in processes] == [0, 0], runs.errors.read_text()
-    assert {"samples-0.jsonl", "samples-1.jsonl"} <= seen, "one of the processes had nothing to do"
     assert runs.files("two") == runs.files("whole")
     assert (runs.place / "two/samples.jsonl").read_bytes() == runs.whole
 
 
 @pytest.mark.distributed
 def test_kills_of_one_or_two_processes_end_the_same(runs):
-    processes = start_several(2, runs.command("mixed"), runs.errors)
-    while runs.rows("mixed") < 5 * BATCH_SIZE or not {"samples-0.jsonl", "samples-1.jsonl"} <= runs.files("mixed"):
-        assert all(process.is_alive() for process in processes), runs.errors.read_text()
-        time.sleep(0.01)
+    processes = start_several(2, runs.command("mixed"), runs.errors, **{STOP_AT: str(2 * BATCH_SIZE)})
+    wait_until(lambda: all(waits(process, runs.errors) for process in processes))
     for process in processes:
         process.kill()
         process.join()
+    assert runs.rows("mixed") == 4 * BATCH_SIZE
     assert run(runs.command("mixed"), runs.errors) == 0, "one process goes on where two were killed"
     assert runs.files("mixed") == runs.files("whole")
     assert (runs.place / "mixed/samples.jsonl").read_bytes() == runs.whole
@@ -123,7 +125,7 @@ def test_only_the_first_of_several_processes_names_the_users_error(runs, tmp_pat
     errors = tmp_path / "errors.txt"
     processes = start_several(2, [*runs.command("whole"), "--seed", "7"], errors)
     processes[0].join()
-    processes[1].join(timeout=20)  # a launcher would end it; alone it notices that the first one is gone
+    processes[1].join()  # a launcher would end it; alone it notices that the first one is gone
     assert processes[0].exitcode == 2
     assert errors.read_text().count("seed=7, but the run in") == 1
     assert processes[1].exitcode == 2
@@ -134,7 +136,7 @@ def test_only_the_first_of_several_processes_names_the_users_error(runs, tmp_pat
 def test_ten_kills_of_the_whole_evaluation_end_with_the_same_results(runs):
     """Sampling and grading: `eval` with one, two or three processes, killed ten times."""
     assert run(runs.command("graded", "eval"), runs.errors) == 0
-    rows = kill_at_random(runs, "ten", 10, random.Random(1), 3, "eval", 2 * N * PROBLEMS)
+    rows = kill_at_random(runs, "ten", 10, random.Random(1), 3, "eval")
     amid_sampling = sum(0 < count < N * PROBLEMS for count in rows)
     assert 3 <= amid_sampling < 10, f"the kills came in one stage alone: {rows}"
     assert run(runs.command("ten", "eval"), runs.errors) == 0, runs.errors.read_text()

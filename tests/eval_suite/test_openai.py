@@ -20,6 +20,7 @@ import urllib3
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 from transformers import GenerationConfig, PreTrainedTokenizerFast, Qwen3Config
 from transformers import Qwen3ForCausalLM as Qwen3
+from waiting import PATIENCE_S
 
 from eval_suite.backends import openai
 from eval_suite.errors import UserError
@@ -128,7 +129,13 @@ def rows(folder: Path) -> dict[tuple[str, int], Sample]:
 
 
 def test_requests_are_what_the_protocol_says(config_of, server):
-    server.fault = lambda body, count: time.sleep(0.03)
+    two = threading.Barrier(2)
+
+    def meet(body, count):
+        if count <= 2:  # two requests are under way at once, or neither is answered
+            two.wait(timeout=PATIENCE_S)
+
+    server.fault = meet
     folder = sample(config_of(concurrency=3))
     assert len(server.asked) == 18, "five samples in chunks of two, two and one"
     assert set(server.paths) == {"/v1/completions"}
@@ -180,18 +187,24 @@ def test_the_key_is_sent_and_not_stored(config_of, server, monkeypatch):
 def test_a_passing_fault_is_waited_out(config_of, server, monkeypatch, fault):
     undisturbed = rows(sample(config_of("undisturbed", limit=2)))
     asked = len(server.asked)
-    monkeypatch.setattr(openai, "READ_TIMEOUT_S", 0.5)
+    monkeypatch.setattr(openai, "READ_TIMEOUT_S", 5.0)
+    ended = threading.Event()
 
     def once(body, count):
         if count - asked > 2:
             return None
         if fault == "slow":
-            time.sleep(0.8)
+            if count - asked == 2:  # what is asked from here on has all the time it needs
+                monkeypatch.setattr(openai, "READ_TIMEOUT_S", PATIENCE_S)
+            ended.wait()
             return None
         return "drop" if fault == "drop" else (int(fault), {"error": {"message": "busy"}}, {"Retry_After": "0"})
 
     server.fault = once
-    assert rows(sample(config_of("disturbed", limit=2, concurrency=2))) == undisturbed
+    try:
+        assert rows(sample(config_of("disturbed", limit=2, concurrency=2))) == undisturbed
+    finally:
+        ended.set()
     assert len(server.asked) == 2 * asked + 2
 
 
@@ -245,11 +258,10 @@ def test_a_refusal_amid_the_run_keeps_what_is_there(config_of, server):
     assert len(set(seeds)) == 18
 
 
-def test_without_a_server_the_error_comes_at_once(make_config):
-    began = time.monotonic()
+def test_without_a_server_nothing_is_tried_again(make_config, monkeypatch):
+    monkeypatch.setattr(openai.Retry, "sleep", lambda *_: pytest.fail("it tries again"))
     with pytest.raises(UserError, match=r"base_url='http://127.0.0.1:9/v1' does not answer .*: start the server"):
         sample(make_config(backend="openai", base_url="http://127.0.0.1:9/v1"))
-    assert time.monotonic() - began < 5
 
 
 @pytest.mark.parametrize(
@@ -309,10 +321,8 @@ def real_server(byte_model, tmp_path_factory) -> Iterator[str]:
             stderr=log,
         )
     try:
-        deadline = time.monotonic() + 200
         while True:
             assert process.poll() is None, (home / "log").read_text()
-            assert time.monotonic() < deadline
             try:
                 urllib3.request("GET", f"http://127.0.0.1:{port}/health", retries=False)
                 break

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections import Counter
 from itertools import combinations
 from math import comb
@@ -11,6 +10,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from waiting import processor_limit
 
 from eval_suite.errors import UserError
 from eval_suite.statistics import avg_at_m, pass_at_k
@@ -91,15 +91,14 @@ def test_one_sample_left_out_at_a_time_averages_to_the_whole():
         assert maj_at_k([whole], k)[0] == pytest.approx(mean, rel=1e-12)
 
 
-def test_the_128_samples_of_a_problem_take_milliseconds():
+def test_the_128_samples_of_a_problem_are_not_enumerated():
     many = [
         Ballot.of(30, [25, 16, 10, 8, 6, 5, 4, 3, 2, 2, 1, 1, 1, 1, 1], 128),
         Ballot.of(40, [3] * 10 + [1] * 50, 128),
     ]
-    start = time.process_time()
-    for k in (2, 4, 8, 16, 32, 64):
-        maj_at_k(many, k)
-    assert time.process_time() - start < 0.5  # measured: 3 ms and 5 ms a problem
+    with processor_limit(20):  # measured: 50 ms; to go through the subsets would never end
+        for k in (2, 4, 8, 16, 32, 64):
+            maj_at_k(many, k)
 
 
 @pytest.mark.parametrize("k", [0, 9, -1])

@@ -17,7 +17,7 @@ def main(how: str) -> int:
         say(UserError("beta=-2 is below -1"))
         return 2
     if first:  # waits for the other, as in a collective
-        time.sleep(120)
+        time.sleep(100_000)
     if how == "raise":
         note(RuntimeError("the second\nrank's"))
         raise RuntimeError

@@ -6,13 +6,13 @@ import os
 import pickle
 import subprocess
 import sys
-import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import yaml
 
+from eval_suite.records import read_jsonl
 from shaped_trl.study import runner
 from shaped_trl.study.definition import Study
 
@@ -69,11 +69,16 @@ def start(study: Study, preload: Sequence[str] = ()) -> subprocess.Popen[str]:
     )
 
 
-def wait_until(condition: Callable[[], Any], seconds: float = 20.0) -> None:
-    deadline = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < deadline, "waited in vain"
-        time.sleep(0.02)
+def hold(out: Path, rows: int) -> None:
+    """Hold every run once so many steps and samples are written in all, while the file lies there."""
+    (out / "runs").mkdir(parents=True, exist_ok=True)
+    (out / "runs/hold").write_text(str(rows))
+
+
+def num_rows(out: Path) -> int:
+    """Steps and samples that all runs have written."""
+    logs = ("train_log.jsonl", "rl_log.jsonl", "samples.jsonl")
+    return sum(len(list(read_jsonl(path))) for name in logs for path in out.glob(f"runs/*/*/*/{name}"))
 
 
 def marked_processes(out: Path) -> list[int]:

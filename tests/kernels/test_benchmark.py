@@ -22,6 +22,7 @@ def benchmark(monkeypatch):
     return linear_loss
 
 
+@pytest.mark.slow
 def test_a_run_appends_rows_with_times_ratios_errors_and_provenance(tmp_path):
     out, plot = tmp_path / "rows.csv", tmp_path / "plot.png"
     command = [sys.executable, FOLDER / "linear_loss.py", *TOY, "--variants", "ours cross-entropy", "floor"]

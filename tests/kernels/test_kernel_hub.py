@@ -57,6 +57,7 @@ def test_build_toml_is_valid():
     assert Build.open(SOURCE).general.backends == [Backend.CPU, Backend.CUDA]
 
 
+@pytest.mark.slow
 def test_a_loaded_kernel_gives_the_numbers_of_the_package(tmp_path):
     """Bit for bit: loss, metrics and gradients of "chunked", and of "triton" in Triton's interpreter."""
     pytest.importorskip("triton", reason="triton is not installed")
@@ -73,6 +74,7 @@ def test_a_loaded_kernel_gives_the_numbers_of_the_package(tmp_path):
             assert torch.equal(a, b)
 
 
+@pytest.mark.slow
 def test_a_published_kernel_is_loaded_by_its_version(tmp_path, monkeypatch, capsys):
     with hub_stand_in() as server:
         point_client_at(server, monkeypatch)

@@ -99,6 +99,7 @@ def test_full_dtensor_is_refused(monkeypatch):
         loss_fn(torch.zeros(1, 2, 3), torch.zeros(1, 2, dtype=torch.long))
 
 
+@pytest.mark.slow
 @pytest.mark.distributed
 @pytest.mark.parametrize("reshard_after_forward", [False, True])
 def test_fsdp2(tmp_path, reshard_after_forward):

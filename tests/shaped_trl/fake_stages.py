@@ -1,4 +1,7 @@
-"""Stage commands for the study's tests: they write a step a `step_seconds` and obey their recipe's wishes.
+"""Stage commands for the study's tests: they write their steps and obey their recipe's wishes.
+
+`meet` holds a run until two have started and not ended. A file `hold` in the folder of the runs holds every run once
+as many steps are written in all as it says. So tests wait for a state, and not for a moment.
 
 A step's number is drawn from its run's name and the number before it, the first from the model that the run starts
 from: a step that is lost, repeated or started from another model changes all that follow.
@@ -12,6 +15,7 @@ import random
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -29,7 +33,8 @@ def main(argv: list[str]) -> int:
     out = Path(flags.get("--output_dir") or flags["--out"])
     print(f"running {' '.join(argv)} on GPU {os.environ.get('CUDA_VISIBLE_DEVICES')}")
     note("start", out)
-    nap = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(60)"]) if recipe.get("spawn") else None
+    wait_while(lambda: recipe.get("meet") and num_going(out) < 2)
+    nap = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(3600)"]) if recipe.get("spawn") else None
     model = flags.get("--model_name_or_path") or flags.get("--model")
     value = float((Path(model) / "model").read_text()) if model else 0.0
     num_steps, ids = recipe["max_steps"], []
@@ -42,7 +47,7 @@ def main(argv: list[str]) -> int:
     if rows:
         value = number_of(rows[-1])
     for step in range(len(rows) + 1, num_steps + 1):
-        time.sleep(recipe.get("step_seconds", 0.0))
+        wait_while(lambda: is_held(runs_of(out)))
         value = random.Random(f"{name_of(out)} {step} {value!r}").random()
         append_jsonl(log, [row_of(command, step, value, ids)])
     if recipe.get("fail_arm") in out.parts:
@@ -73,6 +78,23 @@ def match(argv: list[str]) -> int:
 def note(event: str, out: Path) -> None:
     row = {"event": event, "run": str(out), "time_s": time.monotonic(), "pid": os.getpid()}
     append_jsonl(runs_of(out) / "events.jsonl", [row])
+
+
+def wait_while(condition: Callable[[], Any]) -> None:
+    while condition():
+        time.sleep(0.01)
+
+
+def is_held(runs: Path) -> bool:
+    if not (runs / "hold").exists():
+        return False
+    rows = sum(path.read_bytes().count(b"\n") for name in LOGS.values() for path in runs.glob(f"*/*/*/{name}"))
+    return rows >= int((runs / "hold").read_text())
+
+
+def num_going(out: Path) -> int:
+    events = [row["event"] for row in read_jsonl(runs_of(out) / "events.jsonl")]
+    return events.count("start") - events.count("end")
 
 
 def runs_of(out: Path) -> Path:

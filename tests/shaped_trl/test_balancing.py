@@ -30,6 +30,7 @@ def batch(rows: int = ROWS, seed: int = 0) -> dict[str, torch.Tensor]:
     return {"input_ids": ids, "attention_mask": mask, "labels": ids.where(mask.bool(), -100)}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("balanced", [True, False], ids=["balanced", "without"])
 def test_a_collapsed_router_is_balanced_only_by_the_callback(balanced, tmp_path):
     """All tokens on 2 of 8 experts: after 120 steps of 0.001 the largest load is below 1.5 means, without above 3."""
@@ -68,6 +69,7 @@ def test_counts_are_those_of_the_tokens_that_are_not_padding():
     assert torch.equal(balancing.counts_LE, expected + loads(model, rows["input_ids"]))
 
 
+@pytest.mark.slow
 def test_accumulation_and_packing_change_neither_counts_nor_biases(tmp_path):
     whole = balanced_run(tmp_path)
     assert len({tuple(counts.flatten().tolist()) for counts in whole["counts"]}) == 4
@@ -78,6 +80,7 @@ def test_accumulation_and_packing_change_neither_counts_nor_biases(tmp_path):
     assert_same(packed, first)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("reentrant", [True, False], ids=["reentrant", "not reentrant"])
 def test_gradient_checkpointing_does_not_count_twice(reentrant, tmp_path):
     settings = {"gradient_checkpointing": True, "gradient_checkpointing_kwargs": {"use_reentrant": reentrant}}
@@ -132,6 +135,7 @@ def test_the_log_has_the_balance_with_the_training_loss(tmp_path):
         assert [row[name] for name in LOGGED] == pytest.approx([value.item() for value in expected], rel=1e-12)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
 def test_a_resumed_run_has_the_biases_of_an_undisturbed_one(dtype, tmp_path):
     """In a bfloat16 model too, whose biases stay float32: in the file, after loading, at the end; to the bit."""
@@ -150,6 +154,7 @@ def test_a_resumed_run_has_the_biases_of_an_undisturbed_one(dtype, tmp_path):
         assert torch.equal(ours, theirs), name
 
 
+@pytest.mark.slow
 @pytest.mark.distributed
 def test_two_processes_count_and_move_as_one(tmp_path):
     one, by_adamw = balanced_run(tmp_path / "one"), balanced_run(tmp_path / "one", **ADAMW)

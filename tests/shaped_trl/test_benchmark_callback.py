@@ -61,6 +61,7 @@ def undisturbed_run(tmp_path_factory):
     return folder, trainer
 
 
+@pytest.mark.slow
 def test_training_is_bit_for_bit_that_without(undisturbed_run, tmp_path):
     folder, trainer = undisturbed_run
     plain = build(tmp_path, None)
@@ -258,6 +259,7 @@ def even_length(completions, **kwargs):
     return [float(len(completion.split()) % 2 == 0) for completion in completions]
 
 
+@pytest.mark.slow
 def test_rlvr_is_bit_for_bit_that_without(tmp_path):
     runs = {}
     for name, benchmarks in PAIR:

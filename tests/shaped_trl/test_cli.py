@@ -75,6 +75,7 @@ def test_crash_is_a_traceback_and_exit_code_1(tmp_path):
     assert "ZeroDivisionError" in done.stderr
 
 
+@pytest.mark.slow
 def test_output_that_nobody_reads_is_no_error():
     command = "-m shaped_trl.cli study studies/cpu --dry_run --out nowhere | head -1; exit ${PIPESTATUS[0]}"
     argv = ["bash", "-c", f"{sys.executable} {command}"]
@@ -128,6 +129,7 @@ def test_train_then_rlvr_on_the_users_own_rows(tmp_path, monkeypatch):
     assert all(part in card for part in ["| `prompts.jsonl` |", "2 optimizer steps.", "`shaped`, a local model"]), card
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not SHARED.is_dir(), reason="the mirror of real data, ../shared, is absent")
 @pytest.mark.parametrize("recipe", ["gsm8k/train", "text/train"])
 def test_train_on_real_data(recipe, tmp_path, monkeypatch):

@@ -86,6 +86,7 @@ disable_tqdm: true
 """
 
 
+@pytest.mark.slow
 def test_streams_and_memory_mapped_rows_drop_and_report_the_same(mirror, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     texts = list(text_rows(60)["text"])

@@ -189,6 +189,7 @@ def test_the_cards_of_adapters_name_their_base(hub, folder):
     assert kept["base_model_name_or_path"] == str(folder / "run")
 
 
+@pytest.mark.slow
 def test_plain_transformers_loads_what_was_pushed(hub, folder):
     names = ["me/tiny", str(folder / "run"), "me/adapter", str(folder / "of-hub")]
     environment = os.environ | client_environment(hub, folder / "home") | {"PYTHONPATH": ""}
@@ -283,6 +284,7 @@ def test_without_the_right_nothing_is_trained(hub, folder, monkeypatch, capsys):
     assert not list((folder / "refused").glob("checkpoint-*"))
 
 
+@pytest.mark.slow
 def test_a_push_that_fails_during_training_is_a_warning(hub, folder, monkeypatch, capsys, caplog):
     """And with `hub_strategy: checkpoint` the Hub has what a run goes on from."""
     monkeypatch.setattr(hub, "refuse", (403, "", "Repository storage limit reached"))

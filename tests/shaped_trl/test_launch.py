@@ -13,6 +13,7 @@ import pytest
 import torch
 import yaml
 from launched_tiny import launched, losses, write
+from waiting import PATIENCE_S, wait_until
 
 from eval_suite.errors import UserError
 from shaped_trl import launch, recipes
@@ -162,10 +163,10 @@ def test_a_command_that_does_not_end_is_killed_with_all_it_started(monkeypatch, 
     """The second process ignores signals, and is in no group and no tree of the first, which is gone."""
     stubborn = (
         "import signal, time, sys; signal.signal(signal.SIGINT, signal.SIG_IGN); "
-        f"open({str(tmp_path / 'up')!r}, 'w').close(); time.sleep(60)"
+        f"open({str(tmp_path / 'up')!r}, 'w').close(); time.sleep(3600)"
     )
     starts = f"import subprocess, sys; subprocess.Popen([sys.executable, '-c', {stubborn!r}], start_new_session=True)"
-    code = f"{starts}; import time; time.sleep(60)"
+    code = f"{starts}; import time; time.sleep(3600)"
     monkeypatch.setattr(launch, "GRACE_S", 3.0)
     causes = str(tmp_path)
 
@@ -177,7 +178,7 @@ def test_a_command_that_does_not_end_is_killed_with_all_it_started(monkeypatch, 
     threading.Thread(target=interrupt).start()
     assert launch._supervise([sys.executable, "-c", code], causes) == 130
     assert capsys.readouterr().err.endswith("interrupted; the same command continues from the last checkpoint\n")
-    assert processes_of(causes) == []
+    wait_until(lambda: not processes_of(causes))  # a process that was killed may not have been scheduled since
     assert signal.getsignal(signal.SIGINT) == signal.default_int_handler
 
 
@@ -219,9 +220,7 @@ def test_the_first_cause_is_the_last_line(how, code, said, tmp_path, monkeypatch
     words = ["--multi_gpu", "--num_processes", "2", "--main_process_port", "0", "-m", "failing_ranks", how]
     helpers = str(next(path for path in sys.path if path.endswith("helpers")))
     monkeypatch.setenv("PYTHONPATH", os.pathsep.join([helpers, *os.environ.get("PYTHONPATH", "").split(os.pathsep)]))
-    started = time.monotonic()
     assert launch._supervise([sys.executable, "-m", "shaped_trl.launch", *words], str(tmp_path)) == code
-    assert time.monotonic() - started < 60
     lines = capfd.readouterr().err.strip().splitlines()
     assert lines[-1].startswith(said), lines
     if how == "user":
@@ -255,9 +254,9 @@ def test_interrupted_then_a_rank_killed_the_run_goes_on(tmp_path):
         command = start(errors)
         started = wait_until_beyond(0, command)
         command.send_signal(signal.SIGINT)
-        assert command.wait(60) == 130
+        assert command.wait(PATIENCE_S) == 130
         assert len(started) >= 3
-        assert not psutil.wait_procs(started, timeout=5)[1]
+        assert not psutil.wait_procs(started, timeout=PATIENCE_S)[1]
         errors.seek(0)
         assert errors.read().count("interrupted; the same command continues") == 1
     with open(tmp_path / "killed", "w+") as errors:
@@ -265,10 +264,8 @@ def test_interrupted_then_a_rank_killed_the_run_goes_on(tmp_path):
         started = wait_until_beyond(step(), command)
         ranks = {process.environ()["RANK"]: process for process in started if "RANK" in process.environ()}
         ranks["1"].kill()
-        killed_at = time.monotonic()
-        assert command.wait(60) == 1
-        assert time.monotonic() - killed_at < 60
-        assert not psutil.wait_procs(started, timeout=5)[1]
+        assert command.wait(PATIENCE_S) == 1
+        assert not psutil.wait_procs(started, timeout=PATIENCE_S)[1]
         errors.seek(0)
         assert "rank 1 was killed by SIGKILL" in errors.read().splitlines()[-1]
     assert 4 < step() < 32

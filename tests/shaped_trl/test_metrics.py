@@ -165,6 +165,7 @@ def test_a_bucket_is_what_its_name_says(first):
         assert int(low) <= value <= int(high or low)
 
 
+@pytest.mark.slow
 @pytest.mark.distributed
 def test_two_processes_have_the_evaluation_of_one(tmp_path):
     assert ROWS % 4 == 0  # or accelerate would fill the last batch with rows that were there already

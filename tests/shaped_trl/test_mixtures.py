@@ -246,6 +246,7 @@ def test_a_recipe_with_a_mixture_and_a_token_budget(tmp_path, monkeypatch):
     assert list(read_jsonl("out/train_log.jsonl")) == rows
 
 
+@pytest.mark.slow
 def test_each_source_is_evaluated_by_itself(tmp_path, monkeypatch):
     """nll of each source is that of an evaluation on it alone; all of it is nll, weighted by tokens."""
     monkeypatch.chdir(tmp_path)

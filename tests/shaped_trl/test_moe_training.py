@@ -37,6 +37,7 @@ def weights(trainer: ShapedTrainer) -> dict[str, torch.Tensor]:
     return {name: tensor.clone() for name, tensor in trainer.model.state_dict().items()}
 
 
+@pytest.mark.slow
 def test_a_resumed_run_ends_with_the_same_weights_and_router_biases(tmp_path):
     whole = make_trainer(tmp_path / "whole")
     whole.train()

@@ -108,6 +108,7 @@ def test_two_steps_scaled_down(name, tmp_path, mirror, tokenizer_folder):
     assert saved.max_position_embeddings == (16_384 if name in MID else 4096)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["demo/pretrain", "gsm8k/train", "text/train", "shapes/train"])
 def test_two_steps_of_the_small_recipes(name, tmp_path):
     """These models run as they are: only the sources are local, and the steps are two."""

@@ -87,6 +87,7 @@ def test_texts_become_user_messages_with_chat(tmp_path):
     assert found.train.to_list() == [{"prompt": [{"role": "user", "content": "Q: w1 w2"}], "gold": "5"}]
 
 
+@pytest.mark.slow
 @real_data
 @pytest.mark.parametrize("chat", [False, True])
 @pytest.mark.parametrize("name", ["gsm8k", "math500", "mbpp", "mbppplus", "humaneval"])

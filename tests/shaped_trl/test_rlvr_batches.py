@@ -73,6 +73,7 @@ ORDERED = {"shuffle_dataset": False, "max_steps": 4}
 KEEPING = ORDERED | {"keep_leftover_groups": True}
 
 
+@pytest.mark.slow
 @pytest.mark.distributed
 def test_two_processes(tmp_path_factory):
     """One start of two processes for all that is seen of them."""
@@ -157,6 +158,7 @@ def test_a_stream_without_a_signal_stops_with_the_cause_and_a_checkpoint(tmp_pat
     assert (tmp_path / "checkpoint-3" / "trainer_state.json").is_file()
 
 
+@pytest.mark.slow
 def test_the_user_may_go_on(tmp_path, caplog):
     assert no_signal(str(tmp_path / "warn"), "warn") == "went on to 13"
     assert caplog.text.count("no learning signal") == 4  # every third batch

@@ -131,6 +131,7 @@ SMALL = [
 ]
 
 
+@pytest.mark.slow
 @real_data
 @pytest.mark.parametrize(
     "name",
@@ -175,6 +176,7 @@ SCALED_DOWN = [
 ]
 
 
+@pytest.mark.slow
 @real_data
 @pytest.mark.parametrize(
     "name", ["paper/1b/rlvr", DAPO[0], *(pytest.param(name, marks=pytest.mark.slow) for name in DAPO[1:])]

@@ -39,6 +39,7 @@ def rows(folder) -> list[dict]:
     return [{k: v for k, v in row.items() if "time" not in k} for row in read_jsonl(folder / "rl_log.jsonl")]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("keep", [False, pytest.param(True, marks=pytest.mark.slow)], ids=["drop", "keep_leftovers"])
 def test_killed_in_the_middle_of_a_refill(tmp_path, keep):
     """Lengths grow at step 6, which the killed run reaches twice."""

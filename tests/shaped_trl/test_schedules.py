@@ -91,6 +91,7 @@ class Kill(TrainerCallback):
             raise KeyboardInterrupt
 
 
+@pytest.mark.slow
 def test_a_killed_run_continues_the_schedule(tmp_path):
     settings = {
         "shape_schedule": RAMP | {"lambda_tail": {"kind": "cosine", "start": 0.1, "end": -0.1}},
@@ -142,6 +143,7 @@ def test_every_micro_batch_of_a_step_has_its_shape(tmp_path):
     assert [beta for training, beta in betas if not training] == pytest.approx([-0.1, -0.25])
 
 
+@pytest.mark.slow
 def test_accumulation_gives_the_parameters_of_one_batch():
     settings = {"beta": 0.0, "shape_schedule": {"beta": {"kind": "linear", "start": -0.5, "end": 0.5}}}
     whole, losses = run(8, 1, "float64", "adamw_torch", **settings)
@@ -161,6 +163,7 @@ def test_a_schedule_compiles_one_triton_kernel():
     assert len(constants) == 1
 
 
+@pytest.mark.slow
 def test_a_constant_schedule_is_the_shape_itself(tmp_path):
     runs = []
     for changes in ({"beta": -0.25}, {"shape_schedule": {"beta": {"kind": "constant", "value": -0.25}}}, {}):
@@ -288,6 +291,7 @@ def test_learning_rate_of_the_paper(tmp_path, settings, rates):
     assert (decayed, plain) == ({2}, {1})
 
 
+@pytest.mark.slow
 def test_a_longer_run_moves_the_decay(tmp_path):
     """Resumed with more steps, the stable phase goes on and the decay comes at the new end."""
     settings = {

@@ -42,6 +42,7 @@ def one_process(engine: str, tied: bool) -> dict[str, torch.Tensor]:
     return sharded_training.train(model, sharded_training.micro_batches())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("run", [run for run in RUNS if run not in TRAINERS], ids=name_of)
 def test_loss_metrics_and_gradients_are_those_of_one_process(results, run):
     engine, tied = run
@@ -62,6 +63,7 @@ def test_loss_metrics_and_gradients_are_those_of_one_process(results, run):
             torch.testing.assert_close(ours[name], value, rtol=tolerance, atol=tolerance, msg=error)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("run", TRAINERS, ids=name_of)
 def test_a_trainer_logs_and_trains_as_in_one_process(results, run):
     engine, tied = run

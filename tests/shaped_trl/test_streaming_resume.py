@@ -32,6 +32,7 @@ def reads(folder):
     return rows
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("workers", [0, pytest.param(1, marks=pytest.mark.slow)])
 def test_killed_and_restarted_it_ends_with_the_same_parameters(tmp_path, workers):
     write_rows(tmp_path)
@@ -119,6 +120,7 @@ def _two_runs(folder):
     return results
 
 
+@pytest.mark.slow
 @pytest.mark.distributed
 def test_two_processes_read_their_own_parts_and_resume(tmp_path):
     write_rows(tmp_path)

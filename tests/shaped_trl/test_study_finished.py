@@ -39,6 +39,7 @@ def files_of(out: Path) -> dict[str, bytes]:
     return {str(path.relative_to(out)): path.read_bytes() for path in paths}
 
 
+@pytest.mark.slow
 def test_the_report_is_the_same_without_the_folders_of_the_runs(tmp_path: Path) -> None:
     write_planted(tmp_path / "here")
     report_study(tmp_path / "here")
@@ -102,6 +103,7 @@ def test_what_is_kept_does_not_say_where_the_study_lies(tmp_path: Path) -> None:
     assert finished(copy, "precision_product", 3, "rlvr") == kept
 
 
+@pytest.mark.slow
 def test_a_study_goes_on_elsewhere_and_makes_only_the_models_again_that_it_starts_from(tmp_path: Path) -> None:
     path = write_study(tmp_path)
     assert run(load_study(path, tmp_path / "here")) == 0

@@ -55,6 +55,7 @@ def test_accumulation_gives_the_parameters_of_one_batch(dtype, optim, tolerance)
     assert largest_difference(whole, run(8, 1, dtype, optim, beta=0.5)[0]) > 1e-4
 
 
+@pytest.mark.slow
 @pytest.mark.distributed
 def test_two_processes_give_the_parameters_of_one(tmp_path):
     dtype, optim = "float64", "adamw_torch"

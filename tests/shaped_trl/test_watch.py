@@ -83,6 +83,7 @@ def test_a_gradient_that_is_not_finite(tmp_path):
         one.train()
 
 
+@pytest.mark.slow
 def test_a_jump_is_bad_where_asked_for(tmp_path):
     options = {
         "max_steps": 30,
@@ -106,6 +107,7 @@ def test_reinforcement_learning_is_watched_as_well(tmp_path):
         one.train()
 
 
+@pytest.mark.slow
 @pytest.mark.distributed
 def test_every_process_hears_of_the_one(tmp_path):
     first, second = run_processes(said_by, 2, tmp_path, str(tmp_path / "run"))
