@@ -1,6 +1,6 @@
 """Stage commands for the study's tests: they write their steps and obey their recipe's wishes.
 
-`meet` holds a run until two have started and not ended. A file `hold` in the folder of the runs holds every run once
+`meet` holds a run until two have started. A file `hold` in the folder of the runs holds every run once
 as many steps are written in all as it says. So tests wait for a state, and not for a moment.
 
 A step's number is drawn from its run's name and the number before it, the first from the model that the run starts
@@ -33,7 +33,7 @@ def main(argv: list[str]) -> int:
     out = Path(flags.get("--output_dir") or flags["--out"])
     print(f"running {' '.join(argv)} on GPU {os.environ.get('CUDA_VISIBLE_DEVICES')}")
     note("start", out)
-    wait_while(lambda: recipe.get("meet") and num_going(out) < 2)
+    wait_while(lambda: recipe.get("meet") and num_starts(out) < 2)
     nap = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(3600)"]) if recipe.get("spawn") else None
     model = flags.get("--model_name_or_path") or flags.get("--model")
     value = float((Path(model) / "model").read_text()) if model else 0.0
@@ -92,9 +92,8 @@ def is_held(runs: Path) -> bool:
     return rows >= int((runs / "hold").read_text())
 
 
-def num_going(out: Path) -> int:
-    events = [row["event"] for row in read_jsonl(runs_of(out) / "events.jsonl")]
-    return events.count("start") - events.count("end")
+def num_starts(out: Path) -> int:
+    return sum(row["event"] == "start" for row in read_jsonl(runs_of(out) / "events.jsonl"))
 
 
 def runs_of(out: Path) -> Path:

@@ -330,6 +330,7 @@ def test_no_chat_template():
         LiveBackend(replace(config, chat_template=True), model, tiny_tokenizer())
 
 
+@pytest.mark.slow
 def test_command_line(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     Dataset.from_list([{"text": " ".join(WORDS[i : i + 9])} for i in range(20)]).to_json("my.jsonl")

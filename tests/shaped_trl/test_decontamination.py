@@ -154,6 +154,7 @@ def _flat(rows):
     return {"tokens": [token for row in rows for token in row["input_ids"]]}
 
 
+@pytest.mark.slow
 def test_memory_does_not_grow_with_the_corpus(mirror, tmp_path):
     overlap = Overlap(["gsm8k"], mirror)
     peaks = []

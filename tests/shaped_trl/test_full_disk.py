@@ -58,6 +58,7 @@ def disk(tmp_path):
         subprocess.run(["umount", "-l", str(folder)], check=True)
 
 
+@pytest.mark.slow
 # of a checkpoint, how much of the second one fits: it fails in the weights, in the optimizer's state, or at the end
 @pytest.mark.parametrize("share", [0.2, 0.6, 0.97])
 def test_the_checkpoint_before_stays_and_the_run_goes_on(recipe, disk, share, capsys):

@@ -113,6 +113,7 @@ def hub(folder):
     patch.undo()
 
 
+@pytest.mark.slow
 def test_what_a_first_push_sends(hub, folder):
     pushes = [line for line in hub.first_push if not line.startswith(("HEAD", "GET", "POST /api/validate-yaml"))]
     steps = [re.sub(r"/large/\w{64}\?size=\d+", "/large", line) for line in pushes]

@@ -60,6 +60,7 @@ def test_without_liger_the_command_says_what_to_install(tmp_path, monkeypatch, c
     assert 'pip install "shaped-trl[gpu]"' in error
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("bf16", [False, True])  # under autocast accelerate wraps the forward twice
 def test_training_goes_through_our_forward(tmp_path, monkeypatch, liger_installed, bf16):
     monkeypatch.setattr(transformers.trainer, "apply_liger_kernel", apply_fake_liger)

@@ -228,6 +228,7 @@ def test_mistakes(argv, message, tmp_path, monkeypatch, capsys):
     assert message in error
 
 
+@pytest.mark.slow
 def test_a_recipe_with_a_mixture_and_a_token_budget(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     text_rows(60).to_json("a.jsonl")
@@ -306,6 +307,7 @@ def test_a_checkpoint_of_another_model_is_refused(tmp_path, monkeypatch, capsys)
     assert "'t5', which is no causal language model" in capsys.readouterr().err.strip().splitlines()[-1]
 
 
+@pytest.mark.slow
 def test_tokenisation_is_cached_over_runs(tmp_path, monkeypatch):
     """A second run with the same rows, template and tokenizer reads what the first one made."""
     monkeypatch.chdir(tmp_path)

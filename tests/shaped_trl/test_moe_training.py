@@ -54,6 +54,7 @@ def test_a_resumed_run_ends_with_the_same_weights_and_router_biases(tmp_path):
     assert all("dead_experts" in row for row in rows if "loss" in row)
 
 
+@pytest.mark.slow
 def test_the_best_model_is_what_was_saved(tmp_path):
     trainer = make_trainer(
         tmp_path,

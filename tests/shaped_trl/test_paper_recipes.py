@@ -86,6 +86,7 @@ def scaled_down_options(name: str, folder: Path, mirror: Path, tokenizer_folder:
     return resolve(name, *argv)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", [*PRE, *MID, QWEN])
 def test_two_steps_scaled_down(name, tmp_path, mirror, tokenizer_folder):
     trainer = build_trainer(*scaled_down_options(name, tmp_path, mirror, tokenizer_folder))

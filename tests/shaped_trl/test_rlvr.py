@@ -233,6 +233,7 @@ def test_what_fills_a_batch_has_no_share_in_the_kl_term(tmp_path):
     assert [(row["loss"], row["grad_norm"], row["trained_tokens"]) for row in rows] == [(0.0, 0.0, 0.0)] * 3
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "scaling", [{"scale_rewards": "batch"}, {"multi_objective_aggregation": "normalize_then_sum"}]
 )
@@ -271,6 +272,7 @@ def test_a_completion_that_was_not_graded_is_not_punished_by_another_reward(tmp_
     assert (seen[0]["advantages"].view(-1, 4)[:, 1:] != 0).any()
 
 
+@pytest.mark.slow
 def test_a_second_reward_is_a_signal_without_dynamic_sampling(tmp_path):
     """GRPO has a gradient from it; with dynamic sampling the accuracy reward alone decides."""
 

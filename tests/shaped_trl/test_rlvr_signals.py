@@ -46,6 +46,7 @@ def test_all_wrong(tmp_path):
     assert "all answers are wrong" in stopped(tmp_path, constant(0.0))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("dynamic_sampling", [True, False])
 def test_truncation(tmp_path, dynamic_sampling):
     said = stopped(tmp_path, constant(0.0), ends=False, dynamic_sampling=dynamic_sampling)
@@ -82,6 +83,7 @@ class Collapse(TrainerCallback):
                 model.lm_head.weight.mul_(1e4)
 
 
+@pytest.mark.slow
 def test_entropy_collapse(tmp_path):
     model = tiny_model(tie_word_embeddings=False)
     said = stopped(tmp_path, even_length, ends=False, model=model, callbacks=[Collapse()], learning_rate=1e-6)

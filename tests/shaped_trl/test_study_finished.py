@@ -51,6 +51,7 @@ def test_the_report_is_the_same_without_the_folders_of_the_runs(tmp_path: Path) 
     assert largest < 8_000
 
 
+@pytest.mark.slow
 def test_results_do_not_depend_on_the_order_of_folders_and_rows(tmp_path: Path) -> None:
     folder, out = tmp_path / "planted", tmp_path / "copy"
     write_planted(folder)
@@ -151,6 +152,7 @@ def test_what_was_done_with_other_settings_is_in_no_number(tmp_path: Path) -> No
     assert results["regimes"][""]["arms"]["b_exponent"]["evaluations"] == {}
 
 
+@pytest.mark.slow
 def test_an_older_folder_does_not_replace_a_newer_json(tmp_path: Path) -> None:
     path = write_study(tmp_path, eval={"max_steps": 8})
     for name in ("here", "there"):

@@ -51,6 +51,7 @@ def plain_entropy(folder, temperature: float) -> float:
     return sum(entropies) / len(entropies)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("temperature", [0.7, 1.3])
 def test_the_temperature_is_found_that_gives_the_entropy(trained, temperature, tmp_path):
     wanted = plain_entropy(trained, temperature)

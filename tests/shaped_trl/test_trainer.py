@@ -44,7 +44,8 @@ def largest_difference(a: dict, b: dict) -> float:
 
 
 @pytest.mark.parametrize(
-    ("dtype", "optim", "tolerance"), [("float64", "adamw_torch", 1e-10), ("float32", "sgd", 1e-6)]
+    ("dtype", "optim", "tolerance"),
+    [("float64", "adamw_torch", 1e-10), pytest.param("float32", "sgd", 1e-6, marks=pytest.mark.slow)],
 )
 def test_accumulation_gives_the_parameters_of_one_batch(dtype, optim, tolerance):
     whole, losses = run(8, 1, dtype, optim)
