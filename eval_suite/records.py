@@ -78,11 +78,11 @@ def read_jsonl(path: str | Path, row_type: type[Row] | None = None) -> Iterator[
                 raise UserError(f"{path}:{number}: not a row of this version ({error}): use another folder") from error
 
 
-def check_folder(out: str | Path) -> None:
-    """Raise UserError where `out`, or what it is to lie in, is something else than a folder."""
+def check_folder(out: str | Path, field: str = "out") -> None:
+    """Raise UserError where `out`, named by the option `field`, or what it is to lie in, is no folder."""
     found = next(path for path in (Path(out), *Path(out).absolute().parents) if path.exists())
     if not found.is_dir():
-        raise UserError(f"out={str(out)!r}: {found} is a file: name a folder")
+        raise UserError(f"{field}={str(out)!r}: {found} is a file: name a folder")
 
 
 def drop_truncated_line(path: str | Path) -> None:

@@ -73,6 +73,18 @@ def report_run(folder: str | Path, pass_at: Sequence[int] | None = None) -> dict
     return run.results
 
 
+def places(folders: Sequence[str | Path], out: str | Path | None = None) -> list[Path]:
+    """The folders that `report` writes to, of those that are there: runs that are not it refuses."""
+    if out is not None:
+        return [Path(out)]
+    runs = [Path(folder) for folder in folders if Path(folder).is_dir()]
+    return [*runs, *([_beside(runs[0])] if len(folders) > 1 and runs else [])]
+
+
+def _beside(run: Path) -> Path:
+    return run.absolute().parent / COMBINED
+
+
 def report(folders: Sequence[str | Path], pass_at: Sequence[int] | None = None, out: str | Path | None = None) -> str:
     """Write the report of a run, or of several side by side; print its tables as Markdown and return them.
 
@@ -90,7 +102,7 @@ def report(folders: Sequence[str | Path], pass_at: Sequence[int] | None = None, 
         place = Path(out) if out is not None else runs[0].folder
         title, blocks = _write_one(runs[0], place, pass_at)
     else:
-        place = Path(out) if out is not None else runs[0].folder.absolute().parent / COMBINED
+        place = Path(out) if out is not None else _beside(runs[0].folder)
         _check_out(place)
         title, blocks, results = _document_of_many(runs, pass_at)
         if out is None:

@@ -94,12 +94,14 @@ def train_command(argv: list[str]) -> int:
         print(dry_run(corpus, args, model_args, look.devices or processes.num_processes))
         return 0
     from shaped_trl.training.engines import division
+    from shaped_trl.training.resuming import own_output_dir
     from shaped_trl.training.run import check_files, train
 
     check_files(corpus, model_args)
     # the form by name, since its default has changed once
-    record({**settings, "positive": args.positive}, args.output_dir, **division(args))
-    train(corpus, args, model_args, benchmarks)
+    with own_output_dir(args):
+        record({**settings, "positive": args.positive}, args.output_dir, **division(args))
+        train(corpus, args, model_args, benchmarks)
     return 0
 
 
@@ -132,16 +134,19 @@ def rlvr_command(argv: list[str]) -> int:
     prompts, args, model_args, rewards, benchmarks, _ = resolved
     from shaped_trl.rlvr.run import rlvr
     from shaped_trl.training.engines import division
+    from shaped_trl.training.resuming import own_output_dir
     from shaped_trl.training.run import model_source
 
     model_source(model_args)
-    record(settings, args.output_dir, **division(args))
-    rlvr(prompts, args, model_args, rewards, benchmarks)
+    with own_output_dir(args):
+        record(settings, args.output_dir, **division(args))
+        rlvr(prompts, args, model_args, rewards, benchmarks)
     return 0
 
 
 def sample_command(argv: list[str]) -> int:
     from eval_suite.benchmarks.show import ShowOptions, show
+    from eval_suite.locks import locked_folders
     from eval_suite.sample import SampleConfig, sample
     from shaped_trl.recipes import Parser
 
@@ -156,8 +161,10 @@ def sample_command(argv: list[str]) -> int:
         return 0
     from eval_suite.processes import from_environment
 
+    options_of_sampling = Parser("sample", options).resolve(config, rest)[0][0]
     processes = from_environment()
-    folder = sample(Parser("sample", options).resolve(config, rest)[0][0], processes=processes)
+    with locked_folders([options_of_sampling.out] if processes.first else []):
+        folder = sample(options_of_sampling, processes=processes)
     if processes.first:
         print(folder)
     return 0
@@ -165,6 +172,7 @@ def sample_command(argv: list[str]) -> int:
 
 def eval_command(argv: list[str]) -> int:
     from eval_suite.checkpoints import evaluate_checkpoints
+    from eval_suite.locks import locked_folders
     from eval_suite.publish import publish
     from eval_suite.sample import sample
     from shaped_trl.options import eval_options
@@ -184,14 +192,15 @@ def eval_command(argv: list[str]) -> int:
     processes = from_environment()
     if checkpoints.every_checkpoint:
         publishing.refuse_with("every_checkpoint=True")
-        evaluate_checkpoints(config, pass_at, num_workers=options.num_workers, processes=processes)
-        return 0
-    folder = sample(config, processes=processes)
-    if not processes.first:
-        return 0
-    grade_run(folder, num_workers=options.num_workers)
-    report([folder], pass_at)
-    publish([folder], publishing)
+    with locked_folders([config.out] if processes.first else []):
+        if checkpoints.every_checkpoint:
+            evaluate_checkpoints(config, pass_at, num_workers=options.num_workers, processes=processes)
+            return 0
+        folder = sample(config, processes=processes)
+        if processes.first:
+            grade_run(folder, num_workers=options.num_workers)
+            report([folder], pass_at)
+            publish([folder], publishing)
     return 0
 
 
@@ -222,15 +231,18 @@ def grade_command(argv: list[str]) -> int:
     args = parser.parse_args(argv)
     _allow_weak_sandbox(args.allow_weak_sandbox)
     from eval_suite.grade import grade_answers, grade_run
+    from eval_suite.locks import locked_folders
 
     if bool(args.folder) == bool(args.answers):
         raise UserError("grade: give a run's folder, or --answers FILE with --benchmark and --out")
     if args.folder:
-        return _graded(grade_run(args.folder, num_workers=args.num_workers))
+        with locked_folders([args.folder] if Path(args.folder).is_dir() else [], "folder"):
+            return _graded(grade_run(args.folder, num_workers=args.num_workers))
     if not args.benchmark or not args.out:
         raise UserError("grade: --answers needs --benchmark NAME and --out DIR")
     options = {"hub_mirror": args.hub_mirror, "num_workers": args.num_workers}
-    return _graded(grade_answers(args.answers, args.benchmark, args.out, **options))
+    with locked_folders([args.out]):
+        return _graded(grade_answers(args.answers, args.benchmark, args.out, **options))
 
 
 def _graded(folder: Path) -> int:
@@ -244,8 +256,9 @@ def _graded(folder: Path) -> int:
 
 
 def report_command(argv: list[str]) -> int:
+    from eval_suite.locks import locked_folders
     from eval_suite.publish import PublishOptions, publish
-    from eval_suite.report import parse_pass_at, report
+    from eval_suite.report import parse_pass_at, places, report
 
     parser = argparser(
         "report",
@@ -261,14 +274,18 @@ def report_command(argv: list[str]) -> int:
     publishing = PublishOptions(args.publish_to, args.push_to_hub, args.private)
     if any((Path(folder) / "study.yaml").is_file() for folder in args.folders):
         from shaped_trl.study.report import report_study
+        from shaped_trl.study.runner import folder_lock
 
         if len(args.folders) > 1 or args.out:
             raise UserError("report: a study's report is of that study alone, in its folder: give its folder only")
         publishing.refuse_with("a study's report")
-        print(report_study(args.folders[0], parse_pass_at(args.pass_at)))
+        with folder_lock(Path(args.folders[0])):
+            print(report_study(args.folders[0], parse_pass_at(args.pass_at)))
         return 0
-    report(args.folders, parse_pass_at(args.pass_at), args.out)
-    publish(args.folders, publishing)
+    pass_at = parse_pass_at(args.pass_at)
+    with locked_folders(places(args.folders, args.out), "out" if args.out else "folder"):
+        report(args.folders, pass_at, args.out)
+        publish(args.folders, publishing)
     return 0
 
 
@@ -283,9 +300,11 @@ def compare_command(argv: list[str]) -> int:
     parser.add_argument("--pass_at", help=PASS_AT_HELP)
     parser.add_argument("--out", help="folder to write results.json, report.md and report.html to, no run's")
     args = parser.parse_args(argv)
+    from eval_suite.locks import locked_folders
     from eval_suite.report import compare, parse_pass_at
 
-    compare(args.a, args.b, parse_pass_at(args.pass_at), args.out)
+    with locked_folders([args.out] if args.out else []):
+        compare(args.a, args.b, parse_pass_at(args.pass_at), args.out)
     return 0
 
 

@@ -6,7 +6,6 @@ that are done with the settings they have now are kept, a started one continues 
 
 from __future__ import annotations
 
-import fcntl
 import importlib
 import multiprocessing
 import os
@@ -14,14 +13,17 @@ import shlex
 import signal
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import replace
+from functools import partial
 from multiprocessing import connection, forkserver, resource_tracker
 from pathlib import Path
 
 from rich.console import Console
 
 from eval_suite.errors import UserError
+from eval_suite.locks import LOCK as FOLDER_LOCK
+from eval_suite.locks import lock
 from eval_suite.records import check_folder, write_atomic
 from shaped_trl import recipes
 from shaped_trl.study.child import run_child
@@ -104,7 +106,7 @@ def run_study(
 
 def _prepare(study: Study, planned: Sequence[Run], *, data: bool) -> None:
     """What lies in the study's folder before its runs."""
-    with _lock(study.out / ".lock"):
+    with folder_lock(study.out):
         _say_what_was_there(study)
         write_atomic(study.out / "study.yaml", study.to_yaml())
         write_state(study.out, PLANNED, {run.key: run.fingerprint for run in planned})
@@ -139,7 +141,7 @@ def _run_and_report(study: Study, runs: Sequence[Run], entry: str) -> int:
         console.print(log_tail(run.folder), markup=False, highlight=False, soft_wrap=True)
     from shaped_trl.study.report import report_study
 
-    with _lock(study.out / ".lock"):
+    with folder_lock(study.out):
         console.print(f"Report: {report_study(study.out)}", soft_wrap=True)
     return 1 if failed else 0
 
@@ -365,19 +367,14 @@ def _locked(out: Path, runs: Sequence[Run]) -> Iterator[None]:
     """One process per regime and seed of a folder; the locks end with the process that holds them."""
     with ExitStack() as stack:
         for group in dict.fromkeys(_group(run) for run in runs):
-            stack.enter_context(_lock(out / ".locks" / group, wait=False))
+            stack.enter_context(lock(out / ".locks" / group, partial(_in_use, out, group)))
         yield
 
 
-@contextmanager
-def _lock(path: Path, *, wait: bool = True) -> Iterator[None]:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with open(path, "w") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX if wait else fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            where = path.parents[1]
-            raise UserError(
-                f"out: {where} is in use by another study process ({path.name}); wait for it or choose another folder"
-            ) from None
-        yield
+def _in_use(out: Path, group: str) -> UserError:
+    return UserError(f"out: {out} is in use by another study process ({group}); wait for it or choose another folder")
+
+
+def folder_lock(out: Path) -> AbstractContextManager[None]:
+    """Wait for, and hold, what lies in a study's folder before and after its runs."""
+    return lock(out / FOLDER_LOCK)

@@ -25,13 +25,14 @@ from transformers.utils.hub import PushInProgress
 
 from eval_suite.errors import UserError
 from eval_suite.hub_errors import hub_errors, hub_reason
+from eval_suite.locks import LOCK
 from shaped_trl.recipes import RESOLVED, public_recipe
 from shaped_trl.training.cards import CARD, public_card
 from shaped_trl.training.private import adapter_base, private_names, without
 
 logger = logging.getLogger(__name__)
 STAGE = "_push-"
-LEFT_OUT = ("_*", "checkpoint-*", "training_args.bin", "step.json", "*.tmp", "*.tfevents.*")
+LEFT_OUT = ("_*", "checkpoint-*", "training_args.bin", "step.json", "*.tmp", "*.tfevents.*", LOCK)
 # the files of a checkpoint that are a model's
 MODEL_FILES = ("*.safetensors", "*.json", "*.jinja", "*.txt", "*.model", "*.py")
 RESUME_FILES = ("*_state.json", "stream-*.json")

@@ -6,15 +6,17 @@ import errno
 import json
 import shutil
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
+from accelerate.utils import broadcast_object_list
 from transformers import Trainer, TrainerState, TrainingArguments
 from transformers.trainer import TRAINER_STATE_NAME
 from transformers.utils import CONFIG_NAME
 
 from eval_suite.errors import UserError
+from eval_suite.locks import locked_folder
 from shaped_trl.data.streaming import position_file
 from shaped_trl.training.engines import check_engine, save_whole_model
 from shaped_trl.training.pushing import push_finished
@@ -27,6 +29,27 @@ SAME_MODEL = (
 )
 # free space with which torch's failure to write is taken for a full disk
 TOO_LITTLE_BYTES = 2**20
+
+
+@contextmanager
+def own_output_dir(args: TrainingArguments) -> Iterator[None]:
+    """Hold `output_dir` against a second run: the first process does, and all stop where it cannot.
+
+    Raises:
+        UserError: as `locked_folder` does.
+    """
+    with ExitStack() as held:
+        error: UserError | None = None
+        if args.process_index == 0:
+            try:
+                held.enter_context(locked_folder(args.output_dir, "output_dir"))
+            except UserError as refused:
+                error = refused
+        if args.world_size > 1:
+            error = broadcast_object_list([error])[0]
+        if error is not None:
+            raise error
+        yield
 
 
 @contextmanager
