@@ -47,7 +47,7 @@ Reinforcement learning with verifiable rewards: TRL's GRPO with clip-higher, dyn
 detector that stops a run without a learning signal and names the cause.
   shaped-trl rlvr --config gsm8k/rlvr --model_name_or_path outputs/precision --output_dir outputs/rl
   ... --completion_length_schedule '{0: 8192, 700: 16384}'   longer completions from step 700 on
-  ... --dynamic_sampling false                               what is left is TRL's GRPOTrainer, to the last bit
+  ... --dynamic_sampling false                               what is left is TRL's GRPOTrainer, with clip-higher
   ... --num_processes 8                                      on 8 devices, started here
   ... --use_vllm true --vllm_mode colocate                   vLLM generates; --vllm_mode server: on other GPUs
 rl_log.jsonl and rl_log.png say what the rollouts were spent on; --log_completions true shows them with their verdicts.

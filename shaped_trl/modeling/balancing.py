@@ -135,6 +135,16 @@ class LossFreeBalancing(TrainerCallback):
         self._sums, self._steps = None, 0
         return dict(zip(LOGGED, values, strict=True))
 
+    def interval_state(self) -> list[float]:
+        """The steps since the last `drain`, and their sums."""
+        return [] if self._sums is None else [self._steps, *self._sums.tolist()]
+
+    def restore_interval(self, saved: list[float]) -> None:
+        """Take over what `interval_state` gave."""
+        if saved:
+            self._steps = int(saved[0])
+            self._sums = torch.tensor(saved[1:], dtype=torch.float64, device=self.biases()[0].device)
+
     def on_log(self, args, state, control, logs=None, **kwargs):
         if logs and "loss" in logs:  # not an evaluation's
             metrics = self.drain()

@@ -4,12 +4,10 @@ from __future__ import annotations
 
 from typing import Any
 
-import torch
 from datasets import Dataset
 from trl import GRPOTrainer
 
 from eval_suite.errors import UserError
-from shaped_trl.rlvr.config import RLVRConfig
 from shaped_trl.rlvr.lengths import check_context
 
 
@@ -23,23 +21,6 @@ def check_size(trainer: GRPOTrainer) -> None:
     batch = args.generation_batch_size // args.num_generations
     if isinstance(trainer.train_dataset, Dataset) and len(trainer.train_dataset) < batch:
         raise UserError(f"{len(trainer.train_dataset)} prompts are fewer than the {batch} of a generation batch")
-
-
-def batches_continuously(model: Any, args: RLVRConfig, peft_config: Any = None) -> bool:
-    """Whether to generate by continuous batching where nothing is said: on a GPU, if it rounds no weight for good.
-
-    TRL casts the model to the half precision of training, in place. Adapters are float32 over a model of any type,
-    and what `auto` stands for is not known here.
-    """
-    sharded = bool(args.fsdp or args.deepspeed or args.distributed_state.distributed_type in ("FSDP", "DEEPSPEED"))
-    if args.use_vllm or sharded or peft_config is not None or not torch.cuda.is_available():
-        return False
-    if not (args.bf16 or args.fp16):
-        return True
-    if isinstance(model, str):  # TRL loads float32 unless told otherwise
-        half = (args.model_init_kwargs or {}).get("dtype", "float32")
-        return half in ("bfloat16", "float16", torch.bfloat16, torch.float16)
-    return all(parameter.dtype is not torch.float32 for parameter in model.parameters())
 
 
 def refuse_unsupported(kwargs: dict[str, Any]) -> None:

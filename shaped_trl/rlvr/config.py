@@ -5,7 +5,9 @@ from __future__ import annotations
 import logging
 import math
 from dataclasses import dataclass, field
+from fractions import Fraction
 
+from transformers import TrainingArguments
 from trl import GRPOConfig
 
 from shaped_trl.rlvr.lengths import LengthSchedule
@@ -19,6 +21,11 @@ logger = logging.getLogger(__name__)
 @dataclass
 class RLVRConfig(WatchArguments, GRPOConfig):
     """`GRPOConfig` with clip-higher and dynamic sampling of DAPO (arXiv 2503.14476), and no KL term.
+
+    What differs from `GRPOConfig` by default: `epsilon_high` is 0.28, not `epsilon`; `dynamic_sampling` is on; a run
+    without a learning signal stops (`on_no_signal`), and so does one whose loss is not finite (`on_bad_loss`); `bf16`
+    is off on a CPU. With `epsilon_high=None, dynamic_sampling=False, on_no_signal="ignore", on_bad_loss="ignore"` the
+    trainer is GRPOTrainer, to the last bit.
 
     Clip-higher acts only when a generation batch is spent over several optimizer steps (`steps_per_generation` above
     `gradient_accumulation_steps`, or `num_iterations` above 1). Otherwise every step is strictly on-policy: the
@@ -72,13 +79,6 @@ class RLVRConfig(WatchArguments, GRPOConfig):
     )
     hub_license: str | None = field(
         default=None, metadata={"help": "Licence of the model, for its card; without it the card states none."}
-    )
-    use_transformers_continuous_batching: bool | None = field(
-        default=None,
-        metadata={
-            "help": "Generate with transformers' continuous batching. Default: on a GPU, unless vLLM generates or "
-            "float32 weights are trained in half precision (it would round them for good)."
-        },
     )
 
     def __post_init__(self):
@@ -159,16 +159,24 @@ class RLVRConfig(WatchArguments, GRPOConfig):
         if self.save_strategy != "steps":
             return
         period = max(self.generation_period_steps, 1)
-        save_steps = self.save_steps
+        save_steps: float = self.save_steps  # type: ignore[has-type]
+        asked = save_steps != TrainingArguments.save_steps
+        if not asked and save_steps % period:  # the next multiple of the period that is a whole number
+            batch = Fraction(self.steps_per_generation * self.num_iterations, self.gradient_accumulation_steps)
+            self.save_steps = save_steps = math.ceil(save_steps / batch.numerator) * batch.numerator
         if save_steps < 1:  # a share of the run, as the Trainer resolves it
             save_steps = math.ceil(save_steps * self.max_steps) if self.max_steps > 0 else period
         # at the end the Trainer saves as well, and a longer run would go on from there
         for name, steps in (("save_steps", save_steps), ("max_steps", max(self.max_steps, 0))):
-            if steps % period:
-                raise ValueError(
-                    f"{name}={steps:g} falls inside a generation batch, which lasts {period:g} optimizer steps "
-                    "(steps_per_generation x num_iterations / gradient_accumulation_steps): use a multiple of it"
-                )
+            if not steps % period:
+                continue
+            said = (
+                f"{name}={steps:g} falls inside a generation batch, which lasts {period:g} optimizer steps "
+                "(steps_per_generation x num_iterations / gradient_accumulation_steps): use a multiple of it"
+            )
+            if asked:
+                raise ValueError(said)
+            logger.warning(f"{said}, or a longer run that goes on from there samples the rest of that batch anew")
 
     def _warn(self) -> None:
         if self.strictly_on_policy and self.loss_type not in ("cispo", "sapo", "vespo"):

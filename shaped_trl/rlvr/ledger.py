@@ -16,6 +16,7 @@ class Ledger:
     Every sampled group is informative or discarded for one of the reasons of `Outcome`. Of the informative ones,
     those beyond the batch are `groups_surplus`. `groups_filled` are discarded groups that pad a batch for which no
     more informative ones were found; they are left out of the loss. `trained_tokens` are those in the loss.
+    `completions_between` have a reward other than 0 and 1, so that right and wrong are not the words for them.
     """
 
     batches: int = 0
@@ -34,6 +35,7 @@ class Ledger:
     completions_truncated: int = 0
     completions_unparsed: int = 0
     completions_ungraded: int = 0
+    completions_between: int = 0
     rewards_raised: int = 0
     rollout_tokens: int = 0
     trained_tokens: int = 0

@@ -2,7 +2,8 @@
 
 A generation batch all of whose groups have equal rewards has no gradient. After `no_signal_patience` of them in a row
 the cause is named, with counts: the reward function raises; nothing is graded; answers are cut off at the length
-limit; the grader finds no answer in them; all are right; all are wrong; or the policy has collapsed onto one answer
+limit; the grader finds no answer in them; all are right; all are wrong, or have the same reward, where rewards are
+not 0 and 1; or the policy has collapsed onto one answer
 (entropy and response length against those of the first steps). `on_no_signal` then stops the run, warns, or goes on.
 """
 
@@ -76,15 +77,22 @@ class SignalDetector:
 
     def _cause(self) -> str:
         s = self.silent
+        right_or_wrong = s.completions_between == 0
         wrong = max(s.completions - s.completions_right, 1)
         if s.rewards_raised > s.completions / 2:
             return f"the reward function raises ({self.error}): mend it"
         if s.completions_ungraded > s.completions / 2:
             return "most completions get no reward, for the grader timed out or failed: see the column `verdict`"
-        if s.groups_all_right > s.groups_sampled / 2 and s.groups_all_right == s.groups_sampled - s.groups_ungraded:
+        all_right = s.groups_all_right == s.groups_sampled - s.groups_ungraded
+        if right_or_wrong and all_right and s.groups_all_right > s.groups_sampled / 2:
             return "all answers are right: give harder prompts"
         if self._collapsed():
             return f"entropy collapse: {self._against_first()}; go back to a checkpoint, lower learning_rate"
+        if not right_or_wrong:
+            return (
+                "the completions of each prompt all get the same reward: give a reward that tells them apart, prompts "
+                "on which it varies, or more num_generations"
+            )
         if s.completions_truncated > wrong / 2:
             return (
                 "most completions are cut off at max_completion_length: raise it, or begin with a model that ends its "
@@ -111,22 +119,28 @@ class SignalDetector:
 
     def _counts(self) -> str:
         s = self.silent
+        equal = {"all right": s.groups_all_right, "all wrong": s.groups_all_wrong}
+        right = {"right": s.completions_right}
+        if s.completions_between:
+            equal, right = {"with equal rewards": s.groups_all_right + s.groups_all_wrong}, {}
         counts = {
-            "all right": s.groups_all_right,
-            "all wrong": s.groups_all_wrong,
+            **equal,
             "cut off": s.groups_truncated,
             "without an answer": s.groups_unparsed,
             "not graded": s.groups_ungraded,
         }
         groups = ", ".join(f"{count:,} {name}" for name, count in counts.items() if count)
         parts = {
-            "right": s.completions_right,
+            **right,
             "cut off": s.completions_truncated,
             "without an answer": s.completions_unparsed,
             "not graded": s.completions_ungraded,
             "for which the reward raised": s.rewards_raised,
         }
-        completions = ", ".join(f"{count:,} {name}" for name, count in parts.items() if count) or "all wrong"
+        said = [f"{count:,} {name}" for name, count in parts.items() if count]
+        if s.completions_between:
+            said.append(f"mean reward {s.reward_sum / (s.completions - s.completions_ungraded):.3g}")
+        completions = ", ".join(said) or "all wrong"
         return (
             f"the last {s.batches:,} generation batches: {s.groups_sampled:,} groups ({groups}); {s.completions:,} "
             f"completions ({completions})"

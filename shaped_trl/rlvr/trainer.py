@@ -14,13 +14,13 @@ from typing import Any
 
 import torch
 from accelerate.utils import gather_object
-from transformers import TrainerCallback
+from transformers import TrainerCallback, TrainingArguments
 from transformers.trainer_callback import ExportableState
 from trl import GRPOTrainer
 from trl.trainer.utils import pad
 
 from shaped_trl.rlvr.card import procedure
-from shaped_trl.rlvr.checks import batches_continuously, check_size, refuse_unsupported
+from shaped_trl.rlvr.checks import check_size, refuse_unsupported
 from shaped_trl.rlvr.config import RLVRConfig
 from shaped_trl.rlvr.dynamic_sampling import Batch, Completion, DynamicSampler, Group
 from shaped_trl.rlvr.groups import Outcome, informative_groups, outcomes
@@ -30,6 +30,8 @@ from shaped_trl.rlvr.prompt_stream import PromptStream
 from shaped_trl.rlvr.signals import NoLearningSignal, SignalDetector
 from shaped_trl.study.logs import RL_LOG, read_log
 from shaped_trl.training.cards import TrainingCard
+from shaped_trl.training.config import as_config
+from shaped_trl.training.interval import ContinuedInterval
 from shaped_trl.training.log import RENAMED, JsonlLogCallback, LogPlotCallback
 from shaped_trl.training.pushing import HubPushes
 from shaped_trl.training.watch import WatchedLoss
@@ -49,7 +51,7 @@ RL_RENAMED = RENAMED | {
 }
 
 
-class RLVRTrainer(TrainingCard, HubPushes, WatchedLoss, GRPOTrainer):
+class RLVRTrainer(TrainingCard, HubPushes, WatchedLoss, ContinuedInterval, GRPOTrainer):
     """GRPOTrainer for verifiable rewards (RLVR), with DAPO's dynamic sampling and clip-higher.
 
     The *first* reward function is the accuracy reward: a group is informative when that one varies over the group,
@@ -71,12 +73,11 @@ class RLVRTrainer(TrainingCard, HubPushes, WatchedLoss, GRPOTrainer):
     _tag_names = ["trl", "grpo", "rlvr", "shaped-trl"]
     _name = "RLVR"
 
-    def __init__(self, model, reward_funcs, args: RLVRConfig, **kwargs):
+    def __init__(self, model, reward_funcs=None, args: TrainingArguments | None = None, **kwargs):
+        args = as_config(RLVRConfig, args, model, "GRPO")
         if args.dynamic_sampling:
             refuse_unsupported(kwargs)
         self.lengths = args.length_schedule()
-        if args.use_transformers_continuous_batching is None:
-            args.use_transformers_continuous_batching = batches_continuously(model, args, kwargs.get("peft_config"))
         super().__init__(model, guard(reward_funcs), args, **kwargs)
         check_size(self)
         self.set_length()
@@ -87,6 +88,8 @@ class RLVRTrainer(TrainingCard, HubPushes, WatchedLoss, GRPOTrainer):
         self.add_callback(JsonlLogCallback(RL_LOG, RL_RENAMED))
         self.add_callback(LogPlotCallback(RL_LOG))
         self.watch_loss()
+        self.continue_interval()
+        self._last_row: dict[str, Any] = {}  # what TRL adds to a row, of the last one
         self._batch_rows: list[dict[str, Any]] | None = None
         self._batch: Batch | None = None
         self._cost: tuple[Ledger, bool] | None = None  # of the generation batch at hand; whether it has a gradient
@@ -303,6 +306,7 @@ class RLVRTrainer(TrainingCard, HubPushes, WatchedLoss, GRPOTrainer):
             completions_truncated=int(truncated.sum()),
             completions_unparsed=int((unparsed & ~truncated).sum()),
             completions_ungraded=int(accuracy.isnan().sum()),
+            completions_between=int((~accuracy.isnan() & (accuracy != 0) & (accuracy != 1)).sum()),
             rewards_raised=int(raises.sum()),
             rollout_tokens=int(lengths.sum()),
             longest=int(lengths.max()),
@@ -323,7 +327,19 @@ class RLVRTrainer(TrainingCard, HubPushes, WatchedLoss, GRPOTrainer):
                 logs["prompt_epoch"] = self.sampler.stream.epoch
                 logs["prompts_retired"] = len(self.sampler.stream.retired)
             self.ledger = Ledger()
+        if "train_loss" in logs:  # the summary, which in TRL has what was not logged yet; here the last row has all
+            logs |= self._last_row
+        before = set(logs)
         super().log(logs, start_time)
+        if self.model.training and "loss" in logs:
+            self._last_row = {name: value for name, value in logs.items() if name not in before}
+
+    def interval_state(self) -> dict[str, Any]:
+        return super().interval_state() | {"metrics": dict(self._metrics["train"])}
+
+    def restore_interval(self, saved: dict[str, Any]) -> None:
+        super().restore_interval(saved)
+        self._metrics["train"].update(saved["metrics"])
 
     def card_procedure(self) -> str:
         return procedure(self.args, read_log(Path(self.args.output_dir) / RL_LOG))

@@ -2,22 +2,49 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
+from typing import Any, TypeVar
 
 import torch
 from shaped_kernels import RewardShape
 from shaped_kernels.function import IMPLEMENTATIONS
 from shaped_kernels.triton_rows import why_not_triton
+from transformers import TrainingArguments
 from transformers.utils import is_liger_kernel_available
 from trl import SFTConfig
+from trl.trainer.utils import get_config_model_id
 
 from shaped_trl.training.schedules import ShapeSchedule, from_json
 from shaped_trl.training.watch import WatchArguments
+
+Config = TypeVar("Config", bound=TrainingArguments)
 
 
 def default_bf16(bf16: bool | None, fp16: bool) -> bool:
     """TRL's default (bf16 unless fp16) on an accelerator, float32 on a CPU, where bf16 is slow."""
     return (torch.accelerator.is_available() and not fp16) if bf16 is None else bf16
+
+
+def as_config(config: type[Config], args: TrainingArguments | None, model: Any, suffix: str) -> Config:
+    """The arguments of one of our trainers from what TRL's take: those of a base class, or none.
+
+    Without any, `output_dir` is the model's name and `suffix`, as TRL has it.
+
+    Raises:
+        TypeError: `args` are of a class that has other fields.
+    """
+    if args is None:
+        name = model if isinstance(model, str) else get_config_model_id(model.config)
+        return config(output_dir=f"{name.split('/')[-1]}-{suffix}")
+    if isinstance(args, config):
+        return args
+    given = {field.name: getattr(args, field.name) for field in fields(args) if field.init}
+    unknown = sorted(given.keys() - {field.name for field in fields(config)})
+    if unknown:
+        raise TypeError(f"args={type(args).__name__} has {', '.join(unknown)}, which {config.__name__} has not")
+    if given.get("steps_per_generation") is not None:
+        given["generation_batch_size"] = None  # GRPOConfig has worked out the one from the other, and takes one
+    return config(**given)
 
 
 @dataclass

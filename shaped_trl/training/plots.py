@@ -17,7 +17,7 @@ PANELS = (
     ("Loss", "nats per token", ("loss", "nll", "eval_loss", "eval_nll")),
     ("Entropy", "nats", ("entropy", "eval_entropy")),
     ("Head and tail mass", "probability", ("head_mass", "tail_mass", "eval_head_mass", "eval_tail_mass")),
-    ("Top-1", "share of the targets", ("token_accuracy", "eval_token_accuracy", "eval_rare_token_accuracy")),
+    ("Top-1", "share of the targets", ("mean_token_accuracy", "eval_mean_token_accuracy", "eval_rare_token_accuracy")),
     ("Parts of the evaluation", "nats per token", ("eval_rare_nll", "eval_nll_position_*", "eval_nll_source_*")),
     ("Reward", "mean accuracy", ("raw_reward", "eval_rewards/accuracy/mean")),
     ("Response", "tokens", ("completion_length", "completion_length_max")),

@@ -19,7 +19,7 @@ NUMBERS = {
     "entropy": "entropy (nats), training",
     "head_mass": "head mass, training",
     "tail_mass": "tail mass, training",
-    "token_accuracy": "accuracy of the likeliest token, training",
+    "mean_token_accuracy": "accuracy of the likeliest token, training",
 }
 
 

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from peft import PeftModel
 from shaped_kernels import METRICS
-from transformers import IntervalStrategy, PreTrainedModel
+from transformers import IntervalStrategy, PreTrainedModel, TrainingArguments
 from trl import SFTTrainer
 
 from shaped_trl.data.mixtures import SOURCE
@@ -20,7 +20,7 @@ from shaped_trl.modeling.balancing import LossFreeBalancing
 from shaped_trl.modeling.lm_head import shape_lm_head
 from shaped_trl.study.logs import TRAIN_LOG, read_log
 from shaped_trl.training.cards import TrainingCard
-from shaped_trl.training.config import ShapedConfig
+from shaped_trl.training.config import ShapedConfig, as_config
 from shaped_trl.training.engines import (
     check_accumulation,
     check_parallelism,
@@ -28,6 +28,7 @@ from shaped_trl.training.engines import (
     let_cpus_shard,
     parallel_size,
 )
+from shaped_trl.training.interval import ContinuedInterval
 from shaped_trl.training.liger import ShapedForwardCheck
 from shaped_trl.training.log import JsonlLogCallback, LogPlotCallback
 from shaped_trl.training.metrics import Breakdown, Ranks, SourceCollator, source_names
@@ -38,25 +39,29 @@ from shaped_trl.training.watch import WatchedLoss
 # metrics of every step; the rank costs a pass over the logits
 MEANS = tuple(name for name in METRICS if name != "target_rank")
 # per-token metric of the loss -> name in the log (TRL's and transformers' words where these have one)
-LOG_NAMES = {name: "token_accuracy" if name == "is_top1" else name for name in MEANS}
+TARGETS = ("labels", "shift_labels", "num_items_in_batch")
+LOG_NAMES = {name: "mean_token_accuracy" if name == "is_top1" else name for name in MEANS}
 
 
-class ShapedTrainer(TrainingCard, HubPushes, WatchedLoss, SFTTrainer):
+class ShapedTrainer(TrainingCard, HubPushes, WatchedLoss, ContinuedInterval, SFTTrainer):
     """SFTTrainer for pre- and mid-training with a `RewardShape` (arXiv 2512.22955).
 
     Everything about data, packing, masks, PEFT and distribution is SFTTrainer's. Logged over the interval, weighted
     by tokens and reduced over processes: loss (of the shape), nll, perplexity, entropy, target_prob, head_mass,
-    tail_mass, token_accuracy; the same with `eval_` in evaluation, so that arms with different shapes compare by
-    `eval_nll` while `eval_loss` is each arm's own objective. An evaluation also has the columns of `metrics.py`:
-    ranks, rare targets, positions, and sources where its rows have a column `source`; a training row the ranks of
-    its own step, not of the interval. Rows go to `output_dir/train_log.jsonl`, drawn in
+    tail_mass, mean_token_accuracy, num_tokens (since the run began); the same with `eval_` in evaluation, so that arms
+    with different shapes compare by `eval_nll` while `eval_loss` is each arm's own objective. An evaluation also has
+    the columns of `metrics.py`: ranks, rare targets, positions, and sources where its rows have a column `source`; a
+    training row the ranks of its own step, not of the interval. Rows go to `output_dir/train_log.jsonl`, drawn in
     `train_log.png` at each save and at the end. With a `shape_schedule` the scheduled fields are logged as well, each
     with its value at the row's step.
 
+    `predict` and `compute_metrics` get logits, which a second forward builds as a whole. Without `args`, or with those
+    of TRL or transformers, the loss is cross-entropy.
+
     Raises:
-        ValueError: with `compute_metrics`, `compute_loss_func` or label smoothing, which need logits or another
-            loss; with an adapter on the language-model head; with gradient accumulation under tensor parallelism,
-            where transformers adds up wrongly.
+        ValueError: with `compute_loss_func` or label smoothing, which are another loss; with an adapter on the
+            language-model head; with gradient accumulation under tensor parallelism, where transformers adds up
+            wrongly.
         RuntimeError: when training begins and something, such as Liger, has replaced the model's forward after us.
     """
 
@@ -69,10 +74,10 @@ class ShapedTrainer(TrainingCard, HubPushes, WatchedLoss, SFTTrainer):
         "Prediction}}, year={2025}, eprint={2512.22955}, archivePrefix={arXiv}}",
     }
 
-    def __init__(self, model, args: ShapedConfig, **kwargs):
-        for name in ("compute_metrics", "compute_loss_func", "preprocess_logits_for_metrics"):
-            if kwargs.get(name) is not None:
-                raise ValueError(f"{name} is not supported: ShapedTrainer never builds logits; leave it out")
+    def __init__(self, model, args: TrainingArguments | None = None, **kwargs):
+        args = as_config(ShapedConfig, args, model, "SFT")
+        if kwargs.get("compute_loss_func") is not None:
+            raise ValueError("compute_loss_func is another loss than the shaped one: leave it out")
         if args.label_smoothing_factor:
             raise ValueError(
                 f"label_smoothing_factor={args.label_smoothing_factor} is another shape of the loss: set it to 0"
@@ -94,6 +99,7 @@ class ShapedTrainer(TrainingCard, HubPushes, WatchedLoss, SFTTrainer):
         self.add_callback(JsonlLogCallback("train_log.jsonl"))
         self.add_callback(LogPlotCallback("train_log.jsonl"))
         self.watch_loss()
+        self.continue_interval()
         self._sums: dict[str, dict[str, torch.Tensor]] = {"train": {}, "eval": {}}
         self._ranks: Ranks | None = None  # of the training step that is logged next
         self._breakdown: Breakdown | None = None  # of the evaluation under way
@@ -122,7 +128,15 @@ class ShapedTrainer(TrainingCard, HubPushes, WatchedLoss, SFTTrainer):
         self._accumulate(outputs)
         if not self.model.training and self._breakdown is not None:
             self._breakdown.add(outputs, inputs, sources)
-        return (loss, outputs) if return_outputs else loss
+        if not return_outputs:
+            return loss
+        with torch.no_grad():  # the model's own forward, for the logits that only `predict` and `compute_metrics` read
+            return loss, model(**{name: value for name, value in inputs.items() if name not in TARGETS})
+
+    def predict(self, *args, **kwargs):
+        result = super().predict(*args, **kwargs)
+        self._sums["eval"] = {}  # of no evaluation
+        return result
 
     def _accumulate(self, outputs: Any) -> None:
         """Add a micro-batch's `ShapedCausalLMOutput` to the sums; nothing is synchronised before `log`."""
@@ -197,12 +211,29 @@ class ShapedTrainer(TrainingCard, HubPushes, WatchedLoss, SFTTrainer):
         # "eval_loss" -> "eval_"; with several evaluation sets the Trainer's prefix holds the set's name
         prefix = "" if mode == "train" else next((key[:-4] for key in logs if key.endswith("_loss")), "eval_")
         logs.update({prefix + name: value for name, value in self._drain(mode).items()})
+        logs[f"{prefix}num_tokens"] = self.state.num_input_tokens_seen
         if self.balancing is not None and mode == "train":
             logs.update(self.balancing.drain())
         if self.shape_schedule is not None and "loss" in logs:
             logs.update({name: getattr(self.head.shape, name) for name in self.shape_schedule.curves})
         # past SFTTrainer.log, which would add its own metrics under other names
         super(SFTTrainer, self).log(logs, start_time)
+
+    def interval_state(self) -> dict[str, Any]:
+        sums = self._sums["train"]
+        values = torch.stack(list(sums.values())) if sums else torch.empty(0)
+        totals = self.accelerator.reduce(values, "sum").tolist() if sums else []
+        balancing = {} if self.balancing is None else {"balancing": self.balancing.interval_state()}
+        return super().interval_state() | {"sums": list(zip(sums, totals, strict=True))} | balancing
+
+    def restore_interval(self, saved: dict[str, Any]) -> None:
+        super().restore_interval(saved)
+        if self.is_world_process_zero():  # they are of all processes
+            options = {"dtype": torch.float64, "device": self.args.device}
+            # pairs: in their order processes add them up, and trainer_state.json sorts a mapping
+            self._sums["train"] = {name: torch.tensor(value, **options) for name, value in saved["sums"]}
+        if self.balancing is not None:
+            self.balancing.restore_interval(saved.get("balancing", []))
 
     def _drain(self, mode: str) -> dict[str, float]:
         """Token-weighted means over the interval and all processes, and the columns of `metrics.py`.

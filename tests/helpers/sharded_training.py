@@ -229,7 +229,7 @@ def by_trainer(model: PreTrainedModel, per_device: int, **settings) -> dict[str,
         trainer.train()
         assert isinstance(trainer.model_wrapped, FSDPModule) == bool(args.fsdp)
         evaluation = trainer.evaluate()
-    names = ("loss", "grad_norm", "nll", "entropy", "target_prob", "head_mass", "tail_mass", "token_accuracy")
+    names = ("loss", "grad_norm", "nll", "entropy", "target_prob", "head_mass", "tail_mass", "mean_token_accuracy")
     steps = [row for row in trainer.state.log_history if "loss" in row]
     result = {f"{name} of step {row['step']}": row[name] for row in steps for name in names}
     result |= {f"eval_{name}": evaluation[f"eval_{name}"] for name in names if name != "grad_norm"}

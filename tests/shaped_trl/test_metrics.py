@@ -89,7 +89,7 @@ def test_an_evaluation_has_the_numbers_of_full_logits(tmp_path, monkeypatch, set
     ours = columns_like(logged, "eval_rank", "eval_rare", "eval_nll_")
     assert ours == pytest.approx(expected, abs=1e-12)
     assert {type(value) for value in ours.values()} == {float}
-    assert logged["eval_token_accuracy"] == pytest.approx(logged["eval_rank_0"], abs=1e-12)
+    assert logged["eval_mean_token_accuracy"] == pytest.approx(logged["eval_rank_0"], abs=1e-12)
 
 
 def test_rows_are_not_put_into_one_where_attention_would_mask_it_densely(tmp_path):
@@ -203,7 +203,7 @@ def test_the_log_and_its_picture_have_the_new_columns(tmp_path):
     one.train()
     logged = [json.loads(line) for line in (tmp_path / "train_log.jsonl").read_text().splitlines()]
     panels = {panel.title: panel.curves for panel in log_panels(logged)}
-    assert list(panels["Top-1"]) == ["token_accuracy", "eval_token_accuracy", "eval_rare_token_accuracy"]
+    assert list(panels["Top-1"]) == ["mean_token_accuracy", "eval_mean_token_accuracy", "eval_rare_token_accuracy"]
     parts = ["eval_rare_nll", "eval_nll_position_0_255", "eval_nll_source_maths", "eval_nll_source_web"]
     assert list(panels["Parts of the evaluation"]) == parts
     ranks = panels["Rank of the target"]

@@ -9,7 +9,6 @@ import pytest
 import torch
 from datasets import Dataset, IterableDataset
 from hub_stand_in import TOKEN, hub_stand_in, point_client_at
-from peft import LoraConfig
 from rlvr_tiny import even_length, rlvr_arguments, rlvr_trainer, scripted_prompts
 from tiny import tiny_model, tiny_tokenizer
 from transformers import GPT2Config, GPT2LMHeadModel
@@ -18,7 +17,6 @@ from trl.generation.vllm_generation import VLLMGeneration
 from eval_suite.errors import UserError
 from eval_suite.records import read_jsonl
 from shaped_trl.rlvr import RLVRTrainer
-from shaped_trl.rlvr.checks import batches_continuously
 from shaped_trl.rlvr.rewards import OverlongPenalty, VerdictReward
 from shaped_trl.rlvr.signals import NoLearningSignal
 
@@ -108,23 +106,6 @@ def test_the_length_reaches_vllm_the_loss_and_the_penalty(tmp_path):
         one.set_length()
         assert (one.max_completion_length, one.vllm_generation.max_completion_length) == (length, length)
         assert penalty(trainer_state=one.state, **said) == [punished]
-
-
-def test_float32_weights_are_not_generated_from_by_continuous_batching(tmp_path, monkeypatch):
-    """TRL casts the model for it in place: float32 weights would stay rounded."""
-    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
-    for dtype, bf16, expected in (
-        (torch.float32, True, False),
-        (torch.float32, False, True),
-        (torch.bfloat16, True, True),
-    ):
-        args = rlvr_arguments(tmp_path, bf16=bf16)
-        assert batches_continuously(tiny_model(dtype=dtype), args) is expected
-        assert not batches_continuously(tiny_model(dtype=dtype), args, LoraConfig())  # float32 adapters
-    for dtype, expected in (("auto", False), ("float32", False), ("bfloat16", True)):
-        args = rlvr_arguments(tmp_path, bf16=True, model_init_kwargs={"dtype": dtype})
-        assert batches_continuously("a/model", args) is expected
-    assert not batches_continuously("a/model", rlvr_arguments(tmp_path, bf16=True))  # TRL loads float32
 
 
 def test_the_card_has_the_ledger_and_the_curves(tmp_path):

@@ -198,6 +198,6 @@ def test_bad_settings_are_refused_before_a_model_is_loaded(tmp_path, changes, me
         arguments(tmp_path, **changes)
 
 
-def test_what_needs_logits_is_refused(tmp_path):
-    with pytest.raises(ValueError, match="compute_metrics"):
-        trainer(arguments(tmp_path), text_rows(4), compute_metrics=lambda _: {})
+def test_another_loss_is_refused(tmp_path):
+    with pytest.raises(ValueError, match="compute_loss_func"):
+        trainer(arguments(tmp_path), text_rows(4), compute_loss_func=lambda *_: 0)
