@@ -24,6 +24,7 @@ from eval_suite.outcomes import read_record
 from eval_suite.processes import Processes
 from eval_suite.provenance import folder_fingerprint
 from eval_suite.records import write_atomic
+from eval_suite.rows import check_field, is_count, read_object
 from eval_suite.sample import SampleConfig, sample
 from eval_suite.tables import percent
 
@@ -115,7 +116,7 @@ def _runs(out: Path, reference: str) -> dict[str, Path]:
     for path in out.iterdir():
         if (path.name == FINAL or path.name.startswith("checkpoint-")) and (path / "results.json").is_file():
             record = read_record(path)
-            if all(record[key] == asked[key] for key in ("settings", "benchmarks", "task_hash")):
+            if all(record.get(key) == asked.get(key) for key in ("settings", "benchmarks", "task_hash")):
                 runs[path.name] = path
     return dict(sorted(runs.items(), key=lambda one: _step(one[0])))
 
@@ -128,14 +129,19 @@ def _step(name: str) -> float:
 def _final_step(found: Mapping[str, Path]) -> int:
     """Where training ends, as the last checkpoint has it."""
     last = [path for name, path in found.items() if name != FINAL][-1]
-    state = json.loads((last / STATE).read_text(encoding="utf-8"))
+    state = read_object(last / STATE, _check_steps)
     return max(state["max_steps"], state["global_step"])
+
+
+def _check_steps(state: dict[str, Any]) -> None:
+    for name in ("max_steps", "global_step"):
+        check_field(name, state.get(name), is_count, "a number of steps")
 
 
 def _rows(runs: Mapping[str, Path], found: Mapping[str, Path]) -> Iterator[dict[str, Any]]:
     for name, path in runs.items():
         step = _final_step(found) if name == FINAL else int(_step(name))
-        for benchmark, entry in json.loads((path / "results.json").read_text(encoding="utf-8")).items():
+        for benchmark, entry in read_object(path / "results.json").items():
             about = {key: entry[key] for key in ("n", "problems", "truncated", "unparsed")}
             for metric, numbers in entry["metrics"].items():
                 yield {"step": step, "checkpoint": name, "benchmark": benchmark, "metric": metric, **numbers, **about}

@@ -6,7 +6,6 @@ in one write. What is there of an incomplete one is dropped, and the chunk is ge
 
 from __future__ import annotations
 
-import json
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -14,8 +13,10 @@ from pathlib import Path
 from typing import Any
 
 from eval_suite.backends.base import Completion, Request
+from eval_suite.errors import UserError
 from eval_suite.provenance import stable_hash
 from eval_suite.records import Problem, Sample
+from eval_suite.rows import parse_object, row_of
 
 
 @dataclass(frozen=True)
@@ -161,12 +162,13 @@ def _place(
 ) -> tuple[int, int]:
     """Index of the chunk that a row belongs to, and which of its rows it is; -1 and -1 where there is none."""
     try:
-        row = json.loads(line)
+        row = row_of(Sample, parse_object(line))
     except ValueError as error:
-        raise ValueError(f"{path}: not a JSON row: {line[:80]!r}") from error
-    start = row["sample_index"] // batch_size * batch_size
-    index, offset = places.get((row["problem_id"], start), (-1, -1))
-    return (index, offset + row["sample_index"] - start) if index >= 0 else (-1, -1)
+        said = f"{path}: not a row of this version ({error}): {line[:80]!r}: remove the line, then repeat the command"
+        raise UserError(said) from error
+    start = row.sample_index // batch_size * batch_size
+    index, offset = places.get((row.problem_id, start), (-1, -1))
+    return (index, offset + row.sample_index - start) if index >= 0 else (-1, -1)
 
 
 def _lines(path: Path) -> Iterator[bytes]:

@@ -172,11 +172,12 @@ def _keep_current(verdicts_file: Path, keys: Mapping[str, _Key]) -> _Marks:
     return done
 
 
-def _current(verdicts_file: Path, keys: Mapping[str, _Key], met: _Marks) -> Iterator[dict[str, Any]]:
-    for row in read_jsonl(verdicts_file):
-        problem_id, sample_index = row["problem_id"], row["sample_index"]
-        key = keys.get(problem_id)
-        if key and row["grader"] == key.version and _is_index(sample_index) and met.add(problem_id, sample_index):
+def _current(verdicts_file: Path, keys: Mapping[str, _Key], met: _Marks) -> Iterator[Verdict]:
+    for row in read_jsonl(verdicts_file, Verdict):
+        key = keys.get(row.problem_id)
+        if not key or row.grader != key.version or not _is_index(row.sample_index):
+            continue
+        if met.add(row.problem_id, row.sample_index):
             yield row
 
 

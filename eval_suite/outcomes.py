@@ -7,10 +7,9 @@ answers.
 
 from __future__ import annotations
 
-import json
 from collections import Counter
-from collections.abc import Iterator
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any, get_args
 
@@ -20,9 +19,12 @@ from numpy.typing import NDArray
 from eval_suite.errors import UserError
 from eval_suite.grading.graders import grader_spec
 from eval_suite.provenance import stable_hash
-from eval_suite.records import Status, read_jsonl
+from eval_suite.records import Problem, Sample, Status, Verdict, read_jsonl
+from eval_suite.rows import Row, check_field, is_count, read_object, row_of
 from eval_suite.statistics import Ballot, Values, cons
 
+MAX_SAMPLES = 10_000_000  # of a problem
+NUMBER_OF_SAMPLES = f"a whole number from 1 to {MAX_SAMPLES:,}"
 STATUSES: tuple[Status, ...] = get_args(Status)
 
 
@@ -87,15 +89,33 @@ def read_record(folder: str | Path) -> dict[str, Any]:
     """``run.json`` of the run: its model, settings and versions.
 
     Raises:
-        UserError: the folder holds no run.
+        UserError: the folder holds no run, or a damaged one.
     """
     path = Path(folder) / "run.json"
     if not path.is_file():
         raise UserError(f"{str(folder)!r} is no folder of a run: it has no run.json; make one with sample or grade")
-    try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:  # not JSON, or not UTF-8
-        raise UserError(f"{str(path)!r} cannot be read ({error}): the run is damaged; use another folder") from error
+    return read_object(path, _check_record)
+
+
+@dataclass
+class _Record:
+    """The fields of run.json that are read; there are others."""
+
+    settings: dict[str, Any]
+    model: str | None = None
+    model_identity: str | None = None
+    versions: dict[str, Any] = field(default_factory=dict)
+    benchmarks: list[str] = field(default_factory=list)
+    left_out: list[str] = field(default_factory=list)
+
+
+def _check_record(record: dict[str, Any]) -> None:
+    read = row_of(_Record, {each.name: record[each.name] for each in fields(_Record) if each.name in record})
+    check_field("n", read.settings.get("n"), _is_number_of_samples, NUMBER_OF_SAMPLES)
+
+
+def _is_number_of_samples(value: Any) -> bool:
+    return is_count(value) and 1 <= value <= MAX_SAMPLES
 
 
 def read_outcomes(folder: str | Path) -> dict[str, Outcomes]:
@@ -108,54 +128,68 @@ def read_outcomes(folder: str | Path) -> dict[str, Outcomes]:
     folder = Path(folder)
     settings = read_record(folder)["settings"]
     n = settings["n"]
-    tallies = {row["problem_id"]: _empty(row, n) for row in _rows(folder / "problems.jsonl", "sample")}
-    for row in _rows(folder / "samples.jsonl", "sample"):
-        tally = _tally(tallies, row, folder / "samples.jsonl")
-        if tally.sampled[row["sample_index"]]:
-            raise _twice(row, folder / "samples.jsonl", "repeat the sample command, which redoes that chunk")
-        tally.sampled[row["sample_index"]] = 1
-        tally.truncated += row["finish_reason"] == "length"
-        tally.tokens += row["tokens"]
-    for row in _rows(folder / "verdicts.jsonl", "grade"):
-        tally = _tally(tallies, row, folder / "verdicts.jsonl")
-        if tally.graded[row["sample_index"]]:
-            raise _twice(row, folder / "verdicts.jsonl", "repeat the grade command, which keeps one")
-        tally.graded[row["sample_index"]] = STATUSES.index(row["status"]) + 1
-        if row["status"] != "pass" and row["answer"] is not None:
-            tally.rivals[row["answer"]] += 1
-        tally.graders.add(row["grader"])
+    tallies: dict[str, _Tally] = {}
+    for problem in _rows(folder / "problems.jsonl", _problem, "sample"):
+        if problem.problem_id in tallies:
+            raise UserError(f"{folder / 'problems.jsonl'}: {problem.problem_id!r} is there twice: use another folder")
+        tallies[problem.problem_id] = _empty(problem, n)
+    for sample in _rows(folder / "samples.jsonl", Sample, "sample"):
+        tally = _tally(tallies, sample, folder / "samples.jsonl")
+        if tally.sampled[sample.sample_index]:
+            raise _twice(sample, folder / "samples.jsonl", "repeat the sample command, which redoes that chunk")
+        tally.sampled[sample.sample_index] = 1
+        tally.truncated += sample.finish_reason == "length"
+        tally.tokens += sample.tokens
+    for verdict in _rows(folder / "verdicts.jsonl", Verdict, "grade"):
+        tally = _tally(tallies, verdict, folder / "verdicts.jsonl")
+        if tally.graded[verdict.sample_index]:
+            raise _twice(verdict, folder / "verdicts.jsonl", "repeat the grade command, which keeps one")
+        tally.graded[verdict.sample_index] = STATUSES.index(verdict.status) + 1
+        if verdict.status != "pass" and verdict.answer is not None:
+            tally.rivals[verdict.answer] += 1
+        tally.graders.add(verdict.grader)
     _check_complete(tallies, folder)
     benchmarks = dict.fromkeys(tally.benchmark for tally in tallies.values())
     return {name: _outcomes(name, tallies, sampled_here="answers" not in settings) for name in benchmarks}
 
 
-def _rows(path: Path, command: str) -> Iterator[dict[str, Any]]:
+def _rows(path: Path, row_type: Callable[..., Row], command: str) -> Iterator[Row]:
     if not path.exists():
         raise UserError(f"{str(path)!r} does not exist: complete the run with the command {command}")
-    return read_jsonl(path)
+    return read_jsonl(path, row_type)
 
 
-def _empty(problem: dict[str, Any], n: int) -> _Tally:
-    meta = {key: value for key, value in problem["meta"].items() if key in ("n", "metric", "decoding")}
-    meta["grader"], meta["task"] = problem["grader"], stable_hash([problem["gold"], problem["grader"]])
+def _problem(values: dict[str, Any]) -> Problem:
+    """A row of problems.jsonl, with what is read of its `meta`."""
+    problem = row_of(Problem, values)
+    if "n" in problem.meta:
+        check_field("n", problem.meta["n"], _is_number_of_samples, NUMBER_OF_SAMPLES)
+    for name in ("metric", "decoding"):
+        check_field(name, problem.meta.get(name, ""), lambda value: isinstance(value, str), "a text")
+    return problem
+
+
+def _empty(problem: Problem, n: int) -> _Tally:
+    meta = {key: value for key, value in problem.meta.items() if key in ("n", "metric", "decoding")}
+    meta["grader"], meta["task"] = problem.grader, stable_hash([problem.gold, problem.grader])
     n = meta.get("n", n)
-    return _Tally(problem["benchmark"], bytearray(n), bytearray(n), meta)
+    return _Tally(problem.benchmark, bytearray(n), bytearray(n), meta)
 
 
-def _tally(tallies: dict[str, _Tally], row: dict[str, Any], path: Path) -> _Tally:
-    tally = tallies.get(row["problem_id"])
-    if tally is None or not 0 <= row["sample_index"] < len(tally.sampled):
+def _tally(tallies: dict[str, _Tally], row: Sample | Verdict, path: Path) -> _Tally:
+    tally = tallies.get(row.problem_id)
+    if tally is None or not 0 <= row.sample_index < len(tally.sampled):
         n = "no such problem" if tally is None else f"n={len(tally.sampled)}"
         raise UserError(
-            f"{path}: sample {row['sample_index']} of {row['problem_id']!r} is not of this run ({n}): the "
+            f"{path}: sample {row.sample_index} of {row.problem_id!r} is not of this run ({n}): the "
             "folder mixes two runs; sample into another --out"
         )
     return tally
 
 
-def _twice(row: dict[str, Any], path: Path, remedy: str) -> UserError:
+def _twice(row: Sample | Verdict, path: Path, remedy: str) -> UserError:
     return UserError(
-        f"{path}: sample {row['sample_index']} of {row['problem_id']!r} is there twice, as after two "
+        f"{path}: sample {row.sample_index} of {row.problem_id!r} is there twice, as after two "
         f"commands at once: {remedy}"
     )
 
@@ -180,7 +214,8 @@ def _outcomes(benchmark: str, tallies: dict[str, _Tally], sampled_here: bool) ->
     chosen = {key: tally for key, tally in tallies.items() if tally.benchmark == benchmark}
     first = next(iter(chosen.values()))
     n = len(first.sampled)
-    assert all(len(tally.sampled) == n for tally in chosen.values()), f"{benchmark}: problems of different n"
+    if any(len(tally.sampled) != n for tally in chosen.values()):
+        raise UserError(f"{benchmark}: its problems have different numbers of samples: sample into another --out")
     passes = [tally.count("pass") for tally in chosen.values()]
     return Outcomes(
         benchmark=benchmark,

@@ -11,7 +11,6 @@ one beside it, named after it: each in one commit. Weights are never sent.
 
 from __future__ import annotations
 
-import json
 import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields
@@ -27,6 +26,7 @@ from eval_suite.model_card import with_results
 from eval_suite.outcomes import read_record
 from eval_suite.provenance import folder_fingerprint
 from eval_suite.records import write_atomic
+from eval_suite.rows import read_object
 from eval_suite.sample_dataset import samples_card, write_samples
 
 if TYPE_CHECKING:
@@ -136,7 +136,7 @@ def _read(folder: str | Path, repo_id: str | None) -> _Published:
     path = Path(folder) / "results.json"
     if not path.is_file():
         raise UserError(f"{str(folder)!r} has no results.json: finish the run with `shaped-trl report {folder}`")
-    variants = read_variants(folder, json.loads(path.read_text(encoding="utf-8")))
+    variants = read_variants(folder, read_object(path))
     run = _Published(repo_id or _public_name(read_record(folder)), variants)
     url = _samples_url(repo_id) if repo_id else None
     for variant in variants:

@@ -9,12 +9,15 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 
 from eval_suite.errors import UserError
+from eval_suite.rows import parse_object, row_of
 
 Status = Literal["pass", "fail", "timeout", "error", "unparsed"]
 FinishReason = Literal["stop", "length"]
@@ -55,13 +58,19 @@ class Verdict:
     grader: str
 
 
-def read_jsonl(path: str | Path, row_type: type[Row] | None = None) -> Iterator[Any]:
+def read_jsonl(path: str | Path, row_type: Callable[..., Row] | None = None) -> Iterator[Any]:
     """Yield the rows of `path` as dicts, or as `row_type`. A last line without its newline is dropped.
+
+    Args:
+        row_type: a dataclass of rows, or a function of a dict that raises ValueError for one that will not do.
 
     Raises:
         FileNotFoundError: no such file.
-        UserError: a complete line that is not JSON or has other fields, with its number.
+        UserError: a complete line that is not JSON or has other fields, with its number; a folder.
     """
+    if Path(path).is_dir():
+        raise UserError(f"{path} is a folder, where a file of rows is to be: remove it, or use another folder")
+    make = partial(row_of, row_type) if isinstance(row_type, type) else row_type
     with open(path, "rb") as lines:  # bytes: a killed writer may have cut the last line within a character
         for number, line in enumerate(lines, 1):
             if not line.endswith(b"\n"):
@@ -69,13 +78,14 @@ def read_jsonl(path: str | Path, row_type: type[Row] | None = None) -> Iterator[
             if not line.strip():
                 continue
             try:
-                row = json.loads(line)
-            except (json.JSONDecodeError, UnicodeDecodeError) as error:
+                row = parse_object(line)
+            except ValueError as error:
                 raise UserError(f"{path}:{number}: not a JSON row ({error}): remove the line, or the file") from error
             try:
-                yield row if row_type is None else row_type(**row)
-            except TypeError as error:
+                made = row if make is None else make(row)
+            except ValueError as error:
                 raise UserError(f"{path}:{number}: not a row of this version ({error}): use another folder") from error
+            yield made
 
 
 def check_folder(out: str | Path, field: str = "out") -> None:
@@ -106,9 +116,18 @@ def drop_truncated_line(path: str | Path) -> None:
 
 
 def append_jsonl(path: str | Path, rows: Iterable[Any]) -> None:
-    """Append rows (dicts or dataclasses) in one write, flushed to the operating system."""
-    with open(path, "a", encoding="utf-8") as file:
-        file.write("".join(map(jsonl_line, rows)))
+    """Append rows (dicts or dataclasses) in one write, flushed to the operating system.
+
+    Where they do not fit on the disk, the file is as before.
+    """
+    size = os.path.getsize(path) if os.path.exists(path) else 0
+    try:
+        with open(path, "a", encoding="utf-8") as file:
+            file.write("".join(map(jsonl_line, rows)))
+    except OSError:
+        with suppress(OSError):
+            os.truncate(path, size)
+        raise
 
 
 def jsonl_line(row: Any) -> str:

@@ -22,6 +22,7 @@ from eval_suite.chunks import Chunk, collect, complete_chunks, plan_chunks, samp
 from eval_suite.errors import UserError
 from eval_suite.harness.fit import fit_problems
 from eval_suite.harness.likelihood import check_scoring, likelihoods_file, score_chunks, takes_turns
+from eval_suite.outcomes import read_record
 from eval_suite.processes import Processes
 from eval_suite.progress import Sameness, SamplingProgress
 from eval_suite.provenance import package_versions, source_commit, stable_hash
@@ -291,7 +292,7 @@ def _has_begun(out: Path, record: dict[str, Any]) -> bool:
     """Whether the folder `out` holds this run; an error where it holds another."""
     run_file = out / "run.json"
     if run_file.exists():
-        _check_same_run(out, json.loads(run_file.read_text(encoding="utf-8")), record)
+        _check_same_run(out, read_record(out), record)
         return True
     if any(out.glob("samples*.jsonl")):
         raise UserError(f"out={str(out)!r} holds samples.jsonl but no run.json: choose another --out")

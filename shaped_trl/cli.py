@@ -12,7 +12,7 @@ from collections import Counter
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from eval_suite.errors import UserError
+from eval_suite.errors import UserError, said_of
 from shaped_trl.launch import CAUSES, LaunchArguments, end_with_parent, launch, note, say
 from shaped_trl.usage import RLVR, SAMPLE, TRAIN, USAGE, argparser, print_help, take_config, wants_help
 
@@ -49,10 +49,17 @@ def main(argv: Sequence[str] | None = None) -> int:
         if CAUSES not in os.environ and os.environ.get("RANK", "0") == "0":
             print("\nshaped-trl: interrupted; the same command continues from what is saved", file=sys.stderr)
         return 130
+    except BrokenPipeError as error:
+        if _is_read():
+            note(error)
+            raise
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # the interpreter flushes once more
+        return 128 + signal.SIGPIPE
     except Exception as error:
-        if isinstance(error, BrokenPipeError) and not _is_read():
-            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # the interpreter flushes once more
-            return 128 + signal.SIGPIPE
+        said = said_of(error) if isinstance(error, OSError) else None
+        if said is not None:
+            say(UserError(said))
+            return 2
         note(error)
         raise
 

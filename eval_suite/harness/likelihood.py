@@ -18,6 +18,7 @@ from eval_suite.backends import Backend, TransformersBackend
 from eval_suite.errors import UserError
 from eval_suite.harness.problems import LETTERS
 from eval_suite.records import Problem, Sample, append_jsonl, drop_truncated_line, read_jsonl
+from eval_suite.rows import check_field
 
 if TYPE_CHECKING:
     from eval_suite.chunks import Chunk
@@ -103,7 +104,7 @@ def score_chunks(
     if not chunks:
         return
     drop_truncated_line(path)
-    written = {row["problem_id"] for row in read_jsonl(path)} if path.exists() else set()
+    written = set(read_jsonl(path, _problem_id)) if path.exists() else set()
     scorer = _scorer(config, backend)
     for chunk in chunks:
         scores = scorer.score(chunk.problems)
@@ -111,6 +112,11 @@ def score_chunks(
         new = [(one.problem_id, score) for one, score in pairs if one.problem_id not in written]
         append_jsonl(path, [{"problem_id": problem_id, **score._asdict()} for problem_id, score in new])
         yield [Sample(one.problem_id, 0, chosen_option(one, score.loglikelihoods)) for one, score in pairs]
+
+
+def _problem_id(row: dict[str, Any]) -> str:
+    check_field("problem_id", row.get("problem_id"), lambda value: isinstance(value, str), "a text")
+    return row["problem_id"]
 
 
 def likelihoods_file(folder: Path, rank: int, num_processes: int) -> Path:

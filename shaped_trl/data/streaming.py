@@ -22,6 +22,7 @@ from transformers.trainer_utils import get_last_checkpoint
 
 from eval_suite.errors import UserError
 from eval_suite.records import append_jsonl, read_jsonl, write_atomic
+from eval_suite.rows import check_field, is_count, read_object
 from shaped_trl.data.decontamination import rows_file
 from shaped_trl.data.mixtures import Source
 from shaped_trl.data.packing import STREAM, PackedStream, part_of
@@ -141,7 +142,7 @@ class StreamingTrainer(ShapedTrainer):
         path = position_file(checkpoint, self.args.process_index)
         if not path.is_file():
             raise UserError(f"{checkpoint} has no {path.name}: it is not a checkpoint of this mixture or stream")
-        state = json.loads(path.read_text())
+        state = read_object(path, check_position)
         if state["world"] != self.args.world_size:
             raise UserError(
                 f"{checkpoint} was saved by {state['world']} processes, this run has {self.args.world_size}: the "
@@ -181,6 +182,12 @@ class _Epoch(TrainerCallback):
 
     def on_step_end(self, args, state, control, **kwargs):
         state.epoch = state.global_step / state.max_steps
+
+
+def check_position(state: dict[str, Any]) -> None:
+    """Raise ValueError for what is no position of a stream."""
+    check_field("world", state.get("world"), is_count, "a number of processes")
+    check_field("position", state.get("position"), lambda value: value is None or isinstance(value, dict), "an object")
 
 
 def position_file(checkpoint: str | Path, rank: int) -> Path:

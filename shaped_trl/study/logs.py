@@ -6,9 +6,16 @@ from pathlib import Path
 from typing import Any
 
 from eval_suite.records import read_jsonl
+from eval_suite.rows import check_field, is_count
 
 TRAIN_LOG = "train_log.jsonl"
 RL_LOG = "rl_log.jsonl"
+
+
+def with_step(row: dict[str, Any]) -> dict[str, Any]:
+    """A row of a log. Raises ValueError where it does not say of which step."""
+    check_field("step", row.get("step"), is_count, "a whole number from 0")
+    return row
 
 
 def read_log(path: Path) -> list[dict[str, Any]]:
@@ -19,8 +26,8 @@ def read_log(path: Path) -> list[dict[str, Any]]:
     if not path.exists():
         return []
     by_step: dict[int, dict[str, Any]] = {}
-    for row in read_jsonl(path):
-        by_step.setdefault(int(row["step"]), {}).update(row)
+    for row in read_jsonl(path, with_step):
+        by_step.setdefault(row["step"], {}).update(row)
     return [by_step[step] for step in sorted(by_step)]
 
 

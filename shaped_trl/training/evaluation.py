@@ -10,7 +10,6 @@ that leave no process a whole model are refused; their checkpoints are evaluated
 
 from __future__ import annotations
 
-import json
 import shutil
 import time
 from dataclasses import dataclass, field
@@ -23,6 +22,7 @@ from transformers import Trainer, TrainerCallback
 from eval_suite.benchmarks import check_names
 from eval_suite.errors import UserError
 from eval_suite.grade import grade_run
+from eval_suite.outcomes import read_record
 from eval_suite.report import report_run
 from eval_suite.sample import SampleConfig, sample
 from shaped_trl.training.live import LiveBackend, base_model, undisturbed
@@ -173,8 +173,11 @@ def _drop_other(folder: Path, identity: str, config: SampleConfig) -> None:
     record_file = folder / "run.json"
     if not record_file.is_file():
         return
-    record = json.loads(record_file.read_text(encoding="utf-8"))
-    same = record["model_identity"] == identity and record["benchmarks"] == config.benchmark_names
+    try:
+        record = read_record(folder)
+    except UserError:  # damaged
+        record = {"settings": {}}
+    same = record.get("model_identity") == identity and record.get("benchmarks") == config.benchmark_names
     if not same or any(getattr(config, name, value) != value for name, value in record["settings"].items()):
         shutil.rmtree(folder)
 

@@ -11,6 +11,7 @@ from pathlib import Path
 from transformers import TrainerCallback
 
 from eval_suite.records import append_jsonl, drop_truncated_line, read_jsonl, write_atomic
+from shaped_trl.study.logs import with_step
 
 logger = logging.getLogger(__name__)
 
@@ -41,7 +42,11 @@ class JsonlLogCallback(TrainerCallback):
         path.parent.mkdir(parents=True, exist_ok=True)
         if path.exists():
             drop_truncated_line(path)
-            kept = [row for row in read_jsonl(path) if row["step"] <= state.global_step and state.global_step > 0]
+            kept = [
+                row
+                for row in read_jsonl(path, with_step)
+                if row["step"] <= state.global_step and state.global_step > 0
+            ]
             write_atomic(path, "".join(json.dumps(row) + "\n" for row in kept))
 
     def on_log(self, args, state, control, logs=None, **kwargs):

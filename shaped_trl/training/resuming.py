@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import errno
 import json
+import os
+import re
 import shutil
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
@@ -15,9 +17,10 @@ from transformers import Trainer, TrainerState, TrainingArguments
 from transformers.trainer import TRAINER_STATE_NAME
 from transformers.utils import CONFIG_NAME
 
-from eval_suite.errors import UserError
+from eval_suite.errors import NOT_WRITTEN, UserError
 from eval_suite.locks import locked_folder
-from shaped_trl.data.streaming import position_file
+from eval_suite.rows import check_field, is_count, read_object
+from shaped_trl.data.streaming import check_position, position_file
 from shaped_trl.training.engines import check_engine, save_whole_model
 from shaped_trl.training.pushing import push_finished
 from shaped_trl.training.trainer import ShapedTrainer
@@ -54,33 +57,41 @@ def own_output_dir(args: TrainingArguments) -> Iterator[None]:
 
 @contextmanager
 def full_disk_explained(output_dir: str) -> Iterator[None]:
-    """Turn what a full disk raises within into one line that says where the run will go on.
+    """Turn what a full disk, or one that became read-only, raises within into one line that says where the run will
+    go on.
 
     Checkpoints before the one that did not fit are whole, and `last_checkpoint` passes over a part of one.
 
     Raises:
-        UserError: the device of `output_dir` is full, or its quota is used up.
+        UserError: `output_dir` cannot be written any more.
     """
     try:
         yield
     except Exception as error:
-        if not _is_full_disk(error, output_dir):
+        number = _refused_write(error, output_dir)
+        if number is None:
             raise
         checkpoint = last_checkpoint(output_dir)
+        full = number in (errno.ENOSPC, errno.EDQUOT)
+        reason = "no space left on the device" if full else os.strerror(number)
         raise UserError(
-            f"output_dir={output_dir!r}: no space left on the device while saving; free some, then the same command "
-            f"continues from {checkpoint or 'the start'}"
+            f"output_dir={output_dir!r}: {reason} while saving; {'free some' if full else 'mend that'}, then the same "
+            f"command continues from {checkpoint or 'the start'}"
         ) from error
 
 
-def _is_full_disk(error: BaseException, output_dir: str) -> bool:
-    if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
-        return True
+def _refused_write(error: BaseException, output_dir: str) -> int | None:
+    """The system's number of what kept a file from being written; None where an error is another one."""
+    if isinstance(error, OSError):
+        return error.errno if error.errno in NOT_WRITTEN else None
     # safetensors and torch.save write in compiled code, and raise errors of their own
+    said = re.search(r"\(os error (\d+)\)", str(error))
+    if said is not None and int(said[1]) in NOT_WRITTEN:
+        return int(said[1])
     if "No space left on device" in str(error):
-        return True
+        return errno.ENOSPC
     from_torch = any(word in str(error) for word in ("PytorchStreamWriter", "inline_container", "iostream error"))
-    return from_torch and shutil.disk_usage(output_dir).free < TOO_LITTLE_BYTES
+    return errno.ENOSPC if from_torch and shutil.disk_usage(output_dir).free < TOO_LITTLE_BYTES else None
 
 
 def already_finished(args: TrainingArguments) -> bool:
@@ -92,13 +103,28 @@ def already_finished(args: TrainingArguments) -> bool:
         UserError: as `push_finished` does.
     """
     saved = any(Path(args.output_dir).glob("*.safetensors"))
-    checkpoint = args.resume_from_checkpoint or last_checkpoint(args.output_dir)
+    checkpoint = _checkpoint(args)
     if not saved or checkpoint is None or not _is_last(checkpoint):
         return False
     print(f"{args.output_dir}: this run is finished; {'pushing it' if args.push_to_hub else 'nothing to do'}")
     if args.push_to_hub:
         push_finished(args)
     return True
+
+
+def _checkpoint(args: TrainingArguments) -> str | None:
+    """The checkpoint that is named, or the last one.
+
+    Raises:
+        UserError: the one that is named is not whole.
+    """
+    named = args.resume_from_checkpoint
+    if named and not _complete(Path(named)):
+        raise UserError(
+            f"resume_from_checkpoint={named!r} has no whole {TRAINER_STATE_NAME}: name another, or leave it "
+            "out for the last one that is whole"
+        )
+    return named or last_checkpoint(args.output_dir)
 
 
 def last_checkpoint(output_dir: str | Path) -> str | None:
@@ -115,15 +141,18 @@ def last_checkpoint(output_dir: str | Path) -> str | None:
 
 
 def _complete(folder: Path) -> bool:
-    try:
-        json.loads((folder / TRAINER_STATE_NAME).read_text(encoding="utf-8"))
-    except (FileNotFoundError, ValueError):  # not there yet, or cut off
-        return False
     first = position_file(folder, 0)
-    if not first.is_file():
-        return True
-    world = json.loads(first.read_text(encoding="utf-8"))["world"]
+    try:
+        read_object(folder / TRAINER_STATE_NAME, _check_state)
+        world = read_object(first, check_position)["world"] if first.is_file() else 0
+    except (FileNotFoundError, UserError):  # not there yet, or cut off
+        return False
     return all(position_file(folder, rank).is_file() for rank in range(world))
+
+
+def _check_state(state: dict[str, Any]) -> None:
+    for name in ("global_step", "max_steps"):
+        check_field(name, state.get(name), is_count, "a number of steps")
 
 
 def continue_training(trainer: Trainer) -> None:
@@ -131,7 +160,7 @@ def continue_training(trainer: Trainer) -> None:
 
     A checkpoint of the last step is only loaded: the Trainer would take one step more.
     """
-    checkpoint = trainer.args.resume_from_checkpoint or last_checkpoint(trainer.args.output_dir)
+    checkpoint = _checkpoint(trainer.args)
     if checkpoint is not None:
         check_same_model(trainer, checkpoint)
         check_engine(trainer, checkpoint)
@@ -164,7 +193,7 @@ def check_same_model(trainer: Trainer, checkpoint: str) -> None:
     path = Path(checkpoint) / CONFIG_NAME
     if not path.is_file():
         return
-    saved = json.loads(path.read_text(encoding="utf-8"))
+    saved = read_object(path)
     model = trainer.accelerator.unwrap_model(trainer.model)
     own = json.loads(model.config.to_json_string(use_diff=False))
     for name in SAME_MODEL:
