@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from eval_suite.errors import UserError
 from eval_suite.provenance import folder_fingerprint
+from eval_suite.weights import check_weights
 
 if TYPE_CHECKING:
     from eval_suite.sample import SampleConfig
@@ -43,6 +44,7 @@ class Prompts:
 
         self.model_config = from_pretrained(AutoConfig, config.model, config.revision)
         self.tokenizer = from_pretrained(AutoTokenizer, config.model, config.revision)
+        check_weights(config.model, "model", needed=config.backend == "transformers")
         self.chat_template = config.chat_template
         if config.chat_template and not self.tokenizer.chat_template:
             raise UserError(f"chat_template=True, but the tokenizer of {config.model!r} has none: leave that flag out")

@@ -29,6 +29,8 @@ def refuse_unsupported(kwargs: dict[str, Any]) -> None:
         if kwargs.get(name) is not None:
             raise ValueError(f"{name} is not supported with dynamic_sampling: set dynamic_sampling=False")
     dataset = kwargs.get("train_dataset")
+    if dataset is None:
+        return  # TRL says what is missing
     if not isinstance(dataset, Dataset):
         raise ValueError("dynamic_sampling needs a train_dataset of known length: set dynamic_sampling=False")
     if {"image", "images"} & set(dataset.column_names):

@@ -7,6 +7,7 @@ from typing import Any
 from trl import ModelConfig, get_peft_config
 
 from eval_suite.errors import UserError
+from eval_suite.weights import check_weights
 from shaped_trl.data.decontamination import ReportCallback
 from shaped_trl.data.facts import prompt_facts
 from shaped_trl.data.prompts import PromptArguments, Prompts, check_prompts, rl_prompts
@@ -57,6 +58,7 @@ def build_trainer(
     kwargs = {**model_init_kwargs(model_args), **(args.model_init_kwargs or {})}
     changes = {name: value for name, value in kwargs.items() if name not in ("dtype", "revision")}
     config = checkpoint_config(model_args, **changes)
+    check_weights(source, "model_name_or_path")
     limit = None
     if args.use_vllm and args.vllm_mode == "colocate":
         limit = args.vllm_max_model_length or getattr(config.get_text_config(), "max_position_embeddings", None)

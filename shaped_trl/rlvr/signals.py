@@ -82,7 +82,10 @@ class SignalDetector:
         if s.rewards_raised > s.completions / 2:
             return f"the reward function raises ({self.error}): mend it"
         if s.completions_ungraded > s.completions / 2:
-            return "most completions get no reward, for the grader timed out or failed: see the column `verdict`"
+            return (
+                "most completions get no reward: the reward function gives None, or its grader timed out or failed "
+                "(see the column `verdict`)"
+            )
         all_right = s.groups_all_right == s.groups_sampled - s.groups_ungraded
         if right_or_wrong and all_right and s.groups_all_right > s.groups_sampled / 2:
             return "all answers are right: give harder prompts"

@@ -72,6 +72,7 @@ class RLVRTrainer(TrainingCard, HubPushes, WatchedLoss, ContinuedInterval, GRPOT
 
     _tag_names = ["trl", "grpo", "rlvr", "shaped-trl"]
     _name = "RLVR"
+    _batch_rows: list[dict[str, Any]] | None = None
 
     def __init__(self, model, reward_funcs=None, args: TrainingArguments | None = None, **kwargs):
         args = as_config(RLVRConfig, args, model, "GRPO")
@@ -90,7 +91,6 @@ class RLVRTrainer(TrainingCard, HubPushes, WatchedLoss, ContinuedInterval, GRPOT
         self.watch_loss()
         self.continue_interval()
         self._last_row: dict[str, Any] = {}  # what TRL adds to a row, of the last one
-        self._batch_rows: list[dict[str, Any]] | None = None
         self._batch: Batch | None = None
         self._cost: tuple[Ledger, bool] | None = None  # of the generation batch at hand; whether it has a gradient
         self.no_signal: str | None = None

@@ -20,6 +20,7 @@ from transformers.utils import CONFIG_NAME
 from eval_suite.errors import NOT_WRITTEN, UserError
 from eval_suite.locks import locked_folder
 from eval_suite.rows import check_field, is_count, read_object
+from eval_suite.weights import check_weights
 from shaped_trl.data.streaming import check_position, position_file
 from shaped_trl.training.engines import check_engine, save_whole_model
 from shaped_trl.training.pushing import push_finished
@@ -163,6 +164,7 @@ def continue_training(trainer: Trainer) -> None:
     checkpoint = _checkpoint(trainer.args)
     if checkpoint is not None:
         check_same_model(trainer, checkpoint)
+        check_weights(checkpoint, "checkpoint", needed=False)
         check_engine(trainer, checkpoint)
     if checkpoint is not None and _is_last(checkpoint):
         trainer._load_from_checkpoint(checkpoint)

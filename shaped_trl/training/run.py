@@ -22,6 +22,7 @@ from transformers.distributed import DistributedConfig
 from trl import ModelConfig, get_peft_config, get_quantization_config
 
 from eval_suite.errors import UserError
+from eval_suite.weights import check_weights
 from shaped_trl.data.budget import budget_steps
 from shaped_trl.data.corpora import CorpusArguments, column_names
 from shaped_trl.data.decontamination import Overlap, ReportCallback
@@ -208,6 +209,7 @@ def tokenizer_and_model(corpus: CorpusArguments, args: ShapedConfig, model_args:
         if (size := parallel_size(args, "tp")) > 1:
             args.model_init_kwargs["distributed_config"] = DistributedConfig(tp_size=size)
         name = model_source(model_args)
+        check_weights(name, "model_name_or_path")
         if corpus.tokenizer_name_or_path:
             tokenizer = load_tokenizer(corpus.tokenizer_name_or_path)
         else:

@@ -158,6 +158,11 @@ def test_rewards_that_are_not_right_or_wrong_are_not_called_so(reward, tmp_path)
     assert "wrong" not in str(said.value)
 
 
+def test_what_is_missing_is_named_as_in_trl(tmp_path):
+    with pytest.raises(ValueError, match="`train_dataset` is required"):
+        rlvr(rlvr_arguments(tmp_path), train_dataset=None)
+
+
 def test_the_summary_at_the_end_has_the_metrics_of_the_last_row(tmp_path):
     changes = {"num_train_epochs": 1, "max_steps": -1, "entropy_coef": 0.01, "logging_steps": 10}
     histories = []
