@@ -21,6 +21,7 @@ import yaml
 
 from eval_suite.errors import UserError
 from eval_suite.records import write_atomic
+from eval_suite.rows import check_field, is_count, read_object
 from shaped_trl.launch import NAMES as LAUNCH
 
 PACKAGED = Path(__file__).parent / "_recipes"
@@ -333,8 +334,13 @@ def _renamed(value: Any, names: dict[str, str]) -> Any:
     return [_renamed(inner, names) for inner in value] if isinstance(value, list) else value
 
 
+def _check_division(before: dict[str, Any]) -> None:
+    for name in ("sequences", "processes"):
+        check_field(name, before.get(name), is_count, "a whole number")
+
+
 def _check_step(folder: Path, sequences: int | None, world: int) -> None:
-    before = json.loads((folder / STEP).read_text(encoding="utf-8"))
+    before = read_object(folder / STEP, _check_division)
     if before["sequences"] != sequences:
         raise UserError(
             f"output_dir={str(folder)!r} holds a run with {before['sequences']} sequences a step on "

@@ -16,6 +16,7 @@ import numpy as np
 
 from eval_suite.outcomes import Outcomes, read_outcomes, read_record
 from eval_suite.records import write_atomic
+from eval_suite.rows import read_object
 from eval_suite.votes import Ballot
 from shaped_trl.study.definition import TEMPERATURE, VERSION, Study
 from shaped_trl.study.logs import RL_LOG, TRAIN_LOG, read_log
@@ -70,7 +71,7 @@ def _relative(value: dict[str, Any], parent: str) -> dict[str, Any]:
 
 def _content(study: Study, folder: Path, stage: str) -> dict[str, Any]:
     if stage.startswith(f"{TEMPERATURE}-"):
-        return {"found": json.loads((folder / FOUND).read_text(encoding="utf-8"))}
+        return {"found": read_object(folder / FOUND)}
     command = study.stages[stage].command
     if command == "eval":
         outcomes = {name: _plain(each) for name, each in read_outcomes(folder).items()}

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from eval_suite.errors import UserError
+from eval_suite.rows import check_field, read_object
 from shaped_trl import recipes
 from shaped_trl.recipes import SCHEDULE, schedules_beta
 from shaped_trl.study.definition import (
@@ -213,8 +214,12 @@ def bound(run: Run) -> list[str]:
         return list(run.argv)
     stages = [key.rpartition("/")[2] for key in run.depends_on]
     name = next(stage for stage in stages if stage.startswith(f"{TEMPERATURE}-"))
-    found = json.loads((run.folder.parent / name / FOUND).read_text())
+    found = read_object(run.folder.parent / name / FOUND, _check_found)
     return [bind(argument, found["temperature"]) for argument in run.argv]
+
+
+def _check_found(found: dict[str, Any]) -> None:
+    check_field("temperature", found.get("temperature"), lambda value: type(value) in (int, float), "a number")
 
 
 def _contents(study: Study, settings: Mapping[str, Any]) -> dict[str, str]:

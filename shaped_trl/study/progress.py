@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
-import json
 import os
 import time
 from collections import deque
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Protocol
 
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskID, TextColumn
 
-from shaped_trl.study.logs import RL_LOG, TRAIN_LOG
+from eval_suite.rows import parse_object
+from shaped_trl.study.logs import RL_LOG, TRAIN_LOG, with_step
 from shaped_trl.study.plan import Run
 from shaped_trl.study.schedule import remaining_seconds
 
@@ -38,7 +39,8 @@ class Meter:
             return self._count, self._num_samples()
         log = TRAIN_LOG if self.run.command == "train" else RL_LOG
         for line in self._added(self.run.folder / log).splitlines():
-            self._count = max(self._count, int(json.loads(line)["step"]))
+            with suppress(ValueError):  # a damaged row is named by whoever reads the log
+                self._count = max(self._count, with_step(parse_object(line))["step"])
         total = self.run.settings.get("max_steps", -1)
         return self._count, total if total > 0 else None
 

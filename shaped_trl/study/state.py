@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from eval_suite.records import write_atomic
+from eval_suite.rows import read_object
 from shaped_trl.study.plan import Run
 
 STARTED, DONE, FAILED, LOG = "started.json", "done.json", "failed.json", "log.txt"
@@ -24,7 +25,7 @@ PLANNED = "fingerprints.json"  # of a study's folder: run → fingerprint, as it
 def read_state(folder: Path, name: str) -> dict[str, Any]:
     """The content of a state file, empty if there is none."""
     try:
-        return json.loads((folder / name).read_text(encoding="utf-8"))
+        return read_object(folder / name)
     except FileNotFoundError:  # or no more: another part of the study may be starting the run
         return {}
 

@@ -98,7 +98,8 @@ def test_files_that_hold_no_rows(folder, capsys, content, message):
 def test_an_output_folder_that_is_a_file(folder, capsys):
     name = save(tiny_model(), "model")
     said = refusal(capsys, "--model_name_or_path", name, "--output_dir", "r.yaml/out")
-    assert "output_dir='r.yaml/out' cannot be written" in said
+    assert "output_dir='r.yaml/out': " in said
+    assert "r.yaml is a file: name a folder" in said
 
 
 def test_lists_are_written_on_the_command_line_as_help_shows_them():
