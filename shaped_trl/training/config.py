@@ -51,6 +51,9 @@ def as_config(config: type[Config], args: TrainingArguments | None, model: Any, 
 class ShapedConfig(WatchArguments, SFTConfig):
     """`SFTConfig` plus the reward shape of arXiv 2512.22955 (Eq. 10–13). The defaults are cross-entropy.
 
+    What differs from `SFTConfig` by default: a run whose loss is not finite stops (`on_bad_loss`), `bf16` is off on a
+    CPU, and the tokens of the whole run are counted. `loss_type="dft"` is `positive="power"` here.
+
     The fields `beta`, `lambda_head`, `lambda_tail`, `top_k`, `positive` and `alpha` are those of
     `shaped_kernels.RewardShape`, which documents their equations and refuses values outside their range. The form of
     `shape_schedule` is that of `shaped_trl.training.schedules`.

@@ -177,13 +177,19 @@ def test_the_summary_at_the_end_has_the_metrics_of_the_last_row(tmp_path):
     assert ours[-1]["rewards/even_length/mean"] is not None
 
 
-def test_what_differs_from_trl_by_default_is_what_the_docstring_names():
-    theirs = {field.name: field for field in dataclasses.fields(GRPOConfig)}
-    changed = {
+@pytest.mark.parametrize(
+    ("ours", "theirs", "changed", "added"),
+    [
+        (RLVRConfig, GRPOConfig, {"epsilon_high"}, ("dynamic_sampling", "on_no_signal", "on_bad_loss", "bf16")),
+        (ShapedConfig, SFTConfig, set(), ("on_bad_loss", "bf16", "dft")),
+    ],
+)
+def test_what_differs_from_trl_by_default_is_what_the_docstring_names(ours, theirs, changed, added):
+    known = {field.name: field for field in dataclasses.fields(theirs)}
+    found = {
         field.name
-        for field in dataclasses.fields(RLVRConfig)
-        if field.name in theirs and field.default != theirs[field.name].default
+        for field in dataclasses.fields(ours)
+        if field.name in known and field.default != known[field.name].default
     }
-    assert changed == {"epsilon_high"}
-    added = ("dynamic_sampling", "on_no_signal", "on_bad_loss")
-    assert all(name in RLVRConfig.__doc__ for name in (*changed, *added, "bf16"))
+    assert found == changed
+    assert all(name in ours.__doc__ for name in (*changed, *added))
