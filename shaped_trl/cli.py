@@ -144,6 +144,9 @@ def rlvr_command(argv: list[str]) -> int:
     from shaped_trl.training.resuming import own_output_dir
     from shaped_trl.training.run import model_source
 
+    if args.audit_reward == "only":  # which needs no model and leaves nothing behind
+        rlvr(prompts, args, model_args, rewards, benchmarks)
+        return 0
     model_source(model_args)
     with own_output_dir(args):
         record(settings, args.output_dir, **division(args))

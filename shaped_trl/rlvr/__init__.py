@@ -1,6 +1,7 @@
 """Reinforcement learning with verifiable rewards, on TRL's GRPO."""
 
+from shaped_trl.rlvr.audit import audit_reward
 from shaped_trl.rlvr.config import RLVRConfig
 from shaped_trl.rlvr.trainer import RLVRTrainer
 
-__all__ = ["RLVRConfig", "RLVRTrainer"]
+__all__ = ["RLVRConfig", "RLVRTrainer", "audit_reward"]

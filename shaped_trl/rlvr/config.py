@@ -16,6 +16,7 @@ from shaped_trl.training.config import default_bf16
 from shaped_trl.training.watch import WatchArguments
 
 logger = logging.getLogger(__name__)
+AUDITS = ("off", "warn", "refuse", "only")
 
 
 @dataclass
@@ -77,6 +78,21 @@ class RLVRConfig(WatchArguments, GRPOConfig):
     no_signal_patience: int = field(
         default=10, metadata={"help": "Generation batches in a row without a signal until that is done."}
     )
+    audit_reward: str = field(
+        default="refuse",
+        metadata={
+            "help": "Grade blind answers (nothing, 0, nan, the prompt, the most frequent gold, ...) before the first "
+            "step; where one passes too often, refuse to train, or warn. off: do not; only: do no more than that."
+        },
+    )
+    audit_threshold: float = field(
+        default=0.3,
+        metadata={
+            "help": "Share of the prompts on which a blind answer may pass; where golds have five values or fewer, at "
+            "least the share of the most frequent one."
+        },
+    )
+    audit_prompts: int = field(default=64, metadata={"help": "Prompts, drawn with the seed, for blind answers."})
     hub_license: str | None = field(
         default=None, metadata={"help": "Licence of the model, for its card; without it the card states none."}
     )
@@ -123,6 +139,7 @@ class RLVRConfig(WatchArguments, GRPOConfig):
             ("retire_all_right", 0),
             ("retire_all_wrong", 0),
             ("revisit_retired_after", 0),
+            ("audit_prompts", 1),
         ):
             if getattr(self, name) < smallest:
                 raise ValueError(f"{name}={getattr(self, name)} must be at least {smallest}")
@@ -137,6 +154,10 @@ class RLVRConfig(WatchArguments, GRPOConfig):
             raise ValueError(
                 f"revisit_retired_after={self.revisit_retired_after} needs retire_all_right or retire_all_wrong"
             )
+        if self.audit_reward not in AUDITS:
+            raise ValueError(f"audit_reward={self.audit_reward!r}: choose from {', '.join(AUDITS)}")
+        if not 0 <= self.audit_threshold <= 1:
+            raise ValueError(f"audit_threshold={self.audit_threshold} is no share: give one from 0 to 1")
         if self.on_no_signal not in CHOICES:
             raise ValueError(f"on_no_signal={self.on_no_signal!r}: choose from {', '.join(CHOICES)}")
         if self.completion_length_schedule is not None and "max_new_tokens" in (self.generation_kwargs or {}):

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from eval_suite.errors import UserError
-from eval_suite.grading import GradeRequest, GraderPool, grader_spec
+from eval_suite.grading import Grade, GradeRequest, GraderPool, grader_spec
 from eval_suite.grading.graders import load
 
 REWARD_OF = {"pass": 1.0, "fail": 0.0, "unparsed": 0.0}
@@ -99,16 +99,20 @@ class VerdictReward:
         log_extra: Callable[[str, list], None] | None = None,
         **kwargs: Any,
     ) -> list[float | None]:
+        statuses = [grade.status for grade in self.grade(completions, gold)]
+        if log_extra is not None:
+            log_extra("verdict", statuses)
+        return [REWARD_OF.get(status) for status in statuses]
+
+    def grade(self, completions: list, gold: Sequence[str]) -> list[Grade]:
+        """What the grader says of each completion."""
         if self._pool is None:
             self._pool = _pool(self.num_workers)
         requests = [
             GradeRequest(self.grader, completion_text(completion), answer)
             for completion, answer in zip(completions, gold, strict=True)
         ]
-        statuses = [grade.status for grade in self._pool.grade(requests)]
-        if log_extra is not None:
-            log_extra("verdict", statuses)
-        return [REWARD_OF.get(status) for status in statuses]
+        return self._pool.grade(requests)
 
     def __getstate__(self) -> dict[str, Any]:
         return {**self.__dict__, "_pool": None}

@@ -11,12 +11,19 @@ from eval_suite.weights import check_weights
 from shaped_trl.data.decontamination import ReportCallback
 from shaped_trl.data.facts import prompt_facts
 from shaped_trl.data.prompts import PromptArguments, Prompts, check_prompts, rl_prompts
+from shaped_trl.rlvr.audit import audit_before_training
 from shaped_trl.rlvr.config import RLVRConfig
 from shaped_trl.rlvr.lengths import check_context
-from shaped_trl.rlvr.rewards import RewardArguments, reward_functions
+from shaped_trl.rlvr.rewards import RewardArguments, VerdictReward, reward_functions
 from shaped_trl.rlvr.trainer import RLVRTrainer
 from shaped_trl.training.evaluation import BenchmarkArguments, add_benchmarks
-from shaped_trl.training.resuming import already_finished, continue_training, full_disk_explained, save_for_good
+from shaped_trl.training.resuming import (
+    already_finished,
+    continue_training,
+    full_disk_explained,
+    last_checkpoint,
+    save_for_good,
+)
 from shaped_trl.training.run import checkpoint_config, load_tokenizer, model_init_kwargs, model_source
 
 
@@ -29,8 +36,12 @@ def rlvr(
 ) -> None:
     """Train with verifiable rewards and save the model to `output_dir`.
 
-    A run that finds its own checkpoint in `output_dir` continues from it.
+    A run that finds its own checkpoint in `output_dir` continues from it. With ``audit_reward: only`` nothing is
+    trained, and no model is loaded.
     """
+    if args.audit_reward == "only":
+        audit_only(prompts, args, model_args, rewards or RewardArguments())
+        return
     if already_finished(args):
         return
     trainer = build_trainer(prompts, args, model_args, rewards or RewardArguments())
@@ -47,7 +58,7 @@ def build_trainer(
     """Check what is asked for, then load prompts, tokenizer and model.
 
     Raises:
-        UserError: in the order of its cost: options, prompts, the model's configuration, its tokenizer.
+        UserError: in the order of its cost: options, prompts, the model's configuration, its tokenizer, blind answers.
     """
     source = model_source(model_args)
     check_prompts(prompts)
@@ -63,19 +74,20 @@ def build_trainer(
     if args.use_vllm and args.vllm_mode == "colocate":
         limit = args.vllm_max_model_length or getattr(config.get_text_config(), "max_position_embeddings", None)
     check_context(args.length_schedule().longest, prompts.max_prompt_length, config, limit)
-    tokenizer = load_tokenizer(
-        source, "model_name_or_path", revision=model_args.model_revision, truncation_side="left", padding_side="left"
-    )
+    tokenizer = _tokenizer(model_args)
     if data is None:
         data = rl_prompts(prompts, args.seed, tokenizer, args.chat_template_kwargs)
     _say(data, prompts, args)
     batch = args.generation_batch_size // args.num_generations
     if len(data.train) < batch:
         raise UserError(f"{len(data.train)} prompts are fewer than the {batch} of a generation batch: lower its size")
+    functions = reward_functions(rewards, data.grader, args.length_schedule())
+    if not (args.resume_from_checkpoint or last_checkpoint(args.output_dir)):
+        audit_before_training(functions[0], data.train, args)
     args.model_init_kwargs = kwargs
-    return RLVRTrainer(
+    trainer = RLVRTrainer(
         source,
-        reward_functions(rewards, data.grader, args.length_schedule()),
+        functions,
         args,
         train_dataset=data.train,
         eval_dataset=data.heldout,
@@ -83,6 +95,21 @@ def build_trainer(
         peft_config=get_peft_config(model_args),
         callbacks=[ReportCallback(data.overlap, data.dropped)] if data.overlap is not None else None,
     )
+    trainer.audited = True
+    return trainer
+
+
+def audit_only(prompts: PromptArguments, args: RLVRConfig, model_args: ModelConfig, rewards: RewardArguments) -> None:
+    """Try blind answers on the prompts that a run would train on.
+
+    Raises:
+        UserError: as `build_trainer` does, of options, prompts and blind answers.
+    """
+    check_prompts(prompts)
+    tokenizer = _tokenizer(model_args) if _needs_tokenizer(prompts) else None
+    data = rl_prompts(prompts, args.seed, tokenizer, args.chat_template_kwargs)
+    _say(data, prompts, args)
+    audit_before_training(VerdictReward(data.grader, rewards.reward_workers), data.train, args)
 
 
 def check_rewards(rewards: RewardArguments, args: RLVRConfig) -> None:
@@ -97,6 +124,16 @@ def check_rewards(rewards: RewardArguments, args: RLVRConfig) -> None:
     names = ["accuracy", *(name for name, value in extra.items() if value is not None)]
     if args.reward_weights is not None and len(args.reward_weights) != len(names):
         raise UserError(f"reward_weights={args.reward_weights} must have a weight for each of {', '.join(names)}")
+
+
+def _tokenizer(model_args: ModelConfig) -> Any:
+    return load_tokenizer(
+        model_source(model_args),
+        "model_name_or_path",
+        revision=model_args.model_revision,
+        truncation_side="left",
+        padding_side="left",
+    )
 
 
 def _needs_tokenizer(prompts: PromptArguments) -> bool:

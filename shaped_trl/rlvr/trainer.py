@@ -19,6 +19,7 @@ from transformers.trainer_callback import ExportableState
 from trl import GRPOTrainer
 from trl.trainer.utils import pad
 
+from shaped_trl.rlvr.audit import audit_before_training
 from shaped_trl.rlvr.card import procedure
 from shaped_trl.rlvr.checks import check_size, refuse_unsupported
 from shaped_trl.rlvr.config import RLVRConfig
@@ -67,6 +68,8 @@ class RLVRTrainer(TrainingCard, HubPushes, WatchedLoss, ContinuedInterval, GRPOT
 
     Raises:
         ValueError: dynamic sampling with images, tools, a rollout function, environments or a streamed data set.
+        UserError: from `train`, before the first step: a blind answer passes too often (`audit_reward`; only where the
+            accuracy reward is a `VerdictReward`, since other rewards may mean anything).
         NoLearningSignal: from `train`, after a checkpoint, when the detector stopped the run.
     """
 
@@ -76,6 +79,8 @@ class RLVRTrainer(TrainingCard, HubPushes, WatchedLoss, ContinuedInterval, GRPOT
 
     def __init__(self, model, reward_funcs=None, args: TrainingArguments | None = None, **kwargs):
         args = as_config(RLVRConfig, args, model, "GRPO")
+        if args.audit_reward == "only":
+            raise ValueError("audit_reward='only' trains nothing: call shaped_trl.rlvr.audit_reward instead")
         if args.dynamic_sampling:
             refuse_unsupported(kwargs)
         self.lengths = args.length_schedule()
@@ -94,9 +99,13 @@ class RLVRTrainer(TrainingCard, HubPushes, WatchedLoss, ContinuedInterval, GRPOT
         self._batch: Batch | None = None
         self._cost: tuple[Ledger, bool] | None = None  # of the generation batch at hand; whether it has a gradient
         self.no_signal: str | None = None
+        self.audited = False
 
-    def train(self, *args, **kwargs):
-        result = super().train(*args, **kwargs)
+    def train(self, resume_from_checkpoint=None, *args, **kwargs):
+        if not (resume_from_checkpoint or self.audited):
+            audit_before_training(self.reward_funcs[0], self.train_dataset, self.args)
+            self.audited = True
+        result = super().train(resume_from_checkpoint, *args, **kwargs)
         if self.no_signal is not None:
             raise NoLearningSignal(f"stopped at step {self.state.global_step}, {self.no_signal}")
         return result

@@ -1,0 +1,242 @@
+"""Can the reward be had without the answer? Blind answers, graded before the first step.
+
+A policy finds every answer that the grader takes for right. `audit_reward` grades the fixed set of `blind_answers` on
+a sample of the prompts, each answer bare and in the forms that the prompts ask for, by the accuracy reward alone. One
+that passes on more than a share of the prompts (`audit_threshold`) would be learnt in place of the task.
+
+Where the golds have few values, a constant answer passes often by right. The bar is then the share of the most
+frequent gold, if that is above the threshold: on the same prompts a constant answer passes more often only where wrong
+answers are taken for right. An answer that depends on the prompt may do so by chance, and gets three standard errors.
+
+All answers are tried on the first 16 prompts of the sample, and those that passed there on the rest: one that would
+pass on 30% of the prompts is missed with a probability of 0.003.
+"""
+
+from __future__ import annotations
+
+import logging
+import math
+import random
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from itertools import islice
+from typing import Any
+
+from accelerate.utils import broadcast_object_list
+from datasets import Dataset
+
+from eval_suite.errors import UserError
+from shaped_trl.rlvr.blind_answers import BARE, BlindAnswer, blind_answers, forms, read_form, shown, write
+from shaped_trl.rlvr.config import RLVRConfig
+from shaped_trl.rlvr.golds import Golds, golds_of
+from shaped_trl.rlvr.rewards import VerdictReward
+
+logger = logging.getLogger(__name__)
+
+FIRST_PROMPTS = 16  # on which every answer is tried
+FEW_VALUES = 5
+STANDARD_ERRORS = 3
+LONGEST_TABLE = 8
+Row = dict[str, Any]
+Pair = tuple[BlindAnswer, str]  # an answer and its form
+
+
+@dataclass(frozen=True)
+class Tried:
+    """One blind answer in one form, and on how many of the prompts it passed."""
+
+    answer: BlindAnswer
+    form: str
+    passed: int
+    prompts: int
+
+    @property
+    def share(self) -> float:
+        return self.passed / self.prompts
+
+    def written(self) -> str:
+        return "bare" if self.form == BARE else "written " + " ".join(self.form.split())
+
+
+@dataclass(frozen=True)
+class Audit:
+    """What an audit found.
+
+    reward: its name, or its grader's.
+    prompts: size of the sample.
+    tried: the answers in their forms, the most successful first.
+    golds: of the sample.
+    ungraded: gradings without a verdict.
+    threshold: the share that an answer may reach where golds have many values.
+    """
+
+    reward: str
+    prompts: int
+    tried: list[Tried]
+    golds: Golds
+    ungraded: int
+    threshold: float
+
+    @property
+    def few_values(self) -> bool:
+        return 0 < self.golds.values <= FEW_VALUES
+
+    def bar(self, constant: bool = True) -> float:
+        """The share of the prompts that an answer may pass on; above it, it is refused."""
+        share = self.golds.share
+        if not self.few_values or share <= self.threshold:
+            return self.threshold
+        return share if constant else share + STANDARD_ERRORS * math.sqrt(share * (1 - share) / self.prompts)
+
+    def refused(self) -> list[Tried]:
+        """The answers above their bar, the most successful first."""
+        return [one for one in self.tried if one.share > self.bar(one.answer.constant) + 1e-9]
+
+    def refusal(self) -> str | None:
+        """One line on the most successful answer above its bar, or None: which, how often, and what to do."""
+        refused = self.refused()
+        if not refused:
+            return None
+        worst, bar = refused[0], f"audit_threshold={self.threshold:g}"
+        if self.bar() != self.threshold:
+            bar = f"the most frequent gold's share of {self.golds.share:.0%}"
+        others = f", as {len(refused) - 1} others are" if len(refused) > 1 else ""
+        return (
+            f"audit_reward: the blind answer {worst.answer.name}, {worst.written()}, is rewarded on "
+            f"{worst.passed} of {worst.prompts} prompts ({worst.share:.0%}), above {bar}{others}; RL would learn it "
+            "in place of the task: take another task, other data or another grader; or give --audit_reward warn, or a "
+            "higher --audit_threshold, where it is right that it passes"
+        )
+
+    def table(self) -> str:
+        """The most successful answers and the golds, a line each."""
+        forms_tried = list(dict.fromkeys(one.written() for one in self.tried))
+        answers = len(self.tried) // len(forms_tried)
+        passing, refused = [one for one in self.tried if one.passed], self.refused()
+        width = max((len(one.answer.name) for one in passing[:LONGEST_TABLE]), default=0)
+        lines = [
+            f"audit of the reward ({self.reward}): {answers} blind answers on {self.prompts} prompts, "
+            f"{', '.join(sorted(forms_tried))}"
+        ]
+        for one in passing[:LONGEST_TABLE]:
+            mark = "; above the bar" if one in refused else ""
+            lines.append(f"  {one.share:4.0%}  {one.answer.name:{width}}  {one.written()}{mark}")
+        if len(passing) > LONGEST_TABLE:
+            lines.append(f"  and {len(passing) - LONGEST_TABLE} more that passed")
+        lines += [] if passing else ["  none passed"]
+        return "\n".join(lines + self._on_golds())
+
+    def _on_golds(self) -> list[str]:
+        golds, lines = self.golds, []
+        if golds.passed is not None:
+            lines.append(f"  {golds.passed} of the {self.prompts} golds pass as answers")
+        if self.few_values:
+            lines.append(
+                f"  the golds have {golds.values} values, the most frequent is {shown(golds.frequent[0])} on "
+                f"{golds.share:.0%}: the bar is {self.bar():.0%}"
+            )
+        if self.ungraded:
+            lines.append(f"  {self.ungraded} gradings had no verdict (timeout or error)")
+        return lines
+
+
+def audit_reward(
+    reward: Callable[..., list], dataset: Any, *, seed: int = 0, prompts: int = 64, threshold: float = 0.3
+) -> Audit:
+    """Grade blind answers on a sample of a data set's prompts.
+
+    Args:
+        reward: a reward function as TRL calls it; more than 0 is a pass. It is called with ``prompts``,
+            ``completions`` and the data set's other columns.
+        dataset: with the column ``prompt`` (texts or chats), and ``gold`` where there is one.
+        seed: draws the sample, random text, and which golds are exchanged.
+        prompts: size of the sample; of a streamed data set the first so many.
+        threshold: share of the prompts that an answer may pass on.
+    """
+    rng = random.Random(seed)
+    rows = _sample(dataset, prompts, rng)
+    texts = [_text(row["prompt"]) for row in rows]
+    grader = reward.grader if isinstance(reward, VerdictReward) else None
+    written = list(dict.fromkeys(form for text in texts for form in forms(text, grader)))
+    golds = Golds()
+    if "gold" in rows[0]:
+        golds = golds_of(reward, [row["gold"] for row in rows], _other_golds(dataset, rng), read_form(grader))
+    pairs = [(one, form) for one in blind_answers(texts, golds.texts, golds.frequent, seed) for form in written]
+    tried, ungraded = _try(reward, rows, pairs)
+    name = grader or str(getattr(reward, "__name__", type(reward).__name__))
+    return Audit(name, len(rows), tried, golds, ungraded, threshold)
+
+
+def audit_before_training(reward: Any, dataset: Any, args: RLVRConfig) -> None:
+    """Do what `audit_reward` asks for. The first process audits and decides, and all of them stop.
+
+    Nothing is done with a reward that is no `VerdictReward`: what its numbers mean is not known here.
+
+    Raises:
+        UserError: a blind answer passes too often, and `audit_reward` is neither `warn` nor `off`.
+    """
+    reward = getattr(reward, "function", reward)  # of its guard
+    if args.audit_reward == "off" or not isinstance(reward, VerdictReward):
+        return
+    said: list[str | None] = [None]
+    if args.process_index == 0:
+        found = audit_reward(
+            reward, dataset, seed=args.seed, prompts=args.audit_prompts, threshold=args.audit_threshold
+        )
+        print(found.table(), flush=True)
+        said = [found.refusal()]
+    refusal = broadcast_object_list(said)[0]
+    if refusal is not None and args.audit_reward != "warn":
+        raise UserError(refusal)
+    if refusal is not None and args.process_index == 0:
+        logger.warning(refusal)
+
+
+def _sample(dataset: Any, count: int, rng: random.Random) -> list[Row]:
+    if not isinstance(dataset, Dataset):
+        return list(islice(dataset, count))
+    chosen = rng.sample(range(len(dataset)), min(count, len(dataset)))
+    return list(dataset.select(chosen))
+
+
+def _other_golds(dataset: Any, rng: random.Random) -> list[str]:
+    if not isinstance(dataset, Dataset):
+        return []
+    different = dataset.unique("gold")
+    return rng.sample(different, min(len(different), 10 * FEW_VALUES))
+
+
+def _text(prompt: str | list[dict[str, str]]) -> str:
+    return prompt if isinstance(prompt, str) else "\n".join(message["content"] for message in prompt)
+
+
+def _try(reward: Callable[..., list], rows: list[Row], pairs: Sequence[Pair]) -> tuple[list[Tried], int]:
+    """The pairs by success, and how many gradings had no verdict."""
+    first, rest = range(min(FIRST_PROMPTS, len(rows))), range(FIRST_PROMPTS, len(rows))
+    passed, ungraded = _passes(reward, rows, pairs, first)
+    again = [index for index, count in enumerate(passed) if count]
+    more, more_ungraded = _passes(reward, rows, [pairs[index] for index in again], rest)
+    prompts = [len(first)] * len(pairs)
+    for index, count in zip(again, more, strict=True):
+        passed[index] += count
+        prompts[index] = len(rows)
+    tried = [Tried(*pair, *counts) for pair, *counts in zip(pairs, passed, prompts, strict=True)]
+    return sorted(tried, key=lambda one: -one.share), ungraded + more_ungraded
+
+
+def _passes(
+    reward: Callable[..., list], rows: list[Row], pairs: Sequence[Pair], chosen: Sequence[int]
+) -> tuple[list[int], int]:
+    """On how many of the chosen rows each pair passes, and how many gradings had no verdict."""
+    if not pairs or not chosen:
+        return [0] * len(pairs), 0
+    given = [(index, write(form, answer.texts[index])) for answer, form in pairs for index in chosen]
+    columns = {name: [rows[index][name] for index, _ in given] for name in rows[0] if name != "prompt"}
+    prompts = [rows[index]["prompt"] for index, _ in given]
+    completions: list[Any] = [text for _, text in given]
+    if not isinstance(prompts[0], str):
+        completions = [[{"role": "assistant", "content": text}] for text in completions]
+    rewards = reward(prompts=prompts, completions=completions, **columns)
+    each = len(chosen)
+    passed = [sum((value or 0) > 0 for value in rewards[i : i + each]) for i in range(0, len(rewards), each)]
+    return passed, sum(value is None for value in rewards)

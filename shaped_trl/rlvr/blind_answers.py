@@ -1,0 +1,143 @@
+"""Answers that need no solving, and the forms in which prompts ask for an answer.
+
+The set is fixed. What it draws (random text, another prompt's gold) comes from a seed.
+"""
+
+from __future__ import annotations
+
+import random
+import re
+import string
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+# The same whatever the prompt is.
+CONSTANTS = {
+    "nothing": "",
+    "white space": " \n ",
+    **{text: text for text in ("0", "1", "-1", "nan", "inf", "True", "False", "None", "Yes", "No", "A")},
+    **{text: text for text in ("[]", "[[]]", "{}", "()", '""', "?")},
+    "0 to 100": ", ".join(map(str, range(101))),
+    "the alphabet": " ".join(string.ascii_uppercase),
+    "4,000 characters": "0 " * 2000,
+}
+RANDOM_WORDS = 8
+SEVERAL_GOLDS = 5
+
+# In which words a prompt asks for a form, and the form.
+_ASKED = (
+    (re.compile(r"\\boxed"), r"\boxed{…}"),
+    (re.compile(r"####"), "#### …"),
+    (re.compile(r"<answer>", re.IGNORECASE), "<answer>…</answer>"),
+    (re.compile(r"\banswer\s?:", re.IGNORECASE), "Answer: …"),
+    (re.compile(r"\banswer is\s?\(", re.IGNORECASE), "The answer is (…)."),
+    (re.compile(r"\banswer is\b(?!\s?\()", re.IGNORECASE), "The answer is …."),
+    (re.compile(r"```"), "```\n…\n```"),
+)
+# What each grader reads in any case, whatever the prompt says.
+_READ = {
+    "math": r"\boxed{…}",
+    "gsm8k": "#### …",
+    "choice": "The answer is (…).",
+    "exact_match": "The answer is ….",
+    "text": "The answer is ….",
+    "code": "```python\n…\n```",
+    "reasoning_gym": "Answer: …",
+    "running_sums": "answer …",
+}
+BARE = "…"
+_NUMBER = re.compile(r"(?<![\w.])-?\d+(?:[.,]\d+)*(?!\w)")
+_EXAMPLE = re.compile(
+    r"^[-*\s]*(?:example\s+)?(?:output|answer|result|solution)\b[^:\n]{0,20}:[ \t]*(\S.*)$", re.I | re.M
+)
+_LABEL = re.compile(r"[\w\s]{1,30}:")
+
+
+@dataclass(frozen=True)
+class BlindAnswer:
+    """One answer of the set, for each of the prompts.
+
+    name: what the table calls it.
+    texts: the answer to each prompt.
+    constant: whether all prompts get the same one.
+    """
+
+    name: str
+    texts: Sequence[str]
+    constant: bool
+
+
+def blind_answers(
+    prompts: Sequence[str], golds: Sequence[str] | None, frequent: Sequence[str], seed: int
+) -> list[BlindAnswer]:
+    """The whole set for these prompts.
+
+    Args:
+        prompts: their texts.
+        golds: the answer that is right for each; None where golds are no answers, as tests of a program are none.
+        frequent: right answers, the most frequent first.
+        seed: draws random text and the order in which golds are exchanged.
+    """
+    count, rng = len(prompts), random.Random(seed)
+    found = [BlindAnswer(name, [text] * count, True) for name, text in CONSTANTS.items()]
+    if frequent:
+        found.append(BlindAnswer(f"most frequent gold {shown(frequent[0])}", [frequent[0]] * count, True))
+        several = ", ".join(frequent[:SEVERAL_GOLDS])
+        found.append(BlindAnswer("the most frequent golds, joined", [several] * count, True))
+    if golds is not None and count > 1:
+        shift = rng.randrange(1, count)
+        found.append(BlindAnswer("another prompt's gold", [*golds[shift:], *golds[:shift]], False))
+    questions = [question(prompt) for prompt in prompts]
+    numbers = [_NUMBER.findall(text) for text in questions]
+    of_prompt = {
+        "the prompt": prompts,
+        "its question": questions,
+        "its last line": [text.rpartition("\n")[2].strip() for text in questions],
+        "its numbers": [", ".join(own) for own in numbers],
+        "its numbers, with spaces": [" ".join(own) for own in numbers],
+        "its last number": [own[-1] if own else "" for own in numbers],
+        "its example's answer": [_example(text) for text in questions],
+        "random text": [_random_text(rng) for _ in prompts],
+    }
+    return found + [BlindAnswer(name, texts, False) for name, texts in of_prompt.items()]
+
+
+def forms(prompt: str, grader: str | None) -> list[str]:
+    """The forms of an answer to this prompt, `BARE` first; `…` stands for the answer."""
+    asked = [form for pattern, form in _ASKED if pattern.search(prompt)]
+    return list(dict.fromkeys([BARE, read_form(grader), *asked]))
+
+
+def read_form(grader: str | None) -> str:
+    """The form that a grader of the evaluation suite reads whatever the prompt says; bare for any other reward."""
+    return _READ.get(grader or "", BARE)
+
+
+def write(form: str, answer: str) -> str:
+    """The answer in a form."""
+    return form.replace(BARE, answer)
+
+
+def question(prompt: str) -> str:
+    """The prompt without the lines that speak of the answer's form: a copy of these would end the answer."""
+    lines = [line for line in prompt.splitlines() if not _speaks_of_form(line)]
+    return "\n".join(lines).strip() or prompt
+
+
+def shown(text: str, longest: int = 40) -> str:
+    """A text of the data as one short line, without control characters."""
+    return repr(text if len(text) <= longest else f"{text[:longest]}…")
+
+
+def _speaks_of_form(line: str) -> bool:
+    return any(pattern.search(line) for pattern, _ in _ASKED) or _LABEL.fullmatch(line.strip()) is not None
+
+
+def _example(prompt: str) -> str:
+    match = _EXAMPLE.search(prompt)
+    return "" if match is None else match[1].strip()
+
+
+def _random_text(rng: random.Random) -> str:
+    words = ("".join(rng.choices(string.ascii_lowercase, k=rng.randint(1, 9))) for _ in range(RANDOM_WORDS))
+    return " ".join(words)
