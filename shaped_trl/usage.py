@@ -48,8 +48,11 @@ detector that stops a run without a learning signal and names the cause.
   shaped-trl rlvr --config gsm8k/rlvr --model_name_or_path outputs/precision --output_dir outputs/rl
   ... --completion_length_schedule '{0: 8192, 700: 16384}'   longer completions from step 700 on
   ... --dynamic_sampling false                               what is left is TRL's GRPOTrainer, with clip-higher
+  ... --audit_reward only                                    try blind answers, load no model, train nothing
   ... --num_processes 8                                      on 8 devices, started here
   ... --use_vllm true --vllm_mode colocate                   vLLM generates; --vllm_mode server: on other GPUs
+Before the first step blind answers (nothing, 0, nan, the prompt, the most frequent gold, ...) are graded on 64
+prompts. Where one passes on more than 30%, the run is refused (--audit_reward off|warn|refuse|only, --audit_threshold).
 rl_log.jsonl and rl_log.png say what the rollouts were spent on; --log_completions true shows them with their verdicts.
 Run it again on the same output_dir to continue an interrupted run.
 """

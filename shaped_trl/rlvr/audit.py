@@ -160,7 +160,7 @@ def audit_reward(
     written = list(dict.fromkeys(form for text in texts for form in forms(text, grader)))
     golds = Golds()
     if "gold" in rows[0]:
-        golds = golds_of(reward, [row["gold"] for row in rows], _other_golds(dataset, rng), read_form(grader))
+        golds = golds_of(reward, [row["gold"] for row in rows], _other_golds(dataset, rng), [read_form(grader), BARE])
     pairs = [(one, form) for one in blind_answers(texts, golds.texts, golds.frequent, seed) for form in written]
     tried, ungraded = _try(reward, rows, pairs)
     name = grader or str(getattr(reward, "__name__", type(reward).__name__))

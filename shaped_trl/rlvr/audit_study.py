@@ -48,6 +48,18 @@ OTHERS = {
     ),
 }  # fmt: skip
 
+INTRODUCTION = """\
+A fixed set of answers that need no solving is graded by the accuracy reward alone, each answer bare and in the form
+that the prompt asks for, on 64 prompts (or all, where there are fewer): what `shaped-trl rlvr --audit_reward only`
+does. The bar is 30%, or the share of the most frequent gold where golds have five values or fewer and that share is
+higher; there, answers that depend on the prompt get three standard errors. A reward above it is refused. An answer
+that passed on none of the first 16 prompts was not tried on more.
+
+The last three columns are about the golds: how many of the sample pass when they are given as answers, how many
+different ones were seen in the sample and in a draw from the rest, and the share of the most frequent one in the
+sample. They are empty where golds are no answers: a program's tests, a task without an answer of its own. All numbers
+are in audits.csv."""
+
 
 @dataclass
 class Line:
@@ -132,15 +144,8 @@ def page(lines: list[Line], where: dict[str, str]) -> str:
     refused = [one for one in audited if one.above_bar]
     parts = [
         "# Blind answers: which rewards can be had without the answer",
-        "A fixed set of answers that need no solving, each bare and in the form that the prompt asks for, on 64 prompts "
-        "(or all, where there are fewer), graded by the accuracy reward alone, as `shaped-trl rlvr --audit_reward only` "
-        "does. The bar is 30%, or the share of the most frequent gold where golds have five values or fewer and that "
-        "share is higher; there, answers that depend on the prompt get three standard errors. Rewards above it are "
-        f"refused: **{len(refused)} of {len(audited)}**.",
-        "The last three columns are about the golds: how many of the sample pass when they are given as answers, how "
-        "many different ones were seen in the sample and in a draw from the rest, and the share of the most frequent "
-        "one in the sample. They are empty where golds are no answers: a program's tests, a task without an answer of "
-        "its own. The file audits.csv has all numbers.",
+        INTRODUCTION,
+        f"Of {len(audited)} rewards **{len(refused)}** are refused.",
     ]
     for group in (TASKS, RECIPES, BENCHMARK_DATA):
         own = [one for one in audited if one.group == group]

@@ -36,7 +36,7 @@ class Golds:
     passed: int | None = None
 
 
-def golds_of(reward: Any, golds: Sequence[str], others: Sequence[str], form: str) -> Golds:
+def golds_of(reward: Any, golds: Sequence[str], others: Sequence[str], forms: Sequence[str]) -> Golds:
     """Look at the golds of a sample.
 
     Args:
@@ -44,7 +44,7 @@ def golds_of(reward: Any, golds: Sequence[str], others: Sequence[str], form: str
             are equal as texts.
         golds: of the sample.
         others: some of the whole data set, counted as values: few values in a sample may be many in all.
-        form: in which the grader reads an answer, as in `blind_answers`.
+        forms: in which the grader may read an answer, as in `blind_answers`.
     """
     grader = reward.grader if isinstance(reward, VerdictReward) else None
     if grader == "code":
@@ -56,22 +56,37 @@ def golds_of(reward: Any, golds: Sequence[str], others: Sequence[str], form: str
         texts = [str(text) for text in own]
     else:
         texts = [gold_aliases(gold)[0] if grader in TAKE_ALIASES else gold for gold in [*golds, *others]]
-    values, passed = texts, None
-    if isinstance(reward, VerdictReward):
-        grades = reward.grade([write(form, text) for text in texts], [*golds, *others])
-        values = [(grade.status == "pass" and grade.answer) or text for grade, text in zip(grades, texts, strict=True)]
-        passed = sum(grade.status == "pass" for grade in grades[: len(golds)])
+    answers = _canonical(reward, texts, [*golds, *others], forms)
+    values = [answer or text for answer, text in zip(answers, texts, strict=True)]
     counts = Counter(values[: len(golds)]).most_common(MOST_FREQUENT)
-    first = [values.index(value) for value, _ in counts]
-    writings = [texts[index] for index in first]
-    if isinstance(reward, VerdictReward):  # the canonical writing where it is one: the letter of an option
-        grades = reward.grade([write(form, value) for value, _ in counts], [golds[index] for index in first])
-        writings = [
-            value if grade.status == "pass" else text
-            for (value, _), grade, text in zip(counts, grades, writings, strict=True)
-        ]
-    share = counts[0][1] / len(golds)
-    return Golds(tuple(texts[: len(golds)]), tuple(writings), len(set(values)), share, passed)
+    frequent, first = [value for value, _ in counts], [values.index(value) for value, _ in counts]
+    # the canonical writing where the grader reads it: the letter of an option
+    readable = _canonical(reward, frequent, [golds[index] for index in first], forms)
+    writings = [
+        value if answer else texts[index] for value, answer, index in zip(frequent, readable, first, strict=True)
+    ]
+    passed = sum(answer is not None for answer in answers[: len(golds)])
+    return Golds(
+        tuple(texts[: len(golds)]),
+        tuple(writings),
+        len(set(values)),
+        counts[0][1] / len(golds),
+        passed if isinstance(reward, VerdictReward) else None,
+    )
+
+
+def _canonical(reward: Any, texts: Sequence[str], golds: Sequence[str], forms: Sequence[str]) -> Sequence[str | None]:
+    """The grader's own writing of each text that is right in one of the forms, else None. Other rewards have none."""
+    found: list[str | None] = [None] * len(texts)
+    if not isinstance(reward, VerdictReward):
+        return found
+    for form in forms:
+        missing = [index for index, answer in enumerate(found) if answer is None]
+        grades = reward.grade([write(form, texts[index]) for index in missing], [golds[index] for index in missing])
+        for index, grade in zip(missing, grades, strict=True):
+            if grade.status == "pass":
+                found[index] = grade.answer
+    return found
 
 
 def _task_answers(golds: Sequence[str]) -> list[str | None]:
