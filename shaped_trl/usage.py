@@ -52,7 +52,7 @@ detector that stops a run without a learning signal and names the cause.
   ... --num_processes 8                                      on 8 devices, started here
   ... --use_vllm true --vllm_mode colocate                   vLLM generates; --vllm_mode server: on other GPUs
 Before the first step blind answers (nothing, 0, nan, the prompt, the most frequent gold, ...) are graded on 64
-prompts. Where one passes on more than 30%, the run is refused (--audit_reward off|warn|refuse|only, --audit_threshold).
+prompts. Where one passes on more than 30% (--audit_threshold) the run is refused: --audit_reward off|warn|refuse|only.
 rl_log.jsonl and rl_log.png say what the rollouts were spent on; --log_completions true shows them with their verdicts.
 Run it again on the same output_dir to continue an interrupted run.
 """

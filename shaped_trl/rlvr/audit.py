@@ -100,7 +100,7 @@ class Audit:
         worst, bar = refused[0], f"audit_threshold={self.threshold:g}"
         if self.bar() != self.threshold:
             bar = f"the most frequent gold's share of {self.golds.share:.0%}"
-        others = f", as {len(refused) - 1} others are" if len(refused) > 1 else ""
+        others = f", and {len(refused) - 1} more with it" if len(refused) > 1 else ""
         return (
             f"audit_reward: the blind answer {worst.answer.name}, {worst.written()}, is rewarded on "
             f"{worst.passed} of {worst.prompts} prompts ({worst.share:.0%}), above {bar}{others}; RL would learn it "
@@ -152,9 +152,14 @@ def audit_reward(
         seed: draws the sample, random text, and which golds are exchanged.
         prompts: size of the sample; of a streamed data set the first so many.
         threshold: share of the prompts that an answer may pass on.
+
+    Raises:
+        UserError: the data set is empty.
     """
     rng = random.Random(seed)
     rows = _sample(dataset, prompts, rng)
+    if not rows:
+        raise UserError("audit_reward: the data set has no rows")
     texts = [_text(row["prompt"]) for row in rows]
     grader = reward.grader if isinstance(reward, VerdictReward) else None
     written = list(dict.fromkeys(form for text in texts for form in forms(text, grader)))
@@ -173,11 +178,14 @@ def audit_before_training(reward: Any, dataset: Any, args: RLVRConfig) -> None:
     Nothing is done with a reward that is no `VerdictReward`: what its numbers mean is not known here.
 
     Raises:
-        UserError: a blind answer passes too often, and `audit_reward` is neither `warn` nor `off`.
+        UserError: a blind answer passes too often, and `audit_reward` is neither `warn` nor `off`; there are no golds.
     """
     reward = getattr(reward, "function", reward)  # of its guard
     if args.audit_reward == "off" or not isinstance(reward, VerdictReward):
         return
+    columns = getattr(dataset, "column_names", None)
+    if columns is not None and "gold" not in columns:
+        raise UserError(f"train_dataset has the columns {columns}: the accuracy reward needs the column gold")
     said: list[str | None] = [None]
     if args.process_index == 0:
         found = audit_reward(
@@ -206,8 +214,8 @@ def _other_golds(dataset: Any, rng: random.Random) -> list[str]:
     return rng.sample(different, min(len(different), 10 * FEW_VALUES))
 
 
-def _text(prompt: str | list[dict[str, str]]) -> str:
-    return prompt if isinstance(prompt, str) else "\n".join(message["content"] for message in prompt)
+def _text(prompt: str | list[dict[str, Any]]) -> str:
+    return prompt if isinstance(prompt, str) else "\n".join(str(message["content"]) for message in prompt)
 
 
 def _try(reward: Callable[..., list], rows: list[Row], pairs: Sequence[Pair]) -> tuple[list[Tried], int]:

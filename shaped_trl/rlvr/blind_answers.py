@@ -46,9 +46,9 @@ _READ = {
     "running_sums": "answer …",
 }
 BARE = "…"
-_NUMBER = re.compile(r"(?<![\w.])-?\d+(?:[.,]\d+)*(?!\w)")
+_NUMBER = re.compile(r"(?<![\w.])-?(?:\d{1,3}(?:,\d{3}){1,4}(?!\d)|\d++)(?:\.\d++)?(?!\w)")
 _EXAMPLE = re.compile(
-    r"^[-*\s]*(?:example\s+)?(?:output|answer|result|solution)\b[^:\n]{0,20}:[ \t]*(\S.*)$", re.I | re.M
+    r"^[-* \t]{0,20}(?:example\s)?(?:output|answer|result|solution)\b[^:\n]{0,20}:[ \t]*(\S.*)$", re.I | re.M
 )
 _LABEL = re.compile(r"[\w\s]{1,30}:")
 

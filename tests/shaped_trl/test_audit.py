@@ -147,7 +147,10 @@ def test_every_grader_has_a_form_that_it_reads():
 
 
 def test_the_set_is_fixed():
-    prompts = ["Add 3 and -4,5.\nExample: 1 and 1\nOutput: 2\nEnd with a line that starts with Answer:", "Or 7?"]
+    prompts = [
+        "Add 3 and -4.5 to 1,000.\nExample: 1 and 1\nOutput: 2\nEnd with a line that starts with Answer:",
+        "Or 7?",
+    ]
     one, again, other = (blind_answers(prompts, ["0", "1"], ["1", "0"], seed) for seed in (1, 1, 2))
     assert one == again != other
     texts = {answer.name: answer.texts for answer in one}
@@ -155,7 +158,7 @@ def test_the_set_is_fixed():
         assert texts[text] == [text] * 2
     assert texts["nothing"] == ["", ""]
     assert texts["the prompt"] == prompts
-    assert texts["its numbers"] == ["3, -4,5, 1, 1, 2", "7"]
+    assert texts["its numbers"] == ["3, -4.5, 1,000, 1, 1, 2", "7"]
     assert texts["its last number"] == ["2", "7"]
     assert texts["its example's answer"] == ["2", ""]
     assert texts["its last line"] == ["Output: 2", "Or 7?"]
