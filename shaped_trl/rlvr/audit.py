@@ -9,7 +9,8 @@ frequent gold, if that is above the threshold: on the same prompts a constant an
 answers are taken for right. An answer that depends on the prompt may do so by chance, and gets three standard errors.
 
 All answers are tried on the first 16 prompts of the sample, and those that passed there on the rest: one that would
-pass on 30% of the prompts is missed with a probability of 0.003.
+pass on 30% of the prompts is missed with a probability of 0.003. A form in which the grader finds none of the answers
+on the first two prompts is not tried on more.
 """
 
 from __future__ import annotations
@@ -33,6 +34,7 @@ from shaped_trl.rlvr.rewards import VerdictReward
 
 logger = logging.getLogger(__name__)
 
+FORM_PROMPTS = 2  # on which it is seen whether the grader reads a form at all
 FIRST_PROMPTS = 16  # on which every answer is tried
 FEW_VALUES = 5
 STANDARD_ERRORS = 3
@@ -220,16 +222,29 @@ def _text(prompt: str | list[dict[str, Any]]) -> str:
 
 def _try(reward: Callable[..., list], rows: list[Row], pairs: Sequence[Pair]) -> tuple[list[Tried], int]:
     """The pairs by success, and how many gradings had no verdict."""
-    first, rest = range(min(FIRST_PROMPTS, len(rows))), range(FIRST_PROMPTS, len(rows))
-    passed, ungraded = _passes(reward, rows, pairs, first)
-    again = [index for index, count in enumerate(passed) if count]
-    more, more_ungraded = _passes(reward, rows, [pairs[index] for index in again], rest)
-    prompts = [len(first)] * len(pairs)
-    for index, count in zip(again, more, strict=True):
-        passed[index] += count
-        prompts[index] = len(rows)
+    first = min(FIRST_PROMPTS, len(rows))
+    passed, prompts, ungraded = [0] * len(pairs), [min(FORM_PROMPTS, len(rows))] * len(pairs), 0
+    unread = _unread(reward, rows[:FORM_PROMPTS], pairs)
+    left = [index for index, (_, form) in enumerate(pairs) if form not in unread]
+    for chosen in (range(first), range(first, len(rows))):
+        counts, without = _passes(reward, rows, [pairs[index] for index in left], chosen)
+        ungraded += without
+        for index, count in zip(left, counts, strict=True):
+            passed[index] += count
+            prompts[index] = chosen.stop
+        left = [index for index in left if passed[index]]
     tried = [Tried(*pair, *counts) for pair, *counts in zip(pairs, passed, prompts, strict=True)]
-    return sorted(tried, key=lambda one: -one.share), ungraded + more_ungraded
+    return sorted(tried, key=lambda one: -one.share), ungraded
+
+
+def _unread(reward: Callable[..., list], rows: list[Row], pairs: Sequence[Pair]) -> set[str]:
+    """The forms in which the grader finds no answer, whatever it is. Nothing is known of other rewards."""
+    if not isinstance(reward, VerdictReward):
+        return set()
+    given = [(answer.texts[index], form, row["gold"]) for answer, form in pairs for index, row in enumerate(rows)]
+    grades = reward.grade([write(form, text) for text, form, _ in given], [gold for *_, gold in given])
+    read = {form for (_, form, _), grade in zip(given, grades, strict=True) if grade.status != "unparsed"}
+    return {form for _, form in pairs} - read if read else set()
 
 
 def _passes(

@@ -187,6 +187,13 @@ def test_a_reward_of_ones_own_is_audited_in_the_prompts_form():
     assert {one.form for one in found.refused()} == {"<answer>…</answer>"}
 
 
+def test_a_form_that_the_grader_does_not_read_is_soon_left_out():
+    """Running sums are read after the word answer alone; on the others time would be lost."""
+    found = found_in([f"{i} {i + 1}" for i in range(20)], "running_sums")
+    prompts = {form: {one.prompts for one in found.tried if one.form == form} for form in ("…", "answer …")}
+    assert prompts == {"…": {2}, "answer …": {16, 20}}
+
+
 def test_an_audit_draws_from_no_generator_of_the_run():
     random.seed(3)
     states = random.getstate(), torch.get_rng_state()
