@@ -79,8 +79,6 @@ class RLVRTrainer(TrainingCard, HubPushes, WatchedLoss, ContinuedInterval, GRPOT
 
     def __init__(self, model, reward_funcs=None, args: TrainingArguments | None = None, **kwargs):
         args = as_config(RLVRConfig, args, model, "GRPO")
-        if args.audit_reward == "only":
-            raise ValueError("audit_reward='only' trains nothing: call shaped_trl.rlvr.audit_reward instead")
         if args.dynamic_sampling:
             refuse_unsupported(kwargs)
         self.lengths = args.length_schedule()
