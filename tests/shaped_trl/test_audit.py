@@ -210,7 +210,7 @@ def test_the_trainer_audits_before_its_first_step(tmp_path, monkeypatch):
     with pytest.raises(UserError, match="most frequent gold 'w1'"):
         rlvr_trainer(rlvr_arguments(tmp_path), reward, PROMPTS).train()
     with pytest.raises(ValueError, match="audit_reward='only' trains nothing"):
-        rlvr_trainer(rlvr_arguments(tmp_path, audit_reward="only"), reward, PROMPTS)
+        rlvr_trainer(rlvr_arguments(tmp_path, audit_reward="only"), reward, PROMPTS).train()
     calls = []
     monkeypatch.setattr(GRPOTrainer, "train", lambda self, checkpoint: calls.append(checkpoint))
     rlvr_trainer(rlvr_arguments(tmp_path), reward, PROMPTS).train(resume_from_checkpoint="checkpoint-5")
