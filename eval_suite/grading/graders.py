@@ -68,11 +68,10 @@ GRADERS: dict[str, GraderSpec] = {
     ),
     "reasoning_gym": GraderSpec(
         function="eval_suite.grading.reasoning_gym:grade",
-        version=f"reasoning_gym/1 (reasoning-gym {reasoning_gym.version()})",
+        version=f"reasoning_gym/2 (reasoning-gym {reasoning_gym.version()})",
         isolated=True,
-        check="eval_suite.grading.reasoning_gym:check_package",
-        soft_timeout_s=10.0,  # the import alone takes 2
-        hard_timeout_s=30.0,
+        check="eval_suite.grading.reasoning_gym:check_grader",
+        hard_timeout_s=90.0,
         votes=False,  # several answers may be right, and the passes among them are gathered under the task's own
     ),
     "running_sums": GraderSpec(function="eval_suite.benchmarks.running_sums:grade", version="running_sums/1"),

@@ -9,35 +9,51 @@ The answer is what follows the last ``Answer:``: the rest of its line, or all th
 several lines. It passes with a score of 1. Partial credit does not count: almost every group of completions would then
 differ by it, so that dynamic sampling would keep them all, and learn from the noise.
 
-Some tasks evaluate the answer, as Python or through sympy's parser, which does. An answer to these that could be more
-than a literal or a formula (`could_run`) is never handed to them: it fails.
+Each answer is scored in a process of its own, confined as generated code is, from the entry's making to the score
+(`gym_scorer`): nothing that it does is left for the next one. Nothing evaluates it either, so that it cannot write its
+own score: the scorers of `TASKS` have been read for that, other tasks are refused, and where the machine has no
+protections the confinement is not needed.
 """
 
 from __future__ import annotations
 
-import builtins
 import hashlib
 import importlib.util
 import json
-import re
-import unicodedata
-from functools import lru_cache
 from importlib import metadata
 from typing import Any
 
 from eval_suite.errors import UserError
-from eval_suite.grading.extract import before_next_question, plain_answer
+from eval_suite.grading.extract import before_next_question
+from eval_suite.grading.sandbox.server import Role, SandboxServer, check_sandbox
+from eval_suite.grading.sandbox.wire import BadReply, Gone
 from eval_suite.records import Status
 
 MARK = "Answer:"
-RIGHT = 1 - 1e-9
-LONGEST_ANSWER = 20_000  # characters
-# what of reasoning-gym 0.1.25 evaluates an answer: arithmetic, a formula of sympy, or a Python list
-ARITHMETIC = ("countdown", "puzzle24")
-FORMULA = ("simple_integration", "intermediate_integration", "polynomial_multiplication")
-LIST = ("string_insertion", "spiral_matrix", "binary_matrix", "n_queens")
-# of reasoning-gym 0.1.25: they go through sets of texts, whose order is another in each process
+CPU_S, MEMORY_MB, WALL_S = 10, 4096, 60.0  # of one answer
+READ_VERSION = "0.1.25"
+# of that version: the tasks whose scorers evaluate no answer, or are given none that could be evaluated
+_TASKS = """
+    ab acre advanced_geometry aiw arc_1d arc_agi base_conversion basic_arithmetic bf binary_alternation
+    binary_matrix bitwise_arithmetic boxnet caesar_cipher calendar_arithmetic chain_sum circuit_logic codeio
+    coin_flip color_cube_rotation complex_arithmetic count_bits count_primes countdown course_schedule cryptarithm
+    decimal_arithmetic decimal_chain_sum dice emoji_mystery family_relationships figlet_font
+    fraction_simplification futoshiki game_of_life game_of_life_halting gcd graph_color group_anagrams gsm_symbolic
+    intermediate_integration jugs kakurasu knight_swap knights_knaves largest_island lcm leg_counting
+    letter_counting letter_jumble list_functions mahjong_puzzle manipulate_matrix maze mini_sudoku modulo_grid
+    n_queens needle_haystack number_filtering number_format number_sequence number_sorting palindrome_generation
+    palindrome_partitioning path_star polynomial_equations pool_matrix power_function prime_factorization products
+    propositional_logic puzzle24 quantum_lock rearc rectangle_count rotate_matrix rotten_oranges rubiks_cube
+    rush_hour self_reference sentence_reordering shortest_path simple_equations simple_geometry simple_integration
+    sokoban spell_backward spiral_matrix string_insertion string_manipulation string_splitting string_synthesis
+    sudoku survo syllogism time_intervals tower_of_hanoi tsumego word_ladder word_sequence_reversal word_sorting
+    zebra_puzzles
+"""
+TASKS = frozenset(_TASKS.split())
+# they go through sets of texts, whose order is another in each process
 UNREPEATABLE = ("isomorphic_strings", "polynomial_multiplication", "ransom_note")
+
+_server: SandboxServer | None = None  # of this process, which grades one item at a time
 
 
 def version() -> str:
@@ -46,6 +62,18 @@ def version() -> str:
         return metadata.version("reasoning-gym")
     except metadata.PackageNotFoundError:
         return "absent"
+
+
+def check_grader() -> None:
+    """Can answers be scored here?
+
+    Raises:
+        UserError: reasoning-gym is not installed, or is another version than the one that was read and this machine
+            cannot confine its scorers.
+    """
+    check_package()
+    if version() != READ_VERSION:
+        check_sandbox()
 
 
 def check_package() -> None:
@@ -58,8 +86,8 @@ def task_dataset(task: str, size: int, seed: int, config: dict[str, Any] | None 
     """The procedural data set of a task: `size` entries, each a dict with ``question`` and ``answer``.
 
     Raises:
-        UserError: reasoning-gym is not installed, there is no such task, it cannot be repeated in another process, or
-            it refuses its configuration.
+        UserError: reasoning-gym is not installed, there is no such task, it cannot be repeated in another process, it
+            is not known how it scores, or it refuses its configuration.
     """
     check_package()
     import reasoning_gym
@@ -68,6 +96,11 @@ def task_dataset(task: str, size: int, seed: int, config: dict[str, Any] | None 
         raise UserError(
             f"dataset_name='reasoning_gym/{task}' makes other entries of the same seed in each process, so that no "
             "grader can make them again: choose another task"
+        )
+    if task not in TASKS and task in reasoning_gym.factory.DATASETS:
+        raise UserError(
+            f"dataset_name='reasoning_gym/{task}' is not among the tasks that are known to score an answer without "
+            f"evaluating it (of reasoning-gym {READ_VERSION}): choose another task"
         )
     config = config or {}
     if config.keys() & {"seed", "size"}:
@@ -99,53 +132,33 @@ def extract_answer(completion: str, lines: int = 1) -> str | None:
 
 
 def grade(completion: str, gold: str) -> tuple[Status, str | None, str]:
-    """Grade one completion: status, answer, and the score in words. Runs in a worker of the pool.
-
-    A pass has the task's own answer, or its own where the task names none: many answers may be right.
-    """
-    entry_of = json.loads(gold)
-    entries = _entries(
-        entry_of["task"], entry_of["size"], entry_of["seed"], json.dumps(entry_of.get("config"), sort_keys=True)
-    )
-    entry = entries[entry_of["index"]]
-    if entry_of.get("digest", question_digest(entry["question"])) != question_digest(entry["question"]):
-        return "error", None, "the entry made again has another question"
-    own = entry["answer"] if isinstance(entry["answer"], str) else ""
-    answer = extract_answer(completion, lines=own.strip().count("\n") + 1)
-    if answer is None:
-        return "unparsed", None, f"no {MARK}"
-    if could_run(entry_of["task"], answer):
-        return "fail", plain_answer(answer), "the answer could be a program"
-    if len(answer) > LONGEST_ANSWER:
-        return "fail", plain_answer(answer), "the answer is too long"
+    """Grade one completion, in a process of its own: status, answer, and the score in words (`gym_scorer.grade`)."""
+    global _server
+    if _server is None:
+        _server = SandboxServer(_role())
+    reply, what = None, "ended"
     try:
-        score = float(entries.score_answer(answer, entry))
-    except MemoryError:
+        try:
+            reply = _server.ask({"completion": completion, "gold": gold}, CPU_S, MEMORY_MB, WALL_S)
+        except (Gone, TimeoutError, BadReply) as error:
+            what = f"{type(error).__name__} {error}"
+        ended = _server.reap()
+    except OSError:  # it was killed, perhaps by the system for want of memory
+        _server.close()
+        _server = None
         raise
-    except Exception as error:  # of a task's own reading of an answer in a form that it does not expect
-        return "fail", plain_answer(answer), f"the task cannot read it ({type(error).__name__})"
-    reason = f"score {score:g}"
-    if score >= RIGHT:
-        return "pass", plain_answer(own or answer), reason
-    return "fail", plain_answer(answer), reason
+    if isinstance(reply, list):
+        status, answer, reason = reply
+        return status, answer, reason
+    if ended.out_of_time(CPU_S) or what.startswith("Timeout"):
+        return "timeout", None, f"more than {CPU_S} s of CPU time, or {WALL_S:g} s"
+    return "error", None, f"the scoring process failed: {what}"
 
 
-def could_run(task: str, answer: str) -> bool:
-    """Whether a task that evaluates answers could be made to call something by this one."""
-    text = unicodedata.normalize("NFKC", answer)  # as Python reads names
-    if task in ARITHMETIC:
-        return re.search(r"[^\d\s()+\-*/.=×÷−]", text) is not None
-    if task in FORMULA:
-        names = set(re.findall(r"[^\W\d]\w*", text))
-        return (
-            bool(names & set(dir(builtins)) - {"abs"})
-            or re.search(r"__|[\"'`\[\]{}@:;]|\.\s*[^\W\d]", text) is not None
-        )
-    if task in LIST:
-        return re.search(r"__|[(){}@=*]|\.\s*[^\W\d]", text) is not None
-    return False
-
-
-@lru_cache(maxsize=16)
-def _entries(task: str, size: int, seed: int, config: str) -> Any:
-    return task_dataset(task, size, seed, json.loads(config))
+def _role() -> Role:
+    return Role(
+        "eval_suite.grading.gym_scorer:serve",
+        packages=None,
+        preloaded=("reasoning_gym",),
+        needs_sandbox=version() != READ_VERSION,
+    )

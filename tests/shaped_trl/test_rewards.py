@@ -12,16 +12,8 @@ from trl.rewards import get_soft_overlong_punishment
 
 from eval_suite.errors import UserError
 from eval_suite.grade import grade_answers
-from eval_suite.grading import GRADERS, GradeRequest, GraderPool, GraderSpec, reasoning_gym
-from eval_suite.grading.reasoning_gym import (
-    ARITHMETIC,
-    FORMULA,
-    LIST,
-    UNREPEATABLE,
-    extract_answer,
-    question_digest,
-    task_dataset,
-)
+from eval_suite.grading import GRADERS, GradeRequest, GraderPool, GraderSpec
+from eval_suite.grading.reasoning_gym import UNREPEATABLE, extract_answer, question_digest, task_dataset
 from eval_suite.grading.sandbox.confine import missing_protections
 from eval_suite.records import read_jsonl
 from shaped_trl.rlvr import rewards as rewards_module
@@ -245,30 +237,3 @@ def test_tasks_that_other_processes_make_differently_are_refused():
             task_dataset("chain_sum", 5, 1, config)
     with pytest.raises(UserError, match="nope"):
         task_dataset("nope", 5, 1)
-
-
-@pytest.mark.parametrize("task", sorted({*ARITHMETIC, *FORMULA, *LIST} - set(UNREPEATABLE)))
-def test_answers_that_are_programs_never_run(task, tmp_path):
-    """Of tasks that evaluate answers: the task's own pass, whatever could call something fails unseen."""
-    pytest.importorskip("reasoning_gym")
-    entries = reasoning_gym.task_dataset(task, 5, 1)
-    touched = tmp_path / "touched"
-    programs = (
-        f"__import__('os').system('touch {touched}')",
-        f"[__import__('os').system('touch {touched}')]",
-        f"open('{touched}', 'w')",
-        f"[open('{touched}', 'w')]",
-        f"\uff4fpen('{touched}', 'w')",  # names are read after NFKC
-        "exec(chr(111)) or 1",
-        "[x for x in ().__class__.__base__.__subclasses__()]",
-        "(1).real.imag",
-    )
-    for index in range(5):
-        own = entries[index]["answer"]
-        gold = json.dumps({"task": task, "size": 5, "seed": 1, "index": index})
-        if own is not None and task != "intermediate_integration":  # whose own answer may differ by a form
-            assert reasoning_gym.grade(f"Answer: {own}", gold)[0] == "pass", own
-        for program in programs:
-            status, _, reason = reasoning_gym.grade(f"Answer: {program}", gold)
-            assert (status, reason) == ("fail", "the answer could be a program"), program
-    assert not touched.exists()

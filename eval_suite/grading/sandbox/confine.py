@@ -152,7 +152,7 @@ def _allow(rules: int, path: str, rights: int) -> None:
         os.close(descriptor)
 
 
-def limit_resources(cpu_s: int, memory_mb: int) -> None:
+def limit_resources(cpu_s: int, memory_mb: int, threads: bool = False) -> None:
     """Hard limits of this process. CPU time ends in SIGKILL, which nothing can catch."""
     limits = {
         "CPU": cpu_s,
@@ -160,7 +160,7 @@ def limit_resources(cpu_s: int, memory_mb: int) -> None:
         "FSIZE": FILE_BYTES,
         "NOFILE": OPEN_FILES,
         "STACK": STACK_BYTES,
-        "NPROC": 0,
+        "NPROC": None if threads else 0,  # the kernel counts a thread as a process
         "CORE": 0,
         "MEMLOCK": 0,
         "MSGQUEUE": 0,
@@ -168,7 +168,7 @@ def limit_resources(cpu_s: int, memory_mb: int) -> None:
     }
     for name, limit in limits.items():
         kind = getattr(resource, f"RLIMIT_{name}", None)
-        if kind is None or (sys.platform != "linux" and name in ("AS", "STACK")):
+        if kind is None or limit is None or (sys.platform != "linux" and name in ("AS", "STACK")):
             continue  # macOS refuses these
         hard = resource.getrlimit(kind)[1]
         limit = limit if hard == resource.RLIM_INFINITY else min(limit, hard)
@@ -207,9 +207,9 @@ def restrict_files(rules: int) -> None:
     _call("Landlock", _libc().syscall(_RESTRICT_SELF, rules, 0))
 
 
-def restrict_calls() -> None:
+def restrict_calls(threads: bool = False) -> None:
     """Put this process, for good, under the filter of `filters`."""
-    program = filters.program()
+    program = filters.program(threads)
     _call("seccomp", _libc().prctl(_PR_SET_SECCOMP, _SECCOMP_MODE_FILTER, ctypes.byref(program)))
 
 

@@ -9,6 +9,8 @@ memfd, pipe, prctl, setsid or namespace. Four calls are looked into:
 - openat: not O_TRUNC without O_WRONLY or O_RDWR, nor both of these at once: before its version 3, Landlock
   does not see the truncation.
 - ioctl: ENOTTY, which is what a file that is no terminal says.
+
+A process that may have threads may make them, by the C library's own call with its own flags; still no other process.
 """
 
 from __future__ import annotations
@@ -111,6 +113,9 @@ _ALLOWED: dict[str, tuple[int | None, int | None]] = {
 _FCNTL, _PRLIMIT64, _OPENAT, _IOCTL = (72, 25), (302, 261), (257, 56), (16, 29)
 _FCNTL_COMMANDS = (0, 1, 2, 3, 4, 5, 6, 7, 1030)  # F_DUPFD … F_SETLKW, F_DUPFD_CLOEXEC
 _ACCESS_MODE, _TRUNCATE = 0o3, 0o1000  # O_ACCMODE, O_TRUNC
+_CLONE, _CLONE3 = (56, 220), (435, 435)
+# of pthread_create: VM, FS, FILES, SIGHAND, THREAD, SYSVSEM, SETTLS, PARENT_SETTID, CHILD_CLEARTID (and DETACHED)
+_THREAD_FLAGS = (0x3D0F00, 0x7D0F00)  # glibc, musl
 
 # machine: (index into the table, AUDIT_ARCH_…)
 MACHINES = {"x86_64": (0, 0xC000003E), "aarch64": (1, 0xC00000B7)}
@@ -126,8 +131,8 @@ class _Program(ctypes.Structure):
     _fields_ = (("length", ctypes.c_ushort), ("filter", ctypes.c_char_p))
 
 
-def instructions(machine: str) -> list[Instruction]:
-    """The BPF program for this machine.
+def instructions(machine: str, threads: bool = False) -> list[Instruction]:
+    """The BPF program for this machine, and whether it lets through the start of a thread.
 
     Raises:
         KeyError: not one of `MACHINES`.
@@ -147,13 +152,17 @@ def instructions(machine: str) -> list[Instruction]:
     opening += [_argument(2), (_AND, 0, 0, _ACCESS_MODE | _TRUNCATE), *_when(_TRUNCATE, [refuse]), _end(_ALLOW)]
     program += _when(_OPENAT[column], opening)
     program += _when(_IOCTL[column], [_end(_ERRNO | errno.ENOTTY)])
+    if threads:
+        allow = [step for flags in _THREAD_FLAGS for step in _when(flags, [_end(_ALLOW)])]
+        program += _when(_CLONE[column], [_argument(0), *allow, refuse])
+        program += _when(_CLONE3[column], [_end(_ERRNO | errno.ENOSYS)])  # its flags lie in memory: clone is next
     return [*program, refuse]
 
 
 @cache  # the fork server makes it, and its children have it
-def program() -> _Program:
+def program(threads: bool = False) -> _Program:
     """``struct sock_fprog`` for the running machine. The x32 calls of x86_64 have numbers that are not allowed."""
-    steps = instructions(platform.machine())
+    steps = instructions(platform.machine(), threads)
     code = b"".join(struct.pack("=HBBI", *step) for step in steps)
     return _Program(len(steps), code)
 

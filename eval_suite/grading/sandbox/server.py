@@ -1,4 +1,4 @@
-"""The trusted side's handle to the fork server: start it, have it start and end the process of a piece of code."""
+"""The trusted side's handle to a fork server: start it, have it start and end one confined process after another."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ import socket
 import subprocess
 import sys
 import sysconfig
+import time
 import weakref
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,11 +18,12 @@ from typing import Any
 
 from eval_suite.errors import UserError
 from eval_suite.grading.sandbox import confine
-from eval_suite.grading.sandbox.zygote import ENDED, ORDER, REAP, START
+from eval_suite.grading.sandbox.wire import recv_frame, send_frame
+from eval_suite.grading.sandbox.zygote import ENDED, MOST_DESCRIPTORS, ORDER, REAP, START
 
 ALLOW_WEAK_VARIABLE = "SHAPED_TRL_ALLOW_WEAK_SANDBOX"
 _PATIENCE_S = 60.0  # for our own small processes on a busy machine
-_PACKAGES = ("numpy", "numpy.libs")  # what the code may import beside the standard library
+_CLOCK_TICKS_S = 0.1  # of the kernel, by which a process may end before its limit
 _SYSTEM_LIBRARIES = ("/lib", "/lib64", "/usr/lib", "/usr/lib64")
 _SYSTEM_FILES = ("/etc/ld.so.cache", "/etc/localtime", "/usr/share/zoneinfo", "/dev/urandom")
 _DEVICES = ("/dev/null",)
@@ -41,12 +43,39 @@ class SandboxUnavailable(UserError):
 
 
 @dataclass(frozen=True)
-class Ended:
-    """What became of the process: the signal that ended it before we did (0 for none), and what it used."""
+class Role:
+    """What the processes of a fork server do.
 
+    serves: ``module:function`` that each runs, with the descriptors that it was started with.
+    packages: names beside the standard library that it may import; None for all that are installed.
+    preloaded: modules that the fork server imports, so that the processes have them.
+    threads: may a process have threads?
+    needs_sandbox: must Landlock and seccomp be there? Not where nothing untrusted is run, only read.
+    """
+
+    serves: str
+    packages: tuple[str, ...] | None = ("numpy", "numpy.libs")
+    preloaded: tuple[str, ...] = ()
+    threads: bool = False
+    needs_sandbox: bool = True
+
+
+CANDIDATE = Role("eval_suite.grading.sandbox.candidate:serve")
+
+
+@dataclass(frozen=True)
+class Ended:
+    """What became of a process: had it ended before we ended it; the signal, if any; and what it used."""
+
+    before: bool
     signal: int
     cpu_s: float
     peak_mb: float
+
+    def out_of_time(self, cpu_s: int) -> bool:
+        """Was it the kernel that ended it, at its limit of CPU time?"""
+        ended = self.before and self.signal in (signal.SIGKILL, signal.SIGXCPU)
+        return ended and self.cpu_s >= cpu_s - _CLOCK_TICKS_S
 
 
 def weak_allowed() -> bool:
@@ -76,15 +105,17 @@ class SandboxServer:
     """One fork server, which holds one process at a time. Not thread-safe; ends with this object or this process.
 
     Args:
+        role: what its processes do.
         namespaces: enter namespaces where the kernel allows it. Without, Landlock and seccomp stand alone.
 
     Raises:
         SandboxUnavailable: a protection is missing, and a weak sandbox is not allowed.
     """
 
-    def __init__(self, namespaces: bool = True) -> None:
-        check_sandbox()
-        settings = _settings(namespaces)
+    def __init__(self, role: Role = CANDIDATE, namespaces: bool = True) -> None:
+        if role.needs_sandbox:
+            check_sandbox()
+        settings = _settings(role, namespaces)
         self._control, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         with theirs:
             process = subprocess.Popen(
@@ -100,7 +131,7 @@ class SandboxServer:
                     json.dumps([_own_packages(), settings]),
                 ],
                 pass_fds=[theirs.fileno()],
-                env=_ENVIRONMENT | {"HOME": settings["folder"], "TMPDIR": settings["folder"]},
+                env=_ENVIRONMENT | {"HOME": settings["folder"], "TMPDIR": settings["folder"]} | _homes(role),
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.DEVNULL,
                 start_new_session=True,
@@ -115,20 +146,43 @@ class SandboxServer:
         self.rooted: bool = hello["rooted"]
         self.user: int = hello["user"]
 
-    def start(self, cpu_s: int, memory_mb: int) -> int:
-        """A new confined process: our end of the channel to it, to be closed by the caller. One at a time."""
+    def start(self, cpu_s: int, memory_mb: int, *given: int) -> int:
+        """A new confined process: our end of the channel to it, to be closed by the caller. One at a time.
+
+        `given` are further descriptors for it, of which it gets copies.
+        """
+        assert len(given) < MOST_DESCRIPTORS
         ours, theirs = socket.socketpair()
         with ours, theirs:
-            socket.send_fds(self._control, [ORDER.pack(START, cpu_s, memory_mb)], [theirs.fileno()])
+            socket.send_fds(self._control, [ORDER.pack(START, cpu_s, memory_mb)], [theirs.fileno(), *given])
             self._receive()
             ours.setblocking(False)
             return ours.detach()
 
+    def ask(self, message: Any, cpu_s: int, memory_mb: int, wall_s: float, *given: int) -> Any:
+        """Start a process, send it a message and take its reply; `reap` then ends it.
+
+        Raises:
+            Gone, TimeoutError, BadReply: there is no reply (see `wire`).
+            SandboxUnavailable: the process could not be confined.
+            OSError: the fork server failed.
+        """
+        deadline_s = time.monotonic() + wall_s
+        channel = self.start(cpu_s, memory_mb, *given)
+        try:
+            hello = recv_frame(channel, deadline_s)
+            if "refused" in hello:
+                raise SandboxUnavailable(_explain(hello["refused"]))
+            send_frame(channel, message, deadline_s)
+            return recv_frame(channel, deadline_s)
+        finally:
+            os.close(channel)
+
     def reap(self) -> Ended:
         """End the process, whatever it is doing, and empty its folder."""
         self._control.send(ORDER.pack(REAP, 0, 0))
-        status, cpu_s, peak_kib = ENDED.unpack(self._receive())
-        return Ended(os.WTERMSIG(status) if os.WIFSIGNALED(status) else 0, cpu_s, peak_kib / 1024)
+        status, before, cpu_s, peak_kib = ENDED.unpack(self._receive())
+        return Ended(before, os.WTERMSIG(status) if os.WIFSIGNALED(status) else 0, cpu_s, peak_kib / 1024)
 
     def _receive(self) -> bytes:
         reply = self._control.recv(64)
@@ -155,6 +209,12 @@ _ENVIRONMENT = {
 }
 
 
+def _homes(role: Role) -> dict[str, str]:
+    """Where installed packages keep what they once worked out, such as matplotlib its list of fonts."""
+    names = () if role.packages is not None else ("HOME", "XDG_CACHE_HOME", "XDG_CONFIG_HOME", "MPLCONFIGDIR")
+    return {name: os.environ[name] for name in names if name in os.environ}
+
+
 def _own_packages() -> list[tuple[str, str]]:
     """Name and folder of the packages that the fork server imports of ours."""
     here = Path(__file__).resolve()
@@ -164,10 +224,10 @@ def _own_packages() -> list[tuple[str, str]]:
     ]
 
 
-def _settings(namespaces: bool) -> dict[str, Any]:
+def _settings(role: Role, namespaces: bool) -> dict[str, Any]:
     libraries = _library_folders()
-    third_party = _third_party()
-    parents = sorted({str(path.parent) for path in third_party})
+    third_party = _third_party(role.packages)
+    parents = sorted({str(path if role.packages is None else path.parent) for path in third_party})
     readable = [*_SYSTEM_LIBRARIES, *_SYSTEM_FILES, *map(str, third_party)]
     for folder in libraries:
         readable += [
@@ -184,9 +244,12 @@ def _settings(namespaces: bool) -> dict[str, Any]:
         "visible": visible,
         "folder": confine.folder_beside(visible),
         "namespaces": namespaces,
-        "weak": weak_allowed(),
-        "packages": _PACKAGES,
+        "weak": weak_allowed() or not role.needs_sandbox,
+        "packages": role.packages,
         "package_folders": parents,
+        "preloaded": role.preloaded,
+        "serves": role.serves,
+        "threads": role.threads,
     }
 
 
@@ -200,9 +263,12 @@ def _is_environment(path: str) -> bool:
     return path.startswith(sys.prefix + os.sep) and sys.prefix != sys.base_prefix
 
 
-def _third_party() -> list[Path]:
-    found = importlib.util.find_spec(_PACKAGES[0])
+def _third_party(packages: tuple[str, ...] | None) -> list[Path]:
+    """The folders of these packages, or those that hold all that is installed."""
+    if packages is None:
+        return [Path(path) for path in sys.path if path.endswith(("site-packages", "dist-packages"))]
+    found = importlib.util.find_spec(packages[0])
     if found is None or not found.submodule_search_locations:
         return []
     folder = Path(found.submodule_search_locations[0]).parent
-    return [folder / name for name in _PACKAGES if (folder / name).is_dir()]
+    return [folder / name for name in packages if (folder / name).is_dir()]

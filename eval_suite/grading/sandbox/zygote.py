@@ -1,8 +1,8 @@
-"""The fork server: a small process that starts one confined process for each piece of code, in milliseconds.
+"""The fork server: a small process that starts one confined process for each piece of work, in milliseconds.
 
-It is started from a fresh interpreter that has seen nothing of the tests, enters what namespaces it may, proves on a
-child of its own that the protections hold, and then obeys its control socket: S forks (with the child's end of a
-channel), R kills the child and reports what became of it. It ends with the socket, and the child with it.
+It is started from a fresh interpreter that has seen nothing of any other work, enters what namespaces it may, proves
+on a child of its own that the protections hold, and then obeys its control socket: S forks (with the descriptors that
+the child gets), R kills the child and reports what became of it. It ends with the socket, and the child with it.
 """
 
 from __future__ import annotations
@@ -22,13 +22,14 @@ import tempfile
 from collections.abc import Callable
 from typing import Any
 
-from eval_suite.grading.sandbox import candidate, confine, filters
+from eval_suite.grading.sandbox import confine, filters
 from eval_suite.grading.sandbox.wire import send_frame
 
 ORDER = struct.Struct("=cII")  # START or REAP, CPU seconds, MiB
 START, REAP = b"S", b"R"
-ENDED = struct.Struct("=idq")  # wait status, CPU seconds, peak KiB
-_CHANNEL, _RULES = 3, 4
+ENDED = struct.Struct("=i?dq")  # wait status, whether it had ended before it was killed, CPU seconds, peak KiB
+MOST_DESCRIPTORS = 2
+_CHANNEL = 3
 _PRELOADED = (
     "abc array bisect calendar cmath collections contextlib copy dataclasses datetime decimal enum fractions functools"
     " hashlib heapq itertools json math numbers operator queue random re statistics string textwrap time typing"
@@ -44,7 +45,11 @@ class _Chosen(machinery.FileFinder):
         return super().find_spec(fullname, target) if fullname in self.names else None
 
 
-def _show_packages(names: list[str], folders: list[str]) -> None:
+def _show_packages(names: list[str] | None, folders: list[str]) -> None:
+    """Let the packages of these names be imported from the folders, or all of them."""
+    if names is None:
+        sys.path += folders
+        return
     _Chosen.names = frozenset(names)
     loaders = (
         (machinery.ExtensionFileLoader, machinery.EXTENSION_SUFFIXES),
@@ -64,18 +69,21 @@ def main(control_fd: int, options: dict[str, Any]) -> None:
     """Serve until the socket closes.
 
     Options: parent (process id), readable, listable, devices, visible, folder (paths, see `confine`), namespaces
-    (enter them where possible), weak (go on without protections), packages (names), package_folders (where they lie).
+    (enter them where possible), weak (go on without protections), packages (names, or null for all), package_folders
+    (where they lie), preloaded (modules), serves (``module:function`` that a child runs), threads (it may have them).
     """
     _show_packages(options["packages"], options["package_folders"])
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     os.umask(0o022)
-    for name in _PRELOADED.split():
+    for name in (*_PRELOADED.split(), *options["preloaded"]):
         importlib.import_module(name)
+    module, _, function = options["serves"].partition(":")
+    serve = getattr(importlib.import_module(module), function)
     gc.collect()
     gc.freeze()  # keep the imported pages shared with the children
     control = socket.socket(fileno=control_fd)
     if sys.platform != "linux":
-        _Server(control, options, rooted=False).serve()
+        _Server(control, options, serve, rooted=False).serve()
         return
     confine.die_with_parent()
     if os.getppid() != options["parent"]:  # it died before we asked
@@ -87,13 +95,14 @@ def main(control_fd: int, options: dict[str, Any]) -> None:
         control.send(_refusal(error))
         return
     if not entered:
-        _Server(control, options, rooted=False).serve()
+        _Server(control, options, serve, rooted=False).serve()
         return
     first = os.fork()  # process 1 of the new namespace: when it ends, the kernel ends all others there
     if first == 0:
         try:
             confine.die_with_parent()
-            _Server(control, options, rooted=confine.enter_root(options["visible"], options["folder"])).serve()
+            rooted = confine.enter_root(options["visible"], options["folder"])
+            _Server(control, options, serve, rooted).serve()
         finally:
             os._exit(0)
     control.close()
@@ -101,9 +110,12 @@ def main(control_fd: int, options: dict[str, Any]) -> None:
 
 
 class _Server:
-    def __init__(self, control: socket.socket, options: dict[str, Any], rooted: bool) -> None:
+    def __init__(
+        self, control: socket.socket, options: dict[str, Any], run: Callable[..., None], rooted: bool
+    ) -> None:
         self._control = control
         self._options = options
+        self._run = run
         self._rooted = rooted
         self._child = 0
         self._rules = -1
@@ -118,12 +130,12 @@ class _Server:
         self._control.send(json.dumps({"rooted": self._rooted, "user": self._user or os.getuid()}).encode())
         try:
             while True:
-                message, descriptors, _, _ = socket.recv_fds(self._control, ORDER.size, 1)
+                message, descriptors, _, _ = socket.recv_fds(self._control, ORDER.size, MOST_DESCRIPTORS)
                 if not message:
                     return
                 order, cpu_s, memory_mb = ORDER.unpack(message)
                 if order == START:
-                    self._start(descriptors[0], cpu_s, memory_mb)
+                    self._start(descriptors, cpu_s, memory_mb)
                     self._control.send(START)
                 else:
                     self._control.send(ENDED.pack(*self._reap()))
@@ -153,7 +165,7 @@ class _Server:
         if sys.platform != "linux":
             return
         folder_of_code = self._options["folder"] if self._rooted else None
-        filters.program()
+        filters.program(self._options["threads"])
         try:
             readable, listable, devices = (self._options[name] for name in ("readable", "listable", "devices"))
             self._rules = confine.landlock_rules(readable, listable, devices, folder_of_code)
@@ -178,42 +190,45 @@ class _Server:
         )
         return all(map(_is_refused, actions))
 
-    def _start(self, channel: int, cpu_s: int, memory_mb: int) -> None:
+    def _start(self, descriptors: list[int], cpu_s: int, memory_mb: int) -> None:
         assert not self._child
         self._child = os.fork()
         if self._child == 0:
             try:
-                self._be_candidate(channel, cpu_s, memory_mb)
+                self._be_confined(descriptors, cpu_s, memory_mb)
             finally:
                 os._exit(0)
-        os.close(channel)
+        for descriptor in descriptors:
+            os.close(descriptor)
 
-    def _be_candidate(self, channel: int, cpu_s: int, memory_mb: int) -> None:
-        """Keep the channel and the rules, and no other descriptor; confine; run what comes."""
+    def _be_confined(self, descriptors: list[int], cpu_s: int, memory_mb: int) -> None:
+        """Keep the channel, what came with it and the rules, and no other descriptor; confine; run what comes."""
         self._control.detach()
-        above = [fcntl.fcntl(old, fcntl.F_DUPFD, 64) for old in (channel, self._rules) if old >= 0]
-        os.closerange(3, 64)
-        for old, new in zip(above, (_CHANNEL, _RULES), strict=False):
+        kept = [*descriptors, *([self._rules] if self._rules >= 0 else [])]
+        above = [fcntl.fcntl(old, fcntl.F_DUPFD, 64) for old in kept]
+        os.closerange(_CHANNEL, 64)
+        for new, old in enumerate(above, _CHANNEL):
             os.dup2(old, new)
-        os.closerange(_RULES + 1, 4096)
-        self._rules = _RULES if self._rules >= 0 else -1
+        os.closerange(_CHANNEL + len(kept), 4096)
+        if self._rules >= 0:
+            self._rules = _CHANNEL + len(descriptors)
         try:
             self._confine(cpu_s, memory_mb)
         except OSError as error:
             send_frame(_CHANNEL, {"refused": f"{error.strerror}"})
             return
         send_frame(_CHANNEL, {"confined": True})
-        candidate.serve(_CHANNEL)
+        self._run(*range(_CHANNEL, _CHANNEL + len(descriptors)))
 
     def _confine(self, cpu_s: int, memory_mb: int) -> None:
         os.setpgid(0, 0)
-        confine.limit_resources(cpu_s, memory_mb)
+        confine.limit_resources(cpu_s, memory_mb, self._options["threads"])
         if self._user:
             confine.become(self._user)
         if sys.platform != "linux":
             return
         confine.die_with_parent()  # after the change of user, which would undo it
-        for protect in (confine.give_up_privileges, self._restrict_files, confine.restrict_calls):
+        for protect in (confine.give_up_privileges, self._restrict_files, self._restrict_calls):
             try:
                 protect()
             except OSError:
@@ -224,9 +239,13 @@ class _Server:
         confine.restrict_files(self._rules)
         os.close(self._rules)
 
-    def _reap(self) -> tuple[int, float, int]:
+    def _restrict_calls(self) -> None:
+        confine.restrict_calls(self._options["threads"])
+
+    def _reap(self) -> tuple[int, bool, float, int]:
         if not self._child:
-            return 0, 0.0, 0
+            return 0, True, 0.0, 0
+        had_ended = os.waitid(os.P_PID, self._child, os.WEXITED | os.WNOHANG | os.WNOWAIT) is not None
         os.kill(self._child, signal.SIGKILL)  # it is not reaped yet, so its id is still its own
         _, status, used = os.wait4(self._child, 0)
         self._child = 0
@@ -238,7 +257,7 @@ class _Server:
             os.chdir(folder)
             if self._rules >= 0:
                 confine.allow_folder(self._rules, folder)
-        return status, used.ru_utime + used.ru_stime, used.ru_maxrss
+        return status, had_ended, used.ru_utime + used.ru_stime, used.ru_maxrss
 
 
 def _refusal(error: OSError) -> bytes:

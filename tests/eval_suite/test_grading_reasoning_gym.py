@@ -1,0 +1,247 @@
+"""Answers to tasks of reasoning-gym are never evaluated, and leave nothing behind for the next."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+import sympy
+
+from eval_suite.errors import UserError
+from eval_suite.grading import GradeRequest, GraderPool
+from eval_suite.grading.formulas import NoFormula, arithmetic, formula
+
+pytest.importorskip("reasoning_gym", reason="the extra `tasks` is not installed")
+
+from eval_suite.grading import gym_scorer, reasoning_gym
+from eval_suite.grading.gym_scorer import ARITHMETIC, INTEGRALS, LISTS
+
+X = sympy.Symbol("x")
+
+
+@pytest.mark.parametrize(
+    ("text", "meaning"),
+    [
+        ("3*x**2/2 - x + C", 3 * X**2 / 2 - X + sympy.Symbol("C")),
+        ("-(x + 1)**(-1/2)", -1 / sympy.sqrt(X + 1)),
+        (" exp(x)*sin(2*x) ", sympy.exp(X) * sympy.sin(2 * X)),
+        ("log(x, 10) + ln(x) + abs(x)", sympy.log(X, 10) + sympy.log(X) + sympy.Abs(X)),
+        ("0.5*x + 1e-3 + .25", X / 2 + sympy.Float("0.001") + sympy.Float("0.25")),
+        ("pi*E**x + I", sympy.pi * sympy.exp(X) + sympy.I),
+        ("Rational(1, 3)*atan(x)", sympy.atan(X) / 3),
+        ("ｘ + x", 2 * X),  # as Python reads names
+        ("1 # x", sympy.Integer(1)),
+        ("S + N + Q + O", sum(map(sympy.Symbol, "SNQO"))),  # of sympy's own names only those that are listed
+    ],
+)
+def test_a_formula_is_read_as_sympy_reads_it(text, meaning):
+    assert sympy.simplify(formula(text, {"x": X}) - meaning) == 0
+
+
+CHARACTER = "S(sstr(Function(sstr(ch)+sstr(r))({})))"  # a letter, with neither quotes nor dots
+
+
+def evaluated(program: str) -> str:
+    """A formula that makes the text of a program and has it evaluated by sympy."""
+    return f"S({'+'.join(CHARACTER.format(ord(letter)) for letter in program)})"
+
+
+NO_FORMULAS = {
+    "empty": "",
+    "attribute": "x.diff",
+    "attribute over lines": "(x.\ndiff)",
+    "subscript": "x[0]",
+    "text": "'x'",
+    "text in format": "f'{x}'",
+    "bytes": "b'x'",
+    "list": "[x]",
+    "tuple": "x, x",
+    "set": "{x}",
+    "dictionary": "{x: x}",
+    "comprehension": "[x for x in x]",
+    "lambda": "lambda: x",
+    "walrus": "(x := 1)",
+    "condition": "x if x else x",
+    "comparison": "x < 1",
+    "and": "x and x",
+    "not": "not x",
+    "inversion": "~x",
+    "floor division": "x // 2",
+    "remainder": "x % 2",
+    "shift": "1 << 9",
+    "bits": "x | x",
+    "caret": "x ^ 2",
+    "matrix product": "x @ x",
+    "await": "await x",
+    "yield": "(yield x)",
+    "true": "True",
+    "none": "None",
+    "ellipsis": "...",
+    "imaginary": "1j",
+    "infinite": "1e999",
+    "keyword": "exp(x=1)",
+    "keywords": "exp(**x)",
+    "starred": "exp(*x)",
+    "too many arguments": "sin(x, x)",
+    "call of a result": "exp(x)(x)",
+    "call of a symbol": "x(1)",
+    "call of a builtin": "eval(x)",
+    "call of sympy's": "S(x)",
+    "integral": "Integral(x, x)",
+    "integration": "integrate(x, x)",
+    "a function's name": "exp + 1",
+    "import": "__import__(x)",
+    "name of two": "sｉn.x",
+    "statements": "x; x",
+    "assignment": "x = 1",
+    "number of many digits": "7" * 60,
+    "tower": "9**9**9**9",
+    "power of powers": "((9**900)**900)**900",
+    "small power of powers": "((9**-900)**-900)**-900",
+    "fraction's power": "(1/7)**(10**20)",
+    "large exponent": "x**(10**9)",
+    "large real exponent": "x**1e300",
+    "nested": "(" * 900 + "x" + ")" * 900,
+    "deep signs": "-" * 500 + "x",
+    "deep powers": "x**" * 300 + "x",
+    "deep calls": "exp(" * 80 + "x" + ")" * 80,
+    "long": "x+" * 1_500 + "x",
+    "long within few characters": "x+" * 900 + "x",
+    "null": "x\0",
+    "surrogate": "\ud800",
+    "character by character": evaluated("1"),
+}
+
+
+@pytest.mark.parametrize("text", NO_FORMULAS.values(), ids=NO_FORMULAS)
+def test_what_is_not_listed_is_no_formula(text):
+    with pytest.raises(NoFormula):
+        formula(text, {"x": X})
+    with pytest.raises(NoFormula):
+        arithmetic(text)
+
+
+def test_arithmetic_is_integers_with_four_operators():
+    assert arithmetic(" 8*( 5 -2)/+1 # yes") == "8 * (5 - 2) / +1"
+    for text in ("2**3", "x", "2.5", "7//2", "7%4", "sqrt(4)", "٣+1", "1_0 + x", "0x10 + E"):
+        with pytest.raises(NoFormula):
+            arithmetic(text)
+
+
+def programs(touched: str) -> list[str]:
+    """Answers that make a file, where anything evaluates them."""
+    touch = f"__import__('os').system('touch {touched}')"
+    opened = f"open('{touched}', 'w')"
+    escaped = "".join(f"\\x{ord(letter):02x}" for letter in opened)
+    return [
+        touch,
+        f"[{touch}]",
+        opened,
+        f"[{opened}]",
+        f"[[{opened}]]",
+        f"\uff4fpen('{touched}', 'w')",  # names are read after NFKC
+        f"exec('{escaped}')",
+        f"(lambda: {opened})()",
+        f"[{opened} for x in [1]]",
+        f"f'{{{opened}}}'".replace(f"'{touched}'", f'"{touched}"'),
+        f"({opened}).\n\nclose()",
+        f"1 if {touch} else 2",
+        f"[[0, 1], [1, 0].#\nappend({touch})]",
+        f"x + {evaluated(opened)}",
+        evaluated(touch),
+        f"Lambda(x, {evaluated(opened)})(1)",
+        f"sympify({evaluated(opened)})",
+        f'{{"a": {touch}}}',
+        f"!!python/object/apply:os.system ['touch {touched}']",
+        f"cos\nsystem\n(S'touch {touched}'\ntR.",
+    ]
+
+
+@pytest.mark.parametrize(
+    "task", [*ARITHMETIC, *INTEGRALS, *LISTS, "chain_sum", "number_sorting", "bitwise_arithmetic"]
+)
+def test_an_answer_that_is_a_program_never_runs(task, tmp_path):
+    """Not even in an unconfined process: this one."""
+    touched = tmp_path / "touched"
+    entries = reasoning_gym.task_dataset(task, 3, 1)
+    entry = entries[0]
+    for program in programs(str(touched)):
+        for answer in (program, program.replace("\n", " ")):
+            try:
+                assert gym_scorer._score(task, answer, entries, entry) < gym_scorer.RIGHT, answer
+            except NoFormula:
+                assert task not in LISTS
+            assert not touched.exists(), answer
+    own = entry["answer"]
+    gold = reasoning_gym.gold_of(entry["question"], task=task, size=3, seed=1, index=0)
+    assert gym_scorer.grade(f"Answer: {own}", gold)[0] == ("fail" if "Integral" in own else "pass"), own
+
+
+def test_these_answers_do_run_where_they_are_evaluated(tmp_path):
+    for index, evaluate in enumerate((sympy.parse_expr, eval)):
+        touched = tmp_path / str(index)
+        program = f"__import__('pathlib').Path('{touched}').touch()"
+        evaluate(evaluated(program) if index == 0 else f"[{program}]")
+        assert touched.exists()
+
+
+def test_a_copied_question_is_no_integral():
+    entries = reasoning_gym.task_dataset("intermediate_integration", 4, 1)
+    for entry in entries:
+        integrand, variable = entry["metadata"]["integrand"], entry["metadata"]["variable"]
+        for answer in (f"Integral({integrand}, {variable})", f"integrate({integrand}, {variable}) + C"):
+            assert entries.score_answer(answer, entry) == 1
+            with pytest.raises(NoFormula, match="a call of"):
+                gym_scorer._score("intermediate_integration", answer, entries, entry)
+
+
+def test_only_tasks_that_have_been_read_are_scored(monkeypatch):
+    with pytest.raises(UserError, match=r"reasoning_gym/composite' is not among the tasks that are known"):
+        reasoning_gym.task_dataset("composite", 1, 1)
+    from reasoning_gym.factory import DATASETS
+
+    assert set(DATASETS) == reasoning_gym.TASKS | set(reasoning_gym.UNREPEATABLE) | {"composite"}
+    monkeypatch.setattr(reasoning_gym, "version", lambda: "0.2.0")
+    assert reasoning_gym._role().needs_sandbox  # what a scorer nobody has read does, it does confined
+
+
+REPEATED = ("countdown", "simple_integration", "n_queens", "sokoban", "spiral_matrix", "chain_sum")
+
+
+def test_no_answer_changes_how_the_next_is_graded():
+    """Each task's own answer and a wrong one, before and after hostile answers, in one worker."""
+    asked, hostile = [], []
+    for task in REPEATED:
+        entry = reasoning_gym.task_dataset(task, 3, 1)[0]
+        gold = reasoning_gym.gold_of(entry["question"], task=task, size=3, seed=1, index=0)
+        asked += [GradeRequest("reasoning_gym", f"Answer: {text}", gold) for text in (entry["answer"], "0 1", "U R")]
+        programs = (evaluated("setattr(__import__('builtins'),'float',lambda *a:1.0)"), "x" * 30_000)
+        hostile += [GradeRequest("reasoning_gym", f"Answer: {program}", gold) for program in programs]
+    with GraderPool(1, hard_timeout_s=300.0) as pool:
+        before = pool.grade(asked)
+        assert not {grade.status for grade in pool.grade(hostile)} & {"pass", "error"}
+        assert pool.grade([request._replace(completion=request.completion + " ") for request in asked]) == before
+    assert {grade.status for grade in before[::3]} == {"pass"}
+    assert {grade.status for grade in (*before[1::3], *before[2::3])} == {"fail"}
+
+
+def test_gold_from_a_file_runs_nothing(tmp_path):
+    """Gold of somebody else's run: a configuration that is no such, and a place outside the data set."""
+    touched = tmp_path / "touched"
+    program = f"__import__('os').system('touch {touched}')"
+    base = {"size": 3, "seed": 1, "index": 0}
+    golds = [
+        {"task": "simple_integration", "config": {"symbols": [program]}},
+        {"task": "simple_integration", "config": {"operators": [program]}},
+        {"task": "intermediate_integration", "config": {"symbols": [program]}},
+        {"task": "basic_arithmetic", "config": {"operators": [f"+{program}+"]}},
+        {"task": "bitwise_arithmetic", "config": {"difficulty": program}},
+        {"task": "spell_backward", "config": {"data_file": "/etc/passwd"}},
+        {"task": program},
+        {"task": "chain_sum", "size": program},
+        {"task": "chain_sum", "index": program},
+    ]
+    texts = [json.dumps(base | gold) for gold in golds] + ["", "[]", "null", "nan", "[" * 100_000]
+    for text in texts:
+        assert reasoning_gym.grade("Answer: 5", text)[0] in ("fail", "error"), text
+        assert not touched.exists(), text
