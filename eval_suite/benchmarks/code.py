@@ -25,7 +25,7 @@ from typing import Any
 
 from eval_suite.benchmarks.prompts import Question, Style
 from eval_suite.errors import UserError
-from eval_suite.grading.sandbox.checker import free_names
+from eval_suite.grading.sandbox.examiner import free_names
 from eval_suite.sources import load_rows
 
 SHOWN_TESTS = 3

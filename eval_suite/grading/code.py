@@ -20,8 +20,8 @@ from typing import Any
 
 from eval_suite.grading.extract import plain_answer
 from eval_suite.grading.programs import find_programs
-from eval_suite.grading.sandbox.checker import Limits, TestResult, Tests, check, free_names
-from eval_suite.grading.sandbox.server import SandboxServer, SandboxUnavailable
+from eval_suite.grading.sandbox.checker import Limits, Sandbox, TestResult, Tests, check
+from eval_suite.grading.sandbox.server import SandboxUnavailable
 from eval_suite.records import Status
 
 PASSES = "passes"
@@ -29,7 +29,7 @@ NO_CODE = "the completion has no code"
 LARGEST_PROGRAM, MOST_PROGRAMS = 500_000, 8  # characters; together they fit a frame
 TOO_LARGE = "the program is too large"
 
-_server: SandboxServer | None = None  # of this process, which grades one item at a time
+_sandbox: Sandbox | None = None  # of this process, which grades one item at a time
 
 
 def grade(completion: str, gold: str) -> tuple[Status, str | None, str]:
@@ -45,10 +45,7 @@ def grade(completion: str, gold: str) -> tuple[Status, str | None, str]:
     programs = [program for program in programs if len(program) <= LARGEST_PROGRAM][:MOST_PROGRAMS]
     if not programs:
         return "fail", TOO_LARGE, TOO_LARGE
-    names = task.get("names")
-    if names is None and entry_point:
-        names = list(dict.fromkeys([entry_point, *free_names(task["tests"])]))
-    tests = Tests(task["tests"], names, before=preamble, setup=task.get("setup", ""))
+    tests = Tests(task["tests"], task.get("names"), entry_point, before=preamble, setup=task.get("setup", ""))
     try:
         result = run(programs, tests, Limits(**task.get("limits", {})))
     except (OSError, SandboxUnavailable) as error:
@@ -59,14 +56,14 @@ def grade(completion: str, gold: str) -> tuple[Status, str | None, str]:
 
 def run(programs: list[str], tests: Tests, limits: Limits) -> TestResult:
     """Check in this process's own sandbox, started at the first call."""
-    global _server
-    if _server is None:
-        _server = SandboxServer()
+    global _sandbox
+    if _sandbox is None:
+        _sandbox = Sandbox()
     try:
-        return check(_server, programs, tests, limits)
+        return check(_sandbox, programs, tests, limits)
     except OSError:  # it was killed, perhaps by the system for want of memory
-        _server.close()
-        _server = None
+        _sandbox.close()
+        _sandbox = None
         raise
 
 

@@ -10,9 +10,8 @@ from functools import cache
 from eval_suite.errors import UserError
 from eval_suite.grading.base import GradeRequest
 from eval_suite.grading.pool import GraderPool
-from eval_suite.grading.sandbox.checker import Limits, TestResult
+from eval_suite.grading.sandbox.checker import TESTS_WALL_S, Limits, TestResult
 
-_CHECKER_CPU_S = 10.0  # of the tests' own work, in the trusted process
 _SLACK_S = 15.0
 
 
@@ -32,9 +31,10 @@ def run_tests(
         >>> run_tests("def add(a, b): return a + b", "assert add(1, 2) == 3")
         TestResult(status='pass', reason='1 calls')
 
-    The tests are trusted: they run with this user's rights, in a process of their own; the code runs in another one,
-    and never sees them. They may call what it defines, with literals as arguments. What it returns comes back as a
-    literal; any other object as a handle, which is true, equal to nothing else, and can be iterated or passed on.
+    The tests and the code run in two processes, both confined, and the code never sees the tests. The tests may call
+    what it defines, with literals as arguments. What it returns comes back as a literal; any other object as a handle,
+    which is true, equal to nothing else, and can be iterated or passed on. The tests have the standard library, numpy
+    and threads, and 10 s of CPU time of their own.
 
     `SHAPED_TRL_ALLOW_WEAK_SANDBOX=1` lets code run where Landlock or seccomp is missing. What the sandbox does not
     stop is written in `eval_suite.grading.sandbox`. Processes start at the first call (seconds) and stay for the next
@@ -43,7 +43,7 @@ def run_tests(
 
     Args:
         code: Python text, run as it stands as the module ``solution``.
-        tests: Python text. The code passes if they end without an exception and have called it.
+        tests: Python text. The code passes if they come to their end without an exception and have called it.
         names: what the tests take from the code; by default all names they use that are not defined elsewhere.
         before: Python text that the tests build on, run with them.
         setup: Python text run after the code, beside it: to make the objects that tests pass and no literal writes.
@@ -75,10 +75,10 @@ def run_tests(
         "limits": asdict(Limits(int(cpu_s), int(memory_mb), float(wall_s))),
     }
     request = GradeRequest("code", code, json.dumps(task))
-    (grade,) = _pool(float(wall_s) + _CHECKER_CPU_S + _SLACK_S).grade([request])
+    (grade,) = _pool(float(wall_s) + TESTS_WALL_S + _SLACK_S).grade([request])
     return TestResult(grade.status, grade.reason or "the checking process was ended")
 
 
 @cache
 def _pool(hard_timeout_s: float) -> GraderPool:
-    return GraderPool(1, soft_timeout_s=_CHECKER_CPU_S, hard_timeout_s=hard_timeout_s)
+    return GraderPool(1, hard_timeout_s=hard_timeout_s)

@@ -138,17 +138,18 @@ def test_the_prompt_defines_what_the_tests_use(pool):
     )
 
 
-def test_a_program_that_ends_its_process_or_the_checker_s_patience_leaves_the_pool_working():
+def test_a_program_that_ends_its_process_or_the_tests_patience_leaves_the_pool_working():
     hostile = [
         "import os\ndef total(xs): os._exit(0)",
         "def total(xs): return 'x' * 10**7",
         "import ctypes\ndef total(xs): ctypes.string_at(0)",
-        # a set of numbers of one hash, which takes the checker quadratic time to rebuild
+        # a set of numbers of one hash, which takes the tests quadratic time to rebuild
         "import json, os, struct\ndef total(xs):\n    d = json.dumps({'value': {'s': [{'i': hex(i * (2**61 - 1))} "
         "for i in range(120_000)]}}).encode()\n    os.write(3, struct.pack('>I', len(d)) + d)\n    return 0",
     ]
-    with GraderPool(1, soft_timeout_s=0.5, hard_timeout_s=60.0) as pool:
-        statuses = [grade.status for grade in pool.grade([GradeRequest("code", text, gold()) for text in hostile])]
+    short = gold(limits={"tests_cpu_s": 1})
+    with GraderPool(1) as pool:
+        statuses = [grade.status for grade in pool.grade([GradeRequest("code", text, short) for text in hostile])]
         assert statuses == ["fail", "fail", "fail", "timeout"]
         assert pool.grade([GradeRequest("code", WHOLE, gold())])[0].status == "pass"
 

@@ -16,8 +16,8 @@ from waiting import wait_until
 from eval_suite.errors import UserError
 from eval_suite.grading import run_tests
 from eval_suite.grading.sandbox import confine
-from eval_suite.grading.sandbox.checker import Limits, TestResult, Tests, check, free_names
-from eval_suite.grading.sandbox.server import SandboxServer
+from eval_suite.grading.sandbox.checker import Limits, Sandbox, TestResult, Tests, check
+from eval_suite.grading.sandbox.examiner import free_names
 from eval_suite.grading.sandbox.wire import pack, unpack
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -29,12 +29,12 @@ pytestmark = pytest.mark.skipif(
 
 @pytest.fixture(scope="module", params=[True, False], ids=["namespaces", "no namespaces"])
 def server(request):
-    server = SandboxServer(namespaces=request.param)
+    server = Sandbox(namespaces=request.param)
     yield server
     server.close()
 
 
-def verdict(server: SandboxServer, code: str, tests: str, names=None, cpu_s=5, **more: str) -> TestResult:
+def verdict(server: Sandbox, code: str, tests: str, names=None, cpu_s=5, **more: str) -> TestResult:
     return check(server, [code], Tests(tests, names, **more), Limits(cpu_s=cpu_s))
 
 
@@ -236,9 +236,9 @@ def f(name):
     return os.listdir(".") + os.listdir("d") + [open("d/" + name).read()[:2]]
 """
     result = verdict(server, code, "assert f('a') == ['d', 'a', 'xx']")
-    assert result.status == ("pass" if server.rooted else "fail"), result
+    assert result.status == ("pass" if server.code.rooted else "fail"), result
     assert verdict(server, "import os\ndef f(): return os.listdir('.')", "assert f() == []").status == (
-        "pass" if server.rooted else "fail"
+        "pass" if server.code.rooted else "fail"
     )
 
 
@@ -251,8 +251,8 @@ def test_cpu_time_decides_and_a_peak_of_memory_is_an_exception(server):
 def test_a_killed_process_or_server_is_no_pass(server):
     killed = verdict(server, "import ctypes\ndef f(): ctypes.string_at(0)", "f()")
     assert killed == TestResult("fail", "the process of the code ended (Segmentation fault)")
-    own = SandboxServer(namespaces=False)
-    os.kill(own.pid, signal.SIGKILL)
+    own = Sandbox(namespaces=False)
+    os.kill(own.code.pid, signal.SIGKILL)
     with pytest.raises(ConnectionError):
         check(own, ["def f(): return 1"], Tests("f()"), Limits())
     own.close()
@@ -260,8 +260,8 @@ def test_a_killed_process_or_server_is_no_pass(server):
 
 def test_all_ends_with_the_process_that_started_it():
     program = (
-        "import os, sys, threading\nfrom eval_suite.grading.sandbox.server import SandboxServer\n"
-        "from eval_suite.grading.sandbox.checker import *\nserver = SandboxServer()\nprint(server.pid, flush=True)\n"
+        "import os, sys, threading\nfrom eval_suite.grading.sandbox.checker import *\n"
+        "server = Sandbox()\nprint(server.code.pid, flush=True)\n"
         "check(server, ['def f():\\n    while True: pass'], Tests('f()'), Limits())"
     )
     process = subprocess.Popen(
@@ -311,8 +311,8 @@ for refused in (SandboxServer, lambda: GraderPool(1).grade([request])):
     assert "--allow_weak_sandbox" in first
     weak = [
         *run[:-1],
-        "from eval_suite.grading.sandbox.server import *\nfrom eval_suite.grading.sandbox.checker import *\n"
-        "print(check(SandboxServer(), ['def f(): return 1'], Tests('assert f() == 1'), Limits()).status)",
+        "from eval_suite.grading.sandbox.checker import *\n"
+        "print(check(Sandbox(), ['def f(): return 1'], Tests('assert f() == 1'), Limits()).status)",
     ]
     allowed = {**environment, "SHAPED_TRL_ALLOW_WEAK_SANDBOX": "1"}
     assert subprocess.run(weak, env=allowed, capture_output=True, text=True, check=True).stdout == "pass\n"

@@ -73,8 +73,7 @@ SLOW = ("huge list", "shared list that is huge when written", "deep recursion", 
 def main(namespaces: bool, left_out: list[str]) -> None:
     import pytest  # for a package that is not the code's to read
 
-    from eval_suite.grading.sandbox.checker import Limits, Tests, check
-    from eval_suite.grading.sandbox.server import SandboxServer
+    from eval_suite.grading.sandbox.checker import Limits, Sandbox, Tests, check
 
     os.environ["ATTACK_SECRET"] = "secret"
     folder = Path(tempfile.mkdtemp(prefix="attacked-"))
@@ -101,7 +100,7 @@ def main(namespaces: bool, left_out: list[str]) -> None:
         "packages": [str(path) for path in Path(pytest.__file__).parent.glob("*.py")][:3],
         "checker_file": sys.modules[check.__module__].__file__,
     }
-    server = SandboxServer(namespaces)
+    server = Sandbox(namespaces)
     results = {}
     for kind, attacks in (("forgery", FORGERIES), ("break-out", BREAK_OUTS), ("loop", LOOPS)):
         for attack, code in attacks.items():
@@ -115,7 +114,7 @@ def main(namespaces: bool, left_out: list[str]) -> None:
             result = check(server, [code], Tests(tests), Limits(1, 512, 0.7 if attack in _WAITING else 60.0))
             results[attack] = [kind, result.status, result.reason]
     healthy = check(server, ["def f(x): return x"], Tests("assert f(1) == 1"), Limits()).status == "pass"
-    rooted, user, session = server.rooted, server.user, server.pid
+    rooted, user, session = server.code.rooted, server.code.user, server.code.pid
     server.close()
     connections = []
     for listener in (tcp, unix, abstract, udp):

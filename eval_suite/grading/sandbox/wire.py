@@ -1,7 +1,7 @@
-"""What the checker and the code under test say to each other: literals, as tagged JSON in frames.
+"""What the tests and the code under test say to each other: literals, as tagged JSON in frames.
 
 The standard library only: the process that runs the code has nothing else. What comes from that process is
-hostile until `unpack` has made it of exact builtin types: no object of the code's own ever reaches the checker.
+hostile until `unpack` has made it of exact builtin types: no object of the code's own ever reaches the tests.
 
 A frame is 4 bytes of length, then JSON. A list is a JSON list; other containers and numbers JSON does not have
 are objects with one key, which names the type.
@@ -19,6 +19,7 @@ from collections.abc import Callable
 from typing import Any
 
 FRAME_BYTES = 8 * 2**20  # the largest return value of a canonical solution needs far less
+LARGEST_TASK = 256 * 2**20  # from the trusted side
 _LENGTH = struct.Struct(">I")
 _SMALL_INT = 2**63
 
@@ -31,15 +32,15 @@ class BadReply(Exception):
     """The other side sent what is no literal, or too much of it."""
 
 
-def send_frame(channel: int, message: Any, deadline_s: float | None = None) -> None:
+def send_frame(channel: int, message: Any, deadline_s: float | None = None, largest: int = FRAME_BYTES) -> None:
     """Send JSON to a descriptor: a blocking one without `deadline_s` (monotonic), a non-blocking one with it.
 
     Raises:
-        BadReply: more than `FRAME_BYTES`. Gone: nobody is there. TimeoutError: at the deadline.
+        BadReply: more than `largest` bytes. Gone: nobody is there. TimeoutError: at the deadline.
     """
     data = json.dumps(message).encode()
-    if len(data) > FRAME_BYTES:
-        raise BadReply(f"{len(data) >> 20} MiB in one message, where {FRAME_BYTES >> 20} are allowed")
+    if len(data) > largest:
+        raise BadReply(f"{len(data) >> 20} MiB in one message, where {largest >> 20} are allowed")
     rest = memoryview(_LENGTH.pack(len(data)) + data)
     while rest:
         _wait(channel, select.POLLOUT, deadline_s)
@@ -51,15 +52,15 @@ def send_frame(channel: int, message: Any, deadline_s: float | None = None) -> N
             raise Gone from error
 
 
-def recv_frame(channel: int, deadline_s: float | None = None) -> Any:
+def recv_frame(channel: int, deadline_s: float | None = None, largest: int = FRAME_BYTES) -> Any:
     """The next message from a descriptor, as `send_frame`.
 
     Raises:
         Gone: end of file. TimeoutError: nothing whole by the deadline. BadReply: not JSON, or too much.
     """
     (length,) = _LENGTH.unpack(_read_exactly(channel, _LENGTH.size, deadline_s))
-    if length > FRAME_BYTES:
-        raise BadReply(f"a message of {length} bytes, where {FRAME_BYTES} are allowed")
+    if length > largest:
+        raise BadReply(f"a message of {length} bytes, where {largest} are allowed")
     try:
         return json.loads(_read_exactly(channel, length, deadline_s))
     except (ValueError, RecursionError) as error:

@@ -12,6 +12,7 @@ import fcntl
 import gc
 import importlib
 import importlib.machinery as machinery
+import importlib.util
 import json
 import os
 import signal
@@ -75,7 +76,7 @@ def main(control_fd: int, options: dict[str, Any]) -> None:
     _show_packages(options["packages"], options["package_folders"])
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     os.umask(0o022)
-    for name in (*_PRELOADED.split(), *options["preloaded"]):
+    for name in (*_PRELOADED.split(), *filter(importlib.util.find_spec, options["preloaded"])):
         importlib.import_module(name)
     module, _, function = options["serves"].partition(":")
     serve = getattr(importlib.import_module(module), function)
