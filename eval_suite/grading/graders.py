@@ -63,7 +63,7 @@ GRADERS: dict[str, GraderSpec] = {
         version=f"code/2 (Python {platform.python_version()})",
         isolated=True,
         check="eval_suite.grading.sandbox.server:check_sandbox",
-        hard_timeout_s=120.0,
+        hard_timeout_s=150.0,
         votes=False,
     ),
     "reasoning_gym": GraderSpec(

@@ -6,6 +6,7 @@ import json
 
 import pytest
 import sympy
+from hostile_answers import CHANGES, evaluated, programs
 
 from eval_suite.errors import UserError
 from eval_suite.grading import GradeRequest, GraderPool
@@ -36,14 +37,6 @@ X = sympy.Symbol("x")
 )
 def test_a_formula_is_read_as_sympy_reads_it(text, meaning):
     assert sympy.simplify(formula(text, {"x": X}) - meaning) == 0
-
-
-CHARACTER = "S(sstr(Function(sstr(ch)+sstr(r))({})))"  # a letter, with neither quotes nor dots
-
-
-def evaluated(program: str) -> str:
-    """A formula that makes the text of a program and has it evaluated by sympy."""
-    return f"S({'+'.join(CHARACTER.format(ord(letter)) for letter in program)})"
 
 
 NO_FORMULAS = {
@@ -128,35 +121,6 @@ def test_arithmetic_is_integers_with_four_operators():
             arithmetic(text)
 
 
-def programs(touched: str) -> list[str]:
-    """Answers that make a file, where anything evaluates them."""
-    touch = f"__import__('os').system('touch {touched}')"
-    opened = f"open('{touched}', 'w')"
-    escaped = "".join(f"\\x{ord(letter):02x}" for letter in opened)
-    return [
-        touch,
-        f"[{touch}]",
-        opened,
-        f"[{opened}]",
-        f"[[{opened}]]",
-        f"\uff4fpen('{touched}', 'w')",  # names are read after NFKC
-        f"exec('{escaped}')",
-        f"(lambda: {opened})()",
-        f"[{opened} for x in [1]]",
-        f"f'{{{opened}}}'".replace(f"'{touched}'", f'"{touched}"'),
-        f"({opened}).\n\nclose()",
-        f"1 if {touch} else 2",
-        f"[[0, 1], [1, 0].#\nappend({touch})]",
-        f"x + {evaluated(opened)}",
-        evaluated(touch),
-        f"Lambda(x, {evaluated(opened)})(1)",
-        f"sympify({evaluated(opened)})",
-        f'{{"a": {touch}}}',
-        f"!!python/object/apply:os.system ['touch {touched}']",
-        f"cos\nsystem\n(S'touch {touched}'\ntR.",
-    ]
-
-
 @pytest.mark.parametrize(
     "task", [*ARITHMETIC, *INTEGRALS, *LISTS, "chain_sum", "number_sorting", "bitwise_arithmetic"]
 )
@@ -215,8 +179,7 @@ def test_no_answer_changes_how_the_next_is_graded():
         entry = reasoning_gym.task_dataset(task, 3, 1)[0]
         gold = reasoning_gym.gold_of(entry["question"], task=task, size=3, seed=1, index=0)
         asked += [GradeRequest("reasoning_gym", f"Answer: {text}", gold) for text in (entry["answer"], "0 1", "U R")]
-        programs = (evaluated("setattr(__import__('builtins'),'float',lambda *a:1.0)"), "x" * 30_000)
-        hostile += [GradeRequest("reasoning_gym", f"Answer: {program}", gold) for program in programs]
+    hostile = [GradeRequest("reasoning_gym", f"Answer: {text}", gold) for text in (*CHANGES, "x" * 30_000)]
     with GraderPool(1, hard_timeout_s=300.0) as pool:
         before = pool.grade(asked)
         assert not {grade.status for grade in pool.grade(hostile)} & {"pass", "error"}

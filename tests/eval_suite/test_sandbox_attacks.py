@@ -10,7 +10,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from attacks import BREAK_OUTS, FORGERIES, LOOPS, SLOW
+from attacks import BREAK_OUTS, FORGERIES, HELD, LOOPS, SLOW, SWALLOWERS
 
 from eval_suite.grading.sandbox.confine import NOBODY, missing_protections
 
@@ -39,8 +39,12 @@ def attack(user: str, namespaces: bool, *left_out: str) -> dict:
 
 
 def check(found: dict) -> None:
-    assert [name for name, (_, status, _) in found["results"].items() if status == "pass"] == []
-    assert [name for name, (_, status, reason) in found["results"].items() if status == "error"] == []
+    results = found["results"]
+    assert [name for name, (kind, status, _) in results.items() if (status == "pass") != (kind == "honest")] == []
+    of_code = [name for name, (kind, status, _) in results.items() if status == "error" and kind != "tests"]
+    assert of_code == []  # a program cannot escape its verdict either
+    held = {name: status for name, (kind, status, _) in results.items() if kind == "held"}
+    assert set(held.values()) <= {"timeout", "fail"}, held
     loops = {name: status for name, (kind, status, _) in found["results"].items() if kind == "loop"}
     assert set(loops.values()) <= {"timeout"}, loops
     assert found["healthy"]
@@ -53,16 +57,19 @@ def test_there_are_enough_attacks():
     assert len(FORGERIES) >= 45
     assert len(BREAK_OUTS) >= 80
     assert len(LOOPS) >= 8
+    assert len(SWALLOWERS) >= 20
+    assert len(HELD) >= 7
 
 
 def test_no_attack_succeeds_as_root_in_namespaces():
-    found = attack("root", True, "slow")
+    found = attack("root", True, "slow", "answer")
     check(found)
-    assert len(found["results"]) == len(FORGERIES) + len(BREAK_OUTS) + len(LOOPS) - len(SLOW)
+    of_code = [kind for kind, _, _ in found["results"].values() if kind in ("forgery", "break-out", "loop")]
+    assert len(of_code) == len(FORGERIES) + len(BREAK_OUTS) + len(LOOPS) - len(set(SLOW) - set(HELD))
 
 
 def test_no_attack_succeeds_as_a_user_without_namespaces():
-    found = attack("nobody", False, "slow", "loop")
+    found = attack("nobody", False, "slow", "loop", "answer")
     check(found)
     assert not found["rooted"]
     assert found["user"] == (NOBODY if os.getuid() == 0 else os.getuid())
@@ -71,7 +78,7 @@ def test_no_attack_succeeds_as_a_user_without_namespaces():
 @pytest.mark.slow
 @pytest.mark.parametrize(
     ("user", "namespaces", "left_out"),
-    [("root", False, ("loop",)), ("nobody", True, ("slow", "loop")), ("nobody", False, ("loop",))],
+    [("root", False, ("loop",)), ("nobody", True, ("slow", "loop", "answer")), ("nobody", False, ("loop",))],
 )
 def test_no_slow_attack_succeeds_either(user, namespaces, left_out):
     check(attack(user, namespaces, *left_out))

@@ -12,13 +12,14 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from eval_suite.grading.sandbox.examiner import START_S
 from eval_suite.grading.sandbox.server import Ended, Role, SandboxServer, SandboxUnavailable
 from eval_suite.grading.sandbox.wire import BadReply, Gone
 from eval_suite.records import Status
 
 EXAMINER = Role("eval_suite.grading.sandbox.examiner:serve", preloaded=("numpy",), threads=True)
 TESTS_MEMORY_MB = 4096
-TESTS_WALL_S = 20.0  # what they may take beyond the wall time of the code
+TESTS_WALL_S = 20.0 + START_S  # what they may take beyond the wall time of the code
 _REASON_CHARACTERS = 1_000
 _STATUSES: tuple[Status, ...] = ("pass", "fail", "timeout", "error")
 

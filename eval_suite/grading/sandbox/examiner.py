@@ -25,6 +25,8 @@ from typing import Any, NoReturn
 
 from eval_suite.grading.sandbox.wire import LARGEST_TASK, BadReply, Gone, pack, recv_frame, send_frame, unpack
 
+START_S = 20.0  # of a process, on a busy machine
+
 # Iteration in the tests would take the first two for an end: all(map(f, inputs)) would hold.
 _NOT_RAISED = (StopIteration, StopAsyncIteration, UnicodeError)
 
@@ -49,8 +51,7 @@ def serve(report: int, channel: int) -> None:
     """Take a task from `report`, and tell there what becomes of the code at the other end of `channel`."""
     warnings.simplefilter("ignore")
     task = recv_frame(report, largest=LARGEST_TASK)
-    session = _Session(report, channel, time.monotonic() + task["wall_s"])
-    session.run(task)
+    _Session(report, channel).run(task)
 
 
 class Handle:
@@ -75,8 +76,9 @@ class CandidateError(Exception):
 class _Session:
     """The tests' view of the process of the code."""
 
-    def __init__(self, report: int, channel: int, deadline_s: float) -> None:
-        self._report, self._channel, self._deadline_s = report, channel, deadline_s
+    def __init__(self, report: int, channel: int) -> None:
+        self._report, self._channel = report, channel
+        self._deadline_s = time.monotonic() + START_S
         self._one_call, self._one_conclusion = threading.Lock(), threading.Lock()
         self._calls = 0
         self._last = "no call"
@@ -88,6 +90,7 @@ class _Session:
             self._conclude("error", f"the process for the code did not start ({type(error).__name__})")
         if "refused" in hello:
             self._conclude("error", f"the code could not be confined: {hello['refused']}")
+        self._deadline_s = time.monotonic() + task["wall_s"]
         namespace: dict[str, Any] = {"__name__": "tests"}
         try:
             exec(_compiled(task["before"]), namespace)

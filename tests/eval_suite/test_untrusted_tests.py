@@ -1,0 +1,127 @@
+"""Tests of unknown origin: they run confined, within limits, and a pass is what a finished run of them says."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from eval_suite.grade import grade_answers, grade_run
+from eval_suite.grading.sandbox import confine, filters
+from eval_suite.grading.sandbox.checker import Limits, Sandbox, TestResult, Tests, _result, check
+from eval_suite.grading.sandbox.server import Ended
+from eval_suite.records import Verdict, read_jsonl
+
+pytestmark = pytest.mark.skipif(
+    bool(confine.missing_protections()), reason=f"no sandbox: {confine.missing_protections()}"
+)
+SAME = "def f(x): return x"
+DIES = "import os\ndef f(x): os._exit(0)"
+
+
+@pytest.fixture(scope="module")
+def sandbox():
+    sandbox = Sandbox()
+    yield sandbox
+    sandbox.close()
+
+
+def result(sandbox: Sandbox, code: str, tests: str, **limits) -> TestResult:
+    return check(sandbox, [code], Tests(tests, ["f"]), Limits(**{"cpu_s": 5, **limits}))
+
+
+def test_gold_of_a_file_touches_nothing(tmp_path):
+    """Neither the tests of an answers file nor those of a run folder, in whichever of their parts."""
+    touched = tmp_path / "touched"
+    touch = f"import os\nos.system('touch {touched}')\nopen({str(touched)!r}, 'w').close()\n"
+    golds = [
+        f"{touch}\nassert f(1) == 1",
+        json.dumps({"tests": f"assert f(1) == 1\n{touch}", "entry_point": "f"}),
+        json.dumps({"tests": "assert f(1) == 1", "preamble": touch}),
+        json.dumps({"tests": "assert f(1) == 1", "setup": touch, "names": ["f"]}),
+    ]
+    answers = tmp_path / "answers.jsonl"
+    rows = [{"problem_id": index, "completions": [SAME], "gold": gold} for index, gold in enumerate(golds)]
+    answers.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    row = {"task_id": "HumanEval/0", "prompt": "def f(x):\n", "canonical_solution": "    return x\n"}
+    row |= {"test": "def check(f):\n    assert f(1) == 1\n", "entry_point": "f"}
+    mirror = tmp_path / "hub" / "openai" / "openai_humaneval" / "openai_humaneval"
+    mirror.mkdir(parents=True)
+    (mirror / "test.jsonl").write_text(json.dumps(row) + "\n")
+    out = grade_answers(answers, "humaneval", tmp_path / "out", hub_mirror=tmp_path / "hub", progress=False)
+    (out / "verdicts.jsonl").unlink()
+    grade_run(out, progress=False)
+    assert [verdict.status for verdict in read_jsonl(out / "verdicts.jsonl", Verdict)].count("pass") == 0
+    assert not touched.exists()
+
+
+HELD_UP = {
+    "a bare except": "try: f(1)\nexcept: pass",
+    "suppress": "import contextlib\nwith contextlib.suppress(BaseException): f(1)",
+    "assertRaises": "import unittest\nwith unittest.TestCase().assertRaises(BaseException): f(1)",
+    "a pool": "from concurrent.futures import ThreadPoolExecutor as P\nwith P() as pool: pool.submit(f, 1)",
+    "a thread": "import threading\nthreading.Thread(target=f, args=(1,)).start()",
+    "finally": "def ask():\n    try: f(1)\n    finally: return\nask()",
+    "a second try": "try: f(1)\nexcept BaseException: pass\ntry: f(1)\nexcept BaseException: pass",
+}
+
+
+@pytest.mark.parametrize("tests", HELD_UP.values(), ids=HELD_UP)
+def test_a_process_that_has_ended_has_not_passed_whatever_the_tests_catch(sandbox, tests):
+    assert result(sandbox, DIES, tests) == TestResult("fail", "the process of the code ended")
+    waits = result(sandbox, "import time\ndef f(x): time.sleep(600)", tests, wall_s=0.2)
+    assert waits == TestResult("timeout", "no answer within the wall time")
+
+
+def test_tests_may_have_threads_and_their_calls_do_not_mix(sandbox):
+    tests = (
+        "from concurrent.futures import ThreadPoolExecutor\nwith ThreadPoolExecutor(8) as pool:\n"
+        "    assert list(pool.map(f, range(200))) == list(range(200))"
+    )
+    assert result(sandbox, SAME, tests) == TestResult("pass", "200 calls")
+    wrong = "def f(x): return 7 if x == 150 else x"
+    assert result(sandbox, wrong, tests).status == "fail"
+
+
+ENDINGS = (
+    "import os; os._exit(0)",
+    "raise SystemExit(0)",
+    "raise KeyboardInterrupt",
+    "import ctypes; ctypes.string_at(0)",
+    "open('/etc/passwd')",
+    "import socket; socket.socket()",
+    "import torch",
+)
+
+
+def test_what_the_tests_do_to_themselves_is_an_error_and_no_pass(sandbox):
+    for ending in ENDINGS:
+        assert result(sandbox, SAME, f"assert f(1) == 1\n{ending}").status == "error", ending
+    of_the_code = result(sandbox, "def f(x): open('/nowhere')", "f(1)")
+    assert of_the_code.status == "fail"
+    assert of_the_code.reason.startswith("f(1) raised: FileNotFoundError")
+
+
+def test_the_tests_have_a_limit_of_their_own(sandbox):
+    late = TestResult("timeout", "more than 1 s of CPU time in the tests")
+    assert result(sandbox, SAME, "f(1)\nwhile True: pass", tests_cpu_s=1) == late
+    one_hash = "def f(x): return [i * (2**61 - 1) for i in range(60_000)]"  # as keys, quadratic time in one call of C
+    assert result(sandbox, one_hash, "assert len(set(f(1))) == 60_000", tests_cpu_s=1) == late
+
+
+def test_only_what_the_tests_say_is_a_result():
+    alive, ended = Ended(False, 9, 0.0, 0.0), Ended(True, 0, 0.0, 0.0)
+    said = {"status": "pass", "reason": "1 calls", "gone": False}
+    assert _result(said, alive, Limits()) == TestResult("pass", "1 calls")
+    assert _result(said, ended, Limits()) == TestResult("fail", "the process of the code ended")
+    for other in (None, [], "pass", {}, {"status": "passed", "reason": ""}, {"status": "pass"}, {"status": ["pass"]}):
+        assert _result(other, alive, Limits()).status == "error"
+    assert _result({"status": "fail", "reason": "\x1b[2J\n" + "x" * 5_000}, alive, Limits()).reason.isprintable()
+
+
+def test_a_thread_is_all_that_may_be_cloned():
+    """The filter of the tests' process has more than that of the code's in clone and clone3 alone."""
+    for machine in filters.MACHINES:
+        more = set(filters.instructions(machine, threads=True)) - set(filters.instructions(machine))
+        operands = {operand for _, _, _, operand in more}
+        assert operands <= {*filters._THREAD_FLAGS, *filters._CLONE, *filters._CLONE3, 0x50026, 16}  # ENOSYS, a flag
