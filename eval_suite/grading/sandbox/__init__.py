@@ -1,13 +1,19 @@
 """The sandbox for generated code: the tests on one side, the code on the other, nothing but literals between them.
 
-Three processes. The checker (`checker`; trusted) holds the tests and makes the verdict. The fork server (`zygote`), a
-fresh interpreter that never sees a test, starts one process for each piece of code. That process (`candidate`;
-untrusted) holds the code and nothing else: it is sent arguments and sends back replies, of which the checker makes
-objects of exact builtin types. So neither an object with an ``__eq__`` of its own nor a walk over frames, objects or
-memory finds anything to forge or to steal; what the process writes, to whatever descriptor, is at most another reply;
-and a process that ends has not passed.
+Each piece of code has two processes, started by two fork servers (`zygote`): fresh interpreters that never see a piece
+of work themselves. One process (`candidate`) holds the code and nothing else: it is sent arguments and sends back
+replies, of which the other (`examiner`), which holds the tests, makes objects of exact builtin types. So neither an
+object with an ``__eq__`` of its own nor a walk over frames, objects or memory finds anything to forge or to steal; what
+the code writes, to whatever descriptor, is at most another reply. The checker (`checker`; trusted) runs neither. It
+takes the first thing that the tests' process says: as soon as it is known, that the code has failed, so that no
+``except`` of the tests holds it up; or, at the end of all tests, that it passes. A process that ends has not passed.
 
-What confines the process (`confine`, `filters`), in this order:
+Tests are untrusted too: they come with data sets, with answers files and with other people's runs. Their process is
+confined as the code's is, but that it may have threads. There is no option that runs them otherwise.
+
+Where a process is only to be confined, and holds no tests, `server` can be used alone, as for tasks of reasoning-gym.
+
+What confines a process (`confine`, `filters`), in this order:
 
     limits            CPU time (SIGKILL), address space, size of a file, open files, stack, no core, no other process
     user              nobody, where the grader is root and nobody can read the library; no capability in any case
@@ -25,14 +31,15 @@ What it does not stop:
 
 - A hole in the kernel. For programs that aim at one, use a virtual machine.
 - Answers learnt by heart, or worked out from the arguments: a program that knows the data set's answers passes.
-- The tests themselves. They are trusted, and run with the user's rights: take them from sources that you trust.
-- Work within the limits: each piece of code may use `Limits.cpu_s` of one core and `Limits.memory_mb` of memory, and
-  one that waits holds its grading process for `Limits.wall_s`.
+- Tests that pass whatever they like: what they say is the verdict, so take them from sources that you trust.
+- Work within the limits: each piece of code may use `Limits.cpu_s` of one core and `Limits.memory_mb` of memory, its
+  tests `Limits.tests_cpu_s`, and one that waits holds its grading process for `Limits.wall_s`.
 - Side channels of the processor, and reading of the clock, of the kernel's version, of the host's load and memory.
 - Where there are no namespaces: learning by ``stat`` and ``readlink`` that a file exists, its size and times, and
   learning process ids. Its content stays closed.
 - Threads, subprocesses, asyncio, sockets and symbolic links do not work, not even for good; numpy is the only
-  package beside the standard library. A program that needs them fails.
+  package beside the standard library. A program that needs them fails. Tests that need more than threads and numpy, as
+  the user's files, are an error.
 - With a weak sandbox: anything that the missing protection would have stopped, such as reading and deleting the user's
   files and connecting to the network. On macOS only the limits and the separate processes are left.
 """
