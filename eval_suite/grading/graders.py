@@ -31,6 +31,7 @@ class GraderSpec:
     isolated: run in a worker process.
     reduce: ``module:name`` of ``completion -> the part that decides``, cheap and safe in place; equal parts
         are graded once.
+    forget: ``module:name`` of a function that undoes what grading has left in the worker.
     check: ``module:name`` of a function that raises UserError where this machine cannot run the grader.
     soft_timeout_s, hard_timeout_s: CPU and wall time of an item, where it needs more than the pool allows by default.
     votes: answers can be counted against each other without gold. A program's answer is what became of its tests, so
@@ -41,6 +42,7 @@ class GraderSpec:
     version: str
     isolated: bool = False
     reduce: str | None = None
+    forget: str | None = None
     check: str | None = None
     soft_timeout_s: float = 0.0
     hard_timeout_s: float = 0.0
@@ -53,6 +55,7 @@ GRADERS: dict[str, GraderSpec] = {
         version=f"math/3 (math-verify {metadata.version('math-verify')})",
         isolated=True,
         reduce="eval_suite.grading.extract:boxed_or_tail",
+        forget="eval_suite.grading.algebra:forget",
     ),
     "gsm8k": GraderSpec(function="eval_suite.grading.gsm8k:grade", version="gsm8k/2"),
     "choice": GraderSpec(function="eval_suite.grading.choice:grade", version="choice/2"),

@@ -39,6 +39,9 @@ def serve(channel: Connection, parent_pid: int) -> None:
             memory_limit_mb = message["memory_limit_mb"]
             _limit_memory(memory_limit_mb * 2**20)
         reply = answer(message["grader"], message["completion"], message["gold"], message["soft_timeout_s"])
+        forget = grader_spec(message["grader"]).forget
+        if forget is not None:
+            load(forget)()
         peak_mb = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / (2**20 if sys.platform == "darwin" else 1024)
         # An interrupted algebra system may keep half-changed global state: start afresh.
         retire = reply["status"] in ("timeout", "error") or peak_mb > RETIRE_SHARE * memory_limit_mb

@@ -3,10 +3,10 @@
 Each piece of code has two processes, started by two fork servers (`zygote`): fresh interpreters that never see a piece
 of work themselves. One process (`candidate`) holds the code and nothing else: it is sent arguments and sends back
 replies, of which the other (`examiner`), which holds the tests, makes objects of exact builtin types. So neither an
-object with an ``__eq__`` of its own nor a walk over frames, objects or memory finds anything to forge or to steal; what
-the code writes, to whatever descriptor, is at most another reply. The checker (`checker`; trusted) runs neither. It
-takes the first thing that the tests' process says: as soon as it is known, that the code has failed, so that no
-``except`` of the tests holds it up; or, at the end of all tests, that it passes. A process that ends has not passed.
+object with an ``__eq__`` of its own nor a walk over frames, objects or memory finds anything to forge or to steal;
+what the code writes, to whatever descriptor, is at most another reply. The checker (`checker`; trusted) runs neither.
+It takes the first thing that the tests' process says: that the code has failed, as soon as that is known, so that no
+``except`` of the tests holds it up; or that it passes, at the end of all tests. A process that ends has not passed.
 
 Tests are untrusted too: they come with data sets, with answers files and with other people's runs. Their process is
 confined as the code's is, but that it may have threads. There is no option that runs them otherwise.
@@ -38,8 +38,8 @@ What it does not stop:
 - Where there are no namespaces: learning by ``stat`` and ``readlink`` that a file exists, its size and times, and
   learning process ids. Its content stays closed.
 - Threads, subprocesses, asyncio, sockets and symbolic links do not work, not even for good; numpy is the only
-  package beside the standard library. A program that needs them fails. Tests that need more than threads and numpy, as
-  the user's files, are an error.
+  package beside the standard library. A program that needs them fails. Tests have threads; those that need more, such
+  as files, get the status ``error``.
 - With a weak sandbox: anything that the missing protection would have stopped, such as reading and deleting the user's
   files and connecting to the network. On macOS only the limits and the separate processes are left.
 """
