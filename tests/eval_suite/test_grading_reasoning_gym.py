@@ -9,7 +9,6 @@ import sympy
 from hostile_answers import CHANGES, evaluated, programs
 
 from eval_suite.errors import UserError
-from eval_suite.grading import GradeRequest, GraderPool
 from eval_suite.grading.formulas import NoFormula, arithmetic, formula
 
 pytest.importorskip("reasoning_gym", reason="the extra `tasks` is not installed")
@@ -169,23 +168,21 @@ def test_only_tasks_that_have_been_read_are_scored(monkeypatch):
     assert reasoning_gym._role().needs_sandbox  # what a scorer nobody has read does, it does confined
 
 
-REPEATED = ("countdown", "simple_integration", "n_queens", "sokoban", "spiral_matrix", "chain_sum")
+REPEATED = ("countdown", "simple_integration", "n_queens", "spiral_matrix", "chain_sum")
 
 
 def test_no_answer_changes_how_the_next_is_graded():
-    """Each task's own answer and a wrong one, before and after hostile answers, in one worker."""
-    asked, hostile = [], []
+    """Each task's own answer and two wrong ones, before and after hostile answers, by one process."""
+    asked, golds = [], []
     for task in REPEATED:
         entry = reasoning_gym.task_dataset(task, 3, 1)[0]
-        gold = reasoning_gym.gold_of(entry["question"], task=task, size=3, seed=1, index=0)
-        asked += [GradeRequest("reasoning_gym", f"Answer: {text}", gold) for text in (entry["answer"], "0 1", "U R")]
-    hostile = [GradeRequest("reasoning_gym", f"Answer: {text}", gold) for text in (*CHANGES, "x" * 30_000)]
-    with GraderPool(1, hard_timeout_s=300.0) as pool:
-        before = pool.grade(asked)
-        assert not {grade.status for grade in pool.grade(hostile)} & {"pass", "error"}
-        assert pool.grade([request._replace(completion=request.completion + " ") for request in asked]) == before
-    assert {grade.status for grade in before[::3]} == {"pass"}
-    assert {grade.status for grade in (*before[1::3], *before[2::3])} == {"fail"}
+        golds.append(reasoning_gym.gold_of(entry["question"], task=task, size=3, seed=1, index=0))
+        asked += [(f"Answer: {text}", golds[-1]) for text in (entry["answer"], "0 1", "U R")]
+    before = [reasoning_gym.grade(*pair) for pair in asked]
+    assert [status for status, _, _ in before] == ["pass", "fail", "fail"] * len(REPEATED)
+    for index, text in enumerate((*CHANGES, "x" * 30_000)):
+        assert reasoning_gym.grade(f"Answer: {text}", golds[index % len(golds)])[0] == "fail"
+    assert [reasoning_gym.grade(*pair) for pair in asked] == before
 
 
 def test_gold_from_a_file_runs_nothing(tmp_path):

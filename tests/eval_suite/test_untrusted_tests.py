@@ -48,9 +48,11 @@ def test_gold_of_a_file_touches_nothing(tmp_path):
     mirror = tmp_path / "hub" / "openai" / "openai_humaneval" / "openai_humaneval"
     mirror.mkdir(parents=True)
     (mirror / "test.jsonl").write_text(json.dumps(row) + "\n")
-    out = grade_answers(answers, "humaneval", tmp_path / "out", hub_mirror=tmp_path / "hub", progress=False)
+    out = grade_answers(
+        answers, "humaneval", tmp_path / "out", hub_mirror=tmp_path / "hub", num_workers=1, progress=False
+    )
     (out / "verdicts.jsonl").unlink()
-    grade_run(out, progress=False)
+    grade_run(out, num_workers=1, progress=False)
     assert [verdict.status for verdict in read_jsonl(out / "verdicts.jsonl", Verdict)].count("pass") == 0
     assert not touched.exists()
 
