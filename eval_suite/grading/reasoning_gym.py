@@ -30,7 +30,7 @@ from eval_suite.grading.sandbox.wire import BadReply, Gone
 from eval_suite.records import Status
 
 MARK = "Answer:"
-CPU_S, MEMORY_MB, WALL_S = 10, 4096, 60.0  # of one answer
+CPU_S, MEMORY_MB, WALL_S = 5, 4096, 60.0  # of one answer
 READ_VERSION = "0.1.25"
 # of that version: the tasks whose scorers evaluate no answer, or are given none that could be evaluated
 _TASKS = """
