@@ -180,11 +180,8 @@ def audit_before_training(reward: Any, dataset: Any, args: RLVRConfig) -> None:
     Nothing is done with a reward that is no `VerdictReward`: what its numbers mean is not known here.
 
     Raises:
-        ValueError: `audit_reward` is `only`, which is for the command.
         UserError: a blind answer passes too often, and `audit_reward` is neither `warn` nor `off`; there are no golds.
     """
-    if args.audit_reward == "only":
-        raise ValueError("audit_reward='only' trains nothing: call shaped_trl.rlvr.audit_reward instead")
     reward = getattr(reward, "function", reward)  # of its guard
     if args.audit_reward == "off" or not isinstance(reward, VerdictReward):
         return

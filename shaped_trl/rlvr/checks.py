@@ -11,9 +11,14 @@ from eval_suite.errors import UserError
 from shaped_trl.rlvr.lengths import check_context
 
 
-def check_size(trainer: GRPOTrainer) -> None:
-    """Raise UserError for completions beyond the context, or fewer prompts than TRL's sampler needs for a batch."""
+def check_run(trainer: GRPOTrainer) -> None:
+    """Raise UserError for completions beyond the context, or fewer prompts than TRL's sampler needs for a batch.
+
+    Raise ValueError where the arguments ask for no training.
+    """
     args, limit = trainer.args, None
+    if args.audit_reward == "only":
+        raise ValueError("audit_reward='only' trains nothing: call shaped_trl.rlvr.audit_reward instead")
     config = trainer.accelerator.unwrap_model(trainer.model).config
     if args.use_vllm and args.vllm_mode == "colocate":
         limit = args.vllm_max_model_length or getattr(config.get_text_config(), "max_position_embeddings", None)

@@ -21,7 +21,7 @@ from trl.trainer.utils import pad
 
 from shaped_trl.rlvr.audit import audit_before_training
 from shaped_trl.rlvr.card import procedure
-from shaped_trl.rlvr.checks import check_size, refuse_unsupported
+from shaped_trl.rlvr.checks import check_run, refuse_unsupported
 from shaped_trl.rlvr.config import RLVRConfig
 from shaped_trl.rlvr.dynamic_sampling import Batch, Completion, DynamicSampler, Group
 from shaped_trl.rlvr.groups import Outcome, informative_groups, outcomes
@@ -83,7 +83,7 @@ class RLVRTrainer(TrainingCard, HubPushes, WatchedLoss, ContinuedInterval, GRPOT
             refuse_unsupported(kwargs)
         self.lengths = args.length_schedule()
         super().__init__(model, guard(reward_funcs), args, **kwargs)
-        check_size(self)
+        check_run(self)
         self.set_length()
         self.ledger = Ledger()  # since the last row of the log
         self.signals = SignalDetector(args.on_no_signal, args.no_signal_patience)

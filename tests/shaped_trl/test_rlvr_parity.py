@@ -4,7 +4,11 @@ import pytest
 from processes import run_processes
 from rlvr_tiny import parity
 
-CASES = [(loss_type, lora) for loss_type in ("grpo", "dapo", "dr_grpo") for lora in (False, True)]
+CASES = [
+    pytest.param(loss_type, lora, marks=[] if (loss_type == "dapo") == lora else pytest.mark.slow)
+    for loss_type in ("grpo", "dapo", "dr_grpo")
+    for lora in (False, True)
+]
 
 
 @pytest.mark.parametrize(("loss_type", "lora"), CASES)
