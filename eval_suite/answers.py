@@ -12,6 +12,7 @@ from typing import Any
 from eval_suite.errors import UserError
 from eval_suite.grading import TAKE_ALIASES
 from eval_suite.records import Problem, Sample
+from eval_suite.texts import encodable
 
 # Benchmarks that are any problem at all, by the grader of this name.
 ANY = ("math", "choice", "exact_match", "text")
@@ -126,7 +127,7 @@ def _name(row: Mapping[str, Any], where: str) -> str:
     name = row.get("problem_id")
     if isinstance(name, bool) or not isinstance(name, str | int) or name == "":
         raise UserError(f"{where}: problem_id={name!r} is no id: give the benchmark's id or the problem's index")
-    return _encodable(str(name))
+    return encodable(str(name))
 
 
 def _completions(row: Mapping[str, Any], where: str) -> list[str]:
@@ -136,7 +137,7 @@ def _completions(row: Mapping[str, Any], where: str) -> list[str]:
     for index, text in enumerate(completions):
         if not isinstance(text, str):
             raise UserError(f"{where}: completions[{index}]={_short(text)} is no text: give a string")
-    return [_encodable(text) for text in completions]
+    return [encodable(text) for text in completions]
 
 
 def _gold(row: Mapping[str, Any], where: str, grader: str) -> str | None:
@@ -144,18 +145,13 @@ def _gold(row: Mapping[str, Any], where: str, grader: str) -> str | None:
     if gold is None:
         return None
     if isinstance(gold, list) and grader in TAKE_ALIASES and gold and all(isinstance(one, str) for one in gold):
-        return _encodable(json.dumps(gold, ensure_ascii=False))
+        return encodable(json.dumps(gold, ensure_ascii=False))
     is_number = isinstance(gold, int | float) and not isinstance(gold, bool) and math.isfinite(gold)
     if not is_number and not (isinstance(gold, str) and gold.strip()):
         raise UserError(f"{where}: gold={_short(gold)} is no text or number: give one, or leave gold out")
-    return _encodable(str(gold))
+    return encodable(str(gold))
 
 
 def _short(value: Any) -> str:
     text = repr(value)
     return text if len(text) <= 60 else text[:60] + "…"
-
-
-def _encodable(text: str) -> str:
-    """Lone surrogates, which JSON can hold and UTF-8 cannot, as U+FFFD."""
-    return text.encode("utf-8", "surrogatepass").decode("utf-8", "replace")

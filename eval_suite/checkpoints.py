@@ -19,6 +19,7 @@ from typing import Any
 
 from eval_suite.document import Block, Heading, Image, Table, Text, to_html, to_markdown
 from eval_suite.errors import UserError
+from eval_suite.files import file_name
 from eval_suite.grade import grade_run
 from eval_suite.outcomes import read_record
 from eval_suite.processes import Processes
@@ -157,8 +158,10 @@ def _write_report(out: Path, model: str, runs: Mapping[str, Path], found: Mappin
         metrics = list(dict.fromkeys(row["metric"] for row in mine))
         curves = {metric: [row for row in mine if row["metric"] == metric] for metric in metrics if metric != "pass@1"}
         png = to_png(plot_over_steps(benchmark, curves))
-        image = Image(f"steps_{benchmark}.png", f"{benchmark} over the steps of training; bands: 95% intervals", png)
-        (out / image.path).write_bytes(png)
+        image = Image(
+            f"steps_{file_name(benchmark)}.png", f"{benchmark} over the steps of training; bands: 95% intervals", png
+        )
+        write_atomic(out / image.path, png)
         caption = f"{benchmark}: {mine[0]['problems']} problems, n = {mine[0]['n']}"
         table = Table(caption, ["step", *metrics, "truncated", "unparsed"], list(_table(mine, metrics)))
         blocks += [Heading(benchmark), image, table]

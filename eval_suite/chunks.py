@@ -6,7 +6,6 @@ in one write. What is there of an incomplete one is dropped, and the chunk is ge
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,6 +13,7 @@ from typing import Any
 
 from eval_suite.backends.base import Completion, Request
 from eval_suite.errors import UserError
+from eval_suite.files import replacing
 from eval_suite.provenance import stable_hash
 from eval_suite.records import Problem, Sample
 from eval_suite.rows import parse_object, row_of
@@ -179,14 +179,12 @@ def _lines(path: Path) -> Iterator[bytes]:
 
 
 def _write(target: Path, spans: Sequence[tuple[Path, int, int]]) -> None:
-    temporary = target.with_name(target.name + ".tmp")
     sources = {path: open(path, "rb") for path in {path for path, _, _ in spans}}  # noqa: SIM115
     try:
-        with open(temporary, "wb") as file:
+        with replacing(target, "wb") as file:
             for path, start, end in spans:
                 sources[path].seek(start)
                 file.write(sources[path].read(end - start))
     finally:
         for source in sources.values():
             source.close()
-    os.replace(temporary, target)

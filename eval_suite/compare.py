@@ -18,6 +18,7 @@ from eval_suite.cautions import cautions_of_many
 from eval_suite.document import Block, Cell, Details, Heading, Image, Notes, Row, Table, Text
 from eval_suite.errors import UserError
 from eval_suite.examples import common_start, prompt_text, shorten
+from eval_suite.files import file_name
 from eval_suite.plots import plot_differences, plot_flips, to_png
 from eval_suite.records import read_jsonl
 from eval_suite.results import Run, average, find_metric, in_order, read_runs
@@ -155,7 +156,7 @@ def difference_pictures(found: Mapping[str, Differences], first: str, metrics: S
                     rows.setdefault(name, {})[label] = by_metric[metric]
         if len(rows) > 1 or len(found) > 1:  # a single difference is plain in the table
             title = f"{metric[0].upper()}{metric[1:]}: difference to {first}"
-            path = f"differences_{metric.replace('@', '_at_')}.png"
+            path = f"differences_{file_name(metric.replace('@', '_at_'))}.png"
             caption = f"{title}, percentage points; lines: 95% intervals over problems"
             blocks.append(Image(path, caption, to_png(plot_differences(rows, title))))
     return blocks
@@ -258,7 +259,7 @@ def _flip_picture(name: str, a: Run, b: Run, a_P: Values, b_P: Values) -> Image:
         f"{a.label}, {worse:,} less often"
     )
     caption = f"{alt}. A larger dot holds more problems; blue: more often, orange: less."
-    return Image(f"flips_{name}.png", caption, to_png(plot_flips(name, (a.label, b.label), a_P, b_P)), alt)
+    return Image(f"flips_{file_name(name)}.png", caption, to_png(plot_flips(name, (a.label, b.label), a_P, b_P)), alt)
 
 
 def _extremes(name: str, a: Run, b: Run, a_P: Values, b_P: Values) -> list[Block]:

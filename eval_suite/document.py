@@ -17,11 +17,8 @@ from itertools import groupby
 from pathlib import Path
 from typing import Literal
 
-# Controls but tab and newline, bidirectional marks and overrides, invisible separators, lone surrogates.
-_UNPRINTABLE = re.compile(
-    "[\x00-\x08\x0b-\x1f\x7f-\x9f\xad\u061c\u200b\u200e\u200f\u2028-\u202e\u2060-\u206f\ufeff\ufff9-\ufffb"
-    "\ud800-\udfff\U000e0000-\U000e0fff]"
-)
+from eval_suite.texts import fenced, readable
+
 _WIDE_PIXELS = 1000  # a picture that gets a line of its own, and on a small screen scrolls
 _CONTENTS_FROM_HEADINGS = 4
 
@@ -131,12 +128,6 @@ def to_html(title: str, blocks: Sequence[Block]) -> str:
     )
 
 
-def readable(text: str) -> str:
-    """`text` with its line ends as newlines, and what cannot be seen by its code: ``[U+202E]``."""
-    text = text.replace("\r\n", "\n").replace("\r", "\n")
-    return _UNPRINTABLE.sub(lambda match: f"[U+{ord(match[0]):04X}]", text)
-
-
 @cache
 def _css() -> str:
     return Path(__file__).with_name("document.css").read_text(encoding="utf-8")
@@ -159,9 +150,7 @@ def _markdown(block: Block) -> str:
             shown = readable(alt or caption).replace("[", "(").replace("]", ")")
             return f"![{_inline(shown)}]({path})" + (f"\n\n{_paragraph(caption)}" if alt else "")
         case Code(label, text):
-            text = readable(text)
-            fence = "`" * max(3, 1 + max((len(ticks) for ticks in re.findall("`+", text)), default=0))
-            return f"{_paragraph(label)}:\n\n{fence}text\n{text}\n{fence}"
+            return f"{_paragraph(label)}:\n\n{fenced(text, 'text')}"
         case Details(summary, blocks):
             inner = "\n\n".join(_markdown(one) for one in blocks)
             return f"<details>\n<summary>{_escape(' '.join(summary.split()))}</summary>\n\n{inner}\n\n</details>"
@@ -196,7 +185,7 @@ def _paragraph(text: str) -> str:
 def _inline(text: str) -> str:
     """One line in which nothing is HTML, a picture or a link."""
     text = " ".join(readable(text).split())
-    return text.replace("<", "&lt;").replace("![", "!\\[").replace("](", "]\\(")
+    return text.replace("<", "&lt;").replace("![", "!\\[").replace("](", "]\\(").replace("]:", "]\\:")
 
 
 # HTML

@@ -8,10 +8,9 @@ from __future__ import annotations
 
 import filecmp
 import json
-import os
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -20,6 +19,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from eval_suite.answers import read_answers
 from eval_suite.errors import UserError
+from eval_suite.files import replacing
 from eval_suite.grading import Grade, GradeRequest, GraderPool, grader_spec
 from eval_suite.provenance import package_versions, source_commit
 from eval_suite.records import (
@@ -36,6 +36,7 @@ from eval_suite.records import (
 
 FLUSH_VERDICTS, FLUSH_S = 128, 5.0  # a killed run loses at most these
 MAX_SAMPLE_INDEX = 10_000_000
+_FILES = ("samples.jsonl", "problems.jsonl")  # the last one is replaced first
 
 
 class _Key(NamedTuple):
@@ -93,7 +94,7 @@ def grade_run(folder: str | Path, *, num_workers: int | None = None, progress: b
     with GraderPool(num_workers) as pool, _bar(progress) as bar:
         task = bar.add_task("grading", total=_count_lines(folder / "samples.jsonl"), completed=done.count)
         _grade(pool, missing, keys, verdicts_file, lambda: bar.advance(task))
-    verdicts_file.touch()
+    append_jsonl(verdicts_file, [])  # there is one, of a run without samples too
     return folder
 
 
@@ -139,23 +140,17 @@ def _write_answers(out: Path, rows: Iterator[tuple[Problem, list[Sample]]]) -> i
     """Write problems.jsonl and samples.jsonl, or find them equal; return n. After an error all is as before."""
     is_new = not out.exists()
     out.mkdir(parents=True, exist_ok=True)
-    files = {name: out / f"{name}.new" for name in ("problems.jsonl", "samples.jsonl")}
     try:
-        with (
-            open(files["problems.jsonl"], "w", encoding="utf-8") as problems,
-            open(files["samples.jsonl"], "w", encoding="utf-8") as samples,
-        ):
+        with ExitStack() as stack:
+            samples, problems = (stack.enter_context(replacing(out / name)) for name in _FILES)
             for problem, own_samples in rows:
                 problems.write(jsonl_line(problem))
                 samples.writelines(map(jsonl_line, own_samples))
-        for name, new in files.items():
-            if (out / name).exists() and not filecmp.cmp(out / name, new, shallow=False):
-                raise UserError(f"out={str(out)!r} holds another run ({name} differs): choose another --out")
-        for name, new in files.items():
-            os.replace(new, out / name)
+            for name, new in zip(_FILES, (samples, problems), strict=True):
+                new.flush()
+                if (out / name).exists() and not filecmp.cmp(out / name, new.name, shallow=False):
+                    raise UserError(f"out={str(out)!r} holds another run ({name} differs): choose another --out")
     finally:
-        for new in files.values():
-            new.unlink(missing_ok=True)
         if is_new and not any(out.iterdir()):
             out.rmdir()
     return len(own_samples)

@@ -20,9 +20,11 @@ from typing import Any
 
 from eval_suite.benchmarks import BENCHMARKS
 from eval_suite.errors import UserError
+from eval_suite.files import file_name
 from eval_suite.harness.tasks import HARNESS
 from eval_suite.outcomes import read_outcomes, read_record
 from eval_suite.records import read_jsonl
+from eval_suite.texts import in_markdown, one_line
 
 # Benchmark → (data set, task of its eval.yaml, problems) of leaderboards on the Hub, which admits data sets one by
 # one: https://huggingface.co/datasets?benchmark=benchmark:official.
@@ -68,7 +70,8 @@ class Variant:
         parts = [form.format(self.settings[name]) for name, form, _ in _SETTINGS if self._has(name)]
         if self.settings.get("answers"):
             parts.append(re.sub(r"[^A-Za-z0-9.-]+", "-", self.settings["answers"]))
-        return "_".join([self.benchmark, *parts, *(["chat"] if self.settings.get("chat_template") else [])])
+        chat = ["chat"] if self.settings.get("chat_template") else []
+        return file_name("_".join([self.benchmark, *parts, *chat]))
 
     @property
     def label(self) -> str:
@@ -159,7 +162,7 @@ def notes(variant: Variant) -> str:
     ]
     if record.get("model_identity"):
         parts.append(f"weights {record['model_identity'][:12]}")
-    return "; ".join(parts)
+    return one_line("; ".join(parts))
 
 
 def index_result(variant: Variant, source_url: str | None) -> dict[str, Any] | None:
@@ -177,9 +180,9 @@ def index_result(variant: Variant, source_url: str | None) -> dict[str, Any] | N
     results = [
         EvalResult(
             task_type="text-generation",
-            task_name=f"{variant.benchmark} ({variant.label})",
+            task_name=one_line(f"{variant.benchmark} ({variant.label})"),
             dataset_type=dataset_id,
-            dataset_name=variant.benchmark,
+            dataset_name=one_line(variant.benchmark),
             dataset_config=config,
             dataset_split=split,
             dataset_args={**asked, **about},
@@ -197,18 +200,21 @@ def index_result(variant: Variant, source_url: str | None) -> dict[str, Any] | N
 
 
 def table(variant: Variant, source_url: str | None) -> str:
-    """The variant's numbers for people, as Markdown."""
+    """The variant's numbers for people, as Markdown; names that come from the run's files are escaped."""
     entry = variant.entry
     lines = [
-        f"**{variant.benchmark}**: {entry['problems']} problems, {variant.label}; {_rates(entry)}; "
-        f"grader {', '.join(variant.graders)}; {variant.date}" + (f"; [samples]({source_url})" if source_url else ""),
+        f"**{in_markdown(variant.benchmark)}**: {entry['problems']} problems, {in_markdown(variant.label)}; "
+        f"{_rates(entry)}; grader {in_markdown(', '.join(variant.graders))}; {in_markdown(variant.date)}"
+        + (f"; [samples]({source_url})" if source_url else ""),
         "",
         "| metric | % | low | high | sampling error |",
         "| --- | ---: | ---: | ---: | ---: |",
     ]
     for key, metric in entry["metrics"].items():
         ends = (metric.get(end) for end in ("value", "low", "high", "sampling_se"))
-        lines.append(f"| {key} | " + " | ".join("–" if end is None else f"{100 * end:.1f}" for end in ends) + " |")
+        lines.append(
+            f"| {in_markdown(key)} | " + " | ".join("–" if end is None else f"{100 * end:.1f}" for end in ends) + " |"
+        )
     return "\n".join(lines)
 
 

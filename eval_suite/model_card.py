@@ -14,6 +14,7 @@ from typing import Any
 import yaml
 
 from eval_suite.errors import UserError
+from eval_suite.texts import in_markdown
 
 # A card's metadata: the Hub reads a YAML block between two lines of dashes at the very beginning.
 _METADATA = re.compile(r"\A\s*---[ \t]*\n(.*?\n|)---[ \t]*(?:\n|\Z)", re.DOTALL)
@@ -41,7 +42,7 @@ def with_results(
     """
     card = card.removeprefix("\ufeff")
     line_break = "\r\n" if "\r\n" in card else "\n"
-    card = card.replace("\r\n", "\n") or f"---\nlibrary_name: transformers\n---\n\n# {model_name}\n"
+    card = card.replace("\r\n", "\n") or f"---\nlibrary_name: transformers\n---\n\n# {in_markdown(model_name)}\n"
     match = _METADATA.match(card)
     metadata, text = (match.group(1), card[match.end() :]) if match else ("", card)
     metadata = _with_index(metadata, model_name, results)

@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Any
 import yaml
 
 from eval_suite.errors import UserError
+from eval_suite.files import own_folder
 from eval_suite.hub_entries import READING, Variant, eval_result, index_result, read_variants, table
 from eval_suite.hub_errors import hub_errors, hub_reason
 from eval_suite.model_card import with_results
@@ -117,10 +118,11 @@ def publish(folders: Sequence[str | Path], options: PublishOptions) -> list[str]
     runs = [_read(folder, options.push_to_hub) for folder in folders]
     published = _Published(runs[0].model)
     for folder, run in zip(folders, runs, strict=True):
-        target = checkpoint or Path(folder) / "hub" / "model"
+        target = checkpoint or own_folder(folder, "hub", "model")
+        samples = own_folder(folder, "hub", "samples")
         _write(run, target, options.push_to_hub or target.resolve().name)
-        run.samples = write_samples(folder, run.variants, Path(folder) / "hub" / "samples")
-        write_atomic(Path(folder) / "hub" / "samples" / CARD, samples_card(run.model, run.variants))
+        run.samples = write_samples(folder, run.variants, samples)
+        write_atomic(samples / CARD, samples_card(run.model, run.variants))
         published.variants += run.variants
         published.results += run.results
         for name in ("entries", "tables", "samples"):
@@ -167,11 +169,8 @@ def _write(run: _Published, target: Path, name: str) -> None:
     before = card.read_bytes().decode("utf-8") if card.is_file() else ""
     text = run.card(before, name)
     for file_name, entry in run.entries.items():
-        write_atomic(target / ".eval_results" / file_name, entry)
-    card.parent.mkdir(parents=True, exist_ok=True)
-    temporary = card.with_name(f"{CARD}.tmp")
-    temporary.write_bytes(text.encode("utf-8"))
-    temporary.replace(card)
+        write_atomic(own_folder(target, ".eval_results") / file_name, entry)
+    write_atomic(card, text)
 
 
 def _check_checkpoint(checkpoint: Path) -> None:

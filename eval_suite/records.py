@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any, Literal, TypeVar
 
 from eval_suite.errors import UserError
+from eval_suite.files import open_own, replacing
 from eval_suite.rows import parse_object, row_of
 
 Status = Literal["pass", "fail", "timeout", "error", "unparsed"]
@@ -100,7 +101,7 @@ def drop_truncated_line(path: str | Path) -> None:
     path = Path(path)
     if not path.exists():
         return
-    with open(path, "rb+") as file:
+    with open_own(path, "rb+") as file:
         end = file.seek(0, os.SEEK_END)
         position = end
         while position > 0:
@@ -119,10 +120,13 @@ def append_jsonl(path: str | Path, rows: Iterable[Any]) -> None:
     """Append rows (dicts or dataclasses) in one write, flushed to the operating system.
 
     Where they do not fit on the disk, the file is as before.
+
+    Raises:
+        UserError: `path` is a symbolic link.
     """
     size = os.path.getsize(path) if os.path.exists(path) else 0
     try:
-        with open(path, "a", encoding="utf-8") as file:
+        with open_own(path, "a", encoding="utf-8") as file:
             file.write("".join(map(jsonl_line, rows)))
     except OSError:
         with suppress(OSError):
@@ -135,11 +139,9 @@ def jsonl_line(row: Any) -> str:
     return json.dumps(row if isinstance(row, dict) else vars(row), ensure_ascii=False) + "\n"
 
 
-def write_atomic(path: str | Path, text: str | Iterable[str]) -> None:
-    """Replace `path` by `text`, or its parts, at once: a reader sees the old file or the new one, never a part."""
+def write_atomic(path: str | Path, content: str | bytes | Iterable[str]) -> None:
+    """Replace `path` by `content`, or its parts, at once: a reader sees the old file or the new one, never a part."""
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(path.name + ".tmp")
-    with open(temporary, "w", encoding="utf-8") as file:
-        file.writelines([text] if isinstance(text, str) else text)
-    os.replace(temporary, path)
+    with replacing(path, "wb" if isinstance(content, bytes) else "w") as file:
+        file.writelines([content] if isinstance(content, str | bytes) else content)

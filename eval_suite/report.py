@@ -24,6 +24,7 @@ from eval_suite.compare import (
 from eval_suite.document import Block, Details, Heading, Image, Notes, Text, to_html, to_markdown
 from eval_suite.errors import UserError
 from eval_suite.examples import example_blocks
+from eval_suite.files import file_name
 from eval_suite.plots import STRIP_CELLS, plot_pass_at_k, plot_solve_rates, to_png
 from eval_suite.records import write_atomic
 from eval_suite.results import Run, default_pass_at, in_order, parse_pass_at, read_runs, results_text
@@ -179,7 +180,9 @@ def _curve(benchmark: str, runs: Sequence[Run]) -> Image:
         entry = run.results[benchmark]
         curves[f"{run.label}, n = {entry['n']}"] = _pass_curve(entry)
     png = to_png(plot_pass_at_k({benchmark: curves}))
-    return Image(f"pass_at_k_{benchmark}.png", f"Pass@k of {benchmark}; band: 95% interval over problems", png)
+    return Image(
+        f"pass_at_k_{file_name(benchmark)}.png", f"Pass@k of {benchmark}; band: 95% interval over problems", png
+    )
 
 
 def _pass_curve(entry: Mapping[str, Any]) -> dict[int, Mapping[str, float]]:
@@ -197,7 +200,7 @@ def _heat_map(benchmark: str, runs: Sequence[Run]) -> Image:
     problems = runs[0].results[benchmark]["problems"]
     shared = f"; a column is the mean of {problems / STRIP_CELLS:.1f} neighbours" if problems > STRIP_CELLS else ""
     caption = f"Solve rate of each problem of {benchmark}{shared}. {'; '.join(said)}"
-    return Image(f"solve_rates_{benchmark}.png", caption, png)
+    return Image(f"solve_rates_{file_name(benchmark)}.png", caption, png)
 
 
 def _write_one(run: Run, place: Path, pass_at: Sequence[int] | None) -> tuple[str, list[Block]]:
@@ -210,7 +213,7 @@ def _write(place: Path, title: str, blocks: Sequence[Block], results: Mapping[st
     place.mkdir(parents=True, exist_ok=True)
     for block in blocks:
         if isinstance(block, Image):
-            (place / block.path).write_bytes(block.png)
+            write_atomic(place / block.path, block.png)
     write_atomic(place / "report.md", to_markdown(title, blocks))
     write_atomic(place / "report.html", to_html(title, blocks))
     write_atomic(place / "results.json", results_text(results))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import types
 import typing
 from collections.abc import Callable, Mapping
@@ -12,8 +13,10 @@ from pathlib import Path
 from typing import Any, Literal, NamedTuple, TypeVar, get_args, get_origin
 
 from eval_suite.errors import UserError
+from eval_suite.texts import encodable
 
 Row = TypeVar("Row")
+_SURROGATE = re.compile(rb"\\u[dD][89a-fA-F]")  # as JSON writes one
 # whole numbers are counts and places: what a float holds exactly
 MOST = 2**53
 
@@ -25,7 +28,7 @@ class _Field(NamedTuple):
 
 
 def parse_object(text: str | bytes) -> dict[str, Any]:
-    """The JSON object that `text` is.
+    """The JSON object that `text` is, its lone surrogates, which no file of ours can hold, as U+FFFD.
 
     Raises:
         ValueError: it is none, is not UTF-8, nests too deeply, or has a number of thousands of digits.
@@ -36,7 +39,17 @@ def parse_object(text: str | bytes) -> dict[str, Any]:
         raise ValueError("it is nested too deeply") from None
     if not isinstance(value, dict):
         raise ValueError(f"{shortened(value)} is no object of fields")
-    return value
+    has_surrogates = _SURROGATE.search(text.encode("utf-8", "surrogatepass") if isinstance(text, str) else text)
+    return _encodable(value) if has_surrogates else value
+
+
+def _encodable(value: Any) -> Any:
+    """A JSON value whose texts can be written."""
+    if isinstance(value, str):
+        return encodable(value)
+    if isinstance(value, list):
+        return [_encodable(each) for each in value]
+    return {encodable(key): _encodable(each) for key, each in value.items()} if isinstance(value, dict) else value
 
 
 def read_object(path: str | Path, check: Callable[[dict[str, Any]], None] = lambda value: None) -> dict[str, Any]:

@@ -82,6 +82,9 @@ class SampleConfig:
     )
     shots: int | None = _option("Worked examples in a base model's prompt; default: each benchmark's own number.")
     revision: str | None = _option("Branch, tag or commit of the model on the Hub.")
+    trust_remote_code: bool = _option(
+        "Run Python code that the model's repository brings. Without it such a model is refused.", False
+    )
     continuous_batching: bool = _option(
         "With transformers: a finished sample's place is taken by the next. Samples are then not repeatable.", False
     )
@@ -272,6 +275,8 @@ def _check_lengths(config: SampleConfig, backend: Backend, problems: list[Proble
 
 def _run_record(config: SampleConfig, backend: Backend, problems: list[Problem]) -> dict[str, Any]:
     settings = {key: value for key, value in asdict(config).items() if key not in _NOT_SETTINGS}
+    if not config.trust_remote_code:
+        del settings["trust_remote_code"]  # as in the runs made before there was this option
     task_hash = stable_hash([asdict(problem) for problem in problems])
     server = {"base_url": config.base_url} if config.base_url else {}
     return {

@@ -5,7 +5,6 @@ Prompts and golds are left out: they are the benchmarks' own, and a copy of them
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
 from itertools import islice
@@ -14,9 +13,11 @@ from typing import Any
 
 import yaml
 
+from eval_suite.files import own_folder, replacing
 from eval_suite.hub_entries import READING, Variant, table
 from eval_suite.model_card import split_card, with_tables
 from eval_suite.records import read_jsonl
+from eval_suite.texts import in_markdown
 
 SPLIT = "samples"
 ABOUT = """\
@@ -51,17 +52,14 @@ def write_samples(folder: str | Path, variants: Sequence[Variant], out: str | Pa
     with ExitStack() as stack:
         writers = {}
         for slug, path in files.items():
-            path.parent.mkdir(parents=True, exist_ok=True)
-            writers[slug] = stack.enter_context(
-                pyarrow.parquet.ParquetWriter(f"{path}.tmp", schema, compression="zstd")
-            )
+            own_folder(out, slug)
+            file = stack.enter_context(replacing(path, "wb"))
+            writers[slug] = stack.enter_context(pyarrow.parquet.ParquetWriter(file, schema, compression="zstd"))
         while chunk := list(islice(rows, _ROWS_AT_ONCE)):
             for benchmark, slug in slugs.items():
                 chosen = [row for row in chunk if row["benchmark"] == benchmark]
                 if chosen:
                     writers[slug].write_table(pyarrow.Table.from_pylist(chosen, schema=schema))
-    for path in files.values():
-        os.replace(f"{path}.tmp", path)
     return files
 
 
@@ -91,7 +89,7 @@ def samples_card(model: str | None, variants: Sequence[Variant], before: str = "
     ]
     fresh = {"tags": ["evaluation", "shaped-trl"], "task_categories": ["text-generation"]}
     metadata = {**fresh, **metadata, "configs": sorted(configs, key=lambda one: str(one.get("config_name")))}
-    title = f"Samples of {model or 'given answers'}, graded"
+    title = f"Samples of {in_markdown(model or 'given answers')}, graded"
     tables = {variant.slug: f"Configuration `{variant.slug}`\n\n{table(variant, None)}" for variant in variants}
     text = with_tables(text or f"\n# {title}\n\n{ABOUT}\n", tables, READING)
     return f"---\n{yaml.safe_dump(metadata, sort_keys=False, allow_unicode=True)}---\n{text}"

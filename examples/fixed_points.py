@@ -71,8 +71,8 @@ def fixed_point(data_V: Array, shape: RewardShape) -> Array:
 def predictions(model: str, texts: list[Path], positions: int) -> list[Array]:
     """Next-token distributions [V] of the model at the first `positions` tokens of each text."""
     try:
-        tokenizer = AutoTokenizer.from_pretrained(model)
-        network = AutoModelForCausalLM.from_pretrained(model, dtype=torch.float32).eval()
+        tokenizer = AutoTokenizer.from_pretrained(model, trust_remote_code=False)
+        network = AutoModelForCausalLM.from_pretrained(model, dtype=torch.float32, trust_remote_code=False).eval()
     except (OSError, ValueError) as error:
         raise SystemExit(f"{model} cannot be loaded as a causal language model: {error}") from error
     found = []

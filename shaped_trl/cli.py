@@ -13,6 +13,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from eval_suite.errors import UserError, said_of
+from eval_suite.texts import one_line, visible
 from shaped_trl.launch import CAUSES, LaunchArguments, end_with_parent, launch, note, say
 from shaped_trl.usage import RLVR, SAMPLE, TRAIN, USAGE, argparser, print_help, take_config, wants_help
 
@@ -98,13 +99,13 @@ def train_command(argv: list[str]) -> int:
     resolved, settings = Parser("train", train_options()).resolve(config, rest)
     corpus, args, model_args, benchmarks, look, processes = resolved
     if look.dry_run:
-        print(dry_run(corpus, args, model_args, look.devices or processes.num_processes))
+        print(visible(dry_run(corpus, args, model_args, look.devices or processes.num_processes)))
         return 0
     from shaped_trl.training.engines import division
     from shaped_trl.training.resuming import own_output_dir
-    from shaped_trl.training.run import check_files, train
+    from shaped_trl.training.run import check_files, train, trusts_code
 
-    check_files(corpus, model_args)
+    check_files(corpus, model_args, trusts_code(args))
     # the form by name, since its default has changed once
     with own_output_dir(args):
         record({**settings, "positive": args.positive}, args.output_dir, **division(args))
@@ -260,7 +261,7 @@ def _graded(folder: Path) -> int:
     from eval_suite.records import read_jsonl
 
     counts = Counter(row["status"] for row in read_jsonl(folder / "verdicts.jsonl"))
-    said = ", ".join(f"{count:,} {status}" for status, count in counts.most_common())
+    said = one_line(", ".join(f"{count:,} {status}" for status, count in counts.most_common()))
     print(f"{folder}: {counts.total():,} verdicts: {said}; next: shaped-trl report {folder}")
     return 0
 

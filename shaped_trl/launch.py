@@ -25,6 +25,7 @@ from pathlib import Path
 from typing import Any
 
 from eval_suite.errors import UserError
+from eval_suite.texts import one_line
 
 CAUSES = "SHAPED_TRL_CAUSES"
 CONTINUES = "the same command continues from the last checkpoint"
@@ -232,7 +233,7 @@ def note(error: BaseException) -> None:
     folder = os.environ.get(CAUSES)
     if folder is None:
         return
-    text = " ".join(str(error).split())
+    text = one_line(str(error))
     if not isinstance(error, UserError):
         text = f"{type(error).__name__}: {text}"
     row: dict[str, Any] = {"time": time.time(), "rank": int(os.environ.get("RANK", 0)), "text": text}
@@ -249,7 +250,7 @@ def say(error: UserError) -> None:
         return
     if int(os.environ.get("RANK", "0")) > 0:
         time.sleep(SAME_ERROR_S)
-    print(f"shaped-trl: error: {' '.join(str(error).split())}", file=sys.stderr)
+    print(f"shaped-trl: error: {one_line(str(error))}", file=sys.stderr)
 
 
 def end_with_parent(number: int) -> None:
@@ -285,7 +286,7 @@ def _agent(argv: list[str]) -> int:
         return _say_cause(error.returncode, "the process")
     except (ValueError, ImportError, ConnectionError) as error:
         # a configuration that accelerate refuses, DeepSpeed that is not installed, a port in use
-        print(f"shaped-trl: error: accelerate: {' '.join(str(error).split())}", file=sys.stderr)
+        print(f"shaped-trl: error: accelerate: {one_line(str(error))}", file=sys.stderr)
         return 2
     return 0
 

@@ -19,7 +19,9 @@ from urllib3.util import Retry, Timeout
 
 from eval_suite.backends.base import Completion, Completions, Request, cut
 from eval_suite.errors import UserError
+from eval_suite.examples import shorten
 from eval_suite.records import FinishReason
+from eval_suite.texts import encodable
 
 if TYPE_CHECKING:
     from eval_suite.sample import SampleConfig
@@ -34,14 +36,22 @@ CONNECT_TIMEOUT_S = 10.0
 LIST_TIMEOUT_S = 60.0
 READ_TIMEOUT_S = 1800.0  # the answer comes whole: a long completion on a busy server takes minutes
 
+MOST_BAD_REPLIES = 10  # until then the other requests go on, so that a run is not held up by one
+
 FINISH_REASONS: dict[str, FinishReason] = {"length": "length", "max_tokens": "length", "content_filter": "length"}
+
+
+class BadReply(UserError):
+    """A server's answer to one request that is not of the protocol's types."""
 
 
 class OpenAIBackend:
     """`POST /completions`, or `/chat/completions` with `chat_template`, from `concurrency` threads.
 
     The key is read from ``OPENAI_API_KEY`` and stored nowhere. A sample's `tokens` is its equal share of what the
-    server counted for its request (0 where it counts none). A text beyond a stop string is cut here too.
+    server counted for its request (0 where it counts none). A text beyond a stop string is cut here too; of a text
+    that UTF-8 cannot hold, each lone surrogate becomes U+FFFD. A reply of other types than the protocol's is an error
+    when all other requests are done, and the same command then asks for what it lacks alone.
 
     What a request cannot say in this protocol is the server's: `vllm serve` takes top-k and penalties from the
     model's folder unless it is started with ``--generation-config vllm``; `transformers serve` samples only where
@@ -84,12 +94,24 @@ class OpenAIBackend:
             self._ask("Hello", 1, {"max_tokens": 1}, FIRST_RETRIES)
 
     def complete(self, requests: Sequence[Request]) -> Completions:
-        def work(item: tuple[int, Request]) -> tuple[int, list[Completion]]:
+        def work(item: tuple[int, Request]) -> tuple[int, list[Completion] | BadReply]:
             index, request = item
-            return index, self.generate(request)
+            try:
+                return index, self.generate(request)
+            except BadReply as error:
+                return index, error
 
+        bad: list[BadReply] = []
         with ThreadPool(self._config.concurrency) as threads:  # daemons: Ctrl-C waits for no answer
-            yield from threads.imap_unordered(work, enumerate(requests))
+            for index, done in threads.imap_unordered(work, enumerate(requests)):
+                if not isinstance(done, BadReply):
+                    yield index, done
+                    continue
+                bad.append(done)
+                if len(bad) == MOST_BAD_REPLIES:
+                    break
+        if bad:
+            raise UserError(f"{bad[0]} ({len(bad)} such answers; what is sampled already is kept)") from bad[0]
 
     def generate(self, request: Request) -> list[Completion]:
         """The M completions of one request."""
@@ -103,7 +125,11 @@ class OpenAIBackend:
         if request.stop:
             options["stop"] = list(request.stop)
         reply = self._ask(request.prompts[0], request.num_samples, options, RETRIES)
-        choices = sorted(reply["choices"], key=lambda choice: choice.get("index", 0))
+        choices = reply["choices"]
+        if not all(isinstance(choice, dict) for choice in choices):
+            raise self._bad("choices", choices)
+        if all(isinstance(choice.get("index"), int) for choice in choices):
+            choices = sorted(choices, key=lambda choice: choice["index"])
         if len(choices) != request.num_samples:
             few = len(choices) < request.num_samples
             raise UserError(
@@ -111,8 +137,7 @@ class OpenAIBackend:
                 f"choices and returned {len(choices)}: "
                 + ("use --batch_size 1, one sample a request, and another --out" if few else "look at its log")
             )
-        total = (reply.get("usage") or {}).get("completion_tokens") or 0
-        share, rest = divmod(int(total), len(choices))
+        share, rest = divmod(_completion_tokens(reply.get("usage")), len(choices))
         return [self._completion(choice, share + (i < rest), request.stop) for i, choice in enumerate(choices)]
 
     def _completion(self, choice: dict[str, Any], tokens: int, stop: Sequence[str]) -> Completion:
@@ -122,12 +147,29 @@ class OpenAIBackend:
                 f"base_url={self._url!r}: a completion came back unfinished (finish_reason={reason!r}): look at the "
                 "server's log; the same command goes on from here"
             )
-        # of a chat, content is null where all of the answer is elsewhere, such as in a call of a tool
-        text = (choice.get("message") or {}).get("content") or "" if self._config.chat_template else choice.get("text")
-        if not isinstance(text, str):
-            raise UserError(f"base_url={self._url!r}: a completion came back without a text: look at the server's log")
-        text, stopped = cut(text, stop)
+        if not isinstance(reason, str):
+            raise self._bad("finish_reason", reason)
+        text, stopped = cut(encodable(self._text(choice)), stop)
         return Completion(text, "stop" if stopped else FINISH_REASONS.get(reason, "stop"), tokens)
+
+    def _text(self, choice: dict[str, Any]) -> str:
+        """Of a chat, content is null where all of the answer is elsewhere, such as in a call of a tool."""
+        name, value = "text", choice.get("text")
+        if self._config.chat_template:
+            message = choice.get("message") or {}
+            if not isinstance(message, dict):
+                raise self._bad("message", message)
+            name, value = "content", message.get("content")
+            value = "" if value is None else value
+        if not isinstance(value, str):
+            raise self._bad(name, value)
+        return value
+
+    def _bad(self, name: str, value: Any) -> BadReply:
+        return BadReply(
+            f"base_url={self._url!r}: a completion came back with {name}={shorten(repr(value), 60, 0)}, which is not "
+            "what OpenAI's protocol has there: look at the server's log"
+        )
 
     def _ask(self, prompt: str, num_samples: int, options: dict[str, Any], retries: dict[str, Any]) -> dict[str, Any]:
         body = {"model": self._config.model, **options}
@@ -189,7 +231,7 @@ class OpenAIBackend:
 def _json(response: urllib3.BaseHTTPResponse) -> dict[str, Any]:
     try:
         value = json.loads(response.data)
-    except ValueError:  # no JSON, or no text
+    except (ValueError, RecursionError):  # no JSON, no text, or lists within lists without end
         return {}
     return value if isinstance(value, dict) else {}
 
@@ -197,7 +239,15 @@ def _json(response: urllib3.BaseHTTPResponse) -> dict[str, Any]:
 def _model_names(response: urllib3.BaseHTTPResponse) -> list[str]:
     """What ``GET /models`` lists; nothing where the server has no such list."""
     models = _json(response).get("data")
-    return [str(model["id"]) for model in models if "id" in model] if isinstance(models, list) else []
+    if not isinstance(models, list):
+        return []
+    return [str(model["id"]) for model in models if isinstance(model, dict) and "id" in model]
+
+
+def _completion_tokens(usage: Any) -> int:
+    """What the server counted; 0 where it says nothing, or nothing that counts."""
+    count = usage.get("completion_tokens") if isinstance(usage, dict) else None
+    return int(count) if isinstance(count, int | float) and 0 <= count < 2**53 else 0
 
 
 def _excerpt(response: urllib3.BaseHTTPResponse) -> str:

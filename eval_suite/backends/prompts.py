@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from eval_suite.errors import UserError
+from eval_suite.pretrained import read_pretrained
 from eval_suite.provenance import folder_fingerprint
 from eval_suite.weights import check_weights
 
@@ -13,23 +14,18 @@ if TYPE_CHECKING:
     from eval_suite.sample import SampleConfig
 
 
-def from_pretrained(auto_class: Any, model: str, revision: str | None) -> Any:
-    """Read a model's configuration or tokenizer; none of the repository's own code is run.
+def from_pretrained(auto_class: Any, config: SampleConfig, **options: Any) -> Any:
+    """Read a part of `config.model`; code of its repository runs where `config.trust_remote_code` says so.
 
     Raises:
-        UserError: neither a folder with a model nor a model on the Hub that this installation can read.
+        UserError: neither a folder with a model nor a model on the Hub that this installation can read, or one that
+            needs code of its own.
     """
+    model, trusted = config.model, config.trust_remote_code
     looks_local = Path(model).is_absolute() or model.startswith((".", "~")) or model.count("/") > 1
     if looks_local and not Path(model).is_dir():
         raise UserError(f"model={model!r} does not exist: name a saved model's folder, or a model's Hub id")
-    try:
-        return auto_class.from_pretrained(model, revision=revision, trust_remote_code=False)
-    except (OSError, ValueError) as error:
-        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-        raise UserError(
-            f"model={model!r} cannot be read, neither as a folder nor from the Hub, by {auto_class.__name__} "
-            f"({reason}): check the spelling, the folder's files, the network and the access rights"
-        ) from error
+    return read_pretrained(auto_class, model, trust_remote_code=trusted, revision=config.revision, **options)
 
 
 class Prompts:
@@ -42,8 +38,8 @@ class Prompts:
     def __init__(self, config: SampleConfig) -> None:
         from transformers import AutoConfig, AutoTokenizer
 
-        self.model_config = from_pretrained(AutoConfig, config.model, config.revision)
-        self.tokenizer = from_pretrained(AutoTokenizer, config.model, config.revision)
+        self.model_config = from_pretrained(AutoConfig, config)
+        self.tokenizer = from_pretrained(AutoTokenizer, config)
         check_weights(config.model, "model", needed=config.backend == "transformers")
         self.chat_template = config.chat_template
         if config.chat_template and not self.tokenizer.chat_template:

@@ -12,7 +12,7 @@ from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 from eval_suite.backends.base import Completion, Completions, Request, cut
-from eval_suite.backends.prompts import Prompts
+from eval_suite.backends.prompts import Prompts, from_pretrained
 from eval_suite.errors import UserError
 
 if TYPE_CHECKING:
@@ -55,9 +55,7 @@ class TransformersBackend:
         from transformers import AutoModelForCausalLM
 
         config = self._config
-        model = AutoModelForCausalLM.from_pretrained(
-            config.model, dtype=config.dtype, revision=config.revision, trust_remote_code=False
-        )
+        model = from_pretrained(AutoModelForCausalLM, config, dtype=config.dtype)
         return model.eval().to(self.device)
 
     @cached_property

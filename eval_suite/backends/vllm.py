@@ -58,6 +58,7 @@ class VLLMBackend:
             model=config.model,
             revision=config.revision,
             tokenizer_revision=config.revision,
+            trust_remote_code=config.trust_remote_code,
             dtype=config.dtype,
             seed=config.seed,
             tensor_parallel_size=config.tensor_parallel_size,

@@ -9,6 +9,7 @@ from typing import Any
 
 from eval_suite.benchmarks import load_problems
 from eval_suite.examples import shorten
+from eval_suite.texts import visible
 
 
 @dataclass
@@ -21,7 +22,10 @@ class ShowOptions:
 
 
 def show(settings: Mapping[str, Any]) -> None:
-    """Write the first prompt to standard output, byte for byte, with no newline of ours; the rest to standard error.
+    """Write the first prompt to standard output, with no newline of ours; the rest to standard error.
+
+    The prompt is as it is, byte for byte, but for characters that a terminal acts on or does not show: these stand as
+    their code, as ``[U+001B]``.
 
     `settings` are options of sampling; those that decide a prompt count: ``show``, ``hub_mirror``, ``chat_template``,
     ``shots``. A chat's prompt is the user's message: its template belongs to the model.
@@ -36,7 +40,7 @@ def show(settings: Mapping[str, Any]) -> None:
         chat=bool(settings.get("chat_template", False)),
         shots=settings.get("shots"),
     )
-    sys.stdout.buffer.write(problem.prompt.encode())
+    sys.stdout.buffer.write(visible(problem.prompt).encode())
     sys.stdout.flush()
     details = {
         "problem": problem.problem_id,

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from eval_suite.backends import Backend, TransformersBackend
+from eval_suite.backends.prompts import from_pretrained
 from eval_suite.errors import UserError
 from eval_suite.harness.problems import LETTERS
 from eval_suite.records import Problem, Sample, append_jsonl, drop_truncated_line, read_jsonl
@@ -146,8 +147,6 @@ def _scorer(config: SampleConfig, backend: Backend) -> OptionScorer:
     else:
         from transformers import AutoModelForCausalLM, AutoTokenizer
 
-        options: dict[str, Any] = {"revision": config.revision, "trust_remote_code": False}
-        model = AutoModelForCausalLM.from_pretrained(config.model, dtype=config.dtype, **options)
-        model = model.eval().to(backend.device)
-        tokenizer = AutoTokenizer.from_pretrained(config.model, **options)
+        model = from_pretrained(AutoModelForCausalLM, config, dtype=config.dtype).eval().to(backend.device)
+        tokenizer = from_pretrained(AutoTokenizer, config)
     return OptionScorer(model, tokenizer, config.batch_size, backend.context_tokens())

@@ -6,11 +6,13 @@ import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 from eval_suite.benchmarks import BENCHMARKS
 from eval_suite.errors import UserError
 from eval_suite.model_card import split_card
 from eval_suite.sources import MIRROR_VARIABLE
+from eval_suite.texts import as_code, in_markdown
 from shaped_trl.data.corpora import LOADERS, CorpusArguments, SourceArguments
 from shaped_trl.data.mixtures import mixture_entries
 from shaped_trl.data.prompts import REASONING_GYM, PromptArguments
@@ -35,10 +37,11 @@ class DataFact:
 
     def row(self) -> str:
         """Its row in a Markdown table under `HEADER`."""
-        name = f"[{self.name}](https://huggingface.co/datasets/{self.name})" if self.on_hub else f"`{self.name}`"
+        url = f"https://huggingface.co/datasets/{quote(self.name)}"
+        name = f"[{in_markdown(self.name)}]({url})" if self.on_hub else as_code(self.name)
         share = "" if self.share is None else f"{self.share:.2%}"
         cells = (self.config or "", self.split or "", share, self.heldout or "", self.license or "not stated")
-        return f"| {name} | " + " | ".join(cells) + " |"
+        return f"| {name} | " + " | ".join(map(in_markdown, cells)) + " |"
 
 
 HEADER = "| data | config | split | share of the tokens | held-out split | licence |\n|---|---|---|--:|---|---|"

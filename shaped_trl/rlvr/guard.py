@@ -9,6 +9,8 @@ from typing import Any
 from torch import nn
 from trl.trainer.utils import get_callable_name, is_async_callable
 
+from eval_suite.texts import one_line
+
 logger = logging.getLogger(__name__)
 Rewards = list[float | None]
 
@@ -61,7 +63,7 @@ class GuardedReward:
         return rewards
 
     def _note(self, error: Exception, sample: int | None = None) -> None:
-        self.error = f"{type(error).__name__}: {' '.join(str(error).split())[:200]}"
+        self.error = f"{type(error).__name__}: {one_line(str(error))[:200]}"
         if not self._warned:
             self._warned = True
             logger.warning(f"reward {self.__name__!r} raised {self.error}; what raises gets no reward")

@@ -24,7 +24,7 @@ from shaped_trl.training.resuming import (
     last_checkpoint,
     save_for_good,
 )
-from shaped_trl.training.run import checkpoint_config, load_tokenizer, model_init_kwargs, model_source
+from shaped_trl.training.run import checkpoint_config, load_tokenizer, model_init_kwargs, model_source, trusts_code
 
 
 def rlvr(
@@ -67,14 +67,13 @@ def build_trainer(
         raise UserError(f"eval_strategy={args.eval_strategy.value!r} needs num_heldout or dataset_test_split")
     data = None if _needs_tokenizer(prompts) else rl_prompts(prompts, args.seed)
     kwargs = {**model_init_kwargs(model_args), **(args.model_init_kwargs or {})}
-    changes = {name: value for name, value in kwargs.items() if name not in ("dtype", "revision")}
-    config = checkpoint_config(model_args, **changes)
+    config = checkpoint_config(model_args, trusts_code(args), **kwargs)
     check_weights(source, "model_name_or_path")
     limit = None
     if args.use_vllm and args.vllm_mode == "colocate":
         limit = args.vllm_max_model_length or getattr(config.get_text_config(), "max_position_embeddings", None)
     check_context(args.length_schedule().longest, prompts.max_prompt_length, config, limit)
-    tokenizer = _tokenizer(model_args)
+    tokenizer = _tokenizer(model_args, args)
     if data is None:
         data = rl_prompts(prompts, args.seed, tokenizer, args.chat_template_kwargs)
     _say(data, prompts, args)
@@ -106,7 +105,7 @@ def audit_only(prompts: PromptArguments, args: RLVRConfig, model_args: ModelConf
         UserError: as `build_trainer` does, of options, prompts and blind answers.
     """
     check_prompts(prompts)
-    tokenizer = _tokenizer(model_args) if _needs_tokenizer(prompts) else None
+    tokenizer = _tokenizer(model_args, args) if _needs_tokenizer(prompts) else None
     data = rl_prompts(prompts, args.seed, tokenizer, args.chat_template_kwargs)
     _say(data, prompts, args)
     audit_before_training(VerdictReward(data.grader, rewards.reward_workers), data.train, args)
@@ -126,10 +125,11 @@ def check_rewards(rewards: RewardArguments, args: RLVRConfig) -> None:
         raise UserError(f"reward_weights={args.reward_weights} must have a weight for each of {', '.join(names)}")
 
 
-def _tokenizer(model_args: ModelConfig) -> Any:
+def _tokenizer(model_args: ModelConfig, args: RLVRConfig) -> Any:
     return load_tokenizer(
         model_source(model_args),
         "model_name_or_path",
+        trust_remote_code=trusts_code(args),
         revision=model_args.model_revision,
         truncation_side="left",
         padding_side="left",

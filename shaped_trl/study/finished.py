@@ -7,13 +7,13 @@ It lies in ``OUT/finished/``, in the place that the run has in ``OUT/runs/``. A 
 from __future__ import annotations
 
 import json
-import os
 from collections import Counter
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from eval_suite.files import own_folder
 from eval_suite.outcomes import Outcomes, read_outcomes, read_record
 from eval_suite.records import write_atomic
 from eval_suite.rows import read_object
@@ -51,9 +51,8 @@ def finished(study: Study, arm: str, seed: int, stage: str, fingerprint: str | N
             "outcome": outcome,
             **_relative(_content(study, folder, stage), _parent(study, folder)),
         }
-        mine = path.with_name(f"{path.name}.{os.getpid()}")  # two parts of a study may keep the same run at once
-        write_atomic(mine, json.dumps(kept, separators=(",", ":")) + "\n")
-        os.replace(mine, path)
+        own_folder(study.out, *path.parent.relative_to(study.out).parts)
+        write_atomic(path, json.dumps(kept, separators=(",", ":")) + "\n")
     return kept if kept and fingerprint in (None, kept["outcome"].get("fingerprint")) else None
 
 

@@ -11,6 +11,7 @@ from pathlib import Path
 
 from eval_suite.document import to_html, to_markdown
 from eval_suite.errors import UserError
+from eval_suite.files import own_folder
 from eval_suite.plots import to_png
 from eval_suite.records import write_atomic
 from shaped_trl.study.charts import charts, csv_of
@@ -38,10 +39,10 @@ def report_study(folder: str | Path, pass_at: Sequence[int] | None = None) -> Pa
     write_atomic(folder / "results.json", json.dumps(results, indent=2, ensure_ascii=False) + "\n")
     arms, exploratory = list(study.arms), {name for name, arm in study.arms.items() if arm.exploratory}
     pictures = [Picture(chart, to_png(plot_chart(chart, arms, exploratory))) for chart in charts(regimes, results)]
-    (folder / "report").mkdir(exist_ok=True)
+    beside = own_folder(folder, "report")
     for picture in pictures:
-        (folder / picture.path).write_bytes(picture.png)
-        write_atomic(folder / "report" / f"{picture.chart.name}.csv", csv_of(picture.chart))
+        write_atomic(folder / picture.path, picture.png)
+        write_atomic(beside / f"{picture.chart.name}.csv", csv_of(picture.chart))
     document = blocks(study, results, pictures)
     title = f"Study: {study.name}"
     write_atomic(folder / "report.md", to_markdown(title, document))

@@ -25,6 +25,7 @@ from eval_suite.errors import UserError
 from eval_suite.locks import LOCK as FOLDER_LOCK
 from eval_suite.locks import lock
 from eval_suite.records import check_folder, write_atomic
+from eval_suite.texts import one_line, visible
 from shaped_trl import recipes
 from shaped_trl.study.child import run_child
 from shaped_trl.study.definition import Study
@@ -137,12 +138,12 @@ def _run_and_report(study: Study, runs: Sequence[Run], entry: str) -> int:
         return INTERRUPTED
     failed = [run for run in runs if runner.board.states[run.key] == "failed"]
     for run in failed:
-        console.print(f"\n{run.key} failed; the end of {run.folder / LOG}:", soft_wrap=True)
-        console.print(log_tail(run.folder), markup=False, highlight=False, soft_wrap=True)
+        console.print(f"\n{run.key} failed; the end of {run.folder / LOG}:", markup=False, soft_wrap=True)
+        console.print(visible(log_tail(run.folder)), markup=False, highlight=False, soft_wrap=True)
     from shaped_trl.study.report import report_study
 
     with folder_lock(study.out):
-        console.print(f"Report: {report_study(study.out)}", soft_wrap=True)
+        console.print(f"Report: {report_study(study.out)}", markup=False, soft_wrap=True)
     return 1 if failed else 0
 
 
@@ -151,7 +152,8 @@ def _say_what_was_there(study: Study) -> None:
     path = study.out / "study.yaml"
     before = recipes.load(path).get("name") if path.is_file() else study.name
     if before != study.name:
-        print(f"{study.out} held the study {before}: runs that the two share are kept, others go to stale/")
+        held = f"{study.out} held the study {one_line(str(before))}"
+        print(f"{held}: runs that the two share are kept, others go to stale/")
 
 
 def share_of(runs: Sequence[Run], part: int, parts: int) -> list[Run]:

@@ -14,6 +14,7 @@ import signal
 from pathlib import Path
 from typing import Any
 
+from eval_suite.files import file_name
 from eval_suite.records import write_atomic
 from eval_suite.rows import read_object
 from shaped_trl.study.plan import Run
@@ -81,7 +82,7 @@ def claim(run: Run, stale: Path) -> int:
 def _stale(run: Run, stale: Path, state: dict[str, Any]) -> Path:
     """Where what was made of the run with the settings of `state` goes."""
     stale.mkdir(parents=True, exist_ok=True)
-    parts = (run.regime, run.arm, f"seed{run.seed}", run.stage, state.get("fingerprint", "unknown"))
+    parts = (run.regime, run.arm, f"seed{run.seed}", run.stage, file_name(str(state.get("fingerprint", "unknown"))))
     return stale / "-".join(part for part in parts if part)
 
 

@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 from peft import PeftModel
 
 from eval_suite.errors import UserError
 from eval_suite.model_card import card_text, split_card, with_results_of
 from eval_suite.records import write_atomic
+from eval_suite.texts import as_code, fenced, in_markdown
 from shaped_trl.data.facts import HEADER, DataFact
 from shaped_trl.recipes import RESOLVED, public_recipe
 from shaped_trl.training.private import private_names, without
@@ -51,9 +54,9 @@ class ModelFact:
         if self.base is None:
             came = "was trained from scratch"
         elif self.base_on_hub:
-            came = f"was trained from [{self.base}](https://huggingface.co/{self.base})"
+            came = f"was trained from [{in_markdown(self.base)}](https://huggingface.co/{quote(self.base)})"
         else:
-            came = f"was trained from `{self.base}`, a local model"
+            came = f"was trained from {as_code(self.base)}, a local model"
         what = "This model is a PEFT adapter; it" if self.adapter else "This model"
         return (
             f"{what} {came}, with shaped-trl, a [TRL](https://github.com/huggingface/trl) extension around {PAPER}.\n"
@@ -64,15 +67,15 @@ class ModelFact:
         lines = ["from transformers import AutoModelForCausalLM, AutoTokenizer", ""]
         if self.adapter:
             lines.insert(0, "from peft import PeftModel")
-        lines += [f'tokenizer = AutoTokenizer.from_pretrained("{repository}")']
+        lines += [f"tokenizer = AutoTokenizer.from_pretrained({_quoted(repository)})"]
         if self.adapter:
             where = "" if self.base_on_hub else "  # the base model: a local folder where this was trained"
             lines += [
-                f'base = AutoModelForCausalLM.from_pretrained("{self.base}"){where}',
-                f'model = PeftModel.from_pretrained(base, "{repository}")',
+                f"base = AutoModelForCausalLM.from_pretrained({_quoted(str(self.base))}){where}",
+                f"model = PeftModel.from_pretrained(base, {_quoted(repository)})",
             ]
         else:
-            lines += [f'model = AutoModelForCausalLM.from_pretrained("{repository}")']
+            lines += [f"model = AutoModelForCausalLM.from_pretrained({_quoted(repository)})"]
         if self.chat:
             lines += [
                 'messages = [{"role": "user", "content": "What is 17 + 25?"}]',
@@ -84,6 +87,11 @@ class ModelFact:
             lines += ['inputs = tokenizer("Question: What is 17 + 25?\\nAnswer:", return_tensors="pt")']
         lines += ["output = model.generate(**inputs, max_new_tokens=64)", "print(tokenizer.decode(output[0]))"]
         return "\n".join(["## Quick start", "", "```python", *lines, "```", "", ""])
+
+
+def _quoted(text: str) -> str:
+    """As Python writes it, between double quotes."""
+    return json.dumps(text, ensure_ascii=False)
 
 
 class TrainingCard:
@@ -162,7 +170,7 @@ def recipe_block(folder: Path) -> str:
     if not (folder / RESOLVED).is_file():
         return ""
     recipe = public_recipe((folder / RESOLVED).read_text(encoding="utf-8"))
-    return f"<details>\n<summary>Recipe: {RESOLVED}</summary>\n\n```yaml\n{recipe}```\n\n</details>\n"
+    return f"<details>\n<summary>Recipe: {RESOLVED}</summary>\n\n{fenced(recipe.rstrip(), 'yaml')}\n\n</details>\n"
 
 
 def numbers_table(rows: Sequence[Mapping[str, Any]], names: Mapping[str, str]) -> str:

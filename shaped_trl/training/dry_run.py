@@ -32,6 +32,7 @@ from shaped_trl.training.run import (
     new_config,
     new_tokenizer,
     starts_from_checkpoint,
+    trusts_code,
 )
 
 SHOWN_CHARACTERS = 1_000
@@ -68,7 +69,7 @@ def dry_run(corpus: CorpusArguments, args: ShapedConfig, model_args: ModelConfig
     if starts_from_checkpoint(corpus, model_args):
         mixture_entries(corpus)  # for its checks; the checkpoint may be made by a run still to come
     else:
-        check_files(corpus, model_args)
+        check_files(corpus, model_args, trusts_code(args))
     devices = devices or args.world_size
     steps, sequences = _steps(corpus, args, devices)
     check_data_options(corpus, args)
@@ -123,12 +124,11 @@ def _model_lines(corpus: CorpusArguments, args: ShapedConfig, model_args: ModelC
 
 def _config(corpus: CorpusArguments, args: ShapedConfig, model_args: ModelConfig) -> PreTrainedConfig:
     if starts_from_checkpoint(corpus, model_args):
-        changes = {key: value for key, value in (args.model_init_kwargs or {}).items() if key != "dtype"}
-        return checkpoint_config(model_args, **changes)
+        return checkpoint_config(model_args, trusts_code(args), **(args.model_init_kwargs or {}))
     assert isinstance(corpus.from_scratch, dict)  # by `check_files`
     vocabulary = corpus.tokenizer_vocab_size  # at most, of a tokenizer that is trained
     if corpus.tokenizer_name_or_path and not {"architecture", "vocab_size"} & corpus.from_scratch.keys():
-        vocabulary = len(load_tokenizer(corpus.tokenizer_name_or_path))
+        vocabulary = len(load_tokenizer(corpus.tokenizer_name_or_path, trust_remote_code=trusts_code(args)))
     return new_config(corpus.from_scratch, vocabulary=vocabulary)
 
 
@@ -201,10 +201,10 @@ def _batch_lines(corpus: CorpusArguments, args: ShapedConfig, model_args: ModelC
 def _stand_in(corpus: CorpusArguments, args: ShapedConfig, model_args: ModelConfig, sources) -> tuple[Any, Any]:
     """The run's tokenizer and a model of two numbers' width: batches do not depend on the model."""
     if starts_from_checkpoint(corpus, model_args):
-        name, revision = model_source(model_args), model_args.model_revision
-        tokenizer = load_tokenizer(name, "model_name_or_path", revision=revision)
+        options = {"revision": model_args.model_revision, "trust_remote_code": trusts_code(args)}
+        tokenizer = load_tokenizer(model_source(model_args), "model_name_or_path", **options)
     else:
-        tokenizer = new_tokenizer(corpus, sources)
+        tokenizer = new_tokenizer(corpus, sources, trusts_code(args))
     config = Qwen3Config(
         vocab_size=len(tokenizer),
         hidden_size=2,

@@ -7,6 +7,7 @@ from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any
 
+from eval_suite.files import replacing
 from shaped_trl.study.figures import Panel, plot_panels
 from shaped_trl.study.logs import curve, read_log
 from shaped_trl.training.schedules import SCHEDULABLE
@@ -60,6 +61,5 @@ def plot_log(path: Path) -> None:
     """Draw the log at `path` as a .png of the same name; nothing where nothing was logged."""
     figure = plot_panels(log_panels(read_log(path)))
     if figure is not None:
-        temporary = path.with_suffix(".png.tmp")
-        figure.savefig(temporary, format="png", dpi=80)
-        temporary.replace(path.with_suffix(".png"))
+        with replacing(path.with_suffix(".png"), "wb") as file:
+            figure.savefig(file, format="png", dpi=80)

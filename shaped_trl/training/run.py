@@ -16,12 +16,14 @@ from transformers import (
     AutoTokenizer,
     PreTrainedConfig,
     PreTrainedTokenizerBase,
+    TrainingArguments,
     set_seed,
 )
 from transformers.distributed import DistributedConfig
 from trl import ModelConfig, get_peft_config, get_quantization_config
 
 from eval_suite.errors import UserError
+from eval_suite.pretrained import needs_code, read_pretrained
 from eval_suite.weights import check_weights
 from shaped_trl.data.budget import budget_steps
 from shaped_trl.data.corpora import CorpusArguments, column_names
@@ -65,21 +67,27 @@ def model_source(model_args: ModelConfig) -> str:
     return name
 
 
-def checkpoint_config(model_args: ModelConfig, **changes: Any) -> PreTrainedConfig:
-    """The configuration of the checkpoint to start from; no weights are read and none of its own code is run.
+def trusts_code(args: TrainingArguments) -> bool:
+    """Whether Python code of the model's repository may run: `trust_remote_code` of TRL's configurations."""
+    return bool((args.model_init_kwargs or {}).get("trust_remote_code", args.trust_remote_code))
+
+
+def checkpoint_config(model_args: ModelConfig, trust_remote_code: bool = False, **changes: Any) -> PreTrainedConfig:
+    """The configuration of the checkpoint to start from; no weights are read.
 
     Raises:
-        UserError: it is not there, cannot be read, or is no causal language model.
+        UserError: it is not there, cannot be read, needs code of its own that may not run, or is no causal language
+            model.
     """
-    name = model_source(model_args)
-    try:
-        config = AutoConfig.from_pretrained(name, revision=model_args.model_revision, **changes)
-    except (OSError, ValueError) as error:
-        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-        raise UserError(
-            f"model_name_or_path={name!r} cannot be read, neither as a folder nor from the Hub ({reason}): check the "
-            "spelling, the folder's files, the network and the access rights"
-        ) from error
+    name, field = model_source(model_args), "model_name_or_path"
+    changes = {key: value for key, value in changes.items() if key not in ("dtype", "revision", "trust_remote_code")}
+    options = {"revision": model_args.model_revision, "trust_remote_code": trust_remote_code, **changes}
+    config = read_pretrained(AutoConfig, name, field, **options)
+    if AutoModelForCausalLM.__name__ in (getattr(config, "auto_map", None) or {}):
+        if trust_remote_code:
+            return config
+        if type(config) not in MODEL_FOR_CAUSAL_LM_MAPPING:
+            raise needs_code(name, field)
     masked = any("MaskedLM" in name for name in config.architectures or [])
     if type(config) not in MODEL_FOR_CAUSAL_LM_MAPPING or (masked and not getattr(config, "is_decoder", False)):
         raise UserError(
@@ -101,11 +109,11 @@ def model_init_kwargs(model_args: ModelConfig) -> dict:
     return {name: value for name, value in kwargs.items() if value is not None}
 
 
-def check_files(corpus: CorpusArguments, model_args: ModelConfig) -> None:
+def check_files(corpus: CorpusArguments, model_args: ModelConfig, trust_remote_code: bool = False) -> None:
     """Raise UserError for a start that cannot work: no checkpoint there, no usable configuration or mixture."""
     mixture_entries(corpus)
     if starts_from_checkpoint(corpus, model_args):
-        checkpoint_config(model_args)
+        checkpoint_config(model_args, trust_remote_code)
     elif not isinstance(corpus.from_scratch, dict) or not {"model_type", "architecture"} & corpus.from_scratch.keys():
         raise UserError(
             "from_scratch needs a mapping with model_type, e.g. {model_type: qwen3, hidden_size: 64}, or with one of "
@@ -118,10 +126,12 @@ def starts_from_checkpoint(corpus: CorpusArguments, model_args: ModelConfig) -> 
     return bool(model_args.model_name_or_path) or corpus.from_scratch is None
 
 
-def new_tokenizer(corpus: CorpusArguments, sources: list[Source]) -> PreTrainedTokenizerBase:
+def new_tokenizer(
+    corpus: CorpusArguments, sources: list[Source], trust_remote_code: bool = False
+) -> PreTrainedTokenizerBase:
     """The tokenizer that was asked for, or one trained on the corpus (the first `TOKENIZER_ROWS` of a stream)."""
     if corpus.tokenizer_name_or_path:
-        return load_tokenizer(corpus.tokenizer_name_or_path)
+        return load_tokenizer(corpus.tokenizer_name_or_path, trust_remote_code=trust_remote_code)
     texts = (text for source in sources for text in _texts(source))
     return train_tokenizer(texts, corpus.tokenizer_kind, corpus.tokenizer_vocab_size)
 
@@ -130,13 +140,10 @@ def load_tokenizer(name: str, field: str = "tokenizer_name_or_path", **options: 
     """The tokenizer of a folder or Hub id.
 
     Raises:
-        UserError: there is none, or one without a vocabulary, as transformers makes of a model's folder without files.
+        UserError: there is none, one that needs code of its own (`read_pretrained`), or one without a vocabulary, as
+            transformers makes of a model's folder without files.
     """
-    try:
-        tokenizer = AutoTokenizer.from_pretrained(name, **options)
-    except (OSError, ValueError) as error:
-        reason = " ".join(str(error).split())[:200]
-        raise UserError(f"{field}={name!r}: no tokenizer can be loaded ({reason}): save one there") from error
+    tokenizer = read_pretrained(AutoTokenizer, name, field, **options)
     if len(tokenizer) <= len(tokenizer.all_special_tokens):
         raise UserError(f"{field}={name!r} has no tokenizer files: save the model's tokenizer beside it")
     return tokenizer
@@ -203,17 +210,18 @@ def new_model(settings: dict[str, Any], tokenizer: PreTrainedTokenizerBase, mode
 def tokenizer_and_model(corpus: CorpusArguments, args: ShapedConfig, model_args: ModelConfig, sources: list[Source]):
     """What the trainer gets: both made anew, or a checkpoint's name, of which it loads both."""
     if starts_from_checkpoint(corpus, model_args):
-        changes = {key: value for key, value in (args.model_init_kwargs or {}).items() if key != "dtype"}
-        config = checkpoint_config(model_args, **changes)
+        trusted = trusts_code(args)
+        config = checkpoint_config(model_args, trusted, **(args.model_init_kwargs or {}))
         args.model_init_kwargs = {**model_init_kwargs(model_args), **(args.model_init_kwargs or {})}
         if (size := parallel_size(args, "tp")) > 1:
             args.model_init_kwargs["distributed_config"] = DistributedConfig(tp_size=size)
         name = model_source(model_args)
         check_weights(name, "model_name_or_path")
         if corpus.tokenizer_name_or_path:
-            tokenizer = load_tokenizer(corpus.tokenizer_name_or_path)
+            tokenizer = load_tokenizer(corpus.tokenizer_name_or_path, trust_remote_code=trusted)
         else:
-            tokenizer = load_tokenizer(name, "model_name_or_path", revision=model_args.model_revision)
+            options = {"revision": model_args.model_revision, "trust_remote_code": trusted}
+            tokenizer = load_tokenizer(name, "model_name_or_path", **options)
         check_fit(config, args, tokenizer)
         return tokenizer, name
     if (size := parallel_size(args, "tp")) > 1:
@@ -222,7 +230,7 @@ def tokenizer_and_model(corpus: CorpusArguments, args: ShapedConfig, model_args:
             "loaded; use accelerate_config: fsdp2, or save a model first and give --model_name_or_path"
         )
     set_seed(args.seed)
-    tokenizer = new_tokenizer(corpus, sources)
+    tokenizer = new_tokenizer(corpus, sources, trusts_code(args))
     assert isinstance(corpus.from_scratch, dict)  # by `check_files`
     model = new_model(corpus.from_scratch, tokenizer, model_args)
     check_fit(model.config, args, tokenizer)
@@ -247,7 +255,7 @@ def build_trainer(
     corpus: CorpusArguments, args: ShapedConfig, model_args: ModelConfig, make_model=tokenizer_and_model
 ) -> ShapedTrainer:
     """Load data, tokenizer and model, and put them into a `ShapedTrainer`; a mixture or stream into its subclass."""
-    check_files(corpus, model_args)
+    check_files(corpus, model_args, trusts_code(args))
     check_data_options(corpus, args)
     overlap = Overlap(corpus.decontaminate, corpus.hub_mirror) if corpus.decontaminate else None
     sources, dropped = load_sources(corpus, overlap)

@@ -151,7 +151,10 @@ class Engine:
     made: list[dict[str, Any]] = []
     calls: list[tuple[list[Any], list[Parameters]]] = []
 
-    def __init__(self, model: str, *, revision, tokenizer_revision, dtype, seed, tensor_parallel_size) -> None:
+    def __init__(
+        self, model: str, *, revision, tokenizer_revision, trust_remote_code, dtype, seed, tensor_parallel_size
+    ) -> None:
+        assert trust_remote_code is False
         self.made.append({"model": model, "tensor_parallel_size": tensor_parallel_size, "dtype": dtype})
 
     def generate(self, prompts, sampling_params, *, use_tqdm):

@@ -1,0 +1,29 @@
+"""Rollouts on the terminal (`log_completions`): what a model writes is shown there, and does not act on it."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from trl.trainer import grpo_trainer
+from trl.trainer.utils import print_prompt_completions_sample
+
+from eval_suite.texts import visible
+
+
+def print_visibly(prompts: list, completions: list, *args: Any, **kwargs: Any) -> None:
+    """TRL's table of rollouts, with characters that a terminal acts on or does not show as their code."""
+    extra = kwargs.pop("extra", None)
+    print_prompt_completions_sample(_visible(prompts), _visible(completions), *args, extra=_visible(extra), **kwargs)
+
+
+def _visible(value: Any) -> Any:
+    if isinstance(value, str):
+        return visible(value)
+    if isinstance(value, dict):
+        return {key: _visible(each) for key, each in value.items()}
+    return value if value is None or not hasattr(value, "__iter__") else [_visible(each) for each in value]
+
+
+def watch_terminal() -> None:
+    """Have GRPOTrainer print by `print_visibly`: it calls a function of its module, and offers no other way in."""
+    grpo_trainer.print_prompt_completions_sample = print_visibly
