@@ -184,7 +184,7 @@ class OpenAIBackend:
             raise self._refusal(response)
         reply = _json(response)
         if not isinstance(reply.get("choices"), list):
-            raise UserError(
+            raise BadReply(
                 f"base_url={self._url!r}: what answers there does not speak OpenAI's protocol ({_excerpt(response)}): "
                 "name the server's address up to /v1"
             )

@@ -36,10 +36,10 @@ def report_study(folder: str | Path, pass_at: Sequence[int] | None = None) -> Pa
     study = load_study(folder / "study.yaml", folder).named_by_form()
     regimes = read_regimes(study)
     results = collect(regimes, pass_at)
+    beside = own_folder(folder, "report")
     write_atomic(folder / "results.json", json.dumps(results, indent=2, ensure_ascii=False) + "\n")
     arms, exploratory = list(study.arms), {name for name, arm in study.arms.items() if arm.exploratory}
     pictures = [Picture(chart, to_png(plot_chart(chart, arms, exploratory))) for chart in charts(regimes, results)]
-    beside = own_folder(folder, "report")
     for picture in pictures:
         write_atomic(folder / picture.path, picture.png)
         write_atomic(beside / f"{picture.chart.name}.csv", csv_of(picture.chart))
