@@ -3,7 +3,8 @@
 `gold` is a JSON object, or, if it is none, the tests themselves:
 
     kind         "continuation": completions may be the rest of the preamble; "program": whole programs, in whatever
-                 wrapping; "verbatim": the completion is the program, as it stands
+                 wrapping; of both only what the function needs is run (`sandbox.selection`); "verbatim": the
+                 completion is the program, and all of it is run as it stands
     entry_point  the function asked for
     preamble     code before the program, and before the tests: the prompt's imports and helpers
     tests, names, setup   see `sandbox.checker.Tests`
@@ -45,9 +46,12 @@ def grade(completion: str, gold: str) -> tuple[Status, str | None, str]:
     programs = [program for program in programs if len(program) <= LARGEST_PROGRAM][:MOST_PROGRAMS]
     if not programs:
         return "fail", TOO_LARGE, TOO_LARGE
-    tests = Tests(task["tests"], task.get("names"), entry_point, before=preamble, setup=task.get("setup", ""))
+    sent: list[Any] = list(programs)
+    if kind != "verbatim":  # then only what the function needs is run: see `sandbox.selection`
+        sent = [{"text": program, "function": entry_point} for program in programs]
+    tests = Tests(task["tests"], task.get("names"), entry_point, _closed(preamble), task.get("setup", ""))
     try:
-        result = run(programs, tests, Limits(**task.get("limits", {})))
+        result = run(sent, tests, Limits(**task.get("limits", {})))
     except (OSError, SandboxUnavailable) as error:
         return "error", None, str(error) or type(error).__name__
     answers = {"pass": PASSES, "fail": plain_answer(result.reason)}
@@ -65,6 +69,15 @@ def run(programs: list[str], tests: Tests, limits: Limits) -> TestResult:
         _sandbox.close()
         _sandbox = None
         raise
+
+
+def _closed(preamble: str) -> str:
+    """The preamble as a program of its own, where it ends with the head of a function: ``def f():``."""
+    last = preamble.rstrip().rpartition("\n")[2]
+    if not last.endswith(":"):
+        return preamble
+    indentation = last[: len(last) - len(last.lstrip())]
+    return f"{preamble.rstrip()}\n{indentation}    pass\n"
 
 
 def _task(gold: str) -> dict[str, Any]:

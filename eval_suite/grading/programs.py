@@ -1,6 +1,7 @@
 r"""Find the program in a completion. Text only, in linear time: nothing here parses or runs it.
 
-What comes out is a list of programs, best first; the sandbox takes the first that compiles. A completion may be
+What comes out is a list of programs, best first; the sandbox takes the first that makes the function, and runs of it
+what the function needs (`sandbox.selection`). A completion may be
 
 - a continuation of the prompt, as base models give it, whole or with what follows the function cut off;
 - a program, alone or between lines of prose;
@@ -59,7 +60,8 @@ def find_programs(completion: str, entry_point: str, preamble: str = "", continu
     others = set(range(last)).difference(defining)
     helpers = [python[index].text for index in sorted(others) if _DEFINITION.match(python[index].text)]
     chosen = python[last].text
-    return _after(preamble, ["\n".join([*helpers, chosen]), chosen, *_trimmed(chosen)])
+    earlier = [python[index].text for index in defining[-2::-1]]  # where the last one is a stub
+    return _after(preamble, ["\n".join([*helpers, chosen]), chosen, *_trimmed(chosen), *earlier])
 
 
 def _between_marks(text: str) -> str:

@@ -8,22 +8,23 @@ from __future__ import annotations
 
 import itertools
 import random
+import re
 import sys
 import types
 import warnings
 from collections.abc import Callable
 from typing import Any
 
+from eval_suite.grading.sandbox.selection import MODULE, NOT_PARSED, choose
 from eval_suite.grading.sandbox.wire import BadReply, Gone, pack, recv_frame, send_frame, unpack
 
-MODULE = "solution"
 MESSAGE_CHARACTERS = 300
 ITERATED_ITEMS = 100_000
 _DESCRIBED = 80
 
 
 def serve(channel: int) -> None:
-    """Take the programs, run the first that compiles, then answer calls until the channel closes."""
+    """Take the programs, run what counts of one, then answer calls until the channel closes."""
     random.seed(0)  # a verdict is the same again
     objects: list[Any] = []  # what was returned and is no literal, by the number that stands for it
     try:
@@ -40,7 +41,7 @@ def _load(channel: int, objects: list[Any]) -> dict[str, Any] | None:
     module = types.ModuleType(MODULE)
     sys.modules[MODULE] = module
     try:
-        exec(_first_that_compiles(message["programs"]), module.__dict__)
+        exec(_code(message), module.__dict__)
         if message["setup"]:
             exec(message["setup"], module.__dict__)
     except BaseException as error:  # whatever the code raises, SystemExit among them, is its result
@@ -51,12 +52,18 @@ def _load(channel: int, objects: list[Any]) -> dict[str, Any] | None:
     return module.__dict__
 
 
-def _first_that_compiles(programs: list[str]) -> types.CodeType:
+def _code(message: dict[str, Any]) -> types.CodeType:
+    """The first of the programs that compiles; of those that come as ``{"text", "function"}`` what `choose` takes."""
     first: BaseException | None = None
+    programs = message["programs"]
+    if programs and isinstance(programs[0], dict):
+        texts = [program["text"] for program in programs]
+        used = {*message["names"], *re.findall(r"\w+", message["setup"] or "")}
+        programs = [choose(texts, programs[0]["function"], list(used))]
     for program in programs:
         try:
             return compile(program, MODULE, "exec", dont_inherit=True)
-        except (SyntaxError, ValueError, RecursionError, MemoryError, OverflowError) as error:
+        except NOT_PARSED as error:
             first = first or error
     assert first is not None
     raise first
