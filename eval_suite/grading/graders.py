@@ -63,7 +63,7 @@ GRADERS: dict[str, GraderSpec] = {
     "text": GraderSpec(function="eval_suite.grading.text:grade", version="text/2"),
     "code": GraderSpec(
         function="eval_suite.grading.code:grade",
-        version=f"code/2 (Python {platform.python_version()})",
+        version=f"code/3 (Python {platform.python_version()})",
         isolated=True,
         check="eval_suite.grading.sandbox.server:check_sandbox",
         hard_timeout_s=150.0,

@@ -9,13 +9,15 @@ from trl import GRPOTrainer
 
 from eval_suite.errors import UserError
 from shaped_trl.rlvr.lengths import check_context
+from shaped_trl.rlvr.printing import watch_terminal
 
 
 def check_run(trainer: GRPOTrainer) -> None:
     """Raise UserError for completions beyond the context, or fewer prompts than TRL's sampler needs for a batch.
 
-    Raise ValueError where the arguments ask for no training.
+    Raise ValueError where the arguments ask for no training. What TRL prints from here on is safe for a terminal.
     """
+    watch_terminal()
     args, limit = trainer.args, None
     if args.audit_reward == "only":
         raise ValueError("audit_reward='only' trains nothing: call shaped_trl.rlvr.audit_reward instead")

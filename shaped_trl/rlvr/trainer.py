@@ -27,7 +27,6 @@ from shaped_trl.rlvr.dynamic_sampling import Batch, Completion, DynamicSampler, 
 from shaped_trl.rlvr.groups import Outcome, informative_groups, outcomes
 from shaped_trl.rlvr.guard import guard
 from shaped_trl.rlvr.ledger import Ledger
-from shaped_trl.rlvr.printing import watch_terminal
 from shaped_trl.rlvr.prompt_stream import PromptStream
 from shaped_trl.rlvr.signals import NoLearningSignal, SignalDetector
 from shaped_trl.study.logs import RL_LOG, read_log
@@ -83,7 +82,6 @@ class RLVRTrainer(TrainingCard, HubPushes, WatchedLoss, ContinuedInterval, GRPOT
         if args.dynamic_sampling:
             refuse_unsupported(kwargs)
         self.lengths = args.length_schedule()
-        watch_terminal()
         super().__init__(model, guard(reward_funcs), args, **kwargs)
         check_run(self)
         self.set_length()
