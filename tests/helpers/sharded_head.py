@@ -30,6 +30,7 @@ class Case:
     logits: str = "random"  # "integers" and "equal" have ties, also across shards, in any dtype
     targets: str = "some ignored"
     impossible: tuple[int, ...] = ()  # tokens whose bias is −inf
+    broken: tuple[tuple[str, int, float], ...] = ()  # "hidden" or "bias", an index, what is put there
     logit_scale: float = 1.0
     softcap: float | None = None
     rows_per_chunk: int = 5
@@ -53,6 +54,15 @@ CASES = {
     "one token": Case(RewardShape(-0.25, 0.3, -0.2, top_k=3), V=1),
     "impossible tokens": Case(FULL, impossible=(*range(10, 20), 3, 28)),
     "one possible token": Case(FULL, impossible=tuple(range(28)), targets="one possible"),
+    "all tokens impossible": Case(FULL, impossible=tuple(range(29))),
+    "a row of NaN": Case(FULL, broken=(("hidden", 1, torch.nan),)),
+    "a row of NaN, ignored": Case(FULL, broken=(("hidden", 4, torch.nan),)),
+    "NaN in one shard": Case(FULL, broken=(("bias", 12, torch.nan),)),
+    "NaN in one shard, cross-entropy": Case(RewardShape(), broken=(("bias", 28, torch.nan),)),
+    "inf in one shard": Case(FULL, broken=(("bias", 0, torch.inf),)),
+    "inf in two shards, fp32": Case(
+        FULL, dtype=torch.float32, broken=(("bias", 0, torch.inf), ("bias", 28, torch.inf))
+    ),
     "softcap and scale": Case(FULL, logit_scale=0.7, softcap=2.5),
     "softcap, empty shard": Case(RewardShape(-0.25, 0.3, -0.2, top_k=3), V=4, softcap=2.5),
     "all count": Case(FULL, targets="all count"),
@@ -80,6 +90,9 @@ def make_inputs(case: Case, dtype: torch.dtype) -> dict[str, Tensor]:
     if case.logits == "equal":
         weight = torch.zeros_like(weight)
     bias[list(case.impossible)] = -torch.inf
+    tensors = {"hidden": hidden, "weight": weight, "bias": bias}
+    for name, index, value in case.broken:
+        tensors[name][index] = value
     targets = torch.randint(case.V, (N,), generator=generator)
     targets[:3] = torch.arange(3) % case.V  # the first of equals, or nearly
     if case.targets == "one possible":
@@ -88,7 +101,6 @@ def make_inputs(case: Case, dtype: torch.dtype) -> dict[str, Tensor]:
         targets[3:9] = -100
     if case.targets == "none counts":
         targets[:] = -100
-    tensors = {"hidden": hidden, "weight": weight, "bias": bias}
     return {name: tensor.to(case.dtype).to(dtype) for name, tensor in tensors.items()} | {"targets": targets}
 
 

@@ -3,7 +3,7 @@
 import pytest
 import torch
 from processes import run_processes
-from shaped_kernels import shaped_linear_loss
+from shaped_kernels import METRICS, shaped_linear_loss
 from sharded_head import CASES, PROCESSES, D, N, compute, fail_in_the_last, main
 
 pytestmark = pytest.mark.distributed
@@ -19,7 +19,7 @@ def assert_close(ours: dict, truth: dict, tolerance: float) -> None:
     assert ours.keys() == truth.keys()
     for name, value in truth.items():
         error = f"{name} differs: {{}}".format
-        torch.testing.assert_close(ours[name], value, rtol=tolerance, atol=tolerance, msg=error)
+        torch.testing.assert_close(ours[name], value, rtol=tolerance, atol=tolerance, equal_nan=True, msg=error)
 
 
 def names(*dtypes: torch.dtype) -> list[str]:
@@ -33,7 +33,18 @@ def test_loss_metrics_and_gradients_are_those_of_one_process(results, name):
         assert_close(results[rank][name], truth, 1e-12 if CASES[name].dtype == torch.float64 else 1e-6)
         # Not only close: a decision that processes took differently would leave them waiting for each other.
         for value in ("loss", *results[0][name]):
-            assert torch.equal(results[rank][name][value], results[0][name][value])
+            torch.testing.assert_close(
+                results[rank][name][value], results[0][name][value], rtol=0, atol=0, equal_nan=True
+            )
+
+
+@pytest.mark.parametrize("name", [name for name, case in CASES.items() if case.broken])
+def test_what_is_no_distribution_in_one_shard_has_no_number_in_any(results, name):
+    nll = compute(CASES[name], "reference")["nll"]
+    for rank in range(PROCESSES):
+        for value in METRICS:
+            assert torch.equal(results[rank][name][value].isnan(), nll.isnan()), value
+    assert nll.isnan().any() != (name == "a row of NaN, ignored")
 
 
 @pytest.mark.parametrize("name", names(torch.bfloat16))

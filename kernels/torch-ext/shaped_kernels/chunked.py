@@ -120,14 +120,21 @@ class _Gradients:
         self.weight_VD = torch.empty_like(weight_VD, dtype=accum_dtype) if needs_weight else None
         self.bias_V = weight_VD.new_zeros(weight_VD.shape[0], dtype=accum_dtype) if needs_bias else None
 
-    def add(self, dz_CV: Tensor, hidden_CD: Tensor, rows: Rows) -> None:
-        """Add the share of the positions `rows`, whose logit gradient is `dz_CV` and hidden states `hidden_CD`."""
+    def add(self, dz_CV: Tensor, hidden_CD: Tensor, rows: Rows, ignored_C: Tensor | None) -> None:
+        """Add the share of the positions `rows`, whose logit gradient is `dz_CV` and hidden states `hidden_CD`.
+
+        `ignored_C` says which of them are ignored, None that none is: their gradient is 0, but 0 times NaN is not.
+        """
         if self.hidden_ND is not None:
             if isinstance(rows, slice):
                 torch.mm(dz_CV, self._weight_VD, out=self.hidden_ND[rows])
+                if ignored_C is not None:
+                    self.hidden_ND[rows].masked_fill_(ignored_C[:, None], 0)
             else:
                 self.hidden_ND.index_copy_(0, rows, torch.mm(dz_CV, self._weight_VD))
         if self.weight_VD is not None:
+            if ignored_C is not None:
+                hidden_CD = hidden_CD.masked_fill(ignored_C[:, None], 0)
             self._add_weight(self.weight_VD, dz_CV.t(), hidden_CD)
         if self.bias_V is not None:
             self.bias_V += dz_CV.sum(0, dtype=self.bias_V.dtype)
@@ -187,7 +194,8 @@ def _run_chunks(
             loss_N[rows], metrics = step(row_CV, targets.ids_N[rows], any(needs))
             for metric_N, metric_C in zip(metrics_MN.unbind(), metrics, strict=True):
                 metric_N[rows] = metric_C
-            grads.add(dz_CV, hidden_CD, rows)
+            may_ignore = row_step.skips_ignored and isinstance(rows, slice)
+            grads.add(dz_CV, hidden_CD, rows, targets.ids_N[rows] < 0 if may_ignore else None)
         if options.shard is not None and grads.hidden_ND is not None:
             options.shard.sum_gradient(grads.hidden_ND)
         return loss_N.sum(), metrics_MN, grads.sums()

@@ -89,7 +89,8 @@ def shaped_linear_loss(
             float64). The weight's own bf16 saves memory, and rounds each partial sum.
 
     Returns:
-        `ShapedLossOutput`. Without a valid target the loss is a differentiable 0.
+        `ShapedLossOutput`. Without a valid target the loss is a differentiable 0. A token whose logits hold NaN or
+        +inf, or nothing but −inf, has NaN for its loss, metrics and gradient.
 
     `weight` and `bias` may be DTensors. All processes of their mesh then call with the same `hidden` and `targets`,
     all get the whole loss and the whole gradient of `hidden`, and each the gradient of its own part of the head. A

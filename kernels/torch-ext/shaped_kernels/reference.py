@@ -32,11 +32,13 @@ def reference_loss(
     z_NV = compute_logits(hidden_ND, weight_VD, bias_V, options)
     shape, x_N1 = options.shape, targets_N[:, None]
     z_others_NV = z_NV.scatter(-1, x_N1, -torch.inf)
+    # Where logits are no distribution (NaN, +inf, nothing but −inf) log_softmax is NaN. This makes all else NaN.
+    one_N = torch.where(z_NV.amax(-1).isfinite(), 1, torch.nan)
     # A target without a single competitor has nothing to learn: its loss and gradient are 0.
-    alone_N = (z_others_NV == -torch.inf).all(-1)
+    alone_N = (z_others_NV == -torch.inf).all(-1) & (one_N == 1)
     lse_others_N = z_others_NV.masked_fill(alone_N[:, None], 0).logsumexp(-1)
     # Δ = logit(p_x): it keeps both p and 1−p to full relative precision where p rounds to 0 or 1.
-    delta_N = (z_NV.gather(-1, x_N1).squeeze(-1) - lse_others_N).masked_fill(alone_N, torch.inf)
+    delta_N = (z_NV.gather(-1, x_N1).squeeze(-1) - lse_others_N).masked_fill(alone_N, torch.inf) * one_N
     nll_N = -F.logsigmoid(delta_N)
     # The cap keeps w finite for β < 0 where 1−p underflows; w·nll stays finite there.
     largest_log_w = 0.9 * math.log(torch.finfo(z_NV.dtype).max)
@@ -62,7 +64,7 @@ def reference_loss(
     loss = (positive_N + negative_N).sum()
     values = {name: loss.new_zeros(len(targets)) for name in options.metrics}
     for name, value_N in values.items():
-        value_N[rows] = compute_metric[name]().detach()
+        value_N[rows] = compute_metric[name]().detach() * one_N
     return loss, values
 
 

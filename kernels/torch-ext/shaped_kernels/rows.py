@@ -107,6 +107,7 @@ def shape_rows(
     is_top1_R = tokens.is_first_max(z_RV, targets_R, z_x_R, max_R) if "is_top1" in options.metrics else None
     with_rank = "target_rank" in options.metrics
     rank_R = [tokens.count_before(z_RV, targets_R, z_x_R)] if with_rank else []
+    is_broken_R = ~torch.maximum(z_x_R, max_R).isfinite()
     max_R.masked_fill_(max_R == -torch.inf, 0)
     z_RV.sub_(max_R[:, None])
     log_e_RK = z_RV.gather(-1, ids_RK)
@@ -124,7 +125,7 @@ def shape_rows(
     sum_R = head_sum_R + rest_sum_R
     alone_R = sum_R == 0
     sum_R.clamp_(min=1)  # the largest e_j is 1: this changes nothing but a target without a competitor
-    delta_R = ((z_x_R - max_R) - sum_R.log()).masked_fill_(alone_R, torch.inf)
+    delta_R = ((z_x_R - max_R) - sum_R.log()).masked_fill_(alone_R, torch.inf).masked_fill_(is_broken_R, torch.nan)
     target = target_terms(delta_R, shape)
 
     def minus_p_log_p(share_R: Tensor, dot_R: Tensor) -> Tensor:
@@ -219,9 +220,9 @@ def _metrics(
             metrics[name] = target.minus_p_log_p + others.head_entropy + others.rest_entropy
         elif name == "target_rank":
             assert target_rank_R is not None
-            metrics[name] = target_rank_R
+            metrics[name] = target_rank_R.masked_fill(target.nll.isnan(), torch.nan)
         else:
             assert name == "is_top1"
             assert is_top1_R is not None
-            metrics[name] = is_top1_R.to(target.p.dtype)
+            metrics[name] = is_top1_R.to(target.p.dtype).masked_fill_(target.nll.isnan(), torch.nan)
     return metrics

@@ -93,11 +93,11 @@ def target_terms(delta, form, beta, alpha):
     """
     t = tl.exp(-tl.abs(delta))
     log1p_t = _log1p(t)
-    nll = tl.maximum(-delta, 0.0) + log1p_t
+    nll = tl.maximum(-delta, 0.0) + log1p_t  # where Δ is NaN, so is the second term
     minus_log_q = tl.maximum(delta, 0.0) + log1p_t
     p = tl.where(delta >= 0, 1.0, t) / (1.0 + t)
     q = tl.where(delta >= 0, t, 1.0) / (1.0 + t)
-    finite_nll = tl.minimum(nll, LARGEST)
+    finite_nll = tl.minimum(nll, LARGEST, propagate_nan=tl.PropagateNan.ALL)
     wq = q
     loss = nll
     if form == 1 or form == 2:

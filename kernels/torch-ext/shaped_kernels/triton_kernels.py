@@ -77,7 +77,7 @@ def _stream(
         rescale = tl.exp2(shift)
         log_e = bits_below(value, larger[:, None], rate, dtype == tl.float32)
         if SUMS:
-            log_e = tl.maximum(log_e, LOWEST_LOG_E)
+            log_e = tl.maximum(log_e, LOWEST_LOG_E, propagate_nan=tl.PropagateNan.ALL)
         u = tl.exp2(log_e)
         if SUMS:
             t = rescale * (t + shift * s) + tl.sum(u * log_e, 1)
@@ -248,19 +248,24 @@ def shape_rows(
                 row_ptr, V, top_k, x, raw_x, m, logit_scale, softcap, a, b, c, d, e, SOFTCAP, FIVE, LANES, PER
             )
         # From here on all is a few numbers; computed earlier they would have held registers.
-        alone = s == 0
-        s = tl.maximum(s, 1.0)  # the largest e is 1: this changes nothing but a target without a competitor
         value_x = value_of(raw_x, logit_scale, softcap, SOFTCAP)
+        # No distribution has +inf among its logits, or nothing but -inf. NaN is in s, and false in a comparison.
+        has_largest = (value_x < float("inf")) & (m < float("inf")) & ((value_x > LOWEST_LOGIT) | (m > LOWEST_LOGIT))
+        alone = has_largest & (s == 0)
+        # The largest e is 1: this changes nothing but a target without a competitor.
+        s = tl.maximum(s, 1.0, propagate_nan=tl.PropagateNan.ALL)
         bits_x = bits_below(value_x, m, rate_of(logit_scale, SOFTCAP), dtype == tl.float32)
-        delta = tl.where(alone, float("inf"), bits_x * LN_2 - tl.log(s))
+        delta = tl.where(has_largest, bits_x * LN_2 - tl.log(s), float("nan"))
+        delta = tl.where(alone, float("inf"), delta)
         nll, p, q, minus_log_q, wq, loss = target_terms(delta, form, beta, alpha)
         wq = tl.where(alone, 0.0, wq)
         loss = tl.where(alone, 0.0, loss)
+        is_number = nll == nll
         top1 = (value_x > m).to(tl.float32)
         if (with_rank != 0) | ((with_top1 != 0) & (value_x == m)):
             rank = count_before(row_ptr, V, to_order(raw_x), x - 1, LANES, PER)
             top1 = (rank == 0).to(tl.float32)
-            tl.store(out_ptr + 7 * columns + row, rank.to(tl.float32))
+            tl.store(out_ptr + 7 * columns + row, tl.where(is_number, rank.to(tl.float32), nll))
 
         head_share = s_head / s
         mean_reward = q * (lambda_head * head_share + lambda_rest * (1.0 - head_share))
@@ -290,7 +295,7 @@ def shape_rows(
         tl.store(out_ptr + 3 * columns + row, p)
         tl.store(out_ptr + 4 * columns + row, q * head_share)
         tl.store(out_ptr + 5 * columns + row, q * s_rest / s)
-        tl.store(out_ptr + 6 * columns + row, top1)
+        tl.store(out_ptr + 6 * columns + row, tl.where(is_number, top1, nll))
 
 
 @triton.jit

@@ -106,7 +106,7 @@ class TritonRows:
                 enable_fp_fusion=True,
             )
         if self._options.shape.top_k >= self._V:  # the kernel's rest is the head then, and there is no tail
-            out_8C[4:6] = torch.stack([out_8C[5], torch.zeros_like(out_8C[5])])
+            out_8C[4:6] = torch.stack([out_8C[5], 0 * out_8C[5]])  # NaN stays NaN
         return out_8C[0], [out_8C[_METRIC_ROWS[name]] for name in self._options.metrics]
 
     @staticmethod

@@ -95,7 +95,9 @@ class VocabularyShard(WholeVocabulary):
         z_RV[:, self.size :] = -torch.inf
 
     def maximum(self, *values_R: Tensor) -> tuple[Tensor, ...]:
-        return self._reduce(torch.stack(values_R), dist.ReduceOp.MAX).unbind()
+        # Backends differ in whether the maximum of a number and NaN is NaN. Both make a row that is no distribution.
+        values = torch.stack(values_R).nan_to_num_(torch.inf, torch.inf, -torch.inf)
+        return self._reduce(values, dist.ReduceOp.MAX).unbind()
 
     def total(self, *values_R: Tensor) -> tuple[Tensor, ...]:
         return self._reduce(torch.stack(values_R), dist.ReduceOp.SUM).unbind()
