@@ -1,9 +1,11 @@
 """The one seam between a causal language model and the shaped loss.
 
-`shape_lm_head` replaces `model.forward` on the instance. With labels, the new forward runs the backbone, then
-`shaped_linear_loss` on the hidden states and the head's weight: logits are never built. Without labels it is the
-old forward, so generation is unchanged. Backbone and head are looked up at each call because PEFT and FSDP replace
-them after patching.
+`shape_lm_head` replaces `model.forward` on the instance. With labels, the new forward runs the model's own forward
+with a stand-in for the output embedding, which keeps the hidden states that it is given and answers with logits of no
+position; then `shaped_linear_loss` takes those hidden states and the head's weight. So logits are never built, and
+whatever the model does besides (transforms of the head, router losses, hidden states that were asked for) is its own.
+What it does to the logits afterwards is measured once, by `head_check.py`. Without labels it is the old forward, so
+generation is unchanged. The head is looked up at each call because PEFT and FSDP replace it after patching.
 
 The loss takes the place of the head's own forward for the length of one call, and the head is called as the module
 that it is. So the hooks of FSDP and ZeRO see what they always see: they gather the weight before, release it after,
@@ -18,17 +20,19 @@ import types
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any
 
-import torch
 from peft.tuners.tuners_utils import BaseTunerLayer
 from peft.utils.other import TrainableTokensWrapper
 from shaped_kernels import METRICS, RewardShape, ShapedLossOutput, shaped_linear_loss
-from torch import nn
+from torch import Tensor, nn
 from torch.distributed.fsdp import FSDPModule
 from torch.distributed.tensor import DTensor
 from transformers import PreTrainedModel
 from transformers.utils import ModelOutput
+
+from eval_suite.errors import UserError
+from shaped_trl.modeling.head_check import Logits, can_check_now, check_head, router_rate
+from shaped_trl.modeling.own_forward import OwnForward
 
 
 @dataclass
@@ -43,40 +47,40 @@ class ShapedCausalLMOutput(ModelOutput):
             where ignored, detached; None unless asked for in `shape_lm_head(metrics=...)`.
         label_mask: bool, shape of the targets: which positions carry a loss.
         aux_loss: load-balancing loss, unweighted, where router logits are requested.
+        hidden_states, attentions, cross_attentions, router_logits: the model's own, where they are requested.
     """
 
-    loss: torch.Tensor | None = None
-    shaped_loss: torch.Tensor | None = None
-    nll: torch.Tensor | None = None
-    entropy: torch.Tensor | None = None
-    target_prob: torch.Tensor | None = None
-    head_mass: torch.Tensor | None = None
-    tail_mass: torch.Tensor | None = None
-    is_top1: torch.Tensor | None = None
-    target_rank: torch.Tensor | None = None
-    label_mask: torch.Tensor | None = None
-    aux_loss: torch.Tensor | None = None
+    loss: Tensor | None = None
+    shaped_loss: Tensor | None = None
+    nll: Tensor | None = None
+    entropy: Tensor | None = None
+    target_prob: Tensor | None = None
+    head_mass: Tensor | None = None
+    tail_mass: Tensor | None = None
+    is_top1: Tensor | None = None
+    target_rank: Tensor | None = None
+    label_mask: Tensor | None = None
+    aux_loss: Tensor | None = None
+    hidden_states: tuple[Tensor, ...] | None = None
+    attentions: tuple[Tensor, ...] | None = None
+    cross_attentions: tuple[Tensor, ...] | None = None
+    router_logits: tuple[Tensor, ...] | None = None
+
+
+_OF_THE_MODEL = ("aux_loss", "hidden_states", "attentions", "cross_attentions", "router_logits")
 
 
 @dataclass
 class ShapedHead:
-    """The settings a patched forward reads at each call: assign to them between steps."""
+    """The settings a patched forward reads at each call: assign to them between steps.
+
+    `logits` is what the model does to the logits that its head gives, as measured; None until that was checked.
+    """
 
     shape: RewardShape
     metrics: tuple[str, ...] = ("nll",)
     impl: str = "auto"
-
-
-def logit_scaling(config: Any) -> tuple[float, float | None]:
-    """(multiplier, softcap) that a model's own forward applies to its logits, read from its text config."""
-    if getattr(config, "logits_scaling", None) is not None:
-        # Granite and MiniCPM3 divide by this field, HyperCLOVA X multiplies by it
-        scaling = config.logits_scaling
-        multiplier = scaling if config.model_type == "hyperclovax" else 1 / scaling
-    else:
-        names = ("logit_scale", "output_multiplier", "lm_head_multiplier")
-        multiplier = next((v for n in names if (v := getattr(config, n, None)) is not None), 1.0)
-    return multiplier, getattr(config, "final_logit_softcapping", None)
+    logits: Logits | None = None
 
 
 def shape_lm_head(
@@ -93,7 +97,9 @@ def shape_lm_head(
         shape_lm_head(model, RewardShape(beta=-0.25))
 
     Call it before the model is wrapped (PEFT, DDP, FSDP). Labels are shifted inside, as transformers does;
-    `shift_labels` are taken as they are.
+    `shift_labels` are taken as they are. With the default shape the loss is the model's own: that is checked once on
+    four tokens, here, or at the first call with labels where there are several processes or the weights are not here
+    yet. `shaped_trl/modeling/README.md` lists the architectures of transformers for which a test holds it.
 
     Args:
         model: a causal language model with an output embedding (`get_output_embeddings`).
@@ -106,66 +112,86 @@ def shape_lm_head(
         The settings object that the forward reads: `head.shape = ...` changes the shape from the next call on.
 
     Raises:
-        ValueError: the model has no output embedding, a metric is unknown, or an adapter sits on the head.
+        ValueError: a metric is unknown, or an adapter sits on the head.
+        UserError: the model has no output embedding, or its own loss is not the cross-entropy of the next token under
+            a linear head (masked and encoder-decoder models among them).
     """
     unknown = set(metrics) - set(METRICS)
     if unknown:
         raise ValueError(f"metrics={sorted(unknown)} are unknown: choose from {', '.join(METRICS)}")
-    if model.get_output_embeddings() is None:
-        raise ValueError(f"model={type(model).__name__} has no output embedding: a causal language model is needed")
+    if not isinstance(getattr(model.get_output_embeddings(), "weight", None), Tensor):
+        raise UserError(f"model={type(model).__name__} has no single output embedding: take a causal language model")
     _refuse_adapter(model.get_output_embeddings())
     head = ShapedHead(shape or RewardShape(), tuple(metrics), impl)
-    original_forward = model.forward
+    original = model.forward
+    # A function, for a deep copy of the model must not run the original; and not ours, of a call before this.
+    function = getattr(original, "__func__", lambda _, **kwargs: original(**kwargs))
+    function = getattr(function, "unshaped", function)
+    loss_here = functools.partial(head_loss, head=ShapedHead(RewardShape(), ("nll",), impl))
+    if can_check_now(model):
+        head.logits = check_head(OwnForward(model, function), loss_here)
 
     # wraps: `generate` and the Trainer read the model's own signature
     @functools.wraps(type(model).forward)
-    def shaped_forward(self, *args, labels=None, shift_labels=None, num_items_in_batch=None, **kwargs):
-        if (labels is None and shift_labels is None) or kwargs.get("fused_lm_head"):
-            given = {"labels": labels, "shift_labels": shift_labels, "num_items_in_batch": num_items_in_batch}
-            kwargs.update({name: value for name, value in given.items() if value is not None})
-            return original_forward(*args, **kwargs)
-        return _forward_with_loss(self, head, args, kwargs, labels, shift_labels, num_items_in_batch)
+    def shaped_forward(self, *args, **kwargs):
+        own_forward = OwnForward(self, function)
+        kwargs = own_forward.by_name(args, kwargs)
+        given = {name: kwargs.pop(name, None) for name in ("labels", "shift_labels", "num_items_in_batch")}
+        if (given["labels"] is None and given["shift_labels"] is None) or kwargs.get("fused_lm_head"):
+            return own_forward(**kwargs, **{name: value for name, value in given.items() if value is not None})
+        if head.logits is None:
+            head.logits = check_head(own_forward, loss_here)
+        return _forward_with_loss(own_forward, head, head.logits, kwargs, **given)
 
+    shaped_forward.unshaped = function  # type: ignore[attr-defined]
     model.forward = types.MethodType(shaped_forward, model)
     return head
 
 
-def _forward_with_loss(model, head, args, kwargs, labels, shift_labels, num_items_in_batch):
-    config = model.config.get_text_config()
-    kwargs["use_cache"] = False  # with a cache, sdpa builds no block-diagonal mask for packed sequences
-    if getattr(config, "output_router_logits", False):
-        kwargs.setdefault("output_router_logits", True)
-    outputs = model.base_model(*args, **kwargs)
-    hidden, targets = outputs.last_hidden_state, shift_labels
+def _forward_with_loss(own, head, logits, kwargs, labels, shift_labels, num_items_in_batch):
+    return_dict = kwargs.pop("return_dict", None)
+    if return_dict is None:
+        return_dict = own.model.config.return_dict
+    outputs, hidden = own.to_head(lambda hidden: hidden.new_zeros(*hidden.shape[:-2], 0, logits.size), **kwargs)
+    targets = shift_labels
     if targets is None:
         hidden, targets = hidden[:, :-1], labels[:, 1:]
-    result = _head_loss(model, head, config, hidden, targets)
+    if hidden.shape[:-1] != targets.shape:
+        raise UserError(
+            f"labels of shape {tuple(targets.shape)} do not fit the positions {tuple(hidden.shape[:-1])} at which "
+            f"{type(own.model).__name__} predicts; give a label for each position, and leave logits_to_keep out"
+        )
+    result = head_loss(own.model, head, logits, hidden, targets)
     mask = targets != -100
     items = mask.sum().clamp(min=1) if num_items_in_batch is None else num_items_in_batch
-    loss, aux_loss = result.loss / items, None
-    if kwargs.get("output_router_logits"):
-        aux_loss = _load_balancing_loss(config, outputs.router_logits, kwargs.get("attention_mask"))
-        loss = loss + getattr(config, "router_aux_loss_coef", 0.0) * aux_loss
+    loss = result.loss / items
+    of_the_model = {name: outputs.get(name) for name in _OF_THE_MODEL}
+    if of_the_model["aux_loss"] is not None:
+        loss = loss + router_rate(own.model) * of_the_model["aux_loss"].to(loss.device)
     per_token = {name: getattr(result, name) for name in head.metrics}
-    return ShapedCausalLMOutput(loss=loss, shaped_loss=result.loss, label_mask=mask, aux_loss=aux_loss, **per_token)
+    output = ShapedCausalLMOutput(loss=loss, shaped_loss=result.loss, label_mask=mask, **per_token, **of_the_model)
+    return output if return_dict else output.to_tuple()
 
 
-def _head_loss(model, head: ShapedHead, config, hidden, targets) -> ShapedLossOutput:
+def head_loss(
+    model: PreTrainedModel, head: ShapedHead, logits: Logits, hidden: Tensor, targets: Tensor
+) -> ShapedLossOutput:
+    """The loss of `hidden` [B, T, D], as the output embedding is given it, and `targets` [B, T]."""
     lm_head = model.get_output_embeddings()
     _refuse_adapter(lm_head)
-    logit_scale, softcap = logit_scaling(config)
     # In PEFT's `modules_to_save` wrapper, the copy that is trained: FSDP may shard it as a group of its own.
     owner = next((m for m in lm_head.modules() if m._parameters.get("weight") is lm_head.weight), lm_head)
 
-    def compute(hidden, targets) -> dict[str, torch.Tensor]:
+    def compute(hidden, targets) -> dict[str, Tensor]:
+        weight, bias = logits.of(owner)
         output = shaped_linear_loss(
-            hidden.to(owner.weight.device),
-            owner.weight,
-            targets.to(owner.weight.device),
+            hidden.to(weight.device),
+            weight,
+            targets.to(weight.device),
             head.shape,
-            bias=getattr(owner, "bias", None),
-            logit_scale=logit_scale,
-            softcap=softcap,
+            bias=bias,
+            logit_scale=logits.scale,
+            softcap=logits.softcap,
             metrics=head.metrics,
             impl=head.impl,
         )
@@ -199,9 +225,3 @@ def _forward_replaced(module: nn.Module, forward: Callable) -> Iterator[None]:
             del module.forward
         else:
             module.forward = before
-
-
-def _load_balancing_loss(config, router_logits, attention_mask):
-    from transformers.models.mixtral.modeling_mixtral import load_balancing_loss_func
-
-    return load_balancing_loss_func(router_logits, config.num_experts, config.num_experts_per_tok, attention_mask)

@@ -12,16 +12,17 @@ import json
 import math
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import torch
 from scipy.optimize import brentq
 
 from eval_suite.errors import UserError
 from eval_suite.records import write_atomic
-from shaped_trl.modeling.lm_head import logit_scaling
 from shaped_trl.study.logs import TRAIN_LOG, curve, read_log
 from shaped_trl.study.plan import FOUND
+
+if TYPE_CHECKING:
+    from shaped_trl.training.trainer import ShapedTrainer
 
 LOWEST, HIGHEST = 0.05, 20.0
 TOLERANCE = 1e-3  # of ln T; evaluation ends there, on a CPU after about 8 of them
@@ -57,7 +58,7 @@ def match(folder: Path, wanted: float, out: Path) -> dict:
     def excess(log_t: float) -> float:
         temperature = math.exp(log_t)
         if temperature not in tried:
-            with _cooled(trainer.model, temperature):
+            with _cooled(trainer, temperature):
                 tried[temperature] = trainer.evaluate()["eval_entropy"]
         return tried[temperature] - wanted
 
@@ -79,10 +80,10 @@ def match(folder: Path, wanted: float, out: Path) -> dict:
 
 
 @contextlib.contextmanager
-def _cooled(model: torch.nn.Module, temperature: float) -> Iterator[None]:
+def _cooled(trainer: ShapedTrainer, temperature: float) -> Iterator[None]:
     """All logits divided by the temperature, for as long as this is open."""
-    head = model.get_output_embeddings()  # type: ignore[operator]
-    if getattr(head, "bias", None) is not None or logit_scaling(model.config)[1] is not None:
+    head, logits = trainer.model.get_output_embeddings(), trainer.head.logits
+    if getattr(head, "bias", None) is not None or logits is None or logits.softcap is not None:
         raise UserError("entropy_of is for models whose logits are linear: this one has a bias or a soft cap there")
     hook = head.register_forward_pre_hook(lambda module, inputs: (inputs[0] / temperature, *inputs[1:]))
     try:

@@ -1,9 +1,12 @@
 """`shape_lm_head`: the loss inside a model's own forward."""
 
+import inspect
+
 import pytest
 import torch
-from shaped_kernels import RewardShape
+from shaped_kernels import RewardShape, shaped_linear_loss
 from tiny import tiny_model
+from torch.utils._python_dispatch import TorchDispatchMode
 from transformers import (
     CohereConfig,
     CohereForCausalLM,
@@ -16,7 +19,8 @@ from transformers import (
     Qwen3MoeForCausalLM,
 )
 
-from shaped_trl.modeling import shape_lm_head
+from eval_suite.errors import UserError
+from shaped_trl.modeling import lm_head, shape_lm_head
 
 SIZES = {
     "vocab_size": 50,
@@ -99,6 +103,77 @@ def test_shift_labels_are_taken_as_they_are(batch):
     shifted = torch.nn.functional.pad(labels[:, 1:], (0, 1), value=-100)
     expected = model(**batch, labels=labels).loss
     torch.testing.assert_close(model(**batch, shift_labels=shifted).loss, expected, rtol=1e-6, atol=1e-7)
+
+
+def test_labels_given_by_position_are_shaped(batch):
+    model = tiny_model()
+    shape_lm_head(model, RewardShape(beta=0.5))
+    expected = model(**batch).loss
+    names = [*inspect.signature(type(model).forward).parameters][1:]
+    arguments = [batch.get(name) for name in names[: names.index("labels") + 1]]
+    assert torch.equal(model(*arguments).loss, expected)
+    with pytest.raises(TypeError, match="multiple values for argument 'labels'"):
+        model(*arguments, labels=batch["labels"])
+
+
+def test_a_tuple_is_returned_where_that_is_asked_for(batch):
+    model = tiny_model()
+    shape_lm_head(model)
+    expected = model(**batch)
+    output = model(**batch, return_dict=False)
+    assert isinstance(output, tuple)
+    assert torch.equal(output[0], expected.loss)
+    assert torch.equal(output[1], expected.shaped_loss)
+
+
+def test_what_else_was_asked_for_is_the_models_own(batch):
+    model = models()["moe"]
+    model.set_attn_implementation("eager")
+    asked = {"output_hidden_states": True, "output_attentions": True}
+    own = model(**batch, **asked)
+    shape_lm_head(model)
+    output = model(**batch, **asked)
+    for name in ("hidden_states", "attentions", "router_logits"):
+        assert len(output[name]) == len(own[name]) > 0
+        for got, expected in zip(output[name], own[name], strict=True):
+            torch.testing.assert_close(got, expected)
+    torch.testing.assert_close(output.aux_loss, own.aux_loss)
+    torch.testing.assert_close(output.loss, own.loss)
+    assert "hidden_states" not in model(**batch)
+
+
+def test_labels_that_do_not_fit_the_positions_are_refused(batch):
+    model = tiny_model()
+    shape_lm_head(model)
+    with pytest.raises(UserError, match="do not fit the positions"):
+        model(**batch, logits_to_keep=3)
+
+
+def test_logits_are_not_built_beside_the_loss(batch, monkeypatch):
+    """What is as large as the logits of two positions is made inside the loss, which bounds it."""
+    model = tiny_model(tie_word_embeddings=False)
+    shape_lm_head(model)
+    inside = []
+
+    class Large(TorchDispatchMode):
+        def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+            result = function(*args, **(kwargs or {}))
+            if not inside and isinstance(result, torch.Tensor) and result.shape[-1:] == (63,):
+                assert result.numel() <= 63
+            return result
+
+    def watched(*args, **kwargs):
+        inside.append(True)
+        try:
+            return shaped_linear_loss(*args, **kwargs)
+        finally:
+            inside.pop()
+
+    monkeypatch.setattr(lm_head, "shaped_linear_loss", watched)
+    with Large():
+        model(**batch)
+        with pytest.raises(AssertionError):
+            model(batch["input_ids"])
 
 
 def test_no_valid_target_is_a_differentiable_zero(batch):

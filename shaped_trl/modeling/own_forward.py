@@ -1,0 +1,85 @@
+"""A model's own forward, run with a stand-in for its output embedding."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from torch import Tensor, nn
+from transformers import PreTrainedModel
+from transformers.utils import ModelOutput
+
+from eval_suite.errors import UserError
+
+
+class OwnForward:
+    """The forward that `model` had before it was patched: `function(model, ...)`."""
+
+    def __init__(self, model: PreTrainedModel, function: Callable) -> None:
+        self.model, self._function = model, function
+
+    def __call__(self, **kwargs: Any) -> Any:
+        return self._function(self.model, **kwargs)
+
+    def by_name(self, args: tuple, kwargs: dict[str, Any]) -> dict[str, Any]:
+        """The arguments of a call, those that were given by position by name as well."""
+        if not args:
+            return kwargs
+        signature = inspect.signature(type(self.model).forward)
+        given = dict(zip([*signature.parameters][1:], args, strict=False))
+        if len(given) < len(args) or given.keys() & kwargs.keys():
+            signature.bind(self.model, *args, **kwargs)  # raises as Python does
+        return given | kwargs
+
+    def to_head(self, answer: Callable[[Tensor], Tensor], **kwargs: Any) -> tuple[ModelOutput, Tensor]:
+        """Run without a cache; the output embedding is not called, and `answer(hidden)` are its logits.
+
+        Returns:
+            The model's output, and the hidden states that its output embedding would have been given.
+
+        Raises:
+            UserError: it does not call its output embedding once.
+        """
+        # With a cache, sdpa builds no block-diagonal mask for packed sequences.
+        kwargs |= {"use_cache": False, "return_dict": True}
+        with _stood_in(self.model, answer) as stand_in:
+            outputs = self(**kwargs)
+        if len(stand_in.given) != 1:
+            raise UserError(
+                f"model={type(self.model).__name__} calls its output embedding {len(stand_in.given)} times in its "
+                "forward, and only models that call it once are supported"
+            )
+        return outputs, stand_in.given[0]
+
+
+class _StandIn(nn.Module):
+    """Keeps what it is given and answers with what it is told; in all else the head itself."""
+
+    def __init__(self, head: nn.Module, answer: Callable[[Tensor], Tensor]) -> None:
+        super().__init__()
+        self.given: list[Tensor] = []
+        vars(self).update(head=head, answer=answer)  # not as a submodule
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(vars(self)["head"], name)
+
+    def forward(self, hidden: Tensor) -> Tensor:
+        self.given.append(hidden)
+        return self.answer(hidden)
+
+
+@contextmanager
+def _stood_in(model: PreTrainedModel, answer: Callable[[Tensor], Tensor]) -> Iterator[_StandIn]:
+    """A stand-in at every place where `model` holds its output embedding, looked up now: PEFT and FSDP replace it."""
+    head = model.get_output_embeddings()
+    stand_in = _StandIn(head, answer)
+    places = [(m, name) for m in model.modules() for name, child in m._modules.items() if child is head]
+    try:
+        for module, name in places:
+            module._modules[name] = stand_in
+        yield stand_in
+    finally:
+        for module, name in places:
+            module._modules[name] = head
