@@ -137,6 +137,8 @@ def _run(own: OwnForward, ids: Tensor) -> _Run:
         raise _refusal(own.model, "has more or fewer predictions than tokens")
     # Autocast and FSDP compute in another dtype than that of the hidden states or of the logits in the end.
     eps = max(torch.finfo(t.dtype).eps for t in (hidden, *answers))
+    if hidden.is_cuda:
+        eps = max(eps, 2.0**-11)  # its matmuls may round float32 to TF32
     return _Run(ids, hidden, _whole(outputs.logits), answers[0].shape[-1], eps)
 
 
@@ -169,14 +171,15 @@ def _measure(own: OwnForward, first: _Run) -> Logits:
         raise _refusal(model, "looks at the tokens that come after the one it predicts from (is_decoder=False?)")
     out = _whole(outputs.logits).to(z.dtype)
     logits = _transform(model, z, out)
-    expected, unshifted = (F.cross_entropy(*pair) for pair in ((out[0, :-1], labels[0, 1:]), (out[0], labels[0])))
+    labels, own_loss = labels[0].to(out.device), outputs.loss.to(out)
+    expected, unshifted = (F.cross_entropy(*pair) for pair in ((out[0, :-1], labels[1:]), (out[0], labels)))
     if outputs.get("aux_loss") is not None:
-        expected = expected + router_rate(model) * outputs.aux_loss
-    if torch.allclose(outputs.loss.to(expected.dtype), unshifted, rtol=1e-5):
+        expected = expected + router_rate(model) * outputs.aux_loss.to(out)
+    if torch.allclose(own_loss, unshifted, rtol=1e-5):
         raise _refusal(
             model, "takes labels for the tokens at their own positions: it is not trained on the next token"
         )
-    if not torch.allclose(outputs.loss.to(expected.dtype), expected, rtol=1e-5, atol=1e-5):
+    if not torch.allclose(own_loss, expected, rtol=1e-5, atol=1e-5):
         raise _refusal(model, "has a loss of its own that is not the mean cross-entropy of the next tokens")
     return logits
 

@@ -161,10 +161,11 @@ def _forward_with_loss(own, head, logits, kwargs, labels, shift_labels, num_item
             f"labels of shape {tuple(targets.shape)} do not fit the positions {tuple(hidden.shape[:-1])} at which "
             f"{type(own.model).__name__} predicts; give a label for each position, and leave logits_to_keep out"
         )
+    targets = targets.to(hidden.device)  # of the head, where a model is spread over devices
     result = head_loss(own.model, head, logits, hidden, targets)
     mask = targets != -100
     items = mask.sum().clamp(min=1) if num_items_in_batch is None else num_items_in_batch
-    loss = result.loss / items
+    loss = result.loss / (items.to(result.loss.device) if isinstance(items, Tensor) else items)
     of_the_model = {name: outputs.get(name) for name in _OF_THE_MODEL}
     if of_the_model["aux_loss"] is not None:
         loss = loss + router_rate(own.model) * of_the_model["aux_loss"].to(loss.device)
