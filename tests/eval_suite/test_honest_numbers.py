@@ -110,7 +110,7 @@ def test_mistakes_end_with_one_line(tmp_path, capsys):
         (["grade", "--answers", str(answers), "--benchmark", "math", "--out", str(tmp_path / "file")], "is a file"),
         (["grade", "--answers", str(answers), "--benchmark", "maths", "--out", "x"], "known ones are math, choice"),
         (["eval", "--model", "m", "--benchmarks", "gsm8k", "--num_workers", "0"], "num_workers=0 must be at least 1"),
-        (["report", str(run)], "the run is damaged"),
+        (["report", str(run)], "it is damaged"),
         (["grade", str(damaged["json"])], "samples.jsonl:3: not a JSON row"),
         (["grade", str(damaged["field"])], "samples.jsonl:3: not a row of this version"),
     ):
