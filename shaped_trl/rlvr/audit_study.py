@@ -110,7 +110,8 @@ def line(group: str, name: str, prompts: PromptArguments) -> Line:
         data = rl_prompts(prompts, seed=0)
         reward = VerdictReward(data.grader)
     except UserError as error:
-        return Line(group, name, problem=" ".join(str(error).split()))
+        problem = " ".join(str(error).split()).partition(": put it at ")[0]  # the rest is about this machine
+        return Line(group, name, problem=problem.replace(str(prompts.hub_mirror), "DIR"))
     return _line(group, name, audit_reward(reward, data.train))
 
 

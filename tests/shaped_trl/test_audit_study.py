@@ -27,7 +27,7 @@ def test_a_set_is_audited_and_one_that_is_missing_is_named(tmp_path, monkeypatch
         *("recipes", "demo/rlvr", "running_sums", "64"),
     )
     assert (demo["golds_passed"], demo["above_bar"], demo["bar"]) == ("64", "0", "0.3")
-    assert "openai/gsm8k" in gsm8k["problem"]
+    assert gsm8k["problem"] == "hub_mirror='DIR' has no data set 'openai/gsm8k' (config 'main', split 'test')"
     text = (tmp_path / "README.md").read_text()
     assert "Of 1 rewards **0** are refused." in text
     assert "| demo/rlvr |" in text
