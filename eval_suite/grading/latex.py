@@ -8,13 +8,55 @@ from __future__ import annotations
 
 import re
 
+from eval_suite.grading.vocabulary import is_leading
+
 _UNICODE = {
-    "−": "-", "–": "-", "×": r"\times ", "·": r"\cdot ", "⋅": r"\cdot ", "÷": r"\div ", "°": r"^\circ ",
-    "π": r"\pi ", "∞": r"\infty ", "≤": r"\le ", "≥": r"\ge ", "∪": r"\cup ", "∈": r"\in ",
-    "±": r"\pm ", "≈": r"\approx ", "\u00a0": " ", "\u2009": " ", "\u202f": " ", "′": "'",
-    "％": r"\%", "¢": r"\text{ cents}", "€": "$", "£": "$", "½": r"\frac{1}{2}", "¼": r"\frac{1}{4}",
-    "¾": r"\frac{3}{4}", "⅓": r"\frac{1}{3}", "⅔": r"\frac{2}{3}",
-}  # fmt: skip
+    "−": "-",
+    "–": "-",
+    "‐": "-",
+    "‑": "-",
+    "×": r"\times ",
+    "·": r"\cdot ",
+    "⋅": r"\cdot ",
+    "÷": r"\div ",
+    "∗": "*",
+    "⁄": "/",
+    "∕": "/",
+    "°": r"^\circ ",
+    "∞": r"\infty ",
+    "≤": r"\le ",
+    "≥": r"\ge ",
+    "≠": r"\ne ",
+    "∪": r"\cup ",
+    "∩": r"\cap ",
+    "∈": r"\in ",
+    "∅": r"\emptyset ",
+    "±": r"\pm ",
+    "≈": r"\approx ",
+    "ℝ": r"\mathbb{R}",
+    "\u00a0": r"\,",
+    "\u2009": r"\,",
+    "\u202f": r"\,",
+    "\u200b": "",
+    "\ufeff": "",
+    "\u2060": "",
+    "′": "'",
+    "¢": r"\text{ cents}",
+    "€": "$",
+    "£": "$",
+    "½": r"\frac{1}{2}",
+    "¼": r"\frac{1}{4}",
+    "¾": r"\frac{3}{4}",
+    "⅓": r"\frac{1}{3}",
+    "⅔": r"\frac{2}{3}",
+} | {chr(code): chr(code - 0xFEE0) for code in range(0xFF01, 0xFF5F)}  # full-width characters
+_GREEK = (
+    "alpha beta gamma delta epsilon zeta eta theta iota kappa lambda mu nu xi omicron pi rho varsigma sigma tau upsilon"
+    " phi chi psi omega"
+)
+_CAPITALS = "Gamma Delta Theta Lambda Xi Pi Sigma Phi Psi Omega"
+for _letters, _names in (("αβγδεζηθικλμνξοπρςστυφχψω", _GREEK), ("ΓΔΘΛΞΠΣΦΨΩ", _CAPITALS)):
+    _UNICODE |= {letter: f"\\{name} " for letter, name in zip(_letters, _names.split(), strict=True)}
 _UNICODE_TABLE = str.maketrans(_UNICODE)
 # what takes more than one character: roots and powers
 _ROOT = re.compile(r"√\s*(?:(\d+(?:\.\d+)?|[A-Za-z])|\(([^()]*)\)|\{([^{}]*)\})")
@@ -23,12 +65,23 @@ _RAISED = str.maketrans("⁰¹²³⁴⁵⁶⁷⁸⁹⁻", "0123456789-")
 _FONT = r"\\(?:mathbf|boldsymbol|bm|mathit|mathsf|mathtt|mathnormal|pmb|underline|ensuremath)\s*\{"
 _TEXT = r"\\(?:text|textbf|textit|textrm|textsf|texttt|textnormal|mathrm|mbox|hbox)\s*\{"
 _WRAPPER = re.compile(rf"(?:{_FONT})|({_TEXT})")
+_THOUSANDS = r"(?:\{,\}|,\\!|\\,|\\ |~)"  # with a plain space they are two numbers, with ", " a list
+_COLORS = "red|blue|green|black|orange|purple|brown|magenta|cyan|violet|teal"
 _RULES = [
     (re.compile(pattern), replacement)
     for pattern, replacement in (
-        (r"(?<=\d)\s*\\(?:mathrm|text)\{\s*[eE]\s*\}\s*(?=[+-]?\d)", "e"),
-        (r"^\s*\\(?:text|textbf|textrm|mathrm)\{(?![^{}]*\bnot\b)[^{}]*[\s:~]\}\s*(?=[-+\d.\\({\[$A-Za-z])", ""),
-        (r"\\(?:color|textcolor)\s*\{[^{}]*\}", ""),
+        (r"(?<=\d)\s*\\(?:mathrm|text)\{\s*[eE]\s*\}\s*(?=\d|[+-]\d{2})", "e"),
+        # constants that are set upright: they are no units
+        (
+            r"\\(?:mathrm|text|textrm|rm|operatorname)\s*(?:\{\s*([ied])\s*\}|(?<=[a-z])\s+([ied])(?![A-Za-z]))",
+            r" \1\2",
+        ),
+        (r"\\(?:mathrm|text|textrm)\s*\{\s*\\?pi\s*\}", r"\\pi "),
+        (
+            r"^\s*\\(?:text|textbf|textrm|mathrm)\{([^{}]*[\s:~])\}\s*(?=[-+\d.\\({\[$A-Za-z])",
+            lambda match: "" if is_leading(match[1]) else match.group(),
+        ),
+        (rf"\\(?:color|textcolor)\s*\{{(?:{_COLORS})\}}", ""),
         (r"\\(?:tiny|small|normalsize|large|Large|LARGE|huge|Huge)(?![A-Za-z])\s*", ""),
         (r"^\s*(\*\*|`)\s*([^*`]*?)\s*\1\s*$", r"\2"),
         (r"\\(?:begin|end)\s*\{(?:aligned|align\*?|gathered|equation\*?)\}", " "),
@@ -41,7 +94,7 @@ _RULES = [
         (r"(?<![A-Za-z\\])sqrt\s*(?:(\d+)|\(([^()]*)\))", lambda match: rf"\sqrt{{{match[1] or match[2]}}}"),
         (r"(?<![A-Za-z\\])pi(?![A-Za-z])", r"\\pi "),
         (r"\{([^{}]*)\\choose(?![A-Za-z])([^{}]*)\}", r"\\binom{\1}{\2}"),
-        (r"(?<=\d)\s*(?:\{\s*,\s*\}|,\\!|(?<!\\)\\,)\s*(?=\d{3}(?!\d))", ""),
+        (rf"(?<![\d.,])\d{{1,3}}(?:{_THOUSANDS}\d{{3}})+(?!\d)", lambda match: re.sub(r"\D", "", match.group())),
         (r"(?<!\\)\\[()\[\]$]|\$|(?<!\\)\\!\s*|\\(?:display|text|script)style(?![A-Za-z])", ""),
         (r"\\(?:left|right|[bB]igg?[lrm]?)(?![A-Za-z])\s*", ""),
         (r"(?<!\\)\\[,;:> ]|~|\\(?:quad|qquad|enspace|thinspace)(?![A-Za-z])|[\t\n\r]", " "),
@@ -58,22 +111,27 @@ _RULES = [
         (r"\bnp\.(?=(?:arc)?(?:sin|cos|tan)|exp|log|sqrt|pi)", r"\\"),
     )
 ]
+_BOX = re.compile(r"\\(?:boxed|fbox)\s*\{")
 _COUNTED = re.compile(r"\s*([-+]?[\d.,/]*\d)\s+([A-Za-z][^{}]*)")  # \text{5 apples}
-_LEADING = re.compile(r"\s*(?:\\(?:approx|simeq|sim|therefore|implies|Rightarrow)(?![A-Za-z])|=)\s*")
+_FINAL = re.compile(r"(?<![.\s])\s{0,9}[.,:]$")  # but "5..." may be more than 5
+_LEADING = re.compile(r"\s*(?:\\(?:approx|therefore|implies|Rightarrow)(?![A-Za-z])|=)\s*")
 # but between two letters, the end of a command and its argument, and between two digits, as in 1 1/2
 _NEEDLESS_SPACE = re.compile(r"(?<![A-Za-z\d])\s+|\s+(?![A-Za-z\d])|(?<=[A-Za-z])\s+(?=\d)|(?<=\d)\s+(?=[A-Za-z])")
 
 
 def clean(text: str) -> str:
     """`text` in the one writing; empty where nothing is left."""
-    text = _unwrap(_plain_characters(text))
+    text = _plain_characters(text).strip()
+    while (inner := _BOX.match(text)) and closing(text, inner.end() - 1) == len(text) - 1:
+        text = text[inner.end() : -1].strip()
+    text = _unwrap(text)
     for pattern, replacement in _RULES:
         text = pattern.sub(replacement, text)
     text = text.strip()
     if leading := _LEADING.match(text):
         text = text[leading.end() :]
     while True:
-        bare = text.rstrip(" .,:").removesuffix("\\\\")
+        bare = _FINAL.sub("", text.rstrip()).removesuffix("\\\\")
         bare = bare[1:-1].strip() if _closes_at_end(bare, "{", "}") else bare
         if bare == text:
             return text

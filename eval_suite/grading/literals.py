@@ -19,7 +19,7 @@ RELATIVE_TOLERANCE = Fraction(1, 10**4)
 SIGNIFICANT_DIGITS = 12
 LARGEST_DENOMINATOR = 1000
 
-_DECIMAL = r"[+-]?(?:(?:\d{1,3}(?:[, ]\d{3})+|\d+)(?:\.\d*)?|\.\d+)"
+_DECIMAL = r"[+-]?(?:(?:\d{1,3}(?:,\d{3})+|\d+)(?:\.\d*)?|\.\d+)"
 _EXPONENT = r"[+-]?\d{1,3}"
 _PLAIN = re.compile(_DECIMAL)
 _RATIO = re.compile(rf"({_DECIMAL})/({_DECIMAL})")
@@ -29,6 +29,8 @@ _REPEATING = re.compile(r"([+-]?)(\d*)\.(\d*)\\(?:overline|bar)(?:\{(\d+)\}|(\d)
 _E_NOTATION = re.compile(rf"({_DECIMAL})[eE]({_EXPONENT})")
 _TIMES_TEN = re.compile(rf"(?:({_DECIMAL})(?:\\times|\\cdot|[×·*]))?([+-]?)10\^(?:\{{({_EXPONENT})\}}|({_EXPONENT}))")
 _DECORATION = re.compile(r"\\[!,;:$]|\$")
+_FINAL = re.compile(r"(?<![.,;])[.,;]$")
+_LIST_COMMA = re.compile(r",(?:\s|\\[,;: ])|\s,")  # a thousands separator has no space
 _SPACE = re.compile(r"(?<!\d)\s+|\s+(?!\d)")  # a space between digits may part two numbers, as in 1 1/2
 
 
@@ -54,10 +56,11 @@ def simplest(value: Fraction) -> Fraction:
 
 def parse_number(text: str) -> Number | None:
     """The number that `text` as a whole is, or None. A currency sign and final punctuation are ignored."""
-    if len(text) > MAX_LITERAL_CHARACTERS:
+    text = text.strip().removesuffix(",").replace("−", "-").replace("–", "-")
+    if len(text) > MAX_LITERAL_CHARACTERS or not text.isascii() or _LIST_COMMA.search(text):
         return None
-    text = _DECORATION.sub("", text).replace("{,}", ",").replace("−", "-").replace("\\ ", " ").replace("~", " ")
-    text = _SPACE.sub("", text).rstrip(".,;")
+    text = _DECORATION.sub("", text).replace("{,}", ",").replace("\\ ", " ").replace("~", " ")
+    text = _FINAL.sub("", _SPACE.sub("", text))
     if text.endswith("%"):
         number = parse_number(text[:-1].removesuffix("\\"))
         return None if number is None or number.percent else replace(number, percent=True)
@@ -81,7 +84,7 @@ def parse_number(text: str) -> Number | None:
 
 
 def _fraction(decimal: str) -> Fraction:
-    return Fraction(decimal.replace(",", "").replace(" ", "").rstrip("."))
+    return Fraction(decimal.replace(",", "").rstrip("."))
 
 
 def _repeating(sign: str, whole: str, digits: str, *periods: str | None) -> Number:

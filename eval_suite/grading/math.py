@@ -1,4 +1,15 @@
-r"""Mathematics: is the last boxed answer equal to gold? math-verify, behind exact numbers and two refutations.
+r"""Mathematics: is the boxed answer equal to gold? math-verify, behind a grammar, exact numbers and two refutations.
+
+What is the answer. Reasoning in ``<think>`` tags is dropped. The last box counts, and boxes that follow each other with
+only commas or "and" between them are one list. A box that is denied ("is not"), altered ("twice", a minus sign before
+it) or taken back afterwards ("sorry, that is wrong") is no answer. Without a box, the last sentence counts if it states
+an answer in one of the forms of `prose`; nothing else in a text without a box is looked for.
+
+What an answer may contain (`vocabulary`, `units`). Beside the mathematics: the words of gold; a name before an equals
+sign; behind a value a listed unit, counted thing or number word; before it a few harmless words ("the answer is"). Any
+other word, command or mark, wherever it stands, makes the answer wrong: nothing is dropped because it is unknown. So a
+hedged or revoked answer is never right. Upright i, e and d are constants. Commas without a space, in groups of three,
+part thousands; with a space they part a list; where gold is a list, they part a list.
 
 Departures from calling math-verify on the whole completion, each for a measured fault:
 
@@ -14,18 +25,19 @@ Departures from calling math-verify on the whole completion, each for a measured
 * digits with a base are compared as such (math-verify takes 52 in base 9 for 52 in base 8);
 * lists of numbers are compared with their repetitions (math-verify drops these);
 * a pass is withdrawn where both sides are constants that differ relatively by more than 1e-4 (1/2^99 and
-  1/2^98), or where the answer is an equation between unequal constants (``3=7`` for 7);
+  1/2^98), or where the answer is an equation between unequal constants (``3=7`` for 7), or an inequality where gold
+  is a value;
+* of ``A \approx B`` either may be gold, but only where they are close to each other;
 * expressions that math-verify cannot turn into each other are equal where their values are, at three points with
   positive symbols (``sinh`` and exponentials; ``2r\sqrt{\pi}`` and ``\sqrt{4\pi r^2}``);
 * equations are equal where one is a multiple of the other at those points; math-verify, which solves them, is asked
   about those in one or two symbols only;
 * a boxed answer of more than 2,000 characters (and twice gold's) is compared as text alone.
 
-Without a box, the formula, number or word after the last ``answer is`` is taken for one; else math-verify searches.
-
 A gold may end in ``\tolerance{1e-1}``: how far, absolutely, a number may be off.
 
-math-verify swallows exceptions, MemoryError among them: a boxed answer that it cannot parse or compare is a fail.
+An answer that cannot be parsed or compared, or on which the parser fails, is a fail: a policy gains nothing by it. Only
+a gold that does not equal itself is an error.
 
 This module runs untrusted text through a computer algebra system without any time limit: call it through
 `GraderPool`, which limits time and memory from outside.
@@ -36,22 +48,33 @@ from __future__ import annotations
 import logging
 import re
 from collections import Counter
-from dataclasses import dataclass
 from fractions import Fraction
 from functools import lru_cache
 from typing import Any
 
 from latex2sympy2_extended import NormalizationConfig
-from math_verify import ExprExtractionConfig, LatexExtractionConfig, parse, verify
+from math_verify import LatexExtractionConfig, parse, verify
 from math_verify.grader import get_pct_val
-from sympy import Basic, Eq, Expr, Rational, nan, zoo
+from sympy import Basic, Eq, Expr, MatAdd, MatMul, Rational, nan, zoo
 
 from eval_suite.grading.canonical import canonical, constant_value, is_contradiction, same_equation, same_function
-from eval_suite.grading.extract import before_next_question, boxed_or_tail, last_boxed, plain_answer
+from eval_suite.grading.extract import ANSWER_CHARACTERS, boxed_or_tail, last_boxed, plain_answer
 from eval_suite.grading.fingerprint import point_values
 from eval_suite.grading.latex import clean, has_equals, same_look, split_list, split_name
-from eval_suite.grading.literals import Number, numbers_equal, parse_based, parse_number
-from eval_suite.grading.units import conversion, split_unit
+from eval_suite.grading.literals import Number, numbers_equal, parse_based
+from eval_suite.grading.prose import stated
+from eval_suite.grading.reading import (
+    TOLERANCE,
+    Reading,
+    is_wordy,
+    read,
+    read_gold,
+    unreadable,
+    with_bare_unit,
+    without_text_commands,
+    words,
+)
+from eval_suite.grading.units import conversion
 from eval_suite.records import Status
 
 MAX_PARSED_CHARACTERS = 2_000
@@ -61,11 +84,7 @@ ROUNDING = 1e-2  # how far the two sides of an approximation may be apart, relat
 # math-verify's own clean-up, but for units: it takes the letter in 6m for one
 _NORMALIZATION = NormalizationConfig(units=False, malformed_operators=True, nits=True)
 _BOXED_ONLY = (LatexExtractionConfig(boxed_match_priority=0, normalization_config=_NORMALIZATION),)
-_ANYWHERE = (LatexExtractionConfig(), ExprExtractionConfig())
-_TOLERANCE = re.compile(r"\\tolerance\{([^{}]*)\}\s*$")
 _SCIENTIFIC = re.compile(r"\d[eE][+-]?\d|\\(?:times|cdot)\s*10\s*\^")
-_TEXT = re.compile(r"\\(?:text|textbf|textit|textrm|mathrm|mbox)\{([^{}]*)\}")
-_WORDS = re.compile(r"\(?([A-Za-z]+(?:[ '-][A-Za-z]+)*)\)?\.?")
 # what the parser takes for something else: e-notation, Euler's constant, Euler's number with an index, a real i
 _SYMBOLS: list[tuple[re.Pattern[str], Any]] = [
     (re.compile(r"(?<=\d)[eE]([+-]?\d{1,3})(?![\w.])"), r"\\times10^{\1}"),
@@ -74,108 +93,91 @@ _SYMBOLS: list[tuple[re.Pattern[str], Any]] = [
     (re.compile(r"(?<=\d)i(?![A-Za-z])"), " i"),
     (re.compile(r"(?<![A-Za-z\\])([a-z])\s*(?=\([^()\[\]]*\]|\[[^()\[\]]*\))"), r"\1 \\in "),
 ]
-_STATED = re.compile(
-    r"answer(?:\s+is)?\s*:?\s*(?!not\b)(?:(?:\$([^$\n]{1,200})\$|\\\(([^\n]{1,200}?)\\\))(?=\s*[.,;(]|\s*$|\n)"
-    r"|([^\s$\\][^\n$]{0,60}?)(?=\.?\s*$|\.\s|\n))",
-    re.IGNORECASE,
-)
-_TAG = re.compile(r"<answer>([^<]{1,200})</answer>", re.IGNORECASE)
-_DENIED = re.compile(r"\bnot\s+(?:equal\s+to\s+)?\$?\s?-?\d[\d.,]*\$?")
-_PROPER_NAME = re.compile(r"[A-Za-z]{5,}")
-_ONE_WORD = re.compile(r"\(?[A-Za-z]+\)?")
-_SCALES = {"dozen": 12, "thousand": 10**3, "million": 10**6, "billion": 10**9, "trillion": 10**12}
 _LOG = re.compile(r"\\log(?![A-Za-z])(?!\s*_)")  # the parser's is to base 10; where gold has ln, it is natural
+_INEQUALITY = re.compile(r"[<>]|\\(?:le|leq|leqslant|lt|ge|geq|geqslant|gt|neq?)(?![A-Za-z])")
 # math-verify warns that its own timeouts are off: they are, on purpose.
 logging.getLogger("math_verify").setLevel(logging.ERROR)
-
-
-@dataclass(frozen=True)
-class Reading:
-    """An answer taken apart: ``x = 5\\text{ cm}`` has name x, value ``5``, unit ``\\text{ cm}`` and a number."""
-
-    text: str
-    name: str | None
-    value: str
-    unit: str
-    number: Number | None
 
 
 def grade(completion: str, gold: str) -> tuple[Status, str | None]:
     """Grade a completion (or what `boxed_or_tail` left of it) against `gold` (LaTeX, without a box).
 
-    No limit on time or memory: see `GraderPool`.
+    No limit on time or memory: see `GraderPool`. An answer that the algebra system fails on is wrong.
+
+    Raises:
+        Exception: gold itself cannot be graded, whatever the answer.
     """
-    boxed = last_boxed(before_next_question(completion))
-    if boxed is None:
-        tail = boxed_or_tail(completion)
-        boxed = _stated(tail)
-        if boxed is None:
-            return _grade_tail(tail, gold)
-    boxed = " ".join(boxed.split())
-    if _is_long(boxed, gold):
-        return "fail", plain_answer(boxed)
-    answers = _candidates(clean(_TOLERANCE.sub("", boxed)))
-    if not answers:
+    try:
+        return _grade(completion, gold)
+    except Exception:  # any fault of the parser or of sympy, MemoryError and RecursionError among them
+        if not _equals_itself(gold):
+            raise
+        return "fail", plain_answer(last_boxed(completion) or completion[-ANSWER_CHARACTERS:])
+
+
+def _grade(completion: str, gold: str) -> tuple[Status, str | None]:
+    deciding = boxed_or_tail(completion)
+    boxed = last_boxed(deciding)
+    text = stated(deciding) if boxed is None else boxed
+    if text is None:
+        return "unparsed", None
+    text = " ".join(text.split())
+    if _is_long(text, gold):
+        return "fail", plain_answer(text)
+    answers = _candidates(clean(TOLERANCE.sub("", text)))
+    if not answers[0].text:
         return "unparsed", None
     right = _gold_answer(gold)
     if any(_equal(gold, answer) for answer in answers):
         return "pass", right
+    if boxed is None and unreadable(answers[0], gold):
+        return "unparsed", None
     vote = _vote(answers[0], gold)
     return "fail", vote if vote != right else f"not gold: {plain_answer(answers[0].text)}"  # such as another unit
 
 
+@lru_cache(maxsize=1024)
+def _equals_itself(gold: str) -> bool:
+    try:
+        return _grade(f"\\boxed{{{gold}}}", gold)[0] == "pass"
+    except Exception:
+        return False
+
+
 def _candidates(text: str) -> list[Reading]:
-    r"""The answer; of ``A \approx B`` both, where they are constants close to each other, else A."""
+    r"""The answer; of ``A \approx B`` both where they are close to each other, else the whole, which is then wrong."""
     left, found, right = text.partition(r"\approx")
     if not found:
-        return [_read(text)] if text else []
+        return [read(text)]
     if split_name(f"{left}={right}")[0] is not None:
-        return [_read(f"{left}={right}")]
-    first, second = _read(left.strip()), _read(right.strip())
-    distance = _relative_distance(_constant(first), _constant(second))
-    return [first, second] if distance is not None and distance <= ROUNDING else [first]
+        return [read(f"{left}={right}")]
+    first, second = read(left.strip()), read(right.strip())
+    return [first, second] if _are_close(first, second) else [read(text)]
 
 
-@lru_cache(maxsize=1024)
-def _read(text: str) -> Reading:
-    """Take cleaned text apart. Bare words are units only behind a number: the m in ``6m`` is then one."""
-    name, whole = split_name(text)
-    value, unit = split_unit(whole, bare=False)
-    number = parse_number(whole) or parse_number(value)
-    number = _scaled(number, unit) if number is not None and unit else number
-    if number is None and value.startswith("(") and value.endswith(")") and "," not in value:
-        number = parse_number(value[1:-1])
-    return Reading(text, name, value, unit, number)
-
-
-@lru_cache(maxsize=1024)
-def _read_gold(gold: str) -> tuple[Reading, Fraction | None]:
-    tolerance = _TOLERANCE.search(gold)
-    reading = _read(clean(_TOLERANCE.sub("", gold)))
-    return reading, Fraction(tolerance[1]) if tolerance else None
-
-
-def _with_bare_unit(answer: Reading) -> Reading:
-    """``5 cm`` as a number: only where gold is one, so that no symbol of an expression is lost."""
-    value, unit = split_unit(answer.value, bare=True)
-    number = parse_number(value) if unit and answer.number is None else None
-    return answer if number is None else Reading(answer.text, answer.name, value, unit, _scaled(number, unit))
-
-
-def _scaled(number: Number, unit: str) -> Number:
-    r"""``5\text{ million}``, whose unit is none."""
-    factor = next((size for word, size in _SCALES.items() if word in unit), 1)
-    return Number(number.value * factor, number.style, number.percent)
+def _are_close(first: Reading, second: Reading) -> bool:
+    """Whether two values, or two expressions at two points, round to each other."""
+    one, other = _constant(first), _constant(second)
+    distance = _relative_distance(one, other)
+    if distance is not None:
+        return distance <= ROUNDING
+    if not isinstance(one, Expr) or not isinstance(other, Expr) or one.free_symbols != other.free_symbols:
+        return False
+    pairs = list(zip(point_values(one) or [], point_values(other) or [], strict=False))
+    return bool(pairs) and all(abs(a - b) <= ROUNDING * abs(a) for a, b in pairs)
 
 
 def _equal(gold_text: str, answer: Reading) -> bool:
-    gold, tolerance = _read_gold(gold_text)
+    gold, tolerance = read_gold(gold_text)
     if _look(answer.text) == _look(gold.text):
         return True
+    verdict = _equal_words(gold_text, gold, answer)
+    if verdict is not None or unreadable(answer, gold_text):
+        return verdict is True
     if _needs_names(gold, answer):
         return _equal_parsed(gold_text, gold.text, answer.text, None)
     if gold.number is not None:
-        answer = _with_bare_unit(answer)
+        answer = with_bare_unit(answer)
     factor = conversion(gold.unit, answer.unit) if gold.unit and answer.unit else Fraction(1)
     if factor is None:
         return False
@@ -184,8 +186,7 @@ def _equal(gold_text: str, answer: Reading) -> bool:
         return numbers_equal(gold.number, number, tolerance)
     if factor == 1 and same_look(answer.value) == same_look(gold.value):
         return True
-    verdict = _equal_words(gold_text, gold, answer)
-    verdict = _equal_based(gold, answer) if verdict is None else verdict
+    verdict = _equal_based(gold, answer)
     verdict = _equal_lists(gold, answer) if verdict is None else verdict
     if verdict is not None:
         return verdict
@@ -218,7 +219,7 @@ def _gold_values(gold: str) -> list[Any]:
 
 
 def _look(text: str) -> str:
-    return same_look(_TEXT.sub(r"\1", text))
+    return same_look(without_text_commands(text))
 
 
 def _needs_names(gold: Reading, answer: Reading) -> bool:
@@ -230,13 +231,9 @@ def _needs_names(gold: Reading, answer: Reading) -> bool:
 
 
 def _equal_words(gold_text: str, gold: Reading, answer: Reading) -> bool | None:
-    expected, given = _words(gold.text), _words(answer.text)
-    return expected == given if expected is not None and given is not None and _is_wordy(gold_text) else None
-
-
-def _is_wordy(gold_text: str) -> bool:
-    """Gold is in words, or one bare word: letters in another order are another name."""
-    return _TEXT.search(gold_text) is not None or _PROPER_NAME.fullmatch(gold_text.strip()) is not None
+    """Decided here where gold is all in words: nothing else is equal to them."""
+    expected = words(gold.text) if is_wordy(gold_text) else None
+    return None if expected is None else words(answer.text) == expected
 
 
 def _equal_based(gold: Reading, answer: Reading) -> bool | None:
@@ -260,7 +257,7 @@ def _equal_lists(gold: Reading, answer: Reading) -> bool | None:
     expected, given = split_list(gold.text), split_list(answer.text)
     if len(expected) < 2:
         return None
-    golds, answers = [_read(part) for part in expected], [_with_bare_unit(_read(part)) for part in given]
+    golds, answers = [read(part) for part in expected], [with_bare_unit(read(part)) for part in given]
     if len(golds) == len(answers):
         named = {reading.name: reading for reading in golds}
         if len(named) == len(golds) > 1 and None not in named and {reading.name for reading in answers} == set(named):
@@ -290,13 +287,15 @@ def _is_single(golds: list[Reading], answers: list[Reading]) -> bool:
 
 
 def _equal_parsed(gold_text: str, gold: str, answer: str, tolerance: Fraction | None) -> bool:
-    """As math-verify says, unless both are constants too far apart."""
-    return _verified(gold_text, _parse_gold(gold), _parse_boxed(answer), tolerance)
+    """As math-verify says, unless both are constants too far apart, or only the answer is an inequality."""
+    expected = _parse_gold(gold)
+    if not expected or (isinstance(expected[0], Expr) and _INEQUALITY.search(answer)):
+        return False
+    parsed = _parse_boxed(answer)
+    return bool(parsed) and _verified(gold_text, expected, parsed, tolerance)
 
 
 def _verified(gold_text: str, expected: list[Any], parsed: list[Any], tolerance: Fraction | None = None) -> bool:
-    if not expected or not parsed:
-        return False
     distance = _relative_distance(expected[0], parsed[0])
     if distance is not None and tolerance is not None:
         return distance * abs(float(constant_value(expected[0]))) <= tolerance
@@ -324,34 +323,12 @@ def _relative_distance(expected: Any, answer: Any) -> float | None:
     return min(distances)
 
 
-def _stated(tail: str) -> str | None:
-    """What stands after the last ``answer is`` of a completion without a box: a formula, numbers or one word."""
-    if tags := _TAG.findall(tail):
-        return tags[-1]
-    found = list(_STATED.finditer(tail))
-    if not found:
-        return None
-    formula, text = found[-1][1] or found[-1][2], found[-1][3]
-    if formula is not None or _ONE_WORD.fullmatch(text):
-        return formula or text
-    return text if all(parse_number(part) is not None for part in split_list(clean(text))) else None
-
-
-def _grade_tail(tail: str, gold_text: str) -> tuple[Status, str | None]:
-    """A completion without a box: what math-verify finds in its end."""
-    parsed = parse(_DENIED.sub("not", tail), _ANYWHERE, parsing_timeout=None)
-    if not parsed:
-        return "unparsed", None
-    gold, tolerance = _read_gold(gold_text)
-    if _verified(gold_text, _parse_gold(gold.value), parsed, tolerance):
-        return "pass", _gold_answer(gold_text)
-    return "fail", plain_answer(canonical(parsed[0]))
-
-
 def _parse_boxed(answer: str) -> list[Any]:
     for pattern, replacement in _SYMBOLS:
         answer = pattern.sub(replacement, answer)
     parsed = parse(f"$\\boxed{{{answer}}}$", _BOXED_ONLY, parsing_timeout=None)
+    # sums and multiples of matrices are left undone, and nothing can compare these
+    parsed = [each.doit() if isinstance(each, MatAdd | MatMul) else each for each in parsed]
     return [each for each in parsed if not (isinstance(each, Basic) and each.has(zoo, nan))]
 
 
@@ -367,31 +344,26 @@ def _constant(reading: Reading) -> Any:
 
 @lru_cache(maxsize=1024)
 def _gold_answer(gold_text: str) -> str:
-    return _vote(_read_gold(gold_text)[0], gold_text)
+    return _vote(read_gold(gold_text)[0], gold_text)
 
 
 def _vote(answer: Reading, gold_text: str) -> str:
     """What stands for this answer in a majority vote."""
     if answer.number is not None:
         return plain_answer(answer.number.vote)
-    words = _words(answer.text) if _is_wordy(gold_text) else None
-    if words is not None:
-        return plain_answer(words)
+    said = words(answer.text) if is_wordy(gold_text) else None
+    if said is not None:
+        return plain_answer(said)
     based = parse_based(answer.value)
     if based is not None:
         return plain_answer(f"{based[0]}_{based[1]}")
-    numbers = [_read(part).number for part in split_list(answer.text)]
+    numbers = [read(part).number for part in split_list(answer.text)]
     if len(numbers) > 1 and None not in numbers:
-        return plain_answer(f"{{{','.join(sorted(number.vote for number in numbers if number))}}}")
-    parsed = _parse_boxed(answer.value)
+        votes = sorted(number.vote for number in numbers if number)
+        return plain_answer(votes[0] if votes[0] == votes[-1] else f"{{{','.join(votes)}}}")
+    parsed = [] if unreadable(answer, gold_text) else _parse_boxed(answer.value)
     return plain_answer(canonical(parsed[0]) if parsed else answer.text)
 
 
 def _is_long(answer: str, gold_text: str) -> bool:
     return len(answer) > max(MAX_PARSED_CHARACTERS, 2 * len(gold_text))
-
-
-def _words(latex: str) -> str | None:
-    r"""The casefolded words that the whole answer is, bare or in ``\text{}``, else None."""
-    match = _WORDS.fullmatch(_TEXT.sub(r"\1", latex).strip())
-    return match[1].casefold() if match else None

@@ -1,0 +1,113 @@
+r"""An answer taken apart, as ``x = 5\text{ cm}`` into the name x, the value 5 and the unit cm; and whether it can be read."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass, replace
+from fractions import Fraction
+from functools import lru_cache
+
+from eval_suite.grading.latex import clean, split_list, split_name
+from eval_suite.grading.literals import Number, parse_based, parse_number
+from eval_suite.grading.units import scale, split_unit
+from eval_suite.grading.vocabulary import foreign, is_name
+
+TOLERANCE = re.compile(r"\\tolerance\{([^{}]*)\}\s*$")
+_TEXT = re.compile(r"\\(?:text|textbf|textit|textrm|mathrm|mbox)\{([^{}]*)\}")
+_WORDS = re.compile(r"(?:(?:the|an?) )?\(?([A-Za-z]+(?:[ '-][A-Za-z]+)*)\)?\.?", re.IGNORECASE)
+_PROPER_NAME = re.compile(r"[A-Za-z]{5,}")
+_RESIDUE = re.compile(
+    r"(-?\d{1,300})\s*\(?\s*(?:\\[bp]?mod(?![A-Za-z])|\\text\{\s*\(?mod\s*\}|\bmod\b)\s*\{?\s*(\d{1,300})\s*\}?\s*\)?"
+)
+
+
+@dataclass(frozen=True)
+class Reading:
+    """Cleaned text, and what it says: its name before an equals sign, the value and the unit; the number it may be."""
+
+    text: str
+    name: str | None
+    value: str
+    unit: str
+    number: Number | None
+
+
+@lru_cache(maxsize=1024)
+def read(text: str) -> Reading:
+    """Take cleaned text apart. Bare words are units only behind a number: see `with_bare_unit`."""
+    name, whole = split_name(text)
+    value, unit = split_unit(whole, bare=False)
+    number = parse_number(whole) or parse_number(value) or _residue(whole)
+    if number is None and value.startswith("(") and value.endswith(")") and "," not in value:
+        number = parse_number(value[1:-1])
+    return _scaled(Reading(text, name, value, unit, number))
+
+
+@lru_cache(maxsize=1024)
+def read_gold(gold: str) -> tuple[Reading, Fraction | None]:
+    """A gold, and how far a number may be off where it says so. Any words behind its number are its unit."""
+    tolerance = TOLERANCE.search(gold)
+    reading = read(clean(TOLERANCE.sub("", gold)))
+    if reading.number is None:
+        value, unit = split_unit(reading.value, bare=True, known=False)
+        number = parse_number(value)
+        if number is not None and len(unit) > 1:  # the m in 6m may be a symbol
+            reading = _scaled(replace(reading, value=value, unit=unit, number=number))
+    return reading, Fraction(tolerance[1]) if tolerance else None
+
+
+def with_bare_unit(answer: Reading) -> Reading:
+    """``5 cm`` as a number: only where gold is one, so that no symbol of an expression is lost."""
+    value, unit = split_unit(answer.value, bare=True)
+    number = parse_number(value) if unit and answer.number is None else None
+    return answer if number is None else _scaled(replace(answer, value=value, unit=unit, number=number))
+
+
+def _scaled(reading: Reading) -> Reading:
+    r"""``5\text{ million}``, whose unit is none."""
+    factor = scale(reading.unit)
+    if factor == 1:
+        return reading
+    number = reading.number
+    scaled = None if number is None else Number(number.value * factor, number.style, number.percent)
+    return replace(reading, value=f"{factor}({reading.value})", number=scaled)
+
+
+def _residue(text: str) -> Number | None:
+    r"""``12 \bmod 7`` and ``12 \pmod 7``: 5, the remainder, and the representative of its class."""
+    match = _RESIDUE.fullmatch(text)
+    if match is None or int(match[2]) == 0:
+        return None
+    return Number(Fraction(int(match[1]) % int(match[2])), "exact")
+
+
+def unreadable(answer: Reading, gold_text: str) -> str | None:
+    """What in an answer is neither mathematics, nor a unit, nor in gold; None where it can be read."""
+    gold, _ = read_gold(gold_text)
+    for part in [answer] if answer.number is not None else map(read, split_list(answer.text)):
+        if part.name is not None and part.name != gold.name and not is_name(part.name):
+            return part.name
+        reading = with_bare_unit(part)
+        if (
+            reading.number is None
+            and parse_based(reading.value) is None
+            and (strange := foreign(reading.value, gold_text))
+        ):
+            return strange
+    return None
+
+
+def words(latex: str) -> str | None:
+    r"""The casefolded words that the whole answer is, bare or in ``\text{}``, without an article; else None."""
+    match = _WORDS.fullmatch(_TEXT.sub(r"\1", latex).strip())
+    return match[1].casefold() if match else None
+
+
+def is_wordy(gold_text: str) -> bool:
+    """Gold is in words, or one bare word: letters in another order are another name."""
+    return _TEXT.search(gold_text) is not None or _PROPER_NAME.fullmatch(gold_text.strip()) is not None
+
+
+def without_text_commands(latex: str) -> str:
+    """The same with the words of text commands bare."""
+    return _TEXT.sub(r"\1", latex)

@@ -1,0 +1,135 @@
+r"""What a mathematical answer may contain: an allowlist of LaTeX commands and of words.
+
+A word or command that is neither listed here nor in gold makes an answer unreadable, wherever it stands: the parser
+behind drops what it does not know, and would read ``\text{not }5`` and ``\hat{5}`` as 5.
+"""
+
+from __future__ import annotations
+
+import re
+from functools import lru_cache
+
+
+def listed(words: str) -> frozenset[str]:
+    """The words of a text."""
+    return frozenset(words.split())
+
+
+_GREEK = listed(
+    "alpha beta gamma delta epsilon varepsilon zeta eta theta vartheta iota kappa lambda mu nu xi pi rho varrho sigma tau"
+    " upsilon phi varphi chi psi omega Gamma Delta Theta Lambda Xi Pi Sigma Upsilon Phi Psi Omega hbar ell"
+)
+# what the parser reads as the mathematics it is
+_COMMANDS = _GREEK | listed(
+    "frac dfrac tfrac cfrac sqrt binom dbinom tbinom choose over"
+    " infty emptyset varnothing circ mathbb mathcal mathscr mathfrak"
+    " sin cos tan cot sec csc arcsin arccos arctan arccot sinh cosh tanh coth log ln lg exp det gcd lcm max min Re Im"
+    " cdot times div pm mp ast bmod pmod mod"
+    " lfloor rfloor lceil rceil lvert rvert vert mid lbrace rbrace langle rangle"
+    " le leq leqslant ge geq geqslant lt gt ne neq in cup cap setminus"
+    " begin end sum prod int lim to partial nabla limits text mathrm mbox operatorname"
+)
+# in a name, which is set apart from what it names: x_{\text{max}}, \vec{v}, \overline{AB}, \angle ABC
+_NAME_COMMANDS = _GREEK | listed(
+    "vec hat bar overline dot ddot tilde prime widehat overrightarrow mathbf star angle triangle odot square max min"
+    " lfloor rfloor lceil rceil mathbb mathcal mathscr mathfrak text mathrm mbox operatorname partial nabla det"
+)
+_ENVIRONMENTS = listed("pmatrix bmatrix vmatrix Vmatrix Bmatrix matrix smallmatrix array cases")
+_FUNCTIONS = listed(
+    "sin cos tan cot sec csc arcsin arccos arctan arccot sinh cosh tanh coth log ln exp sqrt pi gcd lcm max min mod det"
+    " np dx dy dz dt"
+)
+# before an answer: "the final answer is", "approximately"
+_LEADING = listed(
+    "the a final answer result value solution is are equals equal to so thus hence therefore we get it approximately"
+    " approx exactly"
+)
+# in a name: "Area of the triangle", "P(red)"
+_NAMES = _LEADING | listed(
+    "area volume perimeter circumference surface probability number total sum product ratio length width height depth"
+    " distance speed velocity time cost price average mean median mode range angle radius diameter slope side base"
+    " remainder quotient maximum minimum max min largest smallest greatest least value of in for and ways population"
+    " profit age weight mass amount rate score energy force power temperature pressure density count percentage"
+)
+_COMMAND = re.compile(r"\\([A-Za-z]+|.)", re.DOTALL)
+_CONTROL_SYMBOLS = frozenset("{}|%$!,;:> \\")
+_GROUP = re.compile(r"\\(?:text[a-z]*|mathrm|mbox|hbox|operatorname)\s*\*?\s*\{([^{}]*)\}")
+_WORD = re.compile(r"(?<![A-Za-z\\])[A-Za-z]{2,}")
+_ENVIRONMENT = re.compile(r"\\(?:begin|end)\s*\{([^{}]*)\}(?:\s*\{[lcr|\s]*\})?")
+_SUBSCRIPT = re.compile(
+    r"_\s*(?:\{(?:\\(?:text|mathrm|mbox)\s*\{[^{}]*\}|[^{}])*\}|\\(?:text|mathrm|mbox)\s*\{[^{}]*\})"
+)
+# marks that are no mathematics, a sign without its other side, and digits parted by a space
+_ODD = re.compile(
+    r"[^\x20-\x7e]|[@#?\"`';&]|\.\s*\.|\d\s+\d|\\\\"
+    r"|(?:[=<>+*/^_:(\[-]|\\(?:le|leq|lt|ge|geq|gt|neq?|in|times|cdot|div|pm|mp|to|cup|cap|setminus|[pb]?mod))\s*$"
+    r"|^\s*(?:[<>!/*^_)\],:]|\\(?:le|leq|lt|ge|geq|gt|neq?|in|times|cdot|div|to|cup|cap|setminus|[pb]?mod)(?![A-Za-z]))"
+)
+
+
+class _Contents:
+    """What gold itself holds: commands, words of two letters or more, symbols of one, and odd marks."""
+
+    def __init__(self, gold: str) -> None:
+        bare = _GROUP.sub(r" \1 ", _ENVIRONMENT.sub(" ", gold))
+        self.commands = frozenset(_COMMAND.findall(gold))
+        self.words = frozenset(word.lower() for word in _WORD.findall(bare))
+        self.symbols = frozenset(
+            letter for word in re.findall(r"(?<![A-Za-z\\])[A-Za-z]{1,3}", bare) for letter in word
+        )
+        self.odd = frozenset(odd.strip() for odd in _ODD.findall(_ENVIRONMENT.sub(" ", gold)))
+
+
+@lru_cache(maxsize=1024)
+def _contents(gold: str) -> _Contents:
+    return _Contents(gold)
+
+
+def is_leading(words: str) -> bool:
+    """Whether these words may stand before an answer without changing it."""
+    return re.search(r"[^A-Za-z\s:,.~]", words) is None and _are(words, _LEADING)
+
+
+def is_name(name: str) -> bool:
+    """Whether what stands before an equals sign only names what follows."""
+    if not all(command in _NAME_COMMANDS or command in _CONTROL_SYMBOLS for command in _COMMAND.findall(name)):
+        return False
+    outside = re.sub(r"\([^()]*\)$", "", _SUBSCRIPT.sub("", name))  # P(\text{red}), x_{\text{max}}: any words
+    return all(_are(words, _NAMES) for words in _GROUP.findall(outside))
+
+
+def _are(words: str, known: frozenset[str]) -> bool:
+    return all(word in known for word in re.findall(r"[A-Za-z]+", words.lower()))
+
+
+def foreign(text: str, gold: str) -> str | None:
+    """The first part of a cleaned answer (without name and unit) that is neither mathematics nor gold's, or None.
+
+    Letters side by side are a product where gold has each of them as a symbol, as in ``mn``.
+    """
+    known = _contents(gold)
+    environments = [match[1] for match in _ENVIRONMENT.finditer(text)]
+    rest = _ENVIRONMENT.sub(" ", text)
+    if environments:
+        rest = rest.replace("\\\\", ", ").replace("&", ", ")
+    strange = [name for name in environments if name not in _ENVIRONMENTS]
+    strange += [match.group() for match in _ODD.finditer(rest) if match.group().strip() not in known.odd]
+    strange += [
+        f"\\{command}"
+        for command in _COMMAND.findall(rest)
+        if command not in _COMMANDS and command not in known.commands and command not in _CONTROL_SYMBOLS
+    ]
+    for group in _GROUP.findall(rest):
+        strange += [word for word in re.findall(r"[A-Za-z]+", group) if not _is_golds(word, known)]
+    strange += [
+        word
+        for word in _WORD.findall(_GROUP.sub(" ", rest))
+        if word.lower() not in _FUNCTIONS
+        and not _is_golds(word, known)
+        and not set(word) <= known.symbols | {"i", "e"}
+    ]
+    return strange[0] if strange else None
+
+
+def _is_golds(word: str, known: _Contents) -> bool:
+    return word.lower() in known.words or (len(word) == 1 and word in known.symbols)
