@@ -30,6 +30,7 @@ from sympy import (
     Symbol,
     Tuple,
     Union,
+    degree,
 )
 from sympy.core.function import AppliedUndef
 from sympy.core.relational import Relational
@@ -68,6 +69,20 @@ def is_contradiction(expression: Any) -> bool:
             if left is not None and right is not None and abs(left - right) > CONTRADICTION * abs(right):
                 return True
     return False
+
+
+def names_another_quantity(expression: Any) -> bool:
+    """Is this an equation for one unknown that states not it but its multiple, sum, inverse or root: ``2x = 10``?
+
+    ``x = 10`` is none, and ``x^2 + y^2 = 10``, which names what was asked for, is none either.
+    """
+    if not isinstance(expression, Eq) or len(expression.lhs.free_symbols) != 1:
+        return False
+    (unknown,), left = expression.lhs.free_symbols, expression.lhs
+    if left == unknown or not isinstance(left, Expr):
+        return False
+    linear = (each.is_polynomial(unknown) and degree(each, unknown) == 1 for each in (left, 1 / left, left**2))
+    return any(linear)
 
 
 def same_function(a: Any, b: Any) -> bool:

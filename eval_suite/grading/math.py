@@ -57,7 +57,14 @@ from math_verify import LatexExtractionConfig, parse, verify
 from math_verify.grader import get_pct_val
 from sympy import Basic, Eq, Expr, MatAdd, MatMul, Rational, nan, zoo
 
-from eval_suite.grading.canonical import canonical, constant_value, is_contradiction, same_equation, same_function
+from eval_suite.grading.canonical import (
+    canonical,
+    constant_value,
+    is_contradiction,
+    names_another_quantity,
+    same_equation,
+    same_function,
+)
 from eval_suite.grading.extract import ANSWER_CHARACTERS, boxed_or_tail, last_boxed, plain_answer
 from eval_suite.grading.fingerprint import point_values
 from eval_suite.grading.latex import clean, has_equals, same_look, split_list, split_name
@@ -296,6 +303,8 @@ def _equal_parsed(gold_text: str, gold: str, answer: str, tolerance: Fraction | 
 
 
 def _verified(gold_text: str, expected: list[Any], parsed: list[Any], tolerance: Fraction | None = None) -> bool:
+    if names_another_quantity(parsed[0]) and not isinstance(expected[0], Eq):
+        return False
     distance = _relative_distance(expected[0], parsed[0])
     if distance is not None and tolerance is not None:
         return distance * abs(float(constant_value(expected[0]))) <= tolerance

@@ -102,7 +102,7 @@ def _continued(after: str) -> str:
 
 
 TAG = re.compile(r"<answer>([^<]{1,200})</answer>", re.IGNORECASE)
-_DISPLAY = re.compile(r"(\\\[|\$\$)\s{0,20}([^\[\]$]{1,300}?)\s{0,20}(\\\]|\$\$)")
+_DISPLAY = re.compile(r"\s{0,20}(\\\[|\$\$)\s{0,20}([^\[\]$]{1,300}?)\s{0,20}(\\\]|\$\$)")
 _SENTENCE_END = re.compile(r"(?<=[.!?])(?<!\b[A-Z]\.)\s+(?=[A-Z$\\(\"'*])|\n+")
 _CLOSING_WORDS = listed(
     "i we hope it this that is are was the a an our my final correct right answer result as required desired asked for by"
@@ -129,7 +129,7 @@ _STATEMENT = re.compile(
     re.IGNORECASE,
 )
 _ENDS_IN_FORMULA = re.compile(
-    rf"[^\n]{{0,400}}\b(?:is|are|be|equals?|get|obtain|have|find|gives?|yields?){_EXACTLY}"
+    rf"[^\n]{{0,400}}(?:\b(?:is|are|be|equals?|get|obtain|have|find|gives?|yields?)|:){_EXACTLY}"
     rf"(?:{_FORMULA}|(-?\d[\d.,/]{{0,40}}))((?:\s+[A-Za-z]+){{0,3}})\W{{0,4}}",
     re.IGNORECASE,
 )
@@ -155,7 +155,7 @@ def stated(tail: str) -> str | None:
     tags = list(TAG.finditer(tail))
     if tags:
         return None if denies("", tail[tags[-1].end() :], tags[-1][1]) else tags[-1][1]
-    tail = _DISPLAY.sub(lambda display: rf"\[{' '.join(display[2].split())}\]", tail)
+    tail = _DISPLAY.sub(lambda display: rf" \[{' '.join(display[2].split())}\]", tail)
     sentences = [sentence for sentence in _SENTENCE_END.split(tail) if sentence.strip()]
     while sentences and _is_closing(sentences[-1]):
         sentences.pop()

@@ -59,10 +59,12 @@ _ENVIRONMENT = re.compile(r"\\(?:begin|end)\s*\{([^{}]*)\}(?:\s*\{[lcr|\s]*\})?"
 _SUBSCRIPT = re.compile(
     r"_\s*(?:\{(?:\\(?:text|mathrm|mbox)\s*\{[^{}]*\}|[^{}])*\}|\\(?:text|mathrm|mbox)\s*\{[^{}]*\})"
 )
+_DECORATED = re.compile(r"\\[a-z]+\{\\?[A-Za-z]+\}(?=\s*_)")  # \dot{x}_{0}
 # marks that are no mathematics, a sign without its other side, and digits parted by a space
 _ODD = re.compile(
     r"[^\x20-\x7e]|[@#?\"`';&]|\.\s*\.|\d\s+\d|\\\\"
     r"|(?:[=<>+*/^_:(\[-]|\\(?:le|leq|lt|ge|geq|gt|neq?|in|times|cdot|div|pm|mp|to|cup|cap|setminus|[pb]?mod))\s*$"
+    r"|[\d)\]}]\s*_"
     r"|^\s*(?:[<>!/*^_)\],:]|\\(?:le|leq|lt|ge|geq|gt|neq?|in|times|cdot|div|to|cup|cap|setminus|[pb]?mod)(?![A-Za-z]))"
 )
 
@@ -110,6 +112,7 @@ def foreign(text: str, gold: str) -> str | None:
     known = _contents(gold)
     environments = [match[1] for match in _ENVIRONMENT.finditer(text)]
     rest = _ENVIRONMENT.sub(" ", text)
+    rest = _DECORATED.sub("x", rest)
     if environments:
         rest = rest.replace("\\\\", ", ").replace("&", ", ")
     strange = [name for name in environments if name not in _ENVIRONMENTS]
