@@ -2,14 +2,16 @@ r"""One of several options: is the letter that a completion settles on the gold 
 
 Gold is a letter (``B``, ``(B)``), a letter with the option's text (``(B) a bank``), or an option's text alone. A
 completion is an option's letter or text, or free text that states one: "the answer is (B)", "Answer: B",
-``\boxed{B}``, "B. a bank", "(B) is the correct answer". A letter elsewhere in free text is no answer.
+``\boxed{B}``, "B. a bank", "(B) is the correct answer", "It must be B." A letter elsewhere in free text is no answer.
+Reasoning in ``<think>`` tags is dropped.
 """
 
 from __future__ import annotations
 
 import re
+from collections import deque
 
-from eval_suite.grading.extract import plain_answer
+from eval_suite.grading.extract import plain_answer, without_reasoning
 from eval_suite.grading.statements import bare_line, final_statement, first_answer, last_match, readings
 from eval_suite.grading.text import normalized
 from eval_suite.records import Status
@@ -36,6 +38,17 @@ _IS_CORRECT = re.compile(
     r"|(?:[Ss]o|[Tt]hus|[Tt]herefore|[Hh]ence),?\s(?:\(([A-Z])\)|([B-HJ-Z]))\sis\s(?:correct|right)\b"
     r"|\bI(?:'ll|\swould)?\s(?:choose|pick|select|go\swith)\s(?:option\s)?(?:\(([A-Z])\)|([B-HJ-Z]))(?![\w'’])"
 )
+# a sentence that ends in the letter: "It must be B.", "I think it's B", "Therefore, B.", "Option B"
+_ENDS_IN = re.compile(
+    r"(?:\b(?:[Ii]t|[Tt]his|[Tt]hat)(?:\s(?:must|should|would|has\sto|have\sto)\sbe|\sis|['’]s)"
+    r"|\bI\s(?:think|believe|guess|say|suppose)|\b(?:[Ss]o|[Tt]hus|[Tt]herefore|[Hh]ence),?"
+    r"|(?:^|\n|[.!?]\s)(?=(?:[Oo]ption|[Cc]hoice|[Aa]nswer|[Ll]etter)\s))"
+    r"\s{0,4}(?:(?:the\s)?(?:[Oo]ption|[Cc]hoice|[Aa]nswer|[Ll]etter)\s)?(?:\(([A-Z])\)|([A-Z]))"
+    r"(?=[.!,;]?\s*(?:$|\n)|[.!]\s|,?\s(?:because|since|as)\b)"
+)
+_DENIED = re.compile(r"\b(?:not|never|cannot|doubt|nor|neither|isn|wrong)\b|n['’]t\b", re.IGNORECASE)
+_SENTENCE = re.compile(r"[.!?\n]")
+SENTENCE_CHARACTERS = 200
 _ONLY = re.compile(r"\(?([A-Za-z])\)?\.?")
 _LEADING = re.compile(
     r"\(([A-Z])\)(?!\s(?:and|or|is (?:not|wrong|incorrect|false))\b)|([A-Z])(?:[.):](?=\s|$)|\s*$|\s*\n)"
@@ -48,6 +61,7 @@ def grade(completion: str, gold: str) -> tuple[Status, str | None]:
     A gold with a text also passes for that text alone; another text fails. A gold that is only a letter leaves a
     completion without a letter unparsed.
     """
+    completion = without_reasoning(completion)
     letter, text = _gold(gold)
     own = letter or normalized(text)
     bare = _ONLY.fullmatch(completion.strip()) is not None  # a letter is a letter, even where an option's text is one
@@ -89,7 +103,15 @@ def _stated(statement: str) -> str | None:
 
 
 def _called_correct(completion: str) -> str | None:
-    return _letter(last_match(_IS_CORRECT, _unmarked(first_answer(completion))))
+    text = _unmarked(first_answer(completion))
+    ends = (match for match in _ENDS_IN.finditer(text) if not _is_denied(text, match.start()))
+    return _letter(last_match(_IS_CORRECT, text)) or _letter(next(iter(deque(ends, maxlen=1)), None))
+
+
+def _is_denied(text: str, end: int) -> bool:
+    """Does the sentence say "not" before this place?"""
+    before = _SENTENCE.split(text[max(0, end - SENTENCE_CHARACTERS) : end])[-1]
+    return _DENIED.search(before) is not None
 
 
 def _alone(completion: str) -> str | None:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 
 from eval_suite.grading import choice
-from eval_suite.grading.extract import plain_answer
+from eval_suite.grading.extract import plain_answer, without_reasoning
 from eval_suite.grading.literals import parse_number
 from eval_suite.grading.statements import bare_line, final_statement, readings
 from eval_suite.grading.text import gold_aliases
@@ -23,9 +23,11 @@ _TEXT_COMMAND = re.compile(r"\\(?:text|textbf|mathrm|mathbf)\{([^{}]*)\}")
 def grade(completion: str, gold: str) -> tuple[Status, str | None]:
     """Grade a completion against `gold`, a text, or a JSON list of texts that are each right.
 
-    Without a statement ("the answer is", a box, ``<answer>``) its last line is the answer, if short. `answer` is
+    Without a statement ("the answer is", a box, ``<answer>``) its last line is the answer, if short.
+    Reasoning in ``<think>`` tags is dropped. `answer` is
     canonical: every pass of a gold has the same.
     """
+    completion = without_reasoning(completion)
     if _OPTION.fullmatch(gold.strip()):
         return choice.grade(completion, gold)
     expected = [canonical(one) for one in gold_aliases(gold)]

@@ -12,7 +12,7 @@ import re
 import string
 import unicodedata
 
-from eval_suite.grading.extract import plain_answer
+from eval_suite.grading.extract import plain_answer, without_reasoning
 from eval_suite.grading.statements import final_statement, first_answer, readings
 from eval_suite.records import Status
 
@@ -25,8 +25,9 @@ def grade(completion: str, gold: str) -> tuple[Status, str | None]:
     """Grade a short answer. `gold` is one alias, or several as a JSON list of strings.
 
     The answer is what the completion states (``<answer>``, a box, "the answer is"), else its first line: a base model
-    goes on after it. Equal means equal as a whole; every pass has the first alias as its `answer`.
+    goes on after it. Reasoning in ``<think>`` tags is dropped. Equal means equal as a whole; every pass has the first alias as its `answer`.
     """
+    completion = without_reasoning(completion)
     aliases = [normalized(alias) for alias in gold_aliases(gold)]
     statement = final_statement(completion)
     given = readings(statement) if statement is not None else [_first_line(completion)]
