@@ -82,12 +82,13 @@ def evaluate_checkpoints(
     pass_at: Sequence[int] | None = None,
     *,
     num_workers: int | None = None,
+    keep_reasoning: bool = False,
     processes: Processes | None = None,
 ) -> Path:
     """Evaluate every checkpoint of the training run ``config.model`` into ``config.out``, and return that folder.
 
     An interrupted evaluation continues; checkpoints that came since the last one are added. `processes` share the
-    sampling, as in `sample`; the first grades and reports.
+    sampling, as in `sample`; the first grades and reports. `num_workers` and `keep_reasoning` as `grade_run`.
 
     Raises:
         UserError: no checkpoints there, or as `sample`, `grade_run` and `report_run`.
@@ -102,7 +103,7 @@ def evaluate_checkpoints(
             print(f"{name} ({number} of {len(found)})", file=sys.stderr)
         folder = sample(replace(config, model=str(model), out=str(out / name)), processes=processes)
         if processes.first:
-            grade_run(folder, num_workers=num_workers)
+            grade_run(folder, num_workers=num_workers, keep_reasoning=keep_reasoning)
             report_run(folder, pass_at)
     if not processes.first:
         return out

@@ -35,6 +35,7 @@ from eval_suite.records import (
 )
 
 FLUSH_VERDICTS, FLUSH_S = 128, 5.0  # a killed run loses at most these
+KEPT = "; reasoning kept"
 MAX_SAMPLE_INDEX = 10_000_000
 _FILES = ("samples.jsonl", "problems.jsonl")  # the last one is replaced first
 
@@ -65,7 +66,9 @@ class _Marks:
         return is_new
 
 
-def grade_run(folder: str | Path, *, num_workers: int | None = None, progress: bool = True) -> Path:
+def grade_run(
+    folder: str | Path, *, num_workers: int | None = None, progress: bool = True, keep_reasoning: bool = False
+) -> Path:
     """Grade what has no verdict yet in a run's folder, and return that folder.
 
     Reads problems.jsonl and samples.jsonl, appends to verdicts.jsonl, whose rows come in any order. Verdicts
@@ -76,6 +79,7 @@ def grade_run(folder: str | Path, *, num_workers: int | None = None, progress: b
         folder: the run.
         num_workers: grading processes; None for one per core.
         progress: show a bar where standard error is a terminal.
+        keep_reasoning: grade what stands in ``<think>`` tags like the rest; the verdicts' grader says so.
 
     Raises:
         UserError: no run there, a sample of no problem of it, or an unknown grader.
@@ -85,13 +89,15 @@ def grade_run(folder: str | Path, *, num_workers: int | None = None, progress: b
         if not (folder / name).is_file():
             raise UserError(f"{str(folder)!r} has no {name}: sample into it first, or grade a file with --answers")
     keys = {
-        problem.problem_id: _Key(problem.grader, grader_spec(problem.grader).version, problem.gold)
+        problem.problem_id: _Key(
+            problem.grader, grader_spec(problem.grader).version + (KEPT if keep_reasoning else ""), problem.gold
+        )
         for problem in read_jsonl(folder / "problems.jsonl", Problem)
     }
     verdicts_file = folder / "verdicts.jsonl"
     done = _keep_current(verdicts_file, keys)
     missing = _missing(folder / "samples.jsonl", done, keys)
-    with GraderPool(num_workers) as pool, _bar(progress) as bar:
+    with GraderPool(num_workers, keep_reasoning=keep_reasoning) as pool, _bar(progress) as bar:
         task = bar.add_task("grading", total=_count_lines(folder / "samples.jsonl"), completed=done.count)
         _grade(pool, missing, keys, verdicts_file, lambda: bar.advance(task))
     append_jsonl(verdicts_file, [])  # there is one, of a run without samples too
@@ -106,6 +112,7 @@ def grade_answers(
     hub_mirror: str | Path | None = None,
     num_workers: int | None = None,
     progress: bool = True,
+    keep_reasoning: bool = False,
 ) -> Path:
     """Grade completions from elsewhere into a run's folder `out`, and return that folder.
 
@@ -117,7 +124,7 @@ def grade_answers(
         out: run.json, problems.jsonl, samples.jsonl and verdicts.jsonl go there. The same answers again go on
             where grading stopped.
         hub_mirror: folder to read the benchmark from, see `eval_suite.sources`.
-        num_workers, progress: as `grade_run`.
+        num_workers, progress, keep_reasoning: as `grade_run`.
 
     Raises:
         UserError: a bad row, with file, line and remedy; an unknown benchmark; `out` holds another run.
@@ -133,7 +140,7 @@ def grade_answers(
         "commit": source_commit(),
     }
     write_atomic(out / "run.json", json.dumps(record, indent=2, ensure_ascii=False) + "\n")
-    return grade_run(out, num_workers=num_workers, progress=progress)
+    return grade_run(out, num_workers=num_workers, progress=progress, keep_reasoning=keep_reasoning)
 
 
 def _write_answers(out: Path, rows: Iterator[tuple[Problem, list[Sample]]]) -> int:

@@ -205,11 +205,17 @@ def eval_command(argv: list[str]) -> int:
         publishing.refuse_with("every_checkpoint=True")
     with locked_folders([config.out] if processes.first else []):
         if checkpoints.every_checkpoint:
-            evaluate_checkpoints(config, pass_at, num_workers=options.num_workers, processes=processes)
+            evaluate_checkpoints(
+                config,
+                pass_at,
+                num_workers=options.num_workers,
+                keep_reasoning=options.keep_reasoning,
+                processes=processes,
+            )
             return 0
         folder = sample(config, processes=processes)
         if processes.first:
-            grade_run(folder, num_workers=options.num_workers)
+            grade_run(folder, num_workers=options.num_workers, keep_reasoning=options.keep_reasoning)
             report([folder], pass_at)
             publish([folder], publishing)
     return 0
@@ -239,6 +245,9 @@ def grade_command(argv: list[str]) -> int:
     parser.add_argument("--hub_mirror", help="folder read before the Hub")
     parser.add_argument("--num_workers", type=int, help="grading processes (one per core)")
     parser.add_argument("--allow_weak_sandbox", action="store_true", help="run code that cannot be confined here")
+    parser.add_argument(
+        "--keep_reasoning", action="store_true", help="grade what stands in <think> tags like the rest of an answer"
+    )
     args = parser.parse_args(argv)
     _allow_weak_sandbox(args.allow_weak_sandbox)
     from eval_suite.grade import grade_answers, grade_run
@@ -248,10 +257,10 @@ def grade_command(argv: list[str]) -> int:
         raise UserError("grade: give a run's folder, or --answers FILE with --benchmark and --out")
     if args.folder:
         with locked_folders([args.folder] if Path(args.folder).is_dir() else [], "folder"):
-            return _graded(grade_run(args.folder, num_workers=args.num_workers))
+            return _graded(grade_run(args.folder, num_workers=args.num_workers, keep_reasoning=args.keep_reasoning))
     if not args.benchmark or not args.out:
         raise UserError("grade: --answers needs --benchmark NAME and --out DIR")
-    options = {"hub_mirror": args.hub_mirror, "num_workers": args.num_workers}
+    options = {"hub_mirror": args.hub_mirror, "num_workers": args.num_workers, "keep_reasoning": args.keep_reasoning}
     with locked_folders([args.out]):
         return _graded(grade_answers(args.answers, args.benchmark, args.out, **options))
 

@@ -19,6 +19,11 @@ class GradeOptions:
         default=False, metadata={"help": "Run generated code even where Landlock or seccomp cannot confine it."}
     )
 
+    keep_reasoning: bool = field(
+        default=False,
+        metadata={"help": "Grade what stands in <think> tags like the rest of an answer; by default it is dropped."},
+    )
+
     def __post_init__(self) -> None:
         if self.num_workers is not None and self.num_workers < 1:
             raise UserError(f"num_workers={self.num_workers} must be at least 1, or left out for one per core")

@@ -15,6 +15,9 @@ class GradeRequest(NamedTuple):
     gold: str
 
 
+DIED = "grading this answer ended its process, twice"  # a reason
+
+
 class Grade(NamedTuple):
     """What the grader said.
 

@@ -22,6 +22,7 @@ _UNBRACED = re.compile(r"\\boxed\s+([^\s{}$\\]+)")
 # what may stand between boxes that are one answer: \boxed{1} \text{ and } \boxed{-2}; no empty line
 _BETWEEN = re.compile(r"(?:[\s$,;&{}]|\\[()\[\],;:! ]|\\\\|\\q?quad|\\text\{\s*,?\s*(?:and|or)?\s*\}|\band\b|\bor\b)*")
 _EMPTY_LINE = re.compile(r"\n\s*\n")
+_DEGREES = re.compile(r"\^\s*\{?\s*\\circ")
 LONGEST_BETWEEN = 60
 
 
@@ -104,8 +105,11 @@ def boxed_or_tail(completion: str) -> str:
     before, after = completion[: run[0].start], completion[run[-1].end :]
     if prose.denies(before, after, run[-1].content):
         return ""
-    contents = list(dict.fromkeys(box.content.strip() for box in run))
-    return f"\\boxed{{{', '.join(contents)}{prose.continuation(after)}}}"
+    content = ", ".join(dict.fromkeys(box.content.strip() for box in run))
+    continued = prose.continuation(after)
+    if continued.startswith("^") and not _DEGREES.match(continued) and not content.isalnum():
+        content = f"({content})"  # the exponent is of all that is in the box
+    return f"\\boxed{{{content}{continued}}}"
 
 
 def _last_run(text: str) -> list[Box]:

@@ -52,15 +52,15 @@ class GraderSpec:
 GRADERS: dict[str, GraderSpec] = {
     "math": GraderSpec(
         function="eval_suite.grading.math:grade",
-        version=f"math/3 (math-verify {metadata.version('math-verify')})",
+        version=f"math/4 (math-verify {metadata.version('math-verify')})",
         isolated=True,
         reduce="eval_suite.grading.extract:boxed_or_tail",
         forget="eval_suite.grading.algebra:forget",
     ),
-    "gsm8k": GraderSpec(function="eval_suite.grading.gsm8k:grade", version="gsm8k/2"),
-    "choice": GraderSpec(function="eval_suite.grading.choice:grade", version="choice/2"),
-    "exact_match": GraderSpec(function="eval_suite.grading.exact_match:grade", version="exact_match/1"),
-    "text": GraderSpec(function="eval_suite.grading.text:grade", version="text/2"),
+    "gsm8k": GraderSpec(function="eval_suite.grading.gsm8k:grade", version="gsm8k/3"),
+    "choice": GraderSpec(function="eval_suite.grading.choice:grade", version="choice/3"),
+    "exact_match": GraderSpec(function="eval_suite.grading.exact_match:grade", version="exact_match/2"),
+    "text": GraderSpec(function="eval_suite.grading.text:grade", version="text/3"),
     "code": GraderSpec(
         function="eval_suite.grading.code:grade",
         version=f"code/3 (Python {platform.python_version()})",

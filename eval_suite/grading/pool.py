@@ -18,7 +18,8 @@ from dataclasses import dataclass, field
 from multiprocessing.connection import Connection, wait
 
 from eval_suite.errors import UserError
-from eval_suite.grading.base import Grade, GradeRequest
+from eval_suite.grading.base import DIED, Grade, GradeRequest
+from eval_suite.grading.extract import without_reasoning, without_tags
 from eval_suite.grading.graders import grader_spec, load
 from eval_suite.grading.nursery import Nursery
 
@@ -50,12 +51,20 @@ class _Worker:
 class _Stream:
     """Requests read when there is room, equal ones gathered in one job; the jobs in `queue` wait for a worker."""
 
-    def __init__(self, requests: Iterable[GradeRequest], on_done: OnDone, window: int, read_ahead: int) -> None:
+    def __init__(
+        self,
+        requests: Iterable[GradeRequest],
+        on_done: OnDone,
+        window: int,
+        read_ahead: int,
+        keep_reasoning: bool,
+    ) -> None:
         self.queue: deque[_Job] = deque()
         self._source = enumerate(requests)
         self._on_done = on_done
         self._room = window
         self._read_ahead = read_ahead
+        self._without_reasoning = without_tags if keep_reasoning else without_reasoning
         self._checked: set[str] = set()
         self._open: dict[GradeRequest, _Job] = {}
         self._done: OrderedDict[GradeRequest, Grade] = OrderedDict()
@@ -75,6 +84,7 @@ class _Stream:
         if spec.check is not None and request.grader not in self._checked:
             load(spec.check)()
             self._checked.add(request.grader)
+        request = request._replace(completion=self._without_reasoning(request.completion))
         if spec.reduce is not None:
             request = request._replace(completion=load(spec.reduce)(request.completion))
         if request in self._done:
@@ -117,6 +127,8 @@ class GraderPool:
         soft_timeout_s: limit on one item's CPU time.
         hard_timeout_s: limit on one item's wall time.
         memory_limit_mb: address space of a worker, in MiB; Linux only.
+        keep_reasoning: grade what stands in ``<think>`` tags like the rest of a completion. By default it is dropped
+            before any grader sees it.
 
     Raises:
         UserError: num_workers < 1, memory_limit_mb < 1, or not 0 < soft_timeout_s < hard_timeout_s.
@@ -128,6 +140,7 @@ class GraderPool:
         soft_timeout_s: float = 3.0,
         hard_timeout_s: float = 6.0,
         memory_limit_mb: int = 4096,
+        keep_reasoning: bool = False,
     ) -> None:
         if num_workers is not None and num_workers < 1:
             raise UserError(f"num_workers={num_workers} must be at least 1, or left out for one per core")
@@ -139,6 +152,7 @@ class GraderPool:
             raise UserError(f"memory_limit_mb={memory_limit_mb} must be at least 1")
         self.num_workers = num_workers or _available_cores()
         self._hard_timeout_s = hard_timeout_s
+        self._keep_reasoning = keep_reasoning
         self._limits = {"soft_timeout_s": soft_timeout_s, "memory_limit_mb": memory_limit_mb}
         self._nursery: Nursery | None = None
         self._workers: list[_Worker] = []
@@ -174,7 +188,7 @@ class GraderPool:
                 on_done(index, grade)
 
         with self._lock:
-            self._run(_Stream(requests, keep, window=len(requests), read_ahead=len(requests)))
+            self._run(_Stream(requests, keep, len(requests), len(requests), self._keep_reasoning))
         return [grade for grade in grades if grade is not None]
 
     def grade_stream(self, requests: Iterable[GradeRequest], on_done: OnDone) -> None:
@@ -187,7 +201,7 @@ class GraderPool:
             UserError: an unknown grader, or one that this machine cannot run.
         """
         with self._lock:
-            self._run(_Stream(requests, on_done, WINDOW_REQUESTS, READ_AHEAD_JOBS))
+            self._run(_Stream(requests, on_done, WINDOW_REQUESTS, READ_AHEAD_JOBS, self._keep_reasoning))
 
     def _run(self, stream: _Stream) -> None:
         try:
@@ -230,7 +244,7 @@ class GraderPool:
         except (EOFError, ConnectionResetError):  # the worker died, perhaps through no fault of the item
             job.deaths += 1
             if job.deaths > 1:
-                self._end(worker, stream, Grade("error", None))
+                self._end(worker, stream, Grade("error", None, DIED))
             else:
                 self._discard(worker)
                 stream.queue.append(job)

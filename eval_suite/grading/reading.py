@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from fractions import Fraction
 from functools import lru_cache
 
-from eval_suite.grading.latex import clean, split_list, split_name
+from eval_suite.grading.latex import clean, has_equals, split_list, split_name
 from eval_suite.grading.literals import Number, parse_based, parse_number
 from eval_suite.grading.units import scale, split_unit
 from eval_suite.grading.vocabulary import foreign, is_name
@@ -84,15 +84,16 @@ def _residue(text: str) -> Number | None:
 def unreadable(answer: Reading, gold_text: str) -> str | None:
     """What in an answer is neither mathematics, nor a unit, nor in gold; None where it can be read."""
     gold, _ = read_gold(gold_text)
-    for part in [answer] if answer.number is not None else map(read, split_list(answer.text)):
+    parts = [answer] if answer.number is not None else [read(part) for part in split_list(answer.text)]
+    for part in parts:
+        if len(parts) > 1 and has_equals(part.value) and not has_equals(gold.text):
+            return part.value
+        if len(parts) == 1 and parse_based(part.value) is not None:
+            continue
         if part.name is not None and part.name != gold.name and not is_name(part.name):
             return part.name
         reading = with_bare_unit(part)
-        if (
-            reading.number is None
-            and parse_based(reading.value) is None
-            and (strange := foreign(reading.value, gold_text))
-        ):
+        if reading.number is None and (strange := foreign(reading.value, gold_text)):
             return strange
     return None
 

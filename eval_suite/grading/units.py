@@ -92,6 +92,8 @@ _IN_GROUPS = re.compile(rf"(?<=\S)\s*{_SEPARATOR}\s*((?:{_GROUP}{_POWER}\s*{_SEP
 _BARE = re.compile(
     rf"(?<=[\d}})% ])\s*((?<![A-Za-z\\])[A-Za-z]+{_POWER}(?:(?:\s*[/.]\s*|\s+)[A-Za-z]+{_POWER}|\s*\({_POWER}[a-z]+\))*\.?)$"
 )
+_POWERS = re.compile(r"\^\s*(?:\{\s*-?\d+\s*\}|-?\d|\\circ)")
+_NO_UNIT = re.compile(r"[^A-Za-z¢\s/~.(){}\\]")
 _TOKEN = re.compile(r"(/|per\b)?\s*(square|sq|cubic|cu)?\.?\s*([A-Za-z¢]+)\s*(?:\^\s*\{?\s*(-?\d+)\s*\}?)?")
 
 
@@ -114,6 +116,8 @@ def split_unit(text: str, *, bare: bool, known: bool = True) -> tuple[str, str]:
     if match is None:
         return text, ""
     words = _words(match[1])
+    if _NO_UNIT.search(_POWERS.sub("", match[1])):
+        return text, ""
     if not words or {*words} & {"i", "e", "d"} or (known and not _is_unit(words)):
         return text, ""
     return text[: match.start()].strip(), match[1].strip()

@@ -123,6 +123,7 @@ def foreign(text: str, gold: str) -> str | None:
         if command not in _COMMANDS and command not in known.commands and command not in _CONTROL_SYMBOLS
     ]
     for group in _GROUP.findall(rest):
+        strange += [group] if re.search(r"[^A-Za-z\s]", group) and group not in gold else []
         strange += [word for word in re.findall(r"[A-Za-z]+", group) if not _is_golds(word, known)]
     strange += [
         word

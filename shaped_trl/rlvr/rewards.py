@@ -14,9 +14,11 @@ from typing import Any
 
 from eval_suite.errors import UserError
 from eval_suite.grading import Grade, GradeRequest, GraderPool, grader_spec
+from eval_suite.grading.base import DIED
 from eval_suite.grading.graders import load
 
-REWARD_OF = {"pass": 1.0, "fail": 0.0, "unparsed": 0.0}
+# An answer that cannot be graded in time is wrong: without a reward it would be better off than a wrong one.
+REWARD_OF = {"pass": 1.0, "fail": 0.0, "unparsed": 0.0, "timeout": 0.0}
 
 
 @dataclass
@@ -28,6 +30,12 @@ class RewardArguments:
         metadata={
             "help": "Regular expression that a whole completion is to match, for 1 more: '<think>.*</think>.*'. A dot "
             "is any character, a line's end among them."
+        },
+    )
+    keep_reasoning: bool = field(
+        default=False,
+        metadata={
+            "help": "Grade what stands in <think> tags like the rest of a completion; by default it is dropped."
         },
     )
     overlong_buffer: int | None = field(
@@ -56,7 +64,7 @@ def reward_functions(
     Raises:
         UserError: what one of them refuses.
     """
-    rewards: list[Callable[..., list]] = [VerdictReward(grader, arguments.reward_workers)]
+    rewards: list[Callable[..., list]] = [VerdictReward(grader, arguments.reward_workers, arguments.keep_reasoning)]
     if arguments.format_pattern is not None:
         rewards.append(FormatReward(arguments.format_pattern))
     if arguments.overlong_buffer is not None:
@@ -70,12 +78,15 @@ def completion_text(completion: Any) -> str:
 
 
 class VerdictReward:
-    """1 for a right answer, 0 for a wrong or missing one, None where the grader timed out or failed.
+    """1 for a right answer, 0 for any other, None where the grader itself failed, as on a gold that it cannot read.
+
+    An answer that takes too long to grade, or whose grading ends its process, gets 0: it must not pay to write one.
 
     Args:
         grader: a grader of the evaluation suite ("math", "gsm8k", "code", "reasoning_gym").
         num_workers: grading processes; they start with the first call and live as long as this object. None for one
             per core, of which the training processes of a machine (LOCAL_WORLD_SIZE) have equal shares.
+        keep_reasoning: grade what stands in ``<think>`` tags like the rest of a completion.
 
     Called with the column `gold`. It logs the verdict's status as the extra column `verdict`.
 
@@ -83,14 +94,15 @@ class VerdictReward:
         UserError: no such grader, one that this machine cannot run, or num_workers < 1.
     """
 
-    def __init__(self, grader: str, num_workers: int | None = None):
+    def __init__(self, grader: str, num_workers: int | None = None, keep_reasoning: bool = False):
         check = grader_spec(grader).check
         if check is not None:  # now, not at the first completion
             load(check)()
         self.grader = grader
         self.num_workers = num_workers
+        self.keep_reasoning = keep_reasoning
         self.__name__ = "accuracy"
-        self._pool: GraderPool | None = _pool(num_workers)
+        self._pool: GraderPool | None = _pool(num_workers, keep_reasoning)
 
     def __call__(
         self,
@@ -99,15 +111,15 @@ class VerdictReward:
         log_extra: Callable[[str, list], None] | None = None,
         **kwargs: Any,
     ) -> list[float | None]:
-        statuses = [grade.status for grade in self.grade(completions, gold)]
+        grades = self.grade(completions, gold)
         if log_extra is not None:
-            log_extra("verdict", statuses)
-        return [REWARD_OF.get(status) for status in statuses]
+            log_extra("verdict", [grade.status for grade in grades])
+        return [0.0 if grade.reason == DIED else REWARD_OF.get(grade.status) for grade in grades]
 
     def grade(self, completions: list, gold: Sequence[str]) -> list[Grade]:
         """What the grader says of each completion."""
         if self._pool is None:
-            self._pool = _pool(self.num_workers)
+            self._pool = _pool(self.num_workers, self.keep_reasoning)
         requests = [
             GradeRequest(self.grader, completion_text(completion), answer)
             for completion, answer in zip(completions, gold, strict=True)
@@ -118,8 +130,8 @@ class VerdictReward:
         return {**self.__dict__, "_pool": None}
 
 
-def _pool(num_workers: int | None) -> GraderPool:
-    pool = GraderPool(num_workers)  # starts nothing yet
+def _pool(num_workers: int | None, keep_reasoning: bool) -> GraderPool:
+    pool = GraderPool(num_workers, keep_reasoning=keep_reasoning)  # starts nothing yet
     if num_workers is None:
         pool.num_workers = max(1, pool.num_workers // int(os.environ.get("LOCAL_WORLD_SIZE", "1")))
     return pool

@@ -83,8 +83,8 @@ class SignalDetector:
             return f"the reward function raises ({self.error}): mend it"
         if s.completions_ungraded > s.completions / 2:
             return (
-                "most completions get no reward: the reward function gives None, or its grader timed out or failed "
-                "(see the column `verdict`)"
+                "most completions get no reward: the reward function gives None, or its grader failed (see the column "
+                "`verdict`)"
             )
         all_right = s.groups_all_right == s.groups_sampled - s.groups_ungraded
         if right_or_wrong and all_right and s.groups_all_right > s.groups_sampled / 2:

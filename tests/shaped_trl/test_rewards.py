@@ -13,6 +13,7 @@ from trl.rewards import get_soft_overlong_punishment
 from eval_suite.errors import UserError
 from eval_suite.grade import grade_answers
 from eval_suite.grading import GRADERS, GradeRequest, GraderPool, GraderSpec
+from eval_suite.grading.base import DIED, Grade
 from eval_suite.grading.reasoning_gym import UNREPEATABLE, extract_answer, question_digest, task_dataset
 from eval_suite.grading.sandbox.confine import missing_protections
 from eval_suite.records import read_jsonl
@@ -95,11 +96,14 @@ def test_a_reward_is_the_verdict_of_evaluation(benchmark, grader, answers, tmp_p
     assert {"pass", "fail"} <= set(expected)
 
 
-def test_no_verdict_is_no_reward(monkeypatch):
-    statuses = {"a": "pass", "b": "fail", "c": "unparsed", "d": "timeout", "e": "error"}
+def test_only_a_fault_of_the_grader_is_no_reward():
+    """An answer that cannot be graded in time, or whose grading ends the worker, does not escape its 0."""
+    statuses = {"a": "pass", "b": "fail", "c": "unparsed", "d": "timeout", "e": "error", "f": "error"}
     reward = VerdictReward("math", num_workers=1)
-    reward._pool = SimpleNamespace(grade=lambda requests: [SimpleNamespace(status=statuses[r.gold]) for r in requests])
-    assert reward(["x"] * 5, list("abcde")) == [1.0, 0.0, 0.0, None, None]
+    reasons = {"e": DIED}
+    grade = lambda requests: [Grade(statuses[r.gold], None, reasons.get(r.gold)) for r in requests]  # noqa: E731
+    reward._pool = SimpleNamespace(grade=grade)
+    assert reward(["x"] * 6, list("abcdef")) == [1.0, 0.0, 0.0, 0.0, 0.0, None]
 
 
 def test_a_grader_that_cannot_run_ends_the_run_before_it_starts(monkeypatch):

@@ -71,7 +71,7 @@ def test_a_reward_function_that_raises(tmp_path):
 
 
 def test_nothing_graded(tmp_path):
-    assert "gives None, or its grader timed out or failed" in stopped(tmp_path, constant(None))
+    assert "gives None, or its grader failed" in stopped(tmp_path, constant(None))
 
 
 class Collapse(TrainerCallback):
