@@ -51,8 +51,8 @@ _UNICODE = {
     "⅔": r"\frac{2}{3}",
 } | {chr(code): chr(code - 0xFEE0) for code in range(0xFF01, 0xFF5F)}  # full-width characters
 _GREEK = (
-    "alpha beta gamma delta epsilon zeta eta theta iota kappa lambda mu nu xi omicron pi rho varsigma sigma tau upsilon"
-    " phi chi psi omega"
+    "alpha beta gamma delta epsilon zeta eta theta iota kappa lambda mu nu xi omicron pi rho varsigma sigma tau"
+    " upsilon phi chi psi omega"
 )
 _CAPITALS = "Gamma Delta Theta Lambda Xi Pi Sigma Phi Psi Omega"
 for _letters, _names in (("αβγδεζηθικλμνξοπρςστυφχψω", _GREEK), ("ΓΔΘΛΞΠΣΦΨΩ", _CAPITALS)):
@@ -97,7 +97,7 @@ _RULES = [
         (rf"(?<![\d.,])\d{{1,3}}(?:{_THOUSANDS}\d{{3}})+(?!\d)", lambda match: re.sub(r"\D", "", match.group())),
         (r"(?<!\\)\\[()\[\]$]|\$|(?<!\\)\\!\s*|\\(?:display|text|script)style(?![A-Za-z])", ""),
         (r"\\(?:left|right|[bB]igg?[lrm]?)(?![A-Za-z])\s*", ""),
-        (r"(?<!\\)\\[,;:> ]|~|\\(?:quad|qquad|enspace|thinspace)(?![A-Za-z])|[\t\n\r]", " "),
+        (r"(?<!\\)\\[,;:> ]|(?<!~)~(?!~)|\\(?:quad|qquad|enspace|thinspace)(?![A-Za-z])|[\t\n\r]", " "),
         (r"\{\s*,\s*\}", ","),
         (r"\\[dtc]frac(?![A-Za-z])", r"\\frac"),
         (r"\^\s*\{\s*\\(?:circ|degree)\s*\}|\^\s*\\(?:circ|degree)(?![A-Za-z])|\\degree(?![A-Za-z])", r"^\\circ"),
@@ -211,7 +211,7 @@ def split_list(text: str) -> list[str]:
 
 
 # a name, not an expression: letters, commands, primes, subscripts; then arguments, or a tuple of names
-_SUB = r"(?:\s*_\s*(?:\{[^{}]*\}|\\[A-Za-z]+|\w))?"
+_SUB = r"(?:\s*_\s*(?:\{(?:[^{}]|\{[^{}]*\}){0,40}\}|\\[A-Za-z]+|\w))?"
 _OPERATION = r"(?:frac|sqrt|binom|times|cdot|sin|cos|tan|log|ln|exp|pi)(?![A-Za-z])"
 _ATOM = rf"(?:\\(?!{_OPERATION})[A-Za-z]+(?![A-Za-z])(?:\s*\{{[^{{}}]*\}})?|[A-Za-z]){_SUB}'*"
 _NAME = re.compile(rf"(?:{_ATOM}\s*)+(?:\^\{{-1\}}\s*)?(?:\([^()=]{{1,20}}\))?|\(\s*[A-Za-z](?:\s*,\s*[A-Za-z])+\s*\)")

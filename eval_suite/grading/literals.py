@@ -57,7 +57,7 @@ def simplest(value: Fraction) -> Fraction:
 def parse_number(text: str) -> Number | None:
     """The number that `text` as a whole is, or None. A currency sign and final punctuation are ignored."""
     text = text.strip().removesuffix(",").replace("−", "-").replace("–", "-")
-    if len(text) > MAX_LITERAL_CHARACTERS or not text.isascii() or _LIST_COMMA.search(text):
+    if len(text) > MAX_LITERAL_CHARACTERS or not text.isascii() or _LIST_COMMA.search(text) or "~~" in text:
         return None
     text = _DECORATION.sub("", text).replace("{,}", ",").replace("\\ ", " ").replace("~", " ")
     text = _FINAL.sub("", _SPACE.sub("", text))

@@ -1,9 +1,9 @@
 r"""Mathematics: is the boxed answer equal to gold? math-verify, behind a grammar, exact numbers and two refutations.
 
-What is the answer. Reasoning in ``<think>`` tags is dropped. The last box counts, and boxes that follow each other with
-only commas or "and" between them are one list. A box that is denied ("is not"), altered ("twice", a minus sign before
-it) or taken back afterwards ("sorry, that is wrong") is no answer. Without a box, the last sentence counts if it states
-an answer in one of the forms of `prose`; nothing else in a text without a box is looked for.
+What is the answer. Reasoning in ``<think>`` tags is dropped. The last box counts, and boxes that follow each other
+with only commas or "and" between them are one list. A box that is denied ("is not"), altered ("twice", a minus sign
+before it) or taken back afterwards ("sorry, that is wrong") is no answer. Without a box, the last sentence counts if
+it states an answer in one of the forms of `unboxed`; nothing else in a text without a box is looked for.
 
 What an answer may contain (`vocabulary`, `units`). Beside the mathematics: the words of gold; a name before an equals
 sign; behind a value a listed unit, counted thing or number word; before it a few harmless words ("the answer is"). Any
@@ -36,8 +36,8 @@ Departures from calling math-verify on the whole completion, each for a measured
 
 A gold may end in ``\tolerance{1e-1}``: how far, absolutely, a number may be off.
 
-An answer that cannot be parsed or compared, or on which the parser fails, is a fail: a policy gains nothing by it. Only
-a gold that does not equal itself is an error.
+An answer that cannot be parsed or compared, or on which the parser fails, is a fail: a policy gains nothing by it.
+Only a gold that does not equal itself is an error.
 
 This module runs untrusted text through a computer algebra system without any time limit: call it through
 `GraderPool`, which limits time and memory from outside.
@@ -69,7 +69,6 @@ from eval_suite.grading.extract import ANSWER_CHARACTERS, boxed_or_tail, last_bo
 from eval_suite.grading.fingerprint import point_values
 from eval_suite.grading.latex import clean, has_equals, same_look, split_list, split_name
 from eval_suite.grading.literals import Number, numbers_equal, parse_based
-from eval_suite.grading.prose import stated
 from eval_suite.grading.reading import (
     TOLERANCE,
     Reading,
@@ -81,6 +80,7 @@ from eval_suite.grading.reading import (
     without_text_commands,
     words,
 )
+from eval_suite.grading.unboxed import stated
 from eval_suite.grading.units import conversion
 from eval_suite.records import Status
 

@@ -1,4 +1,4 @@
-r"""An answer taken apart, as ``x = 5\text{ cm}`` into the name x, the value 5 and the unit cm; and whether it can be read."""
+r"""An answer taken apart: ``x = 5\text{ cm}`` is the name x, the value 5 and the unit cm; and whether it is readable."""
 
 from __future__ import annotations
 
@@ -16,6 +16,7 @@ TOLERANCE = re.compile(r"\\tolerance\{([^{}]*)\}\s*$")
 _TEXT = re.compile(r"\\(?:text|textbf|textit|textrm|mathrm|mbox)\{([^{}]*)\}")
 _WORDS = re.compile(r"(?:(?:the|an?) )?\(?([A-Za-z]+(?:[ '-][A-Za-z]+)*)\)?\.?", re.IGNORECASE)
 _PROPER_NAME = re.compile(r"[A-Za-z]{5,}")
+_PARENTHESES = re.compile(r"\(([^(),]*)\)")
 _RESIDUE = re.compile(
     r"(-?\d{1,300})\s*\(?\s*(?:\\[bp]?mod(?![A-Za-z])|\\text\{\s*\(?mod\s*\}|\bmod\b)\s*\{?\s*(\d{1,300})\s*\}?\s*\)?"
 )
@@ -38,8 +39,8 @@ def read(text: str) -> Reading:
     name, whole = split_name(text)
     value, unit = split_unit(whole, bare=False)
     number = parse_number(whole) or parse_number(value) or _residue(whole)
-    if number is None and value.startswith("(") and value.endswith(")") and "," not in value:
-        number = parse_number(value[1:-1])
+    if number is None and (inner := _PARENTHESES.fullmatch(value)):
+        return replace(read(inner[1]), text=text, name=name)
     return _scaled(Reading(text, name, value, unit, number))
 
 
@@ -93,9 +94,18 @@ def unreadable(answer: Reading, gold_text: str) -> str | None:
         if part.name is not None and part.name != gold.name and not is_name(part.name):
             return part.name
         reading = with_bare_unit(part)
-        if reading.number is None and (strange := foreign(reading.value, gold_text)):
+        if reading.number is None and (strange := _strange(reading.value, gold)):
             return strange
     return None
+
+
+def _strange(value: str, gold: Reading) -> str | None:
+    """As `foreign`; before an equals sign, where gold has none, names may stand: ``|\\vec{v}| = 5``."""
+    named, equals, last = value.rpartition("=")
+    if not equals or has_equals(gold.text):
+        return foreign(value, gold.text)
+    strange = foreign(named, gold.text, naming=True)
+    return strange if strange or parse_based(last) else foreign(last, gold.text)
 
 
 def words(latex: str) -> str | None:

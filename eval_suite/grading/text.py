@@ -25,7 +25,8 @@ def grade(completion: str, gold: str) -> tuple[Status, str | None]:
     """Grade a short answer. `gold` is one alias, or several as a JSON list of strings.
 
     The answer is what the completion states (``<answer>``, a box, "the answer is"), else its first line: a base model
-    goes on after it. Reasoning in ``<think>`` tags is dropped. Equal means equal as a whole; every pass has the first alias as its `answer`.
+    goes on after it. Reasoning in ``<think>`` tags is dropped. Equal means equal as a whole; every pass has the first
+    alias as its `answer`.
     """
     completion = without_reasoning(completion)
     aliases = [normalized(alias) for alias in gold_aliases(gold)]

@@ -18,7 +18,8 @@ _TABLE: dict[str, dict[str, str]] = {
     "length": {
         "1": "m meter metre", "1/1000": "mm millimeter millimetre", "1/100": "cm centimeter centimetre",
         "1000": "km kilometer kilometre", "0.0254": "in inch inche", "0.3048": "ft foot feet", "0.9144": "yd yard",
-        "1609.344": "mi mile", "1/1000000": "micrometer micron", "1/1000000000": "nm nanometer", "1/10": "dm decimeter",
+        "1609.344": "mi mile", "1/1000000": "micrometer micron", "1/1000000000": "nm nanometer",
+        "1/10": "dm decimeter",
     },
     "mass": {
         "1": "kg kilogram", "1/1000": "g gram", "1/1000000": "mg milligram", "0.45359237": "lb pound",
@@ -40,43 +41,40 @@ _UNITS = {
 }
 # units without a place in the table; capitals matter where the name is short
 _OTHERS = listed(
-    "radian rad month year yr decade century fortnight J kJ joule N newton W kW watt V volt A amp ampere K kelvin C"
-    " coulomb celsius fahrenheit F farad Pa kPa pascal atm bar Hz kHz MHz GHz hertz eV keV MeV GeV electronvolt erg cal"
-    " kcal calorie mol mole T tesla gauss H henry ohm lx lumen dB rpm mph kph kmh kmph gal gallon quart pint cup ton"
-    " tonne acre hectare pc kpc Mpc parsec ly AU au Angstrom angstrom amu dyn dyne lightyear euro eur yen pound penny"
-    " pence nickel dime buck rupee peso yuan kWh kilowatt megawatt statvolt bit byte pm fm cc fl psi"
+    "radian rad month year yr decade century fortnight J kJ joule N newton W kW watt V volt A amp ampere K kelvin"
+    " C coulomb celsius fahrenheit F farad Pa kPa pascal atm bar Hz kHz MHz GHz hertz eV keV MeV GeV electronvolt"
+    " erg cal kcal calorie mol mole T tesla gauss H henry ohm lx lumen dB rpm mph kph kmh kmph gal gallon quart"
+    " pint cup ton tonne acre hectare pc kpc Mpc parsec ly AU au Angstrom angstrom amu dyn dyne lightyear euro eur"
+    " yen pound penny pence nickel dime buck rupee peso yuan kWh kilowatt megawatt statvolt bit byte pm fm cc fl"
+    " psi"
 )
 # things that are counted
 _COUNTED = listed(
-    "page apple orange banana pear peach lemon melon berry grape cherry fruit vegetable carrot potato egg cookie cake"
-    " cupcake pie pizza slice piece sandwich candy candie chocolate sweet lollipop donut muffin loaf bread bottle can jar"
-    " box carton bag basket bucket crate package pack packet container cup glass plate bowl spoon fork knife"
-    " student child children kid boy girl man men woman women person people adult teacher player member worker employee"
-    " friend guest visitor customer passenger voter citizen family team group club class classroom school"
-    " cat dog bird fish horse cow pig sheep goat chicken hen duck rabbit mouse mice lion tiger bear elephant monkey frog"
-    " turtle bee ant spider animal pet fly flie"
-    " tree flower plant leaf leave rose tulip seed bush"
-    " book notebook magazine newspaper letter word sentence page paragraph chapter card sticker stamp coin bill ticket"
-    " token chip marble ball balloon toy doll block brick tile cubes die dice bead stone rock shell stick straw match"
-    " pen pencil crayon marker eraser paper sheet poster photo picture painting"
-    " car truck bus buse bike bicycle train plane boat ship wheel tire seat"
-    " house home room window door chair table desk bed floor building store shop street"
-    " shirt dress shoe sock hat cap glove coat pant button ribbon"
-    " way arrangement permutation combination choice option outcome possibility case event pairing order selection"
-    " subset set element number integer value solution roots answer term digit zeros primes divisor factor multiples"
-    " pair triple triplet tuple quadruple function polynomial coefficient equation"
-    " point line segment side edge vertex vertice vertices corner face diagonal triangle squares rectangle circle"
-    " polygon quadrilateral hexagon pentagon region intersection path route step move turn"
-    " game match race round point goal run win loss vote problem question test quiz quizze exam lesson"
-    " trip visit lap row column stack pile layer level stage round cycle rotation revolution"
-    " hour day week month year minute second night morning weekend shift"
-    " computer phone machine robot television tv video song movie film show game message email call"
-    " gift present prize award medal job task item object thing part sample"
-    " atom electron proton neutron photon molecule particle star planet galaxy galaxie"
+    "page apple orange banana pear peach lemon melon berry grape cherry fruit vegetable carrot potato egg cookie"
+    " cake cupcake pie pizza slice piece sandwich candy candie chocolate sweet lollipop donut muffin loaf bread"
+    " bottle can jar box carton bag basket bucket crate package pack packet container cup glass plate bowl spoon"
+    " fork knife student child children kid boy girl man men woman women person people adult teacher player member"
+    " worker employee friend guest visitor customer passenger voter citizen family team group club class classroom"
+    " school cat dog bird fish horse cow pig sheep goat chicken hen duck rabbit mouse mice lion tiger bear"
+    " elephant monkey frog turtle bee ant spider animal pet fly flie tree flower plant leaf leave rose tulip seed"
+    " bush book notebook magazine newspaper letter word sentence paragraph chapter card sticker stamp coin bill"
+    " ticket token chip marble ball balloon toy doll block brick tile cubes die dice bead stone rock shell stick"
+    " straw match pen pencil crayon marker eraser paper sheet poster photo picture painting car truck bus buse"
+    " bike bicycle train plane boat ship wheel tire seat house home room window door chair table desk bed floor"
+    " building store shop street shirt dress shoe sock hat cap glove coat pant button ribbon way arrangement"
+    " permutation combination choice option outcome possibility case event pairing order selection subset set"
+    " element number integer value solution roots answer term digit zeros primes divisor factor multiples pair"
+    " triple triplet tuple quadruple function polynomial coefficient equation point line segment side edge vertex"
+    " vertice vertices corner face diagonal triangle squares rectangle circle polygon quadrilateral hexagon"
+    " pentagon region intersection path route step move turn game race round goal run win loss vote problem"
+    " question test quiz quizze exam lesson trip visit lap row column stack pile layer level stage cycle rotation"
+    " revolution hour day week month year minute second night morning weekend shift computer phone machine robot"
+    " television tv video song movie film show message email call gift present prize award medal job task item"
+    " object thing part sample atom electron proton neutron photon molecule particle star planet galaxy galaxie"
 )
 _ADJECTIVES = listed(
-    "square sq cubic cu different distinct possible ordered positive integer real whole total equal blue red green white"
-    " black yellow pink brown purple new old us american light nautical metric standard per"
+    "square sq cubic cu different distinct possible ordered positive integer real whole equal blue red green"
+    " white black yellow pink brown purple new old us american light nautical metric standard per"
 )
 # words that say nothing of what is measured
 SAME = listed("unit square sq cubic cu total altogether exactly each approximately")
@@ -89,9 +87,7 @@ _GROUP = r"\\(?:text|textbf|textit|textrm|textnormal|mathrm|mbox|hbox|operatorna
 _POWER = r"(?:\s*\^\s*(?:\{\s*-?\d+\s*\}|-?\d))?"
 _SEPARATOR = r"(?:/|\\cdot(?![A-Za-z])|\\times(?![A-Za-z])|\\mu(?![A-Za-z])|\\Omega(?![A-Za-z])|\^\\circ)?"
 _IN_GROUPS = re.compile(rf"(?<=\S)\s*{_SEPARATOR}\s*((?:{_GROUP}{_POWER}\s*{_SEPARATOR}\s*)+)$")
-_BARE = re.compile(
-    rf"(?<=[\d}})% ])\s*((?<![A-Za-z\\])[A-Za-z]+{_POWER}(?:(?:\s*[/.]\s*|\s+)[A-Za-z]+{_POWER}|\s*\({_POWER}[a-z]+\))*\.?)$"
-)
+_BARE = re.compile(rf"(?<=[\d}})% ])\s*((?<![A-Za-z\\])[A-Za-z]+{_POWER}(?:(?:\s*[/.]\s*|\s+)[A-Za-z]+{_POWER})*\.?)$")
 _POWERS = re.compile(r"\^\s*(?:\{\s*-?\d+\s*\}|-?\d|\\circ)")
 _NO_UNIT = re.compile(r"[^A-Za-z¢\s/~.(){}\\]")
 _TOKEN = re.compile(r"(/|per\b)?\s*(square|sq|cubic|cu)?\.?\s*([A-Za-z¢]+)\s*(?:\^\s*\{?\s*(-?\d+)\s*\}?)?")
@@ -128,8 +124,10 @@ def _words(unit: str) -> list[str]:
 
 
 def _is_unit(words: list[str]) -> bool:
-    """Listed words, the last of which is no adjective: ``5\\text{ square}`` may mean 25."""
-    return all(map(_is_unit_word, words)) and words[-1].lower() not in _ADJECTIVES
+    """Listed words, the last of which is no adjective (``5\\text{ square}`` may mean 25), and one counted thing."""
+    counted = [word for word in words if _singular(word) in _COUNTED - _UNITS.keys()]
+    one = len(counted) < 2 or "per" in words
+    return one and all(map(_is_unit_word, words)) and words[-1].lower() not in _ADJECTIVES
 
 
 def _is_unit_word(word: str) -> bool:

@@ -16,40 +16,41 @@ def listed(words: str) -> frozenset[str]:
 
 
 _GREEK = listed(
-    "alpha beta gamma delta epsilon varepsilon zeta eta theta vartheta iota kappa lambda mu nu xi pi rho varrho sigma tau"
-    " upsilon phi varphi chi psi omega Gamma Delta Theta Lambda Xi Pi Sigma Upsilon Phi Psi Omega hbar ell"
+    "alpha beta gamma delta epsilon varepsilon zeta eta theta vartheta iota kappa lambda mu nu xi pi rho varrho"
+    " sigma tau upsilon phi varphi chi psi omega Gamma Delta Theta Lambda Xi Pi Sigma Upsilon Phi Psi Omega hbar"
+    " ell"
 )
 # what the parser reads as the mathematics it is
 _COMMANDS = _GREEK | listed(
-    "frac dfrac tfrac cfrac sqrt binom dbinom tbinom choose over"
-    " infty emptyset varnothing circ mathbb mathcal mathscr mathfrak"
-    " sin cos tan cot sec csc arcsin arccos arctan arccot sinh cosh tanh coth log ln lg exp det gcd lcm max min Re Im"
-    " cdot times div pm mp ast bmod pmod mod"
-    " lfloor rfloor lceil rceil lvert rvert vert mid lbrace rbrace langle rangle"
-    " le leq leqslant ge geq geqslant lt gt ne neq in cup cap setminus"
-    " begin end sum prod int lim to partial nabla limits text mathrm mbox operatorname"
+    "frac dfrac tfrac cfrac sqrt binom dbinom tbinom choose over infty emptyset varnothing circ mathbb mathcal"
+    " mathscr mathfrak sin cos tan cot sec csc arcsin arccos arctan arccot sinh cosh tanh coth log ln lg exp det"
+    " gcd lcm max min Re Im cdot times div pm mp ast bmod pmod mod lfloor rfloor lceil rceil lvert rvert vert mid"
+    " lbrace rbrace langle rangle le leq leqslant ge geq geqslant lt gt ne neq in cup cap setminus begin end sum"
+    " prod int lim to partial nabla limits text mathrm mbox operatorname"
 )
 # in a name, which is set apart from what it names: x_{\text{max}}, \vec{v}, \overline{AB}, \angle ABC
 _NAME_COMMANDS = _GREEK | listed(
-    "vec hat bar overline dot ddot tilde prime widehat overrightarrow mathbf star angle triangle odot square max min"
-    " lfloor rfloor lceil rceil mathbb mathcal mathscr mathfrak text mathrm mbox operatorname partial nabla det"
+    "vec hat bar overline dot ddot tilde prime widehat overrightarrow mathbf star angle triangle odot square max"
+    " min lfloor rfloor lceil rceil mathbb mathcal mathscr mathfrak text mathrm mbox operatorname partial nabla"
+    " det"
 )
 _ENVIRONMENTS = listed("pmatrix bmatrix vmatrix Vmatrix Bmatrix matrix smallmatrix array cases")
 _FUNCTIONS = listed(
-    "sin cos tan cot sec csc arcsin arccos arctan arccot sinh cosh tanh coth log ln exp sqrt pi gcd lcm max min mod det"
-    " np dx dy dz dt"
+    "sin cos tan cot sec csc arcsin arccos arctan arccot sinh cosh tanh coth log ln exp sqrt pi gcd lcm max min"
+    " mod det np dx dy dz dt"
 )
 # before an answer: "the final answer is", "approximately"
 _LEADING = listed(
-    "the a final answer result value solution is are equals equal to so thus hence therefore we get it approximately"
-    " approx exactly"
+    "the a final answer result value solution is are equals equal to so thus hence therefore we get it"
+    " approximately approx exactly"
 )
 # in a name: "Area of the triangle", "P(red)"
 _NAMES = _LEADING | listed(
-    "area volume perimeter circumference surface probability number total sum product ratio length width height depth"
-    " distance speed velocity time cost price average mean median mode range angle radius diameter slope side base"
-    " remainder quotient maximum minimum max min largest smallest greatest least value of in for and ways population"
-    " profit age weight mass amount rate score energy force power temperature pressure density count percentage"
+    "area volume perimeter circumference surface probability number total sum product ratio length width height"
+    " depth distance speed velocity time cost price average mean median mode range angle radius diameter slope"
+    " side base remainder quotient maximum minimum max min largest smallest greatest least value of in for and"
+    " ways population profit age weight mass amount rate score energy force power temperature pressure density"
+    " count percentage"
 )
 _COMMAND = re.compile(r"\\([A-Za-z]+|.)", re.DOTALL)
 _CONTROL_SYMBOLS = frozenset("{}|%$!,;:> \\")
@@ -62,9 +63,9 @@ _SUBSCRIPT = re.compile(
 _DECORATED = re.compile(r"\\[a-z]+\{\\?[A-Za-z]+\}(?=\s*_)")  # \dot{x}_{0}
 # marks that are no mathematics, a sign without its other side, and digits parted by a space
 _ODD = re.compile(
-    r"[^\x20-\x7e]|[@#?\"`';&]|\.\s*\.|\d\s+\d|\\\\"
+    r"[^\x20-\x7e]|[@#?\"`';&~]|\.\s*\.|\d\s+\d|\\\\"
     r"|(?:[=<>+*/^_:(\[-]|\\(?:le|leq|lt|ge|geq|gt|neq?|in|times|cdot|div|pm|mp|to|cup|cap|setminus|[pb]?mod))\s*$"
-    r"|[\d)\]}]\s*_"
+    r"|[\d)\]}]\s*_|\^\s*\{?\s*T(?![A-Za-z])"  # subscripts of numbers, transposes
     r"|^\s*(?:[<>!/*^_)\],:]|\\(?:le|leq|lt|ge|geq|gt|neq?|in|times|cdot|div|to|cup|cap|setminus|[pb]?mod)(?![A-Za-z]))"
 )
 
@@ -104,12 +105,14 @@ def _are(words: str, known: frozenset[str]) -> bool:
     return all(word in known for word in re.findall(r"[A-Za-z]+", words.lower()))
 
 
-def foreign(text: str, gold: str) -> str | None:
+def foreign(text: str, gold: str, *, naming: bool = False) -> str | None:
     """The first part of a cleaned answer (without name and unit) that is neither mathematics nor gold's, or None.
 
-    Letters side by side are a product where gold has each of them as a symbol, as in ``mn``.
+    With `naming`, what may stand in a name is known as well. Letters side by side are a product where gold has each of
+    them as a symbol, as in ``mn``.
     """
     known = _contents(gold)
+    commands = (_COMMANDS | _NAME_COMMANDS if naming else _COMMANDS) | known.commands | _CONTROL_SYMBOLS
     environments = [match[1] for match in _ENVIRONMENT.finditer(text)]
     rest = _ENVIRONMENT.sub(" ", text)
     rest = _DECORATED.sub("x", rest)
@@ -117,14 +120,14 @@ def foreign(text: str, gold: str) -> str | None:
         rest = rest.replace("\\\\", ", ").replace("&", ", ")
     strange = [name for name in environments if name not in _ENVIRONMENTS]
     strange += [match.group() for match in _ODD.finditer(rest) if match.group().strip() not in known.odd]
-    strange += [
-        f"\\{command}"
-        for command in _COMMAND.findall(rest)
-        if command not in _COMMANDS and command not in known.commands and command not in _CONTROL_SYMBOLS
-    ]
+    strange += [f"\\{command}" for command in _COMMAND.findall(rest) if command not in commands]
     for group in _GROUP.findall(rest):
         strange += [group] if re.search(r"[^A-Za-z\s]", group) and group not in gold else []
-        strange += [word for word in re.findall(r"[A-Za-z]+", group) if not _is_golds(word, known)]
+        strange += [
+            word
+            for word in re.findall(r"[A-Za-z]+", group)
+            if not (_is_golds(word, known) or (naming and word.lower() in _NAMES))
+        ]
     strange += [
         word
         for word in _WORD.findall(_GROUP.sub(" ", rest))
