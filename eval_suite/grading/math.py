@@ -183,8 +183,7 @@ def _equal(gold_text: str, answer: Reading) -> bool:
         return verdict is True
     if _needs_names(gold, answer):
         return _equal_parsed(gold_text, gold.text, answer.text, None)
-    if gold.number is not None:
-        answer = with_bare_unit(answer)
+    answer = with_bare_unit(answer, gold)
     factor = conversion(gold.unit, answer.unit) if gold.unit and answer.unit else Fraction(1)
     if factor is None:
         return False
@@ -264,7 +263,7 @@ def _equal_lists(gold: Reading, answer: Reading) -> bool | None:
     expected, given = split_list(gold.text), split_list(answer.text)
     if len(expected) < 2:
         return None
-    golds, answers = [read(part) for part in expected], [with_bare_unit(read(part)) for part in given]
+    golds, answers = [read(part) for part in expected], [with_bare_unit(read(part), gold) for part in given]
     if len(golds) == len(answers):
         named = {reading.name: reading for reading in golds}
         if len(named) == len(golds) > 1 and None not in named and {reading.name for reading in answers} == set(named):

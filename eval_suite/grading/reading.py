@@ -1,4 +1,4 @@
-r"""An answer taken apart: ``x = 5\text{ cm}`` is the name x, the value 5 and the unit cm; and whether it is readable."""
+r"""Take an answer apart: ``x = 5\text{ cm}`` has name x, value 5 and unit cm; and whether it can be read."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from functools import lru_cache
 from eval_suite.grading.latex import clean, has_equals, split_list, split_name
 from eval_suite.grading.literals import Number, parse_based, parse_number
 from eval_suite.grading.units import scale, split_unit
-from eval_suite.grading.vocabulary import foreign, is_name
+from eval_suite.grading.vocabulary import foreign, is_name, symbols
 
 TOLERANCE = re.compile(r"\\tolerance\{([^{}]*)\}\s*$")
 _TEXT = re.compile(r"\\(?:text|textbf|textit|textrm|mathrm|mbox)\{([^{}]*)\}")
@@ -18,7 +18,7 @@ _WORDS = re.compile(r"(?:(?:the|an?) )?\(?([A-Za-z]+(?:[ '-][A-Za-z]+)*)\)?\.?",
 _PROPER_NAME = re.compile(r"[A-Za-z]{5,}")
 _PARENTHESES = re.compile(r"\(([^(),]*)\)")
 _RESIDUE = re.compile(
-    r"(-?\d{1,300})\s*\(?\s*(?:\\[bp]?mod(?![A-Za-z])|\\text\{\s*\(?mod\s*\}|\bmod\b)\s*\{?\s*(\d{1,300})\s*\}?\s*\)?"
+    r"(?:[A-Za-z]\s*\\equiv\s*)?(-?\d{1,300})\s*\(?\s*(?:\\[bp]?mod(?![A-Za-z])|\\text\{\s*\(?mod\s*\}|\bmod\b)\s*\{?\s*(\d{1,300})\s*\}?\s*\)?"
 )
 
 
@@ -57,11 +57,17 @@ def read_gold(gold: str) -> tuple[Reading, Fraction | None]:
     return reading, Fraction(tolerance[1]) if tolerance else None
 
 
-def with_bare_unit(answer: Reading) -> Reading:
-    """``5 cm`` as a number: only where gold is one, so that no symbol of an expression is lost."""
+def with_bare_unit(answer: Reading, gold: Reading) -> Reading:
+    r"""``5 cm``, ``3\pi cm`` without the unit; but no letter of gold is one, nor a single letter behind a formula."""
     value, unit = split_unit(answer.value, bare=True)
-    number = parse_number(value) if unit and answer.number is None else None
-    return answer if number is None else _scaled(replace(answer, value=value, unit=unit, number=number))
+    if not unit or answer.number is not None:
+        return answer
+    number = parse_number(value)
+    if gold.number is None or number is None:
+        letters = set(re.findall(r"[A-Za-z]", unit))
+        if (number is None and (len(letters) == 1 or answer.unit)) or letters & symbols(gold.value):
+            return answer
+    return _scaled(replace(answer, value=value, unit=unit, number=number))
 
 
 def _scaled(reading: Reading) -> Reading:
@@ -93,7 +99,7 @@ def unreadable(answer: Reading, gold_text: str) -> str | None:
             continue
         if part.name is not None and part.name != gold.name and not is_name(part.name):
             return part.name
-        reading = with_bare_unit(part)
+        reading = with_bare_unit(part, gold)
         if reading.number is None and (strange := _strange(reading.value, gold)):
             return strange
     return None

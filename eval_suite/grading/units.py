@@ -83,10 +83,13 @@ _SCALES = {
 }  # fmt: skip
 _SPEEDS = {"mph": "mi/h", "kmh": "km/h", "kph": "km/h", "kmph": "km/h"}
 _SHORT = 3  # a name of so many letters or fewer is compared with its capitals
-_GROUP = r"\\(?:text|textbf|textit|textrm|textnormal|mathrm|mbox|hbox|operatorname)\s*\{[^{}]*\}"
+_GROUP = (
+    r"\\(?:text|textbf|textit|textrm|textnormal|mathrm|mbox|hbox|operatorname)\s*\{(?:[^{}]|\{[^{}]*\})*\}"
+    r"|\\Omega(?![A-Za-z])"
+)
 _POWER = r"(?:\s*\^\s*(?:\{\s*-?\d+\s*\}|-?\d))?"
 _SEPARATOR = r"(?:/|\\cdot(?![A-Za-z])|\\times(?![A-Za-z])|\\mu(?![A-Za-z])|\\Omega(?![A-Za-z])|\^\\circ)?"
-_IN_GROUPS = re.compile(rf"(?<=\S)\s*{_SEPARATOR}\s*((?:{_GROUP}{_POWER}\s*{_SEPARATOR}\s*)+)$")
+_IN_GROUPS = re.compile(rf"(?<=\S)\s*{_SEPARATOR}\s*((?:(?:{_GROUP}){_POWER}\s*{_SEPARATOR}\s*)+)$")
 _BARE = re.compile(rf"(?<=[\d}})% ])\s*((?<![A-Za-z\\])[A-Za-z]+{_POWER}(?:(?:\s*[/.]\s*|\s+)[A-Za-z]+{_POWER})*\.?)$")
 _POWERS = re.compile(r"\^\s*(?:\{\s*-?\d+\s*\}|-?\d|\\circ)")
 _NO_UNIT = re.compile(r"[^A-Za-z¢\s/~.(){}\\]")
@@ -120,7 +123,9 @@ def split_unit(text: str, *, bare: bool, known: bool = True) -> tuple[str, str]:
 
 
 def _words(unit: str) -> list[str]:
-    return re.findall(r"[A-Za-z¢]+", re.sub(r"\\(?:cdot|times)|\\[A-Za-z]+\s*(?=\{)", " ", unit))
+    return re.findall(
+        r"[A-Za-z¢]+", re.sub(r"\\(?:cdot|times)|\\[A-Za-z]+\s*(?=\{)", " ", unit.replace("\\Omega", "ohm"))
+    )
 
 
 def _is_unit(words: list[str]) -> bool:

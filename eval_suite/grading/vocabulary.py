@@ -77,10 +77,15 @@ class _Contents:
         bare = _GROUP.sub(r" \1 ", _ENVIRONMENT.sub(" ", gold))
         self.commands = frozenset(_COMMAND.findall(gold))
         self.words = frozenset(word.lower() for word in _WORD.findall(bare))
-        self.symbols = frozenset(
-            letter for word in re.findall(r"(?<![A-Za-z\\])[A-Za-z]{1,3}", bare) for letter in word
-        )
+        without_text = _GROUP.sub(" ", _ENVIRONMENT.sub(" ", gold))
+        products = re.findall(r"(?<![A-Za-z\\])[A-Za-z]{1,3}(?![A-Za-z])", without_text)
+        self.symbols = frozenset(letter for product in products for letter in product)
         self.odd = frozenset(odd.strip() for odd in _ODD.findall(_ENVIRONMENT.sub(" ", gold)))
+
+
+def symbols(gold: str) -> frozenset[str]:
+    """The letters that stand for something in a gold."""
+    return _contents(gold).symbols
 
 
 @lru_cache(maxsize=1024)
@@ -114,7 +119,7 @@ def foreign(text: str, gold: str, *, naming: bool = False) -> str | None:
     known = _contents(gold)
     commands = (_COMMANDS | _NAME_COMMANDS if naming else _COMMANDS) | known.commands | _CONTROL_SYMBOLS
     environments = [match[1] for match in _ENVIRONMENT.finditer(text)]
-    rest = _ENVIRONMENT.sub(" ", text)
+    rest = _ENVIRONMENT.sub(lambda match: "(" if match.group().startswith("\\b") else ")", text)
     rest = _DECORATED.sub("x", rest)
     if environments:
         rest = rest.replace("\\\\", ", ").replace("&", ", ")
