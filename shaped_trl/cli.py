@@ -203,19 +203,14 @@ def eval_command(argv: list[str]) -> int:
     processes = from_environment()
     if checkpoints.every_checkpoint:
         publishing.refuse_with("every_checkpoint=True")
+    grading = {"num_workers": options.num_workers, "keep_reasoning": options.keep_reasoning}
     with locked_folders([config.out] if processes.first else []):
         if checkpoints.every_checkpoint:
-            evaluate_checkpoints(
-                config,
-                pass_at,
-                num_workers=options.num_workers,
-                keep_reasoning=options.keep_reasoning,
-                processes=processes,
-            )
+            evaluate_checkpoints(config, pass_at, **grading, processes=processes)
             return 0
         folder = sample(config, processes=processes)
         if processes.first:
-            grade_run(folder, num_workers=options.num_workers, keep_reasoning=options.keep_reasoning)
+            grade_run(folder, **grading)
             report([folder], pass_at)
             publish([folder], publishing)
     return 0
@@ -253,16 +248,16 @@ def grade_command(argv: list[str]) -> int:
     from eval_suite.grade import grade_answers, grade_run
     from eval_suite.locks import locked_folders
 
+    options = {"num_workers": args.num_workers, "keep_reasoning": args.keep_reasoning}
     if bool(args.folder) == bool(args.answers):
         raise UserError("grade: give a run's folder, or --answers FILE with --benchmark and --out")
     if args.folder:
         with locked_folders([args.folder] if Path(args.folder).is_dir() else [], "folder"):
-            return _graded(grade_run(args.folder, num_workers=args.num_workers, keep_reasoning=args.keep_reasoning))
+            return _graded(grade_run(args.folder, **options))
     if not args.benchmark or not args.out:
         raise UserError("grade: --answers needs --benchmark NAME and --out DIR")
-    options = {"hub_mirror": args.hub_mirror, "num_workers": args.num_workers, "keep_reasoning": args.keep_reasoning}
     with locked_folders([args.out]):
-        return _graded(grade_answers(args.answers, args.benchmark, args.out, **options))
+        return _graded(grade_answers(args.answers, args.benchmark, args.out, hub_mirror=args.hub_mirror, **options))
 
 
 def _graded(folder: Path) -> int:
