@@ -7,6 +7,20 @@ from dataclasses import asdict, dataclass, fields
 from typing import Any
 
 from shaped_trl.rlvr.groups import Outcome
+from shaped_trl.training.log import RENAMED
+
+# TRL's lengths are means over rounds of unequal size: the ledger has its own
+_MEANS_OVER_ROUNDS = (
+    *("mean_length", "min_length", "max_length", "clipped_ratio"),
+    *("mean_terminated_length", "min_terminated_length", "max_terminated_length"),
+)
+RL_RENAMED = RENAMED | {
+    **{f"completions/{name}": None for name in _MEANS_OVER_ROUNDS},
+    "num_tokens": "tokens",
+    "clip_ratio/region_mean": "clip_ratio",
+    "clip_ratio/high_mean": "clip_ratio_high",
+    "clip_ratio/low_mean": "clip_ratio_low",
+}
 
 
 @dataclass

@@ -26,30 +26,18 @@ from shaped_trl.rlvr.config import RLVRConfig
 from shaped_trl.rlvr.dynamic_sampling import Batch, Completion, DynamicSampler, Group
 from shaped_trl.rlvr.groups import Outcome, informative_groups, outcomes
 from shaped_trl.rlvr.guard import guard
-from shaped_trl.rlvr.ledger import Ledger
+from shaped_trl.rlvr.ledger import RL_RENAMED, Ledger
 from shaped_trl.rlvr.prompt_stream import PromptStream
 from shaped_trl.rlvr.signals import NoLearningSignal, SignalDetector
 from shaped_trl.study.logs import RL_LOG, read_log
 from shaped_trl.training.cards import TrainingCard
 from shaped_trl.training.config import as_config
 from shaped_trl.training.interval import ContinuedInterval
-from shaped_trl.training.log import RENAMED, JsonlLogCallback, LogPlotCallback
+from shaped_trl.training.log import JsonlLogCallback, LogPlotCallback
 from shaped_trl.training.pushing import HubPushes
 from shaped_trl.training.watch import WatchedLoss
 
 logger = logging.getLogger(__name__)
-# TRL's lengths are means over rounds of unequal size: the ledger has its own
-_MEANS_OVER_ROUNDS = (
-    *("mean_length", "min_length", "max_length", "clipped_ratio"),
-    *("mean_terminated_length", "min_terminated_length", "max_terminated_length"),
-)
-RL_RENAMED = RENAMED | {
-    **{f"completions/{name}": None for name in _MEANS_OVER_ROUNDS},
-    "num_tokens": "tokens",
-    "clip_ratio/region_mean": "clip_ratio",
-    "clip_ratio/high_mean": "clip_ratio_high",
-    "clip_ratio/low_mean": "clip_ratio_low",
-}
 
 
 class RLVRTrainer(TrainingCard, HubPushes, WatchedLoss, ContinuedInterval, GRPOTrainer):
