@@ -106,6 +106,13 @@ def test_only_a_fault_of_the_grader_is_no_reward():
     assert reward(["x"] * 6, list("abcdef")) == [1.0, 0.0, 0.0, 0.0, 0.0, None]
 
 
+def test_reasoning_is_dropped_unless_it_is_to_be_kept():
+    completion = "<think>Paris</think>"
+    assert VerdictReward("text")([completion], ["Paris"]) == [0.0]
+    assert VerdictReward("text", keep_reasoning=True)([completion], ["Paris"]) == [1.0]
+    assert reward_functions(RewardArguments(keep_reasoning=True), "text", len)[0].keep_reasoning
+
+
 def test_a_grader_that_cannot_run_ends_the_run_before_it_starts(monkeypatch):
     monkeypatch.setitem(GRADERS, "broken", GraderSpec("nowhere:f", "broken/1", check=f"{__name__}:refuse"))
     monkeypatch.setattr(rewards_module, "load", lambda path: refuse)
