@@ -133,8 +133,9 @@ class Audit:
         if golds.passed is not None:
             lines.append(f"  {golds.passed} of the {self.prompts} golds pass as answers")
         if self.few_values:
+            values = f"{golds.values} value{'s' if golds.values > 1 else ''}"
             lines.append(
-                f"  the golds have {golds.values} values, the most frequent is {shown(golds.frequent[0])} on "
+                f"  the golds have {values}, the most frequent is {shown(golds.frequent[0])} on "
                 f"{golds.share:.0%}: the bar is {self.bar():.0%}"
             )
         if self.ungraded:
