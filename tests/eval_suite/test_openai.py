@@ -161,9 +161,11 @@ def test_a_refusal_amid_the_run_keeps_what_is_there(config_of, server):
 
 
 def test_without_a_server_nothing_is_tried_again(make_config, monkeypatch):
-    monkeypatch.setattr(openai.Retry, "sleep", lambda *_: pytest.fail("it tries again"))
+    tried = []  # by threads; a request of another test may still be under way
+    monkeypatch.setattr(openai.Retry, "sleep", lambda *_: tried.append(threading.current_thread()))
     with pytest.raises(UserError, match=r"base_url='http://127.0.0.1:9/v1' does not answer .*: start the server"):
         sample(make_config(backend="openai", base_url="http://127.0.0.1:9/v1"))
+    assert threading.current_thread() not in tried
 
 
 @pytest.mark.parametrize(
