@@ -64,8 +64,8 @@ class Losses(TrainerCallback):
     ("make", "changes", "step"),
     [
         (shaped, {"gradient_accumulation_steps": 2, "beta": -0.25}, 2),
-        (shaped, {}, 4),
-        (shaped, {"router_bias_rate": 0.01}, 4),
+        pytest.param(shaped, {}, 4, marks=pytest.mark.slow),
+        pytest.param(shaped, {"router_bias_rate": 0.01}, 4, marks=pytest.mark.slow),
         (rlvr, {}, 2),
     ],
     ids=["shaped", "later", "experts", "rlvr"],

@@ -5,7 +5,7 @@ from processes import run_processes
 from rlvr_tiny import parity
 
 CASES = [
-    pytest.param(loss_type, lora, marks=[] if (loss_type == "dapo") == lora else pytest.mark.slow)
+    pytest.param(loss_type, lora, marks=[] if loss_type == "dapo" and lora else pytest.mark.slow)
     for loss_type in ("grpo", "dapo", "dr_grpo")
     for lora in (False, True)
 ]
