@@ -148,6 +148,13 @@ def shape_lm_head(
     return head
 
 
+def unshape(model: PreTrainedModel) -> None:
+    """Take `shape_lm_head` back: TRL's trainers put a forward of their own over the one that they find."""
+    function = getattr(model.forward, "unshaped", None)
+    if function is not None:
+        model.forward = types.MethodType(function, model)
+
+
 def _forward_with_loss(own, head, logits, kwargs, labels, shift_labels, num_items_in_batch):
     return_dict = kwargs.pop("return_dict", None)
     if return_dict is None:

@@ -17,7 +17,7 @@ from trl import SFTTrainer
 from shaped_trl.data.mixtures import SOURCE
 from shaped_trl.modeling.architectures import load_saved_weights, saves_other_names
 from shaped_trl.modeling.balancing import LossFreeBalancing
-from shaped_trl.modeling.lm_head import shape_lm_head
+from shaped_trl.modeling.lm_head import shape_lm_head, unshape
 from shaped_trl.study.logs import TRAIN_LOG, read_log
 from shaped_trl.training.cards import TrainingCard
 from shaped_trl.training.config import ShapedConfig, as_config
@@ -85,6 +85,8 @@ class ShapedTrainer(TrainingCard, HubPushes, WatchedLoss, ContinuedInterval, SFT
         tp_size = getattr(model, "tp_size", None) or parallel_size(args, "tp")
         check_parallelism(args, tp_size)
         let_cpus_shard(args, tp_size > 1)
+        if isinstance(model, PreTrainedModel | PeftModel):  # another trainer may have had it
+            unshape(model.get_base_model() if isinstance(model, PeftModel) else model)
         super().__init__(model, args, **kwargs)
         base = self.model.get_base_model() if isinstance(self.model, PeftModel) else self.model
         self.head = shape_lm_head(base, args.reward_shape(), metrics=MEANS, impl=args.loss_impl)

@@ -34,7 +34,7 @@ def heard(detector: SignalDetector, ledger: Ledger, entropy: float = 1.0, batche
         (batch(Outcome.UNPARSED, completions_unparsed=31, completions_truncated=1), "finds no answer"),
         (batch(Outcome.ALL_RIGHT), "all answers are right"),
         (batch(Outcome.ALL_WRONG), "all answers are wrong"),
-        (batch(Outcome.UNGRADED, completions_ungraded=32), "the grader failed"),
+        (batch(Outcome.UNGRADED, completions_ungraded=32), "its grader failed"),
         (batch(Outcome.UNGRADED, completions_ungraded=32, rewards_raised=32), "the reward function raises"),
     ],
 )
