@@ -26,7 +26,7 @@ def regrade(folder: Path, grader: str, version: str) -> None:
         append_jsonl(folder / name, changed)
 
 
-def answers_file(folder: Path, gold="7", completions=("#### 7", "#### 8", "none")) -> Path:
+def answers_file(folder: Path, gold="7", completions=(r"\boxed{7}", r"\boxed{8}", "none")) -> Path:
     path = folder / "answers.jsonl"
     path.write_text(json.dumps({"problem_id": "a", "completions": list(completions), "gold": gold}) + "\n")
     return path
