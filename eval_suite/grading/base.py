@@ -4,15 +4,21 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
+from eval_suite.grading.sandbox.checker import Limits
 from eval_suite.records import Status
 
 
 class GradeRequest(NamedTuple):
-    """One completion to grade by the grader of this name against the gold answer."""
+    """One completion to grade by the grader of this name against the gold answer.
+
+    limits: of the grader ``code``, from the caller alone. Without, those of the gold count, which comes from a file
+        and can only lower the defaults.
+    """
 
     grader: str
     completion: str
     gold: str
+    limits: Limits | None = None
 
 
 DIED = "grading this answer ended its process, twice"  # a reason

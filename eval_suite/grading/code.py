@@ -8,7 +8,7 @@
     entry_point  the function asked for
     preamble     code before the program, and before the tests: the prompt's imports and helpers
     tests, names, setup   see `sandbox.checker.Tests`
-    limits       of `sandbox.checker.Limits`, where they are not the default
+    limits       of `sandbox.checker.Limits`, where they are below the default
 
 A pass has the answer "passes", a fail what the first failing test saw. They are no votes for an answer: equal ones
 behave alike.
@@ -19,6 +19,7 @@ from __future__ import annotations
 import json
 from typing import Any
 
+from eval_suite.errors import UserError
 from eval_suite.grading.extract import plain_answer
 from eval_suite.grading.programs import find_programs
 from eval_suite.grading.sandbox.checker import Limits, Sandbox, TestResult, Tests, check
@@ -33,9 +34,16 @@ TOO_LARGE = "the program is too large"
 _sandbox: Sandbox | None = None  # of this process, which grades one item at a time
 
 
-def grade(completion: str, gold: str) -> tuple[Status, str | None, str]:
-    """Grade one completion: status, answer, and the reason in words. Runs in a worker of the pool."""
+def grade(completion: str, gold: str, limits: Limits | None = None) -> tuple[Status, str | None, str]:
+    """Grade one completion: status, answer, and the reason in words. Runs in a worker of the pool.
+
+    `limits` are the caller's own, in the place of those that the gold may lower.
+    """
     task = _task(gold)
+    try:
+        limits = limits or Limits.of_gold(task.get("limits", {}))
+    except UserError as error:
+        return "error", None, str(error)
     entry_point, preamble = task.get("entry_point", ""), task.get("preamble", "")
     kind = task.get("kind", "program")
     programs = [completion]
@@ -51,7 +59,7 @@ def grade(completion: str, gold: str) -> tuple[Status, str | None, str]:
         sent = [{"text": program, "function": entry_point} for program in programs]
     tests = Tests(task["tests"], task.get("names"), entry_point, _closed(preamble), task.get("setup", ""))
     try:
-        result = run(sent, tests, Limits(**task.get("limits", {})))
+        result = run(sent, tests, limits)
     except (OSError, SandboxUnavailable) as error:
         return "error", None, str(error) or type(error).__name__
     answers = {"pass": PASSES, "fail": plain_answer(result.reason)}

@@ -14,7 +14,7 @@ import threading
 import time
 from collections import OrderedDict, deque
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from multiprocessing.connection import Connection, wait
 
 from eval_suite.errors import UserError
@@ -230,7 +230,7 @@ class GraderPool:
             message["soft_timeout_s"] = max(self._limits["soft_timeout_s"], spec.soft_timeout_s)
             worker.deadline_s = time.monotonic() + max(self._hard_timeout_s, spec.hard_timeout_s)
             try:
-                worker.channel.send_bytes(json.dumps(message).encode())
+                worker.channel.send_bytes(json.dumps(message, default=asdict).encode())
             except (BrokenPipeError, ConnectionResetError):
                 self._discard(worker)  # it died while idle; the job stays in the queue for another
             else:

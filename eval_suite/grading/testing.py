@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from dataclasses import asdict
 from functools import cache
 
 from eval_suite.errors import UserError
@@ -34,7 +33,7 @@ def run_tests(
     The tests and the code run in two processes, both confined, and the code never sees the tests. The tests may call
     what it defines, with literals as arguments. What it returns comes back as a literal; any other object as a handle,
     which is true, equal to nothing else, and can be iterated or passed on. The tests have the standard library, numpy
-    and threads, and 10 s of CPU time of their own.
+    and threads, and 10 s of CPU time of their own. Files, sockets, asyncio and multiprocessing are not there for them.
 
     `SHAPED_TRL_ALLOW_WEAK_SANDBOX=1` lets code run where Landlock or seccomp is missing. What the sandbox does not
     stop is written in `eval_suite.grading.sandbox`. Processes start at the first call (seconds) and stay for the next
@@ -56,11 +55,9 @@ def run_tests(
         the tests or the sandbox), and the reason in one line.
 
     Raises:
-        UserError: Landlock or seccomp is missing here, a limit is below its smallest value, or the tests are no text.
+        UserError: Landlock or seccomp is missing here, a limit is no number in its range, or the tests are no text.
     """
-    for name, value, smallest in (("cpu_s", cpu_s, 1), ("memory_mb", memory_mb, 64), ("wall_s", wall_s, 0.1)):
-        if value < smallest:
-            raise UserError(f"{name}={value!r} is too small: give at least {smallest}")
+    limits = Limits(cpu_s, memory_mb, wall_s)
     for name, text in (("code", code), ("tests", tests)):
         if not isinstance(text, str):
             raise UserError(f"{name} is {type(text).__name__}: give Python text")
@@ -72,10 +69,9 @@ def run_tests(
         "names": None if names is None else list(names),
         "preamble": before,
         "setup": setup,
-        "limits": asdict(Limits(int(cpu_s), int(memory_mb), float(wall_s))),
     }
-    request = GradeRequest("code", code, json.dumps(task))
-    (grade,) = _pool(float(wall_s) + TESTS_WALL_S + _SLACK_S).grade([request])
+    request = GradeRequest("code", code, json.dumps(task), limits)
+    (grade,) = _pool(limits.wall_s + TESTS_WALL_S + _SLACK_S).grade([request])
     return TestResult(grade.status, grade.reason or "the checking process was ended")
 
 

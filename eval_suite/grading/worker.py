@@ -19,6 +19,7 @@ from typing import Any
 
 from eval_suite.grading.base import Grade, SoftTimeout
 from eval_suite.grading.graders import grader_spec, load
+from eval_suite.grading.sandbox.checker import Limits
 
 REPEAT_ALARM_S = 0.25
 RETIRE_SHARE = 0.25  # of the memory limit: a worker that once grew beyond this is replaced
@@ -38,7 +39,9 @@ def serve(channel: Connection, parent_pid: int) -> None:
         if memory_limit_mb is None:
             memory_limit_mb = message["memory_limit_mb"]
             _limit_memory(memory_limit_mb * 2**20)
-        reply = answer(message["grader"], message["completion"], message["gold"], message["soft_timeout_s"])
+        limits = Limits(**message["limits"]) if message["limits"] else None
+        texts = [message[name] for name in ("grader", "completion", "gold")]
+        reply = answer(*texts, message["soft_timeout_s"], limits)
         forget = grader_spec(message["grader"]).forget
         if forget is not None:
             load(forget)()
@@ -53,11 +56,13 @@ def serve(channel: Connection, parent_pid: int) -> None:
             return
 
 
-def answer(grader: str, completion: str, gold: str, soft_timeout_s: float) -> dict[str, Any]:
+def answer(
+    grader: str, completion: str, gold: str, soft_timeout_s: float, limits: Limits | None = None
+) -> dict[str, Any]:
     """Grade one item: `Grade`'s fields, the reason where there is one. Must run in the main thread of its process."""
     try:
         with _soft_timeout(soft_timeout_s):
-            grade = Grade(*load(grader_spec(grader).function)(completion, gold))
+            grade = Grade(*load(grader_spec(grader).function)(completion, gold, *([limits] if limits else [])))
     except SoftTimeout:
         grade = Grade("timeout", None)
     except Exception:  # any fault of a grader, MemoryError among them: the item's status says so

@@ -73,9 +73,11 @@ def test_run_tests_from_threads_gives_each_its_own_result():
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"cpu_s": 0}, "cpu_s=0 is too small: give at least 1"),
-        ({"memory_mb": 1}, "memory_mb=1 is too small: give at least 64"),
-        ({"wall_s": 0}, "wall_s=0 is too small: give at least 0.1"),
+        ({"cpu_s": 0}, "cpu_s=0 is no limit: give a number from 1 to 86400"),
+        ({"memory_mb": 1}, "memory_mb=1 is no limit: give a number from 64"),
+        ({"wall_s": 0}, "wall_s=0 is no limit: give a number from 0.1"),
+        ({"wall_s": float("nan")}, "wall_s=nan is no limit"),
+        ({"cpu_s": [1]}, r"cpu_s=\[1\] is no limit"),
         ({"tests": None}, "tests is NoneType: give Python text"),
     ],
 )

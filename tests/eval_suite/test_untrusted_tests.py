@@ -7,6 +7,7 @@ import json
 import pytest
 
 from eval_suite.grade import grade_answers, grade_run
+from eval_suite.grading import code
 from eval_suite.grading.sandbox import confine, filters
 from eval_suite.grading.sandbox.checker import Limits, Sandbox, TestResult, Tests, _result, check
 from eval_suite.grading.sandbox.server import Ended
@@ -26,8 +27,8 @@ def sandbox():
     sandbox.close()
 
 
-def result(sandbox: Sandbox, code: str, tests: str, **limits) -> TestResult:
-    return check(sandbox, [code], Tests(tests, ["f"]), Limits(**{"cpu_s": 5, **limits}))
+def result(sandbox: Sandbox, program: str, tests: str, **limits) -> TestResult:
+    return check(sandbox, [program], Tests(tests, ["f"]), Limits(**{"cpu_s": 5, **limits}))
 
 
 def test_gold_of_a_file_touches_nothing(tmp_path):
@@ -127,3 +128,33 @@ def test_a_thread_is_all_that_may_be_cloned():
         more = set(filters.instructions(machine, threads=True)) - set(filters.instructions(machine))
         operands = {operand for _, _, _, operand in more}
         assert operands <= {*filters._THREAD_FLAGS, *filters._CLONE, *filters._CLONE3, 0x50026, 16}  # ENOSYS, a flag
+
+
+RAISED = {"cpu_s": 3_000, "memory_mb": 65_536, "wall_s": 3_000, "tests_cpu_s": 3_000}
+
+
+def test_a_gold_lowers_limits_and_raises_none():
+    assert Limits.of_gold(RAISED) == Limits.of_gold({}) == Limits()
+    assert Limits.of_gold({"cpu_s": 2.5, "wall_s": 3}) == Limits(cpu_s=2, wall_s=3.0)
+    tests = "assert f(1) == 1"
+    large = "def f(x): return len(bytearray(2 * 2**30)) > 1 and x"
+    gold = json.dumps({"tests": tests, "names": ["f"], "limits": RAISED})
+    before = json.dumps({"tests": tests, "names": ["f"], "limits": RAISED, "setup": "b = bytearray(2 * 2**30)"})
+    assert code.grade(large, gold)[0] == "fail"
+    status, _, reason = code.grade(SAME, before)
+    assert status == "fail"
+    assert "MemoryError" in reason
+    assert code.grade(large, gold, Limits(memory_mb=8_192))[0] == "pass"
+
+
+@pytest.mark.parametrize("name", RAISED)
+def test_a_limit_that_is_no_number_in_its_range_is_refused_by_name(name):
+    for value in (float("nan"), float("inf"), -1, 0, 10**12, 10**400, [1], "5", None, True, {}):
+        status, _, reason = code.grade(SAME, json.dumps({"tests": "assert f(1) == 1", "limits": {name: value}}))
+        assert status == "error"
+        assert reason.startswith(f"{name}=")
+        assert len(reason) < 200
+    for limits in ([], 5, None, {"cpu": 1}):
+        status, _, reason = code.grade(SAME, json.dumps({"tests": "assert f(1) == 1", "limits": limits}))
+        assert status == "error"
+        assert reason.startswith("limits")

@@ -7,11 +7,13 @@ whose process has ended is none.
 from __future__ import annotations
 
 import os
+import reprlib
 import signal
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from eval_suite.errors import UserError
 from eval_suite.grading.sandbox.examiner import START_S
 from eval_suite.grading.sandbox.server import Ended, Role, SandboxServer, SandboxUnavailable
 from eval_suite.grading.sandbox.wire import BadReply, Gone
@@ -21,6 +23,13 @@ EXAMINER = Role("eval_suite.grading.sandbox.examiner:serve", preloaded=("numpy",
 TESTS_MEMORY_MB = 4096
 TESTS_WALL_S = 20.0 + START_S  # what they may take beyond the wall time of the code
 _REASON_CHARACTERS = 1_000
+_DAY_S = 86_400
+_RANGES: dict[str, tuple[float, float]] = {
+    "cpu_s": (1, _DAY_S),
+    "memory_mb": (64, 2**20),
+    "wall_s": (0.1, _DAY_S),
+    "tests_cpu_s": (1, _DAY_S),
+}
 _STATUSES: tuple[Status, ...] = ("pass", "fail", "timeout", "error")
 
 
@@ -65,12 +74,39 @@ class Limits:
 
     cpu_s: CPU time, in whole seconds. memory_mb: address space. wall_s: for code that waits without working.
     tests_cpu_s: CPU time of the tests' own work, which large or hostile results of the code can make long.
+
+    Raises:
+        UserError: one of them is no number, or out of its range.
     """
 
     cpu_s: int = 10
     memory_mb: int = 1024
     wall_s: float = 60.0
     tests_cpu_s: int = 10
+
+    def __post_init__(self) -> None:
+        for name, (smallest, largest) in _RANGES.items():
+            value = getattr(self, name)
+            is_number = isinstance(value, int | float) and not isinstance(value, bool)
+            if not is_number or not smallest <= value <= largest:  # no comparison holds of NaN
+                what = f"{name}={reprlib.repr(value)}"
+                raise UserError(f"{what} is no limit: give a number from {smallest} to {largest}")
+            object.__setattr__(self, name, float(value) if name == "wall_s" else int(value))
+
+    @classmethod
+    def of_gold(cls, given: Any) -> Limits:
+        """The limits that a task sets itself: it comes from a file, and can lower the defaults but not raise them.
+
+        Raises:
+            UserError: there are no such limits, or one is no number or out of its range.
+        """
+        if not isinstance(given, dict):
+            raise UserError(f"limits={reprlib.repr(given)}: give an object with some of {', '.join(_RANGES)}")
+        for name in given:
+            if name not in _RANGES:
+                raise UserError(f"limits has no {reprlib.repr(name)}: use {', '.join(_RANGES)}")
+        asked, default = cls(**given), cls()
+        return cls(**{name: min(getattr(asked, name), getattr(default, name)) for name in _RANGES})
 
 
 class Sandbox:
