@@ -32,6 +32,8 @@ FOLDER_MB = 16
 FILE_BYTES = 16 * 2**20
 OPEN_FILES = 64
 STACK_BYTES = 64 * 2**20
+# Threads and processes of a user: in a user namespace the kernel counts those in it; outside, all of the machine's.
+PROCESSES_IN_NAMESPACE, PROCESSES_OF_NOBODY = 64, 1024
 
 _PR_SET_PDEATHSIG, _PR_SET_DUMPABLE, _PR_SET_SECCOMP, _PR_SET_NO_NEW_PRIVS = 1, 4, 22, 38
 _SECCOMP_MODE_FILTER = 2
@@ -152,15 +154,19 @@ def _allow(rules: int, path: str, rights: int) -> None:
         os.close(descriptor)
 
 
-def limit_resources(cpu_s: int, memory_mb: int, threads: bool = False) -> None:
-    """Hard limits of this process. CPU time ends in SIGKILL, which nothing can catch."""
+def limit_resources(cpu_s: int, memory_mb: int, processes: int | None = 0) -> None:
+    """Hard limits of this process. CPU time ends in SIGKILL, which nothing can catch.
+
+    `processes` is the number that the user may have where this process starts a thread, which the kernel counts as
+    one; None for no limit.
+    """
     limits = {
         "CPU": cpu_s,
         "AS": memory_mb * 2**20,
         "FSIZE": FILE_BYTES,
         "NOFILE": OPEN_FILES,
         "STACK": STACK_BYTES,
-        "NPROC": None if threads else 0,  # the kernel counts a thread as a process
+        "NPROC": processes,
         "CORE": 0,
         "MEMLOCK": 0,
         "MSGQUEUE": 0,

@@ -7,6 +7,7 @@ the child gets), R kills the child and reports what became of it. It ends with t
 
 from __future__ import annotations
 
+import atexit
 import contextlib
 import fcntl
 import gc
@@ -15,6 +16,7 @@ import importlib.machinery as machinery
 import importlib.util
 import json
 import os
+import shutil
 import signal
 import socket
 import struct
@@ -66,6 +68,15 @@ def _show_packages(names: list[str] | None, folders: list[str]) -> None:
     sys.path += folders
 
 
+def _preload(names: list[str]) -> None:
+    """Import modules, and leave no temporary file of theirs behind, such as matplotlib's where there is no home."""
+    with tempfile.TemporaryDirectory() as tempfile.tempdir:
+        for name in names:
+            importlib.import_module(name)
+    tempfile.tempdir = None
+    atexit.unregister(shutil.rmtree)  # matplotlib's own, which would not find its folder
+
+
 def main(control_fd: int, options: dict[str, Any]) -> None:
     """Serve until the socket closes.
 
@@ -76,15 +87,14 @@ def main(control_fd: int, options: dict[str, Any]) -> None:
     _show_packages(options["packages"], options["package_folders"])
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     os.umask(0o022)
-    for name in (*_PRELOADED.split(), *filter(importlib.util.find_spec, options["preloaded"])):
-        importlib.import_module(name)
+    _preload([*_PRELOADED.split(), *filter(importlib.util.find_spec, options["preloaded"])])
     module, _, function = options["serves"].partition(":")
     serve = getattr(importlib.import_module(module), function)
     gc.collect()
     gc.freeze()  # keep the imported pages shared with the children
     control = socket.socket(fileno=control_fd)
     if sys.platform != "linux":
-        _Server(control, options, serve, rooted=False).serve()
+        _Server(control, options, serve).serve()
         return
     confine.die_with_parent()
     if os.getppid() != options["parent"]:  # it died before we asked
@@ -96,14 +106,14 @@ def main(control_fd: int, options: dict[str, Any]) -> None:
         control.send(_refusal(error))
         return
     if not entered:
-        _Server(control, options, serve, rooted=False).serve()
+        _Server(control, options, serve).serve()
         return
     first = os.fork()  # process 1 of the new namespace: when it ends, the kernel ends all others there
     if first == 0:
         try:
             confine.die_with_parent()
             rooted = confine.enter_root(options["visible"], options["folder"])
-            _Server(control, options, serve, rooted).serve()
+            _Server(control, options, serve, entered=True, rooted=rooted).serve()
         finally:
             os._exit(0)
     control.close()
@@ -112,11 +122,18 @@ def main(control_fd: int, options: dict[str, Any]) -> None:
 
 class _Server:
     def __init__(
-        self, control: socket.socket, options: dict[str, Any], run: Callable[..., None], rooted: bool
+        self,
+        control: socket.socket,
+        options: dict[str, Any],
+        run: Callable[..., None],
+        *,
+        entered: bool = False,
+        rooted: bool = False,
     ) -> None:
         self._control = control
         self._options = options
         self._run = run
+        self._entered = entered
         self._rooted = rooted
         self._child = 0
         self._rules = -1
@@ -223,7 +240,7 @@ class _Server:
 
     def _confine(self, cpu_s: int, memory_mb: int) -> None:
         os.setpgid(0, 0)
-        confine.limit_resources(cpu_s, memory_mb, self._options["threads"])
+        confine.limit_resources(cpu_s, memory_mb, self._most_processes())
         if self._user:
             confine.become(self._user)
         if sys.platform != "linux":
@@ -235,6 +252,14 @@ class _Server:
             except OSError:
                 if not self._options["weak"]:
                     raise
+
+    def _most_processes(self) -> int | None:
+        """Of the user of this process. None where the user has other work on the machine, which would count."""
+        if not self._options["threads"]:
+            return 0
+        if self._entered:
+            return confine.PROCESSES_IN_NAMESPACE
+        return confine.PROCESSES_OF_NOBODY if self._user else None
 
     def _restrict_files(self) -> None:
         confine.restrict_files(self._rules)
