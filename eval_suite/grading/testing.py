@@ -52,7 +52,8 @@ def run_tests(
 
     Returns:
         status ``pass``, ``fail`` (a wrong result, an exception, the end of its process), ``timeout`` or ``error`` (of
-        the tests or the sandbox), and the reason in one line.
+        the tests or the sandbox), and the reason in one line. What the tests do after the first reply of the code can
+        come of it: an OSError, or a crash of theirs, is then a ``fail``.
 
     Raises:
         UserError: Landlock or seccomp is missing here, a limit is no number in its range, or the tests are no text.

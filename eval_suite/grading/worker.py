@@ -40,8 +40,7 @@ def serve(channel: Connection, parent_pid: int) -> None:
             memory_limit_mb = message["memory_limit_mb"]
             _limit_memory(memory_limit_mb * 2**20)
         limits = Limits(**message["limits"]) if message["limits"] else None
-        texts = [message[name] for name in ("grader", "completion", "gold")]
-        reply = answer(*texts, message["soft_timeout_s"], limits)
+        reply = answer(message["grader"], message["completion"], message["gold"], message["soft_timeout_s"], limits)
         forget = grader_spec(message["grader"]).forget
         if forget is not None:
             load(forget)()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 import struct
 from collections import deque
@@ -9,7 +10,7 @@ from collections import deque
 import pytest
 
 from eval_suite.grading.sandbox import filters
-from eval_suite.grading.sandbox.wire import BadReply, pack, unpack
+from eval_suite.grading.sandbox.wire import BadReply, _nesting, pack, unpack
 
 
 @pytest.mark.parametrize("machine", filters.MACHINES)
@@ -81,6 +82,14 @@ def test_deep_nesting_is_refused_and_not_followed():
         unpack(nested, None)
     while nested:  # taken apart from outside: the interpreter's own way of freeing it is recursive
         nested = nested.pop()
+
+
+@pytest.mark.parametrize("value", ['"', "\\", '\\"', "[" * 3_000, '["\\\\"', "é\ud800{"])
+def test_nesting_is_counted_outside_of_texts(value):
+    deep = "[" * 1_001 + json.dumps([value, {value: value}]) + "]" * 1_001
+    assert _nesting(deep) == 1_003
+    assert _nesting(json.dumps([[value, value]] * 1_000)) == 2
+    assert _nesting(json.dumps([value]) + "[" * 5_000) == 5_000
 
 
 def test_packing_leaves_what_it_does_not_know_to_the_caller():

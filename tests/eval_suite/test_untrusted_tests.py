@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
+import subprocess
+import sys
 
 import pytest
 
@@ -90,16 +93,17 @@ ENDINGS = (
     "import os; os._exit(0)",
     "raise SystemExit(0)",
     "raise KeyboardInterrupt",
-    "import ctypes; ctypes.string_at(0)",
-    "open('/etc/passwd')",
-    "import socket; socket.socket()",
     "import torch",
 )
+LACKING = ("import ctypes; ctypes.string_at(0)", "open('/etc/passwd')", "import socket; socket.socket()")
 
 
 def test_what_the_tests_do_to_themselves_is_an_error_and_no_pass(sandbox):
     for ending in ENDINGS:
         assert result(sandbox, SAME, f"assert f(1) == 1\n{ending}").status == "error", ending
+    for ending in LACKING:  # after a call, what it returned may be the cause
+        assert result(sandbox, SAME, f"{ending}\nassert f(1) == 1").status == "error", ending
+        assert result(sandbox, SAME, f"assert f(1) == 1\n{ending}").status == "fail", ending
     of_the_code = result(sandbox, "def f(x): open('/nowhere')", "f(1)")
     assert of_the_code.status == "fail"
     assert of_the_code.reason.startswith("f(1) raised: FileNotFoundError")
@@ -158,3 +162,85 @@ def test_a_limit_that_is_no_number_in_its_range_is_refused_by_name(name):
         status, _, reason = code.grade(SAME, json.dumps({"tests": "assert f(1) == 1", "limits": limits}))
         assert status == "error"
         assert reason.startswith("limits")
+
+
+ALARM = (
+    "import signal\nclass Late(BaseException): pass\ndef raise_late(*a): raise Late\n"
+    "signal.signal(signal.SIGALRM, raise_late)\n"
+)
+GIVEN_UP = f"{ALARM}signal.setitimer(signal.ITIMER_REAL, 0.2)\ntry: f(0)\nexcept Late: pass\n"
+
+
+@pytest.mark.parametrize("rest", ["", "assert f(1) == 0", "assert f(1) == 1", "raise Late"])
+def test_a_call_that_the_tests_broke_off_is_no_pass_and_its_reply_counts_for_no_other(sandbox, rest):
+    """By the alarm of the tests themselves, which ends the wait for a code that replies once it is asked again."""
+    slow = "import time\ndef f(x):\n    if x == 0: time.sleep(2)\n    return x"
+    said = result(sandbox, slow, GIVEN_UP + rest)
+    assert said.status == "fail"
+    assert "repl" in said.reason
+
+
+def test_an_alarm_of_the_tests_that_finds_no_call_open_breaks_nothing(sandbox):
+    rings = (
+        f"{ALARM}assert f(1) == 1\nsignal.setitimer(signal.ITIMER_REAL, 0.1)\ntry: signal.pause()\nexcept Late: pass\n"
+    )
+    assert result(sandbox, SAME, f"{rings}assert f(2) == 2") == TestResult("pass", "2 calls")
+
+
+def sends(value: str) -> str:
+    """Code that replies with this JSON, whatever its own process could write."""
+    return (
+        f"import os, struct\ndef f(x):\n    p = ('{{\"value\":' + {value} + '}}').encode()\n"
+        "    p = struct.pack('>I', len(p)) + p\n    while p: p = p[os.write(3, p):]\n"
+    )
+
+
+NO_ERRORS = {
+    "a large reply sent back": ("def f(x): return x if x else 'a' * (8 * 2**20 - 30)", "assert f(f(0)) == 1"),
+    "replies too large to send back": (
+        "def f(x): return x if x else 'a' * (8 * 2**20 - 30)",
+        "a = f(0)\nassert f([a] * 9) == 1",
+    ),
+    "lists in lists": (sends("'[' * 4_000_000 + ']' * 4_000_000"), "assert f(1) == 1"),
+    "tuples in tuples": (sends("'{\"t\":[' * 900_000 + ']}' * 900_000"), "assert f(1) == 1"),
+    "nested behind a quotation mark": (sends(r"""'["\\\\\\"", ' + '[' * 900_000 + ']' * 900_000 + ']'"""), "f(1)"),
+    "nested and never closed": (sends("'[' * 4_000_000"), "f(1)"),
+    "a name of a file": ("def f(x): return '/nowhere'", "open(f(1))"),
+    "a name of a module": ("def f(x): return 'nowhere'", "import importlib\nimportlib.import_module(f(1))"),
+    "an end that says no": ("def f(x): return 2", "import sys\nif f(1) != 1: sys.exit(1)"),
+    "a value that kills the tests": ("def f(x): return 0", "import ctypes\nctypes.string_at(f(1))"),
+}
+
+
+@pytest.mark.parametrize(("program", "tests"), NO_ERRORS.values(), ids=NO_ERRORS)
+def test_code_does_not_turn_its_fail_into_an_error_of_the_tests(sandbox, program, tests):
+    assert result(sandbox, program, f"import sys\nsys.setrecursionlimit(10**9)\n{tests}").status == "fail"
+
+
+@pytest.mark.parametrize("namespaces", [True, False])
+def test_threads_of_tests_are_bounded_where_the_kernel_counts_them_apart(namespaces):
+    own = Sandbox(namespaces)
+    bound = confine.PROCESSES_IN_NAMESPACE if own.tests.rooted else confine.PROCESSES_OF_NOBODY
+    some = (
+        "from concurrent.futures import ThreadPoolExecutor as P\nwith P(9) as p: assert [*p.map(f, [1, 2])] == [1, 2]"
+    )
+    assert result(own, SAME, some).status == "pass"
+    if own.tests.user != 0 and (own.tests.rooted or own.tests.user == confine.NOBODY):  # others are not bounded
+        many = (
+            "import threading\nend = threading.Event()\nthreading.stack_size(2**16)\nf(1)\nstarted = 0\ntry:\n"
+            f"    for started in range({bound + 100}): threading.Thread(target=end.wait, daemon=True).start()\n"
+            "except RuntimeError: pass\nend.set()\nraise ValueError(f'{started} threads')"
+        )
+        assert int(result(own, SAME, many).reason.split()[-2]) < bound
+    own.close()
+
+
+def test_what_packages_put_aside_as_they_are_imported_does_not_stay_behind(tmp_path):
+    lines = "import atexit, shutil, tempfile\nplace = tempfile.mkdtemp()\natexit.register(shutil.rmtree, place)\n"
+    (tmp_path / "puts_aside.py").write_text(lines)
+    command = "import os; from eval_suite.grading.sandbox.zygote import _preload; _preload(['puts_aside']); "
+    command += "import puts_aside; assert not os.path.exists(puts_aside.place)"
+    python = [sys.executable, "-c", command]
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join([str(tmp_path), *filter(None, sys.path)])}
+    done = subprocess.run(python, env=environment, capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stderr) == (0, "")

@@ -34,12 +34,15 @@ What it does not stop:
 - Tests that pass whatever they like: what they say is the verdict, so take them from sources that you trust.
 - Work within the limits: each piece of code may use `Limits.cpu_s` of one core and `Limits.memory_mb` of memory, its
   tests `Limits.tests_cpu_s`, and one that waits holds its grading process for `Limits.wall_s`.
+- Threads of tests, up to 64 in namespaces and up to 1,024 of all tests together where they run as nobody without
+  namespaces. Where neither is to be had there is no such limit, and as root there is none either: tests can then use up
+  the machine's process ids for as long as they run.
 - Side channels of the processor, and reading of the clock, of the kernel's version, of the host's load and memory.
 - Where there are no namespaces: learning by ``stat`` and ``readlink`` that a file exists, its size and times, and
   learning process ids. Its content stays closed.
 - Threads, subprocesses, asyncio, sockets and symbolic links do not work, not even for good; numpy is the only
   package beside the standard library. A program that needs them fails. Tests have threads; those that need more, such
-  as files, get the status ``error``.
+  as files, get the status ``error`` where they ask for it before the first reply of the code, and else ``fail``.
 - With a weak sandbox: anything that the missing protection would have stopped, such as reading and deleting the user's
   files and connecting to the network. On macOS only the limits and the separate processes are left.
 """

@@ -16,7 +16,7 @@ from collections.abc import Callable
 from typing import Any
 
 from eval_suite.grading.sandbox.selection import MODULE, NOT_PARSED, choose
-from eval_suite.grading.sandbox.wire import BadReply, Gone, pack, recv_frame, send_frame, unpack
+from eval_suite.grading.sandbox.wire import REQUEST_BYTES, BadReply, Gone, pack, recv_frame, send_frame, unpack
 
 MESSAGE_CHARACTERS = 300
 ITERATED_ITEMS = 100_000
@@ -30,13 +30,13 @@ def serve(channel: int) -> None:
     try:
         namespace = _load(channel, objects)
         while namespace is not None:
-            _answer(channel, recv_frame(channel), namespace, objects)
+            _answer(channel, recv_frame(channel, largest=REQUEST_BYTES), namespace, objects)
     except Gone:
         return
 
 
 def _load(channel: int, objects: list[Any]) -> dict[str, Any] | None:
-    message = recv_frame(channel)
+    message = recv_frame(channel, largest=REQUEST_BYTES)
     warnings.simplefilter("ignore")
     module = types.ModuleType(MODULE)
     sys.modules[MODULE] = module

@@ -16,7 +16,7 @@ from typing import Any
 from eval_suite.errors import UserError
 from eval_suite.grading.sandbox.examiner import START_S
 from eval_suite.grading.sandbox.server import Ended, Role, SandboxServer, SandboxUnavailable
-from eval_suite.grading.sandbox.wire import BadReply, Gone
+from eval_suite.grading.sandbox.wire import BadReply, Gone, GoneAfterCall
 from eval_suite.records import Status
 
 EXAMINER = Role("eval_suite.grading.sandbox.examiner:serve", preloaded=("numpy",), threads=True)
@@ -177,7 +177,8 @@ def _without_result(problem: Exception, examined: Ended, limits: Limits) -> Test
         return TestResult("timeout", "no end of the tests within the wall time")
     if isinstance(problem, Gone):
         how = f" ({signal.strsignal(examined.signal)})" if examined.signal else ""
-        return TestResult("error", f"the process of the tests ended{how}")
+        of_the_code = isinstance(problem, GoneAfterCall) and examined.signal != 0
+        return TestResult("fail" if of_the_code else "error", f"the process of the tests ended{how}")
     return TestResult("error", f"the tests could not be run: {problem}")
 
 

@@ -23,14 +23,22 @@ from functools import lru_cache
 from types import CodeType
 from typing import Any, NoReturn
 
-from eval_suite.grading.sandbox.wire import LARGEST_TASK, BadReply, Gone, pack, recv_frame, send_frame, unpack
+from eval_suite.grading.sandbox.wire import (
+    CALLED,
+    LARGEST_TASK,
+    REQUEST_BYTES,
+    BadReply,
+    Gone,
+    pack,
+    recv_frame,
+    send_frame,
+    unpack,
+)
 
 START_S = 20.0  # of a process, on a busy machine
 
 # Iteration in the tests would take the first two for an end: all(map(f, inputs)) would hold.
 _NOT_RAISED = (StopIteration, StopAsyncIteration, UnicodeError)
-
-_OF_THE_CODE = "of_the_code"  # an attribute of exceptions that the code has raised
 
 _KNOWN_NAMES = {
     *dir(builtins),
@@ -80,7 +88,9 @@ class _Session:
         self._report, self._channel = report, channel
         self._deadline_s = time.monotonic() + START_S
         self._one_call, self._one_conclusion = threading.Lock(), threading.Lock()
-        self._calls = 0
+        self._calls = self._answers = 0
+        self._tests = ""
+        self._is_open = False  # a call has begun and is not complete
         self._last = "no call"
 
     def run(self, task: dict[str, Any]) -> NoReturn:
@@ -91,6 +101,7 @@ class _Session:
         if "refused" in hello:
             self._conclude("error", f"the code could not be confined: {hello['refused']}")
         self._deadline_s = time.monotonic() + task["wall_s"]
+        self._tests = task["before"] + task["tests"]
         namespace: dict[str, Any] = {"__name__": "tests"}
         try:
             exec(_compiled(task["before"]), namespace)
@@ -114,17 +125,24 @@ class _Session:
         if self._calls == 0:
             self._conclude("error", "the tests never called the code")
         with self._one_call:
+            self._refuse_half_done()
             self._conclude("pass", f"{self._calls} calls")
 
     def _meaning(self, error: BaseException, needs_calls: bool) -> tuple[str, str]:
         """What it says of the code that its tests have raised this: status and reason."""
         if self._calls == 0 and needs_calls:
             return "error", f"the tests failed before they called the code: {_line(error)}"
-        if not isinstance(error, Exception):
-            return "error", f"the tests ended with {_line(error)}"
-        if isinstance(error, OSError | ImportError) and _OF_THE_CODE not in vars(error):
-            return "error", f"the tests need what they do not have here: {_line(error)}"
-        return "fail", f"{self._last}: {_line(error)}"
+        if self._is_open and not self._one_call.locked():
+            return "fail", f"{self._last}: {_line(error)} before its reply"
+        if isinstance(error, Exception):
+            # after a reply it may be the code that names the file; no reply adds a module to those that the tests name
+            named = isinstance(error, ImportError) and error.name is not None and error.name in self._tests
+            if named or (isinstance(error, OSError | ImportError) and not self._answers):
+                return "error", f"the tests need what they do not have here: {_line(error)}"
+            return "fail", f"{self._last}: {_line(error)}"
+        if isinstance(error, SystemExit) and error.code and self._answers:
+            return "fail", f"{self._last}: {_line(error)}"
+        return "error", f"the tests ended with {_line(error)}"
 
     def _conclude(self, status: str, reason: str, gone: bool = False) -> NoReturn:
         """Tell it, and wait to be ended: the first conclusion of any thread is the only one.
@@ -164,21 +182,32 @@ class _Session:
             Exception: what the code raised, as Python's own exception of that name, or a `CandidateError`.
         """
         with self._one_call:
+            self._refuse_half_done()
             self._calls += 1
+            if self._calls == 1:
+                send_frame(self._report, CALLED)
             self._last = f"{name}({', '.join(map(_short, arguments))})"
+            self._is_open = True  # until the value is there: what a handler of the tests raises can come at any step
             reply = self._exchange(message)
+            value = None if "raised" in reply else self._value(reply)
+            self._answers += 1
+            self._is_open = False
             if "raised" in reply:
                 self._last += " raised"
                 raise _raised(_text(reply["raised"]), _text(reply.get("message")))
-            value = self._value(reply)
             self._last += f" returned {_short(value)}"
             return value
 
+    def _refuse_half_done(self) -> None:
+        """End where an alarm of the tests broke a call off: its reply, still to come, would count for another."""
+        if self._is_open:
+            self._conclude("fail", f"{self._last}: the tests did not wait for its reply")
+
     def _exchange(self, message: dict[str, Any]) -> dict[str, Any]:
         try:
-            send_frame(self._channel, message, self._deadline_s)
-        except BadReply as error:  # ours: the tests' arguments are too large
-            self._conclude("error", f"the tests send {error}")
+            send_frame(self._channel, message, self._deadline_s, REQUEST_BYTES)
+        except BadReply as error:  # ours: the tests' arguments are too large, perhaps by what the code returned
+            self._conclude("fail" if self._answers else "error", f"the tests send {error}")
         except (Gone, TimeoutError) as error:
             self._end(error)
         try:
@@ -212,11 +241,8 @@ class _Session:
 def _raised(kind: str, message: str) -> Exception:
     known = getattr(builtins, kind, None)
     if isinstance(known, type) and issubclass(known, Exception) and not issubclass(known, _NOT_RAISED):
-        error = known(message)
-    else:
-        error = CandidateError(f"{kind}: {message}")
-    vars(error)[_OF_THE_CODE] = True
-    return error
+        return known(message)
+    return CandidateError(f"{kind}: {message}")
 
 
 def _handle_number(value: Any) -> Any:

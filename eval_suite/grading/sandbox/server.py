@@ -18,7 +18,7 @@ from typing import Any
 
 from eval_suite.errors import UserError
 from eval_suite.grading.sandbox import confine
-from eval_suite.grading.sandbox.wire import LARGEST_TASK, recv_frame, send_frame
+from eval_suite.grading.sandbox.wire import CALLED, LARGEST_TASK, Gone, GoneAfterCall, recv_frame, send_frame
 from eval_suite.grading.sandbox.zygote import ENDED, MOST_DESCRIPTORS, ORDER, REAP, START
 
 ALLOW_WEAK_VARIABLE = "SHAPED_TRL_ALLOW_WEAK_SANDBOX"
@@ -173,7 +173,13 @@ class SandboxServer:
             if "refused" in hello:
                 raise SandboxUnavailable(_explain(hello["refused"]))
             send_frame(channel, message, deadline_s, LARGEST_TASK)
-            return recv_frame(channel, deadline_s)
+            reply = recv_frame(channel, deadline_s)
+            if reply != CALLED:
+                return reply
+            try:
+                return recv_frame(channel, deadline_s)
+            except Gone as error:
+                raise GoneAfterCall from error
         finally:
             os.close(channel)
 
