@@ -35,8 +35,8 @@ What it does not stop:
 - Work within the limits: each piece of code may use `Limits.cpu_s` of one core and `Limits.memory_mb` of memory, its
   tests `Limits.tests_cpu_s`, and one that waits holds its grading process for `Limits.wall_s`.
 - Threads of tests, up to 64 in namespaces and up to 1,024 of all tests together where they run as nobody without
-  namespaces. Where neither is to be had there is no such limit, and as root there is none either: tests can then use up
-  the machine's process ids for as long as they run.
+  namespaces. Where neither is to be had there is no such limit, and for root there is none either: such tests can use
+  up the machine's process ids for as long as they run.
 - Side channels of the processor, and reading of the clock, of the kernel's version, of the host's load and memory.
 - Where there are no namespaces: learning by ``stat`` and ``readlink`` that a file exists, its size and times, and
   learning process ids. Its content stays closed.
