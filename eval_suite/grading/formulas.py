@@ -2,7 +2,7 @@
 
 sympy's own parsers evaluate the text as Python. Here Python's grammar only takes it apart, and what may stand in it is
 listed: numbers, names, operators, and calls of a few functions. The objects of sympy are made from that tree, one by
-one. Text that holds anything else, or too much, is no formula.
+one. Text that holds anything else, or too much, is no formula. A period at the end of the text is the sentence's.
 """
 
 from __future__ import annotations
@@ -16,7 +16,9 @@ import sympy
 
 MOST_CHARACTERS, MOST_NODES, MOST_LEVELS = 2_000, 400, 60
 MOST_DIGITS = 40  # of an integer as it is written
-LARGEST_EXPONENT = 1_000
+MOST_CALLS = 4  # one within the other; sympy takes a second for four, and minutes for ten
+LARGEST_EXPONENT = 1_000  # of a number
+LARGEST_DEGREE = 50  # of all that is multiplied, as in x**20*sin(x)**30: sympy may expand it
 LARGEST_POWER_BITS = 20_000  # of a power of numbers
 MOST_NAME_CHARACTERS = 20
 
@@ -51,11 +53,14 @@ def formula(text: str, symbols: dict[str, sympy.Symbol] | None = None) -> sympy.
     Raises:
         NoFormula: it is none.
     """
-    return _formula(_tree(text), symbols or {})
+    made = _formula(_tree(text), symbols or {})
+    if _degree(made) > LARGEST_DEGREE:
+        raise NoFormula(f"a degree of more than {LARGEST_DEGREE}")
+    return made
 
 
 def arithmetic(text: str) -> str:
-    """Integers, ``+ - * /`` and parentheses: the same, written anew from what was understood.
+    """Integers, ``+ - * /`` and parentheses, written anew from what was understood; ``//`` is not among them.
 
     Raises:
         NoFormula: there is anything else in it.
@@ -77,7 +82,7 @@ def _tree(text: str) -> ast.expr:
     if len(text) > MOST_CHARACTERS:
         raise NoFormula(f"more than {MOST_CHARACTERS} characters")
     try:
-        tree = ast.parse(text.strip(), mode="eval").body
+        tree = ast.parse(text.strip().removesuffix("."), mode="eval").body
     except (SyntaxError, ValueError, RecursionError, MemoryError) as error:
         raise NoFormula("no expression") from error
     level, nodes = [tree], 0
@@ -88,7 +93,23 @@ def _tree(text: str) -> ast.expr:
             break
     if level or nodes > MOST_NODES:
         raise NoFormula("too large an expression")
+    if _calls(tree) > MOST_CALLS:
+        raise NoFormula(f"more than {MOST_CALLS} functions one within the other")
     return tree
+
+
+def _calls(node: ast.AST) -> int:
+    """How many calls stand one within the other."""
+    return isinstance(node, ast.Call) + max(map(_calls, ast.iter_child_nodes(node)), default=0)
+
+
+def _degree(formula: Any) -> float:
+    """At most so many symbols and functions are multiplied with each other where all is expanded."""
+    if formula.is_Add:
+        return max(map(_degree, formula.args))
+    if formula.is_Pow and formula.exp.is_Number:
+        return float(abs(formula.exp)) * _degree(formula.base)
+    return max(float(formula.is_Symbol or formula.is_Function), sum(map(_degree, formula.args)))
 
 
 def _formula(node: ast.expr, symbols: dict[str, sympy.Symbol]) -> Any:

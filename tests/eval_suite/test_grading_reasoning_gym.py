@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
+import random
 
 import pytest
 import sympy
@@ -14,7 +16,8 @@ from eval_suite.grading.formulas import NoFormula, arithmetic, formula
 pytest.importorskip("reasoning_gym", reason="the extra `tasks` is not installed")
 
 from eval_suite.grading import gym_scorer, reasoning_gym
-from eval_suite.grading.gym_scorer import ARITHMETIC, INTEGRALS, LISTS
+from eval_suite.grading.gym_comparisons import COMPARISONS, LISTS
+from eval_suite.grading.gym_scorer import ARITHMETIC, INTEGRALS
 
 X = sympy.Symbol("x")
 
@@ -31,6 +34,8 @@ X = sympy.Symbol("x")
         ("Rational(1, 3)*atan(x)", sympy.atan(X) / 3),
         ("ｘ + x", 2 * X),  # as Python reads names
         ("1 # x", sympy.Integer(1)),
+        ("x**2/2 + 2. ", X**2 / 2 + 2),  # the period ends the sentence
+        ("x**20*(1 + log(sin(sqrt(x))))**20", X**20 * (1 + sympy.log(sympy.sin(sympy.sqrt(X)))) ** 20),
         ("S + N + Q + O", sum(map(sympy.Symbol, "SNQO"))),  # of sympy's own names only those that are listed
     ],
 )
@@ -99,6 +104,11 @@ NO_FORMULAS = {
     "deep calls": "exp(" * 80 + "x" + ")" * 80,
     "long": "x+" * 1_500 + "x",
     "long within few characters": "x+" * 900 + "x",
+    "products of powers": "(x+1)**30*(x+2)**30",
+    "powers of functions": "sec(x)**-30*tan(x)**30",
+    "a power's power": "((x + 1)**10)**10",
+    "large exponent of a symbol": "x**60",
+    "functions of functions": "sin(" * 5 + "x" + ")" * 5,
     "null": "x\0",
     "surrogate": "\ud800",
     "character by character": evaluated("1"),
@@ -115,7 +125,9 @@ def test_what_is_not_listed_is_no_formula(text):
 
 def test_arithmetic_is_integers_with_four_operators():
     assert arithmetic(" 8*( 5 -2)/+1 # yes") == "8 * (5 - 2) / +1"
-    for text in ("2**3", "x", "2.5", "7//2", "7%4", "sqrt(4)", "٣+1", "1_0 + x", "0x10 + E"):
+    assert arithmetic("4*8 - 6 - 2. ") == "4 * 8 - 6 - 2"
+    assert arithmetic("4*(8 - 2).") == "4 * (8 - 2)"
+    for text in ("2.*3", "6..", ".", "2**3", "x", "2.5", "7//2", "7%4", "sqrt(4)", "٣+1", "1_0 + x", "0x10 + E"):
         with pytest.raises(NoFormula):
             arithmetic(text)
 
@@ -130,14 +142,15 @@ def test_an_answer_that_is_a_program_never_runs(task, tmp_path):
     entry = entries[0]
     for program in programs(str(touched)):
         for answer in (program, program.replace("\n", " ")):
-            try:
-                assert gym_scorer._score(task, answer, entries, entry) < gym_scorer.RIGHT, answer
-            except NoFormula:
-                assert task not in LISTS
+            if task in COMPARISONS:
+                assert not COMPARISONS[task](answer, entry["answer"])
+            else:
+                with contextlib.suppress(NoFormula):
+                    assert gym_scorer.score(task, answer, entries, entry) < gym_scorer.RIGHT, answer
             assert not touched.exists(), answer
     own = entry["answer"]
     gold = reasoning_gym.gold_of(entry["question"], task=task, size=3, seed=1, index=0)
-    assert gym_scorer.grade(f"Answer: {own}", gold)[0] == ("fail" if "Integral" in own else "pass"), own
+    assert reasoning_gym.grade(f"Answer: {own}", gold)[0] == ("fail" if "Integral" in own else "pass"), own
 
 
 def test_these_answers_do_run_where_they_are_evaluated(tmp_path):
@@ -155,7 +168,7 @@ def test_a_copied_question_is_no_integral():
         for answer in (f"Integral({integrand}, {variable})", f"integrate({integrand}, {variable}) + C"):
             assert entries.score_answer(answer, entry) == 1
             with pytest.raises(NoFormula, match="a call of"):
-                gym_scorer._score("intermediate_integration", answer, entries, entry)
+                gym_scorer.score("intermediate_integration", answer, entries, entry)
 
 
 def test_only_tasks_that_have_been_read_are_scored(monkeypatch):
@@ -166,6 +179,52 @@ def test_only_tasks_that_have_been_read_are_scored(monkeypatch):
     assert set(DATASETS) == reasoning_gym.TASKS | set(reasoning_gym.UNREPEATABLE) | {"composite"}
     monkeypatch.setattr(reasoning_gym, "version", lambda: "0.2.0")
     assert reasoning_gym._role().needs_sandbox  # what a scorer nobody has read does, it does confined
+
+
+def test_comparisons_find_right_what_the_tasks_own_scorers_do():
+    rng = random.Random(0)
+    for task, compare in COMPARISONS.items():
+        entries = reasoning_gym.task_dataset(task, 3, 1)
+        for index in range(3):
+            entry = entries[index]
+            gold = reasoning_gym.gold_of(entry["question"], task=task, size=3, seed=1, index=index)
+            _, _, own, right = gym_scorer.right_answers(gold)[0]
+            assert right, task
+            for text in {*right[:3], own, "7"}:
+                answers = {text, text.upper(), text + "1", text[:-1], text[::-1], text.replace("\n", " \n")}
+                answers |= {f"+{text}", f"{text}.0", f"{text}e0", f"0{text}", f"{text[:1]},{text[1:]}", text.title()}
+                answers.add("".join(rng.sample(text, len(text))))
+                for answer in {answer.strip() for answer in answers} - {""}:
+                    points = entries.score_answer(answer, entry)
+                    if task == "spell_backward" and not compare(answer, own):
+                        points = min(points, 0.9)  # it adds up to 1, but for rounding, where an answer goes on
+                    expected = points >= gym_scorer.RIGHT
+                    assert any(compare(answer, one) for one in right) == expected, (task, answer, points)
+
+
+def test_an_answer_that_goes_on_after_the_right_one_is_wrong():
+    """The scorer of spell_backward adds up fractions, whose sum is not quite the 1 that it takes back."""
+    entry = reasoning_gym.task_dataset("spell_backward", 20, 1)
+    for index in range(20):
+        own = entry[index]["answer"]
+        gold = reasoning_gym.gold_of(entry[index]["question"], task="spell_backward", size=20, seed=1, index=index)
+        assert [reasoning_gym.grade(f"Answer: {own}{more}", gold)[0] for more in ("", "s")] == ["pass", "fail"]
+
+
+def test_right_answers_of_many_entries_are_made_by_one_process(monkeypatch):
+    reasoning_gym._right.clear()
+    asked, ask = [], reasoning_gym._ask
+    monkeypatch.setattr(reasoning_gym, "_ask", lambda message: asked.append(message) or ask(message))
+    entries = reasoning_gym.task_dataset("chain_sum", 9, 4)
+    for index in (3, 4, 3, 1):
+        for lead in ("", "1"):
+            gold = reasoning_gym.gold_of(entries[index]["question"], task="chain_sum", size=9, seed=4, index=index)
+            status, _, _ = reasoning_gym.grade(f"Answer: {lead}{entries[index]['answer']}", gold)
+            assert status == ("fail" if lead else "pass")
+        other = reasoning_gym.gold_of("What is 1 + 1?", task="chain_sum", size=9, seed=4, index=index)
+        assert reasoning_gym.grade("Answer: 2", other)[0] == "error"
+    assert [json.loads(message["right"])["index"] for message in asked] == [3, 1]
+    assert not any("completion" in message for message in asked)
 
 
 REPEATED = ("countdown", "simple_integration", "n_queens", "spiral_matrix", "chain_sum")

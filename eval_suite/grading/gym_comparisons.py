@@ -1,0 +1,71 @@
+"""Tasks of reasoning-gym where an answer is right that equals a right answer, or has its value.
+
+Their scorers have been read (of version 0.1.25): they give 1 point to what `COMPARISONS` says is right, and to nothing
+else. So that such an answer needs no process of its own. Nothing here evaluates it, searches it with a regular
+expression, or keeps anything of it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from decimal import Decimal, InvalidOperation
+
+Comparison = Callable[[str, str], bool]  # of an answer and a right one
+
+
+def _same(answer: str, right: str) -> bool:
+    return answer == right
+
+
+def _same_letters(answer: str, right: str) -> bool:
+    return answer.lower() == right.lower()
+
+
+def _same_stripped(answer: str, right: str) -> bool:
+    return answer.strip() == right.strip()
+
+
+def _same_stripped_letters(answer: str, right: str) -> bool:
+    return answer.strip().lower() == right.strip().lower()
+
+
+def _same_in_one_line(answer: str, right: str) -> bool:
+    return answer.lower().replace("\n", "") == right.lower().replace("\n", "")
+
+
+def _same_lines(answer: str, right: str) -> bool:
+    """Spaces at the ends of lines do not count, but for an answer that is longer by them."""
+    lines, right_lines = ([line.rstrip() for line in text.split("\n")] for text in (answer, right))
+    return lines == right_lines and len(answer) <= len(right)
+
+
+def _same_value(answer: str, right: str) -> bool:
+    try:
+        return Decimal(answer) == Decimal(right)
+    except InvalidOperation:
+        return False
+
+
+def _same_value_with_commas(answer: str, right: str) -> bool:
+    return _same_value(answer.replace(",", ""), right.replace(",", ""))
+
+
+_SAME = """
+    ab acre aiw arc_1d base_conversion basic_arithmetic bf binary_alternation caesar_cipher circuit_logic count_bits
+    count_primes course_schedule emoji_mystery gcd largest_island lcm leg_counting letter_counting list_functions
+    mahjong_puzzle maze modulo_grid number_filtering number_sequence rotate_matrix rotten_oranges self_reference
+    simple_equations simple_geometry string_manipulation string_splitting string_synthesis syllogism
+    word_sequence_reversal
+"""
+LISTS = ("string_insertion", "spiral_matrix", "binary_matrix", "n_queens")
+COMPARISONS: dict[str, Comparison] = {
+    **dict.fromkeys(_SAME.split(), _same),
+    # evaluated by their scorers, another answer could earn a part of a point, which is no pass
+    **dict.fromkeys(LISTS, _same_stripped),
+    "spell_backward": _same_letters,
+    **dict.fromkeys(("color_cube_rotation", "family_relationships"), _same_stripped_letters),
+    **dict.fromkeys(("dice", "zebra_puzzles"), _same_in_one_line),
+    **dict.fromkeys(("futoshiki", "mini_sudoku", "sudoku"), _same_lines),
+    **dict.fromkeys(("chain_sum", "products"), _same_value_with_commas),
+    "decimal_chain_sum": _same_value,
+}
