@@ -32,7 +32,7 @@ from typing import Any
 
 from eval_suite.errors import UserError
 from eval_suite.grading.extract import before_next_question, plain_answer
-from eval_suite.grading.gym_comparisons import COMPARISONS
+from eval_suite.grading.gym_comparisons import COMPARISONS, LISTS
 from eval_suite.grading.sandbox.server import Role, SandboxServer, check_sandbox
 from eval_suite.grading.sandbox.wire import BadReply, Gone
 from eval_suite.records import Status
@@ -40,7 +40,7 @@ from eval_suite.records import Status
 MARK = "Answer:"
 CPU_S, MEMORY_MB, WALL_S = 5, 4096, 60.0  # of one answer
 LONGEST_ANSWER = 20_000  # characters
-MOST_KEPT = 20_000  # entries whose right answers a process keeps
+MOST_KEPT = 50_000_000  # characters of right answers that a process keeps
 READ_VERSION = "0.1.25"
 # of that version: the tasks whose scorers evaluate no answer, or are given none that could be evaluated
 _TASKS = """
@@ -65,8 +65,26 @@ UNREPEATABLE = ("isomorphic_strings", "polynomial_multiplication", "ransom_note"
 
 Verdict = tuple[Status, str | None, str]  # status, answer, and the score in words
 
+
+class Right:
+    """By data set and index of an entry: its question's digest, the task's own answer, and all right ones."""
+
+    def __init__(self) -> None:
+        self.entries: dict[tuple[str, int], tuple[str, str, list[str]]] = {}
+        self._characters = 0
+
+    def add(self, data_set: str, made: list[list[Any]]) -> None:
+        """Keep these entries, and forget all others where there are too many."""
+        if self._characters > MOST_KEPT:
+            self.entries.clear()
+            self._characters = 0
+        for index, digest, own, right in made:
+            self.entries[data_set, index] = (digest, own, right)
+            self._characters += len(data_set) + len(own) + sum(map(len, right))
+
+
 _server: SandboxServer | None = None  # of this process, which grades one item at a time
-_right: dict[tuple[str, int], list[Any]] = {}  # by data set and index: digest, the task's own answer, all right ones
+_right = Right()
 
 
 @functools.cache
@@ -166,14 +184,12 @@ def grade(completion: str, gold: str) -> Verdict:
         return _ask({"completion": completion, "gold": gold})
     index, digest = where.pop("index"), where.pop("digest", None)
     data_set = json.dumps(where, sort_keys=True)
-    if (data_set, index) not in _right:
+    if (data_set, index) not in _right.entries:
         reply = _ask({"right": gold})
         if isinstance(reply, tuple):
             return reply
-        if len(_right) > MOST_KEPT:
-            _right.clear()
-        _right.update({(data_set, made): [*entry] for made, *entry in reply})
-    made_digest, own, right = _right[data_set, index]
+        _right.add(data_set, reply)
+    made_digest, own, right = _right.entries[data_set, index]
     if digest not in (None, made_digest):
         return "error", None, "the entry made again has another question"
     compare = COMPARISONS[where["task"]]
@@ -191,9 +207,10 @@ def _compared(gold: str) -> dict[str, Any] | None:
         where = json.loads(gold)
     except (ValueError, RecursionError):
         return None
-    if not isinstance(where, dict) or type(where.get("index")) is not int or version() != READ_VERSION:
+    if not isinstance(where, dict) or type(where.get("index")) is not int or not isinstance(where.get("task"), str):
         return None
-    return where if isinstance(where.get("task"), str) and where["task"] in COMPARISONS else None
+    is_known = version() == READ_VERSION or where["task"] in LISTS  # whose scorers get no answer, in any version
+    return where if is_known and where["task"] in COMPARISONS else None
 
 
 def _ask(message: dict[str, str]) -> Any:

@@ -212,7 +212,7 @@ def test_an_answer_that_goes_on_after_the_right_one_is_wrong():
 
 
 def test_right_answers_of_many_entries_are_made_by_one_process(monkeypatch):
-    reasoning_gym._right.clear()
+    monkeypatch.setattr(reasoning_gym, "_right", reasoning_gym.Right())
     asked, ask = [], reasoning_gym._ask
     monkeypatch.setattr(reasoning_gym, "_ask", lambda message: asked.append(message) or ask(message))
     entries = reasoning_gym.task_dataset("chain_sum", 9, 4)
@@ -225,6 +225,25 @@ def test_right_answers_of_many_entries_are_made_by_one_process(monkeypatch):
         assert reasoning_gym.grade("Answer: 2", other)[0] == "error"
     assert [json.loads(message["right"])["index"] for message in asked] == [3, 1]
     assert not any("completion" in message for message in asked)
+
+
+def test_only_so_many_right_answers_are_kept(monkeypatch):
+    monkeypatch.setattr(reasoning_gym, "MOST_KEPT", 100)
+    kept = reasoning_gym.Right()
+    for index in range(60):
+        kept.add("sums", [[index, "digest", "12345", ["12345"]]])
+        assert ("sums", index) in kept.entries
+        assert len(kept.entries) <= 8
+
+
+def test_scorers_that_nobody_has_read_score_for_themselves(monkeypatch):
+    assert set(COMPARISONS) < reasoning_gym.TASKS
+    golds = {task: json.dumps({"task": task, "index": 0}) for task in ("chain_sum", "n_queens", "countdown")}
+    compared = {task for task, gold in golds.items() if reasoning_gym._compared(gold)}
+    assert compared == {"chain_sum", "n_queens"}
+    monkeypatch.setattr(reasoning_gym, "version", lambda: "0.2.0")
+    compared = {task for task, gold in golds.items() if reasoning_gym._compared(gold)}
+    assert compared == {"n_queens"}  # whose scorer would evaluate the answer
 
 
 REPEATED = ("countdown", "simple_integration", "n_queens", "spiral_matrix", "chain_sum")
