@@ -79,7 +79,7 @@ def names_another_quantity(expression: Any) -> bool:
     if not isinstance(expression, Eq) or len(expression.lhs.free_symbols) != 1:
         return False
     (unknown,), left = expression.lhs.free_symbols, expression.lhs
-    if left == unknown or not isinstance(left, Expr) or expression.rhs.free_symbols == left.free_symbols:
+    if left == unknown or not isinstance(left, Expr) or expression.rhs == left:
         return False
     linear = (each.is_polynomial(unknown) and degree(each, unknown) == 1 for each in (left, 1 / left, left**2))
     return any(linear)

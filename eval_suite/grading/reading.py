@@ -95,10 +95,10 @@ def unreadable(answer: Reading, gold_text: str) -> str | None:
     for part in parts:
         if len(parts) > 1 and has_equals(part.value) and not has_equals(gold.text):
             return part.value
-        if len(parts) == 1 and parse_based(part.value) is not None:
-            continue
         if part.name is not None and part.name != gold.name and not is_name(part.name):
             return part.name
+        if len(parts) == 1 and parse_based(part.value) is not None:
+            continue
         reading = with_bare_unit(part, gold)
         if reading.number is None and (strange := _strange(reading.value, gold)):
             return strange

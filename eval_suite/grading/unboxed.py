@@ -13,13 +13,16 @@ from eval_suite.grading.prose import NOT, denies
 from eval_suite.grading.vocabulary import listed
 
 _TAG = re.compile(r"<answer>([^<]{1,200})</answer>", re.IGNORECASE)
-_DISPLAY = re.compile(r"\s{0,20}(\\\[|\$\$)\s{0,20}([^\[\]$]{1,300}?)\s{0,20}(\\\]|\$\$)")
+_DISPLAY = re.compile(r"\s{0,20}(?:\\\[(.{1,300}?)\\\]|\$\$([^$]{1,300})\$\$)", re.DOTALL)
 _SENTENCE_END = re.compile(r"(?<=[.!?])(?<!\b[A-Z]\.)\s+(?=[A-Z$\\(\"'*])|\n+")
 _CLOSING_WORDS = listed(
     "i we hope it this that is are was the a an our my final correct right answer result as required desired asked"
     " for by done qed so thus and hence therefore which thank thanks you good luck end of solution proof complete"
     " checked verified confirmed matches indeed"
 )
+_QUOTES = " *`\"'“”"
+_MARKS = r"[\s*#>\"'“]{0,8}"  # no sign: it belongs to the number
+_END = r"[\s.!*\"'”]{0,8}"
 _FORMULA = (
     r"(?:\$+([^$\n]{1,200}?(?:\$\s*(?:,|,?\s*and\b|,?\s*or\b)\s*\$[^$\n]{1,200}?){0,8})\$+"
     r"|\\\(([^\n]{1,200}?)\\\)|\\\[([^\n]{1,300}?)\\\])"
@@ -39,8 +42,8 @@ _ANSWER = (
 _EXACTLY = r"(?:\s*(?:also|thus|therefore|then|just|simply|exactly|equal\s+to|given\s+by|approximately)\b)?\s*:?\s*"
 _REASON = r"(?:,?\s+(?:which|because|since|as)\b[^\n]{0,200})?"
 _STATEMENT = re.compile(
-    rf"\W{{0,4}}{_LEAD_IN}(?:{_ANSWER}|(?:it|this|that)(?:['’]s|\s+(?:is|equals)\b))"
-    rf"{_EXACTLY}(?:{_FORMULA}((?:\s+[^\n]{{0,80}}?)?)|{_PLAIN}){_REASON}\W{{0,4}}",
+    rf"{_MARKS}{_LEAD_IN}(?:{_ANSWER}|(?:it|this|that)(?:['’]s|\s+(?:is|equals)\b))"
+    rf"{_EXACTLY}(?:{_FORMULA}((?:\s+[^\n]{{0,80}}?)?)|{_PLAIN}){_REASON}{_END}",
     re.IGNORECASE,
 )
 _INTRODUCED = (
@@ -49,12 +52,10 @@ _INTRODUCED = (
 )
 _ENDS_IN_FORMULA = re.compile(
     rf"[^\n]{{0,400}}\b(?:is|are|be|equals?|get|obtain|have|find|gives?|yields?|{_INTRODUCED}){_EXACTLY}"
-    rf"(?:{_FORMULA}|(-?\d[\d.,/]{{0,40}}))((?:\s+[A-Za-z]+){{0,3}})\W{{0,4}}",
+    rf"(?:{_FORMULA}|(-?\d[\d.,/]{{0,40}}))((?:\s+[A-Za-z]+){{0,3}}){_END}",
     re.IGNORECASE,
 )
-_BARE = re.compile(
-    rf"\W{{0,4}}(?:(?:so|thus|hence|therefore)\b,?\s+)?(?:{_FORMULA}|{_NUMERIC})\W{{0,4}}", re.IGNORECASE
-)
+_BARE = re.compile(rf"{_MARKS}(?:(?:so|thus|hence|therefore)\b,?\s+)?(?:{_FORMULA}|{_NUMERIC}){_END}", re.IGNORECASE)
 _DENIAL = (
     rf"{NOT}|\b(?:no|none|nobody|nothing|without|except|unless|but|if|would|could|might|may|perhaps|maybe|possibly"
     r"|wrong|incorrect|false|mistaken?|mistakes?|error|doubt|unlikely|anything|other|rather|instead|guess|sorry|lie)\b"
@@ -72,11 +73,16 @@ def stated(tail: str) -> str | None:
     tags = list(_TAG.finditer(tail))
     if tags:
         return None if denies("", tail[tags[-1].end() :], tags[-1][1]) else tags[-1][1]
-    tail = _DISPLAY.sub(lambda display: rf" \[{' '.join(display[2].split())}\]", tail)
+    tail = _DISPLAY.sub(lambda display: rf" \[{' '.join((display[1] or display[2]).split())}\]", tail)
     sentences = [sentence for sentence in _SENTENCE_END.split(tail) if sentence.strip()]
     while sentences and _is_closing(sentences[-1]):
         sentences.pop()
-    return _statement(sentences[-1].strip()) if sentences else None
+    if not sentences:
+        return None
+    *_, before, last = ["", *(sentence.strip() for sentence in sentences)]
+    if not before.endswith((".", "!", "?")) and _BARE.fullmatch(last) and _DOUBTS.search(before):
+        return None  # a line that goes on with the one before it: "The answer is not"
+    return _statement(last)
 
 
 def _is_closing(sentence: str) -> bool:
@@ -91,7 +97,7 @@ def _statement(sentence: str) -> str | None:
             continue
         first = next(index for index, group in enumerate(match.groups(), 1) if group is not None)
         end = max(match.end(index) for index in range(first, len(match.groups()) + 1))
-        answer = " ".join(group.strip() for group in match.groups() if group is not None)
+        answer = " ".join(group.strip(_QUOTES) for group in match.groups() if group is not None)
         before, after = sentence[: match.start(first)], sentence[end:]
         doubts = _DOUBTS.search(before) or _DENIES.search(after) or _DOUBTS.match(answer)
         return None if doubts else answer

@@ -122,6 +122,13 @@ def test_wrong_writings_fail(answer, gold):
         ("The answer is between $5$ and $7$.", "5", "unparsed"),
         ("The answer is not\n\\[\n5\n\\]", "5", "unparsed"),
         ("So we get\n\\[\nx = 5\n\\]", "5", "pass"),
+        ("#### 5", "5", "pass"),
+        ("The answer is **5**.", "5", "pass"),
+        ('It is "5".', "5", "pass"),
+        ("**-5**", "5", "fail"),
+        ("The answer is -5.", "5", "fail"),
+        ("Therefore, the value is -5.", "5", "fail"),
+        ("The answer is (3, 4).", "(3,4)", "pass"),
     ],
 )
 def test_the_text_around_an_answer_counts(completion, gold, expected):
