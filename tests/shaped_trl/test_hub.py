@@ -135,6 +135,7 @@ def test_what_a_first_push_sends(hub, folder):
     assert hub.private == {REPOSITORY: False, ("model", "me/adapter"): False, ("model", "me/local-adapter"): True}
 
 
+@pytest.mark.slow
 def test_nothing_of_this_machine_is_sent(hub, folder):
     for repository, files in hub.files.items():
         for path, content in files.items():

@@ -241,6 +241,7 @@ shape_schedule:
 """
 
 
+@pytest.mark.slow
 def test_schedules_from_a_recipe_and_the_command_line(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     text_rows(40).to_json("my.jsonl")

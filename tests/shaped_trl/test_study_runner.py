@@ -158,6 +158,7 @@ def test_two_studies_in_one_folder_are_refused(tmp_path: Path) -> None:
         run(study)
 
 
+@pytest.mark.slow
 def test_parts_of_a_study_share_its_folder(tmp_path: Path) -> None:
     path = write_study(tmp_path)
     values = yaml.safe_load(path.read_text()) | {"seeds": [0, 1], "regimes": {"x": {}, "y": {}}}

@@ -68,6 +68,7 @@ def test_the_temperature_is_found_that_gives_the_entropy(trained, temperature, t
     assert (trained / "run" / "train_log.jsonl").read_bytes() == before
 
 
+@pytest.mark.slow
 def test_it_is_found_on_what_a_streamed_mixture_holds_out(trained, tmp_path):
     """As in `studies/qwen3-0.6b`: a corpus with one split, decontaminated, and a budget of tokens."""
     (tmp_path / "text.jsonl").write_text((trained / "train.jsonl").read_text())
