@@ -65,15 +65,15 @@ def runs(tmp_path_factory, model_folder, mirror) -> Runs:
 
 
 def kill_at_random(
-    runs: Runs, out: str, kills: int, rng: random.Random, most_processes: int, command: str
+    runs: Runs, out: str, kills: int, rng: random.Random, most_processes: int, command: str, most_rows: int
 ) -> list[int]:
-    """Kill the run `kills` times, with other numbers of processes, each time when one of them has written some rows.
+    """Kill the run `kills` times, with other numbers of processes, each time when one of them has written up to `most_rows`.
 
     Returns how many rows there were after each kill.
     """
     rows = []
     for _ in range(kills):
-        count, more = rng.randint(1, most_processes), {STOP_AT: str(rng.randint(1, 20))}
+        count, more = rng.randint(1, most_processes), {STOP_AT: str(rng.randint(1, most_rows))}
         if count == 1:
             processes = [start(runs.command(out, command), runs.errors, **more)]
         else:
@@ -87,7 +87,7 @@ def kill_at_random(
 
 
 def test_a_run_killed_again_and_again_ends_the_same(runs):
-    rows = kill_at_random(runs, "killed", 3, random.Random(0), 1, "sample")
+    rows = kill_at_random(runs, "killed", 3, random.Random(0), 1, "sample", 20)
     assert 0 < rows[0] < rows[1] < rows[2] < N * PROBLEMS
     assert run(runs.command("killed"), runs.errors) == 0
     assert (runs.place / "killed/samples.jsonl").read_bytes() == runs.whole
@@ -136,7 +136,7 @@ def test_only_the_first_of_several_processes_names_the_users_error(runs, tmp_pat
 def test_ten_kills_of_the_whole_evaluation_end_with_the_same_results(runs):
     """Sampling and grading: `eval` with one, two or three processes, killed ten times."""
     assert run(runs.command("graded", "eval"), runs.errors) == 0
-    rows = kill_at_random(runs, "ten", 10, random.Random(1), 3, "eval")
+    rows = kill_at_random(runs, "ten", 10, random.Random(1), 3, "eval", 50)
     amid_sampling = sum(0 < count < N * PROBLEMS for count in rows)
     assert 3 <= amid_sampling < 10, f"the kills came in one stage alone: {rows}"
     assert run(runs.command("ten", "eval"), runs.errors) == 0, runs.errors.read_text()
