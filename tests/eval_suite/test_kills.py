@@ -67,7 +67,7 @@ def runs(tmp_path_factory, model_folder, mirror) -> Runs:
 def kill_at_random(
     runs: Runs, out: str, kills: int, rng: random.Random, most_processes: int, command: str, most_rows: int
 ) -> list[int]:
-    """Kill the run `kills` times, with other numbers of processes, each when one of them has written `most_rows` or fewer.
+    """Kill the run `kills` times, with other numbers of processes, each when one has written `most_rows` or fewer.
 
     Returns how many rows there were after each kill.
     """
