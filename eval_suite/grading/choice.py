@@ -2,7 +2,7 @@ r"""One of several options: is the letter that a completion settles on the gold 
 
 Gold is a letter (``B``, ``(B)``), a letter with the option's text (``(B) a bank``), or an option's text alone. A
 completion is an option's letter or text, or free text that states one: "the answer is (B)", "Answer: B",
-``\boxed{B}``, "B. a bank", "(B) is the correct answer", "It must be B." A letter elsewhere in free text is no answer.
+``\boxed{B}``, "B. a bank", "(B) is the correct answer", "It must be B." A letter elsewhere does not count.
 Reasoning in ``<think>`` tags is dropped.
 """
 

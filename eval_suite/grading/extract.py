@@ -95,7 +95,7 @@ def boxed_or_tail(completion: str) -> str:
 
     Boxes one after the other, with nothing but commas and "and" between them, are one answer, a list. What continues
     the box in its formula, such as an exponent, goes into it. A box that the prose around it denies or takes back, or
-    that is a part of a larger formula, is no answer: then this is empty.
+    that is a part of a larger formula, does not count: then this is empty.
     """
     completion = before_next_question(without_reasoning(completion))
     run = _last_run(completion)

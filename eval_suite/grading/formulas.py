@@ -2,7 +2,7 @@
 
 sympy's own parsers evaluate the text as Python. Here Python's grammar only takes it apart, and what may stand in it is
 listed: numbers, names, operators, and calls of a few functions. The objects of sympy are made from that tree, one by
-one. Text that holds anything else, or too much, is no formula. A period at the end of the text is the sentence's.
+one. Text that holds anything else, or too much, is refused. A period at its end is taken for the sentence's.
 """
 
 from __future__ import annotations
@@ -74,7 +74,7 @@ def arithmetic(text: str) -> str:
                 isinstance(node, ast.Constant) and type(node.value) is int and _number(node.value) is not None
             )
         if not allowed:
-            raise NoFormula(f"{type(node).__name__} is no arithmetic")
+            raise NoFormula(f"{type(node).__name__} is not arithmetic")
     return ast.unparse(tree)
 
 
@@ -126,14 +126,14 @@ def _formula(node: ast.expr, symbols: dict[str, sympy.Symbol]) -> Any:
         if function is not None and len(node.args) in counts:
             return function(*(_formula(argument, symbols) for argument in node.args))
         raise NoFormula(f"a call of {node.func.id[:MOST_NAME_CHARACTERS]}")
-    raise NoFormula(f"{type(node).__name__} is in no formula")
+    raise NoFormula(f"{type(node).__name__} is not allowed in a formula")
 
 
 def _symbol(name: str, symbols: dict[str, sympy.Symbol]) -> sympy.Expr:
     if name in symbols:
         return symbols[name]
     if name in _FUNCTIONS or len(name) > MOST_NAME_CHARACTERS:
-        raise NoFormula(f"{name[:MOST_NAME_CHARACTERS]} is the name of no quantity")
+        raise NoFormula(f"{name[:MOST_NAME_CHARACTERS]} is not the name of a quantity")
     return _CONSTANTS.get(name) or sympy.Symbol(name)
 
 

@@ -60,7 +60,7 @@ _SAME = """
 LISTS = ("string_insertion", "spiral_matrix", "binary_matrix", "n_queens")
 COMPARISONS: dict[str, Comparison] = {
     **dict.fromkeys(_SAME.split(), _same),
-    # evaluated by their scorers, another answer could earn a part of a point, which is no pass
+    # their scorers evaluate an answer, which could earn another one a part of a point at most, and that does not pass
     **dict.fromkeys(LISTS, _same_stripped),
     "spell_backward": _same_letters,
     **dict.fromkeys(("color_cube_rotation", "family_relationships"), _same_stripped_letters),

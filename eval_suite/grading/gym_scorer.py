@@ -4,7 +4,7 @@ What the gym's own scorers would evaluate never reaches them:
 
 - `ARITHMETIC`: they get the answer written anew from a grammar of ours, integers with ``+ - * /`` (`formulas`);
 - `INTEGRALS`: the scorer's own rule (the derivative, less the integrand, simplifies to 0) on objects made from that
-  grammar. It has no ``Integral``: the question, copied, is no answer;
+  grammar. It has no ``Integral``, since a copy of the question is not an answer;
 - the tasks of `gym_comparisons`: no answer to them comes here, only the question which answers are right.
 """
 

@@ -71,7 +71,7 @@ _RULES = [
     (re.compile(pattern), replacement)
     for pattern, replacement in (
         (r"(?<=\d)\s*\\(?:mathrm|text)\{\s*[eE]\s*\}\s*(?=\d|[+-]\d{2})", "e"),
-        # constants that are set upright: they are no units
+        # constants that are set upright, which are not units
         (
             r"\\(?:mathrm|text|textrm|rm|operatorname)\s*(?:\{\s*([ied])\s*\}|(?<=[a-z])\s+([ied])(?![A-Za-z]))",
             r" \1\2",

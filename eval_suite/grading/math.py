@@ -2,7 +2,7 @@ r"""Mathematics: is the boxed answer equal to gold? math-verify, behind a gramma
 
 What is the answer. Reasoning in ``<think>`` tags is dropped. The last box counts, and boxes that follow each other
 with only commas or "and" between them are one list. A box that is denied ("is not"), altered ("twice", a minus sign
-before it) or taken back afterwards ("sorry, that is wrong") is no answer. Without a box, the last sentence counts if
+before it) or taken back afterwards ("sorry, that is wrong") does not count. Without a box, the last sentence counts if
 it states an answer in one of the forms of `unboxed`; nothing else in a text without a box is looked for.
 
 What an answer may contain (`vocabulary`, `units`). Beside the mathematics: the words of gold; a name before an equals

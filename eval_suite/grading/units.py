@@ -111,13 +111,16 @@ def split_unit(text: str, *, bare: bool, known: bool = True) -> tuple[str, str]:
     """
     if text.endswith("^\\circ"):
         return text.removesuffix("^\\circ").strip(), "degree"
-    match = _IN_GROUPS.search(text) or (_BARE.search(text) if bare else None)
+    grouped = _IN_GROUPS.search(text)
+    match = grouped or (_BARE.search(text) if bare else None)
     if match is None:
         return text, ""
     words = _words(match[1])
     if _NO_UNIT.search(_POWERS.sub("", match[1])):
         return text, ""
     if not words or {*words} & {"i", "e", "d"} or (known and not _is_unit(words)):
+        return text, ""
+    if not known and not grouped and not _are_units(words, text[match.start()].isspace()):
         return text, ""
     return text[: match.start()].strip(), match[1].strip()
 
@@ -126,6 +129,15 @@ def _words(unit: str) -> list[str]:
     return re.findall(
         r"[A-Za-z¢]+", re.sub(r"\\(?:cdot|times)|\\[A-Za-z]+\s*(?=\{)", " ", unit.replace("\\Omega", "ohm"))
     )
+
+
+def _are_units(words: list[str], apart: bool) -> bool:
+    """Of a gold whether its letters are units: words of four letters, or listed ones that stand apart from the number.
+
+    In 5r^5, 5ab and 6ms they are symbols. A single letter is a unit only beside a longer one, as in km/h.
+    """
+    longest = max(map(len, words))
+    return all(len(word) > 3 or _is_unit_word(word) for word in words) and (longest > 3 or (longest > 1 and apart))
 
 
 def _is_unit(words: list[str]) -> bool:

@@ -3,6 +3,7 @@ r"""What a boxed answer may hold beside the mathematics, and what the text aroun
 from __future__ import annotations
 
 import json
+import re
 
 import pytest
 
@@ -210,3 +211,15 @@ def test_units_convert_or_clash():
     assert conversion("hours", "minutes") * 60 == 1
     assert conversion("pages", r"\text{page}") == conversion("cm", "units") == conversion("", "km") == 1
     assert conversion("m", "apples") is conversion("pages", "students") is conversion("m", "m^2") is None
+
+
+@pytest.mark.parametrize("gold", ["5r^5", "3x^2", "12R^2", "5ab^2", "4ab", "6xyz", "2mn", "6ms", "5 m^2"])
+def test_symbols_behind_the_number_of_a_gold_are_no_unit(gold):
+    number = re.match(r"\d+", gold)[0]
+    assert grade(f"\\boxed{{{number}}}", gold)[0] == "fail"
+    assert grade(f"\\boxed{{V = {gold}}}", gold)[0] == "pass"
+
+
+@pytest.mark.parametrize("gold", ["4 km", "3.6 hours", "350,000 pages", "2 km/h", "7 cm^2"])
+def test_a_unit_behind_the_number_of_a_gold_may_be_left_out(gold):
+    assert grade(f"\\boxed{{{gold.split()[0]}}}", gold)[0] == "pass"

@@ -134,7 +134,7 @@ def expression_writings(gold: str) -> dict[str, str]:
     bare = gold[1:-1] if re.fullmatch(r"\$[^$]*\$", gold) else gold
     ways = {
         "dollars": f"${bare}$",
-        "period": f"{bare}.",
+        "period": f"{bare.rstrip('.')}.",
         "display": rf"\displaystyle {bare}",
         "spaces": re.sub(r"([=+,])", r" \1 ", bare),
         "big fractions": bare.replace(r"\frac", r"\dfrac"),

@@ -4,14 +4,13 @@ import pytest
 from processes import run_processes
 from rlvr_tiny import parity
 
-CASES = [
-    pytest.param(loss_type, lora, marks=[] if loss_type == "dapo" and lora else pytest.mark.slow)
-    for loss_type in ("grpo", "dapo", "dr_grpo")
-    for lora in (False, True)
-]
+CASES = [(loss_type, lora) for loss_type in ("grpo", "dapo", "dr_grpo") for lora in (False, True)]
+DEFAULT = ("dapo", True)  # in the default suite, and the others in the slow one
 
 
-@pytest.mark.parametrize(("loss_type", "lora"), CASES)
+@pytest.mark.parametrize(
+    ("loss_type", "lora"), [pytest.param(*case, marks=[] if case == DEFAULT else pytest.mark.slow) for case in CASES]
+)
 def test_twenty_steps_give_the_parameters_of_grpo(tmp_path, loss_type, lora):
     ((apart, moved),) = parity(str(tmp_path), [(loss_type, lora)])
     assert moved
