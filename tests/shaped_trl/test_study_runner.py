@@ -9,6 +9,7 @@ import os
 import signal
 import subprocess
 from collections.abc import Iterator
+from multiprocessing import forkserver
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -173,6 +174,15 @@ def test_parts_of_a_study_share_its_folder(tmp_path: Path) -> None:
     assert done == {each.key for each in parts[1]}
 
 
+@pytest.fixture
+def own_server() -> Iterator[None]:
+    """The server of forks is this test's alone: its environment is the one that it was started in."""
+    forkserver._forkserver._stop()  # type: ignore[attr-defined]
+    yield
+    forkserver._forkserver._stop()  # type: ignore[attr-defined]
+
+
+@pytest.mark.usefixtures("own_server")
 def test_runs_side_by_side_get_a_gpu_each(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "3,5")
     study = load_study(write_study(tmp_path, pretrain={"meet": True}), tmp_path / "out")
@@ -182,11 +192,13 @@ def test_runs_side_by_side_get_a_gpu_each(tmp_path: Path, monkeypatch: pytest.Mo
     assert devices == {"3", "5"}
 
 
+@pytest.mark.usefixtures("own_server")
 @pytest.mark.parametrize(("max_parallel", "num_processes", "gpus"), [(1, None, "3"), (2, 2, "None"), (1, 2, "None")])
 def test_a_run_has_one_gpu_unless_it_starts_several_processes(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, max_parallel: int, num_processes: int | None, gpus: str
 ) -> None:
     """None: as its parent has them, here none when the server was started."""
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
     monkeypatch.setattr(runner, "visible_devices", lambda: ["3", "5"])
     study = load_study(write_study(tmp_path, rlvr={"num_processes": num_processes}), tmp_path / "out")
     assert run(dataclasses.replace(study, max_parallel=max_parallel)) == 0
