@@ -15,14 +15,14 @@ from collections import deque
 from eval_suite.grading.literals import numbers_equal, parse_number
 
 CONTEXT_CHARACTERS = 160
-NOT = r"\b(?:not|never|cannot|neither|nor|hardly|barely|scarcely|nowhere\s+near)\b|n['’]t\b"
+NOT = r"\b(?:not|never|no\s+way|cannot|neither|nor|hardly|barely|scarcely|nowhere\s+near)\b|n['’]t\b"
 _OPENS = r"(?:\$|\\[(\[]|\*\*|\\displaystyle|\\text\{|\{|\s)*"
-_CLOSES = r"(?:\$|\\[)\]]|\*\*|\}|\\[,;:! ]|~|\s)*"
+_CLOSES = r"(?:\$|\\(?:text|mathrm|mbox)\{|\\[)\]]|\*\*|\}|\\[,;:! ]|~|\s)*"
 
 # "is not", "twice", "less than" before the box, with only such words between them
 _LINKING = (
     r"(?:be|been|to|the|a|an|our|my|final|correct|right|real|answer|value|result|number|is|are|of|that|just|simply"
-    r"|really|exactly|equals?|know|think|believe|say|claim|sure|likely|possibly|actually|=|:)"
+    r"|really|exactly|equals?|know|think|believe|say|claim|sure|likely|possibly|actually|it(?:['’]s)?|=|:)"
 )
 _ALTERING = (
     r"(?:anything\s+but|nothing\s+like|other\s+than|except(?:\s+for)?|rather\s+than|instead\s+of|unlike|far\s+from"
@@ -51,6 +51,17 @@ _PART_AFTER = re.compile(
     r"(?:[+/≠^\d]|,\s{0,4}(?:-?\d|\\(?:frac|sqrt|pi))|\*\s{0,4}[\d\\(]|-\s{0,4}[\d\\({A-Za-z]"
     r"|!\s{0,4}(?:[-+*/^$=]|\\[)\]])|\\(?:times|cdot|div|pm|mp|neq?|not|choose|over|[bp]?mod)(?![A-Za-z]))"
 )
+# all that may stand beside a box in its formula: a relation or a mark before it, the formula's end or a text behind
+_BEGINS = re.compile(
+    r"(?:^|[=≈≤≥<>:,;&~]|\$|\\[(\[\\,;:! ]|\}|\\(?:q?quad|approx|sim|simeq|equiv|leq?|geq?|lt|gt|in|to|implies|iff"
+    r"|therefore|because|(?:Long)?[rR]ightarrow|displaystyle|hspace\{[^{}]{0,20}\}"
+    rf"|(?:{_TRANSPARENT})\{{))[\s{{]*$"
+)
+_ENDS = re.compile(
+    r"(?:\\[,;:! ]|~|\\q?quad(?![A-Za-z])|[\s}])*(?:$|\$|\\[)\]\\]|[.!?](?!\d)|[,;:]\s*(?:$|\$|\\)|=|&|%|\\%|≈"
+    r"|\\(?:approx|text[a-z]*|mathrm|mbox|operatorname|end|right|checkmark|blacksquare|square|Box|tag|implies|iff"
+    r"|Rightarrow|rightarrow|hspace|circ|degree|label|nonumber|bmod|pmod|in)(?![A-Za-z]))"
+)
 # an exponent, a degree sign, a base or a number word behind the box goes into it
 _CONTINUED = re.compile(r"(?:\s{0,4}(?:\^|_(?=[\d{]))\s{0,4}(?:\{[^{}]{0,40}\}|\\[A-Za-z]{1,20}|\w|\*)){1,4}")
 _SCALE = re.compile(
@@ -78,6 +89,7 @@ _OF_THE_ANSWER = r"(?:right|correct|true|so|it|the\s+(?:right\s+|correct\s+|fina
 _TAKEN_BACK = re.compile(
     r"\b(?:sorry|oops|apologi[sz]e|scratch\s+that|my\s+mistake|correction|disregard|just\s+kidding"
     r"|i\s+now\s+(?:get|have|find|think|see|believe)|i\s+take\s+(?:it|that|this)\s+back|on\s+second\s+thoughts?"
+    r"|typo|i\s+meant|edit\s?:|actually\W{1,3}-?\d"
     r"|i\s+(?:was|am|were)\s+(?:wrong|mistaken)|i\s+made\s+an?\s+(?:\w+\s+)?(?:mistake|error|slip)"
     r"|no,?\s+wait|wait,?\s+no|(?:i|let\s+me)\s+correct"
     r"|(?:that|this|it|which|above|i|my\s+answer"
@@ -103,7 +115,16 @@ def denies(before: str, after: str, boxed: str) -> bool:
     rest = after[len(_continued(after)) :][:CONTEXT_CHARACTERS]
     if _PART_AFTER.match(rest) or _DENIED_AFTER.match(rest):
         return True
+    if _is_in_formula(before) and not (_BEGINS.search(line) and _ENDS.match(rest)):
+        return True
     return _TAKEN_BACK.search(after) is not None or _contradicts(after, boxed)
+
+
+def _is_in_formula(before: str) -> bool:
+    """Whether a formula is open at the end of this text, in its last paragraph."""
+    paragraph = before.rpartition("\n\n")[2].replace("\\$", "").replace("$$", "§")
+    opened = any(paragraph.rfind(f"\\{mark[0]}") > paragraph.rfind(f"\\{mark[1]}") for mark in ("[]", "()"))
+    return opened or paragraph.count("$") % 2 == 1 or paragraph.count("§") % 2 == 1
 
 
 def _contradicts(after: str, boxed: str) -> bool:

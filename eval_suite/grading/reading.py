@@ -17,6 +17,7 @@ _TEXT = re.compile(r"\\(?:text|textbf|textit|textrm|mathrm|mbox)\{([^{}]*)\}")
 _WORDS = re.compile(r"(?:(?:the|an?) )?\(?([A-Za-z]+(?:[ '-][A-Za-z]+)*)\)?\.?", re.IGNORECASE)
 _PROPER_NAME = re.compile(r"[A-Za-z]{5,}")
 _PARENTHESES = re.compile(r"\(([^(),]*)\)")
+_THOUSAND = re.compile(r"\d[KM]$")  # 5K may be 5000
 _RESIDUE = re.compile(
     r"(?:[A-Za-z]\s*\\equiv\s*)?(-?\d{1,300})\s*\(?\s*(?:\\[bp]?mod(?![A-Za-z])|\\text\{\s*\(?mod\s*\}|\bmod\b)\s*\{?\s*(\d{1,300})\s*\}?\s*\)?"
 )
@@ -60,7 +61,7 @@ def read_gold(gold: str) -> tuple[Reading, Fraction | None]:
 def with_bare_unit(answer: Reading, gold: Reading) -> Reading:
     r"""``5 cm``, ``3\pi cm`` without the unit; but no letter of gold is one, nor a single letter behind a formula."""
     value, unit = split_unit(answer.value, bare=True)
-    if not unit or answer.number is not None:
+    if not unit or answer.number is not None or _THOUSAND.search(answer.value):
         return answer
     number = parse_number(value)
     if gold.number is None or number is None:

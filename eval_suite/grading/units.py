@@ -156,10 +156,14 @@ def _is_unit_word(word: str) -> bool:
 def _singular(word: str) -> str:
     """The name as it is listed: without a plural's s, and in small letters where it is long."""
     name = word if len(word) <= _SHORT else word.lower()
-    for form in (name, name.removesuffix("s"), name.lower(), name.lower().removesuffix("s")):
+    for form in (
+        name,
+        name.removesuffix("s"),
+        *((name.lower(), name.lower().removesuffix("s")) if len(name) > 1 else ()),
+    ):
         if form in _UNITS or form in _OTHERS or form in _COUNTED or form in SAME:
             return form
-    return word.lower()
+    return word if len(word) == 1 else word.lower()
 
 
 def scale(unit: str) -> int:
