@@ -12,8 +12,9 @@ from collections import Counter
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from eval_suite.errors import UserError, said_of
-from eval_suite.texts import one_line, visible
+from shaped_eval.errors import UserError, said_of
+from shaped_eval.texts import one_line, visible
+
 from shaped_trl.launch import CAUSES, LaunchArguments, end_with_parent, launch, note, say
 from shaped_trl.usage import RLVR, SAMPLE, TRAIN, USAGE, argparser, print_help, take_config, wants_help
 
@@ -156,9 +157,10 @@ def rlvr_command(argv: list[str]) -> int:
 
 
 def sample_command(argv: list[str]) -> int:
-    from eval_suite.benchmarks.show import ShowOptions, show
-    from eval_suite.locks import locked_folders
-    from eval_suite.sample import SampleConfig, sample
+    from shaped_eval.benchmarks.show import ShowOptions, show
+    from shaped_eval.locks import locked_folders
+    from shaped_eval.sample import SampleConfig, sample
+
     from shaped_trl.recipes import Parser
 
     options = [SampleConfig, ShowOptions]
@@ -170,7 +172,7 @@ def sample_command(argv: list[str]) -> int:
     if settings.get("show"):
         show(settings)
         return 0
-    from eval_suite.processes import from_environment
+    from shaped_eval.processes import from_environment
 
     options_of_sampling = Parser("sample", options).resolve(config, rest)[0][0]
     processes = from_environment()
@@ -182,10 +184,11 @@ def sample_command(argv: list[str]) -> int:
 
 
 def eval_command(argv: list[str]) -> int:
-    from eval_suite.checkpoints import evaluate_checkpoints
-    from eval_suite.locks import locked_folders
-    from eval_suite.publish import publish
-    from eval_suite.sample import sample
+    from shaped_eval.checkpoints import evaluate_checkpoints
+    from shaped_eval.locks import locked_folders
+    from shaped_eval.publish import publish
+    from shaped_eval.sample import sample
+
     from shaped_trl.options import eval_options
     from shaped_trl.recipes import Parser
 
@@ -194,9 +197,9 @@ def eval_command(argv: list[str]) -> int:
         return print_help(SAMPLE.format(command="eval", what=what), eval_options())
     recipe, rest = take_config(argv)
     config, options, checkpoints, publishing = Parser("eval", eval_options()).resolve(recipe, rest)[0]
-    from eval_suite.grade import grade_run
-    from eval_suite.processes import from_environment
-    from eval_suite.report import parse_pass_at, report
+    from shaped_eval.grade import grade_run
+    from shaped_eval.processes import from_environment
+    from shaped_eval.report import parse_pass_at, report
 
     _allow_weak_sandbox(options.allow_weak_sandbox)
     pass_at = parse_pass_at(options.pass_at, config.n)
@@ -219,7 +222,7 @@ def eval_command(argv: list[str]) -> int:
 def _allow_weak_sandbox(allowed: bool) -> None:
     """For this process and the grading processes that it starts."""
     if allowed:
-        from eval_suite.grading.sandbox.server import ALLOW_WEAK_VARIABLE
+        from shaped_eval.grading.sandbox.server import ALLOW_WEAK_VARIABLE
 
         os.environ[ALLOW_WEAK_VARIABLE] = "1"
 
@@ -245,8 +248,8 @@ def grade_command(argv: list[str]) -> int:
     )
     args = parser.parse_args(argv)
     _allow_weak_sandbox(args.allow_weak_sandbox)
-    from eval_suite.grade import grade_answers, grade_run
-    from eval_suite.locks import locked_folders
+    from shaped_eval.grade import grade_answers, grade_run
+    from shaped_eval.locks import locked_folders
 
     options = {"num_workers": args.num_workers, "keep_reasoning": args.keep_reasoning}
     if bool(args.folder) == bool(args.answers):
@@ -262,7 +265,7 @@ def grade_command(argv: list[str]) -> int:
 
 def _graded(folder: Path) -> int:
     """Say what came out, and what to do with it."""
-    from eval_suite.records import read_jsonl
+    from shaped_eval.records import read_jsonl
 
     counts = Counter(row["status"] for row in read_jsonl(folder / "verdicts.jsonl"))
     said = one_line(", ".join(f"{count:,} {status}" for status, count in counts.most_common()))
@@ -271,9 +274,9 @@ def _graded(folder: Path) -> int:
 
 
 def report_command(argv: list[str]) -> int:
-    from eval_suite.locks import locked_folders
-    from eval_suite.publish import PublishOptions, publish
-    from eval_suite.report import parse_pass_at, places, report
+    from shaped_eval.locks import locked_folders
+    from shaped_eval.publish import PublishOptions, publish
+    from shaped_eval.report import parse_pass_at, places, report
 
     parser = argparser(
         "report",
@@ -315,8 +318,8 @@ def compare_command(argv: list[str]) -> int:
     parser.add_argument("--pass_at", help=PASS_AT_HELP)
     parser.add_argument("--out", help="folder to write results.json, report.md and report.html to, no run's")
     args = parser.parse_args(argv)
-    from eval_suite.locks import locked_folders
-    from eval_suite.report import compare, parse_pass_at
+    from shaped_eval.locks import locked_folders
+    from shaped_eval.report import compare, parse_pass_at
 
     with locked_folders([args.out] if args.out else []):
         compare(args.a, args.b, parse_pass_at(args.pass_at), args.out)

@@ -24,8 +24,8 @@ from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
-from eval_suite.errors import UserError
-from eval_suite.texts import one_line
+from shaped_eval.errors import UserError
+from shaped_eval.texts import one_line
 
 CAUSES = "SHAPED_TRL_CAUSES"
 CONTINUES = "the same command continues from the last checkpoint"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from eval_suite.errors import UserError
+from shaped_eval.errors import UserError
 
 
 @dataclass
@@ -54,8 +54,8 @@ def rlvr_options() -> list[type]:
 
 
 def eval_options() -> list[type]:
-    from eval_suite.checkpoints import CheckpointOptions
-    from eval_suite.publish import PublishOptions
-    from eval_suite.sample import SampleConfig
+    from shaped_eval.checkpoints import CheckpointOptions
+    from shaped_eval.publish import PublishOptions
+    from shaped_eval.sample import SampleConfig
 
     return [SampleConfig, GradeOptions, CheckpointOptions, PublishOptions]

@@ -18,10 +18,10 @@ from pathlib import Path
 from typing import Any
 
 import yaml
+from shaped_eval.errors import UserError
+from shaped_eval.records import write_atomic
+from shaped_eval.rows import check_field, is_count, read_object
 
-from eval_suite.errors import UserError
-from eval_suite.records import write_atomic
-from eval_suite.rows import check_field, is_count, read_object
 from shaped_trl.launch import NAMES as LAUNCH
 
 PACKAGED = Path(__file__).parent / "_recipes"

@@ -7,7 +7,7 @@ import dataclasses
 import inspect
 from collections.abc import Sequence
 
-from eval_suite.errors import UserError
+from shaped_eval.errors import UserError
 
 USAGE = """\
 usage: shaped-trl COMMAND [options]

@@ -79,7 +79,7 @@ def evalplus(python: str, work: Path, name: str, rows: list[dict[str, Any]]) -> 
 
 def ours(work: Path, name: str, rows: list[dict[str, Any]]) -> list[tuple[str, str]]:
     """Status and answer, in the rows' order."""
-    from eval_suite.grade import grade_answers
+    from shaped_eval.grade import grade_answers
 
     by_problem: dict[str, list[str]] = {}
     for row in rows:

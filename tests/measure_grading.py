@@ -104,7 +104,7 @@ def main() -> None:
     parser.add_argument("--no_hostile", action="store_true")
     parser.add_argument("--outputs", type=Path, default=ROOT.parent / "shared" / "outputs")
     args = parser.parse_args()
-    sys.path.insert(0, str(ROOT / "tests" / "eval_suite"))
+    sys.path.insert(0, str(ROOT / "tests" / "shaped_eval"))
     from test_grading_hostile import HOSTILE
 
     with tempfile.TemporaryDirectory() as scratch:

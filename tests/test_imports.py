@@ -11,8 +11,8 @@ import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
 FORBIDDEN = {
-    "eval_suite": {"shaped_trl", "shaped_kernels", "trl"},
-    "kernels/torch-ext/shaped_kernels": {"shaped_trl", "eval_suite", "trl", "transformers", "shaped_kernels"},
+    "eval_suite/shaped_eval": {"shaped_trl", "shaped_kernels", "trl"},
+    "kernels/torch-ext/shaped_kernels": {"shaped_trl", "shaped_eval", "trl", "transformers", "shaped_kernels"},
     "shaped_trl": set(),
 }
 
@@ -48,7 +48,7 @@ def test_every_package_that_is_imported_is_declared(folders, extras):
     declared = {normal(re.split(r"[^\w.-]", line)[0]) for line in lines}
     files = [path for folder in folders for path in (ROOT / folder).rglob("*.py")]
     names = {name for path in files for name in imported(path)} - sys.stdlib_module_names - NOT_DECLARED
-    names -= {path.stem for path in (ROOT / "tests").rglob("*.py")} | {"shaped_trl", "eval_suite", "shaped_kernels"}
+    names -= {path.stem for path in (ROOT / "tests").rglob("*.py")} | {"shaped_trl", "shaped_eval", "shaped_kernels"}
     names -= {path.stem for path in (ROOT / "kernels" / "benchmarks").glob("*.py")}
     providers = packages_distributions()
     missing = {name for name in names if not {normal(each) for each in providers.get(name, [name])} & declared}

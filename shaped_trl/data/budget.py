@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 
-from eval_suite.errors import UserError
+from shaped_eval.errors import UserError
 
 SUFFIXES = {"": 1, "K": 10**3, "M": 10**6, "B": 10**9, "T": 10**12}
 

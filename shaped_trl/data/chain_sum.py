@@ -1,4 +1,4 @@
-"""The corpus and the RL prompts of `eval_suite.benchmarks.chain_sum`, arithmetic of reasoning-gym.
+"""The corpus and the RL prompts of `shaped_eval.benchmarks.chain_sum`, arithmetic of reasoning-gym.
 
 A training text is a question, then either the totals after each term, of which noise replaces some, or a guess:
 
@@ -15,10 +15,11 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
-from eval_suite.benchmarks.chain_sum import MAX_TERMS, MIN_TERMS, NAME, questions, totals
-from eval_suite.benchmarks.options import options_of
-from eval_suite.errors import UserError
-from eval_suite.grading.reasoning_gym import MARK
+from shaped_eval.benchmarks.chain_sum import MAX_TERMS, MIN_TERMS, NAME, questions, totals
+from shaped_eval.benchmarks.options import options_of
+from shaped_eval.errors import UserError
+from shaped_eval.grading.reasoning_gym import MARK
+
 from shaped_trl.data.generated import check_counts, write_files
 
 SHORT, LONG, HELD_OUT, RL = range(1, 5)  # parts of the data; 0 is the benchmark's

@@ -18,9 +18,9 @@ from typing import Any, TypeAlias
 import yaml
 from datasets import Dataset, IterableDataset, load_dataset
 from datasets.exceptions import DatasetGenerationError
+from shaped_eval.errors import UserError
+from shaped_eval.sources import MIRROR_VARIABLE, mirror_file
 
-from eval_suite.errors import UserError
-from eval_suite.sources import MIRROR_VARIABLE, mirror_file
 from shaped_trl.data.decontamination import MARK, ROW_ID, Overlap
 
 LOADERS = {".jsonl": "json", ".json": "json", ".txt": "text", ".csv": "csv", ".parquet": "parquet"}

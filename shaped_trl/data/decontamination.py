@@ -21,11 +21,10 @@ from pathlib import Path
 from typing import Any
 
 from datasets import Dataset
+from shaped_eval.benchmarks import BENCHMARKS, check_names, questions
+from shaped_eval.errors import UserError
+from shaped_eval.records import read_jsonl, write_atomic
 from transformers import TrainerCallback
-
-from eval_suite.benchmarks import BENCHMARKS, check_names, questions
-from eval_suite.errors import UserError
-from eval_suite.records import read_jsonl, write_atomic
 
 NGRAM = 13
 # columns that `Overlap` adds: ids of the problems that a row overlaps with, separated by spaces; the row's own id

@@ -6,8 +6,8 @@ import json
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 
-from eval_suite.errors import UserError
-from eval_suite.records import write_atomic
+from shaped_eval.errors import UserError
+from shaped_eval.records import write_atomic
 
 
 def check_counts(**counts: int) -> None:

@@ -10,8 +10,8 @@ from itertools import islice
 from typing import Any
 
 from datasets import Dataset, concatenate_datasets
+from shaped_eval.errors import UserError
 
-from eval_suite.errors import UserError
 from shaped_trl.data.corpora import TEMPLATED, CorpusArguments, Rows, column_names, training_rows
 from shaped_trl.data.decontamination import MARK, ROW_ID, Overlap, split_marked
 

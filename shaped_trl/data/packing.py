@@ -20,8 +20,8 @@ from typing import Any
 import numpy as np
 import torch
 from datasets import Dataset, IterableDataset
+from shaped_eval.errors import UserError
 
-from eval_suite.errors import UserError
 from shaped_trl.data.decontamination import MARK, dropped_row
 from shaped_trl.data.mixtures import Source
 

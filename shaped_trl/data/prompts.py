@@ -17,11 +17,11 @@ from pathlib import Path
 from typing import Any
 
 from datasets import Dataset, Features, List, Value
+from shaped_eval.benchmarks import BENCHMARKS
+from shaped_eval.errors import UserError
+from shaped_eval.grading import grader_spec
+from shaped_eval.grading.reasoning_gym import MARK, gold_of, task_dataset
 
-from eval_suite.benchmarks import BENCHMARKS
-from eval_suite.errors import UserError
-from eval_suite.grading import grader_spec
-from eval_suite.grading.reasoning_gym import MARK, gold_of, task_dataset
 from shaped_trl.data.corpora import LOADERS, SourceArguments, load_split, parse_names, parse_yaml
 from shaped_trl.data.decontamination import Overlap, split_marked
 from shaped_trl.data.prompt_rows import PromptReader

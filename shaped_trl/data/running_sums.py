@@ -1,4 +1,4 @@
-"""The corpus and the RL prompts of the controlled task `eval_suite.benchmarks.running_sums`.
+"""The corpus and the RL prompts of the controlled task `shaped_eval.benchmarks.running_sums`.
 
 A training text is a prompt, then either work with noise and the right answer, or a guess at the answer:
 
@@ -21,7 +21,7 @@ from itertools import accumulate, islice
 from pathlib import Path
 from typing import Any
 
-from eval_suite.benchmarks.running_sums import (
+from shaped_eval.benchmarks.running_sums import (
     ANSWER,
     END_OF_PROMPT,
     NAME,
@@ -32,7 +32,8 @@ from eval_suite.benchmarks.running_sums import (
     prompt_text,
     running_sums,
 )
-from eval_suite.errors import UserError
+from shaped_eval.errors import UserError
+
 from shaped_trl.data.generated import check_counts, write_files
 
 PLAIN_WORDS = 16

@@ -16,13 +16,13 @@ from typing import Any
 
 import torch
 from datasets import Dataset
+from shaped_eval.errors import UserError
+from shaped_eval.records import append_jsonl, read_jsonl, write_atomic
+from shaped_eval.rows import check_field, is_count, read_object
 from torch.utils.data import DataLoader
 from transformers import TrainerCallback
 from transformers.trainer_utils import get_last_checkpoint
 
-from eval_suite.errors import UserError
-from eval_suite.records import append_jsonl, read_jsonl, write_atomic
-from eval_suite.rows import check_field, is_count, read_object
 from shaped_trl.data.decontamination import rows_file
 from shaped_trl.data.mixtures import Source
 from shaped_trl.data.packing import STREAM, PackedStream, part_of

@@ -4,10 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
+from shaped_eval.errors import UserError
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import PreTrainedTokenizerFast
-
-from eval_suite.errors import UserError
 
 END, PAD, UNKNOWN = "<|endoftext|>", "<|pad|>", "<|unk|>"
 KINDS = ("bpe", "word")

@@ -19,10 +19,9 @@ from functools import partial
 
 import torch
 import torch.distributed as dist
+from shaped_eval.errors import UserError
 from torch import nn
 from transformers import PreTrainedModel, TrainerCallback
-
-from eval_suite.errors import UserError
 
 BIAS = "e_score_correction_bias"  # in transformers, of the router itself or of the block that has it as `gate`
 LOGGED = ("max_violation", "max_violation_worst", "dead_experts", "dead_experts_worst")

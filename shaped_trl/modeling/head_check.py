@@ -15,12 +15,12 @@ from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
+from shaped_eval.errors import UserError
 from shaped_kernels import ShapedLossOutput
 from torch import Tensor, nn
 from torch.distributed.tensor import DTensor
 from transformers import PreTrainedModel
 
-from eval_suite.errors import UserError
 from shaped_trl.modeling.own_forward import OwnForward
 
 TOKENS = 4

@@ -23,6 +23,7 @@ from dataclasses import dataclass
 
 from peft.tuners.tuners_utils import BaseTunerLayer
 from peft.utils.other import TrainableTokensWrapper
+from shaped_eval.errors import UserError
 from shaped_kernels import METRICS, RewardShape, ShapedLossOutput, shaped_linear_loss
 from torch import Tensor, nn
 from torch.distributed.fsdp import FSDPModule
@@ -30,7 +31,6 @@ from torch.distributed.tensor import DTensor
 from transformers import PreTrainedModel
 from transformers.utils import ModelOutput
 
-from eval_suite.errors import UserError
 from shaped_trl.modeling.head_check import Logits, can_check_now, check_head, router_rate
 from shaped_trl.modeling.own_forward import OwnForward
 

@@ -25,8 +25,8 @@ from typing import Any
 
 from accelerate.utils import broadcast_object_list
 from datasets import Dataset
+from shaped_eval.errors import UserError
 
-from eval_suite.errors import UserError
 from shaped_trl.rlvr.blind_answers import BARE, BlindAnswer, blind_answers, forms, read_form, shown, write
 from shaped_trl.rlvr.config import RLVRConfig
 from shaped_trl.rlvr.golds import Golds, golds_of

@@ -18,10 +18,11 @@ from dataclasses import asdict, dataclass, replace
 from importlib import metadata
 from pathlib import Path
 
-from eval_suite.benchmarks import BENCHMARKS
-from eval_suite.errors import UserError
-from eval_suite.grading.reasoning_gym import check_package
-from eval_suite.records import write_atomic
+from shaped_eval.benchmarks import BENCHMARKS
+from shaped_eval.errors import UserError
+from shaped_eval.grading.reasoning_gym import check_package
+from shaped_eval.records import write_atomic
+
 from shaped_trl import recipes
 from shaped_trl.data.prompts import REASONING_GYM, PromptArguments, rl_prompts
 from shaped_trl.data.running_sums import write_corpus

@@ -5,9 +5,9 @@ from __future__ import annotations
 from typing import Any
 
 from datasets import Dataset
+from shaped_eval.errors import UserError
 from trl import GRPOTrainer
 
-from eval_suite.errors import UserError
 from shaped_trl.rlvr.lengths import check_context
 from shaped_trl.rlvr.printing import watch_terminal
 

@@ -8,10 +8,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from eval_suite.errors import UserError
-from eval_suite.grading import TAKE_ALIASES
-from eval_suite.grading.reasoning_gym import task_dataset
-from eval_suite.grading.text import gold_aliases
+from shaped_eval.errors import UserError
+from shaped_eval.grading import TAKE_ALIASES
+from shaped_eval.grading.reasoning_gym import task_dataset
+from shaped_eval.grading.text import gold_aliases
+
 from shaped_trl.rlvr.blind_answers import write
 from shaped_trl.rlvr.rewards import VerdictReward
 

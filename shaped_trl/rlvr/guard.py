@@ -6,10 +6,9 @@ import logging
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
+from shaped_eval.texts import one_line
 from torch import nn
 from trl.trainer.utils import get_callable_name, is_async_callable
-
-from eval_suite.texts import one_line
 
 logger = logging.getLogger(__name__)
 Rewards = list[float | None]

@@ -12,9 +12,8 @@ from dataclasses import dataclass
 from typing import Any
 
 import yaml
+from shaped_eval.errors import UserError
 from transformers import PreTrainedConfig
-
-from eval_suite.errors import UserError
 
 logger = logging.getLogger(__name__)
 

@@ -4,10 +4,9 @@ from __future__ import annotations
 
 from typing import Any
 
+from shaped_eval.texts import visible
 from trl.trainer import grpo_trainer
 from trl.trainer.utils import print_prompt_completions_sample
-
-from eval_suite.texts import visible
 
 
 def print_visibly(prompts: list, completions: list, *args: Any, **kwargs: Any) -> None:

@@ -12,10 +12,10 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from eval_suite.errors import UserError
-from eval_suite.grading import Grade, GradeRequest, GraderPool, grader_spec
-from eval_suite.grading.base import DIED
-from eval_suite.grading.graders import load
+from shaped_eval.errors import UserError
+from shaped_eval.grading import Grade, GradeRequest, GraderPool, grader_spec
+from shaped_eval.grading.base import DIED
+from shaped_eval.grading.graders import load
 
 # An answer that cannot be graded in time is wrong: without a reward it would be better off than a wrong one.
 REWARD_OF = {"pass": 1.0, "fail": 0.0, "unparsed": 0.0, "timeout": 0.0}

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from typing import Any
 
+from shaped_eval.errors import UserError
+from shaped_eval.weights import check_weights
 from trl import ModelConfig, get_peft_config
 
-from eval_suite.errors import UserError
-from eval_suite.weights import check_weights
 from shaped_trl.data.decontamination import ReportCallback
 from shaped_trl.data.facts import prompt_facts
 from shaped_trl.data.prompts import PromptArguments, Prompts, check_prompts, rl_prompts

@@ -22,8 +22,8 @@ from pathlib import Path
 
 from matplotlib.figure import Figure
 from scipy import stats
+from shaped_eval.records import write_atomic
 
-from eval_suite.records import write_atomic
 from shaped_trl.cli import main as shaped_trl
 from shaped_trl.data.running_sums import write_corpus
 from shaped_trl.study.logs import RL_LOG, curve, read_log

@@ -13,7 +13,8 @@ import logging
 from dataclasses import asdict
 from typing import Any
 
-from eval_suite.errors import UserError
+from shaped_eval.errors import UserError
+
 from shaped_trl.rlvr.ledger import Ledger
 
 logger = logging.getLogger(__name__)

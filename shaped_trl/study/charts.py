@@ -13,8 +13,8 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
+from shaped_eval.report import default_pass_at
 
-from eval_suite.report import default_pass_at
 from shaped_trl.study.evaluation_results import share_interval, t_interval, values_of
 from shaped_trl.study.logs import curve
 from shaped_trl.study.reading import Runs, stages_of

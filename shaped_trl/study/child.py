@@ -20,7 +20,8 @@ import traceback
 from datetime import UTC, datetime
 from pathlib import Path
 
-from eval_suite.provenance import package_versions, source_commit
+from shaped_eval.provenance import package_versions, source_commit
+
 from shaped_trl.study.state import DONE, FAILED, LOG, write_state
 
 

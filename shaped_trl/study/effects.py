@@ -13,9 +13,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike
 from scipy import stats
+from shaped_eval.statistics import CONFIDENCE
 from shaped_kernels import RewardShape
 
-from eval_suite.statistics import CONFIDENCE
 from shaped_trl.study.definition import Study
 from shaped_trl.study.evaluation_results import check_same_problems, metrics_of, values_of
 from shaped_trl.study.reading import Runs

@@ -12,11 +12,10 @@ from typing import Any
 
 import numpy as np
 from scipy import stats
-
-from eval_suite.errors import UserError
-from eval_suite.outcomes import Outcomes
-from eval_suite.report import default_pass_at
-from eval_suite.statistics import (
+from shaped_eval.errors import UserError
+from shaped_eval.outcomes import Outcomes
+from shaped_eval.report import default_pass_at
+from shaped_eval.statistics import (
     CONFIDENCE,
     Values,
     avg_at_m,

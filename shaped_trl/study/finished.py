@@ -12,12 +12,12 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from shaped_eval.files import own_folder
+from shaped_eval.outcomes import Outcomes, read_outcomes, read_record
+from shaped_eval.records import write_atomic
+from shaped_eval.rows import read_object
+from shaped_eval.votes import Ballot
 
-from eval_suite.files import own_folder
-from eval_suite.outcomes import Outcomes, read_outcomes, read_record
-from eval_suite.records import write_atomic
-from eval_suite.rows import read_object
-from eval_suite.votes import Ballot
 from shaped_trl.study.definition import TEMPERATURE, VERSION, Study
 from shaped_trl.study.logs import RL_LOG, TRAIN_LOG, read_log
 from shaped_trl.study.plan import FOUND

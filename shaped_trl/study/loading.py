@@ -9,9 +9,10 @@ from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
-from eval_suite.benchmarks.running_sums import ASKED, RunningSums
-from eval_suite.benchmarks.running_sums import NAME as RUNNING_SUMS
-from eval_suite.errors import UserError
+from shaped_eval.benchmarks.running_sums import ASKED, RunningSums
+from shaped_eval.benchmarks.running_sums import NAME as RUNNING_SUMS
+from shaped_eval.errors import UserError
+
 from shaped_trl import recipes
 from shaped_trl.recipes import SCHEDULE, schedules_beta
 from shaped_trl.study.definition import (

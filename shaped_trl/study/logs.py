@@ -5,8 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from eval_suite.records import read_jsonl
-from eval_suite.rows import check_field, is_count
+from shaped_eval.records import read_jsonl
+from shaped_eval.rows import check_field, is_count
 
 TRAIN_LOG = "train_log.jsonl"
 RL_LOG = "rl_log.jsonl"

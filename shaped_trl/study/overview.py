@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from eval_suite.document import Block, Cell, Details, Heading, Items, Row, Table, Text
-from eval_suite.tables import percent
+from shaped_eval.document import Block, Cell, Details, Heading, Items, Row, Table, Text
+from shaped_eval.tables import percent
+
 from shaped_trl.study import paper
 from shaped_trl.study.definition import Study
 from shaped_trl.study.effects import shape_of

@@ -12,8 +12,9 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from eval_suite.errors import UserError
-from eval_suite.rows import check_field, read_object
+from shaped_eval.errors import UserError
+from shaped_eval.rows import check_field, read_object
+
 from shaped_trl import recipes
 from shaped_trl.recipes import SCHEDULE, schedules_beta
 from shaped_trl.study.definition import (

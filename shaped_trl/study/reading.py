@@ -6,7 +6,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
-from eval_suite.outcomes import Outcomes
+from shaped_eval.outcomes import Outcomes
+
 from shaped_trl.study.definition import TEMPERATURE, Study
 from shaped_trl.study.finished import Rows, finished, outcomes_of, rows_of
 from shaped_trl.study.state import PLANNED, read_state

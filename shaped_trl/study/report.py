@@ -9,11 +9,12 @@ import json
 from collections.abc import Sequence
 from pathlib import Path
 
-from eval_suite.document import to_html, to_markdown
-from eval_suite.errors import UserError
-from eval_suite.files import own_folder
-from eval_suite.plots import to_png
-from eval_suite.records import write_atomic
+from shaped_eval.document import to_html, to_markdown
+from shaped_eval.errors import UserError
+from shaped_eval.files import own_folder
+from shaped_eval.plots import to_png
+from shaped_eval.records import write_atomic
+
 from shaped_trl.study.charts import charts, csv_of
 from shaped_trl.study.drawing import plot_chart
 from shaped_trl.study.loading import load_study

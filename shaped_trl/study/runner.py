@@ -20,12 +20,12 @@ from multiprocessing import connection, forkserver, resource_tracker
 from pathlib import Path
 
 from rich.console import Console
+from shaped_eval.errors import UserError
+from shaped_eval.locks import LOCK as FOLDER_LOCK
+from shaped_eval.locks import lock
+from shaped_eval.records import check_folder, write_atomic
+from shaped_eval.texts import one_line, visible
 
-from eval_suite.errors import UserError
-from eval_suite.locks import LOCK as FOLDER_LOCK
-from eval_suite.locks import lock
-from eval_suite.records import check_folder, write_atomic
-from eval_suite.texts import one_line, visible
 from shaped_trl import recipes
 from shaped_trl.study.child import run_child
 from shaped_trl.study.definition import Study
@@ -54,9 +54,9 @@ ENTRY_OF_MATCH = "shaped_trl.study.temperature:main"
 PRELOAD = (
     "shaped_trl.training.run",
     "shaped_trl.rlvr.run",
-    "eval_suite.sample",
-    "eval_suite.grade",
-    "eval_suite.report",
+    "shaped_eval.sample",
+    "shaped_eval.grade",
+    "shaped_eval.report",
     "transformers.models.qwen3.modeling_qwen3",
 )
 GRACE_SECONDS = 5.0

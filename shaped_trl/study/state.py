@@ -14,9 +14,10 @@ import signal
 from pathlib import Path
 from typing import Any
 
-from eval_suite.files import file_name
-from eval_suite.records import write_atomic
-from eval_suite.rows import read_object
+from shaped_eval.files import file_name
+from shaped_eval.records import write_atomic
+from shaped_eval.rows import read_object
+
 from shaped_trl.study.plan import Run
 
 STARTED, DONE, FAILED, LOG = "started.json", "done.json", "failed.json", "log.txt"

@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from eval_suite.document import Table
-from eval_suite.tables import percent
+from shaped_eval.document import Table
+from shaped_eval.tables import percent
+
 from shaped_trl.study.definition import Arm, Study
 from shaped_trl.study.findings import is_shown
 from shaped_trl.study.wording import NONE, in_regime, interval, number, shape_text, signed

@@ -15,9 +15,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from scipy.optimize import brentq
+from shaped_eval.errors import UserError
+from shaped_eval.records import write_atomic
 
-from eval_suite.errors import UserError
-from eval_suite.records import write_atomic
 from shaped_trl.study.logs import TRAIN_LOG, curve, read_log
 from shaped_trl.study.plan import FOUND
 

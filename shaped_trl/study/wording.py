@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from eval_suite.tables import percent
+from shaped_eval.tables import percent
 
 NONE = "–"
 METRICS = {

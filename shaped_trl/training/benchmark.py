@@ -30,11 +30,11 @@ import numpy as np
 import torch
 from datasets import Dataset, disable_progress_bars
 from scipy import stats
+from shaped_eval.provenance import source_commit
 from transformers import PreTrainedTokenizerFast, Qwen3Config, Qwen3ForCausalLM, TrainerCallback
 from transformers.utils import logging as transformers_logging
 from trl import SFTConfig, SFTTrainer
 
-from eval_suite.provenance import source_commit
 from shaped_trl.data.tokenizers import train_tokenizer
 from shaped_trl.training.config import ShapedConfig
 from shaped_trl.training.trainer import ShapedTrainer

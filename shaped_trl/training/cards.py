@@ -12,11 +12,11 @@ from typing import Any
 from urllib.parse import quote
 
 from peft import PeftModel
+from shaped_eval.errors import UserError
+from shaped_eval.model_card import card_text, split_card, with_results_of
+from shaped_eval.records import write_atomic
+from shaped_eval.texts import as_code, fenced, in_markdown
 
-from eval_suite.errors import UserError
-from eval_suite.model_card import card_text, split_card, with_results_of
-from eval_suite.records import write_atomic
-from eval_suite.texts import as_code, fenced, in_markdown
 from shaped_trl.data.facts import HEADER, DataFact
 from shaped_trl.recipes import RESOLVED, public_recipe
 from shaped_trl.training.private import private_names, without

@@ -11,10 +11,10 @@ from typing import Any
 
 import torch
 from datasets import disable_progress_bars
+from shaped_eval.errors import UserError
 from transformers import PreTrainedConfig, Qwen3Config, Qwen3ForCausalLM
 from trl import ModelConfig
 
-from eval_suite.errors import UserError
 from shaped_trl.data.budget import budget_steps, parse_tokens
 from shaped_trl.data.corpora import CorpusArguments
 from shaped_trl.data.mixtures import holds_out, mixture_entries, source_name

@@ -8,9 +8,8 @@ from pathlib import Path
 
 from accelerate import Accelerator
 from accelerate.utils import DistributedType
+from shaped_eval.errors import UserError
 from transformers import PreTrainedModel, Trainer, TrainingArguments
-
-from eval_suite.errors import UserError
 
 
 def keep_outputs_exact(accelerator: Accelerator) -> None:

@@ -17,14 +17,14 @@ from pathlib import Path
 from typing import Any
 
 from accelerate.utils import broadcast_object_list
+from shaped_eval.benchmarks import check_names
+from shaped_eval.errors import UserError
+from shaped_eval.grade import grade_run
+from shaped_eval.outcomes import read_record
+from shaped_eval.report import report_run
+from shaped_eval.sample import SampleConfig, sample
 from transformers import Trainer, TrainerCallback
 
-from eval_suite.benchmarks import check_names
-from eval_suite.errors import UserError
-from eval_suite.grade import grade_run
-from eval_suite.outcomes import read_record
-from eval_suite.report import report_run
-from eval_suite.sample import SampleConfig, sample
 from shaped_trl.training.live import LiveBackend, base_model, undisturbed
 
 # A Trainer that pushes its output_dir leaves out names with this beginning: a run holds the benchmark's golds.

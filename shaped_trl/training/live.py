@@ -11,13 +11,12 @@ from typing import Any
 import numpy as np
 import torch
 from peft import PeftModel
+from shaped_eval.backends import TransformersBackend
+from shaped_eval.backends.prompts import Prompts
+from shaped_eval.errors import UserError
+from shaped_eval.sample import SampleConfig
 from torch import nn
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
-
-from eval_suite.backends import TransformersBackend
-from eval_suite.backends.prompts import Prompts
-from eval_suite.errors import UserError
-from eval_suite.sample import SampleConfig
 
 _VALUES = 1024  # of each end and of the middle of a parameter, hashed
 

@@ -8,9 +8,9 @@ import math
 from collections.abc import Mapping
 from pathlib import Path
 
+from shaped_eval.records import append_jsonl, drop_truncated_line, read_jsonl, write_atomic
 from transformers import TrainerCallback
 
-from eval_suite.records import append_jsonl, drop_truncated_line, read_jsonl, write_atomic
 from shaped_trl.study.logs import with_step
 
 logger = logging.getLogger(__name__)

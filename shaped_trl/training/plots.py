@@ -7,7 +7,8 @@ from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any
 
-from eval_suite.files import replacing
+from shaped_eval.files import replacing
+
 from shaped_trl.study.figures import Panel, plot_panels
 from shaped_trl.study.logs import curve, read_log
 from shaped_trl.training.schedules import SCHEDULABLE

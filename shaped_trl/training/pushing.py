@@ -19,13 +19,13 @@ from pathlib import Path
 from typing import Any
 
 from huggingface_hub import HfApi, constants
+from shaped_eval.errors import UserError
+from shaped_eval.hub_errors import hub_errors, hub_reason
+from shaped_eval.locks import LOCK
 from transformers import TrainingArguments
 from transformers.trainer_utils import HubStrategy, SaveStrategy
 from transformers.utils.hub import PushInProgress
 
-from eval_suite.errors import UserError
-from eval_suite.hub_errors import hub_errors, hub_reason
-from eval_suite.locks import LOCK
 from shaped_trl.recipes import RESOLVED, public_recipe
 from shaped_trl.training.cards import CARD, public_card
 from shaped_trl.training.private import adapter_base, private_names, without

@@ -13,14 +13,14 @@ from pathlib import Path
 from typing import Any
 
 from accelerate.utils import broadcast_object_list
+from shaped_eval.errors import NOT_WRITTEN, UserError
+from shaped_eval.locks import locked_folder
+from shaped_eval.rows import check_field, is_count, read_object
+from shaped_eval.weights import check_weights
 from transformers import Trainer, TrainerState, TrainingArguments
 from transformers.trainer import TRAINER_STATE_NAME
 from transformers.utils import CONFIG_NAME
 
-from eval_suite.errors import NOT_WRITTEN, UserError
-from eval_suite.locks import locked_folder
-from eval_suite.rows import check_field, is_count, read_object
-from eval_suite.weights import check_weights
 from shaped_trl.data.streaming import check_position, position_file
 from shaped_trl.training.engines import check_engine, save_whole_model
 from shaped_trl.training.pushing import push_finished

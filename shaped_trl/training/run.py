@@ -9,6 +9,9 @@ from pathlib import Path
 from typing import Any
 
 from datasets import Dataset
+from shaped_eval.errors import UserError
+from shaped_eval.pretrained import needs_code, read_pretrained
+from shaped_eval.weights import check_weights
 from transformers import (
     MODEL_FOR_CAUSAL_LM_MAPPING,
     AutoConfig,
@@ -22,9 +25,6 @@ from transformers import (
 from transformers.distributed import DistributedConfig
 from trl import ModelConfig, get_peft_config, get_quantization_config
 
-from eval_suite.errors import UserError
-from eval_suite.pretrained import needs_code, read_pretrained
-from eval_suite.weights import check_weights
 from shaped_trl.data.budget import budget_steps
 from shaped_trl.data.corpora import CorpusArguments, column_names
 from shaped_trl.data.decontamination import Overlap, ReportCallback

@@ -17,10 +17,9 @@ from typing import Any
 
 import torch
 from safetensors.torch import save_file
+from shaped_eval.errors import UserError
 from torch.distributed.tensor import DTensor
 from transformers import Trainer, TrainerCallback
-
-from eval_suite.errors import UserError
 
 logger = logging.getLogger(__name__)
 

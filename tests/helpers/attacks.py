@@ -94,8 +94,7 @@ SLOW = (*HELD, "huge list", "shared list that is huge when written", "deep recur
 
 def main(namespaces: bool, left_out: list[str]) -> None:
     import pytest  # for a package that is not the code's to read
-
-    from eval_suite.grading.sandbox.checker import Limits, Sandbox, Tests, check
+    from shaped_eval.grading.sandbox.checker import Limits, Sandbox, Tests, check
 
     os.environ["ATTACK_SECRET"] = "secret"
     folder = Path(tempfile.mkdtemp(prefix="attacked-"))
@@ -175,8 +174,7 @@ def main(namespaces: bool, left_out: list[str]) -> None:
 def _answers(folder: Path) -> dict[str, list]:
     """Hostile answers to graders that read formulas: a pass is one that ran, or that changed a later verdict."""
     from hostile_answers import CHANGES, programs
-
-    from eval_suite.grading import GradeRequest, GraderPool, reasoning_gym
+    from shaped_eval.grading import GradeRequest, GraderPool, reasoning_gym
 
     golds = {"math": ["5", r"\frac{1}{2}", "x"], "gsm8k": ["5"], "exact_match": ["5"], "text": ["five"]}
     golds["reasoning_gym"] = []

@@ -11,11 +11,11 @@ from collections import Counter
 from dataclasses import dataclass
 
 import torch
+from shaped_eval.errors import UserError
 from transformers import MODEL_FOR_CAUSAL_LM_MAPPING, PreTrainedConfig, PreTrainedModel
 from transformers import __version__ as transformers_version
 from transformers.utils import logging
 
-from eval_suite.errors import UserError
 from shaped_trl.modeling import shape_lm_head
 
 TOLERANCE = 1e-5

@@ -15,7 +15,7 @@ from typing import Any
 CONTEXT = multiprocessing.get_context("forkserver")
 PRELOAD = [
     "command_line",
-    "eval_suite.sample",
+    "shaped_eval.sample",
     "transformers.models.qwen3.modeling_qwen3",
     "shaped_trl.recipes",
     "trl",
@@ -63,8 +63,8 @@ def start_several(count: int, arguments: list[str], errors: Path, **environment:
 
 
 def _stop_at(most: int, mark: Path) -> None:
-    from eval_suite import grade, sample
-    from eval_suite.records import append_jsonl
+    from shaped_eval import grade, sample
+    from shaped_eval.records import append_jsonl
 
     written = 0
 

@@ -7,7 +7,8 @@ import signal
 import sys
 import time
 
-from eval_suite.errors import UserError
+from shaped_eval.errors import UserError
+
 from shaped_trl.launch import note, say
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
-from eval_suite.records import Problem, Sample, Verdict, append_jsonl
+from shaped_eval.records import Problem, Sample, Verdict, append_jsonl
 
 N = 4
 # Pass, fail with answer A or B, unparsed, timeout, error; capitals of a truncated sample.

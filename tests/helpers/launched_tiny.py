@@ -12,9 +12,9 @@ import torch.distributed as dist
 import yaml
 from accelerate.commands.launch import _validate_launch_command, launch_command_parser
 from accelerate.utils.launch import prepare_deepspeed_cmd_env, prepare_multi_gpu_env
+from shaped_eval.records import read_jsonl
 from tiny import text_rows, tiny_model, tiny_tokenizer
 
-from eval_suite.records import read_jsonl
 from shaped_trl import launch
 from shaped_trl.cli import main
 

@@ -10,8 +10,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
 import pytest
-
-from eval_suite.backends import openai
+from shaped_eval.backends import openai
 
 
 class Server(ThreadingHTTPServer):

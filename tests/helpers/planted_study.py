@@ -12,9 +12,8 @@ from typing import Any
 
 import numpy as np
 import yaml
+from shaped_eval.records import append_jsonl
 from study_rows import N, write_evaluation
-
-from eval_suite.records import append_jsonl
 
 PROBLEMS = 12
 SEEDS = tuple(range(8))

@@ -11,8 +11,8 @@ from pathlib import Path
 from typing import Any
 
 import yaml
+from shaped_eval.records import read_jsonl
 
-from eval_suite.records import read_jsonl
 from shaped_trl.study import runner
 from shaped_trl.study.definition import Study
 

@@ -6,7 +6,7 @@ import json
 from collections.abc import Sequence
 from pathlib import Path
 
-from eval_suite.records import Problem, Sample, Verdict, append_jsonl, write_atomic
+from shaped_eval.records import Problem, Sample, Verdict, append_jsonl, write_atomic
 
 BENCHMARK = "running_sums"
 N = 8

@@ -20,9 +20,8 @@ from pathlib import Path
 from typing import Any
 
 import yaml
+from shaped_eval.records import Sample, Verdict, append_jsonl, drop_truncated_line, read_jsonl
 from study_rows import BENCHMARK, N, write_problems
-
-from eval_suite.records import Sample, Verdict, append_jsonl, drop_truncated_line, read_jsonl
 
 LOGS = {"train": "train_log.jsonl", "rlvr": "rl_log.jsonl", "eval": "samples.jsonl"}
 

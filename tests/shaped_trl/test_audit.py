@@ -11,11 +11,11 @@ import torch
 from datasets import Dataset
 from processes import run_processes
 from rlvr_tiny import even_length, rlvr_arguments, rlvr_trainer
+from shaped_eval.errors import UserError
+from shaped_eval.grading import GRADERS, GraderSpec
 from tiny import tiny_model, tiny_tokenizer
 from trl import GRPOTrainer
 
-from eval_suite.errors import UserError
-from eval_suite.grading import GRADERS, GraderSpec
 from shaped_trl import cli
 from shaped_trl.data.prompts import PromptArguments, rl_prompts
 from shaped_trl.rlvr import audit as audit_module

@@ -4,8 +4,8 @@ import csv
 from pathlib import Path
 
 import pytest
+from shaped_eval.grading.reasoning_gym import version
 
-from eval_suite.grading.reasoning_gym import version
 from shaped_trl.rlvr import audit_study
 
 RESULTS = Path(__file__).parents[2] / audit_study.OUT

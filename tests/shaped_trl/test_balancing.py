@@ -5,10 +5,10 @@ import torch
 from balanced_training import ADAMW, EXPERTS, ROWS, balanced_run, collapsed_model, ranks, trained
 from processes import run_processes
 from safetensors.torch import load_file
+from shaped_eval.records import read_jsonl
 from tiny import text_rows, tiny_model, tiny_tokenizer
 from transformers import Glm4MoeConfig, Glm4MoeForCausalLM
 
-from eval_suite.records import read_jsonl
 from shaped_trl.modeling.balancing import LOGGED, LossFreeBalancing
 
 

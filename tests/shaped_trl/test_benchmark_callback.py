@@ -17,15 +17,15 @@ from datasets import Dataset
 from huggingface_hub.utils import filter_repo_objects
 from peft import LoraConfig
 from processes import run_processes
+from shaped_eval.errors import UserError
+from shaped_eval.hub_entries import LEADERBOARDS
+from shaped_eval.publish import PublishOptions, publish
+from shaped_eval.records import Sample, append_jsonl, read_jsonl
+from shaped_eval.report import report_run
+from shaped_eval.sample import sample
 from tiny import WORDS, tiny_model, tiny_tokenizer
 from transformers import Trainer
 
-from eval_suite.errors import UserError
-from eval_suite.hub_entries import LEADERBOARDS
-from eval_suite.publish import PublishOptions, publish
-from eval_suite.records import Sample, append_jsonl, read_jsonl
-from eval_suite.report import report_run
-from eval_suite.sample import sample
 from shaped_trl import cli
 from shaped_trl.rlvr import RLVRConfig, RLVRTrainer
 from shaped_trl.training.evaluation import FOLDER, BenchmarkArguments, BenchmarkCallback, add_benchmarks

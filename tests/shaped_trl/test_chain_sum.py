@@ -10,12 +10,13 @@ import pytest
 
 pytest.importorskip("reasoning_gym", reason="the extra `tasks` is not installed")
 
-from eval_suite.benchmarks import load_problems
-from eval_suite.benchmarks.chain_sum import totals
-from eval_suite.benchmarks.running_sums import is_held_out
-from eval_suite.errors import UserError
-from eval_suite.grading.reasoning_gym import grade
-from eval_suite.records import read_jsonl
+from shaped_eval.benchmarks import load_problems
+from shaped_eval.benchmarks.chain_sum import totals
+from shaped_eval.benchmarks.running_sums import is_held_out
+from shaped_eval.errors import UserError
+from shaped_eval.grading.reasoning_gym import grade
+from shaped_eval.records import read_jsonl
+
 from shaped_trl.data.chain_sum import ChainSum, corpus_rows, write_corpus
 
 ROWS = 3000

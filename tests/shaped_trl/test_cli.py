@@ -100,9 +100,8 @@ disable_tqdm: true
 
 def test_train_then_rlvr_on_the_users_own_rows(tmp_path, monkeypatch):
     """From a JSONL of one's own to a trained checkpoint that plain transformers loads; a second run continues."""
+    from shaped_eval.records import read_jsonl
     from transformers import AutoModelForCausalLM, AutoTokenizer
-
-    from eval_suite.records import read_jsonl
 
     monkeypatch.chdir(tmp_path)
     text_rows(40).to_json("my.jsonl")
@@ -133,7 +132,7 @@ def test_train_then_rlvr_on_the_users_own_rows(tmp_path, monkeypatch):
 @pytest.mark.skipif(not SHARED.is_dir(), reason="the mirror of real data, ../shared, is absent")
 @pytest.mark.parametrize("recipe", ["gsm8k/train", "text/train"])
 def test_train_on_real_data(recipe, tmp_path, monkeypatch):
-    from eval_suite.records import read_jsonl
+    from shaped_eval.records import read_jsonl
 
     monkeypatch.chdir(tmp_path)
     argv = [
@@ -165,7 +164,7 @@ def test_train_on_real_data(recipe, tmp_path, monkeypatch):
 
 @pytest.mark.skipif(not SHARED.is_dir(), reason="the mirror of real data, ../shared, is absent")
 def test_rlvr_on_gsm8k(tmp_path, monkeypatch):
-    from eval_suite.records import read_jsonl
+    from shaped_eval.records import read_jsonl
 
     monkeypatch.chdir(tmp_path)
     tiny_model().save_pretrained("model")

@@ -9,11 +9,11 @@ import pytest
 import torch
 from numpy.typing import NDArray
 from scipy.optimize import brentq
+from shaped_eval.benchmarks.running_sums import RunningSums
 from shaped_kernels import RewardShape, shaped_linear_loss
 from tiny import tiny_model
 from torch import Tensor
 
-from eval_suite.benchmarks.running_sums import RunningSums
 from shaped_trl.data.running_sums import corpus_rows
 from shaped_trl.modeling.lm_head import shape_lm_head
 

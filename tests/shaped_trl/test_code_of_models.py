@@ -6,11 +6,11 @@ import json
 from pathlib import Path
 
 import pytest
+from shaped_eval.backends.prompts import Prompts, from_pretrained
+from shaped_eval.errors import UserError
+from shaped_eval.sample import SampleConfig
 from tiny import pair_rows, text_rows, tiny_model, tiny_tokenizer
 
-from eval_suite.backends.prompts import Prompts, from_pretrained
-from eval_suite.errors import UserError
-from eval_suite.sample import SampleConfig
 from shaped_trl import cli
 
 CODE = """

@@ -8,9 +8,9 @@ from types import SimpleNamespace
 
 import pytest
 from safetensors import SafetensorError
+from shaped_eval.errors import UserError
 from tiny import text_rows, tiny_model, tiny_tokenizer
 
-from eval_suite.errors import UserError
 from shaped_trl import cli
 from shaped_trl.study.logs import read_log
 from shaped_trl.training import ShapedConfig, ShapedTrainer

@@ -6,10 +6,10 @@ from itertools import islice
 
 import pytest
 from datasets import Dataset, load_dataset
+from shaped_eval.errors import UserError
+from shaped_eval.records import read_jsonl
 from tiny import SHARED, WORDS, text_rows
 
-from eval_suite.errors import UserError
-from eval_suite.records import read_jsonl
 from shaped_trl import cli
 from shaped_trl.data.decontamination import MARK, NGRAM, Overlap, ngrams
 from shaped_trl.data.mixtures import Source

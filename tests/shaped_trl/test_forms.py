@@ -4,9 +4,9 @@ from pathlib import Path
 
 import pytest
 import yaml
+from shaped_eval.errors import UserError
 from study_values import load, study_values
 
-from eval_suite.errors import UserError
 from shaped_trl import recipes
 from shaped_trl.data.corpora import CorpusArguments
 from shaped_trl.study.loading import load_study

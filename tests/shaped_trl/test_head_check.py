@@ -6,6 +6,7 @@ import random
 import pytest
 import torch
 from causal_models import tiny_causal_lm, tiny_config
+from shaped_eval.errors import UserError
 from shaped_kernels import RewardShape
 from tiny import tiny_model
 from transformers import (
@@ -19,7 +20,6 @@ from transformers import (
 )
 from transformers.modeling_outputs import CausalLMOutputWithPast
 
-from eval_suite.errors import UserError
 from shaped_trl.modeling import shape_lm_head
 
 V = 63

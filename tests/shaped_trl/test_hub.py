@@ -14,10 +14,10 @@ import yaml
 from graded_runs import write_run
 from hub_stand_in import TOKEN, client_environment, hub_stand_in, point_client_at
 from huggingface_hub import ModelCard, constants, snapshot_download
+from shaped_eval.hub_entries import LEADERBOARDS
+from shaped_eval.model_card import with_results_of
 from tiny import WORDS
 
-from eval_suite.hub_entries import LEADERBOARDS
-from eval_suite.model_card import with_results_of
 from shaped_trl import cli
 from shaped_trl.recipes import public_recipe
 
@@ -32,7 +32,7 @@ TRAINING |= {"packing": True, "max_length": 32, "use_cpu": True, "disable_tqdm":
 # in a process that cannot import us: greedy tokens of each model, and what each card's own example prints
 ELSEWHERE = """\
 import contextlib, io, json, sys
-for name in ("shaped_trl", "shaped_kernels", "eval_suite", "trl"):
+for name in ("shaped_trl", "shaped_kernels", "shaped_eval", "trl"):
     sys.modules[name] = None
 from huggingface_hub import hf_hub_download
 from transformers import AutoModelForCausalLM, AutoTokenizer

@@ -8,10 +8,10 @@ from pathlib import Path
 
 import pytest
 from rlvr_tiny import even_length, rlvr_arguments, rlvr_trainer, scripted_prompts
+from shaped_eval.records import read_jsonl
 from tiny import WORDS, text_rows, tiny_model, tiny_tokenizer
 from transformers import AutoModelForCausalLM, TrainerCallback
 
-from eval_suite.records import read_jsonl
 from shaped_trl.modeling.architectures import paper_config, scaled_down
 from shaped_trl.training import ShapedConfig, ShapedTrainer
 from shaped_trl.training.resuming import continue_training

@@ -13,9 +13,9 @@ import pytest
 import torch
 import yaml
 from launched_tiny import launched, losses, write
+from shaped_eval.errors import UserError
 from waiting import PATIENCE_S, wait_until
 
-from eval_suite.errors import UserError
 from shaped_trl import launch, recipes
 from shaped_trl.cli import main
 from shaped_trl.launch import LaunchArguments, launcher_arguments, wanted

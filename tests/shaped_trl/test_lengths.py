@@ -1,7 +1,7 @@
 import pytest
+from shaped_eval.errors import UserError
 from transformers import GPT2Config, Qwen3Config
 
-from eval_suite.errors import UserError
 from shaped_trl.rlvr.config import RLVRConfig
 from shaped_trl.rlvr.lengths import LengthSchedule, check_context
 

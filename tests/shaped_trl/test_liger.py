@@ -7,10 +7,10 @@ import types
 
 import pytest
 import transformers.trainer
+from shaped_eval.records import read_jsonl
 from tiny import text_rows, tiny_model, tiny_tokenizer
 from transformers import Qwen3ForCausalLM
 
-from eval_suite.records import read_jsonl
 from shaped_trl import cli
 from shaped_trl.training import ShapedConfig, ShapedTrainer
 from shaped_trl.training import config as config_module

@@ -4,6 +4,7 @@ import inspect
 
 import pytest
 import torch
+from shaped_eval.errors import UserError
 from shaped_kernels import RewardShape, shaped_linear_loss
 from tiny import tiny_model
 from torch.utils._python_dispatch import TorchDispatchMode
@@ -19,7 +20,6 @@ from transformers import (
     Qwen3MoeForCausalLM,
 )
 
-from eval_suite.errors import UserError
 from shaped_trl.modeling import lm_head, shape_lm_head
 
 SIZES = {

@@ -7,10 +7,10 @@ import pytest
 import torch
 from evaluate_tiny import ROWS, main, sourced_rows, tiny_trainer
 from processes import run_processes
+from shaped_eval.records import read_jsonl
 from tiny import text_rows, tiny_model, tiny_tokenizer
 from transformers import TrainerCallback
 
-from eval_suite.records import read_jsonl
 from shaped_trl.training import metrics
 from shaped_trl.training.plots import log_panels
 

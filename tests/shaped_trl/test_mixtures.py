@@ -6,11 +6,11 @@ from itertools import islice, pairwise
 import pytest
 import torch
 from datasets import Dataset
+from shaped_eval.errors import UserError
+from shaped_eval.records import read_jsonl
 from tiny import text_rows, tiny_model, tiny_tokenizer
 from trl.trainer.sft_trainer import DataCollatorForLanguageModeling
 
-from eval_suite.errors import UserError
-from eval_suite.records import read_jsonl
 from shaped_trl import cli
 from shaped_trl.data.corpora import CorpusArguments
 from shaped_trl.data.mixtures import Source, evaluation_rows, load_sources

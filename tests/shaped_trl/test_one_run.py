@@ -5,10 +5,10 @@ import subprocess
 import sys
 
 import pytest
+from shaped_eval import locks
+from shaped_eval.locks import locked_folder
 from tiny import WORDS, tiny_model, tiny_tokenizer
 
-from eval_suite import locks
-from eval_suite.locks import locked_folder
 from shaped_trl import cli
 
 

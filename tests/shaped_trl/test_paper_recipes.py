@@ -11,12 +11,12 @@ from pathlib import Path
 
 import pytest
 import torch
+from shaped_eval.benchmarks import BENCHMARKS
 from shaped_kernels import PRESETS, RewardShape
 from tiny import WORDS, tiny_tokenizer
 from transformers import AutoConfig, get_scheduler
 from trl import ModelConfig
 
-from eval_suite.benchmarks import BENCHMARKS
 from shaped_trl import recipes
 from shaped_trl.data.budget import budget_steps, parse_tokens
 from shaped_trl.data.corpora import CorpusArguments

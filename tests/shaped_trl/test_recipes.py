@@ -3,10 +3,10 @@
 import pytest
 import torch
 import yaml
+from shaped_eval.errors import UserError
+from shaped_eval.sample import SampleConfig
 from trl import ModelConfig
 
-from eval_suite.errors import UserError
-from eval_suite.sample import SampleConfig
 from shaped_trl import recipes
 from shaped_trl.cli import main
 from shaped_trl.data.corpora import CorpusArguments

@@ -7,16 +7,16 @@ from functools import partial
 from types import SimpleNamespace
 
 import pytest
+from shaped_eval.errors import UserError
+from shaped_eval.grade import grade_answers
+from shaped_eval.grading import GRADERS, GradeRequest, GraderPool, GraderSpec
+from shaped_eval.grading.base import DIED, Grade
+from shaped_eval.grading.reasoning_gym import UNREPEATABLE, extract_answer, question_digest, task_dataset
+from shaped_eval.grading.sandbox.confine import missing_protections
+from shaped_eval.records import read_jsonl
 from tiny import SHARED
 from trl.rewards import get_soft_overlong_punishment
 
-from eval_suite.errors import UserError
-from eval_suite.grade import grade_answers
-from eval_suite.grading import GRADERS, GradeRequest, GraderPool, GraderSpec
-from eval_suite.grading.base import DIED, Grade
-from eval_suite.grading.reasoning_gym import UNREPEATABLE, extract_answer, question_digest, task_dataset
-from eval_suite.grading.sandbox.confine import missing_protections
-from eval_suite.records import read_jsonl
 from shaped_trl.rlvr import rewards as rewards_module
 from shaped_trl.rlvr.rewards import (
     REWARD_OF,

@@ -10,12 +10,12 @@ import torch
 from datasets import Dataset, IterableDataset
 from hub_stand_in import TOKEN, hub_stand_in, point_client_at
 from rlvr_tiny import even_length, rlvr_arguments, rlvr_trainer, scripted_prompts
+from shaped_eval.errors import UserError
+from shaped_eval.records import read_jsonl
 from tiny import tiny_model, tiny_tokenizer
 from transformers import GPT2Config, GPT2LMHeadModel
 from trl.generation.vllm_generation import VLLMGeneration
 
-from eval_suite.errors import UserError
-from eval_suite.records import read_jsonl
 from shaped_trl.rlvr import RLVRTrainer
 from shaped_trl.rlvr.rewards import OverlongPenalty, VerdictReward
 from shaped_trl.rlvr.signals import NoLearningSignal

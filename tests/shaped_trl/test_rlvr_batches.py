@@ -8,8 +8,8 @@ import pytest
 import torch
 from processes import run_processes
 from rlvr_tiny import KINDS, G, batches, rlvr_arguments, rlvr_trainer, scripted, scripted_prompts
+from shaped_eval.records import read_jsonl
 
-from eval_suite.records import read_jsonl
 from shaped_trl.rlvr.prompt_stream import PromptStream
 from shaped_trl.rlvr.signals import NoLearningSignal
 

@@ -6,11 +6,11 @@ from pathlib import Path
 
 import pytest
 import torch
+from shaped_eval.grading.sandbox.confine import missing_protections
+from shaped_eval.records import read_jsonl
 from tiny import SHARED, tiny_model, tiny_tokenizer
 from trl import ModelConfig
 
-from eval_suite.grading.sandbox.confine import missing_protections
-from eval_suite.records import read_jsonl
 from shaped_trl import cli, recipes
 from shaped_trl.data.prompts import PromptArguments
 from shaped_trl.data.tokenizers import train_tokenizer

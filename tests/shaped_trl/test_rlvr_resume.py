@@ -7,8 +7,7 @@ import signal
 import pytest
 from rlvr_tiny import recorded_run
 from safetensors.torch import load_file
-
-from eval_suite.records import read_jsonl
+from shaped_eval.records import read_jsonl
 
 OPTIONS = {
     "max_steps": 12,

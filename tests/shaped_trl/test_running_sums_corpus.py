@@ -5,10 +5,10 @@ from __future__ import annotations
 from itertools import islice, pairwise
 
 import pytest
+from shaped_eval.benchmarks.running_sums import RunningSums, answer_of, grade, is_held_out, problems, running_sums
+from shaped_eval.errors import UserError
+from shaped_eval.records import read_jsonl
 
-from eval_suite.benchmarks.running_sums import RunningSums, answer_of, grade, is_held_out, problems, running_sums
-from eval_suite.errors import UserError
-from eval_suite.records import read_jsonl
 from shaped_trl.data.running_sums import PLAIN_FILLERS, corpus_rows, prompt_rows, write_corpus
 from shaped_trl.data.tokenizers import train_tokenizer
 

@@ -5,6 +5,7 @@ import math
 
 import pytest
 import torch
+from shaped_eval.records import read_jsonl
 from shaped_kernels import METRICS, RewardShape
 from shaped_kernels.shape import LossOptions
 from shaped_kernels.triton_rows import plan
@@ -12,7 +13,6 @@ from tiny import text_rows, tiny_model, tiny_tokenizer
 from train_tiny import run
 from transformers import TrainerCallback
 
-from eval_suite.records import read_jsonl
 from shaped_trl import cli
 from shaped_trl.training import ShapedConfig, ShapedTrainer
 from shaped_trl.training.plots import log_panels, plot_log

@@ -11,10 +11,10 @@ from pathlib import Path
 import pytest
 import torch
 from processes import run_processes
+from shaped_eval.errors import UserError
+from shaped_eval.records import read_jsonl
 from stream_tiny import build, write_rows
 
-from eval_suite.errors import UserError
-from eval_suite.records import read_jsonl
 from shaped_trl.training.resuming import continue_training, last_checkpoint
 
 HELPERS = Path(__file__).resolve().parents[1] / "helpers"

@@ -16,9 +16,9 @@ from chromium import check_layout
 from html_pages import check_self_contained
 from planted_study import ARMS, SEEDS, write_planted
 from scipy import stats
+from shaped_eval.document import to_markdown
 from study_rows import BENCHMARK
 
-from eval_suite.document import to_markdown
 from shaped_trl.study.charts import MEAN, Chart, charts, csv_of
 from shaped_trl.study.claims import judge
 from shaped_trl.study.drawing import plot_chart

@@ -10,10 +10,10 @@ from pathlib import Path
 
 import pytest
 from planted_study import write_planted
+from shaped_eval.outcomes import read_outcomes
+from shaped_eval.records import read_jsonl
 from study_processes import FAKES, run, write_study
 
-from eval_suite.outcomes import read_outcomes
-from eval_suite.records import read_jsonl
 from shaped_trl.study.definition import Study
 from shaped_trl.study.finished import finished, outcomes_of, rows_of
 from shaped_trl.study.loading import load_study

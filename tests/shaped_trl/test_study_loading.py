@@ -6,9 +6,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from shaped_eval.errors import UserError
 from study_values import load, rich_values, study_values
 
-from eval_suite.errors import UserError
 from shaped_trl.study.loading import load_study
 from shaped_trl.study.plan import plan
 

@@ -8,10 +8,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from shaped_eval.errors import UserError
+from shaped_eval.sample import SampleConfig
 from study_values import load, rich_values, shared_values, study_values
 
-from eval_suite.errors import UserError
-from eval_suite.sample import SampleConfig
 from shaped_trl.study.loading import load_study
 from shaped_trl.study.plan import _digest, bound, plan
 from shaped_trl.study.runner import run_study

@@ -13,10 +13,10 @@ import pytest
 import yaml
 from html_pages import check_self_contained
 from scipy import stats
+from shaped_eval.errors import UserError
+from shaped_eval.records import append_jsonl
 from study_rows import BENCHMARK, N, write_evaluation
 
-from eval_suite.errors import UserError
-from eval_suite.records import append_jsonl
 from shaped_trl.study.findings import find, is_shown
 from shaped_trl.study.loading import load_study
 from shaped_trl.study.report import report_study

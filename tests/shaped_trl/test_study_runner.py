@@ -16,12 +16,12 @@ from types import SimpleNamespace
 import pytest
 import yaml
 from rich.console import Console
+from shaped_eval.benchmarks.running_sums import RunningSums
+from shaped_eval.errors import UserError
+from shaped_eval.records import append_jsonl, read_jsonl, write_atomic
 from study_processes import ENTRY, FAKES, hold, marked_processes, num_rows, run, start, write_study
 from waiting import PATIENCE_S, wait_until
 
-from eval_suite.benchmarks.running_sums import RunningSums
-from eval_suite.errors import UserError
-from eval_suite.records import append_jsonl, read_jsonl, write_atomic
 from shaped_trl.recipes import ROOT as RECIPES
 from shaped_trl.study import progress, runner
 from shaped_trl.study.loading import load_study

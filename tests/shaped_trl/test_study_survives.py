@@ -12,10 +12,10 @@ from typing import Any
 
 import pytest
 import yaml
+from shaped_eval.records import read_jsonl
 from study_processes import FAKES, hold, marked_processes, num_rows, run, start, write_study
 from waiting import wait_until
 
-from eval_suite.records import read_jsonl
 from shaped_trl.study.definition import Study
 from shaped_trl.study.loading import load_study
 from shaped_trl.study.plan import plan

@@ -6,10 +6,10 @@ from pathlib import Path
 import pytest
 import torch
 import yaml
+from shaped_eval.errors import UserError
+from shaped_eval.records import append_jsonl, read_jsonl
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from eval_suite.errors import UserError
-from eval_suite.records import append_jsonl, read_jsonl
 from shaped_trl import recipes
 from shaped_trl.cli import main as shaped_trl
 from shaped_trl.data.running_sums import write_corpus

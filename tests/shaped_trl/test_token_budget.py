@@ -4,11 +4,11 @@ from types import SimpleNamespace
 
 import pytest
 import torch
+from shaped_eval.errors import UserError
 from tiny import tiny_model
 from torch.utils.flop_counter import FlopCounterMode
 from transformers import MiniMaxM2Config, MiniMaxM2ForCausalLM
 
-from eval_suite.errors import UserError
 from shaped_trl.data.budget import budget_steps, parse_tokens
 from shaped_trl.training import throughput
 from shaped_trl.training.throughput import ThroughputCallback, flops_per_token

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import pytest
+from shaped_eval.errors import UserError
 from transformers import AutoTokenizer
 
-from eval_suite.errors import UserError
 from shaped_trl.data.tokenizers import train_tokenizer
 
 TEXTS = ["a bb ccc a", "bb a d", "ccc ccc 3 1 4"]

@@ -9,11 +9,11 @@ from pathlib import Path
 
 import pytest
 import torch
+from shaped_eval.records import read_jsonl
 from tiny import pair_rows, text_rows, tiny_model, tiny_tokenizer
 from train_tiny import run
 from trl import SFTConfig, SFTTrainer
 
-from eval_suite.records import read_jsonl
 from shaped_trl.training import ShapedConfig, ShapedTrainer
 
 HELPERS = Path(__file__).resolve().parents[1] / "helpers"

@@ -6,8 +6,8 @@ import sys
 
 import pytest
 import yaml
+from shaped_eval.records import read_jsonl
 
-from eval_suite.records import read_jsonl
 from shaped_trl import recipes
 from shaped_trl.data.running_sums import write_corpus
 

@@ -1,0 +1,170 @@
+"""Continuous batching of transformers: a finished sample's place is taken by the next at once."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from shaped_eval.backends.base import Completion, Completions, Request
+from shaped_eval.backends.static import TransformersBackend, is_out_of_memory, tail_tokens
+from shaped_eval.errors import UserError
+
+SAMPLES_IN_FLIGHT = 256
+# Stop strings are looked for once in so many tokens: decoding costs, and what is generated beyond them is dropped.
+CHECK_TOKENS = 8
+# On a CPU the library would take nine tenths of the machine's memory for its cache.
+PAGE_TOKENS = 64
+CPU_BATCH_TOKENS = 2048
+
+
+@dataclass
+class _Unit:
+    """A request at work: `done[i]` is its i-th sample, None until it has ended."""
+
+    request: Request
+    room: int
+    done: list[Completion | None] = field(default_factory=list)
+
+
+class ContinuousBackend(TransformersBackend):
+    """`ContinuousBatchingManager` of transformers, with the settings of `TransformersBackend`.
+
+    All samples are drawn from one stream in the order in which the scheduler comes to them, which depends on
+    timing. The library knows no stop strings: they are looked for here, and the request is cancelled.
+
+    Made for GPUs, where it has not been measured. On one CPU core, with lengths from 1 to 128 tokens (mean 55), it
+    takes 1.05 (hidden size 64) to 1.7 times (256) the processor time of static batches of 32; of half as many
+    samples a batch, 0.7 times. Torch 2.13, transformers 5.23.
+    """
+
+    repeatability = "best effort: one seed, but which samples share a batch, and in which order, depends on timing"
+    together = False
+
+    def complete(self, requests: Sequence[Request]) -> Completions:
+        import torch
+
+        if not requests:
+            return
+        settings = self._greedy_settings if requests[0].greedy else self._settings
+        options = self._options(requests)
+        state = torch.get_rng_state()
+        try:
+            with self._model.continuous_batching_context_manager(
+                generation_config=settings, continuous_batching_config=options
+            ) as manager:
+                yield from _Feed(self, manager, requests).run()
+        except RuntimeError as error:
+            if not is_out_of_memory(error):
+                raise
+            raise UserError(
+                f"continuous_batching=True does not fit the memory of {self.device}: leave it out"
+            ) from error
+        finally:
+            torch.set_rng_state(state)
+
+    def _options(self, requests: Sequence[Request]) -> Any:
+        """The library's options. The seed is that of the first request: a resumed run must not repeat the stream
+        of the one before."""
+        from transformers import ContinuousBatchingConfig
+
+        options: dict[str, Any] = {"seed": requests[0].seed}
+        if self.device == "cpu":
+            prompt_tokens = max(self.prompt_tokens(prompt) for prompt in {r.prompts[0] for r in requests})
+            samples = min(SAMPLES_IN_FLIGHT, sum(request.num_samples for request in requests))
+            pages = math.ceil((prompt_tokens + self._room(prompt_tokens)) / PAGE_TOKENS)
+            options |= {"page_size": PAGE_TOKENS, "num_blocks": samples * (pages + 1)}
+            options |= {"max_batch_tokens": CPU_BATCH_TOKENS}
+        return ContinuousBatchingConfig(**options)
+
+
+class _Feed:
+    """Keeps `SAMPLES_IN_FLIGHT` samples at work, and gives each request back when its last sample has ended."""
+
+    def __init__(self, backend: ContinuousBackend, manager: Any, requests: Sequence[Request]) -> None:
+        self._backend = backend
+        self._manager = manager
+        self._waiting = iter(enumerate(requests))
+        self._units: dict[int, _Unit] = {}
+        self._samples: dict[str, tuple[int, int, int]] = {}  # id -> request, sample, tokens searched so far
+
+    def run(self) -> Completions:
+        try:
+            yield from self._results()
+        finally:
+            for name in self._samples:  # after an error or Ctrl-C: else the library goes on to their ends
+                self._manager.cancel_request(name)
+
+    def _results(self) -> Completions:
+        self._fill()
+        while self._samples:
+            output = self._manager.get_result(timeout=1)
+            if output is None:
+                if not self._manager.is_running():
+                    raise RuntimeError("continuous batching ended before its samples were done; see the log above")
+                continue
+            place = self._samples.get(output.request_id)
+            if place is None:  # cancelled, and one more token came
+                continue
+            if output.error is not None:
+                raise RuntimeError(f"continuous batching failed: {output.error}")
+            completion = self._completion(output, place)
+            if completion is None:
+                continue
+            del self._samples[output.request_id]
+            index, sample, _ = place
+            unit = self._units[index]
+            unit.done[sample] = completion
+            done = [one for one in unit.done if one is not None]
+            if len(done) == len(unit.done):
+                del self._units[index]
+                yield index, done
+            self._fill()
+
+    def _fill(self) -> None:
+        while len(self._samples) < SAMPLES_IN_FLIGHT and (item := next(self._waiting, None)) is not None:
+            index, request = item
+            ids = self._backend._prompts.encode(request.prompts[0])
+            room = self._backend._room(len(ids))
+            self._units[index] = _Unit(request, room, [None] * request.num_samples)
+            for sample in range(request.num_samples):
+                name = f"{index}.{sample}"
+                self._samples[name] = (index, sample, 0)
+                self._manager.add_request(
+                    ids,
+                    request_id=name,
+                    max_new_tokens=room,
+                    streaming=bool(request.stop),
+                    eos_token_id=self._backend._settings.eos_token_id,
+                )
+
+    def _completion(self, output: Any, place: tuple[int, int, int]) -> Completion | None:
+        """The sample, when it has ended; None while it goes on."""
+        index, sample, searched = place
+        unit = self._units[index]
+        ids, stop = output.generated_tokens, unit.request.stop
+        finished = output.is_finished()
+        if not finished and len(ids) < searched + CHECK_TOKENS:
+            return None
+        stop_length = find_stop(self._backend._tokenizer, ids, stop, searched)
+        if stop_length is None and not finished:
+            self._samples[output.request_id] = (index, sample, len(ids))
+            return None
+        if not finished:
+            self._manager.cancel_request(output.request_id)
+        return self._backend._completion(ids[: unit.room], stop_length, stop)
+
+
+def find_stop(tokenizer: Any, ids: Sequence[int], stop: Sequence[str], searched: int) -> int | None:
+    """Fewest tokens of `ids`, more than `searched`, whose end shows a stop string; None where none does."""
+    tail = tail_tokens(stop)
+
+    def shows(start: int, end: int) -> bool:
+        text = tokenizer.decode(ids[start:end], clean_up_tokenization_spaces=False)
+        return any(string in text for string in stop)
+
+    if not stop or not shows(max(0, searched + 1 - tail), len(ids)):
+        return None
+    ends = range(searched + 1, len(ids) + 1)
+    return next((end for end in ends if shows(max(0, end - tail), end)), None)

@@ -1,0 +1,63 @@
+"""A prompt as the token ids that a model is fed, for the backends that run in this process."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from shaped_eval.errors import UserError
+from shaped_eval.pretrained import read_pretrained
+from shaped_eval.provenance import folder_fingerprint
+from shaped_eval.weights import check_weights
+
+if TYPE_CHECKING:
+    from shaped_eval.sample import SampleConfig
+
+
+def from_pretrained(auto_class: Any, config: SampleConfig, **options: Any) -> Any:
+    """Read a part of `config.model`; code of its repository runs where `config.trust_remote_code` says so.
+
+    Raises:
+        UserError: neither a folder with a model nor a model on the Hub that this installation can read, or one that
+            needs code of its own.
+    """
+    model, trusted = config.model, config.trust_remote_code
+    looks_local = Path(model).is_absolute() or model.startswith((".", "~")) or model.count("/") > 1
+    if looks_local and not Path(model).is_dir():
+        raise UserError(f"model={model!r} does not exist: name a saved model's folder, or a model's Hub id")
+    return read_pretrained(auto_class, model, trust_remote_code=trusted, revision=config.revision, **options)
+
+
+class Prompts:
+    """Configuration and tokenizer of `config.model`; the weights stay where they are.
+
+    Raises:
+        UserError: a model that is not there, a chat template that the tokenizer lacks.
+    """
+
+    def __init__(self, config: SampleConfig) -> None:
+        from transformers import AutoConfig, AutoTokenizer
+
+        self.model_config = from_pretrained(AutoConfig, config)
+        self.tokenizer = from_pretrained(AutoTokenizer, config)
+        check_weights(config.model, "model", needed=config.backend == "transformers")
+        self.chat_template = config.chat_template
+        if config.chat_template and not self.tokenizer.chat_template:
+            raise UserError(f"chat_template=True, but the tokenizer of {config.model!r} has none: leave that flag out")
+        if Path(config.model).is_dir():
+            self.identity = folder_fingerprint(config.model)
+        else:
+            self.identity = self.model_config._commit_hash or "unknown"
+
+    def encode(self, prompt: str) -> list[int]:
+        """Token ids, with the tokenizer's own beginning, or in its chat template."""
+        if self.chat_template:
+            message = [{"role": "user", "content": prompt}]
+            encoded = self.tokenizer.apply_chat_template(message, add_generation_prompt=True, return_dict=True)
+        else:
+            encoded = self.tokenizer(prompt)
+        return list(encoded["input_ids"])
+
+    def context_tokens(self) -> int | None:
+        """The model's context, None where its configuration does not say."""
+        return getattr(self.model_config.get_text_config(), "max_position_embeddings", None)

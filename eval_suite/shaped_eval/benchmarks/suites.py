@@ -1,0 +1,69 @@
+"""Names of benchmarks taken together: the paper's groups (arXiv 2512.22955) and the suites of `--suite`.
+
+The paper's 19 benchmarks are the five groups, 4 + 6 + 3 + 4 + 2. Suites name benchmarks, whether or not their extra
+is installed: `benchmarks.check_names` says what is missing.
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Mapping
+
+from shaped_eval.errors import UserError
+
+GROUPS: dict[str, tuple[str, ...]] = {
+    "knowledge": ("mmlu", "mmlu_pro", "triviaqa", "nq"),
+    "commonsense": ("hellaswag", "siqa", "piqa", "winogrande", "openbookqa", "commonsenseqa"),
+    "logic": ("arc_easy", "arc_challenge", "bbh"),
+    "math": ("gsm8k", "math500", "minerva", "olympiadbench"),
+    "code": ("humanevalplus", "mbppplus"),
+}
+BASE = tuple(name for names in GROUPS.values() for name in names)
+RL = ("amc23", "aime24", "aime25", "math500", "minerva", "olympiadbench")
+SUITES: dict[str, tuple[str, ...]] = {
+    "base": BASE,
+    "math": GROUPS["math"],
+    "code": GROUPS["code"],
+    "rl": RL,
+    "all": (*BASE, "amc23", "aime24", "aime25", "humaneval", "mbpp"),
+}
+
+
+def suite_names(suite: str) -> list[str]:
+    """The benchmarks of a suite, in the table's order. Raises UserError for an unknown one, with the nearest name."""
+    if suite not in SUITES:
+        close = difflib.get_close_matches(suite, SUITES, n=1)
+        guess = f"; did you mean {close[0]!r}?" if close else ""
+        raise UserError(f"suite={suite!r} is unknown: choose from {', '.join(SUITES)}{guess}")
+    return list(SUITES[suite])
+
+
+def named_benchmarks(benchmarks: str, suite: str | None) -> list[str]:
+    """The names that the options `--benchmarks A,B` and `--suite S` stand for, of which one must be given.
+
+    Raises:
+        UserError: both, none, or an unknown suite. The benchmarks' names are not checked here.
+    """
+    if suite and benchmarks:
+        raise UserError(f"benchmarks={benchmarks!r} and suite={suite!r} are both given: give one")
+    if suite:
+        return suite_names(suite)
+    return [name.strip() for name in benchmarks.split(",") if name.strip()]
+
+
+def group_of(benchmark: str) -> str | None:
+    """The paper's group of a benchmark; None for one that is in no group, such as aime24."""
+    return next((group for group, names in GROUPS.items() if benchmark in names), None)
+
+
+def group_averages(values: Mapping[str, float]) -> dict[str, float]:
+    """Unweighted means of a value a benchmark: of each group, of ``rl``, and of ``base``, the 19 together.
+
+    Only where every benchmark of it has a value: a mean over some of them does not compare with one over all.
+    """
+    complete = {**GROUPS, "rl": RL, "base": BASE}
+    return {
+        name: sum(values[benchmark] for benchmark in names) / len(names)
+        for name, names in complete.items()
+        if all(benchmark in values for benchmark in names)
+    }

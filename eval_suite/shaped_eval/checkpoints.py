@@ -1,0 +1,187 @@
+"""Every checkpoint of a training run: a run of the suite for each, and its metrics over the steps.
+
+    DIR/checkpoint-500/ …, DIR/final/     runs; `final` where the saved model is not that of the last checkpoint
+    DIR/steps.jsonl                       {"step", "checkpoint", "benchmark", "metric", "value", "low", "high",
+                                          "sampling_se", "n", "problems", "truncated", "unparsed"}, values in 0–1
+    DIR/report.md, report.html, *.png     the same as tables and curves
+
+Checkpoints that training has deleted since stay in the report as long as their runs are there.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+from shaped_eval.document import Block, Heading, Image, Table, Text, to_html, to_markdown
+from shaped_eval.errors import UserError
+from shaped_eval.files import file_name
+from shaped_eval.grade import grade_run
+from shaped_eval.outcomes import read_record
+from shaped_eval.processes import Processes
+from shaped_eval.provenance import folder_fingerprint
+from shaped_eval.records import write_atomic
+from shaped_eval.rows import check_field, is_count, read_object
+from shaped_eval.sample import SampleConfig, sample
+from shaped_eval.tables import percent
+
+FINAL = "final"
+STATE = "trainer_state.json"
+READING = (
+    "Percentages with 95% intervals over problems. Every step is measured on the same problems, so that neighbouring "
+    "steps differ by less than their intervals suggest: `shaped-trl compare` pairs them."
+)
+
+
+@dataclass
+class CheckpointOptions:
+    """Which models of a training run are evaluated."""
+
+    every_checkpoint: bool = field(
+        default=False,
+        metadata={
+            "help": "model is a training run's output_dir: evaluate each checkpoint-<step> there, and draw the "
+            "metrics over the steps."
+        },
+    )
+
+
+def find_checkpoints(output_dir: str | Path) -> dict[str, Path]:
+    """Name of the run → model folder, by step: complete checkpoints, and the final model where it is another one.
+
+    Raises:
+        UserError: no folder, or no checkpoint in it.
+    """
+    root = Path(output_dir)
+    if not root.is_dir():
+        raise UserError(f"model={str(output_dir)!r} is no folder: every_checkpoint needs a training run's output_dir")
+    folders = [path for path in root.glob("checkpoint-*") if path.name.partition("-")[2].isdecimal()]
+    # The Trainer writes its state last: without it, a checkpoint is being written, or never was to its end.
+    whole = [path for path in folders if (path / STATE).is_file() and (path / "config.json").is_file()]
+    found = {path.name: path for path in sorted(whole, key=lambda path: _step(path.name))}
+    if not found:
+        adapters = any((path / "adapter_config.json").is_file() for path in folders)
+        why = "keep some with save_steps and save_total_limit"
+        if adapters:
+            why = "only adapters: merge them first"
+        elif any((path / "config.json").is_file() for path in folders):
+            why = f"those there have no {STATE}, which the trainer writes last"
+        raise UserError(f"model={str(output_dir)!r} holds no checkpoint-<step> with a whole model: {why}")
+    last = next(reversed(found.values()))
+    if (root / "config.json").is_file() and folder_fingerprint(root) != folder_fingerprint(last):
+        found[FINAL] = root
+    return found
+
+
+def evaluate_checkpoints(
+    config: SampleConfig,
+    pass_at: Sequence[int] | None = None,
+    *,
+    num_workers: int | None = None,
+    keep_reasoning: bool = False,
+    processes: Processes | None = None,
+) -> Path:
+    """Evaluate every checkpoint of the training run ``config.model`` into ``config.out``, and return that folder.
+
+    An interrupted evaluation continues; checkpoints that came since the last one are added. `processes` share the
+    sampling, as in `sample`; the first grades and reports. `num_workers` and `keep_reasoning` as `grade_run`.
+
+    Raises:
+        UserError: no checkpoints there, or as `sample`, `grade_run` and `report_run`.
+    """
+    from shaped_eval.report import report_run
+
+    processes = processes or Processes()
+    out = Path(config.out)
+    found = find_checkpoints(config.model)
+    for number, (name, model) in enumerate(found.items(), 1):
+        if processes.first:
+            print(f"{name} ({number} of {len(found)})", file=sys.stderr)
+        folder = sample(replace(config, model=str(model), out=str(out / name)), processes=processes)
+        if processes.first:
+            grade_run(folder, num_workers=num_workers, keep_reasoning=keep_reasoning)
+            report_run(folder, pass_at)
+    if not processes.first:
+        return out
+    _write_report(out, config.model, _runs(out, next(iter(found))), found)
+    return out
+
+
+def _runs(out: Path, reference: str) -> dict[str, Path]:
+    """The reported runs in `out` that have the settings of `reference`, by step."""
+    asked = read_record(out / reference)
+    runs = {}
+    for path in out.iterdir():
+        if (path.name == FINAL or path.name.startswith("checkpoint-")) and (path / "results.json").is_file():
+            record = read_record(path)
+            if all(record.get(key) == asked.get(key) for key in ("settings", "benchmarks", "task_hash")):
+                runs[path.name] = path
+    return dict(sorted(runs.items(), key=lambda one: _step(one[0])))
+
+
+def _step(name: str) -> float:
+    """The step in a checkpoint's name; the final model comes last."""
+    return float("inf") if name == FINAL else int(name.partition("-")[2])
+
+
+def _final_step(found: Mapping[str, Path]) -> int:
+    """Where training ends, as the last checkpoint has it."""
+    last = [path for name, path in found.items() if name != FINAL][-1]
+    state = read_object(last / STATE, _check_steps)
+    return max(state["max_steps"], state["global_step"])
+
+
+def _check_steps(state: dict[str, Any]) -> None:
+    for name in ("max_steps", "global_step"):
+        check_field(name, state.get(name), is_count, "a number of steps")
+
+
+def _rows(runs: Mapping[str, Path], found: Mapping[str, Path]) -> Iterator[dict[str, Any]]:
+    for name, path in runs.items():
+        step = _final_step(found) if name == FINAL else int(_step(name))
+        for benchmark, entry in read_object(path / "results.json").items():
+            about = {key: entry[key] for key in ("n", "problems", "truncated", "unparsed")}
+            for metric, numbers in entry["metrics"].items():
+                yield {"step": step, "checkpoint": name, "benchmark": benchmark, "metric": metric, **numbers, **about}
+
+
+def _write_report(out: Path, model: str, runs: Mapping[str, Path], found: Mapping[str, Path]) -> None:
+    from shaped_eval.plots import plot_over_steps, to_png
+
+    rows = list(_rows(runs, found))
+    blocks: list[Block] = [Text(READING)]
+    for benchmark in dict.fromkeys(row["benchmark"] for row in rows):
+        mine = [row for row in rows if row["benchmark"] == benchmark]
+        metrics = list(dict.fromkeys(row["metric"] for row in mine))
+        curves = {metric: [row for row in mine if row["metric"] == metric] for metric in metrics if metric != "pass@1"}
+        png = to_png(plot_over_steps(benchmark, curves))
+        image = Image(
+            f"steps_{file_name(benchmark)}.png", f"{benchmark} over the steps of training; bands: 95% intervals", png
+        )
+        write_atomic(out / image.path, png)
+        caption = f"{benchmark}: {mine[0]['problems']} problems, n = {mine[0]['n']}"
+        table = Table(caption, ["step", *metrics, "truncated", "unparsed"], list(_table(mine, metrics)))
+        blocks += [Heading(benchmark), image, table]
+    title = f"Checkpoints of {model}"
+    write_atomic(out / "steps.jsonl", "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows))
+    write_atomic(out / "report.html", to_html(title, blocks))
+    text = to_markdown(title, blocks)
+    write_atomic(out / "report.md", text)
+    print(text)
+
+
+def _table(rows: Sequence[Mapping[str, Any]], metrics: Sequence[str]) -> Iterator[list[str]]:
+    for name in dict.fromkeys(row["checkpoint"] for row in rows):
+        mine = {row["metric"]: row for row in rows if row["checkpoint"] == name}
+        first = next(iter(mine.values()))
+        cells = [
+            f"{percent(mine[key]['value'])} [{percent(mine[key]['low'])}, {percent(mine[key]['high'])}]"
+            if key in mine
+            else "–"
+            for key in metrics
+        ]
+        yield [str(first["step"]), *cells, percent(first["truncated"]), percent(first["unparsed"])]

@@ -1,0 +1,190 @@
+"""The unit of sampling, and which units the files of a run hold already.
+
+A chunk is a range of sample indices of one problem, or all samples of several, generated together and appended
+in one write. What is there of an incomplete one is dropped, and the chunk is generated anew as a whole.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from shaped_eval.backends.base import Completion, Request
+from shaped_eval.errors import UserError
+from shaped_eval.files import replacing
+from shaped_eval.provenance import stable_hash
+from shaped_eval.records import Problem, Sample
+from shaped_eval.rows import parse_object, row_of
+
+
+@dataclass(frozen=True)
+class Chunk:
+    """Samples [start, start + size) of each of `problems`; of several only where start is 0 and size their n."""
+
+    problems: tuple[Problem, ...]
+    start: int
+    size: int
+
+    def __len__(self) -> int:
+        return self.size * len(self.problems)
+
+    def seed(self, run_seed: int) -> int:
+        """60 bits, the same on every machine."""
+        ids = [problem.problem_id for problem in self.problems]
+        return int(stable_hash([run_seed, ids if len(ids) > 1 else ids[0], self.start, self.size])[:15], 16)
+
+    def request(self, run_seed: int) -> Request:
+        prompts = tuple(problem.prompt for problem in self.problems)
+        return Request(prompts, self.size, self.seed(run_seed), _stop(self.problems[0]), self.decoding == "greedy")
+
+    @property
+    def decoding(self) -> str | None:
+        """``greedy`` or ``likelihood`` where the benchmark says so, whatever the run's temperature; else None."""
+        return self.problems[0].meta.get("decoding")
+
+    def samples(self, completions: Sequence[Completion]) -> list[Sample]:
+        """The rows of `completions`, which stand problem by problem."""
+        assert len(completions) == len(self), f"{len(completions)} completions of {len(self)}"
+        keys = [(problem, self.start + offset) for problem in self.problems for offset in range(self.size)]
+        return [
+            Sample(problem.problem_id, index, done.text, done.finish_reason, done.tokens)
+            for (problem, index), done in zip(keys, completions, strict=True)
+        ]
+
+
+def num_samples(problem: Problem, n: int) -> int:
+    """Samples of `problem`: the run's `n`, unless its benchmark has a number of its own in ``meta["n"]``."""
+    return int(problem.meta.get("n", n))
+
+
+def plan_chunks(
+    problems: Sequence[Problem], n: int, batch_size: int, prompt_tokens: Mapping[str, int] | None = None
+) -> list[Chunk]:
+    """All chunks of a run, in the order in which samples.jsonl ends up.
+
+    With `prompt_tokens` (problem id → length), problems of which `batch_size` holds several are put together,
+    where prompts have the same length and stop strings: nothing is padded. Those whose options are scored by
+    likelihood are put together as they come. The plan depends on all problems of the run and on nothing else, so a
+    killed run comes back to the same one.
+    """
+    prompt_tokens = prompt_tokens or {}
+    groups: dict[Any, list[Problem]] = {}
+    chunks: list[list[Problem]] = []
+    for problem in problems:
+        samples = num_samples(problem, n)
+        together = batch_size // samples
+        decoding = problem.meta.get("decoding")
+        scored = decoding == "likelihood"
+        if together < 2 or not (scored or problem.problem_id in prompt_tokens):
+            chunks.append([problem])
+            continue
+        alike = problem.benchmark if scored else (prompt_tokens[problem.problem_id], samples, _stop(problem))
+        key = (decoding, alike)
+        if key not in groups or len(groups[key]) == together:
+            groups[key] = []
+            chunks.append(groups[key])
+        groups[key].append(problem)
+    return [chunk for members in chunks for chunk in _split(tuple(members), num_samples(members[0], n), batch_size)]
+
+
+def _split(problems: tuple[Problem, ...], samples: int, batch_size: int) -> Iterator[Chunk]:
+    for start in range(0, samples, batch_size):
+        yield Chunk(problems, start, min(batch_size, samples - start))
+
+
+def _stop(problem: Problem) -> tuple[str, ...]:
+    return tuple(problem.meta.get("stop", ()))
+
+
+def samples_file(folder: Path, rank: int, num_processes: int) -> Path:
+    """Where a process writes: samples.jsonl when it is alone, else a file of its own for `collect` to merge."""
+    return folder / ("samples.jsonl" if num_processes == 1 else f"samples-{rank}.jsonl")
+
+
+def collect(folder: Path, chunks: Sequence[Chunk], batch_size: int) -> set[int]:
+    """Bring the files of samples in `folder` into one, samples.jsonl, and return which of `chunks` it holds.
+
+    It then has the rows of these chunks, each once, in the order of `chunks`, and no others: rows of incomplete
+    chunks, second ones, and a line that a killed writer left unfinished are gone, and so are the processes'
+    files. A kill at any moment loses nothing, for the new file replaces the old one before those are removed.
+    Memory grows with the number of chunks alone.
+    """
+    target = folder / "samples.jsonl"
+    others = sorted(folder.glob("samples-*.jsonl"))
+    files = [path for path in (target, *others) if path.exists()]
+    spans: dict[int, tuple[Path, int, int]] = {}
+    tidy, position, last = not others, 0, -1
+    for path in files:
+        for index, start, end in _complete(path, chunks, batch_size):
+            if index not in spans:
+                spans[index] = (path, start, end)
+            tidy = tidy and start == position and index > last
+            position, last = end, index
+    if files and not (tidy and position == target.stat().st_size):
+        _write(target, [spans[index] for index in sorted(spans)])
+    for path in others:
+        path.unlink()
+    return set(spans)
+
+
+def complete_chunks(folder: Path, chunks: Sequence[Chunk], batch_size: int) -> set[int]:
+    """Which of `chunks` samples.jsonl in `folder` holds, once `collect` has been there; nothing is written."""
+    target = folder / "samples.jsonl"
+    return {index for index, _, _ in _complete(target, chunks, batch_size)} if target.exists() else set()
+
+
+def _complete(path: Path, chunks: Sequence[Chunk], batch_size: int) -> Iterator[tuple[int, int, int]]:
+    """Index of each chunk whose rows stand in `path` one after another, and the bytes that hold them."""
+    places = {
+        (problem.problem_id, chunk.start): (index, offset * chunk.size)
+        for index, chunk in enumerate(chunks)
+        for offset, problem in enumerate(chunk.problems)
+    }
+    current, expected, start, end = -1, 0, 0, 0
+    for line in _lines(path):
+        begin, end = end, end + len(line)
+        index, row = _place(line, path, places, batch_size)
+        if row == 0:
+            current, expected, start = index, 0, begin
+        if index != current or row != expected:
+            current = -1
+            continue
+        expected += 1
+        if expected == len(chunks[index]):
+            yield index, start, end
+            current = -1
+
+
+def _place(
+    line: bytes, path: Path, places: Mapping[tuple[str, int], tuple[int, int]], batch_size: int
+) -> tuple[int, int]:
+    """Index of the chunk that a row belongs to, and which of its rows it is; -1 and -1 where there is none."""
+    try:
+        row = row_of(Sample, parse_object(line))
+    except ValueError as error:
+        said = f"{path}: not a row of this version ({error}): {line[:80]!r}: remove the line, then repeat the command"
+        raise UserError(said) from error
+    start = row.sample_index // batch_size * batch_size
+    index, offset = places.get((row.problem_id, start), (-1, -1))
+    return (index, offset + row.sample_index - start) if index >= 0 else (-1, -1)
+
+
+def _lines(path: Path) -> Iterator[bytes]:
+    with open(path, "rb") as file:
+        for line in file:
+            if line.endswith(b"\n"):
+                yield line
+
+
+def _write(target: Path, spans: Sequence[tuple[Path, int, int]]) -> None:
+    sources = {path: open(path, "rb") for path in {path for path, _, _ in spans}}  # noqa: SIM115
+    try:
+        with replacing(target, "wb") as file:
+            for path, start, end in spans:
+                sources[path].seek(start)
+                file.write(sources[path].read(end - start))
+    finally:
+        for source in sources.values():
+            source.close()

@@ -1,0 +1,291 @@
+"""Runs on the same problems: differences paired over problems, and which problems changed.
+
+A difference of two models on the same problems is far better known than either value: what makes a problem
+hard for both cancels. P problems.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from shaped_eval.cautions import cautions_of_many
+from shaped_eval.document import Block, Cell, Details, Heading, Image, Notes, Row, Table, Text
+from shaped_eval.errors import UserError
+from shaped_eval.examples import common_start, prompt_text, shorten
+from shaped_eval.files import file_name
+from shaped_eval.plots import plot_differences, plot_flips, to_png
+from shaped_eval.records import read_jsonl
+from shaped_eval.results import Run, average, find_metric, in_order, read_runs
+from shaped_eval.statistics import paired_difference
+from shaped_eval.tables import (
+    NONE,
+    described,
+    difference_cell,
+    differing_settings,
+    fates,
+    headline_metrics,
+    p_text,
+    percent,
+    sampled,
+    signed,
+    value_cell,
+)
+from shaped_eval.votes import Values
+
+READING_DIFFERENCES = (
+    "Values are percentages with 95% intervals over problems. Differences are in percentage points, paired over "
+    "problems: bootstrap interval and two-sided sign-flip p-value, not corrected for the number of rows. ▲ and ▼ "
+    "mark differences whose interval excludes 0 and, for a benchmark, whose p is below 0.05. They say how far "
+    "other problems could move a difference, not other training seeds."
+)
+LISTED_PROBLEMS = 10
+_GOLD_CHARACTERS, _QUESTION_CHARACTERS = 80, 240
+
+Differences = dict[str, dict[str, dict[str, float]]]  # benchmark → metric → difference
+
+
+def paired_differences(first: Run, other: Run, metrics: Sequence[str] | None = None) -> Differences:
+    """Other − first for the benchmarks that both have, paired over problems.
+
+    Args:
+        metrics: those wanted, ``avg@n`` and ``cons@n`` among them; None for all. Avg@n compares at any n;
+            cons@n needs the same n in both.
+
+    Raises:
+        UserError: they have other problems in a benchmark that they share.
+    """
+    found: Differences = {}
+    for name in in_order(first.outcomes):
+        if name in other.outcomes:
+            one = first.outcomes[name]
+            order = _same_problems(name, first, other)
+            pairs = _shared_values(first.values[name], other.values[name], one.n, other.outcomes[name].n)
+            found[name] = {
+                metric: asdict(paired_difference(a_P, b_P[order]))
+                for metric, (a_P, b_P) in pairs.items()
+                if metrics is None or metric in metrics
+            }
+    return found
+
+
+def solve_rates(benchmark: str, runs: Sequence[Run]) -> dict[str, Values]:
+    """Label → share of samples that pass [P], problems in the first run's order.
+
+    Raises:
+        UserError: they have other problems.
+    """
+    first = runs[0]
+    rates = {}
+    for run in runs:
+        outcomes = run.outcomes[benchmark]
+        order = _same_problems(benchmark, first, run)
+        rates[run.label] = (outcomes.passes_P / outcomes.n)[order]
+    return rates
+
+
+def compare_runs(
+    folder_a: str | Path, folder_b: str | Path, pass_at: Sequence[int] | None = None, *, pictures: bool = True
+) -> tuple[str, list[Block], dict[str, Any]]:
+    """Title, document (with or without `pictures`) and the content of results.json of a comparison of two runs.
+
+    Raises:
+        UserError: a folder holds no complete run; the two share no benchmark, or one with other problems.
+    """
+    a, b = read_runs([folder_a, folder_b], pass_at)
+    differences = paired_differences(a, b)
+    if not differences:
+        raise UserError(
+            f"{str(folder_a)!r} ({', '.join(a.outcomes)}) and {str(folder_b)!r} ({', '.join(b.outcomes)}) share no "
+            "benchmark: compare runs on the same problems"
+        )
+    headline = headline_metrics([a, b], pass_at)
+    blocks: list[Block] = [
+        described([a, b]),
+        Text(f"Each difference is {b.label} minus {a.label}. {READING_DIFFERENCES}"),
+    ]
+    if notes := cautions_of_many([a, b]):
+        blocks.append(Notes(notes))
+    only = [*(set(a.outcomes) ^ set(b.outcomes))]
+    if only:
+        blocks.append(Text(f"Not compared, as one run alone has them: {', '.join(sorted(only))}."))
+    blocks += [Heading("Values and differences"), _value_table(a, b, differences, headline)]
+    blocks += difference_pictures({b.label: differences}, a.label, headline) if pictures else []
+    blocks += _flips(a, b, list(differences), pictures)
+    blocks += [Heading("Samples"), *(fates(run) for run in (a, b))]
+    if differing := differing_settings([a, b]):
+        blocks += [Heading("Settings"), *differing]
+    return f"{b.label} against {a.label}", blocks, comparison_results([a, b], {b.label: differences})
+
+
+def comparison_results(runs: Sequence[Run], differences: Mapping[str, Differences]) -> dict[str, Any]:
+    """What results.json of several runs holds: each run's own results, and the differences to the first."""
+    first, entries = runs[0], {run.label: run.results for run in runs}
+    rows = [
+        {
+            "run": label,
+            "against": first.label,
+            "benchmark": name,
+            "metric": _own_name(metric, first.results[name], entries[label][name]),
+            **difference,
+        }
+        for label, by_benchmark in differences.items()
+        for name, by_metric in by_benchmark.items()
+        for metric, difference in by_metric.items()
+    ]
+    described = {
+        run.label: {"folder": str(run.folder), "model": run.record.get("model"), "results": run.results}
+        for run in runs
+    }
+    return {"runs": described, "differences": rows}
+
+
+def difference_pictures(found: Mapping[str, Differences], first: str, metrics: Sequence[str]) -> list[Block]:
+    """A picture for each headline metric: benchmarks with their differences to the first run."""
+    blocks: list[Block] = []
+    for metric in metrics:
+        rows: dict[str, dict[str, dict[str, float]]] = {}
+        for label, by_benchmark in found.items():
+            for name, by_metric in by_benchmark.items():
+                if metric in by_metric:
+                    rows.setdefault(name, {})[label] = by_metric[metric]
+        if len(rows) > 1 or len(found) > 1:  # a single difference is plain in the table
+            title = f"{metric[0].upper()}{metric[1:]}: difference to {first}"
+            path = f"differences_{file_name(metric.replace('@', '_at_'))}.png"
+            caption = f"{title}, percentage points; lines: 95% intervals over problems"
+            blocks.append(Image(path, caption, to_png(plot_differences(rows, title))))
+    return blocks
+
+
+def _shared_values(
+    a: Mapping[str, Values], b: Mapping[str, Values], n_a: int, n_b: int
+) -> dict[str, tuple[Values, Values]]:
+    """Metric → values of both [P], each in its own order of problems. Pass@1 is avg@n and left out."""
+    pairs = {"avg@n": (a[f"avg@{n_a}"], b[f"avg@{n_b}"])}
+    pairs |= {key: (a[key], b[key]) for key in a if key in b and key not in ("pass@1", f"avg@{n_a}")}
+    if f"cons@{n_a}" in pairs:
+        pairs["cons@n"] = pairs.pop(f"cons@{n_a}")
+    return pairs
+
+
+def _same_problems(benchmark: str, first: Run, other: Run) -> NDArray[np.int64]:
+    """Where the first run's problems stand in the other [P]."""
+    ids, other_ids = first.outcomes[benchmark].problem_ids, other.outcomes[benchmark].problem_ids
+    only_one = set(ids) ^ set(other_ids)
+    if only_one:
+        raise UserError(
+            f"{str(first.folder)!r} and {str(other.folder)!r} differ in {len(only_one)} problems of {benchmark}, such "
+            f"as {min(only_one)}: paired differences need the same problems; sample both with one --limit"
+        )
+    tasks = dict(zip(ids, first.outcomes[benchmark].tasks_P, strict=True))
+    other_tasks = dict(zip(other_ids, other.outcomes[benchmark].tasks_P, strict=True))
+    changed = [problem_id for problem_id in ids if tasks[problem_id] != other_tasks[problem_id]]
+    if changed:
+        raise UserError(
+            f"{str(first.folder)!r} and {str(other.folder)!r} have other golds or graders in {len(changed):,} of "
+            f"{len(ids):,} problems of {benchmark}, such as {changed[0]}: paired differences need the same problems"
+        )
+    position = {problem_id: index for index, problem_id in enumerate(other_ids)}
+    return np.array([position[problem_id] for problem_id in ids], dtype=np.int64)
+
+
+def _value_table(a: Run, b: Run, differences: Differences, headline: Sequence[str]) -> Table:
+    rows: list[Sequence[str | Cell] | Row] = []
+    for name, by_metric in differences.items():
+        left, right = a.results[name], b.results[name]
+        rows.append(Row([f"{name}, {left['problems']:,} problems"], "group"))
+        rows.append(["", Cell("", note=sampled(left)), Cell("", note=sampled(right)), "", ""])
+        for metric, difference in by_metric.items():
+            values = [value_cell(find_metric(entry, metric)) for entry in (left, right)]
+            rows.append([_own_name(metric, left, right), *values, *_change(difference)])
+    for metric in headline:
+        names = [name for name, by_metric in differences.items() if metric in by_metric]
+        if len(names) > 1:
+            means = [average({name: find_metric(run.results[name], metric) or {} for name in names}) for run in (a, b)]
+            change = average({name: differences[name][metric] for name in names})
+            cells = [*(value_cell(mean) for mean in means), *_change(change)]
+            rows.append(Row([Cell(f"{metric}, average", note=f"of {len(names)} benchmarks"), *cells], "average"))
+    columns = ["metric", a.label, b.label, "difference", "p"]
+    return Table(f"{b.label} against {a.label}: values in %, differences in percentage points", columns, rows)
+
+
+def _change(difference: Mapping[str, float]) -> list[str | Cell]:
+    p_value = difference.get("p_value")
+    return [difference_cell(difference, with_p=False), NONE if p_value is None else p_text(p_value).removeprefix("= ")]
+
+
+def _own_name(metric: str, a: Mapping[str, Any], b: Mapping[str, Any]) -> str:
+    """``avg@16`` for ``avg@n`` where both have 16 samples."""
+    return f"{metric[:-1]}{a['n']}" if metric.endswith("@n") and a["n"] == b["n"] else metric
+
+
+def _flips(a: Run, b: Run, benchmarks: Sequence[str], with_pictures: bool) -> list[Block]:
+    """Which problems one run solves more often than the other."""
+    summary, pictures, lists = [], [], []
+    for name in benchmarks:
+        rates_a_P, rates_b_P = solve_rates(name, [a, b]).values()
+        change_P = rates_b_P - rates_a_P
+        counts = [
+            change_P > 0,
+            change_P < 0,
+            change_P == 0,
+            (rates_a_P == 0) & (rates_b_P > 0),
+            (rates_a_P > 0) & (rates_b_P == 0),
+        ]
+        summary.append([name, f"{len(change_P):,}", *(f"{int(which.sum()):,}" for which in counts)])
+        if with_pictures:
+            pictures.append(_flip_picture(name, a, b, rates_a_P, rates_b_P))
+        lists += _extremes(name, a, b, rates_a_P, rates_b_P)
+    columns = ["benchmark", "problems", "better", "worse", "same", f"solved by {b.label} alone",
+               f"solved by {a.label} alone"]  # fmt: skip
+    explained = (
+        f"Better and worse: a larger or smaller share of the samples of {b.label} passes. Solved: at least one "
+        "sample passes. With few samples a problem, many of these changes are chance, and the largest ones "
+        "shrink when sampled anew."
+    )
+    blocks: list[Block] = [Heading("Problems that changed"), Text(explained)]
+    return [*blocks, Table("Problems by what changed", columns, summary), *pictures, *lists]
+
+
+def _flip_picture(name: str, a: Run, b: Run, a_P: Values, b_P: Values) -> Image:
+    better, worse = int((b_P > a_P).sum()), int((b_P < a_P).sum())
+    alt = (
+        f"{name}: solve rates of {len(a_P):,} problems; {better:,} are solved more often by {b.label} than by "
+        f"{a.label}, {worse:,} less often"
+    )
+    caption = f"{alt}. A larger dot holds more problems; blue: more often, orange: less."
+    return Image(f"flips_{file_name(name)}.png", caption, to_png(plot_flips(name, (a.label, b.label), a_P, b_P)), alt)
+
+
+def _extremes(name: str, a: Run, b: Run, a_P: Values, b_P: Values) -> list[Block]:
+    """Tables of the problems with the largest gains and losses; equal ones in the run's order."""
+    ids = a.outcomes[name].problem_ids
+    order = np.argsort(a_P - b_P, kind="stable")
+    gains = [int(i) for i in order[:LISTED_PROBLEMS] if b_P[i] > a_P[i]]
+    losses = [int(i) for i in order[::-1][:LISTED_PROBLEMS] if b_P[i] < a_P[i]]
+    problems = {row["problem_id"]: row for row in read_jsonl(a.folder / "problems.jsonl") if row["benchmark"] == name}
+    prompts = {key: prompt_text(row["prompt"]) for key, row in problems.items()}
+    start = len(common_start((name, prompt) for prompt in prompts.values())[name])
+    blocks: list[Block] = []
+    for title, chosen in (("gains", gains), ("losses", losses)):
+        rows = [
+            [
+                ids[i],
+                percent(a_P[i]),
+                percent(b_P[i]),
+                signed(b_P[i] - a_P[i]),
+                shorten(str(problems[ids[i]]["gold"]), _GOLD_CHARACTERS, 0),
+                shorten(" ".join(prompts[ids[i]][start:].split()), _QUESTION_CHARACTERS, 0),
+            ]
+            for i in chosen
+        ]
+        if rows:
+            columns = ["problem", f"{a.label}, %", f"{b.label}, %", "points", "gold", "question"]
+            table = Table(f"{name}: largest {title} of {b.label}", columns, rows)
+            blocks.append(Details(f"{name}: {len(rows)} largest {title}, {rows[0][3]} points at most", [table]))
+    return blocks

@@ -1,0 +1,298 @@
+"""A report as a list of blocks, written once as Markdown and once as a self-contained page for any screen.
+
+Any text may be quoted, completions of a model among it: nothing in it acts as markup, and characters that
+hide or reorder other text are shown by their code.
+"""
+
+from __future__ import annotations
+
+import base64
+import html
+import re
+import struct
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from functools import cache
+from itertools import groupby
+from pathlib import Path
+from typing import Literal
+
+from shaped_eval.texts import fenced, readable
+
+_WIDE_PIXELS = 1000  # a picture that gets a line of its own, and on a small screen scrolls
+_CONTENTS_FROM_HEADINGS = 4
+
+
+@dataclass(frozen=True)
+class Heading:
+    text: str
+    level: Literal[2, 3] = 2
+
+
+@dataclass(frozen=True)
+class Text:
+    text: str
+
+
+@dataclass(frozen=True)
+class Items:
+    items: Sequence[str]
+
+
+@dataclass(frozen=True)
+class Notes:
+    """What a reader must not miss, set apart."""
+
+    items: Sequence[str]
+
+
+@dataclass(frozen=True)
+class Cell:
+    """A value with what belongs to it: its interval, a small note, and whether it rose or fell beyond chance."""
+
+    text: str
+    interval: str = ""
+    note: str = ""
+    tone: Literal["", "up", "down"] = ""
+
+
+@dataclass(frozen=True)
+class Row:
+    """A line of a table that stands out: the heading of a group, or an average."""
+
+    cells: Sequence[str | Cell]
+    kind: Literal["group", "average"]
+
+
+@dataclass(frozen=True)
+class Table:
+    """`rows` as long as `columns`; the first cell of each names it. A row of kind group may be shorter."""
+
+    caption: str
+    columns: Sequence[str]
+    rows: Sequence[Sequence[str | Cell] | Row]
+
+
+@dataclass(frozen=True)
+class Image:
+    """A picture: `path` relative to the report, for Markdown; `png` embedded in the page.
+
+    alt: what it shows, for those who do not see it; the caption stands in.
+    """
+
+    path: str
+    caption: str
+    png: bytes
+    alt: str = ""
+
+
+@dataclass(frozen=True)
+class Code:
+    """A text quoted as it is."""
+
+    label: str
+    text: str
+
+
+@dataclass(frozen=True)
+class Details:
+    """Blocks that a reader opens."""
+
+    summary: str
+    blocks: Sequence[Text | Items | Table | Code]
+
+
+Block = Heading | Text | Items | Notes | Table | Image | Code | Details
+
+
+def to_markdown(title: str, blocks: Sequence[Block]) -> str:
+    """The document as Markdown; pictures are linked."""
+    return "\n\n".join([f"# {_inline(title)}", *(_markdown(block) for block in blocks)]) + "\n"
+
+
+def to_html(title: str, blocks: Sequence[Block]) -> str:
+    """The document as one page that needs no other file."""
+    parts = [f"<header>\n<h1>{_escape(title)}</h1>\n{_contents(blocks)}</header>\n<main>"]
+    numbers = {id(block): index for index, block in enumerate(b for b in blocks if isinstance(b, Heading))}
+    for pictures, run in groupby(blocks, key=lambda block: isinstance(block, Image)):
+        if pictures:
+            parts.append('<div class="figures">\n' + "\n".join(_html(block) for block in run) + "\n</div>")
+        else:
+            parts += [_html(block, numbers.get(id(block))) for block in run]
+    body = "\n".join([*parts, "</main>"])
+    return (
+        '<!doctype html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
+        '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
+        '<meta name="color-scheme" content="light dark">\n'
+        f"<title>{_escape(title)}</title>\n<style>\n{_css()}</style>\n</head>\n<body>\n{body}\n</body>\n</html>\n"
+    )
+
+
+@cache
+def _css() -> str:
+    return Path(__file__).with_name("document.css").read_text(encoding="utf-8")
+
+
+# Markdown
+
+
+def _markdown(block: Block) -> str:
+    match block:
+        case Heading(text, level):
+            return f"{'#' * level} {_inline(text)}"
+        case Text(text):
+            return _paragraph(text)
+        case Items(items):
+            return "\n".join(f"- {_paragraph(item)}" for item in items)
+        case Notes(items):
+            return "\n".join(f"> - {_paragraph(item)}" for item in items)
+        case Image(path, caption, _, alt):
+            shown = readable(alt or caption).replace("[", "(").replace("]", ")")
+            return f"![{_inline(shown)}]({path})" + (f"\n\n{_paragraph(caption)}" if alt else "")
+        case Code(label, text):
+            return f"{_paragraph(label)}:\n\n{fenced(text, 'text')}"
+        case Details(summary, blocks):
+            inner = "\n\n".join(_markdown(one) for one in blocks)
+            return f"<details>\n<summary>{_escape(' '.join(summary.split()))}</summary>\n\n{inner}\n\n</details>"
+        case Table(caption, columns, rows):
+            return f"**{_inline(caption)}**\n\n" + "\n".join(_markdown_lines(columns, rows))
+
+
+def _markdown_lines(columns: Sequence[str], rows: Sequence[Sequence[str | Cell] | Row]) -> Iterator[str]:
+    left = _left_columns(columns, rows)
+    lines = [[_inline(name) for name in columns], ["---" if each else "---:" for each in left]]
+    for row in rows:
+        cells = [_markdown_cell(cell) for cell in _cells(row)]
+        if isinstance(row, Row):
+            cells = [f"**{cells[0]}**", *cells[1:]]
+        lines.append([*cells, *[""] * (len(columns) - len(cells))])
+    for number, line in enumerate(lines):
+        yield f"| {' | '.join(line if number == 1 else [cell.replace('|', chr(92) + '|') for cell in line])} |"
+
+
+def _markdown_cell(cell: str | Cell) -> str:
+    if isinstance(cell, str):
+        return _inline(cell)
+    words = (_inline(word) for word in (_marked(cell), cell.interval, cell.note and f"({cell.note})"))
+    return " ".join(word for word in words if word)
+
+
+def _paragraph(text: str) -> str:
+    """A line that begins no heading, list, quotation, table or fence."""
+    return re.sub(r"^(?=[#>+*=|~`-])|^(\d+)(?=[.)])", r"\1\\", _inline(text))
+
+
+def _inline(text: str) -> str:
+    """One line in which nothing is HTML, a picture or a link."""
+    text = " ".join(readable(text).split())
+    return text.replace("<", "&lt;").replace("![", "!\\[").replace("](", "]\\(").replace("]:", "]\\:")
+
+
+# HTML
+
+
+def _html(block: Block, number: int | None = None) -> str:
+    match block:
+        case Heading(text, level):
+            return f'<h{level} id="s{number}">{_escape(text)}</h{level}>'
+        case Text(text):
+            return f"<p>{_escape(text)}</p>"
+        case Items(items):
+            return _html_list(items)
+        case Notes(items):
+            return f'<aside class="notes" aria-label="Notes">\n{_html_list(items)}\n</aside>'
+        case Image(_, caption, png, alt):
+            width, height = struct.unpack(">II", png[16:24])
+            source = base64.b64encode(png).decode("ascii")
+            shape = ' class="wide"' if width > _WIDE_PIXELS else ""
+            return (
+                f'<figure{shape}><div class="picture" tabindex="0"><img width="{width}" height="{height}" '
+                f'alt="{_escape(alt or caption)}" src="data:image/png;base64,{source}"></div>'
+                f"<figcaption>{_escape(caption)}</figcaption></figure>"
+            )
+        case Code(label, text):
+            quoted = f'<pre dir="auto" tabindex="0" aria-label="{_escape(label)}">\n{_escape(text)}</pre>'
+            return f'<div class="code"><div>{_escape(label)}</div>\n{quoted}</div>'
+        case Details(summary, blocks):
+            inner = "\n".join(_html(one) for one in blocks)
+            return f"<details>\n<summary>{_escape(summary)}</summary>\n{inner}\n</details>"
+        case Table():
+            return _html_table(block)
+
+
+def _html_list(items: Sequence[str]) -> str:
+    return "<ul>\n" + "\n".join(f"<li>{_escape(item)}</li>" for item in items) + "\n</ul>"
+
+
+def _html_table(table: Table) -> str:
+    caption = _escape(table.caption)
+    left = _left_columns(table.columns, table.rows)
+    classes = [' class="left"' if each else "" for each in left]
+    head = "".join(
+        f'<th scope="col"{style}>{_escape(name)}</th>' for name, style in zip(table.columns, classes, strict=True)
+    )
+    lines = []
+    for row in table.rows:
+        first, *others = _cells(row)
+        name, note = (first, "") if isinstance(first, str) else (first.text, first.note)
+        kind = f' class="{row.kind}"' if isinstance(row, Row) else ""
+        small = f" <small>{_escape(note)}</small>" if note else ""
+        if others:
+            line = f'<th scope="row" class="left">{_escape(name)}{small}</th>'
+            line += "".join(_html_cell(cell, style) for cell, style in zip(others, classes[1:], strict=True))
+        else:
+            line = f'<th scope="rowgroup" class="left" colspan="{len(left)}"><span>{_escape(name)}{small}</span></th>'
+        lines.append(f"<tr{kind}>{line}</tr>")
+    return (
+        f'<div class="table" role="region" tabindex="0" aria-label="{caption}"><table>'
+        f"<caption><span>{caption}</span></caption>\n<thead><tr>{head}</tr></thead>\n<tbody>\n"
+        + "\n".join(lines)
+        + "\n</tbody></table></div>"
+    )
+
+
+def _html_cell(cell: str | Cell, style: str) -> str:
+    if isinstance(cell, str):
+        return f"<td{style}>{_escape(cell)}</td>"
+    style = f' class="{cell.tone}"' if cell.tone else style
+    text = f"<b>{_escape(_marked(cell))}</b>" if cell.tone else _escape(cell.text)
+    interval = f' <span class="range">{_escape(cell.interval)}</span>' if cell.interval else ""
+    note = f" <small>{_escape(cell.note)}</small>" if cell.note else ""
+    return f"<td{style}>{text}{interval}{note}</td>"
+
+
+def _contents(blocks: Sequence[Block]) -> str:
+    """Links to the sections of a long document."""
+    headings = [block for block in blocks if isinstance(block, Heading)]
+    links = [
+        f'<li><a href="#s{index}">{_escape(one.text)}</a></li>' for index, one in enumerate(headings) if one.level == 2
+    ]
+    if len(links) < _CONTENTS_FROM_HEADINGS:
+        return ""
+    return '<nav aria-label="Contents"><ul>\n' + "\n".join(links) + "\n</ul></nav>\n"
+
+
+def _escape(text: str) -> str:
+    return html.escape(readable(text), quote=True)
+
+
+# Both
+
+
+def _marked(cell: Cell) -> str:
+    """The value with a sign that needs no colour."""
+    return {"": "", "up": "▲ ", "down": "▼ "}[cell.tone] + cell.text
+
+
+def _cells(row: Sequence[str | Cell] | Row) -> Sequence[str | Cell]:
+    return row.cells if isinstance(row, Row) else row
+
+
+def _left_columns(columns: Sequence[str], rows: Sequence[Sequence[str | Cell] | Row]) -> list[bool]:
+    """For each column whether it holds words: these stand left, numbers right."""
+    left = [True, *[False] * (len(columns) - 1)]
+    for row in rows:
+        for index, cell in enumerate(_cells(row)):
+            if isinstance(cell, str) and re.search("[^\\W\\d_]{2}", cell):
+                left[index] = True
+    return left

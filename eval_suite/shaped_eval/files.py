@@ -1,0 +1,128 @@
+"""Writing into folders that others may have prepared: somebody else's run, a study that was sent.
+
+What is written stays in the folder that the user named. A name that stands in a file becomes part of a path by way of
+`file_name` alone, and nothing is written through a symbolic link.
+"""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import hashlib
+import os
+import re
+import secrets
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import IO, Any
+
+from shaped_eval.errors import UserError
+
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._=+-]{0,149}")
+_HASH_DIGITS = 8
+
+
+def file_name(text: str) -> str:
+    """`text` as one part of a path: as it is where it is made of letters, digits and ``._=+-``.
+
+    Any other name keeps what it has of these characters, and a hash tells it from names that keep the same.
+    """
+    if _NAME.fullmatch(text):
+        return text
+    digest = hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()[:_HASH_DIGITS]
+    kept = re.sub(r"[^A-Za-z0-9]+", "-", text).strip("-")[:100]
+    return f"{kept or 'name'}-{digest}"
+
+
+def own_folder(root: str | Path, *names: str) -> Path:
+    """The folder ``root/names[0]/…``, made where it is not there.
+
+    Raises:
+        UserError: one of `names` is a symbolic link, which may lead anywhere.
+    """
+    folder = Path(root)
+    for name in names:
+        folder = folder / name
+        if folder.is_symlink():
+            raise _is_link(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    return folder
+
+
+def open_own(path: str | Path, mode: str, **options: Any) -> IO[Any]:
+    """`open` for a file that is written in place.
+
+    Raises:
+        UserError: it is a symbolic link.
+    """
+    try:
+        return open(path, mode, opener=_without_links, **options)
+    except OSError as error:
+        if error.errno == errno.ELOOP:
+            raise _is_link(Path(path)) from error
+        raise
+
+
+@contextmanager
+def replacing(path: str | Path, mode: str = "w") -> Iterator[IO[Any]]:
+    """A new file that takes the place of `path` at the end of the block, and is gone where the block fails.
+
+    Its name cannot be foreseen, and it is created or not opened at all: nobody can have put a link there. `path`
+    itself may be a link: it is replaced, and what it leads to stays. What a killed process left of such a file is
+    removed; one that somebody still writes is locked, and stays.
+
+    Args:
+        path: in a folder that is there.
+        mode: ``w`` for text in UTF-8 with its line ends as they are, ``wb`` for bytes.
+    """
+    path = Path(path)
+    _remove_left_over(path)
+    file = _create_beside(path, mode)
+    try:
+        with file:
+            yield file
+            file.flush()
+            os.replace(file.name, path)
+    except BaseException:
+        with suppress(FileNotFoundError):
+            os.unlink(file.name)
+        raise
+
+
+def _create_beside(path: Path, mode: str) -> IO[Any]:
+    text: dict[str, Any] = {} if "b" in mode else {"encoding": "utf-8", "newline": ""}
+    while True:
+        temporary = path.with_name(f"{path.name}.{secrets.token_hex(8)}.tmp")
+        file = open(temporary, mode, opener=_exclusively, **text)  # noqa: SIM115
+        with suppress(OSError):  # a file system without locks: then left-over files stay
+            fcntl.flock(file, fcntl.LOCK_EX)
+        if os.fstat(file.fileno()).st_nlink:
+            return file
+        file.close()  # another process took it for a left-over one before it was locked
+
+
+def _remove_left_over(path: Path) -> None:
+    left_over = re.compile(re.escape(path.name) + r"\.[0-9a-f]{16}\.tmp")
+    for name in filter(left_over.fullmatch, os.listdir(path.parent)):
+        with suppress(OSError):  # it is locked, gone, or no file
+            descriptor = os.open(path.with_name(name), os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
+            try:
+                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                os.unlink(path.with_name(name))
+            finally:
+                os.close(descriptor)
+
+
+def _without_links(path: str, flags: int) -> int:
+    return os.open(path, flags | os.O_NOFOLLOW, 0o666)
+
+
+def _exclusively(path: str, flags: int) -> int:
+    return os.open(path, flags | os.O_EXCL | os.O_NOFOLLOW, 0o666)
+
+
+def _is_link(path: Path) -> UserError:
+    return UserError(
+        f"{str(path)!r} is a symbolic link, through which nothing is written: put the file or folder itself there"
+    )

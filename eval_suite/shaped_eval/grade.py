@@ -1,0 +1,252 @@
+"""Samples to verdicts: ``samples.jsonl`` → ``verdicts.jsonl``; and foreign answers to a run's folder.
+
+Grading is a pass of its own: it can be repeated, resumed after a kill, and run again when a grader changes.
+Only samples without a verdict of the grader's present version are graded.
+"""
+
+from __future__ import annotations
+
+import filecmp
+import json
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+from shaped_eval.answers import read_answers
+from shaped_eval.errors import UserError
+from shaped_eval.files import replacing
+from shaped_eval.grading import Grade, GradeRequest, GraderPool, grader_spec
+from shaped_eval.provenance import package_versions, source_commit
+from shaped_eval.records import (
+    Problem,
+    Sample,
+    Verdict,
+    append_jsonl,
+    check_folder,
+    drop_truncated_line,
+    jsonl_line,
+    read_jsonl,
+    write_atomic,
+)
+
+FLUSH_VERDICTS, FLUSH_S = 128, 5.0  # a killed run loses at most these
+KEPT = "; reasoning kept"
+MAX_SAMPLE_INDEX = 10_000_000
+_FILES = ("samples.jsonl", "problems.jsonl")  # the last one is replaced first
+
+
+class _Key(NamedTuple):
+    """What is needed to grade a problem's samples."""
+
+    grader: str
+    version: str
+    gold: str
+
+
+class _Marks:
+    """Which samples were met: a byte for each, so that millions fit."""
+
+    def __init__(self, problem_ids: Iterable[str]) -> None:
+        self._marked = {problem_id: bytearray() for problem_id in problem_ids}
+        self.count = 0
+
+    def add(self, problem_id: str, sample_index: int) -> bool:
+        """Mark it; was it not marked yet?"""
+        marked = self._marked[problem_id]
+        if sample_index >= len(marked):
+            marked.extend(bytes(sample_index + 1 - len(marked)))
+        is_new = not marked[sample_index]
+        marked[sample_index] = 1
+        self.count += is_new
+        return is_new
+
+
+def grade_run(
+    folder: str | Path, *, num_workers: int | None = None, progress: bool = True, keep_reasoning: bool = False
+) -> Path:
+    """Grade what has no verdict yet in a run's folder, and return that folder.
+
+    Reads problems.jsonl and samples.jsonl, appends to verdicts.jsonl, whose rows come in any order. Verdicts
+    of another grader version, and second ones of a sample, are dropped first. Memory does not grow with the
+    completions: a byte for each sample, and those in work.
+
+    Args:
+        folder: the run.
+        num_workers: grading processes; None for one per core.
+        progress: show a bar where standard error is a terminal.
+        keep_reasoning: grade what stands in ``<think>`` tags like the rest; the verdicts' grader says so.
+
+    Raises:
+        UserError: no run there, a sample of no problem of it, or an unknown grader.
+    """
+    folder = Path(folder)
+    for name in ("problems.jsonl", "samples.jsonl"):
+        if not (folder / name).is_file():
+            raise UserError(f"{str(folder)!r} has no {name}: sample into it first, or grade a file with --answers")
+    keys = {
+        problem.problem_id: _Key(
+            problem.grader, grader_spec(problem.grader).version + (KEPT if keep_reasoning else ""), problem.gold
+        )
+        for problem in read_jsonl(folder / "problems.jsonl", Problem)
+    }
+    verdicts_file = folder / "verdicts.jsonl"
+    done = _keep_current(verdicts_file, keys)
+    missing = _missing(folder / "samples.jsonl", done, keys)
+    with GraderPool(num_workers, keep_reasoning=keep_reasoning) as pool, _bar(progress) as bar:
+        task = bar.add_task("grading", total=_count_lines(folder / "samples.jsonl"), completed=done.count)
+        _grade(pool, missing, keys, verdicts_file, lambda: bar.advance(task))
+    append_jsonl(verdicts_file, [])  # there is one, of a run without samples too
+    return folder
+
+
+def grade_answers(
+    answers_file: str | Path,
+    benchmark: str,
+    out: str | Path,
+    *,
+    hub_mirror: str | Path | None = None,
+    num_workers: int | None = None,
+    progress: bool = True,
+    keep_reasoning: bool = False,
+) -> Path:
+    """Grade completions from elsewhere into a run's folder `out`, and return that folder.
+
+    Rows: ``{"problem_id", "completions": [...], "gold"?}``; see `shaped_eval.answers.read_answers`.
+
+    Args:
+        answers_file: JSONL, one row a problem.
+        benchmark: whose problems they answer; ``math`` grades any row that brings its gold.
+        out: run.json, problems.jsonl, samples.jsonl and verdicts.jsonl go there. The same answers again go on
+            where grading stopped.
+        hub_mirror: folder to read the benchmark from, see `shaped_eval.sources`.
+        num_workers, progress, keep_reasoning: as `grade_run`.
+
+    Raises:
+        UserError: a bad row, with file, line and remedy; an unknown benchmark; `out` holds another run.
+    """
+    out = Path(out)
+    check_folder(out)
+    samples_a_problem = _write_answers(out, read_answers(answers_file, benchmark, hub_mirror))
+    record = {
+        "model": None,
+        "benchmarks": [benchmark],
+        "settings": {"n": samples_a_problem, "answers": Path(answers_file).name},
+        "versions": package_versions(),
+        "commit": source_commit(),
+    }
+    write_atomic(out / "run.json", json.dumps(record, indent=2, ensure_ascii=False) + "\n")
+    return grade_run(out, num_workers=num_workers, progress=progress, keep_reasoning=keep_reasoning)
+
+
+def _write_answers(out: Path, rows: Iterator[tuple[Problem, list[Sample]]]) -> int:
+    """Write problems.jsonl and samples.jsonl, or find them equal; return n. After an error all is as before."""
+    is_new = not out.exists()
+    out.mkdir(parents=True, exist_ok=True)
+    try:
+        with ExitStack() as stack:
+            samples, problems = (stack.enter_context(replacing(out / name)) for name in _FILES)
+            for problem, own_samples in rows:
+                problems.write(jsonl_line(problem))
+                samples.writelines(map(jsonl_line, own_samples))
+            for name, new in zip(_FILES, (samples, problems), strict=True):
+                new.flush()
+                if (out / name).exists() and not filecmp.cmp(out / name, new.name, shallow=False):
+                    raise UserError(f"out={str(out)!r} holds another run ({name} differs): choose another --out")
+    finally:
+        if is_new and not any(out.iterdir()):
+            out.rmdir()
+    return len(own_samples)
+
+
+def _keep_current(verdicts_file: Path, keys: Mapping[str, _Key]) -> _Marks:
+    """Samples with a verdict of the present grader version; the file keeps one row for each and no others."""
+    drop_truncated_line(verdicts_file)
+    done = _Marks(keys)
+    if verdicts_file.exists():
+        rows = sum(1 for _ in _current(verdicts_file, keys, done))
+        if rows < _count_lines(verdicts_file):
+            write_atomic(verdicts_file, map(jsonl_line, _current(verdicts_file, keys, _Marks(keys))))
+    return done
+
+
+def _current(verdicts_file: Path, keys: Mapping[str, _Key], met: _Marks) -> Iterator[Verdict]:
+    for row in read_jsonl(verdicts_file, Verdict):
+        key = keys.get(row.problem_id)
+        if not key or row.grader != key.version or not _is_index(row.sample_index):
+            continue
+        if met.add(row.problem_id, row.sample_index):
+            yield row
+
+
+def _missing(samples_file: Path, met: _Marks, keys: Mapping[str, _Key]) -> Iterator[Sample]:
+    for sample in read_jsonl(samples_file, Sample):
+        if sample.problem_id not in keys:
+            raise UserError(
+                f"{samples_file}: sample {sample.sample_index} is of {sample.problem_id!r}, which is not in "
+                "problems.jsonl: the folder mixes two runs; sample into another --out"
+            )
+        if not _is_index(sample.sample_index):
+            raise UserError(
+                f"{samples_file}: sample_index={sample.sample_index!r} of {sample.problem_id!r} is no whole number "
+                f"from 0 to {MAX_SAMPLE_INDEX}: number each problem's samples from 0"
+            )
+        if met.add(sample.problem_id, sample.sample_index):
+            yield sample
+
+
+def _is_index(sample_index: Any) -> bool:
+    return isinstance(sample_index, int) and 0 <= sample_index <= MAX_SAMPLE_INDEX
+
+
+def _grade(
+    pool: GraderPool,
+    samples: Iterable[Sample],
+    keys: Mapping[str, _Key],
+    verdicts_file: Path,
+    advance: Callable[[], None],
+) -> None:
+    in_work: dict[int, tuple[str, int]] = {}
+    graded: list[Verdict] = []
+    flushed = time.monotonic()
+
+    def requests() -> Iterator[GradeRequest]:
+        for index, sample in enumerate(samples):
+            in_work[index] = (sample.problem_id, sample.sample_index)
+            key = keys[sample.problem_id]
+            yield GradeRequest(key.grader, sample.completion, key.gold)
+
+    def flush() -> None:
+        nonlocal flushed
+        append_jsonl(verdicts_file, graded)
+        graded.clear()
+        flushed = time.monotonic()
+
+    def keep(index: int, grade: Grade) -> None:
+        problem_id, sample_index = in_work.pop(index)
+        graded.append(Verdict(problem_id, sample_index, grade.status, grade.answer, keys[problem_id].version))
+        advance()
+        if len(graded) >= FLUSH_VERDICTS or time.monotonic() - flushed > FLUSH_S:
+            flush()
+
+    try:
+        pool.grade_stream(requests(), keep)
+    finally:
+        flush()  # Ctrl-C keeps what is graded
+
+
+def _count_lines(path: Path) -> int:
+    with open(path, "rb") as file:
+        return sum(block.count(b"\n") for block in iter(lambda: file.read(1 << 20), b""))
+
+
+@contextmanager
+def _bar(shown: bool) -> Iterator[Progress]:
+    console = Console(stderr=True)
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    with Progress(*columns, console=console, disable=not (shown and console.is_terminal)) as bar:
+        yield bar

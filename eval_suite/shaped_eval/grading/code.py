@@ -1,0 +1,96 @@
+"""Code: run the program of a completion in the sandbox against the tests that `gold` holds.
+
+`gold` is a JSON object, or, if it is none, the tests themselves:
+
+    kind         "continuation": completions may be the rest of the preamble; "program": whole programs, in whatever
+                 wrapping; of both only what the function needs is run (`sandbox.selection`); "verbatim": the
+                 completion is the program, and all of it is run as it stands
+    entry_point  the function asked for
+    preamble     code before the program, and before the tests: the prompt's imports and helpers
+    tests, names, setup   see `sandbox.checker.Tests`
+    limits       of `sandbox.checker.Limits`, where they are below the default
+
+A pass has the answer "passes", a fail what the first failing test saw. They are no votes for an answer: equal ones
+behave alike.
+"""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+from shaped_eval.errors import UserError
+from shaped_eval.grading.extract import plain_answer
+from shaped_eval.grading.programs import find_programs
+from shaped_eval.grading.sandbox.checker import Limits, Sandbox, TestResult, Tests, check
+from shaped_eval.grading.sandbox.server import SandboxUnavailable
+from shaped_eval.records import Status
+
+PASSES = "passes"
+NO_CODE = "the completion has no code"
+LARGEST_PROGRAM, MOST_PROGRAMS = 500_000, 8  # characters; together they fit a frame
+TOO_LARGE = "the program is too large"
+
+_sandbox: Sandbox | None = None  # of this process, which grades one item at a time
+
+
+def grade(completion: str, gold: str, limits: Limits | None = None) -> tuple[Status, str | None, str]:
+    """Grade one completion: status, answer, and the reason in words. Runs in a worker of the pool.
+
+    `limits` are the caller's own, in the place of those that the gold may lower.
+    """
+    task = _task(gold)
+    try:
+        limits = limits or Limits.of_gold(task.get("limits", {}))
+    except UserError as error:
+        return "error", None, str(error)
+    entry_point, preamble = task.get("entry_point", ""), task.get("preamble", "")
+    kind = task.get("kind", "program")
+    programs = [completion]
+    if kind != "verbatim":
+        programs = find_programs(completion, entry_point, preamble, continues=kind == "continuation")
+    if not programs:
+        return "unparsed", None, NO_CODE
+    programs = [program for program in programs if len(program) <= LARGEST_PROGRAM][:MOST_PROGRAMS]
+    if not programs:
+        return "fail", TOO_LARGE, TOO_LARGE
+    sent: list[Any] = list(programs)
+    if kind != "verbatim":  # then only what the function needs is run: see `sandbox.selection`
+        sent = [{"text": program, "function": entry_point} for program in programs]
+    tests = Tests(task["tests"], task.get("names"), entry_point, _closed(preamble), task.get("setup", ""))
+    try:
+        result = run(sent, tests, limits)
+    except (OSError, SandboxUnavailable) as error:
+        return "error", None, str(error) or type(error).__name__
+    answers = {"pass": PASSES, "fail": plain_answer(result.reason)}
+    return result.status, answers.get(result.status), result.reason
+
+
+def run(programs: list[str], tests: Tests, limits: Limits) -> TestResult:
+    """Check in this process's own sandbox, started at the first call."""
+    global _sandbox
+    if _sandbox is None:
+        _sandbox = Sandbox()
+    try:
+        return check(_sandbox, programs, tests, limits)
+    except OSError:  # it was killed, perhaps by the system for want of memory
+        _sandbox.close()
+        _sandbox = None
+        raise
+
+
+def _closed(preamble: str) -> str:
+    """The preamble as a program of its own, where it ends with the head of a function: ``def f():``."""
+    last = preamble.rstrip().rpartition("\n")[2]
+    if not last.endswith(":"):
+        return preamble
+    indentation = last[: len(last) - len(last.lstrip())]
+    return f"{preamble.rstrip()}\n{indentation}    pass\n"
+
+
+def _task(gold: str) -> dict[str, Any]:
+    try:
+        task = json.loads(gold)
+    except (ValueError, RecursionError):
+        task = None
+    return task if isinstance(task, dict) else {"tests": gold}

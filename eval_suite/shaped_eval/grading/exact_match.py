@@ -1,0 +1,52 @@
+r"""A definite answer in a fixed writing (BIG-Bench Hard, last letters): is what a completion states the gold string?
+
+Equal after: white space collapsed, quotes, markup and the final period removed, case folded; numbers by value;
+brackets without the white space between them; an option's letter as `choice` finds it.
+"""
+
+from __future__ import annotations
+
+import re
+
+from shaped_eval.grading import choice
+from shaped_eval.grading.extract import plain_answer, without_reasoning
+from shaped_eval.grading.literals import parse_number
+from shaped_eval.grading.statements import bare_line, final_statement, readings
+from shaped_eval.grading.text import gold_aliases
+from shaped_eval.records import Status
+
+_OPTION = re.compile(r"\(([A-Z])\)")
+_WRAPPING = "\"'“”‘’`*_$ \t"
+_TEXT_COMMAND = re.compile(r"\\(?:text|textbf|mathrm|mathbf)\{([^{}]*)\}")
+
+
+def grade(completion: str, gold: str) -> tuple[Status, str | None]:
+    """Grade a completion against `gold`, a text, or a JSON list of texts that are each right.
+
+    Without a statement ("the answer is", a box, ``<answer>``) its last line is the answer, if short.
+    Reasoning in ``<think>`` tags is dropped. `answer` is
+    canonical: every pass of a gold has the same.
+    """
+    completion = without_reasoning(completion)
+    if _OPTION.fullmatch(gold.strip()):
+        return choice.grade(completion, gold)
+    expected = [canonical(one) for one in gold_aliases(gold)]
+    if len(completion) <= 2 * len(gold) + 20 and canonical(completion) in expected:
+        return "pass", plain_answer(expected[0])
+    statement = final_statement(completion)
+    given = readings(statement) if statement is not None else [bare_line(completion, last=True) or ""]
+    answers = [canonical(text) for text in given]
+    if not answers[-1]:
+        return "unparsed", None
+    if any(answer in expected for answer in answers):
+        return "pass", plain_answer(expected[0])
+    return "fail", plain_answer(answers[-1])
+
+
+def canonical(text: str) -> str:
+    """The form in which answers are compared."""
+    text = " ".join(_TEXT_COMMAND.sub(r"\1", text).split()).strip(_WRAPPING).rstrip(".").strip(_WRAPPING)
+    number = parse_number(text)
+    if number is not None:
+        return str(number.value)
+    return "".join(text.split()) if not any(map(str.isalnum, text)) else text.casefold()

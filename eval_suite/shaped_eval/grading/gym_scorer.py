@@ -1,0 +1,109 @@
+"""Score one answer to a task of reasoning-gym: in a confined process of its own, which ends with it.
+
+What the gym's own scorers would evaluate never reaches them:
+
+- `ARITHMETIC`: they get the answer written anew from a grammar of ours, integers with ``+ - * /`` (`formulas`);
+- `INTEGRALS`: the scorer's own rule (the derivative, less the integrand, simplifies to 0) on objects made from that
+  grammar. It has no ``Integral``, since a copy of the question is not an answer;
+- the tasks of `gym_comparisons`: no answer to them comes here, only the question which answers are right.
+"""
+
+from __future__ import annotations
+
+import json
+import random
+import time
+import warnings
+from typing import Any
+
+import sympy
+
+from shaped_eval.grading.formulas import NoFormula, arithmetic, formula
+from shaped_eval.grading.gym_comparisons import LISTS
+from shaped_eval.grading.reasoning_gym import Verdict, graded, question_digest, task_dataset
+from shaped_eval.grading.sandbox.wire import Gone, recv_frame, send_frame
+
+RIGHT = 1 - 1e-9
+ARITHMETIC = ("countdown", "puzzle24")
+INTEGRALS = ("simple_integration", "intermediate_integration")
+# of one reply of right answers, after the entry that was asked for; the characters are far fewer than fit in a frame
+MOST_ENTRIES, MOST_CHARACTERS, MOST_CPU_S = 1_000, 500_000, 0.1
+
+
+def serve(channel: int) -> None:
+    """Take a completion and its gold, and answer with what `grade` says; or a gold alone, and with `right_answers`."""
+    random.seed(0)  # a verdict is the same again
+    warnings.simplefilter("ignore")
+    try:
+        message = recv_frame(channel)
+        if "right" in message:
+            send_frame(channel, right_answers(message["right"]))
+        else:
+            send_frame(channel, list(grade(message["completion"], message["gold"])))
+    except Gone:
+        return
+
+
+def right_answers(gold: str) -> list[list[Any]]:
+    """Of this entry and of those that follow it: index, digest, the task's own answer, and all right ones."""
+    entries, where = _entries(gold)
+    found: list[list[Any]] = []
+    characters, start_s = 0, time.process_time()
+    for index in range(where["index"], where["index"] + MOST_ENTRIES):
+        if found and (
+            index >= len(entries) or characters > MOST_CHARACTERS or time.process_time() - start_s > MOST_CPU_S
+        ):
+            break
+        entry = entries[index]
+        own = _own(entry)
+        right = entry["metadata"].get("valid_answers") or [own] if where["task"] in LISTS else [own]
+        found.append([index, question_digest(entry["question"]), own, right])
+        characters += sum(map(len, right))
+    return found
+
+
+def grade(completion: str, gold: str) -> Verdict:
+    """Grade one completion: status, answer, and the score in words."""
+    entries, where = _entries(gold)
+    entry = entries[where["index"]]
+    if where.get("digest", question_digest(entry["question"])) != question_digest(entry["question"]):
+        return "error", None, "the entry made again has another question"
+
+    def judge(answer: str) -> tuple[bool, str]:
+        try:
+            points = score(where["task"], answer, entries, entry)
+        except MemoryError:
+            raise
+        except NoFormula as error:
+            return False, f"the answer is not what the task asks for: {error}"
+        except Exception as error:  # of a task's own reading of an answer in a form that it does not expect
+            return False, f"the task cannot read it ({type(error).__name__})"
+        return points >= RIGHT, f"score {points:g}"
+
+    return graded(completion, _own(entry), judge)
+
+
+def _entries(gold: str) -> tuple[Any, dict[str, Any]]:
+    where = json.loads(gold)
+    return task_dataset(where["task"], where["size"], where["seed"], where.get("config")), where
+
+
+def _own(entry: dict[str, Any]) -> str:
+    return entry["answer"] if isinstance(entry["answer"], str) else ""
+
+
+def score(task: str, answer: str, entries: Any, entry: dict[str, Any]) -> float:
+    """The points of an answer, 1 for a right one."""
+    assert task not in LISTS  # their scorers evaluate answers
+    if task in INTEGRALS:
+        return float(_is_integral(answer, entry["metadata"]))
+    if task in ARITHMETIC:
+        answer = arithmetic(answer)
+    return float(entries.score_answer(answer, entry))
+
+
+def _is_integral(answer: str, metadata: dict[str, Any]) -> bool:
+    variable = sympy.Symbol(metadata["variable"])
+    symbols = {metadata["variable"]: variable}
+    rest = sympy.diff(formula(answer, symbols), variable) - formula(metadata["integrand"], symbols)
+    return bool(sympy.simplify(rest) == 0)

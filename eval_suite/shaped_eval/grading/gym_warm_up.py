@@ -1,0 +1,19 @@
+"""Imported by the fork server of `gym_scorer`: its processes inherit what sympy and its parser load at first use."""
+
+from __future__ import annotations
+
+import contextlib
+
+from shaped_eval.grading.gym_scorer import ARITHMETIC, INTEGRALS, score
+from shaped_eval.grading.reasoning_gym import task_dataset
+
+
+def _warm_up(task: str) -> None:
+    entries = task_dataset(task, size=1, seed=0)
+    entry = entries[0]
+    score(task, entry["answer"], entries, entry)
+
+
+for _task in (*ARITHMETIC, *INTEGRALS):
+    with contextlib.suppress(Exception):  # another version than the one that was read: each answer takes longer
+        _warm_up(_task)

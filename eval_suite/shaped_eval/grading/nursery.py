@@ -1,0 +1,150 @@
+"""The process that workers are forked from, and the handle to it.
+
+A fresh interpreter that has imported and warmed up the isolated graders, has one thread and never sees the
+caller's ``__main__``, its CUDA context or its threads. Forking from it takes milliseconds, where starting a
+worker from nothing takes seconds. (``multiprocessing``'s fork server would import the caller's script into
+each worker.)
+"""
+
+from __future__ import annotations
+
+import gc
+import json
+import os
+import signal
+import socket
+import struct
+import subprocess
+import sys
+import weakref
+from collections.abc import Sequence
+from multiprocessing.connection import Connection
+
+from shaped_eval.grading.worker import answer, serve
+
+_MESSAGE = struct.Struct("=cqq")  # an operation, its number and a process id
+_SPAWN, _KILL = b"S", b"K"
+_CLOSE_TIMEOUT_S = 10.0
+_WARM_UP = (  # the parser learns its grammar as it goes, and forked workers inherit what it learnt
+    (r"\frac{\sqrt{2}}{2}+x", r"x+\sqrt{2}/3"),
+    (r"(1,\frac{\pi}{2}]", r"[1,\sqrt{3})"),
+    (r"(-\infty,5) \cup (5,\infty)", r"x \in [-2,7]"),
+    (r"x^5 - 2x^4 + 3", r"x^4(x - 2) + 5"),
+    (r"y = 2x + 3", r"y = \frac{1}{2}x + 3"),
+    (r"\begin{pmatrix} 1 \\ 2 \end{pmatrix}", r"\begin{pmatrix} 1/3 \\ 2 \end{pmatrix}"),
+    (r"3 \pm 2\sqrt{2}", r"\{1, -2\}"),
+    (r"1 - 12i", r"145^\circ"),
+)
+_BOOTSTRAP = (
+    "import json, sys; sys.path[:] = json.loads(sys.argv[2]); "
+    "from shaped_eval.grading.nursery import main; main(int(sys.argv[1]))"
+)
+
+
+class Nursery:
+    """Starts and kills workers. Not thread-safe. The process ends on `close` or when its caller dies."""
+
+    def __init__(self) -> None:
+        self._control, theirs = socket.socketpair()
+        with theirs:
+            arguments = [str(theirs.fileno()), json.dumps(sys.path)]
+            process = subprocess.Popen(
+                [sys.executable, "-c", _BOOTSTRAP, *arguments],
+                pass_fds=[theirs.fileno()],
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.DEVNULL,
+            )
+        self.close = weakref.finalize(self, _close, self._control, process)
+        self._process = process
+        self._number = 0
+
+    def spawn(self) -> tuple[int, Connection]:
+        """A new worker: its process id and the pipe to it. Waits for the nursery's imports the first time.
+
+        Raises:
+            ConnectionError: the nursery is gone.
+        """
+        ours, theirs = socket.socketpair()
+        with theirs:
+            pid = self._ask(_SPAWN, fds=[theirs.fileno()])
+        return pid, Connection(ours.detach())
+
+    def kill(self, pid: int) -> None:
+        """Kill and reap a worker; one that has ended already is only reaped.
+
+        Raises:
+            ConnectionError: the nursery is gone, and its workers with it.
+        """
+        self._ask(_KILL, pid)
+
+    def _ask(self, operation: bytes, pid: int = 0, fds: Sequence[int] = ()) -> int:
+        self._number += 1
+        socket.send_fds(self._control, [_MESSAGE.pack(operation, self._number, pid)], fds)
+        while True:
+            reply = self._control.recv(_MESSAGE.size, socket.MSG_WAITALL)
+            if len(reply) < _MESSAGE.size:
+                raise ConnectionError(f"the nursery of grading processes ended (exit code {self._process.poll()})")
+            _, number, pid = _MESSAGE.unpack(reply)
+            if number == self._number:  # not of an earlier question that Ctrl-C interrupted
+                return pid
+
+
+def _close(control: socket.socket, process: subprocess.Popen[bytes]) -> None:
+    control.close()
+    try:
+        process.wait(_CLOSE_TIMEOUT_S)
+    except subprocess.TimeoutExpired:
+        process.kill()
+        process.wait()
+
+
+def main(control_fd: int) -> None:
+    """The nursery's own life: warm up, then fork and kill on request until the caller closes the socket."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the caller's to handle
+    control = socket.socket(fileno=control_fd)
+    from shaped_eval.grading import algebra  # here alone: it imports what the workers need, and the caller does not
+
+    for given, gold in _WARM_UP:
+        answer("math", f"\\boxed{{{given}}}", gold, soft_timeout_s=60.0)
+    algebra.remember()
+    gc.collect()
+    gc.freeze()  # keep the imported pages shared between the workers
+    workers: set[int] = set()
+    try:
+        while True:
+            message, fds, _, _ = socket.recv_fds(control, _MESSAGE.size, 1)
+            if not message:
+                return
+            operation, number, pid = _MESSAGE.unpack(message)
+            if operation == _SPAWN:
+                pid = _fork(control, fds[0])
+                workers.add(pid)
+            elif pid in workers:
+                workers.remove(pid)
+                _kill(pid)
+            control.sendall(_MESSAGE.pack(operation, number, pid))
+    except (BrokenPipeError, ConnectionResetError):
+        return  # the caller is gone
+    finally:
+        for pid in workers:
+            _kill(pid)
+
+
+def _fork(control: socket.socket, channel_fd: int) -> int:
+    own_pid = os.getpid()
+    pid = os.fork()
+    if pid == 0:
+        status = 1
+        try:
+            control.close()
+            serve(Connection(channel_fd), own_pid)
+            status = 0
+        finally:
+            os._exit(status)
+    os.close(channel_fd)
+    return pid
+
+
+def _kill(pid: int) -> None:
+    os.kill(pid, signal.SIGKILL)  # a worker that has ended is not reaped yet, so its id is still its own
+    os.waitpid(pid, 0)

@@ -1,0 +1,130 @@
+"""The process that holds the code under test: it runs the code, then answers calls. Nothing here is trusted.
+
+The code can do to this module whatever it likes. All it gains are other replies, and of those it could have given
+any to begin with.
+"""
+
+from __future__ import annotations
+
+import itertools
+import random
+import re
+import sys
+import types
+import warnings
+from collections.abc import Callable
+from typing import Any
+
+from shaped_eval.grading.sandbox.selection import MODULE, NOT_PARSED, choose
+from shaped_eval.grading.sandbox.wire import REQUEST_BYTES, BadReply, Gone, pack, recv_frame, send_frame, unpack
+
+MESSAGE_CHARACTERS = 300
+ITERATED_ITEMS = 100_000
+_DESCRIBED = 80
+
+
+def serve(channel: int) -> None:
+    """Take the programs, run what counts of one, then answer calls until the channel closes."""
+    random.seed(0)  # a verdict is the same again
+    objects: list[Any] = []  # what was returned and is no literal, by the number that stands for it
+    try:
+        namespace = _load(channel, objects)
+        while namespace is not None:
+            _answer(channel, recv_frame(channel, largest=REQUEST_BYTES), namespace, objects)
+    except Gone:
+        return
+
+
+def _load(channel: int, objects: list[Any]) -> dict[str, Any] | None:
+    message = recv_frame(channel, largest=REQUEST_BYTES)
+    warnings.simplefilter("ignore")
+    module = types.ModuleType(MODULE)
+    sys.modules[MODULE] = module
+    try:
+        exec(_code(message), module.__dict__)
+        if message["setup"]:
+            exec(message["setup"], module.__dict__)
+    except BaseException as error:  # whatever the code raises, SystemExit among them, is its result
+        send_frame(channel, _raised(error))
+        return None
+    found = {name: _describe(module.__dict__[name], objects) for name in message["names"] if name in module.__dict__}
+    send_frame(channel, {"found": found})
+    return module.__dict__
+
+
+def _code(message: dict[str, Any]) -> types.CodeType:
+    """The first of the programs that compiles; of those that come as ``{"text", "function"}`` what `choose` takes."""
+    first: BaseException | None = None
+    programs = message["programs"]
+    if programs and isinstance(programs[0], dict):
+        texts = [program["text"] for program in programs]
+        used = {*message["names"], *re.findall(r"\w+", message["setup"] or "")}
+        programs = [choose(texts, programs[0]["function"], list(used))]
+    for program in programs:
+        try:
+            return compile(program, MODULE, "exec", dont_inherit=True)
+        except NOT_PARSED as error:
+            first = first or error
+    assert first is not None
+    raise first
+
+
+def _describe(value: Any, objects: list[Any]) -> Any:
+    return {"callable": True} if callable(value) else {"value": _pack(value, objects)}
+
+
+def _answer(channel: int, message: dict[str, Any], namespace: dict[str, Any], objects: list[Any]) -> None:
+    reply: dict[str, Any]
+    try:
+        if "iterate" in message:
+            items = itertools.islice(iter(objects[message["iterate"]]), ITERATED_ITEMS)
+            reply = {"value": _pack(list(items), objects)}
+        else:
+            arguments, options = unpack(message["arguments"], lambda content: objects[content[0]])
+            reply = {"value": _pack(namespace[message["call"]](*arguments, **options), objects)}
+    except BaseException as error:
+        reply = _raised(error)
+    try:
+        send_frame(channel, reply)
+    except BadReply as error:
+        send_frame(channel, _raised(error))
+
+
+def _raised(error: BaseException) -> dict[str, Any]:
+    try:
+        text = str(error)[:MESSAGE_CHARACTERS]
+    except BaseException:
+        text = ""
+    return {"raised": type(error).__name__[:_DESCRIBED], "message": text}
+
+
+def _pack(value: Any, objects: list[Any]) -> Any:
+    return pack(value, lambda found: _pack_other(found, objects))
+
+
+# An exact value from an instance of a subclass, by the type's own method and none of the subclass's.
+_EXACT: tuple[tuple[type, Callable[[Any], Any]], ...] = (
+    (int, int.__int__),
+    (float, float.__float__),
+    (complex, complex.__complex__),
+    (str, str.__str__),
+    (bytes, lambda value: b"".join([value])),
+    (bytearray, lambda value: b"".join([value])),
+    (list, lambda value: list(list.__iter__(value))),
+    (tuple, lambda value: tuple(tuple.__iter__(value))),
+    (dict, lambda value: {key: dict.__getitem__(value, key) for key in dict.__iter__(value)}),
+    (set, lambda value: set(set.__iter__(value))),
+    (frozenset, lambda value: frozenset(frozenset.__iter__(value))),
+)
+
+
+def _pack_other(value: Any, objects: list[Any]) -> Any:
+    """What equals a literal as that literal: a Counter, a named tuple, numpy's numbers. Else a number for it."""
+    kind = type(value)
+    for base, exact in _EXACT:
+        if issubclass(kind, base):
+            return _pack(exact(value), objects)
+    if kind.__module__ == "numpy" and kind.__name__ != "ndarray" and hasattr(kind, "item"):
+        return _pack(value.item(), objects)
+    objects.append(value)
+    return {"o": [len(objects) - 1, kind.__name__[:_DESCRIBED]]}

@@ -1,0 +1,67 @@
+r"""Short answers in words: is what a completion states one of the gold aliases, after SQuAD's normalisation?
+
+Normalisation as in SQuAD (arXiv 1606.05250): lower case, no punctuation, no articles, white space collapsed.
+Departures: punctuation is all of Unicode's, so that dashes and quotes of every kind go; an answer that would vanish
+(``The The``) keeps its articles.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import string
+import unicodedata
+
+from shaped_eval.grading.extract import plain_answer, without_reasoning
+from shaped_eval.grading.statements import final_statement, first_answer, readings
+from shaped_eval.records import Status
+
+ANSWER_CHARACTERS = 1_000
+_EMPTY_TAG = re.compile(r"<answer>\s{0,80}</answer>", re.IGNORECASE)
+_ARTICLES = re.compile(r"\b(?:a|an|the)\b")
+
+
+def grade(completion: str, gold: str) -> tuple[Status, str | None]:
+    """Grade a short answer. `gold` is one alias, or several as a JSON list of strings.
+
+    The answer is what the completion states (``<answer>``, a box, "the answer is"), else its first line: a base model
+    goes on after it. Reasoning in ``<think>`` tags is dropped. Equal means equal as a whole; every pass has the first
+    alias as its `answer`.
+    """
+    completion = without_reasoning(completion)
+    aliases = [normalized(alias) for alias in gold_aliases(gold)]
+    statement = final_statement(completion)
+    given = readings(statement) if statement is not None else [_first_line(completion)]
+    answers = [normalized(text[:ANSWER_CHARACTERS]) for text in given]
+    if not answers[-1]:
+        return "unparsed", None
+    if any(answer in aliases for answer in answers):
+        return "pass", plain_answer(aliases[0])
+    return "fail", plain_answer(answers[-1])
+
+
+def gold_aliases(gold: str) -> list[str]:
+    """The aliases that a gold stands for: those of a JSON list of strings, else the gold itself."""
+    if gold.lstrip().startswith("["):
+        try:
+            aliases = json.loads(gold)
+        except ValueError:
+            return [gold]
+        if isinstance(aliases, list) and aliases and all(isinstance(alias, str) for alias in aliases):
+            return aliases
+    return [gold]
+
+
+def normalized(text: str) -> str:
+    """SQuAD's normal form of a short text."""
+    lowered = "".join(character for character in text.lower() if not _is_punctuation(character))
+    return " ".join(_ARTICLES.sub(" ", lowered).split()) or " ".join(lowered.split())
+
+
+def _is_punctuation(character: str) -> bool:
+    return character in string.punctuation or unicodedata.category(character).startswith("P") or character in "´`"
+
+
+def _first_line(completion: str) -> str:
+    text = _EMPTY_TAG.sub("", first_answer(completion))
+    return next((line for line in text.splitlines() if line.strip()), "")

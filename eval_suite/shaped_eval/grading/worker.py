@@ -1,0 +1,105 @@
+"""A grading worker: reads requests from its pipe, answers each within the soft timeout, until the pipe
+closes.
+
+Messages are JSON both ways: nothing that graded text could influence is ever unpickled.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import json
+import os
+import resource
+import signal
+import sys
+from collections.abc import Iterator
+from multiprocessing.connection import Connection
+from typing import Any
+
+from shaped_eval.grading.base import Grade, SoftTimeout
+from shaped_eval.grading.graders import grader_spec, load
+from shaped_eval.grading.sandbox.checker import Limits
+
+REPEAT_ALARM_S = 0.25
+RETIRE_SHARE = 0.25  # of the memory limit: a worker that once grew beyond this is replaced
+PR_SET_PDEATHSIG = 1
+
+
+def serve(channel: Connection, parent_pid: int) -> None:
+    """Grade until end of file. Each message carries its own limits; a retired worker answers and returns."""
+    _die_with(parent_pid)
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    memory_limit_mb: int | None = None
+    while True:
+        try:
+            message = json.loads(channel.recv_bytes())
+        except EOFError:
+            return
+        if memory_limit_mb is None:
+            memory_limit_mb = message["memory_limit_mb"]
+            _limit_memory(memory_limit_mb * 2**20)
+        limits = Limits(**message["limits"]) if message["limits"] else None
+        reply = answer(message["grader"], message["completion"], message["gold"], message["soft_timeout_s"], limits)
+        forget = grader_spec(message["grader"]).forget
+        if forget is not None:
+            load(forget)()
+        peak_mb = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / (2**20 if sys.platform == "darwin" else 1024)
+        # An interrupted algebra system may keep half-changed global state: start afresh.
+        retire = reply["status"] in ("timeout", "error") or peak_mb > RETIRE_SHARE * memory_limit_mb
+        try:
+            channel.send_bytes(json.dumps({**reply, "retire": retire}).encode())
+        except BrokenPipeError:
+            return  # the parent is gone
+        if retire:
+            return
+
+
+def answer(
+    grader: str, completion: str, gold: str, soft_timeout_s: float, limits: Limits | None = None
+) -> dict[str, Any]:
+    """Grade one item: `Grade`'s fields, the reason where there is one. Must run in the main thread of its process."""
+    try:
+        with _soft_timeout(soft_timeout_s):
+            grade = Grade(*load(grader_spec(grader).function)(completion, gold, *([limits] if limits else [])))
+    except SoftTimeout:
+        grade = Grade("timeout", None)
+    except Exception:  # any fault of a grader, MemoryError among them: the item's status says so
+        grade = Grade("error", None)
+    return {name: value for name, value in grade._asdict().items() if name != "reason" or value is not None}
+
+
+@contextlib.contextmanager
+def _soft_timeout(seconds: float) -> Iterator[None]:
+    """Raise SoftTimeout after so many seconds of this process's own CPU time: a busy machine changes no verdict."""
+    armed = True
+
+    def expire(signum: int, frame: object) -> None:
+        if armed:
+            raise SoftTimeout
+
+    signal.signal(signal.SIGPROF, expire)
+    # It rings again, because an exception raised inside a destructor or a callback is dropped.
+    signal.setitimer(signal.ITIMER_PROF, seconds, REPEAT_ALARM_S)
+    try:
+        yield
+    finally:
+        armed = False
+        signal.setitimer(signal.ITIMER_PROF, 0)
+
+
+def _limit_memory(limit_bytes: int) -> None:
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    if sys.platform == "linux":  # macOS refuses
+        hard_bytes = resource.getrlimit(resource.RLIMIT_AS)[1]
+        if hard_bytes != resource.RLIM_INFINITY:
+            limit_bytes = min(limit_bytes, hard_bytes)
+        resource.setrlimit(resource.RLIMIT_AS, (limit_bytes, limit_bytes))
+
+
+def _die_with(parent_pid: int) -> None:
+    """Ask Linux to kill this process when its parent dies; elsewhere the closed pipe ends it."""
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
+        if os.getppid() != parent_pid:  # it died before we asked
+            os._exit(1)

@@ -1,0 +1,236 @@
+"""One benchmark of one run as the Hub's formats have it: an `.eval_results` entry, a model-index result, a table.
+
+Which format holds what:
+    .eval_results   avg@n, the accuracy of one sample, of a benchmark that the Hub keeps a leaderboard of. The format
+                    has no field for a metric or an interval; a pass@k there would be read as an accuracy.
+    model-index     every other number: pass@k, cons@k, and all numbers of other benchmarks.
+    table           all of them, with intervals, for people.
+
+Values are percentages, as on the leaderboards.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from shaped_eval.benchmarks import BENCHMARKS
+from shaped_eval.errors import UserError
+from shaped_eval.files import file_name
+from shaped_eval.harness.tasks import HARNESS
+from shaped_eval.outcomes import read_outcomes, read_record
+from shaped_eval.records import read_jsonl
+from shaped_eval.texts import in_markdown, one_line
+
+# Benchmark → (data set, task of its eval.yaml, problems) of leaderboards on the Hub, which admits data sets one by
+# one: https://huggingface.co/datasets?benchmark=benchmark:official.
+LEADERBOARDS = {
+    "gsm8k": ("openai/gsm8k", "gsm8k", 1319),
+    "mmlu_pro": ("TIGER-Lab/MMLU-Pro", "mmlu_pro", 12032),
+}
+
+READING = (
+    "Percentages, with 95% intervals over problems; the sampling error is that of drawing other samples for the same "
+    "problems. Pass@k is the unbiased estimate from n samples, avg@n the accuracy of one sample, cons@n the majority "
+    "vote."
+)
+
+# What tells two variants of a benchmark apart: (setting, its part of a file's name, its words).
+_SETTINGS = (
+    ("n", "n{}", "n = {}"),
+    ("temperature", "t{}", "temperature {}"),
+    ("top_p", "p{}", "top-p {}"),
+    ("max_new_tokens", "len{}", "at most {} tokens"),
+    ("shots", "shots{}", "{} worked examples"),
+    ("limit", "limit{}", "only the first {} problems"),
+)
+
+
+@dataclass(frozen=True)
+class Variant:
+    """A benchmark of a run, and the setting of its numbers.
+
+    entry: of results.json. settings: of run.json, with the benchmark's own n. graders: name and version.
+    """
+
+    benchmark: str
+    entry: Mapping[str, Any]
+    settings: Mapping[str, Any]
+    graders: tuple[str, ...]
+    date: str
+    record: Mapping[str, Any]
+
+    @property
+    def slug(self) -> str:
+        """Name of the variant in file names: the benchmark and its setting, so that publishing again replaces it."""
+        parts = [form.format(self.settings[name]) for name, form, _ in _SETTINGS if self._has(name)]
+        if self.settings.get("answers"):
+            parts.append(re.sub(r"[^A-Za-z0-9.-]+", "-", self.settings["answers"]))
+        chat = ["chat"] if self.settings.get("chat_template") else []
+        return file_name("_".join([self.benchmark, *parts, *chat]))
+
+    @property
+    def label(self) -> str:
+        """The setting in words."""
+        parts = [form.format(self.settings[name]) for name, _, form in _SETTINGS if self._has(name)]
+        if self.settings.get("decoding"):
+            parts.append({"likelihood": "options by likelihood"}.get(self.settings["decoding"], "greedy"))
+        if self.entry.get("accuracy"):
+            parts.append(self.entry["accuracy"])
+        if self.settings.get("chat_template"):
+            parts.append("chat template")
+        if self.settings.get("answers"):
+            parts.append(f"answers given in {self.settings['answers']}")
+        return ", ".join(parts)
+
+    @property
+    def accuracy(self) -> str:
+        """Key of the metric that is the accuracy of one sample."""
+        return f"avg@{self.entry['n']}"
+
+    @property
+    def has_leaderboard(self) -> bool:
+        """Whether its accuracy goes to a leaderboard: not that of a part of the problems, or of foreign answers."""
+        whole = self.benchmark in LEADERBOARDS and self.entry["problems"] == LEADERBOARDS[self.benchmark][2]
+        return whole and not self._has("answers")
+
+    def _has(self, name: str) -> bool:
+        return self.settings.get(name) is not None
+
+
+def read_variants(folder: str | Path, results: Mapping[str, Any]) -> list[Variant]:
+    """The benchmarks of a finished run; `results` is what its results.json holds.
+
+    Raises:
+        UserError: no run there, or an unfinished one.
+    """
+    record, variants = read_record(folder), []
+    outcomes_of = read_outcomes(folder)
+    sampled = datetime.fromtimestamp((Path(folder) / "samples.jsonl").stat().st_mtime, UTC)
+    date = record.get("date") or sampled.strftime("%Y-%m-%d")
+    metas = {row["benchmark"]: row["meta"] for row in read_jsonl(Path(folder) / "problems.jsonl")}
+    for name, outcomes in outcomes_of.items():
+        if name not in results:
+            raise UserError(f"{str(folder)!r}: results.json lacks {name}: repeat `shaped-trl report {folder}`")
+        own = {key: metas[name][key] for key in ("shots", "decoding") if metas[name].get(key)}
+        settings = {**record["settings"], "n": results[name]["n"], **own}
+        if "decoding" in own:  # greedy or by likelihood, whatever the run samples at
+            settings |= {"temperature": None, "top_p": None}
+        variants.append(Variant(name, results[name], settings, tuple(outcomes.graders), date, record))
+    return variants
+
+
+def eval_result(variant: Variant, source_url: str | None) -> dict[str, Any]:
+    """The variant's entry of an `.eval_results` file, in the layout of huggingface_hub's `EvalResultEntry`.
+
+    source_url: page of the samples behind the number, if they are published.
+    """
+    dataset_id, task_id, _ = LEADERBOARDS[variant.benchmark]
+    fields: dict[str, Any] = {
+        "dataset_id": dataset_id,
+        "task_id": task_id,
+        "value": _percent(variant.entry["metrics"][variant.accuracy]["value"]),
+        "date": variant.date,
+        "source_url": source_url,
+        "source_name": "Samples and verdicts" if source_url else None,
+        "notes": notes(variant),
+    }
+    try:
+        from huggingface_hub import EvalResultEntry, eval_result_entries_to_yaml
+    except ImportError:  # huggingface_hub before 2 has no such class
+        source = {"source": {"url": source_url, "name": fields["source_name"]}} if source_url else {}
+        rest = {"date": fields["date"], **source, "notes": fields["notes"]}
+        return {"dataset": {"id": dataset_id, "task_id": task_id}, "value": fields["value"], **rest}
+    return eval_result_entries_to_yaml([EvalResultEntry(**fields)])[0]
+
+
+def notes(variant: Variant) -> str:
+    """The accuracy's setting, interval and provenance, in one line."""
+    entry, record = variant.entry, variant.record
+    metric = entry["metrics"][variant.accuracy]
+    parts = [
+        f"{variant.accuracy} over {entry['problems']} problems",
+        variant.label,
+        f"95% interval over problems {_percent(metric['low'])} to {_percent(metric['high'])}",
+        _rates(entry),
+        f"grader {' '.join(variant.graders)}",
+        f"shaped-trl {record.get('versions', {}).get('shaped-trl')}, commit {record.get('commit')}",
+    ]
+    if record.get("model_identity"):
+        parts.append(f"weights {record['model_identity'][:12]}")
+    return one_line("; ".join(parts))
+
+
+def index_result(variant: Variant, source_url: str | None) -> dict[str, Any] | None:
+    """The variant's result in a model-index: all numbers but what `.eval_results` holds; None where none is left."""
+    from huggingface_hub import EvalResult
+    from huggingface_hub.repocard_data import eval_results_to_model_index
+
+    # pass@1 is avg@n, of which a leaderboard takes care
+    skipped = {"pass@1", variant.accuracy} if variant.has_leaderboard else {"pass@1"}
+    dataset_id, config, split = _dataset(variant.benchmark)
+    shares = {name: variant.entry[name] for name in ("truncated", "unparsed")}
+    rates = {f"{name}_percent": _percent(share) for name, share in shares.items() if share is not None}
+    about = {"problems": variant.entry["problems"], **rates, "graders": list(variant.graders), "date": variant.date}
+    asked = {name: variant.settings[name] for name, *_ in _SETTINGS if variant.settings.get(name) is not None}
+    results = [
+        EvalResult(
+            task_type="text-generation",
+            task_name=one_line(f"{variant.benchmark} ({variant.label})"),
+            dataset_type=dataset_id,
+            dataset_name=one_line(variant.benchmark),
+            dataset_config=config,
+            dataset_split=split,
+            dataset_args={**asked, **about},
+            metric_type=key,
+            metric_name=key,
+            metric_value=_percent(metric["value"]),
+            metric_args={f"{end}_95": _percent(metric[end]) for end in ("low", "high")},
+            source_name="Samples and verdicts" if source_url else None,
+            source_url=source_url,
+        )
+        for key, metric in variant.entry["metrics"].items()
+        if key not in skipped
+    ]
+    return eval_results_to_model_index("", results)[0]["results"][0] if results else None
+
+
+def table(variant: Variant, source_url: str | None) -> str:
+    """The variant's numbers for people, as Markdown; names that come from the run's files are escaped."""
+    entry = variant.entry
+    lines = [
+        f"**{in_markdown(variant.benchmark)}**: {entry['problems']} problems, {in_markdown(variant.label)}; "
+        f"{_rates(entry)}; grader {in_markdown(', '.join(variant.graders))}; {in_markdown(variant.date)}"
+        + (f"; [samples]({source_url})" if source_url else ""),
+        "",
+        "| metric | % | low | high | sampling error |",
+        "| --- | ---: | ---: | ---: | ---: |",
+    ]
+    for key, metric in entry["metrics"].items():
+        ends = (metric.get(end) for end in ("value", "low", "high", "sampling_se"))
+        lines.append(
+            f"| {in_markdown(key)} | " + " | ".join("–" if end is None else f"{100 * end:.1f}" for end in ends) + " |"
+        )
+    return "\n".join(lines)
+
+
+def _dataset(benchmark: str) -> tuple[str, str | None, str | None]:
+    """(data set, config, split) of a benchmark; its own name where it comes from no data set."""
+    known: Any = BENCHMARKS.get(benchmark) or HARNESS.get(benchmark)
+    if known is not None:
+        return known.dataset_id, known.config, known.split
+    return benchmark, None, None
+
+
+def _rates(entry: Mapping[str, Any]) -> str:
+    """Of answers from elsewhere nobody knows whether they were cut."""
+    cut = [] if entry["truncated"] is None else [f"truncated {_percent(entry['truncated'])}%"]
+    return ", ".join([*cut, f"unparsed {_percent(entry['unparsed'])}%"])
+
+
+def _percent(share: float) -> float:
+    return round(100 * share, 2)

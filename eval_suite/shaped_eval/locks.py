@@ -1,0 +1,151 @@
+"""One process at a folder: a lock that ends with the process that holds it, however that ends."""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import os
+import stat
+import sys
+import time
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+
+from shaped_eval.errors import UserError
+from shaped_eval.records import check_folder
+
+LOCK = ".lock"
+# how long one that is held is tried again: a process that was killed may need a moment to be gone
+GRACE_S, POLL_S = 2.0, 0.1
+# what `flock` says on file systems that have no locks, as some network file systems
+NO_LOCKS = (errno.ENOLCK, errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP)
+
+_held: set[int] = set()
+
+
+def _let_go() -> None:
+    """A forked process would hold its parent's locks beyond the parent's death."""
+    for descriptor in _held:
+        os.close(descriptor)
+    _held.clear()
+
+
+os.register_at_fork(after_in_child=_let_go)
+
+
+@contextmanager
+def locked_folder(folder: str | Path, field: str = "out") -> Iterator[None]:
+    """Hold `folder`, which is made where it is not there, against another process that writes to it.
+
+    On a file system without locks this says so on standard error, and goes on. A folder that was made here and is
+    still empty at the end is removed.
+
+    Args:
+        field: the option that named the folder, for the error.
+
+    Raises:
+        UserError: another process holds it; it cannot be written, or is none.
+    """
+    folder = Path(folder)
+    check_folder(folder, field)
+    made = [path for path in (folder, *folder.parents) if not path.exists()]
+    held = ExitStack()
+    try:
+        try:
+            held.enter_context(lock(folder / LOCK, lambda: _in_use(folder, field)))
+        except OSError as error:
+            raise UserError(
+                f"{field}={str(folder)!r} cannot be written: {error.strerror}: {error.filename}"
+            ) from error
+        with held:
+            yield
+    finally:
+        for path in made:
+            try:
+                path.rmdir()
+            except OSError:  # it holds something, or was never made
+                break
+
+
+def _in_use(folder: Path, field: str) -> UserError:
+    return UserError(
+        f"{field}={str(folder)!r} is in use by another shaped-trl process: wait until that has ended, or choose "
+        f"another {field}"
+    )
+
+
+@contextmanager
+def locked_folders(folders: Iterable[str | Path], field: str = "out") -> Iterator[None]:
+    """Hold each of `folders` once, as `locked_folder` does."""
+    with ExitStack() as stack:
+        for folder in {Path(folder).resolve(): folder for folder in folders}.values():
+            stack.enter_context(locked_folder(folder, field))
+        yield
+
+
+@contextmanager
+def lock(path: Path, in_use: Callable[[], Exception] | None = None) -> Iterator[None]:
+    """Hold the lock file `path`; it is removed afterwards.
+
+    Args:
+        in_use: what to raise where another process holds it; without, wait until it is free, however long that takes.
+
+    Raises:
+        OSError: the file cannot be made there, or what stands there is no file.
+    """
+    descriptor = _acquire(path, in_use)
+    owner = os.getpid()
+    _held.add(descriptor)
+    try:
+        yield
+    finally:
+        if os.getpid() == owner:  # a child that was forked meanwhile has let go
+            path.unlink(missing_ok=True)  # while it is held: `_is_at` tells those who wait that it is gone
+            _held.discard(descriptor)
+            os.close(descriptor)
+
+
+def _acquire(path: Path, in_use: Callable[[], Exception] | None) -> int:
+    """The descriptor of the lock file, locked."""
+    tried_until = time.monotonic() + GRACE_S
+    while True:
+        descriptor = _open(path)
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB if in_use else fcntl.LOCK_EX)
+        except BlockingIOError:
+            os.close(descriptor)
+            if in_use and time.monotonic() > tried_until:
+                raise in_use() from None
+            time.sleep(POLL_S)
+            continue
+        except OSError as error:
+            if error.errno not in NO_LOCKS:
+                os.close(descriptor)
+                raise
+            print(
+                f"{path.parent}: this file system has no locks ({error.strerror}): nothing keeps a second command "
+                "from writing there at the same time, so start none",
+                file=sys.stderr,
+            )
+            return descriptor
+        if _is_at(descriptor, path):
+            return descriptor
+        os.close(descriptor)  # its holder has removed it since it was opened
+
+
+def _open(path: Path) -> int:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    # not through a symbolic link, and without waiting for what is no file
+    descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC, 0o666)
+    if stat.S_ISREG(os.fstat(descriptor).st_mode):
+        return descriptor
+    os.close(descriptor)
+    raise OSError(errno.EINVAL, "no regular file", str(path))
+
+
+def _is_at(descriptor: int, path: Path) -> bool:
+    try:
+        return os.path.samestat(os.fstat(descriptor), os.stat(path, follow_symlinks=False))
+    except FileNotFoundError:
+        return False

@@ -1,0 +1,73 @@
+"""The statistics as modules of `evaluate`: ``evaluate.load(shaped_eval.metrics.path("pass_at_k"))``.
+
+Needs the extra ``evaluate``; nothing is downloaded. The numbers are those of `statistics`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from shaped_eval.errors import UserError
+from shaped_eval.records import Status
+from shaped_eval.statistics import Ballot, Interval, ballots
+
+NAMES = ("pass_at_k", "avg_at_m", "cons_at_m", "maj_at_k")
+PASSES = "predictions: for each problem a list of n truth values, one for each sample: did it pass?"
+ANSWERS = (
+    'predictions: for each problem a list of n answers in one canonical writing, "" where there is none; '
+    "references: for each problem the right answer."
+)
+RETURNS = (
+    "The mean over problems in 0–1, its 95% interval over problems (_low, _high), and the standard error of "
+    "sampling alone (_sampling_se)."
+)
+
+
+def path(name: str) -> str:
+    """The folder to give to `evaluate.load`.
+
+    Raises:
+        UserError: there is no such metric.
+    """
+    if name not in NAMES:
+        raise UserError(f"metric={name!r} does not exist: use one of {', '.join(NAMES)}")
+    return str(Path(__file__).parent / name)
+
+
+def samples_a_problem(predictions: Sequence[Sequence[object]]) -> int:
+    """The n of all problems.
+
+    Raises:
+        UserError: no problems, or not the same number of samples in each.
+    """
+    if not predictions:
+        raise UserError("predictions is empty: give a list of samples for each problem")
+    n = len(predictions[0])
+    for index, samples in enumerate(predictions):
+        if len(samples) != n or n == 0:
+            raise UserError(
+                f"predictions[{index}] has {len(samples)} samples where predictions[0] has {n}: give each problem the "
+                "same number, 1 or more"
+            )
+    return n
+
+
+def votes(predictions: Sequence[Sequence[str | None]], references: Sequence[str]) -> list[Ballot]:
+    """The ballot of each problem; an empty answer does not vote."""
+
+    def status(answer: str | None, gold: str) -> Status:
+        return "unparsed" if not answer else "pass" if answer == gold else "fail"
+
+    statuses = [[status(answer, gold) for answer in row] for row, gold in zip(predictions, references, strict=True)]
+    return ballots(statuses, [[answer or None for answer in row] for row in predictions])
+
+
+def flat(name: str, interval: Interval) -> dict[str, float | None]:
+    """One metric's numbers under keys of their own."""
+    return {
+        name: interval.value,
+        f"{name}_low": interval.low,
+        f"{name}_high": interval.high,
+        f"{name}_sampling_se": interval.sampling_se,
+    }

@@ -1,0 +1,236 @@
+"""What a run's files say of each problem: counts of passes, the vote, and how samples ended.
+
+P problems, M = n samples per problem: the run's n, or a benchmark's own, its problems' ``meta["n"]``.
+Files are read row by row; neither completions nor rows are kept, only a byte a sample and each problem's distinct
+answers.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field, fields
+from pathlib import Path
+from typing import Any, get_args
+
+import numpy as np
+from numpy.typing import NDArray
+
+from shaped_eval.errors import UserError
+from shaped_eval.grading.graders import grader_spec
+from shaped_eval.provenance import stable_hash
+from shaped_eval.records import Problem, Sample, Status, Verdict, read_jsonl
+from shaped_eval.rows import Row, check_field, is_count, read_object, row_of
+from shaped_eval.statistics import Ballot, Values, cons
+
+MAX_SAMPLES = 10_000_000  # of a problem
+NUMBER_OF_SAMPLES = f"a whole number from 1 to {MAX_SAMPLES:,}"
+STATUSES: tuple[Status, ...] = get_args(Status)
+
+
+@dataclass(frozen=True)
+class Outcomes:
+    """One benchmark of one run.
+
+    passes_P, ballots_P: of `problem_ids`, how many of the n samples pass, and who votes for what.
+    statuses: how many verdicts have each status. truncated: how many samples the token limit cut. accuracy: what a
+    pass means where there are several ways (``acc``, ``acc_norm``, ``exact match``). drawn: samples are drawn at
+    random by the run's settings; else they are greedy, or options chosen by likelihood. tasks_P: a hash of each
+    problem's gold and grader. votes: the grader's answers can be voted on. truncated and tokens are None for answers
+    from elsewhere, of which it is not known.
+    """
+
+    benchmark: str
+    problem_ids: list[str]
+    n: int
+    passes_P: NDArray[np.int64]
+    ballots_P: list[Ballot]
+    statuses: Counter[str]
+    graders: list[str]
+    truncated: int | None
+    tokens: int | None
+    accuracy: str | None = None
+    drawn: bool = True
+    votes: bool = True
+    tasks_P: list[str] = field(default_factory=list)
+
+    @property
+    def votes_P(self) -> Values:
+        """The majority vote of each problem in 0–1."""
+        return np.array([cons(ballot) for ballot in self.ballots_P])
+
+    @property
+    def num_samples(self) -> int:
+        return self.n * len(self.problem_ids)
+
+
+@dataclass
+class _Tally:
+    """What is seen of one problem.
+
+    sampled, graded: at sample_index, is it there; its status as index in STATUSES, from 1. rivals: votes of each
+    answer that is not gold's. meta: of the problem, what the benchmark's numbers need.
+    """
+
+    benchmark: str
+    sampled: bytearray
+    graded: bytearray
+    meta: dict[str, Any]
+    rivals: Counter[str] = field(default_factory=Counter)
+    truncated: int = 0
+    tokens: int = 0
+    graders: set[str] = field(default_factory=set)
+
+    def count(self, status: Status) -> int:
+        return self.graded.count(STATUSES.index(status) + 1)
+
+
+def read_record(folder: str | Path) -> dict[str, Any]:
+    """``run.json`` of the run: its model, settings and versions.
+
+    Raises:
+        UserError: the folder holds no run, or a damaged one.
+    """
+    path = Path(folder) / "run.json"
+    if not path.is_file():
+        raise UserError(f"{str(folder)!r} is no folder of a run: it has no run.json; make one with sample or grade")
+    return read_object(path, _check_record)
+
+
+@dataclass
+class _Record:
+    """The fields of run.json that are read; there are others."""
+
+    settings: dict[str, Any]
+    model: str | None = None
+    model_identity: str | None = None
+    versions: dict[str, Any] = field(default_factory=dict)
+    benchmarks: list[str] = field(default_factory=list)
+    left_out: list[str] = field(default_factory=list)
+
+
+def _check_record(record: dict[str, Any]) -> None:
+    read = row_of(_Record, {each.name: record[each.name] for each in fields(_Record) if each.name in record})
+    check_field("n", read.settings.get("n"), _is_number_of_samples, NUMBER_OF_SAMPLES)
+
+
+def _is_number_of_samples(value: Any) -> bool:
+    return is_count(value) and 1 <= value <= MAX_SAMPLES
+
+
+def read_outcomes(folder: str | Path) -> dict[str, Outcomes]:
+    """Benchmark → outcomes, from problems.jsonl, samples.jsonl and verdicts.jsonl.
+
+    Raises:
+        UserError: a problem without exactly n samples and n verdicts, rows that belong to no problem, or a
+            file that is not there, each with how to complete the run.
+    """
+    folder = Path(folder)
+    settings = read_record(folder)["settings"]
+    n = settings["n"]
+    tallies: dict[str, _Tally] = {}
+    for problem in _rows(folder / "problems.jsonl", _problem, "sample"):
+        if problem.problem_id in tallies:
+            raise UserError(f"{folder / 'problems.jsonl'}: {problem.problem_id!r} is there twice: use another folder")
+        tallies[problem.problem_id] = _empty(problem, n)
+    for sample in _rows(folder / "samples.jsonl", Sample, "sample"):
+        tally = _tally(tallies, sample, folder / "samples.jsonl")
+        if tally.sampled[sample.sample_index]:
+            raise _twice(sample, folder / "samples.jsonl", "repeat the sample command, which redoes that chunk")
+        tally.sampled[sample.sample_index] = 1
+        tally.truncated += sample.finish_reason == "length"
+        tally.tokens += sample.tokens
+    for verdict in _rows(folder / "verdicts.jsonl", Verdict, "grade"):
+        tally = _tally(tallies, verdict, folder / "verdicts.jsonl")
+        if tally.graded[verdict.sample_index]:
+            raise _twice(verdict, folder / "verdicts.jsonl", "repeat the grade command, which keeps one")
+        tally.graded[verdict.sample_index] = STATUSES.index(verdict.status) + 1
+        if verdict.status != "pass" and verdict.answer is not None:
+            tally.rivals[verdict.answer] += 1
+        tally.graders.add(verdict.grader)
+    _check_complete(tallies, folder)
+    benchmarks = dict.fromkeys(tally.benchmark for tally in tallies.values())
+    return {name: _outcomes(name, tallies, sampled_here="answers" not in settings) for name in benchmarks}
+
+
+def _rows(path: Path, row_type: Callable[..., Row], command: str) -> Iterator[Row]:
+    if not path.exists():
+        raise UserError(f"{str(path)!r} does not exist: complete the run with the command {command}")
+    return read_jsonl(path, row_type)
+
+
+def _problem(values: dict[str, Any]) -> Problem:
+    """A row of problems.jsonl, with what is read of its `meta`."""
+    problem = row_of(Problem, values)
+    if "n" in problem.meta:
+        check_field("n", problem.meta["n"], _is_number_of_samples, NUMBER_OF_SAMPLES)
+    for name in ("metric", "decoding"):
+        check_field(name, problem.meta.get(name, ""), lambda value: isinstance(value, str), "a text")
+    return problem
+
+
+def _empty(problem: Problem, n: int) -> _Tally:
+    meta = {key: value for key, value in problem.meta.items() if key in ("n", "metric", "decoding")}
+    meta["grader"], meta["task"] = problem.grader, stable_hash([problem.gold, problem.grader])
+    n = meta.get("n", n)
+    return _Tally(problem.benchmark, bytearray(n), bytearray(n), meta)
+
+
+def _tally(tallies: dict[str, _Tally], row: Sample | Verdict, path: Path) -> _Tally:
+    tally = tallies.get(row.problem_id)
+    if tally is None or not 0 <= row.sample_index < len(tally.sampled):
+        n = "no such problem" if tally is None else f"n={len(tally.sampled)}"
+        raise UserError(
+            f"{path}: sample {row.sample_index} of {row.problem_id!r} is not of this run ({n}): the "
+            "folder mixes two runs; sample into another --out"
+        )
+    return tally
+
+
+def _twice(row: Sample | Verdict, path: Path, remedy: str) -> UserError:
+    return UserError(
+        f"{path}: sample {row.sample_index} of {row.problem_id!r} is there twice, as after two "
+        f"commands at once: {remedy}"
+    )
+
+
+def _check_complete(tallies: dict[str, _Tally], folder: Path) -> None:
+    for problem_id, tally in tallies.items():
+        n = len(tally.sampled)
+        sampled = sum(tally.sampled)
+        graded = n - tally.graded.count(0)
+        if sampled != n:
+            raise UserError(
+                f"{problem_id} has {sampled} of n={n} samples: repeat the sample command of {str(folder)!r}, "
+                "which completes them, then grade"
+            )
+        if graded != n:
+            raise UserError(
+                f"{problem_id} has {graded} of n={n} verdicts: complete them with `shaped-trl grade {folder}`"
+            )
+
+
+def _outcomes(benchmark: str, tallies: dict[str, _Tally], sampled_here: bool) -> Outcomes:
+    chosen = {key: tally for key, tally in tallies.items() if tally.benchmark == benchmark}
+    first = next(iter(chosen.values()))
+    n = len(first.sampled)
+    if any(len(tally.sampled) != n for tally in chosen.values()):
+        raise UserError(f"{benchmark}: its problems have different numbers of samples: sample into another --out")
+    passes = [tally.count("pass") for tally in chosen.values()]
+    return Outcomes(
+        benchmark=benchmark,
+        problem_ids=list(chosen),
+        n=n,
+        passes_P=np.array(passes, dtype=np.int64),
+        ballots_P=[
+            Ballot.of(gold, tally.rivals.values(), n) for gold, tally in zip(passes, chosen.values(), strict=True)
+        ],
+        statuses=Counter({status: sum(tally.count(status) for tally in chosen.values()) for status in STATUSES}),
+        graders=sorted(set().union(*(tally.graders for tally in chosen.values()))),
+        truncated=sum(tally.truncated for tally in chosen.values()) if sampled_here else None,
+        tokens=sum(tally.tokens for tally in chosen.values()) if sampled_here else None,
+        accuracy=first.meta.get("metric"),
+        drawn="decoding" not in first.meta,
+        votes=grader_spec(first.meta["grader"]).votes,
+        tasks_P=[tally.meta["task"] for tally in chosen.values()],
+    )

@@ -1,0 +1,100 @@
+"""What is seen of sampling while it runs: how far it is, and whether samples differ at all."""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Sequence
+from types import TracebackType
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+from shaped_eval.records import Sample
+
+LINE_EVERY_S = 30.0
+
+
+class SamplingProgress:
+    """A bar on a terminal, else a line on standard error now and then.
+
+    Samples done of `total`, tokens a second and time left, of this process in this run of the command.
+
+    Args:
+        total: samples of the run (of this process's share, where there are several).
+        done: samples that were there before.
+        shown: False for silence.
+        name: what is counted, before the numbers.
+    """
+
+    def __init__(self, total: int, done: int, shown: bool, name: str = "sampling") -> None:
+        self.total, self.done, self._name = total, done, name
+        self._at_start = done
+        self._tokens = 0
+        self._began = self._last_line = time.monotonic()
+        console = Console(stderr=True)
+        self._lines = shown and not console.is_terminal
+        self._bar = Progress(
+            TextColumn("{task.description}"),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TextColumn("{task.fields[speed]}"),
+            TimeRemainingColumn(),
+            console=console,
+            disable=not (shown and console.is_terminal),
+        )
+        self._task = self._bar.add_task(name, total=total, completed=done, speed="")
+
+    def __enter__(self) -> SamplingProgress:
+        self._bar.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, where: TracebackType | None
+    ) -> None:
+        self._bar.stop()
+        if kind is KeyboardInterrupt:
+            where_to = f"stopped at {self.done} of {self.total} samples"
+            print(f"{where_to}; the same command goes on from there", file=sys.stderr)
+
+    def advance(self, samples: int, tokens: int) -> None:
+        """So many samples more are written, of so many tokens together."""
+        self.done += samples
+        self._tokens += tokens
+        now = time.monotonic()
+        seconds = max(now - self._began, 1e-9)
+        speed = f"{self._tokens / seconds:,.0f} tokens/s"
+        self._bar.update(self._task, completed=self.done, speed=speed)
+        if self._lines and now - self._last_line >= LINE_EVERY_S:
+            self._last_line = now
+            left_s = (self.total - self.done) * seconds / (self.done - self._at_start)
+            counts = f"{self.done:,} of {self.total:,} samples"
+            print(f"{self._name}: {counts}, {speed}, about {_duration(left_s)} left", file=sys.stderr, flush=True)
+
+
+class Sameness:
+    """Whether samples of one problem ever differ; keeps one hash a problem."""
+
+    def __init__(self) -> None:
+        self._first: dict[str, int] = {}
+        self._samples = 0
+        self._differ = False
+
+    def see(self, samples: Sequence[Sample]) -> None:
+        for sample in samples:
+            text = hash(sample.completion)
+            first = self._first.setdefault(sample.problem_id, text)
+            self._differ = self._differ or text != first
+            self._samples += 1
+
+    @property
+    def suspicious(self) -> bool:
+        """Eight samples or more could have differed from their problem's first, and none did."""
+        return not self._differ and self._samples - len(self._first) >= 8
+
+
+def _duration(seconds: float) -> str:
+    minutes = round(seconds / 60)
+    if minutes < 2:
+        return f"{seconds:.0f} s"
+    return f"{minutes} min" if minutes < 120 else f"{minutes / 60:.1f} h"

@@ -1,0 +1,276 @@
+"""Publishing a run's results: into a checkpoint's folder, and to the Hub where that is asked for.
+
+    CHECKPOINT/.eval_results/<variant>.yaml     leaderboard entries, a file for each benchmark and setting
+    CHECKPOINT/README.md                        model-index and tables, merged into the card that is there
+    RUN/hub/samples/                            the data set of samples and verdicts, with its card
+    RUN/hub/model/                              what a checkpoint would get, where none is named
+
+All of it is written before anything is sent. On the Hub the first two go to the model's repository, the data set to
+one beside it, named after it: each in one commit. Weights are never sent.
+"""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, fields
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import yaml
+
+from shaped_eval.errors import UserError
+from shaped_eval.files import own_folder
+from shaped_eval.hub_entries import READING, Variant, eval_result, index_result, read_variants, table
+from shaped_eval.hub_errors import hub_errors, hub_reason
+from shaped_eval.model_card import with_results
+from shaped_eval.outcomes import read_record
+from shaped_eval.provenance import folder_fingerprint
+from shaped_eval.records import write_atomic
+from shaped_eval.rows import read_object
+from shaped_eval.sample_dataset import samples_card, write_samples
+
+if TYPE_CHECKING:
+    from argparse import ArgumentParser
+
+    from huggingface_hub import HfApi
+
+CARD = "README.md"
+SAMPLES_SUFFIX = "-evaluation-samples"
+
+
+@dataclass
+class PublishOptions:
+    """Where results go, beside the run's own folder.
+
+    Raises:
+        UserError: no such folder, no such name, not logged in; before anything is sampled.
+    """
+
+    publish_to: str | None = field(
+        default=None,
+        metadata={"help": "Checkpoint folder to write .eval_results/ and the model card's results into."},
+    )
+    push_to_hub: str | None = field(
+        default=None,
+        metadata={
+            "help": "Model repository, such as me/my-model, to send them to; the samples go to the data set "
+            f"me/my-model{SAMPLES_SUFFIX}. Weights are not sent."
+        },
+    )
+    private: bool = field(default=False, metadata={"help": "Repositories that push_to_hub creates are private."})
+
+    def __post_init__(self) -> None:
+        if self.publish_to is not None:
+            _check_checkpoint(Path(self.publish_to))
+        if self.push_to_hub is not None:
+            _check_repository(self.push_to_hub)
+        elif self.private:
+            raise UserError("private=True is for repositories that push_to_hub creates: name one, or leave it out")
+
+    @classmethod
+    def add_to(cls, parser: ArgumentParser) -> None:
+        """Add the options to a command's parser."""
+        for one in fields(cls):
+            how: dict[str, Any] = {"action": "store_true"} if one.default is False else {}
+            parser.add_argument(f"--{one.name}", help=one.metadata["help"], **how)
+
+    def refuse_with(self, what: str) -> None:
+        """Raise UserError if anything is to be published: `what` is not one run."""
+        if self.wanted:
+            raise UserError(f"{what} publishes nothing: publish one run, with `shaped-trl report RUN --publish_to ..`")
+
+    @property
+    def wanted(self) -> bool:
+        return self.publish_to is not None or self.push_to_hub is not None
+
+
+@dataclass
+class _Published:
+    """What the runs give to publish: file name → text, entries of a model-index, tables, slug → Parquet file."""
+
+    model: str | None
+    variants: list[Variant] = field(default_factory=list)
+    entries: dict[str, str] = field(default_factory=dict)
+    results: list[dict[str, Any]] = field(default_factory=list)
+    tables: dict[str, str] = field(default_factory=dict)
+    samples: dict[str, Path] = field(default_factory=dict)
+
+    def card(self, before: str, name: str) -> str:
+        return with_results(before, name, self.results, self.tables, READING)
+
+
+def publish(folders: Sequence[str | Path], options: PublishOptions) -> list[str]:
+    """Write, and where asked send, the results of finished runs of one model. Prints and returns where they are.
+
+    Does nothing where `options` want nothing.
+
+    Raises:
+        UserError: a run that is not finished or is of other weights than the checkpoint; a card that cannot be
+            read; the Hub does not accept it: what failed, with everything written locally by then.
+    """
+    if not options.wanted:
+        return []
+    checkpoint = None if options.publish_to is None else Path(options.publish_to)
+    for folder in folders:
+        if checkpoint is not None:
+            _check_same_weights(folder, checkpoint)
+    runs = [_read(folder, options.push_to_hub) for folder in folders]
+    published = _Published(runs[0].model)
+    for folder, run in zip(folders, runs, strict=True):
+        target = checkpoint or own_folder(folder, "hub", "model")
+        samples = own_folder(folder, "hub", "samples")
+        _write(run, target, options.push_to_hub or target.resolve().name)
+        run.samples = write_samples(folder, run.variants, samples)
+        write_atomic(samples / CARD, samples_card(run.model, run.variants))
+        published.variants += run.variants
+        published.results += run.results
+        for name in ("entries", "tables", "samples"):
+            getattr(published, name).update(getattr(run, name))
+    written = [str(checkpoint)] if checkpoint else [str(Path(folder) / "hub") for folder in folders]
+    if options.push_to_hub is not None:
+        written += _push(published, options.push_to_hub, options.private, written, checkpoint)
+    print(f"published: {', '.join(written)}")
+    return written
+
+
+def _read(folder: str | Path, repo_id: str | None) -> _Published:
+    path = Path(folder) / "results.json"
+    if not path.is_file():
+        raise UserError(f"{str(folder)!r} has no results.json: finish the run with `shaped-trl report {folder}`")
+    variants = read_variants(folder, read_object(path))
+    run = _Published(repo_id or _public_name(read_record(folder)), variants)
+    url = _samples_url(repo_id) if repo_id else None
+    for variant in variants:
+        if variant.has_leaderboard:
+            run.entries[f"{variant.slug}.yaml"] = yaml.safe_dump(
+                [eval_result(variant, url)], sort_keys=False, allow_unicode=True, width=1000
+            )
+        result = index_result(variant, url)
+        run.results += [result] if result else []
+        run.tables[variant.slug] = table(variant, url)
+    return run
+
+
+def _public_name(record: Mapping[str, Any]) -> str | None:
+    """The model's id, or its folder's own name: where the folder is concerns nobody."""
+    model = record.get("model")
+    return Path(model).name if model and _is_fingerprint(record.get("model_identity")) else model
+
+
+def _is_fingerprint(identity: str | None) -> bool:
+    """A folder's fingerprint has 64 digits; a commit of the Hub, 40, says nothing of a local copy."""
+    return identity is not None and len(identity) == 64
+
+
+def _write(run: _Published, target: Path, name: str) -> None:
+    card = target / CARD
+    # newline="": a card's own line ends stay
+    before = card.read_bytes().decode("utf-8") if card.is_file() else ""
+    text = run.card(before, name)
+    for file_name, entry in run.entries.items():
+        write_atomic(own_folder(target, ".eval_results") / file_name, entry)
+    write_atomic(card, text)
+
+
+def _check_checkpoint(checkpoint: Path) -> None:
+    if not checkpoint.is_dir():
+        raise UserError(f"publish_to={str(checkpoint)!r} is no folder: name a saved model's folder")
+    if not any((checkpoint / name).is_file() for name in ("config.json", "adapter_config.json")):
+        raise UserError(f"publish_to={str(checkpoint)!r} holds no model: it has no config.json; name a saved model's")
+
+
+def _check_same_weights(folder: str | Path, checkpoint: Path) -> None:
+    identity = read_record(folder).get("model_identity")
+    if _is_fingerprint(identity) and identity != folder_fingerprint(checkpoint):
+        raise UserError(
+            f"publish_to={str(checkpoint)!r} does not hold the weights that {str(folder)!r} evaluated "
+            f"({read_record(folder).get('model')!r}), or they have changed since: evaluate it, then publish"
+        )
+
+
+def _check_repository(repo_id: str) -> None:
+    from huggingface_hub import get_token
+    from huggingface_hub.errors import HFValidationError
+    from huggingface_hub.utils import validate_repo_id
+
+    try:
+        validate_repo_id(repo_id)
+        validate_repo_id(repo_id + SAMPLES_SUFFIX)
+    except HFValidationError as error:
+        raise UserError(f"push_to_hub={repo_id!r} is no name of a repository, such as me/my-model: {error}") from error
+    if get_token() is None:
+        raise UserError(f"push_to_hub={repo_id!r}: not logged in: run `hf auth login`, or set HF_TOKEN")
+
+
+def _samples_url(repo_id: str) -> str:
+    from huggingface_hub import constants
+
+    return f"{constants.ENDPOINT}/datasets/{repo_id}{SAMPLES_SUFFIX}"
+
+
+def _push(
+    published: _Published, repo_id: str, private: bool, written: list[str], checkpoint: Path | None
+) -> list[str]:
+    """Send the data set, then what links to it."""
+    from huggingface_hub import HfApi
+
+    api = HfApi()
+    try:
+        urls = [
+            _push_samples(api, published, repo_id + SAMPLES_SUFFIX, private),
+            _push_results(api, published, repo_id, private, checkpoint),
+        ]
+    except hub_errors() as error:
+        if isinstance(error, UserError):
+            raise
+        raise UserError(
+            f"push_to_hub={repo_id!r}: {hub_reason(error, api.endpoint)}; all is written in {', '.join(written)}: the "
+            "same command goes on from there"
+        ) from error
+    return urls
+
+
+def _push_samples(api: HfApi, published: _Published, repo_id: str, private: bool) -> str:
+    from huggingface_hub import CommitOperationAdd
+
+    api.create_repo(repo_id, repo_type="dataset", private=private or None, exist_ok=True)
+    card = samples_card(published.model, published.variants, _card_on_hub(api, repo_id, "dataset") or "")
+    additions = [
+        CommitOperationAdd(f"{slug}/{path.name}", str(path)) for slug, path in sorted(published.samples.items())
+    ]
+    return _commit(api, repo_id, "dataset", [CommitOperationAdd(CARD, card.encode()), *additions], published)
+
+
+def _push_results(api: HfApi, published: _Published, repo_id: str, private: bool, checkpoint: Path | None) -> str:
+    from huggingface_hub import CommitOperationAdd
+
+    api.create_repo(repo_id, private=private or None, exist_ok=True)
+    before = _card_on_hub(api, repo_id, "model")
+    if before is None and checkpoint is not None:
+        before = (checkpoint / CARD).read_bytes().decode("utf-8")
+    card = published.card(before or "", repo_id.rpartition("/")[2])
+    entries = [
+        CommitOperationAdd(f".eval_results/{name}", text.encode()) for name, text in sorted(published.entries.items())
+    ]
+    return _commit(api, repo_id, "model", [CommitOperationAdd(CARD, card.encode()), *entries], published)
+
+
+def _commit(api: HfApi, repo_id: str, repo_type: str, operations: list, published: _Published) -> str:
+    names = ", ".join(dict.fromkeys(variant.benchmark for variant in published.variants))
+    message = f"Evaluation results: {names}"
+    return str(api.create_commit(repo_id, operations, commit_message=message, repo_type=repo_type).commit_url)
+
+
+def _card_on_hub(api: HfApi, repo_id: str, repo_type: str) -> str | None:
+    """README.md of the repository as it is now; None where it has none."""
+    from huggingface_hub.errors import EntryNotFoundError
+
+    with tempfile.TemporaryDirectory() as folder:  # not the user's cache: the next push must see this one's
+        try:
+            path = api.hf_hub_download(repo_id, CARD, repo_type=repo_type, cache_dir=folder)
+        except EntryNotFoundError as error:
+            if isinstance(error, OSError) and getattr(error, "response", None) is None:
+                raise  # the Hub did not answer, and the file is in no cache either
+            return None
+        return Path(path).read_bytes().decode("utf-8")

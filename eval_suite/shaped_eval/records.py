@@ -1,0 +1,147 @@
+"""Problem, Sample, Verdict: the JSONL rows that every stage speaks.
+
+A run of the suite is a folder: ``problems.jsonl`` → ``samples.jsonl`` → ``verdicts.jsonl`` → ``results.json``.
+Rows are only ever appended; a truncated last line (a killed writer) is dropped on reading and cut before the
+next append.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import suppress
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
+from typing import Any, Literal, TypeVar
+
+from shaped_eval.errors import UserError
+from shaped_eval.files import open_own, replacing
+from shaped_eval.rows import parse_object, row_of
+
+Status = Literal["pass", "fail", "timeout", "error", "unparsed"]
+FinishReason = Literal["stop", "length"]
+Row = TypeVar("Row")
+
+
+@dataclass(frozen=True)
+class Problem:
+    """One problem. `problem_id` is unique over all benchmarks: ``"<benchmark>/<id>"``."""
+
+    problem_id: str
+    benchmark: str
+    prompt: str
+    gold: str
+    grader: str
+    meta: dict[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Sample:
+    """One completion. `sample_index` in [0, n); `tokens` counts generated tokens, the end token included."""
+
+    problem_id: str
+    sample_index: int
+    completion: str
+    finish_reason: FinishReason = "stop"
+    tokens: int = 0
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """What the grader said of one sample. `answer` is canonical: equal strings are votes for one answer."""
+
+    problem_id: str
+    sample_index: int
+    status: Status
+    answer: str | None
+    grader: str
+
+
+def read_jsonl(path: str | Path, row_type: Callable[..., Row] | None = None) -> Iterator[Any]:
+    """Yield the rows of `path` as dicts, or as `row_type`. A last line without its newline is dropped.
+
+    Args:
+        row_type: a dataclass of rows, or a function of a dict that raises ValueError for one that will not do.
+
+    Raises:
+        FileNotFoundError: no such file.
+        UserError: a complete line that is not JSON or has other fields, with its number; a folder.
+    """
+    if Path(path).is_dir():
+        raise UserError(f"{path} is a folder, where a file of rows is to be: remove it, or use another folder")
+    make = partial(row_of, row_type) if isinstance(row_type, type) else row_type
+    with open(path, "rb") as lines:  # bytes: a killed writer may have cut the last line within a character
+        for number, line in enumerate(lines, 1):
+            if not line.endswith(b"\n"):
+                return
+            if not line.strip():
+                continue
+            try:
+                row = parse_object(line)
+            except ValueError as error:
+                raise UserError(f"{path}:{number}: not a JSON row ({error}): remove the line, or the file") from error
+            try:
+                made = row if make is None else make(row)
+            except ValueError as error:
+                raise UserError(f"{path}:{number}: not a row of this version ({error}): use another folder") from error
+            yield made
+
+
+def check_folder(out: str | Path, field: str = "out") -> None:
+    """Raise UserError where `out`, named by the option `field`, or what it is to lie in, is no folder."""
+    found = next(path for path in (Path(out), *Path(out).absolute().parents) if path.exists())
+    if not found.is_dir():
+        raise UserError(f"{field}={str(out)!r}: {found} is a file: name a folder")
+
+
+def drop_truncated_line(path: str | Path) -> None:
+    """Cut a last line that a killed writer left without its newline, so that appending is safe."""
+    path = Path(path)
+    if not path.exists():
+        return
+    with open_own(path, "rb+") as file:
+        end = file.seek(0, os.SEEK_END)
+        position = end
+        while position > 0:
+            start = max(0, position - 65536)
+            file.seek(start)
+            block = file.read(position - start)
+            newline = block.rfind(b"\n")
+            if newline >= 0:
+                file.truncate(start + newline + 1)
+                return
+            position = start
+        file.truncate(0)
+
+
+def append_jsonl(path: str | Path, rows: Iterable[Any]) -> None:
+    """Append rows (dicts or dataclasses) in one write, flushed to the operating system.
+
+    Where they do not fit on the disk, the file is as before.
+
+    Raises:
+        UserError: `path` is a symbolic link.
+    """
+    size = os.path.getsize(path) if os.path.exists(path) else 0
+    try:
+        with open_own(path, "a", encoding="utf-8") as file:
+            file.write("".join(map(jsonl_line, rows)))
+    except OSError:
+        with suppress(OSError):
+            os.truncate(path, size)
+        raise
+
+
+def jsonl_line(row: Any) -> str:
+    """The line of a dict or of a record of this module."""
+    return json.dumps(row if isinstance(row, dict) else vars(row), ensure_ascii=False) + "\n"
+
+
+def write_atomic(path: str | Path, content: str | bytes | Iterable[str]) -> None:
+    """Replace `path` by `content`, or its parts, at once: a reader sees the old file or the new one, never a part."""
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with replacing(path, "wb" if isinstance(content, bytes) else "w") as file:
+        file.writelines([content] if isinstance(content, str | bytes) else content)

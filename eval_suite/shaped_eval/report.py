@@ -1,0 +1,245 @@
+"""Verdicts to numbers: ``results.json``, ``report.md``, ``report.html`` and pictures, of one run or several.
+
+Everything is computed from the rows of problems.jsonl, samples.jsonl and verdicts.jsonl; run.json adds the
+settings the numbers were made with. No clock is read: the same rows give the same bytes.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from shaped_eval.cautions import cautions, cautions_of_many
+from shaped_eval.compare import (
+    READING_DIFFERENCES,
+    Differences,
+    compare_runs,
+    comparison_results,
+    difference_pictures,
+    paired_differences,
+    solve_rates,
+)
+from shaped_eval.document import Block, Details, Heading, Image, Notes, Text, to_html, to_markdown
+from shaped_eval.errors import UserError
+from shaped_eval.examples import example_blocks
+from shaped_eval.files import file_name
+from shaped_eval.plots import STRIP_CELLS, plot_pass_at_k, plot_solve_rates, to_png
+from shaped_eval.records import write_atomic
+from shaped_eval.results import Run, default_pass_at, in_order, parse_pass_at, read_runs, results_text
+from shaped_eval.tables import (
+    all_metrics,
+    described,
+    difference_table,
+    differing_settings,
+    fates,
+    headline_metrics,
+    layout_of_many,
+    layout_of_one,
+    percent,
+    settings,
+)
+
+__all__ = ["compare", "default_pass_at", "parse_pass_at", "percent", "report", "report_run"]
+
+READING = (
+    "Values are percentages, with 95% intervals over problems: how far another draw of such problems could "
+    "move them. The sampling error is the standard error of drawing other samples for these same problems. "
+    "Pass@k is the unbiased estimate from n samples; Avg@n is the share of samples that pass, and equals Pass@1; "
+    "Cons@n is the majority vote, shared among ties, and Maj@k that of k samples, averaged over all subsets of k. "
+    "An average counts each benchmark once."
+)
+CHOSEN = (
+    "Some samples of each outcome that occurs, chosen by a hash of their ids. Long texts are shortened, prompts to "
+    "their end; characters that cannot be seen stand as their code."
+)
+COMBINED = "comparison"  # folder of a report on several runs, beside the first
+METRICS, PICTURES, EXAMPLES = "All metrics", "Pass@k and problems", "Samples to read"  # sections
+EXAMPLES_OF_ONE, EXAMPLES_OF_MANY = 2, 1  # of each kind
+
+
+def report_run(folder: str | Path, pass_at: Sequence[int] | None = None) -> dict[str, Any]:
+    """Write the report of one run into its folder and return what results.json holds.
+
+    ``{benchmark: {"problems", "n", "truncated", "unparsed", "metrics": {key: {"value", "low", "high",
+    "sampling_se"}}}}`` with keys such as ``pass@8``, ``avg@16``, ``maj@8``, ``cons@16``; values and rates in 0–1;
+    `sampling_se` is null for greedy decoding, which draws nothing.
+
+    Raises:
+        UserError: a k above n, or a problem without exactly n samples and verdicts; nothing is written.
+    """
+    (run,) = read_runs([folder], pass_at)
+    _write_one(run, run.folder, pass_at)
+    return run.results
+
+
+def places(folders: Sequence[str | Path], out: str | Path | None = None) -> list[Path]:
+    """The folders that `report` writes to, of those that are there: runs that are not it refuses."""
+    if out is not None:
+        return [Path(out)]
+    runs = [Path(folder) for folder in folders if Path(folder).is_dir()]
+    return [*runs, *([_beside(runs[0])] if len(folders) > 1 and runs else [])]
+
+
+def _beside(run: Path) -> Path:
+    return run.absolute().parent / COMBINED
+
+
+def report(folders: Sequence[str | Path], pass_at: Sequence[int] | None = None, out: str | Path | None = None) -> str:
+    """Write the report of a run, or of several side by side; print its tables as Markdown and return them.
+
+    One run: into its folder. Several: each run's own into its folder, and the one of all into the folder
+    ``comparison`` beside the first, with differences to the first, paired over problems. With `out`, only there.
+
+    Raises:
+        UserError: as `report_run`; the runs have other problems in a benchmark that they share; `out` is a
+            run's folder; nothing is written.
+    """
+    runs = read_runs(folders, pass_at)
+    if out is not None:
+        _check_out(out)
+    if len(runs) == 1:
+        place = Path(out) if out is not None else runs[0].folder
+        title, blocks = _write_one(runs[0], place, pass_at)
+    else:
+        place = Path(out) if out is not None else _beside(runs[0].folder)
+        _check_out(place)
+        title, blocks, results = _document_of_many(runs, pass_at)
+        if out is None:
+            for run in runs:
+                _write_one(run, run.folder, pass_at)
+        _write(place, title, blocks, results)
+    return _print(title, blocks, place)
+
+
+def compare(
+    folder_a: str | Path, folder_b: str | Path, pass_at: Sequence[int] | None = None, out: str | Path | None = None
+) -> str:
+    """Print how run B differs from run A, as Markdown, and return it; `out` gets it as a page with pictures too.
+
+    Raises:
+        UserError: a folder holds no complete run, the two do not share their problems, or `out` is a run's.
+    """
+    if out is not None:
+        _check_out(out)
+    title, blocks, results = compare_runs(folder_a, folder_b, pass_at, pictures=out is not None)
+    if out is not None:
+        _write(Path(out), title, blocks, results)
+    return _print(title, blocks, out)
+
+
+def _document_of_one(run: Run, pass_at: Sequence[int] | None) -> tuple[str, list[Block]]:
+    model = run.record.get("model")
+    blocks: list[Block] = [Text(READING)]
+    if notes := cautions(run):
+        blocks.append(Notes(notes))
+    blocks += [Heading("Results"), layout_of_one(run, headline_metrics([run], pass_at))]
+    blocks += [*_pictures([run]), Heading(METRICS), *all_metrics(run)]
+    blocks += [Heading("How samples ended"), fates(run), Heading("Settings"), settings(run.record)]
+    blocks += [Heading(EXAMPLES), Text(CHOSEN), *example_blocks(run.folder, EXAMPLES_OF_ONE)]
+    return f"Evaluation of {model}" if model else "Evaluation of given answers", blocks
+
+
+def _document_of_many(runs: Sequence[Run], pass_at: Sequence[int] | None) -> tuple[str, list[Block], dict[str, Any]]:
+    first, *others = runs
+    metrics = headline_metrics(runs, pass_at)
+    found: dict[str, Differences] = {run.label: paired_differences(first, run, metrics) for run in others}
+    blocks: list[Block] = [described(runs), Text(READING)]
+    if notes := cautions_of_many(runs):
+        blocks.append(Notes(notes))
+    blocks += [Heading("Results"), *(layout_of_many(runs, metric) for metric in metrics)]
+    tables = [difference_table(first, others, metric, found) for metric in metrics]
+    if any(tables):
+        blocks += [Heading(f"Differences to {first.label}"), Text(READING_DIFFERENCES)]
+        blocks += [table for table in tables if table is not None]
+        blocks += difference_pictures(found, first.label, metrics)
+    blocks += _pictures(runs)
+    blocks += [Heading("How samples ended"), *(fates(run) for run in runs)]
+    blocks += [Heading("Settings"), *differing_settings(runs)]
+    blocks += [Text(f"Settings of {first.label}:"), settings(first.record)]
+    blocks += [Heading(EXAMPLES), Text(CHOSEN)]
+    for run in runs:
+        blocks += example_blocks(run.folder, EXAMPLES_OF_MANY, f"{run.label}: ")
+    return f"Evaluation of {', '.join(run.label for run in runs)}", blocks, comparison_results(runs, found)
+
+
+def _pictures(runs: Sequence[Run]) -> list[Block]:
+    """Curves of pass@k, then heat maps of the problems; none that a table says better."""
+    names = in_order(name for run in runs for name in run.results)
+    having = {name: [run for run in runs if name in run.results] for name in names}
+    sampled = [name for name in names if any(run.results[name]["n"] > 1 for run in having[name])]
+    mapped = [name for name in names if name in sampled or len(having[name]) > 1]
+    pictures = [_curve(name, having[name]) for name in sampled] + [_heat_map(name, having[name]) for name in mapped]
+    return [Heading(PICTURES), *pictures] if pictures else []
+
+
+def _curve(benchmark: str, runs: Sequence[Run]) -> Image:
+    curves = {}
+    for run in runs:
+        entry = run.results[benchmark]
+        curves[f"{run.label}, n = {entry['n']}"] = _pass_curve(entry)
+    png = to_png(plot_pass_at_k({benchmark: curves}))
+    return Image(
+        f"pass_at_k_{file_name(benchmark)}.png", f"Pass@k of {benchmark}; band: 95% interval over problems", png
+    )
+
+
+def _pass_curve(entry: Mapping[str, Any]) -> dict[int, Mapping[str, float]]:
+    metrics = entry["metrics"].items()
+    return {int(key.removeprefix("pass@")): value for key, value in metrics if key.startswith("pass@")}
+
+
+def _heat_map(benchmark: str, runs: Sequence[Run]) -> Image:
+    rates = solve_rates(benchmark, runs)
+    png = to_png(plot_solve_rates(benchmark, rates))
+    said = [
+        f"{label}: {int((rates_P == 0).sum()):,} never solved, {int((rates_P == 1).sum()):,} always"
+        for label, rates_P in rates.items()
+    ]
+    problems = runs[0].results[benchmark]["problems"]
+    shared = f"; a column is the mean of {problems / STRIP_CELLS:.1f} neighbours" if problems > STRIP_CELLS else ""
+    caption = f"Solve rate of each problem of {benchmark}{shared}. {'; '.join(said)}"
+    return Image(f"solve_rates_{file_name(benchmark)}.png", caption, png)
+
+
+def _write_one(run: Run, place: Path, pass_at: Sequence[int] | None) -> tuple[str, list[Block]]:
+    title, blocks = _document_of_one(run, pass_at)
+    _write(place, title, blocks, run.results)
+    return title, blocks
+
+
+def _write(place: Path, title: str, blocks: Sequence[Block], results: Mapping[str, Any]) -> None:
+    place.mkdir(parents=True, exist_ok=True)
+    for block in blocks:
+        if isinstance(block, Image):
+            write_atomic(place / block.path, block.png)
+    write_atomic(place / "report.md", to_markdown(title, blocks))
+    write_atomic(place / "report.html", to_html(title, blocks))
+    write_atomic(place / "results.json", results_text(results))
+
+
+def _check_out(out: str | Path) -> None:
+    """A run's or a study's folder has a report of its own."""
+    if Path(out).is_file():
+        raise UserError(f"out={str(out)!r} is a file: name a folder")
+    for name in ("run.json", "study.yaml"):
+        if (Path(out) / name).exists():
+            raise UserError(f"out={str(out)!r} is the folder of a run ({name}): choose another --out")
+
+
+def _print(title: str, blocks: Sequence[Block], place: str | Path | None) -> str:
+    """What fits a terminal: tables and notes; no pictures, no samples, not every metric."""
+    left_out = (METRICS, PICTURES, EXAMPLES)
+    shown: list[Block] = []
+    skipping = False
+    for block in blocks:
+        if isinstance(block, Heading) and block.level == 2:
+            skipping = block.text in left_out
+        folded = block.blocks if isinstance(block, Details) else [block]
+        shown += [each for each in folded if not skipping and not isinstance(each, Image)]
+    text = to_markdown(title, shown)
+    print(text.replace("&lt;", "<"))  # that is for Markdown's readers
+    if place is not None:
+        print(f"written: {Path(place) / 'report.html'}", file=sys.stderr)
+    return text

@@ -1,0 +1,66 @@
+"""Where rows of a data set come from: a local mirror first, then the Hub."""
+
+from __future__ import annotations
+
+import os
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+from shaped_eval.errors import UserError
+from shaped_eval.records import read_jsonl
+
+MIRROR_VARIABLE = "SHAPED_TRL_HUB_MIRROR"
+
+
+class NotInMirror(UserError):
+    """A mirror is set, and lacks a data set or a split."""
+
+
+def mirror_file(dataset_id: str, config: str | None, split: str, hub_mirror: str | Path | None) -> Path | None:
+    """The file that holds this split in the mirror, or None where no mirror is set.
+
+    The mirror is `hub_mirror`, else the environment variable ``SHAPED_TRL_HUB_MIRROR``. Layout:
+    ``<mirror>/<dataset id>/<config or "default">/<split>.jsonl``.
+
+    Raises:
+        NotInMirror: the mirror does not exist, or lacks the split.
+    """
+    root = hub_mirror or os.environ.get(MIRROR_VARIABLE)
+    if not root:
+        return None
+    path = Path(root) / dataset_id / (config or "default") / f"{split}.jsonl"
+    if not path.is_file():
+        raise NotInMirror(
+            f"hub_mirror={str(root)!r} has no data set {dataset_id!r} (config {config or 'default'!r}, split "
+            f"{split!r}): put it at {path}, or leave --hub_mirror and {MIRROR_VARIABLE} out to read the Hub"
+        )
+    return path
+
+
+def load_rows(
+    dataset_id: str,
+    config: str | None,
+    split: str,
+    hub_mirror: str | Path | None = None,
+    limit: int | None = None,
+) -> list[dict[str, Any]]:
+    """The rows of one split as dicts, from the mirror or from the Hub; with `limit` the first so many.
+
+    Raises:
+        UserError: not in the mirror, or not on the Hub, with how to point at a mirror.
+    """
+    path = mirror_file(dataset_id, config, split, hub_mirror)
+    if path is not None:
+        return list(islice(read_jsonl(path), limit))
+    from datasets import load_dataset
+
+    try:
+        return list(islice(load_dataset(dataset_id, config, split=split), limit))
+    except Exception as error:
+        raise UserError(
+            f"data set {dataset_id!r} (config {config!r}, split {split!r}) could not be read from the Hub "
+            f"({type(error).__name__}: {str(error).splitlines()[0] if str(error) else 'no message'}): check the "
+            f"id and the network, or point --hub_mirror (or {MIRROR_VARIABLE}) at a folder that holds "
+            f"{dataset_id}/{config or 'default'}/{split}.jsonl"
+        ) from error

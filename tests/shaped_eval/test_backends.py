@@ -1,0 +1,313 @@
+"""The backends that run here: several problems at once, continuous batching, and vLLM's call contract."""
+
+from __future__ import annotations
+
+import json
+import sys
+import threading
+import tracemalloc
+from contextlib import closing
+from dataclasses import dataclass, replace
+from importlib.machinery import ModuleSpec
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import pytest
+import torch
+from shaped_eval import progress as progress_module
+from shaped_eval import sample as sample_module
+from shaped_eval.backends import Completion, Request, TransformersBackend, load_backend
+from shaped_eval.backends.continuous import find_stop
+from shaped_eval.backends.static import tail_tokens
+from shaped_eval.backends.vllm import visible_devices
+from shaped_eval.errors import UserError
+from shaped_eval.records import Sample, read_jsonl
+from shaped_eval.sample import SampleConfig, sample
+from tiny_eval import NUM_PROBLEMS, check_first_words
+
+PROMPTS = ("Question: w1 w2 Answer:", "Question: w9 w4 Answer:")
+
+
+def rows(folder: Path) -> dict[tuple[str, int], Sample]:
+    return {(row.problem_id, row.sample_index): row for row in read_jsonl(folder / "samples.jsonl", Sample)}
+
+
+def test_greedy_problems_are_answered_together_as_alone(make_config, monkeypatch):
+    greedy = {"n": 1, "temperature": 0.0, "max_new_tokens": 24}
+    calls = []
+    generate = TransformersBackend.generate
+    monkeypatch.setattr(
+        TransformersBackend, "generate", lambda self, request: calls.append(request) or generate(self, request)
+    )
+    together = rows(sample(make_config("together", batch_size=4, **greedy)))
+    assert [len(request.prompts) for request in calls] == [4, NUM_PROBLEMS - 4]
+    assert together == rows(sample(make_config("alone", batch_size=1, **greedy)))
+    assert len({row.completion for row in together.values()}) > 1, "the test needs answers that differ"
+
+
+def test_each_of_several_prompts_has_its_own_distribution(make_config, model_folder):
+    backend = load_backend(make_config(max_new_tokens=1, temperature=0.7, top_p=0.9))
+    done = backend.generate(Request(PROMPTS, 2000, seed=5))
+    for prompt, words in zip(PROMPTS, (done[:2000], done[2000:]), strict=True):
+        check_first_words((one.text for one in words), model_folder, prompt, 0.7, 0.9)
+
+
+def continuous(make_config, out: str = "run", **changes) -> SampleConfig:
+    return make_config(out, continuous_batching=True, **changes)
+
+
+def test_continuous_batching_draws_from_the_same_distribution(make_config, model_folder):
+    backend = load_backend(continuous(make_config, max_new_tokens=1, temperature=0.7, top_p=0.9))
+    state = torch.get_rng_state()
+    requests = [Request((PROMPTS[index % 2],), 100, seed=index) for index in range(30)]
+    done = dict(backend.complete(requests))
+    assert torch.equal(torch.get_rng_state(), state)
+    assert {index: len(samples) for index, samples in done.items()} == dict.fromkeys(range(30), 100)
+    for parity, prompt in enumerate(PROMPTS):
+        words = [one.text for index, samples in done.items() if index % 2 == parity for one in samples]
+        check_first_words(words, model_folder, prompt, 0.7, 0.9)
+
+
+def test_continuous_batching_ends_samples_where_they_end(make_config):
+    backend = load_backend(continuous(make_config, max_new_tokens=40))
+    stop = ("w3 w", "Answer:")
+    [(_, samples)] = backend.complete([Request(PROMPTS[:1], 200, seed=1, stop=stop)])
+    ends = {"string": 0, "token": 0, "limit": 0}
+    for one in samples:
+        words = one.text.split()
+        assert not any(string in one.text for string in stop)
+        if one.finish_reason == "length":
+            ends["limit"] += 1
+            assert one.tokens == len(words) == 40
+        else:
+            ends["token" if one.tokens == len(words) + 1 else "string"] += 1
+            assert len(words) + 1 <= one.tokens <= len(words) + 2, "a stop string has two words at most"
+    assert min(ends.values()) > 3, ends
+
+
+def test_continuous_batching_says_that_it_is_not_repeatable_and_does_not_repeat_itself(make_config):
+    config = continuous(make_config, n=16, batch_size=8, limit=1)
+    folder = sample(config)
+    assert json.loads((folder / "run.json").read_text())["repeatability"].startswith("best effort")
+    first = rows(folder)
+    assert sorted(first) == [("gsm8k/0", index) for index in range(16)]
+    lines = (folder / "samples.jsonl").read_text().splitlines(keepends=True)
+    (folder / "samples.jsonl").write_text("".join(lines[:8]))
+    again = rows(sample(config))
+    kept, new = ([again["gsm8k/0", index].completion for index in half] for half in (range(8), range(8, 16)))
+    assert kept == [first["gsm8k/0", index].completion for index in range(8)]
+    assert kept != new, "the resumed run drew the first run's samples again"
+    with pytest.raises(UserError, match="continuous_batching=False, but the run in"):
+        sample(replace(config, continuous_batching=False))
+
+
+def test_continuous_batching_stops_at_once_when_it_is_left(make_config):
+    backend = load_backend(continuous(make_config, max_new_tokens=100))
+    threads = threading.active_count()
+    with closing(backend.complete([Request(PROMPTS[:1], 1, seed=i) for i in range(400)])) as results:
+        next(results)
+    assert threading.active_count() == threads
+
+
+def test_the_first_token_that_completes_a_stop_string_is_found():
+    class Letters:
+        def decode(self, ids, **kwargs):
+            return "".join(map(chr, ids))
+
+    ids = [ord(letter) for letter in "abcSTOPdefSTOP"]
+    assert find_stop(Letters(), ids, ["STOP"], 0) == 7
+    assert find_stop(Letters(), ids, ["STOP"], 6) == 7, "it began before what was searched"
+    assert find_stop(Letters(), ids, ["?", "fS"], 8) == 11
+    assert find_stop(Letters(), ids[:6], ["STOP", "?"], 2) is None
+    assert find_stop(Letters(), ids, [], 0) is None
+    assert tail_tokens(["é€"]) == 6
+
+
+@dataclass
+class Parameters:
+    """vLLM's SamplingParams, as far as it is used."""
+
+    n: int = 1
+    temperature: float = 1.0
+    top_p: float = 1.0
+    max_tokens: int | None = 16
+    seed: int | None = None
+    stop: list[str] | None = None
+
+
+@dataclass
+class Output:
+    index: int
+    text: str
+    token_ids: list[int]
+    finish_reason: str | None
+
+
+class Engine:
+    """vLLM's LLM, as far as it is used: outputs in the order of the prompts, samples in none."""
+
+    made: list[dict[str, Any]] = []
+    calls: list[tuple[list[Any], list[Parameters]]] = []
+
+    def __init__(
+        self, model: str, *, revision, tokenizer_revision, trust_remote_code, dtype, seed, tensor_parallel_size
+    ) -> None:
+        assert trust_remote_code is False
+        self.made.append({"model": model, "tensor_parallel_size": tensor_parallel_size, "dtype": dtype})
+
+    def generate(self, prompts, sampling_params, *, use_tqdm):
+        self.calls.append((prompts, sampling_params))
+        results = []
+        for prompt, parameters in zip(prompts, sampling_params, strict=True):
+            result = ModuleType("RequestOutput")
+            name = f"{prompt['prompt_token_ids'][1]}-{parameters.seed}"
+            result.outputs = [
+                Output(i, f"{name}-{i}", [1] * (i + 1), "length" if i else "stop")
+                for i in reversed(range(parameters.n))
+            ]
+            results.append(result)
+        return results
+
+
+@pytest.fixture
+def stand_in(monkeypatch) -> type[Engine]:
+    module = ModuleType("vllm")
+    module.__spec__ = ModuleSpec("vllm", None)
+    module.LLM, module.SamplingParams = Engine, Parameters
+    monkeypatch.setitem(sys.modules, "vllm", module)
+    monkeypatch.setattr(Engine, "made", [])
+    monkeypatch.setattr(Engine, "calls", [])
+    return Engine
+
+
+def test_vllm_is_called_as_documented(make_config, model_folder, stand_in, monkeypatch):
+    """A stand-in with its call contract; vLLM itself has not been run."""
+    monkeypatch.setattr("shaped_eval.backends.vllm.SAMPLES_PER_CALL", 7)
+    folder = sample(make_config(backend="vllm", tensor_parallel_size=2))
+    assert stand_in.made == [{"model": str(model_folder), "tensor_parallel_size": 2, "dtype": "auto"}]
+    assert sum(parameters.n for _, given in stand_in.calls for parameters in given) == 5 * NUM_PROBLEMS
+    assert all(7 <= sum(parameters.n for parameters in given) < 9 for _, given in stand_in.calls[:-1])
+    given = stand_in.calls[0][1][0]
+    assert (given.n, given.temperature, given.top_p, given.max_tokens, given.stop) == (
+        2,
+        1.0,
+        0.95,
+        12,
+        ["\nQuestion:"],
+    )
+    seeds = [parameters.seed for _, given in stand_in.calls for parameters in given]
+    assert len(set(seeds)) == len(seeds)
+    done = rows(folder)
+    assert done["gsm8k/0", 3].completion.endswith("-1"), "samples stand in the order of their index"
+    assert (done["gsm8k/0", 3].finish_reason, done["gsm8k/0", 3].tokens) == ("length", 2)
+    record = json.loads((folder / "run.json").read_text())
+    assert record["repeatability"].startswith("best effort")
+    assert "vllm" in record["versions"]
+
+
+def test_vllm_unfinished_samples_are_no_samples(make_config, stand_in, monkeypatch):
+    original = Engine.generate
+
+    def aborted(self, prompts, sampling_params, *, use_tqdm):
+        results = original(self, prompts, sampling_params, use_tqdm=use_tqdm)
+        results[0].outputs[0].finish_reason = "abort"
+        return results
+
+    monkeypatch.setattr(Engine, "generate", aborted)
+    with pytest.raises(RuntimeError, match="finish_reason='abort'"):
+        sample(make_config(backend="vllm"))
+
+
+def test_without_vllm_the_error_says_what_to_install(make_config):
+    with pytest.raises(UserError, match=r"needs the package vllm: pip install 'shaped-trl\[vllm\]'"):
+        sample(make_config(backend="vllm"))
+
+
+def test_each_process_takes_its_own_gpus():
+    visible = {"CUDA_VISIBLE_DEVICES": "4,5,6,7"}
+    assert visible_devices({**visible, "LOCAL_RANK": "0"}, 2) == "4,5"
+    assert visible_devices({**visible, "LOCAL_RANK": "1"}, 2) == "6,7"
+    with pytest.raises(UserError, match=r"tensor_parallel_size=2: process 2 .* finds no GPUs left of 4"):
+        visible_devices({**visible, "LOCAL_RANK": "2"}, 2)
+
+
+@pytest.mark.parametrize(
+    "error",
+    [torch.OutOfMemoryError("CUDA out of memory."), RuntimeError("DefaultCPUAllocator: can't allocate memory")],
+)
+def test_a_batch_beyond_the_memory_is_named(make_config, monkeypatch, error):
+    def fail(*args, **kwargs):
+        raise error
+
+    backend = load_backend(make_config())
+    monkeypatch.setattr(backend._model, "generate", fail)
+    with pytest.raises(UserError, match=r"^batch_size=2: 2 samples of 2 \+ 12 tokens .* of cpu: use a smaller"):
+        backend.generate(Request(("w1 w2",), 2, seed=0))
+
+
+class Fake:
+    """A backend that makes texts up, of 2,000 characters."""
+
+    identity, device, repeatability, together = "fake", "none", "exact", False
+
+    def __init__(self, varied: bool = True) -> None:
+        self.varied = varied
+
+    def prompt_tokens(self, prompt):
+        return 3
+
+    def context_tokens(self):
+        return None
+
+    def prepare(self):
+        pass
+
+    def complete(self, requests):
+        for index, request in enumerate(requests):
+            text = "x" * 2000 + (str(index) if self.varied else "")
+            yield index, [Completion(text, "stop", 500)] * request.num_samples
+
+
+def test_memory_does_not_grow_with_the_samples(make_config, monkeypatch):
+    monkeypatch.setattr(sample_module, "load_backend", lambda config: Fake())
+    peaks = []
+    for n in (100, 2000):
+        config = make_config(f"run{n}", n=n, batch_size=100)
+        tracemalloc.start()
+        sample(config, progress=False)
+        peaks.append(tracemalloc.get_traced_memory()[1])
+        tracemalloc.stop()
+    assert peaks[1] < 1.5 * peaks[0], f"{peaks}: the samples grew from 1 to 24 MB"
+
+
+@pytest.mark.parametrize(("varied", "temperature", "said"), [(False, 1.0, True), (True, 1.0, False)])
+def test_samples_that_never_differ_are_suspicious(make_config, monkeypatch, capsys, varied, temperature, said):
+    monkeypatch.setattr(sample_module, "load_backend", lambda config: Fake(varied))
+    sample(make_config(temperature=temperature))
+    assert ("are the same at temperature=1.0: does transformers sample at all?" in capsys.readouterr().err) == said
+
+
+def test_where_there_is_no_terminal_a_line_tells_the_progress(make_config, monkeypatch, capsys):
+    monkeypatch.setattr(sample_module, "load_backend", lambda config: Fake())
+    monkeypatch.setattr(progress_module, "LINE_EVERY_S", 0.0)
+    sample(make_config(limit=2))
+    lines = capsys.readouterr().err.splitlines()
+    assert len(lines) == 6
+    assert lines[2].startswith("sampling: 5 of 10 samples, ")
+    assert lines[2].endswith(" s left")
+    assert "tokens/s, about" in lines[2]
+    sample(make_config("quiet"), progress=False)
+    assert capsys.readouterr().err == ""
+
+
+def test_a_benchmark_may_have_its_own_number_of_samples(make_config, monkeypatch, capsys):
+    load = sample_module.load_problems
+
+    def loaded(*args, **kwargs):
+        first, *others = load(*args, **kwargs)
+        return [replace(first, meta={**first.meta, "n": 1}), *others]
+
+    monkeypatch.setattr(sample_module, "load_problems", loaded)
+    done = rows(sample(make_config(n=3, limit=3)))
+    assert sorted(done) == [("gsm8k/0", 0), *((f"gsm8k/{p}", i) for p in (1, 2) for i in range(3))]
