@@ -16,7 +16,7 @@ import tomllib
 from pathlib import Path
 
 from huggingface_hub import HfApi
-from shaped_eval.hub_errors import hub_errors, hub_reason
+from shaped_eval.hub.errors import hub_errors, hub_reason
 
 SOURCE = Path(__file__).resolve().parent
 GENERAL = tomllib.loads((SOURCE / "build.toml").read_text(encoding="utf-8"))["general"]

@@ -13,7 +13,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from shaped_eval.errors import UserError, said_of
-from shaped_eval.texts import one_line, visible
+from shaped_eval.untrusted.texts import one_line, visible
 
 from shaped_trl.launch import CAUSES, LaunchArguments, end_with_parent, launch, note, say
 from shaped_trl.usage import RLVR, SAMPLE, TRAIN, USAGE, argparser, print_help, take_config, wants_help
@@ -157,9 +157,9 @@ def rlvr_command(argv: list[str]) -> int:
 
 
 def sample_command(argv: list[str]) -> int:
-    from shaped_eval.benchmarks.show import ShowOptions, show
     from shaped_eval.locks import locked_folders
     from shaped_eval.sample import SampleConfig, sample
+    from shaped_eval.sampling.show import ShowOptions, show
 
     from shaped_trl.recipes import Parser
 
@@ -172,7 +172,7 @@ def sample_command(argv: list[str]) -> int:
     if settings.get("show"):
         show(settings)
         return 0
-    from shaped_eval.processes import from_environment
+    from shaped_eval.sampling.processes import from_environment
 
     options_of_sampling = Parser("sample", options).resolve(config, rest)[0][0]
     processes = from_environment()
@@ -198,8 +198,8 @@ def eval_command(argv: list[str]) -> int:
     recipe, rest = take_config(argv)
     config, options, checkpoints, publishing = Parser("eval", eval_options()).resolve(recipe, rest)[0]
     from shaped_eval.grade import grade_run
-    from shaped_eval.processes import from_environment
     from shaped_eval.report import parse_pass_at, report
+    from shaped_eval.sampling.processes import from_environment
 
     _allow_weak_sandbox(options.allow_weak_sandbox)
     pass_at = parse_pass_at(options.pass_at, config.n)

@@ -25,7 +25,7 @@ from pathlib import Path
 from typing import Any
 
 from shaped_eval.errors import UserError
-from shaped_eval.texts import one_line
+from shaped_eval.untrusted.texts import one_line
 
 CAUSES = "SHAPED_TRL_CAUSES"
 CONTINUES = "the same command continues from the last checkpoint"

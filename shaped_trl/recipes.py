@@ -20,7 +20,7 @@ from typing import Any
 import yaml
 from shaped_eval.errors import UserError
 from shaped_eval.records import write_atomic
-from shaped_eval.rows import check_field, is_count, read_object
+from shaped_eval.untrusted.rows import check_field, is_count, read_object
 
 from shaped_trl.launch import NAMES as LAUNCH
 

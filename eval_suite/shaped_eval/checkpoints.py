@@ -17,17 +17,17 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from shaped_eval.document import Block, Heading, Image, Table, Text, to_html, to_markdown
 from shaped_eval.errors import UserError
-from shaped_eval.files import file_name
 from shaped_eval.grade import grade_run
-from shaped_eval.outcomes import read_record
-from shaped_eval.processes import Processes
 from shaped_eval.provenance import folder_fingerprint
 from shaped_eval.records import write_atomic
-from shaped_eval.rows import check_field, is_count, read_object
+from shaped_eval.reporting.document import Block, Heading, Image, Table, Text, to_html, to_markdown
+from shaped_eval.reporting.outcomes import read_record
+from shaped_eval.reporting.tables import percent
 from shaped_eval.sample import SampleConfig, sample
-from shaped_eval.tables import percent
+from shaped_eval.sampling.processes import Processes
+from shaped_eval.untrusted.files import file_name
+from shaped_eval.untrusted.rows import check_field, is_count, read_object
 
 FINAL = "final"
 STATE = "trainer_state.json"
@@ -150,7 +150,7 @@ def _rows(runs: Mapping[str, Path], found: Mapping[str, Path]) -> Iterator[dict[
 
 
 def _write_report(out: Path, model: str, runs: Mapping[str, Path], found: Mapping[str, Path]) -> None:
-    from shaped_eval.plots import plot_over_steps, to_png
+    from shaped_eval.reporting.plots import plot_over_steps, to_png
 
     rows = list(_rows(runs, found))
     blocks: list[Block] = [Text(READING)]

@@ -17,9 +17,7 @@ from typing import Any, NamedTuple
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-from shaped_eval.answers import read_answers
 from shaped_eval.errors import UserError
-from shaped_eval.files import replacing
 from shaped_eval.grading import Grade, GradeRequest, GraderPool, grader_spec
 from shaped_eval.provenance import package_versions, source_commit
 from shaped_eval.records import (
@@ -33,6 +31,8 @@ from shaped_eval.records import (
     read_jsonl,
     write_atomic,
 )
+from shaped_eval.sampling.answers import read_answers
+from shaped_eval.untrusted.files import replacing
 
 FLUSH_VERDICTS, FLUSH_S = 128, 5.0  # a killed run loses at most these
 KEPT = "; reasoning kept"
@@ -116,7 +116,7 @@ def grade_answers(
 ) -> Path:
     """Grade completions from elsewhere into a run's folder `out`, and return that folder.
 
-    Rows: ``{"problem_id", "completions": [...], "gold"?}``; see `shaped_eval.answers.read_answers`.
+    Rows: ``{"problem_id", "completions": [...], "gold"?}``; see `shaped_eval.sampling.answers.read_answers`.
 
     Args:
         answers_file: JSONL, one row a problem.

@@ -20,15 +20,15 @@ from typing import TYPE_CHECKING, Any
 import yaml
 
 from shaped_eval.errors import UserError
-from shaped_eval.files import own_folder
-from shaped_eval.hub_entries import READING, Variant, eval_result, index_result, read_variants, table
-from shaped_eval.hub_errors import hub_errors, hub_reason
-from shaped_eval.model_card import with_results
-from shaped_eval.outcomes import read_record
+from shaped_eval.hub.entries import READING, Variant, eval_result, index_result, read_variants, table
+from shaped_eval.hub.errors import hub_errors, hub_reason
+from shaped_eval.hub.model_card import with_results
+from shaped_eval.hub.samples import samples_card, write_samples
 from shaped_eval.provenance import folder_fingerprint
 from shaped_eval.records import write_atomic
-from shaped_eval.rows import read_object
-from shaped_eval.sample_dataset import samples_card, write_samples
+from shaped_eval.reporting.outcomes import read_record
+from shaped_eval.untrusted.files import own_folder
+from shaped_eval.untrusted.rows import read_object
 
 if TYPE_CHECKING:
     from argparse import ArgumentParser

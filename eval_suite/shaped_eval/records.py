@@ -17,8 +17,8 @@ from pathlib import Path
 from typing import Any, Literal, TypeVar
 
 from shaped_eval.errors import UserError
-from shaped_eval.files import open_own, replacing
-from shaped_eval.rows import parse_object, row_of
+from shaped_eval.untrusted.files import open_own, replacing
+from shaped_eval.untrusted.rows import parse_object, row_of
 
 Status = Literal["pass", "fail", "timeout", "error", "unparsed"]
 FinishReason = Literal["stop", "length"]

@@ -11,8 +11,10 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from shaped_eval.cautions import cautions, cautions_of_many
-from shaped_eval.compare import (
+from shaped_eval.errors import UserError
+from shaped_eval.records import write_atomic
+from shaped_eval.reporting.cautions import cautions, cautions_of_many
+from shaped_eval.reporting.compare import (
     READING_DIFFERENCES,
     Differences,
     compare_runs,
@@ -21,14 +23,11 @@ from shaped_eval.compare import (
     paired_differences,
     solve_rates,
 )
-from shaped_eval.document import Block, Details, Heading, Image, Notes, Text, to_html, to_markdown
-from shaped_eval.errors import UserError
-from shaped_eval.examples import example_blocks
-from shaped_eval.files import file_name
-from shaped_eval.plots import STRIP_CELLS, plot_pass_at_k, plot_solve_rates, to_png
-from shaped_eval.records import write_atomic
-from shaped_eval.results import Run, default_pass_at, in_order, parse_pass_at, read_runs, results_text
-from shaped_eval.tables import (
+from shaped_eval.reporting.document import Block, Details, Heading, Image, Notes, Text, to_html, to_markdown
+from shaped_eval.reporting.examples import example_blocks
+from shaped_eval.reporting.plots import STRIP_CELLS, plot_pass_at_k, plot_solve_rates, to_png
+from shaped_eval.reporting.results import Run, default_pass_at, in_order, parse_pass_at, read_runs, results_text
+from shaped_eval.reporting.tables import (
     all_metrics,
     described,
     difference_table,
@@ -40,6 +39,7 @@ from shaped_eval.tables import (
     percent,
     settings,
 )
+from shaped_eval.untrusted.files import file_name
 
 __all__ = ["compare", "default_pass_at", "parse_pass_at", "percent", "report", "report_run"]
 

@@ -1,8 +1,8 @@
 """Problems to samples: ``run.json``, ``problems.jsonl`` and ``samples.jsonl`` of a run's folder.
 
-The unit of repeatability is a chunk (`shaped_eval.chunks`): samples generated together from a seed that only the
-run's seed, the problems' ids and the range decide. A chunk whose rows are not all there is generated anew as a
-whole, so a run that was killed ends with the rows of one that was not, as far as the backend is repeatable.
+The unit of repeatability is a chunk (`shaped_eval.sampling.chunks`): samples generated together from a seed that
+only the run's seed, the problems' ids and the range decide. A chunk whose rows are not all there is generated anew as
+a whole, so a run that was killed ends with the rows of one that was not, as far as the backend is repeatable.
 """
 
 from __future__ import annotations
@@ -18,15 +18,15 @@ from typing import Any, Literal
 from shaped_eval.backends import Backend, check_backend, load_backend
 from shaped_eval.benchmarks import check_names, check_shots, load_problems, not_in_mirror
 from shaped_eval.benchmarks.suites import named_benchmarks
-from shaped_eval.chunks import Chunk, collect, complete_chunks, plan_chunks, samples_file
 from shaped_eval.errors import UserError
-from shaped_eval.harness.fit import fit_problems
-from shaped_eval.harness.likelihood import check_scoring, likelihoods_file, score_chunks, takes_turns
-from shaped_eval.outcomes import read_record
-from shaped_eval.processes import Processes
-from shaped_eval.progress import Sameness, SamplingProgress
 from shaped_eval.provenance import package_versions, source_commit, stable_hash
 from shaped_eval.records import Problem, append_jsonl, check_folder, drop_truncated_line, write_atomic
+from shaped_eval.reporting.outcomes import read_record
+from shaped_eval.sampling.chunks import Chunk, collect, complete_chunks, plan_chunks, samples_file
+from shaped_eval.sampling.fit import fit_problems
+from shaped_eval.sampling.likelihood import check_scoring, likelihoods_file, score_chunks, takes_turns
+from shaped_eval.sampling.processes import Processes
+from shaped_eval.sampling.progress import Sameness, SamplingProgress
 
 # What does not decide the samples: where they go, where rows come from (the rows themselves are hashed), and
 # which server or how many devices generate.

@@ -10,9 +10,9 @@ from urllib.parse import quote
 
 from shaped_eval.benchmarks import BENCHMARKS
 from shaped_eval.errors import UserError
-from shaped_eval.model_card import split_card
+from shaped_eval.hub.model_card import split_card
 from shaped_eval.sources import MIRROR_VARIABLE
-from shaped_eval.texts import as_code, in_markdown
+from shaped_eval.untrusted.texts import as_code, in_markdown
 
 from shaped_trl.data.corpora import LOADERS, CorpusArguments, SourceArguments
 from shaped_trl.data.mixtures import mixture_entries
@@ -99,7 +99,7 @@ def _stated_license(dataset_id: str, hub_mirror: str | None, ask_hub: bool) -> s
 
 def _card_on_hub(dataset_id: str) -> dict[str, Any]:
     from huggingface_hub import HfApi
-    from shaped_eval.hub_errors import hub_errors
+    from shaped_eval.hub.errors import hub_errors
 
     try:
         data = HfApi(library_name="shaped-trl").dataset_info(dataset_id, timeout=HUB_SECONDS).card_data

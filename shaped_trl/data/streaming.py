@@ -18,7 +18,7 @@ import torch
 from datasets import Dataset
 from shaped_eval.errors import UserError
 from shaped_eval.records import append_jsonl, read_jsonl, write_atomic
-from shaped_eval.rows import check_field, is_count, read_object
+from shaped_eval.untrusted.rows import check_field, is_count, read_object
 from torch.utils.data import DataLoader
 from transformers import TrainerCallback
 from transformers.trainer_utils import get_last_checkpoint

@@ -6,7 +6,7 @@ import logging
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
-from shaped_eval.texts import one_line
+from shaped_eval.untrusted.texts import one_line
 from torch import nn
 from trl.trainer.utils import get_callable_name, is_async_callable
 

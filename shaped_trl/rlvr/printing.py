@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from shaped_eval.texts import visible
+from shaped_eval.untrusted.texts import visible
 from trl.trainer import grpo_trainer
 from trl.trainer.utils import print_prompt_completions_sample
 

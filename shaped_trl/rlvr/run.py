@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from shaped_eval.errors import UserError
-from shaped_eval.weights import check_weights
+from shaped_eval.untrusted.weights import check_weights
 from trl import ModelConfig, get_peft_config
 
 from shaped_trl.data.decontamination import ReportCallback

@@ -13,8 +13,8 @@ from typing import Any
 import numpy as np
 from scipy import stats
 from shaped_eval.errors import UserError
-from shaped_eval.outcomes import Outcomes
 from shaped_eval.report import default_pass_at
+from shaped_eval.reporting.outcomes import Outcomes
 from shaped_eval.statistics import (
     CONFIDENCE,
     Values,

@@ -12,10 +12,10 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from shaped_eval.files import own_folder
-from shaped_eval.outcomes import Outcomes, read_outcomes, read_record
 from shaped_eval.records import write_atomic
-from shaped_eval.rows import read_object
+from shaped_eval.reporting.outcomes import Outcomes, read_outcomes, read_record
+from shaped_eval.untrusted.files import own_folder
+from shaped_eval.untrusted.rows import read_object
 from shaped_eval.votes import Ballot
 
 from shaped_trl.study.definition import TEMPERATURE, VERSION, Study

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from shaped_eval.records import read_jsonl
-from shaped_eval.rows import check_field, is_count
+from shaped_eval.untrusted.rows import check_field, is_count
 
 TRAIN_LOG = "train_log.jsonl"
 RL_LOG = "rl_log.jsonl"

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from shaped_eval.document import Block, Cell, Details, Heading, Items, Row, Table, Text
-from shaped_eval.tables import percent
+from shaped_eval.reporting.document import Block, Cell, Details, Heading, Items, Row, Table, Text
+from shaped_eval.reporting.tables import percent
 
 from shaped_trl.study import paper
 from shaped_trl.study.definition import Study

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from shaped_eval.document import Block, Details, Heading, Image, Items, Notes, Text
+from shaped_eval.reporting.document import Block, Details, Heading, Image, Items, Notes, Text
 
 from shaped_trl.study import overview, tables
 from shaped_trl.study.charts import EXPLORATORY, MEAN, Chart

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from shaped_eval.errors import UserError
-from shaped_eval.rows import check_field, read_object
+from shaped_eval.untrusted.rows import check_field, read_object
 
 from shaped_trl import recipes
 from shaped_trl.recipes import SCHEDULE, schedules_beta

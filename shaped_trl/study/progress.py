@@ -12,7 +12,7 @@ from typing import Protocol
 
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskID, TextColumn
-from shaped_eval.rows import parse_object
+from shaped_eval.untrusted.rows import parse_object
 
 from shaped_trl.study.logs import RL_LOG, TRAIN_LOG, with_step
 from shaped_trl.study.plan import Run

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
-from shaped_eval.outcomes import Outcomes
+from shaped_eval.reporting.outcomes import Outcomes
 
 from shaped_trl.study.definition import TEMPERATURE, Study
 from shaped_trl.study.finished import Rows, finished, outcomes_of, rows_of

@@ -9,11 +9,11 @@ import json
 from collections.abc import Sequence
 from pathlib import Path
 
-from shaped_eval.document import to_html, to_markdown
 from shaped_eval.errors import UserError
-from shaped_eval.files import own_folder
-from shaped_eval.plots import to_png
 from shaped_eval.records import write_atomic
+from shaped_eval.reporting.document import to_html, to_markdown
+from shaped_eval.reporting.plots import to_png
+from shaped_eval.untrusted.files import own_folder
 
 from shaped_trl.study.charts import charts, csv_of
 from shaped_trl.study.drawing import plot_chart

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from itertools import pairwise
 from typing import Any
 
-from shaped_eval.outcomes import Outcomes
+from shaped_eval.reporting.outcomes import Outcomes
 
 from shaped_trl.study.claims import judge
 from shaped_trl.study.definition import Arm, Study

@@ -24,7 +24,7 @@ from shaped_eval.errors import UserError
 from shaped_eval.locks import LOCK as FOLDER_LOCK
 from shaped_eval.locks import lock
 from shaped_eval.records import check_folder, write_atomic
-from shaped_eval.texts import one_line, visible
+from shaped_eval.untrusted.texts import one_line, visible
 
 from shaped_trl import recipes
 from shaped_trl.study.child import run_child

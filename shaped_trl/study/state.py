@@ -14,9 +14,9 @@ import signal
 from pathlib import Path
 from typing import Any
 
-from shaped_eval.files import file_name
 from shaped_eval.records import write_atomic
-from shaped_eval.rows import read_object
+from shaped_eval.untrusted.files import file_name
+from shaped_eval.untrusted.rows import read_object
 
 from shaped_trl.study.plan import Run
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from shaped_eval.document import Table
-from shaped_eval.tables import percent
+from shaped_eval.reporting.document import Table
+from shaped_eval.reporting.tables import percent
 
 from shaped_trl.study.definition import Arm, Study
 from shaped_trl.study.findings import is_shown

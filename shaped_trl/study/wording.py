@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from shaped_eval.tables import percent
+from shaped_eval.reporting.tables import percent
 
 NONE = "–"
 METRICS = {

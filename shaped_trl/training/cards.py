@@ -13,9 +13,9 @@ from urllib.parse import quote
 
 from peft import PeftModel
 from shaped_eval.errors import UserError
-from shaped_eval.model_card import card_text, split_card, with_results_of
+from shaped_eval.hub.model_card import card_text, split_card, with_results_of
 from shaped_eval.records import write_atomic
-from shaped_eval.texts import as_code, fenced, in_markdown
+from shaped_eval.untrusted.texts import as_code, fenced, in_markdown
 
 from shaped_trl.data.facts import HEADER, DataFact
 from shaped_trl.recipes import RESOLVED, public_recipe

@@ -20,8 +20,8 @@ from accelerate.utils import broadcast_object_list
 from shaped_eval.benchmarks import check_names
 from shaped_eval.errors import UserError
 from shaped_eval.grade import grade_run
-from shaped_eval.outcomes import read_record
 from shaped_eval.report import report_run
+from shaped_eval.reporting.outcomes import read_record
 from shaped_eval.sample import SampleConfig, sample
 from transformers import Trainer, TrainerCallback
 

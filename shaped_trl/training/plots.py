@@ -7,7 +7,7 @@ from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any
 
-from shaped_eval.files import replacing
+from shaped_eval.untrusted.files import replacing
 
 from shaped_trl.study.figures import Panel, plot_panels
 from shaped_trl.study.logs import curve, read_log

@@ -20,7 +20,7 @@ from typing import Any
 
 from huggingface_hub import HfApi, constants
 from shaped_eval.errors import UserError
-from shaped_eval.hub_errors import hub_errors, hub_reason
+from shaped_eval.hub.errors import hub_errors, hub_reason
 from shaped_eval.locks import LOCK
 from transformers import TrainingArguments
 from transformers.trainer_utils import HubStrategy, SaveStrategy

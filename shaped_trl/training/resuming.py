@@ -15,8 +15,8 @@ from typing import Any
 from accelerate.utils import broadcast_object_list
 from shaped_eval.errors import NOT_WRITTEN, UserError
 from shaped_eval.locks import locked_folder
-from shaped_eval.rows import check_field, is_count, read_object
-from shaped_eval.weights import check_weights
+from shaped_eval.untrusted.rows import check_field, is_count, read_object
+from shaped_eval.untrusted.weights import check_weights
 from transformers import Trainer, TrainerState, TrainingArguments
 from transformers.trainer import TRAINER_STATE_NAME
 from transformers.utils import CONFIG_NAME

@@ -10,8 +10,8 @@ from typing import Any
 
 from datasets import Dataset
 from shaped_eval.errors import UserError
-from shaped_eval.pretrained import needs_code, read_pretrained
-from shaped_eval.weights import check_weights
+from shaped_eval.untrusted.pretrained import needs_code, read_pretrained
+from shaped_eval.untrusted.weights import check_weights
 from transformers import (
     MODEL_FOR_CAUSAL_LM_MAPPING,
     AutoConfig,

@@ -15,7 +15,6 @@ from typing import Any
 
 import pytest
 import torch
-from shaped_eval import progress as progress_module
 from shaped_eval import sample as sample_module
 from shaped_eval.backends import Completion, Request, TransformersBackend, load_backend
 from shaped_eval.backends.continuous import find_stop
@@ -24,6 +23,7 @@ from shaped_eval.backends.vllm import visible_devices
 from shaped_eval.errors import UserError
 from shaped_eval.records import Sample, read_jsonl
 from shaped_eval.sample import SampleConfig, sample
+from shaped_eval.sampling import progress as progress_module
 from tiny_eval import NUM_PROBLEMS, check_first_words
 
 PROMPTS = ("Question: w1 w2 Answer:", "Question: w9 w4 Answer:")

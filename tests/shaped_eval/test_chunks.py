@@ -10,8 +10,8 @@ from pathlib import Path
 
 import pytest
 from shaped_eval.backends import Completion
-from shaped_eval.chunks import Chunk, collect, complete_chunks, plan_chunks
 from shaped_eval.records import Problem, append_jsonl, read_jsonl
+from shaped_eval.sampling.chunks import Chunk, collect, complete_chunks, plan_chunks
 
 
 def problem(name: str, **meta) -> Problem:

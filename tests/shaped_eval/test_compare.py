@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 from graded_runs import write_run
 from html_pages import check_self_contained
-from shaped_eval.compare import paired_differences, solve_rates
 from shaped_eval.report import compare
-from shaped_eval.results import Run, average, grouped, read_runs
+from shaped_eval.reporting.compare import paired_differences, solve_rates
+from shaped_eval.reporting.results import Run, average, grouped, read_runs
 from shaped_eval.statistics import paired_difference, problem_interval
 
 from shaped_trl.cli import main

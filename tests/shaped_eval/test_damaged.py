@@ -9,9 +9,9 @@ import signal
 import pytest
 from graded_runs import write_run
 from shaped_eval import records
-from shaped_eval.chunks import collect, plan_chunks
 from shaped_eval.errors import UserError
 from shaped_eval.records import Problem, Sample, Verdict, append_jsonl, read_jsonl
+from shaped_eval.sampling.chunks import collect, plan_chunks
 
 from shaped_trl import cli
 

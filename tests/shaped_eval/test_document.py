@@ -9,7 +9,7 @@ import pytest
 from html_pages import check_self_contained
 from markdown_it import MarkdownIt
 from matplotlib.figure import Figure
-from shaped_eval.document import (
+from shaped_eval.reporting.document import (
     Cell,
     Code,
     Details,

@@ -10,12 +10,12 @@ import pytest
 from graded_runs import write_run
 from shaped_eval.checkpoints import evaluate_checkpoints
 from shaped_eval.errors import UserError
-from shaped_eval.files import file_name, own_folder, replacing
 from shaped_eval.grade import grade_answers, grade_run
-from shaped_eval.hub_entries import read_variants
+from shaped_eval.hub.entries import read_variants
 from shaped_eval.publish import PublishOptions, publish
 from shaped_eval.records import append_jsonl, drop_truncated_line, write_atomic
 from shaped_eval.report import compare, report, report_run
+from shaped_eval.untrusted.files import file_name, own_folder, replacing
 
 from shaped_trl.study.report import report_study
 

@@ -10,14 +10,14 @@ import pytest
 import yaml
 from graded_runs import write_run
 from markdown_it import MarkdownIt
-from shaped_eval.document import Text, to_markdown
 from shaped_eval.errors import UserError
-from shaped_eval.hub_entries import eval_result, index_result, read_variants, table
-from shaped_eval.model_card import split_card, with_results
+from shaped_eval.hub.entries import eval_result, index_result, read_variants, table
+from shaped_eval.hub.model_card import split_card, with_results
+from shaped_eval.hub.samples import samples_card
 from shaped_eval.records import append_jsonl, read_jsonl
 from shaped_eval.report import report_run
-from shaped_eval.sample_dataset import samples_card
-from shaped_eval.texts import as_code, encodable, fenced, in_markdown, one_line, visible
+from shaped_eval.reporting.document import Text, to_markdown
+from shaped_eval.untrusted.texts import as_code, encodable, fenced, in_markdown, one_line, visible
 
 from shaped_trl import cli
 from shaped_trl.data.facts import DataFact

@@ -7,12 +7,12 @@ from pathlib import Path
 
 import pytest
 from graded_runs import write_run
-from shaped_eval.cautions import cautions
 from shaped_eval.errors import UserError
 from shaped_eval.grading.graders import GRADERS
 from shaped_eval.records import Sample, append_jsonl, read_jsonl
 from shaped_eval.report import compare, report
-from shaped_eval.results import read_runs
+from shaped_eval.reporting.cautions import cautions
+from shaped_eval.reporting.results import read_runs
 
 from shaped_trl.cli import main
 

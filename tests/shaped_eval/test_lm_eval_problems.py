@@ -11,8 +11,8 @@ import pytest
 from harness_data import BBH_TASKS, MMLU_SUBJECTS, ROWS, write_made_up_mirror, write_split
 from shaped_eval import benchmarks
 from shaped_eval.benchmarks import load_problems
+from shaped_eval.benchmarks.harness.tasks import HARNESS
 from shaped_eval.errors import UserError
-from shaped_eval.harness.tasks import HARNESS
 from shaped_eval.records import Problem, read_jsonl
 
 MIRROR = Path(__file__).resolve().parents[2].parent / "shared" / "hub"
@@ -145,7 +145,7 @@ def test_without_the_extra_the_error_says_how_to_install_it(monkeypatch):
 
 
 def test_the_table_is_there_without_lm_eval():
-    code = "import sys; sys.modules['lm_eval'] = None; import shaped_eval.sample, shaped_eval.harness.fit"
+    code = "import sys; sys.modules['lm_eval'] = None; import shaped_eval.sample, shaped_eval.sampling.fit"
     subprocess.run([sys.executable, "-c", code], check=True)
 
 

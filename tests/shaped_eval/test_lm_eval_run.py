@@ -19,14 +19,14 @@ from harness_data import (
 )
 from shaped_eval.backends import TransformersBackend
 from shaped_eval.benchmarks import load_problems
+from shaped_eval.benchmarks.harness.tasks import HARNESS
 from shaped_eval.errors import UserError
 from shaped_eval.grade import grade_run
-from shaped_eval.harness.fit import fit_problems
-from shaped_eval.harness.likelihood import OptionScorer
-from shaped_eval.harness.tasks import HARNESS
 from shaped_eval.records import Problem, Sample, read_jsonl
 from shaped_eval.report import report
 from shaped_eval.sample import SampleConfig, sample
+from shaped_eval.sampling.fit import fit_problems
+from shaped_eval.sampling.likelihood import OptionScorer
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from shaped_trl.cli import main

@@ -9,7 +9,7 @@ from shaped_eval.backends import openai
 from shaped_eval.errors import UserError
 from shaped_eval.records import Sample, read_jsonl
 from shaped_eval.sample import sample
-from shaped_eval.texts import encodable
+from shaped_eval.untrusted.texts import encodable
 
 
 def reply(**changes: Any) -> dict[str, Any]:

@@ -12,12 +12,12 @@ import yaml
 from hub_stand_in import TOKEN, hub_stand_in, point_client_at
 from huggingface_hub import ModelCard, constants, parse_eval_result_entries
 from shaped_eval.errors import UserError
-from shaped_eval.hub_entries import LEADERBOARDS, index_result, read_variants
-from shaped_eval.model_card import with_results
+from shaped_eval.hub.entries import LEADERBOARDS, index_result, read_variants
+from shaped_eval.hub.model_card import with_results
 from shaped_eval.provenance import folder_fingerprint
 from shaped_eval.publish import PublishOptions, publish
 from shaped_eval.records import Problem, Sample, Verdict, append_jsonl, read_jsonl
-from shaped_eval.results import read_runs, results_text
+from shaped_eval.reporting.results import read_runs, results_text
 
 from shaped_trl import cli
 

@@ -11,9 +11,9 @@ import numpy as np
 import pytest
 from graded_runs import N, write_run
 from shaped_eval.errors import UserError
-from shaped_eval.plots import plot_pass_at_k
 from shaped_eval.report import report, report_run
-from shaped_eval.results import default_pass_at, parse_pass_at
+from shaped_eval.reporting.plots import plot_pass_at_k
+from shaped_eval.reporting.results import default_pass_at, parse_pass_at
 from shaped_eval.statistics import paired_difference
 
 # A letter a sample, see graded_runs.

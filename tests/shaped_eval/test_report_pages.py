@@ -14,13 +14,13 @@ import pytest
 from chromium import check_layout
 from graded_runs import write_run
 from html_pages import check_self_contained
-from shaped_eval.cautions import cautions, cautions_of_many
-from shaped_eval.document import Image, readable, to_markdown
-from shaped_eval.examples import KINDS, choose_examples, common_start, example_blocks, shorten
-from shaped_eval.plots import plot_flips, plot_solve_rates
 from shaped_eval.report import report
-from shaped_eval.results import read_runs
-from shaped_eval.tables import headline_metrics, layout_of_many, layout_of_one
+from shaped_eval.reporting.cautions import cautions, cautions_of_many
+from shaped_eval.reporting.document import Image, readable, to_markdown
+from shaped_eval.reporting.examples import KINDS, choose_examples, common_start, example_blocks, shorten
+from shaped_eval.reporting.plots import plot_flips, plot_solve_rates
+from shaped_eval.reporting.results import read_runs
+from shaped_eval.reporting.tables import headline_metrics, layout_of_many, layout_of_one
 
 from shaped_trl.cli import main
 

@@ -5,7 +5,7 @@ import os
 import pytest
 import torch
 from shaped_eval.errors import UserError
-from shaped_eval.weights import check_weights
+from shaped_eval.untrusted.weights import check_weights
 from tiny import text_rows, tiny_model, tiny_tokenizer
 
 from shaped_trl import cli

@@ -18,7 +18,7 @@ from huggingface_hub.utils import filter_repo_objects
 from peft import LoraConfig
 from processes import run_processes
 from shaped_eval.errors import UserError
-from shaped_eval.hub_entries import LEADERBOARDS
+from shaped_eval.hub.entries import LEADERBOARDS
 from shaped_eval.publish import PublishOptions, publish
 from shaped_eval.records import Sample, append_jsonl, read_jsonl
 from shaped_eval.report import report_run

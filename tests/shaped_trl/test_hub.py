@@ -14,8 +14,8 @@ import yaml
 from graded_runs import write_run
 from hub_stand_in import TOKEN, client_environment, hub_stand_in, point_client_at
 from huggingface_hub import ModelCard, constants, snapshot_download
-from shaped_eval.hub_entries import LEADERBOARDS
-from shaped_eval.model_card import with_results_of
+from shaped_eval.hub.entries import LEADERBOARDS
+from shaped_eval.hub.model_card import with_results_of
 from tiny import WORDS
 
 from shaped_trl import cli

@@ -16,7 +16,7 @@ from chromium import check_layout
 from html_pages import check_self_contained
 from planted_study import ARMS, SEEDS, write_planted
 from scipy import stats
-from shaped_eval.document import to_markdown
+from shaped_eval.reporting.document import to_markdown
 from study_rows import BENCHMARK
 
 from shaped_trl.study.charts import MEAN, Chart, charts, csv_of

@@ -10,8 +10,8 @@ from pathlib import Path
 
 import pytest
 from planted_study import write_planted
-from shaped_eval.outcomes import read_outcomes
 from shaped_eval.records import read_jsonl
+from shaped_eval.reporting.outcomes import read_outcomes
 from study_processes import FAKES, run, write_study
 
 from shaped_trl.study.definition import Study

@@ -6,9 +6,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from shaped_eval.errors import UserError
-from shaped_eval.pretrained import read_pretrained
 from shaped_eval.provenance import folder_fingerprint
-from shaped_eval.weights import check_weights
+from shaped_eval.untrusted.pretrained import read_pretrained
+from shaped_eval.untrusted.weights import check_weights
 
 if TYPE_CHECKING:
     from shaped_eval.sample import SampleConfig

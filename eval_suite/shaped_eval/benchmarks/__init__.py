@@ -25,10 +25,10 @@ from pathlib import Path
 from typing import Any
 
 from shaped_eval.benchmarks import code, prompts
+from shaped_eval.benchmarks.harness.tasks import HARNESS
 from shaped_eval.benchmarks.prompts import Question, Style
 from shaped_eval.benchmarks.worked_examples import MATH_EXAMPLES, SOURCE
 from shaped_eval.errors import UserError
-from shaped_eval.harness.tasks import HARNESS
 from shaped_eval.records import Problem
 from shaped_eval.sources import NotInMirror, load_rows
 
@@ -97,7 +97,7 @@ GENERATED: dict[str, str] = {"running_sums": "shaped_eval.benchmarks.running_sum
 
 ELSEWHERE: dict[str, Elsewhere] = {
     "chain_sum": Elsewhere("shaped_eval.benchmarks.chain_sum", "reasoning_gym", "tasks"),
-    **{name: Elsewhere("shaped_eval.harness.problems", "lm_eval", "lm-eval") for name in HARNESS},
+    **{name: Elsewhere("shaped_eval.benchmarks.harness.problems", "lm_eval", "lm-eval") for name in HARNESS},
 }
 
 

@@ -12,8 +12,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from shaped_eval.document import Block, Code, Details, Heading, Text
 from shaped_eval.records import read_jsonl
+from shaped_eval.reporting.document import Block, Code, Details, Heading, Text
 
 # kind -> what it is called; a sample is of the first kind in which it is chosen
 KINDS = {

@@ -14,16 +14,14 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from shaped_eval.cautions import cautions_of_many
-from shaped_eval.document import Block, Cell, Details, Heading, Image, Notes, Row, Table, Text
 from shaped_eval.errors import UserError
-from shaped_eval.examples import common_start, prompt_text, shorten
-from shaped_eval.files import file_name
-from shaped_eval.plots import plot_differences, plot_flips, to_png
 from shaped_eval.records import read_jsonl
-from shaped_eval.results import Run, average, find_metric, in_order, read_runs
-from shaped_eval.statistics import paired_difference
-from shaped_eval.tables import (
+from shaped_eval.reporting.cautions import cautions_of_many
+from shaped_eval.reporting.document import Block, Cell, Details, Heading, Image, Notes, Row, Table, Text
+from shaped_eval.reporting.examples import common_start, prompt_text, shorten
+from shaped_eval.reporting.plots import plot_differences, plot_flips, to_png
+from shaped_eval.reporting.results import Run, average, find_metric, in_order, read_runs
+from shaped_eval.reporting.tables import (
     NONE,
     described,
     difference_cell,
@@ -36,6 +34,8 @@ from shaped_eval.tables import (
     signed,
     value_cell,
 )
+from shaped_eval.statistics import paired_difference
+from shaped_eval.untrusted.files import file_name
 from shaped_eval.votes import Values
 
 READING_DIFFERENCES = (

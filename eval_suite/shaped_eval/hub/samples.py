@@ -13,11 +13,11 @@ from typing import Any
 
 import yaml
 
-from shaped_eval.files import own_folder, replacing
-from shaped_eval.hub_entries import READING, Variant, table
-from shaped_eval.model_card import split_card, with_tables
+from shaped_eval.hub.entries import READING, Variant, table
+from shaped_eval.hub.model_card import split_card, with_tables
 from shaped_eval.records import read_jsonl
-from shaped_eval.texts import in_markdown
+from shaped_eval.untrusted.files import own_folder, replacing
+from shaped_eval.untrusted.texts import in_markdown
 
 SPLIT = "samples"
 ABOUT = """\

@@ -17,7 +17,7 @@ from itertools import groupby
 from pathlib import Path
 from typing import Literal
 
-from shaped_eval.texts import fenced, readable
+from shaped_eval.untrusted.texts import fenced, readable
 
 _WIDE_PIXELS = 1000  # a picture that gets a line of its own, and on a small screen scrolls
 _CONTENTS_FROM_HEADINGS = 4

@@ -12,8 +12,8 @@ from functools import cache
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from shaped_eval.benchmarks.harness.tasks import HARNESS, HarnessTask, Row
 from shaped_eval.errors import UserError
-from shaped_eval.harness.tasks import HARNESS, HarnessTask, Row
 from shaped_eval.records import Problem
 from shaped_eval.sources import load_rows
 

@@ -12,7 +12,7 @@ from typing import Any
 from shaped_eval.errors import UserError
 from shaped_eval.grading import TAKE_ALIASES
 from shaped_eval.records import Problem, Sample
-from shaped_eval.texts import encodable
+from shaped_eval.untrusted.texts import encodable
 
 # Benchmarks that are any problem at all, by the grader of this name.
 ANY = ("math", "choice", "exact_match", "text")

@@ -19,12 +19,12 @@ from pathlib import Path
 from typing import Any
 
 from shaped_eval.benchmarks import BENCHMARKS
+from shaped_eval.benchmarks.harness.tasks import HARNESS
 from shaped_eval.errors import UserError
-from shaped_eval.files import file_name
-from shaped_eval.harness.tasks import HARNESS
-from shaped_eval.outcomes import read_outcomes, read_record
 from shaped_eval.records import read_jsonl
-from shaped_eval.texts import in_markdown, one_line
+from shaped_eval.reporting.outcomes import read_outcomes, read_record
+from shaped_eval.untrusted.files import file_name
+from shaped_eval.untrusted.texts import in_markdown, one_line
 
 # Benchmark → (data set, task of its eval.yaml, problems) of leaderboards on the Hub, which admits data sets one by
 # one: https://huggingface.co/datasets?benchmark=benchmark:official.

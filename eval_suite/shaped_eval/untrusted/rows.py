@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any, Literal, NamedTuple, TypeVar, get_args, get_origin
 
 from shaped_eval.errors import UserError
-from shaped_eval.texts import encodable
+from shaped_eval.untrusted.texts import encodable
 
 Row = TypeVar("Row")
 _SURROGATE = re.compile(rb"\\u[dD][89a-fA-F]")  # as JSON writes one

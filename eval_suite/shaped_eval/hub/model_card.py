@@ -14,7 +14,7 @@ from typing import Any
 import yaml
 
 from shaped_eval.errors import UserError
-from shaped_eval.texts import in_markdown
+from shaped_eval.untrusted.texts import in_markdown
 
 # A card's metadata: the Hub reads a YAML block between two lines of dashes at the very beginning.
 _METADATA = re.compile(r"\A\s*---[ \t]*\n(.*?\n|)---[ \t]*(?:\n|\Z)", re.DOTALL)

@@ -6,9 +6,9 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Literal
 
 from shaped_eval.benchmarks import suites
-from shaped_eval.document import Block, Cell, Details, Items, Row, Table
-from shaped_eval.outcomes import Outcomes
-from shaped_eval.results import Run, average, find_metric, grouped
+from shaped_eval.reporting.document import Block, Cell, Details, Items, Row, Table
+from shaped_eval.reporting.outcomes import Outcomes
+from shaped_eval.reporting.results import Run, average, find_metric, grouped
 
 NONE = "–"
 _STATUSES = ("pass", "fail", "unparsed", "timeout", "error")

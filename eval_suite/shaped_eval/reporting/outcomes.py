@@ -20,8 +20,8 @@ from shaped_eval.errors import UserError
 from shaped_eval.grading.graders import grader_spec
 from shaped_eval.provenance import stable_hash
 from shaped_eval.records import Problem, Sample, Status, Verdict, read_jsonl
-from shaped_eval.rows import Row, check_field, is_count, read_object, row_of
 from shaped_eval.statistics import Ballot, Values, cons
+from shaped_eval.untrusted.rows import Row, check_field, is_count, read_object, row_of
 
 MAX_SAMPLES = 10_000_000  # of a problem
 NUMBER_OF_SAMPLES = f"a whole number from 1 to {MAX_SAMPLES:,}"

@@ -7,10 +7,10 @@ from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 
+from shaped_eval.benchmarks.harness.tasks import HARNESS
 from shaped_eval.errors import UserError
-from shaped_eval.harness.likelihood import is_likelihood, option_requests
-from shaped_eval.harness.tasks import HARNESS
 from shaped_eval.records import Problem
+from shaped_eval.sampling.likelihood import is_likelihood, option_requests
 
 COMPLETION_SHARE = 4  # at least this part of the context is left to a completion, or max_new_tokens where that is less
 

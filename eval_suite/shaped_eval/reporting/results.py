@@ -16,7 +16,7 @@ from typing import Any
 
 from shaped_eval.benchmarks import suites
 from shaped_eval.errors import UserError
-from shaped_eval.outcomes import Outcomes, read_outcomes, read_record
+from shaped_eval.reporting.outcomes import Outcomes, read_outcomes, read_record
 from shaped_eval.statistics import avg_at_m, maj_at_k, pass_at_k, problem_interval, sampling_se, vote_sampling_se
 from shaped_eval.votes import Values
 

@@ -13,10 +13,10 @@ from typing import Any
 
 from shaped_eval.backends.base import Completion, Request
 from shaped_eval.errors import UserError
-from shaped_eval.files import replacing
 from shaped_eval.provenance import stable_hash
 from shaped_eval.records import Problem, Sample
-from shaped_eval.rows import parse_object, row_of
+from shaped_eval.untrusted.files import replacing
+from shaped_eval.untrusted.rows import parse_object, row_of
 
 
 @dataclass(frozen=True)

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from shaped_eval.grading.graders import GRADERS
-from shaped_eval.results import Run
+from shaped_eval.reporting.results import Run
 from shaped_eval.statistics import near_edge
 
 FEW_PROBLEMS = 30

@@ -16,14 +16,14 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from shaped_eval.backends import Backend, TransformersBackend
 from shaped_eval.backends.prompts import from_pretrained
+from shaped_eval.benchmarks.harness.problems import LETTERS
 from shaped_eval.errors import UserError
-from shaped_eval.harness.problems import LETTERS
 from shaped_eval.records import Problem, Sample, append_jsonl, drop_truncated_line, read_jsonl
-from shaped_eval.rows import check_field
+from shaped_eval.untrusted.rows import check_field
 
 if TYPE_CHECKING:
-    from shaped_eval.chunks import Chunk
     from shaped_eval.sample import SampleConfig
+    from shaped_eval.sampling.chunks import Chunk
 
 
 class Likelihoods(NamedTuple):
