@@ -18,7 +18,7 @@ from typing import Any
 from shaped_eval.benchmarks.chain_sum import MAX_TERMS, MIN_TERMS, NAME, questions, totals
 from shaped_eval.benchmarks.options import options_of
 from shaped_eval.errors import UserError
-from shaped_eval.grading.reasoning_gym import MARK
+from shaped_eval.grading.gym.grader import MARK
 
 from shaped_trl.data.generated import check_counts, write_files
 

@@ -20,7 +20,7 @@ from datasets import Dataset, Features, List, Value
 from shaped_eval.benchmarks import BENCHMARKS
 from shaped_eval.errors import UserError
 from shaped_eval.grading import grader_spec
-from shaped_eval.grading.reasoning_gym import MARK, gold_of, task_dataset
+from shaped_eval.grading.gym.grader import MARK, gold_of, task_dataset
 
 from shaped_trl.data.corpora import LOADERS, SourceArguments, load_split, parse_names, parse_yaml
 from shaped_trl.data.decontamination import Overlap, split_marked

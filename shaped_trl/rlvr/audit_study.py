@@ -20,7 +20,7 @@ from pathlib import Path
 
 from shaped_eval.benchmarks import BENCHMARKS
 from shaped_eval.errors import UserError
-from shaped_eval.grading.reasoning_gym import check_package
+from shaped_eval.grading.gym.grader import check_package
 from shaped_eval.records import write_atomic
 
 from shaped_trl import recipes

@@ -10,8 +10,8 @@ from typing import Any
 
 from shaped_eval.errors import UserError
 from shaped_eval.grading import TAKE_ALIASES
-from shaped_eval.grading.reasoning_gym import task_dataset
-from shaped_eval.grading.text import gold_aliases
+from shaped_eval.grading.gym.grader import task_dataset
+from shaped_eval.grading.text.aliases import gold_aliases
 
 from shaped_trl.rlvr.blind_answers import write
 from shaped_trl.rlvr.rewards import VerdictReward

@@ -174,7 +174,8 @@ def main(namespaces: bool, left_out: list[str]) -> None:
 def _answers(folder: Path) -> dict[str, list]:
     """Hostile answers to graders that read formulas: a pass is one that ran, or that changed a later verdict."""
     from hostile_answers import CHANGES, programs
-    from shaped_eval.grading import GradeRequest, GraderPool, reasoning_gym
+    from shaped_eval.grading import GradeRequest, GraderPool
+    from shaped_eval.grading.gym import grader as reasoning_gym
 
     golds = {"math": ["5", r"\frac{1}{2}", "x"], "gsm8k": ["5"], "exact_match": ["5"], "text": ["five"]}
     golds["reasoning_gym"] = []

@@ -13,7 +13,7 @@ from shaped_eval.benchmarks import BENCHMARKS, load_problems
 from shaped_eval.benchmarks.prompts import PROBLEM_BOXED
 from shaped_eval.benchmarks.worked_examples import MATH_EXAMPLES, SOURCE
 from shaped_eval.errors import UserError
-from shaped_eval.grading.math import grade
+from shaped_eval.grading.math.grader import grade
 
 from shaped_trl.data.decontamination import Overlap, ngrams
 

@@ -7,11 +7,13 @@ import re
 
 import pytest
 from shaped_eval.grade import grade_answers, grade_run
-from shaped_eval.grading import GradeRequest, GraderPool, choice, exact_match, gsm8k, text
-from shaped_eval.grading import math as math_module
+from shaped_eval.grading import GradeRequest, GraderPool
 from shaped_eval.grading.extract import boxed_or_tail, without_reasoning
-from shaped_eval.grading.math import grade
-from shaped_eval.grading.units import conversion, split_unit
+from shaped_eval.grading.math import grader as math_module
+from shaped_eval.grading.math.grader import grade
+from shaped_eval.grading.math.units import conversion, split_unit
+from shaped_eval.grading.text import aliases as text
+from shaped_eval.grading.text import choice, exact_match, gsm8k
 from shaped_eval.records import Verdict, read_jsonl
 
 MATRIX = r"\begin{pmatrix} 2 \\ 4 \end{pmatrix}"

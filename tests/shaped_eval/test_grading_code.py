@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 from shaped_eval.grading import GradeRequest, GraderPool, grader_spec
-from shaped_eval.grading.programs import find_programs
+from shaped_eval.grading.code.programs import find_programs
 from shaped_eval.grading.sandbox.confine import missing_protections
 from shaped_eval.records import append_jsonl, read_jsonl
 from waiting import processor_limit

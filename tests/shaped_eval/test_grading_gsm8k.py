@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from shaped_eval.grading.gsm8k import grade
+from shaped_eval.grading.text.gsm8k import grade
 
 GOLD = "She makes 9 * 2 = $<<9*2=18>>18 every day.\n#### 18"
 

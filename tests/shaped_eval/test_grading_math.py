@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 from shaped_eval.grading.extract import boxed_or_tail, last_boxed, plain_answer
 from shaped_eval.grading.literals import parse_number
-from shaped_eval.grading.math import grade
+from shaped_eval.grading.math.grader import grade
 
 
 def status_of(answer: str, gold: str) -> str:

@@ -10,13 +10,14 @@ import pytest
 import sympy
 from hostile_answers import CHANGES, evaluated, programs
 from shaped_eval.errors import UserError
-from shaped_eval.grading.formulas import NoFormula, arithmetic, formula
+from shaped_eval.grading.gym.formulas import NoFormula, arithmetic, formula
 
 pytest.importorskip("reasoning_gym", reason="the extra `tasks` is not installed")
 
-from shaped_eval.grading import gym_scorer, reasoning_gym
-from shaped_eval.grading.gym_comparisons import COMPARISONS, LISTS
-from shaped_eval.grading.gym_scorer import ARITHMETIC, INTEGRALS
+from shaped_eval.grading.gym import grader as reasoning_gym
+from shaped_eval.grading.gym import scorer as gym_scorer
+from shaped_eval.grading.gym.comparisons import COMPARISONS, LISTS
+from shaped_eval.grading.gym.scorer import ARITHMETIC, INTEGRALS
 
 X = sympy.Symbol("x")
 

@@ -11,7 +11,8 @@ import math_verify.parser
 import pytest
 import sympy
 from hostile_answers import CHANGES, evaluated, programs
-from shaped_eval.grading import GradeRequest, GraderPool, algebra
+from shaped_eval.grading import GradeRequest, GraderPool
+from shaped_eval.grading.math import algebra
 from shaped_eval.grading.worker import answer
 
 GOLDS = (

@@ -10,7 +10,8 @@ import numpy as np
 import pytest
 from shaped_eval.errors import UserError
 from shaped_eval.grade import grade_answers
-from shaped_eval.grading import choice, exact_match, text
+from shaped_eval.grading.text import aliases as text
+from shaped_eval.grading.text import choice, exact_match
 from shaped_eval.records import Problem, read_jsonl
 from shaped_eval.reporting.outcomes import read_outcomes
 from shaped_eval.statistics import avg_at_m, maj_at_k

@@ -11,9 +11,9 @@ from pathlib import Path
 
 import pytest
 from math_verify import verify
-from shaped_eval.grading import math
 from shaped_eval.grading.extract import boxed_or_tail, last_boxed
-from shaped_eval.grading.math import grade
+from shaped_eval.grading.math import grader as math
+from shaped_eval.grading.math.grader import grade
 from waiting import processor_limit
 
 OUTPUTS = Path(__file__).resolve().parents[2].parent / "shared" / "outputs"

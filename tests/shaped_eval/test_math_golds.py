@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from shaped_eval.benchmarks import BENCHMARKS, load_problems
 from shaped_eval.grading.graders import grader_spec, load
-from shaped_eval.grading.math import grade as grade_math
+from shaped_eval.grading.math.grader import grade as grade_math
 from shaped_eval.records import Problem
 from writings import expression_writings, gold_value, number_writings, wrong_expressions, wrong_numbers
 

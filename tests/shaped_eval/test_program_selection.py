@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 from shaped_eval.grading import GradeRequest, GraderPool
-from shaped_eval.grading.programs import find_programs
+from shaped_eval.grading.code.programs import find_programs
 from shaped_eval.grading.sandbox.confine import missing_protections
 from shaped_eval.grading.sandbox.selection import MODULE, choose
 

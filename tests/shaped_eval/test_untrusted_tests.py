@@ -9,7 +9,7 @@ import sys
 
 import pytest
 from shaped_eval.grade import grade_answers, grade_run
-from shaped_eval.grading import code
+from shaped_eval.grading.code import grader as code
 from shaped_eval.grading.sandbox import confine, filters
 from shaped_eval.grading.sandbox.checker import Limits, Sandbox, TestResult, Tests, _result, check
 from shaped_eval.grading.sandbox.server import Ended

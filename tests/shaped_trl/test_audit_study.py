@@ -4,7 +4,7 @@ import csv
 from pathlib import Path
 
 import pytest
-from shaped_eval.grading.reasoning_gym import version
+from shaped_eval.grading.gym.grader import version
 
 from shaped_trl.rlvr import audit_study
 

@@ -14,7 +14,7 @@ from shaped_eval.benchmarks import load_problems
 from shaped_eval.benchmarks.chain_sum import totals
 from shaped_eval.benchmarks.running_sums import is_held_out
 from shaped_eval.errors import UserError
-from shaped_eval.grading.reasoning_gym import grade
+from shaped_eval.grading.gym.grader import grade
 from shaped_eval.records import read_jsonl
 
 from shaped_trl.data.chain_sum import ChainSum, corpus_rows, write_corpus

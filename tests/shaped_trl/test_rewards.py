@@ -11,7 +11,7 @@ from shaped_eval.errors import UserError
 from shaped_eval.grade import grade_answers
 from shaped_eval.grading import GRADERS, GradeRequest, GraderPool, GraderSpec
 from shaped_eval.grading.base import DIED, Grade
-from shaped_eval.grading.reasoning_gym import UNREPEATABLE, extract_answer, question_digest, task_dataset
+from shaped_eval.grading.gym.grader import UNREPEATABLE, extract_answer, question_digest, task_dataset
 from shaped_eval.grading.sandbox.confine import missing_protections
 from shaped_eval.records import read_jsonl
 from tiny import SHARED

@@ -1,7 +1,7 @@
 """Chains of additions and subtractions, the task chain_sum of reasoning-gym (extra `tasks`), with a part held out.
 
 ``State the final answer to the following arithmetic problem: 7 + 5 - 3 =`` has the gold 9, and the task's own score
-grades it (`shaped_eval.grading.reasoning_gym`). Terms have one digit. As in `running_sums` one question in eight is
+grades it (`shaped_eval.grading.gym.grader`). Terms have one digit. As in `running_sums` one question in eight is
 held out by a hash of its text: none of these is ever a question to train on.
 """
 
@@ -14,7 +14,7 @@ from typing import Any
 
 from shaped_eval.benchmarks.running_sums import is_held_out
 from shaped_eval.errors import UserError
-from shaped_eval.grading.reasoning_gym import MARK, gold_of, task_dataset
+from shaped_eval.grading.gym.grader import MARK, gold_of, task_dataset
 from shaped_eval.records import Problem
 
 NAME = "chain_sum"

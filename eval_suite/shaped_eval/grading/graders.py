@@ -16,7 +16,7 @@ from importlib import import_module, metadata
 from typing import Any
 
 from shaped_eval.errors import UserError
-from shaped_eval.grading import reasoning_gym
+from shaped_eval.grading.gym import grader as reasoning_gym
 from shaped_eval.records import Status
 
 GradeFunction = Callable[[str, str], tuple[Status, str | None]]
@@ -51,18 +51,18 @@ class GraderSpec:
 
 GRADERS: dict[str, GraderSpec] = {
     "math": GraderSpec(
-        function="shaped_eval.grading.math:grade",
+        function="shaped_eval.grading.math.grader:grade",
         version=f"math/4 (math-verify {metadata.version('math-verify')})",
         isolated=True,
         reduce="shaped_eval.grading.extract:boxed_or_tail",
-        forget="shaped_eval.grading.algebra:forget",
+        forget="shaped_eval.grading.math.algebra:forget",
     ),
-    "gsm8k": GraderSpec(function="shaped_eval.grading.gsm8k:grade", version="gsm8k/3"),
-    "choice": GraderSpec(function="shaped_eval.grading.choice:grade", version="choice/3"),
-    "exact_match": GraderSpec(function="shaped_eval.grading.exact_match:grade", version="exact_match/2"),
-    "text": GraderSpec(function="shaped_eval.grading.text:grade", version="text/3"),
+    "gsm8k": GraderSpec(function="shaped_eval.grading.text.gsm8k:grade", version="gsm8k/3"),
+    "choice": GraderSpec(function="shaped_eval.grading.text.choice:grade", version="choice/3"),
+    "exact_match": GraderSpec(function="shaped_eval.grading.text.exact_match:grade", version="exact_match/2"),
+    "text": GraderSpec(function="shaped_eval.grading.text.aliases:grade", version="text/3"),
     "code": GraderSpec(
-        function="shaped_eval.grading.code:grade",
+        function="shaped_eval.grading.code.grader:grade",
         version=f"code/3 (Python {platform.python_version()})",
         isolated=True,
         check="shaped_eval.grading.sandbox.server:check_sandbox",
@@ -70,10 +70,10 @@ GRADERS: dict[str, GraderSpec] = {
         votes=False,
     ),
     "reasoning_gym": GraderSpec(
-        function="shaped_eval.grading.reasoning_gym:grade",
+        function="shaped_eval.grading.gym.grader:grade",
         version=f"reasoning_gym/2 (reasoning-gym {reasoning_gym.version()})",
         isolated=True,
-        check="shaped_eval.grading.reasoning_gym:check_grader",
+        check="shaped_eval.grading.gym.grader:check_grader",
         hard_timeout_s=90.0,
         votes=False,  # several answers may be right, and the passes among them are gathered under the task's own
     ),

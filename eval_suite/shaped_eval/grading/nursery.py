@@ -102,7 +102,7 @@ def main(control_fd: int) -> None:
     """The nursery's own life: warm up, then fork and kill on request until the caller closes the socket."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the caller's to handle
     control = socket.socket(fileno=control_fd)
-    from shaped_eval.grading import algebra  # here alone: it imports what the workers need, and the caller does not
+    from shaped_eval.grading.math import algebra
 
     for given, gold in _WARM_UP:
         answer("math", f"\\boxed{{{given}}}", gold, soft_timeout_s=60.0)

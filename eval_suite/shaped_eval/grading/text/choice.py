@@ -12,8 +12,8 @@ import re
 from collections import deque
 
 from shaped_eval.grading.extract import plain_answer, without_reasoning
-from shaped_eval.grading.statements import bare_line, final_statement, first_answer, last_match, readings
-from shaped_eval.grading.text import normalized
+from shaped_eval.grading.text.aliases import normalized
+from shaped_eval.grading.text.statements import bare_line, final_statement, first_answer, last_match, readings
 from shaped_eval.records import Status
 
 _LABELED = re.compile(r"\(?([A-Z])(?:\)|[.:](?=\s|$)|$)\s*(.*)", re.DOTALL)

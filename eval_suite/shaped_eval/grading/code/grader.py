@@ -20,8 +20,8 @@ import json
 from typing import Any
 
 from shaped_eval.errors import UserError
+from shaped_eval.grading.code.programs import find_programs
 from shaped_eval.grading.extract import plain_answer
-from shaped_eval.grading.programs import find_programs
 from shaped_eval.grading.sandbox.checker import Limits, Sandbox, TestResult, Tests, check
 from shaped_eval.grading.sandbox.server import SandboxUnavailable
 from shaped_eval.records import Status

@@ -8,11 +8,11 @@ from __future__ import annotations
 
 import re
 
-from shaped_eval.grading import choice
 from shaped_eval.grading.extract import plain_answer, without_reasoning
 from shaped_eval.grading.literals import parse_number
-from shaped_eval.grading.statements import bare_line, final_statement, readings
-from shaped_eval.grading.text import gold_aliases
+from shaped_eval.grading.text import choice
+from shaped_eval.grading.text.aliases import gold_aliases
+from shaped_eval.grading.text.statements import bare_line, final_statement, readings
 from shaped_eval.records import Status
 
 _OPTION = re.compile(r"\(([A-Z])\)")

@@ -10,7 +10,7 @@ import re
 
 from shaped_eval.grading.extract import before_next_question, last_boxed, plain_answer, without_reasoning
 from shaped_eval.grading.literals import Number, parse_number
-from shaped_eval.grading.statements import last_match
+from shaped_eval.grading.text.statements import last_match
 from shaped_eval.records import Status
 
 SEARCHED_CHARACTERS = 10_000

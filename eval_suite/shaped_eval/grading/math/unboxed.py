@@ -9,8 +9,8 @@ from __future__ import annotations
 
 import re
 
+from shaped_eval.grading.math.vocabulary import listed
 from shaped_eval.grading.prose import NOT, denies
-from shaped_eval.grading.vocabulary import listed
 
 _TAG = re.compile(r"<answer>([^<]{1,200})</answer>", re.IGNORECASE)
 _DISPLAY = re.compile(r"\s{0,20}(?:\\\[(.{1,300}?)\\\]|\$\$([^$]{1,300})\$\$)", re.DOTALL)

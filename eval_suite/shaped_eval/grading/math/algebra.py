@@ -17,7 +17,7 @@ from sympy.core.cache import clear_cache
 from sympy.core.parameters import global_parameters
 from sympy.core.random import seed
 
-from shaped_eval.grading import math
+from shaped_eval.grading.math import grader as math
 
 # of parsed formulas; others of math-verify hold compiled patterns
 _PARSED: tuple[functools._lru_cache_wrapper[Any], ...] = (

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import contextlib
 
-from shaped_eval.grading.gym_scorer import ARITHMETIC, INTEGRALS, score
-from shaped_eval.grading.reasoning_gym import task_dataset
+from shaped_eval.grading.gym.grader import task_dataset
+from shaped_eval.grading.gym.scorer import ARITHMETIC, INTEGRALS, score
 
 
 def _warm_up(task: str) -> None:

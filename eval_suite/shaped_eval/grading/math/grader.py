@@ -57,7 +57,9 @@ from math_verify import LatexExtractionConfig, parse, verify
 from math_verify.grader import get_pct_val
 from sympy import Basic, Eq, Expr, MatAdd, MatMul, Rational, nan, zoo
 
-from shaped_eval.grading.canonical import (
+from shaped_eval.grading.extract import ANSWER_CHARACTERS, boxed_or_tail, last_boxed, plain_answer
+from shaped_eval.grading.literals import Number, numbers_equal, parse_based
+from shaped_eval.grading.math.canonical import (
     canonical,
     constant_value,
     is_contradiction,
@@ -65,11 +67,9 @@ from shaped_eval.grading.canonical import (
     same_equation,
     same_function,
 )
-from shaped_eval.grading.extract import ANSWER_CHARACTERS, boxed_or_tail, last_boxed, plain_answer
-from shaped_eval.grading.fingerprint import point_values
-from shaped_eval.grading.latex import clean, has_equals, same_look, split_list, split_name
-from shaped_eval.grading.literals import Number, numbers_equal, parse_based
-from shaped_eval.grading.reading import (
+from shaped_eval.grading.math.fingerprint import point_values
+from shaped_eval.grading.math.latex import clean, has_equals, same_look, split_list, split_name
+from shaped_eval.grading.math.reading import (
     TOLERANCE,
     Reading,
     is_wordy,
@@ -80,8 +80,8 @@ from shaped_eval.grading.reading import (
     without_text_commands,
     words,
 )
-from shaped_eval.grading.unboxed import stated
-from shaped_eval.grading.units import conversion
+from shaped_eval.grading.math.unboxed import stated
+from shaped_eval.grading.math.units import conversion
 from shaped_eval.records import Status
 
 MAX_PARSED_CHARACTERS = 2_000

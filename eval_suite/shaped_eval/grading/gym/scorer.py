@@ -18,9 +18,9 @@ from typing import Any
 
 import sympy
 
-from shaped_eval.grading.formulas import NoFormula, arithmetic, formula
-from shaped_eval.grading.gym_comparisons import LISTS
-from shaped_eval.grading.reasoning_gym import Verdict, graded, question_digest, task_dataset
+from shaped_eval.grading.gym.comparisons import LISTS
+from shaped_eval.grading.gym.formulas import NoFormula, arithmetic, formula
+from shaped_eval.grading.gym.grader import Verdict, graded, question_digest, task_dataset
 from shaped_eval.grading.sandbox.wire import Gone, recv_frame, send_frame
 
 RIGHT = 1 - 1e-9

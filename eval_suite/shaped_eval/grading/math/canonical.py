@@ -35,8 +35,8 @@ from sympy import (
 from sympy.core.function import AppliedUndef
 from sympy.core.relational import Relational
 
-from shaped_eval.grading.fingerprint import EVALUATION_FAULTS, NO_POINTS, fingerprint, relation_fingerprint
 from shaped_eval.grading.literals import LARGEST_DENOMINATOR, SIGNIFICANT_DIGITS, simplest
+from shaped_eval.grading.math.fingerprint import EVALUATION_FAULTS, NO_POINTS, fingerprint, relation_fingerprint
 
 CONTRADICTION = 1e-3  # relative; looser than rounding, so that 25π = 78.54 is none
 

@@ -13,7 +13,7 @@ import string
 import unicodedata
 
 from shaped_eval.grading.extract import plain_answer, without_reasoning
-from shaped_eval.grading.statements import final_statement, first_answer, readings
+from shaped_eval.grading.text.statements import final_statement, first_answer, readings
 from shaped_eval.records import Status
 
 ANSWER_CHARACTERS = 1_000

@@ -32,7 +32,7 @@ from typing import Any
 
 from shaped_eval.errors import UserError
 from shaped_eval.grading.extract import before_next_question, plain_answer
-from shaped_eval.grading.gym_comparisons import COMPARISONS, LISTS
+from shaped_eval.grading.gym.comparisons import COMPARISONS, LISTS
 from shaped_eval.grading.sandbox.server import Role, SandboxServer, check_sandbox
 from shaped_eval.grading.sandbox.wire import BadReply, Gone
 from shaped_eval.records import Status
@@ -238,8 +238,8 @@ def _ask(message: dict[str, str]) -> Any:
 
 def _role() -> Role:
     return Role(
-        "shaped_eval.grading.gym_scorer:serve",
+        "shaped_eval.grading.gym.scorer:serve",
         packages=None,
-        preloaded=("reasoning_gym", "shaped_eval.grading.gym_warm_up"),
+        preloaded=("reasoning_gym", "shaped_eval.grading.gym.warm_up"),
         needs_sandbox=version() != READ_VERSION,
     )

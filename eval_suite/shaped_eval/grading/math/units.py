@@ -12,7 +12,7 @@ from fractions import Fraction
 from functools import lru_cache
 from typing import NamedTuple
 
-from shaped_eval.grading.vocabulary import listed
+from shaped_eval.grading.math.vocabulary import listed
 
 _TABLE: dict[str, dict[str, str]] = {
     "length": {

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 
-from shaped_eval.grading.vocabulary import is_leading
+from shaped_eval.grading.math.vocabulary import is_leading
 
 _UNICODE = {
     "−": "-",

@@ -7,10 +7,10 @@ from dataclasses import dataclass, replace
 from fractions import Fraction
 from functools import lru_cache
 
-from shaped_eval.grading.latex import clean, has_equals, split_list, split_name
 from shaped_eval.grading.literals import Number, parse_based, parse_number
-from shaped_eval.grading.units import scale, split_unit
-from shaped_eval.grading.vocabulary import foreign, is_name, symbols
+from shaped_eval.grading.math.latex import clean, has_equals, split_list, split_name
+from shaped_eval.grading.math.units import scale, split_unit
+from shaped_eval.grading.math.vocabulary import foreign, is_name, symbols
 
 TOLERANCE = re.compile(r"\\tolerance\{([^{}]*)\}\s*$")
 _TEXT = re.compile(r"\\(?:text|textbf|textit|textrm|mathrm|mbox)\{([^{}]*)\}")
