@@ -5,9 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+from shaped_trl.hub.cards import numbers_table
 from shaped_trl.rlvr.ledger import totals
-from shaped_trl.study.logs import RL_LOG
-from shaped_trl.training.cards import numbers_table
+from shaped_trl.training.log_reading import RL_LOG
 
 _LEDGER = (
     ("groups sampled", "groups_sampled"),

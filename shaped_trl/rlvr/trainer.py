@@ -19,6 +19,8 @@ from transformers.trainer_callback import ExportableState
 from trl import GRPOTrainer
 from trl.trainer.utils import pad
 
+from shaped_trl.hub.cards import TrainingCard
+from shaped_trl.hub.pushing import HubPushes
 from shaped_trl.rlvr.audit import audit_before_training
 from shaped_trl.rlvr.card import procedure
 from shaped_trl.rlvr.checks import check_run, refuse_unsupported
@@ -29,12 +31,10 @@ from shaped_trl.rlvr.guard import guard
 from shaped_trl.rlvr.ledger import RL_RENAMED, Ledger
 from shaped_trl.rlvr.prompt_stream import PromptStream
 from shaped_trl.rlvr.signals import NoLearningSignal, SignalDetector
-from shaped_trl.study.logs import RL_LOG, read_log
-from shaped_trl.training.cards import TrainingCard
 from shaped_trl.training.config import as_config
 from shaped_trl.training.interval import ContinuedInterval
 from shaped_trl.training.log import JsonlLogCallback, LogPlotCallback
-from shaped_trl.training.pushing import HubPushes
+from shaped_trl.training.log_reading import RL_LOG, read_log
 from shaped_trl.training.watch import WatchedLoss
 
 logger = logging.getLogger(__name__)

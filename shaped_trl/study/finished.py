@@ -19,9 +19,9 @@ from shaped_eval.untrusted.rows import read_object
 from shaped_eval.votes import Ballot
 
 from shaped_trl.study.definition import TEMPERATURE, VERSION, Study
-from shaped_trl.study.logs import RL_LOG, TRAIN_LOG, read_log
 from shaped_trl.study.plan import FOUND
 from shaped_trl.study.state import DONE, read_state
+from shaped_trl.training.log_reading import RL_LOG, TRAIN_LOG, read_log
 
 Rows = list[dict[str, Any]]
 _TRAIN_COLUMNS = ("nll", "perplexity", "entropy", "head_mass", "tail_mass", "rare_nll", "nll_source_text")

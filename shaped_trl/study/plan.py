@@ -29,7 +29,7 @@ from shaped_trl.study.definition import (
 )
 
 DATA = "{data}"
-MATCH = "match"  # the command of a run that finds a temperature: `shaped_trl.study.temperature`
+MATCH = "match"  # the command of a run that finds a temperature: `shaped_trl.study.running.temperature`
 FOUND = "temperature.json"
 # Options that may name a file, or a folder, of the user's own: what it holds is a part of what a run is.
 _FOLDERS = ("model_name_or_path", "model", "tokenizer_name_or_path")

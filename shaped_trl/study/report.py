@@ -15,11 +15,11 @@ from shaped_eval.reporting.document import to_html, to_markdown
 from shaped_eval.reporting.plots import to_png
 from shaped_eval.untrusted.files import own_folder
 
-from shaped_trl.study.charts import charts, csv_of
-from shaped_trl.study.drawing import plot_chart
 from shaped_trl.study.loading import load_study
-from shaped_trl.study.pages import Picture, blocks
-from shaped_trl.study.results import collect, read_regimes
+from shaped_trl.study.reporting.charts import charts, csv_of
+from shaped_trl.study.reporting.drawing import plot_chart
+from shaped_trl.study.reporting.pages import Picture, blocks
+from shaped_trl.study.reporting.results import collect, read_regimes
 
 
 def report_study(folder: str | Path, pass_at: Sequence[int] | None = None) -> Path:

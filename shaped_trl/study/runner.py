@@ -27,12 +27,12 @@ from shaped_eval.records import check_folder, write_atomic
 from shaped_eval.untrusted.texts import one_line, visible
 
 from shaped_trl import recipes
-from shaped_trl.study.child import run_child
 from shaped_trl.study.definition import Study
 from shaped_trl.study.finished import finished
 from shaped_trl.study.plan import MATCH, Run, bound, check_options, fingerprint, plan
-from shaped_trl.study.progress import Board, Display, duration, open_display
-from shaped_trl.study.schedule import estimate_seconds, next_run, remaining_seconds
+from shaped_trl.study.running.child import run_child
+from shaped_trl.study.running.progress import Board, Display, duration, open_display
+from shaped_trl.study.running.schedule import estimate_seconds, next_run, remaining_seconds
 from shaped_trl.study.state import (
     DONE,
     FAILED,
@@ -49,7 +49,7 @@ from shaped_trl.study.state import (
 )
 
 ENTRY = "shaped_trl.cli:main"
-ENTRY_OF_MATCH = "shaped_trl.study.temperature:main"
+ENTRY_OF_MATCH = "shaped_trl.study.running.temperature:main"
 # Imported once by the server that every run is forked from: about 5 s saved on each run.
 PRELOAD = (
     "shaped_trl.training.run",

@@ -11,7 +11,7 @@ from pathlib import Path
 from shaped_eval.records import append_jsonl, drop_truncated_line, read_jsonl, write_atomic
 from transformers import TrainerCallback
 
-from shaped_trl.study.logs import with_step
+from shaped_trl.training.log_reading import with_step
 
 logger = logging.getLogger(__name__)
 

@@ -9,8 +9,8 @@ from typing import Any
 
 from shaped_eval.untrusted.files import replacing
 
-from shaped_trl.study.figures import Panel, plot_panels
-from shaped_trl.study.logs import curve, read_log
+from shaped_trl.training.figures import Panel, plot_panels
+from shaped_trl.training.log_reading import curve, read_log
 from shaped_trl.training.schedules import SCHEDULABLE
 
 _GROUPS = ("informative", "all_right", "all_wrong", "truncated", "unparsed", "ungraded")

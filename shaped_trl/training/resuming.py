@@ -21,9 +21,9 @@ from transformers import Trainer, TrainerState, TrainingArguments
 from transformers.trainer import TRAINER_STATE_NAME
 from transformers.utils import CONFIG_NAME
 
-from shaped_trl.data.streaming import check_position, position_file
+from shaped_trl.hub.pushing import push_finished
 from shaped_trl.training.engines import check_engine, save_whole_model
-from shaped_trl.training.pushing import push_finished
+from shaped_trl.training.streaming import check_position, position_file
 from shaped_trl.training.trainer import ShapedTrainer
 
 # what of two configurations must agree for weights of one to be those of the other

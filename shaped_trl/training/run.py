@@ -28,10 +28,9 @@ from trl import ModelConfig, get_peft_config, get_quantization_config
 from shaped_trl.data.budget import budget_steps
 from shaped_trl.data.corpora import CorpusArguments, column_names
 from shaped_trl.data.decontamination import Overlap, ReportCallback
-from shaped_trl.data.facts import corpus_facts
 from shaped_trl.data.mixtures import SOURCE, Source, evaluation_rows, load_sources, mixture_entries
-from shaped_trl.data.streaming import StreamingTrainer, check_streaming
 from shaped_trl.data.tokenizers import train_tokenizer
+from shaped_trl.hub.facts import corpus_facts
 from shaped_trl.modeling.architectures import ARCHITECTURES, paper_config, scaled_down
 from shaped_trl.training.config import ShapedConfig
 from shaped_trl.training.engines import parallel_size
@@ -43,6 +42,7 @@ from shaped_trl.training.resuming import (
     save_for_good,
     trained_and_evaluated,
 )
+from shaped_trl.training.streaming import StreamingTrainer, check_streaming
 from shaped_trl.training.throughput import ThroughputCallback
 from shaped_trl.training.trainer import ShapedTrainer
 

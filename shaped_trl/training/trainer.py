@@ -15,11 +15,12 @@ from transformers import IntervalStrategy, PreTrainedModel, TrainingArguments
 from trl import SFTTrainer
 
 from shaped_trl.data.mixtures import SOURCE
+from shaped_trl.hub.cards import TrainingCard
+from shaped_trl.hub.pushing import HubPushes
 from shaped_trl.modeling.architectures import load_saved_weights, saves_other_names
 from shaped_trl.modeling.balancing import LossFreeBalancing
 from shaped_trl.modeling.lm_head import shape_lm_head, unshape
-from shaped_trl.study.logs import TRAIN_LOG, read_log
-from shaped_trl.training.cards import TrainingCard
+from shaped_trl.training.card import procedure
 from shaped_trl.training.config import ShapedConfig, as_config
 from shaped_trl.training.engines import (
     check_accumulation,
@@ -31,9 +32,8 @@ from shaped_trl.training.engines import (
 from shaped_trl.training.interval import ContinuedInterval
 from shaped_trl.training.liger import ShapedForwardCheck
 from shaped_trl.training.log import JsonlLogCallback, LogPlotCallback
+from shaped_trl.training.log_reading import TRAIN_LOG, read_log
 from shaped_trl.training.metrics import Breakdown, Ranks, SourceCollator, source_names
-from shaped_trl.training.procedure import procedure
-from shaped_trl.training.pushing import HubPushes
 from shaped_trl.training.watch import WatchedLoss
 
 # metrics of every step; the rank costs a pass over the logits

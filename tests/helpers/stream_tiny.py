@@ -21,10 +21,10 @@ from tiny import WORDS, text_rows, tiny_tokenizer
 from transformers import MiniMaxM2ForCausalLM, TrainerCallback
 
 from shaped_trl.data.mixtures import Source
-from shaped_trl.data.streaming import StreamingTrainer
 from shaped_trl.modeling.architectures import paper_config, scaled_down
 from shaped_trl.training import ShapedConfig
 from shaped_trl.training.resuming import continue_training
+from shaped_trl.training.streaming import StreamingTrainer
 
 
 def write_rows(folder: Path, files: int = 2, rows: int = 250) -> None:

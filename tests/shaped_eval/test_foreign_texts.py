@@ -20,8 +20,8 @@ from shaped_eval.reporting.document import Text, to_markdown
 from shaped_eval.untrusted.texts import as_code, encodable, fenced, in_markdown, one_line, visible
 
 from shaped_trl import cli
-from shaped_trl.data.facts import DataFact
-from shaped_trl.training.cards import ModelFact
+from shaped_trl.hub.cards import ModelFact
+from shaped_trl.hub.facts import DataFact
 
 ESCAPES = "\x1b]0;title\x07\x1b[31mred\x9b2J\u202egnp\r\x00"
 MARKUP = [

@@ -64,7 +64,7 @@ def main(argv: list[str]) -> int:
 
 
 def match(argv: list[str]) -> int:
-    """In the place of `shaped_trl.study.temperature`."""
+    """In the place of `shaped_trl.study.running.temperature`."""
     flags = dict(zip(argv[1::2], argv[2::2], strict=True))
     out = Path(flags["--out"])
     note("start", out)

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 from shaped_eval.grading.gym.grader import version
 
-from shaped_trl.rlvr import audit_study
+from speed import blind_answers as audit_study
 
 RESULTS = Path(__file__).parents[2] / audit_study.OUT
 

@@ -12,9 +12,9 @@ from shaped_eval.errors import UserError
 from tiny import text_rows, tiny_model, tiny_tokenizer
 
 from shaped_trl import cli
-from shaped_trl.study.logs import read_log
 from shaped_trl.training import ShapedConfig, ShapedTrainer
 from shaped_trl.training.log import JsonlLogCallback
+from shaped_trl.training.log_reading import read_log
 from shaped_trl.training.resuming import already_finished, continue_training, full_disk_explained, last_checkpoint
 
 ROWS = [

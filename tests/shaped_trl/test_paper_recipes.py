@@ -22,7 +22,7 @@ from shaped_trl.data.budget import budget_steps, parse_tokens
 from shaped_trl.data.corpora import CorpusArguments
 from shaped_trl.data.mixtures import mixture_entries
 from shaped_trl.modeling.architectures import ARCHITECTURES, paper_config, parameter_counts
-from shaped_trl.study import paper
+from shaped_trl.study.reporting import paper
 from shaped_trl.training import ShapedConfig
 from shaped_trl.training.run import build_trainer, new_model
 from shaped_trl.training.throughput import PEAK_FLOPS

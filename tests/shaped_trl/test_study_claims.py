@@ -19,16 +19,16 @@ from scipy import stats
 from shaped_eval.reporting.document import to_markdown
 from study_rows import BENCHMARK
 
-from shaped_trl.study.charts import MEAN, Chart, charts, csv_of
-from shaped_trl.study.claims import judge
-from shaped_trl.study.drawing import plot_chart
-from shaped_trl.study.effects import effects, holm
-from shaped_trl.study.findings import find
 from shaped_trl.study.loading import load_study
-from shaped_trl.study.pages import blocks
-from shaped_trl.study.reading import Runs
 from shaped_trl.study.report import report_study
-from shaped_trl.study.results import collect, read_regimes
+from shaped_trl.study.reporting.charts import MEAN, Chart, charts, csv_of
+from shaped_trl.study.reporting.claims import judge
+from shaped_trl.study.reporting.drawing import plot_chart
+from shaped_trl.study.reporting.effects import effects, holm
+from shaped_trl.study.reporting.findings import find
+from shaped_trl.study.reporting.pages import blocks
+from shaped_trl.study.reporting.reading import Runs
+from shaped_trl.study.reporting.results import collect, read_regimes
 
 
 @pytest.fixture(scope="module")

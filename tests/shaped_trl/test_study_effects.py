@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from shaped_trl.study.effects import holm, paired_effect
+from shaped_trl.study.reporting.effects import holm, paired_effect
 
 SEEDS = 8
 SIMULATIONS = 200

@@ -19,7 +19,7 @@ from shaped_trl.study.finished import finished, outcomes_of, rows_of
 from shaped_trl.study.loading import load_study
 from shaped_trl.study.plan import Run, plan
 from shaped_trl.study.report import report_study
-from shaped_trl.study.results import collect, read_regimes
+from shaped_trl.study.reporting.results import collect, read_regimes
 from shaped_trl.study.state import DONE, STARTED, claim, is_done
 
 

@@ -15,7 +15,7 @@ from study_values import load, rich_values, shared_values, study_values
 from shaped_trl.study.loading import load_study
 from shaped_trl.study.plan import _digest, bound, plan
 from shaped_trl.study.runner import run_study
-from shaped_trl.study.schedule import estimate_seconds, next_run, path_seconds, remaining_seconds
+from shaped_trl.study.running.schedule import estimate_seconds, next_run, path_seconds, remaining_seconds
 
 
 def test_a_run_is_one_command_line(tmp_path: Path) -> None:

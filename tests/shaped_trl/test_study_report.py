@@ -17,9 +17,9 @@ from shaped_eval.errors import UserError
 from shaped_eval.records import append_jsonl
 from study_rows import BENCHMARK, N, write_evaluation
 
-from shaped_trl.study.findings import find, is_shown
 from shaped_trl.study.loading import load_study
 from shaped_trl.study.report import report_study
+from shaped_trl.study.reporting.findings import find, is_shown
 
 # Passes of each of 12 problems, by arm and evaluation.
 COUNTS = {

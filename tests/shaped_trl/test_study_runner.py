@@ -23,10 +23,11 @@ from study_processes import ENTRY, FAKES, hold, marked_processes, num_rows, run,
 from waiting import PATIENCE_S, wait_until
 
 from shaped_trl.recipes import ROOT as RECIPES
-from shaped_trl.study import progress, runner
+from shaped_trl.study import runner
 from shaped_trl.study.loading import load_study
 from shaped_trl.study.plan import plan
-from shaped_trl.study.progress import Board, LiveDisplay, Meter, duration
+from shaped_trl.study.running import progress
+from shaped_trl.study.running.progress import Board, LiveDisplay, Meter, duration
 
 
 @pytest.fixture(autouse=True)

@@ -13,7 +13,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 from shaped_trl import recipes
 from shaped_trl.cli import main as shaped_trl
 from shaped_trl.data.running_sums import write_corpus
-from shaped_trl.study.temperature import _moved, main
+from shaped_trl.study.running.temperature import _moved, main
 
 
 @pytest.fixture(scope="module")

@@ -8,9 +8,9 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from shaped_trl.study.logs import TRAIN_LOG
-from shaped_trl.training.cards import PAPER, numbers_table
+from shaped_trl.hub.cards import PAPER, numbers_table
 from shaped_trl.training.config import ShapedConfig
+from shaped_trl.training.log_reading import TRAIN_LOG
 
 NUMBERS = {
     "loss": "loss of the shape, training",

@@ -13,8 +13,8 @@ from collections.abc import Iterator
 from itertools import groupby
 from typing import Any, NamedTuple
 
-from shaped_trl.study.limits import against_baseline, limits_of
-from shaped_trl.study.wording import effect_text, in_regime, signed
+from shaped_trl.study.reporting.limits import against_baseline, limits_of
+from shaped_trl.study.reporting.wording import effect_text, in_regime, signed
 
 LEVEL = 0.05
 _RL_HEADLINES = ("reward", "entropy_change", "length_change")

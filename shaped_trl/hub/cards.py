@@ -17,9 +17,9 @@ from shaped_eval.hub.model_card import card_text, split_card, with_results_of
 from shaped_eval.records import write_atomic
 from shaped_eval.untrusted.texts import as_code, fenced, in_markdown
 
-from shaped_trl.data.facts import HEADER, DataFact
+from shaped_trl.hub.facts import HEADER, DataFact
+from shaped_trl.hub.private import private_names, without
 from shaped_trl.recipes import RESOLVED, public_recipe
-from shaped_trl.training.private import private_names, without
 
 CARD = "README.md"
 PAPER = "[arXiv 2512.22955](https://huggingface.co/papers/2512.22955)"

@@ -9,8 +9,8 @@ from shaped_eval.reporting.document import Table
 from shaped_eval.reporting.tables import percent
 
 from shaped_trl.study.definition import Arm, Study
-from shaped_trl.study.findings import is_shown
-from shaped_trl.study.wording import NONE, in_regime, interval, number, shape_text, signed
+from shaped_trl.study.reporting.findings import is_shown
+from shaped_trl.study.reporting.wording import NONE, in_regime, interval, number, shape_text, signed
 
 Summaries = Mapping[str, dict[str, Any]]  # arm → its entry of a regime in results.json
 # what a train stage is judged by → its name in tables

@@ -1,7 +1,7 @@
 """Tokens per second and memory of `ShapedTrainer`, with every shape and metric on, against TRL's `SFTTrainer`.
 
-    python -m shaped_trl.training.benchmark                        # both sizes, 12 pairs, rows to benchmark.csv
-    python -m shaped_trl.training.benchmark --sizes demo --pairs 3 --out ""
+    python -m speed.training                        # both sizes, 12 pairs, rows to speed/training.csv
+    python -m speed.training --sizes demo --pairs 3 --out ""
 
 Both trainers get the same model, rows of random tokens without padding, optimizer and logging, on a GPU if there is
 one. Each run is a training of its own, timed after its first steps; runs alternate (A B, B A, ...). A ratio is formed
@@ -137,7 +137,7 @@ def _tokenizer() -> PreTrainedTokenizerFast:
 
 def peak_mb(trainer_name: str, size_name: str) -> float:
     """MiB of a process that trains once, imports and all."""
-    command = [sys.executable, "-m", "shaped_trl.training.benchmark", "--alone", trainer_name, size_name]
+    command = [sys.executable, "-m", "speed.training", "--alone", trainer_name, size_name]
     done = subprocess.run(command, capture_output=True, text=True, check=True)
     return float(done.stdout.split("peak MiB:")[1].split()[0])
 
@@ -226,7 +226,7 @@ def main() -> None:
         return
     if chosen.pairs < 1:
         parser.error(f"--pairs {chosen.pairs}: at least 1")
-    command = f"python -m shaped_trl.training.benchmark --sizes {' '.join(chosen.sizes)} --pairs {chosen.pairs}"
+    command = f"python -m speed.training --sizes {' '.join(chosen.sizes)} --pairs {chosen.pairs}"
     for size_name in chosen.sizes:
         row = measure(size_name, chosen.pairs) | origin(command)
         print(

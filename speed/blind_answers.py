@@ -1,6 +1,6 @@
 """Blind answers on every task of reasoning-gym, and on the data of the RL recipes and benchmarks.
 
-    python -m shaped_trl.rlvr.audit_study --hub_mirror DIR       # about 20 minutes on 2 cores
+    python -m speed.blind_answers --hub_mirror DIR       # about 20 minutes on 2 cores
 
 Writes README.md and audits.csv to --out: for each set of prompts the most successful answer of the fixed set
 (`shaped_trl.rlvr.blind_answers`), the share of the prompts on which it is rewarded, and the bar above which
@@ -30,7 +30,7 @@ from shaped_trl.options import rlvr_options
 from shaped_trl.rlvr.audit import Audit, audit_reward
 from shaped_trl.rlvr.blind_answers import shown
 from shaped_trl.rlvr.rewards import VerdictReward
-from shaped_trl.training.benchmark import origin
+from speed.training import origin
 
 OUT = "recipes/studies/results/blind_answers"
 ENTRIES = 100  # of a task of reasoning-gym
@@ -196,7 +196,7 @@ def main(argv: list[str] | None = None) -> int:
         writer = csv.DictWriter(file, list(asdict(lines[0])), lineterminator="\n")
         writer.writeheader()
         writer.writerows(map(asdict, lines))
-    where = origin("python -m shaped_trl.rlvr.audit_study" + (" --hub_mirror DIR" if args.hub_mirror else ""))
+    where = origin("python -m speed.blind_answers" + (" --hub_mirror DIR" if args.hub_mirror else ""))
     where |= {name: metadata.version(name) for name in ("reasoning-gym", "math-verify")}
     write_atomic(out / "README.md", page(lines, where))
     return 0

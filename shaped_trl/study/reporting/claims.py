@@ -15,10 +15,10 @@ from itertools import pairwise
 from typing import Any, NamedTuple
 
 from shaped_trl.study.definition import Study
-from shaped_trl.study.effects import FORMS, by_shape_alone, is_beta_alone, ordered_by_beta, shape_of
-from shaped_trl.study.reading import Runs, stages_of
-from shaped_trl.study.training_results import nll_before
-from shaped_trl.study.wording import effect_text
+from shaped_trl.study.reporting.effects import FORMS, by_shape_alone, is_beta_alone, ordered_by_beta, shape_of
+from shaped_trl.study.reporting.reading import Runs, stages_of
+from shaped_trl.study.reporting.training_results import nll_before
+from shaped_trl.study.reporting.wording import effect_text
 
 SHOWN, REFUTED, NOT_RESOLVED = "shown", "refuted", "not resolved"
 LEVEL = 0.05

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 from shaped_trl.study.definition import PREPARATIONS
-from shaped_trl.study.wording import METRICS, in_regime, plain_number
+from shaped_trl.study.reporting.wording import METRICS, in_regime, plain_number
 
 NAMED = 8  # unfinished runs
 SATURATED = 0.95

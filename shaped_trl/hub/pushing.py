@@ -26,9 +26,9 @@ from transformers import TrainingArguments
 from transformers.trainer_utils import HubStrategy, SaveStrategy
 from transformers.utils.hub import PushInProgress
 
+from shaped_trl.hub.cards import CARD, public_card
+from shaped_trl.hub.private import adapter_base, private_names, without
 from shaped_trl.recipes import RESOLVED, public_recipe
-from shaped_trl.training.cards import CARD, public_card
-from shaped_trl.training.private import adapter_base, private_names, without
 
 logger = logging.getLogger(__name__)
 STAGE = "_push-"

@@ -17,9 +17,9 @@ from shaped_eval.statistics import CONFIDENCE
 from shaped_kernels import RewardShape
 
 from shaped_trl.study.definition import Study
-from shaped_trl.study.evaluation_results import check_same_problems, metrics_of, values_of
-from shaped_trl.study.reading import Runs
-from shaped_trl.study.training_results import rl_outcomes, training_ends
+from shaped_trl.study.reporting.evaluation_results import check_same_problems, metrics_of, values_of
+from shaped_trl.study.reporting.reading import Runs
+from shaped_trl.study.reporting.training_results import rl_outcomes, training_ends
 
 POWER = 0.8
 UNITS = {"entropy": "nats", "nll": "nats", "nll_relative": "relative", "reward": "share", "reward_end": "share"}

@@ -1,6 +1,6 @@
 """Dynamic sampling on and off, at equal optimizer steps and at equal rollout tokens, on the demo's model.
 
-    python -m shaped_trl.rlvr.sampling_study --out sampling-study        # 8 seeds: about 25 minutes on one core
+    python -m speed.dynamic_sampling --out sampling-study        # 8 seeds: about 25 minutes on one core
 
 A seed is a model, pre-trained as the demo does, and two RLVR runs from it with the demo's recipe: dynamic sampling on,
 and off for as many steps as sample the tokens that the first one did. Learning rate and steps are such that the score
@@ -26,8 +26,8 @@ from shaped_eval.records import write_atomic
 
 from shaped_trl.cli import main as shaped_trl
 from shaped_trl.data.running_sums import write_corpus
-from shaped_trl.study.logs import RL_LOG, curve, read_log
-from shaped_trl.training.benchmark import origin
+from shaped_trl.training.log_reading import RL_LOG, curve, read_log
+from speed.training import origin
 
 SCORE = "benchmark/running_sums/avg@16"
 EVERY = 5  # optimizer steps between evaluations
@@ -190,7 +190,7 @@ def main(argv: list[str] | None = None) -> int:
         writer = csv.DictWriter(file, rows[0])
         writer.writeheader()
         writer.writerows(rows)
-    where = origin(f"python -m shaped_trl.rlvr.sampling_study --seeds {args.seeds} --steps {args.steps}")
+    where = origin(f"python -m speed.dynamic_sampling --seeds {args.seeds} --steps {args.steps}")
     text = f"{table(rows)}\n{'; '.join(f'{name} {value}' for name, value in where.items())}\n"
     write_atomic(out / "table.md", text)
     plot(folders, out / "sampling.png")

@@ -9,12 +9,12 @@ from typing import Any
 
 from shaped_eval.reporting.document import Block, Details, Heading, Image, Items, Notes, Text
 
-from shaped_trl.study import overview, tables
-from shaped_trl.study.charts import EXPLORATORY, MEAN, Chart
 from shaped_trl.study.definition import Study
-from shaped_trl.study.findings import find
-from shaped_trl.study.reading import stages_of
-from shaped_trl.study.wording import in_regime
+from shaped_trl.study.reporting import overview, tables
+from shaped_trl.study.reporting.charts import EXPLORATORY, MEAN, Chart
+from shaped_trl.study.reporting.findings import find
+from shaped_trl.study.reporting.reading import stages_of
+from shaped_trl.study.reporting.wording import in_regime
 
 _READING = (
     "Values are percentages, with 95% intervals over problems: how far another draw of such problems could "

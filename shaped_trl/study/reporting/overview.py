@@ -8,11 +8,20 @@ from typing import Any
 from shaped_eval.reporting.document import Block, Cell, Details, Heading, Items, Row, Table, Text
 from shaped_eval.reporting.tables import percent
 
-from shaped_trl.study import paper
 from shaped_trl.study.definition import Study
-from shaped_trl.study.effects import shape_of
-from shaped_trl.study.reading import stages_of
-from shaped_trl.study.wording import METRICS, NONE, effect_number, in_regime, number, p_text, plain_number, signed
+from shaped_trl.study.reporting import paper
+from shaped_trl.study.reporting.effects import shape_of
+from shaped_trl.study.reporting.reading import stages_of
+from shaped_trl.study.reporting.wording import (
+    METRICS,
+    NONE,
+    effect_number,
+    in_regime,
+    number,
+    p_text,
+    plain_number,
+    signed,
+)
 
 _TRAINED = {"perplexity": "perplexity", "entropy": "entropy (nats)"}
 _RL = {  # metric of `rl_outcomes` → its name

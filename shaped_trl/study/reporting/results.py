@@ -9,13 +9,13 @@ from typing import Any
 
 from shaped_eval.reporting.outcomes import Outcomes
 
-from shaped_trl.study.claims import judge
 from shaped_trl.study.definition import Arm, Study
-from shaped_trl.study.effects import effects
-from shaped_trl.study.evaluation_results import difference, metrics_of, summarise
-from shaped_trl.study.reading import Runs, planned, read_runs, stages_of, temperatures
+from shaped_trl.study.reporting.claims import judge
+from shaped_trl.study.reporting.effects import effects
+from shaped_trl.study.reporting.evaluation_results import difference, metrics_of, summarise
+from shaped_trl.study.reporting.reading import Runs, planned, read_runs, stages_of, temperatures
+from shaped_trl.study.reporting.training_results import rl_summary, training_differences, training_summary
 from shaped_trl.study.state import why_failed
-from shaped_trl.study.training_results import rl_summary, training_differences, training_summary
 
 
 def read_regimes(study: Study) -> list[Runs]:

@@ -14,9 +14,9 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskID, TextColumn
 from shaped_eval.untrusted.rows import parse_object
 
-from shaped_trl.study.logs import RL_LOG, TRAIN_LOG, with_step
 from shaped_trl.study.plan import Run
-from shaped_trl.study.schedule import remaining_seconds
+from shaped_trl.study.running.schedule import remaining_seconds
+from shaped_trl.training.log_reading import RL_LOG, TRAIN_LOG, with_step
 
 FINISHED = ("done", "failed", "skipped")
 LAST_ENDED = 5  # runs that have ended well and are still shown

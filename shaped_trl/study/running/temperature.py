@@ -18,8 +18,8 @@ from scipy.optimize import brentq
 from shaped_eval.errors import UserError
 from shaped_eval.records import write_atomic
 
-from shaped_trl.study.logs import TRAIN_LOG, curve, read_log
 from shaped_trl.study.plan import FOUND
+from shaped_trl.training.log_reading import TRAIN_LOG, curve, read_log
 
 if TYPE_CHECKING:
     from shaped_trl.training.trainer import ShapedTrainer

@@ -10,9 +10,9 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, MaxNLocator, PercentFormatter
 
-from shaped_trl.study.charts import Chart, Line
-from shaped_trl.study.figures import COLOURS
-from shaped_trl.study.wording import in_regime
+from shaped_trl.study.reporting.charts import Chart, Line
+from shaped_trl.study.reporting.wording import in_regime
+from shaped_trl.training.figures import COLOURS
 
 
 def plot_chart(chart: Chart, arms: Sequence[str], dashed: Collection[str]) -> Figure:

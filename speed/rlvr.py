@@ -1,6 +1,6 @@
 """Time of a step of `RLVRTrainer` without dynamic sampling against TRL's `GRPOTrainer`.
 
-    python -m shaped_trl.rlvr.benchmark                       # 40 pairs, a row to benchmark.csv: about 3 minutes
+    python -m speed.rlvr                       # 40 pairs, a row to speed/rlvr.csv: about 3 minutes
 
 Both trainers get the same model, prompts, seed, generation and a reward that costs nothing, and so do the same work
 (a test compares their parameters). They train in one process, taking turns step by step, so that whatever else the
@@ -28,7 +28,7 @@ from trl import GRPOConfig, GRPOTrainer
 from shaped_trl.data.tokenizers import train_tokenizer
 from shaped_trl.rlvr.config import RLVRConfig
 from shaped_trl.rlvr.trainer import RLVRTrainer
-from shaped_trl.training.benchmark import Size, append_row, median_ratio, now, origin, random_model
+from speed.training import Size, append_row, median_ratio, now, origin, random_model
 
 WARM_UP_STEPS = 3
 STEPS = 8  # of each trainer in a pair
@@ -145,7 +145,7 @@ def main() -> None:
         parser.error(f"--pairs {chosen.pairs}: at least 1")
     disable_progress_bars()
     transformers_logging.set_verbosity_error()
-    row = measure(chosen.pairs) | origin(f"python -m shaped_trl.rlvr.benchmark --pairs {chosen.pairs}")
+    row = measure(chosen.pairs) | origin(f"python -m speed.rlvr --pairs {chosen.pairs}")
     print(
         "{ours_wall_ms} against {grpo_wall_ms} ms a step; ratio of wall time {wall_ratio} [{wall_ratio_low}, "
         "{wall_ratio_high}], of CPU time {cpu_ratio} [{cpu_ratio_low}, {cpu_ratio_high}]".format(**row)

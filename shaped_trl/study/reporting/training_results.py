@@ -8,9 +8,9 @@ from typing import Any
 
 import numpy as np
 
-from shaped_trl.study.evaluation_results import t_interval
-from shaped_trl.study.logs import curve
-from shaped_trl.study.reading import Rows, Runs, stages_of
+from shaped_trl.study.reporting.evaluation_results import t_interval
+from shaped_trl.study.reporting.reading import Rows, Runs, stages_of
+from shaped_trl.training.log_reading import curve
 
 TRAIN_KEYS = ("nll", "entropy", "head_mass", "tail_mass", "rare_nll", "nll_source_text")
 RL_KEYS = ("raw_reward", "reward", "entropy", "completion_length", "clip_ratio")
