@@ -104,8 +104,8 @@ def main() -> None:
     parser.add_argument("--no_hostile", action="store_true")
     parser.add_argument("--outputs", type=Path, default=ROOT.parent / "shared" / "outputs")
     args = parser.parse_args()
-    sys.path.insert(0, str(ROOT / "tests" / "shaped_eval"))
-    from test_grading_hostile import HOSTILE
+    sys.path.insert(0, str(ROOT / "tests" / "shaped_eval" / "grading"))
+    from test_hostile import HOSTILE
 
     with tempfile.TemporaryDirectory() as scratch:
         file, out = Path(scratch) / "answers.jsonl", Path(scratch) / "out"

@@ -8,8 +8,8 @@ from importlib.metadata import packages_distributions
 from pathlib import Path
 
 import pytest
+from places import ROOT
 
-ROOT = Path(__file__).resolve().parents[1]
 FORBIDDEN = {
     "eval_suite/shaped_eval": {"shaped_trl", "shaped_kernels", "trl"},
     "kernels/torch-ext/shaped_kernels": {"shaped_trl", "shaped_eval", "trl", "transformers", "shaped_kernels"},

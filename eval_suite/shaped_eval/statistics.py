@@ -111,7 +111,7 @@ def problem_interval(values_P: ArrayLike, sampling_se: float | None = None) -> I
     equal, both are too short; there it is the Clopper-Pearson interval at the effective sample size mean(1 −
     mean)/SE², at least P, its variance guarded by one more problem at each end (a variance of 0 may be luck).
     Conservative there, and the report says so. Coverage by simulation: 0.93-0.98, there 0.96-1.00
-    (tests/shaped_eval/test_statistics.py).
+    (tests/shaped_eval/reporting/test_statistics.py).
 
     Raises:
         UserError: no values, or one outside 0–1.

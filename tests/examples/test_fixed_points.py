@@ -1,14 +1,14 @@
 """The example on fixed points: the project's own loss has no gradient there."""
 
 import importlib.util
-from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from places import ROOT
 from shaped_kernels import RewardShape, shaped_linear_loss
 
-_FILE = Path(__file__).parents[2] / "examples" / "fixed_points.py"
+_FILE = ROOT / "examples" / "fixed_points.py"
 _SPEC = importlib.util.spec_from_file_location("fixed_points", _FILE)
 example = importlib.util.module_from_spec(_SPEC)
 _SPEC.loader.exec_module(example)

@@ -1,4 +1,4 @@
-"""Studies of fake stages (tests/shaped_trl/fake_stages.py): their files, and processes of their own to be killed."""
+"""Studies of fake stages (tests/helpers/fake_stages.py): their files, and processes of their own to be killed."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from shaped_trl.study import runner
 from shaped_trl.study.definition import Study
 
 ENTRY = "fake_stages:main"
-FAKES = Path(__file__).resolve().parents[1] / "shaped_trl"
+FAKES = Path(__file__).resolve().parent
 MARK = "SHAPED_TRL_TEST_STUDY"
 
 

@@ -4,12 +4,12 @@ import csv
 import os
 import subprocess
 import sys
-from pathlib import Path
 
 import pytest
+from places import ROOT
 from shaped_kernels import shaped_linear_loss
 
-FOLDER = Path(__file__).parents[2] / "kernels" / "benchmarks"
+FOLDER = ROOT / "kernels" / "benchmarks"
 TOY = ["--device", "cpu", "--sizes", "40x16x300", "--seconds", "0.05"]
 
 

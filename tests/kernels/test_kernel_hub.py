@@ -9,9 +9,10 @@ from pathlib import Path
 import pytest
 import torch
 from hub_stand_in import client_environment, hub_stand_in, point_client_at
+from places import ROOT
 
 pytest.importorskip("kernels", reason="the Hub's `kernels` library is not installed")
-SOURCE = Path(__file__).resolve().parents[2] / "kernels"
+SOURCE = ROOT / "kernels"
 PUBLISH = runpy.run_path(str(SOURCE / "publish.py"))
 
 FROM_BUILD = """\

@@ -4,13 +4,13 @@ import json
 import os
 import subprocess
 import sys
-from pathlib import Path
 
 import pytest
+from places import HELPERS
 
 pytest.importorskip("triton", reason="triton is not installed (it exists for Linux only)")
 
-SCRIPT = Path(__file__).parents[1] / "helpers" / "compile_kernels.py"
+SCRIPT = HELPERS / "compile_kernels.py"
 
 
 @pytest.mark.slow

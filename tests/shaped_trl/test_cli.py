@@ -5,7 +5,8 @@ import subprocess
 import sys
 
 import pytest
-from tiny import SHARED, text_rows, tiny_model, tiny_tokenizer
+from places import SHARED
+from tiny import text_rows, tiny_model, tiny_tokenizer
 
 from shaped_trl import cli
 

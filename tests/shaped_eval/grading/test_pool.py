@@ -11,13 +11,13 @@ import threading
 from pathlib import Path
 
 import pytest
+from places import ROOT
 from shaped_eval.errors import UserError
 from shaped_eval.grading import GRADERS, Grade, GradeRequest, GraderPool, GraderSpec, grader_spec
 from shaped_eval.grading import pool as pool_module
 from shaped_eval.grading.worker import answer
 from waiting import wait_until
 
-ROOT = Path(__file__).resolve().parents[2]
 ENDLESS = GradeRequest("math", r"\boxed{9^{9^{9^{9}}}}", "5")
 linux = pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
 

@@ -7,15 +7,13 @@ import os
 import socket
 import subprocess
 import sys
-from pathlib import Path
 
 import pytest
 from attacks import BREAK_OUTS, FORGERIES, HELD, LOOPS, SLOW, SWALLOWERS
+from places import HELPERS, ROOT
 from shaped_eval.grading.sandbox.confine import NOBODY, missing_protections
 
-ROOT = Path(__file__).resolve().parents[2]
 PACKAGES = str(ROOT / "eval_suite")
-HELPERS = ROOT / "tests" / "helpers"
 pytestmark = pytest.mark.skipif(bool(missing_protections()), reason=f"no sandbox: {missing_protections()}")
 
 

@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import pytest
+from places import MIRROR
 from shaped_eval.benchmarks import BENCHMARKS, load_problems
 from shaped_eval.grading.graders import grader_spec, load
 from shaped_eval.grading.math.grader import grade as grade_math
 from shaped_eval.records import Problem
 from writings import expression_writings, gold_value, number_writings, wrong_expressions, wrong_numbers
 
-MIRROR = Path(__file__).resolve().parents[2].parent / "shared" / "hub"
 pytestmark = pytest.mark.skipif(not MIRROR.is_dir(), reason="no mirror of the real data sets beside the checkout")
 MATH = ["math500", "minerva", "olympiadbench", "amc23", "aime24", "aime25"]
 EVERY = 9  # the default suite takes every 9th expression, with 2 writings and 1 wrong neighbour of each

@@ -11,6 +11,7 @@ import threading
 from pathlib import Path
 
 import pytest
+from places import HELPERS, ROOT
 from shaped_eval.errors import UserError
 from shaped_eval.grading import run_tests
 from shaped_eval.grading.sandbox import confine
@@ -19,9 +20,7 @@ from shaped_eval.grading.sandbox.examiner import free_names
 from shaped_eval.grading.sandbox.wire import pack, unpack
 from waiting import wait_until
 
-ROOT = Path(__file__).resolve().parents[2]
 PACKAGES = str(ROOT / "eval_suite")
-HELPERS = ROOT / "tests" / "helpers"
 pytestmark = pytest.mark.skipif(
     bool(confine.missing_protections()), reason=f"no sandbox: {confine.missing_protections()}"
 )

@@ -6,9 +6,10 @@ from pathlib import Path
 
 import pytest
 import torch
+from places import SHARED
 from shaped_eval.grading.sandbox.confine import missing_protections
 from shaped_eval.records import read_jsonl
-from tiny import SHARED, tiny_model, tiny_tokenizer
+from tiny import tiny_model, tiny_tokenizer
 from trl import ModelConfig
 
 from shaped_trl import cli, recipes

@@ -10,14 +10,13 @@ from typing import Any
 
 import numpy as np
 import pytest
+from places import MIRROR, OUTPUTS
 from shaped_eval.errors import UserError
 from shaped_eval.grade import grade_answers
 from shaped_eval.records import Problem, Sample, Verdict, read_jsonl
 from shaped_eval.report import report_run
 from shaped_eval.statistics import avg_at_m, ballots, cons_at_m, maj_at_k, pass_at_k
 
-SHARED = Path(__file__).resolve().parents[2].parent / "shared"
-OUTPUTS, MIRROR = SHARED / "outputs", SHARED / "hub"
 needs_outputs = pytest.mark.skipif(not OUTPUTS.is_dir(), reason="needs recorded model answers in ../shared/outputs")
 needs_mirror = pytest.mark.skipif(not MIRROR.is_dir(), reason="needs the data sets in ../shared/hub")
 

@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from places import SHARED
 from shaped_eval.errors import UserError
 from shaped_eval.grade import grade_answers
 from shaped_eval.grading.text import aliases as text
@@ -17,7 +18,6 @@ from shaped_eval.reporting.outcomes import read_outcomes
 from shaped_eval.statistics import avg_at_m, maj_at_k
 from waiting import processor_limit
 
-SHARED = Path(__file__).resolve().parents[2].parent / "shared"
 needs_outputs = pytest.mark.skipif(
     not (SHARED / "outputs").is_dir(), reason="needs recorded model answers in ../shared/outputs"
 )

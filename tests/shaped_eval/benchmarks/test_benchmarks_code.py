@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 import json
-from pathlib import Path
 
 import pytest
 from mutants import mutants, really_wrong
+from places import MIRROR
 from shaped_eval.benchmarks import BENCHMARKS, load_problems, questions
 from shaped_eval.errors import UserError
 from shaped_eval.grading import GradeRequest, GraderPool
 from shaped_eval.grading.sandbox.confine import missing_protections
 
-MIRROR = Path(__file__).resolve().parents[2].parent / "shared" / "hub"
 needs_mirror = pytest.mark.skipif(not MIRROR.is_dir(), reason="no mirror of the real data sets beside the checkout")
 needs_sandbox = pytest.mark.skipif(bool(missing_protections()), reason=f"no sandbox: {missing_protections()}")
 pytestmark = pytest.mark.filterwarnings("ignore:invalid escape sequence", "ignore::SyntaxWarning")

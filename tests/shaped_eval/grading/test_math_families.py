@@ -15,6 +15,7 @@ from pathlib import Path
 
 import pytest
 from math_verify import parse, verify
+from places import MIRROR
 from right_families import right_completions
 from shaped_eval.benchmarks import load_problems
 from shaped_eval.grading import GradeRequest, GraderPool
@@ -24,7 +25,6 @@ from shaped_eval.records import Problem
 from writings import gold_value, top_level_parts
 from wrong_families import BOXED, COMPLETIONS, plain_gold, wrong_completions
 
-MIRROR = Path(__file__).resolve().parents[2].parent / "shared" / "hub"
 KNOWN = Path(__file__).with_name("math_families")
 pytestmark = pytest.mark.skipif(not MIRROR.is_dir(), reason="no mirror of the real data sets beside the checkout")
 # of each benchmark every so many problems, such that there are more than 200 golds

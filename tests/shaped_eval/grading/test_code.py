@@ -8,6 +8,7 @@ import re
 from pathlib import Path
 
 import pytest
+from places import SHARED
 from shaped_eval.grading import GradeRequest, GraderPool, grader_spec
 from shaped_eval.grading.code.programs import find_programs
 from shaped_eval.grading.sandbox.confine import missing_protections
@@ -16,7 +17,6 @@ from waiting import processor_limit
 
 from shaped_trl.cli import main
 
-SHARED = Path(__file__).resolve().parents[2].parent / "shared"
 needs_outputs = pytest.mark.skipif(not (SHARED / "outputs").is_dir(), reason="no real answers beside the checkout")
 pytestmark = pytest.mark.skipif(bool(missing_protections()), reason=f"no sandbox: {missing_protections()}")
 

@@ -5,11 +5,12 @@ import logging
 from pathlib import Path
 
 import pytest
+from places import SHARED
 from shaped_eval.benchmarks import load_problems
 from shaped_eval.benchmarks import questions as benchmark_questions
 from shaped_eval.errors import UserError
 from shaped_eval.records import read_jsonl
-from tiny import SHARED, WORDS, tiny_tokenizer
+from tiny import WORDS, tiny_tokenizer
 
 from shaped_trl.data.prompts import PromptArguments, Prompts, rl_prompts
 from shaped_trl.recipes import Parser

@@ -6,9 +6,10 @@ from itertools import islice
 
 import pytest
 from datasets import Dataset, load_dataset
+from places import SHARED
 from shaped_eval.errors import UserError
 from shaped_eval.records import read_jsonl
-from tiny import SHARED, WORDS, text_rows
+from tiny import WORDS, text_rows
 
 from shaped_trl import cli
 from shaped_trl.data.decontamination import MARK, NGRAM, Overlap, ngrams

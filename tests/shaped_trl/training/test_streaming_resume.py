@@ -6,18 +6,16 @@ import shutil
 import signal
 import subprocess
 import sys
-from pathlib import Path
 
 import pytest
 import torch
+from places import HELPERS
 from processes import run_processes
 from shaped_eval.errors import UserError
 from shaped_eval.records import read_jsonl
 from stream_tiny import build, write_rows
 
 from shaped_trl.training.resuming import continue_training, last_checkpoint
-
-HELPERS = Path(__file__).resolve().parents[1] / "helpers"
 
 
 def parameters(trainer):

@@ -7,6 +7,7 @@ from functools import partial
 from types import SimpleNamespace
 
 import pytest
+from places import SHARED
 from shaped_eval.errors import UserError
 from shaped_eval.grade import grade_answers
 from shaped_eval.grading import GRADERS, GradeRequest, GraderPool, GraderSpec
@@ -14,7 +15,6 @@ from shaped_eval.grading.base import DIED, Grade
 from shaped_eval.grading.gym.grader import UNREPEATABLE, extract_answer, question_digest, task_dataset
 from shaped_eval.grading.sandbox.confine import missing_protections
 from shaped_eval.records import read_jsonl
-from tiny import SHARED
 from trl.rewards import get_soft_overlong_punishment
 
 from shaped_trl.rlvr import rewards as rewards_module

@@ -11,6 +11,7 @@ import tracemalloc
 from pathlib import Path
 
 import pytest
+from places import ROOT
 from shaped_eval import grade as grade_module
 from shaped_eval.errors import UserError
 from shaped_eval.grade import grade_answers, grade_run
@@ -19,7 +20,6 @@ from shaped_eval.records import Problem, Sample, Verdict, append_jsonl, read_jso
 from shaped_eval.report import report_run
 from shaped_eval.reporting.outcomes import read_outcomes
 
-ROOT = Path(__file__).resolve().parents[2]
 NUM_PROBLEMS, NUM_SAMPLES = 12, 8
 
 

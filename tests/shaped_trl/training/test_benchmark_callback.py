@@ -16,6 +16,7 @@ from benchmark_tiny import BENCHMARKS, build, main, parameters
 from datasets import Dataset
 from huggingface_hub.utils import filter_repo_objects
 from peft import LoraConfig
+from places import HELPERS
 from processes import run_processes
 from shaped_eval.errors import UserError
 from shaped_eval.hub.entries import LEADERBOARDS
@@ -32,7 +33,6 @@ from shaped_trl.training.evaluation import FOLDER, BenchmarkArguments, Benchmark
 from shaped_trl.training.live import LiveBackend, undisturbed, weights_fingerprint
 from shaped_trl.training.run import continue_training
 
-HELPERS = Path(__file__).resolve().parents[1] / "helpers"
 TIMES = ("tokens_per_second", "remaining_runtime", "train_runtime", "train_tokens_per_second", "benchmark/runtime")
 STEPS = [0, 2, 4, 5]
 

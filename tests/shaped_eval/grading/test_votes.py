@@ -7,16 +7,14 @@ from __future__ import annotations
 
 import json
 from itertools import combinations
-from pathlib import Path
 
 import pytest
 from math_verify import verify
+from places import OUTPUTS
 from shaped_eval.grading.extract import boxed_or_tail, last_boxed
 from shaped_eval.grading.math import grader as math
 from shaped_eval.grading.math.grader import grade
 from waiting import processor_limit
-
-OUTPUTS = Path(__file__).resolve().parents[2].parent / "shared" / "outputs"
 
 EQUAL = [
     [r"x^2-1", r"(x-1)(x+1)", r"-1+x^{2}", r"x^2-1.0"],

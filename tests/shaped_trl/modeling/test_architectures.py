@@ -1,9 +1,8 @@
 """The paper's four models: sizes, loading, the README's table, scaling down, weights as saved."""
 
-from pathlib import Path
-
 import pytest
 import torch
+from places import ROOT
 from tiny import tiny_model
 from transformers import AutoConfig, AutoModelForCausalLM
 
@@ -17,7 +16,7 @@ from shaped_trl.modeling.architectures import (
     scaled_down,
 )
 
-README = Path(__file__).resolve().parents[2] / "recipes" / "paper" / "README.md"
+README = ROOT / "recipes" / "paper" / "README.md"
 MIXTURES = ["5b-a0.3b", "10b-a0.5b"]
 # layers, width, feed-forward, heads, KV heads, experts, active: as the paper gives them
 PAPER = {

@@ -6,9 +6,9 @@ import json
 import math
 import re
 from fractions import Fraction
-from pathlib import Path
 
 import pytest
+from places import MIRROR
 from shaped_eval.benchmarks import BENCHMARKS, load_problems
 from shaped_eval.benchmarks.prompts import PROBLEM_BOXED
 from shaped_eval.benchmarks.worked_examples import MATH_EXAMPLES, SOURCE
@@ -17,7 +17,6 @@ from shaped_eval.grading.math.grader import grade
 
 from shaped_trl.data.decontamination import Overlap, ngrams
 
-MIRROR = Path(__file__).resolve().parents[2].parent / "shared" / "hub"
 needs_mirror = pytest.mark.skipif(not MIRROR.is_dir(), reason="no mirror of the real data sets beside the checkout")
 
 OLYMPIAD = {

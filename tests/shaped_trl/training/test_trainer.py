@@ -5,18 +5,16 @@ import math
 import os
 import subprocess
 import sys
-from pathlib import Path
 
 import pytest
 import torch
+from places import HELPERS
 from shaped_eval.records import read_jsonl
 from tiny import pair_rows, text_rows, tiny_model, tiny_tokenizer
 from train_tiny import run
 from trl import SFTConfig, SFTTrainer
 
 from shaped_trl.training import ShapedConfig, ShapedTrainer
-
-HELPERS = Path(__file__).resolve().parents[1] / "helpers"
 
 
 def arguments(folder, config=ShapedConfig, **changes):

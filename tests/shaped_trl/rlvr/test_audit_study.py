@@ -4,11 +4,12 @@ import csv
 from pathlib import Path
 
 import pytest
+from places import ROOT
 from shaped_eval.grading.gym.grader import version
 
 from speed import blind_answers as audit_study
 
-RESULTS = Path(__file__).parents[2] / audit_study.OUT
+RESULTS = ROOT / audit_study.OUT
 
 
 def read(folder: Path) -> list[dict[str, str]]:

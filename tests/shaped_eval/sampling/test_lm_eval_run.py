@@ -17,6 +17,7 @@ from harness_data import (
     write_made_up_mirror,
     write_mmlu_pro_validation,
 )
+from places import MIRROR
 from shaped_eval.backends import TransformersBackend
 from shaped_eval.benchmarks import load_problems
 from shaped_eval.benchmarks.harness.tasks import HARNESS
@@ -31,7 +32,6 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from shaped_trl.cli import main
 
-MIRROR = Path(__file__).resolve().parents[2].parent / "shared" / "hub"
 needs_mirror = pytest.mark.skipif(not MIRROR.is_dir(), reason="needs the data sets in ../shared/hub")
 LIKELIHOOD = [name for name, spec in HARNESS.items() if spec.is_likelihood]
 GREEDY = [name for name in HARNESS if name not in LIKELIHOOD]

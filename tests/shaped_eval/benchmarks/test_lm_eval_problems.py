@@ -9,13 +9,13 @@ from pathlib import Path
 
 import pytest
 from harness_data import BBH_TASKS, MMLU_SUBJECTS, ROWS, write_made_up_mirror, write_split
+from places import MIRROR
 from shaped_eval import benchmarks
 from shaped_eval.benchmarks import load_problems
 from shaped_eval.benchmarks.harness.tasks import HARNESS
 from shaped_eval.errors import UserError
 from shaped_eval.records import Problem, read_jsonl
 
-MIRROR = Path(__file__).resolve().parents[2].parent / "shared" / "hub"
 needs_mirror = pytest.mark.skipif(not MIRROR.is_dir(), reason="needs the data sets in ../shared/hub")
 LIKELIHOOD = [name for name, spec in HARNESS.items() if spec.is_likelihood]
 
