@@ -1,11 +1,13 @@
-"""What a reward shape would make of a model's own next-token distributions, without training anything.
+"""What a reward shape would make of a model's own next-token distributions, without training
+anything.
 
     python examples/fixed_points.py MODEL TEXT.txt [TEXT.txt ...]
 
-Take the distribution d that a model predicts at a position for the true one. Training free logits on tokens drawn from
-d ends where the expected gradient is 0: with cross-entropy at d itself, with a weight w(p) of the target's
-log-probability at p_j = d_j·w(p_j) / Σ_k d_k·w(p_k). This prints how entropy and negative log-likelihood (NLL) of that
-fixed point p differ from those of d, as means over the positions, for β of Eq. 11 of arXiv 2512.22955 in both forms.
+Take the distribution d that a model predicts at a position for the true one. Training free logits
+on tokens drawn from d ends where the expected gradient is 0: with cross-entropy at d itself, with a
+weight w(p) of the target's log-probability at p_j = d_j·w(p_j) / Σ_k d_k·w(p_k). This prints how
+entropy and negative log-likelihood (NLL) of that fixed point p differ from those of d, as means
+over the positions, for β of Eq. 11 of arXiv 2512.22955 in both forms.
 """
 
 from __future__ import annotations
@@ -22,7 +24,9 @@ from shaped_kernels import RewardShape
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 Array = NDArray[np.float64]
-SHAPES = [RewardShape(beta, positive=form) for form in ("exponent", "product") for beta in (-0.25, 0.5)]
+SHAPES = [
+    RewardShape(beta, positive=form) for form in ("exponent", "product") for beta in (-0.25, 0.5)
+]
 _LARGEST_LOG_ODDS = 200.0
 
 
@@ -49,8 +53,8 @@ def inverse_of_ratio(shape: RewardShape) -> Callable[[Array], Array]:
 def fixed_point(data_V: Array, shape: RewardShape) -> Array:
     """p [V] with p_j proportional to data_j·w(p_j), for a `shape` with β alone.
 
-    At most one token can be beyond the rising branch of p/w(p): the likeliest. Its log-odds determine the normaliser,
-    that all others, and bisection finds where all add up to 1.
+    At most one token can be beyond the rising branch of p/w(p): the likeliest. Its log-odds
+    determine the normaliser, that all others, and bisection finds where all add up to 1.
     """
     first = int(data_V.argmax())
     others_V = np.delete(data_V, first)
@@ -72,12 +76,16 @@ def predictions(model: str, texts: list[Path], positions: int) -> list[Array]:
     """Next-token distributions [V] of the model at the first `positions` tokens of each text."""
     try:
         tokenizer = AutoTokenizer.from_pretrained(model, trust_remote_code=False)
-        network = AutoModelForCausalLM.from_pretrained(model, dtype=torch.float32, trust_remote_code=False).eval()
+        network = AutoModelForCausalLM.from_pretrained(
+            model, dtype=torch.float32, trust_remote_code=False
+        ).eval()
     except (OSError, ValueError) as error:
         raise SystemExit(f"{model} cannot be loaded as a causal language model: {error}") from error
     found = []
     for text in texts:
-        ids = tokenizer(text.read_text(encoding="utf-8"), return_tensors="pt").input_ids[:, :positions]
+        ids = tokenizer(text.read_text(encoding="utf-8"), return_tensors="pt").input_ids[
+            :, :positions
+        ]
         with torch.no_grad():
             found += list(network(ids).logits[0].double().softmax(-1).numpy())
     return found
@@ -96,10 +104,14 @@ def compare(distributions: list[Array], shape: RewardShape) -> tuple[float, floa
 
 
 def main(argv: list[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("model", help="a causal language model: a folder, or an id on the Hub")
     parser.add_argument("texts", nargs="+", type=Path, help="plain text files")
-    parser.add_argument("--positions", type=int, default=256, help="tokens of each text (default 256)")
+    parser.add_argument(
+        "--positions", type=int, default=256, help="tokens of each text (default 256)"
+    )
     given = parser.parse_args(argv)
     for text in given.texts:
         if not text.is_file():
@@ -110,7 +122,10 @@ def main(argv: list[str] | None = None) -> None:
         distributions = predictions(given.model, [text], given.positions)
         for shape in SHAPES:
             entropy, nll = compare(distributions, shape)
-            print(f"| {text.stem} | {shape.positive} | {shape.beta:g} | {entropy:+.1%} | {nll:+.2%} |", flush=True)
+            print(
+                f"| {text.stem} | {shape.positive} | {shape.beta:g} | {entropy:+.1%} | {nll:+.2%} |",
+                flush=True,
+            )
 
 
 if __name__ == "__main__":

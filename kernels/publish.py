@@ -1,7 +1,8 @@
 """Publish the kernel on the Kernel Hub: python kernels/publish.py me/shaped-kernels
 
-The package is pure Python, so its build is a copy for each backend: no Nix, no kernel-builder. The card goes to
-`main`, the build to the branch of its version, `v1`, which `get_kernel("me/shaped-kernels", version=1)` loads.
+The package is pure Python, so its build is a copy for each backend: no Nix, no kernel-builder. The
+card goes to `main`, the build to the branch of its version, `v1`, which
+`get_kernel("me/shaped-kernels", version=1)` loads.
 """
 
 from __future__ import annotations
@@ -23,7 +24,8 @@ GENERAL = tomllib.loads((SOURCE / "build.toml").read_text(encoding="utf-8"))["ge
 
 
 def build(folder: Path) -> None:
-    """What kernel-builder makes of pure Python, in `folder`/build: a flat copy for each backend, with its metadata."""
+    """What kernel-builder makes of pure Python, in `folder`/build: a flat copy for each backend,
+    with its metadata."""
     module = GENERAL["name"].replace("-", "_")
     package = SOURCE / "torch-ext" / module
     sources = b"".join(path.read_bytes() for path in sorted(package.glob("*.py")))
@@ -39,26 +41,40 @@ def build(folder: Path) -> None:
 def publish(repository: str) -> str:
     """Send card and build, and return the address of the commit. Raises what the client raises."""
     api, version = HfApi(library_name="shaped-trl"), f"v{GENERAL['version']}"
-    card = (SOURCE / "CARD.md").read_text(encoding="utf-8").replace("OWNER/shaped-kernels", repository)
+    card = (
+        (SOURCE / "CARD.md").read_text(encoding="utf-8").replace("OWNER/shaped-kernels", repository)
+    )
     api.create_repo(repository, repo_type="kernel", exist_ok=True)
     with tempfile.TemporaryDirectory() as folder:
         build(Path(folder))
         (Path(folder) / "README.md").write_text(card, encoding="utf-8")
         message = f"{GENERAL['name']} {version}"
-        kind = {"repo_id": repository, "repo_type": "kernel", "folder_path": folder, "commit_message": message}
+        kind = {
+            "repo_id": repository,
+            "repo_type": "kernel",
+            "folder_path": folder,
+            "commit_message": message,
+        }
         api.upload_folder(**kind, allow_patterns="README.md")
         api.create_branch(repository, repo_type="kernel", branch=version, exist_ok=True)
-        return str(api.upload_folder(**kind, revision=version, delete_patterns="build/**").commit_url)
+        return str(
+            api.upload_folder(**kind, revision=version, delete_patterns="build/**").commit_url
+        )
 
 
 def main(argv: list[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("repository", help="such as me/shaped-kernels")
     repository = parser.parse_args(argv).repository
     try:
         print(publish(repository))
     except hub_errors() as error:
-        print(f"{repository}: {hub_reason(error, HfApi().endpoint)}; then repeat the command", file=sys.stderr)
+        print(
+            f"{repository}: {hub_reason(error, HfApi().endpoint)}; then repeat the command",
+            file=sys.stderr,
+        )
         return 2
     return 0
 

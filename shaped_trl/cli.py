@@ -1,4 +1,5 @@
-"""The `shaped-trl` command: argument parsing only; each command imports its stage when it is called."""
+"""The `shaped-trl` command: argument parsing only; each command imports its stage when it is
+called."""
 
 from __future__ import annotations
 
@@ -16,14 +17,25 @@ from shaped_eval.errors import UserError, said_of
 from shaped_eval.untrusted.texts import one_line, visible
 
 from shaped_trl.launch import CAUSES, LaunchArguments, end_with_parent, launch, note, say
-from shaped_trl.usage import RLVR, SAMPLE, TRAIN, USAGE, argparser, print_help, take_config, wants_help
+from shaped_trl.usage import (
+    RLVR,
+    SAMPLE,
+    TRAIN,
+    USAGE,
+    argparser,
+    print_help,
+    take_config,
+    wants_help,
+)
 
-PASS_AT_HELP = "k of pass@k and maj@k, separated by commas; default: the powers of two up to n, and n"
+PASS_AT_HELP = (
+    "k of pass@k and maj@k, separated by commas; default: the powers of two up to n, and n"
+)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run one command. Returns the exit code: 0, 2 for the user's errors (one line), 130 for Ctrl-C, 141 where nobody
-    reads what it prints any more (`--dry_run | head`).
+    """Run one command. Returns the exit code: 0, 2 for the user's errors (one line), 130 for
+    Ctrl-C, 141 where nobody reads what it prints any more (`--dry_run | head`).
 
     Where other processes were started for it, 1 when one of them failed, 128 + N for signal N.
     """
@@ -35,7 +47,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(USAGE, end="")
         return 0
     # TRL 1.16 and PEFT use transformers' old name; nothing a user of this command could change
-    warnings.filterwarnings("ignore", message=".*gradient_checkpointing.* is deprecated", category=FutureWarning)
+    warnings.filterwarnings(
+        "ignore", message=".*gradient_checkpointing.* is deprecated", category=FutureWarning
+    )
     try:
         if command not in COMMANDS:
             raise UserError(f"unknown command {command!r}; choose from {', '.join(COMMANDS)}")
@@ -49,13 +63,17 @@ def main(argv: Sequence[str] | None = None) -> int:
         return int(stop.code or 0)
     except KeyboardInterrupt:
         if CAUSES not in os.environ and os.environ.get("RANK", "0") == "0":
-            print("\nshaped-trl: interrupted; the same command continues from what is saved", file=sys.stderr)
+            print(
+                "\nshaped-trl: interrupted; the same command continues from what is saved",
+                file=sys.stderr,
+            )
         return 130
     except BrokenPipeError as error:
         if _is_read():
             note(error)
             raise
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # the interpreter flushes once more
+        # the interpreter flushes once more
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 128 + signal.SIGPIPE
     except Exception as error:
         said = said_of(error) if isinstance(error, OSError) else None
@@ -127,7 +145,9 @@ def rlvr_command(argv: list[str]) -> int:
     from shaped_trl.training.evaluation import BenchmarkArguments
     from shaped_trl.training.watch import WatchArguments
 
-    inherited = "Every field of TRL's GRPOConfig and ModelConfig is an option as well (learning_rate, ...)."
+    inherited = (
+        "Every field of TRL's GRPOConfig and ModelConfig is an option as well (learning_rate, ...)."
+    )
     if wants_help(argv):
         shown = [
             RLVRConfig,
@@ -196,7 +216,9 @@ def eval_command(argv: list[str]) -> int:
         what = "Sample, grade and report: unbiased pass@k, avg@n and cons@n with intervals."
         return print_help(SAMPLE.format(command="eval", what=what), eval_options())
     recipe, rest = take_config(argv)
-    config, options, checkpoints, publishing = Parser("eval", eval_options()).resolve(recipe, rest)[0]
+    config, options, checkpoints, publishing = Parser("eval", eval_options()).resolve(recipe, rest)[
+        0
+    ]
     from shaped_eval.grade import grade_run
     from shaped_eval.report import parse_pass_at, report
     from shaped_eval.sampling.processes import from_environment
@@ -237,14 +259,19 @@ def grade_command(argv: list[str]) -> int:
     parser.add_argument("folder", nargs="?", help="folder of a run of `shaped-trl sample`")
     parser.add_argument("--answers", help="JSONL file of foreign answers")
     parser.add_argument(
-        "--benchmark", help="the benchmark they answer; math, choice, exact_match, text: any row with its gold"
+        "--benchmark",
+        help="the benchmark they answer; math, choice, exact_match, text: any row with its gold",
     )
     parser.add_argument("--out", help="folder to write")
     parser.add_argument("--hub_mirror", help="folder read before the Hub")
     parser.add_argument("--num_workers", type=int, help="grading processes (one per core)")
-    parser.add_argument("--allow_weak_sandbox", action="store_true", help="run code that cannot be confined here")
     parser.add_argument(
-        "--keep_reasoning", action="store_true", help="grade what stands in <think> tags like the rest of an answer"
+        "--allow_weak_sandbox", action="store_true", help="run code that cannot be confined here"
+    )
+    parser.add_argument(
+        "--keep_reasoning",
+        action="store_true",
+        help="grade what stands in <think> tags like the rest of an answer",
     )
     args = parser.parse_args(argv)
     _allow_weak_sandbox(args.allow_weak_sandbox)
@@ -260,7 +287,11 @@ def grade_command(argv: list[str]) -> int:
     if not args.benchmark or not args.out:
         raise UserError("grade: --answers needs --benchmark NAME and --out DIR")
     with locked_folders([args.out]):
-        return _graded(grade_answers(args.answers, args.benchmark, args.out, hub_mirror=args.hub_mirror, **options))
+        return _graded(
+            grade_answers(
+                args.answers, args.benchmark, args.out, hub_mirror=args.hub_mirror, **options
+            )
+        )
 
 
 def _graded(folder: Path) -> int:
@@ -284,7 +315,9 @@ def report_command(argv: list[str]) -> int:
         "One run: into its folder. Several: into each one's folder, and side by side, with differences to the\n"
         "first, into the folder `comparison` beside the first. With --out only there.",
     )
-    parser.add_argument("folders", nargs="+", metavar="RUN", help="folders of graded runs, or one folder of a study")
+    parser.add_argument(
+        "folders", nargs="+", metavar="RUN", help="folders of graded runs, or one folder of a study"
+    )
     parser.add_argument("--pass_at", help=PASS_AT_HELP)
     parser.add_argument("--out", help="folder to write, no run's; the runs' own stay as they are")
     PublishOptions.add_to(parser)
@@ -295,7 +328,9 @@ def report_command(argv: list[str]) -> int:
         from shaped_trl.study.runner import folder_lock
 
         if len(args.folders) > 1 or args.out:
-            raise UserError("report: a study's report is of that study alone, in its folder: give its folder only")
+            raise UserError(
+                "report: a study's report is of that study alone, in its folder: give its folder only"
+            )
         publishing.refuse_with("a study's report")
         with folder_lock(Path(args.folders[0])):
             print(report_study(args.folders[0], parse_pass_at(args.pass_at)))
@@ -316,7 +351,9 @@ def compare_command(argv: list[str]) -> int:
     parser.add_argument("a", metavar="A", help="folder of a graded run, the one compared with")
     parser.add_argument("b", metavar="B", help="folder of the other")
     parser.add_argument("--pass_at", help=PASS_AT_HELP)
-    parser.add_argument("--out", help="folder to write results.json, report.md and report.html to, no run's")
+    parser.add_argument(
+        "--out", help="folder to write results.json, report.md and report.html to, no run's"
+    )
     args = parser.parse_args(argv)
     from shaped_eval.locks import locked_folders
     from shaped_eval.report import compare, parse_pass_at
@@ -334,9 +371,17 @@ def study_command(argv: list[str]) -> int:
     )
     parser.add_argument("study", help="a study file, or the name of a shipped one (studies/tiny)")
     parser.add_argument("--out", help="folder of results; an unfinished study there is continued")
-    parser.add_argument("--max_parallel", type=int, help="runs side by side [the study's]; each GPU gets its share")
-    parser.add_argument("--share", default="1/1", help="I/N: the I-th of N parts, for other machines or a Slurm array")
-    parser.add_argument("--dry_run", action="store_true", help="print runs and estimated cost, start nothing")
+    parser.add_argument(
+        "--max_parallel", type=int, help="runs side by side [the study's]; each GPU gets its share"
+    )
+    parser.add_argument(
+        "--share",
+        default="1/1",
+        help="I/N: the I-th of N parts, for other machines or a Slurm array",
+    )
+    parser.add_argument(
+        "--dry_run", action="store_true", help="print runs and estimated cost, start nothing"
+    )
     args = parser.parse_args(argv)
     return _run_study(args.study, args.out, args.dry_run, args.max_parallel, args.share)
 
@@ -348,12 +393,16 @@ def demo_command(argv: list[str]) -> int:
         "after, one report. Minutes on 2 cores; after Ctrl-C the same command continues.",
     )
     parser.add_argument("--out", default="demo-out", help="folder of results [demo-out]")
-    parser.add_argument("--dry_run", action="store_true", help="print the runs' commands, start nothing")
+    parser.add_argument(
+        "--dry_run", action="store_true", help="print the runs' commands, start nothing"
+    )
     args = parser.parse_args(argv)
     return _run_study("studies/tiny", args.out, args.dry_run)
 
 
-def _run_study(name: str, out: str | None, dry_run: bool, max_parallel: int | None = None, share: str = "1/1") -> int:
+def _run_study(
+    name: str, out: str | None, dry_run: bool, max_parallel: int | None = None, share: str = "1/1"
+) -> int:
     from shaped_trl.study.loading import load_study
     from shaped_trl.study.runner import run_study
 
@@ -371,7 +420,9 @@ def _run_study(name: str, out: str | None, dry_run: bool, max_parallel: int | No
 def recipes_command(argv: list[str]) -> int:
     from shaped_trl import recipes
 
-    parser = argparser("recipes", "List the shipped recipes with their contract, or copy one to edit it.")
+    parser = argparser(
+        "recipes", "List the shipped recipes with their contract, or copy one to edit it."
+    )
     commands = parser.add_subparsers(dest="action")
     commands.add_parser("list", help="name and one-line contract of each shipped recipe")
     copy = commands.add_parser("copy", help="write an editable copy into the current folder")

@@ -1,11 +1,12 @@
-"""One command, many processes: `train` and `rlvr` start `accelerate launch` themselves where a recipe asks for it.
+"""One command, many processes: `train` and `rlvr` start `accelerate launch` themselves where a
+recipe asks for it.
 
     the command                     light: nothing heavy is imported; passes signals on, ends what is left
       python -m shaped_trl.launch   accelerate's launcher with torch's elastic agent; says the first cause once
         shaped_trl.cli, once a rank
 
-A rank that fails leaves its cause in the folder that `CAUSES` names. The variable is also how the command finds every
-process of its own, those of ranks whose agent was killed included.
+A rank that fails leaves its cause in the folder that `CAUSES` names. The variable is also how the
+command finds every process of its own, those of ranks whose agent was killed included.
 """
 
 from __future__ import annotations
@@ -33,7 +34,8 @@ CONTINUES = "the same command continues from the last checkpoint"
 LAUNCHED = ("RANK", "LOCAL_RANK")
 # the agent sends its ranks SIGTERM, and SIGKILL 30 s later; then the command ends what is left
 GRACE_S = 40.0
-# how long a rank but the first keeps a user's error to itself: the first one's is the same, and ends them all
+# how long a rank but the first keeps a user's error to itself: the first one's is the same, and
+# ends them all
 SAME_ERROR_S = 10.0
 KILLED = {signal.SIGKILL: "SIGKILL; often the kernel, for lack of memory"}
 
@@ -43,7 +45,10 @@ class LaunchArguments:
     """How many processes run the command; without effect in a process that a launcher started."""
 
     num_processes: int | None = field(
-        default=None, metadata={"help": "Processes on all machines together, one a device; they are started here."}
+        default=None,
+        metadata={
+            "help": "Processes on all machines together, one a device; they are started here."
+        },
     )
     accelerate_config: str | None = field(
         default=None,
@@ -51,10 +56,16 @@ class LaunchArguments:
             "help": "ddp, fsdp2, zero3, tp (recipes/accelerate) or a file of `accelerate config`; without: ddp."
         },
     )
-    num_machines: int | None = field(default=None, metadata={"help": "Machines; the command is run on each."})
-    machine_rank: int | None = field(default=None, metadata={"help": "Number of this machine, from 0."})
+    num_machines: int | None = field(
+        default=None, metadata={"help": "Machines; the command is run on each."}
+    )
+    machine_rank: int | None = field(
+        default=None, metadata={"help": "Number of this machine, from 0."}
+    )
     main_process_ip: str | None = field(default=None, metadata={"help": "Address of machine 0."})
-    main_process_port: int | None = field(default=None, metadata={"help": "Port there; on one machine a free one."})
+    main_process_port: int | None = field(
+        default=None, metadata={"help": "Port there; on one machine a free one."}
+    )
     max_restarts: int | None = field(
         default=None,
         metadata={"help": "How often all start again after a failure, from the last checkpoint."},
@@ -62,14 +73,19 @@ class LaunchArguments:
 
     @property
     def asked(self) -> bool:
-        return (self.num_processes or 1) > 1 or self.accelerate_config is not None or (self.num_machines or 1) > 1
+        return (
+            (self.num_processes or 1) > 1
+            or self.accelerate_config is not None
+            or (self.num_machines or 1) > 1
+        )
 
 
 NAMES = [option.name for option in fields(LaunchArguments)]
 
 
 def launch(command: str, argv: Sequence[str], config: str | None) -> int | None:
-    """Run `command` in the processes that the recipe or the command line ask for, and return their exit code.
+    """Run `command` in the processes that the recipe or the command line ask for, and return their
+    exit code.
 
     None where there is nothing to start: the caller is to do the work itself.
 
@@ -121,7 +137,12 @@ def wanted(argv: Sequence[str], config: str | None) -> LaunchArguments:
         name, equals, value = word.partition("=")
         if name.startswith("--") and name[2:] in NAMES:
             given[name[2:]] = value if equals else following
-    for name, least in {"num_processes": 1, "num_machines": 1, "machine_rank": 0, "max_restarts": 0}.items():
+    for name, least in {
+        "num_processes": 1,
+        "num_machines": 1,
+        "machine_rank": 0,
+        "max_restarts": 0,
+    }.items():
         given |= {name: _number(name, given[name], least)} if name in given else {}
     if "main_process_port" in given:
         given["main_process_port"] = _number("main_process_port", given["main_process_port"], 0)
@@ -130,10 +151,14 @@ def wanted(argv: Sequence[str], config: str | None) -> LaunchArguments:
     if machines > 1:
         missing = [name for name in NAMES[:1] + NAMES[3:6] if getattr(options, name) is None]
         if missing:
-            raise UserError(f"num_machines={machines} needs {', '.join(missing)} as well, the same but machine_rank")
+            raise UserError(
+                f"num_machines={machines} needs {', '.join(missing)} as well, the same but machine_rank"
+            )
         assert options.num_processes is not None
         if options.num_processes % machines:
-            raise UserError(f"num_processes={options.num_processes} must be a multiple of num_machines={machines}")
+            raise UserError(
+                f"num_processes={options.num_processes} must be a multiple of num_machines={machines}"
+            )
     return options
 
 
@@ -153,9 +178,14 @@ def launcher_arguments(options: LaunchArguments) -> list[str]:
     Raises:
         UserError: there is no such configuration of accelerate.
     """
-    words = ["--config_file", str(find_config(options.accelerate_config))] if options.accelerate_config else []
+    words = (
+        ["--config_file", str(find_config(options.accelerate_config))]
+        if options.accelerate_config
+        else []
+    )
     if not words:
-        words = ["--multi_gpu"]  # on a machine without GPUs as well: what starts processes is the same
+        # on a machine without GPUs as well: what starts processes is the same
+        words = ["--multi_gpu"]
     if options.main_process_port is None:
         words += ["--main_process_port", "0"]
     for name in NAMES:
@@ -207,7 +237,11 @@ def _supervise(command: list[str], causes: str) -> int:
             signal.signal(number, handler)
     code = child.wait()
     if stopped_by is not None:
-        said = "interrupted" if stopped_by == signal.SIGINT else f"ended by {signal.Signals(stopped_by).name}"
+        said = (
+            "interrupted"
+            if stopped_by == signal.SIGINT
+            else f"ended by {signal.Signals(stopped_by).name}"
+        )
         print(f"\nshaped-trl: {said}; {CONTINUES}", file=sys.stderr)
         return 128 + stopped_by
     if code < 0:
@@ -229,14 +263,19 @@ def _end_all(causes: str) -> None:
 
 
 def note(error: BaseException) -> None:
-    """Leave this rank's failure for the agent, where there is one; the earliest is the cause of the others."""
+    """Leave this rank's failure for the agent, where there is one; the earliest is the cause of the
+    others."""
     folder = os.environ.get(CAUSES)
     if folder is None:
         return
     text = one_line(str(error))
     if not isinstance(error, UserError):
         text = f"{type(error).__name__}: {text}"
-    row: dict[str, Any] = {"time": time.time(), "rank": int(os.environ.get("RANK", 0)), "text": text}
+    row: dict[str, Any] = {
+        "time": time.time(),
+        "rank": int(os.environ.get("RANK", 0)),
+        "text": text,
+    }
     row["user"] = isinstance(error, UserError)
     row["attempt"] = int(os.environ.get("TORCHELASTIC_RESTART_COUNT", 0))
     path = Path(folder) / f"{row['rank']}-{row['attempt']}.json"
@@ -296,7 +335,10 @@ def _say_cause(code: int, who: str) -> int:
 
     A rank that was killed leaves no note, and those of the others only say that it is gone.
     """
-    notes = [json.loads(path.read_text(encoding="utf-8")) for path in Path(os.environ[CAUSES]).glob("*.json")]
+    notes = [
+        json.loads(path.read_text(encoding="utf-8"))
+        for path in Path(os.environ[CAUSES]).glob("*.json")
+    ]
     first = min(notes, key=lambda row: (-row["attempt"], row["time"]), default=None)
     killed = code in (-signal.SIGKILL, -signal.SIGSEGV, -signal.SIGBUS)
     if killed or first is None:
@@ -305,7 +347,10 @@ def _say_cause(code: int, who: str) -> int:
         print(f"shaped-trl: error: {first['text']}", file=sys.stderr)
         return 2
     else:
-        print(f"shaped-trl: error: rank {first['rank']}: {first['text']}; {CONTINUES}", file=sys.stderr)
+        print(
+            f"shaped-trl: error: rank {first['rank']}: {first['text']}; {CONTINUES}",
+            file=sys.stderr,
+        )
     return 1
 
 

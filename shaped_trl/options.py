@@ -12,21 +12,29 @@ class GradeOptions:
     """Options of grading and reporting within `eval`."""
 
     pass_at: str | None = field(
-        default=None, metadata={"help": "k of pass@k, separated by commas; default: the powers of two up to n."}
+        default=None,
+        metadata={"help": "k of pass@k, separated by commas; default: the powers of two up to n."},
     )
-    num_workers: int | None = field(default=None, metadata={"help": "Grading processes; default: one per core."})
+    num_workers: int | None = field(
+        default=None, metadata={"help": "Grading processes; default: one per core."}
+    )
     allow_weak_sandbox: bool = field(
-        default=False, metadata={"help": "Run generated code even where Landlock or seccomp cannot confine it."}
+        default=False,
+        metadata={"help": "Run generated code even where Landlock or seccomp cannot confine it."},
     )
 
     keep_reasoning: bool = field(
         default=False,
-        metadata={"help": "Grade what stands in <think> tags like the rest of an answer; by default it is dropped."},
+        metadata={
+            "help": "Grade what stands in <think> tags like the rest of an answer; by default it is dropped."
+        },
     )
 
     def __post_init__(self) -> None:
         if self.num_workers is not None and self.num_workers < 1:
-            raise UserError(f"num_workers={self.num_workers} must be at least 1, or left out for one per core")
+            raise UserError(
+                f"num_workers={self.num_workers} must be at least 1, or left out for one per core"
+            )
 
 
 def train_options() -> list[type]:
@@ -38,7 +46,14 @@ def train_options() -> list[type]:
     from shaped_trl.training.dry_run import DryRunArguments
     from shaped_trl.training.evaluation import BenchmarkArguments
 
-    return [CorpusArguments, ShapedConfig, ModelConfig, BenchmarkArguments, DryRunArguments, LaunchArguments]
+    return [
+        CorpusArguments,
+        ShapedConfig,
+        ModelConfig,
+        BenchmarkArguments,
+        DryRunArguments,
+        LaunchArguments,
+    ]
 
 
 def rlvr_options() -> list[type]:
@@ -50,7 +65,14 @@ def rlvr_options() -> list[type]:
     from shaped_trl.rlvr.rewards import RewardArguments
     from shaped_trl.training.evaluation import BenchmarkArguments
 
-    return [PromptArguments, RLVRConfig, ModelConfig, RewardArguments, BenchmarkArguments, LaunchArguments]
+    return [
+        PromptArguments,
+        RLVRConfig,
+        ModelConfig,
+        RewardArguments,
+        BenchmarkArguments,
+        LaunchArguments,
+    ]
 
 
 def eval_options() -> list[type]:

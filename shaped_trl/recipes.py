@@ -1,7 +1,8 @@
-"""Recipes: found by path or shipped name, listed, copied, and resolved with the command line into options.
+"""Recipes: found by path or shipped name, listed, copied, and resolved with the command line into
+options.
 
-A recipe is a flat YAML mapping of option names. Its first comment line is its contract. `shape: NAME` (or
-`--shape NAME`) stands for the fields of a preset; a field written beside it wins.
+A recipe is a flat YAML mapping of option names. Its first comment line is its contract. `shape:
+NAME` (or `--shape NAME`) stands for the fields of a preset; a field written beside it wins.
 """
 
 from __future__ import annotations
@@ -28,7 +29,14 @@ PACKAGED = Path(__file__).parent / "_recipes"
 ROOT = PACKAGED if PACKAGED.is_dir() else Path(__file__).parents[1] / "recipes"
 RESOLVED = "resolved.yaml"
 # whether, where and how a run is pushed
-PUSHING = ("push_to_hub", "hub_model_id", "hub_strategy", "hub_private_repo", "hub_always_push", "hub_revision")
+PUSHING = (
+    "push_to_hub",
+    "hub_model_id",
+    "hub_strategy",
+    "hub_private_repo",
+    "hub_always_push",
+    "hub_revision",
+)
 # never written down
 SECRET = ("hub_token", "push_to_hub_token")
 SCHEDULE = "shape_schedule"
@@ -36,9 +44,11 @@ ACCELERATE = "accelerate"  # the folder of accelerate's configurations, which ar
 RESULTS = "results"  # the folder of studies that were run
 # how many sequences make an optimizer step, and on how many processes
 STEP = "step.json"
-# what divides a step's sequences among processes and micro-batches: free as long as their number stays
+# what divides a step's sequences among processes and micro-batches: free as long as their number
+# stays
 DIVISION = {"per_device_train_batch_size", "gradient_accumulation_steps"}
-# options that do not change what a run computes: a second run may differ in them and still continue the first
+# options that do not change what a run computes: a second run may differ in them and still continue
+# the first
 FREE = {
     *LAUNCH,
     "output_dir",
@@ -75,7 +85,9 @@ ALTERNATIVES = {one: other for pair in _PAIRS for one, other in (pair, pair[::-1
 def names() -> list[str]:
     """Names of the shipped recipes: their path below `recipes/` without .yaml."""
     found = [path.relative_to(ROOT).with_suffix("") for path in ROOT.rglob("*.yaml")]
-    return sorted(str(name) for name in found if name.parts[0] != ACCELERATE and RESULTS not in name.parts)
+    return sorted(
+        str(name) for name in found if name.parts[0] != ACCELERATE and RESULTS not in name.parts
+    )
 
 
 def contract(name: str) -> str:
@@ -95,7 +107,9 @@ def find(recipe: str) -> Path:
             return path
     close = difflib.get_close_matches(recipe, names(), n=1, cutoff=0.4)
     hint = f"did you mean {close[0]!r}? " if close else ""
-    raise UserError(f"config={recipe!r}: no such file or recipe; {hint}`shaped-trl recipes` lists what is shipped")
+    raise UserError(
+        f"config={recipe!r}: no such file or recipe; {hint}`shaped-trl recipes` lists what is shipped"
+    )
 
 
 def copy(name: str, destination: Path) -> Path:
@@ -112,10 +126,16 @@ class _Loader(yaml.SafeLoader):
     """Refuses a key that stands twice in a mapping, of which PyYAML keeps the last."""
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict:
-        keys = [key.value for key, _ in node.value if isinstance(key, yaml.ScalarNode) and key.value != "<<"]
+        keys = [
+            key.value
+            for key, _ in node.value
+            if isinstance(key, yaml.ScalarNode) and key.value != "<<"
+        ]
         for key in keys:
             if keys.count(key) > 1:
-                raise yaml.constructor.ConstructorError(None, None, f"{key!r} stands twice", node.start_mark)
+                raise yaml.constructor.ConstructorError(
+                    None, None, f"{key!r} stands twice", node.start_mark
+                )
         return super().construct_mapping(node, deep)
 
 
@@ -128,7 +148,9 @@ def load(path: Path) -> dict[str, Any]:
     try:
         settings = yaml.load(path.read_text(encoding="utf-8"), _Loader)
     except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise UserError(f"config={str(path)!r} is not YAML: {' '.join(str(error).split())}") from error
+        raise UserError(
+            f"config={str(path)!r} is not YAML: {' '.join(str(error).split())}"
+        ) from error
     if not isinstance(settings, dict):
         raise UserError(f"config={str(path)!r} must be a mapping of option names to values")
     return settings
@@ -219,7 +241,11 @@ class Parser:
 
     def _refuse_name(self, name: str, what: str, prefix: str) -> None:
         close = difflib.get_close_matches(name.removeprefix("--"), self.names, n=1)
-        hint = f"did you mean {prefix}{close[0]}?" if close else f"`shaped-trl {self.command} --help` lists them"
+        hint = (
+            f"did you mean {prefix}{close[0]}?"
+            if close
+            else f"`shaped-trl {self.command} --help` lists them"
+        )
         raise UserError(f"{self.command}: unknown {what}: {name}; {hint}")
 
 
@@ -228,13 +254,18 @@ def _refuse(message: str) -> None:
 
 
 def record(
-    settings: dict[str, Any], output_dir: str | Path, *, sequences: int | None = None, rank: int = 0, world: int = 1
+    settings: dict[str, Any],
+    output_dir: str | Path,
+    *,
+    sequences: int | None = None,
+    rank: int = 0,
+    world: int = 1,
 ) -> None:
     """Write `resolved.yaml`, after a check that the run already there, if any, is the same one.
 
     Args:
-        sequences: of an optimizer step on all `world` processes; kept beside, in `step.json`. Where it stays, the
-            number of processes may be another.
+        sequences: of an optimizer step on all `world` processes; kept beside, in `step.json`. Where
+            it stays, the number of processes may be another.
         rank: the first process writes, all check.
 
     Raises:
@@ -263,9 +294,13 @@ def record(
     try:
         write_atomic(path, yaml.safe_dump(settings, sort_keys=False, allow_unicode=True))
         if sequences:
-            write_atomic(folder / STEP, json.dumps({"sequences": sequences, "processes": world}) + "\n")
+            write_atomic(
+                folder / STEP, json.dumps({"sequences": sequences, "processes": world}) + "\n"
+            )
     except (NotADirectoryError, FileExistsError, FileNotFoundError, PermissionError) as error:
-        raise UserError(f"output_dir={str(output_dir)!r} cannot be written: {error.strerror}") from error
+        raise UserError(
+            f"output_dir={str(output_dir)!r} cannot be written: {error.strerror}"
+        ) from error
 
 
 def schedules_beta(settings: Mapping[str, Any]) -> bool:
@@ -276,8 +311,9 @@ def schedules_beta(settings: Mapping[str, Any]) -> bool:
 def name_the_form(resolved: dict[str, Any], otherwise: str | None = None) -> dict[str, Any]:
     """The settings of a `resolved.yaml` of a training, with its form of β.
 
-    A file without one is of a time when the product was the default. Where β does not act, no form does: then it gets
-    the form `otherwise`, if any, so that a continued run need not name the old default.
+    A file without one is of a time when the product was the default. Where β does not act, no form
+    does: then it gets the form `otherwise`, if any, so that a continued run need not name the old
+    default.
     """
     if "positive" in resolved:
         return resolved
@@ -286,10 +322,13 @@ def name_the_form(resolved: dict[str, Any], otherwise: str | None = None) -> dic
 
 
 def public_recipe(text: str) -> str:
-    """A `resolved.yaml` for others to read: without folders of this machine, local files by their own name."""
+    """A `resolved.yaml` for others to read: without folders of this machine, local files by their
+    own name."""
     settings = _opened(yaml.safe_load(text) or {})
     names = local_paths(settings)
-    shown = {name: _renamed(value, names) for name, value in settings.items() if name not in PRIVATE}
+    shown = {
+        name: _renamed(value, names) for name, value in settings.items() if name not in PRIVATE
+    }
     return yaml.safe_dump(shown, sort_keys=False, allow_unicode=True)
 
 
@@ -299,10 +338,15 @@ def local_paths(settings: dict[str, Any]) -> dict[str, str]:
 
 
 def _opened(settings: dict[str, Any]) -> dict[str, Any]:
-    """The settings, with nested options that the command line gave as text as the mappings and lists that they are."""
+    """The settings, with nested options that the command line gave as text as the mappings and
+    lists that they are."""
     opened = dict(settings)
     for name, value in settings.items():
-        if isinstance(value, str) and value.lstrip().startswith(("[", "{")) and not TEXTS.match(name):
+        if (
+            isinstance(value, str)
+            and value.lstrip().startswith(("[", "{"))
+            and not TEXTS.match(name)
+        ):
             try:
                 parsed = yaml.safe_load(value)
             except yaml.YAMLError:

@@ -88,7 +88,11 @@ def print_help(text: str, own: Sequence[type], inherited: str = "") -> int:
     print(text)
     print("Options:")
     for option_class in own:
-        bases = {field.name for base in option_class.__mro__[1:] for field in _fields(base)} if inherited else set()
+        bases = (
+            {field.name for base in option_class.__mro__[1:] for field in _fields(base)}
+            if inherited
+            else set()
+        )
         for field in dataclasses.fields(option_class):
             changed = field.name in inspect.get_annotations(option_class)
             if field.name in bases and not changed:
@@ -111,7 +115,9 @@ def wants_help(argv: Sequence[str]) -> bool:
 def argparser(command: str, description: str) -> argparse.ArgumentParser:
     """Of one command; what it cannot read raises UserError."""
     parser = argparse.ArgumentParser(
-        f"shaped-trl {command}", description=description, formatter_class=argparse.RawDescriptionHelpFormatter
+        f"shaped-trl {command}",
+        description=description,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
 
     def refuse(message: str) -> None:

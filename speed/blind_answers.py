@@ -2,9 +2,10 @@
 
     python -m speed.blind_answers --hub_mirror DIR       # about 20 minutes on 2 cores
 
-Writes README.md and audits.csv to --out: for each set of prompts the most successful answer of the fixed set
-(`shaped_trl.rlvr.blind_answers`), the share of the prompts on which it is rewarded, and the bar above which
-`shaped-trl rlvr` refuses to train. 64 prompts, seed 0; tasks of reasoning-gym with their default configuration.
+Writes README.md and audits.csv to --out: for each set of prompts the most successful answer of the
+fixed set (`shaped_trl.rlvr.blind_answers`), the share of the prompts on which it is rewarded, and
+the bar above which `shaped-trl rlvr` refuses to train. 64 prompts, seed 0; tasks of reasoning-gym
+with their default configuration.
 """
 
 from __future__ import annotations
@@ -36,7 +37,9 @@ OUT = "recipes/studies/results/blind_answers"
 ENTRIES = 100  # of a task of reasoning-gym
 NEEDS_CONFIGURATION = ("composite",)
 TASKS, RECIPES, BENCHMARK_DATA = "tasks of reasoning-gym", "recipes", "benchmarks"
-FOUR_OPTIONS = "{question_stem}\n" + "\n".join(f"({letter}) {{choices[text][{i}]}}" for i, letter in enumerate("ABCD"))
+FOUR_OPTIONS = "{question_stem}\n" + "\n".join(
+    f"({letter}) {{choices[text][{i}]}}" for i, letter in enumerate("ABCD")
+)
 # sets with few golds, which no recipe has: one of letters, one of two words
 OTHERS = {
     "openbookqa": PromptArguments(
@@ -94,10 +97,26 @@ def sets(mirror: str | None, folder: Path) -> Iterator[tuple[str, str, PromptArg
     write_corpus(folder, train_rows=8)
     for name in (name for name in recipes.names() if "/rlvr" in name):
         prompts = recipes.Parser("rlvr", rlvr_options()).resolve(
-            name, ["--output_dir", str(folder), "--bf16", "false", "--use_cpu", "true", "--use_vllm", "false"]
+            name,
+            [
+                "--output_dir",
+                str(folder),
+                "--bf16",
+                "false",
+                "--use_cpu",
+                "true",
+                "--use_vllm",
+                "false",
+            ],
         )[0][0]
         data = prompts.dataset_name.replace("{data}", str(folder))
-        prompts = replace(prompts, dataset_name=data, hub_mirror=mirror, decontaminate=None, max_prompt_length=None)
+        prompts = replace(
+            prompts,
+            dataset_name=data,
+            hub_mirror=mirror,
+            decontaminate=None,
+            max_prompt_length=None,
+        )
         yield RECIPES, name, replace(prompts, dataset_test_split=None, num_heldout=None)
     for name in BENCHMARKS:
         yield BENCHMARK_DATA, name, PromptArguments("", benchmark_format=name, hub_mirror=mirror)
@@ -111,7 +130,8 @@ def line(group: str, name: str, prompts: PromptArguments) -> Line:
         data = rl_prompts(prompts, seed=0)
         reward = VerdictReward(data.grader)
     except UserError as error:
-        problem = " ".join(str(error).split()).partition(": put it at ")[0]  # the rest is about this machine
+        # the rest is about this machine
+        problem = " ".join(str(error).split()).partition(": put it at ")[0]
         return Line(group, name, problem=problem.replace(str(prompts.hub_mirror), "DIR"))
     return _line(group, name, audit_reward(reward, data.train))
 
@@ -164,14 +184,18 @@ def _table(lines: list[Line]) -> str:
         "|---|---|--:|--:|---|--:|--:|---|",
     ]
     rows = []
-    for one in sorted(lines, key=lambda one: (-bool(one.above_bar), -one.passed / max(one.tried_on, 1), one.name)):
+    for one in sorted(
+        lines, key=lambda one: (-bool(one.above_bar), -one.passed / max(one.tried_on, 1), one.name)
+    ):
         answer = f"{one.answer}, {one.form}".replace("|", "\\|") if one.passed else "none"
         share = f"{one.passed / max(one.tried_on, 1):.0%}"
         verdict = f"**refused** ({one.above_bar} above)" if one.above_bar else ""
         golds = "" if one.golds_passed is None else f"{one.golds_passed} of {one.prompts}"
         frequent = ""
         if one.frequent_share is not None:
-            frequent = f"{one.frequent_gold} {one.frequent_share:.0%}".replace("|", "\\|").replace("`", "'")
+            frequent = f"{one.frequent_gold} {one.frequent_share:.0%}".replace("|", "\\|").replace(
+                "`", "'"
+            )
         values = "" if one.gold_values is None else str(one.gold_values)
         rows.append(
             f"| {one.name} | {answer} | {share} | {one.bar:.0%} | {verdict} | {golds} | {values} | {frequent} |"
@@ -180,7 +204,9 @@ def _table(lines: list[Line]) -> str:
 
 
 def main(argv: list[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--out", default=OUT)
     parser.add_argument("--hub_mirror", help="folder read before the Hub")
     parser.add_argument("--only", help="names, separated by commas, in place of all")
@@ -191,12 +217,16 @@ def main(argv: list[str] | None = None) -> int:
         for group, name, prompts in sets(args.hub_mirror, Path(folder)):
             if args.only is None or name in args.only.split(","):
                 lines.append(line(group, name, prompts))
-                print(group, name, lines[-1].answer, lines[-1].passed, lines[-1].problem, flush=True)
+                print(
+                    group, name, lines[-1].answer, lines[-1].passed, lines[-1].problem, flush=True
+                )
     with (out / "audits.csv").open("w", newline="", encoding="utf-8") as file:
         writer = csv.DictWriter(file, list(asdict(lines[0])), lineterminator="\n")
         writer.writeheader()
         writer.writerows(map(asdict, lines))
-    where = origin("python -m speed.blind_answers" + (" --hub_mirror DIR" if args.hub_mirror else ""))
+    where = origin(
+        "python -m speed.blind_answers" + (" --hub_mirror DIR" if args.hub_mirror else "")
+    )
     where |= {name: metadata.version(name) for name in ("reasoning-gym", "math-verify")}
     write_atomic(out / "README.md", page(lines, where))
     return 0

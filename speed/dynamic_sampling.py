@@ -1,12 +1,14 @@
-"""Dynamic sampling on and off, at equal optimizer steps and at equal rollout tokens, on the demo's model.
+"""Dynamic sampling on and off, at equal optimizer steps and at equal rollout tokens, on the demo's
+model.
 
     python -m speed.dynamic_sampling --out sampling-study        # 8 seeds: about 25 minutes on one core
 
-A seed is a model, pre-trained as the demo does, and two RLVR runs from it with the demo's recipe: dynamic sampling on,
-and off for as many steps as sample the tokens that the first one did. Learning rate and steps are such that the score
-still rises at the end, chosen on a run without it and of another RL seed. Both are evaluated along the way on the
-held-out problems, 16 samples each at temperature 0.7, top-p 0.95. Differences are paired by seed; intervals are
-Student's t at 95% over the seeds. A run that is there already is not repeated.
+A seed is a model, pre-trained as the demo does, and two RLVR runs from it with the demo's recipe:
+dynamic sampling on, and off for as many steps as sample the tokens that the first one did. Learning
+rate and steps are such that the score still rises at the end, chosen on a run without it and of
+another RL seed. Both are evaluated along the way on the held-out problems, 16 samples each at
+temperature 0.7, top-p 0.95. Differences are paired by seed; intervals are Student's t at 95% over
+the seeds. A run that is there already is not repeated.
 """
 
 from __future__ import annotations
@@ -31,7 +33,14 @@ from speed.training import origin
 
 SCORE = "benchmark/running_sums/avg@16"
 EVERY = 5  # optimizer steps between evaluations
-EVALUATION = ("--eval_benchmarks", "running_sums", "--eval_benchmark_n", "16", "--eval_benchmark_max_new_tokens", "20")
+EVALUATION = (
+    "--eval_benchmarks",
+    "running_sums",
+    "--eval_benchmark_n",
+    "16",
+    "--eval_benchmark_max_new_tokens",
+    "20",
+)
 LEARNING_RATE = "1e-4"
 BLUE, ORANGE = "#0072B2", "#D55E00"
 
@@ -81,7 +90,8 @@ def _spent(folder: Path) -> tuple[list[float], list[float]]:
 
 
 def _tokens_of_a_step(folder: Path) -> float:
-    """Rollout tokens that a step costs without refills, from the mean response length of the run."""
+    """Rollout tokens that a step costs without refills, from the mean response length of the
+    run."""
     rows = [row for row in read_log(folder / RL_LOG) if row.get("groups_sampled")]
     completions = sum(row["groups_sampled"] for row in rows) * 16
     return 256 / 2 * sum(row["rollout_tokens"] for row in rows) / completions
@@ -89,7 +99,9 @@ def _tokens_of_a_step(folder: Path) -> float:
 
 def at(x: float, xs: list[float], ys: list[float]) -> float:
     """The value at `x` on straight lines between the points."""
-    for (x0, y0), (x1, y1) in zip(zip(xs, ys, strict=True), zip(xs[1:], ys[1:], strict=True), strict=False):
+    for (x0, y0), (x1, y1) in zip(
+        zip(xs, ys, strict=True), zip(xs[1:], ys[1:], strict=True), strict=False
+    ):
         if x0 <= x <= x1:
             return y0 + (y1 - y0) * (x - x0) / max(x1 - x0, 1e-9)
     return ys[-1] if x > xs[-1] else ys[0]
@@ -103,7 +115,8 @@ def interval(values: list[float]) -> tuple[float, float, float]:
 
 
 def compare(folders: dict[int, dict[str, Path]], steps: int) -> list[dict[str, float]]:
-    """A row a seed: the score before RL and after it, at equal steps and at equal tokens, and the tokens spent."""
+    """A row a seed: the score before RL and after it, at equal steps and at equal tokens, and the
+    tokens spent."""
     rows = []
     for seed, pair in folders.items():
         tokens, scores = _spent(pair["on"])
@@ -140,7 +153,9 @@ def table(rows: list[dict[str, float]]) -> str:
     """Markdown: means with intervals, and the paired differences on − off."""
     lines = ["| | mean over seeds [95%] |", "|---|---|"]
     for name in list(rows[0])[1:]:
-        show: Callable[[float], str] = (lambda v: f"{v:,.0f}") if "tokens o" in name or "steps off" in name else _three
+        show: Callable[[float], str] = (
+            (lambda v: f"{v:,.0f}") if "tokens o" in name or "steps off" in name else _three
+        )
         mean, low, high = interval([row[name] for row in rows])
         lines.append(f"| {name} | {show(mean)} [{show(low)}, {show(high)}] |")
     pairs = {
@@ -178,10 +193,14 @@ def plot(folders: dict[int, dict[str, Path]], path: Path) -> None:
 
 
 def main(argv: list[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--out", default="sampling-study")
     parser.add_argument("--seeds", type=int, default=8)
-    parser.add_argument("--steps", type=int, default=40, help="optimizer steps with dynamic sampling")
+    parser.add_argument(
+        "--steps", type=int, default=40, help="optimizer steps with dynamic sampling"
+    )
     args = parser.parse_args(argv)
     out = Path(args.out)
     folders = {seed: run(out, seed, args.steps) for seed in range(args.seeds)}

@@ -2,10 +2,11 @@
 
     python -m speed.rlvr                       # 40 pairs, a row to speed/rlvr.csv: about 3 minutes
 
-Both trainers get the same model, prompts, seed, generation and a reward that costs nothing, and so do the same work
-(a test compares their parameters). They train in one process, taking turns step by step, so that whatever else the
-machine does meets both. A pair is 8 steps of each; given are the median of the pairs' ratios and its 95% interval from
-order statistics, of wall time and of CPU time.
+Both trainers get the same model, prompts, seed, generation and a reward that costs nothing, and so
+do the same work (a test compares their parameters). They train in one process, taking turns step by
+step, so that whatever else the machine does meets both. A pair is 8 steps of each; given are the
+median of the pairs' ratios and its 95% interval from order statistics, of wall time and of CPU
+time.
 """
 
 from __future__ import annotations
@@ -39,7 +40,8 @@ RESULTS = Path(__file__).with_suffix(".csv")
 
 
 class _Turns(TrainerCallback):
-    """Gives the turn to the other trainer after each step, with the random state that is its own."""
+    """Gives the turn to the other trainer after each step, with the random state that is its
+    own."""
 
     def __init__(self, mine: threading.Semaphore, other: threading.Semaphore):
         self.mine, self.other = mine, other
@@ -66,7 +68,9 @@ def even_length(completions: list[str], **kwargs: Any) -> list[float]:
     return [float(len(completion) % 2 == 0) for completion in completions]
 
 
-def make_trainer(name: str, steps: int, folder: str, tokenizer: PreTrainedTokenizerFast) -> GRPOTrainer:
+def make_trainer(
+    name: str, steps: int, folder: str, tokenizer: PreTrainedTokenizerFast
+) -> GRPOTrainer:
     settings: dict[str, Any] = {
         "output_dir": folder,
         "max_steps": steps,
@@ -90,7 +94,9 @@ def make_trainer(name: str, steps: int, folder: str, tokenizer: PreTrainedTokeni
     given = {"train_dataset": rows, "processing_class": tokenizer}
     model = random_model(SIZE)
     if name == OURS:
-        return RLVRTrainer(model, even_length, RLVRConfig(**settings, dynamic_sampling=False), **given)
+        return RLVRTrainer(
+            model, even_length, RLVRConfig(**settings, dynamic_sampling=False), **given
+        )
     return GRPOTrainer(model, even_length, GRPOConfig(**settings), **given)
 
 
@@ -104,13 +110,19 @@ def _train(trainer: GRPOTrainer, turns: _Turns) -> None:
 
 def step_seconds(steps: int) -> dict[str, list[tuple[float, float]]]:
     """Wall and CPU seconds of each step of both trainers, the first ones left out."""
-    tokenizer = train_tokenizer([" ".join(f"w{number}" for number in range(SIZE.vocabulary - 4))], "word", 512)
+    tokenizer = train_tokenizer(
+        [" ".join(f"w{number}" for number in range(SIZE.vocabulary - 4))], "word", 512
+    )
     turns = threading.Semaphore(1), threading.Semaphore(0)
     callbacks = {OURS: _Turns(*turns), THEIRS: _Turns(*reversed(turns))}
     with tempfile.TemporaryDirectory() as folder:
-        trainers = {name: make_trainer(name, WARM_UP_STEPS + steps, folder, tokenizer) for name in callbacks}
+        trainers = {
+            name: make_trainer(name, WARM_UP_STEPS + steps, folder, tokenizer) for name in callbacks
+        }
         with ThreadPoolExecutor() as pool:
-            runs = [pool.submit(_train, trainer, callbacks[name]) for name, trainer in trainers.items()]
+            runs = [
+                pool.submit(_train, trainer, callbacks[name]) for name, trainer in trainers.items()
+            ]
             for run in runs:
                 run.result()
     return {name: callback.steps[WARM_UP_STEPS:] for name, callback in callbacks.items()}
@@ -119,7 +131,10 @@ def step_seconds(steps: int) -> dict[str, list[tuple[float, float]]]:
 def measure(pairs: int) -> dict[str, Any]:
     """The row of results."""
     found = step_seconds(STEPS * pairs)
-    row: dict[str, Any] = {"batch": f"{PROMPTS} prompts x {GENERATIONS} x {SIZE.length} tokens", "pairs": pairs}
+    row: dict[str, Any] = {
+        "batch": f"{PROMPTS} prompts x {GENERATIONS} x {SIZE.length} tokens",
+        "pairs": pairs,
+    }
     for place, kind in enumerate(("wall", "cpu")):
         ours, theirs = (
             np.array([step[place] for step in found[name]]).reshape(pairs, STEPS).mean(1).tolist()
@@ -137,9 +152,13 @@ def measure(pairs: int) -> dict[str, Any]:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--pairs", type=int, default=40)
-    parser.add_argument("--out", default=str(RESULTS), help=f"csv to append to, or an empty word [{RESULTS.name}]")
+    parser.add_argument(
+        "--out", default=str(RESULTS), help=f"csv to append to, or an empty word [{RESULTS.name}]"
+    )
     chosen = parser.parse_args()
     if chosen.pairs < 1:
         parser.error(f"--pairs {chosen.pairs}: at least 1")
@@ -148,7 +167,9 @@ def main() -> None:
     row = measure(chosen.pairs) | origin(f"python -m speed.rlvr --pairs {chosen.pairs}")
     print(
         "{ours_wall_ms} against {grpo_wall_ms} ms a step; ratio of wall time {wall_ratio} [{wall_ratio_low}, "
-        "{wall_ratio_high}], of CPU time {cpu_ratio} [{cpu_ratio_low}, {cpu_ratio_high}]".format(**row)
+        "{wall_ratio_high}], of CPU time {cpu_ratio} [{cpu_ratio_low}, {cpu_ratio_high}]".format(
+            **row
+        )
     )
     if chosen.out:
         append_row(chosen.out, row)

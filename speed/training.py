@@ -1,12 +1,14 @@
-"""Tokens per second and memory of `ShapedTrainer`, with every shape and metric on, against TRL's `SFTTrainer`.
+"""Tokens per second and memory of `ShapedTrainer`, with every shape and metric on, against TRL's
+`SFTTrainer`.
 
     python -m speed.training                        # both sizes, 12 pairs, rows to speed/training.csv
     python -m speed.training --sizes demo --pairs 3 --out ""
 
-Both trainers get the same model, rows of random tokens without padding, optimizer and logging, on a GPU if there is
-one. Each run is a training of its own, timed after its first steps; runs alternate (A B, B A, ...). A ratio is formed
-within a pair; given are the median and its 95% interval from order statistics. Memory is the largest resident set (on
-a GPU: allocated) of a process that does nothing else.
+Both trainers get the same model, rows of random tokens without padding, optimizer and logging, on a
+GPU if there is one. Each run is a training of its own, timed after its first steps; runs alternate
+(A B, B A, ...). A ratio is formed within a pair; given are the median and its 95% interval from
+order statistics. Memory is the largest resident set (on a GPU: allocated) of a process that does
+nothing else.
 """
 
 from __future__ import annotations
@@ -102,7 +104,10 @@ def tokens_per_second(trainer_name: str, size: Size, folder: str) -> float:
     }
     rows = np.random.default_rng(0).integers(3, size.vocabulary, (size.rows * steps, size.length))
     torch.manual_seed(0)
-    given = {"train_dataset": Dataset.from_dict({"input_ids": rows.tolist()}), "processing_class": _tokenizer()}
+    given = {
+        "train_dataset": Dataset.from_dict({"input_ids": rows.tolist()}),
+        "processing_class": _tokenizer(),
+    }
     model, clock = random_model(size), _Clock()
     if trainer_name == OURS:
         trainer = ShapedTrainer(model, ShapedConfig(**settings, **FULL_SHAPE), **given)
@@ -145,12 +150,21 @@ def peak_mb(trainer_name: str, size_name: str) -> float:
 def _print_peak(trainer_name: str, size_name: str) -> None:
     with tempfile.TemporaryDirectory() as folder:
         tokens_per_second(trainer_name, SIZES[size_name], folder)
-    print("peak MiB:", torch.cuda.max_memory_allocated() / 2**20 if torch.cuda.is_available() else _peak_resident_mb())
+    print(
+        "peak MiB:",
+        torch.cuda.max_memory_allocated() / 2**20
+        if torch.cuda.is_available()
+        else _peak_resident_mb(),
+    )
 
 
 def _peak_resident_mb() -> float:
     """Of this process alone: getrusage counts what the parent held when it started this one."""
-    (line,) = (line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith("VmHWM"))
+    (line,) = (
+        line
+        for line in Path("/proc/self/status").read_text().splitlines()
+        if line.startswith("VmHWM")
+    )
     return int(line.split()[1]) / 1024
 
 
@@ -163,7 +177,11 @@ def median_ratio(ours: list[float], theirs: list[float]) -> tuple[float, float, 
 
 def origin(command: str) -> dict[str, str]:
     """Where a row of results comes from."""
-    device = torch.cuda.get_device_name() if torch.cuda.is_available() else f"CPU, {torch.get_num_threads()} threads"
+    device = (
+        torch.cuda.get_device_name()
+        if torch.cuda.is_available()
+        else f"CPU, {torch.get_num_threads()} threads"
+    )
     return {
         "date": datetime.datetime.now().isoformat(timespec="minutes"),
         "commit": source_commit() or "unknown",
@@ -213,10 +231,14 @@ def measure(size_name: str, pairs: int) -> dict[str, Any]:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--sizes", nargs="+", choices=SIZES, default=list(SIZES))
     parser.add_argument("--pairs", type=int, default=12)
-    parser.add_argument("--out", default=str(RESULTS), help=f"csv to append to, or an empty word [{RESULTS.name}]")
+    parser.add_argument(
+        "--out", default=str(RESULTS), help=f"csv to append to, or an empty word [{RESULTS.name}]"
+    )
     parser.add_argument("--alone", nargs=2, help=argparse.SUPPRESS)
     chosen = parser.parse_args()
     disable_progress_bars()

@@ -1,4 +1,5 @@
-"""Without a GPU the Triton kernels run in Triton's interpreter, on the CPU: said before anything imports triton."""
+"""Without a GPU the Triton kernels run in Triton's interpreter, on the CPU: said before anything
+imports triton."""
 
 import os
 

@@ -12,7 +12,13 @@ from places import ROOT
 
 FORBIDDEN = {
     "eval_suite/shaped_eval": {"shaped_trl", "shaped_kernels", "trl"},
-    "kernels/torch-ext/shaped_kernels": {"shaped_trl", "shaped_eval", "trl", "transformers", "shaped_kernels"},
+    "kernels/torch-ext/shaped_kernels": {
+        "shaped_trl",
+        "shaped_eval",
+        "trl",
+        "transformers",
+        "shaped_kernels",
+    },
     "shaped_trl": set(),
 }
 
@@ -39,19 +45,34 @@ def test_import_directions(package):
 NOT_DECLARED = {"triton", "torchtitan", "spmd_types"}
 
 
-@pytest.mark.parametrize(("folders", "extras"), [(list(FORBIDDEN), []), (["tests", "examples"], ["dev"])])
+@pytest.mark.parametrize(
+    ("folders", "extras"), [(list(FORBIDDEN), []), (["tests", "examples"], ["dev"])]
+)
 def test_every_package_that_is_imported_is_declared(folders, extras):
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
     optional = project["optional-dependencies"]
     groups = [optional[name] for name in extras or optional if extras or name != "dev"]
-    lines = [*project["dependencies"], *(line for group in [*groups, optional["tasks"]] for line in group)]
+    lines = [
+        *project["dependencies"],
+        *(line for group in [*groups, optional["tasks"]] for line in group),
+    ]
     declared = {normal(re.split(r"[^\w.-]", line)[0]) for line in lines}
     files = [path for folder in folders for path in (ROOT / folder).rglob("*.py")]
-    names = {name for path in files for name in imported(path)} - sys.stdlib_module_names - NOT_DECLARED
-    names -= {path.stem for path in (ROOT / "tests").rglob("*.py")} | {"shaped_trl", "shaped_eval", "shaped_kernels"}
+    names = (
+        {name for path in files for name in imported(path)} - sys.stdlib_module_names - NOT_DECLARED
+    )
+    names -= {path.stem for path in (ROOT / "tests").rglob("*.py")} | {
+        "shaped_trl",
+        "shaped_eval",
+        "shaped_kernels",
+    }
     names -= {path.stem for path in (ROOT / "kernels" / "benchmarks").glob("*.py")}
     providers = packages_distributions()
-    missing = {name for name in names if not {normal(each) for each in providers.get(name, [name])} & declared}
+    missing = {
+        name
+        for name in names
+        if not {normal(each) for each in providers.get(name, [name])} & declared
+    }
     assert not missing
 
 

@@ -2,7 +2,8 @@
 
     DIR/checkpoint-500/ …, DIR/final/     runs; `final` where the saved model is not that of the last checkpoint
     DIR/steps.jsonl                       {"step", "checkpoint", "benchmark", "metric", "value", "low", "high",
-                                          "sampling_se", "n", "problems", "truncated", "unparsed"}, values in 0–1
+                                          "sampling_se", "n", "problems", "truncated", "unparsed"},
+                                          values in 0–1
     DIR/report.md, report.html, *.png     the same as tables and curves
 
 Checkpoints that training has deleted since stay in the report as long as their runs are there.
@@ -51,17 +52,25 @@ class CheckpointOptions:
 
 
 def find_checkpoints(output_dir: str | Path) -> dict[str, Path]:
-    """Name of the run → model folder, by step: complete checkpoints, and the final model where it is another one.
+    """Name of the run → model folder, by step: complete checkpoints, and the final model where it
+    is another one.
 
     Raises:
         UserError: no folder, or no checkpoint in it.
     """
     root = Path(output_dir)
     if not root.is_dir():
-        raise UserError(f"model={str(output_dir)!r} is no folder: every_checkpoint needs a training run's output_dir")
-    folders = [path for path in root.glob("checkpoint-*") if path.name.partition("-")[2].isdecimal()]
-    # The Trainer writes its state last: without it, a checkpoint is being written, or never was to its end.
-    whole = [path for path in folders if (path / STATE).is_file() and (path / "config.json").is_file()]
+        raise UserError(
+            f"model={str(output_dir)!r} is no folder: every_checkpoint needs a training run's output_dir"
+        )
+    folders = [
+        path for path in root.glob("checkpoint-*") if path.name.partition("-")[2].isdecimal()
+    ]
+    # The Trainer writes its state last: without it, a checkpoint is being written, or never was to
+    # its end.
+    whole = [
+        path for path in folders if (path / STATE).is_file() and (path / "config.json").is_file()
+    ]
     found = {path.name: path for path in sorted(whole, key=lambda path: _step(path.name))}
     if not found:
         adapters = any((path / "adapter_config.json").is_file() for path in folders)
@@ -70,7 +79,9 @@ def find_checkpoints(output_dir: str | Path) -> dict[str, Path]:
             why = "only adapters: merge them first"
         elif any((path / "config.json").is_file() for path in folders):
             why = f"those there have no {STATE}, which the trainer writes last"
-        raise UserError(f"model={str(output_dir)!r} holds no checkpoint-<step> with a whole model: {why}")
+        raise UserError(
+            f"model={str(output_dir)!r} holds no checkpoint-<step> with a whole model: {why}"
+        )
     last = next(reversed(found.values()))
     if (root / "config.json").is_file() and folder_fingerprint(root) != folder_fingerprint(last):
         found[FINAL] = root
@@ -85,10 +96,12 @@ def evaluate_checkpoints(
     keep_reasoning: bool = False,
     processes: Processes | None = None,
 ) -> Path:
-    """Evaluate every checkpoint of the training run ``config.model`` into ``config.out``, and return that folder.
+    """Evaluate every checkpoint of the training run ``config.model`` into ``config.out``, and
+    return that folder.
 
-    An interrupted evaluation continues; checkpoints that came since the last one are added. `processes` share the
-    sampling, as in `sample`; the first grades and reports. `num_workers` and `keep_reasoning` as `grade_run`.
+    An interrupted evaluation continues; checkpoints that came since the last one are added.
+    `processes` share the sampling, as in `sample`; the first grades and reports. `num_workers` and
+    `keep_reasoning` as `grade_run`.
 
     Raises:
         UserError: no checkpoints there, or as `sample`, `grade_run` and `report_run`.
@@ -116,9 +129,13 @@ def _runs(out: Path, reference: str) -> dict[str, Path]:
     asked = read_record(out / reference)
     runs = {}
     for path in out.iterdir():
-        if (path.name == FINAL or path.name.startswith("checkpoint-")) and (path / "results.json").is_file():
+        if (path.name == FINAL or path.name.startswith("checkpoint-")) and (
+            path / "results.json"
+        ).is_file():
             record = read_record(path)
-            if all(record.get(key) == asked.get(key) for key in ("settings", "benchmarks", "task_hash")):
+            if all(
+                record.get(key) == asked.get(key) for key in ("settings", "benchmarks", "task_hash")
+            ):
                 runs[path.name] = path
     return dict(sorted(runs.items(), key=lambda one: _step(one[0])))
 
@@ -146,10 +163,19 @@ def _rows(runs: Mapping[str, Path], found: Mapping[str, Path]) -> Iterator[dict[
         for benchmark, entry in read_object(path / "results.json").items():
             about = {key: entry[key] for key in ("n", "problems", "truncated", "unparsed")}
             for metric, numbers in entry["metrics"].items():
-                yield {"step": step, "checkpoint": name, "benchmark": benchmark, "metric": metric, **numbers, **about}
+                yield {
+                    "step": step,
+                    "checkpoint": name,
+                    "benchmark": benchmark,
+                    "metric": metric,
+                    **numbers,
+                    **about,
+                }
 
 
-def _write_report(out: Path, model: str, runs: Mapping[str, Path], found: Mapping[str, Path]) -> None:
+def _write_report(
+    out: Path, model: str, runs: Mapping[str, Path], found: Mapping[str, Path]
+) -> None:
     from shaped_eval.reporting.plots import plot_over_steps, to_png
 
     rows = list(_rows(runs, found))
@@ -157,17 +183,27 @@ def _write_report(out: Path, model: str, runs: Mapping[str, Path], found: Mappin
     for benchmark in dict.fromkeys(row["benchmark"] for row in rows):
         mine = [row for row in rows if row["benchmark"] == benchmark]
         metrics = list(dict.fromkeys(row["metric"] for row in mine))
-        curves = {metric: [row for row in mine if row["metric"] == metric] for metric in metrics if metric != "pass@1"}
+        curves = {
+            metric: [row for row in mine if row["metric"] == metric]
+            for metric in metrics
+            if metric != "pass@1"
+        }
         png = to_png(plot_over_steps(benchmark, curves))
         image = Image(
-            f"steps_{file_name(benchmark)}.png", f"{benchmark} over the steps of training; bands: 95% intervals", png
+            f"steps_{file_name(benchmark)}.png",
+            f"{benchmark} over the steps of training; bands: 95% intervals",
+            png,
         )
         write_atomic(out / image.path, png)
         caption = f"{benchmark}: {mine[0]['problems']} problems, n = {mine[0]['n']}"
-        table = Table(caption, ["step", *metrics, "truncated", "unparsed"], list(_table(mine, metrics)))
+        table = Table(
+            caption, ["step", *metrics, "truncated", "unparsed"], list(_table(mine, metrics))
+        )
         blocks += [Heading(benchmark), image, table]
     title = f"Checkpoints of {model}"
-    write_atomic(out / "steps.jsonl", "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows))
+    write_atomic(
+        out / "steps.jsonl", "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
+    )
     write_atomic(out / "report.html", to_html(title, blocks))
     text = to_markdown(title, blocks)
     write_atomic(out / "report.md", text)

@@ -14,11 +14,13 @@ _FULL = (errno.ENOSPC, errno.EDQUOT)
 
 
 class UserError(ValueError):
-    """Bad input: one line naming the field, the value, and what to do. The command line exits with 2."""
+    """Bad input: one line naming the field, the value, and what to do. The command line exits with
+    2."""
 
 
 def said_of(error: OSError) -> str | None:
-    """One line on a disk, a folder or a file that cannot be used; None where an error is another one."""
+    """One line on a disk, a folder or a file that cannot be used; None where an error is another
+    one."""
     if error.errno not in NOT_WRITTEN:
         return None
     where = f"{error.filename}: " if error.filename else ""

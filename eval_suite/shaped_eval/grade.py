@@ -1,7 +1,8 @@
-"""Samples to verdicts: ``samples.jsonl`` → ``verdicts.jsonl``; and foreign answers to a run's folder.
+"""Samples to verdicts: ``samples.jsonl`` → ``verdicts.jsonl``; and foreign answers to a run's
+folder.
 
-Grading is a pass of its own: it can be repeated, resumed after a kill, and run again when a grader changes.
-Only samples without a verdict of the grader's present version are graded.
+Grading is a pass of its own: it can be repeated, resumed after a kill, and run again when a grader
+changes. Only samples without a verdict of the grader's present version are graded.
 """
 
 from __future__ import annotations
@@ -67,19 +68,25 @@ class _Marks:
 
 
 def grade_run(
-    folder: str | Path, *, num_workers: int | None = None, progress: bool = True, keep_reasoning: bool = False
+    folder: str | Path,
+    *,
+    num_workers: int | None = None,
+    progress: bool = True,
+    keep_reasoning: bool = False,
 ) -> Path:
     """Grade what has no verdict yet in a run's folder, and return that folder.
 
-    Reads problems.jsonl and samples.jsonl, appends to verdicts.jsonl, whose rows come in any order. Verdicts
-    of another grader version, and second ones of a sample, are dropped first. Memory does not grow with the
+    Reads problems.jsonl and samples.jsonl, appends to verdicts.jsonl, whose rows come in any order.
+    Verdicts of another grader version, and second ones of a sample, are dropped first. Memory does
+    not grow with the
     completions: a byte for each sample, and those in work.
 
     Args:
         folder: the run.
         num_workers: grading processes; None for one per core.
         progress: show a bar where standard error is a terminal.
-        keep_reasoning: grade what stands in ``<think>`` tags like the rest; the verdicts' grader says so.
+        keep_reasoning: grade what stands in ``<think>`` tags like the rest; the verdicts' grader
+            says so.
 
     Raises:
         UserError: no run there, a sample of no problem of it, or an unknown grader.
@@ -87,10 +94,14 @@ def grade_run(
     folder = Path(folder)
     for name in ("problems.jsonl", "samples.jsonl"):
         if not (folder / name).is_file():
-            raise UserError(f"{str(folder)!r} has no {name}: sample into it first, or grade a file with --answers")
+            raise UserError(
+                f"{str(folder)!r} has no {name}: sample into it first, or grade a file with --answers"
+            )
     keys = {
         problem.problem_id: _Key(
-            problem.grader, grader_spec(problem.grader).version + (KEPT if keep_reasoning else ""), problem.gold
+            problem.grader,
+            grader_spec(problem.grader).version + (KEPT if keep_reasoning else ""),
+            problem.gold,
         )
         for problem in read_jsonl(folder / "problems.jsonl", Problem)
     }
@@ -98,7 +109,9 @@ def grade_run(
     done = _keep_current(verdicts_file, keys)
     missing = _missing(folder / "samples.jsonl", done, keys)
     with GraderPool(num_workers, keep_reasoning=keep_reasoning) as pool, _bar(progress) as bar:
-        task = bar.add_task("grading", total=_count_lines(folder / "samples.jsonl"), completed=done.count)
+        task = bar.add_task(
+            "grading", total=_count_lines(folder / "samples.jsonl"), completed=done.count
+        )
         _grade(pool, missing, keys, verdicts_file, lambda: bar.advance(task))
     append_jsonl(verdicts_file, [])  # there is one, of a run without samples too
     return folder
@@ -116,18 +129,20 @@ def grade_answers(
 ) -> Path:
     """Grade completions from elsewhere into a run's folder `out`, and return that folder.
 
-    Rows: ``{"problem_id", "completions": [...], "gold"?}``; see `shaped_eval.sampling.answers.read_answers`.
+    Rows: ``{"problem_id", "completions": [...], "gold"?}``; see
+        `shaped_eval.sampling.answers.read_answers`.
 
     Args:
         answers_file: JSONL, one row a problem.
         benchmark: whose problems they answer; ``math`` grades any row that brings its gold.
-        out: run.json, problems.jsonl, samples.jsonl and verdicts.jsonl go there. The same answers again go on
-            where grading stopped.
+        out: run.json, problems.jsonl, samples.jsonl and verdicts.jsonl go there. The same answers
+            again go on where grading stopped.
         hub_mirror: folder to read the benchmark from, see `shaped_eval.sources`.
         num_workers, progress, keep_reasoning: as `grade_run`.
 
     Raises:
-        UserError: a bad row, with file, line and remedy; an unknown benchmark; `out` holds another run.
+        UserError: a bad row, with file, line and remedy; an unknown benchmark; `out` holds another
+            run.
     """
     out = Path(out)
     check_folder(out)
@@ -144,7 +159,8 @@ def grade_answers(
 
 
 def _write_answers(out: Path, rows: Iterator[tuple[Problem, list[Sample]]]) -> int:
-    """Write problems.jsonl and samples.jsonl, or find them equal; return n. After an error all is as before."""
+    """Write problems.jsonl and samples.jsonl, or find them equal; return n. After an error all is
+    as before."""
     is_new = not out.exists()
     out.mkdir(parents=True, exist_ok=True)
     try:
@@ -156,7 +172,9 @@ def _write_answers(out: Path, rows: Iterator[tuple[Problem, list[Sample]]]) -> i
             for name, new in zip(_FILES, (samples, problems), strict=True):
                 new.flush()
                 if (out / name).exists() and not filecmp.cmp(out / name, new.name, shallow=False):
-                    raise UserError(f"out={str(out)!r} holds another run ({name} differs): choose another --out")
+                    raise UserError(
+                        f"out={str(out)!r} holds another run ({name} differs): choose another --out"
+                    )
     finally:
         if is_new and not any(out.iterdir()):
             out.rmdir()
@@ -164,13 +182,16 @@ def _write_answers(out: Path, rows: Iterator[tuple[Problem, list[Sample]]]) -> i
 
 
 def _keep_current(verdicts_file: Path, keys: Mapping[str, _Key]) -> _Marks:
-    """Samples with a verdict of the present grader version; the file keeps one row for each and no others."""
+    """Samples with a verdict of the present grader version; the file keeps one row for each and no
+    others."""
     drop_truncated_line(verdicts_file)
     done = _Marks(keys)
     if verdicts_file.exists():
         rows = sum(1 for _ in _current(verdicts_file, keys, done))
         if rows < _count_lines(verdicts_file):
-            write_atomic(verdicts_file, map(jsonl_line, _current(verdicts_file, keys, _Marks(keys))))
+            write_atomic(
+                verdicts_file, map(jsonl_line, _current(verdicts_file, keys, _Marks(keys)))
+            )
     return done
 
 
@@ -228,7 +249,9 @@ def _grade(
 
     def keep(index: int, grade: Grade) -> None:
         problem_id, sample_index = in_work.pop(index)
-        graded.append(Verdict(problem_id, sample_index, grade.status, grade.answer, keys[problem_id].version))
+        graded.append(
+            Verdict(problem_id, sample_index, grade.status, grade.answer, keys[problem_id].version)
+        )
         advance()
         if len(graded) >= FLUSH_VERDICTS or time.monotonic() - flushed > FLUSH_S:
             flush()
@@ -247,6 +270,11 @@ def _count_lines(path: Path) -> int:
 @contextmanager
 def _bar(shown: bool) -> Iterator[Progress]:
     console = Console(stderr=True)
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeRemainingColumn(),
+    )
     with Progress(*columns, console=console, disable=not (shown and console.is_terminal)) as bar:
         yield bar

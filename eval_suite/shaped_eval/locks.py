@@ -36,10 +36,11 @@ os.register_at_fork(after_in_child=_let_go)
 
 @contextmanager
 def locked_folder(folder: str | Path, field: str = "out") -> Iterator[None]:
-    """Hold `folder`, which is made where it is not there, against another process that writes to it.
+    """Hold `folder`, which is made where it is not there, against another process that writes to
+    it.
 
-    On a file system without locks this says so on standard error, and goes on. A folder that was made here and is
-    still empty at the end is removed.
+    On a file system without locks this says so on standard error, and goes on. A folder that was
+    made here and is still empty at the end is removed.
 
     Args:
         field: the option that named the folder, for the error.
@@ -89,7 +90,8 @@ def lock(path: Path, in_use: Callable[[], Exception] | None = None) -> Iterator[
     """Hold the lock file `path`; it is removed afterwards.
 
     Args:
-        in_use: what to raise where another process holds it; without, wait until it is free, however long that takes.
+        in_use: what to raise where another process holds it; without, wait until it is free,
+            however long that takes.
 
     Raises:
         OSError: the file cannot be made there, or what stands there is no file.
@@ -101,7 +103,8 @@ def lock(path: Path, in_use: Callable[[], Exception] | None = None) -> Iterator[
         yield
     finally:
         if os.getpid() == owner:  # a child that was forked meanwhile has let go
-            path.unlink(missing_ok=True)  # while it is held: `_is_at` tells those who wait that it is gone
+            # while it is held: `_is_at` tells those who wait that it is gone
+            path.unlink(missing_ok=True)
             _held.discard(descriptor)
             os.close(descriptor)
 
@@ -137,7 +140,9 @@ def _acquire(path: Path, in_use: Callable[[], Exception] | None) -> int:
 def _open(path: Path) -> int:
     path.parent.mkdir(parents=True, exist_ok=True)
     # not through a symbolic link, and without waiting for what is no file
-    descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC, 0o666)
+    descriptor = os.open(
+        path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC, 0o666
+    )
     if stat.S_ISREG(os.fstat(descriptor).st_mode):
         return descriptor
     os.close(descriptor)

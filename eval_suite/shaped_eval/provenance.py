@@ -33,7 +33,8 @@ def stable_hash(value: Any) -> str:
 
 
 def package_versions(*more: str) -> dict[str, str | None]:
-    """Version of Python and of the packages that decide the numbers; None for one that is not installed."""
+    """Version of Python and of the packages that decide the numbers; None for one that is not
+    installed."""
     versions: dict[str, str | None] = {"python": platform.python_version()}
     for name in (*_PACKAGES, *more):
         try:
@@ -44,27 +45,39 @@ def package_versions(*more: str) -> dict[str, str | None]:
 
 
 def source_commit() -> str | None:
-    """Commit of this package's checkout, with ``-dirty`` where files differ from it; None outside of one.
+    """Commit of this package's checkout, with ``-dirty`` where files differ from it; None outside
+    of one.
 
     A checkout that merely contains the environment this package is installed in does not count.
     """
     root = Path(__file__).resolve().parents[2]
     if not (root / ".git").exists():
         return None
-    command = ["git", "-C", str(root), "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"]
+    command = [
+        "git",
+        "-C",
+        str(root),
+        "describe",
+        "--always",
+        "--dirty",
+        "--abbrev=40",
+        "--exclude=*",
+    ]
     try:
         result = subprocess.run(command, capture_output=True, text=True, timeout=30)
-    except (FileNotFoundError, subprocess.TimeoutExpired):  # no git, or a file system that does not answer
+    # no git, or a file system that does not answer
+    except (FileNotFoundError, subprocess.TimeoutExpired):
         return None
     return result.stdout.strip() if result.returncode == 0 else None
 
 
 def folder_fingerprint(folder: str | Path) -> str:
-    """Hash of a model folder: names, sizes, and first, middle and last MiB of weights, config, tokenizer.
+    """Hash of a model folder: names, sizes, and first, middle and last MiB of weights, config,
+    tokenizer.
 
-    It tells a retrained model from the one a run began with, without reading all of its weights: training
-    changes every block. It is no protection against a file altered on purpose. What else a training run
-    leaves in the folder does not count.
+    It tells a retrained model from the one a run began with, without reading all of its weights:
+    training changes every block. It is no protection against a file altered on purpose. What else a
+    training run leaves in the folder does not count.
     """
     digest = hashlib.sha256()
     for path in sorted(Path(folder).iterdir()):

@@ -5,8 +5,8 @@
     RUN/hub/samples/                            the data set of samples and verdicts, with its card
     RUN/hub/model/                              what a checkpoint would get, where none is named
 
-All of it is written before anything is sent. On the Hub the first two go to the model's repository, the data set to
-one beside it, named after it: each in one commit. Weights are never sent.
+All of it is written before anything is sent. On the Hub the first two go to the model's repository,
+the data set to one beside it, named after it: each in one commit. Weights are never sent.
 """
 
 from __future__ import annotations
@@ -20,7 +20,14 @@ from typing import TYPE_CHECKING, Any
 import yaml
 
 from shaped_eval.errors import UserError
-from shaped_eval.hub.entries import READING, Variant, eval_result, index_result, read_variants, table
+from shaped_eval.hub.entries import (
+    READING,
+    Variant,
+    eval_result,
+    index_result,
+    read_variants,
+    table,
+)
 from shaped_eval.hub.errors import hub_errors, hub_reason
 from shaped_eval.hub.model_card import with_results
 from shaped_eval.hub.samples import samples_card, write_samples
@@ -49,7 +56,9 @@ class PublishOptions:
 
     publish_to: str | None = field(
         default=None,
-        metadata={"help": "Checkpoint folder to write .eval_results/ and the model card's results into."},
+        metadata={
+            "help": "Checkpoint folder to write .eval_results/ and the model card's results into."
+        },
     )
     push_to_hub: str | None = field(
         default=None,
@@ -58,7 +67,9 @@ class PublishOptions:
             f"me/my-model{SAMPLES_SUFFIX}. Weights are not sent."
         },
     )
-    private: bool = field(default=False, metadata={"help": "Repositories that push_to_hub creates are private."})
+    private: bool = field(
+        default=False, metadata={"help": "Repositories that push_to_hub creates are private."}
+    )
 
     def __post_init__(self) -> None:
         if self.publish_to is not None:
@@ -66,7 +77,9 @@ class PublishOptions:
         if self.push_to_hub is not None:
             _check_repository(self.push_to_hub)
         elif self.private:
-            raise UserError("private=True is for repositories that push_to_hub creates: name one, or leave it out")
+            raise UserError(
+                "private=True is for repositories that push_to_hub creates: name one, or leave it out"
+            )
 
     @classmethod
     def add_to(cls, parser: ArgumentParser) -> None:
@@ -78,7 +91,9 @@ class PublishOptions:
     def refuse_with(self, what: str) -> None:
         """Raise UserError if anything is to be published: `what` is not one run."""
         if self.wanted:
-            raise UserError(f"{what} publishes nothing: publish one run, with `shaped-trl report RUN --publish_to ..`")
+            raise UserError(
+                f"{what} publishes nothing: publish one run, with `shaped-trl report RUN --publish_to ..`"
+            )
 
     @property
     def wanted(self) -> bool:
@@ -87,7 +102,8 @@ class PublishOptions:
 
 @dataclass
 class _Published:
-    """What the runs give to publish: file name → text, entries of a model-index, tables, slug → Parquet file."""
+    """What the runs give to publish: file name → text, entries of a model-index, tables, slug →
+    Parquet file."""
 
     model: str | None
     variants: list[Variant] = field(default_factory=list)
@@ -101,13 +117,15 @@ class _Published:
 
 
 def publish(folders: Sequence[str | Path], options: PublishOptions) -> list[str]:
-    """Write, and where asked send, the results of finished runs of one model. Prints and returns where they are.
+    """Write, and where asked send, the results of finished runs of one model. Prints and returns
+    where they are.
 
     Does nothing where `options` want nothing.
 
     Raises:
-        UserError: a run that is not finished or is of other weights than the checkpoint; a card that cannot be
-            read; the Hub does not accept it: what failed, with everything written locally by then.
+        UserError: a run that is not finished or is of other weights than the checkpoint; a card
+            that cannot be read; the Hub does not accept it: what failed, with everything written
+            locally by then.
     """
     if not options.wanted:
         return []
@@ -137,7 +155,9 @@ def publish(folders: Sequence[str | Path], options: PublishOptions) -> list[str]
 def _read(folder: str | Path, repo_id: str | None) -> _Published:
     path = Path(folder) / "results.json"
     if not path.is_file():
-        raise UserError(f"{str(folder)!r} has no results.json: finish the run with `shaped-trl report {folder}`")
+        raise UserError(
+            f"{str(folder)!r} has no results.json: finish the run with `shaped-trl report {folder}`"
+        )
     variants = read_variants(folder, read_object(path))
     run = _Published(repo_id or _public_name(read_record(folder)), variants)
     url = _samples_url(repo_id) if repo_id else None
@@ -159,7 +179,8 @@ def _public_name(record: Mapping[str, Any]) -> str | None:
 
 
 def _is_fingerprint(identity: str | None) -> bool:
-    """A folder's fingerprint has 64 digits; a commit of the Hub, 40, says nothing of a local copy."""
+    """A folder's fingerprint has 64 digits; a commit of the Hub, 40, says nothing of a local
+    copy."""
     return identity is not None and len(identity) == 64
 
 
@@ -177,7 +198,9 @@ def _check_checkpoint(checkpoint: Path) -> None:
     if not checkpoint.is_dir():
         raise UserError(f"publish_to={str(checkpoint)!r} is no folder: name a saved model's folder")
     if not any((checkpoint / name).is_file() for name in ("config.json", "adapter_config.json")):
-        raise UserError(f"publish_to={str(checkpoint)!r} holds no model: it has no config.json; name a saved model's")
+        raise UserError(
+            f"publish_to={str(checkpoint)!r} holds no model: it has no config.json; name a saved model's"
+        )
 
 
 def _check_same_weights(folder: str | Path, checkpoint: Path) -> None:
@@ -198,9 +221,13 @@ def _check_repository(repo_id: str) -> None:
         validate_repo_id(repo_id)
         validate_repo_id(repo_id + SAMPLES_SUFFIX)
     except HFValidationError as error:
-        raise UserError(f"push_to_hub={repo_id!r} is no name of a repository, such as me/my-model: {error}") from error
+        raise UserError(
+            f"push_to_hub={repo_id!r} is no name of a repository, such as me/my-model: {error}"
+        ) from error
     if get_token() is None:
-        raise UserError(f"push_to_hub={repo_id!r}: not logged in: run `hf auth login`, or set HF_TOKEN")
+        raise UserError(
+            f"push_to_hub={repo_id!r}: not logged in: run `hf auth login`, or set HF_TOKEN"
+        )
 
 
 def _samples_url(repo_id: str) -> str:
@@ -235,14 +262,21 @@ def _push_samples(api: HfApi, published: _Published, repo_id: str, private: bool
     from huggingface_hub import CommitOperationAdd
 
     api.create_repo(repo_id, repo_type="dataset", private=private or None, exist_ok=True)
-    card = samples_card(published.model, published.variants, _card_on_hub(api, repo_id, "dataset") or "")
+    card = samples_card(
+        published.model, published.variants, _card_on_hub(api, repo_id, "dataset") or ""
+    )
     additions = [
-        CommitOperationAdd(f"{slug}/{path.name}", str(path)) for slug, path in sorted(published.samples.items())
+        CommitOperationAdd(f"{slug}/{path.name}", str(path))
+        for slug, path in sorted(published.samples.items())
     ]
-    return _commit(api, repo_id, "dataset", [CommitOperationAdd(CARD, card.encode()), *additions], published)
+    return _commit(
+        api, repo_id, "dataset", [CommitOperationAdd(CARD, card.encode()), *additions], published
+    )
 
 
-def _push_results(api: HfApi, published: _Published, repo_id: str, private: bool, checkpoint: Path | None) -> str:
+def _push_results(
+    api: HfApi, published: _Published, repo_id: str, private: bool, checkpoint: Path | None
+) -> str:
     from huggingface_hub import CommitOperationAdd
 
     api.create_repo(repo_id, private=private or None, exist_ok=True)
@@ -251,22 +285,32 @@ def _push_results(api: HfApi, published: _Published, repo_id: str, private: bool
         before = (checkpoint / CARD).read_bytes().decode("utf-8")
     card = published.card(before or "", repo_id.rpartition("/")[2])
     entries = [
-        CommitOperationAdd(f".eval_results/{name}", text.encode()) for name, text in sorted(published.entries.items())
+        CommitOperationAdd(f".eval_results/{name}", text.encode())
+        for name, text in sorted(published.entries.items())
     ]
-    return _commit(api, repo_id, "model", [CommitOperationAdd(CARD, card.encode()), *entries], published)
+    return _commit(
+        api, repo_id, "model", [CommitOperationAdd(CARD, card.encode()), *entries], published
+    )
 
 
-def _commit(api: HfApi, repo_id: str, repo_type: str, operations: list, published: _Published) -> str:
+def _commit(
+    api: HfApi, repo_id: str, repo_type: str, operations: list, published: _Published
+) -> str:
     names = ", ".join(dict.fromkeys(variant.benchmark for variant in published.variants))
     message = f"Evaluation results: {names}"
-    return str(api.create_commit(repo_id, operations, commit_message=message, repo_type=repo_type).commit_url)
+    return str(
+        api.create_commit(
+            repo_id, operations, commit_message=message, repo_type=repo_type
+        ).commit_url
+    )
 
 
 def _card_on_hub(api: HfApi, repo_id: str, repo_type: str) -> str | None:
     """README.md of the repository as it is now; None where it has none."""
     from huggingface_hub.errors import EntryNotFoundError
 
-    with tempfile.TemporaryDirectory() as folder:  # not the user's cache: the next push must see this one's
+    # not the user's cache: the next push must see this one's
+    with tempfile.TemporaryDirectory() as folder:
         try:
             path = api.hf_hub_download(repo_id, CARD, repo_type=repo_type, cache_dir=folder)
         except EntryNotFoundError as error:

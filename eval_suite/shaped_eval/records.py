@@ -1,8 +1,8 @@
 """Problem, Sample, Verdict: the JSONL rows that every stage speaks.
 
-A run of the suite is a folder: ``problems.jsonl`` → ``samples.jsonl`` → ``verdicts.jsonl`` → ``results.json``.
-Rows are only ever appended; a truncated last line (a killed writer) is dropped on reading and cut before the
-next append.
+A run of the suite is a folder: ``problems.jsonl`` → ``samples.jsonl`` → ``verdicts.jsonl`` →
+``results.json``. Rows are only ever appended; a truncated last line (a killed writer) is dropped on
+reading and cut before the next append.
 """
 
 from __future__ import annotations
@@ -39,7 +39,8 @@ class Problem:
 
 @dataclass(frozen=True)
 class Sample:
-    """One completion. `sample_index` in [0, n); `tokens` counts generated tokens, the end token included."""
+    """One completion. `sample_index` in [0, n); `tokens` counts generated tokens, the end token
+    included."""
 
     problem_id: str
     sample_index: int
@@ -50,7 +51,8 @@ class Sample:
 
 @dataclass(frozen=True)
 class Verdict:
-    """What the grader said of one sample. `answer` is canonical: equal strings are votes for one answer."""
+    """What the grader said of one sample. `answer` is canonical: equal strings are votes for one
+    answer."""
 
     problem_id: str
     sample_index: int
@@ -60,19 +62,24 @@ class Verdict:
 
 
 def read_jsonl(path: str | Path, row_type: Callable[..., Row] | None = None) -> Iterator[Any]:
-    """Yield the rows of `path` as dicts, or as `row_type`. A last line without its newline is dropped.
+    """Yield the rows of `path` as dicts, or as `row_type`. A last line without its newline is
+    dropped.
 
     Args:
-        row_type: a dataclass of rows, or a function of a dict that raises ValueError for one that will not do.
+        row_type: a dataclass of rows, or a function of a dict that raises ValueError for one that
+            will not do.
 
     Raises:
         FileNotFoundError: no such file.
         UserError: a complete line that is not JSON or has other fields, with its number; a folder.
     """
     if Path(path).is_dir():
-        raise UserError(f"{path} is a folder, where a file of rows is to be: remove it, or use another folder")
+        raise UserError(
+            f"{path} is a folder, where a file of rows is to be: remove it, or use another folder"
+        )
     make = partial(row_of, row_type) if isinstance(row_type, type) else row_type
-    with open(path, "rb") as lines:  # bytes: a killed writer may have cut the last line within a character
+    # bytes: a killed writer may have cut the last line within a character
+    with open(path, "rb") as lines:
         for number, line in enumerate(lines, 1):
             if not line.endswith(b"\n"):
                 return
@@ -81,16 +88,21 @@ def read_jsonl(path: str | Path, row_type: Callable[..., Row] | None = None) -> 
             try:
                 row = parse_object(line)
             except ValueError as error:
-                raise UserError(f"{path}:{number}: not a JSON row ({error}): remove the line, or the file") from error
+                raise UserError(
+                    f"{path}:{number}: not a JSON row ({error}): remove the line, or the file"
+                ) from error
             try:
                 made = row if make is None else make(row)
             except ValueError as error:
-                raise UserError(f"{path}:{number}: not a row of this version ({error}): use another folder") from error
+                raise UserError(
+                    f"{path}:{number}: not a row of this version ({error}): use another folder"
+                ) from error
             yield made
 
 
 def check_folder(out: str | Path, field: str = "out") -> None:
-    """Raise UserError where `out`, named by the option `field`, or what it is to lie in, is no folder."""
+    """Raise UserError where `out`, named by the option `field`, or what it is to lie in, is no
+    folder."""
     found = next(path for path in (Path(out), *Path(out).absolute().parents) if path.exists())
     if not found.is_dir():
         raise UserError(f"{field}={str(out)!r}: {found} is a file: name a folder")
@@ -140,7 +152,8 @@ def jsonl_line(row: Any) -> str:
 
 
 def write_atomic(path: str | Path, content: str | bytes | Iterable[str]) -> None:
-    """Replace `path` by `content`, or its parts, at once: a reader sees the old file or the new one, never a part."""
+    """Replace `path` by `content`, or its parts, at once: a reader sees the old file or the new
+    one, never a part."""
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     with replacing(path, "wb" if isinstance(content, bytes) else "w") as file:

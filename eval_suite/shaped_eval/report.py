@@ -1,7 +1,8 @@
-"""Verdicts to numbers: ``results.json``, ``report.md``, ``report.html`` and pictures, of one run or several.
+"""Verdicts to numbers: ``results.json``, ``report.md``, ``report.html`` and pictures, of one run or
+several.
 
-Everything is computed from the rows of problems.jsonl, samples.jsonl and verdicts.jsonl; run.json adds the
-settings the numbers were made with. No clock is read: the same rows give the same bytes.
+Everything is computed from the rows of problems.jsonl, samples.jsonl and verdicts.jsonl; run.json
+adds the settings the numbers were made with. No clock is read: the same rows give the same bytes.
 """
 
 from __future__ import annotations
@@ -23,10 +24,26 @@ from shaped_eval.reporting.compare import (
     paired_differences,
     solve_rates,
 )
-from shaped_eval.reporting.document import Block, Details, Heading, Image, Notes, Text, to_html, to_markdown
+from shaped_eval.reporting.document import (
+    Block,
+    Details,
+    Heading,
+    Image,
+    Notes,
+    Text,
+    to_html,
+    to_markdown,
+)
 from shaped_eval.reporting.examples import example_blocks
 from shaped_eval.reporting.plots import STRIP_CELLS, plot_pass_at_k, plot_solve_rates, to_png
-from shaped_eval.reporting.results import Run, default_pass_at, in_order, parse_pass_at, read_runs, results_text
+from shaped_eval.reporting.results import (
+    Run,
+    default_pass_at,
+    in_order,
+    parse_pass_at,
+    read_runs,
+    results_text,
+)
 from shaped_eval.reporting.tables import (
     all_metrics,
     described,
@@ -62,12 +79,13 @@ EXAMPLES_OF_ONE, EXAMPLES_OF_MANY = 2, 1  # of each kind
 def report_run(folder: str | Path, pass_at: Sequence[int] | None = None) -> dict[str, Any]:
     """Write the report of one run into its folder and return what results.json holds.
 
-    ``{benchmark: {"problems", "n", "truncated", "unparsed", "metrics": {key: {"value", "low", "high",
-    "sampling_se"}}}}`` with keys such as ``pass@8``, ``avg@16``, ``maj@8``, ``cons@16``; values and rates in 0–1;
-    `sampling_se` is null for greedy decoding, which draws nothing.
+    ``{benchmark: {"problems", "n", "truncated", "unparsed", "metrics": {key: {"value", "low",
+    "high", "sampling_se"}}}}`` with keys such as ``pass@8``, ``avg@16``, ``maj@8``, ``cons@16``;
+    values and rates in 0–1; `sampling_se` is null for greedy decoding, which draws nothing.
 
     Raises:
-        UserError: a k above n, or a problem without exactly n samples and verdicts; nothing is written.
+        UserError: a k above n, or a problem without exactly n samples and verdicts; nothing is
+            written.
     """
     (run,) = read_runs([folder], pass_at)
     _write_one(run, run.folder, pass_at)
@@ -75,7 +93,8 @@ def report_run(folder: str | Path, pass_at: Sequence[int] | None = None) -> dict
 
 
 def places(folders: Sequence[str | Path], out: str | Path | None = None) -> list[Path]:
-    """The folders that `report` writes to, of those that are there: runs that are not it refuses."""
+    """The folders that `report` writes to, of those that are there: runs that are not it
+    refuses."""
     if out is not None:
         return [Path(out)]
     runs = [Path(folder) for folder in folders if Path(folder).is_dir()]
@@ -86,15 +105,21 @@ def _beside(run: Path) -> Path:
     return run.absolute().parent / COMBINED
 
 
-def report(folders: Sequence[str | Path], pass_at: Sequence[int] | None = None, out: str | Path | None = None) -> str:
-    """Write the report of a run, or of several side by side; print its tables as Markdown and return them.
+def report(
+    folders: Sequence[str | Path],
+    pass_at: Sequence[int] | None = None,
+    out: str | Path | None = None,
+) -> str:
+    """Write the report of a run, or of several side by side; print its tables as Markdown and
+    return them.
 
-    One run: into its folder. Several: each run's own into its folder, and the one of all into the folder
-    ``comparison`` beside the first, with differences to the first, paired over problems. With `out`, only there.
+    One run: into its folder. Several: each run's own into its folder, and the one of all into the
+    folder ``comparison`` beside the first, with differences to the first, paired over problems.
+    With `out`, only there.
 
     Raises:
-        UserError: as `report_run`; the runs have other problems in a benchmark that they share; `out` is a
-            run's folder; nothing is written.
+        UserError: as `report_run`; the runs have other problems in a benchmark that they share;
+            `out` is a run's folder; nothing is written.
     """
     runs = read_runs(folders, pass_at)
     if out is not None:
@@ -114,12 +139,17 @@ def report(folders: Sequence[str | Path], pass_at: Sequence[int] | None = None, 
 
 
 def compare(
-    folder_a: str | Path, folder_b: str | Path, pass_at: Sequence[int] | None = None, out: str | Path | None = None
+    folder_a: str | Path,
+    folder_b: str | Path,
+    pass_at: Sequence[int] | None = None,
+    out: str | Path | None = None,
 ) -> str:
-    """Print how run B differs from run A, as Markdown, and return it; `out` gets it as a page with pictures too.
+    """Print how run B differs from run A, as Markdown, and return it; `out` gets it as a page with
+    pictures too.
 
     Raises:
-        UserError: a folder holds no complete run, the two do not share their problems, or `out` is a run's.
+        UserError: a folder holds no complete run, the two do not share their problems, or `out` is
+            a run's.
     """
     if out is not None:
         _check_out(out)
@@ -141,10 +171,14 @@ def _document_of_one(run: Run, pass_at: Sequence[int] | None) -> tuple[str, list
     return f"Evaluation of {model}" if model else "Evaluation of given answers", blocks
 
 
-def _document_of_many(runs: Sequence[Run], pass_at: Sequence[int] | None) -> tuple[str, list[Block], dict[str, Any]]:
+def _document_of_many(
+    runs: Sequence[Run], pass_at: Sequence[int] | None
+) -> tuple[str, list[Block], dict[str, Any]]:
     first, *others = runs
     metrics = headline_metrics(runs, pass_at)
-    found: dict[str, Differences] = {run.label: paired_differences(first, run, metrics) for run in others}
+    found: dict[str, Differences] = {
+        run.label: paired_differences(first, run, metrics) for run in others
+    }
     blocks: list[Block] = [described(runs), Text(READING)]
     if notes := cautions_of_many(runs):
         blocks.append(Notes(notes))
@@ -161,7 +195,11 @@ def _document_of_many(runs: Sequence[Run], pass_at: Sequence[int] | None) -> tup
     blocks += [Heading(EXAMPLES), Text(CHOSEN)]
     for run in runs:
         blocks += example_blocks(run.folder, EXAMPLES_OF_MANY, f"{run.label}: ")
-    return f"Evaluation of {', '.join(run.label for run in runs)}", blocks, comparison_results(runs, found)
+    return (
+        f"Evaluation of {', '.join(run.label for run in runs)}",
+        blocks,
+        comparison_results(runs, found),
+    )
 
 
 def _pictures(runs: Sequence[Run]) -> list[Block]:
@@ -170,7 +208,9 @@ def _pictures(runs: Sequence[Run]) -> list[Block]:
     having = {name: [run for run in runs if name in run.results] for name in names}
     sampled = [name for name in names if any(run.results[name]["n"] > 1 for run in having[name])]
     mapped = [name for name in names if name in sampled or len(having[name]) > 1]
-    pictures = [_curve(name, having[name]) for name in sampled] + [_heat_map(name, having[name]) for name in mapped]
+    pictures = [_curve(name, having[name]) for name in sampled] + [
+        _heat_map(name, having[name]) for name in mapped
+    ]
     return [Heading(PICTURES), *pictures] if pictures else []
 
 
@@ -181,13 +221,17 @@ def _curve(benchmark: str, runs: Sequence[Run]) -> Image:
         curves[f"{run.label}, n = {entry['n']}"] = _pass_curve(entry)
     png = to_png(plot_pass_at_k({benchmark: curves}))
     return Image(
-        f"pass_at_k_{file_name(benchmark)}.png", f"Pass@k of {benchmark}; band: 95% interval over problems", png
+        f"pass_at_k_{file_name(benchmark)}.png",
+        f"Pass@k of {benchmark}; band: 95% interval over problems",
+        png,
     )
 
 
 def _pass_curve(entry: Mapping[str, Any]) -> dict[int, Mapping[str, float]]:
     metrics = entry["metrics"].items()
-    return {int(key.removeprefix("pass@")): value for key, value in metrics if key.startswith("pass@")}
+    return {
+        int(key.removeprefix("pass@")): value for key, value in metrics if key.startswith("pass@")
+    }
 
 
 def _heat_map(benchmark: str, runs: Sequence[Run]) -> Image:
@@ -198,7 +242,11 @@ def _heat_map(benchmark: str, runs: Sequence[Run]) -> Image:
         for label, rates_P in rates.items()
     ]
     problems = runs[0].results[benchmark]["problems"]
-    shared = f"; a column is the mean of {problems / STRIP_CELLS:.1f} neighbours" if problems > STRIP_CELLS else ""
+    shared = (
+        f"; a column is the mean of {problems / STRIP_CELLS:.1f} neighbours"
+        if problems > STRIP_CELLS
+        else ""
+    )
     caption = f"Solve rate of each problem of {benchmark}{shared}. {'; '.join(said)}"
     return Image(f"solve_rates_{file_name(benchmark)}.png", caption, png)
 
@@ -225,7 +273,9 @@ def _check_out(out: str | Path) -> None:
         raise UserError(f"out={str(out)!r} is a file: name a folder")
     for name in ("run.json", "study.yaml"):
         if (Path(out) / name).exists():
-            raise UserError(f"out={str(out)!r} is the folder of a run ({name}): choose another --out")
+            raise UserError(
+                f"out={str(out)!r} is the folder of a run ({name}): choose another --out"
+            )
 
 
 def _print(title: str, blocks: Sequence[Block], place: str | Path | None) -> str:

@@ -1,8 +1,9 @@
 """Problems to samples: ``run.json``, ``problems.jsonl`` and ``samples.jsonl`` of a run's folder.
 
-The unit of repeatability is a chunk (`shaped_eval.sampling.chunks`): samples generated together from a seed that
-only the run's seed, the problems' ids and the range decide. A chunk whose rows are not all there is generated anew as
-a whole, so a run that was killed ends with the rows of one that was not, as far as the backend is repeatable.
+The unit of repeatability is a chunk (`shaped_eval.sampling.chunks`): samples generated together
+from a seed that only the run's seed, the problems' ids and the range decide. A chunk whose rows are
+not all there is generated anew as a whole, so a run that was killed ends with the rows of one that
+was not, as far as the backend is repeatable.
 """
 
 from __future__ import annotations
@@ -20,16 +21,27 @@ from shaped_eval.benchmarks import check_names, check_shots, load_problems, not_
 from shaped_eval.benchmarks.suites import named_benchmarks
 from shaped_eval.errors import UserError
 from shaped_eval.provenance import package_versions, source_commit, stable_hash
-from shaped_eval.records import Problem, append_jsonl, check_folder, drop_truncated_line, write_atomic
+from shaped_eval.records import (
+    Problem,
+    append_jsonl,
+    check_folder,
+    drop_truncated_line,
+    write_atomic,
+)
 from shaped_eval.reporting.outcomes import read_record
 from shaped_eval.sampling.chunks import Chunk, collect, complete_chunks, plan_chunks, samples_file
 from shaped_eval.sampling.fit import fit_problems
-from shaped_eval.sampling.likelihood import check_scoring, likelihoods_file, score_chunks, takes_turns
+from shaped_eval.sampling.likelihood import (
+    check_scoring,
+    likelihoods_file,
+    score_chunks,
+    takes_turns,
+)
 from shaped_eval.sampling.processes import Processes
 from shaped_eval.sampling.progress import Sameness, SamplingProgress
 
-# What does not decide the samples: where they go, where rows come from (the rows themselves are hashed), and
-# which server or how many devices generate.
+# What does not decide the samples: where they go, where rows come from (the rows themselves are
+# hashed), and which server or how many devices generate.
 _NOT_SETTINGS = (
     "out",
     "hub_mirror",
@@ -48,7 +60,8 @@ def _option(help_text: str, default: Any = None) -> Any:
 
 @dataclass
 class SampleConfig:
-    """Options of sampling. Lists are comma-separated strings, so that a flag and a YAML value read alike.
+    """Options of sampling. Lists are comma-separated strings, so that a flag and a YAML value read
+    alike.
 
     Raises:
         UserError: a value out of range, an unknown benchmark or backend.
@@ -58,12 +71,17 @@ class SampleConfig:
     benchmarks: str = _option("Benchmarks, separated by commas, such as gsm8k,math500.", "")
     suite: str | None = _option("In place of benchmarks: base, math, code, rl or all.")
     out: str = _option(
-        "Folder of the run, where an unfinished one is continued; default: outputs/eval/ and the model's name.", ""
+        "Folder of the run, where an unfinished one is continued; default: outputs/eval/ and the model's name.",
+        "",
     )
     n: int = _option("Samples per problem.", 16)
     temperature: float = _option("Sampling temperature; 0 is greedy and needs n=1.", 0.7)
-    top_p: float = _option("Nucleus sampling: the smallest set of tokens with this probability.", 0.95)
-    max_new_tokens: int = _option("Most tokens of a completion; longer ones are cut and counted.", 1024)
+    top_p: float = _option(
+        "Nucleus sampling: the smallest set of tokens with this probability.", 0.95
+    )
+    max_new_tokens: int = _option(
+        "Most tokens of a completion; longer ones are cut and counted.", 1024
+    )
     backend: str = _option(
         "What generates: transformers, vllm (in this process), or openai (any server that speaks its protocol).",
         "transformers",
@@ -72,24 +90,33 @@ class SampleConfig:
     limit: int | None = _option("Only the first so many problems of each benchmark.")
     hub_mirror: str | None = _option("Folder that holds the data sets, read in place of the Hub.")
     batch_size: int = _option(
-        "Samples generated together; with vllm and openai, samples asked for at once. Part of what decides them.", 32
+        "Samples generated together; with vllm and openai, samples asked for at once. Part of what decides them.",
+        32,
     )
-    dtype: Literal["auto", "float32", "bfloat16"] = _option("Weights; auto is the checkpoint's.", "auto")
+    dtype: Literal["auto", "float32", "bfloat16"] = _option(
+        "Weights; auto is the checkpoint's.", "auto"
+    )
     chat_template: bool = _option(
         "Put each question into the tokenizer's chat template, without worked examples. Off by default even "
         "where there is a template: many base models ship one that they were not trained on.",
         False,
     )
-    shots: int | None = _option("Worked examples in a base model's prompt; default: each benchmark's own number.")
+    shots: int | None = _option(
+        "Worked examples in a base model's prompt; default: each benchmark's own number."
+    )
     revision: str | None = _option("Branch, tag or commit of the model on the Hub.")
     trust_remote_code: bool = _option(
-        "Run Python code that the model's repository brings. Without it such a model is refused.", False
+        "Run Python code that the model's repository brings. Without it such a model is refused.",
+        False,
     )
     continuous_batching: bool = _option(
-        "With transformers: a finished sample's place is taken by the next. Samples are then not repeatable.", False
+        "With transformers: a finished sample's place is taken by the next. Samples are then not repeatable.",
+        False,
     )
     tensor_parallel_size: int = _option("With vllm: GPUs that hold one copy of the model.", 1)
-    base_url: str = _option("With openai: the server's address up to /v1. The key is read from OPENAI_API_KEY.", "")
+    base_url: str = _option(
+        "With openai: the server's address up to /v1. The key is read from OPENAI_API_KEY.", ""
+    )
     concurrency: int = _option("With openai: requests under way at once.", 16)
 
     def __post_init__(self) -> None:
@@ -100,9 +127,13 @@ class SampleConfig:
         if self.limit is not None and self.limit < 1:
             raise UserError(f"limit={self.limit} is out of range: use 1 or more, or leave it out")
         if not 0 <= self.temperature < float("inf"):
-            raise UserError(f"temperature={self.temperature} is out of range: use 0 (greedy) or more")
+            raise UserError(
+                f"temperature={self.temperature} is out of range: use 0 (greedy) or more"
+            )
         if self.temperature == 0 and self.n != 1:
-            raise UserError(f"n={self.n} greedy samples are all the same: use n=1 with temperature=0")
+            raise UserError(
+                f"n={self.n} greedy samples are all the same: use n=1 with temperature=0"
+            )
         if not 0 < self.top_p <= 1:
             raise UserError(f"top_p={self.top_p} is out of range: use more than 0, at most 1")
         check_backend(self.backend)
@@ -148,12 +179,13 @@ def sample(
     Args:
         config: the run.
         progress: show a bar, or lines where standard error is no terminal.
-        processes: those that share the run, each calling this with the same `config`; none but this one.
+        processes: those that share the run, each calling this with the same `config`; none but this
+            one.
         backend: what generates, such as a model in memory; None for the one that `config` names.
 
     Raises:
-        UserError: the folder holds a run with other settings, a prompt does not fit the model's context, or
-            model, data or server cannot be found; before anything is written.
+        UserError: the folder holds a run with other settings, a prompt does not fit the model's
+            context, or model, data or server cannot be found; before anything is written.
     """
     processes = processes or Processes()
     processes.begin()
@@ -174,9 +206,15 @@ def sample(
     limits = (backend.context_tokens(), config.max_new_tokens)
     problems = fit_problems(problems, backend.prompt_tokens, *limits, quiet=not processes.first)
     prompt_tokens = _check_lengths(config, backend, problems, quiet=not processes.first)
-    chunks = plan_chunks(problems, config.n, config.batch_size, prompt_tokens if backend.together else None)
+    chunks = plan_chunks(
+        problems, config.n, config.batch_size, prompt_tokens if backend.together else None
+    )
     if processes.first:
-        record = {**_run_record(config, backend, problems), "benchmarks": names, "left_out": left_out}
+        record = {
+            **_run_record(config, backend, problems),
+            "benchmarks": names,
+            "left_out": left_out,
+        }
         begun = _has_begun(out, record)
         done = collect(out, chunks, config.batch_size)
         if len(done) < len(chunks) and not takes_turns(config.backend, chunks, done):
@@ -189,12 +227,18 @@ def sample(
     missing = [chunk for index, chunk in enumerate(chunks) if index not in done]
     share = missing[processes.rank :: processes.size]
     there = sum(map(len, chunks)) - sum(map(len, missing)) if processes.size == 1 else 0
-    name = "sampling" if processes.size == 1 else f"sampling, process {processes.rank + 1} of {processes.size}"
+    name = (
+        "sampling"
+        if processes.size == 1
+        else f"sampling, process {processes.rank + 1} of {processes.size}"
+    )
     with SamplingProgress(there + sum(map(len, share)), there, progress, name) as bar:
         path = samples_file(out, processes.rank, processes.size)
         drop_truncated_line(path)
         scored = [chunk for chunk in share if chunk.decoding == "likelihood"]
-        for samples in score_chunks(config, backend, scored, likelihoods_file(out, processes.rank, processes.size)):
+        for samples in score_chunks(
+            config, backend, scored, likelihoods_file(out, processes.rank, processes.size)
+        ):
             append_jsonl(path, samples)
             bar.advance(len(samples), 0)
         for decoding in ("greedy", None):
@@ -204,12 +248,15 @@ def sample(
     if processes.first:
         processes.wait("sampled", range(processes.size))
         if len(collect(out, chunks, config.batch_size)) < len(chunks):
-            raise UserError(f"out={str(out)!r} lacks samples, as after two commands at once: repeat this one")
+            raise UserError(
+                f"out={str(out)!r} lacks samples, as after two commands at once: repeat this one"
+            )
     return out
 
 
 def _present(config: SampleConfig, quiet: bool) -> tuple[list[str], list[str]]:
-    """The run's benchmarks, and those of its suite that the mirror lacks; what is named one by one must be there."""
+    """The run's benchmarks, and those of its suite that the mirror lacks; what is named one by one
+    must be there."""
     names = config.benchmark_names
     left_out = not_in_mirror(names, config.hub_mirror) if config.suite else []
     if len(left_out) == len(names):
@@ -224,7 +271,11 @@ def _present(config: SampleConfig, quiet: bool) -> tuple[list[str], list[str]]:
 
 
 def _generate(
-    config: SampleConfig, backend: Backend, chunks: Sequence[Chunk], path: Path, bar: SamplingProgress
+    config: SampleConfig,
+    backend: Backend,
+    chunks: Sequence[Chunk],
+    path: Path,
+    bar: SamplingProgress,
 ) -> None:
     """Append the rows of `chunks` to `path`, each chunk in one write when it is done."""
     sameness = Sameness()
@@ -243,10 +294,13 @@ def _generate(
         )
 
 
-def _check_lengths(config: SampleConfig, backend: Backend, problems: list[Problem], quiet: bool) -> dict[str, int]:
+def _check_lengths(
+    config: SampleConfig, backend: Backend, problems: list[Problem], quiet: bool
+) -> dict[str, int]:
     """Length in tokens of each problem's prompt; none where only a server knows.
 
-    A prompt must fit, and its completion ends with the context: beyond it a model answers with noise.
+    A prompt must fit, and its completion ends with the context: beyond it a model answers with
+    noise.
     """
     problems = [problem for problem in problems if problem.meta.get("decoding") != "likelihood"]
     lengths = {problem.problem_id: backend.prompt_tokens(problem.prompt) for problem in problems}
@@ -300,7 +354,9 @@ def _has_begun(out: Path, record: dict[str, Any]) -> bool:
         _check_same_run(out, read_record(out), record)
         return True
     if any(out.glob("samples*.jsonl")):
-        raise UserError(f"out={str(out)!r} holds samples.jsonl but no run.json: choose another --out")
+        raise UserError(
+            f"out={str(out)!r} holds samples.jsonl but no run.json: choose another --out"
+        )
     return False
 
 

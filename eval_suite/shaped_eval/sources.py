@@ -17,7 +17,9 @@ class NotInMirror(UserError):
     """A mirror is set, and lacks a data set or a split."""
 
 
-def mirror_file(dataset_id: str, config: str | None, split: str, hub_mirror: str | Path | None) -> Path | None:
+def mirror_file(
+    dataset_id: str, config: str | None, split: str, hub_mirror: str | Path | None
+) -> Path | None:
     """The file that holds this split in the mirror, or None where no mirror is set.
 
     The mirror is `hub_mirror`, else the environment variable ``SHAPED_TRL_HUB_MIRROR``. Layout:
@@ -45,7 +47,8 @@ def load_rows(
     hub_mirror: str | Path | None = None,
     limit: int | None = None,
 ) -> list[dict[str, Any]]:
-    """The rows of one split as dicts, from the mirror or from the Hub; with `limit` the first so many.
+    """The rows of one split as dicts, from the mirror or from the Hub; with `limit` the first so
+    many.
 
     Raises:
         UserError: not in the mirror, or not on the Hub, with how to point at a mirror.

@@ -1,10 +1,12 @@
-"""Pass@k, Avg@m, intervals and paired differences: pure functions on numpy arrays. Votes are in `votes`.
+"""Pass@k, Avg@m, intervals and paired differences: pure functions on numpy arrays. Votes are in
+`votes`.
 
-Letters: P problems, M samples per problem, B bootstrap resamples, U distinct values. All values are in 0–1.
+Letters: P problems, M samples per problem, B bootstrap resamples, U distinct values. All values are
+    in 0–1.
 
-Two uncertainties are kept apart. An interval over problems says how another draw of problems would differ;
-the sampling error says how another n samples on these problems would. A difference of models on the same
-problems is paired over problems.
+Two uncertainties are kept apart. An interval over problems says how another draw of problems would
+differ; the sampling error says how another n samples on these problems would. A difference of
+models on the same problems is paired over problems.
 """
 
 from __future__ import annotations
@@ -17,7 +19,16 @@ from numpy.typing import ArrayLike, NDArray
 from scipy import stats
 
 from shaped_eval.errors import UserError
-from shaped_eval.votes import SEED, Ballot, Values, ballots, cons, cons_at_m, maj_at_k, vote_sampling_se
+from shaped_eval.votes import (
+    SEED,
+    Ballot,
+    Values,
+    ballots,
+    cons,
+    cons_at_m,
+    maj_at_k,
+    vote_sampling_se,
+)
 
 __all__ = [
     "Ballot",
@@ -46,7 +57,8 @@ _CHUNK_DRAWS = 5_000_000
 
 @dataclass(frozen=True)
 class Interval:
-    """A mean over problems with its 95% interval over problems, and the standard error of sampling alone."""
+    """A mean over problems with its 95% interval over problems, and the standard error of sampling
+    alone."""
 
     value: float
     low: float
@@ -56,7 +68,8 @@ class Interval:
 
 @dataclass(frozen=True)
 class PairedDifference:
-    """Mean of b − a over problems, its 95% paired-bootstrap interval, and a two-sided sign-flip p-value."""
+    """Mean of b − a over problems, its 95% paired-bootstrap interval, and a two-sided sign-flip
+    p-value."""
 
     value: float
     low: float
@@ -67,8 +80,8 @@ class PairedDifference:
 def pass_at_k(c: ArrayLike, n: int, k: int) -> Values:
     """Unbiased pass@k of each problem: 1 − C(n−c, k)/C(n, k), as 1 − ∏_{i=n−c+1}^{n} (1 − k/i).
 
-    Chen et al. 2021 (arXiv 2107.03374), equation 1; exact to 1e-15 where the plug-in 1 − (1 − c/n)^k is off
-    by up to 0.37.
+    Chen et al. 2021 (arXiv 2107.03374), equation 1; exact to 1e-15 where the plug-in 1 − (1 −
+    c/n)^k is off by up to 0.37.
 
     Args:
         c: passes per problem [P], whole numbers in [0, n].
@@ -80,7 +93,9 @@ def pass_at_k(c: ArrayLike, n: int, k: int) -> Values:
     """
     c_P = _counts(c, n)
     if not 1 <= k <= n:
-        raise UserError(f"pass@k with k={k} needs 1 <= k <= n={n} samples per problem: choose k in 1..{n}")
+        raise UserError(
+            f"pass@k with k={k} needs 1 <= k <= n={n} samples per problem: choose k in 1..{n}"
+        )
     return _pass_table(n, k)[c_P]
 
 
@@ -106,26 +121,32 @@ def avg_at_m(c: ArrayLike, n: int) -> Values:
 def problem_interval(values_P: ArrayLike, sampling_se: float | None = None) -> Interval:
     """Mean of per-problem values in 0–1 with a 95% interval over problems, clipped to [0, 1].
 
-    Below 100 problems Student's t, from 100 the percentile bootstrap (10,000 resamples, seeded). Where fewer
-    than 10 problems' worth of value lies at one end (P·min(mean, 1 − mean) < 10), and where all values are
-    equal, both are too short; there it is the Clopper-Pearson interval at the effective sample size mean(1 −
-    mean)/SE², at least P, its variance guarded by one more problem at each end (a variance of 0 may be luck).
-    Conservative there, and the report says so. Coverage by simulation: 0.93-0.98, there 0.96-1.00
-    (tests/shaped_eval/reporting/test_statistics.py).
+    Below 100 problems Student's t, from 100 the percentile bootstrap (10,000 resamples, seeded).
+    Where fewer than 10 problems' worth of value lies at one end (P·min(mean, 1 − mean) < 10), and
+    where all values are equal, both are too short; there it is the Clopper-Pearson interval at the
+    effective sample size mean(1 − mean)/SE², at least P, its variance guarded by one more problem
+    at each end (a variance of 0 may be luck). Conservative there, and the report says so. Coverage
+    by simulation: 0.93-0.98, there 0.96-1.00 (tests/shaped_eval/reporting/test_statistics.py).
 
     Raises:
         UserError: no values, or one outside 0–1.
     """
     values = np.asarray(values_P, dtype=np.float64)
     if values.ndim != 1 or len(values) == 0:
-        raise UserError(f"values of shape {values.shape}: an interval needs one value for each of 1 or more problems")
+        raise UserError(
+            f"values of shape {values.shape}: an interval needs one value for each of 1 or more problems"
+        )
     if not (values.min() >= 0.0 and values.max() <= 1.0):
-        raise UserError(f"values from {values.min()} to {values.max()}: an interval over problems needs them in 0-1")
+        raise UserError(
+            f"values from {values.min()} to {values.max()}: an interval over problems needs them in 0-1"
+        )
     problems, mean = len(values), float(values.mean())
     if near_edge(mean, problems) or np.ptp(values) == 0.0:
         low, high = _exact_interval(values)
     elif problems < BOOTSTRAP_FROM_PROBLEMS:
-        half = stats.t.ppf(0.5 + CONFIDENCE / 2, problems - 1) * values.std(ddof=1) / np.sqrt(problems)
+        half = (
+            stats.t.ppf(0.5 + CONFIDENCE / 2, problems - 1) * values.std(ddof=1) / np.sqrt(problems)
+        )
         low, high = mean - half, mean + half
     else:
         low, high = _bootstrap(values)
@@ -138,7 +159,8 @@ def near_edge(mean: float, problems: int) -> bool:
 
 
 def _exact_interval(values: Values) -> tuple[float, float]:
-    """Clopper-Pearson with an effective sample size (Korn and Graubard 1998, Survey Methodology 24)."""
+    """Clopper-Pearson with an effective sample size (Korn and Graubard 1998, Survey Methodology
+    24)."""
     problems, mean = len(values), values.mean()
     guarded = np.concatenate([values, [0.0, 1.0]])
     center = guarded.mean()
@@ -152,14 +174,16 @@ def _exact_interval(values: Values) -> tuple[float, float]:
 def _bootstrap(values: Values) -> tuple[float, float]:
     """Percentile interval of the mean of P values drawn with replacement.
 
-    The mean depends on the draw only through how often each distinct value is drawn: multinomial counts over
-    U values in place of P indices.
+    The mean depends on the draw only through how often each distinct value is drawn: multinomial
+    counts over U values in place of P indices.
     """
     levels_U, counts_U = np.unique(values, return_counts=True)
     problems, rng = len(values), np.random.default_rng(SEED)
     chunk = max(1, _CHUNK_DRAWS // len(levels_U))
     means = [
-        rng.multinomial(problems, counts_U / problems, size=min(chunk, RESAMPLES - start)) @ levels_U / problems
+        rng.multinomial(problems, counts_U / problems, size=min(chunk, RESAMPLES - start))
+        @ levels_U
+        / problems
         for start in range(0, RESAMPLES, chunk)
     ]
     low, high = np.quantile(np.concatenate(means), [(1 - CONFIDENCE) / 2, (1 + CONFIDENCE) / 2])
@@ -169,8 +193,8 @@ def _bootstrap(values: Values) -> tuple[float, float]:
 def sampling_se(c: ArrayLike, n: int, k: int = 1) -> float:
     """Standard error of the mean pass@k from sampling alone, the problems held fixed.
 
-    Plug-in: the next count c' of a problem is Binomial(n, (c + ½)/(n + 1)); the variance of pass@k over it is
-    summed exactly. Conservative at c = 0 and c = n.
+    Plug-in: the next count c' of a problem is Binomial(n, (c + ½)/(n + 1)); the variance of pass@k
+    over it is summed exactly. Conservative at c = 0 and c = n.
 
     Raises:
         UserError: no problems, or k or a count out of range.
@@ -191,20 +215,25 @@ def sampling_se(c: ArrayLike, n: int, k: int = 1) -> float:
 def paired_difference(a_P: ArrayLike, b_P: ArrayLike) -> PairedDifference:
     """How much better b is than a on the same problems.
 
-    Interval: percentile bootstrap over problems of the differences (10,000 resamples, seeded); with few
-    problems or equal differences it is too short, and the p-value is the safer reading. p: sign-flip
-    permutation, two-sided, exact up to 16 problems that differ, else 10,000 seeded flips with one added to
-    both counts, so that it is never 0.
+    Interval: percentile bootstrap over problems of the differences (10,000 resamples, seeded); with
+        few
+    problems or equal differences it is too short, and the p-value is the safer reading. p:
+    sign-flip permutation, two-sided, exact up to 16 problems that differ, else 10,000 seeded flips
+    with one added to both counts, so that it is never 0.
 
     Raises:
         UserError: no problems, or not the same number.
     """
     a, b = np.asarray(a_P, dtype=np.float64), np.asarray(b_P, dtype=np.float64)
     if a.shape != b.shape or a.ndim != 1 or len(a) == 0:
-        raise UserError(f"values of shapes {a.shape} and {b.shape}: a paired difference needs the same problems")
+        raise UserError(
+            f"values of shapes {a.shape} and {b.shape}: a paired difference needs the same problems"
+        )
     differences = np.round(b - a, 12)  # so that equal differences are equal in spite of rounding
     low, high = _bootstrap(differences)
-    return PairedDifference(float(differences.mean()), float(low), float(high), _sign_flip_p(differences))
+    return PairedDifference(
+        float(differences.mean()), float(low), float(high), _sign_flip_p(differences)
+    )
 
 
 def _sign_flip_p(differences: Values) -> float:

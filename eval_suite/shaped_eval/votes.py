@@ -45,11 +45,13 @@ class Ballot(NamedTuple):
         return self.gold + sum(self.rivals) + self.silent
 
 
-def ballots(statuses: Sequence[Sequence[Status]], answers: Sequence[Sequence[str | None]]) -> list[Ballot]:
+def ballots(
+    statuses: Sequence[Sequence[Status]], answers: Sequence[Sequence[str | None]]
+) -> list[Ballot]:
     """The ballot of each problem [P].
 
-    All passes vote for gold, whatever their form; fails vote for their canonical answer; unparsed samples,
-    and timeouts and errors, whose answer is unknown, do not vote.
+    All passes vote for gold, whatever their form; fails vote for their canonical answer; unparsed
+    samples, and timeouts and errors, whose answer is unknown, do not vote.
 
     Args:
         statuses, answers: [P][M], as in the verdicts.
@@ -57,13 +59,22 @@ def ballots(statuses: Sequence[Sequence[Status]], answers: Sequence[Sequence[str
     found = []
     for statuses_M, answers_M in zip(statuses, answers, strict=True):
         pairs = zip(statuses_M, answers_M, strict=True)
-        rivals = Counter(answer for status, answer in pairs if status != "pass" and answer is not None)
-        found.append(Ballot.of(sum(status == "pass" for status in statuses_M), rivals.values(), len(statuses_M)))
+        rivals = Counter(
+            answer for status, answer in pairs if status != "pass" and answer is not None
+        )
+        found.append(
+            Ballot.of(
+                sum(status == "pass" for status in statuses_M), rivals.values(), len(statuses_M)
+            )
+        )
     return found
 
 
-def cons_at_m(statuses: Sequence[Sequence[Status]], answers: Sequence[Sequence[str | None]]) -> Values:
-    """Majority vote of each problem [P]: 1/r where gold is among the r answers with most votes, else 0.
+def cons_at_m(
+    statuses: Sequence[Sequence[Status]], answers: Sequence[Sequence[str | None]]
+) -> Values:
+    """Majority vote of each problem [P]: 1/r where gold is among the r answers with most votes,
+    else 0.
 
     0 where nobody votes. Who votes for what: see `ballots`.
 
@@ -74,7 +85,8 @@ def cons_at_m(statuses: Sequence[Sequence[Status]], answers: Sequence[Sequence[s
 
 
 def cons(ballot: Ballot) -> float:
-    """Gold's share of the victory in one ballot: 1/r in a tie of r, 0 where it loses or nobody votes."""
+    """Gold's share of the victory in one ballot: 1/r in a tie of r, 0 where it loses or nobody
+    votes."""
     most = max(ballot.rivals, default=0)
     if ballot.gold == 0 or ballot.gold < most:
         return 0.0
@@ -84,9 +96,10 @@ def cons(ballot: Ballot) -> float:
 def maj_at_k(ballots_P: Sequence[Ballot], k: int) -> Values:
     """Mean of Cons@k over all subsets of k of each problem's n samples [P], exactly.
 
-    Nothing is sampled: the subsets are summed by their votes for gold, and the rivals' votes by a convolution
-    (multivariate hypergeometric, as independent binomials given their sum; all terms are positive, so the
-    relative error is about 1e-13). Ties are shared, unparsed samples take part and do not vote. k = n is Cons@n.
+    Nothing is sampled: the subsets are summed by their votes for gold, and the rivals' votes by a
+    convolution (multivariate hypergeometric, as independent binomials given their sum; all terms
+    are positive, so the relative error is about 1e-13). Ties are shared, unparsed samples take part
+    and do not vote. k = n is Cons@n.
 
     Args:
         ballots_P: the votes of each problem.
@@ -102,7 +115,9 @@ def maj_at_k(ballots_P: Sequence[Ballot], k: int) -> Values:
 
 def _check_k(k: int, n: int) -> None:
     if not 1 <= k <= n:
-        raise UserError(f"maj@k with k={k} needs 1 <= k <= n={n} samples per problem: choose k in 1..{n}")
+        raise UserError(
+            f"maj@k with k={k} needs 1 <= k <= n={n} samples per problem: choose k in 1..{n}"
+        )
 
 
 def _maj(ballot: Ballot, k: int) -> float:
@@ -127,8 +142,9 @@ def _maj_curve(ballot: Ballot, most: int, share: float) -> tuple[float, ...]:
 def _rivals_below(ballot: Ballot, votes: int, most: int, share: float) -> Values:
     """Given gold's votes: P(s others are drawn) · E(gold's share of the victory), for s = 0..most.
 
-    A rival with as many votes as gold brings a factor w, one with fewer 1; ∫₀¹ w^ties dw = 1/(1 + ties), and
-    Gauss-Legendre nodes integrate this polynomial exactly. Rivals that cannot reach gold are as good as silent.
+    A rival with as many votes as gold brings a factor w, one with fewer 1; ∫₀¹ w^ties dw = 1/(1 +
+    ties), and Gauss-Legendre nodes integrate this polynomial exactly. Rivals that cannot reach gold
+    are as good as silent.
     """
     strong = [count for count in ballot.rivals if count >= votes]
     weak = ballot.silent + sum(ballot.rivals) - sum(strong)
@@ -142,7 +158,11 @@ def _rivals_below(ballot: Ballot, votes: int, most: int, share: float) -> Values
         tied = np.zeros_like(state)
         if votes <= most:
             tied[:, votes:] = nodes[:, None] * pmf[votes] * state[:, : most + 1 - votes]
-        state = signal.lfilter(pmf[:votes], [1.0], state, axis=1) + tied if votes > 1 else pmf[0] * state + tied
+        state = (
+            signal.lfilter(pmf[:votes], [1.0], state, axis=1) + tied
+            if votes > 1
+            else pmf[0] * state + tied
+        )
     return weights @ state
 
 
@@ -160,12 +180,14 @@ def _unit_nodes(number: int) -> tuple[Values, Values]:
 
 
 def vote_sampling_se(ballots_P: Sequence[Ballot], k: int) -> float:
-    """Standard error of the mean maj@k (k = n: cons@n) from sampling alone, the problems held fixed.
+    """Standard error of the mean maj@k (k = n: cons@n) from sampling alone, the problems held
+    fixed.
 
-    k < n: jackknife over a problem's samples (Efron and Stein 1981: not too small in expectation), at most
-    k/n · maj (1 − maj) (Hoeffding 1948). k = n, which no jackknife reaches: plug-in, 1,000 seeded multinomial
-    draws of n samples a problem; a fifth too small where two answers are equally likely. Where all samples pass
-    or none does: as `statistics.sampling_se`, gold's chance is (passes + ½)/(n + 1), against one rival.
+    k < n: jackknife over a problem's samples (Efron and Stein 1981: not too small in expectation),
+    at most k/n · maj (1 − maj) (Hoeffding 1948). k = n, which no jackknife reaches: plug-in, 1,000
+    seeded multinomial draws of n samples a problem; a fifth too small where two answers are equally
+    likely. Where all samples pass or none does: as `statistics.sampling_se`, gold's chance is
+    (passes + ½)/(n + 1), against one rival.
 
     Raises:
         UserError: no problems, or k out of range.
@@ -185,12 +207,15 @@ def _vote_variance(ballot: Ballot, k: int) -> float:
     if k == n:
         return _plug_in_variance(ballot)
     value = _maj(ballot, k)
-    squares = sum(number * (_maj(smaller, k) - value) ** 2 for smaller, number in _one_left_out(ballot))
+    squares = sum(
+        number * (_maj(smaller, k) - value) ** 2 for smaller, number in _one_left_out(ballot)
+    )
     return min((n - 1) / n * squares, k / n * value * (1.0 - value))
 
 
 def _one_left_out(ballot: Ballot) -> list[tuple[Ballot, int]]:
-    """The distinct ballots without one sample, each with how many samples' absence makes it; gold has votes."""
+    """The distinct ballots without one sample, each with how many samples' absence makes it; gold
+    has votes."""
     gold, rivals, silent = ballot
     left = [(Ballot(gold - 1, rivals, silent), gold)]
     if silent:
@@ -203,7 +228,8 @@ def _one_left_out(ballot: Ballot) -> list[tuple[Ballot, int]]:
 
 
 def _two_answer_variance(n: int, gold: int, k: int) -> float:
-    """Variance of maj@k where gold's votes are Binomial(n, (gold + ½)/(n + 1)) and all others one rival's."""
+    """Variance of maj@k where gold's votes are Binomial(n, (gold + ½)/(n + 1)) and all others one
+    rival's."""
     weights = stats.binom.pmf(np.arange(n + 1), n, (gold + 0.5) / (n + 1))
     table = _two_answer_table(n, k)
     return float(weights @ (table - weights @ table) ** 2)
@@ -216,7 +242,8 @@ def _two_answer_table(n: int, k: int) -> Values:
 
 
 def _plug_in_variance(ballot: Ballot) -> float:
-    """Variance of cons@n over multinomial draws of n samples; gold's chance as in `_two_answer_variance`."""
+    """Variance of cons@n over multinomial draws of n samples; gold's chance as in
+    `_two_answer_variance`."""
     n, others = ballot.n, [*ballot.rivals, ballot.silent]
     chance = (ballot.gold + 0.5) / (n + 1)
     chances = [chance, *((1.0 - chance) * votes / (n - ballot.gold) for votes in others)]

@@ -1,27 +1,34 @@
-"""Time, memory and error of the fused loss, against its peers and against its own matmuls. On a GPU and on a CPU.
+"""Time, memory and error of the fused loss, against its peers and against its own matmuls. On a GPU
+and on a CPU.
 
     python kernels/benchmarks/linear_loss.py                       # everything; a GPU if there is one
     python kernels/benchmarks/linear_loss.py --device cpu --quick  # a table in under 2 minutes, and no files
     python kernels/benchmarks/linear_loss.py --sizes 8192x2560x151936 --variants ours Liger floor
 
-One measurement is a forward and a backward to hidden states [N, D] and head weight [V, D], in bfloat16 on a GPU and
-float32 on a CPU. `shaped_kernels` must be importable: installed, or PYTHONPATH=kernels/torch-ext.
+One measurement is a forward and a backward to hidden states [N, D] and head weight [V, D], in
+bfloat16 on a GPU and float32 on a CPU. `shaped_kernels` must be importable: installed, or
+PYTHONPATH=kernels/torch-ext.
 
-Correctness comes first. On 64 rows at the full D and V, errors against float64 are divided by those of full-logits
-PyTorch in the same dtype; if one of ours is above 3, the run ends with an error before anything is timed. A peer
-that is not installed, or fails, is left out with a line that says so.
+Correctness comes first. On 64 rows at the full D and V, errors against float64 are divided by those
+of full-logits PyTorch in the same dtype; if one of ours is above 3, the run ends with an error
+before anything is timed. A peer that is not installed, or fails, is left out with a line that says
+so.
 
-Time: every round runs the variants one after the other, the next one in the opposite order. Each gets --seconds in
-all; one whose call is long takes part in fewer rounds, 3 at least. Ratios are formed within a round, and their median
-is given with a 95% interval. A GPU is timed by events. To fit --minutes (8 on a GPU), --seconds shrinks, and says so.
+Time: every round runs the variants one after the other, the next one in the opposite order. Each
+    gets --seconds in
+all; one whose call is long takes part in fewer rounds, 3 at least. Ratios are formed within a
+round, and their median is given with a 95% interval. A GPU is timed by events. To fit --minutes (8
+on a GPU), --seconds shrinks, and says so.
   floor   on a GPU the three bare matmuls over our chunks, in bfloat16; on a CPU these and e^z over the logits
   base    on a GPU Liger at C=16 with the same kind of sums; without Liger, and on a CPU, our cross-entropy
-Memory: what a forward and backward adds to what is allocated, gradients included; on a CPU, the growth of the
+Memory: what a forward and backward adds to what is allocated, gradients included; on a CPU, the
+    growth of the
 resident-set maximum in a process of its own.
 Sums: the dtype in which the weight's gradient is summed over chunks. Compare like with like.
 
-"full" is β=−0.25 (product form), λ̃=0.1, λ̂=−0.1, k=100. Rows are appended to results.csv after each size, a
-plot is drawn at the end, and what the loss must reach is checked against what was measured.
+"full" is β=−0.25 (product form), λ̃=0.1, λ̂=−0.1, k=100. Rows are appended to results.csv after
+each size, a plot is drawn at the end, and what the loss must reach is checked against what was
+measured.
 """
 
 from __future__ import annotations
@@ -39,7 +46,17 @@ from pathlib import Path
 from typing import TypeVar
 
 import torch
-from measure import Inputs, Judge, Result, Size, make_inputs, peak_on_cpu, peak_on_gpu, run, time_rounds
+from measure import (
+    Inputs,
+    Judge,
+    Result,
+    Size,
+    make_inputs,
+    peak_on_cpu,
+    peak_on_gpu,
+    run,
+    time_rounds,
+)
 from peers import FULL_SHAPE, Variant, all_variants, ours
 from plot import draw
 from table import append_rows, make_rows, print_table, provenance, require_columns
@@ -58,7 +75,8 @@ T = TypeVar("T")
 
 
 def try_peer(variant: Variant, action: Callable[[], T]) -> T | None:
-    """What `action` returns; None where a peer fails, and a line that says why. Our own failures propagate."""
+    """What `action` returns; None where a peer fails, and a line that says why. Our own failures
+    propagate."""
     try:
         return action()
     except torch.OutOfMemoryError:
@@ -72,7 +90,8 @@ def try_peer(variant: Variant, action: Callable[[], T]) -> T | None:
 
 
 def peak_apart(variant: Variant, size: Size, device: str) -> float | None:
-    """Extra MiB of the variant in a process of its own; None, and a line that says why, where it fails there."""
+    """Extra MiB of the variant in a process of its own; None, and a line that says why, where it
+    fails there."""
     command = [sys.executable, __file__, "--device", device, "--alone", str(size), variant.name]
     try:
         finished = subprocess.run(command, capture_output=True, text=True, check=True, timeout=180)
@@ -87,7 +106,8 @@ def peak_apart(variant: Variant, size: Size, device: str) -> float | None:
 
 
 def print_peak(variant: Variant, size: Size, device: str, dtype: torch.dtype) -> None:
-    """The other half of `peak_apart`: prints the extra MiB behind a mark, since a peer may print as well."""
+    """The other half of `peak_apart`: prints the extra MiB behind a mark, since a peer may print as
+    well."""
     inputs = make_inputs(size, device, dtype)
     if device == "cuda":
         run(variant.loss, inputs)  # compiles
@@ -95,10 +115,13 @@ def print_peak(variant: Variant, size: Size, device: str, dtype: torch.dtype) ->
 
 
 def choose(device: str, dtype: torch.dtype, texts: list[str] | None, size: Size) -> list[Variant]:
-    """The variants for the device whose name contains one of `texts`, without peers that fail apart at `size`."""
+    """The variants for the device whose name contains one of `texts`, without peers that fail apart
+    at `size`."""
     variants = []
     for variant in all_variants(dtype):
-        if device not in variant.devices or (texts and not any(text in variant.name for text in texts)):
+        if device not in variant.devices or (
+            texts and not any(text in variant.name for text in texts)
+        ):
             continue
         if variant.apart and importlib.util.find_spec(variant.apart) is None:
             print(f"left out: {variant.name}: {variant.apart} is not installed", flush=True)
@@ -107,7 +130,9 @@ def choose(device: str, dtype: torch.dtype, texts: list[str] | None, size: Size)
     return variants
 
 
-def check(variants: list[Variant], D: int, V: int, device: str, dtype: torch.dtype) -> dict[str, float]:
+def check(
+    variants: list[Variant], D: int, V: int, device: str, dtype: torch.dtype
+) -> dict[str, float]:
     """Errors by variant; peers that fail are missing.
 
     Raises:
@@ -117,12 +142,16 @@ def check(variants: list[Variant], D: int, V: int, device: str, dtype: torch.dty
     judge = Judge(D, V, device, dtype)
     errors: dict[str, float] = {}
     for variant in variants:
-        error = None if variant.is_floor else try_peer(variant, functools.partial(judge.error, variant))
+        error = (
+            None if variant.is_floor else try_peer(variant, functools.partial(judge.error, variant))
+        )
         if error is not None:
             errors[variant.name] = error
     if any(variant.is_ours for variant in variants):
         # The rows of the check fit one chunk by default.
-        chunked = Variant("ours full, several chunks", ours(FULL_SHAPE, chunk_rows=24), FULL_SHAPE, "float32")
+        chunked = Variant(
+            "ours full, several chunks", ours(FULL_SHAPE, chunk_rows=24), FULL_SHAPE, "float32"
+        )
         errors[chunked.name] = judge.error(chunked)
         errors["metrics of ours"] = judge.metric_error("triton" if device == "cuda" else "chunked")
     for name, error in errors.items():
@@ -137,7 +166,8 @@ def check(variants: list[Variant], D: int, V: int, device: str, dtype: torch.dty
 def prepare(
     variants: list[Variant], size: Size, inputs: Inputs, device: str
 ) -> tuple[list[Variant], dict[str, float | None]]:
-    """The variants that can be timed, and the extra MiB by name, None where a GPU's memory does not suffice."""
+    """The variants that can be timed, and the extra MiB by name, None where a GPU's memory does not
+    suffice."""
     able: list[Variant] = []
     peaks: dict[str, float | None] = {}
 
@@ -148,7 +178,10 @@ def prepare(
     for variant in variants:
         if device == "cpu":
             if variant.cpu_rows is not None and variant.cpu_rows < size.N:
-                print(f"left out at {size}: {variant.name}: more than {variant.cpu_rows} tokens", flush=True)
+                print(
+                    f"left out at {size}: {variant.name}: more than {variant.cpu_rows} tokens",
+                    flush=True,
+                )
                 continue
             able.append(variant)
             if not variant.is_floor:
@@ -167,7 +200,12 @@ def prepare(
 
 
 def measure_size(
-    variants: list[Variant], size: Size, device: str, dtype: torch.dtype, errors: dict[str, float], seconds: float
+    variants: list[Variant],
+    size: Size,
+    device: str,
+    dtype: torch.dtype,
+    errors: dict[str, float],
+    seconds: float,
 ) -> dict[str, Result]:
     """Results by name. Those that ran out of memory are among them."""
     inputs = make_inputs(size, device, dtype)
@@ -186,15 +224,33 @@ def measure_size(
 
 def parse_arguments(argv: list[str] | None) -> argparse.Namespace:
     """The arguments; defaults that depend on the device are filled in."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--device", choices=("cuda", "cpu"), help="default: cuda if there is one")
-    parser.add_argument("--quick", action="store_true", help="one small size, 2 seconds per variant, no files")
-    parser.add_argument("--sizes", nargs="+", metavar="NxDxV", help=f"default: {SIZES['cuda']} or {SIZES['cpu']}")
-    parser.add_argument("--variants", nargs="+", metavar="TEXT", help="those whose name contains one of these texts")
-    parser.add_argument("--seconds", type=float, help="timed per variant and size (default: 3 on a GPU, 30 on a CPU)")
-    parser.add_argument("--minutes", type=float, help="for the whole run (default: 8 on a GPU, no limit on a CPU)")
-    parser.add_argument("--out", type=Path, help="csv to append to (default: results.csv here; none if --quick)")
-    parser.add_argument("--plot", type=Path, help="png (default: results-<device>.png here; none if --quick)")
+    parser.add_argument(
+        "--quick", action="store_true", help="one small size, 2 seconds per variant, no files"
+    )
+    parser.add_argument(
+        "--sizes", nargs="+", metavar="NxDxV", help=f"default: {SIZES['cuda']} or {SIZES['cpu']}"
+    )
+    parser.add_argument(
+        "--variants", nargs="+", metavar="TEXT", help="those whose name contains one of these texts"
+    )
+    parser.add_argument(
+        "--seconds",
+        type=float,
+        help="timed per variant and size (default: 3 on a GPU, 30 on a CPU)",
+    )
+    parser.add_argument(
+        "--minutes", type=float, help="for the whole run (default: 8 on a GPU, no limit on a CPU)"
+    )
+    parser.add_argument(
+        "--out", type=Path, help="csv to append to (default: results.csv here; none if --quick)"
+    )
+    parser.add_argument(
+        "--plot", type=Path, help="png (default: results-<device>.png here; none if --quick)"
+    )
     parser.add_argument("--commit", help="for the rows, where there is no git checkout to ask")
     parser.add_argument("--alone", nargs=2, metavar=("SIZE", "VARIANT"), help=argparse.SUPPRESS)
     chosen = parser.parse_args(argv)
@@ -219,7 +275,9 @@ def describe_command(argv: list[str]) -> str:
     parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
     for option in ("--out", "--plot", "--commit"):
         parser.add_argument(option)
-    return shlex.join(["python", "kernels/benchmarks/linear_loss.py", *parser.parse_known_args(argv)[1]])
+    return shlex.join(
+        ["python", "kernels/benchmarks/linear_loss.py", *parser.parse_known_args(argv)[1]]
+    )
 
 
 def main(argv: list[str] | None = None) -> None:
@@ -232,20 +290,30 @@ def main(argv: list[str] | None = None) -> None:
         return
     if chosen.out:
         require_columns(chosen.out)
-    origin = provenance(device, chosen.commit, describe_command(sys.argv[1:] if argv is None else argv))
+    origin = provenance(
+        device, chosen.commit, describe_command(sys.argv[1:] if argv is None else argv)
+    )
     variants = choose(device, dtype, chosen.variants, chosen.sizes[0])
     if not variants:
-        raise SystemExit(f"--variants {' '.join(chosen.variants or [])}: no variant for {device} has such a name")
+        raise SystemExit(
+            f"--variants {' '.join(chosen.variants or [])}: no variant for {device} has such a name"
+        )
     heads = dict.fromkeys((size.D, size.V) for size in chosen.sizes)
     errors = {head: check(variants, *head, device, dtype) for head in heads}
 
     all_rows, lines = [], []
     for index, size in enumerate(chosen.sizes):
         left = start + 60 * chosen.minutes - time.monotonic()
-        # Of the time left, 70% is for timed calls; the rest goes to compiling, memory and calls that are not timed.
-        seconds = min(chosen.seconds, max(0.2, 0.7 * left / (len(chosen.sizes) - index) / len(variants)))
+        # Of the time left, 70% is for timed calls; the rest goes to compiling, memory and calls
+        # that are not timed.
+        seconds = min(
+            chosen.seconds, max(0.2, 0.7 * left / (len(chosen.sizes) - index) / len(variants))
+        )
         if seconds < chosen.seconds:
-            print(f"{seconds:.1f} s per variant at {size}, to fit {chosen.minutes:g} minutes", flush=True)
+            print(
+                f"{seconds:.1f} s per variant at {size}, to fit {chosen.minutes:g} minutes",
+                flush=True,
+            )
         results = measure_size(variants, size, device, dtype, errors[size.D, size.V], seconds)
         rows = make_rows(size, results, device, dtype, origin)
         print_table(rows)

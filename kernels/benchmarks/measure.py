@@ -1,4 +1,5 @@
-"""How it is measured: inputs, errors against float64, extra memory, and times in interleaved rounds.
+"""How it is measured: inputs, errors against float64, extra memory, and times in interleaved
+rounds.
 
 Dimensions: N tokens, D hidden, V vocabulary.
 """
@@ -12,7 +13,16 @@ from pathlib import Path
 from typing import NamedTuple
 
 import torch
-from peers import CROSS_ENTROPY, FULL_SHAPE, METRICS, Loss, Variant, full_logits, reference, shaped_linear_loss
+from peers import (
+    CROSS_ENTROPY,
+    FULL_SHAPE,
+    METRICS,
+    Loss,
+    Variant,
+    full_logits,
+    reference,
+    shaped_linear_loss,
+)
 from shaped_kernels import RewardShape
 from torch import Tensor
 
@@ -46,7 +56,8 @@ class Size(NamedTuple):
 class Result(NamedTuple):
     """One variant at one size. Times in ms, memory in MiB.
 
-    `rounds` holds the median time of each round that the variant took part in, by the round's number.
+    `rounds` holds the median time of each round that the variant took part in, by the round's
+    number.
     """
 
     variant: Variant
@@ -58,7 +69,8 @@ class Result(NamedTuple):
 
 
 class Interval(NamedTuple):
-    """A median and the interval that two order statistics give it: the narrowest of 95%, below 6 values the range."""
+    """A median and the interval that two order statistics give it: the narrowest of 95%, below 6
+    values the range."""
 
     median: float
     low: float
@@ -74,7 +86,8 @@ def interval(values: list[float]) -> Interval:
 
 
 def time_ratio(result: Result | None, other: Result | None) -> Interval | None:
-    """Time of `result` over that of `other`, from the rounds in which both ran; None where there are none."""
+    """Time of `result` over that of `other`, from the rounds in which both ran; None where there
+    are none."""
     if result is None or other is None:
         return None
     common = result.rounds.keys() & other.rounds.keys()
@@ -82,13 +95,15 @@ def time_ratio(result: Result | None, other: Result | None) -> Interval | None:
 
 
 def make_inputs(size: Size, device: str, dtype: torch.dtype) -> Inputs:
-    """Hidden states, head weight and targets. The logits have a standard deviation of about 2, and the target's is
-    raised by 0 to 24, so that its probability goes from nothing to 1."""
+    """Hidden states, head weight and targets. The logits have a standard deviation of about 2, and
+    the target's is raised by 0 to 24, so that its probability goes from nothing to 1."""
     N, D, V = size
     generator = torch.Generator(device).manual_seed(0)
     weight = torch.randn(V, D, generator=generator, device=device).mul_(2 / math.sqrt(D)).to(dtype)
     targets = torch.randint(V, (N,), generator=generator, device=device)
-    raised = torch.linspace(0, 6, N, device=device)[torch.randperm(N, generator=generator, device=device)]
+    raised = torch.linspace(0, 6, N, device=device)[
+        torch.randperm(N, generator=generator, device=device)
+    ]
     hidden = torch.randn(N, D, generator=generator, device=device)
     hidden = (hidden + raised[:, None] * weight[targets].float()).to(dtype)
     return hidden.requires_grad_(), weight.requires_grad_(), targets
@@ -106,16 +121,22 @@ def run(loss: Loss, inputs: Inputs) -> list[Tensor]:
 
 
 class Judge:
-    """Errors on a few rows of a head [V, D], as multiples of those of full logits in the same dtype.
+    """Errors on a few rows of a head [V, D], as multiples of those of full logits in the same
+    dtype.
 
-    An error is ‖x − truth‖/‖truth‖, the truth being float64 from the same rounded inputs. One rounding of an fp32
-    result is the least that the error of full logits is taken for: it may be 0 by luck.
+    An error is ‖x − truth‖/‖truth‖, the truth being float64 from the same rounded inputs. One
+    rounding of an fp32 result is the least that the error of full logits is taken for: it may be 0
+    by luck.
     """
 
     def __init__(self, D: int, V: int, device: str, dtype: torch.dtype) -> None:
         self._inputs = make_inputs(Size(CORRECTNESS_N, D, V), device, dtype)
         hidden, weight, targets = self._inputs
-        self._exact = (hidden.detach().double().requires_grad_(), weight.detach().double().requires_grad_(), targets)
+        self._exact = (
+            hidden.detach().double().requires_grad_(),
+            weight.detach().double().requires_grad_(),
+            targets,
+        )
         self._known: dict[RewardShape, tuple[list[Tensor], list[float]]] = {}
 
     def error(self, variant: Variant) -> float:
@@ -143,7 +164,10 @@ class Judge:
         if shape not in self._known:
             truth = run(reference(shape), self._exact)
             peer = full_logits if shape == CROSS_ENTROPY else reference(shape)
-            self._known[shape] = truth, _at_least_rounding(_relative_errors(run(peer, self._inputs), truth))
+            self._known[shape] = (
+                truth,
+                _at_least_rounding(_relative_errors(run(peer, self._inputs), truth)),
+            )
         return self._known[shape]
 
 
@@ -167,7 +191,10 @@ def time_calls(loss: Loss, inputs: Inputs, calls: int) -> list[float]:
             run(loss, inputs)
             calls_ms.append(1000 * (time.perf_counter() - start))
         return calls_ms
-    events = [(torch.cuda.Event(enable_timing=True), torch.cuda.Event(enable_timing=True)) for _ in range(calls)]
+    events = [
+        (torch.cuda.Event(enable_timing=True), torch.cuda.Event(enable_timing=True))
+        for _ in range(calls)
+    ]
     torch.cuda.synchronize()
     for before, after in events:
         before.record()
@@ -178,7 +205,8 @@ def time_calls(loss: Loss, inputs: Inputs, calls: int) -> list[float]:
 
 
 def peak_on_gpu(loss: Loss, inputs: Inputs) -> float:
-    """MiB that a forward and backward allocates at most, gradients included, beyond what is allocated already."""
+    """MiB that a forward and backward allocates at most, gradients included, beyond what is
+    allocated already."""
     torch.cuda.synchronize()
     torch.cuda.reset_peak_memory_stats()
     before = torch.cuda.memory_allocated()
@@ -188,8 +216,13 @@ def peak_on_gpu(loss: Loss, inputs: Inputs) -> float:
 
 
 def peak_on_cpu(loss: Loss, inputs: Inputs) -> float:
-    """MiB that a forward and backward adds to the resident-set maximum (Linux). Means something once in a process."""
-    tiny = (torch.randn(4, 8, requires_grad=True), torch.randn(16, 8, requires_grad=True), torch.arange(4))
+    """MiB that a forward and backward adds to the resident-set maximum (Linux). Means something
+    once in a process."""
+    tiny = (
+        torch.randn(4, 8, requires_grad=True),
+        torch.randn(16, 8, requires_grad=True),
+        torch.arange(4),
+    )
     run(loss, tiny)  # loads what is loaded lazily
     before = _max_resident_mb()
     run(loss, inputs)
@@ -212,8 +245,9 @@ class Share(NamedTuple):
 def share(call_ms: float, seconds: float, rounds: int) -> Share:
     """`seconds` of a variant whose call takes `call_ms`, spread over the rounds.
 
-    Rounds are left out only where it would otherwise take twice as long, and 3 remain at least. `every` is a power
-    of 2, so that of two variants the one with fewer rounds has all of them in common with the other.
+    Rounds are left out only where it would otherwise take twice as long, and 3 remain at least.
+    `every` is a power of 2, so that of two variants the one with fewer rounds has all of them in
+    common with the other.
     """
     budget = 1000 * seconds / call_ms
     skip = max(1, min(rounds // 3, int(rounds / max(2 * budget, 1))))
@@ -223,14 +257,17 @@ def share(call_ms: float, seconds: float, rounds: int) -> Share:
 def time_rounds(
     variants: list[Variant], inputs: Inputs, seconds: float, rounds: int
 ) -> dict[str, tuple[list[float], dict[int, float]]]:
-    """Times of every call and the median of each round, by variant; the order turns around every other round.
+    """Times of every call and the median of each round, by variant; the order turns around every
+    other round.
 
-    On a GPU every variant must have run before. One that runs out of memory after all is left out of the result.
+    On a GPU every variant must have run before. One that runs out of memory after all is left out
+    of the result.
     """
     shares = {}
     for variant in variants:
         calls_ms = _time_what_fits(variant.loss, inputs, 1)
-        if calls_ms and calls_ms[0] < 10_000:  # the first call of a quick one may be mostly its start
+        # the first call of a quick one may be mostly its start
+        if calls_ms and calls_ms[0] < 10_000:
             calls_ms = _time_what_fits(variant.loss, inputs, 2)
         if calls_ms:
             shares[variant.name] = share(min(calls_ms), seconds, rounds)

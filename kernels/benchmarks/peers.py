@@ -1,6 +1,8 @@
-"""What is measured: our loss, its peers and the bare matmuls, each a function of (hidden, weight, targets).
+"""What is measured: our loss, its peers and the bare matmuls, each a function of (hidden, weight,
+targets).
 
-Peers are imported when they are called: one that is not installed costs its own row and nothing else.
+Peers are imported when they are called: one that is not installed costs its own row and nothing
+else.
 
 Dimensions: N tokens, D hidden, V vocabulary, C rows of a chunk.
 """
@@ -23,9 +25,12 @@ Loss = Callable[[Tensor, Tensor, Tensor], Tensor]
 # What a training step computes; the rank takes a pass of its own and is for evaluation.
 METRICS = tuple(name for name in ALL_METRICS if name != "target_rank")
 CROSS_ENTROPY = RewardShape()
-BETA = RewardShape(beta=-0.25, positive="product")  # the form that the committed rows were measured with
+# the form that the committed rows were measured with
+BETA = RewardShape(beta=-0.25, positive="product")
 EXPONENT = RewardShape(beta=-0.25, positive="exponent")
-FULL_SHAPE = RewardShape(beta=-0.25, lambda_head=0.1, lambda_tail=-0.1, top_k=100, positive="product")
+FULL_SHAPE = RewardShape(
+    beta=-0.25, lambda_head=0.1, lambda_tail=-0.1, top_k=100, positive="product"
+)
 _TRL_VOCABULARY_CHUNK = 32_768  # what TRL's trainers pass
 
 
@@ -34,14 +39,16 @@ class Variant(NamedTuple):
 
     Attributes:
         name: in tables and rows, and what `--variants` selects by.
-        loss: (hidden [N, D], weight [V, D], targets [N]) to the summed loss, a scalar; a floor returns a 0 without
-            gradient, having done its matmuls.
+        loss: (hidden [N, D], weight [V, D], targets [N]) to the summed loss, a scalar; a floor
+            returns a 0 without gradient, having done its matmuls.
         shape: the rewards that it computes; None for a floor, which computes no loss.
-        sums: the dtype in which the weight's gradient is summed over chunks, or "one matmul" where nothing is chunked.
+        sums: the dtype in which the weight's gradient is summed over chunks, or "one matmul" where
+            nothing is chunked.
         devices: where it runs.
-        cpu_rows: the most tokens it is given on a CPU: more would take minutes a call, or tens of GB. None: any.
-        apart: the module of a peer that is tried in a process of its own first: a kernel that corrupts the CUDA
-            context would end the run.
+        cpu_rows: the most tokens it is given on a CPU: more would take minutes a call, or tens of
+            GB. None: any.
+        apart: the module of a peer that is tried in a process of its own first: a kernel that
+            corrupts the CUDA context would end the run.
     """
 
     name: str
@@ -71,20 +78,36 @@ def all_variants(dtype: torch.dtype) -> list[Variant]:
         Variant("ours beta, exponent", ours(EXPONENT), EXPONENT, "float32"),
         Variant("ours full", ours(FULL_SHAPE), FULL_SHAPE, "float32"),
         Variant("ours full, metrics", ours(FULL_SHAPE, METRICS), FULL_SHAPE, "float32"),
-        Variant("ours cross-entropy, bf16 sums", ours(CROSS_ENTROPY, (), True), CROSS_ENTROPY, "bfloat16", cuda),
+        Variant(
+            "ours cross-entropy, bf16 sums",
+            ours(CROSS_ENTROPY, (), True),
+            CROSS_ENTROPY,
+            "bfloat16",
+            cuda,
+        ),
         Variant("ours beta, bf16 sums", ours(BETA, (), True), BETA, "bfloat16", cuda),
-        Variant("ours full, metrics, bf16 sums", ours(FULL_SHAPE, METRICS, True), FULL_SHAPE, "bfloat16", cuda),
+        Variant(
+            "ours full, metrics, bf16 sums",
+            ours(FULL_SHAPE, METRICS, True),
+            FULL_SHAPE,
+            "bfloat16",
+            cuda,
+        ),
         Variant("Liger C=1", liger(1), CROSS_ENTROPY, own, cuda),
         Variant("Liger C=16", liger(16), CROSS_ENTROPY, own, cuda),
         Variant("Liger C=16, fp32 sums", liger(16, torch.float32), CROSS_ENTROPY, "float32", cuda),
         Variant("TRL ChunkedLogProbFunction", trl_chunked, CROSS_ENTROPY, "float32", cpu_rows=512),
         Variant("torch linear_cross_entropy", torch_chunked, CROSS_ENTROPY, own, cpu_rows=256),
-        Variant("Cut Cross-Entropy", cut("high"), CROSS_ENTROPY, own, cuda, apart="cut_cross_entropy"),
+        Variant(
+            "Cut Cross-Entropy", cut("high"), CROSS_ENTROPY, own, cuda, apart="cut_cross_entropy"
+        ),
         Variant("Cut Cross-Entropy, unfiltered", cut(None), CROSS_ENTROPY, own, cuda),
         Variant("QuACK", quack, CROSS_ENTROPY, "float32", cuda, apart="quack"),
         Variant("full logits, compiled", compiled_full_logits, CROSS_ENTROPY, "one matmul", cuda),
         Variant("full logits", full_logits, CROSS_ENTROPY, "one matmul"),
-        Variant("full logits, full shape", reference(FULL_SHAPE), FULL_SHAPE, "one matmul", cpu_rows=512),
+        Variant(
+            "full logits, full shape", reference(FULL_SHAPE), FULL_SHAPE, "one matmul", cpu_rows=512
+        ),
         Variant("floor: 3 matmuls, our chunks", floor(), None, own),
         Variant("floor: 3 matmuls, one chunk", floor(whole=True), None, "one matmul"),
         Variant("floor: 3 matmuls and a pass", floor(with_pass=True), None, own, ("cpu",)),
@@ -100,12 +123,15 @@ def ours(
     """Our loss; `chunk_rows` in place of the default budget."""
 
     def loss(hidden: Tensor, weight: Tensor, targets: Tensor) -> Tensor:
-        # Named, not "auto": what cannot run must not be replaced by something slower without a word.
+        # Named, not "auto": what cannot run must not be replaced by something slower without a
+        # word.
         impl = "triton" if weight.is_cuda else "chunked"
         settings: dict[str, Any] = {"accum_dtype": weight.dtype} if sums_like_weight else {}
         if chunk_rows is not None:
             settings["chunk_mb"] = chunk_rows * weight.shape[0] * weight.dtype.itemsize / 2**20
-        return shaped_linear_loss(hidden, weight, targets, shape, metrics=metrics, impl=impl, **settings).loss
+        return shaped_linear_loss(
+            hidden, weight, targets, shape, metrics=metrics, impl=impl, **settings
+        ).loss
 
     return loss
 
@@ -131,13 +157,15 @@ def compiled_full_logits(hidden: Tensor, weight: Tensor, targets: Tensor) -> Ten
 
 
 def liger(chunk_constant: int, accum_dtype: torch.dtype | None = None) -> Loss:
-    """Liger's fused loss (0.8.5); C is its `chunk_mem_const`: logits of about C·N·D elements are held at a time."""
+    """Liger's fused loss (0.8.5); C is its `chunk_mem_const`: logits of about C·N·D elements are
+    held at a time."""
 
     def loss(hidden: Tensor, weight: Tensor, targets: Tensor) -> Tensor:
         from liger_kernel.ops.fused_linear_cross_entropy import LigerFusedLinearCrossEntropyFunction
 
-        # bias, class weights, ignore_index, z-loss, smoothing, reduction, softcap, return_z_loss, accum_dtype, then
-        # token scaling, accuracy, predictions, the choice of implementation (twice) and C
+        # bias, class weights, ignore_index, z-loss, smoothing, reduction, softcap, return_z_loss,
+        # accum_dtype, then token scaling, accuracy, predictions, the choice of implementation
+        # (twice) and C
         first = (None, None, -100, 0.0, 0.0, "sum", None, False, accum_dtype)
         last = (False, False, False, None, None, chunk_constant)
         return LigerFusedLinearCrossEntropyFunction.apply(hidden, weight, targets, *first, *last)[0]
@@ -161,7 +189,8 @@ def trl_chunked(hidden: Tensor, weight: Tensor, targets: Tensor) -> Tensor:
 
 
 def cut(filter_eps: str | None) -> Loss:
-    """Cut Cross-Entropy (25.1.1). Its default, "high", leaves out gradient blocks below eps/32; None computes all."""
+    """Cut Cross-Entropy (25.1.1). Its default, "high", leaves out gradient blocks below eps/32;
+    None computes all."""
 
     def loss(hidden: Tensor, weight: Tensor, targets: Tensor) -> Tensor:
         from cut_cross_entropy import linear_cross_entropy
@@ -172,15 +201,17 @@ def cut(filter_eps: str | None) -> Loss:
 
 
 def quack(hidden: Tensor, weight: Tensor, targets: Tensor) -> Tensor:
-    """QuACK (0.6.5): on Hopper with bf16 it chooses its scaled-exp pipeline by itself; 4096 rows a chunk."""
+    """QuACK (0.6.5): on Hopper with bf16 it chooses its scaled-exp pipeline by itself; 4096 rows a
+    chunk."""
     from quack.linear_cross_entropy import chunked_linear_cross_entropy
 
     return chunked_linear_cross_entropy(hidden, weight, targets, reduction="sum")
 
 
 def floor(with_pass: bool = False, whole: bool = False) -> Loss:
-    """The three matmuls alone (logits, and the gradients of hidden states and weight, summed in the inputs' dtype),
-    over the chunks that our loss makes or over all rows at once; `with_pass`, and e^z over the logits, in place."""
+    """The three matmuls alone (logits, and the gradients of hidden states and weight, summed in the
+    inputs' dtype), over the chunks that our loss makes or over all rows at once; `with_pass`, and
+    e^z over the logits, in place."""
 
     @torch.no_grad()
     def matmuls(hidden: Tensor, weight: Tensor, targets: Tensor) -> Tensor:
@@ -214,7 +245,9 @@ def our_chunks(hidden: Tensor, weight: Tensor, targets: Tensor) -> list[int]:
     """The rows of each matmul to logits that our loss does, read off while it runs."""
     with torch.enable_grad(), _MatmulRows(weight.shape) as seen:
         ours(CROSS_ENTROPY)(hidden, weight, targets)
-    assert sum(seen.rows) == hidden.shape[0], f"our loss made logits of {seen.rows} rows out of {hidden.shape[0]}"
+    assert sum(seen.rows) == hidden.shape[0], (
+        f"our loss made logits of {seen.rows} rows out of {hidden.shape[0]}"
+    )
     return seen.rows
 
 

@@ -15,7 +15,8 @@ COLORS = {"ours": "tab:blue", "floor:": "tab:gray"}
 
 
 def draw(rows: list[dict[str, str]], path: Path) -> None:
-    """Bars of the median time with p20 to p80, and of the extra memory. Without matplotlib, a line instead."""
+    """Bars of the median time with p20 to p80, and of the extra memory. Without matplotlib, a line
+    instead."""
     try:
         from matplotlib.figure import Figure
     except ImportError:
@@ -29,10 +30,20 @@ def draw(rows: list[dict[str, str]], path: Path) -> None:
         drawn = [row for row in rows if row["size"] == size]
         _bars(left, drawn, "median_ms", "p80_ms")
         for place, row in enumerate(drawn):
-            left.plot([_number(row["p20_ms"]), _number(row["p80_ms"])], [place, place], color="black", linewidth=1)
+            left.plot(
+                [_number(row["p20_ms"]), _number(row["p80_ms"])],
+                [place, place],
+                color="black",
+                linewidth=1,
+            )
             if row["variant"] == row["floor"]:
-                left.axvline(_number(row["median_ms"]), color="tab:gray", linestyle=":", linewidth=1)
-        left.set_title(f"{size} {drawn[0]['dtype']}: forward and backward, ms (p20–p80; dotted: floor)", fontsize=8)
+                left.axvline(
+                    _number(row["median_ms"]), color="tab:gray", linestyle=":", linewidth=1
+                )
+        left.set_title(
+            f"{size} {drawn[0]['dtype']}: forward and backward, ms (p20–p80; dotted: floor)",
+            fontsize=8,
+        )
         _bars(right, drawn, "peak_mb", "peak_mb")
         right.set_yticklabels([])
         right.set_title("extra memory, MiB", fontsize=8)

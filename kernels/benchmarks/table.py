@@ -24,7 +24,8 @@ COLUMNS = [
 
 
 def base_of(variant: Variant, results: dict[str, Result]) -> str:
-    """The variant that this one's time is compared with: Liger at C=16 with the same kind of sums, else the first."""
+    """The variant that this one's time is compared with: Liger at C=16 with the same kind of sums,
+    else the first."""
     liger = "Liger C=16, fp32 sums" if variant.sums == "float32" else "Liger C=16"
     return liger if liger in results else next(iter(results))
 
@@ -42,7 +43,9 @@ def make_rows(
             "dtype": str(dtype).removeprefix("torch."),
             "variant": name,
             "sums": result.variant.sums,
-            "median_ms": f"{statistics.median(result.calls_ms):.2f}" if result.calls_ms else "out of memory",
+            "median_ms": f"{statistics.median(result.calls_ms):.2f}"
+            if result.calls_ms
+            else "out of memory",
             "p20_ms": p20,
             "p80_ms": p80,
             "calls": str(len(result.calls_ms)),
@@ -67,12 +70,16 @@ def _p20_p80(values: list[float]) -> tuple[str, str]:
 
 def _ratio_columns(name: str, ratio: Interval | None) -> dict[str, str]:
     columns = (f"{name}_ratio", f"{name}_ratio_low", f"{name}_ratio_high")
-    return dict(zip(columns, [f"{value:.3f}" for value in ratio] if ratio else [""] * 3, strict=True))
+    return dict(
+        zip(columns, [f"{value:.3f}" for value in ratio] if ratio else [""] * 3, strict=True)
+    )
 
 
 def print_table(rows: list[dict[str, str]]) -> None:
     """The rows of one size."""
-    print(f"\n{rows[0]['size']} {rows[0]['dtype']}, ms; floor = {rows[0]['floor'].removeprefix('floor: ')}")
+    print(
+        f"\n{rows[0]['size']} {rows[0]['dtype']}, ms; floor = {rows[0]['floor'].removeprefix('floor: ')}"
+    )
     print(f"{'':30} {'sums':10} {'median':>9} {'p20':>9} {'p80':>9} {'rounds':>6}", end="")
     print(f"  {'/ floor':20}  {'/ base':20} {'MiB':>6} {'error':>6}  base")
     for row in rows:
@@ -90,13 +97,28 @@ def _ratio_text(row: dict[str, str], name: str) -> str:
 def provenance(device: str, commit: str | None, command: str) -> dict[str, str]:
     """Where and with what the numbers are made; `commit` is asked of git where it is None."""
     if commit is None:
-        git = ["git", "-C", str(Path(__file__).parent), "describe", "--always", "--dirty", "--exclude=*"]
-        commit = subprocess.run(git, capture_output=True, text=True, check=False).stdout.strip() or "unknown"
+        git = [
+            "git",
+            "-C",
+            str(Path(__file__).parent),
+            "describe",
+            "--always",
+            "--dirty",
+            "--exclude=*",
+        ]
+        commit = (
+            subprocess.run(git, capture_output=True, text=True, check=False).stdout.strip()
+            or "unknown"
+        )
     if device == "cuda":
         name = torch.cuda.get_device_name()
     else:
         cpuinfo = Path("/proc/cpuinfo").read_text() if Path("/proc/cpuinfo").exists() else ""
-        models = [line.split(":")[1].strip() for line in cpuinfo.splitlines() if line.startswith("model name")]
+        models = [
+            line.split(":")[1].strip()
+            for line in cpuinfo.splitlines()
+            if line.startswith("model name")
+        ]
         name = f"CPU {models[0] if models else platform.processor()}, {torch.get_num_threads()} threads"
     return {
         "date": datetime.datetime.now().isoformat(timespec="minutes"),
@@ -122,7 +144,9 @@ def require_columns(path: Path) -> None:
         SystemExit: the file holds other columns than the rows will have.
     """
     if path.exists() and path.read_text(encoding="utf-8").splitlines()[:1] != [",".join(COLUMNS)]:
-        raise SystemExit(f"--out {path}: its columns are not those of this script; give another file")
+        raise SystemExit(
+            f"--out {path}: its columns are not those of this script; give another file"
+        )
 
 
 def append_rows(path: Path, rows: list[dict[str, str]]) -> None:

@@ -1,4 +1,5 @@
-"""What the fused loss must reach, checked against results: pure functions, nothing measured here."""
+"""What the fused loss must reach, checked against results: pure functions, nothing measured
+here."""
 
 from __future__ import annotations
 
@@ -11,7 +12,8 @@ DTYPE_BYTES = {"float32": 4, "bfloat16": 2}
 
 
 class Verdict(NamedTuple):
-    """One line: what is claimed, what was measured, and whether that reaches it (None: not measured)."""
+    """One line: what is claimed, what was measured, and whether that reaches it (None: not
+    measured)."""
 
     claim: str
     measured: str
@@ -26,7 +28,10 @@ def verdicts(size: Size, results: Mapping[str, Result], device: str) -> list[Ver
     """Every claim that applies to the size and the device."""
     if device == "cpu":
         floor = "floor: 3 matmuls and a pass"
-        return [at_most(size, results, name, floor, 1.1) for name in ("ours cross-entropy", "ours beta", "ours full")]
+        return [
+            at_most(size, results, name, floor, 1.1)
+            for name in ("ours cross-entropy", "ours beta", "ours full")
+        ]
     lines = []
     for name in ("ours cross-entropy", "ours beta"):
         for mine, peer in ((name, "Liger C=16, fp32 sums"), (f"{name}, bf16 sums", "Liger C=16")):
@@ -37,7 +42,9 @@ def verdicts(size: Size, results: Mapping[str, Result], device: str) -> list[Ver
     if size.N >= 8192:
         for mine in ("ours full, metrics", "ours full, metrics, bf16 sums"):
             lines.append(at_most(size, results, mine, "floor: 3 matmuls, our chunks", 1.15))
-            lines.append(at_most(size, results, mine, "floor: 3 matmuls, our chunks", 1.08, " (stretch)"))
+            lines.append(
+                at_most(size, results, mine, "floor: 3 matmuls, our chunks", 1.08, " (stretch)")
+            )
     lines.append(faster(size, results, "ours full", "full logits, full shape", 4))
     lines.append(leaner(size, results, "ours full", "full logits, full shape", 8))
     lines += [within_outputs(size, result) for result in results.values() if result.variant.is_ours]
@@ -52,19 +59,27 @@ def at_most(
     claim = f"{size}: time of {mine} ≤ {most} × {other}{remark}"
     if ratio is None:
         return Verdict(claim, _why_missing(results.get(other)), None)
-    return Verdict(claim, f"{ratio.median:.3f} [{ratio.low:.3f}, {ratio.high:.3f}]", ratio.median <= most)
+    return Verdict(
+        claim, f"{ratio.median:.3f} [{ratio.low:.3f}, {ratio.high:.3f}]", ratio.median <= most
+    )
 
 
-def faster(size: Size, results: Mapping[str, Result], mine: str, other: str, least: float) -> Verdict:
+def faster(
+    size: Size, results: Mapping[str, Result], mine: str, other: str, least: float
+) -> Verdict:
     """`mine` is at least `least` times as fast as `other`."""
     ratio = time_ratio(results.get(other), results.get(mine))
     claim = f"{size}: {mine} ≥ {least} × faster than {other}"
     if ratio is None:
         return Verdict(claim, _why_missing(results.get(other)), None)
-    return Verdict(claim, f"{ratio.median:.2f} [{ratio.low:.2f}, {ratio.high:.2f}]", ratio.median >= least)
+    return Verdict(
+        claim, f"{ratio.median:.2f} [{ratio.low:.2f}, {ratio.high:.2f}]", ratio.median >= least
+    )
 
 
-def leaner(size: Size, results: Mapping[str, Result], mine: str, other: str, least: float) -> Verdict:
+def leaner(
+    size: Size, results: Mapping[str, Result], mine: str, other: str, least: float
+) -> Verdict:
     """`other` takes at least `least` times the extra memory of `mine`."""
     a, b = results.get(mine), results.get(other)
     claim = f"{size}: extra memory of {other} ≥ {least} × {mine}"
@@ -72,11 +87,14 @@ def leaner(size: Size, results: Mapping[str, Result], mine: str, other: str, lea
         return Verdict(claim, _why_missing(b), None)
     # In whole MiB: a few vectors more or less are no difference.
     ratio = round(b.peak_mb) / max(1, round(a.peak_mb))
-    return Verdict(claim, f"{ratio:.3f} ({b.peak_mb:.0f} against {a.peak_mb:.0f} MiB)", ratio >= least)
+    return Verdict(
+        claim, f"{ratio:.3f} ({b.peak_mb:.0f} against {a.peak_mb:.0f} MiB)", ratio >= least
+    )
 
 
 def within_outputs(size: Size, result: Result) -> Verdict:
-    """Extra memory at most the gradients, the weight's counted in the dtype of its sums, plus 1 GiB."""
+    """Extra memory at most the gradients, the weight's counted in the dtype of its sums, plus 1
+    GiB."""
     N, D, V = size
     sums = result.variant.sums
     limit_mb = (V * D * DTYPE_BYTES[sums] + N * D * DTYPE_BYTES["bfloat16"]) / 2**20 + 1024

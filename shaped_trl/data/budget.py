@@ -15,9 +15,13 @@ def parse_tokens(text: str) -> int:
     Raises:
         UserError: not a positive number with K, M, B, T or no suffix.
     """
-    match = re.fullmatch(r"([0-9]+)(?:\.([0-9]+))?([KMBT]?)", str(text).replace("_", "").strip().upper())
+    match = re.fullmatch(
+        r"([0-9]+)(?:\.([0-9]+))?([KMBT]?)", str(text).replace("_", "").strip().upper()
+    )
     if match is None:
-        raise UserError(f"train_tokens={text!r} is not a number of tokens: write 300M, 1.5B, 500B (K, M, B or T)")
+        raise UserError(
+            f"train_tokens={text!r} is not a number of tokens: write 300M, 1.5B, 500B (K, M, B or T)"
+        )
     whole, fraction, suffix = match.group(1), match.group(2) or "", match.group(3)
     return int(whole + fraction) * SUFFIXES[suffix] // 10 ** len(fraction)
 

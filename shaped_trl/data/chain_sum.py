@@ -1,6 +1,7 @@
 """The corpus and the RL prompts of `shaped_eval.benchmarks.chain_sum`, arithmetic of reasoning-gym.
 
-A training text is a question, then either the totals after each term, of which noise replaces some, or a guess:
+A training text is a question, then either the totals after each term, of which noise replaces some,
+or a guess:
 
     State the final answer to the following arithmetic problem: 7 + 5 - 3 = 12 9 Answer: 9
     State the final answer to the following arithmetic problem: 7 + 5 - 3 = Answer: -4
@@ -30,8 +31,9 @@ HARDEST = 9 * MAX_TERMS  # no total is farther from 0
 class ChainSum:
     """Options of the corpus. Two with equal options give the same rows, byte for byte.
 
-    A share `p_long` of the texts works; each total in it is, with probability `noise`, any number, and the next one is
-    right again. Texts have 3 to `max_terms` terms, a share `long_share` of them up to 8.
+    A share `p_long` of the texts works; each total in it is, with probability `noise`, any number,
+    and the next one is right again. Texts have 3 to `max_terms` terms, a share `long_share` of them
+    up to 8.
 
     Raises:
         UserError: a field outside its range, with the range.
@@ -46,9 +48,13 @@ class ChainSum:
     def __post_init__(self):
         for name in ("p_long", "noise", "long_share"):
             if not 0 <= getattr(self, name) <= 1:
-                raise UserError(f"{name}={getattr(self, name)!r} is out of range: give a number in [0, 1]")
+                raise UserError(
+                    f"{name}={getattr(self, name)!r} is out of range: give a number in [0, 1]"
+                )
         if not MIN_TERMS <= self.max_terms <= MAX_TERMS:
-            raise UserError(f"max_terms={self.max_terms} is out of range: give {MIN_TERMS} to {MAX_TERMS}")
+            raise UserError(
+                f"max_terms={self.max_terms} is out of range: give {MIN_TERMS} to {MAX_TERMS}"
+            )
         if not 0 <= self.seed < 10_000:
             raise UserError(f"seed={self.seed} is out of range: give 0 to 9999")
 
@@ -65,7 +71,10 @@ def corpus_rows(options: ChainSum, *, held_out: bool = False) -> Iterator[dict[s
         question, _, metadata = next(longer if rng.random() < options.long_share else short)
         right = totals(metadata["expression"])
         if rng.random() < options.p_long:
-            work = [rng.randint(-HARDEST, HARDEST) if rng.random() < options.noise else total for total in right]
+            work = [
+                rng.randint(-HARDEST, HARDEST) if rng.random() < options.noise else total
+                for total in right
+            ]
             words = [*map(str, work), MARK, str(right[-1])]
         else:
             words = [MARK, str(rng.randint(-HARDEST, HARDEST))]
@@ -73,18 +82,27 @@ def corpus_rows(options: ChainSum, *, held_out: bool = False) -> Iterator[dict[s
 
 
 def write_corpus(
-    folder: str | Path | None, *, train_rows: int = 50_000, heldout_rows: int = 512, rl_rows: int = 4_000, **task: Any
+    folder: str | Path | None,
+    *,
+    train_rows: int = 50_000,
+    heldout_rows: int = 512,
+    rl_rows: int = 4_000,
+    **task: Any,
 ) -> None:
-    """Write ``train.jsonl``, ``heldout.jsonl`` (validation texts) and ``rl_prompts.jsonl`` (3 to 8 terms, all equally
-    often) into `folder`; without one the options are only checked. Each file is replaced at once. `task` holds fields
-    of `ChainSum`.
+    """Write ``train.jsonl``, ``heldout.jsonl`` (validation texts) and ``rl_prompts.jsonl`` (3 to 8
+    terms, all equally often) into `folder`; without one the options are only checked. Each file is
+    replaced at once. `task` holds fields of `ChainSum`.
 
     Raises:
-        UserError: a field or a count outside its range, or reasoning-gym is not installed; nothing is written.
+        UserError: a field or a count outside its range, or reasoning-gym is not installed; nothing
+            is written.
     """
     options = options_of(ChainSum, NAME, task)
     check_counts(train_rows=train_rows, heldout_rows=heldout_rows, rl_rows=rl_rows)
-    prompts = ({"prompt": question, "gold": gold} for question, gold, _ in questions(options.seed, RL, held_out=False))
+    prompts = (
+        {"prompt": question, "gold": gold}
+        for question, gold, _ in questions(options.seed, RL, held_out=False)
+    )
     files = {
         "train.jsonl": islice(corpus_rows(options), train_rows),
         "heldout.jsonl": islice(corpus_rows(options, held_out=True), heldout_rows),

@@ -1,9 +1,10 @@
 """Training rows from a local file, a mirror of the Hub, or the Hub, as TRL's data formats.
 
-A row ends as ``text`` (language modelling), ``prompt`` + ``completion``, or ``messages`` (chat): what SFTTrainer
-tokenises, masks and packs. Templates turn other columns into these: ``"Question: {question}\\nAnswer:"``. Rows are
-a `datasets.Dataset`, memory-mapped, or with ``streaming`` a `datasets.IterableDataset`, read as training goes on.
-One data set goes to TRL as it is; a mixture or a stream goes through `shaped_trl.data.packing`.
+A row ends as ``text`` (language modelling), ``prompt`` + ``completion``, or ``messages`` (chat):
+what SFTTrainer tokenises, masks and packs. Templates turn other columns into these: ``"Question:
+{question}\\nAnswer:"``. Rows are a `datasets.Dataset`, memory-mapped, or with ``streaming`` a
+`datasets.IterableDataset`, read as training goes on. One data set goes to TRL as it is; a mixture
+or a stream goes through `shaped_trl.data.packing`.
 """
 
 from __future__ import annotations
@@ -37,17 +38,25 @@ class SourceArguments:
         default="",
         metadata={"help": "Hub id, or a local .jsonl, .json, .txt, .csv or .parquet file."},
     )
-    dataset_config: str | None = field(default=None, metadata={"help": "Configuration of a Hub data set."})
+    dataset_config: str | None = field(
+        default=None, metadata={"help": "Configuration of a Hub data set."}
+    )
     dataset_train_split: str = field(default="train", metadata={"help": "Split to train on."})
     hub_mirror: str | None = field(
         default=None,
-        metadata={"help": f"Folder <id>/<config>/<split>.jsonl read before the Hub (or {MIRROR_VARIABLE})."},
+        metadata={
+            "help": f"Folder <id>/<config>/<split>.jsonl read before the Hub (or {MIRROR_VARIABLE})."
+        },
     )
     dataset_license: str | None = field(
-        default=None, metadata={"help": "Licence of the data, for the model card; default: what its own card states."}
+        default=None,
+        metadata={
+            "help": "Licence of the data, for the model card; default: what its own card states."
+        },
     )
     prompt_template: str | None = field(
-        default=None, metadata={"help": "Prompt built from columns: 'Question: {question}\\nAnswer:'."}
+        default=None,
+        metadata={"help": "Prompt built from columns: 'Question: {question}\\nAnswer:'."},
     )
 
 
@@ -65,14 +74,19 @@ class CorpusArguments(SourceArguments):
     )
     streaming: bool = field(
         default=False,
-        metadata={"help": "Read and tokenise while training, what does not fit on the disk. Needs packing."},
+        metadata={
+            "help": "Read and tokenise while training, what does not fit on the disk. Needs packing."
+        },
     )
     train_tokens: str | None = field(
-        default=None, metadata={"help": "Token budget in place of max_steps: 300M, 1.5B, 500B. Needs packing."}
+        default=None,
+        metadata={"help": "Token budget in place of max_steps: 300M, 1.5B, 500B. Needs packing."},
     )
     decontaminate: list | str | None = field(
         default=None,
-        metadata={"help": "Drop rows that share 13 words in a row with these benchmarks: [gsm8k, math500]."},
+        metadata={
+            "help": "Drop rows that share 13 words in a row with these benchmarks: [gsm8k, math500]."
+        },
     )
     dataset_test_split: str | None = field(
         default=None,
@@ -93,20 +107,31 @@ class CorpusArguments(SourceArguments):
         default=None, metadata={"help": "Evaluate on the first rows (of each source) only."}
     )
     completion_template: str | None = field(
-        default=None, metadata={"help": "Completion built from columns, with prompt_template: ' {answer}'."}
+        default=None,
+        metadata={"help": "Completion built from columns, with prompt_template: ' {answer}'."},
     )
-    text_template: str | None = field(default=None, metadata={"help": "Plain text built from columns."})
+    text_template: str | None = field(
+        default=None, metadata={"help": "Plain text built from columns."}
+    )
     from_scratch: dict | str | None = field(
         default=None,
-        metadata={"help": "Model configuration to initialise at random where no model_name_or_path is given."},
+        metadata={
+            "help": "Model configuration to initialise at random where no model_name_or_path is given."
+        },
     )
     tokenizer_name_or_path: str | None = field(
-        default=None, metadata={"help": "Tokenizer for training from scratch; none: one is trained on the corpus."}
+        default=None,
+        metadata={
+            "help": "Tokenizer for training from scratch; none: one is trained on the corpus."
+        },
     )
     tokenizer_kind: str = field(
-        default="bpe", metadata={"help": "Tokenizer trained on the corpus: bpe (byte-level) or word."}
+        default="bpe",
+        metadata={"help": "Tokenizer trained on the corpus: bpe (byte-level) or word."},
     )
-    tokenizer_vocab_size: int = field(default=8192, metadata={"help": "Vocabulary of a tokenizer trained here."})
+    tokenizer_vocab_size: int = field(
+        default=8192, metadata={"help": "Vocabulary of a tokenizer trained here."}
+    )
 
     def __post_init__(self):
         for name in ("from_scratch", "mixture"):
@@ -117,7 +142,8 @@ class CorpusArguments(SourceArguments):
 
 
 def parse_yaml(name: str, value: Any) -> Any:
-    """A nested option as the command line passes it: YAML, of which JSON is a part. Raises ValueError for no YAML."""
+    """A nested option as the command line passes it: YAML, of which JSON is a part. Raises
+    ValueError for no YAML."""
     if not isinstance(value, str):
         return value
     try:
@@ -127,8 +153,13 @@ def parse_yaml(name: str, value: Any) -> Any:
 
 
 def parse_names(value: list | str | None) -> list | None:
-    """A list of names as the command line passes it: ``[gsm8k, math500]``, the brackets optional."""
-    return [name.strip() for name in value.strip("[] ").split(",")] if isinstance(value, str) else value
+    """A list of names as the command line passes it: ``[gsm8k, math500]``, the brackets
+    optional."""
+    return (
+        [name.strip() for name in value.strip("[] ").split(",")]
+        if isinstance(value, str)
+        else value
+    )
 
 
 def load_split(args: SourceArguments, split: str, streaming: bool = False) -> Rows:
@@ -139,7 +170,9 @@ def load_split(args: SourceArguments, split: str, streaming: bool = False) -> Ro
     """
     local = Path(args.dataset_name)
     if not args.dataset_name:
-        raise UserError("dataset_name is missing: give a Hub id or a local .jsonl, .json, .txt, .csv, .parquet file")
+        raise UserError(
+            "dataset_name is missing: give a Hub id or a local .jsonl, .json, .txt, .csv, .parquet file"
+        )
     if split != args.dataset_train_split and Path(split).suffix in LOADERS:
         local = Path(split)
     if local.suffix in LOADERS:
@@ -148,7 +181,9 @@ def load_split(args: SourceArguments, split: str, streaming: bool = False) -> Ro
     if path is not None:
         return _load_file(path, streaming)
     try:
-        return load_dataset(args.dataset_name, args.dataset_config, split=split, streaming=streaming)
+        return load_dataset(
+            args.dataset_name, args.dataset_config, split=split, streaming=streaming
+        )
     except Exception as error:
         message = str(error).splitlines()[0] if str(error) else "no message"
         raise UserError(
@@ -164,10 +199,14 @@ def _load_file(path: Path, streaming: bool) -> Rows:
     if path.stat().st_size == 0:
         raise UserError(f"data {str(path)!r}: the file is empty")
     try:
-        return load_dataset(LOADERS[path.suffix], data_files=str(path), split="train", streaming=streaming)
+        return load_dataset(
+            LOADERS[path.suffix], data_files=str(path), split="train", streaming=streaming
+        )
     except DatasetGenerationError as error:
         reason = " ".join(str(error.__cause__ or error).split())[:300]
-        raise UserError(f"data {str(path)!r} cannot be read as {LOADERS[path.suffix]}: {reason}") from error
+        raise UserError(
+            f"data {str(path)!r} cannot be read as {LOADERS[path.suffix]}: {reason}"
+        ) from error
 
 
 def column_names(rows: Rows) -> list[str]:
@@ -184,13 +223,17 @@ def fill_template(rows: Rows, columns: dict[str, str]) -> Rows:
         UserError: a template is malformed, or names a column that the data set lacks.
     """
     check_templates(columns, column_names(rows))
-    return rows.map(lambda row: {name: fill(name, template, row) for name, template in columns.items()})
+    return rows.map(
+        lambda row: {name: fill(name, template, row) for name, template in columns.items()}
+    )
 
 
 def check_templates(columns: Mapping[str, str], present: Sequence[str]) -> None:
     """Raise UserError where a template is malformed or names a column that is not `present`."""
     for name, template in columns.items():
-        missing = {re.split(r"[.\[]", path)[0] for path in template_fields(name, template)} - set(present)
+        missing = {re.split(r"[.\[]", path)[0] for path in template_fields(name, template)} - set(
+            present
+        )
         if missing:
             raise UserError(
                 f"{name}_template={template!r} names {sorted(missing)}, but the data has the columns {list(present)}"
@@ -198,19 +241,25 @@ def check_templates(columns: Mapping[str, str], present: Sequence[str]) -> None:
 
 
 def template_fields(name: str, template: str) -> list[str]:
-    """The columns that a template names, with the way into nested ones: ``reward_model[ground_truth]``."""
+    """The columns that a template names, with the way into nested ones:
+    ``reward_model[ground_truth]``."""
     try:
         return [path for _, path, _, _ in string.Formatter().parse(template) if path]
     except ValueError as error:
-        raise UserError(f"{name}_template={template!r}: {error}; write a brace of the text itself twice") from error
+        raise UserError(
+            f"{name}_template={template!r}: {error}; write a brace of the text itself twice"
+        ) from error
 
 
 def fill(name: str, template: str, row: Mapping[str, Any]) -> str:
-    """A row's text. Raises UserError where the row has no such value, as inside of a nested column."""
+    """A row's text. Raises UserError where the row has no such value, as inside of a nested
+    column."""
     try:
         return template.format(**row)
     except (KeyError, IndexError, AttributeError, TypeError, ValueError) as error:
-        raise UserError(f"{name}_template={template!r} does not fit a row ({error!r}) that has {dict(row)}") from error
+        raise UserError(
+            f"{name}_template={template!r} does not fit a row ({error!r}) that has {dict(row)}"
+        ) from error
 
 
 def training_rows(
@@ -221,9 +270,11 @@ def training_rows(
     overlap: Overlap | None = None,
     keep: Collection[str] = (),
 ) -> Rows:
-    """One split in a format that SFTTrainer reads, templates applied, other columns dropped but those of `keep`.
+    """One split in a format that SFTTrainer reads, templates applied, other columns dropped but
+    those of `keep`.
 
-    With `overlap` a row also has the columns that it adds (`MARK`, `ROW_ID`): nothing is dropped yet.
+    With `overlap` a row also has the columns that it adds (`MARK`, `ROW_ID`): nothing is dropped
+    yet.
 
     Raises:
         UserError: no trainable column and no template that makes one.

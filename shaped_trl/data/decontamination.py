@@ -1,7 +1,8 @@
 """Rows that share 13 words in a row with a benchmark's problem are found, dropped and reported.
 
-Words are runs of letters, digits and underscores, lower case, after Unicode's NFKC; a problem is its question, without
-worked examples or instructions. What is kept in memory is the benchmarks' 13-grams, whatever the size of the corpus.
+Words are runs of letters, digits and underscores, lower case, after Unicode's NFKC; a problem is
+its question, without worked examples or instructions. What is kept in memory is the benchmarks'
+13-grams, whatever the size of the corpus.
 
     output_dir/decontamination/rows.jsonl, rows-<rank>.jsonl   a line a dropped row (of streams: as they are read)
     output_dir/decontamination/report.json                     counts by benchmark
@@ -27,7 +28,8 @@ from shaped_eval.records import read_jsonl, write_atomic
 from transformers import TrainerCallback
 
 NGRAM = 13
-# columns that `Overlap` adds: ids of the problems that a row overlaps with, separated by spaces; the row's own id
+# columns that `Overlap` adds: ids of the problems that a row overlaps with, separated by spaces;
+# the row's own id
 MARK, ROW_ID = "overlaps_with", "row_id"
 
 
@@ -41,7 +43,8 @@ class Overlap:
     """The benchmarks' 13-grams. `bind(columns)` is the function for `datasets.map` that marks rows.
 
     Raises:
-        UserError: an unknown benchmark, one whose problems are not in `BENCHMARKS`, or one that cannot be read.
+        UserError: an unknown benchmark, one whose problems are not in `BENCHMARKS`, or one that
+            cannot be read.
     """
 
     def __init__(self, names: Sequence[str], hub_mirror: str | None = None):
@@ -64,7 +67,9 @@ class Overlap:
         self.problems[benchmark] += 1
         self.too_short[benchmark] += not grams
         for gram in grams:
-            self.owners[gram] = f"{self.owners[gram]} {problem_id}" if gram in self.owners else problem_id
+            self.owners[gram] = (
+                f"{self.owners[gram]} {problem_id}" if gram in self.owners else problem_id
+            )
 
     def found(self, text: str) -> list[str]:
         """Ids of the problems that `text` overlaps with, sorted."""
@@ -73,9 +78,15 @@ class Overlap:
 
     def bind(self, columns: Sequence[str]) -> _Mark:
         """Raises UserError where the columns hold no text."""
-        texts = [name for name in ("text", "prompt", "completion", "messages", "conversations") if name in columns]
+        texts = [
+            name
+            for name in ("text", "prompt", "completion", "messages", "conversations")
+            if name in columns
+        ]
         if not texts:
-            raise UserError(f"decontaminate needs text, but the data has the columns {list(columns)}")
+            raise UserError(
+                f"decontaminate needs text, but the data has the columns {list(columns)}"
+            )
         return _Mark(self, texts)
 
 
@@ -115,13 +126,15 @@ def _clean(mark: str) -> bool:
 
 
 def rows_file(output_dir: str | Path, rank: int | None = None) -> Path:
-    """Where dropped rows are written: of memory-mapped sources, or of the streams of one process."""
+    """Where dropped rows are written: of memory-mapped sources, or of the streams of one
+    process."""
     name = "rows.jsonl" if rank is None else f"rows-{rank}.jsonl"
     return Path(output_dir) / "decontamination" / name
 
 
 class ReportCallback(TrainerCallback):
-    """Write the report on the main process: when training begins, and with what streams dropped, when it ends.
+    """Write the report on the main process: when training begins, and with what streams dropped,
+    when it ends.
 
     Args:
         overlap: the benchmarks.
@@ -153,7 +166,11 @@ def _write_report(output_dir: str | Path, overlap: Overlap) -> None:
     report = {
         "ngram": NGRAM,
         "benchmarks": {
-            name: {"problems": count, "too_short": overlap.too_short[name], "rows_dropped": dropped[name]}
+            name: {
+                "problems": count,
+                "too_short": overlap.too_short[name],
+                "rows_dropped": dropped[name],
+            }
             for name, count in overlap.problems.items()
         },
         "rows_dropped": dict(sorted(sources.items())),

@@ -1,4 +1,5 @@
-"""What the corpora that the project makes itself have in common: how many rows, and how they are written."""
+"""What the corpora that the project makes itself have in common: how many rows, and how they are
+written."""
 
 from __future__ import annotations
 

@@ -1,4 +1,5 @@
-"""The sources of a run: one data set, or a mixture with weights, each memory-mapped or streaming."""
+"""The sources of a run: one data set, or a mixture with weights, each memory-mapped or
+streaming."""
 
 from __future__ import annotations
 
@@ -18,7 +19,14 @@ from shaped_trl.data.decontamination import MARK, ROW_ID, Overlap, split_marked
 # what an entry of `mixture` may hold beside its weight
 TEMPLATES = tuple(f"{name}_template" for name in TEMPLATED)
 KEYS = (
-    *("dataset_name", "dataset_config", "dataset_train_split", "dataset_test_split", "dataset_license", "streaming"),
+    *(
+        "dataset_name",
+        "dataset_config",
+        "dataset_train_split",
+        "dataset_test_split",
+        "dataset_license",
+        "streaming",
+    ),
     *TEMPLATES,
 )
 # column that names a row's source
@@ -38,18 +46,24 @@ def mixture_entries(corpus: CorpusArguments) -> list[tuple[CorpusArguments, floa
     """Options and weight of each source; reads no data.
 
     Raises:
-        UserError: an entry that is not a mapping, lacks a name or a weight or has an unknown key; weights that do not
-            sum to 1; a `dataset_name` or template beside the mixture.
+        UserError: an entry that is not a mapping, lacks a name or a weight or has an unknown key;
+            weights that do not sum to 1; a `dataset_name` or template beside the mixture.
     """
     if corpus.mixture is None:
         return [(corpus, 1.0)]
     beside = [
-        name for name in ("dataset_name", "dataset_config", "dataset_license", *TEMPLATES) if getattr(corpus, name)
+        name
+        for name in ("dataset_name", "dataset_config", "dataset_license", *TEMPLATES)
+        if getattr(corpus, name)
     ]
     if beside:
-        raise UserError(f"{beside[0]}={getattr(corpus, beside[0])!r} beside mixture: write it into the entry")
+        raise UserError(
+            f"{beside[0]}={getattr(corpus, beside[0])!r} beside mixture: write it into the entry"
+        )
     if not isinstance(corpus.mixture, list) or not corpus.mixture:
-        raise UserError(f"mixture={corpus.mixture!r} must be a list: [{{dataset_name: my.jsonl, weight: 1.0}}]")
+        raise UserError(
+            f"mixture={corpus.mixture!r} must be a list: [{{dataset_name: my.jsonl, weight: 1.0}}]"
+        )
     entries = [_entry(corpus, number, entry) for number, entry in enumerate(corpus.mixture)]
     total = sum(weight for _, weight in entries)
     if abs(total - 1) > 1e-6:
@@ -64,23 +78,30 @@ def _entry(corpus: CorpusArguments, number: int, entry: object) -> tuple[CorpusA
         raise UserError(f"{where}={entry!r} must be a mapping with dataset_name and weight")
     unknown = sorted(set(entry) - {*KEYS, "weight"})
     if unknown:
-        raise UserError(f"{where}: unknown key {unknown[0]!r}: choose from {', '.join([*KEYS, 'weight'])}")
+        raise UserError(
+            f"{where}: unknown key {unknown[0]!r}: choose from {', '.join([*KEYS, 'weight'])}"
+        )
     if not entry.get("dataset_name"):
         raise UserError(f"{where}: dataset_name is missing: give a Hub id or a local file")
     weight = entry.get("weight")
     if isinstance(weight, bool) or not isinstance(weight, int | float) or not weight > 0:
         raise UserError(f"{where}: weight={weight!r} must be a number above 0")
-    options = {"streaming": corpus.streaming, **{key: value for key, value in entry.items() if key != "weight"}}
+    options = {
+        "streaming": corpus.streaming,
+        **{key: value for key, value in entry.items() if key != "weight"},
+    }
     if number > 0:  # a split beside the mixture is the first source's
         options.setdefault("dataset_test_split", None)
     return replace(corpus, mixture=None, **options), float(weight)
 
 
-def load_sources(corpus: CorpusArguments, overlap: Overlap | None = None) -> tuple[list[Source], list[dict[str, Any]]]:
+def load_sources(
+    corpus: CorpusArguments, overlap: Overlap | None = None
+) -> tuple[list[Source], list[dict[str, Any]]]:
     """The sources with their rows, and a report line for each row that was dropped.
 
-    With `overlap`, contaminated rows are gone from memory-mapped sources; in streams they are marked, and dropped as
-    they are read.
+    With `overlap`, contaminated rows are gone from memory-mapped sources; in streams they are
+    marked, and dropped as they are read.
 
     Raises:
         UserError: as `mixture_entries` and `training_rows` do; nothing is left of a source.
@@ -88,12 +109,16 @@ def load_sources(corpus: CorpusArguments, overlap: Overlap | None = None) -> tup
     sources, dropped = [], []
     for options, weight in mixture_entries(corpus):
         name = source_name(options)
-        rows = training_rows(options, options.dataset_train_split, streaming=options.streaming, overlap=overlap)
+        rows = training_rows(
+            options, options.dataset_train_split, streaming=options.streaming, overlap=overlap
+        )
         if holds_out(options):
             columns = [column for column in column_names(rows) if column not in (MARK, ROW_ID)]
             rows = rows.filter(_NotHeldOut(_first_rows(options), columns))
             if isinstance(rows, Dataset) and len(rows) == 0:
-                raise UserError(f"num_heldout={options.num_heldout} leaves no row of {name!r} to train on")
+                raise UserError(
+                    f"num_heldout={options.num_heldout} leaves no row of {name!r} to train on"
+                )
         if overlap is not None and isinstance(rows, Dataset):
             rows, lines = split_marked(name, rows)
             dropped += lines
@@ -109,8 +134,8 @@ def source_name(options: CorpusArguments) -> str:
 
 
 def evaluation_rows(corpus: CorpusArguments) -> Dataset | None:
-    """The sources' evaluation splits, or the rows that are held out of them, one after the other, at most
-    `max_eval_samples` rows of each; None without any.
+    """The sources' evaluation splits, or the rows that are held out of them, one after the other,
+    at most `max_eval_samples` rows of each; None without any.
 
     Rows have a column `source` where there are several sources or the data has that column itself.
 
@@ -146,23 +171,30 @@ def holds_out(options: CorpusArguments) -> bool:
 
 
 def _first_rows(options: CorpusArguments) -> Dataset:
-    """The first `num_heldout` rows of one source's training split. Raises UserError where it has not so many."""
-    rows = training_rows(options, options.dataset_train_split, streaming=options.streaming, keep=[SOURCE])
+    """The first `num_heldout` rows of one source's training split. Raises UserError where it has
+    not so many."""
+    rows = training_rows(
+        options, options.dataset_train_split, streaming=options.streaming, keep=[SOURCE]
+    )
     first = list(islice(rows, options.num_heldout))
     if len(first) != options.num_heldout:
-        raise UserError(f"num_heldout={options.num_heldout}, but {source_name(options)!r} has {len(first)} rows")
+        raise UserError(
+            f"num_heldout={options.num_heldout}, but {source_name(options)!r} has {len(first)} rows"
+        )
     return Dataset.from_list(first)
 
 
 class _NotHeldOut:
     """Whether a row, by its content, is none of `held_out`.
 
-    By content, since a stream's processes and workers read parts of its files, each with a count of its own.
+    By content, since a stream's processes and workers read parts of its files, each with a count of
+    its own.
     """
 
     def __init__(self, held_out: Dataset, columns: Sequence[str]):
         self.columns = list(columns)
-        self.held_out = dict.fromkeys(sorted(map(self._digest, held_out)))  # in an order, for the cache of `filter`
+        # in an order, for the cache of `filter`
+        self.held_out = dict.fromkeys(sorted(map(self._digest, held_out)))
 
     def _digest(self, row: dict[str, Any]) -> str:
         content = json.dumps([row[column] for column in self.columns], default=str)

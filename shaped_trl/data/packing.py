@@ -1,15 +1,20 @@
 """Endless packed batches from weighted sources, each with the position that continues after it.
 
-    rows of a source (TRL's columns input_ids and labels; tokenised as they are read where the source streams)
-      → sequences of exactly `length` tokens: documents one after the other, cut where the sequence ends and
-        continued in the source's next one, their lengths kept so that TRL's collator restarts position_ids
-      → each sequence of a batch from one source, drawn by weight from (seed, rank, number of the sequence)
-      → TRL's collator (padding-free: attention does not cross documents, no loss on a document's first token)
+    rows of a source (TRL's columns input_ids and labels; tokenised as they are read where the
+    source streams)
+      → sequences of exactly `length` tokens: documents one after the other, cut where the sequence
+      ends and
+        continued in the source's next one, their lengths kept so that TRL's collator restarts
+        position_ids
+      → each sequence of a batch from one source, drawn by weight from (seed, rank, number of the
+      sequence) → TRL's collator (padding-free: attention does not cross documents, no loss on a
+      document's first token)
 
-A position is small and plain JSON: how many sequences were drawn, and of each source the place of the document under
-way and how many of its tokens are used. Continuing reads again only that one document of each source. The order of a
-memory-mapped source is a permutation by (seed, epoch), 8 bytes a row; a stream is read in the order of its files,
-which `datasets` shuffles by epoch, and rows keep their order within a file.
+A position is small and plain JSON: how many sequences were drawn, and of each source the place of
+the document under way and how many of its tokens are used. Continuing reads again only that one
+document of each source. The order of a memory-mapped source is a permutation by (seed, epoch), 8
+bytes a row; a stream is read in the order of its files, which `datasets` shuffles by epoch, and
+rows keep their order within a file.
 """
 
 from __future__ import annotations
@@ -30,7 +35,8 @@ STREAM = "stream"
 
 
 def part_of(rows: Dataset | IterableDataset, rank: int, world: int) -> Dataset | IterableDataset:
-    """This process's part of a stream: files of its own, or with fewer files than processes every world-th row.
+    """This process's part of a stream: files of its own, or with fewer files than processes every
+    world-th row.
 
     A memory-mapped data set stays whole: `PackedStream` deals out each epoch's permutation.
     """
@@ -50,11 +56,12 @@ class _EveryNth:
 
 
 class PackedStream(torch.utils.data.IterableDataset):
-    """Yields whole collated batches without end; for a DataLoader with ``batch_size=None`` and at most one worker.
+    """Yields whole collated batches without end; for a DataLoader with ``batch_size=None`` and at
+    most one worker.
 
     Args:
-        sources: tokenised rows with `input_ids`, `labels` and, where rows are to be dropped, the marks of `Overlap`;
-            streams hold this process's part already (`part_of`).
+        sources: tokenised rows with `input_ids`, `labels` and, where rows are to be dropped, the
+            marks of `Overlap`; streams hold this process's part already (`part_of`).
         length: tokens of a sequence.
         batch_size: sequences of a batch.
         collate: list of {"input_ids", "labels", "seq_lengths"} → batch.
@@ -74,9 +81,18 @@ class PackedStream(torch.utils.data.IterableDataset):
         world: int = 1,
         position: dict[str, Any] | None = None,
     ):
-        self.sources, self.length, self.batch_size, self.collate = list(sources), length, batch_size, collate
+        self.sources, self.length, self.batch_size, self.collate = (
+            list(sources),
+            length,
+            batch_size,
+            collate,
+        )
         self.seed, self.rank, self.world = seed, rank, world
-        self.position = position or {"sequences": 0, "dropped": 0, "sources": [None] * len(self.sources)}
+        self.position = position or {
+            "sequences": 0,
+            "dropped": 0,
+            "sources": [None] * len(self.sources),
+        }
 
     def __iter__(self) -> Iterator[dict[str, Any]]:
         cursors = [
@@ -88,13 +104,20 @@ class PackedStream(torch.utils.data.IterableDataset):
         while True:
             chosen = []
             for _ in range(self.batch_size):
-                drawn = np.random.default_rng([self.seed, self.rank, sequences]).random() * cumulative[-1]
+                drawn = (
+                    np.random.default_rng([self.seed, self.rank, sequences]).random()
+                    * cumulative[-1]
+                )
                 chosen.append(cursors[int(np.searchsorted(cumulative, drawn, side="right"))])
                 sequences += 1
             batch = self.collate([cursor.sequence(self.length) for cursor in chosen])
             lines = [line for cursor in cursors for line in cursor.drain()]
             dropped += len(lines)
-            position = {"sequences": sequences, "dropped": dropped, "sources": [cursor.place for cursor in cursors]}
+            position = {
+                "sequences": sequences,
+                "dropped": dropped,
+                "sources": [cursor.place for cursor in cursors],
+            }
             batch[STREAM] = {
                 "position": position,
                 "sources": [cursor.name for cursor in chosen],
@@ -102,7 +125,9 @@ class PackedStream(torch.utils.data.IterableDataset):
             }
             yield batch
 
-    def _documents(self, number: int, place: dict[str, Any] | None) -> Iterator[tuple[dict[str, Any], dict]]:
+    def _documents(
+        self, number: int, place: dict[str, Any] | None
+    ) -> Iterator[tuple[dict[str, Any], dict]]:
         """Endless pairs of a document's place (epoch and what finds it again) and the document."""
         source = self.sources[number]
         epoch, at = (place["epoch"], place["at"]) if place else (0, None)
@@ -113,16 +138,22 @@ class PackedStream(torch.utils.data.IterableDataset):
                 count += 1
                 yield {"epoch": epoch, "at": at_row}, row
             if count == 0 and at is None:
-                raise UserError(f"dataset_name={source.name!r} has no rows for process {self.rank} of {self.world}")
+                raise UserError(
+                    f"dataset_name={source.name!r} has no rows for process {self.rank} of {self.world}"
+                )
             epoch, at = epoch + 1, None
 
     def _indexed(self, number: int, epoch: int, start: int | None) -> Iterator[tuple[int, dict]]:
         rows = self.sources[number].rows
-        order = np.random.default_rng([self.seed, number, epoch]).permutation(len(rows))[self.rank :: self.world]
+        order = np.random.default_rng([self.seed, number, epoch]).permutation(len(rows))[
+            self.rank :: self.world
+        ]
         for index in range(start or 0, len(order)):
             yield index, rows[int(order[index])]
 
-    def _streamed(self, number: int, epoch: int, start: dict | None) -> Iterator[tuple[dict | None, dict]]:
+    def _streamed(
+        self, number: int, epoch: int, start: dict | None
+    ) -> Iterator[tuple[dict | None, dict]]:
         rows = self.sources[number].rows
         # any epoch but 0 makes `datasets` shuffle the files, with the epoch as the seed
         rows.set_epoch(int(np.random.default_rng([self.seed, number, epoch]).integers(1, 2**31)))
@@ -135,9 +166,15 @@ class PackedStream(torch.utils.data.IterableDataset):
 
 
 class _Cursor:
-    """Cuts a source's documents into sequences. `place` finds the next token again; None: nothing was read yet."""
+    """Cuts a source's documents into sequences. `place` finds the next token again; None: nothing
+    was read yet."""
 
-    def __init__(self, name: str, documents: Iterator[tuple[dict[str, Any], dict]], place: dict[str, Any] | None):
+    def __init__(
+        self,
+        name: str,
+        documents: Iterator[tuple[dict[str, Any], dict]],
+        place: dict[str, Any] | None,
+    ):
         self.name, self.documents = name, documents
         self.found: dict[str, Any] | None = None
         self.document: dict[str, list[int]] = {"input_ids": [], "labels": []}
@@ -180,4 +217,6 @@ class _Cursor:
                 self.found, self.document, self.taken = found, row, 0
                 return
             if found["epoch"] > first["epoch"] + 1:
-                raise UserError(f"dataset_name={self.name!r}: no row is left to train on; look at decontaminate")
+                raise UserError(
+                    f"dataset_name={self.name!r}: no row is left to train on; look at decontaminate"
+                )

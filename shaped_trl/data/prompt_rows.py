@@ -33,7 +33,8 @@ class PromptReader:
     `columns` are those that it reads.
 
     Raises:
-        UserError: a column is missing; on a row: no prompt, no gold, or a row that the benchmark cannot read.
+        UserError: a column is missing; on a row: no prompt, no gold, or a row that the benchmark
+            cannot read.
     """
 
     def __init__(
@@ -55,7 +56,9 @@ class PromptReader:
         self.columns = list(columns)
         if benchmark_format is not None:
             return
-        given = {name: template for name, template in self.templates.items() if template is not None}
+        given = {
+            name: template for name, template in self.templates.items() if template is not None
+        }
         check_templates(given, columns)
         missing = sorted({"prompt", "gold"} - set(columns) - set(given))
         if missing:
@@ -63,7 +66,9 @@ class PromptReader:
                 f"dataset_name={source!r} has the columns {list(columns)}, not {missing}: "
                 f"build them with {' and '.join(f'{name}_template' for name in missing)}"
             )
-        paths = [path for name, template in given.items() for path in template_fields(name, template)]
+        paths = [
+            path for name, template in given.items() for path in template_fields(name, template)
+        ]
         used = {"prompt", "gold"} - set(given) | {re.split(r"[.\[]", path)[0] for path in paths}
         self.columns = [name for name in columns if name in used]
 
@@ -75,21 +80,35 @@ class PromptReader:
         else:
             prompt, gold = self._prompt(row), self._gold(row, where)
         if not prompt:
-            raise UserError(f"{where} has no prompt: drop it from the data, or build prompts with prompt_template")
-        return {"prompt": self._messages(prompt, where) if self.chat else _plain(prompt), "gold": gold}
+            raise UserError(
+                f"{where} has no prompt: drop it from the data, or build prompts with prompt_template"
+            )
+        return {
+            "prompt": self._messages(prompt, where) if self.chat else _plain(prompt),
+            "gold": gold,
+        }
 
     def _as_benchmark(self, row: Mapping[str, Any], where: str) -> tuple[str, str]:
         assert self.benchmark_format is not None
         benchmark = BENCHMARKS[self.benchmark_format]
         try:
             question = benchmark.read(row)
-        except (KeyError, TypeError, AttributeError, ValueError, SyntaxError, StopIteration) as error:
+        except (
+            KeyError,
+            TypeError,
+            AttributeError,
+            ValueError,
+            SyntaxError,
+            StopIteration,
+        ) as error:
             raise UserError(
                 f"{where} cannot be read with benchmark_format={self.benchmark_format!r} ({error!r}): it has the "
                 f"columns {list(row)}"
             ) from error
         if not question.gold:
-            raise UserError(f"{where} has no gold answer for benchmark_format={self.benchmark_format!r}")
+            raise UserError(
+                f"{where} has no gold answer for benchmark_format={self.benchmark_format!r}"
+            )
         if self.chat:
             return chat_prompt(benchmark.style, question.text), question.gold
         return base_prompt(benchmark.style, question.text, []), question.gold
@@ -104,22 +123,30 @@ class PromptReader:
         paths = [] if template is None else template_fields("gold", template)
         empty = value is None or value == "" or any(_at(path, row) is None for path in paths)
         if empty:
-            raise UserError(f"{where} has no gold answer (gold_template={template!r}): drop it from the data")
+            raise UserError(
+                f"{where} has no gold answer (gold_template={template!r}): drop it from the data"
+            )
         text = value if isinstance(value, str) else json.dumps(value)
         return (last_boxed(text) or text) if self.boxed_golds else text
 
     def _messages(self, prompt: str | Messages, where: str) -> Messages:
         """A chat: the data's own messages, or one of the user's; the system's before them."""
-        messages = [{"role": "user", "content": prompt}] if isinstance(prompt, str) else _chat_of(prompt)
+        messages = (
+            [{"role": "user", "content": prompt}] if isinstance(prompt, str) else _chat_of(prompt)
+        )
         if self.system_prompt is None:
             return messages
         if messages[0]["role"] == "system":
-            raise UserError(f"{where} has a system message already: leave out system_prompt={self.system_prompt!r}")
+            raise UserError(
+                f"{where} has a system message already: leave out system_prompt={self.system_prompt!r}"
+            )
         return [{"role": "system", "content": self.system_prompt}, *messages]
 
 
 def _plain(prompt: str | Messages) -> str:
-    return prompt if isinstance(prompt, str) else "\n\n".join(message["content"] for message in prompt)
+    return (
+        prompt if isinstance(prompt, str) else "\n\n".join(message["content"] for message in prompt)
+    )
 
 
 def _chat_of(prompt: Messages) -> Messages:

@@ -13,22 +13,26 @@ KINDS = ("bpe", "word")
 
 
 def train_tokenizer(texts: Iterable[str], kind: str, vocab_size: int) -> PreTrainedTokenizerFast:
-    """A tokenizer of at most `vocab_size` tokens, special tokens included; the same texts give the same one.
+    """A tokenizer of at most `vocab_size` tokens, special tokens included; the same texts give the
+    same one.
 
     Args:
         texts: the corpus, read once.
-        kind: "bpe" is byte-level, so that nothing is unknown and decoding gives the text back; "word" splits at
-            white space, and decoding joins words with one space.
+        kind: "bpe" is byte-level, so that nothing is unknown and decoding gives the text back;
+            "word" splits at white space, and decoding joins words with one space.
         vocab_size: upper bound of the vocabulary.
 
     Raises:
-        UserError: an unknown kind, or a vocabulary too small for the special tokens and the alphabet.
+        UserError: an unknown kind, or a vocabulary too small for the special tokens and the
+            alphabet.
     """
     if kind not in KINDS:
         raise UserError(f"tokenizer_kind={kind!r} does not exist: choose from {', '.join(KINDS)}")
     smallest = 259 if kind == "bpe" else 4
     if vocab_size < smallest:
-        raise UserError(f"tokenizer_vocab_size={vocab_size} is too small for kind {kind!r}: at least {smallest}")
+        raise UserError(
+            f"tokenizer_vocab_size={vocab_size} is too small for kind {kind!r}: at least {smallest}"
+        )
     tokenizer = _byte_level_bpe(texts, vocab_size) if kind == "bpe" else _words(texts, vocab_size)
     return PreTrainedTokenizerFast(
         tokenizer_object=tokenizer,
@@ -56,6 +60,8 @@ def _byte_level_bpe(texts: Iterable[str], vocab_size: int) -> Tokenizer:
 def _words(texts: Iterable[str], vocab_size: int) -> Tokenizer:
     tokenizer = Tokenizer(models.WordLevel(unk_token=UNKNOWN))
     tokenizer.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
-    trainer = trainers.WordLevelTrainer(vocab_size=vocab_size, special_tokens=[END, PAD, UNKNOWN], show_progress=False)
+    trainer = trainers.WordLevelTrainer(
+        vocab_size=vocab_size, special_tokens=[END, PAD, UNKNOWN], show_progress=False
+    )
     tokenizer.train_from_iterator(texts, trainer)
     return tokenizer

@@ -24,7 +24,9 @@ from shaped_trl.recipes import RESOLVED, public_recipe
 CARD = "README.md"
 PAPER = "[arXiv 2512.22955](https://huggingface.co/papers/2512.22955)"
 _INTRODUCTION = re.compile(r"^This model is a fine-tuned version of .*\n.*\n", re.MULTILINE)
-_QUICK_START = re.compile(r"^## Quick start\n.*?(?=^## Training procedure\n)", re.MULTILINE | re.DOTALL)
+_QUICK_START = re.compile(
+    r"^## Quick start\n.*?(?=^## Training procedure\n)", re.MULTILINE | re.DOTALL
+)
 
 _LOADED = re.compile(r'AutoTokenizer\.from_pretrained\("([^"]+)"\)')
 
@@ -33,7 +35,8 @@ _LOADED = re.compile(r'AutoTokenizer\.from_pretrained\("([^"]+)"\)')
 class ModelFact:
     """What a model is, for its card.
 
-    base: the Hub id, or a local folder's own name, of the checkpoint it started from; None from scratch.
+    base: the Hub id, or a local folder's own name, of the checkpoint it started from; None from
+        scratch.
     """
 
     base: str | None
@@ -48,7 +51,12 @@ class ModelFact:
         path = getattr(inner.config, "_name_or_path", None) or None
         local = path is not None and (Path(path).expanduser().is_dir() or path.count("/") > 1)
         base = Path(path).name if path is not None and local else path
-        return cls(base, base is not None and not local, adapter, bool(getattr(tokenizer, "chat_template", None)))
+        return cls(
+            base,
+            base is not None and not local,
+            adapter,
+            bool(getattr(tokenizer, "chat_template", None)),
+        )
 
     def introduction(self) -> str:
         if self.base is None:
@@ -58,18 +66,22 @@ class ModelFact:
         else:
             came = f"was trained from {as_code(self.base)}, a local model"
         what = "This model is a PEFT adapter; it" if self.adapter else "This model"
-        return (
-            f"{what} {came}, with shaped-trl, a [TRL](https://github.com/huggingface/trl) extension around {PAPER}.\n"
-        )
+        trl = "[TRL](https://github.com/huggingface/trl)"
+        return f"{what} {came}, with shaped-trl, a {trl} extension around {PAPER}.\n"
 
     def quick_start(self, repository: str) -> str:
-        """How plain transformers loads it, and how it is asked: a text, or a chat where there is a template."""
+        """How plain transformers loads it, and how it is asked: a text, or a chat where there is a
+        template."""
         lines = ["from transformers import AutoModelForCausalLM, AutoTokenizer", ""]
         if self.adapter:
             lines.insert(0, "from peft import PeftModel")
         lines += [f"tokenizer = AutoTokenizer.from_pretrained({_quoted(repository)})"]
         if self.adapter:
-            where = "" if self.base_on_hub else "  # the base model: a local folder where this was trained"
+            where = (
+                ""
+                if self.base_on_hub
+                else "  # the base model: a local folder where this was trained"
+            )
             lines += [
                 f"base = AutoModelForCausalLM.from_pretrained({_quoted(str(self.base))}){where}",
                 f"model = PeftModel.from_pretrained(base, {_quoted(repository)})",
@@ -84,8 +96,13 @@ class ModelFact:
                 ")",
             ]
         else:
-            lines += ['inputs = tokenizer("Question: What is 17 + 25?\\nAnswer:", return_tensors="pt")']
-        lines += ["output = model.generate(**inputs, max_new_tokens=64)", "print(tokenizer.decode(output[0]))"]
+            lines += [
+                'inputs = tokenizer("Question: What is 17 + 25?\\nAnswer:", return_tensors="pt")'
+            ]
+        lines += [
+            "output = model.generate(**inputs, max_new_tokens=64)",
+            "print(tokenizer.decode(output[0]))",
+        ]
         return "\n".join(["## Quick start", "", "```python", *lines, "```", "", ""])
 
 
@@ -97,8 +114,8 @@ def _quoted(text: str) -> str:
 class TrainingCard:
     """Mixin of a trainer: its model card.
 
-    `data_facts` are the data sets; `shaped-trl train` and `rlvr` set them. A trainer says in `card_procedure` what
-    was done and what came out.
+    `data_facts` are the data sets; `shaped-trl train` and `rlvr` set them. A trainer says in
+    `card_procedure` what was done and what came out.
     """
 
     args: Any
@@ -109,14 +126,20 @@ class TrainingCard:
         raise NotImplementedError
 
     def create_model_card(self, model_name=None, dataset_name=None, tags=None):
-        """TRL's card, completed; results of the evaluation suite that stand in the card before it stay."""
+        """TRL's card, completed; results of the evaluation suite that stand in the card before it
+        stay."""
         if not self.is_world_process_zero():  # type: ignore[attr-defined]
             return
         folder = Path(self.args.output_dir)
-        card, name = folder / CARD, model_name or Path(self.args.hub_model_id or folder.absolute()).name
+        card, name = (
+            folder / CARD,
+            model_name or Path(self.args.hub_model_id or folder.absolute()).name,
+        )
         before = card.read_text(encoding="utf-8") if card.is_file() else ""
         super().create_model_card(name, None, tags)  # type: ignore[misc]
-        data = self.data_facts or ([DataFact(dataset_name, on_hub="/" in dataset_name)] if dataset_name else [])
+        data = self.data_facts or (
+            [DataFact(dataset_name, on_hub="/" in dataset_name)] if dataset_name else []
+        )
         model = ModelFact.of(self.accelerator.unwrap_model(self.model), self.processing_class)  # type: ignore[attr-defined]
         text = complete_card(
             card.read_text(encoding="utf-8"),
@@ -127,7 +150,8 @@ class TrainingCard:
             recipe_block(folder),
             self.args.hub_license,
         )
-        with suppress(UserError):  # a card that is no card: nothing to keep, and no reason to end a run
+        # a card that is no card: nothing to keep, and no reason to end a run
+        with suppress(UserError):
             text = with_results_of(before, text)
         write_atomic(card, without(text.encode(), private_names(folder)).decode())
 
@@ -141,7 +165,8 @@ def complete_card(
     recipe: str = "",
     license: str | None = None,
 ) -> str:
-    """TRL's card with our introduction, example, data, procedure and recipe, and metadata that is so.
+    """TRL's card with our introduction, example, data, procedure and recipe, and metadata that is
+    so.
 
     Args:
         card: what TRL wrote.
@@ -150,8 +175,15 @@ def complete_card(
         license: of the model; without one the metadata has none.
     """
     metadata, text = split_card(card)
-    metadata = {key: value for key, value in metadata.items() if key not in ("licence", "datasets", "base_model")}
-    metadata |= {"library_name": "peft" if model.adapter else "transformers", "pipeline_tag": "text-generation"}
+    metadata = {
+        key: value
+        for key, value in metadata.items()
+        if key not in ("licence", "datasets", "base_model")
+    }
+    metadata |= {
+        "library_name": "peft" if model.adapter else "transformers",
+        "pipeline_tag": "text-generation",
+    }
     if model.base_on_hub:
         metadata["base_model"] = model.base
     if any(fact.on_hub for fact in data):
@@ -160,13 +192,16 @@ def complete_card(
         metadata["license"] = license
     text = _INTRODUCTION.sub(lambda _: model.introduction(), text)
     text = _QUICK_START.sub(lambda _: model.quick_start(repository), text)
-    table = "\n".join(["## Data", "", HEADER, *(fact.row() for fact in data), "", ""]) if data else ""
+    table = (
+        "\n".join(["## Data", "", HEADER, *(fact.row() for fact in data), "", ""]) if data else ""
+    )
     said = f"{table}## Training procedure\n\n{procedure}\n\n{recipe}"
     return card_text(metadata, text.lstrip("\n").replace("## Training procedure\n", said, 1))
 
 
 def recipe_block(folder: Path) -> str:
-    """The run's recipe, without paths of this machine, to be unfolded; empty where there is none."""
+    """The run's recipe, without paths of this machine, to be unfolded; empty where there is
+    none."""
     if not (folder / RESOLVED).is_file():
         return ""
     recipe = public_recipe((folder / RESOLVED).read_text(encoding="utf-8"))
@@ -180,9 +215,16 @@ def numbers_table(rows: Sequence[Mapping[str, Any]], names: Mapping[str, str]) -
         rows: of the log, in the order of steps.
         names: beginning of a column → its words.
     """
-    last = {name: (row["step"], value) for row in rows for name, value in row.items() if value is not None}
+    last = {
+        name: (row["step"], value)
+        for row in rows
+        for name, value in row.items()
+        if value is not None
+    }
     lines = [
-        f"| {words} | {_number(last[name][1])} | {last[name][0]:,} |" for name, words in names.items() if name in last
+        f"| {words} | {_number(last[name][1])} | {last[name][0]:,} |"
+        for name, words in names.items()
+        if name in last
     ]
     return "\n".join(["| last value of | | at step |", "|---|--:|--:|", *lines]) if lines else ""
 
@@ -192,7 +234,8 @@ def _number(value: Any) -> str:
 
 
 def public_card(card: str, repository: str, license: str | None) -> str:
-    """A card as `repository` gets it: its example loads that, whatever it loaded; with the licence that is given."""
+    """A card as `repository` gets it: its example loads that, whatever it loaded; with the licence
+    that is given."""
     metadata, text = split_card(card)
     if license and metadata.get("license") != license:
         card = card_text({**metadata, "license": license}, text)

@@ -1,4 +1,5 @@
-"""What a model card says of the data of a run: names, shares, splits, and licences where somebody states them."""
+"""What a model card says of the data of a run: names, shares, splits, and licences where somebody
+states them."""
 
 from __future__ import annotations
 
@@ -41,7 +42,13 @@ class DataFact:
         url = f"https://huggingface.co/datasets/{quote(self.name)}"
         name = f"[{in_markdown(self.name)}]({url})" if self.on_hub else as_code(self.name)
         share = "" if self.share is None else f"{self.share:.2%}"
-        cells = (self.config or "", self.split or "", share, self.heldout or "", self.license or "not stated")
+        cells = (
+            self.config or "",
+            self.split or "",
+            share,
+            self.heldout or "",
+            self.license or "not stated",
+        )
         return f"| {name} | " + " | ".join(map(in_markdown, cells)) + " |"
 
 
@@ -49,9 +56,13 @@ HEADER = "| data | config | split | share of the tokens | held-out split | licen
 
 
 def corpus_facts(corpus: CorpusArguments, ask_hub: bool) -> list[DataFact]:
-    """The data sets of `shaped-trl train`; with `ask_hub` the Hub is asked for licences that are not given."""
+    """The data sets of `shaped-trl train`; with `ask_hub` the Hub is asked for licences that are
+    not given."""
     entries = mixture_entries(corpus)
-    return [_fact(options, ask_hub, share=weight if corpus.mixture else None) for options, weight in entries]
+    return [
+        _fact(options, ask_hub, share=weight if corpus.mixture else None)
+        for options, weight in entries
+    ]
 
 
 def prompt_facts(prompts: PromptArguments, ask_hub: bool) -> list[DataFact]:
@@ -60,7 +71,11 @@ def prompt_facts(prompts: PromptArguments, ask_hub: bool) -> list[DataFact]:
         return [_fact(prompts, ask_hub)]
     benchmark: Any = BENCHMARKS.get(prompts.benchmark_format or "")
     name = getattr(benchmark, "dataset_id", None) or prompts.benchmark_format
-    return [_fact(prompts, ask_hub, name=name, config=getattr(benchmark, "config", None))] if name else []
+    return (
+        [_fact(prompts, ask_hub, name=name, config=getattr(benchmark, "config", None))]
+        if name
+        else []
+    )
 
 
 def _fact(options: SourceArguments, ask_hub: bool, **given: Any) -> DataFact:
@@ -75,13 +90,15 @@ def _fact(options: SourceArguments, ask_hub: bool, **given: Any) -> DataFact:
         on_hub=on_hub,
         split=None if local else options.dataset_train_split,
         heldout=Path(heldout).name if heldout and Path(heldout).suffix in LOADERS else heldout,
-        license=options.dataset_license or (_stated_license(name, options.hub_mirror, ask_hub) if on_hub else None),
+        license=options.dataset_license
+        or (_stated_license(name, options.hub_mirror, ask_hub) if on_hub else None),
         **{"config": options.dataset_config, **given},
     )
 
 
 def _stated_license(dataset_id: str, hub_mirror: str | None, ask_hub: bool) -> str | None:
-    """The licence in the card of a Hub data set: the mirror's README.md, or the Hub's; None where none is stated."""
+    """The licence in the card of a Hub data set: the mirror's README.md, or the Hub's; None where
+    none is stated."""
     root = hub_mirror or os.environ.get(MIRROR_VARIABLE)
     if root:
         card = Path(root) / dataset_id / "README.md"
@@ -102,7 +119,9 @@ def _card_on_hub(dataset_id: str) -> dict[str, Any]:
     from shaped_eval.hub.errors import hub_errors
 
     try:
-        data = HfApi(library_name="shaped-trl").dataset_info(dataset_id, timeout=HUB_SECONDS).card_data
+        data = (
+            HfApi(library_name="shaped-trl").dataset_info(dataset_id, timeout=HUB_SECONDS).card_data
+        )
     except hub_errors():  # a licence that cannot be read is one that is not stated
         return {}
     return data.to_dict() if data is not None else {}

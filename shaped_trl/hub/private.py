@@ -14,7 +14,8 @@ ADAPTER = "adapter_config.json"
 
 
 def private_names(output_dir: str | Path) -> dict[bytes, bytes]:
-    """Paths that texts in a run's folder may hold, longest first, and what stands for each: the name of its last part.
+    """Paths that texts in a run's folder may hold, longest first, and what stands for each: the
+    name of its last part.
 
     They are those of the recipe, of an adapter's base model, and `output_dir` itself.
     """
@@ -22,7 +23,9 @@ def private_names(output_dir: str | Path) -> dict[bytes, bytes]:
     settings: dict[str, Any] = {}
     if (output_dir / RESOLVED).is_file():
         settings = yaml.safe_load((output_dir / RESOLVED).read_text(encoding="utf-8")) or {}
-    names = local_paths({**settings, "here": str(output_dir.absolute()), "base": adapter_base(output_dir)})
+    names = local_paths(
+        {**settings, "here": str(output_dir.absolute()), "base": adapter_base(output_dir)}
+    )
     names |= {str(Path(path).expanduser().resolve()): name for path, name in names.items()}
     found = {}
     for path in sorted(names, key=len, reverse=True):

@@ -1,9 +1,10 @@
 """A run's folder on the Hub: what is sent, when, and what a failure costs.
 
-Both trainers and a run that is already finished send the same thing: the files of `output_dir` without its
-checkpoints, names that begin with ``_``, `training_args.bin` (a pickle with the token and the folders of this
-machine) and TensorBoard's files (which have both the folders and its name), and with the paths of this machine taken
-out of texts. It is laid out in a folder of its own first, weights as links, so that training goes on while it is sent.
+Both trainers and a run that is already finished send the same thing: the files of `output_dir`
+without its checkpoints, names that begin with ``_``, `training_args.bin` (a pickle with the token
+and the folders of this machine) and TensorBoard's files (which have both the folders and its name),
+and with the paths of this machine taken out of texts. It is laid out in a folder of its own first,
+weights as links, so that training goes on while it is sent.
 """
 
 from __future__ import annotations
@@ -39,7 +40,9 @@ RESUME_FILES = ("*_state.json", "stream-*.json")
 TEXT_FILES = {".md", ".yaml", ".json", ".jsonl"}
 
 
-def create_repository(args: TrainingArguments, token: str | None = None, private: bool | None = None) -> str:
+def create_repository(
+    args: TrainingArguments, token: str | None = None, private: bool | None = None
+) -> str:
     """The id of the repository of `args`, made where it is not there yet.
 
     Raises:
@@ -49,7 +52,9 @@ def create_repository(args: TrainingArguments, token: str | None = None, private
     name = args.hub_model_id or Path(args.output_dir).absolute().name
     private = private if private is not None else args.hub_private_repo
     try:
-        return api.create_repo(name, token=token or args.hub_token, private=private, exist_ok=True).repo_id
+        return api.create_repo(
+            name, token=token or args.hub_token, private=private, exist_ok=True
+        ).repo_id
     except hub_errors() as error:
         raise UserError(
             f"hub_model_id={name!r}: {hub_reason(error, api.endpoint)}; then repeat the command, or leave "
@@ -71,7 +76,11 @@ def _clear(output_dir: str) -> None:
 
 
 def push_folder(
-    args: TrainingArguments, repository: str, message: str, token: str | None = None, revision: str | None = None
+    args: TrainingArguments,
+    repository: str,
+    message: str,
+    token: str | None = None,
+    revision: str | None = None,
 ) -> Any:
     """Send `output_dir` in one commit, and return what the client does.
 
@@ -98,7 +107,9 @@ def push_folder(
     print(f"pushed: {api.endpoint}/{repository}")
     base = adapter_base(Path(args.output_dir))
     if base is not None and Path(base).is_dir():
-        logger.warning("its base model %r is a folder here: others need that model as well, push it too", base)
+        logger.warning(
+            "its base model %r is a folder here: others need that model as well, push it too", base
+        )
     return commit
 
 
@@ -108,11 +119,14 @@ def _again(args: TrainingArguments, repository: str) -> str:
     return f"without a checkpoint the same command would train again; `hf upload {repository} DIR` sends a folder"
 
 
-def lay_out(args: Any, repository: str, checkpoint: Path | None = None, whole: str | None = None) -> Path:
+def lay_out(
+    args: Any, repository: str, checkpoint: Path | None = None, whole: str | None = None
+) -> Path:
     """A new folder within `output_dir` with what the repository gets.
 
     Args:
-        args: of the run. Its `output_dir` has card, logs and recipe; without `checkpoint` the model, too.
+        args: of the run. Its `output_dir` has card, logs and recipe; without `checkpoint` the
+            model, too.
         repository: its id, for the card's example.
         checkpoint: take the model from there.
         whole: folder of the repository to put the whole checkpoint into.
@@ -140,7 +154,9 @@ def lay_out(args: Any, repository: str, checkpoint: Path | None = None, whole: s
 def _files(folder: Path, left_out: tuple[str, ...]) -> Iterator[Path]:
     for path in sorted(folder.rglob("*")):
         parts = path.relative_to(folder).parts
-        if path.is_file() and not any(Path(end).match(p) for p in left_out for end in {parts[0], parts[-1]}):
+        if path.is_file() and not any(
+            Path(end).match(p) for p in left_out for end in {parts[0], parts[-1]}
+        ):
             yield path
 
 
@@ -162,7 +178,8 @@ def _put(source: Path, target: Path, names: dict[bytes, bytes]) -> None:
 class HubPushes:
     """Mixin of a trainer: transformers' pushes, by way of `lay_out`.
 
-    A push at a save goes on in the background; one that fails is a warning. The one at the end raises UserError.
+    A push at a save goes on in the background; one that fails is a warning. The one at the end
+    raises UserError.
     """
 
     args: Any
@@ -173,7 +190,8 @@ class HubPushes:
         if self.is_world_process_zero():  # type: ignore[attr-defined]
             self.hub_model_id = create_repository(self.args, token, private)
             self.push_in_progress = None
-            self._hub = HfApi(library_name="shaped-trl")  # one: its background jobs run one after the other
+            # one: its background jobs run one after the other
+            self._hub = HfApi(library_name="shaped-trl")
             _clear(self.args.output_dir)
 
     def push_to_hub(
@@ -185,7 +203,8 @@ class HubPushes:
         private: bool | None = None,
         **kwargs: Any,
     ) -> Any:
-        """Save the model and its card, then send both: see `transformers.Trainer.push_to_hub`. Always waits."""
+        """Save the model and its card, then send both: see `transformers.Trainer.push_to_hub`.
+        Always waits."""
         if self.hub_model_id is None:
             self.init_hf_repo(token, private)
         self.save_model(_internal_call=True)  # type: ignore[attr-defined]
@@ -193,7 +212,10 @@ class HubPushes:
         return self.push_saved(commit_message or "End of training", token, revision)
 
     def push_saved(
-        self, message: str = "End of training", token: str | None = None, revision: str | None = None
+        self,
+        message: str = "End of training",
+        token: str | None = None,
+        revision: str | None = None,
     ) -> Any:
         """Send what `output_dir` holds, after the pushes that are under way."""
         if not self.is_world_process_zero():  # type: ignore[attr-defined]
@@ -212,7 +234,10 @@ class HubPushes:
             return
         self.callback_handler.on_push_begin(args, self.state, self.control)  # type: ignore[attr-defined]
         checkpoint = Path(checkpoint_folder)
-        folders = {HubStrategy.CHECKPOINT: "last-checkpoint", HubStrategy.ALL_CHECKPOINTS: checkpoint.name}
+        folders = {
+            HubStrategy.CHECKPOINT: "last-checkpoint",
+            HubStrategy.ALL_CHECKPOINTS: checkpoint.name,
+        }
         assert self.hub_model_id is not None  # by `init_hf_repo`
         stage = lay_out(args, self.hub_model_id, checkpoint, folders.get(args.hub_strategy))
         step = self.state.global_step  # type: ignore[attr-defined]
@@ -225,12 +250,20 @@ class HubPushes:
             run_as_future=True,
         )
         job.add_done_callback(partial(_ended, stage, step))
-        self.push_in_progress = PushInProgress([job, *(running.jobs if running is not None else [])])
+        self.push_in_progress = PushInProgress(
+            [job, *(running.jobs if running is not None else [])]
+        )
 
 
 def _ended(stage: Path, step: int, job: Future) -> None:
     shutil.rmtree(stage, ignore_errors=True)
     error = job.exception()
     if error is not None:
-        reason = hub_reason(error, constants.ENDPOINT) if isinstance(error, Exception) else repr(error)
-        logger.warning("step %d was not pushed: %s; the run goes on, and the next push brings all of it", step, reason)
+        reason = (
+            hub_reason(error, constants.ENDPOINT) if isinstance(error, Exception) else repr(error)
+        )
+        logger.warning(
+            "step %d was not pushed: %s; the run goes on, and the next push brings all of it",
+            step,
+            reason,
+        )

@@ -1,8 +1,10 @@
-"""The four models of arXiv 2512.22955 as plain transformers configurations, their size, and how tests shrink them.
+"""The four models of arXiv 2512.22955 as plain transformers configurations, their size, and how
+tests shrink them.
 
-Dense models are Qwen3. Mixtures of experts are MiniMax-M2: grouped-query attention, a sigmoid router whose bias
-chooses the experts and does not weigh them, no shared expert, no dense layer. The paper gives neither head size nor
-vocabulary; `recipes/paper/README.md` says what was chosen and why.
+Dense models are Qwen3. Mixtures of experts are MiniMax-M2: grouped-query attention, a sigmoid
+router whose bias chooses the experts and does not weigh them, no shared expert, no dense layer. The
+paper gives neither head size nor vocabulary; `recipes/paper/README.md` says what was chosen and
+why.
 """
 
 from __future__ import annotations
@@ -59,22 +61,26 @@ def paper_config(name: str, **changes) -> PreTrainedConfig:
     """The configuration of one of the paper's models: "1b", "4b", "5b-a0.3b" or "10b-a0.5b".
 
     Args:
-        changes: fields of the configuration to set otherwise, e.g. the vocabulary and special tokens of a tokenizer.
+        changes: fields of the configuration to set otherwise, e.g. the vocabulary and special
+            tokens of a tokenizer.
 
     Raises:
         ValueError: no such model.
     """
     if name not in ARCHITECTURES:
-        raise ValueError(f"architecture={name!r} is unknown: choose from {', '.join(ARCHITECTURES)}")
+        raise ValueError(
+            f"architecture={name!r} is unknown: choose from {', '.join(ARCHITECTURES)}"
+        )
     return AutoConfig.for_model(**ARCHITECTURES[name] | changes)
 
 
 def scaled_down(config: PreTrainedConfig, **changes) -> PreTrainedConfig:
     """The same architecture, small enough for a test or a dry run on a laptop.
 
-    The rule: 2 layers, width 64, heads of size 16, one key-value head with as many queries as before, the
-    feed-forward (of an expert, where there are experts) in the same ratio to the width, rounded up to a multiple of
-    8; 16 experts, 2 of them active. Everything else, vocabulary included, stays as it is, except for `changes`.
+    The rule: 2 layers, width 64, heads of size 16, one key-value head with as many queries as
+    before, the feed-forward (of an expert, where there are experts) in the same ratio to the width,
+    rounded up to a multiple of 8; 16 experts, 2 of them active. Everything else, vocabulary
+    included, stays as it is, except for `changes`.
     """
     settings = config.to_dict()
     settings.pop("layer_types", None)  # one a layer: the configuration makes it anew
@@ -102,7 +108,8 @@ class ParameterCounts(NamedTuple):
 
     Args:
         total: each once, a tied head not again.
-        active: what computes for one token: everything but embedding and head, of the experts the chosen share.
+        active: what computes for one token: everything but embedding and head, of the experts the
+            chosen share.
         head: of the output head, tied or not, which computes for each token too.
     """
 
@@ -112,10 +119,14 @@ class ParameterCounts(NamedTuple):
 
 
 def parameter_counts(config: PreTrainedConfig) -> ParameterCounts:
-    """Count the parameters of the model that transformers builds, without memory for them (on the meta device)."""
+    """Count the parameters of the model that transformers builds, without memory for them (on the
+    meta device)."""
     with torch.device("meta"):
         model = AutoModelForCausalLM.from_config(config)
-    embeddings = {id(module.weight) for module in (model.get_input_embeddings(), model.get_output_embeddings())}
+    embeddings = {
+        id(module.weight)
+        for module in (model.get_input_embeddings(), model.get_output_embeddings())
+    }
     total = active = 0
     for name, parameter in model.named_parameters():  # a tied one comes once
         total += parameter.numel()
@@ -124,7 +135,9 @@ def parameter_counts(config: PreTrainedConfig) -> ParameterCounts:
         active += parameter.numel()
         if ".experts." in name:
             active -= (
-                parameter.numel() * (config.num_local_experts - config.num_experts_per_tok) // config.num_local_experts
+                parameter.numel()
+                * (config.num_local_experts - config.num_experts_per_tok)
+                // config.num_local_experts
             )
     return ParameterCounts(total, active, model.get_output_embeddings().weight.numel())
 
@@ -139,7 +152,11 @@ def architecture_table() -> str:
     for name in ARCHITECTURES:
         config = paper_config(name)
         counts = parameter_counts(config)
-        experts = f"{config.num_local_experts}, {config.num_experts_per_tok}" if is_mixture(config) else "–"
+        experts = (
+            f"{config.num_local_experts}, {config.num_experts_per_tok}"
+            if is_mixture(config)
+            else "–"
+        )
         cells = [
             name,
             f"`{config.model_type}`",
@@ -158,10 +175,11 @@ def architecture_table() -> str:
 
 
 def saves_other_names(model: PreTrainedModel) -> bool:
-    """Whether `save_pretrained` writes this model's weights under other names than it has, as of fused experts.
+    """Whether `save_pretrained` writes this model's weights under other names than it has, as of
+    fused experts.
 
-    The Trainer of transformers 5.23 then resumes with random weights and a warning (transformers#48805):
-    `load_saved_weights` does what it should do.
+    The Trainer of transformers 5.23 then resumes with random weights and a warning
+    (transformers#48805): `load_saved_weights` does what it should do.
     """
     return bool(get_model_conversion_mapping(model, add_legacy=False))
 
@@ -172,7 +190,8 @@ def load_saved_weights(model: PreTrainedModel, folder: str | Path) -> None:
     Raises:
         ValueError: the checkpoint is of another architecture or size.
     """
-    # No tensor loses bits: `from_pretrained` would round a float32 router bias to the dtype of the model.
+    # No tensor loses bits: `from_pretrained` would round a float32 router bias to the dtype of the
+    # model.
     dtype = torch.promote_types(model.dtype, torch.float32)
     saved, info = type(model).from_pretrained(
         folder, dtype=dtype, output_loading_info=True, ignore_mismatched_sizes=True
@@ -181,7 +200,9 @@ def load_saved_weights(model: PreTrainedModel, folder: str | Path) -> None:
     expected = {name: tensor.shape for name, tensor in model.state_dict().items()}
     found = {name: tensor.shape for name, tensor in saved.state_dict().items()}
     if wrong or expected != found:
-        differing = sorted(name for name in expected.keys() | found.keys() if expected.get(name) != found.get(name))
+        differing = sorted(
+            name for name in expected.keys() | found.keys() if expected.get(name) != found.get(name)
+        )
         raise ValueError(
             f"resume_from_checkpoint={str(folder)!r} is not a checkpoint of this {type(model).__name__}: "
             f"{wrong or ', '.join(differing[:3])}"

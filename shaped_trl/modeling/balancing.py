@@ -1,14 +1,16 @@
 """Loss-free balancing of a mixture of experts (Wang et al., 2024, arXiv 2408.15664).
 
-The router has a bias that only chooses the experts: it is added to the scores for the top-k, and the weights of the
-chosen experts come from the scores without it. After each optimizer step the bias of every expert moves by a fixed
-rate, up where it got fewer tokens than the mean, down where it got more; no loss is added.
+The router has a bias that only chooses the experts: it is added to the scores for the top-k, and
+the weights of the chosen experts come from the scores without it. After each optimizer step the
+bias of every expert moves by a fixed rate, up where it got fewer tokens than the mean, down where
+it got more; no loss is added.
 
-What is counted is the global batch: all micro-batches of an accumulation, all processes. A forward counts when the
-model trains, that is in training mode with gradients enabled as it enters the backbone; so evaluation, generation and
-log-probabilities without gradients do not count, and neither does the second forward of gradient checkpointing, which
-runs in the backward, outside of the backbone's call. Padding (attention mask 0) does not count, so that the counts do
-not depend on how rows are put together in micro-batches.
+What is counted is the global batch: all micro-batches of an accumulation, all processes. A forward
+counts when the model trains, that is in training mode with gradients enabled as it enters the
+backbone; so evaluation, generation and log-probabilities without gradients do not count, and
+neither does the second forward of gradient checkpointing, which runs in the backward, outside of
+the backbone's call. Padding (attention mask 0) does not count, so that the counts do not depend on
+how rows are put together in micro-batches.
 
 Dimensions: L layers with a router, E experts of each, N tokens, K experts chosen for a token.
 """
@@ -23,29 +25,36 @@ from shaped_eval.errors import UserError
 from torch import nn
 from transformers import PreTrainedModel, TrainerCallback
 
-BIAS = "e_score_correction_bias"  # in transformers, of the router itself or of the block that has it as `gate`
+# in transformers, of the router itself or of the block that has it as `gate`
+BIAS = "e_score_correction_bias"
 LOGGED = ("max_violation", "max_violation_worst", "dead_experts", "dead_experts_worst")
 
 
 class LossFreeBalancing(TrainerCallback):
-    """Counts tokens per expert in training forwards and moves the router biases after each optimizer step.
+    """Counts tokens per expert in training forwards and moves the router biases after each
+    optimizer step.
 
-    Give it to the trainer: `callbacks=[LossFreeBalancing(model)]`. The bias is a buffer of the model, saved with its
-    weights; it is all the state there is. Balancing without a loss means `router_aux_loss_coef` 0.
+    Give it to the trainer: `callbacks=[LossFreeBalancing(model)]`. The bias is a buffer of the
+    model, saved with its weights; it is all the state there is. Balancing without a loss means
+    `router_aux_loss_coef` 0.
 
-    Logged with the training loss, as means over the steps since the last log: `max_violation`, the load of the most
-    loaded expert over the mean load, minus 1 (0 is balance), as the mean over layers and in the worst layer, and
-    `dead_experts`, those without a token in the whole batch, as the mean number per layer and in the worst layer.
+    Logged with the training loss, as means over the steps since the last log: `max_violation`, the
+    load of the most loaded expert over the mean load, minus 1 (0 is balance), as the mean over
+    layers and in the worst layer, and `dead_experts`, those without a token in the whole batch, as
+    the mean number per layer and in the worst layer.
 
     Args:
-        model: a causal language model of transformers, before an engine wraps it, whose routers have the bias and
-            return (logits, weights, indices of the chosen experts): MiniMax-M2, GLM-4-MoE and their like. Biases in
+        model: a causal language model of transformers, before an engine wraps it, whose routers
+            have the bias and
+            return (logits, weights, indices of the chosen experts): MiniMax-M2, GLM-4-MoE and their
+                like. Biases in
             half precision become float32, where steps of `rate` do not get lost.
-        rate: u, by which a bias moves in a step; the paper's 0.001 is for sigmoid scores, which lie in 0–1.
+        rate: u, by which a bias moves in a step; the paper's 0.001 is for sigmoid scores, which lie
+            in 0–1.
 
     Raises:
-        ValueError: the model has no such router, has adapters (a checkpoint of adapters holds no biases), or the rate
-            is not positive.
+        ValueError: the model has no such router, has adapters (a checkpoint of adapters holds no
+            biases), or the rate is not positive.
         RuntimeError: when training begins and an engine has put the biases into half precision.
     """
 
@@ -57,7 +66,11 @@ class LossFreeBalancing(TrainerCallback):
                 f"model={type(model).__name__} cannot be balanced: a transformers model without adapters is needed, "
                 "since the router bias would not be in a checkpoint of adapters"
             )
-        self.blocks = [module for module in model.modules() if isinstance(getattr(module, BIAS, None), torch.Tensor)]
+        self.blocks = [
+            module
+            for module in model.modules()
+            if isinstance(getattr(module, BIAS, None), torch.Tensor)
+        ]
         if not self.blocks:
             raise UserError(
                 f"router_bias_rate={rate}: {type(model).__name__} has no router bias ({BIAS}), so there is nothing to "
@@ -78,12 +91,15 @@ class LossFreeBalancing(TrainerCallback):
             router.register_forward_hook(partial(self._count, layer))
 
     def biases(self) -> list[torch.Tensor]:
-        """The bias of each layer, shape [E]: looked up at each call because FSDP puts others in their place."""
+        """The bias of each layer, shape [E]: looked up at each call because FSDP puts others in
+        their place."""
         return [getattr(block, BIAS) for block in self.blocks]
 
     def _zeros(self) -> torch.Tensor:
         biases = self.biases()
-        return torch.zeros(len(biases), biases[0].numel(), dtype=torch.int64, device=biases[0].device)
+        return torch.zeros(
+            len(biases), biases[0].numel(), dtype=torch.int64, device=biases[0].device
+        )
 
     def _enter(self, backbone: nn.Module, args: tuple, kwargs: dict) -> None:
         self._counting = backbone.training and torch.is_grad_enabled()
@@ -97,11 +113,19 @@ class LossFreeBalancing(TrainerCallback):
         if not self._counting:
             return
         chosen_NK = output[2]
-        kept_N = torch.ones_like(chosen_NK[:, 0]) if self._kept_N is None else self._kept_N.to(torch.int64)
-        self.counts_LE[layer].scatter_add_(0, chosen_NK.reshape(-1), kept_N.repeat_interleave(chosen_NK.shape[1]))
+        kept_N = (
+            torch.ones_like(chosen_NK[:, 0])
+            if self._kept_N is None
+            else self._kept_N.to(torch.int64)
+        )
+        self.counts_LE[layer].scatter_add_(
+            0, chosen_NK.reshape(-1), kept_N.repeat_interleave(chosen_NK.shape[1])
+        )
 
     def on_train_begin(self, args, state, control, **kwargs):
-        low = {bias.dtype for bias in self.biases() if bias.dtype in (torch.bfloat16, torch.float16)}
+        low = {
+            bias.dtype for bias in self.biases() if bias.dtype in (torch.bfloat16, torch.float16)
+        }
         if low:
             raise RuntimeError(
                 f"the router biases are in {low.pop()}, where steps of {self.rate} get lost: train a float32 model "
@@ -117,7 +141,8 @@ class LossFreeBalancing(TrainerCallback):
         if args.world_size > 1:
             dist.all_reduce(counts_LE)
         total_L1 = counts_LE.sum(1, keepdim=True)
-        relative_LE = counts_LE * counts_LE.shape[1]  # the load relative to the mean, times the total: in integers
+        # the load relative to the mean, times the total: in integers
+        relative_LE = counts_LE * counts_LE.shape[1]
         for bias, up_E in zip(self.biases(), torch.sign(total_L1 - relative_LE), strict=True):
             bias.add_(up_E.to(bias.dtype), alpha=self.rate)
         violation_L = (relative_LE.double() / total_L1).amax(1) - 1
@@ -127,7 +152,8 @@ class LossFreeBalancing(TrainerCallback):
         self._steps += 1
 
     def drain(self) -> dict[str, float]:
-        """What is to be logged (see above) of the steps since the last call; nothing if there were none."""
+        """What is to be logged (see above) of the steps since the last call; nothing if there were
+        none."""
         if self._sums is None:
             return {}
         values = (self._sums / self._steps).tolist()
@@ -142,7 +168,9 @@ class LossFreeBalancing(TrainerCallback):
         """Take over what `interval_state` gave."""
         if saved:
             self._steps = int(saved[0])
-            self._sums = torch.tensor(saved[1:], dtype=torch.float64, device=self.biases()[0].device)
+            self._sums = torch.tensor(
+                saved[1:], dtype=torch.float64, device=self.biases()[0].device
+            )
 
     def on_log(self, args, state, control, logs=None, **kwargs):
         if logs and "loss" in logs:  # not an evaluation's

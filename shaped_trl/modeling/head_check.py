@@ -1,9 +1,11 @@
-"""Is the shaped loss, as cross-entropy, a model's own loss? Found out by two small forwards, once for a model.
+"""Is the shaped loss, as cross-entropy, a model's own loss? Found out by two small forwards, once
+for a model.
 
-The first runs the model as it is on a few tokens, and tells what its head computes. In the second a stand-in for the
-head answers with numbers that are known, so that what the model does to its logits afterwards (a multiplier, a
-softcap, a padded vocabulary) and what it makes of labels can be read off exactly, whatever their names are. The second
-also has another last token: a model whose earlier hidden states change is no next-token model.
+The first runs the model as it is on a few tokens, and tells what its head computes. In the second a
+stand-in for the head answers with numbers that are known, so that what the model does to its logits
+afterwards (a multiplier, a softcap, a padded vocabulary) and what it makes of labels can be read
+off exactly, whatever their names are. The second also has another last token: a model whose earlier
+hidden states change is no next-token model.
 """
 
 from __future__ import annotations
@@ -24,7 +26,8 @@ from transformers import PreTrainedModel
 from shaped_trl.modeling.own_forward import OwnForward
 
 TOKENS = 4
-# What the stand-in answers at the last position: enough to tell a multiplier from a softcap, and to see its bound.
+# What the stand-in answers at the last position: enough to tell a multiplier from a softcap, and to
+# see its bound.
 _PROBES = (2.0**-10, -(2.0**-10), 1.0, -1.0, 8.0, -8.0, 64.0, 1e6)
 _TARGETS = 8  # of each token, spread over the vocabulary
 # Where transformers' mixtures of experts have the rate of their load-balancing loss.
@@ -52,7 +55,8 @@ class Logits(NamedTuple):
         """Weight [V, D] and bias [V] or None of `head` for the tokens that are possible.
 
         Raises:
-            UserError: the vocabulary is padded and the head sharded, so that the padding lies in some processes only.
+            UserError: the vocabulary is padded and the head sharded, so that the padding lies in
+                some processes only.
         """
         weight, bias = head.weight, getattr(head, "bias", None)
         if self.tokens == self.size:
@@ -66,7 +70,8 @@ class Logits(NamedTuple):
 
 
 def can_check_now(model: PreTrainedModel) -> bool:
-    """Whether the model could run here, by itself: all its weights are there, and no other process has a part of it.
+    """Whether the model could run here, by itself: all its weights are there, and no other process
+    has a part of it.
 
     With several processes the check waits for the first forward: all of them reach that together.
     """
@@ -79,27 +84,32 @@ def can_check_now(model: PreTrainedModel) -> bool:
     if on_cpu and not {"eager", "sdpa"} >= {model.config.get_text_config()._attn_implementation}:
         return False
     return all(
-        p.device.type != "meta" and not isinstance(p, DTensor) and not hasattr(p, "ds_id") for p in model.parameters()
+        p.device.type != "meta" and not isinstance(p, DTensor) and not hasattr(p, "ds_id")
+        for p in model.parameters()
     )
 
 
 @torch.compiler.disable
 def check_head(own: OwnForward, loss: Callable[..., ShapedLossOutput]) -> Logits:
-    """Measure what the model does to its logits, and see that with it cross-entropy is the model's own loss.
+    """Measure what the model does to its logits, and see that with it cross-entropy is the model's
+    own loss.
 
-    The model runs in evaluation mode without gradients. Its mode, its buffers and the random state are afterwards what
-    they were.
+    The model runs in evaluation mode without gradients. Its mode, its buffers and the random state
+    are afterwards what they were.
 
     Args:
         own: the model and its forward.
-        loss: what would be trained, `loss(model, logits=Logits, hidden=[B, T, D], targets=[B, T])`, with "nll".
+        loss: what would be trained, `loss(model, logits=Logits, hidden=[B, T, D], targets=[B, T])`,
+            with "nll".
 
     Raises:
         UserError: it is not, or the model cannot do with text alone.
     """
     model = own.model
     if model.config.is_encoder_decoder:
-        raise _refusal(model, "is an encoder-decoder, whose labels are not the next tokens of its input")
+        raise _refusal(
+            model, "is an encoder-decoder, whose labels are not the next tokens of its input"
+        )
     if model.get_output_embeddings() is model.get_input_embeddings():
         raise _refusal(model, "uses its input embedding as its head")
     with _undisturbed(model):
@@ -109,13 +119,16 @@ def check_head(own: OwnForward, loss: Callable[..., ShapedLossOutput]) -> Logits
         except (AttributeError, IndexError, KeyError, TypeError, ValueError) as error:
             if isinstance(error, UserError):
                 raise
-            raise _refusal(model, f"fails on {TOKENS} tokens of text ({type(error).__name__}: {error})") from error
+            raise _refusal(
+                model, f"fails on {TOKENS} tokens of text ({type(error).__name__}: {error})"
+            ) from error
         _compare(model, loss, logits, first)
     return logits
 
 
 class _Run(NamedTuple):
-    """Token ids [1, T], hidden states [1, T, D], logits [1, T, V]; how many the head has; spacing of numbers at 1."""
+    """Token ids [1, T], hidden states [1, T, D], logits [1, T, V]; how many the head has; spacing
+    of numbers at 1."""
 
     ids: Tensor
     hidden: Tensor
@@ -135,7 +148,8 @@ def _run(own: OwnForward, ids: Tensor) -> _Run:
     outputs, hidden = own.to_head(answer, input_ids=ids, attention_mask=torch.ones_like(ids))
     if hidden.shape[:-1] != ids.shape:
         raise _refusal(own.model, "has more or fewer predictions than tokens")
-    # Autocast and FSDP compute in another dtype than that of the hidden states or of the logits in the end.
+    # Autocast and FSDP compute in another dtype than that of the hidden states or of the logits in
+    # the end.
     eps = max(torch.finfo(t.dtype).eps for t in (hidden, *answers))
     if hidden.is_cuda:
         eps = max(eps, 2.0**-11)  # its matmuls may round float32 to TF32
@@ -143,12 +157,15 @@ def _run(own: OwnForward, ids: Tensor) -> _Run:
 
 
 def router_rate(model: PreTrainedModel) -> float:
-    """What the load-balancing loss of a mixture of experts is multiplied by in the model's own loss.
+    """What the load-balancing loss of a mixture of experts is multiplied by in the model's own
+    loss.
 
     Raises:
         UserError: it is not where transformers has it.
     """
-    places = ((place, name) for place in (model, model.config.get_text_config()) for name in _ROUTER_RATES)
+    places = (
+        (place, name) for place in (model, model.config.get_text_config()) for name in _ROUTER_RATES
+    )
     for place, name in places:
         if (rate := getattr(place, name, None)) is not None:
             return rate
@@ -159,28 +176,39 @@ def _measure(own: OwnForward, first: _Run) -> Logits:
     """What the model does to logits that are known, and to labels."""
     model, hidden = own.model, first.hidden
     dtype = torch.promote_types(hidden.dtype, torch.float32)
-    generator = torch.Generator(hidden.device).manual_seed(0)  # under tensor parallelism all processes answer alike
+    # under tensor parallelism all processes answer alike
+    generator = torch.Generator(hidden.device).manual_seed(0)
     z = torch.randn(1, TOKENS, first.size, generator=generator, dtype=dtype, device=hidden.device)
     z[0, -1] = z.new_tensor(_PROBES).repeat(-(-first.size // len(_PROBES)))[: first.size]
     ids, labels = first.ids.clone(), first.ids.clone()
     ids[0, -1] = ids[0, 0]
     labels[0, 2] = -100
-    outputs, other_hidden = own.to_head(lambda _: z, input_ids=ids, attention_mask=torch.ones_like(ids), labels=labels)
+    outputs, other_hidden = own.to_head(
+        lambda _: z, input_ids=ids, attention_mask=torch.ones_like(ids), labels=labels
+    )
     change = (other_hidden - hidden)[:, :-1].abs().max()
     if change > max(1e-4, 6 * first.eps) * hidden.abs().max():
-        raise _refusal(model, "looks at the tokens that come after the one it predicts from (is_decoder=False?)")
+        raise _refusal(
+            model,
+            "looks at the tokens that come after the one it predicts from (is_decoder=False?)",
+        )
     out = _whole(outputs.logits).to(z.dtype)
     logits = _transform(model, z, out)
     labels, own_loss = labels[0].to(out.device), outputs.loss.to(out)
-    expected, unshifted = (F.cross_entropy(*pair) for pair in ((out[0, :-1], labels[1:]), (out[0], labels)))
+    expected, unshifted = (
+        F.cross_entropy(*pair) for pair in ((out[0, :-1], labels[1:]), (out[0], labels))
+    )
     if outputs.get("aux_loss") is not None:
         expected = expected + router_rate(model) * outputs.aux_loss.to(out)
     if torch.allclose(own_loss, unshifted, rtol=1e-5):
         raise _refusal(
-            model, "takes labels for the tokens at their own positions: it is not trained on the next token"
+            model,
+            "takes labels for the tokens at their own positions: it is not trained on the next token",
         )
     if not torch.allclose(own_loss, expected, rtol=1e-5, atol=1e-5):
-        raise _refusal(model, "has a loss of its own that is not the mean cross-entropy of the next tokens")
+        raise _refusal(
+            model, "has a loss of its own that is not the mean cross-entropy of the next tokens"
+        )
     return logits
 
 
@@ -197,22 +225,34 @@ def _transform(model: PreTrainedModel, z: Tensor, out: Tensor) -> Logits:
     if not torch.allclose(out, expected, rtol=1e-5, atol=1e-6):
         softcap = out.max().item()
         expected = softcap * torch.tanh(expected / softcap)
-    if not torch.allclose(out, expected, rtol=1e-4, atol=1e-5) or not scale > 0 or not (padding < _IMPOSSIBLE).all():
-        raise _refusal(model, "does something to its logits that is neither a multiplier nor a softcap")
+    if (
+        not torch.allclose(out, expected, rtol=1e-4, atol=1e-5)
+        or not scale > 0
+        or not (padding < _IMPOSSIBLE).all()
+    ):
+        raise _refusal(
+            model, "does something to its logits that is neither a multiplier nor a softcap"
+        )
     return Logits(size, tokens, scale, softcap)
 
 
-def _compare(model: PreTrainedModel, loss: Callable[..., ShapedLossOutput], logits: Logits, first: _Run) -> None:
-    """The model's own logits with those that the loss makes of its hidden states, as the nll of several targets."""
+def _compare(
+    model: PreTrainedModel, loss: Callable[..., ShapedLossOutput], logits: Logits, first: _Run
+) -> None:
+    """The model's own logits with those that the loss makes of its hidden states, as the nll of
+    several targets."""
     own = first.logits[0, :, : logits.tokens].double()
     targets = torch.linspace(0, logits.tokens - 1, _TARGETS, device=own.device).long()
     repeated = targets[:, None].expand(-1, TOKENS).to(first.hidden.device)
-    nll = loss(model, logits=logits, hidden=first.hidden.expand(_TARGETS, -1, -1), targets=repeated).nll
+    nll = loss(
+        model, logits=logits, hidden=first.hidden.expand(_TARGETS, -1, -1), targets=repeated
+    ).nll
     assert nll is not None
     error = (nll.to(own.device) + own.log_softmax(-1).t()[targets]).abs().max()
     if not error <= 1e-4 + 8 * first.eps * own.abs().max():
         raise _refusal(
-            model, f"does not compute its logits as hidden states times the weight of its head (off by {error:.3g})"
+            model,
+            f"does not compute its logits as hidden states times the weight of its head (off by {error:.3g})",
         )
 
 
@@ -231,7 +271,9 @@ def _plain_tokens(model: PreTrainedModel) -> Tensor:
             if name.endswith(("_token_id", "_token_ids", "_token_index")):
                 special |= {*value} if isinstance(value, list) else {value}
     plain = [i for i in range(config.vocab_size) if i not in special]
-    return torch.tensor([plain[len(plain) // 2 :][:TOKENS]], device=model.get_input_embeddings().weight.device)
+    return torch.tensor(
+        [plain[len(plain) // 2 :][:TOKENS]], device=model.get_input_embeddings().weight.device
+    )
 
 
 def _whole(logits: Tensor) -> Tensor:

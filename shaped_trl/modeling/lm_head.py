@@ -1,15 +1,17 @@
 """The one seam between a causal language model and the shaped loss.
 
-`shape_lm_head` replaces `model.forward` on the instance. With labels, the new forward runs the model's own forward
-with a stand-in for the output embedding, which keeps the hidden states that it is given and answers with logits of no
-position; then `shaped_linear_loss` takes those hidden states and the head's weight. So logits are never built, and
-whatever the model does besides (transforms of the head, router losses, hidden states that were asked for) is its own.
-What it does to the logits afterwards is measured once, by `head_check.py`. Without labels it is the old forward, so
-generation is unchanged. The head is looked up at each call because PEFT and FSDP replace it after patching.
+`shape_lm_head` replaces `model.forward` on the instance. With labels, the new forward runs the
+model's own forward with a stand-in for the output embedding, which keeps the hidden states that it
+is given and answers with logits of no position; then `shaped_linear_loss` takes those hidden states
+and the head's weight. So logits are never built, and whatever the model does besides (transforms of
+the head, router losses, hidden states that were asked for) is its own. What it does to the logits
+afterwards is measured once, by `head_check.py`. Without labels it is the old forward, so generation
+is unchanged. The head is looked up at each call because PEFT and FSDP replace it after patching.
 
-The loss takes the place of the head's own forward for the length of one call, and the head is called as the module
-that it is. So the hooks of FSDP and ZeRO see what they always see: they gather the weight before, release it after,
-and reduce its gradient over the ranks, which hold different data. A head that tensor parallelism shards stays
+The loss takes the place of the head's own forward for the length of one call, and the head is
+called as the module that it is. So the hooks of FSDP and ZeRO see what they always see: they gather
+the weight before, release it after, and reduce its gradient over the ranks, which hold different
+data. A head that tensor parallelism shards stays
 sharded: each rank computes with its part of the vocabulary.
 """
 
@@ -40,14 +42,17 @@ class ShapedCausalLMOutput(ModelOutput):
     """What a shaped model returns when it is called with labels.
 
     Args:
-        loss: scalar, the shaped loss over the valid targets divided by `num_items_in_batch` (by their number when
-            not passed), plus the weighted load-balancing loss of a mixture of experts. What a Trainer minimises.
+        loss: scalar, the shaped loss over the valid targets divided by `num_items_in_batch` (by
+            their number when not passed), plus the weighted load-balancing loss of a mixture of
+            experts. What a Trainer minimises.
         shaped_loss: scalar, the shaped loss *summed* over valid targets; nothing added.
-        nll, entropy, target_prob, head_mass, tail_mass, is_top1, target_rank: per token, shape of the targets, 0
-            where ignored, detached; None unless asked for in `shape_lm_head(metrics=...)`.
+        nll, entropy, target_prob, head_mass, tail_mass, is_top1, target_rank: per token, shape of
+            the targets, 0 where ignored, detached; None unless asked for in
+            `shape_lm_head(metrics=...)`.
         label_mask: bool, shape of the targets: which positions carry a loss.
         aux_loss: load-balancing loss, unweighted, where router logits are requested.
-        hidden_states, attentions, cross_attentions, router_logits: the model's own, where they are requested.
+        hidden_states, attentions, cross_attentions, router_logits: the model's own, where they are
+            requested.
     """
 
     loss: Tensor | None = None
@@ -74,7 +79,8 @@ _OF_THE_MODEL = ("aux_loss", "hidden_states", "attentions", "cross_attentions", 
 class ShapedHead:
     """The settings a patched forward reads at each call: assign to them between steps.
 
-    `logits` is what the model does to the logits that its head gives, as measured; None until that was checked.
+    `logits` is what the model does to the logits that its head gives, as measured; None until that
+    was checked.
     """
 
     shape: RewardShape
@@ -90,41 +96,47 @@ def shape_lm_head(
     metrics: tuple[str, ...] = ("nll",),
     impl: str = "auto",
 ) -> ShapedHead:
-    """Make `model(input_ids, labels=labels)` return the shaped next-token loss instead of cross-entropy.
+    """Make `model(input_ids, labels=labels)` return the shaped next-token loss instead of
+    cross-entropy.
 
     One line serves a plain `transformers.Trainer` or one's own loop::
 
         shape_lm_head(model, RewardShape(beta=-0.25))
 
-    Call it before the model is wrapped (PEFT, DDP, FSDP). Labels are shifted inside, as transformers does;
-    `shift_labels` are taken as they are. With the default shape the loss is the model's own: that is checked once on
-    four tokens, here, or at the first call with labels where there are several processes or the weights are not here
-    yet. `shaped_trl/modeling/README.md` lists the architectures of transformers for which a test holds it.
+    Call it before the model is wrapped (PEFT, DDP, FSDP). Labels are shifted inside, as
+    transformers does; `shift_labels` are taken as they are. With the default shape the loss is the
+    model's own: that is checked once on four tokens, here, or at the first call with labels where
+    there are several processes or the weights are not here yet. `shaped_trl/modeling/README.md`
+    lists the architectures of transformers for which a test holds it.
 
     Args:
         model: a causal language model with an output embedding (`get_output_embeddings`).
         shape: the reward shape; None is cross-entropy.
-        metrics: per-token fields to compute, of "nll", "entropy", "target_prob", "head_mass", "tail_mass",
-            "is_top1", "target_rank".
+        metrics: per-token fields to compute, of "nll", "entropy", "target_prob", "head_mass",
+            "tail_mass", "is_top1", "target_rank".
         impl: implementation of `shaped_linear_loss`.
 
     Returns:
-        The settings object that the forward reads: `head.shape = ...` changes the shape from the next call on.
+        The settings object that the forward reads: `head.shape = ...` changes the shape from the
+        next call on.
 
     Raises:
         ValueError: a metric is unknown, or an adapter sits on the head.
-        UserError: the model has no output embedding, or its own loss is not the cross-entropy of the next token under
-            a linear head (masked and encoder-decoder models among them).
+        UserError: the model has no output embedding, or its own loss is not the cross-entropy of
+            the next token under a linear head (masked and encoder-decoder models among them).
     """
     unknown = set(metrics) - set(METRICS)
     if unknown:
         raise ValueError(f"metrics={sorted(unknown)} are unknown: choose from {', '.join(METRICS)}")
     if not isinstance(getattr(model.get_output_embeddings(), "weight", None), Tensor):
-        raise UserError(f"model={type(model).__name__} has no single output embedding: take a causal language model")
+        raise UserError(
+            f"model={type(model).__name__} has no single output embedding: take a causal language model"
+        )
     _refuse_adapter(model.get_output_embeddings())
     head = ShapedHead(shape or RewardShape(), tuple(metrics), impl)
     original = model.forward
-    # A function, for a deep copy of the model must not run the original; and not ours, of a call before this.
+    # A function, for a deep copy of the model must not run the original; and not ours, of a call
+    # before this.
     function = getattr(original, "__func__", lambda _, **kwargs: original(**kwargs))
     function = getattr(function, "unshaped", function)
     loss_here = functools.partial(head_loss, head=ShapedHead(RewardShape(), ("nll",), impl))
@@ -136,9 +148,16 @@ def shape_lm_head(
     def shaped_forward(self, *args, **kwargs):
         own_forward = OwnForward(self, function)
         kwargs = own_forward.by_name(args, kwargs)
-        given = {name: kwargs.pop(name, None) for name in ("labels", "shift_labels", "num_items_in_batch")}
-        if (given["labels"] is None and given["shift_labels"] is None) or kwargs.get("fused_lm_head"):
-            return own_forward(**kwargs, **{name: value for name, value in given.items() if value is not None})
+        given = {
+            name: kwargs.pop(name, None)
+            for name in ("labels", "shift_labels", "num_items_in_batch")
+        }
+        if (given["labels"] is None and given["shift_labels"] is None) or kwargs.get(
+            "fused_lm_head"
+        ):
+            return own_forward(
+                **kwargs, **{name: value for name, value in given.items() if value is not None}
+            )
         if head.logits is None:
             head.logits = check_head(own_forward, loss_here)
         return _forward_with_loss(own_forward, head, head.logits, kwargs, **given)
@@ -149,7 +168,8 @@ def shape_lm_head(
 
 
 def unshape(model: PreTrainedModel) -> None:
-    """Take `shape_lm_head` back: TRL's trainers put a forward of their own over the one that they find."""
+    """Take `shape_lm_head` back: TRL's trainers put a forward of their own over the one that they
+    find."""
     function = getattr(model.forward, "unshaped", None)
     if function is not None:
         model.forward = types.MethodType(function, model)
@@ -159,7 +179,9 @@ def _forward_with_loss(own, head, logits, kwargs, labels, shift_labels, num_item
     return_dict = kwargs.pop("return_dict", None)
     if return_dict is None:
         return_dict = own.model.config.return_dict
-    outputs, hidden = own.to_head(lambda hidden: hidden.new_zeros(*hidden.shape[:-2], 0, logits.size), **kwargs)
+    outputs, hidden = own.to_head(
+        lambda hidden: hidden.new_zeros(*hidden.shape[:-2], 0, logits.size), **kwargs
+    )
     targets = shift_labels
     if targets is None:
         hidden, targets = hidden[:, :-1], labels[:, 1:]
@@ -177,7 +199,9 @@ def _forward_with_loss(own, head, logits, kwargs, labels, shift_labels, num_item
     if of_the_model["aux_loss"] is not None:
         loss = loss + router_rate(own.model) * of_the_model["aux_loss"].to(loss.device)
     per_token = {name: getattr(result, name) for name in head.metrics}
-    output = ShapedCausalLMOutput(loss=loss, shaped_loss=result.loss, label_mask=mask, **per_token, **of_the_model)
+    output = ShapedCausalLMOutput(
+        loss=loss, shaped_loss=result.loss, label_mask=mask, **per_token, **of_the_model
+    )
     return output if return_dict else output.to_tuple()
 
 
@@ -187,8 +211,11 @@ def head_loss(
     """The loss of `hidden` [B, T, D], as the output embedding is given it, and `targets` [B, T]."""
     lm_head = model.get_output_embeddings()
     _refuse_adapter(lm_head)
-    # In PEFT's `modules_to_save` wrapper, the copy that is trained: FSDP may shard it as a group of its own.
-    owner = next((m for m in lm_head.modules() if m._parameters.get("weight") is lm_head.weight), lm_head)
+    # In PEFT's `modules_to_save` wrapper, the copy that is trained: FSDP may shard it as a group of
+    # its own.
+    owner = next(
+        (m for m in lm_head.modules() if m._parameters.get("weight") is lm_head.weight), lm_head
+    )
 
     def compute(hidden, targets) -> dict[str, Tensor]:
         weight, bias = logits.of(owner)
@@ -205,8 +232,11 @@ def head_loss(
         )
         return {name: value for name, value in output._asdict().items() if value is not None}
 
-    if isinstance(owner.weight, DTensor) and not any(isinstance(m, FSDPModule) for m in lm_head.modules()):
-        # Tensor parallelism: nothing is to be gathered, and torch's own hooks would take the result for logits.
+    if isinstance(owner.weight, DTensor) and not any(
+        isinstance(m, FSDPModule) for m in lm_head.modules()
+    ):
+        # Tensor parallelism: nothing is to be gathered, and torch's own hooks would take the result
+        # for logits.
         return ShapedLossOutput(**compute(hidden, targets))
     with _forward_replaced(owner, compute):
         return ShapedLossOutput(**lm_head(hidden, targets))
@@ -223,7 +253,8 @@ def _refuse_adapter(lm_head: nn.Module) -> None:
 
 @contextmanager
 def _forward_replaced(module: nn.Module, forward: Callable) -> Iterator[None]:
-    """`module` runs `forward` within; tensor parallelism may have put one on the instance, which comes back."""
+    """`module` runs `forward` within; tensor parallelism may have put one on the instance, which
+    comes back."""
     before = vars(module).get("forward")
     module.forward = forward
     try:

@@ -32,11 +32,15 @@ class OwnForward:
             signature.bind(self.model, *args, **kwargs)  # raises as Python does
         return given | kwargs
 
-    def to_head(self, answer: Callable[[Tensor], Tensor], **kwargs: Any) -> tuple[ModelOutput, Tensor]:
-        """Run without a cache; the output embedding is not called, and `answer(hidden)` are its logits.
+    def to_head(
+        self, answer: Callable[[Tensor], Tensor], **kwargs: Any
+    ) -> tuple[ModelOutput, Tensor]:
+        """Run without a cache; the output embedding is not called, and `answer(hidden)` are its
+        logits.
 
         Returns:
-            The model's output, and the hidden states that its output embedding would have been given.
+            The model's output, and the hidden states that its output embedding would have been
+            given.
 
         Raises:
             UserError: it does not call its output embedding once.
@@ -71,10 +75,13 @@ class _StandIn(nn.Module):
 
 @contextmanager
 def _stood_in(model: PreTrainedModel, answer: Callable[[Tensor], Tensor]) -> Iterator[_StandIn]:
-    """A stand-in at every place where `model` holds its output embedding, looked up now: PEFT and FSDP replace it."""
+    """A stand-in at every place where `model` holds its output embedding, looked up now: PEFT and
+    FSDP replace it."""
     head = model.get_output_embeddings()
     stand_in = _StandIn(head, answer)
-    places = [(m, name) for m in model.modules() for name, child in m._modules.items() if child is head]
+    places = [
+        (m, name) for m in model.modules() for name, child in m._modules.items() if child is head
+    ]
     try:
         for module, name in places:
             module._modules[name] = stand_in

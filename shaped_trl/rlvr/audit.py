@@ -1,16 +1,18 @@
 """Can the reward be had without the answer? Blind answers, graded before the first step.
 
-A policy finds every answer that the grader takes for right. `audit_reward` grades the fixed set of `blind_answers` on
-a sample of the prompts, each answer bare and in the forms that the prompts ask for, by the accuracy reward alone. One
-that passes on more than a share of the prompts (`audit_threshold`) would be learnt in place of the task.
+A policy finds every answer that the grader takes for right. `audit_reward` grades the fixed set of
+`blind_answers` on a sample of the prompts, each answer bare and in the forms that the prompts ask
+for, by the accuracy reward alone. One that passes on more than a share of the prompts
+(`audit_threshold`) would be learnt in place of the task.
 
-Where the golds have few values, a constant answer passes often by right. The bar is then the share of the most
-frequent gold, if that is above the threshold: on the same prompts a constant answer passes more often only where wrong
-answers are taken for right. An answer that depends on the prompt may do so by chance, and gets three standard errors.
+Where the golds have few values, a constant answer passes often by right. The bar is then the share
+of the most frequent gold, if that is above the threshold: on the same prompts a constant answer
+passes more often only where wrong answers are taken for right. An answer that depends on the prompt
+may do so by chance, and gets three standard errors.
 
-All answers are tried on the first 16 prompts of the sample, and those that passed there on the rest: one that would
-pass on 30% of the prompts is missed with a probability of 0.003. A form in which the grader finds none of the answers
-on the first two prompts is not tried on more.
+All answers are tried on the first 16 prompts of the sample, and those that passed there on the
+rest: one that would pass on 30% of the prompts is missed with a probability of 0.003. A form in
+which the grader finds none of the answers on the first two prompts is not tried on more.
 """
 
 from __future__ import annotations
@@ -27,7 +29,15 @@ from accelerate.utils import broadcast_object_list
 from datasets import Dataset
 from shaped_eval.errors import UserError
 
-from shaped_trl.rlvr.blind_answers import BARE, BlindAnswer, blind_answers, forms, read_form, shown, write
+from shaped_trl.rlvr.blind_answers import (
+    BARE,
+    BlindAnswer,
+    blind_answers,
+    forms,
+    read_form,
+    shown,
+    write,
+)
 from shaped_trl.rlvr.config import RLVRConfig
 from shaped_trl.rlvr.golds import Golds, golds_of
 from shaped_trl.rlvr.rewards import VerdictReward
@@ -88,14 +98,19 @@ class Audit:
         share = self.golds.share
         if not self.few_values or share <= self.threshold:
             return self.threshold
-        return share if constant else share + STANDARD_ERRORS * math.sqrt(share * (1 - share) / self.prompts)
+        return (
+            share
+            if constant
+            else share + STANDARD_ERRORS * math.sqrt(share * (1 - share) / self.prompts)
+        )
 
     def refused(self) -> list[Tried]:
         """The answers above their bar, the most successful first."""
         return [one for one in self.tried if one.share > self.bar(one.answer.constant) + 1e-9]
 
     def refusal(self) -> str | None:
-        """One line on the most successful answer above its bar, or None: which, how often, and what to do."""
+        """One line on the most successful answer above its bar, or None: which, how often, and what
+        to do."""
         refused = self.refused()
         if not refused:
             return None
@@ -144,13 +159,18 @@ class Audit:
 
 
 def audit_reward(
-    reward: Callable[..., list], dataset: Any, *, seed: int = 0, prompts: int = 64, threshold: float = 0.3
+    reward: Callable[..., list],
+    dataset: Any,
+    *,
+    seed: int = 0,
+    prompts: int = 64,
+    threshold: float = 0.3,
 ) -> Audit:
     """Grade blind answers on a sample of a data set's prompts.
 
     Args:
-        reward: a reward function as TRL calls it; more than 0 is a pass. It is called with ``prompts``,
-            ``completions`` and the data set's other columns.
+        reward: a reward function as TRL calls it; more than 0 is a pass. It is called with
+            ``prompts``, ``completions`` and the data set's other columns.
         dataset: with the column ``prompt`` (texts or chats), and ``gold`` where there is one.
         seed: draws the sample, random text, and which golds are exchanged.
         prompts: size of the sample; of a streamed data set the first so many.
@@ -168,8 +188,17 @@ def audit_reward(
     written = list(dict.fromkeys(form for text in texts for form in forms(text, grader)))
     golds = Golds()
     if "gold" in rows[0]:
-        golds = golds_of(reward, [row["gold"] for row in rows], _other_golds(dataset, rng), [read_form(grader), BARE])
-    pairs = [(one, form) for one in blind_answers(texts, golds.texts, golds.frequent, seed) for form in written]
+        golds = golds_of(
+            reward,
+            [row["gold"] for row in rows],
+            _other_golds(dataset, rng),
+            [read_form(grader), BARE],
+        )
+    pairs = [
+        (one, form)
+        for one in blind_answers(texts, golds.texts, golds.frequent, seed)
+        for form in written
+    ]
     tried, ungraded = _try(reward, rows, pairs)
     name = grader or str(getattr(reward, "__name__", type(reward).__name__))
     return Audit(name, len(rows), tried, golds, ungraded, threshold)
@@ -178,21 +207,29 @@ def audit_reward(
 def audit_before_training(reward: Any, dataset: Any, args: RLVRConfig) -> None:
     """Do what `audit_reward` asks for. The first process audits and decides, and all of them stop.
 
-    Nothing is done with a reward that is no `VerdictReward`: what its numbers mean is not known here.
+    Nothing is done with a reward that is no `VerdictReward`: what its numbers mean is not known
+    here.
 
     Raises:
-        UserError: a blind answer passes too often, and `audit_reward` is neither `warn` nor `off`; there are no golds.
+        UserError: a blind answer passes too often, and `audit_reward` is neither `warn` nor `off`;
+            there are no golds.
     """
     reward = getattr(reward, "function", reward)  # of its guard
     if args.audit_reward == "off" or not isinstance(reward, VerdictReward):
         return
     columns = getattr(dataset, "column_names", None)
     if columns is not None and "gold" not in columns:
-        raise UserError(f"train_dataset has the columns {columns}: the accuracy reward needs the column gold")
+        raise UserError(
+            f"train_dataset has the columns {columns}: the accuracy reward needs the column gold"
+        )
     said: list[str | None] = [None]
     if args.process_index == 0:
         found = audit_reward(
-            reward, dataset, seed=args.seed, prompts=args.audit_prompts, threshold=args.audit_threshold
+            reward,
+            dataset,
+            seed=args.seed,
+            prompts=args.audit_prompts,
+            threshold=args.audit_threshold,
         )
         print(found.table(), flush=True)
         said = [found.refusal()]
@@ -218,10 +255,16 @@ def _other_golds(dataset: Any, rng: random.Random) -> list[str]:
 
 
 def _text(prompt: str | list[dict[str, Any]]) -> str:
-    return prompt if isinstance(prompt, str) else "\n".join(str(message["content"]) for message in prompt)
+    return (
+        prompt
+        if isinstance(prompt, str)
+        else "\n".join(str(message["content"]) for message in prompt)
+    )
 
 
-def _try(reward: Callable[..., list], rows: list[Row], pairs: Sequence[Pair]) -> tuple[list[Tried], int]:
+def _try(
+    reward: Callable[..., list], rows: list[Row], pairs: Sequence[Pair]
+) -> tuple[list[Tried], int]:
     """The pairs by success, and how many gradings had no verdict."""
     first = min(FIRST_PROMPTS, len(rows))
     passed, prompts, ungraded = [0] * len(pairs), [min(FORM_PROMPTS, len(rows))] * len(pairs), 0
@@ -239,12 +282,23 @@ def _try(reward: Callable[..., list], rows: list[Row], pairs: Sequence[Pair]) ->
 
 
 def _unread(reward: Callable[..., list], rows: list[Row], pairs: Sequence[Pair]) -> set[str]:
-    """The forms in which the grader finds no answer, whatever it is. Nothing is known of other rewards."""
+    """The forms in which the grader finds no answer, whatever it is. Nothing is known of other
+    rewards."""
     if not isinstance(reward, VerdictReward):
         return set()
-    given = [(answer.texts[index], form, row["gold"]) for answer, form in pairs for index, row in enumerate(rows)]
-    grades = reward.grade([write(form, text) for text, form, _ in given], [gold for *_, gold in given])
-    read = {form for (_, form, _), grade in zip(given, grades, strict=True) if grade.status != "unparsed"}
+    given = [
+        (answer.texts[index], form, row["gold"])
+        for answer, form in pairs
+        for index, row in enumerate(rows)
+    ]
+    grades = reward.grade(
+        [write(form, text) for text, form, _ in given], [gold for *_, gold in given]
+    )
+    read = {
+        form
+        for (_, form, _), grade in zip(given, grades, strict=True)
+        if grade.status != "unparsed"
+    }
     return {form for _, form in pairs} - read if read else set()
 
 
@@ -254,13 +308,20 @@ def _passes(
     """On how many of the chosen rows each pair passes, and how many gradings had no verdict."""
     if not pairs or not chosen:
         return [0] * len(pairs), 0
-    given = [(index, write(form, answer.texts[index])) for answer, form in pairs for index in chosen]
-    columns = {name: [rows[index][name] for index, _ in given] for name in rows[0] if name != "prompt"}
+    given = [
+        (index, write(form, answer.texts[index])) for answer, form in pairs for index in chosen
+    ]
+    columns = {
+        name: [rows[index][name] for index, _ in given] for name in rows[0] if name != "prompt"
+    }
     prompts = [rows[index]["prompt"] for index, _ in given]
     completions: list[Any] = [text for _, text in given]
     if not isinstance(prompts[0], str):
         completions = [[{"role": "assistant", "content": text}] for text in completions]
     rewards = reward(prompts=prompts, completions=completions, **columns)
     each = len(chosen)
-    passed = [sum((value or 0) > 0 for value in rewards[i : i + each]) for i in range(0, len(rewards), each)]
+    passed = [
+        sum((value or 0) > 0 for value in rewards[i : i + each])
+        for i in range(0, len(rewards), each)
+    ]
     return passed, sum(value is None for value in rewards)

@@ -15,7 +15,10 @@ from dataclasses import dataclass
 CONSTANTS = {
     "nothing": "",
     "white space": " \n ",
-    **{text: text for text in ("0", "1", "-1", "nan", "inf", "True", "False", "None", "Yes", "No", "A")},
+    **{
+        text: text
+        for text in ("0", "1", "-1", "nan", "inf", "True", "False", "None", "Yes", "No", "A")
+    },
     **{text: text for text in ("[]", "[[]]", "{}", "()", '""', "?")},
     "0 to 100": ", ".join(map(str, range(101))),
     "the alphabet": " ".join(string.ascii_uppercase),
@@ -48,7 +51,8 @@ _READ = {
 BARE = "…"
 _NUMBER = re.compile(r"(?<![\w.])-?(?:\d{1,3}(?:,\d{3}){1,4}(?!\d)|\d++)(?:\.\d++)?(?!\w)")
 _EXAMPLE = re.compile(
-    r"^[-* \t]{0,20}(?:example\s)?(?:output|answer|result|solution)\b[^:\n]{0,20}:[ \t]*(\S.*)$", re.I | re.M
+    r"^[-* \t]{0,20}(?:example\s)?(?:output|answer|result|solution)\b[^:\n]{0,20}:[ \t]*(\S.*)$",
+    re.I | re.M,
 )
 _LABEL = re.compile(r"[\w\s]{1,30}:")
 
@@ -74,14 +78,17 @@ def blind_answers(
 
     Args:
         prompts: their texts.
-        golds: the answer that is right for each; None where golds are no answers, as tests of a program are none.
+        golds: the answer that is right for each; None where golds are no answers, as tests of a
+            program are none.
         frequent: right answers, the most frequent first.
         seed: draws random text and the order in which golds are exchanged.
     """
     count, rng = len(prompts), random.Random(seed)
     found = [BlindAnswer(name, [text] * count, True) for name, text in CONSTANTS.items()]
     if frequent:
-        found.append(BlindAnswer(f"most frequent gold {shown(frequent[0])}", [frequent[0]] * count, True))
+        found.append(
+            BlindAnswer(f"most frequent gold {shown(frequent[0])}", [frequent[0]] * count, True)
+        )
         several = ", ".join(frequent[:SEVERAL_GOLDS])
         found.append(BlindAnswer("the most frequent golds, joined", [several] * count, True))
     if golds is not None and count > 1:
@@ -109,7 +116,8 @@ def forms(prompt: str, grader: str | None) -> list[str]:
 
 
 def read_form(grader: str | None) -> str:
-    """The form that a grader of the evaluation suite reads whatever the prompt says; bare for any other reward."""
+    """The form that a grader of the evaluation suite reads whatever the prompt says; bare for any
+    other reward."""
     return _READ.get(grader or "", BARE)
 
 
@@ -119,7 +127,8 @@ def write(form: str, answer: str) -> str:
 
 
 def question(prompt: str) -> str:
-    """The prompt without the lines that speak of the answer's form: a copy of these would end the answer."""
+    """The prompt without the lines that speak of the answer's form: a copy of these would end the
+    answer."""
     lines = [line for line in prompt.splitlines() if not _speaks_of_form(line)]
     return "\n".join(lines).strip() or prompt
 
@@ -130,7 +139,10 @@ def shown(text: str, longest: int = 40) -> str:
 
 
 def _speaks_of_form(line: str) -> bool:
-    return any(pattern.search(line) for pattern, _ in _ASKED) or _LABEL.fullmatch(line.strip()) is not None
+    return (
+        any(pattern.search(line) for pattern, _ in _ASKED)
+        or _LABEL.fullmatch(line.strip()) is not None
+    )
 
 
 def _example(prompt: str) -> str:
@@ -139,5 +151,8 @@ def _example(prompt: str) -> str:
 
 
 def _random_text(rng: random.Random) -> str:
-    words = ("".join(rng.choices(string.ascii_lowercase, k=rng.randint(1, 9))) for _ in range(RANDOM_WORDS))
+    words = (
+        "".join(rng.choices(string.ascii_lowercase, k=rng.randint(1, 9)))
+        for _ in range(RANDOM_WORDS)
+    )
     return " ".join(words)

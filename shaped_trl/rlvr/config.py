@@ -21,33 +21,43 @@ AUDITS = ("off", "warn", "refuse", "only")
 
 @dataclass
 class RLVRConfig(WatchArguments, GRPOConfig):
-    """`GRPOConfig` with clip-higher and dynamic sampling of DAPO (arXiv 2503.14476), and no KL term.
+    """`GRPOConfig` with clip-higher and dynamic sampling of DAPO (arXiv 2503.14476), and no KL
+    term.
 
-    What differs from `GRPOConfig` by default: `epsilon_high` is 0.28, not `epsilon`; `dynamic_sampling` is on; a run
-    without a learning signal stops (`on_no_signal`), and so does one whose loss is not finite (`on_bad_loss`); `bf16`
-    is off on a CPU. With `epsilon_high=None, dynamic_sampling=False, on_no_signal="ignore", on_bad_loss="ignore"` the
-    trainer is GRPOTrainer, to the last bit.
+    What differs from `GRPOConfig` by default: `epsilon_high` is 0.28, not `epsilon`;
+    `dynamic_sampling` is on; a run without a learning signal stops (`on_no_signal`), and so does
+    one whose loss is not finite (`on_bad_loss`); `bf16` is off on a CPU. With `epsilon_high=None,
+    dynamic_sampling=False, on_no_signal="ignore", on_bad_loss="ignore"` the trainer is GRPOTrainer,
+    to the last bit.
 
-    Clip-higher acts only when a generation batch is spent over several optimizer steps (`steps_per_generation` above
-    `gradient_accumulation_steps`, or `num_iterations` above 1). Otherwise every step is strictly on-policy: the
-    probability ratio is 1 and no clipping bound is ever reached, as in arXiv 2512.22955. Both are valid; the
-    configuration says which one it is (`strictly_on_policy`) and logs it.
+    Clip-higher acts only when a generation batch is spent over several optimizer steps
+    (`steps_per_generation` above `gradient_accumulation_steps`, or `num_iterations` above 1).
+    Otherwise every step is strictly on-policy: the probability ratio is 1 and no clipping bound is
+    ever reached, as in arXiv 2512.22955. Both are valid; the configuration says which one it is
+    (`strictly_on_policy`) and logs it.
     """
 
     epsilon_high: float | None = field(
-        default=0.28, metadata={"help": "Upper clipping bound; above epsilon (0.2) it is clip-higher."}
+        default=0.28,
+        metadata={"help": "Upper clipping bound; above epsilon (0.2) it is clip-higher."},
     )
     dynamic_sampling: bool = field(
         default=True,
-        metadata={"help": "Refill the generation batch until every group has both right and wrong answers."},
+        metadata={
+            "help": "Refill the generation batch until every group has both right and wrong answers."
+        },
     )
     max_sampling_rounds: int = field(
         default=10,
-        metadata={"help": "Rounds of dynamic sampling at most; what is missing then is filled up without a gradient."},
+        metadata={
+            "help": "Rounds of dynamic sampling at most; what is missing then is filled up without a gradient."
+        },
     )
     max_sampling_tokens: int | None = field(
         default=None,
-        metadata={"help": "Completion tokens of a generation batch, discarded ones included, at which refills end."},
+        metadata={
+            "help": "Completion tokens of a generation batch, discarded ones included, at which refills end."
+        },
     )
     keep_leftover_groups: bool = field(
         default=False,
@@ -57,13 +67,20 @@ class RLVRConfig(WatchArguments, GRPOConfig):
         },
     )
     retire_all_right: int = field(
-        default=0, metadata={"help": "Retire a prompt after so many all-right groups in a row; 0: never."}
+        default=0,
+        metadata={"help": "Retire a prompt after so many all-right groups in a row; 0: never."},
     )
     retire_all_wrong: int = field(
-        default=0, metadata={"help": "Retire a prompt after so many groups in a row without a right answer; 0: never."}
+        default=0,
+        metadata={
+            "help": "Retire a prompt after so many groups in a row without a right answer; 0: never."
+        },
     )
     revisit_retired_after: int = field(
-        default=0, metadata={"help": "Passes over the prompts after which a retired one comes back; 0: never."}
+        default=0,
+        metadata={
+            "help": "Passes over the prompts after which a retired one comes back; 0: never."
+        },
     )
     completion_length_schedule: dict | str | None = field(
         default=None,
@@ -73,10 +90,13 @@ class RLVRConfig(WatchArguments, GRPOConfig):
     )
     on_no_signal: str = field(
         default="stop",
-        metadata={"help": "What to do when no group has a learning signal: stop (with a checkpoint), warn or ignore."},
+        metadata={
+            "help": "What to do when no group has a learning signal: stop (with a checkpoint), warn or ignore."
+        },
     )
     no_signal_patience: int = field(
-        default=10, metadata={"help": "Generation batches in a row without a signal until that is done."}
+        default=10,
+        metadata={"help": "Generation batches in a row without a signal until that is done."},
     )
     audit_reward: str = field(
         default="refuse",
@@ -92,9 +112,12 @@ class RLVRConfig(WatchArguments, GRPOConfig):
             "least the share of the most frequent one."
         },
     )
-    audit_prompts: int = field(default=64, metadata={"help": "Prompts, drawn with the seed, for blind answers."})
+    audit_prompts: int = field(
+        default=64, metadata={"help": "Prompts, drawn with the seed, for blind answers."}
+    )
     hub_license: str | None = field(
-        default=None, metadata={"help": "Licence of the model, for its card; without it the card states none."}
+        default=None,
+        metadata={"help": "Licence of the model, for its card; without it the card states none."},
     )
 
     def __post_init__(self):
@@ -102,7 +125,9 @@ class RLVRConfig(WatchArguments, GRPOConfig):
         if self.steps_per_generation is not None and self.steps_per_generation < 1:
             raise ValueError(f"steps_per_generation={self.steps_per_generation} must be at least 1")
         if self.max_completion_length is None:  # type: ignore[has-type]
-            raise ValueError("max_completion_length is needed: completions without a limit would never end")
+            raise ValueError(
+                "max_completion_length is needed: completions without a limit would never end"
+            )
         if self.completion_length_schedule is not None:
             self.completion_length_schedule = self.length_schedule().as_dict()
             self.max_completion_length = self.length_schedule().longest
@@ -129,7 +154,9 @@ class RLVRConfig(WatchArguments, GRPOConfig):
         """Whether no completion is trained on by another policy than the one that wrote it."""
         leftovers = self.dynamic_sampling and self.keep_leftover_groups
         return (
-            not leftovers and self.gradient_accumulation_steps % (self.steps_per_generation * self.num_iterations) == 0
+            not leftovers
+            and self.gradient_accumulation_steps % (self.steps_per_generation * self.num_iterations)
+            == 0
         )
 
     def _check_ranges(self) -> None:
@@ -144,10 +171,19 @@ class RLVRConfig(WatchArguments, GRPOConfig):
             if getattr(self, name) < smallest:
                 raise ValueError(f"{name}={getattr(self, name)} must be at least {smallest}")
         if self.max_sampling_tokens is not None and self.max_sampling_tokens < 1:
-            raise ValueError(f"max_sampling_tokens={self.max_sampling_tokens} must be at least 1, or left out")
+            raise ValueError(
+                f"max_sampling_tokens={self.max_sampling_tokens} must be at least 1, or left out"
+            )
         if self.restore_callback_states_from_checkpoint:
-            raise ValueError("restore_callback_states_from_checkpoint is not supported: leave it out")
-        for name in ("keep_leftover_groups", "retire_all_right", "retire_all_wrong", "max_sampling_tokens"):
+            raise ValueError(
+                "restore_callback_states_from_checkpoint is not supported: leave it out"
+            )
+        for name in (
+            "keep_leftover_groups",
+            "retire_all_right",
+            "retire_all_wrong",
+            "max_sampling_tokens",
+        ):
             if getattr(self, name) and not self.dynamic_sampling:
                 raise ValueError(f"{name}={getattr(self, name)} needs dynamic_sampling: true")
         if self.revisit_retired_after and not (self.retire_all_right or self.retire_all_wrong):
@@ -157,11 +193,19 @@ class RLVRConfig(WatchArguments, GRPOConfig):
         if self.audit_reward not in AUDITS:
             raise ValueError(f"audit_reward={self.audit_reward!r}: choose from {', '.join(AUDITS)}")
         if not 0 <= self.audit_threshold <= 1:
-            raise ValueError(f"audit_threshold={self.audit_threshold} is no share: give one from 0 to 1")
+            raise ValueError(
+                f"audit_threshold={self.audit_threshold} is no share: give one from 0 to 1"
+            )
         if self.on_no_signal not in CHOICES:
-            raise ValueError(f"on_no_signal={self.on_no_signal!r}: choose from {', '.join(CHOICES)}")
-        if self.completion_length_schedule is not None and "max_new_tokens" in (self.generation_kwargs or {}):
-            raise ValueError("completion_length_schedule beside generation_kwargs max_new_tokens: give one of them")
+            raise ValueError(
+                f"on_no_signal={self.on_no_signal!r}: choose from {', '.join(CHOICES)}"
+            )
+        if self.completion_length_schedule is not None and "max_new_tokens" in (
+            self.generation_kwargs or {}
+        ):
+            raise ValueError(
+                "completion_length_schedule beside generation_kwargs max_new_tokens: give one of them"
+            )
 
     def _check_batch(self) -> None:
         if not self.dynamic_sampling:
@@ -173,17 +217,23 @@ class RLVRConfig(WatchArguments, GRPOConfig):
                 f"steps_per_generation = {rows} is no multiple of num_generations={self.num_generations}"
             )
         if self.keep_leftover_groups and self.use_vllm:
-            raise ValueError("keep_leftover_groups is not supported with use_vllm: leave one of them out")
+            raise ValueError(
+                "keep_leftover_groups is not supported with use_vllm: leave one of them out"
+            )
 
     def _check_save_steps(self) -> None:
-        # TRL regenerates a half-used generation batch on resume: a checkpoint inside a period is no exact one
+        # TRL regenerates a half-used generation batch on resume: a checkpoint inside a period is no
+        # exact one
         if self.save_strategy != "steps":
             return
         period = max(self.generation_period_steps, 1)
         save_steps: float = self.save_steps  # type: ignore[has-type]
         asked = save_steps != TrainingArguments.save_steps
-        if not asked and save_steps % period:  # the next multiple of the period that is a whole number
-            batch = Fraction(self.steps_per_generation * self.num_iterations, self.gradient_accumulation_steps)
+        # the next multiple of the period that is a whole number
+        if not asked and save_steps % period:
+            batch = Fraction(
+                self.steps_per_generation * self.num_iterations, self.gradient_accumulation_steps
+            )
             self.save_steps = save_steps = math.ceil(save_steps / batch.numerator) * batch.numerator
         if save_steps < 1:  # a share of the run, as the Trainer resolves it
             save_steps = math.ceil(save_steps * self.max_steps) if self.max_steps > 0 else period
@@ -197,7 +247,9 @@ class RLVRConfig(WatchArguments, GRPOConfig):
             )
             if asked:
                 raise ValueError(said)
-            logger.warning(f"{said}, or a longer run that goes on from there samples the rest of that batch anew")
+            logger.warning(
+                f"{said}, or a longer run that goes on from there samples the rest of that batch anew"
+            )
 
     def _warn(self) -> None:
         if self.strictly_on_policy and self.loss_type not in ("cispo", "sapo", "vespo"):
@@ -210,7 +262,9 @@ class RLVRConfig(WatchArguments, GRPOConfig):
                 f"epsilon_high={self.epsilon_high} with loss_type='cispo' caps the ratio itself: give 5.0 or so"
             )
         elif self.loss_type in ("sapo", "vespo"):
-            logger.warning(f"loss_type={self.loss_type!r} does not clip: epsilon and epsilon_high are not read")
+            logger.warning(
+                f"loss_type={self.loss_type!r} does not clip: epsilon and epsilon_high are not read"
+            )
         truncated = {"top_p": self.top_p < 1, "top_k": self.top_k > 0, "min_p": bool(self.min_p)}
         truncated["repetition_penalty"] = self.repetition_penalty != 1
         for name in (name for name, bends in truncated.items() if bends):

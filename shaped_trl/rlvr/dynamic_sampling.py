@@ -1,9 +1,11 @@
-"""Dynamic sampling (DAPO, arXiv 2503.14476): prompts are tried until the batch holds informative groups only.
+"""Dynamic sampling (DAPO, arXiv 2503.14476): prompts are tried until the batch holds informative
+groups only.
 
-P groups of a batch, G generations per prompt, R processes. All processes draw from equal prompt streams, each
-generates and grades its part of a round, and all see all rewards: so they agree on what is kept, on the next round and
-on the end without a vote. A round's size follows from the informative share seen so far and is a multiple of R. Kept
-groups move between processes only as far as is needed for equal shares.
+P groups of a batch, G generations per prompt, R processes. All processes draw from equal prompt
+streams, each generates and grades its part of a round, and all see all rewards: so they agree on
+what is kept, on the next round and on the end without a vote. A round's size follows from the
+informative share seen so far and is a multiple of R. Kept groups move between processes only as far
+as is needed for equal shares.
 """
 
 from __future__ import annotations
@@ -27,7 +29,8 @@ class Completion:
 
     Args:
         logprobs: of its tokens, as the engine that sampled them says; None where it does not.
-        old_logps: of its tokens, under the policy that wrote it; only where another policy trains on it.
+        old_logps: of its tokens, under the policy that wrote it; only where another policy trains
+            on it.
         extra: what reward functions logged with it.
     """
 
@@ -41,13 +44,17 @@ class Completion:
 
 def _as_json(item: Completion) -> dict[str, Any]:
     plain = (str, int, float, bool, type(None))
-    extra = {name: value if isinstance(value, plain) else str(value) for name, value in item.extra.items()}
+    extra = {
+        name: value if isinstance(value, plain) else str(value)
+        for name, value in item.extra.items()
+    }
     return asdict(item) | {"extra": extra}
 
 
 @dataclass
 class Group:
-    """The completions of one prompt. Every process has its rewards; the completions only the one that owns it."""
+    """The completions of one prompt. Every process has its rewards; the completions only the one
+    that owns it."""
 
     row: int
     owner: int
@@ -58,7 +65,8 @@ class Group:
 
 
 class Batch(NamedTuple):
-    """P groups, those of process 0 first; what they cost; and whether any is filled in, or left over from before."""
+    """P groups, those of process 0 first; what they cost; and whether any is filled in, or left
+    over from before."""
 
     groups: list[Group]
     ledger: Ledger
@@ -67,7 +75,8 @@ class Batch(NamedTuple):
 
 
 def refill_size(missing: int, ledger: Ledger, batch_groups: int, num_processes: int) -> int:
-    """How many prompts to try for `missing` groups, from the informative share seen so far; at most a batch."""
+    """How many prompts to try for `missing` groups, from the informative share seen so far; at most
+    a batch."""
     share = ledger.groups_informative / max(ledger.groups_sampled, 1)
     size = min(batch_groups, math.ceil(missing / max(share, 1 / batch_groups)))
     return math.ceil(size / num_processes) * num_processes
@@ -78,10 +87,10 @@ class DynamicSampler:
 
     Args:
         stream: the prompts; equal in all processes.
-        roll_out: `rows -> (groups, ledger)`: generates for this process's part of the rows, grades, and gives the
-            groups of all processes in the order of the rows, with their counts.
-        score: `completions -> list of per-token log-probabilities` under the present policy; called by all processes
-            with equally many.
+        roll_out: `rows -> (groups, ledger)`: generates for this process's part of the rows, grades,
+            and gives the groups of all processes in the order of the rows, with their counts.
+        score: `completions -> list of per-token log-probabilities` under the present policy; called
+            by all processes with equally many.
         max_rounds, max_tokens: no further round begins beyond these.
     """
 
@@ -98,7 +107,11 @@ class DynamicSampler:
         num_processes: int = 1,
     ):
         self.stream, self.roll_out, self.score = stream, roll_out, score
-        self.max_rounds, self.max_tokens, self.keep_leftovers = max_rounds, max_tokens, keep_leftovers
+        self.max_rounds, self.max_tokens, self.keep_leftovers = (
+            max_rounds,
+            max_tokens,
+            keep_leftovers,
+        )
         self.rank, self.num_processes = rank, num_processes
         self.leftovers: list[Group] = []
 
@@ -141,7 +154,8 @@ class DynamicSampler:
         return max(size, 0)
 
     def _share_out(self, groups: list[Group]) -> list[Group]:
-        """The groups in the order of the processes that train on them, equally many each; completions move along."""
+        """The groups in the order of the processes that train on them, equally many each;
+        completions move along."""
         new_owners = balance([group.owner for group in groups], self.num_processes)
         if any(new != group.owner for new, group in zip(new_owners, groups, strict=True)):
             leaving = [
@@ -150,28 +164,43 @@ class DynamicSampler:
                 if group.owner == self.rank != new
             ]
             for position, completions in gather_object(leaving):
-                groups[position].completions = completions if new_owners[position] == self.rank else None
+                groups[position].completions = (
+                    completions if new_owners[position] == self.rank else None
+                )
         for new, group in zip(new_owners, groups, strict=True):
             group.owner = new
         return sorted(groups, key=lambda group: group.owner)  # stable
 
     def _keep(self, surplus: list[Group]) -> list[Group]:
-        """Put informative groups aside for the next batch, equally many a process; returns the others."""
+        """Put informative groups aside for the next batch, equally many a process; returns the
+        others."""
         count = len(surplus) // self.num_processes * self.num_processes
         self.leftovers = self._share_out(surplus[:count])
-        own = [item for group in self.leftovers if group.owner == self.rank for item in group.completions or []]
+        own = [
+            item
+            for group in self.leftovers
+            if group.owner == self.rank
+            for item in group.completions or []
+        ]
         for item, logps in zip(own, self.score(own) if count else [], strict=True):
             item.old_logps = logps
         return surplus[count:]
 
     def gather_state(self) -> dict[str, Any]:
         """JSON of what `load_state_dict` needs; called by all processes."""
-        own = [(i, group.completions) for i, group in enumerate(self.leftovers) if group.owner == self.rank]
+        own = [
+            (i, group.completions)
+            for i, group in enumerate(self.leftovers)
+            if group.owner == self.rank
+        ]
         everywhere = dict(gather_object(own)) if self.leftovers else {}
         leftovers = [
             {
                 "row": group.row,
-                "rewards": [[None if value != value else value for value in row] for row in group.rewards_GF.tolist()],
+                "rewards": [
+                    [None if value != value else value for value in row]
+                    for row in group.rewards_GF.tolist()
+                ],
                 "completions": [_as_json(item) for item in everywhere[i]],
             }
             for i, group in enumerate(self.leftovers)
@@ -185,11 +214,19 @@ class DynamicSampler:
             ValueError: it had other prompts.
         """
         self.stream.load_state_dict(state["stream"])
-        rows = state["leftovers"][: len(state["leftovers"]) // self.num_processes * self.num_processes]
+        rows = state["leftovers"][
+            : len(state["leftovers"]) // self.num_processes * self.num_processes
+        ]
         each = len(rows) // self.num_processes
-        self.leftovers = [self._restored(row, position // each) for position, row in enumerate(rows)]
+        self.leftovers = [
+            self._restored(row, position // each) for position, row in enumerate(rows)
+        ]
 
     def _restored(self, row: dict[str, Any], owner: int) -> Group:
-        rewards = torch.tensor([[math.nan if value is None else value for value in one] for one in row["rewards"]])
-        completions = [Completion(**item) for item in row["completions"]] if owner == self.rank else None
+        rewards = torch.tensor(
+            [[math.nan if value is None else value for value in one] for one in row["rewards"]]
+        )
+        completions = (
+            [Completion(**item) for item in row["completions"]] if owner == self.rank else None
+        )
         return Group(row["row"], owner, Outcome.INFORMATIVE, rewards, completions)

@@ -1,4 +1,5 @@
-"""The right answers of a sample of prompts: what they are as answers, and how often the most frequent one is right."""
+"""The right answers of a sample of prompts: what they are as answers, and how often the most
+frequent one is right."""
 
 from __future__ import annotations
 
@@ -23,11 +24,14 @@ MOST_FREQUENT = 5
 class Golds:
     """What is known of the golds of a sample.
 
-    texts: the right answer to each prompt; None where golds are no answers, as the tests of a program are none.
+    texts: the right answer to each prompt; None where golds are no answers, as the tests of a
+        program are none.
     frequent: the most frequent ones, at most 5, the first of all first.
-    values: how many different ones there are, as the grader tells them apart; 0 where golds are no answers.
+    values: how many different ones there are, as the grader tells them apart; 0 where golds are no
+        answers.
     share: of the prompts to which the most frequent one is the answer.
-    passed: how many pass when they are given as answers; None where the reward is no grader of the evaluation suite.
+    passed: how many pass when they are given as answers; None where the reward is no grader of the
+        evaluation suite.
     """
 
     texts: tuple[str, ...] | None = None
@@ -37,14 +41,17 @@ class Golds:
     passed: int | None = None
 
 
-def golds_of(reward: Any, golds: Sequence[str], others: Sequence[str], forms: Sequence[str]) -> Golds:
+def golds_of(
+    reward: Any, golds: Sequence[str], others: Sequence[str], forms: Sequence[str]
+) -> Golds:
     """Look at the golds of a sample.
 
     Args:
-        reward: the accuracy reward. Where it is a `VerdictReward`, its grader says which golds are equal, else they
-            are equal as texts.
+        reward: the accuracy reward. Where it is a `VerdictReward`, its grader says which golds are
+            equal, else they are equal as texts.
         golds: of the sample.
-        others: some of the whole data set, counted as values: few values in a sample may be many in all.
+        others: some of the whole data set, counted as values: few values in a sample may be many in
+            all.
         forms: in which the grader may read an answer, as in `blind_answers`.
     """
     grader = reward.grader if isinstance(reward, VerdictReward) else None
@@ -56,7 +63,9 @@ def golds_of(reward: Any, golds: Sequence[str], others: Sequence[str], forms: Se
             return Golds()
         texts = [str(text) for text in own]
     else:
-        texts = [gold_aliases(gold)[0] if grader in TAKE_ALIASES else gold for gold in [*golds, *others]]
+        texts = [
+            gold_aliases(gold)[0] if grader in TAKE_ALIASES else gold for gold in [*golds, *others]
+        ]
     answers = _canonical(reward, texts, [*golds, *others], forms)
     values = [answer or text for answer, text in zip(answers, texts, strict=True)]
     counts = Counter(values[: len(golds)]).most_common(MOST_FREQUENT)
@@ -64,7 +73,8 @@ def golds_of(reward: Any, golds: Sequence[str], others: Sequence[str], forms: Se
     # the canonical writing where the grader reads it: the letter of an option
     readable = _canonical(reward, frequent, [golds[index] for index in first], forms)
     writings = [
-        value if answer else texts[index] for value, answer, index in zip(frequent, readable, first, strict=True)
+        value if answer else texts[index]
+        for value, answer, index in zip(frequent, readable, first, strict=True)
     ]
     passed = sum(answer is not None for answer in answers[: len(golds)])
     return Golds(
@@ -76,14 +86,19 @@ def golds_of(reward: Any, golds: Sequence[str], others: Sequence[str], forms: Se
     )
 
 
-def _canonical(reward: Any, texts: Sequence[str], golds: Sequence[str], forms: Sequence[str]) -> Sequence[str | None]:
-    """The grader's own writing of each text that is right in one of the forms, else None. Other rewards have none."""
+def _canonical(
+    reward: Any, texts: Sequence[str], golds: Sequence[str], forms: Sequence[str]
+) -> Sequence[str | None]:
+    """The grader's own writing of each text that is right in one of the forms, else None. Other
+    rewards have none."""
     found: list[str | None] = [None] * len(texts)
     if not isinstance(reward, VerdictReward):
         return found
     for form in forms:
         missing = [index for index, answer in enumerate(found) if answer is None]
-        grades = reward.grade([write(form, texts[index]) for index in missing], [golds[index] for index in missing])
+        grades = reward.grade(
+            [write(form, texts[index]) for index in missing], [golds[index] for index in missing]
+        )
         for index, grade in zip(missing, grades, strict=True):
             if grade.status == "pass":
                 found[index] = grade.answer
@@ -91,7 +106,8 @@ def _canonical(reward: Any, texts: Sequence[str], golds: Sequence[str], forms: S
 
 
 def _task_answers(golds: Sequence[str]) -> list[str | None]:
-    """The answers that tasks of reasoning-gym give to their own entries; None where they give none."""
+    """The answers that tasks of reasoning-gym give to their own entries; None where they give
+    none."""
     made: dict[str, Any] = {}
     answers = []
     for gold in golds:
@@ -101,7 +117,8 @@ def _task_answers(golds: Sequence[str]) -> list[str | None]:
             if where not in made:
                 made[where] = task_dataset(*json.loads(where))
             answer = made[where][entry["index"]]["answer"]
-        except (ValueError, KeyError, TypeError, IndexError, UserError):  # not made by `gold_of`: nothing can pass
+        # not made by `gold_of`: nothing can pass
+        except (ValueError, KeyError, TypeError, IndexError, UserError):
             answer = None
         answers.append(answer if isinstance(answer, str) else None)
     return answers

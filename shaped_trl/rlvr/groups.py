@@ -15,10 +15,12 @@ SAME_REWARD = 1e-6
 
 
 class Outcome(Enum):
-    """What a group came to. Only an informative one has a gradient: its advantages are not all zero.
+    """What a group came to. Only an informative one has a gradient: its advantages are not all
+    zero.
 
-    A group without a right answer has one of three causes: most of its completions were cut off at the length limit;
-    most of the others had no answer that the grader could read; or the answers were wrong.
+    A group without a right answer has one of three causes: most of its completions were cut off at
+    the length limit; most of the others had no answer that the grader could read; or the answers
+    were wrong.
     """
 
     INFORMATIVE = "informative"
@@ -30,7 +32,8 @@ class Outcome(Enum):
 
 
 def informative_groups(accuracy_PG: torch.Tensor) -> torch.Tensor:
-    """Bool [P]: groups whose accuracy reward varies (max − min over the group; NaN rewards are no evidence).
+    """Bool [P]: groups whose accuracy reward varies (max − min over the group; NaN rewards are no
+    evidence).
 
     A float standard deviation is no test: that of equal rewards need not be exactly zero.
     """
@@ -42,7 +45,9 @@ def _amax(values: torch.Tensor, empty: float) -> torch.Tensor:
     return values.nan_to_num(nan=empty, neginf=empty).amax(dim=1)
 
 
-def outcomes(accuracy_PG: torch.Tensor, truncated_PG: torch.Tensor, unparsed_PG: torch.Tensor) -> list[Outcome]:
+def outcomes(
+    accuracy_PG: torch.Tensor, truncated_PG: torch.Tensor, unparsed_PG: torch.Tensor
+) -> list[Outcome]:
     """The outcome of each group.
 
     Args:
@@ -74,7 +79,8 @@ def outcomes(accuracy_PG: torch.Tensor, truncated_PG: torch.Tensor, unparsed_PG:
 
 
 def balance(owners: Sequence[int], num_processes: int) -> list[int]:
-    """The process that trains on each group, so that all have equally many; as few groups as possible move.
+    """The process that trains on each group, so that all have equally many; as few groups as
+    possible move.
 
     Args:
         owners: rank that holds each group; their number is a multiple of `num_processes`.

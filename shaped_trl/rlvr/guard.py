@@ -15,11 +15,12 @@ Rewards = list[float | None]
 
 
 class GuardedReward:
-    """A TRL reward function around another one: where that raises, its samples are tried one by one.
+    """A TRL reward function around another one: where that raises, its samples are tried one by
+    one.
 
-    Those that raise alone get None, which TRL takes for "no reward here". To return anything but a number or None for
-    each sample is to raise. `raised` has the indices of the last call, `error` its last exception in words. What was
-    given to `log_extra` before the exception is not logged.
+    Those that raise alone get None, which TRL takes for "no reward here". To return anything but a
+    number or None for each sample is to raise. `raised` has the indices of the last call, `error`
+    its last exception in words. What was given to `log_extra` before the exception is not logged.
 
     Args:
         function: a synchronous reward function; its name names the reward in the log.
@@ -33,7 +34,9 @@ class GuardedReward:
         self._warned = False
         self._columns: set[str] = set()
 
-    def __call__(self, prompts: list, log_extra: Callable[[str, list], None], **columns: Any) -> Rewards:
+    def __call__(
+        self, prompts: list, log_extra: Callable[[str, list], None], **columns: Any
+    ) -> Rewards:
         self._begin()
         extras: dict[str, list] = {}
         try:
@@ -55,7 +58,9 @@ class GuardedReward:
     def _begin(self) -> None:
         self.raised, self.error = [], None
 
-    def _end(self, rewards: Rewards, extras: dict[str, list], log_extra: Callable[[str, list], None]) -> Rewards:
+    def _end(
+        self, rewards: Rewards, extras: dict[str, list], log_extra: Callable[[str, list], None]
+    ) -> Rewards:
         self._columns |= extras.keys()
         for name in sorted(self._columns):  # each call, or the table would keep older values
             log_extra(name, extras.get(name, [None] * len(rewards)))
@@ -65,7 +70,9 @@ class GuardedReward:
         self.error = f"{type(error).__name__}: {one_line(str(error))[:200]}"
         if not self._warned:
             self._warned = True
-            logger.warning(f"reward {self.__name__!r} raised {self.error}; what raises gets no reward")
+            logger.warning(
+                f"reward {self.__name__!r} raised {self.error}; what raises gets no reward"
+            )
         if sample is not None:
             self.raised.append(sample)
 
@@ -73,7 +80,9 @@ class GuardedReward:
 class GuardedCoroutine(GuardedReward):
     """The same around an asynchronous reward function."""
 
-    async def __call__(self, prompts: list, log_extra: Callable[[str, list], None], **columns: Any) -> Rewards:  # type: ignore[override]
+    async def __call__(
+        self, prompts: list, log_extra: Callable[[str, list], None], **columns: Any
+    ) -> Rewards:  # type: ignore[override]
         self._begin()
         extras: dict[str, list] = {}
         try:
@@ -84,7 +93,9 @@ class GuardedCoroutine(GuardedReward):
             rewards, extras = [], {}
             for i, (own, said_extras) in enumerate(_samples(prompts, columns)):
                 try:
-                    rewards += _checked(await self.function(log_extra=said_extras.__setitem__, **own), 1)
+                    rewards += _checked(
+                        await self.function(log_extra=said_extras.__setitem__, **own), 1
+                    )
                 except Exception as alone:
                     self._note(alone, i)
                     rewards.append(None)
@@ -93,7 +104,9 @@ class GuardedCoroutine(GuardedReward):
         return self._end(rewards, extras, log_extra)
 
 
-def _samples(prompts: list, columns: dict[str, Any]) -> Iterator[tuple[dict[str, Any], dict[str, list]]]:
+def _samples(
+    prompts: list, columns: dict[str, Any]
+) -> Iterator[tuple[dict[str, Any], dict[str, list]]]:
     """Arguments for a call on each sample alone, and where its extras go."""
     for i, prompt in enumerate(prompts):
         own = {

@@ -27,10 +27,11 @@ RL_RENAMED = RENAMED | {
 class Ledger:
     """Counts over all processes, of one generation batch or, added up, of more.
 
-    Every sampled group is informative or discarded for one of the reasons of `Outcome`. Of the informative ones,
-    those beyond the batch are `groups_surplus`. `groups_filled` are discarded groups that pad a batch for which no
-    more informative ones were found; they are left out of the loss. `trained_tokens` are those in the loss.
-    `completions_between` have a reward other than 0 and 1, so that right and wrong are not the words for them.
+    Every sampled group is informative or discarded for one of the reasons of `Outcome`. Of the
+    informative ones, those beyond the batch are `groups_surplus`. `groups_filled` are discarded
+    groups that pad a batch for which no more informative ones were found; they are left out of the
+    loss. `trained_tokens` are those in the loss. `completions_between` have a reward other than 0
+    and 1, so that right and wrong are not the words for them.
     """
 
     batches: int = 0
@@ -71,7 +72,8 @@ class Ledger:
             setattr(self, name, getattr(self, name) + sum(other is outcome for other in found))
 
     def metrics(self) -> dict[str, float]:
-        """The row of the log: counts of the interval; `rounds` a batch; shares and means over all that was sampled.
+        """The row of the log: counts of the interval; `rounds` a batch; shares and means over all
+        that was sampled.
 
         `raw_reward` is the mean accuracy reward before anything is discarded.
         """
@@ -79,7 +81,11 @@ class Ledger:
             return {}
         graded = self.completions - self.completions_ungraded
         return {
-            **{name: float(value) for name, value in asdict(self).items() if name.startswith("groups_")},
+            **{
+                name: float(value)
+                for name, value in asdict(self).items()
+                if name.startswith("groups_")
+            },
             "rounds": self.rounds / self.batches,
             "raw_reward": _ratio(self.reward_sum, graded),
             "completion_length": self.rollout_tokens / max(self.completions, 1),
@@ -97,7 +103,11 @@ def _ratio(a: float, b: float) -> float:
     return a / b if b else float("nan")
 
 
-COUNTS = (*(f.name for f in fields(Ledger) if f.name.startswith("groups_")), "rollout_tokens", "trained_tokens")
+COUNTS = (
+    *(f.name for f in fields(Ledger) if f.name.startswith("groups_")),
+    "rollout_tokens",
+    "trained_tokens",
+)
 
 
 def totals(rows: Sequence[Mapping[str, Any]]) -> dict[str, int]:

@@ -1,6 +1,7 @@
 """The longest completion as a function of the global step, within one run: `{0: 8192, 700: 16384}`.
 
-A length holds from its step on, for the generation batches that begin then; a resumed run has the length of its step.
+A length holds from its step on, for the generation batches that begin then; a resumed run has the
+length of its step.
 """
 
 from __future__ import annotations
@@ -20,13 +21,15 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class LengthSchedule:
-    """`lengths[i]` tokens at most from optimizer step `steps[i]` on; the first step is 0. Callable with a step."""
+    """`lengths[i]` tokens at most from optimizer step `steps[i]` on; the first step is 0. Callable
+    with a step."""
 
     steps: tuple[int, ...]
     lengths: tuple[int, ...]
 
     def __call__(self, step: int) -> int:
-        """The longest completion, in tokens, of a generation batch that begins after `step` optimizer steps."""
+        """The longest completion, in tokens, of a generation batch that begins after `step`
+        optimizer steps."""
         return self.lengths[bisect_right(self.steps, step) - 1]
 
     @property
@@ -38,24 +41,34 @@ class LengthSchedule:
         """From a mapping of steps to lengths, or YAML text of one.
 
         Raises:
-            ValueError: no such mapping, no step 0, or a step or length that is no whole number in range.
+            ValueError: no such mapping, no step 0, or a step or length that is no whole number in
+                range.
         """
         if isinstance(settings, str):
             try:
-                settings = yaml.safe_load(re.sub(r"(\d):(?=\d)", r"\1: ", settings))  # {0:8192} as well
+                # {0:8192} as well
+                settings = yaml.safe_load(re.sub(r"(\d):(?=\d)", r"\1: ", settings))
             except yaml.YAMLError as error:
-                raise ValueError(f"completion_length_schedule is not YAML: {' '.join(str(error).split())}") from error
+                raise ValueError(
+                    f"completion_length_schedule is not YAML: {' '.join(str(error).split())}"
+                ) from error
         if not isinstance(settings, dict) or not settings:
             raise ValueError(
                 f"completion_length_schedule={settings!r} must map steps to lengths: {{0: 8192, 700: 16384}}"
             )
         # JSON has texts for keys
-        stages = {int(step) if str(step).isdigit() else step: length for step, length in settings.items()}
+        stages = {
+            int(step) if str(step).isdigit() else step: length for step, length in settings.items()
+        }
         for step, length in stages.items():
             if not isinstance(step, int) or isinstance(step, bool) or step < 0:
-                raise ValueError(f"completion_length_schedule: step {step!r} must be a whole number from 0 on")
+                raise ValueError(
+                    f"completion_length_schedule: step {step!r} must be a whole number from 0 on"
+                )
             if not isinstance(length, int) or isinstance(length, bool) or length < 1:
-                raise ValueError(f"completion_length_schedule: length {length!r} at step {step} must be at least 1")
+                raise ValueError(
+                    f"completion_length_schedule: length {length!r} at step {step} must be at least 1"
+                )
         if 0 not in stages:
             raise ValueError(f"completion_length_schedule={settings!r} has no length for step 0")
         ordered = sorted(stages.items())
@@ -69,14 +82,18 @@ class LengthSchedule:
         return cls((0,), (length,))
 
 
-def check_context(longest: int, prompt: int | None, config: PreTrainedConfig, engine_limit: int | None = None) -> None:
+def check_context(
+    longest: int, prompt: int | None, config: PreTrainedConfig, engine_limit: int | None = None
+) -> None:
     """Check that prompt and longest completion fit the context, before anything is generated.
 
     Args:
         longest: tokens of the longest completion, of any stage.
         prompt: tokens of the longest prompt; None where it is not known, which is taken as 1.
-        config: the model's. Beyond its positions a rotary embedding extrapolates, which is warned of.
-        engine_limit: vLLM's `max_model_len`, where it generates; its default are the model's positions.
+        config: the model's. Beyond its positions a rotary embedding extrapolates, which is warned
+            of.
+        engine_limit: vLLM's `max_model_len`, where it generates; its default are the model's
+            positions.
 
     Raises:
         UserError: the engine would refuse or cut off what is asked for.

@@ -1,4 +1,5 @@
-"""Rollouts on the terminal (`log_completions`): what a model writes is shown there, and does not act on it."""
+"""Rollouts on the terminal (`log_completions`): what a model writes is shown there, and does not
+act on it."""
 
 from __future__ import annotations
 
@@ -10,9 +11,12 @@ from trl.trainer.utils import print_prompt_completions_sample
 
 
 def print_visibly(prompts: list, completions: list, *args: Any, **kwargs: Any) -> None:
-    """TRL's table of rollouts, with characters that a terminal acts on or does not show as their code."""
+    """TRL's table of rollouts, with characters that a terminal acts on or does not show as their
+    code."""
     extra = kwargs.pop("extra", None)
-    print_prompt_completions_sample(_visible(prompts), _visible(completions), *args, extra=_visible(extra), **kwargs)
+    print_prompt_completions_sample(
+        _visible(prompts), _visible(completions), *args, extra=_visible(extra), **kwargs
+    )
 
 
 def _visible(value: Any) -> Any:
@@ -20,9 +24,14 @@ def _visible(value: Any) -> Any:
         return visible(value)
     if isinstance(value, dict):
         return {key: _visible(each) for key, each in value.items()}
-    return value if value is None or not hasattr(value, "__iter__") else [_visible(each) for each in value]
+    return (
+        value
+        if value is None or not hasattr(value, "__iter__")
+        else [_visible(each) for each in value]
+    )
 
 
 def watch_terminal() -> None:
-    """Have GRPOTrainer print by `print_visibly`: it calls a function of its module, and offers no other way in."""
+    """Have GRPOTrainer print by `print_visibly`: it calls a function of its module, and offers no
+    other way in."""
     grpo_trainer.print_prompt_completions_sample = print_visibly

@@ -1,11 +1,13 @@
-"""Which prompts are tried next: one seeded stream for all rounds and processes, whose position is saved and resumed.
+"""Which prompts are tried next: one seeded stream for all rounds and processes, whose position is
+saved and resumed.
 
-The stream is a permutation of the data set for each epoch, so every prompt is tried once before one comes again.
-Prompts that teach nothing can be left out:
+The stream is a permutation of the data set for each epoch, so every prompt is tried once before one
+comes again. Prompts that teach nothing can be left out:
 
-- after `retire_all_right` all-right groups in a row, or `retire_all_wrong` groups in a row without a right answer, a
-  prompt is retired (0: never);
-- it comes back `revisit_retired_after` epochs later (0: never), and needs as many groups in a row to go again;
+- after `retire_all_right` all-right groups in a row, or `retire_all_wrong` groups in a row without
+  a right answer, a prompt is retired (0: never);
+- it comes back `revisit_retired_after` epochs later (0: never), and needs as many groups in a row
+  to go again;
 - if every prompt is retired, all of them come back.
 """
 
@@ -25,8 +27,8 @@ WITHOUT_A_RIGHT_ANSWER = {Outcome.ALL_WRONG, Outcome.TRUNCATED, Outcome.UNPARSED
 class PromptStream:
     """Row numbers of a data set of `size` rows, in the order in which they are tried.
 
-    Everything follows from the arguments, what was drawn and what was reported, so that equal calls in all processes
-    keep their streams equal. `state_dict` is JSON.
+    Everything follows from the arguments, what was drawn and what was reported, so that equal calls
+    in all processes keep their streams equal. `state_dict` is JSON.
     """
 
     def __init__(

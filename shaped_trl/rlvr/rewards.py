@@ -1,7 +1,8 @@
-"""Reward functions for TRL's trainers. A reward comes from a verdict: evaluation grades with the same code.
+"""Reward functions for TRL's trainers. A reward comes from a verdict: evaluation grades with the
+same code.
 
-TRL calls each with `completions`, `completion_ids`, `trainer_state` and the data set's columns. Objects, not closures:
-they can be pickled.
+TRL calls each with `completions`, `completion_ids`, `trainer_state` and the data set's columns.
+Objects, not closures: they can be pickled.
 """
 
 from __future__ import annotations
@@ -17,13 +18,15 @@ from shaped_eval.grading import Grade, GradeRequest, GraderPool, grader_spec
 from shaped_eval.grading.base import DIED
 from shaped_eval.grading.graders import load
 
-# An answer that cannot be graded in time is wrong: without a reward it would be better off than a wrong one.
+# An answer that cannot be graded in time is wrong: without a reward it would be better off than a
+# wrong one.
 REWARD_OF = {"pass": 1.0, "fail": 0.0, "unparsed": 0.0, "timeout": 0.0}
 
 
 @dataclass
 class RewardArguments:
-    """Rewards of `shaped-trl rlvr` beside the verdict on the answer; weigh them with TRL's `reward_weights`."""
+    """Rewards of `shaped-trl rlvr` beside the verdict on the answer; weigh them with TRL's
+    `reward_weights`."""
 
     format_pattern: str | None = field(
         default=None,
@@ -47,7 +50,9 @@ class RewardArguments:
     )
     reward_workers: int | None = field(
         default=None,
-        metadata={"help": "Grading processes of each training process; none: the machine's cores, shared by these."},
+        metadata={
+            "help": "Grading processes of each training process; none: the machine's cores, shared by these."
+        },
     )
 
 
@@ -64,7 +69,9 @@ def reward_functions(
     Raises:
         UserError: what one of them refuses.
     """
-    rewards: list[Callable[..., list]] = [VerdictReward(grader, arguments.reward_workers, arguments.keep_reasoning)]
+    rewards: list[Callable[..., list]] = [
+        VerdictReward(grader, arguments.reward_workers, arguments.keep_reasoning)
+    ]
     if arguments.format_pattern is not None:
         rewards.append(FormatReward(arguments.format_pattern))
     if arguments.overlong_buffer is not None:
@@ -78,14 +85,17 @@ def completion_text(completion: Any) -> str:
 
 
 class VerdictReward:
-    """1 for a right answer, 0 for any other, None where the grader itself failed, as on a gold that it cannot read.
+    """1 for a right answer, 0 for any other, None where the grader itself failed, as on a gold that
+    it cannot read.
 
-    An answer that takes too long to grade, or whose grading ends its process, gets 0: it must not pay to write one.
+    An answer that takes too long to grade, or whose grading ends its process, gets 0: it must not
+    pay to write one.
 
     Args:
         grader: a grader of the evaluation suite ("math", "gsm8k", "code", "reasoning_gym").
-        num_workers: grading processes; they start with the first call and live as long as this object. None for one
-            per core, of which the training processes of a machine (LOCAL_WORLD_SIZE) have equal shares.
+        num_workers: grading processes; they start with the first call and live as long as this
+            object. None for one per core, of which the training processes of a machine
+            (LOCAL_WORLD_SIZE) have equal shares.
         keep_reasoning: grade what stands in ``<think>`` tags like the rest of a completion.
 
     Called with the column `gold`. It logs the verdict's status as the extra column `verdict`.
@@ -138,9 +148,11 @@ def _pool(num_workers: int | None, keep_reasoning: bool) -> GraderPool:
 
 
 class FormatReward:
-    """1 where the whole completion matches a regular expression, else 0. A dot matches a line's end as well.
+    """1 where the whole completion matches a regular expression, else 0. A dot matches a line's end
+    as well.
 
-    The match runs in the training process without a time limit: a pattern that backtracks without end hangs the run.
+    The match runs in the training process without a time limit: a pattern that backtracks without
+    end hangs the run.
 
     Raises:
         UserError: `pattern` is no regular expression.
@@ -150,17 +162,24 @@ class FormatReward:
         try:
             self.pattern = re.compile(pattern, re.DOTALL)
         except re.error as error:
-            raise UserError(f"format_pattern={pattern!r} is no regular expression: {error}") from error
+            raise UserError(
+                f"format_pattern={pattern!r} is no regular expression: {error}"
+            ) from error
         self.__name__ = "format"
 
     def __call__(self, completions: list, **kwargs: Any) -> list[float]:
-        return [float(self.pattern.fullmatch(completion_text(completion)) is not None) for completion in completions]
+        return [
+            float(self.pattern.fullmatch(completion_text(completion)) is not None)
+            for completion in completions
+        ]
 
 
 class OverlongPenalty:
-    """DAPO's soft overlong punishment (arXiv 2503.14476, Eq. 13), of a longest completion that changes with the step.
+    """DAPO's soft overlong punishment (arXiv 2503.14476, Eq. 13), of a longest completion that
+    changes with the step.
 
-    With L the longest completion now: 0 up to L − buffer tokens, from there on a line down to −1 at L.
+    With L the longest completion now: 0 up to L − buffer tokens, from there on a line down to −1 at
+    L.
 
     Args:
         length_at: optimizer step → L, in tokens; can be pickled.
@@ -174,13 +193,19 @@ class OverlongPenalty:
 
     def __init__(self, length_at: Callable[[int], int], buffer: int):
         if buffer < 1:
-            raise UserError(f"overlong_buffer={buffer} must be at least 1, or left out for no punishment")
+            raise UserError(
+                f"overlong_buffer={buffer} must be at least 1, or left out for no punishment"
+            )
         self.length_at = length_at
         self.buffer = buffer
         self.__name__ = "overlong"
 
     def __call__(
-        self, completions: list, completion_ids: Sequence[Sequence[int]], trainer_state: Any, **kwargs: Any
+        self,
+        completions: list,
+        completion_ids: Sequence[Sequence[int]],
+        trainer_state: Any,
+        **kwargs: Any,
     ) -> list[float]:
         free = self.length_at(trainer_state.global_step) - self.buffer
         return [max(min((free - len(ids)) / self.buffer, 0.0), -1.0) for ids in completion_ids]

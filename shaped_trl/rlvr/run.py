@@ -24,7 +24,13 @@ from shaped_trl.training.resuming import (
     last_checkpoint,
     save_for_good,
 )
-from shaped_trl.training.run import checkpoint_config, load_tokenizer, model_init_kwargs, model_source, trusts_code
+from shaped_trl.training.run import (
+    checkpoint_config,
+    load_tokenizer,
+    model_init_kwargs,
+    model_source,
+    trusts_code,
+)
 
 
 def rlvr(
@@ -36,8 +42,8 @@ def rlvr(
 ) -> None:
     """Train with verifiable rewards and save the model to `output_dir`.
 
-    A run that finds its own checkpoint in `output_dir` continues from it. With ``audit_reward: only`` nothing is
-    trained, and no model is loaded.
+    A run that finds its own checkpoint in `output_dir` continues from it. With ``audit_reward:
+    only`` nothing is trained, and no model is loaded.
     """
     if args.audit_reward == "only":
         audit_only(prompts, args, model_args, rewards or RewardArguments())
@@ -58,20 +64,29 @@ def build_trainer(
     """Check what is asked for, then load prompts, tokenizer and model.
 
     Raises:
-        UserError: in the order of its cost: options, prompts, the model's configuration, its tokenizer, blind answers.
+        UserError: in the order of its cost: options, prompts, the model's configuration, its
+            tokenizer, blind answers.
     """
     source = model_source(model_args)
     check_prompts(prompts)
     check_rewards(rewards, args)
-    if args.eval_strategy != "no" and prompts.dataset_test_split is None and prompts.num_heldout is None:
-        raise UserError(f"eval_strategy={args.eval_strategy.value!r} needs num_heldout or dataset_test_split")
+    if (
+        args.eval_strategy != "no"
+        and prompts.dataset_test_split is None
+        and prompts.num_heldout is None
+    ):
+        raise UserError(
+            f"eval_strategy={args.eval_strategy.value!r} needs num_heldout or dataset_test_split"
+        )
     data = None if _needs_tokenizer(prompts) else rl_prompts(prompts, args.seed)
     kwargs = {**model_init_kwargs(model_args), **(args.model_init_kwargs or {})}
     config = checkpoint_config(model_args, trusts_code(args), **kwargs)
     check_weights(source, "model_name_or_path")
     limit = None
     if args.use_vllm and args.vllm_mode == "colocate":
-        limit = args.vllm_max_model_length or getattr(config.get_text_config(), "max_position_embeddings", None)
+        limit = args.vllm_max_model_length or getattr(
+            config.get_text_config(), "max_position_embeddings", None
+        )
     check_context(args.length_schedule().longest, prompts.max_prompt_length, config, limit)
     tokenizer = _tokenizer(model_args, args)
     if data is None:
@@ -79,7 +94,9 @@ def build_trainer(
     _say(data, prompts, args)
     batch = args.generation_batch_size // args.num_generations
     if len(data.train) < batch:
-        raise UserError(f"{len(data.train)} prompts are fewer than the {batch} of a generation batch: lower its size")
+        raise UserError(
+            f"{len(data.train)} prompts are fewer than the {batch} of a generation batch: lower its size"
+        )
     functions = reward_functions(rewards, data.grader, args.length_schedule())
     if not (args.resume_from_checkpoint or last_checkpoint(args.output_dir)):
         audit_before_training(functions[0], data.train, args)
@@ -92,13 +109,17 @@ def build_trainer(
         eval_dataset=data.heldout,
         processing_class=tokenizer,
         peft_config=get_peft_config(model_args),
-        callbacks=[ReportCallback(data.overlap, data.dropped)] if data.overlap is not None else None,
+        callbacks=[ReportCallback(data.overlap, data.dropped)]
+        if data.overlap is not None
+        else None,
     )
     trainer.audited = True
     return trainer
 
 
-def audit_only(prompts: PromptArguments, args: RLVRConfig, model_args: ModelConfig, rewards: RewardArguments) -> None:
+def audit_only(
+    prompts: PromptArguments, args: RLVRConfig, model_args: ModelConfig, rewards: RewardArguments
+) -> None:
     """Try blind answers on the prompts that a run would train on.
 
     Raises:
@@ -122,7 +143,9 @@ def check_rewards(rewards: RewardArguments, args: RLVRConfig) -> None:
     extra = {"format": rewards.format_pattern, "overlong": rewards.overlong_buffer}
     names = ["accuracy", *(name for name, value in extra.items() if value is not None)]
     if args.reward_weights is not None and len(args.reward_weights) != len(names):
-        raise UserError(f"reward_weights={args.reward_weights} must have a weight for each of {', '.join(names)}")
+        raise UserError(
+            f"reward_weights={args.reward_weights} must have a weight for each of {', '.join(names)}"
+        )
 
 
 def _tokenizer(model_args: ModelConfig, args: RLVRConfig) -> Any:
@@ -146,4 +169,6 @@ def _say(data: Prompts, prompts: PromptArguments, args: RLVRConfig) -> None:
         return
     counts: dict[str, Any] = {name: count for name, count in data.counts.items() if count}
     said = ", ".join(f"{count:,} {name.replace('_', ' ')}" for name, count in counts.items())
-    print(f"prompts of {prompts.dataset_name or prompts.benchmark_format}: {said}; graded by {data.grader}")
+    print(
+        f"prompts of {prompts.dataset_name or prompts.benchmark_format}: {said}; graded by {data.grader}"
+    )

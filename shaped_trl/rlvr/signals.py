@@ -1,10 +1,11 @@
 """A run that does not learn says so, and why.
 
-A generation batch all of whose groups have equal rewards has no gradient. After `no_signal_patience` of them in a row
-the cause is named, with counts: the reward function raises; nothing is graded; answers are cut off at the length
-limit; the grader finds no answer in them; all are right; all are wrong, or have the same reward, where rewards are
-not 0 and 1; or the policy has collapsed onto one answer
-(entropy and response length against those of the first steps). `on_no_signal` then stops the run, warns, or goes on.
+A generation batch all of whose groups have equal rewards has no gradient. After
+`no_signal_patience` of them in a row the cause is named, with counts: the reward function raises;
+nothing is graded; answers are cut off at the length limit; the grader finds no answer in them; all
+are right; all are wrong, or have the same reward, where rewards are not 0 and 1; or the policy has
+collapsed onto one answer (entropy and response length against those of the first steps).
+`on_no_signal` then stops the run, warns, or goes on.
 """
 
 from __future__ import annotations
@@ -20,7 +21,8 @@ from shaped_trl.rlvr.ledger import Ledger
 logger = logging.getLogger(__name__)
 
 CHOICES = ("stop", "warn", "ignore")
-FIRST_STEPS = 10  # optimizer steps whose mean entropy and response length later ones are held against
+# optimizer steps whose mean entropy and response length later ones are held against
+FIRST_STEPS = 10
 COLLAPSED = 0.1  # share of the first steps' entropy below which the policy counts as collapsed
 ONE_ANSWER_NATS = 1e-3  # entropy at which it gives one answer, whatever it was at first
 SHORTER = 0.5  # share of the first steps' response length
@@ -48,7 +50,8 @@ class SignalDetector:
         self.warned_of_collapse = False
 
     def batch(self, ledger: Ledger, has_signal: bool, error: str | None = None) -> None:
-        """Take in a generation batch: its counts, whether anything of it has a gradient, what its reward raised."""
+        """Take in a generation batch: its counts, whether anything of it has a gradient, what its
+        reward raised."""
         self.error = error or self.error
         if ledger.completions:  # else all of it was left over from the batch before
             self.length = ledger.rollout_tokens / ledger.completions
@@ -58,18 +61,25 @@ class SignalDetector:
             self.silent += ledger
 
     def step(self, entropy: float) -> None:
-        """Take in the policy's entropy (nats a token) of an optimizer step; warn, once, of a collapse."""
+        """Take in the policy's entropy (nats a token) of an optimizer step; warn, once, of a
+        collapse."""
         self.entropy = entropy
         if len(self.entropies) < FIRST_STEPS:
             self.entropies.append(entropy)
             self.lengths.append(self.length)
         shorter = self.length < SHORTER * _mean(self.lengths)
-        if self.choice != "ignore" and not self.warned_of_collapse and self._collapsed() and shorter:
+        if (
+            self.choice != "ignore"
+            and not self.warned_of_collapse
+            and self._collapsed()
+            and shorter
+        ):
             self.warned_of_collapse = True
             logger.warning(f"the policy may be collapsing: {self._against_first()}")
 
     def verdict(self) -> str | None:
-        """Why there is no learning signal, once patience is over; None while there is one. Begins to count anew."""
+        """Why there is no learning signal, once patience is over; None while there is one. Begins
+        to count anew."""
         if self.choice == "ignore" or self.silent.batches < self.patience:
             return None
         said = f"no learning signal: {self._cause()} [{self._counts()}]"
@@ -143,7 +153,9 @@ class SignalDetector:
         }
         said = [f"{count:,} {name}" for name, count in parts.items() if count]
         if s.completions_between:
-            said.append(f"mean reward {s.reward_sum / (s.completions - s.completions_ungraded):.3g}")
+            said.append(
+                f"mean reward {s.reward_sum / (s.completions - s.completions_ungraded):.3g}"
+            )
         completions = ", ".join(said) or "all wrong"
         return (
             f"the last {s.batches:,} generation batches: {s.groups_sampled:,} groups ({groups}); {s.completions:,} "

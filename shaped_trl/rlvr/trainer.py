@@ -1,9 +1,11 @@
-"""`RLVRTrainer`: TRL's GRPOTrainer with dynamic sampling, a length schedule and a detector of runs that do not learn.
+"""`RLVRTrainer`: TRL's GRPOTrainer with dynamic sampling, a length schedule and a detector of runs
+that do not learn.
 
-Data flow of one generation batch: prompts from a stream of its own → completions → rewards → groups whose accuracy
-varies are kept → refill from the stream until the batch is full → TRL pads, scores and normalises the kept rows once.
-The seam is `_generate`: it swaps the rows of the batch in place, and `_calculate_rewards` hands TRL the rewards that
-are already known. Without dynamic sampling everything is GRPOTrainer's, and its rewards are only looked at.
+Data flow of one generation batch: prompts from a stream of its own → completions → rewards → groups
+whose accuracy varies are kept → refill from the stream until the batch is full → TRL pads, scores
+and normalises the kept rows once. The seam is `_generate`: it swaps the rows of the batch in place,
+and `_calculate_rewards` hands TRL the rewards that are already known. Without dynamic sampling
+everything is GRPOTrainer's, and its rewards are only looked at.
 """
 
 from __future__ import annotations
@@ -43,21 +45,24 @@ logger = logging.getLogger(__name__)
 class RLVRTrainer(TrainingCard, HubPushes, WatchedLoss, ContinuedInterval, GRPOTrainer):
     """GRPOTrainer for verifiable rewards (RLVR), with DAPO's dynamic sampling and clip-higher.
 
-    The *first* reward function is the accuracy reward: a group is informative when that one varies over the group,
-    whatever a length penalty beside it does. Uninformative groups are discarded and other prompts are tried, up to
-    `max_sampling_rounds` and `max_sampling_tokens`; what is missing then is filled with discarded groups: their
-    advantage is zero, and their tokens do not count in the mean over tokens (loss types that average over rows still
-    count their rows). Prompts come from a stream of their own (`PromptStream`), of which `num_train_epochs` knows
-    nothing. Evaluation is GRPOTrainer's.
+    The *first* reward function is the accuracy reward: a group is informative when that one varies
+    over the group, whatever a length penalty beside it does. Uninformative groups are discarded and
+    other prompts are tried, up to `max_sampling_rounds` and `max_sampling_tokens`; what is missing
+    then is filled with discarded groups: their advantage is zero, and their tokens do not count in
+    the mean over tokens (loss types that average over rows still count their rows). Prompts come
+    from a stream of their own (`PromptStream`), of which `num_train_epochs` knows nothing.
+    Evaluation is GRPOTrainer's.
 
-    A reward function that raises gives its sample no reward, and is counted. Rows go to `output_dir/rl_log.jsonl`:
-    `reward` is over the batch that is trained on, `raw_reward` and `completion_length` over all that was sampled, and
-    the ledger counts what it was spent on.
+    A reward function that raises gives its sample no reward, and is counted. Rows go to
+    `output_dir/rl_log.jsonl`: `reward` is over the batch that is trained on, `raw_reward` and
+    `completion_length` over all that was sampled, and the ledger counts what it was spent on.
 
     Raises:
-        ValueError: dynamic sampling with images, tools, a rollout function, environments or a streamed data set.
-        UserError: from `train`, before the first step: a blind answer passes too often (`audit_reward`; only where the
-            accuracy reward is a `VerdictReward`, since other rewards may mean anything).
+        ValueError: dynamic sampling with images, tools, a rollout function, environments or a
+            streamed data set.
+        UserError: from `train`, before the first step: a blind answer passes too often
+            (`audit_reward`; only where the accuracy reward is a `VerdictReward`, since other
+            rewards may mean anything).
         NoLearningSignal: from `train`, after a checkpoint, when the detector stopped the run.
     """
 
@@ -83,7 +88,8 @@ class RLVRTrainer(TrainingCard, HubPushes, WatchedLoss, ContinuedInterval, GRPOT
         self.continue_interval()
         self._last_row: dict[str, Any] = {}  # what TRL adds to a row, of the last one
         self._batch: Batch | None = None
-        self._cost: tuple[Ledger, bool] | None = None  # of the generation batch at hand; whether it has a gradient
+        # of the generation batch at hand; whether it has a gradient
+        self._cost: tuple[Ledger, bool] | None = None
         self.no_signal: str | None = None
         self.audited = False
 
@@ -99,7 +105,8 @@ class RLVRTrainer(TrainingCard, HubPushes, WatchedLoss, ContinuedInterval, GRPOT
     # generation
 
     def _generate_single_turn(self, *args, **kwargs):
-        if self.model.training:  # an evaluation inside a generation batch leaves its length to the loss
+        # an evaluation inside a generation batch leaves its length to the loss
+        if self.model.training:
             self.set_length()
         return super()._generate_single_turn(*args, **kwargs)
 
@@ -109,7 +116,9 @@ class RLVRTrainer(TrainingCard, HubPushes, WatchedLoss, ContinuedInterval, GRPOT
         if self.use_vllm:
             self.vllm_generation.max_completion_length = length
         else:
-            self.generation_config.max_new_tokens = self.generation_kwargs["max_new_tokens"] = length
+            self.generation_config.max_new_tokens = self.generation_kwargs["max_new_tokens"] = (
+                length
+            )
 
     def _generate_and_score_completions(self, inputs):
         if not self.model.training:
@@ -135,7 +144,11 @@ class RLVRTrainer(TrainingCard, HubPushes, WatchedLoss, ContinuedInterval, GRPOT
         G = self.num_generations
         self._batch = batch = self.sampler.batch(len(prompts) * self.accelerator.num_processes // G)
         self._cost = batch.ledger, not all(group.filled for group in batch.groups)
-        items = [(group.row, item) for group in self._own_groups(batch) for item in group.completions or []]
+        items = [
+            (group.row, item)
+            for group in self._own_groups(batch)
+            for item in group.completions or []
+        ]
         rows[:] = [self.train_dataset[row] for row, _ in items]
         prompts[:] = [row["prompt"] for row in rows]
         for column in sorted({name for _, item in items for name in item.extra}):
@@ -157,19 +170,29 @@ class RLVRTrainer(TrainingCard, HubPushes, WatchedLoss, ContinuedInterval, GRPOT
             return self._known_rewards(self._batch)
         rewards = super()._calculate_rewards(inputs, prompts, completions, completion_ids_list)
         if self.sampler is None and self.model.training:
-            _, ledger = self._count(rewards, completion_ids_list, self._pending_extra_logs.get("verdict"))
+            _, ledger = self._count(
+                rewards, completion_ids_list, self._pending_extra_logs.get("verdict")
+            )
             ledger.batches = 1
-            total = (rewards * self.reward_weights.to(rewards.device)).nansum(dim=1).view(-1, self.num_generations)
+            total = (
+                (rewards * self.reward_weights.to(rewards.device))
+                .nansum(dim=1)
+                .view(-1, self.num_generations)
+            )
             self._cost = ledger, bool(informative_groups(total).any())
         return rewards
 
     def _known_rewards(self, batch: Batch) -> torch.Tensor:
-        """[completions of all processes, F]. TRL leaves a row of NaN out of baselines and means, without advantage.
+        """[completions of all processes, F]. TRL leaves a row of NaN out of baselines and means,
+        without advantage.
 
-        So are groups that fill the batch, and completions without an accuracy reward, whatever else rewards them.
+        So are groups that fill the batch, and completions without an accuracy reward, whatever else
+        rewards them.
         """
         rewards = torch.cat([group.rewards_GF for group in batch.groups])
-        filled = torch.tensor([group.filled for group in batch.groups]).repeat_interleave(self.num_generations)
+        filled = torch.tensor([group.filled for group in batch.groups]).repeat_interleave(
+            self.num_generations
+        )
         rewards = rewards.masked_fill((filled | rewards[:, 0].isnan()).unsqueeze(1), torch.nan)
         return rewards.to(self.accelerator.device)
 
@@ -200,7 +223,8 @@ class RLVRTrainer(TrainingCard, HubPushes, WatchedLoss, ContinuedInterval, GRPOT
         return [group for group in batch.groups if group.owner == self.accelerator.process_index]
 
     def _roll_out(self, indices: list[int]) -> tuple[list[Group], Ledger]:
-        """One round: this process's part of the rows is generated and graded; see `DynamicSampler`."""
+        """One round: this process's part of the rows is generated and graded; see
+        `DynamicSampler`."""
         G, each = self.num_generations, len(indices) // self.accelerator.num_processes
         rank = self.accelerator.process_index
         own = indices[rank * each : (rank + 1) * each]
@@ -244,11 +268,14 @@ class RLVRTrainer(TrainingCard, HubPushes, WatchedLoss, ContinuedInterval, GRPOT
             tensors = [torch.tensor(row, device=self.accelerator.device) for row in rows]
             fill = {"padding_side": side, "pad_to_multiple_of": self.pad_to_multiple_of}
             output[f"{name}_ids"] = pad(tensors, padding_value=self._tokenizer.pad_token_id, **fill)
-            output[f"{name}_mask"] = pad([torch.ones_like(row) for row in tensors], padding_value=0, **fill)
+            output[f"{name}_mask"] = pad(
+                [torch.ones_like(row) for row in tensors], padding_value=0, **fill
+            )
         return output
 
     def _logps(self, output: dict[str, torch.Tensor]) -> torch.Tensor:
-        """[rows, completion length] under the present policy, of rows that are padded as TRL's are."""
+        """[rows, completion length] under the present policy, of rows that are padded as TRL's
+        are."""
         with torch.no_grad():
             logps, _, _ = self._get_per_token_logps_and_entropies(
                 self.model,
@@ -260,14 +287,17 @@ class RLVRTrainer(TrainingCard, HubPushes, WatchedLoss, ContinuedInterval, GRPOT
         return logps
 
     def _corrected(self, output: dict[str, Any], batch: Batch) -> dict[str, Any]:
-        """Leave out of the loss what was filled in; give left-overs the log-probabilities of their own policy."""
+        """Leave out of the loss what was filled in; give left-overs the log-probabilities of their
+        own policy."""
         groups = self._own_groups(batch)
         if batch.has_leftovers:
             if "old_per_token_logps" not in output:
                 output["old_per_token_logps"] = self._logps(output)
             for i, item in enumerate(item for group in groups for item in group.completions or []):
                 if item.old_logps is not None:
-                    stored = torch.tensor(item.old_logps, device=output["old_per_token_logps"].device)
+                    stored = torch.tensor(
+                        item.old_logps, device=output["old_per_token_logps"].device
+                    )
                     output["old_per_token_logps"][i, : len(stored)] = stored
         if batch.filled:
             keep = [not group.filled for group in groups for _ in range(self.num_generations)]
@@ -280,16 +310,26 @@ class RLVRTrainer(TrainingCard, HubPushes, WatchedLoss, ContinuedInterval, GRPOT
 
     # counts
 
-    def _count(self, rewards: torch.Tensor, ids: list, verdicts: list | None) -> tuple[list[Outcome], Ledger]:
-        """Outcome and counts of the completions of all processes, in the order of their rewards [completions, F]."""
+    def _count(
+        self, rewards: torch.Tensor, ids: list, verdicts: list | None
+    ) -> tuple[list[Outcome], Ledger]:
+        """Outcome and counts of the completions of all processes, in the order of their rewards
+        [completions, F]."""
         device, rows = self.accelerator.device, range(len(ids))
         ends = {*self.eos_token_ids, self._tokenizer.pad_token_id}
         raised = set(getattr(self.reward_funcs[0], "raised", ()))
         facts = [
-            [len(ids[i]), ids[i][-1] not in ends, verdicts is not None and verdicts[i] == "unparsed", i in raised]
+            [
+                len(ids[i]),
+                ids[i][-1] not in ends,
+                verdicts is not None and verdicts[i] == "unparsed",
+                i in raised,
+            ]
             for i in rows
         ]
-        lengths, *flags = self.accelerator.gather(torch.tensor(facts, dtype=torch.int64, device=device)).T.cpu()
+        lengths, *flags = self.accelerator.gather(
+            torch.tensor(facts, dtype=torch.int64, device=device)
+        ).T.cpu()
         truncated, unparsed, raises = (flag.bool() for flag in flags)
         accuracy = rewards[:, 0].cpu()
         by_group = (-1, self.num_generations)
@@ -322,7 +362,8 @@ class RLVRTrainer(TrainingCard, HubPushes, WatchedLoss, ContinuedInterval, GRPOT
                 logs["prompt_epoch"] = self.sampler.stream.epoch
                 logs["prompts_retired"] = len(self.sampler.stream.retired)
             self.ledger = Ledger()
-        if "train_loss" in logs:  # the summary, which in TRL has what was not logged yet; here the last row has all
+        # the summary, which in TRL has what was not logged yet; here the last row has all
+        if "train_loss" in logs:
             logs |= self._last_row
         before = set(logs)
         super().log(logs, start_time)
@@ -354,7 +395,8 @@ class RLVRTrainer(TrainingCard, HubPushes, WatchedLoss, ContinuedInterval, GRPOT
 
 
 class _RLVRCallback(TrainerCallback, ExportableState):
-    """Keeps the trainer's own state in its checkpoints' trainer_state.json, and lets the detector speak."""
+    """Keeps the trainer's own state in its checkpoints' trainer_state.json, and lets the detector
+    speak."""
 
     def __init__(self, trainer: RLVRTrainer):
         self.trainer = trainer

@@ -1,9 +1,10 @@
 """A study is data: regimes × arms × seeds × stages.
 
-An arm is a shape of the token distribution, or another arm's checkpoint sampled at another temperature; a stage is
-one command (train, rlvr, eval) with a recipe; a regime is the data that all arms are trained on. Arms have the same
-data and, per seed, the same initialisation or the same shared model, so that they can be compared in pairs.
-`shaped_trl.study.loading` reads a study from its file.
+An arm is a shape of the token distribution, or another arm's checkpoint sampled at another
+temperature; a stage is one command (train, rlvr, eval) with a recipe; a regime is the data that all
+arms are trained on. Arms have the same data and, per seed, the same initialisation or the same
+shared model, so that they can be compared in pairs. `shaped_trl.study.loading` reads a study from
+its file.
 """
 
 from __future__ import annotations
@@ -19,12 +20,15 @@ from shaped_trl.recipes import schedules_beta
 
 OUTPUT_FLAGS = {"train": "output_dir", "rlvr": "output_dir", "eval": "out"}
 MODEL_FLAGS = {"train": "model_name_or_path", "rlvr": "model_name_or_path", "eval": "model"}
-PREPARATIONS = ("running_sums", "chain_sum")  # modules of `shaped_trl.data`, each with a `write_corpus`
-# What tells arms apart. A recipe may fix top_k for all of them, but a beta there would shape the baseline too.
+# modules of `shaped_trl.data`, each with a `write_corpus`
+PREPARATIONS = ("running_sums", "chain_sum")
+# What tells arms apart. A recipe may fix top_k for all of them, but a beta there would shape the
+# baseline too.
 SHAPE_OF_ARM = ("shape", "beta", "lambda_head", "lambda_tail", "positive", "alpha")
 TEMPERATURE = "temperature"  # what the stage is called that finds one
 ONE_REGIME = ""
-# Of resolved studies and of records. In version 1, which is not written down, a β without a form acted by the product.
+# Of resolved studies and of records. In version 1, which is not written down, a β without a form
+# acted by the product.
 VERSION = 2
 DEFAULT_FORMS = {1: "product", VERSION: "exponent"}
 
@@ -33,8 +37,9 @@ Preparation = dict[str, dict[str, Any]]  # generator → its options
 
 @dataclass(frozen=True)
 class Stage:
-    """One step of all arms; a `shared` one is the baseline's, and all arms go on from it. `model` names the earlier
-    stage whose result it starts from or measures. `seconds` is what a run takes on the machine that the study is meant
+    """One step of all arms; a `shared` one is the baseline's, and all arms go on from it. `model`
+    names the earlier stage whose result it starts from or measures. `seconds` is what a run takes
+    on the machine that the study is meant
     for: the estimate until one has been timed."""
 
     command: str
@@ -53,8 +58,10 @@ class Arm:
     Args:
         shape: fields of `RewardShape`, for the shaped stages.
         checkpoint_of: another arm whose trained models this one takes, instead of training its own.
-        temperature: of its rollouts and evaluations, relative to the recipes'; the steps of RL are scaled with it.
-        entropy_of: an arm; the temperature is that at which this arm's model has the held-out entropy of that one's.
+        temperature: of its rollouts and evaluations, relative to the recipes'; the steps of RL are
+            scaled with it.
+        entropy_of: an arm; the temperature is that at which this arm's model has the held-out
+            entropy of that one's.
         prepare: options of data of its own, on top of the regime's.
         args: stage → options of its command, on top of the stage's.
         seeds: the study's where empty.
@@ -72,15 +79,19 @@ class Arm:
 
     @property
     def form_of_beta(self) -> str | None:
-        """By which form β acts in this arm, at all times or by a schedule; None where it does not act."""
-        acts = self.shape.get("beta") or any(schedules_beta(options) for options in self.args.values())
+        """By which form β acts in this arm, at all times or by a schedule; None where it does not
+        act."""
+        acts = self.shape.get("beta") or any(
+            schedules_beta(options) for options in self.args.values()
+        )
         return self.shape.get("positive") if acts else None
 
 
 @dataclass(frozen=True)
 class Study:
-    """A validated study. `prepare` and `regimes` map a generator of data to its options; `regime` is the one whose
-    folders are meant (`each_regime`). Arms agree where their NLL differs by at most the share `nll_within`."""
+    """A validated study. `prepare` and `regimes` map a generator of data to its options; `regime`
+    is the one whose folders are meant (`each_regime`). Arms agree where their NLL differs by at
+    most the share `nll_within`."""
 
     name: str
     out: Path
@@ -93,7 +104,8 @@ class Study:
     arms: dict[str, Arm]
     stages: dict[str, Stage]
     regime: str = ONE_REGIME
-    places: Mapping[str, str] = field(default_factory=dict)  # arm → the arm in whose folders its runs lie, if another
+    # arm → the arm in whose folders its runs lie, if another
+    places: Mapping[str, str] = field(default_factory=dict)
 
     def each_regime(self) -> Iterator[Study]:
         """The study as seen in each of its regimes."""
@@ -101,7 +113,8 @@ class Study:
             yield replace(self, regime=regime)
 
     def named_by_form(self) -> Study:
-        """The study as a report shows it: an arm in which β acts has the form in its name, as in precision_product."""
+        """The study as a report shows it: an arm in which β acts has the form in its name, as in
+        precision_product."""
         names = {}
         for name, arm in self.arms.items():
             form = arm.form_of_beta
@@ -124,27 +137,39 @@ class Study:
 
     def key(self, arm: str, seed: int, stage: str) -> str:
         """What a run is called, its regime first where there are several."""
-        return "/".join([*([self.regime] if self.regime else []), self.place(arm), f"seed{seed}", stage])
+        return "/".join(
+            [*([self.regime] if self.regime else []), self.place(arm), f"seed{seed}", stage]
+        )
 
     def folder(self, arm: str, seed: int, stage: str) -> Path:
         return self.out / "runs" / self.regime / self.place(arm) / f"seed{seed}" / stage
 
     def record(self, arm: str, seed: int, stage: str) -> Path:
         """Where the small JSON of a finished run lies: `shaped_trl.study.finished`."""
-        return self.out / "finished" / self.regime / self.place(arm) / f"seed{seed}" / f"{stage}.json"
+        return (
+            self.out / "finished" / self.regime / self.place(arm) / f"seed{seed}" / f"{stage}.json"
+        )
 
     def seeds_of(self, arm: str) -> tuple[int, ...]:
         return self.arms[arm].seeds or self.seeds
 
     def data(self, arm: str) -> Path:
         """Where the arm's data lies: the regime's, or its own."""
-        return self.out / (f"data-{self.place(arm)}" if self.arms[arm].prepare else "data") / self.regime
+        return (
+            self.out
+            / (f"data-{self.place(arm)}" if self.arms[arm].prepare else "data")
+            / self.regime
+        )
 
     def preparation(self, arm: str) -> Preparation:
-        """What the arm's data is made of: the study's options, the regime's on top, the arm's on top of these."""
+        """What the arm's data is made of: the study's options, the regime's on top, the arm's on
+        top of these."""
         layers = (self.prepare, self.regimes.get(self.regime, {}), self.arms[arm].prepare)
         names = [name for name in PREPARATIONS if any(name in layer for layer in layers)]
-        return {name: {k: v for layer in layers for k, v in layer.get(name, {}).items()} for name in names}
+        return {
+            name: {k: v for layer in layers for k, v in layer.get(name, {}).items()}
+            for name in names
+        }
 
     def runs_stage(self, arm: str, stage: str) -> bool:
         """Whether the arm goes through this stage itself."""
@@ -162,14 +187,20 @@ class Study:
         return (arm if self.runs_stage(arm, model) else str(self.arms[arm].checkpoint_of)), model
 
     def trained(self, arm: str, stage: str) -> tuple[str, str] | None:
-        """(arm, stage) of the pre- or mid-trained model behind a stage, before any RL; None without one."""
+        """(arm, stage) of the pre- or mid-trained model behind a stage, before any RL; None without
+        one."""
         found = self.start(arm, stage)
-        return found if found is None or self.stages[found[1]].command == "train" else self.trained(*found)
+        return (
+            found
+            if found is None or self.stages[found[1]].command == "train"
+            else self.trained(*found)
+        )
 
     def to_yaml(self) -> str:
         """The study as a study file: loading it again gives this study."""
         resolved = {"version": VERSION} | {
-            key: getattr(self, key) for key in ("name", "baseline", "max_parallel", "nll_within", "prepare", "regimes")
+            key: getattr(self, key)
+            for key in ("name", "baseline", "max_parallel", "nll_within", "prepare", "regimes")
         }
         resolved["seeds"] = list(self.seeds)
         resolved["arms"] = {name: _given(arm) for name, arm in self.arms.items()}

@@ -1,7 +1,9 @@
-"""A small JSON for each finished run: all that the report needs of it, and that a study needs to go on elsewhere.
+"""A small JSON for each finished run: all that the report needs of it, and that a study needs to go
+on elsewhere.
 
-It lies in ``OUT/finished/``, in the place that the run has in ``OUT/runs/``. A folder with ``study.yaml`` and
-``finished/`` alone gives the same report, and the study started there runs only what is missing.
+It lies in ``OUT/finished/``, in the place that the run has in ``OUT/runs/``. A folder with
+``study.yaml`` and ``finished/`` alone gives the same report, and the study started there runs only
+what is missing.
 """
 
 from __future__ import annotations
@@ -24,7 +26,15 @@ from shaped_trl.study.state import DONE, read_state
 from shaped_trl.training.log_reading import RL_LOG, TRAIN_LOG, read_log
 
 Rows = list[dict[str, Any]]
-_TRAIN_COLUMNS = ("nll", "perplexity", "entropy", "head_mass", "tail_mass", "rare_nll", "nll_source_text")
+_TRAIN_COLUMNS = (
+    "nll",
+    "perplexity",
+    "entropy",
+    "head_mass",
+    "tail_mass",
+    "rare_nll",
+    "nll_source_text",
+)
 COLUMNS = {
     "train": ("step", "tokens", *_TRAIN_COLUMNS, *(f"eval_{name}" for name in _TRAIN_COLUMNS)),
     "rlvr": ("step", "raw_reward", "reward", "entropy", "completion_length", "clip_ratio"),
@@ -32,14 +42,17 @@ COLUMNS = {
 _DIGITS = 7  # significant ones; what is logged is a float32
 
 
-def finished(study: Study, arm: str, seed: int, stage: str, fingerprint: str | None = None) -> dict[str, Any] | None:
-    """What is kept of a run, None where it is not done. Taken from its folder again where that has been run again.
+def finished(
+    study: Study, arm: str, seed: int, stage: str, fingerprint: str | None = None
+) -> dict[str, Any] | None:
+    """What is kept of a run, None where it is not done. Taken from its folder again where that has
+    been run again.
 
-    ``version`` is that of the definition; none is 1, in which a command line with β and without `--positive` meant the
-    product.
-    Paths in the study's folder are relative to it, wherever it was when the run was made. ``outcome`` is its
-    done.json; then ``log`` (column → values), ``evaluation`` (settings and outcomes of each benchmark) or ``found`` (a
-    temperature). With a `fingerprint` only what was done with these settings counts.
+    ``version`` is that of the definition; none is 1, in which a command line with β and without
+    `--positive` meant the product. Paths in the study's folder are relative to it, wherever it was
+    when the run was made. ``outcome`` is its done.json; then ``log`` (column → values),
+    ``evaluation`` (settings and outcomes of each benchmark) or ``found`` (a temperature). With a
+    `fingerprint` only what was done with these settings counts.
     """
     folder, path = study.folder(arm, seed, stage), study.record(arm, seed, stage)
     kept = read_state(path.parent, path.name) or None
@@ -57,10 +70,13 @@ def finished(study: Study, arm: str, seed: int, stage: str, fingerprint: str | N
 
 
 def _parent(study: Study, folder: Path) -> str:
-    """Where the study's folder was when this run was made: what its command line has in front of the run's place."""
+    """Where the study's folder was when this run was made: what its command line has in front of
+    the run's place."""
     place = folder.relative_to(study.out).as_posix()
     argv = read_state(folder, DONE).get("argv", [])
-    return next((text.removesuffix(place) for text in argv if text.endswith(f"/{place}")), f"{study.out}/")
+    return next(
+        (text.removesuffix(place) for text in argv if text.endswith(f"/{place}")), f"{study.out}/"
+    )
 
 
 def _relative(value: dict[str, Any], parent: str) -> dict[str, Any]:
@@ -85,11 +101,18 @@ def _rounded(value: float | None) -> float | None:
 
 
 def _plain(outcomes: Outcomes) -> dict[str, Any]:
-    plain = {name: value for name, value in vars(outcomes).items() if name not in ("passes_P", "ballots_P")}
+    plain = {
+        name: value
+        for name, value in vars(outcomes).items()
+        if name not in ("passes_P", "ballots_P")
+    }
     return plain | {
         "passes_P": outcomes.passes_P.tolist(),
         # many rivals have one vote: kept are [votes, rivals with so many]
-        "ballots_P": [[each.gold, list(Counter(each.rivals).items()), each.silent] for each in outcomes.ballots_P],
+        "ballots_P": [
+            [each.gold, list(Counter(each.rivals).items()), each.silent]
+            for each in outcomes.ballots_P
+        ],
     }
 
 
@@ -115,5 +138,7 @@ def _ballot(gold: int, rivals: list[tuple[int, int]], silent: int) -> Ballot:
 def rows_of(kept: dict[str, Any]) -> Rows:
     """The rows of a finished training's log, without the columns that a step has no value of."""
     columns = kept["log"]
-    rows = [dict(zip(columns, values, strict=True)) for values in zip(*columns.values(), strict=True)]
+    rows = [
+        dict(zip(columns, values, strict=True)) for values in zip(*columns.values(), strict=True)
+    ]
     return [{name: value for name, value in row.items() if value is not None} for row in rows]

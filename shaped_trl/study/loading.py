@@ -1,4 +1,5 @@
-"""Studies read from YAML files, and checked before anything runs. Torch is not imported until a shape is checked."""
+"""Studies read from YAML files, and checked before anything runs. Torch is not imported until a
+shape is checked."""
 
 from __future__ import annotations
 
@@ -35,20 +36,26 @@ _KINDS = {str: "a name", bool: "true or false"}
 
 
 def load_study(path: str | Path, out: str | Path | None = None) -> Study:
-    """Read and check a study file or shipped study; its results go to `out`, by default a folder of its name.
+    """Read and check a study file or shipped study; its results go to `out`, by default a folder of
+    its name.
 
     Raises:
-        UserError: an unknown or missing key, a value of the wrong kind or out of range, a stage or an arm that builds
-            on one that is not there.
+        UserError: an unknown or missing key, a value of the wrong kind or out of range, a stage or
+            an arm that builds on one that is not there.
     """
     file = recipes.find(str(path))
     values = recipes.load(file)
-    default_form = _default_form(str(path), values.pop("version", 1 if _is_resolved(file) else VERSION))
-    allowed = tuple(field.name for field in fields(Study) if field.name not in ("out", "regime", "places"))
+    default_form = _default_form(
+        str(path), values.pop("version", 1 if _is_resolved(file) else VERSION)
+    )
+    allowed = tuple(
+        field.name for field in fields(Study) if field.name not in ("out", "regime", "places")
+    )
     _check_keys(str(path), values, allowed, required=("name", "baseline", "arms", "stages"))
     _check_kinds("", values, baseline=str)
     arms = {
-        _named("arm", arm): _arm(arm, value, default_form) for arm, value in _mapping("arms", values["arms"]).items()
+        _named("arm", arm): _arm(arm, value, default_form)
+        for arm, value in _mapping("arms", values["arms"]).items()
     }
     stages: dict[str, Stage] = {}
     for stage, value in _mapping("stages", values["stages"]).items():
@@ -64,7 +71,10 @@ def load_study(path: str | Path, out: str | Path | None = None) -> Study:
         max_parallel=_at_least_one("max_parallel", values.get("max_parallel", 1)),
         nll_within=_share("nll_within", values.get("nll_within", 0.05)),
         prepare=_preparation("prepare", values.get("prepare")),
-        regimes={_named("regime", name): _preparation(f"regimes.{name}", value) for name, value in regimes.items()},
+        regimes={
+            _named("regime", name): _preparation(f"regimes.{name}", value)
+            for name, value in regimes.items()
+        },
         arms=arms,
         stages=stages,
     )
@@ -77,14 +87,18 @@ def load_study(path: str | Path, out: str | Path | None = None) -> Study:
 
 def _is_resolved(file: Path) -> bool:
     """Whether it was written by a study, into its folder, and not by hand."""
-    return file.name == "study.yaml" and any((file.parent / name).exists() for name in (PLANNED, "finished"))
+    return file.name == "study.yaml" and any(
+        (file.parent / name).exists() for name in (PLANNED, "finished")
+    )
 
 
 def _default_form(where: str, version: Any) -> str:
     """The form in which a β without one acts, by the version of a resolved study."""
     if type(version) is not int or version not in DEFAULT_FORMS:
         known = ", ".join(map(str, DEFAULT_FORMS))
-        raise UserError(f"{where}: version {version!r} is unknown here; this shaped-trl reads {known}")
+        raise UserError(
+            f"{where}: version {version!r} is unknown here; this shaped-trl reads {known}"
+        )
     return DEFAULT_FORMS[version]
 
 
@@ -99,14 +113,16 @@ def _arm(name: str, value: Any, default_form: str) -> Arm:
     _check_keys(f"{where}.shape", shape, tuple(f.name for f in fields(RewardShape)))
     try:
         RewardShape(**shape)
-    except ValueError as error:  # its message names field, value and remedy: only the place is missing
+    # its message names field, value and remedy: only the place is missing
+    except ValueError as error:
         raise UserError(f"{where}.shape: {error}") from error
     args = _mapping(f"{where}.args", value.get("args") or {})
     args = {stage: _mapping(f"{where}.args.{stage}", options) for stage, options in args.items()}
     seeds = _seeds(f"{where}.seeds", value["seeds"]) if value.get("seeds") else ()
     prepare = _preparation(f"{where}.prepare", value.get("prepare"))
     if shape.get("beta") or any(schedules_beta(options) for options in args.values()):
-        shape = {**shape, "positive": shape.get("positive", default_form)}  # so that every record names the form
+        # so that every record names the form
+        shape = {**shape, "positive": shape.get("positive", default_form)}
     return Arm(**{**value, "shape": shape, "args": args, "seeds": seeds, "prepare": prepare})
 
 
@@ -119,36 +135,61 @@ def _check_arms(study: Study) -> None:
         where = f"arms.{name}"
         for key in ("checkpoint_of", "entropy_of"):
             other = getattr(arm, key)
-            if other is not None and (other not in study.arms or study.arms[other].checkpoint_of or other == name):
-                raise UserError(f"{where}.{key}: {other!r} is no other arm with models of its own; there is: {arms}")
+            if other is not None and (
+                other not in study.arms or study.arms[other].checkpoint_of or other == name
+            ):
+                raise UserError(
+                    f"{where}.{key}: {other!r} is no other arm with models of its own; there is: {arms}"
+                )
             if other is not None and set(study.seeds_of(name)) - set(study.seeds_of(other)):
-                raise UserError(f"{where}.seeds: {other} has no such seeds; give some of {study.seeds_of(other)}")
+                raise UserError(
+                    f"{where}.seeds: {other} has no such seeds; give some of {study.seeds_of(other)}"
+                )
         if arm.checkpoint_of and (arm.shape or arm.prepare):
-            raise UserError(f"{where}: it takes the models of {arm.checkpoint_of}; leave out shape and prepare")
+            raise UserError(
+                f"{where}: it takes the models of {arm.checkpoint_of}; leave out shape and prepare"
+            )
         if arm.temperature is not None:
             _positive(f"{where}.temperature", arm.temperature)
         if arm.temperature is not None and arm.entropy_of is not None:
-            raise UserError(f"{where}: temperature and entropy_of both set its temperature; give one of them")
+            raise UserError(
+                f"{where}: temperature and entropy_of both set its temperature; give one of them"
+            )
         if arm.shape and not any(
             each.shaped and study.runs_stage(name, stage) for stage, each in study.stages.items()
         ):
-            raise UserError(f"{where}.shape: the arm goes through no stage with shaped: true, where it would act")
+            raise UserError(
+                f"{where}.shape: the arm goes through no stage with shaped: true, where it would act"
+            )
         for stage, each in study.stages.items():
             measured = study.trained(name, stage), study.trained(arm.entropy_of or name, stage)
-            if arm.entropy_of and each.command != "train" and None in measured and study.runs_stage(name, stage):
-                raise UserError(f"{where}.entropy_of: {stage} starts from no model that the study trains: give it one")
+            if (
+                arm.entropy_of
+                and each.command != "train"
+                and None in measured
+                and study.runs_stage(name, stage)
+            ):
+                raise UserError(
+                    f"{where}.entropy_of: {stage} starts from no model that the study trains: give it one"
+                )
         shared = [stage for stage, each in study.stages.items() if each.shared]
         if shared and set(study.seeds_of(name)) - set(study.seeds_of(study.baseline)):
-            raise UserError(f"{where}.seeds: {shared[0]} is shared, and {study.baseline} has no such seeds")
+            raise UserError(
+                f"{where}.seeds: {shared[0]} is shared, and {study.baseline} has no such seeds"
+            )
         for stage, options in arm.args.items():
             if stage not in study.stages:
-                raise UserError(f"{where}.args: {stage!r} is no stage; choose from {', '.join(study.stages)}")
+                raise UserError(
+                    f"{where}.args: {stage!r} is no stage; choose from {', '.join(study.stages)}"
+                )
             if study.stages[stage].shared and name != study.baseline:
                 raise UserError(
                     f"{where}.args: {stage} is shared by all arms, so that none can have options of its own"
                 )
             if not study.runs_stage(name, stage):
-                raise UserError(f"{where}.args: {stage} is what {arm.checkpoint_of} goes through for it; leave it out")
+                raise UserError(
+                    f"{where}.args: {stage} is what {arm.checkpoint_of} goes through for it; leave it out"
+                )
             _check_args(f"{where}.args.{stage}", options, study.stages[stage], SHAPE_OF_ARM)
 
 
@@ -158,20 +199,32 @@ def _stage(name: str, value: Any, earlier: dict[str, Stage]) -> Stage:
     _check_keys(where, value, tuple(f.name for f in fields(Stage)), required=("command", "config"))
     _check_kinds(f"{where}.", value, command=str, config=str, model=str, shaped=bool, shared=bool)
     if name.split("-")[0] == TEMPERATURE:
-        raise UserError(f"{where}: a study calls what finds the temperatures of arms so; choose another name")
+        raise UserError(
+            f"{where}: a study calls what finds the temperatures of arms so; choose another name"
+        )
     stage = Stage(**{**value, "args": _mapping(f"{where}.args", value.get("args") or {})})
     if stage.command not in OUTPUT_FLAGS:
-        raise UserError(f"{where}.command: {stage.command!r}; choose one of {', '.join(OUTPUT_FLAGS)}")
+        raise UserError(
+            f"{where}.command: {stage.command!r}; choose one of {', '.join(OUTPUT_FLAGS)}"
+        )
     if stage.shaped and stage.command != "train":
-        raise UserError(f"{where}.shaped: only train takes a shape, not {stage.command}; leave it out")
+        raise UserError(
+            f"{where}.shaped: only train takes a shape, not {stage.command}; leave it out"
+        )
     if stage.shared and (stage.command != "train" or stage.shaped):
-        raise UserError(f"{where}.shared: only a train stage without shaped is the same for all arms")
+        raise UserError(
+            f"{where}.shared: only a train stage without shaped is the same for all arms"
+        )
     if stage.shared and stage.model in earlier and not earlier[stage.model].shared:
-        raise UserError(f"{where}.shared: {stage.model}, which it starts from, is not: arms would lose what it did")
+        raise UserError(
+            f"{where}.shared: {stage.model}, which it starts from, is not: arms would lose what it did"
+        )
     trained = [key for key, other in earlier.items() if other.command != "eval"]
     if stage.model is not None and stage.model not in trained:
         known = ", ".join(trained) or "none"
-        raise UserError(f"{where}.model: {stage.model!r} is no earlier train or rlvr stage; there is: {known}")
+        raise UserError(
+            f"{where}.model: {stage.model!r} is no earlier train or rlvr stage; there is: {known}"
+        )
     if stage.command == "eval" and stage.model is None:
         raise UserError(f"{where}.model: missing; name the stage whose model is to be measured")
     _check_args(f"{where}.args", stage.args, stage, (*SHAPE_OF_ARM, SCHEDULE))
@@ -182,25 +235,37 @@ def _stage(name: str, value: Any, earlier: dict[str, Stage]) -> Stage:
 
 def _check_args(where: str, args: Mapping[str, Any], stage: Stage, shapes: Iterable[str]) -> None:
     """`shapes`: the options that would set the shape of a shaped stage past the arms' own."""
-    owned = ("seed", OUTPUT_FLAGS[stage.command], MODEL_FLAGS[stage.command] if stage.model else "seed")
+    owned = (
+        "seed",
+        OUTPUT_FLAGS[stage.command],
+        MODEL_FLAGS[stage.command] if stage.model else "seed",
+    )
     for key, argument in args.items():
         if key in owned:
             raise UserError(f"{where}.{key}: the study sets it; leave it out")
         if stage.shaped and key in shapes:
-            raise UserError(f"{where}.{key}: it would act past the arms' shapes; write it under shape: of an arm")
+            raise UserError(
+                f"{where}.{key}: it would act past the arms' shapes; write it under shape: of an arm"
+            )
         scalars = argument if isinstance(argument, list) else [argument]
         if not all(isinstance(scalar, str | int | float) for scalar in scalars):
-            raise UserError(f"{where}.{key}: {argument!r} is no value or list of values; put it in the recipe")
+            raise UserError(
+                f"{where}.{key}: {argument!r} is no value or list of values; put it in the recipe"
+            )
 
 
 def _check_preparation(arm: str, prepare: Preparation) -> None:
     """Options of the data, without writing it."""
     if len(prepare) > 1:
-        raise UserError(f"prepare: {' and '.join(prepare)} would write the same files for {arm}; give one")
+        raise UserError(
+            f"prepare: {' and '.join(prepare)} would write the same files for {arm}; give one"
+        )
     for name, options in prepare.items():
         for key in ASKED if name == RUNNING_SUMS else ():
             if options.get(key, getattr(RunningSums, key)) != getattr(RunningSums, key):
-                raise UserError(f"prepare.{name}.{key}: the benchmark {name} asks {getattr(RunningSums, key)} of it")
+                raise UserError(
+                    f"prepare.{name}.{key}: the benchmark {name} asks {getattr(RunningSums, key)} of it"
+                )
         try:
             importlib.import_module(f"shaped_trl.data.{name}").write_corpus(None, **options)
         except UserError as error:
@@ -219,7 +284,9 @@ def _mapping(where: str, value: Any) -> dict[str, Any]:
     return dict(value)
 
 
-def _check_keys(where: str, value: Mapping[str, Any], allowed: Iterable[str], *, required: Iterable[str] = ()) -> None:
+def _check_keys(
+    where: str, value: Mapping[str, Any], allowed: Iterable[str], *, required: Iterable[str] = ()
+) -> None:
     for key in value:
         if key not in allowed:
             raise UserError(f"{where}: unknown key {key!r}; allowed: {', '.join(allowed)}")
@@ -243,7 +310,9 @@ def _named(what: str, name: Any) -> str:
 def _seeds(where: str, seeds: Any) -> tuple[int, ...]:
     whole = isinstance(seeds, list) and all(type(seed) is int and seed >= 0 for seed in seeds)
     if not whole or not seeds or len(set(seeds)) < len(seeds):
-        raise UserError(f"{where}: {seeds!r}; give a list of distinct whole numbers, such as [0, 1]")
+        raise UserError(
+            f"{where}: {seeds!r}; give a list of distinct whole numbers, such as [0, 1]"
+        )
     return tuple(seeds)
 
 

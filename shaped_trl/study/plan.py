@@ -1,4 +1,5 @@
-"""`plan` turns a study into runs, each one command line, in an order in which each comes after what it needs."""
+"""`plan` turns a study into runs, each one command line, in an order in which each comes after what
+it needs."""
 
 from __future__ import annotations
 
@@ -29,9 +30,11 @@ from shaped_trl.study.definition import (
 )
 
 DATA = "{data}"
-MATCH = "match"  # the command of a run that finds a temperature: `shaped_trl.study.running.temperature`
+# the command of a run that finds a temperature: `shaped_trl.study.running.temperature`
+MATCH = "match"
 FOUND = "temperature.json"
-# Options that may name a file, or a folder, of the user's own: what it holds is a part of what a run is.
+# Options that may name a file, or a folder, of the user's own: what it holds is a part of what a
+# run is.
 _FOLDERS = ("model_name_or_path", "model", "tokenizer_name_or_path")
 _PATHS = (*_FOLDERS, "dataset_name", "dataset_test_split", "accelerate_config")
 _END_BYTES = 2**28
@@ -44,8 +47,9 @@ _EVAL_DEFAULTS = {"temperature": 0.7}
 
 @dataclass(frozen=True)
 class Run:
-    """One command line of a study. `settings` is its recipe with the command line's values in place; a number of
-    `argv` may wait for a temperature (`bound`). `depends_on` are keys of earlier runs."""
+    """One command line of a study. `settings` is its recipe with the command line's values in
+    place; a number of `argv` may wait for a temperature (`bound`). `depends_on` are keys of earlier
+    runs."""
 
     key: str
     arm: str
@@ -63,7 +67,8 @@ class Run:
 
 
 def plan(study: Study) -> list[Run]:
-    """The runs of a study, each after those it depends on; arms side by side within a seed, seeds within a regime."""
+    """The runs of a study, each after those it depends on; arms side by side within a seed, seeds
+    within a regime."""
     recipes_of = {name: _recipe(name, stage) for name, stage in study.stages.items()}
     runs: dict[str, Run] = {}
     seeds = [*dict.fromkeys(seed for arm in study.arms for seed in study.seeds_of(arm))]
@@ -80,7 +85,8 @@ def plan(study: Study) -> list[Run]:
 def _runs(
     study: Study, arm: str, seed: int, name: str, recipe: dict[str, Any], earlier: Mapping[str, Run]
 ) -> Iterator[Run]:
-    """The run of a stage, after the one that finds its temperature where that is still to be found."""
+    """The run of a stage, after the one that finds its temperature where that is still to be
+    found."""
     stage, own = study.stages[name], study.arms[arm]
     start = study.start(arm, name)
     needs = [study.key(start[0], seed, start[1])] if start else []
@@ -91,7 +97,8 @@ def _runs(
     settings["seed"] = seed
     if stage.shaped:
         settings |= own.shape
-    # A recipe cannot know where a study's data lies: its {data} values are given on the command line.
+    # A recipe cannot know where a study's data lies: its {data} values are given on the command
+    # line.
     settings |= {key: value for key, value in recipe.items() if _mentions_data(value)}
     settings |= stage.args | own.args.get(name, {})
     known = dict(earlier)
@@ -106,8 +113,13 @@ def _runs(
     settings = {key: _with_data(value, study.data(arm)) for key, value in settings.items()}
     argv = [stage.command, "--config", _config_argument(stage.config)]
     for key, value in settings.items():
-        argv += [f"--{key}", *(_argument(v) for v in (value if isinstance(value, list) else [value]))]
-    yield _run(study, arm, seed, name, stage.command, argv, [known[key] for key in needs], recipe, settings)
+        argv += [
+            f"--{key}",
+            *(_argument(v) for v in (value if isinstance(value, list) else [value])),
+        ]
+    yield _run(
+        study, arm, seed, name, stage.command, argv, [known[key] for key in needs], recipe, settings
+    )
 
 
 def _run(
@@ -121,12 +133,15 @@ def _run(
     recipe: dict[str, Any],
     settings: dict[str, Any],
 ) -> Run:
-    # The places of the folder and of the user's own recipe are left out, so that a finished study can be moved; what
-    # the recipe says is there.
+    # The places of the folder and of the user's own recipe are left out, so that a finished study
+    # can be moved; what the recipe says is there.
     config = study.stages[name].config if name in study.stages else ""
     named = {_config_argument(config): Path(config).name} if Path(config).is_file() else {}
     identity = [
-        [named.get(argument, argument).replace(str(study.out), "{out}") for argument in _without_product(argv)],
+        [
+            named.get(argument, argument).replace(str(study.out), "{out}")
+            for argument in _without_product(argv)
+        ],
         recipe,
         study.preparation(arm),
         [need.fingerprint for need in needs],
@@ -153,8 +168,9 @@ def _run(
 
 
 def _without_product(argv: Sequence[str]) -> list[str]:
-    """The command line as fingerprints have it: the product was the default when the first ones were made, so that
-    `--positive product` is left out, and what was made with it keeps its fingerprint."""
+    """The command line as fingerprints have it: the product was the default when the first ones
+    were made, so that `--positive product` is left out, and what was made with it keeps its
+    fingerprint."""
     product = [argv[i : i + 2] == ["--positive", "product"] for i in range(len(argv))]
     return [each for i, each in enumerate(argv) if not (product[i] or (i and product[i - 1]))]
 
@@ -165,11 +181,14 @@ def _leaves_the_form_open(settings: Mapping[str, Any]) -> bool:
 
     shape = str(settings.get("shape", ""))
     beta = PRESETS[shape].beta if shape in PRESETS else 0
-    return "positive" not in settings and bool(settings.get("beta", beta) or schedules_beta(settings))
+    return "positive" not in settings and bool(
+        settings.get("beta", beta) or schedules_beta(settings)
+    )
 
 
 def _match(study: Study, arm: str, seed: int, name: str, earlier: Mapping[str, Run]) -> Run:
-    """The run that finds the temperature at which the arm's trained model has another arm's entropy."""
+    """The run that finds the temperature at which the arm's trained model has another arm's
+    entropy."""
     like = study.arms[arm].entropy_of
     assert like is not None
     trained = [model for each in (arm, like) if (model := study.trained(each, name))]
@@ -182,29 +201,41 @@ def _match(study: Study, arm: str, seed: int, name: str, earlier: Mapping[str, R
 
 
 def _scaled(stage: Stage, recipe: Mapping[str, Any], temperature: float | None) -> dict[str, Any]:
-    """Sampling at T times the recipe's temperature. The policy is softmax(z/T): its gradient in z has a factor 1/T, so
-    that a clipping norm divided by T clips the same steps, and a step of z counts 1/T in the policy, which a learning
-    rate times T undoes (the update is Adam's, which does not depend on the gradient's scale). So the policy moves as
-    far per step as at the recipe's temperature.
+    """Sampling at T times the recipe's temperature. The policy is softmax(z/T): its gradient in z
+    has a factor 1/T, so that a clipping norm divided by T clips the same steps, and a step of z
+    counts 1/T in the policy, which a learning rate times T undoes (the update is Adam's, which does
+    not depend on the gradient's scale). So the policy moves as far per step as at the recipe's
+    temperature.
     """
     defaults = _EVAL_DEFAULTS if stage.command == "eval" else _RL_DEFAULTS
     base = {key: _number(key, recipe.get(key, default)) for key, default in defaults.items()}
-    late = {key: f"{{{value!r}/T}}" if key == "max_grad_norm" else f"{{T*{value!r}}}" for key, value in base.items()}
-    return late if temperature is None else {key: float(bind(value, temperature)) for key, value in late.items()}
+    late = {
+        key: f"{{{value!r}/T}}" if key == "max_grad_norm" else f"{{T*{value!r}}}"
+        for key, value in base.items()
+    }
+    return (
+        late
+        if temperature is None
+        else {key: float(bind(value, temperature)) for key, value in late.items()}
+    )
 
 
 def _number(key: str, value: Any) -> float:
     try:
         return float(value)
     except (TypeError, ValueError):
-        raise UserError(f"{key}: {value!r} is no number, and the temperature of an arm scales it") from None
+        raise UserError(
+            f"{key}: {value!r} is no number, and the temperature of an arm scales it"
+        ) from None
 
 
 def bind(argument: str, temperature: float) -> str:
     """The argument with every "{T*x}" replaced by T·x, and "{x/T}" by x/T."""
 
     def value(match: re.Match[str]) -> str:
-        return _argument(temperature * float(match[1]) if match[1] else float(match[2]) / temperature)
+        return _argument(
+            temperature * float(match[1]) if match[1] else float(match[2]) / temperature
+        )
 
     return _LATE.sub(value, argument)
 
@@ -220,22 +251,33 @@ def bound(run: Run) -> list[str]:
 
 
 def _check_found(found: dict[str, Any]) -> None:
-    check_field("temperature", found.get("temperature"), lambda value: type(value) in (int, float), "a number")
+    check_field(
+        "temperature",
+        found.get("temperature"),
+        lambda value: type(value) in (int, float),
+        "a number",
+    )
 
 
 def _contents(study: Study, settings: Mapping[str, Any]) -> dict[str, str]:
-    """Option → digest of the user's own file or model folder that it names; what the study itself makes has
-    fingerprints."""
+    """Option → digest of the user's own file or model folder that it names; what the study itself
+    makes has fingerprints."""
     found: dict[str, str] = {}
     sources = settings.get("mixture")
-    mixed = [entry for entry in sources if isinstance(entry, dict)] if isinstance(sources, list) else []
+    mixed = (
+        [entry for entry in sources if isinstance(entry, dict)] if isinstance(sources, list) else []
+    )
     for number, given in enumerate([settings, *mixed]):
         for key in _PATHS:
             path = Path(given[key]) if isinstance(given.get(key), str) and given[key] else None
             if path is None or path.absolute().is_relative_to(study.out):
                 continue
             inside = path.iterdir() if key in _FOLDERS and path.is_dir() else [path]
-            files = [(each.name, _digest(each, each.stat().st_mtime_ns)) for each in inside if each.is_file()]
+            files = [
+                (each.name, _digest(each, each.stat().st_mtime_ns))
+                for each in inside
+                if each.is_file()
+            ]
             if files:
                 found[f"{key}-{number}"] = fingerprint(sorted(files))
     return found
@@ -254,8 +296,8 @@ def _digest(path: Path, changed_ns: int) -> str:
 
 
 def check_options(runs: Sequence[Run]) -> None:
-    """Recipe and command line of each command and arm by the command's own parser; a temperature still to be found
-    is 1. A run with a mistake would only say so when its turn has come.
+    """Recipe and command line of each command and arm by the command's own parser; a temperature
+    still to be found is 1. A run with a mistake would only say so when its turn has come.
 
     Raises:
         UserError: an option that the command does not have, or a value of another kind.
@@ -263,9 +305,13 @@ def check_options(runs: Sequence[Run]) -> None:
     from shaped_trl import options
 
     parsers: dict[str, recipes.Parser] = {}
-    for run in {(run.regime, run.arm, run.stage): run for run in runs if run.command != MATCH}.values():
+    for run in {
+        (run.regime, run.arm, run.stage): run for run in runs if run.command != MATCH
+    }.values():
         if run.command not in parsers:
-            parsers[run.command] = recipes.Parser(run.command, getattr(options, f"{run.command}_options")())
+            parsers[run.command] = recipes.Parser(
+                run.command, getattr(options, f"{run.command}_options")()
+            )
         _, _, config, *flags = run.argv
         try:
             parsers[run.command].settings(config, [bind(flag, 1.0) for flag in flags])
@@ -284,15 +330,20 @@ def _recipe(name: str, stage: Stage) -> dict[str, Any]:
     if stage.shaped:
         for key in (*SHAPE_OF_ARM, SCHEDULE):
             if key in recipe:
-                raise UserError(f"{stage.config}: {key} is set in the recipe of {name}; an arm sets it: move it there")
+                raise UserError(
+                    f"{stage.config}: {key} is set in the recipe of {name}; an arm sets it: move it there"
+                )
     for key, value in recipe.items():
         if DATA in json.dumps(value, default=str) and not _mentions_data(value):
-            raise UserError(f"{stage.config}: {DATA} stands within {key}, where a study cannot fill it in")
+            raise UserError(
+                f"{stage.config}: {DATA} stands within {key}, where a study cannot fill it in"
+            )
     return recipe
 
 
 def _config_argument(config: str) -> str:
-    """A path stays right when the command is typed in another folder; a shipped name is one already."""
+    """A path stays right when the command is typed in another folder; a shipped name is one
+    already."""
     return str(Path(config).absolute()) if Path(config).is_file() else config
 
 

@@ -1,6 +1,8 @@
-"""The report of a study: results.json, report.md, report.html, pictures and their numbers, from its runs' rows.
+"""The report of a study: results.json, report.md, report.html, pictures and their numbers, from its
+runs' rows.
 
-Nothing is taken over from a run's own report, and no clock is read: the same rows give the same bytes.
+Nothing is taken over from a run's own report, and no clock is read: the same rows give the same
+bytes.
 """
 
 from __future__ import annotations
@@ -25,8 +27,8 @@ from shaped_trl.study.reporting.results import collect, read_regimes
 def report_study(folder: str | Path, pass_at: Sequence[int] | None = None) -> Path:
     """Write the report of the study in `folder` (where study.yaml lies) and return the page's path.
 
-    Runs that are not done are named and left out. `pass_at` chooses the k of the tables (default 1, 8, 64,
-    128, n). A picture NAME.png in ``report/`` has its numbers beside it, in NAME.csv.
+    Runs that are not done are named and left out. `pass_at` chooses the k of the tables (default 1,
+    8, 64, 128, n). A picture NAME.png in ``report/`` has its numbers beside it, in NAME.csv.
 
     Raises:
         UserError: no study there, or a k above the number of samples.
@@ -39,8 +41,14 @@ def report_study(folder: str | Path, pass_at: Sequence[int] | None = None) -> Pa
     results = collect(regimes, pass_at)
     beside = own_folder(folder, "report")
     write_atomic(folder / "results.json", json.dumps(results, indent=2, ensure_ascii=False) + "\n")
-    arms, exploratory = list(study.arms), {name for name, arm in study.arms.items() if arm.exploratory}
-    pictures = [Picture(chart, to_png(plot_chart(chart, arms, exploratory))) for chart in charts(regimes, results)]
+    arms, exploratory = (
+        list(study.arms),
+        {name for name, arm in study.arms.items() if arm.exploratory},
+    )
+    pictures = [
+        Picture(chart, to_png(plot_chart(chart, arms, exploratory)))
+        for chart in charts(regimes, results)
+    ]
     for picture in pictures:
         write_atomic(folder / picture.path, picture.png)
         write_atomic(beside / f"{picture.chart.name}.csv", csv_of(picture.chart))

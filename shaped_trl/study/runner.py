@@ -1,7 +1,9 @@
-"""Runs a study: prepares data, starts runs as they become ready, keeps what is done, reports at the end.
+"""Runs a study: prepares data, starts runs as they become ready, keeps what is done, reports at the
+end.
 
-A study that was killed, or in which a run failed, continues when it is started again on the same folder: runs
-that are done with the settings they have now are kept, a started one continues where its stage can.
+A study that was killed, or in which a run failed, continues when it is started again on the same
+folder: runs that are done with the settings they have now are kept, a started one continues where
+its stage can.
 """
 
 from __future__ import annotations
@@ -73,17 +75,18 @@ def run_study(
 ) -> int:
     """Run what is not done yet, then write the report. Must be called from the main thread.
 
-    `dry_run` prints the command lines with their estimated cost and does nothing else. `share` (i, n) is the i-th of n
-    parts, which may run on other machines with the same folder. `entry` ("module:function") is what a run calls with
-    its command line, `preload` what the server imports beforehand.
+    `dry_run` prints the command lines with their estimated cost and does nothing else. `share` (i,
+    n) is the i-th of n parts, which may run on other machines with the same folder. `entry`
+    ("module:function") is what a run calls with its command line, `preload` what the server imports
+    beforehand.
 
     Returns:
-        0, or 1 where a run failed (its log's end is shown, runs that need it are skipped), or 130 after
-        Ctrl-C.
+        0, or 1 where a run failed (its log's end is shown, runs that need it are skipped), or 130
+        after Ctrl-C.
 
     Raises:
-        UserError: `study.out` is a file, or another process is running a part of this study's share there; an option
-            that its command does not have, or refuses by its kind.
+        UserError: `study.out` is a file, or another process is running a part of this study's share
+            there; an option that its command does not have, or refuses by its kind.
     """
     check_folder(study.out)
     planned = plan(study)
@@ -138,7 +141,9 @@ def _run_and_report(study: Study, runs: Sequence[Run], entry: str) -> int:
         return INTERRUPTED
     failed = [run for run in runs if runner.board.states[run.key] == "failed"]
     for run in failed:
-        console.print(f"\n{run.key} failed; the end of {run.folder / LOG}:", markup=False, soft_wrap=True)
+        console.print(
+            f"\n{run.key} failed; the end of {run.folder / LOG}:", markup=False, soft_wrap=True
+        )
         console.print(visible(log_tail(run.folder)), markup=False, highlight=False, soft_wrap=True)
     from shaped_trl.study.report import report_study
 
@@ -148,7 +153,8 @@ def _run_and_report(study: Study, runs: Sequence[Run], entry: str) -> int:
 
 
 def _say_what_was_there(study: Study) -> None:
-    """One line where the folder holds another study: `state.claim` moves what the two do not share."""
+    """One line where the folder holds another study: `state.claim` moves what the two do not
+    share."""
     path = study.out / "study.yaml"
     before = recipes.load(path).get("name") if path.is_file() else study.name
     if before != study.name:
@@ -157,8 +163,8 @@ def _say_what_was_there(study: Study) -> None:
 
 
 def share_of(runs: Sequence[Run], part: int, parts: int) -> list[Run]:
-    """The runs of the `part`-th of `parts` parts, from 1 on. Runs that need or are paired with each other, those of a
-    regime and seed, stay together."""
+    """The runs of the `part`-th of `parts` parts, from 1 on. Runs that need or are paired with each
+    other, those of a regime and seed, stay together."""
     groups = list(dict.fromkeys(_group(run) for run in runs))
     mine = groups[part - 1 :: parts]
     return [run for run in runs if _group(run) in mine]
@@ -169,7 +175,8 @@ def _group(run: Run) -> str:
 
 
 def to_keep(runs: Sequence[Run]) -> list[Run]:
-    """The runs that are done, but for those whose models, which others start from, were left elsewhere."""
+    """The runs that are done, but for those whose models, which others start from, were left
+    elsewhere."""
     again: set[str] = set()
     needed: set[str] = set()
     for run in reversed(runs):
@@ -180,8 +187,8 @@ def to_keep(runs: Sequence[Run]) -> list[Run]:
 
 
 def prepare_data(study: Study) -> None:
-    """Write the data of every regime once, and of arms with their own; again where options have changed or a writer
-    was killed."""
+    """Write the data of every regime once, and of arms with their own; again where options have
+    changed or a writer was killed."""
     for view in study.each_regime():
         for arm in view.arms:
             folder, preparation = view.data(arm), view.preparation(arm)
@@ -221,7 +228,9 @@ class Runner:
         while True:
             estimates = estimate_seconds(self.runs, self.board.projected_seconds())
             while len(self.processes) < self.study.max_parallel:
-                chosen = next_run(self.runs, self.with_state("waiting"), self.with_state("done"), estimates)
+                chosen = next_run(
+                    self.runs, self.with_state("waiting"), self.with_state("done"), estimates
+                )
                 if chosen is None:
                     break
                 self._start(chosen)
@@ -236,26 +245,42 @@ class Runner:
     def _start(self, run: Run) -> None:
         attempt = claim(run, self.study.out / "stale")
         entry = ENTRY_OF_MATCH if run.command == MATCH else self.entry
-        slot = min(set(range(self.study.max_parallel)) - {self.slots[key] for key in self.processes})
+        slot = min(
+            set(range(self.study.max_parallel)) - {self.slots[key] for key in self.processes}
+        )
         self.slots[run.key] = slot
         alone = not any(run.settings.get(key) for key in ("num_processes", "accelerate_config"))
         device = self.devices[slot % len(self.devices)] if self.devices and alone else None
-        arguments = (entry, bound(run), run.folder, run.fingerprint, attempt, self.num_threads, device)
+        arguments = (
+            entry,
+            bound(run),
+            run.folder,
+            run.fingerprint,
+            attempt,
+            self.num_threads,
+            device,
+        )
         process = self.context.Process(target=run_child, args=arguments, name=run.key)
-        self.processes[run.key] = process  # before the start, so that an interrupted one is ended too
+        # before the start, so that an interrupted one is ended too
+        self.processes[run.key] = process
         process.start()
         self.board.started_s[run.key] = time.monotonic()
         self._set(run, "running")
 
     def _finish(self, run: Run) -> None:
         code = self.processes.pop(run.key).exitcode
-        if is_here(run):  # it has said so as its last act: how its process ended after that is of no interest
+        # it has said so as its last act: how its process ended after that is of no interest
+        if is_here(run):
             self._keep(run)
             self.board.seconds[run.key] = self.board.elapsed_seconds(run.key)
             self._set(run, "done")
             return
         if not (run.folder / FAILED).exists():  # killed: it could not say so itself
-            write_state(run.folder, FAILED, {"argv": run.argv, "fingerprint": run.fingerprint, "exit_code": code})
+            write_state(
+                run.folder,
+                FAILED,
+                {"argv": run.argv, "fingerprint": run.fingerprint, "exit_code": code},
+            )
         keep_failure(run, self.study.out)
         self._set(run, "failed")
         dropped = {run.key}
@@ -266,14 +291,17 @@ class Runner:
 
     def _keep(self, run: Run) -> None:
         """Its JSON; also of one that was killed between done.json and that."""
-        finished(replace(self.study, regime=run.regime), run.arm, run.seed, run.stage, run.fingerprint)
+        finished(
+            replace(self.study, regime=run.regime), run.arm, run.seed, run.stage, run.fingerprint
+        )
 
     def _set(self, run: Run, state: str) -> None:
         self.board.states[run.key] = state
         self.display.changed(self.board, run)
 
     def close(self) -> None:
-        """End every process group that still runs: politely, then for good, whatever else is pressed."""
+        """End every process group that still runs: politely, then for good, whatever else is
+        pressed."""
         previous = signal.signal(signal.SIGINT, signal.SIG_IGN)
         processes = [process for process in self.processes.values() if process.pid is not None]
         _signal_groups(processes, signal.SIGTERM)
@@ -301,7 +329,8 @@ def _signal_groups(processes: Sequence[multiprocessing.process.BaseProcess], num
 def _start_server(preload: Sequence[str]) -> None:
     """Start the fork server without waiting for its imports."""
     multiprocessing.set_forkserver_preload(list(preload))
-    # A run that is ended leaves locks to Python's resource tracker, which frees them and need not warn of it.
+    # A run that is ended leaves locks to Python's resource tracker, which frees them and need not
+    # warn of it.
     with _environment("PYTHONWARNINGS", "ignore:resource_tracker"):
         resource_tracker.ensure_running()
     # While importing, the server would die of the terminal's Ctrl-C with a traceback of its own.
@@ -328,12 +357,17 @@ def _kill_server() -> None:
 
 
 def visible_devices() -> list[str]:
-    """GPUs that this process may use, as CUDA numbers or names them; runs side by side are dealt out to them."""
+    """GPUs that this process may use, as CUDA numbers or names them; runs side by side are dealt
+    out to them."""
     named = os.environ.get("CUDA_VISIBLE_DEVICES")
     if named is not None:
         return [name for name in named.split(",") if name]
     # CUDA counts from 0 what there is, whatever the machine's own number of it is
-    there = [path for path in Path("/dev").glob("nvidia[0-9]*") if path.name.removeprefix("nvidia").isdigit()]
+    there = [
+        path
+        for path in Path("/dev").glob("nvidia[0-9]*")
+        if path.name.removeprefix("nvidia").isdigit()
+    ]
     return [str(number) for number in range(len(there))]
 
 
@@ -344,12 +378,20 @@ def num_cores() -> int:
 
 def _print_commands(study: Study, runs: Sequence[Run]) -> None:
     for view in study.each_regime():
-        for folder, preparation in {view.data(arm): view.preparation(arm) for arm in view.arms}.items():
+        for folder, preparation in {
+            view.data(arm): view.preparation(arm) for arm in view.arms
+        }.items():
             for name, options in preparation.items():
                 print(f"# data: {name} {options} -> {folder}")
-    estimates = estimate_seconds(runs, {run.key: outcome(run)["wall_seconds"] for run in runs if is_done(run)})
+    estimates = estimate_seconds(
+        runs, {run.key: outcome(run)["wall_seconds"] for run in runs if is_done(run)}
+    )
     for run in runs:
-        command = shlex.join(["shaped-trl", *run.argv]) if run.command != MATCH else f"# {shlex.join(run.argv)}"
+        command = (
+            shlex.join(["shaped-trl", *run.argv])
+            if run.command != MATCH
+            else f"# {shlex.join(run.argv)}"
+        )
         said = f": {duration(estimates[run.key])}" if run.seconds or is_done(run) else ""
         print(f"# {run.key}{', done' if is_done(run) else ''}{said}\n{command}")
     kept = {run.key for run in to_keep(runs)}
@@ -358,15 +400,21 @@ def _print_commands(study: Study, runs: Sequence[Run]) -> None:
     timed = {run.stage for run in runs if run.seconds or is_done(run)}
     if timed:
         total, wall = sum(left.values()), remaining_seconds(runs, left, study.max_parallel)
-        print(f": about {duration(total)}, {duration(wall)} with {study.max_parallel} at a time", end="")
-        unknown = dict.fromkeys(r.stage for r in runs if r.key in left and r.stage not in timed and r.command != MATCH)
+        print(
+            f": about {duration(total)}, {duration(wall)} with {study.max_parallel} at a time",
+            end="",
+        )
+        unknown = dict.fromkeys(
+            r.stage for r in runs if r.key in left and r.stage not in timed and r.command != MATCH
+        )
         print(f"; {', '.join(unknown)}: nobody has said how long" if unknown else "", end="")
     print()
 
 
 @contextmanager
 def _locked(out: Path, runs: Sequence[Run]) -> Iterator[None]:
-    """One process per regime and seed of a folder; the locks end with the process that holds them."""
+    """One process per regime and seed of a folder; the locks end with the process that holds
+    them."""
     with ExitStack() as stack:
         for group in dict.fromkeys(_group(run) for run in runs):
             stack.enter_context(lock(out / ".locks" / group, partial(_in_use, out, group)))
@@ -374,7 +422,9 @@ def _locked(out: Path, runs: Sequence[Run]) -> Iterator[None]:
 
 
 def _in_use(out: Path, group: str) -> UserError:
-    return UserError(f"out: {out} is in use by another study process ({group}); wait for it or choose another folder")
+    return UserError(
+        f"out: {out} is in use by another study process ({group}); wait for it or choose another folder"
+    )
 
 
 def folder_lock(out: Path) -> AbstractContextManager[None]:

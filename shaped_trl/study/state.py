@@ -1,8 +1,8 @@
 """What a run's folder says about it: started.json, then done.json or failed.json.
 
-A folder belongs to one fingerprint. If the arm, the recipe or anything upstream has changed, the folder is
-moved to ``OUT/stale``, with what is kept of the run, and the run starts afresh; otherwise the stage continues what it
-finds there.
+A folder belongs to one fingerprint. If the arm, the recipe or anything upstream has changed, the
+folder is moved to ``OUT/stale``, with what is kept of the run, and the run starts afresh; otherwise
+the stage continues what it finds there.
 """
 
 from __future__ import annotations
@@ -37,8 +37,8 @@ def write_state(folder: Path, name: str, state: dict[str, Any]) -> None:
 
 
 def outcome(run: Run) -> dict[str, Any]:
-    """done.json of a run that has succeeded with the settings it has now, empty if it has not; of a run made elsewhere
-    as its record has it."""
+    """done.json of a run that has succeeded with the settings it has now, empty if it has not; of a
+    run made elsewhere as its record has it."""
     found = (read_state(run.folder, DONE), _recorded(run))
     return next((each for each in found if each.get("fingerprint") == run.fingerprint), {})
 
@@ -60,8 +60,8 @@ def is_here(run: Run) -> bool:
 def claim(run: Run, stale: Path) -> int:
     """Make the folder ready for a start and return the attempt's number, 1 for a fresh one.
 
-    What was begun before the study's folder was moved has other paths in its settings, and is not continued. Of a run
-    with other settings the folder and the record move to `stale`.
+    What was begun before the study's folder was moved has other paths in its settings, and is not
+    continued. Of a run with other settings the folder and the record move to `stale`.
     """
     started = read_state(run.folder, STARTED)
     begun = (started.get("fingerprint"), started.get("argv")) == (run.fingerprint, list(run.argv))
@@ -71,31 +71,46 @@ def claim(run: Run, stale: Path) -> int:
         os.replace(run.folder, place)
         started = {}
     attempt = started.get("attempt", 0) + 1
-    for path in (run.folder / DONE, run.folder / FAILED, run.record.with_name(f"{run.stage}.{FAILED}")):
+    for path in (
+        run.folder / DONE,
+        run.folder / FAILED,
+        run.record.with_name(f"{run.stage}.{FAILED}"),
+    ):
         path.unlink(missing_ok=True)
     recorded = _recorded(run)
-    if recorded and recorded.get("fingerprint") != run.fingerprint:  # one made again for its model keeps it until then
+    # one made again for its model keeps it until then
+    if recorded and recorded.get("fingerprint") != run.fingerprint:
         os.replace(run.record, f"{_stale(run, stale, recorded)}.json")
-    write_state(run.folder, STARTED, {"argv": run.argv, "fingerprint": run.fingerprint, "attempt": attempt})
+    write_state(
+        run.folder, STARTED, {"argv": run.argv, "fingerprint": run.fingerprint, "attempt": attempt}
+    )
     return attempt
 
 
 def _stale(run: Run, stale: Path, state: dict[str, Any]) -> Path:
     """Where what was made of the run with the settings of `state` goes."""
     stale.mkdir(parents=True, exist_ok=True)
-    parts = (run.regime, run.arm, f"seed{run.seed}", run.stage, file_name(str(state.get("fingerprint", "unknown"))))
+    parts = (
+        run.regime,
+        run.arm,
+        f"seed{run.seed}",
+        run.stage,
+        file_name(str(state.get("fingerprint", "unknown"))),
+    )
     return stale / "-".join(part for part in parts if part)
 
 
 def keep_failure(run: Run, out: Path) -> None:
     """Keep beside the records why a run has failed."""
     why = why_failed(run.folder, run.record, out)
-    write_state(run.record.parent, f"{run.stage}.{FAILED}", {"fingerprint": run.fingerprint, "why": why})
+    write_state(
+        run.record.parent, f"{run.stage}.{FAILED}", {"fingerprint": run.fingerprint, "why": why}
+    )
 
 
 def why_failed(folder: Path, record: Path, out: Path) -> str | None:
-    """Why the run of this folder has failed, without the place of the study's folder `out`; of one made elsewhere as
-    it was kept there; None where none has."""
+    """Why the run of this folder has failed, without the place of the study's folder `out`; of one
+    made elsewhere as it was kept there; None where none has."""
     if (folder / FAILED).exists():
         return _ended(folder).replace(f"{out}/", "")
     return read_state(record.parent, f"{record.stem}.{FAILED}").get("why")
@@ -106,7 +121,9 @@ def _ended(folder: Path) -> str:
     code = read_state(folder, FAILED).get("exit_code")
     if code is None:
         return log_tail(folder, 1)
-    ended = f"ended by signal {-code} ({signal.strsignal(-code)})" if code < 0 else f"exit code {code}"
+    ended = (
+        f"ended by signal {-code} ({signal.strsignal(-code)})" if code < 0 else f"exit code {code}"
+    )
     return f"{ended}; {last}" if (last := log_tail(folder, 1)) else ended
 
 

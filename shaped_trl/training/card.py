@@ -1,4 +1,5 @@
-"""What a `ShapedTrainer`'s model card says of its training: the shape, the tokens, the last numbers, the curves."""
+"""What a `ShapedTrainer`'s model card says of its training: the shape, the tokens, the last
+numbers, the curves."""
 
 from __future__ import annotations
 
@@ -41,13 +42,18 @@ def procedure(args: ShapedConfig, rows: Sequence[Mapping[str, Any]]) -> str:
         "| reward shape | |",
         "|---|--:|",
     ]
-    lines += [f"| {name} | {'scheduled' if name in scheduled else value} |" for name, value in shape.items()]
+    lines += [
+        f"| {name} | {'scheduled' if name in scheduled else value} |"
+        for name, value in shape.items()
+    ]
     if scheduled:
         lines += ["", f"Schedule of the shape, by step: `{json.dumps(scheduled)}`."]
     done = [row for row in rows if row.get("tokens") is not None]
     if done:
         lines += ["", f"Trained on {done[-1]['tokens']:,} tokens in {done[-1]['step']:,} steps."]
-        held_out = {f"eval_{name}": words.replace("training", "held out") for name, words in NUMBERS.items()}
+        held_out = {
+            f"eval_{name}": words.replace("training", "held out") for name, words in NUMBERS.items()
+        }
         last = {name for row in rows for name in row}
         others = {
             name: f"nll, held out, {name.partition('nll_source_')[2]}"

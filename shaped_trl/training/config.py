@@ -25,7 +25,9 @@ def default_bf16(bf16: bool | None, fp16: bool) -> bool:
     return (torch.accelerator.is_available() and not fp16) if bf16 is None else bf16
 
 
-def as_config(config: type[Config], args: TrainingArguments | None, model: Any, suffix: str) -> Config:
+def as_config(
+    config: type[Config], args: TrainingArguments | None, model: Any, suffix: str
+) -> Config:
     """The arguments of one of our trainers from what TRL's take: those of a base class, or none.
 
     Without any, `output_dir` is the model's name and `suffix`, as TRL has it.
@@ -41,22 +43,27 @@ def as_config(config: type[Config], args: TrainingArguments | None, model: Any, 
     given = {field.name: getattr(args, field.name) for field in fields(args) if field.init}
     unknown = sorted(given.keys() - {field.name for field in fields(config)})
     if unknown:
-        raise TypeError(f"args={type(args).__name__} has {', '.join(unknown)}, which {config.__name__} has not")
+        raise TypeError(
+            f"args={type(args).__name__} has {', '.join(unknown)}, which {config.__name__} has not"
+        )
     if given.get("steps_per_generation") is not None:
-        given["generation_batch_size"] = None  # GRPOConfig has worked out the one from the other, and takes one
+        # GRPOConfig has worked out the one from the other, and takes one
+        given["generation_batch_size"] = None
     return config(**given)
 
 
 @dataclass
 class ShapedConfig(WatchArguments, SFTConfig):
-    """`SFTConfig` plus the reward shape of arXiv 2512.22955 (Eq. 10–13). The defaults are cross-entropy.
+    """`SFTConfig` plus the reward shape of arXiv 2512.22955 (Eq. 10–13). The defaults are
+    cross-entropy.
 
-    What differs from `SFTConfig` by default: a run whose loss is not finite stops (`on_bad_loss`), `bf16` is off on a
-    CPU, and the tokens of the whole run are counted. `loss_type="dft"` is `positive="power"` here.
+    What differs from `SFTConfig` by default: a run whose loss is not finite stops (`on_bad_loss`),
+    `bf16` is off on a CPU, and the tokens of the whole run are counted. `loss_type="dft"` is
+    `positive="power"` here.
 
     The fields `beta`, `lambda_head`, `lambda_tail`, `top_k`, `positive` and `alpha` are those of
-    `shaped_kernels.RewardShape`, which documents their equations and refuses values outside their range. The form of
-    `shape_schedule` is that of `shaped_trl.training.schedules`.
+    `shaped_kernels.RewardShape`, which documents their equations and refuses values outside their
+    range. The form of `shape_schedule` is that of `shaped_trl.training.schedules`.
     """
 
     beta: float = field(
@@ -67,11 +74,14 @@ class ShapedConfig(WatchArguments, SFTConfig):
         },
     )
     lambda_head: float = field(
-        default=0.0, metadata={"help": "Reward of the other tokens among the top_k most probable (Eq. 12)."}
+        default=0.0,
+        metadata={"help": "Reward of the other tokens among the top_k most probable (Eq. 12)."},
     )
     lambda_tail: float = field(
         default=0.0,
-        metadata={"help": "Reward of the other tokens outside the top_k (Eq. 12); -0.1 penalises the tail."},
+        metadata={
+            "help": "Reward of the other tokens outside the top_k (Eq. 12); -0.1 penalises the tail."
+        },
     )
     top_k: int = field(default=100, metadata={"help": "Size of the head set K of Eq. 12."})
     positive: str = field(
@@ -81,7 +91,9 @@ class ShapedConfig(WatchArguments, SFTConfig):
             "power (w = p^alpha)."
         },
     )
-    alpha: float = field(default=1.0, metadata={"help": "Exponent of positive='power', w = p^alpha; 1 is DFT."})
+    alpha: float = field(
+        default=1.0, metadata={"help": "Exponent of positive='power', w = p^alpha; 1 is DFT."}
+    )
     shape_schedule: dict | str | None = field(
         default=None,
         metadata={
@@ -97,7 +109,8 @@ class ShapedConfig(WatchArguments, SFTConfig):
         },
     )
     hub_license: str | None = field(
-        default=None, metadata={"help": "Licence of the model, for its card; without it the card states none."}
+        default=None,
+        metadata={"help": "Licence of the model, for its card; without it the card states none."},
     )
     loss_impl: str = field(
         default="auto",
@@ -126,17 +139,25 @@ class ShapedConfig(WatchArguments, SFTConfig):
             self._keep_liger_off_the_loss()
 
     def _check_loss_impl(self) -> None:
-        """Refuse here, before any model is loaded, what the loss itself would refuse at the first step."""
+        """Refuse here, before any model is loaded, what the loss itself would refuse at the first
+        step."""
         choices = ("auto", *IMPLEMENTATIONS)
         if self.loss_impl not in choices:
-            raise ValueError(f"loss_impl={self.loss_impl!r} is unknown: choose from {', '.join(choices)}")
-        if self.loss_impl == "triton" and (reason := why_not_triton(torch.empty(1, 1, device=self.device))):
+            raise ValueError(
+                f"loss_impl={self.loss_impl!r} is unknown: choose from {', '.join(choices)}"
+            )
+        if self.loss_impl == "triton" and (
+            reason := why_not_triton(torch.empty(1, 1, device=self.device))
+        ):
             raise ValueError(f"loss_impl='triton' {reason}; leave it out")
 
     def _keep_liger_off_the_loss(self) -> None:
-        """Leave Liger its layer kernels only: its fused cross-entropy would replace the model's forward, and ours."""
+        """Leave Liger its layer kernels only: its fused cross-entropy would replace the model's
+        forward, and ours."""
         if not is_liger_kernel_available():
-            raise ValueError('use_liger_kernel=True needs liger-kernel: pip install "shaped-trl[gpu]"')
+            raise ValueError(
+                'use_liger_kernel=True needs liger-kernel: pip install "shaped-trl[gpu]"'
+            )
         losses = ("fused_linear_cross_entropy", "cross_entropy")
         given = self.liger_kernel_config or {}  # type: ignore[has-type]
         for name in losses:
@@ -148,7 +169,8 @@ class ShapedConfig(WatchArguments, SFTConfig):
         self.liger_kernel_config = given | dict.fromkeys(losses, False)
 
     def reward_shape(self) -> RewardShape:
-        """The validated shape. Raises ValueError naming the field, its value and what is allowed."""
+        """The validated shape. Raises ValueError naming the field, its value and what is
+        allowed."""
         return RewardShape(
             beta=self.beta,
             lambda_head=self.lambda_head,
@@ -159,6 +181,9 @@ class ShapedConfig(WatchArguments, SFTConfig):
         )
 
     def reward_schedule(self) -> ShapeSchedule | None:
-        """The validated schedule of the shape; None without one. Raises ValueError as `ShapeSchedule.parse` does."""
+        """The validated schedule of the shape; None without one. Raises ValueError as
+        `ShapeSchedule.parse` does."""
         shape = self.reward_shape()
-        return None if self.shape_schedule is None else ShapeSchedule.parse(self.shape_schedule, shape)
+        return (
+            None if self.shape_schedule is None else ShapeSchedule.parse(self.shape_schedule, shape)
+        )

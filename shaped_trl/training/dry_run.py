@@ -1,4 +1,5 @@
-"""`shaped-trl train --dry_run`: what a recipe would do, with nothing trained and nothing written."""
+"""`shaped-trl train --dry_run`: what a recipe would do, with nothing trained and nothing
+written."""
 
 from __future__ import annotations
 
@@ -46,25 +47,32 @@ class DryRunArguments:
 
     dry_run: bool = field(
         default=False,
-        metadata={"help": "Print parameters, tokens, steps, memory and the first batch; train and write nothing."},
+        metadata={
+            "help": "Print parameters, tokens, steps, memory and the first batch; train and write nothing."
+        },
     )
     devices: int | None = field(
-        default=None, metadata={"help": "For --dry_run: number of devices; default: those that run the command."}
+        default=None,
+        metadata={"help": "For --dry_run: number of devices; default: those that run the command."},
     )
 
     def __post_init__(self):
         if self.devices is not None and self.devices < 1:
             raise ValueError(f"devices={self.devices} must be at least 1")
         if self.devices is not None and not self.dry_run:
-            raise ValueError(f"devices={self.devices} is for --dry_run: accelerate launch chooses those of a run")
+            raise ValueError(
+                f"devices={self.devices} is for --dry_run: accelerate launch chooses those of a run"
+            )
 
 
-def dry_run(corpus: CorpusArguments, args: ShapedConfig, model_args: ModelConfig, devices: int | None) -> str:
+def dry_run(
+    corpus: CorpusArguments, args: ShapedConfig, model_args: ModelConfig, devices: int | None
+) -> str:
     """The plan of a run as text.
 
     Raises:
-        UserError: options that the run itself would refuse, but for data, tokenizer or checkpoint that cannot be
-            reached from here, which the text names.
+        UserError: options that the run itself would refuse, but for data, tokenizer or checkpoint
+            that cannot be reached from here, which the text names.
     """
     if starts_from_checkpoint(corpus, model_args):
         mixture_entries(corpus)  # for its checks; the checkpoint may be made by a run still to come
@@ -87,7 +95,9 @@ def _steps(corpus: CorpusArguments, args: ShapedConfig, devices: int) -> tuple[i
     return (args.max_steps if args.max_steps > 0 else None), sequences
 
 
-def _model_lines(corpus: CorpusArguments, args: ShapedConfig, model_args: ModelConfig, devices: int) -> Iterator[str]:
+def _model_lines(
+    corpus: CorpusArguments, args: ShapedConfig, model_args: ModelConfig, devices: int
+) -> Iterator[str]:
     try:
         config = _config(corpus, args, model_args)
     except NOT_AT_HAND as error:
@@ -117,30 +127,48 @@ def _model_lines(corpus: CorpusArguments, args: ShapedConfig, model_args: ModelC
     kinds = {"one device": False} if devices == 1 else {"DDP": False, "FSDP2 or ZeRO-3": True}
     for name, sharded in kinds.items():
         memory = step_memory(text, sharded=sharded, **given)
-        parts = (memory.states, memory.copies, memory.activations, memory.mask, memory.loss, memory.total)
-        cells = [f"{part / 2**30:{width}.2f}" for part, width in zip(parts, (9, 8, 13, 7, 7, 7), strict=True)]
+        parts = (
+            memory.states,
+            memory.copies,
+            memory.activations,
+            memory.mask,
+            memory.loss,
+            memory.total,
+        )
+        cells = [
+            f"{part / 2**30:{width}.2f}"
+            for part, width in zip(parts, (9, 8, 13, 7, 7, 7), strict=True)
+        ]
         yield f"             {name:15}{''.join(cells)}"
 
 
-def _config(corpus: CorpusArguments, args: ShapedConfig, model_args: ModelConfig) -> PreTrainedConfig:
+def _config(
+    corpus: CorpusArguments, args: ShapedConfig, model_args: ModelConfig
+) -> PreTrainedConfig:
     if starts_from_checkpoint(corpus, model_args):
         return checkpoint_config(model_args, trusts_code(args), **(args.model_init_kwargs or {}))
     assert isinstance(corpus.from_scratch, dict)  # by `check_files`
     vocabulary = corpus.tokenizer_vocab_size  # at most, of a tokenizer that is trained
-    if corpus.tokenizer_name_or_path and not {"architecture", "vocab_size"} & corpus.from_scratch.keys():
-        vocabulary = len(load_tokenizer(corpus.tokenizer_name_or_path, trust_remote_code=trusts_code(args)))
+    if (
+        corpus.tokenizer_name_or_path
+        and not {"architecture", "vocab_size"} & corpus.from_scratch.keys()
+    ):
+        vocabulary = len(
+            load_tokenizer(corpus.tokenizer_name_or_path, trust_remote_code=trusts_code(args))
+        )
     return new_config(corpus.from_scratch, vocabulary=vocabulary)
 
 
-def _data_lines(corpus, args: ShapedConfig, devices: int, sequences: int, steps: int | None) -> Iterator[str]:
+def _data_lines(
+    corpus, args: ShapedConfig, devices: int, sequences: int, steps: int | None
+) -> Iterator[str]:
     for options, weight in mixture_entries(corpus):
         how = ", streamed" if options.streaming else ""
         if holds_out(options):
             how += f", the first {options.num_heldout:,} rows held out"
         yield f"data         {weight:6.1%}  {source_name(options)} ({options.dataset_train_split}{how})"
-    per_device = (
-        f"{_count(devices, 'device')} × {args.per_device_train_batch_size} × {args.gradient_accumulation_steps}"
-    )
+    rows, steps = args.per_device_train_batch_size, args.gradient_accumulation_steps
+    per_device = f"{_count(devices, 'device')} × {rows} × {steps}"
     step = f"{sequences:,} sequences ({per_device})"
     if args.packing and args.max_length:
         step += f" of {args.max_length:,} tokens = {sequences * args.max_length:,} tokens"
@@ -148,8 +176,16 @@ def _data_lines(corpus, args: ShapedConfig, devices: int, sequences: int, steps:
     if steps is None:
         yield f"steps        as many as {args.num_train_epochs:g} epochs of the data make"
         return
-    total = f", {steps * sequences * args.max_length:,} tokens" if args.packing and args.max_length else ""
-    budget = f" of a budget of {parse_tokens(corpus.train_tokens):,}" if corpus.train_tokens is not None else ""
+    total = (
+        f", {steps * sequences * args.max_length:,} tokens"
+        if args.packing and args.max_length
+        else ""
+    )
+    budget = (
+        f" of a budget of {parse_tokens(corpus.train_tokens):,}"
+        if corpus.train_tokens is not None
+        else ""
+    )
     yield f"steps        {steps:,}{total}{budget}"
     kind, warmup = args.lr_scheduler_type.value, args.get_warmup_steps(steps)
     yield f"learning     {args.learning_rate:g}, {kind}, {warmup:,} steps of warm-up, {args.lr_scheduler_kwargs or ''}"
@@ -162,14 +198,21 @@ def _data_lines(corpus, args: ShapedConfig, devices: int, sequences: int, steps:
         yield f"             at the last step {schedule.at(steps, steps)}"
 
 
-def _batch_lines(corpus: CorpusArguments, args: ShapedConfig, model_args: ModelConfig) -> Iterator[str]:
-    """The first micro-batch as the trainer would get it, from the trainer itself with a model of no size."""
+def _batch_lines(
+    corpus: CorpusArguments, args: ShapedConfig, model_args: ModelConfig
+) -> Iterator[str]:
+    """The first micro-batch as the trainer would get it, from the trainer itself with a model of no
+    size."""
     disable_progress_bars()
     with tempfile.TemporaryDirectory() as folder:
         quiet = copy.copy(args)
         quiet.output_dir, quiet.router_bias_rate, quiet.report_to = folder, 0.0, []
         quiet.eval_strategy, quiet.dataloader_num_workers, quiet.model_init_kwargs = "no", 0, None
-        quiet.dataloader_prefetch_factor, quiet.dataloader_pin_memory, quiet.use_liger_kernel = None, False, False
+        quiet.dataloader_prefetch_factor, quiet.dataloader_pin_memory, quiet.use_liger_kernel = (
+            None,
+            False,
+            False,
+        )
         source = copy.copy(corpus)
         source.train_tokens = None  # it is `max_steps` by now
         plain = copy.copy(model_args)
@@ -181,7 +224,8 @@ def _batch_lines(corpus: CorpusArguments, args: ShapedConfig, model_args: ModelC
             yield f"first batch  not at hand: {_one_line(error)}"
             return
     ids, labels = batch["input_ids"][0], batch["labels"][0]
-    length = int(batch["attention_mask"][0].sum()) if "attention_mask" in batch else len(ids)  # padding is left out
+    # padding is left out
+    length = int(batch["attention_mask"][0].sum()) if "attention_mask" in batch else len(ids)
     shape = " × ".join(map(str, batch["input_ids"].shape))
     targets = (labels[:length] != -100).double().mean()
     yield f"first batch  {shape} tokens, {targets:.1%} of the first row's are targets; it reads:"
@@ -198,7 +242,9 @@ def _batch_lines(corpus: CorpusArguments, args: ShapedConfig, model_args: ModelC
             return
 
 
-def _stand_in(corpus: CorpusArguments, args: ShapedConfig, model_args: ModelConfig, sources) -> tuple[Any, Any]:
+def _stand_in(
+    corpus: CorpusArguments, args: ShapedConfig, model_args: ModelConfig, sources
+) -> tuple[Any, Any]:
     """The run's tokenizer and a model of two numbers' width: batches do not depend on the model."""
     if starts_from_checkpoint(corpus, model_args):
         options = {"revision": model_args.model_revision, "trust_remote_code": trusts_code(args)}

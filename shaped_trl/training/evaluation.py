@@ -1,11 +1,13 @@
-"""Benchmarks during training: the live model's samples, graded by the evaluation suite, every so many steps.
+"""Benchmarks during training: the live model's samples, graded by the evaluation suite, every so
+many steps.
 
     output_dir/_evaluations/step-500/   a run of the suite, which `shaped-trl report` reads
     the trainer's log                   benchmark/gsm8k/avg@4, pass@4, cons@4, truncated, unparsed: shares of 1
 
-The training that goes on is bit for bit that without evaluations (`live.undisturbed`). One process generates and
-grades, under data parallelism the others wait for it: keep problems and samples few, within `ddp_timeout`. Engines
-that leave no process a whole model are refused; their checkpoints are evaluated after training.
+The training that goes on is bit for bit that without evaluations (`live.undisturbed`). One process
+generates and grades, under data parallelism the others wait for it: keep problems and samples few,
+within `ddp_timeout`. Engines that leave no process a whole model are refused; their checkpoints are
+evaluated after training.
 """
 
 from __future__ import annotations
@@ -27,14 +29,16 @@ from transformers import Trainer, TrainerCallback
 
 from shaped_trl.training.live import LiveBackend, base_model, undisturbed
 
-# A Trainer that pushes its output_dir leaves out names with this beginning: a run holds the benchmark's golds.
+# A Trainer that pushes its output_dir leaves out names with this beginning: a run holds the
+# benchmark's golds.
 FOLDER = "_evaluations"
 PREFIX = "benchmark/"
 
 
 @dataclass
 class BenchmarkArguments:
-    """Benchmarks of the evaluation suite during `train` and `rlvr`; at temperature 0.7 and top-p 0.95.
+    """Benchmarks of the evaluation suite during `train` and `rlvr`; at temperature 0.7 and top-p
+    0.95.
 
     Raises:
         UserError: an unknown benchmark, or a number out of range.
@@ -47,10 +51,15 @@ class BenchmarkArguments:
             "eval_benchmark_steps and after the last. None: no such evaluation."
         },
     )
-    eval_benchmark_steps: int = field(default=500, metadata={"help": "Optimizer steps between two evaluations."})
-    eval_benchmark_n: int = field(default=4, metadata={"help": "Samples per problem of an evaluation."})
+    eval_benchmark_steps: int = field(
+        default=500, metadata={"help": "Optimizer steps between two evaluations."}
+    )
+    eval_benchmark_n: int = field(
+        default=4, metadata={"help": "Samples per problem of an evaluation."}
+    )
     eval_benchmark_limit: int | None = field(
-        default=None, metadata={"help": "Only the first so many problems of each benchmark; none: all."}
+        default=None,
+        metadata={"help": "Only the first so many problems of each benchmark; none: all."},
     )
     eval_benchmark_max_new_tokens: int = field(
         default=512, metadata={"help": "Most tokens of a completion in an evaluation."}
@@ -71,7 +80,9 @@ class BenchmarkArguments:
         except UserError as error:
             raise UserError(f"eval_{error}") from error
 
-    def sample_config(self, output_dir: str, step: int, hub_mirror: str | None, seed: int) -> SampleConfig:
+    def sample_config(
+        self, output_dir: str, step: int, hub_mirror: str | None, seed: int
+    ) -> SampleConfig:
         """The suite's options for the evaluation of one step."""
         assert self.eval_benchmarks is not None
         return SampleConfig(
@@ -88,10 +99,12 @@ class BenchmarkArguments:
 
 
 class BenchmarkCallback(TrainerCallback):
-    """Evaluates `trainer.model` on benchmarks before the first step, every `eval_benchmark_steps`, after the last.
+    """Evaluates `trainer.model` on benchmarks before the first step, every `eval_benchmark_steps`,
+    after the last.
 
-    An evaluation is logged before the checkpoint of its step is written, so a resumed run has each once. One that
-    was killed halfway goes on if the step comes out with the same weights, and begins anew if not.
+    An evaluation is logged before the checkpoint of its step is written, so a resumed run has each
+    once. One that was killed halfway goes on if the step comes out with the same weights, and
+    begins anew if not.
 
     Args:
         trainer: that the callback is added to.
@@ -99,11 +112,13 @@ class BenchmarkCallback(TrainerCallback):
         hub_mirror: folder to read the benchmarks from, before the Hub.
 
     Raises:
-        UserError: the engine shards the model, or its adapter cannot generate. At the first step, when a benchmark
-            is not found or its prompts do not fit the model's context.
+        UserError: the engine shards the model, or its adapter cannot generate. At the first step,
+            when a benchmark is not found or its prompts do not fit the model's context.
     """
 
-    def __init__(self, trainer: Trainer, arguments: BenchmarkArguments, hub_mirror: str | None = None) -> None:
+    def __init__(
+        self, trainer: Trainer, arguments: BenchmarkArguments, hub_mirror: str | None = None
+    ) -> None:
         self.trainer, self.arguments, self.hub_mirror = trainer, arguments, hub_mirror
         _check_engine(trainer)
         self.model = base_model(trainer.model)
@@ -113,11 +128,15 @@ class BenchmarkCallback(TrainerCallback):
             self.evaluate()
 
     def on_step_end(self, args, state, control, **kwargs):
-        if state.global_step % self.arguments.eval_benchmark_steps == 0 or state.global_step >= state.max_steps:
+        if (
+            state.global_step % self.arguments.eval_benchmark_steps == 0
+            or state.global_step >= state.max_steps
+        ):
             self.evaluate()
 
     def evaluate(self) -> dict[str, float]:
-        """Evaluate the model as it is now, in all processes at once, and log and return the numbers."""
+        """Evaluate the model as it is now, in all processes at once, and log and return the
+        numbers."""
         trainer = self.trainer
         shared: list[Any] = [None, None]
         if trainer.is_world_process_zero():
@@ -150,7 +169,9 @@ class BenchmarkCallback(TrainerCallback):
         return {**_numbers(results), f"{PREFIX}runtime": round(time.monotonic() - began, 3)}
 
 
-def add_benchmarks(trainer: Trainer, arguments: BenchmarkArguments | None, hub_mirror: str | None) -> None:
+def add_benchmarks(
+    trainer: Trainer, arguments: BenchmarkArguments | None, hub_mirror: str | None
+) -> None:
     """Add a `BenchmarkCallback` where benchmarks are asked for."""
     if arguments is not None and arguments.eval_benchmarks is not None:
         trainer.add_callback(BenchmarkCallback(trainer, arguments, hub_mirror))
@@ -177,8 +198,13 @@ def _drop_other(folder: Path, identity: str, config: SampleConfig) -> None:
         record = read_record(folder)
     except UserError:  # damaged
         record = {"settings": {}}
-    same = record.get("model_identity") == identity and record.get("benchmarks") == config.benchmark_names
-    if not same or any(getattr(config, name, value) != value for name, value in record["settings"].items()):
+    same = (
+        record.get("model_identity") == identity
+        and record.get("benchmarks") == config.benchmark_names
+    )
+    if not same or any(
+        getattr(config, name, value) != value for name, value in record["settings"].items()
+    ):
         shutil.rmtree(folder)
 
 
@@ -187,7 +213,9 @@ def _check_engine(trainer: Trainer) -> None:
     parallelism = getattr(trainer.accelerator, "parallelism_config", None)
     engines = {
         "FSDP": trainer.is_fsdp_enabled,
-        "DeepSpeed ZeRO-3": trainer.is_deepspeed_enabled and plugin is not None and plugin.zero_stage == 3,
+        "DeepSpeed ZeRO-3": trainer.is_deepspeed_enabled
+        and plugin is not None
+        and plugin.zero_stage == 3,
         "tensor parallelism": trainer.get_tp_size() > 1,
         "context or sequence parallelism": parallelism is not None
         and (parallelism.cp_size > 1 or getattr(parallelism, "sp_size", 1) > 1),

@@ -26,7 +26,11 @@ class Panel:
 
 def plot_panels(panels: Sequence[Panel]) -> Figure | None:
     """Panels side by side over steps, None where nothing was logged. A colour is an arm."""
-    drawn = [panel for panel in panels if any(steps for lines in panel.curves.values() for steps, _ in lines)]
+    drawn = [
+        panel
+        for panel in panels
+        if any(steps for lines in panel.curves.values() for steps, _ in lines)
+    ]
     if not drawn:
         return None
     figure, axes = _axes(len(drawn))

@@ -1,4 +1,5 @@
-"""Rows of the log that a kill cuts in two: a checkpoint has the sums since the last row, and a resumed run goes on."""
+"""Rows of the log that a kill cuts in two: a checkpoint has the sums since the last row, and a
+resumed run goes on."""
 
 from __future__ import annotations
 
@@ -14,7 +15,8 @@ KEY = "shaped_trl_interval"
 class ContinuedInterval:
     """Mixin of a Trainer; `continue_interval` once it is built.
 
-    Without it the first row after a resume has the means over the steps since the resume, not since the row before.
+    Without it the first row after a resume has the means over the steps since the resume, not since
+    the row before.
     """
 
     def continue_interval(self) -> None:

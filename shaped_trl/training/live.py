@@ -27,7 +27,9 @@ class LiveBackend(TransformersBackend):
     To be used within `undisturbed(model)`: it replaces the model's generation settings.
     """
 
-    def __init__(self, config: SampleConfig, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> None:
+    def __init__(
+        self, config: SampleConfig, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase
+    ) -> None:
         self._config = config
         self._prompts = _LivePrompts(config, model, tokenizer)
         self._tokenizer = tokenizer
@@ -35,7 +37,9 @@ class LiveBackend(TransformersBackend):
         self.identity = weights_fingerprint(model)
         self.device = model.device.type
         if config.chat_template and not tokenizer.chat_template:
-            raise UserError("eval_benchmark_chat_template=True, but the tokenizer has no chat template: leave it out")
+            raise UserError(
+                "eval_benchmark_chat_template=True, but the tokenizer has no chat template: leave it out"
+            )
 
     @property
     def tokenizer(self) -> PreTrainedTokenizerBase:
@@ -44,8 +48,14 @@ class LiveBackend(TransformersBackend):
 
 
 class _LivePrompts(Prompts):
-    def __init__(self, config: SampleConfig, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> None:
-        self.model_config, self.tokenizer, self.chat_template = model.config, tokenizer, config.chat_template
+    def __init__(
+        self, config: SampleConfig, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase
+    ) -> None:
+        self.model_config, self.tokenizer, self.chat_template = (
+            model.config,
+            tokenizer,
+            config.chat_template,
+        )
 
 
 def base_model(model: nn.Module) -> PreTrainedModel:
@@ -57,12 +67,15 @@ def base_model(model: nn.Module) -> PreTrainedModel:
     if not isinstance(model, PeftModel):
         return model
     if model.active_peft_config.is_prompt_learning:
-        raise UserError("eval_benchmarks is not supported with prompt learning: leave it out, or train with LoRA")
+        raise UserError(
+            "eval_benchmarks is not supported with prompt learning: leave it out, or train with LoRA"
+        )
     return model.get_base_model()
 
 
 def weights_fingerprint(model: nn.Module) -> str:
-    """Hash of names, shapes, dtypes and a few values of every parameter: training changes all of them."""
+    """Hash of names, shapes, dtypes and a few values of every parameter: training changes all of
+    them."""
     digest = hashlib.sha256()
     for name, parameter in model.named_parameters():
         digest.update(f"{name}\0{tuple(parameter.shape)}\0{parameter.dtype}\0".encode())
@@ -75,10 +88,12 @@ def weights_fingerprint(model: nn.Module) -> str:
 
 @contextmanager
 def undisturbed(model: PreTrainedModel) -> Iterator[None]:
-    """Within, the model is in evaluation mode with its cache on; after, training goes on as if nothing had been.
+    """Within, the model is in evaluation mode with its cache on; after, training goes on as if
+    nothing had been.
 
-    Put back: each module's mode, the settings of generation and cache, every buffer (some rotary embeddings move
-    theirs with the length they see), and the random states of Python, NumPy, torch and the model's device.
+    Put back: each module's mode, the settings of generation and cache, every buffer (some rotary
+    embeddings move theirs with the length they see), and the random states of Python, NumPy, torch
+    and the model's device.
     """
     modes = [(module, module.training) for module in model.modules()]
     buffers = [(buffer, buffer.clone()) for buffer in model.buffers()]

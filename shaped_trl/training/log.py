@@ -1,4 +1,5 @@
-"""The run's own log: one JSON row a logging step, append-only, continued on resume; and a picture of it."""
+"""The run's own log: one JSON row a logging step, append-only, continued on resume; and a picture
+of it."""
 
 from __future__ import annotations
 
@@ -27,8 +28,8 @@ RENAMED = {
 class JsonlLogCallback(TrainerCallback):
     """Append every log of the Trainer to `output_dir/<name>`, on the main process.
 
-    On resume, rows of steps after the checkpoint are dropped first: the run redoes those steps, and the file reads
-    as that of an undisturbed run.
+    On resume, rows of steps after the checkpoint are dropped first: the run redoes those steps, and
+    the file reads as that of an undisturbed run.
     """
 
     def __init__(self, name: str, renamed: Mapping[str, str | None] = RENAMED):
@@ -50,7 +51,8 @@ class JsonlLogCallback(TrainerCallback):
             write_atomic(path, "".join(json.dumps(row) + "\n" for row in kept))
 
     def on_log(self, args, state, control, logs=None, **kwargs):
-        if not state.is_world_process_zero or not logs or "train_loss" in logs:  # the summary at the end
+        # the summary at the end
+        if not state.is_world_process_zero or not logs or "train_loss" in logs:
             return
         row = {"step": state.global_step}
         for key, value in logs.items():
@@ -61,7 +63,8 @@ class JsonlLogCallback(TrainerCallback):
 
 
 class LogPlotCallback(TrainerCallback):
-    """Draw `output_dir/<name>`, a log in JSON lines, as a .png beside it: at a save, a push and the end."""
+    """Draw `output_dir/<name>`, a log in JSON lines, as a .png beside it: at a save, a push and the
+    end."""
 
     def __init__(self, name: str):
         self.name = name
@@ -74,7 +77,8 @@ class LogPlotCallback(TrainerCallback):
             from shaped_trl.training.plots import plot_log
 
             plot_log(Path(args.output_dir) / self.name)
-        except Exception as error:  # a picture is not worth a run: a full disk, fonts that cannot be read
+        # a picture is not worth a run: a full disk, fonts that cannot be read
+        except Exception as error:
             logger.warning("no plot of %s: %s: %s", self.name, type(error).__name__, error)
 
     on_train_end = on_push_begin = on_save

@@ -21,7 +21,8 @@ def with_step(row: dict[str, Any]) -> dict[str, Any]:
 def read_log(path: Path) -> list[dict[str, Any]]:
     """The rows of a log, merged by step and in step order; none if the run has not written any.
 
-    Training and evaluation rows of one step are one row afterwards; of a repeated value the last one counts.
+    Training and evaluation rows of one step are one row afterwards; of a repeated value the last
+    one counts.
     """
     if not path.exists():
         return []

@@ -1,16 +1,19 @@
 """Memory of a training step on one device, estimated from the configuration alone.
 
-An estimate of tensors, not of what an allocator reserves: add a tenth or more. Sequences of T tokens, L layers, width
-D, attention width A = heads × head size, K = key-value heads × head size, feed-forward F, vocabulary V.
+An estimate of tensors, not of what an allocator reserves: add a tenth or more. Sequences of T
+tokens, L layers, width D, attention width A = heads × head size, K = key-value heads × head size,
+feed-forward F, vocabulary V.
 
-- weights, gradients and AdamW's two moments: 4 numbers a parameter in the model's dtype; of adapters nothing;
+- weights, gradients and AdamW's two moments: 4 numbers a parameter in the model's dtype; of
+  adapters nothing;
 - DDP's buckets, a second copy of the gradients;
-- a copy of the weights in half precision under autocast; where the model is sharded (FSDP2, ZeRO-3) of two layers, the
-  embedding and the head only, gathered while they compute;
-- what the forward keeps for the backward, in a layer 6D + 4A + 8K + 4F numbers a token and four of head size for the
-  rotation (tests count them on the model itself); each chosen expert of a mixture 2D + 4F in the place of 4F, and D
-  for the router. Under autocast with float32 weights the residual stream, the norms and the rotation stay float32:
-  26D + 11A + 10K + 8F bytes. With gradient checkpointing D a token and layer, and one layer in full;
+- a copy of the weights in half precision under autocast; where the model is sharded (FSDP2, ZeRO-3)
+  of two layers, the embedding and the head only, gathered while they compute;
+- what the forward keeps for the backward, in a layer 6D + 4A + 8K + 4F numbers a token and four of
+  head size for the rotation (tests count them on the model itself); each chosen expert of a mixture
+  2D + 4F in the place of 4F, and D for the router. Under autocast with float32 weights the residual
+  stream, the norms and the rotation stay float32: 26D + 11A + 10K + 8F bytes. With gradient
+  checkpointing D a token and layer, and one layer in full;
 - a mask of T × T bytes a sequence, unless flash attention takes the documents' lengths;
 - the loss: the head's gradient in float32, that of the hidden states, and one chunk of logits.
 """
@@ -45,19 +48,32 @@ def layer_numbers(config: PreTrainedConfig) -> int:
     """Numbers that the forward of one layer keeps for its backward, a token."""
     D, F = config.hidden_size, config.intermediate_size
     head_size = getattr(config, "head_dim", None) or D // config.num_attention_heads
-    kept = 6 * D + 4 * config.num_attention_heads * head_size + 8 * config.num_key_value_heads * head_size
+    kept = (
+        6 * D
+        + 4 * config.num_attention_heads * head_size
+        + 8 * config.num_key_value_heads * head_size
+    )
     kept += 4 * head_size
-    return kept + (D + config.num_experts_per_tok * (2 * D + 4 * F) if is_mixture(config) else 4 * F)
+    return kept + (
+        D + config.num_experts_per_tok * (2 * D + 4 * F) if is_mixture(config) else 4 * F
+    )
 
 
 def layer_bytes(config: PreTrainedConfig, compute_bytes: int, mixed: bool) -> int:
-    """Bytes that the forward of one layer keeps, a token; `mixed`: half precision beside float32 weights."""
+    """Bytes that the forward of one layer keeps, a token; `mixed`: half precision beside float32
+    weights."""
     if not mixed:
         return compute_bytes * layer_numbers(config)
     D, F = config.hidden_size, config.intermediate_size
     head_size = getattr(config, "head_dim", None) or D // config.num_attention_heads
-    kept = 26 * D + 11 * config.num_attention_heads * head_size + 10 * config.num_key_value_heads * head_size
-    return kept + (2 * (D + config.num_experts_per_tok * (2 * D + 4 * F)) if is_mixture(config) else 8 * F)
+    kept = (
+        26 * D
+        + 11 * config.num_attention_heads * head_size
+        + 10 * config.num_key_value_heads * head_size
+    )
+    return kept + (
+        2 * (D + config.num_experts_per_tok * (2 * D + 4 * F)) if is_mixture(config) else 8 * F
+    )
 
 
 def step_memory(

@@ -1,16 +1,18 @@
 """Means over parts of the targets: by the target's rank, its rarity, its position and its source.
 
-All are sums of values over the targets of a class, kept on the device and added up over processes once, when they
-are logged. The largest has three numbers for each token of the vocabulary.
+All are sums of values over the targets of a class, kept on the device and added up over processes
+once, when they are logged. The largest has three numbers for each token of the vocabulary.
 
     rank_0, rank_1, rank_2_3, …    share of the targets that so many tokens come before (0: top-1), in doubling buckets
     rare_nll, rare_token_accuracy  of rare targets: those whose token is among the rarest that together make up at most
-                                   a tenth of the set's targets, of equally rare ones those of lowest id
+                                   a tenth of the set's targets, of equally rare ones those of
+                                   lowest id
     nll_position_0_255, …          by the number of tokens before the target in its document (in its row, where the
                                    batch has no position_ids), in doubling buckets
     nll_source_<name>              by the rows' column `source`
 
-Which targets are rare depends on the set alone: it is the same for every model and every shape of the loss.
+Which targets are rare depends on the set alone: it is the same for every model and every shape of
+the loss.
 
 Dimensions: B rows, T positions, C classes, V vocabulary.
 """
@@ -39,10 +41,13 @@ Reduce = Callable[[Tensor], Tensor]
 
 
 class _Sums:
-    """For each of C classes, how many targets it has and the sums of some of their values, in float64."""
+    """For each of C classes, how many targets it has and the sums of some of their values, in
+    float64."""
 
     def __init__(self, values: int, classes: int, device: torch.device):
-        self.sums_C = [torch.zeros(classes, dtype=torch.float64, device=device) for _ in range(1 + values)]
+        self.sums_C = [
+            torch.zeros(classes, dtype=torch.float64, device=device) for _ in range(1 + values)
+        ]
 
     def add(self, classes_BT: Tensor, mask_BT: Tensor, *values_BT: Tensor) -> None:
         """Add targets; where `mask_BT` is false, the class may be anything and the values are 0."""
@@ -115,8 +120,10 @@ def _means(prefix: str, names: Sequence[str], totals: list[Tensor]) -> dict[str,
 
 
 def bucket(values: Tensor, first: int) -> Tensor:
-    """Number of the doubling bucket of whole numbers ≥ 0: 0 below `first`, then [first, 2·first) is 1, and so on."""
-    # The exponent of a float between 1/2 and 1, times a power of two: 0 for 0, 1 for 1, 2 for 2 and 3.
+    """Number of the doubling bucket of whole numbers ≥ 0: 0 below `first`, then [first, 2·first) is
+    1, and so on."""
+    # The exponent of a float between 1/2 and 1, times a power of two: 0 for 0, 1 for 1, 2 for 2 and
+    # 3.
     return torch.frexp((values // first).float()).exponent.long()
 
 
@@ -127,7 +134,8 @@ def bucket_name(number: int, first: int) -> str:
 
 
 def rare_tokens(count_V: Tensor) -> Tensor:
-    """Booleans [V]: the rarest tokens that together have at most 1/`RARE` of all targets, ties to the lowest id."""
+    """Booleans [V]: the rarest tokens that together have at most 1/`RARE` of all targets, ties to
+    the lowest id."""
     order = count_V.argsort(stable=True)
     is_rare_V = torch.zeros_like(count_V, dtype=torch.bool)
     is_rare_V[order] = RARE * count_V[order].cumsum(0) <= count_V.sum()
@@ -135,36 +143,48 @@ def rare_tokens(count_V: Tensor) -> Tensor:
 
 
 def target_tokens(inputs: dict[str, Any]) -> tuple[Tensor, Tensor]:
-    """Targets of a batch as `ShapedCausalLMOutput` has them, and how many tokens of its document precede each."""
+    """Targets of a batch as `ShapedCausalLMOutput` has them, and how many tokens of its document
+    precede each."""
     shifted = inputs.get("shift_labels") is not None
     tokens_BT: Tensor = inputs["shift_labels" if shifted else "labels"]
     positions_BT = inputs.get("position_ids")
     if positions_BT is None:
-        positions_BT = torch.arange(tokens_BT.shape[1], device=tokens_BT.device).expand_as(tokens_BT)
+        positions_BT = torch.arange(tokens_BT.shape[1], device=tokens_BT.device).expand_as(
+            tokens_BT
+        )
     # Labels that come shifted stand one place before their own.
     return (tokens_BT, positions_BT + 1) if shifted else (tokens_BT[:, 1:], positions_BT[:, 1:])
 
 
 def source_names(rows: Any) -> list[str]:
-    """The sources that the rows of a memory-mapped data set name; none without the column, or with too many."""
+    """The sources that the rows of a memory-mapped data set name; none without the column, or with
+    too many."""
     if not isinstance(rows, Dataset) or SOURCE not in rows.column_names:
         return []
     names = sorted({str(name) for name in rows.unique(SOURCE)})
     if len(names) > MOST_SOURCES:
-        logger.warning("column %s has %d values: no evaluation by source above %d", SOURCE, len(names), MOST_SOURCES)
+        logger.warning(
+            "column %s has %d values: no evaluation by source above %d",
+            SOURCE,
+            len(names),
+            MOST_SOURCES,
+        )
         return []
     return names
 
 
 class SourceCollator:
-    """A collator that adds `source` to the batch: the number of each token's source, shape of the labels."""
+    """A collator that adds `source` to the batch: the number of each token's source, shape of the
+    labels."""
 
     def __init__(self, collate: Callable[[list[dict]], dict[str, Any]], names: Sequence[str]):
         self.collate, self.numbers = collate, {name: number for number, name in enumerate(names)}
 
     def __call__(self, rows: list[dict]) -> dict[str, Any]:
         sources_B = torch.tensor([self.numbers[str(row[SOURCE])] for row in rows])
-        batch = self.collate([{key: value for key, value in row.items() if key != SOURCE} for row in rows])
+        batch = self.collate(
+            [{key: value for key, value in row.items() if key != SOURCE} for row in rows]
+        )
         sources_BT = torch.zeros_like(batch["labels"])
         if len(sources_BT) == len(rows):
             sources_BT[:] = sources_B[:, None]

@@ -1,4 +1,5 @@
-"""A run's log as one picture: losses, entropy, masses, ranks, learning rate and the scheduled shape over steps."""
+"""A run's log as one picture: losses, entropy, masses, ranks, learning rate and the scheduled shape
+over steps."""
 
 from __future__ import annotations
 
@@ -18,9 +19,21 @@ _GROUPS = ("informative", "all_right", "all_wrong", "truncated", "unparsed", "un
 PANELS = (
     ("Loss", "nats per token", ("loss", "nll", "eval_loss", "eval_nll")),
     ("Entropy", "nats", ("entropy", "eval_entropy")),
-    ("Head and tail mass", "probability", ("head_mass", "tail_mass", "eval_head_mass", "eval_tail_mass")),
-    ("Top-1", "share of the targets", ("mean_token_accuracy", "eval_mean_token_accuracy", "eval_rare_token_accuracy")),
-    ("Parts of the evaluation", "nats per token", ("eval_rare_nll", "eval_nll_position_*", "eval_nll_source_*")),
+    (
+        "Head and tail mass",
+        "probability",
+        ("head_mass", "tail_mass", "eval_head_mass", "eval_tail_mass"),
+    ),
+    (
+        "Top-1",
+        "share of the targets",
+        ("mean_token_accuracy", "eval_mean_token_accuracy", "eval_rare_token_accuracy"),
+    ),
+    (
+        "Parts of the evaluation",
+        "nats per token",
+        ("eval_rare_nll", "eval_nll_position_*", "eval_nll_source_*"),
+    ),
     ("Reward", "mean accuracy", ("raw_reward", "eval_rewards/accuracy/mean")),
     ("Response", "tokens", ("completion_length", "completion_length_max")),
     ("Completions", "share", ("truncated", "unparsed", "ungraded")),
@@ -38,7 +51,9 @@ def log_panels(rows: Sequence[dict[str, Any]]) -> list[Panel]:
     rows, panels = list(rows), []
     logged = list(dict.fromkeys(column for row in rows for column in row))
     for title, unit, patterns in PANELS:
-        columns = [column for pattern in patterns for column in logged if fnmatchcase(column, pattern)]
+        columns = [
+            column for pattern in patterns for column in logged if fnmatchcase(column, pattern)
+        ]
         curves = {column: [line] for column in columns if (line := curve(rows, column))[0]}
         if curves:
             panels.append(Panel(title, unit, curves))
@@ -46,15 +61,24 @@ def log_panels(rows: Sequence[dict[str, Any]]) -> list[Panel]:
 
 
 def _rank_panel(rows: list[dict[str, Any]], logged: Sequence[str]) -> list[Panel]:
-    """The histogram of target ranks in a few parts that a picture can hold: of evaluations, else of training."""
+    """The histogram of target ranks in a few parts that a picture can hold: of evaluations, else of
+    training."""
     prefix = "eval_rank_" if "eval_rank_0" in logged else "rank_"
-    buckets = [column for column in logged if column.startswith(prefix)]  # in the order of the ranks
+    # in the order of the ranks
+    buckets = [column for column in logged if column.startswith(prefix)]
     curves = {}
-    for name, part in (("0", buckets[:1]), ("1–7", buckets[1:4]), ("8–127", buckets[4:8]), ("128 on", buckets[8:])):
+    for name, part in (
+        ("0", buckets[:1]),
+        ("1–7", buckets[1:4]),
+        ("8–127", buckets[4:8]),
+        ("128 on", buckets[8:]),
+    ):
         steps = curve(rows, part[0])[0] if part else []
         if steps:
             columns = [curve(rows, column)[1] for column in part]
-            curves[f"{prefix}{name}"] = [(steps, [sum(values) for values in zip(*columns, strict=True)])]
+            curves[f"{prefix}{name}"] = [
+                (steps, [sum(values) for values in zip(*columns, strict=True)])
+            ]
     return [Panel("Rank of the target", "share of the targets", curves)] if curves else []
 
 

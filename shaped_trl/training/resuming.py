@@ -1,4 +1,5 @@
-"""A run that goes on where it stopped: its last whole checkpoint, what must agree, and what a full disk does."""
+"""A run that goes on where it stopped: its last whole checkpoint, what must agree, and what a full
+disk does."""
 
 from __future__ import annotations
 
@@ -28,7 +29,14 @@ from shaped_trl.training.trainer import ShapedTrainer
 
 # what of two configurations must agree for weights of one to be those of the other
 SAME_MODEL = (
-    *("model_type", "vocab_size", "hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads"),
+    *(
+        "model_type",
+        "vocab_size",
+        "hidden_size",
+        "intermediate_size",
+        "num_hidden_layers",
+        "num_attention_heads",
+    ),
     *("num_key_value_heads", "head_dim", "num_local_experts", "num_experts", "tie_word_embeddings"),
 )
 # free space with which torch's failure to write is taken for a full disk
@@ -58,10 +66,11 @@ def own_output_dir(args: TrainingArguments) -> Iterator[None]:
 
 @contextmanager
 def full_disk_explained(output_dir: str) -> Iterator[None]:
-    """Turn what a full disk, or one that became read-only, raises within into one line that says where the run will
-    go on.
+    """Turn what a full disk, or one that became read-only, raises within into one line that says
+    where the run will go on.
 
-    Checkpoints before the one that did not fit are whole, and `last_checkpoint` passes over a part of one.
+    Checkpoints before the one that did not fit are whole, and `last_checkpoint` passes over a part
+    of one.
 
     Raises:
         UserError: `output_dir` cannot be written any more.
@@ -82,7 +91,8 @@ def full_disk_explained(output_dir: str) -> Iterator[None]:
 
 
 def _refused_write(error: BaseException, output_dir: str) -> int | None:
-    """The system's number of what kept a file from being written; None where an error is another one."""
+    """The system's number of what kept a file from being written; None where an error is another
+    one."""
     if isinstance(error, OSError):
         return error.errno if error.errno in NOT_WRITTEN else None
     # safetensors and torch.save write in compiled code, and raise errors of their own
@@ -91,8 +101,14 @@ def _refused_write(error: BaseException, output_dir: str) -> int | None:
         return int(said[1])
     if "No space left on device" in str(error):
         return errno.ENOSPC
-    from_torch = any(word in str(error) for word in ("PytorchStreamWriter", "inline_container", "iostream error"))
-    return errno.ENOSPC if from_torch and shutil.disk_usage(output_dir).free < TOO_LITTLE_BYTES else None
+    from_torch = any(
+        word in str(error) for word in ("PytorchStreamWriter", "inline_container", "iostream error")
+    )
+    return (
+        errno.ENOSPC
+        if from_torch and shutil.disk_usage(output_dir).free < TOO_LITTLE_BYTES
+        else None
+    )
 
 
 def already_finished(args: TrainingArguments) -> bool:
@@ -107,7 +123,9 @@ def already_finished(args: TrainingArguments) -> bool:
     checkpoint = _checkpoint(args)
     if not saved or checkpoint is None or not _is_last(checkpoint):
         return False
-    print(f"{args.output_dir}: this run is finished; {'pushing it' if args.push_to_hub else 'nothing to do'}")
+    print(
+        f"{args.output_dir}: this run is finished; {'pushing it' if args.push_to_hub else 'nothing to do'}"
+    )
     if args.push_to_hub:
         push_finished(args)
     return True
@@ -129,12 +147,18 @@ def _checkpoint(args: TrainingArguments) -> str | None:
 
 
 def last_checkpoint(output_dir: str | Path) -> str | None:
-    """The last checkpoint that was written to its end; one that a killed run left half-written is passed over.
+    """The last checkpoint that was written to its end; one that a killed run left half-written is
+    passed over.
 
-    The Trainer writes its state last. A stream's positions are there for every process or it is not complete.
+    The Trainer writes its state last. A stream's positions are there for every process or it is not
+    complete.
     """
     folders = Path(output_dir).glob("checkpoint-*")
-    steps = {int(folder.name.partition("-")[2]): folder for folder in folders if folder.name[11:].isdigit()}
+    steps = {
+        int(folder.name.partition("-")[2]): folder
+        for folder in folders
+        if folder.name[11:].isdigit()
+    }
     for _, folder in sorted(steps.items(), reverse=True):
         if _complete(folder):
             return str(folder)
@@ -188,7 +212,8 @@ def save_for_good(trainer: Any) -> None:
 
 
 def check_same_model(trainer: Trainer, checkpoint: str) -> None:
-    """Raise UserError where a checkpoint is of another model than the run's: the Trainer would load what fits.
+    """Raise UserError where a checkpoint is of another model than the run's: the Trainer would load
+    what fits.
 
     A checkpoint of adapters has no configuration and is not checked.
     """

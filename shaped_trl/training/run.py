@@ -1,4 +1,5 @@
-"""`shaped-trl train`: one resolved recipe → data, tokenizer, model → ShapedTrainer → a checkpoint."""
+"""`shaped-trl train`: one resolved recipe → data, tokenizer, model → ShapedTrainer → a
+checkpoint."""
 
 from __future__ import annotations
 
@@ -63,25 +64,38 @@ def model_source(model_args: ModelConfig) -> str:
         raise UserError("model_name_or_path is missing: give a local folder or a Hub id")
     looks_local = name.startswith((".", "/", "~")) or name.count("/") > 1
     if looks_local and not (Path(name).expanduser() / "config.json").is_file():
-        raise UserError(f"model_name_or_path={name!r}: no config.json there; give a saved model's folder or a Hub id")
+        raise UserError(
+            f"model_name_or_path={name!r}: no config.json there; give a saved model's folder or a Hub id"
+        )
     return name
 
 
 def trusts_code(args: TrainingArguments) -> bool:
-    """Whether Python code of the model's repository may run: `trust_remote_code` of TRL's configurations."""
+    """Whether Python code of the model's repository may run: `trust_remote_code` of TRL's
+    configurations."""
     return bool((args.model_init_kwargs or {}).get("trust_remote_code", args.trust_remote_code))
 
 
-def checkpoint_config(model_args: ModelConfig, trust_remote_code: bool = False, **changes: Any) -> PreTrainedConfig:
+def checkpoint_config(
+    model_args: ModelConfig, trust_remote_code: bool = False, **changes: Any
+) -> PreTrainedConfig:
     """The configuration of the checkpoint to start from; no weights are read.
 
     Raises:
-        UserError: it is not there, cannot be read, needs code of its own that may not run, or is no causal language
-            model.
+        UserError: it is not there, cannot be read, needs code of its own that may not run, or is no
+            causal language model.
     """
     name, field = model_source(model_args), "model_name_or_path"
-    changes = {key: value for key, value in changes.items() if key not in ("dtype", "revision", "trust_remote_code")}
-    options = {"revision": model_args.model_revision, "trust_remote_code": trust_remote_code, **changes}
+    changes = {
+        key: value
+        for key, value in changes.items()
+        if key not in ("dtype", "revision", "trust_remote_code")
+    }
+    options = {
+        "revision": model_args.model_revision,
+        "trust_remote_code": trust_remote_code,
+        **changes,
+    }
     config = read_pretrained(AutoConfig, name, field, **options)
     if AutoModelForCausalLM.__name__ in (getattr(config, "auto_map", None) or {}):
         if trust_remote_code:
@@ -89,7 +103,9 @@ def checkpoint_config(model_args: ModelConfig, trust_remote_code: bool = False, 
         if type(config) not in MODEL_FOR_CAUSAL_LM_MAPPING:
             raise needs_code(name, field)
     masked = any("MaskedLM" in name for name in config.architectures or [])
-    if type(config) not in MODEL_FOR_CAUSAL_LM_MAPPING or (masked and not getattr(config, "is_decoder", False)):
+    if type(config) not in MODEL_FOR_CAUSAL_LM_MAPPING or (
+        masked and not getattr(config, "is_decoder", False)
+    ):
         raise UserError(
             f"model_name_or_path={name!r} is of type {config.model_type!r}, which is no causal language model of "
             "transformers: give one that AutoModelForCausalLM loads"
@@ -109,12 +125,18 @@ def model_init_kwargs(model_args: ModelConfig) -> dict:
     return {name: value for name, value in kwargs.items() if value is not None}
 
 
-def check_files(corpus: CorpusArguments, model_args: ModelConfig, trust_remote_code: bool = False) -> None:
-    """Raise UserError for a start that cannot work: no checkpoint there, no usable configuration or mixture."""
+def check_files(
+    corpus: CorpusArguments, model_args: ModelConfig, trust_remote_code: bool = False
+) -> None:
+    """Raise UserError for a start that cannot work: no checkpoint there, no usable configuration or
+    mixture."""
     mixture_entries(corpus)
     if starts_from_checkpoint(corpus, model_args):
         checkpoint_config(model_args, trust_remote_code)
-    elif not isinstance(corpus.from_scratch, dict) or not {"model_type", "architecture"} & corpus.from_scratch.keys():
+    elif (
+        not isinstance(corpus.from_scratch, dict)
+        or not {"model_type", "architecture"} & corpus.from_scratch.keys()
+    ):
         raise UserError(
             "from_scratch needs a mapping with model_type, e.g. {model_type: qwen3, hidden_size: 64}, or with one of "
             f"the paper's models, e.g. {{architecture: 1b}}: {', '.join(ARCHITECTURES)}"
@@ -129,23 +151,28 @@ def starts_from_checkpoint(corpus: CorpusArguments, model_args: ModelConfig) -> 
 def new_tokenizer(
     corpus: CorpusArguments, sources: list[Source], trust_remote_code: bool = False
 ) -> PreTrainedTokenizerBase:
-    """The tokenizer that was asked for, or one trained on the corpus (the first `TOKENIZER_ROWS` of a stream)."""
+    """The tokenizer that was asked for, or one trained on the corpus (the first `TOKENIZER_ROWS` of
+    a stream)."""
     if corpus.tokenizer_name_or_path:
         return load_tokenizer(corpus.tokenizer_name_or_path, trust_remote_code=trust_remote_code)
     texts = (text for source in sources for text in _texts(source))
     return train_tokenizer(texts, corpus.tokenizer_kind, corpus.tokenizer_vocab_size)
 
 
-def load_tokenizer(name: str, field: str = "tokenizer_name_or_path", **options: Any) -> PreTrainedTokenizerBase:
+def load_tokenizer(
+    name: str, field: str = "tokenizer_name_or_path", **options: Any
+) -> PreTrainedTokenizerBase:
     """The tokenizer of a folder or Hub id.
 
     Raises:
-        UserError: there is none, one that needs code of its own (`read_pretrained`), or one without a vocabulary, as
-            transformers makes of a model's folder without files.
+        UserError: there is none, one that needs code of its own (`read_pretrained`), or one without
+            a vocabulary, as transformers makes of a model's folder without files.
     """
     tokenizer = read_pretrained(AutoTokenizer, name, field, **options)
     if len(tokenizer) <= len(tokenizer.all_special_tokens):
-        raise UserError(f"{field}={name!r} has no tokenizer files: save the model's tokenizer beside it")
+        raise UserError(
+            f"{field}={name!r} has no tokenizer files: save the model's tokenizer beside it"
+        )
     return tokenizer
 
 
@@ -161,18 +188,24 @@ def _texts(source: Source) -> Iterator[str]:
     return (row[name] for row in rows for name in names)
 
 
-def new_config(settings: dict[str, Any], vocabulary: int, **special: int | None) -> PreTrainedConfig:
+def new_config(
+    settings: dict[str, Any], vocabulary: int, **special: int | None
+) -> PreTrainedConfig:
     """The configuration of a model from scratch.
 
-    `architecture` in `settings` names one of `modeling.architectures`, with a vocabulary of its own;
-    `scaled_down: true` beside it makes the small model of its rule, for a trial on a laptop. Without it `settings`
+    `architecture` in `settings` names one of `modeling.architectures`, with a vocabulary of its
+    own;
+    `scaled_down: true` beside it makes the small model of its rule, for a trial on a laptop.
+        Without it `settings`
     are those of a configuration of transformers, the vocabulary of the tokenizer by default.
 
     Raises:
         UserError: no such model, or settings that it refuses.
     """
     name, small = settings.get("architecture"), settings.get("scaled_down", False)
-    settings = {key: value for key, value in settings.items() if key not in ("architecture", "scaled_down")}
+    settings = {
+        key: value for key, value in settings.items() if key not in ("architecture", "scaled_down")
+    }
     try:
         if name is None:
             return AutoConfig.for_model(**{"vocab_size": vocabulary, **special, **settings})
@@ -182,8 +215,11 @@ def new_config(settings: dict[str, Any], vocabulary: int, **special: int | None)
         raise UserError(f"from_scratch {name or settings.get('model_type')}: {error}") from error
 
 
-def new_model(settings: dict[str, Any], tokenizer: PreTrainedTokenizerBase, model_args: ModelConfig):
-    """A randomly initialised causal language model that fits `tokenizer` (its special tokens, and its vocabulary).
+def new_model(
+    settings: dict[str, Any], tokenizer: PreTrainedTokenizerBase, model_args: ModelConfig
+):
+    """A randomly initialised causal language model that fits `tokenizer` (its special tokens, and
+    its vocabulary).
 
     Raises:
         UserError: as `new_config` does; a vocabulary below the tokenizer's.
@@ -203,11 +239,16 @@ def new_model(settings: dict[str, Any], tokenizer: PreTrainedTokenizerBase, mode
         return AutoModelForCausalLM.from_config(
             config, dtype=model_args.dtype or "float32", attn_implementation=attention
         )
-    except (ValueError, ImportError) as error:  # an attention that is unknown, or whose package is not there
-        raise UserError(f"attn_implementation={attention!r}: {' '.join(str(error).split())}") from error
+    # an attention that is unknown, or whose package is not there
+    except (ValueError, ImportError) as error:
+        raise UserError(
+            f"attn_implementation={attention!r}: {' '.join(str(error).split())}"
+        ) from error
 
 
-def tokenizer_and_model(corpus: CorpusArguments, args: ShapedConfig, model_args: ModelConfig, sources: list[Source]):
+def tokenizer_and_model(
+    corpus: CorpusArguments, args: ShapedConfig, model_args: ModelConfig, sources: list[Source]
+):
     """What the trainer gets: both made anew, or a checkpoint's name, of which it loads both."""
     if starts_from_checkpoint(corpus, model_args):
         trusted = trusts_code(args)
@@ -237,24 +278,37 @@ def tokenizer_and_model(corpus: CorpusArguments, args: ShapedConfig, model_args:
     return tokenizer, model
 
 
-def check_fit(config: PreTrainedConfig, args: ShapedConfig, tokenizer: PreTrainedTokenizerBase) -> None:
-    """Raise UserError for tokens or positions without an embedding; warn of positions beyond the model's own."""
+def check_fit(
+    config: PreTrainedConfig, args: ShapedConfig, tokenizer: PreTrainedTokenizerBase
+) -> None:
+    """Raise UserError for tokens or positions without an embedding; warn of positions beyond the
+    model's own."""
     text = config.get_text_config()
     if text.vocab_size < len(tokenizer):
-        raise UserError(f"the model's vocab_size={text.vocab_size} is below the tokenizer's {len(tokenizer)} tokens")
+        raise UserError(
+            f"the model's vocab_size={text.vocab_size} is below the tokenizer's {len(tokenizer)} tokens"
+        )
     positions = getattr(text, "max_position_embeddings", None)
     if positions is None or args.max_length is None or args.max_length <= positions:
         return
-    beyond = f"max_length={args.max_length} is beyond the model's max_position_embeddings={positions}"
+    beyond = (
+        f"max_length={args.max_length} is beyond the model's max_position_embeddings={positions}"
+    )
     if getattr(text, "rope_parameters", None) is None:  # a table of positions ends there
         raise UserError(f"{beyond}: lower it")
-    logger.warning(f"{beyond}: raise that through model_init_kwargs (or from_scratch), or lower max_length")
+    logger.warning(
+        f"{beyond}: raise that through model_init_kwargs (or from_scratch), or lower max_length"
+    )
 
 
 def build_trainer(
-    corpus: CorpusArguments, args: ShapedConfig, model_args: ModelConfig, make_model=tokenizer_and_model
+    corpus: CorpusArguments,
+    args: ShapedConfig,
+    model_args: ModelConfig,
+    make_model=tokenizer_and_model,
 ) -> ShapedTrainer:
-    """Load data, tokenizer and model, and put them into a `ShapedTrainer`; a mixture or stream into its subclass."""
+    """Load data, tokenizer and model, and put them into a `ShapedTrainer`; a mixture or stream into
+    its subclass."""
     check_files(corpus, model_args, trusts_code(args))
     check_data_options(corpus, args)
     overlap = Overlap(corpus.decontaminate, corpus.hub_mirror) if corpus.decontaminate else None
@@ -264,7 +318,9 @@ def build_trainer(
         if SOURCE in eval_rows.column_names and args.eval_packing is None:
             args.eval_packing = False  # TRL packs without other columns
     elif args.eval_strategy != "no":
-        raise UserError(f"eval_strategy={str(args.eval_strategy)!r} needs num_heldout or dataset_test_split")
+        raise UserError(
+            f"eval_strategy={str(args.eval_strategy)!r} needs num_heldout or dataset_test_split"
+        )
     tokenizer, model = make_model(corpus, args, model_args, sources)
     given = {
         "eval_dataset": eval_rows,
@@ -280,14 +336,17 @@ def build_trainer(
         trainer = ShapedTrainer(model, args, train_dataset=sources[0].rows, **given)
     if corpus.train_tokens is not None:
         # the trainer knows how many processes share a batch
-        args.max_steps = budget_steps(corpus.train_tokens, trainer.get_total_train_batch_size(args), args.max_length)
+        args.max_steps = budget_steps(
+            corpus.train_tokens, trainer.get_total_train_batch_size(args), args.max_length
+        )
     if args.max_steps > 0 and (misfit := learning_rate_misfit(args, args.max_steps)):
         logger.warning(misfit)
     return trainer
 
 
 def learning_rate_misfit(args: ShapedConfig, steps: int) -> str | None:
-    """One line where warm-up and decay do not fit into the run, which transformers accepts silently."""
+    """One line where warm-up and decay do not fit into the run, which transformers accepts
+    silently."""
     decay = dict(args.lr_scheduler_kwargs or {}).get("num_decay_steps") or 0
     warmup = args.get_warmup_steps(steps)
     if warmup + decay <= steps:
@@ -304,14 +363,19 @@ def streams(corpus: CorpusArguments) -> bool:
 
 
 def check_data_options(corpus: CorpusArguments, args: ShapedConfig) -> None:
-    """Raise UserError for options of the data that contradict others; set `max_steps` from a token budget."""
+    """Raise UserError for options of the data that contradict others; set `max_steps` from a token
+    budget."""
     if streams(corpus):
         check_streaming(args)
     if corpus.train_tokens is not None:
         if args.max_steps > 0:
-            raise UserError(f"train_tokens={corpus.train_tokens} beside max_steps={args.max_steps}: give one of them")
+            raise UserError(
+                f"train_tokens={corpus.train_tokens} beside max_steps={args.max_steps}: give one of them"
+            )
         if not args.packing or args.max_length is None:
-            raise UserError(f"train_tokens={corpus.train_tokens} needs packing: true and max_length")
+            raise UserError(
+                f"train_tokens={corpus.train_tokens} needs packing: true and max_length"
+            )
         sequences = args.train_batch_size * args.gradient_accumulation_steps * args.world_size
         args.max_steps = budget_steps(corpus.train_tokens, sequences, args.max_length)
     elif corpus.streaming and args.max_steps <= 0:
@@ -324,7 +388,8 @@ def train(
     model_args: ModelConfig,
     benchmarks: BenchmarkArguments | None = None,
 ) -> None:
-    """Train, evaluate at the end where there is an evaluation set, and save the model to `output_dir`.
+    """Train, evaluate at the end where there is an evaluation set, and save the model to
+    `output_dir`.
 
     A run that finds its own checkpoint in `output_dir` continues from it.
     """

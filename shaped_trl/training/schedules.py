@@ -1,4 +1,5 @@
-"""Schedules of the reward shape: beta, lambda_head and lambda_tail as functions of the optimizer step.
+"""Schedules of the reward shape: beta, lambda_head and lambda_tail as functions of the optimizer
+step.
 
 One mapping per scheduled field, in YAML, or in JSON on the command line::
 
@@ -7,14 +8,17 @@ One mapping per scheduled field, in YAML, or in JSON on the command line::
       lambda_tail: {kind: piecewise, points: [[0, 0.0], [0.5, 0.0], [1.0, -0.1]]}
 
 - ``constant``: `value`.
-- ``linear``, ``cosine``: `start` up to `from_step` (0), `end` from `to_step` (1.0) on; a straight line or half a
-  cosine in between.
-- ``piecewise``: `points` of [step, value] with straight lines in between; the first and the last value hold outside.
+- ``linear``, ``cosine``: `start` up to `from_step` (0), `end` from `to_step` (1.0) on; a straight
+  line or half a cosine in between.
+- ``piecewise``: `points` of [step, value] with straight lines in between; the first and the last
+  value hold outside.
 
-A step without a decimal point counts optimizer steps; one with it, from 0.0 to 1.0, is a fraction of the training's
-steps, as in transformers' `warmup_steps`. A fraction moves when `max_steps` changes, a count does not.
+A step without a decimal point counts optimizer steps; one with it, from 0.0 to 1.0, is a fraction
+of the training's steps, as in transformers' `warmup_steps`. A fraction moves when `max_steps`
+changes, a count does not.
 
-Steps count from 1, as in the log: the first update has the shape of step 1, and an evaluation after it as well.
+Steps count from 1, as in the log: the first update has the shape of step 1, and an evaluation after
+it as well.
 """
 
 from __future__ import annotations
@@ -40,7 +44,8 @@ _KEYS = {
 
 @dataclass(frozen=True)
 class Curve:
-    """A value over steps: (step, value) points, joined by straight lines or half cosines; constant outside.
+    """A value over steps: (step, value) points, joined by straight lines or half cosines; constant
+    outside.
 
     A step that is a float is a fraction of the training's steps.
     """
@@ -64,37 +69,46 @@ class Curve:
 
 @dataclass(frozen=True)
 class ShapeSchedule:
-    """A `RewardShape` at every step: a pure function of the step, so a resumed run continues it exactly."""
+    """A `RewardShape` at every step: a pure function of the step, so a resumed run continues it
+    exactly."""
 
     base: RewardShape
     curves: Mapping[str, Curve]
 
     def at(self, step: int, max_steps: int) -> RewardShape:
         """The shape of update number `step` (from 1) out of `max_steps`; 0 is before training."""
-        values: dict[str, Any] = {name: curve.at(step, max_steps) for name, curve in self.curves.items()}
+        values: dict[str, Any] = {
+            name: curve.at(step, max_steps) for name, curve in self.curves.items()
+        }
         return replace(self.base, **values)
 
     @classmethod
     def parse(cls, settings: Any, base: RewardShape) -> ShapeSchedule:
-        """The schedule that `settings` describe (see the module), over the fields of `base` that it leaves alone.
+        """The schedule that `settings` describe (see the module), over the fields of `base` that it
+        leaves alone.
 
         Raises:
-            ValueError: what is wrong and where: an unknown field, kind or key, steps that do not ascend, a value that
-                `RewardShape` refuses, or one that `base` already gives.
+            ValueError: what is wrong and where: an unknown field, kind or key, steps that do not
+                ascend, a value that `RewardShape` refuses, or one that `base` already gives.
         """
         if not isinstance(settings, dict):
-            raise ValueError(f"shape_schedule={settings!r} must map {', '.join(SCHEDULABLE)} to schedules")
+            raise ValueError(
+                f"shape_schedule={settings!r} must map {', '.join(SCHEDULABLE)} to schedules"
+            )
         curves: dict[str, Curve] = {}
         for name, entry in settings.items():
             if name not in SCHEDULABLE:
-                raise ValueError(f"shape_schedule: unknown field {name!r}; choose from {', '.join(SCHEDULABLE)}")
+                raise ValueError(
+                    f"shape_schedule: unknown field {name!r}; choose from {', '.join(SCHEDULABLE)}"
+                )
             if getattr(base, name) != 0:
                 raise ValueError(
                     f"{name}={getattr(base, name)!r} is given, and a shape_schedule for {name} as well: leave one out"
                 )
             try:
                 curves[name] = _curve(entry)
-                # values in between lie between those of the points, and the allowed ranges have no holes
+                # values in between lie between those of the points, and the allowed ranges have no
+                # holes
                 for _, value in curves[name].points:
                     replace(base, **{name: value})  # type: ignore[arg-type]
             except ValueError as error:
@@ -112,7 +126,9 @@ def from_json(text: str) -> Any:
         return json.loads(text)
     except json.JSONDecodeError as error:
         example = '{"beta": {"kind": "linear", "start": 0.0, "end": -0.25}}'
-        raise ValueError(f"shape_schedule={text!r} is not JSON ({error}); write it as '{example}'") from error
+        raise ValueError(
+            f"shape_schedule={text!r} is not JSON ({error}); write it as '{example}'"
+        ) from error
 
 
 def _curve(entry: Any) -> Curve:
@@ -123,19 +139,26 @@ def _curve(entry: Any) -> Curve:
     given = entry.keys() - {"kind"}
     if given - {*needed, *optional} or set(needed) - given:
         extra = f", and may have {' and '.join(optional)}" if optional else ""
-        raise ValueError(f"kind={kind!r} needs {' and '.join(needed)}{extra}; it has {', '.join(map(str, entry))}")
+        raise ValueError(
+            f"kind={kind!r} needs {' and '.join(needed)}{extra}; it has {', '.join(map(str, entry))}"
+        )
     if kind == "constant":
         points = [(0, entry["value"])]
     elif kind == "piecewise":
         points = _points(entry["points"])
     else:
-        points = [(entry.get("from_step", 0), entry["start"]), (entry.get("to_step", 1.0), entry["end"])]
+        points = [
+            (entry.get("from_step", 0), entry["start"]),
+            (entry.get("to_step", 1.0), entry["end"]),
+        ]
     _check_steps([step for step, _ in points])
     return Curve(tuple(points), cosine=kind == "cosine")
 
 
 def _points(points: Any) -> list[tuple[Any, Any]]:
-    pairs = isinstance(points, list) and all(isinstance(point, list | tuple) and len(point) == 2 for point in points)
+    pairs = isinstance(points, list) and all(
+        isinstance(point, list | tuple) and len(point) == 2 for point in points
+    )
     if not pairs or not points:
         raise ValueError(f"points={points!r} must be a list of [step, value]")
     return [tuple(point) for point in points]
@@ -151,7 +174,9 @@ def _check_steps(steps: list[Any]) -> None:
             )
     counts = any(isinstance(step, int) and step > 0 for step in steps)
     if counts and any(isinstance(step, float) and 0 < step < 1 for step in steps):
-        raise ValueError(f"steps {steps} mix counts of steps and fractions of the training: write all in one way")
+        raise ValueError(
+            f"steps {steps} mix counts of steps and fractions of the training: write all in one way"
+        )
     # 1.0 is the end of the training, after every count
     order = [math.inf if isinstance(step, float) and step == 1 else step for step in steps]
     if any(after <= before for before, after in pairwise(order)):

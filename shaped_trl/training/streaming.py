@@ -1,7 +1,9 @@
-"""Training on a `PackedStream` that continues exactly: its position travels with each batch into the checkpoint.
+"""Training on a `PackedStream` that continues exactly: its position travels with each batch into
+the checkpoint.
 
-A position is saved from the last batch that the Trainer took, not from the last one read: DataLoader workers may
-be ahead. It lies beside the random state that the Trainer saves, before older checkpoints are deleted:
+A position is saved from the last batch that the Trainer took, not from the last one read:
+DataLoader workers may be ahead. It lies beside the random state that the Trainer saves, before
+older checkpoints are deleted:
 
     checkpoint-<step>/stream-<rank>.json   {"world", "position"}
 """
@@ -33,7 +35,9 @@ from shaped_trl.training.trainer import ShapedTrainer
 def check_streaming(args: ShapedConfig) -> None:
     """Raise UserError for settings that a packed stream cannot have."""
     if not args.packing or args.max_length is None or args.packing_strategy == "wrapped":
-        raise UserError("mixture and streaming need packing: true and max_length (and no packing_strategy: wrapped)")
+        raise UserError(
+            "mixture and streaming need packing: true and max_length (and no packing_strategy: wrapped)"
+        )
     if args.dataloader_num_workers > 1:
         raise UserError(
             f"dataloader_num_workers={args.dataloader_num_workers}: a mixture or stream has one position a process; "
@@ -42,13 +46,14 @@ def check_streaming(args: ShapedConfig) -> None:
 
 
 class StreamingTrainer(ShapedTrainer):
-    """`ShapedTrainer` on sources in place of `train_dataset`, packed by `PackedStream`, resumed where it stopped.
+    """`ShapedTrainer` on sources in place of `train_dataset`, packed by `PackedStream`, resumed
+    where it stopped.
 
     `sources_of_step` holds, of the step under way, the source of each sequence of each micro-batch.
 
     Raises:
-        UserError: settings that `check_streaming` refuses; a checkpoint without a position, or of another number of
-            processes.
+        UserError: settings that `check_streaming` refuses; a checkpoint without a position, or of
+            another number of processes.
     """
 
     def __init__(self, model, args: ShapedConfig, *, sources: list[Source], **kwargs):
@@ -60,13 +65,18 @@ class StreamingTrainer(ShapedTrainer):
         super().__init__(model, args, train_dataset=sources[0].rows, **kwargs)
         self.add_callback(_Epoch())
 
-    def _prepare_dataset(self, dataset, processing_class, args, packing, formatting_func, dataset_name):
+    def _prepare_dataset(
+        self, dataset, processing_class, args, packing, formatting_func, dataset_name
+    ):
         if dataset is self.sources[0].rows:  # the training set: prepared when the ranks are known
             return dataset
-        return super()._prepare_dataset(dataset, processing_class, args, packing, formatting_func, dataset_name)
+        return super()._prepare_dataset(
+            dataset, processing_class, args, packing, formatting_func, dataset_name
+        )
 
     def _tokenised(self, source: Source, rank: int, world: int) -> Source:
-        """TRL's preparation up to `labels`, of this process's part; cached by `datasets` where memory-mapped."""
+        """TRL's preparation up to `labels`, of this process's part; cached by `datasets` where
+        memory-mapped."""
         args = copy.copy(self.args)
         args.max_length, args.shuffle_dataset = None, False
         rows = part_of(source.rows, rank, world)
@@ -98,21 +108,25 @@ class StreamingTrainer(ShapedTrainer):
             num_workers=workers,
             prefetch_factor=self.args.dataloader_prefetch_factor if workers else None,
             pin_memory=self.args.dataloader_pin_memory,
-            # its own: starting an iterator draws a seed, which would move the model's random numbers on resume
+            # its own: starting an iterator draws a seed, which would move the model's random
+            # numbers on resume
             generator=torch.Generator(),
         )
 
     def _collate(self) -> Callable[[list[dict]], dict[str, Any]]:
-        """TRL's collator, which puts a batch into one row for attention that takes the documents' lengths.
+        """TRL's collator, which puts a batch into one row for attention that takes the documents'
+        lengths.
 
-        sdpa and eager attention would mask that row densely, so for them each sequence stays a row of its own: the
-        same numbers for a batch's share of the products. Layers that carry a state along a row need its lengths.
+        sdpa and eager attention would mask that row densely, so for them each sequence stays a row
+        of its own: the same numbers for a batch's share of the products. Layers that carry a state
+        along a row need its lengths.
         """
         collator = self.data_collator
         return SequencesAsRows(collator, self.args.max_length) if self.masks_densely() else collator
 
     def _group(self) -> int:
-        """How many processes read the same data, since they share a model's layers or a sequence."""
+        """How many processes read the same data, since they share a model's layers or a
+        sequence."""
         return self.get_tp_size() * self.get_cp_size() * self.get_sp_size()
 
     def get_batch_samples(self, epoch_iterator, num_batches, device):
@@ -141,7 +155,9 @@ class StreamingTrainer(ShapedTrainer):
     def _read_position(self, checkpoint: str) -> dict[str, Any]:
         path = position_file(checkpoint, self.args.process_index)
         if not path.is_file():
-            raise UserError(f"{checkpoint} has no {path.name}: it is not a checkpoint of this mixture or stream")
+            raise UserError(
+                f"{checkpoint} has no {path.name}: it is not a checkpoint of this mixture or stream"
+            )
         state = read_object(path, check_position)
         if state["world"] != self.args.world_size:
             raise UserError(
@@ -158,11 +174,14 @@ class StreamingTrainer(ShapedTrainer):
         path = self._dropped_rows()
         if path.is_file():
             kept = list(read_jsonl(path))[:count]
-            write_atomic(path, "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in kept))
+            write_atomic(
+                path, "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in kept)
+            )
 
 
 class SequencesAsRows:
-    """A padding-free collator whose batch of B sequences of `length` tokens is [B, length], not [1, B·length].
+    """A padding-free collator whose batch of B sequences of `length` tokens is [B, length], not [1,
+    B·length].
 
     Documents are told apart by `position_ids`.
     """
@@ -178,7 +197,8 @@ class SequencesAsRows:
 
 
 class _Epoch(TrainerCallback):
-    """The share of the run as `epoch`, which the Trainer would count from the restart when it skips no data."""
+    """The share of the run as `epoch`, which the Trainer would count from the restart when it skips
+    no data."""
 
     def on_step_end(self, args, state, control, **kwargs):
         state.epoch = state.global_step / state.max_steps
@@ -187,7 +207,12 @@ class _Epoch(TrainerCallback):
 def check_position(state: dict[str, Any]) -> None:
     """Raise ValueError for what is no position of a stream."""
     check_field("world", state.get("world"), is_count, "a number of processes")
-    check_field("position", state.get("position"), lambda value: value is None or isinstance(value, dict), "an object")
+    check_field(
+        "position",
+        state.get("position"),
+        lambda value: value is None or isinstance(value, dict),
+        "an object",
+    )
 
 
 def position_file(checkpoint: str | Path, rank: int) -> Path:

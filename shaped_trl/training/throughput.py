@@ -1,9 +1,10 @@
 """Tokens per second, model FLOP/s utilisation (MFU) and time left, in each row of the training log.
 
-Training a token takes 6·N + 12·L·A·T floating-point operations (arXiv 2204.02311, appendix B): N parameters that
-multiply (the input embedding only looks up and does not count unless it is the head as well; of experts, those that
-are active), L layers, A attention heads × head size, T `max_length`. Attention is counted over the whole sequence,
-neither causal nor by document, and what checkpointing recomputes is not counted.
+Training a token takes 6·N + 12·L·A·T floating-point operations (arXiv 2204.02311, appendix B): N
+parameters that multiply (the input embedding only looks up and does not count unless it is the head
+as well; of experts, those that are active), L layers, A attention heads × head size, T
+`max_length`. Attention is counted over the whole sequence, neither causal nor by document, and what
+checkpointing recomputes is not counted.
 """
 
 from __future__ import annotations
@@ -13,7 +14,8 @@ import time
 import torch
 from transformers import PreTrainedModel, TrainerCallback
 
-# dense bfloat16 without sparsity, FLOP/s, from NVIDIA's data sheets; the first name that the device's contains
+# dense bfloat16 without sparsity, FLOP/s, from NVIDIA's data sheets; the first name that the
+# device's contains
 PEAK_FLOPS = {"B200": 2.25e15, "H200": 989e12, "H100": 989e12, "A100": 312e12}
 
 
@@ -30,8 +32,13 @@ def flops_per_token(model: PreTrainedModel, length: int) -> float:
     if not config.tie_word_embeddings:
         table = model.get_input_embeddings().weight
         parameters -= getattr(table, "ds_numel", table.numel())
-    head_size = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
-    return 6 * parameters + 12 * config.num_hidden_layers * config.num_attention_heads * head_size * length
+    head_size = (
+        getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
+    )
+    return (
+        6 * parameters
+        + 12 * config.num_hidden_layers * config.num_attention_heads * head_size * length
+    )
 
 
 def peak_flops() -> float | None:
@@ -43,14 +50,17 @@ def peak_flops() -> float | None:
 
 
 class ThroughputCallback(TrainerCallback):
-    """Log `tokens_per_second` (of all processes), `mfu` where the device is known, and `remaining_runtime` (s).
+    """Log `tokens_per_second` (of all processes), `mfu` where the device is known, and
+    `remaining_runtime` (s).
 
-    Over the interval since the last log; evaluation and saving do not count. To be passed as one of the trainer's
-    `callbacks`, so that it runs before the log is written.
+    Over the interval since the last log; evaluation and saving do not count. To be passed as one of
+    the trainer's `callbacks`, so that it runs before the log is written.
     """
 
     def on_train_begin(self, args, state, control, model=None, **kwargs):
-        self.flops = flops_per_token(model, args.max_length) if args.max_length and peak_flops() else None
+        self.flops = (
+            flops_per_token(model, args.max_length) if args.max_length and peak_flops() else None
+        )
         self.mark, self.seconds, self.paused = time.perf_counter(), 0.0, False
         self.tokens, self.step = state.num_input_tokens_seen, state.global_step
 

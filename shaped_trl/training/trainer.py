@@ -1,4 +1,5 @@
-"""`ShapedTrainer`: TRL's SFTTrainer with the reward-shaped next-token loss in the place of its fused nll."""
+"""`ShapedTrainer`: TRL's SFTTrainer with the reward-shaped next-token loss in the place of its
+fused nll."""
 
 from __future__ import annotations
 
@@ -38,7 +39,8 @@ from shaped_trl.training.watch import WatchedLoss
 
 # metrics of every step; the rank costs a pass over the logits
 MEANS = tuple(name for name in METRICS if name != "target_rank")
-# per-token metric of the loss -> name in the log (TRL's and transformers' words where these have one)
+# per-token metric of the loss -> name in the log (TRL's and transformers' words where these have
+# one)
 TARGETS = ("labels", "shift_labels", "num_items_in_batch")
 LOG_NAMES = {name: "mean_token_accuracy" if name == "is_top1" else name for name in MEANS}
 
@@ -46,23 +48,25 @@ LOG_NAMES = {name: "mean_token_accuracy" if name == "is_top1" else name for name
 class ShapedTrainer(TrainingCard, HubPushes, WatchedLoss, ContinuedInterval, SFTTrainer):
     """SFTTrainer for pre- and mid-training with a `RewardShape` (arXiv 2512.22955).
 
-    Everything about data, packing, masks, PEFT and distribution is SFTTrainer's. Logged over the interval, weighted
-    by tokens and reduced over processes: loss (of the shape), nll, perplexity, entropy, target_prob, head_mass,
-    tail_mass, mean_token_accuracy, num_tokens (since the run began); the same with `eval_` in evaluation, so that arms
-    with different shapes compare by `eval_nll` while `eval_loss` is each arm's own objective. An evaluation also has
-    the columns of `metrics.py`: ranks, rare targets, positions, and sources where its rows have a column `source`; a
-    training row the ranks of its own step, not of the interval. Rows go to `output_dir/train_log.jsonl`, drawn in
-    `train_log.png` at each save and at the end. With a `shape_schedule` the scheduled fields are logged as well, each
-    with its value at the row's step.
+    Everything about data, packing, masks, PEFT and distribution is SFTTrainer's. Logged over the
+    interval, weighted by tokens and reduced over processes: loss (of the shape), nll, perplexity,
+    entropy, target_prob, head_mass, tail_mass, mean_token_accuracy, num_tokens (since the run
+    began); the same with `eval_` in evaluation, so that arms with different shapes compare by
+    `eval_nll` while `eval_loss` is each arm's own objective. An evaluation also has the columns of
+    `metrics.py`: ranks, rare targets, positions, and sources where its rows have a column `source`;
+    a training row the ranks of its own step, not of the interval. Rows go to
+    `output_dir/train_log.jsonl`, drawn in `train_log.png` at each save and at the end. With a
+    `shape_schedule` the scheduled fields are logged as well, each with its value at the row's step.
 
-    `predict` and `compute_metrics` get logits, which a second forward builds as a whole. Without `args`, or with those
-    of TRL or transformers, the loss is cross-entropy.
+    `predict` and `compute_metrics` get logits, which a second forward builds as a whole. Without
+    `args`, or with those of TRL or transformers, the loss is cross-entropy.
 
     Raises:
-        ValueError: with `compute_loss_func` or label smoothing, which are another loss; with an adapter on the
-            language-model head; with gradient accumulation under tensor parallelism, where transformers adds up
-            wrongly.
-        RuntimeError: when training begins and something, such as Liger, has replaced the model's forward after us.
+        ValueError: with `compute_loss_func` or label smoothing, which are another loss; with an
+            adapter on the language-model head; with gradient accumulation under tensor parallelism,
+            where transformers adds up wrongly.
+        RuntimeError: when training begins and something, such as Liger, has replaced the model's
+            forward after us.
     """
 
     _tag_names = ["trl", "shaped-trl"]
@@ -92,7 +96,9 @@ class ShapedTrainer(TrainingCard, HubPushes, WatchedLoss, ContinuedInterval, SFT
         self.head = shape_lm_head(base, args.reward_shape(), metrics=MEANS, impl=args.loss_impl)
         self._vocabulary: int = base.config.get_text_config().vocab_size
         self.shape_schedule = args.reward_schedule()
-        self.balancing = LossFreeBalancing(self.model, args.router_bias_rate) if args.router_bias_rate else None
+        self.balancing = (
+            LossFreeBalancing(self.model, args.router_bias_rate) if args.router_bias_rate else None
+        )
         if self.balancing is not None:
             self.add_callback(self.balancing)
         check_accumulation(base, self.get_tp_size(), args.gradient_accumulation_steps)
@@ -108,7 +114,8 @@ class ShapedTrainer(TrainingCard, HubPushes, WatchedLoss, ContinuedInterval, SFT
 
     def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
         if self.shape_schedule is not None:
-            # the update under way is number global_step + 1; an evaluation follows number global_step
+            # the update under way is number global_step + 1; an evaluation follows number
+            # global_step
             step = self.state.global_step + int(self.model.training)
             self.head.shape = self.shape_schedule.at(step, self.state.max_steps)
         with_rank = self._is_logged() if self.model.training else self._breakdown is not None
@@ -119,21 +126,30 @@ class ShapedTrainer(TrainingCard, HubPushes, WatchedLoss, ContinuedInterval, SFT
             inputs["output_router_logits"] = True
         outputs = model(**inputs)
         items = outputs.label_mask.sum() if num_items_in_batch is None else num_items_in_batch
-        loss = outputs.shaped_loss / torch.as_tensor(items, device=outputs.shaped_loss.device).clamp(min=1)
+        loss = outputs.shaped_loss / torch.as_tensor(
+            items, device=outputs.shaped_loss.device
+        ).clamp(min=1)
         if self.args.average_tokens_across_devices and num_items_in_batch is not None:
-            # num_items_in_batch counts the tokens of every rank, and DDP averages gradients over ranks
+            # num_items_in_batch counts the tokens of every rank, and DDP averages gradients over
+            # ranks
             loss = loss * (self.accelerator.num_processes // self.get_tp_size())
         if self.aux_loss_enabled:
-            # a mean per micro-batch, whereas the token loss is already divided by the whole accumulated batch
-            steps = self.current_gradient_accumulation_steps if num_items_in_batch is not None else 1
+            # a mean per micro-batch, whereas the token loss is already divided by the whole
+            # accumulated batch
+            steps = (
+                self.current_gradient_accumulation_steps if num_items_in_batch is not None else 1
+            )
             loss = loss + self.router_aux_loss_coef * outputs.aux_loss / steps
         self._accumulate(outputs)
         if not self.model.training and self._breakdown is not None:
             self._breakdown.add(outputs, inputs, sources)
         if not return_outputs:
             return loss
-        with torch.no_grad():  # the model's own forward, for the logits that only `predict` and `compute_metrics` read
-            return loss, model(**{name: value for name, value in inputs.items() if name not in TARGETS})
+        # the model's own forward, for the logits that only `predict` and `compute_metrics` read
+        with torch.no_grad():
+            return loss, model(
+                **{name: value for name, value in inputs.items() if name not in TARGETS}
+            )
 
     def predict(self, *args, **kwargs):
         result = super().predict(*args, **kwargs)
@@ -141,7 +157,8 @@ class ShapedTrainer(TrainingCard, HubPushes, WatchedLoss, ContinuedInterval, SFT
         return result
 
     def _accumulate(self, outputs: Any) -> None:
-        """Add a micro-batch's `ShapedCausalLMOutput` to the sums; nothing is synchronised before `log`."""
+        """Add a micro-batch's `ShapedCausalLMOutput` to the sums; nothing is synchronised before
+        `log`."""
         sums = self._sums["train" if self.model.training else "eval"]
         row = {"tokens": outputs.label_mask.sum(), "shaped_loss": outputs.shaped_loss}
         row |= {LOG_NAMES[name]: getattr(outputs, name).sum() for name in MEANS}
@@ -157,7 +174,10 @@ class ShapedTrainer(TrainingCard, HubPushes, WatchedLoss, ContinuedInterval, SFT
     def _is_logged(self) -> bool:
         """Whether the update under way is one after which the Trainer logs."""
         step = self.state.global_step + 1
-        every = self.args.logging_strategy == IntervalStrategy.STEPS and step % self.state.logging_steps == 0
+        every = (
+            self.args.logging_strategy == IntervalStrategy.STEPS
+            and step % self.state.logging_steps == 0
+        )
         return every or (self.args.logging_first_step and step == 1)
 
     def get_eval_dataloader(self, eval_dataset=None):
@@ -176,9 +196,14 @@ class ShapedTrainer(TrainingCard, HubPushes, WatchedLoss, ContinuedInterval, SFT
             self.data_collator, self._signature_columns = collator, columns
 
     def _evaluation_collator(self):
-        """Rows that are not packed stay rows, where attention would mask the one row of packed training densely."""
+        """Rows that are not packed stay rows, where attention would mask the one row of packed
+        training densely."""
         collator = self.data_collator
-        if self.args.eval_packing is False and getattr(collator, "padding_free", False) and self.masks_densely():
+        if (
+            self.args.eval_packing is False
+            and getattr(collator, "padding_free", False)
+            and self.masks_densely()
+        ):
             collator = copy.copy(collator)
             collator.padding_free = False
         return collator
@@ -187,7 +212,10 @@ class ShapedTrainer(TrainingCard, HubPushes, WatchedLoss, ContinuedInterval, SFT
         """Whether attention computes all pairs of a row, and no layer carries a state along it."""
         model = self.accelerator.unwrap_model(self.model)
         config = model.config.get_text_config()
-        return config._attn_implementation in ("sdpa", "eager", "flex_attention") and not model._is_stateful
+        return (
+            config._attn_implementation in ("sdpa", "eager", "flex_attention")
+            and not model._is_stateful
+        )
 
     def _load_from_checkpoint(self, resume_from_checkpoint, model=None):
         if self._saves_other_names():
@@ -210,14 +238,21 @@ class ShapedTrainer(TrainingCard, HubPushes, WatchedLoss, ContinuedInterval, SFT
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
         mode = "train" if self.model.training else "eval"
-        # "eval_loss" -> "eval_"; with several evaluation sets the Trainer's prefix holds the set's name
-        prefix = "" if mode == "train" else next((key[:-4] for key in logs if key.endswith("_loss")), "eval_")
+        # "eval_loss" -> "eval_"; with several evaluation sets the Trainer's prefix holds the set's
+        # name
+        prefix = (
+            ""
+            if mode == "train"
+            else next((key[:-4] for key in logs if key.endswith("_loss")), "eval_")
+        )
         logs.update({prefix + name: value for name, value in self._drain(mode).items()})
         logs[f"{prefix}num_tokens"] = self.state.num_input_tokens_seen
         if self.balancing is not None and mode == "train":
             logs.update(self.balancing.drain())
         if self.shape_schedule is not None and "loss" in logs:
-            logs.update({name: getattr(self.head.shape, name) for name in self.shape_schedule.curves})
+            logs.update(
+                {name: getattr(self.head.shape, name) for name in self.shape_schedule.curves}
+            )
         # past SFTTrainer.log, which would add its own metrics under other names
         super(SFTTrainer, self).log(logs, start_time)
 
@@ -233,12 +268,15 @@ class ShapedTrainer(TrainingCard, HubPushes, WatchedLoss, ContinuedInterval, SFT
         if self.is_world_process_zero():  # they are of all processes
             options = {"dtype": torch.float64, "device": self.args.device}
             # pairs: in their order processes add them up, and trainer_state.json sorts a mapping
-            self._sums["train"] = {name: torch.tensor(value, **options) for name, value in saved["sums"]}
+            self._sums["train"] = {
+                name: torch.tensor(value, **options) for name, value in saved["sums"]
+            }
         if self.balancing is not None:
             self.balancing.restore_interval(saved.get("balancing", []))
 
     def _drain(self, mode: str) -> dict[str, float]:
-        """Token-weighted means over the interval and all processes, and the columns of `metrics.py`.
+        """Token-weighted means over the interval and all processes, and the columns of
+        `metrics.py`.
 
         The sums start again at zero.
         """
@@ -254,7 +292,10 @@ class ShapedTrainer(TrainingCard, HubPushes, WatchedLoss, ContinuedInterval, SFT
         total = dict(zip(sums, self.accelerator.reduce(values, "sum").tolist(), strict=True))
         tokens = max(total.pop("tokens"), 1.0)
         batches = total.pop("batches", 1.0)
-        means = {name: value / (batches if name == "aux_loss" else tokens) for name, value in total.items()}
+        means = {
+            name: value / (batches if name == "aux_loss" else tokens)
+            for name, value in total.items()
+        }
         loss = means.pop("shaped_loss")
         if mode == "eval":
             means["loss"] = loss

@@ -1,7 +1,8 @@
-"""A loss that is no number, or jumps: the run stops before the update and says where, or leaves the update out.
+"""A loss that is no number, or jumps: the run stops before the update and says where, or leaves the
+update out.
 
-Looked at once an optimizer step, before the optimizer: the loss of every micro-batch of every process, and the norm of
-the gradient. The batch of a micro-batch that went wrong is kept, as
+Looked at once an optimizer step, before the optimizer: the loss of every micro-batch of every
+process, and the norm of the gradient. The batch of a micro-batch that went wrong is kept, as
 `output_dir/_bad_batches/step-<n>-process-<rank>.safetensors`.
 """
 
@@ -30,7 +31,8 @@ LEAST_HISTORY = 20
 
 
 class BadLoss(UserError):
-    """Training was stopped because of its loss or gradient; the weights are those before the step."""
+    """Training was stopped because of its loss or gradient; the weights are those before the
+    step."""
 
 
 @dataclass
@@ -61,17 +63,21 @@ class WatchArguments:
 
 
 class WatchedLoss:
-    """Mixin of a Trainer whose arguments are `WatchArguments` as well; `watch_loss` once it is built."""
+    """Mixin of a Trainer whose arguments are `WatchArguments` as well; `watch_loss` once it is
+    built."""
 
     watch: LossWatch | None = None
 
     def watch_loss(self) -> None:
-        """Begin to watch, where the arguments ask for it. Raises ValueError for what the engine cannot skip."""
+        """Begin to watch, where the arguments ask for it. Raises ValueError for what the engine
+        cannot skip."""
         args = self.args  # type: ignore[attr-defined]
         if args.on_bad_loss == "ignore":
             return
         if args.on_bad_loss == "skip" and self.is_deepspeed_enabled:  # type: ignore[attr-defined]
-            raise ValueError("on_bad_loss='skip' is not supported with DeepSpeed, which updates on its own: use stop")
+            raise ValueError(
+                "on_bad_loss='skip' is not supported with DeepSpeed, which updates on its own: use stop"
+            )
         self.watch = LossWatch(self, args.on_bad_loss, args.loss_spike)
         self.add_callback(self.watch)  # type: ignore[attr-defined]
 
@@ -104,7 +110,9 @@ class LossWatch(TrainerCallback):
 
     def on_pre_optimizer_step(self, args, state, control, **kwargs):
         losses = torch.stack([loss for loss, _ in self.seen])
-        norm = torch.as_tensor(1.0 if self.grad_norm is None else _whole(self.grad_norm), device=losses.device).float()
+        norm = torch.as_tensor(
+            1.0 if self.grad_norm is None else _whole(self.grad_norm), device=losses.device
+        ).float()
         bad = ~losses.isfinite()
         first = torch.where(bad.any(), bad.int().argmax(), -1).float()
         row = torch.stack([losses.sum(), first, norm.isfinite().float()])
@@ -116,7 +124,9 @@ class LossWatch(TrainerCallback):
         if reason is None:
             self.history.append(_mean(rows))
         elif self.choice == "stop":
-            raise BadLoss(f"{reason}; stopped before the update. {FOLDER}/ has the batch; --on_bad_loss skip goes on")
+            raise BadLoss(
+                f"{reason}; stopped before the update. {FOLDER}/ has the batch; --on_bad_loss skip goes on"
+            )
         else:
             self.skipped += 1
             logger.warning(f"{reason}; update left out, {self.skipped} so far")
@@ -124,7 +134,8 @@ class LossWatch(TrainerCallback):
                 parameter.grad = None
 
     def _reason(self, rows: list[list[float]], step: int) -> str | None:
-        """Why the update is bad, in words, from (loss, first bad micro-batch or -1, gradient is finite) a process."""
+        """Why the update is bad, in words, from (loss, first bad micro-batch or -1, gradient is
+        finite) a process."""
         for rank, (loss, first, _) in enumerate(rows):
             if first >= 0:
                 where = f"process {rank}, micro-batch {int(first) + 1} of {len(self.seen)}"
@@ -132,7 +143,9 @@ class LossWatch(TrainerCallback):
             if not math.isfinite(loss):  # each is finite, their sum is not
                 return f"step {step}: the loss is not finite on process {rank}"
         if not all(finite for *_, finite in rows):
-            return f"step {step}: the gradient is not finite, though the loss is ({_mean(rows):.4g})"
+            return (
+                f"step {step}: the gradient is not finite, though the loss is ({_mean(rows):.4g})"
+            )
         if self.spike is None or len(self.history) < LEAST_HISTORY:
             return None
         middle = statistics.median(self.history)
@@ -152,8 +165,16 @@ class LossWatch(TrainerCallback):
         batch = self.seen[index][1]
         if not isinstance(batch, dict):
             return
-        tensors = {name: value.contiguous() for name, value in batch.items() if isinstance(value, torch.Tensor)}
-        path = Path(output_dir) / FOLDER / f"step-{step}-process-{self.trainer.args.process_index}.safetensors"
+        tensors = {
+            name: value.contiguous()
+            for name, value in batch.items()
+            if isinstance(value, torch.Tensor)
+        }
+        path = (
+            Path(output_dir)
+            / FOLDER
+            / f"step-{step}-process-{self.trainer.args.process_index}.safetensors"
+        )
         path.parent.mkdir(parents=True, exist_ok=True)
         save_file(tensors, path)
 

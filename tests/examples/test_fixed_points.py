@@ -30,12 +30,17 @@ def test_the_loss_has_no_gradient_at_the_fixed_point(name, form, beta):
     assert p.sum().item() == pytest.approx(1, abs=1e-7)
     V = len(data)
     hidden = p.log().expand(V, V).clone().requires_grad_()
-    loss = shaped_linear_loss(hidden, torch.eye(V, dtype=torch.float64), torch.arange(V), shape, impl="reference").loss
+    loss = shaped_linear_loss(
+        hidden, torch.eye(V, dtype=torch.float64), torch.arange(V), shape, impl="reference"
+    ).loss
     (rows_VV,) = torch.autograd.grad(loss, hidden)
-    expected_V = torch.from_numpy(data) @ rows_VV  # the gradient over targets that are drawn from the data
+    # the gradient over targets that are drawn from the data
+    expected_V = torch.from_numpy(data) @ rows_VV
     assert (expected_V.abs() / p).max() < 1e-6
     away = torch.from_numpy(data).log().expand(V, V).clone().requires_grad_()
-    loss = shaped_linear_loss(away, torch.eye(V, dtype=torch.float64), torch.arange(V), shape, impl="reference").loss
+    loss = shaped_linear_loss(
+        away, torch.eye(V, dtype=torch.float64), torch.arange(V), shape, impl="reference"
+    ).loss
     (rows_VV,) = torch.autograd.grad(loss, away)
     if name != "uniform":  # where every shape agrees with cross-entropy
         assert ((torch.from_numpy(data) @ rows_VV).abs() / torch.from_numpy(data)).max() > 1e-3

@@ -1,9 +1,10 @@
 """Programs that attack the sandbox, and the command that runs them and looks at what they did.
 
-FORGERIES do not know the right answer, and must not pass. BREAK_OUTS try to do something; `f(where)` returns "done" if
-it worked, and they pass if it did. LOOPS must be ended by a limit. BREAK_OUTS are then tried by the tests: these are
-untrusted too. SWALLOWERS are tests that hold up whatever says that the code has failed: no code of ENDS may pass them.
-HELD are results that keep the tests busy. The answers of `hostile_answers` go to graders that read formulas.
+FORGERIES do not know the right answer, and must not pass. BREAK_OUTS try to do something;
+`f(where)` returns "done" if it worked, and they pass if it did. LOOPS must be ended by a limit.
+BREAK_OUTS are then tried by the tests: these are untrusted too. SWALLOWERS are tests that hold up
+whatever says that the code has failed: no code of ENDS may pass them. HELD are results that keep
+the tests busy. The answers of `hostile_answers` go to graders that read formulas.
 
     python attacks.py NAMESPACES [LEFT OUT]     prints one JSON object
 
@@ -75,7 +76,8 @@ BREAK_OUTS |= {
     f"system call {name}": (
         "import ctypes, platform\ndef f(w):\n    x86 = platform.machine() == 'x86_64'\n"
         f"    libc = ctypes.CDLL(None, use_errno=True)\n    r = libc.syscall({number}, 0, 0, 0, 0, 0, 0)\n"
-        "    e = ctypes.get_errno()\n    return 'done' if r != -1 or e not in (1, 38) else e"  # EPERM, ENOSYS
+        # EPERM, ENOSYS
+        "    e = ctypes.get_errno()\n    return 'done' if r != -1 or e not in (1, 38) else e"
     )
     for name, number in _RAW_CALLS.items()
 }
@@ -85,11 +87,25 @@ BREAK_OUTS |= {
         f"    r = libc.syscall(56 if platform.machine() == 'x86_64' else 220, {flags}, 0, 0, 0, 0)\n"
         "    return 'done' if r != -1 or ctypes.get_errno() != 1 else 1"
     )
-    for flags in ("0x11", "0x4111", "0x3D0F00 | 1 << 28", "0x3D0F00 | 1 << 29", "0x3D0F11", "0x3D0F00 ^ 1 << 16")
+    for flags in (
+        "0x11",
+        "0x4111",
+        "0x3D0F00 | 1 << 28",
+        "0x3D0F00 | 1 << 29",
+        "0x3D0F11",
+        "0x3D0F00 ^ 1 << 16",
+    )
 }
 
 # these use up their second of CPU time
-SLOW = (*HELD, "huge list", "shared list that is huge when written", "deep recursion", "deep recursion in C", "memory")
+SLOW = (
+    *HELD,
+    "huge list",
+    "shared list that is huge when written",
+    "deep recursion",
+    "deep recursion in C",
+    "memory",
+)
 
 
 def main(namespaces: bool, left_out: list[str]) -> None:
@@ -101,7 +117,10 @@ def main(namespaces: bool, left_out: list[str]) -> None:
     victim = folder / "victim"
     victim.write_text("precious")
     state = _state(folder)
-    tcp, udp = socket.create_server(("127.0.0.1", 0)), socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+    tcp, udp = (
+        socket.create_server(("127.0.0.1", 0)),
+        socket.socket(socket.AF_INET, socket.SOCK_DGRAM),
+    )
     udp.bind(("127.0.0.1", 0))
     unix, abstract = socket.socket(socket.AF_UNIX), socket.socket(socket.AF_UNIX)
     unix_path = tempfile.mkdtemp(prefix="attacked-") + "/socket"
@@ -124,9 +143,18 @@ def main(namespaces: bool, left_out: list[str]) -> None:
     server = Sandbox(namespaces)
     results = {}
 
-    def run(kind: str, attack: str, code: str, tests: str, names: tuple[str, ...] | None = None, wall_s=60.0) -> None:
+    def run(
+        kind: str,
+        attack: str,
+        code: str,
+        tests: str,
+        names: tuple[str, ...] | None = None,
+        wall_s=60.0,
+    ) -> None:
         if kind not in left_out and not ("slow" in left_out and attack in SLOW):
-            result = check(server, [code], Tests(tests, names), Limits(1, 512, wall_s, tests_cpu_s=1))
+            result = check(
+                server, [code], Tests(tests, names), Limits(1, 512, wall_s, tests_cpu_s=1)
+            )
             results[attack] = [kind, result.status, result.reason]
 
     for kind, attacks in (("forgery", FORGERIES), ("break-out", BREAK_OUTS), ("loop", LOOPS)):
@@ -142,14 +170,29 @@ def main(namespaces: bool, left_out: list[str]) -> None:
             run("tests", f"{attack}, by the tests", "def code(x): return x", tests, ("code",))
     for number, (attack, tests) in enumerate(SWALLOWERS.items()):
         run("honest", f"{attack}: honest", HONEST, tests, ("f",))
-        for end, code in [list(ENDS.items())[number % len(ENDS)]] if "slow" in left_out else ENDS.items():
-            run("swallowed", f"{attack}: {end}", code, tests, ("f",), wall_s=0.7 if end == "silence" else 60.0)
+        for end, code in (
+            [list(ENDS.items())[number % len(ENDS)]] if "slow" in left_out else ENDS.items()
+        ):
+            run(
+                "swallowed",
+                f"{attack}: {end}",
+                code,
+                tests,
+                ("f",),
+                wall_s=0.7 if end == "silence" else 60.0,
+            )
     for attack, code in HELD.items():
         run("held", attack, code, "back = f(1)\nassert str(back) and len(set(back)) == -1")
     if "answer" not in left_out:
         results |= _answers(folder)
-    healthy = check(server, ["def f(x): return x"], Tests("assert f(1) == 1"), Limits()).status == "pass"
-    rooted, user, sessions = server.code.rooted, server.code.user, (server.code.pid, server.tests.pid)
+    healthy = (
+        check(server, ["def f(x): return x"], Tests("assert f(1) == 1"), Limits()).status == "pass"
+    )
+    rooted, user, sessions = (
+        server.code.rooted,
+        server.code.user,
+        (server.code.pid, server.tests.pid),
+    )
     server.close()
     connections = []
     for listener in (tcp, unix, abstract, udp):
@@ -172,29 +215,59 @@ def main(namespaces: bool, left_out: list[str]) -> None:
 
 
 def _answers(folder: Path) -> dict[str, list]:
-    """Hostile answers to graders that read formulas: a pass is one that ran, or that changed a later verdict."""
+    """Hostile answers to graders that read formulas: a pass is one that ran, or that changed a
+    later verdict."""
     from hostile_answers import CHANGES, programs
     from shaped_eval.grading import GradeRequest, GraderPool
     from shaped_eval.grading.gym import grader as reasoning_gym
 
-    golds = {"math": ["5", r"\frac{1}{2}", "x"], "gsm8k": ["5"], "exact_match": ["5"], "text": ["five"]}
+    golds = {
+        "math": ["5", r"\frac{1}{2}", "x"],
+        "gsm8k": ["5"],
+        "exact_match": ["5"],
+        "text": ["five"],
+    }
     golds["reasoning_gym"] = []
-    for task in ("simple_integration", "countdown", "n_queens", "binary_matrix", "string_insertion", "chain_sum"):
+    for task in (
+        "simple_integration",
+        "countdown",
+        "n_queens",
+        "binary_matrix",
+        "string_insertion",
+        "chain_sum",
+    ):
         question = reasoning_gym.task_dataset(task, 2, 1)[0]["question"]
-        golds["reasoning_gym"].append(reasoning_gym.gold_of(question, task=task, size=2, seed=1, index=0))
+        golds["reasoning_gym"].append(
+            reasoning_gym.gold_of(question, task=task, size=2, seed=1, index=0)
+        )
     every = [(grader, gold) for grader, own in golds.items() for gold in own]
     texts = ("5", "x**2", r"\boxed{\frac{1}{2}}", "[[0, 1]]", "five", "nan")
-    asked = [GradeRequest(grader, f"Answer: {text}", gold) for grader, gold in every for text in texts]
+    asked = [
+        GradeRequest(grader, f"Answer: {text}", gold) for grader, gold in every for text in texts
+    ]
     touched = folder.parent / f"{folder.name}-touched"
     results = {}
     with GraderPool(1, hard_timeout_s=300.0) as pool:
         before = pool.grade(asked)
         for number, text in enumerate([*programs(str(touched)), *CHANGES]):
-            grades = pool.grade([GradeRequest(grader, f"Answer: {text}", gold) for grader, gold in every])
+            grades = pool.grade(
+                [GradeRequest(grader, f"Answer: {text}", gold) for grader, gold in every]
+            )
             said = {grade.status for grade in grades}
-            again = [request._replace(completion=request.completion + " ") for request in asked[number % 6 :: 6]]
-            held = pool.grade(again) == before[number % 6 :: 6] and "pass" not in said and not touched.exists()
-            results[f"answer {number}: {text[:60]!r}"] = ["answer", "fail" if held else "pass", str(sorted(said))]
+            again = [
+                request._replace(completion=request.completion + " ")
+                for request in asked[number % 6 :: 6]
+            ]
+            held = (
+                pool.grade(again) == before[number % 6 :: 6]
+                and "pass" not in said
+                and not touched.exists()
+            )
+            results[f"answer {number}: {text[:60]!r}"] = [
+                "answer",
+                "fail" if held else "pass",
+                str(sorted(said)),
+            ]
     return results
 
 
@@ -205,7 +278,8 @@ def _state(folder: Path) -> list[tuple]:
     """The folder and all that is in it, with whatever of it could be changed."""
     files = [*folder.rglob("*"), folder]
     return [
-        (str(path), path.read_bytes() if path.is_file() else b"", *map(int, _numbers(path))) for path in sorted(files)
+        (str(path), path.read_bytes() if path.is_file() else b"", *map(int, _numbers(path)))
+        for path in sorted(files)
     ]
 
 

@@ -1,4 +1,5 @@
-"""A tiny mixture of experts whose router collapses, trained with loss-free balancing in one process or in several."""
+"""A tiny mixture of experts whose router collapses, trained with loss-free balancing in one process
+or in several."""
 
 from __future__ import annotations
 
@@ -14,24 +15,43 @@ from tiny import WORDS, text_rows, tiny_tokenizer
 from torch.distributed.fsdp import FSDPModule
 from transformers import MiniMaxM2ForCausalLM, PreTrainedModel
 
-from shaped_trl.modeling.architectures import load_saved_weights, paper_config, saves_other_names, scaled_down
+from shaped_trl.modeling.architectures import (
+    load_saved_weights,
+    paper_config,
+    saves_other_names,
+    scaled_down,
+)
 from shaped_trl.modeling.balancing import LossFreeBalancing
 from shaped_trl.training import ShapedConfig, ShapedTrainer
 
 ROWS = 8  # of a global batch
 EXPERTS = 8
-ADAMW = {"optim": "adamw_torch"}  # under FSDP2 torch cannot load the state of an optimizer that has none, as SGD
+# under FSDP2 torch cannot load the state of an optimizer that has none, as SGD
+ADAMW = {"optim": "adamw_torch"}
 
 
-def collapsed_model(spread: float = 0.1, dtype: torch.dtype = torch.float32, **changes) -> MiniMaxM2ForCausalLM:
-    """Every token goes to experts 0 and 1, whose scores are about `spread` above those of the others, in each layer.
+def collapsed_model(
+    spread: float = 0.1, dtype: torch.dtype = torch.float32, **changes
+) -> MiniMaxM2ForCausalLM:
+    """Every token goes to experts 0 and 1, whose scores are about `spread` above those of the
+    others, in each layer.
 
-    Every token's embedding, hence its hidden state, has a large first component, and so have two of the rows of the
-    router's weight.
+    Every token's embedding, hence its hidden state, has a large first component, and so have two of
+    the rows of the router's weight.
     """
     torch.manual_seed(0)
-    settings = {"vocab_size": len(WORDS) + 3, "eos_token_id": 1, "pad_token_id": 0, "num_local_experts": EXPERTS}
-    settings |= {"hidden_size": 16, "num_attention_heads": 2, "intermediate_size": 8, "max_position_embeddings": 64}
+    settings = {
+        "vocab_size": len(WORDS) + 3,
+        "eos_token_id": 1,
+        "pad_token_id": 0,
+        "num_local_experts": EXPERTS,
+    }
+    settings |= {
+        "hidden_size": 16,
+        "num_attention_heads": 2,
+        "intermediate_size": 8,
+        "max_position_embeddings": 64,
+    }
     config = scaled_down(paper_config("5b-a0.3b"), **settings | changes)
     config._experts_implementation = "eager"  # grouped_mm has no float64
     model = MiniMaxM2ForCausalLM(config)
@@ -72,10 +92,17 @@ def trained(
         lr_scheduler_type="constant",
         use_cpu=True,
         disable_tqdm=True,
-        **{"optim": "sgd", "logging_steps": 1, "gradient_checkpointing": False, "save_strategy": "no"} | settings,
+        **{
+            "optim": "sgd",
+            "logging_steps": 1,
+            "gradient_checkpointing": False,
+            "save_strategy": "no",
+        }
+        | settings,
     )
     if args.fsdp:
-        args.distributed_state._shared_state["distributed_type"] = DistributedType.MULTI_GPU  # CPUs: no FSDP otherwise
+        # CPUs: no FSDP otherwise
+        args.distributed_state._shared_state["distributed_type"] = DistributedType.MULTI_GPU
     trainer = Trainer(
         model,
         args,
@@ -90,9 +117,14 @@ def trained(
 
 
 def balanced_run(
-    folder: str | Path, *sizes: int, rate: float = 0.01, model: PreTrainedModel | None = None, **settings: Any
+    folder: str | Path,
+    *sizes: int,
+    rate: float = 0.01,
+    model: PreTrainedModel | None = None,
+    **settings: Any,
 ) -> dict[str, Any]:
-    """Biases [L, E], weights and log after `trained`, and the counts [L, E] of each step; float64 by default."""
+    """Biases [L, E], weights and log after `trained`, and the counts [L, E] of each step; float64
+    by default."""
     model = collapsed_model(dtype=torch.float64) if model is None else model
     balancing = Counting(model, rate)
     trainer = trained(model, folder, balancing, *sizes, **settings)
@@ -117,12 +149,21 @@ class Counting(LossFreeBalancing):
 
 
 def ranks(folder: str) -> dict[str, dict[str, Any]]:
-    """What each of two processes does: DDP, the same with accumulation, and FSDP2 with a resume in the middle."""
-    results = {"ddp": balanced_run(folder, ROWS // 2), "ddp accumulating": balanced_run(folder, 1, ROWS // 2)}
+    """What each of two processes does: DDP, the same with accumulation, and FSDP2 with a resume in
+    the middle."""
+    results = {
+        "ddp": balanced_run(folder, ROWS // 2),
+        "ddp accumulating": balanced_run(folder, 1, ROWS // 2),
+    }
     for name, resume in (("fsdp", None), ("fsdp resumed", f"{folder}/fsdp/checkpoint-2")):
         # accelerate remembers the engine of the run before
         AcceleratorState._reset_state(reset_partial_state=True)
         os.environ.pop("ACCELERATE_USE_FSDP", None)
-        settings = {"fsdp": True, "fsdp_config": {"version": 2}, "save_strategy": "steps", "save_steps": 2} | ADAMW
+        settings = {
+            "fsdp": True,
+            "fsdp_config": {"version": 2},
+            "save_strategy": "steps",
+            "save_steps": 2,
+        } | ADAMW
         results[name] = balanced_run(f"{folder}/fsdp", ROWS // 2, resume=resume, **settings)
     return results

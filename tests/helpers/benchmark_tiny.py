@@ -1,4 +1,5 @@
-"""A tiny run with or without benchmarks on the way: in one process, in several, and as a script that is killed.
+"""A tiny run with or without benchmarks on the way: in one process, in several, and as a script
+that is killed.
 
 benchmark_tiny.py OUTPUT_DIR KILL_WHERE KILL_STEP
 """
@@ -20,13 +21,26 @@ from shaped_trl.training.evaluation import BenchmarkArguments, add_benchmarks
 from shaped_trl.training.run import continue_training
 from shaped_trl.training.throughput import ThroughputCallback
 
-BENCHMARKS = BenchmarkArguments("running_sums", 2, 4, 3, 8)  # every 2 steps, 4 samples, 3 problems, 8 tokens
+# every 2 steps, 4 samples, 3 problems, 8 tokens
+BENCHMARKS = BenchmarkArguments("running_sums", 2, 4, 3, 8)
 
 
-def build(folder: Path | str, benchmarks: BenchmarkArguments | None = BENCHMARKS, **changes) -> ShapedTrainer:
+def build(
+    folder: Path | str, benchmarks: BenchmarkArguments | None = BENCHMARKS, **changes
+) -> ShapedTrainer:
     """5 steps, a checkpoint every 3; dropout, so that a random number more or less shows."""
-    settings = {"max_steps": 5, "save_steps": 3, "per_device_train_batch_size": 4, "learning_rate": 1e-2}
-    settings |= {"logging_steps": 1, "gradient_checkpointing": False, "use_cpu": True, "bf16": False}
+    settings = {
+        "max_steps": 5,
+        "save_steps": 3,
+        "per_device_train_batch_size": 4,
+        "learning_rate": 1e-2,
+    }
+    settings |= {
+        "logging_steps": 1,
+        "gradient_checkpointing": False,
+        "use_cpu": True,
+        "bf16": False,
+    }
     trainer = ShapedTrainer(
         tiny_model(attention_dropout=0.1),
         ShapedConfig(str(folder), disable_tqdm=True, beta=-0.25, **settings | changes),
@@ -53,7 +67,8 @@ def main(folder: str) -> dict[str, tuple[dict[str, Tensor], list[dict]]]:
 
 
 def kill_at(where: str, step: int) -> None:
-    """SIGKILL when the evaluation of `step` comes to `where`: grade_run (samples are written) or report_run."""
+    """SIGKILL when the evaluation of `step` comes to `where`: grade_run (samples are written) or
+    report_run."""
     original = getattr(evaluation_module, where)
 
     def dies(folder, **given):

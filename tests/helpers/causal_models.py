@@ -1,4 +1,5 @@
-"""Every causal language model of transformers, built tiny from its configuration, against its own loss.
+"""Every causal language model of transformers, built tiny from its configuration, against its own
+loss.
 
 python tests/helpers/causal_models.py > shaped_trl/modeling/README.md
 """
@@ -20,7 +21,8 @@ from shaped_trl.modeling import shape_lm_head
 
 TOLERANCE = 1e-5
 VOCABULARY = 64
-# Numbers of a configuration, by the first pattern that is their whole name: what they become where that is less.
+# Numbers of a configuration, by the first pattern that is their whole name: what they become where
+# that is less.
 SMALLER = {
     r"\w*vocab_size\w*": VOCABULARY,
     r"(num_)?(hidden_|decoder_|encoder_)?layers?|n_layers?|num_blocks|depth": 2,
@@ -46,7 +48,13 @@ TELLING = {
     r"\w*logits?_soft_?cap\w*": 2.0,
     r"unpadded_vocab_size": VOCABULARY - 5,
 }
-MLA = {"num_key_value_heads": 4, "qk_rope_head_dim": 8, "qk_nope_head_dim": 8, "v_head_dim": 8, "head_dim": 8}
+MLA = {
+    "num_key_value_heads": 4,
+    "qk_rope_head_dim": 8,
+    "qk_nope_head_dim": 8,
+    "v_head_dim": 8,
+    "head_dim": 8,
+}
 DECODER = {"is_decoder": True}
 HEADS = {"mamba_n_heads": 4, "mamba_d_head": 16, "mamba_d_state": 8}
 GEMMA_LAYERS = {"layer_types": ["sliding_attention", "full_attention"], "num_kv_shared_layers": 0}
@@ -62,7 +70,12 @@ CHANGES = {
     **{name: {"head_dim": 8} for name in ("hunyuan_v1_dense", "hunyuan_v1_moe", "ministral")},
     **dict.fromkeys(("bamba", "granitemoehybrid"), HEADS),
     **{name: {"rotary_dim": 4} for name in ("codegen", "gptj")},
-    "bailing_hybrid": {"num_attention_heads": 4, "linear_num_heads": 4, "layer_group_size": 2, **MLA},
+    "bailing_hybrid": {
+        "num_attention_heads": 4,
+        "linear_num_heads": 4,
+        "layer_group_size": 2,
+        **MLA,
+    },
     "big_bird": {"attention_type": "original_full", **DECODER},
     "cohere_compass_text": {
         "layer_types": ["full_attention", "full_attention"],
@@ -81,7 +94,12 @@ CHANGES = {
     "longcat_flash": {"zero_expert_num": 2, "expert_ffn_hidden_size": 16, **MLA, "qk_head_dim": 16},
     "mamba2": {"num_heads": 8, "state_size": 8},
     "nemotron": {"num_key_value_heads": 2},
-    "reformer": {"axial_pos_embds": False, "attn_layers": ["local", "local"], "local_attn_chunk_length": 3, **DECODER},
+    "reformer": {
+        "axial_pos_embds": False,
+        "attn_layers": ["local", "local"],
+        "local_attn_chunk_length": 3,
+        **DECODER,
+    },
     "xlm": {"causal": True},
     "xmod": {"default_language": "en_XX", **DECODER},
     "zamba": {
@@ -101,33 +119,51 @@ CHANGES = {
     },
 }
 # Taken as the configuration makes them anew, for as many layers as there are.
-DERIVED = re.compile(r"\w*layer_types|block_types|layers_block_type|hybrid_layer_ids|rope_parameters|mlp_only_layers")
+DERIVED = re.compile(
+    r"\w*layer_types|block_types|layers_block_type|hybrid_layer_ids|rope_parameters|mlp_only_layers"
+)
 
 
 def model_classes() -> dict[str, type[PreTrainedModel]]:
     """By name, each class that `AutoModelForCausalLM` can give."""
     groups = MODEL_FOR_CAUSAL_LM_MAPPING.values()
-    classes = [c for group in groups for c in (group if isinstance(group, (list, tuple)) else [group])]
+    classes = [
+        c for group in groups for c in (group if isinstance(group, (list, tuple)) else [group])
+    ]
     return {model_class.__name__: model_class for model_class in classes}
 
 
 def tiny_config(config_class: type[PreTrainedConfig]) -> PreTrainedConfig:
-    """The default configuration with small sizes, without dropout, and with what acts on logits switched on."""
+    """The default configuration with small sizes, without dropout, and with what acts on logits
+    switched on."""
     default, given = config_class(), {}
     for name, value in default.to_dict().items():
         real = config_class.attribute_map.get(name, name)
         if isinstance(value, dict) and isinstance(getattr(default, name, None), PreTrainedConfig):
             given[name] = tiny_config(type(getattr(default, name)))
-        elif DERIVED.fullmatch(name) or isinstance(value, bool) or not isinstance(value, int | float | None):
+        elif (
+            DERIVED.fullmatch(name)
+            or isinstance(value, bool)
+            or not isinstance(value, int | float | None)
+        ):
             continue
         elif any(re.fullmatch(pattern, name) for pattern in TELLING):
-            given[name] = next(new for pattern, new in TELLING.items() if re.fullmatch(pattern, name))
+            given[name] = next(
+                new for pattern, new in TELLING.items() if re.fullmatch(pattern, name)
+            )
         elif name.endswith(("_token_id", "_token_index")) and value is not None:
             given[name] = value if value < VOCABULARY - 4 else VOCABULARY - 4 + value % 4
         elif isinstance(value, float) and re.search("drop|jitter", name):
             given[name] = 0.0
         elif isinstance(value, int):
-            small = next((new for p, new in SMALLER.items() if re.fullmatch(p, name) or re.fullmatch(p, real)), value)
+            small = next(
+                (
+                    new
+                    for p, new in SMALLER.items()
+                    if re.fullmatch(p, name) or re.fullmatch(p, real)
+                ),
+                value,
+            )
             given[name] = min(small, value)
     return config_class(**given | CHANGES.get(config_class.model_type, {}))
 
@@ -148,7 +184,12 @@ def batch(model: PreTrainedModel, router_logits: bool) -> dict[str, torch.Tensor
     labels = ids.clone()
     labels[0, :3] = -100
     asked = {"output_router_logits": True} if router_logits else {}
-    return {"input_ids": ids, "attention_mask": torch.ones_like(ids), "labels": labels, "use_cache": False} | asked
+    return {
+        "input_ids": ids,
+        "attention_mask": torch.ones_like(ids),
+        "labels": labels,
+        "use_cache": False,
+    } | asked
 
 
 @dataclass
@@ -161,7 +202,9 @@ class Result:
     gradient_error: float = 0.0
 
 
-def loss_and_gradients(model: PreTrainedModel, **inputs) -> tuple[torch.Tensor, dict[str, torch.Tensor], bool]:
+def loss_and_gradients(
+    model: PreTrainedModel, **inputs
+) -> tuple[torch.Tensor, dict[str, torch.Tensor], bool]:
     model.zero_grad()
     output = model(**inputs)
     output.loss.backward()
@@ -170,7 +213,8 @@ def loss_and_gradients(model: PreTrainedModel, **inputs) -> tuple[torch.Tensor, 
 
 
 def compare(model_class: type[PreTrainedModel]) -> Result:
-    """Forward and backward with the default shape against the model's own, router losses included."""
+    """Forward and backward with the default shape against the model's own, router losses
+    included."""
     try:
         model = tiny_causal_lm(model_class)
         router_logits = hasattr(model.config.get_text_config(), "output_router_logits")

@@ -39,8 +39,9 @@ addEventListener("load", () => {
 
 
 def look_at(page: str, folder: Path) -> list[dict[str, Any]]:
-    """All folds open, for each of `WIDTHS`: "width" of the window, "content", how wide what it shows is, "images", and
-    "fetched", the addresses that were asked for. Skips the test where there is no Chromium."""
+    """All folds open, for each of `WIDTHS`: "width" of the window, "content", how wide what it
+    shows is, "images", and "fetched", the addresses that were asked for. Skips the test where there
+    is no Chromium."""
     program = next(filter(None, map(shutil.which, NAMES)), None)
     if program is None:
         pytest.skip(f"no Chromium here: none of {', '.join(NAMES)} is a command")
@@ -55,7 +56,9 @@ def look_at(page: str, folder: Path) -> list[dict[str, Any]]:
         f"--user-data-dir={folder / 'profile'}",
     ]
     flags += ["--host-resolver-rules=MAP * ~NOTFOUND", "--timeout=60000", "--dump-dom"]
-    done = subprocess.run([program, *flags, shown.as_uri()], capture_output=True, text=True, timeout=120, check=True)
+    done = subprocess.run(
+        [program, *flags, shown.as_uri()], capture_output=True, text=True, timeout=120, check=True
+    )
     found = re.search("<pre>(.*)</pre>", done.stdout, re.S)
     assert found, done.stderr
     return json.loads(html.unescape(found[1]))

@@ -1,5 +1,5 @@
-"""Runs of the `shaped-trl` command in processes of their own that start at once: forked from a server that has
-imported what they need. They can be killed like any other."""
+"""Runs of the `shaped-trl` command in processes of their own that start at once: forked from a
+server that has imported what they need. They can be killed like any other."""
 
 from __future__ import annotations
 
@@ -26,9 +26,11 @@ STOP_AT = "SHAPED_TRL_TEST_STOP_AT"
 
 
 def start(arguments: list[str], errors: Path, **environment: str) -> BaseProcess:
-    """``shaped-trl`` with `arguments` on one thread; what it says on standard error goes to the file `errors`.
+    """``shaped-trl`` with `arguments` on one thread; what it says on standard error goes to the
+    file `errors`.
 
-    With ``STOP_AT=n`` among `environment` it waits once it has written n samples or verdicts, until `let_go`.
+    With ``STOP_AT=n`` among `environment` it waits once it has written n samples or verdicts, until
+    `let_go`.
     """
     CONTEXT.set_forkserver_preload(PRELOAD)
     process = CONTEXT.Process(target=_main, args=(arguments, str(errors), environment))
@@ -53,13 +55,23 @@ def let_go(process: BaseProcess, errors: Path) -> None:
     Path(f"{errors}.{process.pid}").unlink()
 
 
-def start_several(count: int, arguments: list[str], errors: Path, **environment: str) -> list[BaseProcess]:
+def start_several(
+    count: int, arguments: list[str], errors: Path, **environment: str
+) -> list[BaseProcess]:
     """`count` processes that share a run, as `torchrun` would start them."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
-    shared = {"WORLD_SIZE": str(count), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), **environment}
-    return [start(arguments, errors, RANK=str(rank), LOCAL_RANK=str(rank), **shared) for rank in range(count)]
+    shared = {
+        "WORLD_SIZE": str(count),
+        "MASTER_ADDR": "127.0.0.1",
+        "MASTER_PORT": str(port),
+        **environment,
+    }
+    return [
+        start(arguments, errors, RANK=str(rank), LOCAL_RANK=str(rank), **shared)
+        for rank in range(count)
+    ]
 
 
 def _stop_at(most: int, mark: Path) -> None:

@@ -2,8 +2,8 @@
 
     compile_kernels.py DTYPE ARCHITECTURE        (bfloat16, float16 or float32; 80 or 90)
 
-One JSON line per configuration that `plan` can ask for: {"name", "registers", "limit", "spills"}. Run it without
-TRITON_INTERPRET.
+One JSON line per configuration that `plan` can ask for: {"name", "registers", "limit", "spills"}.
+Run it without TRITON_INTERPRET.
 """
 
 from __future__ import annotations
@@ -36,11 +36,16 @@ SHAPES = {
 }
 
 
-def compile_and_measure(kernel, signature: dict, constants: dict, architecture: int, options: dict) -> tuple[int, int]:
-    """(registers, instructions that spill) of a thread. Pointers and V are multiples of 16, as they are in use."""
+def compile_and_measure(
+    kernel, signature: dict, constants: dict, architecture: int, options: dict
+) -> tuple[int, int]:
+    """(registers, instructions that spill) of a thread. Pointers and V are multiples of 16, as they
+    are in use."""
     names = kernel.arg_names
     signature = signature | dict.fromkeys(constants, "constexpr")
-    aligned = [name for name, kind in signature.items() if kind.startswith("*") or name in ("V", "numel")]
+    aligned = [
+        name for name, kind in signature.items() if kind.startswith("*") or name in ("V", "numel")
+    ]
     attributes = {(names.index(name),): [["tt.divisibility", 16]] for name in aligned}
     constants = {(names.index(name),): value for name, value in constants.items()}
     source = ASTSource(kernel, {name: signature[name] for name in names}, constants, attributes)
@@ -49,7 +54,9 @@ def compile_and_measure(kernel, signature: dict, constants: dict, architecture: 
         file.write(compiled.asm["cubin"])
         file.flush()
         usage, code = (
-            subprocess.run([TOOLS / tool, flag, file.name], check=True, capture_output=True, text=True).stdout
+            subprocess.run(
+                [TOOLS / tool, flag, file.name], check=True, capture_output=True, text=True
+            ).stdout
             for tool, flag in (("cuobjdump", "-res-usage"), ("nvdisasm", "-c"))
         )
     return int(re.search(r"REG:(\d+)", usage)[1]), len(re.findall(r"\b(?:STL|LDL)\b", code))
@@ -57,18 +64,34 @@ def compile_and_measure(kernel, signature: dict, constants: dict, architecture: 
 
 def configurations(dtype: torch.dtype):
     """(name, kernel, signature, constants, options, limit) of everything that ships for `dtype`."""
-    for (name, (shape, metrics)), softcap, grad in itertools.product(SHAPES.items(), (None, 30.0), (True, False)):
+    for (name, (shape, metrics)), softcap, grad in itertools.product(
+        SHAPES.items(), (None, 30.0), (True, False)
+    ):
         arguments, launch = plan(V, dtype, LossOptions(shape, 1.0, softcap, metrics, None, None))
-        constants = {key: value for key, value in arguments.items() if key.isupper()} | {"GRAD": grad}
-        signature = {"logits_ptr": POINTERS[dtype], "targets_ptr": "*i64", "out_ptr": "*fp32", "V": "i32"}
-        signature |= {key: "fp32" if isinstance(value, float) else "i32" for key, value in arguments.items()}
+        constants = {key: value for key, value in arguments.items() if key.isupper()} | {
+            "GRAD": grad
+        }
+        signature = {
+            "logits_ptr": POINTERS[dtype],
+            "targets_ptr": "*i64",
+            "out_ptr": "*fp32",
+            "V": "i32",
+        }
+        signature |= {
+            key: "fp32" if isinstance(value, float) else "i32" for key, value in arguments.items()
+        }
         options = {"num_warps": launch.warps, "maxnreg": launch.registers, "enable_fp_fusion": True}
         full_name = f"{name}{', softcap' if softcap else ''}{'' if grad else ', evaluation'}"
         # Without a head two rows share a multiprocessor's 65,536 registers.
         limit = launch.registers if "head" in name else launch.registers // 2
         yield full_name, shape_rows, signature, constants, options, limit
     for out in {dtype, torch.float32}:
-        signature = {"in_ptr": "*fp32", "out_ptr": POINTERS[out], "factor_ptr": "*fp32", "numel": "i64"}
+        signature = {
+            "in_ptr": "*fp32",
+            "out_ptr": POINTERS[out],
+            "factor_ptr": "*fp32",
+            "numel": "i64",
+        }
         constants = {"IN_PLACE": out == torch.float32, "BLOCK": 4096}
         yield f"scale to {out}", scale, signature, constants, {"enable_fp_fusion": True}, 128
 
@@ -77,4 +100,7 @@ if __name__ == "__main__":
     dtype, architecture = getattr(torch, sys.argv[1]), int(sys.argv[2])
     for name, kernel, signature, constants, options, limit in configurations(dtype):
         registers, spills = compile_and_measure(kernel, signature, constants, architecture, options)
-        print(json.dumps({"name": name, "registers": registers, "limit": limit, "spills": spills}), flush=True)
+        print(
+            json.dumps({"name": name, "registers": registers, "limit": limit, "spills": spills}),
+            flush=True,
+        )

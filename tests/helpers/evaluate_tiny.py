@@ -15,7 +15,9 @@ ROWS = 12
 
 def sourced_rows(count: int = ROWS, seed: int = 1) -> Dataset:
     """`text_rows` from two sources, unevenly."""
-    return text_rows(count, seed=seed).add_column("source", ["web" if i % 3 else "maths" for i in range(count)])
+    return text_rows(count, seed=seed).add_column(
+        "source", ["web" if i % 3 else "maths" for i in range(count)]
+    )
 
 
 def tiny_trainer(
@@ -53,4 +55,8 @@ def main(per_device: int) -> dict[str, float]:
     with tempfile.TemporaryDirectory() as folder:
         trainer = tiny_trainer(folder, sourced_rows(), per_device_eval_batch_size=per_device)
         columns = trainer.evaluate()
-    return {name: value for name, value in columns.items() if not name.endswith(("runtime", "second", "time"))}
+    return {
+        name: value
+        for name, value in columns.items()
+        if not name.endswith(("runtime", "second", "time"))
+    }

@@ -1,4 +1,5 @@
-"""A stand-in for `shaped_trl.cli` that imports nothing heavy and fails in a given way: `failing_ranks.py HOW`."""
+"""A stand-in for `shaped_trl.cli` that imports nothing heavy and fails in a given way:
+`failing_ranks.py HOW`."""
 
 from __future__ import annotations
 

@@ -1,9 +1,10 @@
 """Stage commands for the study's tests: they write their steps and obey their recipe's wishes.
 
-`meet` holds a run until two have started. A file `hold` in the folder of the runs holds every run once
-as many steps are written in all as it says. So tests wait for a state, and not for a moment.
+`meet` holds a run until two have started. A file `hold` in the folder of the runs holds every run
+once as many steps are written in all as it says. So tests wait for a state, and not for a moment.
 
-A step's number is drawn from its run's name and the number before it, the first from the model that the run starts
+A step's number is drawn from its run's name and the number before it, the first from the model that
+the run starts
 from: a step that is lost, repeated or started from another model changes all that follow.
 """
 
@@ -33,7 +34,11 @@ def main(argv: list[str]) -> int:
     print(f"running {' '.join(argv)} on GPU {os.environ.get('CUDA_VISIBLE_DEVICES')}")
     note("start", out)
     wait_while(lambda: recipe.get("meet") and num_starts(out) < 2)
-    nap = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(3600)"]) if recipe.get("spawn") else None
+    nap = (
+        subprocess.Popen([sys.executable, "-c", "import time; time.sleep(3600)"])
+        if recipe.get("spawn")
+        else None
+    )
     model = flags.get("--model_name_or_path") or flags.get("--model")
     value = float((Path(model) / "model").read_text()) if model else 0.0
     num_steps, ids = recipe["max_steps"], []
@@ -87,7 +92,11 @@ def wait_while(condition: Callable[[], Any]) -> None:
 def is_held(runs: Path) -> bool:
     if not (runs / "hold").exists():
         return False
-    rows = sum(path.read_bytes().count(b"\n") for name in LOGS.values() for path in runs.glob(f"*/*/*/{name}"))
+    rows = sum(
+        path.read_bytes().count(b"\n")
+        for name in LOGS.values()
+        for path in runs.glob(f"*/*/*/{name}")
+    )
     return rows >= int((runs / "hold").read_text())
 
 
@@ -108,8 +117,19 @@ def row_of(command: str, step: int, value: float, ids: list[str]) -> dict[str, A
         problem, index = divmod(step - 1, N)
         return vars(Sample(ids[problem], index, repr(value), "stop", 5))
     if command == "train":
-        return {"step": step, "nll": value, "entropy": 2 * value, "eval_nll": value, "eval_entropy": 2 * value}
-    return {"step": step, "raw_reward": value, "entropy": 2 * value, "completion_length": 30 * value}
+        return {
+            "step": step,
+            "nll": value,
+            "entropy": 2 * value,
+            "eval_nll": value,
+            "eval_entropy": 2 * value,
+        }
+    return {
+        "step": step,
+        "raw_reward": value,
+        "entropy": 2 * value,
+        "completion_length": 30 * value,
+    }
 
 
 def number_of(row: dict[str, Any]) -> float:

@@ -25,7 +25,11 @@ def write_run(
     **settings,
 ) -> Path:
     folder.mkdir(parents=True)
-    record = {"model": model, "settings": {"n": n, "temperature": 0.7, **settings}, "commit": "abc123"}
+    record = {
+        "model": model,
+        "settings": {"n": n, "temperature": 0.7, **settings},
+        "commit": "abc123",
+    }
     (folder / "run.json").write_text(json.dumps(record))
     for benchmark, letters in benchmarks.items():
         for index, row in enumerate(letters):

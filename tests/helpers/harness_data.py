@@ -1,4 +1,5 @@
-"""Made-up rows of lm-eval's thirteen benchmarks in the Hub's columns, and a tiny model that reads bytes."""
+"""Made-up rows of lm-eval's thirteen benchmarks in the Hub's columns, and a tiny model that reads
+bytes."""
 
 from __future__ import annotations
 
@@ -26,7 +27,10 @@ def write_split(mirror: Path, place: str, rows: list[dict[str, Any]]) -> None:
 def _lettered(index: int, count: int) -> dict[str, Any]:
     """Options with their letters, the right one another in each row."""
     texts = [f"{COLOURS[(index + i) % 5]} {index}" for i in range(count)]
-    return {"choices": {"text": texts, "label": list(LETTERS[:count])}, "answerKey": LETTERS[index % count]}
+    return {
+        "choices": {"text": texts, "label": list(LETTERS[:count])},
+        "answerKey": LETTERS[index % count],
+    }
 
 
 def write_hellaswag(mirror: Path) -> None:
@@ -37,7 +41,12 @@ def write_hellaswag(mirror: Path) -> None:
             "ctx_a": f"A person kneads dough {i}.",
             "ctx_b": "the person",
             "ctx": f"A person kneads dough {i}. the person",
-            "endings": ["sleeps.", "bakes it [title] well.", "sings a rather long song.", "flies [step] off."],
+            "endings": [
+                "sleeps.",
+                "bakes it [title] well.",
+                "sings a rather long song.",
+                "flies [step] off.",
+            ],
             "source_id": "made~up",
             "split": "val",
             "split_type": "indomain",
@@ -71,7 +80,12 @@ def write_made_up_mirror(mirror: Path) -> Path:
     n = range(ROWS)
     for subject in MMLU_SUBJECTS:
         rows = [
-            {"question": f" What is {i} of {subject}? ", "subject": subject, "choices": list("wxyz"), "answer": i % 4}
+            {
+                "question": f" What is {i} of {subject}? ",
+                "subject": subject,
+                "choices": list("wxyz"),
+                "answer": i % 4,
+            }
             for i in n
         ]
         write_split(mirror, f"cais/mmlu/{subject}/test", rows)
@@ -96,17 +110,38 @@ def write_made_up_mirror(mirror: Path) -> Path:
             {
                 "question": f"Who is number {first + i}?",
                 "question_id": "twice" if first + i < 2 else f"q_{first + i}",
-                "answer": {"value": f"Person {first + i}", "aliases": [f"P. {first + i}", f"Person {first + i}"]},
+                "answer": {
+                    "value": f"Person {first + i}",
+                    "aliases": [f"P. {first + i}", f"Person {first + i}"],
+                },
             }
             for i in n
         ]
         write_split(mirror, f"mandarjoshi/trivia_qa/rc.nocontext/{split}", rows)
-        rows = [{"question": f"who is {first + i}", "answer": [f"P. {first + i}", "Dr. No"]} for i in n]
+        rows = [
+            {"question": f"who is {first + i}", "answer": [f"P. {first + i}", "Dr. No"]} for i in n
+        ]
         write_split(mirror, f"google-research-datasets/nq_open/default/{split}", rows)
     write_hellaswag(mirror)
-    rows = [{"context": f"Kim has {i} cats.", "question": "Why?", **_answers(i), "label": str(1 + i % 3)} for i in n]
+    rows = [
+        {
+            "context": f"Kim has {i} cats.",
+            "question": "Why?",
+            **_answers(i),
+            "label": str(1 + i % 3),
+        }
+        for i in n
+    ]
     write_split(mirror, "lighteval/siqa/default/validation", rows)
-    rows = [{"goal": f"Open can {i}", "sol1": "Pull the ring.", "sol2": f"Sing to it {i}.", "label": i % 2} for i in n]
+    rows = [
+        {
+            "goal": f"Open can {i}",
+            "sol1": "Pull the ring.",
+            "sol2": f"Sing to it {i}.",
+            "label": i % 2,
+        }
+        for i in n
+    ]
     write_split(mirror, "baber/piqa/default/validation", rows)
     rows = [
         {
@@ -120,10 +155,16 @@ def write_made_up_mirror(mirror: Path) -> Path:
     write_split(mirror, "allenai/winogrande/winogrande_xl/validation", rows)
     rows = [{"id": f"8-{i}", "question_stem": f"Stem {i} is", **_lettered(i, 4)} for i in n]
     write_split(mirror, "allenai/openbookqa/main/test", rows)
-    rows = [{"id": f"c{i}", "question": f"Where is {i}?", "question_concept": "it", **_lettered(i, 5)} for i in n]
+    rows = [
+        {"id": f"c{i}", "question": f"Where is {i}?", "question_concept": "it", **_lettered(i, 5)}
+        for i in n
+    ]
     write_split(mirror, "tau/commonsense_qa/default/validation", rows)
     for config in ("ARC-Easy", "ARC-Challenge"):
-        rows = [{"id": f"Mercury_{i}", "question": f"Which is {i}?", **_lettered(i, 3 + i % 3)} for i in n]
+        rows = [
+            {"id": f"Mercury_{i}", "question": f"Which is {i}?", **_lettered(i, 3 + i % 3)}
+            for i in n
+        ]
         write_split(mirror, f"allenai/ai2_arc/{config}/test", rows)
     for task in BBH_TASKS:
         rows = [{"input": f"Is {i} even?", "target": ("Yes", "(B)")[i % 2]} for i in n]
@@ -138,7 +179,9 @@ def _answers(index: int) -> dict[str, str]:
 def write_byte_model(folder: Path, context_tokens: int = 8192) -> Path:
     """A random Qwen3 of 257 tokens, bytes and the end; its own generation settings are hostile."""
     alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
-    core = Tokenizer(models.BPE(vocab={"<eos>": 0} | {byte: i for i, byte in enumerate(alphabet, 1)}, merges=[]))
+    core = Tokenizer(
+        models.BPE(vocab={"<eos>": 0} | {byte: i for i, byte in enumerate(alphabet, 1)}, merges=[])
+    )
     core.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     core.decoder = decoders.ByteLevel()
     PreTrainedTokenizerFast(tokenizer_object=core, eos_token="<eos>").save_pretrained(folder)

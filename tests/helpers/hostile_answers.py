@@ -1,8 +1,10 @@
-"""Answers that run something where anything evaluates them, and answers that could change how the next is graded."""
+"""Answers that run something where anything evaluates them, and answers that could change how the
+next is graded."""
 
 from __future__ import annotations
 
-CHARACTER = "S(sstr(Function(sstr(ch)+sstr(r))({})))"  # to sympy a letter, with neither quotes nor dots
+# to sympy a letter, with neither quotes nor dots
+CHARACTER = "S(sstr(Function(sstr(ch)+sstr(r))({})))"
 
 
 def evaluated(program: str) -> str:
@@ -45,7 +47,8 @@ def programs(touched: str) -> list[str]:
     ]
 
 
-# Each would make its grader, were it evaluated or were state kept, take later answers for right, or fail at them.
+# Each would make its grader, were it evaluated or were state kept, take later answers for right, or
+# fail at them.
 CHANGES = [
     evaluated("setattr(__import__('builtins'),'float',lambda *a:1.0)"),
     evaluated("setattr(__import__('sympy'),'simplify',lambda *a:0)"),

@@ -48,15 +48,21 @@ def check_self_contained(text: str) -> Page:
             assert re.match("data:image/png;base64,|#", value or ""), (tag, name, value)
         assert not name.startswith("on"), (tag, name)
         assert name != "style"
-    assert not {"script", "link", "iframe", "object", "embed", "base", "form", "svg"} & set(page.tags)
+    assert not {"script", "link", "iframe", "object", "embed", "base", "form", "svg"} & set(
+        page.tags
+    )
     styles = re.findall("<style>(.*?)</style>", text, re.S)
     assert len(styles) == 1
     assert not re.search(r"url\(|@import|@font-face|expression|javascript:", styles[0])
     ids = [value for _, name, value in page.attributes if name == "id"]
     assert len(ids) == len(set(ids))
-    assert {value for _, name, value in page.attributes if name == "href"} <= {f"#{name}" for name in ids}
+    assert {value for _, name, value in page.attributes if name == "href"} <= {
+        f"#{name}" for name in ids
+    }
     assert page.levels[0] == 1
-    assert all(later <= level + 1 for level, later in zip(page.levels, page.levels[1:], strict=False))
+    assert all(
+        later <= level + 1 for level, later in zip(page.levels, page.levels[1:], strict=False)
+    )
     assert page.levels.count(1) == 1
     alts = [value for tag, name, value in page.attributes if (tag, name) == ("img", "alt")]
     assert len(alts) == page.tags.count("img")

@@ -1,7 +1,9 @@
-"""A server on the loopback that answers as the Hub does, for what the real client sends when it pushes and downloads.
+"""A server on the loopback that answers as the Hub does, for what the real client sends when it
+pushes and downloads.
 
-It keeps what it receives: `files` [(repository type, id)] → path → bytes, and `requests`, a line each. It refuses what
-the Hub would: content that is not of the announced size and sha256, a commit of a large file that was not uploaded.
+It keeps what it receives: `files` [(repository type, id)] → path → bytes, and `requests`, a line
+each. It refuses what the Hub would: content that is not of the announced size and sha256, a commit
+of a large file that was not uploaded.
 """
 
 from __future__ import annotations
@@ -28,7 +30,8 @@ KINDS = {"models": "model", "datasets": "dataset", "kernels": "kernel"}
 class StandIn(ThreadingHTTPServer):
     """What can be set:
 
-    refuse: (status, header X-Error-Code, message), the answer to every request whose path contains `refused`.
+    refuse: (status, header X-Error-Code, message), the answer to every request whose path contains
+        `refused`.
     large: files with these ends go through the protocol for large files (git LFS).
     """
 
@@ -58,7 +61,14 @@ class StandIn(ThreadingHTTPServer):
         branches |= {name: files for (owner, name), files in self.branches.items() if owner == key}
         if revision in branches:
             return branches[revision]
-        return next((files for files in branches.values() if files is not None and commit_id(files) == revision), None)
+        return next(
+            (
+                files
+                for files in branches.values()
+                if files is not None and commit_id(files) == revision
+            ),
+            None,
+        )
 
     def is_large(self, path: str) -> bool:
         return path.endswith(self.large) if self.large else False
@@ -100,8 +110,11 @@ class _Handler(BaseHTTPRequestHandler):
         digest = hashlib.sha256(content).hexdigest()
         self.server.objects.setdefault(digest, content)
         linked = {"X-Linked-Etag": f'"{digest}"', "X-Linked-Size": str(len(content))}
-        elsewhere = self.server.url.replace("127.0.0.1", "localhost")  # as the Hub's large files are on another host
-        return self._send(302, b"", {**headers, **linked, "Location": f"{elsewhere}/large/{digest}"})
+        # as the Hub's large files are on another host
+        elsewhere = self.server.url.replace("127.0.0.1", "localhost")
+        return self._send(
+            302, b"", {**headers, **linked, "Location": f"{elsewhere}/large/{digest}"}
+        )
 
     do_GET = do_HEAD
 
@@ -113,7 +126,9 @@ class _Handler(BaseHTTPRequestHandler):
             return self._json({"error": message}, 401, {"X-Error-Message": message})
         if self.server.refuse is not None and self.server.refused in self.path:
             status, code, message = self.server.refuse
-            return self._json({"error": message}, status, {"X-Error-Code": code, "X-Error-Message": message})
+            return self._json(
+                {"error": message}, status, {"X-Error-Code": code, "X-Error-Message": message}
+            )
         if self.path == "/api/repos/create":
             return self._create(json.loads(body))
         if self.path == "/api/validate-yaml":
@@ -133,7 +148,9 @@ class _Handler(BaseHTTPRequestHandler):
         if files is None:
             return self._missing("RevisionNotFound")
         return (
-            self._preupload(key, files, json.loads(body)) if action == "preupload" else self._commit(key, files, body)
+            self._preupload(key, files, json.loads(body))
+            if action == "preupload"
+            else self._commit(key, files, body)
         )
 
     def do_PUT(self) -> None:
@@ -154,15 +171,33 @@ class _Handler(BaseHTTPRequestHandler):
         if files is None:
             return self._missing("RepoNotFound")
         if rest[:1] == ["tree"]:
-            return self._json(self._tree(files, "/".join(rest[2:]), query.get("recursive", [""])[0].lower() == "true"))
+            return self._json(
+                self._tree(
+                    files, "/".join(rest[2:]), query.get("recursive", [""])[0].lower() == "true"
+                )
+            )
         if rest == ["refs"]:
-            named = [("main", files), *((n, one) for (own, n), one in self.server.branches.items() if own == key)]
-            branches = [{"name": n, "ref": f"refs/heads/{n}", "targetCommit": commit_id(one)} for n, one in named]
-            return self._json({"branches": branches, "converts": [], "tags": [], "pullRequests": []})
+            named = [
+                ("main", files),
+                *((n, one) for (own, n), one in self.server.branches.items() if own == key),
+            ]
+            branches = [
+                {"name": n, "ref": f"refs/heads/{n}", "targetCommit": commit_id(one)}
+                for n, one in named
+            ]
+            return self._json(
+                {"branches": branches, "converts": [], "tags": [], "pullRequests": []}
+            )
         card = files.get("README.md", b"").decode().split("---\n")
         data = yaml.safe_load(card[1]) if len(card) > 2 else {}
         siblings = [{"rfilename": path} for path in sorted(files)]
-        answer = {"id": key[1], "sha": commit_id(files), "siblings": siblings, "private": False, "tags": []}
+        answer = {
+            "id": key[1],
+            "sha": commit_id(files),
+            "siblings": siblings,
+            "private": False,
+            "tags": [],
+        }
         return self._json({**answer, "downloads": 0, "likes": 0, "cardData": data})
 
     def _tree(self, files: dict[str, bytes], below: str, recursive: bool) -> list[dict[str, Any]]:
@@ -174,11 +209,22 @@ class _Handler(BaseHTTPRequestHandler):
             if len(inner.parts) > 1 and not recursive:
                 folders.add(str(PurePosixPath(below) / inner.parts[0]))
                 continue
-            row: dict[str, Any] = {"type": "file", "path": path, "size": len(content), "oid": blob_id(content)}
+            row: dict[str, Any] = {
+                "type": "file",
+                "path": path,
+                "size": len(content),
+                "oid": blob_id(content),
+            }
             if self.server.is_large(path):
-                row["lfs"] = {"oid": hashlib.sha256(content).hexdigest(), "size": len(content), "pointerSize": 130}
+                row["lfs"] = {
+                    "oid": hashlib.sha256(content).hexdigest(),
+                    "size": len(content),
+                    "pointerSize": 130,
+                }
             rows.append(row)
-        return [{"type": "directory", "path": path, "oid": "0" * 40} for path in sorted(folders)] + rows
+        return [
+            {"type": "directory", "path": path, "oid": "0" * 40} for path in sorted(folders)
+        ] + rows
 
     def _create(self, asked: dict[str, Any]) -> None:
         key = asked.get("type") or "model", f"{asked.get('organization') or 'me'}/{asked['name']}"
@@ -186,7 +232,9 @@ class _Handler(BaseHTTPRequestHandler):
         if key in self.server.files:
             return self._json({"error": "You already created this repository", "url": url}, 409)
         self.server.files[key] = {}
-        self.server.private[key] = asked.get("private") is True or asked.get("visibility") == "private"
+        self.server.private[key] = (
+            asked.get("private") is True or asked.get("visibility") == "private"
+        )
         return self._json({"url": url, "name": key[1], "id": "0" * 24})
 
     def _preupload(self, key: Key, files: dict[str, bytes], asked: dict[str, Any]) -> None:
@@ -197,7 +245,11 @@ class _Handler(BaseHTTPRequestHandler):
             mode = "lfs" if self.server.is_large(path) else "regular"
             oid = None
             if path in files:
-                oid = hashlib.sha256(files[path]).hexdigest() if mode == "lfs" else blob_id(files[path])
+                oid = (
+                    hashlib.sha256(files[path]).hexdigest()
+                    if mode == "lfs"
+                    else blob_id(files[path])
+                )
             answers.append({"path": path, "uploadMode": mode, "shouldIgnore": False, "oid": oid})
         return self._json({"files": answers})
 
@@ -209,7 +261,10 @@ class _Handler(BaseHTTPRequestHandler):
             answer = {"oid": one["oid"], "size": one["size"]}
             if one["oid"] not in self.server.objects:
                 upload = {"href": f"{self.server.url}/large/{one['oid']}?size={one['size']}"}
-                answer["actions"] = {"upload": upload, "verify": {"href": f"{self.server.url}/large/verify"}}
+                answer["actions"] = {
+                    "upload": upload,
+                    "verify": {"href": f"{self.server.url}/large/verify"},
+                }
             objects.append(answer)
         return self._json({"transfer": "basic", "objects": objects})
 
@@ -256,10 +311,16 @@ class _Handler(BaseHTTPRequestHandler):
         return body
 
     def _missing(self, code: str, commit: str = "") -> None:
-        self._send(404, b"", {"X-Error-Code": code, "X-Error-Message": code, "X-Repo-Commit": commit})
+        self._send(
+            404, b"", {"X-Error-Code": code, "X-Error-Message": code, "X-Repo-Commit": commit}
+        )
 
     def _json(self, value: Any, status: int = 200, headers: dict[str, str] | None = None) -> None:
-        self._send(status, json.dumps(value).encode(), {"Content-Type": "application/json", **(headers or {})})
+        self._send(
+            status,
+            json.dumps(value).encode(),
+            {"Content-Type": "application/json", **(headers or {})},
+        )
 
     def _send(self, status: int, content: bytes, headers: dict[str, str]) -> None:
         self.send_response(status)
@@ -279,7 +340,9 @@ class _Handler(BaseHTTPRequestHandler):
 @contextmanager
 def hub_stand_in() -> Iterator[StandIn]:
     server = StandIn()
-    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.05}, daemon=True)
+    thread = threading.Thread(
+        target=server.serve_forever, kwargs={"poll_interval": 0.05}, daemon=True
+    )
     thread.start()
     try:
         yield server
@@ -290,7 +353,8 @@ def hub_stand_in() -> Iterator[StandIn]:
 
 
 def point_client_at(server: StandIn, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Point the real client of this process at `server`, logged in; without Xet, by which large files go elsewhere."""
+    """Point the real client of this process at `server`, logged in; without Xet, by which large
+    files go elsewhere."""
     from huggingface_hub import constants, hf_api
 
     monkeypatch.setenv("HF_TOKEN", TOKEN)
@@ -303,4 +367,9 @@ def point_client_at(server: StandIn, monkeypatch: pytest.MonkeyPatch) -> None:
 
 def client_environment(server: StandIn, cache: Any) -> dict[str, str]:
     """The same for another process."""
-    return {"HF_ENDPOINT": server.url, "HF_TOKEN": TOKEN, "HF_HUB_DISABLE_XET": "1", "HF_HOME": str(cache)}
+    return {
+        "HF_ENDPOINT": server.url,
+        "HF_TOKEN": TOKEN,
+        "HF_HUB_DISABLE_XET": "1",
+        "HF_HOME": str(cache),
+    }

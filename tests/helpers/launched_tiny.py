@@ -1,4 +1,5 @@
-"""`shaped-trl train` in each of two processes, under each of the shipped configurations of accelerate."""
+"""`shaped-trl train` in each of two processes, under each of the shipped configurations of
+accelerate."""
 
 from __future__ import annotations
 
@@ -40,7 +41,9 @@ def write(folder: Path, **changes) -> str:
     """A model, rows and a recipe in `folder`; the recipe's path."""
     if not (folder / "rows.jsonl").is_file():
         for name, tied in (("model", False), ("tied", True)):
-            tiny_model(tie_word_embeddings=tied, num_key_value_heads=2).save_pretrained(folder / name)
+            tiny_model(tie_word_embeddings=tied, num_key_value_heads=2).save_pretrained(
+                folder / name
+            )
             tiny_tokenizer().save_pretrained(folder / name)
         text_rows(200).to_json(folder / "rows.jsonl")
     data = {"model_name_or_path": str(folder / "model"), "dataset_name": str(folder / "rows.jsonl")}
@@ -55,7 +58,14 @@ def losses(folder: Path) -> list[float]:
 
 def launched(config: str, *words: str) -> dict[str, str]:
     """What `accelerate launch --config_file` would put into the environment of two processes."""
-    given = ["--config_file", str(launch.find_config(config)), "--num_processes", "2", "--main_process_port", "0"]
+    given = [
+        "--config_file",
+        str(launch.find_config(config)),
+        "--num_processes",
+        "2",
+        "--main_process_port",
+        "0",
+    ]
     args = launch_command_parser().parse_args([*given, *words, "-m", "shaped_trl.cli"])
     args, _, _ = _validate_launch_command(args)
     if args.use_deepspeed:
@@ -88,7 +98,8 @@ def unfinished(run: Path, copy: Path) -> Path:
 def run_all(runs: list[tuple[dict[str, str], list[str], Path | None]]) -> list[int]:
     """Exit codes of `shaped-trl` with these arguments, each with its environment.
 
-    A run whose third part is a folder continues that one's, cut off in the middle; its arguments end with its own.
+    A run whose third part is a folder continues that one's, cut off in the middle; its arguments
+    end with its own.
     """
     if any("ACCELERATE_USE_DEEPSPEED" in variables for variables, _, _ in runs):
         os.environ["DS_ACCELERATOR"] = "cpu"

@@ -1,4 +1,5 @@
-"""Programs with one mutation: a constant, an operator or a comparison, of the function that is asked for."""
+"""Programs with one mutation: a constant, an operator or a comparison, of the function that is
+asked for."""
 
 from __future__ import annotations
 
@@ -8,7 +9,12 @@ import random
 import signal
 from collections.abc import Iterator
 
-_SWAPS: dict[type, type] = {ast.Mod: ast.Mult, ast.Pow: ast.Mult, ast.Div: ast.Mult, ast.FloorDiv: ast.Mult}
+_SWAPS: dict[type, type] = {
+    ast.Mod: ast.Mult,
+    ast.Pow: ast.Mult,
+    ast.Div: ast.Mult,
+    ast.FloorDiv: ast.Mult,
+}
 for _one, _other in (
     (ast.Add, ast.Sub),
     (ast.Mult, ast.Add),
@@ -25,7 +31,15 @@ for _one, _other in (
     _SWAPS.setdefault(_one, _other)
     _SWAPS.setdefault(_other, _one)
 _NAMES = dict(
-    pair.split("/") for pair in ["min/max", "any/all", "sorted/list", "set/list", "upper/lower", "nlargest/nsmallest"]
+    pair.split("/")
+    for pair in [
+        "min/max",
+        "any/all",
+        "sorted/list",
+        "set/list",
+        "upper/lower",
+        "nlargest/nsmallest",
+    ]
 )
 _NAMES |= {other: one for one, other in _NAMES.items() if other != "list"}
 _CALLS = (ast.Call, ast.Name, ast.Return)
@@ -33,14 +47,19 @@ _MUTABLE = (ast.BinOp, ast.Compare, ast.BoolOp, ast.Constant, ast.AugAssign, *_C
 
 
 def mutants(program: str, entry_point: str, preamble: str = "") -> Iterator[str]:
-    """Variants of `program`, shuffled but the same each time. What `preamble` defines is left as it is.
+    """Variants of `program`, shuffled but the same each time. What `preamble` defines is left as it
+    is.
 
-    Programs of calls alone have none of these: last come another function's name, arguments in another order, the
-    result in a list.
+    Programs of calls alone have none of these: last come another function's name, arguments in
+    another order, the result in a list.
     """
     tree = ast.parse(program)
-    given = {node.name for node in ast.parse(preamble).body if isinstance(node, ast.FunctionDef)} - {entry_point}
-    functions = [node for node in tree.body if isinstance(node, ast.FunctionDef) and node.name not in given]
+    given = {
+        node.name for node in ast.parse(preamble).body if isinstance(node, ast.FunctionDef)
+    } - {entry_point}
+    functions = [
+        node for node in tree.body if isinstance(node, ast.FunctionDef) and node.name not in given
+    ]
     sites = [
         (index, variant)
         for index, node in enumerate(_nodes(functions))
@@ -50,13 +69,20 @@ def mutants(program: str, entry_point: str, preamble: str = "") -> Iterator[str]
     sites.sort(key=lambda site: isinstance(_nodes(functions)[site[0]], _CALLS))
     for index, variant in sites:
         other = copy.deepcopy(tree)
-        functions = [node for node in other.body if isinstance(node, ast.FunctionDef) and node.name not in given]
+        functions = [
+            node
+            for node in other.body
+            if isinstance(node, ast.FunctionDef) and node.name not in given
+        ]
         if _mutate(_nodes(functions)[index], variant):
             yield ast.unparse(ast.fix_missing_locations(other))
 
 
-def really_wrong(program: str, tests: str, preamble: str, entry_point: str, limit_s: float = 1.0) -> bool:
-    """Do the tests, run in one process with the program, say that it is wrong? Exceptions count; time does not.
+def really_wrong(
+    program: str, tests: str, preamble: str, entry_point: str, limit_s: float = 1.0
+) -> bool:
+    """Do the tests, run in one process with the program, say that it is wrong? Exceptions count;
+    time does not.
 
     For programs that are trusted: this is how it was done before there was a sandbox.
     """

@@ -14,8 +14,9 @@ from shaped_eval.backends import openai
 
 
 class Server(ThreadingHTTPServer):
-    """Answers as OpenAI's protocol says, unless `fault(body, count)` answers first: with a status, headers and a
-    body, or None to behave, or "drop" to close the connection. `asked` are the bodies of completions."""
+    """Answers as OpenAI's protocol says, unless `fault(body, count)` answers first: with a status,
+    headers and a body, or None to behave, or "drop" to close the connection. `asked` are the bodies
+    of completions."""
 
     daemon_threads = True
 
@@ -85,7 +86,11 @@ class Handler(BaseHTTPRequestHandler):
         texts = [f"{body.get('seed')}-{i}\nQuestion: more" for i in range(body.get("n", 1))]
         chat = "messages" in body
         choices = [
-            {"index": i, "finish_reason": "length", **({"message": {"content": t}} if chat else {"text": t})}
+            {
+                "index": i,
+                "finish_reason": "length",
+                **({"message": {"content": t}} if chat else {"text": t}),
+            }
             for i, t in reversed(list(enumerate(texts)))
         ]
         self.reply(200, {"choices": choices, "usage": {"completion_tokens": 7 * len(texts) + 1}})
@@ -106,6 +111,8 @@ def server(monkeypatch) -> Iterator[Server]:
 @pytest.fixture
 def config_of(make_config, server):
     def make(out: str = "run", **changes):
-        return make_config(out, **{"backend": "openai", "base_url": server.url, "model": "tiny", **changes})
+        return make_config(
+            out, **{"backend": "openai", "base_url": server.url, "model": "tiny", **changes}
+        )
 
     return make

@@ -1,4 +1,5 @@
-"""Where tests find this checkout, and beside it the real data and answers that some of them need."""
+"""Where tests find this checkout, and beside it the real data and answers that some of them
+need."""
 
 from __future__ import annotations
 

@@ -1,7 +1,9 @@
-"""A study's folder with planted effects: two regimes, six arms, eight seeds of small logs and evaluations.
+"""A study's folder with planted effects: two regimes, six arms, eight seeds of small logs and
+evaluations.
 
-In P the precision arm gains in RL, and its control by temperature as much; in D it loses, and the control does not.
-Tail suppression does nothing anywhere. The diversity arm's entropy collapses in both.
+In P the precision arm gains in RL, and its control by temperature as much; in D it loses, and the
+control does not. Tail suppression does nothing anywhere. The diversity arm's entropy collapses in
+both.
 """
 
 from __future__ import annotations
@@ -23,7 +25,11 @@ ARMS: dict[str, dict[str, Any]] = {
     "diversity_product": {"shape": {"beta": 0.5, "positive": "product"}},
     "tail_penalty": {"shape": {"lambda_tail": -0.1}},
     "cooled": {"checkpoint_of": "cross_entropy", "entropy_of": "precision_product"},
-    "exponent": {"shape": {"beta": -0.25, "positive": "exponent"}, "seeds": [0, 1, 2], "exploratory": True},
+    "exponent": {
+        "shape": {"beta": -0.25, "positive": "exponent"},
+        "seeds": [0, 1, 2],
+        "exploratory": True,
+    },
 }
 ENTROPY = {
     "cross_entropy": 0.64,
@@ -65,9 +71,12 @@ def write_planted(folder: Path) -> None:
     for regime in values["regimes"]:
         for arm, own in ARMS.items():
             noise = rng.normal(0, 1, (len(SEEDS), 5))
-            noise -= noise.mean(axis=0)  # over all seeds it moves nothing: what is not planted is not there
+            # over all seeds it moves nothing: what is not planted is not there
+            noise -= noise.mean(axis=0)
             for seed in own.get("seeds", SEEDS):
-                _write_runs(folder / "runs" / regime / arm / f"seed{seed}", regime, arm, seed, noise[seed])
+                _write_runs(
+                    folder / "runs" / regime / arm / f"seed{seed}", regime, arm, seed, noise[seed]
+                )
 
 
 def _write_runs(folder: Path, regime: str, arm: str, seed: int, noise: np.ndarray) -> None:
@@ -78,18 +87,32 @@ def _write_runs(folder: Path, regime: str, arm: str, seed: int, noise: np.ndarra
         append_jsonl(folder / "pretrain/train_log.jsonl", _train_rows(arm, seed, noise))
     else:
         done(folder / "temperature-pretrain")
-        found = {"temperature": 0.8 + seed / 100, "entropy": 0.43, "entropy_at_1": 0.64, "wanted": 0.43}
+        found = {
+            "temperature": 0.8 + seed / 100,
+            "entropy": 0.43,
+            "entropy_at_1": 0.64,
+            "wanted": 0.43,
+        }
         (folder / "temperature-pretrain/temperature.json").write_text(json.dumps(found))
     done(folder / "rlvr")
     append_jsonl(folder / "rlvr/rl_log.jsonl", _rl_rows(arm, level + 0.02 * noise[2]))
-    for stage, share in (("eval_pretrain", 0.3 + 0.02 * noise[3]), ("eval_rlvr", level + 0.02 * noise[4])):
+    for stage, share in (
+        ("eval_pretrain", 0.3 + 0.02 * noise[3]),
+        ("eval_rlvr", level + 0.02 * noise[4]),
+    ):
         done(folder / stage)
         write_evaluation(folder / stage, _passes(share), seed)
 
 
 def done(folder: Path) -> None:
     folder.mkdir(parents=True)
-    state = {"wall_seconds": 10.0, "cpu_seconds": 9.0, "attempt": 1, "commit": "abc123", "versions": {"torch": "2.0"}}
+    state = {
+        "wall_seconds": 10.0,
+        "cpu_seconds": 9.0,
+        "attempt": 1,
+        "commit": "abc123",
+        "versions": {"torch": "2.0"},
+    }
     (folder / "done.json").write_text(json.dumps(state))
 
 
@@ -98,7 +121,14 @@ def _train_rows(arm: str, seed: int, noise: np.ndarray) -> list[dict[str, Any]]:
     for step in (100, 200, 300):
         nll = (0.6 + 30 / step) * (1 + 0.01 * seed) + 0.002 * noise[0]
         entropy = ENTROPY[arm] * (1 + 0.01 * seed) + 20 / step + 0.005 * noise[1]
-        rows.append({"step": step, "eval_nll": nll, "eval_perplexity": float(np.exp(nll)), "eval_entropy": entropy})
+        rows.append(
+            {
+                "step": step,
+                "eval_nll": nll,
+                "eval_perplexity": float(np.exp(nll)),
+                "eval_entropy": entropy,
+            }
+        )
     return rows
 
 
@@ -107,7 +137,8 @@ def _rl_rows(arm: str, level: float) -> list[dict[str, Any]]:
     rows = []
     for number in range(20):
         along = number / 19
-        wobble = level * ((7 * number) % 20 - 9.5) / 19  # as much as the level is, so that seeds differ
+        # as much as the level is, so that seeds differ
+        wobble = level * ((7 * number) % 20 - 9.5) / 19
         rows.append(
             {
                 "step": number + 1,

@@ -17,7 +17,8 @@ from filelock import FileLock
 
 
 def built_once(factory: pytest.TempPathFactory, name: str, build: Callable[[Path], object]) -> Path:
-    """A folder that `build(folder)` filled, once for all workers of pytest-xdist; the others wait for it."""
+    """A folder that `build(folder)` filled, once for all workers of pytest-xdist; the others wait
+    for it."""
     if "PYTEST_XDIST_WORKER" not in os.environ:
         folder = factory.mktemp(name)
         build(folder)
@@ -37,7 +38,9 @@ def results_in(folder: Path, count: int) -> list:
     return [torch.load(folder / f"result-{rank}.pt", weights_only=False) for rank in range(count)]
 
 
-def run_processes(main: Callable[..., object], count: int, folder: Path, *arguments: object) -> list:
+def run_processes(
+    main: Callable[..., object], count: int, folder: Path, *arguments: object
+) -> list:
     """What `main(*arguments)` returned in each of `count` processes that form one group.
 
     Raises:
@@ -47,13 +50,23 @@ def run_processes(main: Callable[..., object], count: int, folder: Path, *argume
     return results_in(folder, count)
 
 
-def _start(rank: int, main: Callable[..., object], count: int, folder: str, arguments: tuple) -> None:
+def _start(
+    rank: int, main: Callable[..., object], count: int, folder: str, arguments: tuple
+) -> None:
     torch.set_num_threads(1)
-    # What accelerate and transformers look for. Nothing listens at the address: the group meets in a file.
-    os.environ |= {"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": str(count), "OMP_NUM_THREADS": "1"}
+    # What accelerate and transformers look for. Nothing listens at the address: the group meets in
+    # a file.
+    os.environ |= {
+        "RANK": str(rank),
+        "LOCAL_RANK": str(rank),
+        "WORLD_SIZE": str(count),
+        "OMP_NUM_THREADS": "1",
+    }
     os.environ |= {"MASTER_ADDR": "localhost", "MASTER_PORT": "1"}
     store = dist.FileStore(f"{folder}/store", count)
-    dist.init_process_group("gloo", store=store, rank=rank, world_size=count, timeout=timedelta(seconds=180))
+    dist.init_process_group(
+        "gloo", store=store, rank=rank, world_size=count, timeout=timedelta(seconds=180)
+    )
     result = main(*arguments)
     torch.save(result, f"{folder}/result-{rank}.pt")
     dist.destroy_process_group()

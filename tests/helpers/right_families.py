@@ -1,7 +1,8 @@
 r"""Families of right writings: each says what gold says, in a form that answers of models have.
 
-As in `wrong_families`, GOLD stands for a gold answer, `BOXED` is written into a final ``\boxed{}``, `COMPLETIONS` is
-the whole text. `VALUES` are for golds that are one value (no list, equation or words), `NUMBERS` for plain numbers.
+As in `wrong_families`, GOLD stands for a gold answer, `BOXED` is written into a final ``\boxed{}``,
+`COMPLETIONS` is the whole text. `VALUES` are for golds that are one value (no list, equation or
+words), `NUMBERS` for plain numbers.
 """
 
 from __future__ import annotations
@@ -120,7 +121,9 @@ def right_completions(gold: str) -> dict[str, str]:
     bare = plain_gold(gold)
     value = gold_value(bare)
     boxed = dict(BOXED)
-    if len(top_level_parts(bare)) == 1 and not re.search(r"=|[<>]|\\[lg]e|\\in(?![a-z])|\\text|\\mbox|,|\$", bare):
+    if len(top_level_parts(bare)) == 1 and not re.search(
+        r"=|[<>]|\\[lg]e|\\in(?![a-z])|\\text|\\mbox|,|\$", bare
+    ):
         boxed |= {f"value: {name}": text for name, text in VALUES.items()}
     if value is not None:
         boxed |= {f"number: {name}": text for name, text in NUMBERS.items()}
@@ -128,4 +131,6 @@ def right_completions(gold: str) -> dict[str, str]:
     written = expression_writings(gold) if value is None else number_writings(bare, value)
     boxed |= {f"writing: {name}": text for name, text in written.items()}
     texts = {name: f"So the answer is $\\boxed{{{text}}}$." for name, text in boxed.items()}
-    return texts | {f"completion: {name}": text.replace("GOLD", bare) for name, text in COMPLETIONS.items()}
+    return texts | {
+        f"completion: {name}": text.replace("GOLD", bare) for name, text in COMPLETIONS.items()
+    }

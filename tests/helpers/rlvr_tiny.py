@@ -25,12 +25,20 @@ KINDS = ("mixed", "wrong", "right", "wrong", "mixed", "right", "wrong", "wrong")
 def scripted_prompts(kinds=KINDS * 3) -> Dataset:
     """Different prompts, each with its `kind`."""
     pairs = [f"{a} {b}" for a in WORDS[:12] for b in WORDS[:12]]
-    return Dataset.from_list([{"prompt": prompt, "kind": kind} for prompt, kind in zip(pairs, kinds, strict=False)])
+    return Dataset.from_list(
+        [{"prompt": prompt, "kind": kind} for prompt, kind in zip(pairs, kinds, strict=False)]
+    )
 
 
 def scripted(prompts, completions, kind, log_extra, **kwargs) -> list[float]:
     """By kind alone; of a mixed group every other completion is right."""
-    log_extra("seen", [f"{prompt} | {completion}" for prompt, completion in zip(prompts, completions, strict=True)])
+    log_extra(
+        "seen",
+        [
+            f"{prompt} | {completion}"
+            for prompt, completion in zip(prompts, completions, strict=True)
+        ],
+    )
     return [float(k == "right" or (k == "mixed" and i % 2 == 0)) for i, k in enumerate(kind)]
 
 
@@ -57,10 +65,17 @@ def rlvr_arguments(folder: Any, **changes: Any) -> RLVRConfig:
     return RLVRConfig(str(folder), **settings | changes)
 
 
-def rlvr_trainer(args: RLVRConfig, reward: Any, dataset: Dataset, trainer_class=RLVRTrainer, **options: Any):
+def rlvr_trainer(
+    args: RLVRConfig, reward: Any, dataset: Dataset, trainer_class=RLVRTrainer, **options: Any
+):
     """A trainer of the tiny model."""
     return trainer_class(
-        tiny_model(), reward, args, train_dataset=dataset, processing_class=tiny_tokenizer(), **options
+        tiny_model(),
+        reward,
+        args,
+        train_dataset=dataset,
+        processing_class=tiny_tokenizer(),
+        **options,
     )
 
 
@@ -86,7 +101,8 @@ def trained_parameters(
 
 
 def parity(folder: str, cases: list[tuple[str, bool]]) -> list[tuple[float, bool]]:
-    """Of each loss type, with LoRA or without: how far apart the trainers end, and whether anything moved."""
+    """Of each loss type, with LoRA or without: how far apart the trainers end, and whether anything
+    moved."""
     found = []
     for loss_type, lora in cases:
         before, theirs = trained_parameters(folder, "GRPOTrainer", loss_type, lora)
@@ -98,7 +114,8 @@ def parity(folder: str, cases: list[tuple[str, bool]]) -> list[tuple[float, bool
 
 
 class Recorder:
-    """The reward `even_length` on every other prompt, 0 on the others; writes down which prompts it saw, and when.
+    """The reward `even_length` on every other prompt, 0 on the others; writes down which prompts it
+    saw, and when.
 
     Args:
         path: JSON lines of the step and the prompts of each call.
@@ -117,11 +134,14 @@ class Recorder:
             os.kill(os.getpid(), signal.SIGKILL)
         hard = {word for i, word in enumerate(WORDS) if i % 2}
         right = even_length(completions)
-        return [r * (prompt.split()[1] not in hard) for r, prompt in zip(right, prompts, strict=True)]
+        return [
+            r * (prompt.split()[1] not in hard) for r, prompt in zip(right, prompts, strict=True)
+        ]
 
 
 def recorded_run(folder: str, options: dict[str, Any], kill_at: int | None = None) -> None:
-    """Train, from the last checkpoint where there is one; the calls of the reward go to `calls.jsonl`."""
+    """Train, from the last checkpoint where there is one; the calls of the reward go to
+    `calls.jsonl`."""
     torch.set_num_threads(1)
     args = rlvr_arguments(folder, **options)
     Path(folder).mkdir(parents=True, exist_ok=True)
@@ -131,7 +151,8 @@ def recorded_run(folder: str, options: dict[str, Any], kill_at: int | None = Non
 
 
 def batches(folder: str, kinds: tuple[str, ...], options: dict[str, Any]) -> dict[str, Any]:
-    """What reaches the loss in each generation batch of a scripted run, and what is logged of it."""
+    """What reaches the loss in each generation batch of a scripted run, and what is logged of
+    it."""
     args = rlvr_arguments(folder, **options)
     one = rlvr_trainer(args, [scripted, short], scripted_prompts(kinds))
     tokenizer, seen = tiny_tokenizer(), []
@@ -143,7 +164,9 @@ def batches(folder: str, kinds: tuple[str, ...], options: dict[str, Any]) -> dic
         seen.append(
             {
                 "prompt": tokenizer.batch_decode(output["prompt_ids"], skip_special_tokens=True),
-                "completion": tokenizer.batch_decode(output["completion_ids"], skip_special_tokens=True),
+                "completion": tokenizer.batch_decode(
+                    output["completion_ids"], skip_special_tokens=True
+                ),
                 "kind": [row["kind"] for row in inputs],
                 "advantage": output["advantages"].tolist(),
                 "row_tokens": output["completion_mask"].sum(1).tolist(),
@@ -164,7 +187,11 @@ def batches(folder: str, kinds: tuple[str, ...], options: dict[str, Any]) -> dic
 
     one._generate_and_score_completions = spy
     one.train()
-    return {"batches": seen, "stream": one.sampler.stream.state_dict(), "rank": int(os.environ.get("RANK", 0))}
+    return {
+        "batches": seen,
+        "stream": one.sampler.stream.state_dict(),
+        "rank": int(os.environ.get("RANK", 0)),
+    }
 
 
 def short(completions, **kwargs) -> list[float]:
@@ -173,7 +200,8 @@ def short(completions, **kwargs) -> list[float]:
 
 
 def _apart(output: dict[str, Any], logps: torch.Tensor) -> list[float] | None:
-    """Largest difference in each row between the old log-probabilities and those of the present policy."""
+    """Largest difference in each row between the old log-probabilities and those of the present
+    policy."""
     if "old_per_token_logps" not in output:
         return None
     difference = (output["old_per_token_logps"] - logps).abs() * output["completion_mask"]

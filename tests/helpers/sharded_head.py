@@ -30,7 +30,8 @@ class Case:
     logits: str = "random"  # "integers" and "equal" have ties, also across shards, in any dtype
     targets: str = "some ignored"
     impossible: tuple[int, ...] = ()  # tokens whose bias is −inf
-    broken: tuple[tuple[str, int, float], ...] = ()  # "hidden" or "bias", an index, what is put there
+    # "hidden" or "bias", an index, what is put there
+    broken: tuple[tuple[str, int, float], ...] = ()
     logit_scale: float = 1.0
     softcap: float | None = None
     rows_per_chunk: int = 5
@@ -48,8 +49,12 @@ CASES = {
     "head of all but one": Case(RewardShape(-0.25, 0.3, -0.2, top_k=28)),
     "ties": Case(FULL, logits="integers"),
     "ties, head of one": Case(RewardShape(0.5, 0.0, -0.2, top_k=1), logits="integers"),
-    "ties, head larger than a shard": Case(RewardShape(-0.25, 0.3, -0.2, top_k=17), logits="integers"),
-    "all logits equal": Case(RewardShape(-0.25, 0.3, -0.2, top_k=12), logits="equal", impossible=(0, 11)),
+    "ties, head larger than a shard": Case(
+        RewardShape(-0.25, 0.3, -0.2, top_k=17), logits="integers"
+    ),
+    "all logits equal": Case(
+        RewardShape(-0.25, 0.3, -0.2, top_k=12), logits="equal", impossible=(0, 11)
+    ),
     "empty shard": Case(RewardShape(-0.25, 0.3, -0.2, top_k=3), V=4),
     "one token": Case(RewardShape(-0.25, 0.3, -0.2, top_k=3), V=1),
     "impossible tokens": Case(FULL, impossible=(*range(10, 20), 3, 28)),
@@ -81,9 +86,12 @@ TRAFFIC = Case(FULL, V=2999, logits="equal", targets="all count")
 
 
 def make_inputs(case: Case, dtype: torch.dtype) -> dict[str, Tensor]:
-    """hidden [N, D], weight [V, D], bias [V], targets [N]; values of the case's dtype, in `dtype`."""
+    """hidden [N, D], weight [V, D], bias [V], targets [N]; values of the case's dtype, in
+    `dtype`."""
     generator = torch.Generator().manual_seed(23)
-    hidden, weight = (torch.randn(size, D, generator=generator, dtype=torch.float64) for size in (N, case.V))
+    hidden, weight = (
+        torch.randn(size, D, generator=generator, dtype=torch.float64) for size in (N, case.V)
+    )
     bias = torch.randn(case.V, generator=generator, dtype=torch.float64)
     if case.logits != "random":
         hidden, weight, bias = hidden.round(), weight.round(), torch.zeros_like(bias)
@@ -101,11 +109,16 @@ def make_inputs(case: Case, dtype: torch.dtype) -> dict[str, Tensor]:
         targets[3:9] = -100
     if case.targets == "none counts":
         targets[:] = -100
-    return {name: tensor.to(case.dtype).to(dtype) for name, tensor in tensors.items()} | {"targets": targets}
+    return {name: tensor.to(case.dtype).to(dtype) for name, tensor in tensors.items()} | {
+        "targets": targets
+    }
 
 
-def compute(case: Case, impl: str = "auto", distribute=None, dtype: torch.dtype | None = None) -> dict[str, Tensor]:
-    """Loss, metrics and gradients of a case; the head goes through `distribute`, its gradients are gathered."""
+def compute(
+    case: Case, impl: str = "auto", distribute=None, dtype: torch.dtype | None = None
+) -> dict[str, Tensor]:
+    """Loss, metrics and gradients of a case; the head goes through `distribute`, its gradients are
+    gathered."""
     dtype = dtype or case.dtype
     tensors = make_inputs(case, dtype)
     if distribute is not None:
@@ -139,7 +152,8 @@ def compute(case: Case, impl: str = "auto", distribute=None, dtype: torch.dtype 
 
 
 class Traffic(TorchDispatchMode):
-    """The collectives that run, and the number of elements in the tensors that each is given, to read or fill."""
+    """The collectives that run, and the number of elements in the tensors that each is given, to
+    read or fill."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -161,16 +175,22 @@ def main() -> dict[str, object]:
     def by_rows(tensor: Tensor):
         return distribute_tensor(tensor, mesh, [Shard(0)])
 
-    results: dict[str, object] = {name: compute(case, distribute=by_rows) for name, case in CASES.items()}
+    results: dict[str, object] = {
+        name: compute(case, distribute=by_rows) for name, case in CASES.items()
+    }
     case = CASES["product"]
     results["reference"] = compute(case, "reference", by_rows)
     for name, place in (("by columns", Shard(1)), ("replicated", Replicate())):
         results[name] = compute(
-            case, distribute=lambda t, place=place: distribute_tensor(t, mesh, [place if t.dim() > 1 else Replicate()])
+            case,
+            distribute=lambda t, place=place: distribute_tensor(
+                t, mesh, [place if t.dim() > 1 else Replicate()]
+            ),
         )
     # The bias of a sharded head may lie differently.
     results["replicated bias"] = compute(
-        case, distribute=lambda t: distribute_tensor(t, mesh, [Shard(0) if t.dim() > 1 else Replicate()])
+        case,
+        distribute=lambda t: distribute_tensor(t, mesh, [Shard(0) if t.dim() > 1 else Replicate()]),
     )
     of_the_sums = METRICS[: METRICS.index("is_top1")]
     for name, metrics in (
@@ -179,9 +199,14 @@ def main() -> dict[str, object]:
         ("traffic of target_rank", (*of_the_sums, "target_rank")),
     ):
         inputs = make_inputs(TRAFFIC, torch.float32)
-        hidden, weight = inputs["hidden"].requires_grad_(), by_rows(inputs["weight"]).requires_grad_()
+        hidden, weight = (
+            inputs["hidden"].requires_grad_(),
+            by_rows(inputs["weight"]).requires_grad_(),
+        )
         with Traffic() as traffic:
-            shaped_linear_loss(hidden, weight, inputs["targets"], TRAFFIC.shape, metrics=metrics).loss.backward()
+            shaped_linear_loss(
+                hidden, weight, inputs["targets"], TRAFFIC.shape, metrics=metrics
+            ).loss.backward()
         results[name] = traffic.calls
     results["errors"] = [*_errors(by_rows)]
     hidden = distribute_tensor(torch.ones(N, D), mesh, [Replicate()]).requires_grad_()

@@ -1,4 +1,5 @@
-"""What `test_sharded_training.py` does in each of two processes: the same rows through every engine."""
+"""What `test_sharded_training.py` does in each of two processes: the same rows through every
+engine."""
 
 from __future__ import annotations
 
@@ -31,7 +32,8 @@ from shaped_trl.training import ShapedConfig, ShapedTrainer
 
 PROCESSES = 2
 ROWS = 4  # of a micro-batch; a data-parallel process has half of them
-REWARDS = {"beta": -0.25, "lambda_head": 0.1, "lambda_tail": -0.1, "top_k": 40}  # of which a shard has 32 tokens
+# of which a shard has 32 tokens
+REWARDS = {"beta": -0.25, "lambda_head": 0.1, "lambda_tail": -0.1, "top_k": 40}
 SHAPE = RewardShape(**REWARDS)
 
 
@@ -41,7 +43,8 @@ def make_model(tied: bool) -> Qwen3ForCausalLM:
 
 
 def micro_batches(rank: int = 0, processes: int = 1) -> list[dict[str, Tensor]]:
-    """Two micro-batches, or the part of one of `processes`. In the second, the rows of the last have no target."""
+    """Two micro-batches, or the part of one of `processes`. In the second, the rows of the last
+    have no target."""
     generator = torch.Generator().manual_seed(1)
     batches = []
     for second in (False, True):
@@ -60,13 +63,18 @@ def items() -> int:
     return sum(int((batch["labels"][:, 1:] != -100).sum()) for batch in micro_batches())
 
 
-def train(model: nn.Module, batches: list[dict[str, Tensor]], scale: float = 1.0) -> dict[str, Tensor]:
+def train(
+    model: nn.Module, batches: list[dict[str, Tensor]], scale: float = 1.0
+) -> dict[str, Tensor]:
     """Loss, metrics per token and gathered gradients of accumulated micro-batches."""
     return summary(accumulate(model, batches, scale)) | gradients(model)
 
 
-def accumulate(model: nn.Module, batches: list[dict[str, Tensor]], scale: float = 1.0) -> list[ShapedCausalLMOutput]:
-    """Forward and backward of each; `scale` makes up for an average over processes that hold different rows."""
+def accumulate(
+    model: nn.Module, batches: list[dict[str, Tensor]], scale: float = 1.0
+) -> list[ShapedCausalLMOutput]:
+    """Forward and backward of each; `scale` makes up for an average over processes that hold
+    different rows."""
     outputs = []
     for batch in batches:
         last = batch is batches[-1]
@@ -80,7 +88,11 @@ def accumulate(model: nn.Module, batches: list[dict[str, Tensor]], scale: float 
 
 
 def gradients(model: nn.Module) -> dict[str, Tensor]:
-    trained = {name.removeprefix("module."): p.grad for name, p in model.named_parameters() if p.requires_grad}
+    trained = {
+        name.removeprefix("module."): p.grad
+        for name, p in model.named_parameters()
+        if p.requires_grad
+    }
     assert None not in trained.values()
     return {f"gradient of {name}": gathered(gradient) for name, gradient in trained.items()}
 
@@ -100,7 +112,8 @@ def by_data_parallel(model: nn.Module) -> dict[str, Tensor]:
 
 
 def whole(result: dict[str, Tensor]) -> dict[str, Tensor]:
-    """`result` of half of the rows with the losses summed and the metrics put together over processes."""
+    """`result` of half of the rows with the losses summed and the metrics put together over
+    processes."""
     for name in METRICS:
         parts = [torch.empty_like(result[name]) for _ in range(PROCESSES)]
         dist.all_gather(parts, result[name])
@@ -137,7 +150,8 @@ def fsdp_of_transformers(tied: bool, folder: str) -> dict[str, Tensor]:
 
 
 def fsdp_modules_to_save(tied: bool, folder: str) -> dict[str, Tensor]:
-    """The head is trained in full beside adapters; PEFT's policy shards its copy, not the wrapper around it."""
+    """The head is trained in full beside adapters; PEFT's policy shards its copy, not the wrapper
+    around it."""
     model = with_adapters(shaped(make_model(tied)))
     fully_shard(model.get_output_embeddings().modules_to_save["default"])
     return by_data_parallel(fully_shard(model))
@@ -172,7 +186,8 @@ def zero3(tied: bool, folder: str) -> dict[str, Tensor]:
     import deepspeed
     from deepspeed.utils import safe_get_full_grad
 
-    # For inference only, and it would have to be compiled. (`deepspeed.comm.torch` by attribute is torch itself.)
+    # For inference only, and it would have to be compiled. (`deepspeed.comm.torch` by attribute is
+    # torch itself.)
     sys.modules["deepspeed.comm.torch"].build_shm_op = lambda: None
     model = shaped(make_model(tied).float())
     config = {
@@ -182,14 +197,18 @@ def zero3(tied: bool, folder: str) -> dict[str, Tensor]:
         "zero_allow_untested_optimizer": True,
     }
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
-    engine, *_ = deepspeed.initialize(model=model, optimizer=optimizer, config=config, dist_init_required=False)
+    engine, *_ = deepspeed.initialize(
+        model=model, optimizer=optimizer, config=config, dist_init_required=False
+    )
     outputs = []
     for batch in micro_batches(dist.get_rank(), PROCESSES):
         assert all(parameter.numel() == 0 for parameter in model.parameters())
         outputs.append(engine(**batch, num_items_in_batch=items()))
         # It divides by the micro-batches and averages over processes.
         engine.backward(outputs[-1].loss * 2 * PROCESSES)
-        reduced = {f"gradient of {name}": safe_get_full_grad(p) for name, p in model.named_parameters()}
+        reduced = {
+            f"gradient of {name}": safe_get_full_grad(p) for name, p in model.named_parameters()
+        }
         engine.step()
     return whole(summary(outputs) | reduced)
 
@@ -204,7 +223,8 @@ def trainer_tp(tied: bool, folder: str) -> dict[str, Tensor | float]:
 
 
 def by_trainer(model: PreTrainedModel, per_device: int, **settings) -> dict[str, Tensor | float]:
-    """Parameters after 3 steps, of two micro-batches each by default, what was logged, and an evaluation's metrics."""
+    """Parameters after 3 steps, of two micro-batches each by default, what was logged, and an
+    evaluation's metrics."""
     with tempfile.TemporaryDirectory() as folder:
         args = ShapedConfig(
             folder,
@@ -229,7 +249,16 @@ def by_trainer(model: PreTrainedModel, per_device: int, **settings) -> dict[str,
         trainer.train()
         assert isinstance(trainer.model_wrapped, FSDPModule) == bool(args.fsdp)
         evaluation = trainer.evaluate()
-    names = ("loss", "grad_norm", "nll", "entropy", "target_prob", "head_mass", "tail_mass", "mean_token_accuracy")
+    names = (
+        "loss",
+        "grad_norm",
+        "nll",
+        "entropy",
+        "target_prob",
+        "head_mass",
+        "tail_mass",
+        "mean_token_accuracy",
+    )
     steps = [row for row in trainer.state.log_history if "loss" in row]
     result = {f"{name} of step {row['step']}": row[name] for row in steps for name in names}
     result |= {f"eval_{name}": evaluation[f"eval_{name}"] for name in names if name != "grad_norm"}
@@ -243,7 +272,9 @@ def is_tensor_parallel(model: PreTrainedModel) -> bool:
 
 def with_adapters(model: PreTrainedModel) -> PeftModel:
     torch.manual_seed(2)
-    adapters = LoraConfig(r=2, target_modules=["q_proj"], modules_to_save=["lm_head"], init_lora_weights=False)
+    adapters = LoraConfig(
+        r=2, target_modules=["q_proj"], modules_to_save=["lm_head"], init_lora_weights=False
+    )
     return get_peft_model(model, adapters).double()
 
 
@@ -269,7 +300,10 @@ ENGINES = [
 # Only the head: torch's styles leave the tie to the user. A copy of the head is not tied.
 UNTIED_ONLY = [tp_of_torch, fsdp_modules_to_save]
 RUNS = [
-    (engine.__name__, tied) for engine in ENGINES for tied in (False, True) if not (tied and engine in UNTIED_ONLY)
+    (engine.__name__, tied)
+    for engine in ENGINES
+    for tied in (False, True)
+    if not (tied and engine in UNTIED_ONLY)
 ]
 
 

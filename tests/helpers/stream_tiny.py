@@ -1,9 +1,10 @@
-"""A tiny `StreamingTrainer` run, also as a script that is killed: a mixture of a stream and a memory-mapped source, a
-mixture of experts whose router biases move, a schedule of the reward shape.
+"""A tiny `StreamingTrainer` run, also as a script that is killed: a mixture of a stream and a
+memory-mapped source, a mixture of experts whose router biases move, a schedule of the reward shape.
 
     stream_tiny.py OUTPUT_DIR FOLDER KILL_AFTER_STEP WORKERS
 
-Rows of the stream begin with a word of their own, `r<number>`. Each row that is read is a line of FOLDER/reads.txt.
+Rows of the stream begin with a word of their own, `r<number>`. Each row that is read is a line of
+FOLDER/reads.txt.
 """
 
 from __future__ import annotations
@@ -31,8 +32,13 @@ def write_rows(folder: Path, files: int = 2, rows: int = 250) -> None:
     """`files` JSONL files of `rows` rows `text` each, all different."""
     rng = random.Random(0)
     for number in range(files):
-        texts = [f"r{number * rows + i} " + " ".join(rng.choices(WORDS, k=rng.randint(2, 19))) for i in range(rows)]
-        (folder / f"{number}.jsonl").write_text("".join(json.dumps({"text": text}) + "\n" for text in texts))
+        texts = [
+            f"r{number * rows + i} " + " ".join(rng.choices(WORDS, k=rng.randint(2, 19)))
+            for i in range(rows)
+        ]
+        (folder / f"{number}.jsonl").write_text(
+            "".join(json.dumps({"text": text}) + "\n" for text in texts)
+        )
 
 
 class _Recorded:
@@ -48,7 +54,9 @@ class _Recorded:
 def stream(folder: Path):
     """The rows of `write_rows` as a stream that records what is read."""
     files = sorted(str(path) for path in folder.glob("[0-9]*.jsonl"))
-    return load_dataset("json", data_files=files, split="train", streaming=True).map(_Recorded(folder))
+    return load_dataset("json", data_files=files, split="train", streaming=True).map(
+        _Recorded(folder)
+    )
 
 
 class _Kill(TrainerCallback):
@@ -61,9 +69,21 @@ class _Kill(TrainerCallback):
 
 
 def build(output_dir: Path, folder: Path, workers: int = 0, **changes) -> StreamingTrainer:
-    """60 steps of 2 × 2 sequences of 32 tokens, a checkpoint every 7 steps, dropout on, β from 0 to −0.25."""
-    settings = {"max_steps": 60, "save_steps": 7, "per_device_train_batch_size": 2, "gradient_accumulation_steps": 2}
-    settings |= {"max_length": 32, "packing": True, "learning_rate": 1e-2, "logging_steps": 1, "save_total_limit": 2}
+    """60 steps of 2 × 2 sequences of 32 tokens, a checkpoint every 7 steps, dropout on, β from 0 to
+    −0.25."""
+    settings = {
+        "max_steps": 60,
+        "save_steps": 7,
+        "per_device_train_batch_size": 2,
+        "gradient_accumulation_steps": 2,
+    }
+    settings |= {
+        "max_length": 32,
+        "packing": True,
+        "learning_rate": 1e-2,
+        "logging_steps": 1,
+        "save_total_limit": 2,
+    }
     settings |= {
         "gradient_checkpointing": False,
         "use_cpu": True,
@@ -71,16 +91,30 @@ def build(output_dir: Path, folder: Path, workers: int = 0, **changes) -> Stream
         "disable_tqdm": True,
         "router_bias_rate": 0.01,
     }
-    settings |= {"shape_schedule": {"beta": {"kind": "linear", "start": 0.0, "end": -0.25, "from_step": 10}}}
+    settings |= {
+        "shape_schedule": {"beta": {"kind": "linear", "start": 0.0, "end": -0.25, "from_step": 10}}
+    }
     args = ShapedConfig(str(output_dir), dataloader_num_workers=workers, **settings | changes)
     sources = [Source("stream", 0.7, stream(folder)), Source("mapped", 0.3, text_rows(40))]
-    return StreamingTrainer(tiny_mixture_of_experts(), args, sources=sources, processing_class=tiny_tokenizer())
+    return StreamingTrainer(
+        tiny_mixture_of_experts(), args, sources=sources, processing_class=tiny_tokenizer()
+    )
 
 
 def tiny_mixture_of_experts() -> MiniMaxM2ForCausalLM:
     torch.manual_seed(0)
-    settings = {"vocab_size": len(WORDS) + 3, "eos_token_id": 1, "pad_token_id": 0, "hidden_size": 16}
-    settings |= {"num_attention_heads": 2, "intermediate_size": 8, "num_local_experts": 8, "attention_dropout": 0.1}
+    settings = {
+        "vocab_size": len(WORDS) + 3,
+        "eos_token_id": 1,
+        "pad_token_id": 0,
+        "hidden_size": 16,
+    }
+    settings |= {
+        "num_attention_heads": 2,
+        "intermediate_size": 8,
+        "num_local_experts": 8,
+        "attention_dropout": 0.1,
+    }
     return MiniMaxM2ForCausalLM(scaled_down(paper_config("5b-a0.3b"), **settings))
 
 

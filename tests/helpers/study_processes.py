@@ -1,4 +1,5 @@
-"""Studies of fake stages (tests/helpers/fake_stages.py): their files, and processes of their own to be killed."""
+"""Studies of fake stages (tests/helpers/fake_stages.py): their files, and processes of their own to
+be killed."""
 
 from __future__ import annotations
 
@@ -32,7 +33,11 @@ def write_study(folder: Path, **recipes: dict[str, Any]) -> Path:
         "max_parallel": 2,
         "arms": {"a": {}, "b": {"shape": {"beta": -0.25}}, "c": {"shape": {"beta": 0.5}}},
         "stages": {
-            "pretrain": {"command": "train", "config": str(folder / "pretrain.yaml"), "shaped": True},
+            "pretrain": {
+                "command": "train",
+                "config": str(folder / "pretrain.yaml"),
+                "shaped": True,
+            },
             "rlvr": {"command": "rlvr", "config": str(folder / "rlvr.yaml"), "model": "pretrain"},
             "eval": {"command": "eval", "config": str(folder / "eval.yaml"), "model": "rlvr"},
         },
@@ -48,9 +53,11 @@ def run(study: Study) -> int:
 
 
 def start(study: Study, preload: Sequence[str] = ()) -> subprocess.Popen[str]:
-    """The study in a terminal-like process group; all its processes carry its `out` as their mark."""
+    """The study in a terminal-like process group; all its processes carry its `out` as their
+    mark."""
     script, pickled = study.out.with_name("run_it.py"), study.out.with_name("study.pickle")
-    pickled.write_bytes(pickle.dumps(study))  # reading the study file again would import torch, for seconds
+    # reading the study file again would import torch, for seconds
+    pickled.write_bytes(pickle.dumps(study))
     script.write_text(
         "import pathlib, pickle, sys\n"
         "from shaped_trl.study.runner import run_study\n"
@@ -61,7 +68,11 @@ def start(study: Study, preload: Sequence[str] = ()) -> subprocess.Popen[str]:
     places = [str(FAKES), str(script.parent), *sys.path]
     return subprocess.Popen(
         [sys.executable, str(script)],
-        env={**os.environ, MARK: str(study.out), "PYTHONPATH": os.pathsep.join(place for place in places if place)},
+        env={
+            **os.environ,
+            MARK: str(study.out),
+            "PYTHONPATH": os.pathsep.join(place for place in places if place),
+        },
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
@@ -70,7 +81,8 @@ def start(study: Study, preload: Sequence[str] = ()) -> subprocess.Popen[str]:
 
 
 def hold(out: Path, rows: int) -> None:
-    """Hold every run once so many steps and samples are written in all, while the file lies there."""
+    """Hold every run once so many steps and samples are written in all, while the file lies
+    there."""
     (out / "runs").mkdir(parents=True, exist_ok=True)
     (out / "runs/hold").write_text(str(rows))
 
@@ -78,7 +90,9 @@ def hold(out: Path, rows: int) -> None:
 def num_rows(out: Path) -> int:
     """Steps and samples that all runs have written."""
     logs = ("train_log.jsonl", "rl_log.jsonl", "samples.jsonl")
-    return sum(len(list(read_jsonl(path))) for name in logs for path in out.glob(f"runs/*/*/*/{name}"))
+    return sum(
+        len(list(read_jsonl(path))) for name in logs for path in out.glob(f"runs/*/*/*/{name}")
+    )
 
 
 def marked_processes(out: Path) -> list[int]:

@@ -15,7 +15,12 @@ N = 8
 def write_problems(folder: Path, count: int, seed: int) -> list[str]:
     """What an evaluation writes before its samples; the ids of its problems."""
     settings = {"n": N, "temperature": 0.7, "top_p": 0.95, "seed": seed}
-    record = {"settings": settings, "versions": {"torch": "2.0"}, "commit": "abc123", "device": "cpu"}
+    record = {
+        "settings": settings,
+        "versions": {"torch": "2.0"},
+        "commit": "abc123",
+        "device": "cpu",
+    }
     write_atomic(folder / "run.json", json.dumps(record))
     ids = [f"{BENCHMARK}/{number}" for number in range(count)]
     rows = [vars(Problem(key, BENCHMARK, "?", "1", BENCHMARK)) for key in ids]
@@ -24,12 +29,16 @@ def write_problems(folder: Path, count: int, seed: int) -> list[str]:
 
 
 def write_evaluation(folder: Path, passes: Sequence[int], seed: int) -> None:
-    """`passes` of N samples of each problem. Samples 0 to c−1 pass; the next is unparsed and cut, the others agree on
-    a wrong answer."""
+    """`passes` of N samples of each problem. Samples 0 to c−1 pass; the next is unparsed and cut,
+    the others agree on a wrong answer."""
     for key, c in zip(write_problems(folder, len(passes), seed), passes, strict=True):
         for index in range(N):
             cut = index == c
-            append_jsonl(folder / "samples.jsonl", [Sample(key, index, "", "length" if cut else "stop", 5)])
+            append_jsonl(
+                folder / "samples.jsonl", [Sample(key, index, "", "length" if cut else "stop", 5)]
+            )
             status = "pass" if index < c else "unparsed" if cut else "fail"
             answer = {"pass": "1", "fail": "2", "unparsed": None}[status]
-            append_jsonl(folder / "verdicts.jsonl", [Verdict(key, index, status, answer, BENCHMARK)])
+            append_jsonl(
+                folder / "verdicts.jsonl", [Verdict(key, index, status, answer, BENCHMARK)]
+            )

@@ -24,9 +24,16 @@ def study_values(tmp_path: Path) -> dict[str, Any]:
         "seeds": [0, 1],
         "baseline": "cross_entropy",
         "max_parallel": 2,
-        "arms": {"cross_entropy": {}, "precision": {"shape": {"beta": -0.25, "lambda_tail": -1e-5}}},
+        "arms": {
+            "cross_entropy": {},
+            "precision": {"shape": {"beta": -0.25, "lambda_tail": -1e-5}},
+        },
         "stages": {
-            "pretrain": {"command": "train", "config": str(tmp_path / "pretrain.yaml"), "shaped": True},
+            "pretrain": {
+                "command": "train",
+                "config": str(tmp_path / "pretrain.yaml"),
+                "shaped": True,
+            },
             "rlvr": {"command": "rlvr", "config": str(tmp_path / "rlvr.yaml"), "model": "pretrain"},
             "eval": {
                 "command": "eval",
@@ -51,7 +58,12 @@ def rich_values(tmp_path: Path) -> dict[str, Any]:
     values["regimes"] = {"common": {}, "rare": {"running_sums": {"noise": 0.2}}}
     values["arms"] |= {
         "matched": {"checkpoint_of": "cross_entropy", "entropy_of": "precision"},
-        "cool": {"checkpoint_of": "cross_entropy", "temperature": 0.75, "exploratory": True, "seeds": [1]},
+        "cool": {
+            "checkpoint_of": "cross_entropy",
+            "temperature": 0.75,
+            "exploratory": True,
+            "seeds": [1],
+        },
         "long": {
             "prepare": {"running_sums": {"p_long": 0.9}},
             "args": {"rlvr": {"max_steps": 5}},
@@ -67,7 +79,9 @@ def rich_values(tmp_path: Path) -> dict[str, Any]:
         "rlvr": stages["rlvr"] | {"model": "midtrain"},
     }
     values["stages"]["eval"] = stages["eval"]
-    (tmp_path / "rlvr.yaml").write_text("max_steps: 10\nlearning_rate: 1.0e-3\nmax_grad_norm: 2.0\n")
+    (tmp_path / "rlvr.yaml").write_text(
+        "max_steps: 10\nlearning_rate: 1.0e-3\nmax_grad_norm: 2.0\n"
+    )
     return values
 
 
@@ -75,6 +89,10 @@ def shared_values(tmp_path: Path) -> dict[str, Any]:
     """Pre-training is the baseline's, and every arm is shaped in mid-training."""
     values = rich_values(tmp_path)
     stages = values["stages"]
-    stages["pretrain"] = {"command": "train", "config": stages["pretrain"]["config"], "shared": True}
+    stages["pretrain"] = {
+        "command": "train",
+        "config": stages["pretrain"]["config"],
+        "shared": True,
+    }
     stages["midtrain"] |= {"shaped": True}
     return values

@@ -17,7 +17,9 @@ def tiny_tokenizer() -> PreTrainedTokenizerFast:
     vocabulary = {word: i for i, word in enumerate(["<pad>", "<eos>", "<unk>", *WORDS])}
     tokenizer = Tokenizer(models.WordLevel(vocabulary, unk_token="<unk>"))
     tokenizer.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
-    return PreTrainedTokenizerFast(tokenizer_object=tokenizer, pad_token="<pad>", eos_token="<eos>", unk_token="<unk>")
+    return PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer, pad_token="<pad>", eos_token="<eos>", unk_token="<unk>"
+    )
 
 
 def tiny_model(seed: int = 0, dtype: torch.dtype = torch.float32, **changes) -> Qwen3ForCausalLM:
@@ -42,7 +44,9 @@ def tiny_model(seed: int = 0, dtype: torch.dtype = torch.float32, **changes) -> 
 def text_rows(count: int, seed: int = 0) -> Dataset:
     """Rows `text` of 3 to 20 words: uneven, so that a mean of means is not the mean."""
     rng = random.Random(seed)
-    return Dataset.from_list([{"text": " ".join(rng.choices(WORDS, k=rng.randint(3, 20)))} for _ in range(count)])
+    return Dataset.from_list(
+        [{"text": " ".join(rng.choices(WORDS, k=rng.randint(3, 20)))} for _ in range(count)]
+    )
 
 
 def pair_rows(count: int, seed: int = 0) -> Dataset:

@@ -1,4 +1,5 @@
-"""torchtitan's own Llama, parallelised over CPU processes by torchtitan, one step with `ShapedLoss`."""
+"""torchtitan's own Llama, parallelised over CPU processes by torchtitan, one step with
+`ShapedLoss`."""
 
 from __future__ import annotations
 
@@ -28,7 +29,8 @@ CASES = [
 
 
 def relative_errors() -> dict[str, dict[str, float]]:
-    """Per case, the errors of the losses and of each parameter's gradient, relative to one whole process."""
+    """Per case, the errors of the losses and of each parameter's gradient, relative to one whole
+    process."""
     torch.autograd.set_multithreading_enabled(False)  # as torchtitan does
     parallel_dims.device_type = "cpu"
     return {" ".join(map(str, case)): sharded_step(*case) for case in CASES}
@@ -39,7 +41,8 @@ def sharded_step(sharded: str, backend: str, tied: bool) -> dict[str, float]:
     size, rank = dist.get_world_size(), dist.get_rank()
     degrees = {"fsdp": "data_parallel_shard_degree", "tp": "tensor_parallel_degree"}
     parallelism = ParallelismConfig(
-        **{name: size if key == sharded else 1 for key, name in degrees.items()}, spmd_backend=backend
+        **{name: size if key == sharded else 1 for key, name in degrees.items()},
+        spmd_backend=backend,
     )
     model = build(parallelism, tied)
     torch.manual_seed(1)
@@ -71,7 +74,8 @@ def build(parallelism: ParallelismConfig, tied: bool):
     """A Llama of one layer, its weights from a seed, with torchtitan's plan to shard it."""
     config = model_registry("debugmodel").model
     config.layers = config.layers[:1]
-    config.layers[0].attention.inner_attention = ScaledDotProductAttention.Config()  # flex needs a compiler
+    # flex needs a compiler
+    config.layers[0].attention.inner_attention = ScaledDotProductAttention.Config()
     config.enable_weight_tying = tied
     config.update_from_config(config=SimpleNamespace(parallelism=parallelism))
     torch.manual_seed(0)
@@ -82,7 +86,9 @@ def build(parallelism: ParallelismConfig, tied: bool):
 
 
 def whole_step(model, inputs, labels):
-    loss = shaped_linear_loss(model(inputs), model.lm_head.weight, labels, SHAPE, impl="reference").loss
+    loss = shaped_linear_loss(
+        model(inputs), model.lm_head.weight, labels, SHAPE, impl="reference"
+    ).loss
     loss = loss / (labels != -100).sum()
     loss.backward()
     return loss.detach(), {name: p.grad for name, p in model.named_parameters()}
@@ -108,7 +114,8 @@ def parallelize(model, dims: ParallelDims, parallelism: ParallelismConfig) -> No
 
 
 def relative_error(value, expected) -> float:
-    """Of a whole tensor, or under "spmd_types" of a gradient's rows or columns, or of its share in a sum."""
+    """Of a whole tensor, or under "spmd_types" of a gradient's rows or columns, or of its share in
+    a sum."""
     if isinstance(value, DTensor):
         value = value.full_tensor()
     elif value.shape != expected.shape:

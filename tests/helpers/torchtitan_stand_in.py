@@ -1,4 +1,5 @@
-"""What `shaped_kernels.torchtitan` needs of torchtitan 0.3 and spmd_types, and how the trainer there uses a loss."""
+"""What `shaped_kernels.torchtitan` needs of torchtitan 0.3 and spmd_types, and how the trainer
+there uses a loss."""
 
 from __future__ import annotations
 
@@ -44,7 +45,10 @@ def modules(backend: str = "spmd_types") -> dict[str, types.ModuleType]:
         },
         "torchtitan.distributed": {},
         "torchtitan.distributed.utils": {"get_spmd_backend": lambda: backend},
-        "torchtitan.distributed.spmd_types": {"current_spmd_mesh": lambda: None, "spmd_mesh_size": lambda axis: 1},
+        "torchtitan.distributed.spmd_types": {
+            "current_spmd_mesh": lambda: None,
+            "spmd_mesh_size": lambda axis: 1,
+        },
         "spmd_types": {"no_typecheck": contextlib.nullcontext, "is_type_checking": lambda: False},
     }
     made = {name: types.ModuleType(name) for name in contents}
@@ -60,7 +64,8 @@ def import_adapter(table: MutableMapping) -> types.ModuleType:
 
 
 class Decoder(nn.Module):
-    """Embedding, norm and head, with the attribute by which torchtitan's trainer leaves the head to the loss."""
+    """Embedding, norm and head, with the attribute by which torchtitan's trainer leaves the head to
+    the loss."""
 
     _skip_lm_head = False
 
@@ -90,13 +95,16 @@ def batch(rows: int = 4):
 
 
 def fsdp_step(config: dict) -> dict:
-    """One step of `Decoder` under FSDP2, as torchtitan groups it: whole gradients, losses summed over ranks."""
+    """One step of `Decoder` under FSDP2, as torchtitan groups it: whole gradients, losses summed
+    over ranks."""
     sys.modules.update(modules())
     adapter = import_adapter(sys.modules)
     torch.manual_seed(0)
     model = Decoder().double()
     fully_shard(model.tok_embeddings)
-    fully_shard([model.norm, model.lm_head], reshard_after_forward=config.pop("reshard_after_forward"))
+    fully_shard(
+        [model.norm, model.lm_head], reshard_after_forward=config.pop("reshard_after_forward")
+    )
     fully_shard(model)
     for module in model.modules():
         if isinstance(module, FSDPModule):
@@ -109,7 +117,9 @@ def fsdp_step(config: dict) -> dict:
     inputs, labels = (x.chunk(dist.get_world_size())[dist.get_rank()] for x in (inputs, labels))
     with torch.no_grad():
         validation, _ = loss_fn(model(inputs), labels)
-    assert isinstance(model.lm_head.weight, DTensor), "the head stays gathered after a validation step"
+    assert isinstance(model.lm_head.weight, DTensor), (
+        "the head stays gathered after a validation step"
+    )
     training, _ = loss_fn(model(inputs), labels, valid)
     training.backward()
     losses = torch.stack((training.detach(), validation / valid))

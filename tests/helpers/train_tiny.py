@@ -44,7 +44,8 @@ def run(per_device: int, accumulation: int, dtype: str, optim: str, **settings):
         trainer.train()
     losses = [row["loss"] for row in trainer.state.log_history if "loss" in row]
     return {
-        name: p.detach().clone() for name, p in trainer.accelerator.unwrap_model(trainer.model).named_parameters()
+        name: p.detach().clone()
+        for name, p in trainer.accelerator.unwrap_model(trainer.model).named_parameters()
     }, losses
 
 

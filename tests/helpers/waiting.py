@@ -1,4 +1,5 @@
-"""Tests wait for a condition, however slow the machine is; only what can never end is ended by a limit."""
+"""Tests wait for a condition, however slow the machine is; only what can never end is ended by a
+limit."""
 
 from __future__ import annotations
 
@@ -21,10 +22,12 @@ def wait_until(condition: Callable[[], Any]) -> None:
 
 @contextmanager
 def processor_limit(seconds: float) -> Iterator[None]:
-    """Fail where the block takes more than these seconds of processor time, whatever runs beside it.
+    """Fail where the block takes more than these seconds of processor time, whatever runs beside
+    it.
 
-    The limit tells work that grows with the square of its input, or faster, from work that does not: the inputs are
-    so long that the first takes minutes on any machine, and the second a small fraction of the limit.
+    The limit tells work that grows with the square of its input, or faster, from work that does
+    not: the inputs are so long that the first takes minutes on any machine, and the second a small
+    fraction of the limit.
     """
 
     def stop(*_: object) -> None:

@@ -1,4 +1,5 @@
-"""Run Python text as on a machine that lacks a protection: ``python without_protection.py NAME TEXT``.
+"""Run Python text as on a machine that lacks a protection: ``python without_protection.py NAME
+TEXT``.
 
 A filter of this process's own makes the kernel say that it does not know the call.
 """

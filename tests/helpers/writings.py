@@ -1,6 +1,7 @@
 r"""Right and wrong ways to write a gold answer, made from its text alone: no grader takes part.
 
-Each function gives {kind of writing: text}. Numbers are rewritten by value, everything else by its LaTeX.
+Each function gives {kind of writing: text}. Numbers are rewritten by value, everything else by its
+LaTeX.
 """
 
 from __future__ import annotations
@@ -14,7 +15,12 @@ getcontext().prec = 400
 
 def gold_value(gold: str) -> Fraction | None:
     """The value of a gold that is a plain number, a fraction, or in e-notation; None for others."""
-    text = gold.replace(",\\!", "").replace("\\!", "").replace("$", "").replace("\\", "", 1 if "\\$" in gold else 0)
+    text = (
+        gold.replace(",\\!", "")
+        .replace("\\!", "")
+        .replace("$", "")
+        .replace("\\", "", 1 if "\\$" in gold else 0)
+    )
     text = re.sub(r"(?<=\d),(?=\d{3}\b)", "", text).replace(" ", "").replace("_", "base")
     if match := re.fullmatch(r"(-?)\\[dt]?frac(?:\{(\d+)\}|(\d))(?:\{(\d+)\}|(\d))", text):
         sign, a, b, c, d = match.groups()
@@ -30,11 +36,14 @@ def _decimal(value: Fraction) -> Decimal | None:
     for prime in (2, 5):
         while rest % prime == 0:
             rest //= prime
-    return (Decimal(value.numerator) / Decimal(value.denominator)).normalize() if rest == 1 else None
+    return (
+        (Decimal(value.numerator) / Decimal(value.denominator)).normalize() if rest == 1 else None
+    )
 
 
 def number_writings(gold: str, value: Fraction) -> dict[str, str]:
-    """A number as integer, decimal, fraction, in scientific notation, with units, names, fonts and spaces."""
+    """A number as integer, decimal, fraction, in scientific notation, with units, names, fonts and
+    spaces."""
     sign, size = ("-" if value < 0 else ""), abs(value)
     top, bottom = size.numerator, size.denominator
     bare = gold.strip("$")
@@ -52,11 +61,17 @@ def number_writings(gold: str, value: Fraction) -> dict[str, str]:
         "twice over two": rf"{sign}\frac{{{2 * top}}}{{{2 * bottom}}}",
     }
     if bottom == 1:
-        ways |= {"point zero": f"{sign}{top}.00", "thousands": f"{sign}{top:,}", "words": f"{sign}{top} apples"}
+        ways |= {
+            "point zero": f"{sign}{top}.00",
+            "thousands": f"{sign}{top:,}",
+            "words": f"{sign}{top} apples",
+        }
         ways["tex thousands"] = sign + f"{top:,}".replace(",", "{,}")
         ways["thin thousands"] = sign + f"{top:,}".replace(",", r"\,")
     else:
-        ways |= {name: rf"{sign}\{name}{{{top}}}{{{bottom}}}" for name in ("frac", "dfrac", "tfrac")}
+        ways |= {
+            name: rf"{sign}\{name}{{{top}}}{{{bottom}}}" for name in ("frac", "dfrac", "tfrac")
+        }
         ways["slash"] = f"{sign}{top}/{bottom}"
         if top > bottom:
             ways["mixed"] = rf"{sign}{top // bottom}\frac{{{top % bottom}}}{{{bottom}}}"
@@ -80,7 +95,8 @@ def number_writings(gold: str, value: Fraction) -> dict[str, str]:
 
 
 def wrong_numbers(gold: str, value: Fraction) -> dict[str, str]:
-    """Neighbours of a number: sign, exponent, factor of 1000, last digit, inverse, a false equation."""
+    """Neighbours of a number: sign, exponent, factor of 1000, last digit, inverse, a false
+    equation."""
 
     def write(number: Fraction) -> str:
         if number.denominator == 1 and abs(number) < 10**16:
@@ -95,8 +111,17 @@ def wrong_numbers(gold: str, value: Fraction) -> dict[str, str]:
     if value.denominator == 1 and value > 1:
         ways["square"] = f"{value}^2"
     if value:
-        changes = {"sign": -value, "ten times": 10 * value, "a tenth": value / 10, "thousand": 1000 * value}
-        changes |= {"a thousandth": value / 1000, "inverse": 1 / value, "one percent more": value * Fraction(101, 100)}
+        changes = {
+            "sign": -value,
+            "ten times": 10 * value,
+            "a tenth": value / 10,
+            "thousand": 1000 * value,
+        }
+        changes |= {
+            "a thousandth": value / 1000,
+            "inverse": 1 / value,
+            "one percent more": value * Fraction(101, 100),
+        }
         ways |= {kind: write(changed) for kind, changed in changes.items()}
         ways["equation"] = f"{write(value)} = {write(2 * value)}"
     mantissa = re.match(r"\D*[\d.]+", gold)
@@ -111,7 +136,8 @@ def wrong_numbers(gold: str, value: Fraction) -> dict[str, str]:
 
 
 def _is_close(text: str, value: Fraction) -> bool:
-    """Within the stated tolerance of scientific notation (relative 1e-4), or the same: not a wrong answer."""
+    """Within the stated tolerance of scientific notation (relative 1e-4), or the same: not a wrong
+    answer."""
     other = gold_value(text)
     return other is not None and abs(other - value) <= abs(value) / 10_000
 
@@ -130,7 +156,8 @@ def top_level_parts(text: str) -> list[str]:
 
 
 def expression_writings(gold: str) -> dict[str, str]:
-    """An expression, list, tuple, interval, matrix or word in other writings of the same meaning."""
+    """An expression, list, tuple, interval, matrix or word in other writings of the same
+    meaning."""
     bare = gold[1:-1] if re.fullmatch(r"\$[^$]*\$", gold) else gold
     ways = {
         "dollars": f"${bare}$",
@@ -147,18 +174,35 @@ def expression_writings(gold: str) -> dict[str, str]:
         ways["left"] = bare.replace("(", r"\left(").replace(")", r"\right)")
     parts = top_level_parts(bare)
     if len(parts) > 1 and not re.search("where", bare):
-        ways |= {"reversed": ", ".join(parts[::-1]), "and": r" \text{ and } ".join(parts), "or": " or ".join(parts)}
+        ways |= {
+            "reversed": ", ".join(parts[::-1]),
+            "and": r" \text{ and } ".join(parts),
+            "or": " or ".join(parts),
+        }
         ways |= {"set": r"\{" + ", ".join(parts) + r"\}", "semicolons": "; ".join(parts)}
     elif not re.search(r"=|[<>]|\\[lg]e|\\text|\\mbox|\\in(?![a-z])|\{ *\\circ", bare):
         ways["name"] = f"Q = {bare}"
         ways["function"] = f"Q(n) = {bare}"
     if re.search(r"\^\{?\\circ", bare) and len(parts) == 1:
         number = re.sub(r"\^\{?\\circ\}?", "", bare)
-        ways |= {"no degrees": number, "degrees": number + r"\text{ degrees}", "degree sign": number + "°"}
+        ways |= {
+            "no degrees": number,
+            "degrees": number + r"\text{ degrees}",
+            "degree sign": number + "°",
+        }
     if word := re.fullmatch(r"\\text\{\s*\(?(\w+)\)?\}", bare):
-        ways |= {"bare": word[1], "bold": rf"\textbf{{{word[1]}}}", "lower": word[1].lower(), "round": f"({word[1]})"}
+        ways |= {
+            "bare": word[1],
+            "bold": rf"\textbf{{{word[1]}}}",
+            "lower": word[1].lower(),
+            "round": f"({word[1]})",
+        }
     if based := re.fullmatch(r"(\d+)_\{?(\d+)\}?", bare):
-        ways |= {"braces": f"{based[1]}_{{{based[2]}}}", "round": f"({based[1]})_{based[2]}", "digits": based[1]}
+        ways |= {
+            "braces": f"{based[1]}_{{{based[2]}}}",
+            "round": f"({based[1]})_{based[2]}",
+            "digits": based[1],
+        }
     if "pmatrix" in bare:
         ways["brackets"] = bare.replace("pmatrix", "bmatrix")
         ways["fractions"] = re.sub(r"(\d+)/(\d+)", r"\\frac{\1}{\2}", bare)
@@ -177,8 +221,12 @@ def wrong_expressions(gold: str) -> dict[str, str]:
     parts = top_level_parts(bare)
     if len(set(parts)) > 1 and not re.search("where", bare):
         ways["an element less"] = ", ".join(parts[:-1])
-        ways["an element more"] = ", ".join([*parts, "(77,78)" if parts[0].startswith("(") else "77"])
-    elif not re.search(r"=|text|mbox|infty|matrix|\\in|[<>]|^\(|^\\left|^\[|circ|_\{?\d+\}?$", bare):
+        ways["an element more"] = ", ".join(
+            [*parts, "(77,78)" if parts[0].startswith("(") else "77"]
+        )
+    elif not re.search(
+        r"=|text|mbox|infty|matrix|\\in|[<>]|^\(|^\\left|^\[|circ|_\{?\d+\}?$", bare
+    ):
         ways |= {
             "negative": f"-({bare})",
             "one more": f"{bare}+1",

@@ -1,7 +1,9 @@
-r"""Families of wrong writings: each says something else than gold, in a form that a lenient grader takes for gold.
+r"""Families of wrong writings: each says something else than gold, in a form that a lenient grader
+takes for gold.
 
-GOLD stands for a gold answer, OTHER for an answer that differs from it. A family of `BOXED` is written into a final
-``\boxed{}``, one of `COMPLETIONS` is the whole text. `NUMBERS` are for golds that are plain numbers, boxed as well.
+GOLD stands for a gold answer, OTHER for an answer that differs from it. A family of `BOXED` is
+written into a final ``\boxed{}``, one of `COMPLETIONS` is the whole text. `NUMBERS` are for golds
+that are plain numbers, boxed as well.
 """
 
 from __future__ import annotations
@@ -162,7 +164,11 @@ def wrong_completions(gold: str) -> dict[str, str]:
     bare = plain_gold(gold)
     value = gold_value(bare)
     other = "77" if "77" not in gold and value != 77 else "88"
-    boxed = BOXED | ({f"number: {name}": text for name, text in NUMBERS.items()} if value is not None else {})
+    boxed = BOXED | (
+        {f"number: {name}": text for name, text in NUMBERS.items()} if value is not None else {}
+    )
     texts = {name: f"So the answer is $\\boxed{{{text}}}$." for name, text in boxed.items()}
     texts |= {f"completion: {name}": text for name, text in COMPLETIONS.items()}
-    return {name: text.replace("OTHER", other).replace("GOLD", bare) for name, text in texts.items()}
+    return {
+        name: text.replace("OTHER", other).replace("GOLD", bare) for name, text in texts.items()
+    }

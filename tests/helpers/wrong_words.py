@@ -100,7 +100,9 @@ def _words(words: tuple[str, ...], *, leading: bool) -> dict[str, str]:
     ways = {}
     for phrase in words:
         side = "before" if leading else "behind"
-        ways[f"text {side}: {phrase}"] = rf"\text{{{phrase} }} GOLD" if leading else rf"GOLD \text{{ {phrase}}}"
+        ways[f"text {side}: {phrase}"] = (
+            rf"\text{{{phrase} }} GOLD" if leading else rf"GOLD \text{{ {phrase}}}"
+        )
         ways[f"bare {side}: {phrase}"] = f"{phrase} GOLD" if leading else f"GOLD {phrase}"
     return ways
 

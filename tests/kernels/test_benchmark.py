@@ -25,14 +25,26 @@ def benchmark(monkeypatch):
 @pytest.mark.slow
 def test_a_run_appends_rows_with_times_ratios_errors_and_provenance(tmp_path):
     out, plot = tmp_path / "rows.csv", tmp_path / "plot.png"
-    command = [sys.executable, FOLDER / "linear_loss.py", *TOY, "--variants", "ours cross-entropy", "floor"]
+    command = [
+        sys.executable,
+        FOLDER / "linear_loss.py",
+        *TOY,
+        "--variants",
+        "ours cross-entropy",
+        "floor",
+    ]
     command += ["--out", out, "--plot", plot, "--commit", "abc1234"]
     # Tensors this small only wait for a second thread.
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     finished = subprocess.run(command, capture_output=True, text=True, check=False, env=environment)
     assert finished.returncode == 0, finished.stderr
-    assert "40x16x300: time of ours cross-entropy ≤ 1.1 × floor: 3 matmuls and a pass" in finished.stdout
-    rows = {row["variant"]: row for row in csv.DictReader(out.read_text(encoding="utf-8").splitlines())}
+    assert (
+        "40x16x300: time of ours cross-entropy ≤ 1.1 × floor: 3 matmuls and a pass"
+        in finished.stdout
+    )
+    rows = {
+        row["variant"]: row for row in csv.DictReader(out.read_text(encoding="utf-8").splitlines())
+    }
     assert list(rows) == [
         "ours cross-entropy",
         "floor: 3 matmuls, our chunks",
@@ -42,7 +54,11 @@ def test_a_run_appends_rows_with_times_ratios_errors_and_provenance(tmp_path):
     ours = rows["ours cross-entropy"]
     assert 0 < float(ours["p20_ms"]) <= float(ours["median_ms"]) <= float(ours["p80_ms"])
     assert int(ours["calls"]) >= int(ours["rounds"]) == 10
-    assert float(ours["floor_ratio_low"]) <= float(ours["floor_ratio"]) <= float(ours["floor_ratio_high"])
+    assert (
+        float(ours["floor_ratio_low"])
+        <= float(ours["floor_ratio"])
+        <= float(ours["floor_ratio_high"])
+    )
     assert ours["base"] == "ours cross-entropy"
     assert float(ours["base_ratio"]) == 1
     assert 0 < float(ours["error_ratio"]) <= 3
@@ -72,9 +88,15 @@ def off_by_a_little(part: str):
         if impl == "reference":
             return output
         if part == "metrics":
-            return output if output.entropy is None else output._replace(entropy=1.001 * output.entropy)
+            return (
+                output
+                if output.entropy is None
+                else output._replace(entropy=1.001 * output.entropy)
+            )
         loss = 1.001 * output.loss
-        return output._replace(loss=loss if part == "loss" else loss - loss.detach() + output.loss.detach())
+        return output._replace(
+            loss=loss if part == "loss" else loss - loss.detach() + output.loss.detach()
+        )
 
     return wrong_loss
 
@@ -106,7 +128,10 @@ def test_an_absent_peer_is_left_out_with_a_line(benchmark, capsys):
     errors = benchmark.check(variants, 16, 300, "cpu", torch.float32)
     assert ours.name in errors
     assert "absent" not in errors
-    assert "left out: absent: ModuleNotFoundError: No module named 'absent_peer'" in capsys.readouterr().out
+    assert (
+        "left out: absent: ModuleNotFoundError: No module named 'absent_peer'"
+        in capsys.readouterr().out
+    )
 
 
 def made_up(name: str, rounds_ms: list[float], peak_mb: float | None, sums: str = "bfloat16"):
@@ -114,7 +139,9 @@ def made_up(name: str, rounds_ms: list[float], peak_mb: float | None, sums: str 
     import peers
 
     variant = peers.Variant(name, peers.floor(), peers.CROSS_ENTROPY, sums)
-    return measure.Result(variant, rounds_ms, dict(enumerate(rounds_ms)), peak_mb, 1.0, out_of_memory=not rounds_ms)
+    return measure.Result(
+        variant, rounds_ms, dict(enumerate(rounds_ms)), peak_mb, 1.0, out_of_memory=not rounds_ms
+    )
 
 
 def test_verdicts_follow_the_numbers(benchmark):
@@ -136,10 +163,24 @@ def test_verdicts_follow_the_numbers(benchmark):
     assert reached["time of ours cross-entropy, bf16 sums ≤ 1.05 × Liger C=16"] is True
     assert reached["extra memory of Liger C=16 ≥ 1 × ours cross-entropy, bf16 sums"] is True
     assert reached["ours cross-entropy, bf16 sums ≥ 1.4 × faster than Liger C=1"] is True
-    assert reached["time of ours full, metrics, bf16 sums ≤ 1.15 × floor: 3 matmuls, our chunks"] is True
-    assert reached["time of ours full, metrics, bf16 sums ≤ 1.08 × floor: 3 matmuls, our chunks (stretch)"] is False
-    assert reached["extra memory of ours full, metrics, bf16 sums ≤ dW (bfloat16) + dX + 1 GiB"] is False
-    assert reached["extra memory of ours cross-entropy, bf16 sums ≤ dW (bfloat16) + dX + 1 GiB"] is True
+    assert (
+        reached["time of ours full, metrics, bf16 sums ≤ 1.15 × floor: 3 matmuls, our chunks"]
+        is True
+    )
+    assert (
+        reached[
+            "time of ours full, metrics, bf16 sums ≤ 1.08 × floor: 3 matmuls, our chunks (stretch)"
+        ]
+        is False
+    )
+    assert (
+        reached["extra memory of ours full, metrics, bf16 sums ≤ dW (bfloat16) + dX + 1 GiB"]
+        is False
+    )
+    assert (
+        reached["extra memory of ours cross-entropy, bf16 sums ≤ dW (bfloat16) + dX + 1 GiB"]
+        is True
+    )
     assert reached["ours full ≥ 4 × faster than full logits, full shape"] is None
     assert reached["time of ours beta ≤ 1.05 × Liger C=16, fp32 sums"] is None
 
@@ -156,7 +197,11 @@ def test_ratios_are_formed_within_rounds(benchmark):
     slow_machine_in_round_1 = made_up("a", [1.0, 10.0, 1.1], None)
     other = made_up("b", [2.0, 20.0, 2.2], None)
     assert measure.time_ratio(slow_machine_in_round_1, other) == (0.5, 0.5, 0.5)
-    assert measure.time_ratio(other._replace(rounds={1: 30.0}), slow_machine_in_round_1) == (3, 3, 3)
+    assert measure.time_ratio(other._replace(rounds={1: 30.0}), slow_machine_in_round_1) == (
+        3,
+        3,
+        3,
+    )
     assert measure.time_ratio(other, slow_machine_in_round_1._replace(rounds={7: 1.0})) is None
 
 

@@ -1,4 +1,5 @@
-"""What only a GPU can show: no waiting, the memory taken, and numbers at the size of a real head."""
+"""What only a GPU can show: no waiting, the memory taken, and numbers at the size of a real
+head."""
 
 import pytest
 import torch
@@ -9,7 +10,9 @@ pytestmark = pytest.mark.gpu
 SHAPE = RewardShape(-0.25, 0.1, -0.1, top_k=100)
 
 
-def make_inputs(N: int, D: int, V: int, dtype: torch.dtype = torch.bfloat16) -> tuple[Tensor, Tensor, Tensor]:
+def make_inputs(
+    N: int, D: int, V: int, dtype: torch.dtype = torch.bfloat16
+) -> tuple[Tensor, Tensor, Tensor]:
     torch.manual_seed(0)
     hidden = torch.randn(N, D, device="cuda", dtype=dtype, requires_grad=True)
     weight = (torch.randn(V, D, device="cuda") * 2 / D**0.5).to(dtype).requires_grad_()
@@ -38,9 +41,13 @@ def test_chunks_beyond_the_targets_that_count_are_skipped(kept):
     rows = targets != -100
     for impl in ("triton", "chunked"):
         hidden.grad = weight.grad = None
-        output = shaped_linear_loss(hidden, weight, targets, SHAPE, metrics=METRICS, impl=impl, chunk_mb=1.0)
+        output = shaped_linear_loss(
+            hidden, weight, targets, SHAPE, metrics=METRICS, impl=impl, chunk_mb=1.0
+        )
         output.loss.backward()
-        truth = shaped_linear_loss(hidden[rows], weight, targets[rows], SHAPE, metrics=METRICS, impl="reference")
+        truth = shaped_linear_loss(
+            hidden[rows], weight, targets[rows], SHAPE, metrics=METRICS, impl="reference"
+        )
         torch.testing.assert_close(output.loss, truth.loss, rtol=1e-4, atol=1e-3)
         torch.testing.assert_close(output.tail_mass[rows], truth.tail_mass, rtol=1e-3, atol=1e-6)
         assert hidden.grad[~rows].count_nonzero() == 0
@@ -59,10 +66,15 @@ def test_peak_memory_is_the_gradients_and_a_gibibyte(accum_dtype):
     torch.cuda.synchronize()
     torch.cuda.reset_peak_memory_stats()
     before = torch.cuda.memory_allocated()
-    output = shaped_linear_loss(hidden, weight, targets, SHAPE, metrics=METRICS, accum_dtype=accum_dtype)
+    output = shaped_linear_loss(
+        hidden, weight, targets, SHAPE, metrics=METRICS, accum_dtype=accum_dtype
+    )
     output.loss.backward()
     added = torch.cuda.max_memory_allocated() - before
-    gradients = weight.numel() * (accum_dtype or torch.float32).itemsize + hidden.numel() * hidden.element_size()
+    gradients = (
+        weight.numel() * (accum_dtype or torch.float32).itemsize
+        + hidden.numel() * hidden.element_size()
+    )
     assert added <= gradients + 2**30
 
 

@@ -40,11 +40,14 @@ def extreme_rows() -> dict[str, Tensor]:
 
 
 def loss_and_dz(z: Tensor, shape: RewardShape, impl: str) -> tuple[Tensor, Tensor, Tensor]:
-    """Loss, logit gradient, and all metrics of one row of logits, which may hold −inf (put in by the bias)."""
+    """Loss, logit gradient, and all metrics of one row of logits, which may hold −inf (put in by
+    the bias)."""
     hidden = z.masked_fill(z == -torch.inf, 0)[None].requires_grad_()
     bias = torch.zeros_like(z).masked_fill(z == -torch.inf, -torch.inf)
     weight, target = torch.eye(V, dtype=z.dtype), torch.tensor([0])
-    output = shaped_linear_loss(hidden, weight, target, shape, bias=bias, impl=impl, metrics=METRICS)
+    output = shaped_linear_loss(
+        hidden, weight, target, shape, bias=bias, impl=impl, metrics=METRICS
+    )
     output.loss.backward()
     return output.loss.detach(), hidden.grad[0], torch.cat(output[1:])
 
@@ -61,12 +64,17 @@ def test_everything_is_finite_in_fp32(name, impl):
 @pytest.mark.parametrize("name", SHAPES)
 def test_fp32_is_close_to_float64(name, impl):
     for row, z in extreme_rows().items():
-        # The reference multiplies w by nll, which underflows in fp32 from a gap of 87 on, in float64 from 708 on.
-        if row == "target ahead by 10000.0" or (impl == "reference" and "ahead" in row and z[0] > 87):
+        # The reference multiplies w by nll, which underflows in fp32 from a gap of 87 on, in
+        # float64 from 708 on.
+        if row == "target ahead by 10000.0" or (
+            impl == "reference" and "ahead" in row and z[0] > 87
+        ):
             continue
         truths = loss_and_dz(z.double(), SHAPES[name], "reference")
         for got, truth in zip(loss_and_dz(z, SHAPES[name], impl), truths, strict=True):
-            torch.testing.assert_close(got.double(), truth, rtol=1e-5, atol=1e-7, msg=lambda m, row=row: f"{row}: {m}")
+            torch.testing.assert_close(
+                got.double(), truth, rtol=1e-5, atol=1e-7, msg=lambda m, row=row: f"{row}: {m}"
+            )
 
 
 def test_at_beta_minus_one_a_certain_target_keeps_its_loss_and_gradient():
@@ -79,7 +87,8 @@ def test_at_beta_minus_one_a_certain_target_keeps_its_loss_and_gradient():
 
 
 @pytest.mark.parametrize(
-    ("impl", "gap"), [("reference", 20.0), ("reference", 80.0), ("chunked", 80.0), ("chunked", 110.0)]
+    ("impl", "gap"),
+    [("reference", 20.0), ("reference", 80.0), ("chunked", 80.0), ("chunked", 110.0)],
 )
 def test_the_products_gradient_stays_exact_where_the_target_is_certain(impl, gap):
     # dz_x → −q^(1+β) with q = e^−Δ: naive fp32 arithmetic is NaN from a gap of 16 on.
@@ -91,7 +100,8 @@ def test_the_products_gradient_stays_exact_where_the_target_is_certain(impl, gap
 
 
 def exponent_to_50_digits(gap: float, beta: float) -> tuple[float, float]:
-    """Loss w·nll and dz_x = −w·q of r = (1/p)^((1−p)^β) for two tokens whose logits differ by `gap`."""
+    """Loss w·nll and dz_x = −w·q of r = (1/p)^((1−p)^β) for two tokens whose logits differ by
+    `gap`."""
     with mpmath.workdps(50):
         p, q = (1 / (1 + mpmath.exp(sign * mpmath.mpf(gap))) for sign in (-1, 1))
         w = p * (1 / p) ** (q**beta)
@@ -102,8 +112,12 @@ def exponent_to_50_digits(gap: float, beta: float) -> tuple[float, float]:
 @pytest.mark.parametrize(("impl", "dtype", "rtol"), [
     ("reference", torch.float64, 1e-12), ("chunked", torch.float64, 1e-12), ("chunked", torch.float32, 1e-5),
 ])  # fmt: skip
-@pytest.mark.parametrize("gap", [-500.0, -80.0, -20.0, -1.0, 0.0, 1.0, 15.0, 17.0, 30.0, 37.0, 80.0])
-def test_the_exponent_agrees_with_50_digits_from_impossible_to_certain(gap, impl, dtype, rtol, beta):
+@pytest.mark.parametrize(
+    "gap", [-500.0, -80.0, -20.0, -1.0, 0.0, 1.0, 15.0, 17.0, 30.0, 37.0, 80.0]
+)
+def test_the_exponent_agrees_with_50_digits_from_impossible_to_certain(
+    gap, impl, dtype, rtol, beta
+):
     z = torch.full((V,), -torch.inf, dtype=dtype).index_copy(
         0, torch.tensor([0, 5]), torch.tensor([gap, 0.0], dtype=dtype)
     )
@@ -156,7 +170,8 @@ def test_masked_tokens_get_no_gradient():
 
 @pytest.mark.parametrize("name", SHAPES)
 def test_a_common_offset_of_all_logits_changes_nothing(name):
-    # Eighths below 2^13 are exact in fp32, so that only the arithmetic of the loss could lose digits.
+    # Eighths below 2^13 are exact in fp32, so that only the arithmetic of the loss could lose
+    # digits.
     z = normal_row().mul(8).round() / 8
     plain, shifted = (loss_and_dz(z + offset, SHAPES[name], "chunked") for offset in (0.0, 8000.0))
     assert all(torch.equal(a, b) for a, b in zip(plain, shifted, strict=True))

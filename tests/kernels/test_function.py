@@ -15,7 +15,9 @@ CHUNK_MB = CHUNK_ROWS * V * 4 / 2**20
 
 def make_inputs(dtype: torch.dtype = torch.float32) -> tuple[Tensor, Tensor, Tensor]:
     generator = torch.Generator().manual_seed(17)
-    hidden, weight = (torch.randn(size, D, generator=generator).to(dtype).requires_grad_() for size in (N, V))
+    hidden, weight = (
+        torch.randn(size, D, generator=generator).to(dtype).requires_grad_() for size in (N, V)
+    )
     return hidden, weight, torch.randint(V, (N,), generator=generator)
 
 
@@ -48,7 +50,14 @@ def test_chunked_makes_no_tensor_of_the_size_of_the_logits(dtype, metrics):
         hidden, weight, targets = make_inputs(dtype)
         with Operations() as operations:
             output = shaped_linear_loss(
-                hidden, weight, targets, SHAPE, softcap=30.0, metrics=metrics, impl=impl, chunk_mb=chunk_mb
+                hidden,
+                weight,
+                targets,
+                SHAPE,
+                softcap=30.0,
+                metrics=metrics,
+                impl=impl,
+                chunk_mb=chunk_mb,
             )
             output.loss.backward()
         largest[impl] = operations.largest
@@ -70,10 +79,16 @@ def test_no_work_is_done_for_gradients_that_nobody_needs(trained, matmuls_per_ch
         for name, tensor in tensors.items():
             tensor.requires_grad_(name in trained.split()).grad = None
         with Operations() as operations:
-            output = shaped_linear_loss(hidden, weight, targets, SHAPE, bias=bias, impl=impl, chunk_mb=CHUNK_MB)
+            output = shaped_linear_loss(
+                hidden, weight, targets, SHAPE, bias=bias, impl=impl, chunk_mb=CHUNK_MB
+            )
         if trained:
             output.loss.backward()
-        return output.loss.detach(), {name: tensor.grad for name, tensor in tensors.items()}, operations
+        return (
+            output.loss.detach(),
+            {name: tensor.grad for name, tensor in tensors.items()},
+            operations,
+        )
 
     loss, gradients, operations = run("chunked")
     expected_loss, expected_gradients, _ = run("reference")
@@ -158,10 +173,14 @@ def test_a_double_backward_is_refused():
 def test_ignored_positions_count_for_nothing_and_metrics_keep_the_shape(impl):
     hidden, weight, targets = make_inputs(torch.float64)
     masked = targets.masked_fill(torch.arange(N) % 3 == 0, -100)
-    output = shaped_linear_loss(hidden.view(7, 9, D), weight, masked.view(7, 9), SHAPE, metrics=METRICS, impl=impl)
+    output = shaped_linear_loss(
+        hidden.view(7, 9, D), weight, masked.view(7, 9), SHAPE, metrics=METRICS, impl=impl
+    )
     output.loss.backward()
     kept = masked != -100
-    alone = shaped_linear_loss(hidden[kept], weight, targets[kept], SHAPE, metrics=METRICS, impl=impl)
+    alone = shaped_linear_loss(
+        hidden[kept], weight, targets[kept], SHAPE, metrics=METRICS, impl=impl
+    )
     torch.testing.assert_close(output.loss, alone.loss)
     assert hidden.grad[~kept].count_nonzero() == 0
     assert hidden.grad[kept].count_nonzero() == kept.sum() * D
@@ -176,7 +195,10 @@ def test_ignored_positions_count_for_nothing_and_metrics_keep_the_shape(impl):
 @pytest.mark.parametrize("impl", ["reference", "chunked"])
 @pytest.mark.parametrize("tokens", [0, 5])
 def test_without_a_valid_target_the_loss_is_a_differentiable_zero(tokens, impl):
-    hidden, weight = torch.randn(tokens, D, requires_grad=True), torch.randn(V, D, requires_grad=True)
+    hidden, weight = (
+        torch.randn(tokens, D, requires_grad=True),
+        torch.randn(V, D, requires_grad=True),
+    )
     targets = torch.full((tokens,), -100)
     output = shaped_linear_loss(hidden, weight, targets, SHAPE, metrics=METRICS, impl=impl)
     output.loss.backward()
@@ -203,7 +225,8 @@ def test_another_ignore_index_and_int32_targets():
     torch.testing.assert_close(output.loss, expected)
 
 
-@pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor that is not a leaf")  # torch, at a graph break
+# torch, at a graph break
+@pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor that is not a leaf")
 def test_a_compiled_module_gives_the_same_gradients():
     hidden, weight, targets = make_inputs(torch.float64)
 
@@ -236,11 +259,16 @@ REFUSED = [
     ({"metrics": ("nll", "perplexity")}, "metrics holds 'perplexity'"),
     ({"metrics": "nll"}, "metrics='nll' is one string"),
     ({"impl": "cuda"}, "impl='cuda' is not available; use auto, reference, chunked, triton"),
-    ({"accum_dtype": torch.bfloat16}, r"accum_dtype=torch\.bfloat16 is not None, torch\.float32 or"),
+    (
+        {"accum_dtype": torch.bfloat16},
+        r"accum_dtype=torch\.bfloat16 is not None, torch\.float32 or",
+    ),
 ]
 
 
-@pytest.mark.parametrize(("arguments", "message"), REFUSED, ids=[message[:24] for _, message in REFUSED])
+@pytest.mark.parametrize(
+    ("arguments", "message"), REFUSED, ids=[message[:24] for _, message in REFUSED]
+)
 def test_bad_arguments_are_named(arguments, message):
     hidden, weight, targets = make_inputs()
     with pytest.raises(ValueError, match=message) as error:

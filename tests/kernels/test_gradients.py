@@ -1,4 +1,5 @@
-"""Loss and gradient against the equations, written out once more here, and against sampled policy gradients.
+"""Loss and gradient against the equations, written out once more here, and against sampled policy
+gradients.
 
 With the identity for the head weight, the gradient of the hidden states is that of the logits.
 """
@@ -31,16 +32,24 @@ SHAPES = [
         (-0.2, 0.4, 1000),
         (0.1, 0.1, 5),
     )
-] + [RewardShape(positive="power", alpha=alpha, lambda_tail=-0.1, top_k=3) for alpha in (0.5, 1.0, 2.0)]
+] + [
+    RewardShape(positive="power", alpha=alpha, lambda_tail=-0.1, top_k=3)
+    for alpha in (0.5, 1.0, 2.0)
+]
 
 
 def name_of(shape: RewardShape) -> str:
     exponent = shape.alpha if shape.positive == "power" else shape.beta
-    return f"{shape.positive}{exponent}-head{shape.lambda_head}-tail{shape.lambda_tail}-k{shape.top_k}"
+    return (
+        f"{shape.positive}{exponent}-head{shape.lambda_head}-tail{shape.lambda_tail}-k{shape.top_k}"
+    )
 
 
-def closed_form(z: list[float], x: int, shape: RewardShape) -> tuple[float, list[float], dict[str, float]]:
-    """Loss, logit gradient p_j(R − r_j), and metrics of one token, with the simplest float64 arithmetic."""
+def closed_form(
+    z: list[float], x: int, shape: RewardShape
+) -> tuple[float, list[float], dict[str, float]]:
+    """Loss, logit gradient p_j(R − r_j), and metrics of one token, with the simplest float64
+    arithmetic."""
     total = math.fsum(math.exp(value - max(z)) for value in z)
     p = [math.exp(value - max(z)) / total for value in z]
     q = math.fsum(p[:x] + p[x + 1 :])
@@ -68,7 +77,8 @@ def closed_form(z: list[float], x: int, shape: RewardShape) -> tuple[float, list
 
 
 def make_logits() -> tuple[Tensor, Tensor]:
-    """Seven rows of spread 3; the first target is its row's argmax, the second its least likely token."""
+    """Seven rows of spread 3; the first target is its row's argmax, the second its least likely
+    token."""
     generator = torch.Generator().manual_seed(3)
     z = 3 * torch.randn(7, V, generator=generator, dtype=torch.float64)
     targets = torch.randint(V, (7,), generator=generator)
@@ -76,7 +86,9 @@ def make_logits() -> tuple[Tensor, Tensor]:
     return z, targets
 
 
-def loss_and_dz(z: Tensor, targets: Tensor, shape: RewardShape, impl: str, **arguments) -> tuple[Tensor, Tensor]:
+def loss_and_dz(
+    z: Tensor, targets: Tensor, shape: RewardShape, impl: str, **arguments
+) -> tuple[Tensor, Tensor]:
     hidden = z.clone().requires_grad_()
     weight = torch.eye(z.shape[-1], dtype=z.dtype)
     loss = shaped_linear_loss(hidden, weight, targets, shape, impl=impl, **arguments).loss
@@ -89,10 +101,14 @@ def loss_and_dz(z: Tensor, targets: Tensor, shape: RewardShape, impl: str, **arg
 def test_loss_gradient_and_metrics_are_the_closed_form(shape, impl):
     z, targets = make_logits()
     rows = [closed_form(row, x, shape) for row, x in zip(z.tolist(), targets.tolist(), strict=True)]
-    output = shaped_linear_loss(z, torch.eye(V, dtype=z.dtype), targets, shape, impl=impl, metrics=METRICS)
+    output = shaped_linear_loss(
+        z, torch.eye(V, dtype=z.dtype), targets, shape, impl=impl, metrics=METRICS
+    )
     loss, dz = loss_and_dz(z, targets, shape, impl)
     assert loss.item() == pytest.approx(math.fsum(row[0] for row in rows), rel=1e-12)
-    torch.testing.assert_close(dz, torch.tensor([row[1] for row in rows], dtype=z.dtype), rtol=1e-12, atol=1e-15)
+    torch.testing.assert_close(
+        dz, torch.tensor([row[1] for row in rows], dtype=z.dtype), rtol=1e-12, atol=1e-15
+    )
     for name in METRICS:
         expected = torch.tensor([row[2][name] for row in rows], dtype=z.dtype)
         torch.testing.assert_close(getattr(output, name), expected, rtol=1e-12, atol=1e-15)
@@ -141,7 +157,9 @@ def test_sampled_policy_gradients_agree_and_would_notice_a_missing_reward():
     rewards[x] = (1 - p[x]) ** -0.25 / p[x]
     # Row a: what one sample of token a contributes, −r_a ∇ ln p_a.
     contribution = -rewards[:, None] * (torch.eye(V, dtype=torch.float64) - p)
-    drawn = torch.multinomial(p, samples, replacement=True, generator=torch.Generator().manual_seed(7))
+    drawn = torch.multinomial(
+        p, samples, replacement=True, generator=torch.Generator().manual_seed(7)
+    )
     share = torch.bincount(drawn, minlength=V).double() / samples
     mean = share @ contribution
     standard_error = ((share @ contribution**2 - mean**2) / samples).sqrt()
@@ -155,7 +173,8 @@ def test_sampled_policy_gradients_agree_and_would_notice_a_missing_reward():
 
 @pytest.mark.parametrize("impl", IMPLEMENTATIONS)
 def test_a_constant_added_to_all_rewards_changes_no_gradient(impl):
-    # (r_x, .1, 0) − .1 = (r_x − .1, 0, −.1): the two arms differ by .1·p_x in the target's weight only.
+    # (r_x, .1, 0) − .1 = (r_x − .1, 0, −.1): the two arms differ by .1·p_x in the target's weight
+    # only.
     z, targets = make_logits()
     _, head_arm = loss_and_dz(z, targets, RewardShape(lambda_head=0.1, top_k=5), impl)
     _, tail_arm = loss_and_dz(z, targets, RewardShape(lambda_tail=-0.1, top_k=5), impl)
@@ -177,7 +196,9 @@ def test_the_logit_gradient_sums_to_zero(shape, impl):
 def test_for_two_tokens_the_fixed_point_is_temperature_one_plus_beta(beta):
     data = torch.tensor([0.8, 0.2], dtype=torch.float64)
     z = (data.log() / (1 + beta)).expand(2, 2)
-    _, dz = loss_and_dz(z, torch.tensor([0, 1]), RewardShape(beta=beta, positive="product"), "chunked")
+    _, dz = loss_and_dz(
+        z, torch.tensor([0, 1]), RewardShape(beta=beta, positive="product"), "chunked"
+    )
     _, dz_cross_entropy = loss_and_dz(z, torch.tensor([0, 1]), RewardShape(), "chunked")
     assert (data @ dz).abs().max() < 1e-16
     assert (data @ dz_cross_entropy).abs().max() > 0.04

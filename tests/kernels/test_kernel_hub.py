@@ -1,4 +1,5 @@
-"""The package as a kernel of the Hub: loaded from a build folder, under another name, by the `kernels` library."""
+"""The package as a kernel of the Hub: loaded from a build folder, under another name, by the
+`kernels` library."""
 
 import os
 import runpy
@@ -48,7 +49,9 @@ for impl in ("chunked", "triton"):
 def run(code: str, folder: Path, **environment: str) -> None:
     environment = os.environ | {"TRITON_INTERPRET": "1"} | (environment or {"HF_HUB_OFFLINE": "1"})
     command = [sys.executable, "-W", "ignore::RuntimeWarning", "-c", code]
-    done = subprocess.run(command, check=False, capture_output=True, text=True, env=environment, cwd=folder)
+    done = subprocess.run(
+        command, check=False, capture_output=True, text=True, env=environment, cwd=folder
+    )
     assert done.returncode == 0, done.stderr
 
 
@@ -60,7 +63,8 @@ def test_build_toml_is_valid():
 
 @pytest.mark.slow
 def test_a_loaded_kernel_gives_the_numbers_of_the_package(tmp_path):
-    """Bit for bit: loss, metrics and gradients of "chunked", and of "triton" in Triton's interpreter."""
+    """Bit for bit: loss, metrics and gradients of "chunked", and of "triton" in Triton's
+    interpreter."""
     pytest.importorskip("triton", reason="triton is not installed")
     results = {}
     for name, code in (("build", FROM_BUILD), ("direct", DIRECT)):
@@ -83,8 +87,12 @@ def test_a_published_kernel_is_loaded_by_its_version(tmp_path, monkeypatch, caps
         assert PUBLISH["main"](["me/shaped-kernels"]) == 0  # all of it is there
         key = "kernel", "me/shaped-kernels"
         assert set(server.files[key]) == {"README.md"}
-        assert 'get_kernel("me/shaped-kernels", version=1' in server.files[key]["README.md"].decode()
-        variants = {path.split("/")[1] for path in server.branches[key, "v1"] if path.startswith("build/")}
+        assert (
+            'get_kernel("me/shaped-kernels", version=1' in server.files[key]["README.md"].decode()
+        )
+        variants = {
+            path.split("/")[1] for path in server.branches[key, "v1"] if path.startswith("build/")
+        }
         assert variants == {"torch-cpu", "torch-cuda"}
         assert len(server.messages) == 2
         run(FROM_HUB, tmp_path, **client_environment(server, tmp_path / "home"))

@@ -1,7 +1,9 @@
-"""NaN and infinities: what is not a distribution has no finite loss, in any implementation, and spoils no other row.
+"""NaN and infinities: what is not a distribution has no finite loss, in any implementation, and
+spoils no other row.
 
-A token whose logits hold NaN or +inf, or are all −inf, has NaN for its loss, its metrics and its gradient, as in
-torch's cross-entropy. A logit of −inf beside finite ones is a token that cannot come: everything is finite then.
+A token whose logits hold NaN or +inf, or are all −inf, has NaN for its loss, its metrics and its
+gradient, as in torch's cross-entropy. A logit of −inf beside finite ones is a token that cannot
+come: everything is finite then.
 """
 
 import pytest
@@ -10,12 +12,14 @@ import torch.nn.functional as F
 from shaped_kernels import METRICS, RewardShape, shaped_linear_loss
 from torch import Tensor
 
-# The interpreter computes with numpy, which reports the NaN and the infinities that are put in here.
+# The interpreter computes with numpy, which reports the NaN and the infinities that are put in
+# here.
 pytestmark = pytest.mark.filterwarnings("ignore:.* encountered:RuntimeWarning")
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 IMPLEMENTATIONS = ("reference", "chunked", "triton")
 N, D, V = 4, 6, 40
-ROW, TARGET, IGNORED, OTHER = 1, 8, 2, 20  # a row and its target, a row that does not count, a token besides
+# a row and its target, a row that does not count, a token besides
+ROW, TARGET, IGNORED, OTHER = 1, 8, 2, 20
 SHAPES = {
     "cross-entropy": RewardShape(),
     "product": RewardShape(beta=-0.25, positive="product"),
@@ -39,19 +43,30 @@ PLACES = {
 
 
 def make_inputs(place: str, value: float, dtype: torch.dtype) -> dict[str, Tensor]:
-    """hidden [N, D], weight [V, D], bias [V], targets [N], of which one is ignored; `value` is put at `place`."""
+    """hidden [N, D], weight [V, D], bias [V], targets [N], of which one is ignored; `value` is put
+    at `place`."""
     generator = torch.Generator().manual_seed(5)
     sizes = {"hidden": (N, D), "weight": (V, D), "bias": (V,)}
-    inputs = {name: torch.randn(size, generator=generator).to(DEVICE, dtype) for name, size in sizes.items()}
+    inputs = {
+        name: torch.randn(size, generator=generator).to(DEVICE, dtype)
+        for name, size in sizes.items()
+    }
     name, index = PLACES[place]
     inputs[name][index] = value
     return inputs | {"targets": torch.tensor([3, TARGET, -100, 0], device=DEVICE)}
 
 
-def results(inputs: dict[str, Tensor], shape: RewardShape, impl: str, softcap: float | None) -> dict[str, Tensor]:
+def results(
+    inputs: dict[str, Tensor], shape: RewardShape, impl: str, softcap: float | None
+) -> dict[str, Tensor]:
     """Loss, metrics and gradients in float64."""
     leaves = {name: inputs[name].clone().requires_grad_() for name in ("hidden", "weight", "bias")}
-    arguments = leaves | {"targets": inputs["targets"], "shape": shape, "softcap": softcap, "metrics": METRICS}
+    arguments = leaves | {
+        "targets": inputs["targets"],
+        "shape": shape,
+        "softcap": softcap,
+        "metrics": METRICS,
+    }
     output = shaped_linear_loss(**arguments, impl=impl)
     output.loss.backward()
     return {
@@ -67,7 +82,9 @@ def torch_nll(inputs: dict[str, Tensor], softcap: float | None) -> Tensor:
     return F.cross_entropy(logits, inputs["targets"], reduction="none")
 
 
-def check(place: str, value: float, shape: RewardShape, dtype: torch.dtype, softcap: float | None) -> None:
+def check(
+    place: str, value: float, shape: RewardShape, dtype: torch.dtype, softcap: float | None
+) -> None:
     inputs = make_inputs(place, value, dtype)
     tolerance = 2e-2 if dtype == torch.bfloat16 else 1e-5  # the interpreter truncates to bf16
     nll = torch_nll(inputs, softcap).double()
@@ -79,7 +96,9 @@ def check(place: str, value: float, shape: RewardShape, dtype: torch.dtype, soft
         assert ours["loss"].isnan() == nll.isnan().any()
         for name in METRICS:
             assert torch.equal(ours[name].isnan(), nll.isnan()), (impl, name)
-        assert torch.equal(ours["gradient of hidden"].isnan().any(-1) | ~nll.isnan(), torch.ones_like(nll).bool())
+        assert torch.equal(
+            ours["gradient of hidden"].isnan().any(-1) | ~nll.isnan(), torch.ones_like(nll).bool()
+        )
         assert ours["gradient of hidden"][IGNORED].count_nonzero() == 0
         for name, expected in truth.items():
             torch.testing.assert_close(
@@ -106,8 +125,9 @@ def test_all_implementations_say_what_torch_says(number, place, value):
 def test_all_implementations_say_what_torch_says_for_all_shapes(shape, place, value):
     for dtype in (torch.float32, torch.bfloat16):
         check(place, value, SHAPES[shape], dtype, None)
-        # A softcap makes a number of an infinity, so that all tokens are possible. Where fewer than top_k logits are
-        # finite, the kernel may then take another one of equals for a member of the head set.
+        # A softcap makes a number of an infinity, so that all tokens are possible. Where fewer than
+        # top_k logits are finite, the kernel may then take another one of equals for a member of
+        # the head set.
         if place not in ("all logits", "all logits but one"):
             check(place, value, SHAPES[shape], dtype, 3.0)
 
@@ -115,11 +135,14 @@ def test_all_implementations_say_what_torch_says_for_all_shapes(shape, place, va
 @pytest.mark.parametrize("impl", IMPLEMENTATIONS)
 def test_an_evaluation_of_a_broken_model_has_no_number_and_the_rest_keeps_its_own(impl):
     """Without gradients, in half precision, with a head set: only the row with NaN changes."""
-    whole, broken = (make_inputs("hidden state", value, torch.bfloat16) for value in (0.5, torch.nan))
+    whole, broken = (
+        make_inputs("hidden state", value, torch.bfloat16) for value in (0.5, torch.nan)
+    )
     shape = SHAPES["head"]
     with torch.no_grad():
         expected, got = (
-            shaped_linear_loss(**inputs, shape=shape, metrics=METRICS, impl=impl) for inputs in (whole, broken)
+            shaped_linear_loss(**inputs, shape=shape, metrics=METRICS, impl=impl)
+            for inputs in (whole, broken)
         )
     assert got.loss.isnan()
     for name in METRICS:

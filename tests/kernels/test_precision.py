@@ -11,12 +11,15 @@ FULL_SHAPE = RewardShape(beta=-0.25, lambda_head=0.1, lambda_tail=-0.1, top_k=50
 
 
 def make_inputs(dtype: torch.dtype) -> tuple[list[Tensor], Tensor]:
-    """Hidden, weight and bias already rounded to bf16, so that every dtype starts from the same numbers."""
+    """Hidden, weight and bias already rounded to bf16, so that every dtype starts from the same
+    numbers."""
     generator = torch.Generator().manual_seed(11)
     sizes = ((N, D), (V, D), (V,))
     tensors = [torch.randn(size, generator=generator).bfloat16() for size in sizes]
     tensors[1] *= 0.25  # logits of standard deviation 2
-    return [t.to(dtype).requires_grad_() for t in tensors], torch.randint(V, (N,), generator=generator)
+    return [t.to(dtype).requires_grad_() for t in tensors], torch.randint(
+        V, (N,), generator=generator
+    )
 
 
 def cross_entropy(hidden: Tensor, weight: Tensor, bias: Tensor, targets: Tensor) -> Tensor:
@@ -27,7 +30,9 @@ def cross_entropy(hidden: Tensor, weight: Tensor, bias: Tensor, targets: Tensor)
 
 def shaped(shape: RewardShape, impl: str, chunk_mb: float = 0.1):
     return lambda hidden, weight, bias, targets: (
-        shaped_linear_loss(hidden, weight, targets, shape, bias=bias, impl=impl, chunk_mb=chunk_mb).loss
+        shaped_linear_loss(
+            hidden, weight, targets, shape, bias=bias, impl=impl, chunk_mb=chunk_mb
+        ).loss
     )
 
 
@@ -53,7 +58,9 @@ def test_memory_is_poisoned():
 @pytest.mark.parametrize("impl", ["reference", "chunked"])
 def test_the_default_shape_is_cross_entropy_in_float64(impl):
     truths = loss_and_gradients(cross_entropy, torch.float64)
-    for got, truth in zip(loss_and_gradients(shaped(RewardShape(), impl), torch.float64), truths, strict=True):
+    for got, truth in zip(
+        loss_and_gradients(shaped(RewardShape(), impl), torch.float64), truths, strict=True
+    ):
         torch.testing.assert_close(got, truth, rtol=1e-12, atol=1e-15)
 
 
@@ -68,7 +75,8 @@ def test_chunked_errs_at_most_twice_as_much_as_full_logits(shape, peer, dtype):
     results = loss_and_gradients(shaped(shape, "chunked"), dtype)
     assert [t.dtype for t in results] == [torch.float32, dtype, dtype, dtype]
     allowed = errors(loss_and_gradients(peer, dtype), truths)
-    # One rounding of the fp32 sum is the least that can be asked: the peer's loss may be exact by luck.
+    # One rounding of the fp32 sum is the least that can be asked: the peer's loss may be exact by
+    # luck.
     allowed[0] = max(allowed[0], torch.finfo(torch.float32).eps)
     for error, peer_error in zip(errors(results, truths), allowed, strict=True):
         assert error <= 2 * peer_error
@@ -77,7 +85,9 @@ def test_chunked_errs_at_most_twice_as_much_as_full_logits(shape, peer, dtype):
 def test_the_bf16_weight_gradient_does_not_lose_precision_with_the_number_of_chunks():
     truth = loss_and_gradients(cross_entropy, torch.float64)[2]
     one, many = (
-        errors([loss_and_gradients(shaped(RewardShape(), "chunked", mb), torch.bfloat16)[2]], [truth])[0]
+        errors(
+            [loss_and_gradients(shaped(RewardShape(), "chunked", mb), torch.bfloat16)[2]], [truth]
+        )[0]
         for mb in (1.0, 0.02)
     )
     assert many <= 1.001 * one

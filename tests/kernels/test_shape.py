@@ -61,7 +61,9 @@ def test_the_presets_are_those_of_the_paper():
 
 
 def test_an_unknown_preset_lists_the_known_ones():
-    with pytest.raises(ValueError, match=r"'precise' is unknown; use one of cross_entropy, precision, diversity"):
+    with pytest.raises(
+        ValueError, match=r"'precise' is unknown; use one of cross_entropy, precision, diversity"
+    ):
         RewardShape.preset("precise")
 
 

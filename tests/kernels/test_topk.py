@@ -28,7 +28,8 @@ def test_the_head_is_that_of_a_stable_sort(kind, top_k):
     z = rows_with_ties(kind)
     expected = z.sort(dim=-1, descending=True, stable=True).indices[:, :top_k]
     in_head, in_expected = (
-        torch.zeros_like(z, dtype=torch.bool).scatter(-1, ids, True) for ids in (head_ids(z, top_k), expected)
+        torch.zeros_like(z, dtype=torch.bool).scatter(-1, ids, True)
+        for ids in (head_ids(z, top_k), expected)
     )
     possible = z != -torch.inf
     assert torch.equal(in_head & possible, in_expected & possible)
@@ -62,13 +63,16 @@ def test_equal_logits_make_the_lowest_ids_the_head(impl):
 @pytest.mark.parametrize("kind", ["no ties", "bf16", "integers", "constant", "few finite"])
 @pytest.mark.parametrize("impl", ["reference", "chunked"])
 def test_the_rank_is_that_of_a_stable_sort(impl, kind, dtype):
-    """Of each token that is a target in turn, an impossible one too; −inf comes from the bias, row by row."""
+    """Of each token that is a target in turn, an impossible one too; −inf comes from the bias, row
+    by row."""
     for row in rows_with_ties(kind)[:3].to(dtype):
         targets = torch.arange(0, V, 7)
         bias = torch.zeros_like(row).masked_fill(row == -torch.inf, -torch.inf)
         hidden = row.nan_to_num(neginf=0.0).expand(len(targets), V)
         weight = torch.eye(V, dtype=dtype)
-        output = shaped_linear_loss(hidden, weight, targets, bias=bias, metrics=("target_rank",), impl=impl)
+        output = shaped_linear_loss(
+            hidden, weight, targets, bias=bias, metrics=("target_rank",), impl=impl
+        )
         order = row.sort(descending=True, stable=True).indices
         assert output.target_rank.dtype == torch.float32
         assert output.target_rank.tolist() == order.argsort()[targets].tolist()

@@ -1,4 +1,5 @@
-"""`shaped_kernels.torchtitan`: the loss as torchtitan 0.3 calls it, by a stand-in and, where installed, by itself."""
+"""`shaped_kernels.torchtitan`: the loss as torchtitan 0.3 calls it, by a stand-in and, where
+installed, by itself."""
 
 import sys
 
@@ -9,7 +10,8 @@ from shaped_kernels import RewardShape, shaped_linear_loss
 from torch import nn
 from torchtitan_stand_in import Decoder, batch, fsdp_step, give_head, import_adapter, modules
 
-# torchtitan compiles its attention when it is imported, and torch's compiler uses what torch has deprecated
+# torchtitan compiles its attention when it is imported, and torch's compiler uses what torch has
+# deprecated
 ignore_compiler = pytest.mark.filterwarnings("ignore:.*torch.jit.script_method:DeprecationWarning")
 FULL = RewardShape(beta=-0.25, lambda_head=0.3, lambda_tail=-0.2, top_k=5)
 
@@ -42,7 +44,9 @@ def reference_step(model: Decoder, shape: RewardShape) -> dict:
     inputs, labels = batch()
     hidden = model.norm(model.tok_embeddings(inputs))
     head = model.lm_head
-    loss = shaped_linear_loss(hidden, head.weight, labels, shape, bias=head.bias, impl="reference").loss
+    loss = shaped_linear_loss(
+        hidden, head.weight, labels, shape, bias=head.bias, impl="reference"
+    ).loss
     loss = loss / (labels != -100).sum()
     loss.backward()
     return {"losses": loss.detach()} | {name: p.grad for name, p in model.named_parameters()}
@@ -51,7 +55,9 @@ def reference_step(model: Decoder, shape: RewardShape) -> dict:
 def assert_same(found: dict, expected: dict):
     assert found.keys() == expected.keys()
     for name, value in expected.items():
-        torch.testing.assert_close(found[name], value.expand_as(found[name]), rtol=1e-12, atol=1e-14)
+        torch.testing.assert_close(
+            found[name], value.expand_as(found[name]), rtol=1e-12, atol=1e-14
+        )
 
 
 @pytest.mark.parametrize("shape", [RewardShape(), FULL])
@@ -113,7 +119,8 @@ def test_fsdp2(tmp_path, reshard_after_forward):
 @ignore_compiler
 @pytest.mark.distributed
 def test_torchtitans_llama(tmp_path):
-    """FSDP2, tied too, and tensor parallelism in both backends: losses and all gradients of one process, fp32."""
+    """FSDP2, tied too, and tensor parallelism in both backends: losses and all gradients of one
+    process, fp32."""
     pytest.importorskip("torchtitan", reason="torchtitan is not installed")
     import torchtitan_ranks
 
@@ -132,7 +139,18 @@ def test_every_field_is_a_flag_of_torchtitan(tmp_path, monkeypatch):
     example = [line[4:] for line in adapter.__doc__.splitlines() if line.startswith("    ")]
     (tmp_path / "my_run.py").write_text("\n".join(example))
     monkeypatch.syspath_prepend(tmp_path)
-    argv = ["--module", "my_run", "--config", "precision", "--loss.shape.beta", "-0.5", "--loss.impl", "chunked"]
+    argv = [
+        "--module",
+        "my_run",
+        "--config",
+        "precision",
+        "--loss.shape.beta",
+        "-0.5",
+        "--loss.impl",
+        "chunked",
+    ]
     config = ConfigManager().parse_args(argv)
-    assert config.loss == adapter.ShapedLoss.Config(shape=RewardShape(beta=-0.5, lambda_tail=-0.1), impl="chunked")
+    assert config.loss == adapter.ShapedLoss.Config(
+        shape=RewardShape(beta=-0.5, lambda_tail=-0.1), impl="chunked"
+    )
     assert config.training.disable_cuda_graphs

@@ -9,22 +9,28 @@ from shaped_kernels import METRICS, RewardShape, shaped_linear_loss, triton_rows
 from shaped_kernels.triton_rows import Launch
 from torch import Tensor
 
-# The interpreter computes with numpy, which reports the infinities that the arithmetic is built to survive.
+# The interpreter computes with numpy, which reports the infinities that the arithmetic is built to
+# survive.
 pytestmark = pytest.mark.filterwarnings("ignore:.* encountered:RuntimeWarning")
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 FULL = RewardShape(-0.25, 0.1, -0.1, top_k=20)
 ULP = torch.finfo(torch.float32).eps
 
 
-def make_inputs(N: int, D: int, V: int, dtype: torch.dtype, seed: int = 0) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Hidden states, weight, bias, and targets; logits of standard deviation 2, targets both likely and not."""
+def make_inputs(
+    N: int, D: int, V: int, dtype: torch.dtype, seed: int = 0
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Hidden states, weight, bias, and targets; logits of standard deviation 2, targets both likely
+    and not."""
     generator = torch.Generator().manual_seed(seed)
     hidden = torch.randn(N, D, generator=generator)
     weight = torch.randn(V, D, generator=generator).mul(2 / D**0.5)
     bias = torch.randn(V, generator=generator).mul(0.1)
     targets = torch.randint(V, (N,), generator=generator)
     targets[::2] = (hidden @ weight.T).argmax(-1)[::2]
-    return *(t.bfloat16().to(DEVICE, dtype).requires_grad_() for t in (hidden, weight, bias)), targets.to(DEVICE)
+    return *(
+        t.bfloat16().to(DEVICE, dtype).requires_grad_() for t in (hidden, weight, bias)
+    ), targets.to(DEVICE)
 
 
 def results(
@@ -32,20 +38,27 @@ def results(
 ) -> list[Tensor]:
     """Loss, metrics and gradients in float64, computed in `dtype`."""
     hidden, weight, bias = (t.detach().to(dtype).requires_grad_() for t in inputs[:3])
-    output = shaped_linear_loss(hidden, weight, inputs[3], shape, bias=bias, impl=impl, metrics=METRICS, **arguments)
+    output = shaped_linear_loss(
+        hidden, weight, inputs[3], shape, bias=bias, impl=impl, metrics=METRICS, **arguments
+    )
     output.loss.backward()
     return [t.detach().double() for t in (*output, hidden.grad, weight.grad, bias.grad)]
 
 
-def assert_close_to_truth(inputs: tuple[Tensor, ...], shape: RewardShape, dtype: torch.dtype, **arguments) -> None:
-    """Errors of at most 3 times those of full logits in the same dtype, taking one rounding for the least."""
+def assert_close_to_truth(
+    inputs: tuple[Tensor, ...], shape: RewardShape, dtype: torch.dtype, **arguments
+) -> None:
+    """Errors of at most 3 times those of full logits in the same dtype, taking one rounding for the
+    least."""
     truths = results(inputs, shape, "reference", torch.float64, **arguments)
     peers = results(inputs, shape, "reference", dtype, **arguments)
     ours = results(inputs, shape, "triton", dtype, **arguments)
     names = ("loss", *METRICS, "hidden", "weight", "bias")
     for name, our, peer, truth in zip(names, ours, peers, truths, strict=True):
         assert our.isfinite().all(), name
-        floor = (torch.finfo(dtype).eps if name in ("hidden", "weight", "bias") else ULP) * truth.norm()
+        floor = (
+            torch.finfo(dtype).eps if name in ("hidden", "weight", "bias") else ULP
+        ) * truth.norm()
         assert (our - truth).norm() <= 3 * torch.maximum((peer - truth).norm(), floor), name
 
 
@@ -73,7 +86,9 @@ CASES = {
 
 
 @pytest.mark.parametrize(
-    "dtype", [torch.float32, torch.bfloat16, pytest.param(torch.float16, marks=pytest.mark.slow)], ids=str
+    "dtype",
+    [torch.float32, torch.bfloat16, pytest.param(torch.float16, marks=pytest.mark.slow)],
+    ids=str,
 )
 @pytest.mark.parametrize("name", CASES)
 def test_errors_are_those_of_full_logits(name, dtype):
@@ -88,7 +103,8 @@ def test_vocabularies_of_real_models(V, top_k):
 
 
 def exact_rows(z: Tensor, targets: Tensor, shape: RewardShape, impl: str) -> list[Tensor]:
-    """Loss, metrics and logit gradient of rows of logits that no matmul rounds: the weight is the identity.
+    """Loss, metrics and logit gradient of rows of logits that no matmul rounds: the weight is the
+    identity.
 
     One row at a time: −inf is put in by the bias (−inf·0 in a matmul would be NaN).
     """
@@ -97,18 +113,23 @@ def exact_rows(z: Tensor, targets: Tensor, shape: RewardShape, impl: str) -> lis
         hidden = row.masked_fill(row == -torch.inf, 0)[None].requires_grad_()
         bias = torch.zeros_like(row).masked_fill(row == -torch.inf, -torch.inf)
         weight = torch.eye(row.shape[0], dtype=row.dtype, device=row.device)
-        output = shaped_linear_loss(hidden, weight, target[None], shape, bias=bias, impl=impl, metrics=METRICS)
+        output = shaped_linear_loss(
+            hidden, weight, target[None], shape, bias=bias, impl=impl, metrics=METRICS
+        )
         output.loss.backward()
         collected.append([t.detach().flatten() for t in (*output, hidden.grad)])
     return [torch.stack(values) for values in zip(*collected, strict=True)]
 
 
 def assert_as_reference(logits: Tensor, targets: Tensor, shape: RewardShape) -> None:
-    """The same numbers as the reference, up to fp32 rounding: a wrong member of K is far more than that."""
+    """The same numbers as the reference, up to fp32 rounding: a wrong member of K is far more than
+    that."""
     ours = exact_rows(logits, targets, shape, "triton")
     expected = exact_rows(logits, targets, shape, "reference")
     for name, our, truth in zip(("loss", *METRICS, "dz"), ours, expected, strict=True):
-        torch.testing.assert_close(our, truth, rtol=1e-5, atol=1e-6, msg=lambda text, name=name: f"{name}: {text}")
+        torch.testing.assert_close(
+            our, truth, rtol=1e-5, atol=1e-6, msg=lambda text, name=name: f"{name}: {text}"
+        )
 
 
 def tied_logits(kind: str, rows: int, V: int) -> Tensor:
@@ -128,12 +149,16 @@ def tied_logits(kind: str, rows: int, V: int) -> Tensor:
 
 
 @pytest.mark.parametrize("launch", ["as shipped", pytest.param("32 lanes", marks=pytest.mark.slow)])
-@pytest.mark.parametrize("kind", ["bf16", "integers", "constant", "few finite", "one lane", "rising"])
+@pytest.mark.parametrize(
+    "kind", ["bf16", "integers", "constant", "few finite", "one lane", "rising"]
+)
 def test_the_head_is_exact_under_ties_and_where_the_lists_do_not_hold_it(kind, launch, monkeypatch):
     if launch == "32 lanes":
         monkeypatch.setattr(triton_rows, "choose_launch", lambda dtype, top_k: Launch(32, 8, 3, 1))
     z = tied_logits(kind, 4, 201)
-    targets = torch.stack([z[0].argmax(), z[1].argmin(), z[2].topk(20).indices[-1], torch.tensor(200, device=DEVICE)])
+    targets = torch.stack(
+        [z[0].argmax(), z[1].argmin(), z[2].topk(20).indices[-1], torch.tensor(200, device=DEVICE)]
+    )
     z[torch.arange(4), targets] = z[torch.arange(4), targets].clamp(min=-5)  # a target is possible
     for top_k in (1, 20, 100):  # 100 is more than there are lanes
         assert_as_reference(z, targets, RewardShape(0.5, 0.5, -0.5, top_k))
@@ -152,7 +177,9 @@ def test_the_row_is_searched_where_a_list_may_have_dropped_a_member(monkeypatch)
     assert_as_reference(z, targets, shape)
     if DEVICE == "cpu":  # interpreted functions can be replaced
         search = triton_topk._search_lists
-        monkeypatch.setattr(triton_topk, "_search_lists", lambda *arguments: (*search(*arguments)[:2], True))
+        monkeypatch.setattr(
+            triton_topk, "_search_lists", lambda *arguments: (*search(*arguments)[:2], True)
+        )
         with pytest.raises(AssertionError):
             assert_as_reference(z, targets, shape)
 
@@ -166,7 +193,10 @@ def test_extreme_rows(shape):
     V = 40
     generator = torch.Generator().manual_seed(2)
     row = torch.randn(V, generator=generator)
-    rows = [row.index_fill(0, torch.tensor([0]), gap) for gap in (16.0, 30.0, 110.0, 1e4, -16.0, -110.0, -1e4)]
+    rows = [
+        row.index_fill(0, torch.tensor([0]), gap)
+        for gap in (16.0, 30.0, 110.0, 1e4, -16.0, -110.0, -1e4)
+    ]
     rows.append(torch.linspace(-1e4, 1e4, V).roll(7))
     rows.append(row.masked_fill(torch.arange(V) > 1, -torch.inf))  # one competitor
     rows.append(row.masked_fill(torch.arange(V) > 0, -torch.inf))  # none
@@ -241,7 +271,9 @@ def test_ignored_rows_and_the_accumulation_type(accum_dtype):
 
 def test_no_valid_target_is_a_differentiable_zero():
     hidden, weight, _, targets = make_inputs(5, 8, 300, torch.float32)
-    output = shaped_linear_loss(hidden, weight, targets.fill_(-100), FULL, metrics=METRICS, impl="triton")
+    output = shaped_linear_loss(
+        hidden, weight, targets.fill_(-100), FULL, metrics=METRICS, impl="triton"
+    )
     output.loss.backward()
     for tensor in (output.loss, *output[1:], hidden.grad, weight.grad):
         assert torch.equal(tensor, torch.zeros_like(tensor))
@@ -263,7 +295,9 @@ def test_only_the_gradients_that_are_needed(with_grad):
     if with_grad:
         output.loss.backward()
         index = 0 if with_grad == "hidden" else 1
-        torch.testing.assert_close(trained[with_grad].grad, expected_gradients[index], rtol=1e-4, atol=1e-6)
+        torch.testing.assert_close(
+            trained[with_grad].grad, expected_gradients[index], rtol=1e-4, atol=1e-6
+        )
 
 
 def test_autocast_and_checkpointing():

@@ -1,4 +1,5 @@
-"""Every configuration that ships compiles for sm_80 and sm_90, without a GPU, and keeps everything in registers."""
+"""Every configuration that ships compiles for sm_80 and sm_90, without a GPU, and keeps everything
+in registers."""
 
 import json
 import os
@@ -14,8 +15,12 @@ SCRIPT = HELPERS / "compile_kernels.py"
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("dtype", "architecture"), [("bfloat16", 90), ("float16", 80), ("float32", 90)])
-def test_no_configuration_spills_or_takes_more_registers_than_there_are(dtype, architecture, tmp_path):
+@pytest.mark.parametrize(
+    ("dtype", "architecture"), [("bfloat16", 90), ("float16", 80), ("float32", 90)]
+)
+def test_no_configuration_spills_or_takes_more_registers_than_there_are(
+    dtype, architecture, tmp_path
+):
     environment = {name: value for name, value in os.environ.items() if name != "TRITON_INTERPRET"}
     environment["TRITON_CACHE_DIR"] = str(tmp_path)
     command = [sys.executable, str(SCRIPT), dtype, str(architecture)]

@@ -19,7 +19,9 @@ def assert_close(ours: dict, truth: dict, tolerance: float) -> None:
     assert ours.keys() == truth.keys()
     for name, value in truth.items():
         error = f"{name} differs: {{}}".format
-        torch.testing.assert_close(ours[name], value, rtol=tolerance, atol=tolerance, equal_nan=True, msg=error)
+        torch.testing.assert_close(
+            ours[name], value, rtol=tolerance, atol=tolerance, equal_nan=True, msg=error
+        )
 
 
 def names(*dtypes: torch.dtype) -> list[str]:
@@ -30,8 +32,11 @@ def names(*dtypes: torch.dtype) -> list[str]:
 def test_loss_metrics_and_gradients_are_those_of_one_process(results, name):
     truth = compute(CASES[name], "chunked")
     for rank in range(PROCESSES):
-        assert_close(results[rank][name], truth, 1e-12 if CASES[name].dtype == torch.float64 else 1e-6)
-        # Not only close: a decision that processes took differently would leave them waiting for each other.
+        assert_close(
+            results[rank][name], truth, 1e-12 if CASES[name].dtype == torch.float64 else 1e-6
+        )
+        # Not only close: a decision that processes took differently would leave them waiting for
+        # each other.
         for value in ("loss", *results[0][name]):
             torch.testing.assert_close(
                 results[rank][name][value], results[0][name][value], rtol=0, atol=0, equal_nan=True
@@ -63,15 +68,21 @@ def test_other_implementations_and_placements_gather(results, name):
 
 
 def test_a_chunk_costs_four_collectives_and_the_head_is_never_sent(results):
-    # Candidates for the head set; maxima; sums; the hidden states' gradient. With is_top1, who is first among equals.
-    # The target's rank is one sum more.
+    # Candidates for the head set; maxima; sums; the hidden states' gradient. With is_top1, who is
+    # first among equals. The target's rank is one sum more.
     K = CASES["product"].shape.top_k
     candidates, maxima, sums, gradient = (PROCESSES + 1) * N * K, 2 * N, 4 * N, N * D
     for rank in range(PROCESSES):
         calls = results[rank]["traffic"]
         assert [size for _, size in calls] == [candidates, maxima, sums, gradient]
         assert [name for name, _ in calls] == ["allgather_", *3 * ["allreduce_"]]
-        assert [size for _, size in results[rank]["traffic of is_top1"]] == [candidates, maxima, N, sums, gradient]
+        assert [size for _, size in results[rank]["traffic of is_top1"]] == [
+            candidates,
+            maxima,
+            N,
+            sums,
+            gradient,
+        ]
         ranked = [size for _, size in results[rank]["traffic of target_rank"]]
         assert ranked == [candidates, maxima, sums + N, gradient]
 

@@ -1,4 +1,5 @@
-"""Fixtures of the sampling tests: a tiny model whose own generation settings are hostile, and made-up problems."""
+"""Fixtures of the sampling tests: a tiny model whose own generation settings are hostile, and
+made-up problems."""
 
 from __future__ import annotations
 
@@ -17,7 +18,8 @@ from transformers import Qwen3ForCausalLM as Qwen3
 
 @pytest.fixture(scope="module")
 def model_folder(tmp_path_factory) -> Path:
-    """A random Qwen3 whose own generation settings are hostile: top-k 1 and a repetition penalty."""
+    """A random Qwen3 whose own generation settings are hostile: top-k 1 and a repetition
+    penalty."""
     folder = tmp_path_factory.mktemp("model")
     torch.manual_seed(0)
     config = Qwen3Config(
@@ -40,9 +42,13 @@ def model_folder(tmp_path_factory) -> Path:
         do_sample=True, top_k=1, repetition_penalty=5.0, min_p=0.5, eos_token_id=1, pad_token_id=1
     )
     model.save_pretrained(folder)
-    core = Tokenizer(models.WordLevel({word: i for i, word in enumerate(WORDS)}, unk_token="<other>"))
+    core = Tokenizer(
+        models.WordLevel({word: i for i, word in enumerate(WORDS)}, unk_token="<other>")
+    )
     core.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
-    PreTrainedTokenizerFast(tokenizer_object=core, pad_token="<eos>", eos_token="<eos>").save_pretrained(folder)
+    PreTrainedTokenizerFast(
+        tokenizer_object=core, pad_token="<eos>", eos_token="<eos>"
+    ).save_pretrained(folder)
     return folder
 
 

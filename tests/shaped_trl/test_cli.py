@@ -1,4 +1,5 @@
-"""The command line as a new user meets it: mistakes are one line on standard error, exit code 2, no model loaded."""
+"""The command line as a new user meets it: mistakes are one line on standard error, exit code 2, no
+model loaded."""
 
 import signal
 import subprocess
@@ -29,11 +30,23 @@ def no_model(monkeypatch):
     ("argv", "parts"),
     [
         (["train", "--config", "gsm8k/train", "--beta", "-2"], ["beta", "-2"]),
-        (["train", "--config", "gsm8k/train", "--lamda_tail", "-0.1"], ["--lamda_tail", "--lambda_tail"]),
+        (
+            ["train", "--config", "gsm8k/train", "--lamda_tail", "-0.1"],
+            ["--lamda_tail", "--lambda_tail"],
+        ),
         (["train", "--config", "gsm8k/trian"], ["gsm8k/trian", "gsm8k/train"]),
-        (["train", "--config", "gsm8k/train", "--hub_mirror", "empty"], ["openai/gsm8k", "hub_mirror"]),
-        (["train", "--config", "gsm8k/train", "--model_name_or_path", "./no-model"], ["./no-model"]),
-        (["rlvr", "--config", "gsm8k/rlvr", "--hub_mirror", "empty"], ["openai/gsm8k", "hub_mirror"]),
+        (
+            ["train", "--config", "gsm8k/train", "--hub_mirror", "empty"],
+            ["openai/gsm8k", "hub_mirror"],
+        ),
+        (
+            ["train", "--config", "gsm8k/train", "--model_name_or_path", "./no-model"],
+            ["./no-model"],
+        ),
+        (
+            ["rlvr", "--config", "gsm8k/rlvr", "--hub_mirror", "empty"],
+            ["openai/gsm8k", "hub_mirror"],
+        ),
         (["rlvr", "--config", "gsm8k/rlvr", "--grader", "gsm9k"], ["gsm9k", "gsm8k"]),
         (["rlvr", "--config", "gsm8k/rlvr", "--num_generations", "7"], ["num_generations"]),
         ([*EVAL, "--benchmarks", "gsm9k"], ["gsm9k", "gsm8k"]),
@@ -81,7 +94,11 @@ def test_output_that_nobody_reads_is_no_error():
     command = "-m shaped_trl.cli study studies/cpu --dry_run --out nowhere | head -1; exit ${PIPESTATUS[0]}"
     argv = ["bash", "-c", f"{sys.executable} {command}"]
     done = subprocess.run(argv, capture_output=True, text=True, check=False)
-    assert (done.returncode, done.stderr, len(done.stdout.splitlines())) == (128 + signal.SIGPIPE, "", 1)
+    assert (done.returncode, done.stderr, len(done.stdout.splitlines())) == (
+        128 + signal.SIGPIPE,
+        "",
+        1,
+    )
 
 
 TINY = """\
@@ -100,7 +117,8 @@ disable_tqdm: true
 
 
 def test_train_then_rlvr_on_the_users_own_rows(tmp_path, monkeypatch):
-    """From a JSONL of one's own to a trained checkpoint that plain transformers loads; a second run continues."""
+    """From a JSONL of one's own to a trained checkpoint that plain transformers loads; a second run
+    continues."""
     from shaped_eval.records import read_jsonl
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
@@ -108,7 +126,10 @@ def test_train_then_rlvr_on_the_users_own_rows(tmp_path, monkeypatch):
     text_rows(40).to_json("my.jsonl")
     (tmp_path / "train.yaml").write_text(TINY + "dataset_name: my.jsonl\noutput_dir: shaped\n")
     assert cli.main(["train", "--config", "train.yaml", "--shape", "precision"]) == 0
-    model, tokenizer = AutoModelForCausalLM.from_pretrained("shaped"), AutoTokenizer.from_pretrained("shaped")
+    model, tokenizer = (
+        AutoModelForCausalLM.from_pretrained("shaped"),
+        AutoTokenizer.from_pretrained("shaped"),
+    )
     assert model.config.vocab_size == len(tokenizer)
     assert (tmp_path / "shaped" / "README.md").is_file()
     log = list(read_jsonl("shaped/train_log.jsonl"))
@@ -116,7 +137,9 @@ def test_train_then_rlvr_on_the_users_own_rows(tmp_path, monkeypatch):
     assert cli.main(["train", "--config", "train.yaml", "--shape", "precision"]) == 0
     assert list(read_jsonl("shaped/train_log.jsonl")) == log
     assert cli.main(["train", "--config", "train.yaml", "--shape", "diversity"]) == 2
-    (tmp_path / "prompts.jsonl").write_text('{"prompt": "w1 w2", "gold": "3"}\n{"prompt": "w3", "gold": "4"}\n' * 4)
+    (tmp_path / "prompts.jsonl").write_text(
+        '{"prompt": "w1 w2", "gold": "3"}\n{"prompt": "w3", "gold": "4"}\n' * 4
+    )
     (tmp_path / "rl.yaml").write_text(
         "model_name_or_path: shaped\ndataset_name: prompts.jsonl\ngrader: math\noutput_dir: rl\nmax_steps: 2\n"
         "per_device_train_batch_size: 4\nnum_generations: 4\nmax_completion_length: 8\nmax_sampling_rounds: 2\n"
@@ -126,7 +149,10 @@ def test_train_then_rlvr_on_the_users_own_rows(tmp_path, monkeypatch):
     assert [row["step"] for row in read_jsonl("rl/rl_log.jsonl")] == [1, 2]
     AutoModelForCausalLM.from_pretrained("rl")
     card = (tmp_path / "rl" / "README.md").read_text()
-    assert all(part in card for part in ["| `prompts.jsonl` |", "2 optimizer steps.", "`shaped`, a local model"]), card
+    assert all(
+        part in card
+        for part in ["| `prompts.jsonl` |", "2 optimizer steps.", "`shaped`, a local model"]
+    ), card
 
 
 @pytest.mark.slow
@@ -170,8 +196,22 @@ def test_rlvr_on_gsm8k(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     tiny_model().save_pretrained("model")
     tiny_tokenizer().save_pretrained("model")
-    small = ["--model_name_or_path", "./model", "--max_steps", "1", "--per_device_train_batch_size", "4"]
-    small += ["--num_generations", "4", "--gradient_accumulation_steps", "1", "--steps_per_generation", "1"]
+    small = [
+        "--model_name_or_path",
+        "./model",
+        "--max_steps",
+        "1",
+        "--per_device_train_batch_size",
+        "4",
+    ]
+    small += [
+        "--num_generations",
+        "4",
+        "--gradient_accumulation_steps",
+        "1",
+        "--steps_per_generation",
+        "1",
+    ]
     small += [
         "--max_completion_length",
         "8",
@@ -183,6 +223,14 @@ def test_rlvr_on_gsm8k(tmp_path, monkeypatch):
         "true",
     ]
     small += ["--logging_steps", "1"]
-    argv = ["rlvr", "--config", "gsm8k/rlvr", "--hub_mirror", str(SHARED / "hub"), "--output_dir", "rl"]
+    argv = [
+        "rlvr",
+        "--config",
+        "gsm8k/rlvr",
+        "--hub_mirror",
+        str(SHARED / "hub"),
+        "--output_dir",
+        "rl",
+    ]
     assert cli.main([*argv, *small]) == 0
     assert next(read_jsonl(tmp_path / "rl" / "rl_log.jsonl"))["groups_sampled"] == 1

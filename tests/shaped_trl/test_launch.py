@@ -36,7 +36,9 @@ def test_the_command_line_wins_over_the_recipe(tmp_path):
     config = config_of(tmp_path, num_processes=2, accelerate_config="fsdp2", beta=0.5)
     argv = ["--num_processes=4", "--beta", "0.1", "--main_process_port", "29501"]
     options = wanted(argv, config)
-    assert options == LaunchArguments(num_processes=4, accelerate_config="fsdp2", main_process_port=29501)
+    assert options == LaunchArguments(
+        num_processes=4, accelerate_config="fsdp2", main_process_port=29501
+    )
     words = launcher_arguments(options)
     assert words[:2] == ["--config_file", str(recipes.ROOT / "accelerate" / "fsdp2.yaml")]
     assert words[2:] == ["--num_processes", "4", "--main_process_port", "29501"]
@@ -52,7 +54,10 @@ def test_the_command_line_wins_over_the_recipe(tmp_path):
         (["--num_processes", "two"], ["num_processes", "two", "whole number"]),
         (["--num_processes", "0"], ["num_processes", "0", "at least 1"]),
         (["--accelerate_config", "fsdp3"], ["accelerate_config", "fsdp3", "fsdp2"]),
-        (["--num_machines", "2", "--num_processes", "4"], ["num_machines=2", "machine_rank", "main_process_ip"]),
+        (
+            ["--num_machines", "2", "--num_processes", "4"],
+            ["num_machines=2", "machine_rank", "main_process_ip"],
+        ),
         (
             [
                 "--num_processes=3",
@@ -105,7 +110,12 @@ def test_the_memory_in_the_readme_is_that_of_a_dry_run():
     text = (recipes.ROOT / "README.md").read_text(encoding="utf-8")
     for name in ("1b", "4b", "5b-a0.3b", "10b-a0.5b"):
         given = {"sequences": 1, "length": 4096, "flash": True}
-        cases = [{"devices": 1}, {"devices": 8}, {"devices": 8, "sharded": True}, {"devices": 64, "sharded": True}]
+        cases = [
+            {"devices": 1},
+            {"devices": 8},
+            {"devices": 8, "sharded": True},
+            {"devices": 64, "sharded": True},
+        ]
         totals = [step_memory(paper_config(name), **given, **case).total / 2**30 for case in cases]
         assert f"| {name} | {' | '.join(f'{total:.1f}' for total in totals)} |" in text, totals
 
@@ -130,12 +140,15 @@ def test_a_run_may_be_divided_anew_but_not_its_steps(tmp_path):
     record({"per_device_train_batch_size": 1, "gradient_accumulation_steps": 4}, 4, 1)
     with pytest.raises(UserError, match="4 sequences a step on 1 processes, not 8 on 2"):
         record(two, 8, 2)
-    recipes.record({"per_device_train_batch_size": 9}, tmp_path, sequences=4, rank=1)  # checks and writes nothing
+    # checks and writes nothing
+    recipes.record({"per_device_train_batch_size": 9}, tmp_path, sequences=4, rank=1)
     assert "per_device_train_batch_size: 1" in (tmp_path / "resolved.yaml").read_text()
 
 
 def test_division_counts_processes_that_share_a_batch_once(tmp_path, monkeypatch):
-    args = ShapedConfig(str(tmp_path), per_device_train_batch_size=3, gradient_accumulation_steps=5, use_cpu=True)
+    args = ShapedConfig(
+        str(tmp_path), per_device_train_batch_size=3, gradient_accumulation_steps=5, use_cpu=True
+    )
     assert division(args) == {"sequences": 15, "rank": 0, "world": 1}
     for name, value in launched("tp").items():
         monkeypatch.setenv(name, value)
@@ -149,18 +162,23 @@ def test_divided_sequences_are_refused(name, tmp_path, monkeypatch):
     check_parallelism(args, 1)
     monkeypatch.setenv("ACCELERATE_USE_PARALLELISM_CONFIG", "true")
     monkeypatch.setenv(f"PARALLELISM_CONFIG_{name}_SIZE", "2")
-    with pytest.raises(UserError, match=f"parallelism_config_{name.lower()}_size=2 is not supported: a sequence"):
+    with pytest.raises(
+        UserError, match=f"parallelism_config_{name.lower()}_size=2 is not supported: a sequence"
+    ):
         check_parallelism(args, 1)
 
 
 def test_what_tensor_parallelism_cannot_save_is_refused(tmp_path):
-    with pytest.raises(UserError, match=r"save_strategy='steps': .*tensor parallelism .* save_only_model: true"):
+    with pytest.raises(
+        UserError, match=r"save_strategy='steps': .*tensor parallelism .* save_only_model: true"
+    ):
         check_parallelism(ShapedConfig(str(tmp_path), use_cpu=True), 2)
     check_parallelism(ShapedConfig(str(tmp_path), use_cpu=True, save_only_model=True), 2)
 
 
 def test_a_command_that_does_not_end_is_killed_with_all_it_started(monkeypatch, tmp_path, capsys):
-    """The second process ignores signals, and is in no group and no tree of the first, which is gone."""
+    """The second process ignores signals, and is in no group and no tree of the first, which is
+    gone."""
     stubborn = (
         "import signal, time, sys; signal.signal(signal.SIGINT, signal.SIG_IGN); "
         f"open({str(tmp_path / 'up')!r}, 'w').close(); time.sleep(3600)"
@@ -177,8 +195,11 @@ def test_a_command_that_does_not_end_is_killed_with_all_it_started(monkeypatch, 
 
     threading.Thread(target=interrupt).start()
     assert launch._supervise([sys.executable, "-c", code], causes) == 130
-    assert capsys.readouterr().err.endswith("interrupted; the same command continues from the last checkpoint\n")
-    wait_until(lambda: not processes_of(causes))  # a process that was killed may not have been scheduled since
+    assert capsys.readouterr().err.endswith(
+        "interrupted; the same command continues from the last checkpoint\n"
+    )
+    # a process that was killed may not have been scheduled since
+    wait_until(lambda: not processes_of(causes))
     assert signal.getsignal(signal.SIGINT) == signal.default_int_handler
 
 
@@ -187,7 +208,10 @@ def processes_of(causes):
     found = []
     for process in psutil.process_iter():
         try:
-            if process.status() != psutil.STATUS_ZOMBIE and process.environ().get(launch.CAUSES) == causes:
+            if (
+                process.status() != psutil.STATUS_ZOMBIE
+                and process.environ().get(launch.CAUSES) == causes
+            ):
                 found.append(process)
         except psutil.Error:
             continue
@@ -204,7 +228,9 @@ def test_the_first_cause_is_that_of_the_last_attempt(tmp_path, monkeypatch, caps
         (tmp_path / f"{i}.json").write_text(json.dumps(row))
     monkeypatch.setenv(launch.CAUSES, str(tmp_path))
     assert launch._say_cause(1, "rank 0") == 1
-    assert capsys.readouterr().err.startswith("shaped-trl: error: rank 1: ValueError: x; the same command continues")
+    assert capsys.readouterr().err.startswith(
+        "shaped-trl: error: rank 1: ValueError: x; the same command continues"
+    )
 
 
 @pytest.mark.distributed
@@ -212,15 +238,36 @@ def test_the_first_cause_is_that_of_the_last_attempt(tmp_path, monkeypatch, caps
     ("how", "code", "said"),
     [
         ("user", 2, "shaped-trl: error: beta=-2 is below -1"),
-        ("raise", 1, "shaped-trl: error: rank 1: RuntimeError: the second rank's; the same command continues"),
-        pytest.param("kill", 1, "shaped-trl: error: rank 1 was killed by SIGKILL", marks=pytest.mark.slow),
+        (
+            "raise",
+            1,
+            "shaped-trl: error: rank 1: RuntimeError: the second rank's; the same command continues",
+        ),
+        pytest.param(
+            "kill", 1, "shaped-trl: error: rank 1 was killed by SIGKILL", marks=pytest.mark.slow
+        ),
     ],
 )
 def test_the_first_cause_is_the_last_line(how, code, said, tmp_path, monkeypatch, capfd):
-    words = ["--multi_gpu", "--num_processes", "2", "--main_process_port", "0", "-m", "failing_ranks", how]
+    words = [
+        "--multi_gpu",
+        "--num_processes",
+        "2",
+        "--main_process_port",
+        "0",
+        "-m",
+        "failing_ranks",
+        how,
+    ]
     helpers = str(next(path for path in sys.path if path.endswith("helpers")))
-    monkeypatch.setenv("PYTHONPATH", os.pathsep.join([helpers, *os.environ.get("PYTHONPATH", "").split(os.pathsep)]))
-    assert launch._supervise([sys.executable, "-m", "shaped_trl.launch", *words], str(tmp_path)) == code
+    monkeypatch.setenv(
+        "PYTHONPATH",
+        os.pathsep.join([helpers, *os.environ.get("PYTHONPATH", "").split(os.pathsep)]),
+    )
+    assert (
+        launch._supervise([sys.executable, "-m", "shaped_trl.launch", *words], str(tmp_path))
+        == code
+    )
     lines = capfd.readouterr().err.strip().splitlines()
     assert lines[-1].startswith(said), lines
     if how == "user":
@@ -230,10 +277,20 @@ def test_the_first_cause_is_the_last_line(how, code, said, tmp_path, monkeypatch
 @pytest.mark.slow
 @pytest.mark.distributed
 def test_interrupted_then_a_rank_killed_the_run_goes_on(tmp_path):
-    """Ctrl-C, the same command, SIGKILL of a rank, and the rest on one process: the losses of a run left alone."""
+    """Ctrl-C, the same command, SIGKILL of a rank, and the rest on one process: the losses of a run
+    left alone."""
     slow = {"max_steps": 32, "save_steps": 4, "learning_rate": 0.001}
     recipe = write(tmp_path, use_cpu=False, dataloader_pin_memory=False, **slow)
-    two = [sys.executable, "-m", "shaped_trl.cli", "train", "--config", recipe, "--output_dir", str(tmp_path / "run")]
+    two = [
+        sys.executable,
+        "-m",
+        "shaped_trl.cli",
+        "train",
+        "--config",
+        recipe,
+        "--output_dir",
+        str(tmp_path / "run"),
+    ]
     two += ["--num_processes", "2", "--per_device_train_batch_size", "2"]
 
     def start(errors):
@@ -262,7 +319,9 @@ def test_interrupted_then_a_rank_killed_the_run_goes_on(tmp_path):
     with open(tmp_path / "killed", "w+") as errors:
         command = start(errors)
         started = wait_until_beyond(step(), command)
-        ranks = {process.environ()["RANK"]: process for process in started if "RANK" in process.environ()}
+        ranks = {
+            process.environ()["RANK"]: process for process in started if "RANK" in process.environ()
+        }
         ranks["1"].kill()
         assert command.wait(PATIENCE_S) == 1
         assert not psutil.wait_procs(started, timeout=PATIENCE_S)[1]

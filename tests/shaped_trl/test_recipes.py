@@ -24,7 +24,8 @@ def option_classes(name: str) -> list[type]:
     return eval_options() if name.startswith("eval/") or name.endswith("/eval") else train_options()
 
 
-@pytest.mark.parametrize("name", [name for name in recipes.names() if "/rlvr" not in name])  # see test_rlvr_recipes
+# see test_rlvr_recipes
+@pytest.mark.parametrize("name", [name for name in recipes.names() if "/rlvr" not in name])
 def test_every_recipe_is_parsed(name, tmp_path):
     assert not recipes.contract(name).endswith(":")
     if name.startswith("studies/"):
@@ -47,7 +48,11 @@ def resolve(tmp_path, text: str, *argv: str):
 
 def test_overrides_win_and_numbers_are_numbers(tmp_path):
     (corpus, args, _), settings = resolve(
-        tmp_path, "output_dir: x\nlearning_rate: 3e-3\nmax_steps: 5\nbeta: 0.5", "--max_steps", "7", "--packing"
+        tmp_path,
+        "output_dir: x\nlearning_rate: 3e-3\nmax_steps: 5\nbeta: 0.5",
+        "--max_steps",
+        "7",
+        "--packing",
     )
     assert (args.learning_rate, args.max_steps, args.beta, args.packing) == (3e-3, 7, 0.5, True)
     assert settings["max_steps"] == 7
@@ -118,7 +123,10 @@ def test_another_run_in_the_folder_is_refused(tmp_path):
     recipes.record({"beta": -0.25, "hub_mirror": "b"}, tmp_path)
     with pytest.raises(UserError, match=r"beta=-0.25, not 0.5"):
         recipes.record({"beta": 0.5}, tmp_path)
-    assert yaml.safe_load((tmp_path / "resolved.yaml").read_text()) == {"beta": -0.25, "hub_mirror": "b"}
+    assert yaml.safe_load((tmp_path / "resolved.yaml").read_text()) == {
+        "beta": -0.25,
+        "hub_mirror": "b",
+    }
 
 
 def test_copy_gives_an_editable_recipe(tmp_path, monkeypatch, capsys):

@@ -1,4 +1,5 @@
-"""Who generates completions: one protocol, and the backends behind it, each imported when it is asked for."""
+"""Who generates completions: one protocol, and the backends behind it, each imported when it is
+asked for."""
 
 from __future__ import annotations
 
@@ -11,7 +12,15 @@ from shaped_eval.errors import UserError
 if TYPE_CHECKING:
     from shaped_eval.sample import SampleConfig
 
-__all__ = ["BACKENDS", "Backend", "Completion", "Request", "TransformersBackend", "check_backend", "load_backend"]
+__all__ = [
+    "BACKENDS",
+    "Backend",
+    "Completion",
+    "Request",
+    "TransformersBackend",
+    "check_backend",
+    "load_backend",
+]
 
 BACKENDS = ("transformers", "vllm", "openai")
 
@@ -26,8 +35,8 @@ def load_backend(config: SampleConfig) -> Backend:
     """The backend `config` names, its weights not yet loaded, its server not yet asked.
 
     Raises:
-        UserError: an unknown backend, a model that is not there, a chat template that the tokenizer lacks, a
-            package that is not installed.
+        UserError: an unknown backend, a model that is not there, a chat template that the tokenizer
+            lacks, a package that is not installed.
     """
     check_backend(config.backend)
     if config.backend == "openai":

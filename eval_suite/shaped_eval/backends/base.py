@@ -14,10 +14,11 @@ from shaped_eval.records import FinishReason
 
 @dataclass(frozen=True)
 class Request:
-    """P prompts of equal length in tokens (only `Backend.together` ones are given more than one), M samples of each.
+    """P prompts of equal length in tokens (only `Backend.together` ones are given more than one), M
+    samples of each.
 
-    `seed` decides the samples as far as the backend can make it so; any of `stop` ends a sample. `greedy`: as with
-    temperature 0, whatever the run's; the same for all requests of a call.
+    `seed` decides the samples as far as the backend can make it so; any of `stop` ends a sample.
+    `greedy`: as with temperature 0, whatever the run's; the same for all requests of a call.
     """
 
     prompts: tuple[str, ...]
@@ -43,9 +44,9 @@ Completions = Generator[tuple[int, list[Completion]], None, None]
 class Backend(Protocol):
     """Generates the samples of requests.
 
-    `identity` says which weights these are, `device` where they run, `repeatability` in one sentence whether the
-    same requests give the same completions. `together`: requests are worked off one after another, so several
-    problems are put into one to fill the device.
+    `identity` says which weights these are, `device` where they run, `repeatability` in one
+    sentence whether the same requests give the same completions. `together`: requests are worked
+    off one after another, so several problems are put into one to fill the device.
     """
 
     identity: str
@@ -58,7 +59,8 @@ class Backend(Protocol):
         ...
 
     def context_tokens(self) -> int | None:
-        """Tokens of prompt and completion that the model can attend to; None where it does not say."""
+        """Tokens of prompt and completion that the model can attend to; None where it does not
+        say."""
         ...
 
     def prepare(self) -> None:
@@ -70,7 +72,8 @@ class Backend(Protocol):
         ...
 
     def complete(self, requests: Sequence[Request]) -> Completions:
-        """Each request's index and its P·M completions, prompt by prompt, as they are done: in any order.
+        """Each request's index and its P·M completions, prompt by prompt, as they are done: in any
+        order.
 
         Raises:
             UserError: what the user can mend, such as a batch that does not fit the memory.

@@ -12,7 +12,8 @@ from shaped_eval.backends.static import TransformersBackend, is_out_of_memory, t
 from shaped_eval.errors import UserError
 
 SAMPLES_IN_FLIGHT = 256
-# Stop strings are looked for once in so many tokens: decoding costs, and what is generated beyond them is dropped.
+# Stop strings are looked for once in so many tokens: decoding costs, and what is generated beyond
+# them is dropped.
 CHECK_TOKENS = 8
 # On a CPU the library would take nine tenths of the machine's memory for its cache.
 PAGE_TOKENS = 64
@@ -31,12 +32,13 @@ class _Unit:
 class ContinuousBackend(TransformersBackend):
     """`ContinuousBatchingManager` of transformers, with the settings of `TransformersBackend`.
 
-    All samples are drawn from one stream in the order in which the scheduler comes to them, which depends on
-    timing. The library knows no stop strings: they are looked for here, and the request is cancelled.
+    All samples are drawn from one stream in the order in which the scheduler comes to them, which
+    depends on timing. The library knows no stop strings: they are looked for here, and the request
+    is cancelled.
 
-    Made for GPUs, where it has not been measured. On one CPU core, with lengths from 1 to 128 tokens (mean 55), it
-    takes 1.05 (hidden size 64) to 1.7 times (256) the processor time of static batches of 32; of half as many
-    samples a batch, 0.7 times. Torch 2.13, transformers 5.23.
+    Made for GPUs, where it has not been measured. On one CPU core, with lengths from 1 to 128
+    tokens (mean 55), it takes 1.05 (hidden size 64) to 1.7 times (256) the processor time of static
+    batches of 32; of half as many samples a batch, 0.7 times. Torch 2.13, transformers 5.23.
     """
 
     repeatability = "best effort: one seed, but which samples share a batch, and in which order, depends on timing"
@@ -65,13 +67,15 @@ class ContinuousBackend(TransformersBackend):
             torch.set_rng_state(state)
 
     def _options(self, requests: Sequence[Request]) -> Any:
-        """The library's options. The seed is that of the first request: a resumed run must not repeat the stream
-        of the one before."""
+        """The library's options. The seed is that of the first request: a resumed run must not
+        repeat the stream of the one before."""
         from transformers import ContinuousBatchingConfig
 
         options: dict[str, Any] = {"seed": requests[0].seed}
         if self.device == "cpu":
-            prompt_tokens = max(self.prompt_tokens(prompt) for prompt in {r.prompts[0] for r in requests})
+            prompt_tokens = max(
+                self.prompt_tokens(prompt) for prompt in {r.prompts[0] for r in requests}
+            )
             samples = min(SAMPLES_IN_FLIGHT, sum(request.num_samples for request in requests))
             pages = math.ceil((prompt_tokens + self._room(prompt_tokens)) / PAGE_TOKENS)
             options |= {"page_size": PAGE_TOKENS, "num_blocks": samples * (pages + 1)}
@@ -80,20 +84,25 @@ class ContinuousBackend(TransformersBackend):
 
 
 class _Feed:
-    """Keeps `SAMPLES_IN_FLIGHT` samples at work, and gives each request back when its last sample has ended."""
+    """Keeps `SAMPLES_IN_FLIGHT` samples at work, and gives each request back when its last sample
+    has ended."""
 
-    def __init__(self, backend: ContinuousBackend, manager: Any, requests: Sequence[Request]) -> None:
+    def __init__(
+        self, backend: ContinuousBackend, manager: Any, requests: Sequence[Request]
+    ) -> None:
         self._backend = backend
         self._manager = manager
         self._waiting = iter(enumerate(requests))
         self._units: dict[int, _Unit] = {}
-        self._samples: dict[str, tuple[int, int, int]] = {}  # id -> request, sample, tokens searched so far
+        # id -> request, sample, tokens searched so far
+        self._samples: dict[str, tuple[int, int, int]] = {}
 
     def run(self) -> Completions:
         try:
             yield from self._results()
         finally:
-            for name in self._samples:  # after an error or Ctrl-C: else the library goes on to their ends
+            # after an error or Ctrl-C: else the library goes on to their ends
+            for name in self._samples:
                 self._manager.cancel_request(name)
 
     def _results(self) -> Completions:
@@ -102,7 +111,9 @@ class _Feed:
             output = self._manager.get_result(timeout=1)
             if output is None:
                 if not self._manager.is_running():
-                    raise RuntimeError("continuous batching ended before its samples were done; see the log above")
+                    raise RuntimeError(
+                        "continuous batching ended before its samples were done; see the log above"
+                    )
                 continue
             place = self._samples.get(output.request_id)
             if place is None:  # cancelled, and one more token came
@@ -123,7 +134,10 @@ class _Feed:
             self._fill()
 
     def _fill(self) -> None:
-        while len(self._samples) < SAMPLES_IN_FLIGHT and (item := next(self._waiting, None)) is not None:
+        while (
+            len(self._samples) < SAMPLES_IN_FLIGHT
+            and (item := next(self._waiting, None)) is not None
+        ):
             index, request = item
             ids = self._backend._prompts.encode(request.prompts[0])
             room = self._backend._room(len(ids))
@@ -157,7 +171,8 @@ class _Feed:
 
 
 def find_stop(tokenizer: Any, ids: Sequence[int], stop: Sequence[str], searched: int) -> int | None:
-    """Fewest tokens of `ids`, more than `searched`, whose end shows a stop string; None where none does."""
+    """Fewest tokens of `ids`, more than `searched`, whose end shows a stop string; None where none
+    does."""
     tail = tail_tokens(stop)
 
     def shows(start: int, end: int) -> bool:

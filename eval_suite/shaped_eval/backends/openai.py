@@ -27,10 +27,12 @@ if TYPE_CHECKING:
     from shaped_eval.sample import SampleConfig
 
 KEY_VARIABLE = "OPENAI_API_KEY"
-# A request is repeated after these answers, after a dropped connection, and when nothing came for READ_TIMEOUT_S.
+# A request is repeated after these answers, after a dropped connection, and when nothing came for
+# READ_TIMEOUT_S.
 RETRIED_STATUSES = (408, 409, 425, 429, 500, 502, 503, 504)
 RETRIES: dict[str, Any] = {"total": 8}
-FIRST_RETRIES: dict[str, Any] = {"total": 3, "connect": 0}  # before anything is sampled: no server, no waiting
+# before anything is sampled: no server, no waiting
+FIRST_RETRIES: dict[str, Any] = {"total": 3, "connect": 0}
 BACKOFF_S = 0.5  # doubled each time, up to 2 minutes; a server's Retry-After counts more
 CONNECT_TIMEOUT_S = 10.0
 LIST_TIMEOUT_S = 60.0
@@ -38,7 +40,11 @@ READ_TIMEOUT_S = 1800.0  # the answer comes whole: a long completion on a busy s
 
 MOST_BAD_REPLIES = 10  # until then the other requests go on, so that a run is not held up by one
 
-FINISH_REASONS: dict[str, FinishReason] = {"length": "length", "max_tokens": "length", "content_filter": "length"}
+FINISH_REASONS: dict[str, FinishReason] = {
+    "length": "length",
+    "max_tokens": "length",
+    "content_filter": "length",
+}
 
 
 class BadReply(UserError):
@@ -48,14 +54,15 @@ class BadReply(UserError):
 class OpenAIBackend:
     """`POST /completions`, or `/chat/completions` with `chat_template`, from `concurrency` threads.
 
-    The key is read from ``OPENAI_API_KEY`` and stored nowhere. A sample's `tokens` is its equal share of what the
-    server counted for its request (0 where it counts none). A text beyond a stop string is cut here too; of a text
-    that UTF-8 cannot hold, each lone surrogate becomes U+FFFD. A reply of other types than the protocol's is an error
-    when all other requests are done, and the same command then asks for what it lacks alone.
+    The key is read from ``OPENAI_API_KEY`` and stored nowhere. A sample's `tokens` is its equal
+    share of what the server counted for its request (0 where it counts none). A text beyond a stop
+    string is cut here too; of a text that UTF-8 cannot hold, each lone surrogate becomes U+FFFD. A
+    reply of other types than the protocol's is an error when all other requests are done, and the
+    same command then asks for what it lacks alone.
 
-    What a request cannot say in this protocol is the server's: `vllm serve` takes top-k and penalties from the
-    model's folder unless it is started with ``--generation-config vllm``; `transformers serve` samples only where
-    the model's own settings do.
+    What a request cannot say in this protocol is the server's: `vllm serve` takes top-k and
+    penalties from the model's folder unless it is started with ``--generation-config vllm``;
+    `transformers serve` samples only where the model's own settings do.
     """
 
     repeatability = "best effort: a seed for each request, which the server may not heed"
@@ -111,7 +118,9 @@ class OpenAIBackend:
                 if len(bad) == MOST_BAD_REPLIES:
                     break
         if bad:
-            raise UserError(f"{bad[0]} ({len(bad)} such answers; what is sampled already is kept)") from bad[0]
+            raise UserError(
+                f"{bad[0]} ({len(bad)} such answers; what is sampled already is kept)"
+            ) from bad[0]
 
     def generate(self, request: Request) -> list[Completion]:
         """The M completions of one request."""
@@ -135,10 +144,17 @@ class OpenAIBackend:
             raise UserError(
                 f"batch_size={config.batch_size}: the server at {self._url} was asked for n={request.num_samples} "
                 f"choices and returned {len(choices)}: "
-                + ("use --batch_size 1, one sample a request, and another --out" if few else "look at its log")
+                + (
+                    "use --batch_size 1, one sample a request, and another --out"
+                    if few
+                    else "look at its log"
+                )
             )
         share, rest = divmod(_completion_tokens(reply.get("usage")), len(choices))
-        return [self._completion(choice, share + (i < rest), request.stop) for i, choice in enumerate(choices)]
+        return [
+            self._completion(choice, share + (i < rest), request.stop)
+            for i, choice in enumerate(choices)
+        ]
 
     def _completion(self, choice: dict[str, Any], tokens: int, stop: Sequence[str]) -> Completion:
         reason = choice.get("finish_reason")
@@ -153,7 +169,8 @@ class OpenAIBackend:
         return Completion(text, "stop" if stopped else FINISH_REASONS.get(reason, "stop"), tokens)
 
     def _text(self, choice: dict[str, Any]) -> str:
-        """Of a chat, content is null where all of the answer is elsewhere, such as in a call of a tool."""
+        """Of a chat, content is null where all of the answer is elsewhere, such as in a call of a
+        tool."""
         name, value = "text", choice.get("text")
         if self._config.chat_template:
             message = choice.get("message") or {}
@@ -171,7 +188,9 @@ class OpenAIBackend:
             "what OpenAI's protocol has there: look at the server's log"
         )
 
-    def _ask(self, prompt: str, num_samples: int, options: dict[str, Any], retries: dict[str, Any]) -> dict[str, Any]:
+    def _ask(
+        self, prompt: str, num_samples: int, options: dict[str, Any], retries: dict[str, Any]
+    ) -> dict[str, Any]:
         body = {"model": self._config.model, **options}
         if num_samples > 1:
             body["n"] = num_samples
@@ -190,8 +209,11 @@ class OpenAIBackend:
             )
         return reply
 
-    def _send(self, method: str, path: str, body: Any, retries: dict[str, Any]) -> urllib3.BaseHTTPResponse:
-        """The answer, whatever its status, after as many repetitions as it takes and `retries` allow."""
+    def _send(
+        self, method: str, path: str, body: Any, retries: dict[str, Any]
+    ) -> urllib3.BaseHTTPResponse:
+        """The answer, whatever its status, after as many repetitions as it takes and `retries`
+        allow."""
         policy = Retry(
             **retries,
             backoff_factor=BACKOFF_S,
@@ -201,9 +223,13 @@ class OpenAIBackend:
             raise_on_status=False,
         )
         content = {} if body is None else {"json": body}
-        timeout = Timeout(connect=CONNECT_TIMEOUT_S, read=LIST_TIMEOUT_S if body is None else READ_TIMEOUT_S)
+        timeout = Timeout(
+            connect=CONNECT_TIMEOUT_S, read=LIST_TIMEOUT_S if body is None else READ_TIMEOUT_S
+        )
         try:
-            return self._pool.request(method, self._url + path, retries=policy, timeout=timeout, **content)
+            return self._pool.request(
+                method, self._url + path, retries=policy, timeout=timeout, **content
+            )
         except urllib3.exceptions.HTTPError as error:
             reason = getattr(error, "reason", None) or error
             raise UserError(
@@ -215,11 +241,19 @@ class OpenAIBackend:
         status, said = response.status, _excerpt(response)
         where = f"base_url={self._url!r}"
         if status in (401, 403):
-            return UserError(f"{where}: the server refuses the key ({status}, {said}): set {KEY_VARIABLE}")
+            return UserError(
+                f"{where}: the server refuses the key ({status}, {said}): set {KEY_VARIABLE}"
+            )
         if status == 404:
             names = ", ".join(_model_names(self._send("GET", "/models", None, FIRST_RETRIES))[:5])
-            hint = f"the server's models are {names}" if names else "name the server's address up to /v1"
-            return UserError(f"model={self._config.model!r} is not found at {self._url} (404, {said}): {hint}")
+            hint = (
+                f"the server's models are {names}"
+                if names
+                else "name the server's address up to /v1"
+            )
+            return UserError(
+                f"model={self._config.model!r} is not found at {self._url} (404, {said}): {hint}"
+            )
         if status in RETRIED_STATUSES:
             return UserError(
                 f"{where} still answers {status} ({said}): look at the server's log, or lower --concurrency; the same "

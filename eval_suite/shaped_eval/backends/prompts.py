@@ -15,17 +15,22 @@ if TYPE_CHECKING:
 
 
 def from_pretrained(auto_class: Any, config: SampleConfig, **options: Any) -> Any:
-    """Read a part of `config.model`; code of its repository runs where `config.trust_remote_code` says so.
+    """Read a part of `config.model`; code of its repository runs where `config.trust_remote_code`
+    says so.
 
     Raises:
-        UserError: neither a folder with a model nor a model on the Hub that this installation can read, or one that
-            needs code of its own.
+        UserError: neither a folder with a model nor a model on the Hub that this installation can
+            read, or one that needs code of its own.
     """
     model, trusted = config.model, config.trust_remote_code
     looks_local = Path(model).is_absolute() or model.startswith((".", "~")) or model.count("/") > 1
     if looks_local and not Path(model).is_dir():
-        raise UserError(f"model={model!r} does not exist: name a saved model's folder, or a model's Hub id")
-    return read_pretrained(auto_class, model, trust_remote_code=trusted, revision=config.revision, **options)
+        raise UserError(
+            f"model={model!r} does not exist: name a saved model's folder, or a model's Hub id"
+        )
+    return read_pretrained(
+        auto_class, model, trust_remote_code=trusted, revision=config.revision, **options
+    )
 
 
 class Prompts:
@@ -43,7 +48,9 @@ class Prompts:
         check_weights(config.model, "model", needed=config.backend == "transformers")
         self.chat_template = config.chat_template
         if config.chat_template and not self.tokenizer.chat_template:
-            raise UserError(f"chat_template=True, but the tokenizer of {config.model!r} has none: leave that flag out")
+            raise UserError(
+                f"chat_template=True, but the tokenizer of {config.model!r} has none: leave that flag out"
+            )
         if Path(config.model).is_dir():
             self.identity = folder_fingerprint(config.model)
         else:
@@ -53,7 +60,9 @@ class Prompts:
         """Token ids, with the tokenizer's own beginning, or in its chat template."""
         if self.chat_template:
             message = [{"role": "user", "content": prompt}]
-            encoded = self.tokenizer.apply_chat_template(message, add_generation_prompt=True, return_dict=True)
+            encoded = self.tokenizer.apply_chat_template(
+                message, add_generation_prompt=True, return_dict=True
+            )
         else:
             encoded = self.tokenizer(prompt)
         return list(encoded["input_ids"])

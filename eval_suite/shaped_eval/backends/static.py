@@ -1,4 +1,5 @@
-"""`generate` of transformers, one request after another: the backend whose samples can be repeated exactly.
+"""`generate` of transformers, one request after another: the backend whose samples can be repeated
+exactly.
 
 P prompts of a request, M samples of each.
 """
@@ -24,11 +25,14 @@ if TYPE_CHECKING:
 class TransformersBackend:
     """`generate` of transformers on one device: CUDA where there is one, else the CPU.
 
-    The model's own generation settings are set aside (some ship top-k 20 or a repetition penalty); of them
-    only the end tokens count. Temperature 0 is greedy. The P·M samples of a request are drawn from one seeded
-    stream: which completions come out depends on P and M, and on device, thread count, dtype and library
-    versions, but not on earlier requests. The prompts of a request have equal lengths, for padding would change
-    the arithmetic, and what some architectures attend to. The random state of the process is left as it was.
+    The model's own generation settings are set aside (some ship top-k 20 or a repetition penalty);
+    of them only the end tokens count. Temperature 0 is greedy. The P·M samples of a request are
+    drawn from one seeded
+    stream: which completions come out depends on P and M, and on device, thread count, dtype and
+        library
+    versions, but not on earlier requests. The prompts of a request have equal lengths, for padding
+    would change the arithmetic, and what some architectures attend to. The random state of the
+    process is left as it was.
     """
 
     repeatability = "exact: on the same machine, versions and threads, the same samples, however often interrupted"
@@ -99,9 +103,13 @@ class TransformersBackend:
         """The P·M completions of one request, prompt by prompt."""
         import torch
 
-        ids = torch.tensor([self._prompts.encode(prompt) for prompt in request.prompts], device=self.device)
+        ids = torch.tensor(
+            [self._prompts.encode(prompt) for prompt in request.prompts], device=self.device
+        )
         ids = ids.repeat_interleave(request.num_samples, dim=0)
-        watch = _StopStrings(self._tokenizer, request.stop, prompt_tokens=ids.shape[1], num_rows=len(ids))
+        watch = _StopStrings(
+            self._tokenizer, request.stop, prompt_tokens=ids.shape[1], num_rows=len(ids)
+        )
         settings = copy.copy(self._greedy_settings if request.greedy else self._settings)
         settings.max_new_tokens = self._room(ids.shape[1])
         cuda_devices = [ids.device.index or 0] if ids.device.type == "cuda" else []
@@ -134,7 +142,9 @@ class TransformersBackend:
         limit = self._config.max_new_tokens
         return limit if context is None else min(limit, context - prompt_tokens)
 
-    def _completion(self, token_ids: list[int], stop_length: int | None, stop: Sequence[str]) -> Completion:
+    def _completion(
+        self, token_ids: list[int], stop_length: int | None, stop: Sequence[str]
+    ) -> Completion:
         """Cut at the first end token or stop string; without either, the token limit ended it."""
         end_ids = _as_list(self._settings.eos_token_id)
         end = next((index for index, token_id in enumerate(token_ids) if token_id in end_ids), None)
@@ -143,7 +153,9 @@ class TransformersBackend:
         else:
             kept = token_ids[:stop_length]
             tokens = len(kept)
-        text = self._tokenizer.decode(kept, skip_special_tokens=True, clean_up_tokenization_spaces=False)
+        text = self._tokenizer.decode(
+            kept, skip_special_tokens=True, clean_up_tokenization_spaces=False
+        )
         ended = end is not None or stop_length is not None
         return Completion(cut(text, stop)[0], "stop" if ended else "length", tokens)
 
@@ -151,11 +163,13 @@ class TransformersBackend:
 class _StopStrings:
     """Stopping criterion of `generate` that ends a row when a stop string shows in its last tokens.
 
-    `lengths` [P·M]: the tokens generated when that happened, None where it did not. (The library's own criterion
-    indexes the whole vocabulary first: seconds for a tokenizer of 150,000.)
+    `lengths` [P·M]: the tokens generated when that happened, None where it did not. (The library's
+    own criterion indexes the whole vocabulary first: seconds for a tokenizer of 150,000.)
     """
 
-    def __init__(self, tokenizer: Any, stop: Sequence[str], prompt_tokens: int, num_rows: int) -> None:
+    def __init__(
+        self, tokenizer: Any, stop: Sequence[str], prompt_tokens: int, num_rows: int
+    ) -> None:
         self._tokenizer = tokenizer
         self._stop = stop
         self._prompt_tokens = prompt_tokens
@@ -167,14 +181,19 @@ class _StopStrings:
 
         generated = input_ids.shape[1] - self._prompt_tokens
         tails = input_ids[:, -min(generated, self._tail_tokens) :].tolist()
-        for row, text in enumerate(self._tokenizer.batch_decode(tails, clean_up_tokenization_spaces=False)):
+        for row, text in enumerate(
+            self._tokenizer.batch_decode(tails, clean_up_tokenization_spaces=False)
+        ):
             if self.lengths[row] is None and any(string in text for string in self._stop):
                 self.lengths[row] = generated
-        return torch.tensor([length is not None for length in self.lengths], device=input_ids.device)
+        return torch.tensor(
+            [length is not None for length in self.lengths], device=input_ids.device
+        )
 
 
 def tail_tokens(stop: Sequence[str]) -> int:
-    """How many last tokens can hold a stop string that the newest token completes: each holds a byte or more.
+    """How many last tokens can hold a stop string that the newest token completes: each holds a
+    byte or more.
 
     One more, for some tokenizers drop a space at the start of what they decode.
     """
@@ -182,7 +201,8 @@ def tail_tokens(stop: Sequence[str]) -> int:
 
 
 def _device() -> str:
-    """The GPU of this process, where several share a machine (``LOCAL_RANK``); else the GPU, or the CPU."""
+    """The GPU of this process, where several share a machine (``LOCAL_RANK``); else the GPU, or the
+    CPU."""
     import torch
 
     if not torch.cuda.is_available():
@@ -195,7 +215,11 @@ def is_out_of_memory(error: RuntimeError) -> bool:
     import torch
 
     said = str(error).lower()
-    return isinstance(error, torch.OutOfMemoryError) or "out of memory" in said or "defaultcpuallocator" in said
+    return (
+        isinstance(error, torch.OutOfMemoryError)
+        or "out of memory" in said
+        or "defaultcpuallocator" in said
+    )
 
 
 def _as_list(token_id: int | list[int] | None) -> list[int]:

@@ -1,4 +1,5 @@
-"""vLLM in this process, offline. Written against its documented interface; it has not been run (it needs a GPU)."""
+"""vLLM in this process, offline. Written against its documented interface; it has not been run (it
+needs a GPU)."""
 
 from __future__ import annotations
 
@@ -15,18 +16,22 @@ from shaped_eval.errors import UserError
 if TYPE_CHECKING:
     from shaped_eval.sample import SampleConfig
 
-# Samples given to vLLM in one call. Its rows are written when the call ends: the most that a kill can cost.
+# Samples given to vLLM in one call. Its rows are written when the call ends: the most that a kill
+# can cost.
 SAMPLES_PER_CALL = 2048
 
 
 class VLLMBackend:
     """`vllm.LLM.generate`, `n` samples a request, on `tensor_parallel_size` GPUs.
 
-    Prompts are tokenized here, as for the other backends. Explicit sampling parameters replace the model's own;
-    of those only its end tokens count. Several processes (`accelerate launch`) each take their own GPUs.
+    Prompts are tokenized here, as for the other backends. Explicit sampling parameters replace the
+    model's own; of those only its end tokens count. Several processes (`accelerate launch`) each
+    take their own GPUs.
     """
 
-    repeatability = "best effort: a seed for each request, but what else is in the batch changes the arithmetic"
+    repeatability = (
+        "best effort: a seed for each request, but what else is in the batch changes the arithmetic"
+    )
     together = False
     device = "cuda"
 
@@ -67,7 +72,10 @@ class VLLMBackend:
     def complete(self, requests: Sequence[Request]) -> Completions:
         for indices in _calls(requests):
             outputs = self._engine.generate(
-                [{"prompt_token_ids": self._prompts.encode(requests[index].prompts[0])} for index in indices],
+                [
+                    {"prompt_token_ids": self._prompts.encode(requests[index].prompts[0])}
+                    for index in indices
+                ],
                 [self._parameters(requests[index]) for index in indices],
                 use_tqdm=False,
             )
@@ -91,14 +99,17 @@ class VLLMBackend:
 
 
 def visible_devices(environment: Any, per_process: int) -> str:
-    """``CUDA_VISIBLE_DEVICES`` of the process ``LOCAL_RANK``, which takes `per_process` of those that are visible.
+    """``CUDA_VISIBLE_DEVICES`` of the process ``LOCAL_RANK``, which takes `per_process` of those
+    that are visible.
 
     Raises:
         UserError: fewer GPUs are visible than the processes need.
     """
     import torch
 
-    visible = environment.get("CUDA_VISIBLE_DEVICES") or ",".join(map(str, range(torch.cuda.device_count())))
+    visible = environment.get("CUDA_VISIBLE_DEVICES") or ",".join(
+        map(str, range(torch.cuda.device_count()))
+    )
     devices = [device for device in visible.split(",") if device]
     start = int(environment["LOCAL_RANK"]) * per_process
     own = devices[start : start + per_process]

@@ -1,7 +1,9 @@
-"""Benchmarks by name: where their rows are, how a prompt is built, what ends a completion, who grades it.
+"""Benchmarks by name: where their rows are, how a prompt is built, what ends a completion, who
+grades it.
 
-One table, `BENCHMARKS`, for those read from a data set; `GENERATED` for those a module makes; `ELSEWHERE` for those of
-other packages' tables, which may need an extra. Adding one is adding a row. `suites` names sets of them.
+One table, `BENCHMARKS`, for those read from a data set; `GENERATED` for those a module makes;
+`ELSEWHERE` for those of other packages' tables, which may need an extra. Adding one is adding a
+row. `suites` names sets of them.
 
 Prompts of base models begin with worked examples, `--shots N` of them. By default:
 
@@ -11,7 +13,8 @@ Prompts of base models begin with worked examples, `--shots N` of them. By defau
     amc23, aime24, aime25            0   the same ones with --shots: answers there are integers, and models trained
                                          by RL, which these sets are for, are asked without examples
 
-Each problem's `meta` says how many, ``shots``, and whose, ``shots_source``. Chat models get no examples.
+Each problem's `meta` says how many, ``shots``, and whose, ``shots_source``. Chat models get no
+examples.
 """
 
 from __future__ import annotations
@@ -37,9 +40,9 @@ from shaped_eval.sources import NotInMirror, load_rows
 class Benchmark:
     """One row of the table.
 
-    `shots` worked examples begin a base prompt by default: the first rows of `shots_split`, or of `examples` where the
-    data set has no split to take them from, or what `shots_from(hub_mirror, shots)` reads elsewhere. With none of them
-    a benchmark has no examples to ask for.
+    `shots` worked examples begin a base prompt by default: the first rows of `shots_split`, or of
+    `examples` where the data set has no split to take them from, or what `shots_from(hub_mirror,
+    shots)` reads elsewhere. With none of them a benchmark has no examples to ask for.
     """
 
     dataset_id: str
@@ -58,7 +61,8 @@ class Benchmark:
 class Elsewhere:
     """Where the problems of a benchmark come from that is in another package's table.
 
-    module: has ``problems(name, *, hub_mirror, limit, chat, shots) -> list[Problem]``; imported when asked for.
+    module: has ``problems(name, *, hub_mirror, limit, chat, shots) -> list[Problem]``; imported
+        when asked for.
     package: what it needs to import, checked without importing it.
     extra: the extra of shaped-trl that installs it.
     """
@@ -68,27 +72,61 @@ class Elsewhere:
     extra: str | None = None
 
 
-def _boxed(dataset_id: str, config: str | None, split: str, read: Callable[..., Question], shots: int) -> Benchmark:
-    return Benchmark(dataset_id, config, split, read, prompts.PROBLEM_BOXED, "math", shots, examples=MATH_EXAMPLES)
+def _boxed(
+    dataset_id: str, config: str | None, split: str, read: Callable[..., Question], shots: int
+) -> Benchmark:
+    return Benchmark(
+        dataset_id,
+        config,
+        split,
+        read,
+        prompts.PROBLEM_BOXED,
+        "math",
+        shots,
+        examples=MATH_EXAMPLES,
+    )
 
 
 BENCHMARKS: dict[str, Benchmark] = {
     "gsm8k": Benchmark(
-        "openai/gsm8k", "main", "test", prompts.read_gsm8k, prompts.QUESTION_ANSWER, "gsm8k", 4, shots_split="train"
+        "openai/gsm8k",
+        "main",
+        "test",
+        prompts.read_gsm8k,
+        prompts.QUESTION_ANSWER,
+        "gsm8k",
+        4,
+        shots_split="train",
     ),
     "math500": _boxed("HuggingFaceH4/MATH-500", None, "test", prompts.read_math500, 4),
     "minerva": _boxed("math-ai/minervamath", None, "test", prompts.read_minerva, 4),
-    "olympiadbench": _boxed("Hothan/OlympiadBench", "OE_TO_maths_en_COMP", "train", prompts.read_olympiadbench, 4),
+    "olympiadbench": _boxed(
+        "Hothan/OlympiadBench", "OE_TO_maths_en_COMP", "train", prompts.read_olympiadbench, 4
+    ),
     "amc23": _boxed("math-ai/amc23", None, "test", prompts.read_amc, 0),
     "aime24": _boxed("HuggingFaceH4/aime_2024", None, "train", prompts.read_aime, 0),
     "aime25": _boxed("math-ai/aime25", None, "test", prompts.read_aime, 0),
     "humaneval": Benchmark(
-        "openai/openai_humaneval", "openai_humaneval", "test", code.read_humaneval, code.FUNCTION, "code"
+        "openai/openai_humaneval",
+        "openai_humaneval",
+        "test",
+        code.read_humaneval,
+        code.FUNCTION,
+        "code",
     ),
-    "humanevalplus": Benchmark("evalplus/humanevalplus", None, "test", code.read_humaneval, code.FUNCTION, "code"),
-    "mbpp": Benchmark(*code.MBPP, code.read_mbpp, code.TASK_AND_TESTS, "code", 3, shots_from=code.mbpp_examples),
+    "humanevalplus": Benchmark(
+        "evalplus/humanevalplus", None, "test", code.read_humaneval, code.FUNCTION, "code"
+    ),
+    "mbpp": Benchmark(
+        *code.MBPP, code.read_mbpp, code.TASK_AND_TESTS, "code", 3, shots_from=code.mbpp_examples
+    ),
     "mbppplus": Benchmark(
-        *code.MBPP_PLUS, code.read_mbppplus, code.TASK_AND_TESTS, "code", 3, shots_from=code.mbppplus_examples
+        *code.MBPP_PLUS,
+        code.read_mbppplus,
+        code.TASK_AND_TESTS,
+        "code",
+        3,
+        shots_from=code.mbppplus_examples,
     ),
 }
 
@@ -97,7 +135,10 @@ GENERATED: dict[str, str] = {"running_sums": "shaped_eval.benchmarks.running_sum
 
 ELSEWHERE: dict[str, Elsewhere] = {
     "chain_sum": Elsewhere("shaped_eval.benchmarks.chain_sum", "reasoning_gym", "tasks"),
-    **{name: Elsewhere("shaped_eval.benchmarks.harness.problems", "lm_eval", "lm-eval") for name in HARNESS},
+    **{
+        name: Elsewhere("shaped_eval.benchmarks.harness.problems", "lm_eval", "lm-eval")
+        for name in HARNESS
+    },
 }
 
 
@@ -111,30 +152,38 @@ def load_problems(
 ) -> list[Problem]:
     """The problems of the named benchmarks, in order; `limit` keeps the first so many of each.
 
-    A problem's `meta` holds ``row`` (its index in the source) and ``stop`` (strings that end a completion).
-    `chat` builds user messages in place of texts to continue. `shots` worked examples in place of each benchmark's own
-    number of them; among several benchmarks those that have no examples stay without.
+    A problem's `meta` holds ``row`` (its index in the source) and ``stop`` (strings that end a
+    completion). `chat` builds user messages in place of texts to continue. `shots` worked examples
+    in place of each benchmark's own number of them; among several benchmarks those that have no
+    examples stay without.
 
     Raises:
-        UserError: an unknown or repeated benchmark, one whose extra is missing, a data set not found, a row that lacks
-            a field, more worked examples than there are, or any in a chat.
+        UserError: an unknown or repeated benchmark, one whose extra is missing, a data set not
+            found, a row that lacks a field, more worked examples than there are, or any in a chat.
     """
     check_names(names)
     check_shots(shots, chat)
     alone = len(names) == 1
     shots_of = {name: shots if alone or _has_examples(name) else None for name in names}
-    return [problem for name in names for problem in _load_one(name, hub_mirror, limit, chat, shots_of[name])]
+    return [
+        problem
+        for name in names
+        for problem in _load_one(name, hub_mirror, limit, chat, shots_of[name])
+    ]
 
 
 def _has_examples(name: str) -> bool:
     if name in HARNESS:
         return HARNESS[name].shots > 0
     benchmark = BENCHMARKS.get(name)
-    return benchmark is not None and bool(benchmark.examples or benchmark.shots_split or benchmark.shots_from)
+    return benchmark is not None and bool(
+        benchmark.examples or benchmark.shots_split or benchmark.shots_from
+    )
 
 
 def not_in_mirror(names: Sequence[str], hub_mirror: str | Path | None) -> list[str]:
-    """Those of `names` of which the mirror, where one is set, lacks a split; looked up with one row of each."""
+    """Those of `names` of which the mirror, where one is set, lacks a split; looked up with one row
+    of each."""
     return [name for name in names if _is_missing(name, hub_mirror)]
 
 
@@ -147,10 +196,13 @@ def _is_missing(name: str, hub_mirror: str | Path | None) -> bool:
 
 
 def check_names(names: Sequence[str]) -> None:
-    """Raise UserError for no, an unknown or a repeated benchmark, or one whose extra is missing; reads nothing."""
+    """Raise UserError for no, an unknown or a repeated benchmark, or one whose extra is missing;
+    reads nothing."""
     known = [*BENCHMARKS, *GENERATED, *ELSEWHERE]
     if not names:
-        raise UserError(f"benchmarks is empty: name some of {', '.join(known)}, separated by commas, or a suite")
+        raise UserError(
+            f"benchmarks is empty: name some of {', '.join(known)}, separated by commas, or a suite"
+        )
     unknown = [name for name in names if name not in known]
     if unknown:
         close = difflib.get_close_matches(unknown[0], known, n=1)
@@ -180,9 +232,13 @@ def _is_importable(package: str | None) -> bool:
 def check_shots(shots: int | None, chat: bool) -> None:
     """Raise UserError for a negative number of worked examples, and for any in a chat."""
     if shots is not None and shots < 0:
-        raise UserError(f"shots={shots} is out of range: use 0 or more, or leave it out for each benchmark's own")
+        raise UserError(
+            f"shots={shots} is out of range: use 0 or more, or leave it out for each benchmark's own"
+        )
     if shots and chat:
-        raise UserError(f"shots={shots}, but chat_template is on, and chats have no worked examples: leave out one")
+        raise UserError(
+            f"shots={shots}, but chat_template is on, and chats have no worked examples: leave out one"
+        )
 
 
 def _load_one(
@@ -197,13 +253,21 @@ def _load_one(
     examples: list[Question] = []
     source = None
     if not chat and (benchmark.shots if shots is None else shots):
-        examples, source = _worked_examples(name, hub_mirror, benchmark.shots if shots is None else shots)
+        examples, source = _worked_examples(
+            name, hub_mirror, benchmark.shots if shots is None else shots
+        )
     asked = questions(name, hub_mirror, limit)
-    return [_problem(name, benchmark, question, row, examples, source, chat) for row, question in enumerate(asked)]
+    return [
+        _problem(name, benchmark, question, row, examples, source, chat)
+        for row, question in enumerate(asked)
+    ]
 
 
-def questions(name: str, hub_mirror: str | Path | None = None, limit: int | None = None) -> list[Question]:
-    """The questions of a benchmark of `BENCHMARKS`, without instructions or examples, in the source's order.
+def questions(
+    name: str, hub_mirror: str | Path | None = None, limit: int | None = None
+) -> list[Question]:
+    """The questions of a benchmark of `BENCHMARKS`, without instructions or examples, in the
+    source's order.
 
     Raises:
         UserError: the data set is not found, or a row lacks a field.
@@ -212,7 +276,9 @@ def questions(name: str, hub_mirror: str | Path | None = None, limit: int | None
     return _read_split(benchmark, benchmark.split, hub_mirror, limit)
 
 
-def _worked_examples(name: str, hub_mirror: str | Path | None, shots: int) -> tuple[list[Question], str]:
+def _worked_examples(
+    name: str, hub_mirror: str | Path | None, shots: int
+) -> tuple[list[Question], str]:
     """The first `shots` worked examples, and where they come from."""
     benchmark = BENCHMARKS[name]
     examples, source = list(benchmark.examples), SOURCE
@@ -222,7 +288,9 @@ def _worked_examples(name: str, hub_mirror: str | Path | None, shots: int) -> tu
         examples = _read_split(benchmark, benchmark.shots_split, hub_mirror, shots)
         source = f"{benchmark.dataset_id}, config {benchmark.config}, split {benchmark.shots_split}, first rows"
     if shots > len(examples):
-        raise UserError(f"shots={shots}, but {name} has {len(examples)} worked examples: use at most that many")
+        raise UserError(
+            f"shots={shots}, but {name} has {len(examples)} worked examples: use at most that many"
+        )
     return examples[:shots], source
 
 
@@ -253,7 +321,11 @@ def _problem(
     chat: bool,
 ) -> Problem:
     style = benchmark.style
-    prompt = prompts.chat_prompt(style, question.text) if chat else prompts.base_prompt(style, question.text, examples)
+    prompt = (
+        prompts.chat_prompt(style, question.text)
+        if chat
+        else prompts.base_prompt(style, question.text, examples)
+    )
     own_id = str(row) if question.own_id is None else question.own_id
     meta: dict[str, Any] = {"row": row, "stop": [] if chat else list(style.stop), **question.meta}
     if examples:

@@ -1,8 +1,10 @@
-"""Chains of additions and subtractions, the task chain_sum of reasoning-gym (extra `tasks`), with a part held out.
+"""Chains of additions and subtractions, the task chain_sum of reasoning-gym (extra `tasks`), with a
+part held out.
 
-``State the final answer to the following arithmetic problem: 7 + 5 - 3 =`` has the gold 9, and the task's own score
-grades it (`shaped_eval.grading.gym.grader`). Terms have one digit. As in `running_sums` one question in eight is
-held out by a hash of its text: none of these is ever a question to train on.
+``State the final answer to the following arithmetic problem: 7 + 5 - 3 =`` has the gold 9, and the
+task's own score grades it (`shaped_eval.grading.gym.grader`). Terms have one digit. As in
+`running_sums` one question in eight is held out by a hash of its text: none of these is ever a
+question to train on.
 """
 
 from __future__ import annotations
@@ -29,22 +31,28 @@ def questions(
 ) -> Iterator[tuple[str, str, Mapping[str, Any]]]:
     """(question, gold, the task's metadata) without end, from where a part of the data begins.
 
-    Every number of terms from `MIN_TERMS` to `max_terms` is equally frequent. The task draws entry i of its own seed s
-    from s + i alone: other seeds would be the same entries, shifted. So each seed and part has a place of its own.
+    Every number of terms from `MIN_TERMS` to `max_terms` is equally frequent. The task draws entry
+    i of its own seed s from s + i alone: other seeds would be the same entries, shifted. So each
+    seed and part has a place of its own.
     """
     config = {"min_terms": MIN_TERMS, "max_terms": max_terms, "min_digits": 1, "max_digits": 1}
     entries = task_dataset(NAME, SIZE, 0, config)
     for index in count((seed * PARTS + part) * STRIDE):
         entry = entries[index]
         if is_held_out(entry["question"]) == held_out:
-            gold = gold_of(entry["question"], task=NAME, size=SIZE, seed=0, config=config, index=index)
+            gold = gold_of(
+                entry["question"], task=NAME, size=SIZE, seed=0, config=config, index=index
+            )
             yield entry["question"], gold, entry["metadata"]
 
 
 def totals(expression: str) -> list[int]:
     """The work, in closed form: the total after each term of ``7 + 5 - 3`` but the first: 12, 9."""
     first, *rest = expression.split()
-    signed = (int(term) * (1 if sign == "+" else -1) for sign, term in zip(rest[::2], rest[1::2], strict=True))
+    signed = (
+        int(term) * (1 if sign == "+" else -1)
+        for sign, term in zip(rest[::2], rest[1::2], strict=True)
+    )
     return list(accumulate(signed, initial=int(first)))[1:]
 
 
@@ -56,7 +64,8 @@ def problems(
     chat: bool = False,
     shots: int | None = None,
 ) -> list[Problem]:
-    """48 different held-out questions, all numbers of terms equally often; `limit` keeps the first so many.
+    """48 different held-out questions, all numbers of terms equally often; `limit` keeps the first
+    so many.
 
     A chat is asked to mark its answer, as the text of a base model does by what it was trained on.
 
@@ -76,7 +85,14 @@ def problems(
                 break
     tail = f"\nEnd with a line that starts with {MARK}" if chat else ""
     rows = [
-        Problem(f"{name}/{index}", name, _asked(question + tail, chat), gold, "reasoning_gym", {"terms": terms})
+        Problem(
+            f"{name}/{index}",
+            name,
+            _asked(question + tail, chat),
+            gold,
+            "reasoning_gym",
+            {"terms": terms},
+        )
         for index, (question, (gold, terms)) in enumerate(found.items())
     ]
     return rows[:limit]

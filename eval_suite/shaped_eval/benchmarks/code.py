@@ -1,16 +1,18 @@
-"""HumanEval, MBPP and their + versions: rows to questions, whose gold is the JSON object of the grader ``code``.
+"""HumanEval, MBPP and their + versions: rows to questions, whose gold is the JSON object of the
+grader ``code``.
 
-HumanEval (arXiv 2107.03374; HumanEval+ arXiv 2305.01210) is asked as it is, without examples: the prompt is the
-beginning of a function, the completion the rest of it.
+HumanEval (arXiv 2107.03374; HumanEval+ arXiv 2305.01210) is asked as it is, without examples: the
+prompt is the beginning of a function, the completion the rest of it.
 
-MBPP (arXiv 2108.07732) is asked in its paper's format: the task, three of its tests, ``[BEGIN]``, after 3 worked
-examples. Of what can be read everywhere, these are outside the evaluated problems:
+MBPP (arXiv 2108.07732) is asked in its paper's format: the task, three of its tests, ``[BEGIN]``,
+after 3 worked examples. Of what can be read everywhere, these are outside the evaluated problems:
 
-- for mbpp (test, task_id 11-510) the rows 3, 4, 6 of MBPP+ (it holds some of MBPP's own examples, 1-10);
+- for mbpp (test, task_id 11-510) the rows 3, 4, 6 of MBPP+ (it holds some of MBPP's own examples,
+  1-10);
 - for mbppplus the rows 22, 23, 24 of MBPP's test split, which are not in MBPP+.
 
-The tests shown of MBPP+ are its first three inputs and results, because its ``test_list`` may be MBPP's own, which
-contradict them in 56 of 370 problems.
+The tests shown of MBPP+ are its first three inputs and results, because its ``test_list`` may be
+MBPP's own, which contradict them in 56 of 370 problems.
 """
 
 from __future__ import annotations
@@ -40,7 +42,18 @@ FUNCTION = Style(
         "Complete this Python function. Give all of it, with the imports and helper functions that it needs, in one "
         "```python block.\n\n```python\n{question}\n```"
     ),
-    stop=("\nclass ", "\ndef ", "\n#", "\nif ", "\nprint", "\nassert ", "\n@", "\nimport ", "\nfrom ", "\n```"),
+    stop=(
+        "\nclass ",
+        "\ndef ",
+        "\n#",
+        "\nif ",
+        "\nprint",
+        "\nassert ",
+        "\n@",
+        "\nimport ",
+        "\nfrom ",
+        "\n```",
+    ),
 )
 TASK_AND_TESTS = Style(
     base="You are an expert Python programmer, and here is your task: {question}\n[BEGIN]\n",
@@ -72,7 +85,9 @@ def read_mbpp(row: Mapping[str, Any]) -> Question:
     """MBPP: all of its `test_list` is run, and its first three are shown."""
     code, setup = _unix(row["code"]), _unix(row["test_setup_code"])
     tests = [_unix(test).strip() for test in row["test_list"]]
-    imports = "\n".join(line for line in setup.split("\n") if re.match(r"import |from \S+ import ", line))
+    imports = "\n".join(
+        line for line in setup.split("\n") if re.match(r"import |from \S+ import ", line)
+    )
     entry_point = _entry_point(code, _parse("\n".join(tests)))
     names = list(dict.fromkeys([entry_point, *free_names("\n".join(tests))]))
     gold = _program_gold(names, imports, "\n".join(tests), setup)
@@ -100,20 +115,30 @@ def mbppplus_examples(hub_mirror: str | Path | None, count: int) -> tuple[list[Q
 
 
 def _examples(
-    source: tuple[str, str | None, str], task_ids: tuple[int, ...], read: Any, hub_mirror: Any, count: int
+    source: tuple[str, str | None, str],
+    task_ids: tuple[int, ...],
+    read: Any,
+    hub_mirror: Any,
+    count: int,
 ) -> tuple[list[Question], str]:
     dataset_id, config, split = source
     rows = {row["task_id"]: row for row in load_rows(dataset_id, config, split, hub_mirror)}
     chosen = task_ids[:count]
     missing = [task_id for task_id in chosen if task_id not in rows]
     if missing:
-        raise UserError(f"data set {dataset_id!r} has no task_id {missing[0]}, a worked example: use --shots 0")
-    return [read(rows[i]) for i in chosen], f"{dataset_id}, split {split}, task_id {', '.join(map(str, chosen))}"
+        raise UserError(
+            f"data set {dataset_id!r} has no task_id {missing[0]}, a worked example: use --shots 0"
+        )
+    return [
+        read(rows[i]) for i in chosen
+    ], f"{dataset_id}, split {split}, task_id {', '.join(map(str, chosen))}"
 
 
 def _task(task_id: int, text: str, shown: list[str], code: str, gold: dict[str, Any]) -> Question:
     question = f"{_unix(text).strip()} Your code should pass these tests:\n\n" + "\n".join(shown)
-    return Question(question, json.dumps(gold), own_id=str(task_id), solution=f"{code.strip()}\n[DONE]")
+    return Question(
+        question, json.dumps(gold), own_id=str(task_id), solution=f"{code.strip()}\n[DONE]"
+    )
 
 
 def _program_gold(names: list[str], preamble: str, tests: str, setup: str) -> dict[str, Any]:
@@ -128,7 +153,8 @@ def _program_gold(names: list[str], preamble: str, tests: str, setup: str) -> di
 
 
 def _entry_point(code: str, tests: ast.Module) -> str:
-    """The function of the reference solution that its tests call; it may have a builtin's name, such as ``sum``."""
+    """The function of the reference solution that its tests call; it may have a builtin's name,
+    such as ``sum``."""
     called = {node.func.id for node in ast.walk(tests) if _is_named_call(node)}  # type: ignore[attr-defined]
     defined = [node.name for node in _parse(code).body if isinstance(node, ast.FunctionDef)]
     return next(name for name in reversed(defined) if name in called)
@@ -149,14 +175,18 @@ def _inputs_and_results(entry_point: str, test: ast.Module) -> list[str]:
     lists = {
         node.targets[0].id: node.value.elts
         for node in test.body
-        if isinstance(node, ast.Assign) and isinstance(node.targets[0], ast.Name) and isinstance(node.value, ast.List)
+        if isinstance(node, ast.Assign)
+        and isinstance(node.targets[0], ast.Name)
+        and isinstance(node.value, ast.List)
     }
     if "inputs" not in lists or "results" not in lists:
         return []
     shown = []
     for given, result in list(zip(lists["inputs"], lists["results"], strict=False))[:SHOWN_TESTS]:
         arguments = (
-            ", ".join(map(ast.unparse, given.elts)) if isinstance(given, ast.List) else f"*{ast.unparse(given)}"
+            ", ".join(map(ast.unparse, given.elts))
+            if isinstance(given, ast.List)
+            else f"*{ast.unparse(given)}"
         )
         shown.append(f"assert {entry_point}({arguments}) == {ast.unparse(result)}")
     return shown

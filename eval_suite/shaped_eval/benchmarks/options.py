@@ -12,10 +12,12 @@ Task = TypeVar("Task")
 
 
 def options_of(task: type[Task], name: str, values: Mapping[str, Any]) -> Task:
-    """An object of the dataclass `task`, all of whose fields have defaults: whole numbers, numbers or tuples of these.
+    """An object of the dataclass `task`, all of whose fields have defaults: whole numbers, numbers
+    or tuples of these.
 
     Raises:
-        UserError: a field that does not exist or a value of another kind, beside what the task itself refuses.
+        UserError: a field that does not exist or a value of another kind, beside what the task
+            itself refuses.
     """
     defaults = {field.name: field.default for field in fields(task)}  # type: ignore[arg-type]
     given = {}
@@ -24,7 +26,10 @@ def options_of(task: type[Task], name: str, values: Mapping[str, Any]) -> Task:
         if default is MISSING:
             raise UserError(f"{key}: no such option of {name}; choose from {', '.join(defaults)}")
         if isinstance(default, tuple):
-            fits, kind = isinstance(value, list | tuple) and all(map(_is_number, value)), "a list of numbers"
+            fits, kind = (
+                isinstance(value, list | tuple) and all(map(_is_number, value)),
+                "a list of numbers",
+            )
             value = tuple(value) if fits else value
         elif isinstance(default, float):
             fits, kind = _is_number(value), "a number"

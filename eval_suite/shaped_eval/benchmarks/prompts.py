@@ -1,7 +1,8 @@
 """How a data set's row becomes a question, and a question becomes a prompt.
 
-Base models get a plain text to continue, after as many worked examples as asked for. Chat models get the question and
-an instruction as one user message, without examples: the chat template is the sampler's.
+Base models get a plain text to continue, after as many worked examples as asked for. Chat models
+get the question and an instruction as one user message, without examples: the chat template is the
+sampler's.
 """
 
 from __future__ import annotations
@@ -12,14 +13,17 @@ from dataclasses import dataclass, field
 from typing import Any
 
 BOXED_INSTRUCTION = "Reason step by step, and put the final answer within \\boxed{}."
-HASHES_INSTRUCTION = "Reason step by step, and give the final number on a last line that starts with ####."
+HASHES_INSTRUCTION = (
+    "Reason step by step, and give the final number on a last line that starts with ####."
+)
 
 _CALCULATOR_NOTE = re.compile(r"<<[^<>]*>>")
 
 
 @dataclass(frozen=True)
 class Question:
-    """What a row holds. `own_id` is the data set's id, None where it has none (the row index stands in)."""
+    """What a row holds. `own_id` is the data set's id, None where it has none (the row index stands
+    in)."""
 
     text: str
     gold: str
@@ -42,7 +46,9 @@ class Style:
 
 
 QUESTION_ANSWER = Style(
-    base="Question: {question}\nAnswer:", chat="{question}\n\n" + HASHES_INSTRUCTION, stop=("\nQuestion:",)
+    base="Question: {question}\nAnswer:",
+    chat="{question}\n\n" + HASHES_INSTRUCTION,
+    stop=("\nQuestion:",),
 )
 PROBLEM_BOXED = Style(
     base="Problem: {question}\n" + BOXED_INSTRUCTION.replace("{}", "{{}}") + "\n\nSolution:",
@@ -52,7 +58,8 @@ PROBLEM_BOXED = Style(
 
 
 def read_gsm8k(row: Mapping[str, Any]) -> Question:
-    """GSM8K (arXiv 2110.14168): the gold follows ``####``; calculator notes ``<<48/2=24>>`` are left out."""
+    """GSM8K (arXiv 2110.14168): the gold follows ``####``; calculator notes ``<<48/2=24>>`` are
+    left out."""
     solution, _, gold = row["answer"].rpartition("####")
     worked = _CALCULATOR_NOTE.sub("", solution).strip()
     return Question(row["question"], gold.strip(), solution=f"{worked}\n#### {gold.strip()}")
@@ -70,20 +77,23 @@ def read_aime(row: Mapping[str, Any]) -> Question:
 
 
 def read_amc(row: Mapping[str, Any]) -> Question:
-    """AMC 12 of 2023 without the choices: the answer is an integer, or a float that equals one (``27.0``)."""
+    """AMC 12 of 2023 without the choices: the answer is an integer, or a float that equals one
+    (``27.0``)."""
     return Question(row["question"], str(row["answer"]).strip(), own_id=str(row["id"]))
 
 
 def read_minerva(row: Mapping[str, Any]) -> Question:
-    """Minerva's 272 problems of undergraduate science (arXiv 2206.14858, OCWCourses); they have no ids."""
+    """Minerva's 272 problems of undergraduate science (arXiv 2206.14858, OCWCourses); they have no
+    ids."""
     return Question(row["question"], row["answer"].strip())
 
 
 def read_olympiadbench(row: Mapping[str, Any]) -> Question:
-    """OlympiadBench (arXiv 2402.14008), open-ended problems in English: parts of the answer are joined by commas.
+    """OlympiadBench (arXiv 2402.14008), open-ended problems in English: parts of the answer are
+    joined by commas.
 
-    The unit that the problem asks for, and how far an answer may be off, are columns: both become part of the gold,
-    the latter as ``\\tolerance{1e-1}``, which the mathematics grader reads.
+    The unit that the problem asks for, and how far an answer may be off, are columns: both become
+    part of the gold, the latter as ``\\tolerance{1e-1}``, which the mathematics grader reads.
     """
     gold = ", ".join(answer.strip() for answer in row["final_answer"])
     if row["unit"]:
@@ -97,8 +107,11 @@ def read_olympiadbench(row: Mapping[str, Any]) -> Question:
 
 
 def base_prompt(style: Style, question: str, shots: Sequence[Question]) -> str:
-    """The worked examples, then `question`, separated by an empty line; nothing after the last colon."""
-    worked = [f"{style.base.format(question=shot.text)}{style.between}{shot.solution}" for shot in shots]
+    """The worked examples, then `question`, separated by an empty line; nothing after the last
+    colon."""
+    worked = [
+        f"{style.base.format(question=shot.text)}{style.between}{shot.solution}" for shot in shots
+    ]
     return "\n\n".join([*worked, style.base.format(question=question)])
 
 

@@ -1,7 +1,8 @@
-"""Names of benchmarks taken together: the paper's groups (arXiv 2512.22955) and the suites of `--suite`.
+"""Names of benchmarks taken together: the paper's groups (arXiv 2512.22955) and the suites of
+`--suite`.
 
-The paper's 19 benchmarks are the five groups, 4 + 6 + 3 + 4 + 2. Suites name benchmarks, whether or not their extra
-is installed: `benchmarks.check_names` says what is missing.
+The paper's 19 benchmarks are the five groups, 4 + 6 + 3 + 4 + 2. Suites name benchmarks, whether or
+not their extra is installed: `benchmarks.check_names` says what is missing.
 """
 
 from __future__ import annotations
@@ -30,7 +31,8 @@ SUITES: dict[str, tuple[str, ...]] = {
 
 
 def suite_names(suite: str) -> list[str]:
-    """The benchmarks of a suite, in the table's order. Raises UserError for an unknown one, with the nearest name."""
+    """The benchmarks of a suite, in the table's order. Raises UserError for an unknown one, with
+    the nearest name."""
     if suite not in SUITES:
         close = difflib.get_close_matches(suite, SUITES, n=1)
         guess = f"; did you mean {close[0]!r}?" if close else ""
@@ -39,7 +41,8 @@ def suite_names(suite: str) -> list[str]:
 
 
 def named_benchmarks(benchmarks: str, suite: str | None) -> list[str]:
-    """The names that the options `--benchmarks A,B` and `--suite S` stand for, of which one must be given.
+    """The names that the options `--benchmarks A,B` and `--suite S` stand for, of which one must be
+    given.
 
     Raises:
         UserError: both, none, or an unknown suite. The benchmarks' names are not checked here.
@@ -57,9 +60,11 @@ def group_of(benchmark: str) -> str | None:
 
 
 def group_averages(values: Mapping[str, float]) -> dict[str, float]:
-    """Unweighted means of a value a benchmark: of each group, of ``rl``, and of ``base``, the 19 together.
+    """Unweighted means of a value a benchmark: of each group, of ``rl``, and of ``base``, the 19
+    together.
 
-    Only where every benchmark of it has a value: a mean over some of them does not compare with one over all.
+    Only where every benchmark of it has a value: a mean over some of them does not compare with one
+    over all.
     """
     complete = {**GROUPS, "rl": RL, "base": BASE}
     return {

@@ -1,6 +1,7 @@
 """Find the part of a completion that decides its grade, in time linear in its length.
 
-This runs in the caller's process on untrusted text, so nothing here backtracks, recurses or evaluates.
+This runs in the caller's process on untrusted text, so nothing here backtracks, recurses or
+evaluates.
 """
 
 from __future__ import annotations
@@ -20,7 +21,9 @@ NEXT_QUESTION = re.compile(r"\n\s{0,8}(?:Question|Problem|Q)\s?:", re.IGNORECASE
 _ANSWERED = re.compile(r"####|\\boxed|\\fbox|<answer>|\banswer\s*(?:is|:)", re.IGNORECASE)
 _UNBRACED = re.compile(r"\\boxed\s+([^\s{}$\\]+)")
 # what may stand between boxes that are one answer: \boxed{1} \text{ and } \boxed{-2}; no empty line
-_BETWEEN = re.compile(r"(?:[\s$,;&{}]|\\[()\[\],;:! ]|\\\\|\\q?quad|\\text\{\s*,?\s*(?:and|or)?\s*\}|\band\b|\bor\b)*")
+_BETWEEN = re.compile(
+    r"(?:[\s$,;&{}]|\\[()\[\],;:! ]|\\\\|\\q?quad|\\text\{\s*,?\s*(?:and|or)?\s*\}|\band\b|\bor\b)*"
+)
 _EMPTY_LINE = re.compile(r"\n\s*\n")
 _DEGREES = re.compile(r"\^\s*\{?\s*\\circ")
 LONGEST_BETWEEN = 60
@@ -35,10 +38,11 @@ class Box(NamedTuple):
 
 
 def without_reasoning(completion: str) -> str:
-    """The completion without its ``<think>…</think>`` blocks: an answer that stands only there does not count.
+    """The completion without its ``<think>…</think>`` blocks: an answer that stands only there does
+    not count.
 
-    What precedes a closing tag without an opening one is reasoning (a chat template had opened it), and so is all
-    that follows an opening one without a closing one.
+    What precedes a closing tag without an opening one is reasoning (a chat template had opened it),
+    and so is all that follows an opening one without a closing one.
     """
     pieces: list[str] = []
     start, is_open = 0, False
@@ -61,11 +65,13 @@ def without_tags(completion: str) -> str:
 
 
 def boxes(text: str) -> list[Box]:
-    r"""The complete ``\boxed{...}`` that are not empty, outermost where nested. One that never closes is none."""
+    r"""The complete ``\boxed{...}`` that are not empty, outermost where nested. One that never
+    closes is none."""
     if "\\boxed" not in text and "\\fbox" not in text:
         return []
     found: list[Box] = []
-    open_braces: list[tuple[int, int] | None] = []  # where a box and its content start; None for an ordinary brace
+    # where a box and its content start; None for an ordinary brace
+    open_braces: list[tuple[int, int] | None] = []
     for token in _TOKEN.finditer(text):
         mark = token.group()
         if mark == "}":
@@ -83,7 +89,8 @@ def boxes(text: str) -> list[Box]:
 
 
 def last_boxed(text: str) -> str | None:
-    r"""The content of the last complete ``\boxed{...}`` (outermost where nested), else of ``\boxed 5``."""
+    r"""The content of the last complete ``\boxed{...}`` (outermost where nested), else of ``\boxed
+    5``."""
     if found := boxes(text):
         return found[-1].content
     unbraced = _UNBRACED.findall(text)
@@ -91,11 +98,13 @@ def last_boxed(text: str) -> str | None:
 
 
 def boxed_or_tail(completion: str) -> str:
-    r"""``\boxed{answer}`` with what the completion boxes last, else its last 1,000 characters. Idempotent.
+    r"""``\boxed{answer}`` with what the completion boxes last, else its last 1,000 characters.
+    Idempotent.
 
-    Boxes one after the other, with nothing but commas and "and" between them, are one answer, a list. What continues
-    the box in its formula, such as an exponent, goes into it. A box that the prose around it denies or takes back, or
-    that is a part of a larger formula, does not count: then this is empty.
+    Boxes one after the other, with nothing but commas and "and" between them, are one answer, a
+    list. What continues the box in its formula, such as an exponent, goes into it. A box that the
+    prose around it denies or takes back, or that is a part of a larger formula, does not count:
+    then this is empty.
     """
     completion = before_next_question(without_reasoning(completion))
     run = _last_run(completion)
@@ -117,7 +126,11 @@ def _last_run(text: str) -> list[Box]:
     run = found[-1:]
     for box in reversed(found[:-1]):
         between = text[box.end : run[-1].start]
-        if len(between) > LONGEST_BETWEEN or not _BETWEEN.fullmatch(between) or _EMPTY_LINE.search(between):
+        if (
+            len(between) > LONGEST_BETWEEN
+            or not _BETWEEN.fullmatch(between)
+            or _EMPTY_LINE.search(between)
+        ):
             break
         run.append(box)
     return run[::-1]
@@ -133,7 +146,8 @@ def before_next_question(completion: str) -> str:
 
 
 def plain_answer(text: str) -> str:
-    """`text` as a vote: whitespace collapsed, encodable as UTF-8, long ones cut and told apart by a hash."""
+    """`text` as a vote: whitespace collapsed, encodable as UTF-8, long ones cut and told apart by a
+    hash."""
     text = " ".join(text.encode("utf-8", "backslashreplace").decode("utf-8").split())
     if len(text) <= ANSWER_CHARACTERS:
         return text

@@ -1,9 +1,9 @@
 """The table of graders: what `Problem.grader` names.
 
-A grader is a function ``grade(completion, gold) -> (status, answer)``. An isolated one may hang, crash or eat
-memory on hostile text and runs in a killable worker process; the others are linear in the text and run in
-place. Change a grader's version with anything that can change a verdict: verdicts stamped otherwise are
-graded again.
+A grader is a function ``grade(completion, gold) -> (status, answer)``. An isolated one may hang,
+crash or eat memory on hostile text and runs in a killable worker process; the others are linear in
+the text and run in place. Change a grader's version with anything that can change a verdict:
+verdicts stamped otherwise are graded again.
 """
 
 from __future__ import annotations
@@ -29,13 +29,15 @@ class GraderSpec:
     function: ``module:name``, imported at first use.
     version: stamped on every verdict.
     isolated: run in a worker process.
-    reduce: ``module:name`` of ``completion -> the part that decides``, cheap and safe in place; equal parts
-        are graded once.
+    reduce: ``module:name`` of ``completion -> the part that decides``, cheap and safe in place;
+        equal parts are graded once.
     forget: ``module:name`` of a function that undoes what grading has left in the worker.
-    check: ``module:name`` of a function that raises UserError where this machine cannot run the grader.
-    soft_timeout_s, hard_timeout_s: CPU and wall time of an item, where it needs more than the pool allows by default.
-    votes: answers can be counted against each other without gold. A program's answer is what became of its tests, so
-        who counts such votes has seen the verdicts.
+    check: ``module:name`` of a function that raises UserError where this machine cannot run the
+        grader.
+    soft_timeout_s, hard_timeout_s: CPU and wall time of an item, where it needs more than the pool
+        allows by default.
+    votes: answers can be counted against each other without gold. A program's answer is what became
+        of its tests, so who counts such votes has seen the verdicts.
     """
 
     function: str
@@ -59,7 +61,9 @@ GRADERS: dict[str, GraderSpec] = {
     ),
     "gsm8k": GraderSpec(function="shaped_eval.grading.text.gsm8k:grade", version="gsm8k/3"),
     "choice": GraderSpec(function="shaped_eval.grading.text.choice:grade", version="choice/3"),
-    "exact_match": GraderSpec(function="shaped_eval.grading.text.exact_match:grade", version="exact_match/2"),
+    "exact_match": GraderSpec(
+        function="shaped_eval.grading.text.exact_match:grade", version="exact_match/2"
+    ),
     "text": GraderSpec(function="shaped_eval.grading.text.aliases:grade", version="text/3"),
     "code": GraderSpec(
         function="shaped_eval.grading.code.grader:grade",
@@ -75,9 +79,12 @@ GRADERS: dict[str, GraderSpec] = {
         isolated=True,
         check="shaped_eval.grading.gym.grader:check_grader",
         hard_timeout_s=90.0,
-        votes=False,  # several answers may be right, and the passes among them are gathered under the task's own
+        # several answers may be right, and the passes among them are gathered under the task's own
+        votes=False,
     ),
-    "running_sums": GraderSpec(function="shaped_eval.benchmarks.running_sums:grade", version="running_sums/1"),
+    "running_sums": GraderSpec(
+        function="shaped_eval.benchmarks.running_sums:grade", version="running_sums/1"
+    ),
 }
 
 

@@ -1,9 +1,9 @@
 r"""Numbers as models write them: ``1,000``, ``$18.50``, ``.5``, ``-3/4``, ``1\frac{1}{2}``,
 ``4.5\times10^{33}``, ``62.5\%``; and digits with a base, ``52_8``.
 
-Most answers of the mathematics benchmarks are such literals. They are compared exactly, as fractions, which
-is cheap and free of the traps of floating point and symbolic comparison. Whatever is not a literal is None
-here.
+Most answers of the mathematics benchmarks are such literals. They are compared exactly, as
+fractions, which is cheap and free of the traps of floating point and symbolic comparison. Whatever
+is not a literal is None here.
 """
 
 from __future__ import annotations
@@ -24,14 +24,19 @@ _EXPONENT = r"[+-]?\d{1,3}"
 _PLAIN = re.compile(_DECIMAL)
 _RATIO = re.compile(rf"({_DECIMAL})/({_DECIMAL})")
 _FRAC = re.compile(rf"([+-]?)\\[dtc]?frac(?:\{{({_DECIMAL})\}}|(\d))(?:\{{({_DECIMAL})\}}|(\d))")
-_MIXED = re.compile(r"([+-]?)(\d+)(?:\\[dtc]?frac(?:\{(\d+)\}|(\d))(?:\{(\d+)\}|(\d))| (\d+)/(\d+))")
+_MIXED = re.compile(
+    r"([+-]?)(\d+)(?:\\[dtc]?frac(?:\{(\d+)\}|(\d))(?:\{(\d+)\}|(\d))| (\d+)/(\d+))"
+)
 _REPEATING = re.compile(r"([+-]?)(\d*)\.(\d*)\\(?:overline|bar)(?:\{(\d+)\}|(\d))")
 _E_NOTATION = re.compile(rf"({_DECIMAL})[eE]({_EXPONENT})")
-_TIMES_TEN = re.compile(rf"(?:({_DECIMAL})(?:\\times|\\cdot|[×·*]))?([+-]?)10\^(?:\{{({_EXPONENT})\}}|({_EXPONENT}))")
+_TIMES_TEN = re.compile(
+    rf"(?:({_DECIMAL})(?:\\times|\\cdot|[×·*]))?([+-]?)10\^(?:\{{({_EXPONENT})\}}|({_EXPONENT}))"
+)
 _DECORATION = re.compile(r"\\[!,;:$]|\$")
 _FINAL = re.compile(r"(?<![.,;])[.,;]$")
 _LIST_COMMA = re.compile(r",(?:\s|\\[,;: ])|\s,")  # a thousands separator has no space
-_SPACE = re.compile(r"(?<!\d)\s+|\s+(?!\d)")  # a space between digits may part two numbers, as in 1 1/2
+# a space between digits may part two numbers, as in 1 1/2
+_SPACE = re.compile(r"(?<!\d)\s+|\s+(?!\d)")
 
 
 @dataclass(frozen=True)
@@ -49,15 +54,24 @@ class Number:
 
 
 def simplest(value: Fraction) -> Fraction:
-    """The simple fraction that this is to 12 digits (9999.857142857143 is 69999/7), or `value` itself."""
+    """The simple fraction that this is to 12 digits (9999.857142857143 is 69999/7), or `value`
+    itself."""
     simple = value.limit_denominator(LARGEST_DENOMINATOR)
-    return simple if abs(value - simple) <= abs(value) * Fraction(1, 10**SIGNIFICANT_DIGITS) else value
+    return (
+        simple if abs(value - simple) <= abs(value) * Fraction(1, 10**SIGNIFICANT_DIGITS) else value
+    )
 
 
 def parse_number(text: str) -> Number | None:
-    """The number that `text` as a whole is, or None. A currency sign and final punctuation are ignored."""
+    """The number that `text` as a whole is, or None. A currency sign and final punctuation are
+    ignored."""
     text = text.strip().removesuffix(",").replace("−", "-").replace("–", "-")
-    if len(text) > MAX_LITERAL_CHARACTERS or not text.isascii() or _LIST_COMMA.search(text) or "~~" in text:
+    if (
+        len(text) > MAX_LITERAL_CHARACTERS
+        or not text.isascii()
+        or _LIST_COMMA.search(text)
+        or "~~" in text
+    ):
         return None
     text = _DECORATION.sub("", text).replace("{,}", ",").replace("\\ ", " ").replace("~", " ")
     text = _FINAL.sub("", _SPACE.sub("", text))
@@ -90,16 +104,21 @@ def _fraction(decimal: str) -> Fraction:
 def _repeating(sign: str, whole: str, digits: str, *periods: str | None) -> Number:
     r"""``0.1\overline{6}`` is (16 − 1)/90."""
     before, period = f"0{whole}{digits}", next(digits for digits in periods if digits)
-    value = Fraction(int(before + period) - int(before), 10 ** len(digits) * (10 ** len(period) - 1))
+    value = Fraction(
+        int(before + period) - int(before), 10 ** len(digits) * (10 ** len(period) - 1)
+    )
     return Number(-value if sign == "-" else value, "exact")
 
 
 def _mixed(sign: str, whole: str, *parts: str | None) -> Number | None:
-    """``1 1/2``; None where the part is none of a whole, as in ``4 000/3``, a quotient with a thousands separator."""
+    """``1 1/2``; None where the part is none of a whole, as in ``4 000/3``, a quotient with a
+    thousands separator."""
     top, bottom = (digits for digits in parts if digits)
     if int(top) >= int(bottom):
         return None
-    return Number((int(whole) + Fraction(int(top), int(bottom))) * (-1 if sign == "-" else 1), "exact")
+    return Number(
+        (int(whole) + Fraction(int(top), int(bottom))) * (-1 if sign == "-" else 1), "exact"
+    )
 
 
 def _quotient(sign: str, numerator: str, denominator: str) -> Number | None:
@@ -112,11 +131,13 @@ def _quotient(sign: str, numerator: str, denominator: str) -> Number | None:
 
 
 def numbers_equal(gold: Number, answer: Number, tolerance: Fraction | None = None) -> bool:
-    """Equal exactly, or to the precision of the way they are written, or to gold's own absolute `tolerance`.
+    """Equal exactly, or to the precision of the way they are written, or to gold's own absolute
+    `tolerance`.
 
-    Scientific notation (and a gold that is not exact): relative 1e-4. A decimal on either side: 6 decimals,
-    as math-verify, but never looser than relative 1e-4, so that tiny numbers do not equal each other. A percentage
-    equals the number before its sign, as where the question asks for per cent, and a hundredth of it.
+    Scientific notation (and a gold that is not exact): relative 1e-4. A decimal on either side: 6
+    decimals, as math-verify, but never looser than relative 1e-4, so that tiny numbers do not equal
+    each other. A percentage equals the number before its sign, as where the question asks for per
+    cent, and a hundredth of it.
     """
     pairs = [(gold.value, answer.value, tolerance)]
     if gold.percent and not answer.percent:
@@ -137,14 +158,25 @@ def _allowed(value: Fraction, gold: str, answer: str, tolerance: Fraction | None
     return min(DECIMAL_ABSOLUTE_TOLERANCE, relative)
 
 
-_BASE_NAMES = {"two": 2, "three": 3, "four": 4, "five": 5, "six": 6, "seven": 7, "eight": 8, "nine": 9, "sixteen": 16}
+_BASE_NAMES = {
+    "two": 2,
+    "three": 3,
+    "four": 4,
+    "five": 5,
+    "six": 6,
+    "seven": 7,
+    "eight": 8,
+    "nine": 9,
+    "sixteen": 16,
+}
 _BASED = re.compile(
     r"\(?\s*(\d[\dA-Fa-f]*)\s*\)?\s*_\s*\{?\s*(?:\\(?:text|mathrm)\{)?\s*\(?(?:base\s*)?(\d+|[a-z]+)\)?\s*\}{0,2}"
 )
 
 
 def parse_based(text: str) -> tuple[str, int] | None:
-    r"""Digits and their base: ``52_8``, ``52_{8}``, ``(52)_8``, ``52_{\text{eight}}``; None for anything else."""
+    r"""Digits and their base: ``52_8``, ``52_{8}``, ``(52)_8``, ``52_{\text{eight}}``; None for
+    anything else."""
     match = _BASED.fullmatch(text.strip())
     if match is None or not (match[2].isdecimal() or match[2] in _BASE_NAMES):
         return None

@@ -1,9 +1,9 @@
 """The process that workers are forked from, and the handle to it.
 
-A fresh interpreter that has imported and warmed up the isolated graders, has one thread and never sees the
-caller's ``__main__``, its CUDA context or its threads. Forking from it takes milliseconds, where starting a
-worker from nothing takes seconds. (``multiprocessing``'s fork server would import the caller's script into
-each worker.)
+A fresh interpreter that has imported and warmed up the isolated graders, has one thread and never
+sees the caller's ``__main__``, its CUDA context or its threads. Forking from it takes milliseconds,
+where starting a worker from nothing takes seconds. (``multiprocessing``'s fork server would import
+the caller's script into each worker.)
 """
 
 from __future__ import annotations
@@ -42,7 +42,8 @@ _BOOTSTRAP = (
 
 
 class Nursery:
-    """Starts and kills workers. Not thread-safe. The process ends on `close` or when its caller dies."""
+    """Starts and kills workers. Not thread-safe. The process ends on `close` or when its caller
+    dies."""
 
     def __init__(self) -> None:
         self._control, theirs = socket.socketpair()
@@ -59,7 +60,8 @@ class Nursery:
         self._number = 0
 
     def spawn(self) -> tuple[int, Connection]:
-        """A new worker: its process id and the pipe to it. Waits for the nursery's imports the first time.
+        """A new worker: its process id and the pipe to it. Waits for the nursery's imports the
+        first time.
 
         Raises:
             ConnectionError: the nursery is gone.
@@ -83,7 +85,9 @@ class Nursery:
         while True:
             reply = self._control.recv(_MESSAGE.size, socket.MSG_WAITALL)
             if len(reply) < _MESSAGE.size:
-                raise ConnectionError(f"the nursery of grading processes ended (exit code {self._process.poll()})")
+                raise ConnectionError(
+                    f"the nursery of grading processes ended (exit code {self._process.poll()})"
+                )
             _, number, pid = _MESSAGE.unpack(reply)
             if number == self._number:  # not of an earlier question that Ctrl-C interrupted
                 return pid
@@ -99,7 +103,8 @@ def _close(control: socket.socket, process: subprocess.Popen[bytes]) -> None:
 
 
 def main(control_fd: int) -> None:
-    """The nursery's own life: warm up, then fork and kill on request until the caller closes the socket."""
+    """The nursery's own life: warm up, then fork and kill on request until the caller closes the
+    socket."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the caller's to handle
     control = socket.socket(fileno=control_fd)
     from shaped_eval.grading.math import algebra
@@ -146,5 +151,6 @@ def _fork(control: socket.socket, channel_fd: int) -> int:
 
 
 def _kill(pid: int) -> None:
-    os.kill(pid, signal.SIGKILL)  # a worker that has ended is not reaped yet, so its id is still its own
+    # a worker that has ended is not reaped yet, so its id is still its own
+    os.kill(pid, signal.SIGKILL)
     os.waitpid(pid, 0)

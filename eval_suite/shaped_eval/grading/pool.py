@@ -1,9 +1,10 @@
 """Grade completions in killable worker processes.
 
-An item has two limits. After `soft_timeout_s` of CPU time an alarm in the worker stops it (its status is
-``timeout``, and the worker is replaced); CPU time, so that a busy machine changes no verdict. Where that does
-not reach, as inside one long C call, the parent kills the worker after `hard_timeout_s` of wall time. A
-worker that dies (killed, out of memory, a crash in C) makes its item an ``error``.
+An item has two limits. After `soft_timeout_s` of CPU time an alarm in the worker stops it (its
+status is ``timeout``, and the worker is replaced); CPU time, so that a busy machine changes no
+verdict. Where that does not reach, as inside one long C call, the parent kills the worker after
+`hard_timeout_s` of wall time. A worker that dies (killed, out of memory, a crash in C) makes its
+item an ``error``.
 """
 
 from __future__ import annotations
@@ -28,7 +29,8 @@ OnDone = Callable[[int, Grade], None]
 WINDOW_REQUESTS = 2_048  # read and not done
 READ_AHEAD_JOBS = 64
 REMEMBERED_GRADES = 8_192
-REMEMBERED_CHARACTERS = 2_000  # of a completion's deciding part: a longer one, as hostile answers are, is not kept
+# of a completion's deciding part: a longer one, as hostile answers are, is not kept
+REMEMBERED_CHARACTERS = 2_000
 
 
 @dataclass
@@ -49,7 +51,8 @@ class _Worker:
 
 
 class _Stream:
-    """Requests read when there is room, equal ones gathered in one job; the jobs in `queue` wait for a worker."""
+    """Requests read when there is room, equal ones gathered in one job; the jobs in `queue` wait
+    for a worker."""
 
     def __init__(
         self,
@@ -114,21 +117,23 @@ class _Stream:
 
 
 class GraderPool:
-    """Workers that stay between calls of `grade`, so that a trainer can reuse one pool at every step.
+    """Workers that stay between calls of `grade`, so that a trainer can reuse one pool at every
+    step.
 
-    Use it as a context manager, or `close` it. Workers start when the first isolated grader needs them, by
-    forking from a fresh interpreter: safe from any thread, beside torch or CUDA, and in scripts without an
-    ``if __name__ == "__main__"`` guard, because the caller's script is never imported again. They ignore
-    Ctrl-C and end with the process that made the pool, however it ends. POSIX only. Calls of `grade` from
-    several threads run one after another; do not use one pool on both sides of a fork.
+    Use it as a context manager, or `close` it. Workers start when the first isolated grader needs
+    them, by forking from a fresh interpreter: safe from any thread, beside torch or CUDA, and in
+    scripts without an ``if __name__ == "__main__"`` guard, because the caller's script is never
+    imported again. They ignore Ctrl-C and end with the process that made the pool, however it ends.
+    POSIX only. Calls of `grade` from several threads run one after another; do not use one pool on
+    both sides of a fork.
 
     Args:
         num_workers: processes; None for one per available core.
         soft_timeout_s: limit on one item's CPU time.
         hard_timeout_s: limit on one item's wall time.
         memory_limit_mb: address space of a worker, in MiB; Linux only.
-        keep_reasoning: grade what stands in ``<think>`` tags like the rest of a completion. By default it is dropped
-            before any grader sees it.
+        keep_reasoning: grade what stands in ``<think>`` tags like the rest of a completion. By
+            default it is dropped before any grader sees it.
 
     Raises:
         UserError: num_workers < 1, memory_limit_mb < 1, or not 0 < soft_timeout_s < hard_timeout_s.
@@ -143,7 +148,9 @@ class GraderPool:
         keep_reasoning: bool = False,
     ) -> None:
         if num_workers is not None and num_workers < 1:
-            raise UserError(f"num_workers={num_workers} must be at least 1, or left out for one per core")
+            raise UserError(
+                f"num_workers={num_workers} must be at least 1, or left out for one per core"
+            )
         if not 0 < soft_timeout_s < hard_timeout_s:
             raise UserError(
                 f"soft_timeout_s={soft_timeout_s} must be above 0 and below hard_timeout_s={hard_timeout_s}"
@@ -175,7 +182,8 @@ class GraderPool:
     def grade(self, requests: Sequence[GradeRequest], on_done: OnDone | None = None) -> list[Grade]:
         """Grade all requests; the grades come in their order. Equal gradings are done once.
 
-        `on_done(index, grade)` is called in this thread as soon as a request has its grade, in any order.
+        `on_done(index, grade)` is called in this thread as soon as a request has its grade, in any
+        order.
 
         Raises:
             UserError: an unknown grader, or one that this machine cannot run.
@@ -194,14 +202,16 @@ class GraderPool:
     def grade_stream(self, requests: Iterable[GradeRequest], on_done: OnDone) -> None:
         """Grade requests as they come and keep none: at most 2,048 are read and not done.
 
-        `on_done(index, grade)` is called in this thread, in any order. Equal gradings are done once, unless 8,192
-        others lie between them.
+        `on_done(index, grade)` is called in this thread, in any order. Equal gradings are done
+        once, unless 8,192 others lie between them.
 
         Raises:
             UserError: an unknown grader, or one that this machine cannot run.
         """
         with self._lock:
-            self._run(_Stream(requests, on_done, WINDOW_REQUESTS, READ_AHEAD_JOBS, self._keep_reasoning))
+            self._run(
+                _Stream(requests, on_done, WINDOW_REQUESTS, READ_AHEAD_JOBS, self._keep_reasoning)
+            )
 
     def _run(self, stream: _Stream) -> None:
         try:
@@ -218,7 +228,8 @@ class GraderPool:
                         self._end(worker, stream, Grade("timeout", None))
         finally:
             for worker in [worker for worker in self._workers if worker.job is not None]:
-                self._discard(worker)  # only after an exception, Ctrl-C among them, is one still busy
+                # only after an exception, Ctrl-C among them, is one still busy
+                self._discard(worker)
 
     def _assign(self, queue: deque[_Job]) -> None:
         """Give each idle worker a job, starting workers up to num_workers."""
@@ -241,7 +252,8 @@ class GraderPool:
         assert job is not None
         try:
             reply = json.loads(worker.channel.recv_bytes())
-        except (EOFError, ConnectionResetError):  # the worker died, perhaps through no fault of the item
+        # the worker died, perhaps through no fault of the item
+        except (EOFError, ConnectionResetError):
             job.deaths += 1
             if job.deaths > 1:
                 self._end(worker, stream, Grade("error", None, DIED))
@@ -269,7 +281,8 @@ class GraderPool:
             pid, channel = self._nursery.spawn()
         except ConnectionError:
             self._nursery.close()
-            self._nursery = Nursery()  # something killed it; if a new one ends too, that is an error of ours
+            # something killed it; if a new one ends too, that is an error of ours
+            self._nursery = Nursery()
             pid, channel = self._nursery.spawn()
         worker = _Worker(pid, channel)
         self._workers.append(worker)

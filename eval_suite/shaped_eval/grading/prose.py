@@ -1,10 +1,12 @@
 r"""What the text around a box says of it: that it is the answer, or that it is not.
 
-Prose has no grammar that could be listed in full. So a box, which is marked as the answer, counts unless the words and
-signs next to it deny it or make it a part of something larger, or what follows takes it back. (A text without a box
-has to state its answer in a form that is listed: see `unboxed`.)
+Prose has no grammar that could be listed in full. So a box, which is marked as the answer, counts
+unless the words and signs next to it deny it or make it a part of something larger, or what follows
+takes it back. (A text without a box has to state its answer in a form that is listed: see
+`unboxed`.)
 
-Everything here runs in the caller's process on untrusted text: each pattern is bounded, and linear in the text.
+Everything here runs in the caller's process on untrusted text: each pattern is bounded, and linear
+in the text.
 """
 
 from __future__ import annotations
@@ -15,7 +17,9 @@ from collections import deque
 from shaped_eval.grading.literals import numbers_equal, parse_number
 
 CONTEXT_CHARACTERS = 160
-NOT = r"\b(?:not|never|no\s+way|cannot|neither|nor|hardly|barely|scarcely|nowhere\s+near)\b|n['’]t\b"
+NOT = (
+    r"\b(?:not|never|no\s+way|cannot|neither|nor|hardly|barely|scarcely|nowhere\s+near)\b|n['’]t\b"
+)
 _OPENS = r"(?:\$|\\[(\[]|\*\*|\\displaystyle|\\text\{|\{|\s)*"
 _CLOSES = r"(?:\$|\\(?:text|mathrm|mbox)\{|\\[)\]]|\*\*|\}|\\[,;:! ]|~|\s)*"
 
@@ -31,9 +35,12 @@ _ALTERING = (
     r"|(?:half|third|quarter|opposite|inverse|reciprocal|negation|(?:square|cube)(?:\s+root)?|multiple)\s+of"
     r"|(?<!no\s)(?<!not\s)(?:more|less|greater|smaller|fewer|larger|bigger|higher|lower)\s+than)"
 )
-_DENIED_BEFORE = re.compile(rf"(?:(?:{NOT})|\b{_ALTERING})(?:\s+{_LINKING})*{_OPENS}$", re.IGNORECASE)
+_DENIED_BEFORE = re.compile(
+    rf"(?:(?:{NOT})|\b{_ALTERING})(?:\s+{_LINKING})*{_OPENS}$", re.IGNORECASE
+)
 
-# a sign or a command of the formula that the box is in: the whole is another number than what is in the box
+# a sign or a command of the formula that the box is in: the whole is another number than what is in
+# the box
 _TRANSPARENT = (  # commands that change only the look of their argument
     r"text|math[a-z]{1,6}|bold[a-z]{0,6}|bm|(?:text)?color|[lL]arge|LARGE|[hH]uge|displaystyle|underline|left"
     r"|[bB]ig[a-z]?|q?quad|hspace|f?colorbox|framebox|begin|end|approx|therefore|implies"
@@ -51,7 +58,8 @@ _PART_AFTER = re.compile(
     r"(?:[+/≠^\d]|,\s{0,4}(?:-?\d|\\(?:frac|sqrt|pi))|\*\s{0,4}[\d\\(]|-\s{0,4}[\d\\({A-Za-z]"
     r"|!\s{0,4}(?:[-+*/^$=]|\\[)\]])|\\(?:times|cdot|div|pm|mp|neq?|not|choose|over|[bp]?mod)(?![A-Za-z]))"
 )
-# all that may stand beside a box in its formula: a relation or a mark before it, the formula's end or a text behind
+# all that may stand beside a box in its formula: a relation or a mark before it, the formula's end
+# or a text behind
 _BEGINS = re.compile(
     r"(?:^|[=≈≤≥<>:,;&~]|\$|\\[(\[\\,;:! ]|\}|\\(?:q?quad|approx|sim|simeq|equiv|leq?|geq?|lt|gt|in|to|implies|iff"
     r"|therefore|because|(?:Long)?[rR]ightarrow|displaystyle|hspace\{[^{}]{0,20}\}"
@@ -63,7 +71,9 @@ _ENDS = re.compile(
     r"|Rightarrow|rightarrow|hspace|circ|degree|label|nonumber|bmod|pmod|in)(?![A-Za-z]))"
 )
 # an exponent, a degree sign, a base or a number word behind the box goes into it
-_CONTINUED = re.compile(r"(?:\s{0,4}(?:\^|_(?=[\d{]))\s{0,4}(?:\{[^{}]{0,40}\}|\\[A-Za-z]{1,20}|\w|\*)){1,4}")
+_CONTINUED = re.compile(
+    r"(?:\s{0,4}(?:\^|_(?=[\d{]))\s{0,4}(?:\{[^{}]{0,40}\}|\\[A-Za-z]{1,20}|\w|\*)){1,4}"
+)
 _SCALE = re.compile(
     rf"{_CLOSES}(hundred|thousand|million|billion|trillion|dozen|score|squared|cubed|factorial|halves|thirds"
     r"|quarters|fourths|fifths|sixths|sevenths|eighths|ninths|tenths|hundredths|thousandths)\b",
@@ -75,7 +85,9 @@ _WRONG = (
     r"(?:wrong|incorrect|false|mistaken|invalid|impossible|off|untrue|a\s+lie|a\s+guess|an?\s+(?:error|mistake)"
     r"|too\s+\w+)"
 )
-_IS = r"(?:is|was|are|were|would\s+be|could\s+be|can|could|seems|looks|must\s+be|might|does|did|has)"
+_IS = (
+    r"(?:is|was|are|were|would\s+be|could\s+be|can|could|seems|looks|must\s+be|might|does|did|has)"
+)
 _DENIED_AFTER = re.compile(
     rf"{_CLOSES}(?:\?\s|[,;:?.!]?\s{{0,4}}(?:(?:but\s+)?(?:that|this|it|which)\s+)?"
     rf"(?:{_IS}\s*(?:{NOT})|{_IS}\s+(?:\w+\s+)?{_WRONG}\b|(?:{NOT})|(?:wrong|incorrect|false)\b|no[.,!]"
@@ -108,7 +120,8 @@ _LATER = re.compile(
 
 
 def denies(before: str, after: str, boxed: str) -> bool:
-    """Whether what stands before and after a box says that its content is not the answer, or only a part of it."""
+    """Whether what stands before and after a box says that its content is not the answer, or only a
+    part of it."""
     line = before[-CONTEXT_CHARACTERS:]
     if _DENIED_BEFORE.search(line) or _PART_BEFORE.search(line):
         return True
@@ -123,7 +136,9 @@ def denies(before: str, after: str, boxed: str) -> bool:
 def _is_in_formula(before: str) -> bool:
     """Whether a formula is open at the end of this text, in its last paragraph."""
     paragraph = before.rpartition("\n\n")[2].replace("\\$", "").replace("$$", "§")
-    opened = any(paragraph.rfind(f"\\{mark[0]}") > paragraph.rfind(f"\\{mark[1]}") for mark in ("[]", "()"))
+    opened = any(
+        paragraph.rfind(f"\\{mark[0]}") > paragraph.rfind(f"\\{mark[1]}") for mark in ("[]", "()")
+    )
     return opened or paragraph.count("$") % 2 == 1 or paragraph.count("§") % 2 == 1
 
 
@@ -135,12 +150,16 @@ def _contradicts(after: str, boxed: str) -> bool:
         return False
     earlier = parse_number(boxed)
     if earlier is None:
-        return later.style == "exact" and re.search(rf"(?<!\d){later.value.numerator}(?!\d)", boxed) is None
+        return (
+            later.style == "exact"
+            and re.search(rf"(?<!\d){later.value.numerator}(?!\d)", boxed) is None
+        )
     return not numbers_equal(earlier, later)
 
 
 def continuation(after: str) -> str:
-    r"""What continues a box in its formula, as LaTeX to put behind its content: ``\boxed{90}^\circ``."""
+    r"""What continues a box in its formula, as LaTeX to put behind its content:
+    ``\boxed{90}^\circ``."""
     continued = _continued(after)
     scale = _SCALE.match(after[len(continued) :][:CONTEXT_CHARACTERS])
     return continued + (rf"\text{{ {scale[1].lower()}}}" if scale else "")

@@ -1,5 +1,5 @@
-"""A grading worker: reads requests from its pipe, answers each within the soft timeout, until the pipe
-closes.
+"""A grading worker: reads requests from its pipe, answers each within the soft timeout, until the
+pipe closes.
 
 Messages are JSON both ways: nothing that graded text could influence is ever unpickled.
 """
@@ -27,7 +27,8 @@ PR_SET_PDEATHSIG = 1
 
 
 def serve(channel: Connection, parent_pid: int) -> None:
-    """Grade until end of file. Each message carries its own limits; a retired worker answers and returns."""
+    """Grade until end of file. Each message carries its own limits; a retired worker answers and
+    returns."""
     _die_with(parent_pid)
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     memory_limit_mb: int | None = None
@@ -40,11 +41,19 @@ def serve(channel: Connection, parent_pid: int) -> None:
             memory_limit_mb = message["memory_limit_mb"]
             _limit_memory(memory_limit_mb * 2**20)
         limits = Limits(**message["limits"]) if message["limits"] else None
-        reply = answer(message["grader"], message["completion"], message["gold"], message["soft_timeout_s"], limits)
+        reply = answer(
+            message["grader"],
+            message["completion"],
+            message["gold"],
+            message["soft_timeout_s"],
+            limits,
+        )
         forget = grader_spec(message["grader"]).forget
         if forget is not None:
             load(forget)()
-        peak_mb = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / (2**20 if sys.platform == "darwin" else 1024)
+        peak_mb = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / (
+            2**20 if sys.platform == "darwin" else 1024
+        )
         # An interrupted algebra system may keep half-changed global state: start afresh.
         retire = reply["status"] in ("timeout", "error") or peak_mb > RETIRE_SHARE * memory_limit_mb
         try:
@@ -58,20 +67,28 @@ def serve(channel: Connection, parent_pid: int) -> None:
 def answer(
     grader: str, completion: str, gold: str, soft_timeout_s: float, limits: Limits | None = None
 ) -> dict[str, Any]:
-    """Grade one item: `Grade`'s fields, the reason where there is one. Must run in the main thread of its process."""
+    """Grade one item: `Grade`'s fields, the reason where there is one. Must run in the main thread
+    of its process."""
     try:
         with _soft_timeout(soft_timeout_s):
-            grade = Grade(*load(grader_spec(grader).function)(completion, gold, *([limits] if limits else [])))
+            grade = Grade(
+                *load(grader_spec(grader).function)(completion, gold, *([limits] if limits else []))
+            )
     except SoftTimeout:
         grade = Grade("timeout", None)
     except Exception:  # any fault of a grader, MemoryError among them: the item's status says so
         grade = Grade("error", None)
-    return {name: value for name, value in grade._asdict().items() if name != "reason" or value is not None}
+    return {
+        name: value
+        for name, value in grade._asdict().items()
+        if name != "reason" or value is not None
+    }
 
 
 @contextlib.contextmanager
 def _soft_timeout(seconds: float) -> Iterator[None]:
-    """Raise SoftTimeout after so many seconds of this process's own CPU time: a busy machine changes no verdict."""
+    """Raise SoftTimeout after so many seconds of this process's own CPU time: a busy machine
+    changes no verdict."""
     armed = True
 
     def expire(signum: int, frame: object) -> None:

@@ -1,8 +1,10 @@
-"""One benchmark of one run as the Hub's formats have it: an `.eval_results` entry, a model-index result, a table.
+"""One benchmark of one run as the Hub's formats have it: an `.eval_results` entry, a model-index
+result, a table.
 
 Which format holds what:
     .eval_results   avg@n, the accuracy of one sample, of a benchmark that the Hub keeps a leaderboard of. The format
-                    has no field for a metric or an interval; a pass@k there would be read as an accuracy.
+                    has no field for a metric or an interval; a pass@k there would be read as an
+                    accuracy.
     model-index     every other number: pass@k, cons@k, and all numbers of other benchmarks.
     table           all of them, with intervals, for people.
 
@@ -26,8 +28,8 @@ from shaped_eval.reporting.outcomes import read_outcomes, read_record
 from shaped_eval.untrusted.files import file_name
 from shaped_eval.untrusted.texts import in_markdown, one_line
 
-# Benchmark → (data set, task of its eval.yaml, problems) of leaderboards on the Hub, which admits data sets one by
-# one: https://huggingface.co/datasets?benchmark=benchmark:official.
+# Benchmark → (data set, task of its eval.yaml, problems) of leaderboards on the Hub, which admits
+# data sets one by one: https://huggingface.co/datasets?benchmark=benchmark:official.
 LEADERBOARDS = {
     "gsm8k": ("openai/gsm8k", "gsm8k", 1319),
     "mmlu_pro": ("TIGER-Lab/MMLU-Pro", "mmlu_pro", 12032),
@@ -54,7 +56,8 @@ _SETTINGS = (
 class Variant:
     """A benchmark of a run, and the setting of its numbers.
 
-    entry: of results.json. settings: of run.json, with the benchmark's own n. graders: name and version.
+    entry: of results.json. settings: of run.json, with the benchmark's own n. graders: name and
+        version.
     """
 
     benchmark: str
@@ -66,7 +69,8 @@ class Variant:
 
     @property
     def slug(self) -> str:
-        """Name of the variant in file names: the benchmark and its setting, so that publishing again replaces it."""
+        """Name of the variant in file names: the benchmark and its setting, so that publishing
+        again replaces it."""
         parts = [form.format(self.settings[name]) for name, form, _ in _SETTINGS if self._has(name)]
         if self.settings.get("answers"):
             parts.append(re.sub(r"[^A-Za-z0-9.-]+", "-", self.settings["answers"]))
@@ -78,7 +82,9 @@ class Variant:
         """The setting in words."""
         parts = [form.format(self.settings[name]) for name, _, form in _SETTINGS if self._has(name)]
         if self.settings.get("decoding"):
-            parts.append({"likelihood": "options by likelihood"}.get(self.settings["decoding"], "greedy"))
+            parts.append(
+                {"likelihood": "options by likelihood"}.get(self.settings["decoding"], "greedy")
+            )
         if self.entry.get("accuracy"):
             parts.append(self.entry["accuracy"])
         if self.settings.get("chat_template"):
@@ -94,8 +100,12 @@ class Variant:
 
     @property
     def has_leaderboard(self) -> bool:
-        """Whether its accuracy goes to a leaderboard: not that of a part of the problems, or of foreign answers."""
-        whole = self.benchmark in LEADERBOARDS and self.entry["problems"] == LEADERBOARDS[self.benchmark][2]
+        """Whether its accuracy goes to a leaderboard: not that of a part of the problems, or of
+        foreign answers."""
+        whole = (
+            self.benchmark in LEADERBOARDS
+            and self.entry["problems"] == LEADERBOARDS[self.benchmark][2]
+        )
         return whole and not self._has("answers")
 
     def _has(self, name: str) -> bool:
@@ -115,17 +125,22 @@ def read_variants(folder: str | Path, results: Mapping[str, Any]) -> list[Varian
     metas = {row["benchmark"]: row["meta"] for row in read_jsonl(Path(folder) / "problems.jsonl")}
     for name, outcomes in outcomes_of.items():
         if name not in results:
-            raise UserError(f"{str(folder)!r}: results.json lacks {name}: repeat `shaped-trl report {folder}`")
+            raise UserError(
+                f"{str(folder)!r}: results.json lacks {name}: repeat `shaped-trl report {folder}`"
+            )
         own = {key: metas[name][key] for key in ("shots", "decoding") if metas[name].get(key)}
         settings = {**record["settings"], "n": results[name]["n"], **own}
         if "decoding" in own:  # greedy or by likelihood, whatever the run samples at
             settings |= {"temperature": None, "top_p": None}
-        variants.append(Variant(name, results[name], settings, tuple(outcomes.graders), date, record))
+        variants.append(
+            Variant(name, results[name], settings, tuple(outcomes.graders), date, record)
+        )
     return variants
 
 
 def eval_result(variant: Variant, source_url: str | None) -> dict[str, Any]:
-    """The variant's entry of an `.eval_results` file, in the layout of huggingface_hub's `EvalResultEntry`.
+    """The variant's entry of an `.eval_results` file, in the layout of huggingface_hub's
+    `EvalResultEntry`.
 
     source_url: page of the samples behind the number, if they are published.
     """
@@ -142,7 +157,9 @@ def eval_result(variant: Variant, source_url: str | None) -> dict[str, Any]:
     try:
         from huggingface_hub import EvalResultEntry, eval_result_entries_to_yaml
     except ImportError:  # huggingface_hub before 2 has no such class
-        source = {"source": {"url": source_url, "name": fields["source_name"]}} if source_url else {}
+        source = (
+            {"source": {"url": source_url, "name": fields["source_name"]}} if source_url else {}
+        )
         rest = {"date": fields["date"], **source, "notes": fields["notes"]}
         return {"dataset": {"id": dataset_id, "task_id": task_id}, "value": fields["value"], **rest}
     return eval_result_entries_to_yaml([EvalResultEntry(**fields)])[0]
@@ -166,7 +183,8 @@ def notes(variant: Variant) -> str:
 
 
 def index_result(variant: Variant, source_url: str | None) -> dict[str, Any] | None:
-    """The variant's result in a model-index: all numbers but what `.eval_results` holds; None where none is left."""
+    """The variant's result in a model-index: all numbers but what `.eval_results` holds; None where
+    none is left."""
     from huggingface_hub import EvalResult
     from huggingface_hub.repocard_data import eval_results_to_model_index
 
@@ -174,9 +192,20 @@ def index_result(variant: Variant, source_url: str | None) -> dict[str, Any] | N
     skipped = {"pass@1", variant.accuracy} if variant.has_leaderboard else {"pass@1"}
     dataset_id, config, split = _dataset(variant.benchmark)
     shares = {name: variant.entry[name] for name in ("truncated", "unparsed")}
-    rates = {f"{name}_percent": _percent(share) for name, share in shares.items() if share is not None}
-    about = {"problems": variant.entry["problems"], **rates, "graders": list(variant.graders), "date": variant.date}
-    asked = {name: variant.settings[name] for name, *_ in _SETTINGS if variant.settings.get(name) is not None}
+    rates = {
+        f"{name}_percent": _percent(share) for name, share in shares.items() if share is not None
+    }
+    about = {
+        "problems": variant.entry["problems"],
+        **rates,
+        "graders": list(variant.graders),
+        "date": variant.date,
+    }
+    asked = {
+        name: variant.settings[name]
+        for name, *_ in _SETTINGS
+        if variant.settings.get(name) is not None
+    }
     results = [
         EvalResult(
             task_type="text-generation",
@@ -200,7 +229,8 @@ def index_result(variant: Variant, source_url: str | None) -> dict[str, Any] | N
 
 
 def table(variant: Variant, source_url: str | None) -> str:
-    """The variant's numbers for people, as Markdown; names that come from the run's files are escaped."""
+    """The variant's numbers for people, as Markdown; names that come from the run's files are
+    escaped."""
     entry = variant.entry
     lines = [
         f"**{in_markdown(variant.benchmark)}**: {entry['problems']} problems, {in_markdown(variant.label)}; "
@@ -213,7 +243,9 @@ def table(variant: Variant, source_url: str | None) -> str:
     for key, metric in entry["metrics"].items():
         ends = (metric.get(end) for end in ("value", "low", "high", "sampling_se"))
         lines.append(
-            f"| {in_markdown(key)} | " + " | ".join("–" if end is None else f"{100 * end:.1f}" for end in ends) + " |"
+            f"| {in_markdown(key)} | "
+            + " | ".join("–" if end is None else f"{100 * end:.1f}" for end in ends)
+            + " |"
         )
     return "\n".join(lines)
 

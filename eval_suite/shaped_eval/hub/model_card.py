@@ -1,8 +1,9 @@
-"""Evaluation results in a model card: the metadata's `model-index` and a section of the text, added or replaced.
+"""Evaluation results in a model card: the metadata's `model-index` and a section of the text, added
+or replaced.
 
-Only these two parts of a card change. Everything else, comments in its metadata included, stays as it is, byte for
-byte. A result is known by its task's name and its data set, a table by its name in a comment: publishing again
-replaces both, and leaves alone what others wrote.
+Only these two parts of a card change. Everything else, comments in its metadata included, stays as
+it is, byte for byte. A result is known by its task's name and its data set, a table by its name in
+a comment: publishing again replaces both, and leaves alone what others wrote.
 """
 
 from __future__ import annotations
@@ -18,7 +19,8 @@ from shaped_eval.untrusted.texts import in_markdown
 
 # A card's metadata: the Hub reads a YAML block between two lines of dashes at the very beginning.
 _METADATA = re.compile(r"\A\s*---[ \t]*\n(.*?\n|)---[ \t]*(?:\n|\Z)", re.DOTALL)
-# A key at the left margin, and what belongs to it: lines that are indented, empty, or items of a list.
+# A key at the left margin, and what belongs to it: lines that are indented, empty, or items of a
+# list.
 _INDEX = re.compile(r"^model-index:.*\n(?:(?:[ \t-].*|)\n)*", re.MULTILINE)
 _BEGIN, _END = "<!-- evaluation results -->", "<!-- end of evaluation results -->"
 _SECTION = re.compile(f"{re.escape(_BEGIN)}.*?{re.escape(_END)}", re.DOTALL)
@@ -26,7 +28,11 @@ _TABLE = re.compile(r"<!-- results of (?P<name>\S+) -->\n(?P<text>.*?)\n(?=\n<!-
 
 
 def with_results(
-    card: str, model_name: str, results: Sequence[Mapping[str, Any]], tables: Mapping[str, str], reading: str
+    card: str,
+    model_name: str,
+    results: Sequence[Mapping[str, Any]],
+    tables: Mapping[str, str],
+    reading: str,
 ) -> str:
     """The card with `results` in its model-index and `tables` in its section on evaluation.
 
@@ -42,7 +48,10 @@ def with_results(
     """
     card = card.removeprefix("\ufeff")
     line_break = "\r\n" if "\r\n" in card else "\n"
-    card = card.replace("\r\n", "\n") or f"---\nlibrary_name: transformers\n---\n\n# {in_markdown(model_name)}\n"
+    card = (
+        card.replace("\r\n", "\n")
+        or f"---\nlibrary_name: transformers\n---\n\n# {in_markdown(model_name)}\n"
+    )
     match = _METADATA.match(card)
     metadata, text = (match.group(1), card[match.end() :]) if match else ("", card)
     metadata = _with_index(metadata, model_name, results)
@@ -63,7 +72,8 @@ def split_card(card: str) -> tuple[dict[str, Any], str]:
 
 
 def with_results_of(before: str, card: str) -> str:
-    """A card that was written anew, with the model-index and the section on evaluation of the one `before`.
+    """A card that was written anew, with the model-index and the section on evaluation of the one
+    `before`.
 
     Raises:
         UserError: as `split_card` does.
@@ -86,9 +96,13 @@ def _parsed(metadata: str) -> dict[str, Any]:
     try:
         parsed = yaml.safe_load(metadata) or {}
     except yaml.YAMLError as error:
-        raise UserError(f"README.md: its metadata is not YAML ({' '.join(str(error).split())}): mend it") from error
+        raise UserError(
+            f"README.md: its metadata is not YAML ({' '.join(str(error).split())}): mend it"
+        ) from error
     if not isinstance(parsed, dict):
-        raise UserError(f"README.md: its metadata is {type(parsed).__name__}, not a mapping: mend it")
+        raise UserError(
+            f"README.md: its metadata is {type(parsed).__name__}, not a mapping: mend it"
+        )
     return parsed
 
 
@@ -98,24 +112,39 @@ def _with_index(metadata: str, model_name: str, results: Sequence[Mapping[str, A
     if not results and not before:
         return metadata
     index = yaml.safe_dump(
-        {"model-index": _merged(before, model_name, results)}, sort_keys=False, allow_unicode=True, width=1000
+        {"model-index": _merged(before, model_name, results)},
+        sort_keys=False,
+        allow_unicode=True,
+        width=1000,
     )
     rest = _INDEX.sub("", metadata)
-    if _parsed(rest) != parsed:  # written in a form that the pattern does not cover: comments are lost, nothing else
-        rest = yaml.safe_dump(parsed, sort_keys=False, allow_unicode=True, width=1000) if parsed else ""
+    # written in a form that the pattern does not cover: comments are lost, nothing else
+    if _parsed(rest) != parsed:
+        rest = (
+            yaml.safe_dump(parsed, sort_keys=False, allow_unicode=True, width=1000)
+            if parsed
+            else ""
+        )
     return rest + index
 
 
-def _merged(before: Any, model_name: str, results: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
-    """The index with `results` in place of those of the same task and data set; they go to its first model."""
+def _merged(
+    before: Any, model_name: str, results: Sequence[Mapping[str, Any]]
+) -> list[dict[str, Any]]:
+    """The index with `results` in place of those of the same task and data set; they go to its
+    first model."""
     index: Any = before if before is not None else [{"name": model_name, "results": []}]
     new = {_key(result) for result in results}
     try:
         for model in index:
-            model["results"] = [result for result in model.get("results") or [] if _key(result) not in new]
+            model["results"] = [
+                result for result in model.get("results") or [] if _key(result) not in new
+            ]
         index[0]["results"].extend(results)
     except (AttributeError, IndexError, KeyError, TypeError) as error:
-        raise UserError("README.md: its model-index is no list of models with results: mend or remove it") from error
+        raise UserError(
+            "README.md: its model-index is no list of models with results: mend or remove it"
+        ) from error
     return index
 
 
@@ -128,7 +157,10 @@ def with_tables(text: str, tables: Mapping[str, str], reading: str) -> str:
     """A card's text with `tables` in its section on evaluation, at the end where it has none."""
     match = _SECTION.search(text)
     before = {one["name"]: one["text"] for one in _TABLE.finditer(match.group())} if match else {}
-    parts = [f"<!-- results of {name} -->\n{table}\n" for name, table in sorted({**before, **tables}.items())]
+    parts = [
+        f"<!-- results of {name} -->\n{table}\n"
+        for name, table in sorted({**before, **tables}.items())
+    ]
     section = "\n".join([f"{_BEGIN}\n## Evaluation\n\n{reading}\n", *parts]) + f"\n{_END}"
     if match:
         return text[: match.start()] + section + text[match.end() :]

@@ -1,6 +1,7 @@
 """A run's samples with their verdicts as a data set of the Hub: Parquet files and a card.
 
-Prompts and golds are left out: they are the benchmarks' own, and a copy of them would end up in training data.
+Prompts and golds are left out: they are the benchmarks' own, and a copy of them would end up in
+training data.
 """
 
 from __future__ import annotations
@@ -33,10 +34,13 @@ Prompts and reference answers are the benchmarks' own and not repeated here."""
 _ROWS_AT_ONCE = 2048
 
 
-def write_samples(folder: str | Path, variants: Sequence[Variant], out: str | Path) -> dict[str, Path]:
+def write_samples(
+    folder: str | Path, variants: Sequence[Variant], out: str | Path
+) -> dict[str, Path]:
     """Write the run's rows below `out`, a file for each variant, and return slug → file.
 
-    Columns: problem_id, sample_index, completion, finish_reason, tokens, status, answer, grader. Rows are in the
+    Columns: problem_id, sample_index, completion, finish_reason, tokens, status, answer, grader.
+        Rows are in the
     order of samples.jsonl. Completions are not held in memory; what the verdicts say is.
     """
     import pyarrow
@@ -44,7 +48,16 @@ def write_samples(folder: str | Path, variants: Sequence[Variant], out: str | Pa
 
     text = pyarrow.string()
     types = {"sample_index": pyarrow.int64(), "tokens": pyarrow.int64()}
-    columns = ("problem_id", "sample_index", "completion", "finish_reason", "tokens", "status", "answer", "grader")
+    columns = (
+        "problem_id",
+        "sample_index",
+        "completion",
+        "finish_reason",
+        "tokens",
+        "status",
+        "answer",
+        "grader",
+    )
     schema = pyarrow.schema([(name, types.get(name, text)) for name in columns])
     folder, slugs = Path(folder), {variant.benchmark: variant.slug for variant in variants}
     files = {slug: Path(out) / slug / f"{SPLIT}.parquet" for slug in slugs.values()}
@@ -54,7 +67,9 @@ def write_samples(folder: str | Path, variants: Sequence[Variant], out: str | Pa
         for slug, path in files.items():
             own_folder(out, slug)
             file = stack.enter_context(replacing(path, "wb"))
-            writers[slug] = stack.enter_context(pyarrow.parquet.ParquetWriter(file, schema, compression="zstd"))
+            writers[slug] = stack.enter_context(
+                pyarrow.parquet.ParquetWriter(file, schema, compression="zstd")
+            )
         while chunk := list(islice(rows, _ROWS_AT_ONCE)):
             for benchmark, slug in slugs.items():
                 chosen = [row for row in chunk if row["benchmark"] == benchmark]
@@ -64,9 +79,13 @@ def write_samples(folder: str | Path, variants: Sequence[Variant], out: str | Pa
 
 
 def _rows(folder: Path) -> Iterator[dict[str, Any]]:
-    benchmarks = {row["problem_id"]: row["benchmark"] for row in read_jsonl(folder / "problems.jsonl")}
+    benchmarks = {
+        row["problem_id"]: row["benchmark"] for row in read_jsonl(folder / "problems.jsonl")
+    }
     verdicts = {
-        (row["problem_id"], row["sample_index"]): {name: row[name] for name in ("status", "answer", "grader")}
+        (row["problem_id"], row["sample_index"]): {
+            name: row[name] for name in ("status", "answer", "grader")
+        }
         for row in read_jsonl(folder / "verdicts.jsonl")
     }
     for row in read_jsonl(folder / "samples.jsonl"):
@@ -75,7 +94,8 @@ def _rows(folder: Path) -> Iterator[dict[str, Any]]:
 
 
 def samples_card(model: str | None, variants: Sequence[Variant], before: str = "") -> str:
-    """README.md of the data set. `before`: the card that is there; what it says of other variants stays.
+    """README.md of the data set. `before`: the card that is there; what it says of other variants
+    stays.
 
     Raises:
         UserError: its metadata is not YAML.
@@ -85,11 +105,19 @@ def samples_card(model: str | None, variants: Sequence[Variant], before: str = "
     known = metadata.get("configs") or []
     configs = [one for one in known if one.get("config_name") not in slugs]
     configs += [
-        {"config_name": slug, "data_files": [{"split": SPLIT, "path": f"{slug}/{SPLIT}.parquet"}]} for slug in slugs
+        {"config_name": slug, "data_files": [{"split": SPLIT, "path": f"{slug}/{SPLIT}.parquet"}]}
+        for slug in slugs
     ]
     fresh = {"tags": ["evaluation", "shaped-trl"], "task_categories": ["text-generation"]}
-    metadata = {**fresh, **metadata, "configs": sorted(configs, key=lambda one: str(one.get("config_name")))}
+    metadata = {
+        **fresh,
+        **metadata,
+        "configs": sorted(configs, key=lambda one: str(one.get("config_name"))),
+    }
     title = f"Samples of {in_markdown(model or 'given answers')}, graded"
-    tables = {variant.slug: f"Configuration `{variant.slug}`\n\n{table(variant, None)}" for variant in variants}
+    tables = {
+        variant.slug: f"Configuration `{variant.slug}`\n\n{table(variant, None)}"
+        for variant in variants
+    }
     text = with_tables(text or f"\n# {title}\n\n{ABOUT}\n", tables, READING)
     return f"---\n{yaml.safe_dump(metadata, sort_keys=False, allow_unicode=True)}---\n{text}"

@@ -1,4 +1,5 @@
-"""The statistics as modules of `evaluate`: ``evaluate.load(shaped_eval.metrics.path("pass_at_k"))``.
+"""The statistics as modules of `evaluate`:
+``evaluate.load(shaped_eval.metrics.path("pass_at_k"))``.
 
 Needs the extra ``evaluate``; nothing is downloaded. The numbers are those of `statistics`.
 """
@@ -59,7 +60,10 @@ def votes(predictions: Sequence[Sequence[str | None]], references: Sequence[str]
     def status(answer: str | None, gold: str) -> Status:
         return "unparsed" if not answer else "pass" if answer == gold else "fail"
 
-    statuses = [[status(answer, gold) for answer in row] for row, gold in zip(predictions, references, strict=True)]
+    statuses = [
+        [status(answer, gold) for answer in row]
+        for row, gold in zip(predictions, references, strict=True)
+    ]
     return ballots(statuses, [[answer or None for answer in row] for row in predictions])
 
 

@@ -23,7 +23,8 @@ def cautions(run: Run) -> list[str]:
 
 
 def cautions_of_many(runs: Sequence[Run]) -> list[str]:
-    """Sentences about several runs, each with the run it is about; then what keeps them from comparing."""
+    """Sentences about several runs, each with the run it is about; then what keeps them from
+    comparing."""
     about: dict[str, list[str]] = {}
     for run in runs:
         for sentence in _cautions(run):
@@ -35,14 +36,20 @@ def cautions_of_many(runs: Sequence[Run]) -> list[str]:
     limits = {run.record["settings"].get("max_new_tokens") for run in runs}
     tasks = {run.record.get("task_hash") for run in runs}
     if len(limits) > 1:
-        said.append("The runs have other token limits: a longer one can pass where a shorter one is cut.")
+        said.append(
+            "The runs have other token limits: a longer one can pass where a shorter one is cut."
+        )
     if len(tasks) > 1 and None not in tasks:
-        said.append("The runs have other problems or prompts; only benchmarks with the same problems are paired.")
+        said.append(
+            "The runs have other problems or prompts; only benchmarks with the same problems are paired."
+        )
     return said
 
 
 def _cautions(run: Run) -> Iterable[str]:
-    yield from _named("{}: of the suite, but left out: the mirror had no data.", run.record.get("left_out", []))
+    yield from _named(
+        "{}: of the suite, but left out: the mirror had no data.", run.record.get("left_out", [])
+    )
     if limit := run.record["settings"].get("limit"):
         yield f"Of each benchmark only the first {limit:,} problems at most."
     if run.greedy:
@@ -52,20 +59,37 @@ def _cautions(run: Run) -> Iterable[str]:
             lambda entry: entry["problems"] < FEW_PROBLEMS,
             f"{{}}: fewer than {FEW_PROBLEMS} problems; of differences, trust p before the interval.",
         ),
-        (_near_an_end, "{}: a value near 0 or 100%; its interval is the exact one there, wider than 95% needs."),
-        (lambda entry: (entry["truncated"] or 0) > LOST, "{}: more than 5% of samples were cut at the token limit."),
-        (lambda entry: entry["unparsed"] > LOST, "{}: more than 5% of samples gave no answer that could be read."),
+        (
+            _near_an_end,
+            "{}: a value near 0 or 100%; its interval is the exact one there, wider than 95% needs.",
+        ),
+        (
+            lambda entry: (entry["truncated"] or 0) > LOST,
+            "{}: more than 5% of samples were cut at the token limit.",
+        ),
+        (
+            lambda entry: entry["unparsed"] > LOST,
+            "{}: more than 5% of samples gave no answer that could be read.",
+        ),
     ):
         found = [name for name, entry in run.results.items() if test(entry)]
-        yield from _named(sentence, ["all benchmarks"] if len(found) == len(run.results) > MANY else found)
+        yield from _named(
+            sentence, ["all benchmarks"] if len(found) == len(run.results) > MANY else found
+        )
     stale = [name for name, one in run.outcomes.items() if not all(map(_is_present, one.graders))]
-    yield from _named("{}: graded by another version than the present one; `shaped-trl grade` grades again.", stale)
+    yield from _named(
+        "{}: graded by another version than the present one; `shaped-trl grade` grades again.",
+        stale,
+    )
     lost = [
         name
         for name, one in run.outcomes.items()
         if one.statuses["timeout"] + one.statuses["error"] > UNGRADED * one.num_samples
     ]
-    yield from _named("{}: on more than 1% of samples grading timed out or failed; they count as not passed.", lost)
+    yield from _named(
+        "{}: on more than 1% of samples grading timed out or failed; they count as not passed.",
+        lost,
+    )
 
 
 def _is_present(version: str) -> bool:
@@ -73,7 +97,9 @@ def _is_present(version: str) -> bool:
 
 
 def _near_an_end(entry: Entry) -> bool:
-    return any(near_edge(metric["value"], entry["problems"]) for metric in entry["metrics"].values())
+    return any(
+        near_edge(metric["value"], entry["problems"]) for metric in entry["metrics"].values()
+    )
 
 
 def _named(sentence: str, names: Iterable[str]) -> list[str]:

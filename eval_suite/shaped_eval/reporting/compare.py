@@ -1,7 +1,7 @@
 """Runs on the same problems: differences paired over problems, and which problems changed.
 
-A difference of two models on the same problems is far better known than either value: what makes a problem
-hard for both cancels. P problems.
+A difference of two models on the same problems is far better known than either value: what makes a
+problem hard for both cancels. P problems.
 """
 
 from __future__ import annotations
@@ -17,7 +17,17 @@ from numpy.typing import NDArray
 from shaped_eval.errors import UserError
 from shaped_eval.records import read_jsonl
 from shaped_eval.reporting.cautions import cautions_of_many
-from shaped_eval.reporting.document import Block, Cell, Details, Heading, Image, Notes, Row, Table, Text
+from shaped_eval.reporting.document import (
+    Block,
+    Cell,
+    Details,
+    Heading,
+    Image,
+    Notes,
+    Row,
+    Table,
+    Text,
+)
 from shaped_eval.reporting.examples import common_start, prompt_text, shorten
 from shaped_eval.reporting.plots import plot_differences, plot_flips, to_png
 from shaped_eval.reporting.results import Run, average, find_metric, in_order, read_runs
@@ -54,8 +64,8 @@ def paired_differences(first: Run, other: Run, metrics: Sequence[str] | None = N
     """Other − first for the benchmarks that both have, paired over problems.
 
     Args:
-        metrics: those wanted, ``avg@n`` and ``cons@n`` among them; None for all. Avg@n compares at any n;
-            cons@n needs the same n in both.
+        metrics: those wanted, ``avg@n`` and ``cons@n`` among them; None for all. Avg@n compares at
+            any n; cons@n needs the same n in both.
 
     Raises:
         UserError: they have other problems in a benchmark that they share.
@@ -65,7 +75,9 @@ def paired_differences(first: Run, other: Run, metrics: Sequence[str] | None = N
         if name in other.outcomes:
             one = first.outcomes[name]
             order = _same_problems(name, first, other)
-            pairs = _shared_values(first.values[name], other.values[name], one.n, other.outcomes[name].n)
+            pairs = _shared_values(
+                first.values[name], other.values[name], one.n, other.outcomes[name].n
+            )
             found[name] = {
                 metric: asdict(paired_difference(a_P, b_P[order]))
                 for metric, (a_P, b_P) in pairs.items()
@@ -90,12 +102,18 @@ def solve_rates(benchmark: str, runs: Sequence[Run]) -> dict[str, Values]:
 
 
 def compare_runs(
-    folder_a: str | Path, folder_b: str | Path, pass_at: Sequence[int] | None = None, *, pictures: bool = True
+    folder_a: str | Path,
+    folder_b: str | Path,
+    pass_at: Sequence[int] | None = None,
+    *,
+    pictures: bool = True,
 ) -> tuple[str, list[Block], dict[str, Any]]:
-    """Title, document (with or without `pictures`) and the content of results.json of a comparison of two runs.
+    """Title, document (with or without `pictures`) and the content of results.json of a comparison
+    of two runs.
 
     Raises:
-        UserError: a folder holds no complete run; the two share no benchmark, or one with other problems.
+        UserError: a folder holds no complete run; the two share no benchmark, or one with other
+            problems.
     """
     a, b = read_runs([folder_a, folder_b], pass_at)
     differences = paired_differences(a, b)
@@ -120,11 +138,18 @@ def compare_runs(
     blocks += [Heading("Samples"), *(fates(run) for run in (a, b))]
     if differing := differing_settings([a, b]):
         blocks += [Heading("Settings"), *differing]
-    return f"{b.label} against {a.label}", blocks, comparison_results([a, b], {b.label: differences})
+    return (
+        f"{b.label} against {a.label}",
+        blocks,
+        comparison_results([a, b], {b.label: differences}),
+    )
 
 
-def comparison_results(runs: Sequence[Run], differences: Mapping[str, Differences]) -> dict[str, Any]:
-    """What results.json of several runs holds: each run's own results, and the differences to the first."""
+def comparison_results(
+    runs: Sequence[Run], differences: Mapping[str, Differences]
+) -> dict[str, Any]:
+    """What results.json of several runs holds: each run's own results, and the differences to the
+    first."""
     first, entries = runs[0], {run.label: run.results for run in runs}
     rows = [
         {
@@ -139,13 +164,19 @@ def comparison_results(runs: Sequence[Run], differences: Mapping[str, Difference
         for metric, difference in by_metric.items()
     ]
     described = {
-        run.label: {"folder": str(run.folder), "model": run.record.get("model"), "results": run.results}
+        run.label: {
+            "folder": str(run.folder),
+            "model": run.record.get("model"),
+            "results": run.results,
+        }
         for run in runs
     }
     return {"runs": described, "differences": rows}
 
 
-def difference_pictures(found: Mapping[str, Differences], first: str, metrics: Sequence[str]) -> list[Block]:
+def difference_pictures(
+    found: Mapping[str, Differences], first: str, metrics: Sequence[str]
+) -> list[Block]:
     """A picture for each headline metric: benchmarks with their differences to the first run."""
     blocks: list[Block] = []
     for metric in metrics:
@@ -165,9 +196,12 @@ def difference_pictures(found: Mapping[str, Differences], first: str, metrics: S
 def _shared_values(
     a: Mapping[str, Values], b: Mapping[str, Values], n_a: int, n_b: int
 ) -> dict[str, tuple[Values, Values]]:
-    """Metric → values of both [P], each in its own order of problems. Pass@1 is avg@n and left out."""
+    """Metric → values of both [P], each in its own order of problems. Pass@1 is avg@n and left
+    out."""
     pairs = {"avg@n": (a[f"avg@{n_a}"], b[f"avg@{n_b}"])}
-    pairs |= {key: (a[key], b[key]) for key in a if key in b and key not in ("pass@1", f"avg@{n_a}")}
+    pairs |= {
+        key: (a[key], b[key]) for key in a if key in b and key not in ("pass@1", f"avg@{n_a}")
+    }
     if f"cons@{n_a}" in pairs:
         pairs["cons@n"] = pairs.pop(f"cons@{n_a}")
     return pairs
@@ -206,17 +240,30 @@ def _value_table(a: Run, b: Run, differences: Differences, headline: Sequence[st
     for metric in headline:
         names = [name for name, by_metric in differences.items() if metric in by_metric]
         if len(names) > 1:
-            means = [average({name: find_metric(run.results[name], metric) or {} for name in names}) for run in (a, b)]
+            means = [
+                average({name: find_metric(run.results[name], metric) or {} for name in names})
+                for run in (a, b)
+            ]
             change = average({name: differences[name][metric] for name in names})
             cells = [*(value_cell(mean) for mean in means), *_change(change)]
-            rows.append(Row([Cell(f"{metric}, average", note=f"of {len(names)} benchmarks"), *cells], "average"))
+            rows.append(
+                Row(
+                    [Cell(f"{metric}, average", note=f"of {len(names)} benchmarks"), *cells],
+                    "average",
+                )
+            )
     columns = ["metric", a.label, b.label, "difference", "p"]
-    return Table(f"{b.label} against {a.label}: values in %, differences in percentage points", columns, rows)
+    return Table(
+        f"{b.label} against {a.label}: values in %, differences in percentage points", columns, rows
+    )
 
 
 def _change(difference: Mapping[str, float]) -> list[str | Cell]:
     p_value = difference.get("p_value")
-    return [difference_cell(difference, with_p=False), NONE if p_value is None else p_text(p_value).removeprefix("= ")]
+    return [
+        difference_cell(difference, with_p=False),
+        NONE if p_value is None else p_text(p_value).removeprefix("= "),
+    ]
 
 
 def _own_name(metric: str, a: Mapping[str, Any], b: Mapping[str, Any]) -> str:
@@ -259,7 +306,12 @@ def _flip_picture(name: str, a: Run, b: Run, a_P: Values, b_P: Values) -> Image:
         f"{a.label}, {worse:,} less often"
     )
     caption = f"{alt}. A larger dot holds more problems; blue: more often, orange: less."
-    return Image(f"flips_{file_name(name)}.png", caption, to_png(plot_flips(name, (a.label, b.label), a_P, b_P)), alt)
+    return Image(
+        f"flips_{file_name(name)}.png",
+        caption,
+        to_png(plot_flips(name, (a.label, b.label), a_P, b_P)),
+        alt,
+    )
 
 
 def _extremes(name: str, a: Run, b: Run, a_P: Values, b_P: Values) -> list[Block]:
@@ -268,7 +320,11 @@ def _extremes(name: str, a: Run, b: Run, a_P: Values, b_P: Values) -> list[Block
     order = np.argsort(a_P - b_P, kind="stable")
     gains = [int(i) for i in order[:LISTED_PROBLEMS] if b_P[i] > a_P[i]]
     losses = [int(i) for i in order[::-1][:LISTED_PROBLEMS] if b_P[i] < a_P[i]]
-    problems = {row["problem_id"]: row for row in read_jsonl(a.folder / "problems.jsonl") if row["benchmark"] == name}
+    problems = {
+        row["problem_id"]: row
+        for row in read_jsonl(a.folder / "problems.jsonl")
+        if row["benchmark"] == name
+    }
     prompts = {key: prompt_text(row["prompt"]) for key, row in problems.items()}
     start = len(common_start((name, prompt) for prompt in prompts.values())[name])
     blocks: list[Block] = []
@@ -287,5 +343,9 @@ def _extremes(name: str, a: Run, b: Run, a_P: Values, b_P: Values) -> list[Block
         if rows:
             columns = ["problem", f"{a.label}, %", f"{b.label}, %", "points", "gold", "question"]
             table = Table(f"{name}: largest {title} of {b.label}", columns, rows)
-            blocks.append(Details(f"{name}: {len(rows)} largest {title}, {rows[0][3]} points at most", [table]))
+            blocks.append(
+                Details(
+                    f"{name}: {len(rows)} largest {title}, {rows[0][3]} points at most", [table]
+                )
+            )
     return blocks

@@ -1,7 +1,8 @@
-"""A report as a list of blocks, written once as Markdown and once as a self-contained page for any screen.
+"""A report as a list of blocks, written once as Markdown and once as a self-contained page for any
+screen.
 
-Any text may be quoted, completions of a model among it: nothing in it acts as markup, and characters that
-hide or reorder other text are shown by their code.
+Any text may be quoted, completions of a model among it: nothing in it acts as markup, and
+characters that hide or reorder other text are shown by their code.
 """
 
 from __future__ import annotations
@@ -48,7 +49,8 @@ class Notes:
 
 @dataclass(frozen=True)
 class Cell:
-    """A value with what belongs to it: its interval, a small note, and whether it rose or fell beyond chance."""
+    """A value with what belongs to it: its interval, a small note, and whether it rose or fell
+    beyond chance."""
 
     text: str
     interval: str = ""
@@ -66,7 +68,8 @@ class Row:
 
 @dataclass(frozen=True)
 class Table:
-    """`rows` as long as `columns`; the first cell of each names it. A row of kind group may be shorter."""
+    """`rows` as long as `columns`; the first cell of each names it. A row of kind group may be
+    shorter."""
 
     caption: str
     columns: Sequence[str]
@@ -113,10 +116,14 @@ def to_markdown(title: str, blocks: Sequence[Block]) -> str:
 def to_html(title: str, blocks: Sequence[Block]) -> str:
     """The document as one page that needs no other file."""
     parts = [f"<header>\n<h1>{_escape(title)}</h1>\n{_contents(blocks)}</header>\n<main>"]
-    numbers = {id(block): index for index, block in enumerate(b for b in blocks if isinstance(b, Heading))}
+    numbers = {
+        id(block): index for index, block in enumerate(b for b in blocks if isinstance(b, Heading))
+    }
     for pictures, run in groupby(blocks, key=lambda block: isinstance(block, Image)):
         if pictures:
-            parts.append('<div class="figures">\n' + "\n".join(_html(block) for block in run) + "\n</div>")
+            parts.append(
+                '<div class="figures">\n' + "\n".join(_html(block) for block in run) + "\n</div>"
+            )
         else:
             parts += [_html(block, numbers.get(id(block))) for block in run]
     body = "\n".join([*parts, "</main>"])
@@ -158,7 +165,9 @@ def _markdown(block: Block) -> str:
             return f"**{_inline(caption)}**\n\n" + "\n".join(_markdown_lines(columns, rows))
 
 
-def _markdown_lines(columns: Sequence[str], rows: Sequence[Sequence[str | Cell] | Row]) -> Iterator[str]:
+def _markdown_lines(
+    columns: Sequence[str], rows: Sequence[Sequence[str | Cell] | Row]
+) -> Iterator[str]:
     left = _left_columns(columns, rows)
     lines = [[_inline(name) for name in columns], ["---" if each else "---:" for each in left]]
     for row in rows:
@@ -173,7 +182,9 @@ def _markdown_lines(columns: Sequence[str], rows: Sequence[Sequence[str | Cell] 
 def _markdown_cell(cell: str | Cell) -> str:
     if isinstance(cell, str):
         return _inline(cell)
-    words = (_inline(word) for word in (_marked(cell), cell.interval, cell.note and f"({cell.note})"))
+    words = (
+        _inline(word) for word in (_marked(cell), cell.interval, cell.note and f"({cell.note})")
+    )
     return " ".join(word for word in words if word)
 
 
@@ -185,7 +196,9 @@ def _paragraph(text: str) -> str:
 def _inline(text: str) -> str:
     """One line in which nothing is HTML, a picture or a link."""
     text = " ".join(readable(text).split())
-    return text.replace("<", "&lt;").replace("![", "!\\[").replace("](", "]\\(").replace("]:", "]\\:")
+    return (
+        text.replace("<", "&lt;").replace("![", "!\\[").replace("](", "]\\(").replace("]:", "]\\:")
+    )
 
 
 # HTML
@@ -229,7 +242,8 @@ def _html_table(table: Table) -> str:
     left = _left_columns(table.columns, table.rows)
     classes = [' class="left"' if each else "" for each in left]
     head = "".join(
-        f'<th scope="col"{style}>{_escape(name)}</th>' for name, style in zip(table.columns, classes, strict=True)
+        f'<th scope="col"{style}>{_escape(name)}</th>'
+        for name, style in zip(table.columns, classes, strict=True)
     )
     lines = []
     for row in table.rows:
@@ -239,7 +253,9 @@ def _html_table(table: Table) -> str:
         small = f" <small>{_escape(note)}</small>" if note else ""
         if others:
             line = f'<th scope="row" class="left">{_escape(name)}{small}</th>'
-            line += "".join(_html_cell(cell, style) for cell, style in zip(others, classes[1:], strict=True))
+            line += "".join(
+                _html_cell(cell, style) for cell, style in zip(others, classes[1:], strict=True)
+            )
         else:
             line = f'<th scope="rowgroup" class="left" colspan="{len(left)}"><span>{_escape(name)}{small}</span></th>'
         lines.append(f"<tr{kind}>{line}</tr>")
@@ -265,7 +281,9 @@ def _contents(blocks: Sequence[Block]) -> str:
     """Links to the sections of a long document."""
     headings = [block for block in blocks if isinstance(block, Heading)]
     links = [
-        f'<li><a href="#s{index}">{_escape(one.text)}</a></li>' for index, one in enumerate(headings) if one.level == 2
+        f'<li><a href="#s{index}">{_escape(one.text)}</a></li>'
+        for index, one in enumerate(headings)
+        if one.level == 2
     ]
     if len(links) < _CONTENTS_FROM_HEADINGS:
         return ""

@@ -1,4 +1,5 @@
-"""Samples to read: some of each kind of outcome, chosen by a hash of their ids, so that nobody picked them.
+"""Samples to read: some of each kind of outcome, chosen by a hash of their ids, so that nobody
+picked them.
 
 The files are read row by row; of the completions only those chosen are kept, shortened.
 """
@@ -54,7 +55,9 @@ def choose_examples(folder: str | Path, per_kind: int) -> dict[str, list[Example
     A run that was not complete would be refused before; rows without a problem are passed over.
     """
     folder = Path(folder)
-    benchmark_of = {row["problem_id"]: row["benchmark"] for row in read_jsonl(folder / "problems.jsonl")}
+    benchmark_of = {
+        row["problem_id"]: row["benchmark"] for row in read_jsonl(folder / "problems.jsonl")
+    }
     lowest = _Lowest(per_kind)
     for row in read_jsonl(folder / "verdicts.jsonl"):
         if row["problem_id"] in benchmark_of:
@@ -72,7 +75,9 @@ def choose_examples(folder: str | Path, per_kind: int) -> dict[str, list[Example
                 cut.offer(group, key, _short_sample(row))
     for (_, kind), key, text in cut.kept():
         chosen[key], texts[key] = kind, text
-    examples = {key: Example(kind, key, **texts[key]) for key, kind in chosen.items() if key in texts}
+    examples = {
+        key: Example(kind, key, **texts[key]) for key, kind in chosen.items() if key in texts
+    }
     return _complete(folder, benchmark_of, examples)
 
 
@@ -86,7 +91,8 @@ def example_blocks(folder: str | Path, per_kind: int, label: str = "") -> list[B
 
 
 def shorten(text: str, head: int, tail: int) -> str:
-    """`text` whole where it fits, else its beginning and its end with a note of what was left out."""
+    """`text` whole where it fits, else its beginning and its end with a note of what was left
+    out."""
     left_out = len(text) - head - tail
     if left_out <= 0:
         return text
@@ -101,7 +107,8 @@ def prompt_text(prompt: Any) -> str:
 
 
 def common_start(prompts: Iterable[tuple[str, str]]) -> dict[str, str]:
-    """Benchmark → what all its prompts begin with, up to the end of a line or a colon: its worked examples.
+    """Benchmark → what all its prompts begin with, up to the end of a line or a colon: its worked
+    examples.
 
     Args:
         prompts: (benchmark, prompt) of each problem. Empty for a benchmark of one problem.
@@ -114,7 +121,10 @@ def common_start(prompts: Iterable[tuple[str, str]]) -> dict[str, str]:
         if not prompt.startswith(start):
             pairs = enumerate(zip(start, prompt, strict=False))
             starts[name] = next((start[:index] for index, (a, b) in pairs if a != b), prompt)
-    return {name: "" if name in alone else _WHOLE_LINES.match(start)[0] for name, start in starts.items()}  # type: ignore[index]
+    return {
+        name: "" if name in alone else _WHOLE_LINES.match(start)[0]
+        for name, start in starts.items()
+    }  # type: ignore[index]
 
 
 class _Lowest:
@@ -155,17 +165,26 @@ def _short_sample(row: Mapping[str, Any]) -> dict[str, Any]:
     }
 
 
-def _complete(folder: Path, benchmark_of: Mapping[str, str], examples: dict[Key, Example]) -> dict[str, list[Example]]:
-    """Examples by benchmark, with answers from the verdicts, prompts and golds from the problems."""
+def _complete(
+    folder: Path, benchmark_of: Mapping[str, str], examples: dict[Key, Example]
+) -> dict[str, list[Example]]:
+    """Examples by benchmark, with answers from the verdicts, prompts and golds from the
+    problems."""
     for row in read_jsonl(folder / "verdicts.jsonl"):
         key = _key(row)
         if key in examples:
-            answer = None if row["answer"] is None else shorten(str(row["answer"]), _GOLD_CHARACTERS, 0)
+            answer = (
+                None if row["answer"] is None else shorten(str(row["answer"]), _GOLD_CHARACTERS, 0)
+            )
             examples[key] = replace(examples[key], status=row["status"], answer=answer)
     rows = read_jsonl(folder / "problems.jsonl")
     starts = common_start((row["benchmark"], prompt_text(row["prompt"])) for row in rows)
     needed = {problem_id for problem_id, _ in examples}
-    problems = {row["problem_id"]: row for row in read_jsonl(folder / "problems.jsonl") if row["problem_id"] in needed}
+    problems = {
+        row["problem_id"]: row
+        for row in read_jsonl(folder / "problems.jsonl")
+        if row["problem_id"] in needed
+    }
     order = list(KINDS)
     by_benchmark: dict[str, list[Example]] = {name: [] for name in benchmark_of.values()}
     for key, example in sorted(
@@ -179,11 +198,14 @@ def _complete(folder: Path, benchmark_of: Mapping[str, str], examples: dict[Key,
 
 
 def _short_prompt(prompt: str, shared: int) -> str:
-    """The prompt without its first `shared` characters, which every prompt of the benchmark begins with."""
+    """The prompt without its first `shared` characters, which every prompt of the benchmark begins
+    with."""
     own = shorten(prompt[shared:], 0, PROMPT_CHARACTERS).lstrip("\n")
     if shared <= _SHARED_CHARACTERS:
         return shorten(prompt, 0, PROMPT_CHARACTERS).lstrip("\n")
-    return f"[… the first {shared:,} characters are those of every prompt of this benchmark …]\n{own}"
+    return (
+        f"[… the first {shared:,} characters are those of every prompt of this benchmark …]\n{own}"
+    )
 
 
 def _folded(example: Example) -> Details:
@@ -199,7 +221,9 @@ def _folded(example: Example) -> Details:
         " · ".join(facts),
         [
             Code("Prompt", example.prompt) if example.prompt else Text("Prompt: not recorded."),
-            Code("Completion", example.completion) if example.completion.strip() else Text("Completion: empty."),
+            Code("Completion", example.completion)
+            if example.completion.strip()
+            else Text("Completion: empty."),
             Code("Answer found", answer),
             Code("Gold", example.gold),
         ],

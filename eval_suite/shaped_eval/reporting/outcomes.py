@@ -1,8 +1,8 @@
 """What a run's files say of each problem: counts of passes, the vote, and how samples ended.
 
-P problems, M = n samples per problem: the run's n, or a benchmark's own, its problems' ``meta["n"]``.
-Files are read row by row; neither completions nor rows are kept, only a byte a sample and each problem's distinct
-answers.
+P problems, M = n samples per problem: the run's n, or a benchmark's own, its problems'
+``meta["n"]``. Files are read row by row; neither completions nor rows are kept, only a byte a
+sample and each problem's distinct answers.
 """
 
 from __future__ import annotations
@@ -33,11 +33,12 @@ class Outcomes:
     """One benchmark of one run.
 
     passes_P, ballots_P: of `problem_ids`, how many of the n samples pass, and who votes for what.
-    statuses: how many verdicts have each status. truncated: how many samples the token limit cut. accuracy: what a
-    pass means where there are several ways (``acc``, ``acc_norm``, ``exact match``). drawn: samples are drawn at
-    random by the run's settings; else they are greedy, or options chosen by likelihood. tasks_P: a hash of each
-    problem's gold and grader. votes: the grader's answers can be voted on. truncated and tokens are None for answers
-    from elsewhere, of which it is not known.
+    statuses: how many verdicts have each status. truncated: how many samples the token limit cut.
+        accuracy: what a
+    pass means where there are several ways (``acc``, ``acc_norm``, ``exact match``). drawn: samples
+    are drawn at random by the run's settings; else they are greedy, or options chosen by
+    likelihood. tasks_P: a hash of each problem's gold and grader. votes: the grader's answers can
+    be voted on. truncated and tokens are None for answers from elsewhere, of which it is not known.
     """
 
     benchmark: str
@@ -68,7 +69,8 @@ class Outcomes:
 class _Tally:
     """What is seen of one problem.
 
-    sampled, graded: at sample_index, is it there; its status as index in STATUSES, from 1. rivals: votes of each
+    sampled, graded: at sample_index, is it there; its status as index in STATUSES, from 1. rivals:
+        votes of each
     answer that is not gold's. meta: of the problem, what the benchmark's numbers need.
     """
 
@@ -93,7 +95,9 @@ def read_record(folder: str | Path) -> dict[str, Any]:
     """
     path = Path(folder) / "run.json"
     if not path.is_file():
-        raise UserError(f"{str(folder)!r} is no folder of a run: it has no run.json; make one with sample or grade")
+        raise UserError(
+            f"{str(folder)!r} is no folder of a run: it has no run.json; make one with sample or grade"
+        )
     return read_object(path, _check_record)
 
 
@@ -110,7 +114,9 @@ class _Record:
 
 
 def _check_record(record: dict[str, Any]) -> None:
-    read = row_of(_Record, {each.name: record[each.name] for each in fields(_Record) if each.name in record})
+    read = row_of(
+        _Record, {each.name: record[each.name] for each in fields(_Record) if each.name in record}
+    )
     check_field("n", read.settings.get("n"), _is_number_of_samples, NUMBER_OF_SAMPLES)
 
 
@@ -122,8 +128,8 @@ def read_outcomes(folder: str | Path) -> dict[str, Outcomes]:
     """Benchmark → outcomes, from problems.jsonl, samples.jsonl and verdicts.jsonl.
 
     Raises:
-        UserError: a problem without exactly n samples and n verdicts, rows that belong to no problem, or a
-            file that is not there, each with how to complete the run.
+        UserError: a problem without exactly n samples and n verdicts, rows that belong to no
+            problem, or a file that is not there, each with how to complete the run.
     """
     folder = Path(folder)
     settings = read_record(folder)["settings"]
@@ -131,31 +137,44 @@ def read_outcomes(folder: str | Path) -> dict[str, Outcomes]:
     tallies: dict[str, _Tally] = {}
     for problem in _rows(folder / "problems.jsonl", _problem, "sample"):
         if problem.problem_id in tallies:
-            raise UserError(f"{folder / 'problems.jsonl'}: {problem.problem_id!r} is there twice: use another folder")
+            raise UserError(
+                f"{folder / 'problems.jsonl'}: {problem.problem_id!r} is there twice: use another folder"
+            )
         tallies[problem.problem_id] = _empty(problem, n)
     for sample in _rows(folder / "samples.jsonl", Sample, "sample"):
         tally = _tally(tallies, sample, folder / "samples.jsonl")
         if tally.sampled[sample.sample_index]:
-            raise _twice(sample, folder / "samples.jsonl", "repeat the sample command, which redoes that chunk")
+            raise _twice(
+                sample,
+                folder / "samples.jsonl",
+                "repeat the sample command, which redoes that chunk",
+            )
         tally.sampled[sample.sample_index] = 1
         tally.truncated += sample.finish_reason == "length"
         tally.tokens += sample.tokens
     for verdict in _rows(folder / "verdicts.jsonl", Verdict, "grade"):
         tally = _tally(tallies, verdict, folder / "verdicts.jsonl")
         if tally.graded[verdict.sample_index]:
-            raise _twice(verdict, folder / "verdicts.jsonl", "repeat the grade command, which keeps one")
+            raise _twice(
+                verdict, folder / "verdicts.jsonl", "repeat the grade command, which keeps one"
+            )
         tally.graded[verdict.sample_index] = STATUSES.index(verdict.status) + 1
         if verdict.status != "pass" and verdict.answer is not None:
             tally.rivals[verdict.answer] += 1
         tally.graders.add(verdict.grader)
     _check_complete(tallies, folder)
     benchmarks = dict.fromkeys(tally.benchmark for tally in tallies.values())
-    return {name: _outcomes(name, tallies, sampled_here="answers" not in settings) for name in benchmarks}
+    return {
+        name: _outcomes(name, tallies, sampled_here="answers" not in settings)
+        for name in benchmarks
+    }
 
 
 def _rows(path: Path, row_type: Callable[..., Row], command: str) -> Iterator[Row]:
     if not path.exists():
-        raise UserError(f"{str(path)!r} does not exist: complete the run with the command {command}")
+        raise UserError(
+            f"{str(path)!r} does not exist: complete the run with the command {command}"
+        )
     return read_jsonl(path, row_type)
 
 
@@ -165,7 +184,9 @@ def _problem(values: dict[str, Any]) -> Problem:
     if "n" in problem.meta:
         check_field("n", problem.meta["n"], _is_number_of_samples, NUMBER_OF_SAMPLES)
     for name in ("metric", "decoding"):
-        check_field(name, problem.meta.get(name, ""), lambda value: isinstance(value, str), "a text")
+        check_field(
+            name, problem.meta.get(name, ""), lambda value: isinstance(value, str), "a text"
+        )
     return problem
 
 
@@ -215,7 +236,9 @@ def _outcomes(benchmark: str, tallies: dict[str, _Tally], sampled_here: bool) ->
     first = next(iter(chosen.values()))
     n = len(first.sampled)
     if any(len(tally.sampled) != n for tally in chosen.values()):
-        raise UserError(f"{benchmark}: its problems have different numbers of samples: sample into another --out")
+        raise UserError(
+            f"{benchmark}: its problems have different numbers of samples: sample into another --out"
+        )
     passes = [tally.count("pass") for tally in chosen.values()]
     return Outcomes(
         benchmark=benchmark,
@@ -223,9 +246,12 @@ def _outcomes(benchmark: str, tallies: dict[str, _Tally], sampled_here: bool) ->
         n=n,
         passes_P=np.array(passes, dtype=np.int64),
         ballots_P=[
-            Ballot.of(gold, tally.rivals.values(), n) for gold, tally in zip(passes, chosen.values(), strict=True)
+            Ballot.of(gold, tally.rivals.values(), n)
+            for gold, tally in zip(passes, chosen.values(), strict=True)
         ],
-        statuses=Counter({status: sum(tally.count(status) for tally in chosen.values()) for status in STATUSES}),
+        statuses=Counter(
+            {status: sum(tally.count(status) for tally in chosen.values()) for status in STATUSES}
+        ),
         graders=sorted(set().union(*(tally.graders for tally in chosen.values()))),
         truncated=sum(tally.truncated for tally in chosen.values()) if sampled_here else None,
         tokens=sum(tally.tokens for tally in chosen.values()) if sampled_here else None,

@@ -25,7 +25,8 @@ _NUMBERED_SPOTS = 12
 
 
 def plot_pass_at_k(panels: Mapping[str, Mapping[str, Mapping[int, Mapping[str, Any]]]]) -> Figure:
-    """A panel for each title: title → label → k → {"value", "low", "high"}, in 0–1, low to high the band."""
+    """A panel for each title: title → label → k → {"value", "low", "high"}, in 0–1, low to high the
+    band."""
     columns = min(len(panels), 2)
     rows = math.ceil(len(panels) / columns)
     figure = Figure(figsize=(4.8 * columns, 3.4 * rows), layout="constrained")
@@ -34,10 +35,20 @@ def plot_pass_at_k(panels: Mapping[str, Mapping[str, Mapping[int, Mapping[str, A
         unused.set_axis_off()
     for axis, (title, curves) in zip(axes, panels.items(), strict=False):
         for index, (label, metrics) in enumerate(curves.items()):
-            look = {"color": _COLOURS[index % len(_COLOURS)], "linestyle": _STYLES[index % len(_STYLES)]}
+            look = {
+                "color": _COLOURS[index % len(_COLOURS)],
+                "linestyle": _STYLES[index % len(_STYLES)],
+            }
             ks = sorted(metrics)
             low, high = ([metrics[k][end] for k in ks] for end in ("low", "high"))
-            axis.plot(ks, [metrics[k]["value"] for k in ks], label=_plain(label), marker=".", linewidth=1.4, **look)
+            axis.plot(
+                ks,
+                [metrics[k]["value"] for k in ks],
+                label=_plain(label),
+                marker=".",
+                linewidth=1.4,
+                **look,
+            )
             axis.fill_between(ks, low, high, color=look["color"], alpha=0.12, linewidth=0)
         axis.set_xscale("log", base=2)
         axis.xaxis.set_major_formatter(FuncFormatter(lambda k, _: f"{k:g}"))
@@ -50,10 +61,11 @@ def plot_pass_at_k(panels: Mapping[str, Mapping[str, Mapping[int, Mapping[str, A
 
 
 def plot_solve_rates(title: str, rates: Mapping[str, Values]) -> Figure:
-    """Problems × runs as a heat map: label → share of samples that pass, for each problem in one order [P].
+    """Problems × runs as a heat map: label → share of samples that pass, for each problem in one
+    order [P].
 
-    Columns are the problems from the hardest to the easiest by their mean over the runs, so that no run is
-    favoured. Beyond `STRIP_CELLS` problems a column is the mean of neighbours.
+    Columns are the problems from the hardest to the easiest by their mean over the runs, so that no
+    run is favoured. Beyond `STRIP_CELLS` problems a column is the mean of neighbours.
     """
     grid = np.array([np.asarray(rates_P, dtype=np.float64) for rates_P in rates.values()])
     grid = grid[:, np.argsort(grid.mean(axis=0), kind="stable")]
@@ -72,14 +84,18 @@ def plot_solve_rates(title: str, rates: Mapping[str, Values]) -> Figure:
     )
     for line in range(1, len(rates)):
         axis.axhline(line, color="white", linewidth=1.2)
-    axis.set_yticks(np.arange(len(rates)) + 0.5, [_short(label) for label in rates], fontsize="small")
+    axis.set_yticks(
+        np.arange(len(rates)) + 0.5, [_short(label) for label in rates], fontsize="small"
+    )
     axis.tick_params(axis="y", length=0)
     axis.set_title(_plain(title))
     axis.set_xlabel(f"{problems:,} problems, hardest first", fontsize="small")
     axis.tick_params(axis="x", labelsize="small")
     axis.xaxis.set_major_locator(MaxNLocator(5, integer=True))
     axis.xaxis.set_major_formatter(StrMethodFormatter("{x:,.0f}"))
-    bar = figure.colorbar(image, ax=axis, orientation="horizontal", aspect=40, pad=0.1, fraction=0.12)
+    bar = figure.colorbar(
+        image, ax=axis, orientation="horizontal", aspect=40, pad=0.1, fraction=0.12
+    )
     bar.set_label("% of samples that pass", fontsize="small")
     bar.ax.xaxis.set_major_formatter(PercentFormatter(1, symbol=None))
     bar.ax.tick_params(labelsize="small")
@@ -87,7 +103,8 @@ def plot_solve_rates(title: str, rates: Mapping[str, Values]) -> Figure:
 
 
 def plot_flips(title: str, labels: tuple[str, str], a_P: Values, b_P: Values) -> Figure:
-    """Solve rates of two runs on the same problems; the area of a dot says how many problems lie there."""
+    """Solve rates of two runs on the same problems; the area of a dot says how many problems lie
+    there."""
     spots, counts = np.unique(np.stack([a_P, b_P], axis=1), axis=0, return_counts=True)
     colours = [_SAME if a == b else _UP if b > a else _DOWN for a, b in spots]
     figure = Figure(figsize=(4.8, 4.5), layout="constrained")
@@ -99,7 +116,13 @@ def plot_flips(title: str, labels: tuple[str, str], a_P: Values, b_P: Values) ->
         for (a, b), count, size in zip(spots, counts, area, strict=True):
             beside = (0, 2 + math.sqrt(size) / 2)
             axis.annotate(
-                f"{count:,}", (a, b), beside, textcoords="offset points", ha="center", va="bottom", fontsize="small"
+                f"{count:,}",
+                (a, b),
+                beside,
+                textcoords="offset points",
+                ha="center",
+                va="bottom",
+                fontsize="small",
             )
     better, worse = int((b_P > a_P).sum()), int((b_P < a_P).sum())
     axis.set(xlim=(-0.1, 1.1), ylim=(-0.1, 1.14), aspect="equal")
@@ -113,18 +136,25 @@ def plot_flips(title: str, labels: tuple[str, str], a_P: Values, b_P: Values) ->
 
 
 def plot_differences(rows: Mapping[str, Mapping[str, Mapping[str, float]]], title: str) -> Figure:
-    """Dots with their 95% intervals: row → label → {"value", "low", "high"} in 0–1, drawn as points."""
+    """Dots with their 95% intervals: row → label → {"value", "low", "high"} in 0–1, drawn as
+    points."""
     labels = list(dict.fromkeys(label for each in rows.values() for label in each))
-    figure = Figure(figsize=(4.8, 1.1 + (0.16 + 0.16 * len(labels)) * len(rows)), layout="constrained")
+    figure = Figure(
+        figsize=(4.8, 1.1 + (0.16 + 0.16 * len(labels)) * len(rows)), layout="constrained"
+    )
     axis = figure.subplots()
     step = 0.7 / len(labels)
     for index, label in enumerate(labels):
         colour = _COLOURS[(index + 1) % len(_COLOURS)]
         places = [
-            line + step * (index - (len(labels) - 1) / 2) for line, each in enumerate(rows.values()) if label in each
+            line + step * (index - (len(labels) - 1) / 2)
+            for line, each in enumerate(rows.values())
+            if label in each
         ]
         found = [each[label] for each in rows.values() if label in each]
-        value, low, high = (np.array([100 * one[end] for one in found]) for end in ("value", "low", "high"))
+        value, low, high = (
+            np.array([100 * one[end] for one in found]) for end in ("value", "low", "high")
+        )
         axis.errorbar(
             value, places, xerr=np.stack([value - low, high - value]), fmt="o", markersize=4, color=colour,
             elinewidth=1.4, capsize=0, label=_short(label),
@@ -141,12 +171,18 @@ def plot_differences(rows: Mapping[str, Mapping[str, Mapping[str, float]]], titl
 
 
 def plot_over_steps(title: str, curves: Mapping[str, Sequence[Mapping[str, Any]]]) -> Figure:
-    """Metrics over training: label → rows with "step", "value", "low" and "high", in 0–1, low to high the band."""
+    """Metrics over training: label → rows with "step", "value", "low" and "high", in 0–1, low to
+    high the band."""
     figure = Figure(figsize=(7.2, 4.2), layout="constrained")
     axis = figure.subplots()
     for index, (label, rows) in enumerate(curves.items()):
-        look: dict[str, Any] = {"color": _COLOURS[index % len(_COLOURS)], "linestyle": _STYLES[index % len(_STYLES)]}
-        steps, values, low, high = ([row[name] for row in rows] for name in ("step", "value", "low", "high"))
+        look: dict[str, Any] = {
+            "color": _COLOURS[index % len(_COLOURS)],
+            "linestyle": _STYLES[index % len(_STYLES)],
+        }
+        steps, values, low, high = (
+            [row[name] for row in rows] for name in ("step", "value", "low", "high")
+        )
         axis.plot(steps, values, label=label, marker=".", linewidth=1.4, **look)
         axis.fill_between(steps, low, high, color=look["color"], alpha=0.12, linewidth=0)
     axis.xaxis.set_major_locator(MaxNLocator(integer=True))

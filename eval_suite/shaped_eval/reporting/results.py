@@ -1,4 +1,5 @@
-"""Outcomes to numbers: the entries of results.json, values per problem for pairing, and averages of a group.
+"""Outcomes to numbers: the entries of results.json, values per problem for pairing, and averages of
+a group.
 
 P problems, n samples per problem. Values are in 0–1.
 """
@@ -17,7 +18,14 @@ from typing import Any
 from shaped_eval.benchmarks import suites
 from shaped_eval.errors import UserError
 from shaped_eval.reporting.outcomes import Outcomes, read_outcomes, read_record
-from shaped_eval.statistics import avg_at_m, maj_at_k, pass_at_k, problem_interval, sampling_se, vote_sampling_se
+from shaped_eval.statistics import (
+    avg_at_m,
+    maj_at_k,
+    pass_at_k,
+    problem_interval,
+    sampling_se,
+    vote_sampling_se,
+)
 from shaped_eval.votes import Values
 
 # The paper's groups, then what stands beside its 19 benchmarks.
@@ -35,7 +43,8 @@ _MADE_OF = {"humanevalplus": "humaneval", "mbppplus": "mbpp", "mmlu_pro": "mmlu"
 class Run:
     """A graded run.
 
-    label: short, and no other run's. results: what results.json holds, benchmark → entry. values: benchmark →
+    label: short, and no other run's. results: what results.json holds, benchmark → entry. values:
+        benchmark →
     metric → value of each problem [P].
     """
 
@@ -62,7 +71,9 @@ def read_runs(folders: Sequence[str | Path], pass_at: Sequence[int] | None = Non
     if twice:
         raise UserError(f"{str(twice[0])!r} is given twice: give each run once")
     labels = _labels([Path(os.path.abspath(folder)) for folder in folders])
-    return [_read_run(folder, label, pass_at) for folder, label in zip(folders, labels, strict=True)]
+    return [
+        _read_run(folder, label, pass_at) for folder, label in zip(folders, labels, strict=True)
+    ]
 
 
 def parse_pass_at(text: str | None, n: int | None = None) -> list[int] | None:
@@ -76,7 +87,9 @@ def parse_pass_at(text: str | None, n: int | None = None) -> list[int] | None:
     ks = []
     for part in str(text).split(","):
         if not part.strip().isdecimal() or int(part) < 1:
-            raise UserError(f"pass_at={text!r}: {part!r} is no k; give whole numbers from 1, such as 1,8,64")
+            raise UserError(
+                f"pass_at={text!r}: {part!r} is no k; give whole numbers from 1, such as 1,8,64"
+            )
         ks.append(int(part))
     if n is not None:
         _check_pass_at(ks, n)
@@ -89,8 +102,8 @@ def default_pass_at(n: int) -> list[int]:
 
 
 def metric_values(outcomes: Outcomes, pass_at: Sequence[int]) -> dict[str, Values]:
-    """Metric → value of each problem [P]: ``pass@k``, ``avg@n``, and where answers can be voted on ``maj@k`` for
-    1 < k < n and ``cons@n``.
+    """Metric → value of each problem [P]: ``pass@k``, ``avg@n``, and where answers can be voted on
+    ``maj@k`` for 1 < k < n and ``cons@n``.
 
     What is added here is in every table.
     """
@@ -103,11 +116,15 @@ def metric_values(outcomes: Outcomes, pass_at: Sequence[int]) -> dict[str, Value
     return values
 
 
-def benchmark_results(outcomes: Outcomes, values: Mapping[str, Values], greedy: bool = False) -> dict[str, Any]:
+def benchmark_results(
+    outcomes: Outcomes, values: Mapping[str, Values], greedy: bool = False
+) -> dict[str, Any]:
     """The entry of one benchmark in results.json, of its `metric_values`.
 
-    `sampling_se` is null for greedy decoding, which draws nothing. ``accuracy`` is there where a pass can mean several
-    things: ``acc``, ``acc_norm`` or ``exact match``. `truncated` is null for answers from elsewhere.
+    `sampling_se` is null for greedy decoding, which draws nothing. ``accuracy`` is there where a
+    pass can mean several
+    things: ``acc``, ``acc_norm`` or ``exact match``. `truncated` is null for answers from
+        elsewhere.
     """
     total = outcomes.num_samples
     greedy = greedy or not outcomes.drawn
@@ -119,7 +136,9 @@ def benchmark_results(outcomes: Outcomes, values: Mapping[str, Values], greedy: 
         **accuracy,
         "truncated": None if outcomes.truncated is None else outcomes.truncated / total,
         "unparsed": outcomes.statuses["unparsed"] / total,
-        "metrics": {key: asdict(problem_interval(values_P, errors[key])) for key, values_P in values.items()},
+        "metrics": {
+            key: asdict(problem_interval(values_P, errors[key])) for key, values_P in values.items()
+        },
     }
 
 
@@ -131,7 +150,8 @@ def _sampling_error(outcomes: Outcomes, metric: str) -> float:
 
 
 def find_metric(entry: Mapping[str, Any], metric: str) -> dict[str, Any] | None:
-    """The metric of a benchmark's entry, None where it has none; ``avg@n`` stands for the entry's own n."""
+    """The metric of a benchmark's entry, None where it has none; ``avg@n`` stands for the entry's
+    own n."""
     return entry["metrics"].get(f"{metric[:-1]}{entry['n']}" if metric.endswith("@n") else metric)
 
 
@@ -142,9 +162,10 @@ def is_greedy(record: Mapping[str, Any]) -> bool:
 def average(intervals: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
     """The mean over benchmarks, each counted once, of values or differences with their intervals.
 
-    The interval is recovered from the benchmarks' own (MOVER: Zou and Donner 2008, Statistics in Medicine 27):
-    independent deviations add in squares, on each side of the value for itself. Benchmarks that share their
-    problems are taken to deviate together. `sampling_se` likewise; null where one has none.
+    The interval is recovered from the benchmarks' own (MOVER: Zou and Donner 2008, Statistics in
+    Medicine 27): independent deviations add in squares, on each side of the value for itself.
+    Benchmarks that share their problems are taken to deviate together. `sampling_se` likewise; null
+    where one has none.
 
     Args:
         intervals: benchmark → ``{"value", "low", "high", "sampling_se"?}``; at least one.
@@ -155,7 +176,9 @@ def average(intervals: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
     up = _combined({name: one["high"] - one["value"] for name, one in intervals.items()}) / count
     errors = {name: one.get("sampling_se") for name, one in intervals.items()}
     known = {name: error for name, error in errors.items() if error is not None}
-    error = math.sqrt(sum(each**2 for each in known.values())) / count if len(known) == count else None
+    error = (
+        math.sqrt(sum(each**2 for each in known.values())) / count if len(known) == count else None
+    )
     return {"value": value, "low": value - down, "high": value + up, "sampling_se": error}
 
 
@@ -168,9 +191,12 @@ def _combined(deviations: Mapping[str, float]) -> float:
 
 
 def grouped(names: Iterable[str]) -> dict[str, list[str]]:
-    """Group → those of `names` in it, in the order of `GROUPS`; what is in none of them is in ``other``."""
+    """Group → those of `names` in it, in the order of `GROUPS`; what is in none of them is in
+    ``other``."""
     names = list(dict.fromkeys(names))
-    groups = {group: [name for name in members if name in names] for group, members in GROUPS.items()}
+    groups = {
+        group: [name for name in members if name in names] for group, members in GROUPS.items()
+    }
     known = {name for members in groups.values() for name in members}
     groups[OTHER] = [name for name in names if name not in known]
     return {group: members for group, members in groups.items() if members}
@@ -194,10 +220,18 @@ def _read_run(folder: str | Path, label: str, pass_at: Sequence[int] | None) -> 
     if not outcomes:
         raise UserError(f"{str(folder)!r} has no problems: sample into another --out")
     values = {}
-    for name, one in outcomes.items():  # a benchmark may have fewer samples than the run, by its nature
-        ks = default_pass_at(one.n) if pass_at is None else sorted({k for k in pass_at if k <= one.n})
+    # a benchmark may have fewer samples than the run, by its nature
+    for name, one in outcomes.items():
+        ks = (
+            default_pass_at(one.n)
+            if pass_at is None
+            else sorted({k for k in pass_at if k <= one.n})
+        )
         values[name] = metric_values(one, ks)
-    results = {name: benchmark_results(one, values[name], is_greedy(record)) for name, one in outcomes.items()}
+    results = {
+        name: benchmark_results(one, values[name], is_greedy(record))
+        for name, one in outcomes.items()
+    }
     return Run(label, Path(folder), record, outcomes, values, results)
 
 

@@ -1,4 +1,5 @@
-"""The tables of a report: benchmarks by group with their averages, differences to the first run, all metrics."""
+"""The tables of a report: benchmarks by group with their averages, differences to the first run,
+all metrics."""
 
 from __future__ import annotations
 
@@ -46,24 +47,34 @@ def is_significant(difference: Difference) -> bool:
 
 
 def headline_metrics(runs: Sequence[Run], pass_at: Sequence[int] | None) -> list[str]:
-    """The metrics of the main tables: ``avg@n``, ``cons@n`` and some pass@k, where a benchmark has them.
+    """The metrics of the main tables: ``avg@n``, ``cons@n`` and some pass@k, where a benchmark has
+    them.
 
-    k: those asked for, else the largest that is estimated most and a small one, a power of two near its root.
+    k: those asked for, else the largest that is estimated most and a small one, a power of two near
+        its root.
     """
     ks = [k for name in _names(runs) for k in _shared_k(runs, name)]
     most = max(ks, default=1)
-    wanted = pass_at if pass_at is not None else sorted({1 << (most.bit_length() // 2), most} & set(ks))
+    wanted = (
+        pass_at if pass_at is not None else sorted({1 << (most.bit_length() // 2), most} & set(ks))
+    )
     metrics = ["avg@n", *(f"pass@{k}" for k in wanted if k > 1)]
-    metrics += ["cons@n"] if any(entry["n"] > 1 for run in runs for entry in run.results.values()) else []
+    metrics += (
+        ["cons@n"] if any(entry["n"] > 1 for run in runs for entry in run.results.values()) else []
+    )
     return [
-        metric for metric in metrics if any(_entry_metric(run, name, metric) for run in runs for name in run.results)
+        metric
+        for metric in metrics
+        if any(_entry_metric(run, name, metric) for run in runs for name in run.results)
     ]
 
 
 def _shared_k(runs: Sequence[Run], name: str) -> set[int]:
     """The k of pass@k that every run with this benchmark has."""
     keys = [set(run.results[name]["metrics"]) for run in runs if name in run.results]
-    return {int(key.removeprefix("pass@")) for key in set.intersection(*keys) if key.startswith("pass@")}
+    return {
+        int(key.removeprefix("pass@")) for key in set.intersection(*keys) if key.startswith("pass@")
+    }
 
 
 def layout_of_one(run: Run, metrics: Sequence[str]) -> Table:
@@ -93,13 +104,18 @@ def layout_of_many(runs: Sequence[Run], metric: str) -> Table:
             found = _entry_metric(run, name, metric)
             entry = run.results.get(name)
             cells.append(value_cell(found, sampled(entry) if found and entry else ""))
-        return [_named(name, next(run.results[name] for run in runs if name in run.results)), *cells]
+        return [
+            _named(name, next(run.results[name] for run in runs if name in run.results)),
+            *cells,
+        ]
 
     def mean(members: Sequence[str]) -> list[str | Cell]:
         return [_mean(run, members, metric) for run in runs]
 
     return Table(
-        f"{_title(metric)}, %", ["benchmark", *(run.label for run in runs)], _layout(names, line, mean, shared)
+        f"{_title(metric)}, %",
+        ["benchmark", *(run.label for run in runs)],
+        _layout(names, line, mean, shared),
     )
 
 
@@ -109,15 +125,20 @@ def _named(name: str, entry: Entry) -> str:
 
 
 def difference_table(
-    first: Run, others: Sequence[Run], metric: str, found: Mapping[str, Mapping[str, Mapping[str, Difference]]]
+    first: Run,
+    others: Sequence[Run],
+    metric: str,
+    found: Mapping[str, Mapping[str, Mapping[str, Difference]]],
 ) -> Table | None:
-    """Rows: benchmarks by group, averages; columns: the other runs minus the first. None where none is paired.
+    """Rows: benchmarks by group, averages; columns: the other runs minus the first. None where none
+    is paired.
 
     Args:
         found: label of the other run → benchmark → metric → difference.
     """
     by_run = {
-        run.label: {name: each[metric] for name, each in found[run.label].items() if metric in each} for run in others
+        run.label: {name: each[metric] for name, each in found[run.label].items() if metric in each}
+        for run in others
     }
     names = [name for name in first.results if any(name in each for each in by_run.values())]
     if not names:
@@ -125,17 +146,24 @@ def difference_table(
     shared = [name for name in names if all(name in each for each in by_run.values())]
 
     def line(name: str) -> list[str | Cell]:
-        return [name, *(difference_cell(each[name]) if name in each else NONE for each in by_run.values())]
+        return [
+            name,
+            *(difference_cell(each[name]) if name in each else NONE for each in by_run.values()),
+        ]
 
     def mean(members: Sequence[str]) -> list[str | Cell]:
-        return [difference_cell(average({name: each[name] for name in members})) for each in by_run.values()]
+        return [
+            difference_cell(average({name: each[name] for name in members}))
+            for each in by_run.values()
+        ]
 
     caption = f"{_title(metric)}: difference to {first.label}, percentage points"
     return Table(caption, ["benchmark", *by_run], _layout(names, line, mean, shared))
 
 
 def all_metrics(run: Run) -> list[Block]:
-    """For each benchmark, folded, every metric of results.json with its interval and the sampling error."""
+    """For each benchmark, folded, every metric of results.json with its interval and the sampling
+    error."""
     folded: list[Block] = []
     for name, entry in run.results.items():
         rows = [
@@ -153,7 +181,12 @@ def all_metrics(run: Run) -> list[Block]:
 
 def described(runs: Sequence[Run]) -> Table:
     """What each run is: its model, and how it was sampled."""
-    shown = {"n": "n", "temperature": "temperature", "top_p": "top-p", "max_new_tokens": "token limit"}
+    shown = {
+        "n": "n",
+        "temperature": "temperature",
+        "top_p": "top-p",
+        "max_new_tokens": "token limit",
+    }
     rows = [
         [
             run.label,
@@ -170,7 +203,9 @@ def fates(run: Run) -> Table:
     """How the samples of each benchmark ended."""
     rows = [[name, ", ".join(one.graders), *_fate(one)] for name, one in run.outcomes.items()]
     return Table(
-        f"{run.label}: samples by verdict", ["benchmark", "grader", *_STATUSES, "truncated", "mean tokens"], rows
+        f"{run.label}: samples by verdict",
+        ["benchmark", "grader", *_STATUSES, "truncated", "mean tokens"],
+        rows,
     )
 
 
@@ -184,9 +219,13 @@ def settings(record: Mapping[str, Any]) -> Items:
         "repeatability": record.get("repeatability"),
         "server": record.get("base_url"),
         "commit": record.get("commit"),
-        "versions": ", ".join(f"{name} {version}" for name, version in record.get("versions", {}).items()),
+        "versions": ", ".join(
+            f"{name} {version}" for name, version in record.get("versions", {}).items()
+        ),
     }
-    return Items([f"{name}: {value}" for name, value in facts.items() if value is not None and value != ""])
+    return Items(
+        [f"{name}: {value}" for name, value in facts.items() if value is not None and value != ""]
+    )
 
 
 def differing_settings(runs: Sequence[Run]) -> list[Block]:
@@ -217,13 +256,16 @@ def _layout(
     mean: Callable[[Sequence[str]], list[str | Cell]],
     averaged: Sequence[str] | None = None,
 ) -> list[Sequence[str | Cell] | Row]:
-    """Group headings, a line for each benchmark, and an average where at least two benchmarks are averaged."""
+    """Group headings, a line for each benchmark, and an average where at least two benchmarks are
+    averaged."""
     averaged = names if averaged is None else averaged
     rows: list[Sequence[str | Cell] | Row] = []
 
     def average_row(title: str, members: Sequence[str]) -> None:
         if len(members) > 1:
-            rows.append(Row([Cell(title, note=f"of {len(members)} benchmarks"), *mean(members)], "average"))
+            rows.append(
+                Row([Cell(title, note=f"of {len(members)} benchmarks"), *mean(members)], "average")
+            )
 
     groups = grouped(names)
     for group, members in groups.items():
@@ -243,7 +285,9 @@ def _mean(run: Run, names: Sequence[str], metric: str) -> str | Cell:
     known = {name: one for name, one in found.items() if one is not None}
     if not known:
         return NONE
-    return value_cell(average(known), "" if len(known) == len(names) else f"of the {len(known)} that have it")
+    return value_cell(
+        average(known), "" if len(known) == len(names) else f"of the {len(known)} that have it"
+    )
 
 
 def _entry_metric(run: Run, name: str, metric: str) -> dict[str, Any] | None:
@@ -254,11 +298,14 @@ def value_cell(metric: Entry | None, note: str = "") -> str | Cell:
     """A metric of results.json with its interval; a dash where there is none."""
     if metric is None:
         return NONE
-    return Cell(percent(metric["value"]), f"[{percent(metric['low'])}, {percent(metric['high'])}]", note)
+    return Cell(
+        percent(metric["value"]), f"[{percent(metric['low'])}, {percent(metric['high'])}]", note
+    )
 
 
 def difference_cell(difference: Difference, *, with_p: bool = True) -> Cell:
-    """The difference with its interval and, beneath, its p-value where it has one (averages have none)."""
+    """The difference with its interval and, beneath, its p-value where it has one (averages have
+    none)."""
     value, low, high = (signed(difference[key]) for key in ("value", "low", "high"))
     note = f"p {p_text(difference['p_value'])}" if with_p and "p_value" in difference else ""
     tone: Literal["", "up", "down"] = ""
@@ -268,7 +315,8 @@ def difference_cell(difference: Difference, *, with_p: bool = True) -> Cell:
 
 
 def sampled(entry: Entry) -> str:
-    """What belongs beside every number: samples a problem, and the shares cut and without an answer."""
+    """What belongs beside every number: samples a problem, and the shares cut and without an
+    answer."""
     return f"n {entry['n']}, {rate(entry['truncated'])} cut, {rate(entry['unparsed'])} unparsed"
 
 

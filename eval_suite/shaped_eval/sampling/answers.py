@@ -1,4 +1,5 @@
-"""Answers made elsewhere: rows ``{"problem_id", "completions": [...], "gold"?}`` to problems and samples."""
+"""Answers made elsewhere: rows ``{"problem_id", "completions": [...], "gold"?}`` to problems and
+samples."""
 
 from __future__ import annotations
 
@@ -21,12 +22,15 @@ ANY = ("math", "choice", "exact_match", "text")
 def read_answers(
     answers_file: str | Path, benchmark: str, hub_mirror: str | Path | None = None
 ) -> Iterator[tuple[Problem, list[Sample]]]:
-    """Each row of a JSONL file as a problem and its samples, in their order, read one at a time; `tokens` is 0.
+    """Each row of a JSONL file as a problem and its samples, in their order, read one at a time;
+    `tokens` is 0.
 
-    problem_id: the benchmark's own id, with or without ``<benchmark>/`` before it, else the problem's index
-    in the benchmark (from 0); in a row that brings its gold, any name. gold: text, a number, or a list of texts
-    that are each right, in place of the benchmark's. completions: as many in each row. Other fields are ignored.
-    Benchmarks ``math``, ``choice``, ``exact_match`` and ``text`` are any problem at all, by the grader of that
+    problem_id: the benchmark's own id, with or without ``<benchmark>/`` before it, else the
+        problem's index
+    in the benchmark (from 0); in a row that brings its gold, any name. gold: text, a number, or a
+    list of texts that are each right, in place of the benchmark's. completions: as many in each
+    row. Other fields are ignored. Benchmarks ``math``, ``choice``, ``exact_match`` and ``text`` are
+    any problem at all, by the grader of that
     name: problem_id is a name, gold is required.
 
     Raises:
@@ -34,11 +38,15 @@ def read_answers(
     """
     path = Path(answers_file)
     if not path.is_file():
-        raise UserError(f"answers={str(path)!r} is no file: give a JSONL file of problem_id and completions")
+        raise UserError(
+            f"answers={str(path)!r} is no file: give a JSONL file of problem_id and completions"
+        )
     return _read(path, benchmark, None if benchmark in ANY else _Known(benchmark, hub_mirror))
 
 
-def _read(path: Path, benchmark: str, known: _Known | None) -> Iterator[tuple[Problem, list[Sample]]]:
+def _read(
+    path: Path, benchmark: str, known: _Known | None
+) -> Iterator[tuple[Problem, list[Sample]]]:
     seen: set[str] = set()
     n = None
     for where, row in _rows(path):
@@ -55,7 +63,10 @@ def _read(path: Path, benchmark: str, known: _Known | None) -> Iterator[tuple[Pr
                 "problem the same number"
             )
         n = len(completions)
-        yield problem, [Sample(problem.problem_id, index, text) for index, text in enumerate(completions)]
+        yield (
+            problem,
+            [Sample(problem.problem_id, index, text) for index, text in enumerate(completions)],
+        )
     if n is None:
         raise UserError(f"answers={str(path)!r} has no rows: give one for each problem")
 
@@ -67,9 +78,12 @@ class _Known:
         from shaped_eval.benchmarks import BENCHMARKS, ELSEWHERE, GENERATED, load_problems
 
         if benchmark not in (known := [*ANY, *BENCHMARKS, *GENERATED, *ELSEWHERE]):
-            raise UserError(f"benchmark={benchmark!r} is unknown: the known ones are {', '.join(known)}")
+            raise UserError(
+                f"benchmark={benchmark!r} is unknown: the known ones are {', '.join(known)}"
+            )
         self._benchmark = benchmark
-        self._problems = load_problems([benchmark], hub_mirror=hub_mirror, shots=0)  # which they saw is not known
+        # which they saw is not known
+        self._problems = load_problems([benchmark], hub_mirror=hub_mirror, shots=0)
         self._by_id = {problem.problem_id: problem for problem in self._problems}
 
     def find(self, row: Mapping[str, Any], where: str) -> Problem:
@@ -94,7 +108,9 @@ class _Known:
 def _as_answered(problem: Problem) -> Problem:
     """As many samples as the file has, made in ways that are not known here."""
     unknown = ("n", "decoding")
-    return replace(problem, meta={key: value for key, value in problem.meta.items() if key not in unknown})
+    return replace(
+        problem, meta={key: value for key, value in problem.meta.items() if key not in unknown}
+    )
 
 
 def _any(benchmark: str, row: Mapping[str, Any], where: str) -> Problem:
@@ -115,7 +131,9 @@ def _rows(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
             try:
                 row = json.loads(line)
             except ValueError as error:  # not JSON, or not UTF-8
-                raise UserError(f"{where}: no JSON row ({error}): give one object a line") from error
+                raise UserError(
+                    f"{where}: no JSON row ({error}): give one object a line"
+                ) from error
             if not isinstance(row, dict):
                 raise UserError(
                     f"{where}: the row is {type(row).__name__}: give an object with problem_id and completions"
@@ -126,17 +144,23 @@ def _rows(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
 def _name(row: Mapping[str, Any], where: str) -> str:
     name = row.get("problem_id")
     if isinstance(name, bool) or not isinstance(name, str | int) or name == "":
-        raise UserError(f"{where}: problem_id={name!r} is no id: give the benchmark's id or the problem's index")
+        raise UserError(
+            f"{where}: problem_id={name!r} is no id: give the benchmark's id or the problem's index"
+        )
     return encodable(str(name))
 
 
 def _completions(row: Mapping[str, Any], where: str) -> list[str]:
     completions = row.get("completions")
     if not isinstance(completions, list) or not completions:
-        raise UserError(f"{where}: completions={_short(completions)} is no list of one or more texts: give one")
+        raise UserError(
+            f"{where}: completions={_short(completions)} is no list of one or more texts: give one"
+        )
     for index, text in enumerate(completions):
         if not isinstance(text, str):
-            raise UserError(f"{where}: completions[{index}]={_short(text)} is no text: give a string")
+            raise UserError(
+                f"{where}: completions[{index}]={_short(text)} is no text: give a string"
+            )
     return [encodable(text) for text in completions]
 
 
@@ -144,11 +168,18 @@ def _gold(row: Mapping[str, Any], where: str, grader: str) -> str | None:
     gold = row.get("gold")
     if gold is None:
         return None
-    if isinstance(gold, list) and grader in TAKE_ALIASES and gold and all(isinstance(one, str) for one in gold):
+    if (
+        isinstance(gold, list)
+        and grader in TAKE_ALIASES
+        and gold
+        and all(isinstance(one, str) for one in gold)
+    ):
         return encodable(json.dumps(gold, ensure_ascii=False))
     is_number = isinstance(gold, int | float) and not isinstance(gold, bool) and math.isfinite(gold)
     if not is_number and not (isinstance(gold, str) and gold.strip()):
-        raise UserError(f"{where}: gold={_short(gold)} is no text or number: give one, or leave gold out")
+        raise UserError(
+            f"{where}: gold={_short(gold)} is no text or number: give one, or leave gold out"
+        )
     return encodable(str(gold))
 
 

@@ -1,7 +1,8 @@
 """The unit of sampling, and which units the files of a run hold already.
 
-A chunk is a range of sample indices of one problem, or all samples of several, generated together and appended
-in one write. What is there of an incomplete one is dropped, and the chunk is generated anew as a whole.
+A chunk is a range of sample indices of one problem, or all samples of several, generated together
+and appended in one write. What is there of an incomplete one is dropped, and the chunk is generated
+anew as a whole.
 """
 
 from __future__ import annotations
@@ -21,7 +22,8 @@ from shaped_eval.untrusted.rows import parse_object, row_of
 
 @dataclass(frozen=True)
 class Chunk:
-    """Samples [start, start + size) of each of `problems`; of several only where start is 0 and size their n."""
+    """Samples [start, start + size) of each of `problems`; of several only where start is 0 and
+    size their n."""
 
     problems: tuple[Problem, ...]
     start: int
@@ -33,21 +35,34 @@ class Chunk:
     def seed(self, run_seed: int) -> int:
         """60 bits, the same on every machine."""
         ids = [problem.problem_id for problem in self.problems]
-        return int(stable_hash([run_seed, ids if len(ids) > 1 else ids[0], self.start, self.size])[:15], 16)
+        return int(
+            stable_hash([run_seed, ids if len(ids) > 1 else ids[0], self.start, self.size])[:15], 16
+        )
 
     def request(self, run_seed: int) -> Request:
         prompts = tuple(problem.prompt for problem in self.problems)
-        return Request(prompts, self.size, self.seed(run_seed), _stop(self.problems[0]), self.decoding == "greedy")
+        return Request(
+            prompts,
+            self.size,
+            self.seed(run_seed),
+            _stop(self.problems[0]),
+            self.decoding == "greedy",
+        )
 
     @property
     def decoding(self) -> str | None:
-        """``greedy`` or ``likelihood`` where the benchmark says so, whatever the run's temperature; else None."""
+        """``greedy`` or ``likelihood`` where the benchmark says so, whatever the run's temperature;
+        else None."""
         return self.problems[0].meta.get("decoding")
 
     def samples(self, completions: Sequence[Completion]) -> list[Sample]:
         """The rows of `completions`, which stand problem by problem."""
         assert len(completions) == len(self), f"{len(completions)} completions of {len(self)}"
-        keys = [(problem, self.start + offset) for problem in self.problems for offset in range(self.size)]
+        keys = [
+            (problem, self.start + offset)
+            for problem in self.problems
+            for offset in range(self.size)
+        ]
         return [
             Sample(problem.problem_id, index, done.text, done.finish_reason, done.tokens)
             for (problem, index), done in zip(keys, completions, strict=True)
@@ -55,19 +70,23 @@ class Chunk:
 
 
 def num_samples(problem: Problem, n: int) -> int:
-    """Samples of `problem`: the run's `n`, unless its benchmark has a number of its own in ``meta["n"]``."""
+    """Samples of `problem`: the run's `n`, unless its benchmark has a number of its own in
+    ``meta["n"]``."""
     return int(problem.meta.get("n", n))
 
 
 def plan_chunks(
-    problems: Sequence[Problem], n: int, batch_size: int, prompt_tokens: Mapping[str, int] | None = None
+    problems: Sequence[Problem],
+    n: int,
+    batch_size: int,
+    prompt_tokens: Mapping[str, int] | None = None,
 ) -> list[Chunk]:
     """All chunks of a run, in the order in which samples.jsonl ends up.
 
-    With `prompt_tokens` (problem id → length), problems of which `batch_size` holds several are put together,
-    where prompts have the same length and stop strings: nothing is padded. Those whose options are scored by
-    likelihood are put together as they come. The plan depends on all problems of the run and on nothing else, so a
-    killed run comes back to the same one.
+    With `prompt_tokens` (problem id → length), problems of which `batch_size` holds several are put
+    together, where prompts have the same length and stop strings: nothing is padded. Those whose
+    options are scored by likelihood are put together as they come. The plan depends on all problems
+    of the run and on nothing else, so a killed run comes back to the same one.
     """
     prompt_tokens = prompt_tokens or {}
     groups: dict[Any, list[Problem]] = {}
@@ -80,13 +99,21 @@ def plan_chunks(
         if together < 2 or not (scored or problem.problem_id in prompt_tokens):
             chunks.append([problem])
             continue
-        alike = problem.benchmark if scored else (prompt_tokens[problem.problem_id], samples, _stop(problem))
+        alike = (
+            problem.benchmark
+            if scored
+            else (prompt_tokens[problem.problem_id], samples, _stop(problem))
+        )
         key = (decoding, alike)
         if key not in groups or len(groups[key]) == together:
             groups[key] = []
             chunks.append(groups[key])
         groups[key].append(problem)
-    return [chunk for members in chunks for chunk in _split(tuple(members), num_samples(members[0], n), batch_size)]
+    return [
+        chunk
+        for members in chunks
+        for chunk in _split(tuple(members), num_samples(members[0], n), batch_size)
+    ]
 
 
 def _split(problems: tuple[Problem, ...], samples: int, batch_size: int) -> Iterator[Chunk]:
@@ -99,17 +126,19 @@ def _stop(problem: Problem) -> tuple[str, ...]:
 
 
 def samples_file(folder: Path, rank: int, num_processes: int) -> Path:
-    """Where a process writes: samples.jsonl when it is alone, else a file of its own for `collect` to merge."""
+    """Where a process writes: samples.jsonl when it is alone, else a file of its own for `collect`
+    to merge."""
     return folder / ("samples.jsonl" if num_processes == 1 else f"samples-{rank}.jsonl")
 
 
 def collect(folder: Path, chunks: Sequence[Chunk], batch_size: int) -> set[int]:
-    """Bring the files of samples in `folder` into one, samples.jsonl, and return which of `chunks` it holds.
+    """Bring the files of samples in `folder` into one, samples.jsonl, and return which of `chunks`
+    it holds.
 
-    It then has the rows of these chunks, each once, in the order of `chunks`, and no others: rows of incomplete
-    chunks, second ones, and a line that a killed writer left unfinished are gone, and so are the processes'
-    files. A kill at any moment loses nothing, for the new file replaces the old one before those are removed.
-    Memory grows with the number of chunks alone.
+    It then has the rows of these chunks, each once, in the order of `chunks`, and no others: rows
+    of incomplete chunks, second ones, and a line that a killed writer left unfinished are gone, and
+    so are the processes' files. A kill at any moment loses nothing, for the new file replaces the
+    old one before those are removed. Memory grows with the number of chunks alone.
     """
     target = folder / "samples.jsonl"
     others = sorted(folder.glob("samples-*.jsonl"))
@@ -130,13 +159,21 @@ def collect(folder: Path, chunks: Sequence[Chunk], batch_size: int) -> set[int]:
 
 
 def complete_chunks(folder: Path, chunks: Sequence[Chunk], batch_size: int) -> set[int]:
-    """Which of `chunks` samples.jsonl in `folder` holds, once `collect` has been there; nothing is written."""
+    """Which of `chunks` samples.jsonl in `folder` holds, once `collect` has been there; nothing is
+    written."""
     target = folder / "samples.jsonl"
-    return {index for index, _, _ in _complete(target, chunks, batch_size)} if target.exists() else set()
+    return (
+        {index for index, _, _ in _complete(target, chunks, batch_size)}
+        if target.exists()
+        else set()
+    )
 
 
-def _complete(path: Path, chunks: Sequence[Chunk], batch_size: int) -> Iterator[tuple[int, int, int]]:
-    """Index of each chunk whose rows stand in `path` one after another, and the bytes that hold them."""
+def _complete(
+    path: Path, chunks: Sequence[Chunk], batch_size: int
+) -> Iterator[tuple[int, int, int]]:
+    """Index of each chunk whose rows stand in `path` one after another, and the bytes that hold
+    them."""
     places = {
         (problem.problem_id, chunk.start): (index, offset * chunk.size)
         for index, chunk in enumerate(chunks)
@@ -160,7 +197,8 @@ def _complete(path: Path, chunks: Sequence[Chunk], batch_size: int) -> Iterator[
 def _place(
     line: bytes, path: Path, places: Mapping[tuple[str, int], tuple[int, int]], batch_size: int
 ) -> tuple[int, int]:
-    """Index of the chunk that a row belongs to, and which of its rows it is; -1 and -1 where there is none."""
+    """Index of the chunk that a row belongs to, and which of its rows it is; -1 and -1 where there
+    is none."""
     try:
         row = row_of(Sample, parse_object(line))
     except ValueError as error:

@@ -1,4 +1,5 @@
-"""Prompts longer than the model's context lose their beginning, as in lm-eval; how many do is said, and kept."""
+"""Prompts longer than the model's context lose their beginning, as in lm-eval; how many do is said,
+and kept."""
 
 from __future__ import annotations
 
@@ -12,7 +13,8 @@ from shaped_eval.errors import UserError
 from shaped_eval.records import Problem
 from shaped_eval.sampling.likelihood import is_likelihood, option_requests
 
-COMPLETION_SHARE = 4  # at least this part of the context is left to a completion, or max_new_tokens where that is less
+# at least this part of the context is left to a completion, or max_new_tokens where that is less
+COMPLETION_SHARE = 4
 
 
 def fit_problems(
@@ -23,10 +25,12 @@ def fit_problems(
     *,
     quiet: bool = False,
 ) -> list[Problem]:
-    """The problems, those of `HARNESS` with prompts that leave room for a completion in the model's context.
+    """The problems, those of `HARNESS` with prompts that leave room for a completion in the model's
+    context.
 
     A prompt that does not is cut at its beginning, where the worked examples are; `meta` then has
-    ``cut_characters``. One whose options are scored stays, for the scorer cuts it; it is only counted.
+    ``cut_characters``. One whose options are scored stays, for the scorer cuts it; it is only
+    counted.
 
     Raises:
         UserError: an option alone is longer than the context.
@@ -60,7 +64,9 @@ def _may_exceed(text: str, tokens: int) -> bool:
     return len(text.encode()) + 8 > tokens
 
 
-def _loses_beginning(problem: Problem, num_tokens: Callable[[str], int | None], context_tokens: int) -> bool:
+def _loses_beginning(
+    problem: Problem, num_tokens: Callable[[str], int | None], context_tokens: int
+) -> bool:
     loses = False
     for context, continuation in option_requests(problem):
         if _may_exceed(context + continuation, context_tokens):
@@ -86,4 +92,6 @@ def _fit(problem: Problem, num_tokens: Callable[[str], int | None], room: int) -
             high = middle
         else:
             low = middle
-    return replace(problem, prompt=problem.prompt[high:], meta={**problem.meta, "cut_characters": high})
+    return replace(
+        problem, prompt=problem.prompt[high:], meta={**problem.meta, "cut_characters": high}
+    )

@@ -1,9 +1,10 @@
-"""Problems whose options are scored: the sample is the letter of the option that the model finds likeliest.
+"""Problems whose options are scored: the sample is the letter of the option that the model finds
+likeliest.
 
-The log-likelihood of each option goes to ``likelihoods.jsonl`` of the run's folder, so that another norm can be tried
-without the model: rows ``{"problem_id", "loglikelihoods", "greedy"}``, in the options' order; `greedy` says whether
-the option is what the model would have written. Several processes write files of their own,
-``likelihoods-RANK.jsonl``.
+The log-likelihood of each option goes to ``likelihoods.jsonl`` of the run's folder, so that another
+norm can be tried without the model: rows ``{"problem_id", "loglikelihoods", "greedy"}``, in the
+options' order; `greedy` says whether the option is what the model would have written. Several
+processes write files of their own, ``likelihoods-RANK.jsonl``.
 """
 
 from __future__ import annotations
@@ -39,7 +40,8 @@ def is_likelihood(problem: Problem) -> bool:
 
 
 def chosen_option(problem: Problem, loglikelihoods: Sequence[float]) -> str:
-    """Letter of the option of the highest log-likelihood, per character of its text where the metric is ``acc_norm``.
+    """Letter of the option of the highest log-likelihood, per character of its text where the
+    metric is ``acc_norm``.
 
     The first one where several are equal.
     """
@@ -51,16 +53,20 @@ def chosen_option(problem: Problem, loglikelihoods: Sequence[float]) -> str:
 
 
 class OptionScorer:
-    """lm-eval's scoring by a causal language model of transformers, which is used as it is, and stays where it is.
+    """lm-eval's scoring by a causal language model of transformers, which is used as it is, and
+    stays where it is.
 
-    `batch_size` options are scored at once. Prompt and option that together are longer than the context lose the
-    beginning. Sums of log-probabilities in float32, whatever the weights.
+    `batch_size` options are scored at once. Prompt and option that together are longer than the
+    context lose the beginning. Sums of log-probabilities in float32, whatever the weights.
     """
 
-    def __init__(self, model: Any, tokenizer: Any, batch_size: int, context_tokens: int | None) -> None:
+    def __init__(
+        self, model: Any, tokenizer: Any, batch_size: int, context_tokens: int | None
+    ) -> None:
         from lm_eval.models.huggingface import HFLM
 
-        logging.getLogger("lm_eval").setLevel(logging.ERROR)  # it remarks on every option that loses its beginning
+        # it remarks on every option that loses its beginning
+        logging.getLogger("lm_eval").setLevel(logging.ERROR)
         self._lm = HFLM(
             pretrained=model,
             tokenizer=tokenizer,
@@ -71,7 +77,8 @@ class OptionScorer:
         )
 
     def score(self, problems: Sequence[Problem]) -> list[Likelihoods]:
-        """The likelihoods of all options of each problem; their last digits depend on what is scored together."""
+        """The likelihoods of all options of each problem; their last digits depend on what is
+        scored together."""
         from lm_eval.api.instance import Instance
 
         requests = [
@@ -83,7 +90,9 @@ class OptionScorer:
         results = []
         for problem in problems:
             pairs = [next(scored) for _ in problem.meta["continuations"]]
-            results.append(Likelihoods([value for value, _ in pairs], [greedy for _, greedy in pairs]))
+            results.append(
+                Likelihoods([value for value, _ in pairs], [greedy for _, greedy in pairs])
+            )
         return results
 
 
@@ -97,10 +106,11 @@ def option_requests(problem: Problem) -> list[tuple[str, str]]:
 def score_chunks(
     config: SampleConfig, backend: Backend, chunks: Sequence[Chunk], path: Path
 ) -> Iterator[list[Sample]]:
-    """The samples of each chunk of problems to score, in order; their likelihoods are in `path` before.
+    """The samples of each chunk of problems to score, in order; their likelihoods are in `path`
+    before.
 
-    With the weights of `backend` where it has them in transformers, else with weights of their own, which are gone
-    when all chunks are scored.
+    With the weights of `backend` where it has them in transformers, else with weights of their own,
+    which are gone when all chunks are scored.
     """
     if not chunks:
         return
@@ -111,8 +121,13 @@ def score_chunks(
         scores = scorer.score(chunk.problems)
         pairs = list(zip(chunk.problems, scores, strict=True))
         new = [(one.problem_id, score) for one, score in pairs if one.problem_id not in written]
-        append_jsonl(path, [{"problem_id": problem_id, **score._asdict()} for problem_id, score in new])
-        yield [Sample(one.problem_id, 0, chosen_option(one, score.loglikelihoods)) for one, score in pairs]
+        append_jsonl(
+            path, [{"problem_id": problem_id, **score._asdict()} for problem_id, score in new]
+        )
+        yield [
+            Sample(one.problem_id, 0, chosen_option(one, score.loglikelihoods))
+            for one, score in pairs
+        ]
 
 
 def _problem_id(row: dict[str, Any]) -> str:
@@ -135,7 +150,8 @@ def check_scoring(backend: str, problems: Sequence[Problem]) -> None:
 
 
 def takes_turns(backend: str, chunks: Sequence[Chunk], done: set[int]) -> bool:
-    """Whether scoring needs the device before the backend does: vLLM takes nearly all of it, and does not score."""
+    """Whether scoring needs the device before the backend does: vLLM takes nearly all of it, and
+    does not score."""
     return backend == "vllm" and any(
         chunk.decoding == "likelihood" for index, chunk in enumerate(chunks) if index not in done
     )
@@ -143,10 +159,15 @@ def takes_turns(backend: str, chunks: Sequence[Chunk], done: set[int]) -> bool:
 
 def _scorer(config: SampleConfig, backend: Backend) -> OptionScorer:
     if isinstance(backend, TransformersBackend):
-        model, tokenizer = backend.model, copy.deepcopy(backend.tokenizer)  # lm-eval gives it a pad token
+        # lm-eval gives it a pad token
+        model, tokenizer = backend.model, copy.deepcopy(backend.tokenizer)
     else:
         from transformers import AutoModelForCausalLM, AutoTokenizer
 
-        model = from_pretrained(AutoModelForCausalLM, config, dtype=config.dtype).eval().to(backend.device)
+        model = (
+            from_pretrained(AutoModelForCausalLM, config, dtype=config.dtype)
+            .eval()
+            .to(backend.device)
+        )
         tokenizer = from_pretrained(AutoTokenizer, config)
     return OptionScorer(model, tokenizer, config.batch_size, backend.context_tokens())

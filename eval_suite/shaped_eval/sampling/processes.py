@@ -1,7 +1,7 @@
 """Several processes at one run: who this one is, and how they wait for each other.
 
-`accelerate launch` and `torchrun` say it in the environment. Nothing but the launcher's key-value store is used:
-no process group is made, for vLLM would take it for its own.
+`accelerate launch` and `torchrun` say it in the environment. Nothing but the launcher's key-value
+store is used: no process group is made, for vLLM would take it for its own.
 """
 
 from __future__ import annotations
@@ -50,7 +50,9 @@ class Processes:
             while keys and not self.store.check(keys):
                 time.sleep(POLL_S)
         except RuntimeError as error:  # torch's DistError among them
-            raise UserError(f"process {self.rank} lost the others: see the first one's message") from error
+            raise UserError(
+                f"process {self.rank} lost the others: see the first one's message"
+            ) from error
 
     def _key(self, what: str, rank: int) -> str:
         return f"sampling/{self._runs}/{what}/{rank}"

@@ -18,7 +18,8 @@ LINE_EVERY_S = 30.0
 class SamplingProgress:
     """A bar on a terminal, else a line on standard error now and then.
 
-    Samples done of `total`, tokens a second and time left, of this process in this run of the command.
+    Samples done of `total`, tokens a second and time left, of this process in this run of the
+    command.
 
     Args:
         total: samples of the run (of this process's share, where there are several).
@@ -50,7 +51,10 @@ class SamplingProgress:
         return self
 
     def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, where: TracebackType | None
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        where: TracebackType | None,
     ) -> None:
         self._bar.stop()
         if kind is KeyboardInterrupt:
@@ -69,7 +73,11 @@ class SamplingProgress:
             self._last_line = now
             left_s = (self.total - self.done) * seconds / (self.done - self._at_start)
             counts = f"{self.done:,} of {self.total:,} samples"
-            print(f"{self._name}: {counts}, {speed}, about {_duration(left_s)} left", file=sys.stderr, flush=True)
+            print(
+                f"{self._name}: {counts}, {speed}, about {_duration(left_s)} left",
+                file=sys.stderr,
+                flush=True,
+            )
 
 
 class Sameness:

@@ -17,18 +17,21 @@ class ShowOptions:
     """The option of `shaped-trl sample` that samples nothing."""
 
     show: str | None = field(
-        default=None, metadata={"help": "Print the first prompt of this benchmark and stop; needs no model."}
+        default=None,
+        metadata={"help": "Print the first prompt of this benchmark and stop; needs no model."},
     )
 
 
 def show(settings: Mapping[str, Any]) -> None:
-    """Write the first prompt to standard output, with no newline of ours; the rest to standard error.
+    """Write the first prompt to standard output, with no newline of ours; the rest to standard
+    error.
 
-    The prompt is as it is, byte for byte, but for characters that a terminal acts on or does not show: these stand as
-    their code, as ``[U+001B]``.
+    The prompt is as it is, byte for byte, but for characters that a terminal acts on or does not
+    show: these stand as their code, as ``[U+001B]``.
 
-    `settings` are options of sampling; those that decide a prompt count: ``show``, ``hub_mirror``, ``chat_template``,
-    ``shots``. A chat's prompt is the user's message: its template belongs to the model.
+    `settings` are options of sampling; those that decide a prompt count: ``show``, ``hub_mirror``,
+    ``chat_template``, ``shots``. A chat's prompt is the user's message: its template belongs to the
+    model.
 
     Raises:
         UserError: as `load_problems`.

@@ -1,7 +1,7 @@
 """Writing into folders that others may have prepared: somebody else's run, a study that was sent.
 
-What is written stays in the folder that the user named. A name that stands in a file becomes part of a path by way of
-`file_name` alone, and nothing is written through a symbolic link.
+What is written stays in the folder that the user named. A name that stands in a file becomes part
+of a path by way of `file_name` alone, and nothing is written through a symbolic link.
 """
 
 from __future__ import annotations
@@ -26,7 +26,8 @@ _HASH_DIGITS = 8
 def file_name(text: str) -> str:
     """`text` as one part of a path: as it is where it is made of letters, digits and ``._=+-``.
 
-    Any other name keeps what it has of these characters, and a hash tells it from names that keep the same.
+    Any other name keeps what it has of these characters, and a hash tells it from names that keep
+    the same.
     """
     if _NAME.fullmatch(text):
         return text
@@ -66,11 +67,12 @@ def open_own(path: str | Path, mode: str, **options: Any) -> IO[Any]:
 
 @contextmanager
 def replacing(path: str | Path, mode: str = "w") -> Iterator[IO[Any]]:
-    """A new file that takes the place of `path` at the end of the block, and is gone where the block fails.
+    """A new file that takes the place of `path` at the end of the block, and is gone where the
+    block fails.
 
-    Its name cannot be foreseen, and it is created or not opened at all: nobody can have put a link there. `path`
-    itself may be a link: it is replaced, and what it leads to stays. What a killed process left of such a file is
-    removed; one that somebody still writes is locked, and stays.
+    Its name cannot be foreseen, and it is created or not opened at all: nobody can have put a link
+    there. `path` itself may be a link: it is replaced, and what it leads to stays. What a killed
+    process left of such a file is removed; one that somebody still writes is locked, and stays.
 
     Args:
         path: in a folder that is there.

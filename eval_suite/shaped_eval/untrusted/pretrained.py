@@ -1,4 +1,5 @@
-"""Reading models of others: their own Python code runs where the user says so, and nobody is asked on the terminal."""
+"""Reading models of others: their own Python code runs where the user says so, and nobody is asked
+on the terminal."""
 
 from __future__ import annotations
 
@@ -8,9 +9,15 @@ from shaped_eval.errors import UserError
 
 
 def read_pretrained(
-    auto_class: Any, name: str, field: str = "model", *, trust_remote_code: bool = False, **options: Any
+    auto_class: Any,
+    name: str,
+    field: str = "model",
+    *,
+    trust_remote_code: bool = False,
+    **options: Any,
 ) -> Any:
-    """What `auto_class.from_pretrained(name, **options)` reads: a configuration, a tokenizer, or weights.
+    """What `auto_class.from_pretrained(name, **options)` reads: a configuration, a tokenizer, or
+    weights.
 
     Args:
         auto_class: of transformers.
@@ -19,7 +26,8 @@ def read_pretrained(
         trust_remote_code: run the Python code that the repository brings (its ``auto_map``).
 
     Raises:
-        UserError: there is no such thing here or on the Hub, or it needs code of its own that may not run.
+        UserError: there is no such thing here or on the Hub, or it needs code of its own that may
+            not run.
     """
     try:
         return auto_class.from_pretrained(name, trust_remote_code=trust_remote_code, **options)

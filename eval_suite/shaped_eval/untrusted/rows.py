@@ -1,4 +1,5 @@
-"""Rows and records of files that somebody else wrote, or that a disk has damaged: checked, field by field."""
+"""Rows and records of files that somebody else wrote, or that a disk has damaged: checked, field by
+field."""
 
 from __future__ import annotations
 
@@ -28,10 +29,12 @@ class _Field(NamedTuple):
 
 
 def parse_object(text: str | bytes) -> dict[str, Any]:
-    """The JSON object that `text` is, its lone surrogates, which no file of ours can hold, as U+FFFD.
+    """The JSON object that `text` is, its lone surrogates, which no file of ours can hold, as
+    U+FFFD.
 
     Raises:
-        ValueError: it is none, is not UTF-8, nests too deeply, or has a number of thousands of digits.
+        ValueError: it is none, is not UTF-8, nests too deeply, or has a number of thousands of
+            digits.
     """
     try:
         value = json.loads(text)
@@ -39,7 +42,9 @@ def parse_object(text: str | bytes) -> dict[str, Any]:
         raise ValueError("it is nested too deeply") from None
     if not isinstance(value, dict):
         raise ValueError(f"{shortened(value)} is no object of fields")
-    has_surrogates = _SURROGATE.search(text.encode("utf-8", "surrogatepass") if isinstance(text, str) else text)
+    has_surrogates = _SURROGATE.search(
+        text.encode("utf-8", "surrogatepass") if isinstance(text, str) else text
+    )
     return _encodable(value) if has_surrogates else value
 
 
@@ -49,10 +54,16 @@ def _encodable(value: Any) -> Any:
         return encodable(value)
     if isinstance(value, list):
         return [_encodable(each) for each in value]
-    return {encodable(key): _encodable(each) for key, each in value.items()} if isinstance(value, dict) else value
+    return (
+        {encodable(key): _encodable(each) for key, each in value.items()}
+        if isinstance(value, dict)
+        else value
+    )
 
 
-def read_object(path: str | Path, check: Callable[[dict[str, Any]], None] = lambda value: None) -> dict[str, Any]:
+def read_object(
+    path: str | Path, check: Callable[[dict[str, Any]], None] = lambda value: None
+) -> dict[str, Any]:
     """The JSON object that the file is.
 
     Args:
@@ -66,7 +77,9 @@ def read_object(path: str | Path, check: Callable[[dict[str, Any]], None] = lamb
         value = parse_object(Path(path).read_bytes())
         check(value)
     except (ValueError, IsADirectoryError) as error:
-        raise UserError(f"{str(path)!r} cannot be read ({error}): it is damaged; use another folder") from error
+        raise UserError(
+            f"{str(path)!r} cannot be read ({error}): it is damaged; use another folder"
+        ) from error
     return value
 
 
@@ -128,7 +141,10 @@ def _rule(hint: Any) -> tuple[Callable[[Any], bool], str]:
     """Whether a value is of a type, and the type in words."""
     if get_origin(hint) is Literal:
         choices = get_args(hint)
-        return lambda value: isinstance(value, str) and value in choices, f"one of {', '.join(choices)}"
+        return (
+            lambda value: isinstance(value, str) and value in choices,
+            f"one of {', '.join(choices)}",
+        )
     if get_origin(hint) in (types.UnionType, typing.Union):
         (inner,) = (each for each in get_args(hint) if each is not type(None))
         fits, words = _rule(inner)

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import re
 
-# Controls but tab and newline, bidirectional marks and overrides, invisible separators, lone surrogates.
+# Controls but tab and newline, bidirectional marks and overrides, invisible separators, lone
+# surrogates.
 _UNPRINTABLE = re.compile(
     "[\x00-\x08\x0b-\x1f\x7f-\x9f\xad\u061c\u200b\u200e\u200f\u2028-\u202e\u2060-\u206f\ufeff\ufff9-\ufffb"
     "\ud800-\udfff\U000e0000-\U000e0fff]"
 )
-# What Markdown reads as words wherever it stands in a line. An underscore within a word is one of its letters.
+# What Markdown reads as words wherever it stands in a line. An underscore within a word is one of
+# its letters.
 _PLAIN = r"[^\W_]|[ ,;=%/+()'\"?-]|(?<=[^\W_])_(?=[^\W_])|(?<!www)\.|:(?!//)"
 _MARKUP = re.compile(rf"(?!{_PLAIN})[!-/:-@\[-`{{-~]", re.IGNORECASE)
 
@@ -30,8 +32,12 @@ def one_line(text: str) -> str:
 
 
 def in_markdown(text: object) -> str:
-    """A name of others within a line of Markdown: no markup, link, HTML or end of a table's cell, and no new line."""
-    return _MARKUP.sub(lambda match: {"<": "&lt;", "&": "&amp;"}.get(match[0], rf"\{match[0]}"), one_line(str(text)))
+    """A name of others within a line of Markdown: no markup, link, HTML or end of a table's cell,
+    and no new line."""
+    return _MARKUP.sub(
+        lambda match: {"<": "&lt;", "&": "&amp;"}.get(match[0], rf"\{match[0]}"),
+        one_line(str(text)),
+    )
 
 
 def as_code(name: str) -> str:

@@ -1,7 +1,8 @@
 """The weights of a saved model, looked at before they are loaded.
 
-safetensors hold numbers and nothing else. A pickle (`pytorch_model.bin`) is read by torch's unpickler of weights
-alone (`weights_only`), which runs nothing: one that holds anything but weights is refused.
+safetensors hold numbers and nothing else. A pickle (`pytorch_model.bin`) is read by torch's
+unpickler of weights alone (`weights_only`), which runs nothing: one that holds anything but weights
+is refused.
 """
 
 from __future__ import annotations
@@ -17,14 +18,16 @@ PICKLES = ("pytorch_model*.bin", "adapter_model*.bin")
 
 
 def check_weights(folder: str | Path, field: str, *, needed: bool = True) -> None:
-    """Look at the files of weights in a folder, of which only the heads are read; what is no folder is not looked at.
+    """Look at the files of weights in a folder, of which only the heads are read; what is no folder
+    is not looked at.
 
     Args:
         field: the option that named the folder.
         needed: whether a folder without weights is a mistake.
 
     Raises:
-        UserError: a file is damaged, or is a pickle with something else than weights; or there is none.
+        UserError: a file is damaged, or is a pickle with something else than weights; or there is
+            none.
     """
     folder = Path(folder).expanduser()
     if not folder.is_dir():
@@ -36,7 +39,9 @@ def check_weights(folder: str | Path, field: str, *, needed: bool = True) -> Non
             with safe_open(path, framework="pt"):
                 pass
         except SafetensorError as error:
-            raise UserError(f"{said}: {path.name} is damaged ({error}): copy or save the model again") from error
+            raise UserError(
+                f"{said}: {path.name} is damaged ({error}): copy or save the model again"
+            ) from error
     if files:
         return
     pickles = [path for pattern in PICKLES for path in sorted(folder.glob(pattern))]

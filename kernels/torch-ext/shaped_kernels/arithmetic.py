@@ -1,7 +1,8 @@
-"""Per-token arithmetic of the shaped loss that stays exact where the target's probability rounds to 0 or 1.
+"""Per-token arithmetic of the shaped loss that stays exact where the target's probability rounds to
+0 or 1.
 
-Everything is a function of Δ = z_x − logsumexp_{j≠x} z_j, the log-odds of the target x. `kernels/README.md`
-derives the formulas. Dimension: N tokens.
+Everything is a function of Δ = z_x − logsumexp_{j≠x} z_j, the log-odds of the target x.
+`kernels/README.md` derives the formulas. Dimension: N tokens.
 """
 
 from __future__ import annotations
@@ -17,7 +18,8 @@ from .shape import RewardShape
 
 
 class TargetTerms(NamedTuple):
-    """What the target contributes, each [N]: p its probability, q = 1 − p, w its weight in the loss."""
+    """What the target contributes, each [N]: p its probability, q = 1 − p, w its weight in the
+    loss."""
 
     nll: Tensor
     p: Tensor
@@ -31,7 +33,8 @@ class TargetTerms(NamedTuple):
 def target_terms(delta_N: Tensor, shape: RewardShape) -> TargetTerms:
     """The terms at log-odds Δ (arXiv 2512.22955, Eq. 11).
 
-    Limits: Δ = +inf (no other token is possible) gives loss 0 and wq 0. Δ = −inf (an impossible target) gives
+    Limits: Δ = +inf (no other token is possible) gives loss 0 and wq 0. Δ = −inf (an impossible
+        target) gives
     the infinite loss of cross-entropy and wq = 1; 0 and 0 for ``positive="power"``.
     """
     nll_N, log_q_N = -F.logsigmoid(delta_N), F.logsigmoid(-delta_N)
@@ -51,7 +54,8 @@ def target_terms(delta_N: Tensor, shape: RewardShape) -> TargetTerms:
         if shape.positive == "product":
             wq_N, loss_N = product_wq_N, product_wq_N * nll_over_q_N
         else:
-            # ln w = nll·(q^β − 1): as a difference for p ≥ 1/2, where q^β may overflow, else by expm1.
+            # ln w = nll·(q^β − 1): as a difference for p ≥ 1/2, where q^β may overflow, else by
+            # expm1.
             likely_N = product_wq_N * nll_over_q_N - nll_N
             unlikely_N = nll_N.clamp(max=largest) * torch.expm1(shape.beta * log_q_N)
             w_N = torch.where(delta_N >= 0, likely_N, unlikely_N).exp()

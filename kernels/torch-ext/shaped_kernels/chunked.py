@@ -1,7 +1,9 @@
-"""The shaped loss of a linear head a few rows at a time: no [N, V] tensor, gradients computed in the forward.
+"""The shaped loss of a linear head a few rows at a time: no [N, V] tensor, gradients computed in
+the forward.
 
-A chunk of rows is what a matmul sees. A row step (`TorchRows` here, `TritonRows` on a GPU) turns its logits into
-loss, metrics and, in place, the gradient; two more matmuls carry that to the hidden states and the weight.
+A chunk of rows is what a matmul sees. A row step (`TorchRows` here, `TritonRows` on a GPU) turns
+its logits into loss, metrics and, in place, the gradient; two more matmuls carry that to the hidden
+states and the weight.
 
 Dimensions: N tokens, D hidden, V vocabulary, C rows of a chunk, M metrics.
 """
@@ -21,8 +23,8 @@ from .targets import Rows, Targets, count_rows, take_rows
 
 # MiB of logits held at a time.
 _CPU_CHUNK_MB = 256
-# On a GPU few large matmuls are fast, and a sum in fp32 is read and written once per chunk: up to the larger amount
-# where that makes as few chunks as this.
+# On a GPU few large matmuls are fast, and a sum in fp32 is read and written once per chunk: up to
+# the larger amount where that makes as few chunks as this.
 _CUDA_CHUNK_MB, _CUDA_MOST_MB, _CUDA_CHUNKS = 640, 970, 5
 # A GPU's matmul works in tiles: rows beyond a multiple of this would cost a tile's time.
 _CUDA_TILE_ROWS = 128
@@ -36,8 +38,11 @@ class RowStep(Protocol):
 
     def __init__(self, logits_CV: Tensor, options: LossOptions) -> None: ...
 
-    def __call__(self, logits_CV: Tensor, targets_C: Tensor, with_grad: bool) -> tuple[Tensor, list[Tensor]]:
-        """Loss [C] and the metrics of `options.metrics`, [C] each; overwrites `logits_CV` with its gradient."""
+    def __call__(
+        self, logits_CV: Tensor, targets_C: Tensor, with_grad: bool
+    ) -> tuple[Tensor, list[Tensor]]:
+        """Loss [C] and the metrics of `options.metrics`, [C] each; overwrites `logits_CV` with its
+        gradient."""
         ...
 
     @staticmethod
@@ -56,9 +61,9 @@ def chunked_loss(
 ) -> tuple[Tensor, dict[str, Tensor]]:
     """Summed loss, and the metrics asked for as [N] tensors. Same contract as `reference_loss`.
 
-    Half-precision inputs go through the matmuls as they are, everything else is fp32, the accumulated weight
-    gradient included unless `options.accum_dtype` says otherwise; float64 stays float64. Under autocast the matmuls
-    run in its dtype.
+    Half-precision inputs go through the matmuls as they are, everything else is fp32, the
+    accumulated weight gradient included unless `options.accum_dtype` says otherwise; float64 stays
+    float64. Under autocast the matmuls run in its dtype.
 
     Raises:
         RuntimeError: a second backward through the same loss, or a double backward.
@@ -74,7 +79,8 @@ def chunked_loss(
 
 
 class _ChunkedLoss(torch.autograd.Function):
-    """Gradients for an incoming gradient of 1, made in the forward; the backward scales them in place."""
+    """Gradients for an incoming gradient of 1, made in the forward; the backward scales them in
+    place."""
 
     @staticmethod
     def forward(
@@ -87,7 +93,9 @@ class _ChunkedLoss(torch.autograd.Function):
         row_step: type[RowStep],
         needs: tuple[bool, ...],
     ) -> tuple[Tensor, ...]:
-        loss, metrics_MN, grads = _run_chunks(hidden_ND, weight_VD, bias_V, targets, options, row_step, needs)
+        loss, metrics_MN, grads = _run_chunks(
+            hidden_ND, weight_VD, bias_V, targets, options, row_step, needs
+        )
         ctx.input_dtypes = [None if t is None else t.dtype for t in (hidden_ND, weight_VD, bias_V)]
         ctx.used, ctx.row_step = False, row_step
         ctx.save_for_backward(*grads)
@@ -113,17 +121,24 @@ class _ChunkedLoss(torch.autograd.Function):
 class _Gradients:
     """The gradients that are needed, summed over chunks; None for the others."""
 
-    def __init__(self, hidden_ND: Tensor, weight_VD: Tensor, accum_dtype: torch.dtype, needs: tuple) -> None:
+    def __init__(
+        self, hidden_ND: Tensor, weight_VD: Tensor, accum_dtype: torch.dtype, needs: tuple
+    ) -> None:
         self._weight_VD, self._first = weight_VD, True
         needs_hidden, needs_weight, needs_bias = needs
-        self.hidden_ND = torch.zeros_like(hidden_ND) if needs_hidden else None  # ignored rows may not be visited
+        # ignored rows may not be visited
+        self.hidden_ND = torch.zeros_like(hidden_ND) if needs_hidden else None
         self.weight_VD = torch.empty_like(weight_VD, dtype=accum_dtype) if needs_weight else None
-        self.bias_V = weight_VD.new_zeros(weight_VD.shape[0], dtype=accum_dtype) if needs_bias else None
+        self.bias_V = (
+            weight_VD.new_zeros(weight_VD.shape[0], dtype=accum_dtype) if needs_bias else None
+        )
 
     def add(self, dz_CV: Tensor, hidden_CD: Tensor, rows: Rows, ignored_C: Tensor | None) -> None:
-        """Add the share of the positions `rows`, whose logit gradient is `dz_CV` and hidden states `hidden_CD`.
+        """Add the share of the positions `rows`, whose logit gradient is `dz_CV` and hidden states
+        `hidden_CD`.
 
-        `ignored_C` says which of them are ignored, None that none is: their gradient is 0, but 0 times NaN is not.
+        `ignored_C` says which of them are ignored, None that none is: their gradient is 0, but 0
+        times NaN is not.
         """
         if self.hidden_ND is not None:
             if isinstance(rows, slice):
@@ -144,7 +159,8 @@ class _Gradients:
         # Rounding each chunk's product to half precision before the sum would bias training.
         if dz_VC.dtype != sum_VD.dtype and not sum_VD.is_cuda:
             dz_VC, hidden_CD = dz_VC.to(sum_VD.dtype), hidden_CD.to(sum_VD.dtype)
-        # Only CUDA's matmul can sum in another dtype. The first chunk overwrites, which saves a pass over [V, D].
+        # Only CUDA's matmul can sum in another dtype. The first chunk overwrites, which saves a
+        # pass over [V, D].
         mixed: dict[str, Any] = {} if dz_VC.dtype == sum_VD.dtype else {"out_dtype": sum_VD.dtype}
         if self._first:
             torch.mm(dz_VC, hidden_CD, out=sum_VD, **mixed)
@@ -167,7 +183,8 @@ def _run_chunks(
     row_step: type[RowStep],
     needs: tuple[bool, ...],
 ) -> tuple[Tensor, Tensor, tuple[Tensor | None, ...]]:
-    """Loss, metrics [M, N] in the order of `options.metrics`, and the gradients that `needs` asks for, else None."""
+    """Loss, metrics [M, N] in the order of `options.metrics`, and the gradients that `needs` asks
+    for, else None."""
     device, dtype = hidden_ND.device.type, hidden_ND.dtype
     if torch.is_autocast_enabled(device) and dtype != torch.float64:
         dtype = torch.get_autocast_dtype(device)
@@ -178,7 +195,9 @@ def _run_chunks(
         V = weight_VD.shape[0]
         # A shard's buffer has spare columns: the largest shard's width, the same in all processes.
         width = V if options.shard is None else options.shard.width
-        C = _even_rows(len(targets), _most_rows(len(targets), width, weight_VD, options.chunk_mb), device)
+        C = _even_rows(
+            len(targets), _most_rows(len(targets), width, weight_VD, options.chunk_mb), device
+        )
         logits_CV = hidden_ND.new_empty(C, width)
         step = row_step(logits_CV, options)
         grads = _Gradients(hidden_ND, weight_VD, options.accum_dtype or exact_dtype, needs)
@@ -204,8 +223,8 @@ def _run_chunks(
 def _chunks(targets: Targets, C: int, skips_ignored: bool, device: str) -> Iterator[Rows]:
     """Positions of at most `C` targets at a time, until all that count have been there.
 
-    Where ignored ones do no harm, the first chunk is simply the first `C` positions, and which of the rest count is
-    asked for when it is under way: the device works while the host waits.
+    Where ignored ones do no harm, the first chunk is simply the first `C` positions, and which of
+    the rest count is asked for when it is under way: the device works while the host waits.
     """
     first = C if skips_ignored else 0
     rest = targets.rows_from(first)
@@ -220,11 +239,16 @@ def _chunks(targets: Targets, C: int, skips_ignored: bool, device: str) -> Itera
 
 
 def _most_rows(N: int, width: int, weight_VD: Tensor, chunk_mb: float | None) -> int:
-    """Rows of a chunk of `N` whose logits fit `chunk_mb` MiB, in whole tiles on a GPU; at least 1."""
+    """Rows of a chunk of `N` whose logits fit `chunk_mb` MiB, in whole tiles on a GPU; at least
+    1."""
 
     def fitting(mb: float) -> int:
         rows = int(mb * 2**20 / (width * weight_VD.dtype.itemsize))
-        return rows - rows % _CUDA_TILE_ROWS if weight_VD.is_cuda and rows > _CUDA_TILE_ROWS else max(1, rows)
+        return (
+            rows - rows % _CUDA_TILE_ROWS
+            if weight_VD.is_cuda and rows > _CUDA_TILE_ROWS
+            else max(1, rows)
+        )
 
     if chunk_mb is not None:
         return fitting(chunk_mb)
@@ -236,7 +260,8 @@ def _most_rows(N: int, width: int, weight_VD: Tensor, chunk_mb: float | None) ->
 
 
 def _even_rows(N: int, most: int, device: str) -> int:
-    """Rows of the next chunk, so that the `N` rows left are spread evenly: a short last chunk is a slow matmul."""
+    """Rows of the next chunk, so that the `N` rows left are spread evenly: a short last chunk is a
+    slow matmul."""
     rows = -(-N // max(1, -(-N // most)))
     if device == "cuda":
         rows += -rows % _CUDA_TILE_ROWS

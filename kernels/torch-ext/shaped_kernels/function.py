@@ -19,7 +19,9 @@ from .targets import Targets
 from .triton_rows import triton_loss, why_not_triton
 from .vocab_parallel import local_tensors
 
-Implementation = Callable[[Tensor, Tensor, Tensor | None, Targets, LossOptions], tuple[Tensor, dict[str, Tensor]]]
+Implementation = Callable[
+    [Tensor, Tensor, Tensor | None, Targets, LossOptions], tuple[Tensor, dict[str, Tensor]]
+]
 IMPLEMENTATIONS: dict[str, Implementation] = {
     "reference": reference_loss,
     "chunked": chunked_loss,
@@ -32,8 +34,9 @@ METRICS = ("nll", "entropy", "target_prob", "head_mass", "tail_mass", "is_top1",
 class ShapedLossOutput(NamedTuple):
     """What `shaped_linear_loss` returns.
 
-    `loss` is a scalar. The other fields have the shape of `targets`, carry no gradient, are 0 at ignored
-    positions, and are None unless named in `metrics`. All are fp32, or float64 for float64 input.
+    `loss` is a scalar. The other fields have the shape of `targets`, carry no gradient, are 0 at
+    ignored positions, and are None unless named in `metrics`. All are fp32, or float64 for float64
+    input.
     """
 
     loss: Tensor
@@ -46,7 +49,8 @@ class ShapedLossOutput(NamedTuple):
     target_rank: Tensor | None = None
 
 
-# torch.compile would break its graph at the first value read from the device and trace the rest in vain.
+# torch.compile would break its graph at the first value read from the device and trace the rest in
+# vain.
 @torch.compiler.disable
 def shaped_linear_loss(
     hidden: Tensor,
@@ -63,10 +67,11 @@ def shaped_linear_loss(
     chunk_mb: float | None = None,
     accum_dtype: torch.dtype | None = None,
 ) -> ShapedLossOutput:
-    """Reward-shaped next-token loss of a linear head, summed over the targets (arXiv 2512.22955, Eq. 10–13).
+    """Reward-shaped next-token loss of a linear head, summed over the targets (arXiv 2512.22955,
+    Eq. 10–13).
 
-    The logits are z = hidden @ weight.T + bias, times `logit_scale`, then softcap·tanh(z/softcap) where a
-    `softcap` is given. The defaults are `F.cross_entropy(z, targets, reduction="sum")`.
+    The logits are z = hidden @ weight.T + bias, times `logit_scale`, then softcap·tanh(z/softcap)
+    where a `softcap` is given. The defaults are `F.cross_entropy(z, targets, reduction="sum")`.
 
     Args:
         hidden: [..., D] hidden states, for example [N, D] or [B, T, D].
@@ -77,44 +82,50 @@ def shaped_linear_loss(
         logit_scale: above 0.
         softcap: above 0, or None.
         ignore_index: targets equal to it count for nothing.
-        metrics: per-token values to return, from `METRICS`: nll and entropy (nats), target_prob, head_mass
-            and tail_mass (probability inside and outside the top k, the target not counted), is_top1 (1 where
-            the target is the argmax; ties go to the lowest id), target_rank (how many tokens come before the
+        metrics: per-token values to return, from `METRICS`: nll and entropy (nats), target_prob,
+            head_mass and tail_mass (probability inside and outside the top k, the target not
+            counted), is_top1 (1 where the target is the argmax; ties go to the lowest id),
+            target_rank (how many tokens come before the
             target: larger, or equal with a lower id; costs one more pass over the logits).
-        impl: "reference" (full logits, autograd), "chunked" (torch), "triton" (CUDA), or "auto": "triton" on a CUDA
-            device that can, else "chunked".
-        chunk_mb: MiB of logits held at a time by "chunked" and "triton"; None is 640 on CUDA (up to 970 where that
-            leaves 5 chunks), else 256.
-        accum_dtype: dtype in which they sum the weight's gradient over chunks; None is fp32 (float64 for
-            float64). The weight's own bf16 saves memory, and rounds each partial sum.
+        impl: "reference" (full logits, autograd), "chunked" (torch), "triton" (CUDA), or "auto":
+            "triton" on a CUDA device that can, else "chunked".
+        chunk_mb: MiB of logits held at a time by "chunked" and "triton"; None is 640 on CUDA (up to
+            970 where that leaves 5 chunks), else 256.
+        accum_dtype: dtype in which they sum the weight's gradient over chunks; None is fp32
+            (float64 for float64). The weight's own bf16 saves memory, and rounds each partial sum.
 
     Returns:
-        `ShapedLossOutput`. Without a valid target the loss is a differentiable 0. A token whose logits hold NaN or
-        +inf, or nothing but −inf, has NaN for its loss, metrics and gradient.
+        `ShapedLossOutput`. Without a valid target the loss is a differentiable 0. A token whose
+        logits hold NaN or +inf, or nothing but −inf, has NaN for its loss, metrics and gradient.
 
-    `weight` and `bias` may be DTensors. All processes of their mesh then call with the same `hidden` and `targets`,
-    all get the whole loss and the whole gradient of `hidden`, and each the gradient of its own part of the head. A
-    head sharded by rows over one mesh dimension stays sharded with "chunked" ("auto"); any other is gathered, which
-    `weight.full_tensor()` also does.
+    `weight` and `bias` may be DTensors. All processes of their mesh then call with the same
+    `hidden` and `targets`, all get the whole loss and the whole gradient of `hidden`, and each the
+    gradient of its own part of the head. A head sharded by rows over one mesh dimension stays
+    sharded with "chunked" ("auto"); any other is gathered, which `weight.full_tensor()` also does.
 
     Raises:
-        ValueError: an argument is out of range, a target outside the vocabulary, or one of weight and bias a
-            DTensor and the other not.
-        RuntimeError: a second backward through one loss, or a double backward ("chunked", "triton").
+        ValueError: an argument is out of range, a target outside the vocabulary, or one of weight
+            and bias a DTensor and the other not.
+        RuntimeError: a second backward through one loss, or a double backward ("chunked",
+            "triton").
 
-    On CUDA the host reads one number, how many targets count, when the first chunk is under way: the device does
-    not wait.
+    On CUDA the host reads one number, how many targets count, when the first chunk is under way:
+    the device does not wait.
     """
     _check_tensors(hidden, weight, targets, bias)
     options = LossOptions(shape, float(logit_scale), softcap, tuple(metrics), chunk_mb, accum_dtype)
     _check_options(options, metrics, weight.dtype)
     ordered = Targets(targets.reshape(-1).long(), ignore_index, weight.shape[0])
-    hidden, weight, bias, shard = local_tensors(hidden, weight, bias, keep_shards=impl in ("auto", "chunked"))
+    hidden, weight, bias, shard = local_tensors(
+        hidden, weight, bias, keep_shards=impl in ("auto", "chunked")
+    )
     impl = "chunked" if shard else _choose(impl, weight)
     options = options._replace(shard=shard)
     hidden_ND = hidden.reshape(targets.numel(), hidden.shape[-1])
     loss, values_N = IMPLEMENTATIONS[impl](hidden_ND, weight, bias, ordered, options)
-    return ShapedLossOutput(loss, **{name: value.view(targets.shape) for name, value in values_N.items()})
+    return ShapedLossOutput(
+        loss, **{name: value.view(targets.shape) for name, value in values_N.items()}
+    )
 
 
 def _choose(impl: str, weight: Tensor) -> str:
@@ -142,7 +153,9 @@ def _check_tensors(hidden: Tensor, weight: Tensor, targets: Tensor, bias: Tensor
     if targets.is_floating_point() or targets.dtype == torch.bool:
         raise ValueError(f"targets has dtype {targets.dtype}; it must hold token ids (torch.long)")
     if bias is not None and bias.shape != weight.shape[:1]:
-        raise ValueError(f"bias has shape {tuple(bias.shape)}; it must be [V] = {tuple(weight.shape[:1])}")
+        raise ValueError(
+            f"bias has shape {tuple(bias.shape)}; it must be [V] = {tuple(weight.shape[:1])}"
+        )
     dtypes = {t.dtype for t in (hidden, weight, bias) if t is not None}
     if len(dtypes) > 1 and not torch.is_autocast_enabled(hidden.device.type):
         raise ValueError(
@@ -151,9 +164,13 @@ def _check_tensors(hidden: Tensor, weight: Tensor, targets: Tensor, bias: Tensor
         )
 
 
-def _check_options(options: LossOptions, metrics: tuple[str, ...], weight_dtype: torch.dtype) -> None:
+def _check_options(
+    options: LossOptions, metrics: tuple[str, ...], weight_dtype: torch.dtype
+) -> None:
     if not isinstance(options.shape, RewardShape):
-        raise ValueError(f"shape={options.shape!r} is not a RewardShape; a preset is RewardShape.preset('precision')")
+        raise ValueError(
+            f"shape={options.shape!r} is not a RewardShape; a preset is RewardShape.preset('precision')"
+        )
     for name, value in (
         ("logit_scale", options.logit_scale),
         ("softcap", options.softcap),
@@ -169,4 +186,6 @@ def _check_options(options: LossOptions, metrics: tuple[str, ...], weight_dtype:
         raise ValueError(f"metrics={metrics!r} is one string; write metrics=({metrics!r},)")
     for name in options.metrics:
         if name not in METRICS:
-            raise ValueError(f"metrics holds {name!r}, which is unknown; use any of {', '.join(METRICS)}")
+            raise ValueError(
+                f"metrics holds {name!r}, which is unknown; use any of {', '.join(METRICS)}"
+            )

@@ -1,9 +1,11 @@
-"""One block of logits to its loss, metrics and gradient, in place: the elementwise half of the chunked loss.
+"""One block of logits to its loss, metrics and gradient, in place: the elementwise half of the
+chunked loss.
 
-With m the largest logit besides that of the target x, e_j = exp(z_j − m) and s = Σ e_j over j ≠ x, the other
-tokens have p_j = q·e_j/s. The target and the head set are taken out and put back by gather and scatter over a
-few indices: every pass over [R, V] is a plain one, and the tail's mass is summed directly. Where the vocabulary is
-spread over processes, V is this process's part, and `WholeVocabulary` or `VocabularyShard` answers for the whole.
+With m the largest logit besides that of the target x, e_j = exp(z_j − m) and s = Σ e_j over j ≠ x,
+the other tokens have p_j = q·e_j/s. The target and the head set are taken out and put back by
+gather and scatter over a few indices: every pass over [R, V] is a plain one, and the tail's mass is
+summed directly. Where the vocabulary is spread over processes, V is this process's part, and
+`WholeVocabulary` or `VocabularyShard` answers for the whole.
 
 Dimensions: R rows, V vocabulary, K head set.
 """
@@ -31,7 +33,9 @@ class Scratch(NamedTuple):
     slope_RV: Tensor | None
 
     @classmethod
-    def allocate(cls, R: int, logits_CV: Tensor, dtype: torch.dtype, options: LossOptions) -> Scratch:
+    def allocate(
+        cls, R: int, logits_CV: Tensor, dtype: torch.dtype, options: LossOptions
+    ) -> Scratch:
         """Room for R rows of `dtype`, as many tensors as `options` will use."""
         V = logits_CV.shape[1]
         vocabulary = V if options.shard is None else options.shard.vocabulary
@@ -54,7 +58,9 @@ class TorchRows:
         self._dtype, self._options = dtype, options
         self._scratch = Scratch.allocate(self._R, logits_CV, dtype, options)
 
-    def __call__(self, logits_CV: Tensor, targets_C: Tensor, with_grad: bool) -> tuple[Tensor, list[Tensor]]:
+    def __call__(
+        self, logits_CV: Tensor, targets_C: Tensor, with_grad: bool
+    ) -> tuple[Tensor, list[Tensor]]:
         """Loss [C] and the metrics of the options, [C] each; `logits_CV` becomes its gradient."""
         names = self._options.metrics
         loss_C = torch.empty_like(targets_C, dtype=self._dtype)
@@ -62,7 +68,9 @@ class TorchRows:
         for logits_RV, targets_R, loss_R, *metrics_R in zip(
             *(t.split(self._R) for t in (logits_CV, targets_C, loss_C, *metrics_C)), strict=True
         ):
-            loss, metrics = shape_rows(logits_RV, targets_R, self._options, self._scratch, with_grad)
+            loss, metrics = shape_rows(
+                logits_RV, targets_R, self._options, self._scratch, with_grad
+            )
             loss_R.copy_(loss)
             for name, metric_R in zip(names, metrics_R, strict=True):
                 metric_R.copy_(metrics[name])
@@ -71,14 +79,16 @@ class TorchRows:
     @staticmethod
     def scale(gradient: Tensor, factor: Tensor, dtype: torch.dtype) -> Tensor:
         """`gradient` times the scalar `factor`, in place, in `dtype`."""
-        # Reading the factor is free on a CPU. Elsewhere it would wait for the device, so scaling is cheaper.
+        # Reading the factor is free on a CPU. Elsewhere it would wait for the device, so scaling is
+        # cheaper.
         if gradient.device.type != "cpu" or factor.item() != 1:
             gradient = gradient.mul_(factor)
         return gradient.to(dtype)
 
 
 class _Others(NamedTuple):
-    """The tokens besides the target, each [R]: shares Σ e/s and −Σ p ln p of the head and of the rest."""
+    """The tokens besides the target, each [R]: shares Σ e/s and −Σ p ln p of the head and of the
+    rest."""
 
     head_share: Tensor
     rest_share: Tensor
@@ -89,7 +99,8 @@ class _Others(NamedTuple):
 def shape_rows(
     logits_RV: Tensor, targets_R: Tensor, options: LossOptions, scratch: Scratch, with_grad: bool
 ) -> tuple[Tensor, dict[str, Tensor]]:
-    """Loss [R] and the metrics asked for, [R] each, of raw logits (before scale, softcap and upcast).
+    """Loss [R] and the metrics asked for, [R] each, of raw logits (before scale, softcap and
+    upcast).
 
     Overwrites `logits_RV`: with d loss / d logits where `with_grad`, else with nothing of use.
     """
@@ -99,12 +110,18 @@ def shape_rows(
     z_RV = logits_RV if scratch.upcast_RV is None else scratch.upcast_RV[:R].copy_(logits_RV)
     slope_RV = _transform(z_RV, options, scratch)
     tokens.hide_spare(z_RV)
-    ids_RK = tokens.head_columns(z_RV, shape.top_k) if _needs_head(options, tokens.vocabulary) else x_R1[:, :0]
+    ids_RK = (
+        tokens.head_columns(z_RV, shape.top_k)
+        if _needs_head(options, tokens.vocabulary)
+        else x_R1[:, :0]
+    )
 
     z_x_R = z_RV.gather(-1, x_R1).squeeze(-1)
     z_RV.scatter_(-1, x_R1, -torch.inf)
     z_x_R, max_R = tokens.maximum(z_x_R, z_RV.amax(-1))
-    is_top1_R = tokens.is_first_max(z_RV, targets_R, z_x_R, max_R) if "is_top1" in options.metrics else None
+    is_top1_R = (
+        tokens.is_first_max(z_RV, targets_R, z_x_R, max_R) if "is_top1" in options.metrics else None
+    )
     with_rank = "target_rank" in options.metrics
     rank_R = [tokens.count_before(z_RV, targets_R, z_x_R)] if with_rank else []
     is_broken_R = ~torch.maximum(z_x_R, max_R).isfinite()
@@ -124,8 +141,13 @@ def shape_rows(
     target_rank_R = rest_dot_R.pop() if with_rank else None
     sum_R = head_sum_R + rest_sum_R
     alone_R = sum_R == 0
-    sum_R.clamp_(min=1)  # the largest e_j is 1: this changes nothing but a target without a competitor
-    delta_R = ((z_x_R - max_R) - sum_R.log()).masked_fill_(alone_R, torch.inf).masked_fill_(is_broken_R, torch.nan)
+    # the largest e_j is 1: this changes nothing but a target without a competitor
+    sum_R.clamp_(min=1)
+    delta_R = (
+        ((z_x_R - max_R) - sum_R.log())
+        .masked_fill_(alone_R, torch.inf)
+        .masked_fill_(is_broken_R, torch.nan)
+    )
     target = target_terms(delta_R, shape)
 
     def minus_p_log_p(share_R: Tensor, dot_R: Tensor) -> Tensor:
@@ -184,7 +206,8 @@ def _write_gradient(
     options: LossOptions,
     rest_rate: float,
 ) -> None:
-    """Overwrite `e_RV` with p_j·(R − r_j), and −(wq − p·S) at the target, S the mean reward of the others."""
+    """Overwrite `e_RV` with p_j·(R − r_j), and −(wq − p·S) at the target, S the mean reward of the
+    others."""
     head_rate = options.shape.lambda_head
     S_R = target.q * (head_rate * others.head_share + rest_rate * others.rest_share)
     scale_R = options.logit_scale / sum_R

@@ -17,22 +17,27 @@ POSITIVE_FORMS = ("exponent", "product", "power")
 
 @dataclass(frozen=True)
 class RewardShape:
-    """The rewards of next-token prediction seen as a one-step episode (arXiv 2512.22955, Eq. 10–13).
+    """The rewards of next-token prediction seen as a one-step episode (arXiv 2512.22955, Eq.
+    10–13).
 
-    Written with p the predicted probability of the target, w = p·r the weight of its log-probability in the
-    loss, and K the `top_k` most probable tokens (ties go to the lowest id). The defaults are cross-entropy.
+    Written with p the predicted probability of the target, w = p·r the weight of its
+    log-probability in the loss, and K the `top_k` most probable tokens (ties go to the lowest id).
+    The defaults are cross-entropy.
 
     Args:
-        beta: β of Eq. 11, at least −1, in the form that `positive` names. Below 0 it sharpens the distribution
-            ("precision"), above 0 it keeps it broad ("diversity"), 0 is cross-entropy in every form.
+        beta: β of Eq. 11, at least −1, in the form that `positive` names. Below 0 it sharpens the
+            distribution ("precision"), above 0 it keeps it broad ("diversity"), 0 is cross-entropy
+            in every form.
         lambda_head: λ̃, the reward of the tokens of K other than the target (Eq. 12–13).
         lambda_tail: λ̂, the reward of the tokens outside K other than the target (Eq. 12–13).
-        top_k: size of K (Eq. 12–13), at least 1; larger than the vocabulary means that there is no tail.
+        top_k: size of K (Eq. 12–13), at least 1; larger than the vocabulary means that there is no
+            tail.
         positive: the form of the target's reward.
-            ``"exponent"`` (default) is the paper's Eq. 11: r = (1/p)^((1−p)^β), so w = p^(1−(1−p)^β).
-            ``"product"`` is this project's variant, a focal-like weight without a gradient:
-            r = (1/p)·(1−p)^β, so w = (1−p)^β. kernels/README.md tells why the first is taken for the paper's.
-            ``"power"`` is a baseline from elsewhere: w = p^α; α = 1 is DFT (arXiv 2508.05629).
+            ``"exponent"`` (default) is the paper's Eq. 11: r = (1/p)^((1−p)^β), so w =
+            p^(1−(1−p)^β). ``"product"`` is this project's variant, a focal-like weight without a
+            gradient: r = (1/p)·(1−p)^β, so w = (1−p)^β. kernels/README.md tells why the first is
+            taken for the paper's. ``"power"`` is a baseline from elsewhere: w = p^α; α = 1 is DFT
+            (arXiv 2508.05629).
         alpha: exponent of ``"power"``, above 0.
 
     Raises:
@@ -60,13 +65,17 @@ class RewardShape:
                 "tail set lambda_head and lambda_tail to 0"
             )
         if self.positive not in POSITIVE_FORMS:
-            raise ValueError(f"positive={self.positive!r} is unknown; use one of {', '.join(POSITIVE_FORMS)}")
+            raise ValueError(
+                f"positive={self.positive!r} is unknown; use one of {', '.join(POSITIVE_FORMS)}"
+            )
         if self.alpha <= 0:
             raise ValueError(
                 f"alpha={self.alpha!r} is not above 0; for unweighted cross-entropy leave out positive and alpha"
             )
         if self.positive == "power" and self.beta != 0:
-            raise ValueError(f"beta={self.beta!r} is unused by positive='power'; leave it at 0 and set alpha")
+            raise ValueError(
+                f"beta={self.beta!r} is unused by positive='power'; leave it at 0 and set alpha"
+            )
         if self.positive != "power" and self.alpha != 1:
             raise ValueError(
                 f"alpha={self.alpha!r} is unused by positive={self.positive!r}; leave it at 1, or use positive='power'"
@@ -102,7 +111,9 @@ class RewardShape:
 def _require_finite(name: str, value: object) -> None:
     is_number = isinstance(value, int | float) and not isinstance(value, bool)
     if not is_number or not math.isfinite(value):  # type: ignore[arg-type]
-        raise ValueError(f"{name}={value!r} is not a finite number; write it as one, for example 0.1")
+        raise ValueError(
+            f"{name}={value!r} is not a finite number; write it as one, for example 0.1"
+        )
 
 
 PRESETS = MappingProxyType(
@@ -119,7 +130,8 @@ PRESETS = MappingProxyType(
 
 
 class LossOptions(NamedTuple):
-    """Everything an implementation of `shaped_linear_loss` is told besides the tensors; validated there."""
+    """Everything an implementation of `shaped_linear_loss` is told besides the tensors; validated
+    there."""
 
     shape: RewardShape
     logit_scale: float

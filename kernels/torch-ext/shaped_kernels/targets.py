@@ -34,17 +34,21 @@ class Targets:
     def rows_from(self, start: int) -> Callable[[], Rows]:
         """Ask for the positions from `start` on that count; the function returned gives them.
 
-        A GPU is asked now and answers at the call: what was enqueued in between keeps it busy while the host waits.
+        A GPU is asked now and answers at the call: what was enqueued in between keeps it busy while
+        the host waits.
 
         Raises:
             ValueError: at the call, that a target is outside the vocabulary.
         """
         is_valid = self._is_valid_N[start:]
-        order = is_valid.logical_not().sort(stable=True).indices  # those that count first, ascending
+        # those that count first, ascending
+        order = is_valid.logical_not().sort(stable=True).indices
         counts = torch.stack([is_valid.sum(), self._is_bad_N.sum()])
         answered: torch.cuda.Event | None = None
         if counts.is_cuda:
-            counts = torch.empty_like(counts, device="cpu", pin_memory=True).copy_(counts, non_blocking=True)
+            counts = torch.empty_like(counts, device="cpu", pin_memory=True).copy_(
+                counts, non_blocking=True
+            )
             answered = torch.cuda.Event()
             answered.record()
 
@@ -72,4 +76,8 @@ def count_rows(rows: Rows) -> int:
 
 def take_rows(rows: Rows, first: int, last: int) -> Rows:
     """The positions of `rows` from the `first`-th to before the `last`-th."""
-    return slice(rows.start + first, rows.start + last) if isinstance(rows, slice) else rows[first:last]
+    return (
+        slice(rows.start + first, rows.start + last)
+        if isinstance(rows, slice)
+        else rows[first:last]
+    )

@@ -1,6 +1,8 @@
-"""Exact top-k membership, ties to the lowest id: the first k of a stable descending sort, without sorting.
+"""Exact top-k membership, ties to the lowest id: the first k of a stable descending sort, without
+sorting.
 
-Ties at the threshold are the rule, not the exception, for logits that come out of a half-precision matmul.
+Ties at the threshold are the rule, not the exception, for logits that come out of a half-precision
+matmul.
 
 Dimensions: R rows, V vocabulary, K head set, T rows with a tie at the threshold.
 """
@@ -18,7 +20,8 @@ def head_ids(z_RV: Tensor, top_k: int) -> Tensor:
     """
     values_RK, ids_RK = z_RV.topk(top_k + 1, dim=-1)
     threshold_R = values_RK[:, top_k - 1]
-    # torch.topk breaks ties as it likes. That matters only where the first value left out equals the last.
+    # torch.topk breaks ties as it likes. That matters only where the first value left out equals
+    # the last.
     is_tied_R = (threshold_R == values_RK[:, top_k]) & (threshold_R != -torch.inf)
     ids_RK = ids_RK[:, :top_k]
     tied_T = is_tied_R.nonzero().squeeze(-1)
@@ -32,7 +35,8 @@ def _take_lowest_ids(z_TV: Tensor, values_TK: Tensor, ids_TK: Tensor) -> Tensor:
     threshold_T1 = values_TK[:, -1:]
     equal_TV = z_TV == threshold_T1
     above_T = (values_TK > threshold_T1).sum(-1)  # these come first: topk sorts
-    # nonzero lists the equal entries row by row, ids ascending; `rank` counts them within their row.
+    # nonzero lists the equal entries row by row, ids ascending; `rank` counts them within their
+    # row.
     row, token_id = equal_TV.nonzero(as_tuple=True)
     count_T = equal_TV.sum(-1)
     rank = torch.arange(row.numel(), device=row.device) - (count_T.cumsum(0) - count_T)[row]

@@ -1,4 +1,5 @@
-"""The shaped loss in torchtitan (0.3): `ShapedLoss.Config` goes where a trainer's configuration has its loss.
+"""The shaped loss in torchtitan (0.3): `ShapedLoss.Config` goes where a trainer's configuration has
+its loss.
 
     # my_run.py; start with: torchrun ... -m torchtitan.train --module my_run --config precision
     from shaped_kernels import RewardShape
@@ -33,16 +34,18 @@ from .shape import RewardShape
 
 
 class ShapedLoss(ChunkedLossWrapper):
-    """Reward-shaped next-token loss (arXiv 2512.22955) of the decoder's hidden states and its `lm_head`.
+    """Reward-shaped next-token loss (arXiv 2512.22955) of the decoder's hidden states and its
+    `lm_head`.
 
-    It is a `ChunkedLossWrapper` because that is the type for which torchtitan's trainer leaves `lm_head` out of the
-    model's forward and hands it to the loss. Nothing else of it is used: chunks, and gradients made in the forward,
-    are `shaped_linear_loss`'s own. Normalisation is torchtitan's: the sum over this rank's targets, divided by the
-    number of valid targets of the global batch where it is given. Validation reports the same loss, so that runs
-    with different shapes do not compare by it.
+    It is a `ChunkedLossWrapper` because that is the type for which torchtitan's trainer leaves
+    `lm_head` out of the model's forward and hands it to the loss. Nothing else of it is used:
+    chunks, and gradients made in the forward, are `shaped_linear_loss`'s own. Normalisation is
+    torchtitan's: the sum over this rank's targets, divided by the number of valid targets of the
+    global batch where it is given. Validation reports the same loss, so that runs with different
+    shapes do not compare by it.
 
-    Under FSDP2 the head is gathered for the loss; under tensor parallelism it stays sharded by vocabulary. Tested with
-    each of the two alone; pipeline and context parallelism are not tested.
+    Under FSDP2 the head is gathered for the loss; under tensor parallelism it stays sharded by
+    vocabulary. Tested with each of the two alone; pipeline and context parallelism are not tested.
 
     Raises:
         ValueError: the head is not a plain linear layer, or the backend is "full_dtensor".
@@ -70,17 +73,30 @@ class ShapedLoss(ChunkedLossWrapper):
         self.lm_head = lm_head
 
     def __call__(
-        self, pred: Tensor, labels: Tensor, global_valid_tokens: Tensor | None = None, **loss_inputs: Any
+        self,
+        pred: Tensor,
+        labels: Tensor,
+        global_valid_tokens: Tensor | None = None,
+        **loss_inputs: Any,
     ) -> tuple[Tensor, dict[str, Tensor]]:
-        """Loss of hidden states `pred` [B, T, D] and `labels` [B, T], already shifted; the metrics are empty."""
+        """Loss of hidden states `pred` [B, T, D] and `labels` [B, T], already shifted; the metrics
+        are empty."""
         if get_spmd_backend() == "full_dtensor":
-            raise ValueError("spmd_backend='full_dtensor' is not supported by ShapedLoss: use 'spmd_types'")
+            raise ValueError(
+                "spmd_backend='full_dtensor' is not supported by ShapedLoss: use 'spmd_types'"
+            )
         if isinstance(self.lm_head, FSDPModule):
             self.lm_head.unshard()  # its own forward, which would do so, never runs
         with spmd.no_typecheck():
             hidden, weight, bias = _on_one_vocabulary(pred, self.lm_head)
             loss = shaped_linear_loss(
-                hidden, weight, labels, self.shape, bias=bias, ignore_index=IGNORE_INDEX, impl=self.impl
+                hidden,
+                weight,
+                labels,
+                self.shape,
+                bias=bias,
+                ignore_index=IGNORE_INDEX,
+                impl=self.impl,
             ).loss
             if global_valid_tokens is not None:
                 loss = loss / global_valid_tokens
@@ -94,8 +110,9 @@ class ShapedLoss(ChunkedLossWrapper):
 def _on_one_vocabulary(pred: Tensor, lm_head: nn.Linear) -> tuple[Tensor, Tensor, Tensor | None]:
     """Hidden states, weight and bias; a head sharded over tensor-parallel ranks as DTensor.
 
-    Under "spmd_types" the shards are plain tensors. There the gradient of replicated hidden states is a partial sum
-    over the ranks, while `shaped_linear_loss` gives each rank the whole one: the conversion lets one rank pass it on.
+    Under "spmd_types" the shards are plain tensors. There the gradient of replicated hidden states
+    is a partial sum over the ranks, while `shaped_linear_loss` gives each rank the whole one: the
+    conversion lets one rank pass it on.
     """
     weight: Tensor = lm_head.weight
     bias: Tensor | None = lm_head.bias
@@ -104,7 +121,11 @@ def _on_one_vocabulary(pred: Tensor, lm_head: nn.Linear) -> tuple[Tensor, Tensor
     mesh = current_spmd_mesh()["tp"]
     pred = spmd.convert(pred, mesh.get_group(), src=spmd.R, dst=spmd.I, expert_mode=True)
     size = torch.Size((lm_head.out_features, lm_head.in_features))
-    weight = DTensor.from_local(weight, mesh, [Shard(0)], run_check=False, shape=size, stride=(size[1], 1))
+    weight = DTensor.from_local(
+        weight, mesh, [Shard(0)], run_check=False, shape=size, stride=(size[1], 1)
+    )
     if bias is not None:
-        bias = DTensor.from_local(bias, mesh, [Shard(0)], run_check=False, shape=size[:1], stride=(1,))
+        bias = DTensor.from_local(
+            bias, mesh, [Shard(0)], run_check=False, shape=size[:1], stride=(1,)
+        )
     return pred, weight, bias

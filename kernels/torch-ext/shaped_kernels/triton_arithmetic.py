@@ -47,7 +47,8 @@ def _tanh(x):
 
 @triton.jit
 def value_of(raw, logit_scale, softcap, SOFTCAP: tl.constexpr):
-    """fp32 values v of raw logits, the logit in bits being `rate_of`·v: the scale is multiplied in only once."""
+    """fp32 values v of raw logits, the logit in bits being `rate_of`·v: the scale is multiplied in
+    only once."""
     value = raw.to(tl.float32)
     if SOFTCAP:
         value = softcap * _tanh(value * (logit_scale / softcap))
@@ -65,13 +66,15 @@ def rate_of(logit_scale, SOFTCAP: tl.constexpr):
 
 @triton.jit
 def bits_below(value, largest, rate, EXACT: tl.constexpr):
-    """log2 e = rate·(value − largest); one instruction less where the logits are coarser than its rounding."""
+    """log2 e = rate·(value − largest); one instruction less where the logits are coarser than its
+    rounding."""
     return (value - largest) * rate if EXACT else value * rate - largest * rate
 
 
 @triton.jit
 def _log1p(y):
-    """ln(1 + y) for y in [0, 1]: 2·atanh(y/(2 + y)) as a series, to fp32 rounding where ln(1 + y) cancels."""
+    """ln(1 + y) for y in [0, 1]: 2·atanh(y/(2 + y)) as a series, to fp32 rounding where ln(1 + y)
+    cancels."""
     w = y / (2.0 + y)
     v = w * w
     tail = v * (1.0 / 9 + v * (1.0 / 11 + v * (1.0 / 13 + v * (1.0 / 15))))
@@ -81,7 +84,9 @@ def _log1p(y):
 @triton.jit
 def _expm1(x):
     """exp(x) − 1; a series where the difference would cancel."""
-    series = x * (1 + x * (1.0 / 2 + x * (1.0 / 6 + x * (1.0 / 24 + x * (1.0 / 120 + x * (1.0 / 720))))))
+    series = x * (
+        1 + x * (1.0 / 2 + x * (1.0 / 6 + x * (1.0 / 24 + x * (1.0 / 120 + x * (1.0 / 720)))))
+    )
     return tl.where(tl.abs(x) < 0.25, series, tl.exp(x) - 1.0)
 
 
@@ -118,5 +123,6 @@ def target_terms(delta, form, beta, alpha):
 
 @triton.jit
 def minus_p_log_p(s_set, t_set, s, q, minus_log_q):
-    """−Σ p ln p over a set of other tokens with Σe = `s_set` and Σe·log2 e = `t_set`; over all others Σe = `s`."""
+    """−Σ p ln p over a set of other tokens with Σe = `s_set` and Σe·log2 e = `t_set`; over all
+    others Σe = `s`."""
     return q * (s_set / s * (tl.minimum(minus_log_q, LARGEST) + tl.log(s)) - t_set * LN_2 / s)

@@ -1,12 +1,13 @@
-"""Triton kernel: a row of logits to its loss, metrics and gradient, in place, in one launch per chunk.
+"""Triton kernel: a row of logits to its loss, metrics and gradient, in place, in one launch per
+chunk.
 
-A program owns a row of V logits and streams it in tiles of LANES. The first pass keeps, per thread, the largest
-logit m besides the target's and the sums Σe and Σe·log2 e, e = exp(z − m), and, where the head set matters, the
-lists of `triton_topk.py`. Everything else about the row is a few numbers. The second pass writes the gradient over
-the logits. `kernels/README.md` has the formulas.
+A program owns a row of V logits and streams it in tiles of LANES. The first pass keeps, per thread,
+the largest logit m besides the target's and the sums Σe and Σe·log2 e, e = exp(z − m), and, where
+the head set matters, the lists of `triton_topk.py`. Everything else about the row is a few numbers.
+The second pass writes the gradient over the logits. `kernels/README.md` has the formulas.
 
-The target's logit is read, and −inf put in its place: no pass has to leave the target out. With a softcap, which
-makes a finite logit of −inf, it is masked.
+The target's logit is read, and −inf put in its place: no pass has to leave the target out. With a
+softcap, which makes a finite logit of −inf, it is masked.
 """
 
 from __future__ import annotations
@@ -34,7 +35,8 @@ LOWEST_LOGIT = tl.constexpr(-1.0e30)
 
 @triton.jit
 def _load(row_ptr, ids, V, EVICTION: tl.constexpr):
-    """Logits of a tile. Both passes load two tiles ahead: few warps fit beside the lists, so they must not wait."""
+    """Logits of a tile. Both passes load two tiles ahead: few warps fit beside the lists, so they
+    must not wait."""
     return tl.load(row_ptr + ids, mask=ids < V, other=float("-inf"), eviction_policy=EVICTION)
 
 
@@ -52,7 +54,8 @@ def _stream(
     LANES: tl.constexpr,
     PER: tl.constexpr,
 ):
-    """First pass: (m, Σe, Σe·log2 e) over the others, and the lists of keys, [threads, PER] each."""
+    """First pass: (m, Σe, Σe·log2 e) over the others, and the lists of keys, [threads, PER]
+    each."""
     dtype: tl.constexpr = row_ptr.dtype.element_ty
     lane = lanes(LANES, PER)
     rate = rate_of(logit_scale, SOFTCAP)
@@ -111,7 +114,8 @@ def _write_tiles(
 ):
     """e·rate over the logits of the tiles from `first` to before `last`; returns Σe of the tail.
 
-    TIES: which entries at the threshold belong to K: "all", "none", "first" (up to `last_id`), or "" without K.
+    TIES: which entries at the threshold belong to K: "all", "none", "first" (up to `last_id`), or
+        "" without K.
     """
     dtype: tl.constexpr = row_ptr.dtype.element_ty
     lane = lanes(LANES, PER)
@@ -163,7 +167,8 @@ def _write_row(
 ):
     """Second pass over the whole row; returns Σe of the tail where HEAD.
 
-    Only the tile with the last tie of K must look at ids: before it all ties belong to K, after it none.
+    Only the tile with the last tie of K must look at ids: before it all ties belong to K, after it
+    none.
     """
     s = 0.0
     cut = V
@@ -194,14 +199,17 @@ def _clear(row_ptr, V, LANES: tl.constexpr, PER: tl.constexpr):
     lane = lanes(LANES, PER)
     for start in range(0, V, LANES):
         ids = start + lane
-        tl.store(row_ptr + ids, tl.zeros([LANES // PER, PER], row_ptr.dtype.element_ty), mask=ids < V)
+        tl.store(
+            row_ptr + ids, tl.zeros([LANES // PER, PER], row_ptr.dtype.element_ty), mask=ids < V
+        )
 
 
 @triton.jit(do_not_specialize=["top_k", "form", "with_top1", "with_rank"])
 def shape_rows(
     logits_ptr,  # [C, V]: logits in, gradient out
     targets_ptr,  # [C] int64, −1 where ignored
-    out_ptr,  # [8, C] fp32: loss, nll, entropy, target_prob, head_mass, tail_mass, is_top1, target_rank
+    # [8, C] fp32: loss, nll, entropy, target_prob, head_mass, tail_mass, is_top1, target_rank
+    out_ptr,
     V,
     top_k,
     form,
@@ -223,8 +231,10 @@ def shape_rows(
 ):
     """A row per program: loss and metrics to `out_ptr`, where GRAD the gradient over the logits.
 
-    HEAD: the head set matters; without it all others get `lambda_rest` and their mass is the tail's. SUMS: so does
-    Σ p ln p over the others (for a reward, or the entropy). FIVE: lists of five keys, else of three.
+    HEAD: the head set matters; without it all others get `lambda_rest` and their mass is the
+        tail's. SUMS: so does
+    Σ p ln p over the others (for a reward, or the entropy). FIVE: lists of five keys, else of
+    three.
     """
     dtype: tl.constexpr = logits_ptr.dtype.element_ty
     row = tl.program_id(0)
@@ -241,16 +251,39 @@ def shape_rows(
         tl.debug_barrier()
         tl.store(row_ptr + x, float("-inf"))
         tl.debug_barrier()
-        m, s, t, a, b, c, d, e = _stream(row_ptr, x, V, logit_scale, softcap, HEAD, SUMS, SOFTCAP, FIVE, LANES, PER)
+        m, s, t, a, b, c, d, e = _stream(
+            row_ptr, x, V, logit_scale, softcap, HEAD, SUMS, SOFTCAP, FIVE, LANES, PER
+        )
         threshold, last_id, s_head, t_head = 0.0, 0, 0.0, 0.0
         if HEAD:
             threshold, last_id, s_head, t_head = find_head(
-                row_ptr, V, top_k, x, raw_x, m, logit_scale, softcap, a, b, c, d, e, SOFTCAP, FIVE, LANES, PER
+                row_ptr,
+                V,
+                top_k,
+                x,
+                raw_x,
+                m,
+                logit_scale,
+                softcap,
+                a,
+                b,
+                c,
+                d,
+                e,
+                SOFTCAP,
+                FIVE,
+                LANES,
+                PER,
             )
         # From here on all is a few numbers; computed earlier they would have held registers.
         value_x = value_of(raw_x, logit_scale, softcap, SOFTCAP)
-        # No distribution has +inf among its logits, or nothing but -inf. NaN is in s, and false in a comparison.
-        has_largest = (value_x < float("inf")) & (m < float("inf")) & ((value_x > LOWEST_LOGIT) | (m > LOWEST_LOGIT))
+        # No distribution has +inf among its logits, or nothing but -inf. NaN is in s, and false in
+        # a comparison.
+        has_largest = (
+            (value_x < float("inf"))
+            & (m < float("inf"))
+            & ((value_x > LOWEST_LOGIT) | (m > LOWEST_LOGIT))
+        )
         alone = has_largest & (s == 0)
         # The largest e is 1: this changes nothing but a target without a competitor.
         s = tl.maximum(s, 1.0, propagate_nan=tl.PropagateNan.ALL)
@@ -300,7 +333,8 @@ def shape_rows(
 
 @triton.jit
 def scale(in_ptr, out_ptr, factor_ptr, numel, IN_PLACE: tl.constexpr, BLOCK: tl.constexpr):
-    """out = in · factor, the factor read on the device; nothing is done in place for a factor of 1."""
+    """out = in · factor, the factor read on the device; nothing is done in place for a factor of
+    1."""
     factor = tl.load(factor_ptr).to(tl.float32)
     if not IN_PLACE or factor != 1.0:
         for block in range(tl.program_id(0), tl.cdiv(numel, BLOCK), tl.num_programs(0)):

@@ -40,15 +40,16 @@ class Launch(NamedTuple):
 
     @property
     def registers(self) -> int:
-        """Registers that a thread may have: ptxas would rather spill than use those of a second row."""
+        """Registers that a thread may have: ptxas would rather spill than use those of a second
+        row."""
         return min(255, 65536 // (32 * self.warps))
 
 
 def choose_launch(dtype: torch.dtype, top_k: int) -> Launch:
     """The launch that ships for logits of `dtype` with the head set of `top_k` (0: no head set).
 
-    A large head needs longer lists, or many rows would be searched a second time. Keys of fp32 are 64 bits: fewer
-    lanes leave room for them.
+    A large head needs longer lists, or many rows would be searched a second time. Keys of fp32 are
+    64 bits: fewer lanes leave room for them.
     """
     lists = 3 if top_k <= 128 else 5
     if dtype == torch.float32:
@@ -57,7 +58,8 @@ def choose_launch(dtype: torch.dtype, top_k: int) -> Launch:
 
 
 def why_not_triton(weight: Tensor) -> str | None:
-    """Why impl="triton" cannot run with such a weight, as the end of a sentence; None where it can."""
+    """Why impl="triton" cannot run with such a weight, as the end of a sentence; None where it
+    can."""
     if importlib.util.find_spec("triton") is None:
         return "needs the package triton, which is not installed"
     if weight.dtype not in (torch.float32, torch.bfloat16, torch.float16):
@@ -72,9 +74,14 @@ def why_not_triton(weight: Tensor) -> str | None:
 
 
 def triton_loss(
-    hidden_ND: Tensor, weight_VD: Tensor, bias_V: Tensor | None, targets: Targets, options: LossOptions
+    hidden_ND: Tensor,
+    weight_VD: Tensor,
+    bias_V: Tensor | None,
+    targets: Targets,
+    options: LossOptions,
 ) -> tuple[Tensor, dict[str, Tensor]]:
-    """`chunked_loss` with one kernel launch per chunk for all that is not a matmul. Same contract."""
+    """`chunked_loss` with one kernel launch per chunk for all that is not a matmul. Same
+    contract."""
     return chunked_loss(hidden_ND, weight_VD, bias_V, targets, options, TritonRows)
 
 
@@ -87,7 +94,9 @@ class TritonRows:
         self._options, self._V = options, logits_CV.shape[1]
         self.arguments, self.launch = plan(self._V, logits_CV.dtype, options)
 
-    def __call__(self, logits_CV: Tensor, targets_C: Tensor, with_grad: bool) -> tuple[Tensor, list[Tensor]]:
+    def __call__(
+        self, logits_CV: Tensor, targets_C: Tensor, with_grad: bool
+    ) -> tuple[Tensor, list[Tensor]]:
         """Loss [C] and the metrics of the options, [C] each; `logits_CV` becomes its gradient."""
         from .triton_kernels import shape_rows
 
@@ -105,13 +114,15 @@ class TritonRows:
                 maxnreg=self.launch.registers,
                 enable_fp_fusion=True,
             )
-        if self._options.shape.top_k >= self._V:  # the kernel's rest is the head then, and there is no tail
+        # the kernel's rest is the head then, and there is no tail
+        if self._options.shape.top_k >= self._V:
             out_8C[4:6] = torch.stack([out_8C[5], 0 * out_8C[5]])  # NaN stays NaN
         return out_8C[0], [out_8C[_METRIC_ROWS[name]] for name in self._options.metrics]
 
     @staticmethod
     def scale(gradient: Tensor, factor: Tensor, dtype: torch.dtype) -> Tensor:
-        """`gradient` times the scalar `factor`, in `dtype`; in place where that is its own. Costs nothing for 1."""
+        """`gradient` times the scalar `factor`, in `dtype`; in place where that is its own. Costs
+        nothing for 1."""
         from .triton_kernels import scale
 
         scaled = gradient if gradient.dtype == dtype else torch.empty_like(gradient, dtype=dtype)

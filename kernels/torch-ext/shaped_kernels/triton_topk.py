@@ -1,11 +1,13 @@
 """Triton: the head set K of a row, exact under ties, from lists kept while the row was streamed.
 
-A key is an integer that orders entries by logit, then by lower tile. Every lane lists its largest keys. The k-th
-largest of the listed keys, found by bisection in registers, is the k-th largest of the row, unless a lane may have
-dropped a key that is not below it: then the row itself is searched by counting passes. K is taken on the raw
-logits (scale and softcap do not change their order); ties go to the lowest token id.
+A key is an integer that orders entries by logit, then by lower tile. Every lane lists its largest
+keys. The k-th largest of the listed keys, found by bisection in registers, is the k-th largest of
+the row, unless a lane may have dropped a key that is not below it: then the row itself is searched
+by counting passes. K is taken on the raw logits (scale and softcap do not change their order); ties
+go to the lowest token id.
 
-The row holds −inf at the target, whose own logit is a number beside it: it takes part in every count, and in no sum.
+The row holds −inf at the target, whose own logit is a number beside it: it takes part in every
+count, and in no sum.
 """
 
 from __future__ import annotations
@@ -13,7 +15,15 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
-from .triton_arithmetic import LOWEST_LOG_E, bits_below, from_order, lanes, rate_of, to_order, value_of
+from .triton_arithmetic import (
+    LOWEST_LOG_E,
+    bits_below,
+    from_order,
+    lanes,
+    rate_of,
+    to_order,
+    value_of,
+)
 
 # Below the order of every float and its key.
 LOWEST_ORDER = tl.constexpr(-0x7FFFFFFF)
@@ -23,7 +33,8 @@ LAST_TILE = tl.constexpr(255)
 
 @triton.jit
 def to_key(raw, tile):
-    """Key of entries in `tile`: int32 for 16-bit logits, whose order leaves the low bits free, else int64."""
+    """Key of entries in `tile`: int32 for 16-bit logits, whose order leaves the low bits free, else
+    int64."""
     if raw.dtype.primitive_bitwidth == 16:
         key = to_order(raw) + (LAST_TILE - tile)
     else:
@@ -87,7 +98,8 @@ def _listed_from(key, a, b, c, d, e, FIVE: tl.constexpr):
 
 @triton.jit
 def _pack(key, GRAIN: tl.constexpr):
-    """Scalar int32 keys without the bits that are always 0, so that a bisection does not visit them."""
+    """Scalar int32 keys without the bits that are always 0, so that a bisection does not visit
+    them."""
     return ((key >> GRAIN) << 8) | (key & LAST_TILE) if GRAIN else key
 
 
@@ -117,11 +129,15 @@ def _search_lists(
     LANES: tl.constexpr,
     PER: tl.constexpr,
 ):
-    """The `top_k`-th largest key; the last of the lanes that hold it and belong to K; is that certain?"""
+    """The `top_k`-th largest key; the last of the lanes that hold it and belong to K; is that
+    certain?"""
     last_listed = e if FIVE else c
-    # Every lane's first key counts: where top_k is at most their number, the smallest of them bounds from below.
-    # Otherwise the lists may hold too few keys; the search then ends at its lower bound, which is not certain.
-    low = _pack(tl.where(top_k <= LANES, tl.min(tl.min(a, 1), 0), tl.min(tl.min(last_listed, 1), 0)), GRAIN)
+    # Every lane's first key counts: where top_k is at most their number, the smallest of them
+    # bounds from below. Otherwise the lists may hold too few keys; the search then ends at its
+    # lower bound, which is not certain.
+    low = _pack(
+        tl.where(top_k <= LANES, tl.min(tl.min(a, 1), 0), tl.min(tl.min(last_listed, 1), 0)), GRAIN
+    )
     high = _pack(tl.maximum(tl.max(tl.max(a, 1), 0), key_x), GRAIN)
     while low < high:
         middle = _upper_middle(low, high)
@@ -161,17 +177,23 @@ def count_before(row_ptr, V, order, last_id, LANES: tl.constexpr, PER: tl.conste
 
 
 @triton.jit
-def _count_with_target(row_ptr, V, order, last_id, order_x, x, LANES: tl.constexpr, PER: tl.constexpr):
+def _count_with_target(
+    row_ptr, V, order, last_id, order_x, x, LANES: tl.constexpr, PER: tl.constexpr
+):
     """`count_before` where the target has its own logit."""
     target = (order_x > order) | ((order_x == order) & (x <= last_id))
     return count_before(row_ptr, V, order, last_id, LANES, PER) + target.to(tl.int32)
 
 
 @triton.jit
-def _search_row(row_ptr, V, top_k, order_x, x, low, GRAIN: tl.constexpr, LANES: tl.constexpr, PER: tl.constexpr):
-    """(order, id) of the last entry of K, by counting passes from `low`, which at least `top_k` entries reach.
+def _search_row(
+    row_ptr, V, top_k, order_x, x, low, GRAIN: tl.constexpr, LANES: tl.constexpr, PER: tl.constexpr
+):
+    """(order, id) of the last entry of K, by counting passes from `low`, which at least `top_k`
+    entries reach.
 
-    `low` is near: what the lists missed are a few entries. Hence steps that grow until one is too far, then bisection.
+    `low` is near: what the lists missed are a few entries. Hence steps that grow until one is too
+    far, then bisection.
     """
     low = low >> GRAIN
     high = tl.full([], 0x7F800000, tl.int32) >> GRAIN
@@ -191,7 +213,9 @@ def _search_row(row_ptr, V, top_k, order_x, x, low, GRAIN: tl.constexpr, LANES: 
     if count > top_k:
         while first_id < last_id:
             middle_id = (first_id + last_id) >> 1
-            enough = _count_with_target(row_ptr, V, order, middle_id, order_x, x, LANES, PER) >= top_k
+            enough = (
+                _count_with_target(row_ptr, V, order, middle_id, order_x, x, LANES, PER) >= top_k
+            )
             last_id = tl.where(enough, middle_id, last_id)
             first_id = tl.where(enough, first_id, middle_id + 1)
     return order, last_id
@@ -241,9 +265,13 @@ def _row_sums(
     for start in range(0, V, LANES):
         ids = start + lane
         raw = tl.load(row_ptr + ids, mask=ids < V, other=float("-inf"))
-        belongs = (raw.to(tl.float32) > threshold) | ((raw.to(tl.float32) == threshold) & (ids <= last_id))
+        belongs = (raw.to(tl.float32) > threshold) | (
+            (raw.to(tl.float32) == threshold) & (ids <= last_id)
+        )
         value = value_of(raw, logit_scale, softcap, SOFTCAP)
-        log_e = tl.maximum(bits_below(value, m, rate_of(logit_scale, SOFTCAP), dtype == tl.float32), LOWEST_LOG_E)
+        log_e = tl.maximum(
+            bits_below(value, m, rate_of(logit_scale, SOFTCAP), dtype == tl.float32), LOWEST_LOG_E
+        )
         e = tl.where(belongs & (ids != x) & (ids < V), tl.exp2(log_e), 0.0)
         s += tl.sum(e, 1)
         t += tl.sum(e * log_e, 1)
@@ -272,7 +300,8 @@ def find_head(
 ):
     """(smallest logit of K, last id at it, Σe, Σe·log2 e over K), the sums without the target."""
     dtype: tl.constexpr = row_ptr.dtype.element_ty
-    # Low bits of `to_order` that are 0 for every float of the type, keys of fp32 being packed as they are.
+    # Low bits of `to_order` that are 0 for every float of the type, keys of fp32 being packed as
+    # they are.
     GRAIN: tl.constexpr = 16 if dtype == tl.bfloat16 else (13 if dtype == tl.float16 else 0)
     key, last_lane, certain = _search_lists(
         top_k, to_key(raw_x, x // LANES), x % LANES, a, b, c, d, e, GRAIN, FIVE, LANES, PER
@@ -281,15 +310,27 @@ def find_head(
     last_id = key_tile(key) * LANES + last_lane
     if certain:
         s, t = _list_sums(a, key, last_lane, m, logit_scale, softcap, dtype, SOFTCAP, LANES, PER)
-        s_b, t_b = _list_sums(b, key, last_lane, m, logit_scale, softcap, dtype, SOFTCAP, LANES, PER)
-        s_c, t_c = _list_sums(c, key, last_lane, m, logit_scale, softcap, dtype, SOFTCAP, LANES, PER)
+        s_b, t_b = _list_sums(
+            b, key, last_lane, m, logit_scale, softcap, dtype, SOFTCAP, LANES, PER
+        )
+        s_c, t_c = _list_sums(
+            c, key, last_lane, m, logit_scale, softcap, dtype, SOFTCAP, LANES, PER
+        )
         s, t = s + s_b + s_c, t + t_b + t_c
         if FIVE:
-            s_d, t_d = _list_sums(d, key, last_lane, m, logit_scale, softcap, dtype, SOFTCAP, LANES, PER)
-            s_e, t_e = _list_sums(e, key, last_lane, m, logit_scale, softcap, dtype, SOFTCAP, LANES, PER)
+            s_d, t_d = _list_sums(
+                d, key, last_lane, m, logit_scale, softcap, dtype, SOFTCAP, LANES, PER
+            )
+            s_e, t_e = _list_sums(
+                e, key, last_lane, m, logit_scale, softcap, dtype, SOFTCAP, LANES, PER
+            )
             s, t = s + s_d + s_e, t + t_d + t_e
     else:
         order = tl.where(top_k <= LANES, order, LOWEST_ORDER)
-        order, last_id = _search_row(row_ptr, V, top_k, to_order(raw_x), x, order, GRAIN, LANES, PER)
-        s, t = _row_sums(row_ptr, V, from_order(order), last_id, x, m, logit_scale, softcap, SOFTCAP, LANES, PER)
+        order, last_id = _search_row(
+            row_ptr, V, top_k, to_order(raw_x), x, order, GRAIN, LANES, PER
+        )
+        s, t = _row_sums(
+            row_ptr, V, from_order(order), last_id, x, m, logit_scale, softcap, SOFTCAP, LANES, PER
+        )
     return from_order(order), last_id, s, t

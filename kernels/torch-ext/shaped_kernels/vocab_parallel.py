@@ -1,10 +1,13 @@
-"""A head whose rows, the vocabulary, are spread over processes: what a block of rows asks the others for.
+"""A head whose rows, the vocabulary, are spread over processes: what a block of rows asks the
+others for.
 
-Each process has the logits of its own tokens, of consecutive ids. A row's loss needs a handful of numbers about the
-other tokens: their largest logit, the target's logit, the head set's threshold and a few sums. Those are exchanged,
-for a block of rows at a time; neither the head nor a row of logits is ever gathered.
+Each process has the logits of its own tokens, of consecutive ids. A row's loss needs a handful of
+numbers about the other tokens: their largest logit, the target's logit, the head set's threshold
+and a few sums. Those are exchanged, for a block of rows at a time; neither the head nor a row of
+logits is ever gathered.
 
-Dimensions: R rows, V columns (tokens in the whole vocabulary, in a buffer's width with a shard), D hidden, K head
+Dimensions: R rows, V columns (tokens in the whole vocabulary, in a buffer's width with a shard), D
+    hidden, K head
 candidates, P processes.
 """
 
@@ -21,7 +24,8 @@ from .topk import head_ids, is_first_max
 if TYPE_CHECKING:
     from torch.distributed.tensor import DTensor
 
-# A row of the logits buffer starts at a multiple of this many elements, or a matmul would write it slowly.
+# A row of the logits buffer starts at a multiple of this many elements, or a matmul would write it
+# slowly.
 _ROW_ALIGNMENT = 64
 
 
@@ -47,7 +51,8 @@ class WholeVocabulary:
         return values_R
 
     def head_columns(self, z_RV: Tensor, top_k: int) -> Tensor:
-        """Columns [R, K] of the `top_k` tokens that come first by logit, ties to the lowest id; `top_k` < V."""
+        """Columns [R, K] of the `top_k` tokens that come first by logit, ties to the lowest id;
+        `top_k` < V."""
         return head_ids(z_RV, top_k)
 
     def is_first_max(self, z_RV: Tensor, targets_R: Tensor, z_x_R: Tensor, max_R: Tensor) -> Tensor:
@@ -55,7 +60,8 @@ class WholeVocabulary:
         return is_first_max(z_RV, targets_R, z_x_R, max_R)
 
     def count_before(self, z_RV: Tensor, targets_R: Tensor, z_x_R: Tensor) -> Tensor:
-        """How many [R] of this process's tokens come before the target: larger, or equal with a lower id.
+        """How many [R] of this process's tokens come before the target: larger, or equal with a
+        lower id.
 
         `z_RV` holds −inf at the target, whose logit is `z_x_R`.
         """
@@ -72,14 +78,18 @@ class WholeVocabulary:
 class VocabularyShard(WholeVocabulary):
     """The tokens of this process, a row shard of `weight`: `size` of them, the first of id `first`.
 
-    The shards are those of `torch.chunk`: equal but for the last ones, which may be short or empty. All processes
-    use logits buffers of the same `width`, hence the same chunks of rows. The last column belongs to no token; it
-    stands for whatever another process owns.
+    The shards are those of `torch.chunk`: equal but for the last ones, which may be short or empty.
+    All processes use logits buffers of the same `width`, hence the same chunks of rows. The last
+    column belongs to no token; it stands for whatever another process owns.
     """
 
     def __init__(self, weight: DTensor) -> None:
         mesh = weight.device_mesh
-        self._group, self._rank, self._processes = mesh.get_group(), mesh.get_local_rank(), mesh.size()
+        self._group, self._rank, self._processes = (
+            mesh.get_group(),
+            mesh.get_local_rank(),
+            mesh.size(),
+        )
         self.vocabulary = weight.shape[0]
         self._largest = -(-self.vocabulary // self._processes)
         self.first = min(self._rank * self._largest, self.vocabulary)
@@ -95,7 +105,8 @@ class VocabularyShard(WholeVocabulary):
         z_RV[:, self.size :] = -torch.inf
 
     def maximum(self, *values_R: Tensor) -> tuple[Tensor, ...]:
-        # Backends differ in whether the maximum of a number and NaN is NaN. Both make a row that is no distribution.
+        # Backends differ in whether the maximum of a number and NaN is NaN. Both make a row that is
+        # no distribution.
         values = torch.stack(values_R).nan_to_num_(torch.inf, torch.inf, -torch.inf)
         return self._reduce(values, dist.ReduceOp.MAX).unbind()
 
@@ -109,11 +120,14 @@ class VocabularyShard(WholeVocabulary):
         values_PRK = values_RK.new_empty(self._processes, *values_RK.shape)
         dist.all_gather([*values_PRK], values_RK, group=self._group)
         threshold_R1 = values_PRK.transpose(0, 1).flatten(1).topk(top_k, dim=-1).values[:, -1:]
-        # Ids grow with the process: of the tokens at the threshold, those of the processes before come first.
+        # Ids grow with the process: of the tokens at the threshold, those of the processes before
+        # come first.
         tied_PR = (values_PRK == threshold_R1).sum(-1)
         room_R = top_k - (values_PRK > threshold_R1).sum((0, -1)) - tied_PR[: self._rank].sum(0)
         is_tied_RK = values_RK == threshold_R1
-        in_head_RK = (values_RK > threshold_R1) | (is_tied_RK & (is_tied_RK.cumsum(-1) <= room_R[:, None]))
+        in_head_RK = (values_RK > threshold_R1) | (
+            is_tied_RK & (is_tied_RK.cumsum(-1) <= room_R[:, None])
+        )
         return ids_RK.masked_fill_(~in_head_RK, self.width - 1)
 
     def is_first_max(self, z_RV: Tensor, targets_R: Tensor, z_x_R: Tensor, max_R: Tensor) -> Tensor:
@@ -130,7 +144,8 @@ class VocabularyShard(WholeVocabulary):
         return super().count_before(z_RV[:, : self.size], targets_R - self.first, z_x_R)
 
     def sum_gradient(self, hidden_ND: Tensor) -> None:
-        """Add up the gradients of the hidden states that the processes have from their own tokens, in place."""
+        """Add up the gradients of the hidden states that the processes have from their own tokens,
+        in place."""
         self._reduce(hidden_ND, dist.ReduceOp.SUM)
 
     def _reduce(self, values: Tensor, op: dist.ReduceOp.RedOpType) -> Tensor:
@@ -143,9 +158,10 @@ def local_tensors(
 ) -> tuple[Tensor, Tensor, Tensor | None, VocabularyShard | None]:
     """`hidden`, `weight` and `bias` as plain tensors, and the shard that the last two are, or None.
 
-    A DTensor `weight` that is sharded by rows over one mesh dimension gives its local rows where `keep_shards`; any
-    other is gathered. Either way the gradients reach the DTensors, and are those of one loss that all processes of
-    the mesh compute together from equal `hidden`: not those of a mean or sum over different data.
+    A DTensor `weight` that is sharded by rows over one mesh dimension gives its local rows where
+    `keep_shards`; any other is gathered. Either way the gradients reach the DTensors, and are those
+    of one loss that all processes of the mesh compute together from equal `hidden`: not those of a
+    mean or sum over different data.
 
     Raises:
         ValueError: one of `weight` and `bias` is a DTensor, the other is not.
@@ -154,10 +170,14 @@ def local_tensors(
         hidden = hidden.full_tensor()  # type: ignore[attr-defined]
     if not _is_dtensor(weight):
         if bias is not None and _is_dtensor(bias):
-            raise ValueError("bias is a DTensor and weight is not; distribute both, or gather bias with full_tensor()")
+            raise ValueError(
+                "bias is a DTensor and weight is not; distribute both, or gather bias with full_tensor()"
+            )
         return hidden, weight, bias, None
     if bias is not None and not _is_dtensor(bias):
-        raise ValueError("weight is a DTensor and bias is not; distribute both, or gather weight with full_tensor()")
+        raise ValueError(
+            "weight is a DTensor and bias is not; distribute both, or gather weight with full_tensor()"
+        )
     return hidden, *_local_head(weight, bias, keep_shards)  # type: ignore[arg-type]
 
 

@@ -1,6 +1,8 @@
-"""What the figures of a report show, as numbers: lines of arms with bands, which are also written as CSV.
+"""What the figures of a report show, as numbers: lines of arms with bands, which are also written
+as CSV.
 
-Letters: S seeds. With several seeds a line is their mean and its band the mean's 95% t interval; with one seed it is
+Letters: S seeds. With several seeds a line is their mean and its band the mean's 95% t interval;
+    with one seed it is
 that seed's, and an evaluation's band is its interval over problems.
 """
 
@@ -25,12 +27,14 @@ EXPLORATORY = "_exploratory_"  # between a chart's name and a number
 MANY_ARMS = 6  # more lines than that in one axis cannot be told apart
 
 X = int | str
-Point = tuple[X, float, float | None, float | None]  # x, y, and the band's low and high if there is one
+# x, y, and the band's low and high if there is one
+Point = tuple[X, float, float | None, float | None]
 
 
 @dataclass(frozen=True)
 class Line:
-    """One arm in one axis. `seed` is MEAN or the only one; `by_seed` has the values behind a mean."""
+    """One arm in one axis. `seed` is MEAN or the only one; `by_seed` has the values behind a
+    mean."""
 
     panel: str
     regime: str
@@ -44,7 +48,8 @@ class Line:
 class Chart:
     """One figure: an axis for each panel (a row) and regime (a column).
 
-    scale: "steps", "k" (logarithmic, base 2), or "stages", whose names are in `order`. percent: values in 0–1, shown
+    scale: "steps", "k" (logarithmic, base 2), or "stages", whose names are in `order`. percent:
+        values in 0–1, shown
     as %.
     """
 
@@ -64,11 +69,35 @@ def charts(regimes: Sequence[Runs], results: Mapping[str, Any]) -> list[Chart]:
     found = [
         _logged(regimes, "train", "perplexity", f"Perplexity {where}", "perplexity"),
         _logged(regimes, "train", "entropy", f"Token entropy {where}", "entropy (nats)"),
-        _logged(regimes, "train", "head_mass", "Probability of the head, the target not counted", "head mass"),
-        _logged(regimes, "train", "tail_mass", "Probability of the tail, the target not counted", "tail mass"),
-        _logged(regimes, "rlvr", "entropy", "Policy entropy in RL", "entropy (nats)", name="policy_entropy"),
         _logged(
-            regimes, "rlvr", "completion_length", "Response length in RL", "length (tokens)", name="response_length"
+            regimes,
+            "train",
+            "head_mass",
+            "Probability of the head, the target not counted",
+            "head mass",
+        ),
+        _logged(
+            regimes,
+            "train",
+            "tail_mass",
+            "Probability of the tail, the target not counted",
+            "tail mass",
+        ),
+        _logged(
+            regimes,
+            "rlvr",
+            "entropy",
+            "Policy entropy in RL",
+            "entropy (nats)",
+            name="policy_entropy",
+        ),
+        _logged(
+            regimes,
+            "rlvr",
+            "completion_length",
+            "Response length in RL",
+            "length (tokens)",
+            name="response_length",
         ),
         _logged(regimes, "rlvr", "raw_reward", "Reward in RL", "reward", name="reward"),
         _over_stages(regimes, results, "avg", "Avg@n from one evaluation to the next"),
@@ -85,15 +114,20 @@ def csv_of(chart: Chart) -> str:
     writer.writerow(CSV_COLUMNS)
     for line in chart.lines:
         where = (line.panel, line.regime, line.arm)
-        writer.writerows((*where, line.seed, *("" if each is None else each for each in p)) for p in line.points)
+        writer.writerows(
+            (*where, line.seed, *("" if each is None else each for each in p)) for p in line.points
+        )
     for line in chart.lines:
         for seed, values in line.by_seed.items():
-            writer.writerows((line.panel, line.regime, line.arm, seed, x, y, "", "") for x, y in values)
+            writer.writerows(
+                (line.panel, line.regime, line.arm, seed, x, y, "", "") for x, y in values
+            )
     return buffer.getvalue()
 
 
 def _split(chart: Chart, runs: Runs) -> Iterator[Chart]:
-    """Exploratory arms in figures of their own, each beside the baseline, where one would hold too many arms."""
+    """Exploratory arms in figures of their own, each beside the baseline, where one would hold too
+    many arms."""
     study = runs.study
     drawn = {line.arm for line in chart.lines}
     apart = [arm for arm, own in study.arms.items() if own.exploratory and arm in drawn]
@@ -111,13 +145,22 @@ def _split(chart: Chart, runs: Runs) -> Iterator[Chart]:
 
 
 def _logged(
-    regimes: Sequence[Runs], command: str, key: str, caption: str, y_label: str, name: str | None = None
+    regimes: Sequence[Runs],
+    command: str,
+    key: str,
+    caption: str,
+    y_label: str,
+    name: str | None = None,
 ) -> Chart:
     """A logged quantity over the steps of each stage; held-out where every arm has it so."""
     lines = []
     held_out = command == "train"
     for stage in stages_of(regimes[0].study, command):
-        logs = [(runs.study.regime, arm, runs.logs[arm, stage]) for runs in regimes for arm in runs.study.arms]
+        logs = [
+            (runs.study.regime, arm, runs.logs[arm, stage])
+            for runs in regimes
+            for arm in runs.study.arms
+        ]
         rows = [each for _, _, by_seed in logs for each in by_seed.values()]
         column = f"eval_{key}"
         if command != "train" or not all(curve(each, column)[0] for each in rows):
@@ -126,15 +169,23 @@ def _logged(
             curves: dict[int, list[tuple[X, float]]] = {
                 seed: list(zip(*curve(each, column), strict=True)) for seed, each in by_seed.items()
             }
-            lines += _line(stage, regime, arm, {seed: points for seed, points in curves.items() if points})
+            lines += _line(
+                stage, regime, arm, {seed: points for seed, points in curves.items() if points}
+            )
     suffix = " (held-out)" if held_out else ""
     return Chart(name or key, caption, "step", y_label + suffix, "steps", lines)
 
 
 def _line(
-    panel: str, regime: str, arm: str, curves: Mapping[int, list[tuple[X, float]]], *, shares: bool = False
+    panel: str,
+    regime: str,
+    arm: str,
+    curves: Mapping[int, list[tuple[X, float]]],
+    *,
+    shares: bool = False,
 ) -> list[Line]:
-    """The line of an arm, if it has any point: of its only seed, or the mean where all seeds have a value."""
+    """The line of an arm, if it has any point: of its only seed, or the mean where all seeds have a
+    value."""
     if not curves:
         return []
     if len(curves) == 1:
@@ -144,12 +195,16 @@ def _line(
     points: list[Point] = []
     for x in by_x[0]:
         if all(x in values for values in by_x):
-            interval = (share_interval if shares else t_interval)(np.array([values[x] for values in by_x]))
+            interval = (share_interval if shares else t_interval)(
+                np.array([values[x] for values in by_x])
+            )
             points.append((x, interval["value"], interval["low"], interval["high"]))
     return [Line(panel, regime, arm, MEAN, points, dict(curves))]
 
 
-def _over_stages(regimes: Sequence[Runs], results: Mapping[str, Any], metric: str, caption: str) -> Chart:
+def _over_stages(
+    regimes: Sequence[Runs], results: Mapping[str, Any], metric: str, caption: str
+) -> Chart:
     """avg@n or cons@n, a panel for each benchmark, a point for each evaluation stage."""
     lines = []
     for runs in regimes:
@@ -158,15 +213,25 @@ def _over_stages(regimes: Sequence[Runs], results: Mapping[str, Any], metric: st
                 curves: dict[int, list[tuple[X, float]]] = {}
                 bands: list[Point] = []
                 for stage in stages_of(runs.study, "eval"):
-                    entry = results["regimes"][runs.study.regime]["arms"][arm]["evaluations"].get(stage, {})
-                    found = [each for each in entry.get(name, {}).get("metrics", {}) if each.startswith(f"{metric}@")]
+                    entry = results["regimes"][runs.study.regime]["arms"][arm]["evaluations"].get(
+                        stage, {}
+                    )
+                    found = [
+                        each
+                        for each in entry.get(name, {}).get("metrics", {})
+                        if each.startswith(f"{metric}@")
+                    ]
                     for seed, benchmarks in runs.evaluations[arm, stage].items() if found else ():
                         value = float(values_of(benchmarks[name], found[0]).mean())
                         curves.setdefault(seed, []).append((stage, value))
                     bands += [(stage, *_band(entry[name]["metrics"][each])) for each in found]
-                lines += _with_bands(_line(name, runs.study.regime, arm, curves, shares=True), bands)
+                lines += _with_bands(
+                    _line(name, runs.study.regime, arm, curves, shares=True), bands
+                )
     order = tuple(stages_of(regimes[0].study, "eval"))
-    return Chart(metric, caption, "", f"{metric.title()}@n, %", "stages", lines, percent=True, order=order)
+    return Chart(
+        metric, caption, "", f"{metric.title()}@n, %", "stages", lines, percent=True, order=order
+    )
 
 
 def _pass_at_k(regimes: Sequence[Runs], results: Mapping[str, Any]) -> Chart:
@@ -185,14 +250,19 @@ def _pass_at_k(regimes: Sequence[Runs], results: Mapping[str, Any]) -> Chart:
                         for seed, each in evaluated.items()
                         if name in each
                     }
-                    entry = results["regimes"][runs.study.regime]["arms"][arm]["evaluations"].get(stage, {})
+                    entry = results["regimes"][runs.study.regime]["arms"][arm]["evaluations"].get(
+                        stage, {}
+                    )
                     metrics = entry.get(name, {}).get("metrics", {})
                     bands: list[Point] = [
                         (int(key.split("@")[1]), *_band(value))
                         for key, value in metrics.items()
                         if key.startswith("pass@")
                     ]
-                    lines += _with_bands(_line(f"{stage}: {name}", runs.study.regime, arm, curves, shares=True), bands)
+                    lines += _with_bands(
+                        _line(f"{stage}: {name}", runs.study.regime, arm, curves, shares=True),
+                        bands,
+                    )
     return Chart("pass_at_k", "Pass@k", "k", "Pass@k, %", "k", lines, percent=True)
 
 
@@ -204,6 +274,8 @@ def _with_bands(lines: list[Line], bands: list[Point]) -> list[Line]:
     """A single seed's line with its intervals over problems."""
     by_x = {point[0]: point for point in bands}
     return [
-        line if line.seed == MEAN else replace(line, points=[by_x.get(point[0], point) for point in line.points])
+        line
+        if line.seed == MEAN
+        else replace(line, points=[by_x.get(point[0], point) for point in line.points])
         for line in lines
     ]

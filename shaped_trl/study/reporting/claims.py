@@ -1,11 +1,12 @@
 """A verdict on each claim of the paper (arXiv 2512.22955), from differences paired by seed.
 
-"shown" and "refuted" need differences whose p-value, corrected among all confirmatory arms (Holm), is below 5%;
-everything else is "not resolved". A claim about several quantities is shown where all of them show it, and refuted
-where one contradicts it at 5% divided by their number (Bonferroni) and none shows it. An arm has a part in a claim by
-its shape, and only if it is not exploratory and nothing else tells it from the baseline. A claim about RL needs arms
-that were trained alike: their held-out NLL before RL may differ from the baseline's by the study's `nll_within` at
-most, since otherwise RL would compare how well they have learned.
+"shown" and "refuted" need differences whose p-value, corrected among all confirmatory arms (Holm),
+is below 5%; everything else is "not resolved". A claim about several quantities is shown where all
+of them show it, and refuted where one contradicts it at 5% divided by their number (Bonferroni) and
+none shows it. An arm has a part in a claim by its shape, and only if it is not exploratory and
+nothing else tells it from the baseline. A claim about RL needs arms that were trained alike: their
+held-out NLL before RL may differ from the baseline's by the study's `nll_within` at most, since
+otherwise RL would compare how well they have learned.
 """
 
 from __future__ import annotations
@@ -15,7 +16,13 @@ from itertools import pairwise
 from typing import Any, NamedTuple
 
 from shaped_trl.study.definition import Study
-from shaped_trl.study.reporting.effects import FORMS, by_shape_alone, is_beta_alone, ordered_by_beta, shape_of
+from shaped_trl.study.reporting.effects import (
+    FORMS,
+    by_shape_alone,
+    is_beta_alone,
+    ordered_by_beta,
+    shape_of,
+)
 from shaped_trl.study.reporting.reading import Runs, stages_of
 from shaped_trl.study.reporting.training_results import nll_before
 from shaped_trl.study.reporting.wording import effect_text
@@ -32,11 +39,11 @@ class Verdict(NamedTuple):
 
 
 def judge(regimes: Sequence[Runs], effects: Effects) -> list[dict[str, Any]]:
-    """The claims that the study's arms allow to judge, each {"claim", "text", "arms", "verdict", "sentence",
-    "regimes": {regime: {"verdict", "sentence"}}}.
+    """The claims that the study's arms allow to judge, each {"claim", "text", "arms", "verdict",
+    "sentence", "regimes": {regime: {"verdict", "sentence"}}}.
 
-    A claim is left out where no regime has two seeds of all its arms. The verdict over all regimes is theirs if they
-    agree, else "not resolved".
+    A claim is left out where no regime has two seeds of all its arms. The verdict over all regimes
+    is theirs if they agree, else "not resolved".
     """
     found = []
     for claim in _claims(regimes[0].study):
@@ -53,7 +60,8 @@ def judge(regimes: Sequence[Runs], effects: Effects) -> list[dict[str, Any]]:
 
 
 class _Claim(NamedTuple):
-    """`judge` sees the runs and effects of one regime; None where these do not allow to say anything."""
+    """`judge` sees the runs and effects of one regime; None where these do not allow to say
+    anything."""
 
     name: str
     text: str
@@ -73,11 +81,15 @@ def _overall(verdicts: dict[str, Verdict]) -> Verdict:
     if len(set(said)) == 1:
         return Verdict(said[0], f"the regimes agree: {listed}")
     both = SHOWN in said and REFUTED in said
-    return Verdict(NOT_RESOLVED, f"{'it depends on the regime' if both else 'not the same in every regime'}: {listed}")
+    return Verdict(
+        NOT_RESOLVED,
+        f"{'it depends on the regime' if both else 'not the same in every regime'}: {listed}",
+    )
 
 
 def _claims(study: Study) -> list[_Claim]:
-    """The paper's claims that the study has arms for, one for each arm that a claim can be about."""
+    """The paper's claims that the study has arms for, one for each arm that a claim can be
+    about."""
     base = study.baseline
     claims = []
     for form in FORMS:
@@ -92,7 +104,9 @@ def _claims(study: Study) -> list[_Claim]:
             claims.append(_Claim("precision_rl", text, (arm, base), _better_rl(arm, base)))
             for control in _controls(study, arm):
                 text = f"A shape does more for RL than a temperature of the same entropy ({arm} against {control})"
-                claims.append(_Claim("shape_or_temperature", text, (arm, control), _better_rl(arm, control)))
+                claims.append(
+                    _Claim("shape_or_temperature", text, (arm, control), _better_rl(arm, control))
+                )
     for arm in by_shape_alone(study):
         shape = shape_of(study, arm)
         if shape.lambda_tail < 0 and not shape.lambda_head and shape.weight_is_one:
@@ -111,12 +125,15 @@ def _controls(study: Study, arm: str) -> list[str]:
     return [
         name
         for name, own in study.arms.items()
-        if own.entropy_of == arm and own.checkpoint_of == study.baseline and not (own.exploratory or own.args)
+        if own.entropy_of == arm
+        and own.checkpoint_of == study.baseline
+        and not (own.exploratory or own.args)
     ]
 
 
 def _entropy_order(ordered: Sequence[str]) -> Callable[[Runs, Effects], Verdict | None]:
-    """Each step in β raises the entropy, and no arm's NLL is apart; in the last train stage that has both."""
+    """Each step in β raises the entropy, and no arm's NLL is apart; in the last train stage that
+    has both."""
 
     def judged(runs: Runs, effects: Effects) -> Verdict | None:
         study = runs.study
@@ -134,12 +151,17 @@ def _entropy_order(ordered: Sequence[str]) -> Callable[[Runs, Effects], Verdict 
 
 
 def _ordered(steps: Effects, nll: Effects, within: float) -> Verdict:
-    numbers = "; ".join(f"{row['arm']} against {row['against']}: {effect_text(row)}" for row in [*steps, *nll])
+    numbers = "; ".join(
+        f"{row['arm']} against {row['against']}: {effect_text(row)}" for row in [*steps, *nll]
+    )
     apart = [row["arm"] for row in nll if row["low"] < -within or row["high"] > within]
     if apart:
         because = f"perplexity is not equal, the NLL of {', '.join(apart)} may differ by more than {within:.0%}"
         return Verdict(NOT_RESOLVED, f"{because}: {numbers}")
-    for sign, verdict, said in ((1, SHOWN, "entropy rises with β"), (-1, REFUTED, "entropy falls as β rises")):
+    for sign, verdict, said in (
+        (1, SHOWN, "entropy rises with β"),
+        (-1, REFUTED, "entropy falls as β rises"),
+    ):
         if all(_significant(row, sign) for row in steps):
             return Verdict(verdict, f"{said}, NLL within ±{within:.0%}: {numbers}")
     return Verdict(NOT_RESOLVED, f"not every step in β shows, NLL within ±{within:.0%}: {numbers}")
@@ -152,10 +174,16 @@ def _better_rl(arm: str, against: str) -> Callable[[Runs, Effects], Verdict | No
         stage = _last_rl(runs.study, arm, against)
         if stage is None:
             return None
-        reward = [row for row in _pair(effects, arm, against) if (row["stage"], row["metric"]) == (stage, "reward")]
+        reward = [
+            row
+            for row in _pair(effects, arm, against)
+            if (row["stage"], row["metric"]) == (stage, "reward")
+        ]
         after = _evaluation_after(runs.study, stage, arm, against)
         average = [
-            row for row in _pair(effects, arm, against) if row["stage"] == after and row["metric"].startswith("avg@")
+            row
+            for row in _pair(effects, arm, against)
+            if row["stage"] == after and row["metric"].startswith("avg@")
         ]
         return _directed(runs, stage, (reward, average), 1, ("higher", "lower"))
 
@@ -163,20 +191,26 @@ def _better_rl(arm: str, against: str) -> Callable[[Runs, Effects], Verdict | No
 
 
 def _collapse(arm: str, against: str) -> Callable[[Runs, Effects], Verdict | None]:
-    """Over RL the policy's entropy and the response length both change downwards, relative to the baseline's."""
+    """Over RL the policy's entropy and the response length both change downwards, relative to the
+    baseline's."""
 
     def judged(runs: Runs, effects: Effects) -> Verdict | None:
         stage = _last_rl(runs.study, arm, against)
         here = [row for row in _pair(effects, arm, against) if row["stage"] == stage]
-        parts = [[row for row in here if row["metric"] == name] for name in ("entropy_change", "length_change")]
+        parts = [
+            [row for row in here if row["metric"] == name]
+            for name in ("entropy_change", "length_change")
+        ]
         return _directed(runs, stage, parts, -1, ("lower", "higher")) if stage else None
 
     return judged
 
 
-def _directed(runs: Runs, stage: str, parts: Sequence[Effects], sign: int, words: tuple[str, str]) -> Verdict | None:
-    """Shown where all differences have this sign; refuted where one has the other, corrected over them too, and none
-    this one.
+def _directed(
+    runs: Runs, stage: str, parts: Sequence[Effects], sign: int, words: tuple[str, str]
+) -> Verdict | None:
+    """Shown where all differences have this sign; refuted where one has the other, corrected over
+    them too, and none this one.
 
     `parts`: the differences of each thing that is claimed; one without any cannot be shown.
     """

@@ -1,4 +1,5 @@
-"""A study's charts as pictures: a colour for each arm, the same in all of them. Figures without global state."""
+"""A study's charts as pictures: a colour for each arm, the same in all of them. Figures without
+global state."""
 
 from __future__ import annotations
 
@@ -18,7 +19,8 @@ from shaped_trl.training.figures import COLOURS
 def plot_chart(chart: Chart, arms: Sequence[str], dashed: Collection[str]) -> Figure:
     """A row of axes for each panel, a column for each regime.
 
-    arms: all of the study, so that an arm has one colour in every figure. dashed: those drawn with dashes.
+    arms: all of the study, so that an arm has one colour in every figure. dashed: those drawn with
+        dashes.
     """
     panels = list(dict.fromkeys(line.panel for line in chart.lines))
     regimes = list(dict.fromkeys(line.regime for line in chart.lines))
@@ -31,11 +33,16 @@ def plot_chart(chart: Chart, arms: Sequence[str], dashed: Collection[str]) -> Fi
             lines = [line for line in chart.lines if (line.panel, line.regime) == (panel, regime)]
             for number, line in enumerate(lines):
                 beside = 0.07 * (number - (len(lines) - 1) / 2)
-                x = [places[str(point[0])] + beside if chart.order else point[0] for point in line.points]
+                x = [
+                    places[str(point[0])] + beside if chart.order else point[0]
+                    for point in line.points
+                ]
                 _draw(axis, line, x, _colour(arms.index(line.arm)), line.arm in dashed, chart)
             _label(axis, chart, in_regime(regime, panel))
     handles = {
-        text: handle for axis in axes.flat for handle, text in zip(*axis.get_legend_handles_labels(), strict=True)
+        text: handle
+        for axis in axes.flat
+        for handle, text in zip(*axis.get_legend_handles_labels(), strict=True)
     }
     ordered = [arm for arm in arms if arm in handles]
     figure.legend(
@@ -54,11 +61,20 @@ def _colour(place: int) -> str:
     return COLOURS[0] if place == 0 else COLOURS[1 + (place - 1) % (len(COLOURS) - 1)]
 
 
-def _draw(axis: Axes, line: Line, x: Sequence[Any], colour: str, dashed: bool, chart: Chart) -> None:
+def _draw(
+    axis: Axes, line: Line, x: Sequence[Any], colour: str, dashed: bool, chart: Chart
+) -> None:
     """A line with its band; over stages points with error bars, arms side by side."""
     look: dict[str, Any] = {"color": colour, "linestyle": "--" if dashed else "-", "linewidth": 1.4}
     marker = "" if chart.scale == "steps" else "o"
-    axis.plot(x, [point[1] for point in line.points], label=line.arm, marker=marker, markersize=3.5, **look)
+    axis.plot(
+        x,
+        [point[1] for point in line.points],
+        label=line.arm,
+        marker=marker,
+        markersize=3.5,
+        **look,
+    )
     ends = [(place, *point[2:]) for place, point in zip(x, line.points, strict=True)]
     band = np.array([each for each in ends if None not in each], dtype=float).reshape(-1, 3)
     if chart.order:

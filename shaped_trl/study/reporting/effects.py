@@ -1,6 +1,8 @@
-"""Differences between arms, paired by seed: with intervals, corrected p-values, and what the design could have found.
+"""Differences between arms, paired by seed: with intervals, corrected p-values, and what the design
+could have found.
 
-Letters: S seeds. Two arms with one seed have the same initialisation, data and prompts, so that the difference of
+Letters: S seeds. Two arms with one seed have the same initialisation, data and prompts, so that the
+    difference of
 their values is one draw, and S of them are compared with 0 by Student's t.
 """
 
@@ -22,7 +24,13 @@ from shaped_trl.study.reporting.reading import Runs
 from shaped_trl.study.reporting.training_results import rl_outcomes, training_ends
 
 POWER = 0.8
-UNITS = {"entropy": "nats", "nll": "nats", "nll_relative": "relative", "reward": "share", "reward_end": "share"}
+UNITS = {
+    "entropy": "nats",
+    "nll": "nats",
+    "nll_relative": "relative",
+    "reward": "share",
+    "reward_end": "share",
+}
 UNITS |= {"entropy_change": "relative", "length_change": "relative"}
 FORMS = ("exponent", "product")  # in which β can act
 _ROUNDING_DIGITS = 12
@@ -32,11 +40,14 @@ Values = dict[tuple[str | None, str], dict[int, float]]  # (benchmark, metric) �
 
 @dataclass(frozen=True)
 class PairedEffect:
-    """Mean of own − base over S seeds, its 95% t interval, the differences' standard deviation, two-sided p.
+    """Mean of own − base over S seeds, its 95% t interval, the differences' standard deviation,
+    two-sided p.
 
-    minimum_effect: the difference that as many seeds with this standard deviation find in 80% of cases at the
-    two-sided 5% level, (t_{.975, S−1} + t_{.8, S−1})·sd/√S. The exact one has the noncentral t in place of the second
-    quantile; at this value its power is 0.80 with 8 seeds, 0.78 with 4, 0.77 with 3 and 0.73 with 2.
+    minimum_effect: the difference that as many seeds with this standard deviation find in 80% of
+        cases at the
+    two-sided 5% level, (t_{.975, S−1} + t_{.8, S−1})·sd/√S. The exact one has the noncentral t in
+    place of the second quantile; at this value its power is 0.80 with 8 seeds, 0.78 with 4, 0.77
+    with 3 and 0.73 with 2.
     """
 
     seeds: int
@@ -51,16 +62,19 @@ class PairedEffect:
 def paired_effect(own_S: ArrayLike, base_S: ArrayLike) -> PairedEffect:
     """The paired t test of two arms' values [S], seed by seed.
 
-    Equal differences (of counts, they can be) leave t without a denominator: p is then that of the sign-flip test,
-    2^(1−S), or 1 where all are 0.
+    Equal differences (of counts, they can be) leave t without a denominator: p is then that of the
+    sign-flip test, 2^(1−S), or 1 where all are 0.
 
     Raises:
         ValueError: fewer than 2 seeds, or not as many values in the one as in the other.
     """
     own, base = np.asarray(own_S, dtype=np.float64), np.asarray(base_S, dtype=np.float64)
     if own.shape != base.shape or own.ndim != 1 or len(own) < 2:
-        raise ValueError(f"values of shapes {own.shape} and {base.shape}: a pair needs the same 2 or more seeds")
-    shifts_S = np.round(own - base, _ROUNDING_DIGITS)  # so that equal differences are equal in spite of rounding
+        raise ValueError(
+            f"values of shapes {own.shape} and {base.shape}: a pair needs the same 2 or more seeds"
+        )
+    # so that equal differences are equal in spite of rounding
+    shifts_S = np.round(own - base, _ROUNDING_DIGITS)
     seeds, value = len(shifts_S), float(shifts_S.mean())
     sd = float(shifts_S.std(ddof=1)) if np.ptp(shifts_S) else 0.0
     error = sd / np.sqrt(seeds)
@@ -81,10 +95,11 @@ def paired_effect(own_S: ArrayLike, base_S: ArrayLike) -> PairedEffect:
 
 
 def holm(p_values: Sequence[float]) -> list[float]:
-    """Corrected p-values, in the given order: whoever rejects those below 5% errs in any of them in at most 5%.
+    """Corrected p-values, in the given order: whoever rejects those below 5% errs in any of them in
+    at most 5%.
 
-    Holm 1979: of m sorted p-values the i-th (from 0) counts m − i times, at most 1, and at least as much as those
-    before it.
+    Holm 1979: of m sorted p-values the i-th (from 0) counts m − i times, at most 1, and at least as
+    much as those before it.
     """
     corrected = [0.0] * len(p_values)
     largest = 0.0
@@ -97,10 +112,11 @@ def holm(p_values: Sequence[float]) -> list[float]:
 def effects(regimes: Sequence[Runs], pass_at: Sequence[int] | None = None) -> list[dict[str, Any]]:
     """A row for each regime, stage, metric and pair of arms with two or more seeds in common.
 
-    regime, arm, against, stage, benchmark (None but for evaluations), metric, unit, then those of `PairedEffect`,
-    `p_corrected` and `exploratory`. Units: nats; share, of 0–1; relative, a share of the baseline's value or, for
-    entropy_change and length_change in RL, of the run's own start. Holm's correction goes over all pairs without an
-    exploratory arm within one regime, stage and metric; other rows have None.
+    regime, arm, against, stage, benchmark (None but for evaluations), metric, unit, then those of
+    `PairedEffect`, `p_corrected` and `exploratory`. Units: nats; share, of 0–1; relative, a share
+    of the baseline's value or, for entropy_change and length_change in RL, of the run's own start.
+    Holm's correction goes over all pairs without an exploratory arm within one regime, stage and
+    metric; other rows have None.
     """
     rows = [row for runs in regimes for row in _rows(runs, pass_at)]
     families: dict[tuple[Any, ...], list[dict[str, Any]]] = {}
@@ -109,7 +125,9 @@ def effects(regimes: Sequence[Runs], pass_at: Sequence[int] | None = None) -> li
             family = tuple(row[key] for key in ("regime", "stage", "benchmark", "metric"))
             families.setdefault(family, []).append(row)
     for family_rows in families.values():
-        for row, p_value in zip(family_rows, holm([row["p_value"] for row in family_rows]), strict=True):
+        for row, p_value in zip(
+            family_rows, holm([row["p_value"] for row in family_rows]), strict=True
+        ):
             row["p_corrected"] = p_value
     return rows
 
@@ -125,8 +143,17 @@ def _rows(runs: Runs, pass_at: Sequence[int] | None) -> Iterator[dict[str, Any]]
                 if row is None:
                     continue
                 exploratory = any(study.arms[each].exploratory for each in (arm, against))
-                labels: dict[str, Any] = {"regime": study.regime, "arm": arm, "against": against, "stage": stage}
-                labels |= {"benchmark": key[0], "metric": key[1], "unit": UNITS.get(key[1], "share")}
+                labels: dict[str, Any] = {
+                    "regime": study.regime,
+                    "arm": arm,
+                    "against": against,
+                    "stage": stage,
+                }
+                labels |= {
+                    "benchmark": key[0],
+                    "metric": key[1],
+                    "unit": UNITS.get(key[1], "share"),
+                }
                 yield labels | row | {"p_corrected": None, "exploratory": exploratory}
 
 
@@ -136,14 +163,23 @@ def _row(own: Values, base: Values, key: tuple[str | None, str]) -> dict[str, An
     if len(seeds) < 2 or (relative and not all(base[key][seed] for seed in seeds)):
         return None
     own_S, base_S = (np.array([each[key][seed] for seed in seeds]) for each in (own, base))
-    return asdict(paired_effect(own_S / base_S, np.ones(len(seeds))) if relative else paired_effect(own_S, base_S))
+    return asdict(
+        paired_effect(own_S / base_S, np.ones(len(seeds)))
+        if relative
+        else paired_effect(own_S, base_S)
+    )
 
 
 def comparisons(study: Study, command: str) -> list[tuple[str, str]]:
-    """(arm, against) for the stages of a command: every arm against the baseline, an arm against the one that has its
-    entropy by temperature alone, and in training arms whose β are neighbours."""
+    """(arm, against) for the stages of a command: every arm against the baseline, an arm against
+    the one that has its entropy by temperature alone, and in training arms whose β are
+    neighbours."""
     pairs = [(arm, study.baseline) for arm in study.arms if arm != study.baseline]
-    pairs += [(own.entropy_of, arm) for arm, own in study.arms.items() if own.entropy_of and arm != study.baseline]
+    pairs += [
+        (own.entropy_of, arm)
+        for arm, own in study.arms.items()
+        if own.entropy_of and arm != study.baseline
+    ]
     if command == "train":
         for form in FORMS:
             ordered = ordered_by_beta(study, form)
@@ -156,16 +192,19 @@ def comparisons(study: Study, command: str) -> list[tuple[str, str]]:
 
 
 def by_shape_alone(study: Study) -> list[str]:
-    """The confirmatory arms with models of their own that nothing but their shape tells from the baseline."""
+    """The confirmatory arms with models of their own that nothing but their shape tells from the
+    baseline."""
     return [
         name
         for name, arm in study.arms.items()
-        if name != study.baseline and not (arm.exploratory or arm.checkpoint_of or arm.prepare or arm.args)
+        if name != study.baseline
+        and not (arm.exploratory or arm.checkpoint_of or arm.prepare or arm.args)
     ]
 
 
 def ordered_by_beta(study: Study, form: str) -> list[str]:
-    """The baseline and those of `by_shape_alone` that differ in β alone, in this form, by β; one arm for each β."""
+    """The baseline and those of `by_shape_alone` that differ in β alone, in this form, by β; one
+    arm for each β."""
     arms: dict[float, str] = {}
     for arm in (study.baseline, *by_shape_alone(study)):
         shape = shape_of(study, arm)
@@ -188,16 +227,24 @@ def seed_values(runs: Runs, arm: str, stage: str, pass_at: Sequence[int] | None 
     command = runs.study.stages[stage].command
     if command == "train":
         ends = training_ends(runs, arm, stage)
-        named = {"entropy": ends.get("entropy"), "nll": ends.get("nll"), "nll_relative": ends.get("nll")}
+        named = {
+            "entropy": ends.get("entropy"),
+            "nll": ends.get("nll"),
+            "nll_relative": ends.get("nll"),
+        }
         return {(None, metric): by_seed for metric, by_seed in named.items() if by_seed}
     if command == "rlvr":
-        return {(None, metric): by_seed for metric, by_seed in rl_outcomes(runs, arm, stage).items()}
+        return {
+            (None, metric): by_seed for metric, by_seed in rl_outcomes(runs, arm, stage).items()
+        }
     values: Values = {}
     for seed, benchmarks in runs.evaluations[arm, stage].items():
         for name, outcomes in benchmarks.items():
             for metric in metrics_of(outcomes, pass_at):
                 if metric != "pass@1":  # it is avg@n
-                    values.setdefault((name, metric), {})[seed] = float(values_of(outcomes, metric).mean())
+                    values.setdefault((name, metric), {})[seed] = float(
+                        values_of(outcomes, metric).mean()
+                    )
     return values
 
 

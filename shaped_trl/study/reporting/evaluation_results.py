@@ -1,6 +1,7 @@
 """Per-problem values of a study's evaluations, their summaries, and paired differences.
 
-Letters: P problems, M samples per problem, S seeds. Everything is computed from problems, samples and
+Letters: P problems, M samples per problem, S seeds. Everything is computed from problems, samples
+    and
 verdicts.
 """
 
@@ -44,7 +45,8 @@ def reported_k(n: int, pass_at: Sequence[int] | None) -> list[int]:
 
 
 def metrics_of(outcomes: Outcomes, pass_at: Sequence[int] | None) -> list[str]:
-    """The metrics of tables. Pass@1 is Avg@n. A vote is there where the grader's answers can be voted on."""
+    """The metrics of tables. Pass@1 is Avg@n. A vote is there where the grader's answers can be
+    voted on."""
     n = outcomes.n
     votes = [f"cons@{n}"] if outcomes.votes else []
     return [f"avg@{n}", *votes, *(f"pass@{k}" for k in reported_k(n, pass_at))]
@@ -58,7 +60,11 @@ def summarise(seeds_S: Sequence[Outcomes], pass_at: Sequence[int] | None) -> dic
     first = seeds_S[0]
     ks = sorted({*default_pass_at(first.n), *reported_k(first.n, pass_at)})
     metrics = {}
-    for metric in [f"avg@{first.n}", *([f"cons@{first.n}"] if first.votes else []), *(f"pass@{k}" for k in ks)]:
+    for metric in [
+        f"avg@{first.n}",
+        *([f"cons@{first.n}"] if first.votes else []),
+        *(f"pass@{k}" for k in ks),
+    ]:
         error = None
         if not metric.startswith("cons"):
             k = 1 if metric.startswith("avg") else int(metric.split("@")[1])
@@ -74,17 +80,22 @@ def summarise(seeds_S: Sequence[Outcomes], pass_at: Sequence[int] | None) -> dic
         "n": first.n,
         "seeds": len(seeds_S),
         "truncated": float(np.mean([(each.truncated or 0) / each.num_samples for each in seeds_S])),
-        "unparsed": float(np.mean([each.statuses["unparsed"] / each.num_samples for each in seeds_S])),
+        "unparsed": float(
+            np.mean([each.statuses["unparsed"] / each.num_samples for each in seeds_S])
+        ),
         "metrics": metrics,
         **({"over_seeds": intervals} if intervals else {}),
     }
 
 
-def difference(a: Mapping[int, Outcomes], b: Mapping[int, Outcomes], metric: str) -> dict[str, Any] | None:
-    """b − a, paired over problems and, with several seeds in common, over seeds; None without a common seed.
+def difference(
+    a: Mapping[int, Outcomes], b: Mapping[int, Outcomes], metric: str
+) -> dict[str, Any] | None:
+    """b − a, paired over problems and, with several seeds in common, over seeds; None without a
+    common seed.
 
-    `over_seeds` is the mean of the seeds' differences with a t interval: what another training seed would
-    change.
+    `over_seeds` is the mean of the seeds' differences with a t interval: what another training seed
+    would change.
 
     Raises:
         UserError: the two were evaluated on other problems or with another n.
@@ -115,7 +126,9 @@ def check_same_problems(runs: Sequence[Outcomes]) -> None:
     """Raise UserError where evaluations of one benchmark differ in their problems or n."""
     for run in runs[1:]:
         if (run.problem_ids, run.n) != (runs[0].problem_ids, runs[0].n):
-            raise UserError(f"{run.benchmark}: evaluations differ in their problems or n: run the study again")
+            raise UserError(
+                f"{run.benchmark}: evaluations differ in their problems or n: run the study again"
+            )
 
 
 def t_interval(shifts_S: Values) -> dict[str, float]:

@@ -1,10 +1,10 @@
 """What a study has shown and what it has not, in words, from the numbers of results.json alone.
 
-With several seeds a difference between arms counts as shown when its p-value over seeds, corrected among the
-confirmatory arms, is below 0.05; one of an exploratory arm is a hint at most. With one seed, and for what an arm
-gained, it counts as shown when its 95% interval over problems excludes 0 and its p-value is below 0.05 (with few
-problems the interval alone is too short), and the interval over seeds excludes 0 too where there is more than one.
-Everything else is listed as not shown.
+With several seeds a difference between arms counts as shown when its p-value over seeds, corrected
+among the confirmatory arms, is below 0.05; one of an exploratory arm is a hint at most. With one
+seed, and for what an arm gained, it counts as shown when its 95% interval over problems excludes 0
+and its p-value is below 0.05 (with few problems the interval alone is too short), and the interval
+over seeds excludes 0 too where there is more than one. Everything else is listed as not shown.
 """
 
 from __future__ import annotations
@@ -36,31 +36,56 @@ def find(results: dict[str, Any]) -> Findings:
         for rows, sentence in ((values["differences"], _difference), (values["gains"], _gain)):
             for row in _headlines(rows):
                 if sentence is _gain or _place({**row, "regime": regime}) not in covered:
-                    said.append(("shown" if is_shown(row) else "not shown", in_regime(regime, sentence(row))))
-    parts = {kind: [text for place, text in said if place == kind] for kind in ("shown", "not shown", "hint")}
-    return Findings(_trained(results) + parts["shown"], parts["not shown"], parts["hint"], limits_of(results))
+                    said.append(
+                        (
+                            "shown" if is_shown(row) else "not shown",
+                            in_regime(regime, sentence(row)),
+                        )
+                    )
+    parts = {
+        kind: [text for place, text in said if place == kind]
+        for kind in ("shown", "not shown", "hint")
+    }
+    return Findings(
+        _trained(results) + parts["shown"], parts["not shown"], parts["hint"], limits_of(results)
+    )
 
 
 def _place(row: dict[str, Any]) -> tuple[Any, ...]:
-    return tuple(row[key] for key in ("regime", "arm", "against", "stage", "benchmark", "metric") if key in row)
+    return tuple(
+        row[key]
+        for key in ("regime", "arm", "against", "stage", "benchmark", "metric")
+        if key in row
+    )
 
 
 def _between_arms(results: dict[str, Any]) -> Iterator[_Sentence]:
-    """The differences over seeds after training, those of two arms in a stage as one sentence each for what is shown
-    and what is not."""
-    measured = [row for row in results["effects"] if row["unit"] != "nats" and row["metric"] != "nll_relative"]
-    rows = _headlines([row for row in measured if row["benchmark"] or row["metric"] in _RL_HEADLINES])
+    """The differences over seeds after training, those of two arms in a stage as one sentence each
+    for what is shown and what is not."""
+    measured = [
+        row
+        for row in results["effects"]
+        if row["unit"] != "nats" and row["metric"] != "nll_relative"
+    ]
+    rows = _headlines(
+        [row for row in measured if row["benchmark"] or row["metric"] in _RL_HEADLINES]
+    )
 
     def where(row: dict[str, Any]) -> str:
         text = f"{row['arm']} against {row['against']}, {row['stage']}"
-        return in_regime(row["regime"], text + (f", {row['benchmark']}" if row["benchmark"] else ""))
+        return in_regime(
+            row["regime"], text + (f", {row['benchmark']}" if row["benchmark"] else "")
+        )
 
     for place, group in groupby(rows, where):
         by_kind: dict[str, list[str]] = {}
         for row in group:
             by_kind.setdefault(_kind(row), []).append(effect_text(row))
         for kind, texts in by_kind.items():
-            yield kind, f"{place}: {'no difference shown, ' if kind == 'not shown' else ''}{'; '.join(texts)}"
+            yield (
+                kind,
+                f"{place}: {'no difference shown, ' if kind == 'not shown' else ''}{'; '.join(texts)}",
+            )
 
 
 def _kind(row: dict[str, Any]) -> str:
@@ -70,14 +95,18 @@ def _kind(row: dict[str, Any]) -> str:
 
 
 def is_shown(row: dict[str, Any]) -> bool:
-    """Whether a difference is one by its p-value, its interval over problems and, if any, that over seeds."""
+    """Whether a difference is one by its p-value, its interval over problems and, if any, that over
+    seeds."""
     intervals = [row, row["over_seeds"]] if row["over_seeds"] else [row]
-    one_side = all(each["low"] > 0 for each in intervals) or all(each["high"] < 0 for each in intervals)
+    one_side = all(each["low"] > 0 for each in intervals) or all(
+        each["high"] < 0 for each in intervals
+    )
     return one_side and row["p_value"] < 0.05
 
 
 def _headlines(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """The rows put into words, of evaluations Avg and the Pass@k of the largest k; the tables have them all."""
+    """The rows put into words, of evaluations Avg and the Pass@k of the largest k; the tables have
+    them all."""
     largest: dict[str, int] = {}
     for row in rows:
         name, _, k = row["metric"].partition("@")
@@ -86,7 +115,8 @@ def _headlines(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
     return [
         row
         for row in rows
-        if not row["metric"].startswith(("cons@", "pass@")) or row["metric"] == f"pass@{largest.get(row['benchmark'])}"
+        if not row["metric"].startswith(("cons@", "pass@"))
+        or row["metric"] == f"pass@{largest.get(row['benchmark'])}"
     ]
 
 
@@ -94,7 +124,9 @@ def _difference(row: dict[str, Any]) -> str:
     where = f"{row['arm']} against {row['against']}, {row['stage']}, {row['benchmark']}: {row['metric']}"
     if not is_shown(row):
         return f"{where} {signed(row)}{_over_seeds(row)}: no difference shown"
-    return f"{where} is {'higher' if row['value'] > 0 else 'lower'}, {signed(row)}{_over_seeds(row)}"
+    return (
+        f"{where} is {'higher' if row['value'] > 0 else 'lower'}, {signed(row)}{_over_seeds(row)}"
+    )
 
 
 def _gain(row: dict[str, Any]) -> str:
@@ -109,16 +141,22 @@ def _over_seeds(row: dict[str, Any]) -> str:
 
 
 def _trained(results: dict[str, Any]) -> list[str]:
-    """Where each arm ended in pre-training relative to the baseline, with intervals where there are several seeds."""
+    """Where each arm ended in pre-training relative to the baseline, with intervals where there are
+    several seeds."""
     sentences = []
     for regime, values in results["regimes"].items():
-        rows = {(row["arm"], row["stage"], row["quantity"]): row for row in values["training_differences"]}
+        rows = {
+            (row["arm"], row["stage"], row["quantity"]): row
+            for row in values["training_differences"]
+        }
         for arm, stage, own, base in against_baseline(results, regime):
             changes = []
             for key, name in (("entropy", "entropy"), ("nll", "NLL"), ("tail_mass", "tail mass")):
                 row = rows.get((arm, stage, key))
                 if row is not None:
-                    changes.append(f"{name} {row['value']:+.1%} [{row['low']:+.1%}, {row['high']:+.1%}]")
+                    changes.append(
+                        f"{name} {row['value']:+.1%} [{row['low']:+.1%}, {row['high']:+.1%}]"
+                    )
                 elif key != "tail_mass":
                     changes.append(f"{name} {own[key] / base[key] - 1:+.1%}")
             tried = " (exploratory)" if results["arms"][arm]["exploratory"] else ""

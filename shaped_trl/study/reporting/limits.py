@@ -1,4 +1,5 @@
-"""What no interval of a study covers: the sentences on what it cannot show, from the numbers of results.json alone."""
+"""What no interval of a study covers: the sentences on what it cannot show, from the numbers of
+results.json alone."""
 
 from __future__ import annotations
 
@@ -17,10 +18,16 @@ def limits_of(results: dict[str, Any]) -> list[str]:
     """Sentences, from what concerns every number to what concerns one."""
     limits = []
     if results["incomplete"]:
-        limits.append(f"Not finished, and left out of every number here: {_some(results['incomplete'])}.")
+        limits.append(
+            f"Not finished, and left out of every number here: {_some(results['incomplete'])}."
+        )
     limits += _seed_limits(results) + _comparison_limits(results)
     for regime, values in results["regimes"].items():
-        found = [*_training_limits(results, regime), *_rl_limits(values), *_evaluation_limits(values)]
+        found = [
+            *_training_limits(results, regime),
+            *_rl_limits(values),
+            *_evaluation_limits(values),
+        ]
         limits += [in_regime(regime, sentence) for sentence in found]
     return [*limits, *_task_limits(results), *_shape_limits(results)]
 
@@ -40,7 +47,9 @@ def against_baseline(
     for arm, values in arms.items():
         for stage, own in values["training"].items():
             base = arms[results["baseline"]]["training"].get(stage)
-            complete = base and all(each.get(key) for each in (own, base) for key in ("nll", "entropy"))
+            complete = base and all(
+                each.get(key) for each in (own, base) for key in ("nll", "entropy")
+            )
             if arm != results["baseline"] and complete:
                 yield arm, stage, own, base
 
@@ -49,22 +58,34 @@ def _seed_limits(results: dict[str, Any]) -> list[str]:
     seeds = max((row["seeds"] for row in results["effects"]), default=1)
     if seeds == 1:
         planned = len(results["seeds"])
-        done = "One training seed" if planned == 1 else f"No two arms have two of the {planned} training seeds yet"
+        done = (
+            "One training seed"
+            if planned == 1
+            else f"No two arms have two of the {planned} training seeds yet"
+        )
         return [
             f"{done}: the intervals are over problems, with the trained models fixed. They say nothing "
             "about how much another training seed would move the numbers."
         ]
     fewest = min(row["seeds"] for row in results["effects"])
     paired = f"{seeds}" if fewest == seeds else f"{fewest} to {seeds}"
-    limits = [f"{seeds} training seeds: the intervals over seeds are t intervals of {paired} paired values."]
+    limits = [
+        f"{seeds} training seeds: the intervals over seeds are t intervals of {paired} paired values."
+    ]
     found: dict[str, list[dict[str, Any]]] = {}
     for row in results["effects"]:
         if row["unit"] == "share" and row["sd"] and not row["exploratory"]:
-            found.setdefault(METRICS.get(row["metric"], f"{row['metric']} of {row['stage']}"), []).append(row)
+            found.setdefault(
+                METRICS.get(row["metric"], f"{row['metric']} of {row['stage']}"), []
+            ).append(row)
     ranges = []
     for name, rows in found.items():
-        smallest, largest = (plain_number(rows[0], end(row["minimum_effect"] for row in rows)) for end in (min, max))
-        ranges.append(f"{name} {smallest if smallest == largest else f'{smallest.split()[0]} to {largest}'}")
+        smallest, largest = (
+            plain_number(rows[0], end(row["minimum_effect"] for row in rows)) for end in (min, max)
+        )
+        ranges.append(
+            f"{name} {smallest if smallest == largest else f'{smallest.split()[0]} to {largest}'}"
+        )
     if ranges:
         limits.append(
             "Differences smaller than these would probably have been missed (the difference that as many seeds find "
@@ -134,7 +155,11 @@ def _evaluation_limits(regime: dict[str, Any]) -> list[str]:
     for arm, values in regime["arms"].items():
         for stage, evaluated in values["evaluations"].items():
             for benchmark, entry in evaluated.items():
-                k = max(int(metric.split("@")[1]) for metric in entry["metrics"] if metric.startswith("pass@"))
+                k = max(
+                    int(metric.split("@")[1])
+                    for metric in entry["metrics"]
+                    if metric.startswith("pass@")
+                )
                 saturated = f"pass@{k} is above {SATURATED:.0%}, near its ceiling, where it cannot tell arms apart"
                 unparsed = "many completions give no answer at all"
                 truncated = "many completions were cut at the token limit and count as they stand"
@@ -144,7 +169,9 @@ def _evaluation_limits(regime: dict[str, Any]) -> list[str]:
                     (truncated, entry["truncated"], LOST),
                 ):
                     if share > most:
-                        found.setdefault(f"{stage}, {benchmark}: {sentence}", []).append(f"{arm} {share:.1%}")
+                        found.setdefault(f"{stage}, {benchmark}: {sentence}", []).append(
+                            f"{arm} {share:.1%}"
+                        )
     return [f"{sentence}: {', '.join(arms)}." for sentence, arms in found.items()]
 
 
@@ -152,14 +179,18 @@ def _task_limits(results: dict[str, Any]) -> list[str]:
     tasks = list(results["table_metrics"])
     if not tasks or not set(tasks) <= set(PREPARATIONS):
         return []
-    return [f"{' and '.join(tasks)}: a controlled task. It shows mechanisms, not what a model does on real text."]
+    return [
+        f"{' and '.join(tasks)}: a controlled task. It shows mechanisms, not what a model does on real text."
+    ]
 
 
 def _shape_limits(results: dict[str, Any]) -> list[str]:
     limits = []
     arms, regimes = results["arms"].values(), results["regimes"].values()
     trained = [values for regime in regimes for values in regime["arms"].values()]
-    controlled = any(own["entropy_of"] and own["checkpoint_of"] == results["baseline"] for own in arms)
+    controlled = any(
+        own["entropy_of"] and own["checkpoint_of"] == results["baseline"] for own in arms
+    )
     if not controlled and any(values["rl"] or values["evaluations"] for values in trained):
         limits.append(
             "No arm is cross-entropy sampled at a matched entropy, so the effect of a shape cannot be told from "

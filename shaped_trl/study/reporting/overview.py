@@ -1,4 +1,5 @@
-"""The tables that answer the paper's questions: verdicts, differences paired by seed, averages by arm, its numbers."""
+"""The tables that answer the paper's questions: verdicts, differences paired by seed, averages by
+arm, its numbers."""
 
 from __future__ import annotations
 
@@ -54,11 +55,17 @@ def claims(results: Mapping[str, Any]) -> list[Block]:
                 Heading(claim["text"], 3),
                 Text(f"{_capital(claim['verdict'])}: {claim['sentence']}."),
                 Items(
-                    [f"{regime}: {each['verdict']}, {each['sentence']}" for regime, each in claim["regimes"].items()]
+                    [
+                        f"{regime}: {each['verdict']}, {each['sentence']}"
+                        for regime, each in claim["regimes"].items()
+                    ]
                 ),
             ]
         else:
-            document += [Heading(claim["text"], 3), Text(f"{_capital(claim['verdict'])}: {claim['sentence']}.")]
+            document += [
+                Heading(claim["text"], 3),
+                Text(f"{_capital(claim['verdict'])}: {claim['sentence']}."),
+            ]
     document.append(
         Text(
             "Shown needs p < 0.05 over seeds, after Holm's correction among all confirmatory arms, in each of the "
@@ -72,7 +79,17 @@ def claims(results: Mapping[str, Any]) -> list[Block]:
 def effect_tables(results: Mapping[str, Any]) -> list[Block]:
     """Every difference paired by seed, folded, a table for each regime."""
     document: list[Block] = []
-    columns = ("arm", "against", "stage", "benchmark", "metric", "difference", "p", "found with 80%", "seeds")
+    columns = (
+        "arm",
+        "against",
+        "stage",
+        "benchmark",
+        "metric",
+        "difference",
+        "p",
+        "found with 80%",
+        "seeds",
+    )
     for regime in results["regimes"]:
         rows = [
             [
@@ -96,7 +113,8 @@ def effect_tables(results: Mapping[str, Any]) -> list[Block]:
 
 
 def averages(study: Study, results: Mapping[str, Any]) -> list[Block]:
-    """Arms as columns, a group of rows for each regime; below it what the paper reports of the same kind."""
+    """Arms as columns, a group of rows for each regime; below it what the paper reports of the same
+    kind."""
     rows: list[list[str | Cell] | Row] = []
     for regime, values in results["regimes"].items():
         found = list(_average_rows(study, values["arms"], results["table_metrics"]))
@@ -104,9 +122,16 @@ def averages(study: Study, results: Mapping[str, Any]) -> list[Block]:
         rows += found
     if not rows:
         return []
-    several = any(own["seeds"] != [seed] for own in results["arms"].values() for seed in own["seeds"])
-    caption = "Averages by arm" + (", means over seeds with their 95% t intervals" if several else "")
-    document: list[Block] = [Heading("Averages by arm"), Table(caption, ("", *results["arms"]), rows)]
+    several = any(
+        own["seeds"] != [seed] for own in results["arms"].values() for seed in own["seeds"]
+    )
+    caption = "Averages by arm" + (
+        ", means over seeds with their 95% t intervals" if several else ""
+    )
+    document: list[Block] = [
+        Heading("Averages by arm"),
+        Table(caption, ("", *results["arms"]), rows),
+    ]
     return document + _paper(study, results)
 
 
@@ -116,11 +141,15 @@ def _average_rows(
     for stage in stages_of(study, "train"):
         for key, name in _TRAINED.items():
             yield from _line(
-                f"{stage}: {name}", [_trained(each["training"].get(stage), key) for each in arms.values()]
+                f"{stage}: {name}",
+                [_trained(each["training"].get(stage), key) for each in arms.values()],
             )
     for stage in stages_of(study, "rlvr"):
         for key, name in _RL.items():
-            yield from _line(f"{stage}: {name}", [_seeds_cell(each["rl"].get(stage), key) for each in arms.values()])
+            yield from _line(
+                f"{stage}: {name}",
+                [_seeds_cell(each["rl"].get(stage), key) for each in arms.values()],
+            )
     for stage in stages_of(study, "eval"):
         for benchmark, metrics in table_metrics.items():
             entries = [each["evaluations"].get(stage, {}).get(benchmark) for each in arms.values()]
@@ -139,14 +168,19 @@ def _trained(summary: Mapping[str, Any] | None, key: str) -> Cell | None:
     if not summary or summary.get(key) is None:
         return None
     band = summary.get("over_seeds", {}).get(key)
-    return Cell(number(summary[key]), note=f"[{number(band['low'])}, {number(band['high'])}]" if band else "")
+    return Cell(
+        number(summary[key]),
+        note=f"[{number(band['low'])}, {number(band['high'])}]" if band else "",
+    )
 
 
 def _seeds_cell(summary: Mapping[str, Any] | None, key: str) -> Cell | None:
     """A metric of RL over seeds, or for a single one its reward."""
     band = (summary or {}).get("over_seeds", {}).get(key)
     if band is not None:
-        return Cell(percent(band["value"]), note=f"[{percent(band['low'])}, {percent(band['high'])}]")
+        return Cell(
+            percent(band["value"]), note=f"[{percent(band['low'])}, {percent(band['high'])}]"
+        )
     of_one = {"reward": "run", "reward_end": "end"}
     value = summary["raw_reward"][of_one[key]] if summary and key in of_one else None
     return None if value is None else Cell(percent(value))
@@ -161,22 +195,36 @@ def _evaluated(entry: Mapping[str, Any] | None, metric: str) -> Cell | None:
 
 
 def _paper(study: Study, results: Mapping[str, Any]) -> list[Block]:
-    """The paper's Pass@64 after RL beside this study's Pass@k there, both as differences to cross-entropy."""
+    """The paper's Pass@64 after RL beside this study's Pass@k there, both as differences to
+    cross-entropy."""
     reported = {
         arm: found
         for arm, own in study.arms.items()
-        if not (own.checkpoint_of or own.prepare) and (found := paper.differences(shape_of(study, arm))) is not None
+        if not (own.checkpoint_of or own.prepare)
+        and (found := paper.differences(shape_of(study, arm))) is not None
     }
-    ours = {column: rows for column, rows in _ours(study, results).items() if any(arm in rows for arm in reported)}
+    ours = {
+        column: rows
+        for column, rows in _ours(study, results).items()
+        if any(arm in rows for arm in reported)
+    }
     if not ours or study.arms[study.baseline].shape:
         return []
     rows = [
-        [arm, *(f"{values[scale]:+.1f}" for scale in paper.SCALES), *(each.get(arm, NONE) for each in ours.values())]
+        [
+            arm,
+            *(f"{values[scale]:+.1f}" for scale in paper.SCALES),
+            *(each.get(arm, NONE) for each in ours.values()),
+        ]
         for arm, values in reported.items()
     ]
     columns = ("arm", *(f"paper, {scale}: Pass@64" for scale in paper.SCALES), *ours)
     return [
-        Table(f"Pass@k after RL against {study.baseline}, points: the paper's and this study's", columns, rows),
+        Table(
+            f"Pass@k after RL against {study.baseline}, points: the paper's and this study's",
+            columns,
+            rows,
+        ),
         Text(
             "The paper's numbers are averages over its benchmarks at step 1000 of RL, one run each and without "
             "intervals. Model, task and scale differ from this study's, so that only the direction can be compared."
@@ -185,9 +233,13 @@ def _paper(study: Study, results: Mapping[str, Any]) -> list[Block]:
 
 
 def _ours(study: Study, results: Mapping[str, Any]) -> dict[str, dict[str, str]]:
-    """Column → arm → difference in Pass@64, or at the largest k, in the last evaluation after RL; over seeds if there
-    are several, else over problems."""
-    after = [s for s in stages_of(study, "eval") if study.stages[str(study.stages[s].model)].command == "rlvr"]
+    """Column → arm → difference in Pass@64, or at the largest k, in the last evaluation after RL;
+    over seeds if there are several, else over problems."""
+    after = [
+        s
+        for s in stages_of(study, "eval")
+        if study.stages[str(study.stages[s].model)].command == "rlvr"
+    ]
     found: dict[str, dict[str, str]] = {}
     for regime, values in results["regimes"].items():
         effects = [row for row in results["effects"] if row["regime"] == regime]

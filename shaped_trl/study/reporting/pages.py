@@ -1,5 +1,5 @@
-"""The report's content in the order in which it is read: verdicts, what was shown, limits, then pictures and tables
-as the paper has them."""
+"""The report's content in the order in which it is read: verdicts, what was shown, limits, then
+pictures and tables as the paper has them."""
 
 from __future__ import annotations
 
@@ -43,7 +43,10 @@ def blocks(study: Study, results: dict[str, Any], pictures: Sequence[Picture]) -
     """The document of a study from the content of results.json and the pictures of its curves."""
     document: list[Block] = [Text(_introduction(study, results))]
     if results["failed"]:
-        failed = [f"{key} failed: {why}" if why else f"{key} failed" for key, why in results["failed"].items()]
+        failed = [
+            f"{key} failed: {why}" if why else f"{key} failed"
+            for key, why in results["failed"].items()
+        ]
         document.append(Notes(failed))
     document += overview.claims(results)
     findings = find(results)
@@ -73,7 +76,9 @@ def _introduction(study: Study, results: Mapping[str, Any]) -> str:
     if any(row["p_corrected"] is not None for row in results["effects"]):
         rule = "A comparison counts as shown when p < 0.05 over seeds, corrected among arms."
     elif results["effects"]:
-        rule = "All arms are exploratory: p < 0.05 over seeds, not corrected, is a hint and no more."
+        rule = (
+            "All arms are exploratory: p < 0.05 over seeds, not corrected, is a hint and no more."
+        )
     else:
         rule = "A comparison counts as shown when its interval excludes 0 and p < 0.05."
     return (
@@ -85,7 +90,10 @@ def _introduction(study: Study, results: Mapping[str, Any]) -> str:
 
 def _shared(study: Study) -> str:
     """Which stages all arms have in common, with a space before it; empty where there are none."""
-    shared, shaped = ([s for s, each in study.stages.items() if getattr(each, kind)] for kind in ("shared", "shaped"))
+    shared, shaped = (
+        [s for s, each in study.stages.items() if getattr(each, kind)]
+        for kind in ("shared", "shaped")
+    )
     if not shared:
         return ""
     once = f"once per seed{' and regime' if study.regimes else ''}"
@@ -98,7 +106,10 @@ def _listed(heading: str, sentences: Sequence[str], *, fold: bool = True) -> lis
         return []
     items = Items(sentences)
     folded = fold and len(sentences) > _FOLDED_FROM
-    return [Heading(heading), Details(f"All {len(sentences)} comparisons", [items]) if folded else items]
+    return [
+        Heading(heading),
+        Details(f"All {len(sentences)} comparisons", [items]) if folded else items,
+    ]
 
 
 def _training(study: Study, results: Mapping[str, Any], pictures: Sequence[Picture]) -> list[Block]:
@@ -127,13 +138,21 @@ def _rl(study: Study, results: Mapping[str, Any], pictures: Sequence[Picture]) -
     return document
 
 
-def _evaluation(study: Study, results: Mapping[str, Any], pictures: Sequence[Picture]) -> list[Block]:
+def _evaluation(
+    study: Study, results: Mapping[str, Any], pictures: Sequence[Picture]
+) -> list[Block]:
     if not stages_of(study, "eval"):
         return []
-    document: list[Block] = [Heading("Evaluation"), Text(_READING), *_images(pictures, _EVALUATION_PICTURES)]
+    document: list[Block] = [
+        Heading("Evaluation"),
+        Text(_READING),
+        *_images(pictures, _EVALUATION_PICTURES),
+    ]
     for stage in stages_of(study, "eval"):
         for regime, values in results["regimes"].items():
-            document += tables.evaluation_tables(regime, values["arms"], stage, results["table_metrics"])
+            document += tables.evaluation_tables(
+                regime, values["arms"], stage, results["table_metrics"]
+            )
     document += overview.effect_tables(results)
     for regime, values in results["regimes"].items():
         for name, caption, other in (
@@ -150,16 +169,30 @@ def _evaluation(study: Study, results: Mapping[str, Any], pictures: Sequence[Pic
 def _settings(study: Study, results: Mapping[str, Any], pictures: Sequence[Picture]) -> list[Block]:
     document: list[Block] = [Heading("Settings"), tables.arms_table(study, results)]
     for stage, settings in results["settings"].items():
-        given = [f"{key} {value}" for key, value in settings.items() if value is not None and key != "seed"]
+        given = [
+            f"{key} {value}"
+            for key, value in settings.items()
+            if value is not None and key != "seed"
+        ]
         document.append(Text(f"{stage} of {study.baseline}: {', '.join(given)}."))
     for made in results["made_with"]:
-        versions = ", ".join(f"{name} {version}" for name, version in (made["versions"] or {}).items())
-        document.append(Text(f"{made['runs']} runs at commit {made['commit'] or 'unknown'}, with {versions or '?'}."))
+        versions = ", ".join(
+            f"{name} {version}" for name, version in (made["versions"] or {}).items()
+        )
+        document.append(
+            Text(
+                f"{made['runs']} runs at commit {made['commit'] or 'unknown'}, with {versions or '?'}."
+            )
+        )
     for regime, values in results["regimes"].items():
         seconds = tables.seconds_table(study, regime, values["arms"])
-        document.append(Details(seconds.caption, [seconds]) if len(seconds.rows) > _FOLDED_FROM else seconds)
+        document.append(
+            Details(seconds.caption, [seconds]) if len(seconds.rows) > _FOLDED_FROM else seconds
+        )
     if pictures:
-        document.append(Text("Beside each picture report/NAME.png lie its numbers, in report/NAME.csv."))
+        document.append(
+            Text("Beside each picture report/NAME.png lie its numbers, in report/NAME.csv.")
+        )
     return document
 
 
@@ -175,6 +208,12 @@ def _images(pictures: Sequence[Picture], names: Sequence[str]) -> list[Block]:
 
 def _caption(chart: Chart) -> str:
     several = any(line.seed == MEAN for line in chart.lines)
-    over_problems = not several and any(low is not None for line in chart.lines for _, _, low, _ in line.points)
-    band = ": mean over seeds with its 95% interval" if several else " with 95% intervals over problems"
+    over_problems = not several and any(
+        low is not None for line in chart.lines for _, _, low, _ in line.points
+    )
+    band = (
+        ": mean over seeds with its 95% interval"
+        if several
+        else " with 95% intervals over problems"
+    )
     return f"{chart.caption}{band if several or over_problems else ''}"

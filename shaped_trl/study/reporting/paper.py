@@ -1,15 +1,16 @@
 """The numbers that the paper (arXiv 2512.22955) gives for what a study measures too.
 
-They come from accounts of two versions of the paper, which agree where both have a number. Every number is an average
-over the paper's benchmarks at step 1000 of RL, in %, of one run and without an interval. The configuration of
-20B-A1B, which only the revised version has, is not known here.
+They come from accounts of two versions of the paper, which agree where both have a number. Every
+number is an average over the paper's benchmarks at step 1000 of RL, in %, of one run and without an
+interval. The configuration of 20B-A1B, which only the revised version has, is not known here.
 """
 
 from __future__ import annotations
 
 from shaped_kernels import RewardShape
 
-# Shapes that the paper reports. A study's `top_k` is not compared: its vocabulary has another size than the paper's.
+# Shapes that the paper reports. A study's `top_k` is not compared: its vocabulary has another size
+# than the paper's.
 CROSS_ENTROPY, PRECISION, DIVERSITY = RewardShape(), RewardShape(beta=-0.25), RewardShape(beta=0.5)
 TAIL_PENALTY, HEAD_REWARD = RewardShape(lambda_tail=-0.1), RewardShape(lambda_head=0.1)
 
@@ -39,13 +40,18 @@ REVISED_AVG_AT_128_AFTER_RL = {
 
 
 def differences(shape: RewardShape) -> dict[str, float] | None:
-    """Scale → the shape's difference to cross-entropy in points of Pass@64; None for a shape that is not reported.
+    """Scale → the shape's difference to cross-entropy in points of Pass@64; None for a shape that
+    is not reported.
 
-    A β in the product's form is set beside the paper's β too, although the paper's form is, most likely, the exponent.
+    A β in the product's form is set beside the paper's β too, although the paper's form is, most
+    likely, the exponent.
     """
     keys = ("beta", "lambda_head", "lambda_tail", "alpha")
     for reported, values in PASS_AT_64_AFTER_RL.items():
-        alike = all(getattr(shape, key) == getattr(reported, key) for key in keys) and shape.positive != "power"
+        alike = (
+            all(getattr(shape, key) == getattr(reported, key) for key in keys)
+            and shape.positive != "power"
+        )
         if alike and reported != CROSS_ENTROPY:
             base = PASS_AT_64_AFTER_RL[CROSS_ENTROPY]
             return {scale: values[scale] - base[scale] for scale in SCALES}

@@ -1,4 +1,5 @@
-"""The content of results.json: what each arm reached in each regime, the differences, and the verdicts on claims."""
+"""The content of results.json: what each arm reached in each regime, the differences, and the
+verdicts on claims."""
 
 from __future__ import annotations
 
@@ -14,7 +15,11 @@ from shaped_trl.study.reporting.claims import judge
 from shaped_trl.study.reporting.effects import effects
 from shaped_trl.study.reporting.evaluation_results import difference, metrics_of, summarise
 from shaped_trl.study.reporting.reading import Runs, planned, read_runs, stages_of, temperatures
-from shaped_trl.study.reporting.training_results import rl_summary, training_differences, training_summary
+from shaped_trl.study.reporting.training_results import (
+    rl_summary,
+    training_differences,
+    training_summary,
+)
 from shaped_trl.study.state import why_failed
 
 
@@ -32,7 +37,9 @@ def collect(regimes: Sequence[Runs], pass_at: Sequence[int] | None = None) -> di
     study = regimes[0].study
     planned_runs = [(runs, run) for runs in regimes for run in planned(runs.study)]
     failures = {
-        runs.study.key(*run): why_failed(runs.study.folder(*run), runs.study.record(*run), study.out)
+        runs.study.key(*run): why_failed(
+            runs.study.folder(*run), runs.study.record(*run), study.out
+        )
         for runs, run in planned_runs
     }
     found = effects(regimes, pass_at)
@@ -42,7 +49,9 @@ def collect(regimes: Sequence[Runs], pass_at: Sequence[int] | None = None) -> di
         "nll_within": study.nll_within,
         "seeds": list(study.seeds),
         "failed": {key: why for key, why in failures.items() if why is not None},
-        "incomplete": [runs.study.key(*run) for runs, run in planned_runs if run not in runs.records],
+        "incomplete": [
+            runs.study.key(*run) for runs, run in planned_runs if run not in runs.records
+        ],
         "settings": _settings(regimes),
         "made_with": _made_with(regimes),
         "table_metrics": _table_metrics(regimes, pass_at),
@@ -84,7 +93,9 @@ def _arm(runs: Runs, arm: str, pass_at: Sequence[int] | None) -> dict[str, Any]:
         by_seed = list(runs.evaluations[arm, stage].values())
         if by_seed:
             names = list(by_seed[0])
-            evaluated[stage] = {name: summarise([each[name] for each in by_seed], pass_at) for name in names}
+            evaluated[stage] = {
+                name: summarise([each[name] for each in by_seed], pass_at) for name in names
+            }
     stages = dict.fromkeys(stage for name, _, stage in planned(study) if name == arm)
     return {
         "training": {stage: summary for stage, summary in training.items() if summary},
@@ -96,13 +107,22 @@ def _arm(runs: Runs, arm: str, pass_at: Sequence[int] | None) -> dict[str, Any]:
 
 def _seconds(runs: Runs, arm: str, stage: str) -> list[dict[str, Any]]:
     """Wall and CPU seconds, and the attempt that finished, for each seed that is done."""
-    outcomes = [kept["outcome"] for (own, _, name), kept in runs.records.items() if (own, name) == (arm, stage)]
-    return [{key: outcome[key] for key in ("wall_seconds", "cpu_seconds", "attempt")} for outcome in outcomes]
+    outcomes = [
+        kept["outcome"]
+        for (own, _, name), kept in runs.records.items()
+        if (own, name) == (arm, stage)
+    ]
+    return [
+        {key: outcome[key] for key in ("wall_seconds", "cpu_seconds", "attempt")}
+        for outcome in outcomes
+    ]
 
 
 def _table_metrics(regimes: Sequence[Runs], pass_at: Sequence[int] | None) -> dict[str, list[str]]:
     """The metrics that tables show of each benchmark."""
-    found = [run for runs in regimes for by_seed in runs.evaluations.values() for run in by_seed.values()]
+    found = [
+        run for runs in regimes for by_seed in runs.evaluations.values() for run in by_seed.values()
+    ]
     return {name: metrics_of(each, pass_at) for run in found for name, each in run.items()}
 
 
@@ -112,7 +132,9 @@ def _differences(runs: Runs, pass_at: Sequence[int] | None) -> list[dict[str, An
         for arm in study.arms:
             if arm != study.baseline:
                 labels = {"arm": arm, "against": study.baseline, "stage": stage}
-                rows += _compare(evaluations[study.baseline, stage], evaluations[arm, stage], labels, pass_at)
+                rows += _compare(
+                    evaluations[study.baseline, stage], evaluations[arm, stage], labels, pass_at
+                )
     return rows
 
 
@@ -138,15 +160,16 @@ def _compare(
     for name in shared:
         a_seeds, b_seeds = ({seed: each[name] for seed, each in side.items()} for side in (a, b))
         for metric in metrics_of(next(iter(a_seeds.values())), pass_at):
-            row = difference(a_seeds, b_seeds, metric) if metric != "pass@1" else None  # it is avg@n
+            # it is avg@n
+            row = difference(a_seeds, b_seeds, metric) if metric != "pass@1" else None
             if row is not None:
                 rows.append({**labels, "benchmark": name, "metric": metric, **row})
     return rows
 
 
 def _settings(regimes: Sequence[Runs]) -> dict[str, Any]:
-    """How each evaluation stage sampled; of the first run that is done, the baseline's first: arms may have a
-    temperature of their own."""
+    """How each evaluation stage sampled; of the first run that is done, the baseline's first: arms
+    may have a temperature of their own."""
     settings: dict[str, Any] = {}
     for stage in stages_of(regimes[0].study, "eval"):
         done = [
@@ -161,7 +184,8 @@ def _settings(regimes: Sequence[Runs]) -> dict[str, Any]:
 
 
 def _made_with(regimes: Sequence[Runs]) -> list[dict[str, Any]]:
-    """{"commit", "versions", "runs"} for each commit and set of packages that finished runs were made with."""
+    """{"commit", "versions", "runs"} for each commit and set of packages that finished runs were
+    made with."""
     found: dict[str, dict[str, Any]] = {}
     for outcome in (kept["outcome"] for runs in regimes for kept in runs.records.values()):
         made = {key: outcome.get(key) for key in ("commit", "versions")}

@@ -1,4 +1,5 @@
-"""The tables of a report, from results.json: where training ended, RL, evaluations, and what runs took."""
+"""The tables of a report, from results.json: where training ended, RL, evaluations, and what runs
+took."""
 
 from __future__ import annotations
 
@@ -21,14 +22,26 @@ TRAINED = {
     "head_mass": "head mass",
     "tail_mass": "tail mass",
     "rare_nll": "NLL, rare targets",
-    "nll_source_text": "NLL, plain text",  # where a study mixes it in: `shaped_trl.data.running_sums`
+    # where a study mixes it in: `shaped_trl.data.running_sums`
+    "nll_source_text": "NLL, plain text",
 }
 
 
-def training_tables(study: Study, regime: str, values: Mapping[str, Any], stage: str) -> list[Table]:
-    """Where a train stage ended, and how that differs from the baseline; nothing where no arm has ended it."""
-    summaries = {arm: each["training"][stage] for arm, each in values["arms"].items() if stage in each["training"]}
-    shown = [key for key in TRAINED if any(summary.get(key) is not None for summary in summaries.values())]
+def training_tables(
+    study: Study, regime: str, values: Mapping[str, Any], stage: str
+) -> list[Table]:
+    """Where a train stage ended, and how that differs from the baseline; nothing where no arm has
+    ended it."""
+    summaries = {
+        arm: each["training"][stage]
+        for arm, each in values["arms"].items()
+        if stage in each["training"]
+    }
+    shown = [
+        key
+        for key in TRAINED
+        if any(summary.get(key) is not None for summary in summaries.values())
+    ]
     rows = [
         [
             arm,
@@ -47,7 +60,9 @@ def training_tables(study: Study, regime: str, values: Mapping[str, Any], stage:
     return [table, *_training_differences(study, regime, values["training_differences"], stage)]
 
 
-def _training_differences(study: Study, regime: str, rows: Sequence[dict[str, Any]], stage: str) -> list[Table]:
+def _training_differences(
+    study: Study, regime: str, rows: Sequence[dict[str, Any]], stage: str
+) -> list[Table]:
     found = {(row["arm"], row["quantity"]): signed(row) for row in rows if row["stage"] == stage}
     if not found:
         return []
@@ -69,11 +84,23 @@ def rl_table(regime: str, arms: Summaries, stage: str) -> Table:
             ends = ("raw_reward", "entropy", "completion_length", "clip_ratio")
             end = [number(summary[key]["end"]) for key in ends]
             rows.append([arm, number(summary["raw_reward"]["run"]), *end, f"{summary['steps']:,}"])
-    columns = ("arm", "reward, whole run", "reward, end", "entropy, end", "length, end", "clipped, end", "steps")
-    return Table(in_regime(regime, f"{stage}: the run's mean and the mean of its last tenth"), columns, rows)
+    columns = (
+        "arm",
+        "reward, whole run",
+        "reward, end",
+        "entropy, end",
+        "length, end",
+        "clipped, end",
+        "steps",
+    )
+    return Table(
+        in_regime(regime, f"{stage}: the run's mean and the mean of its last tenth"), columns, rows
+    )
 
 
-def evaluation_tables(regime: str, arms: Summaries, stage: str, table_metrics: Mapping[str, list[str]]) -> list[Table]:
+def evaluation_tables(
+    regime: str, arms: Summaries, stage: str, table_metrics: Mapping[str, list[str]]
+) -> list[Table]:
     """A table for each benchmark of an evaluation stage."""
     tables = []
     by_arm = {arm: values["evaluations"].get(stage, {}) for arm, values in arms.items()}
@@ -91,7 +118,9 @@ def evaluation_tables(regime: str, arms: Summaries, stage: str, table_metrics: M
             for arm, entry in entries.items()
         ]
         caption = f"{stage}: {benchmark}, {first['problems']} problems, {first['n']} samples each"
-        tables.append(Table(in_regime(regime, caption), ("arm", *shown, "truncated", "unparsed"), rows))
+        tables.append(
+            Table(in_regime(regime, caption), ("arm", *shown, "truncated", "unparsed"), rows)
+        )
     return tables
 
 
@@ -120,13 +149,26 @@ def seconds_table(study: Study, regime: str, arms: Summaries) -> Table:
     rows = []
     for arm, values in arms.items():
         for stage, seconds in values["seconds"].items():
-            wall, cpu = (sum(each[key] for each in seconds) for key in ("wall_seconds", "cpu_seconds"))
+            wall, cpu = (
+                sum(each[key] for each in seconds) for key in ("wall_seconds", "cpu_seconds")
+            )
             resumed = sum(each["attempt"] > 1 for each in seconds)
             spec = study.stages.get(stage)
             command = f"{spec.command} {spec.config}" if spec else NONE
-            rows.append([arm, stage, command, f"{wall:.1f}", f"{cpu:.1f}", str(resumed) if resumed else NONE])
+            rows.append(
+                [
+                    arm,
+                    stage,
+                    command,
+                    f"{wall:.1f}",
+                    f"{cpu:.1f}",
+                    str(resumed) if resumed else NONE,
+                ]
+            )
     caption = "Seconds, added over seeds; of a resumed run the last attempt alone"
-    return Table(in_regime(regime, caption), ("arm", "stage", "command", "wall s", "CPU s", "resumed"), rows)
+    return Table(
+        in_regime(regime, caption), ("arm", "stage", "command", "wall s", "CPU s", "resumed"), rows
+    )
 
 
 def arms_table(study: Study, results: Mapping[str, Any]) -> Table:
@@ -142,9 +184,13 @@ def arms_table(study: Study, results: Mapping[str, Any]) -> Table:
             for regime, values in results["regimes"].items()
             if arm in values["temperatures"]
         ]
-        temperature = NONE if own["temperature"] is None else f"{own['temperature']:g} × the recipe's"
+        temperature = (
+            NONE if own["temperature"] is None else f"{own['temperature']:g} × the recipe's"
+        )
         if own["entropy_of"]:
-            temperature = f"the entropy of {own['entropy_of']}" + (f" ({'; '.join(found)})" if found else "")
+            temperature = f"the entropy of {own['entropy_of']}" + (
+                f" ({'; '.join(found)})" if found else ""
+            )
         rows.append(
             [
                 arm,
@@ -152,7 +198,11 @@ def arms_table(study: Study, results: Mapping[str, Any]) -> Table:
                 f"of {own['checkpoint_of']}" if own["checkpoint_of"] else its_own,
                 temperature,
                 ", ".join(map(str, own["seeds"])),
-                "baseline" if arm == study.baseline else "exploratory" if own["exploratory"] else "confirmatory",
+                "baseline"
+                if arm == study.baseline
+                else "exploratory"
+                if own["exploratory"]
+                else "confirmatory",
             ]
         )
     return Table("Arms; of a temperature found, mean and range over seeds", columns, rows)
@@ -160,7 +210,11 @@ def arms_table(study: Study, results: Mapping[str, Any]) -> Table:
 
 def _what_acts(arm: Arm) -> str:
     """The arm's shape, and the options that it alone has."""
-    options = [f"{stage} {key} {value}" for stage, given in arm.args.items() for key, value in given.items()]
+    options = [
+        f"{stage} {key} {value}"
+        for stage, given in arm.args.items()
+        for key, value in given.items()
+    ]
     return ", ".join([shape_text(arm.shape), *options])
 
 

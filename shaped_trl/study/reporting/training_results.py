@@ -20,9 +20,10 @@ _LAST_SHARE = 0.1  # of a run's rows: one logged batch alone is too noisy to sta
 def training_summary(runs: Runs, arm: str, stage: str) -> dict[str, Any] | None:
     """Where a train stage ended, averaged over seeds; None without rows.
 
-    nll and entropy (nats), perplexity, head and tail mass, nll of rare targets, as far as they are logged. Held-out
-    values of the last evaluation if the stage evaluates, the mean of the last tenth of the training rows otherwise:
-    `source` says which. With several seeds `over_seeds` has their mean with its 95% t interval.
+    nll and entropy (nats), perplexity, head and tail mass, nll of rare targets, as far as they are
+    logged. Held-out values of the last evaluation if the stage evaluates, the mean of the last
+    tenth of the training rows otherwise: `source` says which. With several seeds `over_seeds` has
+    their mean with its 95% t interval.
     """
     ends = {key: list(by_seed.values()) for key, by_seed in training_ends(runs, arm, stage).items()}
     if not ends:
@@ -32,14 +33,19 @@ def training_summary(runs: Runs, arm: str, stage: str) -> dict[str, Any] | None:
     summary |= {key: mean(values_S) for key, values_S in ends.items()}
     # of the mean: logged perplexities are exp of single rows' NLL
     summary["perplexity"] = math.exp(summary["nll"]) if summary.get("nll") is not None else None
-    intervals = {key: t_interval(np.array(values_S)) for key, values_S in ends.items() if len(values_S) > 1}
+    intervals = {
+        key: t_interval(np.array(values_S)) for key, values_S in ends.items() if len(values_S) > 1
+    }
     if "nll" in intervals:
-        intervals["perplexity"] = {name: math.exp(value) for name, value in intervals["nll"].items()}
+        intervals["perplexity"] = {
+            name: math.exp(value) for name, value in intervals["nll"].items()
+        }
     return summary | _extent(logs) | ({"over_seeds": intervals} if intervals else {})
 
 
 def training_differences(runs: Runs) -> list[dict[str, Any]]:
-    """How each arm ended a train stage relative to the baseline, (own − base) / base, paired over seeds.
+    """How each arm ended a train stage relative to the baseline, (own − base) / base, paired over
+    seeds.
 
     A row for each quantity, with a 95% t interval; none with fewer than two seeds in common.
     """
@@ -52,10 +58,18 @@ def training_differences(runs: Runs) -> list[dict[str, Any]]:
                 seeds = [seed for seed in base[key] if seed in own[key] and base[key][seed]]
                 if len(seeds) > 1:
                     shifts_S = np.array([own[key][seed] / base[key][seed] - 1 for seed in seeds])
-                    labels = {"arm": arm, "against": study.baseline, "stage": stage, "quantity": key}
+                    labels = {
+                        "arm": arm,
+                        "against": study.baseline,
+                        "stage": stage,
+                        "quantity": key,
+                    }
                     rows.append(labels | t_interval(shifts_S) | {"seeds": len(seeds)})
     order = {key: number for number, key in enumerate(TRAIN_KEYS)}
-    return sorted(rows, key=lambda row: (list(study.arms).index(row["arm"]), row["stage"], order[row["quantity"]]))
+    return sorted(
+        rows,
+        key=lambda row: (list(study.arms).index(row["arm"]), row["stage"], order[row["quantity"]]),
+    )
 
 
 def training_ends(runs: Runs, arm: str, stage: str) -> dict[str, dict[int, float]]:
@@ -73,8 +87,9 @@ def training_ends(runs: Runs, arm: str, stage: str) -> dict[str, dict[int, float
 
 
 def nll_before(runs: Runs, arm: str, stage: str) -> float | None:
-    """By which share the NLL of the trained model that the arm's stage starts from differs from that of the
-    baseline's, mean against mean over the seeds that both have; None without such seeds."""
+    """By which share the NLL of the trained model that the arm's stage starts from differs from
+    that of the baseline's, mean against mean over the seeds that both have; None without such
+    seeds."""
     own, base = (runs.study.trained(each, stage) for each in (arm, runs.study.baseline))
     if own is None or base is None:
         return None
@@ -90,11 +105,12 @@ def _held_out(logs: Iterable[Rows]) -> bool:
 
 
 def rl_summary(runs: Runs, arm: str, stage: str) -> dict[str, Any] | None:
-    """RL of an arm, averaged over seeds: each quantity over the run and its last tenth; None without rows.
+    """RL of an arm, averaged over seeds: each quantity over the run and its last tenth; None
+    without rows.
 
-    `raw_reward` is the accuracy over all sampled completions, before groups without a signal are dropped; its
-    mean over the run is the area under the learning curve. With several seeds `over_seeds` has the means of
-    `rl_outcomes` with their 95% t intervals.
+    `raw_reward` is the accuracy over all sampled completions, before groups without a signal are
+    dropped; its mean over the run is the area under the learning curve. With several seeds
+    `over_seeds` has the means of `rl_outcomes` with their 95% t intervals.
     """
     logs = list(runs.logs[arm, stage].values())
     if not logs:
@@ -102,10 +118,15 @@ def rl_summary(runs: Runs, arm: str, stage: str) -> dict[str, Any] | None:
     summary: dict[str, Any] = {}
     for key in RL_KEYS:
         values = [curve(rows, key)[1] for rows in logs]
-        summary[key] = {"run": mean([mean(v) for v in values]), "end": mean([_end(v) for v in values])}
+        summary[key] = {
+            "run": mean([mean(v) for v in values]),
+            "end": mean([_end(v) for v in values]),
+        }
     outcomes = rl_outcomes(runs, arm, stage)
     intervals = {
-        key: t_interval(np.array(list(by_seed.values()))) for key, by_seed in outcomes.items() if len(by_seed) > 1
+        key: t_interval(np.array(list(by_seed.values())))
+        for key, by_seed in outcomes.items()
+        if len(by_seed) > 1
     }
     return summary | _extent(logs) | ({"over_seeds": intervals} if intervals else {})
 
@@ -113,13 +134,15 @@ def rl_summary(runs: Runs, arm: str, stage: str) -> dict[str, Any] | None:
 def rl_outcomes(runs: Runs, arm: str, stage: str) -> dict[str, dict[int, float]]:
     """Metric → seed → its value over one run of RL.
 
-    `reward` (the mean over the run, so the area under its curve; in 0–1) and `reward_end` (of its last tenth);
-    `entropy_change` and `length_change`: of the policy's entropy and the response length, last tenth against first,
-    (last − first) / first.
+    `reward` (the mean over the run, so the area under its curve; in 0–1) and `reward_end` (of its
+    last tenth); `entropy_change` and `length_change`: of the policy's entropy and the response
+    length, last tenth against first, (last − first) / first.
     """
     found: dict[str, dict[int, float]] = {}
     for seed, rows in runs.logs[arm, stage].items():
-        rewards, entropies, lengths = (curve(rows, key)[1] for key in ("raw_reward", "entropy", "completion_length"))
+        rewards, entropies, lengths = (
+            curve(rows, key)[1] for key in ("raw_reward", "entropy", "completion_length")
+        )
         values = {
             "reward": mean(rewards),
             "reward_end": _end(rewards),
@@ -144,7 +167,11 @@ def mean(values: Sequence[float | None]) -> float | None:
 
 
 def _end(values: list[float], *, last_only: bool = False) -> float | None:
-    return mean(values[-1 if last_only else -math.ceil(len(values) * _LAST_SHARE) :]) if values else None
+    return (
+        mean(values[-1 if last_only else -math.ceil(len(values) * _LAST_SHARE) :])
+        if values
+        else None
+    )
 
 
 def _extent(logs: list[Rows]) -> dict[str, Any]:
@@ -152,5 +179,7 @@ def _extent(logs: list[Rows]) -> dict[str, Any]:
     return {
         "seeds": len(logs),
         "steps": max(rows[-1]["step"] for rows in logs),
-        "tokens": max((int(value) for rows in logs for value in curve(rows, "tokens")[1]), default=None),
+        "tokens": max(
+            (int(value) for rows in logs for value in curve(rows, "tokens")[1]), default=None
+        ),
     }

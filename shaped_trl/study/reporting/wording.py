@@ -29,14 +29,19 @@ def number(value: float | None) -> str:
 
 def signed(row: Mapping[str, Any]) -> str:
     """A difference of shares with its interval, in percentage points."""
-    return "{:+.1f} [{:+.1f}, {:+.1f}]".format(*(100 * row[key] for key in ("value", "low", "high")))
+    return "{:+.1f} [{:+.1f}, {:+.1f}]".format(
+        *(100 * row[key] for key in ("value", "low", "high"))
+    )
 
 
 def effect_number(row: Mapping[str, Any]) -> str:
     """A row of `effects` with its interval in its unit: nats, percent, or percentage points."""
     if row["unit"] == "nats":
-        return "{:+.3f} [{:+.3f}, {:+.3f}] nats".format(*(row[key] for key in ("value", "low", "high")))
-    # a change is a share of the run's own start: the difference of two is in points, that of two NLL is not
+        return "{:+.3f} [{:+.3f}, {:+.3f}] nats".format(
+            *(row[key] for key in ("value", "low", "high"))
+        )
+    # a change is a share of the run's own start: the difference of two is in points, that of two
+    # NLL is not
     return f"{signed(row)} {'%' if row['metric'] == 'nll_relative' else 'points'}"
 
 

@@ -1,8 +1,9 @@
-"""One run in its own process: output to log.txt, own process group, outcome to done.json or failed.json.
+"""One run in its own process: output to log.txt, own process group, outcome to done.json or
+failed.json.
 
-The process is forked from a server that has imported torch and the trainers, so that a study pays for the
-imports once. It ends, with everything it started in its group, when the study's process is gone for whatever
-reason.
+The process is forked from a server that has imported torch and the trainers, so that a study pays
+for the imports once. It ends, with everything it started in its group, when the study's process is
+gone for whatever reason.
 """
 
 from __future__ import annotations
@@ -34,8 +35,8 @@ def run_child(
     num_threads: int,
     device: str | None = None,
 ) -> None:
-    """Call `entry` ("module:function") with `argv`, as the command line would, and exit with its code. `device` is the
-    GPU it may use, where there are several."""
+    """Call `entry` ("module:function") with `argv`, as the command line would, and exit with its
+    code. `device` is the GPU it may use, where there are several."""
     os.setsid()
     signal.signal(signal.SIGINT, signal.default_int_handler)
     threading.Thread(target=_end_with_parent, daemon=True).start()
@@ -72,7 +73,8 @@ def _call(entry: str, argv: list[str]) -> int:
         if isinstance(stop.code, str):
             print(stop.code, file=sys.stderr)
         return stop.code if isinstance(stop.code, int) else int(stop.code is not None)
-    except BaseException:  # the run's outcome, whatever it was, belongs in its log and in failed.json
+    # the run's outcome, whatever it was, belongs in its log and in failed.json
+    except BaseException:
         traceback.print_exc()
         return 1
 

@@ -1,4 +1,5 @@
-"""How far each run is, read from the rows it writes, and two ways to show it: live bars and plain lines."""
+"""How far each run is, read from the rows it writes, and two ways to show it: live bars and plain
+lines."""
 
 from __future__ import annotations
 
@@ -23,7 +24,8 @@ LAST_ENDED = 5  # runs that have ended well and are still shown
 
 
 class Meter:
-    """Counts a run's work from its files, steps of a log or samples, reading only what was added."""
+    """Counts a run's work from its files, steps of a log or samples, reading only what was
+    added."""
 
     def __init__(self, run: Run):
         self.run = run
@@ -50,7 +52,8 @@ class Meter:
             return b""
         with open(path, "rb") as file:
             inode = os.fstat(file.fileno()).st_ino
-            if inode != self._inode:  # replaced: a resumed run has dropped the rows that it does again
+            # replaced: a resumed run has dropped the rows that it does again
+            if inode != self._inode:
                 self._inode, self._offset, self._count = inode, 0, 0
             file.seek(self._offset)
             added = file.read()
@@ -64,7 +67,8 @@ class Meter:
 
 
 class Board:
-    """The states of all runs and the seconds they took: what a display shows and the scheduler decides on."""
+    """The states of all runs and the seconds they took: what a display shows and the scheduler
+    decides on."""
 
     def __init__(self, runs: Sequence[Run], max_parallel: int):
         self.runs = runs
@@ -81,7 +85,8 @@ class Board:
         return time.monotonic() - self.started_s[key] if key in self.started_s else 0.0
 
     def projected_seconds(self) -> dict[str, float]:
-        """Seconds per run: measured of finished ones, extrapolated of those past a tenth of their work."""
+        """Seconds per run: measured of finished ones, extrapolated of those past a tenth of their
+        work."""
         projected = dict(self.seconds)
         for run in self.runs:
             if self.states[run.key] == "running":
@@ -133,8 +138,8 @@ class PlainDisplay:
 
 
 class LiveDisplay:
-    """A bar for the whole and below it one for each run that is running, has failed or was among the last to end,
-    redrawn in place: a study may have more runs than a terminal has lines."""
+    """A bar for the whole and below it one for each run that is running, has failed or was among
+    the last to end, redrawn in place: a study may have more runs than a terminal has lines."""
 
     def __init__(self, console: Console, runs: Sequence[Run]):
         self._progress = Progress(
@@ -148,7 +153,9 @@ class LiveDisplay:
             refresh_per_second=2,
         )
         self._whole = self._add("[bold]all runs")
-        self._tasks: dict[str, TaskID] = {run.key: self._add(run.key, visible=False) for run in runs}
+        self._tasks: dict[str, TaskID] = {
+            run.key: self._add(run.key, visible=False) for run in runs
+        }
         self._ended: deque[TaskID] = deque()
         self._progress.start()
 
@@ -175,7 +182,9 @@ class LiveDisplay:
                 done, total = board.meters[run.key].read()
                 clock = duration(board.elapsed_seconds(run.key))
                 count = f"{done}/{total}" if total else str(done or "")
-                self._progress.update(self._tasks[run.key], total=total, completed=done, count=count, clock=clock)
+                self._progress.update(
+                    self._tasks[run.key], total=total, completed=done, count=count, clock=clock
+                )
         ended = sum(state in FINISHED for state in board.states.values())
         left = f", about {duration(eta_seconds)} left" if eta_seconds else ""
         self._progress.update(

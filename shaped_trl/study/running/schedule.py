@@ -1,7 +1,7 @@
 """Which run next, and how long the rest takes: pure functions on seconds.
 
-The chain of waiting runs that is longest in seconds starts first (critical path), so that the last runs of
-two workers end at about the same time.
+The chain of waiting runs that is longest in seconds starts first (critical path), so that the last
+runs of two workers end at about the same time.
 """
 
 from __future__ import annotations
@@ -10,16 +10,17 @@ from collections.abc import Collection, Mapping, Sequence
 
 from shaped_trl.study.plan import Run
 
-# Where a stage has not been timed and its study says nothing: its share of a study's time, as in the demo. Only the
-# order hangs on it.
+# Where a stage has not been timed and its study says nothing: its share of a study's time, as in
+# the demo. Only the order hangs on it.
 _WEIGHT = {"train": 1.0, "rlvr": 1.0, "eval": 0.2, "match": 0.1}
 
 
 def estimate_seconds(runs: Sequence[Run], measured: Mapping[str, float]) -> dict[str, float]:
-    """Seconds per run key: measured, or the mean of its stage, or what the study says, or its command's weight at the
-    measured pace.
+    """Seconds per run key: measured, or the mean of its stage, or what the study says, or its
+    command's weight at the measured pace.
 
-    With nothing measured or said the numbers are weights: right for ordering, meaningless as seconds.
+    With nothing measured or said the numbers are weights: right for ordering, meaningless as
+    seconds.
     """
     by_stage: dict[str, list[float]] = {}
     for run in runs:
@@ -47,16 +48,23 @@ def path_seconds(runs: Sequence[Run], seconds: Mapping[str, float]) -> dict[str,
 
 
 def next_run(
-    runs: Sequence[Run], waiting: Collection[str], done: Collection[str], seconds: Mapping[str, float]
+    runs: Sequence[Run],
+    waiting: Collection[str],
+    done: Collection[str],
+    seconds: Mapping[str, float],
 ) -> Run | None:
-    """The ready run with the longest chain behind it, of equals the plan's first; None if none is ready."""
+    """The ready run with the longest chain behind it, of equals the plan's first; None if none is
+    ready."""
     longest = path_seconds(runs, seconds)
-    ready = [run for run in runs if run.key in waiting and all(need in done for need in run.depends_on)]
+    ready = [
+        run for run in runs if run.key in waiting and all(need in done for need in run.depends_on)
+    ]
     return max(ready, key=lambda run: longest[run.key], default=None)
 
 
 def remaining_seconds(runs: Sequence[Run], left: Mapping[str, float], max_parallel: int) -> float:
-    """Time to the end, from the seconds left per unfinished run: the larger of work and longest chain."""
+    """Time to the end, from the seconds left per unfinished run: the larger of work and longest
+    chain."""
     unfinished = [run for run in runs if run.key in left]
     if not unfinished:
         return 0.0

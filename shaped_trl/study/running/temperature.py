@@ -1,7 +1,9 @@
-"""The temperature at which one trained model has the held-out entropy of another: a control for what a shape does.
+"""The temperature at which one trained model has the held-out entropy of another: a control for
+what a shape does.
 
-A shape that lowers the entropy also makes rollouts less random, which cross-entropy has at a lower temperature for
-nothing. The match is measured by the trainer's own evaluation, on the rows that both were evaluated on.
+A shape that lowers the entropy also makes rollouts less random, which cross-entropy has at a lower
+temperature for nothing. The match is measured by the trainer's own evaluation, on the rows that
+both were evaluated on.
 """
 
 from __future__ import annotations
@@ -29,7 +31,8 @@ TOLERANCE = 1e-3  # of ln T; evaluation ends there, on a CPU after about 8 of th
 
 
 def main(argv: list[str]) -> int:
-    """Write OUT/temperature.json: {"temperature", "entropy", "entropy_at_1", "wanted", "tried": [[T, entropy], …]}.
+    """Write OUT/temperature.json: {"temperature", "entropy", "entropy_at_1", "wanted", "tried":
+    [[T, entropy], …]}.
 
     Raises:
         UserError: a run without held-out entropy, or no temperature in [0.05, 20] reaches it.
@@ -40,15 +43,20 @@ def main(argv: list[str]) -> int:
     args = parser.parse_args(argv[1:])
     _, entropies = curve(read_log(args.like / TRAIN_LOG), "eval_entropy")
     if not entropies:
-        raise UserError(f"{args.like}: no held-out entropy in its log; set dataset_test_split and eval_strategy")
+        raise UserError(
+            f"{args.like}: no held-out entropy in its log; set dataset_test_split and eval_strategy"
+        )
     found = match(args.model, entropies[-1], args.out)
     write_atomic(args.out / FOUND, json.dumps(found, indent=2) + "\n")
-    print(f"T={found['temperature']:.4f}: entropy {found['entropy']:.4f}, wanted {found['wanted']:.4f}")
+    print(
+        f"T={found['temperature']:.4f}: entropy {found['entropy']:.4f}, wanted {found['wanted']:.4f}"
+    )
     return 0
 
 
 def match(folder: Path, wanted: float, out: Path) -> dict:
-    """The temperature at which the model trained in `folder` has the held-out entropy `wanted` (nats per token).
+    """The temperature at which the model trained in `folder` has the held-out entropy `wanted`
+    (nats per token).
 
     What the evaluations log goes to `out`: the run in `folder` stays as it is.
     """
@@ -64,7 +72,9 @@ def match(folder: Path, wanted: float, out: Path) -> dict:
 
     # entropy rises with the temperature, whatever the distribution
     if excess(math.log(LOWEST)) > 0 or excess(math.log(HIGHEST)) < 0:
-        raise UserError(f"{folder}: no temperature in [{LOWEST}, {HIGHEST}] gives an entropy of {wanted:.4f}")
+        raise UserError(
+            f"{folder}: no temperature in [{LOWEST}, {HIGHEST}] gives an entropy of {wanted:.4f}"
+        )
     at_1 = excess(0.0) + wanted
     inside = (math.log(LOWEST), 0.0) if at_1 >= wanted else (0.0, math.log(HIGHEST))
     log_t = brentq(excess, *inside, xtol=TOLERANCE)
@@ -84,8 +94,12 @@ def _cooled(trainer: ShapedTrainer, temperature: float) -> Iterator[None]:
     """All logits divided by the temperature, for as long as this is open."""
     head, logits = trainer.model.get_output_embeddings(), trainer.head.logits
     if getattr(head, "bias", None) is not None or logits is None or logits.softcap is not None:
-        raise UserError("entropy_of is for models whose logits are linear: this one has a bias or a soft cap there")
-    hook = head.register_forward_pre_hook(lambda module, inputs: (inputs[0] / temperature, *inputs[1:]))
+        raise UserError(
+            "entropy_of is for models whose logits are linear: this one has a bias or a soft cap there"
+        )
+    hook = head.register_forward_pre_hook(
+        lambda module, inputs: (inputs[0] / temperature, *inputs[1:])
+    )
     try:
         yield
     finally:
@@ -99,8 +113,16 @@ def _trainer(folder: Path, out: Path):
     from shaped_trl.training.run import build_trainer
 
     given = ["--model_name_or_path", str(folder), "--output_dir", str(out)]
-    given += ["--report_to", "none", "--disable_tqdm", "true", *_moved(load(folder / RESOLVED), folder)]
-    (corpus, args, model_args, *_), _ = Parser("train", train_options()).resolve(str(folder / RESOLVED), given)
+    given += [
+        "--report_to",
+        "none",
+        "--disable_tqdm",
+        "true",
+        *_moved(load(folder / RESOLVED), folder),
+    ]
+    (corpus, args, model_args, *_), _ = Parser("train", train_options()).resolve(
+        str(folder / RESOLVED), given
+    )
     return build_trainer(corpus, args, model_args)
 
 

@@ -1,4 +1,5 @@
-"""The backends that run here: several problems at once, continuous batching, and vLLM's call contract."""
+"""The backends that run here: several problems at once, continuous batching, and vLLM's call
+contract."""
 
 from __future__ import annotations
 
@@ -30,7 +31,10 @@ PROMPTS = ("Question: w1 w2 Answer:", "Question: w9 w4 Answer:")
 
 
 def rows(folder: Path) -> dict[tuple[str, int], Sample]:
-    return {(row.problem_id, row.sample_index): row for row in read_jsonl(folder / "samples.jsonl", Sample)}
+    return {
+        (row.problem_id, row.sample_index): row
+        for row in read_jsonl(folder / "samples.jsonl", Sample)
+    }
 
 
 def test_greedy_problems_are_answered_together_as_alone(make_config, monkeypatch):
@@ -38,12 +42,16 @@ def test_greedy_problems_are_answered_together_as_alone(make_config, monkeypatch
     calls = []
     generate = TransformersBackend.generate
     monkeypatch.setattr(
-        TransformersBackend, "generate", lambda self, request: calls.append(request) or generate(self, request)
+        TransformersBackend,
+        "generate",
+        lambda self, request: calls.append(request) or generate(self, request),
     )
     together = rows(sample(make_config("together", batch_size=4, **greedy)))
     assert [len(request.prompts) for request in calls] == [4, NUM_PROBLEMS - 4]
     assert together == rows(sample(make_config("alone", batch_size=1, **greedy)))
-    assert len({row.completion for row in together.values()}) > 1, "the test needs answers that differ"
+    assert len({row.completion for row in together.values()}) > 1, (
+        "the test needs answers that differ"
+    )
 
 
 def test_each_of_several_prompts_has_its_own_distribution(make_config, model_folder):
@@ -65,7 +73,9 @@ def test_continuous_batching_draws_from_the_same_distribution(make_config, model
     assert torch.equal(torch.get_rng_state(), state)
     assert {index: len(samples) for index, samples in done.items()} == dict.fromkeys(range(30), 100)
     for parity, prompt in enumerate(PROMPTS):
-        words = [one.text for index, samples in done.items() if index % 2 == parity for one in samples]
+        words = [
+            one.text for index, samples in done.items() if index % 2 == parity for one in samples
+        ]
         check_first_words(words, model_folder, prompt, 0.7, 0.9)
 
 
@@ -82,7 +92,9 @@ def test_continuous_batching_ends_samples_where_they_end(make_config):
             assert one.tokens == len(words) == 40
         else:
             ends["token" if one.tokens == len(words) + 1 else "string"] += 1
-            assert len(words) + 1 <= one.tokens <= len(words) + 2, "a stop string has two words at most"
+            assert len(words) + 1 <= one.tokens <= len(words) + 2, (
+                "a stop string has two words at most"
+            )
     assert min(ends.values()) > 3, ends
 
 
@@ -95,7 +107,9 @@ def test_continuous_batching_says_that_it_is_not_repeatable_and_does_not_repeat_
     lines = (folder / "samples.jsonl").read_text().splitlines(keepends=True)
     (folder / "samples.jsonl").write_text("".join(lines[:8]))
     again = rows(sample(config))
-    kept, new = ([again["gsm8k/0", index].completion for index in half] for half in (range(8), range(8, 16)))
+    kept, new = (
+        [again["gsm8k/0", index].completion for index in half] for half in (range(8), range(8, 16))
+    )
     assert kept == [first["gsm8k/0", index].completion for index in range(8)]
     assert kept != new, "the resumed run drew the first run's samples again"
     with pytest.raises(UserError, match="continuous_batching=False, but the run in"):
@@ -105,7 +119,9 @@ def test_continuous_batching_says_that_it_is_not_repeatable_and_does_not_repeat_
 def test_continuous_batching_stops_at_once_when_it_is_left(make_config):
     backend = load_backend(continuous(make_config, max_new_tokens=100))
     threads = threading.active_count()
-    with closing(backend.complete([Request(PROMPTS[:1], 1, seed=i) for i in range(400)])) as results:
+    with closing(
+        backend.complete([Request(PROMPTS[:1], 1, seed=i) for i in range(400)])
+    ) as results:
         next(results)
     assert threading.active_count() == threads
 
@@ -151,10 +167,20 @@ class Engine:
     calls: list[tuple[list[Any], list[Parameters]]] = []
 
     def __init__(
-        self, model: str, *, revision, tokenizer_revision, trust_remote_code, dtype, seed, tensor_parallel_size
+        self,
+        model: str,
+        *,
+        revision,
+        tokenizer_revision,
+        trust_remote_code,
+        dtype,
+        seed,
+        tensor_parallel_size,
     ) -> None:
         assert trust_remote_code is False
-        self.made.append({"model": model, "tensor_parallel_size": tensor_parallel_size, "dtype": dtype})
+        self.made.append(
+            {"model": model, "tensor_parallel_size": tensor_parallel_size, "dtype": dtype}
+        )
 
     def generate(self, prompts, sampling_params, *, use_tqdm):
         self.calls.append((prompts, sampling_params))
@@ -185,9 +211,15 @@ def test_vllm_is_called_as_documented(make_config, model_folder, stand_in, monke
     """A stand-in with its call contract; vLLM itself has not been run."""
     monkeypatch.setattr("shaped_eval.backends.vllm.SAMPLES_PER_CALL", 7)
     folder = sample(make_config(backend="vllm", tensor_parallel_size=2))
-    assert stand_in.made == [{"model": str(model_folder), "tensor_parallel_size": 2, "dtype": "auto"}]
-    assert sum(parameters.n for _, given in stand_in.calls for parameters in given) == 5 * NUM_PROBLEMS
-    assert all(7 <= sum(parameters.n for parameters in given) < 9 for _, given in stand_in.calls[:-1])
+    assert stand_in.made == [
+        {"model": str(model_folder), "tensor_parallel_size": 2, "dtype": "auto"}
+    ]
+    assert (
+        sum(parameters.n for _, given in stand_in.calls for parameters in given) == 5 * NUM_PROBLEMS
+    )
+    assert all(
+        7 <= sum(parameters.n for parameters in given) < 9 for _, given in stand_in.calls[:-1]
+    )
     given = stand_in.calls[0][1][0]
     assert (given.n, given.temperature, given.top_p, given.max_tokens, given.stop) == (
         2,
@@ -220,7 +252,9 @@ def test_vllm_unfinished_samples_are_no_samples(make_config, stand_in, monkeypat
 
 
 def test_without_vllm_the_error_says_what_to_install(make_config):
-    with pytest.raises(UserError, match=r"needs the package vllm: pip install 'shaped-trl\[vllm\]'"):
+    with pytest.raises(
+        UserError, match=r"needs the package vllm: pip install 'shaped-trl\[vllm\]'"
+    ):
         sample(make_config(backend="vllm"))
 
 
@@ -228,13 +262,18 @@ def test_each_process_takes_its_own_gpus():
     visible = {"CUDA_VISIBLE_DEVICES": "4,5,6,7"}
     assert visible_devices({**visible, "LOCAL_RANK": "0"}, 2) == "4,5"
     assert visible_devices({**visible, "LOCAL_RANK": "1"}, 2) == "6,7"
-    with pytest.raises(UserError, match=r"tensor_parallel_size=2: process 2 .* finds no GPUs left of 4"):
+    with pytest.raises(
+        UserError, match=r"tensor_parallel_size=2: process 2 .* finds no GPUs left of 4"
+    ):
         visible_devices({**visible, "LOCAL_RANK": "2"}, 2)
 
 
 @pytest.mark.parametrize(
     "error",
-    [torch.OutOfMemoryError("CUDA out of memory."), RuntimeError("DefaultCPUAllocator: can't allocate memory")],
+    [
+        torch.OutOfMemoryError("CUDA out of memory."),
+        RuntimeError("DefaultCPUAllocator: can't allocate memory"),
+    ],
 )
 def test_a_batch_beyond_the_memory_is_named(make_config, monkeypatch, error):
     def fail(*args, **kwargs):
@@ -242,7 +281,9 @@ def test_a_batch_beyond_the_memory_is_named(make_config, monkeypatch, error):
 
     backend = load_backend(make_config())
     monkeypatch.setattr(backend._model, "generate", fail)
-    with pytest.raises(UserError, match=r"^batch_size=2: 2 samples of 2 \+ 12 tokens .* of cpu: use a smaller"):
+    with pytest.raises(
+        UserError, match=r"^batch_size=2: 2 samples of 2 \+ 12 tokens .* of cpu: use a smaller"
+    ):
         backend.generate(Request(("w1 w2",), 2, seed=0))
 
 
@@ -281,11 +322,18 @@ def test_memory_does_not_grow_with_the_samples(make_config, monkeypatch):
     assert peaks[1] < 1.5 * peaks[0], f"{peaks}: the samples grew from 1 to 24 MB"
 
 
-@pytest.mark.parametrize(("varied", "temperature", "said"), [(False, 1.0, True), (True, 1.0, False)])
-def test_samples_that_never_differ_are_suspicious(make_config, monkeypatch, capsys, varied, temperature, said):
+@pytest.mark.parametrize(
+    ("varied", "temperature", "said"), [(False, 1.0, True), (True, 1.0, False)]
+)
+def test_samples_that_never_differ_are_suspicious(
+    make_config, monkeypatch, capsys, varied, temperature, said
+):
     monkeypatch.setattr(sample_module, "load_backend", lambda config: Fake(varied))
     sample(make_config(temperature=temperature))
-    assert ("are the same at temperature=1.0: does transformers sample at all?" in capsys.readouterr().err) == said
+    assert (
+        "are the same at temperature=1.0: does transformers sample at all?"
+        in capsys.readouterr().err
+    ) == said
 
 
 def test_where_there_is_no_terminal_a_line_tells_the_progress(make_config, monkeypatch, capsys):

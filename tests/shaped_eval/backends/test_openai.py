@@ -26,7 +26,10 @@ from waiting import PATIENCE_S
 
 
 def rows(folder: Path) -> dict[tuple[str, int], Sample]:
-    return {(row.problem_id, row.sample_index): row for row in read_jsonl(folder / "samples.jsonl", Sample)}
+    return {
+        (row.problem_id, row.sample_index): row
+        for row in read_jsonl(folder / "samples.jsonl", Sample)
+    }
 
 
 def test_requests_are_what_the_protocol_says(config_of, server):
@@ -54,10 +57,16 @@ def test_requests_are_what_the_protocol_says(config_of, server):
     assert len({body["seed"] for body in server.asked}) == 18
     assert all(0 <= body["seed"] < 2**31 for body in server.asked)
     done = rows(folder)
-    assert list(done) == [(f"gsm8k/{p}", i) for p in range(6) for i in range(5)], "in order, however they came"
-    assert done["gsm8k/0", 1].completion.endswith("-1"), "choices in the order of their index, cut at the stop string"
+    assert list(done) == [(f"gsm8k/{p}", i) for p in range(6) for i in range(5)], (
+        "in order, however they came"
+    )
+    assert done["gsm8k/0", 1].completion.endswith("-1"), (
+        "choices in the order of their index, cut at the stop string"
+    )
     assert {row.finish_reason for row in done.values()} == {"stop"}
-    assert [done["gsm8k/0", i].tokens for i in range(5)] == [8, 7, 8, 7, 8], "equal shares of the server's count"
+    assert [done["gsm8k/0", i].tokens for i in range(5)] == [8, 7, 8, 7, 8], (
+        "equal shares of the server's count"
+    )
     assert 1 < server.most_under_way <= 3
     record = json.loads((folder / "run.json").read_text())
     assert record["base_url"] == server.url
@@ -99,7 +108,11 @@ def test_a_passing_fault_is_waited_out(config_of, server, monkeypatch, fault):
                 monkeypatch.setattr(openai, "READ_TIMEOUT_S", PATIENCE_S)
             ended.wait()
             return None
-        return "drop" if fault == "drop" else (int(fault), {"error": {"message": "busy"}}, {"Retry_After": "0"})
+        return (
+            "drop"
+            if fault == "drop"
+            else (int(fault), {"error": {"message": "busy"}}, {"Retry_After": "0"})
+        )
 
     server.fault = once
     try:
@@ -110,8 +123,13 @@ def test_a_passing_fault_is_waited_out(config_of, server, monkeypatch, fault):
 
 
 def test_fewer_choices_than_asked_are_never_samples(config_of, server):
-    server.fault = lambda body, count: (200, {"choices": [{"index": 0, "text": "one", "finish_reason": "stop"}]})
-    with pytest.raises(UserError, match=r"asked for n=2 choices and returned 1: use --batch_size 1"):
+    server.fault = lambda body, count: (
+        200,
+        {"choices": [{"index": 0, "text": "one", "finish_reason": "stop"}]},
+    )
+    with pytest.raises(
+        UserError, match=r"asked for n=2 choices and returned 1: use --batch_size 1"
+    ):
         sample(config_of())
     assert len(rows(sample(config_of("single", batch_size=1)))) == 30
 
@@ -119,20 +137,31 @@ def test_fewer_choices_than_asked_are_never_samples(config_of, server):
 @pytest.mark.parametrize(
     ("fault", "message"),
     [
-        ((401, {"error": {"message": "no key"}}), r"refuses the key \(401, no key\): set OPENAI_API_KEY"),
+        (
+            (401, {"error": {"message": "no key"}}),
+            r"refuses the key \(401, no key\): set OPENAI_API_KEY",
+        ),
         (
             (404, {"error": {"message": "no such model"}}),
             r"^model='other' is not found at .*: the server's models are tiny",
         ),
-        ((400, {"detail": "prompt\nis too long"}), r"refuses the request \(400\): prompt is too long"),
-        ((200, "<html>hello</html>"), r"does not speak OpenAI's protocol \(<html>hello</html>\): name the server's"),
+        (
+            (400, {"detail": "prompt\nis too long"}),
+            r"refuses the request \(400\): prompt is too long",
+        ),
+        (
+            (200, "<html>hello</html>"),
+            r"does not speak OpenAI's protocol \(<html>hello</html>\): name the server's",
+        ),
         (
             (500, {"error": "broken"}),
             r"still answers 500 \(broken\): look at the server's log, or lower --concurrency",
         ),
     ],
 )
-def test_a_refusal_is_one_line_before_anything_is_written(config_of, server, tmp_path, fault, message):
+def test_a_refusal_is_one_line_before_anything_is_written(
+    config_of, server, tmp_path, fault, message
+):
     server.fault = lambda body, count: fault
     with pytest.raises(UserError, match=message) as caught:
         sample(config_of(model="other"))
@@ -148,7 +177,9 @@ def test_an_unfinished_completion_is_an_error(config_of, server):
 
 
 def test_a_refusal_amid_the_run_keeps_what_is_there(config_of, server):
-    server.fault = lambda body, count: (400, {"error": {"message": "context"}}) if count > 9 else None
+    server.fault = lambda body, count: (
+        (400, {"error": {"message": "context"}}) if count > 9 else None
+    )
     with pytest.raises(UserError, match=r"\(400\): context"):
         sample(config_of(concurrency=1))
     server.fault = lambda body, count: None
@@ -162,7 +193,9 @@ def test_a_refusal_amid_the_run_keeps_what_is_there(config_of, server):
 def test_without_a_server_nothing_is_tried_again(make_config, monkeypatch):
     tried = []  # by threads; a request of another test may still be under way
     monkeypatch.setattr(openai.Retry, "sleep", lambda *_: tried.append(threading.current_thread()))
-    with pytest.raises(UserError, match=r"base_url='http://127.0.0.1:9/v1' does not answer .*: start the server"):
+    with pytest.raises(
+        UserError, match=r"base_url='http://127.0.0.1:9/v1' does not answer .*: start the server"
+    ):
         sample(make_config(backend="openai", base_url="http://127.0.0.1:9/v1"))
     assert threading.current_thread() not in tried
 
@@ -170,12 +203,21 @@ def test_without_a_server_nothing_is_tried_again(make_config, monkeypatch):
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"base_url": "localhost:8000/v1"}, "base_url='localhost:8000/v1' is no address: write it whole"),
+        (
+            {"base_url": "localhost:8000/v1"},
+            "base_url='localhost:8000/v1' is no address: write it whole",
+        ),
         ({"base_url": ""}, "base_url='' is no address"),
         ({"base_url": "http://me:word@host/v1"}, "base_url holds a user, a password"),
         ({"concurrency": 0}, "concurrency=0 is out of range"),
-        ({"backend": "transformers"}, "base_url='http.*' has no meaning with backend='transformers'"),
-        ({"continuous_batching": True}, "continuous_batching=True has no meaning with backend='openai'"),
+        (
+            {"backend": "transformers"},
+            "base_url='http.*' has no meaning with backend='transformers'",
+        ),
+        (
+            {"continuous_batching": True},
+            "continuous_batching=True has no meaning with backend='openai'",
+        ),
     ],
 )
 def test_bad_options_are_refused(config_of, change, message):
@@ -191,17 +233,30 @@ CHAT_TEMPLATE = """{% for message in messages %}<|im_start|>{{ message.role }}
 
 @pytest.fixture(scope="module")
 def byte_model(tmp_path_factory) -> Path:
-    """A random Qwen3 that speaks bytes and samples unless told otherwise, as `transformers serve` needs it."""
+    """A random Qwen3 that speaks bytes and samples unless told otherwise, as `transformers serve`
+    needs it."""
     folder = tmp_path_factory.mktemp("bytes")
     alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
-    core = Tokenizer(models.BPE({"<eos>": 0} | {letter: i for i, letter in enumerate(alphabet, 1)}, []))
-    core.pre_tokenizer, core.decoder = pre_tokenizers.ByteLevel(add_prefix_space=False), decoders.ByteLevel()
+    core = Tokenizer(
+        models.BPE({"<eos>": 0} | {letter: i for i, letter in enumerate(alphabet, 1)}, [])
+    )
+    core.pre_tokenizer, core.decoder = (
+        pre_tokenizers.ByteLevel(add_prefix_space=False),
+        decoders.ByteLevel(),
+    )
     tokenizer = PreTrainedTokenizerFast(tokenizer_object=core, eos_token="<eos>", pad_token="<eos>")
     tokenizer.chat_template = CHAT_TEMPLATE
     tokenizer.save_pretrained(folder)
     torch.manual_seed(0)
-    sizes = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2, "num_key_value_heads": 1}
-    model = Qwen3(Qwen3Config(vocab_size=257, head_dim=16, intermediate_size=64, bos_token_id=None, **sizes))
+    sizes = {
+        "hidden_size": 32,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 2,
+        "num_key_value_heads": 1,
+    }
+    model = Qwen3(
+        Qwen3Config(vocab_size=257, head_dim=16, intermediate_size=64, bos_token_id=None, **sizes)
+    )
     model.generation_config = GenerationConfig(eos_token_id=0, pad_token_id=0, do_sample=True)
     model.save_pretrained(folder)
     return folder
@@ -215,7 +270,12 @@ def real_server(byte_model, tmp_path_factory) -> Iterator[str]:
         port = probe.getsockname()[1]
     home = tmp_path_factory.mktemp("home")
     command = [sys.executable, "-m", "transformers.cli.transformers", "serve", str(byte_model)]
-    environment = {**os.environ, "HF_HOME": str(home), "HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1"}
+    environment = {
+        **os.environ,
+        "HF_HOME": str(home),
+        "HF_HUB_OFFLINE": "1",
+        "OMP_NUM_THREADS": "1",
+    }
     with open(home / "log", "w") as log:
         process = subprocess.Popen(
             [*command, "--host", "127.0.0.1", "--port", str(port), "--device", "cpu"],
@@ -239,16 +299,26 @@ def real_server(byte_model, tmp_path_factory) -> Iterator[str]:
 
 @pytest.mark.slow
 def test_transformers_serve_is_a_server_that_can_be_sampled(make_config, byte_model, real_server):
-    settings = {"backend": "openai", "base_url": real_server, "model": str(byte_model), "limit": 2, "n": 3}
+    settings = {
+        "backend": "openai",
+        "base_url": real_server,
+        "model": str(byte_model),
+        "limit": 2,
+        "n": 3,
+    }
     with pytest.raises(UserError, match="asked for n=2 choices and returned 1: use --batch_size 1"):
         sample(make_config("together", **settings))
     done = rows(sample(make_config("single", **settings, batch_size=1)))
     assert len(done) == 6
-    assert len({row.completion for row in done.values()}) == 6, "seeds differ, and the server samples"
+    assert len({row.completion for row in done.values()}) == 6, (
+        "seeds differ, and the server samples"
+    )
     assert all(1 <= row.tokens <= 12 for row in done.values())
     assert all((row.tokens == 12) == (row.finish_reason == "length") for row in done.values())
     again = rows(sample(make_config("again", **settings, batch_size=1, concurrency=1)))
-    assert again == rows(sample(make_config("once_more", **settings, batch_size=1, concurrency=1))), "seeds are heeded"
+    assert again == rows(
+        sample(make_config("once_more", **settings, batch_size=1, concurrency=1))
+    ), "seeds are heeded"
     chat = rows(sample(make_config("chat", **settings, batch_size=1, chat_template=True)))
     assert len(chat) == 6
     assert not any("Reason step by step" in row.completion for row in chat.values())

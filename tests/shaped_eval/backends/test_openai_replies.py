@@ -13,7 +13,8 @@ from shaped_eval.untrusted.texts import encodable
 
 
 def reply(**changes: Any) -> dict[str, Any]:
-    """A whole answer to a request for one sample, with something changed in its choice, or in itself."""
+    """A whole answer to a request for one sample, with something changed in its choice, or in
+    itself."""
     choice = {"index": 0, "text": "w1", "finish_reason": "stop"}
     whole = {"choices": [choice], "usage": {"completion_tokens": 3}}
     choice |= {name: value for name, value in changes.items() if name not in whole}
@@ -56,7 +57,8 @@ def test_a_reply_that_says_what_is_needed_is_a_sample(config_of, server, fault, 
     ],
 )
 def test_a_reply_of_wrong_types_does_not_hold_up_the_others(config_of, server, fault, chat):
-    """One of six requests is always answered so: all others are done, and the next command asks for that one alone."""
+    """One of six requests is always answered so: all others are done, and the next command asks for
+    that one alone."""
     options = {"n": 1, "batch_size": 1, "concurrency": 1, "chat_template": chat}
     sample(config_of("whole", **options))
     marked = server.asked[0]["seed"]
@@ -81,4 +83,6 @@ def test_many_replies_of_wrong_types_end_the_run(config_of, server):
 def test_a_list_of_models_of_wrong_types_is_no_list(config_of, server, models):
     server.models = models
     assert len(samples_of(sample(config_of(n=1, batch_size=1)))) == 6
-    assert server.asked[0]["max_tokens"] == 1, "the model is not in the list: one token of it was asked for"
+    assert server.asked[0]["max_tokens"] == 1, (
+        "the model is not in the list: one token of it was asked for"
+    )

@@ -1,4 +1,5 @@
-"""Problems: what the table says of each benchmark, and, where the real rows are, what is in them."""
+"""Problems: what the table says of each benchmark, and, where the real rows are, what is in
+them."""
 
 from __future__ import annotations
 
@@ -17,7 +18,9 @@ from shaped_eval.grading.math.grader import grade
 
 from shaped_trl.data.decontamination import Overlap, ngrams
 
-needs_mirror = pytest.mark.skipif(not MIRROR.is_dir(), reason="no mirror of the real data sets beside the checkout")
+needs_mirror = pytest.mark.skipif(
+    not MIRROR.is_dir(), reason="no mirror of the real data sets beside the checkout"
+)
 
 OLYMPIAD = {
     "subfield": "Algebra",
@@ -36,7 +39,10 @@ def made_up(tmp_path):
     """A mirror with made-up rows in the layout of each data set."""
     rows = {
         "openai/gsm8k/main/train": [
-            {"question": f"Shot {i}?", "answer": f"{i}+1=<<{i}+1={i + 1}>>{i + 1} {{x}}\n#### {i + 1}"}
+            {
+                "question": f"Shot {i}?",
+                "answer": f"{i}+1=<<{i}+1={i + 1}>>{i + 1} {{x}}\n#### {i + 1}",
+            }
             for i in range(6)
         ],
         "openai/gsm8k/main/test": [
@@ -52,9 +58,13 @@ def made_up(tmp_path):
                 "level": 5,
             }
         ],
-        "HuggingFaceH4/aime_2024/default/train": [{"id": 60, "problem": "Find $m+n$.", "answer": "025"}],
+        "HuggingFaceH4/aime_2024/default/train": [
+            {"id": 60, "problem": "Find $m+n$.", "answer": "025"}
+        ],
         "math-ai/aime25/default/test": [{"problem": "Find $m-n$.", "answer": "70", "id": "0"}],
-        "math-ai/amc23/default/test": [{"id": 3, "question": "How far?", "answer": 27.0, "url": "u"}],
+        "math-ai/amc23/default/test": [
+            {"id": 3, "question": "How far?", "answer": 27.0, "url": "u"}
+        ],
         "math-ai/minervamath/default/test": [{"question": "How bright?", "answer": "4.5e33 "}],
         "Hothan/OlympiadBench/OE_TO_maths_en_COMP/train": [
             {**OLYMPIAD, "id": 1, "final_answer": ["$(1,2)$,$(3,4)$"], "is_multiple_answer": True},
@@ -83,7 +93,9 @@ def test_gsm8k_base_prompt_has_four_examples_of_the_train_split(made_up):
 
 def test_chat_prompts_hold_the_question_and_no_examples_or_stop_strings(made_up):
     problems = load_problems(["gsm8k", "math500", "aime24"], hub_mirror=made_up, chat=True)
-    for problem, question in zip(problems, ["How many?", "Why {so}?", "Find $x$.", "Find $m+n$."], strict=True):
+    for problem, question in zip(
+        problems, ["How many?", "Why {so}?", "Find $x$.", "Find $m+n$."], strict=True
+    ):
         assert problem.prompt.startswith(question + "\n\n")
         assert "Shot" not in problem.prompt
         assert problem.meta["stop"] == []
@@ -101,7 +113,14 @@ def test_mathematics_asks_for_a_box_and_keeps_the_own_id(made_up):
     assert first.prompt == "\n\n".join([*worked, asked("Find $x$.")])
     assert aime.prompt == asked("Find $m+n$.")
     assert (first.problem_id, first.gold, first.grader) == ("math500/a/1.json", "\\frac12", "math")
-    meta = {"row": 0, "stop": ["\nProblem:"], "subject": "S", "level": 5, "shots": 4, "shots_source": SOURCE}
+    meta = {
+        "row": 0,
+        "stop": ["\nProblem:"],
+        "subject": "S",
+        "level": 5,
+        "shots": 4,
+        "shots_source": SOURCE,
+    }
     assert first.meta == meta
     assert (aime.problem_id, aime.gold, aime.grader) == ("aime24/60", "025", "math")
     assert aime.meta == {"row": 0, "stop": ["\nProblem:"]}
@@ -119,9 +138,17 @@ def test_the_other_sets_keep_their_columns(made_up):
         ("amc23/3", "27.0"),
         ("minerva/0", "4.5e33"),
     ]
-    golds = ["$(1,2)$,$(3,4)$", "7, 8", "4.2\\%\\tolerance{1e-1}", "$166$\\text{ cm^2}", "90^{\\circ}"]
+    golds = [
+        "$(1,2)$,$(3,4)$",
+        "7, 8",
+        "4.2\\%\\tolerance{1e-1}",
+        "$166$\\text{ cm^2}",
+        "90^{\\circ}",
+    ]
     assert [problem.gold for problem in olympiad] == golds
-    assert [problem.problem_id for problem in olympiad] == [f"olympiadbench/{i}" for i in range(1, 6)]
+    assert [problem.problem_id for problem in olympiad] == [
+        f"olympiadbench/{i}" for i in range(1, 6)
+    ]
     assert olympiad[1].prompt == asked("Let $x$ be.\n\nWhich {n}?")
     assert all(problem.grader == "math" for problem in problems)
 
@@ -131,8 +158,14 @@ def test_the_number_of_worked_examples_is_an_option(made_up):
     assert gsm8k.prompt.count("Shot ") == gsm8k.meta["shots"] == 2
     assert gsm8k.meta["shots_source"] == "openai/gsm8k, config main, split train, first rows"
     (aime,) = load_problems(["aime25"], hub_mirror=made_up, shots=1)
-    assert aime.prompt == f"{asked(MATH_EXAMPLES[0].text)} {MATH_EXAMPLES[0].solution}\n\n{asked('Find $m-n$.')}"
-    assert load_problems(["gsm8k"], hub_mirror=made_up, shots=0)[0].prompt == "Question: How many?\nAnswer:"
+    assert (
+        aime.prompt
+        == f"{asked(MATH_EXAMPLES[0].text)} {MATH_EXAMPLES[0].solution}\n\n{asked('Find $m-n$.')}"
+    )
+    assert (
+        load_problems(["gsm8k"], hub_mirror=made_up, shots=0)[0].prompt
+        == "Question: How many?\nAnswer:"
+    )
     for shots, chat, message in [
         (-1, False, "shots=-1 is out of range"),
         (7, False, "shots=7, but gsm8k has 6 worked examples"),
@@ -156,7 +189,9 @@ def test_the_worked_examples_are_right():
 
 @needs_mirror
 def test_no_worked_example_is_a_problem_of_a_benchmark():
-    grams = Overlap([name for name in BENCHMARKS if BENCHMARKS[name].style is PROBLEM_BOXED], str(MIRROR))
+    grams = Overlap(
+        [name for name in BENCHMARKS if BENCHMARKS[name].style is PROBLEM_BOXED], str(MIRROR)
+    )
     for example in MATH_EXAMPLES:
         assert len(ngrams(example.text)) > 0
         assert grams.found(f"{example.text} {example.solution}") == []
@@ -191,15 +226,29 @@ def test_names_that_cannot_be_loaded_are_refused(names, message):
 
 def test_a_missing_data_set_or_field_is_named(made_up):
     (made_up / "openai/gsm8k/main/train.jsonl").unlink()
-    with pytest.raises(UserError, match=r"no data set 'openai/gsm8k' \(config 'main', split 'train'\)"):
+    with pytest.raises(
+        UserError, match=r"no data set 'openai/gsm8k' \(config 'main', split 'train'\)"
+    ):
         load_problems(["gsm8k"], hub_mirror=made_up)
     assert len(load_problems(["gsm8k"], hub_mirror=made_up, chat=True)) == 2
-    (made_up / "HuggingFaceH4/aime_2024/default/train.jsonl").write_text('{"id": 1, "problem": "P"}\n')
-    with pytest.raises(UserError, match=r"'HuggingFaceH4/aime_2024', row 0: no field 'answer' among id, problem"):
+    (made_up / "HuggingFaceH4/aime_2024/default/train.jsonl").write_text(
+        '{"id": 1, "problem": "P"}\n'
+    )
+    with pytest.raises(
+        UserError, match=r"'HuggingFaceH4/aime_2024', row 0: no field 'answer' among id, problem"
+    ):
         load_problems(["aime24"], hub_mirror=made_up)
 
 
-SIZES = {"gsm8k": 1319, "math500": 500, "minerva": 272, "olympiadbench": 675, "amc23": 40, "aime24": 30, "aime25": 30}
+SIZES = {
+    "gsm8k": 1319,
+    "math500": 500,
+    "minerva": 272,
+    "olympiadbench": 675,
+    "amc23": 40,
+    "aime24": 30,
+    "aime25": 30,
+}
 
 
 @needs_mirror
@@ -224,7 +273,9 @@ def test_real_golds_are_what_the_benchmarks_ask_for():
     assert all(problem.prompt.count("\n#### ") == 4 for problem in gsm8k)
     aime = load_problems(["aime24", "aime25"], hub_mirror=MIRROR)
     assert all(0 <= int(problem.gold) <= 999 for problem in aime)
-    assert all(float(problem.gold).is_integer() for problem in load_problems(["amc23"], hub_mirror=MIRROR))
+    assert all(
+        float(problem.gold).is_integer() for problem in load_problems(["amc23"], hub_mirror=MIRROR)
+    )
     olympiad = load_problems(["olympiadbench"], hub_mirror=MIRROR)
     assert sum("\\tolerance" in problem.gold for problem in olympiad) == 1
     minerva = load_problems(["minerva"], hub_mirror=MIRROR)

@@ -1,4 +1,5 @@
-"""HumanEval, MBPP and their + versions: prompts, golds, and that right programs pass and wrong ones fail."""
+"""HumanEval, MBPP and their + versions: prompts, golds, and that right programs pass and wrong ones
+fail."""
 
 from __future__ import annotations
 
@@ -12,8 +13,12 @@ from shaped_eval.errors import UserError
 from shaped_eval.grading import GradeRequest, GraderPool
 from shaped_eval.grading.sandbox.confine import missing_protections
 
-needs_mirror = pytest.mark.skipif(not MIRROR.is_dir(), reason="no mirror of the real data sets beside the checkout")
-needs_sandbox = pytest.mark.skipif(bool(missing_protections()), reason=f"no sandbox: {missing_protections()}")
+needs_mirror = pytest.mark.skipif(
+    not MIRROR.is_dir(), reason="no mirror of the real data sets beside the checkout"
+)
+needs_sandbox = pytest.mark.skipif(
+    bool(missing_protections()), reason=f"no sandbox: {missing_protections()}"
+)
 pytestmark = pytest.mark.filterwarnings("ignore:invalid escape sequence", "ignore::SyntaxWarning")
 SIZES = {"humaneval": 164, "humanevalplus": 164, "mbpp": 500, "mbppplus": 370}
 EVERY = 12  # of the default suite's sample
@@ -40,9 +45,8 @@ def made_up(tmp_path):
     """Rows in the layout of each data set."""
 
     def plus(task_id: int, name: str, factor: int) -> dict:
-        test = (
-            f"{ASSERTION}\ninputs = [[1], [2], [{{'a': 3}}.get('a')], [4]]\nresults = [{factor}, {2 * factor}, 3, 4]\n"
-        )
+        test = f"{ASSERTION}\ninputs = [[1], [2], [{{'a': 3}}.get('a')], [4]]\n"
+        test += f"results = [{factor}, {2 * factor}, 3, 4]\n"
         test += f"for i, (inp, exp) in enumerate(zip(inputs, results)):\n    assertion({name}(*inp), exp, 0)\n"
         code = f"\ndef help(x): return {factor}\ndef {name}(x):\n    return x * help(x)\n"
         return {"task_id": task_id, "code": code, "prompt": f"Multiply by {factor}.", "source_file": "",
@@ -64,9 +68,15 @@ def made_up(tmp_path):
             {**humaneval, "test": "def check(candidate):\n    assert candidate(2) == 1\n"}
         ],
         "evalplus/humanevalplus/default/test": [
-            {**humaneval, "test": f"{ASSERTION}\ndef check(candidate):\n    assertion(candidate(2), [1.0], 1e-6)\n"}
+            {
+                **humaneval,
+                "test": f"{ASSERTION}\ndef check(candidate):\n    assertion(candidate(2), [1.0], 1e-6)\n",
+            }
         ],
-        "google-research-datasets/mbpp/full/test": [mbpp(11, "sum"), *(mbpp(i, "f") for i in (22, 23, 24, 26))],
+        "google-research-datasets/mbpp/full/test": [
+            mbpp(11, "sum"),
+            *(mbpp(i, "f") for i in (22, 23, 24, 26)),
+        ],
         "evalplus/mbppplus/default/test": [plus(i, f"times_{i}", i) for i in (3, 4, 6, 7, 600)],
     }
     for name, content in rows.items():
@@ -113,15 +123,24 @@ def test_mbpp_is_asked_with_three_examples_of_mbppplus_and_three_tests(made_up):
 
 def test_mbppplus_is_asked_with_examples_of_mbpp_and_by_its_own_inputs(made_up):
     first = load_problems(["mbppplus"], hub_mirror=made_up)[0]
-    assert first.meta["shots_source"] == "google-research-datasets/mbpp, split test, task_id 22, 23, 24"
+    assert (
+        first.meta["shots_source"]
+        == "google-research-datasets/mbpp, split test, task_id 22, 23, 24"
+    )
     assert first.prompt.count("[BEGIN]") == 4
     assert "stale" not in first.prompt
     assert "assert times_3(2) == 6" in first.prompt
-    none, one = (load_problems(["mbppplus"], hub_mirror=made_up, shots=shots)[0] for shots in (0, 1))
-    assert none.prompt.startswith("You are an expert Python programmer, and here is your task: Multiply by 3.")
+    none, one = (
+        load_problems(["mbppplus"], hub_mirror=made_up, shots=shots)[0] for shots in (0, 1)
+    )
+    assert none.prompt.startswith(
+        "You are an expert Python programmer, and here is your task: Multiply by 3."
+    )
     assert one.prompt.endswith(none.prompt)
     chat = load_problems(["mbppplus"], hub_mirror=made_up, chat=True)[0].prompt
-    assert chat.startswith("Multiply by 3. Your code should pass these tests:\n\nassert times_3(1) == 3\n")
+    assert chat.startswith(
+        "Multiply by 3. Your code should pass these tests:\n\nassert times_3(1) == 3\n"
+    )
     with pytest.raises(UserError, match="has no task_id 28, a worked example"):
         load_problems(["mbppplus"], hub_mirror=made_up, shots=5)
 
@@ -130,7 +149,13 @@ def test_mbppplus_is_asked_with_examples_of_mbpp_and_by_its_own_inputs(made_up):
 def test_a_list_is_not_close_to_a_number_of_another_shape(made_up, pool):
     """numpy's broadcasting would let an empty list pass for [1.0]."""
     (problem,) = load_problems(["humanevalplus"], hub_mirror=made_up)
-    bodies = {"[1.0]": "pass", "[1.0 + 1e-9]": "pass", "[]": "fail", "1.0": "fail", "[1.0, 1.0]": "fail"}
+    bodies = {
+        "[1.0]": "pass",
+        "[1.0 + 1e-9]": "pass",
+        "[]": "fail",
+        "1.0": "fail",
+        "[1.0, 1.0]": "fail",
+    }
     requests = [GradeRequest("code", f"    return {body}\n", problem.gold) for body in bodies]
     assert [grade.status for grade in pool.grade(requests)] == list(bodies.values())
 
@@ -145,7 +170,8 @@ def test_real_rows_give_complete_problems(name):
         assert ids == [str(i) for i in range(11, 511)]
     if name.startswith("mbpp"):
         examples = [
-            json.loads(f'"{part}"') for part in problems[0].meta["shots_source"].rpartition("task_id ")[2].split(", ")
+            json.loads(f'"{part}"')
+            for part in problems[0].meta["shots_source"].rpartition("task_id ")[2].split(", ")
         ]
         assert len(examples) == 3
         assert not set(examples) & set(ids)
@@ -160,13 +186,20 @@ def test_real_rows_give_complete_problems(name):
 def solved(name: str, every: int) -> list[tuple[str, str, dict]]:
     """Each problem's id, canonical solution and gold."""
     return [
-        (f"{name}/{question.own_id}", question.solution.removesuffix("\n[DONE]"), json.loads(question.gold))
+        (
+            f"{name}/{question.own_id}",
+            question.solution.removesuffix("\n[DONE]"),
+            json.loads(question.gold),
+        )
         for question in questions(name, MIRROR)[::every]
     ]
 
 
-def check_right_and_wrong(pool: GraderPool, name: str, every: int, mutants_of_every: int = 1) -> None:
-    """Canonical solutions pass; with one mutation that the data set's own tests see, run in place, they fail."""
+def check_right_and_wrong(
+    pool: GraderPool, name: str, every: int, mutants_of_every: int = 1
+) -> None:
+    """Canonical solutions pass; with one mutation that the data set's own tests see, run in place,
+    they fail."""
     problems = solved(name, every)
     requests = [GradeRequest("code", code, json.dumps(gold)) for _, code, gold in problems]
     grades = pool.grade(requests)
@@ -210,9 +243,12 @@ def test_helpers_of_the_prompt_are_not_the_programs_to_replace(pool):
         "50": "def encode_shift(s): return s\ndef decode_shift(s): return s",
     }
     for name in ("humaneval", "humanevalplus"):
-        problems = {problem.problem_id: problem for problem in load_problems([name], hub_mirror=MIRROR)}
+        problems = {
+            problem.problem_id: problem for problem in load_problems([name], hub_mirror=MIRROR)
+        }
         requests = [
-            GradeRequest("code", code, problems[f"{name}/HumanEval/{number}"].gold) for number, code in cheats.items()
+            GradeRequest("code", code, problems[f"{name}/HumanEval/{number}"].gold)
+            for number, code in cheats.items()
         ]
         assert [grade.status for grade in pool.grade(requests)] == ["fail"] * 3
 

@@ -1,4 +1,5 @@
-"""lm-eval's documents as problems: prompts, golds, parts and limits, on made-up rows and on the mirror."""
+"""lm-eval's documents as problems: prompts, golds, parts and limits, on made-up rows and on the
+mirror."""
 
 from __future__ import annotations
 
@@ -16,7 +17,9 @@ from shaped_eval.benchmarks.harness.tasks import HARNESS
 from shaped_eval.errors import UserError
 from shaped_eval.records import Problem, read_jsonl
 
-needs_mirror = pytest.mark.skipif(not MIRROR.is_dir(), reason="needs the data sets in ../shared/hub")
+needs_mirror = pytest.mark.skipif(
+    not MIRROR.is_dir(), reason="needs the data sets in ../shared/hub"
+)
 LIKELIHOOD = [name for name, spec in HARNESS.items() if spec.is_likelihood]
 
 
@@ -49,11 +52,12 @@ def test_prompts_are_exact(made_up):
         "Answer these questions:\n\nQ: who is 100?\nA: P. 100\nQ: who is 101?\nA: P. 101\nQ: who is 102?\nA: P. 102\n"
         "Q: who is 103?\nA: P. 103\nQ: who is 104?\nA: P. 104\nQ: who is 0?\nA:"
     )
-    shots = "".join(f"Question: Who is number {i}?\nAnswer: Person {i}\n\n" for i in range(100, 105))
-    assert first["triviaqa"].prompt == f"{shots}Question: Who is number 0?\nAnswer:"
-    shot = (
-        "Question:\nMade-up question {} of biology?\nOptions:\nA. one\nB. two\nC. three\nAnswer: Let's think step by "
+    shots = "".join(
+        f"Question: Who is number {i}?\nAnswer: Person {i}\n\n" for i in range(100, 105)
     )
+    assert first["triviaqa"].prompt == f"{shots}Question: Who is number 0?\nAnswer:"
+    shot = "Question:\nMade-up question {} of biology?\nOptions:\nA. one\nB. two\nC. three\n"
+    shot += "Answer: Let's think step by "
     assert first["mmlu_pro"].prompt == (
         "The following are multiple choice questions (with answers) about biology. Think step by step and then finish "
         'your answer with "the answer is (X)" where X is the correct letter choice.\n'
@@ -64,7 +68,10 @@ def test_prompts_are_exact(made_up):
     assert start.startswith(
         "The following are multiple choice questions (with answers) about abstract algebra.\n\nQ: "
     )
-    assert question == "Q: What is 0 of abstract_algebra?\n(A) w (B) x (C) y (D) z\nA: Let's think step by step."
+    assert (
+        question
+        == "Q: What is 0 of abstract_algebra?\n(A) w (B) x (C) y (D) z\nA: Let's think step by step."
+    )
     assert first["mmlu"].prompt.count("The answer is (") == 4
     assert first["hellaswag"].prompt == "Baking: A person kneads dough 0. The person"
     assert first["siqa"].prompt == "Q: Kim has 0 cats. Why?\nA:"
@@ -93,14 +100,26 @@ def test_golds_and_what_is_scored(made_up):
     assert winogrande["contexts"] == ["Ann met Bo because Ann", "Ann met Bo because Bo"]
     assert winogrande["continuations"] == [" had 1 maps."] * 2
     assert arc["continuations"] == [" a red door 0", " green 0", " the blue boat 0"]
-    assert (arc["metric"], winogrande["metric"], made_up["nq"][0].meta["metric"]) == ("acc_norm", "acc", "exact match")
+    assert (arc["metric"], winogrande["metric"], made_up["nq"][0].meta["metric"]) == (
+        "acc_norm",
+        "acc",
+        "exact match",
+    )
 
 
 def test_a_limit_takes_the_first_rows_of_each_part_in_turn(mirror, made_up):
-    assert [problem.problem_id for problem in made_up["mmlu"]] == [f"mmlu/{subject}/0" for subject in MMLU_SUBJECTS]
-    assert [problem.problem_id for problem in made_up["bbh"]] == [f"bbh/{task}/0" for task in BBH_TASKS]
+    assert [problem.problem_id for problem in made_up["mmlu"]] == [
+        f"mmlu/{subject}/0" for subject in MMLU_SUBJECTS
+    ]
+    assert [problem.problem_id for problem in made_up["bbh"]] == [
+        f"bbh/{task}/0" for task in BBH_TASKS
+    ]
     three = load_problems(["mmlu_pro"], hub_mirror=mirror, limit=3)
-    assert [problem.problem_id for problem in three] == ["mmlu_pro/70", "mmlu_pro/72", "mmlu_pro/71"]
+    assert [problem.problem_id for problem in three] == [
+        "mmlu_pro/70",
+        "mmlu_pro/72",
+        "mmlu_pro/71",
+    ]
     assert [problem.meta["part"] for problem in three] == ["biology", "biology", "computer_science"]
     assert len(load_problems(["mmlu_pro"], hub_mirror=mirror)) == ROWS
 
@@ -112,7 +131,9 @@ def test_ids_that_the_source_has_twice_are_told_apart(mirror):
 
 def test_shots_and_chat(mirror):
     [problem] = load_problems(["nq"], hub_mirror=mirror, limit=1, shots=1)
-    assert problem.prompt == "Answer these questions:\n\nQ: who is 100?\nA: P. 100\nQ: who is 0?\nA:"
+    assert (
+        problem.prompt == "Answer these questions:\n\nQ: who is 100?\nA: P. 100\nQ: who is 0?\nA:"
+    )
     [problem] = load_problems(["nq"], hub_mirror=mirror, limit=1, chat=True)
     assert (problem.meta["stop"], problem.meta["shots"]) == ([], 5)
     for name, shots, message in (
@@ -126,10 +147,14 @@ def test_shots_and_chat(mirror):
 
 def test_faults_of_rows_are_one_line(tmp_path):
     write_split(tmp_path, "baber/piqa/default/validation", [{"goal": "x", "sol1": "a", "label": 0}])
-    with pytest.raises(UserError, match=r"data set 'baber/piqa', .*row 0 has goal, sol1, label: check that") as caught:
+    with pytest.raises(
+        UserError, match=r"data set 'baber/piqa', .*row 0 has goal, sol1, label: check that"
+    ) as caught:
         load_problems(["piqa"], hub_mirror=tmp_path)
     assert "\n" not in str(caught.value)
-    rows = [{"question_id": 1, "question": "?", "options": ["a"], "answer": "A", "category": "alchemy"}]
+    rows = [
+        {"question_id": 1, "question": "?", "options": ["a"], "answer": "A", "category": "alchemy"}
+    ]
     write_split(tmp_path, "TIGER-Lab/MMLU-Pro/default/test", rows)
     with pytest.raises(UserError, match="row 0: category='alchemy' is none of biology, business"):
         load_problems(["mmlu_pro"], hub_mirror=tmp_path)
@@ -139,7 +164,9 @@ def test_faults_of_rows_are_one_line(tmp_path):
 
 def test_without_the_extra_the_error_says_how_to_install_it(monkeypatch):
     monkeypatch.setattr(benchmarks, "_is_importable", lambda package: package != "lm_eval")
-    with pytest.raises(UserError, match=r"'lm_eval' .* for piqa: pip install 'shaped-trl\[lm-eval\]'") as caught:
+    with pytest.raises(
+        UserError, match=r"'lm_eval' .* for piqa: pip install 'shaped-trl\[lm-eval\]'"
+    ) as caught:
         load_problems(["gsm8k", "piqa"])
     assert "\n" not in str(caught.value)
 
@@ -150,7 +177,9 @@ def test_the_table_is_there_without_lm_eval():
 
 
 @needs_mirror
-@pytest.mark.parametrize("name", [name for name in HARNESS if name not in ("hellaswag", "mmlu_pro", "bbh")])
+@pytest.mark.parametrize(
+    "name", [name for name in HARNESS if name not in ("hellaswag", "mmlu_pro", "bbh")]
+)
 def test_the_mirror_is_read(name):
     problems = load_problems([name], hub_mirror=MIRROR, limit=60)
     assert len({problem.problem_id for problem in problems}) == 60
@@ -164,9 +193,11 @@ def test_the_mirror_is_read(name):
 
 @needs_mirror
 def test_prompts_of_bbh_are_the_published_ones():
-    """But for one line end in one of the 27, where lm-eval's definition has a line break for a space."""
+    """But for one line end in one of the 27, where lm-eval's definition has a line break for a
+    space."""
     published = {
-        row["task"]: row["prompt"].split("-----\n")[1] for row in read_jsonl(MIRROR / "bbh_cot_prompts.jsonl")
+        row["task"]: row["prompt"].split("-----\n")[1]
+        for row in read_jsonl(MIRROR / "bbh_cot_prompts.jsonl")
     }
     problems = load_problems(["bbh"], hub_mirror=MIRROR, limit=27)
     differ = []

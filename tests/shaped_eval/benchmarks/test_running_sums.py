@@ -69,7 +69,11 @@ def test_chance_is_one_in_a_thousand():
 def test_problems_are_held_out_distinct_and_of_all_lengths():
     options = RunningSums()
     chosen = problems(options, 48)
-    assert len({problem.problem_id for problem in chosen}) == len({problem.prompt for problem in chosen}) == 48
+    assert (
+        len({problem.problem_id for problem in chosen})
+        == len({problem.prompt for problem in chosen})
+        == 48
+    )
     assert all(is_held_out(problem.prompt) for problem in chosen)
     lengths = [problem.meta["digits"] for problem in chosen]
     assert {length: lengths.count(length) for length in lengths} == dict.fromkeys(range(4, 12), 6)
@@ -88,7 +92,10 @@ def test_problems_depend_on_the_seed_and_nothing_else():
 
 def test_held_out_share_of_prompts():
     share = (
-        sum(is_held_out(prompt_text(digits, RunningSums())) for digits in itertools.product(range(10), repeat=4))
+        sum(
+            is_held_out(prompt_text(digits, RunningSums()))
+            for digits in itertools.product(range(10), repeat=4)
+        )
         / 10_000
     )
     assert share == pytest.approx(1 / HELD_OUT_PARTS, abs=0.01)

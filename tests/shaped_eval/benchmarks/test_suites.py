@@ -8,7 +8,15 @@ import types
 import pytest
 from shaped_eval import benchmarks
 from shaped_eval.benchmarks import BENCHMARKS, ELSEWHERE, Elsewhere, check_names, load_problems
-from shaped_eval.benchmarks.suites import BASE, GROUPS, RL, SUITES, group_averages, group_of, suite_names
+from shaped_eval.benchmarks.suites import (
+    BASE,
+    GROUPS,
+    RL,
+    SUITES,
+    group_averages,
+    group_of,
+    suite_names,
+)
 from shaped_eval.errors import UserError
 from shaped_eval.records import Problem
 from shaped_eval.sample import SampleConfig
@@ -43,7 +51,9 @@ def test_averages_are_over_whole_groups_only():
 def test_a_suite_stands_for_its_names():
     config = SampleConfig(model="m", suite="rl")
     assert config.benchmark_names == list(RL) == suite_names("rl")
-    with pytest.raises(UserError, match=r"suite='bace' is unknown: choose from base, .*; did you mean 'base'\?"):
+    with pytest.raises(
+        UserError, match=r"suite='bace' is unknown: choose from base, .*; did you mean 'base'\?"
+    ):
         SampleConfig(model="m", suite="bace")
     with pytest.raises(UserError, match="benchmarks='gsm8k' and suite='rl' are both given"):
         SampleConfig(model="m", suite="rl", benchmarks="gsm8k")
@@ -55,13 +65,17 @@ def test_the_command_lines_choice_replaces_the_recipes(tmp_path):
     parser = recipes.Parser("eval", [SampleConfig, GradeOptions])
     given = ["--model", "m", "--out", str(tmp_path)]
     assert parser.resolve("eval/rl", given)[0][0].benchmark_names == list(RL)
-    assert parser.resolve("eval/rl", [*given, "--benchmarks", "gsm8k"])[0][0].benchmark_names == ["gsm8k"]
+    assert parser.resolve("eval/rl", [*given, "--benchmarks", "gsm8k"])[0][0].benchmark_names == [
+        "gsm8k"
+    ]
     assert parser.resolve("demo/eval", [*given, "--suite", "rl"])[0][0].benchmark_names == list(RL)
     with pytest.raises(UserError, match="both given"):
         parser.resolve("eval/rl", [*given, "--suite", "math", "--benchmarks", "gsm8k"])
 
 
-@pytest.mark.parametrize(("name", "tokens"), [("base", 4096), ("math", 4096), ("code", 4096), ("rl", 16384)])
+@pytest.mark.parametrize(
+    ("name", "tokens"), [("base", 4096), ("math", 4096), ("code", 4096), ("rl", 16384)]
+)
 def test_the_papers_settings_are_recipes(name, tokens):
     settings = recipes.load(recipes.find(f"eval/{name}"))
     assert settings == {
@@ -78,9 +92,13 @@ def test_the_papers_settings_are_recipes(name, tokens):
 def other_table(monkeypatch):
     """A benchmark of another package's table, as its two lines add it."""
     module = types.ModuleType("other_table")
-    module.problems = lambda name, **options: [Problem(f"{name}/0", name, repr(options), "g", "math")]
+    module.problems = lambda name, **options: [
+        Problem(f"{name}/0", name, repr(options), "g", "math")
+    ]
     monkeypatch.setitem(sys.modules, "other_table", module)
-    monkeypatch.setitem(ELSEWHERE, "trivia", Elsewhere("other_table", package="json", extra="tables"))
+    monkeypatch.setitem(
+        ELSEWHERE, "trivia", Elsewhere("other_table", package="json", extra="tables")
+    )
 
 
 def test_another_tables_problems_are_asked_for_with_every_option(other_table):
@@ -90,8 +108,12 @@ def test_another_tables_problems_are_asked_for_with_every_option(other_table):
 
 def test_a_missing_extra_is_one_line_before_anything_is_read(other_table, monkeypatch):
     for name in ("one", "two"):
-        monkeypatch.setitem(ELSEWHERE, name, Elsewhere("nowhere", package="no_such_package", extra="tables"))
-    with pytest.raises(UserError, match=r"'no_such_package' .* one, two: pip install 'shaped-trl\[tables\]'"):
+        monkeypatch.setitem(
+            ELSEWHERE, name, Elsewhere("nowhere", package="no_such_package", extra="tables")
+        )
+    with pytest.raises(
+        UserError, match=r"'no_such_package' .* one, two: pip install 'shaped-trl\[tables\]'"
+    ):
         check_names(["trivia", "one", "two"])
 
 
@@ -107,11 +129,17 @@ def test_show_prints_the_first_prompt_and_nothing_else(mirror, capfdbinary):
     assert (code, out) == (0, problem.prompt.encode())
     assert "gold: '0'" in err
     assert "grader: 'gsm8k'" in err
-    _, out, _ = show(capfdbinary, "--show=gsm8k", "--hub_mirror", str(mirror), "--shots", "0", "--model", "m")
+    _, out, _ = show(
+        capfdbinary, "--show=gsm8k", "--hub_mirror", str(mirror), "--shots", "0", "--model", "m"
+    )
     assert out == b"Question: w0 w1\nAnswer:"
-    _, out, _ = show(capfdbinary, "--show", "gsm8k", "--hub_mirror", str(mirror), "--chat_template", "true")
+    _, out, _ = show(
+        capfdbinary, "--show", "gsm8k", "--hub_mirror", str(mirror), "--chat_template", "true"
+    )
     assert out.decode() == load_problems(["gsm8k"], hub_mirror=mirror, limit=1, chat=True)[0].prompt
-    _, out, _ = show(capfdbinary, "--config", "eval/rl", "--show", "gsm8k", "--hub_mirror", str(mirror))
+    _, out, _ = show(
+        capfdbinary, "--config", "eval/rl", "--show", "gsm8k", "--hub_mirror", str(mirror)
+    )
     assert out == b"Question: w0 w1\nAnswer:"  # the recipe's shots
 
 
@@ -119,14 +147,19 @@ def test_show_prints_the_first_prompt_and_nothing_else(mirror, capfdbinary):
     ("argv", "message"),
     [
         (["--show", "gsm8j"], "did you mean 'gsm8k'"),
-        (["--show", "gsm8k", "--shots", "9", "--hub_mirror", "MIRROR"], "gsm8k has 4 worked examples"),
+        (
+            ["--show", "gsm8k", "--shots", "9", "--hub_mirror", "MIRROR"],
+            "gsm8k has 4 worked examples",
+        ),
         (["--show", "gsm8k", "--shot", "9"], "unknown flag: --shot; did you mean --shots?"),
         (["--show", "gsm8k", "--hub_mirror", "nowhere"], "has no data set 'openai/gsm8k'"),
         (["--show"], "--show"),
     ],
 )
 def test_what_cannot_be_shown_is_one_line(mirror, capfdbinary, argv, message):
-    code, out, err = show(capfdbinary, *[str(mirror) if word == "MIRROR" else word for word in argv])
+    code, out, err = show(
+        capfdbinary, *[str(mirror) if word == "MIRROR" else word for word in argv]
+    )
     assert (code, out) == (2, b"")
     assert len(err.strip().splitlines()) == 1
     assert message in err

@@ -1,4 +1,5 @@
-r"""What a boxed answer may hold beside the mathematics, and what the text around it may say of it."""
+r"""What a boxed answer may hold beside the mathematics, and what the text around it may say of
+it."""
 
 from __future__ import annotations
 
@@ -199,9 +200,14 @@ def test_reasoning_is_graded_where_it_is_asked_for(tmp_path):
     completion = r"<think>So \boxed{5}</think>"
     request = GradeRequest("text", completion, "5")
     with GraderPool(1) as pool, GraderPool(1, keep_reasoning=True) as keeping:
-        assert [pool.grade([request])[0].status, keeping.grade([request])[0].status] == ["unparsed", "pass"]
+        assert [pool.grade([request])[0].status, keeping.grade([request])[0].status] == [
+            "unparsed",
+            "pass",
+        ]
     answers = tmp_path / "answers.jsonl"
-    answers.write_text(json.dumps({"problem_id": 0, "completions": [completion], "gold": "5"}) + "\n")
+    answers.write_text(
+        json.dumps({"problem_id": 0, "completions": [completion], "gold": "5"}) + "\n"
+    )
     out = grade_answers(answers, "text", tmp_path / "out", progress=False)
     (dropped,) = read_jsonl(out / "verdicts.jsonl", Verdict)
     grade_run(out, progress=False, keep_reasoning=True)
@@ -210,7 +216,9 @@ def test_reasoning_is_graded_where_it_is_asked_for(tmp_path):
     assert kept.grader == f"{dropped.grader}; reasoning kept"
 
 
-@pytest.mark.parametrize("words", ["is wrong", "or more", "minus one", "squared", "and a half", "times ten", "i", "e"])
+@pytest.mark.parametrize(
+    "words", ["is wrong", "or more", "minus one", "squared", "and a half", "times ten", "i", "e"]
+)
 def test_only_listed_words_are_units(words):
     answer = rf"5\text{{ {words}}}"
     assert split_unit(answer, bare=False) == (answer, "")
@@ -219,11 +227,23 @@ def test_only_listed_words_are_units(words):
 
 def test_units_convert_or_clash():
     assert conversion("hours", "minutes") * 60 == 1
-    assert conversion("pages", r"\text{page}") == conversion("cm", "units") == conversion("", "km") == 1
-    assert conversion("m", "apples") is conversion("pages", "students") is conversion("m", "m^2") is None
+    assert (
+        conversion("pages", r"\text{page}")
+        == conversion("cm", "units")
+        == conversion("", "km")
+        == 1
+    )
+    assert (
+        conversion("m", "apples")
+        is conversion("pages", "students")
+        is conversion("m", "m^2")
+        is None
+    )
 
 
-@pytest.mark.parametrize("gold", ["5r^5", "3x^2", "12R^2", "5ab^2", "4ab", "6xyz", "2mn", "6ms", "5 m^2"])
+@pytest.mark.parametrize(
+    "gold", ["5r^5", "3x^2", "12R^2", "5ab^2", "4ab", "6xyz", "2mn", "6ms", "5 m^2"]
+)
 def test_symbols_behind_the_number_of_a_gold_are_no_unit(gold):
     number = re.match(r"\d+", gold)[0]
     assert grade(f"\\boxed{{{number}}}", gold)[0] == "fail"

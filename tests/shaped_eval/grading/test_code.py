@@ -1,4 +1,5 @@
-"""The grader `code`: programs found in completions, statuses through the pool and the command, and real answers."""
+"""The grader `code`: programs found in completions, statuses through the pool and the command, and
+real answers."""
 
 from __future__ import annotations
 
@@ -17,8 +18,12 @@ from waiting import processor_limit
 
 from shaped_trl.cli import main
 
-needs_outputs = pytest.mark.skipif(not (SHARED / "outputs").is_dir(), reason="no real answers beside the checkout")
-pytestmark = pytest.mark.skipif(bool(missing_protections()), reason=f"no sandbox: {missing_protections()}")
+needs_outputs = pytest.mark.skipif(
+    not (SHARED / "outputs").is_dir(), reason="no real answers beside the checkout"
+)
+pytestmark = pytest.mark.skipif(
+    bool(missing_protections()), reason=f"no sandbox: {missing_protections()}"
+)
 
 PROMPT = 'from typing import List\n\ndef help(x): return x\n\ndef total(xs: List[int]) -> int:\n    """ Sum. """\n'
 WHOLE = "def total(xs):\n    return sum(xs)\n"
@@ -27,7 +32,9 @@ TESTS = "assert total([1, 2]) == 3\nassert total([]) == 0"
 
 def gold(kind: str = "continuation", **more) -> str:
     preamble = PROMPT if kind == "continuation" else ""
-    return json.dumps({"kind": kind, "entry_point": "total", "preamble": preamble, "tests": TESTS, **more})
+    return json.dumps(
+        {"kind": kind, "entry_point": "total", "preamble": preamble, "tests": TESTS, **more}
+    )
 
 
 @pytest.fixture(scope="module")
@@ -76,7 +83,10 @@ PROGRAMS = {
 }
 WRONG = {
     "a wrong sum": ("    return 0\n", "fail"),
-    "the wrong draft last": (f"```python\n{WHOLE}```\n```python\ndef total(xs): return 0\n```", "fail"),
+    "the wrong draft last": (
+        f"```python\n{WHOLE}```\n```python\ndef total(xs): return 0\n```",
+        "fail",
+    ),
     "another name": ("```python\ndef sum_of(xs): return sum(xs)\n```", "fail"),
     "no Python": ("    return sum(xs", "fail"),
     "an exception": ("    return xs['a']", "fail"),
@@ -84,7 +94,10 @@ WRONG = {
     "nothing": ("", "unparsed"),
     "spaces": (" \n\n  ", "unparsed"),
     "prose": ("I am sorry, but I cannot help with that.", "unparsed"),
-    "prose of several lines": ("We add the numbers.\nThen we are done.\n\nThe answer is 3.", "unparsed"),
+    "prose of several lines": (
+        "We add the numbers.\nThen we are done.\n\nThe answer is 3.",
+        "unparsed",
+    ),
 }
 
 
@@ -111,8 +124,17 @@ def test_wrong_answers_have_their_status(name, pool):
 
 
 def test_answers_are_the_behaviour_that_decided(pool):
-    completions = ["    return sum(xs)", "    return 7", "    return 3 + 4", "    return 8", "    raise KeyError(1)"]
-    answers = [grade.answer for grade in pool.grade([GradeRequest("code", text, gold()) for text in completions])]
+    completions = [
+        "    return sum(xs)",
+        "    return 7",
+        "    return 3 + 4",
+        "    return 8",
+        "    raise KeyError(1)",
+    ]
+    answers = [
+        grade.answer
+        for grade in pool.grade([GradeRequest("code", text, gold()) for text in completions])
+    ]
     assert answers == [
         "passes",
         "total([1, 2]) returned 7: AssertionError",
@@ -123,17 +145,24 @@ def test_answers_are_the_behaviour_that_decided(pool):
 
 
 def test_a_gold_that_is_no_object_is_the_tests(pool):
-    requests = [GradeRequest("code", WHOLE, text) for text in (TESTS, "assert total([1]) == 2", "[1, 2]", "assert (")]
+    requests = [
+        GradeRequest("code", WHOLE, text)
+        for text in (TESTS, "assert total([1]) == 2", "[1, 2]", "assert (")
+    ]
     assert [grade.status for grade in pool.grade(requests)] == ["pass", "fail", "error", "error"]
 
 
 def test_the_prompt_defines_what_the_tests_use(pool):
     tests = "import math\nassert total([help(2), math.floor(1.5)]) == 3"
     cheat = "def help(x): return None\ndef total(xs): return 3"
-    grades = pool.grade([GradeRequest("code", text, gold(tests=tests)) for text in ("    return sum(xs)", cheat)])
+    grades = pool.grade(
+        [GradeRequest("code", text, gold(tests=tests)) for text in ("    return sum(xs)", cheat)]
+    )
     assert [grade.status for grade in grades] == ["pass", "pass"]
     assert (
-        pool.grade([GradeRequest("code", cheat, gold(tests="assert help(1) == 1 and total([]) == 3"))])[0].status
+        pool.grade(
+            [GradeRequest("code", cheat, gold(tests="assert help(1) == 1 and total([]) == 3"))]
+        )[0].status
         == "pass"
     )
 
@@ -149,14 +178,31 @@ def test_a_program_that_ends_its_process_or_the_tests_patience_leaves_the_pool_w
     ]
     short = gold(limits={"tests_cpu_s": 1})
     with GraderPool(1) as pool:
-        statuses = [grade.status for grade in pool.grade([GradeRequest("code", text, short) for text in hostile])]
+        statuses = [
+            grade.status
+            for grade in pool.grade([GradeRequest("code", text, short) for text in hostile])
+        ]
         assert statuses == ["fail", "fail", "fail", "timeout"]
         assert pool.grade([GradeRequest("code", WHOLE, gold())])[0].status == "pass"
 
 
 @pytest.mark.parametrize(
     "unit",
-    ["```", "`", "```a", "\n```\n", " ", "\t\n", "def ", "from ", "a.", "[BEGIN]\n", "def total\n```\n", "x=", "'\","],
+    [
+        "```",
+        "`",
+        "```a",
+        "\n```\n",
+        " ",
+        "\t\n",
+        "def ",
+        "from ",
+        "a.",
+        "[BEGIN]\n",
+        "def total\n```\n",
+        "x=",
+        "'\",",
+    ],
 )
 def test_the_search_for_programs_is_linear(unit):
     with processor_limit(60):
@@ -177,11 +223,16 @@ def grade_outputs(name: str, tmp_path: Path, problems: list[str] | None = None) 
         if problems is None or row["task_id"] in problems:
             by_problem.setdefault(row["task_id"], []).append(row)
     answers, out = tmp_path / "answers.jsonl", tmp_path / "out"
-    lines = [{"problem_id": i, "completions": [r["solution"] for r in rows]} for i, rows in by_problem.items()]
+    lines = [
+        {"problem_id": i, "completions": [r["solution"] for r in rows]}
+        for i, rows in by_problem.items()
+    ]
     append_jsonl(answers, lines)
     command = ["grade", "--answers", str(answers), "--benchmark", "humaneval", "--out", str(out)]
     assert main([*command, "--hub_mirror", str(SHARED / "hub")]) == 0
-    verdicts = {(row["problem_id"], row["sample_index"]): row for row in read_jsonl(out / "verdicts.jsonl")}
+    verdicts = {
+        (row["problem_id"], row["sample_index"]): row for row in read_jsonl(out / "verdicts.jsonl")
+    }
     outcomes = []
     for problem, rows in by_problem.items():
         for index, row in enumerate(rows):
@@ -200,12 +251,16 @@ def test_stored_verdicts_of_real_answers_are_repeated_in_a_sample(tmp_path):
 
 @needs_outputs
 @pytest.mark.slow
-@pytest.mark.parametrize(("name", "mean"), [("gpt-3.5-turbo", 77.0), ("codellama-34b-instruct", 45.1)])
+@pytest.mark.parametrize(
+    ("name", "mean"), [("gpt-3.5-turbo", 77.0), ("codellama-34b-instruct", 45.1)]
+)
 def test_stored_verdicts_of_all_real_answers_are_repeated(name, mean, tmp_path):
     outcomes = grade_outputs(name, tmp_path)
     assert len(outcomes) == 1640
     assert [outcome for outcome in outcomes if outcome[3] == "pass" and not outcome[2]] == []
-    agreed = sum(passed == (status == "pass") for _, _, passed, status, _ in outcomes) / len(outcomes)
+    agreed = sum(passed == (status == "pass") for _, _, passed, status, _ in outcomes) / len(
+        outcomes
+    )
     assert agreed >= 0.99
     passes = sum(status == "pass" for *_, status, _ in outcomes)
     assert 100 * passes / len(outcomes) == pytest.approx(mean, abs=0.1)

@@ -17,8 +17,12 @@ from shaped_eval.records import Problem, Sample, Verdict, read_jsonl
 from shaped_eval.report import report_run
 from shaped_eval.statistics import avg_at_m, ballots, cons_at_m, maj_at_k, pass_at_k
 
-needs_outputs = pytest.mark.skipif(not OUTPUTS.is_dir(), reason="needs recorded model answers in ../shared/outputs")
-needs_mirror = pytest.mark.skipif(not MIRROR.is_dir(), reason="needs the data sets in ../shared/hub")
+needs_outputs = pytest.mark.skipif(
+    not OUTPUTS.is_dir(), reason="needs recorded model answers in ../shared/outputs"
+)
+needs_mirror = pytest.mark.skipif(
+    not MIRROR.is_dir(), reason="needs the data sets in ../shared/hub"
+)
 
 
 def write_rows(path: Path, rows: list[Any]) -> Path:
@@ -52,14 +56,18 @@ def test_a_run_folder_comes_out(tmp_path):
         {"problem_id": "a", "completions": [r"\boxed{2}", "none"], "gold": 2, "model": "x"},
         {"problem_id": 7, "completions": [r"\boxed{\frac12}", "\ud800"], "gold": "0.5"},
     ]
-    out = grade_answers(write_rows(tmp_path / "answers.jsonl", rows), "math", tmp_path / "out", progress=False)
+    out = grade_answers(
+        write_rows(tmp_path / "answers.jsonl", rows), "math", tmp_path / "out", progress=False
+    )
     assert list(read_jsonl(out / "problems.jsonl", Problem)) == [
         Problem("math/a", "math", "", "2", "math"),
         Problem("math/7", "math", "", "0.5", "math"),
     ]
     samples = list(read_jsonl(out / "samples.jsonl", Sample))
     assert samples[0] == Sample("math/a", 0, r"\boxed{2}", "stop", 0)
-    assert [[verdict.status for verdict in row] for row in verdict_grid(out)] == [["pass", "unparsed"]] * 2
+    assert [[verdict.status for verdict in row] for row in verdict_grid(out)] == [
+        ["pass", "unparsed"]
+    ] * 2
     record = json.loads((out / "run.json").read_text())
     assert record["settings"] == {"n": 2, "answers": "answers.jsonl"}
     assert record["versions"]["math-verify"]
@@ -72,7 +80,9 @@ def test_the_same_answers_go_on_and_others_are_refused(tmp_path):
     grade_answers(answers, "math", out, progress=False)
     assert (out / "verdicts.jsonl").read_bytes() == before
     write_rows(answers, [{**GOOD, "completions": ["3"]}])
-    with pytest.raises(UserError, match=r"holds another run \(samples\.jsonl differs\): choose another --out"):
+    with pytest.raises(
+        UserError, match=r"holds another run \(samples\.jsonl differs\): choose another --out"
+    ):
         grade_answers(answers, "math", out)
     assert (out / "verdicts.jsonl").read_bytes() == before
 
@@ -81,13 +91,19 @@ def test_the_same_answers_go_on_and_others_are_refused(tmp_path):
     ("rows", "message"),
     [
         ([GOOD, GOOD], r"answers\.jsonl:2: problem_id 'a' is there already"),
-        ([GOOD, {**GOOD, "problem_id": "b", "completions": ["1", "2"]}], ":2: completions has 2 entries where .* 1"),
+        (
+            [GOOD, {**GOOD, "problem_id": "b", "completions": ["1", "2"]}],
+            ":2: completions has 2 entries where .* 1",
+        ),
         ([{"completions": ["1"], "gold": "2"}], ":1: problem_id=None is no id"),
         ([{**GOOD, "problem_id": True}], ":1: problem_id=True is no id"),
         ([{**GOOD, "completions": "1"}], ":1: completions='1' is no list"),
         ([{**GOOD, "completions": []}], r":1: completions=\[\] is no list of one or more"),
         ([{**GOOD, "completions": ["1", None]}], r":1: completions\[1\]=None is no text"),
-        ([{"problem_id": "a", "completions": ["1"]}], ':1: gold is missing: benchmark "math" needs it'),
+        (
+            [{"problem_id": "a", "completions": ["1"]}],
+            ':1: gold is missing: benchmark "math" needs it',
+        ),
         ([{**GOOD, "gold": ["2"]}], r":1: gold=\['2'\] is no text or number"),
         ([{**GOOD, "gold": " "}], ":1: gold=' ' is no text or number"),
         ([["a", "b"]], ":1: the row is list: give an object"),
@@ -126,7 +142,9 @@ def test_problems_are_found_by_id_or_index_and_gold_can_be_overridden(tmp_path):
     assert [row[0].status for row in verdict_grid(out)] == ["pass", "pass", "unparsed"]
     for problem_id in (1319, "gsm8k/x", "-1"):
         write_rows(answers, [{"problem_id": problem_id, "completions": ["1"]}])
-        with pytest.raises(UserError, match=rf":1: problem_id={problem_id!r} is no id of gsm8k, nor an index below"):
+        with pytest.raises(
+            UserError, match=rf":1: problem_id={problem_id!r} is no id of gsm8k, nor an index below"
+        ):
             grade_answers(answers, "gsm8k", tmp_path / "other", hub_mirror=MIRROR)
 
 
@@ -134,7 +152,12 @@ def test_problems_are_found_by_id_or_index_and_gold_can_be_overridden(tmp_path):
 @needs_mirror
 @pytest.mark.parametrize(
     ("model", "percent"),
-    [("6b_finetuning", 21.7), ("6b_verification", 39.0), ("175b_finetuning", 34.7), ("175b_verification", 56.3)],
+    [
+        ("6b_finetuning", 21.7),
+        ("6b_verification", 39.0),
+        ("175b_finetuning", 34.7),
+        ("175b_verification", 56.3),
+    ],
 )
 def test_gsm8k_of_four_models_agrees_with_the_published_verdicts(tmp_path, model, percent):
     recorded = read_recorded("out_gsm8k_openai_4models.jsonl")
@@ -172,18 +195,30 @@ def test_gsm8k_of_abel_agrees_with_the_published_verdicts(tmp_path):
 def test_math_of_100_problems_by_8_samples(tmp_path):
     """Published: avg 91.0, maj@8 93, pass@8 96. Ours: 91.125, 92.5, 97, and why, row by row.
 
-    One stored verdict of 800 is wrong, and ours differs there alone: row 72's gold is ``10{,}000``, its sample 7
-    answers ``10000``, stored as a fail. Rows 17, 28 and 58 have a tie for most votes, of gold and one other: half a
-    point each, where the published vote takes the answer that came first.
+    One stored verdict of 800 is wrong, and ours differs there alone: row 72's gold is ``10{,}000``,
+    its sample 7 answers ``10000``, stored as a fail. Rows 17, 28 and 58 have a tie for most votes,
+    of gold and one other: half a point each, where the published vote takes the answer that came
+    first.
     """
     recorded = read_recorded("out_math_qwen_100x8.jsonl")
-    rows = [{"problem_id": row["idx"], "completions": row["code"], "gold": row["gt"]} for row in recorded]
-    out = grade_answers(write_rows(tmp_path / "answers.jsonl", rows), "math", tmp_path / "out", progress=False)
+    rows = [
+        {"problem_id": row["idx"], "completions": row["code"], "gold": row["gt"]}
+        for row in recorded
+    ]
+    out = grade_answers(
+        write_rows(tmp_path / "answers.jsonl", rows), "math", tmp_path / "out", progress=False
+    )
     grid = verdict_grid(out)
     ours, stored = passes(grid), np.array([row["score"] for row in recorded])
     assert np.argwhere(ours != stored).tolist() == [[72, 7]]
-    assert (recorded[72]["gt"], recorded[72]["pred"][7], stored[72, 7]) == ("10{,}000", "10000", False)
-    votes = cons_at_m([[v.status for v in row] for row in grid], [[v.answer for v in row] for row in grid])
+    assert (recorded[72]["gt"], recorded[72]["pred"][7], stored[72, 7]) == (
+        "10{,}000",
+        "10000",
+        False,
+    )
+    votes = cons_at_m(
+        [[v.status for v in row] for row in grid], [[v.answer for v in row] for row in grid]
+    )
     counts = ours.sum(axis=1)
     assert votes.sum() == 92.5
     assert np.flatnonzero(votes == 0.5).tolist() == [17, 28, 58]
@@ -201,11 +236,15 @@ def test_math_of_100_problems_by_8_samples(tmp_path):
 
 @needs_outputs
 def test_last_letters_of_40_samples():
-    """Published: maj@40 81.6, avg 78.7, maj@5 80.7 (exact over subsets here); None is an answer that was not found."""
+    """Published: maj@40 81.6, avg 78.7, maj@5 80.7 (exact over subsets here); None is an answer
+    that was not found."""
     recorded = read_recorded("out_lastletters_gpt35_x40.jsonl")
     answers = [row["answers"] for row in recorded]
     statuses = [
-        ["unparsed" if answer is None else "pass" if answer == row["answer"] else "fail" for answer in row["answers"]]
+        [
+            "unparsed" if answer is None else "pass" if answer == row["answer"] else "fail"
+            for answer in row["answers"]
+        ]
         for row in recorded
     ]
     votes = ballots(statuses, answers)
@@ -231,7 +270,9 @@ def monte_carlo_maj(recorded: list[dict[str, Any]], k: int) -> float:
 
 
 @needs_outputs
-@pytest.mark.parametrize(("model", "percent"), [("gpt-3.5-turbo", 77.0), ("codellama-34b-instruct", 45.1)])
+@pytest.mark.parametrize(
+    ("model", "percent"), [("gpt-3.5-turbo", 77.0), ("codellama-34b-instruct", 45.1)]
+)
 def test_stored_verdicts_of_humaneval(model, percent):
     passed: dict[str, list[bool]] = {}
     for row in read_recorded(f"out_humaneval_{model}_x10.jsonl"):
@@ -239,7 +280,9 @@ def test_stored_verdicts_of_humaneval(model, percent):
     assert {len(row) for row in passed.values()} == {10}
     counts = [sum(row) for row in passed.values()]
     assert round(100 * pass_at_k(counts, 10, 1).mean(), 1) == percent
-    assert pass_at_k(counts, 10, 10).mean() == pytest.approx(np.mean([any(row) for row in passed.values()]))
+    assert pass_at_k(counts, 10, 10).mean() == pytest.approx(
+        np.mean([any(row) for row in passed.values()])
+    )
 
 
 @needs_outputs
@@ -249,7 +292,9 @@ def test_math500_of_one_model(tmp_path):
         {"problem_id": index, "completions": [row["prediction"]], "gold": row["answer"]}
         for index, row in enumerate(recorded)
     ]
-    out = grade_answers(write_rows(tmp_path / "answers.jsonl", rows), "math", tmp_path / "out", progress=False)
+    out = grade_answers(
+        write_rows(tmp_path / "answers.jsonl", rows), "math", tmp_path / "out", progress=False
+    )
     statuses = Counter(row[0].status for row in verdict_grid(out))
     assert statuses == {"pass": 298, "fail": 202}
     assert report_run(out)["math"]["metrics"]["avg@1"]["value"] == pytest.approx(0.596)

@@ -1,4 +1,5 @@
-"""Grading a run's folder: nothing is lost, nothing is graded twice, however often it is interrupted."""
+"""Grading a run's folder: nothing is lost, nothing is graded twice, however often it is
+interrupted."""
 
 from __future__ import annotations
 
@@ -33,13 +34,23 @@ def write_run(folder: Path) -> Path:
     """Half the problems for the mathematics grader, half for GSM8K's."""
     folder.mkdir()
     problems = [
-        Problem(f"toy/{i}", "toy", "?", f"#### {i + 3}" if i % 2 else str(i + 3), "gsm8k" if i % 2 else "math")
+        Problem(
+            f"toy/{i}",
+            "toy",
+            "?",
+            f"#### {i + 3}" if i % 2 else str(i + 3),
+            "gsm8k" if i % 2 else "math",
+        )
         for i in range(NUM_PROBLEMS)
     ]
     append_jsonl(folder / "problems.jsonl", problems)
     append_jsonl(
         folder / "samples.jsonl",
-        [Sample(f"toy/{i}", j, completion(i, j)) for i in range(NUM_PROBLEMS) for j in range(NUM_SAMPLES)],
+        [
+            Sample(f"toy/{i}", j, completion(i, j))
+            for i in range(NUM_PROBLEMS)
+            for j in range(NUM_SAMPLES)
+        ],
     )
     return folder
 
@@ -53,7 +64,9 @@ def verdicts(folder: Path) -> dict[tuple[str, int], Verdict]:
 
 @pytest.fixture(scope="module")
 def undisturbed(tmp_path_factory) -> dict[tuple[str, int], Verdict]:
-    return verdicts(grade_run(write_run(tmp_path_factory.mktemp("run") / "run"), num_workers=2, progress=False))
+    return verdicts(
+        grade_run(write_run(tmp_path_factory.mktemp("run") / "run"), num_workers=2, progress=False)
+    )
 
 
 def test_each_sample_gets_its_verdict(undisturbed):
@@ -71,11 +84,14 @@ def test_only_what_is_missing_is_graded(tmp_path, undisturbed, monkeypatch):
     stale = Verdict("toy/11", 7, "pass", "0", "gsm8k/0")  # by an earlier grader
     append_jsonl(file, [*kept, stale, kept[0]])
     with open(file, "ab") as handle:
-        handle.write('{"problem_id": "toy/11", "answer": "é'.encode()[:-1])  # a killed writer's last line
+        # a killed writer's last line
+        handle.write('{"problem_id": "toy/11", "answer": "é'.encode()[:-1])
     graded = []
     original = grade_module._missing
     monkeypatch.setattr(
-        grade_module, "_missing", lambda *arguments: (graded.append(each) or each for each in original(*arguments))
+        grade_module,
+        "_missing",
+        lambda *arguments: (graded.append(each) or each for each in original(*arguments)),
     )
     grade_run(folder, num_workers=1, progress=False)
     assert len(graded) == NUM_PROBLEMS * NUM_SAMPLES - 50
@@ -88,7 +104,8 @@ def test_only_what_is_missing_is_graded(tmp_path, undisturbed, monkeypatch):
 def test_samples_that_come_later_are_graded_later(tmp_path, undisturbed):
     folder = write_run(tmp_path / "run")
     rows = (folder / "samples.jsonl").read_text()
-    half = rows[: len(rows) // 2].encode() + "é".encode()[:1]  # in the middle of a row, and of a character
+    # in the middle of a row, and of a character
+    half = rows[: len(rows) // 2].encode() + "é".encode()[:1]
     (folder / "samples.jsonl").write_bytes(half)
     grade_run(folder, num_workers=1, progress=False)
     assert 0 < len(verdicts(folder)) < len(undisturbed)
@@ -120,7 +137,9 @@ main(["grade", *sys.argv[2:]])
 
 def grade_and_be_killed(verdicts: int, *arguments: str) -> None:
     command = [sys.executable, "-c", KILLED, str(verdicts), *arguments]
-    done = subprocess.run(command, cwd=ROOT, start_new_session=True, capture_output=True, text=True, check=False)
+    done = subprocess.run(
+        command, cwd=ROOT, start_new_session=True, capture_output=True, text=True, check=False
+    )
     assert done.returncode == -signal.SIGKILL, done.stderr
 
 
@@ -137,13 +156,19 @@ def peak_of_grading(folder: Path, samples: int) -> int:
     """Bytes of Python objects at the most, while answers of 8 kB are read, graded and reported."""
     folder.mkdir()
     rows = (
-        {"problem_id": i, "gold": "7", "completions": [f"{'so ' * 2700}\\boxed{{{j % 9}}}" for j in range(100)]}
+        {
+            "problem_id": i,
+            "gold": "7",
+            "completions": [f"{'so ' * 2700}\\boxed{{{j % 9}}}" for j in range(100)],
+        }
         for i in range(samples // 100)
     )
     with open(folder / "answers.jsonl", "w") as file:
         file.writelines(json.dumps(row) + "\n" for row in rows)
     tracemalloc.start()
-    out = grade_answers(folder / "answers.jsonl", "math", folder / "out", num_workers=1, progress=False)
+    out = grade_answers(
+        folder / "answers.jsonl", "math", folder / "out", num_workers=1, progress=False
+    )
     outcomes = read_outcomes(out)["math"]
     peak = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
@@ -165,15 +190,27 @@ def test_five_kills_at_random_moments_leave_the_numbers_as_they_are(tmp_path):
             "problem_id": i,
             "gold": f"{i}+\\sqrt{{2}}",
             "completions": [
-                f"\\boxed{{\\frac{{{2 * i + j % 5}}}{{2}}+\\sqrt{{{2 + j % 3}}}}}" for j in range(NUM_SAMPLES)
+                f"\\boxed{{\\frac{{{2 * i + j % 5}}}{{2}}+\\sqrt{{{2 + j % 3}}}}}"
+                for j in range(NUM_SAMPLES)
             ],
         }
         for i in range(150)
     ]
     answers = tmp_path / "answers.jsonl"
     answers.write_text("".join(json.dumps(row) + "\n" for row in rows))
-    command = [sys.executable, "-m", "shaped_trl.cli", "grade", "--answers", str(answers), "--benchmark", "math"]
-    subprocess.run([*command, "--out", str(tmp_path / "whole")], check=True, cwd=ROOT, capture_output=True)
+    command = [
+        sys.executable,
+        "-m",
+        "shaped_trl.cli",
+        "grade",
+        "--answers",
+        str(answers),
+        "--benchmark",
+        "math",
+    ]
+    subprocess.run(
+        [*command, "--out", str(tmp_path / "whole")], check=True, cwd=ROOT, capture_output=True
+    )
     out, met = tmp_path / "killed", []
     for more in random.Random(0).sample(range(1, 150 * NUM_SAMPLES // 5), 5):
         grade_and_be_killed(more, *command[4:], "--out", str(out))
@@ -183,7 +220,9 @@ def test_five_kills_at_random_moments_leave_the_numbers_as_they_are(tmp_path):
     report_run(tmp_path / "whole")
     report_run(out)
     assert (out / "results.json").read_bytes() == (tmp_path / "whole" / "results.json").read_bytes()
-    assert sorted(path.name for path in out.iterdir()) == sorted(path.name for path in (tmp_path / "whole").iterdir())
+    assert sorted(path.name for path in out.iterdir()) == sorted(
+        path.name for path in (tmp_path / "whole").iterdir()
+    )
 
 
 def test_a_folder_without_samples_and_foreign_samples_are_refused(tmp_path):

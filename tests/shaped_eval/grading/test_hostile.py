@@ -1,7 +1,8 @@
-r"""Answers made to hang, crash or fool the mathematics grader end in time, in a true status, with workers alive.
+r"""Answers made to hang, crash or fool the mathematics grader end in time, in a true status, with
+workers alive.
 
-Families, each generated at a size that bites. None equals `GOLD`. `boxed` puts most into a final ``\boxed{}``; the
-rest attack the search for the answer.
+Families, each generated at a size that bites. None equals `GOLD`. `boxed` puts most into a final
+``\boxed{}``; the rest attack the search for the answer.
 """
 
 from __future__ import annotations
@@ -104,7 +105,9 @@ HOSTILE: dict[str, str] = {
     "braces never closed": boxed("{" * 50_000),
     "braces never opened": "}" * 100_000 + " no answer",
     "long list": boxed(",".join(str(n) for n in range(400))),
-    "long tuple of expressions": boxed("(" + ",".join(f"\\sqrt{{{n}}}" for n in range(2, 150)) + ")"),
+    "long tuple of expressions": boxed(
+        "(" + ",".join(f"\\sqrt{{{n}}}" for n in range(2, 150)) + ")"
+    ),
     "long set": boxed(r"\{" + ",".join(f"\\frac{{1}}{{{n}}}" for n in range(1, 110)) + r"\}"),
     "signs": boxed("-" * 1900 + "7"),
     "percent signs": boxed("7" + r"\%" * 900),
@@ -176,7 +179,9 @@ def check(hostile: dict[str, str], soft_timeout_s: float, hard_timeout_s: float)
             assert seconds <= hard_timeout_s + margin_s, f"{name}: {seconds:.1f} s"
             assert status != "pass", name
             # how far a long one comes, its time or its memory, is the machine's
-            assert name not in CERTAIN or status in {CERTAIN[name], name in LONG and "error"}, f"{name}: {status}"
+            assert name not in CERTAIN or status in {CERTAIN[name], name in LONG and "error"}, (
+                f"{name}: {status}"
+            )
             assert pool.grade([normal])[0].status == "pass", f"after {name}"
         statuses = {grade.status for grade in pool.grade(list(requests.values())[:12])}
         assert statuses <= {"timeout", "error", "fail", "unparsed"}
@@ -198,6 +203,21 @@ def test_long_ones_end_in_time_under_the_default_limits():
 def test_the_search_for_an_answer_is_linear_where_it_runs_in_the_caller(grader):
     spec = grader_spec(grader)
     search = load(spec.reduce) if spec.reduce else lambda text: load(spec.function)(text, GOLD)
-    for unit in ("\\boxed{7 ", "}", "{", "#### ", "$ ", "1,", "-", " ", "\\", "7", "\\boxed ", "1 1/", "1.", "10^{"):
+    for unit in (
+        "\\boxed{7 ",
+        "}",
+        "{",
+        "#### ",
+        "$ ",
+        "1,",
+        "-",
+        " ",
+        "\\",
+        "7",
+        "\\boxed ",
+        "1 1/",
+        "1.",
+        "10^{",
+    ):
         with processor_limit(20):
             search(unit * (4_000_000 // len(unit)))

@@ -232,7 +232,10 @@ def test_equal_wrong_answers_vote_together_and_apart_from_others(answers):
 
 
 def test_all_passes_have_golds_vote():
-    answers = {grade(f"\\boxed{{{answer}}}", "0.5")[1] for answer in ("1/2", "0.50", r"\frac{\sqrt{4}}{4}", r"50\%")}
+    answers = {
+        grade(f"\\boxed{{{answer}}}", "0.5")[1]
+        for answer in ("1/2", "0.50", r"\frac{\sqrt{4}}{4}", r"50\%")
+    }
     assert answers == {"1/2"}
 
 
@@ -252,7 +255,21 @@ def test_long_answers_are_told_apart():
 
 
 @pytest.mark.parametrize(
-    "text", ["", "x", "1,00", "1 2", "1/0", r"\frac{1}{0}", "1e9999", "--5", "1.2.3", "7" * 500, "1,2,3", "12e"]
+    "text",
+    [
+        "",
+        "x",
+        "1,00",
+        "1 2",
+        "1/0",
+        r"\frac{1}{0}",
+        "1e9999",
+        "--5",
+        "1.2.3",
+        "7" * 500,
+        "1,2,3",
+        "12e",
+    ],
 )
 def test_what_is_no_number(text):
     assert parse_number(text) is None

@@ -1,4 +1,5 @@
-"""Every gold of every mathematics benchmark, against itself, in other writings, and against wrong neighbours."""
+"""Every gold of every mathematics benchmark, against itself, in other writings, and against wrong
+neighbours."""
 
 from __future__ import annotations
 
@@ -8,11 +9,20 @@ from shaped_eval.benchmarks import BENCHMARKS, load_problems
 from shaped_eval.grading.graders import grader_spec, load
 from shaped_eval.grading.math.grader import grade as grade_math
 from shaped_eval.records import Problem
-from writings import expression_writings, gold_value, number_writings, wrong_expressions, wrong_numbers
+from writings import (
+    expression_writings,
+    gold_value,
+    number_writings,
+    wrong_expressions,
+    wrong_numbers,
+)
 
-pytestmark = pytest.mark.skipif(not MIRROR.is_dir(), reason="no mirror of the real data sets beside the checkout")
+pytestmark = pytest.mark.skipif(
+    not MIRROR.is_dir(), reason="no mirror of the real data sets beside the checkout"
+)
 MATH = ["math500", "minerva", "olympiadbench", "amc23", "aime24", "aime25"]
-EVERY = 9  # the default suite takes every 9th expression, with 2 writings and 1 wrong neighbour of each
+# the default suite takes every 9th expression, with 2 writings and 1 wrong neighbour of each
+EVERY = 9
 # The same number at the precision that is graded, or the same set, in spite of the change.
 SAME = {
     ("olympiadbench/2592", "last digit"),  # 4.2 with gold's own tolerance of 0.1
@@ -36,8 +46,14 @@ def boxed(answer: str) -> str:
 def failures(problem: Problem, right: dict[str, str], wrong: dict[str, str]) -> list[tuple]:
     """What is graded otherwise than it should be."""
     ways = [("pass", kind, text) for kind, text in right.items()]
-    ways += [("fail", kind, text) for kind, text in wrong.items() if (problem.problem_id, kind) not in SAME]
-    graded = [(want, kind, text, grade_math(boxed(text), problem.gold)[0]) for want, kind, text in ways]
+    ways += [
+        ("fail", kind, text)
+        for kind, text in wrong.items()
+        if (problem.problem_id, kind) not in SAME
+    ]
+    graded = [
+        (want, kind, text, grade_math(boxed(text), problem.gold)[0]) for want, kind, text in ways
+    ]
     return [(problem.problem_id, problem.gold, *case) for case in graded if case[0] != case[-1]]
 
 
@@ -45,7 +61,8 @@ def some(ways: dict[str, str], index: int, count: int) -> dict[str, str]:
     """`count` of the ways, other ones for each index, so that all are tried over the benchmarks."""
     names = sorted(ways)
     return {
-        names[(index * count + i) % len(names)]: ways[names[(index * count + i) % len(names)]] for i in range(count)
+        names[(index * count + i) % len(names)]: ways[names[(index * count + i) % len(names)]]
+        for i in range(count)
     }
 
 
@@ -72,7 +89,10 @@ def test_every_number_in_other_writings_and_its_neighbours(golds):
             value = gold_value(plain_gold(problem))
             if value is None:
                 continue
-            right, wrong = number_writings(plain_gold(problem), value), wrong_numbers(plain_gold(problem), value)
+            right, wrong = (
+                number_writings(plain_gold(problem), value),
+                wrong_numbers(plain_gold(problem), value),
+            )
             kinds |= {*right, *wrong}
             right, wrong = some(right, index, 3), some(wrong, index, 2)
             tried |= {*right, *wrong}
@@ -87,7 +107,9 @@ def test_expressions_in_other_writings_and_their_neighbours(golds):
         problems = [problem for problem in golds[name] if gold_value(plain_gold(problem)) is None]
         for index, problem in enumerate(problems[::EVERY]):
             right, wrong = expression_writings(problem.gold), wrong_expressions(problem.gold)
-            found += failures(problem, some(right, index, 2), some(wrong, index, 1) if wrong else {})
+            found += failures(
+                problem, some(right, index, 2), some(wrong, index, 1) if wrong else {}
+            )
     assert found == []
 
 
@@ -101,14 +123,24 @@ def test_every_expression_and_number_in_half_of_the_writings(golds, name):
         right = expression_writings(gold) if value is None else number_writings(gold, value)
         wrong = wrong_expressions(gold) if value is None else wrong_numbers(gold, value)
         assert len(set(right.values())) >= 3, problem.problem_id
-        right, wrong = some(right, index, (len(right) + 1) // 2), some(wrong, index, (len(wrong) + 1) // 2)
+        right, wrong = (
+            some(right, index, (len(right) + 1) // 2),
+            some(wrong, index, (len(wrong) + 1) // 2),
+        )
         found += failures(problem, right, wrong)
     assert found == []
 
 
 def test_every_gsm8k_gold_in_other_writings(golds):
     grade = load(grader_spec("gsm8k").function)
-    ways = ["#### {0}", "#### ${0}", "#### {0}.00", "#### {0} dollars", "The answer is {0}.", "\\boxed{{{0}}}"]
+    ways = [
+        "#### {0}",
+        "#### ${0}",
+        "#### {0}.00",
+        "#### {0} dollars",
+        "The answer is {0}.",
+        "\\boxed{{{0}}}",
+    ]
     ways += [
         "#### \\${1}",
         "#### {1}.",
@@ -125,4 +157,7 @@ def test_every_gsm8k_gold_in_other_writings(golds):
         value = int(number)
         for wrong in (-value, value + 1, 10 * value, value * 1000, f"{value}.5"):
             if wrong != value:
-                assert grade(f"First {number}.\n#### {wrong}", problem.gold)[0] == "fail", (index, wrong)
+                assert grade(f"First {number}.\n#### {wrong}", problem.gold)[0] == "fail", (
+                    index,
+                    wrong,
+                )

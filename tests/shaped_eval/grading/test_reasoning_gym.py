@@ -35,8 +35,12 @@ X = sympy.Symbol("x")
         ("ｘ + x", 2 * X),  # as Python reads names
         ("1 # x", sympy.Integer(1)),
         ("x**2/2 + 2. ", X**2 / 2 + 2),  # the period ends the sentence
-        ("x**20*(1 + log(sin(sqrt(x))))**20", X**20 * (1 + sympy.log(sympy.sin(sympy.sqrt(X)))) ** 20),
-        ("S + N + Q + O", sum(map(sympy.Symbol, "SNQO"))),  # of sympy's own names only those that are listed
+        (
+            "x**20*(1 + log(sin(sqrt(x))))**20",
+            X**20 * (1 + sympy.log(sympy.sin(sympy.sqrt(X)))) ** 20,
+        ),
+        # of sympy's own names only those that are listed
+        ("S + N + Q + O", sum(map(sympy.Symbol, "SNQO"))),
     ],
 )
 def test_a_formula_is_read_as_sympy_reads_it(text, meaning):
@@ -127,7 +131,20 @@ def test_arithmetic_is_integers_with_four_operators():
     assert arithmetic(" 8*( 5 -2)/+1 # yes") == "8 * (5 - 2) / +1"
     assert arithmetic("4*8 - 6 - 2. ") == "4 * 8 - 6 - 2"
     assert arithmetic("4*(8 - 2).") == "4 * (8 - 2)"
-    for text in ("2.*3", "6..", ".", "2**3", "x", "2.5", "7//2", "7%4", "sqrt(4)", "٣+1", "1_0 + x", "0x10 + E"):
+    for text in (
+        "2.*3",
+        "6..",
+        ".",
+        "2**3",
+        "x",
+        "2.5",
+        "7//2",
+        "7%4",
+        "sqrt(4)",
+        "٣+1",
+        "1_0 + x",
+        "0x10 + E",
+    ):
         with pytest.raises(NoFormula):
             arithmetic(text)
 
@@ -150,7 +167,9 @@ def test_an_answer_that_is_a_program_never_runs(task, tmp_path):
             assert not touched.exists(), answer
     own = entry["answer"]
     gold = reasoning_gym.gold_of(entry["question"], task=task, size=3, seed=1, index=0)
-    assert reasoning_gym.grade(f"Answer: {own}", gold)[0] == ("fail" if "Integral" in own else "pass"), own
+    assert reasoning_gym.grade(f"Answer: {own}", gold)[0] == (
+        "fail" if "Integral" in own else "pass"
+    ), own
 
 
 def test_these_answers_do_run_where_they_are_evaluated(tmp_path):
@@ -165,20 +184,26 @@ def test_a_copied_question_is_no_integral():
     entries = reasoning_gym.task_dataset("intermediate_integration", 4, 1)
     for entry in entries:
         integrand, variable = entry["metadata"]["integrand"], entry["metadata"]["variable"]
-        for answer in (f"Integral({integrand}, {variable})", f"integrate({integrand}, {variable}) + C"):
+        for answer in (
+            f"Integral({integrand}, {variable})",
+            f"integrate({integrand}, {variable}) + C",
+        ):
             assert entries.score_answer(answer, entry) == 1
             with pytest.raises(NoFormula, match="a call of"):
                 gym_scorer.score("intermediate_integration", answer, entries, entry)
 
 
 def test_only_tasks_that_have_been_read_are_scored(monkeypatch):
-    with pytest.raises(UserError, match=r"reasoning_gym/composite' is not among the tasks that are known"):
+    with pytest.raises(
+        UserError, match=r"reasoning_gym/composite' is not among the tasks that are known"
+    ):
         reasoning_gym.task_dataset("composite", 1, 1)
     from reasoning_gym.factory import DATASETS
 
     assert set(DATASETS) == reasoning_gym.TASKS | set(reasoning_gym.UNREPEATABLE) | {"composite"}
     monkeypatch.setattr(reasoning_gym, "version", lambda: "0.2.0")
-    assert reasoning_gym._role().needs_sandbox  # what a scorer nobody has read does, it does confined
+    # what a scorer nobody has read does, it does confined
+    assert reasoning_gym._role().needs_sandbox
 
 
 def test_comparisons_find_right_what_the_tasks_own_scorers_do():
@@ -191,37 +216,68 @@ def test_comparisons_find_right_what_the_tasks_own_scorers_do():
             _, _, own, right = gym_scorer.right_answers(gold)[0]
             assert right, task
             for text in {*right[:3], own, "7"}:
-                answers = {text, text.upper(), text + "1", text[:-1], text[::-1], text.replace("\n", " \n")}
-                answers |= {f"+{text}", f"{text}.0", f"{text}e0", f"0{text}", f"{text[:1]},{text[1:]}", text.title()}
+                answers = {
+                    text,
+                    text.upper(),
+                    text + "1",
+                    text[:-1],
+                    text[::-1],
+                    text.replace("\n", " \n"),
+                }
+                answers |= {
+                    f"+{text}",
+                    f"{text}.0",
+                    f"{text}e0",
+                    f"0{text}",
+                    f"{text[:1]},{text[1:]}",
+                    text.title(),
+                }
                 answers.add("".join(rng.sample(text, len(text))))
                 for answer in {answer.strip() for answer in answers} - {""}:
                     points = entries.score_answer(answer, entry)
                     if task == "spell_backward" and not compare(answer, own):
-                        points = min(points, 0.9)  # it adds up to 1, but for rounding, where an answer goes on
+                        # it adds up to 1, but for rounding, where an answer goes on
+                        points = min(points, 0.9)
                     expected = points >= gym_scorer.RIGHT
-                    assert any(compare(answer, one) for one in right) == expected, (task, answer, points)
+                    assert any(compare(answer, one) for one in right) == expected, (
+                        task,
+                        answer,
+                        points,
+                    )
 
 
 def test_an_answer_that_goes_on_after_the_right_one_is_wrong():
-    """The scorer of spell_backward adds up fractions, whose sum is not quite the 1 that it takes back."""
+    """The scorer of spell_backward adds up fractions, whose sum is not quite the 1 that it takes
+    back."""
     entry = reasoning_gym.task_dataset("spell_backward", 20, 1)
     for index in range(20):
         own = entry[index]["answer"]
-        gold = reasoning_gym.gold_of(entry[index]["question"], task="spell_backward", size=20, seed=1, index=index)
-        assert [reasoning_gym.grade(f"Answer: {own}{more}", gold)[0] for more in ("", "s")] == ["pass", "fail"]
+        gold = reasoning_gym.gold_of(
+            entry[index]["question"], task="spell_backward", size=20, seed=1, index=index
+        )
+        assert [reasoning_gym.grade(f"Answer: {own}{more}", gold)[0] for more in ("", "s")] == [
+            "pass",
+            "fail",
+        ]
 
 
 def test_right_answers_of_many_entries_are_made_by_one_process(monkeypatch):
     monkeypatch.setattr(reasoning_gym, "_right", reasoning_gym.Right())
     asked, ask = [], reasoning_gym._ask
-    monkeypatch.setattr(reasoning_gym, "_ask", lambda message: asked.append(message) or ask(message))
+    monkeypatch.setattr(
+        reasoning_gym, "_ask", lambda message: asked.append(message) or ask(message)
+    )
     entries = reasoning_gym.task_dataset("chain_sum", 9, 4)
     for index in (3, 4, 3, 1):
         for lead in ("", "1"):
-            gold = reasoning_gym.gold_of(entries[index]["question"], task="chain_sum", size=9, seed=4, index=index)
+            gold = reasoning_gym.gold_of(
+                entries[index]["question"], task="chain_sum", size=9, seed=4, index=index
+            )
             status, _, _ = reasoning_gym.grade(f"Answer: {lead}{entries[index]['answer']}", gold)
             assert status == ("fail" if lead else "pass")
-        other = reasoning_gym.gold_of("What is 1 + 1?", task="chain_sum", size=9, seed=4, index=index)
+        other = reasoning_gym.gold_of(
+            "What is 1 + 1?", task="chain_sum", size=9, seed=4, index=index
+        )
         assert reasoning_gym.grade("Answer: 2", other)[0] == "error"
     assert [json.loads(message["right"])["index"] for message in asked] == [3, 1]
     assert not any("completion" in message for message in asked)
@@ -238,7 +294,10 @@ def test_only_so_many_right_answers_are_kept(monkeypatch):
 
 def test_scorers_that_nobody_has_read_score_for_themselves(monkeypatch):
     assert set(COMPARISONS) < reasoning_gym.TASKS
-    golds = {task: json.dumps({"task": task, "index": 0}) for task in ("chain_sum", "n_queens", "countdown")}
+    golds = {
+        task: json.dumps({"task": task, "index": 0})
+        for task in ("chain_sum", "n_queens", "countdown")
+    }
     compared = {task for task, gold in golds.items() if reasoning_gym._compared(gold)}
     assert compared == {"chain_sum", "n_queens"}
     monkeypatch.setattr(reasoning_gym, "version", lambda: "0.2.0")
@@ -250,7 +309,8 @@ REPEATED = ("countdown", "simple_integration", "n_queens", "spiral_matrix", "cha
 
 
 def test_no_answer_changes_how_the_next_is_graded():
-    """Each task's own answer and two wrong ones, before and after hostile answers, by one process."""
+    """Each task's own answer and two wrong ones, before and after hostile answers, by one
+    process."""
     asked, golds = [], []
     for task in REPEATED:
         entry = reasoning_gym.task_dataset(task, 3, 1)[0]
@@ -264,7 +324,8 @@ def test_no_answer_changes_how_the_next_is_graded():
 
 
 def test_gold_from_a_file_runs_nothing(tmp_path):
-    """Gold of somebody else's run: a configuration that is no such, and a place outside the data set."""
+    """Gold of somebody else's run: a configuration that is no such, and a place outside the data
+    set."""
     touched = tmp_path / "touched"
     program = f"__import__('os').system('touch {touched}')"
     base = {"size": 3, "seed": 1, "index": 0}

@@ -1,4 +1,5 @@
-"""The sandbox by itself: verdicts, what crosses the channel, limits, and refusal where it cannot confine."""
+"""The sandbox by itself: verdicts, what crosses the channel, limits, and refusal where it cannot
+confine."""
 
 from __future__ import annotations
 
@@ -38,21 +39,35 @@ def verdict(server: Sandbox, code: str, tests: str, names=None, cpu_s=5, **more:
 
 
 def test_run_tests_says_what_became_of_the_code():
-    assert run_tests("def add(a, b): return a + b", "assert add(1, 2) == 3\nassert add(0, 0) == 0") == TestResult(
-        "pass", "2 calls"
-    )
+    assert run_tests(
+        "def add(a, b): return a + b", "assert add(1, 2) == 3\nassert add(0, 0) == 0"
+    ) == TestResult("pass", "2 calls")
     wrong = run_tests("def add(a, b): return a - b", "assert add(1, 2) == 3")
     assert wrong == TestResult("fail", "add(1, 2) returned -1: AssertionError")
     raised = run_tests("def add(a, b): return a / 0", "assert add(1, 2) == 3")
     assert raised == TestResult("fail", "add(1, 2) raised: ZeroDivisionError: division by zero")
-    assert run_tests("def add(a, b: return", "assert add(1, 2) == 3").reason.startswith("running the code raised Synt")
-    assert run_tests("def plus(a, b): return 3", "assert add(1, 2) == 3").reason == "the code does not define add"
+    assert run_tests("def add(a, b: return", "assert add(1, 2) == 3").reason.startswith(
+        "running the code raised Synt"
+    )
+    assert (
+        run_tests("def plus(a, b): return 3", "assert add(1, 2) == 3").reason
+        == "the code does not define add"
+    )
     waits = run_tests("import time\ndef add(a, b): time.sleep(3600)", "add(1, 2)", wall_s=0.3)
     assert waits == TestResult("timeout", "no answer within the wall time")
-    assert run_tests("def f(): return 1", "assert f() == 1\nassert undefined_here == 2").status == "fail"
-    assert run_tests("def f(): return 1", "assert 1 == 1") == TestResult("error", "the tests never called the code")
-    assert run_tests("def f(): return 1", "import no_such_module\nassert f() == 1").status == "error"
-    assert run_tests("def f(): return 1", "assert f() = 1").reason.startswith("the tests cannot be used: SyntaxError")
+    assert (
+        run_tests("def f(): return 1", "assert f() == 1\nassert undefined_here == 2").status
+        == "fail"
+    )
+    assert run_tests("def f(): return 1", "assert 1 == 1") == TestResult(
+        "error", "the tests never called the code"
+    )
+    assert (
+        run_tests("def f(): return 1", "import no_such_module\nassert f() == 1").status == "error"
+    )
+    assert run_tests("def f(): return 1", "assert f() = 1").reason.startswith(
+        "the tests cannot be used: SyntaxError"
+    )
 
 
 def test_run_tests_from_threads_gives_each_its_own_result():
@@ -93,17 +108,18 @@ VALUES = (
 
 
 def test_every_literal_crosses_the_channel_and_comes_back_as_it_was(server):
-    """Both ways: as an argument and as a result; equal, of the same type, and with the same sign of zero."""
+    """Both ways: as an argument and as a result; equal, of the same type, and with the same sign of
+    zero."""
     for value in VALUES:
         sent = unpack(json.loads(json.dumps(pack(value, None))), None)
         assert type(sent) is type(value)
-        if isinstance(value, set | int):  # a set in what order it comes; of 10**6000 Python makes no text
+        # a set in what order it comes; of 10**6000 Python makes no text
+        if isinstance(value, set | int):
             assert sent == value
         else:
             assert repr(sent) == repr(value)
-        tests = (
-            f"given = eval({_text(value)!r})\nback = f(given)\nassert type(back) is type(given)\nassert back == given"
-        )
+        tests = f"given = eval({_text(value)!r})\nback = f(given)\n"
+        tests += "assert type(back) is type(given)\nassert back == given"
         assert verdict(server, "def f(x): return x", tests).status == "pass", value
     nan = "nan = float('nan')\nback = f(nan)\nassert back != back\nassert f([nan])[0] != 0"
     assert verdict(server, "def f(x): return x", nan).status == "pass"
@@ -117,8 +133,13 @@ def _text(value) -> str:
 
 def test_a_nan_is_not_told_from_text_and_no_text_is_a_number(server):
     for text in ("nan", "inf", "-inf", "NaN"):
-        assert verdict(server, f"def f(): return {text!r}", f"assert f() == {text!r}").status == "pass"
-        assert verdict(server, f"def f(): return {text!r}", f"assert f() == float({text!r})").status == "fail"
+        assert (
+            verdict(server, f"def f(): return {text!r}", f"assert f() == {text!r}").status == "pass"
+        )
+        assert (
+            verdict(server, f"def f(): return {text!r}", f"assert f() == float({text!r})").status
+            == "fail"
+        )
     assert verdict(server, "def f(): return float('inf')", "assert f() == 'inf'").status == "fail"
 
 
@@ -194,16 +215,22 @@ else: assert False
 
 
 def test_tests_take_what_they_do_not_define_and_nobody_replaces_their_builtins(server):
-    tests = (
-        "import math\ndef check(g):\n    assert sorted(g([2, 1])) == [1, 2]\n    assert math.floor(1.5) == 1\ncheck(f)"
-    )
+    tests = "import math\ndef check(g):\n    assert sorted(g([2, 1])) == [1, 2]\n"
+    tests += "    assert math.floor(1.5) == 1\ncheck(f)"
     assert free_names(tests) == ("f",)
     code = "sorted = len = lambda x: [1, 2]\nclass math:\n    floor = None\ndef f(x): return [5, 6]"
     assert verdict(server, code, tests).status == "fail"
     named_like_a_builtin = "def sum(a, b): return a * b"
-    assert verdict(server, named_like_a_builtin, "assert sum(3, 4) == 12", names=["sum"]).status == "pass"
+    assert (
+        verdict(server, named_like_a_builtin, "assert sum(3, 4) == 12", names=["sum"]).status
+        == "pass"
+    )
     helped = verdict(
-        server, "def f(x): return x + 1", "assert f(2) == plus(2)", names=["f"], before="def plus(x): return x+1"
+        server,
+        "def f(x): return x + 1",
+        "assert f(2) == plus(2)",
+        names=["f"],
+        before="def plus(x): return x+1",
     )
     assert helped.status == "pass"
 
@@ -220,7 +247,9 @@ import random, string, datetime, decimal, hashlib, json, sqlite3, unittest, zone
 def f():
     return [random.random(), str(datetime.date(2020, 1, 1)), hashlib.md5(b"").hexdigest(), list({"a", "b", "c", "d"})]
 """
-    seen = "assert f()[1:3] == ['2020-01-01', 'd41d8cd98f00b204e9800998ecf8427e']\nassert f()[0] == 0"
+    seen = (
+        "assert f()[1:3] == ['2020-01-01', 'd41d8cd98f00b204e9800998ecf8427e']\nassert f()[0] == 0"
+    )
     first, second = verdict(server, code, seen), verdict(server, code, seen)
     assert first == second
     assert first.status == "fail"
@@ -238,15 +267,18 @@ def f(name):
 """
     result = verdict(server, code, "assert f('a') == ['d', 'a', 'xx']")
     assert result.status == ("pass" if server.code.rooted else "fail"), result
-    assert verdict(server, "import os\ndef f(): return os.listdir('.')", "assert f() == []").status == (
-        "pass" if server.code.rooted else "fail"
-    )
+    assert verdict(
+        server, "import os\ndef f(): return os.listdir('.')", "assert f() == []"
+    ).status == ("pass" if server.code.rooted else "fail")
 
 
 def test_cpu_time_decides_and_a_peak_of_memory_is_an_exception(server):
     result = verdict(server, "def f():\n    while True: pass", "f()", cpu_s=1)
     assert result == TestResult("timeout", "more than 1 s of CPU time")
-    assert verdict(server, "def f(): return len(bytearray(2**33))", "f()").reason == "f() raised: MemoryError"
+    assert (
+        verdict(server, "def f(): return len(bytearray(2**33))", "f()").reason
+        == "f() raised: MemoryError"
+    )
 
 
 def test_a_killed_process_or_server_is_no_pass(server):
@@ -293,7 +325,10 @@ def _in_session(session: int) -> list[str]:
 
 @pytest.mark.parametrize(
     ("hidden", "reason"),
-    [("landlock", "Landlock is not in this kernel"), ("seccomp", "seccomp filters are not available")],
+    [
+        ("landlock", "Landlock is not in this kernel"),
+        ("seccomp", "seccomp filters are not available"),
+    ],
 )
 def test_a_machine_without_a_protection_refuses_with_the_reason(hidden, reason):
     program = """
@@ -318,7 +353,10 @@ for refused in (SandboxServer, lambda: GraderPool(1).grade([request])):
         "print(check(Sandbox(), ['def f(): return 1'], Tests('assert f() == 1'), Limits()).status)",
     ]
     allowed = {**environment, "SHAPED_TRL_ALLOW_WEAK_SANDBOX": "1"}
-    assert subprocess.run(weak, env=allowed, capture_output=True, text=True, check=True).stdout == "pass\n"
+    assert (
+        subprocess.run(weak, env=allowed, capture_output=True, text=True, check=True).stdout
+        == "pass\n"
+    )
 
 
 def test_protections_that_do_not_hold_are_noticed():
@@ -327,7 +365,9 @@ def test_protections_that_do_not_hold_are_noticed():
         "except SandboxUnavailable as error: print(error)"
     )
     run = [sys.executable, str(HELPERS / "without_protection.py"), "restrict_self", program]
-    done = subprocess.run(run, env={**os.environ, "PYTHONPATH": PACKAGES}, capture_output=True, text=True, check=True)
+    done = subprocess.run(
+        run, env={**os.environ, "PYTHONPATH": PACKAGES}, capture_output=True, text=True, check=True
+    )
     assert "a process on trial was not confined" in done.stdout
 
 

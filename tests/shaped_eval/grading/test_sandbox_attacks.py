@@ -1,4 +1,5 @@
-"""The attack suite (`tests/helpers/attacks.py`): none passes, and none leaves a trace, as root and as a user."""
+"""The attack suite (`tests/helpers/attacks.py`): none passes, and none leaves a trace, as root and
+as a user."""
 
 from __future__ import annotations
 
@@ -14,14 +15,20 @@ from places import HELPERS, ROOT
 from shaped_eval.grading.sandbox.confine import NOBODY, missing_protections
 
 PACKAGES = str(ROOT / "eval_suite")
-pytestmark = pytest.mark.skipif(bool(missing_protections()), reason=f"no sandbox: {missing_protections()}")
+pytestmark = pytest.mark.skipif(
+    bool(missing_protections()), reason=f"no sandbox: {missing_protections()}"
+)
 
 
 def attack(user: str, namespaces: bool, *left_out: str) -> dict:
     """Run the attacks in a process of this user."""
     if user == "root" and os.getuid() != 0:
         pytest.skip("only root can try root's case")
-    as_user = [sys.executable, str(HELPERS / "as_nobody.py")] if user == "nobody" and os.getuid() == 0 else []
+    as_user = (
+        [sys.executable, str(HELPERS / "as_nobody.py")]
+        if user == "nobody" and os.getuid() == 0
+        else []
+    )
     options = [str(int(namespaces)), *left_out]
     done = subprocess.run(
         [*as_user, sys.executable, str(HELPERS / "attacks.py"), *options],
@@ -38,8 +45,14 @@ def attack(user: str, namespaces: bool, *left_out: str) -> dict:
 
 def check(found: dict) -> None:
     results = found["results"]
-    assert [name for name, (kind, status, _) in results.items() if (status == "pass") != (kind == "honest")] == []
-    of_code = [name for name, (kind, status, _) in results.items() if status == "error" and kind != "tests"]
+    assert [
+        name
+        for name, (kind, status, _) in results.items()
+        if (status == "pass") != (kind == "honest")
+    ] == []
+    of_code = [
+        name for name, (kind, status, _) in results.items() if status == "error" and kind != "tests"
+    ]
     assert of_code == []  # a program cannot escape its verdict either
     held = {name: status for name, (kind, status, _) in results.items() if kind == "held"}
     assert set(held.values()) <= {"timeout", "fail"}, held
@@ -62,8 +75,12 @@ def test_there_are_enough_attacks():
 def test_no_attack_succeeds_as_root_in_namespaces():
     found = attack("root", True, "slow", "answer")
     check(found)
-    of_code = [kind for kind, _, _ in found["results"].values() if kind in ("forgery", "break-out", "loop")]
-    assert len(of_code) == len(FORGERIES) + len(BREAK_OUTS) + len(LOOPS) - len(set(SLOW) - set(HELD))
+    of_code = [
+        kind for kind, _, _ in found["results"].values() if kind in ("forgery", "break-out", "loop")
+    ]
+    assert len(of_code) == len(FORGERIES) + len(BREAK_OUTS) + len(LOOPS) - len(
+        set(SLOW) - set(HELD)
+    )
 
 
 def test_no_attack_succeeds_as_a_user_without_namespaces():
@@ -76,14 +93,28 @@ def test_no_attack_succeeds_as_a_user_without_namespaces():
 @pytest.mark.slow
 @pytest.mark.parametrize(
     ("user", "namespaces", "left_out"),
-    [("root", False, ("loop",)), ("nobody", True, ("slow", "loop", "answer")), ("nobody", False, ("loop",))],
+    [
+        ("root", False, ("loop",)),
+        ("nobody", True, ("slow", "loop", "answer")),
+        ("nobody", False, ("loop",)),
+    ],
 )
 def test_no_slow_attack_succeeds_either(user, namespaces, left_out):
     check(attack(user, namespaces, *left_out))
 
 
-# Done to a folder of the test's own, in a process of its own: what these would do, were they not stopped.
-HARMLESS = ("read outside", "write outside", "chmod", "utime", "truncate by opening", "fork", "threads", "unix socket")
+# Done to a folder of the test's own, in a process of its own: what these would do, were they not
+# stopped.
+HARMLESS = (
+    "read outside",
+    "write outside",
+    "chmod",
+    "utime",
+    "truncate by opening",
+    "fork",
+    "threads",
+    "unix socket",
+)
 
 
 def test_these_attacks_do_succeed_without_the_sandbox(tmp_path):
@@ -91,7 +122,11 @@ def test_these_attacks_do_succeed_without_the_sandbox(tmp_path):
     listener = socket.socket(socket.AF_UNIX)
     listener.bind(str(tmp_path / "socket"))
     listener.listen()
-    where = {"victim": str(tmp_path / "victim"), "folder": str(tmp_path), "unix": str(tmp_path / "socket")}
+    where = {
+        "victim": str(tmp_path / "victim"),
+        "folder": str(tmp_path),
+        "unix": str(tmp_path / "socket"),
+    }
     for name in HARMLESS:
         program = f"{BREAK_OUTS[name]}\nassert f({where!r}) == 'done'"
         subprocess.run([sys.executable, "-c", program], check=True)

@@ -14,7 +14,8 @@ from shaped_eval.grading.sandbox.wire import BadReply, _nesting, pack, unpack
 
 @pytest.mark.parametrize("machine", filters.MACHINES)
 def test_the_filter_lets_through_what_it_says_on_both_machines(machine):
-    """A BPF machine in Python runs the program; the numbers come from the kernel's headers, by hand."""
+    """A BPF machine in Python runs the program; the numbers come from the kernel's headers, by
+    hand."""
     column, audit = filters.MACHINES[machine]
     allow, refuse, no_tty, kill = 0x7FFF0000, 0x50001, 0x50019, 0x80000000
 
@@ -22,8 +23,19 @@ def test_the_filter_lets_through_what_it_says_on_both_machines(machine):
         return _run(filters.instructions(machine), (x86, arm)[column], audit, arguments)
 
     assert call(0, 63) == call(1, 64) == call(231, 94) == allow  # read, write, exit_group
-    forbidden = ((56, 220), (435, 435), (59, 221), (41, 198), (62, 129), (101, 117), (165, 40), (268, 53), (425, 425))
-    assert {call(*numbers) for numbers in forbidden} == {refuse}  # clone, clone3, execve, socket, kill, ptrace, mount…
+    forbidden = (
+        (56, 220),
+        (435, 435),
+        (59, 221),
+        (41, 198),
+        (62, 129),
+        (101, 117),
+        (165, 40),
+        (268, 53),
+        (425, 425),
+    )
+    # clone, clone3, execve, socket, kill, ptrace, mount…
+    assert {call(*numbers) for numbers in forbidden} == {refuse}
     assert call(16, 29) == no_tty
     assert call(72, 25, 3, 1) == call(72, 25, 3, 1030) == allow  # fcntl: F_GETFD, F_DUPFD_CLOEXEC
     assert (
@@ -33,12 +45,19 @@ def test_the_filter_lets_through_what_it_says_on_both_machines(machine):
     assert call(302, 261, 1, 7) == refuse  # prlimit64 of another process
     read_only, truncated, both, odd = 0, 0o1000, 0o1001, 3
     assert call(257, 56, 0, 0, read_only) == call(257, 56, 0, 0, both) == allow
-    assert call(257, 56, 0, 0, truncated) == call(257, 56, 0, 0, odd) == call(257, 56, 0, 0, odd | 0o1000) == refuse
+    assert (
+        call(257, 56, 0, 0, truncated)
+        == call(257, 56, 0, 0, odd)
+        == call(257, 56, 0, 0, odd | 0o1000)
+        == refuse
+    )
     assert call(0, 63, audit=0x40000003) == kill  # 32-bit calls
     assert call(0x40000000, 9999) == refuse  # x32
 
 
-def _run(program: list[filters.Instruction], number: int, audit: int, arguments: tuple[int, ...]) -> int:
+def _run(
+    program: list[filters.Instruction], number: int, audit: int, arguments: tuple[int, ...]
+) -> int:
     data = struct.pack("=IIQ6Q", number, audit, 0, *arguments, *[0] * (6 - len(arguments)))
     word, at = 0, 0
     while True:
@@ -92,5 +111,7 @@ def test_nesting_is_counted_outside_of_texts(value):
 
 
 def test_packing_leaves_what_it_does_not_know_to_the_caller():
-    assert pack([deque([1])], lambda value: {"o": [0, type(value).__name__]}) == [{"o": [0, "deque"]}]
+    assert pack([deque([1])], lambda value: {"o": [0, type(value).__name__]}) == [
+        {"o": [0, "deque"]}
+    ]
     assert math.isnan(unpack(pack(float("nan"), None), None))

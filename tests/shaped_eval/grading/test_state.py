@@ -1,4 +1,5 @@
-"""What formulas are graded by: nothing that evaluates text of an answer, and nothing that remembers the last one."""
+"""What formulas are graded by: nothing that evaluates text of an answer, and nothing that remembers
+the last one."""
 
 from __future__ import annotations
 
@@ -16,12 +17,45 @@ from shaped_eval.grading.math import algebra
 from shaped_eval.grading.worker import answer
 
 GOLDS = (
-    *(r"\frac{\sqrt{2}}{2}", "x^2+3x-1", r"\pi-\cot(3)", r"(1,\frac{3}{5})", "9i+6", r"\{1,\sqrt{5}\}"),
+    *(
+        r"\frac{\sqrt{2}}{2}",
+        "x^2+3x-1",
+        r"\pi-\cot(3)",
+        r"(1,\frac{3}{5})",
+        "9i+6",
+        r"\{1,\sqrt{5}\}",
+    ),
     r"\frac{3}{56}",
 )
 PIECES = (
-    *("final answer is ", "the answer is ", "Answer: ", "$", "\\(", "\\)", "\\boxed{", "}", "__import__('os')"),
-    *("exec(", "S(x)", "5", "1/2", "x.y", ". ", "**", "×", "÷", "\\frac{1}{2}", "(", ")", "e", "1e5", "lambda: 0"),
+    *(
+        "final answer is ",
+        "the answer is ",
+        "Answer: ",
+        "$",
+        "\\(",
+        "\\)",
+        "\\boxed{",
+        "}",
+        "__import__('os')",
+    ),
+    *(
+        "exec(",
+        "S(x)",
+        "5",
+        "1/2",
+        "x.y",
+        ". ",
+        "**",
+        "×",
+        "÷",
+        "\\frac{1}{2}",
+        "(",
+        ")",
+        "e",
+        "1e5",
+        "lambda: 0",
+    ),
     *(
         "'a'",
         "3.x",
@@ -71,7 +105,8 @@ def test_only_digits_and_operators_of_an_answer_reach_what_evaluates(monkeypatch
 def test_a_worker_forgets_what_it_has_found_out():
     remembered = algebra.remember()
     answer("math", r"\boxed{\sqrt{2}}", r"\sqrt{3}", 60.0)
-    for found, notes, _ in remembered[:10]:  # what an interruption in the middle of an inference leaves behind
+    # what an interruption in the middle of an inference leaves behind
+    for found, notes, _ in remembered[:10]:
         notes["planted"] = None
         found._assumptions = dict(notes)
     assert len(_changed(remembered)) == 10
@@ -88,13 +123,21 @@ def test_a_worker_forgets_what_it_has_found_out():
 
 
 def _changed(remembered) -> list[sympy.Basic]:
-    return [found for found, notes, copy in remembered if found._assumptions is not notes or dict(notes) != copy]
+    return [
+        found
+        for found, notes, copy in remembered
+        if found._assumptions is not notes or dict(notes) != copy
+    ]
 
 
 @pytest.mark.slow
 def test_a_worker_s_verdicts_do_not_depend_on_what_it_has_seen():
     asked = [GradeRequest("math", f"\\boxed{{{text}}}", gold) for gold in GOLDS for text in GOLDS]
-    hostile = [GradeRequest("math", f"\\boxed{{{text}}}", gold) for text in CHANGES[:8] for gold in GOLDS[:2]]
+    hostile = [
+        GradeRequest("math", f"\\boxed{{{text}}}", gold)
+        for text in CHANGES[:8]
+        for gold in GOLDS[:2]
+    ]
     with GraderPool(1, hard_timeout_s=60.0) as pool:
         before = pool.grade(asked)
         pool.grade(hostile)

@@ -1,4 +1,5 @@
-"""Options, definite answers, short texts: what free text states, and published numbers from real answers."""
+"""Options, definite answers, short texts: what free text states, and published numbers from real
+answers."""
 
 from __future__ import annotations
 
@@ -118,7 +119,8 @@ def test_letters_are_found_where_text_states_them(completion, letter):
         ("the answer is (B)", "(B)", ("pass", "B")),
         ("Maria", "Maria", ("pass", "maria")),
         ("Sarah", "Maria", ("fail", "sarah")),
-        ("C", "(A) C", ("fail", "C")),  # a letter alone is a letter, even where an option's text is one
+        # a letter alone is a letter, even where an option's text is one
+        ("C", "(A) C", ("fail", "C")),
         ("C. elegans", "(A) C. elegans", ("pass", "A")),
         ("A", "(A) C", ("pass", "A")),
         ("", "(B) a bank", ("unparsed", None)),
@@ -143,7 +145,11 @@ def test_options_are_compared_by_letter_and_by_text(completion, gold, grade):
         ("the answer is 1,024.0", "1024", ("pass", "1024")),
         ("the answer is -7. Done.", "-7", ("pass", "-7")),
         ("The answer is St. Ives", "St. Ives", ("pass", "st. ives")),
-        ("We think.\nSo the answer is No.\n\nQ: next?\nA: the answer is Yes.", "No", ("pass", "no")),
+        (
+            "We think.\nSo the answer is No.\n\nQ: next?\nA: the answer is Yes.",
+            "No",
+            ("pass", "no"),
+        ),
         ("The answer is yes. The other option is no.", "Yes", ("pass", "yes")),
         ("The final answer is 12. I hope it is correct.", "12", ("pass", "12")),
         ("Long thoughts without an end " * 9, "No", ("unparsed", None)),
@@ -163,7 +169,11 @@ def test_definite_answers(completion, gold, grade):
         ("Paris\nQ: who?", "Paris", ("pass", "paris")),
         ("Paris, France", "Paris", ("fail", "paris france")),
         ("The answer is Paris. It is in France.", "Paris", ("pass", "paris")),
-        ("... </information>\n\n<answer> September 8, 2017 </answer>", '["September 8, 2017"]', ("pass", None)),
+        (
+            "... </information>\n\n<answer> September 8, 2017 </answer>",
+            '["September 8, 2017"]',
+            ("pass", None),
+        ),
         ("March\xa08", "March 8", ("pass", "march 8")),
         ("1939–1945", "1939-1945", ("pass", "19391945")),
         ("The The", "The The", ("pass", "the the")),
@@ -199,13 +209,18 @@ def test_graders_are_linear(hostile):
 
 
 def recorded(name: str) -> list[dict[str, Any]]:
-    return [json.loads(line) for line in (SHARED / "outputs" / name).read_text(encoding="utf-8").splitlines()]
+    return [
+        json.loads(line)
+        for line in (SHARED / "outputs" / name).read_text(encoding="utf-8").splitlines()
+    ]
 
 
 def graded(tmp_path: Path, benchmark: str, rows: list[dict[str, Any]]):
     answers = tmp_path / "answers.jsonl"
     answers.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
-    out = grade_answers(answers, benchmark, tmp_path / "out", hub_mirror=SHARED / "hub", progress=False)
+    out = grade_answers(
+        answers, benchmark, tmp_path / "out", hub_mirror=SHARED / "hub", progress=False
+    )
     return read_outcomes(out)[benchmark]
 
 
@@ -215,7 +230,8 @@ def test_nq_of_search_r1(tmp_path, field, benchmark):
     """The short prediction, and the end of the transcript that holds it."""
     recorded_rows = recorded("out_nq_searchr1_base.jsonl")
     rows = [
-        {"problem_id": row["id"], "completions": [row[field]], "gold": row["golden_answers"]} for row in recorded_rows
+        {"problem_id": row["id"], "completions": [row[field]], "gold": row["golden_answers"]}
+        for row in recorded_rows
     ]
     outcomes = graded(tmp_path, benchmark, rows)
     assert outcomes.passes_P.tolist() == [row["metric_score"]["em"] for row in recorded_rows]
@@ -227,7 +243,11 @@ def test_mmlu_pro_of_llama(tmp_path):
     """Published 34.18, missing predictions wrong: unparsed here."""
     recorded_rows = recorded("out_mmlupro_Meta-Llama-3-8B_5shot.jsonl")
     rows = [
-        {"problem_id": row["question_id"], "completions": [row["pred"] or ""], "gold": row["answer"]}
+        {
+            "problem_id": row["question_id"],
+            "completions": [row["pred"] or ""],
+            "gold": row["answer"],
+        }
         for row in recorded_rows
     ]
     outcomes = graded(tmp_path, "mmlu_pro", rows)
@@ -237,8 +257,13 @@ def test_mmlu_pro_of_llama(tmp_path):
 
 @needs_outputs
 def test_letters_of_mmlu_pro_are_found_in_what_the_model_wrote():
-    """Of the last 160 characters, where they state an answer; what differs names several options, or states twice."""
-    rows = [row for row in recorded("out_mmlupro_Meta-Llama-3-8B_5shot.jsonl") if "he answer is (" in row["output"]]
+    """Of the last 160 characters, where they state an answer; what differs names several options,
+    or states twice."""
+    rows = [
+        row
+        for row in recorded("out_mmlupro_Meta-Llama-3-8B_5shot.jsonl")
+        if "he answer is (" in row["output"]
+    ]
     same = np.mean([choice.extract_letter(row["output"]) == row["pred"] for row in rows])
     assert len(rows) > 10_000
     assert same > 0.998
@@ -248,7 +273,11 @@ def test_letters_of_mmlu_pro_are_found_in_what_the_model_wrote():
 def test_last_letters_of_gpt35(tmp_path):
     recorded_rows = recorded("out_lastletters_gpt35_x40.jsonl")
     rows = [
-        {"problem_id": index, "completions": [answer or "" for answer in row["answers"]], "gold": row["answer"]}
+        {
+            "problem_id": index,
+            "completions": [answer or "" for answer in row["answers"]],
+            "gold": row["answer"],
+        }
         for index, row in enumerate(recorded_rows)
     ]
     outcomes = graded(tmp_path, "exact_match", rows)
@@ -265,9 +294,13 @@ def test_last_letters_of_gpt35(tmp_path):
 
 def test_golds_may_be_lists_where_the_grader_takes_them(tmp_path):
     answers = tmp_path / "answers.jsonl"
-    answers.write_text(json.dumps({"problem_id": "x", "completions": ["two"], "gold": ["2", "two"]}) + "\n")
+    answers.write_text(
+        json.dumps({"problem_id": "x", "completions": ["two"], "gold": ["2", "two"]}) + "\n"
+    )
     out = grade_answers(answers, "text", tmp_path / "out", progress=False)
-    assert list(read_jsonl(out / "problems.jsonl", Problem)) == [Problem("text/x", "text", "", '["2", "two"]', "text")]
+    assert list(read_jsonl(out / "problems.jsonl", Problem)) == [
+        Problem("text/x", "text", "", '["2", "two"]', "text")
+    ]
     assert read_outcomes(out)["text"].statuses["pass"] == 1
     with pytest.raises(UserError, match=r"gold=\['2', 'two'\] is no text or number"):
         grade_answers(answers, "choice", tmp_path / "other")

@@ -1,6 +1,7 @@
 r"""Equal wrong answers are one vote however they are written; unequal ones are two.
 
-Checked against groups written by hand, and pair by pair against math-verify's own comparison on recorded answers.
+Checked against groups written by hand, and pair by pair against math-verify's own comparison on
+recorded answers.
 """
 
 from __future__ import annotations
@@ -71,7 +72,9 @@ def parse(deciding: str):
     return math._parse_boxed(boxed) if boxed else math._parse_tail(deciding)
 
 
-@pytest.mark.skipif(not OUTPUTS.is_dir(), reason="needs recorded model answers in ../shared/outputs")
+@pytest.mark.skipif(
+    not OUTPUTS.is_dir(), reason="needs recorded model answers in ../shared/outputs"
+)
 def test_votes_of_recorded_answers_agree_with_comparing_each_pair():
     checked = 0
     for line in (OUTPUTS / "out_math_qwen_100x8.jsonl").read_text(encoding="utf-8").splitlines():
@@ -83,15 +86,22 @@ def test_votes_of_recorded_answers_agree_with_comparing_each_pair():
                 wrong[boxed_or_tail(completion)] = given
         for (a, vote_a), (b, vote_b) in combinations(wrong.items(), 2):
             parsed = [parse(text) for text in (a, b)]
-            equal = verify(*parsed, timeout_seconds=None) or verify(*parsed[::-1], timeout_seconds=None)
+            equal = verify(*parsed, timeout_seconds=None) or verify(
+                *parsed[::-1], timeout_seconds=None
+            )
             assert equal == (vote_a == vote_b), (a, b)
             checked += 1
     assert checked > 40
 
 
 def test_a_vote_of_many_distinct_forms_compares_no_pairs():
-    forms = [rf"x^{{{i % 4 + 1}}} + \frac{{{i}}}{{{i + 1}}} x - \frac{{1}}{{{i + 2}}}" for i in range(32)]
-    forms += [rf"-\frac{{1}}{{{i + 2}}} + x^{{{i % 4 + 1}}} + x - \frac{{x}}{{{i + 1}}}" for i in range(32)]
+    forms = [
+        rf"x^{{{i % 4 + 1}}} + \frac{{{i}}}{{{i + 1}}} x - \frac{{1}}{{{i + 2}}}" for i in range(32)
+    ]
+    forms += [
+        rf"-\frac{{1}}{{{i + 2}}} + x^{{{i % 4 + 1}}} + x - \frac{{x}}{{{i + 1}}}"
+        for i in range(32)
+    ]
     with processor_limit(100):  # measured: 1 s, nearly all of it parsing
         votes = [answer(form) for form in forms]
     assert votes[:32] == votes[32:]

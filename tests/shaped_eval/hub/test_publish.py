@@ -1,4 +1,5 @@
-"""Publishing: what is written into a checkpoint, and what the real client sends to a stand-in of the Hub."""
+"""Publishing: what is written into a checkpoint, and what the real client sends to a stand-in of
+the Hub."""
 
 from __future__ import annotations
 
@@ -67,7 +68,14 @@ def write_run(folder: Path, checkpoint: Path, **settings) -> Path:
     record = {
         "model": str(checkpoint),
         "model_identity": folder_fingerprint(checkpoint),
-        "settings": {"n": N, "temperature": 0.7, "top_p": 0.95, "max_new_tokens": 64, "limit": None, **settings},
+        "settings": {
+            "n": N,
+            "temperature": 0.7,
+            "top_p": 0.95,
+            "max_new_tokens": 64,
+            "limit": None,
+            **settings,
+        },
         "commit": "abc123",
         "versions": {"shaped-trl": "9.9"},
     }
@@ -75,12 +83,20 @@ def write_run(folder: Path, checkpoint: Path, **settings) -> Path:
     for benchmark, letters in {"gsm8k": GSM8K, "running_sums": SUMS}.items():
         for index, row in enumerate(letters):
             key = f"{benchmark}/{index}"
-            append_jsonl(folder / "problems.jsonl", [Problem(key, benchmark, "SECRET PROMPT", "SECRET GOLD", "math")])
+            append_jsonl(
+                folder / "problems.jsonl",
+                [Problem(key, benchmark, "SECRET PROMPT", "SECRET GOLD", "math")],
+            )
             for i, letter in enumerate(row):
-                sample = Sample(key, i, f"text {key} {i} é", "length" if letter.isupper() else "stop", 10 + i)
+                sample = Sample(
+                    key, i, f"text {key} {i} é", "length" if letter.isupper() else "stop", 10 + i
+                )
                 answer = None if letter == "u" else "7"
                 append_jsonl(folder / "samples.jsonl", [sample])
-                append_jsonl(folder / "verdicts.jsonl", [Verdict(key, i, STATUS[letter.lower()], answer, "math/1")])
+                append_jsonl(
+                    folder / "verdicts.jsonl",
+                    [Verdict(key, i, STATUS[letter.lower()], answer, "math/1")],
+                )
     finish(folder)
     os.utime(folder / "samples.jsonl", (1_750_000_000,) * 2)  # 2025-06-15
     return folder
@@ -95,7 +111,9 @@ def finish(folder: Path) -> dict:
 
 def only_error(capsys) -> str:
     """The one line of standard error that is no report's path."""
-    (line,) = [one for one in capsys.readouterr().err.splitlines() if not one.startswith("written: ")]
+    (line,) = [
+        one for one in capsys.readouterr().err.splitlines() if not one.startswith("written: ")
+    ]
     return line
 
 
@@ -166,7 +184,13 @@ def test_card_keeps_what_is_there_and_has_each_result_once(run, checkpoint):
         "maj@2",
         "cons@4",
     ]  # avg@4: in .eval_results
-    assert [one["type"] for one in sums["metrics"]] == ["pass@2", "pass@4", "avg@4", "maj@2", "cons@4"]
+    assert [one["type"] for one in sums["metrics"]] == [
+        "pass@2",
+        "pass@4",
+        "avg@4",
+        "maj@2",
+        "cons@4",
+    ]
     assert gsm8k["dataset"]["type"] == "openai/gsm8k"
     assert gsm8k["dataset"]["args"]["temperature"] == 0.7
     assert sums["metrics"][2]["value"] == 12.5
@@ -183,7 +207,8 @@ def test_card_keeps_what_is_there_and_has_each_result_once(run, checkpoint):
     assert all(f"<!-- results of gsm8k_n4_t{t}_p0.95_len64 -->" in both for t in ("0.7", "1.0"))
     assert len(list((checkpoint / ".eval_results").iterdir())) == 2
     publish([run], options)
-    assert sorted(card.read_text()) == sorted(both)  # the order in the index may differ, nothing else
+    # the order in the index may differ, nothing else
+    assert sorted(card.read_text()) == sorted(both)
 
 
 RESULT = {"task": {"name": "t"}, "dataset": {"type": "d"}, "metrics": []}
@@ -238,11 +263,16 @@ def test_a_benchmark_says_how_its_own_samples_came_about(tmp_path, checkpoint):
     """Options chosen by likelihood have no temperature, whatever the run samples at."""
     run = write_run(tmp_path / "run", checkpoint)
     meta = {"n": 1, "metric": "acc_norm", "shots": 5, "decoding": "likelihood"}
-    append_jsonl(run / "problems.jsonl", [Problem("hellaswag/0", "hellaswag", "Q", "A", "choice", meta)])
+    append_jsonl(
+        run / "problems.jsonl", [Problem("hellaswag/0", "hellaswag", "Q", "A", "choice", meta)]
+    )
     append_jsonl(run / "samples.jsonl", [Sample("hellaswag/0", 0, "A")])
     append_jsonl(run / "verdicts.jsonl", [Verdict("hellaswag/0", 0, "pass", "A", "choice/1")])
     variant = next(one for one in read_variants(run, finish(run)) if one.benchmark == "hellaswag")
-    assert variant.label == "n = 1, at most 64 tokens, 5 worked examples, options by likelihood, acc_norm"
+    assert (
+        variant.label
+        == "n = 1, at most 64 tokens, 5 worked examples, options by likelihood, acc_norm"
+    )
     assert variant.slug == "hellaswag_n1_len64_shots5"
     result = index_result(variant, None)
     assert result["dataset"]["type"] == "Rowan/hellaswag"
@@ -255,9 +285,15 @@ def test_samples_are_those_of_the_run_without_prompts_and_golds(run, tmp_path, m
 
     publish([run], PublishOptions(publish_to=str(tmp_path / "checkpoint")))
     folder = run / "hub" / "samples"
-    rows = load_dataset(str(folder), VARIANT, split="samples", cache_dir=str(tmp_path / "cache")).to_list()
-    verdicts = {(row["problem_id"], row["sample_index"]): row for row in read_jsonl(run / "verdicts.jsonl")}
-    samples = [row for row in read_jsonl(run / "samples.jsonl") if row["problem_id"].startswith("gsm8k")]
+    rows = load_dataset(
+        str(folder), VARIANT, split="samples", cache_dir=str(tmp_path / "cache")
+    ).to_list()
+    verdicts = {
+        (row["problem_id"], row["sample_index"]): row for row in read_jsonl(run / "verdicts.jsonl")
+    }
+    samples = [
+        row for row in read_jsonl(run / "samples.jsonl") if row["problem_id"].startswith("gsm8k")
+    ]
     assert rows == [{**row, **verdicts[row["problem_id"], row["sample_index"]]} for row in samples]
     assert len(rows) == 16
     for path in folder.rglob("*"):
@@ -276,8 +312,14 @@ def test_mistakes(run, checkpoint, tmp_path, capsys, monkeypatch):
         ([*report, "--push_to_hub", "me/model"], ["me/model", "not logged in", "hf auth login"]),
         ([*report, "--push_to_hub", "a b"], ["push_to_hub='a b'", "me/my-model"]),
         ([*report, "--private"], ["private", "push_to_hub"]),
-        (["eval", "--model", "m", "--benchmarks", "gsm8k", "--push_to_hub", "me/model"], ["not logged in"]),
-        (["eval", "--model", "m", "--benchmarks", "gsm8k", "--publish_to", "nowhere"], ["is no folder"]),
+        (
+            ["eval", "--model", "m", "--benchmarks", "gsm8k", "--push_to_hub", "me/model"],
+            ["not logged in"],
+        ),
+        (
+            ["eval", "--model", "m", "--benchmarks", "gsm8k", "--publish_to", "nowhere"],
+            ["is no folder"],
+        ),
     ]:
         assert cli.main(argv) == 2, argv
         error = capsys.readouterr().err.strip()
@@ -307,9 +349,20 @@ def hub(monkeypatch):
 
 def test_push(run, checkpoint, hub, capsys):
     (checkpoint / "README.md").write_text(CARD)
-    argv = ["report", str(run), "--publish_to", str(checkpoint), "--push_to_hub", "me/tiny", "--private"]
+    argv = [
+        "report",
+        str(run),
+        "--publish_to",
+        str(checkpoint),
+        "--push_to_hub",
+        "me/tiny",
+        "--private",
+    ]
     assert cli.main(argv) == 0
-    model, samples = hub.files["model", "me/tiny"], hub.files["dataset", "me/tiny-evaluation-samples"]
+    model, samples = (
+        hub.files["model", "me/tiny"],
+        hub.files["dataset", "me/tiny-evaluation-samples"],
+    )
     name = f".eval_results/{VARIANT}.yaml"
     assert model == {path: (checkpoint / path).read_bytes() for path in ("README.md", name)}
     assert set(samples) == {
@@ -325,7 +378,11 @@ def test_push(run, checkpoint, hub, capsys):
     assert entry.source_url in model["README.md"].decode()
     assert all(hub.private.values())
     assert hub.messages == ["Evaluation results: gsm8k, running_sums"] * 2
-    steps = [line for line in hub.requests if "/commit/" in line or "/create" in line or "/preupload/" in line]
+    steps = [
+        line
+        for line in hub.requests
+        if "/commit/" in line or "/create" in line or "/preupload/" in line
+    ]
     assert steps == [
         "POST /api/repos/create",
         "POST /api/datasets/me/tiny-evaluation-samples/preupload/main",
@@ -359,7 +416,10 @@ def test_a_second_push_keeps_what_others_changed_on_the_hub(run, checkpoint, hub
 @pytest.mark.parametrize(
     ("refuse", "parts"),
     [
-        ((403, "GatedRepo", "Access to me/tiny is restricted"), ["refuses", "403", "restricted", "may write there"]),
+        (
+            (403, "GatedRepo", "Access to me/tiny is restricted"),
+            ["refuses", "403", "restricted", "may write there"],
+        ),
         ((503, "", "down for a while"), ["answered 503"]),
     ],
 )

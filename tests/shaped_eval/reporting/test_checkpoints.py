@@ -18,7 +18,8 @@ from shaped_trl import cli
 
 
 def save(model_folder: Path, to: Path, factor: float, step: int | None = None) -> None:
-    """A model like `model_folder`'s, with its head scaled; with the Trainer's state where it is a checkpoint."""
+    """A model like `model_folder`'s, with its head scaled; with the Trainer's state where it is a
+    checkpoint."""
     shutil.copytree(model_folder, to, dirs_exist_ok=True)
     model = AutoModelForCausalLM.from_pretrained(model_folder)
     with torch.no_grad():
@@ -30,7 +31,8 @@ def save(model_folder: Path, to: Path, factor: float, step: int | None = None) -
 
 @pytest.fixture
 def training_run(model_folder, tmp_path) -> Path:
-    """Checkpoints of steps 9 and 100, one that is half-written, and the last one's model as the final one."""
+    """Checkpoints of steps 9 and 100, one that is half-written, and the last one's model as the
+    final one."""
     root = tmp_path / "training"
     save(model_folder, root, 3.0)
     save(model_folder, root / "checkpoint-100", 3.0, 100)
@@ -40,7 +42,9 @@ def training_run(model_folder, tmp_path) -> Path:
     return root
 
 
-def test_checkpoints_are_found_by_step_and_the_final_model_where_it_differs(training_run, model_folder):
+def test_checkpoints_are_found_by_step_and_the_final_model_where_it_differs(
+    training_run, model_folder
+):
     assert list(find_checkpoints(training_run)) == ["checkpoint-9", "checkpoint-100"]
     save(model_folder, training_run, 4.0)
     found = find_checkpoints(training_run)
@@ -55,9 +59,13 @@ def test_each_checkpoint_once_and_one_report(training_run, make_config, monkeypa
     assert sorted({row["step"] for row in rows}) == [9, 100]
     for row in rows:
         entry = json.loads((out / row["checkpoint"] / "results.json").read_text())[row["benchmark"]]
-        assert {key: row[key] for key in ("value", "low", "high", "sampling_se")} == entry["metrics"][row["metric"]]
+        assert {key: row[key] for key in ("value", "low", "high", "sampling_se")} == entry[
+            "metrics"
+        ][row["metric"]]
         assert (row["n"], row["problems"], row["truncated"]) == (3, 3, entry["truncated"])
-        assert json.loads((out / row["checkpoint"] / "run.json").read_text())["model"].endswith(row["checkpoint"])
+        assert json.loads((out / row["checkpoint"] / "run.json").read_text())["model"].endswith(
+            row["checkpoint"]
+        )
     assert {row["metric"] for row in rows} == {"pass@1", "pass@3", "avg@3", "cons@3"}
     assert (out / "steps_gsm8k.png").read_bytes().startswith(b"\x89PNG")
     report = (out / "report.md").read_text()
@@ -79,11 +87,17 @@ def test_each_checkpoint_once_and_one_report(training_run, make_config, monkeypa
     evaluate_checkpoints(config, [1, 3])
     assert not generated
     assert (out / "steps.jsonl").read_bytes() == before
-    (training_run / "checkpoint-50" / "trainer_state.json").write_text('{"global_step": 50, "max_steps": 100}')
+    (training_run / "checkpoint-50" / "trainer_state.json").write_text(
+        '{"global_step": 50, "max_steps": 100}'
+    )
     shutil.rmtree(training_run / "checkpoint-9")
     evaluate_checkpoints(config, [1, 3])
     assert set(generated) == {"checkpoint-50"}
-    assert list(dict.fromkeys(row["step"] for row in read_jsonl(out / "steps.jsonl"))) == [9, 50, 100]
+    assert list(dict.fromkeys(row["step"] for row in read_jsonl(out / "steps.jsonl"))) == [
+        9,
+        50,
+        100,
+    ]
 
 
 def test_mistakes(tmp_path, training_run, capsys):
@@ -91,7 +105,17 @@ def test_mistakes(tmp_path, training_run, capsys):
         ("nowhere", ["model='nowhere'", "output_dir"]),
         (str(tmp_path), ["holds no checkpoint-<step>", "save_steps"]),
     ]:
-        argv = ["eval", "--model", model, "--every_checkpoint", "true", "--benchmarks", "gsm8k", "--out", "o"]
+        argv = [
+            "eval",
+            "--model",
+            model,
+            "--every_checkpoint",
+            "true",
+            "--benchmarks",
+            "gsm8k",
+            "--out",
+            "o",
+        ]
         assert cli.main(argv) == 2
         error = capsys.readouterr().err.strip()
         assert len(error.splitlines()) == 1

@@ -24,8 +24,12 @@ HARD = "An </table> | `awkward` question"
 @pytest.fixture(scope="module")
 def folders(tmp_path_factory):
     out = tmp_path_factory.mktemp("compare")
-    a = write_run(out / "a", A, prompt=f"Worked example\n\nQuestion: {HARD}", model="m/a", max_new_tokens=64)
-    b = write_run(out / "b", B, prompt=f"Worked example\n\nQuestion: {HARD}", model="m/b", max_new_tokens=128)
+    a = write_run(
+        out / "a", A, prompt=f"Worked example\n\nQuestion: {HARD}", model="m/a", max_new_tokens=64
+    )
+    b = write_run(
+        out / "b", B, prompt=f"Worked example\n\nQuestion: {HARD}", model="m/b", max_new_tokens=128
+    )
     lines = (b / "problems.jsonl").read_text().splitlines(keepends=True)
     (b / "problems.jsonl").write_text("".join(lines[::-1]))  # the order of files does not matter
     return a, b
@@ -54,7 +58,10 @@ def test_differences_are_those_of_aligned_problems(runs):
     assert found["gsm8k"]["avg@n"] == pytest.approx(vars(expected))
     assert set(found["gsm8k"]) == {"avg@n", "pass@2", "pass@4", "maj@2", "cons@n"}
     assert list(paired_differences(*runs, ["pass@4"])["math500"]) == ["pass@4"]
-    assert {label: list(rates) for label, rates in solve_rates("gsm8k", runs).items()} == {"a": a, "b": b}
+    assert {label: list(rates) for label, rates in solve_rates("gsm8k", runs).items()} == {
+        "a": a,
+        "b": b,
+    }
 
 
 def test_values_differences_and_flips_are_printed(written):
@@ -78,11 +85,18 @@ def test_the_page_shows_the_same_and_fetches_nothing(written):
     out, _ = written
     page = check_self_contained((out / "report.html").read_text())
     assert page.tags.count("img") == 6  # avg, pass@2, pass@4, cons; and 2 benchmarks
-    assert sorted(path.name for path in out.glob("flips_*")) == ["flips_gsm8k.png", "flips_math500.png"]
-    assert len(re.findall("awkward", (out / "report.html").read_text())) == 5  # of the problems that changed
+    assert sorted(path.name for path in out.glob("flips_*")) == [
+        "flips_gsm8k.png",
+        "flips_math500.png",
+    ]
+    # of the problems that changed
+    assert len(re.findall("awkward", (out / "report.html").read_text())) == 5
     markdown = (out / "report.md").read_text()
     assert "Worked example" not in markdown
-    assert "![gsm8k: solve rates of 6 problems; 2 are solved more often by b than by a, 2 less often]" in markdown
+    assert (
+        "![gsm8k: solve rates of 6 problems; 2 are solved more often by b than by a, 2 less often]"
+        in markdown
+    )
 
 
 def test_results_hold_every_row(written, runs):
@@ -91,8 +105,13 @@ def test_results_hold_every_row(written, runs):
         run.label: run.results for run in runs
     }
     rows = {(row["benchmark"], row["metric"]): row for row in results["differences"]}
-    assert set(rows) == {(name, key) for name in A for key in ("avg@4", "pass@2", "pass@4", "maj@2", "cons@4")}
-    assert all(row["run"] == "b" and row["against"] == "a" and 0 < row["p_value"] <= 1 for row in rows.values())
+    assert set(rows) == {
+        (name, key) for name in A for key in ("avg@4", "pass@2", "pass@4", "maj@2", "cons@4")
+    }
+    assert all(
+        row["run"] == "b" and row["against"] == "a" and 0 < row["p_value"] <= 1
+        for row in rows.values()
+    )
 
 
 def test_the_command_compares_and_names_what_is_wrong(folders, tmp_path, capsys):
@@ -155,20 +174,24 @@ def test_equal_runs_differ_in_nothing(folders, tmp_path):
 
 
 def test_averages_of_independent_benchmarks_cover_the_truth():
-    """The interval of an average over benchmarks of 60, 80 and 90 problems, in 600 draws of all of them."""
+    """The interval of an average over benchmarks of 60, 80 and 90 problems, in 600 draws of all of
+    them."""
     rng = np.random.default_rng(0)
     shapes = {"gsm8k": (2.0, 2.0, 60), "math500": (1.0, 2.0, 80), "minerva": (3.0, 1.5, 90)}
     truth = np.mean([a / (a + b) for a, b, _ in shapes.values()])
     hits, widths = 0, []
     for _ in range(600):
         intervals = {
-            name: vars(problem_interval(rng.beta(a, b, problems))) for name, (a, b, problems) in shapes.items()
+            name: vars(problem_interval(rng.beta(a, b, problems)))
+            for name, (a, b, problems) in shapes.items()
         }
         mean = average(intervals)
         hits += mean["low"] <= truth <= mean["high"]
         widths.append(mean["high"] - mean["low"])
         assert mean["value"] == pytest.approx(np.mean([one["value"] for one in intervals.values()]))
-    variance = sum(a * b / (a + b) ** 2 / (a + b + 1) / problems for a, b, problems in shapes.values()) / 9
+    variance = (
+        sum(a * b / (a + b) ** 2 / (a + b + 1) / problems for a, b, problems in shapes.values()) / 9
+    )
     assert 0.93 <= hits / 600 <= 0.985
     assert np.mean(widths) == pytest.approx(2 * 1.96 * np.sqrt(variance), rel=0.08)
 

@@ -1,4 +1,5 @@
-"""The document: hostile text stays text, nothing is fetched, and a reader of any kind finds the way."""
+"""The document: hostile text stays text, nothing is fetched, and a reader of any kind finds the
+way."""
 
 from __future__ import annotations
 
@@ -100,11 +101,16 @@ def test_hostile_text_stays_text_in_markdown(name, png):
 
 def test_what_cannot_be_seen_stands_as_its_code():
     assert readable("a\x00\u202eb\r\nc\rd\te") == "a[U+0000][U+202E]b\nc\nd\te"
-    assert readable("\ud800 é 漢字 👩\u200d🔬 نیم\u200cفاصله") == "[U+D800] é 漢字 👩\u200d🔬 نیم\u200cفاصله"
+    assert (
+        readable("\ud800 é 漢字 👩\u200d🔬 نیم\u200cفاصله")
+        == "[U+D800] é 漢字 👩\u200d🔬 نیم\u200cفاصله"
+    )
 
 
 def test_numbers_stand_right_and_words_left():
-    table = Table("T", ["name", "value", "word"], [["a", "1.0 [0.5, 1.5]", "yes"], ["b", "–", "no"]])
+    table = Table(
+        "T", ["name", "value", "word"], [["a", "1.0 [0.5, 1.5]", "yes"], ["b", "–", "no"]]
+    )
     assert "| --- | ---: | --- |" in to_markdown("T", [table])
     page = to_html("T", [table])
     assert "<td>1.0 [0.5, 1.5]</td>" in page
@@ -121,7 +127,9 @@ def test_long_documents_have_contents():
 
 def luminance(colour: str) -> float:
     parts = [int(colour[i : i + 2], 16) / 255 for i in (1, 3, 5)]
-    linear = [part / 12.92 if part <= 0.04045 else ((part + 0.055) / 1.055) ** 2.4 for part in parts]
+    linear = [
+        part / 12.92 if part <= 0.04045 else ((part + 0.055) / 1.055) ** 2.4 for part in parts
+    ]
     return 0.2126 * linear[0] + 0.7152 * linear[1] + 0.0722 * linear[2]
 
 
@@ -129,7 +137,8 @@ def luminance(colour: str) -> float:
 def test_contrast_is_that_of_wcag_aa(scheme):
     css = re.findall("<style>(.*?)</style>", to_html("T", []), re.S)[0]
     roots = [
-        dict(re.findall(r"--([a-z-]+): (#[0-9a-f]{6})", block)) for block in re.findall(r":root \{(.*?)\}", css, re.S)
+        dict(re.findall(r"--([a-z-]+): (#[0-9a-f]{6})", block))
+        for block in re.findall(r":root \{(.*?)\}", css, re.S)
     ]
     colours = roots[0] if scheme == "light" else roots[1]
     for text in ("text", "soft", "accent", "up", "down"):

@@ -28,7 +28,9 @@ def regrade(folder: Path, grader: str, version: str) -> None:
 
 def answers_file(folder: Path, gold="7", completions=(r"\boxed{7}", r"\boxed{8}", "none")) -> Path:
     path = folder / "answers.jsonl"
-    path.write_text(json.dumps({"problem_id": "a", "completions": list(completions), "gold": gold}) + "\n")
+    path.write_text(
+        json.dumps({"problem_id": "a", "completions": list(completions), "gold": gold}) + "\n"
+    )
     return path
 
 
@@ -50,7 +52,9 @@ def test_programs_do_not_vote(tmp_path):
 def test_problems_of_one_name_with_other_golds_are_not_paired(tmp_path):
     a = write_run(tmp_path / "a", {"math": ["pp", "pa"]}, n=2)
     b = write_run(tmp_path / "b", {"math": ["pp", "pa"]}, n=2, gold="8")
-    with pytest.raises(UserError, match=r"other golds or graders in 2 of 2 problems of math, such as math/0"):
+    with pytest.raises(
+        UserError, match=r"other golds or graders in 2 of 2 problems of math, such as math/0"
+    ):
         compare(a, b)
 
 
@@ -69,7 +73,15 @@ def test_a_part_of_the_problems_is_pointed_out(tmp_path):
 
 def test_of_answers_from_elsewhere_truncation_is_unknown(tmp_path, capsys):
     out = tmp_path / "out"
-    argv = ["grade", "--answers", str(answers_file(tmp_path)), "--benchmark", "math", "--out", str(out)]
+    argv = [
+        "grade",
+        "--answers",
+        str(answers_file(tmp_path)),
+        "--benchmark",
+        "math",
+        "--out",
+        str(out),
+    ]
     assert main(argv) == 0
     printed = capsys.readouterr().out
     assert "3 verdicts" in printed
@@ -101,15 +113,35 @@ def test_mistakes_end_with_one_line(tmp_path, capsys):
     (tmp_path / "file").touch()
     answers = answers_file(tmp_path)
     damaged = {}
-    for name, line in (("json", '{"a": \n'), ("field", json.dumps({**vars(Sample("gsm8k/0", 0, "")), "x": 1}) + "\n")):
+    for name, line in (
+        ("json", '{"a": \n'),
+        ("field", json.dumps({**vars(Sample("gsm8k/0", 0, "")), "x": 1}) + "\n"),
+    ):
         damaged[name] = write_run(tmp_path / name, {"gsm8k": ["pp"]}, n=2)
         with open(damaged[name] / "samples.jsonl", "a") as file:
             file.write(line)
     (run / "run.json").write_text("{")
     for argv, said in (
-        (["grade", "--answers", str(answers), "--benchmark", "math", "--out", str(tmp_path / "file")], "is a file"),
-        (["grade", "--answers", str(answers), "--benchmark", "maths", "--out", "x"], "known ones are math, choice"),
-        (["eval", "--model", "m", "--benchmarks", "gsm8k", "--num_workers", "0"], "num_workers=0 must be at least 1"),
+        (
+            [
+                "grade",
+                "--answers",
+                str(answers),
+                "--benchmark",
+                "math",
+                "--out",
+                str(tmp_path / "file"),
+            ],
+            "is a file",
+        ),
+        (
+            ["grade", "--answers", str(answers), "--benchmark", "maths", "--out", "x"],
+            "known ones are math, choice",
+        ),
+        (
+            ["eval", "--model", "m", "--benchmarks", "gsm8k", "--num_workers", "0"],
+            "num_workers=0 must be at least 1",
+        ),
         (["report", str(run)], "it is damaged"),
         (["grade", str(damaged["json"])], "samples.jsonl:3: not a JSON row"),
         (["grade", str(damaged["field"])], "samples.jsonl:3: not a row of this version"),

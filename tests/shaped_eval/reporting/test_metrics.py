@@ -1,4 +1,5 @@
-"""The modules of `evaluate`: loaded offline from their folders, with the numbers of the statistics."""
+"""The modules of `evaluate`: loaded offline from their folders, with the numbers of the
+statistics."""
 
 from __future__ import annotations
 
@@ -21,12 +22,16 @@ from shaped_eval.statistics import (
 evaluate = pytest.importorskip("evaluate", reason="needs the extra evaluate")
 
 PASSES = [[True, False, True, False], [False] * 4, [True] * 4, [True, False, False, False]]
-ANSWERS, GOLDS = [["7", "8", "7", ""], ["1", "2", "2", "2"], ["3"] * 4, ["", "", "5", "6"]], ["7", "1", "3", "5"]
+ANSWERS, GOLDS = (
+    [["7", "8", "7", ""], ["1", "2", "2", "2"], ["3"] * 4, ["", "", "5", "6"]],
+    ["7", "1", "3", "5"],
+)
 
 
 @pytest.fixture
 def load(tmp_path, monkeypatch):
-    """`evaluate.load` by our path, without the network and with its copies in a folder of the test."""
+    """`evaluate.load` by our path, without the network and with its copies in a folder of the
+    test."""
     monkeypatch.setattr(evaluate.config, "HF_MODULES_CACHE", tmp_path / "modules")
     monkeypatch.setattr(evaluate.config, "HF_EVALUATE_OFFLINE", True)
     monkeypatch.syspath_prepend(str(tmp_path / "modules"))
@@ -35,7 +40,10 @@ def load(tmp_path, monkeypatch):
 
 def check(found: dict, name: str, values, sampling: float) -> None:
     expected = asdict(problem_interval(values, sampling))
-    got = {"value": found[name], **{key: found[f"{name}_{key}"] for key in ("low", "high", "sampling_se")}}
+    got = {
+        "value": found[name],
+        **{key: found[f"{name}_{key}"] for key in ("low", "high", "sampling_se")},
+    }
     assert got == expected
 
 
@@ -45,11 +53,20 @@ def test_each_module_computes_what_the_statistics_do(load):
     assert found["pass@1"] == pytest.approx((0.5 + 0 + 1 + 0.25) / 4)
     for k in (1, 3):
         check(found, f"pass@{k}", pass_at_k(counts, 4, k), sampling_se(counts, 4, k))
-    check(load("avg_at_m").compute(predictions=PASSES), "avg@4", avg_at_m(counts, 4), sampling_se(counts, 4))
+    check(
+        load("avg_at_m").compute(predictions=PASSES),
+        "avg@4",
+        avg_at_m(counts, 4),
+        sampling_se(counts, 4),
+    )
     ballots = metrics.votes(ANSWERS, GOLDS)
     found = load("cons_at_m").compute(predictions=ANSWERS, references=GOLDS)
     assert found["cons@4"] == (1 + 0 + 1 + 0.5) / 4
-    statuses = [["pass", "fail", "pass", "unparsed"], ["pass", "fail", "fail", "fail"], ["pass"] * 4]
+    statuses = [
+        ["pass", "fail", "pass", "unparsed"],
+        ["pass", "fail", "fail", "fail"],
+        ["pass"] * 4,
+    ]
     statuses += [["unparsed", "unparsed", "pass", "fail"]]
     answers = [[answer or None for answer in row] for row in ANSWERS]
     check(found, "cons@4", cons_at_m(statuses, answers), vote_sampling_se(ballots, 4))
@@ -64,7 +81,9 @@ def test_batches_add_up_and_bad_input_is_refused(load):
     assert metric.compute(k=[2])["pass@2"] == pytest.approx((1 - 1 / 6 + 0 + 1 + 0.5) / 4)
     with pytest.raises(UserError, match="k=5 needs 1 <= k <= n=4"):
         metric.compute(predictions=PASSES, k=[5])
-    with pytest.raises(UserError, match=r"predictions\[1\] has 3 samples where predictions\[0\] has 4"):
+    with pytest.raises(
+        UserError, match=r"predictions\[1\] has 3 samples where predictions\[0\] has 4"
+    ):
         metric.compute(predictions=[PASSES[0], PASSES[1][:3]], k=[1])
 
 

@@ -24,7 +24,8 @@ OTHER = ["aaaa", "ppppp"[:4]]
 def by_hand(letters: list[str], k: int) -> float:
     """Mean over problems of the share of k-subsets with a pass."""
     shares = [
-        np.mean([any(letter in "pP" for letter in subset) for subset in combinations(row, k)]) for row in letters
+        np.mean([any(letter in "pP" for letter in subset) for subset in combinations(row, k)])
+        for row in letters
     ]
     return float(np.mean(shares))
 
@@ -115,7 +116,11 @@ def edit(path: Path, change) -> None:
             r"^other/1 has 3 of n=4 samples: repeat the sample command",
         ),
         ("verdicts.jsonl", lambda lines: lines[1:], r"^toy/0 has 3 of n=4 verdicts: .* grade "),
-        ("verdicts.jsonl", lambda lines: [*lines[:-1], lines[-1][:-5]], r"^other/1 has 3 of n=4 verdicts"),
+        (
+            "verdicts.jsonl",
+            lambda lines: [*lines[:-1], lines[-1][:-5]],
+            r"^other/1 has 3 of n=4 verdicts",
+        ),
         ("samples.jsonl", lambda lines: [*lines, lines[0]], r"sample 0 of 'toy/0' is there twice"),
         ("verdicts.jsonl", lambda lines: [*lines, lines[0]], r"sample 3 of 'toy/0' is there twice"),
         ("problems.jsonl", lambda lines: lines[1:], r"sample 0 of 'toy/0' is not of this run"),
@@ -125,7 +130,15 @@ def edit(path: Path, change) -> None:
             "sample 4 of .* is not of this run",
         ),
     ],
-    ids=["sample", "verdict", "cut_verdict", "sample_twice", "verdict_twice", "no_problem", "index_n"],
+    ids=[
+        "sample",
+        "verdict",
+        "cut_verdict",
+        "sample_twice",
+        "verdict_twice",
+        "no_problem",
+        "index_n",
+    ],
 )
 def test_a_run_that_is_not_complete_is_not_aggregated(run, file, change, message):
     edit(run / file, change)
@@ -190,10 +203,15 @@ def test_several_folders_are_compared_pairwise(run, tmp_path):
     expected = paired_difference(a, b)
     cell = f"{100 * expected.value:+.1f} [{100 * expected.low:+.1f}, {100 * expected.high:+.1f}]"
     assert expected.value == pytest.approx(np.mean(b) - np.mean(a))
-    assert f"{cell} (p = {expected.p_value:.3f})" in text.split("**Pass@2: difference to run")[1].split("**Cons")[0]
+    assert (
+        f"{cell} (p = {expected.p_value:.3f})"
+        in text.split("**Pass@2: difference to run")[1].split("**Cons")[0]
+    )
     assert "| temperature | 0.7 | 1.0 |" in text
     values = text.split("**Pass@2, %**")[1].split("**Cons")[0]
-    assert next(line for line in values.splitlines() if line.startswith("| other |")).endswith("| – |")
+    assert next(line for line in values.splitlines() if line.startswith("| other |")).endswith(
+        "| – |"
+    )
     combined = json.loads((tmp_path / "comparison" / "results.json").read_text())
     assert combined["runs"]["better"]["results"] == json.loads((other / "results.json").read_text())
     row = next(row for row in combined["differences"] if row["metric"] == "pass@2")

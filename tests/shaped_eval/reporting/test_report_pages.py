@@ -1,4 +1,5 @@
-"""What the pages of a report show: groups and averages, samples to read, warnings, pictures; and where they go."""
+"""What the pages of a report show: groups and averages, samples to read, warnings, pictures; and
+where they go."""
 
 from __future__ import annotations
 
@@ -17,7 +18,13 @@ from html_pages import check_self_contained
 from shaped_eval.report import report
 from shaped_eval.reporting.cautions import cautions, cautions_of_many
 from shaped_eval.reporting.document import Image, readable, to_markdown
-from shaped_eval.reporting.examples import KINDS, choose_examples, common_start, example_blocks, shorten
+from shaped_eval.reporting.examples import (
+    KINDS,
+    choose_examples,
+    common_start,
+    example_blocks,
+    shorten,
+)
 from shaped_eval.reporting.plots import plot_flips, plot_solve_rates
 from shaped_eval.reporting.results import read_runs
 from shaped_eval.reporting.tables import headline_metrics, layout_of_many, layout_of_one
@@ -25,23 +32,39 @@ from shaped_eval.reporting.tables import headline_metrics, layout_of_many, layou
 from shaped_trl.cli import main
 
 EVIL = "</details></pre><script>x</script>\n```` | \u202e\x00\x1b[2J {} \ud800 "
-MATH = {"gsm8k": ["ppab", "aabp", "uuuu", "puuT", "pppp", "abpP", "eaat"], "math500": ["aaaa", "pppp", "ppaA"]}
+MATH = {
+    "gsm8k": ["ppab", "aabp", "uuuu", "puuT", "pppp", "abpP", "eaat"],
+    "math500": ["aaaa", "pppp", "ppaA"],
+}
 LOGIC = {"arc_easy": ["pppp", "pppa", "aaaa"], "mine": ["ppaa", "aaaa", "pppp"]}
 
 
 def with_ascii_escapes(folder: Path, completion: str) -> None:
     """Replace completions by one that only JSON's escapes can hold."""
     rows = [json.loads(line) for line in (folder / "samples.jsonl").read_text().splitlines()]
-    lines = [json.dumps({**row, "completion": completion + str(index)}) + "\n" for index, row in enumerate(rows)]
+    lines = [
+        json.dumps({**row, "completion": completion + str(index)}) + "\n"
+        for index, row in enumerate(rows)
+    ]
     (folder / "samples.jsonl").write_text("".join(lines))
 
 
 @pytest.fixture(scope="module")
 def folders(tmp_path_factory):
-    """Two runs whose folders have one name, with hostile completions, prompts, golds and model names."""
+    """Two runs whose folders have one name, with hostile completions, prompts, golds and model
+    names."""
     out = tmp_path_factory.mktemp("pages")
-    first = write_run(out / "first" / "eval", {**MATH, **LOGIC}, prompt=EVIL[:-2], gold=EVIL[:-2], model="<m|1>")
-    second = write_run(out / "second" / "eval", {**LOGIC, **MATH}, n=4, gold=EVIL[:-2], model="m2", max_new_tokens=9)
+    first = write_run(
+        out / "first" / "eval", {**MATH, **LOGIC}, prompt=EVIL[:-2], gold=EVIL[:-2], model="<m|1>"
+    )
+    second = write_run(
+        out / "second" / "eval",
+        {**LOGIC, **MATH},
+        n=4,
+        gold=EVIL[:-2],
+        model="m2",
+        max_new_tokens=9,
+    )
     with_ascii_escapes(first, EVIL * 300)
     return first, second
 
@@ -59,7 +82,11 @@ def cells(text: str, caption: str) -> dict[str, list[str]]:
 
 
 def test_every_page_is_whole_and_fetches_nothing(folders, printed):
-    for folder in (*folders, folders[0].parent.parent / "comparison", folders[0].parent / "comparison"):
+    for folder in (
+        *folders,
+        folders[0].parent.parent / "comparison",
+        folders[0].parent / "comparison",
+    ):
         if folder.exists():
             page = check_self_contained((folder / "report.html").read_text())
             assert page.tags.count("img") >= 8
@@ -79,7 +106,9 @@ def test_every_page_fits_the_screens_of_a_desk_and_of_a_phone(folders, printed, 
 def test_rows_are_grouped_with_averages(folders):
     runs = read_runs(folders)
     assert [run.label for run in runs] == ["first/eval", "second/eval"]
-    text = to_markdown("T", [layout_of_one(runs[0], ["avg@n", "pass@4"]), layout_of_many(runs, "avg@n")])
+    text = to_markdown(
+        "T", [layout_of_one(runs[0], ["avg@n", "pass@4"]), layout_of_many(runs, "avg@n")]
+    )
     one, many = cells(text, "Results, %"), cells(text, "Avg@n, %")
     names = [
         "**logic**",
@@ -94,7 +123,10 @@ def test_rows_are_grouped_with_averages(folders):
         "**Average, all (of 4 benchmarks)**",
     ]
     assert list(one) == list(many) == names
-    values = {name: np.mean([row.lower().count("p") / 4 for row in rows]) for name, rows in (MATH | LOGIC).items()}
+    values = {
+        name: np.mean([row.lower().count("p") / 4 for row in rows])
+        for name, rows in (MATH | LOGIC).items()
+    }
     for name, value in values.items():
         assert one[name][0].startswith(f"{100 * value:.1f} [")
     for title, members in (("math", ["gsm8k", "math500"]), ("all", list(values))):
@@ -107,7 +139,12 @@ def test_rows_are_grouped_with_averages(folders):
 
 
 def test_averages_are_of_what_every_run_has(folders, tmp_path):
-    runs = read_runs([folders[0], write_run(tmp_path / "less", {"gsm8k": list("paupppa"), "mine": ["p"] * 3}, n=1)])
+    runs = read_runs(
+        [
+            folders[0],
+            write_run(tmp_path / "less", {"gsm8k": list("paupppa"), "mine": ["p"] * 3}, n=1),
+        ]
+    )
     many = cells(to_markdown("T", [layout_of_many(runs, "avg@n")]), "Avg@n, %")
     assert many["math500"][1] == "–"
     assert "**Average, math (of 2 benchmarks)**" not in many
@@ -117,7 +154,11 @@ def test_averages_are_of_what_every_run_has(folders, tmp_path):
 def test_headline_metrics_are_few(folders):
     runs = read_runs([folders[0]])
     assert headline_metrics(runs, None) == ["avg@n", "pass@2", "pass@4", "cons@n"]
-    assert headline_metrics(read_runs([folders[0]], [1, 3]), [1, 3]) == ["avg@n", "pass@3", "cons@n"]
+    assert headline_metrics(read_runs([folders[0]], [1, 3]), [1, 3]) == [
+        "avg@n",
+        "pass@3",
+        "cons@n",
+    ]
 
 
 def by_hash(folder: Path, per_kind: int) -> dict[str, set[tuple[str, str, int]]]:
@@ -133,11 +174,19 @@ def by_hash(folder: Path, per_kind: int) -> dict[str, set[tuple[str, str, int]]]
     for benchmark in {key[0].split("/")[0] for key in rank}:
         mine: set[tuple[str, str, int]] = set()
         for kind in KINDS:
-            of_kind = [(r["problem_id"], r["sample_index"]) for r in verdicts if r["status"] == kind]
+            of_kind = [
+                (r["problem_id"], r["sample_index"]) for r in verdicts if r["status"] == kind
+            ]
             if kind == "length":
-                of_kind = [(r["problem_id"], r["sample_index"]) for r in samples if r["finish_reason"] == "length"]
+                of_kind = [
+                    (r["problem_id"], r["sample_index"])
+                    for r in samples
+                    if r["finish_reason"] == "length"
+                ]
                 of_kind = [key for key in of_kind if not any(key == each[1:] for each in mine)]
-            of_kind = sorted((key for key in of_kind if key[0].startswith(benchmark + "/")), key=rank.get)
+            of_kind = sorted(
+                (key for key in of_kind if key[0].startswith(benchmark + "/")), key=rank.get
+            )
             mine |= {(kind, *key) for key in of_kind[:per_kind]}
         chosen[benchmark] = mine
     return chosen
@@ -147,7 +196,9 @@ def by_hash(folder: Path, per_kind: int) -> dict[str, set[tuple[str, str, int]]]
 def test_samples_to_read_are_those_of_lowest_hash(folders, tmp_path, per_kind):
     expected = by_hash(folders[0], per_kind)
     found = choose_examples(folders[0], per_kind)
-    assert {name: {(each.kind, *each.key) for each in examples} for name, examples in found.items()} == expected
+    assert {
+        name: {(each.kind, *each.key) for each in examples} for name, examples in found.items()
+    } == expected
     kinds = list(KINDS)
     for examples in found.values():
         places = [kinds.index(each.kind) for each in examples]
@@ -162,7 +213,11 @@ def test_samples_to_read_are_those_of_lowest_hash(folders, tmp_path, per_kind):
 
 def test_samples_to_read_are_shown_with_prompt_answer_and_gold(tmp_path):
     folder = write_run(
-        tmp_path / "run", {"gsm8k": ["pA"], "aime24": ["uu"]}, n=2, completion="y" * 9_000 + "z", gold="42"
+        tmp_path / "run",
+        {"gsm8k": ["pA"], "aime24": ["uu"]},
+        n=2,
+        completion="y" * 9_000 + "z",
+        gold="42",
     )
     rows = [json.loads(line) for line in (folder / "problems.jsonl").read_text().splitlines()]
     rows[0]["prompt"] = [{"role": "user", "content": "What?"}]
@@ -197,7 +252,9 @@ def test_what_all_prompts_begin_with_is_found():
 
 
 def test_warnings_name_what_weakens_the_numbers(folders, tmp_path):
-    greedy = write_run(tmp_path / "greedy", {"big": ["p"] * 90 + ["a"] * 10, "edge": ["p"] * 99 + ["e"] * 1}, n=1)
+    greedy = write_run(
+        tmp_path / "greedy", {"big": ["p"] * 90 + ["a"] * 10, "edge": ["p"] * 99 + ["e"] * 1}, n=1
+    )
     record = json.loads((greedy / "run.json").read_text())
     record["settings"]["temperature"] = 0.0
     (greedy / "run.json").write_text(json.dumps(record))
@@ -229,12 +286,16 @@ def test_a_heat_map_sorts_problems_and_scales():
     mean = image.mean(axis=0)
     assert np.all(np.diff(mean) >= 0)
     assert image.mean(axis=1) == pytest.approx([rates["a"].mean(), rates["b"].mean()], abs=1e-3)
-    few = np.asarray(plot_solve_rates("few", {"a": np.array([1.0, 0.0, 0.5])}).axes[0].images[0].get_array())
+    few = np.asarray(
+        plot_solve_rates("few", {"a": np.array([1.0, 0.0, 0.5])}).axes[0].images[0].get_array()
+    )
     assert few.tolist() == [[0.0, 0.5, 1.0]]
 
 
 def test_dots_of_flips_count_problems():
-    figure = plot_flips("t", ("a", "b"), np.array([0.0, 0.0, 1.0, 0.5]), np.array([0.5, 0.5, 0.0, 0.5]))
+    figure = plot_flips(
+        "t", ("a", "b"), np.array([0.0, 0.0, 1.0, 0.5]), np.array([0.5, 0.5, 0.0, 0.5])
+    )
     dots = figure.axes[0].collections[0]
     assert dots.get_offsets().tolist() == [[0.0, 0.5], [0.5, 0.5], [1.0, 0.0]]
     assert (dots.get_sizes() / dots.get_sizes()[1]).tolist() == [2.0, 1.0, 1.0]

@@ -32,7 +32,9 @@ def test_pass_at_k_is_exact(n):
 def test_pass_at_k_is_the_share_of_draws_with_a_pass():
     n, c, k = 7, 2, 3
     draws = list(combinations([True] * c + [False] * (n - c), k))
-    assert pass_at_k([c], n, k)[0] == pytest.approx(np.mean([any(draw) for draw in draws]), abs=1e-15)
+    assert pass_at_k([c], n, k)[0] == pytest.approx(
+        np.mean([any(draw) for draw in draws]), abs=1e-15
+    )
 
 
 def test_the_plug_in_that_pass_at_k_avoids_is_off_as_published():
@@ -109,7 +111,9 @@ def test_bootstrap_from_100_problems_is_the_bootstrap_of_scipy():
 def test_near_an_end_the_interval_of_passes_is_clopper_pearson(hits):
     interval = problem_interval([1.0] * hits + [0.0] * (30 - hits))
     exact = stats.binomtest(hits, 30).proportion_ci(0.95, method="exact")
-    np.testing.assert_allclose((interval.low, interval.high), (exact.low, exact.high), rtol=1e-9, atol=1e-12)
+    np.testing.assert_allclose(
+        (interval.low, interval.high), (exact.low, exact.high), rtol=1e-9, atol=1e-12
+    )
     assert 0.0 <= interval.low <= interval.value <= interval.high <= 1.0
     assert interval.low < interval.high
 
@@ -117,7 +121,8 @@ def test_near_an_end_the_interval_of_passes_is_clopper_pearson(hits):
 def test_near_an_end_narrow_values_have_a_narrower_interval_than_passes():
     rng = np.random.default_rng(0)
     narrow = problem_interval(rng.uniform(0.94, 1.0, 200))
-    assert narrow.high - narrow.low < 0.6 * (0.999 - 0.944)  # Clopper-Pearson at 196 of 200 is 0.950-0.995
+    # Clopper-Pearson at 196 of 200 is 0.950-0.995
+    assert narrow.high - narrow.low < 0.6 * (0.999 - 0.944)
     assert narrow.low < 0.97 < narrow.high
 
 
@@ -134,7 +139,8 @@ def test_values_that_are_none_or_out_of_range_are_refused(values):
 
 
 def problem_values(kind: str, mean: float, problems: int, rng: np.random.Generator):
-    """A draw of per-problem values, and their true mean. Chances of a pass vary over problems as a beta variable."""
+    """A draw of per-problem values, and their true mean. Chances of a pass vary over problems as a
+    beta variable."""
     if kind == "avg":
         table, a, b = np.arange(17) / 16, 2 * mean, 2 * (1 - mean)
     elif kind == "pass":
@@ -149,9 +155,11 @@ def problem_values(kind: str, mean: float, problems: int, rng: np.random.Generat
 @pytest.mark.slow
 @pytest.mark.parametrize("kind", ["avg", "pass", "cons"])
 def test_coverage_of_the_interval_over_problems(kind, monkeypatch):
-    """95% intervals cover in 0.92-0.98 of draws, and in more where the report warns that they are the exact ones.
+    """95% intervals cover in 0.92-0.98 of draws, and in more where the report warns that they are
+    the exact ones.
 
-    Measured with 800 draws, 30 to 500 problems, means from 0.02 to 0.98: 0.927-0.979, and 0.961-0.999 near the ends.
+    Measured with 800 draws, 30 to 500 problems, means from 0.02 to 0.98: 0.927-0.979, and
+    0.961-0.999 near the ends.
     """
     monkeypatch.setattr(statistics, "RESAMPLES", 1000)
     rng, repeats = np.random.default_rng(0), 700
@@ -199,7 +207,11 @@ def test_p_value_of_many_problems_is_that_of_scipy_and_never_0():
     b = np.clip(a + rng.normal(0.015, 0.1, 200), 0, 1)
     ours = paired_difference(a, b)
     other = stats.permutation_test(
-        (b - a,), np.mean, permutation_type="samples", n_resamples=9999, rng=np.random.default_rng(1)
+        (b - a,),
+        np.mean,
+        permutation_type="samples",
+        n_resamples=9999,
+        rng=np.random.default_rng(1),
     )
     assert 0.005 < other.pvalue < 0.5
     assert ours.p_value == pytest.approx(other.pvalue, abs=4 * np.sqrt(other.pvalue / 10_000))
@@ -210,7 +222,10 @@ def test_p_value_of_many_problems_is_that_of_scipy_and_never_0():
 def test_paired_interval_is_narrower_than_the_unpaired_ones_and_signed():
     rng = np.random.default_rng(0)
     difficulty = rng.beta(0.5, 0.5, 300)
-    a, b = rng.binomial(32, difficulty) / 32, rng.binomial(32, np.clip(difficulty + 0.03, 0, 1)) / 32
+    a, b = (
+        rng.binomial(32, difficulty) / 32,
+        rng.binomial(32, np.clip(difficulty + 0.03, 0, 1)) / 32,
+    )
     paired = paired_difference(a, b)
     assert paired.value == pytest.approx(b.mean() - a.mean(), abs=1e-12)
     assert 0 < paired.low < paired.value < paired.high
@@ -223,8 +238,11 @@ def test_paired_interval_is_narrower_than_the_unpaired_ones_and_signed():
 
 @pytest.mark.slow
 @pytest.mark.parametrize("problems", [12, 30, 120])
-def test_the_paired_interval_covers_and_the_p_value_is_uniform_without_a_difference(problems, monkeypatch):
-    """Uniform where values are continuous; counts often tie with the observed sum, which makes p larger."""
+def test_the_paired_interval_covers_and_the_p_value_is_uniform_without_a_difference(
+    problems, monkeypatch
+):
+    """Uniform where values are continuous; counts often tie with the observed sum, which makes p
+    larger."""
     monkeypatch.setattr(statistics, "RESAMPLES", 1000)
     rng, draws = np.random.default_rng(0), 600
     levels = np.array([0.05, 0.1, 0.25, 0.5, 0.75])
@@ -232,7 +250,8 @@ def test_the_paired_interval_covers_and_the_p_value_is_uniform_without_a_differe
     for continuous in (True, False):
         p_values, covered = [], []
         for draw in range(draws):
-            monkeypatch.setattr(statistics, "SEED", draw)  # or all p-values share the luck of one set of flips
+            # or all p-values share the luck of one set of flips
+            monkeypatch.setattr(statistics, "SEED", draw)
             difficulty = rng.beta(0.5, 0.5, problems)
             if continuous:
                 a, b = (difficulty + rng.uniform(-0.1, 0.1, problems) for _ in range(2))
@@ -244,7 +263,8 @@ def test_the_paired_interval_covers_and_the_p_value_is_uniform_without_a_differe
         rejected = (np.array(p_values)[:, None] <= levels).mean(axis=0)
         assert (rejected < levels + chance).all(), rejected
         assert not continuous or (rejected > levels - chance).all(), rejected
-        assert (0.88 if problems < 30 else 0.92) <= np.mean(covered) <= 0.98, np.mean(covered)  # as documented
+        # as documented
+        assert (0.88 if problems < 30 else 0.92) <= np.mean(covered) <= 0.98, np.mean(covered)
 
 
 @pytest.mark.slow

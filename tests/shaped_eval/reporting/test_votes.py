@@ -30,7 +30,9 @@ SAMPLES = st.lists(
 
 def vote_by_hand(samples) -> float:
     """Gold's share of the victory, from the verdicts themselves."""
-    votes = Counter("gold" if status == "pass" else answer for status, answer in samples if answer is not None)
+    votes = Counter(
+        "gold" if status == "pass" else answer for status, answer in samples if answer is not None
+    )
     winners = [answer for answer, count in votes.items() if count == max(votes.values())]
     return 1 / len(winners) if "gold" in winners else 0.0
 
@@ -41,7 +43,9 @@ def test_maj_at_k_is_the_mean_vote_of_all_subsets(samples, data):
     k = data.draw(st.integers(1, len(samples)))
     statuses, answers = zip(*samples, strict=True)
     subsets = [vote_by_hand(subset) for subset in combinations(samples, k)]
-    assert maj_at_k(ballots([statuses], [answers]), k)[0] == pytest.approx(np.mean(subsets), abs=1e-12)
+    assert maj_at_k(ballots([statuses], [answers]), k)[0] == pytest.approx(
+        np.mean(subsets), abs=1e-12
+    )
 
 
 @given(samples=SAMPLES)
@@ -49,7 +53,9 @@ def test_maj_at_k_is_the_mean_vote_of_all_subsets(samples, data):
 def test_cons_is_the_vote_of_all_and_maj_at_n(samples):
     statuses, answers = zip(*samples, strict=True)
     assert cons_at_m([statuses], [answers])[0] == vote_by_hand(samples)
-    assert maj_at_k(ballots([statuses], [answers]), len(samples))[0] == pytest.approx(vote_by_hand(samples), abs=1e-12)
+    assert maj_at_k(ballots([statuses], [answers]), len(samples))[0] == pytest.approx(
+        vote_by_hand(samples), abs=1e-12
+    )
 
 
 @given(passes=st.lists(st.booleans(), min_size=1, max_size=11), data=st.data())
@@ -61,22 +67,33 @@ def test_pass_at_k_is_the_share_of_subsets_with_a_pass(passes, data):
 
 
 def test_maj_at_1_is_the_share_of_passes_and_silent_samples_win_nothing():
-    problems = [Ballot.of(3, [2, 1], 8), Ballot.of(0, [8], 8), Ballot.of(8, [], 8), Ballot.of(0, [], 8)]
+    problems = [
+        Ballot.of(3, [2, 1], 8),
+        Ballot.of(0, [8], 8),
+        Ballot.of(8, [], 8),
+        Ballot.of(0, [], 8),
+    ]
     np.testing.assert_allclose(maj_at_k(problems, 1), avg_at_m([3, 0, 8, 0], 8), rtol=1e-12)
-    assert maj_at_k([Ballot.of(1, [], 128)], 64)[0] == pytest.approx(0.5, rel=1e-12)  # gold is drawn, or nobody votes
+    # gold is drawn, or nobody votes
+    assert maj_at_k([Ballot.of(1, [], 128)], 64)[0] == pytest.approx(0.5, rel=1e-12)
 
 
 @pytest.mark.parametrize("n", [64, 159, 160, 161, 400, 3000])
 def test_two_answers_have_a_closed_form_at_any_n(n):
     gold, k = n // 3, min(63, n)
     wins = sum(comb(gold, x) * comb(n - gold, k - x) for x in range(k // 2 + 1, k + 1))
-    assert maj_at_k([Ballot.of(gold, [n - gold], n)], k)[0] == pytest.approx(wins / comb(n, k), rel=1e-10)
+    assert maj_at_k([Ballot.of(gold, [n - gold], n)], k)[0] == pytest.approx(
+        wins / comb(n, k), rel=1e-10
+    )
 
 
 def test_one_sample_left_out_at_a_time_averages_to_the_whole():
     """As for any mean over subsets: maj@k of n is the mean of maj@k of the n − 1 that remain."""
     whole = Ballot.of(20, [18, 9, 9, 3, 1, 1, 1], 70)
-    left = [(Ballot.of(19, [18, 9, 9, 3, 1, 1, 1], 69), 20), (Ballot.of(20, [18, 9, 9, 3, 1, 1, 1], 69), 8)]
+    left = [
+        (Ballot.of(19, [18, 9, 9, 3, 1, 1, 1], 69), 20),
+        (Ballot.of(20, [18, 9, 9, 3, 1, 1, 1], 69), 8),
+    ]
     for rivals, samples in (
         ([17, 9, 9, 3, 1, 1, 1], 18),
         ([18, 9, 8, 3, 1, 1, 1], 18),
@@ -102,14 +119,20 @@ def test_the_128_samples_of_a_problem_are_not_enumerated():
 
 @pytest.mark.parametrize("k", [0, 9, -1])
 def test_k_out_of_range_is_refused(k):
-    for refused in (lambda: maj_at_k([Ballot.of(1, [2], 8)], k), lambda: vote_sampling_se([Ballot.of(1, [2], 8)], k)):
+    for refused in (
+        lambda: maj_at_k([Ballot.of(1, [2], 8)], k),
+        lambda: vote_sampling_se([Ballot.of(1, [2], 8)], k),
+    ):
         with pytest.raises(UserError, match=rf"k={k} needs 1 <= k <= n=8"):
             refused()
 
 
-@pytest.mark.parametrize("chances", [(0.5, 0.3, 0.1, 0.1), (0.3, 0.4, 0.2, 0.1), (0.9, 0.05, 0.05), (0.1, 0.6, 0.3)])
+@pytest.mark.parametrize(
+    "chances", [(0.5, 0.3, 0.1, 0.1), (0.3, 0.4, 0.2, 0.1), (0.9, 0.05, 0.05), (0.1, 0.6, 0.3)]
+)
 def test_sampling_se_against_fresh_samples(chances):
-    """Chances of gold, of the rivals and of no vote. Many problems alike: the error of their mean is known."""
+    """Chances of gold, of the rivals and of no vote. Many problems alike: the error of their mean
+    is known."""
     rng, n = np.random.default_rng(0), 16
     draws = rng.multinomial(n, chances, size=600)
     problems = [Ballot.of(int(row[0]), [int(votes) for votes in row[1:-1]], n) for row in draws]

@@ -28,7 +28,11 @@ def write(path: Path, chunks: list[Chunk]) -> None:
 
 
 def everything(chunks: list[Chunk]) -> str:
-    return "".join(json.dumps(row.__dict__, ensure_ascii=False) + "\n" for chunk in chunks for row in rows_of(chunk))
+    return "".join(
+        json.dumps(row.__dict__, ensure_ascii=False) + "\n"
+        for chunk in chunks
+        for row in rows_of(chunk)
+    )
 
 
 @pytest.mark.parametrize(("n", "batch_size"), [(1, 8), (5, 2), (8, 8), (3, 8), (20, 8)])
@@ -56,15 +60,23 @@ def test_problems_of_one_length_and_one_stop_fill_the_batch():
     chunks = plan_chunks(problems, 2, 6, lengths)
     names = [[one.problem_id for one in chunk.problems] for chunk in chunks]
     assert names == [["p0", "p2", "p4"], ["p1", "p5", "p7"], ["p3"], ["p6"]]
-    assert [len(one.problems) for one in plan_chunks(problems, 4, 6, lengths)] == [1] * 8, "two do not fit"
-    assert [len(one.problems) for one in plan_chunks(problems, 2, 6)] == [1] * 8, "lengths are not known"
+    assert [len(one.problems) for one in plan_chunks(problems, 4, 6, lengths)] == [1] * 8, (
+        "two do not fit"
+    )
+    assert [len(one.problems) for one in plan_chunks(problems, 2, 6)] == [1] * 8, (
+        "lengths are not known"
+    )
 
 
 def test_a_single_problems_seed_is_what_it_always_was():
     """Runs begun with an earlier version go on to the same samples."""
     chunk = plan_chunks([problem("gsm8k/0")], 5, 2)[1]
     text = b'[3,"gsm8k/0",2,2]'
-    assert (chunk.start, chunk.size, chunk.seed(3)) == (2, 2, int(sha256(text).hexdigest()[:15], 16))
+    assert (chunk.start, chunk.size, chunk.seed(3)) == (
+        2,
+        2,
+        int(sha256(text).hexdigest()[:15], 16),
+    )
 
 
 def test_files_of_killed_processes_become_one(tmp_path):

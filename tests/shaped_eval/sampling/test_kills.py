@@ -1,4 +1,5 @@
-"""A run that is killed at any moment, by one process or several, ends with the files of one that was not."""
+"""A run that is killed at any moment, by one process or several, ends with the files of one that
+was not."""
 
 from __future__ import annotations
 
@@ -46,14 +47,20 @@ class Runs:
     def rows(self, out: str) -> int:
         """Complete rows in all the files of samples, and of verdicts."""
         count = 0
-        for path in [*(self.place / out).glob("samples*.jsonl"), self.place / out / "verdicts.jsonl"]:
-            with contextlib.suppress(FileNotFoundError):  # there is none yet, or it has just been merged
+        for path in [
+            *(self.place / out).glob("samples*.jsonl"),
+            self.place / out / "verdicts.jsonl",
+        ]:
+            # there is none yet, or it has just been merged
+            with contextlib.suppress(FileNotFoundError):
                 count += path.read_bytes().count(b"\n")
         return count
 
     def holds_or_has_ended(self, processes: list[BaseProcess]) -> bool:
         """One of them waits at its `STOP_AT`, or all have ended."""
-        return any(waits(one, self.errors) for one in processes) or not any(one.is_alive() for one in processes)
+        return any(waits(one, self.errors) for one in processes) or not any(
+            one.is_alive() for one in processes
+        )
 
     def files(self, out: str) -> set[str]:
         return {path.name for path in (self.place / out).iterdir()}
@@ -65,9 +72,16 @@ def runs(tmp_path_factory, model_folder, mirror) -> Runs:
 
 
 def kill_at_random(
-    runs: Runs, out: str, kills: int, rng: random.Random, most_processes: int, command: str, most_rows: int
+    runs: Runs,
+    out: str,
+    kills: int,
+    rng: random.Random,
+    most_processes: int,
+    command: str,
+    most_rows: int,
 ) -> list[int]:
-    """Kill the run `kills` times, with other numbers of processes, each when one has written `most_rows` or fewer.
+    """Kill the run `kills` times, with other numbers of processes, each when one has written
+    `most_rows` or fewer.
 
     Returns how many rows there were after each kill.
     """
@@ -109,7 +123,9 @@ def test_two_processes_write_what_one_writes(runs):
 
 @pytest.mark.distributed
 def test_kills_of_one_or_two_processes_end_the_same(runs):
-    processes = start_several(2, runs.command("mixed"), runs.errors, **{STOP_AT: str(2 * BATCH_SIZE)})
+    processes = start_several(
+        2, runs.command("mixed"), runs.errors, **{STOP_AT: str(2 * BATCH_SIZE)}
+    )
     wait_until(lambda: all(waits(process, runs.errors) for process in processes))
     for process in processes:
         process.kill()
@@ -141,18 +157,39 @@ def test_ten_kills_of_the_whole_evaluation_end_with_the_same_results(runs):
     assert 3 <= amid_sampling < 10, f"the kills came in one stage alone: {rows}"
     assert run(runs.command("ten", "eval"), runs.errors) == 0, runs.errors.read_text()
     for name in ("samples.jsonl", "problems.jsonl", "results.json"):
-        assert (runs.place / "ten" / name).read_bytes() == (runs.place / "graded" / name).read_bytes(), name
+        assert (runs.place / "ten" / name).read_bytes() == (
+            runs.place / "graded" / name
+        ).read_bytes(), name
 
 
 @pytest.mark.slow
 @pytest.mark.distributed
 def test_accelerate_launch_shares_a_run(runs):
-    """The real launcher; without a GPU it starts several processes only where it is told that there are some."""
-    launch = [sys.executable, "-m", "accelerate.commands.launch", "--multi_gpu", "--num_processes", "2"]
-    launch += ["--num_machines", "1", "--mixed_precision", "no", "--dynamo_backend", "no", "--main_process_port", "0"]
+    """The real launcher; without a GPU it starts several processes only where it is told that there
+    are some."""
+    launch = [
+        sys.executable,
+        "-m",
+        "accelerate.commands.launch",
+        "--multi_gpu",
+        "--num_processes",
+        "2",
+    ]
+    launch += [
+        "--num_machines",
+        "1",
+        "--mixed_precision",
+        "no",
+        "--dynamo_backend",
+        "no",
+        "--main_process_port",
+        "0",
+    ]
     command = [*launch, "-m", "shaped_trl.cli", *runs.command("launched")]
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": os.pathsep.join(sys.path)}
     result = subprocess.run(command, env=environment, capture_output=True, text=True)
     assert result.returncode == 0, result.stderr
-    assert result.stdout.count(str(runs.place / "launched")) == 1, "the first process names the folder, and no other"
+    assert result.stdout.count(str(runs.place / "launched")) == 1, (
+        "the first process names the folder, and no other"
+    )
     assert (runs.place / "launched/samples.jsonl").read_bytes() == runs.whole

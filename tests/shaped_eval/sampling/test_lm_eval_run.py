@@ -1,4 +1,5 @@
-"""Runs of lm-eval's benchmarks: likelihoods against plain transformers and lm-eval itself, resumption, the report."""
+"""Runs of lm-eval's benchmarks: likelihoods against plain transformers and lm-eval itself,
+resumption, the report."""
 
 from __future__ import annotations
 
@@ -32,7 +33,9 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from shaped_trl.cli import main
 
-needs_mirror = pytest.mark.skipif(not MIRROR.is_dir(), reason="needs the data sets in ../shared/hub")
+needs_mirror = pytest.mark.skipif(
+    not MIRROR.is_dir(), reason="needs the data sets in ../shared/hub"
+)
 LIKELIHOOD = [name for name, spec in HARNESS.items() if spec.is_likelihood]
 GREEDY = [name for name in HARNESS if name not in LIKELIHOOD]
 
@@ -49,7 +52,9 @@ def model_folder(tmp_path_factory) -> Path:
 
 @pytest.fixture(scope="module")
 def loaded(model_folder):
-    return AutoModelForCausalLM.from_pretrained(model_folder).eval(), AutoTokenizer.from_pretrained(model_folder)
+    return AutoModelForCausalLM.from_pretrained(model_folder).eval(), AutoTokenizer.from_pretrained(
+        model_folder
+    )
 
 
 def config(model_folder: Path, mirror: Path, out: Path, **changes) -> SampleConfig:
@@ -93,12 +98,19 @@ def test_the_option_chosen_is_the_argmax_of_plain_transformers(run, loaded):
     for problem in problems:
         options, meta = problem.meta["options"], problem.meta
         contexts = meta.get("contexts", [problem.prompt] * len(options))
-        expected = [log_likelihood(loaded, *pair) for pair in zip(contexts, meta["continuations"], strict=True)]
-        assert rows[problem.problem_id]["loglikelihoods"] == pytest.approx(expected, rel=1e-4, abs=1e-3)
+        expected = [
+            log_likelihood(loaded, *pair)
+            for pair in zip(contexts, meta["continuations"], strict=True)
+        ]
+        assert rows[problem.problem_id]["loglikelihoods"] == pytest.approx(
+            expected, rel=1e-4, abs=1e-3
+        )
         lengths = [len(option) if meta["metric"] == "acc_norm" else 1 for option in options]
         values = [value / length for value, length in zip(expected, lengths, strict=True)]
         best = max(range(len(values)), key=values.__getitem__)
-        assert samples[problem.problem_id] == Sample(problem.problem_id, 0, "ABCDE"[best], "stop", 0)
+        assert samples[problem.problem_id] == Sample(
+            problem.problem_id, 0, "ABCDE"[best], "stop", 0
+        )
         by_norm += best != max(range(len(expected)), key=expected.__getitem__)
     assert by_norm > 0  # the norm decides somewhere, so the test would see it missing
 
@@ -115,7 +127,9 @@ def test_texts_are_what_greedy_decoding_writes_up_to_the_stop(run, loaded):
                 written.append(model(torch.tensor([ids + written])).logits[0, -1].argmax().item())
             stopped = written[-1] == 0 or "\n" in tokenizer.decode(written)
         text = tokenizer.decode(written, skip_special_tokens=True).split("\n")[0]
-        expected = Sample(problem.problem_id, 0, text, "stop" if stopped else "length", len(written))
+        expected = Sample(
+            problem.problem_id, 0, text, "stop" if stopped else "length", len(written)
+        )
         assert samples[problem.problem_id] == expected
 
 
@@ -141,7 +155,10 @@ def test_a_second_run_changes_nothing_and_other_settings_are_refused(run, model_
 
 
 def test_what_a_kill_leaves_is_completed_to_the_same_rows(run, model_folder, mirror, tmp_path):
-    expected = {name: (run / name).read_bytes() for name in ("samples.jsonl", "likelihoods.jsonl", "problems.jsonl")}
+    expected = {
+        name: (run / name).read_bytes()
+        for name in ("samples.jsonl", "likelihoods.jsonl", "problems.jsonl")
+    }
     lines = expected["samples.jsonl"].splitlines(keepends=True)
     scored = expected["likelihoods.jsonl"].splitlines(keepends=True)
     for kept, half in ((0, 40), (5, 10), (31, 1), (len(lines), 0)):
@@ -149,8 +166,12 @@ def test_what_a_kill_leaves_is_completed_to_the_same_rows(run, model_folder, mir
         out.mkdir()
         for name in ("run.json", "problems.jsonl"):
             (out / name).write_bytes((run / name).read_bytes())
-        (out / "samples.jsonl").write_bytes(b"".join(lines[:kept]) + b"".join(lines[kept : kept + 1])[:half])
-        (out / "likelihoods.jsonl").write_bytes(b"".join(scored[:kept]) + b"".join(scored[kept : kept + 1])[:half])
+        (out / "samples.jsonl").write_bytes(
+            b"".join(lines[:kept]) + b"".join(lines[kept : kept + 1])[:half]
+        )
+        (out / "likelihoods.jsonl").write_bytes(
+            b"".join(scored[:kept]) + b"".join(scored[kept : kept + 1])[:half]
+        )
         sample(config(model_folder, mirror, out), progress=False)
         assert {name: (out / name).read_bytes() for name in expected} == expected
 
@@ -159,22 +180,31 @@ def test_prompts_too_long_lose_their_beginning(model_folder, mirror, tmp_path, c
     short = write_byte_model(tmp_path / "short", context_tokens=160)
     out = sample(config(short, mirror, tmp_path / "run", benchmarks="nq,siqa,bbh"), progress=False)
     said = capsys.readouterr().err
-    assert "nq: 4 prompts are too long for the model's context of 160 tokens and lose their beginning" in said
+    assert (
+        "nq: 4 prompts are too long for the model's context of 160 tokens and lose their beginning"
+        in said
+    )
     assert "siqa" not in said
     problems = {p.problem_id: p for p in read_jsonl(out / "problems.jsonl", Problem)}
-    whole = {p.problem_id: p for p in load_problems(["nq", "siqa", "bbh"], hub_mirror=mirror, limit=4)}
+    whole = {
+        p.problem_id: p for p in load_problems(["nq", "siqa", "bbh"], hub_mirror=mirror, limit=4)
+    }
     for key, problem in problems.items():
         cut = problem.meta.get("cut_characters", 0)
         assert problem.prompt == whole[key].prompt[cut:]
         assert len(problem.prompt.encode()) == 152 if cut else problem == whole[key]
     assert sum("cut_characters" in p.meta for p in problems.values()) == 8
-    with pytest.raises(UserError, match=r"'piqa': an option of piqa/0 alone fills the model's context of 10 tokens"):
+    with pytest.raises(
+        UserError, match=r"'piqa': an option of piqa/0 alone fills the model's context of 10 tokens"
+    ):
         fit_problems(load_problems(["piqa"], hub_mirror=mirror), len, 10, 8)
 
 
 def test_options_are_not_scored_by_a_server(mirror, tmp_path):
     settings = {"backend": "openai", "base_url": "http://localhost:1/v1", "benchmarks": "nq,piqa"}
-    with pytest.raises(UserError, match="the options of piqa are scored by likelihood, which a server"):
+    with pytest.raises(
+        UserError, match="the options of piqa are scored by likelihood, which a server"
+    ):
         sample(config(Path("some/model"), mirror, tmp_path / "run", **settings), progress=False)
     assert not (tmp_path / "run").exists()
 
@@ -182,12 +212,21 @@ def test_options_are_not_scored_by_a_server(mirror, tmp_path):
 def test_the_command_line_shows_a_prompt_and_names_faults(mirror, model_folder, tmp_path, capfd):
     assert main(["sample", "--show", "winogrande", "--hub_mirror", str(mirror)]) == 0
     assert capfd.readouterr().out == "Ann met Bo because _ had 0 maps."
-    arguments = ["--model", str(model_folder), "--benchmarks", "siqa", "--hub_mirror", str(tmp_path)]
+    arguments = [
+        "--model",
+        str(model_folder),
+        "--benchmarks",
+        "siqa",
+        "--hub_mirror",
+        str(tmp_path),
+    ]
     assert main(["eval", *arguments, "--out", str(tmp_path / "run")]) == 2
     assert "has no data set 'lighteval/siqa'" in capfd.readouterr().err
 
 
-def own_accuracies(model_folder: Path, mirror: Path, folder: Path, places: dict[str, str], limit: int):
+def own_accuracies(
+    model_folder: Path, mirror: Path, folder: Path, places: dict[str, str], limit: int
+):
     """lm-eval's own evaluation with its own reading of the files: task → its results."""
     from lm_eval import simple_evaluate
     from lm_eval.models.huggingface import HFLM
@@ -225,7 +264,9 @@ def own_accuracies(model_folder: Path, mirror: Path, folder: Path, places: dict[
 
 @pytest.mark.slow
 @needs_mirror
-@pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning", "ignore::UserWarning")
+@pytest.mark.filterwarnings(
+    "ignore::DeprecationWarning", "ignore::FutureWarning", "ignore::UserWarning"
+)
 def test_accuracies_are_those_of_lm_eval_itself(model_folder, tmp_path, loaded):
     root = MIRROR
     hellaswag = tmp_path / "made-up"
@@ -241,19 +282,25 @@ def test_accuracies_are_those_of_lm_eval_itself(model_folder, tmp_path, loaded):
     theirs |= own_accuracies(model_folder, hellaswag, tmp_path / "h", made_up, ROWS)
     ours: dict[str, list[bool]] = defaultdict(list)
     for name, mirror in [*((name, root) for name in names), ("hellaswag", hellaswag)]:
-        out = sample(config(model_folder, mirror, tmp_path / name, benchmarks=name, limit=limit), progress=False)
+        out = sample(
+            config(model_folder, mirror, tmp_path / name, benchmarks=name, limit=limit),
+            progress=False,
+        )
         grade_run(out, num_workers=1, progress=False)
         ours[name] = [row["status"] == "pass" for row in read_jsonl(out / "verdicts.jsonl")]
     for name in LIKELIHOOD:
         spec = HARNESS[name]
-        assert sum(ours[name]) / len(ours[name]) == pytest.approx(theirs[spec.task][f"{spec.metric},none"]), name
+        assert sum(ours[name]) / len(ours[name]) == pytest.approx(
+            theirs[spec.task][f"{spec.metric},none"]
+        ), name
     assert len({sum(passes) / len(passes) for passes in ours.values()}) > 4  # they are no constants
 
 
 @pytest.mark.slow
 @needs_mirror
 def test_the_command_line_ends_with_a_complete_report_on_the_mirror(tmp_path):
-    """Real rows; of HellaSwag, and of MMLU-Pro's validation split, which are not in the mirror, made-up ones."""
+    """Real rows; of HellaSwag, and of MMLU-Pro's validation split, which are not in the mirror,
+    made-up ones."""
     mirror = tmp_path / "mirror"
     mirror.mkdir()
     for path in MIRROR.iterdir():
@@ -261,15 +308,28 @@ def test_the_command_line_ends_with_a_complete_report_on_the_mirror(tmp_path):
             (mirror / path.name).symlink_to(path)
     rows = list(read_jsonl(MIRROR / "TIGER-Lab/MMLU-Pro/default/test.jsonl"))
     write_mmlu_pro_validation(mirror, sorted({row["category"] for row in rows}))
-    (mirror / "TIGER-Lab/MMLU-Pro/default/test.jsonl").symlink_to(MIRROR / "TIGER-Lab/MMLU-Pro/default/test.jsonl")
+    (mirror / "TIGER-Lab/MMLU-Pro/default/test.jsonl").symlink_to(
+        MIRROR / "TIGER-Lab/MMLU-Pro/default/test.jsonl"
+    )
     write_hellaswag(mirror)
     model = write_byte_model(tmp_path / "model")
     out = tmp_path / "run"
-    arguments = ["--benchmarks", ",".join(HARNESS), "--limit", "4", "--n", "4", "--max_new_tokens", "64"]
+    arguments = [
+        "--benchmarks",
+        ",".join(HARNESS),
+        "--limit",
+        "4",
+        "--n",
+        "4",
+        "--max_new_tokens",
+        "64",
+    ]
     folders = ["--model", str(model), "--hub_mirror", str(mirror), "--out", str(out)]
     assert main(["eval", *arguments, *folders]) == 0
     results = json.loads((out / "results.json").read_text())
-    assert {name: (entry["problems"], entry["n"]) for name, entry in results.items()} == dict.fromkeys(HARNESS, (4, 1))
+    assert {
+        name: (entry["problems"], entry["n"]) for name, entry in results.items()
+    } == dict.fromkeys(HARNESS, (4, 1))
     tokens = [row.tokens for row in read_jsonl(out / "samples.jsonl", Sample)]
     assert max(tokens) == 64  # the run's limit, not lm-eval's
     assert (out / "report.html").is_file()
@@ -282,11 +342,13 @@ def test_the_scorer_sums_in_float32_whatever_the_weights(model_folder, mirror, l
     exact = OptionScorer(loaded[0], loaded[1], 2, 8192).score(problems)
     for rough, fine in zip(scores, exact, strict=True):
         assert rough.loglikelihoods == pytest.approx(fine.loglikelihoods, rel=0.05)
-        assert any(value != round(value * 8) / 8 for value in rough.loglikelihoods)  # bfloat16 has steps of 0.25 there
+        # bfloat16 has steps of 0.25 there
+        assert any(value != round(value * 8) / 8 for value in rough.loglikelihoods)
 
 
 def test_a_backend_without_weights_here_gets_the_same_scores(run, model_folder, mirror, tmp_path):
-    """As with vLLM, which generates but does not score: the weights are loaded for scoring, and let go."""
+    """As with vLLM, which generates but does not score: the weights are loaded for scoring, and let
+    go."""
 
     class Elsewhere:
         identity, device, repeatability, together = "x", "cpu", "none", False
@@ -302,5 +364,9 @@ def test_a_backend_without_weights_here_gets_the_same_scores(run, model_folder, 
 
     settings = config(model_folder, mirror, tmp_path / "run", benchmarks="winogrande,arc_easy")
     out = sample(settings, progress=False, backend=Elsewhere(TransformersBackend(settings)))
-    expected = [row for row in read_jsonl(run / "samples.jsonl") if row["problem_id"].startswith(("wino", "arc_easy"))]
+    expected = [
+        row
+        for row in read_jsonl(run / "samples.jsonl")
+        if row["problem_id"].startswith(("wino", "arc_easy"))
+    ]
     assert list(read_jsonl(out / "samples.jsonl")) == expected

@@ -58,9 +58,12 @@ def test_the_order_and_number_of_problems_do_not_matter(make_config):
 
 
 def test_frequencies_are_those_of_temperature_and_top_p(make_config, model_folder):
-    """One token from a known distribution, by hand: softmax at T, cut to the nucleus, renormalised."""
+    """One token from a known distribution, by hand: softmax at T, cut to the nucleus,
+    renormalised."""
     temperature, top_p, n = 0.7, 0.9, 4000
-    config = make_config(n=n, batch_size=1000, max_new_tokens=1, temperature=temperature, top_p=top_p, limit=1)
+    config = make_config(
+        n=n, batch_size=1000, max_new_tokens=1, temperature=temperature, top_p=top_p, limit=1
+    )
     folder = sample(config)
     prompt = next(read_jsonl(folder / "problems.jsonl"))["prompt"]
     rows = samples_of(folder).values()
@@ -91,14 +94,17 @@ def test_completions_end_before_the_end_token_and_the_stop_string(make_config):
     free = backend.generate(Request(("Question: w1 w2 Answer:",), 200, 7))
     ended_by_string = 0
     for cut, whole in zip(rows, free, strict=True):
-        # The rows draw from one stream, which does not depend on which of them have ended, while any goes on.
+        # The rows draw from one stream, which does not depend on which of them have ended, while
+        # any goes on.
         position = min((whole.text.find(s) for s in stop if s in whole.text), default=None)
         if position is None:
             continue
         ended_by_string += 1
         assert cut.text == whole.text[:position]
         assert cut.finish_reason == "stop"
-        shown = next(i for i in range(1, 101) if any(s in " ".join(whole.text.split()[:i]) for s in stop))
+        shown = next(
+            i for i in range(1, 101) if any(s in " ".join(whole.text.split()[:i]) for s in stop)
+        )
         assert cut.tokens == shown
     assert ended_by_string > 50
     by_end_token = [row for row in free if row.finish_reason == "stop"]
@@ -119,13 +125,18 @@ def test_the_chat_template_is_used_when_asked_for_only(make_config, model_folder
     assert chat.prompt_tokens("w1 w2") == 4
     greedy = {"temperature": 0.0, "n": 1, "model": str(with_template)}
     by_hand = load_backend(make_config(**greedy)).generate(Request(("Answer: w1 w2 w0",), 1, 0))
-    assert load_backend(make_config(**greedy, chat_template=True)).generate(Request(("w1 w2",), 1, 0)) == by_hand
+    assert (
+        load_backend(make_config(**greedy, chat_template=True)).generate(Request(("w1 w2",), 1, 0))
+        == by_hand
+    )
 
 
 def test_a_finished_run_is_not_touched_and_loads_no_weights(make_config, monkeypatch):
     config = make_config()
     content = (sample(config) / "samples.jsonl").read_bytes()
-    monkeypatch.setattr(Qwen3, "from_pretrained", lambda *args, **kwargs: pytest.fail("weights were loaded"))
+    monkeypatch.setattr(
+        Qwen3, "from_pretrained", lambda *args, **kwargs: pytest.fail("weights were loaded")
+    )
     assert (sample(config) / "samples.jsonl").read_bytes() == content
 
 
@@ -136,7 +147,11 @@ def test_a_partial_chunk_is_generated_anew(make_config, cut):
     path = sample(config) / "samples.jsonl"
     lines = path.read_bytes().splitlines(keepends=True)
     # Chunks of 2, 2 and 1 rows a problem: 8 lines are one problem and a half, then half of a chunk.
-    left = {"mid_line": b"".join(lines[:8]) + lines[8][:-9], "mid_chunk": b"".join(lines[:8]), "empty": b""}[cut]
+    left = {
+        "mid_line": b"".join(lines[:8]) + lines[8][:-9],
+        "mid_chunk": b"".join(lines[:8]),
+        "empty": b"",
+    }[cut]
     path.write_bytes(left)
     assert samples_of(sample(config)) == undisturbed
 
@@ -166,7 +181,9 @@ def test_run_json_says_what_was_run(make_config):
     assert record["benchmarks"] == ["gsm8k"]
     assert record["versions"]["torch"] == torch.__version__
     assert "out" not in record["settings"]
-    assert {"commit", "device", "model", "model_identity", "task_hash", "sampling_hash"} <= set(record)
+    assert {"commit", "device", "model", "model_identity", "task_hash", "sampling_hash"} <= set(
+        record
+    )
 
 
 @pytest.mark.parametrize(
@@ -188,7 +205,9 @@ def test_other_settings_on_the_same_folder_are_refused(make_config, change, mess
     assert (folder / "samples.jsonl").read_bytes() == before
 
 
-def test_a_changed_model_or_task_on_the_same_folder_is_refused(make_config, model_folder, mirror, tmp_path):
+def test_a_changed_model_or_task_on_the_same_folder_is_refused(
+    make_config, model_folder, mirror, tmp_path
+):
     sample(make_config(limit=1))
     changed = tmp_path / "changed"
     model = AutoModelForCausalLM.from_pretrained(model_folder)
@@ -241,14 +260,19 @@ def test_bad_options_are_refused(make_config, change, message):
         ({"chat_template": True}, "the tokenizer of .* has none"),
     ],
 )
-def test_what_cannot_run_is_refused_before_anything_is_written(make_config, tmp_path, change, message):
+def test_what_cannot_run_is_refused_before_anything_is_written(
+    make_config, tmp_path, change, message
+):
     with pytest.raises(UserError, match=message):
         sample(make_config(**change))
     assert not (tmp_path / "run").exists()
 
 
 def test_completions_end_with_the_context(make_config, monkeypatch, capsys):
-    longest = max(TransformersBackend(make_config()).prompt_tokens(p.prompt) for p in problems_of(make_config()))
+    longest = max(
+        TransformersBackend(make_config()).prompt_tokens(p.prompt)
+        for p in problems_of(make_config())
+    )
     monkeypatch.setattr(TransformersBackend, "context_tokens", lambda self: longest + 3)
     samples = samples_of(sample(make_config(max_new_tokens=100)))
     assert min(row.tokens for row in samples.values()) <= 3
@@ -258,7 +282,9 @@ def test_completions_end_with_the_context(make_config, monkeypatch, capsys):
 
 def test_a_prompt_beyond_the_context_is_refused(make_config, monkeypatch):
     monkeypatch.setattr(TransformersBackend, "context_tokens", lambda self: 10)
-    with pytest.raises(UserError, match=r"the prompt of gsm8k/0 has \d+ tokens, .* context of 10 tokens: leave"):
+    with pytest.raises(
+        UserError, match=r"the prompt of gsm8k/0 has \d+ tokens, .* context of 10 tokens: leave"
+    ):
         sample(make_config())
 
 
@@ -275,7 +301,17 @@ def test_options_parse_from_yaml_and_flags(tmp_path):
     recipe = tmp_path / "eval.yaml"
     recipe.write_text("model: m\nbenchmarks: gsm8k,math500\nout: runs/x\nn: 64\ntop_p: 0.9\n")
     (config,) = TrlParser(SampleConfig).parse_args_and_config(
-        ["--config", str(recipe), "--n", "128", "--limit", "3", "--chat_template", "--dtype", "bfloat16"]
+        [
+            "--config",
+            str(recipe),
+            "--n",
+            "128",
+            "--limit",
+            "3",
+            "--chat_template",
+            "--dtype",
+            "bfloat16",
+        ]
     )
     assert (config.n, config.top_p, config.limit, config.chat_template, config.dtype) == (
         128,
@@ -287,16 +323,26 @@ def test_options_parse_from_yaml_and_flags(tmp_path):
     assert config.benchmark_names == ["gsm8k", "math500"]
 
 
-def test_a_suite_leaves_out_what_the_mirror_lacks_and_says_so(make_config, mirror, tmp_path, capsys):
+def test_a_suite_leaves_out_what_the_mirror_lacks_and_says_so(
+    make_config, mirror, tmp_path, capsys
+):
     config = make_config(benchmarks="", suite="math", n=1)
     run = sample(config, progress=False)
     assert "the mirror has no data of math500, minerva, olympiadbench" in capsys.readouterr().err
     record = json.loads((run / "run.json").read_text())
-    assert (record["benchmarks"], record["left_out"]) == (["gsm8k"], ["math500", "minerva", "olympiadbench"])
+    assert (record["benchmarks"], record["left_out"]) == (
+        ["gsm8k"],
+        ["math500", "minerva", "olympiadbench"],
+    )
     grade_run(run, num_workers=1, progress=False)
     report([run])
-    assert "math500, minerva, olympiadbench: of the suite, but left out" in (run / "report.md").read_text()
-    with pytest.raises(UserError, match="has no data set 'HuggingFaceH4/MATH-500'"):  # named, it must be there
+    assert (
+        "math500, minerva, olympiadbench: of the suite, but left out"
+        in (run / "report.md").read_text()
+    )
+    # named, it must be there
+    with pytest.raises(UserError, match="has no data set 'HuggingFaceH4/MATH-500'"):
         sample(make_config("named", benchmarks="gsm8k,math500"), progress=False)
-    with pytest.raises(UserError, match="has no data set 'evalplus/humanevalplus'"):  # of this suite nothing is
+    # of this suite nothing is
+    with pytest.raises(UserError, match="has no data set 'evalplus/humanevalplus'"):
         sample(make_config("code", benchmarks="", suite="code"), progress=False)

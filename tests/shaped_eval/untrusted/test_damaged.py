@@ -1,4 +1,5 @@
-"""Damaged files of a run: one line that names the file, exit code 2, and nothing else is touched."""
+"""Damaged files of a run: one line that names the file, exit code 2, and nothing else is
+touched."""
 
 import errno
 import json
@@ -53,7 +54,9 @@ def damage(path, replace) -> None:
 
 
 def contents(folder, but: str | None = None) -> dict:
-    return {path: path.read_bytes() for path in folder.rglob("*") if path.is_file() and path.name != but}
+    return {
+        path: path.read_bytes() for path in folder.rglob("*") if path.is_file() and path.name != but
+    }
 
 
 def refused(words: list, folder, capsys, but: str | None = None) -> str:
@@ -82,18 +85,32 @@ def test_a_damaged_row_is_named_with_its_line(name, form, tmp_path, capsys):
 @pytest.mark.parametrize("name", ROWS[1:])
 def test_an_index_that_is_none_is_no_row(name, form, tmp_path, capsys):
     run = write_run(tmp_path / "run", {"gsm8k": ["ppab"]})
-    damage(run / name, lambda row: json.dumps(row | {"sample_index": "HERE"}).replace('"HERE"', form))
+    damage(
+        run / name, lambda row: json.dumps(row | {"sample_index": "HERE"}).replace('"HERE"', form)
+    )
     assert "sample_index" in refused(["report", run], tmp_path, capsys)
 
 
 @pytest.mark.parametrize(
     ("name", "change", "said"),
     [
-        ("verdicts.jsonl", {"status": "maybe"}, "status='maybe' must be one of pass, fail, timeout, error, unparsed"),
+        (
+            "verdicts.jsonl",
+            {"status": "maybe"},
+            "status='maybe' must be one of pass, fail, timeout, error, unparsed",
+        ),
         ("verdicts.jsonl", {"answer": 7}, "answer=7 must be a text, or null"),
-        ("samples.jsonl", {"finish_reason": "tired"}, "finish_reason='tired' must be one of stop, length"),
+        (
+            "samples.jsonl",
+            {"finish_reason": "tired"},
+            "finish_reason='tired' must be one of stop, length",
+        ),
         ("samples.jsonl", {"tokens": 10**400}, "must be a whole number from 0 to 2^53"),
-        ("problems.jsonl", {"meta": {"n": 10**12}}, "n=1000000000000 must be a whole number from 1 to 10,000,000"),
+        (
+            "problems.jsonl",
+            {"meta": {"n": 10**12}},
+            "n=1000000000000 must be a whole number from 1 to 10,000,000",
+        ),
         ("problems.jsonl", {"meta": {"metric": 1}}, "metric=1 must be a text"),
         ("problems.jsonl", {"meta": []}, "meta=[] must be an object"),
         ("problems.jsonl", {"problem_id": "gsm8k/0"}, "'gsm8k/0' is there twice"),
@@ -110,8 +127,23 @@ def test_a_value_that_cannot_be_is_named(name, change, said, tmp_path, capsys):
 @pytest.mark.parametrize(
     "content",
     [
-        *("", "{", "[]", "null", "7", "\0\0", '{"settings": []}', '{"settings": {}}', '{"settings": {"n": "4"}}'),
-        *('{"settings": {"n": 0}}', '{"settings": {"n": true}}', '{"settings": {"n": 1e3}}', "[" * 100_000),
+        *(
+            "",
+            "{",
+            "[]",
+            "null",
+            "7",
+            "\0\0",
+            '{"settings": []}',
+            '{"settings": {}}',
+            '{"settings": {"n": "4"}}',
+        ),
+        *(
+            '{"settings": {"n": 0}}',
+            '{"settings": {"n": true}}',
+            '{"settings": {"n": 1e3}}',
+            "[" * 100_000,
+        ),
         *('{"settings": {"n": 4}, "versions": 3}', '{"settings": {"n": 4}, "model": ["m"]}'),
         *('{"settings": {"n": 4}, "left_out": [1]}', '{"settings": {"n": NaN}}'),
     ],
@@ -145,7 +177,9 @@ def test_an_empty_file_is_no_run(name, tmp_path, capsys):
 def test_sampling_goes_on_over_no_damaged_row(form, tmp_path):
     problems = [Problem(f"b/{i}", "b", "Q", "1", "math") for i in range(2)]
     path = tmp_path / "samples.jsonl"
-    append_jsonl(path, [Sample(problem.problem_id, i, "A") for problem in problems for i in range(2)])
+    append_jsonl(
+        path, [Sample(problem.problem_id, i, "A") for problem in problems for i in range(2)]
+    )
     damage(path, form)
     before = path.read_bytes()
     with pytest.raises(UserError, match=r"samples\.jsonl: not a row of this version"):
@@ -177,8 +211,12 @@ def test_rows_that_do_not_fit_leave_the_file_as_it_was(tmp_path):
     assert list(read_jsonl(path, Verdict)) == rows
 
 
-@pytest.mark.parametrize("number", [errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EIO])
-def test_verdicts_that_cannot_be_written_are_one_line_and_are_graded_again(number, tmp_path, monkeypatch, capsys):
+@pytest.mark.parametrize(
+    "number", [errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EIO]
+)
+def test_verdicts_that_cannot_be_written_are_one_line_and_are_graded_again(
+    number, tmp_path, monkeypatch, capsys
+):
     run = write_run(tmp_path / "run", {"gsm8k": ["ppab"]})
     (run / "verdicts.jsonl").unlink()
     real = records.append_jsonl

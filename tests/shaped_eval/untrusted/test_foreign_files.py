@@ -1,4 +1,5 @@
-"""Somebody else's run or study: no name in it becomes a path, and nothing is written through its links."""
+"""Somebody else's run or study: no name in it becomes a path, and nothing is written through its
+links."""
 
 from __future__ import annotations
 
@@ -45,10 +46,14 @@ def outside(tmp_path) -> Path:
 
 
 def tree(root: Path) -> dict[str, bytes]:
-    return {str(path.relative_to(root)): path.read_bytes() for path in root.rglob("*") if path.is_file()}
+    return {
+        str(path.relative_to(root)): path.read_bytes() for path in root.rglob("*") if path.is_file()
+    }
 
 
-@pytest.mark.parametrize("name", ["gsm8k", "mmlu_pro", "bbh-navigate", "avg_at_16", "n16_t0.7", "v1.2+a=b"])
+@pytest.mark.parametrize(
+    "name", ["gsm8k", "mmlu_pro", "bbh-navigate", "avg_at_16", "n16_t0.7", "v1.2+a=b"]
+)
 def test_plain_names_stay_what_they_are(name):
     assert file_name(name) == name
 
@@ -68,7 +73,10 @@ def test_names_that_look_alike_get_files_of_their_own():
 @pytest.mark.parametrize("benchmark", ["../../../escaped", "x" * 250])
 def test_a_benchmark_is_no_path(benchmark, tmp_path, capsys):
     mine = tmp_path / "deep" / "mine"
-    runs = [write_run(mine / name, {benchmark: ["ppaa", "paaa"]}, answers="../../x.jsonl") for name in "ab"]
+    runs = [
+        write_run(mine / name, {benchmark: ["ppaa", "paaa"]}, answers="../../x.jsonl")
+        for name in "ab"
+    ]
     report(runs)
     compare(*runs, out=mine / "compared")
     publish(runs[:1], PublishOptions(publish_to=str(own_model(mine))))
@@ -88,7 +96,14 @@ def own_model(place: Path) -> Path:
 
 @pytest.mark.parametrize(
     "name",
-    ["report.md.tmp", "report.md", "report.html", "results.json", "pass_at_k_gsm8k.png", "solve_rates_gsm8k.png"],
+    [
+        "report.md.tmp",
+        "report.md",
+        "report.html",
+        "results.json",
+        "pass_at_k_gsm8k.png",
+        "solve_rates_gsm8k.png",
+    ],
 )
 def test_a_report_is_not_written_through_a_link(name, tmp_path, outside):
     run = write_run(tmp_path / "run", {"gsm8k": ["ppaa"]})
@@ -103,7 +118,9 @@ def test_verdicts_are_not_appended_through_a_link(tmp_path, outside):
     run = write_run(tmp_path / "run", {"math": ["pp"]}, n=2)
     (run / "verdicts.jsonl").unlink()
     (run / "verdicts.jsonl").symlink_to(outside)
-    with pytest.raises(UserError, match=r"verdicts.jsonl' is a symbolic link, through which nothing is written"):
+    with pytest.raises(
+        UserError, match=r"verdicts.jsonl' is a symbolic link, through which nothing is written"
+    ):
         grade_run(run, num_workers=1)
     assert outside.read_text() == "mine, without a last newline"
 
@@ -113,7 +130,9 @@ def test_answers_are_not_written_through_links(tmp_path, outside):
     out.mkdir()
     for name in ("problems.jsonl.new", "samples.jsonl.new", "run.json.tmp", "run.json"):
         (out / name).symlink_to(outside)
-    (tmp_path / "answers.jsonl").write_text('{"problem_id": "a", "completions": ["7"], "gold": "7"}\n')
+    (tmp_path / "answers.jsonl").write_text(
+        '{"problem_id": "a", "completions": ["7"], "gold": "7"}\n'
+    )
     grade_answers(tmp_path / "answers.jsonl", "text", out, num_workers=1, progress=False)
     assert outside.read_text() == "mine, without a last newline"
     assert json.loads((out / "run.json").read_text())["benchmarks"] == ["text"]
@@ -134,7 +153,9 @@ def test_nothing_is_published_into_a_folder_that_is_a_link(name, tmp_path, monke
 
 
 def test_settings_of_a_run_are_no_path_either(tmp_path):
-    run = write_run(tmp_path / "run", {"gsm8k": ["ppaa"]}, max_new_tokens="1/../../x", answers="../-->.jsonl")
+    run = write_run(
+        tmp_path / "run", {"gsm8k": ["ppaa"]}, max_new_tokens="1/../../x", answers="../-->.jsonl"
+    )
     [variant] = read_variants(run, report_run(run))
     assert "/" not in variant.slug
     assert ">" not in variant.slug
@@ -197,7 +218,8 @@ def test_a_file_is_replaced_as_a_whole_or_not_at_all(tmp_path):
 def test_what_a_killed_process_left_is_removed_and_what_is_written_now_is_not(tmp_path):
     path = tmp_path / "a.txt"
     left, held, other = (
-        tmp_path / f"{name}.{digit * 16}.tmp" for name, digit in (("a.txt", "0"), ("a.txt", "1"), ("b", "2"))
+        tmp_path / f"{name}.{digit * 16}.tmp"
+        for name, digit in (("a.txt", "0"), ("a.txt", "1"), ("b", "2"))
     )
     for one in (left, held, other):
         one.write_text("half")

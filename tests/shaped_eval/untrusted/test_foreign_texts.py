@@ -1,4 +1,5 @@
-"""Texts of others on a terminal, in model cards and in our own files: they are shown, and do nothing."""
+"""Texts of others on a terminal, in model cards and in our own files: they are shown, and do
+nothing."""
 
 from __future__ import annotations
 
@@ -57,7 +58,12 @@ def test_markup_in_a_name_is_words(text):
 
 
 def test_plain_names_are_not_escaped():
-    for name in ("out_gsm8k_abel_7b.jsonl", "n = 16, temperature 0.7, at most 1024 tokens", "math/3 (0.9.0)", "a+b=c"):
+    for name in (
+        "out_gsm8k_abel_7b.jsonl",
+        "n = 16, temperature 0.7, at most 1024 tokens",
+        "math/3 (0.9.0)",
+        "a+b=c",
+    ):
         assert in_markdown(name) == name
         assert as_code(name) == f"`{name}`"
     assert as_code("a`b") == "a\\`b"
@@ -70,7 +76,9 @@ def test_a_block_of_code_ends_where_it_should():
 
 
 def test_a_report_defines_no_links():
-    assert "<a " not in MarkdownIt().render(to_markdown("t", [Text("[x]: https://evil.example"), Text("see [x]")]))
+    assert "<a " not in MarkdownIt().render(
+        to_markdown("t", [Text("[x]: https://evil.example"), Text("see [x]")])
+    )
 
 
 def test_what_a_terminal_acts_on_stands_as_its_code():
@@ -96,7 +104,9 @@ def test_a_shown_prompt_does_not_act_on_the_terminal(tmp_path, capfd):
     out, err = capfd.readouterr()
     assert "How[U+001B]]0;title[U+0007]" in out
     for text in (out, err):
-        assert all(character.isprintable() for character in text if character not in "\n\t"), repr(text)
+        assert all(character.isprintable() for character in text if character not in "\n\t"), repr(
+            text
+        )
 
 
 def test_errors_and_counts_do_not_act_on_the_terminal(tmp_path, capsys):
@@ -112,7 +122,9 @@ def test_errors_and_counts_do_not_act_on_the_terminal(tmp_path, capsys):
 def test_lone_surrogates_do_not_reach_our_files(tmp_path):
     """JSON can hold one, UTF-8 cannot: a row that is read can be written."""
     path, out = tmp_path / "rows.jsonl", tmp_path / "out.jsonl"
-    path.write_text('{"a": "x\\ud83d", "b": ["\\uDFFF"], "\\ud800": {"c": "\\ud83d\\ude00"}}\n{"a": "\\\\ud83d"}\n')
+    path.write_text(
+        '{"a": "x\\ud83d", "b": ["\\uDFFF"], "\\ud800": {"c": "\\ud83d\\ude00"}}\n{"a": "\\\\ud83d"}\n'
+    )
     rows = list(read_jsonl(path))
     append_jsonl(out, rows)
     assert list(read_jsonl(out)) == rows
@@ -121,7 +133,9 @@ def test_lone_surrogates_do_not_reach_our_files(tmp_path):
     assert rows == [{"a": f"x{bad}", "b": [bad], bad: {"c": "😀"}}, {"a": "\\ud83d"}]
 
 
-@pytest.mark.parametrize("name", ["x](https://evil.example) <b>|`.jsonl", "a\n# H --> <!-- results of z -->\n.jsonl"])
+@pytest.mark.parametrize(
+    "name", ["x](https://evil.example) <b>|`.jsonl", "a\n# H --> <!-- results of z -->\n.jsonl"]
+)
 def test_cards_quote_the_answers_file_by_its_words(name, tmp_path):
     run = write_run(tmp_path / "run", {f"{name}": ["ppaa"], "gsm8k": ["ppaa"]}, answers=name)
     variants = read_variants(run, report_run(run))
@@ -153,7 +167,9 @@ def test_training_cards_quote_names_by_their_words():
         model = ModelFact(hostile, on_hub, adapter=True, chat=False)
         html = parser.render(model.introduction() + "\n" + model.quick_start('x"); import os; ("'))
         assert "<b>" not in html
-        assert html.count("<a ") == 2 + on_hub, "TRL, the paper, and the model where it is on the Hub"
+        assert html.count("<a ") == 2 + on_hub, (
+            "TRL, the paper, and the model where it is on the Hub"
+        )
     code = model.quick_start('x"); import os; ("').split("```")[1].removeprefix("python")
     calls = [line for line in code.splitlines() if "import os" in line]
     for line in calls:
@@ -170,7 +186,14 @@ def test_the_terminal_sees_rollouts_and_obeys_none(capsys, monkeypatch):
     watch_terminal()
     assert grpo_trainer.print_prompt_completions_sample is print_visibly
     chat = [{"role": "user", "content": f"Q{ESCAPES}"}]
-    print_visibly([chat], [f"[red]A{ESCAPES}"], {"accuracy": [1.0]}, [0.5], 3, extra={"verdict": [f"pass{ESCAPES}"]})
+    print_visibly(
+        [chat],
+        [f"[red]A{ESCAPES}"],
+        {"accuracy": [1.0]},
+        [0.5],
+        3,
+        extra={"verdict": [f"pass{ESCAPES}"]},
+    )
     out = capsys.readouterr().out
     assert "[red]A[U+001B]" in out
     assert "\x1b]" not in out

@@ -1,4 +1,5 @@
-"""One process at a folder: a second one is refused, death releases, and what cannot be locked is said."""
+"""One process at a folder: a second one is refused, death releases, and what cannot be locked is
+said."""
 
 import errno
 import fcntl
@@ -33,10 +34,15 @@ def no_grace(monkeypatch):
 
 
 def test_a_killed_process_holds_nothing_even_where_what_it_forked_lives_on(tmp_path, monkeypatch):
-    holder = subprocess.Popen([sys.executable, "-c", HOLDER, str(tmp_path)], stdout=subprocess.PIPE, text=True)
+    holder = subprocess.Popen(
+        [sys.executable, "-c", HOLDER, str(tmp_path)], stdout=subprocess.PIPE, text=True
+    )
     child = int(holder.stdout.readline())
     try:
-        with pytest.raises(UserError, match="is in use by another shaped-trl process"), locked_folder(tmp_path):
+        with (
+            pytest.raises(UserError, match="is in use by another shaped-trl process"),
+            locked_folder(tmp_path),
+        ):
             pass
         holder.send_signal(signal.SIGKILL)
         holder.wait()
@@ -49,7 +55,9 @@ def test_a_killed_process_holds_nothing_even_where_what_it_forked_lives_on(tmp_p
     assert not (tmp_path / LOCK).exists()
 
 
-def test_one_who_opened_the_file_before_it_was_removed_gets_no_lock_of_its_own(tmp_path, monkeypatch):
+def test_one_who_opened_the_file_before_it_was_removed_gets_no_lock_of_its_own(
+    tmp_path, monkeypatch
+):
     """The holder removes the file: a lock on what was removed would be nobody else's to see."""
     real, opened = locks._open, []
 
@@ -101,7 +109,9 @@ def test_a_folder_that_cannot_be_written_is_named(tmp_path, monkeypatch):
 
     monkeypatch.setattr(os, "open", refuse)
     with (
-        pytest.raises(UserError, match=r"output_dir='.*' cannot be written: Read-only file system: .*/\.lock"),
+        pytest.raises(
+            UserError, match=r"output_dir='.*' cannot be written: Read-only file system: .*/\.lock"
+        ),
         locked_folder(tmp_path, "output_dir"),
     ):
         pass
@@ -143,4 +153,6 @@ def test_a_second_command_at_a_run_is_refused(command, tmp_path, capsys):
     lines = capsys.readouterr().err.strip().splitlines()
     assert len(lines) == 1
     assert f"{str(run)!r} is in use by another shaped-trl process" in lines[0]
-    assert {path: path.read_bytes() for path in sorted(tmp_path.rglob("*")) if path.is_file()} == before
+    assert {
+        path: path.read_bytes() for path in sorted(tmp_path.rglob("*")) if path.is_file()
+    } == before

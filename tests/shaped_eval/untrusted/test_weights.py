@@ -1,4 +1,5 @@
-"""Weights are looked at before they are loaded: a pickle runs nothing, and what is damaged is named."""
+"""Weights are looked at before they are loaded: a pickle runs nothing, and what is damaged is
+named."""
 
 import os
 
@@ -41,11 +42,26 @@ def halve(path) -> None:
 @pytest.mark.parametrize(
     ("change", "said"),
     [
-        (lambda folder: as_pickle(folder, hook=Runs(folder / "ran")), "holds something else than weights"),
-        (lambda folder: (as_pickle(folder), halve(folder / "pytorch_model.bin")), "pytorch_model.bin is damaged"),
-        (lambda folder: (as_pickle(folder), (folder / "pytorch_model.bin").write_bytes(b"hello")), "is damaged"),
+        (
+            lambda folder: as_pickle(folder, hook=Runs(folder / "ran")),
+            "holds something else than weights",
+        ),
+        (
+            lambda folder: (as_pickle(folder), halve(folder / "pytorch_model.bin")),
+            "pytorch_model.bin is damaged",
+        ),
+        (
+            lambda folder: (
+                as_pickle(folder),
+                (folder / "pytorch_model.bin").write_bytes(b"hello"),
+            ),
+            "is damaged",
+        ),
         (lambda folder: halve(folder / "model.safetensors"), "model.safetensors is damaged"),
-        (lambda folder: (folder / "model.safetensors").write_bytes(b""), "model.safetensors is damaged"),
+        (
+            lambda folder: (folder / "model.safetensors").write_bytes(b""),
+            "model.safetensors is damaged",
+        ),
         (lambda folder: (folder / "model.safetensors").unlink(), "holds no weights"),
     ],
     ids=["runs", "half a pickle", "no pickle", "half", "empty", "none"],
@@ -54,9 +70,27 @@ def halve(path) -> None:
 def test_a_model_that_cannot_be_loaded_is_one_line(command, change, said, folder, tmp_path, capsys):
     change(folder)
     text_rows(8).to_json(tmp_path / "a.jsonl")
-    words = ["eval", "--model", folder, "--benchmarks", "chain_sum", "--out", tmp_path / "out", "--limit", "1"]
+    words = [
+        "eval",
+        "--model",
+        folder,
+        "--benchmarks",
+        "chain_sum",
+        "--out",
+        tmp_path / "out",
+        "--limit",
+        "1",
+    ]
     if command == "train":
-        words = ["train", "--model_name_or_path", folder, "--dataset_name", tmp_path / "a.jsonl", "--use_cpu", "true"]
+        words = [
+            "train",
+            "--model_name_or_path",
+            folder,
+            "--dataset_name",
+            tmp_path / "a.jsonl",
+            "--use_cpu",
+            "true",
+        ]
         words += ["--output_dir", tmp_path / "out", "--max_steps", "1", "--disable_tqdm", "true"]
     assert cli.main([str(word) for word in words]) == 2
     lines = [line for line in capsys.readouterr().err.splitlines() if line.startswith("shaped-trl")]
@@ -70,9 +104,15 @@ def test_a_pickle_of_weights_alone_is_read(folder):
     check_weights(folder, "model")
     as_pickle(folder)
     check_weights(folder, "model")
-    torch.save(tiny_model().state_dict(), folder / "pytorch_model.bin", _use_new_zipfile_serialization=False)
+    torch.save(
+        tiny_model().state_dict(),
+        folder / "pytorch_model.bin",
+        _use_new_zipfile_serialization=False,
+    )
     check_weights(folder, "model")
-    assert type(tiny_model()).from_pretrained(folder).num_parameters() == tiny_model().num_parameters()
+    assert (
+        type(tiny_model()).from_pretrained(folder).num_parameters() == tiny_model().num_parameters()
+    )
 
 
 def test_a_checkpoint_without_files_of_its_own_is_left_to_its_engine(tmp_path):

@@ -1,4 +1,5 @@
-"""Arithmetic of reasoning-gym as a task of studies: what texts say, what is held out, how answers are graded."""
+"""Arithmetic of reasoning-gym as a task of studies: what texts say, what is held out, how answers
+are graded."""
 
 from __future__ import annotations
 
@@ -39,7 +40,9 @@ def test_work_and_answers_are_right_but_for_noise() -> None:
         if work.strip():
             worked += 1
             steps += len(right)
-            wrong += sum(int(said) != total for said, total in zip(work.split(), right, strict=True))
+            wrong += sum(
+                int(said) != total for said, total in zip(work.split(), right, strict=True)
+            )
             assert int(answer) == right[-1]
     # three standard errors each
     assert worked / ROWS == pytest.approx(0.5, abs=0.028)
@@ -48,18 +51,26 @@ def test_work_and_answers_are_right_but_for_noise() -> None:
 
 def test_lengths_and_what_is_held_out(tmp_path: Path) -> None:
     write_corpus(tmp_path, train_rows=ROWS, heldout_rows=200, rl_rows=600, long_share=0.1)
-    parts = {name: list(read_jsonl(tmp_path / f"{name}.jsonl")) for name in ("train", "heldout", "rl_prompts")}
+    parts = {
+        name: list(read_jsonl(tmp_path / f"{name}.jsonl"))
+        for name in ("train", "heldout", "rl_prompts")
+    }
     terms = Counter(len(expression(row["prompt"]).split()) // 2 + 1 for row in parts["train"])
     assert set(terms) == set(range(3, 9))
     assert (terms[7] + terms[8]) / ROWS == pytest.approx(0.1 / 3, abs=0.01)
-    assert {len(expression(row["prompt"]).split()) // 2 + 1 for row in parts["rl_prompts"]} == set(range(3, 9))
+    assert {len(expression(row["prompt"]).split()) // 2 + 1 for row in parts["rl_prompts"]} == set(
+        range(3, 9)
+    )
     assert not any(is_held_out(row["prompt"]) for row in (*parts["train"], *parts["rl_prompts"]))
     assert all(is_held_out(row["prompt"]) for row in parts["heldout"])
     seen = {row["prompt"] for row in parts["train"]}
-    rare = [row for row in parts["rl_prompts"] if len(expression(row["prompt"]).split()) > 9]  # 6 terms and more
+    # 6 terms and more
+    rare = [row for row in parts["rl_prompts"] if len(expression(row["prompt"]).split()) > 9]
     assert len(rare) > 250
     assert not any(row["prompt"] in seen for row in rare)
-    write_corpus(tmp_path / "other", train_rows=ROWS, heldout_rows=200, rl_rows=600, long_share=0.1, seed=1)
+    write_corpus(
+        tmp_path / "other", train_rows=ROWS, heldout_rows=200, rl_rows=600, long_share=0.1, seed=1
+    )
     other = [row["prompt"] for row in read_jsonl(tmp_path / "other" / "train.jsonl")]
     assert sum(prompt in seen for prompt in other) < 0.4 * ROWS  # of 3 and 4 terms there are few
     again = tmp_path / "again"
@@ -78,7 +89,8 @@ def test_problems_are_held_out_and_graded_by_the_task() -> None:
     for problem in problems:
         assert is_held_out(problem.prompt)
         assert grade(f" Answer: {eval(expression(problem.prompt))}", problem.gold)[0] == "pass"
-    beside = load_problems(["running_sums", "chain_sum"], shots=2)  # neither has worked examples: both stay without
+    # neither has worked examples: both stay without
+    beside = load_problems(["running_sums", "chain_sum"], shots=2)
     assert beside[48:] == problems
     with pytest.raises(UserError, match="shots=2"):
         load_problems(["chain_sum"], shots=2)

@@ -1,4 +1,5 @@
-"""Decontamination: what counts as overlap, streams and memory-mapped data drop the same rows, the report, memory."""
+"""Decontamination: what counts as overlap, streams and memory-mapped data drop the same rows, the
+report, memory."""
 
 import json
 import tracemalloc
@@ -16,7 +17,9 @@ from shaped_trl.data.decontamination import MARK, NGRAM, Overlap, ngrams
 from shaped_trl.data.mixtures import Source
 from shaped_trl.data.packing import STREAM, PackedStream
 
-QUESTION = "A train leaves at 3:15 and travels 40 miles; how far, at that speed, does it go by noon?"
+QUESTION = (
+    "A train leaves at 3:15 and travels 40 miles; how far, at that speed, does it go by noon?"
+)
 OTHER = "If Anna's 12 apples cost 3 dollars then how many dollars do 20 apples cost in all?"
 
 
@@ -25,7 +28,10 @@ def mirror(tmp_path):
     """GSM8K of three questions, the last too short to be found."""
     folder = tmp_path / "mirror" / "openai" / "gsm8k" / "main"
     folder.mkdir(parents=True)
-    rows = [{"question": text, "answer": "it is\n#### 4"} for text in (QUESTION, OTHER, "What is 2 + 2?")]
+    rows = [
+        {"question": text, "answer": "it is\n#### 4"}
+        for text in (QUESTION, OTHER, "What is 2 + 2?")
+    ]
     (folder / "test.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     return str(tmp_path / "mirror")
 
@@ -36,7 +42,9 @@ def test_overlap_is_13_words_in_a_row(mirror):
     words = QUESTION.split()
     assert overlap.found(f"so: {QUESTION} Well.") == ["gsm8k/0"]
     assert overlap.found(f"{OTHER} {QUESTION}") == ["gsm8k/0", "gsm8k/1"]
-    assert overlap.found("A TRAIN leaves at 3-15, and  travels\n40 miles how far at that!") == ["gsm8k/0"]
+    assert overlap.found("A TRAIN leaves at 3-15, and  travels\n40 miles how far at that!") == [
+        "gsm8k/0"
+    ]
     assert len(ngrams(" ".join(words[:11]))) == 0  # "3:15" is two words
     assert overlap.found(" ".join(words[:12])) == ["gsm8k/0"]
     assert overlap.found(" ".join(words[:11])) == []
@@ -60,7 +68,12 @@ def test_every_format_is_searched(mirror):
     rows = [
         {"id": 7, "text": QUESTION},
         {"prompt": half[0] + " travels", "completion": half[1]},
-        {"messages": [{"role": "user", "content": QUESTION}, {"role": "assistant", "content": "48"}]},
+        {
+            "messages": [
+                {"role": "user", "content": QUESTION},
+                {"role": "assistant", "content": "48"},
+            ]
+        },
         {"conversations": [{"from": "human", "value": QUESTION}]},
     ]
     marks = [overlap.bind(list(row))(row) for row in rows]
@@ -92,17 +105,29 @@ def test_streams_and_memory_mapped_rows_drop_and_report_the_same(mirror, tmp_pat
     monkeypatch.chdir(tmp_path)
     texts = list(text_rows(60)["text"])
     texts[4], texts[17], texts[40] = f"{texts[4]} {OTHER}", QUESTION, f"{OTHER} {QUESTION}"
-    Dataset.from_list([{"id": f"row{i}", "text": text} for i, text in enumerate(texts)]).to_json("my.jsonl")
+    Dataset.from_list([{"id": f"row{i}", "text": text} for i, text in enumerate(texts)]).to_json(
+        "my.jsonl"
+    )
     (tmp_path / "r.yaml").write_text(RECIPE)
     reports = {}
     for name in ("mapped", "stream"):
         streaming = ["--streaming", "true"] if name == "stream" else []
-        argv = ["train", "--config", "r.yaml", "--hub_mirror", mirror, "--output_dir", name, *streaming]
+        argv = [
+            "train",
+            "--config",
+            "r.yaml",
+            "--hub_mirror",
+            mirror,
+            "--output_dir",
+            name,
+            *streaming,
+        ]
         assert cli.main(argv) == 0
         folder = tmp_path / name / "decontamination"
         lines = [row for path in folder.glob("rows*.jsonl") for row in read_jsonl(path)]
         reports[name] = (lines, json.loads((folder / "report.json").read_text()))
-    assert reports["mapped"] == reports["stream"]  # the stream read its rows several times over and counts them once
+    # the stream read its rows several times over and counts them once
+    assert reports["mapped"] == reports["stream"]
     lines, report = reports["stream"]
     assert lines == [
         {"source": "my.jsonl", "row_id": "row4", "problems": ["gsm8k/1"]},
@@ -120,7 +145,10 @@ def test_streams_and_memory_mapped_rows_drop_and_report_the_same(mirror, tmp_pat
         if path.parent.name != "checkpoint-4":
             path.unlink()
     rows = again / "decontamination" / "rows-0.jsonl"
-    rows.write_text(rows.read_text() + '{"source": "my.jsonl", "row_id": "after the checkpoint", "problems": []}\n')
+    rows.write_text(
+        rows.read_text()
+        + '{"source": "my.jsonl", "row_id": "after the checkpoint", "problems": []}\n'
+    )
     assert cli.main(argv) == 0
     assert list(read_jsonl(rows)) == lines
 
@@ -128,12 +156,20 @@ def test_streams_and_memory_mapped_rows_drop_and_report_the_same(mirror, tmp_pat
 def test_what_is_marked_is_not_trained_on():
     ids = [[number] * 5 for number in range(20)]
     marks = ["gsm8k/1" if number % 3 == 0 else "" for number in range(20)]
-    rows = Dataset.from_dict({"input_ids": ids, "labels": ids, MARK: marks, "row_id": [str(n) for n in range(20)]})
+    rows = Dataset.from_dict(
+        {"input_ids": ids, "labels": ids, MARK: marks, "row_id": [str(n) for n in range(20)]}
+    )
     stream = PackedStream(
-        [Source("a", 1.0, rows.to_iterable_dataset())], length=10, batch_size=2, collate=_flat, seed=0
+        [Source("a", 1.0, rows.to_iterable_dataset())],
+        length=10,
+        batch_size=2,
+        collate=_flat,
+        seed=0,
     )
     batches = list(islice(stream, 12))  # 240 tokens, more than three epochs
-    assert {token for batch in batches for token in batch["tokens"]} == {n for n in range(20) if n % 3}
+    assert {token for batch in batches for token in batch["tokens"]} == {
+        n for n in range(20) if n % 3
+    }
     assert [line["row_id"] for batch in batches for line in batch[STREAM]["dropped"]] == [
         "0",
         "3",
@@ -145,7 +181,11 @@ def test_what_is_marked_is_not_trained_on():
     ]
     assert batches[-1][STREAM]["position"]["dropped"] == 7
     all_marked = PackedStream(
-        [Source("a", 1.0, rows.select([0, 3]).to_iterable_dataset())], length=10, batch_size=2, collate=_flat, seed=0
+        [Source("a", 1.0, rows.select([0, 3]).to_iterable_dataset())],
+        length=10,
+        batch_size=2,
+        collate=_flat,
+        seed=0,
     )
     with pytest.raises(UserError, match="no row is left to train on"):
         next(iter(all_marked))
@@ -162,7 +202,9 @@ def test_memory_does_not_grow_with_the_corpus(mirror, tmp_path):
     for count in (300, 10_000):
         path = tmp_path / f"{count}.jsonl"
         path.write_text((json.dumps({"text": " ".join(WORDS)}) + "\n") * count)
-        rows = load_dataset("json", data_files=str(path), split="train", streaming=True).map(overlap.bind(["text"]))
+        rows = load_dataset("json", data_files=str(path), split="train", streaming=True).map(
+            overlap.bind(["text"])
+        )
         for _ in rows.take(100):  # what is loaded once
             pass
         tracemalloc.start()

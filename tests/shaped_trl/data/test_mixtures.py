@@ -20,13 +20,16 @@ COLLATE = DataCollatorForLanguageModeling(0, padding_free=True)
 
 
 def documents(count, first=0, size=None):
-    """Documents whose tokens tell which they are: `size` (or 1 to 7) times the number `first + i`."""
+    """Documents whose tokens tell which they are: `size` (or 1 to 7) times the number `first +
+    i`."""
     ids = [[first + i] * (size or 1 + i % 7) for i in range(count)]
     return Dataset.from_dict({"input_ids": ids, "labels": ids})
 
 
 def packed(sources, **changes):
-    return PackedStream(sources, **{"length": 16, "batch_size": 3, "collate": COLLATE, "seed": 0, **changes})
+    return PackedStream(
+        sources, **{"length": 16, "batch_size": 3, "collate": COLLATE, "seed": 0, **changes}
+    )
 
 
 def tokens(stream, batches):
@@ -41,10 +44,13 @@ def test_every_token_comes_once_an_epoch_in_sequences_of_the_same_length(streami
     batches = list(islice(packed([Source("a", 1.0, rows)], batch_size=1), 1 + total // 16))
     assert all(batch["input_ids"].shape == (1, 16) for batch in batches)
     flat = [token for batch in batches for token in batch["input_ids"][0].tolist()][:total]
-    assert sorted(flat) == sorted(token for ids in documents(100, first=1)["input_ids"] for token in ids)
+    assert sorted(flat) == sorted(
+        token for ids in documents(100, first=1)["input_ids"] for token in ids
+    )
     order = list(dict.fromkeys(flat))
     assert order != sorted(order)
-    for batch in batches:  # positions start anew exactly where the document changes; no loss on its first token
+    # positions start anew exactly where the document changes; no loss on its first token
+    for batch in batches:
         ids, starts = batch["input_ids"][0], batch["position_ids"][0] == 0
         changes = torch.cat([torch.tensor([True]), ids[1:] != ids[:-1]])
         assert torch.equal(starts, changes)
@@ -55,7 +61,13 @@ def test_packed_documents_do_not_see_each_other():
     tokenizer, model = tiny_tokenizer(), tiny_model()
     rows = text_rows(12)
     ids = [tokenizer(text).input_ids for text in rows["text"]]
-    batch = next(iter(packed([Source("a", 1.0, Dataset.from_dict({"input_ids": ids, "labels": ids}))], length=40)))
+    batch = next(
+        iter(
+            packed(
+                [Source("a", 1.0, Dataset.from_dict({"input_ids": ids, "labels": ids}))], length=40
+            )
+        )
+    )
     batch.pop(STREAM)
     together = model(**{**batch, "labels": None}, use_cache=False).logits[0]
     pieces = batch["cu_seq_lens_q"].tolist()
@@ -69,7 +81,9 @@ def test_weights_are_shares_of_the_tokens_whatever_the_documents_lengths():
     stream = packed([Source("long", 0.25, long), Source("short", 0.75, short)])
     batches = list(islice(stream, 1000))
     flat = torch.cat([batch["input_ids"][0] for batch in batches])
-    assert (flat >= 1000).double().mean().item() == pytest.approx(0.75, abs=4 * (0.25 * 0.75 / 3000) ** 0.5)
+    assert (flat >= 1000).double().mean().item() == pytest.approx(
+        0.75, abs=4 * (0.25 * 0.75 / 3000) ** 0.5
+    )
     for batch in batches[:50]:  # each sequence is of the source that is noted
         names = ["short" if row[0] >= 1000 else "long" for row in batch["input_ids"][0].view(3, 16)]
         assert batch[STREAM]["sources"] == names
@@ -77,12 +91,17 @@ def test_weights_are_shares_of_the_tokens_whatever_the_documents_lengths():
 
 def test_the_seed_decides():
     sources = [Source("a", 0.5, documents(50)), Source("b", 0.5, documents(50, first=1000))]
-    assert tokens(packed(sources), 20) == tokens(packed(sources), 20) != tokens(packed(sources, seed=1), 20)
+    assert (
+        tokens(packed(sources), 20)
+        == tokens(packed(sources), 20)
+        != tokens(packed(sources, seed=1), 20)
+    )
 
 
 @pytest.mark.parametrize("files", [0, 1, 4])
 def test_processes_share_out_the_documents(files):
-    """0 files: memory-mapped. In the first epoch each document is read by one of the processes, none by two."""
+    """0 files: memory-mapped. In the first epoch each document is read by one of the processes,
+    none by two."""
     rows = documents(90, first=1, size=16)
     seen = []
     for rank in range(3):
@@ -104,7 +123,9 @@ def test_any_position_continues_with_the_same_batches():
         return [
             Source("a", 0.5, documents(30)),
             Source("b", 0.3, documents(40, first=1000).to_iterable_dataset(num_shards=3)),
-            Source("c", 0.2, part_of(documents(40, first=2000).to_iterable_dataset(num_shards=1), 1, 2)),
+            Source(
+                "c", 0.2, part_of(documents(40, first=2000).to_iterable_dataset(num_shards=1), 1, 2)
+            ),
         ]
 
     batches = list(islice(packed(sources()), 60))  # several epochs of each
@@ -122,7 +143,8 @@ def test_a_source_without_rows_is_named():
 
 @pytest.mark.parametrize("files", [0, 1, 3])
 def test_rows_held_out_are_trained_on_by_no_process(files, tmp_path, monkeypatch):
-    """0 files: memory-mapped. The 5 first rows, and a later copy of one; what is left is shared out as before."""
+    """0 files: memory-mapped. The 5 first rows, and a later copy of one; what is left is shared out
+    as before."""
     texts = [f"text {number % 40}" for number in range(42)]  # the last two are copies
     rows = Dataset.from_dict({"text": texts, "other": list(range(42))})
 
@@ -138,7 +160,8 @@ def test_rows_held_out_are_trained_on_by_no_process(files, tmp_path, monkeypatch
     parts = [part_of(source.rows, rank, 2 if files else 1) for rank in range(2 if files else 1)]
     assert all(list(part) for part in parts)
     assert sorted(row["text"] for part in parts for row in part) == sorted(texts[5:40])
-    marked = load_sources(replace(corpus, dataset_test_split="test"))[0][0].rows  # has a split of its own
+    # has a split of its own
+    marked = load_sources(replace(corpus, dataset_test_split="test"))[0][0].rows
     assert len(list(marked)) == 42
 
 
@@ -160,12 +183,21 @@ def test_sources_from_a_mirror_and_a_file_with_their_own_templates(tmp_path):
         hub_mirror=str(tmp_path / "mirror"),
         streaming=True,
         mixture=[
-            {"dataset_name": "me/sums", "dataset_config": "main", "text_template": "{q}={a}", "weight": 0.95},
+            {
+                "dataset_name": "me/sums",
+                "dataset_config": "main",
+                "text_template": "{q}={a}",
+                "weight": 0.95,
+            },
             {"dataset_name": str(tmp_path / "my.jsonl"), "weight": 0.05, "streaming": False},
         ],
     )
     sums, mine = load_sources(corpus)[0]
-    assert (sums.name, sums.weight, list(sums.rows)) == ("me/sums:main", 0.95, [{"text": "1+1=2"}, {"text": "2+2=4"}])
+    assert (sums.name, sums.weight, list(sums.rows)) == (
+        "me/sums:main",
+        0.95,
+        [{"text": "1+1=2"}, {"text": "2+2=4"}],
+    )
     assert isinstance(mine.rows, Dataset)
     assert mine.rows.column_names == ["text"]
 
@@ -195,20 +227,47 @@ TWO = '[{"dataset_name": "a.jsonl", "weight": 0.9}, {"dataset_name": "b.jsonl", 
         (["--mixture", TWO % "0.10001"], "they must sum to 1"),
         (["--mixture", TWO % "-0.1"], "mixture[1]: weight=-0.1 must be a number above 0"),
         (["--mixture", '[{"dataset_name": "a.jsonl"}]'], "mixture[0]: weight=None"),
-        (["--mixture", '[{"dataset": "a.jsonl", "weight": 1}]'], "mixture[0]: unknown key 'dataset'"),
+        (
+            ["--mixture", '[{"dataset": "a.jsonl", "weight": 1}]'],
+            "mixture[0]: unknown key 'dataset'",
+        ),
         (["--mixture", '[{"weight": 1}]'], "mixture[0]: dataset_name is missing"),
         (["--mixture", '["a.jsonl"]'], "mixture[0]='a.jsonl' must be a mapping"),
-        (["--mixture", TWO % "0.1", "--dataset_name", "a.jsonl"], "dataset_name='a.jsonl' beside mixture"),
+        (
+            ["--mixture", TWO % "0.1", "--dataset_name", "a.jsonl"],
+            "dataset_name='a.jsonl' beside mixture",
+        ),
         (["--mixture", TWO % "0.1"], "data 'b.jsonl': no such file"),
-        (["--mixture", '[{"dataset_name": "me/absent", "weight": 1}]', "--hub_mirror", "."], "me/absent"),
-        (["--dataset_name", "a.jsonl", "--streaming", "true", "--packing", "false"], "need packing: true"),
-        (["--dataset_name", "a.jsonl", "--streaming", "true", "--dataloader_num_workers", "2"], "set 0 or 1"),
-        (["--dataset_name", "a.jsonl", "--streaming", "true", "--max_steps", "-1"], "give train_tokens or max_steps"),
-        (["--dataset_name", "a.jsonl", "--max_steps", "-1", "--train_tokens", "127"], "less than one step of 128"),
-        (["--dataset_name", "a.jsonl", "--train_tokens", "1K"], "train_tokens=1K beside max_steps=2: give one"),
+        (
+            ["--mixture", '[{"dataset_name": "me/absent", "weight": 1}]', "--hub_mirror", "."],
+            "me/absent",
+        ),
+        (
+            ["--dataset_name", "a.jsonl", "--streaming", "true", "--packing", "false"],
+            "need packing: true",
+        ),
+        (
+            ["--dataset_name", "a.jsonl", "--streaming", "true", "--dataloader_num_workers", "2"],
+            "set 0 or 1",
+        ),
+        (
+            ["--dataset_name", "a.jsonl", "--streaming", "true", "--max_steps", "-1"],
+            "give train_tokens or max_steps",
+        ),
+        (
+            ["--dataset_name", "a.jsonl", "--max_steps", "-1", "--train_tokens", "127"],
+            "less than one step of 128",
+        ),
+        (
+            ["--dataset_name", "a.jsonl", "--train_tokens", "1K"],
+            "train_tokens=1K beside max_steps=2: give one",
+        ),
         (["--dataset_name", "a.jsonl", "--decontaminate", "gsm9k"], "gsm8k"),
         (["--dataset_name", "a.jsonl", "--num_heldout", "0"], "num_heldout=0 must be at least 1"),
-        (["--dataset_name", "a.jsonl", "--eval_strategy", "epoch"], "needs num_heldout or dataset_test_split"),
+        (
+            ["--dataset_name", "a.jsonl", "--eval_strategy", "epoch"],
+            "needs num_heldout or dataset_test_split",
+        ),
     ],
 )
 def test_mistakes(argv, message, tmp_path, monkeypatch, capsys):
@@ -234,10 +293,11 @@ def test_a_recipe_with_a_mixture_and_a_token_budget(tmp_path, monkeypatch):
     text_rows(60).to_json("a.jsonl")
     text_rows(60, seed=1).to_json("b.jsonl")
     text_rows(9, seed=2).to_json("c.jsonl")
-    mixture = (
-        "mixture:\n- {dataset_name: a.jsonl, weight: 0.5}\n- {dataset_name: b.jsonl, weight: 0.5, streaming: true}\n"
+    mixture = "mixture:\n- {dataset_name: a.jsonl, weight: 0.5}\n"
+    mixture += "- {dataset_name: b.jsonl, weight: 0.5, streaming: true}\n"
+    (tmp_path / "r.yaml").write_text(
+        RECIPE + mixture + "train_tokens: 400\ndataset_test_split: c.jsonl\n"
     )
-    (tmp_path / "r.yaml").write_text(RECIPE + mixture + "train_tokens: 400\ndataset_test_split: c.jsonl\n")
     assert cli.main(["train", "--config", "r.yaml"]) == 0
     rows = list(read_jsonl("out/train_log.jsonl"))
     assert [row["tokens"] for row in rows if "loss" in row] == [128, 256, 384]
@@ -249,7 +309,8 @@ def test_a_recipe_with_a_mixture_and_a_token_budget(tmp_path, monkeypatch):
 
 @pytest.mark.slow
 def test_each_source_is_evaluated_by_itself(tmp_path, monkeypatch):
-    """nll of each source is that of an evaluation on it alone; all of it is nll, weighted by tokens."""
+    """nll of each source is that of an evaluation on it alone; all of it is nll, weighted by
+    tokens."""
     monkeypatch.chdir(tmp_path)
     for number, name in enumerate("abcd"):
         text_rows(9, seed=number).to_json(f"{name}.jsonl")
@@ -257,7 +318,10 @@ def test_each_source_is_evaluated_by_itself(tmp_path, monkeypatch):
         "{dataset_name: a.jsonl, weight: 0.5, dataset_test_split: c.jsonl}",
         "{dataset_name: b.jsonl, weight: 0.5, dataset_test_split: d.jsonl}",
     ]
-    settings = RECIPE + "max_steps: 1\nmax_eval_samples: 5\neval_strategy: steps\neval_steps: 1\nmixture:\n"
+    settings = (
+        RECIPE
+        + "max_steps: 1\nmax_eval_samples: 5\neval_strategy: steps\neval_steps: 1\nmixture:\n"
+    )
     logged = {}
     for name, mixture in {
         "both": sources,
@@ -265,7 +329,9 @@ def test_each_source_is_evaluated_by_itself(tmp_path, monkeypatch):
     }.items():
         (tmp_path / "r.yaml").write_text(settings + "".join(f"- {source}\n" for source in mixture))
         assert cli.main(["train", "--config", "r.yaml", "--output_dir", name]) == 0
-        (logged[name],) = [row for row in read_jsonl(f"{name}/train_log.jsonl") if "eval_nll" in row]
+        (logged[name],) = [
+            row for row in read_jsonl(f"{name}/train_log.jsonl") if "eval_nll" in row
+        ]
     both, second = logged["both"], logged["second"]
     assert both["eval_nll_source_b.jsonl"] == pytest.approx(second["eval_nll"], rel=1e-6)
     assert "eval_nll_source_b.jsonl" not in second
@@ -294,7 +360,11 @@ def test_a_checkpoint_of_another_model_is_refused(tmp_path, monkeypatch, capsys)
     text_rows(9).to_json("a.jsonl")
     (tmp_path / "r.yaml").write_text(RECIPE + "max_steps: 2\ndataset_name: a.jsonl\n")
     assert cli.main(["train", "--config", "r.yaml"]) == 0
-    smaller = RECIPE.split("\n", 1)[0].replace("hidden_size: 16", "hidden_size: 8") + "\n" + RECIPE.split("\n", 1)[1]
+    smaller = (
+        RECIPE.split("\n", 1)[0].replace("hidden_size: 16", "hidden_size: 8")
+        + "\n"
+        + RECIPE.split("\n", 1)[1]
+    )
     (tmp_path / "r.yaml").write_text(smaller + "max_steps: 4\ndataset_name: a.jsonl\n")
     capsys.readouterr()
     argv = ["train", "--config", "r.yaml", "--output_dir", "other"]
@@ -304,7 +374,10 @@ def test_a_checkpoint_of_another_model_is_refused(tmp_path, monkeypatch, capsys)
     (tmp_path / "t5").mkdir()
     (tmp_path / "t5" / "config.json").write_text('{"model_type": "t5"}')
     assert cli.main([*argv, "--model_name_or_path", "./t5"]) == 2
-    assert "'t5', which is no causal language model" in capsys.readouterr().err.strip().splitlines()[-1]
+    assert (
+        "'t5', which is no causal language model"
+        in capsys.readouterr().err.strip().splitlines()[-1]
+    )
 
 
 @pytest.mark.slow
@@ -312,7 +385,9 @@ def test_tokenisation_is_cached_over_runs(tmp_path, monkeypatch):
     """A second run with the same rows, template and tokenizer reads what the first one made."""
     monkeypatch.chdir(tmp_path)
     text_rows(50).to_json("a.jsonl")
-    (tmp_path / "r.yaml").write_text(RECIPE + "max_steps: 1\ndataset_name: a.jsonl\ntext_template: '- {text}'\n")
+    (tmp_path / "r.yaml").write_text(
+        RECIPE + "max_steps: 1\ndataset_name: a.jsonl\ntext_template: '- {text}'\n"
+    )
     cache = tmp_path / "cache"
     monkeypatch.setattr("datasets.config.HF_DATASETS_CACHE", cache)
     made = []

@@ -1,11 +1,19 @@
-"""The corpus of the controlled task: what its texts say, how often, and that it never shows a held-out prompt."""
+"""The corpus of the controlled task: what its texts say, how often, and that it never shows a
+held-out prompt."""
 
 from __future__ import annotations
 
 from itertools import islice, pairwise
 
 import pytest
-from shaped_eval.benchmarks.running_sums import RunningSums, answer_of, grade, is_held_out, problems, running_sums
+from shaped_eval.benchmarks.running_sums import (
+    RunningSums,
+    answer_of,
+    grade,
+    is_held_out,
+    problems,
+    running_sums,
+)
 from shaped_eval.errors import UserError
 from shaped_eval.records import read_jsonl
 
@@ -37,7 +45,10 @@ def test_work_is_right_but_for_fillers(rows):
         if words[0] == "work":
             steps = words[1 : 1 + len(digits)]
             right = [str(total) for total in running_sums(digits, options)]
-            assert all(step in (total, *options.fillers()) for step, total in zip(steps, right, strict=True))
+            assert all(
+                step in (total, *options.fillers())
+                for step, total in zip(steps, right, strict=True)
+            )
             assert words[1 + len(digits) :] == ["answer", *answer_of(digits, options).split()]
         else:
             assert words[0] == "answer"
@@ -47,14 +58,21 @@ def test_work_is_right_but_for_fillers(rows):
 def test_frequencies_are_those_of_the_options(rows):
     worked = [row for row in rows if row["completion"].startswith(" work")]
     guessed = [row for row in rows if not row["completion"].startswith(" work")]
-    steps = [word for row in worked for word in row["completion"].split()[1 : 1 + len(digits_of(row["prompt"]))]]
+    steps = [
+        word
+        for row in worked
+        for word in row["completion"].split()[1 : 1 + len(digits_of(row["prompt"]))]
+    ]
     # three standard errors each
     assert len(worked) / ROWS == pytest.approx(0.7, abs=0.022)
     assert share(word.startswith("w") for word in steps) == pytest.approx(0.1, abs=0.007)
     lengths = [len(digits_of(row["prompt"])) for row in rows]
     assert set(lengths) == set(range(4, 9))
     assert lengths.count(8) / ROWS == pytest.approx(0.2, abs=0.019)
-    right = [grade(row["completion"], answer_of(digits_of(row["prompt"]), RunningSums()))[0] for row in guessed]
+    right = [
+        grade(row["completion"], answer_of(digits_of(row["prompt"]), RunningSums()))[0]
+        for row in guessed
+    ]
     assert share(status == "pass" for status in right) < 0.01
 
 
@@ -70,7 +88,9 @@ def test_lengths_are_as_frequent_as_their_weights():
 
 def test_fillers_follow_the_power_law():
     options = RunningSums(noise=1.0, p_long=1.0, vocabulary_size=64)
-    words = [word for row in islice(corpus_rows(options), 2000) for word in row["completion"].split()]
+    words = [
+        word for row in islice(corpus_rows(options), 2000) for word in row["completion"].split()
+    ]
     fillers = options.fillers()
     total = sum(1 / rank for rank in range(1, len(fillers) + 1))
     counted = sum(word in set(fillers) for word in words)
@@ -141,10 +161,13 @@ def test_plain_texts_are_mixed_in_and_held_out_apart(tmp_path):
     assert len(plain) / ROWS == pytest.approx(0.3, abs=0.022)
     fillers = RunningSums().fillers()[:PLAIN_FILLERS]
     assert {word for words in plain for word in words} <= set(fillers)
-    # the step from one place to the next is what follows the power law: the word before says which word is likely
+    # the step from one place to the next is what follows the power law: the word before says which
+    # word is likely
     places = [[fillers.index(word) for word in words] for words in plain]
     steps = [(b - 7 * a) % len(fillers) for words in places for a, b in pairwise(words)]
-    assert steps.count(0) / len(steps) == pytest.approx(1 / sum(1 / r for r in range(1, len(fillers) + 1)), abs=0.01)
+    assert steps.count(0) / len(steps) == pytest.approx(
+        1 / sum(1 / r for r in range(1, len(fillers) + 1)), abs=0.01
+    )
     assert [row["source"] for row in held_out] == ["sums"] * 100 + ["text"] * 100
     assert not {row["completion"] for row in held_out[100:]} & {row["completion"] for row in train}
     write_corpus(tmp_path / "without", train_rows=50, heldout_rows=1, rl_rows=1, seed=1)

@@ -41,7 +41,10 @@ def test_steps_are_rounded_down():
     assert budget_steps("500B", 4096, 4096) == 29_802
     assert budget_steps("128", 2, 64) == 1
     assert budget_steps("255", 2, 64) == 1
-    with pytest.raises(UserError, match=r"train_tokens=127 is less than one step of 128 tokens \(2 sequences of 64\)"):
+    with pytest.raises(
+        UserError,
+        match=r"train_tokens=127 is less than one step of 128 tokens \(2 sequences of 64\)",
+    ):
         budget_steps("127", 2, 64)
 
 
@@ -50,11 +53,17 @@ def test_flops_are_those_that_torch_counts(tied):
     """Of forward and backward of a dense model: matrix products and attention, nothing else."""
     length = 48
     model = tiny_model(
-        hidden_size=64, intermediate_size=192, head_dim=32, tie_word_embeddings=tied, attn_implementation="eager"
+        hidden_size=64,
+        intermediate_size=192,
+        head_dim=32,
+        tie_word_embeddings=tied,
+        attn_implementation="eager",
     )
     with FlopCounterMode(display=False) as counter:
         model(torch.randint(0, 63, (2, length))).logits.sum().backward()
-    assert flops_per_token(model, length) * 2 * length == pytest.approx(counter.get_total_flops(), rel=0.01)
+    assert flops_per_token(model, length) * 2 * length == pytest.approx(
+        counter.get_total_flops(), rel=0.01
+    )
 
 
 def test_only_active_experts_count():

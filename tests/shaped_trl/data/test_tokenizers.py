@@ -50,7 +50,11 @@ def test_saved_and_loaded_it_is_the_same(kind, tmp_path):
     tokenizer = train_tokenizer(TEXTS, kind, 300)
     tokenizer.save_pretrained(tmp_path)
     loaded = AutoTokenizer.from_pretrained(tmp_path)
-    assert loaded.get_vocab() == tokenizer.get_vocab() == train_tokenizer(iter(TEXTS), kind, 300).get_vocab()
+    assert (
+        loaded.get_vocab()
+        == tokenizer.get_vocab()
+        == train_tokenizer(iter(TEXTS), kind, 300).get_vocab()
+    )
     assert loaded.decode(loaded("ccc 1 4").input_ids) == "ccc 1 4"
     assert (loaded.eos_token, loaded.pad_token) == (tokenizer.eos_token, tokenizer.pad_token)
 

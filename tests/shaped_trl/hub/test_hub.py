@@ -1,4 +1,5 @@
-"""Checkpoints on a stand-in of the Hub: what is sent, that plain transformers loads it, what a failure costs."""
+"""Checkpoints on a stand-in of the Hub: what is sent, that plain transformers loads it, what a
+failure costs."""
 
 import hashlib
 import json
@@ -27,9 +28,16 @@ REPOSITORY = ("model", "me/tiny")
 MODEL = {"model_type": "qwen3", "hidden_size": 16, "intermediate_size": 32, "num_hidden_layers": 2}
 MODEL |= {"num_attention_heads": 2, "num_key_value_heads": 1, "head_dim": 8}
 TRAINING = {"max_steps": 4, "save_steps": 2, "logging_steps": 1, "per_device_train_batch_size": 2}
-TRAINING |= {"packing": True, "max_length": 32, "use_cpu": True, "disable_tqdm": True, "report_to": "none"}
+TRAINING |= {
+    "packing": True,
+    "max_length": 32,
+    "use_cpu": True,
+    "disable_tqdm": True,
+    "report_to": "none",
+}
 
-# in a process that cannot import us: greedy tokens of each model, and what each card's own example prints
+# in a process that cannot import us: greedy tokens of each model, and what each card's own example
+# prints
 ELSEWHERE = """\
 import contextlib, io, json, sys
 for name in ("shaped_trl", "shaped_kernels", "shaped_eval", "trl"):
@@ -68,11 +76,17 @@ def train(folder: Path, name: str, **settings) -> int:
 
 def contents(folder: Path) -> dict[Path, bytes]:
     """Of a run's files, but the record of its last command."""
-    return {path: path.read_bytes() for path in folder.rglob("*") if path.is_file() and path.name != "resolved.yaml"}
+    return {
+        path: path.read_bytes()
+        for path in folder.rglob("*")
+        if path.is_file() and path.name != "resolved.yaml"
+    }
 
 
 def only_error(capsys) -> str:
-    lines = [line for line in capsys.readouterr().err.splitlines() if line.startswith("shaped-trl: ")]
+    lines = [
+        line for line in capsys.readouterr().err.splitlines() if line.startswith("shaped-trl: ")
+    ]
     assert len(lines) == 1, lines
     return lines[0]
 
@@ -84,7 +98,8 @@ def folder(tmp_path_factory) -> Path:
 
 @pytest.fixture(scope="module")
 def hub(folder):
-    """A model trained on a mixture and pushed, and two adapters: of that model from the Hub, and of a local copy."""
+    """A model trained on a mixture and pushed, and two adapters: of that model from the Hub, and of
+    a local copy."""
     patch = pytest.MonkeyPatch()
     with hub_stand_in() as server:
         point_client_at(server, patch)
@@ -95,18 +110,50 @@ def hub(folder):
         (mirror / "someone" / "corpus" / "README.md").write_text("---\nlicense: cc-by-4.0\n---\n")
         mine = write_rows(folder / "mine" / "a.jsonl")
         mixture = [
-            {"dataset_name": mine, "weight": 0.75, "dataset_test_split": mine, "dataset_license": "mit"},
+            {
+                "dataset_name": mine,
+                "weight": 0.75,
+                "dataset_test_split": mine,
+                "dataset_license": "mit",
+            },
             {"dataset_name": "someone/corpus", "weight": 0.2},
-            {"dataset_name": write_rows(folder / "mine" / "b.jsonl"), "weight": 0.05, "dataset_test_split": mine},
+            {
+                "dataset_name": write_rows(folder / "mine" / "b.jsonl"),
+                "weight": 0.05,
+                "dataset_test_split": mine,
+            },
         ]
         schedule = {"beta": {"kind": "linear", "start": 0.0, "end": -0.25}}
-        given = {"mixture": mixture, "hub_mirror": str(mirror), "shape_schedule": schedule, "lambda_tail": -0.1}
+        given = {
+            "mixture": mixture,
+            "hub_mirror": str(mirror),
+            "shape_schedule": schedule,
+            "lambda_tail": -0.1,
+        }
         given |= {"top_k": 5, "from_scratch": MODEL, "tokenizer_kind": "word", "push_to_hub": True}
-        assert train(folder, "run", **given, hub_model_id="me/tiny", hub_token=TOKEN, hub_license="apache-2.0") == 0
+        assert (
+            train(
+                folder,
+                "run",
+                **given,
+                hub_model_id="me/tiny",
+                hub_token=TOKEN,
+                hub_license="apache-2.0",
+            )
+            == 0
+        )
         server.first_push = list(server.requests)
-        lora = {"dataset_name": mine, "use_peft": True, "lora_target_modules": "all-linear", "learning_rate": 1e-2}
+        lora = {
+            "dataset_name": mine,
+            "use_peft": True,
+            "lora_target_modules": "all-linear",
+            "learning_rate": 1e-2,
+        }
         lora |= {"push_to_hub": True, "save_strategy": "no"}
-        assert train(folder, "of-hub", **lora, model_name_or_path="me/tiny", hub_model_id="me/adapter") == 0
+        assert (
+            train(folder, "of-hub", **lora, model_name_or_path="me/tiny", hub_model_id="me/adapter")
+            == 0
+        )
         local = {"model_name_or_path": str(folder / "run"), "hub_model_id": "me/local-adapter"}
         assert train(folder, "of-folder", **lora, **local, hub_private_repo=True) == 0
         yield server
@@ -115,24 +162,39 @@ def hub(folder):
 
 @pytest.mark.slow
 def test_what_a_first_push_sends(hub, folder):
-    pushes = [line for line in hub.first_push if not line.startswith(("HEAD", "GET", "POST /api/validate-yaml"))]
+    pushes = [
+        line
+        for line in hub.first_push
+        if not line.startswith(("HEAD", "GET", "POST /api/validate-yaml"))
+    ]
     steps = [re.sub(r"/large/\w{64}\?size=\d+", "/large", line) for line in pushes]
     large = ["POST /me/tiny.git/info/lfs/objects/batch", "PUT /large", "POST /large/verify"]
     ends = ["POST /api/models/me/tiny/preupload/main", "POST /api/models/me/tiny/commit/main"]
     assert steps[:6] == ["POST /api/repos/create", ends[0], *large, ends[1]]
-    assert steps.count("PUT /large") == 2  # the last step's weights and the saved model are the same object
+    # the last step's weights and the saved model are the same object
+    assert steps.count("PUT /large") == 2
     assert hub.messages[:1] == ["Training in progress, step 2"]
     assert "End of training" in hub.messages
     files = hub.files[REPOSITORY]
     assert set(files) == {
-        *("README.md", "config.json", "generation_config.json", "model.safetensors", "resolved.yaml"),
+        *(
+            "README.md",
+            "config.json",
+            "generation_config.json",
+            "model.safetensors",
+            "resolved.yaml",
+        ),
         *("tokenizer.json", "tokenizer_config.json", "train_log.jsonl", "train_log.png"),
     }
     weights = (folder / "run" / "model.safetensors").read_bytes()
     assert hashlib.sha256(files["model.safetensors"]).digest() == hashlib.sha256(weights).digest()
     assert {hashlib.sha256(weights).hexdigest()} <= hub.verified
     assert files["train_log.png"] == (folder / "run" / "train_log.png").read_bytes()
-    assert hub.private == {REPOSITORY: False, ("model", "me/adapter"): False, ("model", "me/local-adapter"): True}
+    assert hub.private == {
+        REPOSITORY: False,
+        ("model", "me/adapter"): False,
+        ("model", "me/local-adapter"): True,
+    }
 
 
 @pytest.mark.slow
@@ -147,7 +209,11 @@ def test_nothing_of_this_machine_is_sent(hub, folder):
     assert not list(folder.rglob("_push-*"))
     recipe = yaml.safe_load(hub.files[REPOSITORY]["resolved.yaml"])
     assert not {"push_to_hub", "hub_model_id"} & recipe.keys()
-    assert [entry["dataset_name"] for entry in recipe["mixture"]] == ["a.jsonl", "someone/corpus", "b.jsonl"]
+    assert [entry["dataset_name"] for entry in recipe["mixture"]] == [
+        "a.jsonl",
+        "someone/corpus",
+        "b.jsonl",
+    ]
 
 
 def test_the_card_says_what_was_done(hub):
@@ -179,7 +245,10 @@ def test_the_card_says_what_was_done(hub):
 
 
 def test_the_cards_of_adapters_name_their_base(hub, folder):
-    cards = [ModelCard(hub.files["model", name]["README.md"].decode()) for name in ("me/adapter", "me/local-adapter")]
+    cards = [
+        ModelCard(hub.files["model", name]["README.md"].decode())
+        for name in ("me/adapter", "me/local-adapter")
+    ]
     assert [card.data.library_name for card in cards] == ["peft", "peft"]
     assert [card.data.base_model for card in cards] == ["me/tiny", None]
     assert all("license" not in card.data.to_dict() for card in cards)
@@ -196,7 +265,9 @@ def test_plain_transformers_loads_what_was_pushed(hub, folder):
     names = ["me/tiny", str(folder / "run"), "me/adapter", str(folder / "of-hub")]
     environment = os.environ | client_environment(hub, folder / "home") | {"PYTHONPATH": ""}
     command = [sys.executable, "-c", ELSEWHERE, *names]
-    done = subprocess.run(command, capture_output=True, text=True, env=environment, check=False, cwd=folder)
+    done = subprocess.run(
+        command, capture_output=True, text=True, env=environment, check=False, cwd=folder
+    )
     assert done.returncode == 0, done.stderr
     found = json.loads(done.stdout.splitlines()[-1])
     assert found["me/tiny"] == found[names[1]]
@@ -204,7 +275,9 @@ def test_plain_transformers_loads_what_was_pushed(hub, folder):
     assert found["me/adapter"] != found["me/tiny"]
     assert all(found[f"example of {name}"].strip() for name in ("me/tiny", "me/adapter"))
     copy = Path(snapshot_download("me/tiny", cache_dir=str(folder / "cache")))
-    assert (copy / "model.safetensors").read_bytes() == (folder / "run" / "model.safetensors").read_bytes()
+    assert (copy / "model.safetensors").read_bytes() == (
+        folder / "run" / "model.safetensors"
+    ).read_bytes()
 
 
 @pytest.fixture
@@ -241,7 +314,9 @@ def test_results_in_a_checkpoint_stay_and_are_pushed(hub, finished, tmp_path, mo
     assert {result.dataset_type for result in card.data.eval_results} == {"openai/gsm8k"}
     assert "<!-- results of gsm8k_n4_t0.7 -->" in card.text
     # and where a trainer writes the card anew
-    anew = with_results_of((checkpoint / "README.md").read_text(), "---\nlicense: mit\n---\n# New\n")
+    anew = with_results_of(
+        (checkpoint / "README.md").read_text(), "---\nlicense: mit\n---\n# New\n"
+    )
     assert anew.startswith("---\nlicense: mit\nmodel-index:\n")
     assert "# New" in anew
     assert anew.count("<!-- results of gsm8k_n4_t0.7 -->") == 1
@@ -253,7 +328,11 @@ def test_results_in_a_checkpoint_stay_and_are_pushed(hub, finished, tmp_path, mo
     [
         ("/create", (401, "", "Invalid credentials"), ["401", "hf auth login", "HF_TOKEN"]),
         ("/create", (403, "", "You don't have the rights"), ["403", "may write there"]),
-        ("/commit/", (403, "", "Private repository storage limit reached"), ["no room", "storage limit"]),
+        (
+            "/commit/",
+            (403, "", "Private repository storage limit reached"),
+            ["no room", "storage limit"],
+        ),
         ("/batch", (413, "", "Payload Too Large"), ["no room", "413"]),
         ("/commit/", (507, "", "Insufficient Storage"), ["no room", "507"]),
         ("", None, ["cannot be reached"]),
@@ -280,7 +359,10 @@ def test_a_failed_push_is_one_line_and_can_be_repeated(
 def test_without_the_right_nothing_is_trained(hub, folder, monkeypatch, capsys):
     monkeypatch.setattr(hub, "refused", "/create")
     monkeypatch.setattr(hub, "refuse", (403, "", "You don't have the rights"))
-    given = {"dataset_name": str(folder / "mine" / "a.jsonl"), "model_name_or_path": str(folder / "run")}
+    given = {
+        "dataset_name": str(folder / "mine" / "a.jsonl"),
+        "model_name_or_path": str(folder / "run"),
+    }
     assert train(folder, "refused", **given, push_to_hub=True, hub_model_id="you/tiny") == 2
     assert "hub_model_id='you/tiny'" in only_error(capsys)
     assert not list((folder / "refused").glob("checkpoint-*"))
@@ -290,10 +372,15 @@ def test_without_the_right_nothing_is_trained(hub, folder, monkeypatch, capsys):
 def test_a_push_that_fails_during_training_is_a_warning(hub, folder, monkeypatch, capsys, caplog):
     """And with `hub_strategy: checkpoint` the Hub has what a run goes on from."""
     monkeypatch.setattr(hub, "refuse", (403, "", "Repository storage limit reached"))
-    given = {"dataset_name": str(folder / "mine" / "a.jsonl"), "model_name_or_path": str(folder / "run")}
+    given = {
+        "dataset_name": str(folder / "mine" / "a.jsonl"),
+        "model_name_or_path": str(folder / "run"),
+    }
     given |= {"push_to_hub": True, "hub_model_id": "me/full", "hub_strategy": "checkpoint"}
     assert train(folder, "full", **given) == 2
-    warnings = [record.getMessage() for record in caplog.records if "was not pushed" in record.getMessage()]
+    warnings = [
+        record.getMessage() for record in caplog.records if "was not pushed" in record.getMessage()
+    ]
     assert warnings
     assert "no room" in warnings[0]
     assert "the same command, run again, sends it" in only_error(capsys)
@@ -305,7 +392,11 @@ def test_a_push_that_fails_during_training_is_a_warning(hub, folder, monkeypatch
     events.touch()
     assert train(folder, "full", **given) == 0
     files = hub.files["model", "me/full"]
-    assert {"model.safetensors", "last-checkpoint/optimizer.pt", "last-checkpoint/trainer_state.json"} <= set(files)
+    assert {
+        "model.safetensors",
+        "last-checkpoint/optimizer.pt",
+        "last-checkpoint/trainer_state.json",
+    } <= set(files)
     assert not [path for path in files if path.endswith("training_args.bin") or "tfevents" in path]
 
 

@@ -44,7 +44,9 @@ def test_parameters_are_those_of_the_name(name):
     embedding = config.vocab_size * width
     counts = parameter_counts(config)
     assert counts.active == by_hand(name, active)
-    assert counts.total == by_hand(name, experts) + embedding * (1 if config.tie_word_embeddings else 2)
+    assert counts.total == by_hand(name, experts) + embedding * (
+        1 if config.tie_word_embeddings else 2
+    )
     assert counts.head == embedding
     total, _, chosen = name.partition("-a")
     assert f"{counts.total / 1e9:.0f}b" == total
@@ -83,7 +85,12 @@ def test_scaled_down_is_the_same_architecture_and_runs(name):
     assert small.tie_word_embeddings == config.tie_word_embeddings
     same = config.num_attention_heads // config.num_key_value_heads
     assert small.num_attention_heads // small.num_key_value_heads == same
-    assert 0 <= small.intermediate_size - small.hidden_size * config.intermediate_size / config.hidden_size < 8
+    assert (
+        0
+        <= small.intermediate_size
+        - small.hidden_size * config.intermediate_size / config.hidden_size
+        < 8
+    )
     assert small.intermediate_size % 8 == 0
     assert parameter_counts(small).total < 250_000
     torch.manual_seed(0)
@@ -100,7 +107,8 @@ def small_mixture(seed: int, **changes):
 
 
 def test_saved_weights_come_back_bit_by_bit(tmp_path):
-    """In a bfloat16 model too the router bias keeps float32, which from_pretrained alone would round."""
+    """In a bfloat16 model too the router bias keeps float32, which from_pretrained alone would
+    round."""
     saved, model = small_mixture(0), small_mixture(1)
     for one in (saved, model):
         bias = one.get_buffer(BIAS)
@@ -110,7 +118,9 @@ def test_saved_weights_come_back_bit_by_bit(tmp_path):
     assert saves_other_names(model)
     load_saved_weights(model, tmp_path)
     assert model.get_buffer(BIAS).dtype == torch.float32
-    for (name, ours), theirs in zip(model.state_dict().items(), saved.state_dict().values(), strict=True):
+    for (name, ours), theirs in zip(
+        model.state_dict().items(), saved.state_dict().values(), strict=True
+    ):
         assert torch.equal(ours, theirs), name
     assert not saves_other_names(tiny_model())
 

@@ -1,4 +1,5 @@
-"""Loss-free balancing: what is counted, how the bias moves, that nothing else changes, save and resume, processes."""
+"""Loss-free balancing: what is counted, how the bias moves, that nothing else changes, save and
+resume, processes."""
 
 import pytest
 import torch
@@ -13,19 +14,24 @@ from shaped_trl.modeling.balancing import LOGGED, LossFreeBalancing
 
 
 def loads(model, ids: torch.Tensor, mask: torch.Tensor | None = None) -> torch.Tensor:
-    """Tokens per expert of each layer, counted apart from the callback, on what the experts themselves get."""
+    """Tokens per expert of each layer, counted apart from the callback, on what the experts
+    themselves get."""
     found = []
     for layer in model.model.layers:
         layer.mlp.experts.register_forward_pre_hook(lambda module, args: found.append(args[1]))
     with torch.no_grad():
         model(ids, attention_mask=mask)
     kept = torch.ones_like(ids, dtype=torch.bool) if mask is None else mask.bool()
-    return torch.stack([torch.bincount(chosen[kept.flatten()].flatten(), minlength=EXPERTS) for chosen in found])
+    return torch.stack(
+        [torch.bincount(chosen[kept.flatten()].flatten(), minlength=EXPERTS) for chosen in found]
+    )
 
 
 def batch(rows: int = ROWS, seed: int = 0) -> dict[str, torch.Tensor]:
     """Padded rows of uneven length."""
-    encoded = tiny_tokenizer()(list(text_rows(rows, seed)["text"]), padding=True, return_tensors="pt")
+    encoded = tiny_tokenizer()(
+        list(text_rows(rows, seed)["text"]), padding=True, return_tensors="pt"
+    )
     ids, mask = encoded["input_ids"], encoded["attention_mask"]
     return {"input_ids": ids, "attention_mask": mask, "labels": ids.where(mask.bool(), -100)}
 
@@ -33,9 +39,12 @@ def batch(rows: int = ROWS, seed: int = 0) -> dict[str, torch.Tensor]:
 @pytest.mark.slow
 @pytest.mark.parametrize("balanced", [True, False], ids=["balanced", "without"])
 def test_a_collapsed_router_is_balanced_only_by_the_callback(balanced, tmp_path):
-    """All tokens on 2 of 8 experts: after 120 steps of 0.001 the largest load is below 1.5 means, without above 3."""
+    """All tokens on 2 of 8 experts: after 120 steps of 0.001 the largest load is below 1.5 means,
+    without above 3."""
     model = collapsed_model()
-    one = trained(model, tmp_path, LossFreeBalancing(model) if balanced else None, steps=120, per_device=32)
+    one = trained(
+        model, tmp_path, LossFreeBalancing(model) if balanced else None, steps=120, per_device=32
+    )
     held_out = batch(rows=100, seed=1)
     relative = loads(model, held_out["input_ids"], held_out["attention_mask"]).double()
     relative = (relative / relative.mean(1, keepdim=True)).amax(1)
@@ -52,7 +61,9 @@ def test_the_bias_moves_by_the_rate_towards_the_mean(tmp_path):
     result = balanced_run(tmp_path, steps=1, rate=0.01)
     (counts,) = result["counts"]
     assert (counts == 0).any()
-    assert torch.equal(result["biases"], 0.01 * torch.sign(counts.double().mean(1, keepdim=True) - counts))
+    assert torch.equal(
+        result["biases"], 0.01 * torch.sign(counts.double().mean(1, keepdim=True) - counts)
+    )
     equal = collapsed_model(num_local_experts=2)  # both are always chosen
     assert balanced_run(tmp_path, steps=1, model=equal)["biases"].eq(0).all()
 
@@ -83,8 +94,13 @@ def test_accumulation_and_packing_change_neither_counts_nor_biases(tmp_path):
 @pytest.mark.slow
 @pytest.mark.parametrize("reentrant", [True, False], ids=["reentrant", "not reentrant"])
 def test_gradient_checkpointing_does_not_count_twice(reentrant, tmp_path):
-    settings = {"gradient_checkpointing": True, "gradient_checkpointing_kwargs": {"use_reentrant": reentrant}}
-    assert_same(balanced_run(tmp_path, accumulation=2, per_device=4, **settings), balanced_run(tmp_path))
+    settings = {
+        "gradient_checkpointing": True,
+        "gradient_checkpointing_kwargs": {"use_reentrant": reentrant},
+    }
+    assert_same(
+        balanced_run(tmp_path, accumulation=2, per_device=4, **settings), balanced_run(tmp_path)
+    )
 
 
 def assert_same(ours: dict, theirs: dict) -> None:
@@ -104,7 +120,12 @@ def test_generation_and_evaluation_do_not_count(tmp_path):
     model.train()
     with torch.no_grad():
         model(**rows)
-        model.generate(rows["input_ids"], attention_mask=rows["attention_mask"], max_new_tokens=3, do_sample=False)
+        model.generate(
+            rows["input_ids"],
+            attention_mask=rows["attention_mask"],
+            max_new_tokens=3,
+            do_sample=False,
+        )
     assert balancing.counts_LE.eq(0).all()
     evaluated = {"eval_strategy": "steps", "eval_steps": 1, "eval_dataset": text_rows(5, seed=1)}
     assert_same(balanced_run(tmp_path, **evaluated), balanced_run(tmp_path / "not"))
@@ -123,7 +144,9 @@ def test_the_bias_chooses_the_experts_and_does_not_weigh_them():
 
 
 def test_the_log_has_the_balance_with_the_training_loss(tmp_path):
-    result = balanced_run(tmp_path, logging_steps=2, eval_strategy="steps", eval_steps=2, eval_dataset=text_rows(5))
+    result = balanced_run(
+        tmp_path, logging_steps=2, eval_strategy="steps", eval_steps=2, eval_dataset=text_rows(5)
+    )
     rows = list(read_jsonl(tmp_path / "train_log.jsonl"))
     training = [row for row in rows if "loss" in row]
     assert [row["step"] for row in training] == [2, 4]
@@ -132,25 +155,33 @@ def test_the_log_has_the_balance_with_the_training_loss(tmp_path):
         counts = torch.stack(result["counts"][2 * i : 2 * i + 2]).double()  # [steps, L, E]
         violation, dead = counts.amax(2) / counts.mean(2) - 1, (counts == 0).sum(2).double()
         expected = [violation.mean(), violation.amax(1).mean(), dead.mean(), dead.amax(1).mean()]
-        assert [row[name] for name in LOGGED] == pytest.approx([value.item() for value in expected], rel=1e-12)
+        assert [row[name] for name in LOGGED] == pytest.approx(
+            [value.item() for value in expected], rel=1e-12
+        )
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
 def test_a_resumed_run_has_the_biases_of_an_undisturbed_one(dtype, tmp_path):
-    """In a bfloat16 model too, whose biases stay float32: in the file, after loading, at the end; to the bit."""
+    """In a bfloat16 model too, whose biases stay float32: in the file, after loading, at the end;
+    to the bit."""
     settings = {"steps": 6, "rate": 0.001, "save_strategy": "steps", "save_steps": 3}
     whole = balanced_run(tmp_path, model=collapsed_model(dtype=getattr(torch, dtype)), **settings)
     saved = load_file(tmp_path / "checkpoint-3" / "model.safetensors")
     biases = [tensor for name, tensor in saved.items() if name.endswith("e_score_correction_bias")]
     assert len(biases) == 2
-    assert all(bias.dtype == torch.float32 and bias.abs().max() == pytest.approx(0.003) for bias in biases)
-    fresh = collapsed_model(spread=0.0, dtype=getattr(torch, dtype), initializer_range=0.5)  # nothing of it may stay
+    assert all(
+        bias.dtype == torch.float32 and bias.abs().max() == pytest.approx(0.003) for bias in biases
+    )
+    # nothing of it may stay
+    fresh = collapsed_model(spread=0.0, dtype=getattr(torch, dtype), initializer_range=0.5)
     again = balanced_run(tmp_path, model=fresh, resume=str(tmp_path / "checkpoint-3"), **settings)
     assert again["biases"].dtype == torch.float32
     assert torch.equal(again["biases"], whole["biases"])
     assert all(torch.equal(a, b) for a, b in zip(again["counts"], whole["counts"][3:], strict=True))
-    for (name, ours), theirs in zip(again["weights"].items(), whole["weights"].values(), strict=True):
+    for (name, ours), theirs in zip(
+        again["weights"].items(), whole["weights"].values(), strict=True
+    ):
         assert torch.equal(ours, theirs), name
 
 
@@ -164,14 +195,30 @@ def test_two_processes_count_and_move_as_one(tmp_path):
         assert_same(result["fsdp"], by_adamw)
         resumed = result["fsdp resumed"]
         assert torch.equal(resumed["biases"], by_adamw["biases"])
-        assert all(torch.equal(a, b) for a, b in zip(resumed["counts"], by_adamw["counts"][2:], strict=True))
+        assert all(
+            torch.equal(a, b)
+            for a, b in zip(resumed["counts"], by_adamw["counts"][2:], strict=True)
+        )
 
 
 def test_a_router_that_holds_its_own_bias_is_balanced():
     torch.manual_seed(0)
-    sizes = {"vocab_size": 63, "hidden_size": 16, "intermediate_size": 32, "moe_intermediate_size": 8, "head_dim": 8}
-    sizes |= {"num_attention_heads": 2, "num_key_value_heads": 1, "num_hidden_layers": 3, "first_k_dense_replace": 1}
-    model = Glm4MoeForCausalLM(Glm4MoeConfig(**sizes, n_routed_experts=4, num_experts_per_tok=2)).train()
+    sizes = {
+        "vocab_size": 63,
+        "hidden_size": 16,
+        "intermediate_size": 32,
+        "moe_intermediate_size": 8,
+        "head_dim": 8,
+    }
+    sizes |= {
+        "num_attention_heads": 2,
+        "num_key_value_heads": 1,
+        "num_hidden_layers": 3,
+        "first_k_dense_replace": 1,
+    }
+    model = Glm4MoeForCausalLM(
+        Glm4MoeConfig(**sizes, n_routed_experts=4, num_experts_per_tok=2)
+    ).train()
     balancing = LossFreeBalancing(model)
     model(**batch())
     assert balancing.counts_LE.shape == (2, 4)

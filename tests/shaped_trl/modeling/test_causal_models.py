@@ -1,4 +1,5 @@
-"""With the default shape the loss is the model's own, for every class of `AutoModelForCausalLM` that is served."""
+"""With the default shape the loss is the model's own, for every class of `AutoModelForCausalLM`
+that is served."""
 
 from pathlib import Path
 
@@ -9,8 +10,19 @@ from causal_models import TOLERANCE, Result, compare, compare_all, model_classes
 import shaped_trl.modeling
 
 PAGE = Path(shaped_trl.modeling.__file__).with_name("README.md")
-# Transforms in the head, softcaps and routers under other names, padding, a backbone that is not `base_model`.
-FEW = ("Electra", "Inkling", "Inkling2", "JetMoe", "Llama4", "Mllama", "ModernBertDecoder", "RecurrentGemma", "xLSTM")
+# Transforms in the head, softcaps and routers under other names, padding, a backbone that is not
+# `base_model`.
+FEW = (
+    "Electra",
+    "Inkling",
+    "Inkling2",
+    "JetMoe",
+    "Llama4",
+    "Mllama",
+    "ModernBertDecoder",
+    "RecurrentGemma",
+    "xLSTM",
+)
 
 # Models of others, in sizes that nobody else has.
 pytestmark = pytest.mark.filterwarnings("ignore")

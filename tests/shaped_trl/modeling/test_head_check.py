@@ -1,4 +1,5 @@
-"""Models whose own loss is another are refused, and the check leaves no trace in those that are not."""
+"""Models whose own loss is another are refused, and the check leaves no trace in those that are
+not."""
 
 import copy
 import random
@@ -38,13 +39,17 @@ class Altered(Qwen3ForCausalLM):
         logits = self.change(super().forward(input_ids, attention_mask, **kwargs).logits)
         loss = None
         if labels is not None:
-            loss = self.loss_function(logits, labels, vocab_size=logits.shape[-1]) + self.penalty(logits)
+            loss = self.loss_function(logits, labels, vocab_size=logits.shape[-1]) + self.penalty(
+                logits
+            )
         return CausalLMOutputWithPast(loss=loss, logits=logits)
 
 
 def altered(**methods) -> Altered:
     model = tiny_model()
-    model.__class__ = type("Altered", (Altered,), {name: staticmethod(method) for name, method in methods.items()})
+    model.__class__ = type(
+        "Altered", (Altered,), {name: staticmethod(method) for name, method in methods.items()}
+    )
     return model
 
 
@@ -107,7 +112,9 @@ def test_another_objective_is_refused(name):
         (lambda z: z.masked_fill(torch.arange(V) >= 50, torch.finfo(z.dtype).min), 1.0, None, 50),
     ],
 )
-def test_what_happens_to_the_logits_is_measured_whatever_it_is_called(change, scale, softcap, tokens):
+def test_what_happens_to_the_logits_is_measured_whatever_it_is_called(
+    change, scale, softcap, tokens
+):
     model = altered(change=change)
     ids = torch.arange(3, 12)[None]
     expected = model(ids, labels=ids).loss
@@ -122,7 +129,8 @@ def test_what_happens_to_the_logits_is_measured_whatever_it_is_called(change, sc
 
 
 class Counting(torch.nn.Module):
-    """Counts its calls, keeps the last input, puts a buffer in the place of another, and draws random numbers."""
+    """Counts its calls, keeps the last input, puts a buffer in the place of another, and draws
+    random numbers."""
 
     def __init__(self):
         super().__init__()
@@ -152,7 +160,9 @@ def test_the_check_leaves_no_trace():
     assert random.getstate() == python_state
     assert counting.calls == 0
     assert all(p.grad is None and p.requires_grad for p in model.parameters())
-    assert {name: id(buffer) for name, buffer in model.named_buffers()} == {n: id(b) for n, (b, _) in buffers.items()}
+    assert {name: id(buffer) for name, buffer in model.named_buffers()} == {
+        n: id(b) for n, (b, _) in buffers.items()
+    }
     for buffer, value in buffers.values():
         assert torch.equal(buffer, value)
     # Nor where it ends with an error.

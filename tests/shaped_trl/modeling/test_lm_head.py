@@ -36,7 +36,12 @@ SIZES = {
 
 def models() -> dict[str, PreTrainedModel]:
     torch.manual_seed(0)
-    moe = {"num_experts": 4, "num_experts_per_tok": 2, "moe_intermediate_size": 16, "output_router_logits": True}
+    moe = {
+        "num_experts": 4,
+        "num_experts_per_tok": 2,
+        "moe_intermediate_size": 16,
+        "output_router_logits": True,
+    }
     return {
         "plain": tiny_model(tie_word_embeddings=False),
         "tied": tiny_model(tie_word_embeddings=True),
@@ -57,9 +62,12 @@ def batch():
     return {"input_ids": ids, "attention_mask": torch.ones_like(ids), "labels": labels}
 
 
-@pytest.mark.parametrize("name", ["plain", "tied", "softcap", "logits_scaling", "logit_scale", "moe"])
+@pytest.mark.parametrize(
+    "name", ["plain", "tied", "softcap", "logits_scaling", "logit_scale", "moe"]
+)
 def test_cross_entropy_is_the_models_own_loss(name, batch):
-    """With the default shape a patched forward returns what the unpatched one does, loss and gradients."""
+    """With the default shape a patched forward returns what the unpatched one does, loss and
+    gradients."""
     model = models()[name]
     if name != "moe":  # grouped_mm of the experts has no float64
         model = model.double()
@@ -70,7 +78,8 @@ def test_cross_entropy_is_the_models_own_loss(name, batch):
     shape_lm_head(model)
     output = model(**batch)
     output.loss.backward()
-    assert abs(output.loss.item() - expected.item()) < 1e-6  # transformers computes its loss in float32
+    # transformers computes its loss in float32
+    assert abs(output.loss.item() - expected.item()) < 1e-6
     for n, gradient in gradients.items():
         torch.testing.assert_close(model.get_parameter(n).grad, gradient, rtol=1e-4, atol=1e-7)
 
@@ -102,7 +111,9 @@ def test_shift_labels_are_taken_as_they_are(batch):
     labels = batch.pop("labels")
     shifted = torch.nn.functional.pad(labels[:, 1:], (0, 1), value=-100)
     expected = model(**batch, labels=labels).loss
-    torch.testing.assert_close(model(**batch, shift_labels=shifted).loss, expected, rtol=1e-6, atol=1e-7)
+    torch.testing.assert_close(
+        model(**batch, shift_labels=shifted).loss, expected, rtol=1e-6, atol=1e-7
+    )
 
 
 def test_labels_given_by_position_are_shaped(batch):
@@ -192,7 +203,10 @@ def test_unknown_metric_is_refused():
 
 @pytest.mark.parametrize(
     ("tied", "adapter"),
-    [(False, {"target_modules": ["lm_head"]}), (True, {"target_modules": ["q_proj"], "trainable_token_indices": [5]})],
+    [
+        (False, {"target_modules": ["lm_head"]}),
+        (True, {"target_modules": ["q_proj"], "trainable_token_indices": [5]}),
+    ],
     ids=["lora", "trainable-tokens"],
 )
 def test_adapter_on_the_head_is_refused(batch, tied, adapter):
@@ -213,7 +227,9 @@ def test_a_copy_of_the_head_is_trained_beside_adapters(batch):
     model = tiny_model(tie_word_embeddings=False)
     shape_lm_head(model)
     expected = model(**batch).loss
-    adapted = get_peft_model(model, LoraConfig(r=2, target_modules=["q_proj"], modules_to_save=["lm_head"]))
+    adapted = get_peft_model(
+        model, LoraConfig(r=2, target_modules=["q_proj"], modules_to_save=["lm_head"])
+    )
     loss = adapted(**batch).loss
     loss.backward()
     torch.testing.assert_close(loss, expected, rtol=0, atol=0)
@@ -233,7 +249,12 @@ def test_one_line_serves_a_plain_trainer(tmp_path, batch):
     shape_lm_head(model, RewardShape(beta=-0.25))
     expected = model(**batch).loss.item()
     args = TrainingArguments(
-        tmp_path, max_steps=1, per_device_train_batch_size=3, logging_steps=1, use_cpu=True, disable_tqdm=True
+        tmp_path,
+        max_steps=1,
+        per_device_train_batch_size=3,
+        logging_steps=1,
+        use_cpu=True,
+        disable_tqdm=True,
     )
     trainer = Trainer(model, args, train_dataset=rows)
     trainer.train()

@@ -27,7 +27,9 @@ from shaped_trl.rlvr.rewards import VerdictReward
 
 
 def rows(golds: list[str], prompt: str = "Question {i}?") -> Dataset:
-    return Dataset.from_dict({"prompt": [prompt.format(i=i) for i in range(len(golds))], "gold": golds})
+    return Dataset.from_dict(
+        {"prompt": [prompt.format(i=i) for i in range(len(golds))], "gold": golds}
+    )
 
 
 def found_in(golds: list[str], grader: str = "exact_match", **options):
@@ -61,10 +63,13 @@ def gym_reward() -> VerdictReward:
     ],
 )
 def test_flaws_of_reasoning_gyms_tasks(task, answer, gym_reward):
-    """The first is rewarded by a tolerance, the second because nan is far from nothing, the third for any text."""
+    """The first is rewarded by a tolerance, the second because nan is far from nothing, the third
+    for any text."""
     data = rl_prompts(PromptArguments(f"reasoning_gym/{task}", num_prompts=20), seed=0).train
     found = audit_reward(gym_reward, data, prompts=8)
-    assert answer in {one.answer.name for one in found.refused()} or answer is None is found.refusal()
+    assert (
+        answer in {one.answer.name for one in found.refused()} or answer is None is found.refusal()
+    )
     assert found.golds.passed == 8
 
 
@@ -88,18 +93,28 @@ def test_few_golds_have_the_majoritys_share_for_a_bar(lenient):
     assert max(one.share for one in found.tried) == found.bar() == 0.75
     assert "2 values, the most frequent is 'yes' on 75%: the bar is 75%" in found.table()
     refusal = found_in(golds, lenient, prompts=100).refusal()
-    assert "is rewarded on 100 of 100 prompts (100%), above the most frequent gold's share of 75%" in refusal
-    assert found_in(["A", "B", "C", "D"] * 25, "choice", prompts=100).bar() == 0.3  # the higher of the two
+    assert (
+        "is rewarded on 100 of 100 prompts (100%), above the most frequent gold's share of 75%"
+        in refusal
+    )
+    # the higher of the two
+    assert found_in(["A", "B", "C", "D"] * 25, "choice", prompts=100).bar() == 0.3
 
 
 def test_golds_are_counted_as_the_grader_tells_them_apart():
-    """Six writings of two numbers are two values; the letter of an option is its value, whatever its text is."""
+    """Six writings of two numbers are two values; the letter of an option is its value, whatever
+    its text is."""
     numbers = ["1", "1.0", "1.00", "2", "2.0", "2.00"]
     assert found_in(numbers * 4, "gsm8k").golds.values == 2
     options = found_in(
-        [f"(B) word{number}" for number in range(10)] + [f"(C) w{number}" for number in range(6)], "choice"
+        [f"(B) word{number}" for number in range(10)] + [f"(C) w{number}" for number in range(6)],
+        "choice",
     )
-    assert (options.golds.values, options.golds.frequent[0], options.golds.share) == (2, "B", 10 / 16)
+    assert (options.golds.values, options.golds.frequent[0], options.golds.share) == (
+        2,
+        "B",
+        10 / 16,
+    )
     assert options.refusal() is None
 
 
@@ -118,7 +133,9 @@ def test_an_answer_that_depends_on_the_prompt_may_pass_by_chance():
         golds = [str(i % 2 if i < agree else 1 - i % 2) for i in range(100)]
         data = Dataset.from_dict({"prompt": prompts, "gold": golds})
         found = audit_reward(VerdictReward("exact_match"), data, prompts=100)
-        assert next(one.passed for one in found.tried if one.answer.name == "its last number") == agree
+        assert (
+            next(one.passed for one in found.tried if one.answer.name == "its last number") == agree
+        )
         return found.refusal() is not None
 
     assert [refused(agree) for agree in (50, 60, 70, 100)] == [False, False, True, True]
@@ -174,7 +191,9 @@ def test_a_reward_of_ones_own_is_audited_in_the_prompts_form():
     def tagged(prompts, completions, gold, **columns) -> list[float]:
         assert prompts[0][0]["role"] == "user"
         texts = [completion[0]["content"] for completion in completions]
-        return [float(text.startswith("<answer>") and text != "<answer></answer>") for text in texts]
+        return [
+            float(text.startswith("<answer>") and text != "<answer></answer>") for text in texts
+        ]
 
     data = Dataset.from_dict(
         {
@@ -190,7 +209,9 @@ def test_a_reward_of_ones_own_is_audited_in_the_prompts_form():
 def test_a_form_that_the_grader_does_not_read_is_soon_left_out():
     """Running sums are read after the word answer alone; on the others time would be lost."""
     found = found_in([f"{i} {i + 1}" for i in range(20)], "running_sums")
-    prompts = {form: {one.prompts for one in found.tried if one.form == form} for form in ("…", "answer …")}
+    prompts = {
+        form: {one.prompts for one in found.tried if one.form == form} for form in ("…", "answer …")
+    }
     assert prompts == {"…": {2}, "answer …": {16, 20}}
 
 
@@ -202,7 +223,8 @@ def test_an_audit_draws_from_no_generator_of_the_run():
     assert torch.equal(torch.get_rng_state(), states[1])
 
 
-PROMPTS = rows(["w1"] * 12 + [f"w{i}" for i in range(2, 14)], "w1 w{i}")  # a constant answer passes on half of them
+# a constant answer passes on half of them
+PROMPTS = rows(["w1"] * 12 + [f"w{i}" for i in range(2, 14)], "w1 w{i}")
 
 
 def test_the_trainer_audits_before_its_first_step(tmp_path, monkeypatch):
@@ -213,10 +235,15 @@ def test_the_trainer_audits_before_its_first_step(tmp_path, monkeypatch):
         rlvr_trainer(rlvr_arguments(tmp_path, audit_reward="only"), reward, PROMPTS).train()
     calls = []
     monkeypatch.setattr(GRPOTrainer, "train", lambda self, checkpoint: calls.append(checkpoint))
-    rlvr_trainer(rlvr_arguments(tmp_path), reward, PROMPTS).train(resume_from_checkpoint="checkpoint-5")
+    rlvr_trainer(rlvr_arguments(tmp_path), reward, PROMPTS).train(
+        resume_from_checkpoint="checkpoint-5"
+    )
     assert calls.pop() == "checkpoint-5"
-    monkeypatch.setattr(audit_module, "audit_reward", lambda *args, **options: calls.append(options))
-    audit_before_training(even_length, PROMPTS, rlvr_arguments(tmp_path))  # what it means is not known
+    monkeypatch.setattr(
+        audit_module, "audit_reward", lambda *args, **options: calls.append(options)
+    )
+    # what it means is not known
+    audit_before_training(even_length, PROMPTS, rlvr_arguments(tmp_path))
     audit_before_training(reward, PROMPTS, rlvr_arguments(tmp_path, audit_reward="off"))
     assert calls == []
 
@@ -236,7 +263,8 @@ def test_options_out_of_range(tmp_path, changes, message):
 
 @pytest.fixture
 def command(tmp_path, monkeypatch):
-    """`shaped-trl rlvr` on prompts of which one blind answer solves half; called with more options."""
+    """`shaped-trl rlvr` on prompts of which one blind answer solves half; called with more
+    options."""
     monkeypatch.chdir(tmp_path)
     PROMPTS.to_json("flawed.jsonl")
     settings = {
@@ -262,7 +290,9 @@ def test_only_audits_and_leaves_nothing_behind(command, tmp_path, monkeypatch, c
     assert not (tmp_path / "out").exists()
 
 
-def test_a_run_is_refused_before_its_model_is_loaded_and_a_resumed_one_is_not(command, monkeypatch, capsys):
+def test_a_run_is_refused_before_its_model_is_loaded_and_a_resumed_one_is_not(
+    command, monkeypatch, capsys
+):
     tiny_model().save_pretrained("model")
     tiny_tokenizer().save_pretrained("model")
     with monkeypatch.context() as patch:
@@ -304,7 +334,9 @@ def test_one_process_decides_and_all_stop(tmp_path):
 
 def test_another_process_takes_the_first_ones_word(tmp_path, monkeypatch):
     monkeypatch.setattr(audit_module, "audit_reward", None)  # it does not audit
-    monkeypatch.setattr(audit_module, "broadcast_object_list", lambda said: ["the first one's line"])
+    monkeypatch.setattr(
+        audit_module, "broadcast_object_list", lambda said: ["the first one's line"]
+    )
     args = SimpleNamespace(audit_reward="refuse", process_index=1)
     with pytest.raises(UserError, match="the first one's line"):
         audit_before_training(VerdictReward("exact_match"), PROMPTS, args)

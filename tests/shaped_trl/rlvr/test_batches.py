@@ -1,4 +1,5 @@
-"""What dynamic sampling hands to the loss: informative groups, aligned rows, equal shares on every process."""
+"""What dynamic sampling hands to the loss: informative groups, aligned rows, equal shares on every
+process."""
 
 import math
 from collections import Counter
@@ -17,7 +18,8 @@ PROMPTS = {row["prompt"]: row["kind"] for row in scripted_prompts()}
 
 
 def check_rows(batch, per_process_groups=2):
-    """Rows of a batch, by content: groups of one prompt, rewards and advantages of their own completions."""
+    """Rows of a batch, by content: groups of one prompt, rewards and advantages of their own
+    completions."""
     assert len(batch["prompt"]) == per_process_groups * G
     groups = [slice(i, i + G) for i in range(0, len(batch["prompt"]), G)]
     for group in groups:
@@ -36,10 +38,14 @@ def check_table(table, rows):
     total = torch.tensor(table["scripted"]) + torch.tensor(words)
     total = total.view(-1, G)
     expected = (total - total.mean(1, keepdim=True)) / (total.std(1, keepdim=True) + 1e-4)
-    torch.testing.assert_close(torch.tensor(table["advantage"]), expected.flatten(), rtol=1e-4, atol=1e-4)
+    torch.testing.assert_close(
+        torch.tensor(table["advantage"]), expected.flatten(), rtol=1e-4, atol=1e-4
+    )
     got = torch.tensor([advantage for row in rows for advantage in row["advantage"]])
     torch.testing.assert_close(got, torch.tensor(table["advantage"]), rtol=0, atol=0)
-    assert [c.split() for row in rows for c in row["completion"]] == [c.split() for c in table["completion"]]
+    assert [c.split() for row in rows for c in row["completion"]] == [
+        c.split() for c in table["completion"]
+    ]
 
 
 def test_the_loss_sees_informative_groups_of_its_own_prompts(tmp_path):
@@ -59,7 +65,10 @@ def test_the_loss_sees_informative_groups_of_its_own_prompts(tmp_path):
     assert Counter(used) - Counter(informative) == Counter()
     assert all(a != b for a, b in pairwise(used))
     rows = list(read_jsonl(tmp_path / "rl_log.jsonl"))
-    counted = {name: sum(row.get(f"groups_{name}", 0) for row in rows) for name in ("sampled", "all_right", "surplus")}
+    counted = {
+        name: sum(row.get(f"groups_{name}", 0) for row in rows)
+        for name in ("sampled", "all_right", "surplus")
+    }
     assert counted["sampled"] == len(drawn)
     assert counted["all_right"] == sum(kinds[row] == "right" for row in drawn)
     assert len(used) == len(informative) - counted["surplus"] == 16
@@ -117,7 +126,8 @@ def check_leftovers(*results):
         apart = [batch["apart"] for batch in result["batches"]]
         assert apart[0] is apart[2] is None  # strictly on-policy: TRL takes the ratio for 1
         for rows in (apart[1], apart[3]):
-            assert min(rows[:G]) > 1e-3  # of the policy before the step, for each process has one of the two groups
+            # of the policy before the step, for each process has one of the two groups
+            assert min(rows[:G]) > 1e-3
             assert max(rows[G:]) < 1e-5  # of the present one
     for rows in zip(*(result["batches"] for result in results), strict=True):
         check_table(rows[0]["table"], rows)
@@ -125,23 +135,40 @@ def check_leftovers(*results):
 
 def test_a_batch_that_cannot_be_filled_trains_on_fewer(tmp_path):
     kinds = ("mixed", *["wrong"] * 23)
-    found = batches(str(tmp_path), kinds, {"max_sampling_rounds": 2, "max_steps": 6, "on_no_signal": "ignore"})
+    found = batches(
+        str(tmp_path), kinds, {"max_sampling_rounds": 2, "max_steps": 6, "on_no_signal": "ignore"}
+    )
     rows = list(read_jsonl(tmp_path / "rl_log.jsonl"))
     for batch, row in zip(found["batches"], rows, strict=True):
         informative = [kind == "mixed" for kind in batch["kind"]]
         assert row["rounds"] <= 2
         assert row["groups_filled"] == informative.count(False) / G
-        assert all(advantage == 0 for advantage, kept in zip(batch["advantage"], informative, strict=True) if not kept)
-        assert all(math.isnan(r) != kept for r, kept in zip(batch["table"]["scripted"], informative, strict=True))
-        assert batch["items"] == sum(t for t, kept in zip(batch["row_tokens"], informative, strict=True) if kept)
+        assert all(
+            advantage == 0
+            for advantage, kept in zip(batch["advantage"], informative, strict=True)
+            if not kept
+        )
+        assert all(
+            math.isnan(r) != kept
+            for r, kept in zip(batch["table"]["scripted"], informative, strict=True)
+        )
+        assert batch["items"] == sum(
+            t for t, kept in zip(batch["row_tokens"], informative, strict=True) if kept
+        )
         assert row["trained_tokens"] == batch["items"]
-    assert {row["groups_filled"] for row in rows} == {1.0, 2.0}  # some batches have a group, some none
+    # some batches have a group, some none
+    assert {row["groups_filled"] for row in rows} == {1.0, 2.0}
 
 
 def no_signal(folder: str, choice: str = "stop", **changes) -> str:
     """A run whose prompts are all wrong."""
     args = rlvr_arguments(
-        folder, max_steps=13, max_sampling_rounds=2, no_signal_patience=3, on_no_signal=choice, **changes
+        folder,
+        max_steps=13,
+        max_sampling_rounds=2,
+        no_signal_patience=3,
+        on_no_signal=choice,
+        **changes,
     )
     one = rlvr_trainer(args, scripted, scripted_prompts(("wrong",) * 24))
     try:

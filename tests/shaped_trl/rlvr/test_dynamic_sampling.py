@@ -16,13 +16,23 @@ RIGHT, WRONG, MIXED = Outcome.ALL_RIGHT, Outcome.ALL_WRONG, Outcome.INFORMATIVE
 
 def test_informative_groups_by_spread():
     accuracy = torch.tensor(
-        [[1.0, 1, 1], [0, 0, 0], [0, 1, 0], [NAN, 1, 1], [NAN, 0, 1], [NAN, NAN, NAN], [0.1, 0.1, 0.1]]
+        [
+            [1.0, 1, 1],
+            [0, 0, 0],
+            [0, 1, 0],
+            [NAN, 1, 1],
+            [NAN, 0, 1],
+            [NAN, NAN, NAN],
+            [0.1, 0.1, 0.1],
+        ]
     )
     assert informative_groups(accuracy).tolist() == [False, False, True, False, True, False, False]
 
 
 def test_outcomes_name_what_kept_a_group_from_teaching():
-    accuracy = torch.tensor([[1.0, 1, 1], [0, 0, 0], [0, 1, 0], [NAN, NAN, NAN], [0, 0, 0], [0, 0, 0], [0, 0, 0]])
+    accuracy = torch.tensor(
+        [[1.0, 1, 1], [0, 0, 0], [0, 1, 0], [NAN, NAN, NAN], [0, 0, 0], [0, 0, 0], [0, 0, 0]]
+    )
     truncated = torch.zeros(7, 3, dtype=torch.bool)
     unparsed = torch.zeros(7, 3, dtype=torch.bool)
     truncated[4, :2] = True  # two of three cut off
@@ -75,7 +85,8 @@ def test_prompts_are_retired_after_so_many_in_a_row_and_come_back():
     for _ in range(14):
         (row,) = stream.draw(1)
         drawn.append(row)
-        # 0 is always right; 1 right and mixed in turns, never twice in a row right; 2 wrong, which retires nothing
+        # 0 is always right; 1 right and mixed in turns, never twice in a row right; 2 wrong, which
+        # retires nothing
         stream.report(row, {0: RIGHT, 1: RIGHT if drawn.count(1) % 2 else MIXED, 2: WRONG}[row])
     # 0 goes in epoch 1, is away in 2, back in 3 for two more tries, and goes again in 4
     assert drawn == [0, 1, 2, 0, 1, 2, 1, 2, 0, 1, 2, 0, 1, 2]
@@ -110,7 +121,8 @@ def outcome_of(row: int) -> Outcome:
 
 
 def sampler(outcome=outcome_of, rows=30, **options) -> DynamicSampler:
-    """One process whose completions of a prompt come to `outcome(row)`; a group has 2 of 5 tokens."""
+    """One process whose completions of a prompt come to `outcome(row)`; a group has 2 of 5
+    tokens."""
 
     def roll_out(indices):
         ledger = Ledger(rounds=1, completions=2 * len(indices), rollout_tokens=10 * len(indices))
@@ -129,7 +141,8 @@ def sampler(outcome=outcome_of, rows=30, **options) -> DynamicSampler:
 
 
 def test_batches_are_those_of_a_plain_simulation():
-    """The first informative prompts of the stream, in its order; every other one is counted by its outcome."""
+    """The first informative prompts of the stream, in its order; every other one is counted by its
+    outcome."""
     one, stream = sampler(), PromptStream(30, seed=5)
     for _ in range(6):
         groups, ledger, filled, has_leftovers = one.batch(4)
@@ -137,18 +150,30 @@ def test_batches_are_those_of_a_plain_simulation():
         while sum(outcome_of(row) is MIXED for row in tried) < 4:
             missing = 4 - sum(outcome_of(row) is MIXED for row in tried)
             share = sum(outcome_of(row) is MIXED for row in tried) / max(len(tried), 1)
-            tried += stream.draw(4 if not tried or share == 0 else min(4, math.ceil(missing / max(share, 1 / 4))))
+            tried += stream.draw(
+                4 if not tried or share == 0 else min(4, math.ceil(missing / max(share, 1 / 4)))
+            )
         counts = Counter(map(outcome_of, tried))
-        assert [group.row for group in groups] == [row for row in tried if outcome_of(row) is MIXED][:4]
+        assert [group.row for group in groups] == [
+            row for row in tried if outcome_of(row) is MIXED
+        ][:4]
         assert ledger.groups_sampled == len(tried)
-        assert (ledger.groups_informative, ledger.groups_all_right) == (counts[MIXED], counts[RIGHT])
-        assert (ledger.groups_all_wrong, ledger.groups_surplus) == (counts[WRONG], counts[MIXED] - 4)
+        assert (ledger.groups_informative, ledger.groups_all_right) == (
+            counts[MIXED],
+            counts[RIGHT],
+        )
+        assert (ledger.groups_all_wrong, ledger.groups_surplus) == (
+            counts[WRONG],
+            counts[MIXED] - 4,
+        )
         assert not filled
         assert not has_leftovers
 
 
 def test_rounds_are_bounded_and_the_rest_is_filled():
-    groups, ledger, filled, _ = sampler(lambda row: WRONG if row % 10 else MIXED, max_rounds=3).batch(4)
+    groups, ledger, filled, _ = sampler(
+        lambda row: WRONG if row % 10 else MIXED, max_rounds=3
+    ).batch(4)
     assert ledger.rounds == 3
     assert filled
     assert len(groups) == 4
@@ -174,7 +199,8 @@ def test_leftovers_are_dropped_or_come_first_with_their_log_probabilities():
         groups, ledger, _, has_leftovers = keeping.batch(4)
         assert [group.row for group in groups[: len(before)]] == before
         assert has_leftovers == bool(before)
-        assert [item.old_logps for item in groups[-1].completions] == [None, None]  # the last one is of this policy
+        # the last one is of this policy
+        assert [item.old_logps for item in groups[-1].completions] == [None, None]
         for group in keeping.leftovers:
             assert [item.old_logps for item in group.completions] == [[-1.0] * 5] * 2
         assert ledger.groups_surplus == 0
@@ -186,7 +212,9 @@ def test_leftovers_are_dropped_or_come_first_with_their_log_probabilities():
 
 
 def test_leftovers_survive_a_checkpoint():
-    one, again = (sampler(lambda row: MIXED if row % 2 else WRONG, keep_leftovers=True) for _ in range(2))
+    one, again = (
+        sampler(lambda row: MIXED if row % 2 else WRONG, keep_leftovers=True) for _ in range(2)
+    )
     while not one.leftovers:
         one.batch(4)
     again.load_state_dict(one.gather_state())
@@ -194,4 +222,6 @@ def test_leftovers_survive_a_checkpoint():
         ours, theirs = one.batch(4).groups, again.batch(4).groups
         assert [group.row for group in ours] == [group.row for group in theirs]
         assert [group.completions for group in ours] == [group.completions for group in theirs]
-        assert all(torch.equal(a.rewards_GF, b.rewards_GF) for a, b in zip(ours, theirs, strict=True))
+        assert all(
+            torch.equal(a.rewards_GF, b.rewards_GF) for a, b in zip(ours, theirs, strict=True)
+        )

@@ -11,7 +11,9 @@ def test_a_length_holds_from_its_step_on():
     assert [schedule(step) for step in (0, 1, 699, 700, 701, 10**6)] == [8192] * 3 + [16384] * 3
     assert schedule.longest == 16384
     assert (
-        LengthSchedule.parse("{0: 8192, 700: 16384}") == schedule == LengthSchedule.parse('{"0": 8192, "700": 16384}')
+        LengthSchedule.parse("{0: 8192, 700: 16384}")
+        == schedule
+        == LengthSchedule.parse('{"0": 8192, "700": 16384}')
     )
     assert LengthSchedule.parse(schedule.as_dict()) == schedule
 
@@ -36,12 +38,17 @@ def test_other_schedules_are_refused(settings, message):
 
 
 def test_the_configuration_plans_for_the_longest(tmp_path):
-    args = RLVRConfig(str(tmp_path), use_cpu=True, completion_length_schedule="{0: 8, 4: 24, 9: 16}")
+    args = RLVRConfig(
+        str(tmp_path), use_cpu=True, completion_length_schedule="{0: 8, 4: 24, 9: 16}"
+    )
     assert args.max_completion_length == 24
     assert args.completion_length_schedule == {0: 8, 4: 24, 9: 16}
     with pytest.raises(ValueError, match="max_new_tokens"):
         RLVRConfig(
-            str(tmp_path), completion_length_schedule={0: 8}, generation_kwargs={"max_new_tokens": 9}, use_cpu=True
+            str(tmp_path),
+            completion_length_schedule={0: 8},
+            generation_kwargs={"max_new_tokens": 9},
+            use_cpu=True,
         )
 
 

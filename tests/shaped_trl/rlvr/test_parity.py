@@ -9,7 +9,8 @@ DEFAULT = ("dapo", True)  # in the default suite, and the others in the slow one
 
 
 @pytest.mark.parametrize(
-    ("loss_type", "lora"), [pytest.param(*case, marks=[] if case == DEFAULT else pytest.mark.slow) for case in CASES]
+    ("loss_type", "lora"),
+    [pytest.param(*case, marks=[] if case == DEFAULT else pytest.mark.slow) for case in CASES],
 )
 def test_twenty_steps_give_the_parameters_of_grpo(tmp_path, loss_type, lora):
     ((apart, moved),) = parity(str(tmp_path), [(loss_type, lora)])

@@ -1,4 +1,5 @@
-"""Recipes of RLVR: every one is parsed, the paper's numbers add up, and the small ones run a step."""
+"""Recipes of RLVR: every one is parsed, the paper's numbers add up, and the small ones run a
+step."""
 
 import json
 import re
@@ -25,8 +26,12 @@ DAPO = [f"paper/{model}/rlvr-dapo" for model in ARCHITECTURES]
 DEVICES = 64
 OPTIONS = [PromptArguments, RewardArguments, RLVRConfig, ModelConfig]
 HUB = SHARED / "hub"
-real_data = pytest.mark.skipif(not SHARED.is_dir(), reason="the mirror of real data, ../shared, is absent")
-needs_sandbox = pytest.mark.skipif(bool(missing_protections()), reason=f"no sandbox: {missing_protections()}")
+real_data = pytest.mark.skipif(
+    not SHARED.is_dir(), reason="the mirror of real data, ../shared, is absent"
+)
+needs_sandbox = pytest.mark.skipif(
+    bool(missing_protections()), reason=f"no sandbox: {missing_protections()}"
+)
 
 
 def settings(name: str) -> dict:
@@ -34,7 +39,9 @@ def settings(name: str) -> dict:
     return {key: value for key, value in recipes.load(recipes.find(name)).items() if key != "env"}
 
 
-def parsed(name: str, *argv: str) -> tuple[PromptArguments, RewardArguments, RLVRConfig, ModelConfig]:
+def parsed(
+    name: str, *argv: str
+) -> tuple[PromptArguments, RewardArguments, RLVRConfig, ModelConfig]:
     return recipes.Parser("rlvr", OPTIONS).resolve(name, argv)[0]
 
 
@@ -64,19 +71,31 @@ def test_every_recipe_is_parsed(name, tmp_path, monkeypatch):
 @pytest.mark.parametrize("name", STRICT + DAPO)
 def test_the_papers_numbers(name):
     given = settings(name)
-    completions = given["per_device_train_batch_size"] * given["gradient_accumulation_steps"] * DEVICES
+    completions = (
+        given["per_device_train_batch_size"] * given["gradient_accumulation_steps"] * DEVICES
+    )
     assert (completions, given["num_generations"]) == (128 * 16, 16)
     assert (given["max_steps"], given["temperature"]) == (1000, 1.0)
     assert (given["learning_rate"], given["lr_scheduler_type"]) == (1e-6, "constant")
     assert given["completion_length_schedule"] == {0: 8192, 700: 16_384}
     assert (given["epsilon"], given["epsilon_high"], given["beta"]) == (0.2, 0.28, 0.0)
     assert given["decontaminate"] == ["math500", "aime24", "aime25", "amc23"]
-    assert (given["use_vllm"], given["vllm_mode"], given["dynamic_sampling"]) == (True, "colocate", True)
+    assert (given["use_vllm"], given["vllm_mode"], given["dynamic_sampling"]) == (
+        True,
+        "colocate",
+        True,
+    )
     longest = given["max_prompt_length"] + 16_384
-    assert given["vllm_max_model_length"] == given["model_init_kwargs"]["max_position_embeddings"] == longest
+    assert (
+        given["vllm_max_model_length"]
+        == given["model_init_kwargs"]["max_position_embeddings"]
+        == longest
+    )
     # every process holds whole groups, and a change of length begins with a generation batch
     steps_per_generation = given.get("steps_per_generation", given["gradient_accumulation_steps"])
-    assert given["per_device_train_batch_size"] * steps_per_generation % given["num_generations"] == 0
+    assert (
+        given["per_device_train_batch_size"] * steps_per_generation % given["num_generations"] == 0
+    )
     period = steps_per_generation // given["gradient_accumulation_steps"]
     assert period == (4 if name in DAPO else 1)
     assert given["save_steps"] % period == 700 % period == 0
@@ -125,9 +144,36 @@ def mirror(tmp_path_factory) -> Path:
 
 
 SMALL = [
-    *("--per_device_train_batch_size", "4", "--num_generations", "4", "--gradient_accumulation_steps", "1"),
-    *("--steps_per_generation", "1", "--max_completion_length", "8", "--max_sampling_rounds", "1", "--max_steps", "1"),
-    *("--logging_steps", "1", "--save_steps", "1", "--use_cpu", "true", "--bf16", "false", "--use_vllm", "false"),
+    *(
+        "--per_device_train_batch_size",
+        "4",
+        "--num_generations",
+        "4",
+        "--gradient_accumulation_steps",
+        "1",
+    ),
+    *(
+        "--steps_per_generation",
+        "1",
+        "--max_completion_length",
+        "8",
+        "--max_sampling_rounds",
+        "1",
+        "--max_steps",
+        "1",
+    ),
+    *(
+        "--logging_steps",
+        "1",
+        "--save_steps",
+        "1",
+        "--use_cpu",
+        "true",
+        "--bf16",
+        "false",
+        "--use_vllm",
+        "false",
+    ),
     *("--disable_tqdm", "true", "--gradient_checkpointing", "false"),
 ]
 
@@ -154,8 +200,20 @@ def test_a_step_of_the_small_recipes(name, tmp_path, monkeypatch, mirror):
     monkeypatch.chdir(tmp_path)
     tiny_model().save_pretrained("model")
     tiny_tokenizer().save_pretrained("model")
-    argv = ["rlvr", "--config", name, "--model_name_or_path", "./model", "--hub_mirror", str(mirror)]
-    argv += ["--output_dir", "out", *(SMALL if not name.startswith("smoke/") else ["--disable_tqdm", "true"])]
+    argv = [
+        "rlvr",
+        "--config",
+        name,
+        "--model_name_or_path",
+        "./model",
+        "--hub_mirror",
+        str(mirror),
+    ]
+    argv += [
+        "--output_dir",
+        "out",
+        *(SMALL if not name.startswith("smoke/") else ["--disable_tqdm", "true"]),
+    ]
     if "num_heldout" in given:
         argv += ["--num_heldout", "4", "--eval_steps", "1", "--per_device_eval_batch_size", "4"]
     if "max_prompt_length" in given:
@@ -170,9 +228,25 @@ def test_a_step_of_the_small_recipes(name, tmp_path, monkeypatch, mirror):
 
 
 SCALED_DOWN = [
-    *("--per_device_train_batch_size", "8", "--num_generations", "4", "--gradient_accumulation_steps", "1"),
+    *(
+        "--per_device_train_batch_size",
+        "8",
+        "--num_generations",
+        "4",
+        "--gradient_accumulation_steps",
+        "1",
+    ),
     *("--max_steps", "8", "--logging_steps", "4", "--save_steps", "4", "--learning_rate", "5e-2"),
-    *("--use_cpu", "true", "--bf16", "false", "--use_vllm", "false", "--gradient_checkpointing", "false"),
+    *(
+        "--use_cpu",
+        "true",
+        "--bf16",
+        "false",
+        "--use_vllm",
+        "false",
+        "--gradient_checkpointing",
+        "false",
+    ),
     *("--disable_tqdm", "true"),
 ]
 
@@ -180,24 +254,47 @@ SCALED_DOWN = [
 @pytest.mark.slow
 @real_data
 @pytest.mark.parametrize(
-    "name", ["paper/1b/rlvr", DAPO[0], *(pytest.param(name, marks=pytest.mark.slow) for name in DAPO[1:])]
+    "name",
+    ["paper/1b/rlvr", DAPO[0], *(pytest.param(name, marks=pytest.mark.slow) for name in DAPO[1:])],
 )
 def test_clipping_acts_in_the_dapo_recipes_alone(name, tmp_path, monkeypatch, caplog):
-    """A tiny model of two answers on rows of DAPO's columns; the recipe's ratio of batches, schedule and penalty."""
+    """A tiny model of two answers on rows of DAPO's columns; the recipe's ratio of batches,
+    schedule and penalty."""
     monkeypatch.setenv("VLLM_ALLOW_LONG_MAX_MODEL_LEN", "0")  # put back afterwards
     monkeypatch.chdir(tmp_path)
     answers = [rf"\boxed{{{number}}}" for number in range(4)]
     tokenizer = train_tokenizer([" ".join(["Solve", *map(str, range(40)), *answers])], "word", 64)
     tokenizer.save_pretrained("model")
-    tiny_model(vocab_size=len(tokenizer), eos_token_id=tokenizer.eos_token_id, pad_token_id=0).save_pretrained("model")
+    tiny_model(
+        vocab_size=len(tokenizer), eos_token_id=tokenizer.eos_token_id, pad_token_id=0
+    ).save_pretrained("model")
     rows = [
-        {"prompt": [{"role": "user", "content": f"Solve {i}"}], "reward_model": {"ground_truth": str(i % 4)}}
+        {
+            "prompt": [{"role": "user", "content": f"Solve {i}"}],
+            "reward_model": {"ground_truth": str(i % 4)},
+        }
         for i in range(32)
     ]
     Path("dapo.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     is_dapo = name in DAPO
-    argv = ["rlvr", "--config", name, "--model_name_or_path", "./model", "--dataset_name", "dapo.jsonl", *SCALED_DOWN]
-    argv += ["--completion_length_schedule", "{0: 6, 4: 9}", "--hub_mirror", str(HUB), "--output_dir", "out"]
+    argv = [
+        "rlvr",
+        "--config",
+        name,
+        "--model_name_or_path",
+        "./model",
+        "--dataset_name",
+        "dapo.jsonl",
+        *SCALED_DOWN,
+    ]
+    argv += [
+        "--completion_length_schedule",
+        "{0: 6, 4: 9}",
+        "--hub_mirror",
+        str(HUB),
+        "--output_dir",
+        "out",
+    ]
     argv += ["--steps_per_generation", "4", "--overlong_buffer", "3"] if is_dapo else []
     assert cli.main(argv) == 0
     logged = [row for row in read_jsonl(tmp_path / "out" / "rl_log.jsonl") if "clip_ratio" in row]

@@ -23,7 +23,9 @@ OPTIONS = {
 
 def killed(folder, options, kill_at) -> None:
     """A run in a process of its own, which ends by SIGKILL."""
-    process = multiprocessing.get_context("spawn").Process(target=recorded_run, args=(str(folder), options, kill_at))
+    process = multiprocessing.get_context("spawn").Process(
+        target=recorded_run, args=(str(folder), options, kill_at)
+    )
     process.start()
     process.join()
     assert process.exitcode == -signal.SIGKILL
@@ -35,11 +37,16 @@ def calls(folder) -> list:
 
 
 def rows(folder) -> list[dict]:
-    return [{k: v for k, v in row.items() if "time" not in k} for row in read_jsonl(folder / "rl_log.jsonl")]
+    return [
+        {k: v for k, v in row.items() if "time" not in k}
+        for row in read_jsonl(folder / "rl_log.jsonl")
+    ]
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("keep", [False, pytest.param(True, marks=pytest.mark.slow)], ids=["drop", "keep_leftovers"])
+@pytest.mark.parametrize(
+    "keep", [False, pytest.param(True, marks=pytest.mark.slow)], ids=["drop", "keep_leftovers"]
+)
 def test_killed_in_the_middle_of_a_refill(tmp_path, keep):
     """Lengths grow at step 6, which the killed run reaches twice."""
     whole, broken = tmp_path / "whole", tmp_path / "broken"
@@ -57,7 +64,9 @@ def test_killed_in_the_middle_of_a_refill(tmp_path, keep):
     ours, theirs = (load_file(folder / "model.safetensors") for folder in (broken, whole))
     assert all((ours[name] == theirs[name]).all() for name in theirs)
     assert any(row["prompts_retired"] for row in rows(whole))
-    longest = {row["step"]: row["completion_length_max"] for row in rows(broken) if "groups_sampled" in row}
+    longest = {
+        row["step"]: row["completion_length_max"] for row in rows(broken) if "groups_sampled" in row
+    }
     assert set(longest) == {2, 4, 6, 8, 10, 12}  # a generation batch begins after 0, 2, ... steps
     assert max(longest[step] for step in (2, 4, 6)) == 4
     assert 4 < min(longest[step] for step in (8, 10, 12)) <= max(longest.values()) == 9

@@ -12,7 +12,12 @@ from shaped_eval.errors import UserError
 from shaped_eval.grade import grade_answers
 from shaped_eval.grading import GRADERS, GradeRequest, GraderPool, GraderSpec
 from shaped_eval.grading.base import DIED, Grade
-from shaped_eval.grading.gym.grader import UNREPEATABLE, extract_answer, question_digest, task_dataset
+from shaped_eval.grading.gym.grader import (
+    UNREPEATABLE,
+    extract_answer,
+    question_digest,
+    task_dataset,
+)
 from shaped_eval.grading.sandbox.confine import missing_protections
 from shaped_eval.records import read_jsonl
 from trl.rewards import get_soft_overlong_punishment
@@ -28,7 +33,9 @@ from shaped_trl.rlvr.rewards import (
 )
 
 real_answers = pytest.mark.skipif(not SHARED.is_dir(), reason="real answers, ../shared, are absent")
-needs_sandbox = pytest.mark.skipif(bool(missing_protections()), reason=f"no sandbox: {missing_protections()}")
+needs_sandbox = pytest.mark.skipif(
+    bool(missing_protections()), reason=f"no sandbox: {missing_protections()}"
+)
 
 
 def state(step: int = 0) -> SimpleNamespace:
@@ -40,7 +47,9 @@ def length_at(schedule: dict[int, int], step: int) -> int:
 
 
 def first_lines(name: str, count: int) -> list[dict]:
-    return [row for row, _ in zip(read_jsonl(SHARED / "outputs" / name), range(count), strict=False)]
+    return [
+        row for row, _ in zip(read_jsonl(SHARED / "outputs" / name), range(count), strict=False)
+    ]
 
 
 def math_answers() -> list[tuple[str, str, list[str]]]:
@@ -51,7 +60,10 @@ def math_answers() -> list[tuple[str, str, list[str]]]:
 def gsm8k_answers() -> list[tuple[str, str, list[str]]]:
     rows = first_lines("out_gsm8k_abel_7b.jsonl", 400)
     gold = [row["answer"] for row in read_jsonl(SHARED / "hub/openai/gsm8k/main/test.jsonl")]
-    return [(f"gsm8k/{row['id']}", gold[row["id"]].rpartition("####")[2].strip(), [row["response"]]) for row in rows]
+    return [
+        (f"gsm8k/{row['id']}", gold[row["id"]].rpartition("####")[2].strip(), [row["response"]])
+        for row in rows
+    ]
 
 
 def humaneval_answers() -> list[tuple[str, None, list[str]]]:
@@ -71,16 +83,24 @@ def humaneval_answers() -> list[tuple[str, None, list[str]]]:
     ],
 )
 def test_a_reward_is_the_verdict_of_evaluation(benchmark, grader, answers, tmp_path):
-    """The same real answers through the reward and through the evaluation suite, all of them compared."""
+    """The same real answers through the reward and through the evaluation suite, all of them
+    compared."""
     problems = answers()
     file = tmp_path / "answers.jsonl"
-    rows = [{"problem_id": name, "completions": texts, "gold": gold} for name, gold, texts in problems]
+    rows = [
+        {"problem_id": name, "completions": texts, "gold": gold} for name, gold, texts in problems
+    ]
     for row in rows:
         if row["gold"] is None:
             del row["gold"]  # the benchmark's own
     file.write_text("".join(json.dumps(row) + "\n" for row in rows))
-    run = grade_answers(file, benchmark, tmp_path / "run", hub_mirror=SHARED / "hub", num_workers=1, progress=False)
-    verdicts = {(v["problem_id"], v["sample_index"]): v["status"] for v in read_jsonl(run / "verdicts.jsonl")}
+    run = grade_answers(
+        file, benchmark, tmp_path / "run", hub_mirror=SHARED / "hub", num_workers=1, progress=False
+    )
+    verdicts = {
+        (v["problem_id"], v["sample_index"]): v["status"]
+        for v in read_jsonl(run / "verdicts.jsonl")
+    }
     golds = {row["problem_id"]: row["gold"] for row in read_jsonl(run / "problems.jsonl")}
     samples = list(read_jsonl(run / "samples.jsonl"))
     logged: dict[str, list] = {}
@@ -88,7 +108,9 @@ def test_a_reward_is_the_verdict_of_evaluation(benchmark, grader, answers, tmp_p
     # TRL gives a chat's completions as messages
     given = [[{"role": "assistant", "content": row["completion"]}] if i % 2 else row["completion"]
              for i, row in enumerate(samples)]  # fmt: skip
-    values = reward(given, [golds[row["problem_id"]] for row in samples], log_extra=logged.__setitem__)
+    values = reward(
+        given, [golds[row["problem_id"]] for row in samples], log_extra=logged.__setitem__
+    )
     expected = [verdicts[row["problem_id"], row["sample_index"]] for row in samples]
     assert len(expected) == sum(len(texts) for _, _, texts in problems)
     assert logged == {"verdict": expected}
@@ -97,8 +119,16 @@ def test_a_reward_is_the_verdict_of_evaluation(benchmark, grader, answers, tmp_p
 
 
 def test_only_a_fault_of_the_grader_is_no_reward():
-    """An answer that cannot be graded in time, or whose grading ends the worker, does not escape its 0."""
-    statuses = {"a": "pass", "b": "fail", "c": "unparsed", "d": "timeout", "e": "error", "f": "error"}
+    """An answer that cannot be graded in time, or whose grading ends the worker, does not escape
+    its 0."""
+    statuses = {
+        "a": "pass",
+        "b": "fail",
+        "c": "unparsed",
+        "d": "timeout",
+        "e": "error",
+        "f": "error",
+    }
     reward = VerdictReward("math", num_workers=1)
     reasons = {"e": DIED}
     grade = lambda requests: [Grade(statuses[r.gold], None, reasons.get(r.gold)) for r in requests]  # noqa: E731
@@ -114,7 +144,9 @@ def test_reasoning_is_dropped_unless_it_is_to_be_kept():
 
 
 def test_a_grader_that_cannot_run_ends_the_run_before_it_starts(monkeypatch):
-    monkeypatch.setitem(GRADERS, "broken", GraderSpec("nowhere:f", "broken/1", check=f"{__name__}:refuse"))
+    monkeypatch.setitem(
+        GRADERS, "broken", GraderSpec("nowhere:f", "broken/1", check=f"{__name__}:refuse")
+    )
     monkeypatch.setattr(rewards_module, "load", lambda path: refuse)
     with pytest.raises(UserError, match="no sandbox here"):
         VerdictReward("broken")
@@ -139,7 +171,12 @@ def test_format_takes_the_whole_completion():
     reward = FormatReward("<think>.*</think>.+")
     texts = ["<think>a\nb</think>\n5", "x<think>a</think>5", "<think>a</think>", "5"]
     assert reward(texts) == [1.0, 0.0, 0.0, 0.0]
-    assert reward([[{"role": "assistant", "content": text}] for text in texts]) == [1.0, 0.0, 0.0, 0.0]
+    assert reward([[{"role": "assistant", "content": text}] for text in texts]) == [
+        1.0,
+        0.0,
+        0.0,
+        0.0,
+    ]
     assert FormatReward("a|ab")(["ab"]) == [1.0]
     with pytest.raises(UserError, match=r"format_pattern='\(' is no regular expression"):
         FormatReward("(")
@@ -148,7 +185,9 @@ def test_format_takes_the_whole_completion():
 @pytest.mark.parametrize(("longest", "buffer"), [(100, 20), (100, 1), (100, 100), (37, 13)])
 def test_the_overlong_penalty_is_trls(longest, buffer):
     ids = [[0] * count for count in range(longest + 30)]
-    ours = OverlongPenalty(partial(length_at, {0: longest}), buffer)(ids, completion_ids=ids, trainer_state=state())
+    ours = OverlongPenalty(partial(length_at, {0: longest}), buffer)(
+        ids, completion_ids=ids, trainer_state=state()
+    )
     assert ours == get_soft_overlong_punishment(longest, buffer)(ids)
     assert min(ours) == -1.0
     assert max(ours) == 0.0
@@ -157,7 +196,9 @@ def test_the_overlong_penalty_is_trls(longest, buffer):
 def test_the_overlong_penalty_follows_the_schedule():
     penalty = OverlongPenalty(partial(length_at, {0: 10, 700: 20}), 5)
     ids = [[0] * count for count in (5, 8, 10, 17, 20)]
-    found = {step: penalty(ids, completion_ids=ids, trainer_state=state(step)) for step in (699, 700)}
+    found = {
+        step: penalty(ids, completion_ids=ids, trainer_state=state(step)) for step in (699, 700)
+    }
     assert found == {699: [0.0, -0.6, -1.0, -1.0, -1.0], 700: [0.0, 0.0, 0.0, -0.4, -1.0]}
     with pytest.raises(UserError, match="overlong_buffer=0 must be at least 1"):
         OverlongPenalty(partial(length_at, {0: 10}), 0)
@@ -167,16 +208,22 @@ def test_rewards_come_in_order_and_can_be_pickled():
     asked = RewardArguments(format_pattern="a+", overlong_buffer=4, reward_workers=1)
     functions = reward_functions(asked, "gsm8k", partial(length_at, {0: 8}))
     assert [function.__name__ for function in functions] == ["accuracy", "format", "overlong"]
-    assert [f.__name__ for f in reward_functions(RewardArguments(), "gsm8k", length_at)] == ["accuracy"]
+    assert [f.__name__ for f in reward_functions(RewardArguments(), "gsm8k", length_at)] == [
+        "accuracy"
+    ]
     columns = {"completion_ids": [[0] * 6, [0] * 2], "gold": ["5", "5"], "trainer_state": state()}
     columns["log_extra"] = lambda name, values: None
     for function in (*functions, *pickle.loads(pickle.dumps(functions))):
-        expected = {"accuracy": [1.0, 0.0], "format": [0.0, 1.0], "overlong": [-0.5, 0.0]}[function.__name__]
+        expected = {"accuracy": [1.0, 0.0], "format": [0.0, 1.0], "overlong": [-0.5, 0.0]}[
+            function.__name__
+        ]
         assert function(completions=["#### 5", "aaa"], prompts=["", ""], **columns) == expected
 
 
 def gold(task: str, index: int = 0, **changes) -> str:
-    return json.dumps({"task": task, "size": 10, "seed": 3, "index": index, "config": None} | changes)
+    return json.dumps(
+        {"task": task, "size": 10, "seed": 3, "index": index, "config": None} | changes
+    )
 
 
 def grades(*pairs: tuple[str, str]) -> list[tuple[str, str | None]]:

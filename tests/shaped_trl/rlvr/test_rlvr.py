@@ -39,7 +39,9 @@ def test_rows_of_the_log(tmp_path):
         assert 0 < row["entropy"] <= math.log(63) + 1e-6
         assert row["rollout_tokens"] >= row["trained_tokens"] > 0
         assert row["rollout_tokens_per_trained"] == row["rollout_tokens"] / row["trained_tokens"]
-        assert row["rollout_tokens"] == pytest.approx(row["completion_length"] * 4 * row["groups_sampled"])
+        assert row["rollout_tokens"] == pytest.approx(
+            row["completion_length"] * 4 * row["groups_sampled"]
+        )
     assert (tmp_path / "rl_log.png").stat().st_size > 10_000
 
 
@@ -48,7 +50,14 @@ def test_clipping_acts_when_a_batch_serves_several_steps(tmp_path, caplog):
     assert not args.strictly_on_policy
     assert "strictly on-policy" not in caplog.text
     trainer(args).train()
-    assert max(row["clip_ratio"] for row in read_jsonl(tmp_path / "rl_log.jsonl") if "clip_ratio" in row) > 0
+    assert (
+        max(
+            row["clip_ratio"]
+            for row in read_jsonl(tmp_path / "rl_log.jsonl")
+            if "clip_ratio" in row
+        )
+        > 0
+    )
 
 
 def test_clip_higher_that_cannot_act_is_warned_of(tmp_path, caplog):
@@ -57,7 +66,9 @@ def test_clip_higher_that_cannot_act_is_warned_of(tmp_path, caplog):
 
 
 @pytest.mark.parametrize(
-    "change", [{"top_p": 0.9}, {"top_k": 5}, {"min_p": 0.1}, {"repetition_penalty": 1.1}], ids=lambda c: next(iter(c))
+    "change",
+    [{"top_p": 0.9}, {"top_k": 5}, {"min_p": 0.1}, {"repetition_penalty": 1.1}],
+    ids=lambda c: next(iter(c)),
 )
 def test_sampling_that_biases_the_ratio_is_warned_of(tmp_path, caplog, change):
     rlvr_arguments(tmp_path)
@@ -74,7 +85,9 @@ def test_run_is_repeatable(tmp_path):
     for name in "ab":
         one = trainer(rlvr_arguments(tmp_path / name, max_steps=3))
         one.train()
-        histories.append([(row["loss"], row["raw_reward"]) for row in one.state.log_history if "loss" in row])
+        histories.append(
+            [(row["loss"], row["raw_reward"]) for row in one.state.log_history if "loss" in row]
+        )
     assert histories[0] == histories[1]
 
 
@@ -86,7 +99,9 @@ def test_evaluation_is_untouched(tmp_path):
 
 def test_the_rollout_table_has_the_graders_status(tmp_path):
     gold = PROMPTS.add_column("gold", ["1 7 3"] * len(PROMPTS))
-    args = rlvr_arguments(tmp_path, log_completions=True, max_sampling_rounds=1, on_no_signal="warn")
+    args = rlvr_arguments(
+        tmp_path, log_completions=True, max_sampling_rounds=1, on_no_signal="warn"
+    )
     trainer(args, VerdictReward("running_sums", 1), gold).train()
     table = pd.read_parquet(tmp_path / "completions" / "completions_00001.parquet")
     assert len(table) == 8
@@ -95,7 +110,9 @@ def test_the_rollout_table_has_the_graders_status(tmp_path):
 
 def test_the_length_reaches_vllm_the_loss_and_the_penalty(tmp_path):
     """TRL's engine reads `max_completion_length` at each generation."""
-    assert "max_completion_length = self.max_completion_length" in inspect.getsource(VLLMGeneration.generate)
+    assert "max_completion_length = self.max_completion_length" in inspect.getsource(
+        VLLMGeneration.generate
+    )
     args = rlvr_arguments(tmp_path, completion_length_schedule={0: 4, 2: 9}, loss_type="dr_grpo")
     penalty = OverlongPenalty(args.length_schedule(), 2)
     one = trainer(args, [even_length, penalty])
@@ -104,7 +121,10 @@ def test_the_length_reaches_vllm_the_loss_and_the_penalty(tmp_path):
     for step, length, punished in ((0, 4, -1.0), (1, 4, -1.0), (2, 9, 0.0)):
         one.state.global_step = step
         one.set_length()
-        assert (one.max_completion_length, one.vllm_generation.max_completion_length) == (length, length)
+        assert (one.max_completion_length, one.vllm_generation.max_completion_length) == (
+            length,
+            length,
+        )
         assert penalty(trainer_state=one.state, **said) == [punished]
 
 
@@ -135,8 +155,19 @@ def test_the_card_has_the_ledger_and_the_curves(tmp_path):
         ({"completion_length_schedule": {3: 4}}, "step 0"),
         ({"max_completion_length": None}, "max_completion_length"),
         ({"steps_per_generation": 0}, "steps_per_generation"),
-        ({"steps_per_generation": 4, "save_strategy": "steps", "save_steps": 4, "max_steps": 6}, "max_steps"),
-        ({"steps_per_generation": 4, "save_strategy": "steps", "save_steps": 0.1, "max_steps": 100}, "save_steps=10"),
+        (
+            {"steps_per_generation": 4, "save_strategy": "steps", "save_steps": 4, "max_steps": 6},
+            "max_steps",
+        ),
+        (
+            {
+                "steps_per_generation": 4,
+                "save_strategy": "steps",
+                "save_steps": 0.1,
+                "max_steps": 100,
+            },
+            "save_steps=10",
+        ),
         ({"dynamic_sampling": False, "retire_all_right": 2}, "needs dynamic_sampling"),
         ({"revisit_retired_after": 2}, "retire_all_right"),
     ],
@@ -166,7 +197,9 @@ def test_what_dynamic_sampling_does_not_support_is_refused(tmp_path, options, me
 
 
 def test_completions_beyond_the_context_are_refused_before_training(tmp_path):
-    config = GPT2Config(vocab_size=63, n_positions=16, n_embd=8, n_layer=1, n_head=1, eos_token_id=1, bos_token_id=1)
+    config = GPT2Config(
+        vocab_size=63, n_positions=16, n_embd=8, n_layer=1, n_head=1, eos_token_id=1, bos_token_id=1
+    )
     with pytest.raises(UserError, match="max_position_embeddings=16"):
         RLVRTrainer(
             GPT2LMHeadModel(config),
@@ -198,8 +231,11 @@ def test_too_few_prompts_are_refused(tmp_path):
 
 
 def test_what_fills_a_batch_has_no_share_in_the_kl_term(tmp_path):
-    """Nothing but fillers: without a mask their KL would be summed over their tokens, not averaged."""
-    args = rlvr_arguments(tmp_path, beta=0.1, max_sampling_rounds=1, max_steps=3, on_no_signal="ignore")
+    """Nothing but fillers: without a mask their KL would be summed over their tokens, not
+    averaged."""
+    args = rlvr_arguments(
+        tmp_path, beta=0.1, max_sampling_rounds=1, max_steps=3, on_no_signal="ignore"
+    )
     tiny_model().save_pretrained(tmp_path / "model")
     one = RLVRTrainer(
         str(tmp_path / "model"),
@@ -211,7 +247,9 @@ def test_what_fills_a_batch_has_no_share_in_the_kl_term(tmp_path):
     one.train()
     rows = list(read_jsonl(tmp_path / "rl_log.jsonl"))
     assert [row["groups_filled"] for row in rows] == [2.0] * 3
-    assert [(row["loss"], row["grad_norm"], row["trained_tokens"]) for row in rows] == [(0.0, 0.0, 0.0)] * 3
+    assert [(row["loss"], row["grad_norm"], row["trained_tokens"]) for row in rows] == [
+        (0.0, 0.0, 0.0)
+    ] * 3
 
 
 @pytest.mark.slow
@@ -219,14 +257,20 @@ def test_what_fills_a_batch_has_no_share_in_the_kl_term(tmp_path):
     "scaling", [{"scale_rewards": "batch"}, {"multi_objective_aggregation": "normalize_then_sum"}]
 )
 def test_what_fills_a_batch_does_not_scale_the_others(tmp_path, scaling):
-    """One group of four is informative: its advantages are those of a batch that has nothing else."""
+    """One group of four is informative: its advantages are those of a batch that has nothing
+    else."""
     kinds = {prompt: number == 0 for number, prompt in enumerate(PROMPTS["prompt"])}
 
     def first_prompt_only(prompts, completions, **kwargs):
         return [float(kinds[prompt] and i % 2 == 0) for i, prompt in enumerate(prompts)]
 
     args = rlvr_arguments(
-        tmp_path, per_device_train_batch_size=16, max_sampling_rounds=1, max_steps=1, shuffle_dataset=False, **scaling
+        tmp_path,
+        per_device_train_batch_size=16,
+        max_sampling_rounds=1,
+        max_steps=1,
+        shuffle_dataset=False,
+        **scaling,
     )
     one, seen = trainer(args, first_prompt_only), []
     original = one._generate_and_score_completions
@@ -261,7 +305,9 @@ def test_a_second_reward_is_a_signal_without_dynamic_sampling(tmp_path):
         return [0.0] * len(completions)
 
     args = {"max_steps": 6, "no_signal_patience": 2}
-    one = trainer(rlvr_arguments(tmp_path / "off", dynamic_sampling=False, **args), [never_right, even_length])
+    one = trainer(
+        rlvr_arguments(tmp_path / "off", dynamic_sampling=False, **args), [never_right, even_length]
+    )
     one.train()
     assert one.state.global_step == 6
     with pytest.raises(NoLearningSignal):

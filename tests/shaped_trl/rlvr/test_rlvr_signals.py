@@ -11,12 +11,19 @@ from shaped_trl.rlvr.rewards import VerdictReward
 from shaped_trl.rlvr.signals import NoLearningSignal
 
 
-def stopped(folder, reward, *, ends=True, model=None, dataset=None, callbacks=None, **changes) -> str:
+def stopped(
+    folder, reward, *, ends=True, model=None, dataset=None, callbacks=None, **changes
+) -> str:
     """What a run says that stops; with `ends` half of the vocabulary ends a completion."""
     model = model or tiny_model()
     if ends:
         model.generation_config.eos_token_id = list(range(1, 32))
-    options = {"max_steps": 60, "max_sampling_rounds": 2, "no_signal_patience": 2, "max_completion_length": 12}
+    options = {
+        "max_steps": 60,
+        "max_sampling_rounds": 2,
+        "no_signal_patience": 2,
+        "max_completion_length": 12,
+    }
     one = RLVRTrainer(
         model,
         reward,
@@ -86,7 +93,9 @@ class Collapse(TrainerCallback):
 @pytest.mark.slow
 def test_entropy_collapse(tmp_path):
     model = tiny_model(tie_word_embeddings=False)
-    said = stopped(tmp_path, even_length, ends=False, model=model, callbacks=[Collapse()], learning_rate=1e-6)
+    said = stopped(
+        tmp_path, even_length, ends=False, model=model, callbacks=[Collapse()], learning_rate=1e-6
+    )
     assert "stopped at step 1" in said
     assert "entropy collapse" in said
     assert "in the first 10 steps" in said

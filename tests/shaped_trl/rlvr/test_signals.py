@@ -10,17 +10,27 @@ from shaped_trl.rlvr.ledger import Ledger, totals
 from shaped_trl.rlvr.signals import SignalDetector
 
 
-def batch(outcome: Outcome, groups: int = 4, size: int = 8, tokens: float = 100.0, **counts) -> Ledger:
+def batch(
+    outcome: Outcome, groups: int = 4, size: int = 8, tokens: float = 100.0, **counts
+) -> Ledger:
     """A generation batch whose groups all came to the same."""
     completions = groups * size
-    ledger = Ledger(batches=1, rounds=1, completions=completions, rollout_tokens=int(tokens * completions), **counts)
+    ledger = Ledger(
+        batches=1,
+        rounds=1,
+        completions=completions,
+        rollout_tokens=int(tokens * completions),
+        **counts,
+    )
     if outcome is Outcome.ALL_RIGHT:
         ledger.completions_right = completions
     ledger.add_groups([outcome] * groups)
     return ledger
 
 
-def heard(detector: SignalDetector, ledger: Ledger, entropy: float = 1.0, batches: int = 3, error=None) -> str | None:
+def heard(
+    detector: SignalDetector, ledger: Ledger, entropy: float = 1.0, batches: int = 3, error=None
+) -> str | None:
     for _ in range(batches):
         detector.batch(ledger, False, error)
         detector.step(entropy)
@@ -31,15 +41,25 @@ def heard(detector: SignalDetector, ledger: Ledger, entropy: float = 1.0, batche
     ("ledger", "cause"),
     [
         (batch(Outcome.TRUNCATED, completions_truncated=30), "cut off at max_completion_length"),
-        (batch(Outcome.UNPARSED, completions_unparsed=31, completions_truncated=1), "finds no answer"),
+        (
+            batch(Outcome.UNPARSED, completions_unparsed=31, completions_truncated=1),
+            "finds no answer",
+        ),
         (batch(Outcome.ALL_RIGHT), "all answers are right"),
         (batch(Outcome.ALL_WRONG), "all answers are wrong"),
         (batch(Outcome.UNGRADED, completions_ungraded=32), "its grader failed"),
-        (batch(Outcome.UNGRADED, completions_ungraded=32, rewards_raised=32), "the reward function raises"),
+        (
+            batch(Outcome.UNGRADED, completions_ungraded=32, rewards_raised=32),
+            "the reward function raises",
+        ),
     ],
 )
 def test_each_cause_is_named(ledger, cause):
-    said = heard(SignalDetector("stop", 3), ledger, error="KeyError: 'gold'" if ledger.rewards_raised else None)
+    said = heard(
+        SignalDetector("stop", 3),
+        ledger,
+        error="KeyError: 'gold'" if ledger.rewards_raised else None,
+    )
     assert said is not None
     assert said.startswith("no learning signal: ")
     assert cause in said
@@ -62,11 +82,15 @@ def test_entropy_collapse_is_named_with_both_ends():
         detector.step(0.8)
     assert detector.verdict() is None
     said = heard(detector, batch(Outcome.ALL_WRONG, tokens=20.0), entropy=0.05) or ""
-    assert "entropy collapse: entropy 0.05 nats and 20 tokens a response, against 0.8 and 200" in said
+    assert (
+        "entropy collapse: entropy 0.05 nats and 20 tokens a response, against 0.8 and 200" in said
+    )
 
 
 def test_a_policy_of_one_answer_has_collapsed_from_the_first_step_on():
-    assert "entropy collapse" in (heard(SignalDetector("stop", 3), batch(Outcome.ALL_WRONG), entropy=1e-6) or "")
+    assert "entropy collapse" in (
+        heard(SignalDetector("stop", 3), batch(Outcome.ALL_WRONG), entropy=1e-6) or ""
+    )
 
 
 def test_a_collapse_is_warned_of_once_while_there_is_still_a_signal(caplog):
@@ -92,13 +116,20 @@ def test_detector_goes_on_from_its_state():
     one, again = SignalDetector("stop", 4), SignalDetector("stop", 4)
     heard(one, batch(Outcome.ALL_WRONG), batches=3)
     again.load_state_dict(one.state_dict())
-    assert heard(again, batch(Outcome.ALL_WRONG), batches=1) == heard(one, batch(Outcome.ALL_WRONG), batches=1)
+    assert heard(again, batch(Outcome.ALL_WRONG), batches=1) == heard(
+        one, batch(Outcome.ALL_WRONG), batches=1
+    )
 
 
 def test_ledger_adds_up():
     one = batch(Outcome.ALL_RIGHT)
     one += batch(Outcome.INFORMATIVE, groups=2)
-    assert (one.batches, one.groups_sampled, one.groups_all_right, one.groups_informative) == (2, 6, 4, 2)
+    assert (one.batches, one.groups_sampled, one.groups_all_right, one.groups_informative) == (
+        2,
+        6,
+        4,
+        2,
+    )
     rows = [one.metrics(), {"step": 3}, one.metrics()]
     assert totals(rows)["groups_sampled"] == 12
     assert Ledger().metrics() == {}
@@ -140,13 +171,19 @@ def _generator(completions, **kwargs):
         (lambda **kwargs: None, [None, None]),
         (lambda **kwargs: [1.0, 2.0, 3.0], [None, None]),
         (lambda completions, **kwargs: ["x"] * len(completions), [None, None]),
-        (lambda completions, **kwargs: [None if c == "bad" else 1 for c in completions], [1.0, None]),
+        (
+            lambda completions, **kwargs: [None if c == "bad" else 1 for c in completions],
+            [1.0, None],
+        ),
         (_generator, [1.0, None]),
     ],
     ids=["none", "too many", "texts", "none for one", "generator"],
 )
 def test_what_is_no_reward_for_each_sample_raises(function, rewards):
-    assert GuardedReward(function)(prompts=["p", "p"], completions=["a", "bad"], log_extra=print) == rewards
+    assert (
+        GuardedReward(function)(prompts=["p", "p"], completions=["a", "bad"], log_extra=print)
+        == rewards
+    )
 
 
 def test_asynchronous_rewards_are_guarded_as_well():

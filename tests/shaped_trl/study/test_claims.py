@@ -58,7 +58,10 @@ def read(folder: Path) -> list[Runs]:
 def verdicts(claims: Sequence[dict[str, Any]]) -> dict[str, tuple[str, ...]]:
     """Claim → the verdict over all, in P, in D."""
     return {
-        claim["claim"]: (claim["verdict"], *(claim["regimes"][each]["verdict"] for each in ("P", "D")))
+        claim["claim"]: (
+            claim["verdict"],
+            *(claim["regimes"][each]["verdict"] for each in ("P", "D")),
+        )
         for claim in claims
     }
 
@@ -94,15 +97,22 @@ def test_verdicts_are_as_planted(results: dict[str, Any]) -> None:
     claims = results["claims"]
     assert verdicts(claims) == PLANTED
     by_name = {claim["claim"]: claim for claim in claims}
-    assert by_name["precision_rl"]["sentence"] == "it depends on the regime: shown in P, refuted in D"
+    assert (
+        by_name["precision_rl"]["sentence"] == "it depends on the regime: shown in P, refuted in D"
+    )
     assert by_name["shape_or_temperature"]["arms"] == ["precision_product", "cooled"]
     said = sentence(claims, "precision_rl", "P")
     row = effect(results, "P", "precision_product", "cross_entropy", "rlvr", "reward")
-    assert f"{100 * row['value']:+.1f} [{100 * row['low']:+.1f}, {100 * row['high']:+.1f}] points" in said
+    assert (
+        f"{100 * row['value']:+.1f} [{100 * row['low']:+.1f}, {100 * row['high']:+.1f}] points"
+        in said
+    )
     assert "(8 seeds)" in said
 
 
-def effect(results: dict[str, Any], regime: str, arm: str, against: str, stage: str, metric: str) -> dict[str, Any]:
+def effect(
+    results: dict[str, Any], regime: str, arm: str, against: str, stage: str, metric: str
+) -> dict[str, Any]:
     wanted = {"regime": regime, "arm": arm, "against": against, "stage": stage, "metric": metric}
     (row,) = (row for row in results["effects"] if wanted.items() <= row.items())
     return row
@@ -116,16 +126,23 @@ def test_effects_are_those_of_the_rows(folder: Path, results: dict[str, Any]) ->
     own, base = ([rewards(arm, seed) for seed in SEEDS] for arm in ("precision_product", "cooled"))
     row = effect(results, "D", "precision_product", "cooled", "rlvr", "reward")
     expected = stats.ttest_rel(own, base)
-    assert (row["value"], row["p_value"]) == pytest.approx((np.mean(own) - np.mean(base), expected.pvalue))
+    assert (row["value"], row["p_value"]) == pytest.approx(
+        (np.mean(own) - np.mean(base), expected.pvalue)
+    )
     interval = expected.confidence_interval(0.95)
     assert (row["low"], row["high"]) == pytest.approx((interval.low, interval.high))
     assert row["unit"] == "share"
 
     change = effect(results, "P", "diversity_product", "cross_entropy", "rlvr", "entropy_change")
-    assert change["value"] == pytest.approx(-0.4, abs=0.06)  # last and first tenths are 2 of 20 rows each
+    # last and first tenths are 2 of 20 rows each
+    assert change["value"] == pytest.approx(-0.4, abs=0.06)
     nll = effect(results, "P", "precision_product", "cross_entropy", "pretrain", "nll_relative")
     assert abs(nll["value"]) < 0.01
-    metrics = {(row["benchmark"], row["metric"]) for row in results["effects"] if row["stage"] == "eval_rlvr"}
+    metrics = {
+        (row["benchmark"], row["metric"])
+        for row in results["effects"]
+        if row["stage"] == "eval_rlvr"
+    }
     assert metrics == {(BENCHMARK, "avg@8"), (BENCHMARK, "cons@8"), (BENCHMARK, "pass@8")}
 
 
@@ -133,10 +150,14 @@ def test_exploratory_arms_have_no_part_in_the_correction(results: dict[str, Any]
     family = [
         row
         for row in results["effects"]
-        if (row["regime"], row["stage"], row["metric"]) == ("P", "rlvr", "reward") and not row["exploratory"]
+        if (row["regime"], row["stage"], row["metric"]) == ("P", "rlvr", "reward")
+        and not row["exploratory"]
     ]
     assert {(row["arm"], row["against"]) for row in family} == {
-        *((arm, "cross_entropy") for arm in ("precision_product", "diversity_product", "tail_penalty", "cooled")),
+        *(
+            (arm, "cross_entropy")
+            for arm in ("precision_product", "diversity_product", "tail_penalty", "cooled")
+        ),
         ("precision_product", "cooled"),
     }
     assert [row["p_corrected"] for row in family] == holm([row["p_value"] for row in family])
@@ -145,19 +166,29 @@ def test_exploratory_arms_have_no_part_in_the_correction(results: dict[str, Any]
     assert {row["p_corrected"] for row in tried} == {None}
     assert not any("exponent" in claim["arms"] for claim in results["claims"])
     findings = find(results)
-    assert "P: exponent against cross_entropy, rlvr: reward over the run" in "\n".join(findings.hints)
-    assert not any("exponent" in each and "rlvr" in each and "→" not in each for each in findings.shown)
+    assert "P: exponent against cross_entropy, rlvr: reward over the run" in "\n".join(
+        findings.hints
+    )
+    assert not any(
+        "exponent" in each and "rlvr" in each and "→" not in each for each in findings.shown
+    )
     assert "exponent: exploratory, without a part in the correction" in "\n".join(findings.limits)
 
 
-def test_what_was_not_planned_is_not_missed(folder: Path, results: dict[str, Any], tmp_path: Path) -> None:
+def test_what_was_not_planned_is_not_missed(
+    folder: Path, results: dict[str, Any], tmp_path: Path
+) -> None:
     assert (results["failed"], results["incomplete"]) == ({}, [])
-    assert results["regimes"]["P"]["temperatures"] == {"cooled": {str(s): 0.8 + s / 100 for s in SEEDS}}
+    assert results["regimes"]["P"]["temperatures"] == {
+        "cooled": {str(s): 0.8 + s / 100 for s in SEEDS}
+    }
     assert results["arms"]["cooled"]["entropy_of"] == "precision_product"
     part = shutil.copytree(folder / "runs/D/cooled", tmp_path / "out/runs/D/cooled")
     shutil.copy(folder / "study.yaml", tmp_path / "out")
     (part / "seed3/temperature-pretrain/done.json").unlink()
-    left = collect(read_regimes(load_study(tmp_path / "out/study.yaml", tmp_path / "out")))["incomplete"]
+    left = collect(read_regimes(load_study(tmp_path / "out/study.yaml", tmp_path / "out")))[
+        "incomplete"
+    ]
     assert [key for key in left if "D/cooled" in key] == ["D/cooled/seed3/temperature-pretrain"]
     assert not any("cooled" in key and key.endswith("/pretrain") for key in left)
     assert {key for key in left if key.startswith("P/exponent")} == {
@@ -178,7 +209,9 @@ def test_rl_is_not_compared_where_training_was_not_alike(regimes: list[Runs]) ->
     assert verdicts(claims) == expected
     assert "perplexity is not equal" in sentence(claims, "entropy_order", "D")
     for name in ("precision_rl", "shape_or_temperature"):
-        assert sentence(claims, name, "D").startswith("not trained alike (NLL of precision_product +20.")
+        assert sentence(claims, name, "D").startswith(
+            "not trained alike (NLL of precision_product +20."
+        )
 
 
 def test_verdicts_turn_with_the_numbers(regimes: list[Runs]) -> None:
@@ -199,14 +232,24 @@ def test_verdicts_turn_with_the_numbers(regimes: list[Runs]) -> None:
     for seed, rows in regimes[1].logs["diversity_product", "rlvr"].items():
         for row, like in zip(rows, regimes[1].logs["cross_entropy", "rlvr"][seed], strict=True):
             row["completion_length"] = like["completion_length"]
-    assert verdicts(judged(regimes))["entropy_collapse"] == ("not resolved", "not resolved", "refuted")
+    assert verdicts(judged(regimes))["entropy_collapse"] == (
+        "not resolved",
+        "not resolved",
+        "refuted",
+    )
 
 
 @pytest.mark.parametrize(("p_reward", "verdict"), [(0.02, "refuted"), (0.03, "not resolved")])
-def test_one_of_two_quantities_refutes_at_half_the_level(regimes: list[Runs], p_reward: float, verdict: str) -> None:
+def test_one_of_two_quantities_refutes_at_half_the_level(
+    regimes: list[Runs], p_reward: float, verdict: str
+) -> None:
     rows = effects(regimes)
     for row in rows:
-        if (row["regime"], row["arm"], row["against"]) == ("D", "precision_product", "cross_entropy"):
+        if (row["regime"], row["arm"], row["against"]) == (
+            "D",
+            "precision_product",
+            "cross_entropy",
+        ):
             row["p_corrected"] = p_reward if row["metric"] == "reward" else 0.5
     assert verdicts(judge(regimes, rows))["precision_rl"] == ("not resolved", "shown", verdict)
 
@@ -224,17 +267,24 @@ def test_an_arm_with_data_of_its_own_is_not_compared_in_likelihood(regimes: list
     results = collect(regimes)
     findings = find(results)
     assert "precision_product was not trained alike" not in "\n".join(findings.limits)
-    assert "P: precision_product on texts of its own against cross_entropy" in "\n".join(findings.shown)
+    assert "P: precision_product on texts of its own against cross_entropy" in "\n".join(
+        findings.shown
+    )
     assert not any("precision_product" in claim["arms"] for claim in results["claims"])
     assert "| precision_product | -0.6 | +3.2 |" not in report_text(regimes, results)
 
 
 def test_an_arm_with_options_of_its_own_has_no_part_in_a_claim(regimes: list[Runs]) -> None:
-    """Its shape is not all that tells it from the baseline: another learning rate, a schedule with no shape."""
+    """Its shape is not all that tells it from the baseline: another learning rate, a schedule with
+    no shape."""
     for runs in regimes:
         arms = runs.study.arms
-        arms["precision_product"] = replace(arms["precision_product"], args={"rlvr": {"learning_rate": 1.0}})
-        arms["tail_penalty"] = replace(arms["tail_penalty"], shape={}, args={"pretrain": {"shape_schedule": "{}"}})
+        arms["precision_product"] = replace(
+            arms["precision_product"], args={"rlvr": {"learning_rate": 1.0}}
+        )
+        arms["tail_penalty"] = replace(
+            arms["tail_penalty"], shape={}, args={"pretrain": {"shape_schedule": "{}"}}
+        )
     found = {claim["claim"]: set(claim["arms"]) for claim in judged(regimes)}
     both = {"cross_entropy", "diversity_product"}
     assert found == {"entropy_order": both, "entropy_collapse": both}
@@ -245,10 +295,14 @@ def test_a_claim_needs_two_seeds_of_its_arms(regimes: list[Runs]) -> None:
         for stage in ("rlvr", "eval_rlvr"):
             for kind in (runs.logs, runs.evaluations):
                 if ("tail_penalty", stage) in kind:
-                    kind["tail_penalty", stage] = dict(list(kind["tail_penalty", stage].items())[:1])  # type: ignore
+                    kind["tail_penalty", stage] = dict(
+                        list(kind["tail_penalty", stage].items())[:1]
+                    )
     assert "tail_suppression" not in verdicts(judged(regimes))
     only = [row for row in effects(regimes) if row["stage"] != "rlvr" or row["regime"] != "D"]
-    found = judge(regimes, [row for row in only if (row["regime"], row["stage"]) != ("D", "eval_rlvr")])
+    found = judge(
+        regimes, [row for row in only if (row["regime"], row["stage"]) != ("D", "eval_rlvr")]
+    )
     assert verdicts(found)["precision_rl"] == ("not resolved", "shown", "not resolved")
     assert "fewer than two seeds" in sentence(found, "precision_rl", "D")
     unmeasured = judge(regimes, [row for row in effects(regimes) if row["stage"] != "eval_rlvr"])
@@ -262,7 +316,11 @@ def test_what_a_claim_says_of_regimes_and_seeds(regimes: list[Runs]) -> None:
             row["raw_reward"] = like["raw_reward"]
     del regimes[1].evaluations["precision_product", "eval_rlvr"][0]
     regimes[1].evaluations["precision_product", "eval_rlvr"].update(
-        {seed: own for seed, own in regimes[1].evaluations["cross_entropy", "eval_rlvr"].items() if seed}
+        {
+            seed: own
+            for seed, own in regimes[1].evaluations["cross_entropy", "eval_rlvr"].items()
+            if seed
+        }
     )
     claim = next(each for each in judged(regimes) if each["claim"] == "precision_rl")
     # neither is shown to differ from the other
@@ -282,11 +340,18 @@ def test_limits_count_the_seeds_that_are_done(folder: Path, read: list[Runs]) ->
                         by_seed.pop(seed, None)  # type: ignore[attr-defined]
         return "\n".join(find(collect(regimes)).limits)
 
-    assert "8 training seeds: the intervals over seeds are t intervals of 3 to 8 paired" in limits({"exponent": 3})
+    assert "8 training seeds: the intervals over seeds are t intervals of 3 to 8 paired" in limits(
+        {"exponent": 3}
+    )
     every = dict.fromkeys(ARMS, 2)
-    assert "2 training seeds: the intervals over seeds are t intervals of 2 paired values" in limits(every)
+    assert (
+        "2 training seeds: the intervals over seeds are t intervals of 2 paired values"
+        in limits(every)
+    )
     text = limits(dict.fromkeys(ARMS, 1))
-    assert "No two arms have two of the 8 training seeds yet: the intervals are over problems" in text
+    assert (
+        "No two arms have two of the 8 training seeds yet: the intervals are over problems" in text
+    )
     assert "training seeds: the intervals over seeds" not in text
 
 
@@ -303,17 +368,31 @@ def rows_of(text: str) -> list[dict[str, str]]:
     return list(csv.DictReader(io.StringIO(text)))
 
 
-def test_numbers_beside_a_picture_are_what_it_shows(folder: Path, read: list[Runs], results: dict[str, Any]) -> None:
+def test_numbers_beside_a_picture_are_what_it_shows(
+    folder: Path, read: list[Runs], results: dict[str, Any]
+) -> None:
     drawn = charts(read, results)
-    names = ["perplexity", "entropy", "policy_entropy", "response_length", "reward", "avg", "cons", "pass_at_k"]
-    assert [chart.name for chart in drawn] == names  # six arms, the exploratory one with dashes among them
+    names = [
+        "perplexity",
+        "entropy",
+        "policy_entropy",
+        "response_length",
+        "reward",
+        "avg",
+        "cons",
+        "pass_at_k",
+    ]
+    # six arms, the exploratory one with dashes among them
+    assert [chart.name for chart in drawn] == names
     for chart in drawn:
         text = csv_of(chart)
         assert (folder / f"report/{chart.name}.csv").read_text() == text
         check_axes(chart, rows_of(text))
     reward = rows_of(csv_of(drawn[4]))
     own = [
-        row for row in reward if (row["regime"], row["arm"], row["x"], row["panel"]) == ("D", "cooled", "7", "rlvr")
+        row
+        for row in reward
+        if (row["regime"], row["arm"], row["x"], row["panel"]) == ("D", "cooled", "7", "rlvr")
     ]
     values = [float(row["y"]) for row in own if row["seed"] != MEAN]
     (mean,) = (row for row in own if row["seed"] == MEAN)
@@ -330,8 +409,12 @@ def check_axes(chart: Chart, rows: list[dict[str, str]]) -> None:
     assert len(figure.axes) == len(panels) * len(columns)
     for index, axis in enumerate(figure.axes):
         place = (panels[index // len(columns)], columns[index % len(columns)])
-        here = [row for row in rows if (row["panel"], row["regime"]) == place and row["seed"] == MEAN]
-        assert [line.get_label() for line in axis.lines] == list(dict.fromkeys(row["arm"] for row in here))
+        here = [
+            row for row in rows if (row["panel"], row["regime"]) == place and row["seed"] == MEAN
+        ]
+        assert [line.get_label() for line in axis.lines] == list(
+            dict.fromkeys(row["arm"] for row in here)
+        )
         for line, band in zip(axis.lines, axis.collections, strict=True):
             own = [row for row in here if row["arm"] == line.get_label()]
             assert list(line.get_ydata()) == [float(row["y"]) for row in own]
@@ -339,30 +422,47 @@ def check_axes(chart: Chart, rows: list[dict[str, str]]) -> None:
             assert [round(each) for each in x] == [
                 chart.order.index(row["x"]) if chart.order else int(row["x"]) for row in own
             ]
-            ends = {(place, float(row[end])) for place, row in zip(x, own, strict=True) for end in ("low", "high")}
+            ends = {
+                (place, float(row[end]))
+                for place, row in zip(x, own, strict=True)
+                for end in ("low", "high")
+            }
             corners = {tuple(each) for path in band.get_paths() for each in path.vertices.tolist()}
             assert ends <= corners
             assert (line.get_linestyle() == "--") == (line.get_label() == "exponent")
 
 
-def test_many_arms_leave_exploratory_ones_their_own_figures(regimes: list[Runs], results: dict[str, Any]) -> None:
+def test_many_arms_leave_exploratory_ones_their_own_figures(
+    regimes: list[Runs], results: dict[str, Any]
+) -> None:
     study = regimes[0].study
     more = json.loads(json.dumps(results))
     for name in (names := [f"e{number}" for number in range(6)]):
         study.arms[name] = study.arms["exponent"]
         for runs in regimes:
             for kind in (runs.logs, runs.evaluations):
-                kind.update({(name, stage): kind[arm, stage] for arm, stage in list(kind) if arm == "exponent"})  # type: ignore
+                kind.update(
+                    {
+                        (name, stage): kind[arm, stage]
+                        for arm, stage in list(kind)
+                        if arm == "exponent"
+                    }
+                )
             more["regimes"][runs.study.regime]["arms"][name] = {"evaluations": {}}
     drawn = {chart.name: {line.arm for line in chart.lines} for chart in charts(regimes, more)}
     assert drawn["reward"] == set(ARMS) - {"exponent"}
     assert drawn["reward_exploratory_1"] == {"cross_entropy", "exponent", *names[:4]}
     assert drawn["reward_exploratory_2"] == {"cross_entropy", *names[4:]}
     (chart,) = (chart for chart in charts(regimes, more) if chart.name == "reward_exploratory_1")
-    assert len({line.get_color() for line in plot_chart(chart, list(study.arms), set()).axes[0].lines}) == 6
+    assert (
+        len({line.get_color() for line in plot_chart(chart, list(study.arms), set()).axes[0].lines})
+        == 6
+    )
     for arm in ("precision_product", "diversity_product", "tail_penalty", "cooled"):
         del study.arms[arm]
-    assert "reward" not in {chart.name for chart in charts(regimes, more)}, "nothing but the baseline"
+    assert "reward" not in {chart.name for chart in charts(regimes, more)}, (
+        "nothing but the baseline"
+    )
 
 
 def test_the_page_begins_with_the_verdicts(folder: Path, results: dict[str, Any]) -> None:
@@ -385,10 +485,19 @@ def test_the_page_begins_with_the_verdicts(folder: Path, results: dict[str, Any]
     assert "No arm is cross-entropy sampled at a matched entropy" not in text
     assert "kind of data" not in text
     assert "Differences smaller than these would probably have been missed" in text
-    assert "the entropy of precision_product (P: 0.835, 0.800 to 0.870; D: 0.835, 0.800 to 0.870)" in text
+    assert (
+        "the entropy of precision_product (P: 0.835, 0.800 to 0.870; D: 0.835, 0.800 to 0.870)"
+        in text
+    )
     # the paper's 50.43 − 50.99 and 50.75 − 47.52 for β = −.25, and this study's in each regime
-    rows = [effect(results, each, "precision_product", "cross_entropy", "eval_rlvr", "pass@8") for each in ("P", "D")]
-    ours = ["{:+.1f} [{:+.1f}, {:+.1f}]".format(*(100 * r[key] for key in ("value", "low", "high"))) for r in rows]
+    rows = [
+        effect(results, each, "precision_product", "cross_entropy", "eval_rlvr", "pass@8")
+        for each in ("P", "D")
+    ]
+    ours = [
+        "{:+.1f} [{:+.1f}, {:+.1f}]".format(*(100 * r[key] for key in ("value", "low", "high")))
+        for r in rows
+    ]
     assert f"| precision_product | -0.6 | +3.2 | {ours[0]} | {ours[1]} |" in text
     assert "one run each and without intervals" in text
 

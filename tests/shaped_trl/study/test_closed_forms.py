@@ -1,4 +1,5 @@
-"""Facts about the shapes that have a closed form, on a trained model's parameters and on free logits."""
+"""Facts about the shapes that have a closed form, on a trained model's parameters and on free
+logits."""
 
 from __future__ import annotations
 
@@ -19,7 +20,8 @@ from shaped_trl.modeling.lm_head import shape_lm_head
 
 Distribution = NDArray[np.float64]
 
-# Its reward of the target is 1: subtracting c times its gradient adds c to the reward of the target.
+# Its reward of the target is 1: subtracting c times its gradient adds c to the reward of the
+# target.
 ONE_ON_TARGET = RewardShape(positive="power", alpha=1.0)
 
 
@@ -48,12 +50,15 @@ class Trained:
         return self.model(labels.clamp(min=0), labels=labels)
 
     def measure(self, shape: RewardShape) -> tuple[dict[str, Tensor], float, float]:
-        """Gradients of every parameter, the loss and the entropy, summed over the tokens of the held-out batch."""
+        """Gradients of every parameter, the loss and the entropy, summed over the tokens of the
+        held-out batch."""
         self.head.shape = shape
         self.model.zero_grad()
         output = self(self.labels[128:])
         output.shaped_loss.backward()
-        gradients = {name: parameter.grad.clone() for name, parameter in self.model.named_parameters()}
+        gradients = {
+            name: parameter.grad.clone() for name, parameter in self.model.named_parameters()
+        }
         return gradients, output.shaped_loss.item(), output.entropy.sum().item()
 
 
@@ -67,7 +72,9 @@ def trained() -> Trained:
 def furthest(found: dict[str, Tensor], expected: dict[str, Tensor]) -> float:
     """The largest difference of any parameter's gradient, relative to that parameter's largest."""
     assert found.keys() == expected.keys()
-    return max(float((found[k] - expected[k]).abs().max() / expected[k].abs().max()) for k in expected)
+    return max(
+        float((found[k] - expected[k]).abs().max() / expected[k].abs().max()) for k in expected
+    )
 
 
 # Qwen3 normalises in fp32, whatever its dtype.
@@ -76,7 +83,9 @@ FP32 = 2e-6
 
 @pytest.mark.parametrize("c", [0.1, -2.0])
 @pytest.mark.parametrize("beta", [-0.25, 0.5])
-def test_a_constant_added_to_all_rewards_changes_no_parameters_gradient(trained: Trained, beta: float, c: float):
+def test_a_constant_added_to_all_rewards_changes_no_parameters_gradient(
+    trained: Trained, beta: float, c: float
+):
     plain, loss, entropy = trained.measure(RewardShape(beta))
     others, others_loss, _ = trained.measure(RewardShape(beta, lambda_head=c, lambda_tail=c))
     target, target_loss, _ = trained.measure(ONE_ON_TARGET)
@@ -86,7 +95,9 @@ def test_a_constant_added_to_all_rewards_changes_no_parameters_gradient(trained:
 
 
 @pytest.mark.parametrize("beta", [0.0, -0.25])
-def test_a_reward_of_the_head_is_a_penalty_of_the_tail_with_a_smaller_positive_term(trained: Trained, beta: float):
+def test_a_reward_of_the_head_is_a_penalty_of_the_tail_with_a_smaller_positive_term(
+    trained: Trained, beta: float
+):
     head, _, _ = trained.measure(RewardShape(beta, lambda_head=0.1, top_k=5))
     tail, _, _ = trained.measure(RewardShape(beta, lambda_tail=-0.1, top_k=5))
     target, _, _ = trained.measure(ONE_ON_TARGET)
@@ -103,8 +114,9 @@ def zipf(size: int) -> Distribution:
 
 
 def fitted(data: Distribution, beta: float, rate: float) -> Distribution:
-    """Probabilities at which the project's loss, its targets weighted by `data`, has no gradient: by descent along the
-    logits' gradient, over p_j so that rare tokens are as fast as frequent ones."""
+    """Probabilities at which the project's loss, its targets weighted by `data`, has no gradient:
+    by descent along the logits' gradient, over p_j so that rare tokens are as fast as frequent
+    ones."""
     size, weights = len(data), torch.from_numpy(data)
     identity, targets = torch.eye(size, dtype=torch.float64), torch.arange(size)
     z = weights.log()
@@ -123,8 +135,8 @@ def fitted(data: Distribution, beta: float, rate: float) -> Distribution:
 
 
 def solved(data: Distribution, beta: float) -> Distribution:
-    """p_j = s·d_j(1−p_j)^β by bisection of each p_j below 1/(1−β), where p(1−p)^−β rises, and of s, so that they add
-    up to 1."""
+    """p_j = s·d_j(1−p_j)^β by bisection of each p_j below 1/(1−β), where p(1−p)^−β rises, and of s,
+    so that they add up to 1."""
 
     def at(log_s: float) -> Distribution:
         low, high = np.zeros_like(data), np.full_like(data, 1 / (1 - min(beta, 0.0)))
@@ -148,7 +160,9 @@ def entropy(p: Distribution) -> float:
 
 def matched(data: Distribution, p: Distribution) -> float:
     """The temperature at which `data` has the entropy of p."""
-    return brentq(lambda temperature: entropy(cooled(data, temperature)) - entropy(p), 0.5, 2, xtol=1e-13)
+    return brentq(
+        lambda temperature: entropy(cooled(data, temperature)) - entropy(p), 0.5, 2, xtol=1e-13
+    )
 
 
 def assert_fixed_point(p: Distribution, data: Distribution, beta: float) -> None:

@@ -1,4 +1,5 @@
-"""`shaped-trl study` on what a hand can mistype: one line on standard error, exit code 2, nothing started."""
+"""`shaped-trl study` on what a hand can mistype: one line on standard error, exit code 2, nothing
+started."""
 
 from __future__ import annotations
 
@@ -50,7 +51,9 @@ def refused(capsys: pytest.CaptureFixture[str], *argv: str) -> str:
     ],
     ids=lambda value: " ".join(value) if isinstance(value, list) else "",
 )
-def test_a_wrong_command_line(here: Path, capsys: pytest.CaptureFixture[str], argv: list[str], named: str) -> None:
+def test_a_wrong_command_line(
+    here: Path, capsys: pytest.CaptureFixture[str], argv: list[str], named: str
+) -> None:
     assert named in refused(capsys, *argv)
     assert sorted(path.name for path in here.iterdir()) == ["X.yaml", "file"]
     assert (here / "file").read_text() == "mine"
@@ -59,7 +62,11 @@ def test_a_wrong_command_line(here: Path, capsys: pytest.CaptureFixture[str], ar
 @pytest.mark.parametrize(
     ("right", "wrong", "named"),
     [
-        ("baseline: a", "basline: a", "X.yaml: unknown key 'basline'; allowed: name, seeds, baseline"),
+        (
+            "baseline: a",
+            "basline: a",
+            "X.yaml: unknown key 'basline'; allowed: name, seeds, baseline",
+        ),
         ("baseline: a", "", "X.yaml: the key 'baseline' is missing"),
         ("baseline: a", "baseline: [a]", "baseline: ['a']; give a name"),
         ("name: small", "name: [", "config='X.yaml' is not YAML"),
@@ -67,7 +74,11 @@ def test_a_wrong_command_line(here: Path, capsys: pytest.CaptureFixture[str], ar
         ("shape: {", "shap: {", "arms.b: unknown key 'shap'; allowed: shape"),
         ("shape: {beta: -0.25}", "args: 3", "arms.b.args: 3 is no mapping"),
         ("shape: {beta: -0.25}", "checkpoint_of: [a]", "arms.b.checkpoint_of: ['a']; give a name"),
-        ("shape: {beta: -0.25}", "exploratory: 'no'", "arms.b.exploratory: 'no'; give true or false"),
+        (
+            "shape: {beta: -0.25}",
+            "exploratory: 'no'",
+            "arms.b.exploratory: 'no'; give true or false",
+        ),
         ("command: train", "command: [train]", "stages.pretrain.command: ['train']; give a name"),
         ("config: demo/pretrain", "config: 3", "stages.pretrain.config: 3; give a name"),
         ("config: demo/pretrain", "config: demo/pretrian", "demo/pretrian"),
@@ -88,7 +99,10 @@ def test_a_wrong_study_file(
 @pytest.mark.parametrize(
     ("args", "named"),
     [
-        ("{max_stepss: 3}", "a/seed0/pretrain: train: unknown flag: --max_stepss; did you mean --max_steps?"),
+        (
+            "{max_stepss: 3}",
+            "a/seed0/pretrain: train: unknown flag: --max_stepss; did you mean --max_steps?",
+        ),
         ("{max_steps: 1e3}", "invalid int value: '1e3'"),
     ],
 )

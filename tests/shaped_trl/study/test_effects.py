@@ -1,4 +1,5 @@
-"""The seeds' statistics: by hand on small numbers, and by simulation where a share of errors is promised."""
+"""The seeds' statistics: by hand on small numbers, and by simulation where a share of errors is
+promised."""
 
 from __future__ import annotations
 
@@ -22,7 +23,8 @@ def binomial_interval(share: float) -> tuple[float, float]:
 
 
 def draw(rng: np.random.Generator, difference: float) -> tuple[np.ndarray, np.ndarray]:
-    """Two arms' values [SEEDS] that share what a seed brings and differ by a draw with deviation SD."""
+    """Two arms' values [SEEDS] that share what a seed brings and differ by a draw with deviation
+    SD."""
     shared = rng.normal(0.5, 0.1, SEEDS)
     base = shared + rng.normal(0, SD / math.sqrt(2), SEEDS)
     return shared + difference + rng.normal(0, SD / math.sqrt(2), SEEDS), base
@@ -40,7 +42,9 @@ def test_a_pair_by_hand() -> None:
     assert (found.low, found.high) == (pytest.approx(0.2 - half), pytest.approx(0.2 + half))
     assert found.minimum_effect == pytest.approx(sum(quantiles) * 0.1 / math.sqrt(3))
     turned = paired_effect(base, own)
-    assert (turned.value, turned.low, turned.high) == pytest.approx((-found.value, -found.high, -found.low))
+    assert (turned.value, turned.low, turned.high) == pytest.approx(
+        (-found.value, -found.high, -found.low)
+    )
     assert turned.p_value == found.p_value
 
 
@@ -57,7 +61,8 @@ def test_equal_differences_are_no_certainty() -> None:
 def test_holm_by_hand() -> None:
     assert holm([]) == []
     assert holm([0.03]) == [0.03]
-    # sorted .01, .02, .03, .04 count 4, 3, 2, 1 times: .04, .06, .06, .04, and none is below those before it
+    # sorted .01, .02, .03, .04 count 4, 3, 2, 1 times: .04, .06, .06, .04, and none is below those
+    # before it
     assert holm([0.04, 0.01, 0.03, 0.02]) == pytest.approx([0.06, 0.04, 0.06, 0.06])
     assert holm([0.9, 0.5, 0.001]) == pytest.approx([1.0, 1.0, 0.003])
 
@@ -85,7 +90,8 @@ def test_nothing_planted_is_found_in_a_twentieth() -> None:
 
 
 def test_over_four_arms_the_correction_keeps_errors_rare() -> None:
-    """Four arms without a difference share one baseline, as in a study; an error is any of them below 5%."""
+    """Four arms without a difference share one baseline, as in a study; an error is any of them
+    below 5%."""
     rng = np.random.default_rng(2)
     plain, corrected = [], []
     for _ in range(SIMULATIONS):
@@ -99,18 +105,22 @@ def test_over_four_arms_the_correction_keeps_errors_rare() -> None:
 
 
 def test_a_verdict_takes_twice_the_minimum_effect() -> None:
-    """Two measures, each corrected over four arms against the baseline and one pair more: what the report warns of."""
+    """Two measures, each corrected over four arms against the baseline and one pair more: what the
+    report warns of."""
     rng = np.random.default_rng(3)
     minimum = float(stats.t.ppf([0.975, 0.8], SEEDS - 1).sum()) * SD / math.sqrt(SEEDS)
 
     def found(shift: float) -> bool:
         arms = rng.normal(0, SD / math.sqrt(2), (5, SEEDS))
         arms[1] += shift
-        pairs = [paired_effect(own, arms[0]) for own in arms[1:]] + [paired_effect(arms[1], arms[4])]
+        pairs = [paired_effect(own, arms[0]) for own in arms[1:]] + [
+            paired_effect(arms[1], arms[4])
+        ]
         return holm([pair.p_value for pair in pairs])[0] < 0.05 and pairs[0].value > 0
 
     once, twice = (
-        np.mean([found(shift) and found(shift) for _ in range(SIMULATIONS)]) for shift in (minimum, 2 * minimum)
+        np.mean([found(shift) and found(shift) for _ in range(SIMULATIONS)])
+        for shift in (minimum, 2 * minimum)
     )
     assert once < 0.5
     assert twice > 0.9

@@ -1,4 +1,5 @@
-"""The JSON of each finished run: the report needs nothing else, and a study goes on from it on another machine."""
+"""The JSON of each finished run: the report needs nothing else, and a study goes on from it on
+another machine."""
 
 from __future__ import annotations
 
@@ -65,7 +66,9 @@ def test_results_do_not_depend_on_the_order_of_folders_and_rows(tmp_path: Path) 
             target.write_text("".join(lines))
         elif path.suffix in (".jsonl", ".json", ".yaml"):
             shutil.copy(path, target)
-    found, expected = (collect(read_regimes(load_study(each / "study.yaml", each))) for each in (out, folder))
+    found, expected = (
+        collect(read_regimes(load_study(each / "study.yaml", each))) for each in (out, folder)
+    )
     assert found == expected
 
 
@@ -75,9 +78,16 @@ def test_what_is_kept_is_what_was_there(tmp_path: Path) -> None:
     folder = study.folder("precision_product", 3, "eval_rlvr")
     kept = finished(study, "precision_product", 3, "eval_rlvr")
     assert kept is not None
-    (name, expected), (_, found) = *read_outcomes(folder).items(), *outcomes_of(json.loads(json.dumps(kept))).items()
+    (name, expected), (_, found) = (
+        *read_outcomes(folder).items(),
+        *outcomes_of(json.loads(json.dumps(kept))).items(),
+    )
     for key, value in vars(expected).items():
-        assert list(vars(found)[key]) == list(value) if key.endswith("_P") else vars(found)[key] == value, (name, key)
+        assert (
+            list(vars(found)[key]) == list(value)
+            if key.endswith("_P")
+            else vars(found)[key] == value
+        ), (name, key)
 
     kept = finished(study, "precision_product", 3, "pretrain")
     assert kept is not None
@@ -90,11 +100,19 @@ def test_what_is_kept_does_not_say_where_the_study_lies(tmp_path: Path) -> None:
     study = next(load_study(tmp_path / "out/study.yaml", tmp_path / "out").each_regime())
     done = study.folder("precision_product", 3, "rlvr") / DONE
     elsewhere = f"/mnt{tmp_path}/out/model"  # has the folder's name in it, and is not in the folder
-    outcome = json.loads(done.read_text()) | {"argv": ["rlvr", "--m", elsewhere, "--output_dir", str(done.parent)]}
+    outcome = json.loads(done.read_text()) | {
+        "argv": ["rlvr", "--m", elsewhere, "--output_dir", str(done.parent)]
+    }
     done.write_text(json.dumps(outcome))
     kept = finished(study, "precision_product", 3, "rlvr")
     assert kept is not None
-    assert kept["outcome"]["argv"] == ["rlvr", "--m", elsewhere, "--output_dir", "runs/P/precision_product/seed3/rlvr"]
+    assert kept["outcome"]["argv"] == [
+        "rlvr",
+        "--m",
+        elsewhere,
+        "--output_dir",
+        "runs/P/precision_product/seed3/rlvr",
+    ]
     record = study.record("precision_product", 3, "rlvr")
     written = record.stat().st_mtime_ns
     assert finished(study, "precision_product", 3, "rlvr") == kept
@@ -105,7 +123,9 @@ def test_what_is_kept_does_not_say_where_the_study_lies(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-def test_a_study_goes_on_elsewhere_and_makes_only_the_models_again_that_it_starts_from(tmp_path: Path) -> None:
+def test_a_study_goes_on_elsewhere_and_makes_only_the_models_again_that_it_starts_from(
+    tmp_path: Path,
+) -> None:
     path = write_study(tmp_path)
     assert run(load_study(path, tmp_path / "here")) == 0
     there = only_finished(tmp_path / "here", tmp_path / "there")
@@ -114,7 +134,11 @@ def test_a_study_goes_on_elsewhere_and_makes_only_the_models_again_that_it_start
         assert run(load_study(path, there)) == 0
         events = there / "runs/events.jsonl"
         rows = list(read_jsonl(events)) if events.exists() else []
-        return {str(Path(row["run"]).relative_to(there / "runs")) for row in rows if row["event"] == "start"}
+        return {
+            str(Path(row["run"]).relative_to(there / "runs"))
+            for row in rows
+            if row["event"] == "start"
+        }
 
     assert started() == set()
     assert files_of(there) == files_of(tmp_path / "here")
@@ -148,7 +172,8 @@ def test_what_was_done_with_other_settings_is_in_no_number(tmp_path: Path) -> No
     (tmp_path / "rlvr.yaml").write_text("max_steps: 3\nfail_arm: b\n")
     assert run(load_study(path, tmp_path / "out")) == 1
     results = json.loads((study.out / "results.json").read_text())
-    assert results["incomplete"] == ["b/seed0/rlvr", "b/seed0/eval"]  # the latter was done for the other beta
+    # the latter was done for the other beta
+    assert results["incomplete"] == ["b/seed0/rlvr", "b/seed0/eval"]
     assert results["regimes"][""]["arms"]["b_exponent"]["evaluations"] == {}
 
 
@@ -172,7 +197,9 @@ def test_a_run_killed_before_its_json_gets_it_at_the_next_start(
     assert run(study) == 0
     before = study.record("b", 0, "rlvr").read_bytes()
     study.record("b", 0, "rlvr").unlink()
-    monkeypatch.setattr("shaped_trl.study.report.report_study", lambda folder: folder / "report.html")
+    monkeypatch.setattr(
+        "shaped_trl.study.report.report_study", lambda folder: folder / "report.html"
+    )
     assert run(study) == 0
     assert study.record("b", 0, "rlvr").read_bytes() == before
 
@@ -208,7 +235,9 @@ def test_what_was_begun_before_a_folder_was_moved_starts_afresh(tmp_path: Path) 
     )
 
 
-def test_two_parts_of_a_study_may_keep_a_run_at_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_two_parts_of_a_study_may_keep_a_run_at_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     write_planted(tmp_path / "out")
     study = next(load_study(tmp_path / "out/study.yaml", tmp_path / "out").each_regime())
     replace, others = os.replace, [os.getpid() + 1]

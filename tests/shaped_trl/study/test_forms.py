@@ -30,7 +30,8 @@ def test_a_resolved_study_without_a_version_is_the_products(tmp_path):
     path = resolved(tmp_path)
     assert load_study(path).arms["precision"].shape["positive"] == "product"
     assert load_study(path).arms["cross_entropy"].shape == {}
-    written = path.rename(tmp_path / "mine.yaml")  # a study that somebody has written has today's default
+    # a study that somebody has written has today's default
+    written = path.rename(tmp_path / "mine.yaml")
     assert load_study(written).arms["precision"].shape["positive"] == "exponent"
 
 
@@ -42,7 +43,11 @@ def test_a_study_names_the_form_when_it_is_resolved(tmp_path):
     assert text["version"] == 2
     assert text["arms"]["precision"]["shape"]["positive"] == "exponent"
     assert text["arms"]["scheduled"]["shape"] == {"positive": "exponent"}
-    assert list(study.named_by_form().arms) == ["cross_entropy", "precision_exponent", "scheduled_exponent"]
+    assert list(study.named_by_form().arms) == [
+        "cross_entropy",
+        "precision_exponent",
+        "scheduled_exponent",
+    ]
 
 
 def test_a_study_of_a_later_version_is_refused(tmp_path):
@@ -55,7 +60,9 @@ def test_a_study_of_a_later_version_is_refused(tmp_path):
 
 
 @pytest.mark.parametrize(("shape", "same"), [({}, False), ({"positive": "product"}, True)])
-def test_the_products_runs_keep_the_fingerprints_of_before_it_had_to_be_named(tmp_path, shape, same):
+def test_the_products_runs_keep_the_fingerprints_of_before_it_had_to_be_named(
+    tmp_path, shape, same
+):
     # the fingerprint of the command line without --positive, which meant the product
     values = study_values(tmp_path)
     values["arms"]["precision"]["shape"] |= shape
@@ -73,7 +80,9 @@ def test_a_recipe_that_leaves_the_form_open_is_not_what_it_was_under_another_def
 
     def found(more: str) -> str:
         path.write_text(text + more)
-        return next(run for run in plan(load(tmp_path, values)) if run.stage == "pretrain").fingerprint
+        return next(
+            run for run in plan(load(tmp_path, values)) if run.stage == "pretrain"
+        ).fingerprint
 
     assert len({found(more) for more in ("", "beta: -0.25", "beta: -0.25\npositive: product")}) == 3
     assert found("shape: precision") != found("shape: tail_penalty")
@@ -82,7 +91,11 @@ def test_a_recipe_that_leaves_the_form_open_is_not_what_it_was_under_another_def
 def test_a_resolved_training_without_a_form_is_the_products(tmp_path):
     path = tmp_path / recipes.RESOLVED
     parser = recipes.Parser("train", [CorpusArguments, ShapedConfig])
-    for text, form in (("beta: -0.25", "product"), ("{}", None), ("beta: 0.5\npositive: exponent", "exponent")):
+    for text, form in (
+        ("beta: -0.25", "product"),
+        ("{}", None),
+        ("beta: 0.5\npositive: exponent", "exponent"),
+    ):
         path.write_text(text)
         assert parser.settings(str(path), []).get("positive") == form
     path.write_text(f"shape_schedule: '{SCHEDULE}'")

@@ -20,32 +20,80 @@ from shaped_trl.study.plan import plan
         (("seeds",), [0, 0], "seeds: [0, 0]"),
         (("seeds",), 3, "seeds: 3"),
         (("max_parallel",), 0, "max_parallel: 0"),
-        (("baseline",), "focal", "baseline: 'focal' is no arm; choose one of cross_entropy, precision"),
+        (
+            ("baseline",),
+            "focal",
+            "baseline: 'focal' is no arm; choose one of cross_entropy, precision",
+        ),
         (("arms", "a/b"), {}, "arm: 'a/b' names a folder"),
         (("arms", "precision", "beta"), 1, "arms.precision: unknown key 'beta'; allowed: shape"),
         (("arms", "precision", "shape", "gamma"), 1, "unknown key 'gamma'; allowed: beta"),
         (("arms", "precision", "shape", "beta"), -2.0, "beta"),
-        (("stages", "rlvr", "model"), "eval", "stages.rlvr.model: 'eval' is no earlier train or rlvr stage"),
+        (
+            ("stages", "rlvr", "model"),
+            "eval",
+            "stages.rlvr.model: 'eval' is no earlier train or rlvr stage",
+        ),
         (("stages", "rlvr", "shaped"), True, "stages.rlvr.shaped: only train takes a shape"),
-        (("stages", "eval", "command"), "evaluate", "stages.eval.command: 'evaluate'; choose one of train"),
+        (
+            ("stages", "eval", "command"),
+            "evaluate",
+            "stages.eval.command: 'evaluate'; choose one of train",
+        ),
         (("stages", "eval", "model"), None, "stages.eval.model: missing"),
         (("stages", "eval", "args"), {"seed": 3}, "stages.eval.args.seed: the study sets it"),
         (("stages", "eval", "args"), {"a": {"b": 1}}, "stages.eval.args.a: {'b': 1} is no value"),
-        (("prepare",), {"running_sums": {}, "chain_sum": {}}, "prepare: running_sums and chain_sum would write"),
-        (("stages", "pretrain", "shaped"), False, "arms.precision.shape: the arm goes through no stage with shaped"),
+        (
+            ("prepare",),
+            {"running_sums": {}, "chain_sum": {}},
+            "prepare: running_sums and chain_sum would write",
+        ),
+        (
+            ("stages", "pretrain", "shaped"),
+            False,
+            "arms.precision.shape: the arm goes through no stage with shaped",
+        ),
         (("prepare",), {"sums": {}}, "prepare: unknown key 'sums'; allowed: running_sums"),
         (("regimes",), {"a": {"sums": {}}}, "regimes.a: unknown key 'sums'"),
         (("nll_within",), 5, "nll_within: 5; give a share"),
-        (("arms", "precision", "checkpoint_of"), "x", "arms.precision.checkpoint_of: 'x' is no other arm"),
+        (
+            ("arms", "precision", "checkpoint_of"),
+            "x",
+            "arms.precision.checkpoint_of: 'x' is no other arm",
+        ),
         (("arms", "precision", "checkpoint_of"), "cross_entropy", "leave out shape and prepare"),
-        (("arms", "precision", "entropy_of"), "precision", "arms.precision.entropy_of: 'precision' is no other arm"),
-        (("arms", "precision", "temperature"), 0, "arms.precision.temperature: 0 is no number above 0"),
-        (("arms", "precision", "args"), {"sft": {"n": 1}}, "arms.precision.args: 'sft' is no stage"),
-        (("arms", "precision", "args"), {"eval": {"seed": 1}}, "arms.precision.args.eval.seed: the study sets it"),
+        (
+            ("arms", "precision", "entropy_of"),
+            "precision",
+            "arms.precision.entropy_of: 'precision' is no other arm",
+        ),
+        (
+            ("arms", "precision", "temperature"),
+            0,
+            "arms.precision.temperature: 0 is no number above 0",
+        ),
+        (
+            ("arms", "precision", "args"),
+            {"sft": {"n": 1}},
+            "arms.precision.args: 'sft' is no stage",
+        ),
+        (
+            ("arms", "precision", "args"),
+            {"eval": {"seed": 1}},
+            "arms.precision.args.eval.seed: the study sets it",
+        ),
         (("arms", "cross_entropy", "seeds"), [1.5], "arms.cross_entropy.seeds: [1.5]"),
-        (("stages", "temperature-rlvr"), {"command": "eval", "config": "c", "model": "rlvr"}, "choose another name"),
+        (
+            ("stages", "temperature-rlvr"),
+            {"command": "eval", "config": "c", "model": "rlvr"},
+            "choose another name",
+        ),
         (("stages", "eval", "shared"), True, "stages.eval.shared: only a train stage"),
-        (("stages", "pretrain", "shared"), True, "stages.pretrain.shared: only a train stage without shaped"),
+        (
+            ("stages", "pretrain", "shared"),
+            True,
+            "stages.pretrain.shared: only a train stage without shaped",
+        ),
         (
             ("stages", "pretrain", "args"),
             {"beta": 0.5},
@@ -61,11 +109,31 @@ from shaped_trl.study.plan import plan
             {"pretrain": {"shape": "diversity"}},
             "args.pretrain.shape: it would",
         ),
-        (("arms", "c"), {"checkpoint_of": "precision", "args": {"pretrain": {"n": 1}}}, "what precision goes through"),
-        (("prepare",), {"running_sums": {"train_row": 9}}, "prepare.running_sums: train_row: no such option"),
-        (("prepare",), {"running_sums": {"noise": "1e-1"}}, "prepare.running_sums: noise='1e-1': give a number"),
-        (("prepare",), {"running_sums": {"train_rows": 9.0}}, "train_rows=9.0: give a whole number of at least 1"),
-        (("prepare",), {"running_sums": {"length_weights": 1}}, "length_weights=1: give a list of numbers"),
+        (
+            ("arms", "c"),
+            {"checkpoint_of": "precision", "args": {"pretrain": {"n": 1}}},
+            "what precision goes through",
+        ),
+        (
+            ("prepare",),
+            {"running_sums": {"train_row": 9}},
+            "prepare.running_sums: train_row: no such option",
+        ),
+        (
+            ("prepare",),
+            {"running_sums": {"noise": "1e-1"}},
+            "prepare.running_sums: noise='1e-1': give a number",
+        ),
+        (
+            ("prepare",),
+            {"running_sums": {"train_rows": 9.0}},
+            "train_rows=9.0: give a whole number of at least 1",
+        ),
+        (
+            ("prepare",),
+            {"running_sums": {"length_weights": 1}},
+            "length_weights=1: give a list of numbers",
+        ),
         (
             ("prepare",),
             {"running_sums": {"modulus": 7}},
@@ -75,7 +143,9 @@ from shaped_trl.study.plan import plan
     ],
     ids=lambda value: ".".join(value) if isinstance(value, tuple) else None,
 )
-def test_bad_studies_are_refused_by_name(tmp_path: Path, place: tuple[str, ...], value: Any, named: str) -> None:
+def test_bad_studies_are_refused_by_name(
+    tmp_path: Path, place: tuple[str, ...], value: Any, named: str
+) -> None:
     values = study_values(tmp_path)
     target = values
     for key in place[:-1]:
@@ -100,7 +170,9 @@ def test_what_a_study_cannot_fill_in_or_scale_is_refused(tmp_path: Path) -> None
     with pytest.raises(UserError, match="learning_rate: 'high' is no number"):
         plan(load(tmp_path, values))
     (tmp_path / "rlvr.yaml").write_text("max_steps: 10\n")
-    (tmp_path / "pretrain.yaml").write_text('mixture: [{dataset_name: "{data}/train.jsonl", weight: 1.0}]\n')
+    (tmp_path / "pretrain.yaml").write_text(
+        'mixture: [{dataset_name: "{data}/train.jsonl", weight: 1.0}]\n'
+    )
     with pytest.raises(UserError, match=r"\{data\} stands within mixture"):
         plan(load(tmp_path, values))
     (tmp_path / "twice.yaml").write_text("arms: {a: {}, b: {}, a: {}}\n")
@@ -111,7 +183,9 @@ def test_what_a_study_cannot_fill_in_or_scale_is_refused(tmp_path: Path) -> None
 def test_a_temperature_is_found_for_a_model_of_the_study_alone(tmp_path: Path) -> None:
     values = rich_values(tmp_path)
     del values["stages"]["rlvr"]["model"]
-    with pytest.raises(UserError, match=r"arms.matched.entropy_of: rlvr starts from no model that the study trains"):
+    with pytest.raises(
+        UserError, match=r"arms.matched.entropy_of: rlvr starts from no model that the study trains"
+    ):
         load(tmp_path, values)
 
 

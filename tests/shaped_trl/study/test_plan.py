@@ -15,7 +15,12 @@ from study_values import load, rich_values, shared_values, study_values
 from shaped_trl.study.loading import load_study
 from shaped_trl.study.plan import _digest, bound, plan
 from shaped_trl.study.runner import run_study
-from shaped_trl.study.running.schedule import estimate_seconds, next_run, path_seconds, remaining_seconds
+from shaped_trl.study.running.schedule import (
+    estimate_seconds,
+    next_run,
+    path_seconds,
+    remaining_seconds,
+)
 
 
 def test_a_run_is_one_command_line(tmp_path: Path) -> None:
@@ -25,13 +30,29 @@ def test_a_run_is_one_command_line(tmp_path: Path) -> None:
     out = tmp_path / "out"
     folder = out / "runs/precision/seed1"
     assert runs["precision/seed1/pretrain"].argv == (
-        *("train", "--config", str(tmp_path / "pretrain.yaml"), "--output_dir", str(folder / "pretrain")),
+        *(
+            "train",
+            "--config",
+            str(tmp_path / "pretrain.yaml"),
+            "--output_dir",
+            str(folder / "pretrain"),
+        ),
         *("--seed", "1", "--beta", "-0.25", "--lambda_tail", "-0.00001", "--positive", "exponent"),
         *("--dataset", f"{out}/data/train.jsonl"),
     )
     assert runs["precision/seed1/eval"].argv == (
         *("eval", "--config", str(tmp_path / "eval.yaml"), "--model", str(folder / "rlvr")),
-        *("--out", str(folder / "eval"), "--seed", "1", "--temperature", "1.0", "--pass_at", "1", "4"),
+        *(
+            "--out",
+            str(folder / "eval"),
+            "--seed",
+            "1",
+            "--temperature",
+            "1.0",
+            "--pass_at",
+            "1",
+            "4",
+        ),
     )
     assert runs["precision/seed1/rlvr"].depends_on == ("precision/seed1/pretrain",)
     assert runs["precision/seed1/pretrain"].depends_on == ()
@@ -47,22 +68,42 @@ def test_arms_share_checkpoints_in_each_regime(tmp_path: Path) -> None:
     study = load(tmp_path, rich_values(tmp_path))
     runs = {run.key: run for run in plan(study)}
     out = tmp_path / "out"
-    # 2 regimes × (2 trained arms × 2 seeds × 4 stages, matched 2 × (temperature, rlvr, eval), cool 2, long 4)
+    # 2 regimes × (2 trained arms × 2 seeds × 4 stages, matched 2 × (temperature, rlvr, eval), cool
+    # 2, long 4)
     assert len(runs) == 2 * (16 + 6 + 2 + 4)
     base = out / "runs/rare/cross_entropy/seed1/midtrain"
     matched = runs["rare/matched/seed1/rlvr"]
     assert flag(matched, "model_name_or_path") == str(base)
     temperature = runs["rare/matched/seed1/temperature-midtrain"]
     assert matched.depends_on == ("rare/cross_entropy/seed1/midtrain", temperature.key)
-    assert temperature.depends_on == ("rare/cross_entropy/seed1/midtrain", "rare/precision/seed1/midtrain")
+    assert temperature.depends_on == (
+        "rare/cross_entropy/seed1/midtrain",
+        "rare/precision/seed1/midtrain",
+    )
     like = out / "runs/rare/precision/seed1/midtrain"
-    assert temperature.argv == ("match", "--model", str(base), "--like", str(like), "--out", str(temperature.folder))
+    assert temperature.argv == (
+        "match",
+        "--model",
+        str(base),
+        "--like",
+        str(like),
+        "--out",
+        str(temperature.folder),
+    )
     assert runs["rare/matched/seed1/eval"].depends_on == (matched.key, temperature.key)
-    assert flag(runs["rare/cross_entropy/seed0/pretrain"], "dataset") == f"{out}/data/rare/train.jsonl"
-    assert flag(runs["common/long/seed0/pretrain"], "dataset") == f"{out}/data-long/common/train.jsonl"
+    assert (
+        flag(runs["rare/cross_entropy/seed0/pretrain"], "dataset") == f"{out}/data/rare/train.jsonl"
+    )
+    assert (
+        flag(runs["common/long/seed0/pretrain"], "dataset") == f"{out}/data-long/common/train.jsonl"
+    )
     rare = next(view for view in study.each_regime() if view.regime == "rare")
-    assert rare.preparation("long") == {"running_sums": {"train_rows": 10, "noise": 0.2, "p_long": 0.9}}
-    assert flag(runs["common/long/seed0/rlvr"], "model_name_or_path").endswith("common/long/seed0/midtrain")
+    assert rare.preparation("long") == {
+        "running_sums": {"train_rows": 10, "noise": 0.2, "p_long": 0.9}
+    }
+    assert flag(runs["common/long/seed0/rlvr"], "model_name_or_path").endswith(
+        "common/long/seed0/midtrain"
+    )
     assert flag(runs["common/long/seed0/rlvr"], "max_steps") == "5"
 
 
@@ -79,9 +120,13 @@ def test_a_shared_stage_runs_once_and_all_arms_go_on_from_it(tmp_path: Path) -> 
         assert flag(midtrain, "model_name_or_path") == str(runs[midtrain.depends_on[0]].folder)
     assert flag(runs["rare/precision/seed0/midtrain"], "beta") == "-0.25"
     # its data is the baseline's; what follows is on the arm's own
-    assert flag(runs["rare/cross_entropy/seed0/pretrain"], "dataset").endswith("/data/rare/train.jsonl")
+    assert flag(runs["rare/cross_entropy/seed0/pretrain"], "dataset").endswith(
+        "/data/rare/train.jsonl"
+    )
     assert flag(runs["rare/long/seed0/midtrain"], "dataset").endswith("/data-long/rare/train.jsonl")
-    assert flag(runs["rare/matched/seed1/rlvr"], "model_name_or_path").endswith("rare/cross_entropy/seed1/midtrain")
+    assert flag(runs["rare/matched/seed1/rlvr"], "model_name_or_path").endswith(
+        "rare/cross_entropy/seed1/midtrain"
+    )
     likes = runs["rare/matched/seed1/temperature-midtrain"].depends_on
     assert likes == ("rare/cross_entropy/seed1/midtrain", "rare/precision/seed1/midtrain")
 
@@ -90,7 +135,9 @@ def test_a_shared_stage_starts_from_a_shared_one(tmp_path: Path) -> None:
     values = shared_values(tmp_path)
     del values["stages"]["pretrain"]["shared"]
     values["stages"]["midtrain"] |= {"shared": True, "shaped": False}
-    with pytest.raises(UserError, match=r"stages.midtrain.shared: pretrain, which it starts from, is not"):
+    with pytest.raises(
+        UserError, match=r"stages.midtrain.shared: pretrain, which it starts from, is not"
+    ):
         load(tmp_path, values)
 
 
@@ -98,8 +145,14 @@ def test_rollouts_at_another_temperature_take_steps_of_its_scale(tmp_path: Path)
     runs = {run.key: run for run in plan(load(tmp_path, rich_values(tmp_path)))}
     cool = runs["common/cool/seed1/rlvr"]
     # the gradient is 1/T as large: a norm of 2/T clips where 2 did
-    scaled = {name: float(flag(cool, name)) for name in ("temperature", "learning_rate", "max_grad_norm")}
-    assert scaled == {"temperature": 0.75, "learning_rate": 0.00075, "max_grad_norm": pytest.approx(2 / 0.75)}
+    scaled = {
+        name: float(flag(cool, name)) for name in ("temperature", "learning_rate", "max_grad_norm")
+    }
+    assert scaled == {
+        "temperature": 0.75,
+        "learning_rate": 0.00075,
+        "max_grad_norm": pytest.approx(2 / 0.75),
+    }
     assert flag(runs["common/cool/seed1/eval"], "temperature") == "0.75"
     assert "--temperature" not in runs["common/cross_entropy/seed1/rlvr"].argv
     matched = runs["common/matched/seed1/rlvr"]
@@ -107,7 +160,10 @@ def test_rollouts_at_another_temperature_take_steps_of_its_scale(tmp_path: Path)
     found.parent.mkdir(parents=True)
     found.write_text(json.dumps({"temperature": 0.5}))
     argv = bound(matched)
-    late = {name: argv[argv.index(f"--{name}") + 1] for name in ("temperature", "learning_rate", "max_grad_norm")}
+    late = {
+        name: argv[argv.index(f"--{name}") + 1]
+        for name in ("temperature", "learning_rate", "max_grad_norm")
+    }
     assert late == {"temperature": "0.5", "learning_rate": "0.0005", "max_grad_norm": "4.0"}
     assert bound(cool) == list(cool.argv)
 
@@ -116,7 +172,9 @@ def test_an_evaluation_without_a_temperature_has_that_of_the_command(tmp_path: P
     values = rich_values(tmp_path)
     del values["stages"]["eval"]["args"]["temperature"]
     runs = {run.key: run for run in plan(load(tmp_path, values))}
-    assert float(flag(runs["common/cool/seed1/eval"], "temperature")) == pytest.approx(0.75 * SampleConfig.temperature)
+    assert float(flag(runs["common/cool/seed1/eval"], "temperature")) == pytest.approx(
+        0.75 * SampleConfig.temperature
+    )
 
 
 def test_a_changed_arm_changes_what_is_matched_with_it(tmp_path: Path) -> None:
@@ -158,7 +216,9 @@ def test_fingerprints_change_with_what_a_run_depends_on(tmp_path: Path) -> None:
 
 def test_a_moved_study_keeps_its_fingerprints(tmp_path: Path) -> None:
     load(tmp_path, study_values(tmp_path))
-    here, there = (plan(load_study(tmp_path / "study.yaml", tmp_path / place)) for place in ("here", "there"))
+    here, there = (
+        plan(load_study(tmp_path / "study.yaml", tmp_path / place)) for place in ("here", "there")
+    )
     assert [run.fingerprint for run in here] == [run.fingerprint for run in there]
 
 
@@ -183,7 +243,9 @@ def test_an_arm_called_like_the_stage_that_finds_temperatures(tmp_path: Path) ->
 
 def test_a_file_or_model_of_the_users_own_is_a_part_of_a_run(tmp_path: Path) -> None:
     values, corpus, model = study_values(tmp_path), tmp_path / "my.jsonl", tmp_path / "model"
-    (tmp_path / "pretrain.yaml").write_text(f"dataset_name: {corpus}\nmodel_name_or_path: {model}\n")
+    (tmp_path / "pretrain.yaml").write_text(
+        f"dataset_name: {corpus}\nmodel_name_or_path: {model}\n"
+    )
     found = []
     for text, weights in (("a", ""), ("b", ""), ("b", "w"), ("b", "v")):
         corpus.write_text(text)
@@ -209,7 +271,9 @@ def test_a_large_file_is_told_by_its_ends(
     assert len({*digests}) == len(seen) + 1
 
 
-def test_dry_run_prints_commands_and_writes_nothing(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_dry_run_prints_commands_and_writes_nothing(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     study = load(tmp_path, study_values(tmp_path))
     assert run_study(study, dry_run=True, entry="fake_stages:main") == 0
     lines = capsys.readouterr().out.splitlines()

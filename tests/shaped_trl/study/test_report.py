@@ -1,4 +1,5 @@
-"""The report from rows with known numbers: every number is computed again here, from the rows' own counts."""
+"""The report from rows with known numbers: every number is computed again here, from the rows' own
+counts."""
 
 from __future__ import annotations
 
@@ -53,7 +54,12 @@ def write_study(folder: Path, seeds: tuple[int, ...] = (0,)) -> None:
             runs = folder / "runs" / arm / f"seed{seed}"
             for stage in values["stages"]:
                 (runs / stage).mkdir(parents=True)
-                done = {"wall_seconds": 12.5, "cpu_seconds": 11.25, "attempt": 1, "commit": "abc123"}
+                done = {
+                    "wall_seconds": 12.5,
+                    "cpu_seconds": 11.25,
+                    "attempt": 1,
+                    "commit": "abc123",
+                }
                 (runs / stage / "done.json").write_text(json.dumps(done))
             append_jsonl(runs / "pretrain/train_log.jsonl", train_rows(arm))
             append_jsonl(runs / "rlvr/rl_log.jsonl", rl_rows())
@@ -63,12 +69,19 @@ def write_study(folder: Path, seeds: tuple[int, ...] = (0,)) -> None:
 
 def train_rows(arm: str) -> list[dict[str, Any]]:
     rows: list[dict[str, Any]] = [
-        {"step": step, "nll": 5 / step, "perplexity": 9.0, "entropy": 3 / step, "tokens": 100 * step}
+        {
+            "step": step,
+            "nll": 5 / step,
+            "perplexity": 9.0,
+            "entropy": 3 / step,
+            "tokens": 100 * step,
+        }
         for step in range(10, 110, 10)
     ]
     evaluations = [
         {"step": 50, "eval_nll": 1.0, "eval_perplexity": math.e, "eval_entropy": 2.0},
-        {"step": 100, "eval_nll": 99.0, "eval_entropy": 99.0},  # repeated below, as by a resumed run
+        # repeated below, as by a resumed run
+        {"step": 100, "eval_nll": 99.0, "eval_entropy": 99.0},
         {"step": 100, "eval_nll": NLL[arm], "eval_perplexity": 1.9, "eval_entropy": ENTROPY[arm]},
     ]
     return rows + evaluations
@@ -76,7 +89,13 @@ def train_rows(arm: str) -> list[dict[str, Any]]:
 
 def rl_rows() -> list[dict[str, Any]]:
     return [
-        {"step": step, "raw_reward": step / 40, "reward": 0.5, "entropy": 1.0, "completion_length": 30.0}
+        {
+            "step": step,
+            "raw_reward": step / 40,
+            "reward": 0.5,
+            "entropy": 1.0,
+            "completion_length": 30.0,
+        }
         for step in range(1, 21)
     ]
 
@@ -135,7 +154,9 @@ def test_metrics_are_those_of_the_counts(only: dict[str, Any]) -> None:
         assert metrics["pass@1"] == metrics["avg@8"]
         assert metrics["pass@4"]["value"] == pytest.approx(np.mean([pass_at(c, 4) for c in counts]))
         # c votes for gold against N − c − 1 for the one wrong answer; a tie counts half.
-        votes = [0.0 if c == 0 else 1.0 if c > N - c - 1 else 0.5 * (c == N - c - 1) for c in counts]
+        votes = [
+            0.0 if c == 0 else 1.0 if c > N - c - 1 else 0.5 * (c == N - c - 1) for c in counts
+        ]
         assert metrics["cons@8"]["value"] == pytest.approx(np.mean(votes))
         assert all(m["low"] <= m["value"] <= m["high"] for m in metrics.values())
 
@@ -144,14 +165,22 @@ def test_differences_are_paired_and_judged(only: dict[str, Any]) -> None:
     rows = {(row["stage"], row["metric"]): row for row in only["differences"]}
     assert {metric for _, metric in rows} == {"avg@8", "cons@8", "pass@8"}
     before = rows["eval_pretrain", "avg@8"]
-    pairs = zip(COUNTS["precision_exponent", "eval_pretrain"], COUNTS["cross_entropy", "eval_pretrain"], strict=True)
+    pairs = zip(
+        COUNTS["precision_exponent", "eval_pretrain"],
+        COUNTS["cross_entropy", "eval_pretrain"],
+        strict=True,
+    )
     assert before["value"] == pytest.approx(np.mean([a - b for a, b in pairs]) / N)
     # 12 differences of one sign: 2 of 2^12 sign flips are as extreme.
     assert before["p_value"] == pytest.approx(2 / 2**12)
     assert is_shown(before)
     assert not is_shown(rows["eval_rlvr", "avg@8"])
-    gain = next(row for row in only["gains"] if (row["arm"], row["metric"]) == ("cross_entropy", "avg@8"))
-    rise = np.sum(COUNTS["cross_entropy", "eval_rlvr"]) - np.sum(COUNTS["cross_entropy", "eval_pretrain"])
+    gain = next(
+        row for row in only["gains"] if (row["arm"], row["metric"]) == ("cross_entropy", "avg@8")
+    )
+    rise = np.sum(COUNTS["cross_entropy", "eval_rlvr"]) - np.sum(
+        COUNTS["cross_entropy", "eval_pretrain"]
+    )
     assert gain["value"] == pytest.approx(rise / (12 * N))
     assert (gain["from"], gain["stage"]) == ("eval_pretrain", "eval_rlvr")
 
@@ -159,7 +188,10 @@ def test_differences_are_paired_and_judged(only: dict[str, Any]) -> None:
 def test_words_follow_the_numbers(results: dict[str, Any]) -> None:
     findings = find(results)
     shown, not_shown, _, limits = ("\n".join(part) for part in findings)
-    assert "precision_exponent against cross_entropy, eval_pretrain, running_sums: avg@8 is higher" in shown
+    assert (
+        "precision_exponent against cross_entropy, eval_pretrain, running_sums: avg@8 is higher"
+        in shown
+    )
     assert "precision_exponent against cross_entropy, eval_rlvr, running_sums: avg@8" in not_shown
     assert "entropy -25.0%, NLL +1.7%" in shown
     assert "One training seed" in limits
@@ -178,7 +210,9 @@ def test_words_follow_the_numbers(results: dict[str, Any]) -> None:
     findings = find(swapped)
     assert "eval_pretrain, running_sums: avg@8 is lower" in "\n".join(findings.shown)
     assert "precision_exponent was not trained alike" in "\n".join(findings.limits)
-    assert "precision_exponent, rlvr: not one sampled completion was right" in "\n".join(findings.limits)
+    assert "precision_exponent, rlvr: not one sampled completion was right" in "\n".join(
+        findings.limits
+    )
     lost = "running_sums: many completions give no answer at all: cross_entropy"
     assert f"eval_pretrain, {lost} 12.5%, precision_exponent 12.5%." in findings.limits
     assert f"eval_rlvr, {lost} 11.5%." in findings.limits
@@ -188,7 +222,16 @@ def test_words_follow_the_numbers(results: dict[str, Any]) -> None:
 def test_pages_hold_the_tables_and_pictures(folder: Path, results: dict[str, Any]) -> None:
     page, text = (folder / "report.html").read_text(), (folder / "report.md").read_text()
     pictures = sorted(path.name for path in (folder / "report").iterdir())
-    names = ["avg", "cons", "entropy", "pass_at_k", "perplexity", "policy_entropy", "response_length", "reward"]
+    names = [
+        "avg",
+        "cons",
+        "entropy",
+        "pass_at_k",
+        "perplexity",
+        "policy_entropy",
+        "response_length",
+        "reward",
+    ]
     assert pictures == sorted(f"{name}.{kind}" for name in names for kind in ("csv", "png"))
     assert page.count("data:image/png;base64,") == len(names)
     for name in names:
@@ -197,10 +240,12 @@ def test_pages_hold_the_tables_and_pictures(folder: Path, results: dict[str, Any
     assert "http" not in page
     assert "regime" not in text
     check_self_contained(page)
-    metric = results["regimes"][""]["arms"]["precision_exponent"]["evaluations"]["eval_rlvr"][BENCHMARK]["metrics"][
-        "avg@8"
-    ]
-    cell = "{:.1f} [{:.1f}, {:.1f}]".format(*(100 * metric[key] for key in ("value", "low", "high")))
+    metric = results["regimes"][""]["arms"]["precision_exponent"]["evaluations"]["eval_rlvr"][
+        BENCHMARK
+    ]["metrics"]["avg@8"]
+    cell = "{:.1f} [{:.1f}, {:.1f}]".format(
+        *(100 * metric[key] for key in ("value", "low", "high"))
+    )
     for each in (page, text):
         assert cell in each
         assert "beta -0.25" in each
@@ -228,13 +273,18 @@ def test_seeds_get_an_interval_of_their_own(tmp_path: Path) -> None:
         stage = out / f"runs/precision_exponent/seed{seed}/eval_rlvr"
         shutil.rmtree(stage)
         stage.mkdir()
-        (stage / "done.json").write_text(json.dumps({"wall_seconds": 1, "cpu_seconds": 1, "attempt": 2}))
+        (stage / "done.json").write_text(
+            json.dumps({"wall_seconds": 1, "cpu_seconds": 1, "attempt": 2})
+        )
         write_evaluation(stage, passes, seed)
     report_study(out)
     results = json.loads((out / "results.json").read_text())
     rows = {(row["stage"], row["metric"]): row for row in results["regimes"][""]["differences"]}
     base = np.array(COUNTS["cross_entropy", "eval_rlvr"])
-    shifts = [(np.array(c) - base).mean() / N for c in (COUNTS["precision_exponent", "eval_rlvr"], *counts)]
+    shifts = [
+        (np.array(c) - base).mean() / N
+        for c in (COUNTS["precision_exponent", "eval_rlvr"], *counts)
+    ]
     half = stats.t.ppf(0.975, 2) * np.std(shifts, ddof=1) / math.sqrt(3)
     over = rows["eval_rlvr", "avg@8"]["over_seeds"]
     expected = (np.mean(shifts), np.mean(shifts) - half, np.mean(shifts) + half)
@@ -267,12 +317,18 @@ def test_where_training_ended_is_paired_over_seeds(tmp_path: Path) -> None:
         found = rows[key]
         expected = stats.ttest_1samp(own / base - 1, 0).confidence_interval(0.95)
         assert (found["low"], found["high"]) == pytest.approx((expected.low, expected.high))
-        interval = results["regimes"][""]["arms"]["precision_exponent"]["training"]["pretrain"]["over_seeds"][key]
+        interval = results["regimes"][""]["arms"]["precision_exponent"]["training"]["pretrain"][
+            "over_seeds"
+        ][key]
         expected = stats.ttest_1samp(own, 0).confidence_interval(0.95)
         assert (interval["low"], interval["high"]) == pytest.approx((expected.low, expected.high))
-    assert rows["nll"]["value"] == pytest.approx(NLL["precision_exponent"] / NLL["cross_entropy"] - 1)
+    assert rows["nll"]["value"] == pytest.approx(
+        NLL["precision_exponent"] / NLL["cross_entropy"] - 1
+    )
     text = (out / "report.md").read_text()
-    cell = "{:+.1f} [{:+.1f}, {:+.1f}]".format(*(100 * rows["entropy"][key] for key in ("value", "low", "high")))
+    cell = "{:+.1f} [{:+.1f}, {:+.1f}]".format(
+        *(100 * rows["entropy"][key] for key in ("value", "low", "high"))
+    )
     assert f"| precision_exponent | +1.7 [+1.7, +1.7] | {cell} |" in text
     assert "End of pretrain, mean over 3 seeds with its 95% interval" in text
     assert f"entropy {rows['entropy']['value']:+.1%} [" in "\n".join(find(results).shown)
@@ -284,8 +340,14 @@ def test_a_shared_stage_is_said_to_be_shared(tmp_path: Path) -> None:
     values = yaml.safe_load((folder / "study.yaml").read_text())
     stages = values["stages"]
     common = {"command": "train", "config": "demo/pretrain"}
-    before = {"pretrain": common | {"shared": True}, "midtrain": common | {"shaped": True, "model": "pretrain"}}
-    values["stages"] = before | {"rlvr": stages["rlvr"] | {"model": "midtrain"}, "eval_rlvr": stages["eval_rlvr"]}
+    before = {
+        "pretrain": common | {"shared": True},
+        "midtrain": common | {"shaped": True, "model": "pretrain"},
+    }
+    values["stages"] = before | {
+        "rlvr": stages["rlvr"] | {"model": "midtrain"},
+        "eval_rlvr": stages["eval_rlvr"],
+    }
     values["arms"]["precision_exponent"]["args"] = {"midtrain": {"max_steps": 7}}
     (folder / "study.yaml").write_text(yaml.safe_dump(values, sort_keys=False))
     for runs in (folder / "runs").glob("*/seed*"):
@@ -320,14 +382,20 @@ def test_unfinished_runs_are_named_and_left_out(tmp_path: Path) -> None:
     report_study(out)
     results = json.loads((out / "results.json").read_text())
     assert results["failed"] == {"precision_exponent/seed0/rlvr": "ended by signal 9 (Killed)"}
-    assert results["incomplete"] == ["precision_exponent/seed0/rlvr", "precision_exponent/seed0/eval_rlvr"]
+    assert results["incomplete"] == [
+        "precision_exponent/seed0/rlvr",
+        "precision_exponent/seed0/eval_rlvr",
+    ]
     only = results["regimes"][""]
     assert only["arms"]["precision_exponent"]["rl"] == {}
     assert "eval_rlvr" not in only["arms"]["precision_exponent"]["evaluations"]
     assert {row["stage"] for row in only["differences"]} == {"eval_pretrain"}
     text = (out / "report.md").read_text()
     assert "precision_exponent/seed0/rlvr failed: ended by signal 9 (Killed)" in text
-    assert "left out of every number here: precision_exponent/seed0/rlvr, precision_exponent/seed0/eval_rlvr" in text
+    assert (
+        "left out of every number here: precision_exponent/seed0/rlvr, precision_exponent/seed0/eval_rlvr"
+        in text
+    )
 
 
 def test_a_study_without_any_result_still_reports(tmp_path: Path) -> None:

@@ -33,7 +33,9 @@ from shaped_trl.study.running.progress import Board, LiveDisplay, Meter, duratio
 @pytest.fixture(autouse=True)
 def _fakes(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.syspath_prepend(FAKES)
-    monkeypatch.setattr("shaped_trl.study.report.report_study", lambda folder: folder / "report.html")
+    monkeypatch.setattr(
+        "shaped_trl.study.report.report_study", lambda folder: folder / "report.html"
+    )
 
 
 def events(out: Path, kind: str) -> dict[str, float]:
@@ -83,11 +85,15 @@ def test_a_changed_arm_runs_again_and_keeps_the_old_folder(tmp_path: Path) -> No
     log = study.folder("b", 0, "pretrain") / "train_log.jsonl"
     assert [row["step"] for row in read_jsonl(log)] == [1, 2, 3], "afresh, not continued"
     stale = sorted((study.out / "stale").glob("b-seed0-*"))
-    assert [path.suffix for path in stale if path.is_file()] == [".json"] * 3, "what was kept of them is beside"
+    assert [path.suffix for path in stale if path.is_file()] == [".json"] * 3, (
+        "what was kept of them is beside"
+    )
     assert len(stale) == 6
 
 
-def test_a_failure_is_shown_and_others_go_on(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_failure_is_shown_and_others_go_on(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     path = write_study(tmp_path, rlvr={"fail_arm": "b"})
     study = load_study(path, tmp_path / "out")
     assert run(study) == 1
@@ -114,7 +120,9 @@ def test_exit_codes_of_a_command_are_kept(tmp_path: Path) -> None:
         (tmp_path / "exits.py").write_text("def main(argv): raise SystemExit(2)\n")
         patch.syspath_prepend(tmp_path)
         assert runner.run_study(study, entry="exits:main", preload=()) == 1
-    assert json.loads((study.folder("a", 0, "pretrain") / "failed.json").read_text())["exit_code"] == 2
+    assert (
+        json.loads((study.folder("a", 0, "pretrain") / "failed.json").read_text())["exit_code"] == 2
+    )
 
 
 def test_what_is_done_is_done_however_its_process_ends(tmp_path: Path) -> None:
@@ -156,7 +164,10 @@ def test_data_of_a_writer_that_was_killed_are_not_taken_for_the_earlier_ones(
 
 def test_two_studies_in_one_folder_are_refused(tmp_path: Path) -> None:
     study = load_study(write_study(tmp_path), tmp_path / "out")
-    with runner._locked(study.out, plan(study)), pytest.raises(UserError, match=r"in use by another .* \(seed0\)"):
+    with (
+        runner._locked(study.out, plan(study)),
+        pytest.raises(UserError, match=r"in use by another .* \(seed0\)"),
+    ):
         run(study)
 
 
@@ -167,7 +178,9 @@ def test_parts_of_a_study_share_its_folder(tmp_path: Path) -> None:
     path.write_text(yaml.safe_dump(values, sort_keys=False))
     study = load_study(path, tmp_path / "out")
     parts = [runner.share_of(plan(study), part, 3) for part in (1, 2, 3)]
-    assert sorted(each.key for part in parts for each in part) == sorted(each.key for each in plan(study))
+    assert sorted(each.key for part in parts for each in part) == sorted(
+        each.key for each in plan(study)
+    )
     assert [len({(each.regime, each.seed) for each in part}) for part in parts] == [2, 1, 1]
     with runner._locked(study.out, parts[0]):
         assert runner.run_study(study, share=(2, 3), entry=ENTRY, preload=()) == 0
@@ -177,7 +190,8 @@ def test_parts_of_a_study_share_its_folder(tmp_path: Path) -> None:
 
 @pytest.fixture
 def own_server() -> Iterator[None]:
-    """The server of forks is this test's alone: its environment is the one that it was started in."""
+    """The server of forks is this test's alone: its environment is the one that it was started
+    in."""
     forkserver._forkserver._stop()  # type: ignore[attr-defined]
     yield
     forkserver._forkserver._stop()  # type: ignore[attr-defined]
@@ -194,14 +208,22 @@ def test_runs_side_by_side_get_a_gpu_each(tmp_path: Path, monkeypatch: pytest.Mo
 
 
 @pytest.mark.usefixtures("own_server")
-@pytest.mark.parametrize(("max_parallel", "num_processes", "gpus"), [(1, None, "3"), (2, 2, "None"), (1, 2, "None")])
+@pytest.mark.parametrize(
+    ("max_parallel", "num_processes", "gpus"), [(1, None, "3"), (2, 2, "None"), (1, 2, "None")]
+)
 def test_a_run_has_one_gpu_unless_it_starts_several_processes(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, max_parallel: int, num_processes: int | None, gpus: str
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    max_parallel: int,
+    num_processes: int | None,
+    gpus: str,
 ) -> None:
     """None: as its parent has them, here none when the server was started."""
     monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
     monkeypatch.setattr(runner, "visible_devices", lambda: ["3", "5"])
-    study = load_study(write_study(tmp_path, rlvr={"num_processes": num_processes}), tmp_path / "out")
+    study = load_study(
+        write_study(tmp_path, rlvr={"num_processes": num_processes}), tmp_path / "out"
+    )
     assert run(dataclasses.replace(study, max_parallel=max_parallel)) == 0
     logs = [(each.folder / "log.txt").read_text() for each in plan(study) if each.stage == "rlvr"]
     assert {log.split("on GPU ")[1].split()[0] for log in logs} == {gpus}
@@ -222,7 +244,9 @@ def test_another_study_in_the_folder_is_said_and_loses_nothing(
     assert run(load_study(path, tmp_path / "out")) == 0
     record = tmp_path / "out/finished/b/seed0/rlvr.json"
     before = record.read_bytes()
-    path.write_text(path.read_text().replace("name: ", "name: other-").replace("beta: -0.25", "beta: -0.5"))
+    path.write_text(
+        path.read_text().replace("name: ", "name: other-").replace("beta: -0.25", "beta: -0.5")
+    )
     capsys.readouterr()
     assert run(load_study(path, tmp_path / "out")) == 0
     assert "held the study" in capsys.readouterr().out
@@ -236,11 +260,15 @@ def test_the_slurm_array_gives_the_parts(tmp_path: Path) -> None:
     (tmp_path / "shaped-trl").write_text('#!/bin/sh\necho "$@"\n')
     (tmp_path / "shaped-trl").chmod(0o755)
 
-    def submitted(task: int, count: int, most: int, **more: str) -> subprocess.CompletedProcess[str]:
+    def submitted(
+        task: int, count: int, most: int, **more: str
+    ) -> subprocess.CompletedProcess[str]:
         array = {"TASK_ID": task, "TASK_COUNT": count, "TASK_MAX": most}
         env = {f"SLURM_ARRAY_{key}": str(value) for key, value in array.items()} | more
         env |= {"PATH": f"{tmp_path}:{os.environ['PATH']}"}
-        return subprocess.run(["bash", script, "studies/cpu"], env=env, capture_output=True, text=True)
+        return subprocess.run(
+            ["bash", script, "studies/cpu"], env=env, capture_output=True, text=True
+        )
 
     assert submitted(3, 16, 16).stdout == "study studies/cpu --share 3/16\n"
     assert submitted(3, 1, 3, PARTS="16").stdout == "study studies/cpu --share 3/16\n"
@@ -254,7 +282,9 @@ def test_the_slurm_array_gives_the_parts(tmp_path: Path) -> None:
 
 
 @pytest.fixture
-def study_process(tmp_path: Path, request: pytest.FixtureRequest) -> Iterator[subprocess.Popen[str]]:
+def study_process(
+    tmp_path: Path, request: pytest.FixtureRequest
+) -> Iterator[subprocess.Popen[str]]:
     """A study of slow runs, each with a process of its own, in a terminal-like process group."""
     (tmp_path / "slow_to_import.py").write_text(
         f"import pathlib, time\npathlib.Path({str(tmp_path)!r}, 'importing').touch()\ntime.sleep(3600)\n"
@@ -268,7 +298,9 @@ def study_process(tmp_path: Path, request: pytest.FixtureRequest) -> Iterator[su
 
 
 @pytest.mark.parametrize("study_process", [("slow_to_import",)], indirect=True)
-def test_ctrl_c_while_the_server_imports(tmp_path: Path, study_process: subprocess.Popen[str]) -> None:
+def test_ctrl_c_while_the_server_imports(
+    tmp_path: Path, study_process: subprocess.Popen[str]
+) -> None:
     wait_until((tmp_path / "importing").exists)
     os.killpg(study_process.pid, signal.SIGINT)
     output, _ = study_process.communicate(timeout=PATIENCE_S)
@@ -294,7 +326,9 @@ def test_ctrl_c_leaves_no_process(tmp_path: Path, study_process: subprocess.Pope
     assert not (tmp_path / "out/runs/a/seed0/pretrain/done.json").exists()
 
 
-def test_sigkill_ends_the_runs_and_the_study_resumes(tmp_path: Path, study_process: subprocess.Popen[str]) -> None:
+def test_sigkill_ends_the_runs_and_the_study_resumes(
+    tmp_path: Path, study_process: subprocess.Popen[str]
+) -> None:
     wait_until(lambda: num_rows(tmp_path / "out") >= 6)
     study_process.kill()
     wait_until(lambda: not marked_processes(tmp_path / "out"))

@@ -1,4 +1,5 @@
-"""What a study's report says after kills, failures and changes, with fake stages in real processes."""
+"""What a study's report says after kills, failures and changes, with fake stages in real
+processes."""
 
 from __future__ import annotations
 
@@ -47,10 +48,13 @@ def going(study: Study) -> set[str]:
 
 
 def without_seconds(report: dict[str, bytes]) -> dict[str, Any]:
-    """A report's files but for the wall and CPU seconds of its runs and which of them were resumed."""
+    """A report's files but for the wall and CPU seconds of its runs and which of them were
+    resumed."""
     results, found = json.loads(report["results.json"]), dict[str, Any](report)
     for arm in results["regimes"][""]["arms"].values():
-        arm["seconds"] = {stage: [set(run) for run in runs] for stage, runs in arm["seconds"].items()}
+        arm["seconds"] = {
+            stage: [set(run) for run in runs] for stage, runs in arm["seconds"].items()
+        }
     for name, row in (
         ("report.md", r"\| [\d.]+ \| [\d.]+ \| [\d–]+ \|\n"),
         ("report.html", r"<td>[\d.]+</td><td>[\d.]+</td><td>[\d–]+</td></tr>"),
@@ -61,7 +65,12 @@ def without_seconds(report: dict[str, bytes]) -> dict[str, Any]:
 
 
 def report_of(out: Path) -> dict[str, bytes]:
-    paths = [out / "study.yaml", out / "results.json", *out.glob("report.*"), *(out / "report").iterdir()]
+    paths = [
+        out / "study.yaml",
+        out / "results.json",
+        *out.glob("report.*"),
+        *(out / "report").iterdir(),
+    ]
     return {str(path.relative_to(out)): path.read_bytes() for path in paths}
 
 
@@ -90,7 +99,14 @@ def test_a_study_killed_three_times_reports_the_same_numbers(tmp_path: Path) -> 
     assert run(killed) == 0
 
     expected, found = report_of(undisturbed.out), report_of(killed.out)
-    assert {"study.yaml", "results.json", "report.md", "report.html", "report/avg.csv", "report/avg.png"} <= set(found)
+    assert {
+        "study.yaml",
+        "results.json",
+        "report.md",
+        "report.html",
+        "report/avg.csv",
+        "report/avg.png",
+    } <= set(found)
     assert without_seconds(found) == without_seconds(expected)
     attempts = [json.loads((each.folder / DONE).read_text())["attempt"] for each in plan(killed)]
     assert sum(attempts) - len(attempts) == cut_short >= 3
@@ -126,8 +142,12 @@ def test_the_report_of_the_others_says_which_run_failed_and_why(tmp_path: Path) 
     assert "b_exponent against a, eval" in text
 
 
-def test_a_change_reruns_what_it_concerns_and_nothing_else(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("shaped_trl.study.report.report_study", lambda folder: folder / "report.html")
+def test_a_change_reruns_what_it_concerns_and_nothing_else(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(
+        "shaped_trl.study.report.report_study", lambda folder: folder / "report.html"
+    )
     arms: dict[str, dict[str, Any]] = {
         "a": {},
         "b": {"shape": {"beta": -0.25}},
@@ -146,7 +166,14 @@ def test_a_change_reruns_what_it_concerns_and_nothing_else(tmp_path: Path, monke
         """(regime, arm, stage) of the runs that started."""
         events = out / "runs/events.jsonl"
         before = len(list(read_jsonl(events))) if events.exists() else 0
-        assert run(load_study(change(path, arms=arms, regimes=regimes, prepare=sizes, stages=stages), out)) == 0
+        assert (
+            run(
+                load_study(
+                    change(path, arms=arms, regimes=regimes, prepare=sizes, stages=stages), out
+                )
+            )
+            == 0
+        )
         rows = [row for row in list(read_jsonl(events))[before:] if row["event"] == "start"]
         started = [Path(row["run"]).relative_to(out / "runs").parts for row in rows]
         assert len(set(started)) == len(started)

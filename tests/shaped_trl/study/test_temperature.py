@@ -1,4 +1,5 @@
-"""The temperature that matches another model's entropy, against entropies computed from plain logits."""
+"""The temperature that matches another model's entropy, against entropies computed from plain
+logits."""
 
 import json
 from pathlib import Path
@@ -33,7 +34,12 @@ def trained(tmp_path_factory):
         "report_to": "none",
     }
     (folder / "recipe.yaml").write_text(yaml.safe_dump(settings))
-    assert shaped_trl(["train", "--config", str(folder / "recipe.yaml"), "--output_dir", str(folder / "run")]) == 0
+    assert (
+        shaped_trl(
+            ["train", "--config", str(folder / "recipe.yaml"), "--output_dir", str(folder / "run")]
+        )
+        == 0
+    )
     return folder
 
 
@@ -46,7 +52,9 @@ def plain_entropy(folder, temperature: float) -> float:
         prompt = tokenizer(row["prompt"])["input_ids"]
         ids = tokenizer(row["prompt"] + row["completion"])["input_ids"] + [tokenizer.eos_token_id]
         with torch.no_grad():
-            logits = model(torch.tensor([ids])).logits[0, len(prompt) - 1 : -1].double() / temperature
+            logits = (
+                model(torch.tensor([ids])).logits[0, len(prompt) - 1 : -1].double() / temperature
+            )
         entropies += torch.distributions.Categorical(logits=logits).entropy().tolist()
     return sum(entropies) / len(entropies)
 
@@ -70,19 +78,40 @@ def test_the_temperature_is_found_that_gives_the_entropy(trained, temperature, t
 
 @pytest.mark.slow
 def test_it_is_found_on_what_a_streamed_mixture_holds_out(trained, tmp_path):
-    """As in `studies/qwen3-0.6b`: a corpus with one split, decontaminated, and a budget of tokens."""
+    """As in `studies/qwen3-0.6b`: a corpus with one split, decontaminated, and a budget of
+    tokens."""
     (tmp_path / "text.jsonl").write_text((trained / "train.jsonl").read_text())
     settings = recipes.load(trained / "recipe.yaml")
     for key in ("dataset_name", "dataset_test_split", "max_steps"):
         del settings[key]
-    settings |= {"packing": True, "streaming": True, "train_tokens": "2K", "num_heldout": 8, "eval_strategy": "steps"}
-    settings |= {"mixture": [{"dataset_name": str(tmp_path / "text.jsonl"), "weight": 1.0}], "eval_steps": 1}
+    settings |= {
+        "packing": True,
+        "streaming": True,
+        "train_tokens": "2K",
+        "num_heldout": 8,
+        "eval_strategy": "steps",
+    }
+    settings |= {
+        "mixture": [{"dataset_name": str(tmp_path / "text.jsonl"), "weight": 1.0}],
+        "eval_steps": 1,
+    }
     gsm8k = tmp_path / "mirror" / "openai" / "gsm8k" / "main"
     gsm8k.mkdir(parents=True)
     (gsm8k / "test.jsonl").write_text('{"question": "What is 2 + 2?", "answer": "#### 4"}\n')
     settings |= {"decontaminate": ["gsm8k"], "hub_mirror": str(tmp_path / "mirror")}
     (tmp_path / "recipe.yaml").write_text(yaml.safe_dump(settings))
-    assert shaped_trl(["train", "--config", str(tmp_path / "recipe.yaml"), "--output_dir", str(tmp_path / "run")]) == 0
+    assert (
+        shaped_trl(
+            [
+                "train",
+                "--config",
+                str(tmp_path / "recipe.yaml"),
+                "--output_dir",
+                str(tmp_path / "run"),
+            ]
+        )
+        == 0
+    )
     assert "| 100.00% | 8 rows |" in (tmp_path / "run" / "README.md").read_text()
     log = [row for row in read_jsonl(tmp_path / "run" / "train_log.jsonl") if "eval_entropy" in row]
     wanted = 0.98 * log[-1]["eval_entropy"]
@@ -105,11 +134,16 @@ def test_an_entropy_that_no_temperature_gives_is_refused(trained, tmp_path):
 
 
 def test_data_are_found_where_a_study_was_moved(tmp_path):
-    settings = {"dataset_name": "/old/cpu/data/P/train.jsonl", "dataset_test_split": "/old/cpu/data/P/heldout.jsonl"}
+    settings = {
+        "dataset_name": "/old/cpu/data/P/train.jsonl",
+        "dataset_test_split": "/old/cpu/data/P/heldout.jsonl",
+    }
     settings["output_dir"] = "/old/cpu/runs/P/a/seed0/pretrain"
     assert _moved(settings, tmp_path / "new/runs/P/a/seed0/pretrain") == [
         *("--dataset_name", str(tmp_path / "new/data/P/train.jsonl")),
         *("--dataset_test_split", str(tmp_path / "new/data/P/heldout.jsonl")),
     ]
     assert _moved(settings, Path(settings["output_dir"])) == []
-    assert _moved({"output_dir": "/old/run", "dataset_name": "openai/gsm8k"}, tmp_path / "run") == []
+    assert (
+        _moved({"output_dir": "/old/run", "dataset_name": "openai/gsm8k"}, tmp_path / "run") == []
+    )

@@ -1,4 +1,5 @@
-"""Benchmarks during training: the numbers are those of the suite, and training does not notice them."""
+"""Benchmarks during training: the numbers are those of the suite, and training does not notice
+them."""
 
 import inspect
 import json
@@ -29,17 +30,31 @@ from transformers import Trainer
 
 from shaped_trl import cli
 from shaped_trl.rlvr import RLVRConfig, RLVRTrainer
-from shaped_trl.training.evaluation import FOLDER, BenchmarkArguments, BenchmarkCallback, add_benchmarks
+from shaped_trl.training.evaluation import (
+    FOLDER,
+    BenchmarkArguments,
+    BenchmarkCallback,
+    add_benchmarks,
+)
 from shaped_trl.training.live import LiveBackend, undisturbed, weights_fingerprint
 from shaped_trl.training.run import continue_training
 
-TIMES = ("tokens_per_second", "remaining_runtime", "train_runtime", "train_tokens_per_second", "benchmark/runtime")
+TIMES = (
+    "tokens_per_second",
+    "remaining_runtime",
+    "train_runtime",
+    "train_tokens_per_second",
+    "benchmark/runtime",
+)
 STEPS = [0, 2, 4, 5]
 
 
 def log(folder, *without) -> list[dict]:
     rows = read_jsonl(Path(folder) / "train_log.jsonl")
-    return [{name: value for name, value in row.items() if name not in (*TIMES, *without)} for row in rows]
+    return [
+        {name: value for name, value in row.items() if name not in (*TIMES, *without)}
+        for row in rows
+    ]
 
 
 def is_benchmark(row) -> bool:
@@ -91,7 +106,9 @@ def test_training_is_bit_for_bit_that_without_in_other_settings(changes, tmp_pat
         runs[name] = build(tmp_path / name, benchmarks, **changes)  # seeds dropout
         runs[name].train()
     assert_same(parameters(runs["with"]), parameters(runs["without"]))
-    assert [row for row in log(tmp_path / "with") if not is_benchmark(row)] == log(tmp_path / "without")
+    assert [row for row in log(tmp_path / "with") if not is_benchmark(row)] == log(
+        tmp_path / "without"
+    )
 
 
 PAIR = (("without", None), ("with", BENCHMARKS))
@@ -132,11 +149,15 @@ def test_what_is_put_back():
 
 
 def test_samples_are_those_of_the_saved_checkpoint(undisturbed_run, tmp_path):
-    """The suite, given the saved model of the last step, draws the same samples as it did from the live one."""
+    """The suite, given the saved model of the last step, draws the same samples as it did from the
+    live one."""
     folder, trainer = undisturbed_run
     run = folder / FOLDER / "step-5"
     config = BENCHMARKS.sample_config(str(folder), 5, None, trainer.args.seed)
-    saved = sample(replace(config, model=str(folder / "checkpoint-5"), out=str(tmp_path / "saved")), progress=False)
+    saved = sample(
+        replace(config, model=str(folder / "checkpoint-5"), out=str(tmp_path / "saved")),
+        progress=False,
+    )
     rows = list(read_jsonl(saved / "samples.jsonl"))
     assert rows == list(read_jsonl(run / "samples.jsonl"))
     assert len(rows) == 12
@@ -180,7 +201,9 @@ def test_what_is_published_into_output_dir_survives_a_later_save(undisturbed_run
 
 @pytest.mark.slow
 @pytest.mark.parametrize(("where", "step"), [("grade_run", 4), ("report_run", 2)])
-def test_killed_in_an_evaluation_it_ends_as_an_undisturbed_run(undisturbed_run, tmp_path, where, step, monkeypatch):
+def test_killed_in_an_evaluation_it_ends_as_an_undisturbed_run(
+    undisturbed_run, tmp_path, where, step, monkeypatch
+):
     folder, trainer = undisturbed_run
     command = [sys.executable, str(HELPERS / "benchmark_tiny.py"), str(tmp_path), where, str(step)]
     environment = os.environ | {"OMP_NUM_THREADS": "1"}
@@ -219,7 +242,8 @@ def test_an_evaluation_of_other_weights_at_this_step_begins_anew(tmp_path):
     after = (folder / "samples.jsonl").read_text()
     assert after != before
     assert "of the other weights" not in after
-    BenchmarkCallback(trainer, replace(BENCHMARKS, eval_benchmark_n=2)).evaluate()  # other settings, too
+    # other settings, too
+    BenchmarkCallback(trainer, replace(BENCHMARKS, eval_benchmark_n=2)).evaluate()
     assert len(list(read_jsonl(folder / "samples.jsonl"))) == 6
 
 
@@ -252,7 +276,9 @@ def test_two_processes_and_a_failure_in_one_of_them(tmp_path):
     assert errors[1].startswith("RuntimeError: the evaluation failed in the first process: ")
 
 
-PROMPTS = Dataset.from_list([{"prompt": f"{a} {b}", "gold": a} for a in WORDS[:4] for b in WORDS[:4]])
+PROMPTS = Dataset.from_list(
+    [{"prompt": f"{a} {b}", "gold": a} for a in WORDS[:4] for b in WORDS[:4]]
+)
 
 
 def even_length(completions, **kwargs):
@@ -263,11 +289,25 @@ def even_length(completions, **kwargs):
 def test_rlvr_is_bit_for_bit_that_without(tmp_path):
     runs = {}
     for name, benchmarks in PAIR:
-        settings = {"per_device_train_batch_size": 8, "num_generations": 4, "max_completion_length": 6, "max_steps": 2}
-        settings |= {"logging_steps": 1, "save_strategy": "no", "gradient_checkpointing": False, "use_cpu": True}
+        settings = {
+            "per_device_train_batch_size": 8,
+            "num_generations": 4,
+            "max_completion_length": 6,
+            "max_steps": 2,
+        }
+        settings |= {
+            "logging_steps": 1,
+            "save_strategy": "no",
+            "gradient_checkpointing": False,
+            "use_cpu": True,
+        }
         args = RLVRConfig(str(tmp_path / name), learning_rate=1e-2, disable_tqdm=True, **settings)
         trainer = RLVRTrainer(
-            tiny_model(), even_length, args, train_dataset=PROMPTS, processing_class=tiny_tokenizer()
+            tiny_model(),
+            even_length,
+            args,
+            train_dataset=PROMPTS,
+            processing_class=tiny_tokenizer(),
         )
         add_benchmarks(trainer, benchmarks, None)
         trainer.train()
@@ -275,7 +315,9 @@ def test_rlvr_is_bit_for_bit_that_without(tmp_path):
     assert_same(parameters(runs["with"]), parameters(runs["without"]))
     rows = {name: list(read_jsonl(tmp_path / name / "rl_log.jsonl")) for name in runs}
     assert [row["step"] for row in rows["with"] if is_benchmark(row)] == [0, 2]
-    kept = [[row["step"], row["reward"], row["tokens"]] for row in rows["with"] if not is_benchmark(row)]
+    kept = [
+        [row["step"], row["reward"], row["tokens"]] for row in rows["with"] if not is_benchmark(row)
+    ]
     assert kept == [[row["step"], row["reward"], row["tokens"]] for row in rows["without"]]
 
 
@@ -295,7 +337,9 @@ def test_engines_without_a_whole_model_are_refused(changed, name):
         get_tp_size=lambda: changed.get("tp", 1),
         args=SimpleNamespace(output_dir="out"),
         accelerator=SimpleNamespace(
-            state=SimpleNamespace(deepspeed_plugin=SimpleNamespace(zero_stage=changed.get("zero_stage", 2))),
+            state=SimpleNamespace(
+                deepspeed_plugin=SimpleNamespace(zero_stage=changed.get("zero_stage", 2))
+            ),
             parallelism_config=SimpleNamespace(cp_size=changed.get("cp_size", 1)),
         ),
     )
@@ -308,7 +352,10 @@ def test_engines_without_a_whole_model_are_refused(changed, name):
     [
         ({"eval_benchmarks": "gsm9k"}, "eval_benchmarks: 'gsm9k' is unknown"),
         ({"eval_benchmarks": ""}, "eval_benchmarks is empty"),
-        ({"eval_benchmarks": "gsm8k", "eval_benchmark_steps": 0}, "eval_benchmark_steps=0 is out of range"),
+        (
+            {"eval_benchmarks": "gsm8k", "eval_benchmark_steps": 0},
+            "eval_benchmark_steps=0 is out of range",
+        ),
         ({"eval_benchmarks": "gsm8k", "eval_benchmark_limit": -1}, "eval_benchmark_limit=-1"),
     ],
 )
@@ -319,8 +366,12 @@ def test_mistakes_are_named_by_option(options, message):
 
 def test_a_trainers_own_push_leaves_the_golds_at_home():
     """`push_to_hub` of a Trainer uploads output_dir, without what matches these patterns."""
-    assert 'ignore_patterns=["_*", f"{PREFIX_CHECKPOINT_DIR}-*"]' in inspect.getsource(Trainer.push_to_hub)
-    pushed = filter_repo_objects([f"{FOLDER}/step-0/problems.jsonl", "README.md"], ignore_patterns=["_*"])
+    assert 'ignore_patterns=["_*", f"{PREFIX_CHECKPOINT_DIR}-*"]' in inspect.getsource(
+        Trainer.push_to_hub
+    )
+    pushed = filter_repo_objects(
+        [f"{FOLDER}/step-0/problems.jsonl", "README.md"], ignore_patterns=["_*"]
+    )
     assert list(pushed) == ["README.md"]
 
 
@@ -348,5 +399,7 @@ def test_command_line(tmp_path, monkeypatch, capsys):
     capsys.readouterr()
     assert cli.main(["report", "run/_evaluations/step-0", "run/_evaluations/step-2"]) == 0
     assert "running_sums" in capsys.readouterr().out
-    assert cli.main([*argv[:-1], "gsm8k", "--hub_mirror", str(tmp_path), "--output_dir", "other"]) == 2
+    assert (
+        cli.main([*argv[:-1], "gsm8k", "--hub_mirror", str(tmp_path), "--output_dir", "other"]) == 2
+    )
     assert "openai/gsm8k" in capsys.readouterr().err

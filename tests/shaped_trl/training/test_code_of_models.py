@@ -1,4 +1,5 @@
-"""Models that bring Python code: nobody is asked on the terminal, and it runs with --trust_remote_code true alone."""
+"""Models that bring Python code: nobody is asked on the terminal, and it runs with
+--trust_remote_code true alone."""
 
 from __future__ import annotations
 
@@ -35,7 +36,9 @@ PLACES = ("AutoConfig", "AutoModelForCausalLM")
 def folder(tmp_path, monkeypatch) -> Path:
     """The current folder, with data; whatever asks on the terminal fails the test."""
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr("transformers.dynamic_module_utils.HF_MODULES_CACHE", str(tmp_path / "modules"))
+    monkeypatch.setattr(
+        "transformers.dynamic_module_utils.HF_MODULES_CACHE", str(tmp_path / "modules")
+    )
 
     def asked(prompt=""):
         raise AssertionError(f"asked on the terminal: {prompt}")
@@ -60,7 +63,8 @@ def save(folder: Path, *places: str) -> str:
         config["architectures"] = ["OwnForCausalLM"]
     if "AutoConfig" in places:
         config["model_type"] = "own"
-    elif "AutoModelForCausalLM" in places:  # a configuration that transformers has, and no such model of it
+    # a configuration that transformers has, and no such model of it
+    elif "AutoModelForCausalLM" in places:
         config["model_type"] = "vit"
     (model / "config.json").write_text(json.dumps(config))
     return str(model)
@@ -71,21 +75,48 @@ def save_tokenizer(folder: Path) -> str:
     tokenizer = Path(save(folder))
     (tokenizer / "config.json").unlink()
     settings = json.loads((tokenizer / "tokenizer_config.json").read_text())
-    settings |= {"tokenizer_class": "OwnTokenizer", "auto_map": {"AutoTokenizer": [None, "own.OwnTokenizer"]}}
+    settings |= {
+        "tokenizer_class": "OwnTokenizer",
+        "auto_map": {"AutoTokenizer": [None, "own.OwnTokenizer"]},
+    }
     (tokenizer / "tokenizer_config.json").write_text(json.dumps(settings))
     return str(tokenizer)
 
 
-TRAIN = ["train", "--dataset_name", "text.jsonl", "--max_steps", "1", "--use_cpu", "true", "--output_dir", "out"]
+TRAIN = [
+    "train",
+    "--dataset_name",
+    "text.jsonl",
+    "--max_steps",
+    "1",
+    "--use_cpu",
+    "true",
+    "--output_dir",
+    "out",
+]
 TRAIN += ["--max_length", "64", "--report_to", "none"]
-RLVR = ["rlvr", "--dataset_name", "prompts.jsonl", "--max_steps", "1", "--use_cpu", "true", "--output_dir", "out"]
+RLVR = [
+    "rlvr",
+    "--dataset_name",
+    "prompts.jsonl",
+    "--max_steps",
+    "1",
+    "--use_cpu",
+    "true",
+    "--output_dir",
+    "out",
+]
 
 
 @pytest.mark.parametrize("command", [TRAIN, RLVR], ids=["train", "rlvr"])
 @pytest.mark.parametrize("place", PLACES)
 def test_training_refuses_it_in_one_line(place, command, folder, capsys):
     assert cli.main([*command, "--model_name_or_path", save(folder, place)]) == 2
-    [line] = [line for line in capsys.readouterr().err.splitlines() if line.startswith("shaped-trl: error:")]
+    [line] = [
+        line
+        for line in capsys.readouterr().err.splitlines()
+        if line.startswith("shaped-trl: error:")
+    ]
     assert "model_name_or_path=" in line
     assert "needs Python code from its own repository" in line
     assert "--trust_remote_code true" in line
@@ -95,7 +126,9 @@ def test_training_refuses_it_in_one_line(place, command, folder, capsys):
 def test_a_look_before_a_run_does_not_run_it(folder, capsys):
     model = save(folder, *PLACES)
     assert cli.main([*TRAIN, "--model_name_or_path", model, "--dry_run"]) == 0
-    assert capsys.readouterr().out.count("needs Python code from its own repository") == 2, "for model and first batch"
+    assert capsys.readouterr().out.count("needs Python code from its own repository") == 2, (
+        "for model and first batch"
+    )
     assert not (folder / "ran").exists()
 
 
@@ -126,7 +159,10 @@ def test_with_the_users_word_it_trains_and_is_evaluated(folder, capsys):
     assert (folder / "ran").exists()
     assert json.loads((folder / "out/config.json").read_text())["model_type"] == "own"
     assert (
-        Prompts(SampleConfig(model=model, benchmarks="gsm8k", trust_remote_code=True)).model_config.model_type == "own"
+        Prompts(
+            SampleConfig(model=model, benchmarks="gsm8k", trust_remote_code=True)
+        ).model_config.model_type
+        == "own"
     )
 
 

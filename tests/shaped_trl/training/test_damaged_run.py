@@ -1,4 +1,5 @@
-"""A training run's damaged files, and disks that take no more: one line, and what is there stays."""
+"""A training run's damaged files, and disks that take no more: one line, and what is there
+stays."""
 
 import errno
 import json
@@ -15,7 +16,12 @@ from shaped_trl import cli
 from shaped_trl.training import ShapedConfig, ShapedTrainer
 from shaped_trl.training.log import JsonlLogCallback
 from shaped_trl.training.log_reading import read_log
-from shaped_trl.training.resuming import already_finished, continue_training, full_disk_explained, last_checkpoint
+from shaped_trl.training.resuming import (
+    already_finished,
+    continue_training,
+    full_disk_explained,
+    last_checkpoint,
+)
 
 ROWS = [
     "7",
@@ -29,7 +35,16 @@ ROWS = [
     '{"st',
     "[" * 100_000,
 ]
-STATES = ["", "{", "[]", "{}", "null", '{"global_step": "2", "max_steps": 4}', '{"global_step": 2}', "\0" * 9]
+STATES = [
+    "",
+    "{",
+    "[]",
+    "{}",
+    "null",
+    '{"global_step": "2", "max_steps": 4}',
+    '{"global_step": 2}',
+    "\0" * 9,
+]
 
 
 @pytest.mark.parametrize("row", ROWS, ids=lambda row: row[:12])
@@ -39,7 +54,9 @@ def test_a_damaged_row_of_a_log_is_named_and_stays(row, tmp_path):
     before = path.read_bytes()
     state = SimpleNamespace(is_world_process_zero=True, global_step=3)
     with pytest.raises(UserError, match=r"train_log\.jsonl:2: "):
-        JsonlLogCallback("train_log.jsonl").on_train_begin(SimpleNamespace(output_dir=str(tmp_path)), state, None)
+        JsonlLogCallback("train_log.jsonl").on_train_begin(
+            SimpleNamespace(output_dir=str(tmp_path)), state, None
+        )
     with pytest.raises(UserError, match=r"train_log\.jsonl:2: "):
         read_log(path)
     assert path.read_bytes() == before
@@ -49,23 +66,35 @@ def test_a_damaged_row_of_a_log_is_named_and_stays(row, tmp_path):
 def test_a_checkpoint_with_a_damaged_state_is_passed_over_or_named(content, tmp_path):
     for step in (2, 4):
         (tmp_path / f"checkpoint-{step}").mkdir()
-    (tmp_path / "checkpoint-2" / "trainer_state.json").write_text('{"global_step": 2, "max_steps": 4}')
+    (tmp_path / "checkpoint-2" / "trainer_state.json").write_text(
+        '{"global_step": 2, "max_steps": 4}'
+    )
     (tmp_path / "checkpoint-4" / "trainer_state.json").write_text(content)
     assert last_checkpoint(tmp_path) == str(tmp_path / "checkpoint-2")
-    args = SimpleNamespace(output_dir=str(tmp_path), resume_from_checkpoint=str(tmp_path / "checkpoint-4"))
+    args = SimpleNamespace(
+        output_dir=str(tmp_path), resume_from_checkpoint=str(tmp_path / "checkpoint-4")
+    )
     (tmp_path / "model.safetensors").touch()
-    with pytest.raises(UserError, match=r"resume_from_checkpoint='.*checkpoint-4' has no whole trainer_state\.json"):
+    with pytest.raises(
+        UserError, match=r"resume_from_checkpoint='.*checkpoint-4' has no whole trainer_state\.json"
+    ):
         already_finished(args)
 
 
 def test_the_damaged_weights_of_a_checkpoint_are_named(tmp_path):
     def trainer():
-        args = ShapedConfig(str(tmp_path), max_steps=2, save_steps=1, use_cpu=True, disable_tqdm=True)
-        return ShapedTrainer(tiny_model(), args, train_dataset=text_rows(8), processing_class=tiny_tokenizer())
+        args = ShapedConfig(
+            str(tmp_path), max_steps=2, save_steps=1, use_cpu=True, disable_tqdm=True
+        )
+        return ShapedTrainer(
+            tiny_model(), args, train_dataset=text_rows(8), processing_class=tiny_tokenizer()
+        )
 
     trainer().train()
     os.truncate(tmp_path / "checkpoint-2" / "model.safetensors", 1000)
-    with pytest.raises(UserError, match=r"checkpoint='.*checkpoint-2': model\.safetensors is damaged"):
+    with pytest.raises(
+        UserError, match=r"checkpoint='.*checkpoint-2': model\.safetensors is damaged"
+    ):
         continue_training(trainer())
 
 
@@ -77,26 +106,40 @@ def test_the_damaged_weights_of_a_checkpoint_are_named(tmp_path):
         (OSError(errno.EFBIG, "x"), "File too large while saving; mend that"),
         (OSError(errno.EROFS, "x"), "Read-only file system while saving; mend that"),
         (PermissionError(errno.EACCES, "x"), "Permission denied while saving; mend that"),
-        (SafetensorError("Error while serializing: I/O error: Read-only file system (os error 30)"), "Read-only file"),
-        (SafetensorError("I/O error: No space left on device (os error 28)"), "no space left on the device"),
+        (
+            SafetensorError(
+                "Error while serializing: I/O error: Read-only file system (os error 30)"
+            ),
+            "Read-only file",
+        ),
+        (
+            SafetensorError("I/O error: No space left on device (os error 28)"),
+            "no space left on the device",
+        ),
     ],
     ids=str,
 )
 def test_what_cannot_be_saved_says_where_the_run_goes_on(error, said, tmp_path):
     (tmp_path / "checkpoint-2").mkdir()
-    (tmp_path / "checkpoint-2" / "trainer_state.json").write_text('{"global_step": 2, "max_steps": 4}')
+    (tmp_path / "checkpoint-2" / "trainer_state.json").write_text(
+        '{"global_step": 2, "max_steps": 4}'
+    )
     with pytest.raises(UserError, match=said) as found, full_disk_explained(str(tmp_path)):
         raise error
     assert str(found.value).endswith(f"the same command continues from {tmp_path / 'checkpoint-2'}")
 
 
-@pytest.mark.parametrize("error", [FileNotFoundError(errno.ENOENT, "x"), RuntimeError("shapes differ"), KeyError(28)])
+@pytest.mark.parametrize(
+    "error", [FileNotFoundError(errno.ENOENT, "x"), RuntimeError("shapes differ"), KeyError(28)]
+)
 def test_other_errors_stay_what_they_are(error, tmp_path):
     with pytest.raises(type(error)), full_disk_explained(str(tmp_path)):
         raise error
 
 
-@pytest.mark.parametrize("number", [errno.ENOSPC, errno.EROFS, errno.EACCES, errno.EISDIR, errno.ELOOP, errno.EFBIG])
+@pytest.mark.parametrize(
+    "number", [errno.ENOSPC, errno.EROFS, errno.EACCES, errno.EISDIR, errno.ELOOP, errno.EFBIG]
+)
 def test_a_command_that_cannot_write_is_one_line(number, monkeypatch, capsys):
     def command(argv):
         raise OSError(number, os.strerror(number), "some/file")
@@ -119,14 +162,24 @@ def test_a_file_that_we_lost_is_still_a_crash(monkeypatch):
 def test_a_run_into_a_read_only_file_system_is_one_line(tmp_path, capsys):
     place = tmp_path / "disk"
     place.mkdir()
-    if subprocess.run(["mount", "-t", "tmpfs", "-o", "ro", "tmpfs", str(place)], capture_output=True).returncode:
+    if subprocess.run(
+        ["mount", "-t", "tmpfs", "-o", "ro", "tmpfs", str(place)], capture_output=True
+    ).returncode:
         pytest.skip("this user may not mount a file system")
     try:
         text_rows(8).to_json(tmp_path / "a.jsonl")
-        recipe = {"from_scratch": {"model_type": "qwen3"}, "dataset_name": str(tmp_path / "a.jsonl"), "use_cpu": True}
-        (tmp_path / "recipe.yaml").write_text(json.dumps(recipe | {"output_dir": str(place / "out"), "max_steps": 1}))
+        recipe = {
+            "from_scratch": {"model_type": "qwen3"},
+            "dataset_name": str(tmp_path / "a.jsonl"),
+            "use_cpu": True,
+        }
+        (tmp_path / "recipe.yaml").write_text(
+            json.dumps(recipe | {"output_dir": str(place / "out"), "max_steps": 1})
+        )
         assert cli.main(["train", "--config", str(tmp_path / "recipe.yaml")]) == 2
     finally:
         subprocess.run(["umount", "-l", str(place)], check=True)
     line = capsys.readouterr().err.strip().splitlines()[-1]
-    assert line.startswith(f"shaped-trl: error: output_dir='{place / 'out'}' cannot be written: Read-only file system")
+    assert line.startswith(
+        f"shaped-trl: error: output_dir='{place / 'out'}' cannot be written: Read-only file system"
+    )

@@ -1,4 +1,5 @@
-"""`train --dry_run`: its numbers against the recipe's own arithmetic, against tensors counted, and against the run."""
+"""`train --dry_run`: its numbers against the recipe's own arithmetic, against tensors counted, and
+against the run."""
 
 import json
 import re
@@ -19,7 +20,8 @@ MIXTURE = {"num_local_experts": 8, "num_experts_per_tok": 2, "intermediate_size"
 
 
 def kept_numbers(config, tokens=256, checkpointing=False, autocast=False):
-    """Float32 numbers (by their bytes) that the backbone's forward saves for its backward, a token, no parameters."""
+    """Float32 numbers (by their bytes) that the backbone's forward saves for its backward, a token,
+    no parameters."""
     torch.manual_seed(0)
     model = AutoModelForCausalLM.from_config(config, dtype=torch.float32).train()
     if checkpointing:
@@ -42,9 +44,13 @@ def kept_numbers(config, tokens=256, checkpointing=False, autocast=False):
     return sum(storage.nbytes() for storage in seen.values()) / 4 / tokens
 
 
-@pytest.mark.parametrize(("name", "changes"), [("1b", {}), ("5b-a0.3b", MIXTURE)], ids=["dense", "mixture"])
+@pytest.mark.parametrize(
+    ("name", "changes"), [("1b", {}), ("5b-a0.3b", MIXTURE)], ids=["dense", "mixture"]
+)
 def test_what_a_layer_keeps_is_what_autograd_saves(name, changes):
-    one, two = (paper_config(name, num_hidden_layers=layers, **SIZES | changes) for layers in (1, 2))
+    one, two = (
+        paper_config(name, num_hidden_layers=layers, **SIZES | changes) for layers in (1, 2)
+    )
     assert layer_numbers(one) == pytest.approx(kept_numbers(two) - kept_numbers(one), rel=0.03)
     checkpointed = kept_numbers(two, checkpointing=True) - kept_numbers(one, checkpointing=True)
     assert checkpointed == one.hidden_size
@@ -62,13 +68,20 @@ def test_states_are_those_of_adamw_and_are_divided():
     config = paper_config("1b", num_hidden_layers=2, **SIZES)
     model = AutoModelForCausalLM.from_config(config)
     optimizer = torch.optim.AdamW(model.parameters())
-    model(input_ids=torch.zeros(1, 4, dtype=torch.long), labels=torch.zeros(1, 4, dtype=torch.long)).loss.backward()
+    model(
+        input_ids=torch.zeros(1, 4, dtype=torch.long), labels=torch.zeros(1, 4, dtype=torch.long)
+    ).loss.backward()
     optimizer.step()
     held = [tensor for parameter in model.parameters() for tensor in (parameter, parameter.grad)]
-    held += [state[name] for state in optimizer.state.values() for name in ("exp_avg", "exp_avg_sq")]
+    held += [
+        state[name] for state in optimizer.state.values() for name in ("exp_avg", "exp_avg_sq")
+    ]
     given = {"sequences": 2, "length": 64, "autocast": False}
     assert step_memory(config, **given).states == sum(tensor.nbytes for tensor in held)
-    assert step_memory(config, **given, devices=8, sharded=True).states == sum(tensor.nbytes for tensor in held) / 8
+    assert (
+        step_memory(config, **given, devices=8, sharded=True).states
+        == sum(tensor.nbytes for tensor in held) / 8
+    )
     more = step_memory(config, **given | {"sequences": 4})
     assert more.activations == 2 * step_memory(config, **given).activations
 
@@ -80,17 +93,29 @@ def plan(capsys, *argv):
 
 def test_the_papers_1b(capsys, monkeypatch, tmp_path):
     monkeypatch.setenv("SHAPED_TRL_HUB_MIRROR", str(tmp_path))
-    text = plan(capsys, "--config", "paper/1b/pretrain", "--devices", "64", "--output_dir", str(tmp_path / "out"))
+    text = plan(
+        capsys,
+        "--config",
+        "paper/1b/pretrain",
+        "--devices",
+        "64",
+        "--output_dir",
+        str(tmp_path / "out"),
+    )
     counts = parameter_counts(paper_config("1b"))
     assert f"{counts.total:,} parameters" in text
     assert "4,096 sequences (64 devices × 8 × 8) of 4,096 tokens = 16,777,216 tokens" in text
     assert "steps        29,802, 499,994,591,232 tokens of a budget of 500,000,000,000" in text
-    ddp, sharded = (re.search(rf"{name} +([0-9.]+)", text)[1] for name in ("DDP", "FSDP2 or ZeRO-3"))
+    ddp, sharded = (
+        re.search(rf"{name} +([0-9.]+)", text)[1] for name in ("DDP", "FSDP2 or ZeRO-3")
+    )
     assert float(ddp) == round(16 * counts.total / 2**30, 2)
     assert float(sharded) == round(16 * counts.total / 64 / 2**30, 2)
     assert "first batch  not at hand: hub_mirror=" in text
     assert not (tmp_path / "out").exists()
-    assert "model        not at hand: model_name_or_path=" in plan(capsys, "--config", "paper/1b/midtrain")
+    assert "model        not at hand: model_name_or_path=" in plan(
+        capsys, "--config", "paper/1b/midtrain"
+    )
 
 
 @pytest.fixture
@@ -100,7 +125,12 @@ def recipe(tmp_path):
     settings = {
         "output_dir": str(tmp_path / "out"),
         "mixture": [{"dataset_name": str(tmp_path / "a.jsonl"), "weight": 1.0}],
-        "from_scratch": {"model_type": "qwen3", "hidden_size": 8, "intermediate_size": 8, "num_hidden_layers": 1}
+        "from_scratch": {
+            "model_type": "qwen3",
+            "hidden_size": 8,
+            "intermediate_size": 8,
+            "num_hidden_layers": 1,
+        }
         | {"num_attention_heads": 1, "num_key_value_heads": 1, "head_dim": 8},
         "tokenizer_kind": "word",
         "packing": True,
@@ -116,7 +146,9 @@ def recipe(tmp_path):
     return tmp_path / "recipe.yaml"
 
 
-@pytest.mark.parametrize(("argv", "held_out"), [([], ""), (["--num_heldout", "4"], ", the first 4 rows held out")])
+@pytest.mark.parametrize(
+    ("argv", "held_out"), [([], ""), (["--num_heldout", "4"], ", the first 4 rows held out")]
+)
 def test_the_first_batch_is_the_runs_own(recipe, capsys, argv, held_out):
     text = plan(capsys, "--config", str(recipe), *argv)
     assert f"a.jsonl (train{held_out})" in text
@@ -131,7 +163,9 @@ def test_the_first_batch_is_the_runs_own(recipe, capsys, argv, held_out):
     from shaped_trl.recipes import Parser
     from shaped_trl.training import ShapedConfig
 
-    options, _ = Parser("train", [CorpusArguments, ShapedConfig, ModelConfig]).resolve(str(recipe), argv)
+    options, _ = Parser("train", [CorpusArguments, ShapedConfig, ModelConfig]).resolve(
+        str(recipe), argv
+    )
     trainer = build_trainer(*options)
     batch = next(iter(trainer.get_train_dataloader()))
     assert batch["input_ids"].shape == (2, 24)
@@ -156,5 +190,8 @@ def test_what_a_run_would_refuse_is_refused(recipe, capsys, argv, message):
 def test_devices_without_a_dry_run_and_an_attention_that_is_not_there(recipe, capsys):
     assert cli.main(["train", "--config", str(recipe), "--devices", "2"]) == 2
     assert "devices=2 is for --dry_run" in capsys.readouterr().err
-    assert cli.main(["train", "--config", str(recipe), "--attn_implementation", "flash_attention_2"]) == 2
+    assert (
+        cli.main(["train", "--config", str(recipe), "--attn_implementation", "flash_attention_2"])
+        == 2
+    )
     assert "attn_implementation='flash_attention_2'" in capsys.readouterr().err

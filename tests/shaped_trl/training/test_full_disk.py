@@ -1,4 +1,5 @@
-"""A disk that is full when a checkpoint is saved: one line, the checkpoint before it stays, the run goes on."""
+"""A disk that is full when a checkpoint is saved: one line, the checkpoint before it stays, the run
+goes on."""
 
 import json
 import subprocess
@@ -14,7 +15,9 @@ from shaped_trl.training.resuming import last_checkpoint
 
 def size(folder: Path) -> int:
     """Bytes on a file system of 4 KiB pages."""
-    return sum(-(-path.stat().st_size // 4096) * 4096 for path in folder.rglob("*") if path.is_file())
+    return sum(
+        -(-path.stat().st_size // 4096) * 4096 for path in folder.rglob("*") if path.is_file()
+    )
 
 
 @pytest.fixture(scope="module")
@@ -22,7 +25,12 @@ def recipe(tmp_path_factory) -> Path:
     folder = tmp_path_factory.mktemp("disk")
     rows = [{"text": " ".join(WORDS[i : i + 9])} for i in range(40)]
     (folder / "a.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
-    model = {"model_type": "qwen3", "hidden_size": 64, "intermediate_size": 64, "num_hidden_layers": 2}
+    model = {
+        "model_type": "qwen3",
+        "hidden_size": 64,
+        "intermediate_size": 64,
+        "num_hidden_layers": 2,
+    }
     model |= {"num_attention_heads": 2, "num_key_value_heads": 2, "head_dim": 32}
     settings = {
         "output_dir": str(folder / "whole"),
@@ -47,7 +55,11 @@ def disk(tmp_path):
     folder.mkdir()
 
     def mount(size_bytes: int) -> Path:
-        change = ["-o", f"remount,size={size_bytes}"] if folder.is_mount() else ["-o", f"size={size_bytes}"]
+        change = (
+            ["-o", f"remount,size={size_bytes}"]
+            if folder.is_mount()
+            else ["-o", f"size={size_bytes}"]
+        )
         command = ["mount", "-t", "tmpfs", *change, "tmpfs", str(folder)]
         if subprocess.run(command, capture_output=True).returncode:
             pytest.skip("this user may not mount a file system")
@@ -59,15 +71,19 @@ def disk(tmp_path):
 
 
 @pytest.mark.slow
-# of a checkpoint, how much of the second one fits: it fails in the weights, in the optimizer's state, or at the end
+# of a checkpoint, how much of the second one fits: it fails in the weights, in the optimizer's
+# state, or at the end
 @pytest.mark.parametrize("share", [0.2, 0.6, 0.97])
 def test_the_checkpoint_before_stays_and_the_run_goes_on(recipe, disk, share, capsys):
     whole = recipe.parent / "whole"
-    out = disk(int(size(whole / "checkpoint-2") * (1 + share)) + 3 * 4096) / "out"  # log, picture, settings
+    # log, picture, settings
+    out = disk(int(size(whole / "checkpoint-2") * (1 + share)) + 3 * 4096) / "out"
     argv = ["train", "--config", str(recipe), "--output_dir", str(out)]
     assert cli.main(argv) == 2
     lines = capsys.readouterr().err.strip().splitlines()
-    assert lines[-1].startswith(f"shaped-trl: error: output_dir='{out}': no space left on the device while saving")
+    assert lines[-1].startswith(
+        f"shaped-trl: error: output_dir='{out}': no space left on the device while saving"
+    )
     assert lines[-1].endswith(f"the same command continues from {out / 'checkpoint-2'}")
     assert last_checkpoint(out) == str(out / "checkpoint-2")
     disk(64 * 2**20)

@@ -1,4 +1,5 @@
-"""The first row after a resume covers its whole interval: it is the row of a run that nobody killed."""
+"""The first row after a resume covers its whole interval: it is the row of a run that nobody
+killed."""
 
 import json
 import shutil
@@ -21,14 +22,23 @@ STEPS = {"max_steps": 6, "logging_steps": 3, "save_strategy": "steps", "save_ste
 
 
 def shaped(folder: Path, **changes) -> ShapedTrainer:
-    settings = {"per_device_train_batch_size": 4, "use_cpu": True, "disable_tqdm": True, "learning_rate": 1e-2}
+    settings = {
+        "per_device_train_batch_size": 4,
+        "use_cpu": True,
+        "disable_tqdm": True,
+        "learning_rate": 1e-2,
+    }
     args = ShapedConfig(str(folder), gradient_checkpointing=False, **STEPS | settings | changes)
     model = tiny_model()
     if args.router_bias_rate:
         config = paper_config("5b-a0.3b")
-        config = scaled_down(config, vocab_size=len(tiny_tokenizer()), pad_token_id=0, eos_token_id=1)
+        config = scaled_down(
+            config, vocab_size=len(tiny_tokenizer()), pad_token_id=0, eos_token_id=1
+        )
         model = AutoModelForCausalLM.from_config(config, dtype="float32")
-    return ShapedTrainer(model, args, train_dataset=text_rows(24), processing_class=tiny_tokenizer())
+    return ShapedTrainer(
+        model, args, train_dataset=text_rows(24), processing_class=tiny_tokenizer()
+    )
 
 
 def rlvr(folder: Path, **changes):
@@ -38,7 +48,10 @@ def rlvr(folder: Path, **changes):
 
 def rows(folder: Path) -> list[dict]:
     (path,) = folder.glob("*_log.jsonl")
-    return [{name: value for name, value in row.items() if "time" not in name} for row in read_jsonl(path)]
+    return [
+        {name: value for name, value in row.items() if "time" not in name}
+        for row in read_jsonl(path)
+    ]
 
 
 def forget(folder: Path, step: int) -> None:
@@ -57,7 +70,9 @@ class Losses(TrainerCallback):
         self.trainer, self.sums = trainer, {0: 0.0}
 
     def on_step_end(self, args, state, control, **kwargs):
-        self.sums[state.global_step] = self.trainer._total_loss_scalar + self.trainer._tr_loss.item()
+        self.sums[state.global_step] = (
+            self.trainer._total_loss_scalar + self.trainer._tr_loss.item()
+        )
 
 
 @pytest.mark.parametrize(
@@ -100,9 +115,21 @@ def test_the_row_after_a_resume_has_the_whole_interval_of_all_processes(tmp_path
         "use_cpu": True,
         "bf16": False,
     }
-    recipe |= {"output_dir": str(tmp_path / "out"), "per_device_train_batch_size": 2, "num_processes": 2, **STEPS}
+    recipe |= {
+        "output_dir": str(tmp_path / "out"),
+        "per_device_train_batch_size": 2,
+        "num_processes": 2,
+        **STEPS,
+    }
     (tmp_path / "recipe.yaml").write_text(json.dumps(recipe))
-    command = [sys.executable, "-m", "shaped_trl.cli", "train", "--config", str(tmp_path / "recipe.yaml")]
+    command = [
+        sys.executable,
+        "-m",
+        "shaped_trl.cli",
+        "train",
+        "--config",
+        str(tmp_path / "recipe.yaml"),
+    ]
     subprocess.run(command, check=True, capture_output=True, timeout=240)
     expected = rows(tmp_path / "out")
     forget(tmp_path / "out", 4)

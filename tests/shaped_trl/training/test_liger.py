@@ -16,7 +16,9 @@ from shaped_trl.training import ShapedConfig, ShapedTrainer
 from shaped_trl.training import config as config_module
 
 # TRL 1.16 recommends the Hub's kernels instead
-pytestmark = pytest.mark.filterwarnings("ignore:`use_liger_kernel=True` is deprecated:FutureWarning")
+pytestmark = pytest.mark.filterwarnings(
+    "ignore:`use_liger_kernel=True` is deprecated:FutureWarning"
+)
 LOSSES_OFF = {"fused_linear_cross_entropy": False, "cross_entropy": False}
 
 
@@ -27,9 +29,17 @@ def liger_installed(monkeypatch):
 
 
 def trainer(folder, **changes) -> ShapedTrainer:
-    settings = {"max_steps": 1, "save_strategy": "no", "gradient_checkpointing": False, "use_cpu": True, "bf16": False}
+    settings = {
+        "max_steps": 1,
+        "save_strategy": "no",
+        "gradient_checkpointing": False,
+        "use_cpu": True,
+        "bf16": False,
+    }
     args = ShapedConfig(str(folder), disable_tqdm=True, **settings | changes)
-    return ShapedTrainer(tiny_model(), args, train_dataset=text_rows(8), processing_class=tiny_tokenizer())
+    return ShapedTrainer(
+        tiny_model(), args, train_dataset=text_rows(8), processing_class=tiny_tokenizer()
+    )
 
 
 def apply_fake_liger(model, kernel_config):
@@ -53,7 +63,15 @@ def test_ligers_losses_are_refused(tmp_path, liger_installed, name):
 
 def test_without_liger_the_command_says_what_to_install(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(config_module, "is_liger_kernel_available", lambda: False)
-    argv = ["train", "--config", "text/train", "--output_dir", str(tmp_path), "--use_liger_kernel", "true"]
+    argv = [
+        "train",
+        "--config",
+        "text/train",
+        "--output_dir",
+        str(tmp_path),
+        "--use_liger_kernel",
+        "true",
+    ]
     assert cli.main(argv) == 2
     error = capsys.readouterr().err.strip()
     assert len(error.splitlines()) == 1
@@ -70,7 +88,9 @@ def test_training_goes_through_our_forward(tmp_path, monkeypatch, liger_installe
     one.train()
 
 
-def test_a_replaced_forward_stops_the_run_before_its_first_step(tmp_path, monkeypatch, liger_installed):
+def test_a_replaced_forward_stops_the_run_before_its_first_step(
+    tmp_path, monkeypatch, liger_installed
+):
     monkeypatch.setattr(transformers.trainer, "apply_liger_kernel", apply_fake_liger)
     one = trainer(tmp_path, use_liger_kernel=True)
     one.args.liger_kernel_config = None
@@ -116,7 +136,8 @@ assert modeling_qwen3.apply_rotary_pos_emb is liger_rotary_pos_emb
 
 @pytest.mark.slow
 def test_a_recipe_with_liger_trains_the_same_loss(tmp_path, monkeypatch):
-    """Through the command line with Liger's real RoPE kernel; the losses are those of a run without Liger."""
+    """Through the command line with Liger's real RoPE kernel; the losses are those of a run without
+    Liger."""
     pytest.importorskip("liger_kernel", reason="liger-kernel (extra `gpu`) is not installed")
     monkeypatch.chdir(tmp_path)
     text_rows(16).to_json("my.jsonl")
@@ -124,9 +145,16 @@ def test_a_recipe_with_liger_trains_the_same_loss(tmp_path, monkeypatch):
     (tmp_path / "liger.yaml").write_text(RECIPE + LIGER)
     environment = os.environ | {"TRITON_INTERPRET": "1", "OMP_NUM_THREADS": "1"}
     command = [sys.executable, "-c", RUN_AND_CHECK]
-    done = subprocess.run(command, check=False, capture_output=True, text=True, env=environment, timeout=240)
+    done = subprocess.run(
+        command, check=False, capture_output=True, text=True, env=environment, timeout=240
+    )
     assert done.returncode == 0, done.stderr
-    assert cli.main(["train", "--config", "plain.yaml", "--shape", "precision", "--output_dir", "plain"]) == 0
+    assert (
+        cli.main(
+            ["train", "--config", "plain.yaml", "--shape", "precision", "--output_dir", "plain"]
+        )
+        == 0
+    )
     with_liger, plain = (list(read_jsonl(f"{name}/train_log.jsonl")) for name in ("liger", "plain"))
     assert len(plain) == 3
     for a, b in zip(with_liger, plain, strict=True):

@@ -1,4 +1,5 @@
-"""`shaped-trl train` on two processes logs, saves and goes on as on one, under each shipped configuration."""
+"""`shaped-trl train` on two processes logs, saves and goes on as on one, under each shipped
+configuration."""
 
 import importlib.util
 import shutil
@@ -16,8 +17,16 @@ from shaped_trl.training.resuming import last_checkpoint
 pytestmark = [pytest.mark.distributed, pytest.mark.slow]
 
 HALF = ["--per_device_train_batch_size", "2"]
-# two processes share each batch; transformers adds accumulated gradients up wrongly (`engines.check_accumulation`)
-SHARED = ["--per_device_train_batch_size", "8", "--gradient_accumulation_steps", "1", "--save_only_model", "true"]
+# two processes share each batch; transformers adds accumulated gradients up wrongly
+# (`engines.check_accumulation`)
+SHARED = [
+    "--per_device_train_batch_size",
+    "8",
+    "--gradient_accumulation_steps",
+    "1",
+    "--save_only_model",
+    "true",
+]
 ON_A_CPU = ["--use_cpu", "false", "--ddp_backend", "gloo"]  # or accelerate leaves DeepSpeed out
 SHARDED = {"FSDP_STATE_DICT_TYPE": "SHARDED_STATE_DICT"}
 LORA = {
@@ -56,7 +65,9 @@ def build(folder):
     ]
     if HAS_DEEPSPEED:
         two.append(run(folder, "zero3", "untied", *HALF, *ON_A_CPU, config="zero3"))
-        two.append(run(folder, "zero3-again", "untied", *HALF, *ON_A_CPU, config="zero3", cut="zero3"))
+        two.append(
+            run(folder, "zero3-again", "untied", *HALF, *ON_A_CPU, config="zero3", cut="zero3")
+        )
     assert run_processes(launched_tiny.run_all, 2, folder, two) == [[0] * len(two)] * 2
     one = [run(folder, "fsdp2-down", "tied", config="fsdp2", cut="fsdp2-sharded", **SHARDED)]
     (folder / "store").unlink()
@@ -65,8 +76,17 @@ def build(folder):
 
 def run(folder, name, recipe, *words, config="ddp", cut=None, **variables):
     """What `launched_tiny.run_all` takes."""
-    argv = ["train", "--config", str(folder / f"{['untied', 'tied', 'lora'].index(recipe)}.yaml"), *words]
-    return launched(config) | variables, [*argv, "--output_dir", str(folder / name)], folder / cut if cut else None
+    argv = [
+        "train",
+        "--config",
+        str(folder / f"{['untied', 'tied', 'lora'].index(recipe)}.yaml"),
+        *words,
+    ]
+    return (
+        launched(config) | variables,
+        [*argv, "--output_dir", str(folder / name)],
+        folder / cut if cut else None,
+    )
 
 
 def check_losses(folder, name, alone):
@@ -78,7 +98,13 @@ def check_losses(folder, name, alone):
 
 @pytest.mark.parametrize(
     ("name", "alone"),
-    [("ddp", "one-untied"), ("up", "one-untied"), ("fsdp2", "one-tied"), ("tp", "one-tied"), ("lora", "one-lora")],
+    [
+        ("ddp", "one-untied"),
+        ("up", "one-untied"),
+        ("fsdp2", "one-tied"),
+        ("tp", "one-tied"),
+        ("lora", "one-lora"),
+    ],
 )
 def test_two_processes_log_the_losses_of_one(runs, name, alone):
     check_losses(runs, name, alone)
@@ -103,7 +129,9 @@ def check_weights(folder, name, alone):
     ours, expected = weights(folder / name), weights(folder / alone)
     assert ours.keys() == expected.keys()
     for key, value in expected.items():
-        torch.testing.assert_close(ours[key], value, rtol=0, atol=1e-4, msg=f"{key} differs: {{}}".format)
+        torch.testing.assert_close(
+            ours[key], value, rtol=0, atol=1e-4, msg=f"{key} differs: {{}}".format
+        )
 
 
 @pytest.mark.parametrize("name", ["fsdp2", "tp"])

@@ -15,7 +15,9 @@ from shaped_trl.training import ShapedConfig, ShapedTrainer
 def make_trainer(folder: Path, **settings) -> ShapedTrainer:
     torch.manual_seed(0)
     tokenizer = tiny_tokenizer()
-    config = scaled_down(paper_config("5b-a0.3b"), vocab_size=len(tokenizer), pad_token_id=0, eos_token_id=1)
+    config = scaled_down(
+        paper_config("5b-a0.3b"), vocab_size=len(tokenizer), pad_token_id=0, eos_token_id=1
+    )
     given = {"max_steps": 4, "save_steps": 2, "router_bias_rate": 0.01, "beta": -0.25, **settings}
     args = ShapedConfig(
         str(folder),
@@ -29,7 +31,11 @@ def make_trainer(folder: Path, **settings) -> ShapedTrainer:
     model = AutoModelForCausalLM.from_config(config, dtype=torch.float32)
     rows = text_rows(24)
     return ShapedTrainer(
-        model, args, train_dataset=rows, eval_dataset=rows.select(range(4)), processing_class=tokenizer
+        model,
+        args,
+        train_dataset=rows,
+        eval_dataset=rows.select(range(4)),
+        processing_class=tokenizer,
     )
 
 
@@ -49,8 +55,13 @@ def test_a_resumed_run_ends_with_the_same_weights_and_router_biases(tmp_path):
     assert all(expected[name].abs().max() > 0.01 for name in biases)
     for name, tensor in weights(resumed).items():
         assert torch.equal(tensor, expected[name]), name
-    rows = [json.loads(line) for line in (tmp_path / "whole" / "train_log.jsonl").read_text().splitlines()]
-    assert all(row["max_violation_worst"] >= row["max_violation"] >= 0 for row in rows if "loss" in row)
+    rows = [
+        json.loads(line)
+        for line in (tmp_path / "whole" / "train_log.jsonl").read_text().splitlines()
+    ]
+    assert all(
+        row["max_violation_worst"] >= row["max_violation"] >= 0 for row in rows if "loss" in row
+    )
     assert all("dead_experts" in row for row in rows if "loss" in row)
 
 
@@ -76,4 +87,6 @@ def test_without_a_router_bias_there_is_nothing_to_balance(tmp_path):
 
     args = ShapedConfig(str(tmp_path), router_bias_rate=0.001, use_cpu=True)
     with pytest.raises(ValueError, match="no router bias"):
-        ShapedTrainer(tiny_model(), args, train_dataset=text_rows(4), processing_class=tiny_tokenizer())
+        ShapedTrainer(
+            tiny_model(), args, train_dataset=text_rows(4), processing_class=tiny_tokenizer()
+        )

@@ -27,7 +27,10 @@ def commands(tmp_path) -> dict[str, list[str]]:
         "max_steps": 1,
         "use_cpu": True,
     }
-    special = {"train": {}, "rlvr": {"num_generations": 2, "per_device_train_batch_size": 2, "grader": "exact_match"}}
+    special = {
+        "train": {},
+        "rlvr": {"num_generations": 2, "per_device_train_batch_size": 2, "grader": "exact_match"},
+    }
     for name, settings in special.items():
         (tmp_path / f"{name}.yaml").write_text(json.dumps(common | settings))
     return {name: [name, "--config", str(tmp_path / f"{name}.yaml")] for name in special}
@@ -40,7 +43,9 @@ def test_a_second_run_is_refused_before_it_writes(name, commands, tmp_path, monk
         assert cli.main(commands[name]) == 2
         assert [path.name for path in (tmp_path / "out").iterdir()] == [locks.LOCK]
     line = capsys.readouterr().err.strip().splitlines()[-1]
-    assert line.startswith(f"shaped-trl: error: output_dir='{tmp_path}/out' is in use by another shaped-trl process")
+    assert line.startswith(
+        f"shaped-trl: error: output_dir='{tmp_path}/out' is in use by another shaped-trl process"
+    )
 
 
 @pytest.mark.slow

@@ -1,4 +1,5 @@
-"""The paper's recipes, continued training of Qwen3, the small recipes: their numbers, and two steps of each.
+"""The paper's recipes, continued training of Qwen3, the small recipes: their numbers, and two steps
+of each.
 
 `scaled_down_options` is the rule of `recipes/paper/README.md`, "Scaled down".
 """
@@ -35,7 +36,9 @@ QWEN_PARAMETERS = 596_049_920  # Qwen3-0.6B-Base, its tied embedding once
 
 
 def resolve(name: str, *argv: str) -> tuple[CorpusArguments, ShapedConfig, ModelConfig]:
-    options, _ = recipes.Parser("train", [CorpusArguments, ShapedConfig, ModelConfig]).resolve(name, argv)
+    options, _ = recipes.Parser("train", [CorpusArguments, ShapedConfig, ModelConfig]).resolve(
+        name, argv
+    )
     return options
 
 
@@ -46,18 +49,33 @@ def write_rows(path: Path, rows: list[dict]) -> None:
 
 @pytest.fixture(scope="module")
 def mirror(tmp_path_factory) -> Path:
-    """What the recipes read from the Hub: texts, with a prompt beside them where the source has one; questions."""
+    """What the recipes read from the Hub: texts, with a prompt beside them where the source has
+    one; questions."""
     folder, rng = tmp_path_factory.mktemp("mirror"), random.Random(0)
     for name in [PRE[0], MID[0], QWEN]:
         for source, _ in mixture_entries(resolve(name)[0]):
-            rows = [{"text": " ".join(rng.choices(WORDS, k=rng.randint(20, 90))), "url": "u"} for _ in range(40)]
+            rows = [
+                {"text": " ".join(rng.choices(WORDS, k=rng.randint(20, 90))), "url": "u"}
+                for _ in range(40)
+            ]
             if source.dataset_config == "cosmopedia-v2":
                 rows = [{"prompt": "w0 w1", **row} for row in rows]
-            file = folder / source.dataset_name / (source.dataset_config or "default") / "train.jsonl"
+            file = (
+                folder / source.dataset_name / (source.dataset_config or "default") / "train.jsonl"
+            )
             write_rows(file, rows)
     for benchmark in BENCHMARKS.values():
-        row = dict.fromkeys(["question", "problem", "answer", "solution", "unique_id", "id", "subject", "level"], "q")
-        write_rows(folder / benchmark.dataset_id / (benchmark.config or "default") / f"{benchmark.split}.jsonl", [row])
+        row = dict.fromkeys(
+            ["question", "problem", "answer", "solution", "unique_id", "id", "subject", "level"],
+            "q",
+        )
+        write_rows(
+            folder
+            / benchmark.dataset_id
+            / (benchmark.config or "default")
+            / f"{benchmark.split}.jsonl",
+            [row],
+        )
     return folder
 
 
@@ -69,15 +87,44 @@ def tokenizer_folder(tmp_path_factory) -> Path:
 
 
 def scaled_down_options(name: str, folder: Path, mirror: Path, tokenizer_folder: Path):
-    """The options of a recipe under the rule; Qwen3-0.6B becomes the scaled-down 1B, which has its architecture."""
+    """The options of a recipe under the rule; Qwen3-0.6B becomes the scaled-down 1B, which has its
+    architecture."""
     model = name.split("/")[1] if name != QWEN else "1b"
     small = {"architecture": model, "scaled_down": True, "vocab_size": len(tiny_tokenizer())}
     tokens = 2 * resolve(name)[1].per_device_train_batch_size * 64
-    argv = ["--max_length", "64", "--gradient_accumulation_steps", "1", "--train_tokens", str(tokens)]
-    argv += ["--hub_mirror", str(mirror), "--output_dir", str(folder / "out"), "--logging_steps", "1"]
-    argv += ["--use_cpu", "true", "--bf16", "false", "--dataloader_num_workers", "0", "--disable_tqdm", "true"]
+    argv = [
+        "--max_length",
+        "64",
+        "--gradient_accumulation_steps",
+        "1",
+        "--train_tokens",
+        str(tokens),
+    ]
+    argv += [
+        "--hub_mirror",
+        str(mirror),
+        "--output_dir",
+        str(folder / "out"),
+        "--logging_steps",
+        "1",
+    ]
+    argv += [
+        "--use_cpu",
+        "true",
+        "--bf16",
+        "false",
+        "--dataloader_num_workers",
+        "0",
+        "--disable_tqdm",
+        "true",
+    ]
     if name in PRE:
-        argv += ["--from_scratch", json.dumps(small), "--tokenizer_name_or_path", str(tokenizer_folder)]
+        argv += [
+            "--from_scratch",
+            json.dumps(small),
+            "--tokenizer_name_or_path",
+            str(tokenizer_folder),
+        ]
     else:
         torch.manual_seed(0)
         new_model(small, tiny_tokenizer(), ModelConfig()).save_pretrained(folder / "start")
@@ -116,10 +163,32 @@ def test_two_steps_of_the_small_recipes(name, tmp_path):
     rng, data = random.Random(0), tmp_path / "data"
     for split in ("train", "test"):
         texts = [" ".join(rng.choices(WORDS, k=rng.randint(100, 200))) for _ in range(80)]
-        write_rows(data / "karpathy/tiny_shakespeare/default" / f"{split}.jsonl", [{"text": text} for text in texts])
-        write_rows(data / "openai/gsm8k/main" / f"{split}.jsonl", [{"question": t, "answer": t} for t in texts])
-    argv = ["--hub_mirror", str(data), "--output_dir", str(tmp_path / "out"), "--disable_tqdm", "true"]
-    argv += ["--use_cpu", "true", "--bf16", "false", "--logging_steps", "1", "--max_eval_samples", "8"]
+        write_rows(
+            data / "karpathy/tiny_shakespeare/default" / f"{split}.jsonl",
+            [{"text": text} for text in texts],
+        )
+        write_rows(
+            data / "openai/gsm8k/main" / f"{split}.jsonl",
+            [{"question": t, "answer": t} for t in texts],
+        )
+    argv = [
+        "--hub_mirror",
+        str(data),
+        "--output_dir",
+        str(tmp_path / "out"),
+        "--disable_tqdm",
+        "true",
+    ]
+    argv += [
+        "--use_cpu",
+        "true",
+        "--bf16",
+        "false",
+        "--logging_steps",
+        "1",
+        "--max_eval_samples",
+        "8",
+    ]
     argv += ["--train_tokens", "4096"] if name == "shapes/train" else ["--max_steps", "2"]
     if name == "demo/pretrain":  # the study fills in {data}
         argv += ["--dataset_name", "karpathy/tiny_shakespeare", "--dataset_test_split", "test"]
@@ -129,7 +198,11 @@ def test_two_steps_of_the_small_recipes(name, tmp_path):
     assert len(losses) == trainer.state.global_step == 2
     assert all(math.isfinite(loss) for loss in losses)
     own = resolve(name)[0].from_scratch
-    assert all(getattr(trainer.model.config, key) == value for key, value in own.items() if key != "model_type")
+    assert all(
+        getattr(trainer.model.config, key) == value
+        for key, value in own.items()
+        if key != "model_type"
+    )
 
 
 def schedule(args: ShapedConfig, steps: int):
@@ -192,9 +265,12 @@ def test_the_shape_is_an_override(shape):
 
 @pytest.mark.parametrize("name", [*PRE, *MID, QWEN])
 def test_hours_are_six_flops_a_parameter_and_token(name):
-    """Of the parameters that compute for a token, head included, at the devices and the MFU that the header names."""
+    """Of the parameters that compute for a token, head included, at the devices and the MFU that
+    the header names."""
     header = recipes.contract(name)
-    stated = re.search(r"(\d+B) tokens; (\d+) H100, (\d+) hours at (\d+)% MFU \(computed\); not run", header)
+    stated = re.search(
+        r"(\d+B) tokens; (\d+) H100, (\d+) hours at (\d+)% MFU \(computed\); not run", header
+    )
     assert stated
     tokens, devices, hours, mfu = stated.groups()
     corpus, *_ = resolve(name)
@@ -204,7 +280,9 @@ def test_hours_are_six_flops_a_parameter_and_token(name):
         assert int(devices) == DEVICES
         counts = parameter_counts(paper_config(name.split("/")[1]))
         parameters = counts.active + counts.head
-    seconds = 6 * parameters * parse_tokens(tokens) / (int(devices) * PEAK_FLOPS["H100"] * int(mfu) / 100)
+    seconds = (
+        6 * parameters * parse_tokens(tokens) / (int(devices) * PEAK_FLOPS["H100"] * int(mfu) / 100)
+    )
     assert hours == f"{seconds / 3600:.0f}"
 
 
@@ -217,9 +295,17 @@ def test_the_page_has_the_numbers_of_the_paper_that_the_report_uses():
         ("Pass@64", ("20B-A1B",), paper.REVISED_PASS_AT_64_AFTER_RL),
         ("Avg@128", paper.REVISED_SCALES, paper.REVISED_AVG_AT_128_AFTER_RL),
     ]
-    shapes = (paper.CROSS_ENTROPY, paper.PRECISION, paper.DIVERSITY, paper.TAIL_PENALTY, paper.HEAD_REWARD)
+    shapes = (
+        paper.CROSS_ENTROPY,
+        paper.PRECISION,
+        paper.DIVERSITY,
+        paper.TAIL_PENALTY,
+        paper.HEAD_REWARD,
+    )
     for metric, scales, values in tables:
         for scale in scales:
             numbers = [values.get(shape, {}).get(scale) for shape in shapes]
-            assert shown.pop((metric, scale)) == ["–" if each is None else f"{each:.2f}" for each in numbers]
+            assert shown.pop((metric, scale)) == [
+                "–" if each is None else f"{each:.2f}" for each in numbers
+            ]
     assert not shown

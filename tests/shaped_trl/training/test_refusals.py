@@ -1,4 +1,5 @@
-"""Starts that would train on nothing, or end in a traceback, end with one line; and what the model card says."""
+"""Starts that would train on nothing, or end in a traceback, end with one line; and what the model
+card says."""
 
 import json
 
@@ -55,17 +56,23 @@ def test_a_checkpoint_without_a_tokenizer(folder, capsys):
     tiny_tokenizer().save_pretrained("tokenizer")
     given = ["--model_name_or_path", name, "--tokenizer_name_or_path", "./tokenizer"]
     assert cli.main(["train", "--config", "r.yaml", *given]) == 0
-    rows = [json.loads(line) for line in (folder / "out" / "train_log.jsonl").read_text().splitlines()]
+    rows = [
+        json.loads(line) for line in (folder / "out" / "train_log.jsonl").read_text().splitlines()
+    ]
     assert rows[0]["nll"] > 1  # rows of nothing would have 0
 
 
 def test_a_vocabulary_below_the_tokenizers(folder, capsys):
     name = save(tiny_model(vocab_size=50), "small")
-    assert "vocab_size=50 is below the tokenizer's 63" in refusal(capsys, "--model_name_or_path", name)
+    assert "vocab_size=50 is below the tokenizer's 63" in refusal(
+        capsys, "--model_name_or_path", name
+    )
 
 
 def test_positions_that_the_model_has_not(folder, capsys):
-    config = GPT2Config(vocab_size=63, n_embd=8, n_layer=1, n_head=1, n_positions=32, bos_token_id=1, eos_token_id=1)
+    config = GPT2Config(
+        vocab_size=63, n_embd=8, n_layer=1, n_head=1, n_positions=32, bos_token_id=1, eos_token_id=1
+    )
     name = save(GPT2LMHeadModel(config), "gpt2")
     assert "max_length=64 is beyond the model's max_position_embeddings=32" in refusal(
         capsys, "--model_name_or_path", name
@@ -73,7 +80,13 @@ def test_positions_that_the_model_has_not(folder, capsys):
 
 
 def test_a_masked_language_model(folder, capsys):
-    config = BertConfig(vocab_size=63, hidden_size=8, num_hidden_layers=1, num_attention_heads=1, intermediate_size=8)
+    config = BertConfig(
+        vocab_size=63,
+        hidden_size=8,
+        num_hidden_layers=1,
+        num_attention_heads=1,
+        intermediate_size=8,
+    )
     name = save(BertForMaskedLM(config), "bert")
     assert "no causal language model" in refusal(capsys, "--model_name_or_path", name)
 
@@ -103,14 +116,21 @@ def test_an_output_folder_that_is_a_file(folder, capsys):
 
 
 def test_lists_are_written_on_the_command_line_as_help_shows_them():
-    corpus = CorpusArguments(mixture="[{dataset_name: a.jsonl, weight: 0.95}]", decontaminate="[gsm8k, math500]")
+    corpus = CorpusArguments(
+        mixture="[{dataset_name: a.jsonl, weight: 0.95}]", decontaminate="[gsm8k, math500]"
+    )
     assert corpus.mixture == [{"dataset_name": "a.jsonl", "weight": 0.95}]
     assert corpus.decontaminate == ["gsm8k", "math500"]
 
 
 def test_the_card_of_a_model_that_is_not_on_the_hub(folder):
     name = save(tiny_model(), "model")
-    assert cli.main(["train", "--config", "r.yaml", "--model_name_or_path", name, "--shape", "precision"]) == 0
+    assert (
+        cli.main(
+            ["train", "--config", "r.yaml", "--model_name_or_path", name, "--shape", "precision"]
+        )
+        == 0
+    )
     card = (folder / "out" / "README.md").read_text()
     assert "# Model Card for out" in card
     assert "| beta | -0.25 |" in card

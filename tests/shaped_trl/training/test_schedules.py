@@ -48,11 +48,15 @@ def trainer(args, callbacks=None, model=None):
 
 
 def log(folder, *names):
-    return [tuple(row.get(name) for name in names) for row in read_jsonl(folder / "train_log.jsonl")]
+    return [
+        tuple(row.get(name) for name in names) for row in read_jsonl(folder / "train_log.jsonl")
+    ]
 
 
 def same_parameters(a, b):
-    return all(torch.equal(p, q) for p, q in zip(a.model.parameters(), b.model.parameters(), strict=True))
+    return all(
+        torch.equal(p, q) for p, q in zip(a.model.parameters(), b.model.parameters(), strict=True)
+    )
 
 
 @pytest.mark.parametrize(
@@ -62,7 +66,8 @@ def same_parameters(a, b):
         (RAMP["beta"], {0: 0, 2: 0, 3: -0.05, 7: -0.25, 100: -0.25}),
         ({"kind": "linear", "start": 1, "end": 3}, {0: 1, 25: 1.5, 100: 3}),
         ({"kind": "linear", "start": 1, "end": 3, "from_step": 0.5}, {50: 1, 75: 2, 100: 3}),
-        ({"kind": "linear", "start": 1, "end": 3, "from_step": 500}, {0: 1, 100: 1}),  # begins after the training
+        # begins after the training
+        ({"kind": "linear", "start": 1, "end": 3, "from_step": 500}, {0: 1, 100: 1}),
         (
             {"kind": "cosine", "start": 1, "end": 3, "from_step": 10, "to_step": 50},
             {10: 1, 20: 2 - math.sqrt(0.5), 30: 2, 40: 2 + math.sqrt(0.5), 50: 3, 60: 3},
@@ -71,7 +76,10 @@ def same_parameters(a, b):
             {"kind": "piecewise", "points": [[10, 1], [20, 2], [21, 0], [31, -0.5]]},
             {0: 1, 10: 1, 15: 1.5, 20: 2, 21: 0, 26: -0.25, 31: -0.5, 100: -0.5},
         ),
-        ({"kind": "piecewise", "points": [[0, 0], [0.5, 0], [1.0, 1]]}, {0: 0, 50: 0, 75: 0.5, 100: 1}),
+        (
+            {"kind": "piecewise", "points": [[0, 0], [0.5, 0], [1.0, 1]]},
+            {0: 0, 50: 0, 75: 0.5, 100: 1},
+        ),
     ],
 )
 @pytest.mark.parametrize("name", ["beta", "lambda_head", "lambda_tail"])
@@ -128,7 +136,13 @@ def test_every_micro_batch_of_a_step_has_its_shape(tmp_path):
             betas.append((self.model.training, self.head.shape.beta))
             return loss
 
-    args = arguments(tmp_path, shape_schedule=RAMP, gradient_accumulation_steps=3, eval_strategy="steps", eval_steps=4)
+    args = arguments(
+        tmp_path,
+        shape_schedule=RAMP,
+        gradient_accumulation_steps=3,
+        eval_strategy="steps",
+        eval_steps=4,
+    )
     one = Recorder(
         tiny_model(),
         args,
@@ -145,7 +159,10 @@ def test_every_micro_batch_of_a_step_has_its_shape(tmp_path):
 
 @pytest.mark.slow
 def test_accumulation_gives_the_parameters_of_one_batch():
-    settings = {"beta": 0.0, "shape_schedule": {"beta": {"kind": "linear", "start": -0.5, "end": 0.5}}}
+    settings = {
+        "beta": 0.0,
+        "shape_schedule": {"beta": {"kind": "linear", "start": -0.5, "end": 0.5}},
+    }
     whole, losses = run(8, 1, "float64", "adamw_torch", **settings)
     parts, other_losses = run(2, 4, "float64", "adamw_torch", **settings)
     assert max((parts[name] - whole[name]).abs().max().item() for name in whole) < 1e-10
@@ -153,12 +170,17 @@ def test_accumulation_gives_the_parameters_of_one_batch():
 
 
 def test_a_schedule_compiles_one_triton_kernel():
-    """Zero and other values of every field give the kernel of `ShapedTrainer` the same compile-time constants."""
+    """Zero and other values of every field give the kernel of `ShapedTrainer` the same compile-time
+    constants."""
     entry = {"kind": "linear", "start": -0.5, "end": 0.5}
     schedule = ShapeSchedule.parse(dict.fromkeys(("beta", "lambda_tail"), entry), RewardShape())
     constants = set()
     for step in (0, 1, 2, 4):  # at 2 the shape is cross-entropy
-        given, launch = plan(32_000, torch.bfloat16, LossOptions(schedule.at(step, 4), 1.0, None, METRICS, None, None))
+        given, launch = plan(
+            32_000,
+            torch.bfloat16,
+            LossOptions(schedule.at(step, 4), 1.0, None, METRICS, None, None),
+        )
         constants.add((launch, *(value for name, value in given.items() if name.isupper())))
     assert len(constants) == 1
 
@@ -166,7 +188,11 @@ def test_a_schedule_compiles_one_triton_kernel():
 @pytest.mark.slow
 def test_a_constant_schedule_is_the_shape_itself(tmp_path):
     runs = []
-    for changes in ({"beta": -0.25}, {"shape_schedule": {"beta": {"kind": "constant", "value": -0.25}}}, {}):
+    for changes in (
+        {"beta": -0.25},
+        {"shape_schedule": {"beta": {"kind": "constant", "value": -0.25}}},
+        {},
+    ):
         runs.append(trainer(arguments(tmp_path / str(len(runs)), max_steps=3, **changes)))
         runs[-1].train()
     assert same_parameters(runs[0], runs[1])
@@ -176,7 +202,9 @@ def test_a_constant_schedule_is_the_shape_itself(tmp_path):
 
 
 def test_evaluation_after_training_has_the_last_shape(tmp_path):
-    one = trainer(arguments(tmp_path, shape_schedule={"beta": {"kind": "linear", "start": 0.5, "end": -0.25}}))
+    one = trainer(
+        arguments(tmp_path, shape_schedule={"beta": {"kind": "linear", "start": 0.5, "end": -0.25}})
+    )
     before = one.evaluate()
     one.train()
     after = one.evaluate()
@@ -201,14 +229,38 @@ LINEAR = {"kind": "linear", "start": 0, "end": -0.25}
         ({"lambda_tail": {"kind": "cosine", "end": 1}}, ["lambda_tail", "start"], {}),
         ({"beta": LINEAR | {"end": -1.5}}, ["beta", "-1.5", "-1"], {}),
         ({"beta": LINEAR | {"start": -1.01}}, ["beta", "-1.01", "-1"], {}),
-        ({"lambda_head": {"kind": "constant", "value": math.nan}}, ["lambda_head", "nan", "finite"], {}),
-        ({"lambda_head": {"kind": "constant", "value": "1e-3"}}, ["lambda_head", "1e-3", "number"], {}),
+        (
+            {"lambda_head": {"kind": "constant", "value": math.nan}},
+            ["lambda_head", "nan", "finite"],
+            {},
+        ),
+        (
+            {"lambda_head": {"kind": "constant", "value": "1e-3"}},
+            ["lambda_head", "1e-3", "number"],
+            {},
+        ),
         ({"beta": {"kind": "piecewise", "points": [[0, 0], [9, -2], [10, 0]]}}, ["beta", "-2"], {}),
-        ({"beta": {"kind": "piecewise", "points": [[5, 0], [5, 1]]}}, ["beta", "[5, 5]", "ascend"], {}),
-        ({"beta": {"kind": "piecewise", "points": [[1.0, 0], [9, 1]]}}, ["beta", "[1.0, 9]", "ascend"], {}),
+        (
+            {"beta": {"kind": "piecewise", "points": [[5, 0], [5, 1]]}},
+            ["beta", "[5, 5]", "ascend"],
+            {},
+        ),
+        (
+            {"beta": {"kind": "piecewise", "points": [[1.0, 0], [9, 1]]}},
+            ["beta", "[1.0, 9]", "ascend"],
+            {},
+        ),
         ({"beta": {"kind": "piecewise", "points": []}}, ["beta", "points", "[step, value]"], {}),
-        ({"beta": {"kind": "piecewise", "points": [[5, 0, 1]]}}, ["beta", "points", "[step, value]"], {}),
-        ({"beta": LINEAR | {"from_step": 500, "to_step": 100}}, ["beta", "[500, 100]", "ascend"], {}),
+        (
+            {"beta": {"kind": "piecewise", "points": [[5, 0, 1]]}},
+            ["beta", "points", "[step, value]"],
+            {},
+        ),
+        (
+            {"beta": LINEAR | {"from_step": 500, "to_step": 100}},
+            ["beta", "[500, 100]", "ascend"],
+            {},
+        ),
         ({"beta": LINEAR | {"from_step": 0.5, "to_step": 100}}, ["beta", "0.5", "100", "mix"], {}),
         ({"beta": LINEAR | {"to_step": 1.5}}, ["beta", "1.5", "fraction"], {}),
         ({"beta": LINEAR | {"from_step": -1}}, ["beta", "-1", "whole"], {}),
@@ -248,10 +300,17 @@ def test_schedules_from_a_recipe_and_the_command_line(tmp_path, monkeypatch, cap
     (tmp_path / "train.yaml").write_text(RECIPE)
     train = ["train", "--config", "train.yaml", "--output_dir"]
     assert cli.main([*train, "recipe"]) == 0
-    assert log(tmp_path / "recipe", "lambda_tail", "beta") == [(0, None), (0, None), (-0.05, None), (-0.1, None)]
+    assert log(tmp_path / "recipe", "lambda_tail", "beta") == [
+        (0, None),
+        (0, None),
+        (-0.05, None),
+        (-0.1, None),
+    ]
     schedule = {"beta": {"kind": "linear", "start": 0, "end": -0.25, "to_step": 0.5}}
     assert cli.main([*train, "flag", "--shape_schedule", json.dumps(schedule)]) == 0
-    assert log(tmp_path / "flag", "lambda_tail", "beta") == [(None, beta) for beta in (-0.125, -0.25, -0.25, -0.25)]
+    assert log(tmp_path / "flag", "lambda_tail", "beta") == [
+        (None, beta) for beta in (-0.125, -0.25, -0.25, -0.25)
+    ]
     assert (tmp_path / "flag" / "train_log.png").is_file()
     capsys.readouterr()
     assert cli.main([*train, "bad", "--shape_schedule", "{beta: linear}"]) == 2
@@ -266,8 +325,15 @@ PAPER = {
     "weight_decay": 0.1,
     "max_grad_norm": 1.0,
 }
-PRETRAIN = PAPER | {"max_steps": 31_250, "warmup_steps": 2000, "lr_scheduler_kwargs": {"num_decay_steps": 0}}
-MIDTRAIN = PAPER | {"max_steps": 6250, "lr_scheduler_kwargs": {"num_decay_steps": 6250, "min_lr_ratio": 0.1}}
+PRETRAIN = PAPER | {
+    "max_steps": 31_250,
+    "warmup_steps": 2000,
+    "lr_scheduler_kwargs": {"num_decay_steps": 0},
+}
+MIDTRAIN = PAPER | {
+    "max_steps": 6250,
+    "lr_scheduler_kwargs": {"num_decay_steps": 6250, "min_lr_ratio": 0.1},
+}
 
 
 @pytest.mark.parametrize(
@@ -275,7 +341,10 @@ MIDTRAIN = PAPER | {"max_steps": 6250, "lr_scheduler_kwargs": {"num_decay_steps"
     [
         (PRETRAIN, {0: 0, 1000: 1.5e-4, 2000: 3e-4, 20_000: 3e-4, 31_249: 3e-4}),
         (MIDTRAIN, {0: 3e-4, 3125: 1.65e-4, 6250: 3e-5}),
-        (MIDTRAIN | {"lr_scheduler_kwargs": '{"num_decay_steps": 6250, "min_lr_ratio": 0.1}'}, {6250: 3e-5}),
+        (
+            MIDTRAIN | {"lr_scheduler_kwargs": '{"num_decay_steps": 6250, "min_lr_ratio": 0.1}'},
+            {6250: 3e-5},
+        ),
     ],
     ids=["pretrain", "midtrain", "command line"],
 )
@@ -305,7 +374,9 @@ def test_a_longer_run_moves_the_decay(tmp_path):
     }
     trainer(arguments(tmp_path, max_steps=8, **settings)).train()
     short = log(tmp_path, "learning_rate")
-    trainer(arguments(tmp_path, max_steps=10, **settings)).train(resume_from_checkpoint=str(tmp_path / "checkpoint-4"))
+    trainer(arguments(tmp_path, max_steps=10, **settings)).train(
+        resume_from_checkpoint=str(tmp_path / "checkpoint-4")
+    )
     assert [rate for (rate,) in short] == pytest.approx([0.2, 0.6, 1, 1, 1, 0.8, 0.6, 0.4])
     rates = [rate for (rate,) in log(tmp_path, "learning_rate")]
     assert rates == pytest.approx([0.2, 0.6, 1, 1, 1, 1, 1, 0.8, 0.6, 0.4])
@@ -318,7 +389,11 @@ def test_the_plot_has_what_was_logged():
     ]
     panels = {panel.title: panel.curves for panel in log_panels(rows)}
     assert set(panels) == {"Loss", "Learning rate", "Reward shape"}
-    assert panels["Loss"] == {"loss": [([1], [4.0])], "nll": [([1, 2], [4.1, 3.9])], "eval_nll": [([2], [4.5])]}
+    assert panels["Loss"] == {
+        "loss": [([1], [4.0])],
+        "nll": [([1, 2], [4.1, 3.9])],
+        "eval_nll": [([2], [4.5])],
+    }
     assert panels["Reward shape"] == {"beta": [([1, 2], [0.0, -0.25])]}
 
 

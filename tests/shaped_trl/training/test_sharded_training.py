@@ -1,7 +1,8 @@
 """A shaped model under every engine, in two processes, gives what it gives in one.
 
-The rows are the same, in two accumulated micro-batches. Under data parallelism each process has half of them, and one
-process no target in the second micro-batch. Where an engine shards the head, it has 32 and 31 of the 63 tokens.
+The rows are the same, in two accumulated micro-batches. Under data parallelism each process has
+half of them, and one process no target in the second micro-batch. Where an engine shards the head,
+it has 32 and 31 of the 63 tokens.
 """
 
 import importlib.util
@@ -15,7 +16,8 @@ from sharded_training import PROCESSES, RUNS
 pytestmark = pytest.mark.distributed
 
 TRAINERS = [run for run in RUNS if run[0].startswith("trainer")]
-# Qwen3's norms work in float32 inside a float64 model, and tensor parallelism adds up in another order before them.
+# Qwen3's norms work in float32 inside a float64 model, and tensor parallelism adds up in another
+# order before them.
 TOLERANCES = {"tp": 1e-6, "zero3": 1e-6, "trainer": 1e-6}
 
 
@@ -25,7 +27,9 @@ def results(tmp_path_factory):
 
     def build(folder):
         for tied in (False, True):
-            sharded_training.make_model(tied).save_pretrained(folder / ("tied" if tied else "untied"))
+            sharded_training.make_model(tied).save_pretrained(
+                folder / ("tied" if tied else "untied")
+            )
         run_processes(sharded_training.main, PROCESSES, folder, str(folder))
 
     return results_in(built_once(tmp_path_factory, "sharded_training", build), PROCESSES)
@@ -55,8 +59,8 @@ def test_loss_metrics_and_gradients_are_those_of_one_process(results, run):
         assert ours.keys() == truth.keys()
         for name, value in truth.items():
             if engine.startswith("tp") and name.endswith(("q_norm.weight", "k_norm.weight")):
-                # transformers 5.23 sums these over processes once per micro-batch, what was accumulated included;
-                # so it does with its own loss.
+                # transformers 5.23 sums these over processes once per micro-batch, what was
+                # accumulated included; so it does with its own loss.
                 continue
             error = f"{name} differs: {{}}".format
             value = value.to(ours[name].dtype)
@@ -68,7 +72,9 @@ def test_loss_metrics_and_gradients_are_those_of_one_process(results, run):
 def test_a_trainer_logs_and_trains_as_in_one_process(results, run):
     engine, tied = run
     accumulation = {"gradient_accumulation_steps": 1} if engine == "trainer_tp" else {}
-    truth = sharded_training.by_trainer(sharded_training.make_model(tied), sharded_training.ROWS, **accumulation)
+    truth = sharded_training.by_trainer(
+        sharded_training.make_model(tied), sharded_training.ROWS, **accumulation
+    )
     untrained = sharded_training.make_model(tied).get_output_embeddings().weight
     trained = truth["model.embed_tokens.weight" if tied else "lm_head.weight"]
     assert (trained - untrained).abs().max() > 1e-3

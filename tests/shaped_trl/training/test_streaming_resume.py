@@ -1,4 +1,5 @@
-"""A killed run on a streaming mixture goes on with an undisturbed one's batches, shape and router biases."""
+"""A killed run on a streaming mixture goes on with an undisturbed one's batches, shape and router
+biases."""
 
 import os
 import random
@@ -39,9 +40,18 @@ def test_killed_and_restarted_it_ends_with_the_same_parameters(tmp_path, workers
     whole.train()
     consumed = reads(tmp_path)
     kill_after = random.Random(workers).randrange(15, 55)
-    command = [sys.executable, HELPERS / "stream_tiny.py", tmp_path / "part", tmp_path, kill_after, workers]
+    command = [
+        sys.executable,
+        HELPERS / "stream_tiny.py",
+        tmp_path / "part",
+        tmp_path,
+        kill_after,
+        workers,
+    ]
     environment = os.environ | {"OMP_NUM_THREADS": "1"}
-    killed = subprocess.run([str(word) for word in command], env=environment, capture_output=True, timeout=240)
+    killed = subprocess.run(
+        [str(word) for word in command], env=environment, capture_output=True, timeout=240
+    )
     assert killed.returncode == -signal.SIGKILL, killed.stderr.decode()
     reads(tmp_path)
     again = build(tmp_path / "part", tmp_path, workers)
@@ -54,7 +64,9 @@ def test_killed_and_restarted_it_ends_with_the_same_parameters(tmp_path, workers
     assert all(bias.abs().max() > 0.05 for bias in biases)
     assert len(biases) == 2
     log = [row for row in read_jsonl(tmp_path / "part" / "train_log.jsonl") if "loss" in row]
-    assert [row["beta"] for row in log] == pytest.approx([-0.25 * max(0, step - 10) / 50 for step in range(1, 61)])
+    assert [row["beta"] for row in log] == pytest.approx(
+        [-0.25 * max(0, step - 10) / 50 for step in range(1, 61)]
+    )
     assert list(read_jsonl(tmp_path / "part" / "train_log.jsonl")) == list(
         read_jsonl(tmp_path / "whole" / "train_log.jsonl")
     )
@@ -63,7 +75,8 @@ def test_killed_and_restarted_it_ends_with_the_same_parameters(tmp_path, workers
     after = [row for row in reads(tmp_path) if row not in sampled]
     before = [row for row in consumed if row not in sampled]
     assert len(before) == len(set(before)) > 200
-    assert after == before[-len(after) :] or workers  # a worker may have read further than the run went
+    # a worker may have read further than the run went
+    assert after == before[-len(after) :] or workers
     step = kill_after - kill_after % 7
     share = (60 - step) / 60
     assert len(after) / len(before) == pytest.approx(share, abs=0.12)
@@ -100,7 +113,8 @@ def test_a_checkpoint_of_another_run_is_refused(tmp_path):
 
 
 def _two_runs(folder):
-    """Of one process: tokens of the batches undisturbed and resumed, and the parameters at both ends."""
+    """Of one process: tokens of the batches undisturbed and resumed, and the parameters at both
+    ends."""
     results = []
     for checkpoint in (None, str(folder / "out" / "checkpoint-3")):
         trainer = build(folder / "out", folder, max_steps=6, save_steps=3)

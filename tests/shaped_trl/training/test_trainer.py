@@ -33,7 +33,9 @@ def arguments(folder, config=ShapedConfig, **changes):
 
 
 def trainer(args, rows, trainer_class=ShapedTrainer, model=None, **kwargs):
-    return trainer_class(model or tiny_model(), args, train_dataset=rows, processing_class=tiny_tokenizer(), **kwargs)
+    return trainer_class(
+        model or tiny_model(), args, train_dataset=rows, processing_class=tiny_tokenizer(), **kwargs
+    )
 
 
 def largest_difference(a: dict, b: dict) -> float:
@@ -43,7 +45,10 @@ def largest_difference(a: dict, b: dict) -> float:
 
 @pytest.mark.parametrize(
     ("dtype", "optim", "tolerance"),
-    [("float64", "adamw_torch", 1e-10), pytest.param("float32", "sgd", 1e-6, marks=pytest.mark.slow)],
+    [
+        ("float64", "adamw_torch", 1e-10),
+        pytest.param("float32", "sgd", 1e-6, marks=pytest.mark.slow),
+    ],
 )
 def test_accumulation_gives_the_parameters_of_one_batch(dtype, optim, tolerance):
     whole, losses = run(8, 1, dtype, optim)
@@ -59,10 +64,30 @@ def test_accumulation_gives_the_parameters_of_one_batch(dtype, optim, tolerance)
 def test_two_processes_give_the_parameters_of_one(tmp_path):
     dtype, optim = "float64", "adamw_torch"
     out = tmp_path / "ddp.pt"
-    command = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node=2", "--rdzv-backend=c10d"]
-    command += ["--rdzv-endpoint=localhost:0", HELPERS / "train_tiny.py", out, "4", "1", dtype, optim]
+    command = [
+        sys.executable,
+        "-m",
+        "torch.distributed.run",
+        "--nproc_per_node=2",
+        "--rdzv-backend=c10d",
+    ]
+    command += [
+        "--rdzv-endpoint=localhost:0",
+        HELPERS / "train_tiny.py",
+        out,
+        "4",
+        "1",
+        dtype,
+        optim,
+    ]
     environment = os.environ | {"OMP_NUM_THREADS": "1"}
-    subprocess.run([str(word) for word in command], check=True, env=environment, capture_output=True, timeout=240)
+    subprocess.run(
+        [str(word) for word in command],
+        check=True,
+        env=environment,
+        capture_output=True,
+        timeout=240,
+    )
     saved = torch.load(out)
     parameters, losses = run(8, 1, dtype, optim)
     assert largest_difference(saved["parameters"], parameters) < 1e-10
@@ -73,7 +98,9 @@ def test_cross_entropy_gives_the_losses_of_trl(tmp_path):
     settings = {"max_steps": 20, "gradient_accumulation_steps": 2}
     histories = []
     for config, trainer_class in ((SFTConfig, SFTTrainer), (ShapedConfig, ShapedTrainer)):
-        one = trainer(arguments(tmp_path / config.__name__, config, **settings), text_rows(64), trainer_class)
+        one = trainer(
+            arguments(tmp_path / config.__name__, config, **settings), text_rows(64), trainer_class
+        )
         one.train()
         histories.append([row for row in one.state.log_history if "loss" in row])
     theirs, ours = histories
@@ -81,7 +108,8 @@ def test_cross_entropy_gives_the_losses_of_trl(tmp_path):
     for a, b in zip(theirs, ours, strict=True):
         assert b["loss"] == pytest.approx(a["loss"], abs=1e-5)
         assert b["grad_norm"] == pytest.approx(a["grad_norm"], rel=1e-4)
-    # TRL logs the mean over micro-batches, we log the mean over tokens: equal only where the two coincide
+    # TRL logs the mean over micro-batches, we log the mean over tokens: equal only where the two
+    # coincide
     assert ours[-1]["nll"] == pytest.approx(ours[-1]["loss"], abs=1e-5)
     assert ours[-1]["loss"] < ours[0]["loss"] - 0.1
 
@@ -93,9 +121,14 @@ def test_completion_only_loss_counts_completion_tokens(tmp_path):
     tokenizer, model = tiny_tokenizer(), tiny_model()
     nll, count = 0.0, 0
     for row in rows:
-        prompt, completion = tokenizer(row["prompt"]).input_ids, [*tokenizer(row["completion"]).input_ids, 1]
+        prompt, completion = (
+            tokenizer(row["prompt"]).input_ids,
+            [*tokenizer(row["completion"]).input_ids, 1],
+        )
         logits = model(torch.tensor([prompt + completion])).logits[0, len(prompt) - 1 : -1]
-        nll += torch.nn.functional.cross_entropy(logits, torch.tensor(completion), reduction="sum").item()
+        nll += torch.nn.functional.cross_entropy(
+            logits, torch.tensor(completion), reduction="sum"
+        ).item()
         count += len(completion)
     assert one.state.log_history[0]["nll"] == pytest.approx(nll / count, abs=1e-5)
 
@@ -110,7 +143,15 @@ def test_assistant_only_loss_on_chats(tmp_path):
     from datasets import Dataset
 
     rows = Dataset.from_list(
-        [{"messages": [{"role": "user", "content": "w1 w2 w3"}, {"role": "assistant", "content": "w4 w5"}]}] * 4
+        [
+            {
+                "messages": [
+                    {"role": "user", "content": "w1 w2 w3"},
+                    {"role": "assistant", "content": "w4 w5"},
+                ]
+            }
+        ]
+        * 4
     )
     tokenizer = tiny_tokenizer()
     tokenizer.chat_template = CHAT
@@ -123,11 +164,14 @@ def test_assistant_only_loss_on_chats(tmp_path):
 
 
 def test_packing_keeps_documents_apart(tmp_path):
-    """Packed or padded, the same documents have the same nll: attention and positions do not cross them."""
+    """Packed or padded, the same documents have the same nll: attention and positions do not cross
+    them."""
     rows = text_rows(12)
     logs = []
     for changes in ({}, {"packing": True, "max_length": 40}):
-        args = arguments(tmp_path / str(len(logs)), max_steps=1, per_device_train_batch_size=12, **changes)
+        args = arguments(
+            tmp_path / str(len(logs)), max_steps=1, per_device_train_batch_size=12, **changes
+        )
         one = trainer(args, rows, model=tiny_model())
         one.train()
         logs.append(one.state.log_history[0])
@@ -157,7 +201,8 @@ def test_log_is_continued_on_resume(tmp_path):
     part = trainer(arguments(tmp_path / "part", **settings), text_rows(32))
     part.train()
     log = tmp_path / "part" / "train_log.jsonl"
-    with open(log, "a") as file:  # what a killed run leaves: a step that is not in the checkpoint, half a line
+    # what a killed run leaves: a step that is not in the checkpoint, half a line
+    with open(log, "a") as file:
         file.write(json.dumps({"step": 5, "loss": -1.0}) + '\n{"step": 6, "lo')
     again = trainer(arguments(tmp_path / "part", **settings), text_rows(32))
     again.train(resume_from_checkpoint=str(tmp_path / "part" / "checkpoint-4"))
@@ -173,7 +218,9 @@ def test_lora_trains_the_shaped_loss(tmp_path):
     from peft import LoraConfig
 
     one = trainer(
-        arguments(tmp_path, beta=-0.25), text_rows(16), peft_config=LoraConfig(r=2, target_modules=["q_proj"])
+        arguments(tmp_path, beta=-0.25),
+        text_rows(16),
+        peft_config=LoraConfig(r=2, target_modules=["q_proj"]),
     )
     before = {name: p.detach().clone() for name, p in one.model.named_parameters()}
     one.train()

@@ -1,4 +1,5 @@
-"""Training with loss_impl=triton, its kernels run by Triton's interpreter: the curve of the chunked loss."""
+"""Training with loss_impl=triton, its kernels run by Triton's interpreter: the curve of the chunked
+loss."""
 
 import os
 import subprocess
@@ -15,19 +16,24 @@ RUN = "import sys; from shaped_trl import cli; sys.exit(cli.main(sys.argv[1:]))"
 
 
 def curve(folder, impl: str) -> list[dict]:
-    """The log of `shaped-trl train` with `impl`, in a process where Triton interprets its kernels."""
+    """The log of `shaped-trl train` with `impl`, in a process where Triton interprets its
+    kernels."""
     environment = os.environ | {"TRITON_INTERPRET": "1", "OMP_NUM_THREADS": "1"}
-    # the interpreter computes with numpy, which reports the infinities that the arithmetic is built to survive
+    # the interpreter computes with numpy, which reports the infinities that the arithmetic is built
+    # to survive
     command = [sys.executable, "-W", "ignore::RuntimeWarning", "-c", RUN]
     command += ["train", "--config", "recipe.yaml", "--loss_impl", impl, "--output_dir", impl]
-    done = subprocess.run(command, check=False, capture_output=True, text=True, env=environment, cwd=folder)
+    done = subprocess.run(
+        command, check=False, capture_output=True, text=True, env=environment, cwd=folder
+    )
     assert done.returncode == 0, done.stderr
     return list(read_jsonl(folder / impl / "train_log.jsonl"))
 
 
 @pytest.mark.slow
 def test_the_demos_pre_training_has_the_curve_of_chunked(tmp_path):
-    """The demo's model and data, a full shape, fp32: every logged number, evaluation included, to 1e-6."""
+    """The demo's model and data, a full shape, fp32: every logged number, evaluation included, to
+    1e-6."""
     pytest.importorskip("triton", reason="triton is not installed")
     write_corpus(tmp_path, train_rows=512, heldout_rows=1, rl_rows=1)
     settings = recipes.load(recipes.find("demo/pretrain")) | {
@@ -51,4 +57,6 @@ def test_the_demos_pre_training_has_the_curve_of_chunked(tmp_path):
     assert chunked[1]["nll"] < chunked[0]["nll"]
     for a, b in zip(triton, chunked, strict=True):
         names = b.keys() - {name for name in b if name.endswith(("runtime", "per_second"))}
-        assert {name: a[name] for name in names} == pytest.approx({name: b[name] for name in names}, rel=1e-6)
+        assert {name: a[name] for name in names} == pytest.approx(
+            {name: b[name] for name in names}, rel=1e-6
+        )

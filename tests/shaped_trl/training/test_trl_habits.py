@@ -27,7 +27,11 @@ GROUPS = {"num_generations": 4, "max_completion_length": 4, "bf16": False}
 
 
 def shaped(args=None, trainer_class=ShapedTrainer, model=None, **kwargs):
-    given = {"train_dataset": text_rows(16), "eval_dataset": text_rows(6, 1), "processing_class": tiny_tokenizer()}
+    given = {
+        "train_dataset": text_rows(16),
+        "eval_dataset": text_rows(6, 1),
+        "processing_class": tiny_tokenizer(),
+    }
     return trainer_class(model or tiny_model(), args=args, **given | kwargs)
 
 
@@ -49,21 +53,30 @@ def test_arguments_of_a_base_class_are_taken_as_cross_entropy(config, tmp_path):
     theirs = shaped(config(str(tmp_path), bf16=False, **SETTINGS), SFTTrainer)
     if config is TrainingArguments:
         theirs.train()
-        losses = [[row["loss"] for row in each.state.log_history if "loss" in row] for each in (one, theirs)]
+        losses = [
+            [row["loss"] for row in each.state.log_history if "loss" in row]
+            for each in (one, theirs)
+        ]
         assert losses[0] == pytest.approx(losses[1], rel=1e-5)
 
 
 @pytest.mark.parametrize("config", [TrainingArguments, GRPOConfig])
 def test_grpo_takes_arguments_of_a_base_class(config, tmp_path):
     more = {} if config is TrainingArguments else GROUPS | {"steps_per_generation": 2}
-    one = rlvr(config(str(tmp_path), **SETTINGS | {"per_device_train_batch_size": 8} | {"bf16": False} | more))
+    one = rlvr(
+        config(
+            str(tmp_path), **SETTINGS | {"per_device_train_batch_size": 8} | {"bf16": False} | more
+        )
+    )
     assert isinstance(one.args, RLVRConfig)
     assert one.args.steps_per_generation == (1 if config is TrainingArguments else 2)
     assert one.args.num_generations == (8 if config is TrainingArguments else 4)
 
 
 def test_arguments_of_another_trainer_are_refused(tmp_path):
-    with pytest.raises(TypeError, match=r"args=GRPOConfig has .*num_generations.*, which ShapedConfig has not"):
+    with pytest.raises(
+        TypeError, match=r"args=GRPOConfig has .*num_generations.*, which ShapedConfig has not"
+    ):
         shaped(GRPOConfig(str(tmp_path), use_cpu=True, bf16=False))
 
 
@@ -85,9 +98,9 @@ def test_predict_gives_logits_and_leaves_the_evaluation_as_it_was(tmp_path):
     assert found.predictions[0, : len(row)] == pytest.approx(expected, abs=1e-5)
     assert found.metrics["test_loss"] == pytest.approx(before["eval_loss"], rel=1e-5)
     after = one.evaluate()
-    assert {key: after[key] for key in after if "per_second" not in key and "runtime" not in key} == {
-        key: before[key] for key in before if "per_second" not in key and "runtime" not in key
-    }
+    assert {
+        key: after[key] for key in after if "per_second" not in key and "runtime" not in key
+    } == {key: before[key] for key in before if "per_second" not in key and "runtime" not in key}
 
 
 def test_compute_metrics_gets_the_logits_of_the_evaluation(tmp_path):
@@ -123,15 +136,28 @@ def test_the_log_has_the_names_and_counts_of_trl(tmp_path):
     theirs, ours = histories
     for their_row, our_row in zip(theirs, ours, strict=True):
         assert their_row.keys() <= our_row.keys()
-        for name in ("num_tokens", "eval_num_tokens", "mean_token_accuracy", "eval_mean_token_accuracy"):
+        for name in (
+            "num_tokens",
+            "eval_num_tokens",
+            "mean_token_accuracy",
+            "eval_mean_token_accuracy",
+        ):
             if name in their_row and name in our_row:
                 assert our_row[name] == pytest.approx(their_row[name], rel=1e-5), name
 
 
-@pytest.mark.parametrize(("iterations", "accumulation", "expected"), [(3, 1, 501), (7, 2, 504), (1, 1, 500)])
+@pytest.mark.parametrize(
+    ("iterations", "accumulation", "expected"), [(3, 1, 501), (7, 2, 504), (1, 1, 500)]
+)
 def test_save_steps_that_nobody_set_are_no_mistake(iterations, accumulation, expected, tmp_path):
-    changes = {"num_iterations": iterations, "gradient_accumulation_steps": accumulation, "save_strategy": "steps"}
-    args = rlvr_arguments(tmp_path, steps_per_generation=1 if accumulation == 2 else None, max_steps=-1, **changes)
+    changes = {
+        "num_iterations": iterations,
+        "gradient_accumulation_steps": accumulation,
+        "save_strategy": "steps",
+    }
+    args = rlvr_arguments(
+        tmp_path, steps_per_generation=1 if accumulation == 2 else None, max_steps=-1, **changes
+    )
     assert args.save_steps == expected
     assert expected % max(args.generation_period_steps, 1) == 0
     if iterations == 3:
@@ -139,7 +165,9 @@ def test_save_steps_that_nobody_set_are_no_mistake(iterations, accumulation, exp
             rlvr_arguments(tmp_path, max_steps=-1, save_steps=10, **changes)
 
 
-def test_an_end_inside_a_generation_batch_is_a_warning_where_no_checkpoints_were_asked_for(tmp_path, caplog):
+def test_an_end_inside_a_generation_batch_is_a_warning_where_no_checkpoints_were_asked_for(
+    tmp_path, caplog
+):
     with caplog.at_level(logging.WARNING):
         rlvr_arguments(tmp_path, num_iterations=2, max_steps=3, save_strategy="steps")
     assert "max_steps=3 falls inside a generation batch" in caplog.text
@@ -151,7 +179,9 @@ def test_rewards_that_are_not_right_or_wrong_are_not_called_so(reward, tmp_path)
         return [reward] * len(completions)
 
     args = rlvr_arguments(tmp_path, no_signal_patience=1, max_sampling_rounds=1)
-    with pytest.raises(NoLearningSignal, match="the completions of each prompt all get the same reward") as said:
+    with pytest.raises(
+        NoLearningSignal, match="the completions of each prompt all get the same reward"
+    ) as said:
         rlvr(args, reward=the_same).train()
     assert f"mean reward {reward:g}" in str(said.value)
     assert "right" not in str(said.value)
@@ -180,7 +210,12 @@ def test_the_summary_at_the_end_has_the_metrics_of_the_last_row(tmp_path):
 @pytest.mark.parametrize(
     ("ours", "theirs", "changed", "added"),
     [
-        (RLVRConfig, GRPOConfig, {"epsilon_high"}, ("dynamic_sampling", "on_no_signal", "on_bad_loss", "bf16")),
+        (
+            RLVRConfig,
+            GRPOConfig,
+            {"epsilon_high"},
+            ("dynamic_sampling", "on_no_signal", "on_bad_loss", "bf16"),
+        ),
         (ShapedConfig, SFTConfig, set(), ("on_bad_loss", "bf16", "dft")),
     ],
 )

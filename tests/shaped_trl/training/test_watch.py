@@ -1,4 +1,5 @@
-"""A loss that is no number, or jumps, stops the run before the update and says where; or the update is left out."""
+"""A loss that is no number, or jumps, stops the run before the update and says where; or the update
+is left out."""
 
 import pytest
 import torch
@@ -22,7 +23,11 @@ class Poisoned(ShapedTrainer):
         loss = super().compute_loss(*args, **kwargs)
         self.micro_batches += 1
         here = self.accelerator.process_index == self.rank
-        return loss * self.factor if here and self.micro_batches == ACCUMULATION * self.step_of_factor else loss
+        return (
+            loss * self.factor
+            if here and self.micro_batches == ACCUMULATION * self.step_of_factor
+            else loss
+        )
 
 
 def trained(folder, factor=float("nan"), rank=0, step_of_factor=BAD_STEP, **changes):
@@ -40,7 +45,9 @@ def trained(folder, factor=float("nan"), rank=0, step_of_factor=BAD_STEP, **chan
         "weight_decay": 0.1,
     }
     args = ShapedConfig(str(folder), **settings | changes)
-    one = Poisoned(tiny_model(), args, train_dataset=text_rows(400), processing_class=tiny_tokenizer())
+    one = Poisoned(
+        tiny_model(), args, train_dataset=text_rows(400), processing_class=tiny_tokenizer()
+    )
     one.factor, one.rank, one.step_of_factor = factor, rank, step_of_factor
     said = ""
     try:
@@ -102,8 +109,12 @@ def test_a_jump_is_bad_where_asked_for(tmp_path):
 def test_reinforcement_learning_is_watched_as_well(tmp_path):
     one = rlvr_trainer(rlvr_arguments(tmp_path, max_steps=3), even_length, scripted_prompts())
     original = one._compute_loss
-    one._compute_loss = lambda *args: original(*args) * (float("nan") if one.state.global_step == 1 else 1.0)
-    with pytest.raises(BadLoss, match="step 2: the loss is not finite on process 0, micro-batch 1 of 1"):
+    one._compute_loss = lambda *args: (
+        original(*args) * (float("nan") if one.state.global_step == 1 else 1.0)
+    )
+    with pytest.raises(
+        BadLoss, match="step 2: the loss is not finite on process 0, micro-batch 1 of 1"
+    ):
         one.train()
 
 

@@ -1,4 +1,5 @@
-"""lm-eval's documents as problems: the exact prompt with its worked examples, the gold, and what is to be scored."""
+"""lm-eval's documents as problems: the exact prompt with its worked examples, the gold, and what is
+to be scored."""
 
 from __future__ import annotations
 
@@ -23,7 +24,8 @@ _ROWS = "rows"  # the split's name towards lm-eval, whatever it is on the Hub
 
 
 class _Part(NamedTuple):
-    """Some rows of a benchmark, with their indices in the source; one of lm-eval's tasks reads them."""
+    """Some rows of a benchmark, with their indices in the source; one of lm-eval's tasks reads
+    them."""
 
     name: str
     lm_eval_task: str
@@ -40,14 +42,17 @@ def problems(
 ) -> list[Problem]:
     """The problems of a benchmark of `HARNESS`.
 
-    `limit` keeps the first so many; of a benchmark in parts (MMLU, MMLU-Pro, BBH) the first rows of each part in turn,
-    as many in all. `chat`: the same text as a user message, without stop strings; worked examples stay, for they say
-    how to answer. A problem's `meta`: ``row`` (its index in its source), ``n`` (1: one sample, whatever the run's n),
-    ``metric``, ``decoding``, ``shots``, ``part``, ``stop``; and where options are scored by likelihood ``options``
-    and ``continuations``, what is scored behind the prompt, or behind each of ``contexts`` where an option is in it.
+    `limit` keeps the first so many; of a benchmark in parts (MMLU, MMLU-Pro, BBH) the first rows of
+    each part in turn, as many in all. `chat`: the same text as a user message, without stop
+    strings; worked examples stay, for they say how to answer. A problem's `meta`: ``row`` (its
+    index in its source), ``n`` (1: one sample, whatever the run's n), ``metric``, ``decoding``,
+    ``shots``, ``part``, ``stop``; and where options are scored by likelihood ``options`` and
+    ``continuations``, what is scored behind the prompt, or behind each of ``contexts`` where an
+    option is in it.
 
     Raises:
-        UserError: a data set not found, a row that lacks a field, more worked examples than there are.
+        UserError: a data set not found, a row that lacks a field, more worked examples than there
+            are.
     """
     spec = HARNESS[name]
     count = spec.shots if shots is None else shots
@@ -68,7 +73,8 @@ def problems(
 
 
 def _task_manager(spec: HarnessTask) -> Any:
-    """lm-eval's index of one folder of its tasks: indexing all of them takes a quarter of a minute."""
+    """lm-eval's index of one folder of its tasks: indexing all of them takes a quarter of a
+    minute."""
     import lm_eval.tasks
 
     folder = Path(lm_eval.tasks.__file__).parent / spec.folder
@@ -76,11 +82,16 @@ def _task_manager(spec: HarnessTask) -> Any:
 
 
 def _lm_eval_tasks(spec: HarnessTask, manager: Any) -> dict[str, str]:
-    """Part of the benchmark → lm-eval's task, in alphabetical order; one part without a name where it has none."""
+    """Part of the benchmark → lm-eval's task, in alphabetical order; one part without a name where
+    it has none."""
     prefix, star, _ = spec.task.partition("*")
     if not star:
         return {"": spec.task}
-    return {task.removeprefix(prefix): task for task in sorted(manager.all_subtasks) if task.startswith(prefix)}
+    return {
+        task.removeprefix(prefix): task
+        for task in sorted(manager.all_subtasks)
+        if task.startswith(prefix)
+    }
 
 
 def _parts(
@@ -90,7 +101,9 @@ def _parts(
     by_part: dict[str, list[tuple[int, dict[str, Any]]]] = {}
     if spec.part_column is not None:
         by_part = {part: [] for part in names}
-        for index, row in enumerate(load_rows(spec.dataset_id, spec.config, spec.split, hub_mirror)):
+        for index, row in enumerate(
+            load_rows(spec.dataset_id, spec.config, spec.split, hub_mirror)
+        ):
             part = _part_name(spec, row)
             if part not in by_part:
                 raise UserError(
@@ -101,9 +114,15 @@ def _parts(
     else:
         for part in names[:limit]:
             config = spec.config and spec.config.replace("*", part)
-            by_part[part] = list(enumerate(load_rows(spec.dataset_id, config, spec.split, hub_mirror, limit)))
+            by_part[part] = list(
+                enumerate(load_rows(spec.dataset_id, config, spec.split, hub_mirror, limit))
+            )
     counts = _spread({part: len(rows) for part, rows in by_part.items()}, limit)
-    return [_Part(part, tasks[part], rows[: counts[part]]) for part, rows in by_part.items() if counts[part]]
+    return [
+        _Part(part, tasks[part], rows[: counts[part]])
+        for part, rows in by_part.items()
+        if counts[part]
+    ]
 
 
 def _part_name(spec: HarnessTask, row: Row) -> str:
@@ -125,7 +144,12 @@ def _spread(sizes: Mapping[str, int], limit: int | None) -> dict[str, int]:
 
 
 def _build_tasks(
-    name: str, spec: HarnessTask, manager: Any, parts: list[_Part], hub_mirror: str | Path | None, shots: int
+    name: str,
+    spec: HarnessTask,
+    manager: Any,
+    parts: list[_Part],
+    hub_mirror: str | Path | None,
+    shots: int,
 ) -> dict[str, Any]:
     """lm-eval's tasks over our rows: what they would download, they get from here."""
     examples: Rows = []
@@ -134,7 +158,9 @@ def _build_tasks(
         examples = load_rows(spec.dataset_id, spec.config, spec.shots_split, hub_mirror, first)
     members = []
     for part in parts:
-        own = [row for row in examples if not spec.part_column or _part_name(spec, row) == part.name]
+        own = [
+            row for row in examples if not spec.part_column or _part_name(spec, row) == part.name
+        ]
         changes = _changes(name, spec, part, own[:shots], shots)
         members.append({"task": part.lm_eval_task, **changes})
     try:
@@ -145,22 +171,30 @@ def _build_tasks(
         _mend(task)
         available = task.sampler.df if shots else []
         if len(available) < shots:
-            raise UserError(f"shots={shots}, but {name} has {len(available)} worked examples: use at most that many")
+            raise UserError(
+                f"shots={shots}, but {name} has {len(available)} worked examples: use at most that many"
+            )
     return tasks
 
 
 def _mend(task: Any) -> None:
-    """Faults of MMLU's definitions: nothing ends the description, and a form feed stands for ``\\f`` of ``\\frac``."""
+    """Faults of MMLU's definitions: nothing ends the description, and a form feed stands for
+    ``\\f`` of ``\\frac``."""
     description = task.config.description
     if description and not description.endswith("\n"):
         task.set_config("description", f"{description}\n\n")
     escapes = str.maketrans({"\f": "\\f", "\r": "\\r"})
     if task.fewshot_cfg.samples:
-        mended = [{key: text.translate(escapes) for key, text in one.items()} for one in task.fewshot_cfg.samples]
+        mended = [
+            {key: text.translate(escapes) for key, text in one.items()}
+            for one in task.fewshot_cfg.samples
+        ]
         task.sampler.replace_df(mended)
 
 
-def _changes(name: str, spec: HarnessTask, part: _Part, examples: Rows, shots: int) -> dict[str, Any]:
+def _changes(
+    name: str, spec: HarnessTask, part: _Part, examples: Rows, shots: int
+) -> dict[str, Any]:
     """What replaces keys of lm-eval's definition."""
     from datasets import Dataset
 
@@ -191,7 +225,14 @@ def _changes(name: str, spec: HarnessTask, part: _Part, examples: Rows, shots: i
 
 
 def _problem(
-    name: str, spec: HarnessTask, task: Any, doc: Row, part: _Part, place: tuple[int, Row], chat: bool, shots: int
+    name: str,
+    spec: HarnessTask,
+    task: Any,
+    doc: Row,
+    part: _Part,
+    place: tuple[int, Row],
+    chat: bool,
+    shots: int,
 ) -> Problem:
     index, row = place
     meta: dict[str, Any] = {"row": index, "n": 1, "metric": spec.metric, "shots": shots}
@@ -209,7 +250,9 @@ def _problem(
     except _row_faults() as fault:
         raise _bad_row(spec, place, fault) from fault
     inside = f"{part.name}/" if "*" in (spec.config or "") else ""
-    return Problem(f"{name}/{inside}{own_id}".replace(" ", "_"), name, prompt, gold, spec.grader, meta)
+    return Problem(
+        f"{name}/{inside}{own_id}".replace(" ", "_"), name, prompt, gold, spec.grader, meta
+    )
 
 
 def _options(
@@ -230,7 +273,11 @@ def _options(
         prompt, options = row[spec.prompt_column], spec.options(row)
         scored = {"contexts": context}
     gold = f"({LETTERS[gold_index]}) {options[gold_index]}"
-    return prompt, gold, {"options": options, **scored, "continuations": [request.args[1] for request in requests]}
+    return (
+        prompt,
+        gold,
+        {"options": options, **scored, "continuations": [request.args[1] for request in requests]},
+    )
 
 
 def _row_faults() -> tuple[type[Exception], ...]:
@@ -263,9 +310,11 @@ def _unique_ids(made: list[Problem]) -> list[Problem]:
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """lm-eval's remarks on every task and the bars of datasets off; each of its templates compiled once.
+    """lm-eval's remarks on every task and the bars of datasets off; each of its templates compiled
+    once.
 
-    It compiles the templates of every worked example anew for every document: minutes for MMLU, in place of seconds.
+    It compiles the templates of every worked example anew for every document: minutes for MMLU, in
+    place of seconds.
     """
     import datasets
     from lm_eval.utils import env as templates

@@ -3,15 +3,15 @@
 `gold` is a JSON object, or, if it is none, the tests themselves:
 
     kind         "continuation": completions may be the rest of the preamble; "program": whole programs, in whatever
-                 wrapping; of both only what the function needs is run (`sandbox.selection`); "verbatim": the
-                 completion is the program, and all of it is run as it stands
+                 wrapping; of both only what the function needs is run (`sandbox.selection`);
+                 "verbatim": the completion is the program, and all of it is run as it stands
     entry_point  the function asked for
     preamble     code before the program, and before the tests: the prompt's imports and helpers
     tests, names, setup   see `sandbox.checker.Tests`
     limits       of `sandbox.checker.Limits`, where they are below the default
 
-A pass has the answer "passes", a fail what the first failing test saw. They are no votes for an answer: equal ones
-behave alike.
+A pass has the answer "passes", a fail what the first failing test saw. They are no votes for an
+answer: equal ones behave alike.
 """
 
 from __future__ import annotations
@@ -34,7 +34,9 @@ TOO_LARGE = "the program is too large"
 _sandbox: Sandbox | None = None  # of this process, which grades one item at a time
 
 
-def grade(completion: str, gold: str, limits: Limits | None = None) -> tuple[Status, str | None, str]:
+def grade(
+    completion: str, gold: str, limits: Limits | None = None
+) -> tuple[Status, str | None, str]:
     """Grade one completion: status, answer, and the reason in words. Runs in a worker of the pool.
 
     `limits` are the caller's own, in the place of those that the gold may lower.
@@ -48,7 +50,9 @@ def grade(completion: str, gold: str, limits: Limits | None = None) -> tuple[Sta
     kind = task.get("kind", "program")
     programs = [completion]
     if kind != "verbatim":
-        programs = find_programs(completion, entry_point, preamble, continues=kind == "continuation")
+        programs = find_programs(
+            completion, entry_point, preamble, continues=kind == "continuation"
+        )
     if not programs:
         return "unparsed", None, NO_CODE
     programs = [program for program in programs if len(program) <= LARGEST_PROGRAM][:MOST_PROGRAMS]
@@ -57,7 +61,9 @@ def grade(completion: str, gold: str, limits: Limits | None = None) -> tuple[Sta
     sent: list[Any] = list(programs)
     if kind != "verbatim":  # then only what the function needs is run: see `sandbox.selection`
         sent = [{"text": program, "function": entry_point} for program in programs]
-    tests = Tests(task["tests"], task.get("names"), entry_point, _closed(preamble), task.get("setup", ""))
+    tests = Tests(
+        task["tests"], task.get("names"), entry_point, _closed(preamble), task.get("setup", "")
+    )
     try:
         result = run(sent, tests, limits)
     except (OSError, SandboxUnavailable) as error:
@@ -80,7 +86,8 @@ def run(programs: list[str], tests: Tests, limits: Limits) -> TestResult:
 
 
 def _closed(preamble: str) -> str:
-    """The preamble as a program of its own, where it ends with the head of a function: ``def f():``."""
+    """The preamble as a program of its own, where it ends with the head of a function: ``def
+    f():``."""
     last = preamble.rstrip().rpartition("\n")[2]
     if not last.endswith(":"):
         return preamble

@@ -1,14 +1,16 @@
 r"""Find the program in a completion. Text only, in linear time: nothing here parses or runs it.
 
-What comes out is a list of programs, best first; the sandbox takes the first that makes the function, and runs of it
-what the function needs (`sandbox.selection`). A completion may be
+What comes out is a list of programs, best first; the sandbox takes the first that makes the
+function, and runs of it what the function needs (`sandbox.selection`). A completion may be
 
-- a continuation of the prompt, as base models give it, whole or with what follows the function cut off;
+- a continuation of the prompt, as base models give it, whole or with what follows the function cut
+  off;
 - a program, alone or between lines of prose;
-- a chat answer: the last ``` block that defines the function, after earlier blocks that only define other things.
+- a chat answer: the last ``` block that defines the function, after earlier blocks that only define
+  other things.
 
-Reasoning up to ``</think>`` is left out. Programs follow the prompt's own lines (its imports and helper functions,
-and for a continuation its signature), which a later definition replaces.
+Reasoning up to ``</think>`` is left out. Programs follow the prompt's own lines (its imports and
+helper functions, and for a continuation its signature), which a later definition replaces.
 """
 
 from __future__ import annotations
@@ -19,12 +21,25 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 _LANGUAGES = ("", "py", "python", "python3", "py3", "python2", "ipython")
-_DEFINITION = re.compile(r"(?:def|class|async def)\s+\w|@\w|(?:import\s+\w|from\s+[\w.]+\s+import\b)")
+_DEFINITION = re.compile(
+    r"(?:def|class|async def)\s+\w|@\w|(?:import\s+\w|from\s+[\w.]+\s+import\b)"
+)
 _CODE = re.compile(
     r"(?:def|class|async|for|while|if|with|assert|return|print|try|else|elif|except|finally|raise|pass|yield|global)\b"
     r"|@\w|import\s+\w|from\s+[\w.]+\s+import\b|[#)\]}]|\"\"\"|'''|[\w.\[\]'\", ]{1,80}[+*/|&-]?=[^=]"
 )
-AFTER_FUNCTION = ("\ndef ", "\nclass ", "\nif ", "\nprint", "\nassert ", "\n#", "\n@", "\nimport ", "\nfrom ", "\n```")
+AFTER_FUNCTION = (
+    "\ndef ",
+    "\nclass ",
+    "\nif ",
+    "\nprint",
+    "\nassert ",
+    "\n#",
+    "\n@",
+    "\nimport ",
+    "\nfrom ",
+    "\n```",
+)
 _BEGIN, _DONE = "[BEGIN]", "[DONE]"  # of the prompt of MBPP
 
 
@@ -34,7 +49,9 @@ class _Block:
     text: str
 
 
-def find_programs(completion: str, entry_point: str, preamble: str = "", continues: bool = False) -> list[str]:
+def find_programs(
+    completion: str, entry_point: str, preamble: str = "", continues: bool = False
+) -> list[str]:
     """Programs that the completion may mean, best first; empty where it holds no code.
 
     Args:
@@ -48,7 +65,11 @@ def find_programs(completion: str, entry_point: str, preamble: str = "", continu
     head, blocks = _split(text)
     if not blocks:
         return _without_fences(text, entry_point, preamble, continues)
-    if continues and _is_indented(head) and not any(_defines(block.text, entry_point) for block in blocks):
+    if (
+        continues
+        and _is_indented(head)
+        and not any(_defines(block.text, entry_point) for block in blocks)
+    ):
         return _continuations(head, preamble)
     python = [block for block in blocks if block.language.lower() in _LANGUAGES] or blocks
     defining = [index for index, block in enumerate(python) if _defines(block.text, entry_point)]
@@ -58,7 +79,9 @@ def find_programs(completion: str, entry_point: str, preamble: str = "", continu
         return _after(preamble, ["\n".join(block.text for block in python), python[0].text])
     last = defining[-1]
     others = set(range(last)).difference(defining)
-    helpers = [python[index].text for index in sorted(others) if _DEFINITION.match(python[index].text)]
+    helpers = [
+        python[index].text for index in sorted(others) if _DEFINITION.match(python[index].text)
+    ]
     chosen = python[last].text
     earlier = [python[index].text for index in defining[-2::-1]]  # where the last one is a stub
     return _after(preamble, ["\n".join([*helpers, chosen]), chosen, *_trimmed(chosen), *earlier])
@@ -75,7 +98,10 @@ def _between_marks(text: str) -> str:
 
 
 def _without_fences(text: str, entry_point: str, preamble: str, continues: bool) -> list[str]:
-    if not any(_is_code(line) or (continues and line[:1] in " \t" and line.strip()) for line in text.split("\n")):
+    if not any(
+        _is_code(line) or (continues and line[:1] in " \t" and line.strip())
+        for line in text.split("\n")
+    ):
         return []
     if continues and not _defines(text, entry_point):
         return _continuations(text, preamble)
@@ -83,13 +109,17 @@ def _without_fences(text: str, entry_point: str, preamble: str, continues: bool)
 
 
 def _continuations(text: str, preamble: str) -> list[str]:
-    """The rest of a function, with its first line's indentation if that was lost; whole, then up to what follows."""
+    """The rest of a function, with its first line's indentation if that was lost; whole, then up to
+    what follows."""
     cuts = [position for position in map(text.find, AFTER_FUNCTION) if position > 0]
     texts = [text, text[: min(cuts)]] if cuts else [text]
     first_line = next((line for line in text.split("\n") if line.strip()), "")
     if first_line[:1] not in (" ", "\t"):
         texts += ["    " + part.lstrip() for part in texts]
-    return [preamble + ("" if preamble.endswith("\n") or part.startswith("\n") else "\n") + part for part in texts]
+    return [
+        preamble + ("" if preamble.endswith("\n") or part.startswith("\n") else "\n") + part
+        for part in texts
+    ]
 
 
 def _after(preamble: str, texts: Sequence[str]) -> list[str]:
@@ -118,7 +148,8 @@ def _trimmed(text: str) -> list[str]:
 
 
 def _split(text: str) -> tuple[str, list[_Block]]:
-    """What precedes the first fence, and the blocks between fences; one that is never closed ends with the text."""
+    """What precedes the first fence, and the blocks between fences; one that is never closed ends
+    with the text."""
     head: list[str] = []
     blocks: list[_Block] = []
     current: list[str] | None = None
@@ -159,7 +190,10 @@ def _defines(text: str, entry_point: str) -> bool:
     if not entry_point:
         return bool(text.strip())
     name = re.escape(entry_point)
-    return re.search(rf"^(?:(?:async )?def\s+|class\s+){name}\b|^{name}\s*=[^=]", text, re.MULTILINE) is not None
+    return (
+        re.search(rf"^(?:(?:async )?def\s+|class\s+){name}\b|^{name}\s*=[^=]", text, re.MULTILINE)
+        is not None
+    )
 
 
 def _is_code(line: str) -> bool:

@@ -1,8 +1,8 @@
 """Tasks of reasoning-gym where an answer is right that equals a right answer, or has its value.
 
-Their scorers have been read (of version 0.1.25): they give 1 point to what `COMPARISONS` says is right, and to nothing
-else. So that such an answer needs no process of its own. Nothing here evaluates it, searches it with a regular
-expression, or keeps anything of it.
+Their scorers have been read (of version 0.1.25): they give 1 point to what `COMPARISONS` says is
+right, and to nothing else. So that such an answer needs no process of its own. Nothing here
+evaluates it, searches it with a regular expression, or keeps anything of it.
 """
 
 from __future__ import annotations
@@ -60,7 +60,8 @@ _SAME = """
 LISTS = ("string_insertion", "spiral_matrix", "binary_matrix", "n_queens")
 COMPARISONS: dict[str, Comparison] = {
     **dict.fromkeys(_SAME.split(), _same),
-    # their scorers evaluate an answer, which could earn another one a part of a point at most, and that does not pass
+    # their scorers evaluate an answer, which could earn another one a part of a point at most, and
+    # that does not pass
     **dict.fromkeys(LISTS, _same_stripped),
     "spell_backward": _same_letters,
     **dict.fromkeys(("color_cube_rotation", "family_relationships"), _same_stripped_letters),

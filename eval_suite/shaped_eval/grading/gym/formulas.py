@@ -1,8 +1,11 @@
 """Formulas and arithmetic in untrusted text, by a grammar of our own.
 
-sympy's own parsers evaluate the text as Python. Here Python's grammar only takes it apart, and what may stand in it is
-listed: numbers, names, operators, and calls of a few functions. The objects of sympy are made from that tree, one by
-one. Text that holds anything else, or too much, is refused. A period at its end is taken for the sentence's.
+sympy's own parsers evaluate the text as Python. Here Python's grammar only takes it apart, and what
+may stand in it is
+listed: numbers, names, operators, and calls of a few functions. The objects of sympy are made from
+    that tree, one by
+one. Text that holds anything else, or too much, is refused. A period at its end is taken for the
+sentence's.
 """
 
 from __future__ import annotations
@@ -27,7 +30,8 @@ _OF_ONE = (
     "Abs sign sqrt cbrt exp erf sin cos tan cot sec csc asin acos atan acot asec acsc"
     " sinh cosh tanh coth sech csch asinh acosh atanh acoth asech acsch"
 )
-_FUNCTIONS: dict[str, tuple[Callable[..., Any], tuple[int, ...]]] = {  # and the numbers of arguments they take
+# and the numbers of arguments they take
+_FUNCTIONS: dict[str, tuple[Callable[..., Any], tuple[int, ...]]] = {
     "abs": (sympy.Abs, (1,)),
     "ln": (sympy.log, (1,)),
     "log": (sympy.log, (1, 2)),
@@ -40,7 +44,10 @@ _OPERATIONS: dict[type, Callable[[Any, Any], Any]] = {
     ast.Div: lambda left, right: left / right,
     ast.Pow: lambda base, exponent: _power(base, exponent),
 }
-_SIGNS: dict[type, Callable[[Any], Any]] = {ast.UAdd: lambda value: value, ast.USub: lambda value: -value}
+_SIGNS: dict[type, Callable[[Any], Any]] = {
+    ast.UAdd: lambda value: value,
+    ast.USub: lambda value: -value,
+}
 
 
 class NoFormula(ValueError):
@@ -48,7 +55,8 @@ class NoFormula(ValueError):
 
 
 def formula(text: str, symbols: dict[str, sympy.Symbol] | None = None) -> sympy.Expr:
-    """The formula that `text` writes as Python does, with `symbols` for these names and new ones for others.
+    """The formula that `text` writes as Python does, with `symbols` for these names and new ones
+    for others.
 
     Raises:
         NoFormula: it is none.
@@ -60,7 +68,8 @@ def formula(text: str, symbols: dict[str, sympy.Symbol] | None = None) -> sympy.
 
 
 def arithmetic(text: str) -> str:
-    """Integers, ``+ - * /`` and parentheses, written anew from what was understood; ``//`` is not among them.
+    """Integers, ``+ - * /`` and parentheses, written anew from what was understood; ``//`` is not
+    among them.
 
     Raises:
         NoFormula: there is anything else in it.
@@ -71,7 +80,9 @@ def arithmetic(text: str) -> str:
             allowed = type(node.op) in {*_SIGNS, *_OPERATIONS} - {ast.Pow}
         else:
             allowed = isinstance(node, ast.operator | ast.unaryop) or (
-                isinstance(node, ast.Constant) and type(node.value) is int and _number(node.value) is not None
+                isinstance(node, ast.Constant)
+                and type(node.value) is int
+                and _number(node.value) is not None
             )
         if not allowed:
             raise NoFormula(f"{type(node).__name__} is not arithmetic")
@@ -104,7 +115,8 @@ def _calls(node: ast.AST) -> int:
 
 
 def _degree(formula: Any) -> float:
-    """At most so many symbols and functions are multiplied with each other where all is expanded."""
+    """At most so many symbols and functions are multiplied with each other where all is
+    expanded."""
     if formula.is_Add:
         return max(map(_degree, formula.args))
     if formula.is_Pow and formula.exp.is_Number:
@@ -114,7 +126,9 @@ def _degree(formula: Any) -> float:
 
 def _formula(node: ast.expr, symbols: dict[str, sympy.Symbol]) -> Any:
     if isinstance(node, ast.BinOp) and type(node.op) in _OPERATIONS:
-        return _OPERATIONS[type(node.op)](_formula(node.left, symbols), _formula(node.right, symbols))
+        return _OPERATIONS[type(node.op)](
+            _formula(node.left, symbols), _formula(node.right, symbols)
+        )
     if isinstance(node, ast.UnaryOp) and type(node.op) in _SIGNS:
         return _SIGNS[type(node.op)](_formula(node.operand, symbols))
     if isinstance(node, ast.Constant):

@@ -5,19 +5,21 @@
     task, size, seed, index, config   entry number `index` of ``create_dataset(task, size=size, seed=seed, **config)``
     digest                            of its question (`question_digest`); another one is an error, no wrong verdict
 
-The answer is what follows the last ``Answer:``: the rest of its line, or all the rest where the task's own answer has
-several lines. It passes with a score of 1. Partial credit does not count: almost every group of completions would then
-differ by it, so that dynamic sampling would keep them all, and learn from the noise.
+The answer is what follows the last ``Answer:``: the rest of its line, or all the rest where the
+task's own answer has several lines. It passes with a score of 1. Partial credit does not count:
+almost every group of completions would then differ by it, so that dynamic sampling would keep them
+all, and learn from the noise.
 
-Entries are made in processes of their own, confined as generated code is: a configuration comes from a file. Where a
-right answer is one that equals the task's own, or has its value (`gym_comparisons`), that process says which these
-are, of many entries at once, and answers are compared here. All other answers are scored in a confined process each,
-from the entry's making to the score (`gym_scorer`): nothing that one does is left for the next. Nothing evaluates it
-either, so that it cannot write its own score: the scorers of `TASKS` have been read for that, other tasks are refused,
-and where the machine has no protections the confinement is not needed.
+Entries are made in processes of their own, confined as generated code is: a configuration comes
+from a file. Where a right answer is one that equals the task's own, or has its value
+(`gym_comparisons`), that process says which these are, of many entries at once, and answers are
+compared here. All other answers are scored in a confined process each, from the entry's making to
+the score (`gym_scorer`): nothing that one does is left for the next. Nothing evaluates it either,
+so that it cannot write its own score: the scorers of `TASKS` have been read for that, other tasks
+are refused, and where the machine has no protections the confinement is not needed.
 
-About one entry in nine of ``intermediate_integration`` has an unevaluated ``Integral`` in its own answer. That answer
-fails here; any antiderivative in closed form passes.
+About one entry in nine of ``intermediate_integration`` has an unevaluated ``Integral`` in its own
+answer. That answer fails here; any antiderivative in closed form passes.
 """
 
 from __future__ import annotations
@@ -42,7 +44,8 @@ CPU_S, MEMORY_MB, WALL_S = 5, 4096, 60.0  # of one answer
 LONGEST_ANSWER = 20_000  # characters
 MOST_KEPT = 50_000_000  # characters of right answers that a process keeps
 READ_VERSION = "0.1.25"
-# of that version: the tasks whose scorers evaluate no answer, or are given none that could be evaluated
+# of that version: the tasks whose scorers evaluate no answer, or are given none that could be
+# evaluated
 _TASKS = """
     ab acre advanced_geometry aiw arc_1d arc_agi base_conversion basic_arithmetic bf binary_alternation
     binary_matrix bitwise_arithmetic boxnet caesar_cipher calendar_arithmetic chain_sum circuit_logic codeio
@@ -67,7 +70,8 @@ Verdict = tuple[Status, str | None, str]  # status, answer, and the score in wor
 
 
 class Right:
-    """By data set and index of an entry: its question's digest, the task's own answer, and all right ones."""
+    """By data set and index of an entry: its question's digest, the task's own answer, and all
+    right ones."""
 
     def __init__(self) -> None:
         self.entries: dict[tuple[str, int], tuple[str, str, list[str]]] = {}
@@ -100,8 +104,8 @@ def check_grader() -> None:
     """Can answers be scored here?
 
     Raises:
-        UserError: reasoning-gym is not installed, or is another version than the one that was read and this machine
-            cannot confine its scorers.
+        UserError: reasoning-gym is not installed, or is another version than the one that was read
+            and this machine cannot confine its scorers.
     """
     check_package()
     if version() != READ_VERSION:
@@ -111,15 +115,18 @@ def check_grader() -> None:
 def check_package() -> None:
     """Raise UserError where reasoning-gym is not installed."""
     if importlib.util.find_spec("reasoning_gym") is None:
-        raise UserError("tasks of reasoning_gym need the extra `tasks`: pip install 'shaped-trl[tasks]'")
+        raise UserError(
+            "tasks of reasoning_gym need the extra `tasks`: pip install 'shaped-trl[tasks]'"
+        )
 
 
 def task_dataset(task: str, size: int, seed: int, config: dict[str, Any] | None = None) -> Any:
-    """The procedural data set of a task: `size` entries, each a dict with ``question`` and ``answer``.
+    """The procedural data set of a task: `size` entries, each a dict with ``question`` and
+    ``answer``.
 
     Raises:
-        UserError: reasoning-gym is not installed, there is no such task, it cannot be repeated in another process, it
-            is not known how it scores, or it refuses its configuration.
+        UserError: reasoning-gym is not installed, there is no such task, it cannot be repeated in
+            another process, it is not known how it scores, or it refuses its configuration.
     """
     check_package()
     import reasoning_gym
@@ -136,12 +143,16 @@ def task_dataset(task: str, size: int, seed: int, config: dict[str, Any] | None 
         )
     config = config or {}
     if config.keys() & {"seed", "size"}:
-        raise UserError(f"task_config={config!r}: leave out seed and size, which are options of their own")
+        raise UserError(
+            f"task_config={config!r}: leave out seed and size, which are options of their own"
+        )
     try:
         return reasoning_gym.create_dataset(task, size=size, seed=seed, **config)
     except (ValueError, TypeError, AssertionError, AttributeError) as error:
         given = f", task_config={config!r}" if config else ""
-        raise UserError(f"dataset_name='reasoning_gym/{task}'{given}: {' '.join(str(error).split())}") from error
+        raise UserError(
+            f"dataset_name='reasoning_gym/{task}'{given}: {' '.join(str(error).split())}"
+        ) from error
 
 
 def question_digest(question: str) -> str:
@@ -150,12 +161,14 @@ def question_digest(question: str) -> str:
 
 
 def gold_of(question: str, **where: Any) -> str:
-    """The gold of an entry, from its question and where it is: task, size, seed, config and index."""
+    """The gold of an entry, from its question and where it is: task, size, seed, config and
+    index."""
     return json.dumps({**where, "digest": question_digest(question)})
 
 
 def extract_answer(completion: str, lines: int = 1) -> str | None:
-    """The answer of a completion where the task's own has so many lines; None where there is none."""
+    """The answer of a completion where the task's own has so many lines; None where there is
+    none."""
     _, mark, rest = before_next_question(completion).rpartition(MARK)
     rest = rest.strip()
     if not mark or not rest:
@@ -164,9 +177,11 @@ def extract_answer(completion: str, lines: int = 1) -> str | None:
 
 
 def graded(completion: str, own: str, judge: Callable[[str], tuple[bool, str]]) -> Verdict:
-    """Grade one completion by `judge`, which says of an answer whether it is right, and the score in words.
+    """Grade one completion by `judge`, which says of an answer whether it is right, and the score
+    in words.
 
-    A pass has the task's own answer, or its own where the task names none: many answers may be right.
+    A pass has the task's own answer, or its own where the task names none: many answers may be
+    right.
     """
     answer = extract_answer(completion, lines=own.strip().count("\n") + 1)
     if answer is None:
@@ -174,7 +189,11 @@ def graded(completion: str, own: str, judge: Callable[[str], tuple[bool, str]]) 
     if len(answer) > LONGEST_ANSWER:
         return "fail", plain_answer(answer), "the answer is too long"
     right, reason = judge(answer)
-    return ("pass", plain_answer(own or answer), reason) if right else ("fail", plain_answer(answer), reason)
+    return (
+        ("pass", plain_answer(own or answer), reason)
+        if right
+        else ("fail", plain_answer(answer), reason)
+    )
 
 
 def grade(completion: str, gold: str) -> Verdict:
@@ -202,19 +221,26 @@ def grade(completion: str, gold: str) -> Verdict:
 
 
 def _compared(gold: str) -> dict[str, Any] | None:
-    """Where the entry is of which answers are compared; None where a confined process scores them."""
+    """Where the entry is of which answers are compared; None where a confined process scores
+    them."""
     try:
         where = json.loads(gold)
     except (ValueError, RecursionError):
         return None
-    if not isinstance(where, dict) or type(where.get("index")) is not int or not isinstance(where.get("task"), str):
+    if (
+        not isinstance(where, dict)
+        or type(where.get("index")) is not int
+        or not isinstance(where.get("task"), str)
+    ):
         return None
-    is_known = version() == READ_VERSION or where["task"] in LISTS  # whose scorers get no answer, in any version
+    # whose scorers get no answer, in any version
+    is_known = version() == READ_VERSION or where["task"] in LISTS
     return where if is_known and where["task"] in COMPARISONS else None
 
 
 def _ask(message: dict[str, str]) -> Any:
-    """What a new confined process replies (`gym_scorer.serve`): a verdict as a tuple, right answers as a list."""
+    """What a new confined process replies (`gym_scorer.serve`): a verdict as a tuple, right answers
+    as a list."""
     global _server
     if _server is None:
         _server = SandboxServer(_role())

@@ -1,11 +1,15 @@
-"""Score one answer to a task of reasoning-gym: in a confined process of its own, which ends with it.
+"""Score one answer to a task of reasoning-gym: in a confined process of its own, which ends with
+it.
 
 What the gym's own scorers would evaluate never reaches them:
 
-- `ARITHMETIC`: they get the answer written anew from a grammar of ours, integers with ``+ - * /`` (`formulas`);
-- `INTEGRALS`: the scorer's own rule (the derivative, less the integrand, simplifies to 0) on objects made from that
-  grammar. It has no ``Integral``, since a copy of the question is not an answer;
-- the tasks of `gym_comparisons`: no answer to them comes here, only the question which answers are right.
+- `ARITHMETIC`: they get the answer written anew from a grammar of ours, integers with ``+ - * /``
+  (`formulas`);
+- `INTEGRALS`: the scorer's own rule (the derivative, less the integrand, simplifies to 0) on
+  objects made from that grammar. It has no ``Integral``, since a copy of the question is not an
+  answer;
+- the tasks of `gym_comparisons`: no answer to them comes here, only the question which answers are
+  right.
 """
 
 from __future__ import annotations
@@ -26,12 +30,14 @@ from shaped_eval.grading.sandbox.wire import Gone, recv_frame, send_frame
 RIGHT = 1 - 1e-9
 ARITHMETIC = ("countdown", "puzzle24")
 INTEGRALS = ("simple_integration", "intermediate_integration")
-# of one reply of right answers, after the entry that was asked for; the characters are far fewer than fit in a frame
+# of one reply of right answers, after the entry that was asked for; the characters are far fewer
+# than fit in a frame
 MOST_ENTRIES, MOST_CHARACTERS, MOST_CPU_S = 1_000, 500_000, 0.1
 
 
 def serve(channel: int) -> None:
-    """Take a completion and its gold, and answer with what `grade` says; or a gold alone, and with `right_answers`."""
+    """Take a completion and its gold, and answer with what `grade` says; or a gold alone, and with
+    `right_answers`."""
     random.seed(0)  # a verdict is the same again
     warnings.simplefilter("ignore")
     try:
@@ -45,13 +51,16 @@ def serve(channel: int) -> None:
 
 
 def right_answers(gold: str) -> list[list[Any]]:
-    """Of this entry and of those that follow it: index, digest, the task's own answer, and all right ones."""
+    """Of this entry and of those that follow it: index, digest, the task's own answer, and all
+    right ones."""
     entries, where = _entries(gold)
     found: list[list[Any]] = []
     characters, start_s = 0, time.process_time()
     for index in range(where["index"], where["index"] + MOST_ENTRIES):
         if found and (
-            index >= len(entries) or characters > MOST_CHARACTERS or time.process_time() - start_s > MOST_CPU_S
+            index >= len(entries)
+            or characters > MOST_CHARACTERS
+            or time.process_time() - start_s > MOST_CPU_S
         ):
             break
         entry = entries[index]
@@ -66,7 +75,9 @@ def grade(completion: str, gold: str) -> Verdict:
     """Grade one completion: status, answer, and the score in words."""
     entries, where = _entries(gold)
     entry = entries[where["index"]]
-    if where.get("digest", question_digest(entry["question"])) != question_digest(entry["question"]):
+    if where.get("digest", question_digest(entry["question"])) != question_digest(
+        entry["question"]
+    ):
         return "error", None, "the entry made again has another question"
 
     def judge(answer: str) -> tuple[bool, str]:
@@ -76,7 +87,8 @@ def grade(completion: str, gold: str) -> Verdict:
             raise
         except NoFormula as error:
             return False, f"the answer is not what the task asks for: {error}"
-        except Exception as error:  # of a task's own reading of an answer in a form that it does not expect
+        # of a task's own reading of an answer in a form that it does not expect
+        except Exception as error:
             return False, f"the task cannot read it ({type(error).__name__})"
         return points >= RIGHT, f"score {points:g}"
 

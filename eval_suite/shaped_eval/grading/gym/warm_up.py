@@ -1,4 +1,5 @@
-"""Imported by the fork server of `gym_scorer`: its processes inherit what sympy and its parser load at first use."""
+"""Imported by the fork server of `gym_scorer`: its processes inherit what sympy and its parser load
+at first use."""
 
 from __future__ import annotations
 
@@ -15,5 +16,6 @@ def _warm_up(task: str) -> None:
 
 
 for _task in (*ARITHMETIC, *INTEGRALS):
-    with contextlib.suppress(Exception):  # another version than the one that was read: each answer takes longer
+    # another version than the one that was read: each answer takes longer
+    with contextlib.suppress(Exception):
         _warm_up(_task)

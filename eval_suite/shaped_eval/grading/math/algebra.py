@@ -1,7 +1,9 @@
-"""What sympy keeps from one formula to the next, and how a worker forgets it: no answer changes how another is graded.
+"""What sympy keeps from one formula to the next, and how a worker forgets it: no answer changes how
+another is graded.
 
-sympy shares objects between formulas, through its caches and as constants, and notes on each what it has found out
-about it. Where it is interrupted, as by too deep a recursion, such a note can be a wrong "unknown", which would stay.
+sympy shares objects between formulas, through its caches and as constants, and notes on each what
+it has found out about it. Where it is interrupted, as by too deep a recursion, such a note can be a
+wrong "unknown", which would stay.
 """
 
 from __future__ import annotations
@@ -30,7 +32,8 @@ _PARAMETERS = dict(vars(global_parameters))
 
 @functools.cache
 def remember() -> list[tuple[sympy.Basic, dict[str, bool | None], dict[str, bool | None]]]:
-    """The objects that stay, each with its notes and a copy of them; those that are there at the first call."""
+    """The objects that stay, each with its notes and a copy of them; those that are there at the
+    first call."""
     _clear()
     gc.collect()
     return [

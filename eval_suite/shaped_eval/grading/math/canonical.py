@@ -1,7 +1,8 @@
 """A string for a parsed answer, such that equal answers mostly have equal strings.
 
-Constants are compared by value (a fraction, else 12 significant digits), containers by their elements,
-``x = 7`` is 7. Expressions with variables are compared by their values at two points (`fingerprint`).
+Constants are compared by value (a fraction, else 12 significant digits), containers by their
+elements, ``x = 7`` is 7. Expressions with variables are compared by their values at two points
+(`fingerprint`).
 """
 
 from __future__ import annotations
@@ -36,7 +37,12 @@ from sympy.core.function import AppliedUndef
 from sympy.core.relational import Relational
 
 from shaped_eval.grading.literals import LARGEST_DENOMINATOR, SIGNIFICANT_DIGITS, simplest
-from shaped_eval.grading.math.fingerprint import EVALUATION_FAULTS, NO_POINTS, fingerprint, relation_fingerprint
+from shaped_eval.grading.math.fingerprint import (
+    EVALUATION_FAULTS,
+    NO_POINTS,
+    fingerprint,
+    relation_fingerprint,
+)
 
 CONTRADICTION = 1e-3  # relative; looser than rounding, so that 25π = 78.54 is none
 
@@ -54,25 +60,33 @@ def constant_value(expression: Any) -> Any:
     if percent is not None:
         expression = percent / 100
     try:
-        value = expression if isinstance(expression, Number) else N(expression, SIGNIFICANT_DIGITS + 3)
+        value = (
+            expression if isinstance(expression, Number) else N(expression, SIGNIFICANT_DIGITS + 3)
+        )
     except EVALUATION_FAULTS:
         return None
     return value if value.is_number and value.is_finite else None
 
 
 def is_contradiction(expression: Any) -> bool:
-    """Is this an equation, or a chain, in which two constants are equated that differ (``3 = 7``)?"""
+    """Is this an equation, or a chain, in which two constants are equated that differ (``3 =
+    7``)?"""
     relations = expression.args if isinstance(expression, And) else (expression,)
     for relation in relations:
         if isinstance(relation, Eq):
             left, right = constant_value(relation.lhs), constant_value(relation.rhs)
-            if left is not None and right is not None and abs(left - right) > CONTRADICTION * abs(right):
+            if (
+                left is not None
+                and right is not None
+                and abs(left - right) > CONTRADICTION * abs(right)
+            ):
                 return True
     return False
 
 
 def names_another_quantity(expression: Any) -> bool:
-    """Is this an equation for one unknown that states not it but its multiple, sum, inverse or root: ``2x = 10``?
+    """Is this an equation for one unknown that states not it but its multiple, sum, inverse or
+    root: ``2x = 10``?
 
     ``x = 10`` is none, and ``x^2 + y^2 = 10``, which names what was asked for, is none either.
     """
@@ -81,18 +95,25 @@ def names_another_quantity(expression: Any) -> bool:
     (unknown,), left = expression.lhs.free_symbols, expression.lhs
     if left == unknown or not isinstance(left, Expr) or expression.rhs == left:
         return False
-    linear = (each.is_polynomial(unknown) and degree(each, unknown) == 1 for each in (left, 1 / left, left**2))
+    linear = (
+        each.is_polynomial(unknown) and degree(each, unknown) == 1
+        for each in (left, 1 / left, left**2)
+    )
     return any(linear)
 
 
 def same_function(a: Any, b: Any) -> bool:
-    """Are two expressions with the same variables equal at three points, to 9 digits (6 where decimals are in)?
+    """Are two expressions with the same variables equal at three points, to 9 digits (6 where
+    decimals are in)?
 
-    Variables are positive there, as those of science and counting mostly are, and negative too where an absolute value
-    is taken. False for what has steps or needs a limit: equal values would say little, or take long.
+    Variables are positive there, as those of science and counting mostly are, and negative too
+    where an absolute value is taken. False for what has steps or needs a limit: equal values would
+    say little, or take long.
     """
     points = _values_at_points(a, b)
-    return bool(points) and all(abs(x - y) <= allowed * max(abs(x), abs(y)) for x, y, allowed in points)
+    return bool(points) and all(
+        abs(x - y) <= allowed * max(abs(x), abs(y)) for x, y, allowed in points
+    )
 
 
 def same_equation(a: Eq, b: Eq) -> bool:
@@ -107,19 +128,25 @@ def same_equation(a: Eq, b: Eq) -> bool:
 
 
 def _values_at_points(a: Any, b: Any) -> list[tuple[complex, complex, float]]:
-    """Values of both and the relative difference that counts as none; empty where they cannot be compared."""
+    """Values of both and the relative difference that counts as none; empty where they cannot be
+    compared."""
     if not (isinstance(a, Expr) and isinstance(b, Expr)) or a.has(*NO_POINTS) or b.has(*NO_POINTS):
         return []
     a, b = _without_functions(a), _without_functions(b)
     symbols = sorted(a.free_symbols | b.free_symbols, key=str)
-    if not symbols or {str(s) for s in a.free_symbols} - {"i"} != {str(s) for s in b.free_symbols} - {"i"}:
+    if not symbols or {str(s) for s in a.free_symbols} - {"i"} != {
+        str(s) for s in b.free_symbols
+    } - {"i"}:
         return []
     tolerance = 1e-6 if a.has(Float) or b.has(Float) else 1e-9
     signs = (1, -1) if a.has(Abs) or b.has(Abs) else (1,)
     points = []
     for start in (sign * size for size in (0.7, 1.3, 2.9) for sign in signs):
-        names = dict.fromkeys(str(symbol) for symbol in symbols)  # one value a name, whatever is assumed of it
-        values: dict[str, Any] = {name: start * (1 + index * (math.sqrt(5) - 2)) for index, name in enumerate(names)}
+        # one value a name, whatever is assumed of it
+        names = dict.fromkeys(str(symbol) for symbol in symbols)
+        values: dict[str, Any] = {
+            name: start * (1 + index * (math.sqrt(5) - 2)) for index, name in enumerate(names)
+        }
         values["i"] = I  # math-verify leaves the imaginary unit a symbol
         point = {symbol: values[str(symbol)] for symbol in symbols}
         try:
@@ -134,11 +161,14 @@ def _values_at_points(a: Any, b: Any) -> list[tuple[complex, complex, float]]:
 
 def _without_functions(expression: Expr) -> Expr:
     """Unknown functions and derivatives, such as x(t), as variables."""
-    return expression.xreplace({each: Symbol(str(each)) for each in expression.atoms(AppliedUndef, Derivative)})
+    return expression.xreplace(
+        {each: Symbol(str(each)) for each in expression.atoms(AppliedUndef, Derivative)}
+    )
 
 
 def canonical(expression: Any) -> str:
-    """The canonical string of a parsed answer (a sympy object, or text that could not be parsed)."""
+    """The canonical string of a parsed answer (a sympy object, or text that could not be
+    parsed)."""
     try:
         return _canonical(expression)
     except EVALUATION_FAULTS:
@@ -163,7 +193,10 @@ def _canonical(expression: Any) -> str:
         return _canonical(take_last_relation(expression).rhs)
     if isinstance(expression, Relational):
         relation = relation_fingerprint(expression)
-        return relation or f"{_canonical(expression.lhs)}{expression.rel_op}{_canonical(expression.rhs)}"
+        return (
+            relation
+            or f"{_canonical(expression.lhs)}{expression.rel_op}{_canonical(expression.rhs)}"
+        )
     if isinstance(expression, And):
         return " and ".join(sorted(map(_canonical, expression.args)))
     if isinstance(expression, Complement):

@@ -1,8 +1,9 @@
-"""One string for all ways to write an expression with variables: its values at points that its symbols choose.
+"""One string for all ways to write an expression with variables: its values at points that its
+symbols choose.
 
-Two expressions that agree to 12 digits at two points, one positive and one negative in each symbol, are the same
-function but for odds of about 1 in 10^20. So votes are merged by comparing strings, where comparing each pair of
-answers symbolically takes seconds a problem.
+Two expressions that agree to 12 digits at two points, one positive and one negative in each symbol,
+are the same function but for odds of about 1 in 10^20. So votes are merged by comparing strings,
+where comparing each pair of answers symbolically takes seconds a problem.
 """
 
 from __future__ import annotations
@@ -24,9 +25,12 @@ _MIRRORED = {">": "<", ">=": "<="}
 
 
 def fingerprint(expression: Expr) -> str | None:
-    """Values of an expression with variables, or None where it has none: too long, not finite, not a number."""
+    """Values of an expression with variables, or None where it has none: too long, not finite, not
+    a number."""
     values = point_values(expression)
-    return None if values is None else f"f({_names(expression)}) = {', '.join(map(_digits, values))}"
+    return (
+        None if values is None else f"f({_names(expression)}) = {', '.join(map(_digits, values))}"
+    )
 
 
 def relation_fingerprint(relation: Relational) -> str | None:
@@ -48,13 +52,21 @@ def _names(expression: Any) -> str:
 
 
 def point_values(expression: Expr) -> list[Any] | None:
-    """Values at the points of its symbols, or None: no symbols, or a value that sympy cannot make a finite number."""
-    if not expression.free_symbols or expression.count_ops() > MAX_OPERATIONS or expression.has(*NO_POINTS):
+    """Values at the points of its symbols, or None: no symbols, or a value that sympy cannot make a
+    finite number."""
+    if (
+        not expression.free_symbols
+        or expression.count_ops() > MAX_OPERATIONS
+        or expression.has(*NO_POINTS)
+    ):
         return None
     values = []
     for sign in (1, -1):
-        point = {symbol: sign * _coordinate(f"{symbol.name}{sign}") for symbol in expression.free_symbols}
-        point |= {symbol: I for symbol in point if symbol.name == "i"}  # the parser leaves it a symbol
+        point = {
+            symbol: sign * _coordinate(f"{symbol.name}{sign}") for symbol in expression.free_symbols
+        }
+        # the parser leaves it a symbol
+        point |= {symbol: I for symbol in point if symbol.name == "i"}
         try:
             value = N(expression, DIGITS + SPARE_DIGITS, subs=point, chop=True)
         except EVALUATION_FAULTS:
@@ -67,7 +79,10 @@ def point_values(expression: Expr) -> list[Any] | None:
 
 def _coordinate(name: str) -> Float:
     """A number in 0.5–2 with as many digits as are compared, the same in every process."""
-    share = int.from_bytes(hashlib.sha256(name.encode("utf-8", "backslashreplace")).digest()[:8], "big") / 2**64
+    share = (
+        int.from_bytes(hashlib.sha256(name.encode("utf-8", "backslashreplace")).digest()[:8], "big")
+        / 2**64
+    )
     return Float(0.5 + 1.5 * share, DIGITS + 2 * SPARE_DIGITS)
 
 

@@ -1,46 +1,50 @@
-r"""Mathematics: is the boxed answer equal to gold? math-verify, behind a grammar, exact numbers and two refutations.
+r"""Mathematics: is the boxed answer equal to gold? math-verify, behind a grammar, exact numbers and
+two refutations.
 
-What is the answer. Reasoning in ``<think>`` tags is dropped. The last box counts, and boxes that follow each other
-with only commas or "and" between them are one list. A box that is denied ("is not"), altered ("twice", a minus sign
-before it) or taken back afterwards ("sorry, that is wrong") does not count. Without a box, the last sentence counts if
-it states an answer in one of the forms of `unboxed`; nothing else in a text without a box is looked for.
+What is the answer. Reasoning in ``<think>`` tags is dropped. The last box counts, and boxes that
+follow each other with only commas or "and" between them are one list. A box that is denied ("is
+not"), altered ("twice", a minus sign before it) or taken back afterwards ("sorry, that is wrong")
+does not count. Without a box, the last sentence counts if it states an answer in one of the forms
+of `unboxed`; nothing else in a text without a box is looked for.
 
-What an answer may contain (`vocabulary`, `units`). Beside the mathematics: the words of gold; a name before an equals
-sign; behind a value a listed unit, counted thing or number word; before it a few harmless words ("the answer is"). Any
-other word, command or mark, wherever it stands, makes the answer wrong: nothing is dropped because it is unknown. So a
-hedged or revoked answer is never right. Upright i, e and d are constants. Commas without a space, in groups of three,
-part thousands; with a space they part a list; where gold is a list, they part a list.
+What an answer may contain (`vocabulary`, `units`). Beside the mathematics: the words of gold; a
+name before an equals sign; behind a value a listed unit, counted thing or number word; before it a
+few harmless words ("the answer is"). Any other word, command or mark, wherever it stands, makes the
+answer wrong: nothing is dropped because it is unknown. So a hedged or revoked answer is never
+right. Upright i, e and d are constants. Commas without a space, in groups of three, part thousands;
+with a space they part a list; where gold is a list, they part a list.
 
 Departures from calling math-verify on the whole completion, each for a measured fault:
 
-* gold and answer are brought into one writing (`latex.clean`) and read as ``$\boxed{...}$`` (golds of OlympiadBench
-  otherwise fail to match themselves);
-* a name before an equals sign is set apart: ``N=n`` is compared as n (math-verify reads it as n = n, true, and passes
-  ``N=n+1``), and two different names are compared with all they say;
+* gold and answer are brought into one writing (`latex.clean`) and read as ``$\boxed{...}$`` (golds
+  of OlympiadBench otherwise fail to match themselves);
+* a name before an equals sign is set apart: ``N=n`` is compared as n (math-verify reads it as n =
+  n, true, and passes ``N=n+1``), and two different names are compared with all they say;
 * words are compared as text (a bare ``Evelyn`` otherwise is a product of seven symbols);
-* numbers are compared as exact fractions, scientific notation with a relative tolerance (math-verify reads
-  ``4.5e33`` as 4.5·e·33, and takes 1.6e-19 for 9.1e-31);
-* a trailing unit is converted where gold has one as well (`units`); a letter behind a number is no unit where it may
-  be a symbol, as in ``6m``;
+* numbers are compared as exact fractions, scientific notation with a relative tolerance
+  (math-verify reads ``4.5e33`` as 4.5·e·33, and takes 1.6e-19 for 9.1e-31);
+* a trailing unit is converted where gold has one as well (`units`); a letter behind a number is no
+  unit where it may be a symbol, as in ``6m``;
 * digits with a base are compared as such (math-verify takes 52 in base 9 for 52 in base 8);
 * lists of numbers are compared with their repetitions (math-verify drops these);
-* a pass is withdrawn where both sides are constants that differ relatively by more than 1e-4 (1/2^99 and
-  1/2^98), or where the answer is an equation between unequal constants (``3=7`` for 7), or an inequality where gold
-  is a value;
+* a pass is withdrawn where both sides are constants that differ relatively by more than 1e-4
+  (1/2^99 and 1/2^98), or where the answer is an equation between unequal constants (``3=7`` for 7),
+  or an inequality where gold is a value;
 * of ``A \approx B`` either may be gold, but only where they are close to each other;
-* expressions that math-verify cannot turn into each other are equal where their values are, at three points with
-  positive symbols (``sinh`` and exponentials; ``2r\sqrt{\pi}`` and ``\sqrt{4\pi r^2}``);
-* equations are equal where one is a multiple of the other at those points; math-verify, which solves them, is asked
-  about those in one or two symbols only;
+* expressions that math-verify cannot turn into each other are equal where their values are, at
+  three points with positive symbols (``sinh`` and exponentials; ``2r\sqrt{\pi}`` and ``\sqrt{4\pi
+  r^2}``);
+* equations are equal where one is a multiple of the other at those points; math-verify, which
+  solves them, is asked about those in one or two symbols only;
 * a boxed answer of more than 2,000 characters (and twice gold's) is compared as text alone.
 
 A gold may end in ``\tolerance{1e-1}``: how far, absolutely, a number may be off.
 
-An answer that cannot be parsed or compared, or on which the parser fails, is a fail: a policy gains nothing by it.
-Only a gold that does not equal itself is an error.
+An answer that cannot be parsed or compared, or on which the parser fails, is a fail: a policy gains
+nothing by it. Only a gold that does not equal itself is an error.
 
-This module runs untrusted text through a computer algebra system without any time limit: call it through
-`GraderPool`, which limits time and memory from outside.
+This module runs untrusted text through a computer algebra system without any time limit: call it
+through `GraderPool`, which limits time and memory from outside.
 """
 
 from __future__ import annotations
@@ -92,31 +96,39 @@ ROUNDING = 1e-2  # how far the two sides of an approximation may be apart, relat
 _NORMALIZATION = NormalizationConfig(units=False, malformed_operators=True, nits=True)
 _BOXED_ONLY = (LatexExtractionConfig(boxed_match_priority=0, normalization_config=_NORMALIZATION),)
 _SCIENTIFIC = re.compile(r"\d[eE][+-]?\d|\\(?:times|cdot)\s*10\s*\^")
-# what the parser takes for something else: e-notation, Euler's constant, Euler's number with an index, a real i
+# what the parser takes for something else: e-notation, Euler's constant, Euler's number with an
+# index, a real i
 _SYMBOLS: list[tuple[re.Pattern[str], Any]] = [
     (re.compile(r"(?<=\d)[eE]([+-]?\d{1,3})(?![\w.])"), r"\\times10^{\1}"),
     (re.compile(r"\\gamma(?![A-Za-z])"), r"\\varrho"),
-    (re.compile(r"(\\[A-Za-z]+)|([Ee])(?=\s*_)"), lambda match: match[1] or rf"\mathcal{{{match[2]}}}"),
+    (
+        re.compile(r"(\\[A-Za-z]+)|([Ee])(?=\s*_)"),
+        lambda match: match[1] or rf"\mathcal{{{match[2]}}}",
+    ),
     (re.compile(r"(?<=\d)i(?![A-Za-z])"), " i"),
     (re.compile(r"(?<![A-Za-z\\])([a-z])\s*(?=\([^()\[\]]*\]|\[[^()\[\]]*\))"), r"\1 \\in "),
 ]
-_LOG = re.compile(r"\\log(?![A-Za-z])(?!\s*_)")  # the parser's is to base 10; where gold has ln, it is natural
+# the parser's is to base 10; where gold has ln, it is natural
+_LOG = re.compile(r"\\log(?![A-Za-z])(?!\s*_)")
 _INEQUALITY = re.compile(r"[<>]|\\(?:le|leq|leqslant|lt|ge|geq|geqslant|gt|neq?)(?![A-Za-z])")
 # math-verify warns that its own timeouts are off: they are, on purpose.
 logging.getLogger("math_verify").setLevel(logging.ERROR)
 
 
 def grade(completion: str, gold: str) -> tuple[Status, str | None]:
-    """Grade a completion (or what `boxed_or_tail` left of it) against `gold` (LaTeX, without a box).
+    """Grade a completion (or what `boxed_or_tail` left of it) against `gold` (LaTeX, without a
+    box).
 
-    No limit on time or memory: see `GraderPool`. An answer that the algebra system fails on is wrong.
+    No limit on time or memory: see `GraderPool`. An answer that the algebra system fails on is
+    wrong.
 
     Raises:
         Exception: gold itself cannot be graded, whatever the answer.
     """
     try:
         return _grade(completion, gold)
-    except Exception:  # any fault of the parser or of sympy, MemoryError and RecursionError among them
+    # any fault of the parser or of sympy, MemoryError and RecursionError among them
+    except Exception:
         if not _equals_itself(gold):
             raise
         return "fail", plain_answer(last_boxed(completion) or completion[-ANSWER_CHARACTERS:])
@@ -140,7 +152,8 @@ def _grade(completion: str, gold: str) -> tuple[Status, str | None]:
     if boxed is None and unreadable(answers[0], gold):
         return "unparsed", None
     vote = _vote(answers[0], gold)
-    return "fail", vote if vote != right else f"not gold: {plain_answer(answers[0].text)}"  # such as another unit
+    # such as another unit
+    return "fail", vote if vote != right else f"not gold: {plain_answer(answers[0].text)}"
 
 
 @lru_cache(maxsize=1024)
@@ -152,7 +165,8 @@ def _equals_itself(gold: str) -> bool:
 
 
 def _candidates(text: str) -> list[Reading]:
-    r"""The answer; of ``A \approx B`` both where they are close to each other, else the whole, which is then wrong."""
+    r"""The answer; of ``A \approx B`` both where they are close to each other, else the whole,
+    which is then wrong."""
     left, found, right = text.partition(r"\approx")
     if not found:
         return [read(text)]
@@ -168,7 +182,11 @@ def _are_close(first: Reading, second: Reading) -> bool:
     distance = _relative_distance(one, other)
     if distance is not None:
         return distance <= ROUNDING
-    if not isinstance(one, Expr) or not isinstance(other, Expr) or one.free_symbols != other.free_symbols:
+    if (
+        not isinstance(one, Expr)
+        or not isinstance(other, Expr)
+        or one.free_symbols != other.free_symbols
+    ):
         return False
     pairs = list(zip(point_values(one) or [], point_values(other) or [], strict=False))
     return bool(pairs) and all(abs(a - b) <= ROUNDING * abs(a) for a, b in pairs)
@@ -198,14 +216,19 @@ def _equal(gold_text: str, answer: Reading) -> bool:
         return verdict
     if tolerance is None and _is_another_number(gold, answer, factor):
         return False
-    value = answer.value if factor == 1 else rf"\frac{{{factor.numerator}}}{{{factor.denominator}}}({answer.value})"
+    value = (
+        answer.value
+        if factor == 1
+        else rf"\frac{{{factor.numerator}}}{{{factor.denominator}}}({answer.value})"
+    )
     if "\\ln" in gold.value:
         value = _LOG.sub(r"\\ln", value)
     return _equal_parsed(gold_text, gold.value, value, tolerance)
 
 
 def _is_another_number(gold: Reading, answer: Reading, factor: Fraction) -> bool:
-    """Is the answer a number, and gold one far from it, or no number at all? Cheap: the answer is not parsed."""
+    """Is the answer a number, and gold one far from it, or no number at all? Cheap: the answer is
+    not parsed."""
     if answer.number is None or answer.number.percent or not (expected := _parse_gold(gold.value)):
         return False
     value = answer.number.value * factor
@@ -213,7 +236,9 @@ def _is_another_number(gold: Reading, answer: Reading, factor: Fraction) -> bool
     distance = _relative_distance(expected[0], number)
     if distance is None:
         values = _gold_values(gold.value)
-        return bool(values) and all(abs(each - number) > CONSTANT_TOLERANCE * abs(each) for each in values)
+        return bool(values) and all(
+            abs(each - number) > CONSTANT_TOLERANCE * abs(each) for each in values
+        )
     return distance > CONSTANT_TOLERANCE
 
 
@@ -259,27 +284,43 @@ def _based_value(digits: str, base: int) -> int | None:
 
 
 def _equal_lists(gold: Reading, answer: Reading) -> bool | None:
-    """Decided here: lists of numbers in any order, lists that look the same in another order, other repetitions."""
+    """Decided here: lists of numbers in any order, lists that look the same in another order, other
+    repetitions."""
     expected, given = split_list(gold.text), split_list(answer.text)
     if len(expected) < 2:
         return None
-    golds, answers = [read(part) for part in expected], [with_bare_unit(read(part), gold) for part in given]
+    golds, answers = (
+        [read(part) for part in expected],
+        [with_bare_unit(read(part), gold) for part in given],
+    )
     if len(golds) == len(answers):
         named = {reading.name: reading for reading in golds}
-        if len(named) == len(golds) > 1 and None not in named and {reading.name for reading in answers} == set(named):
+        if (
+            len(named) == len(golds) > 1
+            and None not in named
+            and {reading.name for reading in answers} == set(named)
+        ):
             pairs = [(named[reading.name].text, reading) for reading in answers]
             return all(_equal(text, reading) for text, reading in pairs)
-        if Counter(same_look(reading.value) for reading in golds) == Counter(same_look(a.value) for a in answers):
+        if Counter(same_look(reading.value) for reading in golds) == Counter(
+            same_look(a.value) for a in answers
+        ):
             return True
     numbers = [reading.number for reading in golds if reading.number is not None]
     votes = [reading.number for reading in answers if reading.number is not None]
     if len(numbers) < len(golds) or len(votes) < len(answers):
-        return False if _repeats(golds) and len(golds) != len(answers) and not _is_single(golds, answers) else None
+        return (
+            False
+            if _repeats(golds) and len(golds) != len(answers) and not _is_single(golds, answers)
+            else None
+        )
     if _is_single(golds, answers):
         return numbers_equal(numbers[0], votes[0])
     if len(numbers) != len(votes):
         return False
-    in_order = zip(*(sorted(each, key=lambda number: number.value) for each in (numbers, votes)), strict=True)
+    in_order = zip(
+        *(sorted(each, key=lambda number: number.value) for each in (numbers, votes)), strict=True
+    )
     return all(numbers_equal(a, b) for a, b in in_order)
 
 
@@ -293,7 +334,8 @@ def _is_single(golds: list[Reading], answers: list[Reading]) -> bool:
 
 
 def _equal_parsed(gold_text: str, gold: str, answer: str, tolerance: Fraction | None) -> bool:
-    """As math-verify says, unless both are constants too far apart, or only the answer is an inequality."""
+    """As math-verify says, unless both are constants too far apart, or only the answer is an
+    inequality."""
     expected = _parse_gold(gold)
     if not expected or (isinstance(expected[0], Expr) and _INEQUALITY.search(answer)):
         return False
@@ -301,7 +343,9 @@ def _equal_parsed(gold_text: str, gold: str, answer: str, tolerance: Fraction | 
     return bool(parsed) and _verified(gold_text, expected, parsed, tolerance)
 
 
-def _verified(gold_text: str, expected: list[Any], parsed: list[Any], tolerance: Fraction | None = None) -> bool:
+def _verified(
+    gold_text: str, expected: list[Any], parsed: list[Any], tolerance: Fraction | None = None
+) -> bool:
     if names_another_quantity(parsed[0]) and not isinstance(expected[0], Eq):
         return False
     distance = _relative_distance(expected[0], parsed[0])
@@ -320,14 +364,20 @@ def _verified(gold_text: str, expected: list[Any], parsed: list[Any], tolerance:
 
 
 def _relative_distance(expected: Any, answer: Any) -> float | None:
-    """|a − b| / |a| of two constants (the smaller one where 9% is read as 9 or as 0.09), else None."""
+    """|a − b| / |a| of two constants (the smaller one where 9% is read as 9 or as 0.09), else
+    None."""
     distances = []
-    for a, b in ((expected, answer), (get_pct_val(expected, expected), get_pct_val(answer, answer))):
+    for a, b in (
+        (expected, answer),
+        (get_pct_val(expected, expected), get_pct_val(answer, answer)),
+    ):
         gold_value, value = constant_value(a), constant_value(b)
         if gold_value is None or value is None:
             return None
         difference = abs(gold_value - value)
-        distances.append(float(difference / abs(gold_value)) if gold_value != 0 else float(difference))
+        distances.append(
+            float(difference / abs(gold_value)) if gold_value != 0 else float(difference)
+        )
     return min(distances)
 
 

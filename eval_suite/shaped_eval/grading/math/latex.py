@@ -1,7 +1,8 @@
-r"""One writing of an answer's LaTeX out of many: what cannot change its meaning is removed or unified.
+r"""One writing of an answer's LaTeX out of many: what cannot change its meaning is removed or
+unified.
 
-Delimiters and fonts go, spacing commands become spaces, Unicode becomes LaTeX, ``\text{ and }`` becomes a comma.
-Everything here is linear in the text and evaluates nothing.
+Delimiters and fonts go, spacing commands become spaces, Unicode becomes LaTeX, ``\text{ and }``
+becomes a comma. Everything here is linear in the text and evaluates nothing.
 """
 
 from __future__ import annotations
@@ -56,7 +57,9 @@ _GREEK = (
 )
 _CAPITALS = "Gamma Delta Theta Lambda Xi Pi Sigma Phi Psi Omega"
 for _letters, _names in (("αβγδεζηθικλμνξοπρςστυφχψω", _GREEK), ("ΓΔΘΛΞΠΣΦΨΩ", _CAPITALS)):
-    _UNICODE |= {letter: f"\\{name} " for letter, name in zip(_letters, _names.split(), strict=True)}
+    _UNICODE |= {
+        letter: f"\\{name} " for letter, name in zip(_letters, _names.split(), strict=True)
+    }
 _UNICODE_TABLE = str.maketrans(_UNICODE)
 # what takes more than one character: roots and powers
 _ROOT = re.compile(r"√\s*(?:(\d+(?:\.\d+)?|[A-Za-z])|\(([^()]*)\)|\{([^{}]*)\})")
@@ -65,7 +68,8 @@ _RAISED = str.maketrans("⁰¹²³⁴⁵⁶⁷⁸⁹⁻", "0123456789-")
 _FONT = r"\\(?:mathbf|boldsymbol|bm|mathit|mathsf|mathtt|mathnormal|pmb|underline|ensuremath)\s*\{"
 _TEXT = r"\\(?:text|textbf|textit|textrm|textsf|texttt|textnormal|mathrm|mbox|hbox)\s*\{"
 _WRAPPER = re.compile(rf"(?:{_FONT})|({_TEXT})")
-_THOUSANDS = r"(?:\{,\}|,\\!|\\,|\\ |~)"  # with a plain space they are two numbers, with ", " a list
+# with a plain space they are two numbers, with ", " a list
+_THOUSANDS = r"(?:\{,\}|,\\!|\\,|\\ |~)"
 _COLORS = "red|blue|green|black|orange|purple|brown|magenta|cyan|violet|teal"
 _RULES = [
     (re.compile(pattern), replacement)
@@ -91,19 +95,34 @@ _RULES = [
         (r"\\varnothing(?![A-Za-z])", r"\\emptyset"),
         (r"\\[lr]angle(?![A-Za-z])", lambda match: "(" if match.group().startswith("\\l") else ")"),
         (r"\*\*\s*(?:\(\s*(-?\d+)\s*\)|(-?\d+))", lambda match: f"^{{{match[1] or match[2]}}}"),
-        (r"(?<![A-Za-z\\])sqrt\s*(?:(\d+)|\(([^()]*)\))", lambda match: rf"\sqrt{{{match[1] or match[2]}}}"),
+        (
+            r"(?<![A-Za-z\\])sqrt\s*(?:(\d+)|\(([^()]*)\))",
+            lambda match: rf"\sqrt{{{match[1] or match[2]}}}",
+        ),
         (r"(?<![A-Za-z\\])pi(?![A-Za-z])", r"\\pi "),
         (r"\{([^{}]*)\\choose(?![A-Za-z])([^{}]*)\}", r"\\binom{\1}{\2}"),
-        (rf"(?<![\d.,])\d{{1,3}}(?:{_THOUSANDS}\d{{3}})+(?!\d)", lambda match: re.sub(r"\D", "", match.group())),
+        (
+            rf"(?<![\d.,])\d{{1,3}}(?:{_THOUSANDS}\d{{3}})+(?!\d)",
+            lambda match: re.sub(r"\D", "", match.group()),
+        ),
         (r"(?<!\\)\\[()\[\]$]|\$|(?<!\\)\\!\s*|\\(?:display|text|script)style(?![A-Za-z])", ""),
         (r"\\(?:left|right|[bB]igg?[lrm]?)(?![A-Za-z])\s*", ""),
-        (r"(?<!\\)\\[,;:> ]|(?<!~)~(?!~)|\\(?:quad|qquad|enspace|thinspace)(?![A-Za-z])|[\t\n\r]", " "),
+        (
+            r"(?<!\\)\\[,;:> ]|(?<!~)~(?!~)|\\(?:quad|qquad|enspace|thinspace)(?![A-Za-z])|[\t\n\r]",
+            " ",
+        ),
         (r"\{\s*,\s*\}", ","),
         (r"\\[dtc]frac(?![A-Za-z])", r"\\frac"),
-        (r"\^\s*\{\s*\\(?:circ|degree)\s*\}|\^\s*\\(?:circ|degree)(?![A-Za-z])|\\degree(?![A-Za-z])", r"^\\circ"),
+        (
+            r"\^\s*\{\s*\\(?:circ|degree)\s*\}|\^\s*\\(?:circ|degree)(?![A-Za-z])|\\degree(?![A-Za-z])",
+            r"^\\circ",
+        ),
         (r"(?<!\\)%", r"\\%"),
         (r"\s*(?:\\text\{\s*percent\s*\}|(?<![A-Za-z])percent(?![A-Za-z]))", r"\\%"),
-        (r",?\s*(?:\\text(?:rm)?\{\s*,?\s*(?:and|or)\s*\}|(?<![A-Za-z\\{])(?:and|or)(?![A-Za-z]))\s*", ", "),
+        (
+            r",?\s*(?:\\text(?:rm)?\{\s*,?\s*(?:and|or)\s*\}|(?<![A-Za-z\\{])(?:and|or)(?![A-Za-z]))\s*",
+            ", ",
+        ),
         (r"(?<!\\)\s*;\s*", ", "),
         (r"\\(?:geqslant|geq)(?![A-Za-z])", r"\\ge"),
         (r"\\(?:leqslant|leq)(?![A-Za-z])", r"\\le"),
@@ -115,8 +134,11 @@ _BOX = re.compile(r"\\(?:boxed|fbox)\s*\{")
 _COUNTED = re.compile(r"\s*([-+]?[\d.,/]*\d)\s+([A-Za-z][^{}]*)")  # \text{5 apples}
 _FINAL = re.compile(r"(?<![.\s])\s{0,9}[.,:]$")  # but "5..." may be more than 5
 _LEADING = re.compile(r"\s*(?:\\(?:approx|therefore|implies|Rightarrow)(?![A-Za-z])|=)\s*")
-# but between two letters, the end of a command and its argument, and between two digits, as in 1 1/2
-_NEEDLESS_SPACE = re.compile(r"(?<![A-Za-z\d])\s+|\s+(?![A-Za-z\d])|(?<=[A-Za-z])\s+(?=\d)|(?<=\d)\s+(?=[A-Za-z])")
+# but between two letters, the end of a command and its argument, and between two digits, as in 1
+# 1/2
+_NEEDLESS_SPACE = re.compile(
+    r"(?<![A-Za-z\d])\s+|\s+(?![A-Za-z\d])|(?<=[A-Za-z])\s+(?=\d)|(?<=\d)\s+(?=[A-Za-z])"
+)
 
 
 def clean(text: str) -> str:
@@ -146,7 +168,8 @@ def _plain_characters(text: str) -> str:
 
 
 def _unwrap(text: str) -> str:
-    r"""Without fonts: ``\mathbf{5}`` is 5; and without ``\text{}`` around a number, such as ``\text{4.5e33}``."""
+    r"""Without fonts: ``\mathbf{5}`` is 5; and without ``\text{}`` around a number, such as
+    ``\text{4.5e33}``."""
     pieces, position = [], 0
     while match := _WRAPPER.search(text, position):
         end = closing(text, match.end() - 1)
@@ -189,10 +212,11 @@ def same_look(text: str) -> str:
 
 
 def split_list(text: str) -> list[str]:
-    r"""The parts between top-level commas of cleaned text, which may stand in ``\{ \}``: ``x=1, 2`` has two parts.
+    r"""The parts between top-level commas of cleaned text, which may stand in ``\{ \}``: ``x=1, 2``
+    has two parts.
 
-    A comma between digits that is part of ``1,000`` does not split where the whole text is one number; that is for the
-    caller to look at first.
+    A comma between digits that is part of ``1,000`` does not split where the whole text is one
+    number; that is for the caller to look at first.
     """
     text = text.strip()
     if text.startswith("\\{") and text.endswith("\\}") and text.find("\\}") == len(text) - 2:
@@ -210,11 +234,14 @@ def split_list(text: str) -> list[str]:
     return [*parts, text[start:].strip()]
 
 
-# a name, not an expression: letters, commands, primes, subscripts; then arguments, or a tuple of names
+# a name, not an expression: letters, commands, primes, subscripts; then arguments, or a tuple of
+# names
 _SUB = r"(?:\s*_\s*(?:\{(?:[^{}]|\{[^{}]*\}){0,40}\}|\\[A-Za-z]+|\w))?"
 _OPERATION = r"(?:frac|sqrt|binom|times|cdot|sin|cos|tan|log|ln|exp|pi)(?![A-Za-z])"
 _ATOM = rf"(?:\\(?!{_OPERATION})[A-Za-z]+(?![A-Za-z])(?:\s*\{{[^{{}}]*\}})?|[A-Za-z]){_SUB}'*"
-_NAME = re.compile(rf"(?:{_ATOM}\s*)+(?:\^\{{-1\}}\s*)?(?:\([^()=]{{1,20}}\))?|\(\s*[A-Za-z](?:\s*,\s*[A-Za-z])+\s*\)")
+_NAME = re.compile(
+    rf"(?:{_ATOM}\s*)+(?:\^\{{-1\}}\s*)?(?:\([^()=]{{1,20}}\))?|\(\s*[A-Za-z](?:\s*,\s*[A-Za-z])+\s*\)"
+)
 _EQUALS = re.compile(r"(?<![<>!:\\])=(?!=)")
 
 

@@ -1,4 +1,5 @@
-r"""Take an answer apart: ``x = 5\text{ cm}`` has name x, value 5 and unit cm; and whether it can be read."""
+r"""Take an answer apart: ``x = 5\text{ cm}`` has name x, value 5 and unit cm; and whether it can be
+read."""
 
 from __future__ import annotations
 
@@ -25,7 +26,8 @@ _RESIDUE = re.compile(
 
 @dataclass(frozen=True)
 class Reading:
-    """Cleaned text, and what it says: its name before an equals sign, the value and the unit; the number it may be."""
+    """Cleaned text, and what it says: its name before an equals sign, the value and the unit; the
+    number it may be."""
 
     text: str
     name: str | None
@@ -47,7 +49,8 @@ def read(text: str) -> Reading:
 
 @lru_cache(maxsize=1024)
 def read_gold(gold: str) -> tuple[Reading, Fraction | None]:
-    """A gold, and how far a number may be off where it says so. Any words behind its number are its unit."""
+    """A gold, and how far a number may be off where it says so. Any words behind its number are its
+    unit."""
     tolerance = TOLERANCE.search(gold)
     reading = read(clean(TOLERANCE.sub("", gold)))
     if reading.number is None:
@@ -59,7 +62,8 @@ def read_gold(gold: str) -> tuple[Reading, Fraction | None]:
 
 
 def with_bare_unit(answer: Reading, gold: Reading) -> Reading:
-    r"""``5 cm``, ``3\pi cm`` without the unit; but no letter of gold is one, nor a single letter behind a formula."""
+    r"""``5 cm``, ``3\pi cm`` without the unit; but no letter of gold is one, nor a single letter
+    behind a formula."""
     value, unit = split_unit(answer.value, bare=True)
     if not unit or answer.number is not None or _THOUSAND.search(answer.value):
         return answer
@@ -90,9 +94,12 @@ def _residue(text: str) -> Number | None:
 
 
 def unreadable(answer: Reading, gold_text: str) -> str | None:
-    """What in an answer is neither mathematics, nor a unit, nor in gold; None where it can be read."""
+    """What in an answer is neither mathematics, nor a unit, nor in gold; None where it can be
+    read."""
     gold, _ = read_gold(gold_text)
-    parts = [answer] if answer.number is not None else [read(part) for part in split_list(answer.text)]
+    parts = (
+        [answer] if answer.number is not None else [read(part) for part in split_list(answer.text)]
+    )
     for part in parts:
         if len(parts) > 1 and has_equals(part.value) and not has_equals(gold.text):
             return part.value
@@ -107,7 +114,8 @@ def unreadable(answer: Reading, gold_text: str) -> str | None:
 
 
 def _strange(value: str, gold: Reading) -> str | None:
-    """As `foreign`; before an equals sign, where gold has none, names may stand: ``|\\vec{v}| = 5``."""
+    """As `foreign`; before an equals sign, where gold has none, names may stand: ``|\\vec{v}| =
+    5``."""
     named, equals, last = value.rpartition("=")
     if not equals or has_equals(gold.text):
         return foreign(value, gold.text)
@@ -116,14 +124,17 @@ def _strange(value: str, gold: Reading) -> str | None:
 
 
 def words(latex: str) -> str | None:
-    r"""The casefolded words that the whole answer is, bare or in ``\text{}``, without an article; else None."""
+    r"""The casefolded words that the whole answer is, bare or in ``\text{}``, without an article;
+    else None."""
     match = _WORDS.fullmatch(_TEXT.sub(r"\1", latex).strip())
     return match[1].casefold() if match else None
 
 
 def is_wordy(gold_text: str) -> bool:
     """Gold is in words, or one bare word: letters in another order are another name."""
-    return _TEXT.search(gold_text) is not None or _PROPER_NAME.fullmatch(gold_text.strip()) is not None
+    return (
+        _TEXT.search(gold_text) is not None or _PROPER_NAME.fullmatch(gold_text.strip()) is not None
+    )
 
 
 def without_text_commands(latex: str) -> str:

@@ -1,8 +1,9 @@
-r"""The answer that a text without a box ends in: an ``<answer>`` tag, or a last sentence of a listed form.
+r"""The answer that a text without a box ends in: an ``<answer>`` tag, or a last sentence of a
+listed form.
 
-"The answer is 7", "it is 7", "x = 7", or "... is $7$" without a word of doubt or comparison. Only a closing word, such
-as "I hope it is correct", may follow. Whatever else a text says, it does not state an answer: "the answer isn't 7",
-"the answer is 7. Sorry, I now get 8".
+"The answer is 7", "it is 7", "x = 7", or "... is $7$" without a word of doubt or comparison. Only a
+closing word, such as "I hope it is correct", may follow. Whatever else a text says, it does not
+state an answer: "the answer isn't 7", "the answer is 7. Sorry, I now get 8".
 """
 
 from __future__ import annotations
@@ -55,7 +56,10 @@ _ENDS_IN_FORMULA = re.compile(
     rf"(?:{_FORMULA}|(-?\d[\d.,/]{{0,40}}))((?:\s+[A-Za-z]+){{0,3}}){_END}",
     re.IGNORECASE,
 )
-_BARE = re.compile(rf"{_MARKS}(?:(?:so|thus|hence|therefore)\b,?\s+)?(?:{_FORMULA}|{_NUMERIC}){_END}", re.IGNORECASE)
+_BARE = re.compile(
+    rf"{_MARKS}(?:(?:so|thus|hence|therefore)\b,?\s+)?(?:{_FORMULA}|{_NUMERIC}){_END}",
+    re.IGNORECASE,
+)
 _DENIAL = (
     rf"{NOT}|\b(?:no|none|nobody|nothing|without|except|unless|but|if|would|could|might|may|perhaps|maybe|possibly"
     r"|wrong|incorrect|false|mistaken?|mistakes?|error|doubt|unlikely|anything|other|rather|instead|guess|sorry|lie)\b"
@@ -73,7 +77,9 @@ def stated(tail: str) -> str | None:
     tags = list(_TAG.finditer(tail))
     if tags:
         return None if denies("", tail[tags[-1].end() :], tags[-1][1]) else tags[-1][1]
-    tail = _DISPLAY.sub(lambda display: rf" \[{' '.join((display[1] or display[2]).split())}\]", tail)
+    tail = _DISPLAY.sub(
+        lambda display: rf" \[{' '.join((display[1] or display[2]).split())}\]", tail
+    )
     sentences = [sentence for sentence in _SENTENCE_END.split(tail) if sentence.strip()]
     while sentences and _is_closing(sentences[-1]):
         sentences.pop()

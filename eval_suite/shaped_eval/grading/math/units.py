@@ -1,8 +1,10 @@
-r"""Units behind an answer: ``15\text{ cm}^2`` is the number 15 and a unit that compares with ``\text{mm}^2``.
+r"""Units behind an answer: ``15\text{ cm}^2`` is the number 15 and a unit that compares with
+``\text{mm}^2``.
 
-What may stand behind an answer as its unit is listed here: units of measurement, things that are counted, and a few
-words that change nothing (`SAME`). Anything else is no unit. An answer may leave the unit out, or bring one where gold
-has none, as data sets mostly do; where both have one, they must be the same, or convert into each other.
+What may stand behind an answer as its unit is listed here: units of measurement, things that are
+counted, and a few words that change nothing (`SAME`). Anything else is no unit. An answer may leave
+the unit out, or bring one where gold has none, as data sets mostly do; where both have one, they
+must be the same, or convert into each other.
 """
 
 from __future__ import annotations
@@ -88,12 +90,18 @@ _GROUP = (
     r"|\\Omega(?![A-Za-z])"
 )
 _POWER = r"(?:\s*\^\s*(?:\{\s*-?\d+\s*\}|-?\d))?"
-_SEPARATOR = r"(?:/|\\cdot(?![A-Za-z])|\\times(?![A-Za-z])|\\mu(?![A-Za-z])|\\Omega(?![A-Za-z])|\^\\circ)?"
+_SEPARATOR = (
+    r"(?:/|\\cdot(?![A-Za-z])|\\times(?![A-Za-z])|\\mu(?![A-Za-z])|\\Omega(?![A-Za-z])|\^\\circ)?"
+)
 _IN_GROUPS = re.compile(rf"(?<=\S)\s*{_SEPARATOR}\s*((?:(?:{_GROUP}){_POWER}\s*{_SEPARATOR}\s*)+)$")
-_BARE = re.compile(rf"(?<=[\d}})% ])\s*((?<![A-Za-z\\])[A-Za-z]+{_POWER}(?:(?:\s*[/.]\s*|\s+)[A-Za-z]+{_POWER})*\.?)$")
+_BARE = re.compile(
+    rf"(?<=[\d}})% ])\s*((?<![A-Za-z\\])[A-Za-z]+{_POWER}(?:(?:\s*[/.]\s*|\s+)[A-Za-z]+{_POWER})*\.?)$"
+)
 _POWERS = re.compile(r"\^\s*(?:\{\s*-?\d+\s*\}|-?\d|\\circ)")
 _NO_UNIT = re.compile(r"[^A-Za-z¢\s/~.(){}\\]")
-_TOKEN = re.compile(r"(/|per\b)?\s*(square|sq|cubic|cu)?\.?\s*([A-Za-z¢]+)\s*(?:\^\s*\{?\s*(-?\d+)\s*\}?)?")
+_TOKEN = re.compile(
+    r"(/|per\b)?\s*(square|sq|cubic|cu)?\.?\s*([A-Za-z¢]+)\s*(?:\^\s*\{?\s*(-?\d+)\s*\}?)?"
+)
 
 
 class Unit(NamedTuple):
@@ -104,10 +112,11 @@ class Unit(NamedTuple):
 
 
 def split_unit(text: str, *, bare: bool, known: bool = True) -> tuple[str, str]:
-    r"""Cleaned text as (what is measured, the unit behind it or ""); with `bare`, also ``5 cm`` without ``\text{}``.
+    r"""Cleaned text as (what is measured, the unit behind it or ""); with `bare`, also ``5 cm``
+    without ``\text{}``.
 
-    Text that is nothing but words is no unit, and neither are words that are not listed, unless `known` is false, as
-    for a gold.
+    Text that is nothing but words is no unit, and neither are words that are not listed, unless
+    `known` is false, as for a gold.
     """
     if text.endswith("^\\circ"):
         return text.removesuffix("^\\circ").strip(), "degree"
@@ -127,21 +136,27 @@ def split_unit(text: str, *, bare: bool, known: bool = True) -> tuple[str, str]:
 
 def _words(unit: str) -> list[str]:
     return re.findall(
-        r"[A-Za-z¢]+", re.sub(r"\\(?:cdot|times)|\\[A-Za-z]+\s*(?=\{)", " ", unit.replace("\\Omega", "ohm"))
+        r"[A-Za-z¢]+",
+        re.sub(r"\\(?:cdot|times)|\\[A-Za-z]+\s*(?=\{)", " ", unit.replace("\\Omega", "ohm")),
     )
 
 
 def _are_units(words: list[str], apart: bool) -> bool:
-    """Of a gold whether its letters are units: words of four letters, or listed ones that stand apart from the number.
+    """Of a gold whether its letters are units: words of four letters, or listed ones that stand
+    apart from the number.
 
-    In 5r^5, 5ab and 6ms they are symbols. A single letter is a unit only beside a longer one, as in km/h.
+    In 5r^5, 5ab and 6ms they are symbols. A single letter is a unit only beside a longer one, as in
+    km/h.
     """
     longest = max(map(len, words))
-    return all(len(word) > 3 or _is_unit_word(word) for word in words) and (longest > 3 or (longest > 1 and apart))
+    return all(len(word) > 3 or _is_unit_word(word) for word in words) and (
+        longest > 3 or (longest > 1 and apart)
+    )
 
 
 def _is_unit(words: list[str]) -> bool:
-    """Listed words, the last of which is no adjective (``5\\text{ square}`` may mean 25), and one counted thing."""
+    """Listed words, the last of which is no adjective (``5\\text{ square}`` may mean 25), and one
+    counted thing."""
     counted = [word for word in words if _singular(word) in _COUNTED - _UNITS.keys()]
     one = len(counted) < 2 or "per" in words
     return one and all(map(_is_unit_word, words)) and words[-1].lower() not in _ADJECTIVES
@@ -185,7 +200,11 @@ def parse_unit(words: str) -> Unit | None:
         name = _singular(match[3])
         if name not in _UNITS or text[position : match.start()].strip(" }"):
             return None
-        power = int(match[4] or 1) * {"s": 2, "c": 3}.get((match[2] or " ")[0], 1) * (-1 if match[1] else 1)
+        power = (
+            int(match[4] or 1)
+            * {"s": 2, "c": 3}.get((match[2] or " ")[0], 1)
+            * (-1 if match[1] else 1)
+        )
         dimension, size = _UNITS[name]
         powers[dimension] = powers.get(dimension, 0) + power
         factor *= size**power
@@ -196,7 +215,8 @@ def parse_unit(words: str) -> Unit | None:
 
 
 def conversion(gold: str, answer: str) -> Fraction | None:
-    """What an answer's number is multiplied by to be in gold's unit; None where they are different things.
+    """What an answer's number is multiplied by to be in gold's unit; None where they are different
+    things.
 
     1 where either has none, or only says "units".
     """

@@ -1,7 +1,8 @@
 r"""What a mathematical answer may contain: an allowlist of LaTeX commands and of words.
 
-A word or command that is neither listed here nor in gold makes an answer unreadable, wherever it stands: the parser
-behind drops what it does not know, and would read ``\text{not }5`` and ``\hat{5}`` as 5.
+A word or command that is neither listed here nor in gold makes an answer unreadable, wherever it
+stands: the parser behind drops what it does not know, and would read ``\text{not }5`` and
+``\hat{5}`` as 5.
 """
 
 from __future__ import annotations
@@ -28,7 +29,8 @@ _COMMANDS = _GREEK | listed(
     " lbrace rbrace langle rangle le leq leqslant ge geq geqslant lt gt ne neq in cup cap setminus begin end sum"
     " prod int lim to partial nabla limits text mathrm mbox operatorname"
 )
-# in a name, which is set apart from what it names: x_{\text{max}}, \vec{v}, \overline{AB}, \angle ABC
+# in a name, which is set apart from what it names: x_{\text{max}}, \vec{v}, \overline{AB}, \angle
+# ABC
 _NAME_COMMANDS = _GREEK | listed(
     "vec hat bar overline dot ddot tilde prime widehat overrightarrow mathbf star angle triangle odot square max"
     " min lfloor rfloor lceil rceil mathbb mathcal mathscr mathfrak text mathrm mbox operatorname partial nabla"
@@ -71,7 +73,8 @@ _ODD = re.compile(
 
 
 class _Contents:
-    """What gold itself holds: commands, words of two letters or more, symbols of one, and odd marks."""
+    """What gold itself holds: commands, words of two letters or more, symbols of one, and odd
+    marks."""
 
     def __init__(self, gold: str) -> None:
         bare = _GROUP.sub(r" \1 ", _ENVIRONMENT.sub(" ", gold))
@@ -100,9 +103,13 @@ def is_leading(words: str) -> bool:
 
 def is_name(name: str) -> bool:
     """Whether what stands before an equals sign only names what follows."""
-    if not all(command in _NAME_COMMANDS or command in _CONTROL_SYMBOLS for command in _COMMAND.findall(name)):
+    if not all(
+        command in _NAME_COMMANDS or command in _CONTROL_SYMBOLS
+        for command in _COMMAND.findall(name)
+    ):
         return False
-    outside = re.sub(r"\([^()]*\)$", "", _SUBSCRIPT.sub("", name))  # P(\text{red}), x_{\text{max}}: any words
+    # P(\text{red}), x_{\text{max}}: any words
+    outside = re.sub(r"\([^()]*\)$", "", _SUBSCRIPT.sub("", name))
     return all(_are(words, _NAMES) for words in _GROUP.findall(outside))
 
 
@@ -111,20 +118,25 @@ def _are(words: str, known: frozenset[str]) -> bool:
 
 
 def foreign(text: str, gold: str, *, naming: bool = False) -> str | None:
-    """The first part of a cleaned answer (without name and unit) that is neither mathematics nor gold's, or None.
+    """The first part of a cleaned answer (without name and unit) that is neither mathematics nor
+    gold's, or None.
 
-    With `naming`, what may stand in a name is known as well. Letters side by side are a product where gold has each of
-    them as a symbol, as in ``mn``.
+    With `naming`, what may stand in a name is known as well. Letters side by side are a product
+    where gold has each of them as a symbol, as in ``mn``.
     """
     known = _contents(gold)
-    commands = (_COMMANDS | _NAME_COMMANDS if naming else _COMMANDS) | known.commands | _CONTROL_SYMBOLS
+    commands = (
+        (_COMMANDS | _NAME_COMMANDS if naming else _COMMANDS) | known.commands | _CONTROL_SYMBOLS
+    )
     environments = [match[1] for match in _ENVIRONMENT.finditer(text)]
     rest = _ENVIRONMENT.sub(lambda match: "(" if match.group().startswith("\\b") else ")", text)
     rest = _DECORATED.sub("x", rest)
     if environments:
         rest = rest.replace("\\\\", ", ").replace("&", ", ")
     strange = [name for name in environments if name not in _ENVIRONMENTS]
-    strange += [match.group() for match in _ODD.finditer(rest) if match.group().strip() not in known.odd]
+    strange += [
+        match.group() for match in _ODD.finditer(rest) if match.group().strip() not in known.odd
+    ]
     strange += [f"\\{command}" for command in _COMMAND.findall(rest) if command not in commands]
     for group in _GROUP.findall(rest):
         strange += [group] if re.search(r"[^A-Za-z\s]", group) and group not in gold else []

@@ -1,7 +1,8 @@
-"""The process that holds the code under test: it runs the code, then answers calls. Nothing here is trusted.
+"""The process that holds the code under test: it runs the code, then answers calls. Nothing here is
+trusted.
 
-The code can do to this module whatever it likes. All it gains are other replies, and of those it could have given
-any to begin with.
+The code can do to this module whatever it likes. All it gains are other replies, and of those it
+could have given any to begin with.
 """
 
 from __future__ import annotations
@@ -16,7 +17,15 @@ from collections.abc import Callable
 from typing import Any
 
 from shaped_eval.grading.sandbox.selection import MODULE, NOT_PARSED, choose
-from shaped_eval.grading.sandbox.wire import REQUEST_BYTES, BadReply, Gone, pack, recv_frame, send_frame, unpack
+from shaped_eval.grading.sandbox.wire import (
+    REQUEST_BYTES,
+    BadReply,
+    Gone,
+    pack,
+    recv_frame,
+    send_frame,
+    unpack,
+)
 
 MESSAGE_CHARACTERS = 300
 ITERATED_ITEMS = 100_000
@@ -47,13 +56,18 @@ def _load(channel: int, objects: list[Any]) -> dict[str, Any] | None:
     except BaseException as error:  # whatever the code raises, SystemExit among them, is its result
         send_frame(channel, _raised(error))
         return None
-    found = {name: _describe(module.__dict__[name], objects) for name in message["names"] if name in module.__dict__}
+    found = {
+        name: _describe(module.__dict__[name], objects)
+        for name in message["names"]
+        if name in module.__dict__
+    }
     send_frame(channel, {"found": found})
     return module.__dict__
 
 
 def _code(message: dict[str, Any]) -> types.CodeType:
-    """The first of the programs that compiles; of those that come as ``{"text", "function"}`` what `choose` takes."""
+    """The first of the programs that compiles; of those that come as ``{"text", "function"}`` what
+    `choose` takes."""
     first: BaseException | None = None
     programs = message["programs"]
     if programs and isinstance(programs[0], dict):
@@ -73,7 +87,9 @@ def _describe(value: Any, objects: list[Any]) -> Any:
     return {"callable": True} if callable(value) else {"value": _pack(value, objects)}
 
 
-def _answer(channel: int, message: dict[str, Any], namespace: dict[str, Any], objects: list[Any]) -> None:
+def _answer(
+    channel: int, message: dict[str, Any], namespace: dict[str, Any], objects: list[Any]
+) -> None:
     reply: dict[str, Any]
     try:
         if "iterate" in message:
@@ -102,7 +118,8 @@ def _pack(value: Any, objects: list[Any]) -> Any:
     return pack(value, lambda found: _pack_other(found, objects))
 
 
-# An exact value from an instance of a subclass, by the type's own method and none of the subclass's.
+# An exact value from an instance of a subclass, by the type's own method and none of the
+# subclass's.
 _EXACT: tuple[tuple[type, Callable[[Any], Any]], ...] = (
     (int, int.__int__),
     (float, float.__float__),
@@ -119,7 +136,8 @@ _EXACT: tuple[tuple[type, Callable[[Any], Any]], ...] = (
 
 
 def _pack_other(value: Any, objects: list[Any]) -> Any:
-    """What equals a literal as that literal: a Counter, a named tuple, numpy's numbers. Else a number for it."""
+    """What equals a literal as that literal: a Counter, a named tuple, numpy's numbers. Else a
+    number for it."""
     kind = type(value)
     for base, exact in _EXACT:
         if issubclass(kind, base):

@@ -1,7 +1,8 @@
-"""The trusted side of one piece of code: have it and its tests run, each in a confined process, and make the verdict.
+"""The trusted side of one piece of code: have it and its tests run, each in a confined process, and
+make the verdict.
 
-Nothing of either runs here. The verdict is what the process of the tests says (`examiner`), once, and a pass of a code
-whose process has ended is none.
+Nothing of either runs here. The verdict is what the process of the tests says (`examiner`), once,
+and a pass of a code whose process has ended is none.
 """
 
 from __future__ import annotations
@@ -37,8 +38,8 @@ _STATUSES: tuple[Status, ...] = ("pass", "fail", "timeout", "error")
 class TestResult:
     """What became of a piece of code.
 
-    status: ``pass``; ``fail`` (a wrong result, an exception, or the end of its process); ``timeout``; ``error``
-        (of the tests themselves, or of the sandbox).
+    status: ``pass``; ``fail`` (a wrong result, an exception, or the end of its process);
+        ``timeout``; ``error`` (of the tests themselves, or of the sandbox).
     reason: one line; of a pass, how many calls it answered.
     """
 
@@ -53,10 +54,13 @@ class Tests:
     """What to ask of a piece of code.
 
     tests: Python text. It passes if it ends without an exception, and has called the code.
-    names: what the tests take from the code; None for all names that they use and nobody else defines.
+    names: what the tests take from the code; None for all names that they use and nobody else
+        defines.
     entry_point: a name that the code must define in any case.
-    before: Python text run before the tests, in their process, whose definitions they use; `names` come after.
-    setup: Python text run after the code, in its process, such as to make objects that are no literals.
+    before: Python text run before the tests, in their process, whose definitions they use; `names`
+        come after.
+    setup: Python text run after the code, in its process, such as to make objects that are no
+        literals.
     """
 
     __test__ = False
@@ -70,10 +74,13 @@ class Tests:
 
 @dataclass(frozen=True)
 class Limits:
-    """Of one piece of code with all its calls. CPU time decides, so that a busy machine changes no verdict.
+    """Of one piece of code with all its calls. CPU time decides, so that a busy machine changes no
+    verdict.
 
-    cpu_s: CPU time, in whole seconds. memory_mb: address space. wall_s: for code that waits without working.
-    tests_cpu_s: CPU time of the tests' own work, which large or hostile results of the code can make long.
+    cpu_s: CPU time, in whole seconds. memory_mb: address space. wall_s: for code that waits without
+        working.
+    tests_cpu_s: CPU time of the tests' own work, which large or hostile results of the code can
+        make long.
 
     Raises:
         UserError: one of them is no number, or out of its range.
@@ -95,13 +102,16 @@ class Limits:
 
     @classmethod
     def of_gold(cls, given: Any) -> Limits:
-        """The limits that a task sets itself: it comes from a file, and can lower the defaults but not raise them.
+        """The limits that a task sets itself: it comes from a file, and can lower the defaults but
+        not raise them.
 
         Raises:
             UserError: there are no such limits, or one is no number or out of its range.
         """
         if not isinstance(given, dict):
-            raise UserError(f"limits={reprlib.repr(given)}: give an object with some of {', '.join(_RANGES)}")
+            raise UserError(
+                f"limits={reprlib.repr(given)}: give an object with some of {', '.join(_RANGES)}"
+            )
         for name in given:
             if name not in _RANGES:
                 raise UserError(f"limits has no {reprlib.repr(name)}: use {', '.join(_RANGES)}")
@@ -113,7 +123,8 @@ class Sandbox:
     """Two fork servers: of the code's processes, and of the tests'. Not thread-safe.
 
     Args:
-        namespaces: enter namespaces where the kernel allows it. Without, Landlock and seccomp stand alone.
+        namespaces: enter namespaces where the kernel allows it. Without, Landlock and seccomp stand
+            alone.
 
     Raises:
         SandboxUnavailable: a protection is missing, and a weak sandbox is not allowed.
@@ -146,11 +157,14 @@ def check(sandbox: Sandbox, programs: Sequence[str], tests: Tests, limits: Limit
     said, problem = None, None
     channel = sandbox.code.start(limits.cpu_s, limits.memory_mb)
     try:
-        said = sandbox.tests.ask(task, limits.tests_cpu_s, TESTS_MEMORY_MB, limits.wall_s + TESTS_WALL_S, channel)
+        said = sandbox.tests.ask(
+            task, limits.tests_cpu_s, TESTS_MEMORY_MB, limits.wall_s + TESTS_WALL_S, channel
+        )
     except (Gone, TimeoutError, BadReply, SandboxUnavailable) as error:
         problem = error
     finally:
-        ended = sandbox.code.reap()  # while both ends of its channel are open: it has not ended for want of a caller
+        # while both ends of its channel are open: it has not ended for want of a caller
+        ended = sandbox.code.reap()
         examined = sandbox.tests.reap()
         os.close(channel)
     if problem is not None:
@@ -166,7 +180,9 @@ def _result(said: Any, ended: Ended, limits: Limits) -> TestResult:
         return TestResult("error", "the process of the tests sent no result")
     if said.get("gone") is True or (status == "pass" and ended.before):
         return _why(ended, limits)
-    text = "".join(character if character.isprintable() else "?" for character in reason[:_REASON_CHARACTERS])
+    text = "".join(
+        character if character.isprintable() else "?" for character in reason[:_REASON_CHARACTERS]
+    )
     return TestResult(status, text)
 
 
@@ -178,7 +194,9 @@ def _without_result(problem: Exception, examined: Ended, limits: Limits) -> Test
     if isinstance(problem, Gone):
         how = f" ({signal.strsignal(examined.signal)})" if examined.signal else ""
         of_the_code = isinstance(problem, GoneAfterCall) and examined.signal != 0
-        return TestResult("fail" if of_the_code else "error", f"the process of the tests ended{how}")
+        return TestResult(
+            "fail" if of_the_code else "error", f"the process of the tests ended{how}"
+        )
     return TestResult("error", f"the tests could not be run: {problem}")
 
 

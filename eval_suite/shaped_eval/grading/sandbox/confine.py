@@ -5,8 +5,9 @@ Two steps are required, and none of the others replaces them:
 - Landlock: no file can be opened but those of the Python library, and those of one private folder;
 - seccomp: no system call but those of `filters`.
 
-Two are taken where the kernel allows them, so that a hole in one of the above is not yet a way out: namespaces
-(user, process ids, network, IPC, host name), and a root directory that holds nothing else.
+Two are taken where the kernel allows them, so that a hole in one of the above is not yet a way out:
+namespaces (user, process ids, network, IPC, host name), and a root directory that holds nothing
+else.
 """
 
 from __future__ import annotations
@@ -27,12 +28,14 @@ from functools import cache
 from shaped_eval.grading.sandbox import filters
 
 NOBODY = 65534
-FOLDERS = ("/tmp", "/sandbox")  # of the code, within the root directory made for it: the first that can be
+# of the code, within the root directory made for it: the first that can be
+FOLDERS = ("/tmp", "/sandbox")
 FOLDER_MB = 16
 FILE_BYTES = 16 * 2**20
 OPEN_FILES = 64
 STACK_BYTES = 64 * 2**20
-# Threads and processes of a user: in a user namespace the kernel counts those in it; outside, all of the machine's.
+# Threads and processes of a user: in a user namespace the kernel counts those in it; outside, all
+# of the machine's.
 PROCESSES_IN_NAMESPACE, PROCESSES_OF_NOBODY = 64, 1024
 
 _PR_SET_PDEATHSIG, _PR_SET_DUMPABLE, _PR_SET_SECCOMP, _PR_SET_NO_NEW_PRIVS = 1, 4, 22, 38
@@ -41,12 +44,23 @@ _CREATE_RULESET, _ADD_RULE, _RESTRICT_SELF = 444, 445, 446  # Landlock's, the sa
 _MOUNT_SETATTR = 442
 _PIVOT_ROOT = {"x86_64": 155, "aarch64": 41}
 _CAPSET = {"x86_64": 126, "aarch64": 91}
-_NEWNS, _NEWUTS, _NEWIPC, _NEWUSER, _NEWPID, _NEWNET = (1 << bit for bit in (17, 26, 27, 28, 29, 30))
-_MS_NOSUID, _MS_NODEV, _MS_NOEXEC, _MS_BIND, _MS_REC, _MS_PRIVATE = 2, 4, 8, 1 << 12, 1 << 14, 1 << 18
+_NEWNS, _NEWUTS, _NEWIPC, _NEWUSER, _NEWPID, _NEWNET = (
+    1 << bit for bit in (17, 26, 27, 28, 29, 30)
+)
+_MS_NOSUID, _MS_NODEV, _MS_NOEXEC, _MS_BIND, _MS_REC, _MS_PRIVATE = (
+    2,
+    4,
+    8,
+    1 << 12,
+    1 << 14,
+    1 << 18,
+)
 _MNT_DETACH = 2
 
 # linux/landlock.h: rights of files, by the version of the interface that brought them
-_EXECUTE, _WRITE_FILE, _READ_FILE, _READ_DIR, _REMOVE_DIR, _REMOVE_FILE = (1 << bit for bit in range(6))
+_EXECUTE, _WRITE_FILE, _READ_FILE, _READ_DIR, _REMOVE_DIR, _REMOVE_FILE = (
+    1 << bit for bit in range(6)
+)
 _MAKE_DIR, _MAKE_REG = 1 << 7, 1 << 8
 _REFER, _TRUNCATE = 1 << 13, 1 << 14
 _RIGHTS = {1: (1 << 13) - 1, 2: (1 << 14) - 1, 3: (1 << 15) - 1, 5: (1 << 16) - 1}
@@ -72,11 +86,14 @@ def _call(what: str, result: int) -> int:
 
 
 def missing_protections() -> list[str]:
-    """Why Landlock or seccomp cannot be had by this process; empty where both can. Changes nothing."""
+    """Why Landlock or seccomp cannot be had by this process; empty where both can. Changes
+    nothing."""
     if sys.platform != "linux":
         return [f"Landlock and seccomp are Linux's, and this is {sys.platform}"]
     if platform.machine() not in filters.MACHINES:
-        return [f"the table of system calls has no {platform.machine()}, only {' and '.join(filters.MACHINES)}"]
+        return [
+            f"the table of system calls has no {platform.machine()}, only {' and '.join(filters.MACHINES)}"
+        ]
     missing = []
     try:
         landlock_version()
@@ -110,19 +127,23 @@ def landlock_version() -> int:
 def landlock_rules(
     readable: Iterable[str], listable: Iterable[str], devices: Iterable[str], folder: str | None
 ) -> int:
-    """A descriptor of rules: read `readable` (files or trees), list `listable`, read and write `devices`, and make,
-    write and remove files in `folder`.
+    """A descriptor of rules: read `readable` (files or trees), list `listable`, read and write
+    `devices`, and make, write and remove files in `folder`.
 
-    Nothing is executed anywhere, no TCP port is bound or reached (version 4), no abstract socket reached and no
-    process outside signalled (version 6).
+    Nothing is executed anywhere, no TCP port is bound or reached (version 4), no abstract socket
+    reached and no process outside signalled (version 6).
 
     Raises:
         Refused: Landlock is not to be had.
     """
     version = landlock_version()
     handled = max(rights for since, rights in _RIGHTS.items() if since <= version)
-    attributes = struct.pack("=QQQ", handled, 3, 3)[: 8 if version < 4 else 16 if version < 6 else 24]
-    rules = _call("Landlock's rules", _libc().syscall(_CREATE_RULESET, attributes, len(attributes), 0))
+    attributes = struct.pack("=QQQ", handled, 3, 3)[
+        : 8 if version < 4 else 16 if version < 6 else 24
+    ]
+    rules = _call(
+        "Landlock's rules", _libc().syscall(_CREATE_RULESET, attributes, len(attributes), 0)
+    )
     for path in readable:
         _allow(rules, path, _READ & handled)
     for path in listable:
@@ -137,7 +158,9 @@ def landlock_rules(
 def allow_folder(rules: int, folder: str) -> None:
     """Add a folder in which files may be made, written and removed."""
     version = landlock_version()
-    _allow(rules, folder, _OWN & max(rights for since, rights in _RIGHTS.items() if since <= version))
+    _allow(
+        rules, folder, _OWN & max(rights for since, rights in _RIGHTS.items() if since <= version)
+    )
 
 
 def _allow(rules: int, path: str, rights: int) -> None:
@@ -157,8 +180,8 @@ def _allow(rules: int, path: str, rights: int) -> None:
 def limit_resources(cpu_s: int, memory_mb: int, processes: int | None = 0) -> None:
     """Hard limits of this process. CPU time ends in SIGKILL, which nothing can catch.
 
-    `processes` is the number that the user may have where this process starts a thread, which the kernel counts as
-    one; None for no limit.
+    `processes` is the number that the user may have where this process starts a thread, which the
+    kernel counts as one; None for no limit.
     """
     limits = {
         "CPU": cpu_s,
@@ -200,7 +223,8 @@ def be_first_out_of_memory() -> None:
 
 
 def give_up_privileges() -> None:
-    """No capability, and none to be had by execution; no core dump, whatever program the system has for them."""
+    """No capability, and none to be had by execution; no core dump, whatever program the system has
+    for them."""
     libc = _libc()
     _call("no core dump", libc.prctl(_PR_SET_DUMPABLE, 0, 0, 0, 0))
     _call("no new privileges", libc.prctl(_PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0))
@@ -220,7 +244,8 @@ def restrict_calls(threads: bool = False) -> None:
 
 
 def enter_namespaces() -> bool:
-    """New user, process id, network, IPC and host name namespaces, if the kernel lets this user have them.
+    """New user, process id, network, IPC and host name namespaces, if the kernel lets this user
+    have them.
 
     Users keep their ids; for root, nobody's id exists too. The next child is process 1 of its own.
     """
@@ -242,7 +267,9 @@ def enter_namespaces() -> bool:
     os.close(wake_write)
     mapped = os.waitpid(helper, 0)[1] == 0
     if entered and not mapped:
-        raise Refused(errno.EPERM, "the user namespace was entered, but its ids could not be mapped")
+        raise Refused(
+            errno.EPERM, "the user namespace was entered, but its ids could not be mapped"
+        )
     return entered
 
 
@@ -265,12 +292,16 @@ def _write(path: str, text: str) -> None:
 
 
 def folder_beside(visible: Sequence[str]) -> str:
-    """The folder of the code: /tmp, unless what must stay visible lies below it, as of an environment made there."""
-    return next(folder for folder in FOLDERS if not any(path.startswith(f"{folder}/") for path in visible))
+    """The folder of the code: /tmp, unless what must stay visible lies below it, as of an
+    environment made there."""
+    return next(
+        folder for folder in FOLDERS if not any(path.startswith(f"{folder}/") for path in visible)
+    )
 
 
 def enter_root(visible: Sequence[str], folder: str) -> bool:
-    """A root directory of this process that holds `visible` and an empty folder, all but that read-only.
+    """A root directory of this process that holds `visible` and an empty folder, all but that
+    read-only.
 
     Needs the namespaces. Returns whether it was to be had; if not, all is as before.
     """
@@ -294,7 +325,9 @@ def enter_root(visible: Sequence[str], folder: str) -> bool:
             _mount(path, target, None, _MS_BIND | _MS_REC)
         old = root + folder
         os.makedirs(old, exist_ok=True)
-        _call("pivot_root", libc.syscall(_PIVOT_ROOT[platform.machine()], root.encode(), old.encode()))
+        _call(
+            "pivot_root", libc.syscall(_PIVOT_ROOT[platform.machine()], root.encode(), old.encode())
+        )
     except OSError:
         libc.umount2(root.encode(), _MNT_DETACH)
         return False
@@ -317,7 +350,9 @@ def unmount_folder(folder: str) -> None:
     _call("the folder", _libc().umount2(folder.encode(), _MNT_DETACH))
 
 
-def _mount(source: str | None, target: str, kind: str | None, flags: int, options: str | None = None) -> None:
+def _mount(
+    source: str | None, target: str, kind: str | None, flags: int, options: str | None = None
+) -> None:
     arguments = [None if text is None else text.encode() for text in (source, target, kind)]
     data = None if options is None else options.encode()
     _call(f"mount at {target}", _libc().mount(*arguments, ctypes.c_ulong(flags), data))

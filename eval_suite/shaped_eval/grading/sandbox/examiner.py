@@ -1,10 +1,13 @@
-"""The process that runs the tests of a piece of code, each call of theirs in the process that holds the code.
+"""The process that runs the tests of a piece of code, each call of theirs in the process that holds
+the code.
 
-Tests come from data sets and from other people's files: they are confined as the code is. What they call is a proxy,
-which sends literal arguments and takes a literal reply: an object of an exact builtin type, or a `Handle` for anything
-else. What becomes of the code is told to the checker, once:
+Tests come from data sets and from other people's files: they are confined as the code is. What they
+call is a proxy, which sends literal arguments and takes a literal reply: an object of an exact
+builtin type, or a `Handle` for anything else. What becomes of the code is told to the checker,
+once:
 
-- as soon as it is known that the code has failed, and then nothing that the tests do, catch or go on with counts;
+- as soon as it is known that the code has failed, and then nothing that the tests do, catch or go
+  on with counts;
 - or that it passes, at the end of all tests, when no call is open and no thread is left.
 
 A process that ends in any other way, or at its limit of CPU time, has told no pass.
@@ -56,14 +59,16 @@ _SHORT.maxlevel, _SHORT.maxstring, _SHORT.maxother, _SHORT.maxlong = 3, 60, 60, 
 
 
 def serve(report: int, channel: int) -> None:
-    """Take a task from `report`, and tell there what becomes of the code at the other end of `channel`."""
+    """Take a task from `report`, and tell there what becomes of the code at the other end of
+    `channel`."""
     warnings.simplefilter("ignore")
     task = recv_frame(report, largest=LARGEST_TASK)
     _Session(report, channel).run(task)
 
 
 class Handle:
-    """An object in the other process that is no literal. Equal to itself only; can be passed back, or iterated."""
+    """An object in the other process that is no literal. Equal to itself only; can be passed back,
+    or iterated."""
 
     __slots__ = ("_number", "_session", "_type_name")
 
@@ -95,9 +100,12 @@ class _Session:
 
     def run(self, task: dict[str, Any]) -> NoReturn:
         try:
-            hello = recv_frame(self._channel, self._deadline_s)  # none of the code is there yet: it can be trusted
+            # none of the code is there yet: it can be trusted
+            hello = recv_frame(self._channel, self._deadline_s)
         except (Gone, TimeoutError) as error:
-            self._conclude("error", f"the process for the code did not start ({type(error).__name__})")
+            self._conclude(
+                "error", f"the process for the code did not start ({type(error).__name__})"
+            )
         if "refused" in hello:
             self._conclude("error", f"the code could not be confined: {hello['refused']}")
         self._deadline_s = time.monotonic() + task["wall_s"]
@@ -135,8 +143,13 @@ class _Session:
         if self._is_open and not self._one_call.locked():
             return "fail", f"{self._last}: {_line(error)} before its reply"
         if isinstance(error, Exception):
-            # after a reply it may be the code that names the file; no reply adds a module to those that the tests name
-            named = isinstance(error, ImportError) and error.name is not None and error.name in self._tests
+            # after a reply it may be the code that names the file; no reply adds a module to those
+            # that the tests name
+            named = (
+                isinstance(error, ImportError)
+                and error.name is not None
+                and error.name in self._tests
+            )
             if named or (isinstance(error, OSError | ImportError) and not self._answers):
                 return "error", f"the tests need what they do not have here: {_line(error)}"
             return "fail", f"{self._last}: {_line(error)}"
@@ -157,7 +170,10 @@ class _Session:
     def _load(self, message: dict[str, Any]) -> dict[str, Any]:
         reply = self._exchange(message)
         if "raised" in reply:
-            self._conclude("fail", f"running the code raised {_text(reply['raised'])}: {_text(reply.get('message'))}")
+            self._conclude(
+                "fail",
+                f"running the code raised {_text(reply['raised'])}: {_text(reply.get('message'))}",
+            )
         found = reply.get("found")
         if not isinstance(found, dict):
             self._end(BadReply("no list of names"))
@@ -179,7 +195,8 @@ class _Session:
         """One call in the other process.
 
         Raises:
-            Exception: what the code raised, as Python's own exception of that name, or a `CandidateError`.
+            Exception: what the code raised, as Python's own exception of that name, or a
+                `CandidateError`.
         """
         with self._one_call:
             self._refuse_half_done()
@@ -187,7 +204,8 @@ class _Session:
             if self._calls == 1:
                 send_frame(self._report, CALLED)
             self._last = f"{name}({', '.join(map(_short, arguments))})"
-            self._is_open = True  # until the value is there: what a handler of the tests raises can come at any step
+            # until the value is there: what a handler of the tests raises can come at any step
+            self._is_open = True
             reply = self._exchange(message)
             value = None if "raised" in reply else self._value(reply)
             self._answers += 1
@@ -199,14 +217,16 @@ class _Session:
             return value
 
     def _refuse_half_done(self) -> None:
-        """End where an alarm of the tests broke a call off: its reply, still to come, would count for another."""
+        """End where an alarm of the tests broke a call off: its reply, still to come, would count
+        for another."""
         if self._is_open:
             self._conclude("fail", f"{self._last}: the tests did not wait for its reply")
 
     def _exchange(self, message: dict[str, Any]) -> dict[str, Any]:
         try:
             send_frame(self._channel, message, self._deadline_s, REQUEST_BYTES)
-        except BadReply as error:  # ours: the tests' arguments are too large, perhaps by what the code returned
+        # ours: the tests' arguments are too large, perhaps by what the code returned
+        except BadReply as error:
             self._conclude("fail" if self._answers else "error", f"the tests send {error}")
         except (Gone, TimeoutError) as error:
             self._end(error)
@@ -240,7 +260,11 @@ class _Session:
 
 def _raised(kind: str, message: str) -> Exception:
     known = getattr(builtins, kind, None)
-    if isinstance(known, type) and issubclass(known, Exception) and not issubclass(known, _NOT_RAISED):
+    if (
+        isinstance(known, type)
+        and issubclass(known, Exception)
+        and not issubclass(known, _NOT_RAISED)
+    ):
         return known(message)
     return CandidateError(f"{kind}: {message}")
 
@@ -263,7 +287,11 @@ def free_names(text: str) -> tuple[str, ...]:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         top = symtable.symtable(text, "tests", "exec")
-    own = {symbol.get_name() for symbol in top.get_symbols() if symbol.is_assigned() or symbol.is_imported()}
+    own = {
+        symbol.get_name()
+        for symbol in top.get_symbols()
+        if symbol.is_assigned() or symbol.is_imported()
+    }
     used: dict[str, None] = {}
     tables = [top]
     while tables:

@@ -1,16 +1,18 @@
-"""The system calls that code under test may make: a seccomp-BPF program that lets through what a Python program
-needs and refuses the rest (with EPERM), whatever a newer kernel adds.
+"""The system calls that code under test may make: a seccomp-BPF program that lets through what a
+Python program needs and refuses the rest (with EPERM), whatever a newer kernel adds.
 
-So there is no fork, exec, clone or thread, socket, kill, ptrace, mount, chmod, chown, utime, symlink, xattr, io_uring,
-memfd, pipe, prctl, setsid or namespace. Four calls are looked into:
+So there is no fork, exec, clone or thread, socket, kill, ptrace, mount, chmod, chown, utime,
+symlink, xattr, io_uring, memfd, pipe, prctl, setsid or namespace. Four calls are looked into:
 
-- fcntl: only duplicating, flags and locks. F_SETOWN with F_SETSIG would send any signal to any process of the user.
+- fcntl: only duplicating, flags and locks. F_SETOWN with F_SETSIG would send any signal to any
+  process of the user.
 - prlimit64: only the caller's own limits. Another's would kill it.
-- openat: not O_TRUNC without O_WRONLY or O_RDWR, nor both of these at once: before its version 3, Landlock
-  does not see the truncation.
+- openat: not O_TRUNC without O_WRONLY or O_RDWR, nor both of these at once: before its version 3,
+  Landlock does not see the truncation.
 - ioctl: ENOTTY, which is what a file that is no terminal says.
 
-A process that may have threads may make them, by the C library's own call with its own flags; still no other process.
+A process that may have threads may make them, by the C library's own call with its own flags; still
+no other process.
 """
 
 from __future__ import annotations
@@ -114,13 +116,15 @@ _FCNTL, _PRLIMIT64, _OPENAT, _IOCTL = (72, 25), (302, 261), (257, 56), (16, 29)
 _FCNTL_COMMANDS = (0, 1, 2, 3, 4, 5, 6, 7, 1030)  # F_DUPFD … F_SETLKW, F_DUPFD_CLOEXEC
 _ACCESS_MODE, _TRUNCATE = 0o3, 0o1000  # O_ACCMODE, O_TRUNC
 _CLONE, _CLONE3 = (56, 220), (435, 435)
-# of pthread_create: VM, FS, FILES, SIGHAND, THREAD, SYSVSEM, SETTLS, PARENT_SETTID, CHILD_CLEARTID (and DETACHED)
+# of pthread_create: VM, FS, FILES, SIGHAND, THREAD, SYSVSEM, SETTLS, PARENT_SETTID, CHILD_CLEARTID
+# (and DETACHED)
 _THREAD_FLAGS = (0x3D0F00, 0x7D0F00)  # glibc, musl
 
 # machine: (index into the table, AUDIT_ARCH_…)
 MACHINES = {"x86_64": (0, 0xC000003E), "aarch64": (1, 0xC00000B7)}
 
-_LOAD, _AND, _JUMP_EQUAL, _RETURN = 0x20, 0x54, 0x15, 0x06  # BPF_LD|W|ABS, BPF_ALU|AND|K, BPF_JMP|JEQ|K, BPF_RET|K
+# BPF_LD|W|ABS, BPF_ALU|AND|K, BPF_JMP|JEQ|K, BPF_RET|K
+_LOAD, _AND, _JUMP_EQUAL, _RETURN = 0x20, 0x54, 0x15, 0x06
 _ALLOW, _KILL, _ERRNO = 0x7FFF0000, 0x80000000, 0x00050000
 _NUMBER_AT, _MACHINE_AT, _ARGUMENTS_AT = 0, 4, 16  # offsets in struct seccomp_data
 
@@ -149,26 +153,36 @@ def instructions(machine: str, threads: bool = False) -> list[Instruction]:
     program += _when(_FCNTL[column], [_argument(1), *commands, refuse])
     program += _when(_PRLIMIT64[column], [_argument(0), *_when(0, [_end(_ALLOW)]), refuse])
     opening = [_argument(2), (_AND, 0, 0, _ACCESS_MODE), *_when(_ACCESS_MODE, [refuse])]
-    opening += [_argument(2), (_AND, 0, 0, _ACCESS_MODE | _TRUNCATE), *_when(_TRUNCATE, [refuse]), _end(_ALLOW)]
+    opening += [
+        _argument(2),
+        (_AND, 0, 0, _ACCESS_MODE | _TRUNCATE),
+        *_when(_TRUNCATE, [refuse]),
+        _end(_ALLOW),
+    ]
     program += _when(_OPENAT[column], opening)
     program += _when(_IOCTL[column], [_end(_ERRNO | errno.ENOTTY)])
     if threads:
         allow = [step for flags in _THREAD_FLAGS for step in _when(flags, [_end(_ALLOW)])]
         program += _when(_CLONE[column], [_argument(0), *allow, refuse])
-        program += _when(_CLONE3[column], [_end(_ERRNO | errno.ENOSYS)])  # its flags lie in memory: clone is next
+        # its flags lie in memory: clone is next
+        program += _when(_CLONE3[column], [_end(_ERRNO | errno.ENOSYS)])
     return [*program, refuse]
 
 
 @cache  # the fork server makes it, and its children have it
 def program(threads: bool = False) -> _Program:
-    """``struct sock_fprog`` for the running machine. The x32 calls of x86_64 have numbers that are not allowed."""
+    """``struct sock_fprog`` for the running machine. The x32 calls of x86_64 have numbers that are
+    not allowed."""
     steps = instructions(platform.machine(), threads)
     code = b"".join(struct.pack("=HBBI", *step) for step in steps)
     return _Program(len(steps), code)
 
 
-def _when(value: int, steps: list[Instruction], otherwise: list[Instruction] | None = None) -> list[Instruction]:
-    """Run `steps`, which end the program, if the loaded word is `value`; else `otherwise` or what follows."""
+def _when(
+    value: int, steps: list[Instruction], otherwise: list[Instruction] | None = None
+) -> list[Instruction]:
+    """Run `steps`, which end the program, if the loaded word is `value`; else `otherwise` or what
+    follows."""
     if otherwise is not None:
         return [(_JUMP_EQUAL, len(otherwise), 0, value), *otherwise, *steps]
     return [(_JUMP_EQUAL, 0, len(steps), value), *steps]

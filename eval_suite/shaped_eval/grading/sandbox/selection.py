@@ -1,13 +1,17 @@
-"""What of an answer's code is run: what the function that was asked for needs, and nothing that it does not.
+"""What of an answer's code is run: what the function that was asked for needs, and nothing that it
+does not.
 
-An answer holds more than its function. Checks of the model's own may be wrong, a call may wait for input, a last
-function may be cut off, a sentence may stand between two definitions. These decide nothing about the function:
+An answer holds more than its function. Checks of the model's own may be wrong, a call may wait for
+input, a last function may be cut off, a sentence may stand between two definitions. These decide
+nothing about the function:
 
-- `assert` statements at the top level are left out, and so is every other statement there that neither sets nor
-  changes what the function uses; what is left is tried, and goes on where it raises;
+- `assert` statements at the top level are left out, and so is every other statement there that
+  neither sets nor changes what the function uses; what is left is tried, and goes on where it
+  raises;
 - definitions stay. One that the function does not use may fail;
-- of several definitions of the function within one program the first that is more than a stub counts: what a model
-  writes behind its answer is no second attempt. Python itself would take the last;
+- of several definitions of the function within one program the first that is more than a stub
+  counts: what a model writes behind its answer is no second attempt. Python itself would take the
+  last;
 - where the code has an error of syntax, the statements without one are kept.
 
 All of this runs in the confined process: the text is parsed here and nowhere else.
@@ -24,9 +28,12 @@ NOT_PARSED = (SyntaxError, ValueError, RecursionError, MemoryError, OverflowErro
 _MOST_PARSES, _MOST_JOINED = 1_000, 40  # of pieces of one program
 _DEFINITIONS = (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef)
 _IMPORTS = (ast.Import, ast.ImportFrom)
-_ANY_NAME = {"globals", "locals", "vars", "eval", "exec"}  # by which a function can use what it does not name
+# by which a function can use what it does not name
+_ANY_NAME = {"globals", "locals", "vars", "eval", "exec"}
 _GOES_ON = re.compile(r"(?:else|elif|except|finally)\b|[)\]}]")
-_UNFINISHED = re.compile(r"was never closed|unterminated triple-quoted|expected an indented block|unexpected EOF")
+_UNFINISHED = re.compile(
+    r"was never closed|unterminated triple-quoted|expected an indented block|unexpected EOF"
+)
 
 
 def choose(programs: Sequence[str], function: str, names: Sequence[str]) -> ast.Module:
@@ -38,7 +45,8 @@ def choose(programs: Sequence[str], function: str, names: Sequence[str]) -> ast.
         names: what else is used of the program.
 
     Raises:
-        SyntaxError: none of them is Python, nor has a part that makes `function`; or what else `ast.parse` raises.
+        SyntaxError: none of them is Python, nor has a part that makes `function`; or what else
+            `ast.parse` raises.
     """
     fallback: ast.Module | None = None
     first_error: BaseException | None = None
@@ -66,9 +74,18 @@ def choose(programs: Sequence[str], function: str, names: Sequence[str]) -> ast.
 def selected(tree: ast.Module, function: str, names: Sequence[str]) -> ast.Module:
     """`tree` with what makes `function` and `names`; see the module."""
     body = _first_definition(tree.body, function)
-    variables = {name for each in body if not isinstance(each, _DEFINITIONS + _IMPORTS) for name in _set_by(each)}
+    variables = {
+        name
+        for each in body
+        if not isinstance(each, _DEFINITIONS + _IMPORTS)
+        for name in _set_by(each)
+    }
     variables |= {
-        name for each in body for node in ast.walk(each) if isinstance(node, ast.Global) for name in node.names
+        name
+        for each in body
+        for node in ast.walk(each)
+        if isinstance(node, ast.Global)
+        for name in node.names
     }
     uses = {id(each): _mentioned(each) for each in body}
     through = _through_definitions(body, uses)
@@ -81,14 +98,17 @@ def selected(tree: ast.Module, function: str, names: Sequence[str]) -> ast.Modul
         everything = bool(needed & _ANY_NAME)
         grows = False
         for each in body:
-            if id(each) in kept or not _is_needed(each, needed, variables, through[id(each)], everything):
+            if id(each) in kept or not _is_needed(
+                each, needed, variables, through[id(each)], everything
+            ):
                 continue
             kept.add(id(each))
             needed |= uses[id(each)]
             grows = True
     chosen: list[ast.stmt] = []
     for each in body:
-        about_imports = through[id(each)] & imported and not through[id(each)] & own  # sys.setrecursionlimit(…)
+        # sys.setrecursionlimit(…)
+        about_imports = through[id(each)] & imported and not through[id(each)] & own
         if _is_from_the_future(each) or (isinstance(each, _DEFINITIONS) and id(each) in kept):
             chosen.append(each)
         elif not isinstance(each, ast.Assert) and (
@@ -110,7 +130,8 @@ def _is_needed(
 
 
 def _first_definition(body: list[ast.stmt], function: str) -> list[ast.stmt]:
-    """`body` with one definition of `function`: the first that returns something, or is no stub, else the last."""
+    """`body` with one definition of `function`: the first that returns something, or is no stub,
+    else the last."""
     found = [each for each in body if isinstance(each, _DEFINITIONS) and each.name == function]
     if len(found) < 2:
         return body
@@ -120,7 +141,8 @@ def _first_definition(body: list[ast.stmt], function: str) -> list[ast.stmt]:
 
 
 def _is_stub(statement: ast.stmt) -> bool:
-    """A definition of nothing but a docstring, imports, ``pass``, ``...`` or ``raise NotImplementedError``."""
+    """A definition of nothing but a docstring, imports, ``pass``, ``...`` or ``raise
+    NotImplementedError``."""
     if not isinstance(statement, (ast.FunctionDef, ast.AsyncFunctionDef)):
         return False
     return all(
@@ -133,14 +155,17 @@ def _is_stub(statement: ast.stmt) -> bool:
 
 def _returns(statement: ast.stmt) -> bool:
     return any(
-        isinstance(node, (ast.Yield, ast.YieldFrom)) or (isinstance(node, ast.Return) and node.value is not None)
+        isinstance(node, (ast.Yield, ast.YieldFrom))
+        or (isinstance(node, ast.Return) and node.value is not None)
         for node in ast.walk(statement)
     )
 
 
 def _makes(tree: ast.Module, function: str) -> bool:
     """Whether some statement sets `function` to more than a stub."""
-    return not function or any(function in _set_by(each) and not _is_stub(each) for each in tree.body)
+    return not function or any(
+        function in _set_by(each) and not _is_stub(each) for each in tree.body
+    )
 
 
 def _set_by(statement: ast.stmt) -> set[str]:
@@ -193,7 +218,9 @@ def _mentioned(statement: ast.AST) -> set[str]:
         inside: list[ast.AST] = []
         if isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef, ast.Lambda)):
             inside = [*node.body] if isinstance(node.body, list) else [node.body]
-            own = {argument.arg for argument in ast.walk(node.args) if isinstance(argument, ast.arg)}
+            own = {
+                argument.arg for argument in ast.walk(node.args) if isinstance(argument, ast.arg)
+            }
             own = own.union(*map(_bound, inside))
             shared = {name for each in inside for part in ast.walk(each) if isinstance(part, ast.Global)
                       for name in part.names}  # fmt: skip
@@ -226,14 +253,18 @@ def _is_from_the_future(statement: ast.stmt) -> bool:
 
 
 def _tried(statement: ast.stmt) -> ast.Try:
-    """The statement, after which the program goes on whatever it raises, ``SystemExit`` among it."""
+    """The statement, after which the program goes on whatever it raises, ``SystemExit`` among
+    it."""
     handler = ast.ExceptHandler(type=None, name=None, body=[ast.Pass()])
-    return ast.copy_location(ast.Try(body=[statement], handlers=[handler], orelse=[], finalbody=[]), statement)
+    return ast.copy_location(
+        ast.Try(body=[statement], handlers=[handler], orelse=[], finalbody=[]), statement
+    )
 
 
 def _parsed(text: str) -> ast.Module:
     tree = ast.parse(text)
-    compile(tree, MODULE, "exec", dont_inherit=True)  # which alone finds a return outside of a function
+    # which alone finds a return outside of a function
+    compile(tree, MODULE, "exec", dont_inherit=True)
     return tree
 
 
@@ -244,7 +275,11 @@ def _without_errors(text: str, function: str) -> Iterator[ast.stmt]:
     """
     lines = text.split("\n")
     starts = [i for i, line in enumerate(lines) if line[:1].strip() and not _GOES_ON.match(line)]
-    starts = [i for place, i in enumerate(starts) if not (place and lines[starts[place - 1]].startswith("@"))]
+    starts = [
+        i
+        for place, i in enumerate(starts)
+        if not (place and lines[starts[place - 1]].startswith("@"))
+    ]
     ends = [*starts[1:], len(lines)]
     parses = index = 0
     while index < len(starts) and parses < _MOST_PARSES:
@@ -265,7 +300,8 @@ def _without_errors(text: str, function: str) -> Iterator[ast.stmt]:
 
 
 def _up_to_the_error(lines: list[str]) -> Iterator[ast.stmt]:
-    """The statements of the most of `lines` that are Python; none where all are, for then they are there."""
+    """The statements of the most of `lines` that are Python; none where all are, for then they are
+    there."""
     for count in range(len(lines), max(0, len(lines) - _MOST_JOINED), -1):
         try:
             found = _parsed("\n".join(lines[:count]))

@@ -1,4 +1,5 @@
-"""The trusted side's handle to a fork server: start it, have it start and end one confined process after another."""
+"""The trusted side's handle to a fork server: start it, have it start and end one confined process
+after another."""
 
 from __future__ import annotations
 
@@ -18,12 +19,20 @@ from typing import Any
 
 from shaped_eval.errors import UserError
 from shaped_eval.grading.sandbox import confine
-from shaped_eval.grading.sandbox.wire import CALLED, LARGEST_TASK, Gone, GoneAfterCall, recv_frame, send_frame
+from shaped_eval.grading.sandbox.wire import (
+    CALLED,
+    LARGEST_TASK,
+    Gone,
+    GoneAfterCall,
+    recv_frame,
+    send_frame,
+)
 from shaped_eval.grading.sandbox.zygote import ENDED, MOST_DESCRIPTORS, ORDER, REAP, START
 
 ALLOW_WEAK_VARIABLE = "SHAPED_TRL_ALLOW_WEAK_SANDBOX"
 _PATIENCE_S = 60.0  # for our own small processes on a busy machine
-_LIMIT_SHARE = 0.75  # what the kernel reports on a busy machine of a process that it ended at the limit, and more
+# what the kernel reports on a busy machine of a process that it ended at the limit, and more
+_LIMIT_SHARE = 0.75
 _SYSTEM_LIBRARIES = ("/lib", "/lib64", "/usr/lib", "/usr/lib64")
 _SYSTEM_FILES = ("/etc/ld.so.cache", "/etc/localtime", "/usr/share/zoneinfo", "/dev/urandom")
 _DEVICES = ("/dev/null",)
@@ -50,7 +59,8 @@ class Role:
     packages: names beside the standard library that it may import; None for all that are installed.
     preloaded: modules that the fork server imports, so that the processes have them.
     threads: may a process have threads?
-    needs_sandbox: must Landlock and seccomp be there? Not where nothing untrusted is run, only read.
+    needs_sandbox: must Landlock and seccomp be there? Not where nothing untrusted is run, only
+        read.
     """
 
     serves: str
@@ -65,7 +75,8 @@ CANDIDATE = Role("shaped_eval.grading.sandbox.candidate:serve")
 
 @dataclass(frozen=True)
 class Ended:
-    """What became of a process: had it ended before we ended it; the signal, if any; and what it used."""
+    """What became of a process: had it ended before we ended it; the signal, if any; and what it
+    used."""
 
     before: bool
     signal: int
@@ -74,7 +85,9 @@ class Ended:
 
     def out_of_time(self, cpu_s: int) -> bool:
         """Was it the kernel that ended it, at its limit of CPU time?"""
-        return self.signal in (signal.SIGKILL, signal.SIGXCPU) and self.cpu_s >= _LIMIT_SHARE * cpu_s
+        return (
+            self.signal in (signal.SIGKILL, signal.SIGXCPU) and self.cpu_s >= _LIMIT_SHARE * cpu_s
+        )
 
 
 def weak_allowed() -> bool:
@@ -86,7 +99,8 @@ def check_sandbox() -> None:
     """Can code be confined on this machine? In a millisecond, and without starting anything.
 
     Raises:
-        SandboxUnavailable: Landlock or seccomp is missing, and the user has not allowed a weak sandbox.
+        SandboxUnavailable: Landlock or seccomp is missing, and the user has not allowed a weak
+            sandbox.
     """
     missing = confine.missing_protections()
     if missing and not weak_allowed():
@@ -101,11 +115,13 @@ def _explain(reason: str) -> str:
 
 
 class SandboxServer:
-    """One fork server, which holds one process at a time. Not thread-safe; ends with this object or this process.
+    """One fork server, which holds one process at a time. Not thread-safe; ends with this object or
+    this process.
 
     Args:
         role: what its processes do.
-        namespaces: enter namespaces where the kernel allows it. Without, Landlock and seccomp stand alone.
+        namespaces: enter namespaces where the kernel allows it. Without, Landlock and seccomp stand
+            alone.
 
     Raises:
         SandboxUnavailable: a protection is missing, and a weak sandbox is not allowed.
@@ -130,7 +146,9 @@ class SandboxServer:
                     json.dumps([_own_packages(), settings]),
                 ],
                 pass_fds=[theirs.fileno()],
-                env=_ENVIRONMENT | {"HOME": settings["folder"], "TMPDIR": settings["folder"]} | _homes(role),
+                env=_ENVIRONMENT
+                | {"HOME": settings["folder"], "TMPDIR": settings["folder"]}
+                | _homes(role),
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.DEVNULL,
                 start_new_session=True,
@@ -146,14 +164,17 @@ class SandboxServer:
         self.user: int = hello["user"]
 
     def start(self, cpu_s: int, memory_mb: int, *given: int) -> int:
-        """A new confined process: our end of the channel to it, to be closed by the caller. One at a time.
+        """A new confined process: our end of the channel to it, to be closed by the caller. One at
+        a time.
 
         `given` are further descriptors for it, of which it gets copies.
         """
         assert len(given) < MOST_DESCRIPTORS
         ours, theirs = socket.socketpair()
         with ours, theirs:
-            socket.send_fds(self._control, [ORDER.pack(START, cpu_s, memory_mb)], [theirs.fileno(), *given])
+            socket.send_fds(
+                self._control, [ORDER.pack(START, cpu_s, memory_mb)], [theirs.fileno(), *given]
+            )
             self._receive()
             ours.setblocking(False)
             return ours.detach()
@@ -187,7 +208,9 @@ class SandboxServer:
         """End the process, whatever it is doing, and empty its folder."""
         self._control.send(ORDER.pack(REAP, 0, 0))
         status, before, cpu_s, peak_kib = ENDED.unpack(self._receive())
-        return Ended(before, os.WTERMSIG(status) if os.WIFSIGNALED(status) else 0, cpu_s, peak_kib / 1024)
+        return Ended(
+            before, os.WTERMSIG(status) if os.WIFSIGNALED(status) else 0, cpu_s, peak_kib / 1024
+        )
 
     def _receive(self) -> bytes:
         reply = self._control.recv(64)
@@ -215,8 +238,13 @@ _ENVIRONMENT = {
 
 
 def _homes(role: Role) -> dict[str, str]:
-    """Where installed packages keep what they once worked out, such as matplotlib its list of fonts."""
-    names = () if role.packages is not None else ("HOME", "XDG_CACHE_HOME", "XDG_CONFIG_HOME", "MPLCONFIGDIR")
+    """Where installed packages keep what they once worked out, such as matplotlib its list of
+    fonts."""
+    names = (
+        ()
+        if role.packages is not None
+        else ("HOME", "XDG_CACHE_HOME", "XDG_CONFIG_HOME", "MPLCONFIGDIR")
+    )
     return {name: os.environ[name] for name in names if name in os.environ}
 
 
@@ -225,7 +253,11 @@ def _own_packages() -> list[tuple[str, str]]:
     here = Path(__file__).resolve()
     return [
         (name, str(here.parents[up]))
-        for name, up in (("shaped_eval", 2), ("shaped_eval.grading", 1), ("shaped_eval.grading.sandbox", 0))
+        for name, up in (
+            ("shaped_eval", 2),
+            ("shaped_eval.grading", 1),
+            ("shaped_eval.grading.sandbox", 0),
+        )
     ]
 
 
@@ -236,11 +268,20 @@ def _settings(role: Role, namespaces: bool) -> dict[str, Any]:
     readable = [*_SYSTEM_LIBRARIES, *_SYSTEM_FILES, *map(str, third_party)]
     for folder in libraries:
         readable += [
-            entry.path for entry in os.scandir(folder) if entry.name not in ("site-packages", "dist-packages")
+            entry.path
+            for entry in os.scandir(folder)
+            if entry.name not in ("site-packages", "dist-packages")
         ]
     base = Path(sys.base_prefix) / "lib"
     readable += [str(path) for path in base.glob("lib*.so*")]
-    visible = [*_SYSTEM_LIBRARIES, *_SYSTEM_FILES, *_DEVICES, *libraries, *map(str, third_party), str(base)]
+    visible = [
+        *_SYSTEM_LIBRARIES,
+        *_SYSTEM_FILES,
+        *_DEVICES,
+        *libraries,
+        *map(str, third_party),
+        str(base),
+    ]
     return {
         "parent": os.getpid(),
         "readable": readable,
@@ -259,8 +300,14 @@ def _settings(role: Role, namespaces: bool) -> dict[str, Any]:
 
 
 def _library_folders() -> list[str]:
-    paths = {sysconfig.get_path("stdlib"), sysconfig.get_path("platstdlib"), sysconfig.get_config_var("DESTSHARED")}
-    return sorted(path for path in paths if path and os.path.isdir(path) and not _is_environment(path))
+    paths = {
+        sysconfig.get_path("stdlib"),
+        sysconfig.get_path("platstdlib"),
+        sysconfig.get_config_var("DESTSHARED"),
+    }
+    return sorted(
+        path for path in paths if path and os.path.isdir(path) and not _is_environment(path)
+    )
 
 
 def _is_environment(path: str) -> bool:
@@ -271,7 +318,9 @@ def _is_environment(path: str) -> bool:
 def _third_party(packages: tuple[str, ...] | None) -> list[Path]:
     """The folders of these packages, or those that hold all that is installed."""
     if packages is None:
-        return [Path(path) for path in sys.path if path.endswith(("site-packages", "dist-packages"))]
+        return [
+            Path(path) for path in sys.path if path.endswith(("site-packages", "dist-packages"))
+        ]
     found = importlib.util.find_spec(packages[0])
     if found is None or not found.submodule_search_locations:
         return []

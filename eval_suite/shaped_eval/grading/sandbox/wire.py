@@ -1,10 +1,11 @@
 """What the tests and the code under test say to each other: literals, as tagged JSON in frames.
 
-The standard library only: the process that runs the code has nothing else. What comes from that process is
-hostile until `unpack` has made it of exact builtin types: no object of the code's own ever reaches the tests.
+The standard library only: the process that runs the code has nothing else. What comes from that
+process is hostile until `unpack` has made it of exact builtin types: no object of the code's own
+ever reaches the tests.
 
-A frame is 4 bytes of length, then JSON. A list is a JSON list; other containers and numbers JSON does not have
-are objects with one key, which names the type.
+A frame is 4 bytes of length, then JSON. A list is a JSON list; other containers and numbers JSON
+does not have are objects with one key, which names the type.
 """
 
 from __future__ import annotations
@@ -34,15 +35,19 @@ class Gone(Exception):
 
 
 class GoneAfterCall(Gone):
-    """The process of the tests died, and the code had been called: what it returned may be the cause."""
+    """The process of the tests died, and the code had been called: what it returned may be the
+    cause."""
 
 
 class BadReply(Exception):
     """The other side sent what is no literal, or too much of it."""
 
 
-def send_frame(channel: int, message: Any, deadline_s: float | None = None, largest: int = FRAME_BYTES) -> None:
-    """Send JSON to a descriptor: a blocking one without `deadline_s` (monotonic), a non-blocking one with it.
+def send_frame(
+    channel: int, message: Any, deadline_s: float | None = None, largest: int = FRAME_BYTES
+) -> None:
+    """Send JSON to a descriptor: a blocking one without `deadline_s` (monotonic), a non-blocking
+    one with it.
 
     Raises:
         BadReply: more than `largest` bytes. Gone: nobody is there. TimeoutError: at the deadline.
@@ -65,7 +70,8 @@ def recv_frame(channel: int, deadline_s: float | None = None, largest: int = FRA
     """The next message from a descriptor, as `send_frame`.
 
     Raises:
-        Gone: end of file. TimeoutError: nothing whole by the deadline. BadReply: not JSON, or too much.
+        Gone: end of file. TimeoutError: nothing whole by the deadline. BadReply: not JSON, or too
+            much.
     """
     (length,) = _LENGTH.unpack(_read_exactly(channel, _LENGTH.size, deadline_s))
     if length > largest:
@@ -80,10 +86,12 @@ def recv_frame(channel: int, deadline_s: float | None = None, largest: int = FRA
 
 
 def _nesting(text: str) -> int:
-    """How deep JSON is nested, or what the parser reads of a text that is none; in linear time, without recursion."""
+    """How deep JSON is nested, or what the parser reads of a text that is none; in linear time,
+    without recursion."""
     if text.count("[") + text.count("{") <= MOST_NESTED:
         return 0
-    bare = "".join(text.replace(r"\\", "").replace(r"\"", "").split('"')[::2])  # without what stands in quotes
+    # without what stands in quotes
+    bare = "".join(text.replace(r"\\", "").replace(r"\"", "").split('"')[::2])
     steps = (_STEPS[character] for character in bare if character in _STEPS)
     return max(itertools.accumulate(steps), default=0)
 
@@ -114,7 +122,8 @@ def _wait(channel: int, event: int, deadline_s: float | None) -> None:
 
 
 def pack(value: Any, other: Callable[[Any], Any]) -> Any:
-    """`value` as JSON; `other` says what stands for an object that is of none of the literal types."""
+    """`value` as JSON; `other` says what stands for an object that is of none of the literal
+    types."""
     kind = type(value)
     if value is None or kind is bool or kind is str:
         return value

@@ -1,8 +1,10 @@
-"""The fork server: a small process that starts one confined process for each piece of work, in milliseconds.
+"""The fork server: a small process that starts one confined process for each piece of work, in
+milliseconds.
 
-It is started from a fresh interpreter that has seen nothing of any other work, enters what namespaces it may, proves
-on a child of its own that the protections hold, and then obeys its control socket: S forks (with the descriptors that
-the child gets), R kills the child and reports what became of it. It ends with the socket, and the child with it.
+It is started from a fresh interpreter that has seen nothing of any other work, enters what
+namespaces it may, proves on a child of its own that the protections hold, and then obeys its
+control socket: S forks (with the descriptors that the child gets), R kills the child and reports
+what became of it. It ends with the socket, and the child with it.
 """
 
 from __future__ import annotations
@@ -30,7 +32,8 @@ from shaped_eval.grading.sandbox.wire import send_frame
 
 ORDER = struct.Struct("=cII")  # START or REAP, CPU seconds, MiB
 START, REAP = b"S", b"R"
-ENDED = struct.Struct("=i?dq")  # wait status, whether it had ended before it was killed, CPU seconds, peak KiB
+# wait status, whether it had ended before it was killed, CPU seconds, peak KiB
+ENDED = struct.Struct("=i?dq")
 MOST_DESCRIPTORS = 2
 _CHANNEL = 3
 _PRELOADED = (
@@ -40,7 +43,8 @@ _PRELOADED = (
 
 
 class _Chosen(machinery.FileFinder):
-    """Sees of a folder of packages those named: a program that tries another one is told that there is none."""
+    """Sees of a folder of packages those named: a program that tries another one is told that there
+    is none."""
 
     names: frozenset[str]
 
@@ -69,7 +73,8 @@ def _show_packages(names: list[str] | None, folders: list[str]) -> None:
 
 
 def _preload(names: list[str]) -> None:
-    """Import modules, and leave no temporary file of theirs behind, such as matplotlib's where there is no home."""
+    """Import modules, and leave no temporary file of theirs behind, such as matplotlib's where
+    there is no home."""
     with tempfile.TemporaryDirectory() as tempfile.tempdir:
         for name in names:
             importlib.import_module(name)
@@ -80,9 +85,11 @@ def _preload(names: list[str]) -> None:
 def main(control_fd: int, options: dict[str, Any]) -> None:
     """Serve until the socket closes.
 
-    Options: parent (process id), readable, listable, devices, visible, folder (paths, see `confine`), namespaces
-    (enter them where possible), weak (go on without protections), packages (names, or null for all), package_folders
-    (where they lie), preloaded (modules), serves (``module:function`` that a child runs), threads (it may have them).
+    Options: parent (process id), readable, listable, devices, visible, folder (paths, see
+        `confine`), namespaces
+    (enter them where possible), weak (go on without protections), packages (names, or null for
+    all), package_folders (where they lie), preloaded (modules), serves (``module:function`` that a
+    child runs), threads (it may have them).
     """
     _show_packages(options["packages"], options["package_folders"])
     signal.signal(signal.SIGINT, signal.SIG_IGN)
@@ -108,7 +115,8 @@ def main(control_fd: int, options: dict[str, Any]) -> None:
     if not entered:
         _Server(control, options, serve).serve()
         return
-    first = os.fork()  # process 1 of the new namespace: when it ends, the kernel ends all others there
+    # process 1 of the new namespace: when it ends, the kernel ends all others there
+    first = os.fork()
     if first == 0:
         try:
             confine.die_with_parent()
@@ -145,10 +153,14 @@ class _Server:
         except OSError as error:
             self._control.send(_refusal(error))
             return
-        self._control.send(json.dumps({"rooted": self._rooted, "user": self._user or os.getuid()}).encode())
+        self._control.send(
+            json.dumps({"rooted": self._rooted, "user": self._user or os.getuid()}).encode()
+        )
         try:
             while True:
-                message, descriptors, _, _ = socket.recv_fds(self._control, ORDER.size, MOST_DESCRIPTORS)
+                message, descriptors, _, _ = socket.recv_fds(
+                    self._control, ORDER.size, MOST_DESCRIPTORS
+                )
                 if not message:
                     return
                 order, cpu_s, memory_mb = ORDER.unpack(message)
@@ -185,7 +197,9 @@ class _Server:
         folder_of_code = self._options["folder"] if self._rooted else None
         filters.program(self._options["threads"])
         try:
-            readable, listable, devices = (self._options[name] for name in ("readable", "listable", "devices"))
+            readable, listable, devices = (
+                self._options[name] for name in ("readable", "listable", "devices")
+            )
             self._rules = confine.landlock_rules(readable, listable, devices, folder_of_code)
             if not _in_child(self._holds):
                 raise confine.Refused(0, "a process on trial was not confined")
@@ -194,7 +208,8 @@ class _Server:
                 raise
 
     def _holds(self) -> bool:
-        """Confine this process and try some of what must not be possible, none of which does harm if it is."""
+        """Confine this process and try some of what must not be possible, none of which does harm
+        if it is."""
         self._confine(cpu_s=10, memory_mb=1024)
         actions: tuple[Callable[[], Any], ...] = (
             lambda: os.open("/etc/passwd", os.O_RDONLY),
@@ -220,7 +235,8 @@ class _Server:
             os.close(descriptor)
 
     def _be_confined(self, descriptors: list[int], cpu_s: int, memory_mb: int) -> None:
-        """Keep the channel, what came with it and the rules, and no other descriptor; confine; run what comes."""
+        """Keep the channel, what came with it and the rules, and no other descriptor; confine; run
+        what comes."""
         self._control.detach()
         kept = [*descriptors, *([self._rules] if self._rules >= 0 else [])]
         above = [fcntl.fcntl(old, fcntl.F_DUPFD, 64) for old in kept]
@@ -254,7 +270,8 @@ class _Server:
                     raise
 
     def _most_processes(self) -> int | None:
-        """Of the user of this process. None where the user has other work on the machine, which would count."""
+        """Of the user of this process. None where the user has other work on the machine, which
+        would count."""
         if not self._options["threads"]:
             return 0
         if self._entered:
@@ -271,7 +288,9 @@ class _Server:
     def _reap(self) -> tuple[int, bool, float, int]:
         if not self._child:
             return 0, True, 0.0, 0
-        had_ended = os.waitid(os.P_PID, self._child, os.WEXITED | os.WNOHANG | os.WNOWAIT) is not None
+        had_ended = (
+            os.waitid(os.P_PID, self._child, os.WEXITED | os.WNOHANG | os.WNOWAIT) is not None
+        )
         os.kill(self._child, signal.SIGKILL)  # it is not reaped yet, so its id is still its own
         _, status, used = os.wait4(self._child, 0)
         self._child = 0

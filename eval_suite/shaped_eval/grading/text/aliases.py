@@ -1,7 +1,10 @@
-r"""Short answers in words: is what a completion states one of the gold aliases, after SQuAD's normalisation?
+r"""Short answers in words: is what a completion states one of the gold aliases, after SQuAD's
+normalisation?
 
-Normalisation as in SQuAD (arXiv 1606.05250): lower case, no punctuation, no articles, white space collapsed.
-Departures: punctuation is all of Unicode's, so that dashes and quotes of every kind go; an answer that would vanish
+Normalisation as in SQuAD (arXiv 1606.05250): lower case, no punctuation, no articles, white space
+collapsed.
+Departures: punctuation is all of Unicode's, so that dashes and quotes of every kind go; an answer
+    that would vanish
 (``The The``) keeps its articles.
 """
 
@@ -24,9 +27,9 @@ _ARTICLES = re.compile(r"\b(?:a|an|the)\b")
 def grade(completion: str, gold: str) -> tuple[Status, str | None]:
     """Grade a short answer. `gold` is one alias, or several as a JSON list of strings.
 
-    The answer is what the completion states (``<answer>``, a box, "the answer is"), else its first line: a base model
-    goes on after it. Reasoning in ``<think>`` tags is dropped. Equal means equal as a whole; every pass has the first
-    alias as its `answer`.
+    The answer is what the completion states (``<answer>``, a box, "the answer is"), else its first
+    line: a base model goes on after it. Reasoning in ``<think>`` tags is dropped. Equal means equal
+    as a whole; every pass has the first alias as its `answer`.
     """
     completion = without_reasoning(completion)
     aliases = [normalized(alias) for alias in gold_aliases(gold)]
@@ -47,7 +50,11 @@ def gold_aliases(gold: str) -> list[str]:
             aliases = json.loads(gold)
         except ValueError:
             return [gold]
-        if isinstance(aliases, list) and aliases and all(isinstance(alias, str) for alias in aliases):
+        if (
+            isinstance(aliases, list)
+            and aliases
+            and all(isinstance(alias, str) for alias in aliases)
+        ):
             return aliases
     return [gold]
 
@@ -59,7 +66,11 @@ def normalized(text: str) -> str:
 
 
 def _is_punctuation(character: str) -> bool:
-    return character in string.punctuation or unicodedata.category(character).startswith("P") or character in "´`"
+    return (
+        character in string.punctuation
+        or unicodedata.category(character).startswith("P")
+        or character in "´`"
+    )
 
 
 def _first_line(completion: str) -> str:

@@ -1,9 +1,9 @@
 r"""One of several options: is the letter that a completion settles on the gold one?
 
-Gold is a letter (``B``, ``(B)``), a letter with the option's text (``(B) a bank``), or an option's text alone. A
-completion is an option's letter or text, or free text that states one: "the answer is (B)", "Answer: B",
-``\boxed{B}``, "B. a bank", "(B) is the correct answer", "It must be B." A letter elsewhere does not count.
-Reasoning in ``<think>`` tags is dropped.
+Gold is a letter (``B``, ``(B)``), a letter with the option's text (``(B) a bank``), or an option's
+text alone. A completion is an option's letter or text, or free text that states one: "the answer is
+(B)", "Answer: B", ``\boxed{B}``, "B. a bank", "(B) is the correct answer", "It must be B." A letter
+elsewhere does not count. Reasoning in ``<think>`` tags is dropped.
 """
 
 from __future__ import annotations
@@ -13,12 +13,20 @@ from collections import deque
 
 from shaped_eval.grading.extract import plain_answer, without_reasoning
 from shaped_eval.grading.text.aliases import normalized
-from shaped_eval.grading.text.statements import bare_line, final_statement, first_answer, last_match, readings
+from shaped_eval.grading.text.statements import (
+    bare_line,
+    final_statement,
+    first_answer,
+    last_match,
+    readings,
+)
 from shaped_eval.records import Status
 
 _LABELED = re.compile(r"\(?([A-Z])(?:\)|[.:](?=\s|$)|$)\s*(.*)", re.DOTALL)
 _MARKUP = re.compile(r"\\(?:text|textbf|mathrm|mathbf)\{([^{}]*)\}|[*_`$\"“”]|\\[()\[\]]")
-_PREFIX = re.compile(r"(?:(?:the|an?|option|choice|letter|definitely|clearly|probably|likely)\s+)*", re.IGNORECASE)
+_PREFIX = re.compile(
+    r"(?:(?:the|an?|option|choice|letter|definitely|clearly|probably|likely)\s+)*", re.IGNORECASE
+)
 # A or I may be a word: then only what cannot follow the word ends the letter.
 _LETTER = re.compile(
     r"\(\s?([A-Za-z])\s?(?:\)|$)"
@@ -46,7 +54,9 @@ _ENDS_IN = re.compile(
     r"\s{0,4}(?:(?:the\s)?(?:[Oo]ption|[Cc]hoice|[Aa]nswer|[Ll]etter)\s)?(?:\(([A-Z])\)|([A-Z]))"
     r"(?=[.!,;]?\s*(?:$|\n)|[.!]\s|,?\s(?:because|since|as)\b)"
 )
-_DENIED = re.compile(r"\b(?:not|never|cannot|doubt|nor|neither|isn|wrong)\b|n['’]t\b", re.IGNORECASE)
+_DENIED = re.compile(
+    r"\b(?:not|never|cannot|doubt|nor|neither|isn|wrong)\b|n['’]t\b", re.IGNORECASE
+)
 _SENTENCE = re.compile(r"[.!?\n]")
 SENTENCE_CHARACTERS = 200
 _ONLY = re.compile(r"\(?([A-Za-z])\)?\.?")
@@ -56,16 +66,20 @@ _LEADING = re.compile(
 
 
 def grade(completion: str, gold: str) -> tuple[Status, str | None]:
-    """Grade a completion against `gold`. `answer` is the option's letter, or its normalised text where gold has none.
+    """Grade a completion against `gold`. `answer` is the option's letter, or its normalised text
+    where gold has none.
 
-    A gold with a text also passes for that text alone; another text fails. A gold that is only a letter leaves a
-    completion without a letter unparsed.
+    A gold with a text also passes for that text alone; another text fails. A gold that is only a
+    letter leaves a completion without a letter unparsed.
     """
     completion = without_reasoning(completion)
     letter, text = _gold(gold)
     own = letter or normalized(text)
-    bare = _ONLY.fullmatch(completion.strip()) is not None  # a letter is a letter, even where an option's text is one
-    if completion.strip() == gold.strip() or (text and not bare and normalized(completion) == normalized(text)):
+    # a letter is a letter, even where an option's text is one
+    bare = _ONLY.fullmatch(completion.strip()) is not None
+    if completion.strip() == gold.strip() or (
+        text and not bare and normalized(completion) == normalized(text)
+    ):
         return "pass", own
     if letter is not None:
         found = extract_letter(completion)
@@ -105,7 +119,9 @@ def _stated(statement: str) -> str | None:
 def _called_correct(completion: str) -> str | None:
     text = _unmarked(first_answer(completion))
     ends = (match for match in _ENDS_IN.finditer(text) if not _is_denied(text, match.start()))
-    return _letter(last_match(_IS_CORRECT, text)) or _letter(next(iter(deque(ends, maxlen=1)), None))
+    return _letter(last_match(_IS_CORRECT, text)) or _letter(
+        next(iter(deque(ends, maxlen=1)), None)
+    )
 
 
 def _is_denied(text: str, end: int) -> bool:
@@ -120,7 +136,9 @@ def _alone(completion: str) -> str | None:
     only = _ONLY.fullmatch(text)
     if only is not None:
         return only[1].upper()
-    return _letter(_LEADING.match(text)) or _letter(_LEADING.fullmatch(_unmarked(bare_line(text, last=True) or "")))
+    return _letter(_LEADING.match(text)) or _letter(
+        _LEADING.fullmatch(_unmarked(bare_line(text, last=True) or ""))
+    )
 
 
 def _letter(match: re.Match[str] | None) -> str | None:

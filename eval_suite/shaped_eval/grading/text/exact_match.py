@@ -1,7 +1,9 @@
-r"""A definite answer in a fixed writing (BIG-Bench Hard, last letters): is what a completion states the gold string?
+r"""A definite answer in a fixed writing (BIG-Bench Hard, last letters): is what a completion states
+the gold string?
 
-Equal after: white space collapsed, quotes, markup and the final period removed, case folded; numbers by value;
-brackets without the white space between them; an option's letter as `choice` finds it.
+Equal after: white space collapsed, quotes, markup and the final period removed, case folded;
+numbers by value; brackets without the white space between them; an option's letter as `choice`
+finds it.
 """
 
 from __future__ import annotations
@@ -23,8 +25,8 @@ _TEXT_COMMAND = re.compile(r"\\(?:text|textbf|mathrm|mathbf)\{([^{}]*)\}")
 def grade(completion: str, gold: str) -> tuple[Status, str | None]:
     """Grade a completion against `gold`, a text, or a JSON list of texts that are each right.
 
-    Without a statement ("the answer is", a box, ``<answer>``) its last line is the answer, if short.
-    Reasoning in ``<think>`` tags is dropped. `answer` is
+    Without a statement ("the answer is", a box, ``<answer>``) its last line is the answer, if
+    short. Reasoning in ``<think>`` tags is dropped. `answer` is
     canonical: every pass of a gold has the same.
     """
     completion = without_reasoning(completion)
@@ -34,7 +36,9 @@ def grade(completion: str, gold: str) -> tuple[Status, str | None]:
     if len(completion) <= 2 * len(gold) + 20 and canonical(completion) in expected:
         return "pass", plain_answer(expected[0])
     statement = final_statement(completion)
-    given = readings(statement) if statement is not None else [bare_line(completion, last=True) or ""]
+    given = (
+        readings(statement) if statement is not None else [bare_line(completion, last=True) or ""]
+    )
     answers = [canonical(text) for text in given]
     if not answers[-1]:
         return "unparsed", None
@@ -45,7 +49,12 @@ def grade(completion: str, gold: str) -> tuple[Status, str | None]:
 
 def canonical(text: str) -> str:
     """The form in which answers are compared."""
-    text = " ".join(_TEXT_COMMAND.sub(r"\1", text).split()).strip(_WRAPPING).rstrip(".").strip(_WRAPPING)
+    text = (
+        " ".join(_TEXT_COMMAND.sub(r"\1", text).split())
+        .strip(_WRAPPING)
+        .rstrip(".")
+        .strip(_WRAPPING)
+    )
     number = parse_number(text)
     if number is not None:
         return str(number.value)

@@ -1,21 +1,29 @@
-r"""GSM8K: the number after ``####``, else the last boxed one, else after "the answer is", else the last number.
+r"""GSM8K: the number after ``####``, else the last boxed one, else after "the answer is", else the
+last number.
 
-Of an equation, as in ``#### 40 + 2 = 42``, the number is what stands behind its last equals sign. Numbers are compared
-as exact decimals. Reasoning in ``<think>`` tags is dropped.
+Of an equation, as in ``#### 40 + 2 = 42``, the number is what stands behind its last equals sign.
+Numbers are compared as exact decimals. Reasoning in ``<think>`` tags is dropped.
 """
 
 from __future__ import annotations
 
 import re
 
-from shaped_eval.grading.extract import before_next_question, last_boxed, plain_answer, without_reasoning
+from shaped_eval.grading.extract import (
+    before_next_question,
+    last_boxed,
+    plain_answer,
+    without_reasoning,
+)
 from shaped_eval.grading.literals import Number, parse_number
 from shaped_eval.grading.text.statements import last_match
 from shaped_eval.records import Status
 
 SEARCHED_CHARACTERS = 10_000
 # A sign counts where it cannot be a subtraction: not after a digit, a letter or a closing bracket.
-_NUMBER = re.compile(r"(?:(?<![\w)\]}])[-−–]\s?\\?\$?\s?)?(?:(?:\d{1,3}(?:,\d{3})+(?!\d)|\d+)(?:\.\d+)?|\.\d+)")
+_NUMBER = re.compile(
+    r"(?:(?<![\w)\]}])[-−–]\s?\\?\$?\s?)?(?:(?:\d{1,3}(?:,\d{3})+(?!\d)|\d+)(?:\.\d+)?|\.\d+)"
+)
 _STATEMENT = re.compile(
     r"\banswer(?:\s*\*{0,2}\s?[:=]|\s+(?:is|are|would\s+be|should\s+be|must\s+be)\b)[:\s*$({\\]{0,8}(?=[-−–]?\s?[$\\]{0,2}[\d.])"
     r"([^\n]{1,200})",
@@ -29,7 +37,12 @@ def extract_number(text: str) -> Number | None:
     marked = text.rpartition("####")[2].split("\n", 1)[0] if "####" in text else ""
     statement = last_match(_STATEMENT, text)
     stated = _SENTENCE_END.split(statement[1], maxsplit=1)[0] if statement else ""
-    for part, first in ((marked, True), (last_boxed(text) or "", False), (stated, True), (text, False)):
+    for part, first in (
+        (marked, True),
+        (last_boxed(text) or "", False),
+        (stated, True),
+        (text, False),
+    ):
         part = part.strip()
         whole = parse_number(part.rstrip("%").rstrip("\\"))
         if whole is not None:

@@ -1,6 +1,8 @@
-r"""Where a completion states its final answer: ``\boxed{B}``, ``<answer>B</answer>``, "the answer is B", "Answer: B".
+r"""Where a completion states its final answer: ``\boxed{B}``, ``<answer>B</answer>``, "the answer
+is B", "Answer: B".
 
-This runs in the caller's process on untrusted text: every pattern is bounded, and linear in the text's length.
+This runs in the caller's process on untrusted text: every pattern is bounded, and linear in the
+text's length.
 """
 
 from __future__ import annotations
@@ -23,10 +25,11 @@ _SENTENCE_END = re.compile(r"[.!?][\"'”’)]?\s+(?=[\"'“‘(]?[A-Z])")
 
 
 def final_statement(completion: str) -> str | None:
-    """What the completion says its answer is, up to the end of that line, or None where it does not say.
+    """What the completion says its answer is, up to the end of that line, or None where it does not
+    say.
 
-    The last box, else the last ``<answer>`` tag, else the last statement before the model goes on with another
-    question.
+    The last box, else the last ``<answer>`` tag, else the last statement before the model goes on
+    with another question.
     """
     boxed = last_boxed(completion)
     if boxed is not None and boxed.strip():
@@ -59,7 +62,8 @@ def readings(statement: str) -> list[str]:
 
 
 def bare_line(completion: str, *, last: bool) -> str | None:
-    """The last (or first) line that is not empty; None where there is none, or where it is too long an answer."""
+    """The last (or first) line that is not empty; None where there is none, or where it is too long
+    an answer."""
     lines = [line for line in first_answer(completion).splitlines() if line.strip()]
     if not lines:
         return None

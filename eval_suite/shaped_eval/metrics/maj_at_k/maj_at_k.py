@@ -1,4 +1,5 @@
-"""Maj@k, the majority vote of k samples averaged over all subsets, with intervals, as a module of `evaluate`."""
+"""Maj@k, the majority vote of k samples averaged over all subsets, with intervals, as a module of
+`evaluate`."""
 
 from __future__ import annotations
 
@@ -11,7 +12,8 @@ from shaped_eval.statistics import maj_at_k, problem_interval, vote_sampling_se
 
 
 class MajAtK(evaluate.Metric):
-    """``compute(predictions=[["4", "5", ""], ...], references=["4", ...], k=[2])`` → maj@2; k ≤ n."""
+    """``compute(predictions=[["4", "5", ""], ...], references=["4", ...], k=[2])`` → maj@2; k ≤
+    n."""
 
     def _info(self) -> evaluate.MetricInfo:
         return evaluate.MetricInfo(
@@ -27,12 +29,17 @@ class MajAtK(evaluate.Metric):
         )
 
     def _compute(
-        self, predictions: Sequence[Sequence[str | None]], references: Sequence[str], k: Sequence[int]
+        self,
+        predictions: Sequence[Sequence[str | None]],
+        references: Sequence[str],
+        k: Sequence[int],
     ) -> dict[str, float | None]:
         samples_a_problem(predictions)
         ballots_P = votes(predictions, references)
         found: dict[str, float | None] = {}
         for voters in k:
-            interval = problem_interval(maj_at_k(ballots_P, voters), vote_sampling_se(ballots_P, voters))
+            interval = problem_interval(
+                maj_at_k(ballots_P, voters), vote_sampling_se(ballots_P, voters)
+            )
             found |= flat(f"maj@{voters}", interval)
         return found

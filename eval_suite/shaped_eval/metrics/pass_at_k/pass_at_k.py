@@ -21,7 +21,9 @@ class PassAtK(evaluate.Metric):
             features=datasets.Features({"predictions": datasets.Sequence(datasets.Value("bool"))}),
         )
 
-    def _compute(self, predictions: Sequence[Sequence[bool]], k: Sequence[int] = (1,)) -> dict[str, float | None]:
+    def _compute(
+        self, predictions: Sequence[Sequence[bool]], k: Sequence[int] = (1,)
+    ) -> dict[str, float | None]:
         n, counts = samples_a_problem(predictions), [sum(row) for row in predictions]
         found: dict[str, float | None] = {}
         for draws in k:
