@@ -177,8 +177,9 @@ def rlvr_command(argv: list[str]) -> int:
 
 
 def sample_command(argv: list[str]) -> int:
+    from shaped_eval.config import SampleConfig
     from shaped_eval.locks import locked_folders
-    from shaped_eval.sample import SampleConfig, sample
+    from shaped_eval.sample import sample
     from shaped_eval.sampling.show import ShowOptions, show
 
     from shaped_trl.recipes import Parser

@@ -77,7 +77,7 @@ def rlvr_options() -> list[type]:
 
 def eval_options() -> list[type]:
     from shaped_eval.checkpoints import CheckpointOptions
+    from shaped_eval.config import SampleConfig
     from shaped_eval.publish import PublishOptions
-    from shaped_eval.sample import SampleConfig
 
     return [SampleConfig, GradeOptions, CheckpointOptions, PublishOptions]

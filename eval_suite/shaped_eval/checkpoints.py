@@ -18,6 +18,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+from shaped_eval.config import SampleConfig
 from shaped_eval.errors import UserError
 from shaped_eval.grade import grade_run
 from shaped_eval.provenance import folder_fingerprint
@@ -25,7 +26,7 @@ from shaped_eval.records import write_atomic
 from shaped_eval.reporting.document import Block, Heading, Image, Table, Text, to_html, to_markdown
 from shaped_eval.reporting.outcomes import read_record
 from shaped_eval.reporting.tables import percent
-from shaped_eval.sample import SampleConfig, sample
+from shaped_eval.sample import sample
 from shaped_eval.sampling.processes import Processes
 from shaped_eval.untrusted.files import file_name
 from shaped_eval.untrusted.rows import check_field, is_count, read_object

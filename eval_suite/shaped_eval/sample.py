@@ -12,13 +12,13 @@ import json
 import sys
 from collections.abc import Sequence
 from contextlib import closing
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
-from shaped_eval.backends import Backend, check_backend, load_backend
-from shaped_eval.benchmarks import check_names, check_shots, load_problems, not_in_mirror
-from shaped_eval.benchmarks.suites import named_benchmarks
+from shaped_eval.backends import Backend, load_backend
+from shaped_eval.benchmarks import load_problems, not_in_mirror
+from shaped_eval.config import SampleConfig
 from shaped_eval.errors import UserError
 from shaped_eval.provenance import package_versions, source_commit, stable_hash
 from shaped_eval.records import (
@@ -54,119 +54,6 @@ _NOT_SETTINGS = (
 )
 
 
-def _option(help_text: str, default: Any = None) -> Any:
-    return field(default=default, metadata={"help": help_text})
-
-
-@dataclass
-class SampleConfig:
-    """Options of sampling. Lists are comma-separated strings, so that a flag and a YAML value read
-    alike.
-
-    Raises:
-        UserError: a value out of range, an unknown benchmark or backend.
-    """
-
-    model: str = field(metadata={"help": "Folder of a saved model, or a model's id on the Hub."})
-    benchmarks: str = _option("Benchmarks, separated by commas, such as gsm8k,math500.", "")
-    suite: str | None = _option("In place of benchmarks: base, math, code, rl or all.")
-    out: str = _option(
-        "Folder of the run, where an unfinished one is continued; default: outputs/eval/ and the model's name.",
-        "",
-    )
-    n: int = _option("Samples per problem.", 16)
-    temperature: float = _option("Sampling temperature; 0 is greedy and needs n=1.", 0.7)
-    top_p: float = _option(
-        "Nucleus sampling: the smallest set of tokens with this probability.", 0.95
-    )
-    max_new_tokens: int = _option(
-        "Most tokens of a completion; longer ones are cut and counted.", 1024
-    )
-    backend: str = _option(
-        "What generates: transformers, vllm (in this process), or openai (any server that speaks its protocol).",
-        "transformers",
-    )
-    seed: int = _option("Seed of the run.", 0)
-    limit: int | None = _option("Only the first so many problems of each benchmark.")
-    hub_mirror: str | None = _option("Folder that holds the data sets, read in place of the Hub.")
-    batch_size: int = _option(
-        "Samples generated together; with vllm and openai, samples asked for at once. Part of what decides them.",
-        32,
-    )
-    dtype: Literal["auto", "float32", "bfloat16"] = _option(
-        "Weights; auto is the checkpoint's.", "auto"
-    )
-    chat_template: bool = _option(
-        "Put each question into the tokenizer's chat template, without worked examples. Off by default even "
-        "where there is a template: many base models ship one that they were not trained on.",
-        False,
-    )
-    shots: int | None = _option(
-        "Worked examples in a base model's prompt; default: each benchmark's own number."
-    )
-    revision: str | None = _option("Branch, tag or commit of the model on the Hub.")
-    trust_remote_code: bool = _option(
-        "Run Python code that the model's repository brings. Without it such a model is refused.",
-        False,
-    )
-    continuous_batching: bool = _option(
-        "With transformers: a finished sample's place is taken by the next. Samples are then not repeatable.",
-        False,
-    )
-    tensor_parallel_size: int = _option("With vllm: GPUs that hold one copy of the model.", 1)
-    base_url: str = _option(
-        "With openai: the server's address up to /v1. The key is read from OPENAI_API_KEY.", ""
-    )
-    concurrency: int = _option("With openai: requests under way at once.", 16)
-
-    def __post_init__(self) -> None:
-        self.out = self.out or str(Path("outputs/eval") / Path(self.model).name)
-        for name in ("n", "max_new_tokens", "batch_size", "tensor_parallel_size", "concurrency"):
-            if getattr(self, name) < 1:
-                raise UserError(f"{name}={getattr(self, name)} is out of range: use 1 or more")
-        if self.limit is not None and self.limit < 1:
-            raise UserError(f"limit={self.limit} is out of range: use 1 or more, or leave it out")
-        if not 0 <= self.temperature < float("inf"):
-            raise UserError(
-                f"temperature={self.temperature} is out of range: use 0 (greedy) or more"
-            )
-        if self.temperature == 0 and self.n != 1:
-            raise UserError(
-                f"n={self.n} greedy samples are all the same: use n=1 with temperature=0"
-            )
-        if not 0 < self.top_p <= 1:
-            raise UserError(f"top_p={self.top_p} is out of range: use more than 0, at most 1")
-        check_backend(self.backend)
-        self._check_backend_options()
-        check_names(self.benchmark_names)
-        check_shots(self.shots, self.chat_template)
-
-    def _check_backend_options(self) -> None:
-        for name, backend, default in (
-            ("continuous_batching", "transformers", False),
-            ("tensor_parallel_size", "vllm", 1),
-            ("base_url", "openai", ""),
-        ):
-            if self.backend != backend and getattr(self, name) != default:
-                raise UserError(
-                    f"{name}={getattr(self, name)!r} has no meaning with backend={self.backend!r}: leave it out"
-                )
-        if self.backend != "openai":
-            return
-        if not self.base_url.startswith(("http://", "https://")):
-            raise UserError(
-                f"base_url={self.base_url!r} is no address: write it whole, such as http://localhost:8000/v1"
-            )
-        if "@" in self.base_url or "?" in self.base_url:
-            raise UserError(
-                "base_url holds a user, a password or a query, which run.json must not: use OPENAI_API_KEY"
-            )
-
-    @property
-    def benchmark_names(self) -> list[str]:
-        return named_benchmarks(self.benchmarks, self.suite)
-
-
 def sample(
     config: SampleConfig,
     *,
@@ -191,9 +78,37 @@ def sample(
     processes.begin()
     if not processes.first:
         processes.wait("ready", range(1))  # the first one finds the user's errors, once
+    plan = _prepare(config, backend, quiet=not processes.first)
+    done = _open(plan, processes)
+    _work(plan, done, processes, progress)
+    processes.say("sampled")
+    if processes.first:
+        processes.wait("sampled", range(processes.size))
+        _check_complete(plan)
+    return plan.out
+
+
+@dataclass
+class _Plan:
+    """What a run consists of: the same in every process that shares it."""
+
+    config: SampleConfig
+    out: Path
+    backend: Backend
+    benchmarks: list[str]
+    left_out: list[str]
+    problems: list[Problem]
+    chunks: list[Chunk]
+
+    def missing(self, done: set[int]) -> list[Chunk]:
+        return [chunk for index, chunk in enumerate(self.chunks) if index not in done]
+
+
+def _prepare(config: SampleConfig, backend: Backend | None, quiet: bool) -> _Plan:
+    """Problems with prompts that fit the model, divided into chunks; nothing is written."""
     out = Path(config.out)
     check_folder(out)
-    names, left_out = _present(config, quiet=not processes.first)
+    names, left_out = _present(config, quiet)
     problems = load_problems(
         names,
         hub_mirror=config.hub_mirror,
@@ -204,54 +119,55 @@ def sample(
     check_scoring(config.backend, problems)
     backend = backend or load_backend(config)
     limits = (backend.context_tokens(), config.max_new_tokens)
-    problems = fit_problems(problems, backend.prompt_tokens, *limits, quiet=not processes.first)
-    prompt_tokens = _check_lengths(config, backend, problems, quiet=not processes.first)
-    chunks = plan_chunks(
-        problems, config.n, config.batch_size, prompt_tokens if backend.together else None
-    )
-    if processes.first:
-        record = {
-            **_run_record(config, backend, problems),
-            "benchmarks": names,
-            "left_out": left_out,
-        }
-        begun = _has_begun(out, record)
-        done = collect(out, chunks, config.batch_size)
-        if len(done) < len(chunks) and not takes_turns(config.backend, chunks, done):
-            backend.prepare()
-        if not begun:
-            _begin(out, record, problems)
-        processes.say("ready")
-    else:
-        done = complete_chunks(out, chunks, config.batch_size)
-    missing = [chunk for index, chunk in enumerate(chunks) if index not in done]
-    share = missing[processes.rank :: processes.size]
-    there = sum(map(len, chunks)) - sum(map(len, missing)) if processes.size == 1 else 0
-    name = (
-        "sampling"
-        if processes.size == 1
-        else f"sampling, process {processes.rank + 1} of {processes.size}"
-    )
-    with SamplingProgress(there + sum(map(len, share)), there, progress, name) as bar:
-        path = samples_file(out, processes.rank, processes.size)
+    problems = fit_problems(problems, backend.prompt_tokens, *limits, quiet=quiet)
+    prompt_tokens = _check_lengths(config, backend, problems, quiet)
+    lengths = prompt_tokens if backend.together else None
+    chunks = plan_chunks(problems, config.n, config.batch_size, lengths)
+    return _Plan(config, out, backend, names, left_out, problems, chunks)
+
+
+def _open(plan: _Plan, processes: Processes) -> set[int]:
+    """The chunks that earlier commands finished. The first process writes what the run is."""
+    config, out, backend = plan.config, plan.out, plan.backend
+    if not processes.first:
+        return complete_chunks(out, plan.chunks, config.batch_size)
+    record = _run_record(config, backend, plan.problems)
+    record |= {"benchmarks": plan.benchmarks, "left_out": plan.left_out}
+    begun = _has_begun(out, record)
+    done = collect(out, plan.chunks, config.batch_size)
+    if plan.missing(done) and not takes_turns(config.backend, plan.chunks, done):
+        backend.prepare()
+    if not begun:
+        _begin(out, record, plan.problems)
+    processes.say("ready")
+    return done
+
+
+def _work(plan: _Plan, done: set[int], processes: Processes, progress: bool) -> None:
+    """Score and generate this process's share of what is missing."""
+    rank, size = processes.rank, processes.size
+    missing = plan.missing(done)
+    share = missing[rank::size]
+    finished = sum(map(len, plan.chunks)) - sum(map(len, missing)) if size == 1 else 0
+    title = "sampling" if size == 1 else f"sampling, process {rank + 1} of {size}"
+    path = samples_file(plan.out, rank, size)
+    with SamplingProgress(finished + sum(map(len, share)), finished, progress, title) as bar:
         drop_truncated_line(path)
         scored = [chunk for chunk in share if chunk.decoding == "likelihood"]
-        for samples in score_chunks(
-            config, backend, scored, likelihoods_file(out, processes.rank, processes.size)
-        ):
+        likelihoods = likelihoods_file(plan.out, rank, size)
+        for samples in score_chunks(plan.config, plan.backend, scored, likelihoods):
             append_jsonl(path, samples)
             bar.advance(len(samples), 0)
         for decoding in ("greedy", None):
             chosen = [chunk for chunk in share if chunk.decoding == decoding]
-            _generate(config, backend, chosen, path, bar)
-    processes.say("sampled")
-    if processes.first:
-        processes.wait("sampled", range(processes.size))
-        if len(collect(out, chunks, config.batch_size)) < len(chunks):
-            raise UserError(
-                f"out={str(out)!r} lacks samples, as after two commands at once: repeat this one"
-            )
-    return out
+            _generate(plan.config, plan.backend, chosen, path, bar)
+
+
+def _check_complete(plan: _Plan) -> None:
+    if plan.missing(collect(plan.out, plan.chunks, plan.config.batch_size)):
+        raise UserError(
+            f"out={str(plan.out)!r} lacks samples, as after two commands at once: repeat this one"
+        )
 
 
 def _present(config: SampleConfig, quiet: bool) -> tuple[list[str], list[str]]:

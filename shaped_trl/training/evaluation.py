@@ -20,11 +20,12 @@ from typing import Any
 
 from accelerate.utils import broadcast_object_list
 from shaped_eval.benchmarks import check_names
+from shaped_eval.config import SampleConfig
 from shaped_eval.errors import UserError
 from shaped_eval.grade import grade_run
 from shaped_eval.report import report_run
 from shaped_eval.reporting.outcomes import read_record
-from shaped_eval.sample import SampleConfig, sample
+from shaped_eval.sample import sample
 from transformers import Trainer, TrainerCallback
 
 from shaped_trl.training.live import LiveBackend, base_model, undisturbed

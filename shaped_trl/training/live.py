@@ -13,8 +13,8 @@ import torch
 from peft import PeftModel
 from shaped_eval.backends import TransformersBackend
 from shaped_eval.backends.prompts import Prompts
+from shaped_eval.config import SampleConfig
 from shaped_eval.errors import UserError
-from shaped_eval.sample import SampleConfig
 from torch import nn
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 from openai_server import config_of, server  # noqa: F401
-from shaped_eval.sample import SampleConfig
+from shaped_eval.config import SampleConfig
 from tiny_eval import CONTEXT_TOKENS, NUM_PROBLEMS, WORDS
 from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import GenerationConfig, PreTrainedTokenizerFast, Qwen3Config

@@ -3,8 +3,8 @@
 import pytest
 import torch
 import yaml
+from shaped_eval.config import SampleConfig
 from shaped_eval.errors import UserError
-from shaped_eval.sample import SampleConfig
 from trl import ModelConfig
 
 from shaped_trl import recipes

@@ -24,7 +24,7 @@ from shaped_eval.reporting.examples import shorten
 from shaped_eval.untrusted.texts import encodable
 
 if TYPE_CHECKING:
-    from shaped_eval.sample import SampleConfig
+    from shaped_eval.config import SampleConfig
 
 KEY_VARIABLE = "OPENAI_API_KEY"
 # A request is repeated after these answers, after a dropped connection, and when nothing came for

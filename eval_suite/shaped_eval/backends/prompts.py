@@ -11,7 +11,7 @@ from shaped_eval.untrusted.pretrained import read_pretrained
 from shaped_eval.untrusted.weights import check_weights
 
 if TYPE_CHECKING:
-    from shaped_eval.sample import SampleConfig
+    from shaped_eval.config import SampleConfig
 
 
 def from_pretrained(auto_class: Any, config: SampleConfig, **options: Any) -> Any:

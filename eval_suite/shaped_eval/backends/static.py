@@ -19,7 +19,7 @@ from shaped_eval.errors import UserError
 if TYPE_CHECKING:
     import torch
 
-    from shaped_eval.sample import SampleConfig
+    from shaped_eval.config import SampleConfig
 
 
 class TransformersBackend:

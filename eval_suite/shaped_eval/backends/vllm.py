@@ -14,7 +14,7 @@ from shaped_eval.backends.prompts import Prompts
 from shaped_eval.errors import UserError
 
 if TYPE_CHECKING:
-    from shaped_eval.sample import SampleConfig
+    from shaped_eval.config import SampleConfig
 
 # Samples given to vLLM in one call. Its rows are written when the call ends: the most that a kill
 # can cost.

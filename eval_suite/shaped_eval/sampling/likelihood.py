@@ -23,7 +23,7 @@ from shaped_eval.records import Problem, Sample, append_jsonl, drop_truncated_li
 from shaped_eval.untrusted.rows import check_field
 
 if TYPE_CHECKING:
-    from shaped_eval.sample import SampleConfig
+    from shaped_eval.config import SampleConfig
     from shaped_eval.sampling.chunks import Chunk
 
 

@@ -21,9 +21,10 @@ from shaped_eval.backends import Completion, Request, TransformersBackend, load_
 from shaped_eval.backends.continuous import find_stop
 from shaped_eval.backends.static import tail_tokens
 from shaped_eval.backends.vllm import visible_devices
+from shaped_eval.config import SampleConfig
 from shaped_eval.errors import UserError
 from shaped_eval.records import Sample, read_jsonl
-from shaped_eval.sample import SampleConfig, sample
+from shaped_eval.sample import sample
 from shaped_eval.sampling import progress as progress_module
 from tiny_eval import NUM_PROBLEMS, check_first_words
 

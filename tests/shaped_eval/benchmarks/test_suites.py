@@ -17,9 +17,9 @@ from shaped_eval.benchmarks.suites import (
     group_of,
     suite_names,
 )
+from shaped_eval.config import SampleConfig
 from shaped_eval.errors import UserError
 from shaped_eval.records import Problem
-from shaped_eval.sample import SampleConfig
 
 from shaped_trl import cli, recipes
 from shaped_trl.options import GradeOptions

@@ -22,11 +22,12 @@ from places import MIRROR
 from shaped_eval.backends import TransformersBackend
 from shaped_eval.benchmarks import load_problems
 from shaped_eval.benchmarks.harness.tasks import HARNESS
+from shaped_eval.config import SampleConfig
 from shaped_eval.errors import UserError
 from shaped_eval.grade import grade_run
 from shaped_eval.records import Problem, Sample, read_jsonl
 from shaped_eval.report import report
-from shaped_eval.sample import SampleConfig, sample
+from shaped_eval.sample import sample
 from shaped_eval.sampling.fit import fit_problems
 from shaped_eval.sampling.likelihood import OptionScorer
 from transformers import AutoModelForCausalLM, AutoTokenizer

@@ -10,11 +10,12 @@ import pytest
 import torch
 from shaped_eval.backends import Request, TransformersBackend, load_backend
 from shaped_eval.benchmarks import load_problems
+from shaped_eval.config import SampleConfig
 from shaped_eval.errors import UserError
 from shaped_eval.grade import grade_run
 from shaped_eval.records import Problem, Sample, read_jsonl
 from shaped_eval.report import report
-from shaped_eval.sample import SampleConfig, sample
+from shaped_eval.sample import sample
 from tiny_eval import NUM_PROBLEMS, WORDS, check_first_words, prompt_ids
 from transformers import AutoModelForCausalLM
 from transformers import Qwen3ForCausalLM as Qwen3

@@ -190,7 +190,7 @@ def test_the_curves_of_checkpoints_stay_in_their_folder(tmp_path, monkeypatch):
         (folder / "run.json").write_text(json.dumps({**record, "benchmarks": [], "task_hash": ""}))
         return folder
 
-    from shaped_eval.sample import SampleConfig
+    from shaped_eval.config import SampleConfig
 
     monkeypatch.setattr("shaped_eval.checkpoints.sample", sampled)
     monkeypatch.setattr("shaped_eval.checkpoints.grade_run", lambda folder, **_: None)

@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from shaped_eval.config import SampleConfig
 from shaped_eval.errors import UserError
-from shaped_eval.sample import SampleConfig
 from study_values import load, rich_values, shared_values, study_values
 
 from shaped_trl.study.loading import load_study

@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 from shaped_eval.backends.prompts import Prompts, from_pretrained
+from shaped_eval.config import SampleConfig
 from shaped_eval.errors import UserError
-from shaped_eval.sample import SampleConfig
 from tiny import pair_rows, text_rows, tiny_model, tiny_tokenizer
 
 from shaped_trl import cli

@@ -1,0 +1,132 @@
+"""What a run of the suite is asked to do: the options of sampling."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+from shaped_eval.benchmarks import check_names, check_shots
+from shaped_eval.benchmarks.suites import named_benchmarks
+from shaped_eval.errors import UserError
+
+BACKENDS = ("transformers", "vllm", "openai")
+
+
+def check_backend(name: str) -> None:
+    """Raise UserError for a backend that is not there."""
+    if name not in BACKENDS:
+        raise UserError(f"backend={name!r} is not available: use {' or '.join(BACKENDS)}")
+
+
+def _option(help_text: str, default: Any = None) -> Any:
+    return field(default=default, metadata={"help": help_text})
+
+
+@dataclass
+class SampleConfig:
+    """Options of sampling. Lists are comma-separated strings, so that a flag and a YAML value read
+    alike.
+
+    Raises:
+        UserError: a value out of range, an unknown benchmark or backend.
+    """
+
+    model: str = field(metadata={"help": "Folder of a saved model, or a model's id on the Hub."})
+    benchmarks: str = _option("Benchmarks, separated by commas, such as gsm8k,math500.", "")
+    suite: str | None = _option("In place of benchmarks: base, math, code, rl or all.")
+    out: str = _option(
+        "Folder of the run, where an unfinished one is continued; default: outputs/eval/ and the model's name.",
+        "",
+    )
+    n: int = _option("Samples per problem.", 16)
+    temperature: float = _option("Sampling temperature; 0 is greedy and needs n=1.", 0.7)
+    top_p: float = _option(
+        "Nucleus sampling: the smallest set of tokens with this probability.", 0.95
+    )
+    max_new_tokens: int = _option(
+        "Most tokens of a completion; longer ones are cut and counted.", 1024
+    )
+    backend: str = _option(
+        "What generates: transformers, vllm (in this process), or openai (any server that speaks its protocol).",
+        "transformers",
+    )
+    seed: int = _option("Seed of the run.", 0)
+    limit: int | None = _option("Only the first so many problems of each benchmark.")
+    hub_mirror: str | None = _option("Folder that holds the data sets, read in place of the Hub.")
+    batch_size: int = _option(
+        "Samples generated together; with vllm and openai, samples asked for at once. Part of what decides them.",
+        32,
+    )
+    dtype: Literal["auto", "float32", "bfloat16"] = _option(
+        "Weights; auto is the checkpoint's.", "auto"
+    )
+    chat_template: bool = _option(
+        "Put each question into the tokenizer's chat template, without worked examples. Off by default even "
+        "where there is a template: many base models ship one that they were not trained on.",
+        False,
+    )
+    shots: int | None = _option(
+        "Worked examples in a base model's prompt; default: each benchmark's own number."
+    )
+    revision: str | None = _option("Branch, tag or commit of the model on the Hub.")
+    trust_remote_code: bool = _option(
+        "Run Python code that the model's repository brings. Without it such a model is refused.",
+        False,
+    )
+    continuous_batching: bool = _option(
+        "With transformers: a finished sample's place is taken by the next. Samples are then not repeatable.",
+        False,
+    )
+    tensor_parallel_size: int = _option("With vllm: GPUs that hold one copy of the model.", 1)
+    base_url: str = _option(
+        "With openai: the server's address up to /v1. The key is read from OPENAI_API_KEY.", ""
+    )
+    concurrency: int = _option("With openai: requests under way at once.", 16)
+
+    def __post_init__(self) -> None:
+        self.out = self.out or str(Path("outputs/eval") / Path(self.model).name)
+        for name in ("n", "max_new_tokens", "batch_size", "tensor_parallel_size", "concurrency"):
+            if getattr(self, name) < 1:
+                raise UserError(f"{name}={getattr(self, name)} is out of range: use 1 or more")
+        if self.limit is not None and self.limit < 1:
+            raise UserError(f"limit={self.limit} is out of range: use 1 or more, or leave it out")
+        if not 0 <= self.temperature < float("inf"):
+            raise UserError(
+                f"temperature={self.temperature} is out of range: use 0 (greedy) or more"
+            )
+        if self.temperature == 0 and self.n != 1:
+            raise UserError(
+                f"n={self.n} greedy samples are all the same: use n=1 with temperature=0"
+            )
+        if not 0 < self.top_p <= 1:
+            raise UserError(f"top_p={self.top_p} is out of range: use more than 0, at most 1")
+        check_backend(self.backend)
+        self._check_backend_options()
+        check_names(self.benchmark_names)
+        check_shots(self.shots, self.chat_template)
+
+    def _check_backend_options(self) -> None:
+        for name, backend, default in (
+            ("continuous_batching", "transformers", False),
+            ("tensor_parallel_size", "vllm", 1),
+            ("base_url", "openai", ""),
+        ):
+            if self.backend != backend and getattr(self, name) != default:
+                raise UserError(
+                    f"{name}={getattr(self, name)!r} has no meaning with backend={self.backend!r}: leave it out"
+                )
+        if self.backend != "openai":
+            return
+        if not self.base_url.startswith(("http://", "https://")):
+            raise UserError(
+                f"base_url={self.base_url!r} is no address: write it whole, such as http://localhost:8000/v1"
+            )
+        if "@" in self.base_url or "?" in self.base_url:
+            raise UserError(
+                "base_url holds a user, a password or a query, which run.json must not: use OPENAI_API_KEY"
+            )
+
+    @property
+    def benchmark_names(self) -> list[str]:
+        return named_benchmarks(self.benchmarks, self.suite)
