@@ -17,7 +17,7 @@ import tomllib
 from pathlib import Path
 
 from huggingface_hub import HfApi
-from shaped_eval.hub.errors import hub_errors, hub_reason
+from huggingface_hub.errors import HfHubHTTPError, HTTPError
 
 SOURCE = Path(__file__).resolve().parent
 GENERAL = tomllib.loads((SOURCE / "build.toml").read_text(encoding="utf-8"))["general"]
@@ -70,11 +70,8 @@ def main(argv: list[str] | None = None) -> int:
     repository = parser.parse_args(argv).repository
     try:
         print(publish(repository))
-    except hub_errors() as error:
-        print(
-            f"{repository}: {hub_reason(error, HfApi().endpoint)}; then repeat the command",
-            file=sys.stderr,
-        )
+    except (HfHubHTTPError, HTTPError, OSError, ValueError) as error:
+        print(f"{repository}: {' '.join(str(error).split())}", file=sys.stderr)
         return 2
     return 0
 

@@ -20,8 +20,7 @@ from urllib3.util import Retry, Timeout
 from shaped_eval.backends.base import Completion, Completions, Request, cut
 from shaped_eval.errors import UserError
 from shaped_eval.records import FinishReason
-from shaped_eval.reporting.examples import shorten
-from shaped_eval.untrusted.texts import encodable
+from shaped_eval.untrusted.texts import encodable, shorten
 
 if TYPE_CHECKING:
     from shaped_eval.config import SampleConfig

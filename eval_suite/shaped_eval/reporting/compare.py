@@ -28,7 +28,7 @@ from shaped_eval.reporting.document import (
     Table,
     Text,
 )
-from shaped_eval.reporting.examples import common_start, prompt_text, shorten
+from shaped_eval.reporting.examples import common_start, prompt_text
 from shaped_eval.reporting.plots import plot_differences, plot_flips, to_png
 from shaped_eval.reporting.results import Run, average, find_metric, in_order, read_runs
 from shaped_eval.reporting.tables import (
@@ -46,6 +46,7 @@ from shaped_eval.reporting.tables import (
 )
 from shaped_eval.statistics import paired_difference
 from shaped_eval.untrusted.files import file_name
+from shaped_eval.untrusted.texts import shorten
 from shaped_eval.votes import Values
 
 READING_DIFFERENCES = (

@@ -15,6 +15,7 @@ from typing import Any
 
 from shaped_eval.records import read_jsonl
 from shaped_eval.reporting.document import Block, Code, Details, Heading, Text
+from shaped_eval.untrusted.texts import shorten
 
 # kind -> what it is called; a sample is of the first kind in which it is chosen
 KINDS = {
@@ -88,15 +89,6 @@ def example_blocks(folder: str | Path, per_kind: int, label: str = "") -> list[B
         blocks.append(Heading(f"{label}{benchmark}", 3))
         blocks += [_folded(example) for example in examples]
     return blocks
-
-
-def shorten(text: str, head: int, tail: int) -> str:
-    """`text` whole where it fits, else its beginning and its end with a note of what was left
-    out."""
-    left_out = len(text) - head - tail
-    if left_out <= 0:
-        return text
-    return f"{text[:head]}\n[… {left_out:,} characters left out …]\n{text[len(text) - tail :]}"
 
 
 def prompt_text(prompt: Any) -> str:

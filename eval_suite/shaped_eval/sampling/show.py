@@ -8,8 +8,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from shaped_eval.benchmarks import load_problems
-from shaped_eval.reporting.examples import shorten
-from shaped_eval.untrusted.texts import visible
+from shaped_eval.untrusted.texts import shorten, visible
 
 
 @dataclass

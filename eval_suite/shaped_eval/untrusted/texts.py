@@ -56,3 +56,12 @@ def fenced(text: str, language: str) -> str:
 def encodable(text: str) -> str:
     """`text` with lone surrogates, which JSON can hold and UTF-8 cannot, as U+FFFD."""
     return text.encode("utf-8", "surrogatepass").decode("utf-8", "replace")
+
+
+def shorten(text: str, head: int, tail: int) -> str:
+    """`text` whole where it fits, else its beginning and its end with a note of what was left
+    out."""
+    left_out = len(text) - head - tail
+    if left_out <= 0:
+        return text
+    return f"{text[:head]}\n[… {left_out:,} characters left out …]\n{text[len(text) - tail :]}"
