@@ -6,12 +6,11 @@ from __future__ import annotations
 import logging
 from collections.abc import Iterator
 from itertools import islice
-from pathlib import Path
 from typing import Any
 
 from datasets import Dataset
 from shaped_eval.errors import UserError
-from shaped_eval.untrusted.pretrained import needs_code, read_pretrained
+from shaped_eval.untrusted.pretrained import check_model_folder, needs_code, read_pretrained
 from shaped_eval.untrusted.weights import check_weights
 from transformers import (
     MODEL_FOR_CAUSAL_LM_MAPPING,
@@ -62,11 +61,7 @@ def model_source(model_args: ModelConfig) -> str:
     name = model_args.model_name_or_path
     if not name:
         raise UserError("model_name_or_path is missing: give a local folder or a Hub id")
-    looks_local = name.startswith((".", "/", "~")) or name.count("/") > 1
-    if looks_local and not (Path(name).expanduser() / "config.json").is_file():
-        raise UserError(
-            f"model_name_or_path={name!r}: no config.json there; give a saved model's folder or a Hub id"
-        )
+    check_model_folder(name, "model_name_or_path")
     return name
 
 

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from shaped_eval.errors import UserError
 from shaped_eval.provenance import folder_fingerprint
-from shaped_eval.untrusted.pretrained import read_pretrained
+from shaped_eval.untrusted.pretrained import check_model_folder, read_pretrained
 from shaped_eval.untrusted.weights import check_weights
 
 if TYPE_CHECKING:
@@ -23,11 +23,7 @@ def from_pretrained(auto_class: Any, config: SampleConfig, **options: Any) -> An
             read, or one that needs code of its own.
     """
     model, trusted = config.model, config.trust_remote_code
-    looks_local = Path(model).is_absolute() or model.startswith((".", "~")) or model.count("/") > 1
-    if looks_local and not Path(model).is_dir():
-        raise UserError(
-            f"model={model!r} does not exist: name a saved model's folder, or a model's Hub id"
-        )
+    check_model_folder(model)
     return read_pretrained(
         auto_class, model, trust_remote_code=trusted, revision=config.revision, **options
     )

@@ -3,9 +3,25 @@ on the terminal."""
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 from shaped_eval.errors import UserError
+
+
+def check_model_folder(name: str, field: str = "model") -> None:
+    """Refuse a name that is written like a path and does not lead to a saved model.
+
+    Raises:
+        UserError: the name begins with a dot, a slash or a tilde, or has two slashes, and there is
+            no config.json.
+    """
+    looks_local = name.startswith((".", "/", "~")) or name.count("/") > 1
+    if looks_local and not (Path(name).expanduser() / "config.json").is_file():
+        raise UserError(
+            f"{field}={name!r} does not exist, or has no config.json: give a saved model's folder "
+            "or a model's id on the Hub"
+        )
 
 
 def read_pretrained(

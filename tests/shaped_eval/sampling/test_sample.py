@@ -294,7 +294,7 @@ def test_the_folder_has_a_default(make_config):
 
 
 def test_a_folder_that_is_no_model_is_refused(make_config, tmp_path):
-    with pytest.raises(UserError, match=r"model='.*' cannot be read"):
+    with pytest.raises(UserError, match=r"model='.*' does not exist, or has no config.json"):
         sample(make_config(model=str(tmp_path)))
 
 
