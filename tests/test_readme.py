@@ -169,6 +169,7 @@ def gsm8k(here, monkeypatch):
     """`here`, where a small mirror has GSM8K."""
     mirror_of_gsm8k(here / "mirror")
     monkeypatch.setenv("SHAPED_TRL_HUB_MIRROR", str(here / "mirror"))
+    return here
 
 
 def run_lines(*, own_reward: bool) -> None:
@@ -192,6 +193,7 @@ def test_ones_own_reward_on_the_command_line(gsm8k, monkeypatch):
     Path("my_rewards.py").write_text(
         "def correct(completions, **columns):\n    return [0.25 for _ in completions]\n"
     )
+    monkeypatch.syspath_prepend(gsm8k)
     monkeypatch.setitem(SMALL_COMMANDS["rlvr"], "model_name_or_path", TINY)
     run_lines(own_reward=True)
     (row,) = read_jsonl("outputs/own/rl_log.jsonl")
