@@ -54,9 +54,9 @@ SMALL_COMMANDS: dict[str, dict] = {
 }
 
 
-def code(language: str) -> list[str]:
-    """The README's blocks of code in a language."""
-    tokens = MarkdownIt().parse(README.read_text(encoding="utf-8"))
+def code(language: str, page: Path = README) -> list[str]:
+    """A page's blocks of code in a language."""
+    tokens = MarkdownIt().parse(page.read_text(encoding="utf-8"))
     return [token.content for token in tokens if token.type == "fence" and token.info == language]
 
 
@@ -120,6 +120,14 @@ def test_links_lead_to_files_and_headings(page):
             if not file.exists() or (anchor and anchor not in headings(file)):
                 broken.append(target)
     assert not broken
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
+def test_what_snippets_import_is_there(page):
+    lines = [line for block in code("python", page) for line in block.splitlines()]
+    for line in lines:
+        if line.startswith(("from shaped_", "import shaped_")):
+            exec(line, {})
 
 
 def test_the_loss(here):
