@@ -1,0 +1,118 @@
+"""The numbers in the README's two tables are those of the committed records, rounded."""
+
+import csv
+import json
+import re
+
+import pytest
+from places import ROOT
+
+RESULTS = ROOT / "recipes" / "studies" / "results"
+SIZE, DEVICE = "8192x2560x151936", "NVIDIA H200"
+
+
+def rows_of(path: str) -> list[dict[str, str]]:
+    with (ROOT / path).open(newline="", encoding="utf-8") as file:
+        return list(csv.DictReader(file))
+
+
+def readme_row(start: str) -> list[str]:
+    """The cells of the table's row that begins so, with plain minus signs."""
+    text = (ROOT / "README.md").read_text(encoding="utf-8").replace("−", "-")
+    (line,) = [line for line in text.splitlines() if line.startswith(f"| {start}")]
+    return [cell.strip() for cell in line.strip("|").split("|")]
+
+
+def numbers(cell: str) -> list[float]:
+    return [float(number) for number in re.findall(r"[-+]?\d+(?:\.\d+)?", cell)]
+
+
+def effect(regime: str, stage: str, metric: str, arm: str, against: str) -> list[float]:
+    """Difference and interval of `cpu-midtrain` in points or %, as many digits as the README has."""
+    results = json.loads((RESULTS / "cpu-midtrain/results.json").read_text(encoding="utf-8"))
+    asked = {"regime": regime, "stage": stage, "metric": metric, "arm": arm, "against": against}
+    (found,) = [row for row in results["effects"] if asked.items() <= row.items()]
+    return [100 * found[name] for name in ("value", "low", "high")]
+
+
+@pytest.mark.parametrize(
+    ("start", "metric", "arm", "against"),
+    [
+        ("precision gives better RL", "reward", "precision_product", "cross_entropy"),
+        ("and more than", "reward", "precision_product", "matched_temperature"),
+        ("tail suppression", "reward", "tail_penalty", "cross_entropy"),
+        ("high entropy", "length_change", "diversity_product", "cross_entropy"),
+    ],
+)
+def test_differences_in_rl_are_those_of_the_study(start, metric, arm, against):
+    _, *cells, _ = readme_row(start)
+    for regime, cell in zip("PD", cells, strict=True):
+        digits = 1 if "." in cell else 0
+        expected = [round(value, digits) for value in effect(regime, "rlvr", metric, arm, against)]
+        assert numbers(cell.replace("%", "")) == expected
+
+
+def test_entropies_are_those_of_the_study():
+    results = json.loads((RESULTS / "cpu-midtrain/results.json").read_text(encoding="utf-8"))
+    _, *cells, _ = readme_row("β orders entropy")
+    for regime, cell in zip("PD", cells, strict=True):
+        found = {
+            row["arm"]: round(100 * row["value"])
+            for row in results["regimes"][regime]["training_differences"]
+            if (row["stage"], row["quantity"]) == ("midtrain", "entropy")
+        }
+        assert numbers(cell) == [found["precision_product"], found["diversity_product"]]
+
+
+@pytest.mark.parametrize(
+    ("study", "verdicts"),
+    [
+        ("cpu-midtrain", ["shown", *["not resolved"] * 4]),
+        ("arithmetic", ["shown", *["not resolved"] * 3, "refuted"]),
+    ],
+)
+def test_verdicts_are_those_of_the_studies(study, verdicts):
+    results = json.loads((RESULTS / study / "results.json").read_text(encoding="utf-8"))
+    assert [claim["verdict"] for claim in results["claims"]] == verdicts
+    starts = ("β orders", "precision gives", "and more than", "tail supp", "high entropy")
+    for start, verdict in zip(starts, verdicts, strict=True):
+        assert verdict in readme_row(start)[-1]
+
+
+def test_times_of_the_loss_are_those_measured():
+    measured = {
+        (row["size"], row["variant"]): row
+        for row in rows_of("kernels/benchmarks/results.csv")
+        if row["device"].startswith(DEVICE) or row["date"] == "2026-11-21T08:22"
+    }
+    names = ("base_ratio", "base_ratio_low", "base_ratio_high")
+    expected = [
+        float(measured[SIZE, variant][name])
+        for variant in ("ours cross-entropy", "ours full, metrics")
+        for name in names
+    ]
+    assert numbers(readme_row("loss, H200")[1]) == pytest.approx(expected, abs=0.0051)
+    ours, full = measured[SIZE, "ours full"], measured[SIZE, "full logits, full shape"]
+    expected = [float(full[name]) / float(ours[name]) for name in ("median_ms", "peak_mb")]
+    found = numbers(readme_row("the same, against full logits")[1])
+    assert [f"{expected[0]:.1f}", f"{expected[1]:.0f}"] == [f"{found[0]:.1f}", f"{found[1]:.0f}"]
+    cpu = "1024x512x151936"
+    floor = float(measured[cpu, "floor: 3 matmuls, our chunks"]["median_ms"])
+    expected = [
+        round(float(measured[cpu, variant]["median_ms"]) / floor, 2)
+        for variant in ("ours cross-entropy", "ours full, metrics")
+    ]
+    assert numbers(readme_row("loss, CPU")[1]) == expected
+
+
+def test_speeds_of_training_are_those_measured():
+    rows = {row["size"]: row for row in rows_of("speed/training.csv")}
+    names = ("speed_ratio", "speed_ratio_low", "speed_ratio_high")
+    expected = [float(rows[size][name]) for size in ("demo", "32k") for name in names]
+    assert numbers(readme_row("`ShapedTrainer`")[1]) == pytest.approx(expected, abs=0.0051)
+
+
+def test_dynamic_sampling_at_equal_tokens_is_what_was_measured():
+    table = (RESULTS / "dynamic_sampling/table.md").read_text(encoding="utf-8")
+    (line,) = [line for line in table.splitlines() if "at equal rollout tokens" in line]
+    assert numbers(readme_row("dynamic sampling")[1])[1:] == numbers(line)
