@@ -167,8 +167,8 @@ def _data_lines(
         if holds_out(options):
             how += f", the first {options.num_heldout:,} rows held out"
         yield f"data         {weight:6.1%}  {source_name(options)} ({options.dataset_train_split}{how})"
-    rows, steps = args.per_device_train_batch_size, args.gradient_accumulation_steps
-    per_device = f"{_count(devices, 'device')} × {rows} × {steps}"
+    batches = f"{args.per_device_train_batch_size} × {args.gradient_accumulation_steps}"
+    per_device = f"{_count(devices, 'device')} × {batches}"
     step = f"{sequences:,} sequences ({per_device})"
     if args.packing and args.max_length:
         step += f" of {args.max_length:,} tokens = {sequences * args.max_length:,} tokens"
