@@ -16,7 +16,14 @@ from pathlib import Path
 from shaped_eval.errors import UserError, said_of
 from shaped_eval.untrusted.texts import one_line, visible
 
-from shaped_trl.launch import CAUSES, LaunchArguments, end_with_parent, launch, note, say
+from shaped_trl.launch import (
+    CAUSES,
+    LaunchArguments,
+    end_with_parent,
+    launch,
+    note_failure,
+    print_user_error,
+)
 from shaped_trl.usage import (
     RLVR,
     SAMPLE,
@@ -57,7 +64,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         sys.stdout.flush()
         return code
     except UserError as error:
-        say(error)
+        print_user_error(error)
         return 2
     except SystemExit as stop:  # argparse, after --help
         return int(stop.code or 0)
@@ -70,7 +77,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 130
     except BrokenPipeError as error:
         if _is_read():
-            note(error)
+            note_failure(error)
             raise
         # the interpreter flushes once more
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
@@ -78,9 +85,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     except Exception as error:
         said = said_of(error) if isinstance(error, OSError) else None
         if said is not None:
-            say(UserError(said))
+            print_user_error(UserError(said))
             return 2
-        note(error)
+        note_failure(error)
         raise
 
 
@@ -97,7 +104,8 @@ def train_command(argv: list[str]) -> int:
         return code
     from shaped_trl.data.corpora import CorpusArguments, SourceArguments
     from shaped_trl.options import train_options
-    from shaped_trl.recipes import Parser, record
+    from shaped_trl.recipes import Parser
+    from shaped_trl.run_record import record
     from shaped_trl.training.config import ShapedConfig
     from shaped_trl.training.dry_run import DryRunArguments, dry_run
     from shaped_trl.training.evaluation import BenchmarkArguments
@@ -127,7 +135,8 @@ def train_command(argv: list[str]) -> int:
     check_files(corpus, model_args, trusts_code(args))
     # the form by name, since its default has changed once
     with own_output_dir(args):
-        record({**settings, "positive": args.positive}, args.output_dir, **division(args))
+        settings = {**settings, "positive": args.positive}
+        record(settings, args.output_dir, train_options(), **division(args))
         train(corpus, args, model_args, benchmarks)
     return 0
 
@@ -139,7 +148,7 @@ def rlvr_command(argv: list[str]) -> int:
     from shaped_trl.data.corpora import SourceArguments
     from shaped_trl.data.prompts import PromptArguments
     from shaped_trl.options import rlvr_options
-    from shaped_trl.recipes import Parser, record
+    from shaped_trl.recipes import Parser
     from shaped_trl.rlvr.config import RLVRConfig
     from shaped_trl.rlvr.rewards import RewardArguments
     from shaped_trl.training.evaluation import BenchmarkArguments
@@ -162,6 +171,7 @@ def rlvr_command(argv: list[str]) -> int:
     resolved, settings = Parser("rlvr", rlvr_options()).resolve(config, rest)
     prompts, args, model_args, rewards, benchmarks, _ = resolved
     from shaped_trl.rlvr.run import rlvr
+    from shaped_trl.run_record import record
     from shaped_trl.training.engines import division
     from shaped_trl.training.resuming import own_output_dir
     from shaped_trl.training.run import model_source
@@ -171,7 +181,7 @@ def rlvr_command(argv: list[str]) -> int:
         return 0
     model_source(model_args)
     with own_output_dir(args):
-        record(settings, args.output_dir, **division(args))
+        record(settings, args.output_dir, rlvr_options(), **division(args))
         rlvr(prompts, args, model_args, rewards, benchmarks)
     return 0
 

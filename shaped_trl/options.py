@@ -13,20 +13,27 @@ class GradeOptions:
 
     pass_at: str | None = field(
         default=None,
-        metadata={"help": "k of pass@k, separated by commas; default: the powers of two up to n."},
+        metadata={
+            "help": "Values of k for pass@k and maj@k, separated by commas. By default the "
+            "powers of two up to n, and n."
+        },
     )
     num_workers: int | None = field(
-        default=None, metadata={"help": "Grading processes; default: one per core."}
+        default=None,
+        metadata={"help": "Number of grading processes. By default one for each core."},
     )
     allow_weak_sandbox: bool = field(
         default=False,
-        metadata={"help": "Run generated code even where Landlock or seccomp cannot confine it."},
+        metadata={
+            "help": "Run generated code even if Landlock or seccomp cannot confine it on this "
+            "machine."
+        },
     )
 
     keep_reasoning: bool = field(
         default=False,
         metadata={
-            "help": "Grade what stands in <think> tags like the rest of an answer; by default it is dropped."
+            "help": "Grade the text in <think> tags, too. By default it is dropped before grading."
         },
     )
 

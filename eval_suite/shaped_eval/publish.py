@@ -57,18 +57,19 @@ class PublishOptions:
     publish_to: str | None = field(
         default=None,
         metadata={
-            "help": "Checkpoint folder to write .eval_results/ and the model card's results into."
+            "help": "Checkpoint folder to write the results into: files in .eval_results/, and "
+            "tables and the model-index in the model card."
         },
     )
     push_to_hub: str | None = field(
         default=None,
         metadata={
-            "help": "Model repository, such as me/my-model, to send them to; the samples go to the data set "
-            f"me/my-model{SAMPLES_SUFFIX}. Weights are not sent."
+            "help": "Model repository to send the results to, such as me/my-model. The samples "
+            f"go to the data set me/my-model{SAMPLES_SUFFIX}. Weights are never sent."
         },
     )
     private: bool = field(
-        default=False, metadata={"help": "Repositories that push_to_hub creates are private."}
+        default=False, metadata={"help": "Make the repositories that push_to_hub creates private."}
     )
 
     def __post_init__(self) -> None:

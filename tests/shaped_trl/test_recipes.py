@@ -2,7 +2,6 @@
 
 import pytest
 import torch
-import yaml
 from shaped_eval.errors import UserError
 from shaped_eval.sample import SampleConfig
 from trl import ModelConfig
@@ -114,19 +113,6 @@ def test_mistakes_are_named(tmp_path, text, argv, parts):
     with pytest.raises(UserError) as error:
         resolve(tmp_path, text, *argv)
     assert all(part in str(error.value) for part in parts), error.value
-
-
-def test_another_run_in_the_folder_is_refused(tmp_path):
-    recipes.record({"beta": 0.5, "hub_mirror": "a"}, tmp_path)
-    recipes.record({"beta": -0.25}, tmp_path)  # nothing was trained yet
-    (tmp_path / "checkpoint-1").mkdir()
-    recipes.record({"beta": -0.25, "hub_mirror": "b"}, tmp_path)
-    with pytest.raises(UserError, match=r"beta=-0.25, not 0.5"):
-        recipes.record({"beta": 0.5}, tmp_path)
-    assert yaml.safe_load((tmp_path / "resolved.yaml").read_text()) == {
-        "beta": -0.25,
-        "hub_mirror": "b",
-    }
 
 
 def test_copy_gives_an_editable_recipe(tmp_path, monkeypatch, capsys):
