@@ -1,4 +1,4 @@
-"""The option classes of the commands that take a recipe, imported when they are asked for."""
+"""The option classes of the commands that take a recipe. Each function imports what it returns."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ class GradeOptions:
     def __post_init__(self) -> None:
         if self.num_workers is not None and self.num_workers < 1:
             raise UserError(
-                f"num_workers={self.num_workers} must be at least 1, or left out for one per core"
+                f"num_workers={self.num_workers} must be at least 1; leave it out for one per core"
             )
 
 
@@ -80,6 +80,13 @@ def rlvr_options() -> list[type]:
         BenchmarkArguments,
         LaunchArguments,
     ]
+
+
+def sample_options() -> list[type]:
+    from shaped_eval.sample import SampleConfig
+    from shaped_eval.sampling.show import ShowOptions
+
+    return [SampleConfig, ShowOptions]
 
 
 def eval_options() -> list[type]:

@@ -26,6 +26,11 @@ RESOLVED = "resolved.yaml"
 SCHEDULE = "shape_schedule"
 ACCELERATE = "accelerate"  # the folder of accelerate's configurations, which are no recipes
 RESULTS = "results"  # the folder of studies that were run
+SHAPE_HELP = (
+    "Preset of the shape: cross_entropy; precision or diversity (β in the exponent form, the "
+    "paper's Eq. 11); precision_product or diversity_product (in the product form, this project's "
+    "variant); tail_penalty; head_reward. The options of the shape override it."
+)
 # options of which one is given: on the command line it replaces the recipe's other one
 _PAIRS = (("benchmarks", "suite"), ("dataset_test_split", "num_heldout"))
 ALTERNATIVES = {one: other for pair in _PAIRS for one, other in (pair, pair[::-1])}
@@ -132,9 +137,11 @@ class Parser:
 
         self.command = command
         self.parser = TrlParser(list(dataclass_types), allow_abbrev=False, add_help=False)
-        self.parser.add_argument("--shape", default=None)
         self.parser.error = _refuse
         self.names = {action.dest for action in self.parser._actions}
+        if "lambda_tail" in self.names:  # the command has the fields that a preset stands for
+            self.parser.add_argument("--shape", metavar="PRESET", help=SHAPE_HELP)
+            self.names.add("shape")
 
     def overrides(self, argv: Sequence[str]) -> dict[str, Any]:
         """What the command line says, by option name.

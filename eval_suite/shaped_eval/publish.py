@@ -38,7 +38,7 @@ from shaped_eval.untrusted.files import own_folder
 from shaped_eval.untrusted.rows import read_object
 
 if TYPE_CHECKING:
-    from argparse import ArgumentParser
+    from argparse import _ArgumentGroup
 
     from huggingface_hub import HfApi
 
@@ -83,8 +83,8 @@ class PublishOptions:
             )
 
     @classmethod
-    def add_to(cls, parser: ArgumentParser) -> None:
-        """Add the options to a command's parser."""
+    def add_to(cls, parser: _ArgumentGroup) -> None:
+        """Add the options to a group of a command's parser."""
         for one in fields(cls):
             how: dict[str, Any] = {"action": "store_true"} if one.default is False else {}
             parser.add_argument(f"--{one.name}", help=one.metadata["help"], **how)

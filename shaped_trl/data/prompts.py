@@ -81,7 +81,7 @@ class PromptArguments(SourceArguments):
     max_prompt_length: int | None = field(
         default=None,
         metadata={
-            "help": "Drop prompts with more tokens than this, counted with the chat template."
+            "help": "Drop prompts with more tokens than this, those of the chat template included."
         },
     )
     decontaminate: list | str | None = field(

@@ -107,23 +107,24 @@ class RLVRConfig(WatchArguments, GRPOConfig):
         default="stop",
         metadata={
             "help": "What to do if no group has had a learning signal for no_signal_patience "
-            "generation batches: stop with a checkpoint and name the cause, warn, or "
-            "ignore it.",
+            "generation batches: stop (with a checkpoint, naming the cause), warn or "
+            "ignore.",
         },
     )
     no_signal_patience: Annotated[int, MAY_CHANGE] = field(
         default=10,
         metadata={
-            "help": "Number of generation batches in a row without a learning signal that "
-            "on_no_signal waits for.",
+            "help": "Number of generation batches in a row without a learning signal after "
+            "which on_no_signal acts.",
         },
     )
     audit_reward: Annotated[str, MAY_CHANGE] = field(
         default="refuse",
         metadata={
-            "help": "Before the first step, grade blind answers: nothing, 0, nan, the prompt, "
+            "help": "Grade blind answers before the first step: nothing, 0, nan, the prompt, "
             "the most frequent gold, and others. If one of them passes too often, "
-            "refuse to train, or warn. off skips the audit; only audits and does not train.",
+            "refuse to train, or warn. The other choices are off (no audit) and only "
+            "(audit, then end).",
         },
     )
     audit_threshold: Annotated[float, MAY_CHANGE] = field(

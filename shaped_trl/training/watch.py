@@ -45,8 +45,8 @@ class WatchArguments:
         default="stop",
         metadata={
             "help": "What to do if the loss or the gradient is not finite, or if the loss "
-            "spikes: stop before the update and name the step, process and micro-batch; "
-            "skip the update; or ignore it.",
+            "spikes: stop (before the update, naming step, process and micro-batch), "
+            "skip (leave the update out) or ignore.",
         },
     )
     loss_spike: Annotated[float | None, MAY_CHANGE] = field(
@@ -54,7 +54,7 @@ class WatchArguments:
         metadata={
             "help": "Stop if a loss is more than this many robust standard deviations above the "
             "median of the last 100 steps. Off by default; 10 is a common value. With "
-            "on_bad_loss skip, the update is skipped instead.",
+            "on_bad_loss=skip, the update is left out instead.",
         },
     )
 

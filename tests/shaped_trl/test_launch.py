@@ -212,7 +212,7 @@ def test_the_first_cause_is_that_of_the_last_attempt(tmp_path, monkeypatch, caps
     for i, row in enumerate(rows):
         (tmp_path / f"{i}.json").write_text(json.dumps(row))
     monkeypatch.setenv(launch.CAUSES, str(tmp_path))
-    assert launch._say_cause(1, "rank 0") == 1
+    assert launch._print_cause(1, "rank 0") == 1
     assert capsys.readouterr().err.startswith(
         "shaped-trl: error: rank 1: ValueError: x; the same command continues"
     )
