@@ -10,7 +10,7 @@ from shaped_trl import recipes
 from shaped_trl.cli import main
 from shaped_trl.data.corpora import CorpusArguments
 from shaped_trl.data.prompts import PromptArguments
-from shaped_trl.options import eval_options, train_options
+from shaped_trl.options import eval_options, rlvr_options, train_options
 from shaped_trl.rlvr import RLVRConfig
 from shaped_trl.study.loading import load_study
 from shaped_trl.study.plan import check_options, plan
@@ -113,6 +113,13 @@ def test_mistakes_are_named(tmp_path, text, argv, parts):
     with pytest.raises(UserError) as error:
         resolve(tmp_path, text, *argv)
     assert all(part in str(error.value) for part in parts), error.value
+
+
+def test_a_preset_is_an_option_only_of_a_command_that_shapes(tmp_path):
+    """GRPO has a `beta` too, the coefficient of its KL term, which no preset must set."""
+    for options in (rlvr_options(), eval_options()):
+        with pytest.raises(UserError, match="unknown flag: --shape"):
+            recipes.Parser("x", options).settings(None, ["--shape", "precision"])
 
 
 def test_copy_gives_an_editable_recipe(tmp_path, monkeypatch, capsys):
