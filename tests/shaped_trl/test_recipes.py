@@ -107,6 +107,8 @@ def test_shape_presets(tmp_path, text, argv, beta, lambda_tail):
         ("beta: -2", [], ["beta", "-2"]),
         ("- a list", [], ["mapping"]),
         ("a: [1", [], ["YAML"]),
+        ("beta: 0\nbeta: 1", [], ["beta", "twice"]),
+        ("env: PATH", [], ["env='PATH'", "mapping"]),
     ],
 )
 def test_mistakes_are_named(tmp_path, text, argv, parts):
