@@ -113,7 +113,7 @@ def launch(command: str, argv: Sequence[str], config: str | None) -> int | None:
     if any(name in os.environ for name in LAUNCHED):
         _stay_together()
         return None
-    if _starts_nothing(argv):
+    if any(word.partition("=")[0] == "--dry_run" for word in argv):
         return None
     options = launch_options(argv, config)
     if not options.starts_processes:
@@ -140,10 +140,6 @@ def _stay_together() -> None:
             "accelerate_config='zero3' (DeepSpeed) needs a GPU: use fsdp2 on this machine, which "
             "shards in the same way"
         )
-
-
-def _starts_nothing(argv: Sequence[str]) -> bool:
-    return any(word.partition("=")[0] in ("-h", "--help", "--dry_run") for word in argv)
 
 
 def launch_options(argv: Sequence[str], config: str | None) -> LaunchArguments:

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import argparse
 import textwrap
-from collections.abc import Sequence
-from itertools import pairwise
 
 from shaped_eval.errors import UserError
 
@@ -40,9 +38,14 @@ Find out:
 """
 
 
-def take_config(argv: list[str], fallback: str | None = None) -> tuple[str | None, list[str]]:
-    """Split `--config RECIPE` (or `--config=RECIPE`) off the arguments."""
-    rest, config = [], fallback
+def take_config(argv: list[str]) -> tuple[str | None, list[str]]:
+    """Split `--config RECIPE` (or `--config=RECIPE`) off the words after a command.
+
+    Raises:
+        UserError: nothing follows --config.
+    """
+    rest: list[str] = []
+    config: str | None = None
     words = iter(argv)
     for word in words:
         if word == "--config":
@@ -54,16 +57,6 @@ def take_config(argv: list[str], fallback: str | None = None) -> tuple[str | Non
         else:
             rest.append(word)
     return config, rest
-
-
-def wants_help(argv: Sequence[str]) -> bool:
-    """Whether a command that takes a recipe is to print its help page."""
-    return not argv or "-h" in argv or "--help" in argv
-
-
-def wants_all(argv: Sequence[str]) -> bool:
-    """Whether `--help` is followed by the word `all`."""
-    return any(pair in (("--help", "all"), ("-h", "all")) for pair in pairwise(argv))
 
 
 class _Paragraphs(argparse.HelpFormatter):

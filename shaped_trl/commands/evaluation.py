@@ -10,15 +10,16 @@ from pathlib import Path
 from shaped_eval.errors import UserError
 from shaped_eval.untrusted.texts import one_line
 
+from shaped_trl.commands.help import print_help, wants_help
 from shaped_trl.options import GradeOptions
-from shaped_trl.usage import argparser, take_config, wants_help
+from shaped_trl.usage import argparser, take_config
 
 GRADE_HELP = {option.name: option.metadata["help"] for option in fields(GradeOptions)}
 
 
 def sample_command(argv: list[str]) -> int:
     if wants_help(argv):
-        return _help("sample")
+        return print_help("sample", argv)
     from shaped_eval.locks import locked_folders
     from shaped_eval.sample import sample
     from shaped_eval.sampling.show import show
@@ -44,7 +45,7 @@ def sample_command(argv: list[str]) -> int:
 
 def eval_command(argv: list[str]) -> int:
     if wants_help(argv):
-        return _help("eval")
+        return print_help("eval", argv)
     from shaped_eval.checkpoints import evaluate_checkpoints
     from shaped_eval.locks import locked_folders
     from shaped_eval.publish import publish
@@ -78,13 +79,6 @@ def eval_command(argv: list[str]) -> int:
     return 0
 
 
-def _help(command: str) -> int:
-    from shaped_trl.help.show import show_help
-
-    show_help(command)
-    return 0
-
-
 def _allow_weak_sandbox(allowed: bool) -> None:
     """Allow it in this process and in the grading processes that it starts."""
     if allowed:
@@ -97,6 +91,7 @@ def grade_command(argv: list[str]) -> int:
     parser = argparser(
         "grade",
         "Grade the samples of a run, or answers from elsewhere, into verdicts.jsonl.\n"
+        "\n"
         "  shaped-trl grade outputs/eval\n"
         "  shaped-trl grade --answers FILE --benchmark gsm8k --out DIR\n"
         "\n"
@@ -165,6 +160,7 @@ def report_command(argv: list[str]) -> int:
         "report",
         "Turn the verdicts of graded runs into results.json, report.md, report.html and pictures, "
         "and print the tables.\n"
+        "\n"
         "  shaped-trl report outputs/eval\n"
         "  shaped-trl report outputs/before outputs/after\n"
         "\n"
@@ -216,6 +212,7 @@ def compare_command(argv: list[str]) -> int:
         "compare",
         "Compare run B with run A on the problems that they share: values, paired differences with "
         "intervals and p-values, the problems that changed, and the settings that differ.\n"
+        "\n"
         "  shaped-trl compare outputs/before outputs/after --out outputs/comparison",
     )
     parser.add_argument("a", metavar="A", help="Folder of a graded run: the baseline.")

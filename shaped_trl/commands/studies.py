@@ -16,6 +16,7 @@ def study_command(argv: list[str]) -> int:
         "study",
         "Run a study: every combination of regime, arm, seed and stage is a run of its own, and one "
         "report compares them.\n"
+        "\n"
         "  shaped-trl study studies/tiny --out outputs/study\n"
         "  shaped-trl study studies/tiny --dry_run\n"
         "\n"
@@ -92,6 +93,7 @@ def recipes_command(argv: list[str]) -> int:
     parser = argparser(
         "recipes",
         "List the shipped recipes with a line on each, or copy one to edit it.\n"
+        "\n"
         "  shaped-trl recipes\n"
         "  shaped-trl recipes copy gsm8k/train",
     )

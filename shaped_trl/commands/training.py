@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from shaped_trl.commands.help import print_help, wants_help
 from shaped_trl.launch import launch
-from shaped_trl.usage import take_config, wants_all, wants_help
+from shaped_trl.usage import take_config
 
 
 def train_command(argv: list[str]) -> int:
     if wants_help(argv):
-        return _help("train", argv)
+        return print_help("train", argv)
     config, rest = take_config(argv)
     if (code := launch("train", argv, config)) is not None:
         return code
@@ -40,7 +41,7 @@ def train_command(argv: list[str]) -> int:
 
 def rlvr_command(argv: list[str]) -> int:
     if wants_help(argv):
-        return _help("rlvr", argv)
+        return print_help("rlvr", argv)
     config, rest = take_config(argv)
     if (code := launch("rlvr", argv, config)) is not None:
         return code
@@ -63,11 +64,4 @@ def rlvr_command(argv: list[str]) -> int:
     with own_output_dir(args):
         record(settings, args.output_dir, options, **division(args))
         rlvr(prompts, args, model_args, rewards, benchmarks)
-    return 0
-
-
-def _help(command: str, argv: list[str]) -> int:
-    from shaped_trl.help.show import show_help
-
-    show_help(command, everything=wants_all(argv))
     return 0

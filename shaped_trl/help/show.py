@@ -16,20 +16,9 @@ TEXT = "    "
 EXAMPLE = "  "
 
 
-def show_help(command: str, *, everything: bool = False) -> None:
-    """Print what a command is for, and its options.
-
-    Args:
-        command: a command that takes a recipe.
-        everything: also the options of TRL and transformers that the page leaves out. This imports
-            both.
-    """
-    page = (PAGES / f"{command}.txt").read_text(encoding="utf-8")
-    if everything:
-        from shaped_trl.help.write import Page
-
-        page += Page(command).rest()
-    print_page(page)
+def read_page(command: str) -> str:
+    """The committed help page of a command that takes a recipe."""
+    return (PAGES / f"{command}.txt").read_text(encoding="utf-8")
 
 
 def print_page(page: str) -> None:
