@@ -4,15 +4,6 @@ from typing import TYPE_CHECKING
 
 from shaped_eval.lazy import lazy_exports
 
-if TYPE_CHECKING:
-    from shaped_kernels import RewardShape, shaped_linear_loss
-
-    from shaped_trl.modeling import shape_lm_head
-    from shaped_trl.rlvr import RLVRConfig, RLVRTrainer
-    from shaped_trl.training import ShapedConfig, ShapedTrainer
-
-    __version__: str
-
 __all__ = [
     "RLVRConfig",
     "RLVRTrainer",
@@ -24,15 +15,24 @@ __all__ = [
     "shaped_linear_loss",
 ]
 
-__getattr__, __dir__ = lazy_exports(
-    __name__,
-    {
-        "RLVRConfig": "shaped_trl.rlvr",
-        "RLVRTrainer": "shaped_trl.rlvr",
-        "RewardShape": "shaped_kernels",
-        "ShapedConfig": "shaped_trl.training",
-        "ShapedTrainer": "shaped_trl.training",
-        "shape_lm_head": "shaped_trl.modeling",
-        "shaped_linear_loss": "shaped_kernels",
-    },
-)
+if TYPE_CHECKING:  # a `__getattr__` would hide misspelt names from type checkers
+    from shaped_kernels import RewardShape, shaped_linear_loss
+
+    from shaped_trl.modeling import shape_lm_head
+    from shaped_trl.rlvr import RLVRConfig, RLVRTrainer
+    from shaped_trl.training import ShapedConfig, ShapedTrainer
+
+    __version__: str
+else:
+    __getattr__, __dir__ = lazy_exports(
+        __name__,
+        {
+            "RLVRConfig": "shaped_trl.rlvr",
+            "RLVRTrainer": "shaped_trl.rlvr",
+            "RewardShape": "shaped_kernels",
+            "ShapedConfig": "shaped_trl.training",
+            "ShapedTrainer": "shaped_trl.training",
+            "shape_lm_head": "shaped_trl.modeling",
+            "shaped_linear_loss": "shaped_kernels",
+        },
+    )

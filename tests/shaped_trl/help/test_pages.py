@@ -45,6 +45,14 @@ def test_every_option_has_a_text_of_whole_sentences(command):
             assert following.endswith((".", "'.", "'")), following
 
 
+def test_every_text_for_an_option_of_trl_is_used_and_needed():
+    inherited = set()
+    for command in COMMANDS:
+        page = Page(command)
+        inherited |= set(option_names(page.text())) - page.own.keys() - {"config", "shape"}
+    assert inherited == groups.INHERITED.keys()
+
+
 def test_an_option_without_a_group_is_an_error(monkeypatch):
     @dataclasses.dataclass
     class More(ShowOptions):
@@ -57,9 +65,7 @@ def test_an_option_without_a_group_is_an_error(monkeypatch):
 
 
 def test_an_option_that_no_group_names_comes_last_in_the_group_of_its_class(monkeypatch):
-    [start, *others] = groups.SAMPLE
-    monkeypatch.setitem(groups.GROUPS, "sample", (start, *others))
-    sampling = next(group for group in others if "SampleConfig" in group.classes)
+    sampling = next(group for group in groups.SAMPLE if "SampleConfig" in group.classes)
     shorter = dataclasses.replace(sampling, names=sampling.names.replace("top_p ", ""))
     changed = tuple(shorter if group is sampling else group for group in groups.SAMPLE)
     monkeypatch.setitem(groups.GROUPS, "sample", changed)
