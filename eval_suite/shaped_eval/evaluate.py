@@ -7,8 +7,9 @@ from pathlib import Path
 from typing import Any
 
 from shaped_eval.grade import grade_run
+from shaped_eval.grading import GraderPool
 from shaped_eval.locks import locked_folder
-from shaped_eval.report import report_run
+from shaped_eval.report import parse_pass_at, report_run
 from shaped_eval.sample import SampleConfig, sample
 
 
@@ -54,7 +55,9 @@ def evaluate_model(
     config = SampleConfig(
         model=str(model), benchmarks=names, out=str(out) if out else "", **options
     )
+    ks = None if pass_at is None else parse_pass_at(",".join(map(str, pass_at)), config.n)
+    GraderPool(num_workers).close()  # refuses a number of workers now, not after sampling
     with locked_folder(config.out):
         folder = sample(config)
         grade_run(folder, num_workers=num_workers, keep_reasoning=keep_reasoning)
-        return report_run(folder, pass_at)
+        return report_run(folder, ks)

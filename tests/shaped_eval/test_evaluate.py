@@ -32,5 +32,9 @@ def test_mistakes_are_found_before_a_model_is_loaded(tmp_path):
         evaluate_model("nowhere/model", "gsm8k", tmp_path, n=0)
     with pytest.raises(UserError, match="gsm9k"):
         evaluate_model("nowhere/model", ["gsm8k", "gsm9k"], tmp_path)
+    with pytest.raises(UserError, match=r"pass_at.*8"):
+        evaluate_model("nowhere/model", "gsm8k", tmp_path, n=4, pass_at=[2, 8])
+    with pytest.raises(UserError, match="num_workers=0"):
+        evaluate_model("nowhere/model", "gsm8k", tmp_path, num_workers=0)
     with pytest.raises(TypeError, match="temprature"):
         evaluate_model("nowhere/model", "gsm8k", tmp_path, temprature=0.5)
