@@ -167,8 +167,8 @@ def launch_options(argv: Sequence[str], config: str | None) -> LaunchArguments:
         missing = [name for name in NAMES[:1] + NAMES[3:6] if getattr(options, name) is None]
         if missing:
             raise UserError(
-                f"num_machines={machines} needs {', '.join(missing)} as well: give each machine its "
-                "own machine_rank, and all of them the same values of the others"
+                f"num_machines={machines} needs {', '.join(missing)} as well: give each machine "
+                "its own machine_rank, and all of them the same values of the others"
             )
         assert options.num_processes is not None
         if options.num_processes % machines:

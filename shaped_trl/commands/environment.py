@@ -18,8 +18,8 @@ def env_command(argv: list[str]) -> int:
     argparser(
         "env",
         "Print the versions of Python and of the packages that matter, the devices, and the "
-        "protections that the sandbox for generated code has on this machine. The text is Markdown: "
-        "paste it into a bug report.",
+        "protections that the sandbox for generated code has on this machine. The text is "
+        "Markdown: paste it into a bug report.",
     ).parse_args(argv)
     print("\n".join(_lines()))
     return 0

@@ -14,8 +14,8 @@ from shaped_trl.usage import argparser
 def study_command(argv: list[str]) -> int:
     parser = argparser(
         "study",
-        "Run a study: every combination of regime, arm, seed and stage is a run of its own, and one "
-        "report compares them.\n"
+        "Run a study: every combination of regime, arm, seed and stage is a run of its own, and "
+        "one report compares them.\n"
         "\n"
         "  shaped-trl study studies/tiny --out outputs/study\n"
         "  shaped-trl study studies/tiny --dry_run\n"
