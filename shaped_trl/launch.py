@@ -1,12 +1,12 @@
-"""One command, many processes: `train` and `rlvr` start `accelerate launch` themselves where a
-recipe asks for it.
+"""`train` and `rlvr` on many processes: they start `accelerate launch` if a recipe asks for it.
 
-    the command                     light: nothing heavy is imported; passes signals on, ends what is left
-      python -m shaped_trl.launch   accelerate's launcher with torch's elastic agent; says the first cause once
+    the command                     imports nothing heavy, passes signals on, ends what is left
+      python -m shaped_trl.launch   accelerate's launcher with torch's elastic agent
         shaped_trl.cli, once a rank
 
-A rank that fails leaves its cause in the folder that `CAUSES` names. The variable is also how the
-command finds every process of its own, those of ranks whose agent was killed included.
+A rank that fails writes the cause into the folder that the variable `CAUSES` names; the launcher
+prints the first cause once. The variable also marks all processes of a command, so that the command
+finds those whose agent was killed.
 """
 
 from __future__ import annotations
@@ -23,56 +23,73 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field, fields
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 from shaped_eval.errors import UserError
 from shaped_eval.untrusted.texts import one_line
 
+from shaped_trl.run_record import MAY_CHANGE
+
 CAUSES = "SHAPED_TRL_CAUSES"
 CONTINUES = "the same command continues from the last checkpoint"
-# set by `accelerate launch` and torchrun in what they start
+# `accelerate launch` and torchrun set these variables in the processes that they start.
 LAUNCHED = ("RANK", "LOCAL_RANK")
-# the agent sends its ranks SIGTERM, and SIGKILL 30 s later; then the command ends what is left
+# The agent sends its ranks SIGTERM, and SIGKILL 30 s later. Then the command ends what is left.
 GRACE_S = 40.0
-# how long a rank but the first keeps a user's error to itself: the first one's is the same, and
-# ends them all
+# All ranks find the same user's error. The others wait this long before they print it, so that the
+# first one prints it and ends them all.
 SAME_ERROR_S = 10.0
 KILLED = {signal.SIGKILL: "SIGKILL; often the kernel, for lack of memory"}
 
 
 @dataclass
 class LaunchArguments:
-    """How many processes run the command; without effect in a process that a launcher started."""
+    """How many processes run the command.
 
-    num_processes: int | None = field(
+    The number of processes does not change what a run computes. These options have no effect in a
+    process that a launcher has started.
+    """
+
+    num_processes: Annotated[int | None, MAY_CHANGE] = field(
         default=None,
         metadata={
-            "help": "Processes on all machines together, one a device; they are started here."
+            "help": "Number of processes on all machines together, one for each device. This "
+            "command starts them."
         },
     )
-    accelerate_config: str | None = field(
+    accelerate_config: Annotated[str | None, MAY_CHANGE] = field(
         default=None,
         metadata={
-            "help": "ddp, fsdp2, zero3, tp (recipes/accelerate) or a file of `accelerate config`; without: ddp."
+            "help": "How the processes share the work: ddp (the default), fsdp2, zero3, tp, or "
+            "the path of a file that `accelerate config` has written."
         },
     )
-    num_machines: int | None = field(
-        default=None, metadata={"help": "Machines; the command is run on each."}
-    )
-    machine_rank: int | None = field(
-        default=None, metadata={"help": "Number of this machine, from 0."}
-    )
-    main_process_ip: str | None = field(default=None, metadata={"help": "Address of machine 0."})
-    main_process_port: int | None = field(
-        default=None, metadata={"help": "Port there; on one machine a free one."}
-    )
-    max_restarts: int | None = field(
+    num_machines: Annotated[int | None, MAY_CHANGE] = field(
         default=None,
-        metadata={"help": "How often all start again after a failure, from the last checkpoint."},
+        metadata={
+            "help": "Number of machines. Run the same command on each of them, with its own "
+            "machine_rank."
+        },
+    )
+    machine_rank: Annotated[int | None, MAY_CHANGE] = field(
+        default=None, metadata={"help": "Number of this machine, starting with 0."}
+    )
+    main_process_ip: Annotated[str | None, MAY_CHANGE] = field(
+        default=None, metadata={"help": "Address of machine 0."}
+    )
+    main_process_port: Annotated[int | None, MAY_CHANGE] = field(
+        default=None,
+        metadata={"help": "Port on machine 0. On a single machine a free port is chosen."},
+    )
+    max_restarts: Annotated[int | None, MAY_CHANGE] = field(
+        default=None,
+        metadata={
+            "help": "How often all processes start again from the last checkpoint after a failure."
+        },
     )
 
     @property
-    def asked(self) -> bool:
+    def starts_processes(self) -> bool:
         return (
             (self.num_processes or 1) > 1
             or self.accelerate_config is not None
@@ -84,21 +101,22 @@ NAMES = [option.name for option in fields(LaunchArguments)]
 
 
 def launch(command: str, argv: Sequence[str], config: str | None) -> int | None:
-    """Run `command` in the processes that the recipe or the command line ask for, and return their
-    exit code.
+    """Run `command` in several processes if the recipe or the command line asks for them.
 
-    None where there is nothing to start: the caller is to do the work itself.
+    Returns:
+        The exit code of the processes. None if there is nothing to start; then the caller does the
+        work itself.
 
     Raises:
-        UserError: a value of a launch option that cannot be.
+        UserError: a launch option has a value that is not allowed.
     """
     if any(name in os.environ for name in LAUNCHED):
         _stay_together()
         return None
-    if _only_looks(argv):
+    if any(word.partition("=")[0] == "--dry_run" for word in argv):
         return None
-    options = wanted(argv, config)
-    if not options.asked:
+    options = launch_options(argv, config)
+    if not options.starts_processes:
         return None
     with tempfile.TemporaryDirectory(prefix="shaped-trl-") as causes:
         words = [*launcher_arguments(options), "-m", "shaped_trl.cli", command, *argv]
@@ -106,10 +124,10 @@ def launch(command: str, argv: Sequence[str], config: str | None) -> int | None:
 
 
 def _stay_together() -> None:
-    """Where there is no GPU, have accelerate use gloo: it would let each rank run alone.
+    """On a machine without a GPU, make accelerate use gloo; otherwise each rank would run alone.
 
     Raises:
-        UserError: DeepSpeed is asked for there.
+        UserError: the recipe asks for DeepSpeed, which needs a GPU.
     """
     import torch
 
@@ -117,17 +135,14 @@ def _stay_together() -> None:
         return
     if "ACCELERATE_USE_DEEPSPEED" not in os.environ:
         os.environ.setdefault("ACCELERATE_USE_CPU", "true")
-    elif "DS_ACCELERATOR" not in os.environ:  # by which DeepSpeed's own users ask for it
+    elif "DS_ACCELERATOR" not in os.environ:  # which makes DeepSpeed run on a CPU
         raise UserError(
-            "DeepSpeed (zero3) needs a GPU: on this machine take accelerate_config: fsdp2, which divides alike"
+            "accelerate_config='zero3' (DeepSpeed) needs a GPU: use fsdp2 on this machine, which "
+            "shards in the same way"
         )
 
 
-def _only_looks(argv: Sequence[str]) -> bool:
-    return any(word.partition("=")[0] in ("-h", "--help", "--dry_run") for word in argv)
-
-
-def wanted(argv: Sequence[str], config: str | None) -> LaunchArguments:
+def launch_options(argv: Sequence[str], config: str | None) -> LaunchArguments:
     """The launch options of a recipe and of the command line, which wins."""
     from shaped_trl import recipes
 
@@ -152,12 +167,14 @@ def wanted(argv: Sequence[str], config: str | None) -> LaunchArguments:
         missing = [name for name in NAMES[:1] + NAMES[3:6] if getattr(options, name) is None]
         if missing:
             raise UserError(
-                f"num_machines={machines} needs {', '.join(missing)} as well, the same but machine_rank"
+                f"num_machines={machines} needs {', '.join(missing)} as well: give each machine "
+                "its own machine_rank, and all of them the same values of the others"
             )
         assert options.num_processes is not None
         if options.num_processes % machines:
             raise UserError(
-                f"num_processes={options.num_processes} must be a multiple of num_machines={machines}"
+                f"num_processes={options.num_processes} must be a multiple of "
+                f"num_machines={machines}"
             )
     return options
 
@@ -173,18 +190,15 @@ def _number(name: str, value: Any, least: int) -> int:
 
 
 def launcher_arguments(options: LaunchArguments) -> list[str]:
-    """What `accelerate launch` gets before the command.
+    """The arguments of `accelerate launch` that come before the command.
 
     Raises:
         UserError: there is no such configuration of accelerate.
     """
-    words = (
-        ["--config_file", str(find_config(options.accelerate_config))]
-        if options.accelerate_config
-        else []
-    )
-    if not words:
-        # on a machine without GPUs as well: what starts processes is the same
+    if options.accelerate_config:
+        words = ["--config_file", str(find_config(options.accelerate_config))]
+    else:
+        # This flag starts several processes on a machine without GPUs, too.
         words = ["--multi_gpu"]
     if options.main_process_port is None:
         words += ["--main_process_port", "0"]
@@ -196,10 +210,10 @@ def launcher_arguments(options: LaunchArguments) -> list[str]:
 
 
 def find_config(name: str) -> Path:
-    """The file of a configuration of accelerate given by path or shipped name.
+    """The file of a configuration of accelerate, which is given by its path or its shipped name.
 
     Raises:
-        UserError: neither.
+        UserError: there is neither such a file nor such a name.
     """
     from shaped_trl import recipes
 
@@ -208,22 +222,24 @@ def find_config(name: str) -> Path:
         if path.is_file():
             return path
     names = ", ".join(sorted(path.stem for path in shipped.glob("*.yaml")))
-    raise UserError(f"accelerate_config={name!r}: no such file; shipped are {names}")
+    raise UserError(
+        f"accelerate_config={name!r} is neither a file nor one of the shipped names: {names}"
+    )
 
 
 def _supervise(command: list[str], causes: str) -> int:
-    """Exit code of `command`; signals are passed on to it, and no process of it is left behind."""
+    """Run `command`, pass signals on to it, leave no process behind, and return its exit code."""
     stopped_at: float | None = None
     stopped_by: int | None = None
 
     def stop(number: int, frame: Any) -> None:
         nonlocal stopped_at, stopped_by
-        # a second one does not wait any longer
+        # a second signal ends the wait
         stopped_at, stopped_by = time.monotonic() - (GRACE_S if stopped_by else 0.0), number
         child.send_signal(number)
 
     numbers = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
-    # a group of its own: Ctrl-C comes to this process alone, which passes it on once
+    # In a session of its own, so that Ctrl-C reaches this process only, which passes it on once.
     child = subprocess.Popen(command, env=os.environ | {CAUSES: causes}, start_new_session=True)
     before = {number: signal.signal(number, stop) for number in numbers}
     try:
@@ -237,15 +253,15 @@ def _supervise(command: list[str], causes: str) -> int:
             signal.signal(number, handler)
     code = child.wait()
     if stopped_by is not None:
-        said = (
-            "interrupted"
-            if stopped_by == signal.SIGINT
-            else f"ended by {signal.Signals(stopped_by).name}"
-        )
-        print(f"\nshaped-trl: {said}; {CONTINUES}", file=sys.stderr)
+        by_hand = stopped_by == signal.SIGINT
+        cause = "interrupted" if by_hand else f"ended by {signal.Signals(stopped_by).name}"
+        print(f"\nshaped-trl: {cause}; {CONTINUES}", file=sys.stderr)
         return 128 + stopped_by
     if code < 0:
-        print(f"shaped-trl: error: the launcher was {_ended(code)}; {CONTINUES}", file=sys.stderr)
+        print(
+            f"shaped-trl: error: the launcher was {_how_it_ended(code)}; {CONTINUES}",
+            file=sys.stderr,
+        )
         return 1
     return code
 
@@ -262,9 +278,11 @@ def _end_all(causes: str) -> None:
             continue
 
 
-def note(error: BaseException) -> None:
-    """Leave this rank's failure for the agent, where there is one; the earliest is the cause of the
-    others."""
+def note_failure(error: BaseException) -> None:
+    """Write this rank's failure down for the launcher, if there is one.
+
+    The earliest failure is the cause of the others.
+    """
     folder = os.environ.get(CAUSES)
     if folder is None:
         return
@@ -282,9 +300,9 @@ def note(error: BaseException) -> None:
     path.write_text(json.dumps(row), encoding="utf-8")
 
 
-def say(error: UserError) -> None:
-    """Print a user's error as one line, once: the agent's, or the first rank's."""
-    note(error)
+def print_user_error(error: UserError) -> None:
+    """Print a user's error as one line. Of several ranks, only the first or the launcher does."""
+    note_failure(error)
     if CAUSES in os.environ:
         return
     if int(os.environ.get("RANK", "0")) > 0:
@@ -293,12 +311,12 @@ def say(error: UserError) -> None:
 
 
 def end_with_parent(number: int) -> None:
-    """Have this process get signal `number` when its parent ends, however that ends (Linux)."""
+    """Make the kernel send `number` to this process when its parent ends, in any way (Linux)."""
     if sys.platform == "linux":
         ctypes.CDLL(None).prctl(1, int(number))  # PR_SET_PDEATHSIG
 
 
-def _ended(code: int) -> str:
+def _how_it_ended(code: int) -> str:
     if code >= 0:
         return f"ended with exit code {code}"
     number = signal.Signals(-code)
@@ -306,13 +324,13 @@ def _ended(code: int) -> str:
 
 
 def _agent(argv: list[str]) -> int:
-    """`accelerate launch` with one line in place of a traceback."""
+    """Run `accelerate launch`, and print one line instead of its traceback."""
     end_with_parent(signal.SIGTERM)
     from accelerate.commands.launch import launch_command, launch_command_parser
     from torch.distributed.elastic.multiprocessing.api import SignalException
     from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
 
-    logging.disable(logging.ERROR)  # the agent's own account of signals and failures
+    logging.disable(logging.ERROR)  # the agent logs signals and failures at length
     args = launch_command_parser().parse_args(argv)
     try:
         launch_command(args)
@@ -320,20 +338,20 @@ def _agent(argv: list[str]) -> int:
         return 128 + int(stop.sigval)
     except ChildFailedError as error:
         rank, failure = error.get_first_failure()
-        return _say_cause(failure.exitcode, f"rank {rank}")
-    except subprocess.CalledProcessError as error:  # of the launcher of one process
-        return _say_cause(error.returncode, "the process")
+        return _print_cause(failure.exitcode, f"rank {rank}")
+    except subprocess.CalledProcessError as error:  # the launcher of a single process raises it
+        return _print_cause(error.returncode, "the process")
     except (ValueError, ImportError, ConnectionError) as error:
-        # a configuration that accelerate refuses, DeepSpeed that is not installed, a port in use
+        # accelerate refuses the configuration, DeepSpeed is not installed, or the port is in use
         print(f"shaped-trl: error: accelerate: {one_line(str(error))}", file=sys.stderr)
         return 2
     return 0
 
 
-def _say_cause(code: int, who: str) -> int:
-    """Print the first cause; exit code 2 where it is the user's, 1 otherwise.
+def _print_cause(code: int, who: str) -> int:
+    """Print the first cause. Returns exit code 2 if it is a user's error, 1 otherwise.
 
-    A rank that was killed leaves no note, and those of the others only say that it is gone.
+    A rank that was killed leaves no note. The notes of the others then only say that it is gone.
     """
     notes = [
         json.loads(path.read_text(encoding="utf-8"))
@@ -342,7 +360,7 @@ def _say_cause(code: int, who: str) -> int:
     first = min(notes, key=lambda row: (-row["attempt"], row["time"]), default=None)
     killed = code in (-signal.SIGKILL, -signal.SIGSEGV, -signal.SIGBUS)
     if killed or first is None:
-        print(f"shaped-trl: error: {who} was {_ended(code)}; {CONTINUES}", file=sys.stderr)
+        print(f"shaped-trl: error: {who} was {_how_it_ended(code)}; {CONTINUES}", file=sys.stderr)
     elif first["user"]:
         print(f"shaped-trl: error: {first['text']}", file=sys.stderr)
         return 2

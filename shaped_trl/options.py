@@ -1,4 +1,4 @@
-"""The option classes of the commands that take a recipe, imported when they are asked for."""
+"""The option classes of the commands that take a recipe. Each function imports what it returns."""
 
 from __future__ import annotations
 
@@ -13,27 +13,34 @@ class GradeOptions:
 
     pass_at: str | None = field(
         default=None,
-        metadata={"help": "k of pass@k, separated by commas; default: the powers of two up to n."},
+        metadata={
+            "help": "Values of k for pass@k and maj@k, separated by commas. By default the "
+            "powers of two up to n, and n."
+        },
     )
     num_workers: int | None = field(
-        default=None, metadata={"help": "Grading processes; default: one per core."}
+        default=None,
+        metadata={"help": "Number of grading processes. By default one for each core."},
     )
     allow_weak_sandbox: bool = field(
         default=False,
-        metadata={"help": "Run generated code even where Landlock or seccomp cannot confine it."},
+        metadata={
+            "help": "Run generated code even if Landlock or seccomp cannot confine it on this "
+            "machine."
+        },
     )
 
     keep_reasoning: bool = field(
         default=False,
         metadata={
-            "help": "Grade what stands in <think> tags like the rest of an answer; by default it is dropped."
+            "help": "Grade the text in <think> tags, too. By default it is dropped before grading."
         },
     )
 
     def __post_init__(self) -> None:
         if self.num_workers is not None and self.num_workers < 1:
             raise UserError(
-                f"num_workers={self.num_workers} must be at least 1, or left out for one per core"
+                f"num_workers={self.num_workers} must be at least 1; leave it out for one per core"
             )
 
 
@@ -73,6 +80,13 @@ def rlvr_options() -> list[type]:
         BenchmarkArguments,
         LaunchArguments,
     ]
+
+
+def sample_options() -> list[type]:
+    from shaped_eval.config import SampleConfig
+    from shaped_eval.sampling.show import ShowOptions
+
+    return [SampleConfig, ShowOptions]
 
 
 def eval_options() -> list[type]:

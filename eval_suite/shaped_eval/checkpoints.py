@@ -46,8 +46,8 @@ class CheckpointOptions:
     every_checkpoint: bool = field(
         default=False,
         metadata={
-            "help": "model is a training run's output_dir: evaluate each checkpoint-<step> there, and draw the "
-            "metrics over the steps."
+            "help": "Evaluate every checkpoint of a training run, and draw the metrics over the "
+            "steps. The model is then the run's output_dir."
         },
     )
 

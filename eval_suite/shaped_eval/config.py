@@ -33,56 +33,71 @@ class SampleConfig:
     """
 
     model: str = field(metadata={"help": "Folder of a saved model, or a model's id on the Hub."})
-    benchmarks: str = _option("Benchmarks, separated by commas, such as gsm8k,math500.", "")
-    suite: str | None = _option("In place of benchmarks: base, math, code, rl or all.")
+    benchmarks: str = _option("Benchmarks, separated by commas: gsm8k,math500.", "")
+    suite: str | None = _option(
+        "A group of benchmarks in place of `benchmarks`: base (the paper's 19), "
+        "math, code, rl or all."
+    )
     out: str = _option(
-        "Folder of the run, where an unfinished one is continued; default: outputs/eval/ and the model's name.",
+        "Folder of the run. An unfinished run there is continued. By default "
+        "outputs/eval/ and the model's name.",
         "",
     )
-    n: int = _option("Samples per problem.", 16)
-    temperature: float = _option("Sampling temperature; 0 is greedy and needs n=1.", 0.7)
+    n: int = _option("Number of samples per problem.", 16)
+    temperature: float = _option("Sampling temperature. 0 is greedy decoding and needs n=1.", 0.7)
     top_p: float = _option(
-        "Nucleus sampling: the smallest set of tokens with this probability.", 0.95
+        "Nucleus sampling: sample from the smallest set of tokens that has this probability.", 0.95
     )
     max_new_tokens: int = _option(
-        "Most tokens of a completion; longer ones are cut and counted.", 1024
+        "Maximum length of a completion in tokens. Longer ones are cut, and counted as truncated.",
+        1024,
     )
     backend: str = _option(
-        "What generates: transformers, vllm (in this process), or openai (any server that speaks its protocol).",
+        "What generates: transformers, vllm (in this process) or openai (any server "
+        "that speaks its protocol).",
         "transformers",
     )
     seed: int = _option("Seed of the run.", 0)
-    limit: int | None = _option("Only the first so many problems of each benchmark.")
-    hub_mirror: str | None = _option("Folder that holds the data sets, read in place of the Hub.")
+    limit: int | None = _option(
+        "Use only this many problems of each benchmark, from its beginning."
+    )
+    hub_mirror: str | None = _option("Folder that holds the data sets. It is read before the Hub.")
     batch_size: int = _option(
-        "Samples generated together; with vllm and openai, samples asked for at once. Part of what decides them.",
+        "Number of samples that are generated together. With vllm and openai it is "
+        "the number that is asked for at once. The samples depend on it.",
         32,
     )
     dtype: Literal["auto", "float32", "bfloat16"] = _option(
-        "Weights; auto is the checkpoint's.", "auto"
+        "Type of the weights. auto takes the checkpoint's.", "auto"
     )
     chat_template: bool = _option(
-        "Put each question into the tokenizer's chat template, without worked examples. Off by default even "
-        "where there is a template: many base models ship one that they were not trained on.",
+        "Put each question into the tokenizer's chat template, without worked "
+        "examples. Off by default, since many base models ship a template that they "
+        "were not trained on.",
         False,
     )
     shots: int | None = _option(
-        "Worked examples in a base model's prompt; default: each benchmark's own number."
+        "Number of worked examples in a base model's prompt. By default each "
+        "benchmark has its own number."
     )
     revision: str | None = _option("Branch, tag or commit of the model on the Hub.")
     trust_remote_code: bool = _option(
-        "Run Python code that the model's repository brings. Without it such a model is refused.",
+        "Run Python code from the model's repository. Without this option, a model "
+        "that needs such code is refused.",
         False,
     )
     continuous_batching: bool = _option(
-        "With transformers: a finished sample's place is taken by the next. Samples are then not repeatable.",
+        "With transformers: start the next sample as soon as one is finished. The "
+        "samples are not repeatable then.",
         False,
     )
-    tensor_parallel_size: int = _option("With vllm: GPUs that hold one copy of the model.", 1)
-    base_url: str = _option(
-        "With openai: the server's address up to /v1. The key is read from OPENAI_API_KEY.", ""
+    tensor_parallel_size: int = _option(
+        "With vllm: number of GPUs that hold one copy of the model.", 1
     )
-    concurrency: int = _option("With openai: requests under way at once.", 16)
+    base_url: str = _option(
+        "With openai: address of the server, up to /v1. The key is read from OPENAI_API_KEY.", ""
+    )
+    concurrency: int = _option("With openai: number of requests at the same time.", 16)
 
     def __post_init__(self) -> None:
         self.out = self.out or str(Path("outputs/eval") / Path(self.model).name)

@@ -38,7 +38,7 @@ from shaped_eval.untrusted.files import own_folder
 from shaped_eval.untrusted.rows import read_object
 
 if TYPE_CHECKING:
-    from argparse import ArgumentParser
+    from argparse import _ArgumentGroup
 
     from huggingface_hub import HfApi
 
@@ -57,18 +57,19 @@ class PublishOptions:
     publish_to: str | None = field(
         default=None,
         metadata={
-            "help": "Checkpoint folder to write .eval_results/ and the model card's results into."
+            "help": "Checkpoint folder to write the results into: files in .eval_results/, and "
+            "tables and the model-index in the model card."
         },
     )
     push_to_hub: str | None = field(
         default=None,
         metadata={
-            "help": "Model repository, such as me/my-model, to send them to; the samples go to the data set "
-            f"me/my-model{SAMPLES_SUFFIX}. Weights are not sent."
+            "help": "Model repository to send the results to, such as me/my-model. The samples "
+            f"go to the data set me/my-model{SAMPLES_SUFFIX}. Weights are never sent."
         },
     )
     private: bool = field(
-        default=False, metadata={"help": "Repositories that push_to_hub creates are private."}
+        default=False, metadata={"help": "Make the repositories that push_to_hub creates private."}
     )
 
     def __post_init__(self) -> None:
@@ -82,8 +83,8 @@ class PublishOptions:
             )
 
     @classmethod
-    def add_to(cls, parser: ArgumentParser) -> None:
-        """Add the options to a command's parser."""
+    def add_to(cls, parser: _ArgumentGroup) -> None:
+        """Add the options to a group of a command's parser."""
         for one in fields(cls):
             how: dict[str, Any] = {"action": "store_true"} if one.default is False else {}
             parser.add_argument(f"--{one.name}", help=one.metadata["help"], **how)

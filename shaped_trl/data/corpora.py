@@ -14,7 +14,7 @@ import string
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, TypeAlias
+from typing import Annotated, Any, TypeAlias
 
 import yaml
 from datasets import Dataset, IterableDataset, load_dataset
@@ -23,6 +23,7 @@ from shaped_eval.errors import UserError
 from shaped_eval.sources import MIRROR_VARIABLE, mirror_file
 
 from shaped_trl.data.decontamination import MARK, ROW_ID, Overlap
+from shaped_trl.run_record import MAY_CHANGE
 
 LOADERS = {".jsonl": "json", ".json": "json", ".txt": "text", ".csv": "csv", ".parquet": "parquet"}
 TRAINABLE = ("text", "messages", "prompt", "conversations", "input_ids")
@@ -36,27 +37,35 @@ class SourceArguments:
 
     dataset_name: str = field(
         default="",
-        metadata={"help": "Hub id, or a local .jsonl, .json, .txt, .csv or .parquet file."},
+        metadata={
+            "help": "Data set: an id on the Hub, or a local .jsonl, .json, .txt, .csv or "
+            ".parquet file."
+        },
     )
     dataset_config: str | None = field(
-        default=None, metadata={"help": "Configuration of a Hub data set."}
+        default=None, metadata={"help": "Configuration of a data set on the Hub."}
     )
     dataset_train_split: str = field(default="train", metadata={"help": "Split to train on."})
-    hub_mirror: str | None = field(
+    hub_mirror: Annotated[str | None, MAY_CHANGE] = field(
         default=None,
         metadata={
-            "help": f"Folder <id>/<config>/<split>.jsonl read before the Hub (or {MIRROR_VARIABLE})."
+            "help": "Folder that is read before the Hub. It holds files "
+            f"<id>/<config>/<split>.jsonl. The environment variable {MIRROR_VARIABLE} "
+            "sets it as well.",
         },
     )
     dataset_license: str | None = field(
         default=None,
         metadata={
-            "help": "Licence of the data, for the model card; default: what its own card states."
+            "help": "Licence of the data, for the model card. By default it is the licence that "
+            "the card of the data set states."
         },
     )
     prompt_template: str | None = field(
         default=None,
-        metadata={"help": "Prompt built from columns: 'Question: {question}\\nAnswer:'."},
+        metadata={
+            "help": "Text of the prompt, built from columns: 'Question: {question}\\nAnswer:'."
+        },
     )
 
 
@@ -67,70 +76,86 @@ class CorpusArguments(SourceArguments):
     mixture: list | str | None = field(
         default=None,
         metadata={
-            "help": "Sources in place of dataset_name: [{dataset_name: .., weight: 0.95}, {.., weight: 0.05}]. The "
-            "weights are shares of the tokens and sum to 1; a source may have its own dataset_config, "
-            "dataset_train_split, dataset_test_split, templates and streaming. Needs packing."
+            "help": "Several data sets in place of dataset_name: [{dataset_name: a.jsonl, "
+            "weight: 0.95}, {dataset_name: b.jsonl, weight: 0.05}]. Weights are shares "
+            "of the training tokens and sum to 1. An entry may have its own "
+            "dataset_config, dataset_train_split, dataset_test_split, templates and "
+            "streaming. Needs packing."
         },
     )
     streaming: bool = field(
         default=False,
         metadata={
-            "help": "Read and tokenise while training, what does not fit on the disk. Needs packing."
+            "help": "Read and tokenise the data during training, for data that does not fit on "
+            "the disk. Needs packing."
         },
     )
     train_tokens: str | None = field(
         default=None,
-        metadata={"help": "Token budget in place of max_steps: 300M, 1.5B, 500B. Needs packing."},
+        metadata={
+            "help": "Number of tokens to train on, in place of max_steps: 300M, 1.5B, 500B. "
+            "Needs packing."
+        },
     )
     decontaminate: list | str | None = field(
         default=None,
         metadata={
-            "help": "Drop rows that share 13 words in a row with these benchmarks: [gsm8k, math500]."
+            "help": "Drop rows that share 13 consecutive words with one of these benchmarks: "
+            "[gsm8k, math500]."
         },
     )
     dataset_test_split: str | None = field(
         default=None,
         metadata={
-            "help": "Split, or local file, to evaluate on; none, nor num_heldout: no evaluation. Beside a mixture it "
-            "is its first source's; others have their own. The log has nll by source where there are several, or a "
-            "column source."
+            "help": "Split, or local file, to evaluate on. Without it and without num_heldout "
+            "there is no evaluation. Beside a mixture it belongs to the first source; "
+            "the other entries name their own. If there are several sources, or a "
+            "column named source, the log reports the NLL of each source."
         },
     )
     num_heldout: int | None = field(
         default=None,
         metadata={
-            "help": "Evaluate on the first so many rows of each source without a dataset_test_split, and train on "
-            "none of them, nor on a copy: for corpora that have one split, streams too."
+            "help": "Number of rows to hold out of each source that has no dataset_test_split. "
+            "The first rows are taken. They are evaluated on; neither they nor copies "
+            "of them are trained on. Use this for data with a single split, streams "
+            "included."
         },
     )
     max_eval_samples: int | None = field(
-        default=None, metadata={"help": "Evaluate on the first rows (of each source) only."}
+        default=None, metadata={"help": "Evaluate on at most this many rows of each source."}
     )
     completion_template: str | None = field(
         default=None,
-        metadata={"help": "Completion built from columns, with prompt_template: ' {answer}'."},
+        metadata={
+            "help": "Text of the completion, built from columns: ' {answer}'. Goes with "
+            "prompt_template."
+        },
     )
     text_template: str | None = field(
-        default=None, metadata={"help": "Plain text built from columns."}
+        default=None, metadata={"help": "Plain text to train on, built from columns."}
     )
     from_scratch: dict | str | None = field(
         default=None,
         metadata={
-            "help": "Model configuration to initialise at random where no model_name_or_path is given."
+            "help": "Train a new, randomly initialised model with this configuration: "
+            "{model_type: qwen3, hidden_size: 512, ...}. Used if model_name_or_path is "
+            "not given."
         },
     )
     tokenizer_name_or_path: str | None = field(
         default=None,
         metadata={
-            "help": "Tokenizer for training from scratch; none: one is trained on the corpus."
+            "help": "Tokenizer for a model from scratch. By default one is trained on the data."
         },
     )
     tokenizer_kind: str = field(
         default="bpe",
-        metadata={"help": "Tokenizer trained on the corpus: bpe (byte-level) or word."},
+        metadata={"help": "Kind of tokenizer to train on the data: bpe (byte-level) or word."},
     )
     tokenizer_vocab_size: int = field(
-        default=8192, metadata={"help": "Vocabulary of a tokenizer trained here."}
+        default=8192,
+        metadata={"help": "Vocabulary size of a tokenizer that is trained on the data."},
     )
 
     def __post_init__(self):

@@ -42,30 +42,36 @@ class PromptArguments(SourceArguments):
     benchmark_format: str | None = field(
         default=None,
         metadata={
-            "help": "Read the rows as this benchmark does: its prompt without worked examples, its gold, its grader. "
-            "Without dataset_name its own data set, which trains on the benchmark: a smoke test."
+            "help": "Read the rows as this benchmark of the evaluation suite does: its prompt "
+            "without worked examples, its gold and its grader. Without dataset_name, "
+            "the benchmark's own data set is trained on, which makes sense only as a "
+            "smoke test."
         },
     )
     chat: bool = field(
         default=False,
         metadata={
-            "help": "Prompts are user messages. Without it, data that has messages becomes their texts."
+            "help": "Send each prompt as a user message through the chat template. If this is "
+            "off, chat data becomes plain text."
         },
     )
     system_prompt: str | None = field(
-        default=None, metadata={"help": "System message before each; needs chat."}
+        default=None, metadata={"help": "System message before each prompt. Needs chat."}
     )
     gold_template: str | None = field(
         default=None,
         metadata={
-            "help": "Gold answer built from columns: '{answer}', '{reward_model[ground_truth]}'. None: the column "
-            "gold. Of a whole solution the grader math takes the last boxed answer."
+            "help": "Gold answer, built from columns: '{answer}' or "
+            "'{reward_model[ground_truth]}'. By default it is the column gold. If the "
+            "gold is a whole solution, the grader math takes its last boxed answer."
         },
     )
     grader: str | None = field(
         default=None,
         metadata={
-            "help": "Grader of the evaluation suite; none: benchmark_format's, reasoning_gym, or else math."
+            "help": "Grader of the evaluation suite. By default it is the one of "
+            "benchmark_format, reasoning_gym for its tasks, and math for everything "
+            "else."
         },
     )
     task_config: dict | str | None = field(
@@ -74,18 +80,22 @@ class PromptArguments(SourceArguments):
     )
     max_prompt_length: int | None = field(
         default=None,
-        metadata={"help": "Drop prompts of more tokens, those of the chat template among them."},
+        metadata={
+            "help": "Drop prompts with more tokens than this, those of the chat template included."
+        },
     )
     decontaminate: list | str | None = field(
         default=None,
         metadata={
-            "help": "Drop prompts that share 13 words in a row with these benchmarks: [gsm8k, math500]."
+            "help": "Drop prompts that share 13 consecutive words with one of these benchmarks: "
+            "[gsm8k, math500]."
         },
     )
     num_prompts: int | None = field(
         default=None,
         metadata={
-            "help": "Use the first of the prompts that are left; for reasoning_gym, how many to make (1000)."
+            "help": "Train on the first prompts only, at most this many. For reasoning_gym it "
+            "is the number of prompts to generate; the default is 1000."
         },
     )
     dataset_test_split: str | None = field(
@@ -94,7 +104,8 @@ class PromptArguments(SourceArguments):
     num_heldout: int | None = field(
         default=None,
         metadata={
-            "help": "In place of a split: so many prompts, drawn with the seed, are held out."
+            "help": "Number of prompts to hold out for evaluation, in place of "
+            "dataset_test_split. They are drawn with the seed."
         },
     )
 

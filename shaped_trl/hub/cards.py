@@ -18,8 +18,8 @@ from shaped_eval.records import write_atomic
 from shaped_eval.untrusted.texts import as_code, fenced, in_markdown
 
 from shaped_trl.hub.facts import HEADER, DataFact
-from shaped_trl.hub.private import private_names, without
-from shaped_trl.recipes import RESOLVED, public_recipe
+from shaped_trl.hub.private import private_names, public_recipe, without
+from shaped_trl.recipes import RESOLVED
 
 CARD = "README.md"
 PAPER = "[arXiv 2512.22955](https://huggingface.co/papers/2512.22955)"

@@ -3,14 +3,22 @@
 from __future__ import annotations
 
 import json
+import os
+import re
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import yaml
 
-from shaped_trl.recipes import RESOLVED, local_paths
+from shaped_trl.recipes import RESOLVED
+from shaped_trl.run_record import PUSHING, SECRET
 
 ADAPTER = "adapter_config.json"
+# A published recipe leaves these options out: they name places of one machine or one account.
+PRIVATE = ("output_dir", "hub_mirror", "logging_dir", "resume_from_checkpoint", *PUSHING, *SECRET)
+# The values of these options are texts, never paths, whatever they begin with.
+TEXTS = re.compile(r".*(_template|_pattern|_prompt)$")
 
 
 def private_names(output_dir: str | Path) -> dict[bytes, bytes]:
@@ -46,3 +54,61 @@ def adapter_base(folder: Path) -> str | None:
     if not (folder / ADAPTER).is_file():
         return None
     return json.loads((folder / ADAPTER).read_text(encoding="utf-8")).get("base_model_name_or_path")
+
+
+def public_recipe(text: str) -> str:
+    """A `resolved.yaml` for others: without this machine's folders, local files by name only."""
+    settings = _opened(yaml.safe_load(text) or {})
+    names = local_paths(settings)
+    shown = {
+        name: _renamed(value, names) for name, value in settings.items() if name not in PRIVATE
+    }
+    return yaml.safe_dump(shown, sort_keys=False, allow_unicode=True)
+
+
+def local_paths(settings: dict[str, Any]) -> dict[str, str]:
+    """Each path of this machine among the settings, and the name of its last part."""
+    return {value: Path(value).name for value in _strings(_opened(settings)) if _is_local(value)}
+
+
+def _opened(settings: dict[str, Any]) -> dict[str, Any]:
+    """The settings, with nested options that the command line gave as text parsed."""
+    opened = dict(settings)
+    for name, value in settings.items():
+        if (
+            isinstance(value, str)
+            and value.lstrip().startswith(("[", "{"))
+            and not TEXTS.match(name)
+        ):
+            try:
+                parsed = yaml.safe_load(value)
+            except yaml.YAMLError:
+                continue
+            opened[name] = parsed if isinstance(parsed, dict | list) else value
+    return opened
+
+
+def _is_local(value: str) -> bool:
+    if "/" not in value.rstrip("/") or "\n" in value or "://" in value:
+        return False
+    return value.startswith(("/", "~", "./", "../")) or os.path.exists(value)
+
+
+def _strings(value: Any) -> Iterator[str]:
+    if isinstance(value, str):
+        yield value
+    elif isinstance(value, dict):
+        for name, inner in value.items():
+            if not TEXTS.match(str(name)):
+                yield from _strings(inner)
+    elif isinstance(value, list):
+        for inner in value:
+            yield from _strings(inner)
+
+
+def _renamed(value: Any, names: dict[str, str]) -> Any:
+    if isinstance(value, str):
+        return names.get(value, value)
+    if isinstance(value, dict):
+        return {name: _renamed(inner, names) for name, inner in value.items()}
+    return [_renamed(inner, names) for inner in value] if isinstance(value, list) else value

@@ -28,8 +28,8 @@ from transformers.trainer_utils import HubStrategy, SaveStrategy
 from transformers.utils.hub import PushInProgress
 
 from shaped_trl.hub.cards import CARD, public_card
-from shaped_trl.hub.private import adapter_base, private_names, without
-from shaped_trl.recipes import RESOLVED, public_recipe
+from shaped_trl.hub.private import adapter_base, private_names, public_recipe, without
+from shaped_trl.recipes import RESOLVED
 
 logger = logging.getLogger(__name__)
 STAGE = "_push-"

@@ -6,12 +6,14 @@ import logging
 import math
 from dataclasses import dataclass, field
 from fractions import Fraction
+from typing import Annotated
 
 from transformers import TrainingArguments
 from trl import GRPOConfig
 
 from shaped_trl.rlvr.lengths import LengthSchedule
 from shaped_trl.rlvr.signals import CHOICES
+from shaped_trl.run_record import MAY_CHANGE
 from shaped_trl.training.config import default_bf16
 from shaped_trl.training.watch import WatchArguments
 
@@ -39,85 +41,111 @@ class RLVRConfig(WatchArguments, GRPOConfig):
 
     epsilon_high: float | None = field(
         default=0.28,
-        metadata={"help": "Upper clipping bound; above epsilon (0.2) it is clip-higher."},
+        metadata={
+            "help": "Upper clipping bound of the probability ratio. A value above epsilon is "
+            "clip-higher (DAPO)."
+        },
     )
     dynamic_sampling: bool = field(
         default=True,
         metadata={
-            "help": "Refill the generation batch until every group has both right and wrong answers."
+            "help": "Sample more prompts until every group of the batch has right and wrong "
+            "answers (DAPO)."
         },
     )
     max_sampling_rounds: int = field(
         default=10,
         metadata={
-            "help": "Rounds of dynamic sampling at most; what is missing then is filled up without a gradient."
+            "help": "Maximum number of rounds of dynamic sampling. The batch is "
+            "then filled up with groups that give no gradient."
         },
     )
     max_sampling_tokens: int | None = field(
         default=None,
         metadata={
-            "help": "Completion tokens of a generation batch, discarded ones included, at which refills end."
+            "help": "Stop dynamic sampling once a generation batch has cost this many "
+            "completion tokens, discarded ones included."
         },
     )
     keep_leftover_groups: bool = field(
         default=False,
         metadata={
-            "help": "Train in the next generation batch on informative groups beyond this one, with the "
-            "log-probabilities of the policy that wrote them. Default: drop them."
+            "help": "If more groups than needed are informative, train on the surplus in the "
+            "next generation batch, with the log-probabilities of the policy that "
+            "sampled them. By default the surplus is dropped."
         },
     )
     retire_all_right: int = field(
         default=0,
-        metadata={"help": "Retire a prompt after so many all-right groups in a row; 0: never."},
+        metadata={
+            "help": "Retire a prompt after this many groups in a row without a wrong answer. 0 "
+            "means never."
+        },
     )
     retire_all_wrong: int = field(
         default=0,
         metadata={
-            "help": "Retire a prompt after so many groups in a row without a right answer; 0: never."
+            "help": "Retire a prompt after this many groups in a row without a right answer. 0 "
+            "means never."
         },
     )
     revisit_retired_after: int = field(
         default=0,
         metadata={
-            "help": "Passes over the prompts after which a retired one comes back; 0: never."
+            "help": "Bring retired prompts back after this many passes over the prompts. 0 "
+            "means never."
         },
     )
     completion_length_schedule: dict | str | None = field(
         default=None,
         metadata={
-            "help": "Longest completion by optimizer step, in place of max_completion_length: {0: 8192, 700: 16384}."
+            "help": "Maximum completion length by optimizer step, in place of "
+            "max_completion_length: '{0: 8192, 700: 16384}'."
         },
     )
-    on_no_signal: str = field(
+    on_no_signal: Annotated[str, MAY_CHANGE] = field(
         default="stop",
         metadata={
-            "help": "What to do when no group has a learning signal: stop (with a checkpoint), warn or ignore."
+            "help": "What to do if no group has had a learning signal for no_signal_patience "
+            "generation batches: stop (with a checkpoint, naming the cause), warn or "
+            "ignore.",
         },
     )
-    no_signal_patience: int = field(
+    no_signal_patience: Annotated[int, MAY_CHANGE] = field(
         default=10,
-        metadata={"help": "Generation batches in a row without a signal until that is done."},
+        metadata={
+            "help": "Number of generation batches in a row without a learning signal after "
+            "which on_no_signal acts.",
+        },
     )
-    audit_reward: str = field(
+    audit_reward: Annotated[str, MAY_CHANGE] = field(
         default="refuse",
         metadata={
-            "help": "Grade blind answers (nothing, 0, nan, the prompt, the most frequent gold, ...) before the first "
-            "step; where one passes too often, refuse to train, or warn. off: do not; only: do no more than that."
+            "help": "Grade blind answers before the first step: nothing, 0, nan, the prompt, "
+            "the most frequent gold, and others. If one of them passes too often, "
+            "refuse to train, or warn. The other choices are off (no audit) and only "
+            "(audit, then end).",
         },
     )
-    audit_threshold: float = field(
+    audit_threshold: Annotated[float, MAY_CHANGE] = field(
         default=0.3,
         metadata={
-            "help": "Share of the prompts on which a blind answer may pass; where golds have five values or fewer, at "
-            "least the share of the most frequent one."
+            "help": "Share of the prompts on which a blind answer may pass. If the golds have "
+            "five values or fewer, the share of the most frequent gold is allowed at "
+            "least.",
         },
     )
-    audit_prompts: int = field(
-        default=64, metadata={"help": "Prompts, drawn with the seed, for blind answers."}
+    audit_prompts: Annotated[int, MAY_CHANGE] = field(
+        default=64,
+        metadata={
+            "help": "Number of prompts to audit. They are drawn with the seed.",
+        },
     )
-    hub_license: str | None = field(
+    hub_license: Annotated[str | None, MAY_CHANGE] = field(
         default=None,
-        metadata={"help": "Licence of the model, for its card; without it the card states none."},
+        metadata={
+            "help": "Licence of the model, for its card. By default the card states none.",
+        },
     )
 
     def __post_init__(self):

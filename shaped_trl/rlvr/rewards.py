@@ -31,27 +31,29 @@ class RewardArguments:
     format_pattern: str | None = field(
         default=None,
         metadata={
-            "help": "Regular expression that a whole completion is to match, for 1 more: '<think>.*</think>.*'. A dot "
-            "is any character, a line's end among them."
+            "help": "Give 1 more if the whole completion matches this regular expression: "
+            "'<think>.*</think>.*'. A dot matches every character, line ends included."
         },
     )
     keep_reasoning: bool = field(
         default=False,
         metadata={
-            "help": "Grade what stands in <think> tags like the rest of a completion; by default it is dropped."
+            "help": "Grade the text in <think> tags, too. By default it is dropped before grading."
         },
     )
     overlong_buffer: int | None = field(
         default=None,
         metadata={
-            "help": "Punish the last so many tokens before the longest completion, rising to -1 (DAPO's soft overlong "
+            "help": "Penalise completions that end within this many tokens of the maximum "
+            "length. The penalty grows linearly to -1 (DAPO's soft overlong "
             "punishment)."
         },
     )
     reward_workers: int | None = field(
         default=None,
         metadata={
-            "help": "Grading processes of each training process; none: the machine's cores, shared by these."
+            "help": "Number of grading processes of each training process. By default the "
+            "training processes share the machine's cores equally."
         },
     )
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field, fields
-from typing import Any, TypeVar
+from typing import Annotated, Any, TypeVar
 
 import torch
 from shaped_kernels import RewardShape
@@ -14,6 +14,7 @@ from transformers.utils import is_liger_kernel_available
 from trl import SFTConfig
 from trl.trainer.utils import get_config_model_id
 
+from shaped_trl.run_record import MAY_CHANGE
 from shaped_trl.training.schedules import ShapeSchedule, from_json
 from shaped_trl.training.watch import WatchArguments
 
@@ -69,54 +70,67 @@ class ShapedConfig(WatchArguments, SFTConfig):
     beta: float = field(
         default=0.0,
         metadata={
-            "help": "β of the target's reward (Eq. 11), at least -1, in the form that `positive` names. Below 0 it "
-            "sharpens the distribution (precision), above 0 it keeps it broad (diversity)."
+            "help": "β of the target's reward (Eq. 11), at least -1, in the form that "
+            "`positive` names. A value below 0 sharpens the distribution (precision); "
+            "one above 0 keeps it broad (diversity). 0 is cross-entropy."
         },
     )
     lambda_head: float = field(
         default=0.0,
-        metadata={"help": "Reward of the other tokens among the top_k most probable (Eq. 12)."},
+        metadata={
+            "help": "Reward of the other tokens among the top_k most probable ones (Eq. 12)."
+        },
     )
     lambda_tail: float = field(
         default=0.0,
         metadata={
-            "help": "Reward of the other tokens outside the top_k (Eq. 12); -0.1 penalises the tail."
+            "help": "Reward of the tokens outside the top_k (Eq. 12). A negative value such as "
+            "-0.1 penalises the tail."
         },
     )
-    top_k: int = field(default=100, metadata={"help": "Size of the head set K of Eq. 12."})
+    top_k: int = field(
+        default=100,
+        metadata={
+            "help": "Size of the head set K of Eq. 12: how many of the most probable tokens "
+            "belong to it."
+        },
+    )
     positive: str = field(
         default="exponent",
         metadata={
-            "help": "Form of the target's reward: exponent (the paper's Eq. 11), product (this project's variant) or "
-            "power (w = p^alpha)."
+            "help": "Form of the target's reward: exponent (the paper's Eq. 11), product (this "
+            "project's variant) or power (w = p^alpha)."
         },
     )
     alpha: float = field(
-        default=1.0, metadata={"help": "Exponent of positive='power', w = p^alpha; 1 is DFT."}
+        default=1.0, metadata={"help": "Exponent of the form power, w = p^alpha. 1 is DFT."}
     )
     shape_schedule: dict | str | None = field(
         default=None,
         metadata={
-            "help": "beta, lambda_head, lambda_tail over steps, each constant, linear, cosine or piecewise: "
-            '\'{"beta": {"kind": "linear", "start": 0.0, "end": -0.25, "from_step": 100, "to_step": 500}}\'.'
+            "help": "Change beta, lambda_head or lambda_tail over the steps. The kind is "
+            'constant, linear, cosine or piecewise: \'{"beta": {"kind": "linear", '
+            '"start": 0.0, "end": -0.25, "from_step": 100, "to_step": 500}}\'.'
         },
     )
     router_bias_rate: float = field(
         default=0.0,
         metadata={
-            "help": "Loss-free balancing of a mixture of experts: by how much a router bias moves in a step. 0.001 is "
-            "usual; 0 is off."
+            "help": "Loss-free load balancing of a mixture of experts: how much a router's bias "
+            "moves in one step. 0.001 is a common value; 0 turns it off."
         },
     )
-    hub_license: str | None = field(
+    hub_license: Annotated[str | None, MAY_CHANGE] = field(
         default=None,
-        metadata={"help": "Licence of the model, for its card; without it the card states none."},
+        metadata={
+            "help": "Licence of the model, for its card. By default the card states none.",
+        },
     )
     loss_impl: str = field(
         default="auto",
         metadata={
-            "help": "Implementation of the loss: auto (triton on a GPU, chunked elsewhere), reference, chunked or "
-            "triton."
+            "help": "Implementation of the loss: auto, reference, chunked or triton. auto is "
+            "triton on a GPU and chunked elsewhere."
         },
     )
 

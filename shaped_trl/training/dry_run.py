@@ -48,12 +48,16 @@ class DryRunArguments:
     dry_run: bool = field(
         default=False,
         metadata={
-            "help": "Print parameters, tokens, steps, memory and the first batch; train and write nothing."
+            "help": "Print parameters, tokens, steps, memory and the first batch. Nothing is "
+            "trained or written."
         },
     )
     devices: int | None = field(
         default=None,
-        metadata={"help": "For --dry_run: number of devices; default: those that run the command."},
+        metadata={
+            "help": "Number of devices that --dry_run computes the memory for. By default it is "
+            "the number that the command would run on."
+        },
     )
 
     def __post_init__(self):

@@ -65,7 +65,7 @@ def parallel_size(args: TrainingArguments, name: str) -> int:
 
 
 def division(args: TrainingArguments) -> dict[str, int]:
-    """What `recipes.record` is told of the processes: the sequences of an optimizer step, rank and
+    """What `run_record.record` is told of the processes: the sequences of an optimizer step, rank and
     world."""
     replicas = max(1, args.world_size // parallel_size(args, "tp"))
     sequences = args.train_batch_size * args.gradient_accumulation_steps * replicas

@@ -16,7 +16,7 @@ import shutil
 import time
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 from accelerate.utils import broadcast_object_list
 from shaped_eval.benchmarks import check_names
@@ -28,6 +28,7 @@ from shaped_eval.reporting.outcomes import read_record
 from shaped_eval.sample import sample
 from transformers import Trainer, TrainerCallback
 
+from shaped_trl.run_record import MAY_CHANGE
 from shaped_trl.training.live import LiveBackend, base_model, undisturbed
 
 # A Trainer that pushes its output_dir leaves out names with this beginning: a run holds the
@@ -45,28 +46,39 @@ class BenchmarkArguments:
         UserError: an unknown benchmark, or a number out of range.
     """
 
-    eval_benchmarks: str | None = field(
+    eval_benchmarks: Annotated[str | None, MAY_CHANGE] = field(
         default=None,
         metadata={
-            "help": "Benchmarks to run on the model in training, separated by commas: before the first step, every "
-            "eval_benchmark_steps and after the last. None: no such evaluation."
+            "help": "Benchmarks to run on the model during training, separated by commas: "
+            "before the first step, every eval_benchmark_steps, and after the last "
+            "step. Off by default.",
         },
     )
-    eval_benchmark_steps: int = field(
-        default=500, metadata={"help": "Optimizer steps between two evaluations."}
+    eval_benchmark_steps: Annotated[int, MAY_CHANGE] = field(
+        default=500,
+        metadata={
+            "help": "Number of optimizer steps between two evaluations on benchmarks.",
+        },
     )
-    eval_benchmark_n: int = field(
-        default=4, metadata={"help": "Samples per problem of an evaluation."}
+    eval_benchmark_n: Annotated[int, MAY_CHANGE] = field(
+        default=4, metadata={"help": "Number of samples per problem."}
     )
-    eval_benchmark_limit: int | None = field(
+    eval_benchmark_limit: Annotated[int | None, MAY_CHANGE] = field(
         default=None,
-        metadata={"help": "Only the first so many problems of each benchmark; none: all."},
+        metadata={
+            "help": "Use only this many problems of each benchmark, from its beginning. By "
+            "default all are used.",
+        },
     )
-    eval_benchmark_max_new_tokens: int = field(
-        default=512, metadata={"help": "Most tokens of a completion in an evaluation."}
+    eval_benchmark_max_new_tokens: Annotated[int, MAY_CHANGE] = field(
+        default=512,
+        metadata={"help": "Maximum length of a completion in tokens."},
     )
-    eval_benchmark_chat_template: bool = field(
-        default=False, metadata={"help": "Put the questions into the tokenizer's chat template."}
+    eval_benchmark_chat_template: Annotated[bool, MAY_CHANGE] = field(
+        default=False,
+        metadata={
+            "help": "Put the questions into the tokenizer's chat template.",
+        },
     )
 
     def __post_init__(self) -> None:

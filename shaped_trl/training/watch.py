@@ -14,13 +14,15 @@ import statistics
 from collections import deque
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import torch
 from safetensors.torch import save_file
 from shaped_eval.errors import UserError
 from torch.distributed.tensor import DTensor
 from transformers import Trainer, TrainerCallback
+
+from shaped_trl.run_record import MAY_CHANGE
 
 logger = logging.getLogger(__name__)
 
@@ -39,18 +41,20 @@ class BadLoss(UserError):
 class WatchArguments:
     """What to do about a loss or gradient that is not finite, or a loss that jumps."""
 
-    on_bad_loss: str = field(
+    on_bad_loss: Annotated[str, MAY_CHANGE] = field(
         default="stop",
         metadata={
-            "help": "Where the loss or the gradient is not finite, or the loss jumps: stop (before the update, naming "
-            "step, process and micro-batch), skip (leave the update out) or ignore."
+            "help": "What to do if the loss or the gradient is not finite, or if the loss "
+            "spikes: stop (before the update, naming step, process and micro-batch), "
+            "skip (leave the update out) or ignore.",
         },
     )
-    loss_spike: float | None = field(
+    loss_spike: Annotated[float | None, MAY_CHANGE] = field(
         default=None,
         metadata={
-            "help": "A loss so many robust standard deviations (1.48 times the median distance from the median of the "
-            "last 100 steps) above the median counts as a jump: 10. None: only what is not finite is bad."
+            "help": "Stop if a loss is more than this many robust standard deviations above the "
+            "median of the last 100 steps. Off by default; 10 is a common value. With "
+            "on_bad_loss=skip, the update is left out instead.",
         },
     )
 

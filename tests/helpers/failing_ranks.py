@@ -10,23 +10,23 @@ import time
 
 from shaped_eval.errors import UserError
 
-from shaped_trl.launch import note, say
+from shaped_trl.launch import note_failure, print_user_error
 
 
 def main(how: str) -> int:
     first = os.environ["RANK"] == "0"
     if how == "user":
-        say(UserError("beta=-2 is below -1"))
+        print_user_error(UserError("beta=-2 is below -1"))
         return 2
     if first:  # waits for the other, as in a collective
         time.sleep(100_000)
     if how == "raise":
-        note(RuntimeError("the second\nrank's"))
+        note_failure(RuntimeError("the second\nrank's"))
         raise RuntimeError
     if how == "kill":
         os.kill(os.getpid(), signal.SIGKILL)
     if how == "loss":  # of a peer comes after what it came from
-        note(ConnectionError("closed by peer"))
+        note_failure(ConnectionError("closed by peer"))
     return 3
 
 

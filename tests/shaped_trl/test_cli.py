@@ -77,6 +77,8 @@ def test_help_teaches(command, capsys):
     text = capsys.readouterr().out
     assert "usage: shaped-trl" in text
     assert len(text.splitlines()) > 4
+    if not command:
+        assert all(f"\n  {name} " in text for name in cli.COMMANDS)
     if command == "train":
         assert "--lambda_tail" in text
         assert "--dataset_name" in text

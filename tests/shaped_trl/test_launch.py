@@ -18,7 +18,7 @@ from waiting import PATIENCE_S, wait_until
 
 from shaped_trl import launch, recipes
 from shaped_trl.cli import main
-from shaped_trl.launch import LaunchArguments, launcher_arguments, wanted
+from shaped_trl.launch import LaunchArguments, launch_options, launcher_arguments
 from shaped_trl.modeling.architectures import paper_config
 from shaped_trl.training import ShapedConfig
 from shaped_trl.training.engines import check_parallelism, division
@@ -35,17 +35,17 @@ def config_of(tmp_path, **settings):
 def test_the_command_line_wins_over_the_recipe(tmp_path):
     config = config_of(tmp_path, num_processes=2, accelerate_config="fsdp2", beta=0.5)
     argv = ["--num_processes=4", "--beta", "0.1", "--main_process_port", "29501"]
-    options = wanted(argv, config)
+    options = launch_options(argv, config)
     assert options == LaunchArguments(
         num_processes=4, accelerate_config="fsdp2", main_process_port=29501
     )
     words = launcher_arguments(options)
     assert words[:2] == ["--config_file", str(recipes.ROOT / "accelerate" / "fsdp2.yaml")]
     assert words[2:] == ["--num_processes", "4", "--main_process_port", "29501"]
-    assert launcher_arguments(wanted(["--num_processes", "2"], None)) == [
+    assert launcher_arguments(launch_options(["--num_processes", "2"], None)) == [
         *("--multi_gpu", "--main_process_port", "0", "--num_processes", "2")
     ]
-    assert not wanted(["--num_processes", "1"], None).asked
+    assert not launch_options(["--num_processes", "1"], None).starts_processes
 
 
 @pytest.mark.parametrize(
@@ -84,7 +84,6 @@ def test_who_was_started_or_only_looks_starts_nothing(monkeypatch):
     asked = ["--num_processes", "2"]
     assert launch.launch("train", asked, None) == 7
     assert launch.launch("train", [*asked, "--dry_run"], None) is None
-    assert launch.launch("train", [*asked, "--help"], None) is None
     assert launch.launch("train", [], None) is None
     monkeypatch.setattr(launch, "_stay_together", lambda: None)
     for name in launch.LAUNCHED:
@@ -128,21 +127,6 @@ def test_every_shipped_configuration_is_read_by_accelerate():
     assert launched("zero3")["ACCELERATE_DEEPSPEED_ZERO_STAGE"] == "3"
     assert launched("tp")["PARALLELISM_CONFIG_TP_SIZE"] == "8"
     assert "ACCELERATE_USE_FSDP" not in launched("ddp")
-
-
-def test_a_run_may_be_divided_anew_but_not_its_steps(tmp_path):
-    def record(settings, sequences, world):
-        recipes.record(settings, tmp_path, sequences=sequences, world=world)
-
-    two = {"per_device_train_batch_size": 2, "num_processes": 2, "accelerate_config": "ddp"}
-    record(two, 4, 2)
-    (tmp_path / "checkpoint-1").mkdir()
-    record({"per_device_train_batch_size": 1, "gradient_accumulation_steps": 4}, 4, 1)
-    with pytest.raises(UserError, match="4 sequences a step on 1 processes, not 8 on 2"):
-        record(two, 8, 2)
-    # checks and writes nothing
-    recipes.record({"per_device_train_batch_size": 9}, tmp_path, sequences=4, rank=1)
-    assert "per_device_train_batch_size: 1" in (tmp_path / "resolved.yaml").read_text()
 
 
 def test_division_counts_processes_that_share_a_batch_once(tmp_path, monkeypatch):
@@ -227,7 +211,7 @@ def test_the_first_cause_is_that_of_the_last_attempt(tmp_path, monkeypatch, caps
     for i, row in enumerate(rows):
         (tmp_path / f"{i}.json").write_text(json.dumps(row))
     monkeypatch.setenv(launch.CAUSES, str(tmp_path))
-    assert launch._say_cause(1, "rank 0") == 1
+    assert launch._print_cause(1, "rank 0") == 1
     assert capsys.readouterr().err.startswith(
         "shaped-trl: error: rank 1: ValueError: x; the same command continues"
     )

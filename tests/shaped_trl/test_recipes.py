@@ -2,7 +2,6 @@
 
 import pytest
 import torch
-import yaml
 from shaped_eval.config import SampleConfig
 from shaped_eval.errors import UserError
 from trl import ModelConfig
@@ -11,7 +10,7 @@ from shaped_trl import recipes
 from shaped_trl.cli import main
 from shaped_trl.data.corpora import CorpusArguments
 from shaped_trl.data.prompts import PromptArguments
-from shaped_trl.options import eval_options, train_options
+from shaped_trl.options import eval_options, rlvr_options, train_options
 from shaped_trl.rlvr import RLVRConfig
 from shaped_trl.study.loading import load_study
 from shaped_trl.study.plan import check_options, plan
@@ -108,6 +107,8 @@ def test_shape_presets(tmp_path, text, argv, beta, lambda_tail):
         ("beta: -2", [], ["beta", "-2"]),
         ("- a list", [], ["mapping"]),
         ("a: [1", [], ["YAML"]),
+        ("beta: 0\nbeta: 1", [], ["beta", "twice"]),
+        ("env: PATH", [], ["env='PATH'", "mapping"]),
     ],
 )
 def test_mistakes_are_named(tmp_path, text, argv, parts):
@@ -116,17 +117,11 @@ def test_mistakes_are_named(tmp_path, text, argv, parts):
     assert all(part in str(error.value) for part in parts), error.value
 
 
-def test_another_run_in_the_folder_is_refused(tmp_path):
-    recipes.record({"beta": 0.5, "hub_mirror": "a"}, tmp_path)
-    recipes.record({"beta": -0.25}, tmp_path)  # nothing was trained yet
-    (tmp_path / "checkpoint-1").mkdir()
-    recipes.record({"beta": -0.25, "hub_mirror": "b"}, tmp_path)
-    with pytest.raises(UserError, match=r"beta=-0.25, not 0.5"):
-        recipes.record({"beta": 0.5}, tmp_path)
-    assert yaml.safe_load((tmp_path / "resolved.yaml").read_text()) == {
-        "beta": -0.25,
-        "hub_mirror": "b",
-    }
+def test_a_preset_is_an_option_only_of_a_command_that_shapes(tmp_path):
+    """GRPO has a `beta` too, the coefficient of its KL term, which no preset must set."""
+    for options in (rlvr_options(), eval_options()):
+        with pytest.raises(UserError, match="unknown flag: --shape"):
+            recipes.Parser("x", options).settings(None, ["--shape", "precision"])
 
 
 def test_copy_gives_an_editable_recipe(tmp_path, monkeypatch, capsys):

@@ -17,7 +17,7 @@ class ShowOptions:
 
     show: str | None = field(
         default=None,
-        metadata={"help": "Print the first prompt of this benchmark and stop; needs no model."},
+        metadata={"help": "Print the first prompt of this benchmark and stop. No model is needed."},
     )
 
 

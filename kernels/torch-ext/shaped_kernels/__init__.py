@@ -1,7 +1,21 @@
 """Reward-shaped next-token loss (arXiv 2512.22955) of a linear head, without the logits. Needs
 torch only."""
 
+from importlib import metadata
+
 from .function import METRICS, ShapedLossOutput, shaped_linear_loss
 from .shape import PRESETS, RewardShape
 
-__all__ = ["METRICS", "PRESETS", "RewardShape", "ShapedLossOutput", "shaped_linear_loss"]
+try:
+    __version__ = metadata.version("shaped-trl")
+except metadata.PackageNotFoundError:  # loaded from the Kernel Hub, which has versions of its own
+    __version__ = "0+unknown"
+
+__all__ = [
+    "METRICS",
+    "PRESETS",
+    "RewardShape",
+    "ShapedLossOutput",
+    "__version__",
+    "shaped_linear_loss",
+]

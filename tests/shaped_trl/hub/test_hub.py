@@ -20,7 +20,7 @@ from shaped_eval.hub.model_card import with_results_of
 from tiny import WORDS
 
 from shaped_trl import cli
-from shaped_trl.recipes import public_recipe
+from shaped_trl.hub.private import public_recipe
 
 # the client's own way of sending a file
 pytestmark = pytest.mark.filterwarnings("ignore:Use 'content=<...>':DeprecationWarning")

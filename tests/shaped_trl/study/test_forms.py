@@ -9,6 +9,8 @@ from study_values import load, study_values
 
 from shaped_trl import recipes
 from shaped_trl.data.corpora import CorpusArguments
+from shaped_trl.options import train_options
+from shaped_trl.run_record import record
 from shaped_trl.study.loading import load_study
 from shaped_trl.study.plan import plan
 from shaped_trl.training.config import ShapedConfig
@@ -108,7 +110,7 @@ def test_a_training_is_not_continued_in_another_form(tmp_path):
     (tmp_path / "checkpoint-1").mkdir()
     (tmp_path / recipes.RESOLVED).write_text("beta: -0.25")
     with pytest.raises(UserError, match="positive='product', not 'exponent'"):
-        recipes.record({"beta": -0.25, "positive": "exponent"}, tmp_path)
-    recipes.record({"beta": -0.25, "positive": "product"}, tmp_path)
+        record({"beta": -0.25, "positive": "exponent"}, tmp_path, train_options())
+    record({"beta": -0.25, "positive": "product"}, tmp_path, train_options())
     (tmp_path / recipes.RESOLVED).write_text("lambda_tail: -0.1")  # β does not act: no form does
-    recipes.record({"lambda_tail": -0.1, "positive": "exponent"}, tmp_path)
+    record({"lambda_tail": -0.1, "positive": "exponent"}, tmp_path, train_options())

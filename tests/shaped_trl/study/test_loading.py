@@ -176,7 +176,7 @@ def test_what_a_study_cannot_fill_in_or_scale_is_refused(tmp_path: Path) -> None
     with pytest.raises(UserError, match=r"\{data\} stands within mixture"):
         plan(load(tmp_path, values))
     (tmp_path / "twice.yaml").write_text("arms: {a: {}, b: {}, a: {}}\n")
-    with pytest.raises(UserError, match="'a' stands twice"):
+    with pytest.raises(UserError, match="'a' is given twice"):
         load_study(tmp_path / "twice.yaml")
 
 

@@ -1,0 +1,233 @@
+"""`shaped-trl sample`, `eval`, `grade`, `report` and `compare`."""
+
+from __future__ import annotations
+
+import os
+from collections import Counter
+from dataclasses import fields
+from pathlib import Path
+
+from shaped_eval.errors import UserError
+from shaped_eval.untrusted.texts import one_line
+
+from shaped_trl.commands.help import print_help, wants_help
+from shaped_trl.options import GradeOptions
+from shaped_trl.usage import argparser, take_config
+
+GRADE_HELP = {option.name: option.metadata["help"] for option in fields(GradeOptions)}
+
+
+def sample_command(argv: list[str]) -> int:
+    if wants_help(argv):
+        return print_help("sample", argv)
+    from shaped_eval.locks import locked_folders
+    from shaped_eval.sample import sample
+    from shaped_eval.sampling.show import show
+
+    from shaped_trl.options import sample_options
+    from shaped_trl.recipes import Parser
+
+    config, rest = take_config(argv)
+    settings = Parser("sample", sample_options()).settings(config, rest)
+    if settings.get("show"):
+        show(settings)
+        return 0
+    from shaped_eval.sampling.processes import from_environment
+
+    options = Parser("sample", sample_options()).resolve(config, rest)[0][0]
+    processes = from_environment()
+    with locked_folders([options.out] if processes.first else []):
+        folder = sample(options, processes=processes)
+    if processes.first:
+        print(folder)
+    return 0
+
+
+def eval_command(argv: list[str]) -> int:
+    if wants_help(argv):
+        return print_help("eval", argv)
+    from shaped_eval.checkpoints import evaluate_checkpoints
+    from shaped_eval.locks import locked_folders
+    from shaped_eval.publish import publish
+    from shaped_eval.sample import sample
+
+    from shaped_trl.options import eval_options
+    from shaped_trl.recipes import Parser
+
+    recipe, rest = take_config(argv)
+    resolved, _ = Parser("eval", eval_options()).resolve(recipe, rest)
+    config, options, checkpoints, publishing = resolved
+    from shaped_eval.grade import grade_run
+    from shaped_eval.report import parse_pass_at, report
+    from shaped_eval.sampling.processes import from_environment
+
+    _allow_weak_sandbox(options.allow_weak_sandbox)
+    pass_at = parse_pass_at(options.pass_at, config.n)
+    processes = from_environment()
+    if checkpoints.every_checkpoint:
+        publishing.refuse_with("every_checkpoint=True")
+    grading = {"num_workers": options.num_workers, "keep_reasoning": options.keep_reasoning}
+    with locked_folders([config.out] if processes.first else []):
+        if checkpoints.every_checkpoint:
+            evaluate_checkpoints(config, pass_at, **grading, processes=processes)
+            return 0
+        folder = sample(config, processes=processes)
+        if processes.first:
+            grade_run(folder, **grading)
+            report([folder], pass_at)
+            publish([folder], publishing)
+    return 0
+
+
+def _allow_weak_sandbox(allowed: bool) -> None:
+    """Allow it in this process and in the grading processes that it starts."""
+    if allowed:
+        from shaped_eval.grading.sandbox.server import ALLOW_WEAK_VARIABLE
+
+        os.environ[ALLOW_WEAK_VARIABLE] = "1"
+
+
+def grade_command(argv: list[str]) -> int:
+    parser = argparser(
+        "grade",
+        "Grade the samples of a run, or answers from elsewhere, into verdicts.jsonl.\n"
+        "\n"
+        "  shaped-trl grade outputs/eval\n"
+        "  shaped-trl grade --answers FILE --benchmark gsm8k --out DIR\n"
+        "\n"
+        "A row of FILE is one problem:\n"
+        '  {"problem_id": "gsm8k/0", "completions": ["...", "..."], "gold": "72"}\n'
+        "\n"
+        "The gold may be left out if the benchmark has that problem.",
+    )
+    parser.add_argument(
+        "folder", nargs="?", metavar="RUN", help="Folder of a run of `shaped-trl sample`."
+    )
+    elsewhere = parser.add_argument_group("answers from elsewhere")
+    elsewhere.add_argument("--answers", metavar="FILE", help="JSONL file of answers.")
+    elsewhere.add_argument(
+        "--benchmark",
+        metavar="NAME",
+        help="Benchmark that they answer. The graders math, choice, exact_match and text grade any "
+        "rows that bring their gold.",
+    )
+    elsewhere.add_argument("--out", metavar="DIR", help="Folder to write.")
+    elsewhere.add_argument(
+        "--hub_mirror",
+        metavar="DIR",
+        help="Folder that holds data sets. It is read before the Hub.",
+    )
+    grading = parser.add_argument_group("grading")
+    grading.add_argument("--num_workers", type=int, metavar="N", help=GRADE_HELP["num_workers"])
+    for name in ("keep_reasoning", "allow_weak_sandbox"):
+        grading.add_argument(f"--{name}", action="store_true", help=GRADE_HELP[name])
+    args = parser.parse_args(argv)
+    _allow_weak_sandbox(args.allow_weak_sandbox)
+    from shaped_eval.grade import grade_answers, grade_run
+    from shaped_eval.locks import locked_folders
+
+    options = {"num_workers": args.num_workers, "keep_reasoning": args.keep_reasoning}
+    if bool(args.folder) == bool(args.answers):
+        raise UserError(
+            "grade: give either a run's folder, or --answers FILE with --benchmark and --out"
+        )
+    if args.folder:
+        with locked_folders([args.folder] if Path(args.folder).is_dir() else [], "folder"):
+            return _print_counts(grade_run(args.folder, **options))
+    if not args.benchmark or not args.out:
+        raise UserError("grade: --answers needs --benchmark NAME and --out DIR")
+    options["hub_mirror"] = args.hub_mirror
+    with locked_folders([args.out]):
+        return _print_counts(grade_answers(args.answers, args.benchmark, args.out, **options))
+
+
+def _print_counts(folder: Path) -> int:
+    """Print how many verdicts of each kind there are, and the command that comes next."""
+    from shaped_eval.records import read_jsonl
+
+    counts = Counter(row["status"] for row in read_jsonl(folder / "verdicts.jsonl"))
+    kinds = one_line(", ".join(f"{count:,} {status}" for status, count in counts.most_common()))
+    print(f"{folder}: {counts.total():,} verdicts: {kinds}; next: shaped-trl report {folder}")
+    return 0
+
+
+def report_command(argv: list[str]) -> int:
+    from shaped_eval.locks import locked_folders
+    from shaped_eval.publish import PublishOptions, publish
+    from shaped_eval.report import parse_pass_at, places, report
+
+    parser = argparser(
+        "report",
+        "Turn the verdicts of graded runs into results.json, report.md, report.html and pictures, "
+        "and print the tables.\n"
+        "\n"
+        "  shaped-trl report outputs/eval\n"
+        "  shaped-trl report outputs/before outputs/after\n"
+        "\n"
+        "The report of a run is written into its folder. Of several runs, there is also a report "
+        "side by side, with differences to the first run, in the folder `comparison` beside the "
+        "first run.",
+    )
+    parser.add_argument(
+        "folders",
+        nargs="+",
+        metavar="RUN",
+        help="Folders of graded runs, or the folder of one study.",
+    )
+    parser.add_argument("--pass_at", metavar="K,K", help=GRADE_HELP["pass_at"])
+    parser.add_argument(
+        "--out", metavar="DIR", help="Write the report here, and not into the runs' folders."
+    )
+    PublishOptions.add_to(parser.add_argument_group("hub"))
+    args = parser.parse_args(argv)
+    publishing = PublishOptions(args.publish_to, args.push_to_hub, args.private)
+    if any((Path(folder) / "study.yaml").is_file() for folder in args.folders):
+        publishing.refuse_with("a study's report")
+        return _report_study(args.folders, args.out, args.pass_at)
+    pass_at = parse_pass_at(args.pass_at)
+    with locked_folders(places(args.folders, args.out), "out" if args.out else "folder"):
+        report(args.folders, pass_at, args.out)
+        publish(args.folders, publishing)
+    return 0
+
+
+def _report_study(folders: list[str], out: str | None, pass_at: str | None) -> int:
+    from shaped_eval.report import parse_pass_at
+
+    from shaped_trl.study.report import report_study
+    from shaped_trl.study.runner import folder_lock
+
+    if len(folders) > 1 or out:
+        raise UserError(
+            "report: the report of a study is about that study alone, and is written into its "
+            "folder: give that folder only"
+        )
+    with folder_lock(Path(folders[0])):
+        print(report_study(folders[0], parse_pass_at(pass_at)))
+    return 0
+
+
+def compare_command(argv: list[str]) -> int:
+    parser = argparser(
+        "compare",
+        "Compare run B with run A on the problems that they share: values, paired differences with "
+        "intervals and p-values, the problems that changed, and the settings that differ.\n"
+        "\n"
+        "  shaped-trl compare outputs/before outputs/after --out outputs/comparison",
+    )
+    parser.add_argument("a", metavar="A", help="Folder of a graded run: the baseline.")
+    parser.add_argument("b", metavar="B", help="Folder of the graded run to compare with it.")
+    parser.add_argument("--pass_at", metavar="K,K", help=GRADE_HELP["pass_at"])
+    parser.add_argument(
+        "--out",
+        metavar="DIR",
+        help="Folder to write results.json, report.md, report.html and pictures into. It may not "
+        "be the folder of a run. By default the comparison is only printed.",
+    )
+    args = parser.parse_args(argv)
+    from shaped_eval.locks import locked_folders
+    from shaped_eval.report import compare, parse_pass_at
+
+    with locked_folders([args.out] if args.out else []):
+        compare(args.a, args.b, parse_pass_at(args.pass_at), args.out)
+    return 0

@@ -1,0 +1,67 @@
+"""`shaped-trl train` and `shaped-trl rlvr`."""
+
+from __future__ import annotations
+
+from shaped_trl.commands.help import print_help, wants_help
+from shaped_trl.launch import launch
+from shaped_trl.usage import take_config
+
+
+def train_command(argv: list[str]) -> int:
+    if wants_help(argv):
+        return print_help("train", argv)
+    config, rest = take_config(argv)
+    if (code := launch("train", argv, config)) is not None:
+        return code
+    from shaped_eval.untrusted.texts import visible
+
+    from shaped_trl.options import train_options
+    from shaped_trl.recipes import Parser
+    from shaped_trl.run_record import record
+    from shaped_trl.training.dry_run import dry_run
+
+    options = train_options()
+    resolved, settings = Parser("train", options).resolve(config, rest)
+    corpus, args, model_args, benchmarks, look, processes = resolved
+    if look.dry_run:
+        print(visible(dry_run(corpus, args, model_args, look.devices or processes.num_processes)))
+        return 0
+    from shaped_trl.training.engines import division
+    from shaped_trl.training.resuming import own_output_dir
+    from shaped_trl.training.run import check_files, train, trusts_code
+
+    check_files(corpus, model_args, trusts_code(args))
+    # The form of β is recorded by name, because its default has changed once.
+    settings = {**settings, "positive": args.positive}
+    with own_output_dir(args):
+        record(settings, args.output_dir, options, **division(args))
+        train(corpus, args, model_args, benchmarks)
+    return 0
+
+
+def rlvr_command(argv: list[str]) -> int:
+    if wants_help(argv):
+        return print_help("rlvr", argv)
+    config, rest = take_config(argv)
+    if (code := launch("rlvr", argv, config)) is not None:
+        return code
+    from shaped_trl.options import rlvr_options
+    from shaped_trl.recipes import Parser
+
+    options = rlvr_options()
+    resolved, settings = Parser("rlvr", options).resolve(config, rest)
+    prompts, args, model_args, rewards, benchmarks, _ = resolved
+    from shaped_trl.rlvr.run import rlvr
+    from shaped_trl.run_record import record
+    from shaped_trl.training.engines import division
+    from shaped_trl.training.resuming import own_output_dir
+    from shaped_trl.training.run import model_source
+
+    if args.audit_reward == "only":  # needs no model, and writes nothing
+        rlvr(prompts, args, model_args, rewards, benchmarks)
+        return 0
+    model_source(model_args)
+    with own_output_dir(args):
+        record(settings, args.output_dir, options, **division(args))
+        rlvr(prompts, args, model_args, rewards, benchmarks)
+    return 0

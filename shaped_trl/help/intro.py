@@ -1,0 +1,92 @@
+"""What the commands that take a recipe are for: the beginning of their help pages.
+
+A line that begins with two spaces is an example, and is printed as it is. All other lines are
+wrapped to the terminal.
+"""
+
+_RECIPE = (
+    "A RECIPE is a YAML file of options, or the name of a shipped one; `shaped-trl recipes` lists "
+    "these. An option on the command line overrides the recipe."
+)
+_LEGEND = "A value in brackets is the default. BOOL is true or false."
+_RESUME = (
+    "An interrupted run continues from its last checkpoint when the command is repeated with the "
+    "same output_dir."
+)
+_SAMPLING = (
+    "An interrupted run continues when the command is repeated with the same folder. Options can "
+    "also be written into a YAML file, which --config names."
+)
+
+_TRAIN = f"""\
+usage: shaped-trl train --config RECIPE [--OPTION VALUE ...]
+
+Pre-train or mid-train a language model with the reward-shaped next-token loss. The default shape \
+is cross-entropy.
+
+  shaped-trl train --config gsm8k/train --shape precision
+  shaped-trl train --config text/train --beta -0.25 --lambda_tail -0.1
+  shaped-trl train --config paper/1b/pretrain --dry_run --devices 64
+  shaped-trl train --config gsm8k/train --num_processes 8 --accelerate_config fsdp2
+
+{_RECIPE} {_RESUME}
+
+The options of TRL's SFTConfig and ModelConfig that are not listed here are accepted as well. \
+`shaped-trl train --help all` lists them. {_LEGEND}
+"""
+
+_RLVR = f"""\
+usage: shaped-trl rlvr --config RECIPE [--OPTION VALUE ...]
+
+Train a language model with reinforcement learning and verifiable rewards. This is TRL's GRPO with \
+clip-higher, dynamic sampling and a schedule of the completion length. A run without a learning \
+signal stops and names the cause.
+
+  shaped-trl rlvr --config gsm8k/rlvr --model_name_or_path outputs/precision
+  shaped-trl rlvr --config gsm8k/rlvr --audit_reward only
+  shaped-trl rlvr --config gsm8k/rlvr --completion_length_schedule '{{0: 256, 200: 512}}'
+  shaped-trl rlvr --config gsm8k/rlvr --num_processes 8 --use_vllm true
+
+{_RECIPE} {_RESUME}
+
+Before the first step the reward is audited: blind answers are graded, and the run is refused if \
+one of them passes too often. rl_log.jsonl and rl_log.png in output_dir show what the completions \
+were spent on.
+
+The options of TRL's GRPOConfig and ModelConfig that are not listed here are accepted as well. \
+`shaped-trl rlvr --help all` lists them. {_LEGEND}
+"""
+
+_EVAL = f"""\
+usage: shaped-trl eval --model MODEL --benchmarks A,B [--OPTION VALUE ...]
+
+Evaluate a model: sample completions of benchmark problems, grade them, and report unbiased \
+pass@k, avg@n and cons@n with intervals.
+
+  shaped-trl eval --model Qwen/Qwen3-0.6B-Base --benchmarks gsm8k,math500 --n 16
+  shaped-trl eval --model outputs/precision --suite math --n 16 --out outputs/eval
+  shaped-trl eval --model outputs/precision --benchmarks gsm8k --every_checkpoint true
+  accelerate launch --num_processes 8 -m shaped_trl.cli eval ...
+
+The last example shares the samples among eight GPUs. {_SAMPLING}
+
+{_LEGEND}
+"""
+
+_SAMPLE = f"""\
+usage: shaped-trl sample --model MODEL --benchmarks A,B [--OPTION VALUE ...]
+
+Sample completions of benchmark problems into the file samples.jsonl of a folder. `shaped-trl \
+grade` and `shaped-trl report` go on from there; `shaped-trl eval` does all three.
+
+  shaped-trl sample --model Qwen/Qwen3-0.6B-Base --benchmarks gsm8k,math500 --n 16
+  shaped-trl sample --show gsm8k
+  accelerate launch --num_processes 8 -m shaped_trl.cli sample ...
+
+The second example prints the first prompt of a benchmark and samples nothing. The third shares \
+the samples among eight GPUs. {_SAMPLING}
+
+{_LEGEND}
+"""
+
+INTRO = {"train": _TRAIN, "rlvr": _RLVR, "eval": _EVAL, "sample": _SAMPLE}

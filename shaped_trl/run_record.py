@@ -1,0 +1,141 @@
+"""The record of a training run: `resolved.yaml` and `step.json` in its output folder.
+
+A second command on the same folder continues the run there, if it is the same run. An option that
+does not change what a run computes says so in the metadata of its type, `Annotated[T, MAY_CHANGE]`:
+a continued run may have another value for it. The metadata of its field would not do, because
+transformers' parser passes all of that to argparse.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, get_type_hints
+
+import yaml
+from shaped_eval.errors import UserError
+from shaped_eval.records import write_atomic
+from shaped_eval.untrusted.rows import check_field, is_count, read_object
+
+from shaped_trl.recipes import RESOLVED, load, name_the_form
+
+MAY_CHANGE = "a continued run may have another value"
+STEP = "step.json"  # the sequences of an optimizer step, and the number of processes
+# These options are never written down.
+SECRET = ("hub_token", "push_to_hub_token")
+# These options of transformers decide whether, where and how a run is pushed to the Hub.
+PUSHING = (
+    "push_to_hub",
+    "hub_model_id",
+    "hub_strategy",
+    "hub_private_repo",
+    "hub_always_push",
+    "hub_revision",
+)
+# These options of transformers may change as well.
+INHERITED = {
+    "output_dir",
+    "report_to",
+    "disable_tqdm",
+    "resume_from_checkpoint",
+    "logging_dir",
+    *PUSHING,
+}
+# These options divide the sequences of a step among processes and micro-batches. They may change as
+# long as the number of sequences stays the same.
+DIVISION = {"per_device_train_batch_size", "gradient_accumulation_steps"}
+
+
+def may_change(option_classes: Sequence[type]) -> set[str]:
+    """Names of the options that a continued run may change."""
+    own = {
+        name
+        for option_class in option_classes
+        for name, hint in get_type_hints(option_class, include_extras=True).items()
+        if MAY_CHANGE in getattr(hint, "__metadata__", ())
+    }
+    return own | INHERITED
+
+
+def record(
+    settings: dict[str, Any],
+    output_dir: str | Path,
+    option_classes: Sequence[type],
+    *,
+    sequences: int | None = None,
+    rank: int = 0,
+    world: int = 1,
+) -> None:
+    """Write `resolved.yaml`, after checking that a run which is already there is the same one.
+
+    Args:
+        settings: the options of the recipe and of the command line, by name.
+        output_dir: the run's folder.
+        option_classes: the command's option classes, whose fields say what may change.
+        sequences: number of sequences of an optimizer step on all `world` processes together. It is
+            kept in `step.json`. As long as it stays the same, the number of processes may change.
+        rank: number of this process. All processes check; only process 0 writes.
+        world: number of processes.
+
+    Raises:
+        UserError: `output_dir` holds a run with other settings, or cannot be written.
+    """
+    folder = Path(output_dir)
+    settings = json.loads(json.dumps(settings, default=str))
+    settings = {name: value for name, value in settings.items() if name not in SECRET}
+    if (folder / RESOLVED).is_file() and _has_trained(folder):
+        _check_same_run(settings, folder, may_change(option_classes), sequences, world)
+    if rank:
+        return
+    try:
+        write_atomic(
+            folder / RESOLVED, yaml.safe_dump(settings, sort_keys=False, allow_unicode=True)
+        )
+        if sequences:
+            step = {"sequences": sequences, "processes": world}
+            write_atomic(folder / STEP, json.dumps(step) + "\n")
+    except (NotADirectoryError, FileExistsError, FileNotFoundError, PermissionError) as error:
+        raise UserError(
+            f"output_dir={str(output_dir)!r} cannot be written: {error.strerror}"
+        ) from error
+
+
+def _has_trained(folder: Path) -> bool:
+    return any(folder.glob("checkpoint-*")) or any(folder.glob("*.safetensors"))
+
+
+def _check_same_run(
+    settings: dict[str, Any], folder: Path, free: set[str], sequences: int | None, world: int
+) -> None:
+    before = load(folder / RESOLVED)
+    if "positive" in settings:
+        before = name_the_form(before, settings["positive"])
+    counts_sequences = sequences is not None and (folder / STEP).is_file()
+    if counts_sequences:
+        free = free | DIVISION
+    for name in sorted((set(before) | set(settings)) - free):
+        if before.get(name) != settings.get(name):
+            raise UserError(
+                f"output_dir={str(folder)!r} holds a run with {name}={before.get(name)!r}, not "
+                f"{settings.get(name)!r}: choose another --output_dir, or delete this folder to "
+                "start again"
+            )
+    if counts_sequences:
+        _check_step(folder, sequences, world)
+
+
+def _check_step(folder: Path, sequences: int | None, world: int) -> None:
+    before = read_object(folder / STEP, _check_division)
+    if before["sequences"] != sequences:
+        raise UserError(
+            f"output_dir={str(folder)!r} holds a run with {before['sequences']} sequences a step "
+            f"on {before['processes']} processes, not {sequences} on {world}: set "
+            "per_device_train_batch_size × gradient_accumulation_steps so that a step has "
+            f"{before['sequences']} sequences again, or choose another --output_dir"
+        )
+
+
+def _check_division(before: dict[str, Any]) -> None:
+    for name in ("sequences", "processes"):
+        check_field(name, before.get(name), is_count, "a whole number")

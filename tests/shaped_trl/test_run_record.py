@@ -1,0 +1,53 @@
+"""A second run in a folder continues the first, or is refused."""
+
+import pytest
+import yaml
+from shaped_eval.errors import UserError
+
+from shaped_trl.launch import LaunchArguments
+from shaped_trl.options import rlvr_options, train_options
+from shaped_trl.run_record import may_change, record
+
+
+def test_another_run_in_the_folder_is_refused(tmp_path):
+    record({"beta": 0.5, "hub_mirror": "a"}, tmp_path, train_options())
+    record({"beta": -0.25}, tmp_path, train_options())  # nothing has been trained yet
+    (tmp_path / "checkpoint-1").mkdir()
+    record({"beta": -0.25, "hub_mirror": "b"}, tmp_path, train_options())
+    with pytest.raises(UserError, match=r"beta=-0.25, not 0.5"):
+        record({"beta": 0.5}, tmp_path, train_options())
+    assert yaml.safe_load((tmp_path / "resolved.yaml").read_text()) == {
+        "beta": -0.25,
+        "hub_mirror": "b",
+    }
+
+
+def test_a_run_may_be_divided_anew_but_not_its_steps(tmp_path):
+    def record_division(settings, sequences, world):
+        record(settings, tmp_path, train_options(), sequences=sequences, world=world)
+
+    two = {"per_device_train_batch_size": 2, "num_processes": 2, "accelerate_config": "ddp"}
+    record_division(two, 4, 2)
+    (tmp_path / "checkpoint-1").mkdir()
+    record_division({"per_device_train_batch_size": 1, "gradient_accumulation_steps": 4}, 4, 1)
+    with pytest.raises(UserError, match="4 sequences a step on 1 processes, not 8 on 2"):
+        record_division(two, 8, 2)
+    # a rank other than 0 checks and writes nothing
+    nine = {"per_device_train_batch_size": 9}
+    record(nine, tmp_path, train_options(), sequences=4, rank=1)
+    assert "per_device_train_batch_size: 1" in (tmp_path / "resolved.yaml").read_text()
+
+
+def test_secrets_are_not_recorded(tmp_path):
+    record({"beta": 0.5, "hub_token": "hf_secret"}, tmp_path, train_options())
+    assert "hf_secret" not in (tmp_path / "resolved.yaml").read_text()
+
+
+def test_what_may_change_is_what_does_not_change_the_numbers():
+    """The fields themselves say so; a few of each kind are named here."""
+    train, rlvr = may_change(train_options()), may_change(rlvr_options())
+    assert train >= {"loss_spike", "eval_benchmarks", "hub_mirror", "hub_license", "output_dir"}
+    assert rlvr >= {"on_no_signal", "audit_threshold", "push_to_hub", "report_to"}
+    assert train >= set(LaunchArguments.__dataclass_fields__)
+    decisive = {"beta", "shape_schedule", "seed", "learning_rate", "dataset_name", "mixture"}
+    assert not (train | rlvr) & {*decisive, "num_generations", "grader", "dynamic_sampling"}
