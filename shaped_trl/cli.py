@@ -263,6 +263,11 @@ def grade_command(argv: list[str]) -> int:
         help="the benchmark they answer; math, choice, exact_match, text: any row with its gold",
     )
     parser.add_argument("--out", help="folder to write")
+    parser.add_argument(
+        "--grader",
+        help="your own grader, package.module:name, where a run's problems name it; with --answers: "
+        "the grader to use in place of the benchmark's",
+    )
     parser.add_argument("--hub_mirror", help="folder read before the Hub")
     parser.add_argument("--num_workers", type=int, help="grading processes (one per core)")
     parser.add_argument(
@@ -278,7 +283,11 @@ def grade_command(argv: list[str]) -> int:
     from shaped_eval.grade import grade_answers, grade_run
     from shaped_eval.locks import locked_folders
 
-    options = {"num_workers": args.num_workers, "keep_reasoning": args.keep_reasoning}
+    options = {
+        "num_workers": args.num_workers,
+        "keep_reasoning": args.keep_reasoning,
+        "grader": args.grader,
+    }
     if bool(args.folder) == bool(args.answers):
         raise UserError("grade: give a run's folder, or --answers FILE with --benchmark and --out")
     if args.folder:

@@ -8,7 +8,8 @@ from typing import Any
 
 from shaped_eval.untrusted.texts import one_line
 from torch import nn
-from trl.trainer.utils import get_callable_name, is_async_callable
+
+from shaped_trl.training.trl_names import get_callable_name, is_async_callable
 
 logger = logging.getLogger(__name__)
 Rewards = list[float | None]

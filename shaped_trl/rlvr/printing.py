@@ -7,7 +7,8 @@ from typing import Any
 
 from shaped_eval.untrusted.texts import visible
 from trl.trainer import grpo_trainer
-from trl.trainer.utils import print_prompt_completions_sample
+
+from shaped_trl.training.trl_names import print_prompt_completions_sample
 
 
 def print_visibly(prompts: list, completions: list, *args: Any, **kwargs: Any) -> None:
@@ -31,7 +32,8 @@ def _visible(value: Any) -> Any:
     )
 
 
-def watch_terminal() -> None:
-    """Have GRPOTrainer print by `print_visibly`: it calls a function of its module, and offers no
-    other way in."""
+def print_rollouts_visibly() -> None:
+    """Have GRPOTrainer print by `print_visibly`."""
+    # GRPOTrainer.log calls this function by its name in TRL's module. TRL has no option for it, so
+    # the name is set to ours.
     grpo_trainer.print_prompt_completions_sample = print_visibly

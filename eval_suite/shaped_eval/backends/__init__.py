@@ -1,13 +1,20 @@
 """Who generates completions: one protocol, and the backends behind it, each imported when it is
-asked for."""
+used.
+
+Beside those in the table there are backends of installed packages, by entry points of the group
+`ENTRY_POINTS`, and the user's own, named by their path ``package.module:name``. Either is a class
+that takes a `SampleConfig` and gives a `Backend`.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from shaped_eval.backends.base import Backend, Completion, Request
 from shaped_eval.backends.static import TransformersBackend
 from shaped_eval.errors import UserError
+from shaped_eval.own_code import installed, is_path, load_own
 
 if TYPE_CHECKING:
     from shaped_eval.sample import SampleConfig
@@ -23,22 +30,49 @@ __all__ = [
 ]
 
 BACKENDS = ("transformers", "vllm", "openai")
+ENTRY_POINTS = "shaped_trl.backends"
+# of `Backend`
+PARTS = (
+    *("identity", "device", "repeatability", "together"),
+    *("prompt_tokens", "context_tokens", "prepare", "complete"),
+)
 
 
 def check_backend(name: str) -> None:
-    """Raise UserError for a backend that is not there."""
+    """Raise UserError for a backend that does not exist, or a path without one."""
     if name not in BACKENDS:
-        raise UserError(f"backend={name!r} is not available: use {' or '.join(BACKENDS)}")
+        _own_backend(name)
+
+
+def _own_backend(name: str) -> Callable[[SampleConfig], Backend]:
+    points = installed(ENTRY_POINTS)
+    if name in points:
+        return load_own("backend", points[name].value)
+    if is_path(name):
+        return load_own("backend", name)
+    raise UserError(
+        f"backend={name!r} is not available: use {' or '.join([*BACKENDS, *points])}, or one of "
+        "your own by its path, package.module:Class"
+    )
 
 
 def load_backend(config: SampleConfig) -> Backend:
-    """The backend `config` names, its weights not yet loaded, its server not yet asked.
+    """The backend that `config` names. Its weights are not loaded yet, and its server not reached.
 
     Raises:
         UserError: an unknown backend, a model that is not there, a chat template that the tokenizer
-            lacks, a package that is not installed.
+            lacks, a package that is not installed, or a backend of the user's own that lacks a part
+            of `Backend`.
     """
-    check_backend(config.backend)
+    if config.backend not in BACKENDS:
+        backend = _own_backend(config.backend)(config)
+        for name in PARTS:
+            if not hasattr(backend, name):
+                raise UserError(
+                    f"backend={config.backend!r} does not have {name!r}, which "
+                    "shaped_eval.backends.Backend asks for"
+                )
+        return backend
     if config.backend == "openai":
         from shaped_eval.backends.openai import OpenAIBackend
 
