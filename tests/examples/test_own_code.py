@@ -1,6 +1,7 @@
 """The examples of one's own reward, grader and backend, from a folder outside the package."""
 
 import json
+import re
 import shutil
 import sys
 
@@ -60,3 +61,16 @@ def test_the_backend(folder):
     assert rows == list(read_jsonl(folder / "again" / "samples.jsonl", Sample))
     assert len({row.completion for row in rows}) > 1
     assert load_own("backend", "own_backend:Guesses").device == "cpu"
+
+
+def test_the_book_shows_the_examples(folder):
+    """The blocks of docs/extend.md are the examples without their annotations."""
+    text = (ROOT / "docs" / "extend.md").read_text()
+    blocks = re.findall(r"```python\n# (\w+)\.py\n(.*?)```", text, re.DOTALL)
+    assert [name for name, _ in blocks] == list(NAMES)
+    for name, block in blocks:
+        (folder / f"{name}.py").write_text(block)
+    test_the_rewards(folder)
+    for name in NAMES[1:]:
+        load_own("option", f"{name}:{'grade' if name == 'own_grader' else 'Guesses'}")
+    assert load_own("grader", "own_grader:grade")("about 101", "100.5") == ("pass", "100.5")
