@@ -1,5 +1,5 @@
-"""Rollouts on the terminal (`log_completions`): what a model writes is shown there, and does not
-act on it."""
+"""Rollouts on the terminal (`log_completions`): a model's text is shown, and cannot control the
+terminal."""
 
 from __future__ import annotations
 
@@ -12,8 +12,7 @@ from shaped_trl.training.trl_names import print_prompt_completions_sample
 
 
 def print_visibly(prompts: list, completions: list, *args: Any, **kwargs: Any) -> None:
-    """TRL's table of rollouts, with characters that a terminal acts on or does not show as their
-    code."""
+    """Print TRL's table of rollouts, with control characters and invisible ones as their code."""
     extra = kwargs.pop("extra", None)
     print_prompt_completions_sample(
         _visible(prompts), _visible(completions), *args, extra=_visible(extra), **kwargs
