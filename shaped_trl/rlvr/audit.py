@@ -6,9 +6,9 @@ forms that the prompts ask for. An answer that passes on more than a share of th
 (`audit_threshold`) would be learnt in place of the task.
 
 Where the golds have few values, a constant answer is often right. The bar is then the share of the
-most frequent gold, if that is above the threshold: on the same prompts a constant answer passes more
-often only if the grader accepts wrong answers. An answer that depends on the prompt may exceed that
-share by chance, and is allowed three standard errors more.
+most frequent gold, if that is above the threshold: on the same prompts a constant answer passes
+more often only if the grader accepts wrong answers. An answer that depends on the prompt may exceed
+that share by chance, and is allowed three standard errors more.
 
 All answers are tried on the first 16 prompts of the sample. Those that passed on any of these are
 tried on the rest: an answer that would pass on 30% of the prompts is missed with a probability of
@@ -120,10 +120,11 @@ class Audit:
             bar = f"the most frequent gold's share of {self.golds.share:.0%}"
         others = f", and {len(refused) - 1} more with it" if len(refused) > 1 else ""
         return (
-            f"audit_reward: the blind answer {worst.answer.name}, {worst.written()}, is rewarded on "
-            f"{worst.passed} of {worst.prompts} prompts ({worst.share:.0%}), above {bar}{others}; RL would learn it "
-            "in place of the task: take another task, other data or another grader; or give --audit_reward warn, or a "
-            "higher --audit_threshold, where it is right that it passes"
+            f"audit_reward: the blind answer {worst.answer.name}, {worst.written()}, is rewarded "
+            f"on {worst.passed} of {worst.prompts} prompts ({worst.share:.0%}), above "
+            f"{bar}{others}; RL would learn it in place of the task: take another task, other data "
+            "or another grader; or give --audit_reward warn, or a higher --audit_threshold, where "
+            "it is right that it passes"
         )
 
     def table(self) -> str:
@@ -133,8 +134,8 @@ class Audit:
         passing, refused = [one for one in self.tried if one.passed], self.refused()
         width = max((len(one.answer.name) for one in passing[:LONGEST_TABLE]), default=0)
         lines = [
-            f"audit of the reward ({self.reward}): {answers} blind answers on {self.prompts} prompts, "
-            f"{', '.join(sorted(forms_tried))}"
+            f"audit of the reward ({self.reward}): {answers} blind answers on {self.prompts} "
+            f"prompts, {', '.join(sorted(forms_tried))}"
         ]
         for one in passing[:LONGEST_TABLE]:
             mark = "; above the bar" if one in refused else ""

@@ -76,8 +76,8 @@ class DynamicGeneration(GRPOTrainer):
     def _generate(self, prompts):
         # TRL tokenizes the prompts, generates, decodes, and logs lengths; it then unpacks eight
         # values. With dynamic sampling, the sampler has already done all that, round by round (see
-        # `_roll_out`). TRL goes on with its own lists `inputs` and `prompts`, so both are changed in
-        # place to the rows that were kept.
+        # `_roll_out`). TRL goes on with its own lists `inputs` and `prompts`, so both are changed
+        # in place to the rows that were kept.
         if self._batch_rows is None:
             return super()._generate(prompts)
         rows, self._batch_rows = self._batch_rows, None

@@ -54,7 +54,8 @@ class LengthSchedule:
                 ) from error
         if not isinstance(settings, dict) or not settings:
             raise ValueError(
-                f"completion_length_schedule={settings!r} must map steps to lengths: {{0: 8192, 700: 16384}}"
+                f"completion_length_schedule={settings!r} must map steps to lengths, such as "
+                "{0: 8192, 700: 16384}"
             )
         # JSON has texts for keys
         stages = {
@@ -67,7 +68,8 @@ class LengthSchedule:
                 )
             if not isinstance(length, int) or isinstance(length, bool) or length < 1:
                 raise ValueError(
-                    f"completion_length_schedule: length {length!r} at step {step} must be at least 1"
+                    f"completion_length_schedule: length {length!r} at step {step} must be at "
+                    "least 1"
                 )
         if 0 not in stages:
             raise ValueError(f"completion_length_schedule={settings!r} has no length for step 0")
@@ -106,7 +108,8 @@ def check_context(
     if engine_limit is not None:
         if needed > engine_limit:
             raise UserError(
-                f"{needs} do not fit vllm_max_model_length={engine_limit:,}: raise it to {needed:,} or more"
+                f"{needs} do not fit vllm_max_model_length={engine_limit:,}: raise it to "
+                f"{needed:,} or more"
             )
     elif positions is not None and needed > positions:
         beyond = f"{needs} do not fit the model's max_position_embeddings={positions:,}"

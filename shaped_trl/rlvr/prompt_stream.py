@@ -111,8 +111,8 @@ class PromptStream:
         """
         if state["size"] != self.size:
             raise ValueError(
-                f"the checkpoint's prompt stream is over {state['size']:,} prompts, the data set has {self.size:,}: "
-                "continue with the same prompts, or begin in another output_dir"
+                f"the checkpoint's prompt stream is over {state['size']:,} prompts, the data set "
+                f"has {self.size:,}: continue with the same prompts, or begin in another output_dir"
             )
         self.epoch, self.position, self.drawn = state["epoch"], state["position"], state["drawn"]
         self.streaks = {row: (Outcome(kind), length) for row, kind, length in state["streaks"]}

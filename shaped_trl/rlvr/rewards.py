@@ -52,8 +52,8 @@ class RewardArguments:
     keep_reasoning: bool = field(
         default=False,
         metadata={
-            "help": "Grade the text in <think> tags like the rest of a completion. By default it is "
-            "dropped before grading."
+            "help": "Grade the text in <think> tags like the rest of a completion. By default it "
+            "is dropped before grading."
         },
     )
     overlong_buffer: int | None = field(
@@ -250,8 +250,8 @@ class FormatReward:
 
 
 class OverlongPenalty:
-    """DAPO's soft overlong punishment (arXiv 2503.14476, Eq. 13), for a length limit that may change
-    with the step.
+    """DAPO's soft overlong punishment (arXiv 2503.14476, Eq. 13), for a length limit that may
+    change with the step.
 
     With L the present limit: 0 up to L − buffer tokens, and from there a line down to −1 at L.
 

@@ -120,8 +120,9 @@ def audit_only(
     check_rewards(rewards, args.length_schedule())
     if rewards.names()[0] != "accuracy":
         raise UserError(
-            f"audit_reward='only' audits the built-in reward accuracy, and reward_funcs begins with "
-            f"{rewards.names()[0]!r}: call shaped_trl.rlvr.audit_reward on that function instead"
+            "audit_reward='only' audits the built-in reward accuracy, and reward_funcs begins "
+            f"with {rewards.names()[0]!r}: call shaped_trl.rlvr.audit_reward on that function "
+            "instead"
         )
     tokenizer = _tokenizer(model_args, args) if _needs_tokenizer(prompts) else None
     data = rl_prompts(prompts, args.seed, tokenizer, args.chat_template_kwargs)

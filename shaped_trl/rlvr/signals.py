@@ -100,31 +100,37 @@ class SignalDetector:
             return f"the reward function raises ({self.error}): fix it"
         if s.completions_ungraded > s.completions / 2:
             return (
-                "most completions get no reward: the reward function gives None, or its grader failed (see the column "
-                "`verdict`)"
+                "most completions get no reward: the reward function gives None, or its grader "
+                "failed (see the column `verdict`)"
             )
         all_right = s.groups_all_right == s.groups_sampled - s.groups_ungraded
         if right_or_wrong and all_right and s.groups_all_right > s.groups_sampled / 2:
             return "all answers are right: give harder prompts"
         if self._collapsed():
-            return f"entropy collapse: {self._against_first()}; go back to a checkpoint, lower learning_rate"
+            return (
+                f"entropy collapse: {self._against_first()}; go back to a checkpoint, lower "
+                "learning_rate"
+            )
         if not right_or_wrong:
             return (
-                "the completions of each prompt all get the same reward: give a reward that tells them apart, prompts "
-                "on which it varies, or more num_generations"
+                "the completions of each prompt all get the same reward: give a reward that tells "
+                "them apart, prompts on which it varies, or more num_generations"
             )
         if s.completions_truncated > wrong / 2:
             return (
-                "most completions are cut off at max_completion_length: raise it, or begin with a model that ends its "
-                "answers"
+                "most completions are cut off at max_completion_length: raise it, or begin with a "
+                "model that ends its answers"
             )
         if s.completions_unparsed > (wrong - s.completions_truncated) / 2:
             return (
-                "the grader finds no answer in most completions: check that grader and prompt agree on its form "
-                "(log_completions: true shows them)"
+                "the grader finds no answer in most completions: check that grader and prompt "
+                "agree on its form (log_completions: true shows them)"
             )
         if s.groups_all_right:
-            return "every prompt is either always right or never: give prompts in between, or more num_generations"
+            return (
+                "every prompt is either always right or never: give prompts in between, or more "
+                "num_generations"
+            )
         return "all answers are wrong: give easier prompts, more num_generations or a better model"
 
     def _collapsed(self) -> bool:
@@ -134,7 +140,8 @@ class SignalDetector:
     def _against_first(self) -> str:
         return (
             f"entropy {self.entropy:.2g} nats and {self.length:.3g} tokens a response, against "
-            f"{_mean(self.entropies):.2g} and {_mean(self.lengths):.3g} in the first {len(self.entropies)} steps"
+            f"{_mean(self.entropies):.2g} and {_mean(self.lengths):.3g} in the first "
+            f"{len(self.entropies)} steps"
         )
 
     def _counts(self) -> str:
@@ -164,8 +171,8 @@ class SignalDetector:
             )
         completions = ", ".join(shown) or "all wrong"
         return (
-            f"the last {s.batches:,} generation batches: {s.groups_sampled:,} groups ({groups}); {s.completions:,} "
-            f"completions ({completions})"
+            f"the last {s.batches:,} generation batches: {s.groups_sampled:,} groups ({groups}); "
+            f"{s.completions:,} completions ({completions})"
         )
 
     def state_dict(self) -> dict[str, Any]:

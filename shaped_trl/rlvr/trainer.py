@@ -45,8 +45,8 @@ class RLVRTrainer(TrainingCard, HubPushes, WatchedLoss, ContinuedInterval, Dynam
     discarded and other prompts are tried, up to `max_sampling_rounds` and `max_sampling_tokens`. If
     groups are still missing then, discarded ones fill the batch: their advantage is zero, and their
     tokens do not count in the mean over tokens (loss types that average over rows still count their
-    rows). Prompts come from a stream of their own (`PromptStream`), to which `num_train_epochs` does
-    not apply. Evaluation is GRPOTrainer's.
+    rows). Prompts come from a stream of their own (`PromptStream`), to which `num_train_epochs`
+    does not apply. Evaluation is GRPOTrainer's.
 
     A reward function that raises gives its sample no reward, and is counted. Rows go to
     `output_dir/rl_log.jsonl`: `reward` is over the batch that is trained on, `raw_reward` and

@@ -1,8 +1,8 @@
 """The private names of TRL and transformers that this package overrides, calls or reads.
 
 TRL and transformers may change these without notice. `check_names` compares them with what is
-installed when a trainer is built, so that a changed version is refused in one line before a model is
-loaded. Each override says in a comment what the library does there and why we step in.
+installed when a trainer is built, so that a changed version is refused in one line before a model
+is loaded. Each override says in a comment what the library does there and why we step in.
 """
 
 from __future__ import annotations
@@ -138,7 +138,7 @@ class Generated(NamedTuple):
 
     @classmethod
     def of(cls, values: tuple[Any, ...]) -> Generated:
-        """The values with their names. Raises UserError where TRL returns another number of them."""
+        """The values with their names. Raises UserError where their number is another one."""
         if len(values) != len(cls._fields):
             raise UserError(
                 refusal(

@@ -6,10 +6,10 @@ the text and run in place. Change a grader's version with anything that can chan
 verdicts stamped otherwise are graded again.
 
 Beside the table there are graders of installed packages, by entry points of the group
-`ENTRY_POINTS`, and the user's own, named by their path ``package.module:name``. Either is a function
-as above, or a class without arguments whose instances are called like one. They run in a worker. A
-path is accepted only from the user (`grader_spec` with ``typed=True``): a run's problems.jsonl may
-come from anyone.
+`ENTRY_POINTS`, and the user's own, named by their path ``package.module:name``. Either is a
+function as above, or a class without arguments whose instances are called like one. They run in a
+worker. A path is accepted only from the user (`grader_spec` with ``typed=True``): a run's
+problems.jsonl may come from anyone.
 """
 
 from __future__ import annotations
