@@ -265,8 +265,10 @@ def grade_command(argv: list[str]) -> int:
     parser.add_argument("--out", help="folder to write")
     parser.add_argument(
         "--grader",
-        help="your own grader, package.module:name, where a run's problems name it; with --answers: "
-        "the grader to use in place of the benchmark's",
+        action="append",
+        default=[],
+        help="with --answers: grade by this grader, not by the benchmark's; with a run's folder: "
+        "accept your own grader, package.module:name, which the run's problems name (repeatable)",
     )
     parser.add_argument("--hub_mirror", help="folder read before the Hub")
     parser.add_argument("--num_workers", type=int, help="grading processes (one per core)")
@@ -283,22 +285,25 @@ def grade_command(argv: list[str]) -> int:
     from shaped_eval.grade import grade_answers, grade_run
     from shaped_eval.locks import locked_folders
 
-    options = {
-        "num_workers": args.num_workers,
-        "keep_reasoning": args.keep_reasoning,
-        "grader": args.grader,
-    }
+    options = {"num_workers": args.num_workers, "keep_reasoning": args.keep_reasoning}
     if bool(args.folder) == bool(args.answers):
         raise UserError("grade: give a run's folder, or --answers FILE with --benchmark and --out")
     if args.folder:
         with locked_folders([args.folder] if Path(args.folder).is_dir() else [], "folder"):
-            return _graded(grade_run(args.folder, **options))
+            return _graded(grade_run(args.folder, graders=args.grader, **options))
     if not args.benchmark or not args.out:
         raise UserError("grade: --answers needs --benchmark NAME and --out DIR")
+    if len(args.grader) > 1:
+        raise UserError(f"grader={args.grader}: --answers are graded by one grader: give one")
     with locked_folders([args.out]):
         return _graded(
             grade_answers(
-                args.answers, args.benchmark, args.out, hub_mirror=args.hub_mirror, **options
+                args.answers,
+                args.benchmark,
+                args.out,
+                hub_mirror=args.hub_mirror,
+                grader=next(iter(args.grader), None),
+                **options,
             )
         )
 

@@ -11,7 +11,7 @@ import filecmp
 import json
 import sys
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -76,7 +76,7 @@ def grade_run(
     num_workers: int | None = None,
     progress: bool = True,
     keep_reasoning: bool = False,
-    grader: str | None = None,
+    graders: Sequence[str] = (),
 ) -> Path:
     """Grade what has no verdict yet in a run's folder, and return that folder.
 
@@ -91,14 +91,14 @@ def grade_run(
         progress: show a bar where standard error is a terminal.
         keep_reasoning: grade what stands in ``<think>`` tags like the rest; the verdicts' grader
             says so.
-        grader: path of a grader of the user's own that problems of the run name: without it they
-            are refused, since the run may come from anyone.
+        graders: paths of the user's own graders that problems of the run name. Others are refused,
+            since the run may come from anyone.
 
     Raises:
-        UserError: no run there, a sample of no problem of it, an unknown grader, or a `grader` that
-            no problem names.
+        UserError: no run there, a sample of no problem of it, an unknown grader, or one of
+            `graders` that no problem names.
     """
-    if grader is not None:
+    for grader in graders:
         grader_spec(grader, typed=True)
     folder = Path(folder)
     for name in ("problems.jsonl", "samples.jsonl"):
@@ -114,8 +114,9 @@ def grade_run(
         )
         for problem in read_jsonl(folder / "problems.jsonl", Problem)
     }
-    if grader is not None and all(key.grader != grader for key in keys.values()):
-        raise UserError(f"grader={grader!r}: no problem of {str(folder)!r} names it: leave it out")
+    for grader in graders:
+        if all(key.grader != grader for key in keys.values()):
+            raise UserError(f"grader={grader!r}: no problem of {str(folder)!r} names it")
     verdicts_file = folder / "verdicts.jsonl"
     done = _keep_current(verdicts_file, keys)
     missing = _missing(folder / "samples.jsonl", done, keys)
@@ -177,7 +178,7 @@ def grade_answers(
         num_workers=num_workers,
         progress=progress,
         keep_reasoning=keep_reasoning,
-        grader=grader,
+        graders=[grader] if grader is not None else [],
     )
 
 

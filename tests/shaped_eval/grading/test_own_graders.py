@@ -130,7 +130,7 @@ def test_a_foreign_run_that_names_it_is_refused_and_its_module_stays_unread(fold
         grade_run(run, progress=False)
     assert "own_graders" not in sys.modules
     assert not (folder / run / "verdicts.jsonl").exists()
-    grade_run(run, progress=False, grader="own_graders:same")
+    grade_run(run, progress=False, graders=["own_graders:same"])
     assert len((folder / run / "verdicts.jsonl").read_text().splitlines()) == 2
 
 
@@ -139,7 +139,7 @@ def test_naming_one_grader_does_not_let_another_in(folder):
     graders._TYPED.clear()
     (folder / run / "verdicts.jsonl").unlink()
     with pytest.raises(UserError, match="--grader own_graders:same"):
-        grade_run(run, progress=False, grader="own_graders:raises")
+        grade_run(run, progress=False, graders=["own_graders:raises"])
 
 
 def test_a_grader_that_no_problem_names_is_refused(folder):
@@ -148,7 +148,7 @@ def test_a_grader_that_no_problem_names_is_refused(folder):
     )
     grade_answers("answers.jsonl", "text", "run", progress=False)
     with pytest.raises(UserError, match="no problem of 'run' names it"):
-        grade_run("run", progress=False, grader="own_graders:same")
+        grade_run("run", progress=False, graders=["own_graders:same"])
 
 
 def test_the_first_error_is_shown(folder, capsys):
