@@ -61,10 +61,11 @@ class DynamicGeneration(GRPOTrainer):
         )
 
     def _generate_and_score_completions(self, inputs):
-        # TRL makes a whole generation batch here: it calls `_generate` and `_calculate_rewards`,
-        # pads, computes log-probabilities and advantages, and fills the table of completions. The
-        # prompts that it drew itself (`inputs`) are replaced in `_generate`, which does not see
-        # their rows; and of what comes out, the loss must not see what only fills the batch.
+        # TRL makes a whole generation batch here, of the rows `inputs`: it calls `_generate` and
+        # `_calculate_rewards`, pads, computes log-probabilities and advantages, and fills the table
+        # of completions. Dynamic sampling replaces the rows in `_generate`, which TRL gives only
+        # the prompts: so they are kept in `_batch_rows`. Afterwards, groups that only fill the
+        # batch are taken out of the loss.
         if not self.model.training:
             return super()._generate_and_score_completions(inputs)
         if self.sampler is not None:

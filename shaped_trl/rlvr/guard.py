@@ -83,9 +83,9 @@ class GuardedReward:
 class GuardedCoroutine(GuardedReward):
     """`GuardedReward` for an asynchronous reward function."""
 
-    async def __call__(
+    async def __call__(  # type: ignore[override]
         self, prompts: list, log_extra: Callable[[str, list], None], **columns: Any
-    ) -> Rewards:  # type: ignore[override]
+    ) -> Rewards:
         self._begin()
         extras: dict[str, list] = {}
         try:
