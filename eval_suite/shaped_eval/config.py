@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -9,14 +10,37 @@ from typing import Any, Literal
 from shaped_eval.benchmarks import check_names, check_shots
 from shaped_eval.benchmarks.suites import named_benchmarks
 from shaped_eval.errors import UserError
+from shaped_eval.own_code import installed, is_path, load_own
 
 BACKENDS = ("transformers", "vllm", "openai")
+ENTRY_POINTS = "shaped_trl.backends"
 
 
 def check_backend(name: str) -> None:
-    """Raise UserError for a backend that is not there."""
+    """Raise UserError for a backend that does not exist, or a path without one."""
     if name not in BACKENDS:
-        raise UserError(f"backend={name!r} is not available: use {' or '.join(BACKENDS)}")
+        own_backend(name)
+
+
+def own_backend(name: str) -> Callable[[SampleConfig], Any]:
+    """The class of a backend that is not in `BACKENDS`.
+
+    Args:
+        name: an entry point of the group `ENTRY_POINTS`, or the path ``package.module:Class`` that
+            the user typed.
+
+    Raises:
+        UserError: there is no such backend.
+    """
+    points = installed(ENTRY_POINTS)
+    if name in points:
+        return load_own("backend", points[name].value)
+    if is_path(name):
+        return load_own("backend", name)
+    raise UserError(
+        f"backend={name!r} is not available: use {' or '.join([*BACKENDS, *points])}, or one of "
+        "your own by its path, package.module:Class"
+    )
 
 
 def _option(help_text: str, default: Any = None) -> Any:

@@ -9,9 +9,11 @@ from __future__ import annotations
 
 import filecmp
 import json
+import sys
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -20,6 +22,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from shaped_eval.errors import UserError
 from shaped_eval.grading import Grade, GradeRequest, GraderPool, grader_spec
+from shaped_eval.grading.base import DIED
 from shaped_eval.provenance import package_versions, source_commit
 from shaped_eval.records import (
     Problem,
@@ -73,6 +76,7 @@ def grade_run(
     num_workers: int | None = None,
     progress: bool = True,
     keep_reasoning: bool = False,
+    graders: Sequence[str] = (),
 ) -> Path:
     """Grade what has no verdict yet in a run's folder, and return that folder.
 
@@ -87,10 +91,15 @@ def grade_run(
         progress: show a bar where standard error is a terminal.
         keep_reasoning: grade what stands in ``<think>`` tags like the rest; the verdicts' grader
             says so.
+        graders: paths of the user's own graders that problems of the run name. Others are refused,
+            since the run may come from anyone.
 
     Raises:
-        UserError: no run there, a sample of no problem of it, or an unknown grader.
+        UserError: no run there, a sample of no problem of it, an unknown grader, or one of
+            `graders` that no problem names.
     """
+    for grader in graders:
+        grader_spec(grader, typed=True)
     folder = Path(folder)
     for name in ("problems.jsonl", "samples.jsonl"):
         if not (folder / name).is_file():
@@ -105,6 +114,9 @@ def grade_run(
         )
         for problem in read_jsonl(folder / "problems.jsonl", Problem)
     }
+    for grader in graders:
+        if all(key.grader != grader for key in keys.values()):
+            raise UserError(f"grader={grader!r}: no problem of {str(folder)!r} names it")
     verdicts_file = folder / "verdicts.jsonl"
     done = _keep_current(verdicts_file, keys)
     missing = _missing(folder / "samples.jsonl", done, keys)
@@ -126,6 +138,7 @@ def grade_answers(
     num_workers: int | None = None,
     progress: bool = True,
     keep_reasoning: bool = False,
+    grader: str | None = None,
 ) -> Path:
     """Grade completions from elsewhere into a run's folder `out`, and return that folder.
 
@@ -139,6 +152,7 @@ def grade_answers(
             again go on where grading stopped.
         hub_mirror: folder to read the benchmark from, see `shaped_eval.sources`.
         num_workers, progress, keep_reasoning: as `grade_run`.
+        grader: in place of the benchmark's: a name, or the path of one's own.
 
     Raises:
         UserError: a bad row, with file, line and remedy; an unknown benchmark; `out` holds another
@@ -146,7 +160,11 @@ def grade_answers(
     """
     out = Path(out)
     check_folder(out)
-    samples_a_problem = _write_answers(out, read_answers(answers_file, benchmark, hub_mirror))
+    answers = read_answers(answers_file, benchmark, hub_mirror)
+    if grader is not None:
+        grader_spec(grader, typed=True)
+        answers = ((replace(problem, grader=grader), samples) for problem, samples in answers)
+    samples_a_problem = _write_answers(out, answers)
     record = {
         "model": None,
         "benchmarks": [benchmark],
@@ -155,7 +173,13 @@ def grade_answers(
         "commit": source_commit(),
     }
     write_atomic(out / "run.json", json.dumps(record, indent=2, ensure_ascii=False) + "\n")
-    return grade_run(out, num_workers=num_workers, progress=progress, keep_reasoning=keep_reasoning)
+    return grade_run(
+        out,
+        num_workers=num_workers,
+        progress=progress,
+        keep_reasoning=keep_reasoning,
+        graders=[grader] if grader is not None else [],
+    )
 
 
 def _write_answers(out: Path, rows: Iterator[tuple[Problem, list[Sample]]]) -> int:
@@ -233,6 +257,7 @@ def _grade(
 ) -> None:
     in_work: dict[int, tuple[str, int]] = {}
     graded: list[Verdict] = []
+    is_told = False
     flushed = time.monotonic()
 
     def requests() -> Iterator[GradeRequest]:
@@ -248,10 +273,14 @@ def _grade(
         flushed = time.monotonic()
 
     def keep(index: int, grade: Grade) -> None:
+        nonlocal is_told
         problem_id, sample_index = in_work.pop(index)
         graded.append(
             Verdict(problem_id, sample_index, grade.status, grade.answer, keys[problem_id].version)
         )
+        if grade.status == "error" and grade.reason not in (None, DIED) and not is_told:
+            is_told = True  # the first error of one's own grader; the verdicts count the others
+            print(grade.reason, file=sys.stderr)
         advance()
         if len(graded) >= FLUSH_VERDICTS or time.monotonic() - flushed > FLUSH_S:
             flush()

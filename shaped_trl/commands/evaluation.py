@@ -118,6 +118,15 @@ def grade_command(argv: list[str]) -> int:
         help="Folder that holds data sets. It is read before the Hub.",
     )
     grading = parser.add_argument_group("grading")
+    grading.add_argument(
+        "--grader",
+        action="append",
+        default=[],
+        metavar="NAME",
+        help="With --answers: grade with this grader in place of the benchmark's. With a run's "
+        "folder: accept your own grader, package.module:name, that the run's problems name. It can "
+        "be given several times.",
+    )
     grading.add_argument("--num_workers", type=int, metavar="N", help=GRADE_HELP["num_workers"])
     for name in ("keep_reasoning", "allow_weak_sandbox"):
         grading.add_argument(f"--{name}", action="store_true", help=GRADE_HELP[name])
@@ -133,10 +142,12 @@ def grade_command(argv: list[str]) -> int:
         )
     if args.folder:
         with locked_folders([args.folder] if Path(args.folder).is_dir() else [], "folder"):
-            return _print_counts(grade_run(args.folder, **options))
+            return _print_counts(grade_run(args.folder, graders=args.grader, **options))
     if not args.benchmark or not args.out:
         raise UserError("grade: --answers needs --benchmark NAME and --out DIR")
-    options["hub_mirror"] = args.hub_mirror
+    if len(args.grader) > 1:
+        raise UserError(f"grader={args.grader}: give one grader for --answers")
+    options |= {"hub_mirror": args.hub_mirror, "grader": next(iter(args.grader), None)}
     with locked_folders([args.out]):
         return _print_counts(grade_answers(args.answers, args.benchmark, args.out, **options))
 

@@ -251,7 +251,7 @@ def check_prompts(args: PromptArguments) -> None:
             f"dataset_test_split={args.dataset_test_split!r}: the local file {args.dataset_name!r} has no splits; "
             "name another file, or give num_heldout"
         )
-    grader_spec(_grader(args))
+    grader_spec(_grader(args), typed=True)
 
 
 def _refuse(args: PromptArguments, names: list[str], beside: str) -> None:

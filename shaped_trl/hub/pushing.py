@@ -221,11 +221,14 @@ class HubPushes:
         if not self.is_world_process_zero():  # type: ignore[attr-defined]
             return None
         self.callback_handler.on_push_begin(self.args, self.state, self.control)  # type: ignore[attr-defined]
+        # waits for pushes of checkpoints that are under way; the Trainer has no public name for it
         self._finish_current_push()  # type: ignore[attr-defined]
         assert self.hub_model_id is not None  # by `init_hf_repo`
         return push_folder(self.args, self.hub_model_id, message, token, revision)
 
     def _push_from_checkpoint(self, checkpoint_folder: str) -> None:
+        # The Trainer uploads `output_dir` here after each save, as it is. Ours holds logs and paths
+        # of this machine, so `lay_out` chooses what goes.
         args = self.args
         if not self.is_world_process_zero() or args.hub_strategy == HubStrategy.END:  # type: ignore[attr-defined]
             return

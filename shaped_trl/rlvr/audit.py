@@ -1,18 +1,19 @@
-"""Can the reward be had without the answer? Blind answers, graded before the first step.
+"""Audit a reward before the first step: can it be earned without solving the task?
 
-A policy finds every answer that the grader takes for right. `audit_reward` grades the fixed set of
-`blind_answers` on a sample of the prompts, each answer bare and in the forms that the prompts ask
-for, by the accuracy reward alone. One that passes on more than a share of the prompts
+A policy finds every answer that the grader accepts. `audit_reward` grades the fixed set of
+`blind_answers` on a sample of the prompts by the accuracy reward alone, each answer bare and in the
+forms that the prompts ask for. An answer that passes on more than a share of the prompts
 (`audit_threshold`) would be learnt in place of the task.
 
-Where the golds have few values, a constant answer passes often by right. The bar is then the share
-of the most frequent gold, if that is above the threshold: on the same prompts a constant answer
-passes more often only where wrong answers are taken for right. An answer that depends on the prompt
-may do so by chance, and gets three standard errors.
+Where the golds have few values, a constant answer is often right. The bar is then the share of the
+most frequent gold, if that is above the threshold: on the same prompts a constant answer passes
+more often only if the grader accepts wrong answers. An answer that depends on the prompt may exceed
+that share by chance, and is allowed three standard errors more.
 
-All answers are tried on the first 16 prompts of the sample, and those that passed there on the
-rest: one that would pass on 30% of the prompts is missed with a probability of 0.003. A form in
-which the grader finds none of the answers on the first two prompts is not tried on more.
+All answers are tried on the first 16 prompts of the sample. Those that passed on any of these are
+tried on the rest: an answer that would pass on 30% of the prompts is missed with a probability of
+0.003. A form in which the grader finds none of the answers on the first two prompts is not tried on
+more.
 """
 
 from __future__ import annotations
@@ -44,8 +45,8 @@ from shaped_trl.rlvr.rewards import VerdictReward
 
 logger = logging.getLogger(__name__)
 
-FORM_PROMPTS = 2  # on which it is seen whether the grader reads a form at all
-FIRST_PROMPTS = 16  # on which every answer is tried
+FORM_PROMPTS = 2  # prompts on which each form is tried, to find those that the grader reads
+FIRST_PROMPTS = 16  # prompts on which every answer is tried
 FEW_VALUES = 5
 STANDARD_ERRORS = 3
 LONGEST_TABLE = 8
@@ -55,7 +56,7 @@ Pair = tuple[BlindAnswer, str]  # an answer and its form
 
 @dataclass(frozen=True)
 class Tried:
-    """One blind answer in one form, and on how many of the prompts it passed."""
+    """One blind answer in one form, and the number of prompts on which it passed."""
 
     answer: BlindAnswer
     form: str
@@ -72,14 +73,14 @@ class Tried:
 
 @dataclass(frozen=True)
 class Audit:
-    """What an audit found.
+    """The result of an audit.
 
-    reward: its name, or its grader's.
+    reward: the name of the reward, or of its grader.
     prompts: size of the sample.
     tried: the answers in their forms, the most successful first.
-    golds: of the sample.
-    ungraded: gradings without a verdict.
-    threshold: the share that an answer may reach where golds have many values.
+    golds: the golds of the sample.
+    ungraded: number of gradings without a verdict.
+    threshold: the share of the prompts on which an answer may pass where golds have many values.
     """
 
     reward: str
@@ -94,7 +95,7 @@ class Audit:
         return 0 < self.golds.values <= FEW_VALUES
 
     def bar(self, constant: bool = True) -> float:
-        """The share of the prompts that an answer may pass on; above it, it is refused."""
+        """The share of the prompts on which an answer may pass."""
         share = self.golds.share
         if not self.few_values or share <= self.threshold:
             return self.threshold
@@ -109,8 +110,8 @@ class Audit:
         return [one for one in self.tried if one.share > self.bar(one.answer.constant) + 1e-9]
 
     def refusal(self) -> str | None:
-        """One line on the most successful answer above its bar, or None: which, how often, and what
-        to do."""
+        """One line about the most successful answer above its bar: which, how often, and what to
+        do. None where no answer is above it."""
         refused = self.refused()
         if not refused:
             return None
@@ -119,21 +120,22 @@ class Audit:
             bar = f"the most frequent gold's share of {self.golds.share:.0%}"
         others = f", and {len(refused) - 1} more with it" if len(refused) > 1 else ""
         return (
-            f"audit_reward: the blind answer {worst.answer.name}, {worst.written()}, is rewarded on "
-            f"{worst.passed} of {worst.prompts} prompts ({worst.share:.0%}), above {bar}{others}; RL would learn it "
-            "in place of the task: take another task, other data or another grader; or give --audit_reward warn, or a "
-            "higher --audit_threshold, where it is right that it passes"
+            f"audit_reward: the blind answer {worst.answer.name}, {worst.written()}, is rewarded "
+            f"on {worst.passed} of {worst.prompts} prompts ({worst.share:.0%}), above "
+            f"{bar}{others}; RL would learn it in place of the task: take another task, other data "
+            "or another grader; or give --audit_reward warn, or a higher --audit_threshold, where "
+            "it is right that it passes"
         )
 
     def table(self) -> str:
-        """The most successful answers and the golds, a line each."""
+        """A line for each of the most successful answers, and lines about the golds."""
         forms_tried = list(dict.fromkeys(one.written() for one in self.tried))
         answers = len(self.tried) // len(forms_tried)
         passing, refused = [one for one in self.tried if one.passed], self.refused()
         width = max((len(one.answer.name) for one in passing[:LONGEST_TABLE]), default=0)
         lines = [
-            f"audit of the reward ({self.reward}): {answers} blind answers on {self.prompts} prompts, "
-            f"{', '.join(sorted(forms_tried))}"
+            f"audit of the reward ({self.reward}): {answers} blind answers on {self.prompts} "
+            f"prompts, {', '.join(sorted(forms_tried))}"
         ]
         for one in passing[:LONGEST_TABLE]:
             mark = "; above the bar" if one in refused else ""
@@ -171,10 +173,10 @@ def audit_reward(
     Args:
         reward: a reward function as TRL calls it; more than 0 is a pass. It is called with
             ``prompts``, ``completions`` and the data set's other columns.
-        dataset: with the column ``prompt`` (texts or chats), and ``gold`` where there is one.
+        dataset: has the column ``prompt`` (texts or chats), and may have ``gold``.
         seed: draws the sample, random text, and which golds are exchanged.
-        prompts: size of the sample; of a streamed data set the first so many.
-        threshold: share of the prompts that an answer may pass on.
+        prompts: size of the sample; from a streamed data set, the first rows are taken.
+        threshold: share of the prompts on which an answer may pass.
 
     Raises:
         UserError: the data set is empty.
@@ -205,16 +207,17 @@ def audit_reward(
 
 
 def audit_before_training(reward: Any, dataset: Any, args: RLVRConfig) -> None:
-    """Do what `audit_reward` asks for. The first process audits and decides, and all of them stop.
+    """Audit the reward as the option `audit_reward` says. The first process audits and decides for
+    all of them.
 
-    Nothing is done with a reward that is no `VerdictReward`: what its numbers mean is not known
+    A reward other than a `VerdictReward` is not audited: the meaning of its numbers is not known
     here.
 
     Raises:
         UserError: a blind answer passes too often, and `audit_reward` is neither `warn` nor `off`;
-            there are no golds.
+            or the data set has no golds.
     """
-    reward = getattr(reward, "function", reward)  # of its guard
+    reward = getattr(reward, "function", reward)  # without its guard
     if args.audit_reward == "off" or not isinstance(reward, VerdictReward):
         return
     columns = getattr(dataset, "column_names", None)
@@ -222,7 +225,7 @@ def audit_before_training(reward: Any, dataset: Any, args: RLVRConfig) -> None:
         raise UserError(
             f"train_dataset has the columns {columns}: the accuracy reward needs the column gold"
         )
-    said: list[str | None] = [None]
+    shared: list[str | None] = [None]
     if args.process_index == 0:
         found = audit_reward(
             reward,
@@ -232,8 +235,8 @@ def audit_before_training(reward: Any, dataset: Any, args: RLVRConfig) -> None:
             threshold=args.audit_threshold,
         )
         print(found.table(), flush=True)
-        said = [found.refusal()]
-    refusal = broadcast_object_list(said)[0]
+        shared = [found.refusal()]
+    refusal = broadcast_object_list(shared)[0]
     if refusal is not None and args.audit_reward != "warn":
         raise UserError(refusal)
     if refusal is not None and args.process_index == 0:
@@ -265,14 +268,14 @@ def _text(prompt: str | list[dict[str, Any]]) -> str:
 def _try(
     reward: Callable[..., list], rows: list[Row], pairs: Sequence[Pair]
 ) -> tuple[list[Tried], int]:
-    """The pairs by success, and how many gradings had no verdict."""
+    """The pairs by success, and the number of gradings without a verdict."""
     first = min(FIRST_PROMPTS, len(rows))
     passed, prompts, ungraded = [0] * len(pairs), [min(FORM_PROMPTS, len(rows))] * len(pairs), 0
     unread = _unread(reward, rows[:FORM_PROMPTS], pairs)
     left = [index for index, (_, form) in enumerate(pairs) if form not in unread]
     for chosen in (range(first), range(first, len(rows))):
-        counts, without = _passes(reward, rows, [pairs[index] for index in left], chosen)
-        ungraded += without
+        counts, num_ungraded = _passes(reward, rows, [pairs[index] for index in left], chosen)
+        ungraded += num_ungraded
         for index, count in zip(left, counts, strict=True):
             passed[index] += count
             prompts[index] = chosen.stop
@@ -282,8 +285,8 @@ def _try(
 
 
 def _unread(reward: Callable[..., list], rows: list[Row], pairs: Sequence[Pair]) -> set[str]:
-    """The forms in which the grader finds no answer, whatever it is. Nothing is known of other
-    rewards."""
+    """The forms in which the grader finds none of the answers. For a reward without a grader: no
+    form."""
     if not isinstance(reward, VerdictReward):
         return set()
     given = [
@@ -305,7 +308,7 @@ def _unread(reward: Callable[..., list], rows: list[Row], pairs: Sequence[Pair])
 def _passes(
     reward: Callable[..., list], rows: list[Row], pairs: Sequence[Pair], chosen: Sequence[int]
 ) -> tuple[list[int], int]:
-    """On how many of the chosen rows each pair passes, and how many gradings had no verdict."""
+    """The number of chosen rows on which each pair passes, and of gradings without a verdict."""
     if not pairs or not chosen:
         return [0] * len(pairs), 0
     given = [

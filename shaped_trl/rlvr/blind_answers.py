@@ -1,6 +1,7 @@
-"""Answers that need no solving, and the forms in which prompts ask for an answer.
+"""Blind answers, which can be given without solving the task, and the forms in which prompts ask
+for an answer.
 
-The set is fixed. What it draws (random text, another prompt's gold) comes from a seed.
+The set is fixed. Its random parts (random text, another prompt's gold) are drawn from a seed.
 """
 
 from __future__ import annotations
@@ -27,8 +28,8 @@ CONSTANTS = {
 RANDOM_WORDS = 8
 SEVERAL_GOLDS = 5
 
-# In which words a prompt asks for a form, and the form.
-_ASKED = (
+# Words by which a prompt asks for a form, and the form.
+_REQUESTS = (
     (re.compile(r"\\boxed"), r"\boxed{…}"),
     (re.compile(r"####"), "#### …"),
     (re.compile(r"<answer>", re.IGNORECASE), "<answer>…</answer>"),
@@ -37,7 +38,7 @@ _ASKED = (
     (re.compile(r"\banswer is\b(?!\s?\()", re.IGNORECASE), "The answer is …."),
     (re.compile(r"```"), "```\n…\n```"),
 )
-# What each grader reads in any case, whatever the prompt says.
+# The form that each grader reads, whatever the prompt asks for.
 _READ = {
     "math": r"\boxed{…}",
     "gsm8k": "#### …",
@@ -61,9 +62,9 @@ _LABEL = re.compile(r"[\w\s]{1,30}:")
 class BlindAnswer:
     """One answer of the set, for each of the prompts.
 
-    name: what the table calls it.
+    name: its name in the table.
     texts: the answer to each prompt.
-    constant: whether all prompts get the same one.
+    constant: whether all prompts get the same text.
     """
 
     name: str
@@ -78,10 +79,10 @@ def blind_answers(
 
     Args:
         prompts: their texts.
-        golds: the answer that is right for each; None where golds are no answers, as tests of a
-            program are none.
+        golds: the right answer to each; None where golds are not answers, such as the tests of a
+            program.
         frequent: right answers, the most frequent first.
-        seed: draws random text and the order in which golds are exchanged.
+        seed: draws random text, and which prompt's gold another one gets.
     """
     count, rng = len(prompts), random.Random(seed)
     found = [BlindAnswer(name, [text] * count, True) for name, text in CONSTANTS.items()]
@@ -111,13 +112,12 @@ def blind_answers(
 
 def forms(prompt: str, grader: str | None) -> list[str]:
     """The forms of an answer to this prompt, `BARE` first; `…` stands for the answer."""
-    asked = [form for pattern, form in _ASKED if pattern.search(prompt)]
-    return list(dict.fromkeys([BARE, read_form(grader), *asked]))
+    requested = [form for pattern, form in _REQUESTS if pattern.search(prompt)]
+    return list(dict.fromkeys([BARE, read_form(grader), *requested]))
 
 
 def read_form(grader: str | None) -> str:
-    """The form that a grader of the evaluation suite reads whatever the prompt says; bare for any
-    other reward."""
+    """The form that a grader of the evaluation suite always reads; bare for any other reward."""
     return _READ.get(grader or "", BARE)
 
 
@@ -127,20 +127,20 @@ def write(form: str, answer: str) -> str:
 
 
 def question(prompt: str) -> str:
-    """The prompt without the lines that speak of the answer's form: a copy of these would end the
+    """The prompt without the lines about the answer's form: a copy of these would end the
     answer."""
-    lines = [line for line in prompt.splitlines() if not _speaks_of_form(line)]
+    lines = [line for line in prompt.splitlines() if not _is_about_form(line)]
     return "\n".join(lines).strip() or prompt
 
 
 def shown(text: str, longest: int = 40) -> str:
-    """A text of the data as one short line, without control characters."""
+    """A text from the data as one short line without control characters."""
     return repr(text if len(text) <= longest else f"{text[:longest]}…")
 
 
-def _speaks_of_form(line: str) -> bool:
+def _is_about_form(line: str) -> bool:
     return (
-        any(pattern.search(line) for pattern, _ in _ASKED)
+        any(pattern.search(line) for pattern, _ in _REQUESTS)
         or _LABEL.fullmatch(line.strip()) is not None
     )
 

@@ -37,11 +37,12 @@ def procedure(args: Any, rows: list[dict[str, Any]]) -> str:
     lengths = args.length_schedule().as_dict()
     longest = ", ".join(f"{length:,} tokens from step {step:,}" for step, length in lengths.items())
     lines = [
-        f"Reinforcement learning with verifiable rewards: GRPO, loss `{args.loss_type}`, epsilon {args.epsilon} / "
-        f"{args.epsilon_high} ({clip}), KL coefficient {args.beta}, {args.num_generations} completions a prompt, "
-        f"{args.generation_batch_size // args.num_generations} prompts a generation batch, temperature "
-        f"{args.temperature}; longest completion {longest}; dynamic sampling (DAPO, arXiv 2503.14476) "
-        f"{'on' if args.dynamic_sampling else 'off'}.",
+        f"Reinforcement learning with verifiable rewards: GRPO, loss `{args.loss_type}`, epsilon "
+        f"{args.epsilon} / {args.epsilon_high} ({clip}), KL coefficient {args.beta}, "
+        f"{args.num_generations} completions a prompt, "
+        f"{args.generation_batch_size // args.num_generations} prompts a generation batch, "
+        f"temperature {args.temperature}; longest completion {longest}; dynamic sampling (DAPO, "
+        f"arXiv 2503.14476) {'on' if args.dynamic_sampling else 'off'}.",
     ]
     done = [row for row in rows if row.get("loss") is not None]
     if done:

@@ -1,45 +1,77 @@
-"""What `RLVRTrainer` settles and refuses before it trains."""
+"""What `shaped-trl rlvr` and `RLVRTrainer` refuse before training begins."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 from datasets import Dataset
 from shaped_eval.errors import UserError
+from transformers import PreTrainedConfig
 from trl import GRPOTrainer
 
+from shaped_trl.rlvr.config import RLVRConfig
 from shaped_trl.rlvr.lengths import check_context
-from shaped_trl.rlvr.printing import watch_terminal
 
 
 def check_run(trainer: GRPOTrainer) -> None:
-    """Raise UserError for completions beyond the context, or fewer prompts than TRL's sampler needs
-    for a batch.
+    """Refuse what a trainer that is built cannot train.
 
-    Raise ValueError where the arguments ask for no training. What TRL prints from here on is safe
-    for a terminal.
+    Raises:
+        UserError: completions beyond the model's context, or fewer prompts than a generation batch
+            has.
+        ValueError: the arguments ask for no training.
     """
-    watch_terminal()
-    args, limit = trainer.args, None
+    args = trainer.args
     if args.audit_reward == "only":
         raise ValueError(
             "audit_reward='only' trains nothing: call shaped_trl.rlvr.audit_reward instead"
         )
-    config = trainer.accelerator.unwrap_model(trainer.model).config
+    check_lengths(args, trainer.accelerator.unwrap_model(trainer.model).config)
+    if isinstance(trainer.train_dataset, Dataset):
+        check_number(args, len(trainer.train_dataset))
+
+
+def check_lengths(
+    args: RLVRConfig, config: PreTrainedConfig, max_prompt_length: int | None = None
+) -> None:
+    """Raise UserError where prompt and longest completion do not fit the model's context.
+
+    Args:
+        args: lengths, and the engine that generates.
+        config: the model's.
+        max_prompt_length: tokens of the longest prompt; None where it is not known.
+    """
+    engine_limit = None
     if args.use_vllm and args.vllm_mode == "colocate":
-        limit = args.vllm_max_model_length or getattr(
+        engine_limit = args.vllm_max_model_length or getattr(
             config.get_text_config(), "max_position_embeddings", None
         )
-    check_context(args.length_schedule().longest, None, config, limit)
+    check_context(args.length_schedule().longest, max_prompt_length, config, engine_limit)
+
+
+def check_number(args: RLVRConfig, num_prompts: int) -> None:
+    """Raise UserError for fewer prompts than a generation batch has: TRL's sampler would give
+    none."""
     batch = args.generation_batch_size // args.num_generations
-    if isinstance(trainer.train_dataset, Dataset) and len(trainer.train_dataset) < batch:
+    if num_prompts < batch:
         raise UserError(
-            f"{len(trainer.train_dataset)} prompts are fewer than the {batch} of a generation batch"
+            f"{num_prompts} prompts are fewer than the {batch} of a generation batch: give more "
+            "prompts, or lower generation_batch_size"
+        )
+
+
+def check_weights_of_rewards(args: RLVRConfig, names: Sequence[str]) -> None:
+    """Raise UserError unless `reward_weights` has a weight for each of the rewards `names`."""
+    if args.reward_weights is not None and len(args.reward_weights) != len(names):
+        raise UserError(
+            f"reward_weights={args.reward_weights} must have a weight for each of "
+            f"{', '.join(names)}"
         )
 
 
 def refuse_unsupported(kwargs: dict[str, Any]) -> None:
-    """Raise ValueError for what dynamic sampling cannot do, of the trainer's arguments."""
+    """Raise ValueError for arguments of the trainer that dynamic sampling does not support."""
     for name in ("tools", "rollout_func", "environment_factory"):
         if kwargs.get(name) is not None:
             raise ValueError(
@@ -47,7 +79,7 @@ def refuse_unsupported(kwargs: dict[str, Any]) -> None:
             )
     dataset = kwargs.get("train_dataset")
     if dataset is None:
-        return  # TRL says what is missing
+        return  # TRL raises, and names what is missing
     if not isinstance(dataset, Dataset):
         raise ValueError(
             "dynamic_sampling needs a train_dataset of known length: set dynamic_sampling=False"

@@ -23,20 +23,20 @@ AUDITS = ("off", "warn", "refuse", "only")
 
 @dataclass
 class RLVRConfig(WatchArguments, GRPOConfig):
-    """`GRPOConfig` with clip-higher and dynamic sampling of DAPO (arXiv 2503.14476), and no KL
-    term.
+    """`GRPOConfig` with clip-higher and dynamic sampling of DAPO (arXiv 2503.14476), and without a
+    KL term.
 
-    What differs from `GRPOConfig` by default: `epsilon_high` is 0.28, not `epsilon`;
+    Its defaults differ from those of `GRPOConfig` in this: `epsilon_high` is 0.28, not `epsilon`;
     `dynamic_sampling` is on; a run without a learning signal stops (`on_no_signal`), and so does
     one whose loss is not finite (`on_bad_loss`); `bf16` is off on a CPU. With `epsilon_high=None,
-    dynamic_sampling=False, on_no_signal="ignore", on_bad_loss="ignore"` the trainer is GRPOTrainer,
-    to the last bit.
+    dynamic_sampling=False, on_no_signal="ignore", on_bad_loss="ignore"` the trainer computes what
+    GRPOTrainer computes, to the last bit.
 
-    Clip-higher acts only when a generation batch is spent over several optimizer steps
+    Clip-higher acts only when a generation batch serves several optimizer steps
     (`steps_per_generation` above `gradient_accumulation_steps`, or `num_iterations` above 1).
-    Otherwise every step is strictly on-policy: the probability ratio is 1 and no clipping bound is
-    ever reached, as in arXiv 2512.22955. Both are valid; the configuration says which one it is
-    (`strictly_on_policy`) and logs it.
+    Otherwise every step is strictly on-policy: the probability ratio is 1 and never reaches a
+    clipping bound, as in arXiv 2512.22955. Both are valid; `strictly_on_policy` tells which one a
+    configuration is, and a warning is logged if clipping cannot act.
     """
 
     epsilon_high: float | None = field(
@@ -167,19 +167,19 @@ class RLVRConfig(WatchArguments, GRPOConfig):
         self._warn()
 
     def length_schedule(self) -> LengthSchedule:
-        """The longest completion by step. Raises ValueError as `LengthSchedule.parse` does."""
+        """The length limit by step. Raises ValueError as `LengthSchedule.parse` does."""
         if self.completion_length_schedule is None:
             return LengthSchedule.constant(self.max_completion_length)
         return LengthSchedule.parse(self.completion_length_schedule)
 
     @property
     def generation_period_steps(self) -> float:
-        """Optimizer steps for which one generation batch serves."""
+        """Number of optimizer steps that one generation batch serves."""
         return self.steps_per_generation * self.num_iterations / self.gradient_accumulation_steps
 
     @property
     def strictly_on_policy(self) -> bool:
-        """Whether no completion is trained on by another policy than the one that wrote it."""
+        """Whether every completion is trained on by the policy that wrote it."""
         leftovers = self.dynamic_sampling and self.keep_leftover_groups
         return (
             not leftovers
@@ -216,13 +216,14 @@ class RLVRConfig(WatchArguments, GRPOConfig):
                 raise ValueError(f"{name}={getattr(self, name)} needs dynamic_sampling: true")
         if self.revisit_retired_after and not (self.retire_all_right or self.retire_all_wrong):
             raise ValueError(
-                f"revisit_retired_after={self.revisit_retired_after} needs retire_all_right or retire_all_wrong"
+                f"revisit_retired_after={self.revisit_retired_after} needs retire_all_right or "
+                "retire_all_wrong"
             )
         if self.audit_reward not in AUDITS:
             raise ValueError(f"audit_reward={self.audit_reward!r}: choose from {', '.join(AUDITS)}")
         if not 0 <= self.audit_threshold <= 1:
             raise ValueError(
-                f"audit_threshold={self.audit_threshold} is no share: give one from 0 to 1"
+                f"audit_threshold={self.audit_threshold} is not a share: use a number from 0 to 1"
             )
         if self.on_no_signal not in CHOICES:
             raise ValueError(
@@ -232,7 +233,8 @@ class RLVRConfig(WatchArguments, GRPOConfig):
             self.generation_kwargs or {}
         ):
             raise ValueError(
-                "completion_length_schedule beside generation_kwargs max_new_tokens: give one of them"
+                "completion_length_schedule and max_new_tokens in generation_kwargs exclude each "
+                "other: give one of them"
             )
 
     def _check_batch(self) -> None:
@@ -241,8 +243,9 @@ class RLVRConfig(WatchArguments, GRPOConfig):
         rows = self.per_device_train_batch_size * self.steps_per_generation
         if rows % self.num_generations:
             raise ValueError(
-                f"dynamic_sampling needs whole groups on every process: per_device_train_batch_size x "
-                f"steps_per_generation = {rows} is no multiple of num_generations={self.num_generations}"
+                "dynamic_sampling needs whole groups on every process: per_device_train_batch_size "
+                f"x steps_per_generation = {rows} is not a multiple of "
+                f"num_generations={self.num_generations}"
             )
         if self.keep_leftover_groups and self.use_vllm:
             raise ValueError(
@@ -250,53 +253,59 @@ class RLVRConfig(WatchArguments, GRPOConfig):
             )
 
     def _check_save_steps(self) -> None:
-        # TRL regenerates a half-used generation batch on resume: a checkpoint inside a period is no
-        # exact one
+        # TRL does not save a generation batch that is partly used, and generates another one on
+        # resume: a run continues exactly only from a checkpoint between two batches.
         if self.save_strategy != "steps":
             return
         period = max(self.generation_period_steps, 1)
         save_steps: float = self.save_steps  # type: ignore[has-type]
-        asked = save_steps != TrainingArguments.save_steps
-        # the next multiple of the period that is a whole number
-        if not asked and save_steps % period:
+        is_chosen = save_steps != TrainingArguments.save_steps
+        # the default becomes the next multiple of the period that is a whole number
+        if not is_chosen and save_steps % period:
             batch = Fraction(
                 self.steps_per_generation * self.num_iterations, self.gradient_accumulation_steps
             )
             self.save_steps = save_steps = math.ceil(save_steps / batch.numerator) * batch.numerator
         if save_steps < 1:  # a share of the run, as the Trainer resolves it
             save_steps = math.ceil(save_steps * self.max_steps) if self.max_steps > 0 else period
-        # at the end the Trainer saves as well, and a longer run would go on from there
+        # the Trainer also saves at the end, and a longer run would continue from there
         for name, steps in (("save_steps", save_steps), ("max_steps", max(self.max_steps, 0))):
             if not steps % period:
                 continue
-            said = (
-                f"{name}={steps:g} falls inside a generation batch, which lasts {period:g} optimizer steps "
-                "(steps_per_generation x num_iterations / gradient_accumulation_steps): use a multiple of it"
+            message = (
+                f"{name}={steps:g} falls inside a generation batch, which lasts {period:g} "
+                "optimizer steps (steps_per_generation x num_iterations / "
+                "gradient_accumulation_steps): use a multiple of it"
             )
-            if asked:
-                raise ValueError(said)
+            if is_chosen:
+                raise ValueError(message)
             logger.warning(
-                f"{said}, or a longer run that goes on from there samples the rest of that batch anew"
+                f"{message}, or a longer run that continues from there samples the rest of that "
+                "batch anew"
             )
 
     def _warn(self) -> None:
         if self.strictly_on_policy and self.loss_type not in ("cispo", "sapo", "vespo"):
             logger.warning(
-                "strictly on-policy: every generation batch is spent in one optimizer step, so the probability ratio "
-                "is 1 and epsilon/epsilon_high never act; raise steps_per_generation for clipping to act"
+                "strictly on-policy: every generation batch is spent in one optimizer step, so the "
+                "probability ratio is 1 and epsilon/epsilon_high never act; raise "
+                "steps_per_generation for clipping to act"
             )
         if self.loss_type == "cispo" and (self.epsilon_high or 0) < 1:
             logger.warning(
-                f"epsilon_high={self.epsilon_high} with loss_type='cispo' caps the ratio itself: give 5.0 or so"
+                f"epsilon_high={self.epsilon_high} with loss_type='cispo' caps the ratio itself: "
+                "about 5.0 is common"
             )
         elif self.loss_type in ("sapo", "vespo"):
             logger.warning(
-                f"loss_type={self.loss_type!r} does not clip: epsilon and epsilon_high are not read"
+                f"loss_type={self.loss_type!r} does not clip: epsilon and epsilon_high have no "
+                "effect"
             )
         truncated = {"top_p": self.top_p < 1, "top_k": self.top_k > 0, "min_p": bool(self.min_p)}
         truncated["repetition_penalty"] = self.repetition_penalty != 1
         for name in (name for name, bends in truncated.items() if bends):
             logger.warning(
-                f"{name}={getattr(self, name)} samples from another distribution than the one whose probabilities the "
-                "loss takes: the ratio and the gradient are biased; leave it out, temperature is accounted for"
+                f"{name}={getattr(self, name)} samples from another distribution than the one whose "
+                "probabilities the loss takes: the ratio and the gradient are biased; leave it out "
+                "(temperature is accounted for)"
             )

@@ -2,10 +2,10 @@
 groups only.
 
 P groups of a batch, G generations per prompt, R processes. All processes draw from equal prompt
-streams, each generates and grades its part of a round, and all see all rewards: so they agree on
-what is kept, on the next round and on the end without a vote. A round's size follows from the
-informative share seen so far and is a multiple of R. Kept groups move between processes only as far
-as is needed for equal shares.
+streams. Each generates and grades its part of a round, and all get all rewards, so that they decide
+alike which groups to keep and whether another round follows. The size of a round follows from the
+share of informative groups so far and is a multiple of R. Kept groups move between processes only
+as far as equal shares need it.
 """
 
 from __future__ import annotations
@@ -28,10 +28,11 @@ class Completion:
     """One completion, on the process that trains on it.
 
     Args:
-        logprobs: of its tokens, as the engine that sampled them says; None where it does not.
-        old_logps: of its tokens, under the policy that wrote it; only where another policy trains
-            on it.
-        extra: what reward functions logged with it.
+        logprobs: log-probabilities of its tokens by the engine that sampled them; None without an
+            engine.
+        old_logps: log-probabilities of its tokens under the policy that wrote it; only if another
+            policy trains on it.
+        extra: values that reward functions logged with it, by column.
     """
 
     prompt_ids: list[int]
@@ -53,8 +54,8 @@ def _as_json(item: Completion) -> dict[str, Any]:
 
 @dataclass
 class Group:
-    """The completions of one prompt. Every process has its rewards; the completions only the one
-    that owns it."""
+    """The completions of one prompt. Every process has the rewards; only the owner has the
+    completions."""
 
     row: int
     owner: int
@@ -65,8 +66,13 @@ class Group:
 
 
 class Batch(NamedTuple):
-    """P groups, those of process 0 first; what they cost; and whether any is filled in, or left
-    over from before."""
+    """A generation batch.
+
+    groups: P groups, those of process 0 first.
+    ledger: counts of what was sampled for it.
+    filled: whether any group only fills the batch.
+    has_leftovers: whether any group was left over from the batch before.
+    """
 
     groups: list[Group]
     ledger: Ledger
@@ -75,8 +81,8 @@ class Batch(NamedTuple):
 
 
 def refill_size(missing: int, ledger: Ledger, batch_groups: int, num_processes: int) -> int:
-    """How many prompts to try for `missing` groups, from the informative share seen so far; at most
-    a batch."""
+    """Number of prompts to try for `missing` groups, by the share of informative groups so far; at
+    most a batch."""
     share = ledger.groups_informative / max(ledger.groups_sampled, 1)
     size = min(batch_groups, math.ceil(missing / max(share, 1 / batch_groups)))
     return math.ceil(size / num_processes) * num_processes
@@ -88,10 +94,10 @@ class DynamicSampler:
     Args:
         stream: the prompts; equal in all processes.
         roll_out: `rows -> (groups, ledger)`: generates for this process's part of the rows, grades,
-            and gives the groups of all processes in the order of the rows, with their counts.
-        score: `completions -> list of per-token log-probabilities` under the present policy; called
-            by all processes with equally many.
-        max_rounds, max_tokens: no further round begins beyond these.
+            and returns the groups of all processes in the order of the rows, with their counts.
+        score: `completions -> list of per-token log-probabilities` under the present policy; all
+            processes call it, with equally many completions.
+        max_rounds, max_tokens: limits after which no other round begins.
     """
 
     def __init__(
@@ -116,9 +122,9 @@ class DynamicSampler:
         self.leftovers: list[Group] = []
 
     def batch(self, batch_groups: int) -> Batch:
-        """`batch_groups` groups (over all processes), informative ones as far as the bounds allow.
+        """`batch_groups` groups (over all processes), informative ones as far as the limits allow.
 
-        What is missing in the end is filled with groups that were discarded, marked `filled`.
+        If too few are found, discarded groups fill the batch; they are marked `filled`.
         """
         ledger = Ledger(batches=1)
         found, self.leftovers = self.leftovers, []
@@ -143,7 +149,7 @@ class DynamicSampler:
         return Batch(self._share_out(chosen + filling), ledger, bool(filling), has_leftovers)
 
     def _next_round(self, missing: int, ledger: Ledger, batch_groups: int) -> int:
-        """Prompts of the next round; 0 where there is to be none."""
+        """Number of prompts of the next round; 0 for no other round."""
         if missing <= 0 or ledger.rounds >= self.max_rounds:
             return 0
         size = refill_size(missing, ledger, batch_groups, self.num_processes)
@@ -172,7 +178,7 @@ class DynamicSampler:
         return sorted(groups, key=lambda group: group.owner)  # stable
 
     def _keep(self, surplus: list[Group]) -> list[Group]:
-        """Put informative groups aside for the next batch, equally many a process; returns the
+        """Keep informative groups for the next batch, equally many for each process; return the
         others."""
         count = len(surplus) // self.num_processes * self.num_processes
         self.leftovers = self._share_out(surplus[:count])
@@ -187,7 +193,7 @@ class DynamicSampler:
         return surplus[count:]
 
     def gather_state(self) -> dict[str, Any]:
-        """JSON of what `load_state_dict` needs; called by all processes."""
+        """The state for `load_state_dict`, as JSON; all processes call it."""
         own = [
             (i, group.completions)
             for i, group in enumerate(self.leftovers)
@@ -208,10 +214,10 @@ class DynamicSampler:
         return {"stream": self.stream.state_dict(), "leftovers": leftovers}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Go on where another sampler was, of any number of processes.
+        """Continue from the state of another sampler, of any number of processes.
 
         Raises:
-            ValueError: it had other prompts.
+            ValueError: that sampler had other prompts.
         """
         self.stream.load_state_dict(state["stream"])
         rows = state["leftovers"][

@@ -1,5 +1,4 @@
-"""The right answers of a sample of prompts: what they are as answers, and how often the most
-frequent one is right."""
+"""The golds of a sample of prompts, as answers, and the share of the most frequent one."""
 
 from __future__ import annotations
 
@@ -22,16 +21,16 @@ MOST_FREQUENT = 5
 
 @dataclass(frozen=True)
 class Golds:
-    """What is known of the golds of a sample.
+    """The golds of a sample.
 
-    texts: the right answer to each prompt; None where golds are no answers, as the tests of a
-        program are none.
-    frequent: the most frequent ones, at most 5, the first of all first.
-    values: how many different ones there are, as the grader tells them apart; 0 where golds are no
+    texts: the right answer to each prompt; None where golds are not answers, such as the tests of a
+        program.
+    frequent: at most 5 answers, the most frequent first.
+    values: number of different answers, as the grader tells them apart; 0 where golds are not
         answers.
-    share: of the prompts to which the most frequent one is the answer.
-    passed: how many pass when they are given as answers; None where the reward is no grader of the
-        evaluation suite.
+    share: share of the prompts to which the most frequent gold is the answer.
+    passed: number of golds that pass when they are given as answers; None where the reward is not a
+        `VerdictReward`.
     """
 
     texts: tuple[str, ...] | None = None
@@ -44,21 +43,21 @@ class Golds:
 def golds_of(
     reward: Any, golds: Sequence[str], others: Sequence[str], forms: Sequence[str]
 ) -> Golds:
-    """Look at the golds of a sample.
+    """Count the golds of a sample.
 
     Args:
-        reward: the accuracy reward. Where it is a `VerdictReward`, its grader says which golds are
-            equal, else they are equal as texts.
-        golds: of the sample.
-        others: some of the whole data set, counted as values: few values in a sample may be many in
-            all.
-        forms: in which the grader may read an answer, as in `blind_answers`.
+        reward: the accuracy reward. If it is a `VerdictReward`, its grader decides which golds are
+            equal; otherwise equal texts are.
+        golds: the golds of the sample.
+        others: some golds of the whole data set, counted in `values`: a sample may show few of
+            many.
+        forms: forms in which the grader may read an answer, as in `blind_answers`.
     """
     grader = reward.grader if isinstance(reward, VerdictReward) else None
     if grader == "code":
         return Golds()
     if grader == "reasoning_gym":
-        own, others = _task_answers(golds), []  # there a gold is an entry, and no two are equal
+        own, others = _task_answers(golds), []  # here a gold is an entry, and no two are equal
         if None in own:
             return Golds()
         texts = [str(text) for text in own]
@@ -70,7 +69,7 @@ def golds_of(
     values = [answer or text for answer, text in zip(answers, texts, strict=True)]
     counts = Counter(values[: len(golds)]).most_common(MOST_FREQUENT)
     frequent, first = [value for value, _ in counts], [values.index(value) for value, _ in counts]
-    # the canonical writing where the grader reads it: the letter of an option
+    # the canonical writing, if the grader reads that: the letter of an option
     readable = _canonical(reward, frequent, [golds[index] for index in first], forms)
     writings = [
         value if answer else texts[index]
@@ -89,8 +88,8 @@ def golds_of(
 def _canonical(
     reward: Any, texts: Sequence[str], golds: Sequence[str], forms: Sequence[str]
 ) -> Sequence[str | None]:
-    """The grader's own writing of each text that is right in one of the forms, else None. Other
-    rewards have none."""
+    """The grader's canonical writing of each text that is right in one of the forms, and None for
+    the others. Without a grader: None for all."""
     found: list[str | None] = [None] * len(texts)
     if not isinstance(reward, VerdictReward):
         return found
@@ -106,8 +105,8 @@ def _canonical(
 
 
 def _task_answers(golds: Sequence[str]) -> list[str | None]:
-    """The answers that tasks of reasoning-gym give to their own entries; None where they give
-    none."""
+    """The answers that tasks of reasoning-gym give to their own entries; None where they give no
+    text."""
     made: dict[str, Any] = {}
     answers = []
     for gold in golds:
@@ -117,7 +116,7 @@ def _task_answers(golds: Sequence[str]) -> list[str | None]:
             if where not in made:
                 made[where] = task_dataset(*json.loads(where))
             answer = made[where][entry["index"]]["answer"]
-        # not made by `gold_of`: nothing can pass
+        # the gold was not made by `gold_of`, so that no answer can pass
         except (ValueError, KeyError, TypeError, IndexError, UserError):
             answer = None
         answers.append(answer if isinstance(answer, str) else None)

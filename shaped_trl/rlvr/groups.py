@@ -1,4 +1,4 @@
-"""What a group of completions of one prompt came to, and which process trains on which group.
+"""The outcome of a group of completions of one prompt, and the process that trains on it.
 
 P prompts (groups), G generations per prompt, R processes (ranks).
 """
@@ -15,7 +15,7 @@ SAME_REWARD = 1e-6
 
 
 class Outcome(Enum):
-    """What a group came to. Only an informative one has a gradient: its advantages are not all
+    """The outcome of a group. Only an informative one has a gradient: its advantages are not all
     zero.
 
     A group without a right answer has one of three causes: most of its completions were cut off at
@@ -32,10 +32,9 @@ class Outcome(Enum):
 
 
 def informative_groups(accuracy_PG: torch.Tensor) -> torch.Tensor:
-    """Bool [P]: groups whose accuracy reward varies (max − min over the group; NaN rewards are no
-    evidence).
+    """Bool [P]: groups whose accuracy reward varies (max − min over the group, without NaN).
 
-    A float standard deviation is no test: that of equal rewards need not be exactly zero.
+    The standard deviation would not do: in floating point, that of equal rewards need not be zero.
     """
     spread = _amax(accuracy_PG, -math.inf) + _amax(-accuracy_PG, -math.inf)
     return spread > SAME_REWARD
@@ -51,7 +50,7 @@ def outcomes(
     """The outcome of each group.
 
     Args:
-        accuracy_PG: the accuracy reward, NaN where there is none. Above zero is right.
+        accuracy_PG: the accuracy reward; above zero is right, NaN is not graded.
         truncated_PG: bool, the completion was cut off at the length limit.
         unparsed_PG: bool, the grader found no answer in it.
     """
@@ -79,11 +78,12 @@ def outcomes(
 
 
 def balance(owners: Sequence[int], num_processes: int) -> list[int]:
-    """The process that trains on each group, so that all have equally many; as few groups as
-    possible move.
+    """The process that trains on each group: all get equally many, and as few groups as possible
+    move.
 
     Args:
-        owners: rank that holds each group; their number is a multiple of `num_processes`.
+        owners: the rank that holds each group; the number of groups is a multiple of
+            `num_processes`.
     """
     room = [len(owners) // num_processes] * num_processes
     assigned: list[int | None] = []

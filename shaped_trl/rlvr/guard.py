@@ -1,4 +1,5 @@
-"""A reward function that raises costs its samples their reward, not the run."""
+"""Guards around reward functions: one that raises costs its samples their reward, and the run goes
+on."""
 
 from __future__ import annotations
 
@@ -8,19 +9,21 @@ from typing import Any
 
 from shaped_eval.untrusted.texts import one_line
 from torch import nn
-from trl.trainer.utils import get_callable_name, is_async_callable
+
+from shaped_trl.training.trl_names import get_callable_name, is_async_callable
 
 logger = logging.getLogger(__name__)
 Rewards = list[float | None]
 
 
 class GuardedReward:
-    """A TRL reward function around another one: where that raises, its samples are tried one by
+    """A TRL reward function around another one: if that raises, it is called on the samples one by
     one.
 
-    Those that raise alone get None, which TRL takes for "no reward here". To return anything but a
-    number or None for each sample is to raise. `raised` has the indices of the last call, `error`
-    its last exception in words. What was given to `log_extra` before the exception is not logged.
+    Samples on which it raises alone get None, which TRL takes for "no reward". Returning anything
+    but a number or None for each sample counts as raising. `raised` has the indices of such samples
+    in the last call, and `error` the last exception in words. Values given to `log_extra` before an
+    exception are not logged.
 
     Args:
         function: a synchronous reward function; its name names the reward in the log.
@@ -40,19 +43,19 @@ class GuardedReward:
         self._begin()
         extras: dict[str, list] = {}
         try:
-            said = self.function(prompts=prompts, log_extra=extras.__setitem__, **columns)
-            rewards = _checked(said, len(prompts))
-        except Exception as error:  # a user's function: whatever it raises is counted and named
+            returned = self.function(prompts=prompts, log_extra=extras.__setitem__, **columns)
+            rewards = _checked(returned, len(prompts))
+        except Exception as error:  # the user's function may raise anything; it is counted
             self._note(error)
             rewards, extras = [], {}
-            for i, (own, said_extras) in enumerate(_samples(prompts, columns)):
+            for i, (own, own_extras) in enumerate(_samples(prompts, columns)):
                 try:
-                    rewards += _checked(self.function(log_extra=said_extras.__setitem__, **own), 1)
+                    rewards += _checked(self.function(log_extra=own_extras.__setitem__, **own), 1)
                 except Exception as alone:  # as above, of this sample
                     self._note(alone, i)
                     rewards.append(None)
                 else:
-                    _enter(extras, said_extras, i, len(prompts))
+                    _enter(extras, own_extras, i, len(prompts))
         return self._end(rewards, extras, log_extra)
 
     def _begin(self) -> None:
@@ -62,7 +65,7 @@ class GuardedReward:
         self, rewards: Rewards, extras: dict[str, list], log_extra: Callable[[str, list], None]
     ) -> Rewards:
         self._columns |= extras.keys()
-        for name in sorted(self._columns):  # each call, or the table would keep older values
+        for name in sorted(self._columns):  # in each call, or TRL's table would repeat older values
             log_extra(name, extras.get(name, [None] * len(rewards)))
         return rewards
 
@@ -78,36 +81,36 @@ class GuardedReward:
 
 
 class GuardedCoroutine(GuardedReward):
-    """The same around an asynchronous reward function."""
+    """`GuardedReward` for an asynchronous reward function."""
 
-    async def __call__(
+    async def __call__(  # type: ignore[override]
         self, prompts: list, log_extra: Callable[[str, list], None], **columns: Any
-    ) -> Rewards:  # type: ignore[override]
+    ) -> Rewards:
         self._begin()
         extras: dict[str, list] = {}
         try:
-            said = await self.function(prompts=prompts, log_extra=extras.__setitem__, **columns)
-            rewards = _checked(said, len(prompts))
+            returned = await self.function(prompts=prompts, log_extra=extras.__setitem__, **columns)
+            rewards = _checked(returned, len(prompts))
         except Exception as error:  # as in GuardedReward
             self._note(error)
             rewards, extras = [], {}
-            for i, (own, said_extras) in enumerate(_samples(prompts, columns)):
+            for i, (own, own_extras) in enumerate(_samples(prompts, columns)):
                 try:
                     rewards += _checked(
-                        await self.function(log_extra=said_extras.__setitem__, **own), 1
+                        await self.function(log_extra=own_extras.__setitem__, **own), 1
                     )
                 except Exception as alone:
                     self._note(alone, i)
                     rewards.append(None)
                 else:
-                    _enter(extras, said_extras, i, len(prompts))
+                    _enter(extras, own_extras, i, len(prompts))
         return self._end(rewards, extras, log_extra)
 
 
 def _samples(
     prompts: list, columns: dict[str, Any]
 ) -> Iterator[tuple[dict[str, Any], dict[str, list]]]:
-    """Arguments for a call on each sample alone, and where its extras go."""
+    """Arguments for a call on each sample alone, and a dictionary for its extras."""
     for i, prompt in enumerate(prompts):
         own = {
             name: [value[i]] if isinstance(value, list) and len(value) == len(prompts) else value
@@ -116,8 +119,8 @@ def _samples(
         yield own | {"prompts": [prompt]}, {}
 
 
-def _enter(extras: dict[str, list], said: dict[str, list], i: int, length: int) -> None:
-    for name, values in said.items():
+def _enter(extras: dict[str, list], own_extras: dict[str, list], i: int, length: int) -> None:
+    for name, values in own_extras.items():
         extras.setdefault(name, [None] * length)[i] = values[0]
 
 
@@ -129,7 +132,7 @@ def _checked(rewards: Iterable[float | None], length: int) -> Rewards:
 
 
 def guard(functions: Any) -> list | None:
-    """The reward functions, guarded; reward models and their names stay as they are."""
+    """The reward functions with guards; reward models and names of models stay as they are."""
     if functions is None:
         return None
     return [_guarded(f) for f in (functions if isinstance(functions, list) else [functions])]

@@ -1,4 +1,4 @@
-"""What the rollouts were spent on: groups sampled, kept and discarded, and tokens."""
+"""Counts of the rollouts: groups sampled, kept and discarded, and tokens."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Any
 from shaped_trl.rlvr.groups import Outcome
 from shaped_trl.training.log import RENAMED
 
-# TRL's lengths are means over rounds of unequal size: the ledger has its own
+# TRL's lengths are means over rounds of unequal size; the ledger's own replace them
 _MEANS_OVER_ROUNDS = (
     *("mean_length", "min_length", "max_length", "clipped_ratio"),
     *("mean_terminated_length", "min_terminated_length", "max_terminated_length"),
@@ -25,13 +25,13 @@ RL_RENAMED = RENAMED | {
 
 @dataclass
 class Ledger:
-    """Counts over all processes, of one generation batch or, added up, of more.
+    """Counts over all processes, of one generation batch or of several added up.
 
-    Every sampled group is informative or discarded for one of the reasons of `Outcome`. Of the
-    informative ones, those beyond the batch are `groups_surplus`. `groups_filled` are discarded
-    groups that pad a batch for which no more informative ones were found; they are left out of the
-    loss. `trained_tokens` are those in the loss. `completions_between` have a reward other than 0
-    and 1, so that right and wrong are not the words for them.
+    Every sampled group is informative or discarded for one of the reasons of `Outcome`. Informative
+    groups beyond the batch are `groups_surplus`. `groups_filled` are discarded groups that fill a
+    batch for which too few informative ones were found; they are left out of the loss.
+    `trained_tokens` are the tokens in the loss. `completions_between` have a reward other than 0
+    and 1, and are neither right nor wrong.
     """
 
     batches: int = 0
@@ -72,12 +72,13 @@ class Ledger:
             setattr(self, name, getattr(self, name) + sum(other is outcome for other in found))
 
     def metrics(self) -> dict[str, float]:
-        """The row of the log: counts of the interval; `rounds` a batch; shares and means over all
-        that was sampled.
+        """Columns for the log: counts of the interval, `rounds` per batch, and shares and means
+        over all that was sampled.
 
-        `raw_reward` is the mean accuracy reward before anything is discarded.
+        `raw_reward` is the mean accuracy reward before groups are discarded. Empty where nothing
+        was generated.
         """
-        if self.batches == 0:  # no generation in this interval
+        if self.batches == 0:
             return {}
         graded = self.completions - self.completions_ungraded
         return {
@@ -111,5 +112,5 @@ COUNTS = (
 
 
 def totals(rows: Sequence[Mapping[str, Any]]) -> dict[str, int]:
-    """The counts of a whole run, from the rows of its log."""
+    """The counts of a whole run, added up over the rows of its log."""
     return {name: int(sum(row.get(name) or 0 for row in rows)) for name in COUNTS}

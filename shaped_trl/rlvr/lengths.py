@@ -1,7 +1,7 @@
-"""The longest completion as a function of the global step, within one run: `{0: 8192, 700: 16384}`.
+"""The length limit of completions as a function of the global step: `{0: 8192, 700: 16384}`.
 
-A length holds from its step on, for the generation batches that begin then; a resumed run has the
-length of its step.
+A limit applies to the generation batches that begin at its step or later; a resumed run has the
+limit of its step.
 """
 
 from __future__ import annotations
@@ -21,8 +21,8 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class LengthSchedule:
-    """`lengths[i]` tokens at most from optimizer step `steps[i]` on; the first step is 0. Callable
-    with a step."""
+    """At most `lengths[i]` tokens from optimizer step `steps[i]` on; the first step is 0. It is
+    called with a step."""
 
     steps: tuple[int, ...]
     lengths: tuple[int, ...]
@@ -41,8 +41,8 @@ class LengthSchedule:
         """From a mapping of steps to lengths, or YAML text of one.
 
         Raises:
-            ValueError: no such mapping, no step 0, or a step or length that is no whole number in
-                range.
+            ValueError: it is not such a mapping, it lacks step 0, or a step or length is not a
+                whole number in range.
         """
         if isinstance(settings, str):
             try:
@@ -54,7 +54,8 @@ class LengthSchedule:
                 ) from error
         if not isinstance(settings, dict) or not settings:
             raise ValueError(
-                f"completion_length_schedule={settings!r} must map steps to lengths: {{0: 8192, 700: 16384}}"
+                f"completion_length_schedule={settings!r} must map steps to lengths, such as "
+                "{0: 8192, 700: 16384}"
             )
         # JSON has texts for keys
         stages = {
@@ -67,7 +68,8 @@ class LengthSchedule:
                 )
             if not isinstance(length, int) or isinstance(length, bool) or length < 1:
                 raise ValueError(
-                    f"completion_length_schedule: length {length!r} at step {step} must be at least 1"
+                    f"completion_length_schedule: length {length!r} at step {step} must be at "
+                    "least 1"
                 )
         if 0 not in stages:
             raise ValueError(f"completion_length_schedule={settings!r} has no length for step 0")
@@ -89,26 +91,28 @@ def check_context(
 
     Args:
         longest: tokens of the longest completion, of any stage.
-        prompt: tokens of the longest prompt; None where it is not known, which is taken as 1.
-        config: the model's. Beyond its positions a rotary embedding extrapolates, which is warned
-            of.
-        engine_limit: vLLM's `max_model_len`, where it generates; its default are the model's
-            positions.
+        prompt: tokens of the longest prompt; None where that is not known, which counts as 1.
+        config: the model's. Beyond its positions a rotary embedding extrapolates: a warning says
+            so.
+        engine_limit: vLLM's `max_model_len`, where it generates; its default is the model's number
+            of positions.
 
     Raises:
-        UserError: the engine would refuse or cut off what is asked for.
+        UserError: the engine would refuse such a completion or cut it off.
     """
     text = config.get_text_config()
     positions = getattr(text, "max_position_embeddings", None)
     needed = longest + (prompt or 1)
-    what = f"{longest:,} tokens of a completion after {'a prompt' if prompt is None else f'{prompt:,} of the prompt'}"
+    before = "a prompt" if prompt is None else f"{prompt:,} of the prompt"
+    needs = f"{longest:,} tokens of a completion after {before}"
     if engine_limit is not None:
         if needed > engine_limit:
             raise UserError(
-                f"{what} do not fit vllm_max_model_length={engine_limit:,}: raise it to {needed:,} or more"
+                f"{needs} do not fit vllm_max_model_length={engine_limit:,}: raise it to "
+                f"{needed:,} or more"
             )
     elif positions is not None and needed > positions:
-        beyond = f"{what} do not fit the model's max_position_embeddings={positions:,}"
-        if getattr(text, "rope_parameters", None) is None:  # a table of positions ends there
+        beyond = f"{needs} do not fit the model's max_position_embeddings={positions:,}"
+        if getattr(text, "rope_parameters", None) is None:  # a table of positions has an end
             raise UserError(f"{beyond}: lower completion_length_schedule or max_completion_length")
         logger.warning(f"{beyond}: raise that through model_init_kwargs, or lower the length")

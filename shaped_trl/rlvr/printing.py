@@ -1,5 +1,5 @@
-"""Rollouts on the terminal (`log_completions`): what a model writes is shown there, and does not
-act on it."""
+"""Rollouts on the terminal (`log_completions`): a model's text is shown, and cannot control the
+terminal."""
 
 from __future__ import annotations
 
@@ -7,12 +7,12 @@ from typing import Any
 
 from shaped_eval.untrusted.texts import visible
 from trl.trainer import grpo_trainer
-from trl.trainer.utils import print_prompt_completions_sample
+
+from shaped_trl.training.trl_names import print_prompt_completions_sample
 
 
 def print_visibly(prompts: list, completions: list, *args: Any, **kwargs: Any) -> None:
-    """TRL's table of rollouts, with characters that a terminal acts on or does not show as their
-    code."""
+    """Print TRL's table of rollouts, with control characters and invisible ones as their code."""
     extra = kwargs.pop("extra", None)
     print_prompt_completions_sample(
         _visible(prompts), _visible(completions), *args, extra=_visible(extra), **kwargs
@@ -31,7 +31,8 @@ def _visible(value: Any) -> Any:
     )
 
 
-def watch_terminal() -> None:
-    """Have GRPOTrainer print by `print_visibly`: it calls a function of its module, and offers no
-    other way in."""
+def print_rollouts_visibly() -> None:
+    """Have GRPOTrainer print by `print_visibly`."""
+    # GRPOTrainer.log calls this function by its name in TRL's module. TRL has no option for it, so
+    # the name is set to ours.
     grpo_trainer.print_prompt_completions_sample = print_visibly

@@ -1,13 +1,13 @@
-"""Which prompts are tried next: one seeded stream for all rounds and processes, whose position is
-saved and resumed.
+"""The order in which prompts are tried: one seeded stream for all rounds and processes, whose
+position is saved and resumed.
 
-The stream is a permutation of the data set for each epoch, so every prompt is tried once before one
-comes again. Prompts that teach nothing can be left out:
+The stream is a permutation of the data set in each epoch, so that every prompt is tried once before
+any is repeated. Prompts that teach nothing can be retired:
 
-- after `retire_all_right` all-right groups in a row, or `retire_all_wrong` groups in a row without
-  a right answer, a prompt is retired (0: never);
-- it comes back `revisit_retired_after` epochs later (0: never), and needs as many groups in a row
-  to go again;
+- a prompt is retired after `retire_all_right` all-right groups in a row, or after
+  `retire_all_wrong` groups in a row without a right answer (0: never);
+- it comes back `revisit_retired_after` epochs later (0: never), and is retired again only after as
+  many groups in a row;
 - if every prompt is retired, all of them come back.
 """
 
@@ -27,8 +27,8 @@ WITHOUT_A_RIGHT_ANSWER = {Outcome.ALL_WRONG, Outcome.TRUNCATED, Outcome.UNPARSED
 class PromptStream:
     """Row numbers of a data set of `size` rows, in the order in which they are tried.
 
-    Everything follows from the arguments, what was drawn and what was reported, so that equal calls
-    in all processes keep their streams equal. `state_dict` is JSON.
+    The order depends on the arguments and on the calls of `draw` and `report` alone, so that equal
+    calls in all processes keep their streams equal. `state_dict` is JSON.
     """
 
     def __init__(
@@ -46,7 +46,7 @@ class PromptStream:
         self.revisit_retired_after = revisit_retired_after
         self.epoch = self.position = self.drawn = 0
         self.streaks: dict[int, tuple[Outcome, int]] = {}
-        self.retired: dict[int, int] = {}  # row -> epoch in which it went
+        self.retired: dict[int, int] = {}  # row -> epoch in which it was retired
         self._order = self._permutation()
 
     def draw(self, count: int) -> list[int]:
@@ -63,7 +63,7 @@ class PromptStream:
         return rows
 
     def report(self, row: int, outcome: Outcome) -> None:
-        """Say what became of a group of `row`."""
+        """Record the outcome of a group of `row`."""
         kind = Outcome.ALL_WRONG if outcome in WITHOUT_A_RIGHT_ANSWER else outcome
         limit = self.limits.get(kind, 0)
         if limit == 0:
@@ -93,7 +93,7 @@ class PromptStream:
         return order
 
     def state_dict(self) -> dict[str, Any]:
-        """What `load_state_dict` needs to go on from here."""
+        """The state for `load_state_dict`, as JSON."""
         return {
             "size": self.size,
             "epoch": self.epoch,
@@ -104,15 +104,15 @@ class PromptStream:
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Go on where another stream of the same data set and seed was.
+        """Continue from the state of another stream of the same data set and seed.
 
         Raises:
             ValueError: the state is of a data set of another size.
         """
         if state["size"] != self.size:
             raise ValueError(
-                f"the checkpoint's prompt stream is over {state['size']:,} prompts, the data set has {self.size:,}: "
-                "continue with the same prompts, or begin in another output_dir"
+                f"the checkpoint's prompt stream is over {state['size']:,} prompts, the data set "
+                f"has {self.size:,}: continue with the same prompts, or begin in another output_dir"
             )
         self.epoch, self.position, self.drawn = state["epoch"], state["position"], state["drawn"]
         self.streaks = {row: (Outcome(kind), length) for row, kind, length in state["streaks"]}

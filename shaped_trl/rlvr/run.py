@@ -12,9 +12,14 @@ from shaped_trl.data.decontamination import ReportCallback
 from shaped_trl.data.prompts import PromptArguments, Prompts, check_prompts, rl_prompts
 from shaped_trl.hub.facts import prompt_facts
 from shaped_trl.rlvr.audit import audit_before_training
+from shaped_trl.rlvr.checks import check_lengths, check_number, check_weights_of_rewards
 from shaped_trl.rlvr.config import RLVRConfig
-from shaped_trl.rlvr.lengths import check_context
-from shaped_trl.rlvr.rewards import RewardArguments, VerdictReward, reward_functions
+from shaped_trl.rlvr.rewards import (
+    RewardArguments,
+    VerdictReward,
+    check_rewards,
+    reward_functions,
+)
 from shaped_trl.rlvr.trainer import RLVRTrainer
 from shaped_trl.training.evaluation import BenchmarkArguments, add_benchmarks
 from shaped_trl.training.resuming import (
@@ -42,7 +47,7 @@ def rlvr(
 ) -> None:
     """Train with verifiable rewards and save the model to `output_dir`.
 
-    A run that finds its own checkpoint in `output_dir` continues from it. With ``audit_reward:
+    If `output_dir` holds a checkpoint of this run, training continues from it. With ``audit_reward:
     only`` nothing is trained, and no model is loaded.
     """
     if args.audit_reward == "only":
@@ -61,42 +66,27 @@ def rlvr(
 def build_trainer(
     prompts: PromptArguments, args: RLVRConfig, model_args: ModelConfig, rewards: RewardArguments
 ) -> RLVRTrainer:
-    """Check what is asked for, then load prompts, tokenizer and model.
+    """Check the options, then load prompts, tokenizer and model.
 
     Raises:
-        UserError: in the order of its cost: options, prompts, the model's configuration, its
+        UserError: the cheapest check first: options, prompts, the model's configuration, its
             tokenizer, blind answers.
     """
     source = model_source(model_args)
     check_prompts(prompts)
-    check_rewards(rewards, args)
-    if (
-        args.eval_strategy != "no"
-        and prompts.dataset_test_split is None
-        and prompts.num_heldout is None
-    ):
-        raise UserError(
-            f"eval_strategy={args.eval_strategy.value!r} needs num_heldout or dataset_test_split"
-        )
+    check_rewards(rewards, args.length_schedule())
+    check_weights_of_rewards(args, rewards.names())
+    _check_evaluation(prompts, args)
     data = None if _needs_tokenizer(prompts) else rl_prompts(prompts, args.seed)
     kwargs = {**model_init_kwargs(model_args), **(args.model_init_kwargs or {})}
     config = checkpoint_config(model_args, trusts_code(args), **kwargs)
     check_weights(source, "model_name_or_path")
-    limit = None
-    if args.use_vllm and args.vllm_mode == "colocate":
-        limit = args.vllm_max_model_length or getattr(
-            config.get_text_config(), "max_position_embeddings", None
-        )
-    check_context(args.length_schedule().longest, prompts.max_prompt_length, config, limit)
+    check_lengths(args, config, prompts.max_prompt_length)
     tokenizer = _tokenizer(model_args, args)
     if data is None:
         data = rl_prompts(prompts, args.seed, tokenizer, args.chat_template_kwargs)
-    _say(data, prompts, args)
-    batch = args.generation_batch_size // args.num_generations
-    if len(data.train) < batch:
-        raise UserError(
-            f"{len(data.train)} prompts are fewer than the {batch} of a generation batch: lower its size"
-        )
+    _print_counts(data, prompts, args, rewards)
+    check_number(args, len(data.train))
     functions = reward_functions(rewards, data.grader, args.length_schedule())
     if not (args.resume_from_checkpoint or last_checkpoint(args.output_dir)):
         audit_before_training(functions[0], data.train, args)
@@ -120,31 +110,32 @@ def build_trainer(
 def audit_only(
     prompts: PromptArguments, args: RLVRConfig, model_args: ModelConfig, rewards: RewardArguments
 ) -> None:
-    """Try blind answers on the prompts that a run would train on.
+    """Grade blind answers to the prompts that a run would train on, and train nothing.
 
     Raises:
-        UserError: as `build_trainer` does, of options, prompts and blind answers.
+        UserError: as `build_trainer` does, about options, prompts and blind answers; or the
+            accuracy reward is a function of the user's own, whose numbers may mean anything.
     """
     check_prompts(prompts)
+    check_rewards(rewards, args.length_schedule())
+    if rewards.names()[0] != "accuracy":
+        raise UserError(
+            "audit_reward='only' audits the built-in reward accuracy, and reward_funcs begins "
+            f"with {rewards.names()[0]!r}: call shaped_trl.rlvr.audit_reward on that function "
+            "instead"
+        )
     tokenizer = _tokenizer(model_args, args) if _needs_tokenizer(prompts) else None
     data = rl_prompts(prompts, args.seed, tokenizer, args.chat_template_kwargs)
-    _say(data, prompts, args)
+    _print_counts(data, prompts, args, rewards)
     audit_before_training(VerdictReward(data.grader, rewards.reward_workers), data.train, args)
 
 
-def check_rewards(rewards: RewardArguments, args: RLVRConfig) -> None:
-    """Raise UserError for rewards that do not fit the lengths or their weights."""
-    shortest = min(args.length_schedule().lengths)
-    if rewards.overlong_buffer is not None and rewards.overlong_buffer >= shortest:
+def _check_evaluation(prompts: PromptArguments, args: RLVRConfig) -> None:
+    if args.eval_strategy == "no":
+        return
+    if prompts.dataset_test_split is None and prompts.num_heldout is None:
         raise UserError(
-            f"overlong_buffer={rewards.overlong_buffer} must be below the longest completion, which is {shortest} "
-            "tokens at its shortest"
-        )
-    extra = {"format": rewards.format_pattern, "overlong": rewards.overlong_buffer}
-    names = ["accuracy", *(name for name, value in extra.items() if value is not None)]
-    if args.reward_weights is not None and len(args.reward_weights) != len(names):
-        raise UserError(
-            f"reward_weights={args.reward_weights} must have a weight for each of {', '.join(names)}"
+            f"eval_strategy={args.eval_strategy.value!r} needs num_heldout or dataset_test_split"
         )
 
 
@@ -163,12 +154,13 @@ def _needs_tokenizer(prompts: PromptArguments) -> bool:
     return prompts.max_prompt_length is not None or prompts.chat
 
 
-def _say(data: Prompts, prompts: PromptArguments, args: RLVRConfig) -> None:
-    """What became of the prompts, once."""
+def _print_counts(
+    data: Prompts, prompts: PromptArguments, args: RLVRConfig, rewards: RewardArguments
+) -> None:
+    """One line on how many prompts were read, dropped and used, by the first process."""
     if args.process_index:
         return
-    counts: dict[str, Any] = {name: count for name, count in data.counts.items() if count}
-    said = ", ".join(f"{count:,} {name.replace('_', ' ')}" for name, count in counts.items())
-    print(
-        f"prompts of {prompts.dataset_name or prompts.benchmark_format}: {said}; graded by {data.grader}"
-    )
+    counts = [f"{n:,} {name.replace('_', ' ')}" for name, n in data.counts.items() if n]
+    source = prompts.dataset_name or prompts.benchmark_format
+    graded = f"; graded by {data.grader}" if "accuracy" in rewards.names() else ""
+    print(f"prompts of {source}: {', '.join(counts)}{graded}")

@@ -12,10 +12,10 @@ from shaped_kernels.triton_rows import why_not_triton
 from transformers import TrainingArguments
 from transformers.utils import is_liger_kernel_available
 from trl import SFTConfig
-from trl.trainer.utils import get_config_model_id
 
 from shaped_trl.run_record import MAY_CHANGE
 from shaped_trl.training.schedules import ShapeSchedule, from_json
+from shaped_trl.training.trl_names import get_config_model_id
 from shaped_trl.training.watch import WatchArguments
 
 Config = TypeVar("Config", bound=TrainingArguments)

@@ -25,6 +25,8 @@ class ContinuedInterval:
 
     def interval_state(self) -> dict[str, Any]:
         """JSON of the sums since the last row, over all processes; called by all."""
+        # The Trainer adds up the loss since the last row of the log in `_tr_loss`, on the device,
+        # and divides it by the steps since `_globalstep_last_logged`. It saves neither.
         loss = self.accelerator.gather(self._tr_loss.detach().reshape(1))  # type: ignore[attr-defined]
         return {"since": self._globalstep_last_logged, "loss": loss.mean().item()}
 
@@ -32,10 +34,14 @@ class ContinuedInterval:
         """Take over what `interval_state` gave in another process."""
         self._globalstep_last_logged = saved["since"]
         self._tr_loss: torch.Tensor = self._tr_loss + saved["loss"]
-        # the summary at the end is of the steps of its own call
+        # Each row moves `_tr_loss` into `_total_loss_scalar`, whose mean is `train_loss` in the
+        # summary. That is of the steps of the present call alone, so the part before it is taken
+        # out again.
         self._total_loss_scalar: float = self._total_loss_scalar - saved["loss"]
 
     def _save_checkpoint(self, model, trial):
+        # The Trainer writes weights, optimizer and trainer_state.json here. What stands in
+        # `stateful_callbacks` by then is written with the state, and read when a run continues.
         self.state.stateful_callbacks[KEY] = self.interval_state()  # type: ignore[attr-defined]
         super()._save_checkpoint(model, trial)  # type: ignore[misc]
 

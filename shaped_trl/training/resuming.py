@@ -191,6 +191,7 @@ def continue_training(trainer: Trainer) -> None:
         check_weights(checkpoint, "checkpoint", needed=False)
         check_engine(trainer, checkpoint)
     if checkpoint is not None and _is_last(checkpoint):
+        # what `train` does first; the Trainer has no public method that only loads
         trainer._load_from_checkpoint(checkpoint)
         trainer.state = TrainerState.load_from_json(str(Path(checkpoint) / TRAINER_STATE_NAME))
     else:

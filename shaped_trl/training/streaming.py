@@ -68,7 +68,10 @@ class StreamingTrainer(ShapedTrainer):
     def _prepare_dataset(
         self, dataset, processing_class, args, packing, formatting_func, dataset_name
     ):
-        if dataset is self.sources[0].rows:  # the training set: prepared when the ranks are known
+        # TRL tokenizes and packs a whole data set here, while the trainer is built. A stream is
+        # packed row by row during training instead, from this process's part (`_tokenised`); TRL is
+        # left to prepare the evaluation sets.
+        if dataset is self.sources[0].rows:
             return dataset
         return super()._prepare_dataset(
             dataset, processing_class, args, packing, formatting_func, dataset_name
@@ -80,6 +83,7 @@ class StreamingTrainer(ShapedTrainer):
         args = copy.copy(self.args)
         args.max_length, args.shuffle_dataset = None, False
         rows = part_of(source.rows, rank, world)
+        # Without packing and length limit, TRL's method only tokenizes and masks.
         rows = super()._prepare_dataset(rows, self.processing_class, args, False, None, source.name)
         if isinstance(rows, Dataset):
             rows = rows.select_columns(["input_ids", "labels"])
@@ -93,7 +97,7 @@ class StreamingTrainer(ShapedTrainer):
         stream = PackedStream(
             [self._tokenised(source, rank, world) for source in self.sources],
             length=self.args.max_length,
-            batch_size=self._train_batch_size,
+            batch_size=self._train_batch_size,  # the Trainer's: auto_find_batch_size may lower it
             collate=self._collate(),
             seed=self.args.seed if self.args.data_seed is None else self.args.data_seed,
             rank=rank,
@@ -148,6 +152,8 @@ class StreamingTrainer(ShapedTrainer):
         return super().train(resume_from_checkpoint=checkpoint, **kwargs)
 
     def _save_rng_state(self, output_dir):
+        # The Trainer saves the random state of every process here, into the checkpoint and before
+        # it deletes older ones: the position in the stream belongs to the same moment.
         super()._save_rng_state(output_dir)
         state = {"world": self.args.world_size, "position": self.stream}
         write_atomic(position_file(output_dir, self.args.process_index), json.dumps(state))

@@ -35,6 +35,7 @@ from shaped_trl.training.liger import ShapedForwardCheck
 from shaped_trl.training.log import JsonlLogCallback, LogPlotCallback
 from shaped_trl.training.log_reading import TRAIN_LOG, read_log
 from shaped_trl.training.metrics import Breakdown, Ranks, SourceCollator, source_names
+from shaped_trl.training.trl_names import check_names
 from shaped_trl.training.watch import WatchedLoss
 
 # metrics of every step; the rank costs a pass over the logits
@@ -67,8 +68,10 @@ class ShapedTrainer(TrainingCard, HubPushes, WatchedLoss, ContinuedInterval, SFT
             where transformers adds up wrongly.
         RuntimeError: when training begins and something, such as Liger, has replaced the model's
             forward after us.
+        UserError: the installed TRL is not one that this package was written for.
     """
 
+    # TRL takes these for the model card: its tags, the name of the method and its paper.
     _tag_names = ["trl", "shaped-trl"]
     _name = "reward-shaped next-token prediction"
     _paper = {
@@ -79,6 +82,7 @@ class ShapedTrainer(TrainingCard, HubPushes, WatchedLoss, ContinuedInterval, SFT
     }
 
     def __init__(self, model, args: TrainingArguments | None = None, **kwargs):
+        check_names(SFTTrainer)
         args = as_config(ShapedConfig, args, model, "SFT")
         if kwargs.get("compute_loss_func") is not None:
             raise ValueError("compute_loss_func is another loss than the shaped one: leave it out")
@@ -184,6 +188,8 @@ class ShapedTrainer(TrainingCard, HubPushes, WatchedLoss, ContinuedInterval, SFT
         rows = self.eval_dataset if eval_dataset is None else eval_dataset
         names = source_names(self.eval_dataset[rows] if isinstance(rows, str) else rows)
         self._breakdown = Breakdown(self._vocabulary, names, self.args.device)
+        # The Trainer drops columns of the rows that are not in `_signature_columns`, which this
+        # method of TRL's fills at first use. The column of sources must reach our collator.
         self._set_signature_columns_if_needed()
         collator, columns = self.data_collator, self._signature_columns  # type: ignore[has-type]
         self.data_collator = self._evaluation_collator()
@@ -212,18 +218,24 @@ class ShapedTrainer(TrainingCard, HubPushes, WatchedLoss, ContinuedInterval, SFT
         """Whether attention computes all pairs of a row, and no layer carries a state along it."""
         model = self.accelerator.unwrap_model(self.model)
         config = model.config.get_text_config()
+        # transformers has no public name for either: `_attn_implementation` is the attention that
+        # was chosen, and `_is_stateful` is true of models such as Mamba.
         return (
             config._attn_implementation in ("sdpa", "eager", "flex_attention")
             and not model._is_stateful
         )
 
     def _load_from_checkpoint(self, resume_from_checkpoint, model=None):
+        # The Trainer loads a checkpoint's weights into the model here, by the names in the model.
+        # Some architectures save them under other names, which `from_pretrained` translates and the
+        # Trainer does not.
         if self._saves_other_names():
             load_saved_weights(self.model, resume_from_checkpoint)
         else:
             super()._load_from_checkpoint(resume_from_checkpoint, model)
 
     def _load_best_model(self):
+        # The same at the end of training, for `load_best_model_at_end`.
         if self._saves_other_names():
             load_saved_weights(self.model, self.state.best_model_checkpoint)
         else:

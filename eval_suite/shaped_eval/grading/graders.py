@@ -4,22 +4,33 @@ A grader is a function ``grade(completion, gold) -> (status, answer)``. An isola
 crash or eat memory on hostile text and runs in a killable worker process; the others are linear in
 the text and run in place. Change a grader's version with anything that can change a verdict:
 verdicts stamped otherwise are graded again.
+
+Beside the table there are graders of installed packages, by entry points of the group
+`ENTRY_POINTS`, and the user's own, named by their path ``package.module:name``. Either is a
+function as above, or a class without arguments whose instances are called like one. They run in a
+worker. A path is accepted only from the user (`grader_spec` with ``typed=True``): a run's
+problems.jsonl may come from anyone.
 """
 
 from __future__ import annotations
 
+import hashlib
 import platform
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cache
 from importlib import import_module, metadata
+from pathlib import Path
+from sys import modules
 from typing import Any
 
 from shaped_eval.errors import UserError
 from shaped_eval.grading.gym import grader as reasoning_gym
+from shaped_eval.own_code import installed, is_path, load_own
 from shaped_eval.records import Status
 
 GradeFunction = Callable[[str, str], tuple[Status, str | None]]
+ENTRY_POINTS = "shaped_trl.graders"
 
 
 @dataclass(frozen=True)
@@ -92,19 +103,77 @@ GRADERS: dict[str, GraderSpec] = {
 TAKE_ALIASES = ("exact_match", "text")
 
 
-def grader_spec(name: str) -> GraderSpec:
+# The user's own, by the paths that he typed in this process.
+_TYPED: dict[str, GraderSpec] = {}
+
+
+def grader_spec(name: str, typed: bool = False) -> GraderSpec:
     """The grader of this name.
 
+    Args:
+        name: of the table, of an installed package's entry point, or the path of one's own.
+        typed: whether the user typed the name, on the command line or in his own recipe or
+            benchmark file. A path is then loaded, and accepted in this process from then on.
+
     Raises:
-        UserError: there is none.
+        UserError: there is no such grader; the path is wrong; or it is in data and the user did
+            not type it.
     """
-    if name not in GRADERS:
-        raise UserError(f"grader={name!r} does not exist: use one of {', '.join(sorted(GRADERS))}")
-    return GRADERS[name]
+    if name in GRADERS:
+        return GRADERS[name]
+    if name in _TYPED:
+        return _TYPED[name]
+    if is_path(name):
+        if not typed:
+            raise UserError(
+                f"grader={name!r} is Python code that this data names; it runs only if you name it "
+                f"as well: --grader {name}"
+            )
+        _TYPED[name] = _own_spec(name)
+        return _TYPED[name]
+    points = installed(ENTRY_POINTS)
+    if name in points:
+        return _installed_spec(points[name])
+    known = ", ".join(sorted([*GRADERS, *points]))
+    raise UserError(
+        f"grader={name!r} does not exist: use one of {known}, or one of your own by its path, "
+        "package.module:name"
+    )
+
+
+def typed_graders() -> list[str]:
+    """The paths of graders that the user typed in this process."""
+    return list(_TYPED)
+
+
+def counts_votes(name: str) -> bool:
+    """`GraderSpec.votes` of a grader; its code is not loaded."""
+    return is_path(name) or grader_spec(name).votes
+
+
+def is_current(version: str) -> bool:
+    """Whether a verdict's stamp is of a grader as it is now. Of one's own graders that is not
+    known without loading their code: they count as current."""
+    specs = [*GRADERS.values(), *map(_installed_spec, installed(ENTRY_POINTS).values())]
+    return is_path(version.partition("/")[0]) or any(spec.version == version for spec in specs)
+
+
+def _own_spec(path: str) -> GraderSpec:
+    """Its version is a hash of the module's file, so that a change of that file grades again."""
+    load_own("grader", path)
+    file = getattr(modules[path.partition(":")[0]], "__file__", None)
+    digest = hashlib.sha256(Path(file).read_bytes() if file else b"").hexdigest()[:12]
+    return GraderSpec(path, version=f"{path}/{digest}", isolated=True)
+
+
+def _installed_spec(point: metadata.EntryPoint) -> GraderSpec:
+    version = point.dist.version if point.dist else ""
+    return GraderSpec(point.value, version=f"{point.name}/{version}", isolated=True)
 
 
 @cache
 def load(path: str) -> Callable[..., Any]:
-    """The function at ``module:name``."""
+    """The function at ``module:name``; of a class, an instance."""
     module, _, name = path.partition(":")
-    return getattr(import_module(module), name)
+    found = getattr(import_module(module), name)
+    return found() if isinstance(found, type) else found

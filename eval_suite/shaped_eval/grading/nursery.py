@@ -8,6 +8,7 @@ the caller's script into each worker.)
 
 from __future__ import annotations
 
+import contextlib
 import gc
 import json
 import os
@@ -20,6 +21,7 @@ import weakref
 from collections.abc import Sequence
 from multiprocessing.connection import Connection
 
+from shaped_eval.grading.graders import grader_spec, load, typed_graders
 from shaped_eval.grading.worker import answer, serve
 
 _MESSAGE = struct.Struct("=cqq")  # an operation, its number and a process id
@@ -37,7 +39,7 @@ _WARM_UP = (  # the parser learns its grammar as it goes, and forked workers inh
 )
 _BOOTSTRAP = (
     "import json, sys; sys.path[:] = json.loads(sys.argv[2]); "
-    "from shaped_eval.grading.nursery import main; main(int(sys.argv[1]))"
+    "from shaped_eval.grading.nursery import main; main(int(sys.argv[1]), sys.argv[3:])"
 )
 
 
@@ -48,7 +50,7 @@ class Nursery:
     def __init__(self) -> None:
         self._control, theirs = socket.socketpair()
         with theirs:
-            arguments = [str(theirs.fileno()), json.dumps(sys.path)]
+            arguments = [str(theirs.fileno()), json.dumps(sys.path), *typed_graders()]
             process = subprocess.Popen(
                 [sys.executable, "-c", _BOOTSTRAP, *arguments],
                 pass_fds=[theirs.fileno()],
@@ -102,9 +104,13 @@ def _close(control: socket.socket, process: subprocess.Popen[bytes]) -> None:
         process.wait()
 
 
-def main(control_fd: int) -> None:
+def main(control_fd: int, own_graders: Sequence[str]) -> None:
     """The nursery's own life: warm up, then fork and kill on request until the caller closes the
-    socket."""
+    socket.
+
+    Graders of the user's own are imported here, once for all workers. One that cannot be imported
+    makes its items errors, in the worker.
+    """
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the caller's to handle
     control = socket.socket(fileno=control_fd)
     from shaped_eval.grading.math import algebra
@@ -112,6 +118,9 @@ def main(control_fd: int) -> None:
     for given, gold in _WARM_UP:
         answer("math", f"\\boxed{{{given}}}", gold, soft_timeout_s=60.0)
     algebra.remember()
+    for name in own_graders:
+        with contextlib.suppress(Exception):
+            load(grader_spec(name, typed=True).function)
     gc.collect()
     gc.freeze()  # keep the imported pages shared between the workers
     workers: set[int] = set()

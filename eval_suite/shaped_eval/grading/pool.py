@@ -21,7 +21,7 @@ from multiprocessing.connection import Connection, wait
 from shaped_eval.errors import UserError
 from shaped_eval.grading.base import DIED, Grade, GradeRequest
 from shaped_eval.grading.extract import without_reasoning, without_tags
-from shaped_eval.grading.graders import grader_spec, load
+from shaped_eval.grading.graders import grader_spec, load, typed_graders
 from shaped_eval.grading.nursery import Nursery
 
 OnDone = Callable[[int, Grade], None]
@@ -238,6 +238,7 @@ class GraderPool:
             worker = idle.pop() if idle else self._spawn()
             spec = grader_spec(queue[0].request.grader)
             message = {**queue[0].request._asdict(), **self._limits}
+            message["typed"] = queue[0].request.grader in typed_graders()
             message["soft_timeout_s"] = max(self._limits["soft_timeout_s"], spec.soft_timeout_s)
             worker.deadline_s = time.monotonic() + max(self._hard_timeout_s, spec.hard_timeout_s)
             try:

@@ -15,15 +15,18 @@ import signal
 import sys
 from collections.abc import Iterator
 from multiprocessing.connection import Connection
-from typing import Any
+from typing import Any, get_args
 
 from shaped_eval.grading.base import Grade, SoftTimeout
 from shaped_eval.grading.graders import grader_spec, load
 from shaped_eval.grading.sandbox.checker import Limits
+from shaped_eval.records import Status
+from shaped_eval.untrusted.texts import one_line
 
 REPEAT_ALARM_S = 0.25
 RETIRE_SHARE = 0.25  # of the memory limit: a worker that once grew beyond this is replaced
 PR_SET_PDEATHSIG = 1
+LONGEST_REASON = 300
 
 
 def serve(channel: Connection, parent_pid: int) -> None:
@@ -47,8 +50,9 @@ def serve(channel: Connection, parent_pid: int) -> None:
             message["gold"],
             message["soft_timeout_s"],
             limits,
+            message["typed"],
         )
-        forget = grader_spec(message["grader"]).forget
+        forget = None if message["typed"] else grader_spec(message["grader"]).forget
         if forget is not None:
             load(forget)()
         peak_mb = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / (
@@ -65,24 +69,38 @@ def serve(channel: Connection, parent_pid: int) -> None:
 
 
 def answer(
-    grader: str, completion: str, gold: str, soft_timeout_s: float, limits: Limits | None = None
+    grader: str,
+    completion: str,
+    gold: str,
+    soft_timeout_s: float,
+    limits: Limits | None = None,
+    typed: bool = False,
 ) -> dict[str, Any]:
     """Grade one item: `Grade`'s fields, the reason where there is one. Must run in the main thread
-    of its process."""
+    of its process. `typed`: the caller's user typed the path `grader`; see `grader_spec`."""
     try:
+        # Before the clock starts: importing a grader of the user's own may take long.
+        function = load(grader_spec(grader, typed).function)
         with _soft_timeout(soft_timeout_s):
-            grade = Grade(
-                *load(grader_spec(grader).function)(completion, gold, *([limits] if limits else []))
-            )
+            grade = _checked(Grade(*function(completion, gold, *([limits] if limits else []))))
     except SoftTimeout:
         grade = Grade("timeout", None)
-    except Exception:  # any fault of a grader, MemoryError among them: the item's status says so
-        grade = Grade("error", None)
+    except Exception as error:  # any fault of a grader, MemoryError among them: the status says so
+        said = one_line(f"{type(error).__name__}: {error}")[:LONGEST_REASON]
+        grade = Grade("error", None, f"grader {grader} raised {said}" if typed else None)
     return {
         name: value
         for name, value in grade._asdict().items()
         if name != "reason" or value is not None
     }
+
+
+def _checked(grade: Grade) -> Grade:
+    if grade.status not in get_args(Status):
+        raise ValueError(f"status={grade.status!r} is not one of {', '.join(get_args(Status))}")
+    if not isinstance(grade.answer, str | None):
+        raise TypeError(f"answer={grade.answer!r} is not a text or None")
+    return grade
 
 
 @contextlib.contextmanager

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from shaped_eval.grading.graders import GRADERS
+from shaped_eval.grading.graders import is_current
 from shaped_eval.reporting.results import Run
 from shaped_eval.statistics import near_edge
 
@@ -76,7 +76,7 @@ def _cautions(run: Run) -> Iterable[str]:
         yield from _named(
             sentence, ["all benchmarks"] if len(found) == len(run.results) > MANY else found
         )
-    stale = [name for name, one in run.outcomes.items() if not all(map(_is_present, one.graders))]
+    stale = [name for name, one in run.outcomes.items() if not all(map(is_current, one.graders))]
     yield from _named(
         "{}: graded by another version than the present one; `shaped-trl grade` grades again.",
         stale,
@@ -90,10 +90,6 @@ def _cautions(run: Run) -> Iterable[str]:
         "{}: on more than 1% of samples grading timed out or failed; they count as not passed.",
         lost,
     )
-
-
-def _is_present(version: str) -> bool:
-    return any(spec.version == version for spec in GRADERS.values())
 
 
 def _near_an_end(entry: Entry) -> bool:

@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from shaped_eval.errors import UserError
-from shaped_eval.grading.graders import grader_spec
+from shaped_eval.grading.graders import counts_votes
 from shaped_eval.provenance import stable_hash
 from shaped_eval.records import Problem, Sample, Status, Verdict, read_jsonl
 from shaped_eval.statistics import Ballot, Values, cons
@@ -257,6 +257,6 @@ def _outcomes(benchmark: str, tallies: dict[str, _Tally], sampled_here: bool) ->
         tokens=sum(tally.tokens for tally in chosen.values()) if sampled_here else None,
         accuracy=first.meta.get("metric"),
         drawn="decoding" not in first.meta,
-        votes=grader_spec(first.meta["grader"]).votes,
+        votes=counts_votes(first.meta["grader"]),
         tasks_P=[tally.meta["task"] for tally in chosen.values()],
     )

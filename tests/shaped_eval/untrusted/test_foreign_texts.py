@@ -180,10 +180,10 @@ def test_training_cards_quote_names_by_their_words():
 def test_the_terminal_sees_rollouts_and_obeys_none(capsys, monkeypatch):
     from trl.trainer import grpo_trainer
 
-    from shaped_trl.rlvr.printing import print_visibly, watch_terminal
+    from shaped_trl.rlvr.printing import print_rollouts_visibly, print_visibly
 
     monkeypatch.setenv("COLUMNS", "600")
-    watch_terminal()
+    print_rollouts_visibly()
     assert grpo_trainer.print_prompt_completions_sample is print_visibly
     chat = [{"role": "user", "content": f"Q{ESCAPES}"}]
     print_visibly(

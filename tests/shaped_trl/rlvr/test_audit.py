@@ -252,7 +252,7 @@ def test_the_trainer_audits_before_its_first_step(tmp_path, monkeypatch):
     ("changes", "message"),
     [
         ({"audit_reward": "yes"}, "audit_reward='yes': choose from off, warn, refuse, only"),
-        ({"audit_threshold": 30}, "audit_threshold=30 is no share"),
+        ({"audit_threshold": 30}, "audit_threshold=30 is not a share"),
         ({"audit_prompts": 0}, "audit_prompts=0 must be at least 1"),
     ],
 )

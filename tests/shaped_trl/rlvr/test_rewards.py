@@ -178,7 +178,7 @@ def test_format_takes_the_whole_completion():
         0.0,
     ]
     assert FormatReward("a|ab")(["ab"]) == [1.0]
-    with pytest.raises(UserError, match=r"format_pattern='\(' is no regular expression"):
+    with pytest.raises(UserError, match=r"format_pattern='\(' is not a regular expression"):
         FormatReward("(")
 
 
