@@ -19,7 +19,7 @@ from dataclasses import asdict, dataclass, replace
 from importlib import metadata
 from pathlib import Path
 
-from shaped_eval.benchmarks import BENCHMARKS
+from shaped_eval.benchmarks.registry import BENCHMARKS
 from shaped_eval.errors import UserError
 from shaped_eval.grading.gym.grader import check_package
 from shaped_eval.records import write_atomic

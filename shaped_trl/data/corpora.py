@@ -9,9 +9,7 @@ or a stream goes through `shaped_trl.data.packing`.
 
 from __future__ import annotations
 
-import re
-import string
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeAlias
@@ -19,6 +17,7 @@ from typing import Any, TypeAlias
 import yaml
 from datasets import Dataset, IterableDataset, load_dataset
 from datasets.exceptions import DatasetGenerationError
+from shaped_eval.benchmarks.templates import check_templates, fill
 from shaped_eval.errors import UserError
 from shaped_eval.sources import MIRROR_VARIABLE, mirror_file
 
@@ -226,40 +225,6 @@ def fill_template(rows: Rows, columns: dict[str, str]) -> Rows:
     return rows.map(
         lambda row: {name: fill(name, template, row) for name, template in columns.items()}
     )
-
-
-def check_templates(columns: Mapping[str, str], present: Sequence[str]) -> None:
-    """Raise UserError where a template is malformed or names a column that is not `present`."""
-    for name, template in columns.items():
-        missing = {re.split(r"[.\[]", path)[0] for path in template_fields(name, template)} - set(
-            present
-        )
-        if missing:
-            raise UserError(
-                f"{name}_template={template!r} names {sorted(missing)}, but the data has the columns {list(present)}"
-            )
-
-
-def template_fields(name: str, template: str) -> list[str]:
-    """The columns that a template names, with the way into nested ones:
-    ``reward_model[ground_truth]``."""
-    try:
-        return [path for _, path, _, _ in string.Formatter().parse(template) if path]
-    except ValueError as error:
-        raise UserError(
-            f"{name}_template={template!r}: {error}; write a brace of the text itself twice"
-        ) from error
-
-
-def fill(name: str, template: str, row: Mapping[str, Any]) -> str:
-    """A row's text. Raises UserError where the row has no such value, as inside of a nested
-    column."""
-    try:
-        return template.format(**row)
-    except (KeyError, IndexError, AttributeError, TypeError, ValueError) as error:
-        raise UserError(
-            f"{name}_template={template!r} does not fit a row ({error!r}) that has {dict(row)}"
-        ) from error
 
 
 def training_rows(

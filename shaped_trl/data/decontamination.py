@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import Any
 
 from datasets import Dataset
-from shaped_eval.benchmarks import BENCHMARKS, check_names, questions
+from shaped_eval.benchmarks.registry import BENCHMARKS, check_names, questions
 from shaped_eval.errors import UserError
 from shaped_eval.records import read_jsonl, write_atomic
 from transformers import TrainerCallback

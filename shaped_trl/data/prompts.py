@@ -18,14 +18,14 @@ from pathlib import Path
 from typing import Any
 
 from datasets import Dataset, Features, List, Value
-from shaped_eval.benchmarks import BENCHMARKS
+from shaped_eval.benchmarks.registry import BENCHMARKS
+from shaped_eval.benchmarks.rows import PromptReader
 from shaped_eval.errors import UserError
 from shaped_eval.grading import grader_spec
 from shaped_eval.grading.gym.grader import MARK, gold_of, task_dataset
 
 from shaped_trl.data.corpora import LOADERS, SourceArguments, load_split, parse_names, parse_yaml
 from shaped_trl.data.decontamination import Overlap, split_marked
-from shaped_trl.data.prompt_rows import PromptReader
 
 logger = logging.getLogger(__name__)
 REASONING_GYM = "reasoning_gym/"

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
-from shaped_eval.benchmarks import BENCHMARKS
+from shaped_eval.benchmarks.registry import BENCHMARKS
 from shaped_eval.errors import UserError
 from shaped_eval.hub.model_card import split_card
 from shaped_eval.sources import MIRROR_VARIABLE

@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from accelerate.utils import broadcast_object_list
-from shaped_eval.benchmarks import check_names
+from shaped_eval.benchmarks.registry import check_names
 from shaped_eval.errors import UserError
 from shaped_eval.grade import grade_run
 from shaped_eval.report import report_run

@@ -2,7 +2,7 @@
 `--suite`.
 
 The paper's 19 benchmarks are the five groups, 4 + 6 + 3 + 4 + 2. Suites name benchmarks, whether or
-not their extra is installed: `benchmarks.check_names` says what is missing.
+not their extra is installed: `registry.check_names` says what is missing.
 """
 
 from __future__ import annotations

@@ -8,12 +8,11 @@ import string
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from shaped_eval.benchmarks import BENCHMARKS
 from shaped_eval.benchmarks.prompts import base_prompt, chat_prompt
+from shaped_eval.benchmarks.registry import BENCHMARKS
+from shaped_eval.benchmarks.templates import check_templates, fill, template_fields
 from shaped_eval.errors import UserError
 from shaped_eval.grading.extract import last_boxed
-
-from shaped_trl.data.corpora import check_templates, fill, template_fields
 
 Messages = list[dict[str, str]]
 
