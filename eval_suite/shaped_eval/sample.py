@@ -17,7 +17,8 @@ from pathlib import Path
 from typing import Any, Literal
 
 from shaped_eval.backends import Backend, check_backend, load_backend
-from shaped_eval.benchmarks.registry import check_names, check_shots, load_problems, not_in_mirror
+from shaped_eval.benchmarks.loading import load_problems, not_in_mirror
+from shaped_eval.benchmarks.registry import check_names, check_shots
 from shaped_eval.benchmarks.suites import named_benchmarks
 from shaped_eval.errors import UserError
 from shaped_eval.provenance import package_versions, source_commit, stable_hash

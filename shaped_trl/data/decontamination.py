@@ -22,7 +22,8 @@ from pathlib import Path
 from typing import Any
 
 from datasets import Dataset
-from shaped_eval.benchmarks.registry import BENCHMARKS, check_names, questions
+from shaped_eval.benchmarks.loading import questions
+from shaped_eval.benchmarks.registry import BENCHMARKS, check_names
 from shaped_eval.errors import UserError
 from shaped_eval.records import read_jsonl, write_atomic
 from transformers import TrainerCallback

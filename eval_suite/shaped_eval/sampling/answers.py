@@ -75,7 +75,8 @@ class _Known:
     """The problems of a benchmark, to be found by id or by index."""
 
     def __init__(self, benchmark: str, hub_mirror: str | Path | None) -> None:
-        from shaped_eval.benchmarks.registry import BENCHMARKS, ELSEWHERE, GENERATED, load_problems
+        from shaped_eval.benchmarks.loading import load_problems
+        from shaped_eval.benchmarks.registry import BENCHMARKS, ELSEWHERE, GENERATED
 
         if benchmark not in (known := [*ANY, *BENCHMARKS, *GENERATED, *ELSEWHERE]):
             raise UserError(

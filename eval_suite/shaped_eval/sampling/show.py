@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from shaped_eval.benchmarks.registry import load_problems
+from shaped_eval.benchmarks.loading import load_problems
 from shaped_eval.reporting.examples import shorten
 from shaped_eval.untrusted.texts import visible
 

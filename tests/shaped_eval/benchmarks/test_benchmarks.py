@@ -10,8 +10,9 @@ from fractions import Fraction
 
 import pytest
 from places import MIRROR
+from shaped_eval.benchmarks.loading import load_problems
 from shaped_eval.benchmarks.prompts import PROBLEM_BOXED
-from shaped_eval.benchmarks.registry import BENCHMARKS, load_problems
+from shaped_eval.benchmarks.registry import BENCHMARKS
 from shaped_eval.benchmarks.worked_examples import MATH_EXAMPLES, SOURCE
 from shaped_eval.errors import UserError
 from shaped_eval.grading.math.grader import grade

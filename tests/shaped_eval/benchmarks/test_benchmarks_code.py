@@ -8,7 +8,8 @@ import json
 import pytest
 from mutants import mutants, really_wrong
 from places import MIRROR
-from shaped_eval.benchmarks.registry import BENCHMARKS, load_problems, questions
+from shaped_eval.benchmarks.loading import load_problems, questions
+from shaped_eval.benchmarks.registry import BENCHMARKS
 from shaped_eval.errors import UserError
 from shaped_eval.grading import GradeRequest, GraderPool
 from shaped_eval.grading.sandbox.confine import missing_protections

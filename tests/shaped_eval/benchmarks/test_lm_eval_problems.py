@@ -13,7 +13,7 @@ from harness_data import BBH_TASKS, MMLU_SUBJECTS, ROWS, write_made_up_mirror, w
 from places import MIRROR
 from shaped_eval.benchmarks import registry
 from shaped_eval.benchmarks.harness.tasks import HARNESS
-from shaped_eval.benchmarks.registry import load_problems
+from shaped_eval.benchmarks.loading import load_problems
 from shaped_eval.errors import UserError
 from shaped_eval.records import Problem, read_jsonl
 

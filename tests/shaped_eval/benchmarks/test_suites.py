@@ -6,14 +6,8 @@ import sys
 import types
 
 import pytest
-from shaped_eval.benchmarks.registry import (
-    BENCHMARKS,
-    ELSEWHERE,
-    GENERATED,
-    Elsewhere,
-    check_names,
-    load_problems,
-)
+from shaped_eval.benchmarks.loading import load_problems
+from shaped_eval.benchmarks.registry import BENCHMARKS, ELSEWHERE, GENERATED, Elsewhere, check_names
 from shaped_eval.benchmarks.suites import (
     BASE,
     GROUPS,

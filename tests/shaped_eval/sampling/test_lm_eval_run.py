@@ -21,7 +21,7 @@ from harness_data import (
 from places import MIRROR
 from shaped_eval.backends import TransformersBackend
 from shaped_eval.benchmarks.harness.tasks import HARNESS
-from shaped_eval.benchmarks.registry import load_problems
+from shaped_eval.benchmarks.loading import load_problems
 from shaped_eval.errors import UserError
 from shaped_eval.grade import grade_run
 from shaped_eval.records import Problem, Sample, read_jsonl

@@ -12,7 +12,7 @@ import pytest
 pytest.importorskip("reasoning_gym", reason="the extra `tasks` is not installed")
 
 from shaped_eval.benchmarks.chain_sum import totals
-from shaped_eval.benchmarks.registry import load_problems
+from shaped_eval.benchmarks.loading import load_problems
 from shaped_eval.benchmarks.running_sums import is_held_out
 from shaped_eval.errors import UserError
 from shaped_eval.grading.gym.grader import grade

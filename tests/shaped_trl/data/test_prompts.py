@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 from places import SHARED
-from shaped_eval.benchmarks.registry import load_problems
-from shaped_eval.benchmarks.registry import questions as benchmark_questions
+from shaped_eval.benchmarks.loading import load_problems
+from shaped_eval.benchmarks.loading import questions as benchmark_questions
 from shaped_eval.errors import UserError
 from shaped_eval.records import read_jsonl
 from tiny import WORDS, tiny_tokenizer
