@@ -22,6 +22,7 @@ import yaml
 from shaped_eval.errors import UserError
 from shaped_eval.records import write_atomic
 from shaped_eval.untrusted.rows import check_field, is_count, read_object
+from shaped_eval.untrusted.yaml_files import read_mapping
 
 from shaped_trl.launch import NAMES as LAUNCH
 
@@ -122,38 +123,13 @@ def copy(name: str, destination: Path) -> Path:
     return target
 
 
-class _Loader(yaml.SafeLoader):
-    """Refuses a key that stands twice in a mapping, of which PyYAML keeps the last."""
-
-    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict:
-        keys = [
-            key.value
-            for key, _ in node.value
-            if isinstance(key, yaml.ScalarNode) and key.value != "<<"
-        ]
-        for key in keys:
-            if keys.count(key) > 1:
-                raise yaml.constructor.ConstructorError(
-                    None, None, f"{key!r} stands twice", node.start_mark
-                )
-        return super().construct_mapping(node, deep)
-
-
 def load(path: Path) -> dict[str, Any]:
     """The mapping of a YAML recipe, `shape:` not yet expanded.
 
     Raises:
         UserError: not YAML, a key twice, or not a mapping.
     """
-    try:
-        settings = yaml.load(path.read_text(encoding="utf-8"), _Loader)
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise UserError(
-            f"config={str(path)!r} is not YAML: {' '.join(str(error).split())}"
-        ) from error
-    if not isinstance(settings, dict):
-        raise UserError(f"config={str(path)!r} must be a mapping of option names to values")
-    return settings
+    return read_mapping(path, "config")
 
 
 def expand_shape(settings: dict[str, Any]) -> dict[str, Any]:

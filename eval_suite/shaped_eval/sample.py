@@ -18,6 +18,7 @@ from typing import Any, Literal
 
 from shaped_eval.backends import Backend, check_backend, load_backend
 from shaped_eval.benchmarks.loading import load_problems, not_in_mirror
+from shaped_eval.benchmarks.own import chat_of, name_of
 from shaped_eval.benchmarks.registry import check_names, check_shots
 from shaped_eval.benchmarks.suites import named_benchmarks
 from shaped_eval.errors import UserError
@@ -69,7 +70,11 @@ class SampleConfig:
     """
 
     model: str = field(metadata={"help": "Folder of a saved model, or a model's id on the Hub."})
-    benchmarks: str = _option("Benchmarks, separated by commas, such as gsm8k,math500.", "")
+    benchmarks: str = _option(
+        "Benchmarks, separated by commas: names, such as gsm8k,math500, and paths of your own files, "
+        "such as ./mine.yaml or ./mine.jsonl.",
+        "",
+    )
     suite: str | None = _option("In place of benchmarks: base, math, code, rl or all.")
     out: str = _option(
         "Folder of the run, where an unfinished one is continued; default: outputs/eval/ and the model's name.",
@@ -140,6 +145,7 @@ class SampleConfig:
         check_backend(self.backend)
         self._check_backend_options()
         check_names(self.benchmark_names)
+        self.chat_template = chat_of(self.benchmark_names, self.chat_template)
         check_shots(self.shots, self.chat_template)
 
     def _check_backend_options(self) -> None:
@@ -213,7 +219,7 @@ def sample(
     if processes.first:
         record = {
             **_run_record(config, backend, problems),
-            "benchmarks": names,
+            "benchmarks": [name_of(name) for name in names],
             "left_out": left_out,
         }
         begun = _has_begun(out, record)

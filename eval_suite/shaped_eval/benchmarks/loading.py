@@ -1,23 +1,23 @@
-"""The problems of a benchmark: its rows are read, and made into prompts with golds."""
+"""The problems of benchmarks: their rows are read and made into prompts with golds."""
 
 from __future__ import annotations
 
 import importlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from shaped_eval.benchmarks import prompts
-from shaped_eval.benchmarks.prompts import Question
+from shaped_eval.benchmarks.own import file_rows, is_file_of_rows, name_of
+from shaped_eval.benchmarks.prompts import Question, base_prompt, chat_messages
 from shaped_eval.benchmarks.registry import (
-    BENCHMARKS,
     ELSEWHERE,
     GENERATED,
-    Benchmark,
+    benchmark_of,
     check_names,
     check_shots,
     has_examples,
 )
+from shaped_eval.benchmarks.rows import Benchmark, columns_read, read_question
 from shaped_eval.benchmarks.worked_examples import SOURCE
 from shaped_eval.errors import UserError
 from shaped_eval.records import Problem
@@ -32,16 +32,23 @@ def load_problems(
     chat: bool = False,
     shots: int | None = None,
 ) -> list[Problem]:
-    """The problems of the named benchmarks, in order; `limit` keeps the first so many of each.
+    """The problems of benchmarks, in the order of the names.
 
-    A problem's `meta` holds ``row`` (its index in the source) and ``stop`` (strings that end a
-    completion). `chat` builds user messages in place of texts to continue. `shots` worked examples
-    in place of each benchmark's own number of them; among several benchmarks those that have no
-    examples stay without.
+    The `meta` of a problem holds ``row``, its index in the data set, and ``stop``, the strings that
+    end a completion.
+
+    Args:
+        names: names of shipped benchmarks, and paths of files that define others (`own`).
+        hub_mirror: folder that is read in place of the Hub, see `shaped_eval.sources`.
+        limit: keep so many of the first problems of each benchmark; None for all.
+        chat: make messages of a user in place of texts to continue.
+        shots: number of worked examples; None for each benchmark's own number. Of several
+            benchmarks those that have no worked examples stay without.
 
     Raises:
-        UserError: an unknown or repeated benchmark, one whose extra is missing, a data set not
-            found, a row that lacks a field, more worked examples than there are, or any in a chat.
+        UserError: a benchmark is unknown, stands twice or lacks its extra; a data set is not found,
+            or one of its rows cannot be read; or there are fewer worked examples than `shots`, or
+            any in a chat.
     """
     check_names(names)
     check_shots(shots, chat)
@@ -55,8 +62,7 @@ def load_problems(
 
 
 def not_in_mirror(names: Sequence[str], hub_mirror: str | Path | None) -> list[str]:
-    """Those of `names` of which the mirror, where one is set, lacks a split; looked up with one row
-    of each."""
+    """Those of `names` that a mirror lacks, if one is set; one row of each is read to find out."""
     return [name for name in names if _is_missing(name, hub_mirror)]
 
 
@@ -76,66 +82,102 @@ def _load_one(
     if name in ELSEWHERE:
         module = importlib.import_module(ELSEWHERE[name].module)
         return module.problems(name, hub_mirror=hub_mirror, limit=limit, chat=chat, shots=shots)
-    benchmark = BENCHMARKS[name]
+    benchmark = benchmark_of(name)
     examples: list[Question] = []
     source = None
-    if not chat and (benchmark.shots if shots is None else shots):
-        examples, source = _worked_examples(
-            name, hub_mirror, benchmark.shots if shots is None else shots
-        )
-    asked = questions(name, hub_mirror, limit)
+    if not chat:
+        examples, source = worked_examples(name, hub_mirror, shots)
     return [
-        _problem(name, benchmark, question, row, examples, source, chat)
-        for row, question in enumerate(asked)
+        _problem(name_of(name), benchmark, question, row, examples, source, chat)
+        for row, question in enumerate(questions(name, hub_mirror, limit))
     ]
 
 
 def questions(
     name: str, hub_mirror: str | Path | None = None, limit: int | None = None
 ) -> list[Question]:
-    """The questions of a benchmark of `BENCHMARKS`, without instructions or examples, in the
-    source's order.
+    """The questions of a benchmark without instructions or examples, in the data set's order.
+
+    Args:
+        name: of `BENCHMARKS`, or the path of a file that defines a benchmark.
+        hub_mirror: folder that is read in place of the Hub.
+        limit: keep so many of the first ones; None for all.
 
     Raises:
-        UserError: the data set is not found, or a row lacks a field.
+        UserError: the data set is not found, or a row cannot be read.
     """
-    benchmark = BENCHMARKS[name]
+    benchmark = benchmark_of(name)
     return _read_split(benchmark, benchmark.split, hub_mirror, limit)
 
 
-def _worked_examples(
-    name: str, hub_mirror: str | Path | None, shots: int
-) -> tuple[list[Question], str]:
-    """The first `shots` worked examples, and where they come from."""
-    benchmark = BENCHMARKS[name]
+def worked_examples(
+    name: str, hub_mirror: str | Path | None = None, shots: int | None = None
+) -> tuple[list[Question], str | None]:
+    """The worked examples of a benchmark, and where they come from; None if there are none.
+
+    Args:
+        name: of `BENCHMARKS`, or the path of a file that defines a benchmark.
+        hub_mirror: folder that is read in place of the Hub.
+        shots: how many; None for the benchmark's own number.
+
+    Raises:
+        UserError: there are fewer than `shots`, or their rows cannot be read.
+    """
+    benchmark = benchmark_of(name)
+    shots = benchmark.shots if shots is None else shots
+    if not shots:
+        return [], None
     examples, source = list(benchmark.examples), SOURCE
     if benchmark.shots_from is not None:
         examples, source = benchmark.shots_from(hub_mirror, shots)
     if benchmark.shots_split is not None:
         examples = _read_split(benchmark, benchmark.shots_split, hub_mirror, shots)
-        source = f"{benchmark.dataset_id}, config {benchmark.config}, split {benchmark.shots_split}, first rows"
+        source = f"{_source(benchmark, benchmark.shots_split)}, first rows"
     if shots > len(examples):
         raise UserError(
-            f"shots={shots}, but {name} has {len(examples)} worked examples: use at most that many"
+            f"shots={shots}, but {name_of(name)} has {len(examples)} worked examples: "
+            "use at most that many"
         )
     return examples[:shots], source
+
+
+def _source(benchmark: Benchmark, split: str) -> str:
+    """The rows in words; of a file its name alone, since run folders are published."""
+    if is_file_of_rows(split):
+        return Path(split).name
+    return f"{benchmark.dataset_id}, config {benchmark.config}, split {split}"
+
+
+def split_rows(
+    benchmark: Benchmark, split: str, hub_mirror: str | Path | None, limit: int | None = None
+) -> list[dict[str, Any]]:
+    """The rows of a split: of a file of rows, of the mirror, or of the Hub.
+
+    Args:
+        benchmark: names the data set.
+        split: name of a split, or the path of a .jsonl file.
+        hub_mirror: folder that is read in place of the Hub.
+        limit: read so many of the first rows only.
+
+    Raises:
+        UserError: there is no such split or file, or the file cannot be read.
+    """
+    for name in (split, benchmark.dataset_id):
+        if is_file_of_rows(name):
+            return file_rows(name, limit)
+    return load_rows(benchmark.dataset_id, benchmark.config, split, hub_mirror, limit)
 
 
 def _read_split(
     benchmark: Benchmark, split: str, hub_mirror: str | Path | None, limit: int | None = None
 ) -> list[Question]:
-    rows = load_rows(benchmark.dataset_id, benchmark.config, split, hub_mirror)[:limit]
-    return [_read(benchmark, row, index) for index, row in enumerate(rows)]
-
-
-def _read(benchmark: Benchmark, row: Mapping[str, Any], index: int) -> Question:
-    try:
-        return benchmark.read(row)
-    except KeyError as missing:
-        raise UserError(
-            f"data set {benchmark.dataset_id!r}, row {index}: no field {missing} among {', '.join(row)}: "
-            "check that the mirror holds the rows as the Hub has them"
-        ) from missing
+    rows = split_rows(benchmark, split, hub_mirror, limit)
+    source = f"data set {split if is_file_of_rows(split) else benchmark.dataset_id!r}"
+    if rows:
+        columns_read(benchmark, list(rows[0]), source)
+    return [
+        read_question(benchmark, row, f"{source}, row {index}") for index, row in enumerate(rows)
+    ]
 
 
 def _problem(
@@ -143,18 +185,27 @@ def _problem(
     benchmark: Benchmark,
     question: Question,
     row: int,
-    examples: list[Question],
+    examples: Sequence[Question],
     source: str | None,
     chat: bool,
 ) -> Problem:
     style = benchmark.style
-    prompt = (
-        prompts.chat_prompt(style, question.text)
-        if chat
-        else prompts.base_prompt(style, question.text, examples)
-    )
+    if chat:
+        prompt = _one_message(benchmark, question, f"{name}, row {row}")
+    else:
+        prompt = base_prompt(style, question.text, examples)
     own_id = str(row) if question.own_id is None else question.own_id
     meta: dict[str, Any] = {"row": row, "stop": [] if chat else list(style.stop), **question.meta}
     if examples:
         meta |= {"shots": len(examples), "shots_source": source}
     return Problem(f"{name}/{own_id}", name, prompt, question.gold, benchmark.grader, meta)
+
+
+def _one_message(benchmark: Benchmark, question: Question, where: str) -> str:
+    messages = chat_messages(benchmark.style, question)
+    if [message["role"] for message in messages] != ["user"]:
+        raise UserError(
+            f"{where}: the prompt has {len(messages)} messages: "
+            "a chat of the evaluation is one message of the user"
+        )
+    return messages[0]["content"]

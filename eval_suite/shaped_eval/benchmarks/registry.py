@@ -1,67 +1,48 @@
-"""Benchmarks by name: where their rows are, how a prompt is built, what ends a completion, who
-grades it.
+"""The table of benchmarks: where their rows are, how prompts are built, and who grades the answers.
 
-One table, `BENCHMARKS`, for those read from a data set; `GENERATED` for those a module makes;
-`ELSEWHERE` for those of other packages' tables, which may need an extra. Adding one is adding a
-row. `suites` names sets of them.
+`BENCHMARKS` holds those that are read from a data set, `GENERATED` those that a module of this
+package makes, and `ELSEWHERE` those that stand in another package's table, which may need an extra.
+To add one to the package is to add a row. A file of the user's is a benchmark as well (`own`), and
+`suites` names sets of them.
 
-Prompts of base models begin with worked examples, `--shots N` of them. By default:
+The prompts of base models begin with worked examples, as many as ``--shots`` says. By default:
 
-    gsm8k                            4   the first rows of the train split of the same source
+    gsm8k                            4   the first rows of the train split of the same data set
     math500, minerva, olympiadbench  4   written for this project (`worked_examples`)
-    mbpp, mbppplus                   3   rows of each other's data sets that neither evaluates (`code`)
-    amc23, aime24, aime25            0   the same ones with --shots: answers there are integers, and models trained
-                                         by RL, which these sets are for, are asked without examples
+    mbpp, mbppplus                   3   rows of each other's data sets that neither evaluates
+    amc23, aime24, aime25            0   with --shots those of math500: their answers are integers,
+                                         and models trained by RL are asked without examples
 
-Each problem's `meta` says how many, ``shots``, and whose, ``shots_source``. Chat models get no
-examples.
+The `meta` of each problem says how many there are, ``shots``, and whose, ``shots_source``. The
+prompts of chat models have none.
 """
 
 from __future__ import annotations
 
 import difflib
 import importlib.util
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Any
 
 from shaped_eval.benchmarks import code, prompts
 from shaped_eval.benchmarks.harness.tasks import HARNESS
-from shaped_eval.benchmarks.prompts import Question, Style
+from shaped_eval.benchmarks.own import is_own, name_of, read_own
+from shaped_eval.benchmarks.prompts import Question
+from shaped_eval.benchmarks.rows import Benchmark
 from shaped_eval.benchmarks.worked_examples import MATH_EXAMPLES
 from shaped_eval.errors import UserError
 
 
 @dataclass(frozen=True)
-class Benchmark:
-    """One row of the table.
-
-    `shots` worked examples begin a base prompt by default: the first rows of `shots_split`, or of
-    `examples` where the data set has no split to take them from, or what `shots_from(hub_mirror,
-    shots)` reads elsewhere. With none of them a benchmark has no examples to ask for.
-    """
-
-    dataset_id: str
-    config: str | None
-    split: str
-    read: Callable[[Mapping[str, Any]], Question]
-    style: Style
-    grader: str
-    shots: int = 0
-    shots_split: str | None = None
-    examples: tuple[Question, ...] = ()
-    shots_from: Callable[[str | Path | None, int], tuple[list[Question], str]] | None = None
-
-
-@dataclass(frozen=True)
 class Elsewhere:
-    """Where the problems of a benchmark come from that is in another package's table.
+    """A benchmark in another package's table.
 
-    module: has ``problems(name, *, hub_mirror, limit, chat, shots) -> list[Problem]``; imported
-        when asked for.
-    package: what it needs to import, checked without importing it.
-    extra: the extra of shaped-trl that installs it.
+    Args:
+        module: has ``problems(name, *, hub_mirror, limit, chat, shots) -> list[Problem]``, and is
+            imported when the benchmark is used.
+        package: the package that the module needs; whether it is installed is checked without
+            importing it.
+        extra: the extra of shaped-trl that installs the package.
     """
 
     module: str
@@ -127,7 +108,7 @@ BENCHMARKS: dict[str, Benchmark] = {
     ),
 }
 
-# name -> module with `problems() -> list[Problem]`; imported when asked for.
+# name -> module with `problems() -> list[Problem]`, which is imported when it is used
 GENERATED: dict[str, str] = {"running_sums": "shaped_eval.benchmarks.running_sums"}
 
 ELSEWHERE: dict[str, Elsewhere] = {
@@ -139,33 +120,76 @@ ELSEWHERE: dict[str, Elsewhere] = {
 }
 
 
+def benchmark_of(name: str) -> Benchmark:
+    """The benchmark that has a row in `BENCHMARKS`, or that a file of the user's defines.
+
+    Raises:
+        UserError: as `check_names` and `read_own`, or the benchmark is of another table.
+    """
+    check_names([name])
+    if is_own(name):
+        return read_own(name)
+    if name not in BENCHMARKS:
+        raise UserError(
+            f"benchmark={name!r} is made by a program or by another package: "
+            f"use one of {', '.join(BENCHMARKS)}, or a file of your own"
+        )
+    return BENCHMARKS[name]
+
+
 def has_examples(name: str) -> bool:
+    """Whether a benchmark has worked examples for the prompts of base models."""
     if name in HARNESS:
         return HARNESS[name].shots > 0
-    benchmark = BENCHMARKS.get(name)
-    return benchmark is not None and bool(
-        benchmark.examples or benchmark.shots_split or benchmark.shots_from
-    )
+    if not is_own(name) and name not in BENCHMARKS:
+        return False
+    benchmark = benchmark_of(name)
+    return bool(benchmark.examples or benchmark.shots_split or benchmark.shots_from)
 
 
 def check_names(names: Sequence[str]) -> None:
-    """Raise UserError for no, an unknown or a repeated benchmark, or one whose extra is missing;
-    reads nothing."""
+    """Check names of benchmarks, and files of the user's that define some; no rows are read.
+
+    Raises:
+        UserError: there is no name, one is unknown or stands twice, an extra is missing, or a file
+            is wrong or is called as a shipped benchmark.
+    """
     known = [*BENCHMARKS, *GENERATED, *ELSEWHERE]
     if not names:
         raise UserError(
-            f"benchmarks is empty: name some of {', '.join(known)}, separated by commas, or a suite"
+            f"benchmarks is empty: name some of {', '.join(known)}, separated by commas, "
+            "a file of your own such as ./mine.yaml, or a suite"
         )
-    unknown = [name for name in names if name not in known]
-    if unknown:
-        close = difflib.get_close_matches(unknown[0], known, n=1)
-        guess = f"; did you mean {close[0]!r}?" if close else ""
-        what = ", ".join(map(repr, unknown)) + (" is" if len(unknown) == 1 else " are")
-        raise UserError(f"benchmarks: {what} unknown: the known ones are {', '.join(known)}{guess}")
-    for name in names:
-        if list(names).count(name) > 1:
-            raise UserError(f"benchmarks: {name!r} is named more than once: name each once")
+    _check_known([name for name in names if not is_own(name)], known)
+    for name in filter(is_own, names):
+        if name_of(name) in known:
+            raise UserError(
+                f"benchmark={name!r} is called as the shipped benchmark {name_of(name)!r}: "
+                "rename the file"
+            )
+        read_own(name)
+    _check_different(names)
     _check_extras([name for name in names if name in ELSEWHERE])
+
+
+def _check_known(names: Sequence[str], known: Sequence[str]) -> None:
+    unknown = [name for name in names if name not in known]
+    if not unknown:
+        return
+    close = difflib.get_close_matches(unknown[0], known, n=1)
+    guess = f"; did you mean {close[0]!r}?" if close else ""
+    what = ", ".join(map(repr, unknown)) + (" is" if len(unknown) == 1 else " are")
+    raise UserError(
+        f"benchmarks: {what} unknown: the known ones are {', '.join(known)}, "
+        f"and paths of .yaml or .jsonl files{guess}"
+    )
+
+
+def _check_different(names: Sequence[str]) -> None:
+    called = [name_of(name) for name in names]
+    for name in called:
+        if called.count(name) > 1:
+            raise UserError(f"benchmarks: {name!r} is named more than once: name each once")
 
 
 def _check_extras(names: Sequence[str]) -> None:
@@ -173,7 +197,8 @@ def _check_extras(names: Sequence[str]) -> None:
     if missing:
         where = ELSEWHERE[missing[0]]
         raise UserError(
-            f"benchmarks: no package {where.package!r} is installed, which is needed for {', '.join(missing)}: "
+            f"benchmarks: the package {where.package!r} is not installed; "
+            f"it is needed for {', '.join(missing)}: "
             f"pip install 'shaped-trl[{where.extra}]', or leave them out"
         )
 
@@ -183,12 +208,18 @@ def _is_importable(package: str | None) -> bool:
 
 
 def check_shots(shots: int | None, chat: bool) -> None:
-    """Raise UserError for a negative number of worked examples, and for any in a chat."""
+    """Check the number of worked examples of a run; None stands for each benchmark's own.
+
+    Raises:
+        UserError: it is negative, or it is not 0 in a run that asks in chats.
+    """
     if shots is not None and shots < 0:
         raise UserError(
-            f"shots={shots} is out of range: use 0 or more, or leave it out for each benchmark's own"
+            f"shots={shots} is out of range: "
+            "use 0 or more, or leave it out for each benchmark's own number"
         )
     if shots and chat:
         raise UserError(
-            f"shots={shots}, but chat_template is on, and chats have no worked examples: leave out one"
+            f"shots={shots} does not go with chat_template=True, "
+            "because chats have no worked examples: leave one of them out"
         )

@@ -1,4 +1,7 @@
-"""Templates that build a text from a row's columns: ``"Question: {question}\\nAnswer:"``."""
+"""Templates that build a text from the columns of a row: ``"Question: {question}\\nAnswer:"``.
+
+A template reaches into nested columns: ``{reward_model[ground_truth]}``.
+"""
 
 from __future__ import annotations
 
@@ -11,34 +14,50 @@ from shaped_eval.errors import UserError
 
 
 def check_templates(columns: Mapping[str, str], present: Sequence[str]) -> None:
-    """Raise UserError where a template is malformed or names a column that is not `present`."""
+    """Check that the templates fit a data set.
+
+    Args:
+        columns: name of each column to build, such as ``prompt``, and its template.
+        present: the columns that the data set has.
+
+    Raises:
+        UserError: a template is malformed, or names a column that is not `present`.
+    """
     for name, template in columns.items():
-        missing = {re.split(r"[.\[]", path)[0] for path in template_fields(name, template)} - set(
-            present
-        )
+        named = {re.split(r"[.\[]", path)[0] for path in template_fields(name, template)}
+        missing = named - set(present)
         if missing:
             raise UserError(
-                f"{name}_template={template!r} names {sorted(missing)}, but the data has the columns {list(present)}"
+                f"{name}_template={template!r} names {sorted(missing)}, "
+                f"but the data has the columns {list(present)}"
             )
 
 
 def template_fields(name: str, template: str) -> list[str]:
-    """The columns that a template names, with the way into nested ones:
-    ``reward_model[ground_truth]``."""
+    """What a template names, nested columns with the way to them: ``reward_model[ground_truth]``.
+
+    Raises:
+        UserError: the template of the column `name` is malformed.
+    """
     try:
         return [path for _, path, _, _ in string.Formatter().parse(template) if path]
     except ValueError as error:
         raise UserError(
-            f"{name}_template={template!r}: {error}; write a brace of the text itself twice"
+            f"{name}_template={template!r} is malformed ({error}): "
+            "write a brace that belongs to the text twice"
         ) from error
 
 
 def fill(name: str, template: str, row: Mapping[str, Any]) -> str:
-    """A row's text. Raises UserError where the row has no such value, as inside of a nested
-    column."""
+    """The text that the template of the column `name` builds from a row.
+
+    Raises:
+        UserError: the row lacks a value that the template names, for example in a nested column.
+    """
     try:
         return template.format(**row)
     except (KeyError, IndexError, AttributeError, TypeError, ValueError) as error:
         raise UserError(
-            f"{name}_template={template!r} does not fit a row ({error!r}) that has {dict(row)}"
+            f"{name}_template={template!r} does not fit a row ({error!r}) "
+            f"that has the columns {list(row)}"
         ) from error
