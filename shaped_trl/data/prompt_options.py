@@ -29,72 +29,70 @@ class PromptArguments(SourceArguments):
     benchmark_format: str | None = field(
         default=None,
         metadata={
-            "help": "Read the rows as this benchmark does: its prompts without worked examples, "
-            "its gold answers and its grader. A name, or the path of your own .yaml file. Without "
-            "dataset_name the rows are those that the benchmark evaluates, for smoke tests only."
+            "help": "Read the rows as this benchmark of the evaluation suite does: its prompt "
+            "without worked examples, its gold and its grader. It is a name, or the path of your "
+            "own .yaml file. Without dataset_name, the benchmark's own data set is trained on, "
+            "which makes sense only as a smoke test."
         },
     )
     chat: bool = field(
         default=False,
         metadata={
-            "help": "Make each prompt a message of the user. Off by default; the messages of a "
-            "data set are then joined to one text."
+            "help": "Send each prompt as a user message through the chat template. If this is "
+            "off, chat data becomes plain text."
         },
     )
     system_prompt: str | None = field(
-        default=None,
-        metadata={"help": "Put a system message with this text before each prompt. Needs chat."},
+        default=None, metadata={"help": "System message before each prompt. Needs chat."}
     )
     gold_template: str | None = field(
         default=None,
         metadata={
-            "help": "Build the gold answer from columns, as in '{answer}' or "
-            "'{reward_model[ground_truth]}'. By default it is the column gold. With the grader "
-            "math, the last boxed answer of a whole solution counts."
+            "help": "Gold answer, built from columns: '{answer}' or "
+            "'{reward_model[ground_truth]}'. By default it is the column gold. If the "
+            "gold is a whole solution, the grader math takes its last boxed answer."
         },
     )
     grader: str | None = field(
         default=None,
         metadata={
-            "help": "Grader of the evaluation suite, such as math, choice, exact_match, text or "
-            "code. The default is math, or the grader of benchmark_format."
+            "help": "Grader of the evaluation suite. By default it is the one of "
+            "benchmark_format, reasoning_gym for its tasks, and math for everything "
+            "else."
         },
     )
     task_config: dict | str | None = field(
         default=None,
-        metadata={
-            "help": "Configuration of a reasoning_gym task, such as '{min_terms: 2, max_terms: 3}'."
-        },
+        metadata={"help": "Configuration of a reasoning_gym task: '{min_terms: 2, max_terms: 3}'."},
     )
     max_prompt_length: int | None = field(
         default=None,
         metadata={
-            "help": "Drop prompts of more tokens than this. The tokens of the chat template count."
+            "help": "Drop prompts with more tokens than this, counted with the chat template."
         },
     )
     decontaminate: list | str | None = field(
         default=None,
         metadata={
-            "help": "Drop prompts that share 13 words in a row with one of these benchmarks, "
-            "such as [gsm8k, math500]."
+            "help": "Drop prompts that share 13 consecutive words with one of these benchmarks: "
+            "[gsm8k, math500]."
         },
     )
     num_prompts: int | None = field(
         default=None,
         metadata={
-            "help": "Use only the first prompts of those that are left. For reasoning_gym, the "
-            "number of prompts to make, 1000 by default."
+            "help": "Train on the first prompts only, at most this many. For reasoning_gym it "
+            "is the number of prompts to generate; the default is 1000."
         },
     )
     dataset_test_split: str | None = field(
-        default=None,
-        metadata={"help": "Split, or local file, of held-out prompts to evaluate on."},
+        default=None, metadata={"help": "Split, or local file, of held-out prompts to evaluate on."}
     )
     num_heldout: int | None = field(
         default=None,
         metadata={
-            "help": "Hold out this many prompts, drawn at random with the seed, in place of "
-            "dataset_test_split."
+            "help": "Number of prompts to hold out for evaluation, in place of "
+            "dataset_test_split. They are drawn with the seed."
         },
     )
 
