@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from shaped_eval.backends import Backend, check_backend, load_backend
-from shaped_eval.benchmarks.loading import load_problems, not_in_mirror
+from shaped_eval.benchmarks.loading import is_stored, not_in_mirror, problems_of_run
 from shaped_eval.benchmarks.own import chat_of, name_of
 from shaped_eval.benchmarks.registry import check_names, check_shots
 from shaped_eval.benchmarks.suites import named_benchmarks
@@ -144,8 +144,9 @@ class SampleConfig:
             raise UserError(f"top_p={self.top_p} is out of range: use more than 0, at most 1")
         check_backend(self.backend)
         self._check_backend_options()
-        check_names(self.benchmark_names)
-        self.chat_template = chat_of(self.benchmark_names, self.chat_template)
+        if not is_stored(self.out, self.benchmark_names):
+            check_names(self.benchmark_names)
+            self.chat_template = chat_of(self.benchmark_names, self.chat_template)
         check_shots(self.shots, self.chat_template)
 
     def _check_backend_options(self) -> None:
@@ -201,7 +202,8 @@ def sample(
     out = Path(config.out)
     check_folder(out)
     names, left_out = _present(config, quiet=not processes.first)
-    problems = load_problems(
+    problems = problems_of_run(
+        out,
         names,
         hub_mirror=config.hub_mirror,
         limit=config.limit,

@@ -146,8 +146,8 @@ def _heldout(
 
 def _with_own_data(args: PromptArguments) -> PromptArguments:
     """Fill in the data set of benchmark_format, and warn if the rows are evaluated by a benchmark."""
-    if not args.dataset_name:
-        own = BENCHMARKS[args.benchmark_format or ""]
+    if args.benchmark_format in BENCHMARKS and not args.dataset_name:
+        own = BENCHMARKS[args.benchmark_format]
         args = replace(
             args,
             dataset_name=own.dataset_id,

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import importlib
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from shaped_eval.benchmarks.own import file_rows, is_file_of_rows, name_of
+from shaped_eval.benchmarks.own import file_rows, is_file_of_rows, is_own, name_of
 from shaped_eval.benchmarks.prompts import Question, base_prompt, chat_messages
 from shaped_eval.benchmarks.registry import (
     ELSEWHERE,
@@ -20,7 +21,7 @@ from shaped_eval.benchmarks.registry import (
 from shaped_eval.benchmarks.rows import Benchmark, columns_read, read_question
 from shaped_eval.benchmarks.worked_examples import SOURCE
 from shaped_eval.errors import UserError
-from shaped_eval.records import Problem
+from shaped_eval.records import Problem, read_jsonl
 from shaped_eval.sources import NotInMirror, load_rows
 
 
@@ -59,6 +60,31 @@ def load_problems(
         for name in names
         for problem in _load_one(name, hub_mirror, limit, chat, shots_of[name])
     ]
+
+
+def is_stored(folder: str | Path, names: Sequence[str]) -> bool:
+    """Whether a run in `folder` goes on with the problems that it has stored.
+
+    It does if a file that defines one of the benchmarks `names` is no longer there.
+    """
+    gone = any(is_own(name) and not Path(name).exists() for name in names)
+    return gone and (Path(folder) / "problems.jsonl").is_file()
+
+
+def problems_of_run(folder: str | Path, names: Sequence[str], **options: Any) -> list[Problem]:
+    """The problems of the run in `folder`: those that it has stored (`is_stored`), or new ones.
+
+    Args:
+        folder: of a run that has begun or will begin.
+        names: as in `load_problems`.
+        options: of `load_problems`.
+
+    Raises:
+        UserError: as `load_problems`, or the stored problems are damaged.
+    """
+    if is_stored(folder, names):
+        return list(read_jsonl(Path(folder) / "problems.jsonl", Problem))
+    return load_problems(names, **options)
 
 
 def not_in_mirror(names: Sequence[str], hub_mirror: str | Path | None) -> list[str]:
@@ -131,7 +157,8 @@ def worked_examples(
     if benchmark.shots_from is not None:
         examples, source = benchmark.shots_from(hub_mirror, shots)
     if benchmark.shots_split is not None:
-        examples = _read_split(benchmark, benchmark.shots_split, hub_mirror, shots)
+        reading = replace(benchmark, read=benchmark.read_example or benchmark.read)
+        examples = _read_split(reading, benchmark.shots_split, hub_mirror, shots)
         source = f"{_source(benchmark, benchmark.shots_split)}, first rows"
     if shots > len(examples):
         raise UserError(

@@ -17,7 +17,9 @@
 Only ``dataset_name`` is required. Without templates the columns ``prompt`` and ``gold`` are read,
 and ``--benchmarks ./mine.jsonl`` is short for a YAML file that names these rows and nothing else.
 
-A run's folder calls the benchmark by the file's name without its ending.
+A run's folder calls the benchmark by the file's name without its ending. It stores the problems,
+their gold answers and the name of the grader, so that it can be continued, graded and reported when
+the file is gone.
 """
 
 from __future__ import annotations
@@ -145,25 +147,24 @@ def _check_shots(definition: _Definition) -> None:
 
 def _benchmark(definition: _Definition, folder: Path) -> Benchmark:
     """The benchmark of a definition whose files lie in `folder`."""
-    prompt_ends = (definition.prompt_template or "")[-1:]
-    style = replace(
-        PLAIN, stop=tuple(definition.stop), between="" if prompt_ends.isspace() else " "
+    ends_in_space = (definition.prompt_template or "")[-1:].isspace()
+    stop, between = tuple(definition.stop), "" if ends_in_space else " "
+    read = ColumnReader(
+        definition.prompt_template,
+        definition.gold_template,
+        boxed_golds=definition.grader == "math",
     )
     shots_split = definition.shots_split
     return Benchmark(
         dataset_id=_beside(folder, definition.dataset_name),
         config=definition.dataset_config,
         split=definition.split or _SPLIT,
-        read=ColumnReader(
-            definition.prompt_template,
-            definition.gold_template,
-            definition.solution_template,
-            boxed_golds=definition.grader == "math",
-        ),
-        style=style,
+        read=read,
+        style=replace(PLAIN, stop=stop, between=between),
         grader=definition.grader,
         shots=definition.shots,
         shots_split=None if shots_split is None else _beside(folder, shots_split),
+        read_example=replace(read, solution_template=definition.solution_template),
         chat=definition.chat,
     )
 

@@ -43,6 +43,7 @@ class Benchmark:
         grader: name of the grader.
         shots: number of worked examples that a base model's prompt begins with by default.
         shots_split: split, or path of a .jsonl file, whose first rows are the worked examples.
+        read_example: makes a worked example out of a row of `shots_split`; None for `read`.
         examples: the worked examples, where the data set has no split to take them from.
         shots_from: ``(hub_mirror, shots)`` → the worked examples and their source, where they are
             read from elsewhere. A benchmark that has none of these three has no worked examples.
@@ -57,6 +58,7 @@ class Benchmark:
     grader: str
     shots: int = 0
     shots_split: str | None = None
+    read_example: Callable[[Mapping[str, Any]], Question] | None = None
     examples: tuple[Question, ...] = ()
     shots_from: Callable[[str | Path | None, int], tuple[list[Question], str]] | None = None
     chat: bool | None = None
