@@ -50,10 +50,11 @@ class Overlap:
 
     def __init__(self, names: Sequence[str], hub_mirror: str | None = None):
         check_names(names)
-        made = [name for name in names if name not in BENCHMARKS]
-        if made:
+        others = [name for name in names if name not in BENCHMARKS]
+        if others:
             raise UserError(
-                f"decontaminate={made}: these problems are made by a program, or by another package; leave them out"
+                f"decontaminate={others}: a program, another package or a file of yours makes these "
+                f"problems, whose questions are not known: use some of {', '.join(BENCHMARKS)}"
             )
         self.problems: Counter[str] = Counter()
         self.too_short: Counter[str] = Counter()

@@ -8,7 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from shaped_eval.benchmarks.own import file_rows, is_file_of_rows, is_own, name_of
+from shaped_eval.benchmarks.own import is_file_of_rows, is_own, name_of
 from shaped_eval.benchmarks.prompts import Question, base_prompt, chat_messages
 from shaped_eval.benchmarks.registry import (
     ELSEWHERE,
@@ -22,7 +22,7 @@ from shaped_eval.benchmarks.rows import Benchmark, columns_read, read_question
 from shaped_eval.benchmarks.worked_examples import SOURCE
 from shaped_eval.errors import UserError
 from shaped_eval.records import Problem, read_jsonl
-from shaped_eval.sources import NotInMirror, load_rows
+from shaped_eval.sources import NotInMirror, file_rows, load_rows
 
 
 def load_problems(

@@ -27,14 +27,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
-from typing import Any
 
 from shaped_eval.benchmarks.rows import PLAIN, Benchmark, ColumnReader
 from shaped_eval.benchmarks.templates import template_fields
 from shaped_eval.errors import UserError
 from shaped_eval.grading.graders import grader_spec
 from shaped_eval.untrusted.files import file_name
-from shaped_eval.untrusted.rows import parse_object, row_of
+from shaped_eval.untrusted.rows import row_of
 from shaped_eval.untrusted.yaml_files import read_mapping
 
 DEFINITION, ROWS = ".yaml", ".jsonl"
@@ -176,40 +175,6 @@ def _beside(folder: Path, name: str) -> str:
 def is_file_of_rows(name: str) -> bool:
     """Whether a data set or a split is named by the path of a file."""
     return Path(name).suffix == ROWS
-
-
-def file_rows(path: str, limit: int | None = None) -> list[dict[str, Any]]:
-    """The rows of a .jsonl file that somebody wrote, whose last line needs no newline.
-
-    Args:
-        path: the file.
-        limit: read so many of the first rows only.
-
-    Raises:
-        UserError: there is no such file, it has no rows, or a line is not a JSON object.
-    """
-    rows: list[dict[str, Any]] = []
-    try:
-        with open(path, "rb") as lines:
-            for number, line in enumerate(lines, 1):
-                if len(rows) == limit:
-                    break
-                if line.strip():
-                    rows.append(_row(line, path, number))
-    except OSError as error:
-        raise UserError(f"rows {path!r} cannot be read: {error.strerror}") from error
-    if not rows:
-        raise UserError(f"rows {path!r}: the file has no rows: write one JSON object on each line")
-    return rows
-
-
-def _row(line: bytes, path: str, number: int) -> dict[str, Any]:
-    try:
-        return parse_object(line)
-    except ValueError as error:
-        raise UserError(
-            f"rows {path!r}, line {number}: not a JSON object ({error}): write one on each line"
-        ) from error
 
 
 def chat_of(names: Sequence[str], chat: bool, option: str = "chat_template") -> bool:
