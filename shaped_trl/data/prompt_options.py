@@ -165,8 +165,8 @@ def _check_reading(args: PromptArguments) -> None:
         return
     if args.own_benchmark:
         raise UserError(
-            f"benchmark_format={args.benchmark_format!r} needs a dataset_name, whose rows it reads; "
-            "to train on the benchmark's own data, give this file as dataset_name"
+            f"benchmark_format={args.benchmark_format!r} needs a dataset_name, whose rows it "
+            "reads; to train on the benchmark's own data, give this file as dataset_name"
         )
     if args.dataset_config is not None or args.dataset_train_split != "train":
         raise UserError(

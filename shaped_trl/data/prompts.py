@@ -94,7 +94,7 @@ def rl_prompts(
     args = _with_own_data(args)
     if args.chat and tokenizer is not None and not getattr(tokenizer, "chat_template", None):
         raise UserError(
-            f"chat: the tokenizer of {tokenizer.name_or_path!r} has no chat template; leave chat out"
+            f"chat: the tokenizer of {tokenizer.name_or_path!r} has no chat template: leave chat out"
         )
 
     def fitting(prompts: Dataset) -> tuple[Dataset, int]:
@@ -145,7 +145,7 @@ def _heldout(
 
 
 def _with_own_data(args: PromptArguments) -> PromptArguments:
-    """Fill in the data set of benchmark_format, and warn if the rows are evaluated by a benchmark."""
+    """Fill in the data set of benchmark_format, and warn if a benchmark evaluates the rows."""
     if args.benchmark_format in BENCHMARKS and not args.dataset_name:
         own = BENCHMARKS[args.benchmark_format]
         args = replace(
@@ -193,8 +193,11 @@ def _rows(args: PromptArguments, seed: int) -> tuple[Rows, Rows | None]:
 
 
 def _gym_rows(args: PromptArguments, seed: int) -> tuple[Dataset, Dataset | None]:
-    """Entries of a procedural task. Held-out ones are later entries: another seed may give the same
-    ones, shifted."""
+    """Entries of a procedural task.
+
+    The held-out ones are later entries of the same seed, because those of another seed may be the
+    same ones, shifted.
+    """
     task = args.dataset_name.removeprefix(REASONING_GYM)
     count, heldout = args.num_prompts or GYM_PROMPTS, args.num_heldout or 0
     size = count + heldout
@@ -243,4 +246,7 @@ def _nothing_left(args: PromptArguments, counts: dict[str, int]) -> str:
         "also_heldout": "are held out as well",
     }
     why = ", ".join(f"{counts[name]} {reason}" for name, reason in reasons.items() if counts[name])
-    return f"dataset_name={args.dataset_name!r}: none of the {counts['read']} prompts is left; {why or 'it is empty'}"
+    return (
+        f"dataset_name={args.dataset_name!r}: none of the {counts['read']} prompts is left; "
+        f"{why or 'the data is empty'}"
+    )

@@ -193,7 +193,7 @@ def read_question(benchmark: Benchmark, row: Mapping[str, Any], where: str) -> Q
 
 
 class PromptReader:
-    """``reader(row, index)`` → ``{"prompt": text or messages, "gold": text}``, as training needs it.
+    """``reader(row, index)`` → ``{"prompt": text or messages, "gold": text}``, for training.
 
     Args:
         benchmark: how the rows are read.

@@ -1,8 +1,8 @@
 r"""Four worked examples for base models on MATH-style benchmarks, written for this project.
 
-The sets that are read here have no train split to take examples from, and the customary four of
-others' prompts are not ours to copy. Together they show the forms an answer takes: a fraction, an
-integer, a root, scientific notation.
+These data sets have no train split to take examples from, and the four that others use are theirs.
+Together the four here show the forms of an answer: a fraction, an integer, a root, and scientific
+notation.
 """
 
 from __future__ import annotations

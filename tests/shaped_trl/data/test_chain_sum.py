@@ -95,7 +95,7 @@ def test_problems_are_held_out_and_graded_by_the_task() -> None:
     with pytest.raises(UserError, match="shots=2"):
         load_problems(["chain_sum"], shots=2)
     chat = load_problems(["chain_sum"], limit=1, chat=True)[0]
-    assert chat.prompt[0]["content"].startswith(problems[0].prompt)
+    assert chat.prompt.startswith(f"{problems[0].prompt}\n")
 
 
 @pytest.mark.parametrize(

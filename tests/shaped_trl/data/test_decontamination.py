@@ -58,7 +58,7 @@ def test_unknown_and_made_benchmarks_are_refused(mirror):
         Overlap(["gsm9k"], mirror)
     with pytest.raises(UserError, match="these problems, whose questions are not known"):
         Overlap(["running_sums"])
-    with pytest.raises(UserError, match="needs text"):
+    with pytest.raises(UserError, match="needs a column of text"):
         Overlap(["gsm8k"], mirror).bind(["input_ids"])
 
 

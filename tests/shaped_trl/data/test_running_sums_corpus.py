@@ -132,7 +132,7 @@ def test_written_files_have_the_same_bytes_for_the_same_seed(tmp_path):
     ("arguments", "message"),
     [
         ({"rl_rows": 0}, "rl_rows=0: give a whole number"),
-        ({"noise": 2}, "noise=2 is no probability"),
+        ({"noise": 2}, "noise=2 is not a probability"),
         ({"zipf": 1}, "zipf: no such"),
     ],
 )
