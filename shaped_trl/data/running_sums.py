@@ -23,7 +23,6 @@ from pathlib import Path
 from typing import Any
 
 from shaped_eval.benchmarks.running_sums import (
-    ANSWER,
     END_OF_PROMPT,
     NAME,
     WORK,
@@ -34,6 +33,7 @@ from shaped_eval.benchmarks.running_sums import (
     running_sums,
 )
 from shaped_eval.errors import UserError
+from shaped_eval.grading.text.running_sums import ANSWER
 
 from shaped_trl.data.generated import check_counts, write_files
 

@@ -20,10 +20,11 @@ from dataclasses import dataclass
 
 from shaped_eval.benchmarks.options import options_of
 from shaped_eval.errors import UserError
-from shaped_eval.records import Problem, Status
+from shaped_eval.grading.text.running_sums import ANSWER
+from shaped_eval.records import Problem
 
 NAME = "running_sums"
-EMPTY_SLOT, END_OF_PROMPT, WORK, ANSWER = ".", "=", "work", "answer"
+EMPTY_SLOT, END_OF_PROMPT, WORK = ".", "=", "work"
 SPECIAL_TOKENS = 3  # end, padding and unknown, which a word tokenizer adds to the words
 # the options that determine a problem; the benchmark has their defaults
 ASKED = ("streams", "modulus", "min_digits", "slots")
@@ -195,22 +196,3 @@ def _distinct(options: RunningSums, lengths: range) -> Iterator[list[int]]:
             seen.add(tuple(digits))
             index += 1
             yield digits
-
-
-def grade(completion: str, gold: str) -> tuple[Status, str | None]:
-    """Grade what follows the last ``answer``, which must be as many numbers as `gold` has.
-
-    Returns:
-        "pass" or "fail", and the numbers joined by spaces; or "unparsed" and None if something else
-        follows.
-    """
-    words = completion.split()
-    if ANSWER not in words:
-        return "unparsed", None
-    answer = words[len(words) - words[::-1].index(ANSWER) :]
-    if len(answer) != len(gold.split()) or not all(
-        word.isascii() and word.isdigit() for word in answer
-    ):
-        return "unparsed", None
-    canonical = " ".join(answer)
-    return ("pass" if canonical == gold else "fail"), canonical

@@ -11,13 +11,13 @@ from shaped_eval.benchmarks.running_sums import (
     RunningSums,
     answer_of,
     draw_digits,
-    grade,
     is_held_out,
     problems,
     prompt_text,
     running_sums,
 )
 from shaped_eval.errors import UserError
+from shaped_eval.grading.text.running_sums import grade
 
 PI = [3, 1, 4, 1, 5, 9, 2]
 
