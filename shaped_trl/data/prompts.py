@@ -46,7 +46,8 @@ from shaped_trl.data.prompt_options import (
 logger = logging.getLogger(__name__)
 GYM_PROMPTS = 1000
 MESSAGES = List({"role": Value("string"), "content": Value("string")})
-# rows of a data set, or of a file of a user's own benchmark, whose values keep their JSON types
+# The rows of a data set, or those of a benchmark of one's own. The latter are read as evaluation
+# reads them: `datasets` would make a date of a text such as "2024-05-01".
 Rows: TypeAlias = Dataset | list[dict[str, Any]]
 
 
@@ -94,7 +95,8 @@ def rl_prompts(
     args = _with_own_data(args)
     if args.chat and tokenizer is not None and not getattr(tokenizer, "chat_template", None):
         raise UserError(
-            f"chat: the tokenizer of {tokenizer.name_or_path!r} has no chat template: leave chat out"
+            f"chat=True, but the tokenizer of {tokenizer.name_or_path!r} has no chat template: "
+            "leave chat out"
         )
 
     def fitting(prompts: Dataset) -> tuple[Dataset, int]:
@@ -188,8 +190,8 @@ def _rows(args: PromptArguments, seed: int) -> tuple[Rows, Rows | None]:
             return split_rows(read_own(args.dataset_name), split, args.hub_mirror)
         return load_split(args, split)
 
-    heldout = None if args.dataset_test_split is None else read(args.dataset_test_split)
-    return read(args.dataset_train_split), heldout
+    test = args.dataset_test_split
+    return read(args.dataset_train_split), None if test is None else read(test)
 
 
 def _gym_rows(args: PromptArguments, seed: int) -> tuple[Dataset, Dataset | None]:

@@ -82,8 +82,8 @@ def read_own(path: str) -> Benchmark:
     name = name_of(path)
     if file_name(name) != name:
         raise UserError(
-            f"benchmark={path!r}: the benchmark is called as the file, "
-            "whose name may have letters, digits and ._=+- only: rename the file"
+            f"benchmark={path!r}: a benchmark has the name of its file, which may contain "
+            "letters, digits and ._=+- only: rename the file"
         )
     if Path(path).suffix == ROWS:
         return _benchmark(_Definition(path), Path())
@@ -113,6 +113,10 @@ def _check(definition: _Definition) -> None:
             raise ValueError(f"{name} is empty: give a text, or leave it out")
     for name in ("prompt", "gold", "solution"):
         template_fields(name, getattr(definition, f"{name}_template") or "")
+    if Path(definition.dataset_name).suffix in (".json", ".csv", ".parquet", ".txt"):
+        raise ValueError(
+            f"dataset_name={definition.dataset_name!r}: a file of rows must be a {ROWS} file"
+        )
     if "" in definition.stop:
         raise ValueError("stop holds an empty text, which would end every completion")
     if is_file_of_rows(definition.dataset_name):

@@ -152,7 +152,7 @@ def check_names(names: Sequence[str]) -> None:
 
     Raises:
         UserError: there is no name, one is unknown or stands twice, an extra is missing, or a file
-            is wrong or is called as a shipped benchmark.
+            is wrong or has the name of a shipped benchmark.
     """
     known = [*BENCHMARKS, *GENERATED, *ELSEWHERE]
     if not names:
@@ -164,7 +164,7 @@ def check_names(names: Sequence[str]) -> None:
     for name in filter(is_own, names):
         if name_of(name) in known:
             raise UserError(
-                f"benchmark={name!r} is called as the shipped benchmark {name_of(name)!r}: "
+                f"benchmark={name!r} has the name of the shipped benchmark {name_of(name)!r}: "
                 "rename the file"
             )
         read_own(name)
