@@ -14,7 +14,7 @@ from collections.abc import Sequence
 
 from shaped_eval.backends import Completion, Request
 from shaped_eval.backends.base import Completions
-from shaped_eval.sample import SampleConfig
+from shaped_eval.config import SampleConfig
 
 
 class Guesses:

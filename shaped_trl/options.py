@@ -66,7 +66,7 @@ def train_options() -> list[type]:
 def rlvr_options() -> list[type]:
     from trl import ModelConfig
 
-    from shaped_trl.data.prompts import PromptArguments
+    from shaped_trl.data.prompt_options import PromptArguments
     from shaped_trl.launch import LaunchArguments
     from shaped_trl.rlvr.config import RLVRConfig
     from shaped_trl.rlvr.rewards import RewardArguments

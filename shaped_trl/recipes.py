@@ -17,8 +17,8 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-import yaml
 from shaped_eval.errors import UserError
+from shaped_eval.untrusted.yaml_files import read_mapping
 
 PACKAGED = Path(__file__).parent / "_recipes"
 ROOT = PACKAGED if PACKAGED.is_dir() else Path(__file__).parents[1] / "recipes"
@@ -81,38 +81,13 @@ def copy(name: str, destination: Path) -> Path:
     return target
 
 
-class _Loader(yaml.SafeLoader):
-    """Refuses a mapping with the same key twice. PyYAML itself would keep the last one."""
-
-    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict:
-        keys = [
-            key.value
-            for key, _ in node.value
-            if isinstance(key, yaml.ScalarNode) and key.value != "<<"
-        ]
-        for key in keys:
-            if keys.count(key) > 1:
-                raise yaml.constructor.ConstructorError(
-                    None, None, f"the key {key!r} is given twice", node.start_mark
-                )
-        return super().construct_mapping(node, deep)
-
-
 def load(path: Path) -> dict[str, Any]:
     """The mapping of a YAML recipe, in which `shape:` is not expanded yet.
 
     Raises:
         UserError: the file is not YAML, has a key twice, or is not a mapping.
     """
-    try:
-        settings = yaml.load(path.read_text(encoding="utf-8"), _Loader)
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise UserError(
-            f"config={str(path)!r} is not YAML: {' '.join(str(error).split())}"
-        ) from error
-    if not isinstance(settings, dict):
-        raise UserError(f"config={str(path)!r} must be a mapping of option names to values")
-    return settings
+    return read_mapping(path, "config")
 
 
 def expand_shape(settings: dict[str, Any]) -> dict[str, Any]:

@@ -19,13 +19,14 @@ from dataclasses import asdict, dataclass, replace
 from importlib import metadata
 from pathlib import Path
 
-from shaped_eval.benchmarks import BENCHMARKS
+from shaped_eval.benchmarks.registry import BENCHMARKS
 from shaped_eval.errors import UserError
 from shaped_eval.grading.gym.grader import check_package
 from shaped_eval.records import write_atomic
 
 from shaped_trl import recipes
-from shaped_trl.data.prompts import REASONING_GYM, PromptArguments, rl_prompts
+from shaped_trl.data.prompt_options import REASONING_GYM, PromptArguments
+from shaped_trl.data.prompts import rl_prompts
 from shaped_trl.data.running_sums import write_corpus
 from shaped_trl.options import rlvr_options
 from shaped_trl.rlvr.audit import Audit, audit_reward

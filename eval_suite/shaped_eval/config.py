@@ -7,7 +7,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
-from shaped_eval.benchmarks import check_names, check_shots
+from shaped_eval.benchmarks.loading import is_stored
+from shaped_eval.benchmarks.own import chat_of
+from shaped_eval.benchmarks.registry import check_names, check_shots
 from shaped_eval.benchmarks.suites import named_benchmarks
 from shaped_eval.errors import UserError
 from shaped_eval.own_code import installed, is_path, load_own
@@ -57,7 +59,11 @@ class SampleConfig:
     """
 
     model: str = field(metadata={"help": "Folder of a saved model, or a model's id on the Hub."})
-    benchmarks: str = _option("Benchmarks, separated by commas: gsm8k,math500.", "")
+    benchmarks: str = _option(
+        "Benchmarks, separated by commas: names, such as gsm8k,math500, and paths of your own "
+        "files, such as ./mine.yaml or ./mine.jsonl.",
+        "",
+    )
     suite: str | None = _option(
         "A group of benchmarks in place of `benchmarks`: base (the paper's 19), "
         "math, code, rl or all."
@@ -142,7 +148,9 @@ class SampleConfig:
             raise UserError(f"top_p={self.top_p} is out of range: use more than 0, at most 1")
         check_backend(self.backend)
         self._check_backend_options()
-        check_names(self.benchmark_names)
+        if not is_stored(self.out, self.benchmark_names):
+            check_names(self.benchmark_names)
+            self.chat_template = chat_of(self.benchmark_names, self.chat_template)
         check_shots(self.shots, self.chat_template)
 
     def _check_backend_options(self) -> None:

@@ -20,6 +20,7 @@ from typing import Any, NamedTuple
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
+from shaped_eval.benchmarks.own import name_of
 from shaped_eval.errors import UserError
 from shaped_eval.grading import Grade, GradeRequest, GraderPool, grader_spec
 from shaped_eval.grading.base import DIED
@@ -167,7 +168,7 @@ def grade_answers(
     samples_a_problem = _write_answers(out, answers)
     record = {
         "model": None,
-        "benchmarks": [benchmark],
+        "benchmarks": [name_of(benchmark)],
         "settings": {"n": samples_a_problem, "answers": Path(answers_file).name},
         "versions": package_versions(),
         "commit": source_commit(),

@@ -17,7 +17,8 @@ from pathlib import Path
 from typing import Any
 
 from shaped_eval.backends import Backend, load_backend
-from shaped_eval.benchmarks import load_problems, not_in_mirror
+from shaped_eval.benchmarks.loading import not_in_mirror, problems_of_run
+from shaped_eval.benchmarks.own import name_of
 from shaped_eval.config import SampleConfig
 from shaped_eval.errors import UserError
 from shaped_eval.provenance import package_versions, source_commit, stable_hash
@@ -109,7 +110,8 @@ def _prepare(config: SampleConfig, backend: Backend | None, quiet: bool) -> _Pla
     out = Path(config.out)
     check_folder(out)
     names, left_out = _present(config, quiet)
-    problems = load_problems(
+    problems = problems_of_run(
+        out,
         names,
         hub_mirror=config.hub_mirror,
         limit=config.limit,
@@ -132,7 +134,8 @@ def _open(plan: _Plan, processes: Processes) -> set[int]:
     if not processes.first:
         return complete_chunks(out, plan.chunks, config.batch_size)
     record = _run_record(config, backend, plan.problems)
-    record |= {"benchmarks": plan.benchmarks, "left_out": plan.left_out}
+    names = [name_of(name) for name in plan.benchmarks]
+    record |= {"benchmarks": names, "left_out": plan.left_out}
     begun = _has_begun(out, record)
     done = collect(out, plan.chunks, config.batch_size)
     if plan.missing(done) and not takes_turns(config.backend, plan.chunks, done):

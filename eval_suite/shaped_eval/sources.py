@@ -1,4 +1,4 @@
-"""Where rows of a data set come from: a local mirror first, then the Hub."""
+"""Where the rows of a data set come from: a file, a local mirror, or the Hub."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from shaped_eval.errors import UserError
-from shaped_eval.records import read_jsonl
+from shaped_eval.untrusted.rows import parse_object
 
 MIRROR_VARIABLE = "SHAPED_TRL_HUB_MIRROR"
 
@@ -55,7 +55,7 @@ def load_rows(
     """
     path = mirror_file(dataset_id, config, split, hub_mirror)
     if path is not None:
-        return list(islice(read_jsonl(path), limit))
+        return file_rows(path, limit)
     from datasets import load_dataset
 
     try:
@@ -66,4 +66,40 @@ def load_rows(
             f"({type(error).__name__}: {str(error).splitlines()[0] if str(error) else 'no message'}): check the "
             f"id and the network, or point --hub_mirror (or {MIRROR_VARIABLE}) at a folder that holds "
             f"{dataset_id}/{config or 'default'}/{split}.jsonl"
+        ) from error
+
+
+def file_rows(path: str | Path, limit: int | None = None) -> list[dict[str, Any]]:
+    """The rows of a .jsonl file that somebody wrote, whose last line needs no newline.
+
+    Args:
+        path: the file.
+        limit: read so many of the first rows only.
+
+    Raises:
+        UserError: there is no such file, it has no rows, or a line is not a JSON object.
+    """
+    rows: list[dict[str, Any]] = []
+    try:
+        with open(path, "rb") as lines:
+            for number, line in enumerate(lines, 1):
+                if len(rows) == limit:
+                    break
+                if line.strip():
+                    rows.append(_row(line, path, number))
+    except OSError as error:
+        raise UserError(f"rows {str(path)!r} cannot be read: {error.strerror}") from error
+    if not rows:
+        raise UserError(
+            f"rows {str(path)!r}: the file has no rows: write one JSON object on each line"
+        )
+    return rows
+
+
+def _row(line: bytes, path: str | Path, number: int) -> dict[str, Any]:
+    try:
+        return parse_object(line)
+    except ValueError as error:
+        raise UserError(
+            f"rows {str(path)!r}, line {number}: not a JSON object ({error}): write one on each line"
         ) from error

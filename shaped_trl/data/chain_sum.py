@@ -1,7 +1,7 @@
 """The corpus and the RL prompts of `shaped_eval.benchmarks.chain_sum`, arithmetic of reasoning-gym.
 
-A training text is a question, then either the totals after each term, of which noise replaces some,
-or a guess:
+A training text is a question and then either the totals after each term, some of which noise
+replaces, with the answer, or a guess at the answer:
 
     State the final answer to the following arithmetic problem: 7 + 5 - 3 = 12 9 Answer: 9
     State the final answer to the following arithmetic problem: 7 + 5 - 3 = Answer: -4
@@ -23,20 +23,23 @@ from shaped_eval.grading.gym.grader import MARK
 
 from shaped_trl.data.generated import check_counts, write_files
 
-SHORT, LONG, HELD_OUT, RL = range(1, 5)  # parts of the data; 0 is the benchmark's
-HARDEST = 9 * MAX_TERMS  # no total is farther from 0
+SHORT, LONG, HELD_OUT, RL = range(1, 5)  # parts of the data; part 0 is the benchmark's
+HARDEST = 9 * MAX_TERMS  # the largest absolute value of a total
 
 
 @dataclass(frozen=True)
 class ChainSum:
-    """Options of the corpus. Two with equal options give the same rows, byte for byte.
+    """Options of the corpus. Equal options give the same rows, byte for byte.
 
-    A share `p_long` of the texts works; each total in it is, with probability `noise`, any number,
-    and the next one is right again. Texts have 3 to `max_terms` terms, a share `long_share` of them
-    up to 8.
+    Args:
+        p_long: share of the texts that write totals before they answer; the others guess.
+        noise: probability that a total is a random number; the next one is right again.
+        max_terms: most terms of a text; the fewest are 3.
+        long_share: share of the texts with up to 8 terms.
+        seed: from 0 to 9999.
 
     Raises:
-        UserError: a field outside its range, with the range.
+        UserError: a field is outside its range.
     """
 
     p_long: float = 0.7
@@ -60,7 +63,7 @@ class ChainSum:
 
 
 def corpus_rows(options: ChainSum, *, held_out: bool = False) -> Iterator[dict[str, str]]:
-    """Rows ``{"prompt", "completion"}`` without end; a completion starts with a space."""
+    """An endless stream of rows ``{"prompt", "completion"}``; completions begin with a space."""
     rng = random.Random(f"{NAME} {'heldout' if held_out else 'train'} {options.seed}")
     parts = (HELD_OUT, HELD_OUT) if held_out else (SHORT, LONG)
     short, longer = (
@@ -89,13 +92,18 @@ def write_corpus(
     rl_rows: int = 4_000,
     **task: Any,
 ) -> None:
-    """Write ``train.jsonl``, ``heldout.jsonl`` (validation texts) and ``rl_prompts.jsonl`` (3 to 8
-    terms, all equally often) into `folder`; without one the options are only checked. Each file is
-    replaced at once. `task` holds fields of `ChainSum`.
+    """Write ``train.jsonl``, ``heldout.jsonl`` and ``rl_prompts.jsonl``, each replaced atomically.
+
+    Args:
+        folder: where they go; None to check the options only.
+        train_rows: number of training texts.
+        heldout_rows: number of validation texts.
+        rl_rows: number of RL prompts, with 3 to 8 terms equally often.
+        task: fields of `ChainSum`.
 
     Raises:
-        UserError: a field or a count outside its range, or reasoning-gym is not installed; nothing
-            is written.
+        UserError: a field or a count is outside its range, or reasoning-gym is not installed.
+            Nothing is written then.
     """
     options = options_of(ChainSum, NAME, task)
     check_counts(train_rows=train_rows, heldout_rows=heldout_rows, rl_rows=rl_rows)

@@ -1,17 +1,15 @@
-"""Training rows from a local file, a mirror of the Hub, or the Hub, as TRL's data formats.
+"""Training rows from a local file, a mirror of the Hub, or the Hub, in TRL's data formats.
 
-A row ends as ``text`` (language modelling), ``prompt`` + ``completion``, or ``messages`` (chat):
-what SFTTrainer tokenises, masks and packs. Templates turn other columns into these: ``"Question:
-{question}\\nAnswer:"``. Rows are a `datasets.Dataset`, memory-mapped, or with ``streaming`` a
-`datasets.IterableDataset`, read as training goes on. One data set goes to TRL as it is; a mixture
-or a stream goes through `shaped_trl.data.packing`.
+A row has ``text`` (language modelling), ``prompt`` and ``completion``, or ``messages`` (chat),
+which SFTTrainer tokenises, masks and packs. Templates build these from other columns, as in
+``"Question: {question}\\nAnswer:"``. The rows are a memory-mapped `datasets.Dataset` or, with
+``streaming``, a `datasets.IterableDataset` that is read during training. A single data set goes to
+TRL as it is. A mixture or a stream goes through `shaped_trl.data.packing`.
 """
 
 from __future__ import annotations
 
-import re
-import string
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Any, TypeAlias
@@ -19,6 +17,7 @@ from typing import Annotated, Any, TypeAlias
 import yaml
 from datasets import Dataset, IterableDataset, load_dataset
 from datasets.exceptions import DatasetGenerationError
+from shaped_eval.benchmarks.templates import check_templates, fill
 from shaped_eval.errors import UserError
 from shaped_eval.sources import MIRROR_VARIABLE, mirror_file
 
@@ -167,8 +166,11 @@ class CorpusArguments(SourceArguments):
 
 
 def parse_yaml(name: str, value: Any) -> Any:
-    """A nested option as the command line passes it: YAML, of which JSON is a part. Raises
-    ValueError for no YAML."""
+    """A nested option, which the command line passes as YAML or JSON.
+
+    Raises:
+        ValueError: the text is not YAML.
+    """
     if not isinstance(value, str):
         return value
     try:
@@ -178,8 +180,7 @@ def parse_yaml(name: str, value: Any) -> Any:
 
 
 def parse_names(value: list | str | None) -> list | None:
-    """A list of names as the command line passes it: ``[gsm8k, math500]``, the brackets
-    optional."""
+    """A list of names that the command line passes as ``[gsm8k, math500]`` or without brackets."""
     return (
         [name.strip() for name in value.strip("[] ").split(",")]
         if isinstance(value, str)
@@ -188,15 +189,21 @@ def parse_names(value: list | str | None) -> list | None:
 
 
 def load_split(args: SourceArguments, split: str, streaming: bool = False) -> Rows:
-    """One split: a local file, else the mirror, else the Hub.
+    """The rows of one split: of a local file, of the mirror if one is set, or of the Hub.
+
+    Args:
+        args: name the data set.
+        split: name of the split, or a local file.
+        streaming: read the rows during training.
 
     Raises:
-        UserError: nothing there, with how to point at a mirror.
+        UserError: there is no such data set, or it cannot be read.
     """
     local = Path(args.dataset_name)
     if not args.dataset_name:
         raise UserError(
-            "dataset_name is missing: give a Hub id or a local .jsonl, .json, .txt, .csv, .parquet file"
+            "dataset_name is missing: "
+            "give a Hub id or a local .jsonl, .json, .txt, .csv or .parquet file"
         )
     if split != args.dataset_train_split and Path(split).suffix in LOADERS:
         local = Path(split)
@@ -212,15 +219,16 @@ def load_split(args: SourceArguments, split: str, streaming: bool = False) -> Ro
     except Exception as error:
         message = str(error).splitlines()[0] if str(error) else "no message"
         raise UserError(
-            f"dataset_name={args.dataset_name!r} (config {args.dataset_config!r}, split {split!r}) could not be read "
-            f"from the Hub ({type(error).__name__}: {message}): check the id and the network, give a local file, "
+            f"dataset_name={args.dataset_name!r} (config {args.dataset_config!r}, split {split!r}) "
+            f"could not be read from the Hub ({type(error).__name__}: {message}): "
+            "check the id and the network, give a local file, "
             f"or point --hub_mirror (or {MIRROR_VARIABLE}) at a mirror that has it"
         ) from error
 
 
 def _load_file(path: Path, streaming: bool) -> Rows:
     if not path.is_file():
-        raise UserError(f"data {str(path)!r}: no such file")
+        raise UserError(f"data {str(path)!r}: there is no such file")
     if path.stat().st_size == 0:
         raise UserError(f"data {str(path)!r}: the file is empty")
     try:
@@ -235,14 +243,16 @@ def _load_file(path: Path, streaming: bool) -> Rows:
 
 
 def column_names(rows: Rows) -> list[str]:
-    """The columns; of a stream that does not know them, those of its first row."""
+    """The names of the columns; if a stream does not know them, those of its first row."""
     return rows.column_names if rows.column_names is not None else list(next(iter(rows)))
 
 
 def fill_template(rows: Rows, columns: dict[str, str]) -> Rows:
-    """Add columns built from templates over the others: ``{"prompt": "Q: {question}"}``.
+    """The rows with more columns, which templates build from the others.
 
-    A template reaches into nested columns: ``{reward_model[ground_truth]}``.
+    Args:
+        rows: of a data set.
+        columns: name of a new column → template, such as ``{"prompt": "Q: {question}"}``.
 
     Raises:
         UserError: a template is malformed, or names a column that the data set lacks.
@@ -253,40 +263,6 @@ def fill_template(rows: Rows, columns: dict[str, str]) -> Rows:
     )
 
 
-def check_templates(columns: Mapping[str, str], present: Sequence[str]) -> None:
-    """Raise UserError where a template is malformed or names a column that is not `present`."""
-    for name, template in columns.items():
-        missing = {re.split(r"[.\[]", path)[0] for path in template_fields(name, template)} - set(
-            present
-        )
-        if missing:
-            raise UserError(
-                f"{name}_template={template!r} names {sorted(missing)}, but the data has the columns {list(present)}"
-            )
-
-
-def template_fields(name: str, template: str) -> list[str]:
-    """The columns that a template names, with the way into nested ones:
-    ``reward_model[ground_truth]``."""
-    try:
-        return [path for _, path, _, _ in string.Formatter().parse(template) if path]
-    except ValueError as error:
-        raise UserError(
-            f"{name}_template={template!r}: {error}; write a brace of the text itself twice"
-        ) from error
-
-
-def fill(name: str, template: str, row: Mapping[str, Any]) -> str:
-    """A row's text. Raises UserError where the row has no such value, as inside of a nested
-    column."""
-    try:
-        return template.format(**row)
-    except (KeyError, IndexError, AttributeError, TypeError, ValueError) as error:
-        raise UserError(
-            f"{name}_template={template!r} does not fit a row ({error!r}) that has {dict(row)}"
-        ) from error
-
-
 def training_rows(
     args: CorpusArguments,
     split: str,
@@ -295,14 +271,17 @@ def training_rows(
     overlap: Overlap | None = None,
     keep: Collection[str] = (),
 ) -> Rows:
-    """One split in a format that SFTTrainer reads, templates applied, other columns dropped but
-    those of `keep`.
+    """One split in a format that SFTTrainer reads, with templates applied.
 
-    With `overlap` a row also has the columns that it adds (`MARK`, `ROW_ID`): nothing is dropped
-    yet.
+    Args:
+        args: name the data set and the templates.
+        split: name of the split, or a local file.
+        streaming: read the rows during training.
+        overlap: adds the columns `MARK` and `ROW_ID`; no row is dropped yet.
+        keep: columns to keep besides those that TRL trains on.
 
     Raises:
-        UserError: no trainable column and no template that makes one.
+        UserError: there is no column to train on, and no template that builds one.
     """
     rows = load_split(args, split, streaming)
     given = {name: getattr(args, f"{name}_template") for name in TEMPLATED}
@@ -310,8 +289,8 @@ def training_rows(
     if given:
         if "text" not in given and set(given) != {"prompt", "completion"}:
             raise UserError(
-                f"templates for {sorted(given)} alone make no training row: give text_template, or prompt_template "
-                "and completion_template together"
+                f"templates for {sorted(given)} alone make no training row: give text_template, "
+                "or prompt_template and completion_template together"
             )
         kept = [name for name in keep if name in column_names(rows) and name not in given]
         rows, columns = fill_template(rows, given), [*given, *kept]
@@ -321,8 +300,9 @@ def training_rows(
             columns = ["text", *(name for name in keep if name in columns)]
         elif not set(TRAINABLE) & set(columns):
             raise UserError(
-                f"dataset_name={args.dataset_name!r} has the columns {columns}, none of which trains: name them in "
-                "text_template, or in prompt_template and completion_template"
+                f"dataset_name={args.dataset_name!r} has the columns {columns}, none of which can "
+                "be trained on: name them in text_template, "
+                "or in prompt_template and completion_template"
             )
     if overlap is not None:
         rows, columns = rows.map(overlap.bind(columns)), [*columns, MARK, ROW_ID]

@@ -1,13 +1,14 @@
 """Rows that share 13 words in a row with a benchmark's problem are found, dropped and reported.
 
-Words are runs of letters, digits and underscores, lower case, after Unicode's NFKC; a problem is
-its question, without worked examples or instructions. What is kept in memory is the benchmarks'
-13-grams, whatever the size of the corpus.
+Words are runs of letters, digits and underscores, in lower case, after Unicode's NFKC. Of a problem
+the question counts, without worked examples or instructions. The 13-grams of the benchmarks are
+kept in memory, and nothing of the corpus is.
 
-    output_dir/decontamination/rows.jsonl, rows-<rank>.jsonl   a line a dropped row (of streams: as they are read)
-    output_dir/decontamination/report.json                     counts by benchmark
+    output_dir/decontamination/rows.jsonl          a line for each dropped row
+    output_dir/decontamination/rows-<rank>.jsonl   the same for streams, written as they are read
+    output_dir/decontamination/report.json         counts by benchmark
 
-A question of fewer than 13 words cannot be found; the report counts these as `too_short`.
+A question of fewer than 13 words cannot be found. The report counts these as ``too_short``.
 """
 
 from __future__ import annotations
@@ -22,37 +23,43 @@ from pathlib import Path
 from typing import Any
 
 from datasets import Dataset
-from shaped_eval.benchmarks import BENCHMARKS, check_names, questions
+from shaped_eval.benchmarks.loading import questions
+from shaped_eval.benchmarks.registry import BENCHMARKS, check_names
 from shaped_eval.errors import UserError
 from shaped_eval.records import read_jsonl, write_atomic
 from transformers import TrainerCallback
 
 NGRAM = 13
-# columns that `Overlap` adds: ids of the problems that a row overlaps with, separated by spaces;
-# the row's own id
+# columns that `Overlap` adds: the ids of the problems that a row overlaps with, separated by
+# spaces, and the row's own id
 MARK, ROW_ID = "overlaps_with", "row_id"
 
 
 def ngrams(text: str) -> list[str]:
-    """The 13-grams of a text's normalised words, in order; none where it is shorter."""
+    """The 13-grams of the normalised words of a text, in order; none if it has fewer words."""
     words = re.findall(r"\w+", unicodedata.normalize("NFKC", text).lower())
     return [" ".join(words[i : i + NGRAM]) for i in range(len(words) - NGRAM + 1)]
 
 
 class Overlap:
-    """The benchmarks' 13-grams. `bind(columns)` is the function for `datasets.map` that marks rows.
+    """The 13-grams of benchmarks. `bind(columns)` is a function for `datasets.map` that marks rows.
+
+    Args:
+        names: of benchmarks in `BENCHMARKS`.
+        hub_mirror: folder that is read in place of the Hub.
 
     Raises:
-        UserError: an unknown benchmark, one whose problems are not in `BENCHMARKS`, or one that
-            cannot be read.
+        UserError: a benchmark is unknown or not in `BENCHMARKS`, or cannot be read.
     """
 
     def __init__(self, names: Sequence[str], hub_mirror: str | None = None):
         check_names(names)
-        made = [name for name in names if name not in BENCHMARKS]
-        if made:
+        others = [name for name in names if name not in BENCHMARKS]
+        if others:
             raise UserError(
-                f"decontaminate={made}: these problems are made by a program, or by another package; leave them out"
+                f"decontaminate={others}: a program, another package or a file of yours makes "
+                "these problems, whose questions are not known: "
+                f"use some of {', '.join(BENCHMARKS)}"
             )
         self.problems: Counter[str] = Counter()
         self.too_short: Counter[str] = Counter()
@@ -72,12 +79,12 @@ class Overlap:
             )
 
     def found(self, text: str) -> list[str]:
-        """Ids of the problems that `text` overlaps with, sorted."""
+        """The sorted ids of the problems that `text` overlaps with."""
         hits = (self.owners[gram] for gram in ngrams(text) if gram in self.owners)
         return sorted({problem_id for ids in hits for problem_id in ids.split()})
 
     def bind(self, columns: Sequence[str]) -> _Mark:
-        """Raises UserError where the columns hold no text."""
+        """The function that marks rows with these columns; UserError if none of them has text."""
         texts = [
             name
             for name in ("text", "prompt", "completion", "messages", "conversations")
@@ -85,7 +92,7 @@ class Overlap:
         ]
         if not texts:
             raise UserError(
-                f"decontaminate needs text, but the data has the columns {list(columns)}"
+                f"decontaminate needs a column of text, but the data has {list(columns)}"
             )
         return _Mark(self, texts)
 
@@ -103,19 +110,19 @@ class _Mark:
 
 
 def _strings(value: Any) -> Iterable[str]:
-    """The text of a column: a string, or a chat's messages."""
+    """The texts of a column, which holds a string or the messages of a chat."""
     if isinstance(value, str):
         return [value]
     return [message.get("content") or message.get("value") or "" for message in value or []]
 
 
 def dropped_row(source: str, row: Mapping[str, Any]) -> dict[str, Any]:
-    """A line of the report for a marked row."""
+    """The line of the report for a marked row."""
     return {"source": source, "row_id": row[ROW_ID], "problems": row[MARK].split()}
 
 
 def split_marked(source: str, rows: Dataset) -> tuple[Dataset, list[dict[str, Any]]]:
-    """The rows that stay, without the marks, and a report line for each of the others."""
+    """The rows that stay, without the marks, and a line of the report for each of the others."""
     dropped = rows.filter(bool, input_columns=MARK)
     kept = rows.filter(_clean, input_columns=MARK).remove_columns([MARK, ROW_ID])
     return kept, [dropped_row(source, row) for row in dropped.select_columns([MARK, ROW_ID])]
@@ -126,19 +133,24 @@ def _clean(mark: str) -> bool:
 
 
 def rows_file(output_dir: str | Path, rank: int | None = None) -> Path:
-    """Where dropped rows are written: of memory-mapped sources, or of the streams of one
-    process."""
+    """Where dropped rows are written.
+
+    Args:
+        output_dir: of the run.
+        rank: of the process whose streams they are from; None for memory-mapped sources.
+    """
     name = "rows.jsonl" if rank is None else f"rows-{rank}.jsonl"
     return Path(output_dir) / "decontamination" / name
 
 
 class ReportCallback(TrainerCallback):
-    """Write the report on the main process: when training begins, and with what streams dropped,
-    when it ends.
+    """Write the report on the main process when training begins, and again when it ends.
+
+    Only the latter counts the rows of streams.
 
     Args:
         overlap: the benchmarks.
-        dropped: report lines of memory-mapped sources.
+        dropped: lines of the report for memory-mapped sources.
     """
 
     def __init__(self, overlap: Overlap, dropped: Sequence[dict[str, Any]]):

@@ -1,5 +1,4 @@
-"""What the corpora that the project makes itself have in common: how many rows, and how they are
-written."""
+"""What the corpora that this project generates share: checks of their sizes, and writing them."""
 
 from __future__ import annotations
 
@@ -12,14 +11,19 @@ from shaped_eval.records import write_atomic
 
 
 def check_counts(**counts: int) -> None:
-    """Raise UserError for a file of no rows."""
+    """Raise UserError if the number of rows of a file is not a whole number of at least 1."""
     for name, count in counts.items():
         if type(count) is not int or count < 1:
             raise UserError(f"{name}={count!r}: give a whole number of at least 1")
 
 
 def write_files(folder: str | Path | None, files: Mapping[str, Iterable[dict[str, str]]]) -> None:
-    """Write JSONL files by name, each replaced at once; nothing without a folder."""
+    """Write JSONL files, each replaced atomically.
+
+    Args:
+        folder: where they go; None to write nothing.
+        files: name of the file → its rows.
+    """
     if folder is None:
         return
     for name, rows in files.items():

@@ -1,5 +1,4 @@
-"""The sources of a run: one data set, or a mixture with weights, each memory-mapped or
-streaming."""
+"""The sources of a run: one data set, or several with weights, each memory-mapped or a stream."""
 
 from __future__ import annotations
 
@@ -16,7 +15,7 @@ from shaped_eval.errors import UserError
 from shaped_trl.data.corpora import TEMPLATED, CorpusArguments, Rows, column_names, training_rows
 from shaped_trl.data.decontamination import MARK, ROW_ID, Overlap, split_marked
 
-# what an entry of `mixture` may hold beside its weight
+# keys of an entry of `mixture`, besides its weight
 TEMPLATES = tuple(f"{name}_template" for name in TEMPLATED)
 KEYS = (
     *(
@@ -35,7 +34,13 @@ SOURCE = "source"
 
 @dataclass(frozen=True)
 class Source:
-    """Rows in one of TRL's formats, and their share of the training tokens."""
+    """A data set of a run.
+
+    Args:
+        name: what the log calls it.
+        weight: its share of the training tokens.
+        rows: in one of TRL's formats.
+    """
 
     name: str
     weight: float
@@ -43,11 +48,11 @@ class Source:
 
 
 def mixture_entries(corpus: CorpusArguments) -> list[tuple[CorpusArguments, float]]:
-    """Options and weight of each source; reads no data.
+    """The options and the weight of each source; no data is read.
 
     Raises:
-        UserError: an entry that is not a mapping, lacks a name or a weight or has an unknown key;
-            weights that do not sum to 1; a `dataset_name` or template beside the mixture.
+        UserError: an entry is not a mapping, lacks a name or a weight, or has an unknown key; the
+            weights do not sum to 1; or there is a `dataset_name` or a template beside the mixture.
     """
     if corpus.mixture is None:
         return [(corpus, 1.0)]
@@ -58,7 +63,8 @@ def mixture_entries(corpus: CorpusArguments) -> list[tuple[CorpusArguments, floa
     ]
     if beside:
         raise UserError(
-            f"{beside[0]}={getattr(corpus, beside[0])!r} beside mixture: write it into the entry"
+            f"{beside[0]}={getattr(corpus, beside[0])!r} does not go with mixture: "
+            "write it into the entry that it is for"
         )
     if not isinstance(corpus.mixture, list) or not corpus.mixture:
         raise UserError(
@@ -98,13 +104,15 @@ def _entry(corpus: CorpusArguments, number: int, entry: object) -> tuple[CorpusA
 def load_sources(
     corpus: CorpusArguments, overlap: Overlap | None = None
 ) -> tuple[list[Source], list[dict[str, Any]]]:
-    """The sources with their rows, and a report line for each row that was dropped.
+    """The sources with their rows, and a line of the report for each row that was dropped.
 
-    With `overlap`, contaminated rows are gone from memory-mapped sources; in streams they are
-    marked, and dropped as they are read.
+    Args:
+        corpus: the options of the run.
+        overlap: drops contaminated rows of memory-mapped sources. Those of streams are marked
+            here, and dropped when they are read.
 
     Raises:
-        UserError: as `mixture_entries` and `training_rows` do; nothing is left of a source.
+        UserError: as `mixture_entries` and `training_rows`, or no row of a source is left.
     """
     sources, dropped = [], []
     for options, weight in mixture_entries(corpus):
@@ -129,18 +137,21 @@ def load_sources(
 
 
 def source_name(options: CorpusArguments) -> str:
-    """What the log calls a source: ``openai/gsm8k:main``."""
+    """What the log calls a source, such as ``openai/gsm8k:main``."""
     return ":".join(filter(None, [options.dataset_name, options.dataset_config]))
 
 
 def evaluation_rows(corpus: CorpusArguments) -> Dataset | None:
-    """The sources' evaluation splits, or the rows that are held out of them, one after the other,
-    at most `max_eval_samples` rows of each; None without any.
+    """The rows to evaluate on: the evaluation split of each source, or its held-out rows.
 
-    Rows have a column `source` where there are several sources or the data has that column itself.
+    At most `max_eval_samples` of each source are taken. They have a column ``source`` if there are
+    several sources, or if the data has that column itself.
+
+    Returns:
+        The rows, one source after the other; None if no source has any.
 
     Raises:
-        UserError: as `training_rows` does; sources whose rows have other columns.
+        UserError: as `training_rows`, or the columns of the sources differ.
     """
     parts = []
     for options, _ in mixture_entries(corpus):
@@ -158,9 +169,10 @@ def evaluation_rows(corpus: CorpusArguments) -> Dataset | None:
         named.append(rows.select_columns(sorted(rows.column_names)))
         if named[-1].column_names != named[0].column_names:
             raise UserError(
-                f"mixture: the evaluation rows of {name!r} have the columns {named[-1].column_names}, those of "
-                f"{parts[0][0]!r} {named[0].column_names}: give both text_template, or both prompt_template and "
-                "completion_template"
+                f"mixture: the evaluation rows of {name!r} have the columns "
+                f"{named[-1].column_names}, and those of {parts[0][0]!r} have "
+                f"{named[0].column_names}: give both a text_template, "
+                "or both a prompt_template and a completion_template"
             )
     return concatenate_datasets(named)
 
@@ -171,8 +183,11 @@ def holds_out(options: CorpusArguments) -> bool:
 
 
 def _first_rows(options: CorpusArguments) -> Dataset:
-    """The first `num_heldout` rows of one source's training split. Raises UserError where it has
-    not so many."""
+    """The first `num_heldout` rows of a source's training split.
+
+    Raises:
+        UserError: there are fewer.
+    """
     rows = training_rows(
         options, options.dataset_train_split, streaming=options.streaming, keep=[SOURCE]
     )
@@ -185,15 +200,15 @@ def _first_rows(options: CorpusArguments) -> Dataset:
 
 
 class _NotHeldOut:
-    """Whether a row, by its content, is none of `held_out`.
+    """Whether the content of a row differs from that of every held-out row.
 
-    By content, since a stream's processes and workers read parts of its files, each with a count of
-    its own.
+    The content decides because the processes and workers that share a stream read different files
+    and count rows on their own.
     """
 
     def __init__(self, held_out: Dataset, columns: Sequence[str]):
         self.columns = list(columns)
-        # in an order, for the cache of `filter`
+        # sorted, so that the cache of `filter` recognises the function
         self.held_out = dict.fromkeys(sorted(map(self._digest, held_out)))
 
     def _digest(self, row: dict[str, Any]) -> str:

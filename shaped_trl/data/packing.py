@@ -1,20 +1,22 @@
 """Endless packed batches from weighted sources, each with the position that continues after it.
 
-    rows of a source (TRL's columns input_ids and labels; tokenised as they are read where the
-    source streams)
-      → sequences of exactly `length` tokens: documents one after the other, cut where the sequence
-      ends and
-        continued in the source's next one, their lengths kept so that TRL's collator restarts
-        position_ids
-      → each sequence of a batch from one source, drawn by weight from (seed, rank, number of the
-      sequence) → TRL's collator (padding-free: attention does not cross documents, no loss on a
-      document's first token)
+A batch is made in these steps:
 
-A position is small and plain JSON: how many sequences were drawn, and of each source the place of
-the document under way and how many of its tokens are used. Continuing reads again only that one
-document of each source. The order of a memory-mapped source is a permutation by (seed, epoch), 8
-bytes a row; a stream is read in the order of its files, which `datasets` shuffles by epoch, and
-rows keep their order within a file.
+1. The rows of a source have TRL's columns ``input_ids`` and ``labels``. Those of a stream are
+   tokenised when they are read.
+2. They become sequences of exactly `length` tokens. Documents follow one another; one that does not
+   fit is cut and continued in the source's next sequence. The lengths of the pieces are kept, from
+   which TRL's collator restarts ``position_ids``.
+3. Each sequence of a batch is from one source, which is drawn by weight from (seed, rank, number of
+   the sequence).
+4. TRL's collator joins them without padding: attention does not cross documents, and there is no
+   loss on the first token of a document.
+
+A position is a small JSON object. It holds the number of sequences drawn, and for each source the
+place of the document being read and the number of its tokens used so far. To continue, only that
+document of each source is read again. A memory-mapped source is read in a random order that (seed,
+epoch) determines, which takes 8 bytes a row. A stream is read file by file. `datasets` shuffles
+the files in each epoch, and rows keep their order within a file.
 """
 
 from __future__ import annotations
@@ -30,15 +32,20 @@ from shaped_eval.errors import UserError
 from shaped_trl.data.decontamination import MARK, dropped_row
 from shaped_trl.data.mixtures import Source
 
-# key of a batch beside the collator's: {"position", "sources", "dropped"}
+# the key of a batch that is ours, not the collator's: {"position", "sources", "dropped"}
 STREAM = "stream"
 
 
 def part_of(rows: Dataset | IterableDataset, rank: int, world: int) -> Dataset | IterableDataset:
-    """This process's part of a stream: files of its own, or with fewer files than processes every
-    world-th row.
+    """The part of a stream that this process reads.
 
-    A memory-mapped data set stays whole: `PackedStream` deals out each epoch's permutation.
+    These are files of its own or, if there are fewer files than processes, every world-th row. A
+    memory-mapped data set stays whole, because `PackedStream` divides the order of each epoch.
+
+    Args:
+        rows: of a source.
+        rank: number of this process, from 0.
+        world: number of processes.
     """
     if isinstance(rows, Dataset) or world == 1:
         return rows
@@ -56,17 +63,23 @@ class _EveryNth:
 
 
 class PackedStream(torch.utils.data.IterableDataset):
-    """Yields whole collated batches without end; for a DataLoader with ``batch_size=None`` and at
-    most one worker.
+    """Yields collated batches without end, to a DataLoader with ``batch_size=None``.
+
+    The DataLoader may have one worker at most.
 
     Args:
-        sources: tokenised rows with `input_ids`, `labels` and, where rows are to be dropped, the
-            marks of `Overlap`; streams hold this process's part already (`part_of`).
-        length: tokens of a sequence.
-        batch_size: sequences of a batch.
+        sources: tokenised rows with ``input_ids``, ``labels`` and, if rows are to be dropped, the
+            marks of `Overlap`. Of streams, the part of this process (`part_of`).
+        length: number of tokens of a sequence.
+        batch_size: number of sequences of a batch.
         collate: list of {"input_ids", "labels", "seq_lengths"} → batch.
-        rank, world: this process's place among those that read different data.
-        position: of the batch to continue after; None: from the start.
+        seed: of the order of rows and of the choice of sources.
+        rank: number of this process among those that read different data, from 0.
+        world: number of those processes.
+        position: of the batch to continue after; None to begin at the start.
+
+    Raises:
+        UserError: while iterating, if a source has no rows, or all of them are dropped.
     """
 
     def __init__(
@@ -128,7 +141,7 @@ class PackedStream(torch.utils.data.IterableDataset):
     def _documents(
         self, number: int, place: dict[str, Any] | None
     ) -> Iterator[tuple[dict[str, Any], dict]]:
-        """Endless pairs of a document's place (epoch and what finds it again) and the document."""
+        """An endless stream of documents, each with its place: the epoch, and how to find it."""
         source = self.sources[number]
         epoch, at = (place["epoch"], place["at"]) if place else (0, None)
         while True:
@@ -139,7 +152,8 @@ class PackedStream(torch.utils.data.IterableDataset):
                 yield {"epoch": epoch, "at": at_row}, row
             if count == 0 and at is None:
                 raise UserError(
-                    f"dataset_name={source.name!r} has no rows for process {self.rank} of {self.world}"
+                    f"dataset_name={source.name!r} has no rows "
+                    f"for process {self.rank} of {self.world}"
                 )
             epoch, at = epoch + 1, None
 
@@ -155,7 +169,7 @@ class PackedStream(torch.utils.data.IterableDataset):
         self, number: int, epoch: int, start: dict | None
     ) -> Iterator[tuple[dict | None, dict]]:
         rows = self.sources[number].rows
-        # any epoch but 0 makes `datasets` shuffle the files, with the epoch as the seed
+        # `datasets` shuffles the files in any epoch but 0, with the number of the epoch as the seed
         rows.set_epoch(int(np.random.default_rng([self.seed, number, epoch]).integers(1, 2**31)))
         if start is not None:
             rows.load_state_dict(start)
@@ -166,8 +180,10 @@ class PackedStream(torch.utils.data.IterableDataset):
 
 
 class _Cursor:
-    """Cuts a source's documents into sequences. `place` finds the next token again; None: nothing
-    was read yet."""
+    """Cuts the documents of a source into sequences.
+
+    `place` is where the next token stands; None if nothing has been read yet.
+    """
 
     def __init__(
         self,
@@ -189,7 +205,7 @@ class _Cursor:
         return None if self.found is None else {**self.found, "taken": self.taken}
 
     def sequence(self, length: int) -> dict[str, list[int]]:
-        """The next `length` tokens, with the lengths of the documents' pieces in them."""
+        """The next `length` tokens, with the lengths of the pieces of documents in them."""
         sequence: dict[str, list[int]] = {"input_ids": [], "labels": [], "seq_lengths": []}
         while (room := length - len(sequence["input_ids"])) > 0:
             if self.taken == len(self.document["input_ids"]):
@@ -202,7 +218,7 @@ class _Cursor:
         return sequence
 
     def drain(self) -> list[dict[str, Any]]:
-        """Report lines of the rows dropped since the last call."""
+        """The lines of the report for the rows that were dropped since the last call."""
         lines, self.dropped = self.dropped, []
         return lines
 
@@ -218,5 +234,6 @@ class _Cursor:
                 return
             if found["epoch"] > first["epoch"] + 1:
                 raise UserError(
-                    f"dataset_name={self.name!r}: no row is left to train on; look at decontaminate"
+                    f"dataset_name={self.name!r}: no row is left to train on, "
+                    "because decontaminate drops them all, or they are empty"
                 )

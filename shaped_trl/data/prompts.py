@@ -1,133 +1,69 @@
-"""Prompts for RLVR: rows with `prompt` (a text, or a chat's messages) and `gold`, and the grader
-that reads them.
+"""Prompts for RLVR: rows with ``prompt`` (a text, or the messages of a chat) and ``gold``.
 
-A row goes this way: read → prompt and gold built → exact duplicates dropped → those that share 13
-words with a benchmark dropped → too long ones dropped → held-out ones set aside → the first
-`num_prompts` used. What each step took is counted (`Prompts.counts`).
+The rows of a data set go through these steps, and `Prompts.counts` says what each of them removed:
+
+1. A prompt and a gold answer are made of each row (`shaped_eval.benchmarks.rows`).
+2. Of equal prompts the first one stays.
+3. Prompts that share 13 words in a row with a benchmark are dropped.
+4. Prompts that are too long are dropped.
+5. Held-out prompts are set aside.
+6. The first `num_prompts` of the others are used.
 """
 
 from __future__ import annotations
 
-import hashlib
-import json
 import logging
-import random
-from collections.abc import Iterator
-from dataclasses import dataclass, field, replace
+from collections.abc import Callable
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 from datasets import Dataset, Features, List, Value
-from shaped_eval.benchmarks import BENCHMARKS
+from shaped_eval.benchmarks.loading import split_rows, worked_examples
+from shaped_eval.benchmarks.own import is_file_of_rows, read_own
+from shaped_eval.benchmarks.prompts import Question
+from shaped_eval.benchmarks.registry import BENCHMARKS
+from shaped_eval.benchmarks.rows import PromptReader
 from shaped_eval.errors import UserError
-from shaped_eval.grading import grader_spec
-from shaped_eval.grading.gym.grader import MARK, gold_of, task_dataset
+from shaped_eval.grading.gym.grader import gold_of, task_dataset
 
-from shaped_trl.data.corpora import LOADERS, SourceArguments, load_split, parse_names, parse_yaml
+from shaped_trl.data.corpora import load_split
 from shaped_trl.data.decontamination import Overlap, split_marked
-from shaped_trl.data.prompt_rows import PromptReader
+from shaped_trl.data.prompt_filters import (
+    draw,
+    drop_prompts_of,
+    each,
+    first_of_equal,
+    short_enough,
+)
+from shaped_trl.data.prompt_options import (
+    REASONING_GYM,
+    PromptArguments,
+    check_prompts,
+    reading_benchmark,
+)
 
 logger = logging.getLogger(__name__)
-REASONING_GYM = "reasoning_gym/"
-GYM_TEMPLATE = "{question}\nEnd with a line that starts with " + MARK + "\n"
 GYM_PROMPTS = 1000
 MESSAGES = List({"role": Value("string"), "content": Value("string")})
-
-
-@dataclass
-class PromptArguments(SourceArguments):
-    """Prompts and verifier of `shaped-trl rlvr`. `dataset_name: reasoning_gym/<task>` makes its
-    prompts itself."""
-
-    benchmark_format: str | None = field(
-        default=None,
-        metadata={
-            "help": "Read the rows as this benchmark of the evaluation suite does: its prompt "
-            "without worked examples, its gold and its grader. Without dataset_name, "
-            "the benchmark's own data set is trained on, which makes sense only as a "
-            "smoke test."
-        },
-    )
-    chat: bool = field(
-        default=False,
-        metadata={
-            "help": "Send each prompt as a user message through the chat template. If this is "
-            "off, chat data becomes plain text."
-        },
-    )
-    system_prompt: str | None = field(
-        default=None, metadata={"help": "System message before each prompt. Needs chat."}
-    )
-    gold_template: str | None = field(
-        default=None,
-        metadata={
-            "help": "Gold answer, built from columns: '{answer}' or "
-            "'{reward_model[ground_truth]}'. By default it is the column gold. If the "
-            "gold is a whole solution, the grader math takes its last boxed answer."
-        },
-    )
-    grader: str | None = field(
-        default=None,
-        metadata={
-            "help": "Grader of the evaluation suite. By default it is the one of "
-            "benchmark_format, reasoning_gym for its tasks, and math for everything "
-            "else."
-        },
-    )
-    task_config: dict | str | None = field(
-        default=None,
-        metadata={"help": "Configuration of a reasoning_gym task: '{min_terms: 2, max_terms: 3}'."},
-    )
-    max_prompt_length: int | None = field(
-        default=None,
-        metadata={
-            "help": "Drop prompts with more tokens than this, those of the chat template included."
-        },
-    )
-    decontaminate: list | str | None = field(
-        default=None,
-        metadata={
-            "help": "Drop prompts that share 13 consecutive words with one of these benchmarks: "
-            "[gsm8k, math500]."
-        },
-    )
-    num_prompts: int | None = field(
-        default=None,
-        metadata={
-            "help": "Train on the first prompts only, at most this many. For reasoning_gym it "
-            "is the number of prompts to generate; the default is 1000."
-        },
-    )
-    dataset_test_split: str | None = field(
-        default=None, metadata={"help": "Split, or local file, of held-out prompts to evaluate on."}
-    )
-    num_heldout: int | None = field(
-        default=None,
-        metadata={
-            "help": "Number of prompts to hold out for evaluation, in place of "
-            "dataset_test_split. They are drawn with the seed."
-        },
-    )
-
-    def __post_init__(self):
-        self.task_config = parse_yaml("task_config", self.task_config)
-        if self.task_config is not None and not isinstance(self.task_config, dict):
-            raise ValueError(
-                f"task_config={self.task_config!r} is no mapping of option names to values"
-            )
-        self.decontaminate = parse_names(self.decontaminate)
+# The rows of a data set, or those of a benchmark of one's own. The latter are read as evaluation
+# reads them: `datasets` would make a date of a text such as "2024-05-01".
+Rows: TypeAlias = Dataset | list[dict[str, Any]]
 
 
 @dataclass
 class Prompts:
-    """What a run trains on: columns `prompt` and `gold`.
+    """What a run trains on.
 
-    train, heldout: no prompt twice, none in both.
-    grader: of the evaluation suite.
-    counts: prompts ``read``, dropped as ``duplicates``, ``contaminated``, ``too_long`` or
-        ``also_heldout`` (read for training as well as from dataset_test_split), ``heldout``, and
-        ``used`` for training.
-    overlap, dropped: for `decontamination.ReportCallback`; None and empty without decontaminate.
+    Args:
+        train: columns ``prompt`` and ``gold``, no prompt twice.
+        heldout: the same columns, no prompt of `train`; None if none are held out.
+        grader: of the evaluation suite.
+        counts: number of prompts ``read``; dropped as ``duplicates``, ``contaminated``,
+            ``too_long`` or ``also_heldout`` (in the held-out split as well); ``heldout``; and
+            ``used`` for training.
+        overlap: for `decontamination.ReportCallback`; None without `decontaminate`.
+        dropped: for the same; empty without `decontaminate`.
     """
 
     train: Dataset
@@ -147,7 +83,7 @@ def rl_prompts(
     """Read, build and filter the prompts.
 
     Args:
-        args: which.
+        args: which prompts.
         seed: draws the held-out prompts, and makes those of reasoning_gym.
         tokenizer: counts tokens; needed for max_prompt_length alone.
         chat_template_kwargs: the trainer's, for the same count.
@@ -159,8 +95,14 @@ def rl_prompts(
     args = _with_own_data(args)
     if args.chat and tokenizer is not None and not getattr(tokenizer, "chat_template", None):
         raise UserError(
-            f"chat: the tokenizer of {tokenizer.name_or_path!r} has no chat template; leave chat out"
+            f"chat=True, but the tokenizer of {tokenizer.name_or_path!r} has no chat template: "
+            "leave chat out"
         )
+
+    def fitting(prompts: Dataset) -> tuple[Dataset, int]:
+        limit = args.max_prompt_length
+        return short_enough(prompts, limit, tokenizer, args.chat, chat_template_kwargs)
+
     overlap = Overlap(args.decontaminate, args.hub_mirror) if args.decontaminate else None
     rows, other_rows = _rows(args, seed)
     counts = dict.fromkeys(
@@ -173,17 +115,13 @@ def rl_prompts(
     if overlap is not None:
         train, dropped = split_marked(args.dataset_name, train.map(overlap.bind(["prompt"])))
         counts["contaminated"] = len(dropped)
-    train, counts["too_long"] = _short_enough(args, train, tokenizer, chat_template_kwargs)
+    train, counts["too_long"] = fitting(train)
     heldout = None
     if other_rows is not None:
-        heldout, _ = _short_enough(args, _read(args, other_rows), tokenizer, chat_template_kwargs)
-        if len(heldout) == 0:
-            raise UserError(
-                f"max_prompt_length={args.max_prompt_length}: none of the held-out prompts is that short"
-            )
-        train, counts["also_heldout"] = _without(train, heldout)
+        heldout = _heldout(args, other_rows, fitting)
+        train, counts["also_heldout"] = drop_prompts_of(train, heldout)
     elif args.num_heldout is not None:
-        train, heldout = _draw(train, args.num_heldout, seed)
+        train, heldout = draw(train, args.num_heldout, seed)
     if len(train) == 0:
         raise UserError(_nothing_left(args, counts))
     train = train.select(range(min(args.num_prompts or len(train), len(train))))
@@ -193,87 +131,24 @@ def rl_prompts(
         args.dataset_name,
         ", ".join(f"{n} {name}" for name, n in counts.items()),
     )
-    return Prompts(train, heldout, _grader(args), counts, overlap, dropped)
+    return Prompts(train, heldout, reading_benchmark(args).grader, counts, overlap, dropped)
 
 
-def check_prompts(args: PromptArguments) -> None:
-    """Raise UserError for options that are out of range or do not go together."""
-    for name in ("num_prompts", "num_heldout", "max_prompt_length"):
-        value = getattr(args, name)
-        if value is not None and value < 1:
-            raise UserError(f"{name}={value} must be at least 1, or left out")
-    if args.system_prompt is not None and not args.chat:
+def _heldout(
+    args: PromptArguments, rows: Rows, fitting: Callable[[Dataset], tuple[Dataset, int]]
+) -> Dataset:
+    heldout, _ = fitting(_read(args, rows))
+    if len(heldout) == 0:
         raise UserError(
-            f"system_prompt={args.system_prompt!r} needs chat: true; a text to continue has none"
+            f"max_prompt_length={args.max_prompt_length}: "
+            "none of the held-out prompts is that short"
         )
-    if args.dataset_test_split is not None and args.num_heldout is not None:
-        raise UserError(
-            f"dataset_test_split={args.dataset_test_split!r} and num_heldout={args.num_heldout}: give one"
-        )
-    if args.dataset_name.startswith(REASONING_GYM):
-        foreign = [
-            "gold_template",
-            "grader",
-            "benchmark_format",
-            "dataset_config",
-            "dataset_test_split",
-        ]
-        _refuse(
-            args,
-            foreign,
-            f"dataset_name={args.dataset_name!r}, which makes prompts and golds itself",
-        )
-    elif args.task_config is not None:
-        raise UserError(
-            f"task_config={args.task_config!r} needs dataset_name: reasoning_gym/<task>"
-        )
-    if args.benchmark_format is not None:
-        if args.benchmark_format not in BENCHMARKS:
-            raise UserError(
-                f"benchmark_format={args.benchmark_format!r} is unknown: choose from {', '.join(sorted(BENCHMARKS))}"
-            )
-        foreign = ["prompt_template", "gold_template", "grader"]
-        _refuse(args, foreign, f"benchmark_format={args.benchmark_format!r}, which has its own")
-        if not args.dataset_name and (
-            args.dataset_config is not None or args.dataset_train_split != "train"
-        ):
-            raise UserError(
-                f"dataset_config={args.dataset_config!r}, dataset_train_split={args.dataset_train_split!r} need a "
-                f"dataset_name beside benchmark_format={args.benchmark_format!r}, such as the benchmark's own"
-            )
-    local = Path(args.dataset_name).suffix in LOADERS
-    if (
-        local
-        and args.dataset_test_split is not None
-        and Path(args.dataset_test_split).suffix not in LOADERS
-    ):
-        raise UserError(
-            f"dataset_test_split={args.dataset_test_split!r}: the local file {args.dataset_name!r} has no splits; "
-            "name another file, or give num_heldout"
-        )
-    grader_spec(_grader(args), typed=True)
-
-
-def _refuse(args: PromptArguments, names: list[str], beside: str) -> None:
-    for name in names:
-        if getattr(args, name) is not None:
-            raise UserError(
-                f"{name}={getattr(args, name)!r} does not go with {beside}: leave it out"
-            )
-
-
-def _grader(args: PromptArguments) -> str:
-    if args.dataset_name.startswith(REASONING_GYM):
-        return "reasoning_gym"
-    if args.benchmark_format is not None:
-        return BENCHMARKS[args.benchmark_format].grader
-    return args.grader or "math"
+    return heldout
 
 
 def _with_own_data(args: PromptArguments) -> PromptArguments:
-    """Fill in a benchmark's own data set; warn where the rows are those that a benchmark
-    evaluates."""
-    if args.benchmark_format is not None and not args.dataset_name:
+    """Fill in the data set of benchmark_format, and warn if a benchmark evaluates the rows."""
+    if args.benchmark_format in BENCHMARKS and not args.dataset_name:
         own = BENCHMARKS[args.benchmark_format]
         args = replace(
             args,
@@ -281,30 +156,50 @@ def _with_own_data(args: PromptArguments) -> PromptArguments:
             dataset_config=own.config,
             dataset_train_split=own.split,
         )
-    source = (args.dataset_name, args.dataset_config or "default", args.dataset_train_split)
-    for name, benchmark in BENCHMARKS.items():
-        if source == (benchmark.dataset_id, benchmark.config or "default", benchmark.split):
+    evaluated = dict(BENCHMARKS)
+    if args.own_benchmark is not None:
+        evaluated[args.own_benchmark] = read_own(args.own_benchmark)
+    trained = _place(args.dataset_name, args.dataset_config, args.dataset_train_split)
+    if args.is_own_data:
+        own = evaluated[args.dataset_name]
+        trained = _place(own.dataset_id, own.config, args.dataset_train_split)
+    for name, benchmark in evaluated.items():
+        if trained == _place(benchmark.dataset_id, benchmark.config, benchmark.split):
             logger.warning(
-                "SMOKE TEST ONLY: dataset_name=%r, split %r, is what benchmark %s evaluates on. This run trains on "
-                "a benchmark: its numbers there mean nothing",
+                "SMOKE TEST ONLY: dataset_name=%r, split %r, is what benchmark %s evaluates on. "
+                "This run trains on a benchmark: its numbers there mean nothing",
                 *(args.dataset_name, args.dataset_train_split, name),
             )
     return args
 
 
-def _rows(args: PromptArguments, seed: int) -> tuple[Dataset, Dataset | None]:
-    """Rows to train on, and those held out where they come from elsewhere."""
+def _place(dataset_id: str, config: str | None, split: str) -> tuple[str, ...]:
+    """Where rows are: equal for two data sets whose rows are the same."""
+    if is_file_of_rows(dataset_id):
+        return (str(Path(dataset_id).resolve()),)
+    return dataset_id, config or "default", split
+
+
+def _rows(args: PromptArguments, seed: int) -> tuple[Rows, Rows | None]:
+    """Rows to train on, and the held-out ones if they come from elsewhere."""
     if args.dataset_name.startswith(REASONING_GYM):
         return _gym_rows(args, seed)
-    rows = load_split(args, args.dataset_train_split)
-    return rows, load_split(
-        args, args.dataset_test_split
-    ) if args.dataset_test_split is not None else None
+
+    def read(split: str) -> Rows:
+        if args.is_own_data:
+            return split_rows(read_own(args.dataset_name), split, args.hub_mirror)
+        return load_split(args, split)
+
+    test = args.dataset_test_split
+    return read(args.dataset_train_split), None if test is None else read(test)
 
 
 def _gym_rows(args: PromptArguments, seed: int) -> tuple[Dataset, Dataset | None]:
-    """Entries of a procedural task. Held-out ones are later entries: another seed may give the same
-    ones, shifted."""
+    """Entries of a procedural task.
+
+    The held-out ones are later entries of the same seed, because those of another seed may be the
+    same ones, shifted.
+    """
     task = args.dataset_name.removeprefix(REASONING_GYM)
     count, heldout = args.num_prompts or GYM_PROMPTS, args.num_heldout or 0
     size = count + heldout
@@ -317,98 +212,32 @@ def _gym_rows(args: PromptArguments, seed: int) -> tuple[Dataset, Dataset | None
     return made.select(range(count)), made.select(range(count, size)) if heldout else None
 
 
-def _read(args: PromptArguments, rows: Dataset) -> Dataset:
-    """Columns `prompt` and `gold` of the rows, those with the prompt of an earlier one left out.
-
-    Rows are looked at one after another and only their numbers are kept: sources that repeat each
-    prompt 100 times are large.
-    """
-    if args.dataset_name.startswith(REASONING_GYM):
-        args = replace(args, prompt_template=args.prompt_template or GYM_TEMPLATE)
+def _read(args: PromptArguments, rows: Rows) -> Dataset:
+    """Columns ``prompt`` and ``gold`` of the rows; of equal prompts the first one."""
+    examples: list[Question] = []
+    if args.own_benchmark is not None and not args.chat:
+        examples, _ = worked_examples(args.own_benchmark, args.hub_mirror)
+    source = f"dataset_name={args.dataset_name!r}"
+    if args.benchmark_format is not None:
+        source += f" (benchmark_format={args.benchmark_format!r})"
     reader = PromptReader(
-        rows.column_names,
-        source=args.dataset_name,
-        prompt_template=args.prompt_template,
-        gold_template=args.gold_template,
-        benchmark_format=args.benchmark_format,
+        reading_benchmark(args),
+        list(rows[0] if rows else {}) if isinstance(rows, list) else rows.column_names,
+        source=source,
+        examples=examples,
         chat=args.chat,
         system_prompt=args.system_prompt,
-        boxed_golds=_grader(args) == "math",
     )
-    rows = rows.select_columns(reader.columns)
-    seen: set[bytes] = set()
-    kept = []
-    for index, row in enumerate(_each(rows)):
-        digest = _digest(reader(row, index)["prompt"])
-        if digest not in seen:
-            seen.add(digest)
-            kept.append(index)
     features = Features(prompt=MESSAGES if args.chat else Value("string"), gold=Value("string"))
+    if isinstance(rows, list):
+        read = [reader(row, index) for index, row in enumerate(rows)]
+        kept = first_of_equal(row["prompt"] for row in read)
+        return Dataset.from_list([read[index] for index in kept], features=features)
+    rows = rows.select_columns(reader.columns)
+    kept = first_of_equal(reader(row, index)["prompt"] for index, row in enumerate(each(rows)))
     return rows.select(kept).map(
         reader, with_indices=True, remove_columns=reader.columns, features=features
     )
-
-
-def _each(rows: Dataset) -> Iterator[dict[str, Any]]:
-    """The rows one by one, read by the thousand, about three times as fast."""
-    for batch in rows.iter(1000):
-        yield from (
-            dict(zip(batch, values, strict=True)) for values in zip(*batch.values(), strict=True)
-        )
-
-
-def _digest(prompt: str | list[dict[str, str]]) -> bytes:
-    return hashlib.sha256(json.dumps(prompt, sort_keys=True).encode()).digest()[:16]
-
-
-def _digests(rows: Dataset) -> Iterator[bytes]:
-    return (_digest(prompt) for batch in rows.iter(1000) for prompt in batch["prompt"])
-
-
-def _short_enough(
-    args: PromptArguments,
-    rows: Dataset,
-    tokenizer: Any,
-    chat_template_kwargs: dict[str, Any] | None,
-) -> tuple[Dataset, int]:
-    """The rows of at most max_prompt_length tokens, and the number of the others."""
-    if args.max_prompt_length is None:
-        return rows, 0
-    if tokenizer is None:
-        raise UserError(
-            f"max_prompt_length={args.max_prompt_length} needs a tokenizer to count with"
-        )
-    lengths: list[int] = []
-    for batch in rows.iter(1000):
-        if args.chat:  # as TRL's trainer does
-            encoded = tokenizer.apply_chat_template(
-                batch["prompt"],
-                add_generation_prompt=True,
-                return_dict=True,
-                **(chat_template_kwargs or {}),
-            )
-        else:
-            encoded = tokenizer(batch["prompt"])
-        lengths.extend(map(len, encoded["input_ids"]))
-    kept = [index for index, length in enumerate(lengths) if length <= args.max_prompt_length]
-    return rows.select(kept), len(rows) - len(kept)
-
-
-def _without(rows: Dataset, others: Dataset) -> tuple[Dataset, int]:
-    """The rows whose prompt is not among `others`, and the number of the rest."""
-    taken = set(_digests(others))
-    kept = [index for index, digest in enumerate(_digests(rows)) if digest not in taken]
-    return rows.select(kept), len(rows) - len(kept)
-
-
-def _draw(rows: Dataset, count: int, seed: int) -> tuple[Dataset, Dataset]:
-    """The rows without `count` of them, in their order, and these."""
-    if count >= len(rows):
-        raise UserError(
-            f"num_heldout={count} leaves none of the {len(rows)} prompts to train on: hold out fewer"
-        )
-    drawn = set(random.Random(seed).sample(range(len(rows)), count))
-    return rows.select([i for i in range(len(rows)) if i not in drawn]), rows.select(sorted(drawn))
 
 
 def _nothing_left(args: PromptArguments, counts: dict[str, int]) -> str:
@@ -419,4 +248,7 @@ def _nothing_left(args: PromptArguments, counts: dict[str, int]) -> str:
         "also_heldout": "are held out as well",
     }
     why = ", ".join(f"{counts[name]} {reason}" for name, reason in reasons.items() if counts[name])
-    return f"dataset_name={args.dataset_name!r}: none of the {counts['read']} prompts is left; {why or 'it is empty'}"
+    return (
+        f"dataset_name={args.dataset_name!r}: none of the {counts['read']} prompts is left; "
+        f"{why or 'the data is empty'}"
+    )

@@ -1,17 +1,16 @@
 """The corpus and the RL prompts of the controlled task `shaped_eval.benchmarks.running_sums`.
 
-A training text is a prompt, then either work with noise and the right answer, or a guess at the
-answer:
+A training text is a prompt, followed either by work with noise and the right answer, or by a guess:
 
     3 1 4 1 5 9 2 . . . . = work 3 1 4 4 w12 3 6 answer 6 6 3
     3 1 4 1 5 9 2 . . . . = answer 0 8 1
 
-Noise replaces a step's word and nothing else: the sum goes on rightly below it. So a model that
-emits a filler has lost a running sum and must find it again from two steps back, which is what
-makes noisy steps costly.
+Noise replaces the word of a step and nothing else: the sums after it are right. A model that emits
+a filler has therefore lost a running sum, and must compute it again from the one before it in the
+same stream. This makes noisy steps costly.
 
-A share of the texts may be plain, which has nothing to do with the task: a chain of filler words
-after ``=``, each drawn by where the one before stands.
+A share of the texts may be plain text that has nothing to do with the task: a chain of filler words
+after ``=``, in which each word is drawn given the one before it.
 """
 
 from __future__ import annotations
@@ -24,7 +23,6 @@ from pathlib import Path
 from typing import Any
 
 from shaped_eval.benchmarks.running_sums import (
-    ANSWER,
     END_OF_PROMPT,
     NAME,
     WORK,
@@ -35,19 +33,23 @@ from shaped_eval.benchmarks.running_sums import (
     running_sums,
 )
 from shaped_eval.errors import UserError
+from shaped_eval.grading.text.running_sums import ANSWER
 
 from shaped_trl.data.generated import check_counts, write_files
 
 PLAIN_WORDS = 16
-PLAIN_FILLERS = 64  # the most frequent ones, which a tokenizer of the task's texts alone knows
+PLAIN_FILLERS = 64  # the most frequent ones, which a tokenizer trained on the task alone knows
 
 
 def corpus_rows(options: RunningSums, *, held_out: bool = False) -> Iterator[dict[str, str]]:
-    """Rows ``{"prompt", "completion"}`` without end; `held_out` draws from the prompts kept for
-    evaluation.
+    """An endless stream of rows ``{"prompt", "completion"}``.
 
-    Prompt and completion are apart so that no loss is spent on digits that nothing can predict. A
-    completion starts with the space that joins it to its prompt.
+    Prompt and completion are separate columns, so that there is no loss on the digits, which are
+    random. A completion begins with the space that joins it to its prompt.
+
+    Args:
+        options: of the task and its corpus.
+        held_out: draw the prompts that are for evaluation only.
     """
     rng = random.Random(f"{NAME} {'heldout' if held_out else 'train'} {options.seed}")
     fillers = options.fillers()
@@ -80,8 +82,11 @@ def _text_length(rng: random.Random, options: RunningSums) -> int:
 
 
 def plain_rows(options: RunningSums, *, held_out: bool = False) -> Iterator[dict[str, str]]:
-    """Rows of plain text without end: chains of `PLAIN_WORDS` fillers, in each the rank after the
-    last word's drawn by the same Zipf law from another place of the list."""
+    """An endless stream of plain texts, each a chain of `PLAIN_WORDS` fillers.
+
+    The same Zipf law draws every word, counted from a place in the list that depends on the word
+    before.
+    """
     rng = random.Random(f"{NAME} plain {'heldout' if held_out else 'train'} {options.seed}")
     fillers = options.fillers()[:PLAIN_FILLERS]
     cumulative = list(
@@ -100,15 +105,17 @@ def plain_rows(options: RunningSums, *, held_out: bool = False) -> Iterator[dict
 def _mixed(
     rows: Iterator[dict[str, str]], others: Iterator[dict[str, str]], share: float
 ) -> Iterator[dict[str, str]]:
-    """`rows`, but a `share` of them `others`; without a share the very `rows`."""
+    """`rows`, of which `others` replace a `share`; exactly `rows` if the share is 0."""
     rng = random.Random(f"{NAME} mixed")
     while True:
         yield next(others if share and rng.random() < share else rows)
 
 
 def prompt_rows(options: RunningSums) -> Iterator[dict[str, str]]:
-    """RL rows ``{"prompt", "gold"}`` without end: no held-out prompt, every length up to `slots`
-    equally often."""
+    """An endless stream of RL rows ``{"prompt", "gold"}``.
+
+    None of the prompts is held out, and every length up to `slots` is equally frequent.
+    """
     rng = random.Random(f"{NAME} rl {options.seed}")
     while True:
         length = rng.randint(options.min_digits, options.slots)
@@ -126,16 +133,24 @@ def write_corpus(
     plain_share: float = 0.0,
     **task: Any,
 ) -> None:
-    """Write ``train.jsonl``, ``heldout.jsonl`` (validation texts) and ``rl_prompts.jsonl`` into
-    `folder`; without one the options are only checked.
+    """Write ``train.jsonl``, ``heldout.jsonl`` and ``rl_prompts.jsonl``, each replaced atomically.
 
-    Each file is replaced at once and has the same bytes for the same arguments. `task` holds fields
-    of `RunningSums`. With `midtrain_rows` there is ``midtrain.jsonl``: texts that all work, as long
-    as problems are. With `plain_share` so many texts to train on are plain; held-out ones, in a
-    column `source`, are ``sums`` and then as many ``text``.
+    The same arguments give the same bytes.
+
+    Args:
+        folder: where they go; None to check the options only.
+        train_rows: number of training texts.
+        heldout_rows: number of validation texts.
+        rl_rows: number of RL prompts.
+        midtrain_rows: number of texts of ``midtrain.jsonl``, which all work and are as long as
+            problems; 0 to write no such file.
+        plain_share: share of the training texts that are plain. If it is above 0, the validation
+            texts are followed by as many plain ones, and a column ``source`` calls the former
+            ``sums`` and the latter ``text``.
+        task: fields of `RunningSums`.
 
     Raises:
-        UserError: a field or a count outside its range; nothing is written.
+        UserError: a field or a count is outside its range. Nothing is written then.
     """
     options = RunningSums.of(**task)
     check_counts(train_rows=train_rows, heldout_rows=heldout_rows, rl_rows=rl_rows)

@@ -13,25 +13,25 @@ KINDS = ("bpe", "word")
 
 
 def train_tokenizer(texts: Iterable[str], kind: str, vocab_size: int) -> PreTrainedTokenizerFast:
-    """A tokenizer of at most `vocab_size` tokens, special tokens included; the same texts give the
-    same one.
+    """A tokenizer that is trained on a corpus; the same texts give the same one.
 
     Args:
-        texts: the corpus, read once.
-        kind: "bpe" is byte-level, so that nothing is unknown and decoding gives the text back;
-            "word" splits at white space, and decoding joins words with one space.
-        vocab_size: upper bound of the vocabulary.
+        texts: the corpus, which is read once.
+        kind: "bpe" is byte-level, so that no text is unknown and decoding restores it; "word"
+            splits at white space, and decoding joins the words with single spaces.
+        vocab_size: most tokens of the vocabulary, special tokens included.
 
     Raises:
-        UserError: an unknown kind, or a vocabulary too small for the special tokens and the
-            alphabet.
+        UserError: the kind is unknown, or the vocabulary is too small for the special tokens and
+            the alphabet.
     """
     if kind not in KINDS:
         raise UserError(f"tokenizer_kind={kind!r} does not exist: choose from {', '.join(KINDS)}")
     smallest = 259 if kind == "bpe" else 4
     if vocab_size < smallest:
         raise UserError(
-            f"tokenizer_vocab_size={vocab_size} is too small for kind {kind!r}: at least {smallest}"
+            f"tokenizer_vocab_size={vocab_size} is too small for kind {kind!r}: "
+            f"give at least {smallest}"
         )
     tokenizer = _byte_level_bpe(texts, vocab_size) if kind == "bpe" else _words(texts, vocab_size)
     return PreTrainedTokenizerFast(

@@ -9,7 +9,8 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
-from shaped_eval.benchmarks import BENCHMARKS
+from shaped_eval.benchmarks.own import read_own
+from shaped_eval.benchmarks.registry import BENCHMARKS
 from shaped_eval.errors import UserError
 from shaped_eval.hub.model_card import split_card
 from shaped_eval.sources import MIRROR_VARIABLE
@@ -17,7 +18,7 @@ from shaped_eval.untrusted.texts import as_code, in_markdown
 
 from shaped_trl.data.corpora import LOADERS, CorpusArguments, SourceArguments
 from shaped_trl.data.mixtures import mixture_entries
-from shaped_trl.data.prompts import REASONING_GYM, PromptArguments
+from shaped_trl.data.prompt_options import REASONING_GYM, PromptArguments
 
 HUB_SECONDS = 10.0
 
@@ -67,6 +68,9 @@ def corpus_facts(corpus: CorpusArguments, ask_hub: bool) -> list[DataFact]:
 
 def prompt_facts(prompts: PromptArguments, ask_hub: bool) -> list[DataFact]:
     """The data set of `shaped-trl rlvr`; of a benchmark format alone, the benchmark's own."""
+    if prompts.is_own_data:
+        own = read_own(prompts.dataset_name)
+        return [_fact(prompts, ask_hub, name=own.dataset_id, config=own.config)]
     if prompts.dataset_name:
         return [_fact(prompts, ask_hub)]
     benchmark: Any = BENCHMARKS.get(prompts.benchmark_format or "")

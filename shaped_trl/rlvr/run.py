@@ -9,7 +9,8 @@ from shaped_eval.untrusted.weights import check_weights
 from trl import ModelConfig, get_peft_config
 
 from shaped_trl.data.decontamination import ReportCallback
-from shaped_trl.data.prompts import PromptArguments, Prompts, check_prompts, rl_prompts
+from shaped_trl.data.prompt_options import PromptArguments, check_prompts
+from shaped_trl.data.prompts import Prompts, rl_prompts
 from shaped_trl.hub.facts import prompt_facts
 from shaped_trl.rlvr.audit import audit_before_training
 from shaped_trl.rlvr.checks import check_lengths, check_number, check_weights_of_rewards

@@ -19,7 +19,8 @@ from pathlib import Path
 from typing import Annotated, Any
 
 from accelerate.utils import broadcast_object_list
-from shaped_eval.benchmarks import check_names
+from shaped_eval.benchmarks.own import name_of
+from shaped_eval.benchmarks.registry import check_names
 from shaped_eval.config import SampleConfig
 from shaped_eval.errors import UserError
 from shaped_eval.grade import grade_run
@@ -211,10 +212,9 @@ def _drop_other(folder: Path, identity: str, config: SampleConfig) -> None:
         record = read_record(folder)
     except UserError:  # damaged
         record = {"settings": {}}
-    same = (
-        record.get("model_identity") == identity
-        and record.get("benchmarks") == config.benchmark_names
-    )
+    same = record.get("model_identity") == identity and record.get("benchmarks") == [
+        name_of(name) for name in config.benchmark_names
+    ]
     if not same or any(
         getattr(config, name, value) != value for name, value in record["settings"].items()
     ):

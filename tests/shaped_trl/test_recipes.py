@@ -9,7 +9,7 @@ from trl import ModelConfig
 from shaped_trl import recipes
 from shaped_trl.cli import main
 from shaped_trl.data.corpora import CorpusArguments
-from shaped_trl.data.prompts import PromptArguments
+from shaped_trl.data.prompt_options import PromptArguments
 from shaped_trl.options import eval_options, rlvr_options, train_options
 from shaped_trl.rlvr import RLVRConfig
 from shaped_trl.study.loading import load_study

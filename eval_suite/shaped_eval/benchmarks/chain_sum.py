@@ -1,10 +1,9 @@
-"""Chains of additions and subtractions, the task chain_sum of reasoning-gym (extra `tasks`), with a
-part held out.
+"""Chains of additions and subtractions: the task chain_sum of reasoning-gym (extra `tasks`).
 
-``State the final answer to the following arithmetic problem: 7 + 5 - 3 =`` has the gold 9, and the
-task's own score grades it (`shaped_eval.grading.gym.grader`). Terms have one digit. As in
-`running_sums` one question in eight is held out by a hash of its text: none of these is ever a
-question to train on.
+An example is ``State the final answer to the following arithmetic problem: 7 + 5 - 3 =``. Its gold
+is 9, and the score of the task itself grades the answers (`shaped_eval.grading.gym.grader`). Terms
+have one digit. As in `running_sums`, a hash of the text holds out one question in eight, which is
+never trained on.
 """
 
 from __future__ import annotations
@@ -21,19 +20,26 @@ from shaped_eval.records import Problem
 
 NAME = "chain_sum"
 MIN_TERMS, MAX_TERMS = 3, 8
-PARTS, STRIDE = 8, 10_000_000  # parts of the data for each seed, entries for each part
-SIZE = 10_000 * PARTS * STRIDE  # of the task's data set, which makes an entry when it is asked for
-COUNT = 48
+PARTS = 8  # parts of the data for each seed
+STRIDE = 10_000_000  # entries of each part
+SIZE = 10_000 * PARTS * STRIDE  # of the task's data set, which makes an entry when it is read
+COUNT = 48  # problems of the benchmark
 
 
 def questions(
     seed: int, part: int, *, held_out: bool, max_terms: int = MAX_TERMS
 ) -> Iterator[tuple[str, str, Mapping[str, Any]]]:
-    """(question, gold, the task's metadata) without end, from where a part of the data begins.
+    """An endless stream of (question, gold, metadata of the task) from one part of the data.
 
-    Every number of terms from `MIN_TERMS` to `max_terms` is equally frequent. The task draws entry
-    i of its own seed s from s + i alone: other seeds would be the same entries, shifted. So each
-    seed and part has a place of its own.
+    The task draws entry i of its own seed s from s + i alone, so that another seed would give the
+    same entries, shifted. Therefore all entries come from seed 0, and each seed and part of ours
+    begins at an index of its own.
+
+    Args:
+        seed: of the data, from 0.
+        part: of the seed's data, from 0 to `PARTS` − 1.
+        held_out: yield the questions for evaluation, or those to train on.
+        max_terms: the numbers of terms from `MIN_TERMS` to this one are equally frequent.
     """
     config = {"min_terms": MIN_TERMS, "max_terms": max_terms, "min_digits": 1, "max_digits": 1}
     entries = task_dataset(NAME, SIZE, 0, config)
@@ -47,7 +53,7 @@ def questions(
 
 
 def totals(expression: str) -> list[int]:
-    """The work, in closed form: the total after each term of ``7 + 5 - 3`` but the first: 12, 9."""
+    """The total after each term but the first: 12 and 9 for ``7 + 5 - 3``."""
     first, *rest = expression.split()
     signed = (
         int(term) * (1 if sign == "+" else -1)
@@ -64,13 +70,19 @@ def problems(
     chat: bool = False,
     shots: int | None = None,
 ) -> list[Problem]:
-    """48 different held-out questions, all numbers of terms equally often; `limit` keeps the first
-    so many.
+    """48 different held-out questions, with every number of terms equally often.
 
-    A chat is asked to mark its answer, as the text of a base model does by what it was trained on.
+    A chat model is told how to mark its answer. A base model has learnt it in training.
+
+    Args:
+        name: of the benchmark.
+        hub_mirror: not used; the problems are generated.
+        limit: keep so many of the first ones; None for all.
+        chat: ask chat models.
+        shots: number of worked examples, of which there are none.
 
     Raises:
-        UserError: worked examples, which it has none of.
+        UserError: `shots` is not 0.
     """
     if shots:
         raise UserError(f"shots={shots}, but {name} has no worked examples: leave it out")
@@ -88,7 +100,7 @@ def problems(
         Problem(
             f"{name}/{index}",
             name,
-            _asked(question + tail, chat),
+            question + tail,
             gold,
             "reasoning_gym",
             {"terms": terms},
@@ -96,7 +108,3 @@ def problems(
         for index, (question, (gold, terms)) in enumerate(found.items())
     ]
     return rows[:limit]
-
-
-def _asked(text: str, chat: bool) -> Any:
-    return [{"role": "user", "content": text}] if chat else text

@@ -1,18 +1,19 @@
-"""HumanEval, MBPP and their + versions: rows to questions, whose gold is the JSON object of the
-grader ``code``.
+"""The rows of HumanEval, MBPP and their + versions as questions.
 
-HumanEval (arXiv 2107.03374; HumanEval+ arXiv 2305.01210) is asked as it is, without examples: the
-prompt is the beginning of a function, the completion the rest of it.
+The gold of a question is the JSON object that the grader ``code`` reads.
 
-MBPP (arXiv 2108.07732) is asked in its paper's format: the task, three of its tests, ``[BEGIN]``,
-after 3 worked examples. Of what can be read everywhere, these are outside the evaluated problems:
+HumanEval (arXiv 2107.03374; HumanEval+ arXiv 2305.01210) has no worked examples. The prompt is the
+beginning of a function, and the completion is the rest of it.
 
-- for mbpp (test, task_id 11-510) the rows 3, 4, 6 of MBPP+ (it holds some of MBPP's own examples,
-  1-10);
-- for mbppplus the rows 22, 23, 24 of MBPP's test split, which are not in MBPP+.
+MBPP (arXiv 2108.07732) has the format of its paper: 3 worked examples, then the task, three of its
+tests and ``[BEGIN]``. The examples are rows that everybody can read and that are not evaluated:
 
-The tests shown of MBPP+ are its first three inputs and results, because its ``test_list`` may be
-MBPP's own, which contradict them in 56 of 370 problems.
+- for mbpp (test, task_id 11-510) rows 3, 4 and 6 of MBPP+, which holds some of MBPP's own examples
+  (task_id 1-10);
+- for mbppplus rows 22, 23 and 24 of MBPP's test split, which are not in MBPP+.
+
+A prompt of MBPP+ shows its first three inputs and results as tests. Its ``test_list`` may be that
+of MBPP, which contradicts them in 56 of 370 problems.
 """
 
 from __future__ import annotations
@@ -39,8 +40,8 @@ MBPP_PLUS_EXAMPLES = (22, 23, 24, 26, 28, 29)  # of MBPP
 FUNCTION = Style(
     base="{question}",
     chat=(
-        "Complete this Python function. Give all of it, with the imports and helper functions that it needs, in one "
-        "```python block.\n\n```python\n{question}\n```"
+        "Complete this Python function. Give all of it, with the imports and helper functions "
+        "that it needs, in one ```python block.\n\n```python\n{question}\n```"
     ),
     stop=(
         "\nclass ",
@@ -57,18 +58,21 @@ FUNCTION = Style(
 )
 TASK_AND_TESTS = Style(
     base="You are an expert Python programmer, and here is your task: {question}\n[BEGIN]\n",
-    chat="{question}\n\nGive the complete program, with the imports that it needs, in one ```python block.",
+    chat=(
+        "{question}\n\nGive the complete program, with the imports that it needs, in one "
+        "```python block."
+    ),
     stop=("[DONE]", "\n[BEGIN]"),
     between="",
 )
 
-# Equal shapes first: np.allclose([], [1.0]) holds, by broadcasting.
+# The shapes are compared first, because np.allclose([], [1.0]) is true by broadcasting.
 _CLOSE = re.compile(r"np\.allclose\(out, exp,")
 _SAME_SHAPE = "np.shape(out) == np.shape(exp) and np.allclose(out, exp,"
 
 
 def read_humaneval(row: Mapping[str, Any]) -> Question:
-    """HumanEval and HumanEval+: ``check(candidate)`` in `test` is called with the function."""
+    """HumanEval and HumanEval+; ``test`` defines ``check``, which is called with the function."""
     entry_point, prompt = row["entry_point"], row["prompt"]
     gold = {
         "kind": "continuation",
@@ -82,7 +86,7 @@ def read_humaneval(row: Mapping[str, Any]) -> Question:
 
 
 def read_mbpp(row: Mapping[str, Any]) -> Question:
-    """MBPP: all of its `test_list` is run, and its first three are shown."""
+    """MBPP: the whole ``test_list`` is run, and its first three tests are shown."""
     code, setup = _unix(row["code"]), _unix(row["test_setup_code"])
     tests = [_unix(test).strip() for test in row["test_list"]]
     imports = "\n".join(
@@ -95,7 +99,7 @@ def read_mbpp(row: Mapping[str, Any]) -> Question:
 
 
 def read_mbppplus(row: Mapping[str, Any]) -> Question:
-    """MBPP+: `test` is run, a loop over inputs and results."""
+    """MBPP+: ``test`` is run, which loops over inputs and results."""
     code, test = _unix(row["code"]), _strict(row["test"])
     tree = _parse(test)
     entry_point = _entry_point(code, tree)
@@ -105,12 +109,12 @@ def read_mbppplus(row: Mapping[str, Any]) -> Question:
 
 
 def mbpp_examples(hub_mirror: str | Path | None, count: int) -> tuple[list[Question], str]:
-    """Worked examples for mbpp, and where they come from: see the module."""
+    """Worked examples for mbpp, which this module's docstring names, and where they come from."""
     return _examples(MBPP_PLUS, MBPP_EXAMPLES, read_mbppplus, hub_mirror, count)
 
 
 def mbppplus_examples(hub_mirror: str | Path | None, count: int) -> tuple[list[Question], str]:
-    """Worked examples for mbppplus, and where they come from: see the module."""
+    """Worked examples for mbppplus, as `mbpp_examples` gives them for mbpp."""
     return _examples(MBPP, MBPP_PLUS_EXAMPLES, read_mbpp, hub_mirror, count)
 
 
@@ -127,11 +131,11 @@ def _examples(
     missing = [task_id for task_id in chosen if task_id not in rows]
     if missing:
         raise UserError(
-            f"data set {dataset_id!r} has no task_id {missing[0]}, a worked example: use --shots 0"
+            f"data set {dataset_id!r} has no row with task_id {missing[0]}, "
+            "which is a worked example: use --shots 0"
         )
-    return [
-        read(rows[i]) for i in chosen
-    ], f"{dataset_id}, split {split}, task_id {', '.join(map(str, chosen))}"
+    where = f"{dataset_id}, split {split}, task_id {', '.join(map(str, chosen))}"
+    return [read(rows[task_id]) for task_id in chosen], where
 
 
 def _task(task_id: int, text: str, shown: list[str], code: str, gold: dict[str, Any]) -> Question:
@@ -153,25 +157,27 @@ def _program_gold(names: list[str], preamble: str, tests: str, setup: str) -> di
 
 
 def _entry_point(code: str, tests: ast.Module) -> str:
-    """The function of the reference solution that its tests call; it may have a builtin's name,
-    such as ``sum``."""
-    called = {node.func.id for node in ast.walk(tests) if _is_named_call(node)}  # type: ignore[attr-defined]
+    """The function of the reference solution that the tests call.
+
+    It may have the name of a builtin, such as ``sum``.
+    """
+    called = {
+        node.func.id
+        for node in ast.walk(tests)
+        if isinstance(node, ast.Call) and isinstance(node.func, ast.Name)
+    }
     defined = [node.name for node in _parse(code).body if isinstance(node, ast.FunctionDef)]
     return next(name for name in reversed(defined) if name in called)
 
 
 def _parse(text: str) -> ast.Module:
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # of the data set's escapes, such as "\\w"
+        warnings.simplefilter("ignore")  # of invalid escapes in the data set, such as "\\w"
         return ast.parse(text)
 
 
-def _is_named_call(node: ast.AST) -> bool:
-    return isinstance(node, ast.Call) and isinstance(node.func, ast.Name)
-
-
 def _inputs_and_results(entry_point: str, test: ast.Module) -> list[str]:
-    """The first ``inputs`` and ``results`` of an MBPP+ test, as the asserts they stand for."""
+    """The first ``inputs`` and ``results`` of an MBPP+ test, written as assert statements."""
     lists = {
         node.targets[0].id: node.value.elts
         for node in test.body

@@ -1,4 +1,4 @@
-"""Options of the tasks that the project makes itself, as a recipe gives them."""
+"""Options of the tasks that this project generates, as a recipe gives them."""
 
 from __future__ import annotations
 
@@ -12,12 +12,16 @@ Task = TypeVar("Task")
 
 
 def options_of(task: type[Task], name: str, values: Mapping[str, Any]) -> Task:
-    """An object of the dataclass `task`, all of whose fields have defaults: whole numbers, numbers
-    or tuples of these.
+    """An object of the dataclass `task` with some values replaced.
+
+    Args:
+        task: all its fields have defaults, which are whole numbers, numbers or tuples of numbers.
+        name: of the task, for error messages.
+        values: field → value, as a recipe gives them.
 
     Raises:
-        UserError: a field that does not exist or a value of another kind, beside what the task
-            itself refuses.
+        UserError: a field does not exist, a value is of another kind than the default, or the task
+            itself refuses it.
     """
     defaults = {field.name: field.default for field in fields(task)}  # type: ignore[arg-type]
     given = {}

@@ -1,8 +1,8 @@
-"""How a data set's row becomes a question, and a question becomes a prompt.
+"""How the rows of the shipped data sets become questions, and a question becomes a prompt.
 
-Base models get a plain text to continue, after as many worked examples as asked for. Chat models
-get the question and an instruction as one user message, without examples: the chat template is the
-sampler's.
+A base model gets a plain text to continue, which begins with worked examples. A chat model gets
+the question and an instruction as one message of the user, without examples. The sampler puts that
+message into the model's chat template.
 """
 
 from __future__ import annotations
@@ -20,23 +20,39 @@ HASHES_INSTRUCTION = (
 _CALCULATOR_NOTE = re.compile(r"<<[^<>]*>>")
 
 
+Messages = list[dict[str, str]]
+
+
 @dataclass(frozen=True)
 class Question:
-    """What a row holds. `own_id` is the data set's id, None where it has none (the row index stands
-    in)."""
+    """What a row holds.
+
+    Args:
+        text: the question, without instructions or examples.
+        gold: the right answer, as the grader reads it.
+        own_id: the row's id in its data set; None if it has none, and the row's index replaces it.
+        solution: the answer that follows the question where it is a worked example.
+        meta: what else a problem records.
+        messages: the chat that the data set has in place of a text; `text` holds its contents.
+    """
 
     text: str
     gold: str
     own_id: str | None = None
     solution: str = ""
     meta: dict[str, Any] = field(default_factory=dict)
+    messages: Messages | None = None
 
 
 @dataclass(frozen=True)
 class Style:
-    """`base` and `chat` are format strings of `question`; `stop` ends a base model's completion.
+    """How a question becomes a prompt.
 
-    `between` a worked example's question and its solution.
+    Args:
+        base: format string of ``question`` for base models.
+        chat: format string of ``question`` for chat models.
+        stop: strings that end a base model's completion.
+        between: stands between the question of a worked example and its solution.
     """
 
     base: str
@@ -107,8 +123,7 @@ def read_olympiadbench(row: Mapping[str, Any]) -> Question:
 
 
 def base_prompt(style: Style, question: str, shots: Sequence[Question]) -> str:
-    """The worked examples, then `question`, separated by an empty line; nothing after the last
-    colon."""
+    """The prompt of a base model: worked examples and the question, separated by empty lines."""
     worked = [
         f"{style.base.format(question=shot.text)}{style.between}{shot.solution}" for shot in shots
     ]
@@ -116,5 +131,12 @@ def base_prompt(style: Style, question: str, shots: Sequence[Question]) -> str:
 
 
 def chat_prompt(style: Style, question: str) -> str:
-    """The user message for a chat model."""
+    """The user's message to a chat model."""
     return style.chat.format(question=question)
+
+
+def chat_messages(style: Style, question: Question) -> Messages:
+    """The chat that the data set has, or else one message of the user."""
+    if question.messages is not None:
+        return question.messages
+    return [{"role": "user", "content": chat_prompt(style, question.text)}]

@@ -1,14 +1,14 @@
-"""Running sums: a controlled task with a closed form, small enough to pre-train and reinforce on a
-CPU.
+"""Running sums: a controlled task with a closed form, small enough to train on a CPU.
 
-A prompt gives digits and empty slots, ``3 1 4 1 5 9 2 . . . . =``. Digit i belongs to stream i mod
-3; the answer is the sum of each stream modulo 10: ``answer 6 6 3``. A completion may work first,
-one running sum a step, or guess at once, which is right in 1 of 1,000 cases. Only the answer is
-graded, never the work. All prompts have the same number of slots, so that a digit is as far from
-its step at any length: problems longer than those of pre-training are hard, not hopeless.
+A prompt gives digits and empty slots: ``3 1 4 1 5 9 2 . . . . =``. Digit i belongs to stream i mod
+3, and the answer is the sum of each stream modulo 10: ``answer 6 6 3``. A completion may work
+first, writing one running sum in each step, or guess at once, which is right in 1 of 1,000 cases.
+Only the answer is graded, never the work. All prompts have the same number of slots, so that the
+distance between a digit and its step does not depend on the number of digits. Problems that are
+longer than those of pre-training are therefore hard, but not hopeless.
 
-A fixed part of all prompts is held out, by a hash of the prompt: whatever the options and seeds, no
-held-out problem is ever a prompt to train on.
+A hash of the prompt holds out a fixed part of all prompts. With any options and seeds, a held-out
+prompt is never trained on.
 """
 
 from __future__ import annotations
@@ -20,29 +20,37 @@ from dataclasses import dataclass
 
 from shaped_eval.benchmarks.options import options_of
 from shaped_eval.errors import UserError
-from shaped_eval.records import Problem, Status
+from shaped_eval.grading.text.running_sums import ANSWER
+from shaped_eval.records import Problem
 
 NAME = "running_sums"
-EMPTY_SLOT, END_OF_PROMPT, WORK, ANSWER = ".", "=", "work", "answer"
-SPECIAL_TOKENS = 3  # end, padding, unknown: what a word tokenizer adds to the words
-# what makes a problem: the benchmark has the defaults
+EMPTY_SLOT, END_OF_PROMPT, WORK = ".", "=", "work"
+SPECIAL_TOKENS = 3  # end, padding and unknown, which a word tokenizer adds to the words
+# the options that determine a problem; the benchmark has their defaults
 ASKED = ("streams", "modulus", "min_digits", "slots")
 HELD_OUT_PARTS = 8  # one prompt in 8 is held out
 
 
 @dataclass(frozen=True)
 class RunningSums:
-    """Options of the task and of its corpus. Two with equal options give the same rows, byte for
-    byte.
+    """Options of the task and of its corpus. Equal options give the same rows, byte for byte.
 
-    Pre-training texts have from `min_digits` to `max_digits` digits, each length as often as its
-    number in `length_weights` says, or all equally often; problems and RL prompts up to `slots`,
-    all equally often. `p_long` is the share of texts that work before they answer, `noise` the
-    probability of each step of the work to be a filler word instead. Filler word number r is drawn
-    in proportion to r^−`zipf_exponent`.
+    Args:
+        streams: number of streams, and of sums in an answer.
+        modulus: the sums are modulo this number.
+        min_digits: fewest digits of a prompt.
+        max_digits: most digits of a pre-training text.
+        slots: most digits of a problem and of an RL prompt; all lengths are equally frequent.
+        length_weights: relative frequency of each length of the pre-training texts; empty if all
+            are equally frequent.
+        p_long: share of the texts that work before they answer.
+        noise: probability that a step of the work is a filler word instead.
+        vocabulary_size: words of the tokenizer, special tokens included.
+        zipf_exponent: filler word number r is drawn in proportion to r^−`zipf_exponent`.
+        seed: of the corpus.
 
     Raises:
-        UserError: a field outside its range, with the range.
+        UserError: a field is outside its range.
     """
 
     streams: int = 3
@@ -61,13 +69,13 @@ class RunningSums:
         for name in ("p_long", "noise"):
             if not 0 <= getattr(self, name) <= 1:
                 raise UserError(
-                    f"{name}={getattr(self, name)!r} is no probability: give a number in [0, 1]"
+                    f"{name}={getattr(self, name)!r} is not a probability: give a number in [0, 1]"
                 )
         weights, lengths = self.length_weights, self.max_digits - self.min_digits + 1
         if weights and (len(weights) != lengths or min(weights) < 0 or not sum(weights) > 0):
             raise UserError(
-                f"length_weights={weights!r}: give {lengths} numbers, one for each length from {self.min_digits} to "
-                f"{self.max_digits}, none below 0 and one above it at least"
+                f"length_weights={weights!r}: give {lengths} numbers, one for each length from "
+                f"{self.min_digits} to {self.max_digits}; none is below 0, and one is above 0"
             )
         least = {
             "streams": 1,
@@ -85,16 +93,15 @@ class RunningSums:
 
     @classmethod
     def of(cls, **values) -> RunningSums:
-        """The options of these values, as a recipe gives them. Raises UserError as `options_of`
-        does."""
+        """The options with some values replaced. Raises UserError as `options_of` does."""
         return options_of(cls, NAME, values)
 
     def words(self) -> list[str]:
-        """All words but the fillers: digits and marks."""
+        """All words except the fillers: digits and marks."""
         return [*map(str, range(self.modulus)), EMPTY_SLOT, END_OF_PROMPT, WORK, ANSWER]
 
     def fillers(self) -> list[str]:
-        """The filler words, most frequent first: what is left of the vocabulary."""
+        """The filler words, which are the rest of the vocabulary, most frequent first."""
         return [
             f"w{rank}"
             for rank in range(1, self.vocabulary_size - SPECIAL_TOKENS - len(self.words()) + 1)
@@ -109,8 +116,7 @@ def prompt_text(digits: Sequence[int], options: RunningSums) -> str:
 
 
 def running_sums(digits: Sequence[int], options: RunningSums) -> list[int]:
-    """The work, in closed form: entry i is (d_i + d_{i−streams} + d_{i−2·streams} + …) mod
-    modulus."""
+    """The running sums: entry i is (d_i + d_{i−streams} + d_{i−2·streams} + …) mod modulus."""
     starts = range(len(digits))
     return [
         sum(digits[i % options.streams : i + 1 : options.streams]) % options.modulus for i in starts
@@ -118,7 +124,7 @@ def running_sums(digits: Sequence[int], options: RunningSums) -> list[int]:
 
 
 def answer_of(digits: Sequence[int], options: RunningSums) -> str:
-    """The right answer, in closed form: the sum of each stream modulo `modulus`, as words."""
+    """The right answer as words: the sum of each stream modulo `modulus`."""
     sums = [
         sum(digits[stream :: options.streams]) % options.modulus
         for stream in range(options.streams)
@@ -127,15 +133,17 @@ def answer_of(digits: Sequence[int], options: RunningSums) -> str:
 
 
 def is_held_out(prompt: str) -> bool:
-    """Whether this prompt belongs to evaluation. A pure function of its text, the same for every
-    seed."""
+    """Whether a prompt is for evaluation only. It depends on the text alone, not on a seed."""
     return hashlib.blake2s(prompt.encode(), digest_size=8).digest()[0] % HELD_OUT_PARTS == 0
 
 
 def draw_digits(
     rng: random.Random, length: int, options: RunningSums, *, held_out: bool
 ) -> list[int]:
-    """Uniform digits of the part asked for; rejected draws are drawn again."""
+    """Uniformly drawn digits whose prompt is held out, or is not, as `held_out` says.
+
+    Draws of the other kind are rejected.
+    """
     while True:
         digits = [rng.randrange(options.modulus) for _ in range(length)]
         if is_held_out(prompt_text(digits, options)) == held_out:
@@ -143,20 +151,25 @@ def draw_digits(
 
 
 def problems(options: RunningSums | None = None, count: int = 48) -> list[Problem]:
-    """`count` different held-out problems, all lengths from `min_digits` to `slots` equally often.
+    """Different held-out problems, with every length from `min_digits` to `slots` equally often.
 
-    The first problems are the same for every `count`. `meta` holds the number of ``digits``.
+    The `meta` of a problem holds its number of ``digits``.
+
+    Args:
+        options: of the task; None for the defaults.
+        count: number of problems. The first ones are the same for every count.
 
     Raises:
-        UserError: more problems than there are different prompts, by a safe margin.
+        UserError: `count` comes too close to the number of different prompts, or is below 1.
     """
     options = options or RunningSums()
     lengths = range(options.min_digits, options.slots + 1)
     available = options.modulus**options.min_digits // (2 * HELD_OUT_PARTS)
     if not 1 <= count <= available * len(lengths):
         raise UserError(
-            f"count={count} must be in [1, {available * len(lengths)}], the held-out prompts of {options.min_digits} "
-            f"digits modulo {options.modulus}: ask for fewer, or raise min_digits"
+            f"count={count} must be in [1, {available * len(lengths)}], because there are not many "
+            f"more held-out prompts of {options.min_digits} digits modulo {options.modulus}: "
+            "use fewer problems, or raise min_digits"
         )
     chosen = _distinct(options, lengths)
     return [
@@ -173,7 +186,7 @@ def problems(options: RunningSums | None = None, count: int = 48) -> list[Proble
 
 
 def _distinct(options: RunningSums, lengths: range) -> Iterator[list[int]]:
-    """Different held-out digit strings without end, the lengths in turn."""
+    """An endless stream of different held-out digit strings; the lengths take turns."""
     rng = random.Random(f"{NAME} problems {options.seed}")
     seen: set[tuple[int, ...]] = set()
     index = 0
@@ -183,22 +196,3 @@ def _distinct(options: RunningSums, lengths: range) -> Iterator[list[int]]:
             seen.add(tuple(digits))
             index += 1
             yield digits
-
-
-def grade(completion: str, gold: str) -> tuple[Status, str | None]:
-    """Grade what follows the last ``answer``: it must be as many numbers as `gold` has, and nothing
-    more.
-
-    Returns ("pass" or "fail", the numbers joined by spaces), or ("unparsed", None) where they are
-    not there.
-    """
-    words = completion.split()
-    if ANSWER not in words:
-        return "unparsed", None
-    answer = words[len(words) - words[::-1].index(ANSWER) :]
-    if len(answer) != len(gold.split()) or not all(
-        word.isascii() and word.isdigit() for word in answer
-    ):
-        return "unparsed", None
-    canonical = " ".join(answer)
-    return ("pass" if canonical == gold else "fail"), canonical

@@ -1,8 +1,7 @@
-"""Names of benchmarks taken together: the paper's groups (arXiv 2512.22955) and the suites of
-`--suite`.
+"""Sets of benchmarks: the groups of the paper (arXiv 2512.22955) and the suites of ``--suite``.
 
-The paper's 19 benchmarks are the five groups, 4 + 6 + 3 + 4 + 2. Suites name benchmarks, whether or
-not their extra is installed: `benchmarks.check_names` says what is missing.
+The five groups hold the 19 benchmarks of the paper, 4 + 6 + 3 + 4 + 2. A suite names benchmarks
+whether or not their extras are installed, and `registry.check_names` says which extra is missing.
 """
 
 from __future__ import annotations
@@ -31,8 +30,11 @@ SUITES: dict[str, tuple[str, ...]] = {
 
 
 def suite_names(suite: str) -> list[str]:
-    """The benchmarks of a suite, in the table's order. Raises UserError for an unknown one, with
-    the nearest name."""
+    """The benchmarks of a suite, in the table's order.
+
+    Raises:
+        UserError: the suite is unknown; the message has the nearest name.
+    """
     if suite not in SUITES:
         close = difflib.get_close_matches(suite, SUITES, n=1)
         guess = f"; did you mean {close[0]!r}?" if close else ""
@@ -41,11 +43,10 @@ def suite_names(suite: str) -> list[str]:
 
 
 def named_benchmarks(benchmarks: str, suite: str | None) -> list[str]:
-    """The names that the options `--benchmarks A,B` and `--suite S` stand for, of which one must be
-    given.
+    """The names that ``--benchmarks A,B`` or ``--suite S`` stands for; they are not checked here.
 
     Raises:
-        UserError: both, none, or an unknown suite. The benchmarks' names are not checked here.
+        UserError: both options are given, or the suite is unknown.
     """
     if suite and benchmarks:
         raise UserError(f"benchmarks={benchmarks!r} and suite={suite!r} are both given: give one")
@@ -55,16 +56,18 @@ def named_benchmarks(benchmarks: str, suite: str | None) -> list[str]:
 
 
 def group_of(benchmark: str) -> str | None:
-    """The paper's group of a benchmark; None for one that is in no group, such as aime24."""
+    """The paper's group of a benchmark; None if it has none, as aime24."""
     return next((group for group, names in GROUPS.items() if benchmark in names), None)
 
 
 def group_averages(values: Mapping[str, float]) -> dict[str, float]:
-    """Unweighted means of a value a benchmark: of each group, of ``rl``, and of ``base``, the 19
-    together.
+    """Unweighted means over each group, over ``rl``, and over ``base``, which is all 19.
 
-    Only where every benchmark of it has a value: a mean over some of them does not compare with one
-    over all.
+    A set of which a benchmark has no value is left out, because a mean over some of its benchmarks
+    cannot be compared with one over all.
+
+    Args:
+        values: benchmark → value.
     """
     complete = {**GROUPS, "rl": RL, "base": BASE}
     return {

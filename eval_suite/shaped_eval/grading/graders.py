@@ -94,7 +94,7 @@ GRADERS: dict[str, GraderSpec] = {
         votes=False,
     ),
     "running_sums": GraderSpec(
-        function="shaped_eval.benchmarks.running_sums:grade", version="running_sums/1"
+        function="shaped_eval.grading.text.running_sums:grade", version="running_sums/1"
     ),
 }
 

@@ -20,8 +20,8 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from shaped_eval.benchmarks import BENCHMARKS
 from shaped_eval.benchmarks.harness.tasks import HARNESS
+from shaped_eval.benchmarks.registry import BENCHMARKS
 from shaped_eval.errors import UserError
 from shaped_eval.records import read_jsonl
 from shaped_eval.reporting.outcomes import read_outcomes, read_record

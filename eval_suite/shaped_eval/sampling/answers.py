@@ -75,13 +75,17 @@ class _Known:
     """The problems of a benchmark, to be found by id or by index."""
 
     def __init__(self, benchmark: str, hub_mirror: str | Path | None) -> None:
-        from shaped_eval.benchmarks import BENCHMARKS, ELSEWHERE, GENERATED, load_problems
+        from shaped_eval.benchmarks.loading import load_problems
+        from shaped_eval.benchmarks.own import is_own, name_of
+        from shaped_eval.benchmarks.registry import BENCHMARKS, ELSEWHERE, GENERATED
 
-        if benchmark not in (known := [*ANY, *BENCHMARKS, *GENERATED, *ELSEWHERE]):
+        known = [*ANY, *BENCHMARKS, *GENERATED, *ELSEWHERE]
+        if benchmark not in known and not is_own(benchmark):
             raise UserError(
-                f"benchmark={benchmark!r} is unknown: the known ones are {', '.join(known)}"
+                f"benchmark={benchmark!r} is unknown: the known ones are {', '.join(known)}, "
+                "and paths of .yaml or .jsonl files"
             )
-        self._benchmark = benchmark
+        self._benchmark = name_of(benchmark)
         # which they saw is not known
         self._problems = load_problems([benchmark], hub_mirror=hub_mirror, shots=0)
         self._by_id = {problem.problem_id: problem for problem in self._problems}

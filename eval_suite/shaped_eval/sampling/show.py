@@ -1,4 +1,4 @@
-"""The first prompt of a benchmark, to look at before a run is paid for."""
+"""The first prompt of a benchmark, to look at before a run costs time or money."""
 
 from __future__ import annotations
 
@@ -7,7 +7,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from shaped_eval.benchmarks import load_problems
+from shaped_eval.benchmarks.loading import load_problems
+from shaped_eval.benchmarks.own import chat_of
 from shaped_eval.untrusted.texts import shorten, visible
 
 
@@ -17,29 +18,33 @@ class ShowOptions:
 
     show: str | None = field(
         default=None,
-        metadata={"help": "Print the first prompt of this benchmark and stop. No model is needed."},
+        metadata={
+            "help": "Print the first prompt and gold answer of this benchmark, by name or by the "
+            "path of your own file, and stop. No model is needed."
+        },
     )
 
 
 def show(settings: Mapping[str, Any]) -> None:
-    """Write the first prompt to standard output, with no newline of ours; the rest to standard
-    error.
+    """Print the first prompt of a benchmark; its gold answer and the rest go to standard error.
 
-    The prompt is as it is, byte for byte, but for characters that a terminal acts on or does not
-    show: these stand as their code, as ``[U+001B]``.
+    The prompt is printed as it is, without a newline at its end. Only characters that a terminal
+    acts on or does not show stand as their code, such as ``[U+001B]``. The prompt of a chat is the
+    message of the user, since the chat template belongs to the model.
 
-    `settings` are options of sampling; those that decide a prompt count: ``show``, ``hub_mirror``,
-    ``chat_template``, ``shots``. A chat's prompt is the user's message: its template belongs to the
-    model.
+    Args:
+        settings: options of sampling, of which ``show``, ``hub_mirror``, ``chat_template`` and
+            ``shots`` decide the prompt.
 
     Raises:
-        UserError: as `load_problems`.
+        UserError: as `load_problems` and `chat_of`.
     """
+    names = [settings["show"]]
     [problem] = load_problems(
-        [settings["show"]],
+        names,
         hub_mirror=settings.get("hub_mirror"),
         limit=1,
-        chat=bool(settings.get("chat_template", False)),
+        chat=chat_of(names, bool(settings.get("chat_template", False))),
         shots=settings.get("shots"),
     )
     sys.stdout.buffer.write(visible(problem.prompt).encode())

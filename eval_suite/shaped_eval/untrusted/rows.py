@@ -153,5 +153,9 @@ def _rule(hint: Any) -> tuple[Callable[[Any], bool], str]:
         return is_count, "a whole number from 0 to 2^53"
     if get_origin(hint) is list:
         return _is_list_of_texts, "a list of texts"
-    kind, words = {str: (str, "a text"), dict: (dict, "an object")}[get_origin(hint) or hint]
+    kind, words = {
+        str: (str, "a text"),
+        bool: (bool, "true or false"),
+        dict: (dict, "an object"),
+    }[get_origin(hint) or hint]
     return lambda value: isinstance(value, kind), words

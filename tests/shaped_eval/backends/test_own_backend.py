@@ -6,9 +6,10 @@ from importlib import metadata
 import pytest
 from shaped_eval import backends
 from shaped_eval.backends import load_backend
+from shaped_eval.config import SampleConfig
 from shaped_eval.errors import UserError
 from shaped_eval.records import Sample, read_jsonl
-from shaped_eval.sample import SampleConfig, sample
+from shaped_eval.sample import sample
 
 CODE = """
 from shaped_eval.backends import Completion

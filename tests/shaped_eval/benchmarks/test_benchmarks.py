@@ -10,8 +10,9 @@ from fractions import Fraction
 
 import pytest
 from places import MIRROR
-from shaped_eval.benchmarks import BENCHMARKS, load_problems
+from shaped_eval.benchmarks.loading import load_problems
 from shaped_eval.benchmarks.prompts import PROBLEM_BOXED
+from shaped_eval.benchmarks.registry import BENCHMARKS
 from shaped_eval.benchmarks.worked_examples import MATH_EXAMPLES, SOURCE
 from shaped_eval.errors import UserError
 from shaped_eval.grading.math.grader import grade
@@ -169,7 +170,7 @@ def test_the_number_of_worked_examples_is_an_option(made_up):
     for shots, chat, message in [
         (-1, False, "shots=-1 is out of range"),
         (7, False, "shots=7, but gsm8k has 6 worked examples"),
-        (1, True, "shots=1, but chat_template is on"),
+        (1, True, "shots=1 does not go with chat_template=True"),
     ]:
         with pytest.raises(UserError, match=message):
             load_problems(["gsm8k"], hub_mirror=made_up, shots=shots, chat=chat)
@@ -235,7 +236,9 @@ def test_a_missing_data_set_or_field_is_named(made_up):
         '{"id": 1, "problem": "P"}\n'
     )
     with pytest.raises(
-        UserError, match=r"'HuggingFaceH4/aime_2024', row 0: no field 'answer' among id, problem"
+        UserError,
+        match=r"'HuggingFaceH4/aime_2024', row 0 cannot be read \(no column 'answer'\): "
+        "it has the columns id, problem",
     ):
         load_problems(["aime24"], hub_mirror=made_up)
 

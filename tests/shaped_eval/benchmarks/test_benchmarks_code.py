@@ -8,7 +8,8 @@ import json
 import pytest
 from mutants import mutants, really_wrong
 from places import MIRROR
-from shaped_eval.benchmarks import BENCHMARKS, load_problems, questions
+from shaped_eval.benchmarks.loading import load_problems, questions
+from shaped_eval.benchmarks.registry import BENCHMARKS
 from shaped_eval.errors import UserError
 from shaped_eval.grading import GradeRequest, GraderPool
 from shaped_eval.grading.sandbox.confine import missing_protections
@@ -141,7 +142,7 @@ def test_mbppplus_is_asked_with_examples_of_mbpp_and_by_its_own_inputs(made_up):
     assert chat.startswith(
         "Multiply by 3. Your code should pass these tests:\n\nassert times_3(1) == 3\n"
     )
-    with pytest.raises(UserError, match="has no task_id 28, a worked example"):
+    with pytest.raises(UserError, match="has no row with task_id 28, which is a worked example"):
         load_problems(["mbppplus"], hub_mirror=made_up, shots=5)
 
 

@@ -11,9 +11,9 @@ from pathlib import Path
 import pytest
 from harness_data import BBH_TASKS, MMLU_SUBJECTS, ROWS, write_made_up_mirror, write_split
 from places import MIRROR
-from shaped_eval import benchmarks
-from shaped_eval.benchmarks import load_problems
+from shaped_eval.benchmarks import registry
 from shaped_eval.benchmarks.harness.tasks import HARNESS
+from shaped_eval.benchmarks.loading import load_problems
 from shaped_eval.errors import UserError
 from shaped_eval.records import Problem, read_jsonl
 
@@ -35,7 +35,7 @@ def made_up(mirror) -> dict[str, list[Problem]]:
 
 def test_the_thirteen_are_benchmarks_of_one_greedy_or_likeliest_sample(made_up):
     assert len(HARNESS) == 13
-    assert set(HARNESS) <= set(benchmarks.ELSEWHERE)
+    assert set(HARNESS) <= set(registry.ELSEWHERE)
     for name, problems in made_up.items():
         assert len(problems) == 4, name
         for problem in problems:
@@ -163,7 +163,7 @@ def test_faults_of_rows_are_one_line(tmp_path):
 
 
 def test_without_the_extra_the_error_says_how_to_install_it(monkeypatch):
-    monkeypatch.setattr(benchmarks, "_is_importable", lambda package: package != "lm_eval")
+    monkeypatch.setattr(registry, "_is_importable", lambda package: package != "lm_eval")
     with pytest.raises(
         UserError, match=r"'lm_eval' .* for piqa: pip install 'shaped-trl\[lm-eval\]'"
     ) as caught:

@@ -11,13 +11,13 @@ from shaped_eval.benchmarks.running_sums import (
     RunningSums,
     answer_of,
     draw_digits,
-    grade,
     is_held_out,
     problems,
     prompt_text,
     running_sums,
 )
 from shaped_eval.errors import UserError
+from shaped_eval.grading.text.running_sums import grade
 
 PI = [3, 1, 4, 1, 5, 9, 2]
 
@@ -125,11 +125,11 @@ def test_vocabulary_is_filled_with_fillers():
 @pytest.mark.parametrize(
     ("values", "message"),
     [
-        ({"p_long": 1.5}, "p_long=1.5 is no probability"),
-        ({"noise": -0.1}, "noise=-0.1 is no probability"),
+        ({"p_long": 1.5}, "p_long=1.5 is not a probability"),
+        ({"noise": -0.1}, "noise=-0.1 is not a probability"),
         ({"length_weights": (1, 2)}, "length_weights=.1, 2.: give 5 numbers"),
-        ({"length_weights": (1, 1, 1, 1, -1)}, "length_weights=.*none below 0"),
-        ({"length_weights": (0, 0, 0, 0, 0)}, "length_weights=.*one above it"),
+        ({"length_weights": (1, 1, 1, 1, -1)}, "length_weights=.*none is below 0"),
+        ({"length_weights": (0, 0, 0, 0, 0)}, "length_weights=.*one is above 0"),
         ({"modulus": 1}, "modulus=1 is too small: give at least 2"),
         ({"streams": 0}, "streams=0 is too small"),
         ({"streams": 5}, "min_digits=4 is too small: give at least 5"),

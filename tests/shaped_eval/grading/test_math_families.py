@@ -19,7 +19,7 @@ import pytest
 from math_verify import parse, verify
 from places import MIRROR
 from right_families import right_completions
-from shaped_eval.benchmarks import load_problems
+from shaped_eval.benchmarks.loading import load_problems
 from shaped_eval.grading import GradeRequest, GraderPool
 from shaped_eval.grading.base import SoftTimeout
 from shaped_eval.grading.worker import _soft_timeout

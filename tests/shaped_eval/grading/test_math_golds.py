@@ -5,7 +5,8 @@ from __future__ import annotations
 
 import pytest
 from places import MIRROR
-from shaped_eval.benchmarks import BENCHMARKS, load_problems
+from shaped_eval.benchmarks.loading import load_problems
+from shaped_eval.benchmarks.registry import BENCHMARKS
 from shaped_eval.grading.graders import grader_spec, load
 from shaped_eval.grading.math.grader import grade as grade_math
 from shaped_eval.records import Problem

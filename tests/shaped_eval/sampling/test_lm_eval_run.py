@@ -20,8 +20,8 @@ from harness_data import (
 )
 from places import MIRROR
 from shaped_eval.backends import TransformersBackend
-from shaped_eval.benchmarks import load_problems
 from shaped_eval.benchmarks.harness.tasks import HARNESS
+from shaped_eval.benchmarks.loading import load_problems
 from shaped_eval.config import SampleConfig
 from shaped_eval.errors import UserError
 from shaped_eval.grade import grade_run

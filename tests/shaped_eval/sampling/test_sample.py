@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 from shaped_eval.backends import Request, TransformersBackend, load_backend
-from shaped_eval.benchmarks import load_problems
+from shaped_eval.benchmarks.loading import load_problems
 from shaped_eval.config import SampleConfig
 from shaped_eval.errors import UserError
 from shaped_eval.grade import grade_run

@@ -11,8 +11,8 @@ import pytest
 
 pytest.importorskip("reasoning_gym", reason="the extra `tasks` is not installed")
 
-from shaped_eval.benchmarks import load_problems
 from shaped_eval.benchmarks.chain_sum import totals
+from shaped_eval.benchmarks.loading import load_problems
 from shaped_eval.benchmarks.running_sums import is_held_out
 from shaped_eval.errors import UserError
 from shaped_eval.grading.gym.grader import grade
@@ -95,7 +95,7 @@ def test_problems_are_held_out_and_graded_by_the_task() -> None:
     with pytest.raises(UserError, match="shots=2"):
         load_problems(["chain_sum"], shots=2)
     chat = load_problems(["chain_sum"], limit=1, chat=True)[0]
-    assert chat.prompt[0]["content"].startswith(problems[0].prompt)
+    assert chat.prompt.startswith(f"{problems[0].prompt}\n")
 
 
 @pytest.mark.parametrize(

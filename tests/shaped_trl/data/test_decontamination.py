@@ -56,9 +56,9 @@ def test_overlap_is_13_words_in_a_row(mirror):
 def test_unknown_and_made_benchmarks_are_refused(mirror):
     with pytest.raises(UserError, match="gsm9k"):
         Overlap(["gsm9k"], mirror)
-    with pytest.raises(UserError, match="made by a program"):
+    with pytest.raises(UserError, match="these problems, whose questions are not known"):
         Overlap(["running_sums"])
-    with pytest.raises(UserError, match="needs text"):
+    with pytest.raises(UserError, match="needs a column of text"):
         Overlap(["gsm8k"], mirror).bind(["input_ids"])
 
 

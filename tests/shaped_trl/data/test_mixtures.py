@@ -235,9 +235,9 @@ TWO = '[{"dataset_name": "a.jsonl", "weight": 0.9}, {"dataset_name": "b.jsonl", 
         (["--mixture", '["a.jsonl"]'], "mixture[0]='a.jsonl' must be a mapping"),
         (
             ["--mixture", TWO % "0.1", "--dataset_name", "a.jsonl"],
-            "dataset_name='a.jsonl' beside mixture",
+            "dataset_name='a.jsonl' does not go with mixture",
         ),
-        (["--mixture", TWO % "0.1"], "data 'b.jsonl': no such file"),
+        (["--mixture", TWO % "0.1"], "data 'b.jsonl': there is no such file"),
         (
             ["--mixture", '[{"dataset_name": "me/absent", "weight": 1}]', "--hub_mirror", "."],
             "me/absent",

@@ -9,12 +9,12 @@ import pytest
 from shaped_eval.benchmarks.running_sums import (
     RunningSums,
     answer_of,
-    grade,
     is_held_out,
     problems,
     running_sums,
 )
 from shaped_eval.errors import UserError
+from shaped_eval.grading.text.running_sums import grade
 from shaped_eval.records import read_jsonl
 
 from shaped_trl.data.running_sums import PLAIN_FILLERS, corpus_rows, prompt_rows, write_corpus
@@ -132,7 +132,7 @@ def test_written_files_have_the_same_bytes_for_the_same_seed(tmp_path):
     ("arguments", "message"),
     [
         ({"rl_rows": 0}, "rl_rows=0: give a whole number"),
-        ({"noise": 2}, "noise=2 is no probability"),
+        ({"noise": 2}, "noise=2 is not a probability"),
         ({"zipf": 1}, "zipf: no such"),
     ],
 )

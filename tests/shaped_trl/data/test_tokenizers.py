@@ -63,8 +63,8 @@ def test_saved_and_loaded_it_is_the_same(kind, tmp_path):
     ("kind", "vocab_size", "message"),
     [
         ("char", 300, "tokenizer_kind='char' does not exist: choose from bpe, word"),
-        ("bpe", 258, "tokenizer_vocab_size=258 is too small for kind 'bpe': at least 259"),
-        ("word", 3, "tokenizer_vocab_size=3 is too small for kind 'word': at least 4"),
+        ("bpe", 258, "tokenizer_vocab_size=258 is too small for kind 'bpe': give at least 259"),
+        ("word", 3, "tokenizer_vocab_size=3 is too small for kind 'word': give at least 4"),
     ],
 )
 def test_bad_arguments_are_refused(kind, vocab_size, message):

@@ -17,7 +17,8 @@ from tiny import tiny_model, tiny_tokenizer
 from trl import GRPOTrainer
 
 from shaped_trl import cli
-from shaped_trl.data.prompts import PromptArguments, rl_prompts
+from shaped_trl.data.prompt_options import PromptArguments
+from shaped_trl.data.prompts import rl_prompts
 from shaped_trl.rlvr import audit as audit_module
 from shaped_trl.rlvr import audit_reward
 from shaped_trl.rlvr import run as run_module

@@ -11,7 +11,7 @@ from shaped_eval.records import read_jsonl
 from tiny import tiny_model, tiny_tokenizer
 from trl import ModelConfig
 
-from shaped_trl.data.prompts import PromptArguments
+from shaped_trl.data.prompt_options import PromptArguments
 from shaped_trl.options import rlvr_options
 from shaped_trl.recipes import Parser
 from shaped_trl.rlvr import RLVRConfig

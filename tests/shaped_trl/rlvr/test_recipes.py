@@ -14,7 +14,7 @@ from tiny import tiny_model, tiny_tokenizer
 from trl import ModelConfig
 
 from shaped_trl import cli, recipes
-from shaped_trl.data.prompts import PromptArguments
+from shaped_trl.data.prompt_options import PromptArguments
 from shaped_trl.data.tokenizers import train_tokenizer
 from shaped_trl.modeling.architectures import ARCHITECTURES
 from shaped_trl.rlvr import RLVRConfig

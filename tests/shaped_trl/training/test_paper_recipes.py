@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from shaped_eval.benchmarks import BENCHMARKS
+from shaped_eval.benchmarks.registry import BENCHMARKS
 from shaped_kernels import PRESETS, RewardShape
 from tiny import WORDS, tiny_tokenizer
 from transformers import AutoConfig, get_scheduler

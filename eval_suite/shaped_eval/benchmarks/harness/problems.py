@@ -1,5 +1,4 @@
-"""lm-eval's documents as problems: the exact prompt with its worked examples, the gold, and what is
-to be scored."""
+"""lm-eval's documents as problems: prompt, gold answer, and the options to score."""
 
 from __future__ import annotations
 
@@ -20,12 +19,11 @@ from shaped_eval.sources import load_rows
 
 LETTERS = string.ascii_uppercase
 Rows = list[dict[str, Any]]
-_ROWS = "rows"  # the split's name towards lm-eval, whatever it is on the Hub
+_ROWS = "rows"  # what we call the split towards lm-eval, whatever its name on the Hub is
 
 
 class _Part(NamedTuple):
-    """Some rows of a benchmark, with their indices in the source; one of lm-eval's tasks reads
-    them."""
+    """Rows of a benchmark with their indices in the data set, read by one of lm-eval's tasks."""
 
     name: str
     lm_eval_task: str
@@ -42,23 +40,30 @@ def problems(
 ) -> list[Problem]:
     """The problems of a benchmark of `HARNESS`.
 
-    `limit` keeps the first so many; of a benchmark in parts (MMLU, MMLU-Pro, BBH) the first rows of
-    each part in turn, as many in all. `chat`: the same text as a user message, without stop
-    strings; worked examples stay, for they say how to answer. A problem's `meta`: ``row`` (its
-    index in its source), ``n`` (1: one sample, whatever the run's n), ``metric``, ``decoding``,
-    ``shots``, ``part``, ``stop``; and where options are scored by likelihood ``options`` and
-    ``continuations``, what is scored behind the prompt, or behind each of ``contexts`` where an
-    option is in it.
+    The `meta` of a problem holds ``row`` (its index in the data set), ``n`` (1, which is the number
+    of samples whatever the run's n), ``metric``, ``decoding``, ``shots``, ``part`` and ``stop``. If
+    its options are scored by likelihood, it also holds ``options`` and ``continuations``, the texts
+    that are scored behind the prompt; or behind each of ``contexts``, if these contain the options.
+
+    Args:
+        name: of the benchmark.
+        hub_mirror: folder that is read in place of the Hub.
+        limit: keep so many problems, the first ones; of a benchmark in parts (MMLU, MMLU-Pro, BBH)
+            the first ones of each part in turn. None for all.
+        chat: the prompts are messages of a user. They have no stop strings, but keep the worked
+            examples, which show how to answer.
+        shots: number of worked examples; None for the benchmark's own number.
 
     Raises:
-        UserError: a data set not found, a row that lacks a field, more worked examples than there
-            are.
+        UserError: a data set is not found, a row lacks a column, or there are fewer worked examples
+            than `shots`.
     """
     spec = HARNESS[name]
     count = spec.shots if shots is None else shots
     if count and not spec.shots:
         raise UserError(
-            f"shots={count}, but {name} is scored by likelihood without worked examples: leave --shots out"
+            f"shots={count}, but {name} is scored by likelihood without worked examples: "
+            "leave --shots out"
         )
     with _quiet():
         manager = _task_manager(spec)
@@ -73,8 +78,7 @@ def problems(
 
 
 def _task_manager(spec: HarnessTask) -> Any:
-    """lm-eval's index of one folder of its tasks: indexing all of them takes a quarter of a
-    minute."""
+    """lm-eval's index of one folder of its tasks. To index all of them takes 15 seconds."""
     import lm_eval.tasks
 
     folder = Path(lm_eval.tasks.__file__).parent / spec.folder
@@ -82,8 +86,10 @@ def _task_manager(spec: HarnessTask) -> Any:
 
 
 def _lm_eval_tasks(spec: HarnessTask, manager: Any) -> dict[str, str]:
-    """Part of the benchmark → lm-eval's task, in alphabetical order; one part without a name where
-    it has none."""
+    """Part of the benchmark → lm-eval's task, in alphabetical order.
+
+    A benchmark without parts has one, whose name is empty.
+    """
     prefix, star, _ = spec.task.partition("*")
     if not star:
         return {"": spec.task}
@@ -107,8 +113,9 @@ def _parts(
             part = _part_name(spec, row)
             if part not in by_part:
                 raise UserError(
-                    f"data set {spec.dataset_id!r}, row {index}: {spec.part_column}={part!r} is none of "
-                    f"{', '.join(names)}: check that the mirror holds the rows as the Hub has them"
+                    f"data set {spec.dataset_id!r}, row {index}: {spec.part_column}={part!r} "
+                    f"is none of {', '.join(names)}: "
+                    "check that the mirror holds the rows as the Hub has them"
                 )
             by_part[part].append((index, row))
     else:
@@ -130,7 +137,7 @@ def _part_name(spec: HarnessTask, row: Row) -> str:
 
 
 def _spread(sizes: Mapping[str, int], limit: int | None) -> dict[str, int]:
-    """How many rows of each part to take: one of each in turn, until there are `limit`."""
+    """How many rows of each part to take, so that the parts take turns until there are `limit`."""
     if limit is None:
         return dict(sizes)
     counts = dict.fromkeys(sizes, 0)
@@ -151,7 +158,7 @@ def _build_tasks(
     hub_mirror: str | Path | None,
     shots: int,
 ) -> dict[str, Any]:
-    """lm-eval's tasks over our rows: what they would download, they get from here."""
+    """lm-eval's tasks over our rows, which replace what they would download."""
     examples: Rows = []
     if spec.shots_split is not None and shots:
         first = None if spec.part_column else shots
@@ -172,14 +179,17 @@ def _build_tasks(
         available = task.sampler.df if shots else []
         if len(available) < shots:
             raise UserError(
-                f"shots={shots}, but {name} has {len(available)} worked examples: use at most that many"
+                f"shots={shots}, but {name} has {len(available)} worked examples: "
+                "use at most that many"
             )
     return tasks
 
 
 def _mend(task: Any) -> None:
-    """Faults of MMLU's definitions: nothing ends the description, and a form feed stands for
-    ``\\f`` of ``\\frac``."""
+    """Mend MMLU's definitions.
+
+    Nothing ends the description, and a form feed stands for the ``\\f`` of ``\\frac``.
+    """
     description = task.config.description
     if description and not description.endswith("\n"):
         task.set_config("description", f"{description}\n\n")
@@ -195,7 +205,7 @@ def _mend(task: Any) -> None:
 def _changes(
     name: str, spec: HarnessTask, part: _Part, examples: Rows, shots: int
 ) -> dict[str, Any]:
-    """What replaces keys of lm-eval's definition."""
+    """The keys of lm-eval's definition that are replaced, with their new values."""
     from datasets import Dataset
 
     splits = {_ROWS: Dataset.from_list([row for _, row in part.rows])}
@@ -209,12 +219,12 @@ def _changes(
         **spec.changes,
     }
     if spec.part_column:
-        changes["process_docs"] = None  # it picks the part's rows, which is done already
+        changes["process_docs"] = None  # it would pick the part's rows, which is done already
     if spec.shots_split is not None and shots:
         if not examples:
             raise UserError(
-                f"data set {spec.dataset_id!r}, split {spec.shots_split!r} has no row for worked examples of {name} "
-                f"{part.name}".rstrip()
+                f"data set {spec.dataset_id!r}, split {spec.shots_split!r} has no row for "
+                f"worked examples of {name} {part.name}".rstrip()
                 + ": check that the mirror holds the rows as the Hub has them"
             )
         splits[spec.shots_split] = Dataset.from_list(examples)
@@ -258,7 +268,7 @@ def _problem(
 def _options(
     spec: HarnessTask, task: Any, doc: Row, row: Row, context: str | list[str]
 ) -> tuple[str, str, dict[str, Any]]:
-    """Prompt and gold of a problem whose options are scored, and what to score."""
+    """Prompt and gold of a problem whose options are scored, and the texts to score."""
     requests = task.construct_requests(doc=doc, ctx=context, metadata=(None, 0, 1))
     options = task.doc_to_choice(doc)
     scored: dict[str, Any]
@@ -266,7 +276,7 @@ def _options(
         target = task.doc_to_target(doc)
         gold_index = target if isinstance(target, int) else options.index(target)
         prompt, scored = context, {}
-    else:  # an option is within the context, and the same text follows each
+    else:  # each context contains an option, and the same text follows all of them
         gold_index = task.doc_to_text(doc)
         assert spec.options is not None
         assert spec.prompt_column is not None
@@ -281,7 +291,7 @@ def _options(
 
 
 def _row_faults() -> tuple[type[Exception], ...]:
-    """What lm-eval raises at a row without the columns that a definition reads."""
+    """What lm-eval raises if a row lacks the columns that a definition reads."""
     from jinja2 import UndefinedError
 
     return KeyError, IndexError, ValueError, TypeError, UndefinedError
@@ -291,14 +301,14 @@ def _bad_row(spec: HarnessTask, place: tuple[int, Row], fault: Exception) -> Use
     index, row = place
     reason = " ".join(str(fault).split())[:200]
     return UserError(
-        f"data set {spec.dataset_id!r}, config {spec.config!r}: lm-eval's {spec.task} cannot read its rows "
-        f"({type(fault).__name__}: {reason}); row {index} has {', '.join(row)}: check that the mirror holds the rows "
-        "as the Hub has them"
+        f"data set {spec.dataset_id!r}, config {spec.config!r}: lm-eval's {spec.task} cannot read "
+        f"its rows ({type(fault).__name__}: {reason}); row {index} has {', '.join(row)}: "
+        "check that the mirror holds the rows as the Hub has them"
     )
 
 
 def _unique_ids(made: list[Problem]) -> list[Problem]:
-    """Ids that their source has more than once, as TriviaQA, get the row behind them."""
+    """The problems with the row appended to an id that stands twice, as some in TriviaQA do."""
     times = Counter(problem.problem_id for problem in made)
     return [
         replace(problem, problem_id=f"{problem.problem_id}-{problem.meta['row']}")
@@ -310,11 +320,10 @@ def _unique_ids(made: list[Problem]) -> list[Problem]:
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """lm-eval's remarks on every task and the bars of datasets off; each of its templates compiled
-    once.
+    """Silence lm-eval's remarks and the progress bars of `datasets`, and cache templates.
 
-    It compiles the templates of every worked example anew for every document: minutes for MMLU, in
-    place of seconds.
+    lm-eval compiles the templates of every worked example anew for each document, which takes
+    minutes for MMLU in place of seconds.
     """
     import datasets
     from lm_eval.utils import env as templates

@@ -1,24 +1,26 @@
-"""The table of benchmarks that lm-eval defines: which of its tasks, where the rows are, shots, and
-who grades.
+"""The table of benchmarks that lm-eval defines: its task, the data set, the shots and the grader.
 
-Shots are the paper's (arXiv 2512.22955): MMLU 4 and MMLU-Pro 5 with chains of thought, TriviaQA and
-NQ 5, BBH 3 with chains of thought; the others are scored by likelihood without any. Worked examples
-of MMLU and BBH are the published ones, in lm-eval's definitions; those of MMLU-Pro are its
-validation split's, of TriviaQA and NQ the first rows of the train split, so that every problem has
-the same ones (lm-eval draws others for each document).
+The numbers of shots are the paper's (arXiv 2512.22955): MMLU 4, MMLU-Pro 5 and BBH 3, all with
+chains of thought; TriviaQA and NQ 5. The other benchmarks have none and are scored by likelihood.
+The worked examples of MMLU and BBH are the published ones, which are part of lm-eval's definitions.
+Those of MMLU-Pro are its validation split, and those of TriviaQA and NQ the first rows of the train
+split. All problems of a benchmark have the same examples, while lm-eval draws others for each
+document.
 
-Departures from lm-eval 0.4.13, each for a fault:
+There are departures from lm-eval 0.4.13, each of which mends a fault:
 
-* TriviaQA's prompt puts a question mark behind each question, and most have one: here the question
-  stays as it is;
-* TriviaQA and NQ end a completion at the first period or comma, which 9% of NQ's questions cannot
-  be answered without (``J.R.R. Tolkien``, ``March 8, 2018``): here at the end of the line;
-* BBH ends one at any ``Q``, here at a line that begins with ``Q:``, or at an empty line, as there;
-* MMLU's has no end but the token limit of 256, here ``Q:`` at the beginning of a line; MMLU-Pro's
-  ``Question:`` only there;
-* MMLU's description runs into the first question, here an empty line is between them; its examples
-  write ``\\frac`` as a form feed and ``rac``;
-* the run's ``--max_new_tokens`` is the token limit of all.
+* lm-eval puts a question mark behind each question of TriviaQA, although most have one. Here the
+  question stays as it is.
+* lm-eval ends a completion of TriviaQA and NQ at the first period or comma, without which 9% of
+  NQ's questions cannot be answered (``J.R.R. Tolkien``, ``March 8, 2018``). Here it ends with the
+  line.
+* lm-eval ends a completion of BBH at any ``Q``. Here it ends at a line that begins with ``Q:``, or
+  at an empty line, as in lm-eval.
+* In lm-eval a completion of MMLU ends at the token limit of 256 only. Here it ends at a line that
+  begins with ``Q:`` as well, and one of MMLU-Pro at a line that begins with ``Question:``.
+* MMLU's description runs into the first question, and its examples write ``\\frac`` as a form feed
+  and ``rac``. Here an empty line follows the description, and the examples are put right.
+* The run's ``--max_new_tokens`` is the token limit of all benchmarks.
 """
 
 from __future__ import annotations
@@ -34,18 +36,29 @@ Metric = Literal["acc", "acc_norm", "exact match"]
 
 @dataclass(frozen=True)
 class HarnessTask:
-    """One benchmark. A ``*`` in `task` and `config` is the name of its parts: MMLU's subjects,
-    BBH's tasks.
+    """One benchmark.
 
-    folder, task: of lm-eval's definition. dataset_id, config, split: of the rows; `part_column`
-        where one split holds
-    all parts. grader: of the generated text or of the chosen option. metric: ``acc`` takes the
-    option of the highest log-likelihood, ``acc_norm`` of the highest per character. gold: of a
-    generated text; None for likelihood.
-    shots, shots_split: worked examples, and the split that they begin; None where lm-eval's
-        definition holds them.
-    options, prompt_column: of a problem whose options are within the contexts. changes: to
-        lm-eval's definition.
+    A ``*`` in `task` and `config` stands for the names of its parts, such as MMLU's subjects.
+
+    Args:
+        folder: of lm-eval's definition.
+        task: lm-eval's name of it.
+        dataset_id: id of the data set on the Hub.
+        config: configuration of the data set; None for the default one.
+        split: the split that is evaluated.
+        grader: grades the generated text or the chosen option.
+        metric: ``acc`` takes the option with the highest log-likelihood, ``acc_norm`` the one with
+            the highest log-likelihood per character.
+        gold: row → gold answer of a generated text; None if options are scored by likelihood.
+        shots: number of worked examples.
+        shots_split: the split whose first rows are the examples; None if lm-eval's definition
+            holds them.
+        stop: strings that end a completion.
+        own_id: the column with the row's id; None for the row's index.
+        part_column: the column with the name of the part, if one split holds all parts.
+        options: row → options, for a benchmark whose contexts contain the options.
+        prompt_column: the column that is the prompt of such a benchmark.
+        changes: to lm-eval's definition.
     """
 
     folder: str

@@ -1,0 +1,238 @@
+"""The problems of benchmarks: their rows are read and made into prompts with golds."""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from shaped_eval.benchmarks.own import is_file_of_rows, is_own, name_of
+from shaped_eval.benchmarks.prompts import Question, base_prompt, chat_messages
+from shaped_eval.benchmarks.registry import (
+    ELSEWHERE,
+    GENERATED,
+    benchmark_of,
+    check_names,
+    check_shots,
+    has_examples,
+)
+from shaped_eval.benchmarks.rows import Benchmark, columns_read, read_question
+from shaped_eval.benchmarks.worked_examples import SOURCE
+from shaped_eval.errors import UserError
+from shaped_eval.records import Problem, read_jsonl
+from shaped_eval.sources import NotInMirror, file_rows, load_rows
+
+
+def load_problems(
+    names: Sequence[str],
+    *,
+    hub_mirror: str | Path | None = None,
+    limit: int | None = None,
+    chat: bool = False,
+    shots: int | None = None,
+) -> list[Problem]:
+    """The problems of benchmarks, in the order of the names.
+
+    The `meta` of a problem holds ``row``, its index in the data set, and ``stop``, the strings that
+    end a completion.
+
+    Args:
+        names: names of shipped benchmarks, and paths of files that define others (`own`).
+        hub_mirror: folder that is read in place of the Hub, see `shaped_eval.sources`.
+        limit: keep so many of the first problems of each benchmark; None for all.
+        chat: make messages of a user in place of texts to continue.
+        shots: number of worked examples; None for each benchmark's own number. Of several
+            benchmarks those that have no worked examples stay without.
+
+    Raises:
+        UserError: a benchmark is unknown, stands twice or lacks its extra; a data set is not found,
+            or one of its rows cannot be read; or there are fewer worked examples than `shots`, or
+            any in a chat.
+    """
+    check_names(names)
+    check_shots(shots, chat)
+    alone = len(names) == 1
+    shots_of = {name: shots if alone or has_examples(name) else None for name in names}
+    return [
+        problem
+        for name in names
+        for problem in _load_one(name, hub_mirror, limit, chat, shots_of[name])
+    ]
+
+
+def is_stored(folder: str | Path, names: Sequence[str]) -> bool:
+    """Whether a run in `folder` goes on with the problems that it has stored.
+
+    It does if a file that defines one of the benchmarks `names` is no longer there.
+    """
+    gone = any(is_own(name) and not Path(name).exists() for name in names)
+    return gone and (Path(folder) / "problems.jsonl").is_file()
+
+
+def problems_of_run(folder: str | Path, names: Sequence[str], **options: Any) -> list[Problem]:
+    """The problems of the run in `folder`: those that it has stored (`is_stored`), or new ones.
+
+    Args:
+        folder: of a run that has begun or will begin.
+        names: as in `load_problems`.
+        options: of `load_problems`.
+
+    Raises:
+        UserError: as `load_problems`, or the stored problems are damaged.
+    """
+    if is_stored(folder, names):
+        return list(read_jsonl(Path(folder) / "problems.jsonl", Problem))
+    return load_problems(names, **options)
+
+
+def not_in_mirror(names: Sequence[str], hub_mirror: str | Path | None) -> list[str]:
+    """Those of `names` that a mirror lacks, if one is set; one row of each is read to find out."""
+    return [name for name in names if _is_missing(name, hub_mirror)]
+
+
+def _is_missing(name: str, hub_mirror: str | Path | None) -> bool:
+    try:
+        _load_one(name, hub_mirror, limit=1, chat=False, shots=None)
+    except NotInMirror:
+        return True
+    return False
+
+
+def _load_one(
+    name: str, hub_mirror: str | Path | None, limit: int | None, chat: bool, shots: int | None
+) -> list[Problem]:
+    if name in GENERATED:
+        return importlib.import_module(GENERATED[name]).problems()[:limit]
+    if name in ELSEWHERE:
+        module = importlib.import_module(ELSEWHERE[name].module)
+        return module.problems(name, hub_mirror=hub_mirror, limit=limit, chat=chat, shots=shots)
+    benchmark = benchmark_of(name)
+    examples: list[Question] = []
+    source = None
+    if not chat:
+        examples, source = worked_examples(name, hub_mirror, shots)
+    return [
+        _problem(name_of(name), benchmark, question, row, examples, source, chat)
+        for row, question in enumerate(questions(name, hub_mirror, limit))
+    ]
+
+
+def questions(
+    name: str, hub_mirror: str | Path | None = None, limit: int | None = None
+) -> list[Question]:
+    """The questions of a benchmark without instructions or examples, in the data set's order.
+
+    Args:
+        name: of `BENCHMARKS`, or the path of a file that defines a benchmark.
+        hub_mirror: folder that is read in place of the Hub.
+        limit: keep so many of the first ones; None for all.
+
+    Raises:
+        UserError: the data set is not found, or a row cannot be read.
+    """
+    benchmark = benchmark_of(name)
+    return _read_split(benchmark, benchmark.split, hub_mirror, limit)
+
+
+def worked_examples(
+    name: str, hub_mirror: str | Path | None = None, shots: int | None = None
+) -> tuple[list[Question], str | None]:
+    """The worked examples of a benchmark, and where they come from; None if there are none.
+
+    Args:
+        name: of `BENCHMARKS`, or the path of a file that defines a benchmark.
+        hub_mirror: folder that is read in place of the Hub.
+        shots: how many; None for the benchmark's own number.
+
+    Raises:
+        UserError: there are fewer than `shots`, or their rows cannot be read.
+    """
+    benchmark = benchmark_of(name)
+    shots = benchmark.shots if shots is None else shots
+    if not shots:
+        return [], None
+    examples, source = list(benchmark.examples), SOURCE
+    if benchmark.shots_from is not None:
+        examples, source = benchmark.shots_from(hub_mirror, shots)
+    if benchmark.shots_split is not None:
+        reading = replace(benchmark, read=benchmark.read_example or benchmark.read)
+        examples = _read_split(reading, benchmark.shots_split, hub_mirror, shots)
+        source = f"{_source(benchmark, benchmark.shots_split)}, first rows"
+    if shots > len(examples):
+        raise UserError(
+            f"shots={shots}, but {name_of(name)} has {len(examples)} worked examples: "
+            "use at most that many"
+        )
+    return examples[:shots], source
+
+
+def _source(benchmark: Benchmark, split: str) -> str:
+    """The rows in words; of a file its name alone, since run folders are published."""
+    if is_file_of_rows(split):
+        return Path(split).name
+    return f"{benchmark.dataset_id}, config {benchmark.config}, split {split}"
+
+
+def split_rows(
+    benchmark: Benchmark, split: str, hub_mirror: str | Path | None, limit: int | None = None
+) -> list[dict[str, Any]]:
+    """The rows of a split: of a file of rows, of the mirror, or of the Hub.
+
+    Args:
+        benchmark: names the data set.
+        split: name of a split, or the path of a .jsonl file.
+        hub_mirror: folder that is read in place of the Hub.
+        limit: read so many of the first rows only.
+
+    Raises:
+        UserError: there is no such split or file, or the file cannot be read.
+    """
+    for name in (split, benchmark.dataset_id):
+        if is_file_of_rows(name):
+            return file_rows(name, limit)
+    return load_rows(benchmark.dataset_id, benchmark.config, split, hub_mirror, limit)
+
+
+def _read_split(
+    benchmark: Benchmark, split: str, hub_mirror: str | Path | None, limit: int | None = None
+) -> list[Question]:
+    rows = split_rows(benchmark, split, hub_mirror, limit)
+    source = f"data set {split if is_file_of_rows(split) else benchmark.dataset_id!r}"
+    if rows:
+        columns_read(benchmark, list(rows[0]), source)
+    return [
+        read_question(benchmark, row, f"{source}, row {index}") for index, row in enumerate(rows)
+    ]
+
+
+def _problem(
+    name: str,
+    benchmark: Benchmark,
+    question: Question,
+    row: int,
+    examples: Sequence[Question],
+    source: str | None,
+    chat: bool,
+) -> Problem:
+    style = benchmark.style
+    if chat:
+        prompt = _one_message(benchmark, question, f"{name}, row {row}")
+    else:
+        prompt = base_prompt(style, question.text, examples)
+    own_id = str(row) if question.own_id is None else question.own_id
+    meta: dict[str, Any] = {"row": row, "stop": [] if chat else list(style.stop), **question.meta}
+    if examples:
+        meta |= {"shots": len(examples), "shots_source": source}
+    return Problem(f"{name}/{own_id}", name, prompt, question.gold, benchmark.grader, meta)
+
+
+def _one_message(benchmark: Benchmark, question: Question, where: str) -> str:
+    messages = chat_messages(benchmark.style, question)
+    if [message["role"] for message in messages] != ["user"]:
+        raise UserError(
+            f"{where}: the prompt has {len(messages)} messages: "
+            "a chat of the evaluation is one message of the user"
+        )
+    return messages[0]["content"]

@@ -1,0 +1,48 @@
+"""YAML files with one mapping, such as a recipe: nothing in them builds an object or hides a key."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from shaped_eval.errors import UserError
+
+
+class _Loader(yaml.SafeLoader):
+    """Refuses a mapping with the same key twice. PyYAML itself would keep the last one."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict:
+        keys = [
+            key.value
+            for key, _ in node.value
+            if isinstance(key, yaml.ScalarNode) and key.value != "<<"
+        ]
+        for key in keys:
+            if keys.count(key) > 1:
+                raise yaml.constructor.ConstructorError(
+                    None, None, f"the key {key!r} is given twice", node.start_mark
+                )
+        return super().construct_mapping(node, deep)
+
+
+def read_mapping(path: Path, field: str) -> dict[str, Any]:
+    """The mapping of names to values that a YAML file holds.
+
+    Args:
+        path: the file, which exists.
+        field: the option that named the file.
+
+    Raises:
+        UserError: the file is not YAML, has a key twice, or holds something else.
+    """
+    try:
+        settings = yaml.load(path.read_text(encoding="utf-8"), _Loader)
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise UserError(
+            f"{field}={str(path)!r} is not YAML: {' '.join(str(error).split())}"
+        ) from error
+    if not isinstance(settings, dict):
+        raise UserError(f"{field}={str(path)!r} must be a mapping of option names to values")
+    return settings
