@@ -26,15 +26,16 @@ FORBIDDEN = {
 # from the ground up; what stands in one line does not import each other
 LAYERS = {
     "shaped_eval": [
-        "errors provenance",
-        "untrusted",
-        "records",
-        "locks sources votes grading backends",
+        "errors provenance lazy",
+        "__init__ untrusted",
+        "records sources",
+        "votes grading",
         "statistics benchmarks",
-        "config metrics reporting sampling",
-        "sample grade report hub",
-        "checkpoints publish",
-        "__init__",
+        "config metrics reporting",
+        "backends hub report",
+        "sampling publish",
+        "sample grade",
+        "checkpoints evaluate",
     ],
     "shaped_eval.grading": [
         "literals sandbox",
@@ -49,15 +50,16 @@ LAYERS = {
         "__init__",
     ],
     "shaped_trl": [
-        "usage modeling data",
-        "recipes launch",
+        "__init__ usage modeling recipes",
+        "run_record",
+        "data launch",
         "hub",
         "training",
         "rlvr",
         "options",
-        "study",
+        "help study",
+        "commands",
         "cli",
-        "__init__",
     ],
     "shaped_trl.study": [
         "definition",
@@ -95,7 +97,7 @@ def test_a_package_imports_no_package_above_it(package):
 def test_a_room_imports_from_lower_floors_only(folder):
     floor = {room: i for i, names in enumerate(LAYERS[folder]) for room in names.split()}
     found = rooms(folder, GRAPH)
-    assert set(found) - {"__init__"} == set(floor) - {"__init__"}
+    assert set(found) | {"__init__"} == set(floor) | {"__init__"}
     wrong = [
         f"{room} imports {other}"
         for room, others in found.items()

@@ -12,7 +12,7 @@ from shaped_eval.benchmarks.own import chat_of
 from shaped_eval.benchmarks.registry import check_names, check_shots
 from shaped_eval.benchmarks.suites import named_benchmarks
 from shaped_eval.errors import UserError
-from shaped_eval.own_code import installed, is_path, load_own
+from shaped_eval.untrusted.own_code import installed, is_path, load_own
 
 BACKENDS = ("transformers", "vllm", "openai")
 ENTRY_POINTS = "shaped_trl.backends"

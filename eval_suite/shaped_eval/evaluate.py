@@ -9,9 +9,9 @@ from typing import Any
 from shaped_eval.config import SampleConfig
 from shaped_eval.grade import grade_run
 from shaped_eval.grading import GraderPool
-from shaped_eval.locks import locked_folder
 from shaped_eval.report import parse_pass_at, report_run
 from shaped_eval.sample import sample
+from shaped_eval.untrusted.locks import locked_folder
 
 
 def evaluate_model(

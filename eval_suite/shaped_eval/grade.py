@@ -30,14 +30,13 @@ from shaped_eval.records import (
     Sample,
     Verdict,
     append_jsonl,
-    check_folder,
     drop_truncated_line,
     jsonl_line,
     read_jsonl,
     write_atomic,
 )
 from shaped_eval.sampling.answers import read_answers
-from shaped_eval.untrusted.files import replacing
+from shaped_eval.untrusted.files import check_folder, replacing
 
 FLUSH_VERDICTS, FLUSH_S = 128, 5.0  # a killed run loses at most these
 KEPT = "; reasoning kept"

@@ -100,14 +100,6 @@ def read_jsonl(path: str | Path, row_type: Callable[..., Row] | None = None) -> 
             yield made
 
 
-def check_folder(out: str | Path, field: str = "out") -> None:
-    """Raise UserError where `out`, named by the option `field`, or what it is to lie in, is no
-    folder."""
-    found = next(path for path in (Path(out), *Path(out).absolute().parents) if path.exists())
-    if not found.is_dir():
-        raise UserError(f"{field}={str(out)!r}: {found} is a file: name a folder")
-
-
 def drop_truncated_line(path: str | Path) -> None:
     """Cut a last line that a killed writer left without its newline, so that appending is safe."""
     path = Path(path)

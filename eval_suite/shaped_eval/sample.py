@@ -22,13 +22,7 @@ from shaped_eval.benchmarks.own import name_of
 from shaped_eval.config import SampleConfig
 from shaped_eval.errors import UserError
 from shaped_eval.provenance import package_versions, source_commit, stable_hash
-from shaped_eval.records import (
-    Problem,
-    append_jsonl,
-    check_folder,
-    drop_truncated_line,
-    write_atomic,
-)
+from shaped_eval.records import Problem, append_jsonl, drop_truncated_line, write_atomic
 from shaped_eval.reporting.outcomes import read_record
 from shaped_eval.sampling.chunks import Chunk, collect, complete_chunks, plan_chunks, samples_file
 from shaped_eval.sampling.fit import fit_problems
@@ -40,6 +34,7 @@ from shaped_eval.sampling.likelihood import (
 )
 from shaped_eval.sampling.processes import Processes
 from shaped_eval.sampling.progress import Sameness, SamplingProgress
+from shaped_eval.untrusted.files import check_folder
 
 # What does not decide the samples: where they go, where rows come from (the rows themselves are
 # hashed), and which server or how many devices generate.

@@ -20,9 +20,9 @@ GRADE_HELP = {option.name: option.metadata["help"] for option in fields(GradeOpt
 def sample_command(argv: list[str]) -> int:
     if wants_help(argv):
         return print_help("sample", argv)
-    from shaped_eval.locks import locked_folders
     from shaped_eval.sample import sample
     from shaped_eval.sampling.show import show
+    from shaped_eval.untrusted.locks import locked_folders
 
     from shaped_trl.options import sample_options
     from shaped_trl.recipes import Parser
@@ -47,9 +47,9 @@ def eval_command(argv: list[str]) -> int:
     if wants_help(argv):
         return print_help("eval", argv)
     from shaped_eval.checkpoints import evaluate_checkpoints
-    from shaped_eval.locks import locked_folders
     from shaped_eval.publish import publish
     from shaped_eval.sample import sample
+    from shaped_eval.untrusted.locks import locked_folders
 
     from shaped_trl.options import eval_options
     from shaped_trl.recipes import Parser
@@ -133,7 +133,7 @@ def grade_command(argv: list[str]) -> int:
     args = parser.parse_args(argv)
     _allow_weak_sandbox(args.allow_weak_sandbox)
     from shaped_eval.grade import grade_answers, grade_run
-    from shaped_eval.locks import locked_folders
+    from shaped_eval.untrusted.locks import locked_folders
 
     options = {"num_workers": args.num_workers, "keep_reasoning": args.keep_reasoning}
     if bool(args.folder) == bool(args.answers):
@@ -163,9 +163,9 @@ def _print_counts(folder: Path) -> int:
 
 
 def report_command(argv: list[str]) -> int:
-    from shaped_eval.locks import locked_folders
     from shaped_eval.publish import PublishOptions, publish
     from shaped_eval.report import parse_pass_at, places, report
+    from shaped_eval.untrusted.locks import locked_folders
 
     parser = argparser(
         "report",
@@ -236,8 +236,8 @@ def compare_command(argv: list[str]) -> int:
         "be the folder of a run. By default the comparison is only printed.",
     )
     args = parser.parse_args(argv)
-    from shaped_eval.locks import locked_folders
     from shaped_eval.report import compare, parse_pass_at
+    from shaped_eval.untrusted.locks import locked_folders
 
     with locked_folders([args.out] if args.out else []):
         compare(args.a, args.b, parse_pass_at(args.pass_at), args.out)

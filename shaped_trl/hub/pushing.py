@@ -22,7 +22,7 @@ from typing import Any
 from huggingface_hub import HfApi, constants
 from shaped_eval.errors import UserError
 from shaped_eval.hub.errors import hub_errors, hub_reason
-from shaped_eval.locks import LOCK
+from shaped_eval.untrusted.locks import LOCK
 from transformers import TrainingArguments
 from transformers.trainer_utils import HubStrategy, SaveStrategy
 from transformers.utils.hub import PushInProgress

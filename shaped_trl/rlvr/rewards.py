@@ -17,7 +17,7 @@ from shaped_eval.errors import UserError
 from shaped_eval.grading import Grade, GradeRequest, GraderPool, grader_spec
 from shaped_eval.grading.base import DIED
 from shaped_eval.grading.graders import load
-from shaped_eval.own_code import load_own
+from shaped_eval.untrusted.own_code import load_own
 
 from shaped_trl.rlvr.lengths import LengthSchedule
 

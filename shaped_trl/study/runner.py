@@ -23,9 +23,10 @@ from pathlib import Path
 
 from rich.console import Console
 from shaped_eval.errors import UserError
-from shaped_eval.locks import LOCK as FOLDER_LOCK
-from shaped_eval.locks import lock
-from shaped_eval.records import check_folder, write_atomic
+from shaped_eval.records import write_atomic
+from shaped_eval.untrusted.files import check_folder
+from shaped_eval.untrusted.locks import LOCK as FOLDER_LOCK
+from shaped_eval.untrusted.locks import lock
 from shaped_eval.untrusted.texts import one_line, visible
 
 from shaped_trl import recipes

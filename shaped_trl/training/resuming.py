@@ -15,7 +15,7 @@ from typing import Any
 
 from accelerate.utils import broadcast_object_list
 from shaped_eval.errors import NOT_WRITTEN, UserError
-from shaped_eval.locks import locked_folder
+from shaped_eval.untrusted.locks import locked_folder
 from shaped_eval.untrusted.rows import check_field, is_count, read_object
 from shaped_eval.untrusted.weights import check_weights
 from transformers import Trainer, TrainerState, TrainingArguments

@@ -8,8 +8,8 @@ import sys
 import pytest
 from places import ROOT
 from shaped_eval.grading import graders
-from shaped_eval.own_code import load_own
 from shaped_eval.records import Sample, Verdict, read_jsonl
+from shaped_eval.untrusted.own_code import load_own
 
 from shaped_trl import cli
 from shaped_trl.rlvr.rewards import RewardArguments, reward_functions

@@ -36,6 +36,14 @@ def file_name(text: str) -> str:
     return f"{kept or 'name'}-{digest}"
 
 
+def check_folder(out: str | Path, field: str = "out") -> None:
+    """Raise UserError where `out`, named by the option `field`, or what it is to lie in, is no
+    folder."""
+    found = next(path for path in (Path(out), *Path(out).absolute().parents) if path.exists())
+    if not found.is_dir():
+        raise UserError(f"{field}={str(out)!r}: {found} is a file: name a folder")
+
+
 def own_folder(root: str | Path, *names: str) -> Path:
     """The folder ``root/names[0]/…``, made where it is not there.
 

@@ -10,15 +10,15 @@ import sys
 
 import pytest
 from graded_runs import write_run
-from shaped_eval import locks
 from shaped_eval.errors import UserError
-from shaped_eval.locks import LOCK, lock, locked_folder, locked_folders
+from shaped_eval.untrusted import locks
+from shaped_eval.untrusted.locks import LOCK, lock, locked_folder, locked_folders
 
 from shaped_trl import cli
 
 HOLDER = """
 import os, sys, time
-from shaped_eval.locks import locked_folder
+from shaped_eval.untrusted.locks import locked_folder
 with locked_folder(sys.argv[1]):
     child = os.fork()
     if child == 0:  # which has let go by now

@@ -5,8 +5,8 @@ import subprocess
 import sys
 
 import pytest
-from shaped_eval import locks
-from shaped_eval.locks import locked_folder
+from shaped_eval.untrusted import locks
+from shaped_eval.untrusted.locks import locked_folder
 from tiny import WORDS, tiny_model, tiny_tokenizer
 
 from shaped_trl import cli

@@ -13,7 +13,7 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 from shaped_eval.errors import UserError
-from shaped_eval.records import check_folder
+from shaped_eval.untrusted.files import check_folder
 
 LOCK = ".lock"
 # how long one that is held is tried again: a process that was killed may need a moment to be gone

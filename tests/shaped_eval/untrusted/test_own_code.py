@@ -5,7 +5,7 @@ import sys
 
 import pytest
 from shaped_eval.errors import UserError
-from shaped_eval.own_code import installed, is_path, load_own
+from shaped_eval.untrusted.own_code import installed, is_path, load_own
 
 
 @pytest.fixture
