@@ -11,7 +11,7 @@ from graded_runs import write_run
 from html_pages import check_self_contained
 from shaped_eval.report import compare
 from shaped_eval.reporting.compare import paired_differences, solve_rates
-from shaped_eval.reporting.results import Run, average, grouped, read_runs
+from shaped_eval.reporting.results import GradedRun, average, grouped, read_runs
 from shaped_eval.statistics import paired_difference, problem_interval
 
 from shaped_trl.cli import main
@@ -36,7 +36,7 @@ def folders(tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def runs(folders) -> list[Run]:
+def runs(folders) -> list[GradedRun]:
     return read_runs(folders)
 
 
@@ -131,12 +131,12 @@ def test_the_command_compares_and_names_what_is_wrong(folders, tmp_path, capsys)
     for arguments, message in (
         ([a], "the following arguments are required: B"),
         ([a, a], "is given twice: give each run once"),
-        ([a, str(tmp_path / "none")], "is no folder of a run: it has no run.json"),
-        ([a, str(ungraded)], "does not exist: complete the run with the command grade"),
-        ([a, elsewhere], "(gsm8k, math500) and .* (aime24) share no benchmark"),
+        ([a, str(tmp_path / "none")], "is not a run's folder: it has no run.json"),
+        ([a, str(ungraded)], "does not exist: complete the run with the command `grade`"),
+        ([a, elsewhere], "(gsm8k, math500) and .* (aime24) have no benchmark in common"),
         ([a, fewer], "differ in 1 problems of gsm8k, such as gsm8k/5"),
         ([a, b, "--pass_at", "5"], "pass_at=5: the run has n=4"),
-        ([a, b, "--out", a], "is the folder of a run (run.json): choose another --out"),
+        ([a, b, "--out", a], "is the folder of a run or a study (run.json): choose another --out"),
         ([a, b, "--out", str(tmp_path / "study")], "(study.yaml): choose another --out"),
         ([a, b, "--out", str(tmp_path / "file")], "is a file: name a folder"),
     ):
@@ -158,7 +158,7 @@ def test_runs_of_other_n_compare_where_they_can(folders, tmp_path):
     )
     assert found["gsm8k"]["avg@n"]["value"] == pytest.approx(expected.value)
     text = compare(folders[0], b)
-    assert "Not compared, as one run alone has them: aime24, math500." in text
+    assert "Not compared, because only one run has them: aime24, math500." in text
     assert "| avg@n |" in text
 
 

@@ -53,7 +53,7 @@ def test_problems_of_one_name_with_other_golds_are_not_paired(tmp_path):
     a = write_run(tmp_path / "a", {"math": ["pp", "pa"]}, n=2)
     b = write_run(tmp_path / "b", {"math": ["pp", "pa"]}, n=2, gold="8")
     with pytest.raises(
-        UserError, match=r"other golds or graders in 2 of 2 problems of math, such as math/0"
+        UserError, match=r"different golds or graders in 2 of 2 problems of math, such as math/0"
     ):
         compare(a, b)
 
@@ -68,7 +68,9 @@ def test_verdicts_of_another_version_are_pointed_out(tmp_path):
 
 def test_a_part_of_the_problems_is_pointed_out(tmp_path):
     run = write_run(tmp_path / "run", {"gsm8k": ["pp", "pa"]}, n=2, limit=2)
-    assert "Of each benchmark only the first 2 problems at most." in cautions(read_runs([run])[0])
+    assert "At most the first 2 problems of each benchmark are used." in cautions(
+        read_runs([run])[0]
+    )
 
 
 def test_of_answers_from_elsewhere_truncation_is_unknown(tmp_path, capsys):
