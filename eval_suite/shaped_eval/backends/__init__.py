@@ -1,5 +1,4 @@
-"""Who generates completions: one protocol, and the backends behind it, each imported when it is
-asked for."""
+"""The backends that generate completions, behind one protocol. Each is imported when it is used."""
 
 from __future__ import annotations
 
@@ -32,11 +31,11 @@ def check_backend(name: str) -> None:
 
 
 def load_backend(config: SampleConfig) -> Backend:
-    """The backend `config` names, its weights not yet loaded, its server not yet asked.
+    """The backend that `config` names, before its weights are loaded or its server is contacted.
 
     Raises:
-        UserError: an unknown backend, a model that is not there, a chat template that the tokenizer
-            lacks, a package that is not installed.
+        UserError: an unknown backend, a model that does not exist, a tokenizer without the chat
+            template that is asked for, or a package that is not installed.
     """
     check_backend(config.backend)
     if config.backend == "openai":

@@ -1,4 +1,4 @@
-"""The first prompt of a benchmark, to look at before a run is paid for."""
+"""The first prompt of a benchmark, for inspection before a costly run."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from shaped_eval.untrusted.texts import visible
 
 @dataclass
 class ShowOptions:
-    """The option of `shaped-trl sample` that samples nothing."""
+    """The option of `shaped-trl sample` that prints a prompt instead of sampling."""
 
     show: str | None = field(
         default=None,
@@ -23,15 +23,14 @@ class ShowOptions:
 
 
 def show(settings: Mapping[str, Any]) -> None:
-    """Write the first prompt to standard output, with no newline of ours; the rest to standard
-    error.
+    """Write the first prompt to standard output without a final newline, its details to stderr.
 
-    The prompt is as it is, byte for byte, but for characters that a terminal acts on or does not
-    show: these stand as their code, as ``[U+001B]``.
+    The prompt is reproduced byte for byte, except for characters that a terminal acts on or does
+    not show: these are replaced by their code, as in ``[U+001B]``.
 
-    `settings` are options of sampling; those that decide a prompt count: ``show``, ``hub_mirror``,
-    ``chat_template``, ``shots``. A chat's prompt is the user's message: its template belongs to the
-    model.
+    Of the sampling options in `settings`, those that determine a prompt are used: ``show``,
+    ``hub_mirror``, ``chat_template``, ``shots``. For a chat, the prompt is the user's message,
+    because the chat template belongs to the model.
 
     Raises:
         UserError: as `load_problems`.

@@ -151,11 +151,11 @@ def test_fewer_choices_than_asked_are_never_samples(config_of, server):
         ),
         (
             (200, "<html>hello</html>"),
-            r"does not speak OpenAI's protocol \(<html>hello</html>\): name the server's",
+            r"does not speak OpenAI's protocol \(<html>hello</html>\): give the server's",
         ),
         (
             (500, {"error": "broken"}),
-            r"still answers 500 \(broken\): look at the server's log, or lower --concurrency",
+            r"still answers 500 \(broken\): check the server's log, or lower --concurrency",
         ),
     ],
 )
@@ -172,7 +172,7 @@ def test_a_refusal_is_one_line_before_anything_is_written(
 def test_an_unfinished_completion_is_an_error(config_of, server):
     choices = [{"index": i, "text": "", "finish_reason": "abort"} for i in range(2)]
     server.fault = lambda body, count: (200, {"choices": choices[: body.get("n", 1)]})
-    with pytest.raises(UserError, match="came back unfinished"):
+    with pytest.raises(UserError, match="a completion is unfinished"):
         sample(config_of())
 
 

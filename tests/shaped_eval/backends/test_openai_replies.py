@@ -65,7 +65,7 @@ def test_a_reply_of_wrong_types_does_not_hold_up_the_others(config_of, server, f
     server.fault = lambda body, count: (200, fault) if body["seed"] == marked else None
     for _ in range(2):
         before = len(server.asked)
-        with pytest.raises(UserError, match=r"base_url=.*what is sampled already is kept"):
+        with pytest.raises(UserError, match=r"base_url=.*the samples so far are kept"):
             sample(config_of(**options))
     assert len(server.asked) == before + 1
     server.fault = lambda body, count: None
@@ -74,7 +74,7 @@ def test_a_reply_of_wrong_types_does_not_hold_up_the_others(config_of, server, f
 
 def test_many_replies_of_wrong_types_end_the_run(config_of, server):
     server.fault = lambda body, count: (200, reply(text=None))
-    with pytest.raises(UserError, match="text=None, which is not what OpenAI's protocol has there"):
+    with pytest.raises(UserError, match="text=None, which does not conform to OpenAI's protocol"):
         sample(config_of(n=8, batch_size=1, concurrency=1))
     assert len(server.asked) >= openai.MOST_BAD_REPLIES
 

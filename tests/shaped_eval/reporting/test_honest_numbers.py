@@ -107,7 +107,7 @@ def test_golds_that_are_nothing_are_refused(tmp_path, gold, capsys):
         str(tmp_path / "o"),
     ]
     assert main(argv) == 2
-    assert "is no text or number" in capsys.readouterr().err
+    assert "is neither a text nor a number" in capsys.readouterr().err
 
 
 def test_mistakes_end_with_one_line(tmp_path, capsys):

@@ -181,7 +181,7 @@ def test_prompts_too_long_lose_their_beginning(model_folder, mirror, tmp_path, c
     out = sample(config(short, mirror, tmp_path / "run", benchmarks="nq,siqa,bbh"), progress=False)
     said = capsys.readouterr().err
     assert (
-        "nq: 4 prompts are too long for the model's context of 160 tokens and lose their beginning"
+        "nq: 4 prompts are too long for the model's context of 160 tokens; their beginning is cut"
         in said
     )
     assert "siqa" not in said
@@ -195,7 +195,7 @@ def test_prompts_too_long_lose_their_beginning(model_folder, mirror, tmp_path, c
         assert len(problem.prompt.encode()) == 152 if cut else problem == whole[key]
     assert sum("cut_characters" in p.meta for p in problems.values()) == 8
     with pytest.raises(
-        UserError, match=r"'piqa': an option of piqa/0 alone fills the model's context of 10 tokens"
+        UserError, match=r"'piqa': one option of piqa/0 alone fills the model's context of 10 tokens"
     ):
         fit_problems(load_problems(["piqa"], hub_mirror=mirror), len, 10, 8)
 
@@ -203,7 +203,8 @@ def test_prompts_too_long_lose_their_beginning(model_folder, mirror, tmp_path, c
 def test_options_are_not_scored_by_a_server(mirror, tmp_path):
     settings = {"backend": "openai", "base_url": "http://localhost:1/v1", "benchmarks": "nq,piqa"}
     with pytest.raises(
-        UserError, match="the options of piqa are scored by likelihood, which a server"
+        UserError,
+        match="the options of piqa are scored by likelihood, which backend='openai' does not",
     ):
         sample(config(Path("some/model"), mirror, tmp_path / "run", **settings), progress=False)
     assert not (tmp_path / "run").exists()

@@ -169,7 +169,7 @@ def test_an_interrupt_says_how_to_continue(make_config, monkeypatch, capsys):
     monkeypatch.setattr(TransformersBackend, "generate", interrupted)
     with pytest.raises(KeyboardInterrupt):
         sample(make_config())
-    line = "stopped at 4 of 30 samples; the same command goes on from there\n"
+    line = "stopped at 4 of 30 samples; the same command continues from there\n"
     assert capsys.readouterr().err.endswith(line)
 
 
@@ -257,7 +257,7 @@ def test_bad_options_are_refused(make_config, change, message):
     ("change", "message"),
     [
         ({"model": "/nowhere/model"}, "model='/nowhere/model' does not exist"),
-        ({"chat_template": True}, "the tokenizer of .* has none"),
+        ({"chat_template": True}, "the tokenizer of .* has no chat template"),
     ],
 )
 def test_what_cannot_run_is_refused_before_anything_is_written(
@@ -277,7 +277,7 @@ def test_completions_end_with_the_context(make_config, monkeypatch, capsys):
     samples = samples_of(sample(make_config(max_new_tokens=100)))
     assert min(row.tokens for row in samples.values()) <= 3
     assert all(row.finish_reason == "stop" or row.tokens >= 3 for row in samples.values())
-    assert "counted as truncated" in capsys.readouterr().err
+    assert "count as truncated" in capsys.readouterr().err
 
 
 def test_a_prompt_beyond_the_context_is_refused(make_config, monkeypatch):
@@ -328,7 +328,7 @@ def test_a_suite_leaves_out_what_the_mirror_lacks_and_says_so(
 ):
     config = make_config(benchmarks="", suite="math", n=1)
     run = sample(config, progress=False)
-    assert "the mirror has no data of math500, minerva, olympiadbench" in capsys.readouterr().err
+    assert "the mirror has no data for math500, minerva, olympiadbench" in capsys.readouterr().err
     record = json.loads((run / "run.json").read_text())
     assert (record["benchmarks"], record["left_out"]) == (
         ["gsm8k"],
@@ -337,7 +337,7 @@ def test_a_suite_leaves_out_what_the_mirror_lacks_and_says_so(
     grade_run(run, num_workers=1, progress=False)
     report([run])
     assert (
-        "math500, minerva, olympiadbench: of the suite, but left out"
+        "math500, minerva, olympiadbench: part of the suite, but left out"
         in (run / "report.md").read_text()
     )
     # named, it must be there
