@@ -13,7 +13,7 @@ from collections import Counter
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from shaped_eval.errors import UserError, said_of
+from shaped_eval.errors import UserError, describe_os_error
 from shaped_eval.untrusted.texts import one_line, visible
 
 from shaped_trl.launch import CAUSES, LaunchArguments, end_with_parent, launch, note, say
@@ -76,7 +76,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 128 + signal.SIGPIPE
     except Exception as error:
-        said = said_of(error) if isinstance(error, OSError) else None
+        said = describe_os_error(error) if isinstance(error, OSError) else None
         if said is not None:
             say(UserError(said))
             return 2

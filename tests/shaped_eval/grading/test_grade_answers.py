@@ -90,23 +90,23 @@ def test_the_same_answers_go_on_and_others_are_refused(tmp_path):
 @pytest.mark.parametrize(
     ("rows", "message"),
     [
-        ([GOOD, GOOD], r"answers\.jsonl:2: problem_id 'a' is there already"),
+        ([GOOD, GOOD], r"answers\.jsonl:2: problem_id 'a' occurs in an earlier row"),
         (
             [GOOD, {**GOOD, "problem_id": "b", "completions": ["1", "2"]}],
-            ":2: completions has 2 entries where .* 1",
+            ":2: completions has 2 entries, but .* 1",
         ),
-        ([{"completions": ["1"], "gold": "2"}], ":1: problem_id=None is no id"),
-        ([{**GOOD, "problem_id": True}], ":1: problem_id=True is no id"),
-        ([{**GOOD, "completions": "1"}], ":1: completions='1' is no list"),
-        ([{**GOOD, "completions": []}], r":1: completions=\[\] is no list of one or more"),
-        ([{**GOOD, "completions": ["1", None]}], r":1: completions\[1\]=None is no text"),
+        ([{"completions": ["1"], "gold": "2"}], ":1: problem_id=None is not an id"),
+        ([{**GOOD, "problem_id": True}], ":1: problem_id=True is not an id"),
+        ([{**GOOD, "completions": "1"}], ":1: completions='1' is not a list"),
+        ([{**GOOD, "completions": []}], r":1: completions=\[\] is not a list of one or more"),
+        ([{**GOOD, "completions": ["1", None]}], r":1: completions\[1\]=None is not a text"),
         (
             [{"problem_id": "a", "completions": ["1"]}],
             ':1: gold is missing: benchmark "math" needs it',
         ),
-        ([{**GOOD, "gold": ["2"]}], r":1: gold=\['2'\] is no text or number"),
-        ([{**GOOD, "gold": " "}], ":1: gold=' ' is no text or number"),
-        ([["a", "b"]], ":1: the row is list: give an object"),
+        ([{**GOOD, "gold": ["2"]}], r":1: gold=\['2'\] is neither a text nor a number"),
+        ([{**GOOD, "gold": " "}], ":1: gold=' ' is neither a text nor a number"),
+        ([["a", "b"]], ":1: the row is a list: give an object"),
         ([], "has no rows"),
     ],
 )
@@ -119,11 +119,11 @@ def test_bad_rows_are_refused_with_their_place(tmp_path, rows, message):
 
 
 def test_bad_files_are_refused(tmp_path):
-    with pytest.raises(UserError, match=r"missing\.jsonl' is no file"):
+    with pytest.raises(UserError, match=r"missing\.jsonl' is not a file"):
         grade_answers(tmp_path / "missing.jsonl", "math", tmp_path / "out")
     broken = tmp_path / "broken.jsonl"
     broken.write_bytes(json.dumps(GOOD).encode() + b'\n{"problem_id": "b", \xff')
-    with pytest.raises(UserError, match=r"broken\.jsonl:2: no JSON row"):
+    with pytest.raises(UserError, match=r"broken\.jsonl:2: the line is not JSON"):
         grade_answers(broken, "math", tmp_path / "out")
 
 
@@ -143,7 +143,8 @@ def test_problems_are_found_by_id_or_index_and_gold_can_be_overridden(tmp_path):
     for problem_id in (1319, "gsm8k/x", "-1"):
         write_rows(answers, [{"problem_id": problem_id, "completions": ["1"]}])
         with pytest.raises(
-            UserError, match=rf":1: problem_id={problem_id!r} is no id of gsm8k, nor an index below"
+            UserError,
+            match=rf":1: problem_id={problem_id!r} is neither an id of gsm8k nor an index below",
         ):
             grade_answers(answers, "gsm8k", tmp_path / "other", hub_mirror=MIRROR)
 

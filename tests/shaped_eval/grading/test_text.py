@@ -302,5 +302,5 @@ def test_golds_may_be_lists_where_the_grader_takes_them(tmp_path):
         Problem("text/x", "text", "", '["2", "two"]', "text")
     ]
     assert read_outcomes(out)["text"].statuses["pass"] == 1
-    with pytest.raises(UserError, match=r"gold=\['2', 'two'\] is no text or number"):
+    with pytest.raises(UserError, match=r"gold=\['2', 'two'\] is neither a text nor a number"):
         grade_answers(answers, "choice", tmp_path / "other")

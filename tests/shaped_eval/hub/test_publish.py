@@ -307,7 +307,7 @@ def test_mistakes(run, checkpoint, tmp_path, capsys, monkeypatch):
     report = ["report", str(run)]
     (tmp_path / "empty").mkdir()
     for argv, parts in [
-        ([*report, "--publish_to", "nowhere"], ["publish_to='nowhere'", "is no folder"]),
+        ([*report, "--publish_to", "nowhere"], ["publish_to='nowhere'", "is not a folder"]),
         ([*report, "--publish_to", str(tmp_path / "empty")], ["holds no model"]),
         ([*report, "--push_to_hub", "me/model"], ["me/model", "not logged in", "hf auth login"]),
         ([*report, "--push_to_hub", "a b"], ["push_to_hub='a b'", "me/my-model"]),
@@ -318,7 +318,7 @@ def test_mistakes(run, checkpoint, tmp_path, capsys, monkeypatch):
         ),
         (
             ["eval", "--model", "m", "--benchmarks", "gsm8k", "--publish_to", "nowhere"],
-            ["is no folder"],
+            ["is not a folder"],
         ),
     ]:
         assert cli.main(argv) == 2, argv

@@ -82,7 +82,7 @@ def test_batches_add_up_and_bad_input_is_refused(load):
     with pytest.raises(UserError, match="k=5 needs 1 <= k <= n=4"):
         metric.compute(predictions=PASSES, k=[5])
     with pytest.raises(
-        UserError, match=r"predictions\[1\] has 3 samples where predictions\[0\] has 4"
+        UserError, match=r"predictions\[1\] has 3 samples, but predictions\[0\] has 4"
     ):
         metric.compute(predictions=[PASSES[0], PASSES[1][:3]], k=[1])
 

@@ -195,7 +195,8 @@ def test_prompts_too_long_lose_their_beginning(model_folder, mirror, tmp_path, c
         assert len(problem.prompt.encode()) == 152 if cut else problem == whole[key]
     assert sum("cut_characters" in p.meta for p in problems.values()) == 8
     with pytest.raises(
-        UserError, match=r"'piqa': one option of piqa/0 alone fills the model's context of 10 tokens"
+        UserError,
+        match=r"'piqa': one option of piqa/0 alone fills the model's context of 10 tokens",
     ):
         fit_problems(load_problems(["piqa"], hub_mirror=mirror), len, 10, 8)
 

@@ -113,8 +113,8 @@ def test_an_index_that_is_none_is_no_row(name, form, tmp_path, capsys):
         ),
         ("problems.jsonl", {"meta": {"metric": 1}}, "metric=1 must be a text"),
         ("problems.jsonl", {"meta": []}, "meta=[] must be an object"),
-        ("problems.jsonl", {"problem_id": "gsm8k/0"}, "'gsm8k/0' is there twice"),
-        ("problems.jsonl", {"meta": {"n": 2}}, "is not of this run (n=2)"),
+        ("problems.jsonl", {"problem_id": "gsm8k/0"}, "'gsm8k/0' occurs twice"),
+        ("problems.jsonl", {"meta": {"n": 2}}, "does not belong to this run (n=2)"),
     ],
     ids=lambda value: str(value)[:20],
 )

@@ -119,7 +119,7 @@ def test_verdicts_are_not_appended_through_a_link(tmp_path, outside):
     (run / "verdicts.jsonl").unlink()
     (run / "verdicts.jsonl").symlink_to(outside)
     with pytest.raises(
-        UserError, match=r"verdicts.jsonl' is a symbolic link, through which nothing is written"
+        UserError, match=r"verdicts.jsonl' is a symbolic link, and nothing is written through links"
     ):
         grade_run(run, num_workers=1)
     assert outside.read_text() == "mine, without a last newline"

@@ -44,7 +44,7 @@ def halve(path) -> None:
     [
         (
             lambda folder: as_pickle(folder, hook=Runs(folder / "ran")),
-            "holds something else than weights",
+            "holds something other than weights",
         ),
         (
             lambda folder: (as_pickle(folder), halve(folder / "pytorch_model.bin")),
