@@ -1,7 +1,6 @@
-"""A grading worker: reads requests from its pipe, answers each within the soft timeout, until the
-pipe closes.
+"""A grading worker: answers requests from its pipe within the soft timeout until the pipe closes.
 
-Messages are JSON both ways: nothing that graded text could influence is ever unpickled.
+Messages are JSON in both directions: nothing that graded text could influence is ever unpickled.
 """
 
 from __future__ import annotations
@@ -22,13 +21,15 @@ from shaped_eval.grading.graders import grader_spec, load
 from shaped_eval.grading.sandbox.checker import Limits
 
 REPEAT_ALARM_S = 0.25
-RETIRE_SHARE = 0.25  # of the memory limit: a worker that once grew beyond this is replaced
+RETIRE_SHARE = 0.25  # share of the memory limit; a worker whose peak exceeds it is replaced
 PR_SET_PDEATHSIG = 1
 
 
 def serve(channel: Connection, parent_pid: int) -> None:
-    """Grade until end of file. Each message carries its own limits; a retired worker answers and
-    returns."""
+    """Grade until end of file.
+
+    Each message has its own limits. A worker that must be replaced sends its answer and returns.
+    """
     _die_with(parent_pid)
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     memory_limit_mb: int | None = None
@@ -54,12 +55,12 @@ def serve(channel: Connection, parent_pid: int) -> None:
         peak_mb = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / (
             2**20 if sys.platform == "darwin" else 1024
         )
-        # An interrupted algebra system may keep half-changed global state: start afresh.
+        # An interrupted algebra system may have inconsistent state, so its worker is replaced.
         retire = reply["status"] in ("timeout", "error") or peak_mb > RETIRE_SHARE * memory_limit_mb
         try:
             channel.send_bytes(json.dumps({**reply, "retire": retire}).encode())
         except BrokenPipeError:
-            return  # the parent is gone
+            return  # the parent has ended
         if retire:
             return
 
@@ -67,8 +68,10 @@ def serve(channel: Connection, parent_pid: int) -> None:
 def answer(
     grader: str, completion: str, gold: str, soft_timeout_s: float, limits: Limits | None = None
 ) -> dict[str, Any]:
-    """Grade one item: `Grade`'s fields, the reason where there is one. Must run in the main thread
-    of its process."""
+    """Grade one item; return the fields of `Grade`, with the reason if there is one.
+
+    Must run in the main thread of its process.
+    """
     try:
         with _soft_timeout(soft_timeout_s):
             grade = Grade(
@@ -76,7 +79,9 @@ def answer(
             )
     except SoftTimeout:
         grade = Grade("timeout", None)
-    except Exception:  # any fault of a grader, MemoryError among them: the item's status says so
+    except (
+        Exception
+    ):  # any fault of a grader, including MemoryError, which the item's status reports
         grade = Grade("error", None)
     return {
         name: value
@@ -87,8 +92,10 @@ def answer(
 
 @contextlib.contextmanager
 def _soft_timeout(seconds: float) -> Iterator[None]:
-    """Raise SoftTimeout after so many seconds of this process's own CPU time: a busy machine
-    changes no verdict."""
+    """Raise SoftTimeout after this much CPU time of the process itself.
+
+    A busy machine therefore changes no verdict.
+    """
     armed = True
 
     def expire(signum: int, frame: object) -> None:
@@ -96,7 +103,7 @@ def _soft_timeout(seconds: float) -> Iterator[None]:
             raise SoftTimeout
 
     signal.signal(signal.SIGPROF, expire)
-    # It rings again, because an exception raised inside a destructor or a callback is dropped.
+    # The alarm repeats, because an exception raised inside a destructor or a callback is dropped.
     signal.setitimer(signal.ITIMER_PROF, seconds, REPEAT_ALARM_S)
     try:
         yield
@@ -107,7 +114,7 @@ def _soft_timeout(seconds: float) -> Iterator[None]:
 
 def _limit_memory(limit_bytes: int) -> None:
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
-    if sys.platform == "linux":  # macOS refuses
+    if sys.platform == "linux":  # macOS refuses this limit
         hard_bytes = resource.getrlimit(resource.RLIMIT_AS)[1]
         if hard_bytes != resource.RLIM_INFINITY:
             limit_bytes = min(limit_bytes, hard_bytes)
@@ -118,5 +125,5 @@ def _die_with(parent_pid: int) -> None:
     """Ask Linux to kill this process when its parent dies; elsewhere the closed pipe ends it."""
     if sys.platform == "linux":
         ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
-        if os.getppid() != parent_pid:  # it died before we asked
+        if os.getppid() != parent_pid:  # it died before the request
             os._exit(1)

@@ -195,7 +195,7 @@ def test_a_copied_question_is_no_integral():
 
 def test_only_tasks_that_have_been_read_are_scored(monkeypatch):
     with pytest.raises(
-        UserError, match=r"reasoning_gym/composite' is not among the tasks that are known"
+        UserError, match=r"reasoning_gym/composite' is not among the tasks of reasoning-gym"
     ):
         reasoning_gym.task_dataset("composite", 1, 1)
     from reasoning_gym.factory import DATASETS
@@ -262,7 +262,7 @@ def test_an_answer_that_goes_on_after_the_right_one_is_wrong():
 
 
 def test_right_answers_of_many_entries_are_made_by_one_process(monkeypatch):
-    monkeypatch.setattr(reasoning_gym, "_right", reasoning_gym.Right())
+    monkeypatch.setattr(reasoning_gym, "_right_answers", reasoning_gym.RightAnswers())
     asked, ask = [], reasoning_gym._ask
     monkeypatch.setattr(
         reasoning_gym, "_ask", lambda message: asked.append(message) or ask(message)
@@ -285,7 +285,7 @@ def test_right_answers_of_many_entries_are_made_by_one_process(monkeypatch):
 
 def test_only_so_many_right_answers_are_kept(monkeypatch):
     monkeypatch.setattr(reasoning_gym, "MOST_KEPT", 100)
-    kept = reasoning_gym.Right()
+    kept = reasoning_gym.RightAnswers()
     for index in range(60):
         kept.add("sums", [[index, "digest", "12345", ["12345"]]])
         assert ("sums", index) in kept.entries

@@ -87,12 +87,12 @@ def test_run_tests_from_threads_gives_each_its_own_result():
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"cpu_s": 0}, "cpu_s=0 is no limit: give a number from 1 to 86400"),
-        ({"memory_mb": 1}, "memory_mb=1 is no limit: give a number from 64"),
-        ({"wall_s": 0}, "wall_s=0 is no limit: give a number from 0.1"),
-        ({"wall_s": float("nan")}, "wall_s=nan is no limit"),
-        ({"cpu_s": [1]}, r"cpu_s=\[1\] is no limit"),
-        ({"tests": None}, "tests is NoneType: give Python text"),
+        ({"cpu_s": 0}, "cpu_s=0 is not a valid limit: give a number from 1 to 86400"),
+        ({"memory_mb": 1}, "memory_mb=1 is not a valid limit: give a number from 64"),
+        ({"wall_s": 0}, "wall_s=0 is not a valid limit: give a number from 0.1"),
+        ({"wall_s": float("nan")}, "wall_s=nan is not a valid limit"),
+        ({"cpu_s": [1]}, r"cpu_s=\[1\] is not a valid limit"),
+        ({"tests": None}, "tests has type NoneType: give Python text"),
     ],
 )
 def test_run_tests_refuses_options_by_name(options, message):
