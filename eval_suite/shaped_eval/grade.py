@@ -34,7 +34,9 @@ from shaped_eval.records import (
 from shaped_eval.sampling.answers import read_answers
 from shaped_eval.untrusted.files import replacing
 
-FLUSH_VERDICTS, FLUSH_S = 128, 5.0  # a killed run loses at most this much
+# a killed run loses at most this much
+FLUSH_VERDICTS = 128
+FLUSH_S = 5.0
 KEPT = "; reasoning kept"
 MAX_SAMPLE_INDEX = 10_000_000
 _FILES = ("samples.jsonl", "problems.jsonl")  # in reverse order of replacement

@@ -74,7 +74,10 @@ CHOSEN = (
     "their code."
 )
 COMBINED = "comparison"  # folder of a report on several runs, beside the first run
-METRICS, PICTURES, EXAMPLES = "All metrics", "Pass@k and problems", "Samples to read"  # sections
+# sections
+METRICS = "All metrics"
+PICTURES = "Pass@k and problems"
+EXAMPLES = "Samples to read"
 EXAMPLES_OF_ONE = 2  # samples of each kind in the report of one run
 EXAMPLES_OF_MANY = 1  # the same, for each of several runs
 

@@ -150,14 +150,16 @@ def problem_interval(values_P: ArrayLike, sampling_se: float | None = None) -> I
             f"values from {values.min()} to {values.max()}: an interval over problems needs them "
             "in 0-1"
         )
-    problems, mean = len(values), float(values.mean())
+    problems = len(values)
+    mean = float(values.mean())
     if near_edge(mean, problems) or np.ptp(values) == 0.0:
         low, high = _exact_interval(values)
     elif problems < BOOTSTRAP_FROM_PROBLEMS:
         half = (
             stats.t.ppf(0.5 + CONFIDENCE / 2, problems - 1) * values.std(ddof=1) / np.sqrt(problems)
         )
-        low, high = mean - half, mean + half
+        low = mean - half
+        high = mean + half
     else:
         low, high = _bootstrap(values)
     return Interval(mean, max(0.0, float(low)), min(1.0, float(high)), sampling_se)
@@ -173,11 +175,14 @@ def _exact_interval(values: Values) -> tuple[float, float]:
 
     Korn and Graubard 1998, Survey Methodology 24.
     """
-    problems, mean = len(values), values.mean()
+    problems = len(values)
+    mean = values.mean()
     guarded = np.concatenate([values, [0.0, 1.0]])
     center = guarded.mean()
     effective = max(float(problems), problems * center * (1.0 - center) / guarded.var())
-    hits, misses, tail = effective * mean, effective * (1.0 - mean), (1.0 - CONFIDENCE) / 2
+    hits = effective * mean
+    misses = effective * (1.0 - mean)
+    tail = (1.0 - CONFIDENCE) / 2
     low = stats.beta.ppf(tail, hits, misses + 1.0) if hits > 0.0 else 0.0
     high = stats.beta.ppf(1.0 - tail, hits + 1.0, misses) if misses > 0.0 else 1.0
     return low, high
@@ -190,7 +195,8 @@ def _bootstrap(values: Values) -> tuple[float, float]:
     counts over U values replace P indices.
     """
     levels_U, counts_U = np.unique(values, return_counts=True)
-    problems, rng = len(values), np.random.default_rng(SEED)
+    problems = len(values)
+    rng = np.random.default_rng(SEED)
     chunk = max(1, _CHUNK_DRAWS // len(levels_U))
     means = [
         rng.multinomial(problems, counts_U / problems, size=min(chunk, RESAMPLES - start))
@@ -235,7 +241,8 @@ def paired_difference(a_P: ArrayLike, b_P: ArrayLike) -> PairedDifference:
     Raises:
         UserError: there are no problems, or not the same number.
     """
-    a, b = np.asarray(a_P, dtype=np.float64), np.asarray(b_P, dtype=np.float64)
+    a = np.asarray(a_P, dtype=np.float64)
+    b = np.asarray(b_P, dtype=np.float64)
     if a.shape != b.shape or a.ndim != 1 or len(a) == 0:
         raise UserError(
             f"values of shapes {a.shape} and {b.shape}: a paired difference needs the same problems"
@@ -260,7 +267,8 @@ def _sign_flip_p(differences: Values) -> float:
             sums = np.concatenate([sums + size, sums - size])
         return float(np.mean(np.abs(sums) >= threshold))
     levels_U, counts_U = np.unique(sizes, return_counts=True)
-    rng, extreme = np.random.default_rng(SEED), 0
+    rng = np.random.default_rng(SEED)
+    extreme = 0
     chunk = max(1, _CHUNK_DRAWS // len(levels_U))
     for start in range(0, RESAMPLES, chunk):
         positive = rng.binomial(counts_U, 0.5, size=(min(chunk, RESAMPLES - start), len(levels_U)))

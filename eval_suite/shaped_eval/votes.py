@@ -252,11 +252,13 @@ def _plug_in_variance(ballot: Ballot) -> float:
 
     The chance of gold is as in `_two_answer_variance`.
     """
-    n, others = ballot.n, [*ballot.rivals, ballot.silent]
+    n = ballot.n
+    others = [*ballot.rivals, ballot.silent]
     chance = (ballot.gold + 0.5) / (n + 1)
     chances = [chance, *((1.0 - chance) * votes / (n - ballot.gold) for votes in others)]
     draws = np.random.default_rng(SEED).multinomial(n, chances, size=RESAMPLES)
-    gold, rivals = draws[:, :1], draws[:, 1:-1]
+    gold = draws[:, :1]
+    rivals = draws[:, 1:-1]
     wins = (gold > 0) & (gold >= rivals).all(axis=1, keepdims=True)
     shares = wins[:, 0] / (1 + (rivals == gold).sum(axis=1))
     return float(shares.var())

@@ -164,7 +164,8 @@ class _Feed:
         """The sample if it has ended, else None."""
         index, sample, searched = place
         unit = self._units[index]
-        ids, stop = output.generated_tokens, unit.request.stop
+        ids = output.generated_tokens
+        stop = unit.request.stop
         finished = output.is_finished()
         if not finished and len(ids) < searched + CHECK_TOKENS:
             return None

@@ -202,9 +202,11 @@ class OpenAIBackend:
         if num_samples > 1:
             body["n"] = num_samples
         if self._config.chat_template:
-            path, body["messages"] = "/chat/completions", [{"role": "user", "content": prompt}]
+            path = "/chat/completions"
+            body["messages"] = [{"role": "user", "content": prompt}]
         else:
-            path, body["prompt"] = "/completions", prompt
+            path = "/completions"
+            body["prompt"] = prompt
         response = self._send("POST", path, body, retries)
         if response.status != 200:
             raise self._refusal(response)
@@ -244,7 +246,8 @@ class OpenAIBackend:
             ) from error
 
     def _refusal(self, response: urllib3.BaseHTTPResponse) -> UserError:
-        status, excerpt = response.status, _excerpt(response)
+        status = response.status
+        excerpt = _excerpt(response)
         where = f"base_url={self._url!r}"
         if status in (401, 403):
             return UserError(

@@ -23,7 +23,8 @@ def from_pretrained(auto_class: Any, config: SampleConfig, **options: Any) -> An
         UserError: `config.model` is neither a folder with a model nor a model on the Hub that this
             installation can read, or it needs code of its own.
     """
-    model, trusted = config.model, config.trust_remote_code
+    model = config.model
+    trusted = config.trust_remote_code
     looks_local = Path(model).is_absolute() or model.startswith((".", "~")) or model.count("/") > 1
     if looks_local and not Path(model).is_dir():
         raise UserError(

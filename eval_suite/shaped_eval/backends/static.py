@@ -150,7 +150,8 @@ class TransformersBackend:
         end_ids = _as_list(self._settings.eos_token_id)
         end = next((index for index, token_id in enumerate(token_ids) if token_id in end_ids), None)
         if end is not None and (stop_length is None or end < stop_length):
-            kept, tokens = token_ids[:end], end + 1
+            kept = token_ids[:end]
+            tokens = end + 1
         else:
             kept = token_ids[:stop_length]
             tokens = len(kept)

@@ -131,7 +131,8 @@ def _calls(requests: Sequence[Request]) -> Iterator[list[int]]:
         samples += request.num_samples
         if samples >= SAMPLES_PER_CALL:
             yield group
-            group, samples = [], 0
+            group = []
+            samples = 0
     if group:
         yield group
 

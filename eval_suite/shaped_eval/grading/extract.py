@@ -44,12 +44,14 @@ def without_reasoning(completion: str) -> str:
     opened it. So is all text after an opening tag without a closing one.
     """
     pieces: list[str] = []
-    start, is_open = 0, False
+    start = 0
+    is_open = False
     for tag in _REASONING.finditer(completion):
         if tag[1]:
             if not is_open:
                 pieces.clear()
-            start, is_open = tag.end(), False
+            start = tag.end()
+            is_open = False
         elif not is_open:
             pieces.append(completion[start : tag.start()])
             is_open = True

@@ -122,7 +122,8 @@ def read_variants(folder: str | Path, results: Mapping[str, Any]) -> list[Varian
     Raises:
         UserError: the folder holds no run, or an unfinished one.
     """
-    record, variants = read_record(folder), []
+    record = read_record(folder)
+    variants = []
     outcomes_of = read_outcomes(folder)
     sampled = datetime.fromtimestamp((Path(folder) / "samples.jsonl").stat().st_mtime, UTC)
     date = record.get("date") or sampled.strftime("%Y-%m-%d")
@@ -172,7 +173,8 @@ def eval_result(variant: Variant, source_url: str | None) -> dict[str, Any]:
 
 def notes(variant: Variant) -> str:
     """The accuracy's settings, interval and provenance, in one line."""
-    entry, record = variant.entry, variant.record
+    entry = variant.entry
+    record = variant.record
     metric = entry["metrics"][variant.accuracy]
     parts = [
         f"{variant.accuracy} over {entry['problems']} problems",

@@ -58,7 +58,8 @@ def write_samples(
         "grader",
     )
     schema = pyarrow.schema([(name, types.get(name, text)) for name in columns])
-    folder, slugs = Path(folder), {variant.benchmark: variant.slug for variant in variants}
+    folder = Path(folder)
+    slugs = {variant.benchmark: variant.slug for variant in variants}
     files = {slug: Path(out) / slug / f"{SPLIT}.parquet" for slug in slugs.values()}
     rows = _rows(folder)
     with ExitStack() as stack:

@@ -56,7 +56,8 @@ READING_DIFFERENCES = (
     "how much a difference could change with other problems, not with other training seeds."
 )
 LISTED_PROBLEMS = 10
-_GOLD_CHARACTERS, _QUESTION_CHARACTERS = 80, 240
+_GOLD_CHARACTERS = 80
+_QUESTION_CHARACTERS = 240
 
 Differences = dict[str, dict[str, dict[str, float]]]  # benchmark → metric → difference
 
@@ -159,7 +160,8 @@ def comparison_results(
     runs: Sequence[GradedRun], differences: Mapping[str, Differences]
 ) -> dict[str, Any]:
     """The content of results.json for several runs: their results and differences to the first."""
-    first, entries = runs[0], {run.label: run.results for run in runs}
+    first = runs[0]
+    entries = {run.label: run.results for run in runs}
     rows = [
         {
             "run": label,
@@ -220,7 +222,8 @@ def _shared_values(
 
 def _same_problems(benchmark: str, first: GradedRun, other: GradedRun) -> NDArray[np.int64]:
     """Position in the other run of each problem of the first run [P]."""
-    ids, other_ids = first.outcomes[benchmark].problem_ids, other.outcomes[benchmark].problem_ids
+    ids = first.outcomes[benchmark].problem_ids
+    other_ids = other.outcomes[benchmark].problem_ids
     only_one = set(ids) ^ set(other_ids)
     if only_one:
         raise UserError(

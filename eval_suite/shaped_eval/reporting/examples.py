@@ -24,7 +24,8 @@ KINDS = {
     "unparsed": "unparsed",
     "length": "truncated",
 }
-HEAD_CHARACTERS, TAIL_CHARACTERS = 2400, 1600
+HEAD_CHARACTERS = 2400
+TAIL_CHARACTERS = 1600
 PROMPT_CHARACTERS = 1600
 _GOLD_CHARACTERS = 400
 _WHOLE_LINES = re.compile(r"(?s:.*)(?:\n|: )|")
@@ -122,9 +123,9 @@ def common_start(prompts: Iterable[tuple[str, str]]) -> dict[str, str]:
             pairs = enumerate(zip(start, prompt, strict=False))
             starts[name] = next((start[:index] for index, (a, b) in pairs if a != b), prompt)
     return {
-        name: "" if name in alone else _WHOLE_LINES.match(start)[0]
+        name: "" if name in alone else _WHOLE_LINES.match(start)[0]  # type: ignore[index]
         for name, start in starts.items()
-    }  # type: ignore[index]
+    }
 
 
 class _Lowest:
@@ -189,7 +190,8 @@ def _complete(
     for key, example in sorted(
         examples.items(), key=lambda item: (order.index(item[1].kind), _rank(item[0]), item[0])
     ):
-        name, row = benchmark_of[key[0]], problems[key[0]]
+        name = benchmark_of[key[0]]
+        row = problems[key[0]]
         prompt = _short_prompt(prompt_text(row["prompt"]), len(starts[name]))
         gold = shorten(str(row["gold"]), _GOLD_CHARACTERS, 0)
         by_benchmark[name].append(replace(example, prompt=prompt, gold=gold))

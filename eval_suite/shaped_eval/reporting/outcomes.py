@@ -197,7 +197,8 @@ def _problem(values: dict[str, Any]) -> Problem:
 
 def _empty(problem: Problem, n: int) -> _Tally:
     meta = {key: value for key, value in problem.meta.items() if key in ("n", "metric", "decoding")}
-    meta["grader"], meta["task"] = problem.grader, stable_hash([problem.gold, problem.grader])
+    meta["grader"] = problem.grader
+    meta["task"] = stable_hash([problem.gold, problem.grader])
     n = meta.get("n", n)
     return _Tally(problem.benchmark, bytearray(n), bytearray(n), meta)
 

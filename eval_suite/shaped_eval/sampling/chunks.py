@@ -150,13 +150,16 @@ def collect(folder: Path, chunks: Sequence[Chunk], batch_size: int) -> set[int]:
     others = sorted(folder.glob("samples-*.jsonl"))
     files = [path for path in (target, *others) if path.exists()]
     spans: dict[int, tuple[Path, int, int]] = {}
-    tidy, position, last = not others, 0, -1
+    tidy = not others
+    position = 0
+    last = -1
     for path in files:
         for index, start, end in _complete(path, chunks, batch_size):
             if index not in spans:
                 spans[index] = (path, start, end)
             tidy = tidy and start == position and index > last
-            position, last = end, index
+            position = end
+            last = index
     if files and not (tidy and position == target.stat().st_size):
         _write(target, [spans[index] for index in sorted(spans)])
     for path in others:
@@ -183,12 +186,17 @@ def _complete(
         for index, chunk in enumerate(chunks)
         for offset, problem in enumerate(chunk.problems)
     }
-    current, expected, start, end = -1, 0, 0, 0
+    current = -1
+    expected = 0
+    start = 0
+    end = 0
     for line in _lines(path):
         begin, end = end, end + len(line)
         index, row = _place(line, path, places, batch_size)
         if row == 0:
-            current, expected, start = index, 0, begin
+            current = index
+            expected = 0
+            start = begin
         if index != current or row != expected:
             current = -1
             continue

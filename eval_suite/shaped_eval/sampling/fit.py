@@ -87,7 +87,9 @@ def _fit(problem: Problem, num_tokens: Callable[[str], int | None], room: int) -
     tokens = num_tokens(problem.prompt)
     if tokens is None or tokens <= room:
         return problem
-    low, high = 0, len(problem.prompt)  # a cut at `high` fits, one at `low` does not
+    # a cut at `high` fits, one at `low` does not
+    low = 0
+    high = len(problem.prompt)
     while high - low > 1:
         middle = (low + high) // 2
         if (num_tokens(problem.prompt[middle:]) or 0) <= room:

@@ -161,8 +161,9 @@ def takes_turns(backend: str, chunks: Sequence[Chunk], done: set[int]) -> bool:
 
 def _scorer(config: SampleConfig, backend: Backend) -> OptionScorer:
     if isinstance(backend, TransformersBackend):
+        model = backend.model
         # a copy, because lm-eval adds a pad token
-        model, tokenizer = backend.model, copy.deepcopy(backend.tokenizer)
+        tokenizer = copy.deepcopy(backend.tokenizer)
     else:
         from transformers import AutoModelForCausalLM, AutoTokenizer
 

@@ -29,7 +29,9 @@ class SamplingProgress:
     """
 
     def __init__(self, total: int, done: int, shown: bool, name: str = "sampling") -> None:
-        self.total, self.done, self._name = total, done, name
+        self.total = total
+        self.done = done
+        self._name = name
         self._at_start = done
         self._tokens = 0
         self._began = self._last_line = time.monotonic()

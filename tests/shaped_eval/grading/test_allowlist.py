@@ -1,5 +1,4 @@
-r"""What a boxed answer may hold beside the mathematics, and what the text around it may say of
-it."""
+r"""What a boxed answer may contain besides mathematics, and which text around it denies it."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Answers from elsewhere: refusals that say what to do, and published numbers from real answers."""
+"""Answers from elsewhere: refusals with a remedy, and published numbers from real answers."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def read_recorded(name: str) -> list[dict[str, Any]]:
 
 
 def verdict_grid(folder: Path) -> list[list[Verdict]]:
-    """[P][M], problems in the order of problems.jsonl."""
+    """Verdicts [P][M], with problems in the order of problems.jsonl."""
     grid: dict[str, dict[int, Verdict]] = {
         problem.problem_id: {} for problem in read_jsonl(folder / "problems.jsonl", Problem)
     }
@@ -194,12 +194,12 @@ def test_gsm8k_of_abel_agrees_with_the_published_verdicts(tmp_path):
 
 @needs_outputs
 def test_math_of_100_problems_by_8_samples(tmp_path):
-    """Published: avg 91.0, maj@8 93, pass@8 96. Ours: 91.125, 92.5, 97, and why, row by row.
+    """Published: avg 91.0, maj@8 93, pass@8 96. Ours: 91.125, 92.5 and 97, explained by row.
 
-    One stored verdict of 800 is wrong, and ours differs there alone: row 72's gold is ``10{,}000``,
-    its sample 7 answers ``10000``, stored as a fail. Rows 17, 28 and 58 have a tie for most votes,
-    of gold and one other: half a point each, where the published vote takes the answer that came
-    first.
+    One stored verdict of 800 is wrong, and is the only one that differs from ours: the gold of row
+    72 is ``10{,}000``, and its sample 7 answers ``10000``, which is stored as a fail. In rows 17,
+    28 and 58, gold and one other answer have equally many votes. We count half a point for each,
+    while the published vote takes the answer that occurs first.
     """
     recorded = read_recorded("out_math_qwen_100x8.jsonl")
     rows = [
@@ -237,8 +237,10 @@ def test_math_of_100_problems_by_8_samples(tmp_path):
 
 @needs_outputs
 def test_last_letters_of_40_samples():
-    """Published: maj@40 81.6, avg 78.7, maj@5 80.7 (exact over subsets here); None is an answer
-    that was not found."""
+    """Published: maj@40 81.6, avg 78.7, maj@5 80.7.
+
+    maj@5 here is exact over all subsets. None is an answer that was not found.
+    """
     recorded = read_recorded("out_lastletters_gpt35_x40.jsonl")
     answers = [row["answers"] for row in recorded]
     statuses = [
@@ -259,7 +261,7 @@ def test_last_letters_of_40_samples():
 
 
 def monte_carlo_maj(recorded: list[dict[str, Any]], k: int) -> float:
-    """maj@k of random subsets, counted from the recorded answers."""
+    """maj@k of random subsets of the recorded answers."""
     rng, shares = np.random.default_rng(0), []
     for row in recorded:
         for _ in range(40):

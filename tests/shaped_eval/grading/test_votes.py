@@ -1,7 +1,7 @@
 r"""Equal wrong answers are one vote however they are written; unequal ones are two.
 
-Checked against groups written by hand, and pair by pair against math-verify's own comparison on
-recorded answers.
+Checked against groups that were written by hand, and pair by pair against math-verify's own
+comparison on recorded answers.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Two runs on the same problems: what changed, counted by hand; and what is refused."""
+"""Two runs on the same problems: changes counted by hand, and refusals."""
 
 from __future__ import annotations
 
@@ -89,7 +89,7 @@ def test_the_page_shows_the_same_and_fetches_nothing(written):
         "flips_gsm8k.png",
         "flips_math500.png",
     ]
-    # of the problems that changed
+    # the table of problems that changed
     assert len(re.findall("awkward", (out / "report.html").read_text())) == 5
     markdown = (out / "report.md").read_text()
     assert "Worked example" not in markdown
@@ -152,7 +152,7 @@ def test_runs_of_other_n_compare_where_they_can(folders, tmp_path):
     first, other = read_runs([folders[0], b])
     found = paired_differences(first, other)
     assert set(found) == {"gsm8k"}
-    assert set(found["gsm8k"]) == {"avg@n", "pass@2"}  # cons@4 and cons@2 are not one thing
+    assert set(found["gsm8k"]) == {"avg@n", "pass@2"}  # cons@4 and cons@2 are different metrics
     expected = paired_difference(
         [row.count("p") / 4 for row in A["gsm8k"]], [row[:2].count("p") / 2 for row in B["gsm8k"]]
     )
@@ -174,8 +174,7 @@ def test_equal_runs_differ_in_nothing(folders, tmp_path):
 
 
 def test_averages_of_independent_benchmarks_cover_the_truth():
-    """The interval of an average over benchmarks of 60, 80 and 90 problems, in 600 draws of all of
-    them."""
+    """The interval of an average over benchmarks of 60, 80 and 90 problems, in 600 draws."""
     rng = np.random.default_rng(0)
     shapes = {"gsm8k": (2.0, 2.0, 60), "math500": (1.0, 2.0, 80), "minerva": (3.0, 1.5, 90)}
     truth = np.mean([a / (a + b) for a, b, _ in shapes.values()])

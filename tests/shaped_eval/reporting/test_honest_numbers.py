@@ -1,4 +1,4 @@
-"""What is not known is not shown as a number, and what does not compare is not compared."""
+"""Unknown numbers are not shown, and incomparable numbers are not compared."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from shaped_trl.cli import main
 
 
 def regrade(folder: Path, grader: str, version: str) -> None:
-    """As if another grader had made the verdicts."""
+    """Change the verdicts' grader to another one."""
     rows = [{**row, "grader": version} for row in read_jsonl(folder / "verdicts.jsonl")]
     problems = [{**row, "grader": grader} for row in read_jsonl(folder / "problems.jsonl")]
     for name, changed in (("verdicts.jsonl", rows), ("problems.jsonl", problems)):
@@ -35,7 +35,7 @@ def answers_file(folder: Path, gold="7", completions=(r"\boxed{7}", r"\boxed{8}"
 
 
 def test_programs_do_not_vote(tmp_path):
-    """Their answers are what the tests made of them: all that pass would vote as one."""
+    """Their answers are the results of their tests, so all that pass would vote for one answer."""
     run = write_run(tmp_path / "run", {"humaneval": ["ppabuu", "pabuuu"]}, n=6)
     (math,) = read_runs([run])
     assert {"cons@6", "maj@2"} < set(math.results["humaneval"]["metrics"])

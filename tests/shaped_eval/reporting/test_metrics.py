@@ -1,5 +1,4 @@
-"""The modules of `evaluate`: loaded offline from their folders, with the numbers of the
-statistics."""
+"""The modules of `evaluate`: loaded offline from their folders, with the numbers of statistics."""
 
 from __future__ import annotations
 
@@ -30,8 +29,7 @@ ANSWERS, GOLDS = (
 
 @pytest.fixture
 def load(tmp_path, monkeypatch):
-    """`evaluate.load` by our path, without the network and with its copies in a folder of the
-    test."""
+    """`evaluate.load` with our path, without the network, with its copies in the test's folder."""
     monkeypatch.setattr(evaluate.config, "HF_MODULES_CACHE", tmp_path / "modules")
     monkeypatch.setattr(evaluate.config, "HF_EVALUATE_OFFLINE", True)
     monkeypatch.syspath_prepend(str(tmp_path / "modules"))

@@ -1,4 +1,4 @@
-"""The report: numbers recomputed by hand from verdicts, refusals, and what the pages hold."""
+"""The report: numbers recomputed by hand from verdicts, refusals, and the content of the pages."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from shaped_eval.reporting.plots import plot_pass_at_k
 from shaped_eval.reporting.results import default_pass_at, parse_pass_at
 from shaped_eval.statistics import paired_difference
 
-# A letter a sample, see graded_runs.
+# One letter for each sample, see graded_runs.
 TOY = ["ppab", "aabp", "uuuu", "puuT", "pppp", "abpP", "eaat"]
 OTHER = ["aaaa", "ppppp"[:4]]
 
@@ -48,9 +48,9 @@ def test_results_are_those_of_the_verdicts(run):
     for k in (1, 2, 4):
         assert metrics[f"pass@{k}"]["value"] == pytest.approx(by_hand(TOY, k), abs=1e-12)
     assert metrics["avg@4"] == metrics["pass@1"]
-    # The vote: ppab -> gold; aabp -> A; nobody; gold alone; gold; gold 2 of 4; A.
+    # The winner of the vote: ppab -> gold; aabp -> A; nobody; gold alone; gold; gold 2 of 4; A.
     assert metrics["cons@4"]["value"] == pytest.approx(4 / 7, abs=1e-12)
-    # A pair of samples: gold wins alone or with one that does not vote, and shares with A or B.
+    # Of two samples, gold wins alone or with one that does not vote; it ties with A or B.
     pairs = [1 / 6 + 4 / 12, 3 / 12, 0, 3 / 6, 1, 1 / 6 + 4 / 12, 0]
     assert metrics["maj@2"]["value"] == pytest.approx(np.mean(pairs), abs=1e-12)
     assert results["other"]["metrics"]["pass@4"]["value"] == 0.5

@@ -1,5 +1,4 @@
-"""What the pages of a report show: groups and averages, samples to read, warnings, pictures; and
-where they go."""
+"""The pages of a report: groups, averages, samples to read, warnings, pictures, locations."""
 
 from __future__ import annotations
 
@@ -40,7 +39,7 @@ LOGIC = {"arc_easy": ["pppp", "pppa", "aaaa"], "mine": ["ppaa", "aaaa", "pppp"]}
 
 
 def with_ascii_escapes(folder: Path, completion: str) -> None:
-    """Replace completions by one that only JSON's escapes can hold."""
+    """Replace the completions by one that JSON can only hold in escaped form."""
     rows = [json.loads(line) for line in (folder / "samples.jsonl").read_text().splitlines()]
     lines = [
         json.dumps({**row, "completion": completion + str(index)}) + "\n"
@@ -51,8 +50,7 @@ def with_ascii_escapes(folder: Path, completion: str) -> None:
 
 @pytest.fixture(scope="module")
 def folders(tmp_path_factory):
-    """Two runs whose folders have one name, with hostile completions, prompts, golds and model
-    names."""
+    """Two runs in folders of the same name, with hostile completions, prompts, golds and models."""
     out = tmp_path_factory.mktemp("pages")
     first = write_run(
         out / "first" / "eval", {**MATH, **LOGIC}, prompt=EVIL[:-2], gold=EVIL[:-2], model="<m|1>"
@@ -162,7 +160,7 @@ def test_headline_metrics_are_few(folders):
 
 
 def by_hash(folder: Path, per_kind: int) -> dict[str, set[tuple[str, str, int]]]:
-    """The choice made again, with everything in memory."""
+    """The same choice of samples, made with everything in memory."""
     rank = {}
     verdicts = [json.loads(line) for line in (folder / "verdicts.jsonl").read_text().splitlines()]
     samples = [json.loads(line) for line in (folder / "samples.jsonl").read_text().splitlines()]
@@ -319,7 +317,7 @@ def test_out_takes_everything_and_runs_stay_as_they_are(tmp_path):
     assert not (tmp_path / "comparison").exists()
     names = {path.name for path in (tmp_path / "out").iterdir()}
     assert {"report.html", "report.md", "results.json", "solve_rates_gsm8k.png"} <= names
-    assert "pass_at_k_gsm8k.png" not in names  # one sample a problem makes no curve
+    assert "pass_at_k_gsm8k.png" not in names  # one sample per problem gives no curve
 
 
 def test_the_command_writes_prints_and_refuses(folders, tmp_path, capsys):

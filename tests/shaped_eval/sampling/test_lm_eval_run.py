@@ -1,5 +1,7 @@
-"""Runs of lm-eval's benchmarks: likelihoods against plain transformers and lm-eval itself,
-resumption, the report."""
+"""Runs of lm-eval's benchmarks: likelihoods, resumption and the report.
+
+Likelihoods are compared with plain transformers and with lm-eval itself.
+"""
 
 from __future__ import annotations
 
@@ -71,7 +73,7 @@ def config(model_folder: Path, mirror: Path, out: Path, **changes) -> SampleConf
 
 @pytest.fixture(scope="module")
 def run(model_folder, mirror, tmp_path_factory) -> Path:
-    """All thirteen, sampled, graded and reported."""
+    """All thirteen benchmarks, sampled, graded and reported."""
     out = tmp_path_factory.mktemp("runs") / "run"
     sample(config(model_folder, mirror, out), progress=False)
     grade_run(out, num_workers=1, progress=False)
@@ -80,7 +82,7 @@ def run(model_folder, mirror, tmp_path_factory) -> Path:
 
 
 def log_likelihood(loaded, context: str, continuation: str) -> float:
-    """Sum of log-probabilities of the continuation's bytes, in one pass without batches."""
+    """Sum of log-probabilities of the continuation's bytes, in one pass without batching."""
     model, tokenizer = loaded
     ids = tokenizer(context + continuation, return_tensors="pt")["input_ids"]
     behind = ids.shape[1] - len(tokenizer(continuation)["input_ids"])
@@ -112,7 +114,9 @@ def test_the_option_chosen_is_the_argmax_of_plain_transformers(run, loaded):
             problem.problem_id, 0, "ABCDE"[best], "stop", 0
         )
         by_norm += best != max(range(len(expected)), key=expected.__getitem__)
-    assert by_norm > 0  # the norm decides somewhere, so the test would see it missing
+    assert (
+        by_norm > 0
+    )  # the normalization changes some choice, so the test would notice its absence
 
 
 def test_texts_are_what_greedy_decoding_writes_up_to_the_stop(run, loaded):
@@ -295,14 +299,18 @@ def test_accuracies_are_those_of_lm_eval_itself(model_folder, tmp_path, loaded):
         assert sum(ours[name]) / len(ours[name]) == pytest.approx(
             theirs[spec.task][f"{spec.metric},none"]
         ), name
-    assert len({sum(passes) / len(passes) for passes in ours.values()}) > 4  # they are no constants
+    assert (
+        len({sum(passes) / len(passes) for passes in ours.values()}) > 4
+    )  # they are not constants
 
 
 @pytest.mark.slow
 @needs_mirror
 def test_the_command_line_ends_with_a_complete_report_on_the_mirror(tmp_path):
-    """Real rows; of HellaSwag, and of MMLU-Pro's validation split, which are not in the mirror,
-    made-up ones."""
+    """The rows are real, except those of HellaSwag and of MMLU-Pro's validation split.
+
+    These are not in the mirror and are invented.
+    """
     mirror = tmp_path / "mirror"
     mirror.mkdir()
     for path in MIRROR.iterdir():
@@ -349,8 +357,7 @@ def test_the_scorer_sums_in_float32_whatever_the_weights(model_folder, mirror, l
 
 
 def test_a_backend_without_weights_here_gets_the_same_scores(run, model_folder, mirror, tmp_path):
-    """As with vLLM, which generates but does not score: the weights are loaded for scoring, and let
-    go."""
+    """Like vLLM, it does not score: the weights are loaded for scoring and then released."""
 
     class Elsewhere:
         identity, device, repeatability, together = "x", "cpu", "none", False

@@ -1,4 +1,4 @@
-"""Sampling: the right distribution, the same samples however often it is interrupted, refusals."""
+"""Sampling: the right distribution, the same samples despite interruptions, and refusals."""
 
 from __future__ import annotations
 
@@ -58,8 +58,7 @@ def test_the_order_and_number_of_problems_do_not_matter(make_config):
 
 
 def test_frequencies_are_those_of_temperature_and_top_p(make_config, model_folder):
-    """One token from a known distribution, by hand: softmax at T, cut to the nucleus,
-    renormalised."""
+    """One token from a known distribution: softmax at T, cut to the nucleus, renormalised."""
     temperature, top_p, n = 0.7, 0.9, 4000
     config = make_config(
         n=n, batch_size=1000, max_new_tokens=1, temperature=temperature, top_p=top_p, limit=1
@@ -94,8 +93,8 @@ def test_completions_end_before_the_end_token_and_the_stop_string(make_config):
     free = backend.generate(Request(("Question: w1 w2 Answer:",), 200, 7))
     ended_by_string = 0
     for cut, whole in zip(rows, free, strict=True):
-        # The rows draw from one stream, which does not depend on which of them have ended, while
-        # any goes on.
+        # The rows draw from one stream, which does not depend on which rows have ended as long as
+        # one continues.
         position = min((whole.text.find(s) for s in stop if s in whole.text), default=None)
         if position is None:
             continue
@@ -146,7 +145,7 @@ def test_a_partial_chunk_is_generated_anew(make_config, cut):
     config = make_config("cut")
     path = sample(config) / "samples.jsonl"
     lines = path.read_bytes().splitlines(keepends=True)
-    # Chunks of 2, 2 and 1 rows a problem: 8 lines are one problem and a half, then half of a chunk.
+    # Chunks have 2, 2 and 1 rows per problem: 8 lines are 1.5 problems, then half of a chunk.
     left = {
         "mid_line": b"".join(lines[:8]) + lines[8][:-9],
         "mid_chunk": b"".join(lines[:8]),
@@ -340,9 +339,9 @@ def test_a_suite_leaves_out_what_the_mirror_lacks_and_says_so(
         "math500, minerva, olympiadbench: part of the suite, but left out"
         in (run / "report.md").read_text()
     )
-    # named, it must be there
+    # a benchmark that is named must exist
     with pytest.raises(UserError, match="has no data set 'HuggingFaceH4/MATH-500'"):
         sample(make_config("named", benchmarks="gsm8k,math500"), progress=False)
-    # of this suite nothing is
+    # no benchmark of this suite exists
     with pytest.raises(UserError, match="has no data set 'evalplus/humanevalplus'"):
         sample(make_config("code", benchmarks="", suite="code"), progress=False)

@@ -49,7 +49,8 @@ def grade(
         limits = limits or Limits.of_gold(task.get("limits", {}))
     except UserError as error:
         return "error", None, str(error)
-    entry_point, preamble = task.get("entry_point", ""), task.get("preamble", "")
+    entry_point = task.get("entry_point", "")
+    preamble = task.get("preamble", "")
     kind = task.get("kind", "program")
     programs = [completion]
     if kind != "verbatim":

@@ -169,7 +169,8 @@ def _split(text: str) -> tuple[str, list[_Block]]:
             elif not blocks:
                 head.append(line)
         elif current is None:
-            language, current = info, []
+            language = info
+            current = []
         else:
             blocks.append(_block(language, current))
             current = None

@@ -98,7 +98,8 @@ def _tree(text: str) -> ast.expr:
         tree = ast.parse(text.strip().removesuffix("."), mode="eval").body
     except (SyntaxError, ValueError, RecursionError, MemoryError) as error:
         raise NoFormula("no expression") from error
-    level, nodes = [tree], 0
+    level = [tree]
+    nodes = 0
     for _ in range(MOST_LEVELS):
         nodes += len(level)
         children = (ast.iter_child_nodes(node) for node in level)

@@ -212,7 +212,8 @@ def grade(completion: str, gold: str) -> GradedAnswer:
     where = _compared(gold)
     if where is None:
         return _ask({"completion": completion, "gold": gold})
-    index, digest = where.pop("index"), where.pop("digest", None)
+    index = where.pop("index")
+    digest = where.pop("digest", None)
     data_set = json.dumps(where, sort_keys=True)
     if (data_set, index) not in _right_answers.entries:
         reply = _ask({"right": gold})
@@ -256,7 +257,8 @@ def _ask(message: dict[str, str]) -> Any:
     global _server
     if _server is None:
         _server = SandboxServer(_role())
-    reply, what = None, "ended"
+    reply = None
+    what = "ended"
     try:
         try:
             reply = _server.ask(message, CPU_S, MEMORY_MB, WALL_S)

@@ -53,7 +53,8 @@ def right_answers(gold: str) -> list[list[Any]]:
     """For this entry and those after it: index, digest, the task's own answer, all right ones."""
     entries, where = _entries(gold)
     found: list[list[Any]] = []
-    characters, start_s = 0, time.process_time()
+    characters = 0
+    start_s = time.process_time()
     for index in range(where["index"], where["index"] + MOST_ENTRIES):
         if found and (
             index >= len(entries)

@@ -152,10 +152,8 @@ def _equal_lists(gold: Reading, answer: Reading) -> bool | None:
     expected, given = split_list(gold.text), split_list(answer.text)
     if len(expected) < 2:
         return None
-    golds, answers = (
-        [read(part) for part in expected],
-        [with_bare_unit(read(part), gold) for part in given],
-    )
+    golds = [read(part) for part in expected]
+    answers = [with_bare_unit(read(part), gold) for part in given]
     if len(golds) == len(answers):
         named = {reading.name: reading for reading in golds}
         if (

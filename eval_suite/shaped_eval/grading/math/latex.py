@@ -175,7 +175,8 @@ def _unwrap(text: str) -> str:
 
     ``\mathbf{5}`` becomes 5, and ``\text{4.5e33}`` becomes 4.5e33.
     """
-    pieces, position = [], 0
+    pieces = []
+    position = 0
     while match := _WRAPPER.search(text, position):
         end = closing(text, match.end() - 1)
         if end is None:
@@ -225,7 +226,9 @@ def split_list(text: str) -> list[str]:
     text = text.strip()
     if text.startswith("\\{") and text.endswith("\\}") and text.find("\\}") == len(text) - 2:
         text = text[2:-2]
-    parts, depth, start = [], 0, 0
+    parts = []
+    depth = 0
+    start = 0
     for match in re.finditer(r"\\[{}]|[\[({})\],]", text):
         mark = match.group()[-1]
         if mark == "," and depth == 0:

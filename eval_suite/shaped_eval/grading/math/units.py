@@ -226,7 +226,8 @@ def parse_unit(words: str) -> Unit | None:
     text = re.sub(r"\\(?:cdot|times)|\\[A-Za-z]+\s*\{|[{}](?![\d-])", " ", words).strip()
     text = _SPEEDS.get(text.lower(), text)
     powers: dict[str, int] = {}
-    factor, position = Fraction(1), 0
+    factor = Fraction(1)
+    position = 0
     for match in _TOKEN.finditer(text):
         name = _singular(match[3])
         if name not in _UNITS or text[position : match.start()].strip(" }"):

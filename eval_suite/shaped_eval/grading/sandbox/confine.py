@@ -36,7 +36,8 @@ OPEN_FILES = 64
 STACK_BYTES = 64 * 2**20
 # Limits of a user's threads and processes. In a user namespace the kernel counts those in it, and
 # otherwise all of the machine.
-PROCESSES_IN_NAMESPACE, PROCESSES_OF_NOBODY = 64, 1024
+PROCESSES_IN_NAMESPACE = 64
+PROCESSES_OF_NOBODY = 1024
 
 _PR_SET_PDEATHSIG, _PR_SET_DUMPABLE, _PR_SET_SECCOMP, _PR_SET_NO_NEW_PRIVS = 1, 4, 22, 38
 _SECCOMP_MODE_FILTER = 2
@@ -236,7 +237,8 @@ def give_up_privileges() -> None:
     libc = _libc()
     _call("no core dump", libc.prctl(_PR_SET_DUMPABLE, 0, 0, 0, 0))
     _call("no new privileges", libc.prctl(_PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0))
-    header, nothing = struct.pack("=Ii", 0x20080522, 0), bytes(24)
+    header = struct.pack("=Ii", 0x20080522, 0)
+    nothing = bytes(24)
     _call("capabilities", libc.syscall(_CAPSET[platform.machine()], header, nothing))
 
 

@@ -72,7 +72,9 @@ class Handle:
     __slots__ = ("_number", "_session", "_type_name")
 
     def __init__(self, session: _Session, number: int, type_name: str) -> None:
-        self._session, self._number, self._type_name = session, number, type_name
+        self._session = session
+        self._number = number
+        self._type_name = type_name
 
     def __repr__(self) -> str:
         return f"<{self._type_name} object>"
@@ -89,9 +91,11 @@ class _Session:
     """The tests' view of the code's process."""
 
     def __init__(self, report: int, channel: int) -> None:
-        self._report, self._channel = report, channel
+        self._report = report
+        self._channel = channel
         self._deadline_s = time.monotonic() + START_S
-        self._one_call, self._one_conclusion = threading.Lock(), threading.Lock()
+        self._one_call = threading.Lock()
+        self._one_conclusion = threading.Lock()
         self._calls = self._answers = 0
         self._tests = ""
         self._is_open = False  # a call has begun and is not complete

@@ -247,7 +247,8 @@ def _through_definitions(body: list[ast.stmt], uses: dict[int, set[str]]) -> dic
             defined.setdefault(each.name, set()).update(uses[id(each)])
     found = {}
     for each in body:
-        reached, waiting = set(), list(uses[id(each)])
+        reached = set()
+        waiting = list(uses[id(each)])
         while waiting:
             name = waiting.pop()
             if name not in reached:
