@@ -26,7 +26,7 @@ def hub_reason(error: Exception, endpoint: str) -> str:
     reply = words if status is None else f"{status}: {words}"
     if status in NO_ROOM or any(one in words.lower() for one in NO_ROOM_WORDS):
         return (
-            f"the Hub has no storage left for it ({reply}): free some storage there, or use "
+            f"the Hub has no room for it ({reply}): free some storage there, or use "
             "another repository"
         )
     if status == 401:
