@@ -9,7 +9,7 @@ import sys
 import warnings
 from collections.abc import Callable, Sequence
 
-from shaped_eval.errors import UserError, said_of
+from shaped_eval.errors import UserError, describe_os_error
 from shaped_eval.lazy import version
 
 from shaped_trl.commands.environment import env_command
@@ -84,7 +84,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 128 + signal.SIGPIPE
     except Exception as error:
-        line = said_of(error) if isinstance(error, OSError) else None
+        line = describe_os_error(error) if isinstance(error, OSError) else None
         if line is not None:
             print_user_error(UserError(line))
             return 2

@@ -1,12 +1,13 @@
-"""Every checkpoint of a training run: a run of the suite for each, and its metrics over the steps.
+"""Evaluates every checkpoint of a training run, and reports the metrics over the steps.
 
-    DIR/checkpoint-500/ …, DIR/final/     runs; `final` where the saved model is not that of the last checkpoint
-    DIR/steps.jsonl                       {"step", "checkpoint", "benchmark", "metric", "value", "low", "high",
-                                          "sampling_se", "n", "problems", "truncated", "unparsed"},
-                                          values in 0–1
+    DIR/checkpoint-500/ …   a run of the suite for each checkpoint
+    DIR/final/              the run of the saved model, if it is not that of the last checkpoint
+    DIR/steps.jsonl         {"step", "checkpoint", "benchmark", "metric", "value", "low", "high",
+                            "sampling_se", "n", "problems", "truncated", "unparsed"},
+                            values in 0–1
     DIR/report.md, report.html, *.png     the same as tables and curves
 
-Checkpoints that training has deleted since stay in the report as long as their runs are there.
+Checkpoints that training has since deleted stay in the report as long as their runs exist.
 """
 
 from __future__ import annotations
@@ -34,8 +35,9 @@ from shaped_eval.untrusted.rows import check_field, is_count, read_object
 FINAL = "final"
 STATE = "trainer_state.json"
 READING = (
-    "Percentages with 95% intervals over problems. Every step is measured on the same problems, so that neighbouring "
-    "steps differ by less than their intervals suggest: `shaped-trl compare` pairs them."
+    "Percentages with 95% intervals over problems. Every step is measured on the same problems, "
+    "so neighbouring steps differ by less than their intervals suggest; `shaped-trl compare` "
+    "pairs them over problems."
 )
 
 
@@ -53,35 +55,36 @@ class CheckpointOptions:
 
 
 def find_checkpoints(output_dir: str | Path) -> dict[str, Path]:
-    """Name of the run → model folder, by step: complete checkpoints, and the final model where it
-    is another one.
+    """Name of the run → model folder, by step: complete checkpoints, and the final model.
+
+    The final model is left out if it equals the last checkpoint.
 
     Raises:
-        UserError: no folder, or no checkpoint in it.
+        UserError: `output_dir` is not a folder, or holds no complete checkpoint.
     """
     root = Path(output_dir)
     if not root.is_dir():
         raise UserError(
-            f"model={str(output_dir)!r} is no folder: every_checkpoint needs a training run's output_dir"
+            f"model={str(output_dir)!r} is not a folder: every_checkpoint needs a training run's "
+            "output_dir"
         )
     folders = [
         path for path in root.glob("checkpoint-*") if path.name.partition("-")[2].isdecimal()
     ]
-    # The Trainer writes its state last: without it, a checkpoint is being written, or never was to
-    # its end.
-    whole = [
+    # The Trainer writes its state last: a checkpoint without it is incomplete.
+    complete = [
         path for path in folders if (path / STATE).is_file() and (path / "config.json").is_file()
     ]
-    found = {path.name: path for path in sorted(whole, key=lambda path: _step(path.name))}
+    found = {path.name: path for path in sorted(complete, key=lambda path: _step(path.name))}
     if not found:
         adapters = any((path / "adapter_config.json").is_file() for path in folders)
         why = "keep some with save_steps and save_total_limit"
         if adapters:
-            why = "only adapters: merge them first"
+            why = "there are only adapters: merge them first"
         elif any((path / "config.json").is_file() for path in folders):
-            why = f"those there have no {STATE}, which the trainer writes last"
+            why = f"the checkpoints there have no {STATE}, which the trainer writes last"
         raise UserError(
-            f"model={str(output_dir)!r} holds no checkpoint-<step> with a whole model: {why}"
+            f"model={str(output_dir)!r} holds no checkpoint-<step> with a complete model: {why}"
         )
     last = next(reversed(found.values()))
     if (root / "config.json").is_file() and folder_fingerprint(root) != folder_fingerprint(last):
@@ -97,15 +100,23 @@ def evaluate_checkpoints(
     keep_reasoning: bool = False,
     processes: Processes | None = None,
 ) -> Path:
-    """Evaluate every checkpoint of the training run ``config.model`` into ``config.out``, and
-    return that folder.
+    """Evaluate every checkpoint of the training run ``config.model`` into ``config.out``.
 
-    An interrupted evaluation continues; checkpoints that came since the last one are added.
-    `processes` share the sampling, as in `sample`; the first grades and reports. `num_workers` and
-    `keep_reasoning` as `grade_run`.
+    An interrupted evaluation continues, and checkpoints that were written since the last evaluation
+    are added.
+
+    Args:
+        config: its `model` is the output_dir of the training run.
+        pass_at: the k of pass@k; None for powers of two.
+        num_workers, keep_reasoning: as in `grade_run`.
+        processes: the processes that share the sampling, as in `sample`; the first one grades and
+            reports.
+
+    Returns:
+        The folder ``config.out``.
 
     Raises:
-        UserError: no checkpoints there, or as `sample`, `grade_run` and `report_run`.
+        UserError: there are no checkpoints, or as in `sample`, `grade_run` and `report_run`.
     """
     from shaped_eval.report import report_run
 
@@ -127,7 +138,7 @@ def evaluate_checkpoints(
 
 def _runs(out: Path, reference: str) -> dict[str, Path]:
     """The reported runs in `out` that have the settings of `reference`, by step."""
-    asked = read_record(out / reference)
+    expected = read_record(out / reference)
     runs = {}
     for path in out.iterdir():
         if (path.name == FINAL or path.name.startswith("checkpoint-")) and (
@@ -135,7 +146,8 @@ def _runs(out: Path, reference: str) -> dict[str, Path]:
         ).is_file():
             record = read_record(path)
             if all(
-                record.get(key) == asked.get(key) for key in ("settings", "benchmarks", "task_hash")
+                record.get(key) == expected.get(key)
+                for key in ("settings", "benchmarks", "task_hash")
             ):
                 runs[path.name] = path
     return dict(sorted(runs.items(), key=lambda one: _step(one[0])))
@@ -147,7 +159,7 @@ def _step(name: str) -> float:
 
 
 def _final_step(found: Mapping[str, Path]) -> int:
-    """Where training ends, as the last checkpoint has it."""
+    """The step at which training ends, according to the last checkpoint."""
     last = [path for name, path in found.items() if name != FINAL][-1]
     state = read_object(last / STATE, _check_steps)
     return max(state["max_steps"], state["global_step"])
@@ -216,7 +228,8 @@ def _table(rows: Sequence[Mapping[str, Any]], metrics: Sequence[str]) -> Iterato
         mine = {row["metric"]: row for row in rows if row["checkpoint"] == name}
         first = next(iter(mine.values()))
         cells = [
-            f"{percent(mine[key]['value'])} [{percent(mine[key]['low'])}, {percent(mine[key]['high'])}]"
+            f"{percent(mine[key]['value'])} [{percent(mine[key]['low'])}, "
+            f"{percent(mine[key]['high'])}]"
             if key in mine
             else "–"
             for key in metrics

@@ -1,9 +1,9 @@
-"""Errors that are the user's to fix."""
+"""Errors that the user can fix."""
 
 import errno
 import os
 
-# what the system says of a file that it does not let us write, or read
+# the system's reasons why a file cannot be written or read
 NOT_WRITTEN = (
     *(errno.ENOSPC, errno.EDQUOT, errno.EFBIG),
     *(errno.EROFS, errno.EACCES, errno.EPERM),
@@ -14,15 +14,19 @@ _FULL = (errno.ENOSPC, errno.EDQUOT)
 
 
 class UserError(ValueError):
-    """Bad input: one line naming the field, the value, and what to do. The command line exits with
-    2."""
+    """Bad input. The message is one line that names the field and its value and says what to do.
+
+    The command line prints it and exits with 2.
+    """
 
 
-def said_of(error: OSError) -> str | None:
-    """One line on a disk, a folder or a file that cannot be used; None where an error is another
-    one."""
+def describe_os_error(error: OSError) -> str | None:
+    """One line about a disk, folder or file that cannot be used; None for any other error."""
     if error.errno not in NOT_WRITTEN:
         return None
     where = f"{error.filename}: " if error.filename else ""
-    remedy = "free some" if error.errno in _FULL else "mend that"
-    return f"{where}{os.strerror(error.errno)}; {remedy}, then the same command goes on from what is saved"
+    remedy = "free some space" if error.errno in _FULL else "fix this"
+    return (
+        f"{where}{os.strerror(error.errno)}: {remedy}; the same command then continues from what "
+        "is saved"
+    )

@@ -1,8 +1,7 @@
-"""Samples to verdicts: ``samples.jsonl`` → ``verdicts.jsonl``; and foreign answers to a run's
-folder.
+"""From samples to verdicts, and from answers that were generated elsewhere to a run's folder.
 
-Grading is a pass of its own: it can be repeated, resumed after a kill, and run again when a grader
-changes. Only samples without a verdict of the grader's present version are graded.
+Grading is a separate pass: it can be repeated, resumed after a kill, and run again when a grader
+changes. Only samples without a verdict of the grader's current version are graded.
 """
 
 from __future__ import annotations
@@ -38,10 +37,12 @@ from shaped_eval.records import (
 from shaped_eval.sampling.answers import read_answers
 from shaped_eval.untrusted.files import check_folder, replacing
 
-FLUSH_VERDICTS, FLUSH_S = 128, 5.0  # a killed run loses at most these
+# a killed run loses at most this much
+FLUSH_VERDICTS = 128
+FLUSH_S = 5.0
 KEPT = "; reasoning kept"
 MAX_SAMPLE_INDEX = 10_000_000
-_FILES = ("samples.jsonl", "problems.jsonl")  # the last one is replaced first
+_FILES = ("samples.jsonl", "problems.jsonl")  # in reverse order of replacement
 
 
 class _Key(NamedTuple):
@@ -53,14 +54,14 @@ class _Key(NamedTuple):
 
 
 class _Marks:
-    """Which samples were met: a byte for each, so that millions fit."""
+    """Records which samples were seen, one byte per sample, so that millions fit in memory."""
 
     def __init__(self, problem_ids: Iterable[str]) -> None:
         self._marked = {problem_id: bytearray() for problem_id in problem_ids}
         self.count = 0
 
     def add(self, problem_id: str, sample_index: int) -> bool:
-        """Mark it; was it not marked yet?"""
+        """Mark the sample; return whether it was unmarked before."""
         marked = self._marked[problem_id]
         if sample_index >= len(marked):
             marked.extend(bytes(sample_index + 1 - len(marked)))
@@ -78,25 +79,25 @@ def grade_run(
     keep_reasoning: bool = False,
     graders: Sequence[str] = (),
 ) -> Path:
-    """Grade what has no verdict yet in a run's folder, and return that folder.
+    """Grade the samples of a run that have no verdict yet, and return the run's folder.
 
-    Reads problems.jsonl and samples.jsonl, appends to verdicts.jsonl, whose rows come in any order.
-    Verdicts of another grader version, and second ones of a sample, are dropped first. Memory does
-    not grow with the
-    completions: a byte for each sample, and those in work.
+    Reads problems.jsonl and samples.jsonl, and appends to verdicts.jsonl, whose rows are in no
+    particular order. Verdicts of other grader versions and repeated verdicts of a sample are
+    dropped first. Memory does not grow with the completions: it holds a byte per sample, and the
+    samples being graded.
 
     Args:
         folder: the run.
         num_workers: grading processes; None for one per core.
-        progress: show a bar where standard error is a terminal.
-        keep_reasoning: grade what stands in ``<think>`` tags like the rest; the verdicts' grader
-            says so.
+        progress: show a progress bar if standard error is a terminal.
+        keep_reasoning: grade the text in ``<think>`` tags like the rest; the grader in the verdicts
+            then says so.
         graders: paths of the user's own graders that problems of the run name. Others are refused,
             since the run may come from anyone.
 
     Raises:
-        UserError: no run there, a sample of no problem of it, an unknown grader, or one of
-            `graders` that no problem names.
+        UserError: the folder holds no run, a sample belongs to no problem, a grader is unknown, or
+            no problem names one of `graders`.
     """
     for grader in graders:
         grader_spec(grader, typed=True)
@@ -104,7 +105,8 @@ def grade_run(
     for name in ("problems.jsonl", "samples.jsonl"):
         if not (folder / name).is_file():
             raise UserError(
-                f"{str(folder)!r} has no {name}: sample into it first, or grade a file with --answers"
+                f"{str(folder)!r} has no {name}: sample into it first, or grade a file with "
+                "--answers"
             )
     keys = {
         problem.problem_id: _Key(
@@ -125,7 +127,7 @@ def grade_run(
             "grading", total=_count_lines(folder / "samples.jsonl"), completed=done.count
         )
         _grade(pool, missing, keys, verdicts_file, lambda: bar.advance(task))
-    append_jsonl(verdicts_file, [])  # there is one, of a run without samples too
+    append_jsonl(verdicts_file, [])  # so that the file exists even for a run without samples
     return folder
 
 
@@ -142,21 +144,22 @@ def grade_answers(
 ) -> Path:
     """Grade completions from elsewhere into a run's folder `out`, and return that folder.
 
-    Rows: ``{"problem_id", "completions": [...], "gold"?}``; see
-        `shaped_eval.sampling.answers.read_answers`.
+    The rows are ``{"problem_id", "completions": [...], "gold"?}``; see
+    `shaped_eval.sampling.answers.read_answers`.
 
     Args:
-        answers_file: JSONL, one row a problem.
-        benchmark: whose problems they answer; ``math`` grades any row that brings its gold.
-        out: run.json, problems.jsonl, samples.jsonl and verdicts.jsonl go there. The same answers
-            again go on where grading stopped.
+        answers_file: JSONL with one row per problem.
+        benchmark: the benchmark whose problems are answered; ``math`` grades any row that has a
+            gold.
+        out: the folder for run.json, problems.jsonl, samples.jsonl and verdicts.jsonl. Grading the
+            same answers again continues where it stopped.
         hub_mirror: folder to read the benchmark from, see `shaped_eval.sources`.
-        num_workers, progress, keep_reasoning: as `grade_run`.
-        grader: in place of the benchmark's: a name, or the path of one's own.
+        num_workers, progress, keep_reasoning: as in `grade_run`.
+        grader: a grader's name, or the path of the user's own, to use in place of the benchmark's.
 
     Raises:
-        UserError: a bad row, with file, line and remedy; an unknown benchmark; `out` holds another
-            run.
+        UserError: a row is invalid (with file, line and remedy), the benchmark is unknown, or `out`
+            holds another run.
     """
     out = Path(out)
     check_folder(out)
@@ -164,11 +167,11 @@ def grade_answers(
     if grader is not None:
         grader_spec(grader, typed=True)
         answers = ((replace(problem, grader=grader), samples) for problem, samples in answers)
-    samples_a_problem = _write_answers(out, answers)
+    samples_per_problem = _write_answers(out, answers)
     record = {
         "model": None,
         "benchmarks": [name_of(benchmark)],
-        "settings": {"n": samples_a_problem, "answers": Path(answers_file).name},
+        "settings": {"n": samples_per_problem, "answers": Path(answers_file).name},
         "versions": package_versions(),
         "commit": source_commit(),
     }
@@ -183,8 +186,10 @@ def grade_answers(
 
 
 def _write_answers(out: Path, rows: Iterator[tuple[Problem, list[Sample]]]) -> int:
-    """Write problems.jsonl and samples.jsonl, or find them equal; return n. After an error all is
-    as before."""
+    """Write problems.jsonl and samples.jsonl, or check that they are equal; return n.
+
+    If this fails, the folder is left as it was.
+    """
     is_new = not out.exists()
     out.mkdir(parents=True, exist_ok=True)
     try:
@@ -206,8 +211,10 @@ def _write_answers(out: Path, rows: Iterator[tuple[Problem, list[Sample]]]) -> i
 
 
 def _keep_current(verdicts_file: Path, keys: Mapping[str, _Key]) -> _Marks:
-    """Samples with a verdict of the present grader version; the file keeps one row for each and no
-    others."""
+    """The samples with a verdict of the current grader version.
+
+    Afterwards the file has one row for each of them, and no other rows.
+    """
     drop_truncated_line(verdicts_file)
     done = _Marks(keys)
     if verdicts_file.exists():
@@ -232,13 +239,15 @@ def _missing(samples_file: Path, met: _Marks, keys: Mapping[str, _Key]) -> Itera
     for sample in read_jsonl(samples_file, Sample):
         if sample.problem_id not in keys:
             raise UserError(
-                f"{samples_file}: sample {sample.sample_index} is of {sample.problem_id!r}, which is not in "
-                "problems.jsonl: the folder mixes two runs; sample into another --out"
+                f"{samples_file}: sample {sample.sample_index} belongs to {sample.problem_id!r}, "
+                "which is not in problems.jsonl: the folder mixes two runs; sample into another "
+                "--out"
             )
         if not _is_index(sample.sample_index):
             raise UserError(
-                f"{samples_file}: sample_index={sample.sample_index!r} of {sample.problem_id!r} is no whole number "
-                f"from 0 to {MAX_SAMPLE_INDEX}: number each problem's samples from 0"
+                f"{samples_file}: sample_index={sample.sample_index!r} of {sample.problem_id!r} "
+                f"is not a whole number from 0 to {MAX_SAMPLE_INDEX}: number each problem's "
+                "samples from 0"
             )
         if met.add(sample.problem_id, sample.sample_index):
             yield sample
@@ -288,7 +297,7 @@ def _grade(
     try:
         pool.grade_stream(requests(), keep)
     finally:
-        flush()  # Ctrl-C keeps what is graded
+        flush()  # so that Ctrl-C keeps what is graded
 
 
 def _count_lines(path: Path) -> int:

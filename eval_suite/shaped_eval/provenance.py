@@ -1,4 +1,4 @@
-"""What a run must remember so that its numbers can be traced: versions, commit, and hashes."""
+"""What a run records so that its numbers can be traced: versions, commit and hashes."""
 
 from __future__ import annotations
 
@@ -27,14 +27,13 @@ _MODEL_FILES = (
 
 
 def stable_hash(value: Any) -> str:
-    """64 hexadecimal digits for a JSON value: equal on every machine and in every process."""
+    """64 hexadecimal digits for a JSON value, equal on every machine and in every process."""
     text = json.dumps(value, sort_keys=True, ensure_ascii=False, separators=(",", ":"))
     return hashlib.sha256(text.encode()).hexdigest()
 
 
 def package_versions(*more: str) -> dict[str, str | None]:
-    """Version of Python and of the packages that decide the numbers; None for one that is not
-    installed."""
+    """Versions of Python and of the packages that affect the numbers; None if not installed."""
     versions: dict[str, str | None] = {"python": platform.python_version()}
     for name in (*_PACKAGES, *more):
         try:
@@ -45,10 +44,10 @@ def package_versions(*more: str) -> dict[str, str | None]:
 
 
 def source_commit() -> str | None:
-    """Commit of this package's checkout, with ``-dirty`` where files differ from it; None outside
-    of one.
+    """Commit of this package's checkout, with ``-dirty`` if files differ; None without a checkout.
 
-    A checkout that merely contains the environment this package is installed in does not count.
+    A checkout that merely contains the environment in which this package is installed does not
+    count.
     """
     root = Path(__file__).resolve().parents[2]
     if not (root / ".git").exists():
@@ -65,19 +64,19 @@ def source_commit() -> str | None:
     ]
     try:
         result = subprocess.run(command, capture_output=True, text=True, timeout=30)
-    # no git, or a file system that does not answer
+    # git is not installed, or the file system does not respond
     except (FileNotFoundError, subprocess.TimeoutExpired):
         return None
     return result.stdout.strip() if result.returncode == 0 else None
 
 
 def folder_fingerprint(folder: str | Path) -> str:
-    """Hash of a model folder: names, sizes, and first, middle and last MiB of weights, config,
-    tokenizer.
+    """Hash of a model folder: its weights, configuration and tokenizer files.
 
-    It tells a retrained model from the one a run began with, without reading all of its weights:
-    training changes every block. It is no protection against a file altered on purpose. What else a
-    training run leaves in the folder does not count.
+    It covers the name, the size, and the first, middle and last MiB of each. This distinguishes a
+    retrained model from the one that a run began with without reading all weights, because training
+    changes every block. It does not protect against deliberate alterations. Other files that a
+    training run leaves in the folder are ignored.
     """
     digest = hashlib.sha256()
     for path in sorted(Path(folder).iterdir()):

@@ -1,12 +1,13 @@
-"""Publishing a run's results: into a checkpoint's folder, and to the Hub where that is asked for.
+"""Publishes a run's results into a checkpoint's folder and, on request, to the Hub.
 
-    CHECKPOINT/.eval_results/<variant>.yaml     leaderboard entries, a file for each benchmark and setting
-    CHECKPOINT/README.md                        model-index and tables, merged into the card that is there
-    RUN/hub/samples/                            the data set of samples and verdicts, with its card
-    RUN/hub/model/                              what a checkpoint would get, where none is named
+    CHECKPOINT/.eval_results/<variant>.yaml   leaderboard entries, one file per variant
+    CHECKPOINT/README.md                      model-index and tables, merged into the present card
+    RUN/hub/samples/                          the data set of samples and verdicts, with its card
+    RUN/hub/model/                            the files for a checkpoint, if none is named
 
-All of it is written before anything is sent. On the Hub the first two go to the model's repository,
-the data set to one beside it, named after it: each in one commit. Weights are never sent.
+All of this is written before anything is sent. On the Hub, the first two go to the model's
+repository, and the data set goes to a repository beside it that is named after it, each in one
+commit. Weights are never sent.
 """
 
 from __future__ import annotations
@@ -48,10 +49,11 @@ SAMPLES_SUFFIX = "-evaluation-samples"
 
 @dataclass
 class PublishOptions:
-    """Where results go, beside the run's own folder.
+    """Where results are published, besides the run's own folder.
 
     Raises:
-        UserError: no such folder, no such name, not logged in; before anything is sampled.
+        UserError: the folder does not exist, the repository's name is invalid, or the user is not
+            logged in. This is checked before anything is sampled.
     """
 
     publish_to: str | None = field(
@@ -79,7 +81,8 @@ class PublishOptions:
             _check_repository(self.push_to_hub)
         elif self.private:
             raise UserError(
-                "private=True is for repositories that push_to_hub creates: name one, or leave it out"
+                "private=True applies to the repositories that push_to_hub creates: "
+                "set push_to_hub, or leave private out"
             )
 
     @classmethod
@@ -90,21 +93,25 @@ class PublishOptions:
             parser.add_argument(f"--{one.name}", help=one.metadata["help"], **how)
 
     def refuse_with(self, what: str) -> None:
-        """Raise UserError if anything is to be published: `what` is not one run."""
-        if self.wanted:
+        """Raise UserError if anything is to be published although `what` is not a single run."""
+        if self.is_requested:
             raise UserError(
-                f"{what} publishes nothing: publish one run, with `shaped-trl report RUN --publish_to ..`"
+                f"{what} publishes nothing: publish a single run with `shaped-trl report RUN "
+                "--publish_to ..`"
             )
 
     @property
-    def wanted(self) -> bool:
+    def is_requested(self) -> bool:
         return self.publish_to is not None or self.push_to_hub is not None
 
 
 @dataclass
 class _Published:
-    """What the runs give to publish: file name → text, entries of a model-index, tables, slug →
-    Parquet file."""
+    """What the runs have to publish.
+
+    entries: file name → text. results: entries of a model-index. tables: slug → Markdown. samples:
+    slug → Parquet file.
+    """
 
     model: str | None
     variants: list[Variant] = field(default_factory=list)
@@ -118,17 +125,16 @@ class _Published:
 
 
 def publish(folders: Sequence[str | Path], options: PublishOptions) -> list[str]:
-    """Write, and where asked send, the results of finished runs of one model. Prints and returns
-    where they are.
+    """Write the results of finished runs of one model, and send them to the Hub if requested.
 
-    Does nothing where `options` want nothing.
+    Prints and returns where they are. Does nothing if `options` request nothing.
 
     Raises:
-        UserError: a run that is not finished or is of other weights than the checkpoint; a card
-            that cannot be read; the Hub does not accept it: what failed, with everything written
-            locally by then.
+        UserError: a run is not finished, or evaluated other weights than the checkpoint's; a card
+            cannot be read; or the Hub does not accept the results. In the last case everything has
+            been written locally.
     """
-    if not options.wanted:
+    if not options.is_requested:
         return []
     checkpoint = None if options.publish_to is None else Path(options.publish_to)
     for folder in folders:
@@ -174,20 +180,22 @@ def _read(folder: str | Path, repo_id: str | None) -> _Published:
 
 
 def _public_name(record: Mapping[str, Any]) -> str | None:
-    """The model's id, or its folder's own name: where the folder is concerns nobody."""
+    """The model's id, or the name of its folder without the path, which is private."""
     model = record.get("model")
     return Path(model).name if model and _is_fingerprint(record.get("model_identity")) else model
 
 
 def _is_fingerprint(identity: str | None) -> bool:
-    """A folder's fingerprint has 64 digits; a commit of the Hub, 40, says nothing of a local
-    copy."""
+    """Whether `identity` is a folder's fingerprint of 64 digits.
+
+    A commit of the Hub has 40 digits and says nothing about a local copy.
+    """
     return identity is not None and len(identity) == 64
 
 
 def _write(run: _Published, target: Path, name: str) -> None:
     card = target / CARD
-    # newline="": a card's own line ends stay
+    # bytes, so that the card's own line ends are kept
     before = card.read_bytes().decode("utf-8") if card.is_file() else ""
     text = run.card(before, name)
     for file_name, entry in run.entries.items():
@@ -197,10 +205,13 @@ def _write(run: _Published, target: Path, name: str) -> None:
 
 def _check_checkpoint(checkpoint: Path) -> None:
     if not checkpoint.is_dir():
-        raise UserError(f"publish_to={str(checkpoint)!r} is no folder: name a saved model's folder")
+        raise UserError(
+            f"publish_to={str(checkpoint)!r} is not a folder: give the folder of a saved model"
+        )
     if not any((checkpoint / name).is_file() for name in ("config.json", "adapter_config.json")):
         raise UserError(
-            f"publish_to={str(checkpoint)!r} holds no model: it has no config.json; name a saved model's"
+            f"publish_to={str(checkpoint)!r} holds no model, because it has no config.json: give "
+            "the folder of a saved model"
         )
 
 
@@ -208,8 +219,9 @@ def _check_same_weights(folder: str | Path, checkpoint: Path) -> None:
     identity = read_record(folder).get("model_identity")
     if _is_fingerprint(identity) and identity != folder_fingerprint(checkpoint):
         raise UserError(
-            f"publish_to={str(checkpoint)!r} does not hold the weights that {str(folder)!r} evaluated "
-            f"({read_record(folder).get('model')!r}), or they have changed since: evaluate it, then publish"
+            f"publish_to={str(checkpoint)!r} does not hold the weights that {str(folder)!r} "
+            f"evaluated ({read_record(folder).get('model')!r}), or they have changed since: "
+            "evaluate it, then publish"
         )
 
 
@@ -223,11 +235,12 @@ def _check_repository(repo_id: str) -> None:
         validate_repo_id(repo_id + SAMPLES_SUFFIX)
     except HFValidationError as error:
         raise UserError(
-            f"push_to_hub={repo_id!r} is no name of a repository, such as me/my-model: {error}"
+            f"push_to_hub={repo_id!r} is not a valid name of a repository, such as me/my-model: "
+            f"{error}"
         ) from error
     if get_token() is None:
         raise UserError(
-            f"push_to_hub={repo_id!r}: not logged in: run `hf auth login`, or set HF_TOKEN"
+            f"push_to_hub={repo_id!r}: you are not logged in: run `hf auth login`, or set HF_TOKEN"
         )
 
 
@@ -240,7 +253,7 @@ def _samples_url(repo_id: str) -> str:
 def _push(
     published: _Published, repo_id: str, private: bool, written: list[str], checkpoint: Path | None
 ) -> list[str]:
-    """Send the data set, then what links to it."""
+    """Send the data set, then the results, which link to it."""
     from huggingface_hub import HfApi
 
     api = HfApi()
@@ -253,8 +266,8 @@ def _push(
         if isinstance(error, UserError):
             raise
         raise UserError(
-            f"push_to_hub={repo_id!r}: {hub_reason(error, api.endpoint)}; all is written in {', '.join(written)}: the "
-            "same command goes on from there"
+            f"push_to_hub={repo_id!r}: {hub_reason(error, api.endpoint)}; everything is written "
+            f"in {', '.join(written)}, and the same command continues from there"
         ) from error
     return urls
 
@@ -307,15 +320,15 @@ def _commit(
 
 
 def _card_on_hub(api: HfApi, repo_id: str, repo_type: str) -> str | None:
-    """README.md of the repository as it is now; None where it has none."""
+    """The present README.md of the repository; None if it has none."""
     from huggingface_hub.errors import EntryNotFoundError
 
-    # not the user's cache: the next push must see this one's
+    # not the user's cache, because the next push must see the card that this one writes
     with tempfile.TemporaryDirectory() as folder:
         try:
             path = api.hf_hub_download(repo_id, CARD, repo_type=repo_type, cache_dir=folder)
         except EntryNotFoundError as error:
             if isinstance(error, OSError) and getattr(error, "response", None) is None:
-                raise  # the Hub did not answer, and the file is in no cache either
+                raise  # the Hub did not answer, and the file is not cached either
             return None
         return Path(path).read_bytes().decode("utf-8")

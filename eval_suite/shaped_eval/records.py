@@ -1,8 +1,8 @@
-"""Problem, Sample, Verdict: the JSONL rows that every stage speaks.
+"""Problem, Sample and Verdict: the JSONL rows that all stages exchange.
 
 A run of the suite is a folder: ``problems.jsonl`` → ``samples.jsonl`` → ``verdicts.jsonl`` →
-``results.json``. Rows are only ever appended; a truncated last line (a killed writer) is dropped on
-reading and cut before the next append.
+``results.json``. Rows are only ever appended. A truncated last line, left by a killed writer, is
+dropped on reading and cut before the next append.
 """
 
 from __future__ import annotations
@@ -39,8 +39,10 @@ class Problem:
 
 @dataclass(frozen=True)
 class Sample:
-    """One completion. `sample_index` in [0, n); `tokens` counts generated tokens, the end token
-    included."""
+    """One completion.
+
+    `sample_index` is in [0, n). `tokens` counts generated tokens, including the end token.
+    """
 
     problem_id: str
     sample_index: int
@@ -51,8 +53,10 @@ class Sample:
 
 @dataclass(frozen=True)
 class Verdict:
-    """What the grader said of one sample. `answer` is canonical: equal strings are votes for one
-    answer."""
+    """The grader's verdict on one sample.
+
+    `answer` is canonical: equal strings are votes for the same answer.
+    """
 
     problem_id: str
     sample_index: int
@@ -62,23 +66,24 @@ class Verdict:
 
 
 def read_jsonl(path: str | Path, row_type: Callable[..., Row] | None = None) -> Iterator[Any]:
-    """Yield the rows of `path` as dicts, or as `row_type`. A last line without its newline is
-    dropped.
+    """Yield the rows of `path` as dicts, or as `row_type`. A last line without newline is dropped.
 
     Args:
-        row_type: a dataclass of rows, or a function of a dict that raises ValueError for one that
-            will not do.
+        row_type: a dataclass of rows, or a function of a dict that raises ValueError for a row that
+            is not acceptable.
 
     Raises:
-        FileNotFoundError: no such file.
-        UserError: a complete line that is not JSON or has other fields, with its number; a folder.
+        FileNotFoundError: the file does not exist.
+        UserError: a complete line is not JSON or has other fields (the message gives its number),
+            or `path` is a folder.
     """
     if Path(path).is_dir():
         raise UserError(
-            f"{path} is a folder, where a file of rows is to be: remove it, or use another folder"
+            f"{path} is a folder, but a file of rows is expected there: remove it, or use another "
+            "folder"
         )
     make = partial(row_of, row_type) if isinstance(row_type, type) else row_type
-    # bytes: a killed writer may have cut the last line within a character
+    # bytes, because a killed writer may have cut the last line inside a character
     with open(path, "rb") as lines:
         for number, line in enumerate(lines, 1):
             if not line.endswith(b"\n"):
@@ -123,7 +128,7 @@ def drop_truncated_line(path: str | Path) -> None:
 def append_jsonl(path: str | Path, rows: Iterable[Any]) -> None:
     """Append rows (dicts or dataclasses) in one write, flushed to the operating system.
 
-    Where they do not fit on the disk, the file is as before.
+    If they do not fit on the disk, the file stays as it was.
 
     Raises:
         UserError: `path` is a symbolic link.
@@ -139,13 +144,15 @@ def append_jsonl(path: str | Path, rows: Iterable[Any]) -> None:
 
 
 def jsonl_line(row: Any) -> str:
-    """The line of a dict or of a record of this module."""
+    """The line for a dict or for a record of this module."""
     return json.dumps(row if isinstance(row, dict) else vars(row), ensure_ascii=False) + "\n"
 
 
 def write_atomic(path: str | Path, content: str | bytes | Iterable[str]) -> None:
-    """Replace `path` by `content`, or its parts, at once: a reader sees the old file or the new
-    one, never a part."""
+    """Replace `path` by `content`, or by its parts, in one step.
+
+    A reader sees either the old file or the new one, never a part of it.
+    """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     with replacing(path, "wb" if isinstance(content, bytes) else "w") as file:

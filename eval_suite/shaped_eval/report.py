@@ -1,8 +1,8 @@
-"""Verdicts to numbers: ``results.json``, ``report.md``, ``report.html`` and pictures, of one run or
-several.
+"""From verdicts to numbers: results.json, report.md, report.html and pictures, of one or more runs.
 
 Everything is computed from the rows of problems.jsonl, samples.jsonl and verdicts.jsonl; run.json
-adds the settings the numbers were made with. No clock is read: the same rows give the same bytes.
+adds the settings that the numbers were made with. No clock is read: the same rows give the same
+bytes.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ from shaped_eval.reporting.document import (
 from shaped_eval.reporting.examples import example_blocks
 from shaped_eval.reporting.plots import STRIP_CELLS, plot_pass_at_k, plot_solve_rates, to_png
 from shaped_eval.reporting.results import (
-    Run,
+    GradedRun,
     default_pass_at,
     in_order,
     parse_pass_at,
@@ -61,31 +61,37 @@ from shaped_eval.untrusted.files import file_name
 __all__ = ["compare", "default_pass_at", "parse_pass_at", "percent", "report", "report_run"]
 
 READING = (
-    "Values are percentages, with 95% intervals over problems: how far another draw of such problems could "
-    "move them. The sampling error is the standard error of drawing other samples for these same problems. "
-    "Pass@k is the unbiased estimate from n samples; Avg@n is the share of samples that pass, and equals Pass@1; "
-    "Cons@n is the majority vote, shared among ties, and Maj@k that of k samples, averaged over all subsets of k. "
-    "An average counts each benchmark once."
+    "Values are percentages with 95% intervals over problems, which say how much another draw of "
+    "such problems could change them. The sampling error is the standard error from drawing "
+    "other samples for these same problems. Pass@k is the unbiased estimate from n samples; "
+    "Avg@n is the share of samples that pass, and equals Pass@1; Cons@n is the majority vote, "
+    "where tied answers share the win, and Maj@k is the majority vote of k samples, averaged "
+    "over all subsets of k. An average counts each benchmark once."
 )
 CHOSEN = (
-    "Some samples of each outcome that occurs, chosen by a hash of their ids. Long texts are shortened, prompts to "
-    "their end; characters that cannot be seen stand as their code."
+    "Some samples of each outcome that occurs, chosen by a hash of their ids. Long texts are "
+    "shortened, and of long prompts only the end is shown. Invisible characters are shown by "
+    "their code."
 )
-COMBINED = "comparison"  # folder of a report on several runs, beside the first
-METRICS, PICTURES, EXAMPLES = "All metrics", "Pass@k and problems", "Samples to read"  # sections
-EXAMPLES_OF_ONE, EXAMPLES_OF_MANY = 2, 1  # of each kind
+COMBINED = "comparison"  # folder of a report on several runs, beside the first run
+# sections
+METRICS = "All metrics"
+PICTURES = "Pass@k and problems"
+EXAMPLES = "Samples to read"
+EXAMPLES_OF_ONE = 2  # samples of each kind in the report of one run
+EXAMPLES_OF_MANY = 1  # the same, for each of several runs
 
 
 def report_run(folder: str | Path, pass_at: Sequence[int] | None = None) -> dict[str, Any]:
-    """Write the report of one run into its folder and return what results.json holds.
+    """Write the report of one run into its folder and return the content of results.json.
 
-    ``{benchmark: {"problems", "n", "truncated", "unparsed", "metrics": {key: {"value", "low",
-    "high", "sampling_se"}}}}`` with keys such as ``pass@8``, ``avg@16``, ``maj@8``, ``cons@16``;
-    values and rates in 0–1; `sampling_se` is null for greedy decoding, which draws nothing.
+    It is ``{benchmark: {"problems", "n", "truncated", "unparsed", "metrics": {key: {"value", "low",
+    "high", "sampling_se"}}}}`` with keys such as ``pass@8``, ``avg@16``, ``maj@8``, ``cons@16``.
+    Values and rates are in 0–1; `sampling_se` is null for greedy decoding, where nothing is drawn.
 
     Raises:
-        UserError: a k above n, or a problem without exactly n samples and verdicts; nothing is
-            written.
+        UserError: a k is above n, or a problem has not exactly n samples and verdicts. Nothing is
+            written then.
     """
     (run,) = read_runs([folder], pass_at)
     _write_one(run, run.folder, pass_at)
@@ -93,8 +99,10 @@ def report_run(folder: str | Path, pass_at: Sequence[int] | None = None) -> dict
 
 
 def places(folders: Sequence[str | Path], out: str | Path | None = None) -> list[Path]:
-    """The folders that `report` writes to, of those that are there: runs that are not it
-    refuses."""
+    """The folders that `report` writes to.
+
+    Runs that do not exist are left out; `report` refuses them.
+    """
     if out is not None:
         return [Path(out)]
     runs = [Path(folder) for folder in folders if Path(folder).is_dir()]
@@ -110,16 +118,16 @@ def report(
     pass_at: Sequence[int] | None = None,
     out: str | Path | None = None,
 ) -> str:
-    """Write the report of a run, or of several side by side; print its tables as Markdown and
-    return them.
+    """Write the report of one or more runs; print its tables as Markdown and return them.
 
-    One run: into its folder. Several: each run's own into its folder, and the one of all into the
-    folder ``comparison`` beside the first, with differences to the first, paired over problems.
-    With `out`, only there.
+    The report of one run goes into its folder. With several runs, each run's own report goes into
+    its folder, and the joint report goes into the folder ``comparison`` beside the first run; it
+    has differences to the first run, paired over problems. With `out`, only the one report in `out`
+    is written.
 
     Raises:
-        UserError: as `report_run`; the runs have other problems in a benchmark that they share;
-            `out` is a run's folder; nothing is written.
+        UserError: as `report_run`; also if the runs have different problems in a benchmark that
+            they share, or `out` is a run's folder. Nothing is written then.
     """
     runs = read_runs(folders, pass_at)
     if out is not None:
@@ -144,12 +152,13 @@ def compare(
     pass_at: Sequence[int] | None = None,
     out: str | Path | None = None,
 ) -> str:
-    """Print how run B differs from run A, as Markdown, and return it; `out` gets it as a page with
-    pictures too.
+    """Print how run B differs from run A, as Markdown, and return it.
+
+    With `out`, a page with pictures is written there too.
 
     Raises:
-        UserError: a folder holds no complete run, the two do not share their problems, or `out` is
-            a run's.
+        UserError: a folder holds no complete run, the runs do not have the same problems, or `out`
+            is a run's folder.
     """
     if out is not None:
         _check_out(out)
@@ -159,7 +168,7 @@ def compare(
     return _print(title, blocks, out)
 
 
-def _document_of_one(run: Run, pass_at: Sequence[int] | None) -> tuple[str, list[Block]]:
+def _document_of_one(run: GradedRun, pass_at: Sequence[int] | None) -> tuple[str, list[Block]]:
     model = run.record.get("model")
     blocks: list[Block] = [Text(READING)]
     if notes := cautions(run):
@@ -172,7 +181,7 @@ def _document_of_one(run: Run, pass_at: Sequence[int] | None) -> tuple[str, list
 
 
 def _document_of_many(
-    runs: Sequence[Run], pass_at: Sequence[int] | None
+    runs: Sequence[GradedRun], pass_at: Sequence[int] | None
 ) -> tuple[str, list[Block], dict[str, Any]]:
     first, *others = runs
     metrics = headline_metrics(runs, pass_at)
@@ -202,19 +211,19 @@ def _document_of_many(
     )
 
 
-def _pictures(runs: Sequence[Run]) -> list[Block]:
-    """Curves of pass@k, then heat maps of the problems; none that a table says better."""
+def _pictures(runs: Sequence[GradedRun]) -> list[Block]:
+    """Curves of pass@k, then heat maps of the problems; left out where a table suffices."""
     names = in_order(name for run in runs for name in run.results)
-    having = {name: [run for run in runs if name in run.results] for name in names}
-    sampled = [name for name in names if any(run.results[name]["n"] > 1 for run in having[name])]
-    mapped = [name for name in names if name in sampled or len(having[name]) > 1]
-    pictures = [_curve(name, having[name]) for name in sampled] + [
-        _heat_map(name, having[name]) for name in mapped
+    runs_with = {name: [run for run in runs if name in run.results] for name in names}
+    sampled = [name for name in names if any(run.results[name]["n"] > 1 for run in runs_with[name])]
+    mapped = [name for name in names if name in sampled or len(runs_with[name]) > 1]
+    pictures = [_curve(name, runs_with[name]) for name in sampled] + [
+        _heat_map(name, runs_with[name]) for name in mapped
     ]
     return [Heading(PICTURES), *pictures] if pictures else []
 
 
-def _curve(benchmark: str, runs: Sequence[Run]) -> Image:
+def _curve(benchmark: str, runs: Sequence[GradedRun]) -> Image:
     curves = {}
     for run in runs:
         entry = run.results[benchmark]
@@ -234,10 +243,10 @@ def _pass_curve(entry: Mapping[str, Any]) -> dict[int, Mapping[str, float]]:
     }
 
 
-def _heat_map(benchmark: str, runs: Sequence[Run]) -> Image:
+def _heat_map(benchmark: str, runs: Sequence[GradedRun]) -> Image:
     rates = solve_rates(benchmark, runs)
     png = to_png(plot_solve_rates(benchmark, rates))
-    said = [
+    extremes = [
         f"{label}: {int((rates_P == 0).sum()):,} never solved, {int((rates_P == 1).sum()):,} always"
         for label, rates_P in rates.items()
     ]
@@ -247,11 +256,13 @@ def _heat_map(benchmark: str, runs: Sequence[Run]) -> Image:
         if problems > STRIP_CELLS
         else ""
     )
-    caption = f"Solve rate of each problem of {benchmark}{shared}. {'; '.join(said)}"
+    caption = f"Solve rate of each problem of {benchmark}{shared}. {'; '.join(extremes)}"
     return Image(f"solve_rates_{file_name(benchmark)}.png", caption, png)
 
 
-def _write_one(run: Run, place: Path, pass_at: Sequence[int] | None) -> tuple[str, list[Block]]:
+def _write_one(
+    run: GradedRun, place: Path, pass_at: Sequence[int] | None
+) -> tuple[str, list[Block]]:
     title, blocks = _document_of_one(run, pass_at)
     _write(place, title, blocks, run.results)
     return title, blocks
@@ -268,18 +279,18 @@ def _write(place: Path, title: str, blocks: Sequence[Block], results: Mapping[st
 
 
 def _check_out(out: str | Path) -> None:
-    """A run's or a study's folder has a report of its own."""
+    """Refuse the folder of a run or of a study, which has a report of its own."""
     if Path(out).is_file():
         raise UserError(f"out={str(out)!r} is a file: name a folder")
     for name in ("run.json", "study.yaml"):
         if (Path(out) / name).exists():
             raise UserError(
-                f"out={str(out)!r} is the folder of a run ({name}): choose another --out"
+                f"out={str(out)!r} is the folder of a run or a study ({name}): choose another --out"
             )
 
 
 def _print(title: str, blocks: Sequence[Block], place: str | Path | None) -> str:
-    """What fits a terminal: tables and notes; no pictures, no samples, not every metric."""
+    """Print and return what fits a terminal: no pictures, no samples, and only the main metrics."""
     left_out = (METRICS, PICTURES, EXAMPLES)
     shown: list[Block] = []
     skipping = False
@@ -289,7 +300,7 @@ def _print(title: str, blocks: Sequence[Block], place: str | Path | None) -> str
         folded = block.blocks if isinstance(block, Details) else [block]
         shown += [each for each in folded if not skipping and not isinstance(each, Image)]
     text = to_markdown(title, shown)
-    print(text.replace("&lt;", "<"))  # that is for Markdown's readers
+    print(text.replace("&lt;", "<"))  # the escape is only needed where Markdown is rendered
     if place is not None:
         print(f"written: {Path(place) / 'report.html'}", file=sys.stderr)
     return text

@@ -1,9 +1,9 @@
-"""Problems to samples: ``run.json``, ``problems.jsonl`` and ``samples.jsonl`` of a run's folder.
+"""From problems to samples: run.json, problems.jsonl and samples.jsonl in a run's folder.
 
-The unit of repeatability is a chunk (`shaped_eval.sampling.chunks`): samples generated together
-from a seed that only the run's seed, the problems' ids and the range decide. A chunk whose rows are
-not all there is generated anew as a whole, so a run that was killed ends with the rows of one that
-was not, as far as the backend is repeatable.
+The unit of repeatability is a chunk (`shaped_eval.sampling.chunks`): samples that are generated
+together from a seed, which depends only on the run's seed, the problems' ids and the range. A chunk
+with missing rows is generated again as a whole. A killed and resumed run therefore ends with the
+same rows as an uninterrupted one, as far as the backend is repeatable.
 """
 
 from __future__ import annotations
@@ -33,11 +33,11 @@ from shaped_eval.sampling.likelihood import (
     takes_turns,
 )
 from shaped_eval.sampling.processes import Processes
-from shaped_eval.sampling.progress import Sameness, SamplingProgress
+from shaped_eval.sampling.progress import RepetitionCheck, SamplingProgress
 from shaped_eval.untrusted.files import check_folder
 
-# What does not decide the samples: where they go, where rows come from (the rows themselves are
-# hashed), and which server or how many devices generate.
+# Options that do not determine the samples: where they are written, where rows are read (the rows
+# themselves are hashed), and the server or the number of devices.
 _NOT_SETTINGS = (
     "out",
     "hub_mirror",
@@ -77,7 +77,7 @@ def sample(
     plan = _prepare(config, backend, quiet=not processes.first)
     done = _open(plan, processes)
     _work(plan, done, processes, progress)
-    processes.say("sampled")
+    processes.announce("sampled")
     if processes.first:
         processes.wait("sampled", range(processes.size))
         _check_complete(plan)
@@ -137,7 +137,7 @@ def _open(plan: _Plan, processes: Processes) -> set[int]:
         backend.prepare()
     if not begun:
         _begin(out, record, plan.problems)
-    processes.say("ready")
+    processes.announce("ready")
     return done
 
 
@@ -169,16 +169,18 @@ def _check_complete(plan: _Plan) -> None:
 
 
 def _present(config: SampleConfig, quiet: bool) -> tuple[list[str], list[str]]:
-    """The run's benchmarks, and those of its suite that the mirror lacks; what is named one by one
-    must be there."""
+    """The run's benchmarks, and those of its suite that are left out because the mirror lacks them.
+
+    Benchmarks that are named one by one must exist.
+    """
     names = config.benchmark_names
     left_out = not_in_mirror(names, config.hub_mirror) if config.suite else []
     if len(left_out) == len(names):
         return names, []
     if left_out and not quiet:
         print(
-            f"suite={config.suite!r}: the mirror has no data of {', '.join(left_out)}: left out; averages are of "
-            "the rest",
+            f"suite={config.suite!r}: the mirror has no data for {', '.join(left_out)}; they are "
+            "left out, and averages are over the others",
             file=sys.stderr,
         )
     return [name for name in names if name not in left_out], left_out
@@ -192,18 +194,19 @@ def _generate(
     bar: SamplingProgress,
 ) -> None:
     """Append the rows of `chunks` to `path`, each chunk in one write when it is done."""
-    sameness = Sameness()
+    repetition = RepetitionCheck()
     requests = [chunk.request(config.seed) for chunk in chunks]
     with closing(backend.complete(requests)) as results:
         for index, completions in results:
             samples = chunks[index].samples(completions)
             append_jsonl(path, samples)
             bar.advance(len(samples), sum(sample.tokens for sample in samples))
-            sameness.see(samples)
-    if config.temperature > 0 and sameness.suspicious:
+            repetition.add(samples)
+    if config.temperature > 0 and repetition.suspicious:
         print(
-            f"all samples of each problem are the same at temperature={config.temperature}: does {config.backend} "
-            "sample at all? Some servers are greedy unless the model's own generation settings say otherwise",
+            f"all samples of each problem are the same at temperature={config.temperature}: check "
+            f"that {config.backend} samples; some servers decode greedily unless the model's own "
+            "generation settings enable sampling",
             file=sys.stderr,
         )
 
@@ -211,10 +214,13 @@ def _generate(
 def _check_lengths(
     config: SampleConfig, backend: Backend, problems: list[Problem], quiet: bool
 ) -> dict[str, int]:
-    """Length in tokens of each problem's prompt; none where only a server knows.
+    """Length in tokens of each problem's prompt; empty where only a server knows the lengths.
 
-    A prompt must fit, and its completion ends with the context: beyond it a model answers with
-    noise.
+    A prompt must fit in the context, and its completion ends with the context, because a model's
+    output beyond it is noise.
+
+    Raises:
+        UserError: a prompt leaves no room for a completion.
     """
     problems = [problem for problem in problems if problem.meta.get("decoding") != "likelihood"]
     lengths = {problem.problem_id: backend.prompt_tokens(problem.prompt) for problem in problems}
@@ -227,15 +233,16 @@ def _check_lengths(
         tokens = known[problem.problem_id]
         if tokens >= context:
             raise UserError(
-                f"benchmarks={problem.benchmark!r}: the prompt of {problem.problem_id} has {tokens} tokens, which "
-                f"leaves no room in the model's context of {context} tokens: leave this benchmark out, or use fewer "
-                "--shots"
+                f"benchmarks={problem.benchmark!r}: the prompt of {problem.problem_id} has "
+                f"{tokens} tokens, which leaves no room in the model's context of {context} "
+                "tokens: leave this benchmark out, or use fewer --shots"
             )
         cut += tokens + config.max_new_tokens > context
     if cut and not quiet:
         print(
-            f"{cut} of {len(problems)} prompts leave less than max_new_tokens={config.max_new_tokens} in the model's "
-            f"context of {context} tokens: their completions end there, counted as truncated",
+            f"{cut} of {len(problems)} prompts leave less than "
+            f"max_new_tokens={config.max_new_tokens} in the model's context of {context} tokens: "
+            "their completions end there and count as truncated",
             file=sys.stderr,
         )
     return known
@@ -244,7 +251,9 @@ def _check_lengths(
 def _run_record(config: SampleConfig, backend: Backend, problems: list[Problem]) -> dict[str, Any]:
     settings = {key: value for key, value in asdict(config).items() if key not in _NOT_SETTINGS}
     if not config.trust_remote_code:
-        del settings["trust_remote_code"]  # as in the runs made before there was this option
+        del settings[
+            "trust_remote_code"
+        ]  # so that the hash equals that of runs made before this option existed
     task_hash = stable_hash([asdict(problem) for problem in problems])
     server = {"base_url": config.base_url} if config.base_url else {}
     return {
@@ -262,7 +271,7 @@ def _run_record(config: SampleConfig, backend: Backend, problems: list[Problem])
 
 
 def _has_begun(out: Path, record: dict[str, Any]) -> bool:
-    """Whether the folder `out` holds this run; an error where it holds another."""
+    """Whether `out` already holds this run. Raises UserError if it holds another run."""
     run_file = out / "run.json"
     if run_file.exists():
         _check_same_run(out, read_record(out), record)
@@ -275,7 +284,7 @@ def _has_begun(out: Path, record: dict[str, Any]) -> bool:
 
 
 def _begin(out: Path, record: dict[str, Any], problems: list[Problem]) -> None:
-    """Write what the run is; this first record stays."""
+    """Write the run's problems and its record, which later commands do not change."""
     rows = "".join(json.dumps(asdict(problem), ensure_ascii=False) + "\n" for problem in problems)
     write_atomic(out / "problems.jsonl", rows)
     write_atomic(out / "run.json", json.dumps(record, indent=2, ensure_ascii=False) + "\n")
@@ -289,15 +298,15 @@ def _check_same_run(out: Path, old: dict[str, Any], new: dict[str, Any]) -> None
     for name, value in new_settings.items():
         if old_settings.get(name) != value:
             raise UserError(
-                f"{name}={value!r}, but the run in {str(out)!r} has {old_settings.get(name)!r}: choose "
-                "another --out, or go on with the run's own settings"
+                f"{name}={value!r}, but the run in {str(out)!r} has {old_settings.get(name)!r}: "
+                "choose another --out, or continue with the run's own settings"
             )
     if old.get("model_identity") != new["model_identity"]:
         raise UserError(
             f"model={new['model']!r} is not the model that the run in {str(out)!r} began with "
-            f"({old.get('model')!r}), or has changed since: choose another --out"
+            f"({old.get('model')!r}), or it has changed since: choose another --out"
         )
     raise UserError(
-        f"benchmarks={new_settings['benchmarks']!r}: problems or prompts are not those that the run in "
-        f"{str(out)!r} began with: choose another --out"
+        f"benchmarks={new_settings['benchmarks']!r}: the problems or prompts are not those that "
+        f"the run in {str(out)!r} began with: choose another --out"
     )

@@ -14,16 +14,16 @@ MIRROR_VARIABLE = "SHAPED_TRL_HUB_MIRROR"
 
 
 class NotInMirror(UserError):
-    """A mirror is set, and lacks a data set or a split."""
+    """A mirror is set but lacks a data set or a split."""
 
 
 def mirror_file(
     dataset_id: str, config: str | None, split: str, hub_mirror: str | Path | None
 ) -> Path | None:
-    """The file that holds this split in the mirror, or None where no mirror is set.
+    """The mirror's file with this split, or None if no mirror is set.
 
-    The mirror is `hub_mirror`, else the environment variable ``SHAPED_TRL_HUB_MIRROR``. Layout:
-    ``<mirror>/<dataset id>/<config or "default">/<split>.jsonl``.
+    The mirror is `hub_mirror`, or else the environment variable ``SHAPED_TRL_HUB_MIRROR``. Its
+    layout is ``<mirror>/<dataset id>/<config or "default">/<split>.jsonl``.
 
     Raises:
         NotInMirror: the mirror does not exist, or lacks the split.
@@ -34,8 +34,9 @@ def mirror_file(
     path = Path(root) / dataset_id / (config or "default") / f"{split}.jsonl"
     if not path.is_file():
         raise NotInMirror(
-            f"hub_mirror={str(root)!r} has no data set {dataset_id!r} (config {config or 'default'!r}, split "
-            f"{split!r}): put it at {path}, or leave --hub_mirror and {MIRROR_VARIABLE} out to read the Hub"
+            f"hub_mirror={str(root)!r} has no data set {dataset_id!r} (config "
+            f"{config or 'default'!r}, split {split!r}): put it at {path}, or read the Hub by "
+            f"omitting --hub_mirror and {MIRROR_VARIABLE}"
         )
     return path
 
@@ -47,11 +48,11 @@ def load_rows(
     hub_mirror: str | Path | None = None,
     limit: int | None = None,
 ) -> list[dict[str, Any]]:
-    """The rows of one split as dicts, from the mirror or from the Hub; with `limit` the first so
-    many.
+    """The rows of one split as dicts, from the mirror or the Hub; at most `limit` of them.
 
     Raises:
-        UserError: not in the mirror, or not on the Hub, with how to point at a mirror.
+        UserError: the split is not in the mirror or not on the Hub. The message says how to provide
+            it.
     """
     path = mirror_file(dataset_id, config, split, hub_mirror)
     if path is not None:
@@ -62,9 +63,10 @@ def load_rows(
         return list(islice(load_dataset(dataset_id, config, split=split), limit))
     except Exception as error:
         raise UserError(
-            f"data set {dataset_id!r} (config {config!r}, split {split!r}) could not be read from the Hub "
-            f"({type(error).__name__}: {str(error).splitlines()[0] if str(error) else 'no message'}): check the "
-            f"id and the network, or point --hub_mirror (or {MIRROR_VARIABLE}) at a folder that holds "
+            f"data set {dataset_id!r} (config {config!r}, split {split!r}) could not be read from "
+            f"the Hub ({type(error).__name__}: "
+            f"{str(error).splitlines()[0] if str(error) else 'no message'}): check the id and the "
+            f"network, or set --hub_mirror (or {MIRROR_VARIABLE}) to a folder that holds "
             f"{dataset_id}/{config or 'default'}/{split}.jsonl"
         ) from error
 

@@ -1,12 +1,11 @@
-"""Pass@k, Avg@m, intervals and paired differences: pure functions on numpy arrays. Votes are in
-`votes`.
+"""Pass@k, Avg@m, intervals and paired differences, as pure functions on numpy arrays.
 
-Letters: P problems, M samples per problem, B bootstrap resamples, U distinct values. All values are
-    in 0–1.
+Votes are in `votes`. Letters: P problems, M samples per problem, B bootstrap resamples, U distinct
+values. All values are in 0–1.
 
-Two uncertainties are kept apart. An interval over problems says how another draw of problems would
-differ; the sampling error says how another n samples on these problems would. A difference of
-models on the same problems is paired over problems.
+Two kinds of uncertainty are kept apart. An interval over problems says how much another draw of
+problems would change the value. The sampling error says how much another n samples on these
+problems would. A difference of two models on the same problems is paired over problems.
 """
 
 from __future__ import annotations
@@ -49,7 +48,7 @@ __all__ = [
 
 CONFIDENCE = 0.95
 BOOTSTRAP_FROM_PROBLEMS = 100
-EDGE_PROBLEMS = 10  # fewer than this many expected at one end of the range: the exact interval
+EDGE_PROBLEMS = 10  # with fewer problems' worth of value at one end, the interval is exact
 RESAMPLES = 10_000
 EXACT_SIGN_FLIPS = 16
 _CHUNK_DRAWS = 5_000_000
@@ -57,8 +56,10 @@ _CHUNK_DRAWS = 5_000_000
 
 @dataclass(frozen=True)
 class Interval:
-    """A mean over problems with its 95% interval over problems, and the standard error of sampling
-    alone."""
+    """A mean over problems with its 95% interval over problems, and its sampling error.
+
+    sampling_se: the standard error from sampling alone.
+    """
 
     value: float
     low: float
@@ -68,8 +69,10 @@ class Interval:
 
 @dataclass(frozen=True)
 class PairedDifference:
-    """Mean of b − a over problems, its 95% paired-bootstrap interval, and a two-sided sign-flip
-    p-value."""
+    """Mean of b − a over problems, its 95% paired-bootstrap interval, and a sign-flip p-value.
+
+    The p-value is two-sided.
+    """
 
     value: float
     low: float
@@ -80,8 +83,8 @@ class PairedDifference:
 def pass_at_k(c: ArrayLike, n: int, k: int) -> Values:
     """Unbiased pass@k of each problem: 1 − C(n−c, k)/C(n, k), as 1 − ∏_{i=n−c+1}^{n} (1 − k/i).
 
-    Chen et al. 2021 (arXiv 2107.03374), equation 1; exact to 1e-15 where the plug-in 1 − (1 −
-    c/n)^k is off by up to 0.37.
+    Chen et al. 2021 (arXiv 2107.03374), equation 1. It is exact to 1e-15, where the plug-in
+    estimate 1 − (1 − c/n)^k is off by up to 0.37.
 
     Args:
         c: passes per problem [P], whole numbers in [0, n].
@@ -89,7 +92,7 @@ def pass_at_k(c: ArrayLike, n: int, k: int) -> Values:
         k: draws, 1 ≤ k ≤ n.
 
     Raises:
-        UserError: k or a count out of range.
+        UserError: k or a count is out of range.
     """
     c_P = _counts(c, n)
     if not 1 <= k <= n:
@@ -103,17 +106,17 @@ def pass_at_k(c: ArrayLike, n: int, k: int) -> Values:
 def _pass_table(n: int, k: int) -> Values:
     """pass@k for c = 0..n [n + 1]."""
     factors = 1.0 - k / np.arange(n, 0, -1, dtype=np.float64)  # i = n, n−1, …, 1
-    factors[n - k :] = 0.0  # i ≤ k: some pass is in every draw
+    factors[n - k :] = 0.0  # i ≤ k: every draw contains a pass
     table = 1.0 - np.concatenate([[1.0], np.cumprod(factors)])
     table.flags.writeable = False
     return table
 
 
 def avg_at_m(c: ArrayLike, n: int) -> Values:
-    """Share of each problem's n samples that pass [P]: pass@1.
+    """Share of each problem's n samples that pass [P], which equals pass@1.
 
     Raises:
-        UserError: a count out of range.
+        UserError: a count is out of range.
     """
     return _counts(c, n) / n
 
@@ -121,64 +124,79 @@ def avg_at_m(c: ArrayLike, n: int) -> Values:
 def problem_interval(values_P: ArrayLike, sampling_se: float | None = None) -> Interval:
     """Mean of per-problem values in 0–1 with a 95% interval over problems, clipped to [0, 1].
 
-    Below 100 problems Student's t, from 100 the percentile bootstrap (10,000 resamples, seeded).
-    Where fewer than 10 problems' worth of value lies at one end (P·min(mean, 1 − mean) < 10), and
-    where all values are equal, both are too short; there it is the Clopper-Pearson interval at the
-    effective sample size mean(1 − mean)/SE², at least P, its variance guarded by one more problem
-    at each end (a variance of 0 may be luck). Conservative there, and the report says so. Coverage
-    by simulation: 0.93-0.98, there 0.96-1.00 (tests/shaped_eval/reporting/test_statistics.py).
+    The interval is Student's t for fewer than 100 problems, and the percentile bootstrap (10,000
+    resamples, seeded) from 100. Both are too short if fewer than 10 problems' worth of value lies
+    at one end (P·min(mean, 1 − mean) < 10), or if all values are equal. There the interval is
+    Clopper-Pearson's at the effective sample size mean(1 − mean)/SE², at least P, whose variance
+    includes one more problem at each end, because a variance of 0 may be luck. That interval is
+    conservative, and the report says so. Coverage in simulations is 0.93-0.98, and 0.96-1.00 for
+    the exact interval (tests/shaped_eval/reporting/test_statistics.py).
+
+    Args:
+        values_P: a value for each problem [P].
+        sampling_se: standard error from sampling alone, which is passed on to the result.
 
     Raises:
-        UserError: no values, or one outside 0–1.
+        UserError: there are no values, or one is outside 0–1.
     """
     values = np.asarray(values_P, dtype=np.float64)
     if values.ndim != 1 or len(values) == 0:
         raise UserError(
-            f"values of shape {values.shape}: an interval needs one value for each of 1 or more problems"
+            f"values of shape {values.shape}: an interval needs one value for each of at least "
+            "one problem"
         )
     if not (values.min() >= 0.0 and values.max() <= 1.0):
         raise UserError(
-            f"values from {values.min()} to {values.max()}: an interval over problems needs them in 0-1"
+            f"values from {values.min()} to {values.max()}: an interval over problems needs them "
+            "in 0-1"
         )
-    problems, mean = len(values), float(values.mean())
+    problems = len(values)
+    mean = float(values.mean())
     if near_edge(mean, problems) or np.ptp(values) == 0.0:
         low, high = _exact_interval(values)
     elif problems < BOOTSTRAP_FROM_PROBLEMS:
         half = (
             stats.t.ppf(0.5 + CONFIDENCE / 2, problems - 1) * values.std(ddof=1) / np.sqrt(problems)
         )
-        low, high = mean - half, mean + half
+        low = mean - half
+        high = mean + half
     else:
         low, high = _bootstrap(values)
     return Interval(mean, max(0.0, float(low)), min(1.0, float(high)), sampling_se)
 
 
 def near_edge(mean: float, problems: int) -> bool:
-    """Is the interval of this mean the exact one, which covers more than it says?"""
+    """Whether the interval of this mean is the exact one, which covers more than 95%."""
     return problems * min(mean, 1.0 - mean) < EDGE_PROBLEMS
 
 
 def _exact_interval(values: Values) -> tuple[float, float]:
-    """Clopper-Pearson with an effective sample size (Korn and Graubard 1998, Survey Methodology
-    24)."""
-    problems, mean = len(values), values.mean()
+    """Clopper-Pearson interval with an effective sample size.
+
+    Korn and Graubard 1998, Survey Methodology 24.
+    """
+    problems = len(values)
+    mean = values.mean()
     guarded = np.concatenate([values, [0.0, 1.0]])
     center = guarded.mean()
     effective = max(float(problems), problems * center * (1.0 - center) / guarded.var())
-    hits, misses, tail = effective * mean, effective * (1.0 - mean), (1.0 - CONFIDENCE) / 2
+    hits = effective * mean
+    misses = effective * (1.0 - mean)
+    tail = (1.0 - CONFIDENCE) / 2
     low = stats.beta.ppf(tail, hits, misses + 1.0) if hits > 0.0 else 0.0
     high = stats.beta.ppf(1.0 - tail, hits + 1.0, misses) if misses > 0.0 else 1.0
     return low, high
 
 
 def _bootstrap(values: Values) -> tuple[float, float]:
-    """Percentile interval of the mean of P values drawn with replacement.
+    """Percentile interval of the mean of P values that are drawn with replacement.
 
-    The mean depends on the draw only through how often each distinct value is drawn: multinomial
-    counts over U values in place of P indices.
+    The mean depends on the draw only through how often each distinct value is drawn, so multinomial
+    counts over U values replace P indices.
     """
     levels_U, counts_U = np.unique(values, return_counts=True)
-    problems, rng = len(values), np.random.default_rng(SEED)
+    problems = len(values)
+    rng = np.random.default_rng(SEED)
     chunk = max(1, _CHUNK_DRAWS // len(levels_U))
     means = [
         rng.multinomial(problems, counts_U / problems, size=min(chunk, RESAMPLES - start))
@@ -191,13 +209,13 @@ def _bootstrap(values: Values) -> tuple[float, float]:
 
 
 def sampling_se(c: ArrayLike, n: int, k: int = 1) -> float:
-    """Standard error of the mean pass@k from sampling alone, the problems held fixed.
+    """Standard error of the mean pass@k from sampling alone, with the problems fixed.
 
-    Plug-in: the next count c' of a problem is Binomial(n, (c + ½)/(n + 1)); the variance of pass@k
-    over it is summed exactly. Conservative at c = 0 and c = n.
+    This is a plug-in estimate: the next count c' of a problem is Binomial(n, (c + ½)/(n + 1)), and
+    the variance of pass@k over it is summed exactly. It is conservative at c = 0 and c = n.
 
     Raises:
-        UserError: no problems, or k or a count out of range.
+        UserError: there are no problems, or k or a count is out of range.
     """
     c_P = _counts(c, n)
     pass_at_k(c_P, n, k)  # for its range check
@@ -215,21 +233,23 @@ def sampling_se(c: ArrayLike, n: int, k: int = 1) -> float:
 def paired_difference(a_P: ArrayLike, b_P: ArrayLike) -> PairedDifference:
     """How much better b is than a on the same problems.
 
-    Interval: percentile bootstrap over problems of the differences (10,000 resamples, seeded); with
-        few
-    problems or equal differences it is too short, and the p-value is the safer reading. p:
-    sign-flip permutation, two-sided, exact up to 16 problems that differ, else 10,000 seeded flips
-    with one added to both counts, so that it is never 0.
+    The interval is the percentile bootstrap of the differences over problems (10,000 resamples,
+    seeded). With few problems or equal differences it is too short, and the p-value is safer. The
+    p-value is that of the two-sided sign-flip permutation test: exact for up to 16 problems that
+    differ, else from 10,000 seeded flips with one added to both counts, so that it is never 0.
 
     Raises:
-        UserError: no problems, or not the same number.
+        UserError: there are no problems, or not the same number.
     """
-    a, b = np.asarray(a_P, dtype=np.float64), np.asarray(b_P, dtype=np.float64)
+    a = np.asarray(a_P, dtype=np.float64)
+    b = np.asarray(b_P, dtype=np.float64)
     if a.shape != b.shape or a.ndim != 1 or len(a) == 0:
         raise UserError(
             f"values of shapes {a.shape} and {b.shape}: a paired difference needs the same problems"
         )
-    differences = np.round(b - a, 12)  # so that equal differences are equal in spite of rounding
+    differences = np.round(
+        b - a, 12
+    )  # so that equal differences stay equal in spite of rounding errors
     low, high = _bootstrap(differences)
     return PairedDifference(
         float(differences.mean()), float(low), float(high), _sign_flip_p(differences)
@@ -247,7 +267,8 @@ def _sign_flip_p(differences: Values) -> float:
             sums = np.concatenate([sums + size, sums - size])
         return float(np.mean(np.abs(sums) >= threshold))
     levels_U, counts_U = np.unique(sizes, return_counts=True)
-    rng, extreme = np.random.default_rng(SEED), 0
+    rng = np.random.default_rng(SEED)
+    extreme = 0
     chunk = max(1, _CHUNK_DRAWS // len(levels_U))
     for start in range(0, RESAMPLES, chunk):
         positive = rng.binomial(counts_U, 0.5, size=(min(chunk, RESAMPLES - start), len(levels_U)))

@@ -1,6 +1,6 @@
-"""Majority votes: who wins among all n samples (Cons@n), and among k of them on average (Maj@k).
+"""Majority votes of all n samples (Cons@n), and of k of them on average (Maj@k).
 
-P problems, M = n samples per problem. A ballot holds all that a vote depends on.
+Letters: P problems, M = n samples per problem. A ballot holds everything that a vote depends on.
 """
 
 from __future__ import annotations
@@ -21,13 +21,14 @@ Values = NDArray[np.float64]
 
 SEED = 20251222
 RESAMPLES = 1_000
-CURVE_SAMPLES = 160  # up to so many, maj@k of every k costs little more than of the largest
+CURVE_SAMPLES = 160  # up to this n, maj@k for every k costs little more than for the largest
 
 
 class Ballot(NamedTuple):
     """The votes of one problem's n samples.
 
-    gold: passes. rivals: votes of each other answer, most first. silent: samples that do not vote.
+    gold: the number of passes. rivals: the votes for each other answer, in descending order.
+    silent: the number of samples that do not vote.
     """
 
     gold: int
@@ -36,7 +37,7 @@ class Ballot(NamedTuple):
 
     @classmethod
     def of(cls, gold: int, rivals: Iterable[int], n: int) -> Ballot:
-        """`rivals` in any order; whoever is left of n is silent."""
+        """The ballot with `rivals` in any order; the rest of the n samples are silent."""
         ordered = tuple(sorted((votes for votes in rivals if votes), reverse=True))
         return cls(gold, ordered, n - gold - sum(ordered))
 
@@ -50,8 +51,8 @@ def ballots(
 ) -> list[Ballot]:
     """The ballot of each problem [P].
 
-    All passes vote for gold, whatever their form; fails vote for their canonical answer; unparsed
-    samples, and timeouts and errors, whose answer is unknown, do not vote.
+    All passes vote for gold, whatever their form. Fails vote for their canonical answer. Samples
+    that are unparsed, timed out or failed with an error have no known answer and do not vote.
 
     Args:
         statuses, answers: [P][M], as in the verdicts.
@@ -73,10 +74,9 @@ def ballots(
 def cons_at_m(
     statuses: Sequence[Sequence[Status]], answers: Sequence[Sequence[str | None]]
 ) -> Values:
-    """Majority vote of each problem [P]: 1/r where gold is among the r answers with most votes,
-    else 0.
+    """Majority vote of each problem [P]: 1/r if gold is among the r most voted answers, else 0.
 
-    0 where nobody votes. Who votes for what: see `ballots`.
+    It is 0 if nobody votes. See `ballots` for who votes for what.
 
     Args:
         statuses, answers: [P][M], as in the verdicts.
@@ -85,8 +85,10 @@ def cons_at_m(
 
 
 def cons(ballot: Ballot) -> float:
-    """Gold's share of the victory in one ballot: 1/r in a tie of r, 0 where it loses or nobody
-    votes."""
+    """Gold's share of the win in one ballot.
+
+    It is 1/r in a tie of r answers, and 0 if gold loses or nobody votes.
+    """
     most = max(ballot.rivals, default=0)
     if ballot.gold == 0 or ballot.gold < most:
         return 0.0
@@ -94,19 +96,19 @@ def cons(ballot: Ballot) -> float:
 
 
 def maj_at_k(ballots_P: Sequence[Ballot], k: int) -> Values:
-    """Mean of Cons@k over all subsets of k of each problem's n samples [P], exactly.
+    """Mean of Cons@k over all subsets of k of each problem's n samples [P], computed exactly.
 
-    Nothing is sampled: the subsets are summed by their votes for gold, and the rivals' votes by a
-    convolution (multivariate hypergeometric, as independent binomials given their sum; all terms
-    are positive, so the relative error is about 1e-13). Ties are shared, unparsed samples take part
-    and do not vote. k = n is Cons@n.
+    Nothing is sampled. The subsets are summed by their votes for gold, and the rivals' votes by a
+    convolution: a multivariate hypergeometric distribution, written as independent binomials given
+    their sum. All terms are positive, so the relative error is about 1e-13. Tied answers share the
+    win. Samples that do not vote can be drawn. For k = n this is Cons@n.
 
     Args:
         ballots_P: the votes of each problem.
         k: samples in a vote, 1 ≤ k ≤ the n of each problem.
 
     Raises:
-        UserError: k out of range.
+        UserError: k is out of range.
     """
     for ballot in ballots_P:
         _check_k(k, ballot.n)
@@ -129,7 +131,10 @@ def _maj(ballot: Ballot, k: int) -> float:
 
 @lru_cache(maxsize=65_536)
 def _maj_curve(ballot: Ballot, most: int, share: float) -> tuple[float, ...]:
-    """maj@k for k = 0..most. Any `share` in (0, 1) gives the same; near k/n nothing underflows."""
+    """maj@k for k = 0..most.
+
+    The result does not depend on `share` in (0, 1); a share near k/n avoids underflow.
+    """
     total = np.zeros(most + 1)
     gold_pmf = _binomial(ballot.gold, share)
     for votes in range(1, min(ballot.gold, most) + 1):
@@ -140,11 +145,11 @@ def _maj_curve(ballot: Ballot, most: int, share: float) -> tuple[float, ...]:
 
 
 def _rivals_below(ballot: Ballot, votes: int, most: int, share: float) -> Values:
-    """Given gold's votes: P(s others are drawn) · E(gold's share of the victory), for s = 0..most.
+    """For `votes` of gold: P(s others are drawn) · E(gold's share of the win), for s = 0..most.
 
-    A rival with as many votes as gold brings a factor w, one with fewer 1; ∫₀¹ w^ties dw = 1/(1 +
-    ties), and Gauss-Legendre nodes integrate this polynomial exactly. Rivals that cannot reach gold
-    are as good as silent.
+    A rival with as many votes as gold contributes a factor w, one with fewer votes 1. Since ∫₀¹
+    w^ties dw = 1/(1 + ties), Gauss-Legendre nodes integrate this polynomial exactly. Rivals that
+    cannot reach gold's votes are treated as silent.
     """
     strong = [count for count in ballot.rivals if count >= votes]
     weak = ballot.silent + sum(ballot.rivals) - sum(strong)
@@ -180,17 +185,17 @@ def _unit_nodes(number: int) -> tuple[Values, Values]:
 
 
 def vote_sampling_se(ballots_P: Sequence[Ballot], k: int) -> float:
-    """Standard error of the mean maj@k (k = n: cons@n) from sampling alone, the problems held
-    fixed.
+    """Standard error of the mean maj@k (k = n: cons@n) from sampling alone, with problems fixed.
 
-    k < n: jackknife over a problem's samples (Efron and Stein 1981: not too small in expectation),
-    at most k/n · maj (1 − maj) (Hoeffding 1948). k = n, which no jackknife reaches: plug-in, 1,000
-    seeded multinomial draws of n samples a problem; a fifth too small where two answers are equally
-    likely. Where all samples pass or none does: as `statistics.sampling_se`, gold's chance is
-    (passes + ½)/(n + 1), against one rival.
+    For k < n it is the jackknife over a problem's samples, whose expectation is not too small
+    (Efron and Stein 1981), limited to k/n · maj (1 − maj) (Hoeffding 1948). For k = n, where no
+    jackknife exists, it is the plug-in estimate from 1,000 seeded multinomial draws of n samples
+    per problem; it is a fifth too small where two answers are equally likely. Where all samples
+    pass or none does, it is computed as in `statistics.sampling_se`, with a chance of (passes +
+    ½)/(n + 1) for gold against one rival.
 
     Raises:
-        UserError: no problems, or k out of range.
+        UserError: there are no problems, or k is out of range.
     """
     if not ballots_P:
         raise UserError("no problems: a sampling error needs at least one ballot")
@@ -214,8 +219,10 @@ def _vote_variance(ballot: Ballot, k: int) -> float:
 
 
 def _one_left_out(ballot: Ballot) -> list[tuple[Ballot, int]]:
-    """The distinct ballots without one sample, each with how many samples' absence makes it; gold
-    has votes."""
+    """The distinct ballots with one sample left out, each with the number of samples that give it.
+
+    Gold must have votes.
+    """
     gold, rivals, silent = ballot
     left = [(Ballot(gold - 1, rivals, silent), gold)]
     if silent:
@@ -228,8 +235,7 @@ def _one_left_out(ballot: Ballot) -> list[tuple[Ballot, int]]:
 
 
 def _two_answer_variance(n: int, gold: int, k: int) -> float:
-    """Variance of maj@k where gold's votes are Binomial(n, (gold + ½)/(n + 1)) and all others one
-    rival's."""
+    """Variance of maj@k for two answers, where gold has Binomial(n, (gold + ½)/(n + 1)) votes."""
     weights = stats.binom.pmf(np.arange(n + 1), n, (gold + 0.5) / (n + 1))
     table = _two_answer_table(n, k)
     return float(weights @ (table - weights @ table) ** 2)
@@ -237,18 +243,22 @@ def _two_answer_variance(n: int, gold: int, k: int) -> float:
 
 @lru_cache(maxsize=256)
 def _two_answer_table(n: int, k: int) -> Values:
-    """maj@k of gold's 0..n votes against one rival's [n + 1]."""
+    """maj@k for 0..n votes of gold against one rival [n + 1]."""
     return np.array([_maj(Ballot.of(gold, [n - gold], n), k) for gold in range(n + 1)])
 
 
 def _plug_in_variance(ballot: Ballot) -> float:
-    """Variance of cons@n over multinomial draws of n samples; gold's chance as in
-    `_two_answer_variance`."""
-    n, others = ballot.n, [*ballot.rivals, ballot.silent]
+    """Variance of cons@n over multinomial draws of n samples.
+
+    The chance of gold is as in `_two_answer_variance`.
+    """
+    n = ballot.n
+    others = [*ballot.rivals, ballot.silent]
     chance = (ballot.gold + 0.5) / (n + 1)
     chances = [chance, *((1.0 - chance) * votes / (n - ballot.gold) for votes in others)]
     draws = np.random.default_rng(SEED).multinomial(n, chances, size=RESAMPLES)
-    gold, rivals = draws[:, :1], draws[:, 1:-1]
+    gold = draws[:, :1]
+    rivals = draws[:, 1:-1]
     wins = (gold > 0) & (gold >= rivals).all(axis=1, keepdims=True)
     shares = wins[:, 0] / (1 + (rivals == gold).sum(axis=1))
     return float(shares.var())

@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from peft import PeftModel
 from shaped_eval.backends import TransformersBackend
-from shaped_eval.backends.prompts import Prompts
+from shaped_eval.backends.prompts import PromptEncoder
 from shaped_eval.config import SampleConfig
 from shaped_eval.errors import UserError
 from torch import nn
@@ -47,7 +47,7 @@ class LiveBackend(TransformersBackend):
         return self._tokenizer
 
 
-class _LivePrompts(Prompts):
+class _LivePrompts(PromptEncoder):
     def __init__(
         self, config: SampleConfig, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase
     ) -> None:

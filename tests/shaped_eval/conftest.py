@@ -1,5 +1,4 @@
-"""Fixtures of the sampling tests: a tiny model whose own generation settings are hostile, and
-made-up problems."""
+"""Fixtures of the sampling tests: a tiny model with hostile generation settings, and a mirror."""
 
 from __future__ import annotations
 
@@ -18,8 +17,7 @@ from transformers import Qwen3ForCausalLM as Qwen3
 
 @pytest.fixture(scope="module")
 def model_folder(tmp_path_factory) -> Path:
-    """A random Qwen3 whose own generation settings are hostile: top-k 1 and a repetition
-    penalty."""
+    """A random Qwen3 with hostile generation settings: top-k 1 and a repetition penalty."""
     folder = tmp_path_factory.mktemp("model")
     torch.manual_seed(0)
     config = Qwen3Config(
@@ -54,7 +52,7 @@ def model_folder(tmp_path_factory) -> Path:
 
 @pytest.fixture(scope="module")
 def mirror(tmp_path_factory) -> Path:
-    """Made-up rows in GSM8K's layout."""
+    """Invented rows in GSM8K's layout."""
     folder = tmp_path_factory.mktemp("mirror")
     for split, count in (("train", 4), ("test", NUM_PROBLEMS)):
         path = folder / "openai/gsm8k/main" / f"{split}.jsonl"

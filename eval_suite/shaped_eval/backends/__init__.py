@@ -1,9 +1,8 @@
-"""Who generates completions: one protocol, and the backends behind it, each imported when it is
-used.
+"""The backends that generate completions, behind one protocol. Each is imported when it is used.
 
-Beside those in the table there are backends of installed packages, by entry points of the group
-`shaped_eval.config.ENTRY_POINTS`, and the user's own, named by their path ``package.module:name``. Either is a class
-that takes a `SampleConfig` and gives a `Backend`.
+Installed packages may offer further backends through entry points of the group
+`shaped_eval.config.ENTRY_POINTS`. A backend of the user's own is named by its path,
+``package.module:name``. Both are classes that take a `SampleConfig` and give a `Backend`.
 """
 
 from __future__ import annotations
@@ -34,12 +33,12 @@ PARTS = (
 
 
 def load_backend(config: SampleConfig) -> Backend:
-    """The backend that `config` names. Its weights are not loaded yet, and its server not reached.
+    """The backend that `config` names, before its weights are loaded or its server is contacted.
 
     Raises:
-        UserError: an unknown backend, a model that is not there, a chat template that the tokenizer
-            lacks, a package that is not installed, or a backend of the user's own that lacks a part
-            of `Backend`.
+        UserError: an unknown backend, a model that does not exist, a tokenizer without the chat
+            template that is asked for, a package that is not installed, or a backend of the user's
+            own that lacks a part of `Backend`.
     """
     if config.backend not in BACKENDS:
         backend = own_backend(config.backend)(config)

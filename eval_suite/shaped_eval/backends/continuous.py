@@ -1,4 +1,4 @@
-"""Continuous batching of transformers: a finished sample's place is taken by the next at once."""
+"""Continuous batching of transformers: when a sample ends, the next one takes its place at once."""
 
 from __future__ import annotations
 
@@ -12,17 +12,17 @@ from shaped_eval.backends.static import TransformersBackend, is_out_of_memory, t
 from shaped_eval.errors import UserError
 
 SAMPLES_IN_FLIGHT = 256
-# Stop strings are looked for once in so many tokens: decoding costs, and what is generated beyond
-# them is dropped.
+# Stop strings are searched for every so many tokens, because decoding is costly. What is generated
+# beyond a stop string is dropped.
 CHECK_TOKENS = 8
-# On a CPU the library would take nine tenths of the machine's memory for its cache.
+# Without these the library would take nine tenths of a CPU machine's memory for its cache.
 PAGE_TOKENS = 64
 CPU_BATCH_TOKENS = 2048
 
 
 @dataclass
 class _Unit:
-    """A request at work: `done[i]` is its i-th sample, None until it has ended."""
+    """A request in progress: `done[i]` is its i-th sample, or None until that has ended."""
 
     request: Request
     room: int
@@ -32,16 +32,20 @@ class _Unit:
 class ContinuousBackend(TransformersBackend):
     """`ContinuousBatchingManager` of transformers, with the settings of `TransformersBackend`.
 
-    All samples are drawn from one stream in the order in which the scheduler comes to them, which
-    depends on timing. The library knows no stop strings: they are looked for here, and the request
-    is cancelled.
+    All samples are drawn from one stream in the order in which the scheduler processes them, which
+    depends on timing. The library does not support stop strings, so this class searches for them
+    and cancels the request.
 
-    Made for GPUs, where it has not been measured. On one CPU core, with lengths from 1 to 128
-    tokens (mean 55), it takes 1.05 (hidden size 64) to 1.7 times (256) the processor time of static
-    batches of 32; of half as many samples a batch, 0.7 times. Torch 2.13, transformers 5.23.
+    This backend is meant for GPUs, where it has not been measured. On one CPU core, with lengths
+    from 1 to 128 tokens (mean 55), it takes 1.05 times (hidden size 64) to 1.7 times (hidden size
+    256) the processor time of static batches of 32. With half as many samples per batch it takes
+    0.7 times. Measured with torch 2.13 and transformers 5.23.
     """
 
-    repeatability = "best effort: one seed, but which samples share a batch, and in which order, depends on timing"
+    repeatability = (
+        "best effort: one seed, but which samples share a batch, and in which order, depends on "
+        "timing"
+    )
     together = False
 
     def complete(self, requests: Sequence[Request]) -> Completions:
@@ -61,14 +65,18 @@ class ContinuousBackend(TransformersBackend):
             if not is_out_of_memory(error):
                 raise
             raise UserError(
-                f"continuous_batching=True does not fit the memory of {self.device}: leave it out"
+                f"continuous_batching=True does not fit in the memory of {self.device}: leave it "
+                "out"
             ) from error
         finally:
             torch.set_rng_state(state)
 
     def _options(self, requests: Sequence[Request]) -> Any:
-        """The library's options. The seed is that of the first request: a resumed run must not
-        repeat the stream of the one before."""
+        """The library's options, with the seed of the first request.
+
+        A resumed run must not repeat the stream of the run before it, so the run's seed does not
+        do.
+        """
         from transformers import ContinuousBatchingConfig
 
         options: dict[str, Any] = {"seed": requests[0].seed}
@@ -84,8 +92,7 @@ class ContinuousBackend(TransformersBackend):
 
 
 class _Feed:
-    """Keeps `SAMPLES_IN_FLIGHT` samples at work, and gives each request back when its last sample
-    has ended."""
+    """Keeps `SAMPLES_IN_FLIGHT` samples in progress, and yields each request when it is done."""
 
     def __init__(
         self, backend: ContinuousBackend, manager: Any, requests: Sequence[Request]
@@ -101,7 +108,7 @@ class _Feed:
         try:
             yield from self._results()
         finally:
-            # after an error or Ctrl-C: else the library goes on to their ends
+            # after an error or Ctrl-C the library would otherwise complete them
             for name in self._samples:
                 self._manager.cancel_request(name)
 
@@ -116,7 +123,7 @@ class _Feed:
                     )
                 continue
             place = self._samples.get(output.request_id)
-            if place is None:  # cancelled, and one more token came
+            if place is None:  # it was cancelled, but one more token arrived
                 continue
             if output.error is not None:
                 raise RuntimeError(f"continuous batching failed: {output.error}")
@@ -154,10 +161,11 @@ class _Feed:
                 )
 
     def _completion(self, output: Any, place: tuple[int, int, int]) -> Completion | None:
-        """The sample, when it has ended; None while it goes on."""
+        """The sample if it has ended, else None."""
         index, sample, searched = place
         unit = self._units[index]
-        ids, stop = output.generated_tokens, unit.request.stop
+        ids = output.generated_tokens
+        stop = unit.request.stop
         finished = output.is_finished()
         if not finished and len(ids) < searched + CHECK_TOKENS:
             return None
@@ -171,8 +179,7 @@ class _Feed:
 
 
 def find_stop(tokenizer: Any, ids: Sequence[int], stop: Sequence[str], searched: int) -> int | None:
-    """Fewest tokens of `ids`, more than `searched`, whose end shows a stop string; None where none
-    does."""
+    """The smallest number of tokens, above `searched`, that contain a stop string; or None."""
     tail = tail_tokens(stop)
 
     def shows(start: int, end: int) -> bool:

@@ -1,6 +1,6 @@
-"""Servers that speak OpenAI's protocol: vLLM, SGLang, `transformers serve`, hosted ones.
+"""Servers that speak OpenAI's protocol: vLLM, SGLang, `transformers serve` and hosted ones.
 
-M samples of a request.
+Letter: M samples of a request.
 """
 
 from __future__ import annotations
@@ -26,18 +26,20 @@ if TYPE_CHECKING:
     from shaped_eval.config import SampleConfig
 
 KEY_VARIABLE = "OPENAI_API_KEY"
-# A request is repeated after these answers, after a dropped connection, and when nothing came for
-# READ_TIMEOUT_S.
+# A request is repeated after these statuses, after a dropped connection, and when nothing arrives
+# for READ_TIMEOUT_S.
 RETRIED_STATUSES = (408, 409, 425, 429, 500, 502, 503, 504)
 RETRIES: dict[str, Any] = {"total": 8}
-# before anything is sampled: no server, no waiting
+# Before anything is sampled, there is no point in waiting for a server that is not running.
 FIRST_RETRIES: dict[str, Any] = {"total": 3, "connect": 0}
-BACKOFF_S = 0.5  # doubled each time, up to 2 minutes; a server's Retry-After counts more
+BACKOFF_S = 0.5  # doubled each time, up to 2 minutes; a server's Retry-After takes precedence
 CONNECT_TIMEOUT_S = 10.0
 LIST_TIMEOUT_S = 60.0
-READ_TIMEOUT_S = 1800.0  # the answer comes whole: a long completion on a busy server takes minutes
+# a reply arrives in one piece: a long completion on a busy server takes minutes
+READ_TIMEOUT_S = 1800.0
 
-MOST_BAD_REPLIES = 10  # until then the other requests go on, so that a run is not held up by one
+# Fewer bad replies than this do not stop the other requests.
+MOST_BAD_REPLIES = 10
 
 FINISH_REASONS: dict[str, FinishReason] = {
     "length": "length",
@@ -47,21 +49,21 @@ FINISH_REASONS: dict[str, FinishReason] = {
 
 
 class BadReply(UserError):
-    """A server's answer to one request that is not of the protocol's types."""
+    """A server's reply to one request that does not have the protocol's types."""
 
 
 class OpenAIBackend:
     """`POST /completions`, or `/chat/completions` with `chat_template`, from `concurrency` threads.
 
-    The key is read from ``OPENAI_API_KEY`` and stored nowhere. A sample's `tokens` is its equal
-    share of what the server counted for its request (0 where it counts none). A text beyond a stop
-    string is cut here too; of a text that UTF-8 cannot hold, each lone surrogate becomes U+FFFD. A
-    reply of other types than the protocol's is an error when all other requests are done, and the
-    same command then asks for what it lacks alone.
+    The key is read from ``OPENAI_API_KEY`` and stored nowhere. A sample's `tokens` is an equal
+    share of what the server counted for its request, or 0 where the server does not count. Texts
+    are cut at stop strings here too. Each lone surrogate, which UTF-8 cannot encode, becomes
+    U+FFFD. A reply that does not have the protocol's types becomes an error after all other
+    requests are done; running the same command again asks only for the missing samples.
 
-    What a request cannot say in this protocol is the server's: `vllm serve` takes top-k and
+    Settings that the protocol does not have are the server's: `vllm serve` takes top-k and
     penalties from the model's folder unless it is started with ``--generation-config vllm``;
-    `transformers serve` samples only where the model's own settings do.
+    `transformers serve` samples only if the model's own settings do.
     """
 
     repeatability = "best effort: a seed for each request, which the server may not heed"
@@ -92,7 +94,7 @@ class OpenAIBackend:
         return urllib3.ProxyManager(proxy, **options) if proxy else urllib3.PoolManager(**options)
 
     def prepare(self) -> None:
-        """Ask for the list of models, and where the model is not in it, for one token of it."""
+        """Request the list of models and, if the model is not in it, one token from the model."""
         response = self._send("GET", "/models", None, FIRST_RETRIES)
         if response.status in (401, 403):
             raise self._refusal(response)
@@ -108,7 +110,9 @@ class OpenAIBackend:
                 return index, error
 
         bad: list[BadReply] = []
-        with ThreadPool(self._config.concurrency) as threads:  # daemons: Ctrl-C waits for no answer
+        with ThreadPool(
+            self._config.concurrency
+        ) as threads:  # daemon threads: Ctrl-C does not wait for replies
             for index, done in threads.imap_unordered(work, enumerate(requests)):
                 if not isinstance(done, BadReply):
                     yield index, done
@@ -118,7 +122,7 @@ class OpenAIBackend:
                     break
         if bad:
             raise UserError(
-                f"{bad[0]} ({len(bad)} such answers; what is sampled already is kept)"
+                f"{bad[0]} ({len(bad)} such replies; the samples so far are kept)"
             ) from bad[0]
 
     def generate(self, request: Request) -> list[Completion]:
@@ -128,7 +132,7 @@ class OpenAIBackend:
             "max_tokens": config.max_new_tokens,
             "temperature": 0.0 if request.greedy else config.temperature,
             "top_p": config.top_p,
-            "seed": request.seed % 2**31,  # some servers take no more
+            "seed": request.seed % 2**31,  # some servers accept only 31 bits
         }
         if request.stop:
             options["stop"] = list(request.stop)
@@ -141,12 +145,12 @@ class OpenAIBackend:
         if len(choices) != request.num_samples:
             few = len(choices) < request.num_samples
             raise UserError(
-                f"batch_size={config.batch_size}: the server at {self._url} was asked for n={request.num_samples} "
-                f"choices and returned {len(choices)}: "
+                f"batch_size={config.batch_size}: the server at {self._url} was asked for "
+                f"n={request.num_samples} choices and returned {len(choices)}: "
                 + (
-                    "use --batch_size 1, one sample a request, and another --out"
+                    "use --batch_size 1, which asks for one sample per request, and another --out"
                     if few
-                    else "look at its log"
+                    else "check its log"
                 )
             )
         share, rest = divmod(_completion_tokens(reply.get("usage")), len(choices))
@@ -159,8 +163,8 @@ class OpenAIBackend:
         reason = choice.get("finish_reason")
         if reason in (None, "abort", "error"):
             raise UserError(
-                f"base_url={self._url!r}: a completion came back unfinished (finish_reason={reason!r}): look at the "
-                "server's log; the same command goes on from here"
+                f"base_url={self._url!r}: a completion is unfinished (finish_reason={reason!r}): "
+                "check the server's log; the same command continues from here"
             )
         if not isinstance(reason, str):
             raise self._bad("finish_reason", reason)
@@ -168,8 +172,11 @@ class OpenAIBackend:
         return Completion(text, "stop" if stopped else FINISH_REASONS.get(reason, "stop"), tokens)
 
     def _text(self, choice: dict[str, Any]) -> str:
-        """Of a chat, content is null where all of the answer is elsewhere, such as in a call of a
-        tool."""
+        """The text of a choice.
+
+        The content of a chat message is null if the answer is all elsewhere, such as in a tool
+        call.
+        """
         name, value = "text", choice.get("text")
         if self._config.chat_template:
             message = choice.get("message") or {}
@@ -183,8 +190,8 @@ class OpenAIBackend:
 
     def _bad(self, name: str, value: Any) -> BadReply:
         return BadReply(
-            f"base_url={self._url!r}: a completion came back with {name}={shorten(repr(value), 60, 0)}, which is not "
-            "what OpenAI's protocol has there: look at the server's log"
+            f"base_url={self._url!r}: a completion has {name}={shorten(repr(value), 60, 0)}, "
+            "which does not conform to OpenAI's protocol: check the server's log"
         )
 
     def _ask(
@@ -194,31 +201,32 @@ class OpenAIBackend:
         if num_samples > 1:
             body["n"] = num_samples
         if self._config.chat_template:
-            path, body["messages"] = "/chat/completions", [{"role": "user", "content": prompt}]
+            path = "/chat/completions"
+            body["messages"] = [{"role": "user", "content": prompt}]
         else:
-            path, body["prompt"] = "/completions", prompt
+            path = "/completions"
+            body["prompt"] = prompt
         response = self._send("POST", path, body, retries)
         if response.status != 200:
             raise self._refusal(response)
         reply = _json(response)
         if not isinstance(reply.get("choices"), list):
             raise BadReply(
-                f"base_url={self._url!r}: what answers there does not speak OpenAI's protocol ({_excerpt(response)}): "
-                "name the server's address up to /v1"
+                f"base_url={self._url!r}: the server there does not speak OpenAI's protocol "
+                f"({_excerpt(response)}): give the server's address up to /v1"
             )
         return reply
 
     def _send(
         self, method: str, path: str, body: Any, retries: dict[str, Any]
     ) -> urllib3.BaseHTTPResponse:
-        """The answer, whatever its status, after as many repetitions as it takes and `retries`
-        allow."""
+        """The response, whatever its status, after as many repetitions as `retries` allows."""
         policy = Retry(
             **retries,
             backoff_factor=BACKOFF_S,
             backoff_jitter=BACKOFF_S,
             status_forcelist=RETRIED_STATUSES,
-            allowed_methods=None,  # POST too: a repeated request costs time, nothing else
+            allowed_methods=None,  # including POST: repeating a request costs only time
             raise_on_status=False,
         )
         content = {} if body is None else {"json": body}
@@ -232,45 +240,46 @@ class OpenAIBackend:
         except urllib3.exceptions.HTTPError as error:
             reason = getattr(error, "reason", None) or error
             raise UserError(
-                f"base_url={self._url!r} does not answer ({type(reason).__name__}): start the server, or check the "
-                "address; what is sampled already is kept"
+                f"base_url={self._url!r} does not answer ({type(reason).__name__}): start the "
+                "server, or check the address; the samples so far are kept"
             ) from error
 
     def _refusal(self, response: urllib3.BaseHTTPResponse) -> UserError:
-        status, said = response.status, _excerpt(response)
+        status = response.status
+        excerpt = _excerpt(response)
         where = f"base_url={self._url!r}"
         if status in (401, 403):
             return UserError(
-                f"{where}: the server refuses the key ({status}, {said}): set {KEY_VARIABLE}"
+                f"{where}: the server refuses the key ({status}, {excerpt}): set {KEY_VARIABLE}"
             )
         if status == 404:
             names = ", ".join(_model_names(self._send("GET", "/models", None, FIRST_RETRIES))[:5])
             hint = (
                 f"the server's models are {names}"
                 if names
-                else "name the server's address up to /v1"
+                else "give the server's address up to /v1"
             )
             return UserError(
-                f"model={self._config.model!r} is not found at {self._url} (404, {said}): {hint}"
+                f"model={self._config.model!r} is not found at {self._url} (404, {excerpt}): {hint}"
             )
         if status in RETRIED_STATUSES:
             return UserError(
-                f"{where} still answers {status} ({said}): look at the server's log, or lower --concurrency; the same "
-                "command goes on from here"
+                f"{where} still answers {status} ({excerpt}): check the server's log, or lower "
+                "--concurrency; the same command continues from here"
             )
-        return UserError(f"{where}: the server refuses the request ({status}): {said}")
+        return UserError(f"{where}: the server refuses the request ({status}): {excerpt}")
 
 
 def _json(response: urllib3.BaseHTTPResponse) -> dict[str, Any]:
     try:
         value = json.loads(response.data)
-    except (ValueError, RecursionError):  # no JSON, no text, or lists within lists without end
+    except (ValueError, RecursionError):  # not JSON, not text, or nested too deeply
         return {}
     return value if isinstance(value, dict) else {}
 
 
 def _model_names(response: urllib3.BaseHTTPResponse) -> list[str]:
-    """What ``GET /models`` lists; nothing where the server has no such list."""
+    """The ids in the reply to ``GET /models``; empty where the server has no such list."""
     models = _json(response).get("data")
     if not isinstance(models, list):
         return []
@@ -278,15 +287,15 @@ def _model_names(response: urllib3.BaseHTTPResponse) -> list[str]:
 
 
 def _completion_tokens(usage: Any) -> int:
-    """What the server counted; 0 where it says nothing, or nothing that counts."""
+    """The server's count of tokens; 0 where it gives none, or one that is not valid."""
     count = usage.get("completion_tokens") if isinstance(usage, dict) else None
     return int(count) if isinstance(count, int | float) and 0 <= count < 2**53 else 0
 
 
 def _excerpt(response: urllib3.BaseHTTPResponse) -> str:
-    """What the server said, in one short line."""
+    """The server's message in one short line."""
     value = _json(response)
     error = value.get("error", value.get("detail", value.get("message")))
-    said = error.get("message", error) if isinstance(error, dict) else error
-    text = str(said) if said else response.data.decode(errors="replace")
+    excerpt = error.get("message", error) if isinstance(error, dict) else error
+    text = str(excerpt) if excerpt else response.data.decode(errors="replace")
     return " ".join(text.split())[:200] or "no message"

@@ -1,4 +1,4 @@
-"""A prompt as the token ids that a model is fed, for the backends that run in this process."""
+"""Encodes a prompt as the token ids that a model is fed, for backends that run in this process."""
 
 from __future__ import annotations
 
@@ -15,25 +15,28 @@ if TYPE_CHECKING:
 
 
 def from_pretrained(auto_class: Any, config: SampleConfig, **options: Any) -> Any:
-    """Read a part of `config.model`; code of its repository runs where `config.trust_remote_code`
-    says so.
+    """Read the part of `config.model` that `auto_class` stands for.
+
+    Code from the model's repository runs only if `config.trust_remote_code` is set.
 
     Raises:
-        UserError: neither a folder with a model nor a model on the Hub that this installation can
-            read, or one that needs code of its own.
+        UserError: `config.model` is neither a folder with a model nor a model on the Hub that this
+            installation can read, or it needs code of its own.
     """
-    model, trusted = config.model, config.trust_remote_code
+    model = config.model
+    trusted = config.trust_remote_code
     check_model_folder(model)
     return read_pretrained(
         auto_class, model, trust_remote_code=trusted, revision=config.revision, **options
     )
 
 
-class Prompts:
-    """Configuration and tokenizer of `config.model`; the weights stay where they are.
+class PromptEncoder:
+    """The configuration and tokenizer of `config.model`, without its weights.
 
     Raises:
-        UserError: a model that is not there, a chat template that the tokenizer lacks.
+        UserError: the model does not exist, or its tokenizer lacks the chat template that is asked
+            for.
     """
 
     def __init__(self, config: SampleConfig) -> None:
@@ -45,7 +48,8 @@ class Prompts:
         self.chat_template = config.chat_template
         if config.chat_template and not self.tokenizer.chat_template:
             raise UserError(
-                f"chat_template=True, but the tokenizer of {config.model!r} has none: leave that flag out"
+                f"chat_template=True, but the tokenizer of {config.model!r} has no chat template: "
+                "leave the flag out"
             )
         if Path(config.model).is_dir():
             self.identity = folder_fingerprint(config.model)
@@ -53,7 +57,7 @@ class Prompts:
             self.identity = self.model_config._commit_hash or "unknown"
 
     def encode(self, prompt: str) -> list[int]:
-        """Token ids, with the tokenizer's own beginning, or in its chat template."""
+        """Token ids, with the tokenizer's own start tokens or in its chat template."""
         if self.chat_template:
             message = [{"role": "user", "content": prompt}]
             encoded = self.tokenizer.apply_chat_template(
@@ -64,5 +68,5 @@ class Prompts:
         return list(encoded["input_ids"])
 
     def context_tokens(self) -> int | None:
-        """The model's context, None where its configuration does not say."""
+        """The model's context length in tokens; None where its configuration does not say."""
         return getattr(self.model_config.get_text_config(), "max_position_embeddings", None)

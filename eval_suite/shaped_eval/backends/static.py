@@ -1,7 +1,6 @@
-"""`generate` of transformers, one request after another: the backend whose samples can be repeated
-exactly.
+"""`generate` of transformers, one request at a time: the backend with repeatable samples.
 
-P prompts of a request, M samples of each.
+Letters: P prompts of a request, M samples of each.
 """
 
 from __future__ import annotations
@@ -13,7 +12,7 @@ from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 from shaped_eval.backends.base import Completion, Completions, Request, cut
-from shaped_eval.backends.prompts import Prompts, from_pretrained
+from shaped_eval.backends.prompts import PromptEncoder, from_pretrained
 from shaped_eval.errors import UserError
 
 if TYPE_CHECKING:
@@ -23,31 +22,32 @@ if TYPE_CHECKING:
 
 
 class TransformersBackend:
-    """`generate` of transformers on one device: CUDA where there is one, else the CPU.
+    """`generate` of transformers on one device: CUDA where it is available, else the CPU.
 
-    The model's own generation settings are set aside (some ship top-k 20 or a repetition penalty);
-    of them only the end tokens count. Temperature 0 is greedy. The P·M samples of a request are
-    drawn from one seeded
-    stream: which completions come out depends on P and M, and on device, thread count, dtype and
-        library
-    versions, but not on earlier requests. The prompts of a request have equal lengths, for padding
-    would change the arithmetic, and what some architectures attend to. The random state of the
-    process is left as it was.
+    Of the model's own generation settings only the end tokens are used, because some models ship
+    top-k 20 or a repetition penalty. Temperature 0 is greedy. The P·M samples of a request are
+    drawn from one seeded stream. The completions depend on P and M, and on device, thread count,
+    dtype and library versions, but not on earlier requests. The prompts of a request have equal
+    lengths, because padding would change the arithmetic and, in some architectures, what is
+    attended to. The random state of the process is left unchanged.
     """
 
-    repeatability = "exact: on the same machine, versions and threads, the same samples, however often interrupted"
+    repeatability = (
+        "exact: on the same machine, versions and threads, the same samples, however often "
+        "interrupted"
+    )
     together = True
 
     def __init__(self, config: SampleConfig) -> None:
         self._config = config
-        self._prompts = Prompts(config)
+        self._prompts = PromptEncoder(config)
         self._tokenizer = self._prompts.tokenizer
         self.identity = self._prompts.identity
         self.device = _device()
 
     @property
     def model(self) -> Any:
-        """The weights, on their device, for what scores with them in place of generating."""
+        """The weights on their device, for code that scores with them instead of generating."""
         return self._model
 
     @property
@@ -64,7 +64,7 @@ class TransformersBackend:
 
     @cached_property
     def _settings(self) -> Any:
-        """Everything that shapes a completion; it replaces the model's own settings."""
+        """All settings of generation; they replace the model's own."""
         return self._make_settings(self._config.temperature)
 
     @cached_property
@@ -126,9 +126,10 @@ class TransformersBackend:
                 if not is_out_of_memory(error):
                     raise
                 raise UserError(
-                    f"batch_size={self._config.batch_size}: {len(ids)} samples of {ids.shape[1]} + "
-                    f"{settings.max_new_tokens} tokens at once do not fit the memory of {self.device}: use a smaller "
-                    "--batch_size, and another --out, for it is part of what decides the samples"
+                    f"batch_size={self._config.batch_size}: {len(ids)} samples of {ids.shape[1]} "
+                    f"+ {settings.max_new_tokens} tokens do not fit at once in the memory of "
+                    f"{self.device}: use a smaller --batch_size, and another --out, because the "
+                    "batch size is part of what determines the samples"
                 ) from error
         generated = output[:, ids.shape[1] :].tolist()
         return [
@@ -137,7 +138,7 @@ class TransformersBackend:
         ]
 
     def _room(self, prompt_tokens: int) -> int:
-        """Tokens that a completion may have: max_new_tokens, or what the context leaves."""
+        """Most tokens of a completion: max_new_tokens, or what the context leaves."""
         context = self.context_tokens()
         limit = self._config.max_new_tokens
         return limit if context is None else min(limit, context - prompt_tokens)
@@ -149,7 +150,8 @@ class TransformersBackend:
         end_ids = _as_list(self._settings.eos_token_id)
         end = next((index for index, token_id in enumerate(token_ids) if token_id in end_ids), None)
         if end is not None and (stop_length is None or end < stop_length):
-            kept, tokens = token_ids[:end], end + 1
+            kept = token_ids[:end]
+            tokens = end + 1
         else:
             kept = token_ids[:stop_length]
             tokens = len(kept)
@@ -161,10 +163,11 @@ class TransformersBackend:
 
 
 class _StopStrings:
-    """Stopping criterion of `generate` that ends a row when a stop string shows in its last tokens.
+    """Stopping criterion of `generate` that ends a row when its last tokens contain a stop string.
 
-    `lengths` [P·M]: the tokens generated when that happened, None where it did not. (The library's
-    own criterion indexes the whole vocabulary first: seconds for a tokenizer of 150,000.)
+    `lengths` [P·M]: the number of tokens generated by then, None where no stop string occurred. The
+    library's own criterion indexes the whole vocabulary first, which takes seconds for a tokenizer
+    of 150,000 tokens.
     """
 
     def __init__(
@@ -192,17 +195,16 @@ class _StopStrings:
 
 
 def tail_tokens(stop: Sequence[str]) -> int:
-    """How many last tokens can hold a stop string that the newest token completes: each holds a
-    byte or more.
+    """Number of last tokens to search for a stop string that the newest token completes.
 
-    One more, for some tokenizers drop a space at the start of what they decode.
+    Each token holds a byte or more. One token is added, because some tokenizers drop a space at the
+    start of what they decode.
     """
     return 1 + max((len(string.encode()) for string in stop), default=0)
 
 
 def _device() -> str:
-    """The GPU of this process, where several share a machine (``LOCAL_RANK``); else the GPU, or the
-    CPU."""
+    """The GPU of this process (``LOCAL_RANK`` where several share a machine), else the CPU."""
     import torch
 
     if not torch.cuda.is_available():
@@ -214,11 +216,11 @@ def _device() -> str:
 def is_out_of_memory(error: RuntimeError) -> bool:
     import torch
 
-    said = str(error).lower()
+    message = str(error).lower()
     return (
         isinstance(error, torch.OutOfMemoryError)
-        or "out of memory" in said
-        or "defaultcpuallocator" in said
+        or "out of memory" in message
+        or "defaultcpuallocator" in message
     )
 
 

@@ -1,5 +1,7 @@
-"""vLLM in this process, offline. Written against its documented interface; it has not been run (it
-needs a GPU)."""
+"""vLLM in this process, offline.
+
+Written against the documented interface of vLLM. It has not been run, because it needs a GPU.
+"""
 
 from __future__ import annotations
 
@@ -10,23 +12,23 @@ from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any
 
 from shaped_eval.backends.base import Completion, Completions, Request
-from shaped_eval.backends.prompts import Prompts
+from shaped_eval.backends.prompts import PromptEncoder
 from shaped_eval.errors import UserError
 
 if TYPE_CHECKING:
     from shaped_eval.config import SampleConfig
 
-# Samples given to vLLM in one call. Its rows are written when the call ends: the most that a kill
-# can cost.
+# Samples given to vLLM in one call. They are written when the call ends, so this is the most that a
+# killed run can lose.
 SAMPLES_PER_CALL = 2048
 
 
 class VLLMBackend:
-    """`vllm.LLM.generate`, `n` samples a request, on `tensor_parallel_size` GPUs.
+    """`vllm.LLM.generate` with `n` samples per request, on `tensor_parallel_size` GPUs.
 
     Prompts are tokenized here, as for the other backends. Explicit sampling parameters replace the
-    model's own; of those only its end tokens count. Several processes (`accelerate launch`) each
-    take their own GPUs.
+    model's own, of which only the end tokens are used. Each of several processes (`accelerate
+    launch`) takes GPUs of its own.
     """
 
     repeatability = (
@@ -39,7 +41,7 @@ class VLLMBackend:
         if find_spec("vllm") is None:
             raise UserError("backend='vllm' needs the package vllm: pip install 'shaped-trl[vllm]'")
         self._config = config
-        self._prompts = Prompts(config)
+        self._prompts = PromptEncoder(config)
         self.identity = self._prompts.identity
 
     def prompt_tokens(self, prompt: str) -> int:
@@ -99,8 +101,7 @@ class VLLMBackend:
 
 
 def visible_devices(environment: Any, per_process: int) -> str:
-    """``CUDA_VISIBLE_DEVICES`` of the process ``LOCAL_RANK``, which takes `per_process` of those
-    that are visible.
+    """``CUDA_VISIBLE_DEVICES`` for the process ``LOCAL_RANK``: its `per_process` visible GPUs.
 
     Raises:
         UserError: fewer GPUs are visible than the processes need.
@@ -115,14 +116,14 @@ def visible_devices(environment: Any, per_process: int) -> str:
     own = devices[start : start + per_process]
     if len(own) < per_process:
         raise UserError(
-            f"tensor_parallel_size={per_process}: process {environment['LOCAL_RANK']} of this machine finds no GPUs "
-            f"left of {len(devices)}: start fewer processes"
+            f"tensor_parallel_size={per_process}: {len(devices)} visible GPUs are not enough for "
+            f"process {environment['LOCAL_RANK']} of this machine: start fewer processes"
         )
     return ",".join(own)
 
 
 def _calls(requests: Sequence[Request]) -> Iterator[list[int]]:
-    """The requests' indices, in order, in groups of about `SAMPLES_PER_CALL` samples."""
+    """The indices of the requests, in order, in groups of about `SAMPLES_PER_CALL` samples."""
     group: list[int] = []
     samples = 0
     for index, request in enumerate(requests):
@@ -130,7 +131,8 @@ def _calls(requests: Sequence[Request]) -> Iterator[list[int]]:
         samples += request.num_samples
         if samples >= SAMPLES_PER_CALL:
             yield group
-            group, samples = [], 0
+            group = []
+            samples = 0
     if group:
         yield group
 

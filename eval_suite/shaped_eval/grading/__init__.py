@@ -1,4 +1,4 @@
-"""Grade completions: the table of graders and the pool of killable processes that runs them."""
+"""Grades completions: the table of graders, and the pool of killable processes that runs them."""
 
 from shaped_eval.grading.base import Grade, GradeRequest
 from shaped_eval.grading.code.testing import run_tests

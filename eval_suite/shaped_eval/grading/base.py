@@ -1,4 +1,4 @@
-"""What goes into a grader and what comes out of it."""
+"""The input and the output of a grader."""
 
 from __future__ import annotations
 
@@ -9,10 +9,10 @@ from shaped_eval.records import Status
 
 
 class GradeRequest(NamedTuple):
-    """One completion to grade by the grader of this name against the gold answer.
+    """One completion to grade with the named grader against the gold answer.
 
-    limits: of the grader ``code``, from the caller alone. Without, those of the gold count, which
-        comes from a file and can only lower the defaults.
+    limits: for the grader ``code``, and only from the caller. By default those of the gold are
+    used; since the gold comes from a file, it can only lower the defaults.
     """
 
     grader: str
@@ -21,18 +21,16 @@ class GradeRequest(NamedTuple):
     limits: Limits | None = None
 
 
-DIED = "grading this answer ended its process, twice"  # a reason
+DIED = "grading this answer ended its process, twice"  # the reason of a Grade
 
 
 class Grade(NamedTuple):
-    """What the grader said.
+    """The result of a grader.
 
-    status: ``pass``; ``fail`` (an answer, not equal to gold); ``unparsed`` (no answer in the
-        completion);
-    ``timeout``; ``error`` (the grader itself raised or died). Only pass and fail carry an answer.
-    answer: canonical, so that equal strings are votes for one answer; every pass of a gold has
-        gold's own.
-    reason: why, in one line, where the grader says so.
+    status: ``pass``; ``fail`` (an answer that does not equal gold); ``unparsed`` (no answer in the
+    completion); ``timeout``; or ``error`` (the grader itself raised or died). answer: only with
+    pass and fail; it is canonical, so that equal strings are votes for one answer, and every pass
+    of a gold has gold's own. reason: an explanation in one line, if the grader gives one.
     """
 
     status: Status
@@ -41,5 +39,7 @@ class Grade(NamedTuple):
 
 
 class SoftTimeout(BaseException):
-    """The item's time is up. Not an Exception, so that no ``except Exception`` of a parser swallows
-    it."""
+    """The item's time is up.
+
+    It is not an Exception, so that no ``except Exception`` in a parser catches it.
+    """

@@ -1,4 +1,4 @@
-"""Find the part of a completion that decides its grade, in time linear in its length.
+"""Finds the part of a completion that decides its grade, in time linear in its length.
 
 This runs in the caller's process on untrusted text, so nothing here backtracks, recurses or
 evaluates.
@@ -16,11 +16,11 @@ TAIL_CHARACTERS = 1_000
 ANSWER_CHARACTERS = 160
 _REASONING = re.compile(r"<(/?)think(?:ing)?>", re.IGNORECASE)
 _TOKEN = re.compile(r"\\boxed\s*\{|\\fbox\s*\{|\\.|[{}]", re.DOTALL)
-# What a base model writes when it goes on with a question of its own.
+# What a base model writes when it continues with a question of its own.
 NEXT_QUESTION = re.compile(r"\n\s{0,8}(?:Question|Problem|Q)\s?:", re.IGNORECASE)
 _ANSWERED = re.compile(r"####|\\boxed|\\fbox|<answer>|\banswer\s*(?:is|:)", re.IGNORECASE)
 _UNBRACED = re.compile(r"\\boxed\s+([^\s{}$\\]+)")
-# what may stand between boxes that are one answer: \boxed{1} \text{ and } \boxed{-2}; no empty line
+# what may stand between boxes that form one answer, as in \boxed{1} \text{ and } \boxed{-2}
 _BETWEEN = re.compile(
     r"(?:[\s$,;&{}]|\\[()\[\],;:! ]|\\\\|\\q?quad|\\text\{\s*,?\s*(?:and|or)?\s*\}|\band\b|\bor\b)*"
 )
@@ -30,7 +30,7 @@ LONGEST_BETWEEN = 60
 
 
 class Box(NamedTuple):
-    r"""A ``\boxed{content}``, from its backslash up to behind its brace."""
+    r"""A ``\boxed{content}``: from its backslash to the end of its closing brace."""
 
     start: int
     end: int
@@ -38,19 +38,20 @@ class Box(NamedTuple):
 
 
 def without_reasoning(completion: str) -> str:
-    """The completion without its ``<think>…</think>`` blocks: an answer that stands only there does
-    not count.
+    """The completion without its ``<think>…</think>`` blocks, in which an answer does not count.
 
-    What precedes a closing tag without an opening one is reasoning (a chat template had opened it),
-    and so is all that follows an opening one without a closing one.
+    Text before a closing tag without an opening one is reasoning, because a chat template had
+    opened it. So is all text after an opening tag without a closing one.
     """
     pieces: list[str] = []
-    start, is_open = 0, False
+    start = 0
+    is_open = False
     for tag in _REASONING.finditer(completion):
         if tag[1]:
             if not is_open:
                 pieces.clear()
-            start, is_open = tag.end(), False
+            start = tag.end()
+            is_open = False
         elif not is_open:
             pieces.append(completion[start : tag.start()])
             is_open = True
@@ -60,17 +61,19 @@ def without_reasoning(completion: str) -> str:
 
 
 def without_tags(completion: str) -> str:
-    """The completion whose reasoning is graded like the rest of it: only the tags go."""
+    """The completion without its reasoning tags, whose content is then graded like the rest."""
     return _REASONING.sub("\n", completion)
 
 
 def boxes(text: str) -> list[Box]:
-    r"""The complete ``\boxed{...}`` that are not empty, outermost where nested. One that never
-    closes is none."""
+    r"""The complete, non-empty ``\boxed{...}``, only the outermost where they are nested.
+
+    A box that never closes is left out.
+    """
     if "\\boxed" not in text and "\\fbox" not in text:
         return []
     found: list[Box] = []
-    # where a box and its content start; None for an ordinary brace
+    # the positions where a box and its content start, or None for an ordinary brace
     open_braces: list[tuple[int, int] | None] = []
     for token in _TOKEN.finditer(text):
         mark = token.group()
@@ -89,8 +92,10 @@ def boxes(text: str) -> list[Box]:
 
 
 def last_boxed(text: str) -> str | None:
-    r"""The content of the last complete ``\boxed{...}`` (outermost where nested), else of ``\boxed
-    5``."""
+    r"""The content of the last complete ``\boxed{...}``, or else of the last ``\boxed 5``.
+
+    Of nested boxes, the outermost counts.
+    """
     if found := boxes(text):
         return found[-1].content
     unbraced = _UNBRACED.findall(text)
@@ -98,13 +103,12 @@ def last_boxed(text: str) -> str | None:
 
 
 def boxed_or_tail(completion: str) -> str:
-    r"""``\boxed{answer}`` with what the completion boxes last, else its last 1,000 characters.
-    Idempotent.
+    r"""``\boxed{answer}`` with the completion's last box, or else its last 1,000 characters.
 
-    Boxes one after the other, with nothing but commas and "and" between them, are one answer, a
-    list. What continues the box in its formula, such as an exponent, goes into it. A box that the
-    prose around it denies or takes back, or that is a part of a larger formula, does not count:
-    then this is empty.
+    Consecutive boxes with only commas or "and" between them are one answer, a list. Text that
+    continues the box in its formula, such as an exponent, becomes part of it. The result is empty
+    if the text around the box denies it or takes it back, or if the box is part of a larger
+    formula. The function is idempotent.
     """
     completion = before_next_question(without_reasoning(completion))
     run = _last_run(completion)
@@ -117,7 +121,7 @@ def boxed_or_tail(completion: str) -> str:
     content = ", ".join(dict.fromkeys(box.content.strip() for box in run))
     continued = prose.continuation(after)
     if continued.startswith("^") and not _DEGREES.match(continued) and not content.isalnum():
-        content = f"({content})"  # the exponent is of all that is in the box
+        content = f"({content})"  # the exponent applies to the whole content of the box
     return f"\\boxed{{{content}{continued}}}"
 
 
@@ -137,8 +141,8 @@ def _last_run(text: str) -> list[Box]:
 
 
 def before_next_question(completion: str) -> str:
-    """The completion up to where the model, having answered, asks itself another question."""
-    if NEXT_QUESTION.search(completion) is None:  # mostly, and fast
+    """The completion up to the point where the model, having answered, asks another question."""
+    if NEXT_QUESTION.search(completion) is None:  # the usual case, and a fast check
         return completion
     answered = _ANSWERED.search(completion)
     next_question = NEXT_QUESTION.search(completion, answered.end()) if answered else None
@@ -146,8 +150,10 @@ def before_next_question(completion: str) -> str:
 
 
 def plain_answer(text: str) -> str:
-    """`text` as a vote: whitespace collapsed, encodable as UTF-8, long ones cut and told apart by a
-    hash."""
+    """`text` as a vote: with single spaces, and encodable as UTF-8.
+
+    Long texts are cut, and a hash keeps different ones apart.
+    """
     text = " ".join(text.encode("utf-8", "backslashreplace").decode("utf-8").split())
     if len(text) <= ANSWER_CHARACTERS:
         return text

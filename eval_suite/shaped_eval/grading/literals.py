@@ -1,9 +1,9 @@
-r"""Numbers as models write them: ``1,000``, ``$18.50``, ``.5``, ``-3/4``, ``1\frac{1}{2}``,
-``4.5\times10^{33}``, ``62.5\%``; and digits with a base, ``52_8``.
+r"""Reads numbers as models write them, and compares them exactly.
 
-Most answers of the mathematics benchmarks are such literals. They are compared exactly, as
-fractions, which is cheap and free of the traps of floating point and symbolic comparison. Whatever
-is not a literal is None here.
+Examples are ``1,000``, ``$18.50``, ``.5``, ``-3/4``, ``1\frac{1}{2}``, ``4.5\times10^{33}``,
+``62.5\%``, and digits with a base, ``52_8``. Most answers of the mathematics benchmarks are such
+literals. They are compared as fractions, which is cheap and avoids the pitfalls of floating-point
+and symbolic comparison. The parsers return None for anything else.
 """
 
 from __future__ import annotations
@@ -35,27 +35,29 @@ _TIMES_TEN = re.compile(
 _DECORATION = re.compile(r"\\[!,;:$]|\$")
 _FINAL = re.compile(r"(?<![.,;])[.,;]$")
 _LIST_COMMA = re.compile(r",(?:\s|\\[,;: ])|\s,")  # a thousands separator has no space
-# a space between digits may part two numbers, as in 1 1/2
+# not between digits, where a space may separate two numbers, as in 1 1/2
 _SPACE = re.compile(r"(?<!\d)\s+|\s+(?!\d)")
 
 
 @dataclass(frozen=True)
 class Number:
-    """A literal's exact value, and how it was written, which sets the tolerance."""
+    """A literal's exact value, and how it was written, which determines the tolerance."""
 
     value: Fraction
     style: Literal["exact", "decimal", "scientific"]
-    percent: bool = False  # `value` is the number before the sign
+    percent: bool = False  # `value` is then the number before the percent sign
 
     @property
     def vote(self) -> str:
-        """The string that equal numbers share."""
+        """The string that stands for all equal numbers."""
         return str(simplest(self.value / 100 if self.percent else self.value))
 
 
 def simplest(value: Fraction) -> Fraction:
-    """The simple fraction that this is to 12 digits (9999.857142857143 is 69999/7), or `value`
-    itself."""
+    """The simple fraction that equals `value` to 12 digits, or `value` itself.
+
+    For example, 9999.857142857143 is 69999/7.
+    """
     simple = value.limit_denominator(LARGEST_DENOMINATOR)
     return (
         simple if abs(value - simple) <= abs(value) * Fraction(1, 10**SIGNIFICANT_DIGITS) else value
@@ -63,8 +65,10 @@ def simplest(value: Fraction) -> Fraction:
 
 
 def parse_number(text: str) -> Number | None:
-    """The number that `text` as a whole is, or None. A currency sign and final punctuation are
-    ignored."""
+    """The number that the whole `text` is, or None.
+
+    A currency sign and final punctuation are ignored.
+    """
     text = text.strip().removesuffix(",").replace("−", "-").replace("–", "-")
     if (
         len(text) > MAX_LITERAL_CHARACTERS
@@ -111,8 +115,10 @@ def _repeating(sign: str, whole: str, digits: str, *periods: str | None) -> Numb
 
 
 def _mixed(sign: str, whole: str, *parts: str | None) -> Number | None:
-    """``1 1/2``; None where the part is none of a whole, as in ``4 000/3``, a quotient with a
-    thousands separator."""
+    """A mixed number such as ``1 1/2``, or None if the fraction is not below 1.
+
+    In ``4 000/3``, a quotient with a thousands separator, it is not.
+    """
     top, bottom = (digits for digits in parts if digits)
     if int(top) >= int(bottom):
         return None
@@ -131,13 +137,13 @@ def _quotient(sign: str, numerator: str, denominator: str) -> Number | None:
 
 
 def numbers_equal(gold: Number, answer: Number, tolerance: Fraction | None = None) -> bool:
-    """Equal exactly, or to the precision of the way they are written, or to gold's own absolute
-    `tolerance`.
+    """Whether the numbers are equal exactly, or within the precision that their notation implies.
 
-    Scientific notation (and a gold that is not exact): relative 1e-4. A decimal on either side: 6
-    decimals, as math-verify, but never looser than relative 1e-4, so that tiny numbers do not equal
-    each other. A percentage equals the number before its sign, as where the question asks for per
-    cent, and a hundredth of it.
+    In scientific notation (with a gold that is not exact), the tolerance is relative 1e-4. With a
+    decimal on either side, it is 6 decimals, as in math-verify, but never looser than relative
+    1e-4, so that tiny numbers do not all equal each other. An absolute `tolerance` of the gold
+    replaces these. A percentage equals both the number before its sign, for questions that ask for
+    per cent, and a hundredth of it.
     """
     pairs = [(gold.value, answer.value, tolerance)]
     if gold.percent and not answer.percent:
@@ -170,13 +176,16 @@ _BASE_NAMES = {
     "sixteen": 16,
 }
 _BASED = re.compile(
-    r"\(?\s*(\d[\dA-Fa-f]*)\s*\)?\s*_\s*\{?\s*(?:\\(?:text|mathrm)\{)?\s*\(?(?:base\s*)?(\d+|[a-z]+)\)?\s*\}{0,2}"
+    r"\(?\s*(\d[\dA-Fa-f]*)\s*\)?\s*_\s*\{?\s*(?:\\(?:text|mathrm)\{)?\s*\(?(?:base\s*)?(\d+"
+    r"|[a-z]+)\)?\s*\}{0,2}"
 )
 
 
 def parse_based(text: str) -> tuple[str, int] | None:
-    r"""Digits and their base: ``52_8``, ``52_{8}``, ``(52)_8``, ``52_{\text{eight}}``; None for
-    anything else."""
+    r"""Digits and their base, or None if the text is anything else.
+
+    Examples are ``52_8``, ``52_{8}``, ``(52)_8`` and ``52_{\text{eight}}``.
+    """
     match = _BASED.fullmatch(text.strip())
     if match is None or not (match[2].isdecimal() or match[2] in _BASE_NAMES):
         return None

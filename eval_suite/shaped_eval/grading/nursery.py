@@ -1,9 +1,9 @@
-"""The process that workers are forked from, and the handle to it.
+"""The process that workers are forked from (the nursery), and the handle to it.
 
-A fresh interpreter that has imported and warmed up the isolated graders, has one thread and never
-sees the caller's ``__main__``, its CUDA context or its threads. Forking from it takes milliseconds,
-where starting a worker from nothing takes seconds. (``multiprocessing``'s fork server would import
-the caller's script into each worker.)
+It is a fresh interpreter with one thread that has imported and warmed up the isolated graders, and
+never sees the caller's ``__main__``, CUDA context or threads. Forking from it takes milliseconds,
+while starting a worker from scratch takes seconds. ``multiprocessing``'s fork server would import
+the caller's script into each worker.
 """
 
 from __future__ import annotations
@@ -27,7 +27,8 @@ from shaped_eval.grading.worker import answer, serve
 _MESSAGE = struct.Struct("=cqq")  # an operation, its number and a process id
 _SPAWN, _KILL = b"S", b"K"
 _CLOSE_TIMEOUT_S = 10.0
-_WARM_UP = (  # the parser learns its grammar as it goes, and forked workers inherit what it learnt
+# The parser learns its grammar during use, and forked workers inherit what it has learnt.
+_WARM_UP = (
     (r"\frac{\sqrt{2}}{2}+x", r"x+\sqrt{2}/3"),
     (r"(1,\frac{\pi}{2}]", r"[1,\sqrt{3})"),
     (r"(-\infty,5) \cup (5,\infty)", r"x \in [-2,7]"),
@@ -44,8 +45,7 @@ _BOOTSTRAP = (
 
 
 class Nursery:
-    """Starts and kills workers. Not thread-safe. The process ends on `close` or when its caller
-    dies."""
+    """Starts and kills workers. Not thread-safe. Its process ends on `close` or with the caller."""
 
     def __init__(self) -> None:
         self._control, theirs = socket.socketpair()
@@ -62,11 +62,12 @@ class Nursery:
         self._number = 0
 
     def spawn(self) -> tuple[int, Connection]:
-        """A new worker: its process id and the pipe to it. Waits for the nursery's imports the
-        first time.
+        """Start a worker; return its process id and the pipe to it.
+
+        The first call waits for the nursery's imports.
 
         Raises:
-            ConnectionError: the nursery is gone.
+            ConnectionError: the nursery has ended.
         """
         ours, theirs = socket.socketpair()
         with theirs:
@@ -74,10 +75,10 @@ class Nursery:
         return pid, Connection(ours.detach())
 
     def kill(self, pid: int) -> None:
-        """Kill and reap a worker; one that has ended already is only reaped.
+        """Kill and reap a worker; one that has already ended is only reaped.
 
         Raises:
-            ConnectionError: the nursery is gone, and its workers with it.
+            ConnectionError: the nursery has ended, and its workers with it.
         """
         self._ask(_KILL, pid)
 
@@ -91,7 +92,9 @@ class Nursery:
                     f"the nursery of grading processes ended (exit code {self._process.poll()})"
                 )
             _, number, pid = _MESSAGE.unpack(reply)
-            if number == self._number:  # not of an earlier question that Ctrl-C interrupted
+            if (
+                number == self._number
+            ):  # not the reply to an earlier request that Ctrl-C interrupted
                 return pid
 
 
@@ -105,13 +108,12 @@ def _close(control: socket.socket, process: subprocess.Popen[bytes]) -> None:
 
 
 def main(control_fd: int, own_graders: Sequence[str]) -> None:
-    """The nursery's own life: warm up, then fork and kill on request until the caller closes the
-    socket.
+    """Run the nursery: warm up, then fork and kill on request until the caller's socket closes.
 
     Graders of the user's own are imported here, once for all workers. One that cannot be imported
     makes its items errors, in the worker.
     """
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the caller's to handle
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the caller handles Ctrl-C
     control = socket.socket(fileno=control_fd)
     from shaped_eval.grading.math import algebra
 
@@ -138,7 +140,7 @@ def main(control_fd: int, own_graders: Sequence[str]) -> None:
                 _kill(pid)
             control.sendall(_MESSAGE.pack(operation, number, pid))
     except (BrokenPipeError, ConnectionResetError):
-        return  # the caller is gone
+        return  # the caller has ended
     finally:
         for pid in workers:
             _kill(pid)
@@ -160,6 +162,6 @@ def _fork(control: socket.socket, channel_fd: int) -> int:
 
 
 def _kill(pid: int) -> None:
-    # a worker that has ended is not reaped yet, so its id is still its own
+    # a worker that has ended is not reaped yet, so its id is not reused
     os.kill(pid, signal.SIGKILL)
     os.waitpid(pid, 0)

@@ -1,10 +1,10 @@
-"""Grade completions in killable worker processes.
+"""Grades completions in killable worker processes.
 
-An item has two limits. After `soft_timeout_s` of CPU time an alarm in the worker stops it (its
-status is ``timeout``, and the worker is replaced); CPU time, so that a busy machine changes no
-verdict. Where that does not reach, as inside one long C call, the parent kills the worker after
-`hard_timeout_s` of wall time. A worker that dies (killed, out of memory, a crash in C) makes its
-item an ``error``.
+An item has two limits. After `soft_timeout_s` of CPU time, an alarm in the worker stops it: its
+status is ``timeout``, and the worker is replaced. CPU time is used so that a busy machine changes
+no verdict. If the alarm has no effect, as inside one long C call, the parent kills the worker after
+`hard_timeout_s` of wall time. If a worker dies (killed, out of memory, a crash in C), its item is
+tried once more and then becomes an ``error``.
 """
 
 from __future__ import annotations
@@ -26,20 +26,20 @@ from shaped_eval.grading.nursery import Nursery
 
 OnDone = Callable[[int, Grade], None]
 
-WINDOW_REQUESTS = 2_048  # read and not done
+WINDOW_REQUESTS = 2_048  # most requests that are read but not done
 READ_AHEAD_JOBS = 64
 REMEMBERED_GRADES = 8_192
-# of a completion's deciding part: a longer one, as hostile answers are, is not kept
+# longest deciding part of a completion that is remembered; hostile answers are longer
 REMEMBERED_CHARACTERS = 2_000
 
 
 @dataclass
 class _Job:
-    """One distinct grading and the requests it answers."""
+    """One distinct grading, and the requests that it answers."""
 
-    request: GradeRequest  # its completion reduced to what decides
+    request: GradeRequest  # with the completion reduced to its deciding part
     indices: list[int] = field(default_factory=list)
-    deaths: int = 0  # of workers at this job
+    deaths: int = 0  # number of workers that died at this job
 
 
 @dataclass(eq=False)
@@ -51,8 +51,10 @@ class _Worker:
 
 
 class _Stream:
-    """Requests read when there is room, equal ones gathered in one job; the jobs in `queue` wait
-    for a worker."""
+    """Reads requests when there is room, and merges equal ones into one job.
+
+    The jobs in `queue` wait for a worker.
+    """
 
     def __init__(
         self,
@@ -73,7 +75,7 @@ class _Stream:
         self._done: OrderedDict[GradeRequest, Grade] = OrderedDict()
 
     def read(self) -> bool:
-        """Read on until enough jobs are queued; is there one to assign?"""
+        """Read until enough jobs are queued; return whether there is one to assign."""
         while self._room > 0 and len(self.queue) < self._read_ahead:
             index, request = next(self._source, (0, None))
             if request is None:
@@ -92,7 +94,7 @@ class _Stream:
             request = request._replace(completion=load(spec.reduce)(request.completion))
         if request in self._done:
             self._done.move_to_end(request)
-            self._tell(index, self._done[request])
+            self._report(index, self._done[request])
         elif request in self._open:
             self._open[request].indices.append(index)
         else:
@@ -109,31 +111,30 @@ class _Stream:
             if len(self._done) > REMEMBERED_GRADES:
                 self._done.popitem(last=False)
         for index in job.indices:
-            self._tell(index, grade)
+            self._report(index, grade)
 
-    def _tell(self, index: int, grade: Grade) -> None:
+    def _report(self, index: int, grade: Grade) -> None:
         self._room += 1
         self._on_done(index, grade)
 
 
 class GraderPool:
-    """Workers that stay between calls of `grade`, so that a trainer can reuse one pool at every
-    step.
+    """Worker processes that persist between calls of `grade`, so that a trainer can reuse one pool.
 
     Use it as a context manager, or `close` it. Workers start when the first isolated grader needs
-    them, by forking from a fresh interpreter: safe from any thread, beside torch or CUDA, and in
-    scripts without an ``if __name__ == "__main__"`` guard, because the caller's script is never
-    imported again. They ignore Ctrl-C and end with the process that made the pool, however it ends.
-    POSIX only. Calls of `grade` from several threads run one after another; do not use one pool on
-    both sides of a fork.
+    them, by forking from a fresh interpreter. This is safe from any thread, beside torch or CUDA,
+    and in scripts without an ``if __name__ == "__main__"`` guard, because the caller's script is
+    never imported again. Workers ignore Ctrl-C and end with the process that made the pool, however
+    that ends. POSIX only. Calls of `grade` from several threads run one after another. Do not use
+    one pool on both sides of a fork.
 
     Args:
-        num_workers: processes; None for one per available core.
-        soft_timeout_s: limit on one item's CPU time.
-        hard_timeout_s: limit on one item's wall time.
-        memory_limit_mb: address space of a worker, in MiB; Linux only.
-        keep_reasoning: grade what stands in ``<think>`` tags like the rest of a completion. By
-            default it is dropped before any grader sees it.
+        num_workers: number of processes; None for one per available core.
+        soft_timeout_s: limit of an item's CPU time.
+        hard_timeout_s: limit of an item's wall time.
+        memory_limit_mb: address space of a worker in MiB; Linux only.
+        keep_reasoning: grade the text in ``<think>`` tags like the rest of a completion. By default
+            it is dropped before any grader sees it.
 
     Raises:
         UserError: num_workers < 1, memory_limit_mb < 1, or not 0 < soft_timeout_s < hard_timeout_s.
@@ -153,7 +154,8 @@ class GraderPool:
             )
         if not 0 < soft_timeout_s < hard_timeout_s:
             raise UserError(
-                f"soft_timeout_s={soft_timeout_s} must be above 0 and below hard_timeout_s={hard_timeout_s}"
+                f"soft_timeout_s={soft_timeout_s} must be above 0 and below "
+                f"hard_timeout_s={hard_timeout_s}"
             )
         if memory_limit_mb < 1:
             raise UserError(f"memory_limit_mb={memory_limit_mb} must be at least 1")
@@ -180,13 +182,13 @@ class GraderPool:
             self._nursery = None
 
     def grade(self, requests: Sequence[GradeRequest], on_done: OnDone | None = None) -> list[Grade]:
-        """Grade all requests; the grades come in their order. Equal gradings are done once.
+        """Grade all requests and return the grades in the same order. Equal gradings are done once.
 
         `on_done(index, grade)` is called in this thread as soon as a request has its grade, in any
         order.
 
         Raises:
-            UserError: an unknown grader, or one that this machine cannot run.
+            UserError: a grader is unknown, or cannot run on this machine.
         """
         grades: list[Grade | None] = [None] * len(requests)
 
@@ -200,13 +202,13 @@ class GraderPool:
         return [grade for grade in grades if grade is not None]
 
     def grade_stream(self, requests: Iterable[GradeRequest], on_done: OnDone) -> None:
-        """Grade requests as they come and keep none: at most 2,048 are read and not done.
+        """Grade requests as they arrive and keep none of them.
 
-        `on_done(index, grade)` is called in this thread, in any order. Equal gradings are done
-        once, unless 8,192 others lie between them.
+        At most 2,048 requests are read but not done. `on_done(index, grade)` is called in this
+        thread, in any order. Equal gradings are done once, unless 8,192 others lie between them.
 
         Raises:
-            UserError: an unknown grader, or one that this machine cannot run.
+            UserError: a grader is unknown, or cannot run on this machine.
         """
         with self._lock:
             self._run(
@@ -217,7 +219,7 @@ class GraderPool:
         try:
             while stream.read() or any(worker.job for worker in self._workers):
                 self._assign(stream.queue)
-                stream.read()  # while the workers work
+                stream.read()  # while the workers are busy
                 busy = [worker for worker in self._workers if worker.job is not None]
                 patience_s = max(0.0, min(worker.deadline_s for worker in busy) - time.monotonic())
                 ready = set(wait([worker.channel for worker in busy], patience_s))
@@ -228,11 +230,11 @@ class GraderPool:
                         self._end(worker, stream, Grade("timeout", None))
         finally:
             for worker in [worker for worker in self._workers if worker.job is not None]:
-                # only after an exception, Ctrl-C among them, is one still busy
+                # a worker is still busy only after an exception, which includes Ctrl-C
                 self._discard(worker)
 
     def _assign(self, queue: deque[_Job]) -> None:
-        """Give each idle worker a job, starting workers up to num_workers."""
+        """Give each idle worker a job, and start workers up to num_workers."""
         idle = [worker for worker in self._workers if worker.job is None]
         while queue and (idle or len(self._workers) < self.num_workers):
             worker = idle.pop() if idle else self._spawn()
@@ -244,7 +246,9 @@ class GraderPool:
             try:
                 worker.channel.send_bytes(json.dumps(message, default=asdict).encode())
             except (BrokenPipeError, ConnectionResetError):
-                self._discard(worker)  # it died while idle; the job stays in the queue for another
+                self._discard(
+                    worker
+                )  # it died while idle; the job stays in the queue for another worker
             else:
                 worker.job = queue.popleft()
 
@@ -282,7 +286,7 @@ class GraderPool:
             pid, channel = self._nursery.spawn()
         except ConnectionError:
             self._nursery.close()
-            # something killed it; if a new one ends too, that is an error of ours
+            # something killed it; if the new one ends too, that is a bug here
             self._nursery = Nursery()
             pid, channel = self._nursery.spawn()
         worker = _Worker(pid, channel)
@@ -293,7 +297,7 @@ class GraderPool:
         self._workers.remove(worker)
         worker.channel.close()
         if self._nursery is None:
-            return  # gone, and the worker with it
+            return  # it ended, and the worker with it
         try:
             self._nursery.kill(worker.pid)
         except ConnectionError:
@@ -304,7 +308,7 @@ class GraderPool:
 def _grade_here(request: GradeRequest) -> Grade:
     try:
         return Grade(*load(grader_spec(request.grader).function)(request.completion, request.gold))
-    except Exception:  # any fault of a grader: the item's status says so
+    except Exception:  # any fault of a grader, which the item's status reports
         return Grade("error", None)
 
 

@@ -1,7 +1,6 @@
-"""A grading worker: reads requests from its pipe, answers each within the soft timeout, until the
-pipe closes.
+"""A grading worker: answers requests from its pipe within the soft timeout until the pipe closes.
 
-Messages are JSON both ways: nothing that graded text could influence is ever unpickled.
+Messages are JSON in both directions: nothing that graded text could influence is ever unpickled.
 """
 
 from __future__ import annotations
@@ -24,14 +23,16 @@ from shaped_eval.records import Status
 from shaped_eval.untrusted.texts import one_line
 
 REPEAT_ALARM_S = 0.25
-RETIRE_SHARE = 0.25  # of the memory limit: a worker that once grew beyond this is replaced
+RETIRE_SHARE = 0.25  # share of the memory limit; a worker whose peak exceeds it is replaced
 PR_SET_PDEATHSIG = 1
 LONGEST_REASON = 300
 
 
 def serve(channel: Connection, parent_pid: int) -> None:
-    """Grade until end of file. Each message carries its own limits; a retired worker answers and
-    returns."""
+    """Grade until end of file.
+
+    Each message has its own limits. A worker that must be replaced sends its answer and returns.
+    """
     _die_with(parent_pid)
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     memory_limit_mb: int | None = None
@@ -58,12 +59,12 @@ def serve(channel: Connection, parent_pid: int) -> None:
         peak_mb = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / (
             2**20 if sys.platform == "darwin" else 1024
         )
-        # An interrupted algebra system may keep half-changed global state: start afresh.
+        # An interrupted algebra system may have inconsistent state, so its worker is replaced.
         retire = reply["status"] in ("timeout", "error") or peak_mb > RETIRE_SHARE * memory_limit_mb
         try:
             channel.send_bytes(json.dumps({**reply, "retire": retire}).encode())
         except BrokenPipeError:
-            return  # the parent is gone
+            return  # the parent has ended
         if retire:
             return
 
@@ -76,8 +77,11 @@ def answer(
     limits: Limits | None = None,
     typed: bool = False,
 ) -> dict[str, Any]:
-    """Grade one item: `Grade`'s fields, the reason where there is one. Must run in the main thread
-    of its process. `typed`: the caller's user typed the path `grader`; see `grader_spec`."""
+    """Grade one item; return the fields of `Grade`, with the reason if there is one.
+
+    Must run in the main thread of its process. `typed` says that the user typed the path `grader`;
+    see `grader_spec`.
+    """
     try:
         # Before the clock starts: importing a grader of the user's own may take long.
         function = load(grader_spec(grader, typed).function)
@@ -85,7 +89,7 @@ def answer(
             grade = _checked(Grade(*function(completion, gold, *([limits] if limits else []))))
     except SoftTimeout:
         grade = Grade("timeout", None)
-    except Exception as error:  # any fault of a grader, MemoryError among them: the status says so
+    except Exception as error:  # any fault of a grader, MemoryError included; the status reports it
         said = one_line(f"{type(error).__name__}: {error}")[:LONGEST_REASON]
         grade = Grade("error", None, f"grader {grader} raised {said}" if typed else None)
     return {
@@ -105,8 +109,10 @@ def _checked(grade: Grade) -> Grade:
 
 @contextlib.contextmanager
 def _soft_timeout(seconds: float) -> Iterator[None]:
-    """Raise SoftTimeout after so many seconds of this process's own CPU time: a busy machine
-    changes no verdict."""
+    """Raise SoftTimeout after this much CPU time of the process itself.
+
+    A busy machine therefore changes no verdict.
+    """
     armed = True
 
     def expire(signum: int, frame: object) -> None:
@@ -114,7 +120,7 @@ def _soft_timeout(seconds: float) -> Iterator[None]:
             raise SoftTimeout
 
     signal.signal(signal.SIGPROF, expire)
-    # It rings again, because an exception raised inside a destructor or a callback is dropped.
+    # The alarm repeats, because an exception raised inside a destructor or a callback is dropped.
     signal.setitimer(signal.ITIMER_PROF, seconds, REPEAT_ALARM_S)
     try:
         yield
@@ -125,7 +131,7 @@ def _soft_timeout(seconds: float) -> Iterator[None]:
 
 def _limit_memory(limit_bytes: int) -> None:
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
-    if sys.platform == "linux":  # macOS refuses
+    if sys.platform == "linux":  # macOS refuses this limit
         hard_bytes = resource.getrlimit(resource.RLIMIT_AS)[1]
         if hard_bytes != resource.RLIM_INFINITY:
             limit_bytes = min(limit_bytes, hard_bytes)
@@ -136,5 +142,5 @@ def _die_with(parent_pid: int) -> None:
     """Ask Linux to kill this process when its parent dies; elsewhere the closed pipe ends it."""
     if sys.platform == "linux":
         ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
-        if os.getppid() != parent_pid:  # it died before we asked
+        if os.getppid() != parent_pid:  # it died before the request
             os._exit(1)

@@ -1,12 +1,11 @@
-"""One benchmark of one run as the Hub's formats have it: an `.eval_results` entry, a model-index
-result, a table.
+"""One benchmark of one run in the Hub's formats.
 
 Which format holds what:
-    .eval_results   avg@n, the accuracy of one sample, of a benchmark that the Hub keeps a leaderboard of. The format
-                    has no field for a metric or an interval; a pass@k there would be read as an
-                    accuracy.
+    .eval_results   avg@n, the accuracy of one sample, for benchmarks that have a leaderboard on the
+                    Hub. The format has no field for a metric or an interval, so a pass@k in it
+                    would be read as an accuracy.
     model-index     every other number: pass@k, cons@k, and all numbers of other benchmarks.
-    table           all of them, with intervals, for people.
+    table           all numbers, with intervals, for people.
 
 Values are percentages, as on the leaderboards.
 """
@@ -28,20 +27,21 @@ from shaped_eval.reporting.outcomes import read_outcomes, read_record
 from shaped_eval.untrusted.files import file_name
 from shaped_eval.untrusted.texts import in_markdown, one_line
 
-# Benchmark → (data set, task of its eval.yaml, problems) of leaderboards on the Hub, which admits
-# data sets one by one: https://huggingface.co/datasets?benchmark=benchmark:official.
+# Benchmark → (data set, task of its eval.yaml, number of problems), for benchmarks that have a
+# leaderboard on the Hub. The Hub admits data sets one by one:
+# https://huggingface.co/datasets?benchmark=benchmark:official.
 LEADERBOARDS = {
     "gsm8k": ("openai/gsm8k", "gsm8k", 1319),
     "mmlu_pro": ("TIGER-Lab/MMLU-Pro", "mmlu_pro", 12032),
 }
 
 READING = (
-    "Percentages, with 95% intervals over problems; the sampling error is that of drawing other samples for the same "
-    "problems. Pass@k is the unbiased estimate from n samples, avg@n the accuracy of one sample, cons@n the majority "
-    "vote."
+    "Percentages with 95% intervals over problems. The sampling error is the standard error from "
+    "drawing other samples for the same problems. Pass@k is the unbiased estimate from n "
+    "samples, avg@n the accuracy of one sample, and cons@n the majority vote."
 )
 
-# What tells two variants of a benchmark apart: (setting, its part of a file's name, its words).
+# The settings that distinguish variants of a benchmark: (name, form in file names, form in words).
 _SETTINGS = (
     ("n", "n{}", "n = {}"),
     ("temperature", "t{}", "temperature {}"),
@@ -54,10 +54,10 @@ _SETTINGS = (
 
 @dataclass(frozen=True)
 class Variant:
-    """A benchmark of a run, and the setting of its numbers.
+    """A benchmark of a run, with the settings that its numbers were made with.
 
-    entry: of results.json. settings: of run.json, with the benchmark's own n. graders: name and
-        version.
+    entry: the benchmark's entry in results.json. settings: those of run.json, with the benchmark's
+    own n. graders: name and version of each grader.
     """
 
     benchmark: str
@@ -69,8 +69,10 @@ class Variant:
 
     @property
     def slug(self) -> str:
-        """Name of the variant in file names: the benchmark and its setting, so that publishing
-        again replaces it."""
+        """Name of the variant in file names, made of the benchmark and its settings.
+
+        Publishing the same variant again replaces it.
+        """
         parts = [form.format(self.settings[name]) for name, form, _ in _SETTINGS if self._has(name)]
         if self.settings.get("answers"):
             parts.append(re.sub(r"[^A-Za-z0-9.-]+", "-", self.settings["answers"]))
@@ -79,7 +81,7 @@ class Variant:
 
     @property
     def label(self) -> str:
-        """The setting in words."""
+        """The settings in words."""
         parts = [form.format(self.settings[name]) for name, _, form in _SETTINGS if self._has(name)]
         if self.settings.get("decoding"):
             parts.append(
@@ -100,8 +102,10 @@ class Variant:
 
     @property
     def has_leaderboard(self) -> bool:
-        """Whether its accuracy goes to a leaderboard: not that of a part of the problems, or of
-        foreign answers."""
+        """Whether the accuracy goes to a leaderboard.
+
+        It does not for part of the problems, or for answers from elsewhere.
+        """
         whole = (
             self.benchmark in LEADERBOARDS
             and self.entry["problems"] == LEADERBOARDS[self.benchmark][2]
@@ -113,12 +117,13 @@ class Variant:
 
 
 def read_variants(folder: str | Path, results: Mapping[str, Any]) -> list[Variant]:
-    """The benchmarks of a finished run; `results` is what its results.json holds.
+    """The benchmarks of a finished run, whose results.json holds `results`.
 
     Raises:
-        UserError: no run there, or an unfinished one.
+        UserError: the folder holds no run, or an unfinished one.
     """
-    record, variants = read_record(folder), []
+    record = read_record(folder)
+    variants = []
     outcomes_of = read_outcomes(folder)
     sampled = datetime.fromtimestamp((Path(folder) / "samples.jsonl").stat().st_mtime, UTC)
     date = record.get("date") or sampled.strftime("%Y-%m-%d")
@@ -130,7 +135,9 @@ def read_variants(folder: str | Path, results: Mapping[str, Any]) -> list[Varian
             )
         own = {key: metas[name][key] for key in ("shots", "decoding") if metas[name].get(key)}
         settings = {**record["settings"], "n": results[name]["n"], **own}
-        if "decoding" in own:  # greedy or by likelihood, whatever the run samples at
+        if (
+            "decoding" in own
+        ):  # the benchmark is greedy or scored by likelihood, whatever the run's temperature
             settings |= {"temperature": None, "top_p": None}
         variants.append(
             Variant(name, results[name], settings, tuple(outcomes.graders), date, record)
@@ -139,8 +146,7 @@ def read_variants(folder: str | Path, results: Mapping[str, Any]) -> list[Varian
 
 
 def eval_result(variant: Variant, source_url: str | None) -> dict[str, Any]:
-    """The variant's entry of an `.eval_results` file, in the layout of huggingface_hub's
-    `EvalResultEntry`.
+    """The variant's entry in an `.eval_results` file, as in huggingface_hub's `EvalResultEntry`.
 
     source_url: page of the samples behind the number, if they are published.
     """
@@ -156,7 +162,7 @@ def eval_result(variant: Variant, source_url: str | None) -> dict[str, Any]:
     }
     try:
         from huggingface_hub import EvalResultEntry, eval_result_entries_to_yaml
-    except ImportError:  # huggingface_hub before 2 has no such class
+    except ImportError:  # huggingface_hub before 2 lacks this class
         source = (
             {"source": {"url": source_url, "name": fields["source_name"]}} if source_url else {}
         )
@@ -166,8 +172,9 @@ def eval_result(variant: Variant, source_url: str | None) -> dict[str, Any]:
 
 
 def notes(variant: Variant) -> str:
-    """The accuracy's setting, interval and provenance, in one line."""
-    entry, record = variant.entry, variant.record
+    """The accuracy's settings, interval and provenance, in one line."""
+    entry = variant.entry
+    record = variant.record
     metric = entry["metrics"][variant.accuracy]
     parts = [
         f"{variant.accuracy} over {entry['problems']} problems",
@@ -183,12 +190,14 @@ def notes(variant: Variant) -> str:
 
 
 def index_result(variant: Variant, source_url: str | None) -> dict[str, Any] | None:
-    """The variant's result in a model-index: all numbers but what `.eval_results` holds; None where
-    none is left."""
+    """The variant's result in a model-index, or None where no number is left for it.
+
+    It has all numbers except those in `.eval_results`.
+    """
     from huggingface_hub import EvalResult
     from huggingface_hub.repocard_data import eval_results_to_model_index
 
-    # pass@1 is avg@n, of which a leaderboard takes care
+    # pass@1 equals avg@n, which goes to the leaderboard where there is one
     skipped = {"pass@1", variant.accuracy} if variant.has_leaderboard else {"pass@1"}
     dataset_id, config, split = _dataset(variant.benchmark)
     shares = {name: variant.entry[name] for name in ("truncated", "unparsed")}
@@ -201,7 +210,7 @@ def index_result(variant: Variant, source_url: str | None) -> dict[str, Any] | N
         "graders": list(variant.graders),
         "date": variant.date,
     }
-    asked = {
+    sampled_with = {
         name: variant.settings[name]
         for name, *_ in _SETTINGS
         if variant.settings.get(name) is not None
@@ -214,7 +223,7 @@ def index_result(variant: Variant, source_url: str | None) -> dict[str, Any] | N
             dataset_name=one_line(variant.benchmark),
             dataset_config=config,
             dataset_split=split,
-            dataset_args={**asked, **about},
+            dataset_args={**sampled_with, **about},
             metric_type=key,
             metric_name=key,
             metric_value=_percent(metric["value"]),
@@ -229,12 +238,12 @@ def index_result(variant: Variant, source_url: str | None) -> dict[str, Any] | N
 
 
 def table(variant: Variant, source_url: str | None) -> str:
-    """The variant's numbers for people, as Markdown; names that come from the run's files are
-    escaped."""
+    """The variant's numbers as a Markdown table. Names from the run's files are escaped."""
     entry = variant.entry
     lines = [
-        f"**{in_markdown(variant.benchmark)}**: {entry['problems']} problems, {in_markdown(variant.label)}; "
-        f"{_rates(entry)}; grader {in_markdown(', '.join(variant.graders))}; {in_markdown(variant.date)}"
+        f"**{in_markdown(variant.benchmark)}**: {entry['problems']} problems, "
+        f"{in_markdown(variant.label)}; {_rates(entry)}; grader "
+        f"{in_markdown(', '.join(variant.graders))}; {in_markdown(variant.date)}"
         + (f"; [samples]({source_url})" if source_url else ""),
         "",
         "| metric | % | low | high | sampling error |",
@@ -251,7 +260,7 @@ def table(variant: Variant, source_url: str | None) -> str:
 
 
 def _dataset(benchmark: str) -> tuple[str, str | None, str | None]:
-    """(data set, config, split) of a benchmark; its own name where it comes from no data set."""
+    """(data set, config, split) of a benchmark, or its own name where it has no data set."""
     known: Any = BENCHMARKS.get(benchmark) or HARNESS.get(benchmark)
     if known is not None:
         return known.dataset_id, known.config, known.split
@@ -259,7 +268,7 @@ def _dataset(benchmark: str) -> tuple[str, str | None, str | None]:
 
 
 def _rates(entry: Mapping[str, Any]) -> str:
-    """Of answers from elsewhere nobody knows whether they were cut."""
+    """The shares of truncated and unparsed samples; truncation is unknown for foreign answers."""
     cut = [] if entry["truncated"] is None else [f"truncated {_percent(entry['truncated'])}%"]
     return ", ".join([*cut, f"unparsed {_percent(entry['unparsed'])}%"])
 

@@ -1,16 +1,16 @@
-"""What went wrong between here and the Hub, in one line that says what to do."""
+"""Errors between here and the Hub, each described in one line that says what to do."""
 
 from __future__ import annotations
 
-# statuses and words with which the Hub says that a file or a repository is too large
+# statuses and phrases by which the Hub reports that a file or a repository is too large
 NO_ROOM = (402, 413, 507)
 NO_ROOM_WORDS = ("storage limit", "storage quota", "quota exceeded", "too large")
 
 
 def hub_errors() -> tuple[type[Exception], ...]:
-    """What the client raises when a request fails or an argument is refused.
+    """The exceptions that the client raises when a request fails or an argument is refused.
 
-    It wraps what an upload of a large file raised into a RuntimeError.
+    The client wraps an error during the upload of a large file into a RuntimeError.
     """
     from huggingface_hub import errors
 
@@ -18,22 +18,25 @@ def hub_errors() -> tuple[type[Exception], ...]:
 
 
 def hub_reason(error: Exception, endpoint: str) -> str:
-    """One line for an exception of `hub_errors`: status, the Hub's own words, the remedy."""
+    """One line for an exception of `hub_errors`: the status, the Hub's own words and the remedy."""
     if isinstance(error, RuntimeError) and isinstance(error.__cause__, hub_errors()):
         error = error.__cause__
     status = getattr(getattr(error, "response", None), "status_code", None)
     words = " ".join(str(getattr(error, "server_message", None) or error).split())[:300]
-    said = words if status is None else f"{status}: {words}"
+    reply = words if status is None else f"{status}: {words}"
     if status in NO_ROOM or any(one in words.lower() for one in NO_ROOM_WORDS):
-        return f"the Hub has no room for it ({said}): free some storage there, or use another repository"
+        return (
+            f"the Hub has no room for it ({reply}): free some storage there, or use "
+            "another repository"
+        )
     if status == 401:
-        return f"the Hub refuses the token ({said}): run `hf auth login`, or set HF_TOKEN"
+        return f"the Hub refuses the token ({reply}): run `hf auth login`, or set HF_TOKEN"
     if status == 403:
-        return f"the Hub refuses ({said}): use a token that may write there"
+        return f"the Hub refuses access ({reply}): use a token that may write there"
     if status is not None:
         return f"the Hub answered {status} ({words})"
     if isinstance(error, ValueError) and not isinstance(error, OSError):
-        return f"the client refuses it ({words})"
+        return f"the client refuses the request ({words})"
     if isinstance(error, RuntimeError):
         return f"the upload failed ({words})"
     return f"{endpoint} cannot be reached ({type(error).__name__}: {words})"

@@ -1,9 +1,8 @@
-"""Evaluation results in a model card: the metadata's `model-index` and a section of the text, added
-or replaced.
+"""Evaluation results in a model card: the metadata's `model-index` and a section of the text.
 
-Only these two parts of a card change. Everything else, comments in its metadata included, stays as
-it is, byte for byte. A result is known by its task's name and its data set, a table by its name in
-a comment: publishing again replaces both, and leaves alone what others wrote.
+Only these two parts of a card change. Everything else, including comments in its metadata, stays
+byte for byte as it is. A result is identified by its task's name and its data set, a table by its
+name in a comment. Publishing again replaces both, and does not touch what others wrote.
 """
 
 from __future__ import annotations
@@ -17,10 +16,9 @@ import yaml
 from shaped_eval.errors import UserError
 from shaped_eval.untrusted.texts import in_markdown
 
-# A card's metadata: the Hub reads a YAML block between two lines of dashes at the very beginning.
+# A card's metadata: the YAML block between two lines of dashes at the beginning.
 _METADATA = re.compile(r"\A\s*---[ \t]*\n(.*?\n|)---[ \t]*(?:\n|\Z)", re.DOTALL)
-# A key at the left margin, and what belongs to it: lines that are indented, empty, or items of a
-# list.
+# A key at the left margin and the lines that belong to it: indented or empty lines, and list items.
 _INDEX = re.compile(r"^model-index:.*\n(?:(?:[ \t-].*|)\n)*", re.MULTILINE)
 _BEGIN, _END = "<!-- evaluation results -->", "<!-- end of evaluation results -->"
 _SECTION = re.compile(f"{re.escape(_BEGIN)}.*?{re.escape(_END)}", re.DOTALL)
@@ -37,11 +35,11 @@ def with_results(
     """The card with `results` in its model-index and `tables` in its section on evaluation.
 
     Args:
-        card: text of a README.md; may be empty, and then begins as a new one.
-        model_name: name in the model-index, where it has none yet.
+        card: text of a README.md. If it is empty, a new card is begun.
+        model_name: name in the model-index, if that has none yet.
         results: entries of a model-index, each with `task.name`.
-        tables: name of a table (no spaces) → Markdown.
-        reading: how the tables are to be read, above them.
+        tables: name of a table (without spaces) → Markdown.
+        reading: explanation of the tables, printed above them.
 
     Raises:
         UserError: the card's metadata is not YAML, or its model-index has another form.
@@ -64,7 +62,7 @@ def split_card(card: str) -> tuple[dict[str, Any], str]:
     """Metadata and text of a card.
 
     Raises:
-        UserError: it is not YAML, or no mapping.
+        UserError: the metadata is not YAML, or not a mapping.
     """
     card = card.removeprefix("\ufeff").replace("\r\n", "\n")
     match = _METADATA.match(card)
@@ -72,11 +70,10 @@ def split_card(card: str) -> tuple[dict[str, Any], str]:
 
 
 def with_results_of(before: str, card: str) -> str:
-    """A card that was written anew, with the model-index and the section on evaluation of the one
-    `before`.
+    """A newly written card, with the model-index and evaluation section of the card `before`.
 
     Raises:
-        UserError: as `split_card` does.
+        UserError: as `split_card`.
     """
     index = split_card(before)[0].get("model-index")
     section = _SECTION.search(before.replace("\r\n", "\n"))
@@ -87,7 +84,7 @@ def with_results_of(before: str, card: str) -> str:
 
 
 def card_text(metadata: Mapping[str, Any], text: str) -> str:
-    """A card of its metadata and text, as `split_card` gives them."""
+    """The text of a card with this metadata and text, the inverse of `split_card`."""
     header = yaml.safe_dump(dict(metadata), sort_keys=False, allow_unicode=True, width=1000)
     return f"---\n{header}---\n{text}"
 
@@ -97,11 +94,11 @@ def _parsed(metadata: str) -> dict[str, Any]:
         parsed = yaml.safe_load(metadata) or {}
     except yaml.YAMLError as error:
         raise UserError(
-            f"README.md: its metadata is not YAML ({' '.join(str(error).split())}): mend it"
+            f"README.md: its metadata is not YAML ({' '.join(str(error).split())}): correct it"
         ) from error
     if not isinstance(parsed, dict):
         raise UserError(
-            f"README.md: its metadata is {type(parsed).__name__}, not a mapping: mend it"
+            f"README.md: its metadata is a {type(parsed).__name__}, not a mapping: correct it"
         )
     return parsed
 
@@ -118,7 +115,7 @@ def _with_index(metadata: str, model_name: str, results: Sequence[Mapping[str, A
         width=1000,
     )
     rest = _INDEX.sub("", metadata)
-    # written in a form that the pattern does not cover: comments are lost, nothing else
+    # the index has a form that the pattern does not cover: only comments are lost
     if _parsed(rest) != parsed:
         rest = (
             yaml.safe_dump(parsed, sort_keys=False, allow_unicode=True, width=1000)
@@ -131,8 +128,10 @@ def _with_index(metadata: str, model_name: str, results: Sequence[Mapping[str, A
 def _merged(
     before: Any, model_name: str, results: Sequence[Mapping[str, Any]]
 ) -> list[dict[str, Any]]:
-    """The index with `results` in place of those of the same task and data set; they go to its
-    first model."""
+    """The index with `results` replacing those of the same task and data set.
+
+    New results go to the first model of the index.
+    """
     index: Any = before if before is not None else [{"name": model_name, "results": []}]
     new = {_key(result) for result in results}
     try:
@@ -143,7 +142,7 @@ def _merged(
         index[0]["results"].extend(results)
     except (AttributeError, IndexError, KeyError, TypeError) as error:
         raise UserError(
-            "README.md: its model-index is no list of models with results: mend or remove it"
+            "README.md: its model-index is not a list of models with results: correct or remove it"
         ) from error
     return index
 
@@ -154,7 +153,7 @@ def _key(result: Mapping[str, Any]) -> tuple:
 
 
 def with_tables(text: str, tables: Mapping[str, str], reading: str) -> str:
-    """A card's text with `tables` in its section on evaluation, at the end where it has none."""
+    """A card's text with `tables` in its evaluation section, which is appended if it is missing."""
     match = _SECTION.search(text)
     before = {one["name"]: one["text"] for one in _TABLE.finditer(match.group())} if match else {}
     parts = [

@@ -1,6 +1,6 @@
-"""A run's samples with their verdicts as a data set of the Hub: Parquet files and a card.
+"""A run's samples and verdicts as a data set on the Hub: Parquet files and a card.
 
-Prompts and golds are left out: they are the benchmarks' own, and a copy of them would end up in
+Prompts and golds are left out. They belong to the benchmarks, and copies of them would end up in
 training data.
 """
 
@@ -22,26 +22,25 @@ from shaped_eval.untrusted.texts import in_markdown
 
 SPLIT = "samples"
 ABOUT = """\
-Every completion behind the numbers of an evaluation, with its verdict. A configuration is a benchmark in a setting:
-`load_dataset(REPOSITORY, CONFIGURATION, split="samples")`.
+Every completion behind the numbers of an evaluation, with its verdict. A configuration is a
+benchmark with its settings: `load_dataset(REPOSITORY, CONFIGURATION, split="samples")`.
 
 - `problem_id`: the benchmark, and the problem's id in its data set; `sample_index`: 0 to n − 1
 - `completion`; `finish_reason` (`length`: cut by the token limit); `tokens` generated
-- `status`: pass, fail, unparsed, timeout or error; `answer`: what was read from the completion, in canonical form;
-  `grader` and its version
+- `status`: pass, fail, unparsed, timeout or error; `answer`: the answer that was extracted from the
+  completion, in canonical form; `grader` and its version
 
-Prompts and reference answers are the benchmarks' own and not repeated here."""
+Prompts and reference answers belong to the benchmarks and are not repeated here."""
 _ROWS_AT_ONCE = 2048
 
 
 def write_samples(
     folder: str | Path, variants: Sequence[Variant], out: str | Path
 ) -> dict[str, Path]:
-    """Write the run's rows below `out`, a file for each variant, and return slug → file.
+    """Write the run's rows below `out`, one file for each variant, and return slug → file.
 
     Columns: problem_id, sample_index, completion, finish_reason, tokens, status, answer, grader.
-        Rows are in the
-    order of samples.jsonl. Completions are not held in memory; what the verdicts say is.
+    Rows are in the order of samples.jsonl. Verdicts are held in memory, completions are not.
     """
     import pyarrow
     import pyarrow.parquet
@@ -59,7 +58,8 @@ def write_samples(
         "grader",
     )
     schema = pyarrow.schema([(name, types.get(name, text)) for name in columns])
-    folder, slugs = Path(folder), {variant.benchmark: variant.slug for variant in variants}
+    folder = Path(folder)
+    slugs = {variant.benchmark: variant.slug for variant in variants}
     files = {slug: Path(out) / slug / f"{SPLIT}.parquet" for slug in slugs.values()}
     rows = _rows(folder)
     with ExitStack() as stack:
@@ -94,11 +94,15 @@ def _rows(folder: Path) -> Iterator[dict[str, Any]]:
 
 
 def samples_card(model: str | None, variants: Sequence[Variant], before: str = "") -> str:
-    """README.md of the data set. `before`: the card that is there; what it says of other variants
-    stays.
+    """README.md of the data set.
+
+    Args:
+        model: the model's name; None for answers from elsewhere.
+        variants: the variants to describe.
+        before: the present card, whose text on other variants is kept.
 
     Raises:
-        UserError: its metadata is not YAML.
+        UserError: the metadata of `before` is not YAML.
     """
     metadata, text = split_card(before)
     slugs = [variant.slug for variant in variants]

@@ -1,7 +1,6 @@
-"""The statistics as modules of `evaluate`:
-``evaluate.load(shaped_eval.metrics.path("pass_at_k"))``.
+"""The statistics as modules of `evaluate`, for ``evaluate.load(path("pass_at_k"))``.
 
-Needs the extra ``evaluate``; nothing is downloaded. The numbers are those of `statistics`.
+They need the extra ``evaluate``. Nothing is downloaded. The numbers are those of `statistics`.
 """
 
 from __future__ import annotations
@@ -14,19 +13,19 @@ from shaped_eval.records import Status
 from shaped_eval.statistics import Ballot, Interval, ballots
 
 NAMES = ("pass_at_k", "avg_at_m", "cons_at_m", "maj_at_k")
-PASSES = "predictions: for each problem a list of n truth values, one for each sample: did it pass?"
+PASSES = "predictions: for each problem, a list of n truth values: whether each sample passes."
 ANSWERS = (
-    'predictions: for each problem a list of n answers in one canonical writing, "" where there is none; '
-    "references: for each problem the right answer."
+    'predictions: for each problem, a list of n answers in canonical form, "" for a sample without '
+    "an answer; references: for each problem, the right answer."
 )
 RETURNS = (
-    "The mean over problems in 0–1, its 95% interval over problems (_low, _high), and the standard error of "
-    "sampling alone (_sampling_se)."
+    "the mean over problems in 0–1, its 95% interval over problems (_low, _high), and the "
+    "standard error from sampling alone (_sampling_se)."
 )
 
 
 def path(name: str) -> str:
-    """The folder to give to `evaluate.load`.
+    """The folder to pass to `evaluate.load`.
 
     Raises:
         UserError: there is no such metric.
@@ -36,11 +35,11 @@ def path(name: str) -> str:
     return str(Path(__file__).parent / name)
 
 
-def samples_a_problem(predictions: Sequence[Sequence[object]]) -> int:
-    """The n of all problems.
+def samples_per_problem(predictions: Sequence[Sequence[object]]) -> int:
+    """The number n of samples of every problem.
 
     Raises:
-        UserError: no problems, or not the same number of samples in each.
+        UserError: there are no problems, or they have different numbers of samples.
     """
     if not predictions:
         raise UserError("predictions is empty: give a list of samples for each problem")
@@ -48,8 +47,8 @@ def samples_a_problem(predictions: Sequence[Sequence[object]]) -> int:
     for index, samples in enumerate(predictions):
         if len(samples) != n or n == 0:
             raise UserError(
-                f"predictions[{index}] has {len(samples)} samples where predictions[0] has {n}: give each problem the "
-                "same number, 1 or more"
+                f"predictions[{index}] has {len(samples)} samples, but predictions[0] has {n}: "
+                "give each problem the same number, 1 or more"
             )
     return n
 
@@ -68,7 +67,7 @@ def votes(predictions: Sequence[Sequence[str | None]], references: Sequence[str]
 
 
 def flat(name: str, interval: Interval) -> dict[str, float | None]:
-    """One metric's numbers under keys of their own."""
+    """One metric's numbers as a flat dict, with the metric's name in each key."""
     return {
         name: interval.value,
         f"{name}_low": interval.low,

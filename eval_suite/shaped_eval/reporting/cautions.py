@@ -1,4 +1,4 @@
-"""What a reader of a report must not miss: where its numbers mean less than they seem to."""
+"""Warnings for the reader of a report, where its numbers mean less than they seem to."""
 
 from __future__ import annotations
 
@@ -6,62 +6,71 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from shaped_eval.grading.graders import is_current
-from shaped_eval.reporting.results import Run
+from shaped_eval.reporting.results import GradedRun
 from shaped_eval.statistics import near_edge
 
 FEW_PROBLEMS = 30
-LOST = 0.05  # share of samples cut at the token limit, or without an answer
-MANY = 5  # benchmarks, more than which are not listed where a sentence is about all of them
+LOST = 0.05  # share of samples cut at the token limit or without an answer
+MANY = (
+    5  # where a warning is about all benchmarks and there are more than this, they are not listed
+)
 UNGRADED = 0.01  # share of samples on which the grader gave up
 
 Entry = Mapping[str, Any]
 
 
-def cautions(run: Run) -> list[str]:
-    """Sentences about one run, each naming its benchmarks."""
+def cautions(run: GradedRun) -> list[str]:
+    """The warnings about one run, each naming the benchmarks that it is about."""
     return list(_cautions(run))
 
 
-def cautions_of_many(runs: Sequence[Run]) -> list[str]:
-    """Sentences about several runs, each with the run it is about; then what keeps them from
-    comparing."""
+def cautions_of_many(runs: Sequence[GradedRun]) -> list[str]:
+    """The warnings about several runs, each naming its runs, then what makes the runs differ."""
     about: dict[str, list[str]] = {}
     for run in runs:
         for sentence in _cautions(run):
             about.setdefault(sentence, []).append(run.label)
-    said = [
+    sentences = [
         f"{'All runs' if len(labels) == len(runs) else ', '.join(labels)}: {sentence}"
         for sentence, labels in about.items()
     ]
     limits = {run.record["settings"].get("max_new_tokens") for run in runs}
     tasks = {run.record.get("task_hash") for run in runs}
     if len(limits) > 1:
-        said.append(
-            "The runs have other token limits: a longer one can pass where a shorter one is cut."
+        sentences.append(
+            "The runs have different token limits: a sample can pass under the larger limit that "
+            "is cut under the smaller one."
         )
     if len(tasks) > 1 and None not in tasks:
-        said.append(
-            "The runs have other problems or prompts; only benchmarks with the same problems are paired."
+        sentences.append(
+            "The runs have different problems or prompts; only benchmarks with the same problems "
+            "are paired."
         )
-    return said
+    return sentences
 
 
-def _cautions(run: Run) -> Iterable[str]:
+def _cautions(run: GradedRun) -> Iterable[str]:
     yield from _named(
-        "{}: of the suite, but left out: the mirror had no data.", run.record.get("left_out", [])
+        "{}: part of the suite, but left out because the mirror had no data.",
+        run.record.get("left_out", []),
     )
     if limit := run.record["settings"].get("limit"):
-        yield f"Of each benchmark only the first {limit:,} problems at most."
+        yield f"At most the first {limit:,} problems of each benchmark are used."
     if run.greedy:
-        yield "Greedy decoding: one sample a problem, nothing is drawn, so there is no sampling error."
+        yield (
+            "Greedy decoding: each problem has one sample and nothing is drawn, so there is no "
+            "sampling error."
+        )
     for test, sentence in (
         (
             lambda entry: entry["problems"] < FEW_PROBLEMS,
-            f"{{}}: fewer than {FEW_PROBLEMS} problems; of differences, trust p before the interval.",
+            f"{{}}: fewer than {FEW_PROBLEMS} problems; for differences, rely on the p-value "
+            "rather than on the interval.",
         ),
         (
             _near_an_end,
-            "{}: a value near 0 or 100%; its interval is the exact one there, wider than 95% needs.",
+            "{}: a value is near 0 or 100%; its interval there is the exact one, which is "
+            "wider than necessary for 95% coverage.",
         ),
         (
             lambda entry: (entry["truncated"] or 0) > LOST,
@@ -69,7 +78,7 @@ def _cautions(run: Run) -> Iterable[str]:
         ),
         (
             lambda entry: entry["unparsed"] > LOST,
-            "{}: more than 5% of samples gave no answer that could be read.",
+            "{}: no answer could be extracted from more than 5% of samples.",
         ),
     ):
         found = [name for name, entry in run.results.items() if test(entry)]
@@ -78,7 +87,8 @@ def _cautions(run: Run) -> Iterable[str]:
         )
     stale = [name for name, one in run.outcomes.items() if not all(map(is_current, one.graders))]
     yield from _named(
-        "{}: graded by another version than the present one; `shaped-trl grade` grades again.",
+        "{}: graded by another version of the grader than the installed one; `shaped-trl "
+        "grade` grades it again.",
         stale,
     )
     lost = [
@@ -87,7 +97,7 @@ def _cautions(run: Run) -> Iterable[str]:
         if one.statuses["timeout"] + one.statuses["error"] > UNGRADED * one.num_samples
     ]
     yield from _named(
-        "{}: on more than 1% of samples grading timed out or failed; they count as not passed.",
+        "{}: grading timed out or failed on more than 1% of samples; they count as not passed.",
         lost,
     )
 

@@ -1,7 +1,7 @@
 """Runs on the same problems: differences paired over problems, and which problems changed.
 
-A difference of two models on the same problems is far better known than either value: what makes a
-problem hard for both cancels. P problems.
+The difference of two models on the same problems is estimated far more precisely than either value,
+because the difficulty of each problem cancels. Letter: P problems.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ from shaped_eval.reporting.document import (
 )
 from shaped_eval.reporting.examples import common_start, prompt_text
 from shaped_eval.reporting.plots import plot_differences, plot_flips, to_png
-from shaped_eval.reporting.results import Run, average, find_metric, in_order, read_runs
+from shaped_eval.reporting.results import GradedRun, average, find_metric, in_order, read_runs
 from shaped_eval.reporting.tables import (
     NONE,
     described,
@@ -50,26 +50,30 @@ from shaped_eval.untrusted.texts import shorten
 from shaped_eval.votes import Values
 
 READING_DIFFERENCES = (
-    "Values are percentages with 95% intervals over problems. Differences are in percentage points, paired over "
-    "problems: bootstrap interval and two-sided sign-flip p-value, not corrected for the number of rows. ▲ and ▼ "
-    "mark differences whose interval excludes 0 and, for a benchmark, whose p is below 0.05. They say how far "
-    "other problems could move a difference, not other training seeds."
+    "Values are percentages with 95% intervals over problems. Differences are in percentage "
+    "points and paired over problems, with a bootstrap interval and a two-sided sign-flip "
+    "p-value that is not corrected for the number of rows. ▲ and ▼ mark differences whose "
+    "interval excludes 0 and, for a single benchmark, whose p is below 0.05. The intervals say "
+    "how much a difference could change with other problems, not with other training seeds."
 )
 LISTED_PROBLEMS = 10
-_GOLD_CHARACTERS, _QUESTION_CHARACTERS = 80, 240
+_GOLD_CHARACTERS = 80
+_QUESTION_CHARACTERS = 240
 
 Differences = dict[str, dict[str, dict[str, float]]]  # benchmark → metric → difference
 
 
-def paired_differences(first: Run, other: Run, metrics: Sequence[str] | None = None) -> Differences:
-    """Other − first for the benchmarks that both have, paired over problems.
+def paired_differences(
+    first: GradedRun, other: GradedRun, metrics: Sequence[str] | None = None
+) -> Differences:
+    """Other − first for the benchmarks that both runs have, paired over problems.
 
     Args:
-        metrics: those wanted, ``avg@n`` and ``cons@n`` among them; None for all. Avg@n compares at
-            any n; cons@n needs the same n in both.
+        metrics: the metrics to compare, such as ``avg@n`` and ``cons@n``; None for all. Avg@n is
+            compared at any n; cons@n needs the same n in both runs.
 
     Raises:
-        UserError: they have other problems in a benchmark that they share.
+        UserError: the runs have different problems in a benchmark that both have.
     """
     found: Differences = {}
     for name in in_order(first.outcomes):
@@ -87,11 +91,11 @@ def paired_differences(first: Run, other: Run, metrics: Sequence[str] | None = N
     return found
 
 
-def solve_rates(benchmark: str, runs: Sequence[Run]) -> dict[str, Values]:
-    """Label → share of samples that pass [P], problems in the first run's order.
+def solve_rates(benchmark: str, runs: Sequence[GradedRun]) -> dict[str, Values]:
+    """Label → share of samples that pass [P], with the problems in the first run's order.
 
     Raises:
-        UserError: they have other problems.
+        UserError: the runs have different problems.
     """
     first = runs[0]
     rates = {}
@@ -109,19 +113,24 @@ def compare_runs(
     *,
     pictures: bool = True,
 ) -> tuple[str, list[Block], dict[str, Any]]:
-    """Title, document (with or without `pictures`) and the content of results.json of a comparison
-    of two runs.
+    """Compare two runs; return the title, the document and the content of results.json.
+
+    Args:
+        folder_a, folder_b: the folders of the runs; differences are b − a.
+        pass_at: the k of pass@k; None for powers of two.
+        pictures: whether the document contains figures.
 
     Raises:
-        UserError: a folder holds no complete run; the two share no benchmark, or one with other
-            problems.
+        UserError: a folder holds no complete run, the runs have no benchmark in common, or a common
+            benchmark has different problems.
     """
     a, b = read_runs([folder_a, folder_b], pass_at)
     differences = paired_differences(a, b)
     if not differences:
         raise UserError(
-            f"{str(folder_a)!r} ({', '.join(a.outcomes)}) and {str(folder_b)!r} ({', '.join(b.outcomes)}) share no "
-            "benchmark: compare runs on the same problems"
+            f"{str(folder_a)!r} ({', '.join(a.outcomes)}) and {str(folder_b)!r} "
+            f"({', '.join(b.outcomes)}) have no benchmark in common: compare runs on the same "
+            "problems"
         )
     headline = headline_metrics([a, b], pass_at)
     blocks: list[Block] = [
@@ -132,7 +141,9 @@ def compare_runs(
         blocks.append(Notes(notes))
     only = [*(set(a.outcomes) ^ set(b.outcomes))]
     if only:
-        blocks.append(Text(f"Not compared, as one run alone has them: {', '.join(sorted(only))}."))
+        blocks.append(
+            Text(f"Not compared, because only one run has them: {', '.join(sorted(only))}.")
+        )
     blocks += [Heading("Values and differences"), _value_table(a, b, differences, headline)]
     blocks += difference_pictures({b.label: differences}, a.label, headline) if pictures else []
     blocks += _flips(a, b, list(differences), pictures)
@@ -147,11 +158,11 @@ def compare_runs(
 
 
 def comparison_results(
-    runs: Sequence[Run], differences: Mapping[str, Differences]
+    runs: Sequence[GradedRun], differences: Mapping[str, Differences]
 ) -> dict[str, Any]:
-    """What results.json of several runs holds: each run's own results, and the differences to the
-    first."""
-    first, entries = runs[0], {run.label: run.results for run in runs}
+    """The content of results.json for several runs: their results and differences to the first."""
+    first = runs[0]
+    entries = {run.label: run.results for run in runs}
     rows = [
         {
             "run": label,
@@ -178,7 +189,7 @@ def comparison_results(
 def difference_pictures(
     found: Mapping[str, Differences], first: str, metrics: Sequence[str]
 ) -> list[Block]:
-    """A picture for each headline metric: benchmarks with their differences to the first run."""
+    """One figure for each headline metric: the benchmarks' differences to the first run."""
     blocks: list[Block] = []
     for metric in metrics:
         rows: dict[str, dict[str, dict[str, float]]] = {}
@@ -186,7 +197,7 @@ def difference_pictures(
             for name, by_metric in by_benchmark.items():
                 if metric in by_metric:
                     rows.setdefault(name, {})[label] = by_metric[metric]
-        if len(rows) > 1 or len(found) > 1:  # a single difference is plain in the table
+        if len(rows) > 1 or len(found) > 1:  # the table suffices for a single difference
             title = f"{metric[0].upper()}{metric[1:]}: difference to {first}"
             path = f"differences_{file_name(metric.replace('@', '_at_'))}.png"
             caption = f"{title}, percentage points; lines: 95% intervals over problems"
@@ -197,8 +208,10 @@ def difference_pictures(
 def _shared_values(
     a: Mapping[str, Values], b: Mapping[str, Values], n_a: int, n_b: int
 ) -> dict[str, tuple[Values, Values]]:
-    """Metric → values of both [P], each in its own order of problems. Pass@1 is avg@n and left
-    out."""
+    """Metric → the values of both runs [P], each in its own order of problems.
+
+    Pass@1 equals avg@n and is left out.
+    """
     pairs = {"avg@n": (a[f"avg@{n_a}"], b[f"avg@{n_b}"])}
     pairs |= {
         key: (a[key], b[key]) for key in a if key in b and key not in ("pass@1", f"avg@{n_a}")
@@ -208,28 +221,33 @@ def _shared_values(
     return pairs
 
 
-def _same_problems(benchmark: str, first: Run, other: Run) -> NDArray[np.int64]:
-    """Where the first run's problems stand in the other [P]."""
-    ids, other_ids = first.outcomes[benchmark].problem_ids, other.outcomes[benchmark].problem_ids
+def _same_problems(benchmark: str, first: GradedRun, other: GradedRun) -> NDArray[np.int64]:
+    """Position in the other run of each problem of the first run [P]."""
+    ids = first.outcomes[benchmark].problem_ids
+    other_ids = other.outcomes[benchmark].problem_ids
     only_one = set(ids) ^ set(other_ids)
     if only_one:
         raise UserError(
-            f"{str(first.folder)!r} and {str(other.folder)!r} differ in {len(only_one)} problems of {benchmark}, such "
-            f"as {min(only_one)}: paired differences need the same problems; sample both with one --limit"
+            f"{str(first.folder)!r} and {str(other.folder)!r} differ in {len(only_one)} problems "
+            f"of {benchmark}, such as {min(only_one)}: paired differences need the same problems, "
+            "so sample both runs with the same --limit"
         )
     tasks = dict(zip(ids, first.outcomes[benchmark].tasks_P, strict=True))
     other_tasks = dict(zip(other_ids, other.outcomes[benchmark].tasks_P, strict=True))
     changed = [problem_id for problem_id in ids if tasks[problem_id] != other_tasks[problem_id]]
     if changed:
         raise UserError(
-            f"{str(first.folder)!r} and {str(other.folder)!r} have other golds or graders in {len(changed):,} of "
-            f"{len(ids):,} problems of {benchmark}, such as {changed[0]}: paired differences need the same problems"
+            f"{str(first.folder)!r} and {str(other.folder)!r} have different golds or graders in "
+            f"{len(changed):,} of {len(ids):,} problems of {benchmark}, such as {changed[0]}: "
+            "paired differences need the same problems"
         )
     position = {problem_id: index for index, problem_id in enumerate(other_ids)}
     return np.array([position[problem_id] for problem_id in ids], dtype=np.int64)
 
 
-def _value_table(a: Run, b: Run, differences: Differences, headline: Sequence[str]) -> Table:
+def _value_table(
+    a: GradedRun, b: GradedRun, differences: Differences, headline: Sequence[str]
+) -> Table:
     rows: list[Sequence[str | Cell] | Row] = []
     for name, by_metric in differences.items():
         left, right = a.results[name], b.results[name]
@@ -268,12 +286,14 @@ def _change(difference: Mapping[str, float]) -> list[str | Cell]:
 
 
 def _own_name(metric: str, a: Mapping[str, Any], b: Mapping[str, Any]) -> str:
-    """``avg@16`` for ``avg@n`` where both have 16 samples."""
+    """``avg@16`` in place of ``avg@n`` where both runs have 16 samples per problem."""
     return f"{metric[:-1]}{a['n']}" if metric.endswith("@n") and a["n"] == b["n"] else metric
 
 
-def _flips(a: Run, b: Run, benchmarks: Sequence[str], with_pictures: bool) -> list[Block]:
-    """Which problems one run solves more often than the other."""
+def _flips(
+    a: GradedRun, b: GradedRun, benchmarks: Sequence[str], with_pictures: bool
+) -> list[Block]:
+    """Report which problems one run solves more often than the other."""
     summary, pictures, lists = [], [], []
     for name in benchmarks:
         rates_a_P, rates_b_P = solve_rates(name, [a, b]).values()
@@ -292,21 +312,28 @@ def _flips(a: Run, b: Run, benchmarks: Sequence[str], with_pictures: bool) -> li
     columns = ["benchmark", "problems", "better", "worse", "same", f"solved by {b.label} alone",
                f"solved by {a.label} alone"]  # fmt: skip
     explained = (
-        f"Better and worse: a larger or smaller share of the samples of {b.label} passes. Solved: at least one "
-        "sample passes. With few samples a problem, many of these changes are chance, and the largest ones "
-        "shrink when sampled anew."
+        f"Better (worse): a larger (smaller) share of the samples of {b.label} passes. Solved: at "
+        "least one sample passes. With few samples per problem, many of these changes are "
+        "chance, and the largest ones shrink when the problems are sampled again."
     )
     blocks: list[Block] = [Heading("Problems that changed"), Text(explained)]
-    return [*blocks, Table("Problems by what changed", columns, summary), *pictures, *lists]
+    return [
+        *blocks,
+        Table("Number of problems by kind of change", columns, summary),
+        *pictures,
+        *lists,
+    ]
 
 
-def _flip_picture(name: str, a: Run, b: Run, a_P: Values, b_P: Values) -> Image:
+def _flip_picture(name: str, a: GradedRun, b: GradedRun, a_P: Values, b_P: Values) -> Image:
     better, worse = int((b_P > a_P).sum()), int((b_P < a_P).sum())
     alt = (
-        f"{name}: solve rates of {len(a_P):,} problems; {better:,} are solved more often by {b.label} than by "
-        f"{a.label}, {worse:,} less often"
+        f"{name}: solve rates of {len(a_P):,} problems; {better:,} are solved more often by "
+        f"{b.label} than by {a.label}, {worse:,} less often"
     )
-    caption = f"{alt}. A larger dot holds more problems; blue: more often, orange: less."
+    caption = (
+        f"{alt}. The area of a dot is the number of problems; blue: more often, orange: less often."
+    )
     return Image(
         f"flips_{file_name(name)}.png",
         caption,
@@ -315,8 +342,8 @@ def _flip_picture(name: str, a: Run, b: Run, a_P: Values, b_P: Values) -> Image:
     )
 
 
-def _extremes(name: str, a: Run, b: Run, a_P: Values, b_P: Values) -> list[Block]:
-    """Tables of the problems with the largest gains and losses; equal ones in the run's order."""
+def _extremes(name: str, a: GradedRun, b: GradedRun, a_P: Values, b_P: Values) -> list[Block]:
+    """Tables of the problems with the largest gains and losses; ties stay in the run's order."""
     ids = a.outcomes[name].problem_ids
     order = np.argsort(a_P - b_P, kind="stable")
     gains = [int(i) for i in order[:LISTED_PROBLEMS] if b_P[i] > a_P[i]]
@@ -346,7 +373,7 @@ def _extremes(name: str, a: Run, b: Run, a_P: Values, b_P: Values) -> list[Block
             table = Table(f"{name}: largest {title} of {b.label}", columns, rows)
             blocks.append(
                 Details(
-                    f"{name}: {len(rows)} largest {title}, {rows[0][3]} points at most", [table]
+                    f"{name}: the {len(rows)} largest {title}, up to {rows[0][3]} points", [table]
                 )
             )
     return blocks

@@ -1,7 +1,6 @@
-"""A report as a list of blocks, written once as Markdown and once as a self-contained page for any
-screen.
+"""A report as a list of blocks, rendered as Markdown and as a self-contained HTML page.
 
-Any text may be quoted, completions of a model among it: nothing in it acts as markup, and
+Blocks may quote any text, including completions of a model. Nothing in it acts as markup, and
 characters that hide or reorder other text are shown by their code.
 """
 
@@ -20,7 +19,7 @@ from typing import Literal
 
 from shaped_eval.untrusted.texts import fenced, readable
 
-_WIDE_PIXELS = 1000  # a picture that gets a line of its own, and on a small screen scrolls
+_WIDE_PIXELS = 1000  # a wider picture gets a line of its own and scrolls on a small screen
 _CONTENTS_FROM_HEADINGS = 4
 
 
@@ -42,15 +41,14 @@ class Items:
 
 @dataclass(frozen=True)
 class Notes:
-    """What a reader must not miss, set apart."""
+    """Remarks that a reader must not miss; they are set apart."""
 
     items: Sequence[str]
 
 
 @dataclass(frozen=True)
 class Cell:
-    """A value with what belongs to it: its interval, a small note, and whether it rose or fell
-    beyond chance."""
+    """A value with its interval, a small note, and whether it moved beyond chance."""
 
     text: str
     interval: str = ""
@@ -60,7 +58,7 @@ class Cell:
 
 @dataclass(frozen=True)
 class Row:
-    """A line of a table that stands out: the heading of a group, or an average."""
+    """A row of a table that stands out: the heading of a group, or an average."""
 
     cells: Sequence[str | Cell]
     kind: Literal["group", "average"]
@@ -68,8 +66,10 @@ class Row:
 
 @dataclass(frozen=True)
 class Table:
-    """`rows` as long as `columns`; the first cell of each names it. A row of kind group may be
-    shorter."""
+    """A table whose rows are as long as `columns`; the first cell of a row names the row.
+
+    A row of kind "group" may be shorter.
+    """
 
     caption: str
     columns: Sequence[str]
@@ -78,9 +78,9 @@ class Table:
 
 @dataclass(frozen=True)
 class Image:
-    """A picture: `path` relative to the report, for Markdown; `png` embedded in the page.
+    """A picture: Markdown links to `path`, relative to the report; the page embeds `png`.
 
-    alt: what it shows, for those who do not see it; the caption stands in.
+    `alt` describes it for those who cannot see it; the caption is used where `alt` is empty.
     """
 
     path: str
@@ -91,7 +91,7 @@ class Image:
 
 @dataclass(frozen=True)
 class Code:
-    """A text quoted as it is."""
+    """A text quoted verbatim."""
 
     label: str
     text: str
@@ -99,7 +99,7 @@ class Code:
 
 @dataclass(frozen=True)
 class Details:
-    """Blocks that a reader opens."""
+    """Blocks that are folded until the reader opens them."""
 
     summary: str
     blocks: Sequence[Text | Items | Table | Code]
@@ -131,7 +131,8 @@ def to_html(title: str, blocks: Sequence[Block]) -> str:
         '<!doctype html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
         '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
         '<meta name="color-scheme" content="light dark">\n'
-        f"<title>{_escape(title)}</title>\n<style>\n{_css()}</style>\n</head>\n<body>\n{body}\n</body>\n</html>\n"
+        f"<title>{_escape(title)}</title>\n<style>\n{_css()}</style>\n</head>\n"
+        f"<body>\n{body}\n</body>\n</html>\n"
     )
 
 
@@ -160,7 +161,8 @@ def _markdown(block: Block) -> str:
             return f"{_paragraph(label)}:\n\n{fenced(text, 'text')}"
         case Details(summary, blocks):
             inner = "\n\n".join(_markdown(one) for one in blocks)
-            return f"<details>\n<summary>{_escape(' '.join(summary.split()))}</summary>\n\n{inner}\n\n</details>"
+            heading = _escape(" ".join(summary.split()))
+            return f"<details>\n<summary>{heading}</summary>\n\n{inner}\n\n</details>"
         case Table(caption, columns, rows):
             return f"**{_inline(caption)}**\n\n" + "\n".join(_markdown_lines(columns, rows))
 
@@ -176,7 +178,8 @@ def _markdown_lines(
             cells = [f"**{cells[0]}**", *cells[1:]]
         lines.append([*cells, *[""] * (len(columns) - len(cells))])
     for number, line in enumerate(lines):
-        yield f"| {' | '.join(line if number == 1 else [cell.replace('|', chr(92) + '|') for cell in line])} |"
+        escaped = line if number == 1 else [cell.replace("|", "\\|") for cell in line]
+        yield f"| {' | '.join(escaped)} |"
 
 
 def _markdown_cell(cell: str | Cell) -> str:
@@ -189,12 +192,12 @@ def _markdown_cell(cell: str | Cell) -> str:
 
 
 def _paragraph(text: str) -> str:
-    """A line that begins no heading, list, quotation, table or fence."""
+    """Text as a line that does not begin a heading, list, quotation, table or fence."""
     return re.sub(r"^(?=[#>+*=|~`-])|^(\d+)(?=[.)])", r"\1\\", _inline(text))
 
 
 def _inline(text: str) -> str:
-    """One line in which nothing is HTML, a picture or a link."""
+    """Text as one line in which nothing is HTML, a picture or a link."""
     text = " ".join(readable(text).split())
     return (
         text.replace("<", "&lt;").replace("![", "!\\[").replace("](", "]\\(").replace("]:", "]\\:")
@@ -219,13 +222,15 @@ def _html(block: Block, number: int | None = None) -> str:
             source = base64.b64encode(png).decode("ascii")
             shape = ' class="wide"' if width > _WIDE_PIXELS else ""
             return (
-                f'<figure{shape}><div class="picture" tabindex="0"><img width="{width}" height="{height}" '
+                f'<figure{shape}><div class="picture" tabindex="0">'
+                f'<img width="{width}" height="{height}" '
                 f'alt="{_escape(alt or caption)}" src="data:image/png;base64,{source}"></div>'
                 f"<figcaption>{_escape(caption)}</figcaption></figure>"
             )
         case Code(label, text):
-            quoted = f'<pre dir="auto" tabindex="0" aria-label="{_escape(label)}">\n{_escape(text)}</pre>'
-            return f'<div class="code"><div>{_escape(label)}</div>\n{quoted}</div>'
+            name = _escape(label)
+            quoted = f'<pre dir="auto" tabindex="0" aria-label="{name}">\n{_escape(text)}</pre>'
+            return f'<div class="code"><div>{name}</div>\n{quoted}</div>'
         case Details(summary, blocks):
             inner = "\n".join(_html(one) for one in blocks)
             return f"<details>\n<summary>{_escape(summary)}</summary>\n{inner}\n</details>"
@@ -257,7 +262,10 @@ def _html_table(table: Table) -> str:
                 _html_cell(cell, style) for cell, style in zip(others, classes[1:], strict=True)
             )
         else:
-            line = f'<th scope="rowgroup" class="left" colspan="{len(left)}"><span>{_escape(name)}{small}</span></th>'
+            line = (
+                f'<th scope="rowgroup" class="left" colspan="{len(left)}">'
+                f"<span>{_escape(name)}{small}</span></th>"
+            )
         lines.append(f"<tr{kind}>{line}</tr>")
     return (
         f'<div class="table" role="region" tabindex="0" aria-label="{caption}"><table>'
@@ -294,11 +302,11 @@ def _escape(text: str) -> str:
     return html.escape(readable(text), quote=True)
 
 
-# Both
+# Markdown and HTML
 
 
 def _marked(cell: Cell) -> str:
-    """The value with a sign that needs no colour."""
+    """The value with an arrow, so that the tone does not depend on colour."""
     return {"": "", "up": "▲ ", "down": "▼ "}[cell.tone] + cell.text
 
 
@@ -307,7 +315,7 @@ def _cells(row: Sequence[str | Cell] | Row) -> Sequence[str | Cell]:
 
 
 def _left_columns(columns: Sequence[str], rows: Sequence[Sequence[str | Cell] | Row]) -> list[bool]:
-    """For each column whether it holds words: these stand left, numbers right."""
+    """For each column, whether it holds words and is left-aligned; numbers are right-aligned."""
     left = [True, *[False] * (len(columns) - 1)]
     for row in rows:
         for index, cell in enumerate(_cells(row)):

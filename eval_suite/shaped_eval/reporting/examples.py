@@ -1,7 +1,6 @@
-"""Samples to read: some of each kind of outcome, chosen by a hash of their ids, so that nobody
-picked them.
+"""Samples to read: some of each kind of outcome, chosen by a hash of their ids, not by a person.
 
-The files are read row by row; of the completions only those chosen are kept, shortened.
+The files are read row by row. Only the chosen completions are kept, and these are shortened.
 """
 
 from __future__ import annotations
@@ -17,7 +16,7 @@ from shaped_eval.records import read_jsonl
 from shaped_eval.reporting.document import Block, Code, Details, Heading, Text
 from shaped_eval.untrusted.texts import shorten
 
-# kind -> what it is called; a sample is of the first kind in which it is chosen
+# kind -> its label; a sample that qualifies for several kinds is shown as the first one
 KINDS = {
     "pass": "right",
     "fail": "wrong",
@@ -26,18 +25,19 @@ KINDS = {
     "unparsed": "unparsed",
     "length": "truncated",
 }
-HEAD_CHARACTERS, TAIL_CHARACTERS = 2400, 1600
+HEAD_CHARACTERS = 2400
+TAIL_CHARACTERS = 1600
 PROMPT_CHARACTERS = 1600
 _GOLD_CHARACTERS = 400
 _WHOLE_LINES = re.compile(r"(?s:.*)(?:\n|: )|")
-_SHARED_CHARACTERS = 200  # a common beginning up to so long is shown
+_SHARED_CHARACTERS = 200  # a shared beginning of prompts up to this length is shown
 
 Key = tuple[str, int]
 
 
 @dataclass(frozen=True)
 class Example:
-    """One sample with its problem; texts are shortened."""
+    """One sample with its problem. Texts are shortened."""
 
     kind: str
     key: Key
@@ -53,7 +53,7 @@ class Example:
 def choose_examples(folder: str | Path, per_kind: int) -> dict[str, list[Example]]:
     """Benchmark → examples, up to `per_kind` of each kind, in the order of `KINDS`.
 
-    A run that was not complete would be refused before; rows without a problem are passed over.
+    Rows without a problem are skipped: incomplete runs are refused before this is called.
     """
     folder = Path(folder)
     benchmark_of = {
@@ -72,7 +72,7 @@ def choose_examples(folder: str | Path, per_kind: int) -> dict[str, list[Example
             texts[key] = _short_sample(row)
         elif row["finish_reason"] == "length" and key[0] in benchmark_of:
             group = (benchmark_of[key[0]], "length")
-            if cut.wants(group, key):
+            if cut.would_keep(group, key):
                 cut.offer(group, key, _short_sample(row))
     for (_, kind), key, text in cut.kept():
         chosen[key], texts[key] = kind, text
@@ -83,7 +83,7 @@ def choose_examples(folder: str | Path, per_kind: int) -> dict[str, list[Example
 
 
 def example_blocks(folder: str | Path, per_kind: int, label: str = "") -> list[Block]:
-    """A heading for each benchmark, `label` before its name, and its examples, folded."""
+    """A heading for each benchmark, preceded by `label`, and its examples, folded."""
     blocks: list[Block] = []
     for benchmark, examples in choose_examples(folder, per_kind).items():
         blocks.append(Heading(f"{label}{benchmark}", 3))
@@ -92,18 +92,20 @@ def example_blocks(folder: str | Path, per_kind: int, label: str = "") -> list[B
 
 
 def prompt_text(prompt: Any) -> str:
-    """A prompt as text; a chat message by message."""
+    """A prompt as text; a chat is written message by message."""
     if isinstance(prompt, list):
         return "\n\n".join(f"{message.get('role')}: {message.get('content')}" for message in prompt)
     return str(prompt)
 
 
 def common_start(prompts: Iterable[tuple[str, str]]) -> dict[str, str]:
-    """Benchmark → what all its prompts begin with, up to the end of a line or a colon: its worked
-    examples.
+    """Benchmark → the common beginning of its prompts: usually its worked examples.
+
+    The beginning ends at the end of a line or at a colon. It is empty for a benchmark of one
+    problem.
 
     Args:
-        prompts: (benchmark, prompt) of each problem. Empty for a benchmark of one problem.
+        prompts: (benchmark, prompt) of each problem.
     """
     starts: dict[str, str] = {}
     alone: set[str] = set()
@@ -114,24 +116,24 @@ def common_start(prompts: Iterable[tuple[str, str]]) -> dict[str, str]:
             pairs = enumerate(zip(start, prompt, strict=False))
             starts[name] = next((start[:index] for index, (a, b) in pairs if a != b), prompt)
     return {
-        name: "" if name in alone else _WHOLE_LINES.match(start)[0]
+        name: "" if name in alone else _WHOLE_LINES.match(start)[0]  # type: ignore[index]
         for name, start in starts.items()
-    }  # type: ignore[index]
+    }
 
 
 class _Lowest:
-    """For each group the few items whose keys have the lowest hashes."""
+    """Keeps, for each group, the `count` items whose keys have the lowest hashes."""
 
     def __init__(self, count: int) -> None:
         self._count = count
         self._groups: dict[tuple[str, str], list[tuple[int, Key, Any]]] = {}
 
-    def wants(self, group: tuple[str, str], key: Key) -> bool:
+    def would_keep(self, group: tuple[str, str], key: Key) -> bool:
         kept = self._groups.get(group, [])
         return len(kept) < self._count or (_rank(key), key) < kept[-1][:2]
 
     def offer(self, group: tuple[str, str], key: Key, item: Any = None) -> None:
-        if self.wants(group, key):
+        if self.would_keep(group, key):
             kept = self._groups.setdefault(group, [])
             kept.append((_rank(key), key, item))
             kept.sort(key=lambda each: each[:2])
@@ -160,8 +162,7 @@ def _short_sample(row: Mapping[str, Any]) -> dict[str, Any]:
 def _complete(
     folder: Path, benchmark_of: Mapping[str, str], examples: dict[Key, Example]
 ) -> dict[str, list[Example]]:
-    """Examples by benchmark, with answers from the verdicts, prompts and golds from the
-    problems."""
+    """Examples by benchmark, completed by answers from the verdicts and texts from the problems."""
     for row in read_jsonl(folder / "verdicts.jsonl"):
         key = _key(row)
         if key in examples:
@@ -182,7 +183,8 @@ def _complete(
     for key, example in sorted(
         examples.items(), key=lambda item: (order.index(item[1].kind), _rank(item[0]), item[0])
     ):
-        name, row = benchmark_of[key[0]], problems[key[0]]
+        name = benchmark_of[key[0]]
+        row = problems[key[0]]
         prompt = _short_prompt(prompt_text(row["prompt"]), len(starts[name]))
         gold = shorten(str(row["gold"]), _GOLD_CHARACTERS, 0)
         by_benchmark[name].append(replace(example, prompt=prompt, gold=gold))
@@ -190,13 +192,13 @@ def _complete(
 
 
 def _short_prompt(prompt: str, shared: int) -> str:
-    """The prompt without its first `shared` characters, which every prompt of the benchmark begins
-    with."""
+    """The prompt, shortened, without the first `shared` characters if these are many."""
     own = shorten(prompt[shared:], 0, PROMPT_CHARACTERS).lstrip("\n")
     if shared <= _SHARED_CHARACTERS:
         return shorten(prompt, 0, PROMPT_CHARACTERS).lstrip("\n")
     return (
-        f"[… the first {shared:,} characters are those of every prompt of this benchmark …]\n{own}"
+        f"[… the first {shared:,} characters are the same in every prompt of this benchmark "
+        f"…]\n{own}"
     )
 
 

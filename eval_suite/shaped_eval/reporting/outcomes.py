@@ -1,8 +1,8 @@
-"""What a run's files say of each problem: counts of passes, the vote, and how samples ended.
+"""Outcomes of each problem of a run: counts of passes, votes, and how samples ended.
 
-P problems, M = n samples per problem: the run's n, or a benchmark's own, its problems'
-``meta["n"]``. Files are read row by row; neither completions nor rows are kept, only a byte a
-sample and each problem's distinct answers.
+Letters: P problems, M = n samples per problem. n is the run's, or a benchmark's own, given as
+``meta["n"]`` of its problems. Files are read row by row. Neither completions nor rows are kept:
+only a byte per sample, and the distinct answers to each problem.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from shaped_eval.records import Problem, Sample, Status, Verdict, read_jsonl
 from shaped_eval.statistics import Ballot, Values, cons
 from shaped_eval.untrusted.rows import Row, check_field, is_count, read_object, row_of
 
-MAX_SAMPLES = 10_000_000  # of a problem
+MAX_SAMPLES = 10_000_000  # per problem
 NUMBER_OF_SAMPLES = f"a whole number from 1 to {MAX_SAMPLES:,}"
 STATUSES: tuple[Status, ...] = get_args(Status)
 
@@ -32,13 +32,14 @@ STATUSES: tuple[Status, ...] = get_args(Status)
 class Outcomes:
     """One benchmark of one run.
 
-    passes_P, ballots_P: of `problem_ids`, how many of the n samples pass, and who votes for what.
-    statuses: how many verdicts have each status. truncated: how many samples the token limit cut.
-        accuracy: what a
-    pass means where there are several ways (``acc``, ``acc_norm``, ``exact match``). drawn: samples
-    are drawn at random by the run's settings; else they are greedy, or options chosen by
-    likelihood. tasks_P: a hash of each problem's gold and grader. votes: the grader's answers can
-    be voted on. truncated and tokens are None for answers from elsewhere, of which it is not known.
+    passes_P: the number of samples that pass, for each problem of `problem_ids`. ballots_P: the
+    votes of each problem. statuses: the number of verdicts with each status. truncated: the number
+    of samples that the token limit cut. tokens: the number of generated tokens. Both are None for
+    answers that were not sampled here, where they are not known. accuracy: the meaning of a pass
+    where there are several (``acc``, ``acc_norm``, ``exact match``). drawn: whether samples are
+    drawn at random by the run's settings; otherwise they are greedy, or options chosen by
+    likelihood. votes: whether the grader's answers can be voted on. tasks_P: a hash of each
+    problem's gold and grader.
     """
 
     benchmark: str
@@ -57,7 +58,7 @@ class Outcomes:
 
     @property
     def votes_P(self) -> Values:
-        """The majority vote of each problem in 0–1."""
+        """The value of the majority vote for each problem, in 0–1."""
         return np.array([cons(ballot) for ballot in self.ballots_P])
 
     @property
@@ -67,11 +68,11 @@ class Outcomes:
 
 @dataclass
 class _Tally:
-    """What is seen of one problem.
+    """What has been read of one problem.
 
-    sampled, graded: at sample_index, is it there; its status as index in STATUSES, from 1. rivals:
-        votes of each
-    answer that is not gold's. meta: of the problem, what the benchmark's numbers need.
+    sampled: a byte per sample_index, 1 where there is a sample. graded: a byte per sample_index,
+    the verdict's status as an index in STATUSES counted from 1. rivals: the votes for each answer
+    other than gold. meta: the fields of the problem's `meta` that the benchmark's numbers need.
     """
 
     benchmark: str
@@ -91,19 +92,20 @@ def read_record(folder: str | Path) -> dict[str, Any]:
     """``run.json`` of the run: its model, settings and versions.
 
     Raises:
-        UserError: the folder holds no run, or a damaged one.
+        UserError: the folder holds no run, or run.json is damaged.
     """
     path = Path(folder) / "run.json"
     if not path.is_file():
         raise UserError(
-            f"{str(folder)!r} is no folder of a run: it has no run.json; make one with sample or grade"
+            f"{str(folder)!r} is not a run's folder: it has no run.json; create a run with the "
+            "command sample or grade"
         )
     return read_object(path, _check_record)
 
 
 @dataclass
 class _Record:
-    """The fields of run.json that are read; there are others."""
+    """The fields of run.json that are read. The file has others."""
 
     settings: dict[str, Any]
     model: str | None = None
@@ -128,8 +130,8 @@ def read_outcomes(folder: str | Path) -> dict[str, Outcomes]:
     """Benchmark → outcomes, from problems.jsonl, samples.jsonl and verdicts.jsonl.
 
     Raises:
-        UserError: a problem without exactly n samples and n verdicts, rows that belong to no
-            problem, or a file that is not there, each with how to complete the run.
+        UserError: a problem has not exactly n samples and n verdicts, a row belongs to no problem,
+            or a file is missing. The message says how to complete the run.
     """
     folder = Path(folder)
     settings = read_record(folder)["settings"]
@@ -138,7 +140,8 @@ def read_outcomes(folder: str | Path) -> dict[str, Outcomes]:
     for problem in _rows(folder / "problems.jsonl", _problem, "sample"):
         if problem.problem_id in tallies:
             raise UserError(
-                f"{folder / 'problems.jsonl'}: {problem.problem_id!r} is there twice: use another folder"
+                f"{folder / 'problems.jsonl'}: {problem.problem_id!r} occurs twice: use another "
+                "folder"
             )
         tallies[problem.problem_id] = _empty(problem, n)
     for sample in _rows(folder / "samples.jsonl", Sample, "sample"):
@@ -147,7 +150,7 @@ def read_outcomes(folder: str | Path) -> dict[str, Outcomes]:
             raise _twice(
                 sample,
                 folder / "samples.jsonl",
-                "repeat the sample command, which redoes that chunk",
+                "repeat the sample command, which samples that chunk again",
             )
         tally.sampled[sample.sample_index] = 1
         tally.truncated += sample.finish_reason == "length"
@@ -156,7 +159,9 @@ def read_outcomes(folder: str | Path) -> dict[str, Outcomes]:
         tally = _tally(tallies, verdict, folder / "verdicts.jsonl")
         if tally.graded[verdict.sample_index]:
             raise _twice(
-                verdict, folder / "verdicts.jsonl", "repeat the grade command, which keeps one"
+                verdict,
+                folder / "verdicts.jsonl",
+                "repeat the grade command, which keeps one verdict",
             )
         tally.graded[verdict.sample_index] = STATUSES.index(verdict.status) + 1
         if verdict.status != "pass" and verdict.answer is not None:
@@ -173,13 +178,13 @@ def read_outcomes(folder: str | Path) -> dict[str, Outcomes]:
 def _rows(path: Path, row_type: Callable[..., Row], command: str) -> Iterator[Row]:
     if not path.exists():
         raise UserError(
-            f"{str(path)!r} does not exist: complete the run with the command {command}"
+            f"{str(path)!r} does not exist: complete the run with the command `{command}`"
         )
     return read_jsonl(path, row_type)
 
 
 def _problem(values: dict[str, Any]) -> Problem:
-    """A row of problems.jsonl, with what is read of its `meta`."""
+    """A row of problems.jsonl, with the fields of its `meta` that are read checked."""
     problem = row_of(Problem, values)
     if "n" in problem.meta:
         check_field("n", problem.meta["n"], _is_number_of_samples, NUMBER_OF_SAMPLES)
@@ -192,7 +197,8 @@ def _problem(values: dict[str, Any]) -> Problem:
 
 def _empty(problem: Problem, n: int) -> _Tally:
     meta = {key: value for key, value in problem.meta.items() if key in ("n", "metric", "decoding")}
-    meta["grader"], meta["task"] = problem.grader, stable_hash([problem.gold, problem.grader])
+    meta["grader"] = problem.grader
+    meta["task"] = stable_hash([problem.gold, problem.grader])
     n = meta.get("n", n)
     return _Tally(problem.benchmark, bytearray(n), bytearray(n), meta)
 
@@ -202,16 +208,16 @@ def _tally(tallies: dict[str, _Tally], row: Sample | Verdict, path: Path) -> _Ta
     if tally is None or not 0 <= row.sample_index < len(tally.sampled):
         n = "no such problem" if tally is None else f"n={len(tally.sampled)}"
         raise UserError(
-            f"{path}: sample {row.sample_index} of {row.problem_id!r} is not of this run ({n}): the "
-            "folder mixes two runs; sample into another --out"
+            f"{path}: sample {row.sample_index} of {row.problem_id!r} does not belong to this run "
+            f"({n}): the folder mixes two runs; sample into another --out"
         )
     return tally
 
 
 def _twice(row: Sample | Verdict, path: Path, remedy: str) -> UserError:
     return UserError(
-        f"{path}: sample {row.sample_index} of {row.problem_id!r} is there twice, as after two "
-        f"commands at once: {remedy}"
+        f"{path}: sample {row.sample_index} of {row.problem_id!r} occurs twice, as happens when "
+        f"two commands run at once: {remedy}"
     )
 
 
@@ -222,12 +228,13 @@ def _check_complete(tallies: dict[str, _Tally], folder: Path) -> None:
         graded = n - tally.graded.count(0)
         if sampled != n:
             raise UserError(
-                f"{problem_id} has {sampled} of n={n} samples: repeat the sample command of {str(folder)!r}, "
-                "which completes them, then grade"
+                f"{problem_id} has {sampled} of n={n} samples: repeat the sample command of "
+                f"{str(folder)!r}, which completes them, then grade the run"
             )
         if graded != n:
             raise UserError(
-                f"{problem_id} has {graded} of n={n} verdicts: complete them with `shaped-trl grade {folder}`"
+                f"{problem_id} has {graded} of n={n} verdicts: complete them with `shaped-trl "
+                f"grade {folder}`"
             )
 
 
@@ -237,7 +244,8 @@ def _outcomes(benchmark: str, tallies: dict[str, _Tally], sampled_here: bool) ->
     n = len(first.sampled)
     if any(len(tally.sampled) != n for tally in chosen.values()):
         raise UserError(
-            f"{benchmark}: its problems have different numbers of samples: sample into another --out"
+            f"{benchmark}: the problems have different numbers of samples: sample into another "
+            "--out"
         )
     passes = [tally.count("pass") for tally in chosen.values()]
     return Outcomes(

@@ -1,4 +1,4 @@
-"""Figures of a report, without global state; equal data give equal bytes."""
+"""Figures of a report. They use no global state, and equal data give equal bytes."""
 
 from __future__ import annotations
 
@@ -15,18 +15,21 @@ from matplotlib.ticker import FuncFormatter, MaxNLocator, PercentFormatter, StrM
 
 from shaped_eval.votes import Values
 
-# Okabe and Ito: told apart with any kind of colour vision.
+# Okabe and Ito's palette, which can be told apart with any kind of colour vision.
 _COLOURS = ("#000000", "#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#999999")
 _STYLES = ("-", "--", ":", "-.")
 _UP, _DOWN, _SAME = "#0072B2", "#D55E00", "#8a8a8a"
-STRIP_CELLS = 600  # a strip has about so many pixels
+STRIP_CELLS = 600  # about the width of the heat map in pixels
 _LABEL_CHARACTERS = 24
 _NUMBERED_SPOTS = 12
 
 
 def plot_pass_at_k(panels: Mapping[str, Mapping[str, Mapping[int, Mapping[str, Any]]]]) -> Figure:
-    """A panel for each title: title → label → k → {"value", "low", "high"}, in 0–1, low to high the
-    band."""
+    """Pass@k over k, in one panel for each title.
+
+    Args:
+        panels: title → label → k → {"value", "low", "high"}, in 0–1; low to high is the band.
+    """
     columns = min(len(panels), 2)
     rows = math.ceil(len(panels) / columns)
     figure = Figure(figsize=(4.8 * columns, 3.4 * rows), layout="constrained")
@@ -55,17 +58,19 @@ def plot_pass_at_k(panels: Mapping[str, Mapping[str, Mapping[int, Mapping[str, A
         axis.yaxis.set_major_formatter(PercentFormatter(1, symbol=None))
         axis.set(xlabel="k", ylabel="Pass@k, %", ylim=(0, 1.02))
         axis.set_title(_plain(title))
-        _calm(axis)
+        _style_axis(axis)
         axis.legend(fontsize="small", frameon=False)
     return figure
 
 
 def plot_solve_rates(title: str, rates: Mapping[str, Values]) -> Figure:
-    """Problems × runs as a heat map: label → share of samples that pass, for each problem in one
-    order [P].
+    """Heat map of problems × runs.
 
     Columns are the problems from the hardest to the easiest by their mean over the runs, so that no
     run is favoured. Beyond `STRIP_CELLS` problems a column is the mean of neighbours.
+
+    Args:
+        rates: label → share of samples that pass for each problem [P], all in the same order.
     """
     grid = np.array([np.asarray(rates_P, dtype=np.float64) for rates_P in rates.values()])
     grid = grid[:, np.argsort(grid.mean(axis=0), kind="stable")]
@@ -103,8 +108,7 @@ def plot_solve_rates(title: str, rates: Mapping[str, Values]) -> Figure:
 
 
 def plot_flips(title: str, labels: tuple[str, str], a_P: Values, b_P: Values) -> Figure:
-    """Solve rates of two runs on the same problems; the area of a dot says how many problems lie
-    there."""
+    """Solve rates of two runs on the same problems; the area of a dot is the number of problems."""
     spots, counts = np.unique(np.stack([a_P, b_P], axis=1), axis=0, return_counts=True)
     colours = [_SAME if a == b else _UP if b > a else _DOWN for a, b in spots]
     figure = Figure(figsize=(4.8, 4.5), layout="constrained")
@@ -131,13 +135,16 @@ def plot_flips(title: str, labels: tuple[str, str], a_P: Values, b_P: Values) ->
     axis.set_title(_plain(f"{title}: {better:,} better, {worse:,} worse"))
     for each in (axis.xaxis, axis.yaxis):
         each.set_major_formatter(PercentFormatter(1, symbol=None))
-    _calm(axis)
+    _style_axis(axis)
     return figure
 
 
 def plot_differences(rows: Mapping[str, Mapping[str, Mapping[str, float]]], title: str) -> Figure:
-    """Dots with their 95% intervals: row → label → {"value", "low", "high"} in 0–1, drawn as
-    points."""
+    """Dots with their 95% intervals.
+
+    Args:
+        rows: row → label → {"value", "low", "high"} in 0–1, drawn in percentage points.
+    """
     labels = list(dict.fromkeys(label for each in rows.values() for label in each))
     figure = Figure(
         figsize=(4.8, 1.1 + (0.16 + 0.16 * len(labels)) * len(rows)), layout="constrained"
@@ -156,23 +163,34 @@ def plot_differences(rows: Mapping[str, Mapping[str, Mapping[str, float]]], titl
             np.array([100 * one[end] for one in found]) for end in ("value", "low", "high")
         )
         axis.errorbar(
-            value, places, xerr=np.stack([value - low, high - value]), fmt="o", markersize=4, color=colour,
-            elinewidth=1.4, capsize=0, label=_short(label),
-        )  # fmt: skip
+            value,
+            places,
+            xerr=np.stack([value - low, high - value]),
+            fmt="o",
+            markersize=4,
+            color=colour,
+            elinewidth=1.4,
+            capsize=0,
+            label=_short(label),
+        )
     axis.axvline(0, color="#666666", linewidth=1)
     axis.set_yticks(range(len(rows)), [_short(name) for name in rows], fontsize="small")
     axis.set_ylim(len(rows) - 0.4, -0.6)
     axis.set_xlabel("percentage points", fontsize="small")
     axis.set_title(_plain(title), fontsize="medium")
-    _calm(axis)
+    _style_axis(axis)
     if len(labels) > 1:
         figure.legend(fontsize="small", frameon=False, loc="outside lower center", ncols=2)
     return figure
 
 
 def plot_over_steps(title: str, curves: Mapping[str, Sequence[Mapping[str, Any]]]) -> Figure:
-    """Metrics over training: label → rows with "step", "value", "low" and "high", in 0–1, low to
-    high the band."""
+    """Metrics over the steps of training.
+
+    Args:
+        curves: label → rows with "step", "value", "low" and "high", in 0–1; low to high is the
+            band.
+    """
     figure = Figure(figsize=(7.2, 4.2), layout="constrained")
     axis = figure.subplots()
     for index, (label, rows) in enumerate(curves.items()):
@@ -189,7 +207,7 @@ def plot_over_steps(title: str, curves: Mapping[str, Sequence[Mapping[str, Any]]
     axis.yaxis.set_major_formatter(PercentFormatter(1, symbol=None))
     axis.set(xlabel="step", ylabel="%", ylim=(0, 1.02))
     axis.set_title(_plain(title))
-    _calm(axis)
+    _style_axis(axis)
     axis.legend(fontsize="small", frameon=False)
     return figure
 
@@ -197,23 +215,23 @@ def plot_over_steps(title: str, curves: Mapping[str, Sequence[Mapping[str, Any]]
 def to_png(figure: Figure) -> bytes:
     """The figure as PNG."""
     buffer = io.BytesIO()
-    with warnings.catch_warnings():  # a name in a script that the font lacks is drawn as boxes
+    with warnings.catch_warnings():  # characters that the font lacks are drawn as boxes
         warnings.filterwarnings("ignore", message="Glyph .* missing from", category=UserWarning)
         figure.savefig(buffer, format="png", dpi=144)
     return buffer.getvalue()
 
 
-def _calm(axis: Axes) -> None:
+def _style_axis(axis: Axes) -> None:
     axis.grid(alpha=0.25)
     axis.set_axisbelow(True)
     axis.spines[["top", "right"]].set_visible(False)
 
 
 def _plain(text: str) -> str:
-    """No mathematics in names: a dollar is a dollar."""
+    """Escape dollar signs, which would start mathematics in matplotlib."""
     return text.replace("$", r"\$")
 
 
 def _short(text: str) -> str:
-    """The end of a long label, where labels differ."""
+    """Shorten a long label to its end, where labels differ."""
     return _plain(text if len(text) <= _LABEL_CHARACTERS else "…" + text[1 - _LABEL_CHARACTERS :])

@@ -1,7 +1,6 @@
-"""Outcomes to numbers: the entries of results.json, values per problem for pairing, and averages of
-a group.
+"""From outcomes to numbers: entries of results.json, values per problem, and averages of groups.
 
-P problems, n samples per problem. Values are in 0–1.
+Letters: P problems, n samples per problem. Values are in 0–1.
 """
 
 from __future__ import annotations
@@ -28,24 +27,23 @@ from shaped_eval.statistics import (
 )
 from shaped_eval.votes import Values
 
-# The paper's groups, then what stands beside its 19 benchmarks.
+# The paper's groups, then benchmarks beyond its 19.
 GROUPS: dict[str, tuple[str, ...]] = {
     **suites.GROUPS,
     "more math": ("amc23", "aime24", "aime25", "math", "running_sums"),
     "more code": ("humaneval", "mbpp"),
 }
 OTHER = "other"
-# Benchmarks made of another one's problems: their errors are not independent.
-_MADE_OF = {"humanevalplus": "humaneval", "mbppplus": "mbpp", "mmlu_pro": "mmlu"}
+# Benchmarks derived from another one's problems: their errors are not independent.
+_DERIVED_FROM = {"humanevalplus": "humaneval", "mbppplus": "mbpp", "mmlu_pro": "mmlu"}
 
 
 @dataclass(frozen=True)
-class Run:
+class GradedRun:
     """A graded run.
 
-    label: short, and no other run's. results: what results.json holds, benchmark → entry. values:
-        benchmark →
-    metric → value of each problem [P].
+    label: short and unique among the runs that are reported together. results: the content of
+    results.json, benchmark → entry. values: benchmark → metric → value of each problem [P].
     """
 
     label: str
@@ -60,11 +58,14 @@ class Run:
         return is_greedy(self.record)
 
 
-def read_runs(folders: Sequence[str | Path], pass_at: Sequence[int] | None = None) -> list[Run]:
+def read_runs(
+    folders: Sequence[str | Path], pass_at: Sequence[int] | None = None
+) -> list[GradedRun]:
     """The runs of `folders`, in order.
 
     Raises:
-        UserError: a folder is given twice, holds no complete run, or has no n that allows every k.
+        UserError: a folder is given twice, holds no complete run, or has fewer samples than a k
+            needs.
     """
     counts = Counter(Path(folder).resolve() for folder in folders)
     twice = [folder for folder in folders if counts[Path(folder).resolve()] > 1]
@@ -77,10 +78,10 @@ def read_runs(folders: Sequence[str | Path], pass_at: Sequence[int] | None = Non
 
 
 def parse_pass_at(text: str | None, n: int | None = None) -> list[int] | None:
-    """``"1,8,64"`` as [1, 8, 64]; None stays None (powers of two up to n).
+    """``"1,8,64"`` as [1, 8, 64]; None stays None, which means powers of two up to n.
 
     Raises:
-        UserError: not whole numbers from 1, or above `n` samples, where `n` is given.
+        UserError: a k is not a whole number from 1 or, where `n` is given, is above `n` samples.
     """
     if text is None:
         return None
@@ -88,7 +89,8 @@ def parse_pass_at(text: str | None, n: int | None = None) -> list[int] | None:
     for part in str(text).split(","):
         if not part.strip().isdecimal() or int(part) < 1:
             raise UserError(
-                f"pass_at={text!r}: {part!r} is no k; give whole numbers from 1, such as 1,8,64"
+                f"pass_at={text!r}: {part!r} is not a valid k; give whole numbers from 1, such as "
+                "1,8,64"
             )
         ks.append(int(part))
     if n is not None:
@@ -102,10 +104,10 @@ def default_pass_at(n: int) -> list[int]:
 
 
 def metric_values(outcomes: Outcomes, pass_at: Sequence[int]) -> dict[str, Values]:
-    """Metric → value of each problem [P]: ``pass@k``, ``avg@n``, and where answers can be voted on
-    ``maj@k`` for 1 < k < n and ``cons@n``.
+    """Metric → value of each problem [P].
 
-    What is added here is in every table.
+    The metrics are ``pass@k``, ``avg@n`` and, where answers can be voted on, ``maj@k`` for 1 < k <
+    n and ``cons@n``. A metric that is added here appears in every table.
     """
     n = outcomes.n
     values = {f"pass@{k}": pass_at_k(outcomes.passes_P, n, k) for k in pass_at}
@@ -119,12 +121,11 @@ def metric_values(outcomes: Outcomes, pass_at: Sequence[int]) -> dict[str, Value
 def benchmark_results(
     outcomes: Outcomes, values: Mapping[str, Values], greedy: bool = False
 ) -> dict[str, Any]:
-    """The entry of one benchmark in results.json, of its `metric_values`.
+    """The entry of one benchmark in results.json, from its `metric_values`.
 
-    `sampling_se` is null for greedy decoding, which draws nothing. ``accuracy`` is there where a
-    pass can mean several
-    things: ``acc``, ``acc_norm`` or ``exact match``. `truncated` is null for answers from
-        elsewhere.
+    `sampling_se` is null for greedy decoding, where nothing is drawn. ``accuracy`` is present where
+    a pass can mean several things: ``acc``, ``acc_norm`` or ``exact match``. `truncated` is null
+    for answers that were not sampled here.
     """
     total = outcomes.num_samples
     greedy = greedy or not outcomes.drawn
@@ -150,8 +151,7 @@ def _sampling_error(outcomes: Outcomes, metric: str) -> float:
 
 
 def find_metric(entry: Mapping[str, Any], metric: str) -> dict[str, Any] | None:
-    """The metric of a benchmark's entry, None where it has none; ``avg@n`` stands for the entry's
-    own n."""
+    """The metric in a benchmark's entry, or None; ``avg@n`` means avg at the entry's own n."""
     return entry["metrics"].get(f"{metric[:-1]}{entry['n']}" if metric.endswith("@n") else metric)
 
 
@@ -162,10 +162,10 @@ def is_greedy(record: Mapping[str, Any]) -> bool:
 def average(intervals: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
     """The mean over benchmarks, each counted once, of values or differences with their intervals.
 
-    The interval is recovered from the benchmarks' own (MOVER: Zou and Donner 2008, Statistics in
-    Medicine 27): independent deviations add in squares, on each side of the value for itself.
-    Benchmarks that share their problems are taken to deviate together. `sampling_se` likewise; null
-    where one has none.
+    The interval is computed from the benchmarks' own intervals (MOVER: Zou and Donner 2008,
+    Statistics in Medicine 27): independent deviations add in squares, separately below and above
+    the value. Benchmarks that share their problems are assumed to deviate together. `sampling_se`
+    is combined likewise; it is null where a benchmark has none.
 
     Args:
         intervals: benchmark → ``{"value", "low", "high", "sampling_se"?}``; at least one.
@@ -185,14 +185,13 @@ def average(intervals: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
 def _combined(deviations: Mapping[str, float]) -> float:
     families: dict[str, float] = {}
     for name, deviation in deviations.items():
-        family = _MADE_OF.get(name, name)
+        family = _DERIVED_FROM.get(name, name)
         families[family] = families.get(family, 0.0) + deviation
     return math.sqrt(sum(deviation**2 for deviation in families.values()))
 
 
 def grouped(names: Iterable[str]) -> dict[str, list[str]]:
-    """Group → those of `names` in it, in the order of `GROUPS`; what is in none of them is in
-    ``other``."""
+    """Group → its members among `names`, in the order of `GROUPS`; all others are in ``other``."""
     names = list(dict.fromkeys(names))
     groups = {
         group: [name for name in members if name in names] for group, members in GROUPS.items()
@@ -203,16 +202,16 @@ def grouped(names: Iterable[str]) -> dict[str, list[str]]:
 
 
 def in_order(names: Iterable[str]) -> list[str]:
-    """Benchmarks as tables and pictures have them: group by group."""
+    """Benchmarks in the order of tables and pictures: group by group."""
     return [name for members in grouped(names).values() for name in members]
 
 
 def results_text(results: Mapping[str, Any]) -> str:
-    """What results.json holds."""
+    """The text of results.json."""
     return json.dumps(results, indent=2, ensure_ascii=False) + "\n"
 
 
-def _read_run(folder: str | Path, label: str, pass_at: Sequence[int] | None) -> Run:
+def _read_run(folder: str | Path, label: str, pass_at: Sequence[int] | None) -> GradedRun:
     record = read_record(folder)
     if pass_at is not None:
         _check_pass_at(pass_at, record["settings"]["n"])
@@ -220,7 +219,7 @@ def _read_run(folder: str | Path, label: str, pass_at: Sequence[int] | None) -> 
     if not outcomes:
         raise UserError(f"{str(folder)!r} has no problems: sample into another --out")
     values = {}
-    # a benchmark may have fewer samples than the run, by its nature
+    # some benchmarks define their own, smaller number of samples
     for name, one in outcomes.items():
         ks = (
             default_pass_at(one.n)
@@ -232,19 +231,20 @@ def _read_run(folder: str | Path, label: str, pass_at: Sequence[int] | None) -> 
         name: benchmark_results(one, values[name], is_greedy(record))
         for name, one in outcomes.items()
     }
-    return Run(label, Path(folder), record, outcomes, values, results)
+    return GradedRun(label, Path(folder), record, outcomes, values, results)
 
 
 def _check_pass_at(ks: Sequence[int], n: int) -> None:
     for k in ks:
         if not 1 <= k <= n:
             raise UserError(
-                f"pass_at={k}: the run has n={n} samples a problem; choose k from 1 to {n}, or sample more"
+                f"pass_at={k}: the run has n={n} samples per problem; choose k from 1 to {n}, or "
+                "sample more"
             )
 
 
 def _labels(places: Sequence[Path]) -> list[str]:
-    """The shortest ends of the paths that tell them apart: mostly their folders' names."""
+    """The shortest path endings that are distinct: usually the folders' names."""
     longest = max(len(place.parts) for place in places)
     for length in range(1, longest + 1):
         labels = ["/".join(place.parts[-length:]) for place in places]

@@ -1,5 +1,4 @@
-"""The tables of a report: benchmarks by group with their averages, differences to the first run,
-all metrics."""
+"""The tables of a report: benchmarks with averages, differences to the first run, all metrics."""
 
 from __future__ import annotations
 
@@ -9,7 +8,7 @@ from typing import Any, Literal
 from shaped_eval.benchmarks import suites
 from shaped_eval.reporting.document import Block, Cell, Details, Items, Row, Table
 from shaped_eval.reporting.outcomes import Outcomes
-from shaped_eval.reporting.results import Run, average, find_metric, grouped
+from shaped_eval.reporting.results import GradedRun, average, find_metric, grouped
 
 NONE = "–"
 _STATUSES = ("pass", "fail", "unparsed", "timeout", "error")
@@ -24,14 +23,14 @@ def percent(share: float | None) -> str:
 
 
 def rate(share: float | None) -> str:
-    """As `percent`, with the sign, and what is not quite none is not rounded to none."""
+    """As `percent`, with the percent sign; a small share that is not 0 is shown as ``<0.1%``."""
     if share is None:
         return NONE
     return "<0.1%" if 0 < share < 0.0005 else f"{100 * share:.1f}%"
 
 
 def signed(share: float) -> str:
-    """A difference in percentage points with its sign; what rounds to none has no sign."""
+    """A difference in percentage points with its sign; a value that rounds to 0 has no sign."""
     return "0.0" if abs(share) < 0.0005 else f"{100 * share:+.1f}"
 
 
@@ -41,24 +40,25 @@ def p_text(p_value: float) -> str:
 
 
 def is_significant(difference: Difference) -> bool:
-    """Interval on one side of 0 and, where there is one, a p-value below 0.05."""
+    """Whether the interval excludes 0 and the p-value, where there is one, is below 0.05."""
     one_side = difference["low"] > 0 or difference["high"] < 0
     return one_side and difference.get("p_value", 0.0) < 0.05
 
 
-def headline_metrics(runs: Sequence[Run], pass_at: Sequence[int] | None) -> list[str]:
-    """The metrics of the main tables: ``avg@n``, ``cons@n`` and some pass@k, where a benchmark has
-    them.
+def headline_metrics(runs: Sequence[GradedRun], pass_at: Sequence[int] | None) -> list[str]:
+    """The metrics of the main tables: ``avg@n``, ``cons@n`` and some pass@k, where available.
 
-    k: those asked for, else the largest that is estimated most and a small one, a power of two near
-        its root.
+    The k are those in `pass_at`. By default they are the largest k that is available, and a small
+    one: a power of two near its square root.
     """
     ks = [k for name in _names(runs) for k in _shared_k(runs, name)]
-    most = max(ks, default=1)
-    wanted = (
-        pass_at if pass_at is not None else sorted({1 << (most.bit_length() // 2), most} & set(ks))
+    largest = max(ks, default=1)
+    chosen = (
+        pass_at
+        if pass_at is not None
+        else sorted({1 << (largest.bit_length() // 2), largest} & set(ks))
     )
-    metrics = ["avg@n", *(f"pass@{k}" for k in wanted if k > 1)]
+    metrics = ["avg@n", *(f"pass@{k}" for k in chosen if k > 1)]
     metrics += (
         ["cons@n"] if any(entry["n"] > 1 for run in runs for entry in run.results.values()) else []
     )
@@ -69,7 +69,7 @@ def headline_metrics(runs: Sequence[Run], pass_at: Sequence[int] | None) -> list
     ]
 
 
-def _shared_k(runs: Sequence[Run], name: str) -> set[int]:
+def _shared_k(runs: Sequence[GradedRun], name: str) -> set[int]:
     """The k of pass@k that every run with this benchmark has."""
     keys = [set(run.results[name]["metrics"]) for run in runs if name in run.results]
     return {
@@ -77,8 +77,8 @@ def _shared_k(runs: Sequence[Run], name: str) -> set[int]:
     }
 
 
-def layout_of_one(run: Run, metrics: Sequence[str]) -> Table:
-    """Rows: benchmarks by group, averages; columns: metrics, n and rates."""
+def layout_of_one(run: GradedRun, metrics: Sequence[str]) -> Table:
+    """A table of one run: benchmarks by group and averages × metrics, n and rates."""
 
     def line(name: str) -> list[str | Cell]:
         entry = run.results[name]
@@ -93,8 +93,8 @@ def layout_of_one(run: Run, metrics: Sequence[str]) -> Table:
     return Table("Results, %", columns, _layout(list(run.results), line, mean))
 
 
-def layout_of_many(runs: Sequence[Run], metric: str) -> Table:
-    """Rows: benchmarks by group, averages over those that every run has; columns: runs."""
+def layout_of_many(runs: Sequence[GradedRun], metric: str) -> Table:
+    """A table of several runs: benchmarks by group × runs; averages cover what all runs have."""
     names = [name for name in _names(runs) if any(_entry_metric(run, name, metric) for run in runs)]
     shared = [name for name in names if all(_entry_metric(run, name, metric) for run in runs)]
 
@@ -120,18 +120,19 @@ def layout_of_many(runs: Sequence[Run], metric: str) -> Table:
 
 
 def _named(name: str, entry: Entry) -> str:
-    """The benchmark, and which accuracy its value is."""
+    """The benchmark's name with the kind of accuracy that its value is."""
     return f"{name} ({entry['accuracy']})" if "accuracy" in entry else name
 
 
 def difference_table(
-    first: Run,
-    others: Sequence[Run],
+    first: GradedRun,
+    others: Sequence[GradedRun],
     metric: str,
     found: Mapping[str, Mapping[str, Mapping[str, Difference]]],
 ) -> Table | None:
-    """Rows: benchmarks by group, averages; columns: the other runs minus the first. None where none
-    is paired.
+    """A table of differences to the first run: benchmarks by group and averages × the other runs.
+
+    None where no benchmark is paired.
 
     Args:
         found: label of the other run → benchmark → metric → difference.
@@ -161,9 +162,8 @@ def difference_table(
     return Table(caption, ["benchmark", *by_run], _layout(names, line, mean, shared))
 
 
-def all_metrics(run: Run) -> list[Block]:
-    """For each benchmark, folded, every metric of results.json with its interval and the sampling
-    error."""
+def all_metrics(run: GradedRun) -> list[Block]:
+    """For each benchmark, folded, every metric of results.json with interval and sampling error."""
     folded: list[Block] = []
     for name, entry in run.results.items():
         rows = [
@@ -179,8 +179,8 @@ def all_metrics(run: Run) -> list[Block]:
     return folded
 
 
-def described(runs: Sequence[Run]) -> Table:
-    """What each run is: its model, and how it was sampled."""
+def described(runs: Sequence[GradedRun]) -> Table:
+    """A table of the runs: the model of each, and how it was sampled."""
     shown = {
         "n": "n",
         "temperature": "temperature",
@@ -199,7 +199,7 @@ def described(runs: Sequence[Run]) -> Table:
     return Table("Runs", ["run", "model", *shown.values(), "folder"], rows)
 
 
-def fates(run: Run) -> Table:
+def fates(run: GradedRun) -> Table:
     """How the samples of each benchmark ended."""
     rows = [[name, ", ".join(one.graders), *_fate(one)] for name, one in run.outcomes.items()]
     return Table(
@@ -210,7 +210,7 @@ def fates(run: Run) -> Table:
 
 
 def settings(record: Mapping[str, Any]) -> Items:
-    """What the numbers were made with."""
+    """The settings that the numbers were made with."""
     facts = {
         "model": record.get("model"),
         "model identity": record.get("model_identity"),
@@ -228,8 +228,8 @@ def settings(record: Mapping[str, Any]) -> Items:
     )
 
 
-def differing_settings(runs: Sequence[Run]) -> list[Block]:
-    """A table of the settings in which runs differ, their prompts and golds among them."""
+def differing_settings(runs: Sequence[GradedRun]) -> list[Block]:
+    """A table of the settings in which the runs differ, including their prompts and golds."""
     facts = {
         run.label: {
             "model": run.record.get("model"),
@@ -246,7 +246,7 @@ def differing_settings(runs: Sequence[Run]) -> list[Block]:
     return [Table("Settings that differ", ["setting", *facts], differing)] if differing else []
 
 
-def _names(runs: Sequence[Run]) -> list[str]:
+def _names(runs: Sequence[GradedRun]) -> list[str]:
     return list(dict.fromkeys(name for run in runs for name in run.results))
 
 
@@ -256,8 +256,7 @@ def _layout(
     mean: Callable[[Sequence[str]], list[str | Cell]],
     averaged: Sequence[str] | None = None,
 ) -> list[Sequence[str | Cell] | Row]:
-    """Group headings, a line for each benchmark, and an average where at least two benchmarks are
-    averaged."""
+    """Group headings, a row for each benchmark, and averages of two or more benchmarks."""
     averaged = names if averaged is None else averaged
     rows: list[Sequence[str | Cell] | Row] = []
 
@@ -280,7 +279,7 @@ def _layout(
     return rows
 
 
-def _mean(run: Run, names: Sequence[str], metric: str) -> str | Cell:
+def _mean(run: GradedRun, names: Sequence[str], metric: str) -> str | Cell:
     found = {name: _entry_metric(run, name, metric) for name in names}
     known = {name: one for name, one in found.items() if one is not None}
     if not known:
@@ -290,7 +289,7 @@ def _mean(run: Run, names: Sequence[str], metric: str) -> str | Cell:
     )
 
 
-def _entry_metric(run: Run, name: str, metric: str) -> dict[str, Any] | None:
+def _entry_metric(run: GradedRun, name: str, metric: str) -> dict[str, Any] | None:
     return find_metric(run.results[name], metric) if name in run.results else None
 
 
@@ -304,8 +303,7 @@ def value_cell(metric: Entry | None, note: str = "") -> str | Cell:
 
 
 def difference_cell(difference: Difference, *, with_p: bool = True) -> Cell:
-    """The difference with its interval and, beneath, its p-value where it has one (averages have
-    none)."""
+    """The difference with its interval and, where it has one, its p-value. Averages have none."""
     value, low, high = (signed(difference[key]) for key in ("value", "low", "high"))
     note = f"p {p_text(difference['p_value'])}" if with_p and "p_value" in difference else ""
     tone: Literal["", "up", "down"] = ""
@@ -315,8 +313,7 @@ def difference_cell(difference: Difference, *, with_p: bool = True) -> Cell:
 
 
 def sampled(entry: Entry) -> str:
-    """What belongs beside every number: samples a problem, and the shares cut and without an
-    answer."""
+    """Samples per problem, and the shares of samples that were cut or have no answer."""
     return f"n {entry['n']}, {rate(entry['truncated'])} cut, {rate(entry['unparsed'])} unparsed"
 
 

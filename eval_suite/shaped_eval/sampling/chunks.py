@@ -1,8 +1,8 @@
-"""The unit of sampling, and which units the files of a run hold already.
+"""Chunks: the units of sampling, and which of them the files of a run already hold.
 
-A chunk is a range of sample indices of one problem, or all samples of several, generated together
-and appended in one write. What is there of an incomplete one is dropped, and the chunk is generated
-anew as a whole.
+A chunk is a range of sample indices of one problem, or all samples of several problems. It is
+generated together and appended in one write. The rows of an incomplete chunk are dropped, and the
+chunk is generated again as a whole.
 """
 
 from __future__ import annotations
@@ -22,8 +22,10 @@ from shaped_eval.untrusted.rows import parse_object, row_of
 
 @dataclass(frozen=True)
 class Chunk:
-    """Samples [start, start + size) of each of `problems`; of several only where start is 0 and
-    size their n."""
+    """Samples [start, start + size) of each of `problems`.
+
+    With several problems, start is 0 and size is their n.
+    """
 
     problems: tuple[Problem, ...]
     start: int
@@ -33,7 +35,7 @@ class Chunk:
         return self.size * len(self.problems)
 
     def seed(self, run_seed: int) -> int:
-        """60 bits, the same on every machine."""
+        """The seed of the chunk, 60 bits, the same on every machine."""
         ids = [problem.problem_id for problem in self.problems]
         return int(
             stable_hash([run_seed, ids if len(ids) > 1 else ids[0], self.start, self.size])[:15], 16
@@ -51,12 +53,14 @@ class Chunk:
 
     @property
     def decoding(self) -> str | None:
-        """``greedy`` or ``likelihood`` where the benchmark says so, whatever the run's temperature;
-        else None."""
+        """The decoding that the benchmark prescribes, ``greedy`` or ``likelihood``; else None.
+
+        It takes precedence over the run's temperature.
+        """
         return self.problems[0].meta.get("decoding")
 
     def samples(self, completions: Sequence[Completion]) -> list[Sample]:
-        """The rows of `completions`, which stand problem by problem."""
+        """The rows of `completions`, which are ordered problem by problem."""
         assert len(completions) == len(self), f"{len(completions)} completions of {len(self)}"
         keys = [
             (problem, self.start + offset)
@@ -70,8 +74,7 @@ class Chunk:
 
 
 def num_samples(problem: Problem, n: int) -> int:
-    """Samples of `problem`: the run's `n`, unless its benchmark has a number of its own in
-    ``meta["n"]``."""
+    """Samples of `problem`: the run's `n`, unless the benchmark has its own in ``meta["n"]``."""
     return int(problem.meta.get("n", n))
 
 
@@ -81,12 +84,12 @@ def plan_chunks(
     batch_size: int,
     prompt_tokens: Mapping[str, int] | None = None,
 ) -> list[Chunk]:
-    """All chunks of a run, in the order in which samples.jsonl ends up.
+    """All chunks of a run, in the final order of samples.jsonl.
 
-    With `prompt_tokens` (problem id → length), problems of which `batch_size` holds several are put
-    together, where prompts have the same length and stop strings: nothing is padded. Those whose
-    options are scored by likelihood are put together as they come. The plan depends on all problems
-    of the run and on nothing else, so a killed run comes back to the same one.
+    With `prompt_tokens` (problem id → length), several problems share a chunk if `batch_size`
+    allows it and their prompts have the same length and stop strings, so that nothing is padded.
+    Problems whose options are scored by likelihood share chunks regardless of length. The plan
+    depends only on the problems of the run, so a killed run resumes with the same plan.
     """
     prompt_tokens = prompt_tokens or {}
     groups: dict[Any, list[Problem]] = {}
@@ -126,31 +129,37 @@ def _stop(problem: Problem) -> tuple[str, ...]:
 
 
 def samples_file(folder: Path, rank: int, num_processes: int) -> Path:
-    """Where a process writes: samples.jsonl when it is alone, else a file of its own for `collect`
-    to merge."""
+    """The file that a process writes to.
+
+    It is samples.jsonl for a single process. Each of several has its own file; `collect` merges
+    them.
+    """
     return folder / ("samples.jsonl" if num_processes == 1 else f"samples-{rank}.jsonl")
 
 
 def collect(folder: Path, chunks: Sequence[Chunk], batch_size: int) -> set[int]:
-    """Bring the files of samples in `folder` into one, samples.jsonl, and return which of `chunks`
-    it holds.
+    """Merge the files of samples in `folder` into samples.jsonl; return the indices of its chunks.
 
-    It then has the rows of these chunks, each once, in the order of `chunks`, and no others: rows
-    of incomplete chunks, second ones, and a line that a killed writer left unfinished are gone, and
-    so are the processes' files. A kill at any moment loses nothing, for the new file replaces the
-    old one before those are removed. Memory grows with the number of chunks alone.
+    Afterwards samples.jsonl has the rows of these chunks, each once, in the order of `chunks`, and
+    no other rows. Rows of incomplete chunks, repeated rows and an unfinished last line are dropped,
+    and the processes' own files are removed. A kill at any moment loses nothing, because the new
+    file replaces the old one before the others are removed. Memory grows only with the number of
+    chunks.
     """
     target = folder / "samples.jsonl"
     others = sorted(folder.glob("samples-*.jsonl"))
     files = [path for path in (target, *others) if path.exists()]
     spans: dict[int, tuple[Path, int, int]] = {}
-    tidy, position, last = not others, 0, -1
+    tidy = not others
+    position = 0
+    last = -1
     for path in files:
         for index, start, end in _complete(path, chunks, batch_size):
             if index not in spans:
                 spans[index] = (path, start, end)
             tidy = tidy and start == position and index > last
-            position, last = end, index
+            position = end
+            last = index
     if files and not (tidy and position == target.stat().st_size):
         _write(target, [spans[index] for index in sorted(spans)])
     for path in others:
@@ -159,8 +168,7 @@ def collect(folder: Path, chunks: Sequence[Chunk], batch_size: int) -> set[int]:
 
 
 def complete_chunks(folder: Path, chunks: Sequence[Chunk], batch_size: int) -> set[int]:
-    """Which of `chunks` samples.jsonl in `folder` holds, once `collect` has been there; nothing is
-    written."""
+    """The indices of the chunks that samples.jsonl holds after `collect`. Writes nothing."""
     target = folder / "samples.jsonl"
     return (
         {index for index, _, _ in _complete(target, chunks, batch_size)}
@@ -172,19 +180,23 @@ def complete_chunks(folder: Path, chunks: Sequence[Chunk], batch_size: int) -> s
 def _complete(
     path: Path, chunks: Sequence[Chunk], batch_size: int
 ) -> Iterator[tuple[int, int, int]]:
-    """Index of each chunk whose rows stand in `path` one after another, and the bytes that hold
-    them."""
+    """Yield the index of each chunk whose rows are contiguous in `path`, and their byte range."""
     places = {
         (problem.problem_id, chunk.start): (index, offset * chunk.size)
         for index, chunk in enumerate(chunks)
         for offset, problem in enumerate(chunk.problems)
     }
-    current, expected, start, end = -1, 0, 0, 0
+    current = -1
+    expected = 0
+    start = 0
+    end = 0
     for line in _lines(path):
         begin, end = end, end + len(line)
         index, row = _place(line, path, places, batch_size)
         if row == 0:
-            current, expected, start = index, 0, begin
+            current = index
+            expected = 0
+            start = begin
         if index != current or row != expected:
             current = -1
             continue
@@ -197,13 +209,14 @@ def _complete(
 def _place(
     line: bytes, path: Path, places: Mapping[tuple[str, int], tuple[int, int]], batch_size: int
 ) -> tuple[int, int]:
-    """Index of the chunk that a row belongs to, and which of its rows it is; -1 and -1 where there
-    is none."""
+    """Index of the chunk that a row belongs to, and the row's position in it; (-1, -1) if none."""
     try:
         row = row_of(Sample, parse_object(line))
     except ValueError as error:
-        said = f"{path}: not a row of this version ({error}): {line[:80]!r}: remove the line, then repeat the command"
-        raise UserError(said) from error
+        raise UserError(
+            f"{path}: not a row of this version ({error}): {line[:80]!r}: remove the line, then "
+            "repeat the command"
+        ) from error
     start = row.sample_index // batch_size * batch_size
     index, offset = places.get((row.problem_id, start), (-1, -1))
     return (index, offset + row.sample_index - start) if index >= 0 else (-1, -1)

@@ -1,5 +1,7 @@
-"""Prompts longer than the model's context lose their beginning, as in lm-eval; how many do is said,
-and kept."""
+"""Cuts the beginning of prompts that are longer than the model's context, as lm-eval does.
+
+The number of cut prompts is printed, and each cut is recorded in the problem's `meta`.
+"""
 
 from __future__ import annotations
 
@@ -13,7 +15,7 @@ from shaped_eval.errors import UserError
 from shaped_eval.records import Problem
 from shaped_eval.sampling.likelihood import is_likelihood, option_requests
 
-# at least this part of the context is left to a completion, or max_new_tokens where that is less
+# a completion gets a quarter of the context, or max_new_tokens if that is less
 COMPLETION_SHARE = 4
 
 
@@ -25,12 +27,11 @@ def fit_problems(
     *,
     quiet: bool = False,
 ) -> list[Problem]:
-    """The problems, those of `HARNESS` with prompts that leave room for a completion in the model's
-    context.
+    """The problems, with the prompts of those in `HARNESS` cut to leave room for a completion.
 
-    A prompt that does not is cut at its beginning, where the worked examples are; `meta` then has
-    ``cut_characters``. One whose options are scored stays, for the scorer cuts it; it is only
-    counted.
+    A prompt is cut at its beginning, where the worked examples are; `meta` then has
+    ``cut_characters``. A prompt whose options are scored is only counted, because the scorer cuts
+    it.
 
     Raises:
         UserError: an option alone is longer than the context.
@@ -52,15 +53,15 @@ def fit_problems(
         for benchmark, count in cut.items():
             if count:
                 print(
-                    f"{benchmark}: {count} prompts are too long for the model's context of {context_tokens} tokens "
-                    "and lose their beginning, worked examples first",
+                    f"{benchmark}: {count} prompts are too long for the model's context of "
+                    f"{context_tokens} tokens; their beginning is cut, worked examples first",
                     file=sys.stderr,
                 )
     return fitted
 
 
 def _may_exceed(text: str, tokens: int) -> bool:
-    """Cheap: a token holds a byte or more, but for the few that a tokenizer adds."""
+    """A cheap upper bound: a token holds at least a byte, except for a few special tokens."""
     return len(text.encode()) + 8 > tokens
 
 
@@ -73,8 +74,9 @@ def _loses_beginning(
             loses = loses or (num_tokens(context + continuation) or 0) > context_tokens
             if loses and (num_tokens(continuation) or 0) >= context_tokens:
                 raise UserError(
-                    f"benchmarks={problem.benchmark!r}: an option of {problem.problem_id} alone fills the model's "
-                    f"context of {context_tokens} tokens: leave this benchmark out"
+                    f"benchmarks={problem.benchmark!r}: one option of {problem.problem_id} alone "
+                    f"fills the model's context of {context_tokens} tokens: leave this benchmark "
+                    "out"
                 )
     return loses
 
@@ -85,7 +87,9 @@ def _fit(problem: Problem, num_tokens: Callable[[str], int | None], room: int) -
     tokens = num_tokens(problem.prompt)
     if tokens is None or tokens <= room:
         return problem
-    low, high = 0, len(problem.prompt)  # a cut at `high` fits, one at `low` does not
+    # a cut at `high` fits, one at `low` does not
+    low = 0
+    high = len(problem.prompt)
     while high - low > 1:
         middle = (low + high) // 2
         if (num_tokens(problem.prompt[middle:]) or 0) <= room:

@@ -1,10 +1,9 @@
-"""Problems whose options are scored: the sample is the letter of the option that the model finds
-likeliest.
+"""Multiple-choice problems: the sample is the letter of the option that the model finds likeliest.
 
-The log-likelihood of each option goes to ``likelihoods.jsonl`` of the run's folder, so that another
-norm can be tried without the model: rows ``{"problem_id", "loglikelihoods", "greedy"}``, in the
-options' order; `greedy` says whether the option is what the model would have written. Several
-processes write files of their own, ``likelihoods-RANK.jsonl``.
+The log-likelihoods of the options go to ``likelihoods.jsonl`` in the run's folder, so that another
+normalization can be tried without the model. Its rows are ``{"problem_id", "loglikelihoods",
+"greedy"}``, in the order of the options; `greedy` says whether greedy decoding would have produced
+the option. Each of several processes writes a file of its own, ``likelihoods-RANK.jsonl``.
 """
 
 from __future__ import annotations
@@ -28,22 +27,21 @@ if TYPE_CHECKING:
 
 
 class Likelihoods(NamedTuple):
-    """Of each option: log-likelihood in nats, and whether greedy decoding would have written it."""
+    """For each option: its log-likelihood in nats, and whether greedy decoding would produce it."""
 
     loglikelihoods: list[float]
     greedy: list[bool]
 
 
 def is_likelihood(problem: Problem) -> bool:
-    """Whether the problem's sample is chosen by likelihood, and not generated."""
+    """Whether the problem's sample is chosen by likelihood instead of being generated."""
     return problem.meta.get("decoding") == "likelihood"
 
 
 def chosen_option(problem: Problem, loglikelihoods: Sequence[float]) -> str:
-    """Letter of the option of the highest log-likelihood, per character of its text where the
-    metric is ``acc_norm``.
+    """Letter of the option with the highest log-likelihood, or the first of several such options.
 
-    The first one where several are equal.
+    Log-likelihoods are divided by the option's length in characters if the metric is ``acc_norm``.
     """
     lengths = [1] * len(loglikelihoods)
     if problem.meta["metric"] == "acc_norm":
@@ -53,11 +51,11 @@ def chosen_option(problem: Problem, loglikelihoods: Sequence[float]) -> str:
 
 
 class OptionScorer:
-    """lm-eval's scoring by a causal language model of transformers, which is used as it is, and
-    stays where it is.
+    """lm-eval's scoring with a causal language model of transformers, which is left unchanged.
 
-    `batch_size` options are scored at once. Prompt and option that together are longer than the
-    context lose the beginning. Sums of log-probabilities in float32, whatever the weights.
+    `batch_size` options are scored at once. Where prompt and option together exceed the context,
+    the beginning is cut. Log-probabilities are summed in float32, whatever the dtype of the
+    weights.
     """
 
     def __init__(
@@ -65,7 +63,7 @@ class OptionScorer:
     ) -> None:
         from lm_eval.models.huggingface import HFLM
 
-        # it remarks on every option that loses its beginning
+        # it would warn about every option whose beginning is cut
         logging.getLogger("lm_eval").setLevel(logging.ERROR)
         self._lm = HFLM(
             pretrained=model,
@@ -77,8 +75,10 @@ class OptionScorer:
         )
 
     def score(self, problems: Sequence[Problem]) -> list[Likelihoods]:
-        """The likelihoods of all options of each problem; their last digits depend on what is
-        scored together."""
+        """The likelihoods of all options of each problem.
+
+        Their last digits depend on which options are scored together.
+        """
         from lm_eval.api.instance import Instance
 
         requests = [
@@ -97,7 +97,7 @@ class OptionScorer:
 
 
 def option_requests(problem: Problem) -> list[tuple[str, str]]:
-    """What is scored for each option: a context and the text behind it."""
+    """The context and the continuation that are scored for each option."""
     continuations = problem.meta["continuations"]
     contexts = problem.meta.get("contexts") or [problem.prompt] * len(continuations)
     return list(zip(contexts, continuations, strict=True))
@@ -106,11 +106,10 @@ def option_requests(problem: Problem) -> list[tuple[str, str]]:
 def score_chunks(
     config: SampleConfig, backend: Backend, chunks: Sequence[Chunk], path: Path
 ) -> Iterator[list[Sample]]:
-    """The samples of each chunk of problems to score, in order; their likelihoods are in `path`
-    before.
+    """Yield the samples of each chunk, in order, after writing their likelihoods to `path`.
 
-    With the weights of `backend` where it has them in transformers, else with weights of their own,
-    which are gone when all chunks are scored.
+    The weights are those of `backend` if it is a transformers backend. Otherwise they are loaded
+    here, and released when all chunks are scored.
     """
     if not chunks:
         return
@@ -140,18 +139,21 @@ def likelihoods_file(folder: Path, rank: int, num_processes: int) -> Path:
 
 
 def check_scoring(backend: str, problems: Sequence[Problem]) -> None:
-    """Raise UserError where options are to be scored and only a server knows the model."""
+    """Raise UserError if options are to be scored but the model is only available on a server."""
     names = list(dict.fromkeys(problem.benchmark for problem in problems if is_likelihood(problem)))
     if names and backend == "openai":
         raise UserError(
-            f"benchmarks: the options of {', '.join(names)} are scored by likelihood, which a server of "
-            "backend='openai' does not say: use --backend transformers, or leave them out"
+            f"benchmarks: the options of {', '.join(names)} are scored by likelihood, which "
+            "backend='openai' does not support: use --backend transformers, or leave these "
+            "benchmarks out"
         )
 
 
 def takes_turns(backend: str, chunks: Sequence[Chunk], done: set[int]) -> bool:
-    """Whether scoring needs the device before the backend does: vLLM takes nearly all of it, and
-    does not score."""
+    """Whether options must be scored before the backend takes the device.
+
+    vLLM takes nearly all of the device's memory and does not score options.
+    """
     return backend == "vllm" and any(
         chunk.decoding == "likelihood" for index, chunk in enumerate(chunks) if index not in done
     )
@@ -159,8 +161,9 @@ def takes_turns(backend: str, chunks: Sequence[Chunk], done: set[int]) -> bool:
 
 def _scorer(config: SampleConfig, backend: Backend) -> OptionScorer:
     if isinstance(backend, TransformersBackend):
-        # lm-eval gives it a pad token
-        model, tokenizer = backend.model, copy.deepcopy(backend.tokenizer)
+        model = backend.model
+        # a copy, because lm-eval adds a pad token
+        tokenizer = copy.deepcopy(backend.tokenizer)
     else:
         from transformers import AutoModelForCausalLM, AutoTokenizer
 

@@ -1,7 +1,7 @@
-"""Several processes at one run: who this one is, and how they wait for each other.
+"""Several processes that share one run: the rank of this one, and how they wait for each other.
 
-`accelerate launch` and `torchrun` say it in the environment. Nothing but the launcher's key-value
-store is used: no process group is made, for vLLM would take it for its own.
+`accelerate launch` and `torchrun` give the rank in the environment. Only the launcher's key-value
+store is used. No process group is created, because vLLM would mistake it for its own.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ POLL_S = 0.2
 
 @dataclass
 class Processes:
-    """This process is number `rank` of `size`. The default is a process alone."""
+    """This process is number `rank` of `size`. By default it is the only one."""
 
     rank: int = 0
     size: int = 1
@@ -31,19 +31,19 @@ class Processes:
         return self.rank == 0
 
     def begin(self) -> None:
-        """Start of a run that all processes take part in, each calling this once."""
+        """Start a run that all processes take part in. Each of them calls this once."""
         self._runs += 1
 
-    def say(self, what: str) -> None:
+    def announce(self, what: str) -> None:
         """Tell the others that this process has done `what`."""
         if self.store is not None:
             self.store.set(self._key(what, self.rank), "1")
 
     def wait(self, what: str, ranks: range) -> None:
-        """Until all of `ranks` have said `what`, for however long that takes; Ctrl-C ends it.
+        """Wait, without a time limit, until all of `ranks` have announced `what`.
 
         Raises:
-            UserError: the process that holds the store is gone.
+            UserError: the process that holds the store has ended.
         """
         keys = [self._key(what, rank) for rank in ranks if rank != self.rank]
         try:
@@ -51,7 +51,8 @@ class Processes:
                 time.sleep(POLL_S)
         except RuntimeError as error:  # torch's DistError among them
             raise UserError(
-                f"process {self.rank} lost the others: see the first one's message"
+                f"process {self.rank} lost contact with the others: see the message of the first "
+                "one"
             ) from error
 
     def _key(self, what: str, rank: int) -> str:
@@ -62,7 +63,7 @@ def from_environment() -> Processes:
     """The processes that a launcher started, from RANK, WORLD_SIZE, MASTER_ADDR and MASTER_PORT.
 
     Raises:
-        UserError: some of them are missing.
+        UserError: some of these variables are missing.
     """
     if int(os.environ.get("WORLD_SIZE", "1")) < 2:
         return Processes()
@@ -73,7 +74,7 @@ def from_environment() -> Processes:
     except ValueError as error:  # a variable is missing, which the message names
         reason = " ".join(str(error).split())
         raise UserError(
-            f"WORLD_SIZE={os.environ['WORLD_SIZE']!r}, but {reason}: start the processes with `accelerate launch` or "
-            "torchrun, or unset WORLD_SIZE"
+            f"WORLD_SIZE={os.environ['WORLD_SIZE']!r}, but {reason}: start the processes with "
+            "`accelerate launch` or torchrun, or unset WORLD_SIZE"
         ) from error
     return Processes(rank, size, store)

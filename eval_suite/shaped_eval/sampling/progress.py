@@ -1,4 +1,4 @@
-"""What is seen of sampling while it runs: how far it is, and whether samples differ at all."""
+"""Progress of sampling on the terminal, and a check that samples differ from each other."""
 
 from __future__ import annotations
 
@@ -16,20 +16,22 @@ LINE_EVERY_S = 30.0
 
 
 class SamplingProgress:
-    """A bar on a terminal, else a line on standard error now and then.
+    """A progress bar on a terminal, or a line on standard error every 30 seconds.
 
-    Samples done of `total`, tokens a second and time left, of this process in this run of the
-    command.
+    It shows samples done of `total`, tokens per second and time left, for this process since the
+    command began.
 
     Args:
-        total: samples of the run (of this process's share, where there are several).
-        done: samples that were there before.
-        shown: False for silence.
-        name: what is counted, before the numbers.
+        total: samples of the run, or of this process's share of it.
+        done: samples that existed before.
+        shown: whether anything is printed.
+        name: label before the numbers.
     """
 
     def __init__(self, total: int, done: int, shown: bool, name: str = "sampling") -> None:
-        self.total, self.done, self._name = total, done, name
+        self.total = total
+        self.done = done
+        self._name = name
         self._at_start = done
         self._tokens = 0
         self._began = self._last_line = time.monotonic()
@@ -58,11 +60,14 @@ class SamplingProgress:
     ) -> None:
         self._bar.stop()
         if kind is KeyboardInterrupt:
-            where_to = f"stopped at {self.done} of {self.total} samples"
-            print(f"{where_to}; the same command goes on from there", file=sys.stderr)
+            print(
+                f"stopped at {self.done} of {self.total} samples; the same command continues from "
+                "there",
+                file=sys.stderr,
+            )
 
     def advance(self, samples: int, tokens: int) -> None:
-        """So many samples more are written, of so many tokens together."""
+        """Count `samples` more written samples, with `tokens` tokens in total."""
         self.done += samples
         self._tokens += tokens
         now = time.monotonic()
@@ -80,15 +85,15 @@ class SamplingProgress:
             )
 
 
-class Sameness:
-    """Whether samples of one problem ever differ; keeps one hash a problem."""
+class RepetitionCheck:
+    """Checks whether samples of one problem ever differ; keeps one hash per problem."""
 
     def __init__(self) -> None:
         self._first: dict[str, int] = {}
         self._samples = 0
         self._differ = False
 
-    def see(self, samples: Sequence[Sample]) -> None:
+    def add(self, samples: Sequence[Sample]) -> None:
         for sample in samples:
             text = hash(sample.completion)
             first = self._first.setdefault(sample.problem_id, text)
@@ -97,7 +102,7 @@ class Sameness:
 
     @property
     def suspicious(self) -> bool:
-        """Eight samples or more could have differed from their problem's first, and none did."""
+        """Whether none of at least eight samples differed from their problem's first sample."""
         return not self._differ and self._samples - len(self._first) >= 8
 
 

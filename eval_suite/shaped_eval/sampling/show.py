@@ -1,4 +1,4 @@
-"""The first prompt of a benchmark, to look at before a run costs time or money."""
+"""The first prompt of a benchmark, for inspection before a costly run."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from shaped_eval.untrusted.texts import shorten, visible
 
 @dataclass
 class ShowOptions:
-    """The option of `shaped-trl sample` that samples nothing."""
+    """The option of `shaped-trl sample` that prints a prompt instead of sampling."""
 
     show: str | None = field(
         default=None,

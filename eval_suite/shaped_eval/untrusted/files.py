@@ -1,7 +1,7 @@
-"""Writing into folders that others may have prepared: somebody else's run, a study that was sent.
+"""Writing into folders that others may have prepared, such as somebody else's run or study.
 
-What is written stays in the folder that the user named. A name that stands in a file becomes part
-of a path by way of `file_name` alone, and nothing is written through a symbolic link.
+Files are written only inside the folder that the user named. A name from a file becomes part of a
+path only through `file_name`, and nothing is written through a symbolic link.
 """
 
 from __future__ import annotations
@@ -24,10 +24,10 @@ _HASH_DIGITS = 8
 
 
 def file_name(text: str) -> str:
-    """`text` as one part of a path: as it is where it is made of letters, digits and ``._=+-``.
+    """`text` as one part of a path.
 
-    Any other name keeps what it has of these characters, and a hash tells it from names that keep
-    the same.
+    It is unchanged if it consists of letters, digits and ``._=+-``. Otherwise it keeps these
+    characters, and a hash distinguishes it from other names that keep the same ones.
     """
     if _NAME.fullmatch(text):
         return text
@@ -45,10 +45,10 @@ def check_folder(out: str | Path, field: str = "out") -> None:
 
 
 def own_folder(root: str | Path, *names: str) -> Path:
-    """The folder ``root/names[0]/…``, made where it is not there.
+    """The folder ``root/names[0]/…``, which is created if it does not exist.
 
     Raises:
-        UserError: one of `names` is a symbolic link, which may lead anywhere.
+        UserError: one of `names` is a symbolic link, which could lead anywhere.
     """
     folder = Path(root)
     for name in names:
@@ -75,16 +75,16 @@ def open_own(path: str | Path, mode: str, **options: Any) -> IO[Any]:
 
 @contextmanager
 def replacing(path: str | Path, mode: str = "w") -> Iterator[IO[Any]]:
-    """A new file that takes the place of `path` at the end of the block, and is gone where the
-    block fails.
+    """A new file that replaces `path` at the end of the block, or is removed if the block fails.
 
-    Its name cannot be foreseen, and it is created or not opened at all: nobody can have put a link
-    there. `path` itself may be a link: it is replaced, and what it leads to stays. What a killed
-    process left of such a file is removed; one that somebody still writes is locked, and stays.
+    Its name cannot be predicted, and it is opened only if it can be created, so nobody can have put
+    a link there. `path` itself may be a link: the link is replaced, and its target is untouched.
+    Left-over files of killed processes are removed; a file that is still being written is locked,
+    and stays.
 
     Args:
-        path: in a folder that is there.
-        mode: ``w`` for text in UTF-8 with its line ends as they are, ``wb`` for bytes.
+        path: its folder must exist.
+        mode: ``w`` for UTF-8 text with unchanged line ends, ``wb`` for bytes.
     """
     path = Path(path)
     _remove_left_over(path)
@@ -105,17 +105,17 @@ def _create_beside(path: Path, mode: str) -> IO[Any]:
     while True:
         temporary = path.with_name(f"{path.name}.{secrets.token_hex(8)}.tmp")
         file = open(temporary, mode, opener=_exclusively, **text)  # noqa: SIM115
-        with suppress(OSError):  # a file system without locks: then left-over files stay
+        with suppress(OSError):  # without locks in the file system, left-over files are not removed
             fcntl.flock(file, fcntl.LOCK_EX)
         if os.fstat(file.fileno()).st_nlink:
             return file
-        file.close()  # another process took it for a left-over one before it was locked
+        file.close()  # another process removed it as a left-over file before it was locked
 
 
 def _remove_left_over(path: Path) -> None:
     left_over = re.compile(re.escape(path.name) + r"\.[0-9a-f]{16}\.tmp")
     for name in filter(left_over.fullmatch, os.listdir(path.parent)):
-        with suppress(OSError):  # it is locked, gone, or no file
+        with suppress(OSError):  # it is locked, gone, or not a file
             descriptor = os.open(path.with_name(name), os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
             try:
                 fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -134,5 +134,6 @@ def _exclusively(path: str, flags: int) -> int:
 
 def _is_link(path: Path) -> UserError:
     return UserError(
-        f"{str(path)!r} is a symbolic link, through which nothing is written: put the file or folder itself there"
+        f"{str(path)!r} is a symbolic link, and nothing is written through links: replace it by "
+        "the file or folder itself"
     )

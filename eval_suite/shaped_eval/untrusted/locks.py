@@ -1,4 +1,4 @@
-"""One process at a folder: a lock that ends with the process that holds it, however that ends."""
+"""Locks that keep a folder to one process. A lock ends with its process, however that ends."""
 
 from __future__ import annotations
 
@@ -16,37 +16,37 @@ from shaped_eval.errors import UserError
 from shaped_eval.untrusted.files import check_folder
 
 LOCK = ".lock"
-# how long one that is held is tried again: a process that was killed may need a moment to be gone
-GRACE_S, POLL_S = 2.0, 0.1
-# what `flock` says on file systems that have no locks, as some network file systems
+# How long to retry a lock that is held: a killed process may need a moment to disappear.
+GRACE_S = 2.0
+POLL_S = 0.1
+# the errors of `flock` on file systems without locks, such as some network file systems
 NO_LOCKS = (errno.ENOLCK, errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP)
 
 _held: set[int] = set()
 
 
-def _let_go() -> None:
-    """A forked process would hold its parent's locks beyond the parent's death."""
+def _release_in_child() -> None:
+    """A forked process would otherwise hold its parent's locks beyond the parent's death."""
     for descriptor in _held:
         os.close(descriptor)
     _held.clear()
 
 
-os.register_at_fork(after_in_child=_let_go)
+os.register_at_fork(after_in_child=_release_in_child)
 
 
 @contextmanager
 def locked_folder(folder: str | Path, field: str = "out") -> Iterator[None]:
-    """Hold `folder`, which is made where it is not there, against another process that writes to
-    it.
+    """Hold `folder`, which is created if needed, against other processes that write to it.
 
-    On a file system without locks this says so on standard error, and goes on. A folder that was
-    made here and is still empty at the end is removed.
+    On a file system without locks, this prints a warning on standard error and goes on. A folder
+    that was created here and is still empty at the end is removed.
 
     Args:
         field: the option that named the folder, for the error.
 
     Raises:
-        UserError: another process holds it; it cannot be written, or is none.
+        UserError: another process holds the folder, it cannot be written, or it is not a folder.
     """
     folder = Path(folder)
     check_folder(folder, field)
@@ -65,14 +65,14 @@ def locked_folder(folder: str | Path, field: str = "out") -> Iterator[None]:
         for path in made:
             try:
                 path.rmdir()
-            except OSError:  # it holds something, or was never made
+            except OSError:  # it is not empty, or was never created
                 break
 
 
 def _in_use(folder: Path, field: str) -> UserError:
     return UserError(
-        f"{field}={str(folder)!r} is in use by another shaped-trl process: wait until that has ended, or choose "
-        f"another {field}"
+        f"{field}={str(folder)!r} is in use by another shaped-trl process: wait until that has "
+        f"ended, or choose another {field}"
     )
 
 
@@ -87,14 +87,14 @@ def locked_folders(folders: Iterable[str | Path], field: str = "out") -> Iterato
 
 @contextmanager
 def lock(path: Path, in_use: Callable[[], Exception] | None = None) -> Iterator[None]:
-    """Hold the lock file `path`; it is removed afterwards.
+    """Hold the lock file `path`, which is removed afterwards.
 
     Args:
-        in_use: what to raise where another process holds it; without, wait until it is free,
-            however long that takes.
+        in_use: makes the exception to raise if another process holds the lock. If it is None, this
+            waits until the lock is free, without a time limit.
 
     Raises:
-        OSError: the file cannot be made there, or what stands there is no file.
+        OSError: the file cannot be created, or `path` is not a regular file.
     """
     descriptor = _acquire(path, in_use)
     owner = os.getpid()
@@ -102,8 +102,8 @@ def lock(path: Path, in_use: Callable[[], Exception] | None = None) -> Iterator[
     try:
         yield
     finally:
-        if os.getpid() == owner:  # a child that was forked meanwhile has let go
-            # while it is held: `_is_at` tells those who wait that it is gone
+        if os.getpid() == owner:  # a child that was forked meanwhile has released it
+            # removed while it is held: those who wait notice that in `_is_still_at`
             path.unlink(missing_ok=True)
             _held.discard(descriptor)
             os.close(descriptor)
@@ -127,29 +127,31 @@ def _acquire(path: Path, in_use: Callable[[], Exception] | None) -> int:
                 os.close(descriptor)
                 raise
             print(
-                f"{path.parent}: this file system has no locks ({error.strerror}): nothing keeps a second command "
-                "from writing there at the same time, so start none",
+                f"{path.parent}: this file system has no locks ({error.strerror}): do not start a "
+                "second command that writes there at the same time, because nothing would "
+                "prevent it",
                 file=sys.stderr,
             )
             return descriptor
-        if _is_at(descriptor, path):
+        if _is_still_at(descriptor, path):
             return descriptor
         os.close(descriptor)  # its holder has removed it since it was opened
 
 
 def _open(path: Path) -> int:
     path.parent.mkdir(parents=True, exist_ok=True)
-    # not through a symbolic link, and without waiting for what is no file
+    # do not follow a symbolic link, and do not wait for something that is not a file
     descriptor = os.open(
         path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC, 0o666
     )
     if stat.S_ISREG(os.fstat(descriptor).st_mode):
         return descriptor
     os.close(descriptor)
-    raise OSError(errno.EINVAL, "no regular file", str(path))
+    raise OSError(errno.EINVAL, "not a regular file", str(path))
 
 
-def _is_at(descriptor: int, path: Path) -> bool:
+def _is_still_at(descriptor: int, path: Path) -> bool:
+    """Whether the open file is still the one at `path`."""
     try:
         return os.path.samestat(os.fstat(descriptor), os.stat(path, follow_symlinks=False))
     except FileNotFoundError:

@@ -1,5 +1,7 @@
-"""Reading models of others: their own Python code runs where the user says so, and nobody is asked
-on the terminal."""
+"""Reads other people's models; their Python code runs only if the user allows it.
+
+The user is never asked on the terminal.
+"""
 
 from __future__ import annotations
 
@@ -32,18 +34,17 @@ def read_pretrained(
     trust_remote_code: bool = False,
     **options: Any,
 ) -> Any:
-    """What `auto_class.from_pretrained(name, **options)` reads: a configuration, a tokenizer, or
-    weights.
+    """Call `auto_class.from_pretrained(name, **options)`: a configuration, a tokenizer, or weights.
 
     Args:
-        auto_class: of transformers.
+        auto_class: a class of transformers.
         name: a folder, or an id on the Hub.
-        field: the option that `name` is the value of.
-        trust_remote_code: run the Python code that the repository brings (its ``auto_map``).
+        field: the option whose value is `name`, for errors.
+        trust_remote_code: run the Python code in the repository (its ``auto_map``).
 
     Raises:
-        UserError: there is no such thing here or on the Hub, or it needs code of its own that may
-            not run.
+        UserError: `name` exists neither here nor on the Hub, or needs code of its own that may not
+            run.
     """
     try:
         return auto_class.from_pretrained(name, trust_remote_code=trust_remote_code, **options)
@@ -52,14 +53,15 @@ def read_pretrained(
             raise needs_code(name, field) from error
         reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         raise UserError(
-            f"{field}={name!r} cannot be read, neither as a folder nor from the Hub, by {auto_class.__name__} "
-            f"({reason}): check the spelling, the folder's files, the network and the access rights"
+            f"{field}={name!r} cannot be read by {auto_class.__name__}, either as a folder or "
+            f"from the Hub ({reason}): check the spelling, the folder's files, the network and "
+            "the access rights"
         ) from error
 
 
 def needs_code(name: str, field: str) -> UserError:
-    """What is said of a model that cannot be loaded without Python code from its repository."""
+    """The error for a model that cannot be loaded without Python code from its repository."""
     return UserError(
-        f"{field}={name!r} needs Python code from its own repository (auto_map), which does not run here unasked: "
-        "read that code, and add --trust_remote_code true where you trust it"
+        f"{field}={name!r} needs Python code from its own repository (auto_map), which is not run "
+        "by default: read that code, and add --trust_remote_code true if you trust it"
     )

@@ -1,5 +1,4 @@
-"""Rows and records of files that somebody else wrote, or that a disk has damaged: checked, field by
-field."""
+"""Checks, field by field, rows and records of files that are foreign or may be damaged."""
 
 from __future__ import annotations
 
@@ -18,7 +17,7 @@ from shaped_eval.untrusted.texts import encodable
 
 Row = TypeVar("Row")
 _SURROGATE = re.compile(rb"\\u[dD][89a-fA-F]")  # as JSON writes one
-# whole numbers are counts and places: what a float holds exactly
+# Whole numbers in rows are counts and positions. Up to this one, floats are exact.
 MOST = 2**53
 
 
@@ -29,19 +28,18 @@ class _Field(NamedTuple):
 
 
 def parse_object(text: str | bytes) -> dict[str, Any]:
-    """The JSON object that `text` is, its lone surrogates, which no file of ours can hold, as
-    U+FFFD.
+    """The JSON object that `text` holds. Lone surrogates, which UTF-8 cannot encode, become U+FFFD.
 
     Raises:
-        ValueError: it is none, is not UTF-8, nests too deeply, or has a number of thousands of
-            digits.
+        ValueError: it is not an object, is not UTF-8, nests too deeply, or has a number with
+            thousands of digits.
     """
     try:
         value = json.loads(text)
     except RecursionError:
         raise ValueError("it is nested too deeply") from None
     if not isinstance(value, dict):
-        raise ValueError(f"{shortened(value)} is no object of fields")
+        raise ValueError(f"{shortened(value)} is not an object with fields")
     has_surrogates = _SURROGATE.search(
         text.encode("utf-8", "surrogatepass") if isinstance(text, str) else text
     )
@@ -49,7 +47,7 @@ def parse_object(text: str | bytes) -> dict[str, Any]:
 
 
 def _encodable(value: Any) -> Any:
-    """A JSON value whose texts can be written."""
+    """A JSON value whose texts can be encoded as UTF-8."""
     if isinstance(value, str):
         return encodable(value)
     if isinstance(value, list):
@@ -64,14 +62,14 @@ def _encodable(value: Any) -> Any:
 def read_object(
     path: str | Path, check: Callable[[dict[str, Any]], None] = lambda value: None
 ) -> dict[str, Any]:
-    """The JSON object that the file is.
+    """The JSON object in the file.
 
     Args:
-        check: raises ValueError for an object that will not do.
+        check: raises ValueError for an object that is not acceptable.
 
     Raises:
-        FileNotFoundError: there is no such file.
-        UserError: it holds no such object.
+        FileNotFoundError: the file does not exist.
+        UserError: the file does not hold such an object.
     """
     try:
         value = parse_object(Path(path).read_bytes())
@@ -87,7 +85,8 @@ def row_of(row_type: Callable[..., Row], values: Mapping[str, Any]) -> Row:
     """A row as `row_type`, a dataclass.
 
     Raises:
-        ValueError: naming the field: missing, unknown, or of another type than the dataclass says.
+        ValueError: a field is missing, unknown, or of another type than in the dataclass. The
+            message names the field.
     """
     known = _fields(row_type)
     for name, field in known.items():
@@ -97,27 +96,27 @@ def row_of(row_type: Callable[..., Row], values: Mapping[str, Any]) -> Row:
             raise ValueError(f"it has no {name}")
     for name in values:
         if name not in known:
-            raise ValueError(f"it has a field {shortened(name)}, which is unknown")
+            raise ValueError(f"it has an unknown field {shortened(name)}")
     return row_type(**values)
 
 
 def check_field(name: str, value: Any, fits: Callable[[Any], bool], words: str) -> None:
-    """Raise ValueError where `value` does not fit, saying what `words` name."""
+    """Raise ValueError if `value` does not satisfy `fits`, which `words` describes."""
     if not fits(value):
         raise ValueError(f"{name}={shortened(value)} must be {words}")
 
 
 def shortened(value: Any, most: int = 80) -> str:
-    """`value` as Python writes it, at most so many characters of it."""
+    """``repr(value)``, cut after `most` characters."""
     try:
-        said = repr(value)
+        text = repr(value)
     except ValueError:  # a whole number of thousands of digits
         return "a very large number"
-    return said if len(said) <= most else f"{said[:most]}…"
+    return text if len(text) <= most else f"{text[:most]}…"
 
 
 def is_count(value: Any) -> bool:
-    """Whether `value` is a whole number from 0; True and 1.0 are none."""
+    """Whether `value` is a whole number from 0; True and 1.0 are not."""
     return type(value) is int and 0 <= value <= MOST
 
 
@@ -138,7 +137,7 @@ def _fields(row_type: Any) -> dict[str, _Field]:
 
 
 def _rule(hint: Any) -> tuple[Callable[[Any], bool], str]:
-    """Whether a value is of a type, and the type in words."""
+    """A test for values of this type, and the type in words."""
     if get_origin(hint) is Literal:
         choices = get_args(hint)
         return (

@@ -1,8 +1,8 @@
-"""The weights of a saved model, looked at before they are loaded.
+"""Checks the weights of a saved model before they are loaded.
 
-safetensors hold numbers and nothing else. A pickle (`pytorch_model.bin`) is read by torch's
-unpickler of weights alone (`weights_only`), which runs nothing: one that holds anything but weights
-is refused.
+safetensors files hold only numbers. A pickle (`pytorch_model.bin`) is read by torch's restricted
+unpickler (`weights_only`), which runs no code: a pickle that holds anything other than weights is
+refused.
 """
 
 from __future__ import annotations
@@ -18,21 +18,22 @@ PICKLES = ("pytorch_model*.bin", "adapter_model*.bin")
 
 
 def check_weights(folder: str | Path, field: str, *, needed: bool = True) -> None:
-    """Look at the files of weights in a folder, of which only the heads are read; what is no folder
-    is not looked at.
+    """Check the files of weights in a folder; of safetensors only the headers are read.
+
+    Does nothing if `folder` is not a folder.
 
     Args:
         field: the option that named the folder.
-        needed: whether a folder without weights is a mistake.
+        needed: whether a folder without weights is an error.
 
     Raises:
-        UserError: a file is damaged, or is a pickle with something else than weights; or there is
-            none.
+        UserError: a file is damaged or is a pickle with anything other than weights, or weights are
+            needed but there are none.
     """
     folder = Path(folder).expanduser()
     if not folder.is_dir():
         return
-    said = f"{field}={str(folder)!r}"
+    named = f"{field}={str(folder)!r}"
     files = sorted(folder.glob("*.safetensors"))
     for path in files:
         try:
@@ -40,7 +41,7 @@ def check_weights(folder: str | Path, field: str, *, needed: bool = True) -> Non
                 pass
         except SafetensorError as error:
             raise UserError(
-                f"{said}: {path.name} is damaged ({error}): copy or save the model again"
+                f"{named}: {path.name} is damaged ({error}): copy or save the model again"
             ) from error
     if files:
         return
@@ -48,13 +49,13 @@ def check_weights(folder: str | Path, field: str, *, needed: bool = True) -> Non
     for path in pickles:
         try:
             _unpickled(path)
-        except Exception as error:  # whatever the bytes of the file make of torch's reader
+        except Exception as error:  # damaged bytes can raise anything in torch's reader
             raise UserError(
-                f"{said}: {path.name} is damaged, or holds something else than weights, and is not loaded: give the "
-                "model as safetensors"
+                f"{named}: {path.name} is damaged, or holds something other than weights, and is "
+                "not loaded: provide the model as safetensors"
             ) from error
     if needed and not pickles:
-        raise UserError(f"{said} holds no weights (*.safetensors): save the model there")
+        raise UserError(f"{named} holds no weights (*.safetensors): save the model there")
 
 
 def _unpickled(path: Path) -> None:

@@ -1,5 +1,4 @@
-"""The backends that run here: several problems at once, continuous batching, and vLLM's call
-contract."""
+"""The backends that run in this process: batches of several problems, continuous batching, vLLM."""
 
 from __future__ import annotations
 
@@ -143,7 +142,7 @@ def test_the_first_token_that_completes_a_stop_string_is_found():
 
 @dataclass
 class Parameters:
-    """vLLM's SamplingParams, as far as it is used."""
+    """The used part of vLLM's SamplingParams."""
 
     n: int = 1
     temperature: float = 1.0
@@ -162,7 +161,7 @@ class Output:
 
 
 class Engine:
-    """vLLM's LLM, as far as it is used: outputs in the order of the prompts, samples in none."""
+    """The used part of vLLM's LLM: outputs in the order of the prompts, samples in any order."""
 
     made: list[dict[str, Any]] = []
     calls: list[tuple[list[Any], list[Parameters]]] = []
@@ -209,7 +208,7 @@ def stand_in(monkeypatch) -> type[Engine]:
 
 
 def test_vllm_is_called_as_documented(make_config, model_folder, stand_in, monkeypatch):
-    """A stand-in with its call contract; vLLM itself has not been run."""
+    """A stand-in has vLLM's documented interface; vLLM itself has not been run."""
     monkeypatch.setattr("shaped_eval.backends.vllm.SAMPLES_PER_CALL", 7)
     folder = sample(make_config(backend="vllm", tensor_parallel_size=2))
     assert stand_in.made == [
@@ -264,7 +263,7 @@ def test_each_process_takes_its_own_gpus():
     assert visible_devices({**visible, "LOCAL_RANK": "0"}, 2) == "4,5"
     assert visible_devices({**visible, "LOCAL_RANK": "1"}, 2) == "6,7"
     with pytest.raises(
-        UserError, match=r"tensor_parallel_size=2: process 2 .* finds no GPUs left of 4"
+        UserError, match=r"tensor_parallel_size=2: 4 visible GPUs are not enough for process 2"
     ):
         visible_devices({**visible, "LOCAL_RANK": "2"}, 2)
 
@@ -289,7 +288,7 @@ def test_a_batch_beyond_the_memory_is_named(make_config, monkeypatch, error):
 
 
 class Fake:
-    """A backend that makes texts up, of 2,000 characters."""
+    """A backend that invents texts of 2,000 characters."""
 
     identity, device, repeatability, together = "fake", "none", "exact", False
 
@@ -332,7 +331,7 @@ def test_samples_that_never_differ_are_suspicious(
     monkeypatch.setattr(sample_module, "load_backend", lambda config: Fake(varied))
     sample(make_config(temperature=temperature))
     assert (
-        "are the same at temperature=1.0: does transformers sample at all?"
+        "are the same at temperature=1.0: check that transformers samples"
         in capsys.readouterr().err
     ) == said
 

@@ -36,7 +36,7 @@ def test_requests_are_what_the_protocol_says(config_of, server):
     two = threading.Barrier(2)
 
     def meet(body, count):
-        if count <= 2:  # two requests are under way at once, or neither is answered
+        if count <= 2:  # answers only when two requests are in progress at once
             two.wait(timeout=PATIENCE_S)
 
     server.fault = meet
@@ -104,7 +104,7 @@ def test_a_passing_fault_is_waited_out(config_of, server, monkeypatch, fault):
         if count - asked > 2:
             return None
         if fault == "slow":
-            if count - asked == 2:  # what is asked from here on has all the time it needs
+            if count - asked == 2:  # later requests have as much time as they need
                 monkeypatch.setattr(openai, "READ_TIMEOUT_S", PATIENCE_S)
             ended.wait()
             return None
@@ -151,11 +151,11 @@ def test_fewer_choices_than_asked_are_never_samples(config_of, server):
         ),
         (
             (200, "<html>hello</html>"),
-            r"does not speak OpenAI's protocol \(<html>hello</html>\): name the server's",
+            r"does not speak OpenAI's protocol \(<html>hello</html>\): give the server's",
         ),
         (
             (500, {"error": "broken"}),
-            r"still answers 500 \(broken\): look at the server's log, or lower --concurrency",
+            r"still answers 500 \(broken\): check the server's log, or lower --concurrency",
         ),
     ],
 )
@@ -172,7 +172,7 @@ def test_a_refusal_is_one_line_before_anything_is_written(
 def test_an_unfinished_completion_is_an_error(config_of, server):
     choices = [{"index": i, "text": "", "finish_reason": "abort"} for i in range(2)]
     server.fault = lambda body, count: (200, {"choices": choices[: body.get("n", 1)]})
-    with pytest.raises(UserError, match="came back unfinished"):
+    with pytest.raises(UserError, match="a completion is unfinished"):
         sample(config_of())
 
 
@@ -191,7 +191,7 @@ def test_a_refusal_amid_the_run_keeps_what_is_there(config_of, server):
 
 
 def test_without_a_server_nothing_is_tried_again(make_config, monkeypatch):
-    tried = []  # by threads; a request of another test may still be under way
+    tried = []  # sent by threads; a request of another test may still be in progress
     monkeypatch.setattr(openai.Retry, "sleep", lambda *_: tried.append(threading.current_thread()))
     with pytest.raises(
         UserError, match=r"base_url='http://127.0.0.1:9/v1' does not answer .*: start the server"
@@ -233,8 +233,7 @@ CHAT_TEMPLATE = """{% for message in messages %}<|im_start|>{{ message.role }}
 
 @pytest.fixture(scope="module")
 def byte_model(tmp_path_factory) -> Path:
-    """A random Qwen3 that speaks bytes and samples unless told otherwise, as `transformers serve`
-    needs it."""
+    """A random Qwen3 with bytes as tokens whose settings sample, as `transformers serve` needs."""
     folder = tmp_path_factory.mktemp("bytes")
     alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
     core = Tokenizer(

@@ -1,4 +1,4 @@
-"""Replies of an OpenAI-compatible server that are not what the protocol says."""
+"""Replies of an OpenAI-compatible server that violate the protocol."""
 
 from __future__ import annotations
 
@@ -13,8 +13,7 @@ from shaped_eval.untrusted.texts import encodable
 
 
 def reply(**changes: Any) -> dict[str, Any]:
-    """A whole answer to a request for one sample, with something changed in its choice, or in
-    itself."""
+    """A complete reply to a request for one sample, with changes in its choice or in itself."""
     choice = {"index": 0, "text": "w1", "finish_reason": "stop"}
     whole = {"choices": [choice], "usage": {"completion_tokens": 3}}
     choice |= {name: value for name, value in changes.items() if name not in whole}
@@ -57,15 +56,17 @@ def test_a_reply_that_says_what_is_needed_is_a_sample(config_of, server, fault, 
     ],
 )
 def test_a_reply_of_wrong_types_does_not_hold_up_the_others(config_of, server, fault, chat):
-    """One of six requests is always answered so: all others are done, and the next command asks for
-    that one alone."""
+    """One of six requests always gets such a reply.
+
+    All others are done, and the next command sends only that one.
+    """
     options = {"n": 1, "batch_size": 1, "concurrency": 1, "chat_template": chat}
     sample(config_of("whole", **options))
     marked = server.asked[0]["seed"]
     server.fault = lambda body, count: (200, fault) if body["seed"] == marked else None
     for _ in range(2):
         before = len(server.asked)
-        with pytest.raises(UserError, match=r"base_url=.*what is sampled already is kept"):
+        with pytest.raises(UserError, match=r"base_url=.*the samples so far are kept"):
             sample(config_of(**options))
     assert len(server.asked) == before + 1
     server.fault = lambda body, count: None
@@ -74,7 +75,7 @@ def test_a_reply_of_wrong_types_does_not_hold_up_the_others(config_of, server, f
 
 def test_many_replies_of_wrong_types_end_the_run(config_of, server):
     server.fault = lambda body, count: (200, reply(text=None))
-    with pytest.raises(UserError, match="text=None, which is not what OpenAI's protocol has there"):
+    with pytest.raises(UserError, match="text=None, which does not conform to OpenAI's protocol"):
         sample(config_of(n=8, batch_size=1, concurrency=1))
     assert len(server.asked) >= openai.MOST_BAD_REPLIES
 

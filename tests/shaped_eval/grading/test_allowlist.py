@@ -1,5 +1,4 @@
-r"""What a boxed answer may hold beside the mathematics, and what the text around it may say of
-it."""
+r"""What a boxed answer may contain besides mathematics, and which text around it denies it."""
 
 from __future__ import annotations
 
@@ -10,6 +9,7 @@ import pytest
 from shaped_eval.grade import grade_answers, grade_run
 from shaped_eval.grading import GradeRequest, GraderPool
 from shaped_eval.grading.extract import boxed_or_tail, without_reasoning
+from shaped_eval.grading.math import equality, parsing
 from shaped_eval.grading.math import grader as math_module
 from shaped_eval.grading.math.grader import grade
 from shaped_eval.grading.math.units import conversion, split_unit
@@ -154,9 +154,10 @@ def test_an_answer_that_breaks_the_parser_is_wrong_and_a_gold_that_does_is_an_er
             raise RecursionError
         return parse(text)
 
-    parse = math_module._parse_boxed
-    monkeypatch.setattr(math_module, "_parse_boxed", breaks)
-    math_module._parse_gold.cache_clear()
+    parse = parsing.parse_boxed
+    for module in (parsing, equality, math_module):
+        monkeypatch.setattr(module, "parse_boxed", breaks)
+    parsing.parse_gold.cache_clear()
     math_module._gold_answer.cache_clear()
     math_module._equals_itself.cache_clear()
     assert grade(r"\boxed{\sqrt{7}}", r"\sqrt{5}") == ("fail", r"\sqrt{7}")

@@ -1,5 +1,4 @@
-"""The grader `code`: programs found in completions, statuses through the pool and the command, and
-real answers."""
+"""The grader `code`: programs in completions, statuses by pool and command, real answers."""
 
 from __future__ import annotations
 
@@ -48,9 +47,11 @@ CONTINUATIONS = {
     "the body after an empty line": "\n    # sum\n    return sum(xs)",
     "the body without its first indentation": "return sum(xs)",
     "two lines without the first indentation": "n = sum(xs)\n    return n",
-    "the body and the next function, cut off": "    return sum(xs)\n\ndef other(x):\n    return (x +",
+    "the body and the next function, cut off": "    return sum(xs)\n\ndef other(x):\n    return "
+    "(x +",
     "the body, then prose": "    return sum(xs)\n```\nThis sums the list.",
-    "the body, then a block that shows its use": "    return sum(xs)\n```\nUse:\n```python\ntotal([1])\n```",
+    "the body, then a block that shows its use": "    return "
+    "sum(xs)\n```\nUse:\n```python\ntotal([1])\n```",
     "the prompt again": PROMPT + "    return sum(xs)\n",
     "with the helper of the prompt": "    return help(sum(xs))",
     "a block with the body": "Here:\n```python\n    return sum(xs)\n```",
@@ -64,19 +65,24 @@ PROGRAMS = {
     "a block without a language": f"```\n{WHOLE}```",
     "a block with tildes": f"~~~python\n{WHOLE}~~~",
     "a block that is not closed": f"Sure!\n```python\n{WHOLE}",
-    "a block within a list": "1. Do:\n\n   ```python\n   def total(xs):\n       return sum(xs)\n   ```\n",
-    "a block, then its use": f"```python\n{WHOLE}```\nFor example:\n```python\nprint(total([1, 2]), input())\n```",
+    "a block within a list": "1. Do:\n\n   ```python\n   def total(xs):\n       return sum(xs)\n "
+    "  ```\n",
+    "a block, then its use": f"```python\n{WHOLE}```\nFor example:\n```python\nprint(total([1, "
+    "2]), input())\n```",
     "a block, then its output": f"```python\n{WHOLE}```\nprints\n```text\n3\n```",
-    "a wrong draft, then the right one": f"```python\ndef total(xs): return 0\n```\nNo:\n```python\n{WHOLE}```",
+    "a wrong draft, then the right one": "```python\ndef total(xs): return "
+    f"0\n```\nNo:\n```python\n{WHOLE}```",
     "a helper, then the function": (
         "```python\ndef h(xs): return sum(xs)\n```\n```python\ndef total(xs): return h(xs)\n```"
     ),
     "imports, then the function": (
-        "```python\nimport math\n```\nthen\n```python\ndef total(xs): return int(math.fsum(xs))\n```"
+        "```python\nimport math\n```\nthen\n```python\ndef total(xs): return "
+        "int(math.fsum(xs))\n```"
     ),
     "the shell, then the function": f"```bash\npip install numpy\n```\n```python\n{WHOLE}```",
     "prose around it": f"The function is:\n\n{WHOLE}\nThis sums the list, as asked.",
-    "after reasoning": f"<think>\n```python\ndef total(xs): return 0\n```\n</think>\n```python\n{WHOLE}```",
+    "after reasoning": "<think>\n```python\ndef total(xs): return "
+    f"0\n```\n</think>\n```python\n{WHOLE}```",
     "between marks": f"[BEGIN]\n{WHOLE}\n[DONE]\n\nYou are an expert",
     "up to the mark": f"{WHOLE}[DONE]\nYou are an expert",
     "a guard for scripts": f"{WHOLE}\nif __name__ == '__main__':\n    print(total(input()))",
@@ -172,9 +178,10 @@ def test_a_program_that_ends_its_process_or_the_tests_patience_leaves_the_pool_w
         "import os\ndef total(xs): os._exit(0)",
         "def total(xs): return 'x' * 10**7",
         "import ctypes\ndef total(xs): ctypes.string_at(0)",
-        # a set of numbers of one hash, which takes the tests quadratic time to rebuild
-        "import json, os, struct\ndef total(xs):\n    d = json.dumps({'value': {'s': [{'i': hex(i * (2**61 - 1))} "
-        "for i in range(120_000)]}}).encode()\n    os.write(3, struct.pack('>I', len(d)) + d)\n    return 0",
+        # a set of numbers with equal hashes, which the tests need quadratic time to rebuild
+        "import json, os, struct\ndef total(xs):\n    d = json.dumps({'value': {'s': [{'i': "
+        "hex(i * (2**61 - 1))} for i in range(120_000)]}}).encode()\n    os.write(3, "
+        "struct.pack('>I', len(d)) + d)\n    return 0",
     ]
     short = gold(limits={"tests_cpu_s": 1})
     with GraderPool(1) as pool:
@@ -217,7 +224,7 @@ Outcome = tuple[str, int, bool, str, str]  # problem, sample, stored verdict, ow
 
 
 def grade_outputs(name: str, tmp_path: Path, problems: list[str] | None = None) -> list[Outcome]:
-    """Stored and own verdicts of `outputs/out_humaneval_<name>_x10.jsonl`, by the command."""
+    """Stored verdicts of `outputs/out_humaneval_<name>_x10.jsonl`, and those of the command."""
     by_problem: dict[str, list[dict]] = {}
     for row in read_jsonl(SHARED / "outputs" / f"out_humaneval_{name}_x10.jsonl"):
         if problems is None or row["task_id"] in problems:

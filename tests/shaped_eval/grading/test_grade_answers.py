@@ -1,4 +1,4 @@
-"""Answers from elsewhere: refusals that say what to do, and published numbers from real answers."""
+"""Answers from elsewhere: refusals with a remedy, and published numbers from real answers."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def read_recorded(name: str) -> list[dict[str, Any]]:
 
 
 def verdict_grid(folder: Path) -> list[list[Verdict]]:
-    """[P][M], problems in the order of problems.jsonl."""
+    """Verdicts [P][M], with problems in the order of problems.jsonl."""
     grid: dict[str, dict[int, Verdict]] = {
         problem.problem_id: {} for problem in read_jsonl(folder / "problems.jsonl", Problem)
     }
@@ -90,23 +90,23 @@ def test_the_same_answers_go_on_and_others_are_refused(tmp_path):
 @pytest.mark.parametrize(
     ("rows", "message"),
     [
-        ([GOOD, GOOD], r"answers\.jsonl:2: problem_id 'a' is there already"),
+        ([GOOD, GOOD], r"answers\.jsonl:2: problem_id 'a' occurs in an earlier row"),
         (
             [GOOD, {**GOOD, "problem_id": "b", "completions": ["1", "2"]}],
-            ":2: completions has 2 entries where .* 1",
+            ":2: completions has 2 entries, but .* 1",
         ),
-        ([{"completions": ["1"], "gold": "2"}], ":1: problem_id=None is no id"),
-        ([{**GOOD, "problem_id": True}], ":1: problem_id=True is no id"),
-        ([{**GOOD, "completions": "1"}], ":1: completions='1' is no list"),
-        ([{**GOOD, "completions": []}], r":1: completions=\[\] is no list of one or more"),
-        ([{**GOOD, "completions": ["1", None]}], r":1: completions\[1\]=None is no text"),
+        ([{"completions": ["1"], "gold": "2"}], ":1: problem_id=None is not an id"),
+        ([{**GOOD, "problem_id": True}], ":1: problem_id=True is not an id"),
+        ([{**GOOD, "completions": "1"}], ":1: completions='1' is not a list"),
+        ([{**GOOD, "completions": []}], r":1: completions=\[\] is not a list of one or more"),
+        ([{**GOOD, "completions": ["1", None]}], r":1: completions\[1\]=None is not a text"),
         (
             [{"problem_id": "a", "completions": ["1"]}],
             ':1: gold is missing: benchmark "math" needs it',
         ),
-        ([{**GOOD, "gold": ["2"]}], r":1: gold=\['2'\] is no text or number"),
-        ([{**GOOD, "gold": " "}], ":1: gold=' ' is no text or number"),
-        ([["a", "b"]], ":1: the row is list: give an object"),
+        ([{**GOOD, "gold": ["2"]}], r":1: gold=\['2'\] is neither a text nor a number"),
+        ([{**GOOD, "gold": " "}], ":1: gold=' ' is neither a text nor a number"),
+        ([["a", "b"]], ":1: the row is a list: give an object"),
         ([], "has no rows"),
     ],
 )
@@ -119,11 +119,11 @@ def test_bad_rows_are_refused_with_their_place(tmp_path, rows, message):
 
 
 def test_bad_files_are_refused(tmp_path):
-    with pytest.raises(UserError, match=r"missing\.jsonl' is no file"):
+    with pytest.raises(UserError, match=r"missing\.jsonl' is not a file"):
         grade_answers(tmp_path / "missing.jsonl", "math", tmp_path / "out")
     broken = tmp_path / "broken.jsonl"
     broken.write_bytes(json.dumps(GOOD).encode() + b'\n{"problem_id": "b", \xff')
-    with pytest.raises(UserError, match=r"broken\.jsonl:2: no JSON row"):
+    with pytest.raises(UserError, match=r"broken\.jsonl:2: the line is not JSON"):
         grade_answers(broken, "math", tmp_path / "out")
 
 
@@ -143,7 +143,8 @@ def test_problems_are_found_by_id_or_index_and_gold_can_be_overridden(tmp_path):
     for problem_id in (1319, "gsm8k/x", "-1"):
         write_rows(answers, [{"problem_id": problem_id, "completions": ["1"]}])
         with pytest.raises(
-            UserError, match=rf":1: problem_id={problem_id!r} is no id of gsm8k, nor an index below"
+            UserError,
+            match=rf":1: problem_id={problem_id!r} is neither an id of gsm8k nor an index below",
         ):
             grade_answers(answers, "gsm8k", tmp_path / "other", hub_mirror=MIRROR)
 
@@ -193,12 +194,12 @@ def test_gsm8k_of_abel_agrees_with_the_published_verdicts(tmp_path):
 
 @needs_outputs
 def test_math_of_100_problems_by_8_samples(tmp_path):
-    """Published: avg 91.0, maj@8 93, pass@8 96. Ours: 91.125, 92.5, 97, and why, row by row.
+    """Published: avg 91.0, maj@8 93, pass@8 96. Ours: 91.125, 92.5 and 97, explained by row.
 
-    One stored verdict of 800 is wrong, and ours differs there alone: row 72's gold is ``10{,}000``,
-    its sample 7 answers ``10000``, stored as a fail. Rows 17, 28 and 58 have a tie for most votes,
-    of gold and one other: half a point each, where the published vote takes the answer that came
-    first.
+    One stored verdict of 800 is wrong, and is the only one that differs from ours: the gold of row
+    72 is ``10{,}000``, and its sample 7 answers ``10000``, which is stored as a fail. In rows 17,
+    28 and 58, gold and one other answer have equally many votes. We count half a point for each,
+    while the published vote takes the answer that occurs first.
     """
     recorded = read_recorded("out_math_qwen_100x8.jsonl")
     rows = [
@@ -236,8 +237,10 @@ def test_math_of_100_problems_by_8_samples(tmp_path):
 
 @needs_outputs
 def test_last_letters_of_40_samples():
-    """Published: maj@40 81.6, avg 78.7, maj@5 80.7 (exact over subsets here); None is an answer
-    that was not found."""
+    """Published: maj@40 81.6, avg 78.7, maj@5 80.7.
+
+    maj@5 here is exact over all subsets. None is an answer that was not found.
+    """
     recorded = read_recorded("out_lastletters_gpt35_x40.jsonl")
     answers = [row["answers"] for row in recorded]
     statuses = [
@@ -258,7 +261,7 @@ def test_last_letters_of_40_samples():
 
 
 def monte_carlo_maj(recorded: list[dict[str, Any]], k: int) -> float:
-    """maj@k of random subsets, counted from the recorded answers."""
+    """maj@k of random subsets of the recorded answers."""
     rng, shares = np.random.default_rng(0), []
     for row in recorded:
         for _ in range(40):

@@ -1,5 +1,4 @@
-"""Grading a run's folder: nothing is lost, nothing is graded twice, however often it is
-interrupted."""
+"""Grading a run's folder: interruptions lose nothing, and nothing is graded twice."""
 
 from __future__ import annotations
 
@@ -31,7 +30,7 @@ def completion(problem: int, sample: int) -> str:
 
 
 def write_run(folder: Path) -> Path:
-    """Half the problems for the mathematics grader, half for GSM8K's."""
+    """A run in which half of the problems are for the mathematics grader, half for GSM8K's."""
     folder.mkdir()
     problems = [
         Problem(
@@ -104,7 +103,7 @@ def test_only_what_is_missing_is_graded(tmp_path, undisturbed, monkeypatch):
 def test_samples_that_come_later_are_graded_later(tmp_path, undisturbed):
     folder = write_run(tmp_path / "run")
     rows = (folder / "samples.jsonl").read_text()
-    # in the middle of a row, and of a character
+    # in the middle of a row and of a character
     half = rows[: len(rows) // 2].encode() + "é".encode()[:1]
     (folder / "samples.jsonl").write_bytes(half)
     grade_run(folder, num_workers=1, progress=False)
@@ -114,7 +113,7 @@ def test_samples_that_come_later_are_graded_later(tmp_path, undisturbed):
     assert verdicts(folder) == undisturbed
 
 
-# A grading that is killed, and by itself, once it has written so many verdicts.
+# A grading process that kills itself once it has written this many verdicts.
 KILLED = """
 import os, signal, sys
 from shaped_eval import grade
@@ -153,7 +152,7 @@ def test_a_killed_run_continues_to_the_same_verdicts(tmp_path, undisturbed):
 
 
 def peak_of_grading(folder: Path, samples: int) -> int:
-    """Bytes of Python objects at the most, while answers of 8 kB are read, graded and reported."""
+    """Peak memory of Python objects, in bytes, while answers of 8 kB are read and graded."""
     folder.mkdir()
     rows = (
         {
@@ -178,13 +177,13 @@ def peak_of_grading(folder: Path, samples: int) -> int:
 
 def test_memory_does_not_grow_with_the_number_of_answers(tmp_path):
     few, many = (peak_of_grading(tmp_path / str(samples), samples) for samples in (1_000, 3_000))
-    assert many - few < 1_500_000  # their completions: 16 MB
+    assert many - few < 1_500_000  # all completions together have 16 MB
 
 
 @pytest.mark.slow
 @pytest.mark.skipif(sys.platform != "linux", reason="kills processes by signal")
 def test_five_kills_at_random_moments_leave_the_numbers_as_they_are(tmp_path):
-    """The command with --answers."""
+    """The command is run with --answers."""
     rows = [
         {
             "problem_id": i,

@@ -1,4 +1,4 @@
-"""The GSM8K grader: which number is the answer, and when two are equal."""
+"""The GSM8K grader: which number is the answer, and when two numbers are equal."""
 
 from __future__ import annotations
 

@@ -1,8 +1,7 @@
-r"""Answers made to hang, crash or fool the mathematics grader end in time, in a true status, with
-workers alive.
+r"""Answers that try to hang, crash or fool the mathematics grader end in time with a true status.
 
-Families, each generated at a size that bites. None equals `GOLD`. `boxed` puts most into a final
-``\boxed{}``; the rest attack the search for the answer.
+The workers survive. Each family of answers is generated at an effective size. None equals `GOLD`.
+`boxed` puts most of them into a final ``\boxed{}``; the others attack the search for the answer.
 """
 
 from __future__ import annotations
@@ -148,7 +147,7 @@ HOSTILE: dict[str, str] = {
 
 LONG = ["product to 10^9", "power tower 9^9^9^9", "binomial", "double factorial"]
 
-# What these say can be read at once: a verdict other than these would be untrue.
+# The answers of these families are obvious: any other verdict would be wrong.
 CERTAIN = {
     "equation of unequal numbers": "fail",
     "chain of unequal numbers": "fail",
@@ -166,10 +165,10 @@ CERTAIN = {
 
 
 def check(hostile: dict[str, str], soft_timeout_s: float, hard_timeout_s: float) -> None:
-    """Grade each family alone, then a normal answer; then 12 at once on both workers."""
+    """Grade each family alone, followed by a normal answer; then 12 at once on both workers."""
     requests = {name: GradeRequest("math", text, GOLD) for name, text in hostile.items()}
     normal = GradeRequest("math", boxed(r"\frac{10}{2}+0"), GOLD)
-    margin_s = 60.0  # of a machine that is busy
+    margin_s = 60.0  # on a busy machine
     with GraderPool(2, soft_timeout_s, hard_timeout_s) as pool:
         assert pool.grade([normal])[0].status == "pass"
         for name, request in requests.items():
@@ -178,7 +177,7 @@ def check(hostile: dict[str, str], soft_timeout_s: float, hard_timeout_s: float)
             seconds = time.monotonic() - start
             assert seconds <= hard_timeout_s + margin_s, f"{name}: {seconds:.1f} s"
             assert status != "pass", name
-            # how far a long one comes, its time or its memory, is the machine's
+            # whether a long one first exceeds its time or its memory depends on the machine
             assert name not in CERTAIN or status in {CERTAIN[name], name in LONG and "error"}, (
                 f"{name}: {status}"
             )

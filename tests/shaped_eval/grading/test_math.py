@@ -1,4 +1,4 @@
-"""The mathematics grader: what counts as equal, what does not, and what stands for a vote."""
+"""The mathematics grader: which answers are equal, which are not, and which string is the vote."""
 
 from __future__ import annotations
 

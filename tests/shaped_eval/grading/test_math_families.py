@@ -1,10 +1,9 @@
-r"""Families of wrong and of right writings of real golds, against the grader and against
-math-verify.
+r"""Families of wrong and right forms of real golds, against this grader and math-verify.
 
-`math_families/` holds what is known: `wrong_that_pass.jsonl` the wrong writings that pass,
-`right_that_fail.jsonl` the right ones that fail, and `beyond_math_verify.jsonl` what passes here
-and not there, each with the reason. A pair is named by its family and its problem's id. Anything
-else is an error of the grader.
+`math_families/` lists the known exceptions, each with the reason: `wrong_that_pass.jsonl` has wrong
+forms that pass, `right_that_fail.jsonl` right forms that fail, and `beyond_math_verify.jsonl` forms
+that pass here but not in math-verify. A pair is identified by its family and its problem's id.
+Anything else is an error of the grader.
 """
 
 from __future__ import annotations
@@ -31,15 +30,15 @@ KNOWN = Path(__file__).with_name("math_families")
 pytestmark = pytest.mark.skipif(
     not MIRROR.is_dir(), reason="no mirror of the real data sets beside the checkout"
 )
-# of each benchmark every so many problems, such that there are more than 200 golds
+# the step between chosen problems of each benchmark, such that there are more than 200 golds
 EVERY = {"math500": 6, "minerva": 5, "olympiadbench": 9, "amc23": 2, "aime24": 2, "aime25": 2}
-FEW = 31  # the default suite takes every so many of these golds, and of their families
+FEW = 31  # the step between the golds, and between their families, that the default suite takes
 LIMIT_S = 3.0
 
 
 @cache
 def golds(name: str) -> list[Problem]:
-    """Problems of a benchmark with different golds."""
+    """Problems of a benchmark with distinct golds."""
     problems = load_problems([name], hub_mirror=MIRROR, shots=0)[:: EVERY[name]]
     return list({problem.gold: problem for problem in reversed(problems)}.values())[::-1]
 
@@ -79,7 +78,7 @@ def known_pairs(name: str) -> set[tuple[str, str]]:
 
 
 def form(gold: str) -> str:
-    """What kind of gold this is, as rows of `beyond_math_verify` name it."""
+    """The kind of this gold, as rows of `beyond_math_verify` call it."""
     bare = plain_gold(gold)
     if gold_value(bare) is not None:
         return "e-notation" if "e" in bare else "number"
@@ -91,7 +90,7 @@ def form(gold: str) -> str:
 
 
 def passes_math_verify(gold: str, completion: str) -> bool:
-    """As its README calls it; without an answer in time is no pass."""
+    """Whether math-verify, called as in its README, passes the answer in time."""
     try:
         with _soft_timeout(LIMIT_S):
             expected = parse(f"$\\boxed{{{plain_gold(gold)}}}$", parsing_timeout=None)
@@ -135,7 +134,7 @@ def test_a_sample_of_wrong_and_right_writings():
 @pytest.mark.timeout(3600)
 @pytest.mark.parametrize("name", EVERY)
 def test_wrong_writings_fail(name):
-    """All families times all golds; what passes is listed, and what is listed passes."""
+    """All families are applied to all golds. Exactly the listed ones pass."""
     with GraderPool(1) as pool:
         graded = list(statuses(pool, pairs(golds(name), wrong_completions)))
     assert {status for *_, status in graded} <= {"pass", "fail", "unparsed", "timeout"}

@@ -1,5 +1,4 @@
-"""Every gold of every mathematics benchmark, against itself, in other writings, and against wrong
-neighbours."""
+"""Each gold of each mathematics benchmark, against itself, other forms and wrong neighbours."""
 
 from __future__ import annotations
 
@@ -24,9 +23,9 @@ pytestmark = pytest.mark.skipif(
 MATH = ["math500", "minerva", "olympiadbench", "amc23", "aime24", "aime25"]
 # the default suite takes every 9th expression, with 2 writings and 1 wrong neighbour of each
 EVERY = 9
-# The same number at the precision that is graded, or the same set, in spite of the change.
+# Changes that keep the number at the graded precision, or the set.
 SAME = {
-    ("olympiadbench/2592", "last digit"),  # 4.2 with gold's own tolerance of 0.1
+    ("olympiadbench/2592", "last digit"),  # 4.2, where gold has a tolerance of 0.1
     ("olympiadbench/2592", "one percent more"),
     ("olympiadbench/1760", "first integer"),  # the name of an angle
     ("olympiadbench/1760", "last integer"),
@@ -45,7 +44,7 @@ def boxed(answer: str) -> str:
 
 
 def failures(problem: Problem, right: dict[str, str], wrong: dict[str, str]) -> list[tuple]:
-    """What is graded otherwise than it should be."""
+    """The cases whose grade is not the expected one."""
     ways = [("pass", kind, text) for kind, text in right.items()]
     ways += [
         ("fail", kind, text)
@@ -59,7 +58,7 @@ def failures(problem: Problem, right: dict[str, str], wrong: dict[str, str]) -> 
 
 
 def some(ways: dict[str, str], index: int, count: int) -> dict[str, str]:
-    """`count` of the ways, other ones for each index, so that all are tried over the benchmarks."""
+    """`count` of the ways; the choice varies with the index, so that a benchmark covers all."""
     names = sorted(ways)
     return {
         names[(index * count + i) % len(names)]: ways[names[(index * count + i) % len(names)]]

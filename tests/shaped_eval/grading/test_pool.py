@@ -1,4 +1,4 @@
-"""The pool of grading processes: order, reuse, and that neither hostile items nor kills hurt it."""
+"""The pool of grading processes: order and reuse, and robustness to hostile items and kills."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def math_request(number: int, gold: int | None = None) -> GradeRequest:
 
 
 def ticks(pid: int) -> int:
-    """Processor time of a process, in hundredths of a second."""
+    """Processor time of a process in hundredths of a second."""
     return sum(map(int, Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[11:13]))
 
 
@@ -57,7 +57,7 @@ def test_grades_come_in_order_and_equal_gradings_are_done_once():
 
 
 def test_a_stream_is_read_no_further_than_its_window_and_nothing_holds_it_up():
-    """One endless item for its 2 seconds, on one of two workers: all others are done meanwhile."""
+    """One endless item occupies one of two workers for 2 seconds; all others are done by then."""
     read, done, ahead, statuses = 0, 0, 0, {}
 
     def requests():
@@ -123,7 +123,7 @@ def test_the_soft_and_the_hard_timeout_each_end_an_item_by_themselves():
         assert pool.grade([ENDLESS]) == [Grade("timeout", None)]
     with GraderPool(1, soft_timeout_s=3599.0, hard_timeout_s=3600.0) as pool:
         pool.grade([math_request(1)])
-        pool._hard_timeout_s = 0.5  # far below the soft one, so that only the parent can stop it
+        pool._hard_timeout_s = 0.5  # far below the soft limit, so that only the parent can stop it
         assert pool.grade([ENDLESS]) == [Grade("timeout", None)]
         pool._hard_timeout_s = 3600.0
         assert pool.grade([math_request(2)])[0].status == "pass"
@@ -266,8 +266,7 @@ GRADE_FOREVER = (
 
 
 def start_script(tmp_path: Path, end: str) -> tuple[subprocess.Popen[str], list[int]]:
-    """A script without a main guard, beside torch; returns it and the ids of its grading
-    processes."""
+    """A script without a main guard, beside torch; returns it and its grading processes' ids."""
     script = tmp_path / "script.py"
     script.write_text(SCRIPT.format(root=str(ROOT / "eval_suite"), end=end))
     process = subprocess.Popen(
@@ -298,9 +297,9 @@ def test_a_script_without_main_guard_and_without_close_ends_and_leaves_nothing(t
 def test_ctrl_c_or_a_kill_while_grading_leaves_no_process(tmp_path, signum, returncode):
     process, pids = start_script(tmp_path, end=GRADE_FOREVER)
     before = sum(map(ticks, pids))
-    wait_until(lambda: sum(map(ticks, pids)) > before + 10)  # the workers are at it
+    wait_until(lambda: sum(map(ticks, pids)) > before + 10)  # the workers are busy
     if signum == signal.SIGINT:
-        os.killpg(process.pid, signum)  # as a terminal does: to the workers too
+        os.killpg(process.pid, signum)  # to the workers too, as a terminal does
     else:
         process.kill()
     process.communicate()

@@ -1,5 +1,4 @@
-"""What of an answer's code decides: the function that was asked for and what it needs, and nothing
-else."""
+"""Which part of an answer's code decides: only the requested function and what it needs."""
 
 from __future__ import annotations
 
@@ -18,20 +17,22 @@ needs_sandbox = pytest.mark.skipif(
     bool(missing_protections()), reason=f"no sandbox: {missing_protections()}"
 )
 
-# each holds a right `total`, and something that has nothing to say about it
+# each has a correct `total`, and something irrelevant to it
 RIGHT = {
     "a wrong assert": f"{WHOLE}\nassert total([1]) == 2\n",
     "an assert with a message": f"{WHOLE}\nassert total([1]) == 2, print('no')\n",
     "a call that waits for input": f"{WHOLE}\ninput('Press Enter')\n",
     "numbers from the user": f"{WHOLE}\nn = int(input())\nprint(total([n]))\n",
     "the user's name before all": f"name = input()\n{WHOLE}",
-    "a loop that asks for ever": f"{WHOLE}\nwhile True:\n    try: xs = input()\n    except Exception: pass\n",
+    "a loop that asks for ever": f"{WHOLE}\nwhile True:\n    try: xs = input()\n    except "
+    "Exception: pass\n",
     "an endless demonstration": f"{WHOLE}\nwhile total([1]) == 1:\n    pass\n",
     "a main function, called": f"{WHOLE}\ndef main():\n    print(total(input()))\n\nmain()\n",
     "the end of the process": f"import sys\n{WHOLE}\nsys.exit(1)\n",
     "an exception": f"{WHOLE}\nraise ValueError\n",
     "a demonstration without its data": f"{WHOLE}\nprint(total(data))\n",
-    "tests that need a package": f"import no_package\n{WHOLE}\n@no_package.fixture\ndef numbers():\n    return []\n",
+    "tests that need a package": f"import no_package\n{WHOLE}\n@no_package.fixture\ndef "
+    "numbers():\n    return []\n",
     "a class of tests": f"{WHOLE}\nclass Tests(unittest.TestCase):\n    pass\n",
     "a second function, cut off": f"{WHOLE}\ndef mean(xs):\n    if (len(xs\n",
     "cut off within a text": f"{WHOLE}\ndef mean(xs):\n    return 'a\n",
@@ -41,8 +42,10 @@ RIGHT = {
     "cut off behind its last line": f"{WHOLE}    total([1, 2, \n",
     "a decorator, cut off": f"{WHOLE}\n@cache\n",
     "prose before": f"Sure, it's easy (I think):\n\n{WHOLE}",
-    "prose behind": f"{WHOLE}\nThis doesn't need more; it's linear.\nreturn to me for more\nif you want, ask.\n",
-    "prose between": f"First the import:\n\nimport math\n\nThen (as asked) the function:\n\n{WHOLE}\nDone!",
+    "prose behind": f"{WHOLE}\nThis doesn't need more; it's linear.\nreturn to me for more\nif "
+    "you want, ask.\n",
+    "prose between": "First the import:\n\nimport math\n\nThen (as asked) the "
+    f"function:\n\n{WHOLE}\nDone!",
     "a list of steps": f"1. read\n2. return\n- add them\n* that's it\n\n{WHOLE}",
     "its use, as a terminal shows it": f"{WHOLE}\n>>> total([1])\n1\n",
     "a later definition": f"{WHOLE}\n{LATER}",
@@ -50,45 +53,52 @@ RIGHT = {
     "a later definition that is cut off": f"{WHOLE}\ndef total(xs):\n    return su(m[\n",
     "an earlier stub": f"def total(xs):\n    pass\n\n{WHOLE}",
     "an earlier stub with an import": f'def total(xs):\n    import math\n    """The sum."""\n\n{WHOLE}',
-    "an earlier stub that raises": f"def total(xs):\n    raise NotImplementedError('later')\n\n{WHOLE}",
+    "an earlier stub that raises": "def total(xs):\n    raise "
+    f"NotImplementedError('later')\n\n{WHOLE}",
     "an earlier one that only prints": f"def total(xs):\n    print(sum(xs))\n\n{WHOLE}",
     "a return at the margin": f"{WHOLE}\nreturn total\n",
 }
-# what must not be left out: it decides what `total` returns
+# parts that must not be left out, because they determine what `total` returns
 NEEDED = {
     "a constant": "ZERO = 0\ndef total(xs):\n    return sum(xs, ZERO)\n",
     "a helper, behind it": f"def total(xs):\n    return add(xs)\n{WHOLE.replace('total', 'add')}",
-    "a table that a loop fills": "sums = {}\nfor i in range(9): sums[i] = i\ndef total(xs): return sums[sum(xs)]\n",
+    "a table that a loop fills": "sums = {}\nfor i in range(9): sums[i] = i\ndef total(xs): "
+    "return sums[sum(xs)]\n",
     "a table that a function fills": (
         "sums = []\ndef fill():\n    for i in range(9):\n        sums.append(i)\nfill()\n"
         "def total(xs):\n    return sums[sum(xs)]\n"
     ),
     "a global that a function sets": (
-        "def setup():\n    global zero\n    zero = 0\nsetup()\nzero\ndef total(xs):\n    return sum(xs, zero)\n"
+        "def setup():\n    global zero\n    zero = 0\nsetup()\nzero\ndef total(xs):\n    return "
+        "sum(xs, zero)\n"
     ),
     "an import that may fail": (
         "try:\n    import no_such_package as m\nexcept ImportError:\n    import math as m\n"
         "def total(xs):\n    return int(m.fsum(xs))\n"
     ),
-    "a definition that depends": "if True:\n    def total(xs):\n        return sum(xs)\nelse:\n    total = None\n",
+    "a definition that depends": "if True:\n    def total(xs):\n        return sum(xs)\nelse:\n  "
+    "  total = None\n",
     "an assignment": "total = sum\n",
     "a rebinding": "def total(xs):\n    return sum(xs)\nold = total\ntotal = lambda xs: old(xs)\n",
     "an attribute": "def total(xs):\n    return sum(xs, total.zero)\ntotal.zero = 0\n",
     "a decorator": "def same(f):\n    return f\n@same\ndef total(xs):\n    return sum(xs)\n",
-    "a method of an object": "class Sum:\n    def of(self, xs):\n        return sum(xs)\ntotal = Sum().of\n",
+    "a method of an object": "class Sum:\n    def of(self, xs):\n        return sum(xs)\ntotal = "
+    "Sum().of\n",
     "a default": "ZERO = 0\ndef total(xs, zero=ZERO):\n    return sum(xs, zero)\n",
     "a name by its text": "ZERO = 0\ndef total(xs):\n    return sum(xs, globals()['ZERO'])\n",
     "the future": '"""Doc."""\nfrom __future__ import annotations\ndef total(xs: NotThere):\n    return sum(xs)\n',
     "a setting of an imported module": (
-        "import sys\nsys.zero_of_a_test = 0\ndef total(xs):\n    return sum(xs, sys.zero_of_a_test)\n"
+        "import sys\nsys.zero_of_a_test = 0\ndef total(xs):\n    return sum(xs, "
+        "sys.zero_of_a_test)\n"
     ),
-    "two lines that belong together": "ZEROS = [\n0,\n]\ndef total(xs):\n    return sum(xs, ZEROS[0])\nIt's done (\n",
+    "two lines that belong together": "ZEROS = [\n0,\n]\ndef total(xs):\n    return sum(xs, "
+    "ZEROS[0])\nIt's done (\n",
     "a docstring at the margin": 'def total(xs):\n    """The\nsum (of\n"""\n    return sum(xs)\nIt\'s done (\n',
 }
 
 
 def run(text: str, function: str = "total") -> dict[str, Any]:
-    """The module that the sandbox would make of a text: of this file, no model's."""
+    """The module that the sandbox would make of a text from this file."""
     namespace: dict[str, Any] = {"__name__": MODULE}
     exec(compile(choose([text], function, []), MODULE, "exec"), namespace)
     return namespace
@@ -184,7 +194,10 @@ def test_a_program_that_is_to_be_run_as_it_stands_is(pool):
 
 @needs_sandbox
 def test_objects_that_the_tests_make_have_their_classes(pool):
-    text = "class Pair:\n    def __init__(self, a):\n        self.a = a\n\ndef total(p): return p.a\n\nassert total(1)"
+    text = (
+        "class Pair:\n    def __init__(self, a):\n        self.a = a\n\ndef total(p): return "
+        "p.a\n\nassert total(1)"
+    )
     tests = "assert total(pair) == 3"
     request = GradeRequest(
         "code", text, gold(tests=tests, setup="pair = Pair(3)", names=["total", "pair"])

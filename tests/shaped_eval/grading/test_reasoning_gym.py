@@ -1,4 +1,4 @@
-"""Answers to tasks of reasoning-gym are never evaluated, and leave nothing behind for the next."""
+"""Answers to tasks of reasoning-gym are never evaluated and do not affect the next one."""
 
 from __future__ import annotations
 
@@ -32,14 +32,14 @@ X = sympy.Symbol("x")
         ("0.5*x + 1e-3 + .25", X / 2 + sympy.Float("0.001") + sympy.Float("0.25")),
         ("pi*E**x + I", sympy.pi * sympy.exp(X) + sympy.I),
         ("Rational(1, 3)*atan(x)", sympy.atan(X) / 3),
-        ("ｘ + x", 2 * X),  # as Python reads names
+        ("ｘ + x", 2 * X),  # Python normalises names
         ("1 # x", sympy.Integer(1)),
         ("x**2/2 + 2. ", X**2 / 2 + 2),  # the period ends the sentence
         (
             "x**20*(1 + log(sin(sqrt(x))))**20",
             X**20 * (1 + sympy.log(sympy.sin(sympy.sqrt(X)))) ** 20,
         ),
-        # of sympy's own names only those that are listed
+        # only the listed ones of sympy's own names
         ("S + N + Q + O", sum(map(sympy.Symbol, "SNQO"))),
     ],
 )
@@ -153,7 +153,7 @@ def test_arithmetic_is_integers_with_four_operators():
     "task", [*ARITHMETIC, *INTEGRALS, *LISTS, "chain_sum", "number_sorting", "bitwise_arithmetic"]
 )
 def test_an_answer_that_is_a_program_never_runs(task, tmp_path):
-    """Not even in an unconfined process: this one."""
+    """It does not run even in a process that is not confined, which is this one."""
     touched = tmp_path / "touched"
     entries = reasoning_gym.task_dataset(task, 3, 1)
     entry = entries[0]
@@ -195,14 +195,14 @@ def test_a_copied_question_is_no_integral():
 
 def test_only_tasks_that_have_been_read_are_scored(monkeypatch):
     with pytest.raises(
-        UserError, match=r"reasoning_gym/composite' is not among the tasks that are known"
+        UserError, match=r"reasoning_gym/composite' is not among the tasks of reasoning-gym"
     ):
         reasoning_gym.task_dataset("composite", 1, 1)
     from reasoning_gym.factory import DATASETS
 
     assert set(DATASETS) == reasoning_gym.TASKS | set(reasoning_gym.UNREPEATABLE) | {"composite"}
     monkeypatch.setattr(reasoning_gym, "version", lambda: "0.2.0")
-    # what a scorer nobody has read does, it does confined
+    # a scorer that has not been read runs confined
     assert reasoning_gym._role().needs_sandbox
 
 
@@ -236,7 +236,7 @@ def test_comparisons_find_right_what_the_tasks_own_scorers_do():
                 for answer in {answer.strip() for answer in answers} - {""}:
                     points = entries.score_answer(answer, entry)
                     if task == "spell_backward" and not compare(answer, own):
-                        # it adds up to 1, but for rounding, where an answer goes on
+                        # if an answer continues, the sum differs from 1 only by rounding
                         points = min(points, 0.9)
                     expected = points >= gym_scorer.RIGHT
                     assert any(compare(answer, one) for one in right) == expected, (
@@ -247,8 +247,7 @@ def test_comparisons_find_right_what_the_tasks_own_scorers_do():
 
 
 def test_an_answer_that_goes_on_after_the_right_one_is_wrong():
-    """The scorer of spell_backward adds up fractions, whose sum is not quite the 1 that it takes
-    back."""
+    """The scorer of spell_backward adds up fractions, so that a right start gets almost 1."""
     entry = reasoning_gym.task_dataset("spell_backward", 20, 1)
     for index in range(20):
         own = entry[index]["answer"]
@@ -262,7 +261,7 @@ def test_an_answer_that_goes_on_after_the_right_one_is_wrong():
 
 
 def test_right_answers_of_many_entries_are_made_by_one_process(monkeypatch):
-    monkeypatch.setattr(reasoning_gym, "_right", reasoning_gym.Right())
+    monkeypatch.setattr(reasoning_gym, "_right_answers", reasoning_gym.RightAnswers())
     asked, ask = [], reasoning_gym._ask
     monkeypatch.setattr(
         reasoning_gym, "_ask", lambda message: asked.append(message) or ask(message)
@@ -285,7 +284,7 @@ def test_right_answers_of_many_entries_are_made_by_one_process(monkeypatch):
 
 def test_only_so_many_right_answers_are_kept(monkeypatch):
     monkeypatch.setattr(reasoning_gym, "MOST_KEPT", 100)
-    kept = reasoning_gym.Right()
+    kept = reasoning_gym.RightAnswers()
     for index in range(60):
         kept.add("sums", [[index, "digest", "12345", ["12345"]]])
         assert ("sums", index) in kept.entries
@@ -302,15 +301,14 @@ def test_scorers_that_nobody_has_read_score_for_themselves(monkeypatch):
     assert compared == {"chain_sum", "n_queens"}
     monkeypatch.setattr(reasoning_gym, "version", lambda: "0.2.0")
     compared = {task for task, gold in golds.items() if reasoning_gym._compared(gold)}
-    assert compared == {"n_queens"}  # whose scorer would evaluate the answer
+    assert compared == {"n_queens"}  # their scorer would evaluate the answer
 
 
 REPEATED = ("countdown", "simple_integration", "n_queens", "spiral_matrix", "chain_sum")
 
 
 def test_no_answer_changes_how_the_next_is_graded():
-    """Each task's own answer and two wrong ones, before and after hostile answers, by one
-    process."""
+    """Each task's own answer and two wrong ones, before and after hostile ones, in one process."""
     asked, golds = [], []
     for task in REPEATED:
         entry = reasoning_gym.task_dataset(task, 3, 1)[0]
@@ -324,8 +322,7 @@ def test_no_answer_changes_how_the_next_is_graded():
 
 
 def test_gold_from_a_file_runs_nothing(tmp_path):
-    """Gold of somebody else's run: a configuration that is no such, and a place outside the data
-    set."""
+    """Gold from a foreign run: an invalid configuration, and an index outside of the data set."""
     touched = tmp_path / "touched"
     program = f"__import__('os').system('touch {touched}')"
     base = {"size": 3, "seed": 1, "index": 0}

@@ -1,5 +1,4 @@
-"""The sandbox by itself: verdicts, what crosses the channel, limits, and refusal where it cannot
-confine."""
+"""The sandbox by itself: verdicts, values on the channel, limits, missing protections."""
 
 from __future__ import annotations
 
@@ -87,12 +86,12 @@ def test_run_tests_from_threads_gives_each_its_own_result():
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"cpu_s": 0}, "cpu_s=0 is no limit: give a number from 1 to 86400"),
-        ({"memory_mb": 1}, "memory_mb=1 is no limit: give a number from 64"),
-        ({"wall_s": 0}, "wall_s=0 is no limit: give a number from 0.1"),
-        ({"wall_s": float("nan")}, "wall_s=nan is no limit"),
-        ({"cpu_s": [1]}, r"cpu_s=\[1\] is no limit"),
-        ({"tests": None}, "tests is NoneType: give Python text"),
+        ({"cpu_s": 0}, "cpu_s=0 is not a valid limit: give a number from 1 to 86400"),
+        ({"memory_mb": 1}, "memory_mb=1 is not a valid limit: give a number from 64"),
+        ({"wall_s": 0}, "wall_s=0 is not a valid limit: give a number from 0.1"),
+        ({"wall_s": float("nan")}, "wall_s=nan is not a valid limit"),
+        ({"cpu_s": [1]}, r"cpu_s=\[1\] is not a valid limit"),
+        ({"tests": None}, "tests has type NoneType: give Python text"),
     ],
 )
 def test_run_tests_refuses_options_by_name(options, message):
@@ -108,12 +107,11 @@ VALUES = (
 
 
 def test_every_literal_crosses_the_channel_and_comes_back_as_it_was(server):
-    """Both ways: as an argument and as a result; equal, of the same type, and with the same sign of
-    zero."""
+    """As argument and as result: equal, of the same type, and with the same sign of zero."""
     for value in VALUES:
         sent = unpack(json.loads(json.dumps(pack(value, None))), None)
         assert type(sent) is type(value)
-        # a set in what order it comes; of 10**6000 Python makes no text
+        # sets have no order, and Python does not print 10**6000
         if isinstance(value, set | int):
             assert sent == value
         else:
@@ -168,12 +166,18 @@ assert all(type(f(n)) in (dict, tuple, int, str, bool) for n in ("counter", "nam
 
 
 def test_a_package_that_is_not_shown_is_not_there(server):
-    code = "try:\n    import pytest\nexcept ModuleNotFoundError:\n    pytest = None\ndef f(): return pytest is None"
+    code = (
+        "try:\n    import pytest\nexcept ModuleNotFoundError:\n    pytest = None\ndef f(): "
+        "return pytest is None"
+    )
     assert verdict(server, code, "assert f()").status == "pass"
 
 
 def test_numbers_of_numpy_count_and_its_arrays_are_no_lists(server):
-    code = "from numpy import *\ndef f(x): return [float64(0.5), int32(3), bool_(True)] if x else array([1, 2])"
+    code = (
+        "from numpy import *\ndef f(x): return [float64(0.5), int32(3), bool_(True)] if x "
+        "else array([1, 2])"
+    )
     assert verdict(server, code, "assert f(1) == [0.5, 3, True]").status == "pass"
     assert verdict(server, code, "assert f(0) == [1, 2]").status == "fail"
 
@@ -200,7 +204,10 @@ assert list(lazy(4)) == [0, 1, 4, 9] and sum(lazy(3)) == 5
 
 
 def test_exceptions_reach_the_tests_by_name_but_never_end_an_iteration(server):
-    code = "def f(x):\n    raise {'v': ValueError, 's': StopIteration, 'own': type('Own', (Exception,), {})}[x]('why')"
+    code = (
+        "def f(x):\n    raise {'v': ValueError, 's': StopIteration, 'own': type('Own', "
+        "(Exception,), {})}[x]('why')"
+    )
     tests = """
 try: f("v")
 except ValueError as error: assert str(error) == "why"

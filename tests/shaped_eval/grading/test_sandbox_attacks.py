@@ -1,5 +1,7 @@
-"""The attack suite (`tests/helpers/attacks.py`): none passes, and none leaves a trace, as root and
-as a user."""
+"""The attack suite (`tests/helpers/attacks.py`): no attack passes or leaves a trace.
+
+It is run as root and as a user.
+"""
 
 from __future__ import annotations
 
@@ -53,7 +55,7 @@ def check(found: dict) -> None:
     of_code = [
         name for name, (kind, status, _) in results.items() if status == "error" and kind != "tests"
     ]
-    assert of_code == []  # a program cannot escape its verdict either
+    assert of_code == []  # a program cannot avoid its verdict either
     held = {name: status for name, (kind, status, _) in results.items() if kind == "held"}
     assert set(held.values()) <= {"timeout", "fail"}, held
     loops = {name: status for name, (kind, status, _) in found["results"].items() if kind == "loop"}
@@ -103,8 +105,8 @@ def test_no_slow_attack_succeeds_either(user, namespaces, left_out):
     check(attack(user, namespaces, *left_out))
 
 
-# Done to a folder of the test's own, in a process of its own: what these would do, were they not
-# stopped.
+# What these actions would do if they were not stopped, done to the test's own folder in a
+# process of its own.
 HARMLESS = (
     "read outside",
     "write outside",

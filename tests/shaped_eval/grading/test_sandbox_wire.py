@@ -1,4 +1,4 @@
-"""What the filter of system calls lets through, and what a literal is on the channel."""
+"""Which system calls the filter allows, and which values are literals on the channel."""
 
 from __future__ import annotations
 
@@ -14,8 +14,7 @@ from shaped_eval.grading.sandbox.wire import BadReply, _nesting, pack, unpack
 
 @pytest.mark.parametrize("machine", filters.MACHINES)
 def test_the_filter_lets_through_what_it_says_on_both_machines(machine):
-    """A BPF machine in Python runs the program; the numbers come from the kernel's headers, by
-    hand."""
+    """A BPF machine in Python runs the program; its numbers come from the kernel's headers."""
     column, audit = filters.MACHINES[machine]
     allow, refuse, no_tty, kill = 0x7FFF0000, 0x50001, 0x50019, 0x80000000
 
@@ -98,7 +97,7 @@ def test_deep_nesting_is_refused_and_not_followed():
         nested = [nested]
     with pytest.raises(BadReply):
         unpack(nested, None)
-    while nested:  # taken apart from outside: the interpreter's own way of freeing it is recursive
+    while nested:  # freed layer by layer, because the interpreter frees it recursively
         nested = nested.pop()
 
 

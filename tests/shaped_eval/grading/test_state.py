@@ -1,5 +1,4 @@
-"""What formulas are graded by: nothing that evaluates text of an answer, and nothing that remembers
-the last one."""
+"""Grading formulas evaluates no text of an answer, and keeps no state from the last one."""
 
 from __future__ import annotations
 
@@ -76,8 +75,8 @@ PIECES = (
 
 
 def test_only_digits_and_operators_of_an_answer_reach_what_evaluates(monkeypatch):
-    """sympy's parser evaluates text as Python, and `Number` does through it."""
-    import_module("sympy.physics.units")  # which makes units from text
+    """sympy's parser evaluates text as Python, and `Number` uses it."""
+    import_module("sympy.physics.units")  # it makes units from text
     seen = set()
 
     def record(function):
@@ -105,7 +104,7 @@ def test_only_digits_and_operators_of_an_answer_reach_what_evaluates(monkeypatch
 def test_a_worker_forgets_what_it_has_found_out():
     remembered = algebra.remember()
     answer("math", r"\boxed{\sqrt{2}}", r"\sqrt{3}", 60.0)
-    # what an interruption in the middle of an inference leaves behind
+    # the state that an interrupted inference leaves behind
     for found, notes, _ in remembered[:10]:
         notes["planted"] = None
         found._assumptions = dict(notes)

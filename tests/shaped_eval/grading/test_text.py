@@ -1,5 +1,4 @@
-"""Options, definite answers, short texts: what free text states, and published numbers from real
-answers."""
+"""Options, definite answers and short texts in free text; published numbers from real answers."""
 
 from __future__ import annotations
 
@@ -119,7 +118,7 @@ def test_letters_are_found_where_text_states_them(completion, letter):
         ("the answer is (B)", "(B)", ("pass", "B")),
         ("Maria", "Maria", ("pass", "maria")),
         ("Sarah", "Maria", ("fail", "sarah")),
-        # a letter alone is a letter, even where an option's text is one
+        # a single letter is a letter, even if an option's text is one
         ("C", "(A) C", ("fail", "C")),
         ("C. elegans", "(A) C. elegans", ("pass", "A")),
         ("A", "(A) C", ("pass", "A")),
@@ -227,7 +226,7 @@ def graded(tmp_path: Path, benchmark: str, rows: list[dict[str, Any]]):
 @needs_outputs
 @pytest.mark.parametrize(("field", "benchmark"), [("pred", "nq"), ("final", "text")])
 def test_nq_of_search_r1(tmp_path, field, benchmark):
-    """The short prediction, and the end of the transcript that holds it."""
+    """The short prediction, and the end of the transcript that contains it."""
     recorded_rows = recorded("out_nq_searchr1_base.jsonl")
     rows = [
         {"problem_id": row["id"], "completions": [row[field]], "gold": row["golden_answers"]}
@@ -240,7 +239,7 @@ def test_nq_of_search_r1(tmp_path, field, benchmark):
 
 @needs_outputs
 def test_mmlu_pro_of_llama(tmp_path):
-    """Published 34.18, missing predictions wrong: unparsed here."""
+    """Published: 34.18, with missing predictions as wrong. They are unparsed here."""
     recorded_rows = recorded("out_mmlupro_Meta-Llama-3-8B_5shot.jsonl")
     rows = [
         {
@@ -257,8 +256,10 @@ def test_mmlu_pro_of_llama(tmp_path):
 
 @needs_outputs
 def test_letters_of_mmlu_pro_are_found_in_what_the_model_wrote():
-    """Of the last 160 characters, where they state an answer; what differs names several options,
-    or states twice."""
+    """Searches the last 160 characters, if they state an answer.
+
+    The ones that differ name several options, or state two answers.
+    """
     rows = [
         row
         for row in recorded("out_mmlupro_Meta-Llama-3-8B_5shot.jsonl")
@@ -288,7 +289,7 @@ def test_last_letters_of_gpt35(tmp_path):
     (tmp_path / "five").mkdir()
     five = graded(tmp_path / "five", "exact_match", first_five)
     assert round(100 * five.votes_P.mean(), 1) == 81.0
-    # published 80.7 is the mean over subsets of five, of which the first five are one
+    # the published 80.7 is a mean over subsets of five, and the first five are one of them
     assert round(100 * maj_at_k(outcomes.ballots_P, 5).mean(), 1) == 80.7
 
 
@@ -302,5 +303,5 @@ def test_golds_may_be_lists_where_the_grader_takes_them(tmp_path):
         Problem("text/x", "text", "", '["2", "two"]', "text")
     ]
     assert read_outcomes(out)["text"].statuses["pass"] == 1
-    with pytest.raises(UserError, match=r"gold=\['2', 'two'\] is no text or number"):
+    with pytest.raises(UserError, match=r"gold=\['2', 'two'\] is neither a text nor a number"):
         grade_answers(answers, "choice", tmp_path / "other")

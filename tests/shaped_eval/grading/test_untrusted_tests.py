@@ -1,5 +1,4 @@
-"""Tests of unknown origin: they run confined, within limits, and a pass is what a finished run of
-them says."""
+"""Tests of unknown origin run confined and within limits; a pass requires that they finish."""
 
 from __future__ import annotations
 
@@ -35,8 +34,7 @@ def result(sandbox: Sandbox, program: str, tests: str, **limits) -> TestResult:
 
 
 def test_gold_of_a_file_touches_nothing(tmp_path):
-    """Neither the tests of an answers file nor those of a run folder, in whichever of their
-    parts."""
+    """Neither the tests of an answers file nor those of a run folder, in any of their parts."""
     touched = tmp_path / "touched"
     touch = f"import os\nos.system('touch {touched}')\nopen({str(touched)!r}, 'w').close()\n"
     golds = [
@@ -80,7 +78,8 @@ HELD_UP = {
     "a bare except": "try: f(1)\nexcept: pass",
     "suppress": "import contextlib\nwith contextlib.suppress(BaseException): f(1)",
     "assertRaises": "import unittest\nwith unittest.TestCase().assertRaises(BaseException): f(1)",
-    "a pool": "from concurrent.futures import ThreadPoolExecutor as P\nwith P() as pool: pool.submit(f, 1)",
+    "a pool": "from concurrent.futures import ThreadPoolExecutor as P\nwith P() as pool: "
+    "pool.submit(f, 1)",
     "a thread": "import threading\nthreading.Thread(target=f, args=(1,)).start()",
     "finally": "def ask():\n    try: f(1)\n    finally: return\nask()",
     "a second try": "try: f(1)\nexcept BaseException: pass\ntry: f(1)\nexcept BaseException: pass",
@@ -120,7 +119,7 @@ LACKING = (
 def test_what_the_tests_do_to_themselves_is_an_error_and_no_pass(sandbox):
     for ending in ENDINGS:
         assert result(sandbox, SAME, f"assert f(1) == 1\n{ending}").status == "error", ending
-    for ending in LACKING:  # after a call, what it returned may be the cause
+    for ending in LACKING:  # after a call, its result may be the cause
         assert result(sandbox, SAME, f"{ending}\nassert f(1) == 1").status == "error", ending
         assert result(sandbox, SAME, f"assert f(1) == 1\n{ending}").status == "fail", ending
     of_the_code = result(sandbox, "def f(x): open('/nowhere')", "f(1)")
@@ -131,7 +130,7 @@ def test_what_the_tests_do_to_themselves_is_an_error_and_no_pass(sandbox):
 def test_the_tests_have_a_limit_of_their_own(sandbox):
     late = TestResult("timeout", "more than 1 s of CPU time in the tests")
     assert result(sandbox, SAME, "f(1)\nwhile True: pass", tests_cpu_s=1) == late
-    # as keys, quadratic time in one call of C
+    # as keys, they take quadratic time in a single C call
     one_hash = "def f(x): return [i * (2**61 - 1) for i in range(60_000)]"
     assert result(sandbox, one_hash, "assert len(set(f(1))) == 60_000", tests_cpu_s=1) == late
 
@@ -157,8 +156,7 @@ def test_only_what_the_tests_say_is_a_result():
 
 
 def test_a_thread_is_all_that_may_be_cloned():
-    """The filter of the tests' process has more than that of the code's in clone and clone3
-    alone."""
+    """The filter of the tests' process differs from the code's only in clone and clone3."""
     for machine in filters.MACHINES:
         more = set(filters.instructions(machine, threads=True)) - set(filters.instructions(machine))
         operands = {operand for _, _, _, operand in more}
@@ -213,8 +211,7 @@ GIVEN_UP = f"{ALARM}signal.setitimer(signal.ITIMER_REAL, 0.2)\ntry: f(0)\nexcept
 def test_a_call_that_the_tests_broke_off_is_no_pass_and_its_reply_counts_for_no_other(
     sandbox, rest
 ):
-    """By the alarm of the tests themselves, which ends the wait for a code that replies once it is
-    asked again."""
+    """The tests' own alarm ends the wait for code that replies when it is called again."""
     slow = "import time\ndef f(x):\n    if x == 0: time.sleep(2)\n    return x"
     said = result(sandbox, slow, GIVEN_UP + rest)
     assert said.status == "fail"
@@ -228,7 +225,7 @@ def test_an_alarm_of_the_tests_that_finds_no_call_open_breaks_nothing(sandbox):
 
 
 def sends(value: str) -> str:
-    """Code that replies with this JSON, whatever its own process could write."""
+    """Code that sends this JSON, as a hostile process could."""
     return (
         f"import os, struct\ndef f(x):\n    p = ('{{\"value\":' + {value} + '}}').encode()\n"
         "    p = struct.pack('>I', len(p)) + p\n    while p: p = p[os.write(3, p):]\n"
@@ -279,18 +276,26 @@ def test_threads_of_tests_are_bounded_where_the_kernel_counts_them_apart(namespa
     # others are not bounded
     if own.tests.user != 0 and (own.tests.rooted or own.tests.user == confine.NOBODY):
         many = (
-            "import threading\nend = threading.Event()\nthreading.stack_size(2**16)\nf(1)\nstarted = 0\ntry:\n"
-            f"    for started in range({bound + 100}): threading.Thread(target=end.wait, daemon=True).start()\n"
-            "except RuntimeError: pass\nend.set()\nraise ValueError(f'{started} threads')"
+            "import threading\nend = "
+            "threading.Event()\nthreading.stack_size(2**16)\nf(1)\nstarted = 0\ntry:\n    for "
+            f"started in range({bound + 100}): threading.Thread(target=end.wait, "
+            "daemon=True).start()\nexcept RuntimeError: pass\nend.set()\nraise "
+            "ValueError(f'{started} threads')"
         )
         assert int(result(own, SAME, many).reason.split()[-2]) < bound
     own.close()
 
 
 def test_what_packages_put_aside_as_they_are_imported_does_not_stay_behind(tmp_path):
-    lines = "import atexit, shutil, tempfile\nplace = tempfile.mkdtemp()\natexit.register(shutil.rmtree, place)\n"
+    lines = (
+        "import atexit, shutil, tempfile\nplace = "
+        "tempfile.mkdtemp()\natexit.register(shutil.rmtree, place)\n"
+    )
     (tmp_path / "puts_aside.py").write_text(lines)
-    command = "import os; from shaped_eval.grading.sandbox.zygote import _preload; _preload(['puts_aside']); "
+    command = (
+        "import os; from shaped_eval.grading.sandbox.zygote import _preload; "
+        "_preload(['puts_aside']); "
+    )
     command += "import puts_aside; assert not os.path.exists(puts_aside.place)"
     python = [sys.executable, "-c", command]
     environment = os.environ | {

@@ -1,7 +1,7 @@
 r"""Equal wrong answers are one vote however they are written; unequal ones are two.
 
-Checked against groups written by hand, and pair by pair against math-verify's own comparison on
-recorded answers.
+Checked against groups that were written by hand, and pair by pair against math-verify's own
+comparison on recorded answers.
 """
 
 from __future__ import annotations
@@ -13,8 +13,8 @@ import pytest
 from math_verify import verify
 from places import OUTPUTS
 from shaped_eval.grading.extract import boxed_or_tail, last_boxed
-from shaped_eval.grading.math import grader as math
 from shaped_eval.grading.math.grader import grade
+from shaped_eval.grading.math.parsing import parse_boxed
 from waiting import processor_limit
 
 EQUAL = [
@@ -68,8 +68,7 @@ def test_unequal_answers_are_votes_of_their_own():
 
 
 def parse(deciding: str):
-    boxed = last_boxed(deciding)
-    return math._parse_boxed(boxed) if boxed else math._parse_tail(deciding)
+    return parse_boxed(last_boxed(deciding))
 
 
 @pytest.mark.skipif(

@@ -1,120 +1,23 @@
-"""Publishing: what is written into a checkpoint, and what the real client sends to a stand-in of
-the Hub."""
+"""Publishing results: the files that are written into a checkpoint, and refusals."""
 
 from __future__ import annotations
 
 import json
-import os
 from pathlib import Path
 
 import huggingface_hub
 import pytest
 import yaml
-from hub_stand_in import TOKEN, hub_stand_in, point_client_at
-from huggingface_hub import ModelCard, constants, parse_eval_result_entries
+from huggingface_hub import ModelCard, parse_eval_result_entries
+from published_run import CARD, VARIANT, finish, write_run
 from shaped_eval.errors import UserError
-from shaped_eval.hub.entries import LEADERBOARDS, index_result, read_variants
+from shaped_eval.hub.entries import index_result, read_variants
 from shaped_eval.hub.model_card import with_results
 from shaped_eval.provenance import folder_fingerprint
 from shaped_eval.publish import PublishOptions, publish
 from shaped_eval.records import Problem, Sample, Verdict, append_jsonl, read_jsonl
-from shaped_eval.reporting.results import read_runs, results_text
 
 from shaped_trl import cli
-
-N = 4
-# p passes, f fails, u is unparsed; capitals of a truncated sample
-GSM8K = ["ppff", "fffF", "pppp", "uupf"]
-SUMS = ["pfff", "ffff"]
-STATUS = {"p": "pass", "f": "fail", "u": "unparsed"}
-VARIANT = "gsm8k_n4_t0.7_p0.95_len64"
-CARD = """---
-# kept: a comment
-license: mit
-tags: [a, b]
-model-index:
-- name: someone's name
-  results:
-  - task: {type: text-generation, name: other}
-    dataset: {name: gsm8k, type: openai/gsm8k, config: main, split: test}
-    metrics: [{type: acc, value: 12.5, verified: true}]
-    source: {name: Leaderboard, url: https://example.org}
-base_model: some/base  # kept, too
----
-
-# A model
-
-What people wrote.
-"""
-
-
-@pytest.fixture
-def checkpoint(tmp_path) -> Path:
-    folder = tmp_path / "checkpoint"
-    folder.mkdir()
-    (folder / "config.json").write_text("{}")
-    (folder / "model.safetensors").write_bytes(b"weights")
-    return folder
-
-
-@pytest.fixture
-def run(tmp_path, checkpoint, monkeypatch) -> Path:
-    monkeypatch.setitem(LEADERBOARDS, "gsm8k", ("openai/gsm8k", "gsm8k", len(GSM8K)))
-    return write_run(tmp_path / "run", checkpoint)
-
-
-def write_run(folder: Path, checkpoint: Path, **settings) -> Path:
-    folder.mkdir()
-    record = {
-        "model": str(checkpoint),
-        "model_identity": folder_fingerprint(checkpoint),
-        "settings": {
-            "n": N,
-            "temperature": 0.7,
-            "top_p": 0.95,
-            "max_new_tokens": 64,
-            "limit": None,
-            **settings,
-        },
-        "commit": "abc123",
-        "versions": {"shaped-trl": "9.9"},
-    }
-    (folder / "run.json").write_text(json.dumps(record))
-    for benchmark, letters in {"gsm8k": GSM8K, "running_sums": SUMS}.items():
-        for index, row in enumerate(letters):
-            key = f"{benchmark}/{index}"
-            append_jsonl(
-                folder / "problems.jsonl",
-                [Problem(key, benchmark, "SECRET PROMPT", "SECRET GOLD", "math")],
-            )
-            for i, letter in enumerate(row):
-                sample = Sample(
-                    key, i, f"text {key} {i} é", "length" if letter.isupper() else "stop", 10 + i
-                )
-                answer = None if letter == "u" else "7"
-                append_jsonl(folder / "samples.jsonl", [sample])
-                append_jsonl(
-                    folder / "verdicts.jsonl",
-                    [Verdict(key, i, STATUS[letter.lower()], answer, "math/1")],
-                )
-    finish(folder)
-    os.utime(folder / "samples.jsonl", (1_750_000_000,) * 2)  # 2025-06-15
-    return folder
-
-
-def finish(folder: Path) -> dict:
-    """results.json as the report writes it, without its pictures."""
-    (run,) = read_runs([folder])
-    (folder / "results.json").write_text(results_text(run.results))
-    return run.results
-
-
-def only_error(capsys) -> str:
-    """The one line of standard error that is no report's path."""
-    (line,) = [
-        one for one in capsys.readouterr().err.splitlines() if not one.startswith("written: ")
-    ]
-    return line
 
 
 def metric(run: Path, benchmark: str, key: str) -> dict:
@@ -133,7 +36,8 @@ def test_leaderboard_entry(run, checkpoint):
     for part in [
         "avg@4 over 4 problems",
         "n = 4, temperature 0.7, top-p 0.95, at most 64 tokens",
-        f"95% interval over problems {round(100 * ends['low'], 2)} to {round(100 * ends['high'], 2)}",
+        f"95% interval over problems {round(100 * ends['low'], 2)} to "
+        f"{round(100 * ends['high'], 2)}",
         "truncated 6.25%, unparsed 12.5%",
         "grader math/1",
         "shaped-trl 9.9, commit abc123",
@@ -171,7 +75,7 @@ def test_card_keeps_what_is_there_and_has_each_result_once(run, checkpoint):
     for line in CARD.splitlines():
         if not line.startswith((" ", "-", "model-index")):
             assert line in text.splitlines()
-    parsed = ModelCard.load(card)  # the library's own reading of it
+    parsed = ModelCard.load(card)  # read by the library itself
     assert parsed.data.license == "mit"
     assert parsed.data.base_model == "some/base"
     (index,) = yaml.safe_load(text.split("---")[1])["model-index"]
@@ -199,7 +103,7 @@ def test_card_keeps_what_is_there_and_has_each_result_once(run, checkpoint):
     )
     publish([run], options)
     assert card.read_text() == text
-    # Another setting stands beside the first, which stays.
+    # Results with another setting are added, and the first ones stay.
     publish([write_run(run.with_name("hotter"), checkpoint, temperature=1.0)], options)
     both = card.read_text()
     assert both.count("<!-- results of ") == 4
@@ -207,7 +111,7 @@ def test_card_keeps_what_is_there_and_has_each_result_once(run, checkpoint):
     assert all(f"<!-- results of gsm8k_n4_t{t}_p0.95_len64 -->" in both for t in ("0.7", "1.0"))
     assert len(list((checkpoint / ".eval_results").iterdir())) == 2
     publish([run], options)
-    # the order in the index may differ, nothing else
+    # only the order in the index may differ
     assert sorted(card.read_text()) == sorted(both)
 
 
@@ -260,7 +164,7 @@ def test_part_of_a_benchmark_is_no_leaderboard_result(tmp_path, checkpoint):
 
 
 def test_a_benchmark_says_how_its_own_samples_came_about(tmp_path, checkpoint):
-    """Options chosen by likelihood have no temperature, whatever the run samples at."""
+    """Options chosen by likelihood have no temperature, whatever the run's is."""
     run = write_run(tmp_path / "run", checkpoint)
     meta = {"n": 1, "metric": "acc_norm", "shots": 5, "decoding": "likelihood"}
     append_jsonl(
@@ -307,7 +211,7 @@ def test_mistakes(run, checkpoint, tmp_path, capsys, monkeypatch):
     report = ["report", str(run)]
     (tmp_path / "empty").mkdir()
     for argv, parts in [
-        ([*report, "--publish_to", "nowhere"], ["publish_to='nowhere'", "is no folder"]),
+        ([*report, "--publish_to", "nowhere"], ["publish_to='nowhere'", "is not a folder"]),
         ([*report, "--publish_to", str(tmp_path / "empty")], ["holds no model"]),
         ([*report, "--push_to_hub", "me/model"], ["me/model", "not logged in", "hf auth login"]),
         ([*report, "--push_to_hub", "a b"], ["push_to_hub='a b'", "me/my-model"]),
@@ -318,7 +222,7 @@ def test_mistakes(run, checkpoint, tmp_path, capsys, monkeypatch):
         ),
         (
             ["eval", "--model", "m", "--benchmarks", "gsm8k", "--publish_to", "nowhere"],
-            ["is no folder"],
+            ["is not a folder"],
         ),
     ]:
         assert cli.main(argv) == 2, argv
@@ -337,107 +241,3 @@ def test_mistakes(run, checkpoint, tmp_path, capsys, monkeypatch):
     (run / "results.json").unlink()
     with pytest.raises(UserError, match="has no results"):
         publish([run], options)
-
-
-@pytest.fixture
-def hub(monkeypatch):
-    """The stand-in, with the real client pointed at it and logged in."""
-    with hub_stand_in() as server:
-        point_client_at(server, monkeypatch)
-        yield server
-
-
-def test_push(run, checkpoint, hub, capsys):
-    (checkpoint / "README.md").write_text(CARD)
-    argv = [
-        "report",
-        str(run),
-        "--publish_to",
-        str(checkpoint),
-        "--push_to_hub",
-        "me/tiny",
-        "--private",
-    ]
-    assert cli.main(argv) == 0
-    model, samples = (
-        hub.files["model", "me/tiny"],
-        hub.files["dataset", "me/tiny-evaluation-samples"],
-    )
-    name = f".eval_results/{VARIANT}.yaml"
-    assert model == {path: (checkpoint / path).read_bytes() for path in ("README.md", name)}
-    assert set(samples) == {
-        "README.md",
-        f"{VARIANT}/samples.parquet",
-        "running_sums_n4_t0.7_p0.95_len64/samples.parquet",
-    }
-    for path, content in samples.items():
-        if path.endswith("parquet"):
-            assert content == (run / "hub" / "samples" / path).read_bytes()
-    (entry,) = parse_eval_result_entries(yaml.safe_load(model[name]))
-    assert entry.source_url == f"{hub.url}/datasets/me/tiny-evaluation-samples"
-    assert entry.source_url in model["README.md"].decode()
-    assert all(hub.private.values())
-    assert hub.messages == ["Evaluation results: gsm8k, running_sums"] * 2
-    steps = [
-        line
-        for line in hub.requests
-        if "/commit/" in line or "/create" in line or "/preupload/" in line
-    ]
-    assert steps == [
-        "POST /api/repos/create",
-        "POST /api/datasets/me/tiny-evaluation-samples/preupload/main",
-        "POST /api/datasets/me/tiny-evaluation-samples/commit/main",
-        "POST /api/repos/create",
-        "POST /api/models/me/tiny/preupload/main",
-        "POST /api/models/me/tiny/commit/main",
-    ]
-    printed = capsys.readouterr()
-    assert f"{hub.url}/me/tiny/commit/" in printed.out
-    assert TOKEN not in printed.out + printed.err
-    for path in run.parent.rglob("*"):
-        assert path.is_dir() or TOKEN.encode() not in path.read_bytes(), path
-
-
-def test_a_second_push_keeps_what_others_changed_on_the_hub(run, checkpoint, hub):
-    options = PublishOptions(push_to_hub="me/tiny")
-    publish([run], options)
-    files = hub.files["model", "me/tiny"]
-    first = files["README.md"]
-    files["README.md"] = first.replace(b"# tiny", b"# tiny, described\n\nBy its users.")
-    publish([run, write_run(run.with_name("hotter"), checkpoint, temperature=1.0)], options)
-    text = files["README.md"].decode()
-    assert "By its users." in text
-    assert text.count("<!-- results of ") == 4
-    assert len([path for path in files if path.startswith(".eval_results/")]) == 2
-    card = hub.files["dataset", "me/tiny-evaluation-samples"]["README.md"].decode()
-    assert len(yaml.safe_load(card.split("---")[1])["configs"]) == 4
-
-
-@pytest.mark.parametrize(
-    ("refuse", "parts"),
-    [
-        (
-            (403, "GatedRepo", "Access to me/tiny is restricted"),
-            ["refuses", "403", "restricted", "may write there"],
-        ),
-        ((503, "", "down for a while"), ["answered 503"]),
-    ],
-)
-def test_refusals_are_one_line_and_all_is_written(refuse, parts, run, hub, capsys):
-    hub.refuse = refuse
-    assert cli.main(["report", str(run), "--push_to_hub", "me/tiny"]) == 2
-    error = only_error(capsys)
-    assert all(part in error for part in [*parts, "me/tiny", str(run / "hub")]), error
-    assert (run / "hub" / "samples" / VARIANT / "samples.parquet").is_file()
-    assert (run / "hub" / "model" / ".eval_results" / f"{VARIANT}.yaml").is_file()
-    hub.refuse = None
-    assert cli.main(["report", str(run), "--push_to_hub", "me/tiny"]) == 0
-
-
-def test_an_unreachable_hub_is_one_line_and_all_is_written(run, hub, monkeypatch, capsys):
-    monkeypatch.setattr(constants, "ENDPOINT", "http://127.0.0.1:9")
-    assert cli.main(["report", str(run), "--push_to_hub", "me/tiny"]) == 2
-    error = only_error(capsys)
-    assert "http://127.0.0.1:9 cannot be reached" in error
-    assert (run / "hub" / "model" / "README.md").is_file()
-    assert not hub.requests

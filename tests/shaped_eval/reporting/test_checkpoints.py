@@ -1,4 +1,4 @@
-"""Evaluating every checkpoint: one run each, resumed, and rows and curves over the steps."""
+"""Evaluating every checkpoint: one run for each, resumed, with rows and curves over the steps."""
 
 from __future__ import annotations
 
@@ -18,8 +18,7 @@ from shaped_trl import cli
 
 
 def save(model_folder: Path, to: Path, factor: float, step: int | None = None) -> None:
-    """A model like `model_folder`'s, with its head scaled; with the Trainer's state where it is a
-    checkpoint."""
+    """A model like `model_folder`'s with a scaled head, and with the Trainer's state if needed."""
     shutil.copytree(model_folder, to, dirs_exist_ok=True)
     model = AutoModelForCausalLM.from_pretrained(model_folder)
     with torch.no_grad():
@@ -31,8 +30,7 @@ def save(model_folder: Path, to: Path, factor: float, step: int | None = None) -
 
 @pytest.fixture
 def training_run(model_folder, tmp_path) -> Path:
-    """Checkpoints of steps 9 and 100, one that is half-written, and the last one's model as the
-    final one."""
+    """Checkpoints of steps 9 and 100, an incomplete one, and the last one as the final model."""
     root = tmp_path / "training"
     save(model_folder, root, 3.0)
     save(model_folder, root / "checkpoint-100", 3.0, 100)
@@ -81,7 +79,7 @@ def test_each_checkpoint_once_and_one_report(training_run, make_config, monkeypa
         generated.append(Path(self._config.out).name)
         return generate(self, *args)
 
-    # again: nothing is sampled; then a checkpoint that came since, while the first one was deleted
+    # Again: nothing is sampled. Then there is a new checkpoint, and the first one has been deleted.
     monkeypatch.setattr(TransformersBackend, "generate", spy)
     before = (out / "steps.jsonl").read_bytes()
     evaluate_checkpoints(config, [1, 3])

@@ -1,4 +1,4 @@
-"""Two runs on the same problems: what changed, counted by hand; and what is refused."""
+"""Two runs on the same problems: changes counted by hand, and refusals."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from graded_runs import write_run
 from html_pages import check_self_contained
 from shaped_eval.report import compare
 from shaped_eval.reporting.compare import paired_differences, solve_rates
-from shaped_eval.reporting.results import Run, average, grouped, read_runs
+from shaped_eval.reporting.results import GradedRun, average, grouped, read_runs
 from shaped_eval.statistics import paired_difference, problem_interval
 
 from shaped_trl.cli import main
@@ -36,7 +36,7 @@ def folders(tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def runs(folders) -> list[Run]:
+def runs(folders) -> list[GradedRun]:
     return read_runs(folders)
 
 
@@ -89,7 +89,7 @@ def test_the_page_shows_the_same_and_fetches_nothing(written):
         "flips_gsm8k.png",
         "flips_math500.png",
     ]
-    # of the problems that changed
+    # the table of problems that changed
     assert len(re.findall("awkward", (out / "report.html").read_text())) == 5
     markdown = (out / "report.md").read_text()
     assert "Worked example" not in markdown
@@ -131,12 +131,12 @@ def test_the_command_compares_and_names_what_is_wrong(folders, tmp_path, capsys)
     for arguments, message in (
         ([a], "the following arguments are required: B"),
         ([a, a], "is given twice: give each run once"),
-        ([a, str(tmp_path / "none")], "is no folder of a run: it has no run.json"),
-        ([a, str(ungraded)], "does not exist: complete the run with the command grade"),
-        ([a, elsewhere], "(gsm8k, math500) and .* (aime24) share no benchmark"),
+        ([a, str(tmp_path / "none")], "is not a run's folder: it has no run.json"),
+        ([a, str(ungraded)], "does not exist: complete the run with the command `grade`"),
+        ([a, elsewhere], "(gsm8k, math500) and .* (aime24) have no benchmark in common"),
         ([a, fewer], "differ in 1 problems of gsm8k, such as gsm8k/5"),
         ([a, b, "--pass_at", "5"], "pass_at=5: the run has n=4"),
-        ([a, b, "--out", a], "is the folder of a run (run.json): choose another --out"),
+        ([a, b, "--out", a], "is the folder of a run or a study (run.json): choose another --out"),
         ([a, b, "--out", str(tmp_path / "study")], "(study.yaml): choose another --out"),
         ([a, b, "--out", str(tmp_path / "file")], "is a file: name a folder"),
     ):
@@ -152,13 +152,13 @@ def test_runs_of_other_n_compare_where_they_can(folders, tmp_path):
     first, other = read_runs([folders[0], b])
     found = paired_differences(first, other)
     assert set(found) == {"gsm8k"}
-    assert set(found["gsm8k"]) == {"avg@n", "pass@2"}  # cons@4 and cons@2 are not one thing
+    assert set(found["gsm8k"]) == {"avg@n", "pass@2"}  # cons@4 and cons@2 are different metrics
     expected = paired_difference(
         [row.count("p") / 4 for row in A["gsm8k"]], [row[:2].count("p") / 2 for row in B["gsm8k"]]
     )
     assert found["gsm8k"]["avg@n"]["value"] == pytest.approx(expected.value)
     text = compare(folders[0], b)
-    assert "Not compared, as one run alone has them: aime24, math500." in text
+    assert "Not compared, because only one run has them: aime24, math500." in text
     assert "| avg@n |" in text
 
 
@@ -174,8 +174,7 @@ def test_equal_runs_differ_in_nothing(folders, tmp_path):
 
 
 def test_averages_of_independent_benchmarks_cover_the_truth():
-    """The interval of an average over benchmarks of 60, 80 and 90 problems, in 600 draws of all of
-    them."""
+    """The interval of an average over benchmarks of 60, 80 and 90 problems, in 600 draws."""
     rng = np.random.default_rng(0)
     shapes = {"gsm8k": (2.0, 2.0, 60), "math500": (1.0, 2.0, 80), "minerva": (3.0, 1.5, 90)}
     truth = np.mean([a / (a + b) for a, b, _ in shapes.values()])

@@ -1,4 +1,4 @@
-"""What is not known is not shown as a number, and what does not compare is not compared."""
+"""Unknown numbers are not shown, and incomparable numbers are not compared."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from shaped_trl.cli import main
 
 
 def regrade(folder: Path, grader: str, version: str) -> None:
-    """As if another grader had made the verdicts."""
+    """Change the verdicts' grader to another one."""
     rows = [{**row, "grader": version} for row in read_jsonl(folder / "verdicts.jsonl")]
     problems = [{**row, "grader": grader} for row in read_jsonl(folder / "problems.jsonl")]
     for name, changed in (("verdicts.jsonl", rows), ("problems.jsonl", problems)):
@@ -35,7 +35,7 @@ def answers_file(folder: Path, gold="7", completions=(r"\boxed{7}", r"\boxed{8}"
 
 
 def test_programs_do_not_vote(tmp_path):
-    """Their answers are what the tests made of them: all that pass would vote as one."""
+    """Their answers are the results of their tests, so all that pass would vote for one answer."""
     run = write_run(tmp_path / "run", {"humaneval": ["ppabuu", "pabuuu"]}, n=6)
     (math,) = read_runs([run])
     assert {"cons@6", "maj@2"} < set(math.results["humaneval"]["metrics"])
@@ -53,7 +53,7 @@ def test_problems_of_one_name_with_other_golds_are_not_paired(tmp_path):
     a = write_run(tmp_path / "a", {"math": ["pp", "pa"]}, n=2)
     b = write_run(tmp_path / "b", {"math": ["pp", "pa"]}, n=2, gold="8")
     with pytest.raises(
-        UserError, match=r"other golds or graders in 2 of 2 problems of math, such as math/0"
+        UserError, match=r"different golds or graders in 2 of 2 problems of math, such as math/0"
     ):
         compare(a, b)
 
@@ -68,7 +68,9 @@ def test_verdicts_of_another_version_are_pointed_out(tmp_path):
 
 def test_a_part_of_the_problems_is_pointed_out(tmp_path):
     run = write_run(tmp_path / "run", {"gsm8k": ["pp", "pa"]}, n=2, limit=2)
-    assert "Of each benchmark only the first 2 problems at most." in cautions(read_runs([run])[0])
+    assert "At most the first 2 problems of each benchmark are used." in cautions(
+        read_runs([run])[0]
+    )
 
 
 def test_of_answers_from_elsewhere_truncation_is_unknown(tmp_path, capsys):
@@ -105,7 +107,7 @@ def test_golds_that_are_nothing_are_refused(tmp_path, gold, capsys):
         str(tmp_path / "o"),
     ]
     assert main(argv) == 2
-    assert "is no text or number" in capsys.readouterr().err
+    assert "is neither a text nor a number" in capsys.readouterr().err
 
 
 def test_mistakes_end_with_one_line(tmp_path, capsys):

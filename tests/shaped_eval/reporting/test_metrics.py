@@ -1,5 +1,4 @@
-"""The modules of `evaluate`: loaded offline from their folders, with the numbers of the
-statistics."""
+"""The modules of `evaluate`: loaded offline from their folders, with the numbers of statistics."""
 
 from __future__ import annotations
 
@@ -30,8 +29,7 @@ ANSWERS, GOLDS = (
 
 @pytest.fixture
 def load(tmp_path, monkeypatch):
-    """`evaluate.load` by our path, without the network and with its copies in a folder of the
-    test."""
+    """`evaluate.load` with our path, without the network, with its copies in the test's folder."""
     monkeypatch.setattr(evaluate.config, "HF_MODULES_CACHE", tmp_path / "modules")
     monkeypatch.setattr(evaluate.config, "HF_EVALUATE_OFFLINE", True)
     monkeypatch.syspath_prepend(str(tmp_path / "modules"))
@@ -82,7 +80,7 @@ def test_batches_add_up_and_bad_input_is_refused(load):
     with pytest.raises(UserError, match="k=5 needs 1 <= k <= n=4"):
         metric.compute(predictions=PASSES, k=[5])
     with pytest.raises(
-        UserError, match=r"predictions\[1\] has 3 samples where predictions\[0\] has 4"
+        UserError, match=r"predictions\[1\] has 3 samples, but predictions\[0\] has 4"
     ):
         metric.compute(predictions=[PASSES[0], PASSES[1][:3]], k=[1])
 

@@ -1,4 +1,4 @@
-"""The report: numbers recomputed by hand from verdicts, refusals, and what the pages hold."""
+"""The report: numbers recomputed by hand from verdicts, refusals, and the content of the pages."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from shaped_eval.reporting.plots import plot_pass_at_k
 from shaped_eval.reporting.results import default_pass_at, parse_pass_at
 from shaped_eval.statistics import paired_difference
 
-# A letter a sample, see graded_runs.
+# One letter for each sample, see graded_runs.
 TOY = ["ppab", "aabp", "uuuu", "puuT", "pppp", "abpP", "eaat"]
 OTHER = ["aaaa", "ppppp"[:4]]
 
@@ -48,9 +48,9 @@ def test_results_are_those_of_the_verdicts(run):
     for k in (1, 2, 4):
         assert metrics[f"pass@{k}"]["value"] == pytest.approx(by_hand(TOY, k), abs=1e-12)
     assert metrics["avg@4"] == metrics["pass@1"]
-    # The vote: ppab -> gold; aabp -> A; nobody; gold alone; gold; gold 2 of 4; A.
+    # The winner of the vote: ppab -> gold; aabp -> A; nobody; gold alone; gold; gold 2 of 4; A.
     assert metrics["cons@4"]["value"] == pytest.approx(4 / 7, abs=1e-12)
-    # A pair of samples: gold wins alone or with one that does not vote, and shares with A or B.
+    # Of two samples, gold wins alone or with one that does not vote; it ties with A or B.
     pairs = [1 / 6 + 4 / 12, 3 / 12, 0, 3 / 6, 1, 1 / 6 + 4 / 12, 0]
     assert metrics["maj@2"]["value"] == pytest.approx(np.mean(pairs), abs=1e-12)
     assert results["other"]["metrics"]["pass@4"]["value"] == 0.5
@@ -89,7 +89,7 @@ def test_pass_at_parses():
     assert parse_pass_at(None) is None
     assert parse_pass_at("64, 1,8", n=64) == [1, 8, 64]
     for text in ("", "1,x", "0", "-1", "1.5"):
-        with pytest.raises(UserError, match="is no k"):
+        with pytest.raises(UserError, match="is not a valid k"):
             parse_pass_at(text)
     with pytest.raises(UserError, match="pass_at=65: the run has n=64"):
         parse_pass_at("1,65", n=64)
@@ -97,7 +97,7 @@ def test_pass_at_parses():
 
 def test_k_above_n_is_refused_before_anything_is_written(run):
     for refused in (lambda: report_run(run, pass_at=[1, 5]), lambda: report([run], pass_at=[1, 5])):
-        with pytest.raises(UserError, match="pass_at=5: the run has n=4 samples a problem"):
+        with pytest.raises(UserError, match="pass_at=5: the run has n=4 samples per problem"):
             refused()
     assert not (run / "results.json").exists()
 
@@ -121,13 +121,17 @@ def edit(path: Path, change) -> None:
             lambda lines: [*lines[:-1], lines[-1][:-5]],
             r"^other/1 has 3 of n=4 verdicts",
         ),
-        ("samples.jsonl", lambda lines: [*lines, lines[0]], r"sample 0 of 'toy/0' is there twice"),
-        ("verdicts.jsonl", lambda lines: [*lines, lines[0]], r"sample 3 of 'toy/0' is there twice"),
-        ("problems.jsonl", lambda lines: lines[1:], r"sample 0 of 'toy/0' is not of this run"),
+        ("samples.jsonl", lambda lines: [*lines, lines[0]], r"sample 0 of 'toy/0' occurs twice"),
+        ("verdicts.jsonl", lambda lines: [*lines, lines[0]], r"sample 3 of 'toy/0' occurs twice"),
+        (
+            "problems.jsonl",
+            lambda lines: lines[1:],
+            r"sample 0 of 'toy/0' does not belong to this run",
+        ),
         (
             "samples.jsonl",
             lambda lines: [*lines, lines[3].replace("3,", "4,")],
-            "sample 4 of .* is not of this run",
+            "sample 4 of .* does not belong to this run",
         ),
     ],
     ids=[

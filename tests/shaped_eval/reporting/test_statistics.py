@@ -139,8 +139,10 @@ def test_values_that_are_none_or_out_of_range_are_refused(values):
 
 
 def problem_values(kind: str, mean: float, problems: int, rng: np.random.Generator):
-    """A draw of per-problem values, and their true mean. Chances of a pass vary over problems as a
-    beta variable."""
+    """A draw of per-problem values and their true mean.
+
+    The chance of a pass varies over problems as a beta variable.
+    """
     if kind == "avg":
         table, a, b = np.arange(17) / 16, 2 * mean, 2 * (1 - mean)
     elif kind == "pass":
@@ -155,11 +157,10 @@ def problem_values(kind: str, mean: float, problems: int, rng: np.random.Generat
 @pytest.mark.slow
 @pytest.mark.parametrize("kind", ["avg", "pass", "cons"])
 def test_coverage_of_the_interval_over_problems(kind, monkeypatch):
-    """95% intervals cover in 0.92-0.98 of draws, and in more where the report warns that they are
-    the exact ones.
+    """95% intervals cover the truth in 0.92-0.98 of draws, and in more if they are the exact ones.
 
-    Measured with 800 draws, 30 to 500 problems, means from 0.02 to 0.98: 0.927-0.979, and
-    0.961-0.999 near the ends.
+    The report warns in the latter case. Measured with 800 draws, 30 to 500 problems and means from
+    0.02 to 0.98: 0.927-0.979, and 0.961-0.999 near the ends.
     """
     monkeypatch.setattr(statistics, "RESAMPLES", 1000)
     rng, repeats = np.random.default_rng(0), 700
@@ -241,8 +242,10 @@ def test_paired_interval_is_narrower_than_the_unpaired_ones_and_signed():
 def test_the_paired_interval_covers_and_the_p_value_is_uniform_without_a_difference(
     problems, monkeypatch
 ):
-    """Uniform where values are continuous; counts often tie with the observed sum, which makes p
-    larger."""
+    """The p-value is uniform for continuous values.
+
+    Counts often tie with the observed sum, which makes p larger.
+    """
     monkeypatch.setattr(statistics, "RESAMPLES", 1000)
     rng, draws = np.random.default_rng(0), 600
     levels = np.array([0.05, 0.1, 0.25, 0.5, 0.75])
@@ -250,7 +253,7 @@ def test_the_paired_interval_covers_and_the_p_value_is_uniform_without_a_differe
     for continuous in (True, False):
         p_values, covered = [], []
         for draw in range(draws):
-            # or all p-values share the luck of one set of flips
+            # otherwise all p-values would depend on the same set of flips
             monkeypatch.setattr(statistics, "SEED", draw)
             difficulty = rng.beta(0.5, 0.5, problems)
             if continuous:

@@ -29,7 +29,7 @@ SAMPLES = st.lists(
 
 
 def vote_by_hand(samples) -> float:
-    """Gold's share of the victory, from the verdicts themselves."""
+    """Gold's share of the win, from the verdicts themselves."""
     votes = Counter(
         "gold" if status == "pass" else answer for status, answer in samples if answer is not None
     )
@@ -88,7 +88,7 @@ def test_two_answers_have_a_closed_form_at_any_n(n):
 
 
 def test_one_sample_left_out_at_a_time_averages_to_the_whole():
-    """As for any mean over subsets: maj@k of n is the mean of maj@k of the n − 1 that remain."""
+    """As any mean over subsets, maj@k of n is the mean of maj@k of the n − 1 that remain."""
     whole = Ballot.of(20, [18, 9, 9, 3, 1, 1, 1], 70)
     left = [
         (Ballot.of(19, [18, 9, 9, 3, 1, 1, 1], 69), 20),
@@ -112,7 +112,7 @@ def test_the_128_samples_of_a_problem_are_not_enumerated():
         Ballot.of(30, [25, 16, 10, 8, 6, 5, 4, 3, 2, 2, 1, 1, 1, 1, 1], 128),
         Ballot.of(40, [3] * 10 + [1] * 50, 128),
     ]
-    with processor_limit(20):  # measured: 50 ms; to go through the subsets would never end
+    with processor_limit(20):  # measured: 50 ms; enumerating the subsets would never end
         for k in (2, 4, 8, 16, 32, 64):
             maj_at_k(many, k)
 
@@ -131,8 +131,10 @@ def test_k_out_of_range_is_refused(k):
     "chances", [(0.5, 0.3, 0.1, 0.1), (0.3, 0.4, 0.2, 0.1), (0.9, 0.05, 0.05), (0.1, 0.6, 0.3)]
 )
 def test_sampling_se_against_fresh_samples(chances):
-    """Chances of gold, of the rivals and of no vote. Many problems alike: the error of their mean
-    is known."""
+    """The chances of gold, the rivals and no vote are known.
+
+    With many equal problems, so is the error of their mean.
+    """
     rng, n = np.random.default_rng(0), 16
     draws = rng.multinomial(n, chances, size=600)
     problems = [Ballot.of(int(row[0]), [int(votes) for votes in row[1:-1]], n) for row in draws]

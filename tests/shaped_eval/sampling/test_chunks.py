@@ -1,4 +1,4 @@
-"""The plan of a run, and what is made of the files that killed processes leave."""
+"""The plan of a run, and the merging of files that killed processes left."""
 
 from __future__ import annotations
 
@@ -69,7 +69,7 @@ def test_problems_of_one_length_and_one_stop_fill_the_batch():
 
 
 def test_a_single_problems_seed_is_what_it_always_was():
-    """Runs begun with an earlier version go on to the same samples."""
+    """Runs that an earlier version began continue with the same samples."""
     chunk = plan_chunks([problem("gsm8k/0")], 5, 2)[1]
     text = b'[3,"gsm8k/0",2,2]'
     assert (chunk.start, chunk.size, chunk.seed(3)) == (
@@ -83,11 +83,11 @@ def test_files_of_killed_processes_become_one(tmp_path):
     chunks = plan_chunks([problem(f"p{i}") for i in range(6)], 5, 2)
     order = random.Random(0).sample(chunks, len(chunks))
     write(tmp_path / "samples.jsonl", order[:5])
-    write(tmp_path / "samples-0.jsonl", order[3:9])  # two of them are in samples.jsonl as well
+    write(tmp_path / "samples-0.jsonl", order[3:9])  # two of them are also in samples.jsonl
     write(tmp_path / "samples-7.jsonl", order[9:13])
     half = everything([order[13]]).encode()
     with open(tmp_path / "samples-7.jsonl", "ab") as file:
-        file.write(half[:-8])  # a kill within the last row
+        file.write(half[:-8])  # a kill in the middle of the last row
     done = collect(tmp_path, chunks, 2)
     expected = sorted(chunks.index(chunk) for chunk in order[:13])
     assert sorted(done) == expected

@@ -1,5 +1,4 @@
-"""A run that is killed at any moment, by one process or several, ends with the files of one that
-was not."""
+"""A run of one or more processes that is killed at any moment ends with the same files."""
 
 from __future__ import annotations
 
@@ -20,7 +19,7 @@ N, BATCH_SIZE, PROBLEMS = 24, 4, 6
 
 
 class Runs:
-    """Starts the command into folders of one place, and knows what an undisturbed run writes."""
+    """Starts the command in folders of one place, and knows what an undisturbed run writes."""
 
     def __init__(self, place: Path, model: Path, mirror: Path) -> None:
         self.place = place
@@ -36,7 +35,7 @@ class Runs:
             "1.0",
         ]
         self.errors = place / "errors.txt"
-        assert run(["sample", "--help"], self.errors) == 0  # the server of forks starts
+        assert run(["sample", "--help"], self.errors) == 0  # the fork server starts
         assert run(self.command("whole"), self.errors) == 0, self.errors.read_text()
         self.whole = (place / "whole/samples.jsonl").read_bytes()
         assert self.whole.count(b"\n") == N * PROBLEMS
@@ -45,19 +44,19 @@ class Runs:
         return [command, *self.options, "--out", str(self.place / out)]
 
     def rows(self, out: str) -> int:
-        """Complete rows in all the files of samples, and of verdicts."""
+        """The number of complete rows in all files of samples and verdicts."""
         count = 0
         for path in [
             *(self.place / out).glob("samples*.jsonl"),
             self.place / out / "verdicts.jsonl",
         ]:
-            # there is none yet, or it has just been merged
+            # it does not exist yet, or has just been merged
             with contextlib.suppress(FileNotFoundError):
                 count += path.read_bytes().count(b"\n")
         return count
 
     def holds_or_has_ended(self, processes: list[BaseProcess]) -> bool:
-        """One of them waits at its `STOP_AT`, or all have ended."""
+        """Whether one process waits at its `STOP_AT`, or all have ended."""
         return any(waits(one, self.errors) for one in processes) or not any(
             one.is_alive() for one in processes
         )
@@ -80,10 +79,10 @@ def kill_at_random(
     command: str,
     most_rows: int,
 ) -> list[int]:
-    """Kill the run `kills` times, with other numbers of processes, each when one has written
-    `most_rows` or fewer.
+    """Kill the run `kills` times, with varying numbers of processes.
 
-    Returns how many rows there were after each kill.
+    Each kill happens when a process has written at most `most_rows` rows. Returns the number of
+    rows after each kill.
     """
     rows = []
     for _ in range(kills):
@@ -141,7 +140,9 @@ def test_only_the_first_of_several_processes_names_the_users_error(runs, tmp_pat
     errors = tmp_path / "errors.txt"
     processes = start_several(2, [*runs.command("whole"), "--seed", "7"], errors)
     processes[0].join()
-    processes[1].join()  # a launcher would end it; alone it notices that the first one is gone
+    processes[
+        1
+    ].join()  # a launcher would end it; without one, it notices that the first process has ended
     assert processes[0].exitcode == 2
     assert errors.read_text().count("seed=7, but the run in") == 1
     assert processes[1].exitcode == 2
@@ -150,7 +151,7 @@ def test_only_the_first_of_several_processes_names_the_users_error(runs, tmp_pat
 @pytest.mark.slow
 @pytest.mark.distributed
 def test_ten_kills_of_the_whole_evaluation_end_with_the_same_results(runs):
-    """Sampling and grading: `eval` with one, two or three processes, killed ten times."""
+    """`eval` samples and grades with one, two or three processes, and is killed ten times."""
     assert run(runs.command("graded", "eval"), runs.errors) == 0
     rows = kill_at_random(runs, "ten", 10, random.Random(1), 3, "eval", 50)
     amid_sampling = sum(0 < count < N * PROBLEMS for count in rows)
@@ -165,8 +166,7 @@ def test_ten_kills_of_the_whole_evaluation_end_with_the_same_results(runs):
 @pytest.mark.slow
 @pytest.mark.distributed
 def test_accelerate_launch_shares_a_run(runs):
-    """The real launcher; without a GPU it starts several processes only where it is told that there
-    are some."""
+    """The real launcher. Without a GPU, it starts several processes only if told of GPUs."""
     launch = [
         sys.executable,
         "-m",

@@ -1,5 +1,7 @@
-"""Runs of lm-eval's benchmarks: likelihoods against plain transformers and lm-eval itself,
-resumption, the report."""
+"""Runs of lm-eval's benchmarks: likelihoods, resumption and the report.
+
+Likelihoods are compared with plain transformers and with lm-eval itself.
+"""
 
 from __future__ import annotations
 
@@ -72,7 +74,7 @@ def config(model_folder: Path, mirror: Path, out: Path, **changes) -> SampleConf
 
 @pytest.fixture(scope="module")
 def run(model_folder, mirror, tmp_path_factory) -> Path:
-    """All thirteen, sampled, graded and reported."""
+    """All thirteen benchmarks, sampled, graded and reported."""
     out = tmp_path_factory.mktemp("runs") / "run"
     sample(config(model_folder, mirror, out), progress=False)
     grade_run(out, num_workers=1, progress=False)
@@ -81,7 +83,7 @@ def run(model_folder, mirror, tmp_path_factory) -> Path:
 
 
 def log_likelihood(loaded, context: str, continuation: str) -> float:
-    """Sum of log-probabilities of the continuation's bytes, in one pass without batches."""
+    """Sum of log-probabilities of the continuation's bytes, in one pass without batching."""
     model, tokenizer = loaded
     ids = tokenizer(context + continuation, return_tensors="pt")["input_ids"]
     behind = ids.shape[1] - len(tokenizer(continuation)["input_ids"])
@@ -113,7 +115,9 @@ def test_the_option_chosen_is_the_argmax_of_plain_transformers(run, loaded):
             problem.problem_id, 0, "ABCDE"[best], "stop", 0
         )
         by_norm += best != max(range(len(expected)), key=expected.__getitem__)
-    assert by_norm > 0  # the norm decides somewhere, so the test would see it missing
+    assert (
+        by_norm > 0
+    )  # the normalization changes some choice, so the test would notice its absence
 
 
 def test_texts_are_what_greedy_decoding_writes_up_to_the_stop(run, loaded):
@@ -182,7 +186,7 @@ def test_prompts_too_long_lose_their_beginning(model_folder, mirror, tmp_path, c
     out = sample(config(short, mirror, tmp_path / "run", benchmarks="nq,siqa,bbh"), progress=False)
     said = capsys.readouterr().err
     assert (
-        "nq: 4 prompts are too long for the model's context of 160 tokens and lose their beginning"
+        "nq: 4 prompts are too long for the model's context of 160 tokens; their beginning is cut"
         in said
     )
     assert "siqa" not in said
@@ -196,7 +200,8 @@ def test_prompts_too_long_lose_their_beginning(model_folder, mirror, tmp_path, c
         assert len(problem.prompt.encode()) == 152 if cut else problem == whole[key]
     assert sum("cut_characters" in p.meta for p in problems.values()) == 8
     with pytest.raises(
-        UserError, match=r"'piqa': an option of piqa/0 alone fills the model's context of 10 tokens"
+        UserError,
+        match=r"'piqa': one option of piqa/0 alone fills the model's context of 10 tokens",
     ):
         fit_problems(load_problems(["piqa"], hub_mirror=mirror), len, 10, 8)
 
@@ -204,7 +209,8 @@ def test_prompts_too_long_lose_their_beginning(model_folder, mirror, tmp_path, c
 def test_options_are_not_scored_by_a_server(mirror, tmp_path):
     settings = {"backend": "openai", "base_url": "http://localhost:1/v1", "benchmarks": "nq,piqa"}
     with pytest.raises(
-        UserError, match="the options of piqa are scored by likelihood, which a server"
+        UserError,
+        match="the options of piqa are scored by likelihood, which backend='openai' does not",
     ):
         sample(config(Path("some/model"), mirror, tmp_path / "run", **settings), progress=False)
     assert not (tmp_path / "run").exists()
@@ -294,14 +300,18 @@ def test_accuracies_are_those_of_lm_eval_itself(model_folder, tmp_path, loaded):
         assert sum(ours[name]) / len(ours[name]) == pytest.approx(
             theirs[spec.task][f"{spec.metric},none"]
         ), name
-    assert len({sum(passes) / len(passes) for passes in ours.values()}) > 4  # they are no constants
+    assert (
+        len({sum(passes) / len(passes) for passes in ours.values()}) > 4
+    )  # they are not constants
 
 
 @pytest.mark.slow
 @needs_mirror
 def test_the_command_line_ends_with_a_complete_report_on_the_mirror(tmp_path):
-    """Real rows; of HellaSwag, and of MMLU-Pro's validation split, which are not in the mirror,
-    made-up ones."""
+    """The rows are real, except those of HellaSwag and of MMLU-Pro's validation split.
+
+    These are not in the mirror and are invented.
+    """
     mirror = tmp_path / "mirror"
     mirror.mkdir()
     for path in MIRROR.iterdir():
@@ -348,8 +358,7 @@ def test_the_scorer_sums_in_float32_whatever_the_weights(model_folder, mirror, l
 
 
 def test_a_backend_without_weights_here_gets_the_same_scores(run, model_folder, mirror, tmp_path):
-    """As with vLLM, which generates but does not score: the weights are loaded for scoring, and let
-    go."""
+    """Like vLLM, it does not score: the weights are loaded for scoring and then released."""
 
     class Elsewhere:
         identity, device, repeatability, together = "x", "cpu", "none", False

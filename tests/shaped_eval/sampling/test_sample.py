@@ -1,4 +1,4 @@
-"""Sampling: the right distribution, the same samples however often it is interrupted, refusals."""
+"""Sampling: the right distribution, the same samples despite interruptions, and refusals."""
 
 from __future__ import annotations
 
@@ -59,8 +59,7 @@ def test_the_order_and_number_of_problems_do_not_matter(make_config):
 
 
 def test_frequencies_are_those_of_temperature_and_top_p(make_config, model_folder):
-    """One token from a known distribution, by hand: softmax at T, cut to the nucleus,
-    renormalised."""
+    """One token from a known distribution: softmax at T, cut to the nucleus, renormalised."""
     temperature, top_p, n = 0.7, 0.9, 4000
     config = make_config(
         n=n, batch_size=1000, max_new_tokens=1, temperature=temperature, top_p=top_p, limit=1
@@ -95,8 +94,8 @@ def test_completions_end_before_the_end_token_and_the_stop_string(make_config):
     free = backend.generate(Request(("Question: w1 w2 Answer:",), 200, 7))
     ended_by_string = 0
     for cut, whole in zip(rows, free, strict=True):
-        # The rows draw from one stream, which does not depend on which of them have ended, while
-        # any goes on.
+        # The rows draw from one stream, which does not depend on which rows have ended as long as
+        # one continues.
         position = min((whole.text.find(s) for s in stop if s in whole.text), default=None)
         if position is None:
             continue
@@ -147,7 +146,7 @@ def test_a_partial_chunk_is_generated_anew(make_config, cut):
     config = make_config("cut")
     path = sample(config) / "samples.jsonl"
     lines = path.read_bytes().splitlines(keepends=True)
-    # Chunks of 2, 2 and 1 rows a problem: 8 lines are one problem and a half, then half of a chunk.
+    # Chunks have 2, 2 and 1 rows per problem: 8 lines are 1.5 problems, then half of a chunk.
     left = {
         "mid_line": b"".join(lines[:8]) + lines[8][:-9],
         "mid_chunk": b"".join(lines[:8]),
@@ -170,7 +169,7 @@ def test_an_interrupt_says_how_to_continue(make_config, monkeypatch, capsys):
     monkeypatch.setattr(TransformersBackend, "generate", interrupted)
     with pytest.raises(KeyboardInterrupt):
         sample(make_config())
-    line = "stopped at 4 of 30 samples; the same command goes on from there\n"
+    line = "stopped at 4 of 30 samples; the same command continues from there\n"
     assert capsys.readouterr().err.endswith(line)
 
 
@@ -258,7 +257,7 @@ def test_bad_options_are_refused(make_config, change, message):
     ("change", "message"),
     [
         ({"model": "/nowhere/model"}, "model='/nowhere/model' does not exist"),
-        ({"chat_template": True}, "the tokenizer of .* has none"),
+        ({"chat_template": True}, "the tokenizer of .* has no chat template"),
     ],
 )
 def test_what_cannot_run_is_refused_before_anything_is_written(
@@ -278,7 +277,7 @@ def test_completions_end_with_the_context(make_config, monkeypatch, capsys):
     samples = samples_of(sample(make_config(max_new_tokens=100)))
     assert min(row.tokens for row in samples.values()) <= 3
     assert all(row.finish_reason == "stop" or row.tokens >= 3 for row in samples.values())
-    assert "counted as truncated" in capsys.readouterr().err
+    assert "count as truncated" in capsys.readouterr().err
 
 
 def test_a_prompt_beyond_the_context_is_refused(make_config, monkeypatch):
@@ -329,7 +328,7 @@ def test_a_suite_leaves_out_what_the_mirror_lacks_and_says_so(
 ):
     config = make_config(benchmarks="", suite="math", n=1)
     run = sample(config, progress=False)
-    assert "the mirror has no data of math500, minerva, olympiadbench" in capsys.readouterr().err
+    assert "the mirror has no data for math500, minerva, olympiadbench" in capsys.readouterr().err
     record = json.loads((run / "run.json").read_text())
     assert (record["benchmarks"], record["left_out"]) == (
         ["gsm8k"],
@@ -338,12 +337,12 @@ def test_a_suite_leaves_out_what_the_mirror_lacks_and_says_so(
     grade_run(run, num_workers=1, progress=False)
     report([run])
     assert (
-        "math500, minerva, olympiadbench: of the suite, but left out"
+        "math500, minerva, olympiadbench: part of the suite, but left out"
         in (run / "report.md").read_text()
     )
-    # named, it must be there
+    # a benchmark that is named must exist
     with pytest.raises(UserError, match="has no data set 'HuggingFaceH4/MATH-500'"):
         sample(make_config("named", benchmarks="gsm8k,math500"), progress=False)
-    # of this suite nothing is
+    # no benchmark of this suite exists
     with pytest.raises(UserError, match="has no data set 'evalplus/humanevalplus'"):
         sample(make_config("code", benchmarks="", suite="code"), progress=False)

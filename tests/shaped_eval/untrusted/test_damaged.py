@@ -1,5 +1,4 @@
-"""Damaged files of a run: one line that names the file, exit code 2, and nothing else is
-touched."""
+"""Damaged files of a run: one line names the file, the exit code is 2, nothing else changes."""
 
 import errno
 import json
@@ -17,7 +16,7 @@ from shaped_eval.sampling.chunks import collect, plan_chunks
 from shaped_trl import cli
 
 ROWS = ("problems.jsonl", "samples.jsonl", "verdicts.jsonl")
-# what takes the place of a row, from the row
+# makes the replacement of a row from the row
 FORMS = {
     "cut off": lambda row: json.dumps(row)[: len(json.dumps(row)) // 2],
     "not UTF-8": lambda row: json.dumps(row).encode()[:-1] + b"\xff}",
@@ -60,7 +59,7 @@ def contents(folder, but: str | None = None) -> dict:
 
 
 def refused(words: list, folder, capsys, but: str | None = None) -> str:
-    """The one line that a command ends with; all files stay as they are, `but` one."""
+    """The one line that a command ends with; all files except `but` stay unchanged."""
     before = contents(folder, but)
     assert cli.main([str(word) for word in words]) == 2
     lines = capsys.readouterr().err.strip().splitlines()
@@ -113,8 +112,8 @@ def test_an_index_that_is_none_is_no_row(name, form, tmp_path, capsys):
         ),
         ("problems.jsonl", {"meta": {"metric": 1}}, "metric=1 must be a text"),
         ("problems.jsonl", {"meta": []}, "meta=[] must be an object"),
-        ("problems.jsonl", {"problem_id": "gsm8k/0"}, "'gsm8k/0' is there twice"),
-        ("problems.jsonl", {"meta": {"n": 2}}, "is not of this run (n=2)"),
+        ("problems.jsonl", {"problem_id": "gsm8k/0"}, "'gsm8k/0' occurs twice"),
+        ("problems.jsonl", {"meta": {"n": 2}}, "does not belong to this run (n=2)"),
     ],
     ids=lambda value: str(value)[:20],
 )
@@ -161,7 +160,7 @@ def test_a_folder_in_the_place_of_a_file_is_named(name, tmp_path, capsys):
     (run / name).unlink()
     (run / name).mkdir()
     for command in ("report", "grade"):
-        if (command, name) != ("grade", "run.json"):  # which it does not read
+        if (command, name) != ("grade", "run.json"):  # the command does not read it
             said = refused([command, run], tmp_path, capsys)
             assert name in said
 
@@ -188,7 +187,7 @@ def test_sampling_goes_on_over_no_damaged_row(form, tmp_path):
 
 
 def full_after(size: int):
-    """Files of this process end at so many bytes, as on a full disk."""
+    """Limit files of this process to this many bytes, like a full disk."""
     signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
     resource.setrlimit(resource.RLIMIT_FSIZE, (size, resource.getrlimit(resource.RLIMIT_FSIZE)[1]))
 

@@ -1,5 +1,4 @@
-"""Somebody else's run or study: no name in it becomes a path, and nothing is written through its
-links."""
+"""Foreign runs and studies: no name in them becomes a path, and no link is written through."""
 
 from __future__ import annotations
 
@@ -39,7 +38,7 @@ HOSTILE = [
 
 @pytest.fixture
 def outside(tmp_path) -> Path:
-    """A file that nobody may touch; runs lie in a folder beside it."""
+    """A file that must not be changed; runs are in a folder beside it."""
     path = tmp_path / "outside.txt"
     path.write_text("mine, without a last newline")
     return path
@@ -119,7 +118,7 @@ def test_verdicts_are_not_appended_through_a_link(tmp_path, outside):
     (run / "verdicts.jsonl").unlink()
     (run / "verdicts.jsonl").symlink_to(outside)
     with pytest.raises(
-        UserError, match=r"verdicts.jsonl' is a symbolic link, through which nothing is written"
+        UserError, match=r"verdicts.jsonl' is a symbolic link, and nothing is written through links"
     ):
         grade_run(run, num_workers=1)
     assert outside.read_text() == "mine, without a last newline"
@@ -178,7 +177,7 @@ def test_a_studys_report_is_not_written_through_a_link(tmp_path):
 
 
 def test_the_curves_of_checkpoints_stay_in_their_folder(tmp_path, monkeypatch):
-    """What is sampled is replaced by a graded run of a hostile benchmark."""
+    """Sampling is replaced by a graded run of a hostile benchmark."""
     model, out = tmp_path / "model" / "checkpoint-5", tmp_path / "deep" / "out"
     model.mkdir(parents=True)
     (model / "config.json").write_text("{}")

@@ -1,5 +1,4 @@
-"""Texts of others on a terminal, in model cards and in our own files: they are shown, and do
-nothing."""
+"""Foreign texts on a terminal, in model cards and in our files are shown and have no effect."""
 
 from __future__ import annotations
 
@@ -46,7 +45,7 @@ MARKUP = [
 def test_markup_in_a_name_is_words(text):
     parser = MarkdownIt("gfm-like", {"linkify": False}).enable("table")
     html = parser.render(f"a {in_markdown(text)} z")
-    assert html.count("<") == 2, html  # those of the paragraph
+    assert html.count("<") == 2, html  # the paragraph's own tags
     shown = html.removeprefix("<p>a ").removesuffix(" z</p>\n")
     for code, character in (("&lt;", "<"), ("&gt;", ">"), ("&quot;", '"'), ("&amp;", "&")):
         shown = shown.replace(code, character)
@@ -120,7 +119,7 @@ def test_errors_and_counts_do_not_act_on_the_terminal(tmp_path, capsys):
 
 
 def test_lone_surrogates_do_not_reach_our_files(tmp_path):
-    """JSON can hold one, UTF-8 cannot: a row that is read can be written."""
+    """JSON can hold lone surrogates, UTF-8 cannot; a row that was read must be writable."""
     path, out = tmp_path / "rows.jsonl", tmp_path / "out.jsonl"
     path.write_text(
         '{"a": "x\\ud83d", "b": ["\\uDFFF"], "\\ud800": {"c": "\\ud83d\\ude00"}}\n{"a": "\\\\ud83d"}\n'

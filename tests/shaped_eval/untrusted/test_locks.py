@@ -1,5 +1,4 @@
-"""One process at a folder: a second one is refused, death releases, and what cannot be locked is
-said."""
+"""One process per folder: a second is refused, death releases the lock, failures are reported."""
 
 import errno
 import fcntl
@@ -46,7 +45,7 @@ def test_a_killed_process_holds_nothing_even_where_what_it_forked_lives_on(tmp_p
             pass
         holder.send_signal(signal.SIGKILL)
         holder.wait()
-        os.kill(child, 0)  # it lives
+        os.kill(child, 0)  # it is still running
         with locked_folder(tmp_path):
             assert (tmp_path / LOCK).is_file()
     finally:
@@ -58,7 +57,7 @@ def test_a_killed_process_holds_nothing_even_where_what_it_forked_lives_on(tmp_p
 def test_one_who_opened_the_file_before_it_was_removed_gets_no_lock_of_its_own(
     tmp_path, monkeypatch
 ):
-    """The holder removes the file: a lock on what was removed would be nobody else's to see."""
+    """The holder removes the file, and a lock on the removed file would protect nothing."""
     real, opened = locks._open, []
 
     def open_and_let_the_holder_end(path):

@@ -1,5 +1,4 @@
-"""Weights are looked at before they are loaded: a pickle runs nothing, and what is damaged is
-named."""
+"""Weights are checked before they are loaded: a pickle runs nothing, and damage is named."""
 
 import os
 
@@ -13,7 +12,7 @@ from shaped_trl import cli
 
 
 class Runs:
-    """Touches a file where a pickle of it is loaded carelessly."""
+    """Touches a file if a pickle of it is loaded carelessly."""
 
     def __init__(self, path):
         self.path = path
@@ -44,7 +43,7 @@ def halve(path) -> None:
     [
         (
             lambda folder: as_pickle(folder, hook=Runs(folder / "ran")),
-            "holds something else than weights",
+            "holds something other than weights",
         ),
         (
             lambda folder: (as_pickle(folder), halve(folder / "pytorch_model.bin")),

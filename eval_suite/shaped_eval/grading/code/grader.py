@@ -1,17 +1,18 @@
-"""Code: run the program of a completion in the sandbox against the tests that `gold` holds.
+"""Code: runs a completion's program in the sandbox against the tests that `gold` holds.
 
-`gold` is a JSON object, or, if it is none, the tests themselves:
+`gold` is a JSON object, or else the tests themselves:
 
-    kind         "continuation": completions may be the rest of the preamble; "program": whole programs, in whatever
-                 wrapping; of both only what the function needs is run (`sandbox.selection`);
-                 "verbatim": the completion is the program, and all of it is run as it stands
-    entry_point  the function asked for
-    preamble     code before the program, and before the tests: the prompt's imports and helpers
+    kind         "continuation": completions may be the rest of the preamble; "program": whole
+                 programs, in whatever wrapping. Of both, only what the function needs is run
+                 (`sandbox.selection`). "verbatim": the completion is the program, and all of it
+                 is run unchanged.
+    entry_point  the requested function
+    preamble     code before the program and before the tests: the prompt's imports and helpers
     tests, names, setup   see `sandbox.checker.Tests`
-    limits       of `sandbox.checker.Limits`, where they are below the default
+    limits       fields of `sandbox.checker.Limits`, where they are below the defaults
 
-A pass has the answer "passes", a fail what the first failing test saw. They are no votes for an
-answer: equal ones behave alike.
+The answer of a pass is "passes", and that of a fail describes the first failing test. Answers are
+not votes: equal answers mean equal behaviour.
 """
 
 from __future__ import annotations
@@ -28,25 +29,28 @@ from shaped_eval.records import Status
 
 PASSES = "passes"
 NO_CODE = "the completion has no code"
-LARGEST_PROGRAM, MOST_PROGRAMS = 500_000, 8  # characters; together they fit a frame
+# Together, programs of these numbers fit in a frame of the sandbox's protocol.
+LARGEST_PROGRAM = 500_000  # characters
+MOST_PROGRAMS = 8
 TOO_LARGE = "the program is too large"
 
-_sandbox: Sandbox | None = None  # of this process, which grades one item at a time
+_sandbox: Sandbox | None = None  # one per process, which grades one item at a time
 
 
 def grade(
     completion: str, gold: str, limits: Limits | None = None
 ) -> tuple[Status, str | None, str]:
-    """Grade one completion: status, answer, and the reason in words. Runs in a worker of the pool.
+    """Grade one completion; return status, answer, and the reason in words.
 
-    `limits` are the caller's own, in the place of those that the gold may lower.
+    Runs in a worker of the pool. `limits` are the caller's own, and replace those of the gold.
     """
     task = _task(gold)
     try:
         limits = limits or Limits.of_gold(task.get("limits", {}))
     except UserError as error:
         return "error", None, str(error)
-    entry_point, preamble = task.get("entry_point", ""), task.get("preamble", "")
+    entry_point = task.get("entry_point", "")
+    preamble = task.get("preamble", "")
     kind = task.get("kind", "program")
     programs = [completion]
     if kind != "verbatim":
@@ -59,7 +63,7 @@ def grade(
     if not programs:
         return "fail", TOO_LARGE, TOO_LARGE
     sent: list[Any] = list(programs)
-    if kind != "verbatim":  # then only what the function needs is run: see `sandbox.selection`
+    if kind != "verbatim":  # only what the function needs is run: see `sandbox.selection`
         sent = [{"text": program, "function": entry_point} for program in programs]
     tests = Tests(
         task["tests"], task.get("names"), entry_point, _closed(preamble), task.get("setup", "")
@@ -73,21 +77,23 @@ def grade(
 
 
 def run(programs: list[str], tests: Tests, limits: Limits) -> TestResult:
-    """Check in this process's own sandbox, started at the first call."""
+    """Check in this process's own sandbox, which is started at the first call."""
     global _sandbox
     if _sandbox is None:
         _sandbox = Sandbox()
     try:
         return check(_sandbox, programs, tests, limits)
-    except OSError:  # it was killed, perhaps by the system for want of memory
+    except OSError:  # it was killed, perhaps by the system because memory ran out
         _sandbox.close()
         _sandbox = None
         raise
 
 
 def _closed(preamble: str) -> str:
-    """The preamble as a program of its own, where it ends with the head of a function: ``def
-    f():``."""
+    """The preamble as a complete program, even if it ends with the head of a function.
+
+    After ``def f():`` this adds ``pass``.
+    """
     last = preamble.rstrip().rpartition("\n")[2]
     if not last.endswith(":"):
         return preamble

@@ -1,15 +1,14 @@
-r"""Find the program in a completion. Text only, in linear time: nothing here parses or runs it.
+r"""Finds the program in a completion, as text and in linear time. Nothing here parses or runs it.
 
-What comes out is a list of programs, best first; the sandbox takes the first that makes the
-function, and runs of it what the function needs (`sandbox.selection`). A completion may be
+The result is a list of programs, best first. The sandbox takes the first one that defines the
+function, and runs only what the function needs (`sandbox.selection`). A completion may be
 
-- a continuation of the prompt, as base models give it, whole or with what follows the function cut
-  off;
+- a continuation of the prompt, as base models give it, either whole or cut after the function;
 - a program, alone or between lines of prose;
 - a chat answer: the last ``` block that defines the function, after earlier blocks that only define
-  other things.
+other things.
 
-Reasoning up to ``</think>`` is left out. Programs follow the prompt's own lines (its imports and
+Reasoning up to ``</think>`` is dropped. Programs follow the prompt's own lines (its imports and
 helper functions, and for a continuation its signature), which a later definition replaces.
 """
 
@@ -25,8 +24,10 @@ _DEFINITION = re.compile(
     r"(?:def|class|async def)\s+\w|@\w|(?:import\s+\w|from\s+[\w.]+\s+import\b)"
 )
 _CODE = re.compile(
-    r"(?:def|class|async|for|while|if|with|assert|return|print|try|else|elif|except|finally|raise|pass|yield|global)\b"
-    r"|@\w|import\s+\w|from\s+[\w.]+\s+import\b|[#)\]}]|\"\"\"|'''|[\w.\[\]'\", ]{1,80}[+*/|&-]?=[^=]"
+    r"(?:def|class|async|for|while|if|with|assert|return|print|try|else|elif|except|finally|raise"
+    r"|pass|yield|global)\b"
+    r"|@\w|import\s+\w|from\s+[\w.]+\s+import\b|[#)\]}]|\"\"\"|'''|[\w.\[\]'\", ]{1,80}[+*/"
+    r"|&-]?=[^=]"
 )
 AFTER_FUNCTION = (
     "\ndef ",
@@ -40,7 +41,9 @@ AFTER_FUNCTION = (
     "\nfrom ",
     "\n```",
 )
-_BEGIN, _DONE = "[BEGIN]", "[DONE]"  # of the prompt of MBPP
+# the marks in the prompt of MBPP
+_BEGIN = "[BEGIN]"
+_DONE = "[DONE]"
 
 
 @dataclass(frozen=True)
@@ -52,13 +55,13 @@ class _Block:
 def find_programs(
     completion: str, entry_point: str, preamble: str = "", continues: bool = False
 ) -> list[str]:
-    """Programs that the completion may mean, best first; empty where it holds no code.
+    """The programs that the completion may mean, best first; empty if it contains no code.
 
     Args:
-        completion: what a model wrote.
-        entry_point: the function it was asked for; "" where it has no name.
-        preamble: what precedes every program: the prompt's code, or its imports.
-        continues: may the completion be the rest of `preamble`, in the middle of a function?
+        completion: the text that a model wrote.
+        entry_point: the requested function; "" if it has no name.
+        preamble: code before every program: the prompt's code, or its imports.
+        continues: whether the completion may be the rest of `preamble`, inside a function.
     """
     text = completion.rpartition("</think>")[2].replace("\r\n", "\n")
     text = _between_marks(text)
@@ -83,12 +86,12 @@ def find_programs(
         python[index].text for index in sorted(others) if _DEFINITION.match(python[index].text)
     ]
     chosen = python[last].text
-    earlier = [python[index].text for index in defining[-2::-1]]  # where the last one is a stub
+    earlier = [python[index].text for index in defining[-2::-1]]  # in case the last one is a stub
     return _after(preamble, ["\n".join([*helpers, chosen]), chosen, *_trimmed(chosen), *earlier])
 
 
 def _between_marks(text: str) -> str:
-    """What lies between the lines [BEGIN] and [DONE], or from or to the one that is there."""
+    """The text between the lines [BEGIN] and [DONE], or after or before the one that exists."""
     lines = text.split("\n")
     for mark, after in ((_BEGIN, True), (_DONE, False)):
         found = [index for index, line in enumerate(lines) if line.strip() == mark]
@@ -109,8 +112,10 @@ def _without_fences(text: str, entry_point: str, preamble: str, continues: bool)
 
 
 def _continuations(text: str, preamble: str) -> list[str]:
-    """The rest of a function, with its first line's indentation if that was lost; whole, then up to
-    what follows."""
+    """The rest of a function: whole, then without the code after the function.
+
+    If its first line has lost its indentation, versions with that indentation are added.
+    """
     cuts = [position for position in map(text.find, AFTER_FUNCTION) if position > 0]
     texts = [text, text[: min(cuts)]] if cuts else [text]
     first_line = next((line for line in text.split("\n") if line.strip()), "")
@@ -123,7 +128,7 @@ def _continuations(text: str, preamble: str) -> list[str]:
 
 
 def _after(preamble: str, texts: Sequence[str]) -> list[str]:
-    """Each text after the preamble, then alone: a ``from __future__`` import must come first."""
+    """Each text after the preamble, then alone, because a ``__future__`` import must come first."""
     distinct = [text for text in dict.fromkeys(texts) if text.strip()]
     if not preamble.strip():
         return distinct
@@ -131,7 +136,7 @@ def _after(preamble: str, texts: Sequence[str]) -> list[str]:
 
 
 def _trimmed(text: str) -> list[str]:
-    """The lines from the first definition or import on, then without the prose that follows."""
+    """The lines from the first definition or import on, then these without the prose after them."""
     lines = text.split("\n")
     start = next((index for index, line in enumerate(lines) if _DEFINITION.match(line)), None)
     if start is None:
@@ -148,8 +153,10 @@ def _trimmed(text: str) -> list[str]:
 
 
 def _split(text: str) -> tuple[str, list[_Block]]:
-    """What precedes the first fence, and the blocks between fences; one that is never closed ends
-    with the text."""
+    """The text before the first fence, and the blocks between fences.
+
+    A block that is never closed ends with the text.
+    """
     head: list[str] = []
     blocks: list[_Block] = []
     current: list[str] | None = None
@@ -162,7 +169,8 @@ def _split(text: str) -> tuple[str, list[_Block]]:
             elif not blocks:
                 head.append(line)
         elif current is None:
-            language, current = info, []
+            language = info
+            current = []
         else:
             blocks.append(_block(language, current))
             current = None
@@ -172,7 +180,7 @@ def _split(text: str) -> tuple[str, list[_Block]]:
 
 
 def _fence_info(line: str) -> str | None:
-    """The language after a fence, "" where there is none; None for a line that is no fence."""
+    """The language after a fence, which may be ""; None for a line that is not a fence."""
     line = line.strip()
     if not line.startswith(("```", "~~~")):
         return None

@@ -1,4 +1,4 @@
-"""`run_tests`: the sandbox by itself."""
+"""`run_tests`: the sandbox as a function of its own."""
 
 from __future__ import annotations
 
@@ -31,45 +31,47 @@ def run_tests(
         TestResult(status='pass', reason='1 calls')
 
     The tests and the code run in two processes, both confined, and the code never sees the tests.
-    The tests may call what it defines, with literals as arguments. What it returns comes back as a
-    literal; any other object as a handle, which is true, equal to nothing else, and can be iterated
-    or passed on. The tests have the standard library, numpy and threads, and 10 s of CPU time of
-    their own. Files, sockets, asyncio and multiprocessing are not there for them.
+    The tests may call what the code defines, with literals as arguments. Results come back as
+    literals; any other object comes back as a handle, which is true, equal to nothing else, and can
+    be iterated or passed on. The tests have the standard library, numpy and threads, and 10 s of
+    CPU time of their own. They do not have files, sockets, asyncio and multiprocessing.
 
-    `SHAPED_TRL_ALLOW_WEAK_SANDBOX=1` lets code run where Landlock or seccomp is missing. What the
-    sandbox does not stop is written in `shaped_eval.grading.sandbox`. Processes start at the first
-    call (seconds) and stay for the next (milliseconds); calls from several threads wait for each
-    other. For many at once, give requests of the grader ``code`` to a `GraderPool`.
+    `SHAPED_TRL_ALLOW_WEAK_SANDBOX=1` lets code run without Landlock or seccomp. What the sandbox
+    does not prevent is documented in `shaped_eval.grading.sandbox`. Processes start at the first
+    call (seconds) and are kept for later calls (milliseconds). Calls from several threads wait for
+    each other; for many at once, give requests of the grader ``code`` to a `GraderPool`.
 
     Args:
-        code: Python text, run as it stands as the module ``solution``.
-        tests: Python text. The code passes if they come to their end without an exception and have
-            called it.
-        names: what the tests take from the code; by default all names they use that are not defined
-            elsewhere.
-        before: Python text that the tests build on, run with them.
-        setup: Python text run after the code, beside it: to make the objects that tests pass and no
-            literal writes.
+        code: Python text, which is run unchanged as the module ``solution``.
+        tests: Python text. The code passes if the tests end without an exception and have called
+            it.
+        names: the names that the tests take from the code; by default all names that they use and
+            that are not defined elsewhere.
+        before: Python text that the tests need, run in their process before them.
+        setup: Python text run after the code, in its process, to create objects that tests pass and
+            that cannot be written as literals.
         cpu_s: CPU seconds of the code and all its calls together.
-        memory_mb: address space of the code, in MiB.
-        wall_s: seconds until code that waits is ended.
+        memory_mb: address space of the code in MiB.
+        wall_s: seconds after which code that waits is ended.
 
     Returns:
-        status ``pass``, ``fail`` (a wrong result, an exception, the end of its process),
-        ``timeout`` or ``error`` (of the tests or the sandbox), and the reason in one line. What the
-        tests do after the first reply of the code can come of it: an OSError, or a crash of theirs,
-        is then a ``fail``.
+        status ``pass``, ``fail`` (a wrong result, an exception, or the end of its process),
+        ``timeout`` or ``error`` (of the tests or the sandbox), and the reason in one line. After
+        the first reply of the code, an OSError or a crash of the tests may be caused by the code,
+        and is then a ``fail``.
 
     Raises:
-        UserError: Landlock or seccomp is missing here, a limit is no number in its range, or the
-            tests are no text.
+        UserError: Landlock or seccomp is missing, a limit is not a number in its range, or code or
+            tests are not text.
     """
     limits = Limits(cpu_s, memory_mb, wall_s)
     for name, text in (("code", code), ("tests", tests)):
         if not isinstance(text, str):
-            raise UserError(f"{name} is {type(text).__name__}: give Python text")
+            raise UserError(f"{name} has type {type(text).__name__}: give Python text")
     if isinstance(names, str):
-        raise UserError(f"names={names!r} is one text: give a list of names, such as [{names!r}]")
+        raise UserError(
+            f"names={names!r} is a single text: give a list of names, such as [{names!r}]"
+        )
     task = {
         "kind": "verbatim",
         "tests": tests,

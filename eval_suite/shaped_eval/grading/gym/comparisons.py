@@ -1,8 +1,8 @@
-"""Tasks of reasoning-gym where an answer is right that equals a right answer, or has its value.
+"""Tasks of reasoning-gym in which an answer is right if it equals a right answer or its value.
 
-Their scorers have been read (of version 0.1.25): they give 1 point to what `COMPARISONS` says is
-right, and to nothing else. So that such an answer needs no process of its own. Nothing here
-evaluates it, searches it with a regular expression, or keeps anything of it.
+Their scorers in version 0.1.25 have been read: they give 1 point exactly to the answers that
+`COMPARISONS` accepts. Such an answer needs no process of its own. Nothing here evaluates it,
+searches it with a regular expression, or keeps any part of it.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from decimal import Decimal, InvalidOperation
 
-Comparison = Callable[[str, str], bool]  # of an answer and a right one
+Comparison = Callable[[str, str], bool]  # of an answer and a right answer
 
 
 def _same(answer: str, right: str) -> bool:
@@ -34,7 +34,10 @@ def _same_in_one_line(answer: str, right: str) -> bool:
 
 
 def _same_lines(answer: str, right: str) -> bool:
-    """Spaces at the ends of lines do not count, but for an answer that is longer by them."""
+    """Ignores spaces at the ends of lines, unless they make the answer longer than the right one.
+
+    The spaces of the right answer are ignored too.
+    """
     lines, right_lines = ([line.rstrip() for line in text.split("\n")] for text in (answer, right))
     return lines == right_lines and len(answer) <= len(right)
 
@@ -51,17 +54,17 @@ def _same_value_with_commas(answer: str, right: str) -> bool:
 
 
 _SAME = """
-    ab acre aiw arc_1d base_conversion basic_arithmetic bf binary_alternation caesar_cipher circuit_logic count_bits
-    count_primes course_schedule emoji_mystery gcd largest_island lcm leg_counting letter_counting list_functions
-    mahjong_puzzle maze modulo_grid number_filtering number_sequence rotate_matrix rotten_oranges self_reference
-    simple_equations simple_geometry string_manipulation string_splitting string_synthesis syllogism
-    word_sequence_reversal
+    ab acre aiw arc_1d base_conversion basic_arithmetic bf binary_alternation caesar_cipher
+    circuit_logic count_bits count_primes course_schedule emoji_mystery gcd largest_island lcm
+    leg_counting letter_counting list_functions mahjong_puzzle maze modulo_grid number_filtering
+    number_sequence rotate_matrix rotten_oranges self_reference simple_equations simple_geometry
+    string_manipulation string_splitting string_synthesis syllogism word_sequence_reversal
 """
 LISTS = ("string_insertion", "spiral_matrix", "binary_matrix", "n_queens")
 COMPARISONS: dict[str, Comparison] = {
     **dict.fromkeys(_SAME.split(), _same),
-    # their scorers evaluate an answer, which could earn another one a part of a point at most, and
-    # that does not pass
+    # their scorers evaluate an answer, but that gives another answer at most part of a point, which
+    # does not pass
     **dict.fromkeys(LISTS, _same_stripped),
     "spell_backward": _same_letters,
     **dict.fromkeys(("color_cube_rotation", "family_relationships"), _same_stripped_letters),

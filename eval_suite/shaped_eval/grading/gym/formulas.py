@@ -1,11 +1,9 @@
-"""Formulas and arithmetic in untrusted text, by a grammar of our own.
+"""Parses formulas and arithmetic in untrusted text with a grammar of its own.
 
-sympy's own parsers evaluate the text as Python. Here Python's grammar only takes it apart, and what
-may stand in it is
-listed: numbers, names, operators, and calls of a few functions. The objects of sympy are made from
-    that tree, one by
-one. Text that holds anything else, or too much, is refused. A period at its end is taken for the
-sentence's.
+sympy's own parsers evaluate the text as Python. Here Python's grammar only parses it, and its
+elements must be listed: numbers, names, operators, and calls of a few functions. The sympy objects
+are built from that tree one by one. Text that contains anything else, or too much, is refused. A
+period at the end is ignored.
 """
 
 from __future__ import annotations
@@ -17,11 +15,13 @@ from typing import Any
 
 import sympy
 
-MOST_CHARACTERS, MOST_NODES, MOST_LEVELS = 2_000, 400, 60
-MOST_DIGITS = 40  # of an integer as it is written
-MOST_CALLS = 4  # one within the other; sympy takes a second for four, and minutes for ten
+MOST_CHARACTERS = 2_000
+MOST_NODES = 400
+MOST_LEVELS = 60
+MOST_DIGITS = 40  # of a written integer
+MOST_CALLS = 4  # nested calls; sympy takes a second for four, and minutes for ten
 LARGEST_EXPONENT = 1_000  # of a number
-LARGEST_DEGREE = 50  # of all that is multiplied, as in x**20*sin(x)**30: sympy may expand it
+LARGEST_DEGREE = 50  # of a product such as x**20*sin(x)**30, which sympy may expand
 LARGEST_POWER_BITS = 20_000  # of a power of numbers
 MOST_NAME_CHARACTERS = 20
 
@@ -30,7 +30,7 @@ _OF_ONE = (
     "Abs sign sqrt cbrt exp erf sin cos tan cot sec csc asin acos atan acot asec acsc"
     " sinh cosh tanh coth sech csch asinh acosh atanh acoth asech acsch"
 )
-# and the numbers of arguments they take
+# each function with the numbers of arguments that it can take
 _FUNCTIONS: dict[str, tuple[Callable[..., Any], tuple[int, ...]]] = {
     "abs": (sympy.Abs, (1,)),
     "ln": (sympy.log, (1,)),
@@ -51,15 +51,16 @@ _SIGNS: dict[type, Callable[[Any], Any]] = {
 
 
 class NoFormula(ValueError):
-    """The text holds something that the grammar does not, or too much; the message says what."""
+    """The text contains something outside the grammar, or too much; the message says what."""
 
 
 def formula(text: str, symbols: dict[str, sympy.Symbol] | None = None) -> sympy.Expr:
-    """The formula that `text` writes as Python does, with `symbols` for these names and new ones
-    for others.
+    """The formula that `text` denotes in Python's syntax.
+
+    Names in `symbols` become those symbols, other names become new ones.
 
     Raises:
-        NoFormula: it is none.
+        NoFormula: the text is not a formula.
     """
     made = _formula(_tree(text), symbols or {})
     if _degree(made) > LARGEST_DEGREE:
@@ -68,11 +69,12 @@ def formula(text: str, symbols: dict[str, sympy.Symbol] | None = None) -> sympy.
 
 
 def arithmetic(text: str) -> str:
-    """Integers, ``+ - * /`` and parentheses, written anew from what was understood; ``//`` is not
-    among them.
+    """Arithmetic with integers, ``+ - * /`` and parentheses, rewritten from its parsed form.
+
+    ``//`` is not allowed.
 
     Raises:
-        NoFormula: there is anything else in it.
+        NoFormula: the text contains anything else.
     """
     tree = _tree(text)
     for node in ast.walk(tree):
@@ -96,10 +98,12 @@ def _tree(text: str) -> ast.expr:
         tree = ast.parse(text.strip().removesuffix("."), mode="eval").body
     except (SyntaxError, ValueError, RecursionError, MemoryError) as error:
         raise NoFormula("no expression") from error
-    level, nodes = [tree], 0
+    level = [tree]
+    nodes = 0
     for _ in range(MOST_LEVELS):
         nodes += len(level)
-        level = [child for node in level for child in ast.iter_child_nodes(node)]  # type: ignore[misc]
+        children = (ast.iter_child_nodes(node) for node in level)
+        level = [child for each in children for child in each]  # type: ignore[misc]
         if not level:
             break
     if level or nodes > MOST_NODES:
@@ -110,13 +114,12 @@ def _tree(text: str) -> ast.expr:
 
 
 def _calls(node: ast.AST) -> int:
-    """How many calls stand one within the other."""
+    """The depth of nested calls."""
     return isinstance(node, ast.Call) + max(map(_calls, ast.iter_child_nodes(node)), default=0)
 
 
 def _degree(formula: Any) -> float:
-    """At most so many symbols and functions are multiplied with each other where all is
-    expanded."""
+    """An upper bound of how many symbols and functions are multiplied in the expanded formula."""
     if formula.is_Add:
         return max(map(_degree, formula.args))
     if formula.is_Pow and formula.exp.is_Number:

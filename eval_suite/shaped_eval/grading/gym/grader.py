@@ -2,24 +2,27 @@
 
 `gold` is a JSON object, from which the entry is made again:
 
-    task, size, seed, index, config   entry number `index` of ``create_dataset(task, size=size, seed=seed, **config)``
-    digest                            of its question (`question_digest`); another one is an error, no wrong verdict
+    task, size, seed, index, config   entry number `index` of
+                                      ``create_dataset(task, size=size, seed=seed, **config)``
+    digest                            of its question (`question_digest`); a different one is an
+                                      error, not a wrong verdict
 
-The answer is what follows the last ``Answer:``: the rest of its line, or all the rest where the
+The answer is the text after the last ``Answer:``: the rest of its line, or all the rest if the
 task's own answer has several lines. It passes with a score of 1. Partial credit does not count:
-almost every group of completions would then differ by it, so that dynamic sampling would keep them
-all, and learn from the noise.
+almost every group of completions would then have different rewards, so dynamic sampling would keep
+them all, and learn from noise.
 
-Entries are made in processes of their own, confined as generated code is: a configuration comes
-from a file. Where a right answer is one that equals the task's own, or has its value
-(`gym_comparisons`), that process says which these are, of many entries at once, and answers are
-compared here. All other answers are scored in a confined process each, from the entry's making to
-the score (`gym_scorer`): nothing that one does is left for the next. Nothing evaluates it either,
-so that it cannot write its own score: the scorers of `TASKS` have been read for that, other tasks
-are refused, and where the machine has no protections the confinement is not needed.
+Entries are made in processes of their own that are confined as generated code is, because a
+configuration comes from a file. For tasks in which a right answer equals the task's own or has its
+value (`comparisons`), that process returns the right answers of many entries at once, and answers
+are compared here. Every other answer is scored in a confined process of its own, from making the
+entry to the score (`scorer`), so that nothing of it remains for the next one. Nothing evaluates the
+answer either, so it cannot write its own score: the scorers of `TASKS` have been read for that, and
+other tasks are refused. On machines without the protections the confinement is therefore not
+required.
 
 About one entry in nine of ``intermediate_integration`` has an unevaluated ``Integral`` in its own
-answer. That answer fails here; any antiderivative in closed form passes.
+answer. That answer fails here, but any antiderivative in closed form passes.
 """
 
 from __future__ import annotations
@@ -40,45 +43,52 @@ from shaped_eval.grading.sandbox.wire import BadReply, Gone
 from shaped_eval.records import Status
 
 MARK = "Answer:"
-CPU_S, MEMORY_MB, WALL_S = 5, 4096, 60.0  # of one answer
+# limits for one answer
+CPU_S = 5
+MEMORY_MB = 4096
+WALL_S = 60.0
 LONGEST_ANSWER = 20_000  # characters
 MOST_KEPT = 50_000_000  # characters of right answers that a process keeps
 READ_VERSION = "0.1.25"
-# of that version: the tasks whose scorers evaluate no answer, or are given none that could be
+# the tasks of that version whose scorers evaluate no answer, or are given none that could be
 # evaluated
 _TASKS = """
-    ab acre advanced_geometry aiw arc_1d arc_agi base_conversion basic_arithmetic bf binary_alternation
-    binary_matrix bitwise_arithmetic boxnet caesar_cipher calendar_arithmetic chain_sum circuit_logic codeio
-    coin_flip color_cube_rotation complex_arithmetic count_bits count_primes countdown course_schedule cryptarithm
-    decimal_arithmetic decimal_chain_sum dice emoji_mystery family_relationships figlet_font
-    fraction_simplification futoshiki game_of_life game_of_life_halting gcd graph_color group_anagrams gsm_symbolic
-    intermediate_integration jugs kakurasu knight_swap knights_knaves largest_island lcm leg_counting
-    letter_counting letter_jumble list_functions mahjong_puzzle manipulate_matrix maze mini_sudoku modulo_grid
-    n_queens needle_haystack number_filtering number_format number_sequence number_sorting palindrome_generation
-    palindrome_partitioning path_star polynomial_equations pool_matrix power_function prime_factorization products
-    propositional_logic puzzle24 quantum_lock rearc rectangle_count rotate_matrix rotten_oranges rubiks_cube
-    rush_hour self_reference sentence_reordering shortest_path simple_equations simple_geometry simple_integration
-    sokoban spell_backward spiral_matrix string_insertion string_manipulation string_splitting string_synthesis
-    sudoku survo syllogism time_intervals tower_of_hanoi tsumego word_ladder word_sequence_reversal word_sorting
-    zebra_puzzles
+    ab acre advanced_geometry aiw arc_1d arc_agi base_conversion basic_arithmetic bf
+    binary_alternation binary_matrix bitwise_arithmetic boxnet caesar_cipher calendar_arithmetic
+    chain_sum circuit_logic codeio coin_flip color_cube_rotation complex_arithmetic count_bits
+    count_primes countdown course_schedule cryptarithm decimal_arithmetic decimal_chain_sum dice
+    emoji_mystery family_relationships figlet_font fraction_simplification futoshiki game_of_life
+    game_of_life_halting gcd graph_color group_anagrams gsm_symbolic intermediate_integration jugs
+    kakurasu knight_swap knights_knaves largest_island lcm leg_counting letter_counting
+    letter_jumble list_functions mahjong_puzzle manipulate_matrix maze mini_sudoku modulo_grid
+    n_queens needle_haystack number_filtering number_format number_sequence number_sorting
+    palindrome_generation palindrome_partitioning path_star polynomial_equations pool_matrix
+    power_function prime_factorization products propositional_logic puzzle24 quantum_lock rearc
+    rectangle_count rotate_matrix rotten_oranges rubiks_cube rush_hour self_reference
+    sentence_reordering shortest_path simple_equations simple_geometry simple_integration sokoban
+    spell_backward spiral_matrix string_insertion string_manipulation string_splitting
+    string_synthesis sudoku survo syllogism time_intervals tower_of_hanoi tsumego word_ladder
+    word_sequence_reversal word_sorting zebra_puzzles
 """
 TASKS = frozenset(_TASKS.split())
-# they go through sets of texts, whose order is another in each process
+# they iterate over sets of texts, whose order differs between processes
 UNREPEATABLE = ("isomorphic_strings", "polynomial_multiplication", "ransom_note")
 
-Verdict = tuple[Status, str | None, str]  # status, answer, and the score in words
+GradedAnswer = tuple[Status, str | None, str]  # status, answer, and the score in words
 
 
-class Right:
-    """By data set and index of an entry: its question's digest, the task's own answer, and all
-    right ones."""
+class RightAnswers:
+    """Maps data set and index of an entry to its right answers.
+
+    A value has the digest of the entry's question, the task's own answer, and all right answers.
+    """
 
     def __init__(self) -> None:
         self.entries: dict[tuple[str, int], tuple[str, str, list[str]]] = {}
         self._characters = 0
 
     def add(self, data_set: str, made: list[list[Any]]) -> None:
-        """Keep these entries, and forget all others where there are too many."""
+        """Keep these entries; forget all others first if there are too many."""
         if self._characters > MOST_KEPT:
             self.entries.clear()
             self._characters = 0
@@ -87,13 +97,13 @@ class Right:
             self._characters += len(data_set) + len(own) + sum(map(len, right))
 
 
-_server: SandboxServer | None = None  # of this process, which grades one item at a time
-_right = Right()
+_server: SandboxServer | None = None  # one per process, which grades one item at a time
+_right_answers = RightAnswers()
 
 
 @functools.cache
 def version() -> str:
-    """The installed version, without importing it."""
+    """The version that is installed, without importing the package."""
     try:
         return metadata.version("reasoning-gym")
     except metadata.PackageNotFoundError:
@@ -101,11 +111,11 @@ def version() -> str:
 
 
 def check_grader() -> None:
-    """Can answers be scored here?
+    """Check that answers can be scored on this machine.
 
     Raises:
-        UserError: reasoning-gym is not installed, or is another version than the one that was read
-            and this machine cannot confine its scorers.
+        UserError: reasoning-gym is not installed, or it is another version than the one that was
+            read and this machine cannot confine its scorers.
     """
     check_package()
     if version() != READ_VERSION:
@@ -113,7 +123,7 @@ def check_grader() -> None:
 
 
 def check_package() -> None:
-    """Raise UserError where reasoning-gym is not installed."""
+    """Raise UserError if reasoning-gym is not installed."""
     if importlib.util.find_spec("reasoning_gym") is None:
         raise UserError(
             "tasks of reasoning_gym need the extra `tasks`: pip install 'shaped-trl[tasks]'"
@@ -121,30 +131,31 @@ def check_package() -> None:
 
 
 def task_dataset(task: str, size: int, seed: int, config: dict[str, Any] | None = None) -> Any:
-    """The procedural data set of a task: `size` entries, each a dict with ``question`` and
-    ``answer``.
+    """The procedural data set of a task: `size` entries, dicts with ``question`` and ``answer``.
 
     Raises:
-        UserError: reasoning-gym is not installed, there is no such task, it cannot be repeated in
-            another process, it is not known how it scores, or it refuses its configuration.
+        UserError: reasoning-gym is not installed; the task does not exist, cannot be repeated in
+            another process, or has a scorer that has not been read; or it refuses its
+            configuration.
     """
     check_package()
     import reasoning_gym
 
     if task in UNREPEATABLE:
         raise UserError(
-            f"dataset_name='reasoning_gym/{task}' makes other entries of the same seed in each process, so that no "
-            "grader can make them again: choose another task"
+            f"dataset_name='reasoning_gym/{task}' makes different entries from the same seed in "
+            "each process, so no grader can make them again: choose another task"
         )
     if task not in TASKS and task in reasoning_gym.factory.DATASETS:
         raise UserError(
-            f"dataset_name='reasoning_gym/{task}' is not among the tasks that are known to score an answer without "
-            f"evaluating it (of reasoning-gym {READ_VERSION}): choose another task"
+            f"dataset_name='reasoning_gym/{task}' is not among the tasks of reasoning-gym "
+            f"{READ_VERSION} that are known to score an answer without evaluating it: choose "
+            "another task"
         )
     config = config or {}
     if config.keys() & {"seed", "size"}:
         raise UserError(
-            f"task_config={config!r}: leave out seed and size, which are options of their own"
+            f"task_config={config!r}: leave out seed and size, which are separate options"
         )
     try:
         return reasoning_gym.create_dataset(task, size=size, seed=seed, **config)
@@ -156,19 +167,20 @@ def task_dataset(task: str, size: int, seed: int, config: dict[str, Any] | None 
 
 
 def question_digest(question: str) -> str:
-    """What tells whether an entry made again is the same."""
+    """A digest that shows whether an entry made again is the same."""
     return hashlib.sha256(question.encode()).hexdigest()[:16]
 
 
 def gold_of(question: str, **where: Any) -> str:
-    """The gold of an entry, from its question and where it is: task, size, seed, config and
-    index."""
+    """The gold of an entry, from its question and its task, size, seed, config and index."""
     return json.dumps({**where, "digest": question_digest(question)})
 
 
 def extract_answer(completion: str, lines: int = 1) -> str | None:
-    """The answer of a completion where the task's own has so many lines; None where there is
-    none."""
+    """The answer in a completion, or None.
+
+    It has several lines only if `lines`, the number of lines of the task's own answer, is above 1.
+    """
     _, mark, rest = before_next_question(completion).rpartition(MARK)
     rest = rest.strip()
     if not mark or not rest:
@@ -176,12 +188,11 @@ def extract_answer(completion: str, lines: int = 1) -> str | None:
     return rest if lines > 1 else rest.splitlines()[0].strip()
 
 
-def graded(completion: str, own: str, judge: Callable[[str], tuple[bool, str]]) -> Verdict:
-    """Grade one completion by `judge`, which says of an answer whether it is right, and the score
-    in words.
+def graded(completion: str, own: str, judge: Callable[[str], tuple[bool, str]]) -> GradedAnswer:
+    """Grade one completion by `judge`: whether an answer is right, and its score in words.
 
-    A pass has the task's own answer, or its own where the task names none: many answers may be
-    right.
+    A pass has the task's own answer, or the completion's if the task names none, because many
+    answers may be right.
     """
     answer = extract_answer(completion, lines=own.strip().count("\n") + 1)
     if answer is None:
@@ -196,19 +207,20 @@ def graded(completion: str, own: str, judge: Callable[[str], tuple[bool, str]]) 
     )
 
 
-def grade(completion: str, gold: str) -> Verdict:
-    """Grade one completion: status, answer, and the score in words."""
+def grade(completion: str, gold: str) -> GradedAnswer:
+    """Grade one completion; return status, answer, and the score in words."""
     where = _compared(gold)
     if where is None:
         return _ask({"completion": completion, "gold": gold})
-    index, digest = where.pop("index"), where.pop("digest", None)
+    index = where.pop("index")
+    digest = where.pop("digest", None)
     data_set = json.dumps(where, sort_keys=True)
-    if (data_set, index) not in _right.entries:
+    if (data_set, index) not in _right_answers.entries:
         reply = _ask({"right": gold})
         if isinstance(reply, tuple):
             return reply
-        _right.add(data_set, reply)
-    made_digest, own, right = _right.entries[data_set, index]
+        _right_answers.add(data_set, reply)
+    made_digest, own, right = _right_answers.entries[data_set, index]
     if digest not in (None, made_digest):
         return "error", None, "the entry made again has another question"
     compare = COMPARISONS[where["task"]]
@@ -221,8 +233,7 @@ def grade(completion: str, gold: str) -> Verdict:
 
 
 def _compared(gold: str) -> dict[str, Any] | None:
-    """Where the entry is of which answers are compared; None where a confined process scores
-    them."""
+    """The gold's object, if answers to it are compared here; None if they need to be scored."""
     try:
         where = json.loads(gold)
     except (ValueError, RecursionError):
@@ -233,25 +244,28 @@ def _compared(gold: str) -> dict[str, Any] | None:
         or not isinstance(where.get("task"), str)
     ):
         return None
-    # whose scorers get no answer, in any version
+    # the scorers of `LISTS` get no answer, in any version
     is_known = version() == READ_VERSION or where["task"] in LISTS
     return where if is_known and where["task"] in COMPARISONS else None
 
 
 def _ask(message: dict[str, str]) -> Any:
-    """What a new confined process replies (`gym_scorer.serve`): a verdict as a tuple, right answers
-    as a list."""
+    """The reply of a new confined process (`scorer.serve`): a graded answer, or right answers.
+
+    A graded answer is a tuple, and right answers are a list.
+    """
     global _server
     if _server is None:
         _server = SandboxServer(_role())
-    reply, what = None, "ended"
+    reply = None
+    what = "ended"
     try:
         try:
             reply = _server.ask(message, CPU_S, MEMORY_MB, WALL_S)
         except (Gone, TimeoutError, BadReply) as error:
             what = f"{type(error).__name__} {error}"
         ended = _server.reap()
-    except OSError:  # it was killed, perhaps by the system for want of memory
+    except OSError:  # it was killed, perhaps by the system because memory ran out
         _server.close()
         _server = None
         raise

@@ -1,15 +1,13 @@
-"""Score one answer to a task of reasoning-gym: in a confined process of its own, which ends with
-it.
+"""Scores one answer to a task of reasoning-gym in a confined process that ends with it.
 
-What the gym's own scorers would evaluate never reaches them:
+Text that the gym's own scorers would evaluate never reaches them:
 
-- `ARITHMETIC`: they get the answer written anew from a grammar of ours, integers with ``+ - * /``
-  (`formulas`);
-- `INTEGRALS`: the scorer's own rule (the derivative, less the integrand, simplifies to 0) on
-  objects made from that grammar. It has no ``Integral``, since a copy of the question is not an
-  answer;
-- the tasks of `gym_comparisons`: no answer to them comes here, only the question which answers are
-  right.
+- `ARITHMETIC`: they get the answer rewritten from a grammar of our own, integers with ``+ - * /``
+(`formulas`);
+- `INTEGRALS`: the scorer's own rule (the derivative minus the integrand simplifies to 0) is applied
+to objects built from that grammar. It has no ``Integral``, because a copy of the question is not an
+answer;
+- the tasks of `comparisons`: only requests for the right answers arrive here, never answers.
 """
 
 from __future__ import annotations
@@ -24,21 +22,22 @@ import sympy
 
 from shaped_eval.grading.gym.comparisons import LISTS
 from shaped_eval.grading.gym.formulas import NoFormula, arithmetic, formula
-from shaped_eval.grading.gym.grader import Verdict, graded, question_digest, task_dataset
+from shaped_eval.grading.gym.grader import GradedAnswer, graded, question_digest, task_dataset
 from shaped_eval.grading.sandbox.wire import Gone, recv_frame, send_frame
 
 RIGHT = 1 - 1e-9
 ARITHMETIC = ("countdown", "puzzle24")
 INTEGRALS = ("simple_integration", "intermediate_integration")
-# of one reply of right answers, after the entry that was asked for; the characters are far fewer
-# than fit in a frame
-MOST_ENTRIES, MOST_CHARACTERS, MOST_CPU_S = 1_000, 500_000, 0.1
+# Limits of one reply of right answers beyond the requested entry. The characters are far fewer than
+# fit in a frame.
+MOST_ENTRIES = 1_000
+MOST_CHARACTERS = 500_000
+MOST_CPU_S = 0.1
 
 
 def serve(channel: int) -> None:
-    """Take a completion and its gold, and answer with what `grade` says; or a gold alone, and with
-    `right_answers`."""
-    random.seed(0)  # a verdict is the same again
+    """Answer one message: a completion and gold with `grade`, a gold alone with `right_answers`."""
+    random.seed(0)  # so that a verdict can be repeated
     warnings.simplefilter("ignore")
     try:
         message = recv_frame(channel)
@@ -51,11 +50,11 @@ def serve(channel: int) -> None:
 
 
 def right_answers(gold: str) -> list[list[Any]]:
-    """Of this entry and of those that follow it: index, digest, the task's own answer, and all
-    right ones."""
+    """For this entry and those after it: index, digest, the task's own answer, all right ones."""
     entries, where = _entries(gold)
     found: list[list[Any]] = []
-    characters, start_s = 0, time.process_time()
+    characters = 0
+    start_s = time.process_time()
     for index in range(where["index"], where["index"] + MOST_ENTRIES):
         if found and (
             index >= len(entries)
@@ -71,8 +70,8 @@ def right_answers(gold: str) -> list[list[Any]]:
     return found
 
 
-def grade(completion: str, gold: str) -> Verdict:
-    """Grade one completion: status, answer, and the score in words."""
+def grade(completion: str, gold: str) -> GradedAnswer:
+    """Grade one completion; return status, answer, and the score in words."""
     entries, where = _entries(gold)
     entry = entries[where["index"]]
     if where.get("digest", question_digest(entry["question"])) != question_digest(
@@ -87,7 +86,7 @@ def grade(completion: str, gold: str) -> Verdict:
             raise
         except NoFormula as error:
             return False, f"the answer is not what the task asks for: {error}"
-        # of a task's own reading of an answer in a form that it does not expect
+        # the task's own scorer fails on an answer of unexpected form
         except Exception as error:
             return False, f"the task cannot read it ({type(error).__name__})"
         return points >= RIGHT, f"score {points:g}"
@@ -105,7 +104,7 @@ def _own(entry: dict[str, Any]) -> str:
 
 
 def score(task: str, answer: str, entries: Any, entry: dict[str, Any]) -> float:
-    """The points of an answer, 1 for a right one."""
+    """The points of an answer; a right one has 1."""
     assert task not in LISTS  # their scorers evaluate answers
     if task in INTEGRALS:
         return float(_is_integral(answer, entry["metadata"]))

@@ -1,5 +1,4 @@
-"""Imported by the fork server of `gym_scorer`: its processes inherit what sympy and its parser load
-at first use."""
+"""Imported by the fork server of `scorer`, whose processes inherit what sympy loads lazily."""
 
 from __future__ import annotations
 
@@ -16,6 +15,6 @@ def _warm_up(task: str) -> None:
 
 
 for _task in (*ARITHMETIC, *INTEGRALS):
-    # another version than the one that was read: each answer takes longer
+    # fails with another version than the one that was read; each answer then takes longer
     with contextlib.suppress(Exception):
         _warm_up(_task)

@@ -1,9 +1,8 @@
-"""What sympy keeps from one formula to the next, and how a worker forgets it: no answer changes how
-another is graded.
+"""Resets the state that sympy keeps between formulas, so that no answer affects another's grade.
 
-sympy shares objects between formulas, through its caches and as constants, and notes on each what
-it has found out about it. Where it is interrupted, as by too deep a recursion, such a note can be a
-wrong "unknown", which would stay.
+sympy shares objects between formulas, through its caches and as constants, and records on each what
+it has found out about it. If it is interrupted, as by too deep a recursion, such a record can be a
+wrong "unknown" that would persist.
 """
 
 from __future__ import annotations
@@ -19,21 +18,20 @@ from sympy.core.cache import clear_cache
 from sympy.core.parameters import global_parameters
 from sympy.core.random import seed
 
-from shaped_eval.grading.math import grader as math
+from shaped_eval.grading.math.parsing import parse_gold
 
-# of parsed formulas; others of math-verify hold compiled patterns
+# the caches of parsed formulas; other caches of math-verify hold compiled patterns
 _PARSED: tuple[functools._lru_cache_wrapper[Any], ...] = (
     math_verify.parser.parse_latex_cached,
     math_verify.parser.parse_expr_cached,
-    math._parse_gold,
+    parse_gold,
 )
 _PARAMETERS = dict(vars(global_parameters))
 
 
 @functools.cache
 def remember() -> list[tuple[sympy.Basic, dict[str, bool | None], dict[str, bool | None]]]:
-    """The objects that stay, each with its notes and a copy of them; those that are there at the
-    first call."""
+    """The sympy objects that exist at the first call, each with its assumptions and their copy."""
     _clear()
     gc.collect()
     return [
@@ -44,15 +42,15 @@ def remember() -> list[tuple[sympy.Basic, dict[str, bool | None], dict[str, bool
 
 
 def forget() -> None:
-    """Be as at the call of `remember`, if a formula has been parsed since."""
+    """Restore the state at the call of `remember`, if a formula has been parsed since."""
     if not any(cache.cache_info().currsize for cache in _PARSED):
         return
     _clear()
-    for found, notes, copy in remember():
-        if found._assumptions is not notes or len(notes) != len(copy):
-            notes.clear()
-            notes.update(copy)
-            found._assumptions = notes
+    for found, assumptions, copy in remember():
+        if found._assumptions is not assumptions or len(assumptions) != len(copy):
+            assumptions.clear()
+            assumptions.update(copy)
+            found._assumptions = assumptions
     vars(global_parameters).update(_PARAMETERS)
     random.seed(0)
     seed(0)

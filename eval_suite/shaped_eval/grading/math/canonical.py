@@ -1,7 +1,7 @@
-"""A string for a parsed answer, such that equal answers mostly have equal strings.
+"""A string for a parsed answer, such that equal answers usually have equal strings.
 
-Constants are compared by value (a fraction, else 12 significant digits), containers by their
-elements, ``x = 7`` is 7. Expressions with variables are compared by their values at two points
+Constants are compared by value (a fraction, or else 12 significant digits), containers by their
+elements, and ``x = 7`` as 7. Expressions with variables are compared by their values at two points
 (`fingerprint`).
 """
 
@@ -44,13 +44,14 @@ from shaped_eval.grading.math.fingerprint import (
     relation_fingerprint,
 )
 
-CONTRADICTION = 1e-3  # relative; looser than rounding, so that 25π = 78.54 is none
+CONTRADICTION = 1e-3  # relative; looser than rounding, so that 25π = 78.54 is not one
 
 
 def constant_value(expression: Any) -> Any:
-    """The sympy number (15 digits; complex as a sum) of an expression without variables, or None.
+    """The value of an expression without variables as a sympy number, or None.
 
-    An assignment counts as its last right side. None too where the value is not finite.
+    It has 15 digits; a complex value is a sum. An assignment counts as its last right-hand side.
+    The result is None also if the value is not finite.
     """
     if is_assignment_relation(expression):
         expression = take_last_relation(expression).rhs
@@ -69,8 +70,7 @@ def constant_value(expression: Any) -> Any:
 
 
 def is_contradiction(expression: Any) -> bool:
-    """Is this an equation, or a chain, in which two constants are equated that differ (``3 =
-    7``)?"""
+    """Whether this is an equation, or a chain, that equates two different constants (``3 = 7``)."""
     relations = expression.args if isinstance(expression, And) else (expression,)
     for relation in relations:
         if isinstance(relation, Eq):
@@ -85,10 +85,9 @@ def is_contradiction(expression: Any) -> bool:
 
 
 def names_another_quantity(expression: Any) -> bool:
-    """Is this an equation for one unknown that states not it but its multiple, sum, inverse or
-    root: ``2x = 10``?
+    """Whether an equation for one unknown states its multiple, sum, inverse or root (``2x = 10``).
 
-    ``x = 10`` is none, and ``x^2 + y^2 = 10``, which names what was asked for, is none either.
+    ``x = 10`` does not, and neither does ``x^2 + y^2 = 10``, which names the quantity in question.
     """
     if not isinstance(expression, Eq) or len(expression.lhs.free_symbols) != 1:
         return False
@@ -103,12 +102,12 @@ def names_another_quantity(expression: Any) -> bool:
 
 
 def same_function(a: Any, b: Any) -> bool:
-    """Are two expressions with the same variables equal at three points, to 9 digits (6 where
-    decimals are in)?
+    """Whether two expressions with the same variables are equal at three points.
 
-    Variables are positive there, as those of science and counting mostly are, and negative too
-    where an absolute value is taken. False for what has steps or needs a limit: equal values would
-    say little, or take long.
+    They are compared to 9 digits, or to 6 if they contain decimals. Variables are positive there,
+    as those of science and counting mostly are, and also negative if an absolute value is taken.
+    The result is False for step functions and for expressions that need a limit, because equal
+    values would say little or take long.
     """
     points = _values_at_points(a, b)
     return bool(points) and all(
@@ -117,7 +116,7 @@ def same_function(a: Any, b: Any) -> bool:
 
 
 def same_equation(a: Eq, b: Eq) -> bool:
-    """Are the two equations multiples of each other, at the same points?"""
+    """Whether the two equations are multiples of each other, at the same points."""
     if not all(isinstance(side, Expr) for side in (a.lhs, a.rhs, b.lhs, b.rhs)):
         return False
     points = _values_at_points(a.lhs - a.rhs, b.lhs - b.rhs)
@@ -128,8 +127,7 @@ def same_equation(a: Eq, b: Eq) -> bool:
 
 
 def _values_at_points(a: Any, b: Any) -> list[tuple[complex, complex, float]]:
-    """Values of both and the relative difference that counts as none; empty where they cannot be
-    compared."""
+    """Values of both and the relative tolerance; empty if they cannot be compared."""
     if not (isinstance(a, Expr) and isinstance(b, Expr)) or a.has(*NO_POINTS) or b.has(*NO_POINTS):
         return []
     a, b = _without_functions(a), _without_functions(b)
@@ -142,7 +140,7 @@ def _values_at_points(a: Any, b: Any) -> list[tuple[complex, complex, float]]:
     signs = (1, -1) if a.has(Abs) or b.has(Abs) else (1,)
     points = []
     for start in (sign * size for size in (0.7, 1.3, 2.9) for sign in signs):
-        # one value a name, whatever is assumed of it
+        # one value for each name, whatever assumptions its symbols have
         names = dict.fromkeys(str(symbol) for symbol in symbols)
         values: dict[str, Any] = {
             name: start * (1 + index * (math.sqrt(5) - 2)) for index, name in enumerate(names)
@@ -160,15 +158,14 @@ def _values_at_points(a: Any, b: Any) -> list[tuple[complex, complex, float]]:
 
 
 def _without_functions(expression: Expr) -> Expr:
-    """Unknown functions and derivatives, such as x(t), as variables."""
+    """The expression with unknown functions and derivatives, such as x(t), as variables."""
     return expression.xreplace(
         {each: Symbol(str(each)) for each in expression.atoms(AppliedUndef, Derivative)}
     )
 
 
 def canonical(expression: Any) -> str:
-    """The canonical string of a parsed answer (a sympy object, or text that could not be
-    parsed)."""
+    """The canonical string of a parsed answer: a sympy object, or text that could not be parsed."""
     try:
         return _canonical(expression)
     except EVALUATION_FAULTS:

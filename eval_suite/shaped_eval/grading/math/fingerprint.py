@@ -1,9 +1,8 @@
-"""One string for all ways to write an expression with variables: its values at points that its
-symbols choose.
+"""Fingerprints of expressions with variables: their values at points chosen by their symbols.
 
 Two expressions that agree to 12 digits at two points, one positive and one negative in each symbol,
-are the same function but for odds of about 1 in 10^20. So votes are merged by comparing strings,
-where comparing each pair of answers symbolically takes seconds a problem.
+are the same function, except with odds of about 1 in 10^20. Votes can therefore be merged by
+comparing strings; comparing each pair of answers symbolically takes seconds per problem.
 """
 
 from __future__ import annotations
@@ -15,18 +14,20 @@ from sympy import Expr, Float, I, Integral, Limit, N, Product, Sum, ceiling, flo
 from sympy.core.relational import Relational
 
 DIGITS = 12
-SPARE_DIGITS = 6  # so that rounding to DIGITS hardly ever parts two forms
+SPARE_DIGITS = 6  # so that rounding to DIGITS hardly ever separates two forms of one value
 MAX_OPERATIONS = 300
 # sympy cannot evaluate or print every object that its parser makes
 EVALUATION_FAULTS = (TypeError, ValueError, AttributeError, NotImplementedError, ArithmeticError)
-# steps, whose equal values say little, and what takes a limit to evaluate
+# step functions, whose equal values say little, and expressions whose evaluation takes a limit
 NO_POINTS = (floor, ceiling, Sum, Product, Integral, Limit)
 _MIRRORED = {">": "<", ">=": "<="}
 
 
 def fingerprint(expression: Expr) -> str | None:
-    """Values of an expression with variables, or None where it has none: too long, not finite, not
-    a number."""
+    """Values of an expression with variables as a string, or None.
+
+    None if the expression is too long, or a value is not a finite number.
+    """
     values = point_values(expression)
     return (
         None if values is None else f"f({_names(expression)}) = {', '.join(map(_digits, values))}"
@@ -34,7 +35,7 @@ def fingerprint(expression: Expr) -> str | None:
 
 
 def relation_fingerprint(relation: Relational) -> str | None:
-    """The same for an equation or inequality, whatever its sides' common factor and order."""
+    """The same for an equation or inequality, regardless of common factors and order of sides."""
     operator, left, right = relation.rel_op, relation.lhs, relation.rhs
     if operator in _MIRRORED:
         operator, left, right = _MIRRORED[operator], right, left
@@ -44,7 +45,10 @@ def relation_fingerprint(relation: Relational) -> str | None:
     if values is None or values[0] == 0:
         return None
     scale = values[0] if operator in ("==", "!=") else abs(values[0])
-    return f"f({_names(relation)}) {operator} 0, f ~ {', '.join(_digits(value / scale) for value in values)}"
+    return (
+        f"f({_names(relation)}) {operator} 0, f ~ "
+        f"{', '.join(_digits(value / scale) for value in values)}"
+    )
 
 
 def _names(expression: Any) -> str:
@@ -52,8 +56,10 @@ def _names(expression: Any) -> str:
 
 
 def point_values(expression: Expr) -> list[Any] | None:
-    """Values at the points of its symbols, or None: no symbols, or a value that sympy cannot make a
-    finite number."""
+    """Values at the points of its symbols, or None.
+
+    None if there are no symbols, or sympy cannot evaluate a value to a finite number.
+    """
     if (
         not expression.free_symbols
         or expression.count_ops() > MAX_OPERATIONS
@@ -65,7 +71,7 @@ def point_values(expression: Expr) -> list[Any] | None:
         point = {
             symbol: sign * _coordinate(f"{symbol.name}{sign}") for symbol in expression.free_symbols
         }
-        # the parser leaves it a symbol
+        # the parser leaves the imaginary unit a symbol
         point |= {symbol: I for symbol in point if symbol.name == "i"}
         try:
             value = N(expression, DIGITS + SPARE_DIGITS, subs=point, chop=True)

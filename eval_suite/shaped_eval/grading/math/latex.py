@@ -1,8 +1,7 @@
-r"""One writing of an answer's LaTeX out of many: what cannot change its meaning is removed or
-unified.
+r"""Rewrites an answer's LaTeX into one form, without changing its meaning.
 
-Delimiters and fonts go, spacing commands become spaces, Unicode becomes LaTeX, ``\text{ and }``
-becomes a comma. Everything here is linear in the text and evaluates nothing.
+Delimiters and fonts are removed, spacing commands become spaces, Unicode becomes LaTeX, and
+``\text{ and }`` becomes a comma. Everything here is linear in the text and evaluates nothing.
 """
 
 from __future__ import annotations
@@ -52,8 +51,8 @@ _UNICODE = {
     "⅔": r"\frac{2}{3}",
 } | {chr(code): chr(code - 0xFEE0) for code in range(0xFF01, 0xFF5F)}  # full-width characters
 _GREEK = (
-    "alpha beta gamma delta epsilon zeta eta theta iota kappa lambda mu nu xi omicron pi rho varsigma sigma tau"
-    " upsilon phi chi psi omega"
+    "alpha beta gamma delta epsilon zeta eta theta iota kappa lambda mu nu xi omicron pi rho "
+    "varsigma sigma tau upsilon phi chi psi omega"
 )
 _CAPITALS = "Gamma Delta Theta Lambda Xi Pi Sigma Phi Psi Omega"
 for _letters, _names in (("αβγδεζηθικλμνξοπρςστυφχψω", _GREEK), ("ΓΔΘΛΞΠΣΦΨΩ", _CAPITALS)):
@@ -61,23 +60,24 @@ for _letters, _names in (("αβγδεζηθικλμνξοπρςστυφχψω", 
         letter: f"\\{name} " for letter, name in zip(_letters, _names.split(), strict=True)
     }
 _UNICODE_TABLE = str.maketrans(_UNICODE)
-# what takes more than one character: roots and powers
+# what needs more than one character: roots and powers
 _ROOT = re.compile(r"√\s*(?:(\d+(?:\.\d+)?|[A-Za-z])|\(([^()]*)\)|\{([^{}]*)\})")
 _POWER = re.compile(r"[⁰¹²³⁴⁵⁶⁷⁸⁹⁻]+")
 _RAISED = str.maketrans("⁰¹²³⁴⁵⁶⁷⁸⁹⁻", "0123456789-")
 _FONT = r"\\(?:mathbf|boldsymbol|bm|mathit|mathsf|mathtt|mathnormal|pmb|underline|ensuremath)\s*\{"
 _TEXT = r"\\(?:text|textbf|textit|textrm|textsf|texttt|textnormal|mathrm|mbox|hbox)\s*\{"
 _WRAPPER = re.compile(rf"(?:{_FONT})|({_TEXT})")
-# with a plain space they are two numbers, with ", " a list
+# not a plain space, which separates two numbers, nor ", ", which separates a list
 _THOUSANDS = r"(?:\{,\}|,\\!|\\,|\\ |~)"
 _COLORS = "red|blue|green|black|orange|purple|brown|magenta|cyan|violet|teal"
 _RULES = [
     (re.compile(pattern), replacement)
     for pattern, replacement in (
         (r"(?<=\d)\s*\\(?:mathrm|text)\{\s*[eE]\s*\}\s*(?=\d|[+-]\d{2})", "e"),
-        # constants that are set upright, which are not units
+        # upright constants, which are not units
         (
-            r"\\(?:mathrm|text|textrm|rm|operatorname)\s*(?:\{\s*([ied])\s*\}|(?<=[a-z])\s+([ied])(?![A-Za-z]))",
+            r"\\(?:mathrm|text|textrm|rm|operatorname)\s*(?:\{\s*([ied])\s*\}"
+            r"|(?<=[a-z])\s+([ied])(?![A-Za-z]))",
             r" \1\2",
         ),
         (r"\\(?:mathrm|text|textrm)\s*\{\s*\\?pi\s*\}", r"\\pi "),
@@ -108,19 +108,22 @@ _RULES = [
         (r"(?<!\\)\\[()\[\]$]|\$|(?<!\\)\\!\s*|\\(?:display|text|script)style(?![A-Za-z])", ""),
         (r"\\(?:left|right|[bB]igg?[lrm]?)(?![A-Za-z])\s*", ""),
         (
-            r"(?<!\\)\\[,;:> ]|(?<!~)~(?!~)|\\(?:quad|qquad|enspace|thinspace)(?![A-Za-z])|[\t\n\r]",
+            r"(?<!\\)\\[,;:> ]|(?<!~)~(?!~)|\\(?:quad|qquad|enspace|thinspace)(?![A-Za-z])"
+            r"|[\t\n\r]",
             " ",
         ),
         (r"\{\s*,\s*\}", ","),
         (r"\\[dtc]frac(?![A-Za-z])", r"\\frac"),
         (
-            r"\^\s*\{\s*\\(?:circ|degree)\s*\}|\^\s*\\(?:circ|degree)(?![A-Za-z])|\\degree(?![A-Za-z])",
+            r"\^\s*\{\s*\\(?:circ|degree)\s*\}|\^\s*\\(?:circ|degree)(?![A-Za-z])"
+            r"|\\degree(?![A-Za-z])",
             r"^\\circ",
         ),
         (r"(?<!\\)%", r"\\%"),
         (r"\s*(?:\\text\{\s*percent\s*\}|(?<![A-Za-z])percent(?![A-Za-z]))", r"\\%"),
         (
-            r",?\s*(?:\\text(?:rm)?\{\s*,?\s*(?:and|or)\s*\}|(?<![A-Za-z\\{])(?:and|or)(?![A-Za-z]))\s*",
+            r",?\s*(?:\\text(?:rm)?\{\s*,?\s*(?:and|or)\s*\}|(?<![A-Za-z\\{])(?:and"
+            r"|or)(?![A-Za-z]))\s*",
             ", ",
         ),
         (r"(?<!\\)\s*;\s*", ", "),
@@ -134,15 +137,15 @@ _BOX = re.compile(r"\\(?:boxed|fbox)\s*\{")
 _COUNTED = re.compile(r"\s*([-+]?[\d.,/]*\d)\s+([A-Za-z][^{}]*)")  # \text{5 apples}
 _FINAL = re.compile(r"(?<![.\s])\s{0,9}[.,:]$")  # but "5..." may be more than 5
 _LEADING = re.compile(r"\s*(?:\\(?:approx|therefore|implies|Rightarrow)(?![A-Za-z])|=)\s*")
-# but between two letters, the end of a command and its argument, and between two digits, as in 1
-# 1/2
+# Spaces are needed between two letters, where a command may end, and between two digits, as in
+# 1 1/2.
 _NEEDLESS_SPACE = re.compile(
     r"(?<![A-Za-z\d])\s+|\s+(?![A-Za-z\d])|(?<=[A-Za-z])\s+(?=\d)|(?<=\d)\s+(?=[A-Za-z])"
 )
 
 
 def clean(text: str) -> str:
-    """`text` in the one writing; empty where nothing is left."""
+    """`text` in the unified form; empty if nothing is left."""
     text = _plain_characters(text).strip()
     while (inner := _BOX.match(text)) and closing(text, inner.end() - 1) == len(text) - 1:
         text = text[inner.end() : -1].strip()
@@ -161,16 +164,19 @@ def clean(text: str) -> str:
 
 
 def _plain_characters(text: str) -> str:
-    r"""Unicode's mathematics as LaTeX: ``3√13`` is 3\sqrt{13}, ``x¹⁰`` x^{10}."""
+    r"""Unicode's mathematics as LaTeX: ``3√13`` becomes 3\sqrt{13}, and ``x¹⁰`` becomes x^{10}."""
     text = _ROOT.sub(lambda match: rf"\sqrt{{{match[1] or match[2] or match[3] or ''}}}", text)
     text = _POWER.sub(lambda match: f"^{{{match.group().translate(_RAISED)}}}", text)
     return text.translate(_UNICODE_TABLE)
 
 
 def _unwrap(text: str) -> str:
-    r"""Without fonts: ``\mathbf{5}`` is 5; and without ``\text{}`` around a number, such as
-    ``\text{4.5e33}``."""
-    pieces, position = [], 0
+    r"""The text without fonts, and without ``\text{}`` around a number.
+
+    ``\mathbf{5}`` becomes 5, and ``\text{4.5e33}`` becomes 4.5e33.
+    """
+    pieces = []
+    position = 0
     while match := _WRAPPER.search(text, position):
         end = closing(text, match.end() - 1)
         if end is None:
@@ -193,7 +199,7 @@ def _is_number_like(content: str) -> bool:
 
 
 def closing(text: str, start: int) -> int | None:
-    """Where the brace that opens at `start` closes, None where it does not."""
+    """Position of the brace that closes the one at `start`, or None."""
     depth = 0
     for match in re.compile(r"\\.|[{}]", re.DOTALL).finditer(text, start):
         depth += {"{": 1, "}": -1}.get(match.group(), 0)
@@ -212,16 +218,17 @@ def same_look(text: str) -> str:
 
 
 def split_list(text: str) -> list[str]:
-    r"""The parts between top-level commas of cleaned text, which may stand in ``\{ \}``: ``x=1, 2``
-    has two parts.
+    r"""The parts between top-level commas of cleaned text: ``x=1, 2`` has two parts.
 
-    A comma between digits that is part of ``1,000`` does not split where the whole text is one
-    number; that is for the caller to look at first.
+    The list may be enclosed in ``\{ \}``. A comma between digits also splits, so the caller must
+    first check whether the whole text is one number, such as ``1,000``.
     """
     text = text.strip()
     if text.startswith("\\{") and text.endswith("\\}") and text.find("\\}") == len(text) - 2:
         text = text[2:-2]
-    parts, depth, start = [], 0, 0
+    parts = []
+    depth = 0
+    start = 0
     for match in re.finditer(r"\\[{}]|[\[({})\],]", text):
         mark = match.group()[-1]
         if mark == "," and depth == 0:
@@ -234,24 +241,25 @@ def split_list(text: str) -> list[str]:
     return [*parts, text[start:].strip()]
 
 
-# a name, not an expression: letters, commands, primes, subscripts; then arguments, or a tuple of
+# a name, not an expression: letters, commands, primes and subscripts, then arguments; or a tuple of
 # names
 _SUB = r"(?:\s*_\s*(?:\{(?:[^{}]|\{[^{}]*\}){0,40}\}|\\[A-Za-z]+|\w))?"
 _OPERATION = r"(?:frac|sqrt|binom|times|cdot|sin|cos|tan|log|ln|exp|pi)(?![A-Za-z])"
 _ATOM = rf"(?:\\(?!{_OPERATION})[A-Za-z]+(?![A-Za-z])(?:\s*\{{[^{{}}]*\}})?|[A-Za-z]){_SUB}'*"
 _NAME = re.compile(
-    rf"(?:{_ATOM}\s*)+(?:\^\{{-1\}}\s*)?(?:\([^()=]{{1,20}}\))?|\(\s*[A-Za-z](?:\s*,\s*[A-Za-z])+\s*\)"
+    rf"(?:{_ATOM}\s*)+(?:\^\{{-1\}}\s*)?(?:\([^()=]{{1,20}}\))?"
+    rf"|\(\s*[A-Za-z](?:\s*,\s*[A-Za-z])+\s*\)"
 )
 _EQUALS = re.compile(r"(?<![<>!:\\])=(?!=)")
 
 
 def has_equals(text: str) -> bool:
-    """Whether cleaned text is an equation, or a chain or a list with one."""
+    """Whether cleaned text is an equation, or a chain or list that contains one."""
     return _EQUALS.search(text) is not None
 
 
 def split_name(text: str) -> tuple[str | None, str]:
-    r"""``f(x) = 2x`` as ("f(x)", "2x"); (None, text) where it is no single assignment to a name."""
+    r"""``f(x) = 2x`` as ("f(x)", "2x"); (None, text) if it is not a single assignment to a name."""
     sides = _EQUALS.split(text)
     if len(sides) != 2:
         return None, text

@@ -1,5 +1,7 @@
-r"""Take an answer apart: ``x = 5\text{ cm}`` has name x, value 5 and unit cm; and whether it can be
-read."""
+r"""Takes an answer apart into name, value and unit, and checks whether it can be read.
+
+``x = 5\text{ cm}`` has the name x, the value 5 and the unit cm.
+"""
 
 from __future__ import annotations
 
@@ -20,14 +22,14 @@ _PROPER_NAME = re.compile(r"[A-Za-z]{5,}")
 _PARENTHESES = re.compile(r"\(([^(),]*)\)")
 _THOUSAND = re.compile(r"\d[KM]$")  # 5K may be 5000
 _RESIDUE = re.compile(
-    r"(?:[A-Za-z]\s*\\equiv\s*)?(-?\d{1,300})\s*\(?\s*(?:\\[bp]?mod(?![A-Za-z])|\\text\{\s*\(?mod\s*\}|\bmod\b)\s*\{?\s*(\d{1,300})\s*\}?\s*\)?"
+    r"(?:[A-Za-z]\s*\\equiv\s*)?(-?\d{1,300})\s*\(?\s*(?:\\[bp]?mod(?![A-Za-z])"
+    r"|\\text\{\s*\(?mod\s*\}|\bmod\b)\s*\{?\s*(\d{1,300})\s*\}?\s*\)?"
 )
 
 
 @dataclass(frozen=True)
 class Reading:
-    """Cleaned text, and what it says: its name before an equals sign, the value and the unit; the
-    number it may be."""
+    """Cleaned text and its parts: name before an equals sign, value, unit, and number if any."""
 
     text: str
     name: str | None
@@ -38,7 +40,7 @@ class Reading:
 
 @lru_cache(maxsize=1024)
 def read(text: str) -> Reading:
-    """Take cleaned text apart. Bare words are units only behind a number: see `with_bare_unit`."""
+    """Take cleaned text apart. Bare words are units only after a number: see `with_bare_unit`."""
     name, whole = split_name(text)
     value, unit = split_unit(whole, bare=False)
     number = parse_number(whole) or parse_number(value) or _residue(whole)
@@ -49,8 +51,10 @@ def read(text: str) -> Reading:
 
 @lru_cache(maxsize=1024)
 def read_gold(gold: str) -> tuple[Reading, Fraction | None]:
-    """A gold, and how far a number may be off where it says so. Any words behind its number are its
-    unit."""
+    """A gold and the absolute tolerance that it states, if any.
+
+    Any words after the gold's number are its unit.
+    """
     tolerance = TOLERANCE.search(gold)
     reading = read(clean(TOLERANCE.sub("", gold)))
     if reading.number is None:
@@ -62,8 +66,10 @@ def read_gold(gold: str) -> tuple[Reading, Fraction | None]:
 
 
 def with_bare_unit(answer: Reading, gold: Reading) -> Reading:
-    r"""``5 cm``, ``3\pi cm`` without the unit; but no letter of gold is one, nor a single letter
-    behind a formula."""
+    r"""The answer without a unit outside of ``\text{}``, as in ``5 cm`` and ``3\pi cm``.
+
+    A letter of gold is never a unit, nor is a single letter after a formula.
+    """
     value, unit = split_unit(answer.value, bare=True)
     if not unit or answer.number is not None or _THOUSAND.search(answer.value):
         return answer
@@ -76,7 +82,7 @@ def with_bare_unit(answer: Reading, gold: Reading) -> Reading:
 
 
 def _scaled(reading: Reading) -> Reading:
-    r"""``5\text{ million}``, whose unit is none."""
+    r"""The reading with a number word such as ``5\text{ million}`` multiplied out."""
     factor = scale(reading.unit)
     if factor == 1:
         return reading
@@ -86,7 +92,7 @@ def _scaled(reading: Reading) -> Reading:
 
 
 def _residue(text: str) -> Number | None:
-    r"""``12 \bmod 7`` and ``12 \pmod 7``: 5, the remainder, and the representative of its class."""
+    r"""``12 \bmod 7`` and ``12 \pmod 7`` as 5, the remainder that represents the residue class."""
     match = _RESIDUE.fullmatch(text)
     if match is None or int(match[2]) == 0:
         return None
@@ -94,8 +100,7 @@ def _residue(text: str) -> Number | None:
 
 
 def unreadable(answer: Reading, gold_text: str) -> str | None:
-    """What in an answer is neither mathematics, nor a unit, nor in gold; None where it can be
-    read."""
+    """The part of an answer that is neither mathematics, nor a unit, nor in gold, or None."""
     gold, _ = read_gold(gold_text)
     parts = (
         [answer] if answer.number is not None else [read(part) for part in split_list(answer.text)]
@@ -114,8 +119,10 @@ def unreadable(answer: Reading, gold_text: str) -> str | None:
 
 
 def _strange(value: str, gold: Reading) -> str | None:
-    """As `foreign`; before an equals sign, where gold has none, names may stand: ``|\\vec{v}| =
-    5``."""
+    """As `foreign`, but names may stand before an equals sign if gold has none.
+
+    An example is ``|\\vec{v}| = 5``.
+    """
     named, equals, last = value.rpartition("=")
     if not equals or has_equals(gold.text):
         return foreign(value, gold.text)
@@ -124,19 +131,24 @@ def _strange(value: str, gold: Reading) -> str | None:
 
 
 def words(latex: str) -> str | None:
-    r"""The casefolded words that the whole answer is, bare or in ``\text{}``, without an article;
-    else None."""
+    r"""The casefolded words that the whole answer consists of, without an article, or None.
+
+    The words may be bare or in ``\text{}``.
+    """
     match = _WORDS.fullmatch(_TEXT.sub(r"\1", latex).strip())
     return match[1].casefold() if match else None
 
 
 def is_wordy(gold_text: str) -> bool:
-    """Gold is in words, or one bare word: letters in another order are another name."""
+    """Whether gold is in words, or is one bare word.
+
+    Letters in another order are then another name, not the same product.
+    """
     return (
         _TEXT.search(gold_text) is not None or _PROPER_NAME.fullmatch(gold_text.strip()) is not None
     )
 
 
 def without_text_commands(latex: str) -> str:
-    """The same with the words of text commands bare."""
+    """The text with the words of text commands bare."""
     return _TEXT.sub(r"\1", latex)

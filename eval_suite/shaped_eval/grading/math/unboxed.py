@@ -1,9 +1,9 @@
-r"""The answer that a text without a box ends in: an ``<answer>`` tag, or a last sentence of a
-listed form.
+r"""Finds the answer of a text without a box: an ``<answer>`` tag, or a last sentence stating it.
 
-"The answer is 7", "it is 7", "x = 7", or "... is $7$" without a word of doubt or comparison. Only a
-closing word, such as "I hope it is correct", may follow. Whatever else a text says, it does not
-state an answer: "the answer isn't 7", "the answer is 7. Sorry, I now get 8".
+The sentence has one of the forms "The answer is 7", "it is 7", "x = 7", or "... is $7$", without a
+word of doubt or comparison. Only closing words, such as "I hope it is correct", may follow. No
+other text states an answer; examples are "the answer isn't 7" and "the answer is 7. Sorry, I now
+get 8".
 """
 
 from __future__ import annotations
@@ -17,12 +17,12 @@ _TAG = re.compile(r"<answer>([^<]{1,200})</answer>", re.IGNORECASE)
 _DISPLAY = re.compile(r"\s{0,20}(?:\\\[(.{1,300}?)\\\]|\$\$([^$]{1,300})\$\$)", re.DOTALL)
 _SENTENCE_END = re.compile(r"(?<=[.!?])(?<!\b[A-Z]\.)\s+(?=[A-Z$\\(\"'*])|\n+")
 _CLOSING_WORDS = listed(
-    "i we hope it this that is are was the a an our my final correct right answer result as required desired asked"
-    " for by done qed so thus and hence therefore which thank thanks you good luck end of solution proof complete"
-    " checked verified confirmed matches indeed"
+    "i we hope it this that is are was the a an our my final correct right answer result as "
+    "required desired asked for by done qed so thus and hence therefore which thank thanks you "
+    "good luck end of solution proof complete checked verified confirmed matches indeed"
 )
 _QUOTES = " *`\"'“”"
-_MARKS = r"[\s*#>\"'“]{0,8}"  # no sign: it belongs to the number
+_MARKS = r"[\s*#>\"'“]{0,8}"  # without a minus sign, which belongs to the number
 _END = r"[\s.!*\"'”]{0,8}"
 _FORMULA = (
     r"(?:\$+([^$\n]{1,200}?(?:\$\s*(?:,|,?\s*and\b|,?\s*or\b)\s*\$[^$\n]{1,200}?){0,8})\$+"
@@ -31,16 +31,22 @@ _FORMULA = (
 _PLAIN = r"([^\s$\\][^$\n]{0,60}?)"
 _NUMERIC = r"((?:[A-Za-z]\s*=\s*)?-?[\d(\[{.\\][^\n$]{0,60}?|\w{1,20})"
 _CLAUSE_WORD = (
-    r"(?:so|thus|hence|therefore|and|then|finally|now|in|conclusion|summary|short|we|i|can|conclude|see|find|get|have"
-    r"|say|think|believe|know|that|this|means|gives|the|my|our|a|final|correct|right|numerical|exact|required|desired"
+    r"(?:so|thus|hence|therefore|and|then|finally|now|in|conclusion|summary|short|we|i|can"
+    r"|conclude|see|find|get|have"
+    r"|say|think|believe|know|that|this|means|gives|the|my|our|a|final|correct|right|numerical"
+    r"|exact|required|desired"
     r"|overall|total)"
 )
 _LEAD_IN = rf"(?:(?:[^,;:]{{1,200}}[,;:]\s+)*)(?:{_CLAUSE_WORD}\b,?\s+){{0,12}}"
 _ANSWER = (
     r"(?:answer|result)(?:\s+to\s+(?:the|this|our)\s+(?:\w+\s+)?(?:question|problem))?"
-    r"(?:\s*(?:\*\*)?\s*[:=]\s*(?:\*\*)?|\s+(?:is|are|equals|must\s+be|should\s+be|would\s+be|will\s+be)\b)"
+    r"(?:\s*(?:\*\*)?\s*[:=]\s*(?:\*\*)?|\s+(?:is|are|equals|must\s+be|should\s+be|would\s+be"
+    r"|will\s+be)\b)"
 )
-_EXACTLY = r"(?:\s*(?:also|thus|therefore|then|just|simply|exactly|equal\s+to|given\s+by|approximately)\b)?\s*:?\s*"
+_EXACTLY = (
+    r"(?:\s*(?:also|thus|therefore|then|just|simply|exactly|equal\s+to|given\s+by"
+    r"|approximately)\b)?\s*:?\s*"
+)
 _REASON = r"(?:,?\s+(?:which|because|since|as)\b[^\n]{0,200})?"
 _STATEMENT = re.compile(
     rf"{_MARKS}{_LEAD_IN}(?:{_ANSWER}|(?:it|this|that)(?:['’]s|\s+(?:is|equals)\b))"
@@ -48,11 +54,13 @@ _STATEMENT = re.compile(
     re.IGNORECASE,
 )
 _INTRODUCED = (
-    r"(?:(?:answer|result|value|total|sum|have|get|obtain|find|follows|is|are|thus|therefore|hence|so|gives|simplifies"
+    r"(?:(?:answer|result|value|total|sum|have|get|obtain|find|follows|is|are|thus|therefore|hence"
+    r"|so|gives|simplifies"
     r"|evaluates)(?:\s+to)?\s?:)"
 )
 _ENDS_IN_FORMULA = re.compile(
-    rf"[^\n]{{0,400}}\b(?:is|are|be|equals?|get|obtain|have|find|gives?|yields?|{_INTRODUCED}){_EXACTLY}"
+    rf"[^\n]{{0,400}}\b(?:is|are|be|equals?|get|obtain|have|find|gives?|yields?"
+    rf"|{_INTRODUCED}){_EXACTLY}"
     rf"(?:{_FORMULA}|(-?\d[\d.,/]{{0,40}}))((?:\s+[A-Za-z]+){{0,3}}){_END}",
     re.IGNORECASE,
 )
@@ -61,19 +69,22 @@ _BARE = re.compile(
     re.IGNORECASE,
 )
 _DENIAL = (
-    rf"{NOT}|\b(?:no|none|nobody|nothing|without|except|unless|but|if|would|could|might|may|perhaps|maybe|possibly"
-    r"|wrong|incorrect|false|mistaken?|mistakes?|error|doubt|unlikely|anything|other|rather|instead|guess|sorry|lie)\b"
+    rf"{NOT}|\b(?:no|none|nobody|nothing|without|except|unless|but|if|would|could|might|may"
+    rf"|perhaps|maybe|possibly"
+    r"|wrong|incorrect|false|mistaken?|mistakes?|error|doubt|unlikely|anything|other|rather"
+    r"|instead|guess|sorry|lie)\b"
 )
 _DENIES = re.compile(_DENIAL, re.IGNORECASE)
 _DOUBTS = re.compile(
-    rf"{_DENIAL}|\b(?:either|between|less|more|greater|smaller|larger|bigger|fewer|lower|higher|most|least|than|half"
+    rf"{_DENIAL}|\b(?:either|between|less|more|greater|smaller|larger|bigger|fewer|lower|higher"
+    rf"|most|least|than|half"
     r"|twice|double|triple|negative|minus|opposite|close|near|about|around|roughly)\b",
     re.IGNORECASE,
 )
 
 
 def stated(tail: str) -> str | None:
-    """The answer, with the words behind it, or None where the text's end is no statement of one."""
+    """The answer with the words after it, or None if the text does not end in a statement."""
     tags = list(_TAG.finditer(tail))
     if tags:
         return None if denies("", tail[tags[-1].end() :], tags[-1][1]) else tags[-1][1]
@@ -87,7 +98,7 @@ def stated(tail: str) -> str | None:
         return None
     *_, before, last = ["", *(sentence.strip() for sentence in sentences)]
     if not before.endswith((".", "!", "?")) and _BARE.fullmatch(last) and _DOUBTS.search(before):
-        return None  # a line that goes on with the one before it: "The answer is not"
+        return None  # the last line continues the one before it, such as "The answer is not"
     return _statement(last)
 
 

@@ -1,10 +1,9 @@
-r"""Units behind an answer: ``15\text{ cm}^2`` is the number 15 and a unit that compares with
-``\text{mm}^2``.
+r"""Units after an answer: ``15\text{ cm}^2`` is the number 15 with a unit of area.
 
-What may stand behind an answer as its unit is listed here: units of measurement, things that are
-counted, and a few words that change nothing (`SAME`). Anything else is no unit. An answer may leave
-the unit out, or bring one where gold has none, as data sets mostly do; where both have one, they
-must be the same, or convert into each other.
+The words that may follow an answer as its unit are listed here: units of measurement, things that
+are counted, and a few words that change nothing (`SAME`). Anything else is not a unit. An answer
+may omit the unit, or have one where gold has none, as most data sets do. If both have one, they
+must be the same or convert into each other.
 """
 
 from __future__ import annotations
@@ -18,75 +17,101 @@ from shaped_eval.grading.math.vocabulary import listed
 
 _TABLE: dict[str, dict[str, str]] = {
     "length": {
-        "1": "m meter metre", "1/1000": "mm millimeter millimetre", "1/100": "cm centimeter centimetre",
-        "1000": "km kilometer kilometre", "0.0254": "in inch inche", "0.3048": "ft foot feet", "0.9144": "yd yard",
-        "1609.344": "mi mile", "1/1000000": "micrometer micron", "1/1000000000": "nm nanometer",
+        "1": "m meter metre",
+        "1/1000": "mm millimeter millimetre",
+        "1/100": "cm centimeter centimetre",
+        "1000": "km kilometer kilometre",
+        "0.0254": "in inch inche",
+        "0.3048": "ft foot feet",
+        "0.9144": "yd yard",
+        "1609.344": "mi mile",
+        "1/1000000": "micrometer micron",
+        "1/1000000000": "nm nanometer",
         "1/10": "dm decimeter",
     },
     "mass": {
-        "1": "kg kilogram", "1/1000": "g gram", "1/1000000": "mg milligram", "0.45359237": "lb pound",
+        "1": "kg kilogram",
+        "1/1000": "g gram",
+        "1/1000000": "mg milligram",
+        "0.45359237": "lb pound",
         "0.028349523125": "oz ounce",
     },
     "time": {
-        "1": "s sec second", "60": "min minute", "3600": "h hr hour", "86400": "day", "604800": "week",
+        "1": "s sec second",
+        "60": "min minute",
+        "3600": "h hr hour",
+        "86400": "day",
+        "604800": "week",
         "1/1000": "ms millisecond",
     },
     "money": {"1": "cent ¢", "100": "dollar usd"},
     "angle": {"1": "degree deg"},
     "volume": {"1": "L l liter litre", "1/1000": "mL ml milliliter millilitre"},
-}  # fmt: skip
+}
 _UNITS = {
     name: (dimension, Fraction(factor))
     for dimension, factors in _TABLE.items()
     for factor, names in factors.items()
     for name in names.split()
 }
-# units without a place in the table; capitals matter where the name is short
+# units that are not converted; capitals matter in short names
 _OTHERS = listed(
-    "radian rad month year yr decade century fortnight J kJ joule N newton W kW watt V volt A amp ampere K kelvin"
-    " C coulomb celsius fahrenheit F farad Pa kPa pascal atm bar Hz kHz MHz GHz hertz eV keV MeV GeV electronvolt"
-    " erg cal kcal calorie mol mole T tesla gauss H henry ohm lx lumen dB rpm mph kph kmh kmph gal gallon quart"
-    " pint cup ton tonne acre hectare pc kpc Mpc parsec ly AU au Angstrom angstrom amu dyn dyne lightyear euro eur"
-    " yen pound penny pence nickel dime buck rupee peso yuan kWh kilowatt megawatt statvolt bit byte pm fm cc fl"
-    " psi"
+    "radian rad month year yr decade century fortnight J kJ joule N newton W kW watt V volt A "
+    "amp ampere K kelvin C coulomb celsius fahrenheit F farad Pa kPa pascal atm bar Hz kHz MHz "
+    "GHz hertz eV keV MeV GeV electronvolt erg cal kcal calorie mol mole T tesla gauss H henry "
+    "ohm lx lumen dB rpm mph kph kmh kmph gal gallon quart pint cup ton tonne acre hectare pc "
+    "kpc Mpc parsec ly AU au Angstrom angstrom amu dyn dyne lightyear euro eur yen pound penny "
+    "pence nickel dime buck rupee peso yuan kWh kilowatt megawatt statvolt bit byte pm fm cc fl "
+    "psi"
 )
 # things that are counted
 _COUNTED = listed(
-    "page apple orange banana pear peach lemon melon berry grape cherry fruit vegetable carrot potato egg cookie"
-    " cake cupcake pie pizza slice piece sandwich candy candie chocolate sweet lollipop donut muffin loaf bread"
-    " bottle can jar box carton bag basket bucket crate package pack packet container cup glass plate bowl spoon"
-    " fork knife student child children kid boy girl man men woman women person people adult teacher player member"
-    " worker employee friend guest visitor customer passenger voter citizen family team group club class classroom"
-    " school cat dog bird fish horse cow pig sheep goat chicken hen duck rabbit mouse mice lion tiger bear"
-    " elephant monkey frog turtle bee ant spider animal pet fly flie tree flower plant leaf leave rose tulip seed"
-    " bush book notebook magazine newspaper letter word sentence paragraph chapter card sticker stamp coin bill"
-    " ticket token chip marble ball balloon toy doll block brick tile cubes die dice bead stone rock shell stick"
-    " straw match pen pencil crayon marker eraser paper sheet poster photo picture painting car truck bus buse"
-    " bike bicycle train plane boat ship wheel tire seat house home room window door chair table desk bed floor"
-    " building store shop street shirt dress shoe sock hat cap glove coat pant button ribbon way arrangement"
-    " permutation combination choice option outcome possibility case event pairing order selection subset set"
-    " element number integer value solution roots answer term digit zeros primes divisor factor multiples pair"
-    " triple triplet tuple quadruple function polynomial coefficient equation point line segment side edge vertex"
-    " vertice vertices corner face diagonal triangle squares rectangle circle polygon quadrilateral hexagon"
-    " pentagon region intersection path route step move turn game race round goal run win loss vote problem"
-    " question test quiz quizze exam lesson trip visit lap row column stack pile layer level stage cycle rotation"
-    " revolution hour day week month year minute second night morning weekend shift computer phone machine robot"
-    " television tv video song movie film show message email call gift present prize award medal job task item"
-    " object thing part sample atom electron proton neutron photon molecule particle star planet galaxy galaxie"
+    "page apple orange banana pear peach lemon melon berry grape cherry fruit vegetable carrot "
+    "potato egg cookie cake cupcake pie pizza slice piece sandwich candy candie chocolate sweet "
+    "lollipop donut muffin loaf bread bottle can jar box carton bag basket bucket crate package "
+    "pack packet container cup glass plate bowl spoon fork knife student child children kid boy "
+    "girl man men woman women person people adult teacher player member worker employee friend "
+    "guest visitor customer passenger voter citizen family team group club class classroom "
+    "school cat dog bird fish horse cow pig sheep goat chicken hen duck rabbit mouse mice lion "
+    "tiger bear elephant monkey frog turtle bee ant spider animal pet fly flie tree flower plant "
+    "leaf leave rose tulip seed bush book notebook magazine newspaper letter word sentence "
+    "paragraph chapter card sticker stamp coin bill ticket token chip marble ball balloon toy "
+    "doll block brick tile cubes die dice bead stone rock shell stick straw match pen pencil "
+    "crayon marker eraser paper sheet poster photo picture painting car truck bus buse bike "
+    "bicycle train plane boat ship wheel tire seat house home room window door chair table desk "
+    "bed floor building store shop street shirt dress shoe sock hat cap glove coat pant button "
+    "ribbon way arrangement permutation combination choice option outcome possibility case event "
+    "pairing order selection subset set element number integer value solution roots answer term "
+    "digit zeros primes divisor factor multiples pair triple triplet tuple quadruple function "
+    "polynomial coefficient equation point line segment side edge vertex vertice vertices corner "
+    "face diagonal triangle squares rectangle circle polygon quadrilateral hexagon pentagon "
+    "region intersection path route step move turn game race round goal run win loss vote "
+    "problem question test quiz quizze exam lesson trip visit lap row column stack pile layer "
+    "level stage cycle rotation revolution hour day week month year minute second night morning "
+    "weekend shift computer phone machine robot television tv video song movie film show message "
+    "email call gift present prize award medal job task item object thing part sample atom "
+    "electron proton neutron photon molecule particle star planet galaxy galaxie"
 )
 _ADJECTIVES = listed(
-    "square sq cubic cu different distinct possible ordered positive integer real whole equal blue red green"
-    " white black yellow pink brown purple new old us american light nautical metric standard per"
+    "square sq cubic cu different distinct possible ordered positive integer real whole equal "
+    "blue red green white black yellow pink brown purple new old us american light nautical "
+    "metric standard per"
 )
-# words that say nothing of what is measured
+# words that do not say what is measured
 SAME = listed("unit square sq cubic cu total altogether exactly each approximately")
 _SCALES = {
-    "dozen": 12, "hundred": 100, "thousand": 10**3, "million": 10**6, "billion": 10**9, "trillion": 10**12,
-}  # fmt: skip
+    "dozen": 12,
+    "hundred": 100,
+    "thousand": 10**3,
+    "million": 10**6,
+    "billion": 10**9,
+    "trillion": 10**12,
+}
 _SPEEDS = {"mph": "mi/h", "kmh": "km/h", "kph": "km/h", "kmph": "km/h"}
-_SHORT = 3  # a name of so many letters or fewer is compared with its capitals
+_SHORT = 3  # names of up to this many letters are case-sensitive
 _GROUP = (
-    r"\\(?:text|textbf|textit|textrm|textnormal|mathrm|mbox|hbox|operatorname)\s*\{(?:[^{}]|\{[^{}]*\})*\}"
+    r"\\(?:text|textbf|textit|textrm|textnormal|mathrm|mbox|hbox|operatorname)\s*\{(?:[^{}]"
+    r"|\{[^{}]*\})*\}"
     r"|\\Omega(?![A-Za-z])"
 )
 _POWER = r"(?:\s*\^\s*(?:\{\s*-?\d+\s*\}|-?\d))?"
@@ -95,7 +120,8 @@ _SEPARATOR = (
 )
 _IN_GROUPS = re.compile(rf"(?<=\S)\s*{_SEPARATOR}\s*((?:(?:{_GROUP}){_POWER}\s*{_SEPARATOR}\s*)+)$")
 _BARE = re.compile(
-    rf"(?<=[\d}})% ])\s*((?<![A-Za-z\\])[A-Za-z]+{_POWER}(?:(?:\s*[/.]\s*|\s+)[A-Za-z]+{_POWER})*\.?)$"
+    rf"(?<=[\d}})% ])\s*((?<![A-Za-z\\])[A-Za-z]+{_POWER}(?:(?:\s*[/.]\s*"
+    rf"|\s+)[A-Za-z]+{_POWER})*\.?)$"
 )
 _POWERS = re.compile(r"\^\s*(?:\{\s*-?\d+\s*\}|-?\d|\\circ)")
 _NO_UNIT = re.compile(r"[^A-Za-z¢\s/~.(){}\\]")
@@ -105,18 +131,21 @@ _TOKEN = re.compile(
 
 
 class Unit(NamedTuple):
-    """What is measured, as powers of base quantities, and the factor to their base units."""
+    """What is measured, as powers of base quantities, and the factor to the base units."""
 
     dimensions: tuple[tuple[str, int], ...]
     factor: Fraction
 
 
 def split_unit(text: str, *, bare: bool, known: bool = True) -> tuple[str, str]:
-    r"""Cleaned text as (what is measured, the unit behind it or ""); with `bare`, also ``5 cm``
-    without ``\text{}``.
+    r"""Split cleaned text into what is measured and the unit after it, which may be empty.
 
-    Text that is nothing but words is no unit, and neither are words that are not listed, unless
-    `known` is false, as for a gold.
+    Args:
+        text: cleaned text.
+        bare: whether ``5 cm`` counts without ``\text{}``.
+        known: whether the unit's words must be listed; a gold's need not be.
+
+    Text that consists only of words has no unit.
     """
     if text.endswith("^\\circ"):
         return text.removesuffix("^\\circ").strip(), "degree"
@@ -142,11 +171,11 @@ def _words(unit: str) -> list[str]:
 
 
 def _are_units(words: list[str], apart: bool) -> bool:
-    """Of a gold whether its letters are units: words of four letters, or listed ones that stand
-    apart from the number.
+    """Whether the letters after a gold's number are units rather than symbols.
 
-    In 5r^5, 5ab and 6ms they are symbols. A single letter is a unit only beside a longer one, as in
-    km/h.
+    They are if they are words of at least four letters, or listed ones that are separated from the
+    number. In 5r^5, 5ab and 6ms they are symbols. A single letter is a unit only beside a longer
+    one, as in km/h.
     """
     longest = max(map(len, words))
     return all(len(word) > 3 or _is_unit_word(word) for word in words) and (
@@ -155,8 +184,10 @@ def _are_units(words: list[str], apart: bool) -> bool:
 
 
 def _is_unit(words: list[str]) -> bool:
-    """Listed words, the last of which is no adjective (``5\\text{ square}`` may mean 25), and one
-    counted thing."""
+    """Whether the words are listed, with at most one counted thing and a last word that is a noun.
+
+    ``5\\text{ square}`` is not a unit, because it may mean 25.
+    """
     counted = [word for word in words if _singular(word) in _COUNTED - _UNITS.keys()]
     one = len(counted) < 2 or "per" in words
     return one and all(map(_is_unit_word, words)) and words[-1].lower() not in _ADJECTIVES
@@ -169,7 +200,7 @@ def _is_unit_word(word: str) -> bool:
 
 
 def _singular(word: str) -> str:
-    """The name as it is listed: without a plural's s, and in small letters where it is long."""
+    """The name as it is listed: without a plural's s, and in lower case if it is long."""
     name = word if len(word) <= _SHORT else word.lower()
     for form in (
         name,
@@ -182,7 +213,7 @@ def _singular(word: str) -> str:
 
 
 def scale(unit: str) -> int:
-    """What a number is multiplied by: 10^6 for ``million dollars``."""
+    """The factor for a number: 10^6 for ``million dollars``."""
     factor = 1
     for word in _words(unit):
         factor *= _SCALES.get(word.lower(), 1)
@@ -191,11 +222,12 @@ def scale(unit: str) -> int:
 
 @lru_cache(maxsize=1024)
 def parse_unit(words: str) -> Unit | None:
-    """The unit that these words name, None where the table lacks one of them."""
+    """The unit that these words name, or None if the table lacks one of them."""
     text = re.sub(r"\\(?:cdot|times)|\\[A-Za-z]+\s*\{|[{}](?![\d-])", " ", words).strip()
     text = _SPEEDS.get(text.lower(), text)
     powers: dict[str, int] = {}
-    factor, position = Fraction(1), 0
+    factor = Fraction(1)
+    position = 0
     for match in _TOKEN.finditer(text):
         name = _singular(match[3])
         if name not in _UNITS or text[position : match.start()].strip(" }"):
@@ -215,10 +247,9 @@ def parse_unit(words: str) -> Unit | None:
 
 
 def conversion(gold: str, answer: str) -> Fraction | None:
-    """What an answer's number is multiplied by to be in gold's unit; None where they are different
-    things.
+    """The factor that converts an answer's number to gold's unit, or None for different things.
 
-    1 where either has none, or only says "units".
+    It is 1 if either has no unit, or only says "units".
     """
     expected, given = parse_unit(gold), parse_unit(answer)
     if expected is not None and given is not None:

@@ -1,8 +1,8 @@
 r"""What a mathematical answer may contain: an allowlist of LaTeX commands and of words.
 
 A word or command that is neither listed here nor in gold makes an answer unreadable, wherever it
-stands: the parser behind drops what it does not know, and would read ``\text{not }5`` and
-``\hat{5}`` as 5.
+stands. Without this check, math-verify's parser would drop what it does not know, and read
+``\text{not }5`` and ``\hat{5}`` as 5.
 """
 
 from __future__ import annotations
@@ -17,42 +17,42 @@ def listed(words: str) -> frozenset[str]:
 
 
 _GREEK = listed(
-    "alpha beta gamma delta epsilon varepsilon zeta eta theta vartheta iota kappa lambda mu nu xi pi rho varrho"
-    " sigma tau upsilon phi varphi chi psi omega Gamma Delta Theta Lambda Xi Pi Sigma Upsilon Phi Psi Omega hbar"
-    " ell"
+    "alpha beta gamma delta epsilon varepsilon zeta eta theta vartheta iota kappa lambda mu nu "
+    "xi pi rho varrho sigma tau upsilon phi varphi chi psi omega Gamma Delta Theta Lambda Xi Pi "
+    "Sigma Upsilon Phi Psi Omega hbar ell"
 )
-# what the parser reads as the mathematics it is
+# commands that the parser reads correctly
 _COMMANDS = _GREEK | listed(
-    "frac dfrac tfrac cfrac sqrt binom dbinom tbinom choose over infty emptyset varnothing circ mathbb mathcal"
-    " mathscr mathfrak sin cos tan cot sec csc arcsin arccos arctan arccot sinh cosh tanh coth log ln lg exp det"
-    " gcd lcm max min Re Im cdot times div pm mp ast bmod pmod mod lfloor rfloor lceil rceil lvert rvert vert mid"
-    " lbrace rbrace langle rangle le leq leqslant ge geq geqslant lt gt ne neq in cup cap setminus begin end sum"
-    " prod int lim to partial nabla limits text mathrm mbox operatorname"
+    "frac dfrac tfrac cfrac sqrt binom dbinom tbinom choose over infty emptyset varnothing circ "
+    "mathbb mathcal mathscr mathfrak sin cos tan cot sec csc arcsin arccos arctan arccot sinh "
+    "cosh tanh coth log ln lg exp det gcd lcm max min Re Im cdot times div pm mp ast bmod pmod "
+    "mod lfloor rfloor lceil rceil lvert rvert vert mid lbrace rbrace langle rangle le leq "
+    "leqslant ge geq geqslant lt gt ne neq in cup cap setminus begin end sum prod int lim to "
+    "partial nabla limits text mathrm mbox operatorname"
 )
-# in a name, which is set apart from what it names: x_{\text{max}}, \vec{v}, \overline{AB}, \angle
-# ABC
+# commands in a name before an equals sign: x_{\text{max}}, \vec{v}, \overline{AB}, \angle ABC
 _NAME_COMMANDS = _GREEK | listed(
-    "vec hat bar overline dot ddot tilde prime widehat overrightarrow mathbf star angle triangle odot square max"
-    " min lfloor rfloor lceil rceil mathbb mathcal mathscr mathfrak text mathrm mbox operatorname partial nabla"
-    " det"
+    "vec hat bar overline dot ddot tilde prime widehat overrightarrow mathbf star angle triangle "
+    "odot square max min lfloor rfloor lceil rceil mathbb mathcal mathscr mathfrak text mathrm "
+    "mbox operatorname partial nabla det"
 )
 _ENVIRONMENTS = listed("pmatrix bmatrix vmatrix Vmatrix Bmatrix matrix smallmatrix array cases")
 _FUNCTIONS = listed(
-    "sin cos tan cot sec csc arcsin arccos arctan arccot sinh cosh tanh coth log ln exp sqrt pi gcd lcm max min"
-    " mod det np dx dy dz dt"
+    "sin cos tan cot sec csc arcsin arccos arctan arccot sinh cosh tanh coth log ln exp sqrt pi "
+    "gcd lcm max min mod det np dx dy dz dt"
 )
-# before an answer: "the final answer is", "approximately"
+# words before an answer: "the final answer is", "approximately"
 _LEADING = listed(
-    "the a final answer result value solution is are equals equal to so thus hence therefore we get it"
-    " approximately approx exactly"
+    "the a final answer result value solution is are equals equal to so thus hence therefore we "
+    "get it approximately approx exactly"
 )
-# in a name: "Area of the triangle", "P(red)"
+# words in a name: "Area of the triangle", "P(red)"
 _NAMES = _LEADING | listed(
-    "area volume perimeter circumference surface probability number total sum product ratio length width height"
-    " depth distance speed velocity time cost price average mean median mode range angle radius diameter slope"
-    " side base remainder quotient maximum minimum max min largest smallest greatest least value of in for and"
-    " ways population profit age weight mass amount rate score energy force power temperature pressure density"
-    " count percentage"
+    "area volume perimeter circumference surface probability number total sum product ratio "
+    "length width height depth distance speed velocity time cost price average mean median mode "
+    "range angle radius diameter slope side base remainder quotient maximum minimum max min "
+    "largest smallest greatest least value of in for and ways population profit age weight mass "
+    "amount rate score energy force power temperature pressure density count percentage"
 )
 _COMMAND = re.compile(r"\\([A-Za-z]+|.)", re.DOTALL)
 _CONTROL_SYMBOLS = frozenset("{}|%$!,;:> \\")
@@ -60,21 +60,23 @@ _GROUP = re.compile(r"\\(?:text[a-z]*|mathrm|mbox|hbox|operatorname)\s*\*?\s*\{(
 _WORD = re.compile(r"(?<![A-Za-z\\])[A-Za-z]{2,}")
 _ENVIRONMENT = re.compile(r"\\(?:begin|end)\s*\{([^{}]*)\}(?:\s*\{[lcr|\s]*\})?")
 _SUBSCRIPT = re.compile(
-    r"_\s*(?:\{(?:\\(?:text|mathrm|mbox)\s*\{[^{}]*\}|[^{}])*\}|\\(?:text|mathrm|mbox)\s*\{[^{}]*\})"
+    r"_\s*(?:\{(?:\\(?:text|mathrm|mbox)\s*\{[^{}]*\}|[^{}])*\}|\\(?:text|mathrm"
+    r"|mbox)\s*\{[^{}]*\})"
 )
 _DECORATED = re.compile(r"\\[a-z]+\{\\?[A-Za-z]+\}(?=\s*_)")  # \dot{x}_{0}
-# marks that are no mathematics, a sign without its other side, and digits parted by a space
+# marks that are not mathematics, an operator without its other side, and a space between digits
 _ODD = re.compile(
     r"[^\x20-\x7e]|[@#?\"`';&~]|\.\s*\.|\d\s+\d|\\\\"
-    r"|(?:[=<>+*/^_:(\[-]|\\(?:le|leq|lt|ge|geq|gt|neq?|in|times|cdot|div|pm|mp|to|cup|cap|setminus|[pb]?mod))\s*$"
+    r"|(?:[=<>+*/^_:(\[-]|\\(?:le|leq|lt|ge|geq|gt|neq?|in|times|cdot|div|pm|mp|to|cup|cap"
+    r"|setminus|[pb]?mod))\s*$"
     r"|[\d)\]}]\s*_|\^\s*\{?\s*T(?![A-Za-z])"  # subscripts of numbers, transposes
-    r"|^\s*(?:[<>!/*^_)\],:]|\\(?:le|leq|lt|ge|geq|gt|neq?|in|times|cdot|div|to|cup|cap|setminus|[pb]?mod)(?![A-Za-z]))"
+    r"|^\s*(?:[<>!/*^_)\],:]|\\(?:le|leq|lt|ge|geq|gt|neq?|in|times|cdot|div|to|cup|cap|setminus"
+    r"|[pb]?mod)(?![A-Za-z]))"
 )
 
 
 class _Contents:
-    """What gold itself holds: commands, words of two letters or more, symbols of one, and odd
-    marks."""
+    """The parts of gold: commands, words of two or more letters, one-letter symbols, odd marks."""
 
     def __init__(self, gold: str) -> None:
         bare = _GROUP.sub(r" \1 ", _ENVIRONMENT.sub(" ", gold))
@@ -87,7 +89,7 @@ class _Contents:
 
 
 def symbols(gold: str) -> frozenset[str]:
-    """The letters that stand for something in a gold."""
+    """The letters that are symbols in a gold."""
     return _contents(gold).symbols
 
 
@@ -102,7 +104,7 @@ def is_leading(words: str) -> bool:
 
 
 def is_name(name: str) -> bool:
-    """Whether what stands before an equals sign only names what follows."""
+    """Whether the text before an equals sign only names what follows."""
     if not all(
         command in _NAME_COMMANDS or command in _CONTROL_SYMBOLS
         for command in _COMMAND.findall(name)
@@ -118,11 +120,10 @@ def _are(words: str, known: frozenset[str]) -> bool:
 
 
 def foreign(text: str, gold: str, *, naming: bool = False) -> str | None:
-    """The first part of a cleaned answer (without name and unit) that is neither mathematics nor
-    gold's, or None.
+    """The first part of a cleaned answer that is neither mathematics nor in gold, or None.
 
-    With `naming`, what may stand in a name is known as well. Letters side by side are a product
-    where gold has each of them as a symbol, as in ``mn``.
+    The answer is without its name and unit. With `naming`, what may stand in a name is also known.
+    Adjacent letters are a product if gold has each of them as a symbol, as in ``mn``.
     """
     known = _contents(gold)
     commands = (

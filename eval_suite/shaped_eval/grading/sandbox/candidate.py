@@ -1,8 +1,7 @@
-"""The process that holds the code under test: it runs the code, then answers calls. Nothing here is
-trusted.
+"""The process that holds the code under test: it runs the code, then answers calls.
 
-The code can do to this module whatever it likes. All it gains are other replies, and of those it
-could have given any to begin with.
+Nothing here is trusted. The code can change this module as it likes, but only gains other replies,
+which it could have given anyway.
 """
 
 from __future__ import annotations
@@ -33,9 +32,9 @@ _DESCRIBED = 80
 
 
 def serve(channel: int) -> None:
-    """Take the programs, run what counts of one, then answer calls until the channel closes."""
-    random.seed(0)  # a verdict is the same again
-    objects: list[Any] = []  # what was returned and is no literal, by the number that stands for it
+    """Receive the programs, run the selected one, then answer calls until the channel closes."""
+    random.seed(0)  # so that a verdict can be repeated
+    objects: list[Any] = []  # returned objects that are not literals; the index stands for them
     try:
         namespace = _load(channel, objects)
         while namespace is not None:
@@ -53,7 +52,7 @@ def _load(channel: int, objects: list[Any]) -> dict[str, Any] | None:
         exec(_code(message), module.__dict__)
         if message["setup"]:
             exec(message["setup"], module.__dict__)
-    except BaseException as error:  # whatever the code raises, SystemExit among them, is its result
+    except BaseException as error:  # whatever the code raises, including SystemExit, is its result
         send_frame(channel, _raised(error))
         return None
     found = {
@@ -66,8 +65,10 @@ def _load(channel: int, objects: list[Any]) -> dict[str, Any] | None:
 
 
 def _code(message: dict[str, Any]) -> types.CodeType:
-    """The first of the programs that compiles; of those that come as ``{"text", "function"}`` what
-    `choose` takes."""
+    """The first of the programs that compiles.
+
+    Programs in the form ``{"text", "function"}`` are reduced by `choose`.
+    """
     first: BaseException | None = None
     programs = message["programs"]
     if programs and isinstance(programs[0], dict):
@@ -118,8 +119,7 @@ def _pack(value: Any, objects: list[Any]) -> Any:
     return pack(value, lambda found: _pack_other(found, objects))
 
 
-# An exact value from an instance of a subclass, by the type's own method and none of the
-# subclass's.
+# The exact value of an instance of a subclass, by the builtin type's own method.
 _EXACT: tuple[tuple[type, Callable[[Any], Any]], ...] = (
     (int, int.__int__),
     (float, float.__float__),
@@ -136,8 +136,10 @@ _EXACT: tuple[tuple[type, Callable[[Any], Any]], ...] = (
 
 
 def _pack_other(value: Any, objects: list[Any]) -> Any:
-    """What equals a literal as that literal: a Counter, a named tuple, numpy's numbers. Else a
-    number for it."""
+    """Pack objects that equal a literal as that literal, and any other as a number for it.
+
+    Examples of the former are a Counter, a named tuple, and numpy's numbers.
+    """
     kind = type(value)
     for base, exact in _EXACT:
         if issubclass(kind, base):

@@ -1,8 +1,7 @@
-"""The trusted side of one piece of code: have it and its tests run, each in a confined process, and
-make the verdict.
+"""The trusted side of one piece of code: runs it and its tests, and makes the verdict.
 
-Nothing of either runs here. The verdict is what the process of the tests says (`examiner`), once,
-and a pass of a code whose process has ended is none.
+Both run in confined processes, and nothing of either runs here. The verdict is the first message of
+the tests' process (`examiner`). A pass does not count if the code's process has ended.
 """
 
 from __future__ import annotations
@@ -22,7 +21,7 @@ from shaped_eval.records import Status
 
 EXAMINER = Role("shaped_eval.grading.sandbox.examiner:serve", preloaded=("numpy",), threads=True)
 TESTS_MEMORY_MB = 4096
-TESTS_WALL_S = 20.0 + START_S  # what they may take beyond the wall time of the code
+TESTS_WALL_S = 20.0 + START_S  # what the tests may take beyond the wall time of the code
 _REASON_CHARACTERS = 1_000
 _DAY_S = 86_400
 _RANGES: dict[str, tuple[float, float]] = {
@@ -36,14 +35,14 @@ _STATUSES: tuple[Status, ...] = ("pass", "fail", "timeout", "error")
 
 @dataclass(frozen=True)
 class TestResult:
-    """What became of a piece of code.
+    """The result of a piece of code.
 
     status: ``pass``; ``fail`` (a wrong result, an exception, or the end of its process);
-        ``timeout``; ``error`` (of the tests themselves, or of the sandbox).
-    reason: one line; of a pass, how many calls it answered.
+    ``timeout``; or ``error`` (of the tests themselves, or of the sandbox). reason: one line; for a
+    pass, the number of calls that the code answered.
     """
 
-    __test__ = False  # for pytest
+    __test__ = False  # tells pytest that this is not a test
 
     status: Status
     reason: str
@@ -51,16 +50,14 @@ class TestResult:
 
 @dataclass(frozen=True)
 class Tests:
-    """What to ask of a piece of code.
+    """What is tested of a piece of code.
 
-    tests: Python text. It passes if it ends without an exception, and has called the code.
-    names: what the tests take from the code; None for all names that they use and nobody else
-        defines.
-    entry_point: a name that the code must define in any case.
+    tests: Python text. The code passes if the text ends without an exception and has called the
+    code. names: the names that the tests take from the code; None for all names that they use and
+    that are not defined elsewhere. entry_point: a name that the code must define in any case.
     before: Python text run before the tests, in their process, whose definitions they use; `names`
-        come after.
-    setup: Python text run after the code, in its process, such as to make objects that are no
-        literals.
+    replace its definitions. setup: Python text run after the code, in its process, for example to
+    create objects that cannot be written as literals.
     """
 
     __test__ = False
@@ -74,16 +71,15 @@ class Tests:
 
 @dataclass(frozen=True)
 class Limits:
-    """Of one piece of code with all its calls. CPU time decides, so that a busy machine changes no
-    verdict.
+    """Limits of one piece of code with all its calls.
 
-    cpu_s: CPU time, in whole seconds. memory_mb: address space. wall_s: for code that waits without
-        working.
-    tests_cpu_s: CPU time of the tests' own work, which large or hostile results of the code can
-        make long.
+    CPU time is decisive, so that a busy machine changes no verdict. cpu_s: CPU time in whole
+    seconds. memory_mb: address space in MiB. wall_s: seconds for code that waits without working.
+    tests_cpu_s: CPU seconds of the tests' own work, which large or hostile results of the code can
+    prolong.
 
     Raises:
-        UserError: one of them is no number, or out of its range.
+        UserError: a limit is not a number, or is out of its range.
     """
 
     cpu_s: int = 10
@@ -95,18 +91,23 @@ class Limits:
         for name, (smallest, largest) in _RANGES.items():
             value = getattr(self, name)
             is_number = isinstance(value, int | float) and not isinstance(value, bool)
-            if not is_number or not smallest <= value <= largest:  # no comparison holds of NaN
+            if (
+                not is_number or not smallest <= value <= largest
+            ):  # every comparison with NaN is false
                 what = f"{name}={reprlib.repr(value)}"
-                raise UserError(f"{what} is no limit: give a number from {smallest} to {largest}")
+                raise UserError(
+                    f"{what} is not a valid limit: give a number from {smallest} to {largest}"
+                )
             object.__setattr__(self, name, float(value) if name == "wall_s" else int(value))
 
     @classmethod
     def of_gold(cls, given: Any) -> Limits:
-        """The limits that a task sets itself: it comes from a file, and can lower the defaults but
-        not raise them.
+        """The limits that a task sets itself.
+
+        They come from a file, and can lower the defaults but not raise them.
 
         Raises:
-            UserError: there are no such limits, or one is no number or out of its range.
+            UserError: there is no such limit, or one is not a number or out of its range.
         """
         if not isinstance(given, dict):
             raise UserError(
@@ -115,16 +116,17 @@ class Limits:
         for name in given:
             if name not in _RANGES:
                 raise UserError(f"limits has no {reprlib.repr(name)}: use {', '.join(_RANGES)}")
-        asked, default = cls(**given), cls()
-        return cls(**{name: min(getattr(asked, name), getattr(default, name)) for name in _RANGES})
+        own = cls(**given)
+        default = cls()
+        return cls(**{name: min(getattr(own, name), getattr(default, name)) for name in _RANGES})
 
 
 class Sandbox:
-    """Two fork servers: of the code's processes, and of the tests'. Not thread-safe.
+    """Two fork servers: for the code's processes and for the tests'. Not thread-safe.
 
     Args:
-        namespaces: enter namespaces where the kernel allows it. Without, Landlock and seccomp stand
-            alone.
+        namespaces: enter namespaces if the kernel allows it. Otherwise there are only Landlock and
+            seccomp.
 
     Raises:
         SandboxUnavailable: a protection is missing, and a weak sandbox is not allowed.
@@ -154,31 +156,33 @@ def check(sandbox: Sandbox, programs: Sequence[str], tests: Tests, limits: Limit
         "setup": tests.setup,
         "wall_s": limits.wall_s,
     }
-    said, problem = None, None
+    report: Any = None
+    problem: Exception | None = None
     channel = sandbox.code.start(limits.cpu_s, limits.memory_mb)
     try:
-        said = sandbox.tests.ask(
+        report = sandbox.tests.ask(
             task, limits.tests_cpu_s, TESTS_MEMORY_MB, limits.wall_s + TESTS_WALL_S, channel
         )
     except (Gone, TimeoutError, BadReply, SandboxUnavailable) as error:
         problem = error
     finally:
-        # while both ends of its channel are open: it has not ended for want of a caller
+        # while both ends of its channel are open, so that it has not ended because its caller did
         ended = sandbox.code.reap()
         examined = sandbox.tests.reap()
         os.close(channel)
     if problem is not None:
         return _without_result(problem, examined, limits)
-    return _result(said, ended, limits)
+    return _result(report, ended, limits)
 
 
-def _result(said: Any, ended: Ended, limits: Limits) -> TestResult:
-    """What the process of the tests said, if it is what it says there."""
-    said = said if isinstance(said, dict) else {}
-    status, reason = said.get("status"), said.get("reason")
+def _result(report: Any, ended: Ended, limits: Limits) -> TestResult:
+    """The result that the tests' process reported, if it is valid."""
+    report = report if isinstance(report, dict) else {}
+    status = report.get("status")
+    reason = report.get("reason")
     if status not in _STATUSES or not isinstance(reason, str):
         return TestResult("error", "the process of the tests sent no result")
-    if said.get("gone") is True or (status == "pass" and ended.before):
+    if report.get("gone") is True or (status == "pass" and ended.before):
         return _why(ended, limits)
     text = "".join(
         character if character.isprintable() else "?" for character in reason[:_REASON_CHARACTERS]
@@ -201,7 +205,7 @@ def _without_result(problem: Exception, examined: Ended, limits: Limits) -> Test
 
 
 def _why(ended: Ended, limits: Limits) -> TestResult:
-    """Why the process of the code ended by itself, or by the kernel's hand."""
+    """The result of code whose process ended by itself or was ended by the kernel."""
     if ended.out_of_time(limits.cpu_s):
         return TestResult("timeout", f"more than {limits.cpu_s} s of CPU time")
     how = f" ({signal.strsignal(ended.signal)})" if ended.signal else ""

@@ -1,13 +1,13 @@
-"""Confine the calling process, step by step, through Linux's own calls. The standard library only.
+"""Confines the calling process, step by step, with Linux's own system calls.
 
-Two steps are required, and none of the others replaces them:
+Uses only the standard library. Two steps are required, and neither replaces the other:
 
-- Landlock: no file can be opened but those of the Python library, and those of one private folder;
-- seccomp: no system call but those of `filters`.
+- Landlock: no file can be opened except those of the Python library and of one private folder;
+- seccomp: no system call is possible except those of `filters`.
 
-Two are taken where the kernel allows them, so that a hole in one of the above is not yet a way out:
-namespaces (user, process ids, network, IPC, host name), and a root directory that holds nothing
-else.
+Two more are taken where the kernel allows them, so that a flaw in one of the above is not yet an
+escape: namespaces (user, process ids, network, IPC, host name), and a root directory that holds
+nothing else.
 """
 
 from __future__ import annotations
@@ -28,19 +28,24 @@ from functools import cache
 from shaped_eval.grading.sandbox import filters
 
 NOBODY = 65534
-# of the code, within the root directory made for it: the first that can be
+# candidates for the code's folder in its root directory; the first possible one is used
 FOLDERS = ("/tmp", "/sandbox")
 FOLDER_MB = 16
 FILE_BYTES = 16 * 2**20
 OPEN_FILES = 64
 STACK_BYTES = 64 * 2**20
-# Threads and processes of a user: in a user namespace the kernel counts those in it; outside, all
-# of the machine's.
-PROCESSES_IN_NAMESPACE, PROCESSES_OF_NOBODY = 64, 1024
+# Limits of a user's threads and processes. In a user namespace the kernel counts those in it, and
+# otherwise all of the machine.
+PROCESSES_IN_NAMESPACE = 64
+PROCESSES_OF_NOBODY = 1024
 
 _PR_SET_PDEATHSIG, _PR_SET_DUMPABLE, _PR_SET_SECCOMP, _PR_SET_NO_NEW_PRIVS = 1, 4, 22, 38
 _SECCOMP_MODE_FILTER = 2
-_CREATE_RULESET, _ADD_RULE, _RESTRICT_SELF = 444, 445, 446  # Landlock's, the same on every machine
+_CREATE_RULESET, _ADD_RULE, _RESTRICT_SELF = (
+    444,
+    445,
+    446,
+)  # Landlock's numbers are the same on every machine
 _MOUNT_SETATTR = 442
 _PIVOT_ROOT = {"x86_64": 155, "aarch64": 41}
 _CAPSET = {"x86_64": 126, "aarch64": 91}
@@ -57,7 +62,7 @@ _MS_NOSUID, _MS_NODEV, _MS_NOEXEC, _MS_BIND, _MS_REC, _MS_PRIVATE = (
 )
 _MNT_DETACH = 2
 
-# linux/landlock.h: rights of files, by the version of the interface that brought them
+# linux/landlock.h: access rights, by the version of the interface that introduced them
 _EXECUTE, _WRITE_FILE, _READ_FILE, _READ_DIR, _REMOVE_DIR, _REMOVE_FILE = (
     1 << bit for bit in range(6)
 )
@@ -70,7 +75,7 @@ _OWN = _READ | _WRITE_FILE | _TRUNCATE | _REMOVE_DIR | _REMOVE_FILE | _MAKE_DIR 
 
 
 class Refused(OSError):
-    """A protection is not to be had here; the message says which, and why."""
+    """A protection is not available here; the message says which one and why."""
 
 
 @cache
@@ -86,13 +91,16 @@ def _call(what: str, result: int) -> int:
 
 
 def missing_protections() -> list[str]:
-    """Why Landlock or seccomp cannot be had by this process; empty where both can. Changes
-    nothing."""
+    """The reasons why this process cannot have Landlock or seccomp; empty if it can have both.
+
+    Changes nothing.
+    """
     if sys.platform != "linux":
         return [f"Landlock and seccomp are Linux's, and this is {sys.platform}"]
     if platform.machine() not in filters.MACHINES:
         return [
-            f"the table of system calls has no {platform.machine()}, only {' and '.join(filters.MACHINES)}"
+            f"the table of system calls has no {platform.machine()}, only "
+            f"{' and '.join(filters.MACHINES)}"
         ]
     missing = []
     try:
@@ -110,13 +118,14 @@ def landlock_version() -> int:
     """The version of the kernel's Landlock, at least 1.
 
     Raises:
-        Refused: it has none, or something forbids its use.
+        Refused: the kernel has no Landlock, or its use is forbidden.
     """
     version = _libc().syscall(_CREATE_RULESET, None, ctypes.c_size_t(0), 1)
     if version < 1:
         number = ctypes.get_errno()
         why = {
-            errno.ENOSYS: "Landlock is not in this kernel (Linux 5.13 has it), or a filter hides it",
+            errno.ENOSYS: "Landlock is not in this kernel (Linux 5.13 has it), or a filter hides "
+            "it",
             errno.EOPNOTSUPP: "Landlock is off: boot with landlock in the lsm= list",
             errno.EPERM: "Landlock is forbidden, as by a container's filter",
         }
@@ -127,14 +136,15 @@ def landlock_version() -> int:
 def landlock_rules(
     readable: Iterable[str], listable: Iterable[str], devices: Iterable[str], folder: str | None
 ) -> int:
-    """A descriptor of rules: read `readable` (files or trees), list `listable`, read and write
-    `devices`, and make, write and remove files in `folder`.
+    """Create a descriptor of Landlock rules.
 
-    Nothing is executed anywhere, no TCP port is bound or reached (version 4), no abstract socket
-    reached and no process outside signalled (version 6).
+    They allow to read `readable` (files or trees), to list `listable`, to read and write `devices`,
+    and to create, write and remove files in `folder`. Nothing can be executed anywhere. No TCP port
+    can be bound or reached (from version 4), and no abstract socket or process outside can be
+    reached (from version 6).
 
     Raises:
-        Refused: Landlock is not to be had.
+        Refused: Landlock is not available.
     """
     version = landlock_version()
     handled = max(rights for since, rights in _RIGHTS.items() if since <= version)
@@ -156,7 +166,7 @@ def landlock_rules(
 
 
 def allow_folder(rules: int, folder: str) -> None:
-    """Add a folder in which files may be made, written and removed."""
+    """Add a folder in which files may be created, written and removed."""
     version = landlock_version()
     _allow(
         rules, folder, _OWN & max(rights for since, rights in _RIGHTS.items() if since <= version)
@@ -167,7 +177,7 @@ def _allow(rules: int, path: str, rights: int) -> None:
     try:
         descriptor = os.open(path, os.O_PATH | os.O_CLOEXEC)
     except OSError:
-        return  # what is not there needs no rule
+        return  # a path that does not exist needs no rule
     try:
         if not stat.S_ISDIR(os.fstat(descriptor).st_mode):
             rights &= _OF_FILES
@@ -178,10 +188,10 @@ def _allow(rules: int, path: str, rights: int) -> None:
 
 
 def limit_resources(cpu_s: int, memory_mb: int, processes: int | None = 0) -> None:
-    """Hard limits of this process. CPU time ends in SIGKILL, which nothing can catch.
+    """Set hard limits of this process. CPU time ends in SIGKILL, which nothing can catch.
 
-    `processes` is the number that the user may have where this process starts a thread, which the
-    kernel counts as one; None for no limit.
+    `processes` is the number of processes and threads that the user may have when this process
+    starts a thread; None for no limit.
     """
     limits = {
         "CPU": cpu_s,
@@ -205,53 +215,53 @@ def limit_resources(cpu_s: int, memory_mb: int, processes: int | None = 0) -> No
 
 
 def become(user: int) -> None:
-    """Be this user and group, with no other groups; then no capability is left."""
+    """Change to this user and group, without other groups; then no capability is left."""
     os.setgroups([])
     os.setresgid(user, user, user)
     os.setresuid(user, user, user)
 
 
 def die_with_parent() -> None:
-    """SIGKILL when the parent ends. A change of user undoes it."""
+    """Request SIGKILL when the parent ends. A later change of user cancels the request."""
     _libc().prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
 
 
 def be_first_out_of_memory() -> None:
-    """Where memory ends, let the kernel end this process or its children before any other."""
+    """Let the kernel end this process or its children first when memory runs out."""
     with contextlib.suppress(OSError):
         _write("/proc/self/oom_score_adj", "1000")
 
 
 def give_up_privileges() -> None:
-    """No capability, and none to be had by execution; no core dump, whatever program the system has
-    for them."""
+    """Drop all capabilities, also for executed programs, and prevent core dumps."""
     libc = _libc()
     _call("no core dump", libc.prctl(_PR_SET_DUMPABLE, 0, 0, 0, 0))
     _call("no new privileges", libc.prctl(_PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0))
-    header, nothing = struct.pack("=Ii", 0x20080522, 0), bytes(24)
+    header = struct.pack("=Ii", 0x20080522, 0)
+    nothing = bytes(24)
     _call("capabilities", libc.syscall(_CAPSET[platform.machine()], header, nothing))
 
 
 def restrict_files(rules: int) -> None:
-    """Put this process, for good, under the rules of `landlock_rules`."""
+    """Apply the rules of `landlock_rules` to this process permanently."""
     _call("Landlock", _libc().syscall(_RESTRICT_SELF, rules, 0))
 
 
 def restrict_calls(threads: bool = False) -> None:
-    """Put this process, for good, under the filter of `filters`."""
+    """Apply the filter of `filters` to this process permanently."""
     program = filters.program(threads)
     _call("seccomp", _libc().prctl(_PR_SET_SECCOMP, _SECCOMP_MODE_FILTER, ctypes.byref(program)))
 
 
 def enter_namespaces() -> bool:
-    """New user, process id, network, IPC and host name namespaces, if the kernel lets this user
-    have them.
+    """Enter new user, process id, network, IPC and host name namespaces, if the kernel allows it.
 
-    Users keep their ids; for root, nobody's id exists too. The next child is process 1 of its own.
+    Users keep their ids; for root, nobody's id exists too. The next child is process 1 of its
+    namespace. Returns whether the namespaces were entered.
     """
     wake_read, wake_write = os.pipe()
     parent, user, group = os.getpid(), os.getuid(), os.getgid()
-    helper = os.fork()  # stays outside, because only there may the ids be mapped
+    helper = os.fork()  # stays outside, because the ids can only be mapped there
     if helper == 0:
         try:
             os.close(wake_write)
@@ -280,7 +290,7 @@ def _map_ids(pid: int, user: int, group: int) -> None:
     for name, own in (("uid_map", user), ("gid_map", group)):
         try:
             _write(f"/proc/{pid}/{name}", f"{own} {own} 1{nobody}")
-        except PermissionError:  # a root whose capabilities are limited
+        except PermissionError:  # root with limited capabilities
             if name == "gid_map":
                 _write(f"/proc/{pid}/setgroups", "deny")
             _write(f"/proc/{pid}/{name}", f"{own} {own} 1")
@@ -292,23 +302,24 @@ def _write(path: str, text: str) -> None:
 
 
 def folder_beside(visible: Sequence[str]) -> str:
-    """The folder of the code: /tmp, unless what must stay visible lies below it, as of an
-    environment made there."""
+    """The code's folder: /tmp, unless something that must stay visible lies below it.
+
+    An example is an environment that was created in /tmp.
+    """
     return next(
         folder for folder in FOLDERS if not any(path.startswith(f"{folder}/") for path in visible)
     )
 
 
 def enter_root(visible: Sequence[str], folder: str) -> bool:
-    """A root directory of this process that holds `visible` and an empty folder, all but that
-    read-only.
+    """Enter a root directory with only `visible` and an empty folder, all else read-only.
 
-    Needs the namespaces. Returns whether it was to be had; if not, all is as before.
+    Needs the namespaces. Returns whether it was possible; if not, nothing has changed.
     """
     libc = _libc()
     if libc.unshare(_NEWNS) != 0:
         return False
-    root = "/proc"  # exists everywhere, and is above none of the files that are needed
+    root = "/proc"  # exists everywhere, and contains none of the needed files
     try:
         _mount(None, "/", None, _MS_REC | _MS_PRIVATE)
         _mount("tmpfs", root, "tmpfs", _MS_NOSUID | _MS_NODEV, "size=1m,mode=755")
@@ -340,13 +351,13 @@ def enter_root(visible: Sequence[str], folder: str) -> bool:
 
 
 def mount_folder(folder: str) -> None:
-    """An empty folder in memory, of bounded size, in place of the one that was there."""
+    """Mount an empty folder in memory, of limited size, over `folder`."""
     options = f"size={FOLDER_MB}m,nr_inodes=1024,mode=777"
     _mount("tmpfs", folder, "tmpfs", _MS_NOSUID | _MS_NODEV | _MS_NOEXEC, options)
 
 
 def unmount_folder(folder: str) -> None:
-    """Drop the folder with all that is in it, whatever it is, in constant time."""
+    """Drop the folder and its content, whatever that is, in constant time."""
     _call("the folder", _libc().umount2(folder.encode(), _MNT_DETACH))
 
 

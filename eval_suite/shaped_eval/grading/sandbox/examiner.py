@@ -1,16 +1,14 @@
-"""The process that runs the tests of a piece of code, each call of theirs in the process that holds
-the code.
+"""The process that runs the tests of a piece of code; their calls go to the code's process.
 
-Tests come from data sets and from other people's files: they are confined as the code is. What they
-call is a proxy, which sends literal arguments and takes a literal reply: an object of an exact
-builtin type, or a `Handle` for anything else. What becomes of the code is told to the checker,
-once:
+Tests come from data sets and from other people's files, so they are confined like the code. What
+they call is a proxy, which sends literal arguments and receives a literal reply: an object of an
+exact builtin type, or a `Handle` for anything else. The checker is told the result once:
 
-- as soon as it is known that the code has failed, and then nothing that the tests do, catch or go
-  on with counts;
+- as soon as it is known that the code has failed; whatever the tests do, catch or continue with
+afterwards does not count;
 - or that it passes, at the end of all tests, when no call is open and no thread is left.
 
-A process that ends in any other way, or at its limit of CPU time, has told no pass.
+A process that ends in any other way, or at its limit of CPU time, has not reported a pass.
 """
 
 from __future__ import annotations
@@ -38,9 +36,9 @@ from shaped_eval.grading.sandbox.wire import (
     unpack,
 )
 
-START_S = 20.0  # of a process, on a busy machine
+START_S = 20.0  # for starting a process on a busy machine
 
-# Iteration in the tests would take the first two for an end: all(map(f, inputs)) would hold.
+# Iteration in the tests would take the first two as its end: all(map(f, inputs)) would be true.
 _NOT_RAISED = (StopIteration, StopAsyncIteration, UnicodeError)
 
 _KNOWN_NAMES = {
@@ -59,21 +57,24 @@ _SHORT.maxlevel, _SHORT.maxstring, _SHORT.maxother, _SHORT.maxlong = 3, 60, 60, 
 
 
 def serve(report: int, channel: int) -> None:
-    """Take a task from `report`, and tell there what becomes of the code at the other end of
-    `channel`."""
+    """Receive a task from `report`, and send there the result of the code behind `channel`."""
     warnings.simplefilter("ignore")
     task = recv_frame(report, largest=LARGEST_TASK)
     _Session(report, channel).run(task)
 
 
 class Handle:
-    """An object in the other process that is no literal. Equal to itself only; can be passed back,
-    or iterated."""
+    """An object in the other process that is not a literal.
+
+    It equals only itself. It can be passed back or iterated.
+    """
 
     __slots__ = ("_number", "_session", "_type_name")
 
     def __init__(self, session: _Session, number: int, type_name: str) -> None:
-        self._session, self._number, self._type_name = session, number, type_name
+        self._session = session
+        self._number = number
+        self._type_name = type_name
 
     def __repr__(self) -> str:
         return f"<{self._type_name} object>"
@@ -83,16 +84,18 @@ class Handle:
 
 
 class CandidateError(Exception):
-    """The code raised an exception that is none of Python's own."""
+    """The code raised an exception that is not one of Python's own."""
 
 
 class _Session:
-    """The tests' view of the process of the code."""
+    """The tests' view of the code's process."""
 
     def __init__(self, report: int, channel: int) -> None:
-        self._report, self._channel = report, channel
+        self._report = report
+        self._channel = channel
         self._deadline_s = time.monotonic() + START_S
-        self._one_call, self._one_conclusion = threading.Lock(), threading.Lock()
+        self._one_call = threading.Lock()
+        self._one_conclusion = threading.Lock()
         self._calls = self._answers = 0
         self._tests = ""
         self._is_open = False  # a call has begun and is not complete
@@ -100,7 +103,7 @@ class _Session:
 
     def run(self, task: dict[str, Any]) -> NoReturn:
         try:
-            # none of the code is there yet: it can be trusted
+            # the process has not received the code yet, so it can be trusted
             hello = recv_frame(self._channel, self._deadline_s)
         except (Gone, TimeoutError) as error:
             self._conclude(
@@ -115,7 +118,7 @@ class _Session:
             exec(_compiled(task["before"]), namespace)
             body = _compiled(task["tests"])
             names = list(free_names(task["tests"])) if task["names"] is None else task["names"]
-        except BaseException as error:  # of tests, which raise what they like
+        except BaseException as error:  # tests can raise anything
             self._conclude("error", f"the tests cannot be used: {_line(error)}")
         names = list(dict.fromkeys([*task["entry_points"], *names]))
         found = self._load({"programs": task["programs"], "setup": task["setup"], "names": names})
@@ -127,7 +130,7 @@ class _Session:
         try:
             exec(body, namespace)
             if threading.active_count() > 1:
-                threading._shutdown()  # type: ignore[attr-defined]  # wait for their threads, as at Python's own end
+                threading._shutdown()  # type: ignore[attr-defined]  # as at exit
         except BaseException as error:
             self._conclude(*self._meaning(error, all(map(callable, found.values()))))
         if self._calls == 0:
@@ -137,14 +140,14 @@ class _Session:
             self._conclude("pass", f"{self._calls} calls")
 
     def _meaning(self, error: BaseException, needs_calls: bool) -> tuple[str, str]:
-        """What it says of the code that its tests have raised this: status and reason."""
+        """Status and reason of the code if its tests have raised this exception."""
         if self._calls == 0 and needs_calls:
             return "error", f"the tests failed before they called the code: {_line(error)}"
         if self._is_open and not self._one_call.locked():
             return "fail", f"{self._last}: {_line(error)} before its reply"
         if isinstance(error, Exception):
-            # after a reply it may be the code that names the file; no reply adds a module to those
-            # that the tests name
+            # After a reply, the file may be one that the code named. No reply can add a module to
+            # those that the tests name.
             named = (
                 isinstance(error, ImportError)
                 and error.name is not None
@@ -158,9 +161,9 @@ class _Session:
         return "error", f"the tests ended with {_line(error)}"
 
     def _conclude(self, status: str, reason: str, gone: bool = False) -> NoReturn:
-        """Tell it, and wait to be ended: the first conclusion of any thread is the only one.
+        """Report the result, and wait to be ended. Only the first conclusion of any thread counts.
 
-        `gone`: the process of the code has ended, and how it did decides the result.
+        With `gone`, the code's process has ended, and the way it ended decides the result.
         """
         with self._one_conclusion:
             send_frame(self._report, {"status": status, "reason": reason, "gone": gone})
@@ -192,10 +195,10 @@ class _Session:
         return call
 
     def ask(self, message: dict[str, Any], name: str, arguments: tuple[Any, ...] = ()) -> Any:
-        """One call in the other process.
+        """Make one call in the other process.
 
         Raises:
-            Exception: what the code raised, as Python's own exception of that name, or a
+            Exception: what the code raised: Python's own exception of that name, or a
                 `CandidateError`.
         """
         with self._one_call:
@@ -204,7 +207,7 @@ class _Session:
             if self._calls == 1:
                 send_frame(self._report, CALLED)
             self._last = f"{name}({', '.join(map(_short, arguments))})"
-            # until the value is there: what a handler of the tests raises can come at any step
+            # until the value has arrived: a handler of the tests can raise at any step
             self._is_open = True
             reply = self._exchange(message)
             value = None if "raised" in reply else self._value(reply)
@@ -217,15 +220,17 @@ class _Session:
             return value
 
     def _refuse_half_done(self) -> None:
-        """End where an alarm of the tests broke a call off: its reply, still to come, would count
-        for another."""
+        """Conclude with a fail if an alarm of the tests interrupted a call.
+
+        The reply of that call would otherwise be taken for the reply of the next one.
+        """
         if self._is_open:
             self._conclude("fail", f"{self._last}: the tests did not wait for its reply")
 
     def _exchange(self, message: dict[str, Any]) -> dict[str, Any]:
         try:
             send_frame(self._channel, message, self._deadline_s, REQUEST_BYTES)
-        # ours: the tests' arguments are too large, perhaps by what the code returned
+        # the tests' arguments are too large, perhaps because of what the code returned
         except BadReply as error:
             self._conclude("fail" if self._answers else "error", f"the tests send {error}")
         except (Gone, TimeoutError) as error:
@@ -283,7 +288,7 @@ def _compiled(text: str) -> CodeType:
 
 @lru_cache(maxsize=64)
 def free_names(text: str) -> tuple[str, ...]:
-    """Global names that `text` uses and neither defines nor finds among the builtins."""
+    """Global names that `text` uses, but neither defines nor finds among the builtins."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         top = symtable.symtable(text, "tests", "exec")
@@ -306,12 +311,12 @@ def free_names(text: str) -> tuple[str, ...]:
 def _short(value: Any) -> str:
     try:
         return _SHORT.repr(value)
-    except ValueError:  # a number of more digits than Python writes
+    except ValueError:  # a number with more digits than Python prints
         return f"<a large {type(value).__name__}>"
 
 
 def _text(value: Any) -> str:
-    """One line of printable characters of what the other process sent."""
+    """A text from the other process as one line of printable characters."""
     words = " ".join(value[:300].split()) if isinstance(value, str) else "?"
     return "".join(character if character.isprintable() else "?" for character in words)
 

@@ -1,18 +1,19 @@
-"""The system calls that code under test may make: a seccomp-BPF program that lets through what a
-Python program needs and refuses the rest (with EPERM), whatever a newer kernel adds.
+"""The system calls that code under test may make, as a seccomp-BPF program.
 
-So there is no fork, exec, clone or thread, socket, kill, ptrace, mount, chmod, chown, utime,
-symlink, xattr, io_uring, memfd, pipe, prctl, setsid or namespace. Four calls are looked into:
+It allows what a Python program needs and refuses everything else with EPERM, including calls that a
+newer kernel adds. So there is no fork, exec, clone or thread, socket, kill, ptrace, mount, chmod,
+chown, utime, symlink, xattr, io_uring, memfd, pipe, prctl, setsid or namespace. The arguments of
+four calls are checked:
 
 - fcntl: only duplicating, flags and locks. F_SETOWN with F_SETSIG would send any signal to any
-  process of the user.
-- prlimit64: only the caller's own limits. Another's would kill it.
-- openat: not O_TRUNC without O_WRONLY or O_RDWR, nor both of these at once: before its version 3,
-  Landlock does not see the truncation.
-- ioctl: ENOTTY, which is what a file that is no terminal says.
+process of the user.
+- prlimit64: only the caller's own limits. Changing another process's limits could kill it.
+- openat: not O_TRUNC without O_WRONLY or O_RDWR, nor both of these at once, because Landlock before
+version 3 does not see the truncation.
+- ioctl: ENOTTY, the reply of a file that is not a terminal.
 
-A process that may have threads may make them, by the C library's own call with its own flags; still
-no other process.
+A process with `threads` may start threads with the C library's own flags, but still no other
+process.
 """
 
 from __future__ import annotations
@@ -116,8 +117,8 @@ _FCNTL, _PRLIMIT64, _OPENAT, _IOCTL = (72, 25), (302, 261), (257, 56), (16, 29)
 _FCNTL_COMMANDS = (0, 1, 2, 3, 4, 5, 6, 7, 1030)  # F_DUPFD … F_SETLKW, F_DUPFD_CLOEXEC
 _ACCESS_MODE, _TRUNCATE = 0o3, 0o1000  # O_ACCMODE, O_TRUNC
 _CLONE, _CLONE3 = (56, 220), (435, 435)
-# of pthread_create: VM, FS, FILES, SIGHAND, THREAD, SYSVSEM, SETTLS, PARENT_SETTID, CHILD_CLEARTID
-# (and DETACHED)
+# flags of pthread_create: VM, FS, FILES, SIGHAND, THREAD, SYSVSEM, SETTLS, PARENT_SETTID,
+# CHILD_CLEARTID (and DETACHED)
 _THREAD_FLAGS = (0x3D0F00, 0x7D0F00)  # glibc, musl
 
 # machine: (index into the table, AUDIT_ARCH_…)
@@ -136,10 +137,10 @@ class _Program(ctypes.Structure):
 
 
 def instructions(machine: str, threads: bool = False) -> list[Instruction]:
-    """The BPF program for this machine, and whether it lets through the start of a thread.
+    """The BPF program for this machine; `threads` allows starting threads.
 
     Raises:
-        KeyError: not one of `MACHINES`.
+        KeyError: `machine` is not one of `MACHINES`.
     """
     column, audit_machine = MACHINES[machine]
     program = [(_LOAD, 0, 0, _MACHINE_AT), *_when(audit_machine, [], otherwise=[_end(_KILL)])]
@@ -164,15 +165,17 @@ def instructions(machine: str, threads: bool = False) -> list[Instruction]:
     if threads:
         allow = [step for flags in _THREAD_FLAGS for step in _when(flags, [_end(_ALLOW)])]
         program += _when(_CLONE[column], [_argument(0), *allow, refuse])
-        # its flags lie in memory: clone is next
+        # its flags are in memory, which a filter cannot read; the C library then tries clone
         program += _when(_CLONE3[column], [_end(_ERRNO | errno.ENOSYS)])
     return [*program, refuse]
 
 
-@cache  # the fork server makes it, and its children have it
+@cache  # the fork server creates it, and its children inherit it
 def program(threads: bool = False) -> _Program:
-    """``struct sock_fprog`` for the running machine. The x32 calls of x86_64 have numbers that are
-    not allowed."""
+    """``struct sock_fprog`` for the running machine.
+
+    The x32 calls of x86_64 have numbers that are not allowed.
+    """
     steps = instructions(platform.machine(), threads)
     code = b"".join(struct.pack("=HBBI", *step) for step in steps)
     return _Program(len(steps), code)
@@ -181,15 +184,17 @@ def program(threads: bool = False) -> _Program:
 def _when(
     value: int, steps: list[Instruction], otherwise: list[Instruction] | None = None
 ) -> list[Instruction]:
-    """Run `steps`, which end the program, if the loaded word is `value`; else `otherwise` or what
-    follows."""
+    """Run `steps`, which end the program, if the loaded word is `value`; else continue.
+
+    If `otherwise` is given, it is run instead of continuing.
+    """
     if otherwise is not None:
         return [(_JUMP_EQUAL, len(otherwise), 0, value), *otherwise, *steps]
     return [(_JUMP_EQUAL, 0, len(steps), value), *steps]
 
 
 def _argument(index: int) -> Instruction:
-    """Load the low word of an argument; all that are looked at are 32 bits wide to the kernel."""
+    """Load the low word of an argument. All checked arguments are 32 bits wide to the kernel."""
     return (_LOAD, 0, 0, _ARGUMENTS_AT + 8 * index)
 
 

@@ -1,20 +1,19 @@
-"""What of an answer's code is run: what the function that was asked for needs, and nothing that it
-does not.
+"""Selects what is run of an answer's code: the requested function and what it needs.
 
-An answer holds more than its function. Checks of the model's own may be wrong, a call may wait for
-input, a last function may be cut off, a sentence may stand between two definitions. These decide
-nothing about the function:
+An answer contains more than its function. The model's own checks may be wrong, a call may wait for
+input, a last function may be cut off, a sentence may stand between two definitions. None of this
+says anything about the function, so:
 
 - `assert` statements at the top level are left out, and so is every other statement there that
-  neither sets nor changes what the function uses; what is left is tried, and goes on where it
-  raises;
-- definitions stay. One that the function does not use may fail;
-- of several definitions of the function within one program the first that is more than a stub
-  counts: what a model writes behind its answer is no second attempt. Python itself would take the
-  last;
-- where the code has an error of syntax, the statements without one are kept.
+neither sets nor changes what the function uses. The remaining statements are tried, and execution
+continues if they raise.
+- Definitions stay. One that the function does not use may fail.
+- Of several definitions of the function in one program, the first that is more than a stub counts,
+because what a model writes after its answer is not a second attempt. Python itself would take the
+last.
+- If the code has a syntax error, the statements without one are kept.
 
-All of this runs in the confined process: the text is parsed here and nowhere else.
+All of this runs in the confined process. The text is parsed there and nowhere else.
 """
 
 from __future__ import annotations
@@ -25,10 +24,11 @@ from collections.abc import Iterator, Sequence
 
 MODULE = "solution"
 NOT_PARSED = (SyntaxError, ValueError, RecursionError, MemoryError, OverflowError)
-_MOST_PARSES, _MOST_JOINED = 1_000, 40  # of pieces of one program
+_MOST_PARSES = 1_000  # attempts to parse pieces of one program
+_MOST_JOINED = 40  # pieces, or lines, in one attempt
 _DEFINITIONS = (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef)
 _IMPORTS = (ast.Import, ast.ImportFrom)
-# by which a function can use what it does not name
+# functions through which code can use names that it does not mention
 _ANY_NAME = {"globals", "locals", "vars", "eval", "exec"}
 _GOES_ON = re.compile(r"(?:else|elif|except|finally)\b|[)\]}]")
 _UNFINISHED = re.compile(
@@ -37,16 +37,16 @@ _UNFINISHED = re.compile(
 
 
 def choose(programs: Sequence[str], function: str, names: Sequence[str]) -> ast.Module:
-    """The statements to run, of the first of `programs` that makes `function`.
+    """The statements to run: those of the first of `programs` that makes `function`.
 
     Args:
         programs: best first.
-        function: what was asked for; "" where it has no name.
-        names: what else is used of the program.
+        function: the requested function; "" if it has no name.
+        names: other names of the program that are used.
 
     Raises:
-        SyntaxError: none of them is Python, nor has a part that makes `function`; or what else
-            `ast.parse` raises.
+        SyntaxError: none of them is Python, nor has a part that makes `function`. Other errors of
+            `ast.parse` are possible.
     """
     fallback: ast.Module | None = None
     first_error: BaseException | None = None
@@ -72,7 +72,7 @@ def choose(programs: Sequence[str], function: str, names: Sequence[str]) -> ast.
 
 
 def selected(tree: ast.Module, function: str, names: Sequence[str]) -> ast.Module:
-    """`tree` with what makes `function` and `names`; see the module."""
+    """The part of `tree` that makes `function` and `names`; see the module's docstring."""
     body = _first_definition(tree.body, function)
     variables = {
         name
@@ -107,7 +107,7 @@ def selected(tree: ast.Module, function: str, names: Sequence[str]) -> ast.Modul
             grows = True
     chosen: list[ast.stmt] = []
     for each in body:
-        # sys.setrecursionlimit(…)
+        # such as sys.setrecursionlimit(…)
         about_imports = through[id(each)] & imported and not through[id(each)] & own
         if _is_from_the_future(each) or (isinstance(each, _DEFINITIONS) and id(each) in kept):
             chosen.append(each)
@@ -121,7 +121,7 @@ def selected(tree: ast.Module, function: str, names: Sequence[str]) -> ast.Modul
 def _is_needed(
     statement: ast.stmt, needed: set[str], variables: set[str], through: set[str], everything: bool
 ) -> bool:
-    """Whether it sets one of the names `needed`, or may change one that is a variable."""
+    """Whether the statement sets one of `needed`, or may change one of them that is a variable."""
     if _set_by(statement) & needed:
         return True
     if isinstance(statement, _DEFINITIONS + _IMPORTS + (ast.Assert,)):
@@ -130,8 +130,10 @@ def _is_needed(
 
 
 def _first_definition(body: list[ast.stmt], function: str) -> list[ast.stmt]:
-    """`body` with one definition of `function`: the first that returns something, or is no stub,
-    else the last."""
+    """`body` with a single definition of `function`.
+
+    It is the first one that returns something, or else is not a stub, or else the last one.
+    """
     found = [each for each in body if isinstance(each, _DEFINITIONS) and each.name == function]
     if len(found) < 2:
         return body
@@ -141,8 +143,10 @@ def _first_definition(body: list[ast.stmt], function: str) -> list[ast.stmt]:
 
 
 def _is_stub(statement: ast.stmt) -> bool:
-    """A definition of nothing but a docstring, imports, ``pass``, ``...`` or ``raise
-    NotImplementedError``."""
+    """Whether a function has no code but ``pass``, ``...`` or ``raise NotImplementedError``.
+
+    A docstring and imports do not count as code.
+    """
     if not isinstance(statement, (ast.FunctionDef, ast.AsyncFunctionDef)):
         return False
     return all(
@@ -169,7 +173,7 @@ def _makes(tree: ast.Module, function: str) -> bool:
 
 
 def _set_by(statement: ast.stmt) -> set[str]:
-    """Names of the module that a statement sets, or of which it sets an attribute or an item."""
+    """The module's names that a statement sets, or of which it sets an attribute or an item."""
     if isinstance(statement, _DEFINITIONS):
         return {statement.name}
     found = _bound(statement)
@@ -183,7 +187,7 @@ def _set_by(statement: ast.stmt) -> set[str]:
 
 
 def _bound(statement: ast.AST) -> set[str]:
-    """The names that it binds in its own scope."""
+    """The names that a statement binds in its own scope."""
     found: set[str] = set()
     for node in _in_this_scope(statement):
         if isinstance(node, ast.Name) and not isinstance(node.ctx, ast.Load):
@@ -196,7 +200,7 @@ def _bound(statement: ast.AST) -> set[str]:
 
 
 def _in_this_scope(statement: ast.AST) -> Iterator[ast.AST]:
-    """Its nodes, but those inside of definitions."""
+    """The nodes of a statement, except those inside definitions."""
     waiting: list[ast.AST] = [statement]
     while waiting:
         node = waiting.pop()
@@ -206,7 +210,7 @@ def _in_this_scope(statement: ast.AST) -> Iterator[ast.AST]:
 
 
 def _mentioned(statement: ast.AST) -> set[str]:
-    """The names that it takes from the module: not a function's own variables."""
+    """The names that a statement uses from the module; not a function's own variables."""
     found: set[str] = set()
     waiting: list[tuple[ast.AST, frozenset[str]]] = [(statement, frozenset())]
     while waiting:
@@ -222,8 +226,13 @@ def _mentioned(statement: ast.AST) -> set[str]:
                 argument.arg for argument in ast.walk(node.args) if isinstance(argument, ast.arg)
             }
             own = own.union(*map(_bound, inside))
-            shared = {name for each in inside for part in ast.walk(each) if isinstance(part, ast.Global)
-                      for name in part.names}  # fmt: skip
+            shared = {
+                name
+                for each in inside
+                for part in ast.walk(each)
+                if isinstance(part, ast.Global)
+                for name in part.names
+            }
             waiting += [(each, local | (own - shared)) for each in inside]
         seen = set(map(id, inside))
         waiting += [(each, local) for each in ast.iter_child_nodes(node) if id(each) not in seen]
@@ -231,14 +240,15 @@ def _mentioned(statement: ast.AST) -> set[str]:
 
 
 def _through_definitions(body: list[ast.stmt], uses: dict[int, set[str]]) -> dict[int, set[str]]:
-    """Of each statement what it mentions, and what the definitions that it mentions do."""
+    """For each statement the names that it mentions, directly or through definitions."""
     defined: dict[str, set[str]] = {}
     for each in body:
         if isinstance(each, _DEFINITIONS):
             defined.setdefault(each.name, set()).update(uses[id(each)])
     found = {}
     for each in body:
-        reached, waiting = set(), list(uses[id(each)])
+        reached = set()
+        waiting = list(uses[id(each)])
         while waiting:
             name = waiting.pop()
             if name not in reached:
@@ -253,8 +263,10 @@ def _is_from_the_future(statement: ast.stmt) -> bool:
 
 
 def _tried(statement: ast.stmt) -> ast.Try:
-    """The statement, after which the program goes on whatever it raises, ``SystemExit`` among
-    it."""
+    """The statement in a ``try``, so that the program continues whatever it raises.
+
+    That includes ``SystemExit``.
+    """
     handler = ast.ExceptHandler(type=None, name=None, body=[ast.Pass()])
     return ast.copy_location(
         ast.Try(body=[statement], handlers=[handler], orelse=[], finalbody=[]), statement
@@ -263,15 +275,15 @@ def _tried(statement: ast.stmt) -> ast.Try:
 
 def _parsed(text: str) -> ast.Module:
     tree = ast.parse(text)
-    # which alone finds a return outside of a function
+    # only compiling finds a return outside of a function
     compile(tree, MODULE, "exec", dont_inherit=True)
     return tree
 
 
 def _without_errors(text: str, function: str) -> Iterator[ast.stmt]:
-    """The statements at the left margin that are Python, each with what belongs to it.
+    """Yield the statements at the left margin that are Python, each with its body.
 
-    Of a definition of `function` at which the text ends, the lines up to the error.
+    If the text ends in a definition of `function`, its lines up to the error are included.
     """
     lines = text.split("\n")
     starts = [i for i, line in enumerate(lines) if line[:1].strip() and not _GOES_ON.match(line)]
@@ -300,8 +312,10 @@ def _without_errors(text: str, function: str) -> Iterator[ast.stmt]:
 
 
 def _up_to_the_error(lines: list[str]) -> Iterator[ast.stmt]:
-    """The statements of the most of `lines` that are Python; none where all are, for then they are
-    there."""
+    """Yield the statements of the longest start of `lines` that is Python.
+
+    Yields nothing if all lines are Python, because they have been yielded already.
+    """
     for count in range(len(lines), max(0, len(lines) - _MOST_JOINED), -1):
         try:
             found = _parsed("\n".join(lines[:count]))

@@ -1,5 +1,4 @@
-"""The trusted side's handle to a fork server: start it, have it start and end one confined process
-after another."""
+"""The trusted side's handle to a fork server, which starts one confined process after another."""
 
 from __future__ import annotations
 
@@ -30,8 +29,8 @@ from shaped_eval.grading.sandbox.wire import (
 from shaped_eval.grading.sandbox.zygote import ENDED, MOST_DESCRIPTORS, ORDER, REAP, START
 
 ALLOW_WEAK_VARIABLE = "SHAPED_TRL_ALLOW_WEAK_SANDBOX"
-_PATIENCE_S = 60.0  # for our own small processes on a busy machine
-# what the kernel reports on a busy machine of a process that it ended at the limit, and more
+_PATIENCE_S = 60.0  # patience with our own small processes on a busy machine
+# On a busy machine, a process that was ended at the limit reports at least this share of it.
 _LIMIT_SHARE = 0.75
 _SYSTEM_LIBRARIES = ("/lib", "/lib64", "/usr/lib", "/usr/lib64")
 _SYSTEM_FILES = ("/etc/ld.so.cache", "/etc/localtime", "/usr/share/zoneinfo", "/dev/urandom")
@@ -55,12 +54,11 @@ class SandboxUnavailable(UserError):
 class Role:
     """What the processes of a fork server do.
 
-    serves: ``module:function`` that each runs, with the descriptors that it was started with.
-    packages: names beside the standard library that it may import; None for all that are installed.
-    preloaded: modules that the fork server imports, so that the processes have them.
-    threads: may a process have threads?
-    needs_sandbox: must Landlock and seccomp be there? Not where nothing untrusted is run, only
-        read.
+    serves: ``module:function`` that each process runs, with the descriptors that it was started
+    with. packages: packages besides the standard library that it may import; None for all that are
+    installed. preloaded: modules that the fork server imports for its processes. threads: whether a
+    process may have threads. needs_sandbox: whether Landlock and seccomp are required; they are not
+    if nothing untrusted is run, only read.
     """
 
     serves: str
@@ -75,8 +73,11 @@ CANDIDATE = Role("shaped_eval.grading.sandbox.candidate:serve")
 
 @dataclass(frozen=True)
 class Ended:
-    """What became of a process: had it ended before we ended it; the signal, if any; and what it
-    used."""
+    """How a process ended.
+
+    before: whether it had ended before it was killed. signal: the signal that ended it, or 0.
+    cpu_s, peak_mb: the CPU time and memory that it used.
+    """
 
     before: bool
     signal: int
@@ -84,19 +85,19 @@ class Ended:
     peak_mb: float
 
     def out_of_time(self, cpu_s: int) -> bool:
-        """Was it the kernel that ended it, at its limit of CPU time?"""
+        """Whether the kernel ended it at its limit of CPU time."""
         return (
             self.signal in (signal.SIGKILL, signal.SIGXCPU) and self.cpu_s >= _LIMIT_SHARE * cpu_s
         )
 
 
 def weak_allowed() -> bool:
-    """Has the user set ``SHAPED_TRL_ALLOW_WEAK_SANDBOX=1``?"""
+    """Whether the user has set ``SHAPED_TRL_ALLOW_WEAK_SANDBOX=1``."""
     return os.environ.get(ALLOW_WEAK_VARIABLE, "") not in ("", "0")
 
 
 def check_sandbox() -> None:
-    """Can code be confined on this machine? In a millisecond, and without starting anything.
+    """Check, within a millisecond and without starting anything, that code can be confined here.
 
     Raises:
         SandboxUnavailable: Landlock or seccomp is missing, and the user has not allowed a weak
@@ -109,19 +110,20 @@ def check_sandbox() -> None:
 
 def _explain(reason: str) -> str:
     return (
-        f"generated code cannot be confined here: {reason}. It is not run; grade it on another machine, or accept the "
-        f"risk with --allow_weak_sandbox (or {ALLOW_WEAK_VARIABLE}=1)"
+        f"generated code cannot be confined here: {reason}. It is not run; grade it on another "
+        f"machine, or accept the risk with --allow_weak_sandbox (or {ALLOW_WEAK_VARIABLE}=1)"
     )
 
 
 class SandboxServer:
-    """One fork server, which holds one process at a time. Not thread-safe; ends with this object or
-    this process.
+    """One fork server, which holds one process at a time. Not thread-safe.
+
+    It ends with this object or with this process.
 
     Args:
         role: what its processes do.
-        namespaces: enter namespaces where the kernel allows it. Without, Landlock and seccomp stand
-            alone.
+        namespaces: enter namespaces if the kernel allows it. Otherwise there are only Landlock and
+            seccomp.
 
     Raises:
         SandboxUnavailable: a protection is missing, and a weak sandbox is not allowed.
@@ -154,7 +156,7 @@ class SandboxServer:
                 start_new_session=True,
             )
         self.close = weakref.finalize(self, _close, self._control, process)
-        self.pid = process.pid  # its session, and all that it starts
+        self.pid = process.pid  # also the id of the session of all that it starts
         self._control.settimeout(_PATIENCE_S)
         hello = json.loads(self._control.recv(1 << 16) or b'{"refused": "the fork server ended"}')
         if "refused" in hello:
@@ -164,10 +166,9 @@ class SandboxServer:
         self.user: int = hello["user"]
 
     def start(self, cpu_s: int, memory_mb: int, *given: int) -> int:
-        """A new confined process: our end of the channel to it, to be closed by the caller. One at
-        a time.
+        """Start a confined process; return our end of the channel to it, which the caller closes.
 
-        `given` are further descriptors for it, of which it gets copies.
+        There is one process at a time. `given` are further descriptors, of which it gets copies.
         """
         assert len(given) < MOST_DESCRIPTORS
         ours, theirs = socket.socketpair()
@@ -180,10 +181,10 @@ class SandboxServer:
             return ours.detach()
 
     def ask(self, message: Any, cpu_s: int, memory_mb: int, wall_s: float, *given: int) -> Any:
-        """Start a process, send it a message and take its reply; `reap` then ends it.
+        """Start a process, send it a message and return its reply; `reap` then ends it.
 
         Raises:
-            Gone, TimeoutError, BadReply: there is no reply (see `wire`).
+            Gone, TimeoutError, BadReply: there is no valid reply (see `wire`).
             SandboxUnavailable: the process could not be confined.
             OSError: the fork server failed.
         """
@@ -233,13 +234,12 @@ _ENVIRONMENT = {
     "OMP_NUM_THREADS": "1",
     "OPENBLAS_NUM_THREADS": "1",
     "PATH": "/usr/bin:/bin",
-    "PYTHONHASHSEED": "0",  # a verdict is the same again
+    "PYTHONHASHSEED": "0",  # so that a verdict can be repeated
 }
 
 
 def _homes(role: Role) -> dict[str, str]:
-    """Where installed packages keep what they once worked out, such as matplotlib its list of
-    fonts."""
+    """The variables that locate caches of packages, such as matplotlib's list of fonts."""
     names = (
         ()
         if role.packages is not None
@@ -249,7 +249,7 @@ def _homes(role: Role) -> dict[str, str]:
 
 
 def _own_packages() -> list[tuple[str, str]]:
-    """Name and folder of the packages that the fork server imports of ours."""
+    """Name and folder of the packages of ours that the fork server imports."""
     here = Path(__file__).resolve()
     return [
         (name, str(here.parents[up]))
@@ -311,12 +311,12 @@ def _library_folders() -> list[str]:
 
 
 def _is_environment(path: str) -> bool:
-    """A virtual environment's own lib folder, which holds no standard library."""
+    """Whether this is a virtual environment's own lib folder, which has no standard library."""
     return path.startswith(sys.prefix + os.sep) and sys.prefix != sys.base_prefix
 
 
 def _third_party(packages: tuple[str, ...] | None) -> list[Path]:
-    """The folders of these packages, or those that hold all that is installed."""
+    """The folders of these packages, or the folders of all that are installed."""
     if packages is None:
         return [
             Path(path) for path in sys.path if path.endswith(("site-packages", "dist-packages"))

@@ -1,11 +1,11 @@
-"""What the tests and the code under test say to each other: literals, as tagged JSON in frames.
+"""The protocol between the tests and the code under test: literals as tagged JSON in frames.
 
-The standard library only: the process that runs the code has nothing else. What comes from that
-process is hostile until `unpack` has made it of exact builtin types: no object of the code's own
-ever reaches the tests.
+It uses only the standard library, because the process that runs the code has nothing else. What
+comes from that process is untrusted until `unpack` has turned it into exact builtin types: no
+object of the code's own ever reaches the tests.
 
-A frame is 4 bytes of length, then JSON. A list is a JSON list; other containers and numbers JSON
-does not have are objects with one key, which names the type.
+A frame is 4 bytes of length, then JSON. A list is a JSON list; other containers, and numbers that
+JSON does not have, are objects with one key, which names the type.
 """
 
 from __future__ import annotations
@@ -21,10 +21,10 @@ from collections.abc import Callable
 from typing import Any
 
 FRAME_BYTES = 8 * 2**20  # the largest return value of a canonical solution needs far less
-REQUEST_BYTES = 64 * 2**20  # to the code: the tests may send back several replies at once
-MOST_NESTED = 1_000  # Python's own limit of recursion, which the tests may have raised
+REQUEST_BYTES = 64 * 2**20  # to the code; the tests may send back several replies at once
+MOST_NESTED = 1_000  # Python's default limit of recursion, which the tests may have raised
 LARGEST_TASK = 256 * 2**20  # from the trusted side
-CALLED = {"called": True}  # what the tests' process says before the first call of the code
+CALLED = {"called": True}  # sent by the tests' process before the first call of the code
 _LENGTH = struct.Struct(">I")
 _SMALL_INT = 2**63
 _STEPS = {"[": 1, "{": 1, "]": -1, "}": -1}
@@ -35,22 +35,24 @@ class Gone(Exception):
 
 
 class GoneAfterCall(Gone):
-    """The process of the tests died, and the code had been called: what it returned may be the
-    cause."""
+    """The tests' process died after it had called the code, whose replies may be the cause."""
 
 
 class BadReply(Exception):
-    """The other side sent what is no literal, or too much of it."""
+    """The other side sent something that is not a literal, or too much."""
 
 
 def send_frame(
     channel: int, message: Any, deadline_s: float | None = None, largest: int = FRAME_BYTES
 ) -> None:
-    """Send JSON to a descriptor: a blocking one without `deadline_s` (monotonic), a non-blocking
-    one with it.
+    """Send JSON to a descriptor.
+
+    With `deadline_s` (monotonic time) the descriptor is non-blocking, without it blocking.
 
     Raises:
-        BadReply: more than `largest` bytes. Gone: nobody is there. TimeoutError: at the deadline.
+        BadReply: the message has more than `largest` bytes.
+        Gone: the other side has closed the channel.
+        TimeoutError: the deadline has passed.
     """
     data = json.dumps(message).encode()
     if len(data) > largest:
@@ -67,11 +69,12 @@ def send_frame(
 
 
 def recv_frame(channel: int, deadline_s: float | None = None, largest: int = FRAME_BYTES) -> Any:
-    """The next message from a descriptor, as `send_frame`.
+    """The next message from a descriptor; see `send_frame`.
 
     Raises:
-        Gone: end of file. TimeoutError: nothing whole by the deadline. BadReply: not JSON, or too
-            much.
+        Gone: end of file.
+        TimeoutError: there is no complete message by the deadline.
+        BadReply: the message is not JSON, or is too large.
     """
     (length,) = _LENGTH.unpack(_read_exactly(channel, _LENGTH.size, deadline_s))
     if length > largest:
@@ -86,11 +89,13 @@ def recv_frame(channel: int, deadline_s: float | None = None, largest: int = FRA
 
 
 def _nesting(text: str) -> int:
-    """How deep JSON is nested, or what the parser reads of a text that is none; in linear time,
-    without recursion."""
+    """How deep a JSON text is nested; for other texts, how deep the parser would go.
+
+    Linear in the text, and without recursion.
+    """
     if text.count("[") + text.count("{") <= MOST_NESTED:
         return 0
-    # without what stands in quotes
+    # the text outside of quotes
     bare = "".join(text.replace(r"\\", "").replace(r"\"", "").split('"')[::2])
     steps = (_STEPS[character] for character in bare if character in _STEPS)
     return max(itertools.accumulate(steps), default=0)
@@ -122,8 +127,7 @@ def _wait(channel: int, event: int, deadline_s: float | None) -> None:
 
 
 def pack(value: Any, other: Callable[[Any], Any]) -> Any:
-    """`value` as JSON; `other` says what stands for an object that is of none of the literal
-    types."""
+    """`value` as JSON; `other` converts an object that is of none of the literal types."""
     kind = type(value)
     if value is None or kind is bool or kind is str:
         return value
@@ -149,10 +153,10 @@ def pack(value: Any, other: Callable[[Any], Any]) -> Any:
 
 
 def unpack(data: Any, other: Callable[[Any], Any]) -> Any:
-    """The value of `pack`'s JSON, of exact builtin types; `other` gives the object for a tag ``o``.
+    """The value of `pack`'s JSON, of exact builtin types; `other` converts what is tagged ``o``.
 
     Raises:
-        BadReply: anything else than `pack` makes.
+        BadReply: the data is anything other than what `pack` makes.
     """
     try:
         return _unpack(data, other)

@@ -1,10 +1,9 @@
-"""The fork server: a small process that starts one confined process for each piece of work, in
-milliseconds.
+"""The fork server: starts one confined process for each piece of work, within milliseconds.
 
-It is started from a fresh interpreter that has seen nothing of any other work, enters what
-namespaces it may, proves on a child of its own that the protections hold, and then obeys its
-control socket: S forks (with the descriptors that the child gets), R kills the child and reports
-what became of it. It ends with the socket, and the child with it.
+It runs in a fresh interpreter that has seen no other work. It enters the namespaces that it may,
+verifies on a child of its own that the protections hold, and then obeys its control socket: S forks
+(with the descriptors that the child gets), and R kills the child and reports how it ended. The
+server ends with the socket, and the child with the server.
 """
 
 from __future__ import annotations
@@ -37,14 +36,14 @@ ENDED = struct.Struct("=i?dq")
 MOST_DESCRIPTORS = 2
 _CHANNEL = 3
 _PRELOADED = (
-    "abc array bisect calendar cmath collections contextlib copy dataclasses datetime decimal enum fractions functools"
-    " hashlib heapq itertools json math numbers operator queue random re statistics string textwrap time typing"
+    "abc array bisect calendar cmath collections contextlib copy dataclasses datetime decimal "
+    "enum fractions functools hashlib heapq itertools json math numbers operator queue random re "
+    "statistics string textwrap time typing"
 )
 
 
 class _Chosen(machinery.FileFinder):
-    """Sees of a folder of packages those named: a program that tries another one is told that there
-    is none."""
+    """Finds only the named packages of a folder; others do not exist for a program."""
 
     names: frozenset[str]
 
@@ -53,7 +52,7 @@ class _Chosen(machinery.FileFinder):
 
 
 def _show_packages(names: list[str] | None, folders: list[str]) -> None:
-    """Let the packages of these names be imported from the folders, or all of them."""
+    """Allow imports of the packages with these names, or of all, from the folders."""
     if names is None:
         sys.path += folders
         return
@@ -73,23 +72,21 @@ def _show_packages(names: list[str] | None, folders: list[str]) -> None:
 
 
 def _preload(names: list[str]) -> None:
-    """Import modules, and leave no temporary file of theirs behind, such as matplotlib's where
-    there is no home."""
+    """Import modules without leaving temporary files, such as matplotlib's if there is no home."""
     with tempfile.TemporaryDirectory() as tempfile.tempdir:
         for name in names:
             importlib.import_module(name)
     tempfile.tempdir = None
-    atexit.unregister(shutil.rmtree)  # matplotlib's own, which would not find its folder
+    atexit.unregister(shutil.rmtree)  # matplotlib registers this, and it would not find its folder
 
 
 def main(control_fd: int, options: dict[str, Any]) -> None:
     """Serve until the socket closes.
 
     Options: parent (process id), readable, listable, devices, visible, folder (paths, see
-        `confine`), namespaces
-    (enter them where possible), weak (go on without protections), packages (names, or null for
-    all), package_folders (where they lie), preloaded (modules), serves (``module:function`` that a
-    child runs), threads (it may have them).
+    `confine`), namespaces (enter them if possible), weak (continue without protections), packages
+    (names, or null for all), package_folders (their locations), preloaded (modules), serves
+    (``module:function`` that a child runs), threads (whether the child may have them).
     """
     _show_packages(options["packages"], options["package_folders"])
     signal.signal(signal.SIGINT, signal.SIG_IGN)
@@ -104,7 +101,7 @@ def main(control_fd: int, options: dict[str, Any]) -> None:
         _Server(control, options, serve).serve()
         return
     confine.die_with_parent()
-    if os.getppid() != options["parent"]:  # it died before we asked
+    if os.getppid() != options["parent"]:  # it died before the request
         return
     confine.be_first_out_of_memory()
     try:
@@ -115,7 +112,7 @@ def main(control_fd: int, options: dict[str, Any]) -> None:
     if not entered:
         _Server(control, options, serve).serve()
         return
-    # process 1 of the new namespace: when it ends, the kernel ends all others there
+    # process 1 of the new namespace: when it ends, the kernel ends all others in it
     first = os.fork()
     if first == 0:
         try:
@@ -145,7 +142,7 @@ class _Server:
         self._rooted = rooted
         self._child = 0
         self._rules = -1
-        self._user = 0  # to become; 0 for staying who we are
+        self._user = 0  # the user to change to; 0 for no change
 
     def serve(self) -> None:
         try:
@@ -175,7 +172,7 @@ class _Server:
             self._reap()
 
     def _prepare(self) -> None:
-        """The folder, the rules and the user of the children; and the proof that all of it holds.
+        """Prepare the children's folder, rules and user, and verify that the protections hold.
 
         Raises:
             OSError: a protection is missing, and a weak sandbox is not allowed.
@@ -186,7 +183,7 @@ class _Server:
         os.close(devnull)
         if self._rooted:
             os.chdir(self._options["folder"])
-        else:  # a folder that is gone: nothing can be made in it, and nothing stays behind
+        else:  # a removed folder: nothing can be created in it, and nothing remains
             folder = tempfile.mkdtemp()
             os.chdir(folder)
             os.rmdir(folder)
@@ -208,8 +205,7 @@ class _Server:
                 raise
 
     def _holds(self) -> bool:
-        """Confine this process and try some of what must not be possible, none of which does harm
-        if it is."""
+        """Confine this process and check that forbidden actions fail; they would do no harm."""
         self._confine(cpu_s=10, memory_mb=1024)
         actions: tuple[Callable[[], Any], ...] = (
             lambda: os.open("/etc/passwd", os.O_RDONLY),
@@ -235,8 +231,7 @@ class _Server:
             os.close(descriptor)
 
     def _be_confined(self, descriptors: list[int], cpu_s: int, memory_mb: int) -> None:
-        """Keep the channel, what came with it and the rules, and no other descriptor; confine; run
-        what comes."""
+        """Keep only the channel, the given descriptors and the rules; confine; run the work."""
         self._control.detach()
         kept = [*descriptors, *([self._rules] if self._rules >= 0 else [])]
         above = [fcntl.fcntl(old, fcntl.F_DUPFD, 64) for old in kept]
@@ -261,7 +256,7 @@ class _Server:
             confine.become(self._user)
         if sys.platform != "linux":
             return
-        confine.die_with_parent()  # after the change of user, which would undo it
+        confine.die_with_parent()  # after the change of user, which would cancel it
         for protect in (confine.give_up_privileges, self._restrict_files, self._restrict_calls):
             try:
                 protect()
@@ -270,8 +265,10 @@ class _Server:
                     raise
 
     def _most_processes(self) -> int | None:
-        """Of the user of this process. None where the user has other work on the machine, which
-        would count."""
+        """The limit for the user of this process.
+
+        It is None if the user has other processes on the machine, which would be counted too.
+        """
         if not self._options["threads"]:
             return 0
         if self._entered:
@@ -291,7 +288,7 @@ class _Server:
         had_ended = (
             os.waitid(os.P_PID, self._child, os.WEXITED | os.WNOHANG | os.WNOWAIT) is not None
         )
-        os.kill(self._child, signal.SIGKILL)  # it is not reaped yet, so its id is still its own
+        os.kill(self._child, signal.SIGKILL)  # it is not reaped yet, so its id is not reused
         _, status, used = os.wait4(self._child, 0)
         self._child = 0
         folder = self._options["folder"]
@@ -310,7 +307,7 @@ def _refusal(error: OSError) -> bytes:
 
 
 def _in_child(action: Callable[[], bool]) -> bool:
-    """Whether `action`, in a child, returns True."""
+    """Whether `action` returns True in a child process."""
     child = os.fork()
     if child == 0:
         with contextlib.suppress(BaseException):
@@ -320,11 +317,11 @@ def _in_child(action: Callable[[], bool]) -> bool:
 
 
 def _works_as_nobody() -> bool:
-    """Can nobody read the library? Not where the interpreter lies in a home folder."""
+    """Whether nobody can read the library; not if the interpreter is in a home folder."""
     confine.become(confine.NOBODY)
     for path in filter(os.path.isdir, sys.path):
         os.listdir(path)
-    importlib.import_module("colorsys")  # one that is not loaded yet
+    importlib.import_module("colorsys")  # a module that is not loaded yet
     return True
 
 

@@ -1,11 +1,9 @@
-r"""Short answers in words: is what a completion states one of the gold aliases, after SQuAD's
-normalisation?
+r"""Grades short answers in words against gold aliases, after SQuAD's normalisation.
 
-Normalisation as in SQuAD (arXiv 1606.05250): lower case, no punctuation, no articles, white space
-collapsed.
-Departures: punctuation is all of Unicode's, so that dashes and quotes of every kind go; an answer
-    that would vanish
-(``The The``) keeps its articles.
+The normalisation is that of SQuAD (arXiv 1606.05250): lower case, without punctuation and articles,
+with single spaces. There are two departures. Punctuation is all of Unicode's, so that dashes and
+quotation marks of every kind are removed. An answer of which nothing would remain (``The The``)
+keeps its articles.
 """
 
 from __future__ import annotations
@@ -27,9 +25,9 @@ _ARTICLES = re.compile(r"\b(?:a|an|the)\b")
 def grade(completion: str, gold: str) -> tuple[Status, str | None]:
     """Grade a short answer. `gold` is one alias, or several as a JSON list of strings.
 
-    The answer is what the completion states (``<answer>``, a box, "the answer is"), else its first
-    line: a base model goes on after it. Reasoning in ``<think>`` tags is dropped. Equal means equal
-    as a whole; every pass has the first alias as its `answer`.
+    The answer is what the completion states (``<answer>``, a box, "the answer is"), or else its
+    first line, because a base model continues after it. Reasoning in ``<think>`` tags is dropped.
+    The whole answer must equal an alias. Every pass has the first alias as its `answer`.
     """
     completion = without_reasoning(completion)
     aliases = [normalized(alias) for alias in gold_aliases(gold)]
@@ -44,7 +42,7 @@ def grade(completion: str, gold: str) -> tuple[Status, str | None]:
 
 
 def gold_aliases(gold: str) -> list[str]:
-    """The aliases that a gold stands for: those of a JSON list of strings, else the gold itself."""
+    """The aliases of a gold: those of a JSON list of strings, or the gold itself."""
     if gold.lstrip().startswith("["):
         try:
             aliases = json.loads(gold)

@@ -1,9 +1,9 @@
-r"""One of several options: is the letter that a completion settles on the gold one?
+r"""Multiple choice: grades the letter of the option that a completion settles on.
 
-Gold is a letter (``B``, ``(B)``), a letter with the option's text (``(B) a bank``), or an option's
-text alone. A completion is an option's letter or text, or free text that states one: "the answer is
-(B)", "Answer: B", ``\boxed{B}``, "B. a bank", "(B) is the correct answer", "It must be B." A letter
-elsewhere does not count. Reasoning in ``<think>`` tags is dropped.
+Gold is a letter (``B``, ``(B)``), a letter with the option's text (``(B) a bank``), or only an
+option's text. A completion is an option's letter or text, or free text that states one: "the answer
+is (B)", "Answer: B", ``\boxed{B}``, "B. a bank", "(B) is the correct answer", "It must be B." A
+letter elsewhere does not count. Reasoning in ``<think>`` tags is dropped.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ _MARKUP = re.compile(r"\\(?:text|textbf|mathrm|mathbf)\{([^{}]*)\}|[*_`$\"“”
 _PREFIX = re.compile(
     r"(?:(?:the|an?|option|choice|letter|definitely|clearly|probably|likely)\s+)*", re.IGNORECASE
 )
-# A or I may be a word: then only what cannot follow the word ends the letter.
+# A and I may be words, so they count only before something that cannot follow the word.
 _LETTER = re.compile(
     r"\(\s?([A-Za-z])\s?(?:\)|$)"
     r"|\[([A-Z])\]"
@@ -35,18 +35,23 @@ _LETTER = re.compile(
     r"|([AI])(?=\s*(?:$|[.,;:)\n]|because\b|since\b|as\b|and\b|which\b|is\b))"
     r"|([a-z])(?=\s*[.)]?\s*$)"
 )
-# a second option after the first, which is then no answer; "B, A is wrong" names one
+# A second option after the first, which is then not an answer. "B, A is wrong" names only one.
 _ANOTHER = re.compile(
-    r"\s*(?:(?:,\s*(?:and|or)|[,/&]|and\b|or\b)\s*(?:\(([A-Z])\)|([A-HJ-Z])(?![\w'’]))|\(([A-Z])\))(?!\s+(?:is|was|are)\b)"
+    r"\s*(?:(?:,\s*(?:and|or)|[,/&]|and\b|or\b)\s*(?:\(([A-Z])\)|([A-HJ-Z])(?![\w'’]))"
+    r"|\(([A-Z])\))(?!\s+(?:is|was|are)\b)"
 )
 _QUOTED = re.compile(r"(?<!\w)['‘]([A-Z])['’](?!\w)")
 _IS_CORRECT = re.compile(
-    r"\b(?:[Oo]ption|[Cc]hoice|[Aa]nswer)\s(?:\(([A-Z])\)|([A-Z]))\sis\s(?:the\s)?(?:correct|right|best)\b"
-    r"|(?:\(([A-Z])\)|\b([A-Z]))\sis\sthe\s(?:(?:correct|right|best)\s(?:answer|option|choice)|answer)\b"
-    r"|(?:[Ss]o|[Tt]hus|[Tt]herefore|[Hh]ence),?\s(?:\(([A-Z])\)|([B-HJ-Z]))\sis\s(?:correct|right)\b"
-    r"|\bI(?:'ll|\swould)?\s(?:choose|pick|select|go\swith)\s(?:option\s)?(?:\(([A-Z])\)|([B-HJ-Z]))(?![\w'’])"
+    r"\b(?:[Oo]ption|[Cc]hoice|[Aa]nswer)\s(?:\(([A-Z])\)|([A-Z]))\sis\s(?:the\s)?(?:correct|right"
+    r"|best)\b"
+    r"|(?:\(([A-Z])\)|\b([A-Z]))\sis\sthe\s(?:(?:correct|right|best)\s(?:answer|option|choice)"
+    r"|answer)\b"
+    r"|(?:[Ss]o|[Tt]hus|[Tt]herefore|[Hh]ence),?\s(?:\(([A-Z])\)|([B-HJ-Z]))\sis\s(?:correct"
+    r"|right)\b"
+    r"|\bI(?:'ll|\swould)?\s(?:choose|pick|select|go\swith)\s(?:option\s)?(?:\(([A-Z])\)"
+    r"|([B-HJ-Z]))(?![\w'’])"
 )
-# a sentence that ends in the letter: "It must be B.", "I think it's B", "Therefore, B.", "Option B"
+# a sentence that ends in the letter: "It must be B.", "I think it's B", "Therefore, B."
 _ENDS_IN = re.compile(
     r"(?:\b(?:[Ii]t|[Tt]his|[Tt]hat)(?:\s(?:must|should|would|has\sto|have\sto)\sbe|\sis|['’]s)"
     r"|\bI\s(?:think|believe|guess|say|suppose)|\b(?:[Ss]o|[Tt]hus|[Tt]herefore|[Hh]ence),?"
@@ -61,21 +66,22 @@ _SENTENCE = re.compile(r"[.!?\n]")
 SENTENCE_CHARACTERS = 200
 _ONLY = re.compile(r"\(?([A-Za-z])\)?\.?")
 _LEADING = re.compile(
-    r"\(([A-Z])\)(?!\s(?:and|or|is (?:not|wrong|incorrect|false))\b)|([A-Z])(?:[.):](?=\s|$)|\s*$|\s*\n)"
+    r"\(([A-Z])\)(?!\s(?:and|or|is (?:not|wrong|incorrect|false))\b)|([A-Z])(?:[.):](?=\s|$)|\s*$"
+    r"|\s*\n)"
 )
 
 
 def grade(completion: str, gold: str) -> tuple[Status, str | None]:
-    """Grade a completion against `gold`. `answer` is the option's letter, or its normalised text
-    where gold has none.
+    """Grade a completion against `gold`.
 
-    A gold with a text also passes for that text alone; another text fails. A gold that is only a
-    letter leaves a completion without a letter unparsed.
+    `answer` is the option's letter, or its normalised text if gold has no letter. If gold has a
+    text, that text alone also passes, and another text fails. If gold is only a letter, a
+    completion without a letter is unparsed.
     """
     completion = without_reasoning(completion)
     letter, text = _gold(gold)
     own = letter or normalized(text)
-    # a letter is a letter, even where an option's text is one
+    # a single letter is read as a letter, even if an option's text is a single letter
     bare = _ONLY.fullmatch(completion.strip()) is not None
     if completion.strip() == gold.strip() or (
         text and not bare and normalized(completion) == normalized(text)
@@ -125,13 +131,13 @@ def _called_correct(completion: str) -> str | None:
 
 
 def _is_denied(text: str, end: int) -> bool:
-    """Does the sentence say "not" before this place?"""
+    """Whether the sentence contains a negation before this position."""
     before = _SENTENCE.split(text[max(0, end - SENTENCE_CHARACTERS) : end])[-1]
     return _DENIED.search(before) is not None
 
 
 def _alone(completion: str) -> str | None:
-    """A letter that begins the completion as a label does, or is a line by itself at its end."""
+    """A letter that labels the beginning of the completion, or is alone on its last line."""
     text = _unmarked(first_answer(completion))
     only = _ONLY.fullmatch(text)
     if only is not None:

@@ -1,9 +1,8 @@
-r"""A definite answer in a fixed writing (BIG-Bench Hard, last letters): is what a completion states
-the gold string?
+r"""Answers in a fixed form (BIG-Bench Hard, last letters): grades them by string equality.
 
-Equal after: white space collapsed, quotes, markup and the final period removed, case folded;
-numbers by value; brackets without the white space between them; an option's letter as `choice`
-finds it.
+Before the comparison, spaces are collapsed, quotation marks, markup and the final period are
+removed, and case is folded. Numbers are compared by value, brackets without the spaces between
+them, and an option's letter as `choice` finds it.
 """
 
 from __future__ import annotations
@@ -23,11 +22,11 @@ _TEXT_COMMAND = re.compile(r"\\(?:text|textbf|mathrm|mathbf)\{([^{}]*)\}")
 
 
 def grade(completion: str, gold: str) -> tuple[Status, str | None]:
-    """Grade a completion against `gold`, a text, or a JSON list of texts that are each right.
+    """Grade a completion against `gold`, a text or a JSON list of texts that are all right.
 
-    Without a statement ("the answer is", a box, ``<answer>``) its last line is the answer, if
-    short. Reasoning in ``<think>`` tags is dropped. `answer` is
-    canonical: every pass of a gold has the same.
+    Without a statement ("the answer is", a box, ``<answer>``), the last line is the answer if it is
+    short. Reasoning in ``<think>`` tags is dropped. `answer` is canonical: every pass of a gold has
+    the same.
     """
     completion = without_reasoning(completion)
     if _OPTION.fullmatch(gold.strip()):

@@ -1,8 +1,8 @@
-r"""GSM8K: the number after ``####``, else the last boxed one, else after "the answer is", else the
-last number.
+r"""GSM8K: grades the final number of a solution.
 
-Of an equation, as in ``#### 40 + 2 = 42``, the number is what stands behind its last equals sign.
-Numbers are compared as exact decimals. Reasoning in ``<think>`` tags is dropped.
+It is the number after ``####``, or else the last boxed number, the one after "the answer is", or
+the last number. Of an equation, as in ``#### 40 + 2 = 42``, it is the number after the last equals
+sign. Numbers are compared as exact decimals. Reasoning in ``<think>`` tags is dropped.
 """
 
 from __future__ import annotations
@@ -20,12 +20,13 @@ from shaped_eval.grading.text.statements import last_match
 from shaped_eval.records import Status
 
 SEARCHED_CHARACTERS = 10_000
-# A sign counts where it cannot be a subtraction: not after a digit, a letter or a closing bracket.
+# A minus sign counts if it cannot be a subtraction: not after a digit, letter or closing bracket.
 _NUMBER = re.compile(
     r"(?:(?<![\w)\]}])[-−–]\s?\\?\$?\s?)?(?:(?:\d{1,3}(?:,\d{3})+(?!\d)|\d+)(?:\.\d+)?|\.\d+)"
 )
 _STATEMENT = re.compile(
-    r"\banswer(?:\s*\*{0,2}\s?[:=]|\s+(?:is|are|would\s+be|should\s+be|must\s+be)\b)[:\s*$({\\]{0,8}(?=[-−–]?\s?[$\\]{0,2}[\d.])"
+    r"\banswer(?:\s*\*{0,2}\s?[:=]|\s+(?:is|are|would\s+be|should\s+be"
+    r"|must\s+be)\b)[:\s*$({\\]{0,8}(?=[-−–]?\s?[$\\]{0,2}[\d.])"
     r"([^\n]{1,200})",
     re.IGNORECASE,
 )
@@ -33,7 +34,7 @@ _SENTENCE_END = re.compile(r"[.!?](?:\s|$)")
 
 
 def extract_number(text: str) -> Number | None:
-    """The final answer of a solution, or None where it has no number."""
+    """The final answer of a solution, or None if it has no number."""
     marked = text.rpartition("####")[2].split("\n", 1)[0] if "####" in text else ""
     statement = last_match(_STATEMENT, text)
     stated = _SENTENCE_END.split(statement[1], maxsplit=1)[0] if statement else ""
@@ -56,9 +57,9 @@ def extract_number(text: str) -> Number | None:
 
 
 def grade(completion: str, gold: str) -> tuple[Status, str | None]:
-    """Grade one solution. `gold` is a GSM8K solution with ``####`` or the bare number.
+    """Grade one solution. `gold` is a GSM8K solution with ``####``, or only the number.
 
-    Answers are equal as decimals: ``1,000.0`` is ``$1000``.
+    Answers are equal as decimals: ``1,000.0`` equals ``$1000``.
     """
     expected = extract_number(gold)
     number = extract_number(before_next_question(without_reasoning(completion)))

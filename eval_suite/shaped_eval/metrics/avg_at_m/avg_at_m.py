@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 import datasets
 import evaluate
-from shaped_eval.metrics import PASSES, RETURNS, flat, samples_a_problem
+from shaped_eval.metrics import PASSES, RETURNS, flat, samples_per_problem
 from shaped_eval.statistics import avg_at_m, problem_interval, sampling_se
 
 
@@ -22,5 +22,6 @@ class AvgAtM(evaluate.Metric):
         )
 
     def _compute(self, predictions: Sequence[Sequence[bool]]) -> dict[str, float | None]:
-        m, counts = samples_a_problem(predictions), [sum(row) for row in predictions]
+        m = samples_per_problem(predictions)
+        counts = [sum(row) for row in predictions]
         return flat(f"avg@{m}", problem_interval(avg_at_m(counts, m), sampling_se(counts, m)))

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 import datasets
 import evaluate
-from shaped_eval.metrics import ANSWERS, RETURNS, flat, samples_a_problem, votes
+from shaped_eval.metrics import ANSWERS, RETURNS, flat, samples_per_problem, votes
 from shaped_eval.statistics import cons, problem_interval, vote_sampling_se
 
 
@@ -15,7 +15,8 @@ class ConsAtM(evaluate.Metric):
 
     def _info(self) -> evaluate.MetricInfo:
         return evaluate.MetricInfo(
-            description="Cons@m: is the right answer the most frequent of m? 1/r in a tie of r.",
+            description="Cons@m: whether the right answer is the most frequent of m; 1/r in a "
+            "tie of r.",
             citation="",
             inputs_description=f"{ANSWERS} Returns: {RETURNS}",
             features=datasets.Features(
@@ -29,6 +30,7 @@ class ConsAtM(evaluate.Metric):
     def _compute(
         self, predictions: Sequence[Sequence[str | None]], references: Sequence[str]
     ) -> dict[str, float | None]:
-        m, ballots_P = samples_a_problem(predictions), votes(predictions, references)
+        m = samples_per_problem(predictions)
+        ballots_P = votes(predictions, references)
         values_P = [cons(ballot) for ballot in ballots_P]
         return flat(f"cons@{m}", problem_interval(values_P, vote_sampling_se(ballots_P, m)))

@@ -1,5 +1,4 @@
-"""Maj@k, the majority vote of k samples averaged over all subsets, with intervals, as a module of
-`evaluate`."""
+"""Maj@k, the mean majority vote of k samples over all subsets, as a module of `evaluate`."""
 
 from __future__ import annotations
 
@@ -7,17 +6,17 @@ from collections.abc import Sequence
 
 import datasets
 import evaluate
-from shaped_eval.metrics import ANSWERS, RETURNS, flat, samples_a_problem, votes
+from shaped_eval.metrics import ANSWERS, RETURNS, flat, samples_per_problem, votes
 from shaped_eval.statistics import maj_at_k, problem_interval, vote_sampling_se
 
 
 class MajAtK(evaluate.Metric):
-    """``compute(predictions=[["4", "5", ""], ...], references=["4", ...], k=[2])`` → maj@2; k ≤
-    n."""
+    """``compute(predictions=[["4", "5"], ...], references=["4", ...], k=[2])`` → maj@2; k ≤ n."""
 
     def _info(self) -> evaluate.MetricInfo:
         return evaluate.MetricInfo(
-            description="Maj@k: is the right answer the most frequent of k? The mean over all subsets of k of n.",
+            description="Maj@k: whether the right answer is the most frequent of k; the mean "
+            "over all subsets of k of n samples.",
             citation="",
             inputs_description=f"{ANSWERS} k: numbers of votes, each at most n. Returns: {RETURNS}",
             features=datasets.Features(
@@ -34,7 +33,7 @@ class MajAtK(evaluate.Metric):
         references: Sequence[str],
         k: Sequence[int],
     ) -> dict[str, float | None]:
-        samples_a_problem(predictions)
+        samples_per_problem(predictions)
         ballots_P = votes(predictions, references)
         found: dict[str, float | None] = {}
         for voters in k:
