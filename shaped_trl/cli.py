@@ -164,7 +164,7 @@ def rlvr_command(argv: list[str]) -> int:
     from shaped_trl.rlvr.run import rlvr
     from shaped_trl.training.engines import division
     from shaped_trl.training.resuming import own_output_dir
-    from shaped_trl.training.run import model_source
+    from shaped_trl.training.starting_point import model_source
 
     if args.audit_reward == "only":  # which needs no model and leaves nothing behind
         rlvr(prompts, args, model_args, rewards, benchmarks)

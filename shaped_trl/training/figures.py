@@ -1,4 +1,4 @@
-"""Logged quantities over steps, a colour for each arm. Figures without global state."""
+"""Plots of logged quantities over steps. No global state of matplotlib is used."""
 
 from __future__ import annotations
 
@@ -10,14 +10,14 @@ from typing import Any
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-# Okabe and Ito: told apart with any kind of colour vision.
+# The palette of Okabe and Ito, which also people with colour blindness can tell apart.
 COLOURS = ("#000000", "#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#999999")
 _STYLES = ("-", "--", ":", "-.")
 
 
 @dataclass(frozen=True)
 class Panel:
-    """One axis: for each arm a line (steps, values) per seed."""
+    """One pair of axes, with one line (steps, values) for each seed of each arm."""
 
     title: str
     y_label: str
@@ -25,7 +25,7 @@ class Panel:
 
 
 def plot_panels(panels: Sequence[Panel]) -> Figure | None:
-    """Panels side by side over steps, None where nothing was logged. A colour is an arm."""
+    """Draw the panels that have values, one colour per arm; return None if none has."""
     drawn = [
         panel
         for panel in panels

@@ -1,5 +1,4 @@
-"""A run's log as one picture: losses, entropy, masses, ranks, learning rate and the scheduled shape
-over steps."""
+"""Plot a run's log: losses, entropy, masses, ranks, learning rate and shape over steps."""
 
 from __future__ import annotations
 
@@ -15,7 +14,7 @@ from shaped_trl.training.log_reading import curve, read_log
 from shaped_trl.training.schedules import SCHEDULABLE
 
 _GROUPS = ("informative", "all_right", "all_wrong", "truncated", "unparsed", "ungraded")
-# (title, unit, columns of the log; a * stands for any characters)
+# (title, unit, columns of the log, where * matches any characters)
 PANELS = (
     ("Loss", "nats per token", ("loss", "nll", "eval_loss", "eval_nll")),
     ("Entropy", "nats", ("entropy", "eval_entropy")),
@@ -47,7 +46,7 @@ PANELS = (
 
 
 def log_panels(rows: Sequence[dict[str, Any]]) -> list[Panel]:
-    """The panels for which something was logged, each with the columns that were."""
+    """The panels that have logged columns."""
     rows, panels = list(rows), []
     logged = list(dict.fromkeys(column for row in rows for column in row))
     for title, unit, patterns in PANELS:
@@ -61,10 +60,9 @@ def log_panels(rows: Sequence[dict[str, Any]]) -> list[Panel]:
 
 
 def _rank_panel(rows: list[dict[str, Any]], logged: Sequence[str]) -> list[Panel]:
-    """The histogram of target ranks in a few parts that a picture can hold: of evaluations, else of
-    training."""
+    """The histogram of target ranks in four parts: of the evaluations if there are any."""
     prefix = "eval_rank_" if "eval_rank_0" in logged else "rank_"
-    # in the order of the ranks
+    # The log has the buckets in the order of the ranks.
     buckets = [column for column in logged if column.startswith(prefix)]
     curves = {}
     for name, part in (
@@ -83,7 +81,7 @@ def _rank_panel(rows: list[dict[str, Any]], logged: Sequence[str]) -> list[Panel
 
 
 def plot_log(path: Path) -> None:
-    """Draw the log at `path` as a .png of the same name; nothing where nothing was logged."""
+    """Draw the log at `path` as a .png of the same name. An empty log is not drawn."""
     figure = plot_panels(log_panels(read_log(path)))
     if figure is not None:
         with replacing(path.with_suffix(".png"), "wb") as file:

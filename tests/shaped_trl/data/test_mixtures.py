@@ -370,7 +370,9 @@ def test_a_checkpoint_of_another_model_is_refused(tmp_path, monkeypatch, capsys)
     argv = ["train", "--config", "r.yaml", "--output_dir", "other"]
     assert cli.main([*argv, "--resume_from_checkpoint", "out/checkpoint-2"]) == 2
     error = capsys.readouterr().err.strip().splitlines()[-1]
-    assert "checkpoint 'out/checkpoint-2' has hidden_size=16, the model of this run 8" in error
+    assert (
+        "checkpoint 'out/checkpoint-2' has hidden_size=16, but the model of this run has 8" in error
+    )
     (tmp_path / "t5").mkdir()
     (tmp_path / "t5" / "config.json").write_text('{"model_type": "t5"}')
     assert cli.main([*argv, "--model_name_or_path", "./t5"]) == 2

@@ -76,7 +76,8 @@ def test_a_checkpoint_with_a_damaged_state_is_passed_over_or_named(content, tmp_
     )
     (tmp_path / "model.safetensors").touch()
     with pytest.raises(
-        UserError, match=r"resume_from_checkpoint='.*checkpoint-4' has no whole trainer_state\.json"
+        UserError,
+        match=r"resume_from_checkpoint='.*checkpoint-4' has no complete trainer_state\.json",
     ):
         already_finished(args)
 
@@ -103,9 +104,9 @@ def test_the_damaged_weights_of_a_checkpoint_are_named(tmp_path):
     [
         (OSError(errno.ENOSPC, "x"), "no space left on the device while saving; free some"),
         (OSError(errno.EDQUOT, "x"), "no space left on the device while saving; free some"),
-        (OSError(errno.EFBIG, "x"), "File too large while saving; mend that"),
-        (OSError(errno.EROFS, "x"), "Read-only file system while saving; mend that"),
-        (PermissionError(errno.EACCES, "x"), "Permission denied while saving; mend that"),
+        (OSError(errno.EFBIG, "x"), "File too large while saving; solve this"),
+        (OSError(errno.EROFS, "x"), "Read-only file system while saving; solve this"),
+        (PermissionError(errno.EACCES, "x"), "Permission denied while saving; solve this"),
         (
             SafetensorError(
                 "Error while serializing: I/O error: Read-only file system (os error 30)"

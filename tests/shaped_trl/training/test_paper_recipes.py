@@ -25,7 +25,8 @@ from shaped_trl.data.mixtures import mixture_entries
 from shaped_trl.modeling.architectures import ARCHITECTURES, paper_config, parameter_counts
 from shaped_trl.study.reporting import paper
 from shaped_trl.training import ShapedConfig
-from shaped_trl.training.run import build_trainer, new_model
+from shaped_trl.training.run import build_trainer
+from shaped_trl.training.starting_point import new_model
 from shaped_trl.training.throughput import PEAK_FLOPS
 
 PRE = [f"paper/{model}/pretrain" for model in ARCHITECTURES]

@@ -88,7 +88,7 @@ def test_a_masked_language_model(folder, capsys):
         intermediate_size=8,
     )
     name = save(BertForMaskedLM(config), "bert")
-    assert "no causal language model" in refusal(capsys, "--model_name_or_path", name)
+    assert "not a causal language model" in refusal(capsys, "--model_name_or_path", name)
 
 
 def test_a_bias_that_a_dense_model_has_not(folder, capsys):

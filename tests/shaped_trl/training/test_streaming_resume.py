@@ -105,7 +105,7 @@ def test_a_checkpoint_of_another_run_is_refused(tmp_path):
     one.train()
     position = tmp_path / "out" / "checkpoint-2" / "stream-0.json"
     position.write_text(position.read_text().replace('"world": 1', '"world": 2'))
-    with pytest.raises(UserError, match="saved by 2 processes, this run has 1"):
+    with pytest.raises(UserError, match="saved by 2 processes, and this run has 1"):
         one.train(resume_from_checkpoint=True)
     position.unlink()
     with pytest.raises(UserError, match=r"no stream-0\.json"):

@@ -75,7 +75,8 @@ def test_grpo_takes_arguments_of_a_base_class(config, tmp_path):
 
 def test_arguments_of_another_trainer_are_refused(tmp_path):
     with pytest.raises(
-        TypeError, match=r"args=GRPOConfig has .*num_generations.*, which ShapedConfig has not"
+        TypeError,
+        match=r"args=GRPOConfig has .*num_generations.*, which ShapedConfig does not have",
     ):
         shaped(GRPOConfig(str(tmp_path), use_cpu=True, bf16=False))
 
