@@ -383,7 +383,7 @@ def test_a_push_that_fails_during_training_is_a_warning(hub, folder, monkeypatch
     ]
     assert warnings
     assert "no room" in warnings[0]
-    assert "the same command, run again, sends it" in only_error(capsys)
+    assert "run the same command again to push it" in only_error(capsys)
     assert hub.files["model", "me/full"] == {}
     shutil.rmtree(folder / "full" / "checkpoint-4")
     monkeypatch.setattr(hub, "refuse", None)
