@@ -56,11 +56,10 @@ OTHERS = {
 INTRODUCTION = """\
 The accuracy reward grades a fixed set of answers that need no solving. Each answer is tried bare
 and in the form that the prompt asks for, on 64 prompts (or on all if there are fewer), as
-`shaped-trl rlvr
---audit_reward only` does. The bar is 30%. If the golds have at most five values and the most
-frequent one has a higher share, the bar is that share; answers that depend on the prompt then get
-three standard errors more. A reward above the bar is refused. An answer that passed on none of the
-first 16 prompts was not tried on more.
+`shaped-trl rlvr --audit_reward only` does. The bar is 30%. If the golds have at most five values
+and the most frequent one has a higher share, the bar is that share; answers that depend on the
+prompt then get three standard errors more. A reward above the bar is refused. An answer that passed
+on none of the first 16 prompts was not tried on more.
 
 The last three columns describe the golds: how many golds of the sample pass when they are given as
 answers, how many different golds the sample and a draw from the rest contain, and the share of the

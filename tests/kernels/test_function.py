@@ -257,7 +257,7 @@ REFUSED = [
     ({"logit_scale": -1.0}, "logit_scale=-1.0"),
     ({"chunk_mb": 0.0}, "chunk_mb=0.0"),
     ({"metrics": ("nll", "perplexity")}, "metrics contains 'perplexity'"),
-    ({"metrics": "nll"}, "metrics='nll' is one string"),
+    ({"metrics": "nll"}, "metrics='nll' is a string"),
     ({"impl": "cuda"}, "impl='cuda' is not available; use auto, reference, chunked, triton"),
     (
         {"accum_dtype": torch.bfloat16},

@@ -1,5 +1,4 @@
-"""A study's charts as pictures: a colour for each arm, the same in all of them. Figures without
-global state."""
+"""A study's charts as pictures, with the same colour for an arm in all of them."""
 
 from __future__ import annotations
 
@@ -17,10 +16,12 @@ from shaped_trl.training.figures import COLOURS
 
 
 def plot_chart(chart: Chart, arms: Sequence[str], dashed: Collection[str]) -> Figure:
-    """A row of axes for each panel, a column for each regime.
+    """Draw a chart: a row of axes for each panel, a column for each regime.
 
-    arms: all of the study, so that an arm has one colour in every figure. dashed: those drawn with
-        dashes.
+    Args:
+        chart: what to draw.
+        arms: all arms of the study, so that an arm has the same colour in every figure.
+        dashed: the arms that are drawn with dashes.
     """
     panels = list(dict.fromkeys(line.panel for line in chart.lines))
     regimes = list(dict.fromkeys(line.regime for line in chart.lines))
@@ -57,14 +58,14 @@ def plot_chart(chart: Chart, arms: Sequence[str], dashed: Collection[str]) -> Fi
 
 
 def _colour(place: int) -> str:
-    """The first arm's is its own; others', more of them than colours, come again."""
+    """The colour of an arm. The first one is unique; the others repeat if there are many arms."""
     return COLOURS[0] if place == 0 else COLOURS[1 + (place - 1) % (len(COLOURS) - 1)]
 
 
 def _draw(
     axis: Axes, line: Line, x: Sequence[Any], colour: str, dashed: bool, chart: Chart
 ) -> None:
-    """A line with its band; over stages points with error bars, arms side by side."""
+    """Draw a line with its band; over stages, points with error bars and arms side by side."""
     look: dict[str, Any] = {"color": colour, "linestyle": "--" if dashed else "-", "linewidth": 1.4}
     marker = "" if chart.scale == "steps" else "o"
     axis.plot(

@@ -377,7 +377,7 @@ def test_a_checkpoint_of_another_model_is_refused(tmp_path, monkeypatch, capsys)
     (tmp_path / "t5" / "config.json").write_text('{"model_type": "t5"}')
     assert cli.main([*argv, "--model_name_or_path", "./t5"]) == 2
     assert (
-        "'t5', which is no causal language model"
+        "'t5', which is not a causal language model"
         in capsys.readouterr().err.strip().splitlines()[-1]
     )
 

@@ -27,7 +27,7 @@ from shaped_trl.study.reporting.drawing import plot_chart
 from shaped_trl.study.reporting.effects import effects, holm
 from shaped_trl.study.reporting.findings import find
 from shaped_trl.study.reporting.pages import blocks
-from shaped_trl.study.reporting.reading import Runs
+from shaped_trl.study.reporting.reading import RegimeRuns
 from shaped_trl.study.reporting.results import collect, read_regimes
 
 
@@ -45,13 +45,13 @@ def results(folder: Path) -> dict[str, Any]:
 
 
 @pytest.fixture
-def regimes(read: list[Runs]) -> list[Runs]:
+def regimes(read: list[RegimeRuns]) -> list[RegimeRuns]:
     """A copy to change."""
     return copy.deepcopy(read)
 
 
 @pytest.fixture(scope="module")
-def read(folder: Path) -> list[Runs]:
+def read(folder: Path) -> list[RegimeRuns]:
     return read_regimes(load_study(folder / "study.yaml", folder))
 
 
@@ -66,7 +66,7 @@ def verdicts(claims: Sequence[dict[str, Any]]) -> dict[str, tuple[str, ...]]:
     }
 
 
-def judged(regimes: Sequence[Runs]) -> list[dict[str, Any]]:
+def judged(regimes: Sequence[RegimeRuns]) -> list[dict[str, Any]]:
     return judge(regimes, effects(regimes))
 
 
@@ -74,11 +74,11 @@ def sentence(claims: Sequence[dict[str, Any]], claim: str, regime: str) -> str:
     return next(each["regimes"][regime]["sentence"] for each in claims if each["claim"] == claim)
 
 
-def report_text(regimes: Sequence[Runs], results: dict[str, Any]) -> str:
+def report_text(regimes: Sequence[RegimeRuns], results: dict[str, Any]) -> str:
     return to_markdown("Study", blocks(regimes[0].study, results, ()))
 
 
-def change_log(runs: Runs, arm: str, stage: str, key: str, factor: float) -> None:
+def change_log(runs: RegimeRuns, arm: str, stage: str, key: str, factor: float) -> None:
     for rows in runs.logs[arm, stage].values():
         for row in rows:
             row[key] *= factor
@@ -198,7 +198,7 @@ def test_what_was_not_planned_is_not_missed(
     }
 
 
-def test_rl_is_not_compared_where_training_was_not_alike(regimes: list[Runs]) -> None:
+def test_rl_is_not_compared_where_training_was_not_alike(regimes: list[RegimeRuns]) -> None:
     change_log(regimes[1], "precision_product", "pretrain", "eval_nll", 1.2)
     claims = judged(regimes)
     expected = PLANTED | {
@@ -214,7 +214,7 @@ def test_rl_is_not_compared_where_training_was_not_alike(regimes: list[Runs]) ->
         )
 
 
-def test_verdicts_turn_with_the_numbers(regimes: list[Runs]) -> None:
+def test_verdicts_turn_with_the_numbers(regimes: list[RegimeRuns]) -> None:
     for runs in regimes:
         change_log(runs, "precision_product", "pretrain", "eval_entropy", 3.0)
         change_log(runs, "diversity_product", "pretrain", "eval_entropy", 0.3)
@@ -241,7 +241,7 @@ def test_verdicts_turn_with_the_numbers(regimes: list[Runs]) -> None:
 
 @pytest.mark.parametrize(("p_reward", "verdict"), [(0.02, "refuted"), (0.03, "not resolved")])
 def test_one_of_two_quantities_refutes_at_half_the_level(
-    regimes: list[Runs], p_reward: float, verdict: str
+    regimes: list[RegimeRuns], p_reward: float, verdict: str
 ) -> None:
     rows = effects(regimes)
     for row in rows:
@@ -254,7 +254,9 @@ def test_one_of_two_quantities_refutes_at_half_the_level(
     assert verdicts(judge(regimes, rows))["precision_rl"] == ("not resolved", "shown", verdict)
 
 
-def test_an_arm_with_data_of_its_own_is_not_compared_in_likelihood(regimes: list[Runs]) -> None:
+def test_an_arm_with_data_of_its_own_is_not_compared_in_likelihood(
+    regimes: list[RegimeRuns],
+) -> None:
     for runs in regimes:
         change_log(runs, "precision_product", "pretrain", "eval_nll", 1.2)
     before = collect(regimes)
@@ -274,7 +276,7 @@ def test_an_arm_with_data_of_its_own_is_not_compared_in_likelihood(regimes: list
     assert "| precision_product | -0.6 | +3.2 |" not in report_text(regimes, results)
 
 
-def test_an_arm_with_options_of_its_own_has_no_part_in_a_claim(regimes: list[Runs]) -> None:
+def test_an_arm_with_options_of_its_own_has_no_part_in_a_claim(regimes: list[RegimeRuns]) -> None:
     """Its shape is not all that tells it from the baseline: another learning rate, a schedule with
     no shape."""
     for runs in regimes:
@@ -290,7 +292,7 @@ def test_an_arm_with_options_of_its_own_has_no_part_in_a_claim(regimes: list[Run
     assert found == {"entropy_order": both, "entropy_collapse": both}
 
 
-def test_a_claim_needs_two_seeds_of_its_arms(regimes: list[Runs]) -> None:
+def test_a_claim_needs_two_seeds_of_its_arms(regimes: list[RegimeRuns]) -> None:
     for runs in regimes:
         for stage in ("rlvr", "eval_rlvr"):
             for kind in (runs.logs, runs.evaluations):
@@ -309,7 +311,7 @@ def test_a_claim_needs_two_seeds_of_its_arms(regimes: list[Runs]) -> None:
     assert verdicts(unmeasured)["precision_rl"] == ("not resolved", "not resolved", "refuted")
 
 
-def test_what_a_claim_says_of_regimes_and_seeds(regimes: list[Runs]) -> None:
+def test_what_a_claim_says_of_regimes_and_seeds(regimes: list[RegimeRuns]) -> None:
     del regimes[0].evaluations["diversity_product", "eval_rlvr"][0]
     for seed, rows in regimes[1].logs["precision_product", "rlvr"].items():
         for row, like in zip(rows, regimes[1].logs["cross_entropy", "rlvr"][seed], strict=True):
@@ -329,7 +331,7 @@ def test_what_a_claim_says_of_regimes_and_seeds(regimes: list[Runs]) -> None:
     assert "(7 to 8 seeds)" in claim["regimes"]["D"]["sentence"]
 
 
-def test_limits_count_the_seeds_that_are_done(folder: Path, read: list[Runs]) -> None:
+def test_limits_count_the_seeds_that_are_done(folder: Path, read: list[RegimeRuns]) -> None:
     def limits(done: dict[str, int]) -> str:
         """With so many seeds of some arms."""
         regimes = copy.deepcopy(read)
@@ -355,7 +357,7 @@ def test_limits_count_the_seeds_that_are_done(folder: Path, read: list[Runs]) ->
     assert "training seeds: the intervals over seeds" not in text
 
 
-def test_arms_with_other_seeds_are_compared_on_those_in_common(regimes: list[Runs]) -> None:
+def test_arms_with_other_seeds_are_compared_on_those_in_common(regimes: list[RegimeRuns]) -> None:
     for runs in regimes:
         for seed, rows in runs.logs["cross_entropy", "pretrain"].items():
             for row in rows:
@@ -369,7 +371,7 @@ def rows_of(text: str) -> list[dict[str, str]]:
 
 
 def test_numbers_beside_a_picture_are_what_it_shows(
-    folder: Path, read: list[Runs], results: dict[str, Any]
+    folder: Path, read: list[RegimeRuns], results: dict[str, Any]
 ) -> None:
     drawn = charts(read, results)
     names = [
@@ -433,7 +435,7 @@ def check_axes(chart: Chart, rows: list[dict[str, str]]) -> None:
 
 
 def test_many_arms_leave_exploratory_ones_their_own_figures(
-    regimes: list[Runs], results: dict[str, Any]
+    regimes: list[RegimeRuns], results: dict[str, Any]
 ) -> None:
     study = regimes[0].study
     more = json.loads(json.dumps(results))

@@ -16,9 +16,9 @@ from shaped_eval.reporting.outcomes import read_outcomes
 from study_processes import FAKES, run, write_study
 
 from shaped_trl.study.definition import Study
-from shaped_trl.study.finished import finished, outcomes_of, rows_of
+from shaped_trl.study.finished import finished_run, outcomes_of, rows_of
 from shaped_trl.study.loading import load_study
-from shaped_trl.study.plan import Run, plan
+from shaped_trl.study.plan import StudyRun, plan
 from shaped_trl.study.report import report_study
 from shaped_trl.study.reporting.results import collect, read_regimes
 from shaped_trl.study.state import DONE, STARTED, claim, is_done
@@ -76,7 +76,7 @@ def test_what_is_kept_is_what_was_there(tmp_path: Path) -> None:
     write_planted(tmp_path / "out")
     study = next(load_study(tmp_path / "out/study.yaml", tmp_path / "out").each_regime())
     folder = study.folder("precision_product", 3, "eval_rlvr")
-    kept = finished(study, "precision_product", 3, "eval_rlvr")
+    kept = finished_run(study, "precision_product", 3, "eval_rlvr")
     assert kept is not None
     (name, expected), (_, found) = (
         *read_outcomes(folder).items(),
@@ -89,7 +89,7 @@ def test_what_is_kept_is_what_was_there(tmp_path: Path) -> None:
             else vars(found)[key] == value
         ), (name, key)
 
-    kept = finished(study, "precision_product", 3, "pretrain")
+    kept = finished_run(study, "precision_product", 3, "pretrain")
     assert kept is not None
     logged = list(read_jsonl(study.folder("precision_product", 3, "pretrain") / "train_log.jsonl"))
     assert rows_of(kept) == [pytest.approx(row, rel=1e-6) for row in logged]
@@ -104,7 +104,7 @@ def test_what_is_kept_does_not_say_where_the_study_lies(tmp_path: Path) -> None:
         "argv": ["rlvr", "--m", elsewhere, "--output_dir", str(done.parent)]
     }
     done.write_text(json.dumps(outcome))
-    kept = finished(study, "precision_product", 3, "rlvr")
+    kept = finished_run(study, "precision_product", 3, "rlvr")
     assert kept is not None
     assert kept["outcome"]["argv"] == [
         "rlvr",
@@ -115,11 +115,11 @@ def test_what_is_kept_does_not_say_where_the_study_lies(tmp_path: Path) -> None:
     ]
     record = study.record("precision_product", 3, "rlvr")
     written = record.stat().st_mtime_ns
-    assert finished(study, "precision_product", 3, "rlvr") == kept
+    assert finished_run(study, "precision_product", 3, "rlvr") == kept
     assert record.stat().st_mtime_ns == written  # the same run is not kept again
     shutil.copytree(tmp_path / "out", tmp_path / "copy")
     copy = next(load_study(tmp_path / "out/study.yaml", tmp_path / "copy").each_regime())
-    assert finished(copy, "precision_product", 3, "rlvr") == kept
+    assert finished_run(copy, "precision_product", 3, "rlvr") == kept
 
 
 @pytest.mark.slow
@@ -160,7 +160,7 @@ def test_a_run_that_is_done_anew_replaces_its_json(tmp_path: Path) -> None:
     assert after["evaluation"] != before["evaluation"]
 
 
-def run_of(study: Study, key: str) -> Run:
+def run_of(study: Study, key: str) -> StudyRun:
     return next(each for each in plan(study) if each.key == key)
 
 
@@ -248,11 +248,11 @@ def test_two_parts_of_a_study_may_keep_a_run_at_once(
             pid = others.pop()
             with monkeypatch.context() as patch:
                 patch.setattr(os, "getpid", lambda: pid)
-                finished(study, "precision_product", 3, "rlvr")
+                finished_run(study, "precision_product", 3, "rlvr")
         replace(source, target)
 
     monkeypatch.setattr(os, "replace", interleaved)
-    kept = finished(study, "precision_product", 3, "rlvr")
+    kept = finished_run(study, "precision_product", 3, "rlvr")
     assert others == []
     record = study.record("precision_product", 3, "rlvr")
     assert json.loads(record.read_text()) == kept

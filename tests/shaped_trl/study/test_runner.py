@@ -220,7 +220,7 @@ def test_a_run_has_one_gpu_unless_it_starts_several_processes(
 ) -> None:
     """None: as its parent has them, here none when the server was started."""
     monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
-    monkeypatch.setattr(runner, "visible_devices", lambda: ["3", "5"])
+    monkeypatch.setattr(runner, "gpu_names", lambda: ["3", "5"])
     study = load_study(
         write_study(tmp_path, rlvr={"num_processes": num_processes}), tmp_path / "out"
     )
@@ -234,7 +234,7 @@ def test_gpus_are_named_as_cuda_counts_them(monkeypatch: pytest.MonkeyPatch) -> 
     monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
     there = [Path("/dev/nvidia3"), Path("/dev/nvidiactl"), Path("/dev/nvidia-uvm")]
     monkeypatch.setattr(Path, "glob", lambda self, pattern: iter(there))
-    assert runner.visible_devices() == ["0"]
+    assert runner.gpu_names() == ["0"]
 
 
 def test_another_study_in_the_folder_is_said_and_loses_nothing(
