@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any
 
+from matplotlib.figure import Figure
+from shaped_eval.reporting.figures import axes_grid, line_look
 from shaped_eval.untrusted.files import replacing
 
-from shaped_trl.training.figures import Panel, plot_panels
 from shaped_trl.training.log_reading import curve, read_log
 from shaped_trl.training.schedules import SCHEDULABLE
 
@@ -43,6 +45,15 @@ PANELS = (
     ("Learning rate", "", ("learning_rate",)),
     ("Reward shape", "", SCHEDULABLE),
 )
+
+
+@dataclass(frozen=True)
+class Panel:
+    """One pair of axes, with one line (steps, values) for each seed of each arm."""
+
+    title: str
+    y_label: str
+    curves: Mapping[str, Sequence[tuple[list[int], list[float]]]]
 
 
 def log_panels(rows: Sequence[dict[str, Any]]) -> list[Panel]:
@@ -86,3 +97,24 @@ def plot_log(path: Path) -> None:
     if figure is not None:
         with replacing(path.with_suffix(".png"), "wb") as file:
             figure.savefig(file, format="png", dpi=80)
+
+
+def plot_panels(panels: Sequence[Panel]) -> Figure | None:
+    """Draw the panels that have values, one colour per arm; return None if none has."""
+    drawn = [
+        panel
+        for panel in panels
+        if any(steps for lines in panel.curves.values() for steps, _ in lines)
+    ]
+    if not drawn:
+        return None
+    figure, axes = axes_grid(len(drawn))
+    for axis, panel in zip(axes, drawn, strict=True):
+        for index, (arm, lines) in enumerate(panel.curves.items()):
+            for number, (steps, values) in enumerate(lines):
+                label = arm if number == 0 else None
+                axis.plot(steps, values, label=label, linewidth=1.4, **line_look(index))
+        axis.set(title=panel.title, xlabel="step", ylabel=panel.y_label)
+        axis.grid(alpha=0.3)
+        axis.legend(fontsize="small")
+    return figure

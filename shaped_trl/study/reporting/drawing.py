@@ -9,10 +9,10 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, MaxNLocator, PercentFormatter
+from shaped_eval.reporting.figures import COLOURS, plain_label
 
 from shaped_trl.study.reporting.charts import Chart, Line
 from shaped_trl.study.reporting.wording import in_regime
-from shaped_trl.training.figures import COLOURS
 
 
 def plot_chart(chart: Chart, arms: Sequence[str], dashed: Collection[str]) -> Figure:
@@ -48,7 +48,7 @@ def plot_chart(chart: Chart, arms: Sequence[str], dashed: Collection[str]) -> Fi
     ordered = [arm for arm in arms if arm in handles]
     figure.legend(
         [handles[arm] for arm in ordered],
-        [_plain(arm) for arm in ordered],
+        [plain_label(arm) for arm in ordered],
         loc="outside lower center",
         ncols=min(len(ordered), 3 * len(regimes)),
         fontsize="small",
@@ -86,7 +86,7 @@ def _draw(
 
 def _label(axis: Axes, chart: Chart, title: str) -> None:
     axis.set(xlabel=chart.x_label, ylabel=chart.y_label)
-    axis.set_title(_plain(title), fontsize="medium")
+    axis.set_title(plain_label(title), fontsize="medium")
     axis.grid(alpha=0.3)
     axis.spines[["top", "right"]].set_visible(False)
     if chart.percent:
@@ -95,12 +95,7 @@ def _label(axis: Axes, chart: Chart, title: str) -> None:
         axis.set_xscale("log", base=2)
         axis.xaxis.set_major_formatter(FuncFormatter(lambda k, _: f"{k:g}"))
     elif chart.scale == "stages":
-        axis.set_xticks(range(len(chart.order)), [_plain(name) for name in chart.order])
+        axis.set_xticks(range(len(chart.order)), [plain_label(name) for name in chart.order])
         axis.set_xlim(-0.5, len(chart.order) - 0.5)
     else:
         axis.xaxis.set_major_locator(MaxNLocator(integer=True))
-
-
-def _plain(text: str) -> str:
-    """No mathematics in names: a dollar is a dollar."""
-    return text.replace("$", r"\$")

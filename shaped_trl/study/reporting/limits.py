@@ -72,7 +72,6 @@ def _seed_limits(results: dict[str, Any]) -> list[str]:
     limits = [
         f"{seeds} training seeds: the intervals over seeds are t intervals of {paired} paired "
         "values."
-        "values."
     ]
     found: dict[str, list[dict[str, Any]]] = {}
     for row in results["effects"]:
@@ -194,7 +193,6 @@ def _task_limits(results: dict[str, Any]) -> list[str]:
         return []
     return [
         f"{' and '.join(tasks)}: a controlled task. It shows mechanisms, not what a model does on "
-        "real text."
         "real text."
     ]
 

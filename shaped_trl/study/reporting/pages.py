@@ -185,7 +185,6 @@ def _settings(study: Study, results: Mapping[str, Any], pictures: Sequence[Pictu
             Text(
                 f"{made['runs']} runs at commit {made['commit'] or 'unknown'}, with "
                 f"{versions or '?'}."
-                f"{versions or '?'}."
             )
         )
     for regime, values in results["regimes"].items():
