@@ -54,8 +54,6 @@ class ShapedCausalLMOutput(ModelOutput):
         aux_loss: the load-balancing loss without its weight, if router logits are requested.
         hidden_states, attentions, cross_attentions, router_logits: the model's own, if they are
             requested.
-        hidden_states, attentions, cross_attentions, router_logits: the model's own, where they are
-            requested.
     """
 
     loss: Tensor | None = None
@@ -115,8 +113,7 @@ def shape_lm_head(
         model: a causal language model with an output embedding (`get_output_embeddings`).
         shape: the reward shape; None means cross-entropy.
         metrics: the per-token metrics to compute, from "nll", "entropy", "target_prob",
-        "head_mass",
-            "tail_mass", "is_top1", "target_rank".
+            "head_mass", "tail_mass", "is_top1", "target_rank".
         impl: the implementation of `shaped_linear_loss`.
 
     Returns:

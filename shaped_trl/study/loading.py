@@ -322,7 +322,7 @@ def _check_kinds(where: str, value: Mapping[str, Any], **kinds: type) -> None:
 def _named(what: str, name: Any) -> str:
     if not isinstance(name, str) or not _NAME.fullmatch(name):
         raise UserError(
-            f"{what}: {name!r} becomes a folder; use only letters, digits, '_', '.' and '-'"
+            f"{what}: {name!r} would name a folder; use only letters, digits, '_', '.' and '-'"
         )
     return name
 

@@ -49,7 +49,8 @@ class StudyRun:
 
     `settings` are those of its recipe, overridden by the command line. A number in `argv` may
     depend on a temperature that is still to be found (`bound`). `depends_on` are keys of earlier
-    runs."""
+    runs.
+    """
 
     key: str
     arm: str

@@ -55,8 +55,9 @@ def as_config(
 
 @dataclass
 class ShapedConfig(WatchArguments, SFTConfig):
-    """`SFTConfig` plus the reward shape of arXiv 2512.22955 (Eq. 10–13). The defaults are
-    cross-entropy.
+    """`SFTConfig` plus the reward shape of arXiv 2512.22955 (Eq. 10–13).
+
+    The defaults are cross-entropy.
 
     Defaults that differ from `SFTConfig`'s: a run whose loss is not finite stops (`on_bad_loss`),
     `bf16` is off on a CPU, and the tokens of the whole run are counted. TRL's `loss_type="dft"` is

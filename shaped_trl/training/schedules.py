@@ -90,8 +90,7 @@ class ShapeSchedule:
 
         Raises:
             ValueError: a field, kind or key is unknown; steps do not ascend; `RewardShape` refuses
-            a
-                value; or `base` already sets a scheduled field.
+                a value; or `base` already sets a scheduled field.
         """
         if not isinstance(settings, dict):
             raise ValueError(

@@ -13,9 +13,12 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pytest
 import yaml
 from shaped_eval.records import append_jsonl
 from study_rows import N, write_evaluation
+
+from shaped_trl.study.report import report_study
 
 PROBLEMS = 12
 SEEDS = tuple(range(8))
@@ -154,3 +157,20 @@ def _passes(share: float) -> list[int]:
     """Passes of each problem whose mean share of N is nearest to `share`."""
     total = round(share * N * PROBLEMS)
     return [total // PROBLEMS + (number < total % PROBLEMS) for number in range(PROBLEMS)]
+
+
+def planted_report(folders: pytest.TempPathFactory) -> Path:
+    """The folder of the study with its report."""
+    out = folders.mktemp("planted") / "planted"
+    write_planted(out)
+    report_study(out)
+    return out
+
+
+def effect(
+    results: dict[str, Any], regime: str, arm: str, against: str, stage: str, metric: str
+) -> dict[str, Any]:
+    """The row of one effect in results.json."""
+    labels = {"regime": regime, "arm": arm, "against": against, "stage": stage, "metric": metric}
+    (row,) = (row for row in results["effects"] if labels.items() <= row.items())
+    return row

@@ -15,7 +15,7 @@ TOY = ["--device", "cpu", "--sizes", "40x16x300", "--seconds", "0.05"]
 
 @pytest.fixture
 def benchmark(monkeypatch):
-    """The script as a module, its neighbours importable."""
+    """The script as a module that can import its neighbours."""
     monkeypatch.syspath_prepend(FOLDER)
     import linear_loss
 
@@ -34,7 +34,7 @@ def test_a_run_appends_rows_with_times_ratios_errors_and_provenance(tmp_path):
         "floor",
     ]
     command += ["--out", out, "--plot", plot, "--commit", "abc1234"]
-    # Tensors this small only wait for a second thread.
+    # With tensors this small, a second thread only costs time.
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     finished = subprocess.run(command, capture_output=True, text=True, check=False, env=environment)
     assert finished.returncode == 0, finished.stderr
@@ -81,7 +81,7 @@ def test_rows_are_not_appended_to_a_file_with_other_columns(benchmark, tmp_path)
 
 
 def off_by_a_little(part: str):
-    """`shaped_linear_loss`, wrong by a thousandth in one part wherever it is not the reference."""
+    """`shaped_linear_loss` with an error of a thousandth in one part, except in the reference."""
 
     def wrong_loss(*inputs, impl: str, **settings):
         output = shaped_linear_loss(*inputs, impl=impl, **settings)

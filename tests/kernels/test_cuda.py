@@ -1,5 +1,4 @@
-"""What only a GPU can show: no waiting, the memory taken, and numbers at the size of a real
-head."""
+"""What only a GPU can show: asynchronous work, memory, and the numbers of a real head."""
 
 import pytest
 import torch

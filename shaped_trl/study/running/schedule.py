@@ -84,7 +84,8 @@ def share_of(runs: Sequence[StudyRun], part: int, parts: int) -> list[StudyRun]:
     """The runs of part number `part`, from 1 on, of `parts`.
 
     The runs of a regime and seed stay together, since they need each other or are compared in
-    pairs."""
+    pairs.
+    """
     groups = list(dict.fromkeys(group_of(run) for run in runs))
     mine = groups[part - 1 :: parts]
     return [run for run in runs if group_of(run) in mine]

@@ -32,8 +32,9 @@ TOLERANCE = 1e-3  # of ln T; reached after about 8 evaluations
 
 
 def main(argv: list[str]) -> int:
-    """Write OUT/temperature.json: {"temperature", "entropy", "entropy_at_1", "wanted", "tried":
-    [[T, entropy], …]}.
+    """Find the temperature, and write it to OUT/temperature.json.
+
+    The file is {"temperature", "entropy", "entropy_at_1", "wanted", "tried": [[T, entropy], …]}.
 
     Raises:
         UserError: a run has no held-out entropy, or no temperature in [0.05, 20] gives it.

@@ -1,5 +1,4 @@
-"""The JSON of each finished run: the report needs nothing else, and a study goes on from it on
-another machine."""
+"""The records of finished runs are enough for the report, and to continue elsewhere."""
 
 from __future__ import annotations
 
@@ -99,7 +98,7 @@ def test_what_is_kept_does_not_say_where_the_study_lies(tmp_path: Path) -> None:
     write_planted(tmp_path / "out")
     study = next(load_study(tmp_path / "out/study.yaml", tmp_path / "out").each_regime())
     done = study.folder("precision_product", 3, "rlvr") / DONE
-    elsewhere = f"/mnt{tmp_path}/out/model"  # has the folder's name in it, and is not in the folder
+    elsewhere = f"/mnt{tmp_path}/out/model"  # contains the folder's name only
     outcome = json.loads(done.read_text()) | {
         "argv": ["rlvr", "--m", elsewhere, "--output_dir", str(done.parent)]
     }
@@ -116,7 +115,7 @@ def test_what_is_kept_does_not_say_where_the_study_lies(tmp_path: Path) -> None:
     record = study.record("precision_product", 3, "rlvr")
     written = record.stat().st_mtime_ns
     assert finished_run(study, "precision_product", 3, "rlvr") == kept
-    assert record.stat().st_mtime_ns == written  # the same run is not kept again
+    assert record.stat().st_mtime_ns == written  # the record is not renewed
     shutil.copytree(tmp_path / "out", tmp_path / "copy")
     copy = next(load_study(tmp_path / "out/study.yaml", tmp_path / "copy").each_regime())
     assert finished_run(copy, "precision_product", 3, "rlvr") == kept
@@ -143,7 +142,7 @@ def test_a_study_goes_on_elsewhere_and_makes_only_the_models_again_that_it_start
     assert started() == set()
     assert files_of(there) == files_of(tmp_path / "here")
     (there / "finished/b/seed0/rlvr.json").unlink()
-    assert started() == {"b/seed0/pretrain", "b/seed0/rlvr"}  # its evaluation is done
+    assert started() == {"b/seed0/pretrain", "b/seed0/rlvr"}  # its evaluation is done already
     there_eval = json.loads((there / "finished/b/seed0/eval.json").read_text())
     assert there_eval == json.loads((tmp_path / "here/finished/b/seed0/eval.json").read_text())
 
@@ -172,7 +171,7 @@ def test_what_was_done_with_other_settings_is_in_no_number(tmp_path: Path) -> No
     (tmp_path / "rlvr.yaml").write_text("max_steps: 3\nfail_arm: b\n")
     assert run(load_study(path, tmp_path / "out")) == 1
     results = json.loads((study.out / "results.json").read_text())
-    # the latter was done for the other beta
+    # the latter was made with the other beta
     assert results["incomplete"] == ["b/seed0/rlvr", "b/seed0/eval"]
     assert results["regimes"][""]["arms"]["b_exponent"]["evaluations"] == {}
 
@@ -243,7 +242,7 @@ def test_two_parts_of_a_study_may_keep_a_run_at_once(
     replace, others = os.replace, [os.getpid() + 1]
 
     def interleaved(source: Path, target: Path) -> None:
-        """As os.replace, after another process has kept the run from beginning to end."""
+        """os.replace, after another process has written the whole record."""
         if others:
             pid = others.pop()
             with monkeypatch.context() as patch:

@@ -1,4 +1,4 @@
-"""A study becomes command lines, with what each run depends on."""
+"""A study becomes command lines with their dependencies."""
 
 from __future__ import annotations
 
@@ -119,7 +119,7 @@ def test_a_shared_stage_runs_once_and_all_arms_go_on_from_it(tmp_path: Path) -> 
         assert midtrain.depends_on == (f"rare/cross_entropy/seed{seed}/pretrain",)
         assert flag(midtrain, "model_name_or_path") == str(runs[midtrain.depends_on[0]].folder)
     assert flag(runs["rare/precision/seed0/midtrain"], "beta") == "-0.25"
-    # its data is the baseline's; what follows is on the arm's own
+    # the shared stage has the baseline's data; later stages have the arm's own
     assert flag(runs["rare/cross_entropy/seed0/pretrain"], "dataset").endswith(
         "/data/rare/train.jsonl"
     )
@@ -136,7 +136,7 @@ def test_a_shared_stage_starts_from_a_shared_one(tmp_path: Path) -> None:
     del values["stages"]["pretrain"]["shared"]
     values["stages"]["midtrain"] |= {"shared": True, "shaped": False}
     with pytest.raises(
-        UserError, match=r"stages.midtrain.shared: pretrain, which it starts from, is not"
+        UserError, match=r"stages.midtrain.shared: pretrain, from which it starts, is not"
     ):
         load(tmp_path, values)
 
@@ -144,7 +144,7 @@ def test_a_shared_stage_starts_from_a_shared_one(tmp_path: Path) -> None:
 def test_rollouts_at_another_temperature_take_steps_of_its_scale(tmp_path: Path) -> None:
     runs = {run.key: run for run in plan(load(tmp_path, rich_values(tmp_path)))}
     cool = runs["common/cool/seed1/rlvr"]
-    # the gradient is 1/T as large: a norm of 2/T clips where 2 did
+    # the gradient is 1/T as large, so that a norm of 2/T clips the same steps as 2 did
     scaled = {
         name: float(flag(cool, name)) for name in ("temperature", "learning_rate", "max_grad_norm")
     }

@@ -1,5 +1,4 @@
-"""The temperature that matches another model's entropy, against entropies computed from plain
-logits."""
+"""The temperature that matches another model's entropy, compared with plain logits."""
 
 import json
 from pathlib import Path
@@ -78,8 +77,7 @@ def test_the_temperature_is_found_that_gives_the_entropy(trained, temperature, t
 
 @pytest.mark.slow
 def test_it_is_found_on_what_a_streamed_mixture_holds_out(trained, tmp_path):
-    """As in `studies/qwen3-0.6b`: a corpus with one split, decontaminated, and a budget of
-    tokens."""
+    """As in `studies/qwen3-0.6b`, with one split, decontamination and a token budget."""
     (tmp_path / "text.jsonl").write_text((trained / "train.jsonl").read_text())
     settings = recipes.load(trained / "recipe.yaml")
     for key in ("dataset_name", "dataset_test_split", "max_steps"):

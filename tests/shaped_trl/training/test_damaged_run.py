@@ -1,5 +1,4 @@
-"""A training run's damaged files, and disks that take no more: one line, and what is there
-stays."""
+"""Damaged files and full disks give one line, and leave a run's other files as they are."""
 
 import errno
 import json

@@ -1,5 +1,4 @@
-"""`train --dry_run`: its numbers against the recipe's own arithmetic, against tensors counted, and
-against the run."""
+"""`train --dry_run`: its numbers against plain arithmetic, counted tensors and the run."""
 
 import json
 import re
@@ -20,8 +19,7 @@ MIXTURE = {"num_local_experts": 8, "num_experts_per_tok": 2, "intermediate_size"
 
 
 def kept_numbers(config, tokens=256, checkpointing=False, autocast=False):
-    """Float32 numbers (by their bytes) that the backbone's forward saves for its backward, a token,
-    no parameters."""
+    """How many float32 numbers per token the backbone saves for its backward."""
     torch.manual_seed(0)
     model = AutoModelForCausalLM.from_config(config, dtype=torch.float32).train()
     if checkpointing:
@@ -31,7 +29,7 @@ def kept_numbers(config, tokens=256, checkpointing=False, autocast=False):
 
     def keep(tensor):
         storage = tensor.untyped_storage()
-        # under autocast not the weights' copies in half precision
+        # without autocast's copies of the weights in half precision
         if storage._cdata not in weights and (not autocast or tokens in tensor.shape):
             seen[storage._cdata] = storage
         return tensor

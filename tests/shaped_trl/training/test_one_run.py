@@ -1,4 +1,4 @@
-"""One run at an `output_dir`: a second `train` or `rlvr` writes nothing, in no process."""
+"""Only one run may use an `output_dir`: a second one writes nothing, in any process."""
 
 import json
 import subprocess
@@ -14,7 +14,7 @@ from shaped_trl import cli
 
 @pytest.fixture
 def commands(tmp_path) -> dict[str, list[str]]:
-    """A command of each kind with the same `output_dir`."""
+    """One command of each kind with the same `output_dir`."""
     model = tmp_path / "model"
     tiny_model().save_pretrained(model)
     tiny_tokenizer().save_pretrained(model)

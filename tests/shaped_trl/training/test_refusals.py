@@ -1,5 +1,4 @@
-"""Starts that would train on nothing, or end in a traceback, end with one line; and what the model
-card says."""
+"""Starts that would train on nothing or crash end with one line; and the model card."""
 
 import json
 
@@ -50,7 +49,7 @@ def save(model, name: str, tokenizer=True) -> str:
 
 
 def test_a_checkpoint_without_a_tokenizer(folder, capsys):
-    """transformers would make a tokenizer without a vocabulary, and every row would be empty."""
+    """transformers would make a tokenizer without a vocabulary, so that every row is empty."""
     name = save(tiny_model(), "bare", tokenizer=False)
     assert "has no tokenizer files" in refusal(capsys, "--model_name_or_path", name)
     tiny_tokenizer().save_pretrained("tokenizer")
@@ -59,7 +58,7 @@ def test_a_checkpoint_without_a_tokenizer(folder, capsys):
     rows = [
         json.loads(line) for line in (folder / "out" / "train_log.jsonl").read_text().splitlines()
     ]
-    assert rows[0]["nll"] > 1  # rows of nothing would have 0
+    assert rows[0]["nll"] > 1  # empty rows would have 0
 
 
 def test_a_vocabulary_below_the_tokenizers(folder, capsys):

@@ -1,4 +1,4 @@
-"""What users of TRL's trainers are used to holds with ours in their place."""
+"""Our trainers can be used as TRL's trainers are."""
 
 import dataclasses
 import logging

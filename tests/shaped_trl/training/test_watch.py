@@ -1,5 +1,4 @@
-"""A loss that is no number, or jumps, stops the run before the update and says where; or the update
-is left out."""
+"""A loss that is not finite, or that jumps, stops the run or skips the update."""
 
 import pytest
 import torch
@@ -15,7 +14,7 @@ BAD_STEP, ACCUMULATION = 4, 2
 
 
 class Poisoned(ShapedTrainer):
-    """The loss of one micro-batch, of one process, times `factor`."""
+    """Multiplies the loss of one micro-batch in one process by `factor`."""
 
     factor, rank, micro_batches, step_of_factor = float("nan"), 0, 0, BAD_STEP
 
@@ -83,7 +82,7 @@ def test_a_skipped_update_changes_nothing(tmp_path, caplog):
 
 
 def test_a_gradient_that_is_not_finite(tmp_path):
-    """The loss of the poisoned micro-batch is the same, its gradient is not."""
+    """The loss of the poisoned micro-batch stays the same, but its gradient changes."""
     one, _ = trained(tmp_path, factor=1.0, max_steps=1)
     one.model.lm_head.weight.register_hook(lambda gradient: gradient * float("inf"))
     with pytest.raises(BadLoss, match="the gradient is not finite, though the loss is"):
