@@ -165,8 +165,8 @@ def _print_replaced_study(study: Study) -> None:
     path = study.out / "study.yaml"
     before = recipes.load(path).get("name") if path.is_file() else study.name
     if before != study.name:
-        held = f"{study.out} held the study {one_line(str(before))}"
-        print(f"{held}: runs that the two share are kept, others go to stale/")
+        replaced = f"{study.out} contained the study {one_line(str(before))}"
+        print(f"{replaced}: runs that both share are kept, others move to stale/")
 
 
 def prepare_data(study: Study) -> None:

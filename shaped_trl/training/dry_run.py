@@ -39,7 +39,7 @@ from shaped_trl.training.starting_point import (
 
 SHOWN_CHARACTERS = 1_000
 # Raised if a data set or a tokenizer is not available: the rest of the plan is still useful.
-NOT_AT_HAND = (UserError, OSError)
+NOT_AVAILABLE = (UserError, OSError)
 
 
 @dataclass
@@ -103,10 +103,10 @@ def _model_lines(
 ) -> Iterator[str]:
     try:
         config = _config(corpus, args, model_args)
-    except NOT_AT_HAND as error:
+    except NOT_AVAILABLE as error:
         if not starts_from_checkpoint(corpus, model_args):
             raise
-        yield f"model        not at hand: {_one_line(error)}"
+        yield f"model        not available: {_one_line(error)}"
         return
     counts, text = parameter_counts(config), config.get_text_config()
     yield f"model        {config.model_type}, {counts.total:,} parameters"
@@ -237,8 +237,8 @@ def _batch_lines(
         try:
             trainer = build_trainer(source, quiet, plain, make_model=_stand_in)
             batch = next(iter(trainer.get_train_dataloader()))
-        except NOT_AT_HAND as error:
-            yield f"first batch  not at hand: {_one_line(error)}"
+        except NOT_AVAILABLE as error:
+            yield f"first batch  not available: {_one_line(error)}"
             return
     ids, labels = batch["input_ids"][0], batch["labels"][0]
     # Padding is not shown.

@@ -11,7 +11,7 @@ import yaml
 from shaped_eval.records import append_jsonl
 from study_rows import write_evaluation
 
-# Passes of each of 12 problems, by arm and evaluation.
+# The passes of each of 12 problems, by arm and evaluation.
 COUNTS = {
     ("cross_entropy", "eval_pretrain"): [0, 1, 2, 3, 1, 0, 2, 4, 1, 0, 3, 2],
     ("cross_entropy", "eval_rlvr"): [4, 5, 6, 6, 4, 3, 5, 8, 4, 0, 6, 6],
@@ -69,7 +69,7 @@ def train_rows(arm: str) -> list[dict[str, Any]]:
     ]
     evaluations = [
         {"step": 50, "eval_nll": 1.0, "eval_perplexity": math.e, "eval_entropy": 2.0},
-        # repeated below, as by a resumed run
+        # this row is repeated below, as by a resumed run
         {"step": 100, "eval_nll": 99.0, "eval_entropy": 99.0},
         {"step": 100, "eval_nll": NLL[arm], "eval_perplexity": 1.9, "eval_entropy": ENTROPY[arm]},
     ]

@@ -1,4 +1,4 @@
-"""Tiny training runs that are pushed to a Hub of our own, and what came of them."""
+"""Tiny training runs that are pushed to a stand-in for the Hub."""
 
 import json
 from pathlib import Path
@@ -58,7 +58,7 @@ def train(folder: Path, name: str, **settings) -> int:
 
 
 def contents(folder: Path) -> dict[Path, bytes]:
-    """Of a run's files, but the record of its last command."""
+    """The content of a run's files, without the record of its last command."""
     return {
         path: path.read_bytes()
         for path in folder.rglob("*")

@@ -243,7 +243,7 @@ def test_another_study_in_the_folder_is_said_and_loses_nothing(
     )
     capsys.readouterr()
     assert run(load_study(path, tmp_path / "out")) == 0
-    assert "held the study" in capsys.readouterr().out
+    assert "contained the study" in capsys.readouterr().out
     assert num_starts(tmp_path / "out") == 9 + 3
     (kept,) = (tmp_path / "out/stale").glob("b-seed0-rlvr-*.json")
     assert kept.read_bytes() == before

@@ -109,9 +109,9 @@ def test_the_papers_1b(capsys, monkeypatch, tmp_path):
     )
     assert float(ddp) == round(16 * counts.total / 2**30, 2)
     assert float(sharded) == round(16 * counts.total / 64 / 2**30, 2)
-    assert "first batch  not at hand: hub_mirror=" in text
+    assert "first batch  not available: hub_mirror=" in text
     assert not (tmp_path / "out").exists()
-    assert "model        not at hand: model_name_or_path=" in plan(
+    assert "model        not available: model_name_or_path=" in plan(
         capsys, "--config", "paper/1b/midtrain"
     )
 
