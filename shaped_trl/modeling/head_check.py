@@ -126,7 +126,7 @@ def check_head(own: OwnForward, loss: Callable[..., ShapedLossOutput]) -> Logits
     return logits
 
 
-class _Run(NamedTuple):
+class _Forward(NamedTuple):
     """One forward of the model.
 
     Args:
@@ -144,7 +144,7 @@ class _Run(NamedTuple):
     eps: float
 
 
-def _run(own: OwnForward, ids: Tensor) -> _Run:
+def _run(own: OwnForward, ids: Tensor) -> _Forward:
     """Run the model as it is."""
     head, answers = own.model.get_output_embeddings(), []
 
@@ -160,7 +160,7 @@ def _run(own: OwnForward, ids: Tensor) -> _Run:
     eps = max(torch.finfo(t.dtype).eps for t in (hidden, *answers))
     if hidden.is_cuda:
         eps = max(eps, 2.0**-11)  # matmuls on a GPU may round float32 to TF32
-    return _Run(ids, hidden, _whole(outputs.logits), answers[0].shape[-1], eps)
+    return _Forward(ids, hidden, _whole(outputs.logits), answers[0].shape[-1], eps)
 
 
 def router_rate(model: PreTrainedModel) -> float:
@@ -178,7 +178,7 @@ def router_rate(model: PreTrainedModel) -> float:
     raise _refusal(model, "has a router loss whose rate is not among " + ", ".join(_ROUTER_RATES))
 
 
-def _measure(own: OwnForward, first: _Run) -> Logits:
+def _measure(own: OwnForward, first: _Forward) -> Logits:
     """Measure what the model does to known logits, and to labels."""
     model, hidden = own.model, first.hidden
     dtype = torch.promote_types(hidden.dtype, torch.float32)
@@ -244,7 +244,7 @@ def _transform(model: PreTrainedModel, z: Tensor, out: Tensor) -> Logits:
 
 
 def _compare(
-    model: PreTrainedModel, loss: Callable[..., ShapedLossOutput], logits: Logits, first: _Run
+    model: PreTrainedModel, loss: Callable[..., ShapedLossOutput], logits: Logits, first: _Forward
 ) -> None:
     """Compare the nll of several targets by the model's own logits and by the loss.
 

@@ -51,8 +51,8 @@ def finished_run(
     The keys are: ``version``, that of the definition (without it, 1, in which a command line with β
     and no `--positive` meant the product); ``outcome``, the content of done.json; and one of
     ``log`` (column → values), ``evaluation`` (settings and outcomes of each benchmark) and
-    ``found`` (a temperature). Paths in the study's folder are relative to where it was when the run
-    was made. With a `fingerprint`, only a run with these settings counts.
+    ``found`` (a temperature). Paths in the study's folder are relative to it, wherever it was when
+    the run was made. With a `fingerprint`, only a run with these settings counts.
     """
     folder, path = study.folder(arm, seed, stage), study.record(arm, seed, stage)
     kept = read_state(path.parent, path.name) or None

@@ -65,13 +65,13 @@ def runs_to_keep(runs: Sequence[StudyRun]) -> list[StudyRun]:
 
     A run is repeated if another one has to start from its model, and the model is not here.
     """
-    again: set[str] = set()
+    to_repeat: set[str] = set()
     needed: set[str] = set()
     for run in reversed(runs):
         if not is_done(run) or (run.key in needed and not is_here(run)):
-            again.add(run.key)
+            to_repeat.add(run.key)
             needed.update(run.depends_on)
-    return [run for run in runs if run.key not in again]
+    return [run for run in runs if run.key not in to_repeat]
 
 
 def claim(run: StudyRun, stale: Path) -> int:

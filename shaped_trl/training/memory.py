@@ -4,8 +4,8 @@ This estimates the tensors, not what an allocator reserves: add at least a tenth
 of T tokens, L layers, width D, attention width A = heads × head size, K = key-value heads × head
 size, feed-forward width F, vocabulary V.
 
-- Weights, gradients and AdamW's two moments: 4 numbers per parameter in the model's dtype. The
-  gradients and moments of adapters are not counted.
+- Weights, gradients and AdamW's two moments: 4 numbers per parameter in the model's dtype. With
+  adapters, only the weights of the frozen model are counted.
 - DDP's buckets: a second copy of the gradients.
 - A copy of the weights in half precision under autocast. If the model is sharded (FSDP2, ZeRO-3),
   only two layers, the embedding and the head are gathered at a time.

@@ -95,7 +95,7 @@ def unfinished(run: Path, copy: Path) -> Path:
 
 
 def run_all(runs: list[tuple[dict[str, str], list[str], Path | None]]) -> list[int]:
-    """The exit codes of `shaped-trl` for these runs, each (arguments, environment, folder or None).
+    """The exit codes of `shaped-trl` for these runs, each (environment, arguments, folder).
 
     A run with a folder continues a copy of that folder's run, cut off in the middle. The last of its
     arguments is its own folder.

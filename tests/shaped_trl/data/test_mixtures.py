@@ -248,7 +248,7 @@ TWO = '[{"dataset_name": "a.jsonl", "weight": 0.9}, {"dataset_name": "b.jsonl", 
         ),
         (
             ["--dataset_name", "a.jsonl", "--streaming", "true", "--dataloader_num_workers", "2"],
-            "set 0 or 1",
+            "use 0 or 1",
         ),
         (
             ["--dataset_name", "a.jsonl", "--streaming", "true", "--max_steps", "-1"],
@@ -260,7 +260,7 @@ TWO = '[{"dataset_name": "a.jsonl", "weight": 0.9}, {"dataset_name": "b.jsonl", 
         ),
         (
             ["--dataset_name", "a.jsonl", "--train_tokens", "1K"],
-            "train_tokens=1K beside max_steps=2: give one",
+            "train_tokens=1K and max_steps=2 both set the length of the run: give one",
         ),
         (["--dataset_name", "a.jsonl", "--decontaminate", "gsm9k"], "gsm8k"),
         (["--dataset_name", "a.jsonl", "--num_heldout", "0"], "num_heldout=0 must be at least 1"),

@@ -171,12 +171,14 @@ def test_a_resumed_run_has_the_biases_of_an_undisturbed_one(dtype, tmp_path):
     )
     # none of it may remain
     fresh = collapsed_model(spread=0.0, dtype=getattr(torch, dtype), initializer_range=0.5)
-    again = balanced_run(tmp_path, model=fresh, resume=str(tmp_path / "checkpoint-3"), **settings)
-    assert again["biases"].dtype == torch.float32
-    assert torch.equal(again["biases"], whole["biases"])
-    assert all(torch.equal(a, b) for a, b in zip(again["counts"], whole["counts"][3:], strict=True))
+    resumed = balanced_run(tmp_path, model=fresh, resume=str(tmp_path / "checkpoint-3"), **settings)
+    assert resumed["biases"].dtype == torch.float32
+    assert torch.equal(resumed["biases"], whole["biases"])
+    assert all(
+        torch.equal(a, b) for a, b in zip(resumed["counts"], whole["counts"][3:], strict=True)
+    )
     for (name, ours), theirs in zip(
-        again["weights"].items(), whole["weights"].values(), strict=True
+        resumed["weights"].items(), whole["weights"].values(), strict=True
     ):
         assert torch.equal(ours, theirs), name
 

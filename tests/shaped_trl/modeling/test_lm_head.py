@@ -139,10 +139,10 @@ def test_a_tuple_is_returned_where_that_is_asked_for(batch):
 def test_what_else_was_asked_for_is_the_models_own(batch):
     model = models()["moe"]
     model.set_attn_implementation("eager")
-    asked = {"output_hidden_states": True, "output_attentions": True}
-    own = model(**batch, **asked)
+    requested = {"output_hidden_states": True, "output_attentions": True}
+    own = model(**batch, **requested)
     shape_lm_head(model)
-    output = model(**batch, **asked)
+    output = model(**batch, **requested)
     for name in ("hidden_states", "attentions", "router_logits"):
         assert len(output[name]) == len(own[name]) > 0
         for got, expected in zip(output[name], own[name], strict=True):

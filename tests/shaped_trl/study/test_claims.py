@@ -91,13 +91,13 @@ def test_verdicts_are_as_planted(results: dict[str, Any]) -> None:
         by_name["precision_rl"]["sentence"] == "it depends on the regime: shown in P, refuted in D"
     )
     assert by_name["shape_or_temperature"]["arms"] == ["precision_product", "cooled"]
-    said = sentence(claims, "precision_rl", "P")
+    text = sentence(claims, "precision_rl", "P")
     row = effect(results, "P", "precision_product", "cross_entropy", "rlvr", "reward")
     assert (
         f"{100 * row['value']:+.1f} [{100 * row['low']:+.1f}, {100 * row['high']:+.1f}] points"
-        in said
+        in text
     )
-    assert "(8 seeds)" in said
+    assert "(8 seeds)" in text
 
 
 def test_effects_are_those_of_the_rows(folder: Path, results: dict[str, Any]) -> None:

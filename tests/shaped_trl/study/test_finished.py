@@ -127,24 +127,24 @@ def test_a_study_goes_on_elsewhere_and_makes_only_the_models_again_that_it_start
 ) -> None:
     path = write_study(tmp_path)
     assert run(load_study(path, tmp_path / "here")) == 0
-    there = only_finished(tmp_path / "here", tmp_path / "there")
+    moved = only_finished(tmp_path / "here", tmp_path / "there")
 
     def started() -> set[str]:
-        assert run(load_study(path, there)) == 0
-        events = there / "runs/events.jsonl"
+        assert run(load_study(path, moved)) == 0
+        events = moved / "runs/events.jsonl"
         rows = list(read_jsonl(events)) if events.exists() else []
         return {
-            str(Path(row["run"]).relative_to(there / "runs"))
+            str(Path(row["run"]).relative_to(moved / "runs"))
             for row in rows
             if row["event"] == "start"
         }
 
     assert started() == set()
-    assert files_of(there) == files_of(tmp_path / "here")
-    (there / "finished/b/seed0/rlvr.json").unlink()
+    assert files_of(moved) == files_of(tmp_path / "here")
+    (moved / "finished/b/seed0/rlvr.json").unlink()
     assert started() == {"b/seed0/pretrain", "b/seed0/rlvr"}  # its evaluation is done already
-    there_eval = json.loads((there / "finished/b/seed0/eval.json").read_text())
-    assert there_eval == json.loads((tmp_path / "here/finished/b/seed0/eval.json").read_text())
+    moved_eval = json.loads((moved / "finished/b/seed0/eval.json").read_text())
+    assert moved_eval == json.loads((tmp_path / "here/finished/b/seed0/eval.json").read_text())
 
 
 def test_a_run_that_is_done_anew_replaces_its_json(tmp_path: Path) -> None:
@@ -207,15 +207,15 @@ def test_a_run_that_is_made_again_for_its_model_keeps_its_json_until_then(tmp_pa
     path = write_study(tmp_path)
     assert run(load_study(path, tmp_path / "here")) == 0
     study = load_study(path, only_finished(tmp_path / "here", tmp_path / "there"))
-    again = run_of(study, "b/seed0/pretrain")
-    claim(again, study.out / "stale")
-    assert is_done(again)
+    repeated = run_of(study, "b/seed0/pretrain")
+    claim(repeated, study.out / "stale")
+    assert is_done(repeated)
     path.write_text(path.read_text().replace("beta: -0.25", "beta: -0.5"))
     changed = run_of(load_study(path, study.out), "b/seed0/pretrain")
     kept = changed.record.read_bytes()
     claim(changed, study.out / "stale")
     assert not changed.record.exists()
-    assert (study.out / f"stale/b-seed0-pretrain-{again.fingerprint}.json").read_bytes() == kept
+    assert (study.out / f"stale/b-seed0-pretrain-{repeated.fingerprint}.json").read_bytes() == kept
 
 
 def test_what_was_begun_before_a_folder_was_moved_starts_afresh(tmp_path: Path) -> None:

@@ -185,8 +185,8 @@ def test_a_changed_arm_changes_what_is_matched_with_it(tmp_path: Path) -> None:
     changed = {key.split("/")[1] for key in before if before[key] != after[key]}
     assert changed == {"precision", "matched"}
     values["regimes"]["rare"]["running_sums"]["noise"] = 0.3
-    again = {run.key: run.fingerprint for run in plan(load(tmp_path, values))}
-    assert {key.split("/")[0] for key in before if after[key] != again[key]} == {"rare"}
+    later = {run.key: run.fingerprint for run in plan(load(tmp_path, values))}
+    assert {key.split("/")[0] for key in before if after[key] != later[key]} == {"rare"}
 
 
 def test_the_resolved_copy_loads_as_the_same_study(tmp_path: Path) -> None:
@@ -258,17 +258,19 @@ def test_a_file_or_model_of_the_users_own_is_a_part_of_a_run(tmp_path: Path) -> 
     assert found[-1] == {run.key: run.fingerprint for run in plan(load(tmp_path, values))}
 
 
-@pytest.mark.parametrize(("size", "seen"), [(20, {*range(20)}), (21, {*range(10), *range(11, 21)})])
+@pytest.mark.parametrize(
+    ("size", "changed"), [(20, {*range(20)}), (21, {*range(10), *range(11, 21)})]
+)
 def test_a_large_file_is_told_by_its_ends(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, size: int, seen: set[int]
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, size: int, changed: set[int]
 ) -> None:
     monkeypatch.setattr("shaped_trl.study.plan._END_BYTES", 10)
     digests = []
     for place in range(-1, size):
         (tmp_path / str(place)).write_bytes(bytes(number == place for number in range(size)))
         digests.append(_digest(tmp_path / str(place), 0))
-    assert {place for place in range(size) if digests[1 + place] != digests[0]} == seen
-    assert len({*digests}) == len(seen) + 1
+    assert {place for place in range(size) if digests[1 + place] != digests[0]} == changed
+    assert len({*digests}) == len(changed) + 1
 
 
 def test_dry_run_prints_commands_and_writes_nothing(

@@ -226,8 +226,8 @@ def test_a_run_has_one_gpu_unless_it_starts_several_processes(
 def test_gpus_are_named_as_cuda_counts_them(monkeypatch: pytest.MonkeyPatch) -> None:
     """A container may have only the machine's fourth GPU."""
     monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
-    there = [Path("/dev/nvidia3"), Path("/dev/nvidiactl"), Path("/dev/nvidia-uvm")]
-    monkeypatch.setattr(Path, "glob", lambda self, pattern: iter(there))
+    devices = [Path("/dev/nvidia3"), Path("/dev/nvidiactl"), Path("/dev/nvidia-uvm")]
+    monkeypatch.setattr(Path, "glob", lambda self, pattern: iter(devices))
     assert runner.gpu_names() == ["0"]
 
 

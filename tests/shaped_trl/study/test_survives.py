@@ -22,7 +22,7 @@ from shaped_trl.study.plan import plan
 from shaped_trl.study.report import report_study
 from shaped_trl.study.state import DONE, STARTED
 
-SECONDS = "Seconds, added over seeds; of a resumed run the last attempt alone"
+SECONDS = "Seconds, summed over seeds; of a resumed run, only the last attempt"
 
 
 @pytest.fixture(autouse=True)

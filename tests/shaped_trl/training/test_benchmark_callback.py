@@ -42,10 +42,10 @@ TIMES = (
 STEPS = [0, 2, 4, 5]
 
 
-def log(folder, *without) -> list[dict]:
+def log(folder, *left_out) -> list[dict]:
     rows = read_jsonl(Path(folder) / "train_log.jsonl")
     return [
-        {name: value for name, value in row.items() if name not in (*TIMES, *without)}
+        {name: value for name, value in row.items() if name not in (*TIMES, *left_out)}
         for row in rows
     ]
 
@@ -208,10 +208,10 @@ def test_killed_in_an_evaluation_it_ends_as_an_undisturbed_run(
         return generate(self, *args)
 
     monkeypatch.setattr(LiveBackend, "generate", spy)
-    again = build(tmp_path)
-    continue_training(again)
+    resumed = build(tmp_path)
+    continue_training(resumed)
     assert sampled == {one for one in STEPS if one > step}  # the killed one was sampled
-    assert_same(parameters(again), parameters(trainer))
+    assert_same(parameters(resumed), parameters(trainer))
     assert log(tmp_path) == log(folder)
     for one in STEPS:
         results = [path / FOLDER / f"step-{one}" / "results.json" for path in (folder, tmp_path)]

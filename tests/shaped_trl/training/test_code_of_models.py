@@ -39,10 +39,10 @@ def folder(tmp_path, monkeypatch) -> Path:
         "transformers.dynamic_module_utils.HF_MODULES_CACHE", str(tmp_path / "modules")
     )
 
-    def asked(prompt=""):
+    def fail(prompt=""):
         raise AssertionError(f"asked on the terminal: {prompt}")
 
-    monkeypatch.setattr("builtins.input", asked)
+    monkeypatch.setattr("builtins.input", fail)
     text_rows(8).to_json("text.jsonl")
     rows = [{"prompt": row["prompt"], "gold": "7"} for row in pair_rows(8)]
     Path("prompts.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))

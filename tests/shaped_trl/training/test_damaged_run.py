@@ -99,7 +99,7 @@ def test_the_damaged_weights_of_a_checkpoint_are_named(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("error", "said"),
+    ("error", "message"),
     [
         (OSError(errno.ENOSPC, "x"), "no space left on the device while saving; free some"),
         (OSError(errno.EDQUOT, "x"), "no space left on the device while saving; free some"),
@@ -119,12 +119,12 @@ def test_the_damaged_weights_of_a_checkpoint_are_named(tmp_path):
     ],
     ids=str,
 )
-def test_what_cannot_be_saved_says_where_the_run_goes_on(error, said, tmp_path):
+def test_what_cannot_be_saved_says_where_the_run_goes_on(error, message, tmp_path):
     (tmp_path / "checkpoint-2").mkdir()
     (tmp_path / "checkpoint-2" / "trainer_state.json").write_text(
         '{"global_step": 2, "max_steps": 4}'
     )
-    with pytest.raises(UserError, match=said) as found, full_disk_explained(str(tmp_path)):
+    with pytest.raises(UserError, match=message) as found, full_disk_explained(str(tmp_path)):
         raise error
     assert str(found.value).endswith(f"the same command continues from {tmp_path / 'checkpoint-2'}")
 

@@ -25,13 +25,13 @@ def kept_numbers(config, tokens=256, checkpointing=False, autocast=False):
     if checkpointing:
         model.activation_checkpointing_enable()
     weights = {parameter.untyped_storage()._cdata for parameter in model.parameters()}
-    seen = {}
+    saved = {}
 
     def keep(tensor):
         storage = tensor.untyped_storage()
         # without autocast's copies of the weights in half precision
         if storage._cdata not in weights and (not autocast or tokens in tensor.shape):
-            seen[storage._cdata] = storage
+            saved[storage._cdata] = storage
         return tensor
 
     ids = torch.randint(0, 300, (1, tokens))
@@ -39,7 +39,7 @@ def kept_numbers(config, tokens=256, checkpointing=False, autocast=False):
     half = torch.autocast("cpu", torch.bfloat16, enabled=autocast)
     with half, torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
         model.model(input_ids=ids, position_ids=positions, use_cache=False)
-    return sum(storage.nbytes() for storage in seen.values()) / 4 / tokens
+    return sum(storage.nbytes() for storage in saved.values()) / 4 / tokens
 
 
 @pytest.mark.parametrize(

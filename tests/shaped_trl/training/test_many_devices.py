@@ -156,15 +156,15 @@ def test_one_process_goes_on_from_two(runs):
 
 
 @pytest.mark.parametrize(
-    ("folder", "words", "said"),
+    ("folder", "words", "message"),
     [
         ("ddp", HALF, "8 sequences a step on 2 processes, not 4 on 1"),
         ("fsdp2", [], "under accelerate_config fsdp2, this run is under ddp"),
     ],
 )
-def test_what_could_not_go_on_is_refused(runs, folder, words, said, tmp_path, capsys):
+def test_what_could_not_go_on_is_refused(runs, folder, words, message, tmp_path, capsys):
     recipe = str(runs / ("0.yaml" if folder == "ddp" else "1.yaml"))
     copy = unfinished(runs / folder, tmp_path / "copy")
     assert main(["train", "--config", recipe, *words, "--output_dir", str(copy)]) == 2
-    assert said in capsys.readouterr().err
+    assert message in capsys.readouterr().err
     shutil.rmtree(copy)

@@ -129,16 +129,16 @@ def test_rows_are_not_put_into_one_where_attention_would_mask_it_densely(tmp_pat
 
 
 def test_a_step_that_is_logged_has_ranks_and_others_do_not_compute_them(tmp_path):
-    rows, asked = text_rows(4), []
+    rows, with_rank = text_rows(4), []
 
     class Spy(TrainerCallback):
         def on_step_end(self, args, state, control, **kwargs):
-            asked.append("target_rank" in one.head.metrics)
+            with_rank.append("target_rank" in one.head.metrics)
 
     one = tiny_trainer(tmp_path, rows, train_dataset=rows, learning_rate=0.0, logging_steps=2)
     one.add_callback(Spy())
     one.train()
-    assert asked == [False, True, False, True]
+    assert with_rank == [False, True, False, True]
     expected = plain_ranks(plain_targets(rows))
     logged = list(read_jsonl(tmp_path / "train_log.jsonl"))
     assert [row["step"] for row in logged] == [2, 4]

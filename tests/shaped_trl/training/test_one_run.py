@@ -56,6 +56,6 @@ def test_no_process_of_a_second_run_goes_on(commands, tmp_path):
         done = subprocess.run(words, capture_output=True, text=True, timeout=240, check=False)
         assert [path.name for path in (tmp_path / "out").iterdir()] == [locks.LOCK]
     assert done.returncode == 2
-    said = [line for line in done.stderr.splitlines() if line.startswith("shaped-trl")]
-    assert len(said) == 1
-    assert "is in use by another shaped-trl process" in said[0]
+    errors = [line for line in done.stderr.splitlines() if line.startswith("shaped-trl")]
+    assert len(errors) == 1
+    assert "is in use by another shaped-trl process" in errors[0]

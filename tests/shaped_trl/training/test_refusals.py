@@ -92,8 +92,8 @@ def test_a_masked_language_model(folder, capsys):
 
 def test_a_bias_that_a_dense_model_has_not(folder, capsys):
     name = save(tiny_model(), "dense")
-    said = refusal(capsys, "--model_name_or_path", name, "--router_bias_rate", "0.001")
-    assert "router_bias_rate=0.001: Qwen3ForCausalLM has no router bias" in said
+    error = refusal(capsys, "--model_name_or_path", name, "--router_bias_rate", "0.001")
+    assert "router_bias_rate=0.001: Qwen3ForCausalLM has no router bias" in error
 
 
 @pytest.mark.parametrize(
@@ -102,16 +102,16 @@ def test_a_bias_that_a_dense_model_has_not(folder, capsys):
 def test_files_that_hold_no_rows(folder, capsys, content, message):
     (folder / "bad.jsonl").write_text(content)
     name = save(tiny_model(), "model")
-    said = refusal(capsys, "--model_name_or_path", name, "--dataset_name", "bad.jsonl")
-    assert "data 'bad.jsonl'" in said
-    assert message in said
+    error = refusal(capsys, "--model_name_or_path", name, "--dataset_name", "bad.jsonl")
+    assert "data 'bad.jsonl'" in error
+    assert message in error
 
 
 def test_an_output_folder_that_is_a_file(folder, capsys):
     name = save(tiny_model(), "model")
-    said = refusal(capsys, "--model_name_or_path", name, "--output_dir", "r.yaml/out")
-    assert "output_dir='r.yaml/out': " in said
-    assert "r.yaml is a file: name a folder" in said
+    error = refusal(capsys, "--model_name_or_path", name, "--output_dir", "r.yaml/out")
+    assert "output_dir='r.yaml/out': " in error
+    assert "r.yaml is a file: name a folder" in error
 
 
 def test_lists_are_written_on_the_command_line_as_help_shows_them():

@@ -53,10 +53,10 @@ def test_killed_and_restarted_it_ends_with_the_same_parameters(tmp_path, workers
     )
     assert killed.returncode == -signal.SIGKILL, killed.stderr.decode()
     reads(tmp_path)
-    again = build(tmp_path / "part", tmp_path, workers)
-    continue_training(again)
-    assert again.state.global_step == 60
-    expected, found = parameters(whole), parameters(again)
+    resumed = build(tmp_path / "part", tmp_path, workers)
+    continue_training(resumed)
+    assert resumed.state.global_step == 60
+    expected, found = parameters(whole), parameters(resumed)
     for name, value in expected.items():
         assert torch.equal(value, found[name]), name
     biases = [value for name, value in expected.items() if name.endswith("e_score_correction_bias")]
@@ -116,17 +116,17 @@ def _two_runs(folder):
     results = []
     for checkpoint in (None, str(folder / "out" / "checkpoint-3")):
         trainer = build(folder / "out", folder, max_steps=6, save_steps=3)
-        seen = []
+        tokens_seen = []
         fetch = trainer.get_batch_samples
 
-        def record(*arguments, fetch=fetch, seen=seen):
+        def record(*arguments, fetch=fetch, tokens_seen=tokens_seen):
             batches, items = fetch(*arguments)
-            seen.extend(batch["input_ids"].tolist() for batch in batches)
+            tokens_seen.extend(batch["input_ids"].tolist() for batch in batches)
             return batches, items
 
         trainer.get_batch_samples = record
         trainer.train(resume_from_checkpoint=checkpoint)
-        results.append((seen, parameters(trainer)))
+        results.append((tokens_seen, parameters(trainer)))
     return results
 
 

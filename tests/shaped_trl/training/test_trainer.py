@@ -203,8 +203,8 @@ def test_log_is_continued_on_resume(tmp_path):
     # a killed run leaves a step after the checkpoint, and half a line
     with open(log, "a") as file:
         file.write(json.dumps({"step": 5, "loss": -1.0}) + '\n{"step": 6, "lo')
-    again = trainer(arguments(tmp_path / "part", **settings), text_rows(32))
-    again.train(resume_from_checkpoint=str(tmp_path / "part" / "checkpoint-4"))
+    resumed = trainer(arguments(tmp_path / "part", **settings), text_rows(32))
+    resumed.train(resume_from_checkpoint=str(tmp_path / "part" / "checkpoint-4"))
     rows = [list(read_jsonl(tmp_path / name / "train_log.jsonl")) for name in ("whole", "part")]
     assert [row["step"] for row in rows[0]] == [1, 2, 3, 4, 5, 6]
     for a, b in zip(*rows, strict=True):
