@@ -1,13 +1,13 @@
-"""What a reward shape would make of a model's own next-token distributions, without training
-anything.
+"""Compute what a reward shape would make of a model's own next-token distributions.
 
     python examples/fixed_points.py MODEL TEXT.txt [TEXT.txt ...]
 
-Take the distribution d that a model predicts at a position for the true one. Training free logits
-on tokens drawn from d ends where the expected gradient is 0: with cross-entropy at d itself, with a
-weight w(p) of the target's log-probability at p_j = d_j·w(p_j) / Σ_k d_k·w(p_k). This prints how
-entropy and negative log-likelihood (NLL) of that fixed point p differ from those of d, as means
-over the positions, for β of Eq. 11 of arXiv 2512.22955 in both forms.
+Nothing is trained. The distribution d that a model predicts at a position is taken to be the true
+one. Training free logits on tokens drawn from d ends where the expected gradient is 0. With
+cross-entropy this is at d itself. With a weight w(p) of the target's log-probability it is at
+p_j = d_j·w(p_j) / Σ_k d_k·w(p_k). The script prints how entropy and negative log-likelihood (NLL)
+of this fixed point p differ from those of d, as means over the positions, for β of Eq. 11 of arXiv
+2512.22955 in both forms.
 """
 
 from __future__ import annotations
@@ -39,22 +39,23 @@ def log_weight(log_p: Array, log_q: Array, shape: RewardShape) -> Array:
 
 @cache
 def inverse_of_ratio(shape: RewardShape) -> Callable[[Array], Array]:
-    """ln p as a function of ln(p / w(p)), for p up to where that ratio stops rising.
+    """ln p as a function of ln(p / w(p)), for p up to the point where that ratio stops rising.
 
-    In the exponent's form it always rises, in the product's with β < 0 up to 1/(1 − β).
+    In the exponent form it always rises; in the product form with β < 0 it rises up to 1/(1 − β).
     """
     log_odds = np.linspace(-_LARGEST_LOG_ODDS, 30.0, 400_000)
     log_p, log_q = -np.logaddexp(0, -log_odds), -np.logaddexp(0, log_odds)
     ratio = log_p - log_weight(log_p, log_q, shape)
     rising = int(np.argmax(ratio)) + 1
-    return lambda wanted: np.interp(wanted, ratio[:rising], log_p[:rising])
+    return lambda target: np.interp(target, ratio[:rising], log_p[:rising])
 
 
 def fixed_point(data_V: Array, shape: RewardShape) -> Array:
     """p [V] with p_j proportional to data_j·w(p_j), for a `shape` with β alone.
 
-    At most one token can be beyond the rising branch of p/w(p): the likeliest. Its log-odds
-    determine the normaliser, that all others, and bisection finds where all add up to 1.
+    Only the most probable token can be beyond the rising branch of p/w(p). Its log-odds determine
+    the normaliser, which determines all other probabilities. Bisection finds the log-odds for which
+    all probabilities add up to 1.
     """
     first = int(data_V.argmax())
     others_V = np.delete(data_V, first)
@@ -123,7 +124,8 @@ def main(argv: list[str] | None = None) -> None:
         for shape in SHAPES:
             entropy, nll = compare(distributions, shape)
             print(
-                f"| {text.stem} | {shape.positive} | {shape.beta:g} | {entropy:+.1%} | {nll:+.2%} |",
+                f"| {text.stem} | {shape.positive} | {shape.beta:g} | {entropy:+.1%} | {nll:+.2%} "
+                "|",
                 flush=True,
             )
 

@@ -1,8 +1,8 @@
 """Publish the kernel on the Kernel Hub: python kernels/publish.py me/shaped-kernels
 
-The package is pure Python, so its build is a copy for each backend: no Nix, no kernel-builder. The
-card goes to `main`, the build to the branch of its version, `v1`, which
-`get_kernel("me/shaped-kernels", version=1)` loads.
+The package is pure Python, so its build is a copy for each backend, which needs neither Nix nor
+kernel-builder. The card goes to `main`. The build goes to the branch of its version, `v1`, from
+which `get_kernel("me/shaped-kernels", version=1)` loads it.
 """
 
 from __future__ import annotations
@@ -24,8 +24,10 @@ GENERAL = tomllib.loads((SOURCE / "build.toml").read_text(encoding="utf-8"))["ge
 
 
 def build(folder: Path) -> None:
-    """What kernel-builder makes of pure Python, in `folder`/build: a flat copy for each backend,
-    with its metadata."""
+    """Build as kernel-builder does for pure Python, in `folder`/build.
+
+    The result is a flat copy for each backend, with its metadata.
+    """
     module = GENERAL["name"].replace("-", "_")
     package = SOURCE / "torch-ext" / module
     sources = b"".join(path.read_bytes() for path in sorted(package.glob("*.py")))
@@ -39,7 +41,11 @@ def build(folder: Path) -> None:
 
 
 def publish(repository: str) -> str:
-    """Send card and build, and return the address of the commit. Raises what the client raises."""
+    """Push card and build, and return the address of the commit.
+
+    Raises:
+        Exception: whatever the Hub's client raises (`hub_errors`).
+    """
     api, version = HfApi(library_name="shaped-trl"), f"v{GENERAL['version']}"
     card = (
         (SOURCE / "CARD.md").read_text(encoding="utf-8").replace("OWNER/shaped-kernels", repository)

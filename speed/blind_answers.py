@@ -1,11 +1,11 @@
-"""Blind answers on every task of reasoning-gym, and on the data of the RL recipes and benchmarks.
+"""Blind answers on every task of reasoning-gym, and on the data of RL recipes and benchmarks.
 
     python -m speed.blind_answers --hub_mirror DIR       # about 20 minutes on 2 cores
 
-Writes README.md and audits.csv to --out: for each set of prompts the most successful answer of the
-fixed set (`shaped_trl.rlvr.blind_answers`), the share of the prompts on which it is rewarded, and
-the bar above which `shaped-trl rlvr` refuses to train. 64 prompts, seed 0; tasks of reasoning-gym
-with their default configuration.
+It writes README.md and audits.csv to --out. For each set of prompts these name the most successful
+of the fixed answers (`shaped_trl.rlvr.blind_answers`), the share of prompts on which it is
+rewarded, and the bar above which `shaped-trl rlvr` refuses to train. It takes 64 prompts with seed
+0; tasks of reasoning-gym have their default configuration.
 """
 
 from __future__ import annotations
@@ -35,40 +35,42 @@ from shaped_trl.rlvr.rewards import VerdictReward
 from speed.training import origin
 
 OUT = "recipes/studies/results/blind_answers"
-ENTRIES = 100  # of a task of reasoning-gym
+ENTRIES = 100  # entries to draw from a task of reasoning-gym
 NEEDS_CONFIGURATION = ("composite",)
 TASKS, RECIPES, BENCHMARK_DATA = "tasks of reasoning-gym", "recipes", "benchmarks"
 FOUR_OPTIONS = "{question_stem}\n" + "\n".join(
     f"({letter}) {{choices[text][{i}]}}" for i, letter in enumerate("ABCD")
 )
-# sets with few golds, which no recipe has: one of letters, one of two words
+# Sets with few different golds, which no recipe uses: four letters, or two words.
 OTHERS = {
     "openbookqa": PromptArguments(
         "allenai/openbookqa", dataset_config="main", dataset_train_split="test", grader="choice",
         prompt_template=FOUR_OPTIONS, gold_template="{answerKey}",
     ),
     "BBH boolean_expressions": PromptArguments(
-        "SaylorTwift/bbh", dataset_config="boolean_expressions", dataset_train_split="test", grader="exact_match",
+        "SaylorTwift/bbh", dataset_config="boolean_expressions", dataset_train_split="test",
+        grader="exact_match",
         prompt_template="{input}", gold_template="{target}",
     ),
 }  # fmt: skip
 
 INTRODUCTION = """\
-A fixed set of answers that need no solving is graded by the accuracy reward alone, each answer bare and in the form
-that the prompt asks for, on 64 prompts (or all, where there are fewer): what `shaped-trl rlvr --audit_reward only`
-does. The bar is 30%, or the share of the most frequent gold where golds have five values or fewer and that share is
-higher; there, answers that depend on the prompt get three standard errors. A reward above it is refused. An answer
-that passed on none of the first 16 prompts was not tried on more.
+The accuracy reward grades a fixed set of answers that need no solving. Each answer is tried bare
+and in the form that the prompt asks for, on 64 prompts (or on all if there are fewer), as
+`shaped-trl rlvr --audit_reward only` does. The bar is 30%. If the golds have at most five values
+and the most frequent one has a higher share, the bar is that share; answers that depend on the
+prompt then get three standard errors more. A reward above the bar is refused. An answer that passed
+on none of the first 16 prompts was not tried on more.
 
-The last three columns are about the golds: how many of the sample pass when they are given as answers, how many
-different ones were seen in the sample and in a draw from the rest, and the share of the most frequent one in the
-sample. They are empty where golds are no answers: a program's tests, a task without an answer of its own. All numbers
-are in audits.csv."""
+The last three columns describe the golds: how many golds of the sample pass when they are given as
+answers, how many different golds the sample and a draw from the rest contain, and the share of the
+most frequent gold in the sample. They are empty if golds are not answers, as with a program's tests
+or a task without one right answer. All numbers are in audits.csv."""
 
 
 @dataclass
 class Line:
-    """A row of the table. `problem` says why there is no audit; shares are of the prompts."""
+    """A row of the table. `problem` says why there is no audit; shares are 0–1."""
 
     group: str
     name: str
@@ -89,7 +91,7 @@ class Line:
 
 
 def sets(mirror: str | None, folder: Path) -> Iterator[tuple[str, str, PromptArguments]]:
-    """Group, name and prompts of everything that is audited."""
+    """Group, name and prompts of all sets to audit."""
     check_package()
     from reasoning_gym.factory import DATASETS
 
@@ -131,7 +133,7 @@ def line(group: str, name: str, prompts: PromptArguments) -> Line:
         data = rl_prompts(prompts, seed=0)
         reward = VerdictReward(data.grader)
     except UserError as error:
-        # the rest is about this machine
+        # The rest of the message is about this machine.
         problem = " ".join(str(error).split()).partition(": put it at ")[0]
         return Line(group, name, problem=problem.replace(str(prompts.hub_mirror), "DIR"))
     return _line(group, name, audit_reward(reward, data.train))
@@ -181,7 +183,8 @@ def page(lines: list[Line], where: dict[str, str]) -> str:
 
 def _table(lines: list[Line]) -> str:
     head = [
-        "| | most successful blind answer | rewarded | bar | | golds that pass | different | most frequent |",
+        "| | most successful blind answer | rewarded | bar | | golds that pass | different | most "
+        "frequent |",
         "|---|---|--:|--:|---|--:|--:|---|",
     ]
     rows = []
@@ -199,7 +202,8 @@ def _table(lines: list[Line]) -> str:
             )
         values = "" if one.gold_values is None else str(one.gold_values)
         rows.append(
-            f"| {one.name} | {answer} | {share} | {one.bar:.0%} | {verdict} | {golds} | {values} | {frequent} |"
+            f"| {one.name} | {answer} | {share} | {one.bar:.0%} | {verdict} | {golds} | "
+            f"{values} | {frequent} |"
         )
     return "\n".join(head + rows)
 

@@ -1,14 +1,14 @@
-"""Dynamic sampling on and off, at equal optimizer steps and at equal rollout tokens, on the demo's
-model.
+"""Dynamic sampling on and off, at equal steps and at equal rollout tokens, on the demo's model.
 
-    python -m speed.dynamic_sampling --out sampling-study        # 8 seeds: about 25 minutes on one core
+    python -m speed.dynamic_sampling --out sampling-study    # 8 seeds: about 25 minutes on one core
 
-A seed is a model, pre-trained as the demo does, and two RLVR runs from it with the demo's recipe:
-dynamic sampling on, and off for as many steps as sample the tokens that the first one did. Learning
-rate and steps are such that the score still rises at the end, chosen on a run without it and of
-another RL seed. Both are evaluated along the way on the held-out problems, 16 samples each at
-temperature 0.7, top-p 0.95. Differences are paired by seed; intervals are Student's t at 95% over
-the seeds. A run that is there already is not repeated.
+For each seed, a model is pre-trained as in the demo, followed by two RLVR runs with the demo's
+recipe: one with dynamic sampling, and one without it that has as many steps as it takes to sample
+the tokens of the first. Learning rate and steps were chosen on a run without dynamic sampling and
+with another RL seed, so that the score still rises at the end. Both runs are evaluated along the
+way on the held-out problems, with 16 samples each at temperature 0.7 and top-p 0.95. Differences
+are paired by seed, and intervals are Student's t at 95% over the seeds. Finished runs are not
+repeated.
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ BLUE, ORANGE = "#0072B2", "#D55E00"
 
 
 def run(out: Path, seed: int, steps: int) -> dict[str, Path]:
-    """Train the models of one seed, where they are not there; the folders of the two RLVR runs."""
+    """Train the missing models of one seed; return the folders of its two RLVR runs."""
     data, base = out / "data", out / f"seed{seed}" / "pretrain"
     if not (data / "rl_prompts.jsonl").is_file():
         write_corpus(data, train_rows=38_400)
@@ -58,7 +58,7 @@ def run(out: Path, seed: int, steps: int) -> dict[str, Path]:
     for name in ("on", "off"):
         folders[name] = folder = out / f"seed{seed}" / name
         length = steps
-        if name == "off":  # long enough for the tokens of the other
+        if name == "off":  # long enough to sample the tokens of the other run
             sampled, _ = _spent(folders["on"])
             per_step = _tokens_of_a_step(folders["on"])
             length = math.ceil(1.1 * sampled[-1] / per_step / EVERY) * EVERY
@@ -76,7 +76,7 @@ def _command(argv: list[str]) -> None:
 
 
 def _spent(folder: Path) -> tuple[list[float], list[float]]:
-    """Rollout tokens up to each evaluation, and the score there."""
+    """Rollout tokens up to each evaluation, and the scores there."""
     rows = read_log(folder / RL_LOG)
     tokens = dict(
         zip(
@@ -90,15 +90,14 @@ def _spent(folder: Path) -> tuple[list[float], list[float]]:
 
 
 def _tokens_of_a_step(folder: Path) -> float:
-    """Rollout tokens that a step costs without refills, from the mean response length of the
-    run."""
+    """Rollout tokens of a step without refills, from the run's mean response length."""
     rows = [row for row in read_log(folder / RL_LOG) if row.get("groups_sampled")]
     completions = sum(row["groups_sampled"] for row in rows) * 16
     return 256 / 2 * sum(row["rollout_tokens"] for row in rows) / completions
 
 
 def at(x: float, xs: list[float], ys: list[float]) -> float:
-    """The value at `x` on straight lines between the points."""
+    """The value at `x` by linear interpolation between the points."""
     for (x0, y0), (x1, y1) in zip(
         zip(xs, ys, strict=True), zip(xs[1:], ys[1:], strict=True), strict=False
     ):
@@ -115,8 +114,7 @@ def interval(values: list[float]) -> tuple[float, float, float]:
 
 
 def compare(folders: dict[int, dict[str, Path]], steps: int) -> list[dict[str, float]]:
-    """A row a seed: the score before RL and after it, at equal steps and at equal tokens, and the
-    tokens spent."""
+    """A row per seed: scores before and after RL, at equal steps and tokens, and tokens spent."""
     rows = []
     for seed, pair in folders.items():
         tokens, scores = _spent(pair["on"])
@@ -174,7 +172,7 @@ def _three(value: float) -> str:
 
 
 def plot(folders: dict[int, dict[str, Path]], path: Path) -> None:
-    """Score over optimizer steps and over rollout tokens: a line a seed."""
+    """Plot the score over optimizer steps and over rollout tokens, one line per seed."""
     figure = Figure(figsize=(9.6, 3.6), layout="constrained")
     axes = figure.subplots(1, 2, sharey=True)
     for number, pair in enumerate(folders.values()):

@@ -1,12 +1,12 @@
-"""Time of a step of `RLVRTrainer` without dynamic sampling against TRL's `GRPOTrainer`.
+"""Time per step of `RLVRTrainer` without dynamic sampling against TRL's `GRPOTrainer`.
 
     python -m speed.rlvr                       # 40 pairs, a row to speed/rlvr.csv: about 3 minutes
 
-Both trainers get the same model, prompts, seed, generation and a reward that costs nothing, and so
-do the same work (a test compares their parameters). They train in one process, taking turns step by
-step, so that whatever else the machine does meets both. A pair is 8 steps of each; given are the
-median of the pairs' ratios and its 95% interval from order statistics, of wall time and of CPU
-time.
+Both trainers get the same model, prompts, seed and generation, and a reward that costs nothing, so
+that they do the same work (a test compares their parameters). They train in one process, in turns
+step by step, so that other load on the machine affects both. A pair is 8 steps of each. The result
+is the median of the pairs' ratios with its 95% interval from order statistics, for wall time and
+CPU time.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ from shaped_trl.rlvr.trainer import RLVRTrainer
 from speed.training import Size, append_row, median_ratio, now, origin, random_model
 
 WARM_UP_STEPS = 3
-STEPS = 8  # of each trainer in a pair
+STEPS = 8  # steps of each trainer in a pair
 PROMPTS, GENERATIONS = 8, 16
 SIZE = Size(512, 64, 2, rows=PROMPTS * GENERATIONS, length=20, steps=STEPS)
 OURS, THEIRS = "RLVRTrainer", "GRPOTrainer"
@@ -40,12 +40,12 @@ RESULTS = Path(__file__).with_suffix(".csv")
 
 
 class _Turns(TrainerCallback):
-    """Gives the turn to the other trainer after each step, with the random state that is its
-    own."""
+    """Passes the turn to the other trainer after each step, and keeps its own random state."""
 
     def __init__(self, mine: threading.Semaphore, other: threading.Semaphore):
-        self.mine, self.other = mine, other
-        self.steps: list[tuple[float, float]] = []  # wall and CPU seconds
+        self.mine = mine
+        self.other = other
+        self.steps: list[tuple[float, float]] = []  # wall and CPU seconds of each step
 
     def wait(self) -> None:
         self.mine.acquire()
@@ -64,7 +64,7 @@ class _Turns(TrainerCallback):
 
 
 def even_length(completions: list[str], **kwargs: Any) -> list[float]:
-    """A reward that varies and costs nothing."""
+    """A reward that varies between completions and costs nothing."""
     return [float(len(completion) % 2 == 0) for completion in completions]
 
 
@@ -105,11 +105,11 @@ def _train(trainer: GRPOTrainer, turns: _Turns) -> None:
     try:
         trainer.train()
     finally:
-        turns.other.release(1_000_000)  # where this one fails, the other need not wait any more
+        turns.other.release(1_000_000)  # if this trainer fails, the other must not wait for it
 
 
 def step_seconds(steps: int) -> dict[str, list[tuple[float, float]]]:
-    """Wall and CPU seconds of each step of both trainers, the first ones left out."""
+    """Wall and CPU seconds of each step of both trainers, without the first steps."""
     tokenizer = train_tokenizer(
         [" ".join(f"w{number}" for number in range(SIZE.vocabulary - 4))], "word", 512
     )
@@ -129,7 +129,7 @@ def step_seconds(steps: int) -> dict[str, list[tuple[float, float]]]:
 
 
 def measure(pairs: int) -> dict[str, Any]:
-    """The row of results."""
+    """Measure, and return the row of results."""
     found = step_seconds(STEPS * pairs)
     row: dict[str, Any] = {
         "batch": f"{PROMPTS} prompts x {GENERATIONS} x {SIZE.length} tokens",
@@ -166,10 +166,9 @@ def main() -> None:
     transformers_logging.set_verbosity_error()
     row = measure(chosen.pairs) | origin(f"python -m speed.rlvr --pairs {chosen.pairs}")
     print(
-        "{ours_wall_ms} against {grpo_wall_ms} ms a step; ratio of wall time {wall_ratio} [{wall_ratio_low}, "
-        "{wall_ratio_high}], of CPU time {cpu_ratio} [{cpu_ratio_low}, {cpu_ratio_high}]".format(
-            **row
-        )
+        "{ours_wall_ms} against {grpo_wall_ms} ms a step; ratio of wall time {wall_ratio} "
+        "[{wall_ratio_low}, {wall_ratio_high}], of CPU time {cpu_ratio} "
+        "[{cpu_ratio_low}, {cpu_ratio_high}]".format(**row)
     )
     if chosen.out:
         append_row(chosen.out, row)

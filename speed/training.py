@@ -1,14 +1,13 @@
-"""Tokens per second and memory of `ShapedTrainer`, with every shape and metric on, against TRL's
-`SFTTrainer`.
+"""Tokens per second and memory of `ShapedTrainer`, with all metrics, against TRL's `SFTTrainer`.
 
-    python -m speed.training                        # both sizes, 12 pairs, rows to speed/training.csv
+    python -m speed.training                      # both sizes, 12 pairs, rows to speed/training.csv
     python -m speed.training --sizes demo --pairs 3 --out ""
 
 Both trainers get the same model, rows of random tokens without padding, optimizer and logging, on a
-GPU if there is one. Each run is a training of its own, timed after its first steps; runs alternate
-(A B, B A, ...). A ratio is formed within a pair; given are the median and its 95% interval from
-order statistics. Memory is the largest resident set (on a GPU: allocated) of a process that does
-nothing else.
+GPU if there is one. Each run is a separate training, timed after its first steps, and runs
+alternate (A B, B A, ...). A ratio is formed within a pair; the result is the median with its 95%
+interval from order statistics. Memory is the largest resident set (on a GPU, the largest
+allocation) of a separate process.
 """
 
 from __future__ import annotations
@@ -87,7 +86,7 @@ def now() -> float:
 
 
 def tokens_per_second(trainer_name: str, size: Size, folder: str) -> float:
-    """Of one training of `WARM_UP_STEPS + size.steps` steps."""
+    """Tokens per second of one training, after its first `WARM_UP_STEPS` steps."""
     steps = WARM_UP_STEPS + size.steps
     settings: dict[str, Any] = {
         "output_dir": folder,
@@ -137,11 +136,11 @@ def random_model(size: Size) -> Qwen3ForCausalLM:
 
 
 def _tokenizer() -> PreTrainedTokenizerFast:
-    return train_tokenizer(["a b"], "word", 8)  # the rows are tokens already
+    return train_tokenizer(["a b"], "word", 8)  # it is not used, since the rows are tokens already
 
 
 def peak_mb(trainer_name: str, size_name: str) -> float:
-    """MiB of a process that trains once, imports and all."""
+    """MiB of a process that trains once, including its imports."""
     command = [sys.executable, "-m", "speed.training", "--alone", trainer_name, size_name]
     done = subprocess.run(command, capture_output=True, text=True, check=True)
     return float(done.stdout.split("peak MiB:")[1].split()[0])
@@ -159,7 +158,7 @@ def _print_peak(trainer_name: str, size_name: str) -> None:
 
 
 def _peak_resident_mb() -> float:
-    """Of this process alone: getrusage counts what the parent held when it started this one."""
+    """Peak MiB of this process alone; getrusage also counts memory of the parent."""
     (line,) = (
         line
         for line in Path("/proc/self/status").read_text().splitlines()
@@ -169,14 +168,14 @@ def _peak_resident_mb() -> float:
 
 
 def median_ratio(ours: list[float], theirs: list[float]) -> tuple[float, float, float]:
-    """Median of the pairs' ratios, with its 95% interval from order statistics."""
+    """The median of the pairs' ratios, with its 95% interval from order statistics."""
     ratios = np.array(ours) / np.array(theirs)
     low, high = stats.quantile_test(ratios, q=1, p=0.5).confidence_interval(0.95)
     return float(np.median(ratios)), float(low), float(high)
 
 
 def origin(command: str) -> dict[str, str]:
-    """Where a row of results comes from."""
+    """The provenance of a row of results."""
     device = (
         torch.cuda.get_device_name()
         if torch.cuda.is_available()
@@ -192,7 +191,7 @@ def origin(command: str) -> dict[str, str]:
 
 
 def append_row(path: str, row: dict[str, Any]) -> None:
-    """Append a row to a csv, with its head where it is new."""
+    """Append a row to a csv, after the names of the columns if the file is new."""
     is_new = not os.path.exists(path)
     with open(path, "a", newline="", encoding="utf-8") as file:
         writer = csv.DictWriter(file, fieldnames=list(row), lineterminator="\n")
@@ -210,7 +209,8 @@ def measure(size_name: str, pairs: int) -> dict[str, Any]:
             for name in (OURS, THEIRS) if pair % 2 == 0 else (THEIRS, OURS):
                 speeds[name].append(tokens_per_second(name, size, folder))
             print(
-                f"{size_name}: pair {pair + 1} of {pairs}, ratio {speeds[OURS][-1] / speeds[THEIRS][-1]:.3f}",
+                f"{size_name}: pair {pair + 1} of {pairs}, ratio "
+                f"{speeds[OURS][-1] / speeds[THEIRS][-1]:.3f}",
                 flush=True,
             )
     ratio, low, high = median_ratio(speeds[OURS], speeds[THEIRS])
@@ -252,9 +252,9 @@ def main() -> None:
     for size_name in chosen.sizes:
         row = measure(size_name, chosen.pairs) | origin(command)
         print(
-            "{size}: {ours_tokens_per_second} against {sft_tokens_per_second} tokens/s, ratio {speed_ratio} "
-            "[{speed_ratio_low}, {speed_ratio_high}]; peak {ours_peak_mb} against {sft_peak_mb} MiB, ratio "
-            "{memory_ratio}".format(**row)
+            "{size}: {ours_tokens_per_second} against {sft_tokens_per_second} tokens/s, ratio "
+            "{speed_ratio} [{speed_ratio_low}, {speed_ratio_high}]; peak {ours_peak_mb} against "
+            "{sft_peak_mb} MiB, ratio {memory_ratio}".format(**row)
         )
         if chosen.out:
             append_row(chosen.out, row)

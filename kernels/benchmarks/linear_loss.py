@@ -1,34 +1,34 @@
-"""Time, memory and error of the fused loss, against its peers and against its own matmuls. On a GPU
-and on a CPU.
+"""Time, memory and error of the fused loss, compared with its peers and with bare matmuls.
 
-    python kernels/benchmarks/linear_loss.py                       # everything; a GPU if there is one
-    python kernels/benchmarks/linear_loss.py --device cpu --quick  # a table in under 2 minutes, and no files
+    python kernels/benchmarks/linear_loss.py                       # everything; a GPU if possible
+    python kernels/benchmarks/linear_loss.py --device cpu --quick  # under 2 minutes, no files
     python kernels/benchmarks/linear_loss.py --sizes 8192x2560x151936 --variants ours Liger floor
 
-One measurement is a forward and a backward to hidden states [N, D] and head weight [V, D], in
-bfloat16 on a GPU and float32 on a CPU. `shaped_kernels` must be importable: installed, or
+A measurement is a forward and a backward to hidden states [N, D] and head weight [V, D], in
+bfloat16 on a GPU and float32 on a CPU. `shaped_kernels` must be importable: installed, or with
 PYTHONPATH=kernels/torch-ext.
 
-Correctness comes first. On 64 rows at the full D and V, errors against float64 are divided by those
-of full-logits PyTorch in the same dtype; if one of ours is above 3, the run ends with an error
-before anything is timed. A peer that is not installed, or fails, is left out with a line that says
-so.
+Correctness comes first. On 64 rows with the full D and V, errors against float64 are divided by
+those of full-logits PyTorch in the same dtype. If this is above 3 for one of our variants, the run
+ends with an error before anything is timed. A peer that is not installed or fails is left out, and
+a line says so.
 
-Time: every round runs the variants one after the other, the next one in the opposite order. Each
-    gets --seconds in
-all; one whose call is long takes part in fewer rounds, 3 at least. Ratios are formed within a
-round, and their median is given with a 95% interval. A GPU is timed by events. To fit --minutes (8
-on a GPU), --seconds shrinks, and says so.
-  floor   on a GPU the three bare matmuls over our chunks, in bfloat16; on a CPU these and e^z over the logits
-  base    on a GPU Liger at C=16 with the same kind of sums; without Liger, and on a CPU, our cross-entropy
-Memory: what a forward and backward adds to what is allocated, gradients included; on a CPU, the
-    growth of the
-resident-set maximum in a process of its own.
-Sums: the dtype in which the weight's gradient is summed over chunks. Compare like with like.
+Time: every round runs the variants one after the other, and the next round in the opposite order.
+Each variant gets --seconds in all. One with a long call takes part in fewer rounds, but at least in
+3. Ratios are formed within a round, and their median is given with a 95% interval. On a GPU, events
+measure the time. --seconds is reduced to fit --minutes (8 on a GPU), and a line says so.
+  floor   the three bare matmuls over our chunks, in bfloat16 on a GPU; on a CPU also e^z over the
+          logits
+  base    Liger at C=16 with the same kind of sums on a GPU; without Liger, and on a CPU, our
+          cross-entropy
+Memory: what a forward and backward adds to the allocated memory, including the gradients; on a CPU,
+how much the maximum of the resident set grows in a separate process.
+Sums: the dtype in which the weight's gradient is summed over chunks. Compare variants with the same
+sums.
 
 "full" is β=−0.25 (product form), λ̃=0.1, λ̂=−0.1, k=100. Rows are appended to results.csv after
-each size, a plot is drawn at the end, and what the loss must reach is checked against what was
-measured.
+each size. At the end a plot is drawn, and the measurements are compared with what the loss is meant
+to reach.
 """
 
 from __future__ import annotations
@@ -46,6 +46,7 @@ from pathlib import Path
 from typing import TypeVar
 
 import torch
+from aims import aims
 from measure import (
     Inputs,
     Judge,
@@ -60,7 +61,6 @@ from measure import (
 from peers import FULL_SHAPE, Variant, all_variants, ours
 from plot import draw
 from table import append_rows, make_rows, print_table, provenance, require_columns
-from verdict import verdicts
 
 FOLDER = Path(__file__).parent
 SIZES = {
@@ -75,13 +75,15 @@ T = TypeVar("T")
 
 
 def try_peer(variant: Variant, action: Callable[[], T]) -> T | None:
-    """What `action` returns; None where a peer fails, and a line that says why. Our own failures
-    propagate."""
+    """The result of `action`, or None and a line of explanation if a peer fails.
+
+    Failures of our own variants propagate.
+    """
     try:
         return action()
     except torch.OutOfMemoryError:
         raise
-    except Exception as error:  # other people's code, whose faults are many and not ours
+    except Exception as error:  # other packages fail in many ways
         if variant.is_ours or variant.is_floor:
             raise
         reason = (str(error).strip() or "no message").splitlines()[0]
@@ -90,24 +92,25 @@ def try_peer(variant: Variant, action: Callable[[], T]) -> T | None:
 
 
 def peak_apart(variant: Variant, size: Size, device: str) -> float | None:
-    """Extra MiB of the variant in a process of its own; None, and a line that says why, where it
-    fails there."""
+    """Extra MiB of the variant in a separate process, or None and a line if it fails there."""
     command = [sys.executable, __file__, "--device", device, "--alone", str(size), variant.name]
     try:
-        finished = subprocess.run(command, capture_output=True, text=True, check=True, timeout=180)
+        process = subprocess.run(command, capture_output=True, text=True, check=True, timeout=180)
     except subprocess.CalledProcessError as error:
         reason = (error.stderr.strip().splitlines() or [str(error)])[-1]
     except subprocess.TimeoutExpired:
         reason = "no result within 3 minutes"
     else:
-        return float(finished.stdout.split(PEAK)[1].split()[0])
+        return float(process.stdout.split(PEAK)[1].split()[0])
     print(f"{variant.name} fails in a process of its own: {reason}", flush=True)
     return None
 
 
 def print_peak(variant: Variant, size: Size, device: str, dtype: torch.dtype) -> None:
-    """The other half of `peak_apart`: prints the extra MiB behind a mark, since a peer may print as
-    well."""
+    """Print the extra MiB in the process that `peak_apart` starts.
+
+    They come after a mark, since a peer may print something too.
+    """
     inputs = make_inputs(size, device, dtype)
     if device == "cuda":
         run(variant.loss, inputs)  # compiles
@@ -115,8 +118,10 @@ def print_peak(variant: Variant, size: Size, device: str, dtype: torch.dtype) ->
 
 
 def choose(device: str, dtype: torch.dtype, texts: list[str] | None, size: Size) -> list[Variant]:
-    """The variants for the device whose name contains one of `texts`, without peers that fail apart
-    at `size`."""
+    """The variants for the device whose names contain one of `texts`.
+
+    Peers that fail in a separate process at `size` are left out.
+    """
     variants = []
     for variant in all_variants(dtype):
         if device not in variant.devices or (
@@ -133,10 +138,10 @@ def choose(device: str, dtype: torch.dtype, texts: list[str] | None, size: Size)
 def check(
     variants: list[Variant], D: int, V: int, device: str, dtype: torch.dtype
 ) -> dict[str, float]:
-    """Errors by variant; peers that fail are missing.
+    """Errors by variant, without peers that fail.
 
     Raises:
-        SystemExit: ours is wrong, so that its time would mean nothing.
+        SystemExit: one of our variants is wrong, so that its time would mean nothing.
     """
     print(f"errors at D={D} V={V}, as multiples of those of full logits:", flush=True)
     judge = Judge(D, V, device, dtype)
@@ -148,7 +153,7 @@ def check(
         if error is not None:
             errors[variant.name] = error
     if any(variant.is_ours for variant in variants):
-        # The rows of the check fit one chunk by default.
+        # By default, the rows of the check fit into one chunk.
         chunked = Variant(
             "ours full, several chunks", ours(FULL_SHAPE, chunk_rows=24), FULL_SHAPE, "float32"
         )
@@ -158,7 +163,8 @@ def check(
         print(f"  {name:30} {error:.2f}", flush=True)
         if "ours" in name and not error <= MOST_ERROR:
             raise SystemExit(
-                f"{name}: {error:.1f} times the error of full logits, above {MOST_ERROR}; nothing is timed"
+                f"{name}: {error:.1f} times the error of full logits, above {MOST_ERROR}; "
+                "nothing is timed"
             )
     return errors
 
@@ -166,8 +172,10 @@ def check(
 def prepare(
     variants: list[Variant], size: Size, inputs: Inputs, device: str
 ) -> tuple[list[Variant], dict[str, float | None]]:
-    """The variants that can be timed, and the extra MiB by name, None where a GPU's memory does not
-    suffice."""
+    """The variants that can be timed, and the extra MiB by name.
+
+    The extra MiB are None if the memory of a GPU is not enough.
+    """
     able: list[Variant] = []
     peaks: dict[str, float | None] = {}
 
@@ -207,7 +215,7 @@ def measure_size(
     errors: dict[str, float],
     seconds: float,
 ) -> dict[str, Result]:
-    """Results by name. Those that ran out of memory are among them."""
+    """Results by name, including variants that ran out of memory."""
     inputs = make_inputs(size, device, dtype)
     known = [variant for variant in variants if variant.is_floor or variant.name in errors]
     able, peaks = prepare(known, size, inputs, device)
@@ -223,7 +231,7 @@ def measure_size(
 
 
 def parse_arguments(argv: list[str] | None) -> argparse.Namespace:
-    """The arguments; defaults that depend on the device are filled in."""
+    """Parse the arguments, and fill in the defaults that depend on the device."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
@@ -271,7 +279,7 @@ def parse_arguments(argv: list[str] | None) -> argparse.Namespace:
 
 
 def describe_command(argv: list[str]) -> str:
-    """The command for the rows, without what only says where they go."""
+    """The command for the rows, without the options that only name files and the commit."""
     parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
     for option in ("--out", "--plot", "--commit"):
         parser.add_argument(option)
@@ -304,7 +312,7 @@ def main(argv: list[str] | None = None) -> None:
     all_rows, lines = [], []
     for index, size in enumerate(chosen.sizes):
         left = start + 60 * chosen.minutes - time.monotonic()
-        # Of the time left, 70% is for timed calls; the rest goes to compiling, memory and calls
+        # 70% of the remaining time is for timed calls. The rest is for compiling, memory and calls
         # that are not timed.
         seconds = min(
             chosen.seconds, max(0.2, 0.7 * left / (len(chosen.sizes) - index) / len(variants))
@@ -320,7 +328,7 @@ def main(argv: list[str] | None = None) -> None:
         if chosen.out:
             append_rows(chosen.out, rows)
         all_rows += rows
-        lines += verdicts(size, results, device)
+        lines += aims(size, results, device)
     print("\nWhat it must reach:", *lines, sep="\n")
     if chosen.plot:
         draw(all_rows, chosen.plot)

@@ -1,5 +1,4 @@
-"""How it is measured: inputs, errors against float64, extra memory, and times in interleaved
-rounds.
+"""Measuring: inputs, errors against float64, extra memory, and times in interleaved rounds.
 
 Dimensions: N tokens, D hidden, V vocabulary.
 """
@@ -42,10 +41,10 @@ class Size(NamedTuple):
 
     @classmethod
     def parse(cls, text: str) -> Size:
-        """Reads ``"8192x2560x151936"``.
+        """Read a size such as ``"8192x2560x151936"``.
 
         Raises:
-            ValueError: not three positive whole numbers.
+            ValueError: the text is not three positive whole numbers.
         """
         numbers = text.split("x")
         if len(numbers) != 3 or not all(number.isdecimal() and int(number) for number in numbers):
@@ -54,10 +53,9 @@ class Size(NamedTuple):
 
 
 class Result(NamedTuple):
-    """One variant at one size. Times in ms, memory in MiB.
+    """The result of one variant at one size. Times are in ms, memory in MiB.
 
-    `rounds` holds the median time of each round that the variant took part in, by the round's
-    number.
+    `rounds` maps the number of each round that the variant took part in to its median time.
     """
 
     variant: Variant
@@ -68,26 +66,27 @@ class Result(NamedTuple):
     out_of_memory: bool = False
 
 
-class Interval(NamedTuple):
-    """A median and the interval that two order statistics give it: the narrowest of 95%, below 6
-    values the range."""
+class MedianInterval(NamedTuple):
+    """A median and its narrowest 95% interval from order statistics.
+
+    Below 6 values, the interval is the range.
+    """
 
     median: float
     low: float
     high: float
 
 
-def interval(values: list[float]) -> Interval:
+def interval(values: list[float]) -> MedianInterval:
     ordered, count = sorted(values), len(values)
     rank = 0  # each end may leave out `rank` values
     while sum(math.comb(count, i) for i in range(rank + 2)) / 2**count <= 0.025:
         rank += 1
-    return Interval(statistics.median(ordered), ordered[rank], ordered[-1 - rank])
+    return MedianInterval(statistics.median(ordered), ordered[rank], ordered[-1 - rank])
 
 
-def time_ratio(result: Result | None, other: Result | None) -> Interval | None:
-    """Time of `result` over that of `other`, from the rounds in which both ran; None where there
-    are none."""
+def time_ratio(result: Result | None, other: Result | None) -> MedianInterval | None:
+    """The time of `result` divided by that of `other`, over the rounds in which both ran."""
     if result is None or other is None:
         return None
     common = result.rounds.keys() & other.rounds.keys()
@@ -95,8 +94,11 @@ def time_ratio(result: Result | None, other: Result | None) -> Interval | None:
 
 
 def make_inputs(size: Size, device: str, dtype: torch.dtype) -> Inputs:
-    """Hidden states, head weight and targets. The logits have a standard deviation of about 2, and
-    the target's is raised by 0 to 24, so that its probability goes from nothing to 1."""
+    """Hidden states, head weight and targets.
+
+    The logits have a standard deviation of about 2. That of the target is raised by 0 to 24, so
+    that its probability ranges from 0 to 1.
+    """
     N, D, V = size
     generator = torch.Generator(device).manual_seed(0)
     weight = torch.randn(V, D, generator=generator, device=device).mul_(2 / math.sqrt(D)).to(dtype)
@@ -110,7 +112,7 @@ def make_inputs(size: Size, device: str, dtype: torch.dtype) -> Inputs:
 
 
 def run(loss: Loss, inputs: Inputs) -> list[Tensor]:
-    """A forward and backward: the loss and the gradients of hidden states and weight."""
+    """Run forward and backward; return the loss and the gradients of hidden states and weight."""
     value = loss(*inputs)
     if value.requires_grad:
         value.backward()
@@ -121,12 +123,10 @@ def run(loss: Loss, inputs: Inputs) -> list[Tensor]:
 
 
 class Judge:
-    """Errors on a few rows of a head [V, D], as multiples of those of full logits in the same
-    dtype.
+    """Errors on a few rows of a head [V, D], as multiples of those of full logits in the dtype.
 
-    An error is ‖x − truth‖/‖truth‖, the truth being float64 from the same rounded inputs. One
-    rounding of an fp32 result is the least that the error of full logits is taken for: it may be 0
-    by luck.
+    An error is ‖x − truth‖/‖truth‖, where the truth is float64 from the same rounded inputs. The
+    error of full logits may be 0 by luck, so it counts as at least one rounding of fp32.
     """
 
     def __init__(self, D: int, V: int, device: str, dtype: torch.dtype) -> None:
@@ -140,14 +140,14 @@ class Judge:
         self._known: dict[RewardShape, tuple[list[Tensor], list[float]]] = {}
 
     def error(self, variant: Variant) -> float:
-        """The largest of the multiples for loss and gradients."""
+        """The largest multiple, over loss and gradients."""
         assert variant.shape is not None
         truth, least = self._truth(variant.shape)
         errors = _relative_errors(run(variant.loss, self._inputs), truth)
         return max(error / peer for error, peer in zip(errors, least, strict=True))
 
     def metric_error(self, impl: str) -> float:
-        """The largest of the multiples for our metrics, by the implementation `impl`."""
+        """The largest multiple, over our metrics from the implementation `impl`."""
 
         def metrics(inputs: Inputs, impl: str) -> list[Tensor]:
             with torch.no_grad():
@@ -183,7 +183,7 @@ def _at_least_rounding(errors: list[float]) -> list[float]:
 
 
 def time_calls(loss: Loss, inputs: Inputs, calls: int) -> list[float]:
-    """Milliseconds of each of `calls` forwards and backwards, by CUDA events on a GPU."""
+    """Milliseconds of each of `calls` forwards and backwards; on a GPU by CUDA events."""
     if not inputs[0].is_cuda:
         calls_ms = []
         for _ in range(calls):
@@ -205,8 +205,7 @@ def time_calls(loss: Loss, inputs: Inputs, calls: int) -> list[float]:
 
 
 def peak_on_gpu(loss: Loss, inputs: Inputs) -> float:
-    """MiB that a forward and backward allocates at most, gradients included, beyond what is
-    allocated already."""
+    """The most MiB that a forward and backward allocates, including the gradients."""
     torch.cuda.synchronize()
     torch.cuda.reset_peak_memory_stats()
     before = torch.cuda.memory_allocated()
@@ -216,21 +215,23 @@ def peak_on_gpu(loss: Loss, inputs: Inputs) -> float:
 
 
 def peak_on_cpu(loss: Loss, inputs: Inputs) -> float:
-    """MiB that a forward and backward adds to the resident-set maximum (Linux). Means something
-    once in a process."""
+    """MiB that a forward and backward adds to the maximum of the resident set (Linux).
+
+    It is meaningful only once in a process.
+    """
     tiny = (
         torch.randn(4, 8, requires_grad=True),
         torch.randn(16, 8, requires_grad=True),
         torch.arange(4),
     )
-    run(loss, tiny)  # loads what is loaded lazily
+    run(loss, tiny)  # loads what is imported lazily
     before = _max_resident_mb()
     run(loss, inputs)
     return _max_resident_mb() - before
 
 
 def _max_resident_mb() -> float:
-    # Not getrusage, whose maximum is passed on by the process that started this one.
+    # getrusage is not used, since its maximum is inherited from the parent process.
     status = dict(line.split(":", 1) for line in Path("/proc/self/status").read_text().splitlines())
     return int(status["VmHWM"].removesuffix("kB")) / 1024
 
@@ -243,11 +244,11 @@ class Share(NamedTuple):
 
 
 def share(call_ms: float, seconds: float, rounds: int) -> Share:
-    """`seconds` of a variant whose call takes `call_ms`, spread over the rounds.
+    """Spread `seconds` of a variant whose call takes `call_ms` over the rounds.
 
-    Rounds are left out only where it would otherwise take twice as long, and 3 remain at least.
-    `every` is a power of 2, so that of two variants the one with fewer rounds has all of them in
-    common with the other.
+    Rounds are left out only if the variant would otherwise take twice as long, and at least 3
+    remain. `every` is a power of 2, so that of two variants, all rounds of the one with fewer
+    rounds are also rounds of the other.
     """
     budget = 1000 * seconds / call_ms
     skip = max(1, min(rounds // 3, int(rounds / max(2 * budget, 1))))
@@ -257,16 +258,15 @@ def share(call_ms: float, seconds: float, rounds: int) -> Share:
 def time_rounds(
     variants: list[Variant], inputs: Inputs, seconds: float, rounds: int
 ) -> dict[str, tuple[list[float], dict[int, float]]]:
-    """Times of every call and the median of each round, by variant; the order turns around every
-    other round.
+    """Times of every call and the median of each round, by variant.
 
-    On a GPU every variant must have run before. One that runs out of memory after all is left out
-    of the result.
+    The order of the variants is reversed in every other round. On a GPU every variant must have run
+    before. A variant that runs out of memory nevertheless is left out of the result.
     """
     shares = {}
     for variant in variants:
         calls_ms = _time_what_fits(variant.loss, inputs, 1)
-        # the first call of a quick one may be mostly its start
+        # The first call of a fast variant may be mostly its initialisation.
         if calls_ms and calls_ms[0] < 10_000:
             calls_ms = _time_what_fits(variant.loss, inputs, 2)
         if calls_ms:
@@ -277,7 +277,8 @@ def time_rounds(
             if variant.name not in times or index % shares[variant.name].every:
                 continue
             calls = shares[variant.name].calls
-            # A GPU's first call after another variant's pays for memory that changes hands.
+            # On a GPU, the first call after another variant also pays for memory that changes
+            # hands.
             extra = 1 if inputs[0].is_cuda and calls > 1 else 0
             calls_ms = _time_what_fits(variant.loss, inputs, calls + extra)[extra:]
             if not calls_ms:
@@ -290,7 +291,7 @@ def time_rounds(
 
 
 def _time_what_fits(loss: Loss, inputs: Inputs, calls: int) -> list[float]:
-    """`time_calls`; nothing where a GPU's memory does not suffice."""
+    """`time_calls`, or nothing if the memory of a GPU is not enough."""
     try:
         return time_calls(loss, inputs, calls)
     except torch.OutOfMemoryError:

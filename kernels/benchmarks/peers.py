@@ -1,8 +1,8 @@
-"""What is measured: our loss, its peers and the bare matmuls, each a function of (hidden, weight,
-targets).
+"""The variants to measure: our loss, its peers and the bare matmuls.
 
-Peers are imported when they are called: one that is not installed costs its own row and nothing
-else.
+Each is a function of (hidden, weight, targets). Peers are imported when they are called, so that
+one that is not installed costs only its own row.
+
 
 Dimensions: N tokens, D hidden, V vocabulary, C rows of a chunk.
 """
@@ -22,32 +22,32 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 Loss = Callable[[Tensor, Tensor, Tensor], Tensor]
 
-# What a training step computes; the rank takes a pass of its own and is for evaluation.
+# The metrics of a training step. The rank takes an extra pass, and is for evaluation.
 METRICS = tuple(name for name in ALL_METRICS if name != "target_rank")
 CROSS_ENTROPY = RewardShape()
-# the form that the committed rows were measured with
+# The committed rows were measured with this form.
 BETA = RewardShape(beta=-0.25, positive="product")
 EXPONENT = RewardShape(beta=-0.25, positive="exponent")
 FULL_SHAPE = RewardShape(
     beta=-0.25, lambda_head=0.1, lambda_tail=-0.1, top_k=100, positive="product"
 )
-_TRL_VOCABULARY_CHUNK = 32_768  # what TRL's trainers pass
+_TRL_VOCABULARY_CHUNK = 32_768  # as in TRL's trainers
 
 
 class Variant(NamedTuple):
     """One thing to measure.
 
     Attributes:
-        name: in tables and rows, and what `--variants` selects by.
-        loss: (hidden [N, D], weight [V, D], targets [N]) to the summed loss, a scalar; a floor
-            returns a 0 without gradient, having done its matmuls.
-        shape: the rewards that it computes; None for a floor, which computes no loss.
-        sums: the dtype in which the weight's gradient is summed over chunks, or "one matmul" where
-            nothing is chunked.
-        devices: where it runs.
-        cpu_rows: the most tokens it is given on a CPU: more would take minutes a call, or tens of
-            GB. None: any.
-        apart: the module of a peer that is tried in a process of its own first: a kernel that
+        name: the name in tables and rows, and for `--variants`.
+        loss: maps (hidden [N, D], weight [V, D], targets [N]) to the summed loss, a scalar; a floor
+            does its matmuls and returns 0 without a gradient.
+        shape: the rewards; None for a floor, which computes no loss.
+        sums: the dtype in which the weight's gradient is summed over chunks, or "one matmul" if
+            there are no chunks.
+        devices: the devices that it runs on.
+        cpu_rows: the most tokens for it on a CPU, since more would take minutes per call or tens of
+            GB; None means any number.
+        apart: the module of a peer that is first tried in a separate process, because a kernel that
             corrupts the CUDA context would end the run.
     """
 
@@ -69,7 +69,7 @@ class Variant(NamedTuple):
 
 
 def all_variants(dtype: torch.dtype) -> list[Variant]:
-    """Every variant for inputs of `dtype`; ours first."""
+    """All variants for inputs of `dtype`, ours first."""
     own = str(dtype).removeprefix("torch.")
     cuda = ("cuda",)
     return [
@@ -120,11 +120,10 @@ def ours(
     sums_like_weight: bool = False,
     chunk_rows: int | None = None,
 ) -> Loss:
-    """Our loss; `chunk_rows` in place of the default budget."""
+    """Our loss, with `chunk_rows` instead of the default budget."""
 
     def loss(hidden: Tensor, weight: Tensor, targets: Tensor) -> Tensor:
-        # Named, not "auto": what cannot run must not be replaced by something slower without a
-        # word.
+        # Not "auto", which would silently use a slower implementation if one cannot run.
         impl = "triton" if weight.is_cuda else "chunked"
         settings: dict[str, Any] = {"accum_dtype": weight.dtype} if sums_like_weight else {}
         if chunk_rows is not None:
@@ -157,8 +156,10 @@ def compiled_full_logits(hidden: Tensor, weight: Tensor, targets: Tensor) -> Ten
 
 
 def liger(chunk_constant: int, accum_dtype: torch.dtype | None = None) -> Loss:
-    """Liger's fused loss (0.8.5); C is its `chunk_mem_const`: logits of about C·N·D elements are
-    held at a time."""
+    """Liger's fused loss (0.8.5).
+
+    C is its `chunk_mem_const`: it holds logits of about C·N·D elements at a time.
+    """
 
     def loss(hidden: Tensor, weight: Tensor, targets: Tensor) -> Tensor:
         from liger_kernel.ops.fused_linear_cross_entropy import LigerFusedLinearCrossEntropyFunction
@@ -175,7 +176,7 @@ def liger(chunk_constant: int, accum_dtype: torch.dtype | None = None) -> Loss:
 
 def torch_chunked(hidden: Tensor, weight: Tensor, targets: Tensor) -> Tensor:
     if not hasattr(F, "linear_cross_entropy"):
-        raise ImportError(f"torch {torch.__version__} has no linear_cross_entropy; torch 2.13 has")
+        raise ImportError(f"torch {torch.__version__} has no linear_cross_entropy (2.13 has it)")
     options = torch.nn.LinearCrossEntropyOptions()
     return F.linear_cross_entropy(hidden, weight, targets, reduction="sum", options=options)
 
@@ -189,8 +190,10 @@ def trl_chunked(hidden: Tensor, weight: Tensor, targets: Tensor) -> Tensor:
 
 
 def cut(filter_eps: str | None) -> Loss:
-    """Cut Cross-Entropy (25.1.1). Its default, "high", leaves out gradient blocks below eps/32;
-    None computes all."""
+    """Cut Cross-Entropy (25.1.1).
+
+    Its default, "high", leaves out gradient blocks below eps/32; None computes all of them.
+    """
 
     def loss(hidden: Tensor, weight: Tensor, targets: Tensor) -> Tensor:
         from cut_cross_entropy import linear_cross_entropy
@@ -201,17 +204,21 @@ def cut(filter_eps: str | None) -> Loss:
 
 
 def quack(hidden: Tensor, weight: Tensor, targets: Tensor) -> Tensor:
-    """QuACK (0.6.5): on Hopper with bf16 it chooses its scaled-exp pipeline by itself; 4096 rows a
-    chunk."""
+    """QuACK (0.6.5), with 4096 rows per chunk.
+
+    On Hopper with bf16 it chooses its scaled-exp pipeline itself.
+    """
     from quack.linear_cross_entropy import chunked_linear_cross_entropy
 
     return chunked_linear_cross_entropy(hidden, weight, targets, reduction="sum")
 
 
 def floor(with_pass: bool = False, whole: bool = False) -> Loss:
-    """The three matmuls alone (logits, and the gradients of hidden states and weight, summed in the
-    inputs' dtype), over the chunks that our loss makes or over all rows at once; `with_pass`, and
-    e^z over the logits, in place."""
+    """The three matmuls alone: logits, and the gradients of hidden states and weight.
+
+    The gradients are summed in the inputs' dtype, over the chunks of our loss, or over all rows at
+    once (`whole`). `with_pass` adds e^z over the logits, in place.
+    """
 
     @torch.no_grad()
     def matmuls(hidden: Tensor, weight: Tensor, targets: Tensor) -> Tensor:
@@ -242,17 +249,17 @@ _our_chunks: dict[tuple[Any, ...], list[int]] = {}
 
 
 def our_chunks(hidden: Tensor, weight: Tensor, targets: Tensor) -> list[int]:
-    """The rows of each matmul to logits that our loss does, read off while it runs."""
-    with torch.enable_grad(), _MatmulRows(weight.shape) as seen:
+    """The rows of each matmul to logits in our loss, recorded while it runs."""
+    with torch.enable_grad(), _MatmulRows(weight.shape) as recorded:
         ours(CROSS_ENTROPY)(hidden, weight, targets)
-    assert sum(seen.rows) == hidden.shape[0], (
-        f"our loss made logits of {seen.rows} rows out of {hidden.shape[0]}"
+    assert sum(recorded.rows) == hidden.shape[0], (
+        f"our loss made logits of {recorded.rows} rows out of {hidden.shape[0]}"
     )
-    return seen.rows
+    return recorded.rows
 
 
 class _MatmulRows(TorchDispatchMode):
-    """Collects the rows of every torch.mm of [C, D] with the transpose of a [V, D] weight."""
+    """Records the rows of every torch.mm of [C, D] with the transpose of a [V, D] weight."""
 
     def __init__(self, weight_shape: torch.Size) -> None:
         super().__init__()

@@ -1,8 +1,8 @@
-"""A plot of rows of results.csv: time and extra memory as bars, two panels per size.
+"""Plot rows of results.csv: time and extra memory as bars, two panels per size.
 
     python kernels/benchmarks/plot.py results.csv results-cuda.png H200
 
-draws the last run on a device whose name contains the last word.
+This draws the last run on a device whose name contains the last argument.
 """
 
 from __future__ import annotations
@@ -15,12 +15,14 @@ COLORS = {"ours": "tab:blue", "floor:": "tab:gray"}
 
 
 def draw(rows: list[dict[str, str]], path: Path) -> None:
-    """Bars of the median time with p20 to p80, and of the extra memory. Without matplotlib, a line
-    instead."""
+    """Draw bars of the median time with p20 to p80, and of the extra memory.
+
+    Without matplotlib, a line says that there is no plot.
+    """
     try:
         from matplotlib.figure import Figure
     except ImportError:
-        print("no plot: matplotlib is not installed; plot.py can draw it from the rows where it is")
+        print("no plot: matplotlib is not installed; plot.py can draw the rows later")
         return
     sizes = list(dict.fromkeys(row["size"] for row in rows))
     most = max(sum(row["size"] == size for row in rows) for size in sizes)
@@ -53,7 +55,7 @@ def draw(rows: list[dict[str, str]], path: Path) -> None:
 
 
 def _bars(panel, rows: list[dict[str, str]], key: str, end: str) -> None:
-    """A bar of `key` per row, the number written behind `end`."""
+    """Draw a bar of `key` for each row, with its number behind `end`."""
     panel.barh(
         [f"{row['variant']} ({row['sums']})" for row in rows],
         [_number(row[key]) for row in rows],
@@ -68,12 +70,12 @@ def _bars(panel, rows: list[dict[str, str]], key: str, end: str) -> None:
 
 
 def _number(text: str) -> float:
-    """0 for what was not measured."""
+    """The number, or 0 if it was not measured."""
     return float(text) if text.replace(".", "").isdigit() else 0.0
 
 
 def last_run(path: Path, device: str) -> list[dict[str, str]]:
-    """The rows of the last run in a csv whose device contains `device`."""
+    """The rows of the last run in a csv on a device whose name contains `device`."""
     with open(path, newline="", encoding="utf-8") as file:
         rows = [row for row in csv.DictReader(file) if device in row["device"]]
     keys = ("date", "commit", "device", "command")

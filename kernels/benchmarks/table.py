@@ -1,4 +1,4 @@
-"""Results as rows: where and with what they were made, the table on the screen, and results.csv."""
+"""Results as rows with their provenance, as a table on the screen and in results.csv."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import subprocess
 from pathlib import Path
 
 import torch
-from measure import Interval, Result, Size, time_ratio
+from measure import MedianInterval, Result, Size, time_ratio
 from peers import Variant
 
 FLOORS = {"cuda": "floor: 3 matmuls, our chunks", "cpu": "floor: 3 matmuls and a pass"}
@@ -24,8 +24,10 @@ COLUMNS = [
 
 
 def base_of(variant: Variant, results: dict[str, Result]) -> str:
-    """The variant that this one's time is compared with: Liger at C=16 with the same kind of sums,
-    else the first."""
+    """The variant with which this one's time is compared.
+
+    This is Liger at C=16 with the same kind of sums, or the first variant without Liger.
+    """
     liger = "Liger C=16, fp32 sums" if variant.sums == "float32" else "Liger C=16"
     return liger if liger in results else next(iter(results))
 
@@ -33,7 +35,7 @@ def base_of(variant: Variant, results: dict[str, Result]) -> str:
 def make_rows(
     size: Size, results: dict[str, Result], device: str, dtype: torch.dtype, origin: dict[str, str]
 ) -> list[dict[str, str]]:
-    """A row for each variant; one that ran out of memory says so in place of its median."""
+    """A row for each variant. If it ran out of memory, this replaces the median."""
     rows = []
     for name, result in results.items():
         floor, base = FLOORS[device], base_of(result.variant, results)
@@ -68,7 +70,7 @@ def _p20_p80(values: list[float]) -> tuple[str, str]:
     return f"{fifths[0]:.2f}", f"{fifths[-1]:.2f}"
 
 
-def _ratio_columns(name: str, ratio: Interval | None) -> dict[str, str]:
+def _ratio_columns(name: str, ratio: MedianInterval | None) -> dict[str, str]:
     columns = (f"{name}_ratio", f"{name}_ratio_low", f"{name}_ratio_high")
     return dict(
         zip(columns, [f"{value:.3f}" for value in ratio] if ratio else [""] * 3, strict=True)
@@ -77,9 +79,8 @@ def _ratio_columns(name: str, ratio: Interval | None) -> dict[str, str]:
 
 def print_table(rows: list[dict[str, str]]) -> None:
     """The rows of one size."""
-    print(
-        f"\n{rows[0]['size']} {rows[0]['dtype']}, ms; floor = {rows[0]['floor'].removeprefix('floor: ')}"
-    )
+    reference = rows[0]["floor"].removeprefix("floor: ")
+    print(f"\n{rows[0]['size']} {rows[0]['dtype']}, ms; floor = {reference}")
     print(f"{'':30} {'sums':10} {'median':>9} {'p20':>9} {'p80':>9} {'rounds':>6}", end="")
     print(f"  {'/ floor':20}  {'/ base':20} {'MiB':>6} {'error':>6}  base")
     for row in rows:
@@ -95,7 +96,7 @@ def _ratio_text(row: dict[str, str], name: str) -> str:
 
 
 def provenance(device: str, commit: str | None, command: str) -> dict[str, str]:
-    """Where and with what the numbers are made; `commit` is asked of git where it is None."""
+    """The provenance of the numbers; `commit` comes from git if it is None."""
     if commit is None:
         git = [
             "git",
@@ -119,7 +120,8 @@ def provenance(device: str, commit: str | None, command: str) -> dict[str, str]:
             for line in cpuinfo.splitlines()
             if line.startswith("model name")
         ]
-        name = f"CPU {models[0] if models else platform.processor()}, {torch.get_num_threads()} threads"
+        model = models[0] if models else platform.processor()
+        name = f"CPU {model}, {torch.get_num_threads()} threads"
     return {
         "date": datetime.datetime.now().isoformat(timespec="minutes"),
         "commit": commit,
@@ -139,9 +141,10 @@ def _version(package: str) -> str:
 
 
 def require_columns(path: Path) -> None:
-    """
+    """Check that rows can be appended to the file.
+
     Raises:
-        SystemExit: the file holds other columns than the rows will have.
+        SystemExit: the file has other columns.
     """
     if path.exists() and path.read_text(encoding="utf-8").splitlines()[:1] != [",".join(COLUMNS)]:
         raise SystemExit(

@@ -28,7 +28,8 @@ def train_command(argv: list[str]) -> int:
         return 0
     from shaped_trl.training.engines import division
     from shaped_trl.training.resuming import own_output_dir
-    from shaped_trl.training.run import check_files, train, trusts_code
+    from shaped_trl.training.run import check_files, train
+    from shaped_trl.training.starting_point import trusts_code
 
     check_files(corpus, model_args, trusts_code(args))
     # The form of β is recorded by name, because its default has changed once.
@@ -55,7 +56,7 @@ def rlvr_command(argv: list[str]) -> int:
     from shaped_trl.run_record import record
     from shaped_trl.training.engines import division
     from shaped_trl.training.resuming import own_output_dir
-    from shaped_trl.training.run import model_source
+    from shaped_trl.training.starting_point import model_source
 
     if args.audit_reward == "only":  # needs no model, and writes nothing
         rlvr(prompts, args, model_args, rewards, benchmarks)

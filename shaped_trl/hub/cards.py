@@ -1,4 +1,4 @@
-"""The model card of a run: TRL's, with what it does not say put in and what is not so taken out."""
+"""The model card of a run: TRL's card, completed and corrected."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from shaped_eval.records import write_atomic
 from shaped_eval.untrusted.texts import as_code, fenced, in_markdown
 
 from shaped_trl.hub.facts import HEADER, DataFact
-from shaped_trl.hub.private import private_names, public_recipe, without
+from shaped_trl.hub.private import private_names, public_recipe, without_paths
 from shaped_trl.recipes import RESOLVED
 
 CARD = "README.md"
@@ -33,10 +33,13 @@ _LOADED = re.compile(r'AutoTokenizer\.from_pretrained\("([^"]+)"\)')
 
 @dataclass(frozen=True)
 class ModelFact:
-    """What a model is, for its card.
+    """The facts about a model for its card.
 
-    base: the Hub id, or a local folder's own name, of the checkpoint it started from; None from
-        scratch.
+    base: the checkpoint that training started from: its Hub id, or the name of a local folder;
+        None if it was trained from scratch.
+    base_on_hub: whether `base` is a Hub id.
+    adapter: whether the model is a PEFT adapter.
+    chat: whether the tokenizer has a chat template.
     """
 
     base: str | None
@@ -60,18 +63,20 @@ class ModelFact:
 
     def introduction(self) -> str:
         if self.base is None:
-            came = "was trained from scratch"
+            origin = "was trained from scratch"
         elif self.base_on_hub:
-            came = f"was trained from [{in_markdown(self.base)}](https://huggingface.co/{quote(self.base)})"
+            origin = (
+                f"was trained from [{in_markdown(self.base)}]"
+                f"(https://huggingface.co/{quote(self.base)})"
+            )
         else:
-            came = f"was trained from {as_code(self.base)}, a local model"
+            origin = f"was trained from {as_code(self.base)}, a local model"
         what = "This model is a PEFT adapter; it" if self.adapter else "This model"
         trl = "[TRL](https://github.com/huggingface/trl)"
-        return f"{what} {came}, with shaped-trl, a {trl} extension around {PAPER}.\n"
+        return f"{what} {origin}, with shaped-trl, a {trl} extension around {PAPER}.\n"
 
     def quick_start(self, repository: str) -> str:
-        """How plain transformers loads it, and how it is asked: a text, or a chat where there is a
-        template."""
+        """An example with plain transformers; the prompt is a chat if there is a chat template."""
         lines = ["from transformers import AutoModelForCausalLM, AutoTokenizer", ""]
         if self.adapter:
             lines.insert(0, "from peft import PeftModel")
@@ -107,15 +112,15 @@ class ModelFact:
 
 
 def _quoted(text: str) -> str:
-    """As Python writes it, between double quotes."""
+    """The text as a Python literal in double quotes."""
     return json.dumps(text, ensure_ascii=False)
 
 
 class TrainingCard:
-    """Mixin of a trainer: its model card.
+    """Mixin for a trainer that writes its model card.
 
-    `data_facts` are the data sets; `shaped-trl train` and `rlvr` set them. A trainer says in
-    `card_procedure` what was done and what came out.
+    `data_facts` are its data sets, which `shaped-trl train` and `rlvr` set. A trainer describes its
+    training and the results in `card_procedure`.
     """
 
     args: Any
@@ -126,34 +131,32 @@ class TrainingCard:
         raise NotImplementedError
 
     def create_model_card(self, model_name=None, dataset_name=None, tags=None):
-        """TRL's card, completed; results of the evaluation suite that stand in the card before it
-        stay."""
+        """Complete TRL's card, and keep the evaluation suite's results of an older card."""
         if not self.is_world_process_zero():  # type: ignore[attr-defined]
             return
         folder = Path(self.args.output_dir)
-        card, name = (
-            folder / CARD,
-            model_name or Path(self.args.hub_model_id or folder.absolute()).name,
-        )
+        card = folder / CARD
+        name = model_name or Path(self.args.hub_model_id or folder.absolute()).name
         before = card.read_text(encoding="utf-8") if card.is_file() else ""
         super().create_model_card(name, None, tags)  # type: ignore[misc]
         data = self.data_facts or (
             [DataFact(dataset_name, on_hub="/" in dataset_name)] if dataset_name else []
         )
-        model = ModelFact.of(self.accelerator.unwrap_model(self.model), self.processing_class)  # type: ignore[attr-defined]
+        trainer: Any = self
+        model = ModelFact.of(trainer.accelerator.unwrap_model(self.model), trainer.processing_class)
         text = complete_card(
             card.read_text(encoding="utf-8"),
-            self.hub_model_id or self.args.hub_model_id or name,  # type: ignore[attr-defined]
+            trainer.hub_model_id or self.args.hub_model_id or name,
             model,
             data,
             self.card_procedure(),
             recipe_block(folder),
             self.args.hub_license,
         )
-        # a card that is no card: nothing to keep, and no reason to end a run
+        # An older README.md may not be a model card; then there are no results to keep.
         with suppress(UserError):
             text = with_results_of(before, text)
-        write_atomic(card, without(text.encode(), private_names(folder)).decode())
+        write_atomic(card, without_paths(text.encode(), private_names(folder)).decode())
 
 
 def complete_card(
@@ -165,14 +168,16 @@ def complete_card(
     recipe: str = "",
     license: str | None = None,
 ) -> str:
-    """TRL's card with our introduction, example, data, procedure and recipe, and metadata that is
-    so.
+    """TRL's card with our introduction, example, data, procedure, recipe and metadata.
 
     Args:
-        card: what TRL wrote.
-        repository: Hub id or name of the model, for the example of how to load it.
-        procedure, recipe: Markdown.
-        license: of the model; without one the metadata has none.
+        card: the card that TRL wrote.
+        repository: the Hub id or name of the model, for the example of how to load it.
+        model: the facts about the model.
+        data: the facts about the data sets.
+        procedure: the section on training, in Markdown.
+        recipe: the block with the recipe, in Markdown.
+        license: the licence of the model; without one the metadata states none.
     """
     metadata, text = split_card(card)
     metadata = {
@@ -195,25 +200,25 @@ def complete_card(
     table = (
         "\n".join(["## Data", "", HEADER, *(fact.row() for fact in data), "", ""]) if data else ""
     )
-    said = f"{table}## Training procedure\n\n{procedure}\n\n{recipe}"
-    return card_text(metadata, text.lstrip("\n").replace("## Training procedure\n", said, 1))
+    training = f"{table}## Training procedure\n\n{procedure}\n\n{recipe}"
+    return card_text(metadata, text.lstrip("\n").replace("## Training procedure\n", training, 1))
 
 
 def recipe_block(folder: Path) -> str:
-    """The run's recipe, without paths of this machine, to be unfolded; empty where there is
-    none."""
+    """The run's recipe without this machine's paths, folded; empty if there is no recipe."""
     if not (folder / RESOLVED).is_file():
         return ""
     recipe = public_recipe((folder / RESOLVED).read_text(encoding="utf-8"))
-    return f"<details>\n<summary>Recipe: {RESOLVED}</summary>\n\n{fenced(recipe.rstrip(), 'yaml')}\n\n</details>\n"
+    block = fenced(recipe.rstrip(), "yaml")
+    return f"<details>\n<summary>Recipe: {RESOLVED}</summary>\n\n{block}\n\n</details>\n"
 
 
 def numbers_table(rows: Sequence[Mapping[str, Any]], names: Mapping[str, str]) -> str:
     """The last value of each number in a log, with its step, as Markdown.
 
     Args:
-        rows: of the log, in the order of steps.
-        names: beginning of a column → its words.
+        rows: the rows of the log, in the order of steps.
+        names: column -> how the table calls it.
     """
     last = {
         name: (row["step"], value)
@@ -234,8 +239,7 @@ def _number(value: Any) -> str:
 
 
 def public_card(card: str, repository: str, license: str | None) -> str:
-    """A card as `repository` gets it: its example loads that, whatever it loaded; with the licence
-    that is given."""
+    """A card for `repository`: its example loads this repository, and it has the given licence."""
     metadata, text = split_card(card)
     if license and metadata.get("license") != license:
         card = card_text({**metadata, "license": license}, text)

@@ -1,5 +1,4 @@
-"""What a model card says of the data of a run: names, shares, splits, and licences where somebody
-states them."""
+"""The facts about a run's data for its model card: names, shares, splits and stated licences."""
 
 from __future__ import annotations
 
@@ -27,7 +26,8 @@ HUB_SECONDS = 10.0
 class DataFact:
     """One data set of a run.
 
-    name: its Hub id, or a local file's own name. share: of the tokens, where there is a mixture.
+    name: its Hub id, or the name of a local file.
+    share: its share of the tokens, 0–1; None without a mixture.
     """
 
     name: str
@@ -39,7 +39,7 @@ class DataFact:
     license: str | None = None
 
     def row(self) -> str:
-        """Its row in a Markdown table under `HEADER`."""
+        """The row for this data set in a Markdown table under `HEADER`."""
         url = f"https://huggingface.co/datasets/{quote(self.name)}"
         name = f"[{in_markdown(self.name)}]({url})" if self.on_hub else as_code(self.name)
         share = "" if self.share is None else f"{self.share:.2%}"
@@ -53,12 +53,17 @@ class DataFact:
         return f"| {name} | " + " | ".join(map(in_markdown, cells)) + " |"
 
 
-HEADER = "| data | config | split | share of the tokens | held-out split | licence |\n|---|---|---|--:|---|---|"
+HEADER = (
+    "| data | config | split | share of the tokens | held-out split | licence |\n"
+    "|---|---|---|--:|---|---|"
+)
 
 
 def corpus_facts(corpus: CorpusArguments, ask_hub: bool) -> list[DataFact]:
-    """The data sets of `shaped-trl train`; with `ask_hub` the Hub is asked for licences that are
-    not given."""
+    """The data sets of `shaped-trl train`.
+
+    With `ask_hub`, licences that the options do not give are looked up on the Hub.
+    """
     entries = mixture_entries(corpus)
     return [
         _fact(options, ask_hub, share=weight if corpus.mixture else None)
@@ -67,7 +72,7 @@ def corpus_facts(corpus: CorpusArguments, ask_hub: bool) -> list[DataFact]:
 
 
 def prompt_facts(prompts: PromptArguments, ask_hub: bool) -> list[DataFact]:
-    """The data set of `shaped-trl rlvr`; of a benchmark format alone, the benchmark's own."""
+    """The data set of `shaped-trl rlvr`; the benchmark's own if only a benchmark is named."""
     if prompts.is_own_data:
         own = read_own(prompts.dataset_name)
         return [_fact(prompts, ask_hub, name=own.dataset_id, config=own.config)]
@@ -101,14 +106,16 @@ def _fact(options: SourceArguments, ask_hub: bool, **given: Any) -> DataFact:
 
 
 def _stated_license(dataset_id: str, hub_mirror: str | None, ask_hub: bool) -> str | None:
-    """The licence in the card of a Hub data set: the mirror's README.md, or the Hub's; None where
-    none is stated."""
+    """The licence stated in the card of a Hub data set, or None.
+
+    The card is the README.md in the mirror if there is a mirror, or that on the Hub.
+    """
     root = hub_mirror or os.environ.get(MIRROR_VARIABLE)
     if root:
         card = Path(root) / dataset_id / "README.md"
         try:
             metadata = split_card(card.read_text(encoding="utf-8"))[0] if card.is_file() else {}
-        except UserError:  # somebody else's file, and no reason to stop a run
+        except UserError:  # a damaged card of another author must not stop the run
             metadata = {}
     elif ask_hub:
         metadata = _card_on_hub(dataset_id)
@@ -126,6 +133,6 @@ def _card_on_hub(dataset_id: str) -> dict[str, Any]:
         data = (
             HfApi(library_name="shaped-trl").dataset_info(dataset_id, timeout=HUB_SECONDS).card_data
         )
-    except hub_errors():  # a licence that cannot be read is one that is not stated
+    except hub_errors():  # a licence that cannot be read counts as not stated
         return {}
     return data.to_dict() if data is not None else {}

@@ -1,4 +1,4 @@
-"""Paths of this machine, and texts of a run without them."""
+"""Finding the paths of this machine in a run's texts, and removing them."""
 
 from __future__ import annotations
 
@@ -22,10 +22,9 @@ TEXTS = re.compile(r".*(_template|_pattern|_prompt)$")
 
 
 def private_names(output_dir: str | Path) -> dict[bytes, bytes]:
-    """Paths that texts in a run's folder may hold, longest first, and what stands for each: the
-    name of its last part.
+    """Paths that texts in a run's folder may contain -> their last part, longest path first.
 
-    They are those of the recipe, of an adapter's base model, and `output_dir` itself.
+    They are the paths in the recipe, that of an adapter's base model, and `output_dir` itself.
     """
     output_dir = Path(output_dir)
     settings: dict[str, Any] = {}
@@ -37,20 +36,20 @@ def private_names(output_dir: str | Path) -> dict[bytes, bytes]:
     names |= {str(Path(path).expanduser().resolve()): name for path, name in names.items()}
     found = {}
     for path in sorted(names, key=len, reverse=True):
-        if path.strip("/").count("/"):  # one folder below the root is a word like others
+        if path.strip("/").count("/"):  # a folder directly below the root could be any word
             found[json.dumps(path)[1:-1].encode()] = found[path.encode()] = names[path].encode()
     return found
 
 
-def without(content: bytes, names: dict[bytes, bytes]) -> bytes:
-    """A text with each of `names` replaced."""
+def without_paths(content: bytes, names: dict[bytes, bytes]) -> bytes:
+    """The text with each path replaced by its name."""
     for path, name in names.items():
         content = content.replace(path, name)
     return content
 
 
 def adapter_base(folder: Path) -> str | None:
-    """The base model of the adapter in a folder; None where there is no adapter."""
+    """The base model of the adapter in a folder; None if there is no adapter."""
     if not (folder / ADAPTER).is_file():
         return None
     return json.loads((folder / ADAPTER).read_text(encoding="utf-8")).get("base_model_name_or_path")

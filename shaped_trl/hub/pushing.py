@@ -1,10 +1,10 @@
-"""A run's folder on the Hub: what is sent, when, and what a failure costs.
+"""Pushing a run's folder to the Hub.
 
-Both trainers and a run that is already finished send the same thing: the files of `output_dir`
-without its checkpoints, names that begin with ``_``, `training_args.bin` (a pickle with the token
-and the folders of this machine) and TensorBoard's files (which have both the folders and its name),
-and with the paths of this machine taken out of texts. It is laid out in a folder of its own first,
-weights as links, so that training goes on while it is sent.
+Both trainers, and the command on a finished run, push the same: the files of `output_dir` without
+its checkpoints, names that begin with ``_``, `training_args.bin` (a pickle with the token and the
+folders of this machine) and TensorBoard's files (which contain the folders and the machine's name).
+This machine's paths are removed from texts. The files are first prepared in a folder of their own,
+with links to the weights, so that training can continue during the upload.
 """
 
 from __future__ import annotations
@@ -28,13 +28,13 @@ from transformers.trainer_utils import HubStrategy, SaveStrategy
 from transformers.utils.hub import PushInProgress
 
 from shaped_trl.hub.cards import CARD, public_card
-from shaped_trl.hub.private import adapter_base, private_names, public_recipe, without
+from shaped_trl.hub.private import adapter_base, private_names, public_recipe, without_paths
 from shaped_trl.recipes import RESOLVED
 
 logger = logging.getLogger(__name__)
 STAGE = "_push-"
 LEFT_OUT = ("_*", "checkpoint-*", "training_args.bin", "step.json", "*.tmp", "*.tfevents.*", LOCK)
-# the files of a checkpoint that are a model's
+# The files of a checkpoint that belong to the model.
 MODEL_FILES = ("*.safetensors", "*.json", "*.jinja", "*.txt", "*.model", "*.py")
 RESUME_FILES = ("*_state.json", "stream-*.json")
 TEXT_FILES = {".md", ".yaml", ".json", ".jsonl"}
@@ -43,10 +43,10 @@ TEXT_FILES = {".md", ".yaml", ".json", ".jsonl"}
 def create_repository(
     args: TrainingArguments, token: str | None = None, private: bool | None = None
 ) -> str:
-    """The id of the repository of `args`, made where it is not there yet.
+    """Create the repository of `args` if it does not exist, and return its id.
 
     Raises:
-        UserError: the Hub does not let us, or cannot be reached.
+        UserError: the Hub refuses, or cannot be reached.
     """
     api = HfApi(library_name="shaped-trl")
     name = args.hub_model_id or Path(args.output_dir).absolute().name
@@ -57,20 +57,20 @@ def create_repository(
         ).repo_id
     except hub_errors() as error:
         raise UserError(
-            f"hub_model_id={name!r}: {hub_reason(error, api.endpoint)}; then repeat the command, or leave "
-            "push_to_hub out: what is saved in output_dir stays"
+            f"hub_model_id={name!r}: {hub_reason(error, api.endpoint)}; then repeat the command, "
+            "or leave push_to_hub out: what is saved in output_dir stays"
         ) from error
 
 
 def push_finished(args: TrainingArguments) -> None:
-    """Send the saved model of `output_dir`; where the Hub has it already, nothing changes there."""
+    """Push the saved model of `output_dir`. If the Hub already has it, nothing changes there."""
     if args.process_index == 0:
         _clear(args.output_dir)
         push_folder(args, create_repository(args), "End of training")
 
 
 def _clear(output_dir: str) -> None:
-    """Remove what a killed process had laid out."""
+    """Remove the folders that a killed process had prepared."""
     for stage in Path(output_dir).glob(f"{STAGE}*"):
         shutil.rmtree(stage)
 
@@ -82,10 +82,10 @@ def push_folder(
     token: str | None = None,
     revision: str | None = None,
 ) -> Any:
-    """Send `output_dir` in one commit, and return what the client does.
+    """Push `output_dir` in one commit, and return what the Hub's client returns.
 
     Raises:
-        UserError: it does not arrive. What is in `output_dir` stays as it is.
+        UserError: the push failed. `output_dir` is unchanged.
     """
     api = HfApi(library_name="shaped-trl")
     stage = lay_out(args, repository)
@@ -99,8 +99,8 @@ def push_folder(
         )
     except hub_errors() as error:
         raise UserError(
-            f"hub_model_id={repository!r}: {hub_reason(error, api.endpoint)}; the model is saved in "
-            f"{args.output_dir}: {_again(args, repository)}"
+            f"hub_model_id={repository!r}: {hub_reason(error, api.endpoint)}; the model is saved "
+            f"in {args.output_dir}: {_how_to_push_again(args, repository)}"
         ) from error
     finally:
         shutil.rmtree(stage)
@@ -108,28 +108,31 @@ def push_folder(
     base = adapter_base(Path(args.output_dir))
     if base is not None and Path(base).is_dir():
         logger.warning(
-            "its base model %r is a folder here: others need that model as well, push it too", base
+            "its base model %r is a local folder: push that model too, since others need it", base
         )
     return commit
 
 
-def _again(args: TrainingArguments, repository: str) -> str:
+def _how_to_push_again(args: TrainingArguments, repository: str) -> str:
     if args.save_strategy != SaveStrategy.NO:
-        return "the same command, run again, sends it"
-    return f"without a checkpoint the same command would train again; `hf upload {repository} DIR` sends a folder"
+        return "run the same command again to push it"
+    return (
+        "without a checkpoint the same command would train again; "
+        f"`hf upload {repository} DIR` pushes a folder"
+    )
 
 
 def lay_out(
     args: Any, repository: str, checkpoint: Path | None = None, whole: str | None = None
 ) -> Path:
-    """A new folder within `output_dir` with what the repository gets.
+    """Prepare what the repository gets in a new folder within `output_dir`, and return it.
 
     Args:
-        args: of the run. Its `output_dir` has card, logs and recipe; without `checkpoint` the
-            model, too.
-        repository: its id, for the card's example.
-        checkpoint: take the model from there.
-        whole: folder of the repository to put the whole checkpoint into.
+        args: the arguments of the run. Its `output_dir` has card, logs and recipe, and without
+            `checkpoint` also the model.
+        repository: the id of the repository, for the card's example.
+        checkpoint: the checkpoint to take the model from.
+        whole: the folder of the repository for the complete checkpoint, if it is pushed as well.
     """
     output_dir = Path(args.output_dir)
     stage = Path(tempfile.mkdtemp(prefix=STAGE, dir=output_dir))
@@ -164,22 +167,22 @@ def _put(source: Path, target: Path, names: dict[bytes, bytes]) -> None:
     target.parent.mkdir(parents=True, exist_ok=True)
     target.unlink(missing_ok=True)
     if source.suffix in TEXT_FILES:
-        target.write_bytes(without(source.read_bytes(), names))
+        target.write_bytes(without_paths(source.read_bytes(), names))
         return
-    if source.suffix == ".safetensors":  # never written to in place while it is sent
+    if source.suffix == ".safetensors":  # a link is safe: these are never changed in place
         try:
             os.link(source, target)
             return
-        except OSError:  # a file system without links
+        except OSError:  # the file system has no hard links
             pass
     shutil.copyfile(source, target)
 
 
 class HubPushes:
-    """Mixin of a trainer: transformers' pushes, by way of `lay_out`.
+    """Mixin for a trainer: transformers' pushes, prepared by `lay_out`.
 
-    A push at a save goes on in the background; one that fails is a warning. The one at the end
-    raises UserError.
+    A push at a save runs in the background, and a failure is only a warning. The push at the end
+    raises UserError if it fails.
     """
 
     args: Any
@@ -190,7 +193,7 @@ class HubPushes:
         if self.is_world_process_zero():  # type: ignore[attr-defined]
             self.hub_model_id = create_repository(self.args, token, private)
             self.push_in_progress = None
-            # one: its background jobs run one after the other
+            # A single client, whose background jobs run one after the other.
             self._hub = HfApi(library_name="shaped-trl")
             _clear(self.args.output_dir)
 
@@ -203,8 +206,10 @@ class HubPushes:
         private: bool | None = None,
         **kwargs: Any,
     ) -> Any:
-        """Save the model and its card, then send both: see `transformers.Trainer.push_to_hub`.
-        Always waits."""
+        """Save the model and its card, then push both, as `transformers.Trainer.push_to_hub`.
+
+        It always waits for the push to end.
+        """
         if self.hub_model_id is None:
             self.init_hf_repo(token, private)
         self.save_model(_internal_call=True)  # type: ignore[attr-defined]
@@ -217,31 +222,35 @@ class HubPushes:
         token: str | None = None,
         revision: str | None = None,
     ) -> Any:
-        """Send what `output_dir` holds, after the pushes that are under way."""
+        """Push the content of `output_dir`, after the pushes that are still running."""
         if not self.is_world_process_zero():  # type: ignore[attr-defined]
             return None
-        self.callback_handler.on_push_begin(self.args, self.state, self.control)  # type: ignore[attr-defined]
+        trainer: Any = self
+        trainer.callback_handler.on_push_begin(self.args, trainer.state, trainer.control)
         # waits for pushes of checkpoints that are under way; the Trainer has no public name for it
         self._finish_current_push()  # type: ignore[attr-defined]
-        assert self.hub_model_id is not None  # by `init_hf_repo`
+        assert self.hub_model_id is not None  # `init_hf_repo` has set it
         return push_folder(self.args, self.hub_model_id, message, token, revision)
 
     def _push_from_checkpoint(self, checkpoint_folder: str) -> None:
         # The Trainer uploads `output_dir` here after each save, as it is. Ours holds logs and paths
         # of this machine, so `lay_out` chooses what goes.
         args = self.args
-        if not self.is_world_process_zero() or args.hub_strategy == HubStrategy.END:  # type: ignore[attr-defined]
+        if args.hub_strategy == HubStrategy.END:
+            return
+        if not self.is_world_process_zero():  # type: ignore[attr-defined]
             return
         running = self.push_in_progress
         if running is not None and not running.is_done() and not args.hub_always_push:
             return
-        self.callback_handler.on_push_begin(args, self.state, self.control)  # type: ignore[attr-defined]
+        trainer: Any = self
+        trainer.callback_handler.on_push_begin(args, trainer.state, trainer.control)
         checkpoint = Path(checkpoint_folder)
         folders = {
             HubStrategy.CHECKPOINT: "last-checkpoint",
             HubStrategy.ALL_CHECKPOINTS: checkpoint.name,
         }
-        assert self.hub_model_id is not None  # by `init_hf_repo`
+        assert self.hub_model_id is not None  # `init_hf_repo` has set it
         stage = lay_out(args, self.hub_model_id, checkpoint, folders.get(args.hub_strategy))
         step = self.state.global_step  # type: ignore[attr-defined]
         job = self._hub.upload_folder(
@@ -266,7 +275,7 @@ def _ended(stage: Path, step: int, job: Future) -> None:
             hub_reason(error, constants.ENDPOINT) if isinstance(error, Exception) else repr(error)
         )
         logger.warning(
-            "step %d was not pushed: %s; the run goes on, and the next push brings all of it",
+            "step %d was not pushed: %s; the run continues, and the next push includes everything",
             step,
             reason,
         )

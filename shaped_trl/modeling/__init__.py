@@ -1,4 +1,4 @@
-"""The seam between a causal language model and the shaped loss."""
+"""The interface between a causal language model and the shaped loss."""
 
 from shaped_trl.modeling.lm_head import ShapedCausalLMOutput, ShapedHead, shape_lm_head
 

@@ -1,8 +1,7 @@
-"""The four models of arXiv 2512.22955 as plain transformers configurations, their size, and how
-tests shrink them.
+"""The four models of arXiv 2512.22955 as plain transformers configurations.
 
 Dense models are Qwen3. Mixtures of experts are MiniMax-M2: grouped-query attention, a sigmoid
-router whose bias chooses the experts and does not weigh them, no shared expert, no dense layer. The
+router whose bias selects the experts without weighting them, no shared expert, no dense layer. The
 paper gives neither head size nor vocabulary; `recipes/paper/README.md` says what was chosen and
 why.
 """
@@ -33,7 +32,7 @@ MOE = COMMON | {
     "num_experts_per_tok": 12,
     "num_attention_heads": 32,
     "num_key_value_heads": 4,
-    "router_aux_loss_coef": 0.0,  # the bias balances
+    "router_aux_loss_coef": 0.0,  # the router bias balances the load instead
 }
 ARCHITECTURES: dict[str, dict[str, Any]] = {
     "1b": DENSE
@@ -61,11 +60,10 @@ def paper_config(name: str, **changes) -> PreTrainedConfig:
     """The configuration of one of the paper's models: "1b", "4b", "5b-a0.3b" or "10b-a0.5b".
 
     Args:
-        changes: fields of the configuration to set otherwise, e.g. the vocabulary and special
-            tokens of a tokenizer.
+        changes: fields of the configuration to replace, e.g. the vocabulary and special tokens.
 
     Raises:
-        ValueError: no such model.
+        ValueError: there is no such model.
     """
     if name not in ARCHITECTURES:
         raise ValueError(
@@ -77,13 +75,13 @@ def paper_config(name: str, **changes) -> PreTrainedConfig:
 def scaled_down(config: PreTrainedConfig, **changes) -> PreTrainedConfig:
     """The same architecture, small enough for a test or a dry run on a laptop.
 
-    The rule: 2 layers, width 64, heads of size 16, one key-value head with as many queries as
-    before, the feed-forward (of an expert, where there are experts) in the same ratio to the width,
-    rounded up to a multiple of 8; 16 experts, 2 of them active. Everything else, vocabulary
-    included, stays as it is, except for `changes`.
+    It has 2 layers, width 64, heads of size 16, and one key-value head with as many queries as
+    before. The feed-forward (of one expert in a mixture) keeps its ratio to the width, rounded up
+    to a multiple of 8. A mixture has 16 experts, 2 of them active. Everything else, including the
+    vocabulary, stays the same, except for `changes`.
     """
     settings = config.to_dict()
-    settings.pop("layer_types", None)  # one a layer: the configuration makes it anew
+    settings.pop("layer_types", None)  # has one entry per layer; the configuration makes a new one
     width = 64
     ratio = config.intermediate_size / config.hidden_size
     settings |= {
@@ -104,13 +102,13 @@ def is_mixture(config: PreTrainedConfig) -> bool:
 
 
 class ParameterCounts(NamedTuple):
-    """Numbers of trained parameters; a router bias is a buffer and does not count.
+    """Numbers of trained parameters. A router bias is a buffer and does not count.
 
     Args:
-        total: each once, a tied head not again.
-        active: what computes for one token: everything but embedding and head, of the experts the
+        total: all parameters; a tied head counts once.
+        active: those that compute for one token, without embedding and head; of the experts, the
             chosen share.
-        head: of the output head, tied or not, which computes for each token too.
+        head: those of the output head, tied or not, which also computes for each token.
     """
 
     total: int
@@ -119,8 +117,7 @@ class ParameterCounts(NamedTuple):
 
 
 def parameter_counts(config: PreTrainedConfig) -> ParameterCounts:
-    """Count the parameters of the model that transformers builds, without memory for them (on the
-    meta device)."""
+    """Count the parameters of the model that transformers builds, without allocating memory."""
     with torch.device("meta"):
         model = AutoModelForCausalLM.from_config(config)
     embeddings = {
@@ -128,7 +125,7 @@ def parameter_counts(config: PreTrainedConfig) -> ParameterCounts:
         for module in (model.get_input_embeddings(), model.get_output_embeddings())
     }
     total = active = 0
-    for name, parameter in model.named_parameters():  # a tied one comes once
+    for name, parameter in model.named_parameters():  # lists a tied parameter once
         total += parameter.numel()
         if id(parameter) in embeddings:
             continue
@@ -145,8 +142,8 @@ def parameter_counts(config: PreTrainedConfig) -> ParameterCounts:
 def architecture_table() -> str:
     """The table of `recipes/paper/README.md`, in Markdown; parameters in billions."""
     rows = [
-        "| model | architecture | layers | width | feed-forward | experts, active | heads, KV | head size | "
-        "vocabulary | embedding tied | total | active | active with head |",
+        "| model | architecture | layers | width | feed-forward | experts, active | heads, KV | "
+        "head size | vocabulary | embedding tied | total | active | active with head |",
         "|---|---|--:|--:|--:|--:|--:|--:|--:|---|--:|--:|--:|",
     ]
     for name in ARCHITECTURES:
@@ -175,23 +172,23 @@ def architecture_table() -> str:
 
 
 def saves_other_names(model: PreTrainedModel) -> bool:
-    """Whether `save_pretrained` writes this model's weights under other names than it has, as of
-    fused experts.
+    """Whether `save_pretrained` writes weights under other names than the model's own.
 
-    The Trainer of transformers 5.23 then resumes with random weights and a warning
-    (transformers#48805): `load_saved_weights` does what it should do.
+    It does so for fused experts, for example.
+
+    The Trainer of transformers 5.23 then resumes with random weights and only a warning
+    (transformers#48805). Use `load_saved_weights` instead.
     """
     return bool(get_model_conversion_mapping(model, add_legacy=False))
 
 
 def load_saved_weights(model: PreTrainedModel, folder: str | Path) -> None:
-    """Copy into `model` what `save_pretrained` wrote to `folder`, bit by bit, buffers included.
+    """Load what `save_pretrained` wrote to `folder` into `model`, bit by bit, with its buffers.
 
     Raises:
         ValueError: the checkpoint is of another architecture or size.
     """
-    # No tensor loses bits: `from_pretrained` would round a float32 router bias to the dtype of the
-    # model.
+    # With the model's own dtype `from_pretrained` would round a float32 router bias.
     dtype = torch.promote_types(model.dtype, torch.float32)
     saved, info = type(model).from_pretrained(
         folder, dtype=dtype, output_loading_info=True, ignore_mismatched_sizes=True
@@ -204,7 +201,7 @@ def load_saved_weights(model: PreTrainedModel, folder: str | Path) -> None:
             name for name in expected.keys() | found.keys() if expected.get(name) != found.get(name)
         )
         raise ValueError(
-            f"resume_from_checkpoint={str(folder)!r} is not a checkpoint of this {type(model).__name__}: "
-            f"{wrong or ', '.join(differing[:3])}"
+            f"resume_from_checkpoint={str(folder)!r} is not a checkpoint of this "
+            f"{type(model).__name__}: {wrong or ', '.join(differing[:3])}"
         )
     model.load_state_dict(saved.state_dict())

@@ -1,18 +1,18 @@
 """Loss-free balancing of a mixture of experts (Wang et al., 2024, arXiv 2408.15664).
 
-The router has a bias that only chooses the experts: it is added to the scores for the top-k, and
-the weights of the chosen experts come from the scores without it. After each optimizer step the
-bias of every expert moves by a fixed rate, up where it got fewer tokens than the mean, down where
-it got more; no loss is added.
+The router has a bias that only selects the experts: it is added to the scores for the top-k, but
+the weights of the selected experts come from the scores without it. After each optimizer step the
+bias of every expert moves by a fixed rate, up if it got fewer tokens than the mean and down if it
+got more. No loss is added.
 
-What is counted is the global batch: all micro-batches of an accumulation, all processes. A forward
-counts when the model trains, that is in training mode with gradients enabled as it enters the
-backbone; so evaluation, generation and log-probabilities without gradients do not count, and
-neither does the second forward of gradient checkpointing, which runs in the backward, outside of
-the backbone's call. Padding (attention mask 0) does not count, so that the counts do not depend on
-how rows are put together in micro-batches.
+Counts cover the global batch: all accumulated micro-batches of all processes. A forward counts if
+the model is training, that is in training mode with gradients enabled when it enters the backbone.
+Evaluation, generation and log-probabilities without gradients therefore do not count. Neither does
+the second forward of gradient checkpointing, which runs during the backward, outside the backbone's
+call. Padding (attention mask 0) does not count, so that the counts do not depend on how rows are
+combined into micro-batches.
 
-Dimensions: L layers with a router, E experts of each, N tokens, K experts chosen for a token.
+Dimensions: L layers with a router, E experts per layer, N tokens, K experts chosen for a token.
 """
 
 from __future__ import annotations
@@ -25,46 +25,45 @@ from shaped_eval.errors import UserError
 from torch import nn
 from transformers import PreTrainedModel, TrainerCallback
 
-# in transformers, of the router itself or of the block that has it as `gate`
+# The attribute's name in transformers, on the router itself or on the block that has it as `gate`.
 BIAS = "e_score_correction_bias"
 LOGGED = ("max_violation", "max_violation_worst", "dead_experts", "dead_experts_worst")
 
 
 class LossFreeBalancing(TrainerCallback):
-    """Counts tokens per expert in training forwards and moves the router biases after each
-    optimizer step.
+    """Counts tokens per expert in training, and moves the router biases after each step.
 
     Give it to the trainer: `callbacks=[LossFreeBalancing(model)]`. The bias is a buffer of the
-    model, saved with its weights; it is all the state there is. Balancing without a loss means
-    `router_aux_loss_coef` 0.
+    model, saved with its weights, and the only state. Set `router_aux_loss_coef` to 0, so that no
+    loss balances as well.
 
-    Logged with the training loss, as means over the steps since the last log: `max_violation`, the
-    load of the most loaded expert over the mean load, minus 1 (0 is balance), as the mean over
-    layers and in the worst layer, and `dead_experts`, those without a token in the whole batch, as
-    the mean number per layer and in the worst layer.
+    It logs, with the training loss and as means over the steps since the last log, `max_violation`:
+    the load of the most loaded expert divided by the mean load, minus 1, so that 0 is perfect
+    balance; and `dead_experts`, the number of experts without a token in the whole batch. Both come
+    as means over the layers and, with the suffix `_worst`, for the worst layer.
 
     Args:
-        model: a causal language model of transformers, before an engine wraps it, whose routers
-            have the bias and
-            return (logits, weights, indices of the chosen experts): MiniMax-M2, GLM-4-MoE and their
-                like. Biases in
-            half precision become float32, where steps of `rate` do not get lost.
-        rate: u, by which a bias moves in a step; the paper's 0.001 is for sigmoid scores, which lie
-            in 0–1.
+        model: a causal language model of transformers, before an engine wraps it. Its routers must
+            have the bias and return (logits, weights, indices of the chosen experts), as those of
+            MiniMax-M2 and GLM-4-MoE do. Biases in half precision become float32, since they would
+            round steps of `rate` away.
+        rate: u, by which a bias moves in a step. The paper's 0.001 is for sigmoid scores in 0–1.
 
     Raises:
-        ValueError: the model has no such router, has adapters (a checkpoint of adapters holds no
-            biases), or the rate is not positive.
-        RuntimeError: when training begins and an engine has put the biases into half precision.
+        ValueError: the model has adapters (a checkpoint of adapters contains no biases), or the
+            rate is not positive.
+        UserError: the model has no such router.
+        RuntimeError: training begins, and an engine has put the biases into half precision.
     """
 
     def __init__(self, model: PreTrainedModel, rate: float = 0.001):
         if rate <= 0:
-            raise ValueError(f"rate={rate} is not positive: the paper's is 0.001")
+            raise ValueError(f"rate={rate} is not positive: the paper uses 0.001")
         if not isinstance(model, PreTrainedModel):
             raise ValueError(
-                f"model={type(model).__name__} cannot be balanced: a transformers model without adapters is needed, "
-                "since the router bias would not be in a checkpoint of adapters"
+                f"model={type(model).__name__} cannot be balanced: a transformers model without "
+                "adapters is needed, since a checkpoint of adapters would not contain the router "
+                "bias"
             )
         self.blocks = [
             module
@@ -73,8 +72,8 @@ class LossFreeBalancing(TrainerCallback):
         ]
         if not self.blocks:
             raise UserError(
-                f"router_bias_rate={rate}: {type(model).__name__} has no router bias ({BIAS}), so there is nothing to "
-                "balance: leave it out"
+                f"router_bias_rate={rate}: {type(model).__name__} has no router bias ({BIAS}), so "
+                "there is nothing to balance: leave it out"
             )
         self.rate = rate
         for bias in self.biases():
@@ -91,8 +90,10 @@ class LossFreeBalancing(TrainerCallback):
             router.register_forward_hook(partial(self._count, layer))
 
     def biases(self) -> list[torch.Tensor]:
-        """The bias of each layer, shape [E]: looked up at each call because FSDP puts others in
-        their place."""
+        """The bias of each layer, shape [E].
+
+        They are looked up at each call, since FSDP replaces them.
+        """
         return [getattr(block, BIAS) for block in self.blocks]
 
     def _zeros(self) -> torch.Tensor:
@@ -128,8 +129,9 @@ class LossFreeBalancing(TrainerCallback):
         }
         if low:
             raise RuntimeError(
-                f"the router biases are in {low.pop()}, where steps of {self.rate} get lost: train a float32 model "
-                "with bf16=True (mixed precision) instead"
+                f"the router biases are in {low.pop()}, which rounds steps of {self.rate} away: "
+                "train "
+                "a float32 model with bf16=True (mixed precision) instead"
             )
 
     def on_step_begin(self, args, state, control, **kwargs):
@@ -141,7 +143,7 @@ class LossFreeBalancing(TrainerCallback):
         if args.world_size > 1:
             dist.all_reduce(counts_LE)
         total_L1 = counts_LE.sum(1, keepdim=True)
-        # the load relative to the mean, times the total: in integers
+        # The load relative to the mean, multiplied by the total so that it stays an integer.
         relative_LE = counts_LE * counts_LE.shape[1]
         for bias, up_E in zip(self.biases(), torch.sign(total_L1 - relative_LE), strict=True):
             bias.add_(up_E.to(bias.dtype), alpha=self.rate)
@@ -152,8 +154,7 @@ class LossFreeBalancing(TrainerCallback):
         self._steps += 1
 
     def drain(self) -> dict[str, float]:
-        """What is to be logged (see above) of the steps since the last call; nothing if there were
-        none."""
+        """The means to log over the steps since the last call; empty if there were no steps."""
         if self._sums is None:
             return {}
         values = (self._sums / self._steps).tolist()
@@ -161,11 +162,11 @@ class LossFreeBalancing(TrainerCallback):
         return dict(zip(LOGGED, values, strict=True))
 
     def interval_state(self) -> list[float]:
-        """The steps since the last `drain`, and their sums."""
+        """The number of steps since the last `drain` and the sums over them, for a checkpoint."""
         return [] if self._sums is None else [self._steps, *self._sums.tolist()]
 
     def restore_interval(self, saved: list[float]) -> None:
-        """Take over what `interval_state` gave."""
+        """Restore what `interval_state` returned."""
         if saved:
             self._steps = int(saved[0])
             self._sums = torch.tensor(
@@ -173,7 +174,7 @@ class LossFreeBalancing(TrainerCallback):
             )
 
     def on_log(self, args, state, control, logs=None, **kwargs):
-        if logs and "loss" in logs:  # not an evaluation's
+        if logs and "loss" in logs:  # a training log, not an evaluation
             metrics = self.drain()
             logs.update(metrics)
             state.log_history[-1].update(metrics)

@@ -1,11 +1,11 @@
-"""Is the shaped loss, as cross-entropy, a model's own loss? Found out by two small forwards, once
-for a model.
+"""Checks once per model that the shaped loss, as cross-entropy, is the model's own loss.
 
-The first runs the model as it is on a few tokens, and tells what its head computes. In the second a
-stand-in for the head answers with numbers that are known, so that what the model does to its logits
-afterwards (a multiplier, a softcap, a padded vocabulary) and what it makes of labels can be read
-off exactly, whatever their names are. The second also has another last token: a model whose earlier
-hidden states change is no next-token model.
+The check takes two small forwards. The first runs the model as it is on a few tokens, to see what
+its head computes. In the second, a stand-in for the head returns known numbers, so that the check
+can read off exactly what the model does to its logits afterwards (a multiplier, a softcap, a padded
+vocabulary) and what it makes of labels, whatever the names of these settings are. The second
+forward also has another last token: if this changes the earlier hidden states, the model does not
+predict the next token.
 """
 
 from __future__ import annotations
@@ -26,13 +26,14 @@ from transformers import PreTrainedModel
 from shaped_trl.modeling.own_forward import OwnForward
 
 TOKENS = 4
-# What the stand-in answers at the last position: enough to tell a multiplier from a softcap, and to
-# see its bound.
+# The stand-in's logits at the last position: they tell a multiplier from a softcap, and show its
+# bound.
 _PROBES = (2.0**-10, -(2.0**-10), 1.0, -1.0, 8.0, -8.0, 64.0, 1e6)
-_TARGETS = 8  # of each token, spread over the vocabulary
-# Where transformers' mixtures of experts have the rate of their load-balancing loss.
+_TARGETS = 8  # compared at each position, spread over the vocabulary
+# The names under which transformers' mixtures of experts have the rate of their load-balancing
+# loss.
 _ROUTER_RATES = ("router_aux_loss_coef", "aux_loss_coef", "moe_loss_weight")
-# Below what any logit is: the logit of a token that was taken out of the vocabulary.
+# Below any real logit. A model gives such a logit to a token outside its vocabulary.
 _IMPOSSIBLE = -1e4
 
 
@@ -40,10 +41,10 @@ class Logits(NamedTuple):
     """What a model does to the logits of its head.
 
     Args:
-        size: tokens that the head has a logit for.
-        tokens: the first so many of them are possible, the rest pads the weight.
-        scale: multiplier.
-        softcap: bound of softcap·tanh(z/softcap) after the multiplier, or None.
+        size: how many logits the head returns.
+        tokens: how many of them, from the first on, belong to tokens; the rest is padding.
+        scale: a multiplier of the logits.
+        softcap: the bound c of c·tanh(z/c), applied after the multiplier, or None.
     """
 
     size: int
@@ -52,28 +53,28 @@ class Logits(NamedTuple):
     softcap: float | None = None
 
     def of(self, head: nn.Linear) -> tuple[Tensor, Tensor | None]:
-        """Weight [V, D] and bias [V] or None of `head` for the tokens that are possible.
+        """Weight [V, D] and bias ([V] or None) of `head`, without its padding.
 
         Raises:
-            UserError: the vocabulary is padded and the head sharded, so that the padding lies in
-                some processes only.
+            UserError: the vocabulary is padded and the head is sharded, so that only some processes
+                have padding.
         """
         weight, bias = head.weight, getattr(head, "bias", None)
         if self.tokens == self.size:
             return weight, bias
         if isinstance(weight, DTensor):
             raise UserError(
-                f"a head with {self.size - self.tokens} rows of padding is not supported under tensor parallelism: "
-                "shard the model with FSDP"
+                f"a head with {self.size - self.tokens} rows of padding is not supported under "
+                "tensor "
+                "parallelism: shard the model with FSDP"
             )
         return weight[: self.tokens], None if bias is None else bias[: self.tokens]
 
 
 def can_check_now(model: PreTrainedModel) -> bool:
-    """Whether the model could run here, by itself: all its weights are there, and no other process
-    has a part of it.
+    """Whether this process can run the model alone: all its weights are here and undivided.
 
-    With several processes the check waits for the first forward: all of them reach that together.
+    With several processes the check waits for the first forward, which all of them reach together.
     """
     if torch.distributed.is_available() and torch.distributed.is_initialized():
         if torch.distributed.get_world_size() > 1:
@@ -91,19 +92,18 @@ def can_check_now(model: PreTrainedModel) -> bool:
 
 @torch.compiler.disable
 def check_head(own: OwnForward, loss: Callable[..., ShapedLossOutput]) -> Logits:
-    """Measure what the model does to its logits, and see that with it cross-entropy is the model's
-    own loss.
+    """Measure what the model does to its logits, and check that its own loss is cross-entropy.
 
-    The model runs in evaluation mode without gradients. Its mode, its buffers and the random state
-    are afterwards what they were.
+    The model runs in evaluation mode without gradients. Afterwards its mode, its buffers and the
+    random state are restored.
 
     Args:
         own: the model and its forward.
-        loss: what would be trained, `loss(model, logits=Logits, hidden=[B, T, D], targets=[B, T])`,
-            with "nll".
+        loss: the loss that would be trained, `loss(model, logits=Logits, hidden=[B, T, D],
+            targets=[B, T])`, with the metric "nll".
 
     Raises:
-        UserError: it is not, or the model cannot do with text alone.
+        UserError: the model's loss is another one, or the model needs more than text.
     """
     model = own.model
     if model.config.is_encoder_decoder:
@@ -126,9 +126,16 @@ def check_head(own: OwnForward, loss: Callable[..., ShapedLossOutput]) -> Logits
     return logits
 
 
-class _Run(NamedTuple):
-    """Token ids [1, T], hidden states [1, T, D], logits [1, T, V]; how many the head has; spacing
-    of numbers at 1."""
+class _Forward(NamedTuple):
+    """One forward of the model.
+
+    Args:
+        ids: token ids [1, T].
+        hidden: hidden states before the head [1, T, D].
+        logits: the model's logits [1, T, V].
+        size: how many logits the head returns.
+        eps: the spacing of numbers at 1 in the dtype of the computation.
+    """
 
     ids: Tensor
     hidden: Tensor
@@ -137,8 +144,8 @@ class _Run(NamedTuple):
     eps: float
 
 
-def _run(own: OwnForward, ids: Tensor) -> _Run:
-    """The model as it is."""
+def _run(own: OwnForward, ids: Tensor) -> _Forward:
+    """Run the model as it is."""
     head, answers = own.model.get_output_embeddings(), []
 
     def answer(hidden: Tensor) -> Tensor:
@@ -148,20 +155,19 @@ def _run(own: OwnForward, ids: Tensor) -> _Run:
     outputs, hidden = own.to_head(answer, input_ids=ids, attention_mask=torch.ones_like(ids))
     if hidden.shape[:-1] != ids.shape:
         raise _refusal(own.model, "has more or fewer predictions than tokens")
-    # Autocast and FSDP compute in another dtype than that of the hidden states or of the logits in
-    # the end.
+    # Under autocast and FSDP, neither the hidden states nor the final logits need to have the dtype
+    # of the computation.
     eps = max(torch.finfo(t.dtype).eps for t in (hidden, *answers))
     if hidden.is_cuda:
-        eps = max(eps, 2.0**-11)  # its matmuls may round float32 to TF32
-    return _Run(ids, hidden, _whole(outputs.logits), answers[0].shape[-1], eps)
+        eps = max(eps, 2.0**-11)  # matmuls on a GPU may round float32 to TF32
+    return _Forward(ids, hidden, _whole(outputs.logits), answers[0].shape[-1], eps)
 
 
 def router_rate(model: PreTrainedModel) -> float:
-    """What the load-balancing loss of a mixture of experts is multiplied by in the model's own
-    loss.
+    """The factor of a mixture's load-balancing loss in the model's own loss.
 
     Raises:
-        UserError: it is not where transformers has it.
+        UserError: the model does not have it under any name that transformers uses.
     """
     places = (
         (place, name) for place in (model, model.config.get_text_config()) for name in _ROUTER_RATES
@@ -172,11 +178,11 @@ def router_rate(model: PreTrainedModel) -> float:
     raise _refusal(model, "has a router loss whose rate is not among " + ", ".join(_ROUTER_RATES))
 
 
-def _measure(own: OwnForward, first: _Run) -> Logits:
-    """What the model does to logits that are known, and to labels."""
+def _measure(own: OwnForward, first: _Forward) -> Logits:
+    """Measure what the model does to known logits, and to labels."""
     model, hidden = own.model, first.hidden
     dtype = torch.promote_types(hidden.dtype, torch.float32)
-    # under tensor parallelism all processes answer alike
+    # The same seed everywhere: under tensor parallelism all processes must return the same logits.
     generator = torch.Generator(hidden.device).manual_seed(0)
     z = torch.randn(1, TOKENS, first.size, generator=generator, dtype=dtype, device=hidden.device)
     z[0, -1] = z.new_tensor(_PROBES).repeat(-(-first.size // len(_PROBES)))[: first.size]
@@ -203,7 +209,8 @@ def _measure(own: OwnForward, first: _Run) -> Logits:
     if torch.allclose(own_loss, unshifted, rtol=1e-5):
         raise _refusal(
             model,
-            "takes labels for the tokens at their own positions: it is not trained on the next token",
+            "takes labels for the tokens at their own positions: it is not trained on the "
+            "next token",
         )
     if not torch.allclose(own_loss, expected, rtol=1e-5, atol=1e-5):
         raise _refusal(
@@ -213,7 +220,7 @@ def _measure(own: OwnForward, first: _Run) -> Logits:
 
 
 def _transform(model: PreTrainedModel, z: Tensor, out: Tensor) -> Logits:
-    """The multiplier, softcap and vocabulary that make `out` [1, T, V] of `z`."""
+    """The multiplier, softcap and vocabulary that turn `z` into `out`, both [1, T, V]."""
     size, tokens = z.shape[-1], out.shape[-1]
     impossible = (out < _IMPOSSIBLE).all(1)[0].nonzero()
     if impossible.numel():
@@ -237,10 +244,13 @@ def _transform(model: PreTrainedModel, z: Tensor, out: Tensor) -> Logits:
 
 
 def _compare(
-    model: PreTrainedModel, loss: Callable[..., ShapedLossOutput], logits: Logits, first: _Run
+    model: PreTrainedModel, loss: Callable[..., ShapedLossOutput], logits: Logits, first: _Forward
 ) -> None:
-    """The model's own logits with those that the loss makes of its hidden states, as the nll of
-    several targets."""
+    """Compare the nll of several targets by the model's own logits and by the loss.
+
+    Raises:
+        UserError: they differ by more than rounding.
+    """
     own = first.logits[0, :, : logits.tokens].double()
     targets = torch.linspace(0, logits.tokens - 1, _TARGETS, device=own.device).long()
     repeated = targets[:, None].expand(-1, TOKENS).to(first.hidden.device)
@@ -252,19 +262,21 @@ def _compare(
     if not error <= 1e-4 + 8 * first.eps * own.abs().max():
         raise _refusal(
             model,
-            f"does not compute its logits as hidden states times the weight of its head (off by {error:.3g})",
+            f"does not compute its logits as hidden states times the weight of its head "
+            f"(off by {error:.3g})",
         )
 
 
 def _refusal(model: PreTrainedModel, what: str) -> UserError:
     return UserError(
-        f"model={type(model).__name__} {what}, so that the shaped loss would train something else: take a model of "
-        "shaped_trl/modeling/README.md, or call shaped_kernels.shaped_linear_loss on its hidden states"
+        f"model={type(model).__name__} {what}, so that the shaped loss would train something else: "
+        "take a model of shaped_trl/modeling/README.md, or call shaped_kernels.shaped_linear_loss "
+        "on its hidden states"
     )
 
 
 def _plain_tokens(model: PreTrainedModel) -> Tensor:
-    """[1, TOKENS] token ids that stand for nothing special."""
+    """Token ids [1, TOKENS] without special tokens."""
     config, special = model.config.get_text_config(), set()
     for settings in (model.config, config):
         for name, value in settings.to_dict().items():
@@ -282,7 +294,7 @@ def _whole(logits: Tensor) -> Tensor:
 
 @contextmanager
 def _undisturbed(model: PreTrainedModel) -> Iterator[None]:
-    """Evaluation mode without gradients; mode, buffers and random state come back as they were."""
+    """Evaluation mode without gradients; restores mode, buffers and random state at the end."""
     training = {module: module.training for module in model.modules()}
     buffers = {module: {**module._buffers} for module in model.modules()}
     values = [(b, b.clone()) for b in model.buffers() if b.device.type != "meta"]

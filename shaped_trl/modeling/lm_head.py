@@ -1,18 +1,19 @@
-"""The one seam between a causal language model and the shaped loss.
+"""The interface between a causal language model and the shaped loss.
 
 `shape_lm_head` replaces `model.forward` on the instance. With labels, the new forward runs the
-model's own forward with a stand-in for the output embedding, which keeps the hidden states that it
-is given and answers with logits of no position; then `shaped_linear_loss` takes those hidden states
-and the head's weight. So logits are never built, and whatever the model does besides (transforms of
-the head, router losses, hidden states that were asked for) is its own. What it does to the logits
-afterwards is measured once, by `head_check.py`. Without labels it is the old forward, so generation
-is unchanged. The head is looked up at each call because PEFT and FSDP replace it after patching.
+model's own forward with a stand-in for the output embedding. The stand-in records the hidden
+states and returns logits for no position. `shaped_linear_loss` then takes these hidden states and
+the head's weight, so that full logits are never built. Everything else that the model does, such as
+transforms before the head, router losses and requested hidden states, stays its own. What the model
+does to the logits after the head is measured once, by `head_check.py`. Without labels, the old
+forward runs, so that generation does not change. The head is looked up at each call, since PEFT and
+FSDP replace it after patching.
 
-The loss takes the place of the head's own forward for the length of one call, and the head is
-called as the module that it is. So the hooks of FSDP and ZeRO see what they always see: they gather
-the weight before, release it after, and reduce its gradient over the ranks, which hold different
-data. A head that tensor parallelism shards stays
-sharded: each rank computes with its part of the vocabulary.
+For the length of one call, the loss replaces the forward of the head, and the head is called like
+any module. The hooks of FSDP and ZeRO therefore work as usual: they gather the weight before the
+call, release it afterwards, and reduce its gradient over the ranks, which have different data. A
+head that is sharded by tensor parallelism stays sharded: each rank computes with its part of the
+vocabulary.
 """
 
 from __future__ import annotations
@@ -42,16 +43,16 @@ class ShapedCausalLMOutput(ModelOutput):
     """What a shaped model returns when it is called with labels.
 
     Args:
-        loss: scalar, the shaped loss over the valid targets divided by `num_items_in_batch` (by
-            their number when not passed), plus the weighted load-balancing loss of a mixture of
-            experts. What a Trainer minimises.
-        shaped_loss: scalar, the shaped loss *summed* over valid targets; nothing added.
-        nll, entropy, target_prob, head_mass, tail_mass, is_top1, target_rank: per token, shape of
-            the targets, 0 where ignored, detached; None unless asked for in
+        loss: scalar, what a Trainer minimises: the shaped loss over the valid targets divided by
+            `num_items_in_batch` (by their number if it is not passed), plus the weighted
+            load-balancing loss of a mixture of experts.
+        shaped_loss: scalar, the shaped loss *summed* over the valid targets, and nothing else.
+        nll, entropy, target_prob, head_mass, tail_mass, is_top1, target_rank: per token, in the
+            shape of the targets, 0 where a target is ignored, detached; None unless named in
             `shape_lm_head(metrics=...)`.
-        label_mask: bool, shape of the targets: which positions carry a loss.
-        aux_loss: load-balancing loss, unweighted, where router logits are requested.
-        hidden_states, attentions, cross_attentions, router_logits: the model's own, where they are
+        label_mask: bool, in the shape of the targets: the positions with a loss.
+        aux_loss: the load-balancing loss without its weight, if router logits are requested.
+        hidden_states, attentions, cross_attentions, router_logits: the model's own, if they are
             requested.
     """
 
@@ -77,10 +78,10 @@ _OF_THE_MODEL = ("aux_loss", "hidden_states", "attentions", "cross_attentions", 
 
 @dataclass
 class ShapedHead:
-    """The settings a patched forward reads at each call: assign to them between steps.
+    """The settings that a patched forward reads at each call; they can be changed between steps.
 
-    `logits` is what the model does to the logits that its head gives, as measured; None until that
-    was checked.
+    `logits` is what the model does to the logits of its head, as measured; None before it was
+    measured.
     """
 
     shape: RewardShape
@@ -96,32 +97,30 @@ def shape_lm_head(
     metrics: tuple[str, ...] = ("nll",),
     impl: str = "auto",
 ) -> ShapedHead:
-    """Make `model(input_ids, labels=labels)` return the shaped next-token loss instead of
-    cross-entropy.
+    """Make `model(input_ids, labels=labels)` return the shaped next-token loss.
 
-    One line serves a plain `transformers.Trainer` or one's own loop::
+    One line is enough for a plain `transformers.Trainer` or your own loop::
 
         shape_lm_head(model, RewardShape(beta=-0.25))
 
-    Call it before the model is wrapped (PEFT, DDP, FSDP). Labels are shifted inside, as
-    transformers does; `shift_labels` are taken as they are. With the default shape the loss is the
-    model's own: that is checked once on four tokens, here, or at the first call with labels where
-    there are several processes or the weights are not here yet. `shaped_trl/modeling/README.md`
-    lists the architectures of transformers for which a test holds it.
+    Call it before the model is wrapped (PEFT, DDP, FSDP). Labels are shifted inside, as in
+    transformers; `shift_labels` are taken as they are. With the default shape, the loss is the
+    model's own. This is checked once on four tokens: at once, or at the first call with labels if
+    there are several processes or the weights are not loaded yet. `shaped_trl/modeling/README.md`
+    lists the architectures of transformers that a test covers.
 
     Args:
         model: a causal language model with an output embedding (`get_output_embeddings`).
-        shape: the reward shape; None is cross-entropy.
-        metrics: per-token fields to compute, of "nll", "entropy", "target_prob", "head_mass",
-            "tail_mass", "is_top1", "target_rank".
-        impl: implementation of `shaped_linear_loss`.
+        shape: the reward shape; None means cross-entropy.
+        metrics: the per-token metrics to compute, from "nll", "entropy", "target_prob",
+            "head_mass", "tail_mass", "is_top1", "target_rank".
+        impl: the implementation of `shaped_linear_loss`.
 
     Returns:
-        The settings object that the forward reads: `head.shape = ...` changes the shape from the
-        next call on.
+        The settings that the forward reads: `head.shape = ...` changes the shape of later calls.
 
     Raises:
-        ValueError: a metric is unknown, or an adapter sits on the head.
+        ValueError: a metric is unknown, or there is an adapter on the head.
         UserError: the model has no output embedding, or its own loss is not the cross-entropy of
             the next token under a linear head (masked and encoder-decoder models among them).
     """
@@ -130,20 +129,21 @@ def shape_lm_head(
         raise ValueError(f"metrics={sorted(unknown)} are unknown: choose from {', '.join(METRICS)}")
     if not isinstance(getattr(model.get_output_embeddings(), "weight", None), Tensor):
         raise UserError(
-            f"model={type(model).__name__} has no single output embedding: take a causal language model"
+            f"model={type(model).__name__} has no single output embedding: take a causal "
+            "language model"
         )
     _refuse_adapter(model.get_output_embeddings())
     head = ShapedHead(shape or RewardShape(), tuple(metrics), impl)
     original = model.forward
-    # A function, for a deep copy of the model must not run the original; and not ours, of a call
-    # before this.
+    # A function instead of a bound method, since a deep copy of the model must not run the original
+    # model. If the model is already patched, take the function before that patch.
     function = getattr(original, "__func__", lambda _, **kwargs: original(**kwargs))
     function = getattr(function, "unshaped", function)
     loss_here = functools.partial(head_loss, head=ShapedHead(RewardShape(), ("nll",), impl))
     if can_check_now(model):
         head.logits = check_head(OwnForward(model, function), loss_here)
 
-    # wraps: `generate` and the Trainer read the model's own signature
+    # `generate` and the Trainer read the signature of the model's own forward.
     @functools.wraps(type(model).forward)
     def shaped_forward(self, *args, **kwargs):
         own_forward = OwnForward(self, function)
@@ -168,8 +168,7 @@ def shape_lm_head(
 
 
 def unshape(model: PreTrainedModel) -> None:
-    """Take `shape_lm_head` back: TRL's trainers put a forward of their own over the one that they
-    find."""
+    """Undo `shape_lm_head`, since TRL's trainers wrap the forward that they find."""
     function = getattr(model.forward, "unshaped", None)
     if function is not None:
         model.forward = types.MethodType(function, model)
@@ -187,10 +186,12 @@ def _forward_with_loss(own, head, logits, kwargs, labels, shift_labels, num_item
         hidden, targets = hidden[:, :-1], labels[:, 1:]
     if hidden.shape[:-1] != targets.shape:
         raise UserError(
-            f"labels of shape {tuple(targets.shape)} do not fit the positions {tuple(hidden.shape[:-1])} at which "
-            f"{type(own.model).__name__} predicts; give a label for each position, and leave logits_to_keep out"
+            f"labels of shape {tuple(targets.shape)} do not fit the positions "
+            f"{tuple(hidden.shape[:-1])} at which {type(own.model).__name__} predicts; give a "
+            "label "
+            "for each position, and leave logits_to_keep out"
         )
-    targets = targets.to(hidden.device)  # of the head, where a model is spread over devices
+    targets = targets.to(hidden.device)  # the head's device, if the model is spread over several
     result = head_loss(own.model, head, logits, hidden, targets)
     mask = targets != -100
     items = mask.sum().clamp(min=1) if num_items_in_batch is None else num_items_in_batch
@@ -208,11 +209,11 @@ def _forward_with_loss(own, head, logits, kwargs, labels, shift_labels, num_item
 def head_loss(
     model: PreTrainedModel, head: ShapedHead, logits: Logits, hidden: Tensor, targets: Tensor
 ) -> ShapedLossOutput:
-    """The loss of `hidden` [B, T, D], as the output embedding is given it, and `targets` [B, T]."""
+    """The loss of `hidden` [B, T, D], the input of the output embedding, and `targets` [B, T]."""
     lm_head = model.get_output_embeddings()
     _refuse_adapter(lm_head)
-    # In PEFT's `modules_to_save` wrapper, the copy that is trained: FSDP may shard it as a group of
-    # its own.
+    # In PEFT's `modules_to_save` wrapper this is the copy that is trained, which FSDP may shard as
+    # a group of its own.
     owner = next(
         (m for m in lm_head.modules() if m._parameters.get("weight") is lm_head.weight), lm_head
     )
@@ -235,8 +236,8 @@ def head_loss(
     if isinstance(owner.weight, DTensor) and not any(
         isinstance(m, FSDPModule) for m in lm_head.modules()
     ):
-        # Tensor parallelism: nothing is to be gathered, and torch's own hooks would take the result
-        # for logits.
+        # Under tensor parallelism nothing has to be gathered, and torch's own hooks would treat the
+        # result as logits.
         return ShapedLossOutput(**compute(hidden, targets))
     with _forward_replaced(owner, compute):
         return ShapedLossOutput(**lm_head(hidden, targets))
@@ -245,16 +246,18 @@ def head_loss(
 def _refuse_adapter(lm_head: nn.Module) -> None:
     if isinstance(lm_head, BaseTunerLayer | TrainableTokensWrapper):
         raise ValueError(
-            "an adapter on the language-model head is not supported: the loss reads the head's weight directly and "
-            "would never train the adapter; name the head in `modules_to_save` instead of `target_modules` or "
-            "`trainable_token_indices`"
+            "an adapter on the language-model head is not supported: the loss reads the head's "
+            "weight directly and would never train the adapter; name the head in `modules_to_save` "
+            "instead of `target_modules` or `trainable_token_indices`"
         )
 
 
 @contextmanager
 def _forward_replaced(module: nn.Module, forward: Callable) -> Iterator[None]:
-    """`module` runs `forward` within; tensor parallelism may have put one on the instance, which
-    comes back."""
+    """Let `module` run `forward`, then restore the forward of the class or of the instance.
+
+    Tensor parallelism may have set a forward on the instance.
+    """
     before = vars(module).get("forward")
     module.forward = forward
     try:

@@ -30,7 +30,7 @@ from shaped_trl.training.resuming import (
     last_checkpoint,
     save_for_good,
 )
-from shaped_trl.training.run import (
+from shaped_trl.training.starting_point import (
     checkpoint_config,
     load_tokenizer,
     model_init_kwargs,

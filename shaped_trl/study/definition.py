@@ -1,10 +1,9 @@
 """A study is data: regimes × arms × seeds × stages.
 
-An arm is a shape of the token distribution, or another arm's checkpoint sampled at another
-temperature; a stage is one command (train, rlvr, eval) with a recipe; a regime is the data that all
-arms are trained on. Arms have the same data and, per seed, the same initialisation or the same
-shared model, so that they can be compared in pairs. `shaped_trl.study.loading` reads a study from
-its file.
+An arm is a shape of the token distribution, or the checkpoint of another arm sampled at another
+temperature. A stage is one command (train, rlvr, eval) with a recipe. A regime is the data on which
+all arms are trained. For comparison in pairs, arms have the same data and, per seed, the same
+initialisation or the same shared model. `shaped_trl.study.loading` reads a study from its file.
 """
 
 from __future__ import annotations
@@ -20,15 +19,15 @@ from shaped_trl.recipes import schedules_beta
 
 OUTPUT_FLAGS = {"train": "output_dir", "rlvr": "output_dir", "eval": "out"}
 MODEL_FLAGS = {"train": "model_name_or_path", "rlvr": "model_name_or_path", "eval": "model"}
-# modules of `shaped_trl.data`, each with a `write_corpus`
+# Modules of `shaped_trl.data` with a function `write_corpus`.
 PREPARATIONS = ("running_sums", "chain_sum")
-# What tells arms apart. A recipe may fix top_k for all of them, but a beta there would shape the
-# baseline too.
+# The options that distinguish arms. A recipe may set top_k for all of them, but a beta in a recipe
+# would also shape the baseline.
 SHAPE_OF_ARM = ("shape", "beta", "lambda_head", "lambda_tail", "positive", "alpha")
-TEMPERATURE = "temperature"  # what the stage is called that finds one
+TEMPERATURE = "temperature"  # the name of the stage that finds an arm's temperature
 ONE_REGIME = ""
-# Of resolved studies and of records. In version 1, which is not written down, a β without a form
-# acted by the product.
+# The version of resolved studies and of records. Version 1 is not written down; in it, a β without
+# a form acts by the product.
 VERSION = 2
 DEFAULT_FORMS = {1: "product", VERSION: "exponent"}
 
@@ -37,10 +36,18 @@ Preparation = dict[str, dict[str, Any]]  # generator → its options
 
 @dataclass(frozen=True)
 class Stage:
-    """One step of all arms; a `shared` one is the baseline's, and all arms go on from it. `model`
-    names the earlier stage whose result it starts from or measures. `seconds` is what a run takes
-    on the machine that the study is meant
-    for: the estimate until one has been timed."""
+    """One step of all arms.
+
+    Args:
+        command: train, rlvr or eval.
+        config: its recipe.
+        shaped: whether the arms' shapes act in it.
+        shared: the baseline runs it once, and all arms start from its model.
+        model: the earlier stage whose result it starts from or measures.
+        args: options of the command, on top of the recipe.
+        seconds: what a run takes on the machine that the study is meant for; this is the estimate
+            until one has been timed.
+    """
 
     command: str
     config: str
@@ -53,19 +60,20 @@ class Stage:
 
 @dataclass(frozen=True)
 class Arm:
-    """What tells an arm from the others.
+    """What distinguishes an arm from the others.
 
     Args:
-        shape: fields of `RewardShape`, for the shaped stages.
-        checkpoint_of: another arm whose trained models this one takes, instead of training its own.
-        temperature: of its rollouts and evaluations, relative to the recipes'; the steps of RL are
-            scaled with it.
-        entropy_of: an arm; the temperature is that at which this arm's model has the held-out
-            entropy of that one's.
-        prepare: options of data of its own, on top of the regime's.
+        shape: fields of `RewardShape` for the shaped stages.
+        checkpoint_of: another arm whose trained models this arm uses instead of its own.
+        temperature: the temperature of its rollouts and evaluations, relative to the recipes'; the
+            steps of RL are scaled with it.
+        entropy_of: another arm. The temperature is then chosen such that this arm's model has the
+            held-out entropy of the other arm's model.
+        prepare: options for its own data, on top of the regime's.
         args: stage → options of its command, on top of the stage's.
-        seeds: the study's where empty.
-        exploratory: shown apart, and without a part in the correction for the confirmatory arms.
+        seeds: its seeds; if empty, the study's.
+        exploratory: it is shown separately, and excluded from the correction for the confirmatory
+            arms.
     """
 
     shape: dict[str, Any] = field(default_factory=dict)
@@ -79,8 +87,7 @@ class Arm:
 
     @property
     def form_of_beta(self) -> str | None:
-        """By which form β acts in this arm, at all times or by a schedule; None where it does not
-        act."""
+        """The form in which β acts in this arm, always or by a schedule; None if it does not."""
         acts = self.shape.get("beta") or any(
             schedules_beta(options) for options in self.args.values()
         )
@@ -89,9 +96,12 @@ class Arm:
 
 @dataclass(frozen=True)
 class Study:
-    """A validated study. `prepare` and `regimes` map a generator of data to its options; `regime`
-    is the one whose folders are meant (`each_regime`). Arms agree where their NLL differs by at
-    most the share `nll_within`."""
+    """A validated study.
+
+    `prepare` and `regimes` map a generator of data to its options. `regime` is the regime whose
+    folders are meant (`each_regime`). Two arms count as equally trained if their NLL differs by at
+    most the fraction `nll_within`.
+    """
 
     name: str
     out: Path
@@ -104,22 +114,24 @@ class Study:
     arms: dict[str, Arm]
     stages: dict[str, Stage]
     regime: str = ONE_REGIME
-    # arm → the arm in whose folders its runs lie, if another
+    # arm → the arm whose folders contain its runs, if it is another one
     places: Mapping[str, str] = field(default_factory=dict)
 
     def each_regime(self) -> Iterator[Study]:
-        """The study as seen in each of its regimes."""
+        """Yield the study for each of its regimes."""
         for regime in self.regimes or {ONE_REGIME: {}}:
             yield replace(self, regime=regime)
 
     def named_by_form(self) -> Study:
-        """The study as a report shows it: an arm in which β acts has the form in its name, as in
-        precision_product."""
+        """The study as a report shows it.
+
+        If β acts in an arm, the form becomes part of its name, as in precision_product.
+        """
         names = {}
         for name, arm in self.arms.items():
             form = arm.form_of_beta
-            unsaid = form is not None and form not in name and f"{name}_{form}" not in self.arms
-            names[name] = f"{name}_{form}" if unsaid else name
+            unnamed = form is not None and form not in name and f"{name}_{form}" not in self.arms
+            names[name] = f"{name}_{form}" if unnamed else name
         arms = {
             names[name]: replace(
                 arm,
@@ -136,7 +148,7 @@ class Study:
         return self.places.get(arm, arm)
 
     def key(self, arm: str, seed: int, stage: str) -> str:
-        """What a run is called, its regime first where there are several."""
+        """The name of a run, with its regime first if there are several."""
         return "/".join(
             [*([self.regime] if self.regime else []), self.place(arm), f"seed{seed}", stage]
         )
@@ -145,7 +157,7 @@ class Study:
         return self.out / "runs" / self.regime / self.place(arm) / f"seed{seed}" / stage
 
     def record(self, arm: str, seed: int, stage: str) -> Path:
-        """Where the small JSON of a finished run lies: `shaped_trl.study.finished`."""
+        """The path of a finished run's record (`shaped_trl.study.finished`)."""
         return (
             self.out / "finished" / self.regime / self.place(arm) / f"seed{seed}" / f"{stage}.json"
         )
@@ -154,7 +166,7 @@ class Study:
         return self.arms[arm].seeds or self.seeds
 
     def data(self, arm: str) -> Path:
-        """Where the arm's data lies: the regime's, or its own."""
+        """The folder of the arm's data: the regime's, or its own."""
         return (
             self.out
             / (f"data-{self.place(arm)}" if self.arms[arm].prepare else "data")
@@ -162,8 +174,7 @@ class Study:
         )
 
     def preparation(self, arm: str) -> Preparation:
-        """What the arm's data is made of: the study's options, the regime's on top, the arm's on
-        top of these."""
+        """The options for the arm's data: the study's, then the regime's, then the arm's own."""
         layers = (self.prepare, self.regimes.get(self.regime, {}), self.arms[arm].prepare)
         names = [name for name in PREPARATIONS if any(name in layer for layer in layers)]
         return {
@@ -178,7 +189,7 @@ class Study:
         return not (self.arms[arm].checkpoint_of and self.stages[stage].command == "train")
 
     def start(self, arm: str, stage: str) -> tuple[str, str] | None:
-        """(arm, stage) whose model this arm's stage starts from or measures; None from scratch."""
+        """The (arm, stage) whose model this arm's stage starts from or measures, or None."""
         model = self.stages[stage].model
         if model is None:
             return None
@@ -187,8 +198,7 @@ class Study:
         return (arm if self.runs_stage(arm, model) else str(self.arms[arm].checkpoint_of)), model
 
     def trained(self, arm: str, stage: str) -> tuple[str, str] | None:
-        """(arm, stage) of the pre- or mid-trained model behind a stage, before any RL; None without
-        one."""
+        """The (arm, stage) of the pre- or mid-trained model behind a stage, before RL, or None."""
         found = self.start(arm, stage)
         return (
             found
@@ -197,7 +207,7 @@ class Study:
         )
 
     def to_yaml(self) -> str:
-        """The study as a study file: loading it again gives this study."""
+        """The study as a study file. Loading it gives the same study."""
         resolved = {"version": VERSION} | {
             key: getattr(self, key)
             for key in ("name", "baseline", "max_parallel", "nll_within", "prepare", "regimes")
@@ -209,7 +219,7 @@ class Study:
 
 
 def _given(value: Arm | Stage) -> dict[str, Any]:
-    """The fields that are set, as a study file has them."""
+    """The fields that differ from their defaults, as in a study file."""
     return {
         key: list(v) if isinstance(v, tuple) else v
         for key, v in asdict(value).items()

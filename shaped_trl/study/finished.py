@@ -1,9 +1,10 @@
-"""A small JSON for each finished run: all that the report needs of it, and that a study needs to go
-on elsewhere.
+"""The record of a finished run: a small JSON with all that the report needs of it.
 
-It lies in ``OUT/finished/``, in the place that the run has in ``OUT/runs/``. A folder with
-``study.yaml`` and ``finished/`` alone gives the same report, and the study started there runs only
-what is missing.
+With the records, a study can also be continued on another machine.
+
+Records lie in ``OUT/finished/``, at the same places as the runs in ``OUT/runs/``. A folder with
+only ``study.yaml`` and ``finished/`` gives the same report, and a study that is started there runs
+only what is missing.
 """
 
 from __future__ import annotations
@@ -39,26 +40,25 @@ COLUMNS = {
     "train": ("step", "tokens", *_TRAIN_COLUMNS, *(f"eval_{name}" for name in _TRAIN_COLUMNS)),
     "rlvr": ("step", "raw_reward", "reward", "entropy", "completion_length", "clip_ratio"),
 }
-_DIGITS = 7  # significant ones; what is logged is a float32
+_DIGITS = 7  # significant digits; logged values are float32
 
 
-def finished(
+def finished_run(
     study: Study, arm: str, seed: int, stage: str, fingerprint: str | None = None
 ) -> dict[str, Any] | None:
-    """What is kept of a run, None where it is not done. Taken from its folder again where that has
-    been run again.
+    """The record of a run, or None if it is not done. It is renewed if the run was repeated.
 
-    ``version`` is that of the definition; none is 1, in which a command line with β and without
-    `--positive` meant the product. Paths in the study's folder are relative to it, wherever it was
-    when the run was made. ``outcome`` is its done.json; then ``log`` (column → values),
-    ``evaluation`` (settings and outcomes of each benchmark) or ``found`` (a temperature). With a
-    `fingerprint` only what was done with these settings counts.
+    The keys are: ``version``, that of the definition (without it, 1, in which a command line with β
+    and no `--positive` meant the product); ``outcome``, the content of done.json; and one of
+    ``log`` (column → values), ``evaluation`` (settings and outcomes of each benchmark) and
+    ``found`` (a temperature). Paths in the study's folder are relative to it, wherever it was when
+    the run was made. With a `fingerprint`, only a run with these settings counts.
     """
     folder, path = study.folder(arm, seed, stage), study.record(arm, seed, stage)
     kept = read_state(path.parent, path.name) or None
     outcome = _relative(read_state(folder, DONE), _parent(study, folder))
-    wanted = (None, outcome.get("fingerprint"))
-    if outcome and fingerprint in wanted and (kept is None or kept["outcome"] != outcome):
+    accepted = (None, outcome.get("fingerprint"))
+    if outcome and fingerprint in accepted and (kept is None or kept["outcome"] != outcome):
         kept = {
             "version": VERSION,
             "outcome": outcome,
@@ -70,8 +70,7 @@ def finished(
 
 
 def _parent(study: Study, folder: Path) -> str:
-    """Where the study's folder was when this run was made: what its command line has in front of
-    the run's place."""
+    """Where the study's folder was when this run was made, from the run's command line."""
     place = folder.relative_to(study.out).as_posix()
     argv = read_state(folder, DONE).get("argv", [])
     return next(
@@ -80,7 +79,7 @@ def _parent(study: Study, folder: Path) -> str:
 
 
 def _relative(value: dict[str, Any], parent: str) -> dict[str, Any]:
-    """The value, JSON, without `parent` at the start of its texts."""
+    """The JSON value without `parent` at the beginning of its strings."""
     return json.loads(json.dumps(value).replace(json.dumps(parent)[:-1], '"'))
 
 
@@ -108,7 +107,7 @@ def _plain(outcomes: Outcomes) -> dict[str, Any]:
     }
     return plain | {
         "passes_P": outcomes.passes_P.tolist(),
-        # many rivals have one vote: kept are [votes, rivals with so many]
+        # Many rivals have one vote, so pairs [votes, number of rivals with so many] are written.
         "ballots_P": [
             [each.gold, list(Counter(each.rivals).items()), each.silent]
             for each in outcomes.ballots_P
@@ -136,7 +135,7 @@ def _ballot(gold: int, rivals: list[tuple[int, int]], silent: int) -> Ballot:
 
 
 def rows_of(kept: dict[str, Any]) -> Rows:
-    """The rows of a finished training's log, without the columns that a step has no value of."""
+    """The rows of a finished run's log, without columns that have no value in a row."""
     columns = kept["log"]
     rows = [
         dict(zip(columns, values, strict=True)) for values in zip(*columns.values(), strict=True)

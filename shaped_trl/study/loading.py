@@ -1,5 +1,7 @@
-"""Studies read from YAML files, and checked before anything runs. Torch is not imported until a
-shape is checked."""
+"""Reads studies from YAML files, and checks them before anything runs.
+
+Torch is imported only when a shape is checked.
+"""
 
 from __future__ import annotations
 
@@ -36,12 +38,13 @@ _KINDS = {str: "a name", bool: "true or false"}
 
 
 def load_study(path: str | Path, out: str | Path | None = None) -> Study:
-    """Read and check a study file or shipped study; its results go to `out`, by default a folder of
-    its name.
+    """Read and check a study file or a shipped study.
+
+    Its results go to `out`, by default a folder with its name.
 
     Raises:
-        UserError: an unknown or missing key, a value of the wrong kind or out of range, a stage or
-            an arm that builds on one that is not there.
+        UserError: a key is unknown or missing; a value is of the wrong type or out of range; or a
+            stage or arm builds on one that does not exist.
     """
     file = recipes.find(str(path))
     values = recipes.load(file)
@@ -86,14 +89,14 @@ def load_study(path: str | Path, out: str | Path | None = None) -> Study:
 
 
 def _is_resolved(file: Path) -> bool:
-    """Whether it was written by a study, into its folder, and not by hand."""
+    """Whether the file was written by a study into its folder, and not by hand."""
     return file.name == "study.yaml" and any(
         (file.parent / name).exists() for name in (PLANNED, "finished")
     )
 
 
 def _default_form(where: str, version: Any) -> str:
-    """The form in which a β without one acts, by the version of a resolved study."""
+    """The default form of β for this version of a resolved study."""
     if type(version) is not int or version not in DEFAULT_FORMS:
         known = ", ".join(map(str, DEFAULT_FORMS))
         raise UserError(
@@ -113,7 +116,7 @@ def _arm(name: str, value: Any, default_form: str) -> Arm:
     _check_keys(f"{where}.shape", shape, tuple(f.name for f in fields(RewardShape)))
     try:
         RewardShape(**shape)
-    # its message names field, value and remedy: only the place is missing
+    # The message already names field, value and remedy.
     except ValueError as error:
         raise UserError(f"{where}.shape: {error}") from error
     args = _mapping(f"{where}.args", value.get("args") or {})
@@ -121,16 +124,16 @@ def _arm(name: str, value: Any, default_form: str) -> Arm:
     seeds = _seeds(f"{where}.seeds", value["seeds"]) if value.get("seeds") else ()
     prepare = _preparation(f"{where}.prepare", value.get("prepare"))
     if shape.get("beta") or any(schedules_beta(options) for options in args.values()):
-        # so that every record names the form
+        # Set explicitly, so that every record names the form.
         shape = {**shape, "positive": shape.get("positive", default_form)}
     return Arm(**{**value, "shape": shape, "args": args, "seeds": seeds, "prepare": prepare})
 
 
 def _check_arms(study: Study) -> None:
-    """What one arm says of another, and of stages."""
+    """Check what arms say about each other and about stages."""
     arms = ", ".join(study.arms)
     if study.baseline not in study.arms:
-        raise UserError(f"baseline: {study.baseline!r} is no arm; choose one of {arms}")
+        raise UserError(f"baseline: {study.baseline!r} is not an arm; choose one of {arms}")
     for name, arm in study.arms.items():
         where = f"arms.{name}"
         for key in ("checkpoint_of", "entropy_of"):
@@ -139,15 +142,19 @@ def _check_arms(study: Study) -> None:
                 other not in study.arms or study.arms[other].checkpoint_of or other == name
             ):
                 raise UserError(
-                    f"{where}.{key}: {other!r} is no other arm with models of its own; there is: {arms}"
+                    f"{where}.{key}: {other!r} is not another arm with its own models; the arms "
+                    "are: "
+                    f"{arms}"
                 )
             if other is not None and set(study.seeds_of(name)) - set(study.seeds_of(other)):
                 raise UserError(
-                    f"{where}.seeds: {other} has no such seeds; give some of {study.seeds_of(other)}"
+                    f"{where}.seeds: {other} does not have all of these; choose from "
+                    f"{study.seeds_of(other)}"
                 )
         if arm.checkpoint_of and (arm.shape or arm.prepare):
             raise UserError(
-                f"{where}: it takes the models of {arm.checkpoint_of}; leave out shape and prepare"
+                f"{where}: the arm uses the models of {arm.checkpoint_of}; leave out shape and "
+                "prepare"
             )
         if arm.temperature is not None:
             _positive(f"{where}.temperature", arm.temperature)
@@ -159,7 +166,9 @@ def _check_arms(study: Study) -> None:
             each.shaped and study.runs_stage(name, stage) for stage, each in study.stages.items()
         ):
             raise UserError(
-                f"{where}.shape: the arm goes through no stage with shaped: true, where it would act"
+                f"{where}.shape: the arm has no stage of its own with shaped: true, so the shape "
+                "would "
+                "have no effect"
             )
         for stage, each in study.stages.items():
             measured = study.trained(name, stage), study.trained(arm.entropy_of or name, stage)
@@ -170,25 +179,29 @@ def _check_arms(study: Study) -> None:
                 and study.runs_stage(name, stage)
             ):
                 raise UserError(
-                    f"{where}.entropy_of: {stage} starts from no model that the study trains: give it one"
+                    f"{where}.entropy_of: {stage} starts from no model that the study trains: name "
+                    "one in "
+                    "its model:"
                 )
         shared = [stage for stage, each in study.stages.items() if each.shared]
         if shared and set(study.seeds_of(name)) - set(study.seeds_of(study.baseline)):
             raise UserError(
-                f"{where}.seeds: {shared[0]} is shared, and {study.baseline} has no such seeds"
+                f"{where}.seeds: {shared[0]} is shared, but {study.baseline} does not have all of "
+                "these seeds"
             )
         for stage, options in arm.args.items():
             if stage not in study.stages:
                 raise UserError(
-                    f"{where}.args: {stage!r} is no stage; choose from {', '.join(study.stages)}"
+                    f"{where}.args: {stage!r} is not a stage; choose from {', '.join(study.stages)}"
                 )
             if study.stages[stage].shared and name != study.baseline:
                 raise UserError(
-                    f"{where}.args: {stage} is shared by all arms, so that none can have options of its own"
+                    f"{where}.args: {stage} is shared by all arms, so an arm cannot have options "
+                    "for it"
                 )
             if not study.runs_stage(name, stage):
                 raise UserError(
-                    f"{where}.args: {stage} is what {arm.checkpoint_of} goes through for it; leave it out"
+                    f"{where}.args: {arm.checkpoint_of} runs {stage} for this arm; leave it out"
                 )
             _check_args(f"{where}.args.{stage}", options, study.stages[stage], SHAPE_OF_ARM)
 
@@ -200,7 +213,8 @@ def _stage(name: str, value: Any, earlier: dict[str, Stage]) -> Stage:
     _check_kinds(f"{where}.", value, command=str, config=str, model=str, shaped=bool, shared=bool)
     if name.split("-")[0] == TEMPERATURE:
         raise UserError(
-            f"{where}: a study calls what finds the temperatures of arms so; choose another name"
+            f"{where}: this name is reserved for the stages that find temperatures; choose another "
+            "one"
         )
     stage = Stage(**{**value, "args": _mapping(f"{where}.args", value.get("args") or {})})
     if stage.command not in OUTPUT_FLAGS:
@@ -209,21 +223,24 @@ def _stage(name: str, value: Any, earlier: dict[str, Stage]) -> Stage:
         )
     if stage.shaped and stage.command != "train":
         raise UserError(
-            f"{where}.shaped: only train takes a shape, not {stage.command}; leave it out"
+            f"{where}.shaped: only train takes a shape, but this is {stage.command}; leave it out"
         )
     if stage.shared and (stage.command != "train" or stage.shaped):
         raise UserError(
-            f"{where}.shared: only a train stage without shaped is the same for all arms"
+            f"{where}.shared: only a train stage without shaped can be the same for all arms"
         )
     if stage.shared and stage.model in earlier and not earlier[stage.model].shared:
         raise UserError(
-            f"{where}.shared: {stage.model}, which it starts from, is not: arms would lose what it did"
+            f"{where}.shared: {stage.model}, from which it starts, is not shared: all arms would "
+            "lose "
+            "what that stage did"
         )
     trained = [key for key, other in earlier.items() if other.command != "eval"]
     if stage.model is not None and stage.model not in trained:
         known = ", ".join(trained) or "none"
         raise UserError(
-            f"{where}.model: {stage.model!r} is no earlier train or rlvr stage; there is: {known}"
+            f"{where}.model: {stage.model!r} is not an earlier train or rlvr stage; there are: "
+            f"{known}"
         )
     if stage.command == "eval" and stage.model is None:
         raise UserError(f"{where}.model: missing; name the stage whose model is to be measured")
@@ -234,7 +251,7 @@ def _stage(name: str, value: Any, earlier: dict[str, Stage]) -> Stage:
 
 
 def _check_args(where: str, args: Mapping[str, Any], stage: Stage, shapes: Iterable[str]) -> None:
-    """`shapes`: the options that would set the shape of a shaped stage past the arms' own."""
+    """Check a stage's options; `shapes` are those that would bypass the shapes of the arms."""
     owned = (
         "seed",
         OUTPUT_FLAGS[stage.command],
@@ -245,26 +262,27 @@ def _check_args(where: str, args: Mapping[str, Any], stage: Stage, shapes: Itera
             raise UserError(f"{where}.{key}: the study sets it; leave it out")
         if stage.shaped and key in shapes:
             raise UserError(
-                f"{where}.{key}: it would act past the arms' shapes; write it under shape: of an arm"
+                f"{where}.{key}: it would bypass the arms' shapes; write it under shape: of an arm"
             )
         scalars = argument if isinstance(argument, list) else [argument]
         if not all(isinstance(scalar, str | int | float) for scalar in scalars):
             raise UserError(
-                f"{where}.{key}: {argument!r} is no value or list of values; put it in the recipe"
+                f"{where}.{key}: {argument!r} is not a value or a list of values; put it into the "
+                "recipe"
             )
 
 
 def _check_preparation(arm: str, prepare: Preparation) -> None:
-    """Options of the data, without writing it."""
+    """Check the options of the data without writing it."""
     if len(prepare) > 1:
         raise UserError(
-            f"prepare: {' and '.join(prepare)} would write the same files for {arm}; give one"
+            f"prepare: {' and '.join(prepare)} would write the same files for {arm}; give only one"
         )
     for name, options in prepare.items():
         for key in ASKED if name == RUNNING_SUMS else ():
             if options.get(key, getattr(RunningSums, key)) != getattr(RunningSums, key):
                 raise UserError(
-                    f"prepare.{name}.{key}: the benchmark {name} asks {getattr(RunningSums, key)} of it"
+                    f"prepare.{name}.{key}: the benchmark {name} needs {getattr(RunningSums, key)}"
                 )
         try:
             importlib.import_module(f"shaped_trl.data.{name}").write_corpus(None, **options)
@@ -280,7 +298,7 @@ def _preparation(where: str, value: Any) -> Preparation:
 
 def _mapping(where: str, value: Any) -> dict[str, Any]:
     if not isinstance(value, Mapping):
-        raise UserError(f"{where}: {value!r} is no mapping; write `key: value` lines")
+        raise UserError(f"{where}: {value!r} is not a mapping; write `key: value` lines")
     return dict(value)
 
 
@@ -303,7 +321,9 @@ def _check_kinds(where: str, value: Mapping[str, Any], **kinds: type) -> None:
 
 def _named(what: str, name: Any) -> str:
     if not isinstance(name, str) or not _NAME.fullmatch(name):
-        raise UserError(f"{what}: {name!r} names a folder; use letters, digits, '_', '.' and '-'")
+        raise UserError(
+            f"{what}: {name!r} would name a folder; use only letters, digits, '_', '.' and '-'"
+        )
     return name
 
 
@@ -324,7 +344,7 @@ def _at_least_one(where: str, value: Any) -> int:
 
 def _positive(where: str, value: Any) -> None:
     if not isinstance(value, int | float) or isinstance(value, bool) or value <= 0:
-        raise UserError(f"{where}: {value!r} is no number above 0")
+        raise UserError(f"{where}: {value!r} is not a number above 0")
 
 
 def _share(where: str, value: Any) -> float:

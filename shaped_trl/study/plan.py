@@ -1,5 +1,4 @@
-"""`plan` turns a study into runs, each one command line, in an order in which each comes after what
-it needs."""
+"""`plan` turns a study into runs: one command line each, after the runs that it needs."""
 
 from __future__ import annotations
 
@@ -30,26 +29,28 @@ from shaped_trl.study.definition import (
 )
 
 DATA = "{data}"
-# the command of a run that finds a temperature: `shaped_trl.study.running.temperature`
+# The command of a run that finds a temperature: `shaped_trl.study.running.temperature`.
 MATCH = "match"
 FOUND = "temperature.json"
-# Options that may name a file, or a folder, of the user's own: what it holds is a part of what a
-# run is.
+# Options that may name a file or a folder of the user. Its content is a part of a run's identity.
 _FOLDERS = ("model_name_or_path", "model", "tokenizer_name_or_path")
 _PATHS = (*_FOLDERS, "dataset_name", "dataset_test_split", "accelerate_config")
 _END_BYTES = 2**28
-# A number that is known once the temperature T is: "{T*0.5}", "{0.5/T}".
+# A number that depends on a temperature T that is not known yet: "{T*0.5}", "{0.5/T}".
 _LATE = re.compile(r"\{T\*([^}]+)\}|\{([^}/]+)/T\}")
-# GRPOTrainer's and those of `shaped-trl sample`, where a recipe leaves them out
+# The defaults of GRPOTrainer and of `shaped-trl sample`, for recipes that leave these out.
 _RL_DEFAULTS = {"temperature": 1.0, "learning_rate": 1e-6, "max_grad_norm": 1.0}
 _EVAL_DEFAULTS = {"temperature": 0.7}
 
 
 @dataclass(frozen=True)
-class Run:
-    """One command line of a study. `settings` is its recipe with the command line's values in
-    place; a number of `argv` may wait for a temperature (`bound`). `depends_on` are keys of earlier
-    runs."""
+class StudyRun:
+    """One command line of a study.
+
+    `settings` are those of its recipe, overridden by the command line. A number in `argv` may
+    depend on a temperature that is still to be found (`bound`). `depends_on` are keys of earlier
+    runs.
+    """
 
     key: str
     arm: str
@@ -66,11 +67,13 @@ class Run:
     seconds: float | None
 
 
-def plan(study: Study) -> list[Run]:
-    """The runs of a study, each after those it depends on; arms side by side within a seed, seeds
-    within a regime."""
+def plan(study: Study) -> list[StudyRun]:
+    """The runs of a study, each after those that it depends on.
+
+    The order is by seed, regime, stage and arm.
+    """
     recipes_of = {name: _recipe(name, stage) for name, stage in study.stages.items()}
-    runs: dict[str, Run] = {}
+    runs: dict[str, StudyRun] = {}
     seeds = [*dict.fromkeys(seed for arm in study.arms for seed in study.seeds_of(arm))]
     for seed in seeds:
         for view in study.each_regime():
@@ -83,10 +86,14 @@ def plan(study: Study) -> list[Run]:
 
 
 def _runs(
-    study: Study, arm: str, seed: int, name: str, recipe: dict[str, Any], earlier: Mapping[str, Run]
-) -> Iterator[Run]:
-    """The run of a stage, after the one that finds its temperature where that is still to be
-    found."""
+    study: Study,
+    arm: str,
+    seed: int,
+    name: str,
+    recipe: dict[str, Any],
+    earlier: Mapping[str, StudyRun],
+) -> Iterator[StudyRun]:
+    """The run of a stage, after the run that finds its temperature if it needs one."""
     stage, own = study.stages[name], study.arms[arm]
     start = study.start(arm, name)
     needs = [study.key(start[0], seed, start[1])] if start else []
@@ -97,7 +104,7 @@ def _runs(
     settings["seed"] = seed
     if stage.shaped:
         settings |= own.shape
-    # A recipe cannot know where a study's data lies: its {data} values are given on the command
+    # A recipe does not know the path of a study's data, so its {data} values go to the command
     # line.
     settings |= {key: value for key, value in recipe.items() if _mentions_data(value)}
     settings |= stage.args | own.args.get(name, {})
@@ -129,12 +136,12 @@ def _run(
     name: str,
     command: str,
     argv: list[str],
-    needs: list[Run],
+    needs: list[StudyRun],
     recipe: dict[str, Any],
     settings: dict[str, Any],
-) -> Run:
-    # The places of the folder and of the user's own recipe are left out, so that a finished study
-    # can be moved; what the recipe says is there.
+) -> StudyRun:
+    # The paths of the study's folder and of the user's own recipe are left out, so that a finished
+    # study can be moved. The content of the recipe is included.
     config = study.stages[name].config if name in study.stages else ""
     named = {_config_argument(config): Path(config).name} if Path(config).is_file() else {}
     identity = [
@@ -150,7 +157,7 @@ def _run(
         identity.append({"positive": DEFAULT_FORMS[VERSION]})
     if files := _contents(study, recipe | settings):
         identity.append(files)
-    return Run(
+    return StudyRun(
         key=study.key(arm, seed, name),
         arm=arm,
         seed=seed,
@@ -168,15 +175,17 @@ def _run(
 
 
 def _without_product(argv: Sequence[str]) -> list[str]:
-    """The command line as fingerprints have it: the product was the default when the first ones
-    were made, so that `--positive product` is left out, and what was made with it keeps its
-    fingerprint."""
+    """The command line for a fingerprint, without `--positive product`.
+
+    The product was the default when fingerprints began. Leaving it out preserves the fingerprints
+    of runs from that time.
+    """
     product = [argv[i : i + 2] == ["--positive", "product"] for i in range(len(argv))]
     return [each for i, each in enumerate(argv) if not (product[i] or (i and product[i - 1]))]
 
 
 def _leaves_the_form_open(settings: Mapping[str, Any]) -> bool:
-    """Whether β acts in the default form, which was another one when fingerprints began."""
+    """Whether β acts in the default form, which differed when fingerprints began."""
     from shaped_kernels import PRESETS
 
     shape = str(settings.get("shape", ""))
@@ -186,13 +195,14 @@ def _leaves_the_form_open(settings: Mapping[str, Any]) -> bool:
     )
 
 
-def _match(study: Study, arm: str, seed: int, name: str, earlier: Mapping[str, Run]) -> Run:
-    """The run that finds the temperature at which the arm's trained model has another arm's
-    entropy."""
+def _match(
+    study: Study, arm: str, seed: int, name: str, earlier: Mapping[str, StudyRun]
+) -> StudyRun:
+    """The run that finds the temperature that gives the arm's model another arm's entropy."""
     like = study.arms[arm].entropy_of
     assert like is not None
     trained = [model for each in (arm, like) if (model := study.trained(each, name))]
-    assert len(trained) == 2, "an arm without a model of its own starts from another's"
+    assert len(trained) == 2, "`loading` has checked that both arms have trained models"
     folders = [str(study.folder(owner, seed, stage)) for owner, stage in trained]
     out = study.folder(arm, seed, f"{TEMPERATURE}-{trained[0][1]}")
     argv = [MATCH, "--model", folders[0], "--like", folders[1], "--out", str(out)]
@@ -201,11 +211,12 @@ def _match(study: Study, arm: str, seed: int, name: str, earlier: Mapping[str, R
 
 
 def _scaled(stage: Stage, recipe: Mapping[str, Any], temperature: float | None) -> dict[str, Any]:
-    """Sampling at T times the recipe's temperature. The policy is softmax(z/T): its gradient in z
-    has a factor 1/T, so that a clipping norm divided by T clips the same steps, and a step of z
-    counts 1/T in the policy, which a learning rate times T undoes (the update is Adam's, which does
-    not depend on the gradient's scale). So the policy moves as far per step as at the recipe's
-    temperature.
+    """Options for sampling at T times the recipe's temperature, with the steps of RL scaled.
+
+    The policy is softmax(z/T). Its gradient in z has a factor 1/T, so a clipping norm divided by T
+    clips the same steps. A step of z counts 1/T in the policy, which a learning rate times T undoes
+    (with Adam, the update does not depend on the gradient's scale). The policy therefore moves as
+    far per step as at the recipe's temperature.
     """
     defaults = _EVAL_DEFAULTS if stage.command == "eval" else _RL_DEFAULTS
     base = {key: _number(key, recipe.get(key, default)) for key, default in defaults.items()}
@@ -225,12 +236,12 @@ def _number(key: str, value: Any) -> float:
         return float(value)
     except (TypeError, ValueError):
         raise UserError(
-            f"{key}: {value!r} is no number, and the temperature of an arm scales it"
+            f"{key}: {value!r} is not a number, but the temperature of an arm scales it"
         ) from None
 
 
 def bind(argument: str, temperature: float) -> str:
-    """The argument with every "{T*x}" replaced by T·x, and "{x/T}" by x/T."""
+    """The argument with "{T*x}" replaced by T·x, and "{x/T}" by x/T."""
 
     def value(match: re.Match[str]) -> str:
         return _argument(
@@ -240,8 +251,8 @@ def bind(argument: str, temperature: float) -> str:
     return _LATE.sub(value, argument)
 
 
-def bound(run: Run) -> list[str]:
-    """The run's command line, its temperature filled in from the run that has found it."""
+def bound(run: StudyRun) -> list[str]:
+    """The run's command line with its temperature, which an earlier run has found."""
     if not any(_LATE.search(argument) for argument in run.argv):
         return list(run.argv)
     stages = [key.rpartition("/")[2] for key in run.depends_on]
@@ -260,8 +271,10 @@ def _check_found(found: dict[str, Any]) -> None:
 
 
 def _contents(study: Study, settings: Mapping[str, Any]) -> dict[str, str]:
-    """Option → digest of the user's own file or model folder that it names; what the study itself
-    makes has fingerprints."""
+    """Option → digest of the user's file or model folder that it names.
+
+    What the study itself makes is left out, since it has fingerprints.
+    """
     found: dict[str, str] = {}
     sources = settings.get("mixture")
     mixed = (
@@ -285,7 +298,7 @@ def _contents(study: Study, settings: Mapping[str, Any]) -> dict[str, str]:
 
 @cache
 def _digest(path: Path, changed_ns: int) -> str:
-    """Of its content, of a large file of its size, beginning and end."""
+    """A digest of the content; for a large file, of its size, beginning and end."""
     size = path.stat().st_size
     digest = hashlib.sha256(str(size).encode())
     with open(path, "rb") as file:
@@ -295,12 +308,14 @@ def _digest(path: Path, changed_ns: int) -> str:
     return digest.hexdigest()
 
 
-def check_options(runs: Sequence[Run]) -> None:
-    """Recipe and command line of each command and arm by the command's own parser; a temperature
-    still to be found is 1. A run with a mistake would only say so when its turn has come.
+def check_options(runs: Sequence[StudyRun]) -> None:
+    """Parse the recipe and command line of each arm and stage with the command's own parser.
+
+    Otherwise a mistake would only be found when the run starts. A temperature that is still to be
+    found counts as 1.
 
     Raises:
-        UserError: an option that the command does not have, or a value of another kind.
+        UserError: a command does not have an option, or a value is of another type.
     """
     from shaped_trl import options
 
@@ -320,7 +335,7 @@ def check_options(runs: Sequence[Run]) -> None:
 
 
 def fingerprint(value: Any) -> str:
-    """A short hash of JSON-like data: equal values, equal hashes, on every machine."""
+    """A short hash of JSON-like data, the same on every machine."""
     text = json.dumps(value, sort_keys=True, default=str)
     return hashlib.sha256(text.encode()).hexdigest()[:16]
 
@@ -331,19 +346,19 @@ def _recipe(name: str, stage: Stage) -> dict[str, Any]:
         for key in (*SHAPE_OF_ARM, SCHEDULE):
             if key in recipe:
                 raise UserError(
-                    f"{stage.config}: {key} is set in the recipe of {name}; an arm sets it: move it there"
+                    f"{stage.config}: {key} is set in the recipe of {name}, but an arm sets it: "
+                    "move it there"
                 )
     for key, value in recipe.items():
         if DATA in json.dumps(value, default=str) and not _mentions_data(value):
             raise UserError(
-                f"{stage.config}: {DATA} stands within {key}, where a study cannot fill it in"
+                f"{stage.config}: {DATA} is nested within {key}, where a study cannot replace it"
             )
     return recipe
 
 
 def _config_argument(config: str) -> str:
-    """A path stays right when the command is typed in another folder; a shipped name is one
-    already."""
+    """The recipe for a command line: an absolute path, or the name of a shipped recipe."""
     return str(Path(config).absolute()) if Path(config).is_file() else config
 
 
@@ -362,6 +377,6 @@ def _argument(value: Any) -> str:
     if isinstance(value, bool):
         return str(value).lower()
     if isinstance(value, float):
-        # argparse takes -0.00001 for a number and -1e-05 for a flag.
+        # argparse reads -0.00001 as a number, but -1e-05 as a flag.
         return format(Decimal(repr(value)), "f")
     return str(value)

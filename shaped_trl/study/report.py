@@ -1,8 +1,7 @@
-"""The report of a study: results.json, report.md, report.html, pictures and their numbers, from its
-runs' rows.
+"""The report of a study: results.json, report.md, report.html, pictures and their numbers.
 
-Nothing is taken over from a run's own report, and no clock is read: the same rows give the same
-bytes.
+Everything is computed from the rows of the runs, not from their own reports, and no clock is read:
+the same rows give the same bytes.
 """
 
 from __future__ import annotations
@@ -27,11 +26,11 @@ from shaped_trl.study.reporting.results import collect, read_regimes
 def report_study(folder: str | Path, pass_at: Sequence[int] | None = None) -> Path:
     """Write the report of the study in `folder` (where study.yaml lies) and return the page's path.
 
-    Runs that are not done are named and left out. `pass_at` chooses the k of the tables (default 1,
-    8, 64, 128, n). A picture NAME.png in ``report/`` has its numbers beside it, in NAME.csv.
+    Runs that are not done are named and left out. `pass_at` chooses the k of the tables (by default
+    1, 8, 64, 128 and n). The numbers of a picture ``report/NAME.png`` are in ``report/NAME.csv``.
 
     Raises:
-        UserError: no study there, or a k above the number of samples.
+        UserError: the folder has no study, or a k is above the number of samples.
     """
     folder = Path(folder)
     if not (folder / "study.yaml").is_file():
@@ -41,10 +40,8 @@ def report_study(folder: str | Path, pass_at: Sequence[int] | None = None) -> Pa
     results = collect(regimes, pass_at)
     beside = own_folder(folder, "report")
     write_atomic(folder / "results.json", json.dumps(results, indent=2, ensure_ascii=False) + "\n")
-    arms, exploratory = (
-        list(study.arms),
-        {name for name, arm in study.arms.items() if arm.exploratory},
-    )
+    arms = list(study.arms)
+    exploratory = {name for name, arm in study.arms.items() if arm.exploratory}
     pictures = [
         Picture(chart, to_png(plot_chart(chart, arms, exploratory)))
         for chart in charts(regimes, results)

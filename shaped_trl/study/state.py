@@ -1,8 +1,8 @@
-"""What a run's folder says about it: started.json, then done.json or failed.json.
+"""The state of a run in its folder: started.json, then done.json or failed.json.
 
-A folder belongs to one fingerprint. If the arm, the recipe or anything upstream has changed, the
-folder is moved to ``OUT/stale``, with what is kept of the run, and the run starts afresh; otherwise
-the stage continues what it finds there.
+A folder belongs to one fingerprint. If the arm, the recipe or anything before it has changed, the
+folder moves to ``OUT/stale`` together with the run's record, and the run starts anew. Otherwise the
+stage continues with what it finds there.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ import json
 import os
 import shutil
 import signal
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,17 +19,17 @@ from shaped_eval.records import write_atomic
 from shaped_eval.untrusted.files import file_name
 from shaped_eval.untrusted.rows import read_object
 
-from shaped_trl.study.plan import Run
+from shaped_trl.study.plan import StudyRun
 
 STARTED, DONE, FAILED, LOG = "started.json", "done.json", "failed.json", "log.txt"
-PLANNED = "fingerprints.json"  # of a study's folder: run → fingerprint, as it was last started
+PLANNED = "fingerprints.json"  # in a study's folder: run → fingerprint at its last start
 
 
 def read_state(folder: Path, name: str) -> dict[str, Any]:
     """The content of a state file, empty if there is none."""
     try:
         return read_object(folder / name)
-    except FileNotFoundError:  # or no more: another part of the study may be starting the run
+    except FileNotFoundError:  # there is none, or another part of the study is starting the run
         return {}
 
 
@@ -36,32 +37,48 @@ def write_state(folder: Path, name: str, state: dict[str, Any]) -> None:
     write_atomic(folder / name, json.dumps(state, indent=2) + "\n")
 
 
-def outcome(run: Run) -> dict[str, Any]:
-    """done.json of a run that has succeeded with the settings it has now, empty if it has not; of a
-    run made elsewhere as its record has it."""
+def outcome(run: StudyRun) -> dict[str, Any]:
+    """done.json of a run that has succeeded with its present settings; empty if it has not.
+
+    For a run that was made elsewhere, it comes from its record.
+    """
     found = (read_state(run.folder, DONE), _recorded(run))
     return next((each for each in found if each.get("fingerprint") == run.fingerprint), {})
 
 
-def _recorded(run: Run) -> dict[str, Any]:
+def _recorded(run: StudyRun) -> dict[str, Any]:
     return read_state(run.record.parent, run.record.name).get("outcome", {})
 
 
-def is_done(run: Run) -> bool:
-    """Whether the run has succeeded with the settings it has now."""
+def is_done(run: StudyRun) -> bool:
+    """Whether the run has succeeded with its present settings."""
     return bool(outcome(run))
 
 
-def is_here(run: Run) -> bool:
-    """Whether it has, and its folder is there, so that other runs can start from its model."""
+def is_here(run: StudyRun) -> bool:
+    """Whether the run is done and its folder exists, so that others can start from its model."""
     return read_state(run.folder, DONE).get("fingerprint") == run.fingerprint
 
 
-def claim(run: Run, stale: Path) -> int:
-    """Make the folder ready for a start and return the attempt's number, 1 for a fresh one.
+def runs_to_keep(runs: Sequence[StudyRun]) -> list[StudyRun]:
+    """The runs that are done and need not be repeated.
 
-    What was begun before the study's folder was moved has other paths in its settings, and is not
-    continued. Of a run with other settings the folder and the record move to `stale`.
+    A run is repeated if another one has to start from its model, and the model is not here.
+    """
+    to_repeat: set[str] = set()
+    needed: set[str] = set()
+    for run in reversed(runs):
+        if not is_done(run) or (run.key in needed and not is_here(run)):
+            to_repeat.add(run.key)
+            needed.update(run.depends_on)
+    return [run for run in runs if run.key not in to_repeat]
+
+
+def claim(run: StudyRun, stale: Path) -> int:
+    """Prepare the folder for a start, and return the number of the attempt (1: a new start).
+
+    An attempt from before the study's folder was moved has other paths in its settings, and is not
+    continued. If the settings have changed, folder and record move to `stale`.
     """
     started = read_state(run.folder, STARTED)
     begun = (started.get("fingerprint"), started.get("argv")) == (run.fingerprint, list(run.argv))
@@ -78,7 +95,7 @@ def claim(run: Run, stale: Path) -> int:
     ):
         path.unlink(missing_ok=True)
     recorded = _recorded(run)
-    # one made again for its model keeps it until then
+    # A run that is repeated for its model keeps its record until it has ended.
     if recorded and recorded.get("fingerprint") != run.fingerprint:
         os.replace(run.record, f"{_stale(run, stale, recorded)}.json")
     write_state(
@@ -87,8 +104,8 @@ def claim(run: Run, stale: Path) -> int:
     return attempt
 
 
-def _stale(run: Run, stale: Path, state: dict[str, Any]) -> Path:
-    """Where what was made of the run with the settings of `state` goes."""
+def _stale(run: StudyRun, stale: Path, state: dict[str, Any]) -> Path:
+    """The place in `stale` for the run with the settings of `state`."""
     stale.mkdir(parents=True, exist_ok=True)
     parts = (
         run.regime,
@@ -100,8 +117,8 @@ def _stale(run: Run, stale: Path, state: dict[str, Any]) -> Path:
     return stale / "-".join(part for part in parts if part)
 
 
-def keep_failure(run: Run, out: Path) -> None:
-    """Keep beside the records why a run has failed."""
+def keep_failure(run: StudyRun, out: Path) -> None:
+    """Write next to the records why a run has failed."""
     why = why_failed(run.folder, run.record, out)
     write_state(
         run.record.parent, f"{run.stage}.{FAILED}", {"fingerprint": run.fingerprint, "why": why}
@@ -109,15 +126,18 @@ def keep_failure(run: Run, out: Path) -> None:
 
 
 def why_failed(folder: Path, record: Path, out: Path) -> str | None:
-    """Why the run of this folder has failed, without the place of the study's folder `out`; of one
-    made elsewhere as it was kept there; None where none has."""
+    """Why the run in this folder has failed; None if it has not.
+
+    The path of the study's folder `out` is left out. For a run that was made elsewhere, the reason
+    comes from its record.
+    """
     if (folder / FAILED).exists():
         return _ended(folder).replace(f"{out}/", "")
     return read_state(record.parent, f"{record.stem}.{FAILED}").get("why")
 
 
 def _ended(folder: Path) -> str:
-    """How a run has ended, and the last line of its log."""
+    """How a run ended, and the last line of its log."""
     code = read_state(folder, FAILED).get("exit_code")
     if code is None:
         return log_tail(folder, 1)
@@ -128,7 +148,7 @@ def _ended(folder: Path) -> str:
 
 
 def log_tail(folder: Path, num_lines: int = 20) -> str:
-    """The last lines of a run's log. A progress bar overwrites its line: its last state counts."""
+    """The last lines of a run's log; of a progress bar, its last state."""
     path = folder / LOG
     if not path.exists():
         return ""

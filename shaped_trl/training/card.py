@@ -1,5 +1,4 @@
-"""What a `ShapedTrainer`'s model card says of its training: the shape, the tokens, the last
-numbers, the curves."""
+"""The section about training in a `ShapedTrainer`'s model card."""
 
 from __future__ import annotations
 
@@ -25,19 +24,19 @@ NUMBERS = {
 
 
 def procedure(args: ShapedConfig, rows: Sequence[Mapping[str, Any]]) -> str:
-    """Markdown.
+    """The shape, the tokens, the last numbers and the curves, as Markdown.
 
     Args:
-        args: the run's.
-        rows: of its log so far.
+        args: the arguments of the run.
+        rows: the rows of its log so far.
     """
     shape = asdict(args.reward_shape())
     if args.positive != "power":
         del shape["alpha"]
     scheduled: Any = args.shape_schedule or {}
     lines = [
-        f"Reward-shaped next-token loss ({PAPER}, Eq. 10 to 13); with beta, lambda_head and lambda_tail 0 it is "
-        "cross-entropy.",
+        f"Reward-shaped next-token loss ({PAPER}, Eq. 10 to 13). It is cross-entropy if beta, "
+        "lambda_head and lambda_tail are 0.",
         "",
         "| reward shape | |",
         "|---|--:|",

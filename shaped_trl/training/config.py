@@ -22,19 +22,19 @@ Config = TypeVar("Config", bound=TrainingArguments)
 
 
 def default_bf16(bf16: bool | None, fp16: bool) -> bool:
-    """TRL's default (bf16 unless fp16) on an accelerator, float32 on a CPU, where bf16 is slow."""
+    """TRL's default (bf16 unless fp16) on an accelerator; float32 on a CPU, where bf16 is slow."""
     return (torch.accelerator.is_available() and not fp16) if bf16 is None else bf16
 
 
 def as_config(
     config: type[Config], args: TrainingArguments | None, model: Any, suffix: str
 ) -> Config:
-    """The arguments of one of our trainers from what TRL's take: those of a base class, or none.
+    """Convert the arguments of a base class of `config`, or None, to `config`.
 
-    Without any, `output_dir` is the model's name and `suffix`, as TRL has it.
+    Without arguments, `output_dir` is the model's name and `suffix`, as in TRL.
 
     Raises:
-        TypeError: `args` are of a class that has other fields.
+        TypeError: the class of `args` has fields that `config` does not have.
     """
     if args is None:
         name = model if isinstance(model, str) else get_config_model_id(model.config)
@@ -45,26 +45,28 @@ def as_config(
     unknown = sorted(given.keys() - {field.name for field in fields(config)})
     if unknown:
         raise TypeError(
-            f"args={type(args).__name__} has {', '.join(unknown)}, which {config.__name__} has not"
+            f"args={type(args).__name__} has {', '.join(unknown)}, "
+            f"which {config.__name__} does not have"
         )
     if given.get("steps_per_generation") is not None:
-        # GRPOConfig has worked out the one from the other, and takes one
+        # GRPOConfig has computed one of the two from the other, and accepts only one of them.
         given["generation_batch_size"] = None
     return config(**given)
 
 
 @dataclass
 class ShapedConfig(WatchArguments, SFTConfig):
-    """`SFTConfig` plus the reward shape of arXiv 2512.22955 (Eq. 10–13). The defaults are
-    cross-entropy.
+    """`SFTConfig` plus the reward shape of arXiv 2512.22955 (Eq. 10–13).
 
-    What differs from `SFTConfig` by default: a run whose loss is not finite stops (`on_bad_loss`),
-    `bf16` is off on a CPU, and the tokens of the whole run are counted. `loss_type="dft"` is
+    The defaults are cross-entropy.
+
+    Defaults that differ from `SFTConfig`'s: a run whose loss is not finite stops (`on_bad_loss`),
+    `bf16` is off on a CPU, and the tokens of the whole run are counted. TRL's `loss_type="dft"` is
     `positive="power"` here.
 
     The fields `beta`, `lambda_head`, `lambda_tail`, `top_k`, `positive` and `alpha` are those of
-    `shaped_kernels.RewardShape`, which documents their equations and refuses values outside their
-    range. The form of `shape_schedule` is that of `shaped_trl.training.schedules`.
+    `shaped_kernels.RewardShape`, which documents their equations and checks their ranges.
+    `shaped_trl.training.schedules` documents `shape_schedule`.
     """
 
     beta: float = field(
@@ -141,10 +143,11 @@ class ShapedConfig(WatchArguments, SFTConfig):
         self.check_watch()
         if self.loss_type != "nll":
             raise ValueError(
-                f"loss_type={self.loss_type!r} is not for ShapedTrainer: leave it out; for DFT set positive='power'"
+                f"loss_type={self.loss_type!r} does not work with ShapedTrainer: leave it out; "
+                "for DFT set positive='power'"
             )
         if self.include_num_input_tokens_seen in (False, "no"):  # type: ignore[has-type]
-            # the log counts the tokens of the whole run, over resumes
+            # The log counts the tokens of the whole run, also after it was resumed.
             self.include_num_input_tokens_seen = "non_padding"
         self.bf16 = default_bf16(self.bf16, self.fp16)  # type: ignore[has-type]
         super().__post_init__()
@@ -153,8 +156,7 @@ class ShapedConfig(WatchArguments, SFTConfig):
             self._keep_liger_off_the_loss()
 
     def _check_loss_impl(self) -> None:
-        """Refuse here, before any model is loaded, what the loss itself would refuse at the first
-        step."""
+        """Refuse before any model is loaded what the loss would refuse at the first step."""
         choices = ("auto", *IMPLEMENTATIONS)
         if self.loss_impl not in choices:
             raise ValueError(
@@ -166,8 +168,7 @@ class ShapedConfig(WatchArguments, SFTConfig):
             raise ValueError(f"loss_impl='triton' {reason}; leave it out")
 
     def _keep_liger_off_the_loss(self) -> None:
-        """Leave Liger its layer kernels only: its fused cross-entropy would replace the model's
-        forward, and ours."""
+        """Let Liger replace layers only: its cross-entropy would replace the model's forward."""
         if not is_liger_kernel_available():
             raise ValueError(
                 'use_liger_kernel=True needs liger-kernel: pip install "shaped-trl[gpu]"'
@@ -177,14 +178,17 @@ class ShapedConfig(WatchArguments, SFTConfig):
         for name in losses:
             if given.get(name):
                 raise ValueError(
-                    f"liger_kernel_config {name}={given[name]!r} is not for ShapedTrainer, which has its own loss: "
-                    "leave it out"
+                    f"liger_kernel_config {name}={given[name]!r} does not work with "
+                    "ShapedTrainer, which has its own loss: leave it out"
                 )
         self.liger_kernel_config = given | dict.fromkeys(losses, False)
 
     def reward_shape(self) -> RewardShape:
-        """The validated shape. Raises ValueError naming the field, its value and what is
-        allowed."""
+        """The validated shape.
+
+        Raises:
+            ValueError: a field is out of range.
+        """
         return RewardShape(
             beta=self.beta,
             lambda_head=self.lambda_head,
@@ -195,8 +199,11 @@ class ShapedConfig(WatchArguments, SFTConfig):
         )
 
     def reward_schedule(self) -> ShapeSchedule | None:
-        """The validated schedule of the shape; None without one. Raises ValueError as
-        `ShapeSchedule.parse` does."""
+        """The validated schedule of the shape, or None if the shape does not change.
+
+        Raises:
+            ValueError: as in `ShapeSchedule.parse`.
+        """
         shape = self.reward_shape()
         return (
             None if self.shape_schedule is None else ShapeSchedule.parse(self.shape_schedule, shape)

@@ -1,5 +1,4 @@
-"""`shaped-trl train --dry_run`: what a recipe would do, with nothing trained and nothing
-written."""
+"""`shaped-trl train --dry_run`: print what a recipe would do, without training or writing."""
 
 from __future__ import annotations
 
@@ -26,8 +25,10 @@ from shaped_trl.training.run import (
     build_trainer,
     check_data_options,
     check_files,
-    checkpoint_config,
     learning_rate_misfit,
+)
+from shaped_trl.training.starting_point import (
+    checkpoint_config,
     load_tokenizer,
     model_source,
     new_config,
@@ -37,13 +38,13 @@ from shaped_trl.training.run import (
 )
 
 SHOWN_CHARACTERS = 1_000
-# what a data set or tokenizer that is not there raises: the rest of the plan is still worth reading
-NOT_AT_HAND = (UserError, OSError)
+# Raised if a data set or a tokenizer is not available: the rest of the plan is still useful.
+NOT_AVAILABLE = (UserError, OSError)
 
 
 @dataclass
 class DryRunArguments:
-    """A look before a run."""
+    """Options for a look at a run before it starts."""
 
     dry_run: bool = field(
         default=False,
@@ -74,12 +75,14 @@ def dry_run(
 ) -> str:
     """The plan of a run as text.
 
+    Data, a tokenizer or a checkpoint that is not available here is named in the text.
+
     Raises:
-        UserError: options that the run itself would refuse, but for data, tokenizer or checkpoint
-            that cannot be reached from here, which the text names.
+        UserError: the run itself would refuse an option.
     """
     if starts_from_checkpoint(corpus, model_args):
-        mixture_entries(corpus)  # for its checks; the checkpoint may be made by a run still to come
+        # Only the mixture is checked, since an earlier run may still have to make the checkpoint.
+        mixture_entries(corpus)
     else:
         check_files(corpus, model_args, trusts_code(args))
     devices = devices or args.world_size
@@ -92,7 +95,7 @@ def dry_run(
 
 
 def _steps(corpus: CorpusArguments, args: ShapedConfig, devices: int) -> tuple[int | None, int]:
-    """Optimizer steps, None where the length of the data decides, and sequences of a step."""
+    """Optimizer steps (None if the length of the data decides), and sequences per step."""
     sequences = args.per_device_train_batch_size * args.gradient_accumulation_steps * devices
     if corpus.train_tokens is not None and args.max_length is not None:
         return budget_steps(corpus.train_tokens, sequences, args.max_length), sequences
@@ -104,15 +107,18 @@ def _model_lines(
 ) -> Iterator[str]:
     try:
         config = _config(corpus, args, model_args)
-    except NOT_AT_HAND as error:
+    except NOT_AVAILABLE as error:
         if not starts_from_checkpoint(corpus, model_args):
             raise
-        yield f"model        not at hand: {_one_line(error)}"
+        yield f"model        not available: {_one_line(error)}"
         return
     counts, text = parameter_counts(config), config.get_text_config()
     yield f"model        {config.model_type}, {counts.total:,} parameters"
-    yield f"             {counts.active + counts.head:,} compute for one token, {counts.head:,} of them in the head"
-    # this machine may have no GPU, where transformers and we leave autocast off
+    yield (
+        f"             {counts.active + counts.head:,} compute for one token, "
+        f"{counts.head:,} of them in the head"
+    )
+    # Without a GPU in this machine the options do not say whether the run will use autocast.
     autocast = not args.use_cpu and (args.bf16 or args.fp16 or not torch.accelerator.is_available())
     scratch = corpus.from_scratch if isinstance(corpus.from_scratch, dict) else {}
     attention = model_args.attn_implementation or scratch.get("attn_implementation") or ""
@@ -126,7 +132,10 @@ def _model_lines(
         "adapters": model_args.use_peft,
         "flash": "flash" in attention,
     }
-    yield f"memory       GiB a device, estimated for {_count(devices, 'device')}{' with autocast' if autocast else ''}"
+    yield (
+        f"memory       GiB a device, estimated for {_count(devices, 'device')}"
+        f"{' with autocast' if autocast else ''}"
+    )
     yield "                               states  copies  activations   mask   loss  total"
     kinds = {"one device": False} if devices == 1 else {"DDP": False, "FSDP2 or ZeRO-3": True}
     for name, sharded in kinds.items():
@@ -151,8 +160,8 @@ def _config(
 ) -> PreTrainedConfig:
     if starts_from_checkpoint(corpus, model_args):
         return checkpoint_config(model_args, trusts_code(args), **(args.model_init_kwargs or {}))
-    assert isinstance(corpus.from_scratch, dict)  # by `check_files`
-    vocabulary = corpus.tokenizer_vocab_size  # at most, of a tokenizer that is trained
+    assert isinstance(corpus.from_scratch, dict)  # `check_files` has made sure of it
+    vocabulary = corpus.tokenizer_vocab_size  # the upper limit of a tokenizer still to be trained
     if (
         corpus.tokenizer_name_or_path
         and not {"architecture", "vocab_size"} & corpus.from_scratch.keys()
@@ -170,9 +179,12 @@ def _data_lines(
         how = ", streamed" if options.streaming else ""
         if holds_out(options):
             how += f", the first {options.num_heldout:,} rows held out"
-        yield f"data         {weight:6.1%}  {source_name(options)} ({options.dataset_train_split}{how})"
-    batches = f"{args.per_device_train_batch_size} × {args.gradient_accumulation_steps}"
-    per_device = f"{_count(devices, 'device')} × {batches}"
+        yield (
+            f"data         {weight:6.1%}  {source_name(options)} "
+            f"({options.dataset_train_split}{how})"
+        )
+    rows = args.per_device_train_batch_size
+    per_device = f"{_count(devices, 'device')} × {rows} × {args.gradient_accumulation_steps}"
     step = f"{sequences:,} sequences ({per_device})"
     if args.packing and args.max_length:
         step += f" of {args.max_length:,} tokens = {sequences * args.max_length:,} tokens"
@@ -191,8 +203,12 @@ def _data_lines(
         else ""
     )
     yield f"steps        {steps:,}{total}{budget}"
-    kind, warmup = args.lr_scheduler_type.value, args.get_warmup_steps(steps)
-    yield f"learning     {args.learning_rate:g}, {kind}, {warmup:,} steps of warm-up, {args.lr_scheduler_kwargs or ''}"
+    kind = args.lr_scheduler_type.value
+    warmup = args.get_warmup_steps(steps)
+    yield (
+        f"learning     {args.learning_rate:g}, {kind}, {warmup:,} steps of warm-up, "
+        f"{args.lr_scheduler_kwargs or ''}"
+    )
     if misfit := learning_rate_misfit(args, steps):
         yield f"             {misfit}"
     schedule = args.reward_schedule()
@@ -205,30 +221,31 @@ def _data_lines(
 def _batch_lines(
     corpus: CorpusArguments, args: ShapedConfig, model_args: ModelConfig
 ) -> Iterator[str]:
-    """The first micro-batch as the trainer would get it, from the trainer itself with a model of no
-    size."""
+    """The first micro-batch, from the run's own trainer with a tiny model."""
     disable_progress_bars()
     with tempfile.TemporaryDirectory() as folder:
         quiet = copy.copy(args)
-        quiet.output_dir, quiet.router_bias_rate, quiet.report_to = folder, 0.0, []
-        quiet.eval_strategy, quiet.dataloader_num_workers, quiet.model_init_kwargs = "no", 0, None
-        quiet.dataloader_prefetch_factor, quiet.dataloader_pin_memory, quiet.use_liger_kernel = (
-            None,
-            False,
-            False,
-        )
+        quiet.output_dir = folder
+        quiet.router_bias_rate = 0.0
+        quiet.report_to = []
+        quiet.eval_strategy = "no"
+        quiet.dataloader_num_workers = 0
+        quiet.dataloader_prefetch_factor = None
+        quiet.dataloader_pin_memory = False
+        quiet.model_init_kwargs = None
+        quiet.use_liger_kernel = False
         source = copy.copy(corpus)
-        source.train_tokens = None  # it is `max_steps` by now
+        source.train_tokens = None  # `check_data_options` has turned it into `max_steps`
         plain = copy.copy(model_args)
         plain.use_peft = False
         try:
             trainer = build_trainer(source, quiet, plain, make_model=_stand_in)
             batch = next(iter(trainer.get_train_dataloader()))
-        except NOT_AT_HAND as error:
-            yield f"first batch  not at hand: {_one_line(error)}"
+        except NOT_AVAILABLE as error:
+            yield f"first batch  not available: {_one_line(error)}"
             return
     ids, labels = batch["input_ids"][0], batch["labels"][0]
-    # padding is left out
+    # Padding is not shown.
     length = int(batch["attention_mask"][0].sum()) if "attention_mask" in batch else len(ids)
     shape = " × ".join(map(str, batch["input_ids"].shape))
     targets = (labels[:length] != -100).double().mean()
@@ -249,7 +266,7 @@ def _batch_lines(
 def _stand_in(
     corpus: CorpusArguments, args: ShapedConfig, model_args: ModelConfig, sources
 ) -> tuple[Any, Any]:
-    """The run's tokenizer and a model of two numbers' width: batches do not depend on the model."""
+    """The run's tokenizer and a tiny model of width 2, since batches do not depend on the model."""
     if starts_from_checkpoint(corpus, model_args):
         options = {"revision": model_args.model_revision, "trust_remote_code": trusts_code(args)}
         tokenizer = load_tokenizer(model_source(model_args), "model_name_or_path", **options)

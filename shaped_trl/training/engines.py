@@ -1,5 +1,4 @@
-"""What would go wrong silently where an engine shards the model: set right or refused before
-training."""
+"""Checks and settings for engines that shard the model, which would otherwise fail silently."""
 
 from __future__ import annotations
 
@@ -14,10 +13,9 @@ from transformers import PreTrainedModel, Trainer, TrainingArguments
 
 
 def keep_outputs_exact(accelerator: Accelerator) -> None:
-    """Keep FSDP2 from rounding what the forward returns, loss and metrics, to the dtype of the
-    parameters.
+    """Keep FSDP2 from rounding the loss and the metrics to the dtype of the parameters.
 
-    accelerate sets that dtype for outputs too, where outputs are logits. To be called before the
+    accelerate sets this dtype for all outputs, since they are usually logits. Call this before the
     model is prepared.
     """
     plugin = getattr(accelerator.state, "fsdp_plugin", None)
@@ -34,29 +32,31 @@ def keep_outputs_exact(accelerator: Accelerator) -> None:
 def check_accumulation(
     model: PreTrainedModel, tp_size: int, gradient_accumulation_steps: int
 ) -> None:
-    """Refuse gradient accumulation under tensor parallelism for a model where transformers adds
-    gradients up wrongly.
+    """Refuse gradient accumulation under tensor parallelism for models where it is wrong.
 
-    transformers 5.23 sums the accumulated gradient of norms over heads (`q_norm`, `k_norm`) over
-    the processes once per micro-batch, what was summed before included.
+    Once per micro-batch, transformers 5.23 sums the gradient of norms over heads (`q_norm`,
+    `k_norm`) over the processes, including what it has already summed for earlier micro-batches.
 
     Raises:
-        ValueError: such a model is to accumulate.
+        ValueError: `gradient_accumulation_steps` is above 1 for such a model.
     """
     summed = [
         name for name, style in model.tp_plan.items() if style == "replicated_with_grad_allreduce"
     ]
     if tp_size > 1 and gradient_accumulation_steps > 1 and summed:
         raise ValueError(
-            f"gradient_accumulation_steps={gradient_accumulation_steps} is not supported with tensor parallelism for "
-            f"{type(model).__name__}: transformers would sum the gradients of {', '.join(summed)} once per "
-            "micro-batch; set it to 1 and raise per_device_train_batch_size"
+            f"gradient_accumulation_steps={gradient_accumulation_steps} is not supported with "
+            f"tensor parallelism for {type(model).__name__}: transformers would sum the gradients "
+            f"of {', '.join(summed)} once per micro-batch; set it to 1 and raise "
+            "per_device_train_batch_size"
         )
 
 
 def parallel_size(args: TrainingArguments, name: str) -> int:
-    """Size `name` ("tp", "cp", "sp") of accelerate's parallelism: the recipe's, or the
-    launcher's."""
+    """The size of one dimension ("tp", "cp", "sp") of accelerate's parallelism.
+
+    It comes from the recipe or else from the launcher's environment.
+    """
     if args.parallelism_config is not None:
         return getattr(args.parallelism_config, f"{name}_size", None) or 1
     if os.environ.get("ACCELERATE_USE_PARALLELISM_CONFIG", "").lower() != "true":
@@ -65,28 +65,28 @@ def parallel_size(args: TrainingArguments, name: str) -> int:
 
 
 def division(args: TrainingArguments) -> dict[str, int]:
-    """What `run_record.record` is told of the processes: the sequences of an optimizer step, rank and
-    world."""
+    """Sequences per optimizer step, rank and world size, as `run_record.record` takes them."""
     replicas = max(1, args.world_size // parallel_size(args, "tp"))
     sequences = args.train_batch_size * args.gradient_accumulation_steps * replicas
     return {"sequences": sequences, "rank": args.process_index, "world": args.world_size}
 
 
 def check_parallelism(args: TrainingArguments, tp_size: int) -> None:
-    """Refuse to divide sequences among processes, and checkpoints that could not be continued.
+    """Refuse to divide sequences among processes, and checkpoints that cannot be continued.
 
-    torch's ring attention has no mask that keeps packed documents apart, and runs on GPUs only, so
-    that nothing here tests it. transformers 5.23 saves no optimizer of a model that it divided
-    while loading.
+    torch's ring attention has no mask to keep packed documents apart, and it runs only on GPUs, so
+    that the tests could not cover it. transformers 5.23 does not save the optimizer of a model that
+    it divided while loading.
 
     Raises:
-        UserError: context or sequence parallelism is asked for, or whole checkpoints under tensor
-            parallelism.
+        UserError: the options ask for context or sequence parallelism, or for checkpoints with an
+            optimizer under tensor parallelism.
     """
     if tp_size > 1 and args.save_strategy != "no" and not args.save_only_model:
         raise UserError(
-            f"save_strategy={args.save_strategy.value!r}: a run under tensor parallelism cannot be continued, since "
-            "transformers saves no optimizer there; set save_only_model: true, or save_strategy: no"
+            f"save_strategy={args.save_strategy.value!r}: a run under tensor parallelism cannot be "
+            "continued, since transformers does not save its optimizer; set save_only_model: true, "
+            "or save_strategy: no"
         )
     for name, field in {
         "cp": "parallelism_config_cp_size",
@@ -94,30 +94,30 @@ def check_parallelism(args: TrainingArguments, tp_size: int) -> None:
     }.items():
         if (size := parallel_size(args, name)) > 1:
             raise UserError(
-                f"{field}={size} is not supported: a sequence stays on one device here; set it to 1, and shard the "
-                "model (accelerate_config: fsdp2) with gradient checkpointing for long sequences"
+                f"{field}={size} is not supported: a sequence has to stay on one device; set it "
+                "to 1, and for long sequences shard the model (accelerate_config: fsdp2) and use "
+                "gradient checkpointing"
             )
 
 
 def let_cpus_shard(args: TrainingArguments, sharded: bool) -> None:
-    """Have accelerate shard on CPUs as it does on GPUs, where it would leave FSDP2 out, or refuse
-    tensor parallelism.
+    """Let accelerate shard a model on CPUs as it does on GPUs.
 
-    To be called before the Trainer makes its accelerator.
+    On CPUs it would otherwise leave out FSDP2 and refuse tensor parallelism. Call this before the
+    Trainer creates its accelerator.
     """
     state = getattr(args.distributed_state, "_shared_state", {})
-    wanted = (
+    shards = (
         sharded
         or args.fsdp_plugin_args is not None
         or os.environ.get("ACCELERATE_USE_FSDP", "") == "true"
     )
-    if wanted and state.get("distributed_type") == DistributedType.MULTI_CPU:
+    if shards and state.get("distributed_type") == DistributedType.MULTI_CPU:
         state["distributed_type"] = DistributedType.MULTI_GPU
 
 
 def saved_under(checkpoint: str | Path) -> str:
-    """The configuration (of recipes/accelerate) that a checkpoint's optimizer was saved under; ""
-    where none was."""
+    """The engine (a name in recipes/accelerate) that saved a checkpoint's optimizer; "" if none."""
     names = [path.name for path in Path(checkpoint).iterdir()]
     if any(name.startswith("pytorch_model_fsdp") for name in names):
         return "fsdp2"
@@ -127,25 +127,29 @@ def saved_under(checkpoint: str | Path) -> str:
 
 
 def check_engine(trainer: Trainer, checkpoint: str) -> None:
-    """Raise UserError where the run could not go on from `checkpoint` with the state of its
-    optimizer."""
+    """Check that the run can restore its optimizer from `checkpoint`.
+
+    Raises:
+        UserError: the checkpoint was saved under another engine, or has no optimizer.
+    """
     if trainer.get_tp_size() > 1:
         raise UserError(
-            f"checkpoint {checkpoint!r} cannot be continued under tensor parallelism, since it has no optimizer: give "
-            "it as --model_name_or_path, with another --output_dir"
+            f"checkpoint {checkpoint!r} cannot be continued under tensor parallelism, since it has "
+            "no optimizer: give it as --model_name_or_path, with another --output_dir"
         )
     own = "fsdp2" if trainer.is_fsdp_enabled else "zero3" if trainer.is_deepspeed_enabled else "ddp"
     saved = saved_under(checkpoint)
     if saved not in ("", own):
         raise UserError(
-            f"checkpoint {checkpoint!r} was saved under accelerate_config {saved}, this run is under {own}: a run is "
-            f"continued under the same, on any number of processes{' (zero3: the same)' * (saved == 'zero3')}"
+            f"checkpoint {checkpoint!r} was saved under accelerate_config {saved}, but this run "
+            "uses "
+            f"{own}: continue the run under {saved}, "
+            f"{'with the same' if saved == 'zero3' else 'with any'} number of processes"
         )
 
 
 def save_whole_model(trainer: Trainer) -> None:
-    """Save the model to `output_dir` as `from_pretrained` loads it, where checkpoints are sharded
-    as well."""
+    """Save the model to `output_dir` in one piece for `from_pretrained`, also if it is sharded."""
     if trainer.is_fsdp_enabled:
         trainer.accelerator.state.fsdp_plugin.set_state_dict_type("FULL_STATE_DICT")
-    trainer.save_model(_internal_call=True)  # which pushes nothing
+    trainer.save_model(_internal_call=True)  # an internal call does not push

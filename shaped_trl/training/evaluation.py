@@ -1,13 +1,13 @@
-"""Benchmarks during training: the live model's samples, graded by the evaluation suite, every so
-many steps.
+"""Benchmarks during training: the evaluation suite grades samples from the model in memory.
 
     output_dir/_evaluations/step-500/   a run of the suite, which `shaped-trl report` reads
-    the trainer's log                   benchmark/gsm8k/avg@4, pass@4, cons@4, truncated, unparsed: shares of 1
+    the trainer's log                   benchmark/gsm8k/avg@4, pass@4, cons@4, truncated, unparsed,
+                                        all from 0 to 1
 
-The training that goes on is bit for bit that without evaluations (`live.undisturbed`). One process
-generates and grades, under data parallelism the others wait for it: keep problems and samples few,
-within `ddp_timeout`. Engines that leave no process a whole model are refused; their checkpoints are
-evaluated after training.
+Training continues bit for bit as it would without evaluations (`live.undisturbed`). One process
+generates and grades while the others wait for it, so problems and samples have to be few enough for
+`ddp_timeout`. Engines under which no process has the whole model are refused; the checkpoints of
+such a run can be evaluated after training.
 """
 
 from __future__ import annotations
@@ -32,19 +32,18 @@ from transformers import Trainer, TrainerCallback
 from shaped_trl.run_record import MAY_CHANGE
 from shaped_trl.training.live import LiveBackend, base_model, undisturbed
 
-# A Trainer that pushes its output_dir leaves out names with this beginning: a run holds the
-# benchmark's golds.
+# A run of the suite holds the gold answers, so it must not be pushed: a Trainer that pushes its
+# output_dir leaves out names that begin with an underscore.
 FOLDER = "_evaluations"
 PREFIX = "benchmark/"
 
 
 @dataclass
 class BenchmarkArguments:
-    """Benchmarks of the evaluation suite during `train` and `rlvr`; at temperature 0.7 and top-p
-    0.95.
+    """Benchmarks to run during `train` and `rlvr`, sampled at temperature 0.7 and top-p 0.95.
 
     Raises:
-        UserError: an unknown benchmark, or a number out of range.
+        UserError: a benchmark is unknown, or a number is out of range.
     """
 
     eval_benchmarks: Annotated[str | None, MAY_CHANGE] = field(
@@ -113,27 +112,29 @@ class BenchmarkArguments:
 
 
 class BenchmarkCallback(TrainerCallback):
-    """Evaluates `trainer.model` on benchmarks before the first step, every `eval_benchmark_steps`,
-    after the last.
+    """Evaluate `trainer.model` on benchmarks before, during and after training.
 
-    An evaluation is logged before the checkpoint of its step is written, so a resumed run has each
-    once. One that was killed halfway goes on if the step comes out with the same weights, and
-    begins anew if not.
+    Evaluations take place before the first step, every `eval_benchmark_steps`, and after the last
+    step. Each is logged before the checkpoint of its step is written, so that a resumed run has it
+    only once. An evaluation that was killed continues if the model has the same weights at that
+    step again, and starts anew otherwise.
 
     Args:
-        trainer: that the callback is added to.
-        arguments: what to evaluate; `eval_benchmarks` is set.
-        hub_mirror: folder to read the benchmarks from, before the Hub.
+        trainer: the trainer that the callback is added to.
+        arguments: what to evaluate; `eval_benchmarks` must be set.
+        hub_mirror: a folder in which benchmarks are looked up before the Hub.
 
     Raises:
-        UserError: the engine shards the model, or its adapter cannot generate. At the first step,
-            when a benchmark is not found or its prompts do not fit the model's context.
+        UserError: the engine shards the model, or its adapter cannot generate; at the first step,
+            a benchmark was not found or its prompts do not fit into the model's context.
     """
 
     def __init__(
         self, trainer: Trainer, arguments: BenchmarkArguments, hub_mirror: str | None = None
     ) -> None:
-        self.trainer, self.arguments, self.hub_mirror = trainer, arguments, hub_mirror
+        self.trainer = trainer
+        self.arguments = arguments
+        self.hub_mirror = hub_mirror
         _check_engine(trainer)
         self.model = base_model(trainer.model)
 
@@ -149,14 +150,16 @@ class BenchmarkCallback(TrainerCallback):
             self.evaluate()
 
     def evaluate(self) -> dict[str, float]:
-        """Evaluate the model as it is now, in all processes at once, and log and return the
-        numbers."""
+        """Evaluate the model as it is now, and log and return the numbers.
+
+        All processes have to call this together.
+        """
         trainer = self.trainer
         shared: list[Any] = [None, None]
         if trainer.is_world_process_zero():
             try:
                 shared[0] = self._measure(trainer.state.global_step)
-            except Exception as error:  # the others must hear of it, or they would wait for ever
+            except Exception as error:  # tell the other processes, which would wait forever
                 shared[1] = f"{type(error).__name__}: {error}"
                 broadcast_object_list(shared)
                 raise
@@ -165,7 +168,7 @@ class BenchmarkCallback(TrainerCallback):
         if failure is not None:
             raise RuntimeError(f"the evaluation failed in the first process: {failure}")
         training_is_logged_next = trainer.control.should_log
-        # past the trainers' own `log`, which would close their interval of training
+        # Our trainers' own `log` would end the interval over which training is averaged.
         Trainer.log(trainer, dict(numbers))
         trainer.control.should_log = training_is_logged_next
         return numbers
@@ -186,7 +189,7 @@ class BenchmarkCallback(TrainerCallback):
 def add_benchmarks(
     trainer: Trainer, arguments: BenchmarkArguments | None, hub_mirror: str | None
 ) -> None:
-    """Add a `BenchmarkCallback` where benchmarks are asked for."""
+    """Add a `BenchmarkCallback` if `eval_benchmarks` is set."""
     if arguments is not None and arguments.eval_benchmarks is not None:
         trainer.add_callback(BenchmarkCallback(trainer, arguments, hub_mirror))
 
@@ -196,7 +199,7 @@ def _numbers(results: dict[str, Any]) -> dict[str, float]:
     for benchmark, entry in results.items():
         n = entry["n"]
         for key in dict.fromkeys([f"avg@{n}", *([f"pass@{n}", f"cons@{n}"] if n > 1 else [])]):
-            if key in entry["metrics"]:  # of programs there is no vote
+            if key in entry["metrics"]:  # programs have no majority vote
                 numbers[f"{PREFIX}{benchmark}/{key}"] = entry["metrics"][key]["value"]
         for rate in ("truncated", "unparsed"):
             numbers[f"{PREFIX}{benchmark}/{rate}"] = entry[rate]
@@ -204,13 +207,13 @@ def _numbers(results: dict[str, Any]) -> dict[str, float]:
 
 
 def _drop_other(folder: Path, identity: str, config: SampleConfig) -> None:
-    """Remove what an earlier attempt at this step left, if it had other weights or settings."""
+    """Remove an earlier attempt at this step if it had other weights or settings."""
     record_file = folder / "run.json"
     if not record_file.is_file():
         return
     try:
         record = read_record(folder)
-    except UserError:  # damaged
+    except UserError:  # the record is damaged
         record = {"settings": {}}
     same = record.get("model_identity") == identity and record.get("benchmarks") == [
         name_of(name) for name in config.benchmark_names
@@ -236,6 +239,7 @@ def _check_engine(trainer: Trainer) -> None:
     engine = next((name for name, used in engines.items() if used), None)
     if engine is not None:
         raise UserError(
-            f"eval_benchmarks is not supported with {engine}, where no process has the whole model: leave it out, and "
-            f"evaluate the checkpoints: shaped-trl eval --model {trainer.args.output_dir} --every_checkpoint true"
+            f"eval_benchmarks is not supported with {engine}, where no process has the whole "
+            "model: leave it out, and evaluate the checkpoints: shaped-trl eval "
+            f"--model {trainer.args.output_dir} --every_checkpoint true"
         )

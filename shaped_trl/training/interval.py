@@ -1,5 +1,4 @@
-"""Rows of the log that a kill cuts in two: a checkpoint has the sums since the last row, and a
-resumed run goes on."""
+"""Log intervals that continue across a kill: checkpoints hold the sums since the last row."""
 
 from __future__ import annotations
 
@@ -8,30 +7,31 @@ from typing import Any
 import torch
 from transformers import TrainerCallback
 
-# beside the callbacks' states in trainer_state.json, which the Trainer writes and reads
+# The key among the callbacks' states in trainer_state.json, which the Trainer writes and reads.
 KEY = "shaped_trl_interval"
 
 
 class ContinuedInterval:
-    """Mixin of a Trainer; `continue_interval` once it is built.
+    """Mixin for a Trainer; call `continue_interval` once the trainer is built.
 
-    Without it the first row after a resume has the means over the steps since the resume, not since
-    the row before.
+    Without it, the first row after a resume would average over the steps since the resume, instead
+    of the steps since the previous row.
     """
 
     def continue_interval(self) -> None:
-        """Go on with the sums of a checkpoint when training begins from it."""
+        """Restore the sums of a checkpoint when training continues from it."""
         self.add_callback(_Continue(self))  # type: ignore[attr-defined]
 
     def interval_state(self) -> dict[str, Any]:
-        """JSON of the sums since the last row, over all processes; called by all."""
+        """The sums since the last row over all processes, as JSON. All processes must call it."""
         # The Trainer adds up the loss since the last row of the log in `_tr_loss`, on the device,
         # and divides it by the steps since `_globalstep_last_logged`. It saves neither.
-        loss = self.accelerator.gather(self._tr_loss.detach().reshape(1))  # type: ignore[attr-defined]
+        own_loss: torch.Tensor = self._tr_loss.detach().reshape(1)
+        loss = self.accelerator.gather(own_loss)  # type: ignore[attr-defined]
         return {"since": self._globalstep_last_logged, "loss": loss.mean().item()}
 
     def restore_interval(self, saved: dict[str, Any]) -> None:
-        """Take over what `interval_state` gave in another process."""
+        """Restore what `interval_state` returned when the checkpoint was saved."""
         self._globalstep_last_logged = saved["since"]
         self._tr_loss: torch.Tensor = self._tr_loss + saved["loss"]
         # Each row moves `_tr_loss` into `_total_loss_scalar`, whose mean is `train_loss` in the

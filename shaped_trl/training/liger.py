@@ -1,5 +1,4 @@
-"""Liger's layer kernels beside the shaped loss: the Trainer applies them when training starts,
-after our patch."""
+"""A check that Liger, which the Trainer applies after our patch, did not replace the loss."""
 
 from __future__ import annotations
 
@@ -9,12 +8,14 @@ from transformers import PreTrainedModel, TrainerCallback
 
 
 class ShapedForwardCheck(TrainerCallback):
-    """At train begin, raise RuntimeError unless the model's forward is still the one that
-    `shape_lm_head` put there.
+    """When training begins, check that the model's forward is still that of `shape_lm_head`.
 
-    Liger's fused cross-entropy, or anything else that assigns `model.forward` after us, would
+    Liger's fused cross-entropy, or any other code that assigns `model.forward` after us, would
     otherwise train another loss. Wrappers around our forward (autocast, accelerate's conversion to
-    fp32) are fine.
+    fp32) are accepted.
+
+    Raises:
+        RuntimeError: at the beginning of training, if the forward is another one.
 
     Args:
         model: the causal language model itself (under PEFT the base model), just patched by
@@ -26,15 +27,16 @@ class ShapedForwardCheck(TrainerCallback):
         self.shaped_forward = _function(model.forward)
 
     def on_train_begin(self, args, state, control, **kwargs):
-        # the wrappers' chain goes on to the class's own forward: stop at ours
+        # The chain of wrappers continues to the class's own forward, so stop at ours.
         found = inspect.unwrap(
             self.model.forward, stop=lambda forward: _function(forward) is self.shaped_forward
         )
         if _function(found) is not self.shaped_forward:
             raise RuntimeError(
-                f"the forward of {type(self.model).__name__} was replaced after ShapedTrainer had patched it, so the "
-                "shaped loss would not be trained: with Liger keep liger_kernel_config "
-                "{'fused_linear_cross_entropy': False}; patch the model before it is given to the trainer"
+                f"the forward of {type(self.model).__name__} was replaced after ShapedTrainer had "
+                "patched it, so the shaped loss would not be trained: with Liger keep "
+                "liger_kernel_config {'fused_linear_cross_entropy': False}; patch the model before "
+                "it is given to the trainer"
             )
 
 

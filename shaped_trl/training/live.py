@@ -1,4 +1,4 @@
-"""The model in training as a backend of the evaluation suite, and left as if nobody had looked."""
+"""The model in training as a backend of the evaluation suite, without side effects."""
 
 from __future__ import annotations
 
@@ -18,13 +18,13 @@ from shaped_eval.errors import UserError
 from torch import nn
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-_VALUES = 1024  # of each end and of the middle of a parameter, hashed
+_VALUES = 1024  # hashed at each end and in the middle of a parameter
 
 
 class LiveBackend(TransformersBackend):
     """Samples from a model in memory, with the settings, seeds and stop strings of a saved one.
 
-    To be used within `undisturbed(model)`: it replaces the model's generation settings.
+    Use it within `undisturbed(model)`, since it replaces the model's generation settings.
     """
 
     def __init__(
@@ -33,17 +33,18 @@ class LiveBackend(TransformersBackend):
         self._config = config
         self._prompts = _LivePrompts(config, model, tokenizer)
         self._tokenizer = tokenizer
-        self.__dict__["_model"] = model  # in place of what the parent would load
+        self.__dict__["_model"] = model  # the parent would load it here from disk
         self.identity = weights_fingerprint(model)
         self.device = model.device.type
         if config.chat_template and not tokenizer.chat_template:
             raise UserError(
-                "eval_benchmark_chat_template=True, but the tokenizer has no chat template: leave it out"
+                "eval_benchmark_chat_template=True, but the tokenizer has no chat template: "
+                "leave it out"
             )
 
     @property
     def tokenizer(self) -> PreTrainedTokenizerBase:
-        """What scoring by likelihood takes a copy of."""
+        """The tokenizer, which scoring by likelihood copies."""
         return self._tokenizer
 
 
@@ -59,23 +60,23 @@ class _LivePrompts(PromptEncoder):
 
 
 def base_model(model: nn.Module) -> PreTrainedModel:
-    """What generates: below PEFT's wrapper, the model with the adapters in it.
+    """The model that generates: for PEFT the base model, which contains the adapters.
 
     Raises:
-        UserError: a prompt-learning adapter, which lives in the wrapper.
+        UserError: the adapter is of prompt learning, which exists only in PEFT's wrapper.
     """
     if not isinstance(model, PeftModel):
         return model
     if model.active_peft_config.is_prompt_learning:
         raise UserError(
-            "eval_benchmarks is not supported with prompt learning: leave it out, or train with LoRA"
+            "eval_benchmarks is not supported with prompt learning: leave it out, "
+            "or train with LoRA"
         )
     return model.get_base_model()
 
 
 def weights_fingerprint(model: nn.Module) -> str:
-    """Hash of names, shapes, dtypes and a few values of every parameter: training changes all of
-    them."""
+    """Hash names, shapes, dtypes and some values of every parameter, which any training changes."""
     digest = hashlib.sha256()
     for name, parameter in model.named_parameters():
         digest.update(f"{name}\0{tuple(parameter.shape)}\0{parameter.dtype}\0".encode())
@@ -88,16 +89,16 @@ def weights_fingerprint(model: nn.Module) -> str:
 
 @contextmanager
 def undisturbed(model: PreTrainedModel) -> Iterator[None]:
-    """Within, the model is in evaluation mode with its cache on; after, training goes on as if
-    nothing had been.
+    """Put the model into evaluation mode with its cache on; restore everything afterwards.
 
-    Put back: each module's mode, the settings of generation and cache, every buffer (some rotary
-    embeddings move theirs with the length they see), and the random states of Python, NumPy, torch
-    and the model's device.
+    Restored are each module's mode, the settings of generation and cache, every buffer (some rotary
+    embeddings adapt theirs to the length that they see), and the random states of Python, NumPy,
+    torch and the model's device.
     """
     modes = [(module, module.training) for module in model.modules()]
     buffers = [(buffer, buffer.clone()) for buffer in model.buffers()]
-    settings, use_cache = model.generation_config, _config(model).use_cache
+    settings = model.generation_config
+    use_cache = _config(model).use_cache
     states = random.getstate(), np.random.get_state()
     accelerator = None if model.device.type == "cpu" else model.device
     try:
@@ -111,7 +112,8 @@ def undisturbed(model: PreTrainedModel) -> Iterator[None]:
     finally:
         random.setstate(states[0])
         np.random.set_state(states[1])
-        model.generation_config, _config(model).use_cache = settings, use_cache
+        model.generation_config = settings
+        _config(model).use_cache = use_cache
         with torch.no_grad():
             for buffer, before in buffers:
                 buffer.copy_(before)

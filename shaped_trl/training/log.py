@@ -1,5 +1,4 @@
-"""The run's own log: one JSON row a logging step, append-only, continued on resume; and a picture
-of it."""
+"""The run's log, one JSON row per logging step, and a picture of it."""
 
 from __future__ import annotations
 
@@ -16,7 +15,7 @@ from shaped_trl.training.log_reading import with_step
 
 logger = logging.getLogger(__name__)
 
-# Trainer's names for what our rows call otherwise; None drops the key
+# The Trainer's name -> ours; None drops the key.
 RENAMED = {
     "num_input_tokens_seen": "tokens",
     "eval_num_input_tokens_seen": None,
@@ -28,8 +27,8 @@ RENAMED = {
 class JsonlLogCallback(TrainerCallback):
     """Append every log of the Trainer to `output_dir/<name>`, on the main process.
 
-    On resume, rows of steps after the checkpoint are dropped first: the run redoes those steps, and
-    the file reads as that of an undisturbed run.
+    When a run is resumed, the rows of steps after the checkpoint are dropped first. The run repeats
+    these steps, so that the file ends up the same as that of an uninterrupted run.
     """
 
     def __init__(self, name: str, renamed: Mapping[str, str | None] = RENAMED):
@@ -51,7 +50,7 @@ class JsonlLogCallback(TrainerCallback):
             write_atomic(path, "".join(json.dumps(row) + "\n" for row in kept))
 
     def on_log(self, args, state, control, logs=None, **kwargs):
-        # the summary at the end
+        # A row with train_loss is the Trainer's summary at the end.
         if not state.is_world_process_zero or not logs or "train_loss" in logs:
             return
         row = {"step": state.global_step}
@@ -63,8 +62,7 @@ class JsonlLogCallback(TrainerCallback):
 
 
 class LogPlotCallback(TrainerCallback):
-    """Draw `output_dir/<name>`, a log in JSON lines, as a .png beside it: at a save, a push and the
-    end."""
+    """Draw the log `output_dir/<name>` as a .png beside it, at every save and at the end."""
 
     def __init__(self, name: str):
         self.name = name
@@ -73,11 +71,11 @@ class LogPlotCallback(TrainerCallback):
         if not state.is_world_process_zero:
             return
         try:
-            # imported here: a matplotlib that does not load must not end a run either
+            # Imported here, so that a matplotlib that cannot be loaded does not end a run either.
             from shaped_trl.training.plots import plot_log
 
             plot_log(Path(args.output_dir) / self.name)
-        # a picture is not worth a run: a full disk, fonts that cannot be read
+        # A picture is not worth a run: the disk may be full, or a font unreadable.
         except Exception as error:
             logger.warning("no plot of %s: %s: %s", self.name, type(error).__name__, error)
 
@@ -85,5 +83,5 @@ class LogPlotCallback(TrainerCallback):
 
 
 def _finite(value):
-    """JSON has no NaN or infinity: such a number becomes null."""
+    """The value, or None for NaN and infinity, which JSON does not have."""
     return value if not isinstance(value, float) or math.isfinite(value) else None

@@ -1,4 +1,4 @@
-"""How a run's rows are read: the last row of a step wins, since a resumed run may repeat some."""
+"""Reading a run's log. If a resumed run has repeated a step, its last row counts."""
 
 from __future__ import annotations
 
@@ -13,16 +13,20 @@ RL_LOG = "rl_log.jsonl"
 
 
 def with_step(row: dict[str, Any]) -> dict[str, Any]:
-    """A row of a log. Raises ValueError where it does not say of which step."""
+    """The row itself.
+
+    Raises:
+        ValueError: the row does not name its step.
+    """
     check_field("step", row.get("step"), is_count, "a whole number from 0")
     return row
 
 
 def read_log(path: Path) -> list[dict[str, Any]]:
-    """The rows of a log, merged by step and in step order; none if the run has not written any.
+    """The rows of a log in the order of their steps; none if the log does not exist.
 
-    Training and evaluation rows of one step are one row afterwards; of a repeated value the last
-    one counts.
+    Rows of the same step are merged, such as those of training and evaluation. If a value is
+    repeated, the last one counts.
     """
     if not path.exists():
         return []

@@ -1,21 +1,21 @@
 """Memory of a training step on one device, estimated from the configuration alone.
 
-An estimate of tensors, not of what an allocator reserves: add a tenth or more. Sequences of T
-tokens, L layers, width D, attention width A = heads × head size, K = key-value heads × head size,
-feed-forward F, vocabulary V.
+This estimates the tensors, not what an allocator reserves: add at least a tenth. Letters: sequences
+of T tokens, L layers, width D, attention width A = heads × head size, K = key-value heads × head
+size, feed-forward width F, vocabulary V.
 
-- weights, gradients and AdamW's two moments: 4 numbers a parameter in the model's dtype; of
-  adapters nothing;
-- DDP's buckets, a second copy of the gradients;
-- a copy of the weights in half precision under autocast; where the model is sharded (FSDP2, ZeRO-3)
-  of two layers, the embedding and the head only, gathered while they compute;
-- what the forward keeps for the backward, in a layer 6D + 4A + 8K + 4F numbers a token and four of
-  head size for the rotation (tests count them on the model itself); each chosen expert of a mixture
-  2D + 4F in the place of 4F, and D for the router. Under autocast with float32 weights the residual
-  stream, the norms and the rotation stay float32: 26D + 11A + 10K + 8F bytes. With gradient
-  checkpointing D a token and layer, and one layer in full;
-- a mask of T × T bytes a sequence, unless flash attention takes the documents' lengths;
-- the loss: the head's gradient in float32, that of the hidden states, and one chunk of logits.
+- Weights, gradients and AdamW's two moments: 4 numbers per parameter in the model's dtype. With
+  adapters, only the weights of the frozen model are counted.
+- DDP's buckets: a second copy of the gradients.
+- A copy of the weights in half precision under autocast. If the model is sharded (FSDP2, ZeRO-3),
+  only two layers, the embedding and the head are gathered at a time.
+- What the forward keeps for the backward: in each layer 6D + 4A + 8K + 4F numbers per token, and
+  four times the head size for the rotation (tests count them on the model itself). In a mixture,
+  each chosen expert takes 2D + 4F instead of 4F, and the router D. Under autocast with float32
+  weights, the residual stream, the norms and the rotation stay in float32: 26D + 11A + 10K + 8F
+  bytes. With gradient checkpointing, D numbers per token and layer, and one layer in full.
+- A mask of T × T bytes per sequence, unless flash attention takes the lengths of the documents.
+- The loss: the gradient of the head in float32, that of the hidden states, and one chunk of logits.
 """
 
 from __future__ import annotations
@@ -26,12 +26,12 @@ from transformers import PreTrainedConfig
 
 from shaped_trl.modeling.architectures import is_mixture, parameter_counts
 
-LOGITS_CHUNK = 640 * 2**20  # of the loss on a GPU
+LOGITS_CHUNK = 640 * 2**20  # bytes of one chunk of logits on a GPU
 
 
 @dataclass(frozen=True)
 class StepMemory:
-    """Bytes on one device, replicated (one process, DDP) or sharded (FSDP2, ZeRO-3)."""
+    """Bytes on one device."""
 
     states: float
     copies: float
@@ -45,7 +45,7 @@ class StepMemory:
 
 
 def layer_numbers(config: PreTrainedConfig) -> int:
-    """Numbers that the forward of one layer keeps for its backward, a token."""
+    """How many numbers per token the forward of one layer keeps for its backward."""
     D, F = config.hidden_size, config.intermediate_size
     head_size = getattr(config, "head_dim", None) or D // config.num_attention_heads
     kept = (
@@ -60,8 +60,10 @@ def layer_numbers(config: PreTrainedConfig) -> int:
 
 
 def layer_bytes(config: PreTrainedConfig, compute_bytes: int, mixed: bool) -> int:
-    """Bytes that the forward of one layer keeps, a token; `mixed`: half precision beside float32
-    weights."""
+    """Bytes per token that the forward of one layer keeps for its backward.
+
+    `mixed` means half precision under autocast with float32 weights.
+    """
     if not mixed:
         return compute_bytes * layer_numbers(config)
     D, F = config.hidden_size, config.intermediate_size
@@ -89,22 +91,25 @@ def step_memory(
     adapters: bool = False,
     flash: bool = False,
 ) -> StepMemory:
-    """Estimate for a decoder of attention and feed-forward layers, AdamW and the fused loss.
+    """Estimate the memory of a decoder with attention and feed-forward layers, AdamW, our loss.
 
     Args:
-        sequences, length: of a micro-batch on this device.
-        devices: among which a `sharded` model is divided.
-        weight_bytes: of a weight, gradient and moment.
-        autocast: computes in half precision beside such weights.
-        adapters: the model itself is frozen.
-        flash: attention takes the documents' lengths and no mask.
+        sequences: number of sequences in a micro-batch on this device.
+        length: tokens per sequence.
+        devices: number of devices; a `sharded` model is divided among them.
+        sharded: the model is divided (FSDP2, ZeRO-3), not replicated (DDP).
+        weight_bytes: size of a weight, a gradient and a moment.
+        autocast: the model computes in half precision with such weights.
+        checkpointing: gradient checkpointing is on.
+        adapters: only adapters are trained, and the model itself is frozen.
+        flash: attention takes the lengths of the documents instead of a mask.
     """
     counts = parameter_counts(config)
     D, L, V = config.hidden_size, config.num_hidden_layers, config.vocab_size
     tokens = sequences * length
     compute_bytes = 2 if autocast else weight_bytes
     embeddings = V * D * (1 if config.tie_word_embeddings else 2)
-    at_hand = counts.total if not sharded else embeddings + 2 * (counts.total - embeddings) // L
+    gathered = counts.total if not sharded else embeddings + 2 * (counts.total - embeddings) // L
     copied = autocast and weight_bytes > 2
     mixed = copied and not sharded  # a sharded model is cast as a whole
     layer = layer_bytes(config, compute_bytes, mixed)
@@ -112,7 +117,7 @@ def step_memory(
     buckets = weight_bytes * counts.total if devices > 1 and not sharded and not adapters else 0
     return StepMemory(
         states=(1 if adapters else 4) * weight_bytes * counts.total / (devices if sharded else 1),
-        copies=(compute_bytes * at_hand if copied or sharded else 0) + buckets,
+        copies=(compute_bytes * gathered if copied or sharded else 0) + buckets,
         activations=tokens * kept,
         mask=0 if flash else sequences * length**2,
         loss=(0 if adapters else 4 * V * D)

@@ -1,18 +1,18 @@
-"""Means over parts of the targets: by the target's rank, its rarity, its position and its source.
+"""Metrics by rank, rarity, position and source of the targets.
 
-All are sums of values over the targets of a class, kept on the device and added up over processes
-once, when they are logged. The largest has three numbers for each token of the vocabulary.
+All are sums over the targets of a class. They are kept on the device, and added over processes once
+they are logged. The largest has three numbers for each token of the vocabulary.
 
-    rank_0, rank_1, rank_2_3, …    share of the targets that so many tokens come before (0: top-1), in doubling buckets
-    rare_nll, rare_token_accuracy  of rare targets: those whose token is among the rarest that together make up at most
-                                   a tenth of the set's targets, of equally rare ones those of
-                                   lowest id
-    nll_position_0_255, …          by the number of tokens before the target in its document (in its row, where the
-                                   batch has no position_ids), in doubling buckets
+    rank_0, rank_1, rank_2_3, …    share of the targets with this rank, the number of tokens that
+                                   are more probable (0: top-1), in doubling buckets
+    rare_nll, rare_token_accuracy  over the rare targets: the rarest tokens that together make up
+                                   at most a tenth of the set's targets; of equally rare tokens,
+                                   those of lowest id
+    nll_position_0_255, …          by the number of tokens before the target in its document (in
+                                   its row, if the batch has no position_ids), in doubling buckets
     nll_source_<name>              by the rows' column `source`
 
-Which targets are rare depends on the set alone: it is the same for every model and every shape of
-the loss.
+Which targets are rare depends on the set alone, and not on the model or the shape of the loss.
 
 Dimensions: B rows, T positions, C classes, V vocabulary.
 """
@@ -41,8 +41,7 @@ Reduce = Callable[[Tensor], Tensor]
 
 
 class _Sums:
-    """For each of C classes, how many targets it has and the sums of some of their values, in
-    float64."""
+    """Per class: the number of targets and the sums of their values, [C] each, in float64."""
 
     def __init__(self, values: int, classes: int, device: torch.device):
         self.sums_C = [
@@ -50,14 +49,14 @@ class _Sums:
         ]
 
     def add(self, classes_BT: Tensor, mask_BT: Tensor, *values_BT: Tensor) -> None:
-        """Add targets; where `mask_BT` is false, the class may be anything and the values are 0."""
-        # Selecting the targets that count would make the host wait for the device.
+        """Add targets. Where `mask_BT` is false, the class is ignored and the values must be 0."""
+        # Indexing with the mask would make the host wait for the device.
         classes = classes_BT.masked_fill(~mask_BT, 0).flatten()
         for sum_C, value_BT in zip(self.sums_C, (mask_BT, *values_BT), strict=True):
             sum_C.index_add_(0, classes, value_BT.detach().double().flatten())
 
     def total(self, reduce: Reduce) -> list[Tensor]:
-        """Number and sums over all processes, [C] each, on the CPU."""
+        """The number of targets and the sums over all processes, [C] each, on the CPU."""
         return list(reduce(torch.stack(self.sums_C)).cpu())
 
 
@@ -72,14 +71,14 @@ class Ranks:
         self.sums.add(bucket(outputs.target_rank, 1), outputs.label_mask)
 
     def columns(self, reduce: Reduce) -> dict[str, float]:
-        """The share of each bucket."""
+        """The share of the targets in each bucket."""
         (count_C,) = self.sums.total(reduce)
         shares = (count_C / count_C.sum().clamp(min=1)).tolist()
         return {f"rank_{bucket_name(number, 1)}": share for number, share in enumerate(shares)}
 
 
 class Breakdown:
-    """All columns, of an evaluation over rows from `sources`."""
+    """All the columns of an evaluation over rows from `sources`."""
 
     def __init__(self, vocabulary: int, sources: Sequence[str], device: torch.device):
         self.sources = sources
@@ -89,7 +88,7 @@ class Breakdown:
         self.by_source = _Sums(1, len(sources), device) if sources else None
 
     def add(self, outputs: Any, inputs: dict[str, Any], sources_BT: Tensor | None) -> None:
-        """Add a batch: a `ShapedCausalLMOutput` with all metrics, and what it was computed from."""
+        """Add a batch: its `ShapedCausalLMOutput` with all metrics, and the model's inputs."""
         mask_BT = outputs.label_mask
         targets_BT, positions_BT = target_tokens(inputs)
         self.ranks.add(outputs)
@@ -99,7 +98,7 @@ class Breakdown:
             self.by_source.add(sources_BT[:, -mask_BT.shape[1] :], mask_BT, outputs.nll)
 
     def columns(self, reduce: Reduce) -> dict[str, float]:
-        """The columns of the log, over all processes; classes without a target have none."""
+        """The columns of the log over all processes. A class without targets has no column."""
         columns = self.ranks.columns(reduce)
         count_V, nll_V, top1_V = self.by_token.total(reduce)
         is_rare_V = rare_tokens(count_V)
@@ -120,22 +119,25 @@ def _means(prefix: str, names: Sequence[str], totals: list[Tensor]) -> dict[str,
 
 
 def bucket(values: Tensor, first: int) -> Tensor:
-    """Number of the doubling bucket of whole numbers ≥ 0: 0 below `first`, then [first, 2·first) is
-    1, and so on."""
-    # The exponent of a float between 1/2 and 1, times a power of two: 0 for 0, 1 for 1, 2 for 2 and
-    # 3.
+    """The doubling buckets of whole numbers ≥ 0.
+
+    Bucket 0 is [0, first), 1 is [first, 2·first), 2 is [2·first, 4·first), and so on.
+    """
+    # frexp writes a number as m·2^e with 1/2 ≤ m < 1: e is 0 for 0, 1 for 1, and 2 for 2 and 3.
     return torch.frexp((values // first).float()).exponent.long()
 
 
 def bucket_name(number: int, first: int) -> str:
-    """`low_high` of a doubling bucket, both inclusive; one number where they are equal."""
+    """`low_high`, the limits of a doubling bucket, both inclusive; one number if they are equal."""
     low, high = (first << number >> 1, (first << number) - 1) if number else (0, first - 1)
     return f"{low}_{high}" if high > low else str(low)
 
 
 def rare_tokens(count_V: Tensor) -> Tensor:
-    """Booleans [V]: the rarest tokens that together have at most 1/`RARE` of all targets, ties to
-    the lowest id."""
+    """Booleans [V]: the rarest tokens that together have at most 1/`RARE` of all targets.
+
+    Of equally rare tokens, those with the lowest ids come first.
+    """
     order = count_V.argsort(stable=True)
     is_rare_V = torch.zeros_like(count_V, dtype=torch.bool)
     is_rare_V[order] = RARE * count_V[order].cumsum(0) <= count_V.sum()
@@ -143,8 +145,10 @@ def rare_tokens(count_V: Tensor) -> Tensor:
 
 
 def target_tokens(inputs: dict[str, Any]) -> tuple[Tensor, Tensor]:
-    """Targets of a batch as `ShapedCausalLMOutput` has them, and how many tokens of its document
-    precede each."""
+    """The targets of a batch, and how many tokens of its document precede each; both [B, T].
+
+    The targets are aligned with the metrics of `ShapedCausalLMOutput`.
+    """
     shifted = inputs.get("shift_labels") is not None
     tokens_BT: Tensor = inputs["shift_labels" if shifted else "labels"]
     positions_BT = inputs.get("position_ids")
@@ -152,19 +156,21 @@ def target_tokens(inputs: dict[str, Any]) -> tuple[Tensor, Tensor]:
         positions_BT = torch.arange(tokens_BT.shape[1], device=tokens_BT.device).expand_as(
             tokens_BT
         )
-    # Labels that come shifted stand one place before their own.
+    # Shifted labels stand one place before the token that they are.
     return (tokens_BT, positions_BT + 1) if shifted else (tokens_BT[:, 1:], positions_BT[:, 1:])
 
 
 def source_names(rows: Any) -> list[str]:
-    """The sources that the rows of a memory-mapped data set name; none without the column, or with
-    too many."""
+    """The distinct values of the column `source` of a memory-mapped data set.
+
+    None are returned if it has no such column, or more than `MOST_SOURCES` values in it.
+    """
     if not isinstance(rows, Dataset) or SOURCE not in rows.column_names:
         return []
     names = sorted({str(name) for name in rows.unique(SOURCE)})
     if len(names) > MOST_SOURCES:
         logger.warning(
-            "column %s has %d values: no evaluation by source above %d",
+            "column %s has %d values: metrics by source are left out above %d",
             SOURCE,
             len(names),
             MOST_SOURCES,
@@ -174,11 +180,11 @@ def source_names(rows: Any) -> list[str]:
 
 
 class SourceCollator:
-    """A collator that adds `source` to the batch: the number of each token's source, shape of the
-    labels."""
+    """A collator that adds `source`: the number of each token's source, shaped like the labels."""
 
     def __init__(self, collate: Callable[[list[dict]], dict[str, Any]], names: Sequence[str]):
-        self.collate, self.numbers = collate, {name: number for number, name in enumerate(names)}
+        self.collate = collate
+        self.numbers = {name: number for number, name in enumerate(names)}
 
     def __call__(self, rows: list[dict]) -> dict[str, Any]:
         sources_B = torch.tensor([self.numbers[str(row[SOURCE])] for row in rows])
@@ -188,7 +194,7 @@ class SourceCollator:
         sources_BT = torch.zeros_like(batch["labels"])
         if len(sources_BT) == len(rows):
             sources_BT[:] = sources_B[:, None]
-        else:  # padding-free: one row after the other
+        else:  # a padding-free batch is one row with all sequences in sequence
             lengths_B = torch.tensor([len(row["input_ids"]) for row in rows])
             sources_BT[0, : lengths_B.sum()] = sources_B.repeat_interleave(lengths_B)
         return {**batch, SOURCE: sources_BT}

@@ -1,21 +1,22 @@
-"""A run's log as one picture: losses, entropy, masses, ranks, learning rate and the scheduled shape
-over steps."""
+"""Plot a run's log: losses, entropy, masses, ranks, learning rate and shape over steps."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any
 
+from matplotlib.figure import Figure
+from shaped_eval.reporting.figures import axes_grid, line_look
 from shaped_eval.untrusted.files import replacing
 
-from shaped_trl.training.figures import Panel, plot_panels
 from shaped_trl.training.log_reading import curve, read_log
 from shaped_trl.training.schedules import SCHEDULABLE
 
 _GROUPS = ("informative", "all_right", "all_wrong", "truncated", "unparsed", "ungraded")
-# (title, unit, columns of the log; a * stands for any characters)
+# (title, unit, columns of the log, where * matches any characters)
 PANELS = (
     ("Loss", "nats per token", ("loss", "nll", "eval_loss", "eval_nll")),
     ("Entropy", "nats", ("entropy", "eval_entropy")),
@@ -46,8 +47,17 @@ PANELS = (
 )
 
 
+@dataclass(frozen=True)
+class Panel:
+    """One pair of axes, with one line (steps, values) for each seed of each arm."""
+
+    title: str
+    y_label: str
+    curves: Mapping[str, Sequence[tuple[list[int], list[float]]]]
+
+
 def log_panels(rows: Sequence[dict[str, Any]]) -> list[Panel]:
-    """The panels for which something was logged, each with the columns that were."""
+    """The panels that have logged columns."""
     rows, panels = list(rows), []
     logged = list(dict.fromkeys(column for row in rows for column in row))
     for title, unit, patterns in PANELS:
@@ -61,10 +71,9 @@ def log_panels(rows: Sequence[dict[str, Any]]) -> list[Panel]:
 
 
 def _rank_panel(rows: list[dict[str, Any]], logged: Sequence[str]) -> list[Panel]:
-    """The histogram of target ranks in a few parts that a picture can hold: of evaluations, else of
-    training."""
+    """The histogram of target ranks in four parts: of the evaluations if there are any."""
     prefix = "eval_rank_" if "eval_rank_0" in logged else "rank_"
-    # in the order of the ranks
+    # The log has the buckets in the order of the ranks.
     buckets = [column for column in logged if column.startswith(prefix)]
     curves = {}
     for name, part in (
@@ -83,8 +92,29 @@ def _rank_panel(rows: list[dict[str, Any]], logged: Sequence[str]) -> list[Panel
 
 
 def plot_log(path: Path) -> None:
-    """Draw the log at `path` as a .png of the same name; nothing where nothing was logged."""
+    """Draw the log at `path` as a .png of the same name. An empty log is not drawn."""
     figure = plot_panels(log_panels(read_log(path)))
     if figure is not None:
         with replacing(path.with_suffix(".png"), "wb") as file:
             figure.savefig(file, format="png", dpi=80)
+
+
+def plot_panels(panels: Sequence[Panel]) -> Figure | None:
+    """Draw the panels that have values, one colour per arm; return None if none has."""
+    drawn = [
+        panel
+        for panel in panels
+        if any(steps for lines in panel.curves.values() for steps, _ in lines)
+    ]
+    if not drawn:
+        return None
+    figure, axes = axes_grid(len(drawn))
+    for axis, panel in zip(axes, drawn, strict=True):
+        for index, (arm, lines) in enumerate(panel.curves.items()):
+            for number, (steps, values) in enumerate(lines):
+                label = arm if number == 0 else None
+                axis.plot(steps, values, label=label, linewidth=1.4, **line_look(index))
+        axis.set(title=panel.title, xlabel="step", ylabel=panel.y_label)
+        axis.grid(alpha=0.3)
+        axis.legend(fontsize="small")
+    return figure

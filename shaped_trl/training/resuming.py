@@ -1,5 +1,4 @@
-"""A run that goes on where it stopped: its last whole checkpoint, what must agree, and what a full
-disk does."""
+"""Resuming a run from its last complete checkpoint, and explaining a full disk."""
 
 from __future__ import annotations
 
@@ -27,7 +26,7 @@ from shaped_trl.training.engines import check_engine, save_whole_model
 from shaped_trl.training.streaming import check_position, position_file
 from shaped_trl.training.trainer import ShapedTrainer
 
-# what of two configurations must agree for weights of one to be those of the other
+# Fields of a model's configuration that must agree for its weights to fit another model.
 SAME_MODEL = (
     *(
         "model_type",
@@ -39,16 +38,16 @@ SAME_MODEL = (
     ),
     *("num_key_value_heads", "head_dim", "num_local_experts", "num_experts", "tie_word_embeddings"),
 )
-# free space with which torch's failure to write is taken for a full disk
+# Below this free space, a failed write in torch is reported as a full disk.
 TOO_LITTLE_BYTES = 2**20
 
 
 @contextmanager
 def own_output_dir(args: TrainingArguments) -> Iterator[None]:
-    """Hold `output_dir` against a second run: the first process does, and all stop where it cannot.
+    """Lock `output_dir` against a second run. The first process does this for all processes.
 
     Raises:
-        UserError: as `locked_folder` does.
+        UserError: as in `locked_folder`, in all processes.
     """
     with ExitStack() as held:
         error: UserError | None = None
@@ -66,14 +65,13 @@ def own_output_dir(args: TrainingArguments) -> Iterator[None]:
 
 @contextmanager
 def full_disk_explained(output_dir: str) -> Iterator[None]:
-    """Turn what a full disk, or one that became read-only, raises within into one line that says
-    where the run will go on.
+    """Turn errors from a full or read-only disk into one line that says where the run continues.
 
-    Checkpoints before the one that did not fit are whole, and `last_checkpoint` passes over a part
-    of one.
+    Checkpoints before the one that did not fit are complete, and `last_checkpoint` skips incomplete
+    ones.
 
     Raises:
-        UserError: `output_dir` cannot be written any more.
+        UserError: `output_dir` can no longer be written.
     """
     try:
         yield
@@ -85,20 +83,20 @@ def full_disk_explained(output_dir: str) -> Iterator[None]:
         full = number in (errno.ENOSPC, errno.EDQUOT)
         reason = "no space left on the device" if full else os.strerror(number)
         raise UserError(
-            f"output_dir={output_dir!r}: {reason} while saving; {'free some' if full else 'mend that'}, then the same "
-            f"command continues from {checkpoint or 'the start'}"
+            f"output_dir={output_dir!r}: {reason} while saving; "
+            f"{'free some space' if full else 'solve this'}, then the same command continues "
+            f"from {checkpoint or 'the start'}"
         ) from error
 
 
 def _refused_write(error: BaseException, output_dir: str) -> int | None:
-    """The system's number of what kept a file from being written; None where an error is another
-    one."""
+    """The error number of a refused write; None if the error is of another kind."""
     if isinstance(error, OSError):
         return error.errno if error.errno in NOT_WRITTEN else None
-    # safetensors and torch.save write in compiled code, and raise errors of their own
-    said = re.search(r"\(os error (\d+)\)", str(error))
-    if said is not None and int(said[1]) in NOT_WRITTEN:
-        return int(said[1])
+    # safetensors and torch.save write in compiled code, which raises its own errors.
+    system_error = re.search(r"\(os error (\d+)\)", str(error))
+    if system_error is not None and int(system_error[1]) in NOT_WRITTEN:
+        return int(system_error[1])
     if "No space left on device" in str(error):
         return errno.ENOSPC
     from_torch = any(
@@ -112,19 +110,20 @@ def _refused_write(error: BaseException, output_dir: str) -> int | None:
 
 
 def already_finished(args: TrainingArguments) -> bool:
-    """Whether `output_dir` holds the saved model of this run's last step; says so.
+    """Whether `output_dir` holds the saved model of this run's last step; prints a line if so.
 
-    It is sent to the Hub if that is asked for, whatever asked for it before.
+    With `push_to_hub`, a finished run is pushed now, even if it was trained without that option.
 
     Raises:
-        UserError: as `push_finished` does.
+        UserError: as in `push_finished`.
     """
     saved = any(Path(args.output_dir).glob("*.safetensors"))
     checkpoint = _checkpoint(args)
     if not saved or checkpoint is None or not _is_last(checkpoint):
         return False
     print(
-        f"{args.output_dir}: this run is finished; {'pushing it' if args.push_to_hub else 'nothing to do'}"
+        f"{args.output_dir}: this run is finished; "
+        f"{'pushing it' if args.push_to_hub else 'nothing to do'}"
     )
     if args.push_to_hub:
         push_finished(args)
@@ -132,26 +131,25 @@ def already_finished(args: TrainingArguments) -> bool:
 
 
 def _checkpoint(args: TrainingArguments) -> str | None:
-    """The checkpoint that is named, or the last one.
+    """The checkpoint named by `resume_from_checkpoint`, or the last one.
 
     Raises:
-        UserError: the one that is named is not whole.
+        UserError: the named checkpoint is not complete.
     """
     named = args.resume_from_checkpoint
     if named and not _complete(Path(named)):
         raise UserError(
-            f"resume_from_checkpoint={named!r} has no whole {TRAINER_STATE_NAME}: name another, or leave it "
-            "out for the last one that is whole"
+            f"resume_from_checkpoint={named!r} has no complete {TRAINER_STATE_NAME}: name another "
+            "checkpoint, or leave it out to use the last complete one"
         )
     return named or last_checkpoint(args.output_dir)
 
 
 def last_checkpoint(output_dir: str | Path) -> str | None:
-    """The last checkpoint that was written to its end; one that a killed run left half-written is
-    passed over.
+    """The last complete checkpoint; one that a killed run left half-written is skipped.
 
-    The Trainer writes its state last. A stream's positions are there for every process or it is not
-    complete.
+    The Trainer writes its state last. A checkpoint of a stream also needs the positions of all
+    processes.
     """
     folders = Path(output_dir).glob("checkpoint-*")
     steps = {
@@ -170,7 +168,7 @@ def _complete(folder: Path) -> bool:
     try:
         read_object(folder / TRAINER_STATE_NAME, _check_state)
         world = read_object(first, check_position)["world"] if first.is_file() else 0
-    except (FileNotFoundError, UserError):  # not there yet, or cut off
+    except (FileNotFoundError, UserError):  # not written yet, or truncated
         return False
     return all(position_file(folder, rank).is_file() for rank in range(world))
 
@@ -183,7 +181,7 @@ def _check_state(state: dict[str, Any]) -> None:
 def continue_training(trainer: Trainer) -> None:
     """Train from the last checkpoint of `output_dir`, or from the start.
 
-    A checkpoint of the last step is only loaded: the Trainer would take one step more.
+    A checkpoint of the last step is only loaded, since the Trainer would take another step.
     """
     checkpoint = _checkpoint(trainer.args)
     if checkpoint is not None:
@@ -201,10 +199,10 @@ def continue_training(trainer: Trainer) -> None:
 
 
 def save_for_good(trainer: Any) -> None:
-    """Write the model and its card to `output_dir`; then send them, where that is asked for.
+    """Save the model and its card to `output_dir`; then push them if `push_to_hub` is set.
 
     Raises:
-        UserError: the Hub did not take them; they are saved by then.
+        UserError: the Hub did not accept them. They are saved by then.
     """
     save_whole_model(trainer)
     trainer.create_model_card()
@@ -213,10 +211,12 @@ def save_for_good(trainer: Any) -> None:
 
 
 def check_same_model(trainer: Trainer, checkpoint: str) -> None:
-    """Raise UserError where a checkpoint is of another model than the run's: the Trainer would load
-    what fits.
+    """Check that a checkpoint is of this run's model, since the Trainer would load what fits.
 
     A checkpoint of adapters has no configuration and is not checked.
+
+    Raises:
+        UserError: a field of `SAME_MODEL` differs.
     """
     path = Path(checkpoint) / CONFIG_NAME
     if not path.is_file():
@@ -227,8 +227,10 @@ def check_same_model(trainer: Trainer, checkpoint: str) -> None:
     for name in SAME_MODEL:
         if saved.get(name, own.get(name)) != own.get(name):
             raise UserError(
-                f"checkpoint {checkpoint!r} has {name}={saved[name]!r}, the model of this run {own.get(name)!r}: a "
-                "run continues from its own checkpoints; to start from other weights give --model_name_or_path"
+                f"checkpoint {checkpoint!r} has {name}={saved[name]!r}, but the model of this run "
+                "has "
+                f"{own.get(name)!r}: a run continues from its own checkpoints; to start from other "
+                "weights give --model_name_or_path"
             )
 
 
@@ -238,6 +240,6 @@ def _is_last(checkpoint: str) -> bool:
 
 
 def trained_and_evaluated(trainer: ShapedTrainer) -> bool:
-    """Whether the last step's evaluation already stands in the log."""
+    """Whether the log already has the evaluation of the last step."""
     last = trainer.state.global_step
     return any("eval_loss" in row and row["step"] == last for row in trainer.state.log_history)

@@ -1,24 +1,23 @@
-"""Schedules of the reward shape: beta, lambda_head and lambda_tail as functions of the optimizer
-step.
+"""Schedules that change beta, lambda_head and lambda_tail over the optimizer steps.
 
-One mapping per scheduled field, in YAML, or in JSON on the command line::
+There is one mapping per scheduled field, in YAML, or in JSON on the command line::
 
     shape_schedule:
       beta: {kind: linear, start: 0.0, end: -0.25, from_step: 100, to_step: 500}
       lambda_tail: {kind: piecewise, points: [[0, 0.0], [0.5, 0.0], [1.0, -0.1]]}
 
-- ``constant``: `value`.
-- ``linear``, ``cosine``: `start` up to `from_step` (0), `end` from `to_step` (1.0) on; a straight
-  line or half a cosine in between.
-- ``piecewise``: `points` of [step, value] with straight lines in between; the first and the last
-  value hold outside.
+- ``constant``: always `value`.
+- ``linear``, ``cosine``: `start` until `from_step` (default 0), `end` from `to_step` (default 1.0)
+  on, and in between a straight line or half a cosine.
+- ``piecewise``: straight lines between `points` of [step, value]; outside them, the first or the
+  last value.
 
-A step without a decimal point counts optimizer steps; one with it, from 0.0 to 1.0, is a fraction
-of the training's steps, as in transformers' `warmup_steps`. A fraction moves when `max_steps`
-changes, a count does not.
+A step without a decimal point is a number of optimizer steps. A step with a decimal point, from 0.0
+to 1.0, is a fraction of the training's steps, as in transformers' `warmup_steps`, and so depends on
+`max_steps`.
 
-Steps count from 1, as in the log: the first update has the shape of step 1, and an evaluation after
-it as well.
+Steps count from 1, as in the log. The first update, and an evaluation directly after it, have the
+shape of step 1.
 """
 
 from __future__ import annotations
@@ -33,7 +32,7 @@ from typing import Any
 from shaped_kernels import RewardShape
 
 SCHEDULABLE = ("beta", "lambda_head", "lambda_tail")
-# kind -> keys it needs, keys it may have
+# kind -> required keys, optional keys
 _KEYS = {
     "constant": (("value",), ()),
     "linear": (("start", "end"), ("from_step", "to_step")),
@@ -44,8 +43,7 @@ _KEYS = {
 
 @dataclass(frozen=True)
 class Curve:
-    """A value over steps: (step, value) points, joined by straight lines or half cosines; constant
-    outside.
+    """A value over steps: (step, value) points joined by lines or half cosines, constant outside.
 
     A step that is a float is a fraction of the training's steps.
     """
@@ -69,8 +67,10 @@ class Curve:
 
 @dataclass(frozen=True)
 class ShapeSchedule:
-    """A `RewardShape` at every step: a pure function of the step, so a resumed run continues it
-    exactly."""
+    """A `RewardShape` for every step.
+
+    It depends on the step alone, so that a resumed run continues it exactly.
+    """
 
     base: RewardShape
     curves: Mapping[str, Curve]
@@ -84,12 +84,13 @@ class ShapeSchedule:
 
     @classmethod
     def parse(cls, settings: Any, base: RewardShape) -> ShapeSchedule:
-        """The schedule that `settings` describe (see the module), over the fields of `base` that it
-        leaves alone.
+        """The schedule that `settings` describe, as in the module's docstring.
+
+        `base` gives the fields that are not scheduled.
 
         Raises:
-            ValueError: what is wrong and where: an unknown field, kind or key, steps that do not
-                ascend, a value that `RewardShape` refuses, or one that `base` already gives.
+            ValueError: a field, kind or key is unknown; steps do not ascend; `RewardShape` refuses
+                a value; or `base` already sets a scheduled field.
         """
         if not isinstance(settings, dict):
             raise ValueError(
@@ -103,12 +104,14 @@ class ShapeSchedule:
                 )
             if getattr(base, name) != 0:
                 raise ValueError(
-                    f"{name}={getattr(base, name)!r} is given, and a shape_schedule for {name} as well: leave one out"
+                    f"{name}={getattr(base, name)!r} and a shape_schedule for {name} are both "
+                    "given: "
+                    "leave one out"
                 )
             try:
                 curves[name] = _curve(entry)
-                # values in between lie between those of the points, and the allowed ranges have no
-                # holes
+                # The values between two points lie between the values of these points, and the
+                # allowed ranges are intervals, so that checking the points is enough.
                 for _, value in curves[name].points:
                     replace(base, **{name: value})  # type: ignore[arg-type]
             except ValueError as error:
@@ -117,10 +120,10 @@ class ShapeSchedule:
 
 
 def from_json(text: str) -> Any:
-    """What the command line passes as `--shape_schedule`.
+    """The settings in the JSON that the command line passes as `--shape_schedule`.
 
     Raises:
-        ValueError: not JSON.
+        ValueError: the text is not JSON.
     """
     try:
         return json.loads(text)
@@ -140,7 +143,8 @@ def _curve(entry: Any) -> Curve:
     if given - {*needed, *optional} or set(needed) - given:
         extra = f", and may have {' and '.join(optional)}" if optional else ""
         raise ValueError(
-            f"kind={kind!r} needs {' and '.join(needed)}{extra}; it has {', '.join(map(str, entry))}"
+            f"kind={kind!r} needs {' and '.join(needed)}{extra}; it has "
+            f"{', '.join(map(str, entry))}"
         )
     if kind == "constant":
         points = [(0, entry["value"])]
@@ -170,14 +174,16 @@ def _check_steps(steps: list[Any]) -> None:
         fraction = isinstance(step, float) and 0 <= step <= 1
         if not count and not fraction:
             raise ValueError(
-                f"step {step!r} is neither a whole number of at least 0 nor a fraction of the training from 0.0 to 1.0"
+                f"step {step!r} is neither a whole number of at least 0 nor a fraction of the "
+                "training "
+                "from 0.0 to 1.0"
             )
     counts = any(isinstance(step, int) and step > 0 for step in steps)
     if counts and any(isinstance(step, float) and 0 < step < 1 for step in steps):
         raise ValueError(
-            f"steps {steps} mix counts of steps and fractions of the training: write all in one way"
+            f"steps {steps} mix numbers of steps and fractions of the training: use one of the two"
         )
-    # 1.0 is the end of the training, after every count
+    # 1.0 is the end of the training, and comes after any number of steps.
     order = [math.inf if isinstance(step, float) and step == 1 else step for step in steps]
     if any(after <= before for before, after in pairwise(order)):
         raise ValueError(f"steps {steps} must ascend")

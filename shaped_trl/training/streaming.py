@@ -1,8 +1,7 @@
-"""Training on a `PackedStream` that continues exactly: its position travels with each batch into
-the checkpoint.
+"""Training on a `PackedStream` whose position is saved in each checkpoint for an exact resume.
 
-A position is saved from the last batch that the Trainer took, not from the last one read:
-DataLoader workers may be ahead. It lies beside the random state that the Trainer saves, before
+The saved position is that of the last batch that the Trainer took, not of the last one read, since
+DataLoader workers may be ahead. It is written together with the Trainer's random state, before
 older checkpoints are deleted:
 
     checkpoint-<step>/stream-<rank>.json   {"world", "position"}
@@ -33,32 +32,36 @@ from shaped_trl.training.trainer import ShapedTrainer
 
 
 def check_streaming(args: ShapedConfig) -> None:
-    """Raise UserError for settings that a packed stream cannot have."""
+    """Check the settings of a packed stream.
+
+    Raises:
+        UserError: a setting does not work with packed streams.
+    """
     if not args.packing or args.max_length is None or args.packing_strategy == "wrapped":
         raise UserError(
-            "mixture and streaming need packing: true and max_length (and no packing_strategy: wrapped)"
+            "mixture and streaming need packing: true and max_length "
+            "(and not packing_strategy: wrapped)"
         )
     if args.dataloader_num_workers > 1:
         raise UserError(
-            f"dataloader_num_workers={args.dataloader_num_workers}: a mixture or stream has one position a process; "
-            "set 0 or 1"
+            f"dataloader_num_workers={args.dataloader_num_workers}: a mixture or stream has one "
+            "position per process; use 0 or 1"
         )
 
 
 class StreamingTrainer(ShapedTrainer):
-    """`ShapedTrainer` on sources in place of `train_dataset`, packed by `PackedStream`, resumed
-    where it stopped.
+    """`ShapedTrainer` on packed sources instead of a `train_dataset`; resumes where it stopped.
 
-    `sources_of_step` holds, of the step under way, the source of each sequence of each micro-batch.
+    For the current step, `sources_of_step` holds the source of each sequence of each micro-batch.
 
     Raises:
-        UserError: settings that `check_streaming` refuses; a checkpoint without a position, or of
-            another number of processes.
+        UserError: `check_streaming` refuses a setting, or a checkpoint has no position or was saved
+            by another number of processes.
     """
 
     def __init__(self, model, args: ShapedConfig, *, sources: list[Source], **kwargs):
         check_streaming(args)
-        args.ignore_data_skip = True  # the stream itself starts behind what was consumed
+        args.ignore_data_skip = True  # the stream itself starts after what was consumed
         self.sources = sources
         self.stream: dict[str, Any] | None = None
         self.sources_of_step: list[list[str]] = []
@@ -78,8 +81,10 @@ class StreamingTrainer(ShapedTrainer):
         )
 
     def _tokenised(self, source: Source, rank: int, world: int) -> Source:
-        """TRL's preparation up to `labels`, of this process's part; cached by `datasets` where
-        memory-mapped."""
+        """This process's part of a source, prepared by TRL up to `labels`.
+
+        `datasets` caches the result of a memory-mapped source.
+        """
         args = copy.copy(self.args)
         args.max_length, args.shuffle_dataset = None, False
         rows = part_of(source.rows, rank, world)
@@ -112,25 +117,24 @@ class StreamingTrainer(ShapedTrainer):
             num_workers=workers,
             prefetch_factor=self.args.dataloader_prefetch_factor if workers else None,
             pin_memory=self.args.dataloader_pin_memory,
-            # its own: starting an iterator draws a seed, which would move the model's random
-            # numbers on resume
+            # An iterator draws a seed when it starts. With the global generator this would change
+            # the model's random numbers when a run is resumed.
             generator=torch.Generator(),
         )
 
     def _collate(self) -> Callable[[list[dict]], dict[str, Any]]:
-        """TRL's collator, which puts a batch into one row for attention that takes the documents'
-        lengths.
+        """TRL's collator, wrapped to return several rows if attention masks densely.
 
-        sdpa and eager attention would mask that row densely, so for them each sequence stays a row
-        of its own: the same numbers for a batch's share of the products. Layers that carry a state
-        along a row need its lengths.
+        TRL's collator puts a batch into one row, for attention that takes the lengths of the
+        documents. The sdpa and eager implementations would mask this row densely. For them each
+        sequence stays a row, which gives the same numbers with a fraction of the products. Layers
+        that carry a state along a row need the lengths, and keep one row.
         """
         collator = self.data_collator
         return SequencesAsRows(collator, self.args.max_length) if self.masks_densely() else collator
 
     def _group(self) -> int:
-        """How many processes read the same data, since they share a model's layers or a
-        sequence."""
+        """How many processes read the same data, as they share a model's layers or a sequence."""
         return self.get_tp_size() * self.get_cp_size() * self.get_sp_size()
 
     def get_batch_samples(self, epoch_iterator, num_batches, device):
@@ -162,13 +166,14 @@ class StreamingTrainer(ShapedTrainer):
         path = position_file(checkpoint, self.args.process_index)
         if not path.is_file():
             raise UserError(
-                f"{checkpoint} has no {path.name}: it is not a checkpoint of this mixture or stream"
+                f"{checkpoint} has no {path.name}: it is not a checkpoint of a mixture or stream"
             )
         state = read_object(path, check_position)
         if state["world"] != self.args.world_size:
             raise UserError(
-                f"{checkpoint} was saved by {state['world']} processes, this run has {self.args.world_size}: the "
-                "position of a stream cannot be divided anew"
+                f"{checkpoint} was saved by {state['world']} processes, and this run has "
+                f"{self.args.world_size}: the position of a stream cannot be divided among "
+                "another number of processes"
             )
         return state["position"]
 
@@ -176,7 +181,7 @@ class StreamingTrainer(ShapedTrainer):
         return rows_file(self.args.output_dir, self.args.process_index)
 
     def _cut_dropped_rows(self, count: int) -> None:
-        """Drop report lines of batches after the checkpoint: the run reads them again."""
+        """Drop the lines about batches after the checkpoint, which the run will read again."""
         path = self._dropped_rows()
         if path.is_file():
             kept = list(read_jsonl(path))[:count]
@@ -186,32 +191,38 @@ class StreamingTrainer(ShapedTrainer):
 
 
 class SequencesAsRows:
-    """A padding-free collator whose batch of B sequences of `length` tokens is [B, length], not [1,
-    B·length].
+    """A padding-free collator that returns B sequences as [B, length] instead of [1, B·length].
 
-    Documents are told apart by `position_ids`.
+    `position_ids` separate the documents.
     """
 
     def __init__(self, collate: Callable[[list[dict]], dict[str, Any]], length: int):
-        self.collate, self.length = collate, length
+        self.collate = collate
+        self.length = length
 
     def __call__(self, sequences: list[dict]) -> dict[str, Any]:
         batch = self.collate(sequences)
-        tokens = len(sequences) * self.length  # what follows pads to a multiple
+        tokens = len(sequences) * self.length  # TRL's collator may pad further, to a multiple
         names = ("input_ids", "labels", "position_ids")
         return {name: batch[name][0, :tokens].view(-1, self.length) for name in names}
 
 
 class _Epoch(TrainerCallback):
-    """The share of the run as `epoch`, which the Trainer would count from the restart when it skips
-    no data."""
+    """Set `epoch` to the share of the run that is done.
+
+    The Trainer itself would count epochs from the restart if it skips no data.
+    """
 
     def on_step_end(self, args, state, control, **kwargs):
         state.epoch = state.global_step / state.max_steps
 
 
 def check_position(state: dict[str, Any]) -> None:
-    """Raise ValueError for what is no position of a stream."""
+    """Check the saved position of a stream.
+
+    Raises:
+        ValueError: a field is missing or of the wrong type.
+    """
     check_field("world", state.get("world"), is_count, "a number of processes")
     check_field(
         "position",
@@ -222,7 +233,7 @@ def check_position(state: dict[str, Any]) -> None:
 
 
 def position_file(checkpoint: str | Path, rank: int) -> Path:
-    """Where a process's position lies in a checkpoint."""
+    """The file in a checkpoint with the position of one process."""
     return Path(checkpoint) / f"stream-{rank}.json"
 
 

@@ -1,10 +1,10 @@
-"""Tokens per second, model FLOP/s utilisation (MFU) and time left, in each row of the training log.
+"""Tokens per second, model FLOP/s utilisation (MFU) and remaining time in the training log.
 
-Training a token takes 6·N + 12·L·A·T floating-point operations (arXiv 2204.02311, appendix B): N
-parameters that multiply (the input embedding only looks up and does not count unless it is the head
-as well; of experts, those that are active), L layers, A attention heads × head size, T
-`max_length`. Attention is counted over the whole sequence, neither causal nor by document, and what
-checkpointing recomputes is not counted.
+Training on a token takes 6·N + 12·L·A·T floating-point operations (arXiv 2204.02311, appendix B).
+N is the number of parameters that multiply: the input embedding is only looked up and does not
+count, unless it is also the head; of the experts, only the active ones count. L is the number of
+layers, A attention heads × head size, T `max_length`. Attention is counted over the whole sequence,
+neither causally nor by document. What gradient checkpointing recomputes is not counted.
 """
 
 from __future__ import annotations
@@ -14,18 +14,18 @@ import time
 import torch
 from transformers import PreTrainedModel, TrainerCallback
 
-# dense bfloat16 without sparsity, FLOP/s, from NVIDIA's data sheets; the first name that the
-# device's contains
+# FLOP/s in dense bfloat16 without sparsity, from NVIDIA's data sheets. The first name counts that
+# is part of the device's name.
 PEAK_FLOPS = {"B200": 2.25e15, "H200": 989e12, "H100": 989e12, "A100": 312e12}
 
 
 def flops_per_token(model: PreTrainedModel, length: int) -> float:
-    """Floating-point operations of forward and backward for one token in a sequence of `length`."""
+    """Floating-point operations of forward and backward per token of a sequence of `length`."""
     config = model.config.get_text_config()
     experts = getattr(config, "num_local_experts", None) or getattr(config, "num_experts", None)
     active = config.num_experts_per_tok / experts if experts else 1.0
     parameters = sum(
-        # ZeRO-3 leaves an empty tensor and keeps the size beside it
+        # ZeRO-3 leaves an empty tensor with the size as an attribute.
         getattr(parameter, "ds_numel", parameter.numel()) * (active if ".experts." in name else 1.0)
         for name, parameter in model.named_parameters()
     )
@@ -42,7 +42,7 @@ def flops_per_token(model: PreTrainedModel, length: int) -> float:
 
 
 def peak_flops() -> float | None:
-    """Of one device; None where it is not in the table."""
+    """Peak FLOP/s of one device; None if it is not in the table."""
     if not torch.cuda.is_available():
         return None
     name = torch.cuda.get_device_name()
@@ -50,22 +50,25 @@ def peak_flops() -> float | None:
 
 
 class ThroughputCallback(TrainerCallback):
-    """Log `tokens_per_second` (of all processes), `mfu` where the device is known, and
-    `remaining_runtime` (s).
+    """Log `tokens_per_second` (over all processes), `mfu` and `remaining_runtime` (seconds).
 
-    Over the interval since the last log; evaluation and saving do not count. To be passed as one of
-    the trainer's `callbacks`, so that it runs before the log is written.
+    All are measured over the interval since the last log, without evaluation and saving. `mfu` is
+    left out if the device's peak is unknown. Pass it as one of the trainer's `callbacks`, so that
+    it runs before the log is written.
     """
 
     def on_train_begin(self, args, state, control, model=None, **kwargs):
         self.flops = (
             flops_per_token(model, args.max_length) if args.max_length and peak_flops() else None
         )
-        self.mark, self.seconds, self.paused = time.perf_counter(), 0.0, False
-        self.tokens, self.step = state.num_input_tokens_seen, state.global_step
+        self.mark = time.perf_counter()
+        self.seconds = 0.0
+        self.paused = False
+        self.tokens = state.num_input_tokens_seen
+        self.step = state.global_step
 
     def on_log(self, args, state, control, logs=None, **kwargs):
-        if logs is None or "loss" not in logs:  # an evaluation's, or the summary at the end
+        if logs is None or "loss" not in logs:  # an evaluation, or the summary at the end
             self.paused = True
             return
         steps = state.global_step - self.step
@@ -78,7 +81,9 @@ class ThroughputCallback(TrainerCallback):
         if self.flops is not None:
             logs["mfu"] = self.flops * logs["tokens_per_second"] / (peak_flops() * args.world_size)
         logs["remaining_runtime"] = self.seconds / steps * (state.max_steps - state.global_step)
-        self.seconds, self.tokens, self.step = 0.0, state.num_input_tokens_seen, state.global_step
+        self.seconds = 0.0
+        self.tokens = state.num_input_tokens_seen
+        self.step = state.global_step
 
     def on_step_end(self, args, state, control, **kwargs):
         self._count()

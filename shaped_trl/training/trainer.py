@@ -1,5 +1,4 @@
-"""`ShapedTrainer`: TRL's SFTTrainer with the reward-shaped next-token loss in the place of its
-fused nll."""
+"""`ShapedTrainer`: TRL's SFTTrainer with the reward-shaped next-token loss."""
 
 from __future__ import annotations
 
@@ -38,10 +37,10 @@ from shaped_trl.training.metrics import Breakdown, Ranks, SourceCollator, source
 from shaped_trl.training.trl_names import check_names
 from shaped_trl.training.watch import WatchedLoss
 
-# metrics of every step; the rank costs a pass over the logits
+# The metrics of every step. The rank is not among them, since it costs a pass over the logits.
 MEANS = tuple(name for name in METRICS if name != "target_rank")
-# per-token metric of the loss -> name in the log (TRL's and transformers' words where these have
-# one)
+# Per-token metric of the loss -> its name in the log, which is TRL's or transformers' if they
+# have one.
 TARGETS = ("labels", "shift_labels", "num_items_in_batch")
 LOG_NAMES = {name: "mean_token_accuracy" if name == "is_top1" else name for name in MEANS}
 
@@ -49,25 +48,25 @@ LOG_NAMES = {name: "mean_token_accuracy" if name == "is_top1" else name for name
 class ShapedTrainer(TrainingCard, HubPushes, WatchedLoss, ContinuedInterval, SFTTrainer):
     """SFTTrainer for pre- and mid-training with a `RewardShape` (arXiv 2512.22955).
 
-    Everything about data, packing, masks, PEFT and distribution is SFTTrainer's. Logged over the
-    interval, weighted by tokens and reduced over processes: loss (of the shape), nll, perplexity,
-    entropy, target_prob, head_mass, tail_mass, mean_token_accuracy, num_tokens (since the run
-    began); the same with `eval_` in evaluation, so that arms with different shapes compare by
-    `eval_nll` while `eval_loss` is each arm's own objective. An evaluation also has the columns of
-    `metrics.py`: ranks, rare targets, positions, and sources where its rows have a column `source`;
-    a training row the ranks of its own step, not of the interval. Rows go to
-    `output_dir/train_log.jsonl`, drawn in `train_log.png` at each save and at the end. With a
-    `shape_schedule` the scheduled fields are logged as well, each with its value at the row's step.
+    Data, packing, masks, PEFT and distribution are SFTTrainer's. Rows of the log go to
+    `output_dir/train_log.jsonl`, and are drawn in `train_log.png` at each save and at the end. They
+    have, weighted by tokens and reduced over processes: loss (of the shape), nll, perplexity,
+    entropy, target_prob, head_mass, tail_mass, mean_token_accuracy, and num_tokens (since the run
+    began). An evaluation has the same with `eval_`: `eval_nll` compares arms with different shapes,
+    while `eval_loss` is each arm's own objective. An evaluation also has the columns of
+    `metrics.py`: ranks, rare targets, positions, and sources if its rows have a column `source`. A
+    training row has the ranks of its own step, not of the interval. With a `shape_schedule`, each
+    scheduled field is logged with its value at the row's step.
 
-    `predict` and `compute_metrics` get logits, which a second forward builds as a whole. Without
-    `args`, or with those of TRL or transformers, the loss is cross-entropy.
+    `predict` and `compute_metrics` get logits from a second forward, which builds them as a whole.
+    Without `args`, or with arguments of TRL or transformers, the loss is cross-entropy.
 
     Raises:
-        ValueError: with `compute_loss_func` or label smoothing, which are another loss; with an
-            adapter on the language-model head; with gradient accumulation under tensor parallelism,
-            where transformers adds up wrongly.
-        RuntimeError: when training begins and something, such as Liger, has replaced the model's
-            forward after us.
+        ValueError: `compute_loss_func` or label smoothing would be another loss; an adapter is on
+            the language-model head; or gradients are accumulated under tensor parallelism, where
+            transformers adds them up wrongly.
+        RuntimeError: training begins, and something such as Liger has replaced the model's forward
+            after our patch.
         UserError: the installed TRL is not one that this package was written for.
     """
 
@@ -88,12 +87,14 @@ class ShapedTrainer(TrainingCard, HubPushes, WatchedLoss, ContinuedInterval, SFT
             raise ValueError("compute_loss_func is another loss than the shaped one: leave it out")
         if args.label_smoothing_factor:
             raise ValueError(
-                f"label_smoothing_factor={args.label_smoothing_factor} is another shape of the loss: set it to 0"
+                f"label_smoothing_factor={args.label_smoothing_factor} would change the shape of "
+                "the "
+                "loss: set it to 0"
             )
         tp_size = getattr(model, "tp_size", None) or parallel_size(args, "tp")
         check_parallelism(args, tp_size)
         let_cpus_shard(args, tp_size > 1)
-        if isinstance(model, PreTrainedModel | PeftModel):  # another trainer may have had it
+        if isinstance(model, PreTrainedModel | PeftModel):  # an earlier trainer may have patched it
             unshape(model.get_base_model() if isinstance(model, PeftModel) else model)
         super().__init__(model, args, **kwargs)
         base = self.model.get_base_model() if isinstance(self.model, PeftModel) else self.model
@@ -114,12 +115,12 @@ class ShapedTrainer(TrainingCard, HubPushes, WatchedLoss, ContinuedInterval, SFT
         self.continue_interval()
         self._sums: dict[str, dict[str, torch.Tensor]] = {"train": {}, "eval": {}}
         self._ranks: Ranks | None = None  # of the training step that is logged next
-        self._breakdown: Breakdown | None = None  # of the evaluation under way
+        self._breakdown: Breakdown | None = None  # of the current evaluation
 
     def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
         if self.shape_schedule is not None:
-            # the update under way is number global_step + 1; an evaluation follows number
-            # global_step
+            # The current update is number global_step + 1; an evaluation comes after update number
+            # global_step.
             step = self.state.global_step + int(self.model.training)
             self.head.shape = self.shape_schedule.at(step, self.state.max_steps)
         with_rank = self._is_logged() if self.model.training else self._breakdown is not None
@@ -134,12 +135,12 @@ class ShapedTrainer(TrainingCard, HubPushes, WatchedLoss, ContinuedInterval, SFT
             items, device=outputs.shaped_loss.device
         ).clamp(min=1)
         if self.args.average_tokens_across_devices and num_items_in_batch is not None:
-            # num_items_in_batch counts the tokens of every rank, and DDP averages gradients over
-            # ranks
+            # num_items_in_batch counts the tokens of all ranks, while DDP averages the gradients
+            # over ranks.
             loss = loss * (self.accelerator.num_processes // self.get_tp_size())
         if self.aux_loss_enabled:
-            # a mean per micro-batch, whereas the token loss is already divided by the whole
-            # accumulated batch
+            # The auxiliary loss is a mean per micro-batch, while the token loss is already divided
+            # by the tokens of the whole accumulated batch.
             steps = (
                 self.current_gradient_accumulation_steps if num_items_in_batch is not None else 1
             )
@@ -149,7 +150,7 @@ class ShapedTrainer(TrainingCard, HubPushes, WatchedLoss, ContinuedInterval, SFT
             self._breakdown.add(outputs, inputs, sources)
         if not return_outputs:
             return loss
-        # the model's own forward, for the logits that only `predict` and `compute_metrics` read
+        # The model's own forward returns the logits that `predict` and `compute_metrics` read.
         with torch.no_grad():
             return loss, model(
                 **{name: value for name, value in inputs.items() if name not in TARGETS}
@@ -157,12 +158,11 @@ class ShapedTrainer(TrainingCard, HubPushes, WatchedLoss, ContinuedInterval, SFT
 
     def predict(self, *args, **kwargs):
         result = super().predict(*args, **kwargs)
-        self._sums["eval"] = {}  # of no evaluation
+        self._sums["eval"] = {}  # `predict` is not an evaluation
         return result
 
     def _accumulate(self, outputs: Any) -> None:
-        """Add a micro-batch's `ShapedCausalLMOutput` to the sums; nothing is synchronised before
-        `log`."""
+        """Add a micro-batch's `ShapedCausalLMOutput` to the sums. Only `log` synchronises them."""
         sums = self._sums["train" if self.model.training else "eval"]
         row = {"tokens": outputs.label_mask.sum(), "shaped_loss": outputs.shaped_loss}
         row |= {LOG_NAMES[name]: getattr(outputs, name).sum() for name in MEANS}
@@ -176,7 +176,7 @@ class ShapedTrainer(TrainingCard, HubPushes, WatchedLoss, ContinuedInterval, SFT
             self._ranks.add(outputs)
 
     def _is_logged(self) -> bool:
-        """Whether the update under way is one after which the Trainer logs."""
+        """Whether the Trainer will log after the current update."""
         step = self.state.global_step + 1
         every = (
             self.args.logging_strategy == IntervalStrategy.STEPS
@@ -202,8 +202,10 @@ class ShapedTrainer(TrainingCard, HubPushes, WatchedLoss, ContinuedInterval, SFT
             self.data_collator, self._signature_columns = collator, columns
 
     def _evaluation_collator(self):
-        """Rows that are not packed stay rows, where attention would mask the one row of packed
-        training densely."""
+        """A collator that keeps unpacked sequences as rows if attention masks densely.
+
+        A single row of all sequences, as in packed training, would be masked as a whole.
+        """
         collator = self.data_collator
         if (
             self.args.eval_packing is False
@@ -215,7 +217,7 @@ class ShapedTrainer(TrainingCard, HubPushes, WatchedLoss, ContinuedInterval, SFT
         return collator
 
     def masks_densely(self) -> bool:
-        """Whether attention computes all pairs of a row, and no layer carries a state along it."""
+        """Whether attention computes all pairs of a row and no layer has a state along the row."""
         model = self.accelerator.unwrap_model(self.model)
         config = model.config.get_text_config()
         # transformers has no public name for either: `_attn_implementation` is the attention that
@@ -250,8 +252,8 @@ class ShapedTrainer(TrainingCard, HubPushes, WatchedLoss, ContinuedInterval, SFT
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
         mode = "train" if self.model.training else "eval"
-        # "eval_loss" -> "eval_"; with several evaluation sets the Trainer's prefix holds the set's
-        # name
+        # "eval_loss" -> "eval_". With several evaluation sets the Trainer's prefix also names the
+        # set.
         prefix = (
             ""
             if mode == "train"
@@ -265,7 +267,7 @@ class ShapedTrainer(TrainingCard, HubPushes, WatchedLoss, ContinuedInterval, SFT
             logs.update(
                 {name: getattr(self.head.shape, name) for name in self.shape_schedule.curves}
             )
-        # past SFTTrainer.log, which would add its own metrics under other names
+        # SFTTrainer.log is left out, since it would add its own metrics under other names.
         super(SFTTrainer, self).log(logs, start_time)
 
     def interval_state(self) -> dict[str, Any]:
@@ -277,9 +279,10 @@ class ShapedTrainer(TrainingCard, HubPushes, WatchedLoss, ContinuedInterval, SFT
 
     def restore_interval(self, saved: dict[str, Any]) -> None:
         super().restore_interval(saved)
-        if self.is_world_process_zero():  # they are of all processes
+        if self.is_world_process_zero():  # the saved sums are those of all processes
             options = {"dtype": torch.float64, "device": self.args.device}
-            # pairs: in their order processes add them up, and trainer_state.json sorts a mapping
+            # Pairs instead of a mapping, which trainer_state.json would sort: processes add up the
+            # sums in this order.
             self._sums["train"] = {
                 name: torch.tensor(value, **options) for name, value in saved["sums"]
             }
@@ -287,10 +290,9 @@ class ShapedTrainer(TrainingCard, HubPushes, WatchedLoss, ContinuedInterval, SFT
             self.balancing.restore_interval(saved.get("balancing", []))
 
     def _drain(self, mode: str) -> dict[str, float]:
-        """Token-weighted means over the interval and all processes, and the columns of
-        `metrics.py`.
+        """Return the means over the interval and all processes, and start the sums again at zero.
 
-        The sums start again at zero.
+        The means are weighted by tokens. The columns of `metrics.py` are added.
         """
         sums, self._sums[mode] = self._sums[mode], {}
         parts: Ranks | Breakdown | None

@@ -1,8 +1,8 @@
-"""A loss that is no number, or jumps: the run stops before the update and says where, or leaves the
-update out.
+"""Watch for a loss or gradient that is not finite, and for a loss that jumps.
 
-Looked at once an optimizer step, before the optimizer: the loss of every micro-batch of every
-process, and the norm of the gradient. The batch of a micro-batch that went wrong is kept, as
+In such a case, the run stops before the update and names the place, or skips the update. Once per
+optimizer step, before the optimizer, the watch reads the loss of every micro-batch of every process
+and the norm of the gradient. The batch of a bad micro-batch is saved as
 `output_dir/_bad_batches/step-<n>-process-<rank>.safetensors`.
 """
 
@@ -27,14 +27,13 @@ from shaped_trl.run_record import MAY_CHANGE
 logger = logging.getLogger(__name__)
 
 CHOICES = ("stop", "skip", "ignore")
-FOLDER = "_bad_batches"  # a Trainer that pushes its output_dir leaves such names out
-HISTORY = 100  # optimizer steps that a jump is measured against
+FOLDER = "_bad_batches"  # the Trainer's push leaves out names that begin with an underscore
+HISTORY = 100  # optimizer steps over which the median is taken
 LEAST_HISTORY = 20
 
 
 class BadLoss(UserError):
-    """Training was stopped because of its loss or gradient; the weights are those before the
-    step."""
+    """Training was stopped because of a bad loss or gradient, before the weights were updated."""
 
 
 @dataclass
@@ -59,28 +58,33 @@ class WatchArguments:
     )
 
     def check_watch(self) -> None:
-        """Raise ValueError for a value out of range."""
+        """Raises ValueError if a value is out of range."""
         if self.on_bad_loss not in CHOICES:
             raise ValueError(f"on_bad_loss={self.on_bad_loss!r}: choose from {', '.join(CHOICES)}")
         if self.loss_spike is not None and not self.loss_spike > 0:
-            raise ValueError(f"loss_spike={self.loss_spike} must be above 0, or left out")
+            raise ValueError(
+                f"loss_spike={self.loss_spike} must be above 0; leave it out to turn it off"
+            )
 
 
 class WatchedLoss:
-    """Mixin of a Trainer whose arguments are `WatchArguments` as well; `watch_loss` once it is
-    built."""
+    """Mixin for a Trainer with `WatchArguments`; call `watch_loss` once the trainer is built."""
 
     watch: LossWatch | None = None
 
     def watch_loss(self) -> None:
-        """Begin to watch, where the arguments ask for it. Raises ValueError for what the engine
-        cannot skip."""
+        """Start watching unless `on_bad_loss` is "ignore".
+
+        Raises:
+            ValueError: the engine cannot skip an update.
+        """
         args = self.args  # type: ignore[attr-defined]
         if args.on_bad_loss == "ignore":
             return
         if args.on_bad_loss == "skip" and self.is_deepspeed_enabled:  # type: ignore[attr-defined]
             raise ValueError(
-                "on_bad_loss='skip' is not supported with DeepSpeed, which updates on its own: use stop"
+                "on_bad_loss='skip' is not supported with DeepSpeed, which updates the weights "
+                "itself: use stop"
             )
         self.watch = LossWatch(self, args.on_bad_loss, args.loss_spike)
         self.add_callback(self.watch)  # type: ignore[attr-defined]
@@ -88,7 +92,7 @@ class WatchedLoss:
     def training_step(self, model, inputs, num_items_in_batch=None):
         loss = super().training_step(model, inputs, num_items_in_batch)  # type: ignore[misc]
         if self.watch is not None:
-            self.watch.saw(loss, inputs)
+            self.watch.add_micro_batch(loss, inputs)
         return loss
 
     def _get_grad_norm(self, model, grad_norm=None):
@@ -101,21 +105,24 @@ class WatchedLoss:
 
 
 class LossWatch(TrainerCallback):
-    """Decides about each update; all processes decide the same, from the losses of all."""
+    """Decides about each update. All processes use all losses, and so decide the same."""
 
     def __init__(self, trainer: Trainer, choice: str, spike: float | None):
-        self.trainer, self.choice, self.spike = trainer, choice, spike
+        self.trainer = trainer
+        self.choice = choice
+        self.spike = spike
         self.history: deque[float] = deque(maxlen=HISTORY)
-        self.seen: list[tuple[torch.Tensor, Any]] = []  # of the update under way: loss and batch
+        # loss and batch of each micro-batch of the current update
+        self.micro_batches: list[tuple[torch.Tensor, Any]] = []
         self.grad_norm: Any = None
         self.skipped = 0
 
-    def saw(self, loss: torch.Tensor, inputs: Any) -> None:
-        """Take in a micro-batch; nothing is synchronised."""
-        self.seen.append((_whole(loss).detach().float(), inputs))
+    def add_micro_batch(self, loss: torch.Tensor, inputs: Any) -> None:
+        """Remember a micro-batch, without synchronising the device."""
+        self.micro_batches.append((_whole(loss).detach().float(), inputs))
 
     def on_pre_optimizer_step(self, args, state, control, **kwargs):
-        losses = torch.stack([loss for loss, _ in self.seen])
+        losses = torch.stack([loss for loss, _ in self.micro_batches])
         norm = torch.as_tensor(
             1.0 if self.grad_norm is None else _whole(self.grad_norm), device=losses.device
         ).float()
@@ -126,27 +133,31 @@ class LossWatch(TrainerCallback):
         reason = self._reason(rows, state.global_step + 1)
         if reason is not None:
             self._keep_batch(args.output_dir, state.global_step + 1, int(first.item()))
-        self.seen.clear()
+        self.micro_batches.clear()
         if reason is None:
             self.history.append(_mean(rows))
         elif self.choice == "stop":
             raise BadLoss(
-                f"{reason}; stopped before the update. {FOLDER}/ has the batch; --on_bad_loss skip goes on"
+                f"{reason}; stopped before the update. {FOLDER}/ has the batch; "
+                "--on_bad_loss skip would continue without the update"
             )
         else:
             self.skipped += 1
-            logger.warning(f"{reason}; update left out, {self.skipped} so far")
+            logger.warning(f"{reason}; skipped this update, {self.skipped} so far")
             for parameter in self.trainer.model.parameters():
                 parameter.grad = None
 
     def _reason(self, rows: list[list[float]], step: int) -> str | None:
-        """Why the update is bad, in words, from (loss, first bad micro-batch or -1, gradient is
-        finite) a process."""
+        """Why the update is bad, in words, or None.
+
+        Each process contributes a row: the sum of its losses, the index of its first micro-batch
+        whose loss is not finite (or -1), and whether its gradient is finite.
+        """
         for rank, (loss, first, _) in enumerate(rows):
             if first >= 0:
-                where = f"process {rank}, micro-batch {int(first) + 1} of {len(self.seen)}"
+                where = f"process {rank}, micro-batch {int(first) + 1} of {len(self.micro_batches)}"
                 return f"step {step}: the loss is not finite on {where}"
-            if not math.isfinite(loss):  # each is finite, their sum is not
+            if not math.isfinite(loss):  # each loss is finite, but their sum overflows
                 return f"step {step}: the loss is not finite on process {rank}"
         if not all(finite for *_, finite in rows):
             return (
@@ -160,15 +171,17 @@ class LossWatch(TrainerCallback):
             return None
         worst = max(range(len(rows)), key=lambda rank: rows[rank][0])
         return (
-            f"step {step}: the loss jumps to {_mean(rows):.4g} from a median of {middle:.4g} over the last "
-            f"{len(self.history)} steps, most on process {worst}"
+            f"step {step}: the loss jumps to {_mean(rows):.4g} from a median of {middle:.4g} over "
+            f"the last {len(self.history)} steps, most on process {worst}"
         )
 
     def _keep_batch(self, output_dir: str, step: int, index: int) -> None:
-        """Save this process's micro-batch number `index`, or the worst one where none is named."""
+        """Save this process's micro-batch `index`, or the one with the largest loss if it is -1."""
         if index < 0:
-            index = max(range(len(self.seen)), key=lambda i: float(self.seen[i][0]))
-        batch = self.seen[index][1]
+            index = max(
+                range(len(self.micro_batches)), key=lambda i: float(self.micro_batches[i][0])
+            )
+        batch = self.micro_batches[index][1]
         if not isinstance(batch, dict):
             return
         tensors = {
@@ -186,7 +199,7 @@ class LossWatch(TrainerCallback):
 
 
 def _whole(value: Any) -> Any:
-    """What a sharded engine gives as a DTensor, as the tensor that all its processes have."""
+    """The full tensor of a DTensor, which sharded engines return; other values as they are."""
     return value.full_tensor() if isinstance(value, DTensor) else value
 
 

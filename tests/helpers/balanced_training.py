@@ -1,5 +1,4 @@
-"""A tiny mixture of experts whose router collapses, trained with loss-free balancing in one process
-or in several."""
+"""A tiny mixture whose router collapses, with loss-free balancing in one or more processes."""
 
 from __future__ import annotations
 
@@ -24,20 +23,19 @@ from shaped_trl.modeling.architectures import (
 from shaped_trl.modeling.balancing import LossFreeBalancing
 from shaped_trl.training import ShapedConfig, ShapedTrainer
 
-ROWS = 8  # of a global batch
+ROWS = 8  # rows of a global batch
 EXPERTS = 8
-# under FSDP2 torch cannot load the state of an optimizer that has none, as SGD
+# under FSDP2 torch cannot load an optimizer without a state, such as SGD
 ADAMW = {"optim": "adamw_torch"}
 
 
 def collapsed_model(
     spread: float = 0.1, dtype: torch.dtype = torch.float32, **changes
 ) -> MiniMaxM2ForCausalLM:
-    """Every token goes to experts 0 and 1, whose scores are about `spread` above those of the
-    others, in each layer.
+    """Send every token to experts 0 and 1, whose scores are about `spread` above the others.
 
-    Every token's embedding, hence its hidden state, has a large first component, and so have two of
-    the rows of the router's weight.
+    The embedding of every token, and so its hidden state, has a large first component, and so have
+    two rows of the router's weight.
     """
     torch.manual_seed(0)
     settings = {
@@ -63,7 +61,7 @@ def collapsed_model(
 
 
 class Trainer(ShapedTrainer):
-    """Resumes from what `save_pretrained` wrote, whatever the names there."""
+    """Resumes from `save_pretrained`'s files, whatever names they have."""
 
     def _load_from_checkpoint(self, resume_from_checkpoint, model=None):
         if self.is_fsdp_enabled or not saves_other_names(self.model):
@@ -101,7 +99,7 @@ def trained(
         | settings,
     )
     if args.fsdp:
-        # CPUs: no FSDP otherwise
+        # otherwise there is no FSDP on CPUs
         args.distributed_state._shared_state["distributed_type"] = DistributedType.MULTI_GPU
     trainer = Trainer(
         model,
@@ -123,8 +121,7 @@ def balanced_run(
     model: PreTrainedModel | None = None,
     **settings: Any,
 ) -> dict[str, Any]:
-    """Biases [L, E], weights and log after `trained`, and the counts [L, E] of each step; float64
-    by default."""
+    """Biases [L, E], weights and log after `trained`, and the counts [L, E] of each step."""
     model = collapsed_model(dtype=torch.float64) if model is None else model
     balancing = Counting(model, rate)
     trainer = trained(model, folder, balancing, *sizes, **settings)
@@ -149,14 +146,13 @@ class Counting(LossFreeBalancing):
 
 
 def ranks(folder: str) -> dict[str, dict[str, Any]]:
-    """What each of two processes does: DDP, the same with accumulation, and FSDP2 with a resume in
-    the middle."""
+    """The runs of each process: DDP, with accumulation, and FSDP2 with a resume in the middle."""
     results = {
         "ddp": balanced_run(folder, ROWS // 2),
         "ddp accumulating": balanced_run(folder, 1, ROWS // 2),
     }
     for name, resume in (("fsdp", None), ("fsdp resumed", f"{folder}/fsdp/checkpoint-2")):
-        # accelerate remembers the engine of the run before
+        # accelerate remembers the engine of the previous run
         AcceleratorState._reset_state(reset_partial_state=True)
         os.environ.pop("ACCELERATE_USE_FSDP", None)
         settings = {

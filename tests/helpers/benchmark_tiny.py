@@ -1,5 +1,4 @@
-"""A tiny run with or without benchmarks on the way: in one process, in several, and as a script
-that is killed.
+"""A tiny run with or without benchmarks, in one or several processes, or killed as a script.
 
 benchmark_tiny.py OUTPUT_DIR KILL_WHERE KILL_STEP
 """
@@ -28,7 +27,7 @@ BENCHMARKS = BenchmarkArguments("running_sums", 2, 4, 3, 8)
 def build(
     folder: Path | str, benchmarks: BenchmarkArguments | None = BENCHMARKS, **changes
 ) -> ShapedTrainer:
-    """5 steps, a checkpoint every 3; dropout, so that a random number more or less shows."""
+    """5 steps with a checkpoint every 3, and with dropout, which shows any extra random number."""
     settings = {
         "max_steps": 5,
         "save_steps": 3,
@@ -57,7 +56,7 @@ def parameters(trainer: ShapedTrainer) -> dict[str, Tensor]:
 
 
 def main(folder: str) -> dict[str, tuple[dict[str, Tensor], list[dict]]]:
-    """With and without benchmarks: parameters and log."""
+    """Parameters and log, with and without benchmarks."""
     results = {}
     for name, benchmarks in (("without", None), ("with", BENCHMARKS)):
         trainer = build(Path(folder) / name, benchmarks, save_strategy="no")
@@ -67,8 +66,7 @@ def main(folder: str) -> dict[str, tuple[dict[str, Tensor], list[dict]]]:
 
 
 def kill_at(where: str, step: int) -> None:
-    """SIGKILL when the evaluation of `step` comes to `where`: grade_run (samples are written) or
-    report_run."""
+    """SIGKILL when the evaluation of `step` reaches `where`: grade_run or report_run."""
     original = getattr(evaluation_module, where)
 
     def dies(folder, **given):

@@ -1,5 +1,4 @@
-"""Every causal language model of transformers, built tiny from its configuration, against its own
-loss.
+"""Tiny models of every causal class of transformers, compared with their own loss.
 
 python tests/helpers/causal_models.py > shaped_trl/modeling/README.md
 """
@@ -21,8 +20,8 @@ from shaped_trl.modeling import shape_lm_head
 
 TOLERANCE = 1e-5
 VOCABULARY = 64
-# Numbers of a configuration, by the first pattern that is their whole name: what they become where
-# that is less.
+# The sizes in a configuration are reduced to these numbers, by the first pattern that matches the
+# whole name.
 SMALLER = {
     r"\w*vocab_size\w*": VOCABULARY,
     r"(num_)?(hidden_|decoder_|encoder_)?layers?|n_layers?|num_blocks|depth": 2,
@@ -42,7 +41,7 @@ SMALLER = {
     r"encoder_hash_byte_group_vocab": 100,
     r"hidden_size_global": 32,
 }
-# What acts on the logits, which many configurations leave neutral.
+# Settings that act on the logits, which many configurations leave neutral.
 TELLING = {
     r"logits_scaling|logit_scale|output_multiplier|lm_head_multiplier|logits_mup_width_multiplier": 3.0,
     r"\w*logits?_soft_?cap\w*": 2.0,
@@ -63,7 +62,7 @@ DECODERS = (
     "roc_bert roformer xlm-roberta xlm-roberta-xl"
 )
 LATENT = "axk1 axk2 deepseek_v3 deepseek_v32 glm4_moe_lite glm_moe_dsa minicpm3 youtu"
-# What a configuration needs besides, by `model_type`.
+# What a configuration needs in addition, by `model_type`.
 CHANGES = {
     **dict.fromkeys(DECODERS.split(), DECODER),
     **dict.fromkeys(LATENT.split(), MLA),
@@ -118,14 +117,14 @@ CHANGES = {
         "num_key_value_heads": 4,
     },
 }
-# Taken as the configuration makes them anew, for as many layers as there are.
+# Left out, so that the configuration makes them for its number of layers.
 DERIVED = re.compile(
     r"\w*layer_types|block_types|layers_block_type|hybrid_layer_ids|rope_parameters|mlp_only_layers"
 )
 
 
 def model_classes() -> dict[str, type[PreTrainedModel]]:
-    """By name, each class that `AutoModelForCausalLM` can give."""
+    """The classes of `AutoModelForCausalLM` by name."""
     groups = MODEL_FOR_CAUSAL_LM_MAPPING.values()
     classes = [
         c for group in groups for c in (group if isinstance(group, (list, tuple)) else [group])
@@ -134,8 +133,7 @@ def model_classes() -> dict[str, type[PreTrainedModel]]:
 
 
 def tiny_config(config_class: type[PreTrainedConfig]) -> PreTrainedConfig:
-    """The default configuration with small sizes, without dropout, and with what acts on logits
-    switched on."""
+    """The default configuration with small sizes, no dropout, and settings that act on logits."""
     default, given = config_class(), {}
     for name, value in default.to_dict().items():
         real = config_class.attribute_map.get(name, name)
@@ -169,7 +167,7 @@ def tiny_config(config_class: type[PreTrainedConfig]) -> PreTrainedConfig:
 
 
 def tiny_causal_lm(model_class: type[PreTrainedModel]) -> PreTrainedModel:
-    """In training mode, with logits that are not all alike."""
+    """A model in training mode whose logits are not all alike."""
     torch.manual_seed(0)
     model = model_class._from_config(tiny_config(model_class.config_class)).train()
     with torch.no_grad():
@@ -194,7 +192,7 @@ def batch(model: PreTrainedModel, router_logits: bool) -> dict[str, torch.Tensor
 
 @dataclass
 class Result:
-    """Of one class: "yes", "no" (refused) or "untested"; what is to be said; the largest errors."""
+    """For a class: "yes", "no" (refused) or "untested"; a remark; the largest errors."""
 
     served: str
     remark: str = ""
@@ -213,14 +211,13 @@ def loss_and_gradients(
 
 
 def compare(model_class: type[PreTrainedModel]) -> Result:
-    """Forward and backward with the default shape against the model's own, router losses
-    included."""
+    """The errors of loss and gradients against the model's own, including router losses."""
     try:
         model = tiny_causal_lm(model_class)
         router_logits = hasattr(model.config.get_text_config(), "output_router_logits")
         inputs = batch(model, router_logits)
         own_loss, own_gradients, _ = loss_and_gradients(model, **inputs)
-    except Exception as error:  # any: they are others' models, in sizes that nobody else has
+    except Exception as error:  # any error: the models have unusual sizes
         return Result("untested", type(error).__name__)
     try:
         logits = shape_lm_head(model).logits
@@ -245,7 +242,7 @@ def compare_all() -> dict[str, Result]:
 
 
 def support_page(results: dict[str, Result]) -> str:
-    """`shaped_trl/modeling/README.md`."""
+    """The text of `shaped_trl/modeling/README.md`."""
     rows = [f"| `{name}` | {result.served} | {result.remark} |" for name, result in results.items()]
     count = Counter(result.served for result in results.values())
     return f"""# Models that `shape_lm_head` serves

@@ -1,4 +1,4 @@
-"""Compiles the kernels of impl="triton" for a GPU that need not be there, and prints what they use.
+"""Compiles the kernels of impl="triton" without a GPU, and prints the registers that they use.
 
     compile_kernels.py DTYPE ARCHITECTURE        (bfloat16, float16 or float32; 80 or 90)
 
@@ -39,8 +39,7 @@ SHAPES = {
 def compile_and_measure(
     kernel, signature: dict, constants: dict, architecture: int, options: dict
 ) -> tuple[int, int]:
-    """(registers, instructions that spill) of a thread. Pointers and V are multiples of 16, as they
-    are in use."""
+    """(registers, instructions that spill) of a thread, with aligned pointers as in use."""
     names = kernel.arg_names
     signature = signature | dict.fromkeys(constants, "constexpr")
     aligned = [
@@ -63,7 +62,7 @@ def compile_and_measure(
 
 
 def configurations(dtype: torch.dtype):
-    """(name, kernel, signature, constants, options, limit) of everything that ships for `dtype`."""
+    """(name, kernel, signature, constants, options, limit) of all kernels for `dtype`."""
     for (name, (shape, metrics)), softcap, grad in itertools.product(
         SHAPES.items(), (None, 30.0), (True, False)
     ):
@@ -82,7 +81,7 @@ def configurations(dtype: torch.dtype):
         }
         options = {"num_warps": launch.warps, "maxnreg": launch.registers, "enable_fp_fusion": True}
         full_name = f"{name}{', softcap' if softcap else ''}{'' if grad else ', evaluation'}"
-        # Without a head two rows share a multiprocessor's 65,536 registers.
+        # Without a head set, two rows share the 65,536 registers of a multiprocessor.
         limit = launch.registers if "head" in name else launch.registers // 2
         yield full_name, shape_rows, signature, constants, options, limit
     for out in {dtype, torch.float32}:

@@ -1,5 +1,4 @@
-"""A stand-in for `shaped_trl.cli` that imports nothing heavy and fails in a given way:
-`failing_ranks.py HOW`."""
+"""A light stand-in for `shaped_trl.cli` that fails in a given way: `failing_ranks.py HOW`."""
 
 from __future__ import annotations
 
@@ -18,14 +17,14 @@ def main(how: str) -> int:
     if how == "user":
         print_user_error(UserError("beta=-2 is below -1"))
         return 2
-    if first:  # waits for the other, as in a collective
+    if first:  # waits as in a collective
         time.sleep(100_000)
     if how == "raise":
         note_failure(RuntimeError("the second\nrank's"))
         raise RuntimeError
     if how == "kill":
         os.kill(os.getpid(), signal.SIGKILL)
-    if how == "loss":  # of a peer comes after what it came from
+    if how == "loss":  # a peer's error follows its cause
         note_failure(ConnectionError("closed by peer"))
     return 3
 

@@ -1,11 +1,12 @@
-"""Stage commands for the study's tests: they write their steps and obey their recipe's wishes.
+"""Fake stage commands for the study's tests, which write their steps as their recipe says.
 
 `meet` holds a run until two have started. A file `hold` in the folder of the runs holds every run
-once as many steps are written in all as it says. So tests wait for a state, and not for a moment.
+once, when the runs have written as many steps in all as the file says. Tests thus wait for a state,
+and not for a time.
 
-A step's number is drawn from its run's name and the number before it, the first from the model that
-the run starts
-from: a step that is lost, repeated or started from another model changes all that follow.
+The number of a step is drawn from the run's name and the previous number, and the first one from
+the model that the run starts from. A step that is lost, repeated or started from another model
+therefore changes all later numbers.
 """
 
 from __future__ import annotations
@@ -69,7 +70,7 @@ def main(argv: list[str]) -> int:
 
 
 def match(argv: list[str]) -> int:
-    """In the place of `shaped_trl.study.running.temperature`."""
+    """Replaces `shaped_trl.study.running.temperature`."""
     flags = dict(zip(argv[1::2], argv[2::2], strict=True))
     out = Path(flags["--out"])
     note("start", out)

@@ -1,9 +1,8 @@
-"""A server on the loopback that answers as the Hub does, for what the real client sends when it
-pushes and downloads.
+"""A local server that answers as the Hub does when the real client pushes and downloads.
 
-It keeps what it receives: `files` [(repository type, id)] → path → bytes, and `requests`, a line
-each. It refuses what the Hub would: content that is not of the announced size and sha256, a commit
-of a large file that was not uploaded.
+It records what it receives: `files` [(repository type, id)] → path → bytes, and `requests`, one
+line each. Like the Hub, it refuses content with a wrong size or sha256, and a commit of a large
+file that was not uploaded.
 """
 
 from __future__ import annotations
@@ -28,7 +27,7 @@ KINDS = {"models": "model", "datasets": "dataset", "kernels": "kernel"}
 
 
 class StandIn(ThreadingHTTPServer):
-    """What can be set:
+    """The server's settings:
 
     refuse: (status, header X-Error-Code, message), the answer to every request whose path contains
         `refused`.
@@ -110,7 +109,7 @@ class _Handler(BaseHTTPRequestHandler):
         digest = hashlib.sha256(content).hexdigest()
         self.server.objects.setdefault(digest, content)
         linked = {"X-Linked-Etag": f'"{digest}"', "X-Linked-Size": str(len(content))}
-        # as the Hub's large files are on another host
+        # large files of the Hub are on another host
         elsewhere = self.server.url.replace("127.0.0.1", "localhost")
         return self._send(
             302, b"", {**headers, **linked, "Location": f"{elsewhere}/large/{digest}"}
@@ -353,8 +352,7 @@ def hub_stand_in() -> Iterator[StandIn]:
 
 
 def point_client_at(server: StandIn, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Point the real client of this process at `server`, logged in; without Xet, by which large
-    files go elsewhere."""
+    """Point the real client of this process at `server`, logged in and without Xet."""
     from huggingface_hub import constants, hf_api
 
     monkeypatch.setenv("HF_TOKEN", TOKEN)
@@ -366,7 +364,7 @@ def point_client_at(server: StandIn, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def client_environment(server: StandIn, cache: Any) -> dict[str, str]:
-    """The same for another process."""
+    """The environment that does the same for another process."""
     return {
         "HF_ENDPOINT": server.url,
         "HF_TOKEN": TOKEN,

@@ -1,5 +1,4 @@
-"""`shaped-trl train` in each of two processes, under each of the shipped configurations of
-accelerate."""
+"""`shaped-trl train` in two processes, under each shipped configuration of accelerate."""
 
 from __future__ import annotations
 
@@ -38,7 +37,7 @@ RECIPE = {
 
 
 def write(folder: Path, **changes) -> str:
-    """A model, rows and a recipe in `folder`; the recipe's path."""
+    """Write a model, rows and a recipe to `folder`; return the recipe's path."""
     if not (folder / "rows.jsonl").is_file():
         for name, tied in (("model", False), ("tied", True)):
             tiny_model(tie_word_embeddings=tied, num_key_value_heads=2).save_pretrained(
@@ -57,7 +56,7 @@ def losses(folder: Path) -> list[float]:
 
 
 def launched(config: str, *words: str) -> dict[str, str]:
-    """What `accelerate launch --config_file` would put into the environment of two processes."""
+    """The environment of two processes as from `accelerate launch --config_file`."""
     given = [
         "--config_file",
         str(launch.find_config(config)),
@@ -89,23 +88,23 @@ def environment(variables: dict[str, str]):
 
 
 def unfinished(run: Path, copy: Path) -> Path:
-    """A copy of a run's folder as a kill after checkpoint-3 would leave it."""
+    """A copy of a run's folder, as if it had been killed after checkpoint-3."""
     shutil.copytree(run, copy, ignore=shutil.ignore_patterns("checkpoint-6", "*.safetensors"))
     shutil.copytree(run / "checkpoint-3", copy / "checkpoint-3", dirs_exist_ok=True)
     return copy
 
 
 def run_all(runs: list[tuple[dict[str, str], list[str], Path | None]]) -> list[int]:
-    """Exit codes of `shaped-trl` with these arguments, each with its environment.
+    """The exit codes of `shaped-trl` for these runs, each (environment, arguments, folder).
 
-    A run whose third part is a folder continues that one's, cut off in the middle; its arguments
-    end with its own.
+    A run with a folder continues a copy of that folder's run, cut off in the middle. The last of its
+    arguments is its own folder.
     """
     if any("ACCELERATE_USE_DEEPSPEED" in variables for variables, _, _ in runs):
         os.environ["DS_ACCELERATOR"] = "cpu"
         import deepspeed  # noqa: F401
 
-        # for inference only, and it would have to be compiled
+        # only for inference, and DeepSpeed would compile it
         sys.modules["deepspeed.comm.torch"].build_shm_op = lambda: None
     codes = []
     for variables, argv, cut in runs:

@@ -1,9 +1,8 @@
-"""A study's folder with planted effects: two regimes, six arms, eight seeds of small logs and
-evaluations.
+"""A study's folder with planted effects: two regimes, six arms, eight seeds, small logs.
 
-In P the precision arm gains in RL, and its control by temperature as much; in D it loses, and the
-control does not. Tail suppression does nothing anywhere. The diversity arm's entropy collapses in
-both.
+In P, the precision arm and its control by temperature gain equally in RL. In D the precision arm
+loses, and the control does not. Tail suppression has no effect. The diversity arm's entropy
+collapses in both regimes.
 """
 
 from __future__ import annotations
@@ -13,9 +12,12 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pytest
 import yaml
 from shaped_eval.records import append_jsonl
 from study_rows import N, write_evaluation
+
+from shaped_trl.study.report import report_study
 
 PROBLEMS = 12
 SEEDS = tuple(range(8))
@@ -38,7 +40,7 @@ ENTROPY = {
     "tail_penalty": 0.62,
     "exponent": 0.6,
 }
-# (regime, arm) → what it adds to reward and Avg@n
+# (regime, arm) → its effect on reward and Avg@n
 REWARD = {
     ("P", "precision_product"): 0.1,
     ("P", "cooled"): 0.1,
@@ -47,7 +49,7 @@ REWARD = {
 }
 COLLAPSE = {
     "diversity_product": (-0.5, -0.3)
-}  # relative change of entropy and of response length, where not −0.1 and 0
+}  # relative change of entropy and of response length, if not −0.1 and 0
 
 
 def write_planted(folder: Path) -> None:
@@ -71,7 +73,7 @@ def write_planted(folder: Path) -> None:
     for regime in values["regimes"]:
         for arm, own in ARMS.items():
             noise = rng.normal(0, 1, (len(SEEDS), 5))
-            # over all seeds it moves nothing: what is not planted is not there
+            # it sums to 0 over the seeds, so that nothing is added to the planted effects
             noise -= noise.mean(axis=0)
             for seed in own.get("seeds", SEEDS):
                 _write_runs(
@@ -80,7 +82,7 @@ def write_planted(folder: Path) -> None:
 
 
 def _write_runs(folder: Path, regime: str, arm: str, seed: int, noise: np.ndarray) -> None:
-    """noise: five draws with deviation 1."""
+    """Write the logs of a run; `noise` are five draws with deviation 1."""
     level = 0.5 + REWARD.get((regime, arm), 0.0)
     if arm in ENTROPY:
         done(folder / "pretrain")
@@ -137,7 +139,7 @@ def _rl_rows(arm: str, level: float) -> list[dict[str, Any]]:
     rows = []
     for number in range(20):
         along = number / 19
-        # as much as the level is, so that seeds differ
+        # scaled with the level, so that seeds differ
         wobble = level * ((7 * number) % 20 - 9.5) / 19
         rows.append(
             {
@@ -151,6 +153,23 @@ def _rl_rows(arm: str, level: float) -> list[dict[str, Any]]:
 
 
 def _passes(share: float) -> list[int]:
-    """Passes of each problem whose mean share of N is nearest to `share`."""
+    """Passes of the problems such that their mean share of N is closest to `share`."""
     total = round(share * N * PROBLEMS)
     return [total // PROBLEMS + (number < total % PROBLEMS) for number in range(PROBLEMS)]
+
+
+def planted_report(folders: pytest.TempPathFactory) -> Path:
+    """The folder of the study with its report."""
+    out = folders.mktemp("planted") / "planted"
+    write_planted(out)
+    report_study(out)
+    return out
+
+
+def effect(
+    results: dict[str, Any], regime: str, arm: str, against: str, stage: str, metric: str
+) -> dict[str, Any]:
+    """The row of one effect in results.json."""
+    labels = {"regime": regime, "arm": arm, "against": against, "stage": stage, "metric": metric}
+    (row,) = (row for row in results["effects"] if labels.items() <= row.items())
+    return row

@@ -1,4 +1,4 @@
-"""The cases of `test_vocab_parallel.py`, and what each process does with them.
+"""The cases of `test_vocab_parallel.py`, and what each process computes for them.
 
 Dimensions: N tokens, D hidden, V vocabulary.
 """
@@ -29,8 +29,8 @@ class Case:
     dtype: torch.dtype = torch.float64
     logits: str = "random"  # "integers" and "equal" have ties, also across shards, in any dtype
     targets: str = "some ignored"
-    impossible: tuple[int, ...] = ()  # tokens whose bias is −inf
-    # "hidden" or "bias", an index, what is put there
+    impossible: tuple[int, ...] = ()  # the tokens whose bias is −inf
+    # "hidden" or "bias", an index, and the value at this place
     broken: tuple[tuple[str, int, float], ...] = ()
     logit_scale: float = 1.0
     softcap: float | None = None
@@ -81,13 +81,12 @@ CASES = {
     "bf16": Case(FULL, dtype=torch.bfloat16),
     "bf16 ties": Case(FULL, dtype=torch.bfloat16, logits="integers"),
 }
-# Far more tokens than anything that is sent has elements.
+# Far more tokens than the number of elements of any message.
 TRAFFIC = Case(FULL, V=2999, logits="equal", targets="all count")
 
 
 def make_inputs(case: Case, dtype: torch.dtype) -> dict[str, Tensor]:
-    """hidden [N, D], weight [V, D], bias [V], targets [N]; values of the case's dtype, in
-    `dtype`."""
+    """hidden [N, D], weight [V, D], bias [V] and targets [N] with the case's values."""
     generator = torch.Generator().manual_seed(23)
     hidden, weight = (
         torch.randn(size, D, generator=generator, dtype=torch.float64) for size in (N, case.V)
@@ -102,7 +101,7 @@ def make_inputs(case: Case, dtype: torch.dtype) -> dict[str, Tensor]:
     for name, index, value in case.broken:
         tensors[name][index] = value
     targets = torch.randint(case.V, (N,), generator=generator)
-    targets[:3] = torch.arange(3) % case.V  # the first of equals, or nearly
+    targets[:3] = torch.arange(3) % case.V  # the first of equals, or almost
     if case.targets == "one possible":
         targets[:] = case.V - 1
     if case.targets != "all count":
@@ -117,8 +116,7 @@ def make_inputs(case: Case, dtype: torch.dtype) -> dict[str, Tensor]:
 def compute(
     case: Case, impl: str = "auto", distribute=None, dtype: torch.dtype | None = None
 ) -> dict[str, Tensor]:
-    """Loss, metrics and gradients of a case; the head goes through `distribute`, its gradients are
-    gathered."""
+    """Loss, metrics and gathered gradients of a case; `distribute` shards the head."""
     dtype = dtype or case.dtype
     tensors = make_inputs(case, dtype)
     if distribute is not None:
@@ -152,8 +150,7 @@ def compute(
 
 
 class Traffic(TorchDispatchMode):
-    """The collectives that run, and the number of elements in the tensors that each is given, to
-    read or fill."""
+    """Records the collectives, and the number of elements that each is given to read or fill."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -168,7 +165,7 @@ class Traffic(TorchDispatchMode):
 
 
 def main() -> dict[str, object]:
-    """Every case, in one process of the group."""
+    """All cases in one process of the group."""
     mesh = init_device_mesh("cpu", (PROCESSES,))
     torch.use_deterministic_algorithms(True)  # fills uninitialised memory with NaN
 
@@ -218,7 +215,7 @@ def main() -> dict[str, object]:
 
 
 def _errors(by_rows):
-    """Messages of the calls that must be refused, in every process alike."""
+    """The messages of calls that every process must refuse."""
     weight, targets = torch.zeros(29, D), torch.arange(N)
     for head, bias, ids in (
         (by_rows(weight), None, targets + 28),
@@ -233,7 +230,7 @@ def _errors(by_rows):
 
 
 def fail_in_the_last() -> None:
-    """Raises in one process while the others wait for it."""
+    """Raises in one process while the others are waiting for it."""
     if dist.get_rank() == dist.get_world_size() - 1:
         raise RuntimeError("only this one")
     dist.barrier()

@@ -1,5 +1,4 @@
-"""What `test_sharded_training.py` does in each of two processes: the same rows through every
-engine."""
+"""The runs of `test_sharded_training.py` in each of two processes: each engine, same rows."""
 
 from __future__ import annotations
 
@@ -31,20 +30,22 @@ from shaped_trl.modeling.lm_head import ShapedCausalLMOutput
 from shaped_trl.training import ShapedConfig, ShapedTrainer
 
 PROCESSES = 2
-ROWS = 4  # of a micro-batch; a data-parallel process has half of them
-# of which a shard has 32 tokens
+ROWS = 4  # rows of a micro-batch; a data-parallel process has half
+# a shard has 32 of these tokens
 REWARDS = {"beta": -0.25, "lambda_head": 0.1, "lambda_tail": -0.1, "top_k": 40}
 SHAPE = RewardShape(**REWARDS)
 
 
 def make_model(tied: bool) -> Qwen3ForCausalLM:
-    """Float64, 63 tokens: shards of 32 and 31."""
+    """A float64 model with 63 tokens, in shards of 32 and 31."""
     return tiny_model(dtype=torch.float64, tie_word_embeddings=tied, num_key_value_heads=2)
 
 
 def micro_batches(rank: int = 0, processes: int = 1) -> list[dict[str, Tensor]]:
-    """Two micro-batches, or the part of one of `processes`. In the second, the rows of the last
-    have no target."""
+    """Two micro-batches, or one process's part of them.
+
+    In the second one, the last rows have no target.
+    """
     generator = torch.Generator().manual_seed(1)
     batches = []
     for second in (False, True):
@@ -59,7 +60,7 @@ def micro_batches(rank: int = 0, processes: int = 1) -> list[dict[str, Tensor]]:
 
 
 def items() -> int:
-    """Targets of both micro-batches and all processes."""
+    """The targets of both micro-batches in all processes."""
     return sum(int((batch["labels"][:, 1:] != -100).sum()) for batch in micro_batches())
 
 
@@ -73,8 +74,10 @@ def train(
 def accumulate(
     model: nn.Module, batches: list[dict[str, Tensor]], scale: float = 1.0
 ) -> list[ShapedCausalLMOutput]:
-    """Forward and backward of each; `scale` makes up for an average over processes that hold
-    different rows."""
+    """Forward and backward of each micro-batch.
+
+    `scale` compensates for an average over processes with different rows.
+    """
     outputs = []
     for batch in batches:
         last = batch is batches[-1]
@@ -112,8 +115,7 @@ def by_data_parallel(model: nn.Module) -> dict[str, Tensor]:
 
 
 def whole(result: dict[str, Tensor]) -> dict[str, Tensor]:
-    """`result` of half of the rows with the losses summed and the metrics put together over
-    processes."""
+    """The result of all rows, from the results of the processes' halves."""
     for name in METRICS:
         parts = [torch.empty_like(result[name]) for _ in range(PROCESSES)]
         dist.all_gather(parts, result[name])
@@ -150,8 +152,7 @@ def fsdp_of_transformers(tied: bool, folder: str) -> dict[str, Tensor]:
 
 
 def fsdp_modules_to_save(tied: bool, folder: str) -> dict[str, Tensor]:
-    """The head is trained in full beside adapters; PEFT's policy shards its copy, not the wrapper
-    around it."""
+    """The head is trained in full beside adapters; PEFT's policy shards the copy in its wrapper."""
     model = with_adapters(shaped(make_model(tied)))
     fully_shard(model.get_output_embeddings().modules_to_save["default"])
     return by_data_parallel(fully_shard(model))
@@ -186,8 +187,8 @@ def zero3(tied: bool, folder: str) -> dict[str, Tensor]:
     import deepspeed
     from deepspeed.utils import safe_get_full_grad
 
-    # For inference only, and it would have to be compiled. (`deepspeed.comm.torch` by attribute is
-    # torch itself.)
+    # DeepSpeed compiles this module, which is only for inference. (`deepspeed.comm.torch` as an
+    # attribute is torch itself.)
     sys.modules["deepspeed.comm.torch"].build_shm_op = lambda: None
     model = shaped(make_model(tied).float())
     config = {
@@ -204,7 +205,7 @@ def zero3(tied: bool, folder: str) -> dict[str, Tensor]:
     for batch in micro_batches(dist.get_rank(), PROCESSES):
         assert all(parameter.numel() == 0 for parameter in model.parameters())
         outputs.append(engine(**batch, num_items_in_batch=items()))
-        # It divides by the micro-batches and averages over processes.
+        # DeepSpeed divides by the micro-batches and averages over processes.
         engine.backward(outputs[-1].loss * 2 * PROCESSES)
         reduced = {
             f"gradient of {name}": safe_get_full_grad(p) for name, p in model.named_parameters()
@@ -223,8 +224,10 @@ def trainer_tp(tied: bool, folder: str) -> dict[str, Tensor | float]:
 
 
 def by_trainer(model: PreTrainedModel, per_device: int, **settings) -> dict[str, Tensor | float]:
-    """Parameters after 3 steps, of two micro-batches each by default, what was logged, and an
-    evaluation's metrics."""
+    """Parameters after 3 steps, what was logged, and the metrics of an evaluation.
+
+    A step has two micro-batches by default.
+    """
     with tempfile.TemporaryDirectory() as folder:
         args = ShapedConfig(
             folder,
@@ -242,7 +245,7 @@ def by_trainer(model: PreTrainedModel, per_device: int, **settings) -> dict[str,
             **{"gradient_accumulation_steps": 2} | REWARDS | settings,
         )
         if args.fsdp or is_tensor_parallel(model):
-            # On CPUs accelerate leaves FSDP out without a word, and refuses tensor parallelism.
+            # On CPUs accelerate silently leaves out FSDP, and refuses tensor parallelism.
             args.distributed_state._shared_state["distributed_type"] = DistributedType.MULTI_GPU
         rows = {"train_dataset": text_rows(24), "eval_dataset": text_rows(8, seed=1)}
         trainer = ShapedTrainer(model, args, processing_class=tiny_tokenizer(), **rows)
@@ -297,7 +300,7 @@ ENGINES = [
     trainer_fsdp,
     trainer_tp,
 ]
-# Only the head: torch's styles leave the tie to the user. A copy of the head is not tied.
+# Only the head, since torch's styles leave tied weights to the user. A copy is not tied.
 UNTIED_ONLY = [tp_of_torch, fsdp_modules_to_save]
 RUNS = [
     (engine.__name__, tied)
@@ -308,12 +311,12 @@ RUNS = [
 
 
 def main(folder: str) -> dict[tuple[str, bool], dict[str, Tensor | float]]:
-    """Every run whose engine is installed."""
+    """All runs whose engines are installed."""
     results = {}
     for name, tied in RUNS:
         if name == "zero3" and importlib.util.find_spec("deepspeed") is None:
             continue
-        # accelerate remembers the engine of the run before.
+        # accelerate remembers the engine of the previous run
         AcceleratorState._reset_state(reset_partial_state=True)
         os.environ.pop("ACCELERATE_USE_FSDP", None)
         results[name, tied] = globals()[name](tied, folder)

@@ -1,9 +1,11 @@
-"""A tiny `StreamingTrainer` run, also as a script that is killed: a mixture of a stream and a
-memory-mapped source, a mixture of experts whose router biases move, a schedule of the reward shape.
+"""A tiny `StreamingTrainer` run, also as a script that is killed.
+
+It has a mixture of a stream and a memory-mapped source, a mixture of experts whose router biases
+move, and a schedule of the reward shape.
 
     stream_tiny.py OUTPUT_DIR FOLDER KILL_AFTER_STEP WORKERS
 
-Rows of the stream begin with a word of their own, `r<number>`. Each row that is read is a line of
+Rows of the stream begin with their own word, `r<number>`. Each row that is read adds a line to
 FOLDER/reads.txt.
 """
 
@@ -69,8 +71,7 @@ class _Kill(TrainerCallback):
 
 
 def build(output_dir: Path, folder: Path, workers: int = 0, **changes) -> StreamingTrainer:
-    """60 steps of 2 × 2 sequences of 32 tokens, a checkpoint every 7 steps, dropout on, β from 0 to
-    −0.25."""
+    """60 steps of 2 × 2 sequences of 32 tokens, a checkpoint every 7, dropout, β to −0.25."""
     settings = {
         "max_steps": 60,
         "save_steps": 7,

@@ -1,5 +1,4 @@
-"""Studies of fake stages (tests/helpers/fake_stages.py): their files, and processes of their own to
-be killed."""
+"""Studies of fake stages (tests/helpers/fake_stages.py), also in processes that can be killed."""
 
 from __future__ import annotations
 
@@ -23,7 +22,7 @@ MARK = "SHAPED_TRL_TEST_STUDY"
 
 
 def write_study(folder: Path, **recipes: dict[str, Any]) -> Path:
-    """A study of three arms and three stages; `recipes` change those of one stage, or of `all`."""
+    """Write a study of three arms and three stages; `recipes` change one stage, or `all`."""
     for name in ("pretrain", "rlvr", "eval"):
         recipe = {"max_steps": 3, **recipes.get("all", {}), **recipes.get(name, {})}
         (folder / f"{name}.yaml").write_text(yaml.safe_dump(recipe))
@@ -48,15 +47,14 @@ def write_study(folder: Path, **recipes: dict[str, Any]) -> Path:
 
 
 def run(study: Study) -> int:
-    """In this process."""
+    """Run the study in this process."""
     return runner.run_study(study, entry=ENTRY, preload=())
 
 
 def start(study: Study, preload: Sequence[str] = ()) -> subprocess.Popen[str]:
-    """The study in a terminal-like process group; all its processes carry its `out` as their
-    mark."""
+    """Start the study in a process group as on a terminal; `out` marks all its processes."""
     script, pickled = study.out.with_name("run_it.py"), study.out.with_name("study.pickle")
-    # reading the study file again would import torch, for seconds
+    # reading the study file again would import torch, which takes seconds
     pickled.write_bytes(pickle.dumps(study))
     script.write_text(
         "import pathlib, pickle, sys\n"
@@ -81,14 +79,13 @@ def start(study: Study, preload: Sequence[str] = ()) -> subprocess.Popen[str]:
 
 
 def hold(out: Path, rows: int) -> None:
-    """Hold every run once so many steps and samples are written in all, while the file lies
-    there."""
+    """Hold every run after a number of steps and samples, as long as the file exists."""
     (out / "runs").mkdir(parents=True, exist_ok=True)
     (out / "runs/hold").write_text(str(rows))
 
 
 def num_rows(out: Path) -> int:
-    """Steps and samples that all runs have written."""
+    """The number of steps and samples that all runs have written."""
     logs = ("train_log.jsonl", "rl_log.jsonl", "samples.jsonl")
     return sum(
         len(list(read_jsonl(path))) for name in logs for path in out.glob(f"runs/*/*/*/{name}")
@@ -96,14 +93,14 @@ def num_rows(out: Path) -> int:
 
 
 def marked_processes(out: Path) -> list[int]:
-    """Live processes with the study's mark in their environment."""
+    """The live processes with the study's mark in their environment."""
     found = []
     for entry in Path("/proc").iterdir():
         if entry.name.isdigit():
             try:
                 environment = (entry / "environ").read_bytes()
                 state = (entry / "stat").read_text().rsplit(")", 1)[1].split()[0]
-            except OSError:  # ended meanwhile
+            except OSError:  # it has ended meanwhile
                 continue
             if f"{MARK}={out}".encode() in environment.split(b"\0") and state != "Z":
                 found.append(int(entry.name))

@@ -1,4 +1,4 @@
-"""Rows as the runs of a study write them, with known numbers."""
+"""Rows with known numbers, as the runs of a study write them."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ N = 8
 
 
 def write_problems(folder: Path, count: int, seed: int) -> list[str]:
-    """What an evaluation writes before its samples; the ids of its problems."""
+    """Write what precedes an evaluation's samples; return the ids of its problems."""
     settings = {"n": N, "temperature": 0.7, "top_p": 0.95, "seed": seed}
     record = {
         "settings": settings,
@@ -29,8 +29,10 @@ def write_problems(folder: Path, count: int, seed: int) -> list[str]:
 
 
 def write_evaluation(folder: Path, passes: Sequence[int], seed: int) -> None:
-    """`passes` of N samples of each problem. Samples 0 to c−1 pass; the next is unparsed and cut,
-    the others agree on a wrong answer."""
+    """Write an evaluation in which `passes` of the N samples of each problem pass.
+
+    Samples 0 to c−1 pass. The next one is unparsed and cut off, and the others agree on a wrong
+    answer."""
     for key, c in zip(write_problems(folder, len(passes), seed), passes, strict=True):
         for index in range(N):
             cut = index == c

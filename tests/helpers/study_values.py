@@ -1,4 +1,4 @@
-"""Studies as their files say them, with recipes of a few options."""
+"""Studies as in their files, with recipes of a few options."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ def load(tmp_path: Path, values: dict[str, Any]) -> Study:
 
 
 def rich_values(tmp_path: Path) -> dict[str, Any]:
-    """Two regimes; arms that share a checkpoint; one with data, seeds and options of its own."""
+    """Two regimes, arms that share a checkpoint, and an arm with its own data and seeds."""
     values = study_values(tmp_path)
     values["prepare"] = {"running_sums": {"train_rows": 10, "noise": 0.1}}
     values["regimes"] = {"common": {}, "rare": {"running_sums": {"noise": 0.2}}}
@@ -86,7 +86,7 @@ def rich_values(tmp_path: Path) -> dict[str, Any]:
 
 
 def shared_values(tmp_path: Path) -> dict[str, Any]:
-    """Pre-training is the baseline's, and every arm is shaped in mid-training."""
+    """All arms share the baseline's pre-training, and are shaped in mid-training."""
     values = rich_values(tmp_path)
     stages = values["stages"]
     stages["pretrain"] = {

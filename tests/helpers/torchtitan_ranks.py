@@ -1,5 +1,4 @@
-"""torchtitan's own Llama, parallelised over CPU processes by torchtitan, one step with
-`ShapedLoss`."""
+"""A step of torchtitan's Llama with `ShapedLoss`, parallelised by torchtitan on CPUs."""
 
 from __future__ import annotations
 
@@ -29,8 +28,7 @@ CASES = [
 
 
 def relative_errors() -> dict[str, dict[str, float]]:
-    """Per case, the errors of the losses and of each parameter's gradient, relative to one whole
-    process."""
+    """For each case, the relative errors of losses and gradients against a single process."""
     torch.autograd.set_multithreading_enabled(False)  # as torchtitan does
     parallel_dims.device_type = "cpu"
     return {" ".join(map(str, case)): sharded_step(*case) for case in CASES}
@@ -58,7 +56,7 @@ def sharded_step(sharded: str, backend: str, tied: bool) -> dict[str, float]:
     if sharded == "fsdp":
         inputs, labels = (x.chunk(size)[rank] for x in (inputs, labels))
     with get_spmd_context(parallel_dims=dims)():
-        with torch.no_grad():  # a validation step: the sum
+        with torch.no_grad():  # a validation step has the sum
             validation, _ = loss_fn(model(inputs), labels)
         training, _ = loss_fn(model(inputs), labels, valid)
         training.backward()
@@ -71,17 +69,17 @@ def sharded_step(sharded: str, backend: str, tied: bool) -> dict[str, float]:
 
 
 def build(parallelism: ParallelismConfig, tied: bool):
-    """A Llama of one layer, its weights from a seed, with torchtitan's plan to shard it."""
+    """A Llama of one layer with seeded weights and torchtitan's plan to shard it."""
     config = model_registry("debugmodel").model
     config.layers = config.layers[:1]
-    # flex needs a compiler
+    # flex attention needs a compiler
     config.layers[0].attention.inner_attention = ScaledDotProductAttention.Config()
     config.enable_weight_tying = tied
     config.update_from_config(config=SimpleNamespace(parallelism=parallelism))
     torch.manual_seed(0)
     model = config.build()
     model.init_weights()
-    model._skip_lm_head = True  # as the trainer does for such a loss
+    model._skip_lm_head = True  # as the trainer does for this loss
     return model
 
 
@@ -114,13 +112,12 @@ def parallelize(model, dims: ParallelDims, parallelism: ParallelismConfig) -> No
 
 
 def relative_error(value, expected) -> float:
-    """Of a whole tensor, or under "spmd_types" of a gradient's rows or columns, or of its share in
-    a sum."""
+    """The error of a whole tensor, or with "spmd_types" of a gradient's rows, columns or share."""
     if isinstance(value, DTensor):
         value = value.full_tensor()
     elif value.shape != expected.shape:
         dim = next(i for i, n in enumerate(value.shape) if n != expected.shape[i])
         expected = expected.chunk(dist.get_world_size(), dim)[dist.get_rank()]
     elif value.dim() == 1 and value.numel() > 2:
-        dist.all_reduce(value)  # a norm's, left to FSDP by torchtitan
+        dist.all_reduce(value)  # of a norm, which FSDP reduces
     return ((value - expected).norm() / expected.norm()).item()

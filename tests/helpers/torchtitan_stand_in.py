@@ -1,5 +1,4 @@
-"""What `shaped_kernels.torchtitan` needs of torchtitan 0.3 and spmd_types, and how the trainer
-there uses a loss."""
+"""A stand-in for torchtitan 0.3 and spmd_types, and for how its trainer uses a loss."""
 
 from __future__ import annotations
 
@@ -34,7 +33,7 @@ class ChunkedLossWrapper(BaseLoss):
 
 
 def modules(backend: str = "spmd_types") -> dict[str, types.ModuleType]:
-    """Modules by name, for `sys.modules`; no tensor parallelism."""
+    """Modules by name for `sys.modules`, without tensor parallelism."""
     contents = {
         "torchtitan": {},
         "torchtitan.components": {},
@@ -58,14 +57,13 @@ def modules(backend: str = "spmd_types") -> dict[str, types.ModuleType]:
 
 
 def import_adapter(table: MutableMapping) -> types.ModuleType:
-    """`shaped_kernels.torchtitan`, imported anew with whatever torchtitan `sys.modules` has."""
+    """`shaped_kernels.torchtitan`, newly imported with the torchtitan in `sys.modules`."""
     table.pop("shaped_kernels.torchtitan", None)
     return importlib.import_module("shaped_kernels.torchtitan")
 
 
 class Decoder(nn.Module):
-    """Embedding, norm and head, with the attribute by which torchtitan's trainer leaves the head to
-    the loss."""
+    """Embedding, norm and head, with the attribute that leaves the head to the loss."""
 
     _skip_lm_head = False
 
@@ -81,7 +79,7 @@ class Decoder(nn.Module):
 
 
 def give_head(model, loss_fn, wrapper: type) -> None:
-    """As torchtitan's trainer does after it has parallelised the model."""
+    """Prepare the model as torchtitan's trainer does after parallelising it."""
     assert isinstance(loss_fn, wrapper)
     loss_fn.set_lm_head(model.lm_head)
     model._skip_lm_head = True
@@ -95,8 +93,7 @@ def batch(rows: int = 4):
 
 
 def fsdp_step(config: dict) -> dict:
-    """One step of `Decoder` under FSDP2, as torchtitan groups it: whole gradients, losses summed
-    over ranks."""
+    """One step of `Decoder` under FSDP2 as in torchtitan: whole gradients and summed losses."""
     sys.modules.update(modules())
     adapter = import_adapter(sys.modules)
     torch.manual_seed(0)

@@ -1,5 +1,4 @@
-"""Uninitialised memory is NaN in these tests: a value that is read before it is written shows at
-once."""
+"""Uninitialised memory is NaN in these tests, so that reading it before a write shows at once."""
 
 from collections.abc import Iterator
 
@@ -9,8 +8,8 @@ import torch
 
 @pytest.fixture(autouse=True)
 def poisoned_memory() -> Iterator[None]:
-    # In this mode torch fills torch.empty and its kin with NaN, and refuses operations that are not
-    # repeatable.
+    # In this mode torch fills the memory of torch.empty and similar functions with NaN, and refuses
+    # operations that are not deterministic.
     torch.use_deterministic_algorithms(True)
     yield
     torch.use_deterministic_algorithms(False)
@@ -18,8 +17,8 @@ def poisoned_memory() -> Iterator[None]:
 
 @pytest.fixture(autouse=True)
 def one_thread() -> Iterator[None]:
-    # Tensors this small only wait for a second thread, for milliseconds an operation on a busy
-    # machine.
+    # With tensors this small, a second thread only costs time: on a busy machine, milliseconds per
+    # operation.
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     yield

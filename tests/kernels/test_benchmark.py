@@ -1,4 +1,4 @@
-"""The benchmark of the fused loss: its rows, its refusal to time a wrong loss, and its verdicts."""
+"""The benchmark of the fused loss: its rows, its refusal to time a wrong loss, and its aims."""
 
 import csv
 import os
@@ -15,7 +15,7 @@ TOY = ["--device", "cpu", "--sizes", "40x16x300", "--seconds", "0.05"]
 
 @pytest.fixture
 def benchmark(monkeypatch):
-    """The script as a module, its neighbours importable."""
+    """The script as a module that can import its neighbours."""
     monkeypatch.syspath_prepend(FOLDER)
     import linear_loss
 
@@ -34,7 +34,7 @@ def test_a_run_appends_rows_with_times_ratios_errors_and_provenance(tmp_path):
         "floor",
     ]
     command += ["--out", out, "--plot", plot, "--commit", "abc1234"]
-    # Tensors this small only wait for a second thread.
+    # With tensors this small, a second thread only costs time.
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     finished = subprocess.run(command, capture_output=True, text=True, check=False, env=environment)
     assert finished.returncode == 0, finished.stderr
@@ -81,7 +81,7 @@ def test_rows_are_not_appended_to_a_file_with_other_columns(benchmark, tmp_path)
 
 
 def off_by_a_little(part: str):
-    """`shaped_linear_loss`, wrong by a thousandth in one part wherever it is not the reference."""
+    """`shaped_linear_loss` with an error of a thousandth in one part, except in the reference."""
 
     def wrong_loss(*inputs, impl: str, **settings):
         output = shaped_linear_loss(*inputs, impl=impl, **settings)
@@ -144,7 +144,7 @@ def made_up(name: str, rounds_ms: list[float], peak_mb: float | None, sums: str 
     )
 
 
-def test_verdicts_follow_the_numbers(benchmark):
+def test_aims_follow_the_numbers(benchmark):
     import measure
 
     size = measure.Size(8192, 2560, 151_936)
@@ -158,7 +158,7 @@ def test_verdicts_follow_the_numbers(benchmark):
         made_up("ours full", [30.0, 30.0, 30.0], 2000.0, "float32"),
         made_up("full logits, full shape", [], None, "one matmul"),
     ]
-    lines = benchmark.verdicts(size, {result.variant.name: result for result in results}, "cuda")
+    lines = benchmark.aims(size, {result.variant.name: result for result in results}, "cuda")
     reached = {line.claim.removeprefix(f"{size}: "): line.reached for line in lines}
     assert reached["time of ours cross-entropy, bf16 sums ≤ 1.05 × Liger C=16"] is True
     assert reached["extra memory of Liger C=16 ≥ 1 × ours cross-entropy, bf16 sums"] is True
@@ -185,7 +185,7 @@ def test_verdicts_follow_the_numbers(benchmark):
     assert reached["time of ours beta ≤ 1.05 × Liger C=16, fp32 sums"] is None
 
     slow = made_up("ours cross-entropy, bf16 sums", [60.0, 62.0, 64.0], 5000.0)
-    lines = benchmark.verdicts(size, {r.variant.name: r for r in [slow, *results[1:]]}, "cuda")
+    lines = benchmark.aims(size, {r.variant.name: r for r in [slow, *results[1:]]}, "cuda")
     about_slow = [line for line in lines if "ours cross-entropy, bf16 sums" in line.claim]
     assert [line.reached for line in about_slow] == [False, False, False, False]
     assert all(str(line).startswith("NOT REACHED") for line in about_slow)

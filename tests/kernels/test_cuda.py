@@ -1,5 +1,4 @@
-"""What only a GPU can show: no waiting, the memory taken, and numbers at the size of a real
-head."""
+"""What only a GPU can show: asynchronous work, memory, and the numbers of a real head."""
 
 import pytest
 import torch
@@ -56,7 +55,9 @@ def test_chunks_beyond_the_targets_that_count_are_skipped(kept):
 def test_a_target_outside_the_vocabulary_is_named():
     hidden, weight, targets = make_inputs(10, 64, 1000)
     targets[3] = 1000
-    with pytest.raises(ValueError, match=r"targets holds 1000, outside the vocabulary \[0, 1000\)"):
+    with pytest.raises(
+        ValueError, match=r"targets contains 1000, outside the vocabulary \[0, 1000\)"
+    ):
         shaped_linear_loss(hidden, weight, targets, SHAPE)
 
 

@@ -40,8 +40,7 @@ def extreme_rows() -> dict[str, Tensor]:
 
 
 def loss_and_dz(z: Tensor, shape: RewardShape, impl: str) -> tuple[Tensor, Tensor, Tensor]:
-    """Loss, logit gradient, and all metrics of one row of logits, which may hold −inf (put in by
-    the bias)."""
+    """Loss, logit gradient and all metrics of a row of logits; the bias sets each −inf."""
     hidden = z.masked_fill(z == -torch.inf, 0)[None].requires_grad_()
     bias = torch.zeros_like(z).masked_fill(z == -torch.inf, -torch.inf)
     weight, target = torch.eye(V, dtype=z.dtype), torch.tensor([0])
@@ -100,8 +99,7 @@ def test_the_products_gradient_stays_exact_where_the_target_is_certain(impl, gap
 
 
 def exponent_to_50_digits(gap: float, beta: float) -> tuple[float, float]:
-    """Loss w·nll and dz_x = −w·q of r = (1/p)^((1−p)^β) for two tokens whose logits differ by
-    `gap`."""
+    """Loss w·nll and dz_x = −w·q for r = (1/p)^((1−p)^β) and two tokens with logits `gap` apart."""
     with mpmath.workdps(50):
         p, q = (1 / (1 + mpmath.exp(sign * mpmath.mpf(gap))) for sign in (-1, 1))
         w = p * (1 / p) ** (q**beta)
@@ -109,9 +107,14 @@ def exponent_to_50_digits(gap: float, beta: float) -> tuple[float, float]:
 
 
 @pytest.mark.parametrize("beta", [-1.0, -0.25, 0.5, 2.0])
-@pytest.mark.parametrize(("impl", "dtype", "rtol"), [
-    ("reference", torch.float64, 1e-12), ("chunked", torch.float64, 1e-12), ("chunked", torch.float32, 1e-5),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("impl", "dtype", "rtol"),
+    [
+        ("reference", torch.float64, 1e-12),
+        ("chunked", torch.float64, 1e-12),
+        ("chunked", torch.float32, 1e-5),
+    ],
+)
 @pytest.mark.parametrize(
     "gap", [-500.0, -80.0, -20.0, -1.0, 0.0, 1.0, 15.0, 17.0, 30.0, 37.0, 80.0]
 )

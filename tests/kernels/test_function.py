@@ -245,8 +245,8 @@ def test_a_compiled_module_gives_the_same_gradients():
 
 
 REFUSED = [
-    ({"targets": torch.full((N,), V)}, rf"targets holds {V}, outside the vocabulary \[0, {V}\)"),
-    ({"targets": torch.full((N,), -1)}, "targets holds -1"),
+    ({"targets": torch.full((N,), V)}, rf"targets contains {V}, outside the vocabulary \[0, {V}\)"),
+    ({"targets": torch.full((N,), -1)}, "targets contains -1"),
     ({"targets": torch.zeros(N - 1, dtype=torch.long)}, "targets has shape"),
     ({"targets": torch.zeros(N)}, "targets has dtype"),
     ({"weight": torch.zeros(V, D + 1)}, "do not fit"),
@@ -256,8 +256,8 @@ REFUSED = [
     ({"softcap": 0.0}, "softcap=0.0"),
     ({"logit_scale": -1.0}, "logit_scale=-1.0"),
     ({"chunk_mb": 0.0}, "chunk_mb=0.0"),
-    ({"metrics": ("nll", "perplexity")}, "metrics holds 'perplexity'"),
-    ({"metrics": "nll"}, "metrics='nll' is one string"),
+    ({"metrics": ("nll", "perplexity")}, "metrics contains 'perplexity'"),
+    ({"metrics": "nll"}, "metrics='nll' is a string"),
     ({"impl": "cuda"}, "impl='cuda' is not available; use auto, reference, chunked, triton"),
     (
         {"accum_dtype": torch.bfloat16},

@@ -1,5 +1,4 @@
-"""Loss and gradient against the equations, written out once more here, and against sampled policy
-gradients.
+"""Loss and gradient against the equations, rewritten here, and sampled policy gradients.
 
 With the identity for the head weight, the gradient of the hidden states is that of the logits.
 """
@@ -48,8 +47,7 @@ def name_of(shape: RewardShape) -> str:
 def closed_form(
     z: list[float], x: int, shape: RewardShape
 ) -> tuple[float, list[float], dict[str, float]]:
-    """Loss, logit gradient p_j(R − r_j), and metrics of one token, with the simplest float64
-    arithmetic."""
+    """Loss, logit gradient p_j(R − r_j) and metrics of one token, in plain float64 arithmetic."""
     total = math.fsum(math.exp(value - max(z)) for value in z)
     p = [math.exp(value - max(z)) / total for value in z]
     q = math.fsum(p[:x] + p[x + 1 :])
@@ -77,8 +75,7 @@ def closed_form(
 
 
 def make_logits() -> tuple[Tensor, Tensor]:
-    """Seven rows of spread 3; the first target is its row's argmax, the second its least likely
-    token."""
+    """Seven rows of spread 3. The first target is the most, the second the least likely token."""
     generator = torch.Generator().manual_seed(3)
     z = 3 * torch.randn(7, V, generator=generator, dtype=torch.float64)
     targets = torch.randint(V, (7,), generator=generator)
@@ -155,7 +152,7 @@ def test_sampled_policy_gradients_agree_and_would_notice_a_missing_reward():
     in_head = torch.zeros(V, dtype=torch.bool).index_fill(0, z[0].topk(4).indices, True)
     rewards = torch.where(in_head, 0.5, -0.5).double()
     rewards[x] = (1 - p[x]) ** -0.25 / p[x]
-    # Row a: what one sample of token a contributes, −r_a ∇ ln p_a.
+    # Row a: the contribution of one sample of token a, −r_a ∇ ln p_a.
     contribution = -rewards[:, None] * (torch.eye(V, dtype=torch.float64) - p)
     drawn = torch.multinomial(
         p, samples, replacement=True, generator=torch.Generator().manual_seed(7)

@@ -1,5 +1,4 @@
-"""The package as a kernel of the Hub: loaded from a build folder, under another name, by the
-`kernels` library."""
+"""The package as a kernel of the Hub, loaded from a build folder by the `kernels` library."""
 
 import os
 import runpy
@@ -20,7 +19,7 @@ FROM_BUILD = """\
 import sys
 from pathlib import Path
 from kernels import get_local_kernel
-sys.modules["shaped_kernels"] = None  # not to be had by its own name: a module that asks for it fails
+sys.modules["shaped_kernels"] = None  # importing it by its own name fails
 kernel = get_local_kernel(Path.cwd(), backend="cpu")
 """
 FROM_HUB = """\
@@ -40,7 +39,9 @@ shape = kernel.RewardShape(beta=-0.25, lambda_head=0.1, lambda_tail=-0.1, top_k=
 targets = torch.randint(50, (7,))
 for impl in ("chunked", "triton"):
     hidden.grad = weight.grad = None
-    output = kernel.shaped_linear_loss(hidden, weight, targets, shape, metrics=kernel.METRICS, impl=impl)
+    output = kernel.shaped_linear_loss(
+        hidden, weight, targets, shape, metrics=kernel.METRICS, impl=impl
+    )
     output.loss.backward()
     torch.save([t.detach() for t in (*output, hidden.grad, weight.grad)], f"{impl}.pt")
 """
@@ -63,8 +64,7 @@ def test_build_toml_is_valid():
 
 @pytest.mark.slow
 def test_a_loaded_kernel_gives_the_numbers_of_the_package(tmp_path):
-    """Bit for bit: loss, metrics and gradients of "chunked", and of "triton" in Triton's
-    interpreter."""
+    """Loss, metrics and gradients are the same bits, with "chunked" and an interpreted "triton"."""
     pytest.importorskip("triton", reason="triton is not installed")
     results = {}
     for name, code in (("build", FROM_BUILD), ("direct", DIRECT)):

@@ -1,5 +1,4 @@
-"""NaN and infinities: what is not a distribution has no finite loss, in any implementation, and
-spoils no other row.
+"""Rows with NaN or infinities have no finite loss in any implementation, and affect no other row.
 
 A token whose logits hold NaN or +inf, or are all −inf, has NaN for its loss, its metrics and its
 gradient, as in torch's cross-entropy. A logit of −inf beside finite ones is a token that cannot
@@ -12,13 +11,12 @@ import torch.nn.functional as F
 from shaped_kernels import METRICS, RewardShape, shaped_linear_loss
 from torch import Tensor
 
-# The interpreter computes with numpy, which reports the NaN and the infinities that are put in
-# here.
+# The interpreter computes with numpy, which warns of the NaN and infinities in these tests.
 pytestmark = pytest.mark.filterwarnings("ignore:.* encountered:RuntimeWarning")
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 IMPLEMENTATIONS = ("reference", "chunked", "triton")
 N, D, V = 4, 6, 40
-# a row and its target, a row that does not count, a token besides
+# a row and its target, an ignored row, and another token
 ROW, TARGET, IGNORED, OTHER = 1, 8, 2, 20
 SHAPES = {
     "cross-entropy": RewardShape(),
@@ -43,8 +41,10 @@ PLACES = {
 
 
 def make_inputs(place: str, value: float, dtype: torch.dtype) -> dict[str, Tensor]:
-    """hidden [N, D], weight [V, D], bias [V], targets [N], of which one is ignored; `value` is put
-    at `place`."""
+    """hidden [N, D], weight [V, D], bias [V] and targets [N], with `value` at `place`.
+
+    One target is ignored.
+    """
     generator = torch.Generator().manual_seed(5)
     sizes = {"hidden": (N, D), "weight": (V, D), "bias": (V,)}
     inputs = {
@@ -76,7 +76,7 @@ def results(
 
 
 def torch_nll(inputs: dict[str, Tensor], softcap: float | None) -> Tensor:
-    """The nll [N] of torch's own cross-entropy; 0 where ignored."""
+    """The nll [N] of torch's own cross-entropy, 0 if ignored."""
     logits = F.linear(inputs["hidden"], inputs["weight"], inputs["bias"]).float()
     logits = logits if softcap is None else softcap * torch.tanh(logits / softcap)
     return F.cross_entropy(logits, inputs["targets"], reduction="none")
@@ -114,7 +114,7 @@ def check(
 @pytest.mark.parametrize("value", [torch.nan, torch.inf, -torch.inf])
 @pytest.mark.parametrize(("number", "place"), [*enumerate(PLACES)])
 def test_all_implementations_say_what_torch_says(number, place, value):
-    """Each place with one shape of loss, with all of them in the slow suite."""
+    """Each place with one shape, and in the slow suite with all shapes."""
     check(place, value, [*SHAPES.values()][number % len(SHAPES)], torch.float32, None)
 
 
@@ -125,9 +125,9 @@ def test_all_implementations_say_what_torch_says(number, place, value):
 def test_all_implementations_say_what_torch_says_for_all_shapes(shape, place, value):
     for dtype in (torch.float32, torch.bfloat16):
         check(place, value, SHAPES[shape], dtype, None)
-        # A softcap makes a number of an infinity, so that all tokens are possible. Where fewer than
-        # top_k logits are finite, the kernel may then take another one of equals for a member of
-        # the head set.
+        # A softcap makes an infinite logit finite, so that all tokens are possible. If fewer than
+        # top_k logits are finite, the kernel may then choose another one of equal members of the
+        # head set.
         if place not in ("all logits", "all logits but one"):
             check(place, value, SHAPES[shape], dtype, 3.0)
 

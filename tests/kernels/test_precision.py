@@ -11,8 +11,7 @@ FULL_SHAPE = RewardShape(beta=-0.25, lambda_head=0.1, lambda_tail=-0.1, top_k=50
 
 
 def make_inputs(dtype: torch.dtype) -> tuple[list[Tensor], Tensor]:
-    """Hidden, weight and bias already rounded to bf16, so that every dtype starts from the same
-    numbers."""
+    """Hidden, weight and bias rounded to bf16, so that all dtypes start from the same numbers."""
     generator = torch.Generator().manual_seed(11)
     sizes = ((N, D), (V, D), (V,))
     tensors = [torch.randn(size, generator=generator).bfloat16() for size in sizes]
@@ -75,8 +74,7 @@ def test_chunked_errs_at_most_twice_as_much_as_full_logits(shape, peer, dtype):
     results = loss_and_gradients(shaped(shape, "chunked"), dtype)
     assert [t.dtype for t in results] == [torch.float32, dtype, dtype, dtype]
     allowed = errors(loss_and_gradients(peer, dtype), truths)
-    # One rounding of the fp32 sum is the least that can be asked: the peer's loss may be exact by
-    # luck.
+    # An error counts as at least one rounding of the fp32 sum, since the peer's may be 0 by luck.
     allowed[0] = max(allowed[0], torch.finfo(torch.float32).eps)
     for error, peer_error in zip(errors(results, truths), allowed, strict=True):
         assert error <= 2 * peer_error
@@ -117,4 +115,4 @@ def test_autocast_errs_as_cross_entropy_does_under_autocast(impl):
     allowed = errors(under_autocast(cross_entropy), truths)
     for error, peer_error in zip(errors(results, truths), allowed, strict=True):
         assert error <= 2 * peer_error
-    assert errors(results, truths)[1] > 1e-4  # it did run in bf16
+    assert errors(results, truths)[1] > 1e-4  # autocast used bf16

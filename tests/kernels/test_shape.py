@@ -1,4 +1,4 @@
-"""RewardShape: what is refused, and that the message says what to do."""
+"""RewardShape refuses invalid values with a message that says what to do."""
 
 import dataclasses
 import math

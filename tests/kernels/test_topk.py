@@ -1,4 +1,4 @@
-"""The head set is the first k of a stable descending sort, ties and all."""
+"""The head set is the first k of a stable descending sort, also with ties."""
 
 import pytest
 import torch
@@ -63,8 +63,7 @@ def test_equal_logits_make_the_lowest_ids_the_head(impl):
 @pytest.mark.parametrize("kind", ["no ties", "bf16", "integers", "constant", "few finite"])
 @pytest.mark.parametrize("impl", ["reference", "chunked"])
 def test_the_rank_is_that_of_a_stable_sort(impl, kind, dtype):
-    """Of each token that is a target in turn, an impossible one too; −inf comes from the bias, row
-    by row."""
+    """The rank of every token as the target, also an impossible one; the bias sets −inf."""
     for row in rows_with_ties(kind)[:3].to(dtype):
         targets = torch.arange(0, V, 7)
         bias = torch.zeros_like(row).masked_fill(row == -torch.inf, -torch.inf)

@@ -1,5 +1,4 @@
-"""`shaped_kernels.torchtitan`: the loss as torchtitan 0.3 calls it, by a stand-in and, where
-installed, by itself."""
+"""`shaped_kernels.torchtitan` with a stand-in for torchtitan 0.3, or itself if it is installed."""
 
 import sys
 
@@ -10,14 +9,14 @@ from shaped_kernels import RewardShape, shaped_linear_loss
 from torch import nn
 from torchtitan_stand_in import Decoder, batch, fsdp_step, give_head, import_adapter, modules
 
-# torchtitan compiles its attention when it is imported, and torch's compiler uses what torch has
-# deprecated
+# torchtitan compiles its attention when it is imported, and torch's compiler uses functions that
+# torch has deprecated
 ignore_compiler = pytest.mark.filterwarnings("ignore:.*torch.jit.script_method:DeprecationWarning")
 FULL = RewardShape(beta=-0.25, lambda_head=0.3, lambda_tail=-0.2, top_k=5)
 
 
 def imported(monkeypatch, stand_in):
-    """The adapter, imported anew, for one test."""
+    """The adapter, newly imported for one test."""
     for name, module in {**stand_in, "shaped_kernels.torchtitan": None}.items():
         monkeypatch.setitem(sys.modules, name, module)
     return import_adapter(sys.modules)
@@ -40,7 +39,7 @@ def decoder(**changes) -> Decoder:
 
 
 def reference_step(model: Decoder, shape: RewardShape) -> dict:
-    """Full logits, autograd, the mean over valid targets."""
+    """The mean over valid targets, from full logits with autograd."""
     inputs, labels = batch()
     hidden = model.norm(model.tok_embeddings(inputs))
     head = model.lm_head
@@ -109,7 +108,7 @@ def test_full_dtensor_is_refused(monkeypatch):
 @pytest.mark.distributed
 @pytest.mark.parametrize("reshard_after_forward", [False, True])
 def test_fsdp2(tmp_path, reshard_after_forward):
-    """Two processes, norm and head in one FSDP group as in torchtitan: the step of one process."""
+    """Two processes with norm and head in one FSDP group, as in torchtitan, take the same step."""
     config = {"shape": FULL, "impl": "chunked", "reshard_after_forward": reshard_after_forward}
     expected = reference_step(decoder(), FULL)
     for found in run_processes(fsdp_step, 2, tmp_path, config):
@@ -119,8 +118,7 @@ def test_fsdp2(tmp_path, reshard_after_forward):
 @ignore_compiler
 @pytest.mark.distributed
 def test_torchtitans_llama(tmp_path):
-    """FSDP2, tied too, and tensor parallelism in both backends: losses and all gradients of one
-    process, fp32."""
+    """FSDP2 (also tied) and tensor parallelism give the losses and gradients of one process."""
     pytest.importorskip("torchtitan", reason="torchtitan is not installed")
     import torchtitan_ranks
 

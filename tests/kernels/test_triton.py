@@ -9,8 +9,7 @@ from shaped_kernels import METRICS, RewardShape, shaped_linear_loss, triton_rows
 from shaped_kernels.triton_rows import Launch
 from torch import Tensor
 
-# The interpreter computes with numpy, which reports the infinities that the arithmetic is built to
-# survive.
+# The interpreter computes with numpy, which warns of infinities that the arithmetic handles.
 pytestmark = pytest.mark.filterwarnings("ignore:.* encountered:RuntimeWarning")
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 FULL = RewardShape(-0.25, 0.1, -0.1, top_k=20)
@@ -20,8 +19,7 @@ ULP = torch.finfo(torch.float32).eps
 def make_inputs(
     N: int, D: int, V: int, dtype: torch.dtype, seed: int = 0
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Hidden states, weight, bias, and targets; logits of standard deviation 2, targets both likely
-    and not."""
+    """Hidden states, weight, bias and targets, both likely and unlikely; logits of spread 2."""
     generator = torch.Generator().manual_seed(seed)
     hidden = torch.randn(N, D, generator=generator)
     weight = torch.randn(V, D, generator=generator).mul(2 / D**0.5)
@@ -48,8 +46,7 @@ def results(
 def assert_close_to_truth(
     inputs: tuple[Tensor, ...], shape: RewardShape, dtype: torch.dtype, **arguments
 ) -> None:
-    """Errors of at most 3 times those of full logits in the same dtype, taking one rounding for the
-    least."""
+    """Errors are at most 3 times those of full logits in the dtype, or 3 roundings."""
     truths = results(inputs, shape, "reference", torch.float64, **arguments)
     peers = results(inputs, shape, "reference", dtype, **arguments)
     ours = results(inputs, shape, "triton", dtype, **arguments)
@@ -103,10 +100,9 @@ def test_vocabularies_of_real_models(V, top_k):
 
 
 def exact_rows(z: Tensor, targets: Tensor, shape: RewardShape, impl: str) -> list[Tensor]:
-    """Loss, metrics and logit gradient of rows of logits that no matmul rounds: the weight is the
-    identity.
+    """Loss, metrics and logit gradient of exact logits, with the identity as the weight.
 
-    One row at a time: −inf is put in by the bias (−inf·0 in a matmul would be NaN).
+    One row at a time: the bias sets −inf, since −inf·0 in a matmul would be NaN.
     """
     collected = []
     for row, target in zip(z, targets, strict=True):
@@ -122,8 +118,7 @@ def exact_rows(z: Tensor, targets: Tensor, shape: RewardShape, impl: str) -> lis
 
 
 def assert_as_reference(logits: Tensor, targets: Tensor, shape: RewardShape) -> None:
-    """The same numbers as the reference, up to fp32 rounding: a wrong member of K is far more than
-    that."""
+    """The numbers are the reference's up to fp32 rounding; a wrong K would differ more."""
     ours = exact_rows(logits, targets, shape, "triton")
     expected = exact_rows(logits, targets, shape, "reference")
     for name, our, truth in zip(("loss", *METRICS, "dz"), ours, expected, strict=True):
@@ -142,7 +137,7 @@ def tied_logits(kind: str, rows: int, V: int) -> Tensor:
     if kind == "few finite":
         z = z.masked_fill(torch.rand(z.shape, generator=generator) < 0.9, -torch.inf)
     if kind == "one lane":
-        z[:, ::32] += 10  # the largest all fall into one lane of 32: its list cannot hold them
+        z[:, ::32] += 10  # the largest are all in one lane of 32, whose list is too short
     if kind == "rising":
         z = torch.arange(V).expand(rows, V) / 100
     return z.bfloat16().float().to(DEVICE)
@@ -159,13 +154,13 @@ def test_the_head_is_exact_under_ties_and_where_the_lists_do_not_hold_it(kind, l
     targets = torch.stack(
         [z[0].argmax(), z[1].argmin(), z[2].topk(20).indices[-1], torch.tensor(200, device=DEVICE)]
     )
-    z[torch.arange(4), targets] = z[torch.arange(4), targets].clamp(min=-5)  # a target is possible
-    for top_k in (1, 20, 100):  # 100 is more than there are lanes
+    z[torch.arange(4), targets] = z[torch.arange(4), targets].clamp(min=-5)  # targets are finite
+    for top_k in (1, 20, 100):  # 100 exceeds the number of lanes
         assert_as_reference(z, targets, RewardShape(0.5, 0.5, -0.5, top_k))
 
 
 def test_the_row_is_searched_where_a_list_may_have_dropped_a_member(monkeypatch):
-    """The case "one lane" does take the fall-back: without it the numbers are wrong."""
+    """The case "one lane" takes the fall-back: without it the numbers are wrong."""
     from shaped_kernels import triton_topk
 
     monkeypatch.setattr(triton_rows, "choose_launch", lambda dtype, top_k: Launch(32, 8, 3, 1))
@@ -198,8 +193,8 @@ def test_extreme_rows(shape):
         for gap in (16.0, 30.0, 110.0, 1e4, -16.0, -110.0, -1e4)
     ]
     rows.append(torch.linspace(-1e4, 1e4, V).roll(7))
-    rows.append(row.masked_fill(torch.arange(V) > 1, -torch.inf))  # one competitor
-    rows.append(row.masked_fill(torch.arange(V) > 0, -torch.inf))  # none
+    rows.append(row.masked_fill(torch.arange(V) > 1, -torch.inf))  # with one competitor
+    rows.append(row.masked_fill(torch.arange(V) > 0, -torch.inf))  # without any
     z = torch.stack(rows).to(DEVICE)
     # The reference itself caps w beyond Δ = 87 in fp32; float64 is exact there.
     targets = torch.zeros(len(rows), dtype=torch.long, device=DEVICE)
@@ -224,7 +219,7 @@ def test_an_impossible_target_has_the_gradient_of_cross_entropy():
 @pytest.mark.parametrize("metrics", [("target_rank",), ("is_top1", "target_rank")], ids="+".join)
 @pytest.mark.parametrize("kind", ["bf16", "integers", "constant", "few finite"])
 def test_the_rank_is_exact_under_ties(kind, metrics):
-    """Every seventh token of a row is its target in turn, an impossible one too."""
+    """Every seventh token of a row is the target in turn, also an impossible one."""
     row = tied_logits(kind, 1, 201)[0].bfloat16()
     targets = torch.arange(0, 201, 7, device=DEVICE)
     hidden = row.nan_to_num(neginf=0.0).expand(len(targets), 201)

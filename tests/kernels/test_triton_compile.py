@@ -1,5 +1,4 @@
-"""Every configuration that ships compiles for sm_80 and sm_90, without a GPU, and keeps everything
-in registers."""
+"""All configurations compile for sm_80 and sm_90 without a GPU, and do not spill registers."""
 
 import json
 import os

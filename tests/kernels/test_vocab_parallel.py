@@ -11,7 +11,7 @@ pytestmark = pytest.mark.distributed
 
 @pytest.fixture(scope="module")
 def results(tmp_path_factory):
-    """What each process has, of every case: starting them once is what takes time."""
+    """The results of all cases in each process, from one start, since starting them takes long."""
     return run_processes(main, PROCESSES, tmp_path_factory.mktemp("processes"))
 
 
@@ -35,8 +35,7 @@ def test_loss_metrics_and_gradients_are_those_of_one_process(results, name):
         assert_close(
             results[rank][name], truth, 1e-12 if CASES[name].dtype == torch.float64 else 1e-6
         )
-        # Not only close: a decision that processes took differently would leave them waiting for
-        # each other.
+        # Exactly equal: if processes decided differently, they would wait for each other.
         for value in ("loss", *results[0][name]):
             torch.testing.assert_close(
                 results[rank][name][value], results[0][name][value], rtol=0, atol=0, equal_nan=True
@@ -68,8 +67,8 @@ def test_other_implementations_and_placements_gather(results, name):
 
 
 def test_a_chunk_costs_four_collectives_and_the_head_is_never_sent(results):
-    # Candidates for the head set; maxima; sums; the hidden states' gradient. With is_top1, who is
-    # first among equals. The target's rank is one sum more.
+    # The candidates for the head set, maxima, sums and the hidden states' gradient. With is_top1,
+    # also who is first among equals. The target's rank is one more sum.
     K = CASES["product"].shape.top_k
     candidates, maxima, sums, gradient = (PROCESSES + 1) * N * K, 2 * N, 4 * N, N * D
     for rank in range(PROCESSES):

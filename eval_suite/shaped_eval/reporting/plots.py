@@ -13,11 +13,9 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, MaxNLocator, PercentFormatter, StrMethodFormatter
 
+from shaped_eval.reporting.figures import COLOURS, axes_grid, line_look, plain_label
 from shaped_eval.votes import Values
 
-# Okabe and Ito's palette, which can be told apart with any kind of colour vision.
-_COLOURS = ("#000000", "#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#999999")
-_STYLES = ("-", "--", ":", "-.")
 _UP, _DOWN, _SAME = "#0072B2", "#D55E00", "#8a8a8a"
 STRIP_CELLS = 600  # about the width of the heat map in pixels
 _LABEL_CHARACTERS = 24
@@ -30,24 +28,16 @@ def plot_pass_at_k(panels: Mapping[str, Mapping[str, Mapping[int, Mapping[str, A
     Args:
         panels: title → label → k → {"value", "low", "high"}, in 0–1; low to high is the band.
     """
-    columns = min(len(panels), 2)
-    rows = math.ceil(len(panels) / columns)
-    figure = Figure(figsize=(4.8 * columns, 3.4 * rows), layout="constrained")
-    axes = figure.subplots(rows, columns, squeeze=False).flatten().tolist()
-    for unused in axes[len(panels) :]:
-        unused.set_axis_off()
-    for axis, (title, curves) in zip(axes, panels.items(), strict=False):
+    figure, axes = axes_grid(len(panels))
+    for axis, (title, curves) in zip(axes, panels.items(), strict=True):
         for index, (label, metrics) in enumerate(curves.items()):
-            look = {
-                "color": _COLOURS[index % len(_COLOURS)],
-                "linestyle": _STYLES[index % len(_STYLES)],
-            }
+            look = line_look(index)
             ks = sorted(metrics)
             low, high = ([metrics[k][end] for k in ks] for end in ("low", "high"))
             axis.plot(
                 ks,
                 [metrics[k]["value"] for k in ks],
-                label=_plain(label),
+                label=plain_label(label),
                 marker=".",
                 linewidth=1.4,
                 **look,
@@ -57,7 +47,7 @@ def plot_pass_at_k(panels: Mapping[str, Mapping[str, Mapping[int, Mapping[str, A
         axis.xaxis.set_major_formatter(FuncFormatter(lambda k, _: f"{k:g}"))
         axis.yaxis.set_major_formatter(PercentFormatter(1, symbol=None))
         axis.set(xlabel="k", ylabel="Pass@k, %", ylim=(0, 1.02))
-        axis.set_title(_plain(title))
+        axis.set_title(plain_label(title))
         _style_axis(axis)
         axis.legend(fontsize="small", frameon=False)
     return figure
@@ -93,7 +83,7 @@ def plot_solve_rates(title: str, rates: Mapping[str, Values]) -> Figure:
         np.arange(len(rates)) + 0.5, [_short(label) for label in rates], fontsize="small"
     )
     axis.tick_params(axis="y", length=0)
-    axis.set_title(_plain(title))
+    axis.set_title(plain_label(title))
     axis.set_xlabel(f"{problems:,} problems, hardest first", fontsize="small")
     axis.tick_params(axis="x", labelsize="small")
     axis.xaxis.set_major_locator(MaxNLocator(5, integer=True))
@@ -132,7 +122,7 @@ def plot_flips(title: str, labels: tuple[str, str], a_P: Values, b_P: Values) ->
     axis.set(xlim=(-0.1, 1.1), ylim=(-0.1, 1.14), aspect="equal")
     axis.set_xlabel(f"{_short(labels[0])}, % of samples that pass")
     axis.set_ylabel(f"{_short(labels[1])}, % of samples that pass")
-    axis.set_title(_plain(f"{title}: {better:,} better, {worse:,} worse"))
+    axis.set_title(plain_label(f"{title}: {better:,} better, {worse:,} worse"))
     for each in (axis.xaxis, axis.yaxis):
         each.set_major_formatter(PercentFormatter(1, symbol=None))
     _style_axis(axis)
@@ -152,7 +142,7 @@ def plot_differences(rows: Mapping[str, Mapping[str, Mapping[str, float]]], titl
     axis = figure.subplots()
     step = 0.7 / len(labels)
     for index, label in enumerate(labels):
-        colour = _COLOURS[(index + 1) % len(_COLOURS)]
+        colour = COLOURS[(index + 1) % len(COLOURS)]
         places = [
             line + step * (index - (len(labels) - 1) / 2)
             for line, each in enumerate(rows.values())
@@ -177,7 +167,7 @@ def plot_differences(rows: Mapping[str, Mapping[str, Mapping[str, float]]], titl
     axis.set_yticks(range(len(rows)), [_short(name) for name in rows], fontsize="small")
     axis.set_ylim(len(rows) - 0.4, -0.6)
     axis.set_xlabel("percentage points", fontsize="small")
-    axis.set_title(_plain(title), fontsize="medium")
+    axis.set_title(plain_label(title), fontsize="medium")
     _style_axis(axis)
     if len(labels) > 1:
         figure.legend(fontsize="small", frameon=False, loc="outside lower center", ncols=2)
@@ -194,10 +184,7 @@ def plot_over_steps(title: str, curves: Mapping[str, Sequence[Mapping[str, Any]]
     figure = Figure(figsize=(7.2, 4.2), layout="constrained")
     axis = figure.subplots()
     for index, (label, rows) in enumerate(curves.items()):
-        look: dict[str, Any] = {
-            "color": _COLOURS[index % len(_COLOURS)],
-            "linestyle": _STYLES[index % len(_STYLES)],
-        }
+        look = line_look(index)
         steps, values, low, high = (
             [row[name] for row in rows] for name in ("step", "value", "low", "high")
         )
@@ -206,7 +193,7 @@ def plot_over_steps(title: str, curves: Mapping[str, Sequence[Mapping[str, Any]]
     axis.xaxis.set_major_locator(MaxNLocator(integer=True))
     axis.yaxis.set_major_formatter(PercentFormatter(1, symbol=None))
     axis.set(xlabel="step", ylabel="%", ylim=(0, 1.02))
-    axis.set_title(_plain(title))
+    axis.set_title(plain_label(title))
     _style_axis(axis)
     axis.legend(fontsize="small", frameon=False)
     return figure
@@ -227,11 +214,8 @@ def _style_axis(axis: Axes) -> None:
     axis.spines[["top", "right"]].set_visible(False)
 
 
-def _plain(text: str) -> str:
-    """Escape dollar signs, which would start mathematics in matplotlib."""
-    return text.replace("$", r"\$")
-
-
 def _short(text: str) -> str:
     """Shorten a long label to its end, where labels differ."""
-    return _plain(text if len(text) <= _LABEL_CHARACTERS else "…" + text[1 - _LABEL_CHARACTERS :])
+    return plain_label(
+        text if len(text) <= _LABEL_CHARACTERS else "…" + text[1 - _LABEL_CHARACTERS :]
+    )

@@ -79,7 +79,7 @@ class SamplingProgress:
             left_s = (self.total - self.done) * seconds / (self.done - self._at_start)
             counts = f"{self.done:,} of {self.total:,} samples"
             print(
-                f"{self._name}: {counts}, {speed}, about {_duration(left_s)} left",
+                f"{self._name}: {counts}, {speed}, about {duration(left_s)} left",
                 file=sys.stderr,
                 flush=True,
             )
@@ -106,8 +106,11 @@ class RepetitionCheck:
         return not self._differ and self._samples - len(self._first) >= 8
 
 
-def _duration(seconds: float) -> str:
-    minutes = round(seconds / 60)
-    if minutes < 2:
-        return f"{seconds:.0f} s"
-    return f"{minutes} min" if minutes < 120 else f"{minutes / 60:.1f} h"
+def duration(seconds: float) -> str:
+    """Seconds as a person says them: 48 s, 3 min 05 s, 2 h 10 min."""
+    whole = round(seconds)
+    if whole < 60:
+        return f"{whole} s"
+    if whole < 3600:
+        return f"{whole // 60} min {whole % 60:02d} s"
+    return f"{whole // 3600} h {whole % 3600 // 60:02d} min"

@@ -1,5 +1,7 @@
-"""Reward-shaped next-token loss (arXiv 2512.22955) of a linear head, without the logits. Needs
-torch only."""
+"""Reward-shaped next-token loss (arXiv 2512.22955) of a linear head, without full logits.
+
+It needs torch only.
+"""
 
 from importlib import metadata
 

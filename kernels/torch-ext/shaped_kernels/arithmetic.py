@@ -1,5 +1,4 @@
-"""Per-token arithmetic of the shaped loss that stays exact where the target's probability rounds to
-0 or 1.
+"""Per-token arithmetic of the shaped loss, exact also if the target's probability rounds to 0 or 1.
 
 Everything is a function of Δ = z_x − logsumexp_{j≠x} z_j, the log-odds of the target x.
 `kernels/README.md` derives the formulas. Dimension: N tokens.
@@ -18,8 +17,7 @@ from .shape import RewardShape
 
 
 class TargetTerms(NamedTuple):
-    """What the target contributes, each [N]: p its probability, q = 1 − p, w its weight in the
-    loss."""
+    """The target's part, [N] each: its probability p, q = 1 − p, and its weight w in the loss."""
 
     nll: Tensor
     p: Tensor
@@ -34,8 +32,8 @@ def target_terms(delta_N: Tensor, shape: RewardShape) -> TargetTerms:
     """The terms at log-odds Δ (arXiv 2512.22955, Eq. 11).
 
     Limits: Δ = +inf (no other token is possible) gives loss 0 and wq 0. Δ = −inf (an impossible
-        target) gives
-    the infinite loss of cross-entropy and wq = 1; 0 and 0 for ``positive="power"``.
+    target) gives the infinite loss of cross-entropy and wq 1, and 0 for both with
+    ``positive="power"``.
     """
     nll_N, log_q_N = -F.logsigmoid(delta_N), F.logsigmoid(-delta_N)
     p_N, q_N = torch.sigmoid(delta_N), log_q_N.exp()
@@ -47,15 +45,15 @@ def target_terms(delta_N: Tensor, shape: RewardShape) -> TargetTerms:
         w_N = (-shape.alpha * finite_nll_N).exp()
         wq_N, loss_N = w_N * q_N, w_N * finite_nll_N
     else:
-        # nll/q is 1 to rounding beyond this point, where both underflow in the end.
+        # Beyond this point nll/q is 1 up to rounding, and in the end both underflow.
         saturated_N = delta_N > -math.log(torch.finfo(delta_N.dtype).eps)
         nll_over_q_N = (nll_N / q_N).masked_fill(saturated_N, 1)
         product_wq_N = ((1 + shape.beta) * log_q_N).exp()
         if shape.positive == "product":
             wq_N, loss_N = product_wq_N, product_wq_N * nll_over_q_N
         else:
-            # ln w = nll·(q^β − 1): as a difference for p ≥ 1/2, where q^β may overflow, else by
-            # expm1.
+            # ln w = nll·(q^β − 1). For p ≥ 1/2 it is computed as a difference, since q^β may
+            # overflow, and otherwise with expm1.
             likely_N = product_wq_N * nll_over_q_N - nll_N
             unlikely_N = nll_N.clamp(max=largest) * torch.expm1(shape.beta * log_q_N)
             w_N = torch.where(delta_N >= 0, likely_N, unlikely_N).exp()

@@ -1,9 +1,9 @@
-"""The shaped loss of a linear head a few rows at a time: no [N, V] tensor, gradients computed in
-the forward.
+"""The shaped loss of a linear head in chunks of rows, without an [N, V] tensor.
 
-A chunk of rows is what a matmul sees. A row step (`TorchRows` here, `TritonRows` on a GPU) turns
-its logits into loss, metrics and, in place, the gradient; two more matmuls carry that to the hidden
-states and the weight.
+Gradients are computed in the forward. A matmul computes the logits of a chunk. A row step
+(`TorchRows`, or `TritonRows` on a GPU) turns them into loss, metrics and, in place, their gradient.
+Two more matmuls carry this gradient to the hidden states and to the weight.
+
 
 Dimensions: N tokens, D hidden, V vocabulary, C rows of a chunk, M metrics.
 """
@@ -21,28 +21,30 @@ from .rows import TorchRows
 from .shape import LossOptions
 from .targets import Rows, Targets, count_rows, take_rows
 
-# MiB of logits held at a time.
+# MiB of logits that are held at a time.
 _CPU_CHUNK_MB = 256
-# On a GPU few large matmuls are fast, and a sum in fp32 is read and written once per chunk: up to
-# the larger amount where that makes as few chunks as this.
+# On a GPU, a few large matmuls are fast, and a sum in fp32 is read and written once per chunk. So a
+# chunk may take up to the larger amount if this number of chunks is then enough.
 _CUDA_CHUNK_MB, _CUDA_MOST_MB, _CUDA_CHUNKS = 640, 970, 5
-# A GPU's matmul works in tiles: rows beyond a multiple of this would cost a tile's time.
+# A GPU's matmul works in tiles, so that rows beyond a multiple of this cost a whole tile.
 _CUDA_TILE_ROWS = 128
 
 
 class RowStep(Protocol):
-    """Logits of a chunk to loss, metrics and gradient."""
+    """Turns the logits of a chunk into loss, metrics and gradient."""
 
     skips_ignored: bool
-    """Does it accept rows whose target is −1, and give them loss, metrics and gradient 0?"""
+    """Whether it accepts rows with the target −1, and gives them loss, metrics and gradient 0."""
 
     def __init__(self, logits_CV: Tensor, options: LossOptions) -> None: ...
 
     def __call__(
         self, logits_CV: Tensor, targets_C: Tensor, with_grad: bool
     ) -> tuple[Tensor, list[Tensor]]:
-        """Loss [C] and the metrics of `options.metrics`, [C] each; overwrites `logits_CV` with its
-        gradient."""
+        """Loss [C] and the metrics of `options.metrics`, [C] each.
+
+        Overwrites `logits_CV` with its gradient.
+        """
         ...
 
     @staticmethod
@@ -59,17 +61,17 @@ def chunked_loss(
     options: LossOptions,
     row_step: type[RowStep] = TorchRows,
 ) -> tuple[Tensor, dict[str, Tensor]]:
-    """Summed loss, and the metrics asked for as [N] tensors. Same contract as `reference_loss`.
+    """Summed loss, and the metrics of the options as [N] tensors, like `reference_loss`.
 
-    Half-precision inputs go through the matmuls as they are, everything else is fp32, the
-    accumulated weight gradient included unless `options.accum_dtype` says otherwise; float64 stays
-    float64. Under autocast the matmuls run in its dtype.
+    Half-precision inputs stay in their dtype for the matmuls. Everything else is fp32, also the
+    accumulated weight gradient unless `options.accum_dtype` is set. float64 stays float64. Under
+    autocast, the matmuls run in its dtype.
 
     Raises:
         RuntimeError: a second backward through the same loss, or a double backward.
     """
     inputs = (hidden_ND, weight_VD, bias_V)
-    # ctx.needs_input_grad would not do: it is true under no_grad as well.
+    # ctx.needs_input_grad does not help, since it is true under no_grad as well.
     needs = tuple(torch.is_grad_enabled() and t is not None and t.requires_grad for t in inputs)
     if any(needs):
         loss, metrics_MN = _ChunkedLoss.apply(*inputs, targets, options, row_step, needs)
@@ -79,8 +81,7 @@ def chunked_loss(
 
 
 class _ChunkedLoss(torch.autograd.Function):
-    """Gradients for an incoming gradient of 1, made in the forward; the backward scales them in
-    place."""
+    """Computes the gradients for an incoming gradient of 1; the backward scales them in place."""
 
     @staticmethod
     def forward(
@@ -107,8 +108,8 @@ class _ChunkedLoss(torch.autograd.Function):
     def backward(ctx: Any, grad_loss: Tensor, *_: Tensor) -> tuple[Tensor | None, ...]:
         if ctx.used:
             raise RuntimeError(
-                "the gradients of this shaped_linear_loss were used up by its first backward; "
-                "compute the loss again for a second one"
+                "the first backward has used up the gradients of this shaped_linear_loss; "
+                "compute the loss again for a second backward"
             )
         ctx.used = True
         grads = [
@@ -119,14 +120,15 @@ class _ChunkedLoss(torch.autograd.Function):
 
 
 class _Gradients:
-    """The gradients that are needed, summed over chunks; None for the others."""
+    """The gradients that are needed, summed over chunks; the others are None."""
 
     def __init__(
         self, hidden_ND: Tensor, weight_VD: Tensor, accum_dtype: torch.dtype, needs: tuple
     ) -> None:
-        self._weight_VD, self._first = weight_VD, True
+        self._weight_VD = weight_VD
+        self._first = True
         needs_hidden, needs_weight, needs_bias = needs
-        # ignored rows may not be visited
+        # Zeros, since ignored rows may not be visited.
         self.hidden_ND = torch.zeros_like(hidden_ND) if needs_hidden else None
         self.weight_VD = torch.empty_like(weight_VD, dtype=accum_dtype) if needs_weight else None
         self.bias_V = (
@@ -134,11 +136,10 @@ class _Gradients:
         )
 
     def add(self, dz_CV: Tensor, hidden_CD: Tensor, rows: Rows, ignored_C: Tensor | None) -> None:
-        """Add the share of the positions `rows`, whose logit gradient is `dz_CV` and hidden states
-        `hidden_CD`.
+        """Add the share of the positions `rows`: logit gradient `dz_CV`, hidden states `hidden_CD`.
 
-        `ignored_C` says which of them are ignored, None that none is: their gradient is 0, but 0
-        times NaN is not.
+        `ignored_C` says which of them are ignored, None that none is. Their logit gradient is 0,
+        but 0 times NaN would be NaN.
         """
         if self.hidden_ND is not None:
             if isinstance(rows, slice):
@@ -156,11 +157,11 @@ class _Gradients:
         self._first = False
 
     def _add_weight(self, sum_VD: Tensor, dz_VC: Tensor, hidden_CD: Tensor) -> None:
-        # Rounding each chunk's product to half precision before the sum would bias training.
+        # Rounding the product of each chunk to half precision before the sum would bias training.
         if dz_VC.dtype != sum_VD.dtype and not sum_VD.is_cuda:
             dz_VC, hidden_CD = dz_VC.to(sum_VD.dtype), hidden_CD.to(sum_VD.dtype)
-        # Only CUDA's matmul can sum in another dtype. The first chunk overwrites, which saves a
-        # pass over [V, D].
+        # Only CUDA's matmul can sum in another dtype. The first chunk overwrites the sum, which
+        # saves a pass over [V, D].
         mixed: dict[str, Any] = {} if dz_VC.dtype == sum_VD.dtype else {"out_dtype": sum_VD.dtype}
         if self._first:
             torch.mm(dz_VC, hidden_CD, out=sum_VD, **mixed)
@@ -168,7 +169,7 @@ class _Gradients:
             torch.addmm(sum_VD, dz_VC, hidden_CD, out=sum_VD, **mixed)
 
     def sums(self) -> tuple[Tensor | None, ...]:
-        """Gradients of hidden states, weight and bias, None where not needed."""
+        """Gradients of hidden states, weight and bias; None if not needed."""
         if self._first and self.weight_VD is not None:
             self.weight_VD.zero_()
         return self.hidden_ND, self.weight_VD, self.bias_V
@@ -183,8 +184,7 @@ def _run_chunks(
     row_step: type[RowStep],
     needs: tuple[bool, ...],
 ) -> tuple[Tensor, Tensor, tuple[Tensor | None, ...]]:
-    """Loss, metrics [M, N] in the order of `options.metrics`, and the gradients that `needs` asks
-    for, else None."""
+    """Loss, metrics [M, N] in the order of `options.metrics`, and the needed gradients."""
     device, dtype = hidden_ND.device.type, hidden_ND.dtype
     if torch.is_autocast_enabled(device) and dtype != torch.float64:
         dtype = torch.get_autocast_dtype(device)
@@ -193,7 +193,7 @@ def _run_chunks(
         bias_V = None if bias_V is None else bias_V.to(dtype)
         exact_dtype = torch.promote_types(dtype, torch.float32)
         V = weight_VD.shape[0]
-        # A shard's buffer has spare columns: the largest shard's width, the same in all processes.
+        # A shard's buffer has spare columns, so that its width is the same in all processes.
         width = V if options.shard is None else options.shard.width
         C = _even_rows(
             len(targets), _most_rows(len(targets), width, weight_VD, options.chunk_mb), device
@@ -221,10 +221,11 @@ def _run_chunks(
 
 
 def _chunks(targets: Targets, C: int, skips_ignored: bool, device: str) -> Iterator[Rows]:
-    """Positions of at most `C` targets at a time, until all that count have been there.
+    """Yield the positions of at most `C` valid targets at a time.
 
-    Where ignored ones do no harm, the first chunk is simply the first `C` positions, and which of
-    the rest count is asked for when it is under way: the device works while the host waits.
+    If the row step skips ignored targets, the first chunk is simply the first `C` positions. The
+    host asks for the valid ones among the rest while this chunk is running, so that the device does
+    not wait.
     """
     first = C if skips_ignored else 0
     rest = targets.rows_from(first)
@@ -239,8 +240,7 @@ def _chunks(targets: Targets, C: int, skips_ignored: bool, device: str) -> Itera
 
 
 def _most_rows(N: int, width: int, weight_VD: Tensor, chunk_mb: float | None) -> int:
-    """Rows of a chunk of `N` whose logits fit `chunk_mb` MiB, in whole tiles on a GPU; at least
-    1."""
+    """The most rows whose logits fit into `chunk_mb` MiB; on a GPU whole tiles; at least 1."""
 
     def fitting(mb: float) -> int:
         rows = int(mb * 2**20 / (width * weight_VD.dtype.itemsize))
@@ -260,8 +260,10 @@ def _most_rows(N: int, width: int, weight_VD: Tensor, chunk_mb: float | None) ->
 
 
 def _even_rows(N: int, most: int, device: str) -> int:
-    """Rows of the next chunk, so that the `N` rows left are spread evenly: a short last chunk is a
-    slow matmul."""
+    """Rows of the next chunk if the `N` remaining rows are spread evenly.
+
+    A short last chunk would be a slow matmul.
+    """
     rows = -(-N // max(1, -(-N // most)))
     if device == "cuda":
         rows += -rows % _CUDA_TILE_ROWS

@@ -1,4 +1,4 @@
-"""`shaped_linear_loss`: the one public function; the implementation is an argument.
+"""`shaped_linear_loss`, the one public function. Its implementation is an argument.
 
 Dimensions: N tokens, D hidden, V vocabulary.
 """
@@ -32,11 +32,11 @@ METRICS = ("nll", "entropy", "target_prob", "head_mass", "tail_mass", "is_top1",
 
 
 class ShapedLossOutput(NamedTuple):
-    """What `shaped_linear_loss` returns.
+    """The result of `shaped_linear_loss`.
 
     `loss` is a scalar. The other fields have the shape of `targets`, carry no gradient, are 0 at
-    ignored positions, and are None unless named in `metrics`. All are fp32, or float64 for float64
-    input.
+    ignored positions, and are None unless they are named in `metrics`. All are fp32, or float64 for
+    float64 input.
     """
 
     loss: Tensor
@@ -67,49 +67,51 @@ def shaped_linear_loss(
     chunk_mb: float | None = None,
     accum_dtype: torch.dtype | None = None,
 ) -> ShapedLossOutput:
-    """Reward-shaped next-token loss of a linear head, summed over the targets (arXiv 2512.22955,
-    Eq. 10–13).
+    """Reward-shaped next-token loss of a linear head, summed over the targets.
+
+    See arXiv 2512.22955, Eq. 10–13.
 
     The logits are z = hidden @ weight.T + bias, times `logit_scale`, then softcap·tanh(z/softcap)
-    where a `softcap` is given. The defaults are `F.cross_entropy(z, targets, reduction="sum")`.
+    if there is a `softcap`. The defaults are `F.cross_entropy(z, targets, reduction="sum")`.
 
     Args:
         hidden: [..., D] hidden states, for example [N, D] or [B, T, D].
         weight: [V, D] head weight, in the dtype of `hidden` (any under autocast).
-        targets: [...] token ids, already shifted; the leading shape of `hidden`.
+        targets: [...] token ids, already shifted, in the leading shape of `hidden`.
         shape: the rewards.
-        bias: [V] or None. −inf removes a token from the vocabulary (unless a softcap follows).
-        logit_scale: above 0.
-        softcap: above 0, or None.
-        ignore_index: targets equal to it count for nothing.
+        bias: [V] or None. −inf removes a token from the vocabulary (unless there is a softcap).
+        logit_scale: a multiplier of the logits, above 0.
+        softcap: the bound of the softcap, above 0, or None.
+        ignore_index: targets with this value are ignored.
         metrics: per-token values to return, from `METRICS`: nll and entropy (nats), target_prob,
-            head_mass and tail_mass (probability inside and outside the top k, the target not
-            counted), is_top1 (1 where the target is the argmax; ties go to the lowest id),
-            target_rank (how many tokens come before the
-            target: larger, or equal with a lower id; costs one more pass over the logits).
+            head_mass and tail_mass (probability inside and outside the top k, without the target),
+            is_top1 (1 if the target is the argmax), and target_rank (the number of tokens before
+            the target, that is with a larger logit, or an equal one and a lower id; it costs one
+            more pass over the logits). Ties go to the lowest id.
         impl: "reference" (full logits, autograd), "chunked" (torch), "triton" (CUDA), or "auto":
-            "triton" on a CUDA device that can, else "chunked".
-        chunk_mb: MiB of logits held at a time by "chunked" and "triton"; None is 640 on CUDA (up to
-            970 where that leaves 5 chunks), else 256.
-        accum_dtype: dtype in which they sum the weight's gradient over chunks; None is fp32
-            (float64 for float64). The weight's own bf16 saves memory, and rounds each partial sum.
+            "triton" on a CUDA device that supports it, otherwise "chunked".
+        chunk_mb: MiB of logits that "chunked" and "triton" hold at a time. None means 256, or on
+            CUDA 640, or up to 970 if 5 chunks are then enough.
+        accum_dtype: dtype in which they sum the weight's gradient over chunks. None means fp32
+            (float64 for float64). The weight's own bf16 saves memory, but rounds each partial sum.
 
     Returns:
-        `ShapedLossOutput`. Without a valid target the loss is a differentiable 0. A token whose
-        logits hold NaN or +inf, or nothing but −inf, has NaN for its loss, metrics and gradient.
+        `ShapedLossOutput`. Without a valid target, the loss is a differentiable 0. If the logits of
+        a token contain NaN or +inf, or only −inf, its loss, metrics and gradient are NaN.
 
-    `weight` and `bias` may be DTensors. All processes of their mesh then call with the same
-    `hidden` and `targets`, all get the whole loss and the whole gradient of `hidden`, and each the
-    gradient of its own part of the head. A head sharded by rows over one mesh dimension stays
-    sharded with "chunked" ("auto"); any other is gathered, which `weight.full_tensor()` also does.
+    `weight` and `bias` may be DTensors. All processes of their mesh must then call it with the same
+    `hidden` and `targets`. Each gets the whole loss, the whole gradient of `hidden`, and the
+    gradient of its own part of the head. With "chunked" (and "auto"), a head that is sharded by
+    rows over one mesh dimension stays sharded. Any other head is gathered, as by
+    `weight.full_tensor()`.
 
     Raises:
-        ValueError: an argument is out of range, a target outside the vocabulary, or one of weight
-            and bias a DTensor and the other not.
-        RuntimeError: a second backward through one loss, or a double backward ("chunked",
-            "triton").
+        ValueError: an argument is out of range, a target is outside the vocabulary, or only one of
+            weight and bias is a DTensor.
+        RuntimeError: "chunked" and "triton" allow neither a second backward through a loss nor a
+            double backward.
 
-    On CUDA the host reads one number, how many targets count, when the first chunk is under way:
+    On CUDA, the host reads the number of valid targets while the first chunk is running, so that
     the device does not wait.
     """
     _check_tensors(hidden, weight, targets, bias)
@@ -129,7 +131,7 @@ def shaped_linear_loss(
 
 
 def _choose(impl: str, weight: Tensor) -> str:
-    """The name of an implementation that runs on the device and dtype of `weight`."""
+    """The name of an implementation that supports the device and dtype of `weight`."""
     if impl == "auto":
         return "triton" if weight.is_cuda and not why_not_triton(weight) else "chunked"
     if impl not in IMPLEMENTATIONS:
@@ -147,7 +149,7 @@ def _check_tensors(hidden: Tensor, weight: Tensor, targets: Tensor, bias: Tensor
         )
     if targets.shape != hidden.shape[:-1]:
         raise ValueError(
-            f"targets has shape {tuple(targets.shape)}; it must be hidden's without its last "
+            f"targets has shape {tuple(targets.shape)}; it must be that of hidden without the last "
             f"dimension, {tuple(hidden.shape[:-1])}"
         )
     if targets.is_floating_point() or targets.dtype == torch.bool:
@@ -159,8 +161,9 @@ def _check_tensors(hidden: Tensor, weight: Tensor, targets: Tensor, bias: Tensor
     dtypes = {t.dtype for t in (hidden, weight, bias) if t is not None}
     if len(dtypes) > 1 and not torch.is_autocast_enabled(hidden.device.type):
         raise ValueError(
-            f"hidden, weight and bias have different dtypes ({', '.join(sorted(map(str, dtypes)))}); "
-            "cast them to one, or run under torch.autocast"
+            "hidden, weight and bias have different dtypes "
+            f"({', '.join(sorted(map(str, dtypes)))}); cast them to one, or run under "
+            "torch.autocast"
         )
 
 
@@ -169,7 +172,8 @@ def _check_options(
 ) -> None:
     if not isinstance(options.shape, RewardShape):
         raise ValueError(
-            f"shape={options.shape!r} is not a RewardShape; a preset is RewardShape.preset('precision')"
+            f"shape={options.shape!r} is not a RewardShape; a preset is "
+            "RewardShape.preset('precision')"
         )
     for name, value in (
         ("logit_scale", options.logit_scale),
@@ -180,12 +184,13 @@ def _check_options(
             raise ValueError(f"{name}={value!r} is not above 0; leave it out for the default")
     if options.accum_dtype not in (None, torch.float32, weight_dtype):
         raise ValueError(
-            f"accum_dtype={options.accum_dtype!r} is not None, torch.float32 or the weight's {weight_dtype}"
+            f"accum_dtype={options.accum_dtype!r} is not None, torch.float32 or the weight's "
+            f"{weight_dtype}"
         )
     if isinstance(metrics, str):
-        raise ValueError(f"metrics={metrics!r} is one string; write metrics=({metrics!r},)")
+        raise ValueError(f"metrics={metrics!r} is a string; write metrics=({metrics!r},)")
     for name in options.metrics:
         if name not in METRICS:
             raise ValueError(
-                f"metrics holds {name!r}, which is unknown; use any of {', '.join(METRICS)}"
+                f"metrics contains {name!r}, which is unknown; use any of {', '.join(METRICS)}"
             )

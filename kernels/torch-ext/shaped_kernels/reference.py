@@ -1,5 +1,6 @@
-"""The shaped loss as the equations say it: full logits, log space, autograd. It judges the other
-code.
+"""The shaped loss written as the equations, to judge the other implementations.
+
+It uses full logits, log space and autograd.
 
 Dimensions: N tokens, D hidden, V vocabulary, K head set.
 """
@@ -23,34 +24,33 @@ def reference_loss(
     targets: Targets,
     options: LossOptions,
 ) -> tuple[Tensor, dict[str, Tensor]]:
-    """Summed loss, and the metrics asked for as [N] tensors (arXiv 2512.22955, Eq. 10–13).
+    """Summed loss, and the metrics of the options as [N] tensors (arXiv 2512.22955, Eq. 10–13).
 
-    The loss of a token is the surrogate −Σ_a sg(p_a r_a) ln p_a over the whole vocabulary, sg
-    stopping the
-    gradient: its logit gradient is the policy gradient −E_{a~p}[r_a ∇ln p_a]. Holds several [N, V]
-        tensors.
+    The loss of a token is the surrogate −Σ_a sg(p_a r_a) ln p_a over the whole vocabulary, where sg
+    stops the gradient. Its gradient with respect to the logits is the policy gradient
+    −E_{a~p}[r_a ∇ln p_a]. Several [N, V] tensors are held at once.
     """
     rows = targets.rows_from(0)()
     hidden_ND, targets_N = hidden_ND[rows], targets.ids_N[rows]
     z_NV = compute_logits(hidden_ND, weight_VD, bias_V, options)
     shape, x_N1 = options.shape, targets_N[:, None]
     z_others_NV = z_NV.scatter(-1, x_N1, -torch.inf)
-    # Where logits are no distribution (NaN, +inf, nothing but −inf) log_softmax is NaN. This makes
-    # all else NaN.
+    # If logits are not a distribution (NaN, +inf, or only −inf), log_softmax is NaN. Multiplying by
+    # this makes everything else NaN as well.
     one_N = torch.where(z_NV.amax(-1).isfinite(), 1, torch.nan)
-    # A target without a single competitor has nothing to learn: its loss and gradient are 0.
+    # A target without a competitor has nothing to learn: its loss and gradient are 0.
     alone_N = (z_others_NV == -torch.inf).all(-1) & (one_N == 1)
     lse_others_N = z_others_NV.masked_fill(alone_N[:, None], 0).logsumexp(-1)
-    # Δ = logit(p_x): it keeps both p and 1−p to full relative precision where p rounds to 0 or 1.
+    # Δ = logit(p_x) keeps the full relative precision of both p and 1−p, also near 0 and 1.
     delta_N = (z_NV.gather(-1, x_N1).squeeze(-1) - lse_others_N).masked_fill(
         alone_N, torch.inf
     ) * one_N
     nll_N = -F.logsigmoid(delta_N)
-    # The cap keeps w finite for β < 0 where 1−p underflows; w·nll stays finite there.
+    # The cap keeps w finite for β < 0 if 1−p underflows. There w·nll is finite.
     largest_log_w = 0.9 * math.log(torch.finfo(z_NV.dtype).max)
     w_N = log_weight(delta_N.detach(), shape).clamp(max=largest_log_w).exp()
-    # w = 0 at nll = ∞ ("power") has the limit 0; the other forms keep an impossible target's
-    # infinite loss.
+    # With "power", w = 0 at nll = ∞ has the limit 0. The other forms keep the infinite loss of an
+    # impossible target.
     positive_N = (w_N * nll_N).masked_fill(alone_N | (w_N == 0), 0)
 
     log_p_NV = z_NV.log_softmax(-1)
@@ -80,16 +80,17 @@ def reference_loss(
 def compute_logits(
     hidden_ND: Tensor, weight_VD: Tensor, bias_V: Tensor | None, options: LossOptions
 ) -> Tensor:
-    """[N, V] logits as a model computes them: matmul in the inputs' dtype, the rest in at least
-    fp32."""
+    """Logits [N, V] as a model computes them: a matmul in the inputs' dtype, the rest in fp32."""
     z_NV = F.linear(hidden_ND, weight_VD, bias_V)
     z_NV = (z_NV if z_NV.dtype == torch.float64 else z_NV.float()) * options.logit_scale
     return z_NV if options.softcap is None else options.softcap * torch.tanh(z_NV / options.softcap)
 
 
 def log_weight(delta_N: Tensor, shape: RewardShape) -> Tensor:
-    """ln w [N] from the target's log-odds Δ (Eq. 11); ln(1−p) = −softplus(Δ), nll =
-    softplus(−Δ)."""
+    """ln w [N] from the target's log-odds Δ (Eq. 11).
+
+    ln(1−p) = −softplus(Δ), and nll = softplus(−Δ).
+    """
     nll_N, log_q_N = -F.logsigmoid(delta_N), F.logsigmoid(-delta_N)
     if shape.positive == "power":
         return -shape.alpha * nll_N
@@ -97,7 +98,8 @@ def log_weight(delta_N: Tensor, shape: RewardShape) -> Tensor:
         return torch.zeros_like(delta_N)
     if shape.positive == "product":
         return shape.beta * log_q_N
-    # ln w = nll·((1−p)^β − 1). For p near 1, nll underflows while its logarithm is −Δ to rounding.
+    # ln w = nll·((1−p)^β − 1). For p near 1, nll underflows, but its logarithm is −Δ up to
+    # rounding.
     saturated_N = delta_N > -math.log(torch.finfo(delta_N.dtype).eps)
     log_nll_N = torch.where(saturated_N, -delta_N, nll_N.log())
     likely_N = (shape.beta * log_q_N + log_nll_N).exp() - nll_N
@@ -113,8 +115,8 @@ def target_rank(z_NV: Tensor, x_N1: Tensor) -> Tensor:
 
 
 def head_mask(z_NV: Tensor, top_k: int) -> Tensor:
-    """[N, V] booleans of the head set: the first `top_k` of a stable descending sort."""
-    # A few rows at a time: the 64-bit indices of a whole sort would be the largest tensor here.
+    """The head set as booleans [N, V]: the first `top_k` of a stable descending sort."""
+    # A few rows at a time, since the 64-bit indices of a whole sort would be the largest tensor.
     ids_NK = torch.cat(
         [
             rows.sort(dim=-1, descending=True, stable=True).indices[:, :top_k].clone()

@@ -1,11 +1,10 @@
-"""One block of logits to its loss, metrics and gradient, in place: the elementwise half of the
-chunked loss.
+"""Loss, metrics and gradient of one block of logits, in place: the elementwise part of the loss.
 
-With m the largest logit besides that of the target x, e_j = exp(z_j − m) and s = Σ e_j over j ≠ x,
-the other tokens have p_j = q·e_j/s. The target and the head set are taken out and put back by
-gather and scatter over a few indices: every pass over [R, V] is a plain one, and the tail's mass is
-summed directly. Where the vocabulary is spread over processes, V is this process's part, and
-`WholeVocabulary` or `VocabularyShard` answers for the whole.
+Let m be the largest logit besides that of the target x, e_j = exp(z_j − m), and s = Σ e_j over
+j ≠ x. The other tokens then have p_j = q·e_j/s. The target and the head set are taken out and put
+back by gather and scatter over a few indices, so that every pass over [R, V] is a plain one. The
+mass of the tail is summed directly. If the vocabulary is spread over processes, V is this process's
+part, and `VocabularyShard` computes what concerns the whole; otherwise `WholeVocabulary` does.
 
 Dimensions: R rows, V vocabulary, K head set.
 """
@@ -21,12 +20,12 @@ from .arithmetic import TargetTerms, target_terms
 from .shape import LossOptions, RewardShape
 from .vocab_parallel import WholeVocabulary
 
-# ln e_j may be −inf where e_j is 0; any finite number gives their product its limit 0.
+# If e_j is 0, ln e_j is −inf. With any finite number instead, their product has its limit 0.
 _LOWEST_LOG_E = -1e4
 
 
 class Scratch(NamedTuple):
-    """Memory made once and used by every block, [R, V] each; None where it is not needed."""
+    """Memory that is allocated once and used by every block, [R, V] each; None if not needed."""
 
     upcast_RV: Tensor | None
     log_e_RV: Tensor | None
@@ -36,7 +35,7 @@ class Scratch(NamedTuple):
     def allocate(
         cls, R: int, logits_CV: Tensor, dtype: torch.dtype, options: LossOptions
     ) -> Scratch:
-        """Room for R rows of `dtype`, as many tensors as `options` will use."""
+        """Allocate what `options` need for R rows of `dtype`."""
         V = logits_CV.shape[1]
         vocabulary = V if options.shard is None else options.shard.vocabulary
         needs_log_e = _rest_rate(options.shape, vocabulary) != 0 or "entropy" in options.metrics
@@ -45,7 +44,7 @@ class Scratch(NamedTuple):
 
 
 class TorchRows:
-    """The row step in plain torch: blocks of rows, on a CPU small enough to stay in its cache."""
+    """The row step in plain torch. On a CPU its blocks of rows are small enough for the cache."""
 
     skips_ignored = False
     _BLOCK_MB = {"cpu": 8}
@@ -61,7 +60,7 @@ class TorchRows:
     def __call__(
         self, logits_CV: Tensor, targets_C: Tensor, with_grad: bool
     ) -> tuple[Tensor, list[Tensor]]:
-        """Loss [C] and the metrics of the options, [C] each; `logits_CV` becomes its gradient."""
+        """Loss [C] and the metrics, [C] each; overwrites `logits_CV` with its gradient."""
         names = self._options.metrics
         loss_C = torch.empty_like(targets_C, dtype=self._dtype)
         metrics_C = [torch.empty_like(loss_C) for _ in names]
@@ -79,16 +78,15 @@ class TorchRows:
     @staticmethod
     def scale(gradient: Tensor, factor: Tensor, dtype: torch.dtype) -> Tensor:
         """`gradient` times the scalar `factor`, in place, in `dtype`."""
-        # Reading the factor is free on a CPU. Elsewhere it would wait for the device, so scaling is
-        # cheaper.
+        # On a CPU, reading the factor is free. On other devices, reading would wait for the device,
+        # and scaling costs less.
         if gradient.device.type != "cpu" or factor.item() != 1:
             gradient = gradient.mul_(factor)
         return gradient.to(dtype)
 
 
 class _Others(NamedTuple):
-    """The tokens besides the target, each [R]: shares Σ e/s and −Σ p ln p of the head and of the
-    rest."""
+    """Shares Σ e/s and −Σ p ln p, [R] each, of the tokens besides the target."""
 
     head_share: Tensor
     rest_share: Tensor
@@ -99,10 +97,9 @@ class _Others(NamedTuple):
 def shape_rows(
     logits_RV: Tensor, targets_R: Tensor, options: LossOptions, scratch: Scratch, with_grad: bool
 ) -> tuple[Tensor, dict[str, Tensor]]:
-    """Loss [R] and the metrics asked for, [R] each, of raw logits (before scale, softcap and
-    upcast).
+    """Loss and metrics, [R] each, of raw logits (before scale, softcap and upcast).
 
-    Overwrites `logits_RV`: with d loss / d logits where `with_grad`, else with nothing of use.
+    Overwrites `logits_RV`: with d loss / d logits if `with_grad`, otherwise with arbitrary values.
     """
     shape, (R, V) = options.shape, logits_RV.shape
     tokens = options.shard or WholeVocabulary(V)
@@ -133,7 +130,7 @@ def shape_rows(
         log_e_RV = torch.clamp(z_RV, min=_LOWEST_LOG_E, out=scratch.log_e_RV[:R])
     e_RK, e_RV = log_e_RK.exp(), z_RV.exp_().scatter_(-1, ids_RK, 0)
 
-    # Per part, of the head and of the rest: Σ e and Σ e·ln e.
+    # Σ e and Σ e·ln e, of the head and of the rest.
     sums = [e_RK.sum(-1), e_RV.sum(-1), log_e_RK.clamp_(min=_LOWEST_LOG_E).mul_(e_RK).sum(-1)]
     if log_e_RV is not None:
         sums.append(log_e_RV.mul_(e_RV).sum(-1))
@@ -141,7 +138,7 @@ def shape_rows(
     target_rank_R = rest_dot_R.pop() if with_rank else None
     sum_R = head_sum_R + rest_sum_R
     alone_R = sum_R == 0
-    # the largest e_j is 1: this changes nothing but a target without a competitor
+    # The largest e_j is 1, so this changes only a target without a competitor.
     sum_R.clamp_(min=1)
     delta_R = (
         ((z_x_R - max_R) - sum_R.log())
@@ -173,18 +170,18 @@ def shape_rows(
 
 
 def _rest_rate(shape: RewardShape, V: int) -> float:
-    """The reward of the tokens that are not singled out: with no tail, that is the head's."""
+    """The reward of the tokens outside the head set; of all others if there is no tail."""
     return shape.lambda_head if shape.top_k >= V else shape.lambda_tail
 
 
 def _needs_head(options: LossOptions, V: int) -> bool:
     shape = options.shape
-    asked_for = "head_mass" in options.metrics or "tail_mass" in options.metrics
-    return shape.top_k < V and (shape.lambda_head != shape.lambda_tail or asked_for)
+    mass = "head_mass" in options.metrics or "tail_mass" in options.metrics
+    return shape.top_k < V and (shape.lambda_head != shape.lambda_tail or mass)
 
 
 def _transform(z_RV: Tensor, options: LossOptions, scratch: Scratch) -> Tensor | None:
-    """Scale and softcap `z_RV` in place; returns the softcap's slope 1 − tanh², or None."""
+    """Scale and softcap `z_RV` in place; return the softcap's slope 1 − tanh², or None."""
     if options.logit_scale != 1:
         z_RV.mul_(options.logit_scale)
     if options.softcap is None or scratch.slope_RV is None:
@@ -206,8 +203,10 @@ def _write_gradient(
     options: LossOptions,
     rest_rate: float,
 ) -> None:
-    """Overwrite `e_RV` with p_j·(R − r_j), and −(wq − p·S) at the target, S the mean reward of the
-    others."""
+    """Overwrite `e_RV` with p_j·(R − r_j), and with −(wq − p·S) at the target.
+
+    S is the mean reward of the other tokens.
+    """
     head_rate = options.shape.lambda_head
     S_R = target.q * (head_rate * others.head_share + rest_rate * others.rest_share)
     scale_R = options.logit_scale / sum_R
@@ -227,7 +226,7 @@ def _metrics(
     target_rank_R: Tensor | None,
     rest_is_head: bool,
 ) -> dict[str, Tensor]:
-    """The metrics called `names`; entropy in nats, masses without the target."""
+    """The metrics in `names`: entropy in nats, masses without the target."""
     metrics: dict[str, Tensor] = {}
     for name in names:
         if name == "nll":

@@ -1,4 +1,4 @@
-"""RewardShape: which reward each token of the vocabulary gets, as one frozen, validated value."""
+"""`RewardShape`: the reward of each token of the vocabulary, as a frozen, validated value."""
 
 from __future__ import annotations
 
@@ -17,12 +17,11 @@ POSITIVE_FORMS = ("exponent", "product", "power")
 
 @dataclass(frozen=True)
 class RewardShape:
-    """The rewards of next-token prediction seen as a one-step episode (arXiv 2512.22955, Eq.
-    10–13).
+    """The rewards of next-token prediction as a one-step episode (arXiv 2512.22955, Eq. 10–13).
 
-    Written with p the predicted probability of the target, w = p·r the weight of its
-    log-probability in the loss, and K the `top_k` most probable tokens (ties go to the lowest id).
-    The defaults are cross-entropy.
+    Notation: p is the predicted probability of the target, r its reward, w = p·r the weight of its
+    log-probability in the loss, and K the set of the `top_k` most probable tokens (of equally
+    probable tokens, the lowest id comes first). The defaults are cross-entropy.
 
     Args:
         beta: β of Eq. 11, at least −1, in the form that `positive` names. Below 0 it sharpens the
@@ -30,18 +29,17 @@ class RewardShape:
             in every form.
         lambda_head: λ̃, the reward of the tokens of K other than the target (Eq. 12–13).
         lambda_tail: λ̂, the reward of the tokens outside K other than the target (Eq. 12–13).
-        top_k: size of K (Eq. 12–13), at least 1; larger than the vocabulary means that there is no
-            tail.
+        top_k: size of K (Eq. 12–13), at least 1; there is no tail if it exceeds the vocabulary.
         positive: the form of the target's reward.
             ``"exponent"`` (default) is the paper's Eq. 11: r = (1/p)^((1−p)^β), so w =
             p^(1−(1−p)^β). ``"product"`` is this project's variant, a focal-like weight without a
-            gradient: r = (1/p)·(1−p)^β, so w = (1−p)^β. kernels/README.md tells why the first is
-            taken for the paper's. ``"power"`` is a baseline from elsewhere: w = p^α; α = 1 is DFT
-            (arXiv 2508.05629).
+            gradient: r = (1/p)·(1−p)^β, so w = (1−p)^β. kernels/README.md explains why the first is
+            taken to be the paper's. ``"power"`` is a baseline from another paper: w = p^α; α = 1 is
+            DFT (arXiv 2508.05629).
         alpha: exponent of ``"power"``, above 0.
 
     Raises:
-        ValueError: a field is out of range, or is given where `positive` does not use it.
+        ValueError: a field is out of range, or is set although `positive` does not use it.
     """
 
     beta: float = 0.0
@@ -56,13 +54,14 @@ class RewardShape:
             _require_finite(name, getattr(self, name))
         if self.beta < -1:
             raise ValueError(
-                f"beta={self.beta!r} is below -1, where the gradient diverges as the target becomes certain; "
-                "use a value of at least -1, for example -0.25"
+                f"beta={self.beta!r} is below -1, where the gradient diverges as the target "
+                "becomes "
+                "certain; use a value of at least -1, for example -0.25"
             )
         if not isinstance(self.top_k, int) or isinstance(self.top_k, bool) or self.top_k < 1:
             raise ValueError(
-                f"top_k={self.top_k!r} is not a whole number of at least 1; to drop the rewards of head and "
-                "tail set lambda_head and lambda_tail to 0"
+                f"top_k={self.top_k!r} is not a whole number of at least 1; to drop the rewards of "
+                "head and tail set lambda_head and lambda_tail to 0"
             )
         if self.positive not in POSITIVE_FORMS:
             raise ValueError(
@@ -70,7 +69,9 @@ class RewardShape:
             )
         if self.alpha <= 0:
             raise ValueError(
-                f"alpha={self.alpha!r} is not above 0; for unweighted cross-entropy leave out positive and alpha"
+                f"alpha={self.alpha!r} is not above 0; for unweighted cross-entropy leave out "
+                "positive "
+                "and alpha"
             )
         if self.positive == "power" and self.beta != 0:
             raise ValueError(
@@ -78,7 +79,9 @@ class RewardShape:
             )
         if self.positive != "power" and self.alpha != 1:
             raise ValueError(
-                f"alpha={self.alpha!r} is unused by positive={self.positive!r}; leave it at 1, or use positive='power'"
+                f"alpha={self.alpha!r} is unused by positive={self.positive!r}; leave it at 1, or "
+                "use "
+                "positive='power'"
             )
 
     @classmethod
@@ -86,7 +89,7 @@ class RewardShape:
         """The shape called `name` in `PRESETS`.
 
         Raises:
-            ValueError: no such preset; the message lists those there are.
+            ValueError: there is no such preset; the message lists those that exist.
         """
         if name not in PRESETS:
             raise ValueError(f"shape preset {name!r} is unknown; use one of {', '.join(PRESETS)}")
@@ -94,17 +97,17 @@ class RewardShape:
 
     @property
     def is_cross_entropy(self) -> bool:
-        """True where loss and gradient are those of cross-entropy exactly."""
+        """Whether loss and gradient are exactly those of cross-entropy."""
         return self.weight_is_one and self.lambda_head == 0 and self.lambda_tail == 0
 
     @property
     def form_of_beta(self) -> str | None:
-        """By which form β acts: "exponent" or "product"; None where it does not act."""
+        """The form in which β acts, "exponent" or "product"; None if β is 0."""
         return self.positive if self.beta != 0 else None
 
     @property
     def weight_is_one(self) -> bool:
-        """True where the target's term is the plain negative log-likelihood."""
+        """Whether the target's term is the plain negative log-likelihood."""
         return self.positive != "power" and self.beta == 0
 
 
@@ -130,8 +133,7 @@ PRESETS = MappingProxyType(
 
 
 class LossOptions(NamedTuple):
-    """Everything an implementation of `shaped_linear_loss` is told besides the tensors; validated
-    there."""
+    """The validated options that `shaped_linear_loss` passes to an implementation."""
 
     shape: RewardShape
     logit_scale: float

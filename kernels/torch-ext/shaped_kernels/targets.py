@@ -1,4 +1,4 @@
-"""The targets of a call: which positions count, found out without making the device wait.
+"""The targets of a call. The valid ones are found without making the device wait.
 
 Dimension: N positions.
 """
@@ -10,38 +10,40 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-# Positions of a tensor, to index it with: a slice where they stand side by side.
+# Positions to index a tensor with, as a slice if they are adjacent.
 Rows = slice | Tensor
 
 
 class Targets:
-    """Token ids at N positions, some of them ignored.
+    """Token ids at N positions, some of which are ignored.
 
     Attributes:
-        ids_N: token ids, −1 where ignored.
+        ids_N: token ids, −1 at ignored positions.
     """
 
     def __init__(self, targets_N: Tensor, ignore_index: int, vocabulary: int) -> None:
-        self._targets_N, self._ignore_index, self._vocabulary = targets_N, ignore_index, vocabulary
+        self._targets_N = targets_N
+        self._ignore_index = ignore_index
+        self._vocabulary = vocabulary
         self._is_valid_N = targets_N != ignore_index
         self._is_bad_N = self._is_valid_N & ((targets_N < 0) | (targets_N >= vocabulary))
-        # A bad id must not be followed anywhere before it has been reported.
+        # A bad id must not index anything before it has been reported.
         self.ids_N = targets_N.masked_fill(~self._is_valid_N | self._is_bad_N, -1)
 
     def __len__(self) -> int:
         return self._targets_N.shape[0]
 
     def rows_from(self, start: int) -> Callable[[], Rows]:
-        """Ask for the positions from `start` on that count; the function returned gives them.
+        """Ask for the valid positions from `start` on; the returned function gives them.
 
-        A GPU is asked now and answers at the call: what was enqueued in between keeps it busy while
-        the host waits.
+        A GPU is asked now, and the call waits for its answer. Work that is enqueued in between
+        keeps it busy while the host waits.
 
         Raises:
-            ValueError: at the call, that a target is outside the vocabulary.
+            ValueError: at the call, if a target is outside the vocabulary.
         """
         is_valid = self._is_valid_N[start:]
-        # those that count first, ascending
+        # The valid positions come first, in ascending order.
         order = is_valid.logical_not().sort(stable=True).indices
         counts = torch.stack([is_valid.sum(), self._is_bad_N.sum()])
         answered: torch.cuda.Event | None = None
@@ -64,18 +66,18 @@ class Targets:
 
     def _bad_target(self) -> str:
         return (
-            f"targets holds {self._targets_N[self._is_bad_N][0].item()}, outside the vocabulary "
-            f"[0, {self._vocabulary}); mark what is to be skipped with ignore_index={self._ignore_index}"
+            f"targets contains {self._targets_N[self._is_bad_N][0].item()}, outside the vocabulary "
+            f"[0, {self._vocabulary}); mark targets to skip with ignore_index={self._ignore_index}"
         )
 
 
 def count_rows(rows: Rows) -> int:
-    """How many positions `rows` are."""
+    """The number of positions in `rows`."""
     return rows.stop - rows.start if isinstance(rows, slice) else rows.shape[0]
 
 
 def take_rows(rows: Rows, first: int, last: int) -> Rows:
-    """The positions of `rows` from the `first`-th to before the `last`-th."""
+    """The positions number `first` to `last` − 1 of `rows`."""
     return (
         slice(rows.start + first, rows.start + last)
         if isinstance(rows, slice)

@@ -1,8 +1,8 @@
-"""Exact top-k membership, ties to the lowest id: the first k of a stable descending sort, without
-sorting.
+"""Exact top-k membership without sorting: the first k of a stable descending sort.
 
-Ties at the threshold are the rule, not the exception, for logits that come out of a half-precision
-matmul.
+Equal values are in the order of their ids. Ties at the threshold are common among logits from a
+half-precision matmul.
+
 
 Dimensions: R rows, V vocabulary, K head set, T rows with a tie at the threshold.
 """
@@ -16,12 +16,12 @@ from torch import Tensor
 def head_ids(z_RV: Tensor, top_k: int) -> Tensor:
     """Ids [R, top_k] of the head set of each row, in no particular order; `top_k` is below V.
 
-    Which of several −inf entries are taken is left open: they have no probability.
+    Any of several −inf entries may be taken, since they have no probability.
     """
     values_RK, ids_RK = z_RV.topk(top_k + 1, dim=-1)
     threshold_R = values_RK[:, top_k - 1]
-    # torch.topk breaks ties as it likes. That matters only where the first value left out equals
-    # the last.
+    # torch.topk breaks ties arbitrarily. That matters only if the first value that is left out
+    # equals the last one that is taken.
     is_tied_R = (threshold_R == values_RK[:, top_k]) & (threshold_R != -torch.inf)
     ids_RK = ids_RK[:, :top_k]
     tied_T = is_tied_R.nonzero().squeeze(-1)
@@ -31,12 +31,12 @@ def head_ids(z_RV: Tensor, top_k: int) -> Tensor:
 
 
 def _take_lowest_ids(z_TV: Tensor, values_TK: Tensor, ids_TK: Tensor) -> Tensor:
-    """`ids_TK` with the places at the threshold given to the lowest ids that reach it."""
+    """`ids_TK` with the places at the threshold given to the lowest ids with this value."""
     threshold_T1 = values_TK[:, -1:]
     equal_TV = z_TV == threshold_T1
     above_T = (values_TK > threshold_T1).sum(-1)  # these come first: topk sorts
-    # nonzero lists the equal entries row by row, ids ascending; `rank` counts them within their
-    # row.
+    # nonzero lists the equal entries row by row, with ascending ids; `rank` counts them within
+    # their row.
     row, token_id = equal_TV.nonzero(as_tuple=True)
     count_T = equal_TV.sum(-1)
     rank = torch.arange(row.numel(), device=row.device) - (count_T.cumsum(0) - count_T)[row]
@@ -47,7 +47,7 @@ def _take_lowest_ids(z_TV: Tensor, values_TK: Tensor, ids_TK: Tensor) -> Tensor:
 
 
 def is_first_max(z_RV: Tensor, targets_R: Tensor, z_x_R: Tensor, max_R: Tensor) -> Tensor:
-    """Booleans [R]: is the target the argmax, ties going to the lowest id?
+    """Booleans [R]: whether the target is the argmax, with ties going to the lowest id.
 
     `z_RV` holds −inf at the target, whose logit is `z_x_R`; `max_R` is the maximum of `z_RV`.
     """

@@ -1,5 +1,4 @@
-"""The shaped loss in torchtitan (0.3): `ShapedLoss.Config` goes where a trainer's configuration has
-its loss.
+"""The shaped loss in torchtitan 0.3: set `ShapedLoss.Config` as the loss of a configuration.
 
     # my_run.py; start with: torchrun ... -m torchtitan.train --module my_run --config precision
     from shaped_kernels import RewardShape
@@ -9,10 +8,10 @@ its loss.
     def precision():
         config = llama3_8b()
         config.loss = ShapedLoss.Config(shape=RewardShape(beta=-0.25, lambda_tail=-0.1))
-        config.training.disable_cuda_graphs = True  # the host reads how many targets count
+        config.training.disable_cuda_graphs = True  # the host reads the number of valid targets
         return config
 
-Every field is a flag as well: `--loss.shape.beta -0.25`. This module alone needs torchtitan.
+Every field is also a flag: `--loss.shape.beta -0.25`. Only this module needs torchtitan.
 """
 
 from __future__ import annotations
@@ -34,18 +33,16 @@ from .shape import RewardShape
 
 
 class ShapedLoss(ChunkedLossWrapper):
-    """Reward-shaped next-token loss (arXiv 2512.22955) of the decoder's hidden states and its
-    `lm_head`.
+    """Reward-shaped next-token loss (arXiv 2512.22955) of the hidden states and `lm_head`.
 
-    It is a `ChunkedLossWrapper` because that is the type for which torchtitan's trainer leaves
-    `lm_head` out of the model's forward and hands it to the loss. Nothing else of it is used:
-    chunks, and gradients made in the forward, are `shaped_linear_loss`'s own. Normalisation is
-    torchtitan's: the sum over this rank's targets, divided by the number of valid targets of the
-    global batch where it is given. Validation reports the same loss, so that runs with different
-    shapes do not compare by it.
+    It is a `ChunkedLossWrapper` because torchtitan's trainer leaves `lm_head` out of the model's
+    forward, and passes it to the loss, for this type only. Nothing else of that class is used:
+    chunks and gradients are those of `shaped_linear_loss`. Normalisation is torchtitan's: the sum
+    over this rank's targets, divided by the number of valid targets of the global batch if it is
+    given. Validation reports the same loss, which does not compare runs with different shapes.
 
     Under FSDP2 the head is gathered for the loss; under tensor parallelism it stays sharded by
-    vocabulary. Tested with each of the two alone; pipeline and context parallelism are not tested.
+    vocabulary. Each of the two was tested alone; pipeline and context parallelism were not tested.
 
     Raises:
         ValueError: the head is not a plain linear layer, or the backend is "full_dtensor".
@@ -54,10 +51,10 @@ class ShapedLoss(ChunkedLossWrapper):
     @dataclass(kw_only=True, slots=True)
     class Config(BaseLoss.Config):
         shape: RewardShape = field(default_factory=RewardShape)
-        """The rewards; the default is cross-entropy."""
+        """The rewards; cross-entropy by default."""
 
         impl: str = "auto"
-        """Implementation of `shaped_linear_loss`."""
+        """The implementation of `shaped_linear_loss`."""
 
     def __init__(self, config: Config, *, compile_config: Any = None):
         self.shape, self.impl = config.shape, config.impl
@@ -67,8 +64,11 @@ class ShapedLoss(ChunkedLossWrapper):
         """Take the head from the trainer, before the first call."""
         if type(lm_head).forward is not nn.Linear.forward:
             raise ValueError(
-                f"lm_head={type(lm_head).__name__} is not a plain linear layer: ShapedLoss reads its weight and would "
-                "leave out what its forward adds (scaling, a softcap, quantisation); use a model with a plain head"
+                f"lm_head={type(lm_head).__name__} is not a plain linear layer: ShapedLoss reads "
+                "its "
+                "weight and would leave out what its forward adds (scaling, a softcap, "
+                "quantisation); "
+                "use a model with a plain head"
             )
         self.lm_head = lm_head
 
@@ -79,14 +79,13 @@ class ShapedLoss(ChunkedLossWrapper):
         global_valid_tokens: Tensor | None = None,
         **loss_inputs: Any,
     ) -> tuple[Tensor, dict[str, Tensor]]:
-        """Loss of hidden states `pred` [B, T, D] and `labels` [B, T], already shifted; the metrics
-        are empty."""
+        """Loss of hidden states `pred` [B, T, D] and shifted `labels` [B, T], and empty metrics."""
         if get_spmd_backend() == "full_dtensor":
             raise ValueError(
                 "spmd_backend='full_dtensor' is not supported by ShapedLoss: use 'spmd_types'"
             )
         if isinstance(self.lm_head, FSDPModule):
-            self.lm_head.unshard()  # its own forward, which would do so, never runs
+            self.lm_head.unshard()  # its own forward, which would do this, is never called
         with spmd.no_typecheck():
             hidden, weight, bias = _on_one_vocabulary(pred, self.lm_head)
             loss = shaped_linear_loss(
@@ -103,16 +102,16 @@ class ShapedLoss(ChunkedLossWrapper):
         if spmd.is_type_checking():
             spmd.assert_type(loss, {"dp": spmd.P, "cp": spmd.P, "tp": spmd.I})
         if isinstance(self.lm_head, FSDPModule) and not pred.requires_grad:
-            self.lm_head.reshard()  # otherwise the backward does
+            self.lm_head.reshard()  # with a gradient, the backward does this
         return loss, {}
 
 
 def _on_one_vocabulary(pred: Tensor, lm_head: nn.Linear) -> tuple[Tensor, Tensor, Tensor | None]:
-    """Hidden states, weight and bias; a head sharded over tensor-parallel ranks as DTensor.
+    """Hidden states, weight and bias; DTensors if the head is sharded by tensor parallelism.
 
-    Under "spmd_types" the shards are plain tensors. There the gradient of replicated hidden states
-    is a partial sum over the ranks, while `shaped_linear_loss` gives each rank the whole one: the
-    conversion lets one rank pass it on.
+    Under "spmd_types" the shards are plain tensors, and the gradient of replicated hidden states is
+    a partial sum over the ranks. `shaped_linear_loss` gives each rank the whole gradient, so the
+    conversion lets only one rank pass it on.
     """
     weight: Tensor = lm_head.weight
     bias: Tensor | None = lm_head.bias

@@ -7,16 +7,16 @@ import triton.language as tl
 
 LOG2_E = tl.constexpr(1.4426950408889634)
 LN_2 = tl.constexpr(0.6931471805599453)
-# Stand-ins for -inf and inf: differences and products of them stay finite.
+# They replace -inf and inf, so that differences and products stay finite.
 LOWEST_LOG_E = tl.constexpr(-1.0e4)
 LARGEST = tl.constexpr(3.0e38)
-# nll/q is 1 to rounding beyond −ln of the spacing of fp32.
+# Beyond −ln of the spacing of fp32, nll/q is 1 up to rounding.
 SATURATED = tl.constexpr(15.942385)
 
 
 @triton.jit
 def to_order(raw):
-    """int32 in the order of the floats `raw` (16 or 32 bits); −0 and +0 are one."""
+    """int32 in the order of the floats `raw` (16 or 32 bits); −0 and +0 are equal."""
     bits = raw.to(tl.float32).to(tl.int32, bitcast=True)
     sign = bits >> 31
     return ((bits & 0x7FFFFFFF) ^ sign) - sign
@@ -31,13 +31,13 @@ def from_order(order):
 
 @triton.jit
 def lanes(LANES: tl.constexpr, PER: tl.constexpr):
-    """Offsets within a tile, as [threads, PER]: a thread's entries lie side by side."""
+    """Offsets within a tile, as [threads, PER]; the entries of a thread are adjacent."""
     return tl.arange(0, LANES // PER)[:, None] * PER + tl.arange(0, PER)[None, :]
 
 
 @triton.jit
 def _tanh(x):
-    """tanh to fp32 rounding; a series where the quotient would cancel."""
+    """tanh up to fp32 rounding; a series if the quotient would cancel."""
     t = tl.exp2(tl.abs(x) * (-2.0 * LOG2_E))
     large = (1.0 - t) / (1.0 + t)
     y = x * x
@@ -47,8 +47,7 @@ def _tanh(x):
 
 @triton.jit
 def value_of(raw, logit_scale, softcap, SOFTCAP: tl.constexpr):
-    """fp32 values v of raw logits, the logit in bits being `rate_of`·v: the scale is multiplied in
-    only once."""
+    """fp32 values v of raw logits: the logit in bits is `rate_of`·v, so it is scaled only once."""
     value = raw.to(tl.float32)
     if SOFTCAP:
         value = softcap * _tanh(value * (logit_scale / softcap))
@@ -66,15 +65,17 @@ def rate_of(logit_scale, SOFTCAP: tl.constexpr):
 
 @triton.jit
 def bits_below(value, largest, rate, EXACT: tl.constexpr):
-    """log2 e = rate·(value − largest); one instruction less where the logits are coarser than its
-    rounding."""
+    """log2 e = rate·(value − largest).
+
+    Without EXACT it takes one instruction less; this is enough for logits that are coarser than its
+    rounding.
+    """
     return (value - largest) * rate if EXACT else value * rate - largest * rate
 
 
 @triton.jit
 def _log1p(y):
-    """ln(1 + y) for y in [0, 1]: 2·atanh(y/(2 + y)) as a series, to fp32 rounding where ln(1 + y)
-    cancels."""
+    """ln(1 + y) for y in [0, 1], as the series of 2·atanh(y/(2 + y)), which does not cancel."""
     w = y / (2.0 + y)
     v = w * w
     tail = v * (1.0 / 9 + v * (1.0 / 11 + v * (1.0 / 13 + v * (1.0 / 15))))
@@ -83,7 +84,7 @@ def _log1p(y):
 
 @triton.jit
 def _expm1(x):
-    """exp(x) − 1; a series where the difference would cancel."""
+    """exp(x) − 1; a series if the difference would cancel."""
     series = x * (
         1 + x * (1.0 / 2 + x * (1.0 / 6 + x * (1.0 / 24 + x * (1.0 / 120 + x * (1.0 / 720)))))
     )
@@ -98,7 +99,7 @@ def target_terms(delta, form, beta, alpha):
     """
     t = tl.exp(-tl.abs(delta))
     log1p_t = _log1p(t)
-    nll = tl.maximum(-delta, 0.0) + log1p_t  # where Δ is NaN, so is the second term
+    nll = tl.maximum(-delta, 0.0) + log1p_t  # if Δ is NaN, so is the second term
     minus_log_q = tl.maximum(delta, 0.0) + log1p_t
     p = tl.where(delta >= 0, 1.0, t) / (1.0 + t)
     q = tl.where(delta >= 0, t, 1.0) / (1.0 + t)
@@ -123,6 +124,8 @@ def target_terms(delta, form, beta, alpha):
 
 @triton.jit
 def minus_p_log_p(s_set, t_set, s, q, minus_log_q):
-    """−Σ p ln p over a set of other tokens with Σe = `s_set` and Σe·log2 e = `t_set`; over all
-    others Σe = `s`."""
+    """−Σ p ln p over a set of other tokens with Σe = `s_set` and Σe·log2 e = `t_set`.
+
+    Over all other tokens Σe = `s`.
+    """
     return q * (s_set / s * (tl.minimum(minus_log_q, LARGEST) + tl.log(s)) - t_set * LN_2 / s)

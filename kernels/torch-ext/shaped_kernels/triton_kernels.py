@@ -1,12 +1,11 @@
-"""Triton kernel: a row of logits to its loss, metrics and gradient, in place, in one launch per
-chunk.
+"""Triton kernel: loss, metrics and gradient of rows of logits, in place, one launch per chunk.
 
-A program owns a row of V logits and streams it in tiles of LANES. The first pass keeps, per thread,
-the largest logit m besides the target's and the sums Σe and Σe·log2 e, e = exp(z − m), and, where
-the head set matters, the lists of `triton_topk.py`. Everything else about the row is a few numbers.
-The second pass writes the gradient over the logits. `kernels/README.md` has the formulas.
+A program handles one row of V logits in tiles of LANES. In the first pass, each thread keeps the
+largest logit m besides the target's, the sums Σe and Σe·log2 e with e = exp(z − m), and, if the
+head set matters, the lists of `triton_topk.py`. Everything else about the row follows from these
+numbers. The second pass writes the gradient over the logits. `kernels/README.md` has the formulas.
 
-The target's logit is read, and −inf put in its place: no pass has to leave the target out. With a
+The target's logit is read and replaced by −inf, so that no pass has to leave out the target. With a
 softcap, which makes a finite logit of −inf, it is masked.
 """
 
@@ -29,14 +28,16 @@ from .triton_arithmetic import (
 )
 from .triton_topk import count_before, find_head, insert, no_keys, to_key
 
-# Stands in for -inf as the largest logit of nothing: finite also when scaled.
+# The largest logit of no tokens. It replaces -inf, and stays finite when it is scaled.
 LOWEST_LOGIT = tl.constexpr(-1.0e30)
 
 
 @triton.jit
 def _load(row_ptr, ids, V, EVICTION: tl.constexpr):
-    """Logits of a tile. Both passes load two tiles ahead: few warps fit beside the lists, so they
-    must not wait."""
+    """Load the logits of a tile.
+
+    Both passes load two tiles ahead, since the lists leave room for few warps, which must not wait.
+    """
     return tl.load(row_ptr + ids, mask=ids < V, other=float("-inf"), eviction_policy=EVICTION)
 
 
@@ -54,8 +55,7 @@ def _stream(
     LANES: tl.constexpr,
     PER: tl.constexpr,
 ):
-    """First pass: (m, Σe, Σe·log2 e) over the others, and the lists of keys, [threads, PER]
-    each."""
+    """First pass: (m, Σe, Σe·log2 e) over the others, and the lists of keys [threads, PER]."""
     dtype: tl.constexpr = row_ptr.dtype.element_ty
     lane = lanes(LANES, PER)
     rate = rate_of(logit_scale, SOFTCAP)
@@ -112,10 +112,10 @@ def _write_tiles(
     LANES: tl.constexpr,
     PER: tl.constexpr,
 ):
-    """e·rate over the logits of the tiles from `first` to before `last`; returns Σe of the tail.
+    """Write e·rate over the logits of the tiles `first` to `last` − 1; return Σe of the tail.
 
     TIES: which entries at the threshold belong to K: "all", "none", "first" (up to `last_id`), or
-        "" without K.
+        "" if there is no K.
     """
     dtype: tl.constexpr = row_ptr.dtype.element_ty
     lane = lanes(LANES, PER)
@@ -165,25 +165,28 @@ def _write_row(
     LANES: tl.constexpr,
     PER: tl.constexpr,
 ):
-    """Second pass over the whole row; returns Σe of the tail where HEAD.
+    """Second pass over the whole row; returns Σe of the tail if HEAD.
 
-    Only the tile with the last tie of K must look at ids: before it all ties belong to K, after it
-    none.
+    Only the tile with the last tie of K has to compare ids: all ties before it belong to K, and
+    none after it.
     """
     s = 0.0
     cut = V
     if HEAD:
         cut = last_id // LANES * LANES
         s = _write_tiles(
-            row_ptr, x, V, 0, cut, m, head_rate, rest_rate, threshold, last_id, logit_scale, softcap,
+            row_ptr, x, V, 0, cut, m, head_rate, rest_rate, threshold, last_id,
+            logit_scale, softcap,
             GRAD, "all", SOFTCAP, LANES, PER,
         )  # fmt: skip
         s += _write_tiles(
-            row_ptr, x, V, cut, cut + LANES, m, head_rate, rest_rate, threshold, last_id, logit_scale, softcap,
+            row_ptr, x, V, cut, cut + LANES, m, head_rate, rest_rate, threshold, last_id,
+            logit_scale, softcap,
             GRAD, "first", SOFTCAP, LANES, PER,
         )  # fmt: skip
         s += _write_tiles(
-            row_ptr, x, V, cut + LANES, V, m, head_rate, rest_rate, threshold, last_id, logit_scale, softcap,
+            row_ptr, x, V, cut + LANES, V, m, head_rate, rest_rate, threshold, last_id,
+            logit_scale, softcap,
             GRAD, "none", SOFTCAP, LANES, PER,
         )  # fmt: skip
     else:
@@ -207,7 +210,7 @@ def _clear(row_ptr, V, LANES: tl.constexpr, PER: tl.constexpr):
 @triton.jit(do_not_specialize=["top_k", "form", "with_top1", "with_rank"])
 def shape_rows(
     logits_ptr,  # [C, V]: logits in, gradient out
-    targets_ptr,  # [C] int64, −1 where ignored
+    targets_ptr,  # [C] int64, −1 if ignored
     # [8, C] fp32: loss, nll, entropy, target_prob, head_mass, tail_mass, is_top1, target_rank
     out_ptr,
     V,
@@ -229,12 +232,12 @@ def shape_rows(
     LANES: tl.constexpr,
     PER: tl.constexpr,
 ):
-    """A row per program: loss and metrics to `out_ptr`, where GRAD the gradient over the logits.
+    """One row per program: loss and metrics go to `out_ptr`, the gradient over the logits if GRAD.
 
-    HEAD: the head set matters; without it all others get `lambda_rest` and their mass is the
-        tail's. SUMS: so does
-    Σ p ln p over the others (for a reward, or the entropy). FIVE: lists of five keys, else of
-    three.
+    HEAD: the head set matters; without it all others get `lambda_rest`, and their mass is the
+    tail's.
+    SUMS: Σ p ln p over the others matters (for a reward, or the entropy).
+    FIVE: the lists have five keys, otherwise three.
     """
     dtype: tl.constexpr = logits_ptr.dtype.element_ty
     row = tl.program_id(0)
@@ -275,17 +278,17 @@ def shape_rows(
                 LANES,
                 PER,
             )
-        # From here on all is a few numbers; computed earlier they would have held registers.
+        # From here on only a few numbers are computed. Earlier they would have held registers.
         value_x = value_of(raw_x, logit_scale, softcap, SOFTCAP)
-        # No distribution has +inf among its logits, or nothing but -inf. NaN is in s, and false in
-        # a comparison.
+        # +inf among the logits, or nothing but -inf, is not a distribution. NaN is in s, and false
+        # in a comparison.
         has_largest = (
             (value_x < float("inf"))
             & (m < float("inf"))
             & ((value_x > LOWEST_LOGIT) | (m > LOWEST_LOGIT))
         )
         alone = has_largest & (s == 0)
-        # The largest e is 1: this changes nothing but a target without a competitor.
+        # The largest e is 1, so this changes only a target without a competitor.
         s = tl.maximum(s, 1.0, propagate_nan=tl.PropagateNan.ALL)
         bits_x = bits_below(value_x, m, rate_of(logit_scale, SOFTCAP), dtype == tl.float32)
         delta = tl.where(has_largest, bits_x * LN_2 - tl.log(s), float("nan"))
@@ -333,8 +336,7 @@ def shape_rows(
 
 @triton.jit
 def scale(in_ptr, out_ptr, factor_ptr, numel, IN_PLACE: tl.constexpr, BLOCK: tl.constexpr):
-    """out = in · factor, the factor read on the device; nothing is done in place for a factor of
-    1."""
+    """out = in · factor, with the factor read on the device; in place, a factor of 1 is skipped."""
     factor = tl.load(factor_ptr).to(tl.float32)
     if not IN_PLACE or factor != 1.0:
         for block in range(tl.program_id(0), tl.cdiv(numel, BLOCK), tl.num_programs(0)):

@@ -26,12 +26,12 @@ _METRIC_ROWS = {
     "is_top1": 6,
     "target_rank": 7,
 }
-_MAX_VOCABULARY = 256 * 2048  # a key has 8 bits for the tile, of at least 2048 lanes
+_MAX_VOCABULARY = 256 * 2048  # a key has 8 bits for the tile, and a tile at least 2048 lanes
 _SCALE_BLOCK, _SCALE_PROGRAMS = 4096, 1024
 
 
 class Launch(NamedTuple):
-    """How a row is spread: lanes of a tile, entries per thread, keys listed per lane, warps."""
+    """How a row is divided: lanes of a tile, entries per thread, keys listed per lane, warps."""
 
     lanes: int
     per_thread: int
@@ -40,16 +40,18 @@ class Launch(NamedTuple):
 
     @property
     def registers(self) -> int:
-        """Registers that a thread may have: ptxas would rather spill than use those of a second
-        row."""
+        """The registers that a thread may use.
+
+        Without this limit ptxas would rather spill than use the registers of a second row.
+        """
         return min(255, 65536 // (32 * self.warps))
 
 
 def choose_launch(dtype: torch.dtype, top_k: int) -> Launch:
-    """The launch that ships for logits of `dtype` with the head set of `top_k` (0: no head set).
+    """The launch for logits of `dtype` with a head set of `top_k` (0: no head set).
 
-    A large head needs longer lists, or many rows would be searched a second time. Keys of fp32 are
-    64 bits: fewer lanes leave room for them.
+    A large head set needs longer lists, since otherwise many rows would be searched a second time.
+    Keys of fp32 have 64 bits, and fewer lanes leave room for them.
     """
     lists = 3 if top_k <= 128 else 5
     if dtype == torch.float32:
@@ -58,8 +60,7 @@ def choose_launch(dtype: torch.dtype, top_k: int) -> Launch:
 
 
 def why_not_triton(weight: Tensor) -> str | None:
-    """Why impl="triton" cannot run with such a weight, as the end of a sentence; None where it
-    can."""
+    """Why impl="triton" does not support this weight, as the end of a sentence; None if it does."""
     if importlib.util.find_spec("triton") is None:
         return "needs the package triton, which is not installed"
     if weight.dtype not in (torch.float32, torch.bfloat16, torch.float16):
@@ -80,13 +81,12 @@ def triton_loss(
     targets: Targets,
     options: LossOptions,
 ) -> tuple[Tensor, dict[str, Tensor]]:
-    """`chunked_loss` with one kernel launch per chunk for all that is not a matmul. Same
-    contract."""
+    """`chunked_loss` with one kernel launch per chunk for everything but the matmuls."""
     return chunked_loss(hidden_ND, weight_VD, bias_V, targets, options, TritonRows)
 
 
 class TritonRows:
-    """The row step as one launch. A row is read twice and written once."""
+    """The row step as one launch, which reads a row twice and writes it once."""
 
     skips_ignored = True
 
@@ -97,7 +97,7 @@ class TritonRows:
     def __call__(
         self, logits_CV: Tensor, targets_C: Tensor, with_grad: bool
     ) -> tuple[Tensor, list[Tensor]]:
-        """Loss [C] and the metrics of the options, [C] each; `logits_CV` becomes its gradient."""
+        """Loss [C] and the metrics, [C] each; overwrites `logits_CV` with its gradient."""
         from .triton_kernels import shape_rows
 
         C = logits_CV.shape[0]
@@ -114,15 +114,17 @@ class TritonRows:
                 maxnreg=self.launch.registers,
                 enable_fp_fusion=True,
             )
-        # the kernel's rest is the head then, and there is no tail
+        # Without a tail, the kernel's rest is the head.
         if self._options.shape.top_k >= self._V:
             out_8C[4:6] = torch.stack([out_8C[5], 0 * out_8C[5]])  # NaN stays NaN
         return out_8C[0], [out_8C[_METRIC_ROWS[name]] for name in self._options.metrics]
 
     @staticmethod
     def scale(gradient: Tensor, factor: Tensor, dtype: torch.dtype) -> Tensor:
-        """`gradient` times the scalar `factor`, in `dtype`; in place where that is its own. Costs
-        nothing for 1."""
+        """`gradient` times the scalar `factor`, in `dtype`; in place if that is its own dtype.
+
+        A factor of 1 costs nothing.
+        """
         from .triton_kernels import scale
 
         scaled = gradient if gradient.dtype == dtype else torch.empty_like(gradient, dtype=dtype)
@@ -143,7 +145,7 @@ class TritonRows:
 
 
 def plan(V: int, dtype: torch.dtype, options: LossOptions) -> tuple[dict[str, Any], Launch]:
-    """The kernel's arguments besides the tensors, V and GRAD, and the launch."""
+    """The kernel's arguments without the tensors, V and GRAD, and the launch."""
     shape, names = options.shape, options.metrics
     rest_is_head = shape.top_k >= V
     lambda_rest = shape.lambda_head if rest_is_head else shape.lambda_tail

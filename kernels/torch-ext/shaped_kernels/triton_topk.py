@@ -1,13 +1,13 @@
-"""Triton: the head set K of a row, exact under ties, from lists kept while the row was streamed.
+"""Triton: the head set K of a row, exact under ties, from lists kept during the first pass.
 
-A key is an integer that orders entries by logit, then by lower tile. Every lane lists its largest
-keys. The k-th largest of the listed keys, found by bisection in registers, is the k-th largest of
-the row, unless a lane may have dropped a key that is not below it: then the row itself is searched
-by counting passes. K is taken on the raw logits (scale and softcap do not change their order); ties
-go to the lowest token id.
+A key is an integer that orders entries by logit, then by lower tile. Every lane keeps a list of its
+largest keys. The k-th largest of the listed keys is found by bisection in registers. It is the k-th
+largest of the row, unless a lane may have dropped a key that is not below it; in this case, the row
+itself is searched by counting passes. K is taken on the raw logits, since scale and softcap do not
+change their order. Ties go to the lowest token id.
 
-The row holds −inf at the target, whose own logit is a number beside it: it takes part in every
-count, and in no sum.
+The row holds −inf at the target, whose own logit is passed separately: it takes part in every count
+but in no sum.
 """
 
 from __future__ import annotations
@@ -33,8 +33,7 @@ LAST_TILE = tl.constexpr(255)
 
 @triton.jit
 def to_key(raw, tile):
-    """Key of entries in `tile`: int32 for 16-bit logits, whose order leaves the low bits free, else
-    int64."""
+    """The key of entries in `tile`: int32 for 16-bit logits, whose order leaves low bits free."""
     if raw.dtype.primitive_bitwidth == 16:
         key = to_order(raw) + (LAST_TILE - tile)
     else:
@@ -44,7 +43,7 @@ def to_key(raw, tile):
 
 @triton.jit
 def key_order(key, dtype: tl.constexpr):
-    """`to_order` of the logits of `dtype` with these keys."""
+    """The `to_order` of the logits that have these keys."""
     return key & ~LAST_TILE if dtype.primitive_bitwidth == 16 else (key >> 8).to(tl.int32)
 
 
@@ -66,13 +65,13 @@ def no_keys(dtype: tl.constexpr, LANES: tl.constexpr, PER: tl.constexpr):
 
 @triton.jit
 def _push(key, slot):
-    """(the larger, the smaller) of a key and a place of a list."""
+    """(the larger, the smaller) of a key and a slot of a list."""
     return tl.maximum(slot, key), tl.minimum(slot, key)
 
 
 @triton.jit
 def insert(key, a, b, c, d, e, FIVE: tl.constexpr):
-    """Put `key` into the descending lists a to c, or a to e; the smallest falls out."""
+    """Insert `key` into the descending lists a to c, or a to e, and drop the smallest."""
     a, key = _push(key, a)
     b, key = _push(key, b)
     c, key = _push(key, c)
@@ -89,7 +88,7 @@ def _count(mask):
 
 @triton.jit
 def _listed_from(key, a, b, c, d, e, FIVE: tl.constexpr):
-    """How many listed keys are at least `key`."""
+    """The number of listed keys that are at least `key`."""
     listed = (a >= key).to(tl.int32) + (b >= key).to(tl.int32) + (c >= key).to(tl.int32)
     if FIVE:
         listed += (d >= key).to(tl.int32) + (e >= key).to(tl.int32)
@@ -98,8 +97,7 @@ def _listed_from(key, a, b, c, d, e, FIVE: tl.constexpr):
 
 @triton.jit
 def _pack(key, GRAIN: tl.constexpr):
-    """Scalar int32 keys without the bits that are always 0, so that a bisection does not visit
-    them."""
+    """Scalar int32 keys without the bits that are always 0, so that bisection skips them."""
     return ((key >> GRAIN) << 8) | (key & LAST_TILE) if GRAIN else key
 
 
@@ -110,7 +108,7 @@ def _unpack(packed, GRAIN: tl.constexpr):
 
 @triton.jit
 def _upper_middle(low, high):
-    """Of two integers, without overflow."""
+    """The upper middle of two integers, without overflow."""
     return (low | high) - ((low ^ high) >> 1)
 
 
@@ -129,12 +127,11 @@ def _search_lists(
     LANES: tl.constexpr,
     PER: tl.constexpr,
 ):
-    """The `top_k`-th largest key; the last of the lanes that hold it and belong to K; is that
-    certain?"""
+    """(the `top_k`-th largest key, the last lane with it that is in K, is that certain)."""
     last_listed = e if FIVE else c
-    # Every lane's first key counts: where top_k is at most their number, the smallest of them
-    # bounds from below. Otherwise the lists may hold too few keys; the search then ends at its
-    # lower bound, which is not certain.
+    # Every lane has at least its first key: if top_k is at most the number of lanes, the smallest
+    # of these keys is a lower bound. Otherwise the lists may hold too few keys. The search then
+    # ends at its lower bound, which is not certain.
     low = _pack(
         tl.where(top_k <= LANES, tl.min(tl.min(a, 1), 0), tl.min(tl.min(last_listed, 1), 0)), GRAIN
     )
@@ -165,7 +162,7 @@ def _search_lists(
 
 @triton.jit
 def count_before(row_ptr, V, order, last_id, LANES: tl.constexpr, PER: tl.constexpr):
-    """Entries of the row that are larger than `order`, or equal with an id of at most `last_id`."""
+    """The number of entries larger than `order`, or equal with an id of at most `last_id`."""
     lane = lanes(LANES, PER)
     count = tl.zeros([LANES // PER], tl.int32)
     for start in range(0, V, LANES):
@@ -180,7 +177,7 @@ def count_before(row_ptr, V, order, last_id, LANES: tl.constexpr, PER: tl.conste
 def _count_with_target(
     row_ptr, V, order, last_id, order_x, x, LANES: tl.constexpr, PER: tl.constexpr
 ):
-    """`count_before` where the target has its own logit."""
+    """`count_before`, with the target's own logit."""
     target = (order_x > order) | ((order_x == order) & (x <= last_id))
     return count_before(row_ptr, V, order, last_id, LANES, PER) + target.to(tl.int32)
 
@@ -189,11 +186,11 @@ def _count_with_target(
 def _search_row(
     row_ptr, V, top_k, order_x, x, low, GRAIN: tl.constexpr, LANES: tl.constexpr, PER: tl.constexpr
 ):
-    """(order, id) of the last entry of K, by counting passes from `low`, which at least `top_k`
-    entries reach.
+    """(order, id) of the last entry of K, found by counting passes.
 
-    `low` is near: what the lists missed are a few entries. Hence steps that grow until one is too
-    far, then bisection.
+    At least `top_k` entries reach `low`. The result is close to it, since the lists missed only a
+    few entries. So steps grow until one goes too far, and then bisection follows.
+
     """
     low = low >> GRAIN
     high = tl.full([], 0x7F800000, tl.int32) >> GRAIN
@@ -234,7 +231,7 @@ def _list_sums(
     LANES: tl.constexpr,
     PER: tl.constexpr,
 ):
-    """(Σe, Σe·log2 e) over the entries of one list that belong to K."""
+    """(Σe, Σe·log2 e) over the entries of a list that belong to K."""
     belongs = (key > threshold) | ((key == threshold) & (lanes(LANES, PER) <= last_lane))
     value = value_of(from_order(key_order(key, dtype)), logit_scale, softcap, SOFTCAP)
     log_e = bits_below(value, m, rate_of(logit_scale, SOFTCAP), dtype == tl.float32)
@@ -298,10 +295,10 @@ def find_head(
     LANES: tl.constexpr,
     PER: tl.constexpr,
 ):
-    """(smallest logit of K, last id at it, Σe, Σe·log2 e over K), the sums without the target."""
+    """(smallest logit of K, its last id in K, Σe, Σe·log2 e over K); the sums omit the target."""
     dtype: tl.constexpr = row_ptr.dtype.element_ty
-    # Low bits of `to_order` that are 0 for every float of the type, keys of fp32 being packed as
-    # they are.
+    # The number of low bits of `to_order` that are 0 for every float of the type. Keys of fp32 are
+    # not packed.
     GRAIN: tl.constexpr = 16 if dtype == tl.bfloat16 else (13 if dtype == tl.float16 else 0)
     key, last_lane, certain = _search_lists(
         top_k, to_key(raw_x, x // LANES), x % LANES, a, b, c, d, e, GRAIN, FIVE, LANES, PER

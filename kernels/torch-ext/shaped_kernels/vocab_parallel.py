@@ -1,14 +1,12 @@
-"""A head whose rows, the vocabulary, are spread over processes: what a block of rows asks the
-others for.
+"""A head whose vocabulary is spread over processes, and what the processes exchange.
 
-Each process has the logits of its own tokens, of consecutive ids. A row's loss needs a handful of
-numbers about the other tokens: their largest logit, the target's logit, the head set's threshold
-and a few sums. Those are exchanged, for a block of rows at a time; neither the head nor a row of
-logits is ever gathered.
+Each process has the logits of its own tokens, which have consecutive ids. The loss of a row needs a
+few numbers about the other tokens: their largest logit, the logit of the target, the threshold of
+the head set and some sums. These are exchanged for a block of rows at a time; neither the head nor
+a row of logits is ever gathered.
 
-Dimensions: R rows, V columns (tokens in the whole vocabulary, in a buffer's width with a shard), D
-    hidden, K head
-candidates, P processes.
+Dimensions: R rows, V columns (the tokens of the whole vocabulary, or the width of a shard's
+buffer), D hidden, K head candidates, P processes.
 """
 
 from __future__ import annotations
@@ -24,44 +22,42 @@ from .topk import head_ids, is_first_max
 if TYPE_CHECKING:
     from torch.distributed.tensor import DTensor
 
-# A row of the logits buffer starts at a multiple of this many elements, or a matmul would write it
-# slowly.
+# Each row of the logits buffer starts at a multiple of this many elements; otherwise a matmul would
+# write it slowly.
 _ROW_ALIGNMENT = 64
 
 
 class WholeVocabulary:
-    """All tokens are in this process: every question has its answer here."""
+    """All tokens are in this process, so that nothing has to be exchanged."""
 
     def __init__(self, size: int) -> None:
         self.vocabulary = self.size = self.width = size
 
     def columns(self, targets_R: Tensor) -> Tensor:
-        """Column [R] of each target in the logits buffer."""
+        """The column [R] of each target in the logits buffer."""
         return targets_R
 
     def hide_spare(self, z_RV: Tensor) -> None:
-        """Make the columns that belong to no token impossible."""
+        """Set the columns that belong to no token to −inf."""
 
     def maximum(self, *values_R: Tensor) -> tuple[Tensor, ...]:
-        """Each of `values_R`, the largest over processes."""
+        """The maximum over processes of each of `values_R`."""
         return values_R
 
     def total(self, *values_R: Tensor) -> tuple[Tensor, ...]:
-        """Each of `values_R`, summed over processes."""
+        """The sum over processes of each of `values_R`."""
         return values_R
 
     def head_columns(self, z_RV: Tensor, top_k: int) -> Tensor:
-        """Columns [R, K] of the `top_k` tokens that come first by logit, ties to the lowest id;
-        `top_k` < V."""
+        """Columns [R, K] of the `top_k` < V largest logits, with ties going to the lowest id."""
         return head_ids(z_RV, top_k)
 
     def is_first_max(self, z_RV: Tensor, targets_R: Tensor, z_x_R: Tensor, max_R: Tensor) -> Tensor:
-        """Booleans [R] as `topk.is_first_max` gives them."""
+        """Booleans [R] as from `topk.is_first_max`."""
         return is_first_max(z_RV, targets_R, z_x_R, max_R)
 
     def count_before(self, z_RV: Tensor, targets_R: Tensor, z_x_R: Tensor) -> Tensor:
-        """How many [R] of this process's tokens come before the target: larger, or equal with a
-        lower id.
+        """How many tokens of this process come before the target by logit, then by lower id; [R].
 
         `z_RV` holds −inf at the target, whose logit is `z_x_R`.
         """
@@ -76,11 +72,11 @@ class WholeVocabulary:
 
 
 class VocabularyShard(WholeVocabulary):
-    """The tokens of this process, a row shard of `weight`: `size` of them, the first of id `first`.
+    """The tokens of this process, a row shard of `weight`: `size` tokens from the id `first` on.
 
-    The shards are those of `torch.chunk`: equal but for the last ones, which may be short or empty.
-    All processes use logits buffers of the same `width`, hence the same chunks of rows. The last
-    column belongs to no token; it stands for whatever another process owns.
+    The shards are those of `torch.chunk`: equal, except that the last ones may be short or empty.
+    All processes use logits buffers of the same `width`, and therefore the same chunks of rows. The
+    last column belongs to no token; it stands for all tokens of other processes.
     """
 
     def __init__(self, weight: DTensor) -> None:
@@ -105,8 +101,8 @@ class VocabularyShard(WholeVocabulary):
         z_RV[:, self.size :] = -torch.inf
 
     def maximum(self, *values_R: Tensor) -> tuple[Tensor, ...]:
-        # Backends differ in whether the maximum of a number and NaN is NaN. Both make a row that is
-        # no distribution.
+        # Backends differ in whether the maximum of a number and NaN is NaN. Infinity also marks a
+        # row that is not a distribution.
         values = torch.stack(values_R).nan_to_num_(torch.inf, torch.inf, -torch.inf)
         return self._reduce(values, dist.ReduceOp.MAX).unbind()
 
@@ -120,7 +116,7 @@ class VocabularyShard(WholeVocabulary):
         values_PRK = values_RK.new_empty(self._processes, *values_RK.shape)
         dist.all_gather([*values_PRK], values_RK, group=self._group)
         threshold_R1 = values_PRK.transpose(0, 1).flatten(1).topk(top_k, dim=-1).values[:, -1:]
-        # Ids grow with the process: of the tokens at the threshold, those of the processes before
+        # Ids ascend with the process. Of the tokens at the threshold, those of earlier processes
         # come first.
         tied_PR = (values_PRK == threshold_R1).sum(-1)
         room_R = top_k - (values_PRK > threshold_R1).sum((0, -1)) - tied_PR[: self._rank].sum(0)
@@ -132,7 +128,7 @@ class VocabularyShard(WholeVocabulary):
 
     def is_first_max(self, z_RV: Tensor, targets_R: Tensor, z_x_R: Tensor, max_R: Tensor) -> Tensor:
         is_top1_R = z_x_R > max_R
-        # Both are the same numbers in all processes, so that all of them come here or none.
+        # Both numbers are the same in all processes, so that all of them reduce, or none.
         tied_T = (z_x_R == max_R).nonzero().squeeze(-1)
         if tied_T.numel():
             max_T, column_T = z_RV[tied_T].max(-1)
@@ -144,8 +140,10 @@ class VocabularyShard(WholeVocabulary):
         return super().count_before(z_RV[:, : self.size], targets_R - self.first, z_x_R)
 
     def sum_gradient(self, hidden_ND: Tensor) -> None:
-        """Add up the gradients of the hidden states that the processes have from their own tokens,
-        in place."""
+        """Sum the gradients of the hidden states over the processes, in place.
+
+        Each process has the gradient from its own tokens.
+        """
         self._reduce(hidden_ND, dist.ReduceOp.SUM)
 
     def _reduce(self, values: Tensor, op: dist.ReduceOp.RedOpType) -> Tensor:
@@ -156,27 +154,29 @@ class VocabularyShard(WholeVocabulary):
 def local_tensors(
     hidden: Tensor, weight: Tensor, bias: Tensor | None, keep_shards: bool
 ) -> tuple[Tensor, Tensor, Tensor | None, VocabularyShard | None]:
-    """`hidden`, `weight` and `bias` as plain tensors, and the shard that the last two are, or None.
+    """Plain tensors for `hidden`, `weight` and `bias`, and the shard of the last two or None.
 
-    A DTensor `weight` that is sharded by rows over one mesh dimension gives its local rows where
-    `keep_shards`; any other is gathered. Either way the gradients reach the DTensors, and are those
-    of one loss that all processes of the mesh compute together from equal `hidden`: not those of a
-    mean or sum over different data.
+    A DTensor `weight` that is sharded by rows over one mesh dimension becomes its local rows if
+    `keep_shards`; any other is gathered. In both cases the gradients reach the DTensors. They are
+    those of one loss that all processes of the mesh compute together from equal `hidden`, not those
+    of a mean or sum over different data.
 
     Raises:
-        ValueError: one of `weight` and `bias` is a DTensor, the other is not.
+        ValueError: only one of `weight` and `bias` is a DTensor.
     """
     if _is_dtensor(hidden):
         hidden = hidden.full_tensor()  # type: ignore[attr-defined]
     if not _is_dtensor(weight):
         if bias is not None and _is_dtensor(bias):
             raise ValueError(
-                "bias is a DTensor and weight is not; distribute both, or gather bias with full_tensor()"
+                "bias is a DTensor and weight is not; distribute both, or gather bias with "
+                "full_tensor()"
             )
         return hidden, weight, bias, None
     if bias is not None and not _is_dtensor(bias):
         raise ValueError(
-            "weight is a DTensor and bias is not; distribute both, or gather weight with full_tensor()"
+            "weight is a DTensor and bias is not; distribute both, or gather weight with "
+            "full_tensor()"
         )
     return hidden, *_local_head(weight, bias, keep_shards)  # type: ignore[arg-type]
 
@@ -196,7 +196,7 @@ def _local_head(
 def _is_dtensor(tensor: Tensor) -> bool:
     if type(tensor) in (Tensor, torch.nn.Parameter):
         return False
-    # Here, because it takes half a second to import, and not every build of torch has it.
+    # Imported here, because it takes half a second, and not every build of torch has it.
     from torch.distributed.tensor import DTensor
 
     return isinstance(tensor, DTensor)

@@ -1,9 +1,8 @@
-"""What the figures of a report show, as numbers: lines of arms with bands, which are also written
-as CSV.
+"""The content of a report's figures: lines of arms with bands, which are also written as CSV.
 
-Letters: S seeds. With several seeds a line is their mean and its band the mean's 95% t interval;
-    with one seed it is
-that seed's, and an evaluation's band is its interval over problems.
+Letters: S seeds. With several seeds, a line is their mean, and its band is the mean's 95% t
+interval. With one seed, it is the line of that seed, and the band of an evaluation is its interval
+over problems.
 """
 
 from __future__ import annotations
@@ -18,13 +17,13 @@ import numpy as np
 from shaped_eval.report import default_pass_at
 
 from shaped_trl.study.reporting.evaluation_results import share_interval, t_interval, values_of
-from shaped_trl.study.reporting.reading import Runs, stages_of
+from shaped_trl.study.reporting.reading import RegimeRuns, stages_of
 from shaped_trl.training.log_reading import curve
 
 CSV_COLUMNS = ("panel", "regime", "arm", "seed", "x", "y", "low", "high")
 MEAN = "mean"
 EXPLORATORY = "_exploratory_"  # between a chart's name and a number
-MANY_ARMS = 6  # more lines than that in one axis cannot be told apart
+MANY_ARMS = 6  # more lines in the same axes cannot be distinguished
 
 X = int | str
 # x, y, and the band's low and high if there is one
@@ -33,8 +32,10 @@ Point = tuple[X, float, float | None, float | None]
 
 @dataclass(frozen=True)
 class Line:
-    """One arm in one axis. `seed` is MEAN or the only one; `by_seed` has the values behind a
-    mean."""
+    """One arm in one pair of axes.
+
+    `seed` is MEAN or the only seed; `by_seed` has the values behind a mean.
+    """
 
     panel: str
     regime: str
@@ -46,11 +47,10 @@ class Line:
 
 @dataclass(frozen=True)
 class Chart:
-    """One figure: an axis for each panel (a row) and regime (a column).
+    """One figure, with axes for each panel (row) and regime (column).
 
-    scale: "steps", "k" (logarithmic, base 2), or "stages", whose names are in `order`. percent:
-        values in 0–1, shown
-    as %.
+    scale: "steps", "k" (logarithmic, base 2), or "stages", whose names are in `order`.
+    percent: values are in 0–1, and shown in %.
     """
 
     name: str
@@ -63,8 +63,8 @@ class Chart:
     order: tuple[str, ...] = ()
 
 
-def charts(regimes: Sequence[Runs], results: Mapping[str, Any]) -> list[Chart]:
-    """The figures in the paper's order, those without a line left out."""
+def charts(regimes: Sequence[RegimeRuns], results: Mapping[str, Any]) -> list[Chart]:
+    """The figures in the paper's order, without empty ones."""
     where = "in pre-training" if len(stages_of(regimes[0].study, "train")) == 1 else "before RL"
     found = [
         _logged(regimes, "train", "perplexity", f"Perplexity {where}", "perplexity"),
@@ -73,14 +73,14 @@ def charts(regimes: Sequence[Runs], results: Mapping[str, Any]) -> list[Chart]:
             regimes,
             "train",
             "head_mass",
-            "Probability of the head, the target not counted",
+            "Probability of the head, without the target",
             "head mass",
         ),
         _logged(
             regimes,
             "train",
             "tail_mass",
-            "Probability of the tail, the target not counted",
+            "Probability of the tail, without the target",
             "tail mass",
         ),
         _logged(
@@ -108,7 +108,7 @@ def charts(regimes: Sequence[Runs], results: Mapping[str, Any]) -> list[Chart]:
 
 
 def csv_of(chart: Chart) -> str:
-    """The chart's numbers, a row a point: what is drawn, and then the seeds behind each mean."""
+    """The chart's numbers, one row per point: the drawn ones, then the seeds behind a mean."""
     buffer = io.StringIO()
     writer = csv.writer(buffer, lineterminator="\n")
     writer.writerow(CSV_COLUMNS)
@@ -125,9 +125,8 @@ def csv_of(chart: Chart) -> str:
     return buffer.getvalue()
 
 
-def _split(chart: Chart, runs: Runs) -> Iterator[Chart]:
-    """Exploratory arms in figures of their own, each beside the baseline, where one would hold too
-    many arms."""
+def _split(chart: Chart, runs: RegimeRuns) -> Iterator[Chart]:
+    """Split off figures of exploratory arms with the baseline, if a chart has too many arms."""
     study = runs.study
     drawn = {line.arm for line in chart.lines}
     apart = [arm for arm, own in study.arms.items() if own.exploratory and arm in drawn]
@@ -136,7 +135,7 @@ def _split(chart: Chart, runs: Runs) -> Iterator[Chart]:
         return
     if drawn - {*apart, study.baseline}:
         yield replace(chart, lines=[line for line in chart.lines if line.arm not in apart])
-    size = MANY_ARMS - 1  # and the baseline
+    size = MANY_ARMS - 1  # besides the baseline
     for number in range(0, len(apart), size):
         shown = {study.baseline, *apart[number : number + size]}
         lines = [line for line in chart.lines if line.arm in shown]
@@ -145,14 +144,14 @@ def _split(chart: Chart, runs: Runs) -> Iterator[Chart]:
 
 
 def _logged(
-    regimes: Sequence[Runs],
+    regimes: Sequence[RegimeRuns],
     command: str,
     key: str,
     caption: str,
     y_label: str,
     name: str | None = None,
 ) -> Chart:
-    """A logged quantity over the steps of each stage; held-out where every arm has it so."""
+    """A logged quantity over the steps of each stage; held-out if every arm has it."""
     lines = []
     held_out = command == "train"
     for stage in stages_of(regimes[0].study, command):
@@ -184,8 +183,7 @@ def _line(
     *,
     shares: bool = False,
 ) -> list[Line]:
-    """The line of an arm, if it has any point: of its only seed, or the mean where all seeds have a
-    value."""
+    """An arm's line: that of its only seed, or the mean at points where all seeds have a value."""
     if not curves:
         return []
     if len(curves) == 1:
@@ -203,9 +201,9 @@ def _line(
 
 
 def _over_stages(
-    regimes: Sequence[Runs], results: Mapping[str, Any], metric: str, caption: str
+    regimes: Sequence[RegimeRuns], results: Mapping[str, Any], metric: str, caption: str
 ) -> Chart:
-    """avg@n or cons@n, a panel for each benchmark, a point for each evaluation stage."""
+    """avg@n or cons@n, with a panel for each benchmark and a point for each evaluation stage."""
     lines = []
     for runs in regimes:
         for name in results["table_metrics"]:
@@ -234,8 +232,8 @@ def _over_stages(
     )
 
 
-def _pass_at_k(regimes: Sequence[Runs], results: Mapping[str, Any]) -> Chart:
-    """Pass@k over k, a panel for each evaluation stage and benchmark."""
+def _pass_at_k(regimes: Sequence[RegimeRuns], results: Mapping[str, Any]) -> Chart:
+    """Pass@k over k, with a panel for each evaluation stage and benchmark."""
     lines = []
     for stage in stages_of(regimes[0].study, "eval"):
         for name in results["table_metrics"]:
@@ -271,7 +269,7 @@ def _band(metric: Mapping[str, float]) -> tuple[float, float, float]:
 
 
 def _with_bands(lines: list[Line], bands: list[Point]) -> list[Line]:
-    """A single seed's line with its intervals over problems."""
+    """Give a single seed's line its intervals over problems."""
     by_x = {point[0]: point for point in bands}
     return [
         line

@@ -1,12 +1,12 @@
 """A verdict on each claim of the paper (arXiv 2512.22955), from differences paired by seed.
 
 "shown" and "refuted" need differences whose p-value, corrected among all confirmatory arms (Holm),
-is below 5%; everything else is "not resolved". A claim about several quantities is shown where all
-of them show it, and refuted where one contradicts it at 5% divided by their number (Bonferroni) and
-none shows it. An arm has a part in a claim by its shape, and only if it is not exploratory and
-nothing else tells it from the baseline. A claim about RL needs arms that were trained alike: their
-held-out NLL before RL may differ from the baseline's by the study's `nll_within` at most, since
-otherwise RL would compare how well they have learned.
+is below 5%; everything else is "not resolved". A claim about several quantities is shown if all of
+them show it. It is refuted if one contradicts it at 5% divided by their number (Bonferroni) and
+none shows it. An arm takes part in a claim by its shape, and only if it is not exploratory and
+differs from the baseline in nothing else. A claim about RL needs arms that were trained alike:
+their held-out NLL before RL may differ from the baseline's by at most the study's `nll_within`,
+since otherwise RL would compare how well they have learned.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from shaped_trl.study.reporting.effects import (
     ordered_by_beta,
     shape_of,
 )
-from shaped_trl.study.reporting.reading import Runs, stages_of
+from shaped_trl.study.reporting.reading import RegimeRuns, stages_of
 from shaped_trl.study.reporting.training_results import nll_before
 from shaped_trl.study.reporting.wording import effect_text
 
@@ -33,24 +33,26 @@ LEVEL = 0.05
 Effects = Sequence[dict[str, Any]]
 
 
-class Verdict(NamedTuple):
+class ClaimVerdict(NamedTuple):
     verdict: str
     sentence: str
 
 
-def judge(regimes: Sequence[Runs], effects: Effects) -> list[dict[str, Any]]:
-    """The claims that the study's arms allow to judge, each {"claim", "text", "arms", "verdict",
-    "sentence", "regimes": {regime: {"verdict", "sentence"}}}.
+def judge(regimes: Sequence[RegimeRuns], effects: Effects) -> list[dict[str, Any]]:
+    """Judge the claims that the study has arms for.
 
-    A claim is left out where no regime has two seeds of all its arms. The verdict over all regimes
-    is theirs if they agree, else "not resolved".
+    Each is {"claim", "text", "arms", "verdict", "sentence", "regimes": {regime: {"verdict",
+    "sentence"}}}.
+
+    A claim is left out if no regime has two seeds of all its arms. The overall verdict is that of
+    the regimes if they agree, and otherwise "not resolved".
     """
     found = []
     for claim in _claims(regimes[0].study):
         by_regime = {runs.study.regime: _judged(claim, runs, effects) for runs in regimes}
         if all(verdict is None for verdict in by_regime.values()):
             continue
-        missing = Verdict(NOT_RESOLVED, "fewer than two seeds of these arms are done")
+        missing = ClaimVerdict(NOT_RESOLVED, "fewer than two seeds of these arms are done")
         verdicts = {regime: verdict or missing for regime, verdict in by_regime.items()}
         overall = _overall(verdicts)
         labels = {"claim": claim.name, "text": claim.text, "arms": list(claim.arms)}
@@ -60,36 +62,34 @@ def judge(regimes: Sequence[Runs], effects: Effects) -> list[dict[str, Any]]:
 
 
 class _Claim(NamedTuple):
-    """`judge` sees the runs and effects of one regime; None where these do not allow to say
-    anything."""
+    """A claim. `judge` gets the runs and effects of one regime; None if they are not enough."""
 
     name: str
     text: str
     arms: tuple[str, ...]
-    judge: Callable[[Runs, Effects], Verdict | None]
+    judge: Callable[[RegimeRuns, Effects], ClaimVerdict | None]
 
 
-def _judged(claim: _Claim, runs: Runs, effects: Effects) -> Verdict | None:
+def _judged(claim: _Claim, runs: RegimeRuns, effects: Effects) -> ClaimVerdict | None:
     return claim.judge(runs, [row for row in effects if row["regime"] == runs.study.regime])
 
 
-def _overall(verdicts: dict[str, Verdict]) -> Verdict:
-    said = [verdict.verdict for verdict in verdicts.values()]
+def _overall(verdicts: dict[str, ClaimVerdict]) -> ClaimVerdict:
+    words = [verdict.verdict for verdict in verdicts.values()]
     if len(verdicts) == 1:
         return next(iter(verdicts.values()))
     listed = ", ".join(f"{verdict.verdict} in {regime}" for regime, verdict in verdicts.items())
-    if len(set(said)) == 1:
-        return Verdict(said[0], f"the regimes agree: {listed}")
-    both = SHOWN in said and REFUTED in said
-    return Verdict(
+    if len(set(words)) == 1:
+        return ClaimVerdict(words[0], f"the regimes agree: {listed}")
+    both = SHOWN in words and REFUTED in words
+    return ClaimVerdict(
         NOT_RESOLVED,
         f"{'it depends on the regime' if both else 'not the same in every regime'}: {listed}",
     )
 
 
 def _claims(study: Study) -> list[_Claim]:
-    """The paper's claims that the study has arms for, one for each arm that a claim can be
-    about."""
+    """The paper's claims that the study has arms for, one for each arm that it concerns."""
     base = study.baseline
     claims = []
     for form in FORMS:
@@ -103,7 +103,10 @@ def _claims(study: Study) -> list[_Claim]:
             text = f"A precision prior gives better RL ({arm} against {base})"
             claims.append(_Claim("precision_rl", text, (arm, base), _better_rl(arm, base)))
             for control in _controls(study, arm):
-                text = f"A shape does more for RL than a temperature of the same entropy ({arm} against {control})"
+                text = (
+                    "A shape does more for RL than a temperature of the same entropy "
+                    f"({arm} against {control})"
+                )
                 claims.append(
                     _Claim("shape_or_temperature", text, (arm, control), _better_rl(arm, control))
                 )
@@ -121,7 +124,7 @@ def _claims(study: Study) -> list[_Claim]:
 
 
 def _controls(study: Study, arm: str) -> list[str]:
-    """The baseline's model at the temperature that gives the arm's entropy."""
+    """The arms with the baseline's model at the temperature that gives the arm's entropy."""
     return [
         name
         for name, own in study.arms.items()
@@ -131,11 +134,13 @@ def _controls(study: Study, arm: str) -> list[str]:
     ]
 
 
-def _entropy_order(ordered: Sequence[str]) -> Callable[[Runs, Effects], Verdict | None]:
-    """Each step in β raises the entropy, and no arm's NLL is apart; in the last train stage that
-    has both."""
+def _entropy_order(ordered: Sequence[str]) -> Callable[[RegimeRuns, Effects], ClaimVerdict | None]:
+    """Each step in β raises the entropy, and the NLL of no arm differs.
 
-    def judged(runs: Runs, effects: Effects) -> Verdict | None:
+    The last train stage with all these numbers counts.
+    """
+
+    def judged(runs: RegimeRuns, effects: Effects) -> ClaimVerdict | None:
         study = runs.study
         for stage in reversed(stages_of(study, "train")):
             here = [row for row in effects if row["stage"] == stage]
@@ -150,27 +155,32 @@ def _entropy_order(ordered: Sequence[str]) -> Callable[[Runs, Effects], Verdict 
     return judged
 
 
-def _ordered(steps: Effects, nll: Effects, within: float) -> Verdict:
+def _ordered(steps: Effects, nll: Effects, within: float) -> ClaimVerdict:
     numbers = "; ".join(
         f"{row['arm']} against {row['against']}: {effect_text(row)}" for row in [*steps, *nll]
     )
     apart = [row["arm"] for row in nll if row["low"] < -within or row["high"] > within]
     if apart:
-        because = f"perplexity is not equal, the NLL of {', '.join(apart)} may differ by more than {within:.0%}"
-        return Verdict(NOT_RESOLVED, f"{because}: {numbers}")
-    for sign, verdict, said in (
+        because = (
+            f"perplexity is not equal, the NLL of {', '.join(apart)} may differ by more than "
+            f"{within:.0%}"
+        )
+        return ClaimVerdict(NOT_RESOLVED, f"{because}: {numbers}")
+    for sign, verdict, words in (
         (1, SHOWN, "entropy rises with β"),
         (-1, REFUTED, "entropy falls as β rises"),
     ):
         if all(_significant(row, sign) for row in steps):
-            return Verdict(verdict, f"{said}, NLL within ±{within:.0%}: {numbers}")
-    return Verdict(NOT_RESOLVED, f"not every step in β shows, NLL within ±{within:.0%}: {numbers}")
+            return ClaimVerdict(verdict, f"{words}, NLL within ±{within:.0%}: {numbers}")
+    return ClaimVerdict(
+        NOT_RESOLVED, f"not every step in β shows, NLL within ±{within:.0%}: {numbers}"
+    )
 
 
-def _better_rl(arm: str, against: str) -> Callable[[Runs, Effects], Verdict | None]:
-    """Area under the reward curve, and avg@n of each benchmark evaluated after RL, both higher."""
+def _better_rl(arm: str, against: str) -> Callable[[RegimeRuns, Effects], ClaimVerdict | None]:
+    """The area under the reward curve and avg@n of each benchmark after RL are both higher."""
 
-    def judged(runs: Runs, effects: Effects) -> Verdict | None:
+    def judged(runs: RegimeRuns, effects: Effects) -> ClaimVerdict | None:
         stage = _last_rl(runs.study, arm, against)
         if stage is None:
             return None
@@ -190,11 +200,10 @@ def _better_rl(arm: str, against: str) -> Callable[[Runs, Effects], Verdict | No
     return judged
 
 
-def _collapse(arm: str, against: str) -> Callable[[Runs, Effects], Verdict | None]:
-    """Over RL the policy's entropy and the response length both change downwards, relative to the
-    baseline's."""
+def _collapse(arm: str, against: str) -> Callable[[RegimeRuns, Effects], ClaimVerdict | None]:
+    """The policy's entropy and the response length both fall over RL, relative to the baseline."""
 
-    def judged(runs: Runs, effects: Effects) -> Verdict | None:
+    def judged(runs: RegimeRuns, effects: Effects) -> ClaimVerdict | None:
         stage = _last_rl(runs.study, arm, against)
         here = [row for row in _pair(effects, arm, against) if row["stage"] == stage]
         parts = [
@@ -207,30 +216,37 @@ def _collapse(arm: str, against: str) -> Callable[[Runs, Effects], Verdict | Non
 
 
 def _directed(
-    runs: Runs, stage: str, parts: Sequence[Effects], sign: int, words: tuple[str, str]
-) -> Verdict | None:
-    """Shown where all differences have this sign; refuted where one has the other, corrected over
-    them too, and none this one.
+    runs: RegimeRuns, stage: str, parts: Sequence[Effects], sign: int, words: tuple[str, str]
+) -> ClaimVerdict | None:
+    """Judge a claim that all differences have this sign.
 
-    `parts`: the differences of each thing that is claimed; one without any cannot be shown.
+    It is shown if all of them have. It is refuted if one has the other sign, with a correction for
+    their number, and none has this sign.
+
+    Args:
+        runs: the finished runs of a regime.
+        stage: the stage before which the arms have to be alike.
+        parts: the differences of each quantity in the claim; a part without any cannot be shown.
+        sign: the sign that the claim predicts.
+        words: how the sentence calls a difference with this sign, and one with the other.
     """
     rows = [row for part in parts for row in part]
     if not rows:
         return None
     numbers = "; ".join(effect_text(row, stage=True) for row in rows) + f" ({_seeds(rows)} seeds)"
     if apart := _not_alike(runs, stage, (rows[0]["arm"], rows[0]["against"])):
-        return Verdict(NOT_RESOLVED, f"not trained alike ({apart}): {numbers}")
+        return ClaimVerdict(NOT_RESOLVED, f"not trained alike ({apart}): {numbers}")
     for_it = [_significant(row, sign) for row in rows]
     against_it = [_significant(row, -sign) for row in rows]
     if all(for_it) and all(parts):
-        return Verdict(SHOWN, f"all {words[0]}: {numbers}")
+        return ClaimVerdict(SHOWN, f"all {words[0]}: {numbers}")
     if any(_significant(row, -sign, LEVEL / len(rows)) for row in rows) and not any(for_it):
         how_many = "all" if all(against_it) else f"{sum(against_it)} of {len(rows)}"
-        return Verdict(REFUTED, f"{how_many} {words[1]}, none {words[0]}: {numbers}")
+        return ClaimVerdict(REFUTED, f"{how_many} {words[1]}, none {words[0]}: {numbers}")
     if not all(parts):
-        return Verdict(NOT_RESOLVED, f"a part of what is claimed was not measured: {numbers}")
+        return ClaimVerdict(NOT_RESOLVED, f"a part of what is claimed was not measured: {numbers}")
     how_many = f"{sum(for_it)} of {len(rows)} {words[0]}, {sum(against_it)} {words[1]}"
-    return Verdict(NOT_RESOLVED, f"{how_many}: {numbers}")
+    return ClaimVerdict(NOT_RESOLVED, f"{how_many}: {numbers}")
 
 
 def _seeds(rows: Effects) -> str:
@@ -238,8 +254,8 @@ def _seeds(rows: Effects) -> str:
     return str(most) if least == most else f"{least} to {most}"
 
 
-def _not_alike(runs: Runs, stage: str, arms: Sequence[str]) -> str:
-    """Which of the arms have another NLL before this stage than the baseline; empty if none."""
+def _not_alike(runs: RegimeRuns, stage: str, arms: Sequence[str]) -> str:
+    """The arms whose NLL before this stage differs from the baseline's; empty if there are none."""
     apart = []
     for arm in arms:
         shift = nll_before(runs, arm, stage)
@@ -270,7 +286,7 @@ def _pair(effects: Effects, arm: str, against: str) -> list[dict[str, Any]]:
 
 
 def _find(effects: Effects, arm: str, against: str, metric: str) -> dict[str, Any] | None:
-    """The row of a pair, turned round where it is listed the other way."""
+    """The row of a pair, with its sign turned if it is listed the other way round."""
     for row in effects:
         if row["metric"] == metric and (row["arm"], row["against"]) == (arm, against):
             return row

@@ -1,5 +1,4 @@
-"""A study's charts as pictures: a colour for each arm, the same in all of them. Figures without
-global state."""
+"""A study's charts as pictures, with the same colour for an arm in all of them."""
 
 from __future__ import annotations
 
@@ -10,17 +9,19 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, MaxNLocator, PercentFormatter
+from shaped_eval.reporting.figures import COLOURS, plain_label
 
 from shaped_trl.study.reporting.charts import Chart, Line
 from shaped_trl.study.reporting.wording import in_regime
-from shaped_trl.training.figures import COLOURS
 
 
 def plot_chart(chart: Chart, arms: Sequence[str], dashed: Collection[str]) -> Figure:
-    """A row of axes for each panel, a column for each regime.
+    """Draw a chart: a row of axes for each panel, a column for each regime.
 
-    arms: all of the study, so that an arm has one colour in every figure. dashed: those drawn with
-        dashes.
+    Args:
+        chart: what to draw.
+        arms: all arms of the study, so that an arm has the same colour in every figure.
+        dashed: the arms that are drawn with dashes.
     """
     panels = list(dict.fromkeys(line.panel for line in chart.lines))
     regimes = list(dict.fromkeys(line.regime for line in chart.lines))
@@ -47,7 +48,7 @@ def plot_chart(chart: Chart, arms: Sequence[str], dashed: Collection[str]) -> Fi
     ordered = [arm for arm in arms if arm in handles]
     figure.legend(
         [handles[arm] for arm in ordered],
-        [_plain(arm) for arm in ordered],
+        [plain_label(arm) for arm in ordered],
         loc="outside lower center",
         ncols=min(len(ordered), 3 * len(regimes)),
         fontsize="small",
@@ -57,14 +58,14 @@ def plot_chart(chart: Chart, arms: Sequence[str], dashed: Collection[str]) -> Fi
 
 
 def _colour(place: int) -> str:
-    """The first arm's is its own; others', more of them than colours, come again."""
+    """The colour of an arm. The first one is unique; the others repeat if there are many arms."""
     return COLOURS[0] if place == 0 else COLOURS[1 + (place - 1) % (len(COLOURS) - 1)]
 
 
 def _draw(
     axis: Axes, line: Line, x: Sequence[Any], colour: str, dashed: bool, chart: Chart
 ) -> None:
-    """A line with its band; over stages points with error bars, arms side by side."""
+    """Draw a line with its band; over stages, points with error bars and arms side by side."""
     look: dict[str, Any] = {"color": colour, "linestyle": "--" if dashed else "-", "linewidth": 1.4}
     marker = "" if chart.scale == "steps" else "o"
     axis.plot(
@@ -85,7 +86,7 @@ def _draw(
 
 def _label(axis: Axes, chart: Chart, title: str) -> None:
     axis.set(xlabel=chart.x_label, ylabel=chart.y_label)
-    axis.set_title(_plain(title), fontsize="medium")
+    axis.set_title(plain_label(title), fontsize="medium")
     axis.grid(alpha=0.3)
     axis.spines[["top", "right"]].set_visible(False)
     if chart.percent:
@@ -94,12 +95,7 @@ def _label(axis: Axes, chart: Chart, title: str) -> None:
         axis.set_xscale("log", base=2)
         axis.xaxis.set_major_formatter(FuncFormatter(lambda k, _: f"{k:g}"))
     elif chart.scale == "stages":
-        axis.set_xticks(range(len(chart.order)), [_plain(name) for name in chart.order])
+        axis.set_xticks(range(len(chart.order)), [plain_label(name) for name in chart.order])
         axis.set_xlim(-0.5, len(chart.order) - 0.5)
     else:
         axis.xaxis.set_major_locator(MaxNLocator(integer=True))
-
-
-def _plain(text: str) -> str:
-    """No mathematics in names: a dollar is a dollar."""
-    return text.replace("$", r"\$")

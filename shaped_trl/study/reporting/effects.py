@@ -1,9 +1,7 @@
-"""Differences between arms, paired by seed: with intervals, corrected p-values, and what the design
-could have found.
+"""Differences between arms, paired by seed, with intervals, corrected p-values and power.
 
-Letters: S seeds. Two arms with one seed have the same initialisation, data and prompts, so that the
-    difference of
-their values is one draw, and S of them are compared with 0 by Student's t.
+Letters: S seeds. With the same seed, two arms have the same initialisation, data and prompts, so
+that the difference of their values is one draw. Student's t compares S of them with 0.
 """
 
 from __future__ import annotations
@@ -20,7 +18,7 @@ from shaped_kernels import RewardShape
 
 from shaped_trl.study.definition import Study
 from shaped_trl.study.reporting.evaluation_results import check_same_problems, metrics_of, values_of
-from shaped_trl.study.reporting.reading import Runs
+from shaped_trl.study.reporting.reading import RegimeRuns
 from shaped_trl.study.reporting.training_results import rl_outcomes, training_ends
 
 POWER = 0.8
@@ -32,7 +30,7 @@ UNITS = {
     "reward_end": "share",
 }
 UNITS |= {"entropy_change": "relative", "length_change": "relative"}
-FORMS = ("exponent", "product")  # in which β can act
+FORMS = ("exponent", "product")  # the forms of β
 _ROUNDING_DIGITS = 12
 
 Values = dict[tuple[str | None, str], dict[int, float]]  # (benchmark, metric) → seed → value
@@ -40,14 +38,13 @@ Values = dict[tuple[str | None, str], dict[int, float]]  # (benchmark, metric) �
 
 @dataclass(frozen=True)
 class PairedEffect:
-    """Mean of own − base over S seeds, its 95% t interval, the differences' standard deviation,
-    two-sided p.
+    """The mean of own − base over S seeds, with its 95% t interval and two-sided p.
 
+    sd: standard deviation of the differences.
     minimum_effect: the difference that as many seeds with this standard deviation find in 80% of
-        cases at the
-    two-sided 5% level, (t_{.975, S−1} + t_{.8, S−1})·sd/√S. The exact one has the noncentral t in
-    place of the second quantile; at this value its power is 0.80 with 8 seeds, 0.78 with 4, 0.77
-    with 3 and 0.73 with 2.
+        cases at the two-sided 5% level, (t_{.975, S−1} + t_{.8, S−1})·sd/√S. The exact one has
+        the noncentral t instead of the second quantile. At this value its power is 0.80 with 8
+        seeds, 0.78 with 4, 0.77 with 3 and 0.73 with 2.
     """
 
     seeds: int
@@ -62,18 +59,18 @@ class PairedEffect:
 def paired_effect(own_S: ArrayLike, base_S: ArrayLike) -> PairedEffect:
     """The paired t test of two arms' values [S], seed by seed.
 
-    Equal differences (of counts, they can be) leave t without a denominator: p is then that of the
-    sign-flip test, 2^(1−S), or 1 where all are 0.
+    If all differences are equal, which counts can be, t has no denominator. In this case p is that
+    of the sign-flip test, 2^(1−S), or 1 if all are 0.
 
     Raises:
-        ValueError: fewer than 2 seeds, or not as many values in the one as in the other.
+        ValueError: there are fewer than 2 seeds, or the two arms have different numbers of values.
     """
     own, base = np.asarray(own_S, dtype=np.float64), np.asarray(base_S, dtype=np.float64)
     if own.shape != base.shape or own.ndim != 1 or len(own) < 2:
         raise ValueError(
             f"values of shapes {own.shape} and {base.shape}: a pair needs the same 2 or more seeds"
         )
-    # so that equal differences are equal in spite of rounding
+    # Rounded, so that equal differences are equal in spite of floating-point errors.
     shifts_S = np.round(own - base, _ROUNDING_DIGITS)
     seeds, value = len(shifts_S), float(shifts_S.mean())
     sd = float(shifts_S.std(ddof=1)) if np.ptp(shifts_S) else 0.0
@@ -95,11 +92,12 @@ def paired_effect(own_S: ArrayLike, base_S: ArrayLike) -> PairedEffect:
 
 
 def holm(p_values: Sequence[float]) -> list[float]:
-    """Corrected p-values, in the given order: whoever rejects those below 5% errs in any of them in
-    at most 5%.
+    """Corrected p-values, in the given order.
 
-    Holm 1979: of m sorted p-values the i-th (from 0) counts m − i times, at most 1, and at least as
-    much as those before it.
+    Rejecting those below 5% makes any error with a probability of at most 5%.
+
+    Holm (1979): of m sorted p-values, number i (from 0) is multiplied by m − i; it is at most 1,
+    and at least as large as those before it.
     """
     corrected = [0.0] * len(p_values)
     largest = 0.0
@@ -109,14 +107,16 @@ def holm(p_values: Sequence[float]) -> list[float]:
     return corrected
 
 
-def effects(regimes: Sequence[Runs], pass_at: Sequence[int] | None = None) -> list[dict[str, Any]]:
-    """A row for each regime, stage, metric and pair of arms with two or more seeds in common.
+def effects(
+    regimes: Sequence[RegimeRuns], pass_at: Sequence[int] | None = None
+) -> list[dict[str, Any]]:
+    """One row for each regime, stage, metric and pair of arms with two or more common seeds.
 
-    regime, arm, against, stage, benchmark (None but for evaluations), metric, unit, then those of
-    `PairedEffect`, `p_corrected` and `exploratory`. Units: nats; share, of 0–1; relative, a share
-    of the baseline's value or, for entropy_change and length_change in RL, of the run's own start.
-    Holm's correction goes over all pairs without an exploratory arm within one regime, stage and
-    metric; other rows have None.
+    A row has regime, arm, against, stage, benchmark (None except for evaluations), metric and unit,
+    the fields of `PairedEffect`, `p_corrected` and `exploratory`. The units are nats; share (0–1);
+    and relative, which is relative to the baseline's value or, for entropy_change and length_change
+    in RL, to the run's own start. Holm's correction covers all pairs without an exploratory arm
+    within one regime, stage and metric; for other rows `p_corrected` is None.
     """
     rows = [row for runs in regimes for row in _rows(runs, pass_at)]
     families: dict[tuple[Any, ...], list[dict[str, Any]]] = {}
@@ -132,7 +132,7 @@ def effects(regimes: Sequence[Runs], pass_at: Sequence[int] | None = None) -> li
     return rows
 
 
-def _rows(runs: Runs, pass_at: Sequence[int] | None) -> Iterator[dict[str, Any]]:
+def _rows(runs: RegimeRuns, pass_at: Sequence[int] | None) -> Iterator[dict[str, Any]]:
     study = runs.study
     for stage, spec in study.stages.items():
         for arm, against in comparisons(study, spec.command):
@@ -171,9 +171,11 @@ def _row(own: Values, base: Values, key: tuple[str | None, str]) -> dict[str, An
 
 
 def comparisons(study: Study, command: str) -> list[tuple[str, str]]:
-    """(arm, against) for the stages of a command: every arm against the baseline, an arm against
-    the one that has its entropy by temperature alone, and in training arms whose β are
-    neighbours."""
+    """The pairs (arm, against) that are compared in the stages of a command.
+
+    These are every arm against the baseline; an arm against the control that has its entropy by
+    temperature alone; and in training, arms whose β are neighbours.
+    """
     pairs = [(arm, study.baseline) for arm in study.arms if arm != study.baseline]
     pairs += [
         (own.entropy_of, arm)
@@ -192,8 +194,7 @@ def comparisons(study: Study, command: str) -> list[tuple[str, str]]:
 
 
 def by_shape_alone(study: Study) -> list[str]:
-    """The confirmatory arms with models of their own that nothing but their shape tells from the
-    baseline."""
+    """The confirmatory arms with their own models that differ from the baseline only by shape."""
     return [
         name
         for name, arm in study.arms.items()
@@ -203,8 +204,10 @@ def by_shape_alone(study: Study) -> list[str]:
 
 
 def ordered_by_beta(study: Study, form: str) -> list[str]:
-    """The baseline and those of `by_shape_alone` that differ in β alone, in this form, by β; one
-    arm for each β."""
+    """The baseline and the arms of `by_shape_alone` that differ in β alone, ordered by β.
+
+    Only this form of β counts, and there is one arm for each β.
+    """
     arms: dict[float, str] = {}
     for arm in (study.baseline, *by_shape_alone(study)):
         shape = shape_of(study, arm)
@@ -218,12 +221,14 @@ def shape_of(study: Study, arm: str) -> RewardShape:
 
 
 def is_beta_alone(shape: RewardShape) -> bool:
-    """Whether it is cross-entropy or differs from it in β alone."""
+    """Whether the shape is cross-entropy or differs from it in β alone."""
     return shape.positive in FORMS and not shape.lambda_head and not shape.lambda_tail
 
 
-def seed_values(runs: Runs, arm: str, stage: str, pass_at: Sequence[int] | None = None) -> Values:
-    """What an arm's finished runs of a stage are compared by."""
+def seed_values(
+    runs: RegimeRuns, arm: str, stage: str, pass_at: Sequence[int] | None = None
+) -> Values:
+    """The values by which an arm's finished runs of a stage are compared."""
     command = runs.study.stages[stage].command
     if command == "train":
         ends = training_ends(runs, arm, stage)
@@ -241,14 +246,14 @@ def seed_values(runs: Runs, arm: str, stage: str, pass_at: Sequence[int] | None 
     for seed, benchmarks in runs.evaluations[arm, stage].items():
         for name, outcomes in benchmarks.items():
             for metric in metrics_of(outcomes, pass_at):
-                if metric != "pass@1":  # it is avg@n
+                if metric != "pass@1":  # pass@1 is the same as avg@n
                     values.setdefault((name, metric), {})[seed] = float(
                         values_of(outcomes, metric).mean()
                     )
     return values
 
 
-def _check_evaluations(runs: Runs, arm: str, against: str, stage: str) -> None:
+def _check_evaluations(runs: RegimeRuns, arm: str, against: str, stage: str) -> None:
     by_seed = [runs.evaluations.get((each, stage), {}) for each in (arm, against)]
     for seed in by_seed[0].keys() & by_seed[1].keys():
         for name in by_seed[0][seed].keys() & by_seed[1][seed].keys():

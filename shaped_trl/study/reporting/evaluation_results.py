@@ -1,8 +1,7 @@
 """Per-problem values of a study's evaluations, their summaries, and paired differences.
 
 Letters: P problems, M samples per problem, S seeds. Everything is computed from problems, samples
-    and
-verdicts.
+and verdicts.
 """
 
 from __future__ import annotations
@@ -40,13 +39,12 @@ def values_of(outcomes: Outcomes, metric: str) -> Values:
 
 
 def reported_k(n: int, pass_at: Sequence[int] | None) -> list[int]:
-    """The k of tables: those asked for, or the usual ones that n samples allow, with n itself."""
+    """The k of tables: `pass_at`, or the usual ones up to n, and n itself."""
     return sorted(set(pass_at)) if pass_at else sorted({k for k in REPORTED_K if k <= n} | {n})
 
 
 def metrics_of(outcomes: Outcomes, pass_at: Sequence[int] | None) -> list[str]:
-    """The metrics of tables. Pass@1 is Avg@n. A vote is there where the grader's answers can be
-    voted on."""
+    """The metrics of tables: avg@n (the same as pass@1), cons@n if there is a vote, and pass@k."""
     n = outcomes.n
     votes = [f"cons@{n}"] if outcomes.votes else []
     return [f"avg@{n}", *votes, *(f"pass@{k}" for k in reported_k(n, pass_at))]
@@ -91,14 +89,13 @@ def summarise(seeds_S: Sequence[Outcomes], pass_at: Sequence[int] | None) -> dic
 def difference(
     a: Mapping[int, Outcomes], b: Mapping[int, Outcomes], metric: str
 ) -> dict[str, Any] | None:
-    """b − a, paired over problems and, with several seeds in common, over seeds; None without a
-    common seed.
+    """The difference b − a, paired over problems, and over seeds if several are in common.
 
-    `over_seeds` is the mean of the seeds' differences with a t interval: what another training seed
-    would change.
+    `over_seeds` is the mean of the seeds' differences with a t interval, which shows how far
+    another training seed would move it. None without a common seed.
 
     Raises:
-        UserError: the two were evaluated on other problems or with another n.
+        UserError: the two were evaluated on different problems or with different n.
     """
     common = [seed for seed in a if seed in b]
     if not common:
@@ -123,7 +120,11 @@ def _mean_values(seeds_S: Sequence[Outcomes], metric: str) -> Values:
 
 
 def check_same_problems(runs: Sequence[Outcomes]) -> None:
-    """Raise UserError where evaluations of one benchmark differ in their problems or n."""
+    """Check that evaluations of a benchmark have the same problems and n.
+
+    Raises:
+        UserError: they differ.
+    """
     for run in runs[1:]:
         if (run.problem_ids, run.n) != (runs[0].problem_ids, runs[0].n):
             raise UserError(
@@ -132,7 +133,7 @@ def check_same_problems(runs: Sequence[Outcomes]) -> None:
 
 
 def t_interval(shifts_S: Values) -> dict[str, float]:
-    """Mean of the seeds' values [S], S > 1, with its 95% t interval."""
+    """The mean of the seeds' values [S], S > 1, with its 95% t interval."""
     value = float(shifts_S.mean())
     quantile = stats.t.ppf(0.5 + CONFIDENCE / 2, len(shifts_S) - 1)
     half = float(quantile * shifts_S.std(ddof=1) / np.sqrt(len(shifts_S)))
@@ -140,5 +141,5 @@ def t_interval(shifts_S: Values) -> dict[str, float]:
 
 
 def share_interval(shares_S: Values) -> dict[str, float]:
-    """`t_interval` of values in 0–1, clipped to where they can be."""
+    """`t_interval` of values in 0–1, clipped to 0–1."""
     return {name: min(1.0, max(0.0, value)) for name, value in t_interval(shares_S).items()}

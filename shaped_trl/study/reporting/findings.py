@@ -1,10 +1,10 @@
-"""What a study has shown and what it has not, in words, from the numbers of results.json alone.
+"""Sentences on what a study has shown and what not, from results.json alone.
 
-With several seeds a difference between arms counts as shown when its p-value over seeds, corrected
-among the confirmatory arms, is below 0.05; one of an exploratory arm is a hint at most. With one
-seed, and for what an arm gained, it counts as shown when its 95% interval over problems excludes 0
-and its p-value is below 0.05 (with few problems the interval alone is too short), and the interval
-over seeds excludes 0 too where there is more than one. Everything else is listed as not shown.
+With several seeds, a difference between arms is shown if its p-value over seeds, corrected among
+the confirmatory arms, is below 0.05; for an exploratory arm it is only a hint. With one seed, and
+for the gains of an arm, a difference is shown if its 95% interval over problems excludes 0 and its
+p-value is below 0.05 (with few problems the interval alone is too short), and if the interval over
+seeds excludes 0 too, if there are several. Everything else is listed as not shown.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from shaped_trl.study.reporting.wording import effect_text, in_regime, signed
 
 LEVEL = 0.05
 _RL_HEADLINES = ("reward", "entropy_change", "length_change")
-_Sentence = tuple[str, str]  # where it belongs ("shown", "not shown", "hint"), and what it says
+_Sentence = tuple[str, str]  # its place ("shown", "not shown", "hint") and its text
 
 
 class Findings(NamedTuple):
@@ -30,20 +30,20 @@ class Findings(NamedTuple):
 
 def find(results: dict[str, Any]) -> Findings:
     """Sentences from `results` (the content of results.json)."""
-    said = list(_between_arms(results))
+    sentences = list(_between_arms(results))
     covered = {_place(row) for row in results["effects"]}
     for regime, values in results["regimes"].items():
         for rows, sentence in ((values["differences"], _difference), (values["gains"], _gain)):
             for row in _headlines(rows):
                 if sentence is _gain or _place({**row, "regime": regime}) not in covered:
-                    said.append(
+                    sentences.append(
                         (
                             "shown" if is_shown(row) else "not shown",
                             in_regime(regime, sentence(row)),
                         )
                     )
     parts = {
-        kind: [text for place, text in said if place == kind]
+        kind: [text for place, text in sentences if place == kind]
         for kind in ("shown", "not shown", "hint")
     }
     return Findings(
@@ -60,8 +60,10 @@ def _place(row: dict[str, Any]) -> tuple[Any, ...]:
 
 
 def _between_arms(results: dict[str, Any]) -> Iterator[_Sentence]:
-    """The differences over seeds after training, those of two arms in a stage as one sentence each
-    for what is shown and what is not."""
+    """The differences over seeds in RL and evaluations.
+
+    For two arms in a stage, there is one sentence on what is shown and one on what is not.
+    """
     measured = [
         row
         for row in results["effects"]
@@ -82,10 +84,8 @@ def _between_arms(results: dict[str, Any]) -> Iterator[_Sentence]:
         for row in group:
             by_kind.setdefault(_kind(row), []).append(effect_text(row))
         for kind, texts in by_kind.items():
-            yield (
-                kind,
-                f"{place}: {'no difference shown, ' if kind == 'not shown' else ''}{'; '.join(texts)}",
-            )
+            start = "no difference shown, " if kind == "not shown" else ""
+            yield kind, f"{place}: {start}{'; '.join(texts)}"
 
 
 def _kind(row: dict[str, Any]) -> str:
@@ -95,8 +95,7 @@ def _kind(row: dict[str, Any]) -> str:
 
 
 def is_shown(row: dict[str, Any]) -> bool:
-    """Whether a difference is one by its p-value, its interval over problems and, if any, that over
-    seeds."""
+    """Whether p-value, interval over problems and any interval over seeds show a difference."""
     intervals = [row, row["over_seeds"]] if row["over_seeds"] else [row]
     one_side = all(each["low"] > 0 for each in intervals) or all(
         each["high"] < 0 for each in intervals
@@ -105,8 +104,7 @@ def is_shown(row: dict[str, Any]) -> bool:
 
 
 def _headlines(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """The rows put into words, of evaluations Avg and the Pass@k of the largest k; the tables have
-    them all."""
+    """The rows for sentences: of evaluations, only avg@n and the pass@k with the largest k."""
     largest: dict[str, int] = {}
     for row in rows:
         name, _, k = row["metric"].partition("@")
@@ -121,7 +119,8 @@ def _headlines(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
 
 
 def _difference(row: dict[str, Any]) -> str:
-    where = f"{row['arm']} against {row['against']}, {row['stage']}, {row['benchmark']}: {row['metric']}"
+    pair = f"{row['arm']} against {row['against']}"
+    where = f"{pair}, {row['stage']}, {row['benchmark']}: {row['metric']}"
     if not is_shown(row):
         return f"{where} {signed(row)}{_over_seeds(row)}: no difference shown"
     return (
@@ -141,8 +140,7 @@ def _over_seeds(row: dict[str, Any]) -> str:
 
 
 def _trained(results: dict[str, Any]) -> list[str]:
-    """Where each arm ended in pre-training relative to the baseline, with intervals where there are
-    several seeds."""
+    """The end of each arm's training relative to the baseline, with intervals over seeds."""
     sentences = []
     for regime, values in results["regimes"].items():
         rows = {
@@ -161,6 +159,7 @@ def _trained(results: dict[str, Any]) -> list[str]:
                     changes.append(f"{name} {own[key] / base[key] - 1:+.1%}")
             tried = " (exploratory)" if results["arms"][arm]["exploratory"] else ""
             tried += " on texts of its own" if results["arms"][arm]["own_data"] else ""
-            where = f"{arm}{tried} against {results['baseline']}, end of {stage} ({own['source']} tokens)"
+            pair = f"{arm}{tried} against {results['baseline']}"
+            where = f"{pair}, end of {stage} ({own['source']} tokens)"
             sentences.append(in_regime(regime, f"{where}: {', '.join(changes)}"))
     return sentences

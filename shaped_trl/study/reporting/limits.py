@@ -1,5 +1,4 @@
-"""What no interval of a study covers: the sentences on what it cannot show, from the numbers of
-results.json alone."""
+"""Sentences on what a study cannot show, beyond its intervals, from results.json alone."""
 
 from __future__ import annotations
 
@@ -9,17 +8,18 @@ from typing import Any
 from shaped_trl.study.definition import PREPARATIONS
 from shaped_trl.study.reporting.wording import METRICS, in_regime, plain_number
 
-NAMED = 8  # unfinished runs
+NAMED = 8  # how many unfinished runs are named
 SATURATED = 0.95
-LOST = 0.05  # share of completions cut at the token limit, or without an answer
+LOST = 0.05  # share of completions cut off at the token limit, or without an answer
 
 
 def limits_of(results: dict[str, Any]) -> list[str]:
-    """Sentences, from what concerns every number to what concerns one."""
+    """The sentences, from what concerns all numbers to what concerns a single one."""
     limits = []
     if results["incomplete"]:
         limits.append(
-            f"Not finished, and left out of every number here: {_some(results['incomplete'])}."
+            "Not finished, and therefore left out of every number here: "
+            f"{_some(results['incomplete'])}."
         )
     limits += _seed_limits(results) + _comparison_limits(results)
     for regime, values in results["regimes"].items():
@@ -33,7 +33,7 @@ def limits_of(results: dict[str, Any]) -> list[str]:
 
 
 def _some(runs: Sequence[str]) -> str:
-    """The first of the runs by name, how many the others are."""
+    """The names of the first runs, and the number of the others."""
     named, others = runs[:NAMED], len(runs) - NAMED
     more = f" and {others} more run{'s' if others > 1 else ''}" if others > 0 else ""
     return ", ".join(named) + more
@@ -42,7 +42,7 @@ def _some(runs: Sequence[str]) -> str:
 def against_baseline(
     results: dict[str, Any], regime: str
 ) -> Iterator[tuple[str, str, dict[str, Any], dict[str, Any]]]:
-    """Arm, train stage, the arm's summary and the baseline's, where both have NLL and entropy."""
+    """Arm, train stage, the arm's summary and the baseline's, if both have NLL and entropy."""
     arms = results["regimes"][regime]["arms"]
     for arm, values in arms.items():
         for stage, own in values["training"].items():
@@ -64,13 +64,14 @@ def _seed_limits(results: dict[str, Any]) -> list[str]:
             else f"No two arms have two of the {planned} training seeds yet"
         )
         return [
-            f"{done}: the intervals are over problems, with the trained models fixed. They say nothing "
-            "about how much another training seed would move the numbers."
+            f"{done}: the intervals are over problems, with the trained models fixed. They say "
+            "nothing about how much another training seed would move the numbers."
         ]
     fewest = min(row["seeds"] for row in results["effects"])
     paired = f"{seeds}" if fewest == seeds else f"{fewest} to {seeds}"
     limits = [
-        f"{seeds} training seeds: the intervals over seeds are t intervals of {paired} paired values."
+        f"{seeds} training seeds: the intervals over seeds are t intervals of {paired} paired "
+        "values."
     ]
     found: dict[str, list[dict[str, Any]]] = {}
     for row in results["effects"]:
@@ -88,10 +89,12 @@ def _seed_limits(results: dict[str, Any]) -> list[str]:
         )
     if ranges:
         limits.append(
-            "Differences smaller than these would probably have been missed (the difference that as many seeds find "
-            "in 80% of cases at the two-sided 5% level before correction, (t.975 + t.80)·sd/√seeds, an approximation "
-            f"of the noncentral t; over arms): {'; '.join(ranges)}. The correction, and a verdict that needs two "
-            "differences at once, take up to about twice as much."
+            "Differences smaller than these would probably have been missed (the difference that "
+            "as "
+            "many seeds find in 80% of cases at the two-sided 5% level before correction, "
+            "(t.975 + t.80)·sd/√seeds, an approximation of the noncentral t; over arms): "
+            f"{'; '.join(ranges)}. After the correction, and for a verdict that needs two "
+            "differences at once, the difference has to be up to about twice as large."
         )
     return limits
 
@@ -103,21 +106,25 @@ def _comparison_limits(results: dict[str, Any]) -> list[str]:
     gains = sum(len(values["gains"]) for values in regimes)
     if corrected:
         limits.append(
-            f"{corrected} comparisons over seeds, corrected among the arms for each stage and metric (Holm), not "
-            f"over stages, metrics and claims; {gains} comparisons of an arm with itself are not corrected."
+            f"{corrected} comparisons over seeds are corrected among the arms for each stage and "
+            f"metric (Holm), but not over stages, metrics and claims; {gains} comparisons of an "
+            "arm "
+            "with itself are not corrected."
         )
     else:
         num_compared = gains + sum(len(values["differences"]) for values in regimes)
         if num_compared:
             limits.append(
-                f"{num_compared} comparisons at 95% without a correction: about {0.05 * num_compared:.1f} of "
-                "them would exclude 0 by chance if nothing differed."
+                f"{num_compared} comparisons at 95% without a correction: about "
+                f"{0.05 * num_compared:.1f} of them would exclude 0 by chance if nothing differed."
             )
     exploratory = [arm for arm, own in results["arms"].items() if own["exploratory"]]
     if exploratory:
         limits.append(
-            f"{', '.join(exploratory)}: exploratory, without a part in the correction and in the verdicts. Their "
-            "p-values are not corrected, so what they show is a hint to be tested."
+            f"{', '.join(exploratory)}: exploratory, and therefore left out of the correction and "
+            "of "
+            "the verdicts. Their p-values are not corrected, so what they show is a hint to be "
+            "tested."
         )
     return limits
 
@@ -127,15 +134,15 @@ def _training_limits(results: dict[str, Any], regime: str) -> list[str]:
     rows = results["regimes"][regime]["training_differences"]
     paired = {(row["arm"], row["stage"]): row for row in rows if row["quantity"] == "nll"}
     for arm, stage, own, base in against_baseline(results, regime):
-        row = paired.get((arm, stage))  # arms may have other seeds than the baseline
+        row = paired.get((arm, stage))  # missing if the arm and the baseline share no two seeds
         shift = row["value"] if row else own["nll"] / base["nll"] - 1
         if results["arms"][arm]["own_data"]:
-            continue  # measured on other texts
+            continue  # its NLL was measured on other texts
         if abs(shift) > results["nll_within"]:
             limits.append(
-                f"{arm} was not trained alike: its NLL after {stage} differs by {shift:+.1%} from that of "
-                f"{results['baseline']}, more than {results['nll_within']:.0%}. What follows in RL may come from "
-                "that and not from the shape."
+                f"{arm} was not trained alike: its NLL after {stage} differs by {shift:+.1%} from "
+                f"that of {results['baseline']}, more than {results['nll_within']:.0%}. Later "
+                "differences in RL may be due to this and not to the shape."
             )
     return limits
 
@@ -150,7 +157,7 @@ def _rl_limits(regime: dict[str, Any]) -> list[str]:
 
 
 def _evaluation_limits(regime: dict[str, Any]) -> list[str]:
-    """What makes an evaluation hard to read, with the arms that it concerns."""
+    """Sentences on what makes an evaluation hard to interpret, with the arms concerned."""
     found: dict[str, list[str]] = {}
     for arm, values in regime["arms"].items():
         for stage, evaluated in values["evaluations"].items():
@@ -160,9 +167,14 @@ def _evaluation_limits(regime: dict[str, Any]) -> list[str]:
                     for metric in entry["metrics"]
                     if metric.startswith("pass@")
                 )
-                saturated = f"pass@{k} is above {SATURATED:.0%}, near its ceiling, where it cannot tell arms apart"
+                saturated = (
+                    f"pass@{k} is above {SATURATED:.0%}, near its ceiling, where it cannot "
+                    "distinguish arms"
+                )
                 unparsed = "many completions give no answer at all"
-                truncated = "many completions were cut at the token limit and count as they stand"
+                truncated = (
+                    "many completions were cut off at the token limit and graded as they are"
+                )
                 for sentence, share, most in (
                     (saturated, entry["metrics"][f"pass@{k}"]["value"], SATURATED),
                     (unparsed, entry["unparsed"], LOST),
@@ -180,7 +192,8 @@ def _task_limits(results: dict[str, Any]) -> list[str]:
     if not tasks or not set(tasks) <= set(PREPARATIONS):
         return []
     return [
-        f"{' and '.join(tasks)}: a controlled task. It shows mechanisms, not what a model does on real text."
+        f"{' and '.join(tasks)}: a controlled task. It shows mechanisms, not what a model does on "
+        "real text."
     ]
 
 
@@ -193,21 +206,24 @@ def _shape_limits(results: dict[str, Any]) -> list[str]:
     )
     if not controlled and any(values["rl"] or values["evaluations"] for values in trained):
         limits.append(
-            "No arm is cross-entropy sampled at a matched entropy, so the effect of a shape cannot be told from "
-            "that of a sampling temperature."
+            "No arm is cross-entropy sampled at a matched entropy, so the effect of a shape cannot "
+            "be "
+            "distinguished from that of a sampling temperature."
         )
     shapes = [own["shape"] for own in arms if own["shape"].get("beta")]
     if shapes and any(values["rl"] for values in trained):
         limits.append(
             "That precision helps RL is a hypothesis. Which sign of β helps depends on the data: a "
-            "negative β removes noise from the steps, and takes mass from a correct but rare strategy."
+            "negative β removes noise from the steps, but takes mass from a correct but rare "
+            "strategy."
             + (" This study covers one kind of data." if len(results["regimes"]) == 1 else "")
         )
     if shapes:
         forms = sorted({shape["positive"] for shape in shapes})
         product = " The product is this project's variant." if "product" in forms else ""
         limits.append(
-            f"β enters by the form {' and '.join(map(repr, forms))}. The paper's Equation 11 is, most likely, the "
-            f"exponent; its PDF would settle it.{product}"
+            f"β acts in the form {' and '.join(map(repr, forms))}. The paper's Equation 11 is, "
+            "most "
+            f"likely, the exponent; its PDF would settle it.{product}"
         )
     return limits

@@ -1,5 +1,4 @@
-"""The tables that answer the paper's questions: verdicts, differences paired by seed, averages by
-arm, its numbers."""
+"""The tables on the paper's questions: verdicts, paired differences, averages, its numbers."""
 
 from __future__ import annotations
 
@@ -34,7 +33,7 @@ _RL = {  # metric of `rl_outcomes` → its name
 
 
 def claims(results: Mapping[str, Any]) -> list[Block]:
-    """The verdict on each claim, and the numbers it rests on."""
+    """The verdict on each claim, and the numbers behind it."""
     if not results["claims"]:
         return []
     regimes = list(results["regimes"])
@@ -68,16 +67,20 @@ def claims(results: Mapping[str, Any]) -> list[Block]:
             ]
     document.append(
         Text(
-            "Shown needs p < 0.05 over seeds, after Holm's correction among all confirmatory arms, in each of the "
-            "quantities; refuted one that says the opposite at 0.05 divided by their number, and none for it. Arms "
-            f"are equal in perplexity, and alike before RL, where their NLL is within {results['nll_within']:.0%}."
+            "A claim is shown if each of its quantities has p < 0.05 over seeds, after Holm's "
+            "correction among all confirmatory arms. It is refuted if one quantity shows the "
+            "opposite "
+            "with p < 0.05 divided by the number of quantities, and none supports the claim. Arms "
+            "count as equal in perplexity, and as trained alike before RL, if their NLL differs by "
+            "at "
+            f"most {results['nll_within']:.0%}."
         )
     )
     return document
 
 
 def effect_tables(results: Mapping[str, Any]) -> list[Block]:
-    """Every difference paired by seed, folded, a table for each regime."""
+    """All differences paired by seed, in a folded table for each regime."""
     document: list[Block] = []
     columns = (
         "arm",
@@ -113,8 +116,7 @@ def effect_tables(results: Mapping[str, Any]) -> list[Block]:
 
 
 def averages(study: Study, results: Mapping[str, Any]) -> list[Block]:
-    """Arms as columns, a group of rows for each regime; below it what the paper reports of the same
-    kind."""
+    """The averages, with arms as columns and regimes as groups of rows, and the paper's."""
     rows: list[list[str | Cell] | Row] = []
     for regime, values in results["regimes"].items():
         found = list(_average_rows(study, values["arms"], results["table_metrics"]))
@@ -175,7 +177,7 @@ def _trained(summary: Mapping[str, Any] | None, key: str) -> Cell | None:
 
 
 def _seeds_cell(summary: Mapping[str, Any] | None, key: str) -> Cell | None:
-    """A metric of RL over seeds, or for a single one its reward."""
+    """A metric of RL over seeds; for a single seed, its reward."""
     band = (summary or {}).get("over_seeds", {}).get(key)
     if band is not None:
         return Cell(
@@ -195,8 +197,7 @@ def _evaluated(entry: Mapping[str, Any] | None, metric: str) -> Cell | None:
 
 
 def _paper(study: Study, results: Mapping[str, Any]) -> list[Block]:
-    """The paper's Pass@64 after RL beside this study's Pass@k there, both as differences to
-    cross-entropy."""
+    """The paper's Pass@64 and this study's Pass@k after RL, as differences from cross-entropy."""
     reported = {
         arm: found
         for arm, own in study.arms.items()
@@ -226,15 +227,19 @@ def _paper(study: Study, results: Mapping[str, Any]) -> list[Block]:
             rows,
         ),
         Text(
-            "The paper's numbers are averages over its benchmarks at step 1000 of RL, one run each and without "
-            "intervals. Model, task and scale differ from this study's, so that only the direction can be compared."
+            "The paper's numbers are averages over its benchmarks at step 1000 of RL, one run each "
+            "and without intervals. Model, task and scale differ from this study's, so that only "
+            "the "
+            "direction can be compared."
         ),
     ]
 
 
 def _ours(study: Study, results: Mapping[str, Any]) -> dict[str, dict[str, str]]:
-    """Column → arm → difference in Pass@64, or at the largest k, in the last evaluation after RL;
-    over seeds if there are several, else over problems."""
+    """Column → arm → difference in Pass@64, or at the largest k, in the last evaluation after RL.
+
+    Intervals are over seeds if there are several, and otherwise over problems.
+    """
     after = [
         s
         for s in stages_of(study, "eval")
@@ -245,10 +250,10 @@ def _ours(study: Study, results: Mapping[str, Any]) -> dict[str, dict[str, str]]
         effects = [row for row in results["effects"] if row["regime"] == regime]
         for benchmark, metrics in results["table_metrics"].items() if after else ():
             ks = [int(metric.split("@")[1]) for metric in metrics if metric.startswith("pass@")]
-            wanted = (study.baseline, after[-1], benchmark, f"pass@{64 if 64 in ks else max(ks)}")
-            column = in_regime(regime, f"{benchmark}: {wanted[-1].title()}")
+            shown = (study.baseline, after[-1], benchmark, f"pass@{64 if 64 in ks else max(ks)}")
+            column = in_regime(regime, f"{benchmark}: {shown[-1].title()}")
             for row in [*values["differences"], *effects]:
-                if tuple(row[key] for key in ("against", "stage", "benchmark", "metric")) == wanted:
+                if tuple(row[key] for key in ("against", "stage", "benchmark", "metric")) == shown:
                     found.setdefault(column, {})[row["arm"]] = signed(row)
     return found
 

@@ -1,5 +1,4 @@
-"""The report's content in the order in which it is read: verdicts, what was shown, limits, then
-pictures and tables as the paper has them."""
+"""The content of the report: verdicts, findings, limits, then the paper's pictures and tables."""
 
 from __future__ import annotations
 
@@ -17,11 +16,11 @@ from shaped_trl.study.reporting.reading import stages_of
 from shaped_trl.study.reporting.wording import in_regime
 
 _READING = (
-    "Values are percentages, with 95% intervals over problems: how far another draw of such problems could "
-    "move them. Avg@n is the share of samples that pass, and the same as Pass@1; Cons@n is the majority vote, "
-    "shared among ties; Pass@k is the unbiased estimate from n samples."
+    "Values are percentages with 95% intervals over problems, which show how far another draw of "
+    "such problems could move them. Avg@n is the share of samples that pass, which equals Pass@1. "
+    "Cons@n is the majority vote; a tie is shared. Pass@k is the unbiased estimate from n samples."
 )
-_FOLDED_FROM = 12  # so many sentences are a list to look something up in
+_FOLDED_FROM = 12  # lists with more entries are folded
 _TRAINED_PICTURES = ("perplexity", "entropy", "head_mass", "tail_mass")
 _RL_PICTURES = ("policy_entropy", "response_length", "reward")
 _EVALUATION_PICTURES = ("avg", "cons", "pass_at_k")
@@ -29,7 +28,7 @@ _EVALUATION_PICTURES = ("avg", "cons", "pass_at_k")
 
 @dataclass(frozen=True)
 class Picture:
-    """A chart as it was drawn."""
+    """A chart and its drawing."""
 
     chart: Chart
     png: bytes
@@ -40,7 +39,7 @@ class Picture:
 
 
 def blocks(study: Study, results: dict[str, Any], pictures: Sequence[Picture]) -> list[Block]:
-    """The document of a study from the content of results.json and the pictures of its curves."""
+    """The document of a study, from the content of results.json and the pictures."""
     document: list[Block] = [Text(_introduction(study, results))]
     if results["failed"]:
         failed = [
@@ -65,31 +64,30 @@ def _introduction(study: Study, results: Mapping[str, Any]) -> str:
     seeds = ", ".join(map(str, study.seeds))
     regimes = [regime for regime in results["regimes"] if regime]
     where = f" in each of the regimes {', '.join(regimes)}" if regimes else ""
-    # an arm that takes another's model has a temperature in the place of a shape
+    # An arm with another arm's model differs in its temperature instead of a shape.
     or_temperature = (
         " or, on another arm's models, in the sampling temperature"
         if any(arm.checkpoint_of for arm in study.arms.values())
         else ""
     )
-    apart = [name for name, arm in study.arms.items() if arm.prepare]
-    but = f" ({', '.join(apart)}: on data of their own)" if apart else ""
+    own_data = [name for name, arm in study.arms.items() if arm.prepare]
+    but = f" ({', '.join(own_data)}: on their own data)" if own_data else ""
     if any(row["p_corrected"] is not None for row in results["effects"]):
         rule = "A comparison counts as shown when p < 0.05 over seeds, corrected among arms."
     elif results["effects"]:
-        rule = (
-            "All arms are exploratory: p < 0.05 over seeds, not corrected, is a hint and no more."
-        )
+        rule = "All arms are exploratory: p < 0.05 over seeds is not corrected, and only a hint."
     else:
         rule = "A comparison counts as shown when its interval excludes 0 and p < 0.05."
     return (
         f"{len(study.arms)} arms ({', '.join(study.arms)}), seeds {seeds}{where}, compared with "
-        f"{study.baseline}. Arms differ in the shape of the token distribution{or_temperature} alone; data, order and "
-        f"initialisation are the same per seed{but}.{_shared(study)} Brackets hold 95% intervals. {rule}"
+        f"{study.baseline}. Arms differ only in the shape of the token distribution"
+        f"{or_temperature}; data, order and initialisation are the same per seed{but}."
+        f"{_shared(study)} Brackets contain 95% intervals. {rule}"
     )
 
 
 def _shared(study: Study) -> str:
-    """Which stages all arms have in common, with a space before it; empty where there are none."""
+    """A sentence on the stages that all arms share, after a space; empty if there are none."""
     shared, shaped = (
         [s for s, each in study.stages.items() if getattr(each, kind)]
         for kind in ("shared", "shaped")
@@ -97,8 +95,11 @@ def _shared(study: Study) -> str:
     if not shared:
         return ""
     once = f"once per seed{' and regime' if study.regimes else ''}"
-    acts = f", and shapes act in {' and '.join(shaped)} alone" if shaped else ""
-    return f" {' and '.join(shared)} ran {once}, as {study.baseline}: all arms go on from its model{acts}."
+    acts = f", and shapes act only in {' and '.join(shaped)}" if shaped else ""
+    return (
+        f" {' and '.join(shared)} ran {once}, as {study.baseline}: all arms continue from its "
+        f"model{acts}."
+    )
 
 
 def _listed(heading: str, sentences: Sequence[str], *, fold: bool = True) -> list[Block]:
@@ -131,8 +132,9 @@ def _rl(study: Study, results: Mapping[str, Any], pictures: Sequence[Picture]) -
             document.append(tables.rl_table(regime, values["arms"], stage))
     document.append(
         Text(
-            "Reward is the share of right answers among all sampled completions, before groups without a "
-            "signal are dropped; its mean over the run is the area under the learning curve."
+            "Reward is the share of right answers among all sampled completions, before groups "
+            "without a signal are dropped. Its mean over the run is the area under the learning "
+            "curve."
         )
     )
     return document
@@ -181,7 +183,8 @@ def _settings(study: Study, results: Mapping[str, Any], pictures: Sequence[Pictu
         )
         document.append(
             Text(
-                f"{made['runs']} runs at commit {made['commit'] or 'unknown'}, with {versions or '?'}."
+                f"{made['runs']} runs at commit {made['commit'] or 'unknown'}, with "
+                f"{versions or '?'}."
             )
         )
     for regime, values in results["regimes"].items():
@@ -190,14 +193,12 @@ def _settings(study: Study, results: Mapping[str, Any], pictures: Sequence[Pictu
             Details(seconds.caption, [seconds]) if len(seconds.rows) > _FOLDED_FROM else seconds
         )
     if pictures:
-        document.append(
-            Text("Beside each picture report/NAME.png lie its numbers, in report/NAME.csv.")
-        )
+        document.append(Text("The numbers of each picture report/NAME.png are in report/NAME.csv."))
     return document
 
 
 def _images(pictures: Sequence[Picture], names: Sequence[str]) -> list[Block]:
-    """The pictures of these names and those of their exploratory arms."""
+    """The pictures with these names, and those of their exploratory arms."""
     return [
         Image(picture.path, _caption(picture.chart), picture.png)
         for name in names

@@ -1,20 +1,19 @@
-"""The numbers that the paper (arXiv 2512.22955) gives for what a study measures too.
+"""The numbers of the paper (arXiv 2512.22955) that a study measures as well.
 
-They come from accounts of two versions of the paper, which agree where both have a number. Every
-number is an average over the paper's benchmarks at step 1000 of RL, in %, of one run and without an
-interval. The configuration of 20B-A1B, which only the revised version has, is not known here.
+They come from descriptions of two versions of the paper, which agree if both have a number. Every
+number is an average over the paper's benchmarks at step 1000 of RL, in %, of a single run and
+without an interval. The configuration of 20B-A1B, which only the revised version has, is unknown.
 """
 
 from __future__ import annotations
 
 from shaped_kernels import RewardShape
 
-# Shapes that the paper reports. A study's `top_k` is not compared: its vocabulary has another size
-# than the paper's.
+# The paper's shapes. `top_k` is not compared, since a study's vocabulary has another size.
 CROSS_ENTROPY, PRECISION, DIVERSITY = RewardShape(), RewardShape(beta=-0.25), RewardShape(beta=0.5)
 TAIL_PENALTY, HEAD_REWARD = RewardShape(lambda_tail=-0.1), RewardShape(lambda_head=0.1)
 
-# Pass@64 of the first version; the revised one has the same numbers for these two models.
+# Pass@64 in the first version; the revised version has the same numbers for these two models.
 SCALES = ("4B", "10B-A0.5B")
 PASS_AT_64_AFTER_RL = {
     CROSS_ENTROPY: {"4B": 50.99, "10B-A0.5B": 47.52},
@@ -23,7 +22,7 @@ PASS_AT_64_AFTER_RL = {
     TAIL_PENALTY: {"4B": 51.18, "10B-A0.5B": 49.87},
     HEAD_REWARD: {"4B": 50.26, "10B-A0.5B": 49.42},
 }
-# Of the revised version alone.
+# Only in the revised version.
 REVISED_SCALES = (*SCALES, "20B-A1B")
 REVISED_PASS_AT_64_AFTER_RL = {
     CROSS_ENTROPY: {"20B-A1B": 65.55},
@@ -40,11 +39,10 @@ REVISED_AVG_AT_128_AFTER_RL = {
 
 
 def differences(shape: RewardShape) -> dict[str, float] | None:
-    """Scale → the shape's difference to cross-entropy in points of Pass@64; None for a shape that
-    is not reported.
+    """Scale → the shape's difference from cross-entropy in points of Pass@64, or None.
 
-    A β in the product's form is set beside the paper's β too, although the paper's form is, most
-    likely, the exponent.
+    None means that the paper does not report the shape. A β in the product form is compared with
+    the paper's β too, although the paper's form is, most likely, the exponent.
     """
     keys = ("beta", "lambda_head", "lambda_tail", "alpha")
     for reported, values in PASS_AT_64_AFTER_RL.items():

@@ -1,5 +1,4 @@
-"""The content of results.json: what each arm reached in each regime, the differences, and the
-verdicts on claims."""
+"""The content of results.json: results of the arms by regime, differences, and verdicts."""
 
 from __future__ import annotations
 
@@ -14,7 +13,13 @@ from shaped_trl.study.definition import Arm, Study
 from shaped_trl.study.reporting.claims import judge
 from shaped_trl.study.reporting.effects import effects
 from shaped_trl.study.reporting.evaluation_results import difference, metrics_of, summarise
-from shaped_trl.study.reporting.reading import Runs, planned, read_runs, stages_of, temperatures
+from shaped_trl.study.reporting.reading import (
+    RegimeRuns,
+    planned,
+    read_runs,
+    stages_of,
+    temperatures,
+)
 from shaped_trl.study.reporting.training_results import (
     rl_summary,
     training_differences,
@@ -23,16 +28,16 @@ from shaped_trl.study.reporting.training_results import (
 from shaped_trl.study.state import why_failed
 
 
-def read_regimes(study: Study) -> list[Runs]:
+def read_regimes(study: Study) -> list[RegimeRuns]:
     """The finished runs of each regime."""
     return [read_runs(view) for view in study.each_regime()]
 
 
-def collect(regimes: Sequence[Runs], pass_at: Sequence[int] | None = None) -> dict[str, Any]:
+def collect(regimes: Sequence[RegimeRuns], pass_at: Sequence[int] | None = None) -> dict[str, Any]:
     """The content of results.json.
 
     Raises:
-        UserError: evaluations that cannot be compared, or a k above the number of samples.
+        UserError: evaluations cannot be compared, or a k is above the number of samples.
     """
     study = regimes[0].study
     planned_runs = [(runs, run) for runs in regimes for run in planned(runs.study)]
@@ -74,7 +79,7 @@ def _definition(study: Study, name: str, arm: Arm) -> dict[str, Any]:
     }
 
 
-def _regime(runs: Runs, pass_at: Sequence[int] | None) -> dict[str, Any]:
+def _regime(runs: RegimeRuns, pass_at: Sequence[int] | None) -> dict[str, Any]:
     return {
         "arms": {arm: _arm(runs, arm, pass_at) for arm in runs.study.arms},
         "training_differences": training_differences(runs),
@@ -84,7 +89,7 @@ def _regime(runs: Runs, pass_at: Sequence[int] | None) -> dict[str, Any]:
     }
 
 
-def _arm(runs: Runs, arm: str, pass_at: Sequence[int] | None) -> dict[str, Any]:
+def _arm(runs: RegimeRuns, arm: str, pass_at: Sequence[int] | None) -> dict[str, Any]:
     study = runs.study
     training = {stage: training_summary(runs, arm, stage) for stage in stages_of(study, "train")}
     rl = {stage: rl_summary(runs, arm, stage) for stage in stages_of(study, "rlvr")}
@@ -105,8 +110,8 @@ def _arm(runs: Runs, arm: str, pass_at: Sequence[int] | None) -> dict[str, Any]:
     }
 
 
-def _seconds(runs: Runs, arm: str, stage: str) -> list[dict[str, Any]]:
-    """Wall and CPU seconds, and the attempt that finished, for each seed that is done."""
+def _seconds(runs: RegimeRuns, arm: str, stage: str) -> list[dict[str, Any]]:
+    """Wall seconds, CPU seconds and the last attempt of each finished seed."""
     outcomes = [
         kept["outcome"]
         for (own, _, name), kept in runs.records.items()
@@ -118,15 +123,17 @@ def _seconds(runs: Runs, arm: str, stage: str) -> list[dict[str, Any]]:
     ]
 
 
-def _table_metrics(regimes: Sequence[Runs], pass_at: Sequence[int] | None) -> dict[str, list[str]]:
-    """The metrics that tables show of each benchmark."""
+def _table_metrics(
+    regimes: Sequence[RegimeRuns], pass_at: Sequence[int] | None
+) -> dict[str, list[str]]:
+    """The metrics of each benchmark that tables show."""
     found = [
         run for runs in regimes for by_seed in runs.evaluations.values() for run in by_seed.values()
     ]
     return {name: metrics_of(each, pass_at) for run in found for name, each in run.items()}
 
 
-def _differences(runs: Runs, pass_at: Sequence[int] | None) -> list[dict[str, Any]]:
+def _differences(runs: RegimeRuns, pass_at: Sequence[int] | None) -> list[dict[str, Any]]:
     study, evaluations, rows = runs.study, runs.evaluations, []
     for stage in stages_of(study, "eval"):
         for arm in study.arms:
@@ -138,8 +145,8 @@ def _differences(runs: Runs, pass_at: Sequence[int] | None) -> list[dict[str, An
     return rows
 
 
-def _gains(runs: Runs, pass_at: Sequence[int] | None) -> list[dict[str, Any]]:
-    """What each arm gained from one evaluation to the next one of a model trained further."""
+def _gains(runs: RegimeRuns, pass_at: Sequence[int] | None) -> list[dict[str, Any]]:
+    """The gain of each arm from one evaluation to the next, of a model trained further."""
     study, evaluations, rows = runs.study, runs.evaluations, []
     stages = stages_of(study, "eval")
     for before, after in pairwise(stages):
@@ -160,16 +167,18 @@ def _compare(
     for name in shared:
         a_seeds, b_seeds = ({seed: each[name] for seed, each in side.items()} for side in (a, b))
         for metric in metrics_of(next(iter(a_seeds.values())), pass_at):
-            # it is avg@n
+            # pass@1 is the same as avg@n
             row = difference(a_seeds, b_seeds, metric) if metric != "pass@1" else None
             if row is not None:
                 rows.append({**labels, "benchmark": name, "metric": metric, **row})
     return rows
 
 
-def _settings(regimes: Sequence[Runs]) -> dict[str, Any]:
-    """How each evaluation stage sampled; of the first run that is done, the baseline's first: arms
-    may have a temperature of their own."""
+def _settings(regimes: Sequence[RegimeRuns]) -> dict[str, Any]:
+    """How each evaluation stage sampled.
+
+    Since arms may have their own temperature, this is the baseline's if it is done.
+    """
     settings: dict[str, Any] = {}
     for stage in stages_of(regimes[0].study, "eval"):
         done = [
@@ -183,9 +192,8 @@ def _settings(regimes: Sequence[Runs]) -> dict[str, Any]:
     return settings
 
 
-def _made_with(regimes: Sequence[Runs]) -> list[dict[str, Any]]:
-    """{"commit", "versions", "runs"} for each commit and set of packages that finished runs were
-    made with."""
+def _made_with(regimes: Sequence[RegimeRuns]) -> list[dict[str, Any]]:
+    """{"commit", "versions", "runs"} for each commit and set of packages of finished runs."""
     found: dict[str, dict[str, Any]] = {}
     for outcome in (kept["outcome"] for runs in regimes for kept in runs.records.values()):
         made = {key: outcome.get(key) for key in ("commit", "versions")}

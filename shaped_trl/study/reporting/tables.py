@@ -1,5 +1,4 @@
-"""The tables of a report, from results.json: where training ended, RL, evaluations, and what runs
-took."""
+"""The tables of a report from results.json: training, RL, evaluations and seconds."""
 
 from __future__ import annotations
 
@@ -13,8 +12,8 @@ from shaped_trl.study.definition import Arm, Study
 from shaped_trl.study.reporting.findings import is_shown
 from shaped_trl.study.reporting.wording import NONE, in_regime, interval, number, shape_text, signed
 
-Summaries = Mapping[str, dict[str, Any]]  # arm → its entry of a regime in results.json
-# what a train stage is judged by → its name in tables
+Summaries = Mapping[str, dict[str, Any]]  # arm → its entry in a regime of results.json
+# quantity of a train stage → its name in tables
 TRAINED = {
     "nll": "NLL",
     "perplexity": "perplexity",
@@ -22,7 +21,7 @@ TRAINED = {
     "head_mass": "head mass",
     "tail_mass": "tail mass",
     "rare_nll": "NLL, rare targets",
-    # where a study mixes it in: `shaped_trl.data.running_sums`
+    # in studies that mix it in: `shaped_trl.data.running_sums`
     "nll_source_text": "NLL, plain text",
 }
 
@@ -30,8 +29,7 @@ TRAINED = {
 def training_tables(
     study: Study, regime: str, values: Mapping[str, Any], stage: str
 ) -> list[Table]:
-    """Where a train stage ended, and how that differs from the baseline; nothing where no arm has
-    ended it."""
+    """The end of a train stage, and its differences from the baseline."""
     summaries = {
         arm: each["training"][stage]
         for arm, each in values["arms"].items()
@@ -77,7 +75,7 @@ def _training_differences(
 
 
 def rl_table(regime: str, arms: Summaries, stage: str) -> Table:
-    """The run's mean reward, and where it ended."""
+    """The mean reward over the run, and the values at its end."""
     rows = []
     for arm, values in arms.items():
         if summary := values["rl"].get(stage):
@@ -125,7 +123,7 @@ def evaluation_tables(
 
 
 def comparison_table(caption: str, rows: Sequence[dict[str, Any]], other: str) -> Table:
-    """Differences paired over problems, of `differences` ("against") or `gains` ("from")."""
+    """Differences paired over problems, from `differences` ("against") or `gains` ("from")."""
     several_seeds = any(row["over_seeds"] for row in rows)
     columns = ["arm", other, "stage", "benchmark", "metric", "difference (points)", "p", "shown"]
     cells = [
@@ -145,7 +143,7 @@ def comparison_table(caption: str, rows: Sequence[dict[str, Any]], other: str) -
 
 
 def seconds_table(study: Study, regime: str, arms: Summaries) -> Table:
-    """What runs took; a stage of the study's own finds temperatures."""
+    """The seconds of the runs, including those that find temperatures."""
     rows = []
     for arm, values in arms.items():
         for stage, seconds in values["seconds"].items():
@@ -165,14 +163,14 @@ def seconds_table(study: Study, regime: str, arms: Summaries) -> Table:
                     str(resumed) if resumed else NONE,
                 ]
             )
-    caption = "Seconds, added over seeds; of a resumed run the last attempt alone"
+    caption = "Seconds, summed over seeds; of a resumed run, only the last attempt"
     return Table(
         in_regime(regime, caption), ("arm", "stage", "command", "wall s", "CPU s", "resumed"), rows
     )
 
 
 def arms_table(study: Study, results: Mapping[str, Any]) -> Table:
-    """What tells the arms apart, their seeds, and the temperatures found for them."""
+    """What distinguishes the arms, their seeds, and the temperatures found for them."""
     several = len(results["regimes"]) > 1
     shared = [stage for stage, each in study.stages.items() if each.shared]
     its_own = f"its own, from {study.baseline}'s {shared[-1]}" if shared else "its own"
@@ -205,11 +203,11 @@ def arms_table(study: Study, results: Mapping[str, Any]) -> Table:
                 else "confirmatory",
             ]
         )
-    return Table("Arms; of a temperature found, mean and range over seeds", columns, rows)
+    return Table("Arms; for a temperature that was found, mean and range over seeds", columns, rows)
 
 
 def _what_acts(arm: Arm) -> str:
-    """The arm's shape, and the options that it alone has."""
+    """The arm's shape, and its own options."""
     options = [
         f"{stage} {key} {value}"
         for stage, given in arm.args.items()

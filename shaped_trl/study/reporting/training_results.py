@@ -1,4 +1,4 @@
-"""What the logs of pre-training and RL say about an arm: where it ended, and over the whole run."""
+"""Summaries of an arm's pre-training and RL from its logs: the end and the whole run."""
 
 from __future__ import annotations
 
@@ -9,21 +9,21 @@ from typing import Any
 import numpy as np
 
 from shaped_trl.study.reporting.evaluation_results import t_interval
-from shaped_trl.study.reporting.reading import Rows, Runs, stages_of
+from shaped_trl.study.reporting.reading import RegimeRuns, Rows, stages_of
 from shaped_trl.training.log_reading import curve
 
 TRAIN_KEYS = ("nll", "entropy", "head_mass", "tail_mass", "rare_nll", "nll_source_text")
 RL_KEYS = ("raw_reward", "reward", "entropy", "completion_length", "clip_ratio")
-_LAST_SHARE = 0.1  # of a run's rows: one logged batch alone is too noisy to stand for its end
+_LAST_SHARE = 0.1  # of a run's rows count as its end, since a single logged batch is noisy
 
 
-def training_summary(runs: Runs, arm: str, stage: str) -> dict[str, Any] | None:
-    """Where a train stage ended, averaged over seeds; None without rows.
+def training_summary(runs: RegimeRuns, arm: str, stage: str) -> dict[str, Any] | None:
+    """The end of a train stage, averaged over seeds; None without rows.
 
-    nll and entropy (nats), perplexity, head and tail mass, nll of rare targets, as far as they are
-    logged. Held-out values of the last evaluation if the stage evaluates, the mean of the last
-    tenth of the training rows otherwise: `source` says which. With several seeds `over_seeds` has
-    their mean with its 95% t interval.
+    It contains nll and entropy (nats), perplexity, head and tail mass, and nll of rare targets, if
+    they are logged. They are the held-out values of the last evaluation if the stage evaluates, and
+    otherwise the mean of the last tenth of the training rows; `source` says which. With several
+    seeds `over_seeds` has their mean with its 95% t interval.
     """
     ends = {key: list(by_seed.values()) for key, by_seed in training_ends(runs, arm, stage).items()}
     if not ends:
@@ -31,7 +31,7 @@ def training_summary(runs: Runs, arm: str, stage: str) -> dict[str, Any] | None:
     logs = list(runs.logs[arm, stage].values())
     summary: dict[str, Any] = {"source": "held-out" if _held_out(logs) else "training"}
     summary |= {key: mean(values_S) for key, values_S in ends.items()}
-    # of the mean: logged perplexities are exp of single rows' NLL
+    # Computed from the mean NLL, since a logged perplexity is exp of the NLL of a single row.
     summary["perplexity"] = math.exp(summary["nll"]) if summary.get("nll") is not None else None
     intervals = {
         key: t_interval(np.array(values_S)) for key, values_S in ends.items() if len(values_S) > 1
@@ -43,11 +43,11 @@ def training_summary(runs: Runs, arm: str, stage: str) -> dict[str, Any] | None:
     return summary | _extent(logs) | ({"over_seeds": intervals} if intervals else {})
 
 
-def training_differences(runs: Runs) -> list[dict[str, Any]]:
-    """How each arm ended a train stage relative to the baseline, (own − base) / base, paired over
-    seeds.
+def training_differences(runs: RegimeRuns) -> list[dict[str, Any]]:
+    """The ends of the arms' train stages relative to the baseline's, (own − base) / base.
 
-    A row for each quantity, with a 95% t interval; none with fewer than two seeds in common.
+    There is a row for each quantity, paired over seeds, with a 95% t interval; none if fewer than
+    two seeds are in common.
     """
     study, rows = runs.study, []
     for stage in stages_of(study, "train"):
@@ -72,8 +72,8 @@ def training_differences(runs: Runs) -> list[dict[str, Any]]:
     )
 
 
-def training_ends(runs: Runs, arm: str, stage: str) -> dict[str, dict[int, float]]:
-    """Quantity → seed → where that seed's run, if it is done, ended."""
+def training_ends(runs: RegimeRuns, arm: str, stage: str) -> dict[str, dict[int, float]]:
+    """Quantity → seed → its value at the end of that seed's run, for finished runs."""
     logs = runs.logs[arm, stage]
     held_out = _held_out(logs.values())
     prefix = "eval_" if held_out else ""
@@ -86,10 +86,12 @@ def training_ends(runs: Runs, arm: str, stage: str) -> dict[str, dict[int, float
     return found
 
 
-def nll_before(runs: Runs, arm: str, stage: str) -> float | None:
-    """By which share the NLL of the trained model that the arm's stage starts from differs from
-    that of the baseline's, mean against mean over the seeds that both have; None without such
-    seeds."""
+def nll_before(runs: RegimeRuns, arm: str, stage: str) -> float | None:
+    """The relative difference in NLL between the models from which a stage starts.
+
+    These are the arm's and the baseline's trained models. Their means are compared over the seeds
+    that both have; None without such seeds.
+    """
     own, base = (runs.study.trained(each, stage) for each in (arm, runs.study.baseline))
     if own is None or base is None:
         return None
@@ -104,13 +106,12 @@ def _held_out(logs: Iterable[Rows]) -> bool:
     return all(curve(rows, "eval_nll")[1] for rows in logs)
 
 
-def rl_summary(runs: Runs, arm: str, stage: str) -> dict[str, Any] | None:
-    """RL of an arm, averaged over seeds: each quantity over the run and its last tenth; None
-    without rows.
+def rl_summary(runs: RegimeRuns, arm: str, stage: str) -> dict[str, Any] | None:
+    """An arm's RL, averaged over seeds: the means over the run and over its last tenth.
 
     `raw_reward` is the accuracy over all sampled completions, before groups without a signal are
     dropped; its mean over the run is the area under the learning curve. With several seeds
-    `over_seeds` has the means of `rl_outcomes` with their 95% t intervals.
+    `over_seeds` has the means of `rl_outcomes` with their 95% t intervals. None without rows.
     """
     logs = list(runs.logs[arm, stage].values())
     if not logs:
@@ -131,12 +132,12 @@ def rl_summary(runs: Runs, arm: str, stage: str) -> dict[str, Any] | None:
     return summary | _extent(logs) | ({"over_seeds": intervals} if intervals else {})
 
 
-def rl_outcomes(runs: Runs, arm: str, stage: str) -> dict[str, dict[int, float]]:
+def rl_outcomes(runs: RegimeRuns, arm: str, stage: str) -> dict[str, dict[int, float]]:
     """Metric → seed → its value over one run of RL.
 
-    `reward` (the mean over the run, so the area under its curve; in 0–1) and `reward_end` (of its
-    last tenth); `entropy_change` and `length_change`: of the policy's entropy and the response
-    length, last tenth against first, (last − first) / first.
+    `reward` is the mean over the run (0–1), that is the area under its curve, and `reward_end` the
+    mean over its last tenth. `entropy_change` and `length_change` compare the last tenth with the
+    first, (last − first) / first, for the policy's entropy and the response length.
     """
     found: dict[str, dict[int, float]] = {}
     for seed, rows in runs.logs[arm, stage].items():
@@ -161,7 +162,7 @@ def _change(values: list[float]) -> float | None:
 
 
 def mean(values: Sequence[float | None]) -> float | None:
-    """The mean of the numbers that are there, None without any."""
+    """The mean of the values that are not None; None if there are none."""
     present = [value for value in values if value is not None]
     return sum(present) / len(present) if present else None
 
@@ -175,7 +176,7 @@ def _end(values: list[float], *, last_only: bool = False) -> float | None:
 
 
 def _extent(logs: list[Rows]) -> dict[str, Any]:
-    """Steps and tokens of the longest seed: they agree unless a run has failed."""
+    """Steps and tokens of the longest seed. All seeds agree unless a run has failed."""
     return {
         "seeds": len(logs),
         "steps": max(rows[-1]["step"] for rows in logs),

@@ -1,4 +1,4 @@
-"""How numbers of results.json are written, in tables and in sentences."""
+"""How tables and sentences write the numbers of results.json."""
 
 from __future__ import annotations
 
@@ -19,12 +19,14 @@ METRICS = {
 
 
 def in_regime(regime: str, text: str) -> str:
-    """The text with its regime before it, where the study has several."""
+    """The text with its regime before it, if there are several."""
     return f"{regime}: {text}" if regime else text
 
 
 def number(value: float | None) -> str:
-    return NONE if value is None else f"{value:.3f}" if abs(value) < 10 else f"{value:,.1f}"
+    if value is None:
+        return NONE
+    return f"{value:.3f}" if abs(value) < 10 else f"{value:,.1f}"
 
 
 def signed(row: Mapping[str, Any]) -> str:
@@ -35,13 +37,13 @@ def signed(row: Mapping[str, Any]) -> str:
 
 
 def effect_number(row: Mapping[str, Any]) -> str:
-    """A row of `effects` with its interval in its unit: nats, percent, or percentage points."""
+    """A row of `effects` with its interval, in its unit: nats, percent or percentage points."""
     if row["unit"] == "nats":
         return "{:+.3f} [{:+.3f}, {:+.3f}] nats".format(
             *(row[key] for key in ("value", "low", "high"))
         )
-    # a change is a share of the run's own start: the difference of two is in points, that of two
-    # NLL is not
+    # A change is relative to the run's own start, so a difference of two changes is in points. A
+    # difference of two NLL is relative, in percent.
     return f"{signed(row)} {'%' if row['metric'] == 'nll_relative' else 'points'}"
 
 
@@ -53,7 +55,7 @@ def plain_number(row: Mapping[str, Any], value: float) -> str:
 
 
 def p_text(row: Mapping[str, Any]) -> str:
-    """The corrected p-value, or the plain one of an exploratory arm."""
+    """The corrected p-value, or the uncorrected one for an exploratory arm."""
     corrected = row["p_corrected"] is not None
     p = row["p_corrected"] if corrected else row["p_value"]
     shown = "p < 0.001" if p < 0.001 else f"p = {p:.2g}"
@@ -61,7 +63,7 @@ def p_text(row: Mapping[str, Any]) -> str:
 
 
 def effect_text(row: Mapping[str, Any], *, stage: bool = False) -> str:
-    """metric, difference, interval and p; with `stage`, where it was measured."""
+    """Metric, difference, interval and p; with `stage`, also where it was measured."""
     name = METRICS.get(row["metric"], row["metric"])
     places = [row["stage"], row["benchmark"]] if stage else []
     where = f" ({', '.join(place for place in places if place)})" if stage else ""

@@ -1,9 +1,10 @@
-"""One run in its own process: output to log.txt, own process group, outcome to done.json or
-failed.json.
+"""One run in its own process and process group, with its log and its outcome.
+
+Its output goes to log.txt, and its outcome to done.json or failed.json.
 
 The process is forked from a server that has imported torch and the trainers, so that a study pays
-for the imports once. It ends, with everything it started in its group, when the study's process is
-gone for whatever reason.
+for the imports once. When the study's process has ended for any reason, this process ends with
+everything that it has started in its group.
 """
 
 from __future__ import annotations
@@ -35,15 +36,17 @@ def run_child(
     num_threads: int,
     device: str | None = None,
 ) -> None:
-    """Call `entry` ("module:function") with `argv`, as the command line would, and exit with its
-    code. `device` is the GPU it may use, where there are several."""
+    """Call `entry` ("module:function") with `argv` as the command line would, and exit.
+
+    `device` is the GPU that it may use, if there are several.
+    """
     os.setsid()
     signal.signal(signal.SIGINT, signal.default_int_handler)
     threading.Thread(target=_end_with_parent, daemon=True).start()
     _redirect_output(folder / LOG)
     _limit_threads(num_threads)
     if device is not None:
-        os.environ["CUDA_VISIBLE_DEVICES"] = device  # nothing has started CUDA in the server
+        os.environ["CUDA_VISIBLE_DEVICES"] = device  # CUDA has not been initialised in the server
     started_s = time.perf_counter()
     code = _call(entry, argv)
     used = [resource.getrusage(who) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)]
@@ -73,7 +76,7 @@ def _call(entry: str, argv: list[str]) -> int:
         if isinstance(stop.code, str):
             print(stop.code, file=sys.stderr)
         return stop.code if isinstance(stop.code, int) else int(stop.code is not None)
-    # the run's outcome, whatever it was, belongs in its log and in failed.json
+    # Any outcome of the run belongs in its log and in failed.json.
     except BaseException:
         traceback.print_exc()
         return 1

@@ -1,5 +1,4 @@
-"""How far each run is, read from the rows it writes, and two ways to show it: live bars and plain
-lines."""
+"""The progress of runs, read from the rows that they write, as live bars or as plain lines."""
 
 from __future__ import annotations
 
@@ -13,35 +12,35 @@ from typing import Protocol
 
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskID, TextColumn
+from shaped_eval.sampling.progress import duration
 from shaped_eval.untrusted.rows import parse_object
 
-from shaped_trl.study.plan import Run
+from shaped_trl.study.plan import StudyRun
 from shaped_trl.study.running.schedule import remaining_seconds
 from shaped_trl.training.log_reading import RL_LOG, TRAIN_LOG, with_step
 
 FINISHED = ("done", "failed", "skipped")
-LAST_ENDED = 5  # runs that have ended well and are still shown
+LAST_ENDED = 5  # how many of the runs that ended well are still shown
 
 
 class Meter:
-    """Counts a run's work from its files, steps of a log or samples, reading only what was
-    added."""
+    """Counts a run's steps or samples from its files, and reads only what was added."""
 
-    def __init__(self, run: Run):
+    def __init__(self, run: StudyRun):
         self.run = run
         self._inode: int | None = None
         self._offset = 0
         self._count = 0
 
     def read(self) -> tuple[int, int | None]:
-        """Steps or samples so far, and in all (None: not known yet)."""
+        """Steps or samples so far, and in total (None if not known yet)."""
         if self.run.command == "eval":
-            added = self._added(self.run.folder / "samples.jsonl")  # which may set the count back
+            added = self._added(self.run.folder / "samples.jsonl")  # may reset the count
             self._count += added.count(b"\n")
             return self._count, self._num_samples()
         log = TRAIN_LOG if self.run.command == "train" else RL_LOG
         for line in self._added(self.run.folder / log).splitlines():
-            with suppress(ValueError):  # a damaged row is named by whoever reads the log
+            with suppress(ValueError):  # the reader of the log will report a damaged row
                 self._count = max(self._count, with_step(parse_object(line))["step"])
         total = self.run.settings.get("max_steps", -1)
         return self._count, total if total > 0 else None
@@ -52,7 +51,7 @@ class Meter:
             return b""
         with open(path, "rb") as file:
             inode = os.fstat(file.fileno()).st_ino
-            # replaced: a resumed run has dropped the rows that it does again
+            # The file was replaced: a resumed run has dropped the rows that it will repeat.
             if inode != self._inode:
                 self._inode, self._offset, self._count = inode, 0, 0
             file.seek(self._offset)
@@ -67,10 +66,9 @@ class Meter:
 
 
 class Board:
-    """The states of all runs and the seconds they took: what a display shows and the scheduler
-    decides on."""
+    """The states of all runs and their seconds, for the display and the scheduler."""
 
-    def __init__(self, runs: Sequence[Run], max_parallel: int):
+    def __init__(self, runs: Sequence[StudyRun], max_parallel: int):
         self.runs = runs
         self.max_parallel = max_parallel
         self.states = {run.key: "waiting" for run in runs}
@@ -85,8 +83,7 @@ class Board:
         return time.monotonic() - self.started_s[key] if key in self.started_s else 0.0
 
     def projected_seconds(self) -> dict[str, float]:
-        """Seconds per run: measured of finished ones, extrapolated of those past a tenth of their
-        work."""
+        """Seconds per run: measured if it has ended, extrapolated after a tenth of its work."""
         projected = dict(self.seconds)
         for run in self.runs:
             if self.states[run.key] == "running":
@@ -96,7 +93,7 @@ class Board:
         return projected
 
     def eta_seconds(self, estimates: dict[str, float]) -> float | None:
-        """Seconds to the end, None while nothing has been timed."""
+        """Seconds to the end, or None as long as nothing has been timed."""
         if not self.projected_seconds():
             return None
         left = {
@@ -108,20 +105,20 @@ class Board:
 
 
 class Display(Protocol):
-    """Shows a board; `changed` after a run started or ended, `refresh` now and then."""
+    """Shows a board. `changed` follows the start or end of a run; `refresh` is called regularly."""
 
-    def changed(self, board: Board, run: Run) -> None: ...
+    def changed(self, board: Board, run: StudyRun) -> None: ...
     def refresh(self, board: Board, eta_seconds: float | None) -> None: ...
     def close(self) -> None: ...
 
 
 class PlainDisplay:
-    """A line when a run starts and when it ends, for logs and pipes."""
+    """Prints a line when a run starts and when it ends, for logs and pipes."""
 
     def __init__(self, console: Console):
         self.console = console
 
-    def changed(self, board: Board, run: Run) -> None:
+    def changed(self, board: Board, run: StudyRun) -> None:
         state = board.states[run.key]
         ended = sum(state in FINISHED for state in board.states.values())
         if state == "done" and run.key not in board.started_s:
@@ -138,10 +135,13 @@ class PlainDisplay:
 
 
 class LiveDisplay:
-    """A bar for the whole and below it one for each run that is running, has failed or was among
-    the last to end, redrawn in place: a study may have more runs than a terminal has lines."""
+    """Shows a bar for the study, and bars for some runs below it, redrawn in place.
 
-    def __init__(self, console: Console, runs: Sequence[Run]):
+    These are the runs that are running, have failed or were among the last to end, since a study
+    may have more runs than a terminal has lines.
+    """
+
+    def __init__(self, console: Console, runs: Sequence[StudyRun]):
         self._progress = Progress(
             TextColumn("{task.description}"),
             BarColumn(bar_width=None),
@@ -164,7 +164,7 @@ class LiveDisplay:
             name, total=None, start=False, visible=visible, count="", state="waiting", clock=""
         )
 
-    def changed(self, board: Board, run: Run) -> None:
+    def changed(self, board: Board, run: StudyRun) -> None:
         state = board.states[run.key]
         task = self._tasks[run.key]
         clock = duration(board.elapsed_seconds(run.key)) if state != "skipped" else ""
@@ -200,18 +200,8 @@ class LiveDisplay:
         self._progress.stop()
 
 
-def open_display(console: Console, runs: Sequence[Run]) -> Display:
-    """Bars on a terminal that can redraw them, lines elsewhere."""
+def open_display(console: Console, runs: Sequence[StudyRun]) -> Display:
+    """A display of bars on a terminal that can redraw them, and of lines elsewhere."""
     if console.is_terminal and os.environ.get("TERM") != "dumb":
         return LiveDisplay(console, runs)
     return PlainDisplay(console)
-
-
-def duration(seconds: float) -> str:
-    """Seconds as a person says them: 48 s, 3 min 05 s, 2 h 10 min."""
-    whole = round(seconds)
-    if whole < 60:
-        return f"{whole} s"
-    if whole < 3600:
-        return f"{whole // 60} min {whole % 60:02d} s"
-    return f"{whole // 3600} h {whole % 3600 // 60:02d} min"

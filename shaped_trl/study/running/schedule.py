@@ -1,4 +1,4 @@
-"""Which run next, and how long the rest takes: pure functions on seconds.
+"""Which run is next, and how long the rest takes: pure functions on seconds.
 
 The chain of waiting runs that is longest in seconds starts first (critical path), so that the last
 runs of two workers end at about the same time.
@@ -8,19 +8,21 @@ from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
 
-from shaped_trl.study.plan import Run
+from shaped_trl.study.plan import StudyRun
 
-# Where a stage has not been timed and its study says nothing: its share of a study's time, as in
-# the demo. Only the order hangs on it.
+# The share of a study's time, as in the demo, for a stage that has not been timed and for which the
+# study gives no seconds. Only the order depends on it.
 _WEIGHT = {"train": 1.0, "rlvr": 1.0, "eval": 0.2, "match": 0.1}
 
 
-def estimate_seconds(runs: Sequence[Run], measured: Mapping[str, float]) -> dict[str, float]:
-    """Seconds per run key: measured, or the mean of its stage, or what the study says, or its
-    command's weight at the measured pace.
+def estimate_seconds(runs: Sequence[StudyRun], measured: Mapping[str, float]) -> dict[str, float]:
+    """The seconds that each run takes, by its key.
 
-    With nothing measured or said the numbers are weights: right for ordering, meaningless as
-    seconds.
+    These are, in this order: measured; the mean of its stage; what the study says; its command's
+    weight at the measured pace.
+
+    If nothing is measured and the study says nothing, the numbers are weights: right for the order,
+    meaningless as seconds.
     """
     by_stage: dict[str, list[float]] = {}
     for run in runs:
@@ -31,14 +33,14 @@ def estimate_seconds(runs: Sequence[Run], measured: Mapping[str, float]) -> dict
     weight = sum(_WEIGHT[command] for command in timed.values())
     pace = sum(stage_means.values()) / weight if weight else 1.0
 
-    def expected(run: Run) -> float:
-        said = _WEIGHT[run.command] * pace if run.seconds is None else run.seconds
-        return measured.get(run.key, stage_means.get(run.stage, said))
+    def expected(run: StudyRun) -> float:
+        unmeasured = _WEIGHT[run.command] * pace if run.seconds is None else run.seconds
+        return measured.get(run.key, stage_means.get(run.stage, unmeasured))
 
     return {run.key: expected(run) for run in runs}
 
 
-def path_seconds(runs: Sequence[Run], seconds: Mapping[str, float]) -> dict[str, float]:
+def path_seconds(runs: Sequence[StudyRun], seconds: Mapping[str, float]) -> dict[str, float]:
     """Seconds from a run's start to the end of the longest chain that depends on it."""
     longest: dict[str, float] = {}
     for run in reversed(runs):
@@ -48,13 +50,15 @@ def path_seconds(runs: Sequence[Run], seconds: Mapping[str, float]) -> dict[str,
 
 
 def next_run(
-    runs: Sequence[Run],
+    runs: Sequence[StudyRun],
     waiting: Collection[str],
     done: Collection[str],
     seconds: Mapping[str, float],
-) -> Run | None:
-    """The ready run with the longest chain behind it, of equals the plan's first; None if none is
-    ready."""
+) -> StudyRun | None:
+    """The ready run with the longest chain behind it, or None.
+
+    Of equal ones, it is the first in the plan.
+    """
     longest = path_seconds(runs, seconds)
     ready = [
         run for run in runs if run.key in waiting and all(need in done for need in run.depends_on)
@@ -62,11 +66,30 @@ def next_run(
     return max(ready, key=lambda run: longest[run.key], default=None)
 
 
-def remaining_seconds(runs: Sequence[Run], left: Mapping[str, float], max_parallel: int) -> float:
-    """Time to the end, from the seconds left per unfinished run: the larger of work and longest
-    chain."""
+def remaining_seconds(
+    runs: Sequence[StudyRun], left: Mapping[str, float], max_parallel: int
+) -> float:
+    """Seconds to the end: the larger of the total work per worker and the longest chain.
+
+    `left` are the seconds left of each unfinished run.
+    """
     unfinished = [run for run in runs if run.key in left]
     if not unfinished:
         return 0.0
     seconds = {run.key: left.get(run.key, 0.0) for run in runs}
     return max(sum(left.values()) / max_parallel, max(path_seconds(runs, seconds).values()))
+
+
+def share_of(runs: Sequence[StudyRun], part: int, parts: int) -> list[StudyRun]:
+    """The runs of part number `part`, from 1 on, of `parts`.
+
+    The runs of a regime and seed stay together, since they need each other or are compared in
+    pairs.
+    """
+    groups = list(dict.fromkeys(group_of(run) for run in runs))
+    mine = groups[part - 1 :: parts]
+    return [run for run in runs if group_of(run) in mine]
+
+
+def group_of(run: StudyRun) -> str:
+    return f"{run.regime}-seed{run.seed}".lstrip("-")

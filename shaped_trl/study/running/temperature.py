@@ -1,9 +1,10 @@
-"""The temperature at which one trained model has the held-out entropy of another: a control for
-what a shape does.
+"""Find the temperature at which one trained model has the held-out entropy of another.
 
-A shape that lowers the entropy also makes rollouts less random, which cross-entropy has at a lower
-temperature for nothing. The match is measured by the trainer's own evaluation, on the rows that
-both were evaluated on.
+This gives a control for the effect of a shape.
+
+A shape that lowers the entropy also makes rollouts less random, and cross-entropy can have that for
+free at a lower temperature. The trainer's own evaluation measures the entropy, on the rows that
+both models were evaluated on.
 """
 
 from __future__ import annotations
@@ -27,15 +28,16 @@ if TYPE_CHECKING:
     from shaped_trl.training.trainer import ShapedTrainer
 
 LOWEST, HIGHEST = 0.05, 20.0
-TOLERANCE = 1e-3  # of ln T; evaluation ends there, on a CPU after about 8 of them
+TOLERANCE = 1e-3  # of ln T; reached after about 8 evaluations
 
 
 def main(argv: list[str]) -> int:
-    """Write OUT/temperature.json: {"temperature", "entropy", "entropy_at_1", "wanted", "tried":
-    [[T, entropy], …]}.
+    """Find the temperature, and write it to OUT/temperature.json.
+
+    The file is {"temperature", "entropy", "entropy_at_1", "wanted", "tried": [[T, entropy], …]}.
 
     Raises:
-        UserError: a run without held-out entropy, or no temperature in [0.05, 20] reaches it.
+        UserError: a run has no held-out entropy, or no temperature in [0.05, 20] gives it.
     """
     parser = argparse.ArgumentParser(prog="match", description=__doc__)
     for flag in ("--model", "--like", "--out"):
@@ -49,16 +51,16 @@ def main(argv: list[str]) -> int:
     found = match(args.model, entropies[-1], args.out)
     write_atomic(args.out / FOUND, json.dumps(found, indent=2) + "\n")
     print(
-        f"T={found['temperature']:.4f}: entropy {found['entropy']:.4f}, wanted {found['wanted']:.4f}"
+        f"T={found['temperature']:.4f}: entropy {found['entropy']:.4f}, "
+        f"target {found['wanted']:.4f}"
     )
     return 0
 
 
-def match(folder: Path, wanted: float, out: Path) -> dict:
-    """The temperature at which the model trained in `folder` has the held-out entropy `wanted`
-    (nats per token).
+def match(folder: Path, target: float, out: Path) -> dict:
+    """Find the temperature that gives the model in `folder` the held-out entropy `target` (nats).
 
-    What the evaluations log goes to `out`: the run in `folder` stays as it is.
+    The evaluations log to `out`, so that the run in `folder` is not changed.
     """
     trainer = _trainer(folder, out)
     tried: dict[float, float] = {}
@@ -68,15 +70,15 @@ def match(folder: Path, wanted: float, out: Path) -> dict:
         if temperature not in tried:
             with _cooled(trainer, temperature):
                 tried[temperature] = trainer.evaluate()["eval_entropy"]
-        return tried[temperature] - wanted
+        return tried[temperature] - target
 
-    # entropy rises with the temperature, whatever the distribution
+    # For every distribution the entropy rises with the temperature.
     if excess(math.log(LOWEST)) > 0 or excess(math.log(HIGHEST)) < 0:
         raise UserError(
-            f"{folder}: no temperature in [{LOWEST}, {HIGHEST}] gives an entropy of {wanted:.4f}"
+            f"{folder}: no temperature in [{LOWEST}, {HIGHEST}] gives an entropy of {target:.4f}"
         )
-    at_1 = excess(0.0) + wanted
-    inside = (math.log(LOWEST), 0.0) if at_1 >= wanted else (0.0, math.log(HIGHEST))
+    at_1 = excess(0.0) + target
+    inside = (math.log(LOWEST), 0.0) if at_1 >= target else (0.0, math.log(HIGHEST))
     log_t = brentq(excess, *inside, xtol=TOLERANCE)
     excess(log_t)
     temperature = math.exp(log_t)
@@ -84,18 +86,18 @@ def match(folder: Path, wanted: float, out: Path) -> dict:
         "temperature": temperature,
         "entropy": tried[temperature],
         "entropy_at_1": at_1,
-        "wanted": wanted,
+        "wanted": target,
         "tried": sorted(tried.items()),
     }
 
 
 @contextlib.contextmanager
 def _cooled(trainer: ShapedTrainer, temperature: float) -> Iterator[None]:
-    """All logits divided by the temperature, for as long as this is open."""
+    """Divide all logits by the temperature within this context."""
     head, logits = trainer.model.get_output_embeddings(), trainer.head.logits
     if getattr(head, "bias", None) is not None or logits is None or logits.softcap is not None:
         raise UserError(
-            "entropy_of is for models whose logits are linear: this one has a bias or a soft cap there"
+            "entropy_of needs a model with linear logits: this one has a bias or a soft cap"
         )
     hook = head.register_forward_pre_hook(
         lambda module, inputs: (inputs[0] / temperature, *inputs[1:])
@@ -107,7 +109,7 @@ def _cooled(trainer: ShapedTrainer, temperature: float) -> Iterator[None]:
 
 
 def _trainer(folder: Path, out: Path):
-    """The trainer of a run, with its trained model and its held-out rows, only to evaluate with."""
+    """A trainer with a run's trained model and its held-out rows, only for evaluation."""
     from shaped_trl.options import train_options
     from shaped_trl.recipes import RESOLVED, Parser, load
     from shaped_trl.training.run import build_trainer
@@ -127,7 +129,7 @@ def _trainer(folder: Path, out: Path):
 
 
 def _moved(settings: dict[str, Any], folder: Path) -> list[str]:
-    """Flags for the run's data, where this has been moved together with the run's folder."""
+    """Flags for the run's data if it has been moved together with the run's folder."""
     before, now = Path(settings["output_dir"]), folder.absolute()
     while before.name and before.name == now.name:
         before, now = before.parent, now.parent

@@ -248,7 +248,7 @@ TWO = '[{"dataset_name": "a.jsonl", "weight": 0.9}, {"dataset_name": "b.jsonl", 
         ),
         (
             ["--dataset_name", "a.jsonl", "--streaming", "true", "--dataloader_num_workers", "2"],
-            "set 0 or 1",
+            "use 0 or 1",
         ),
         (
             ["--dataset_name", "a.jsonl", "--streaming", "true", "--max_steps", "-1"],
@@ -260,7 +260,7 @@ TWO = '[{"dataset_name": "a.jsonl", "weight": 0.9}, {"dataset_name": "b.jsonl", 
         ),
         (
             ["--dataset_name", "a.jsonl", "--train_tokens", "1K"],
-            "train_tokens=1K beside max_steps=2: give one",
+            "train_tokens=1K and max_steps=2 both set the length of the run: give one",
         ),
         (["--dataset_name", "a.jsonl", "--decontaminate", "gsm9k"], "gsm8k"),
         (["--dataset_name", "a.jsonl", "--num_heldout", "0"], "num_heldout=0 must be at least 1"),
@@ -370,12 +370,14 @@ def test_a_checkpoint_of_another_model_is_refused(tmp_path, monkeypatch, capsys)
     argv = ["train", "--config", "r.yaml", "--output_dir", "other"]
     assert cli.main([*argv, "--resume_from_checkpoint", "out/checkpoint-2"]) == 2
     error = capsys.readouterr().err.strip().splitlines()[-1]
-    assert "checkpoint 'out/checkpoint-2' has hidden_size=16, the model of this run 8" in error
+    assert (
+        "checkpoint 'out/checkpoint-2' has hidden_size=16, but the model of this run has 8" in error
+    )
     (tmp_path / "t5").mkdir()
     (tmp_path / "t5" / "config.json").write_text('{"model_type": "t5"}')
     assert cli.main([*argv, "--model_name_or_path", "./t5"]) == 2
     assert (
-        "'t5', which is no causal language model"
+        "'t5', which is not a causal language model"
         in capsys.readouterr().err.strip().splitlines()[-1]
     )
 

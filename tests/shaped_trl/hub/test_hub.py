@@ -1,5 +1,4 @@
-"""Checkpoints on a stand-in of the Hub: what is sent, that plain transformers loads it, what a
-failure costs."""
+"""Checkpoints on a stand-in for the Hub: content, loading by plain transformers, failures."""
 
 import hashlib
 import json
@@ -15,80 +14,16 @@ import yaml
 from graded_runs import write_run
 from hub_stand_in import TOKEN, client_environment, hub_stand_in, point_client_at
 from huggingface_hub import ModelCard, constants, snapshot_download
+from pushed_runs import ELSEWHERE, MODEL, contents, only_error, train, write_rows
 from shaped_eval.hub.entries import LEADERBOARDS
 from shaped_eval.hub.model_card import with_results_of
-from tiny import WORDS
 
 from shaped_trl import cli
 from shaped_trl.hub.private import public_recipe
 
-# the client's own way of sending a file
+# the client itself uploads files in this way
 pytestmark = pytest.mark.filterwarnings("ignore:Use 'content=<...>':DeprecationWarning")
 REPOSITORY = ("model", "me/tiny")
-MODEL = {"model_type": "qwen3", "hidden_size": 16, "intermediate_size": 32, "num_hidden_layers": 2}
-MODEL |= {"num_attention_heads": 2, "num_key_value_heads": 1, "head_dim": 8}
-TRAINING = {"max_steps": 4, "save_steps": 2, "logging_steps": 1, "per_device_train_batch_size": 2}
-TRAINING |= {
-    "packing": True,
-    "max_length": 32,
-    "use_cpu": True,
-    "disable_tqdm": True,
-    "report_to": "none",
-}
-
-# in a process that cannot import us: greedy tokens of each model, and what each card's own example
-# prints
-ELSEWHERE = """\
-import contextlib, io, json, sys
-for name in ("shaped_trl", "shaped_kernels", "shaped_eval", "trl"):
-    sys.modules[name] = None
-from huggingface_hub import hf_hub_download
-from transformers import AutoModelForCausalLM, AutoTokenizer
-
-def tokens(name):
-    model, tokenizer = AutoModelForCausalLM.from_pretrained(name), AutoTokenizer.from_pretrained(name)
-    inputs = tokenizer("w1 w2 w3", return_tensors="pt")
-    return model.generate(**inputs, max_new_tokens=9, do_sample=False)[0].tolist()
-
-found = {name: tokens(name) for name in sys.argv[1:]}
-for name in sys.argv[1:]:
-    if name.startswith("me/"):
-        card = open(hf_hub_download(name, "README.md"), encoding="utf-8").read()
-        with contextlib.redirect_stdout(io.StringIO()) as said:
-            exec(card.split("```python\\n")[1].split("```")[0], {})
-        found["example of " + name] = said.getvalue()
-print(json.dumps(found))
-"""
-
-
-def write_rows(path: Path) -> str:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    rows = [{"text": " ".join(WORDS[i : i + 9])} for i in range(40)]
-    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
-    return str(path)
-
-
-def train(folder: Path, name: str, **settings) -> int:
-    recipe = folder / f"{name}.yaml"
-    recipe.write_text(json.dumps({"output_dir": str(folder / name), **TRAINING, **settings}))
-    return cli.main(["train", "--config", str(recipe)])
-
-
-def contents(folder: Path) -> dict[Path, bytes]:
-    """Of a run's files, but the record of its last command."""
-    return {
-        path: path.read_bytes()
-        for path in folder.rglob("*")
-        if path.is_file() and path.name != "resolved.yaml"
-    }
-
-
-def only_error(capsys) -> str:
-    lines = [
-        line for line in capsys.readouterr().err.splitlines() if line.startswith("shaped-trl: ")
-    ]
-    assert len(lines) == 1, lines
-    return lines[0]
 
 
 @pytest.fixture(scope="module")
@@ -98,8 +33,7 @@ def folder(tmp_path_factory) -> Path:
 
 @pytest.fixture(scope="module")
 def hub(folder):
-    """A model trained on a mixture and pushed, and two adapters: of that model from the Hub, and of
-    a local copy."""
+    """A pushed model, and adapters of it that were trained from the Hub and from a local copy."""
     patch = pytest.MonkeyPatch()
     with hub_stand_in() as server:
         point_client_at(server, patch)
@@ -171,7 +105,7 @@ def test_what_a_first_push_sends(hub, folder):
     large = ["POST /me/tiny.git/info/lfs/objects/batch", "PUT /large", "POST /large/verify"]
     ends = ["POST /api/models/me/tiny/preupload/main", "POST /api/models/me/tiny/commit/main"]
     assert steps[:6] == ["POST /api/repos/create", ends[0], *large, ends[1]]
-    # the last step's weights and the saved model are the same object
+    # the weights of the last step and the saved model are the same object
     assert steps.count("PUT /large") == 2
     assert hub.messages[:1] == ["Training in progress, step 2"]
     assert "End of training" in hub.messages
@@ -227,7 +161,8 @@ def test_the_card_says_what_was_done(hub):
     for part in [
         "was trained from scratch",
         "| `a.jsonl` |  |  | 75.00% | a.jsonl | mit |",
-        "[someone/corpus](https://huggingface.co/datasets/someone/corpus) |  | train | 20.00% |  | cc-by-4.0 |",
+        "[someone/corpus](https://huggingface.co/datasets/someone/corpus) |  | train | 20.00% |  | "
+        "cc-by-4.0 |",
         "| `b.jsonl` |  |  | 5.00% | a.jsonl | not stated |",
         "| beta | scheduled |",
         "| lambda_tail | -0.1 |",
@@ -282,7 +217,7 @@ def test_plain_transformers_loads_what_was_pushed(hub, folder):
 
 @pytest.fixture
 def finished(hub, folder, tmp_path) -> list[str]:
-    """The command of a finished run, in a copy of its folder that was never pushed."""
+    """The command of a finished run in a copy of its folder that was never pushed."""
     shutil.copytree(folder / "run", tmp_path / "later")
     options = ["--output_dir", str(tmp_path / "later"), "--hub_model_id", "me/later"]
     yield ["train", "--config", str(folder / "run.yaml"), *options]
@@ -296,7 +231,7 @@ def test_a_finished_run_is_pushed_when_that_is_asked_for(hub, finished, tmp_path
     assert 'from_pretrained("me/later")' in hub.files["model", "me/later"]["README.md"].decode()
     assert (tmp_path / "later" / "model.safetensors").stat().st_mtime_ns == weights
     commits = len(hub.messages)
-    assert cli.main(finished) == 0  # all of it is there: no commit
+    assert cli.main(finished) == 0  # the Hub has it all: no commit
     assert len(hub.messages) == commits
 
 
@@ -313,7 +248,7 @@ def test_results_in_a_checkpoint_stay_and_are_pushed(hub, finished, tmp_path, mo
     assert card.data.license == "mit"
     assert {result.dataset_type for result in card.data.eval_results} == {"openai/gsm8k"}
     assert "<!-- results of gsm8k_n4_t0.7 -->" in card.text
-    # and where a trainer writes the card anew
+    # also if a trainer writes the card anew
     anew = with_results_of(
         (checkpoint / "README.md").read_text(), "---\nlicense: mit\n---\n# New\n"
     )
@@ -342,7 +277,7 @@ def test_results_in_a_checkpoint_stay_and_are_pushed(hub, finished, tmp_path, mo
 def test_a_failed_push_is_one_line_and_can_be_repeated(
     where, refuse, parts, hub, finished, tmp_path, monkeypatch, capsys
 ):
-    hub.objects.clear()  # as if nothing had been uploaded
+    hub.objects.clear()  # as before any upload
     before = contents(tmp_path / "later")
     with monkeypatch.context() as patch:
         patch.setattr(hub, "refused", where)
@@ -370,7 +305,7 @@ def test_without_the_right_nothing_is_trained(hub, folder, monkeypatch, capsys):
 
 @pytest.mark.slow
 def test_a_push_that_fails_during_training_is_a_warning(hub, folder, monkeypatch, capsys, caplog):
-    """And with `hub_strategy: checkpoint` the Hub has what a run goes on from."""
+    """With `hub_strategy: checkpoint`, the Hub also has what a run resumes from."""
     monkeypatch.setattr(hub, "refuse", (403, "", "Repository storage limit reached"))
     given = {
         "dataset_name": str(folder / "mine" / "a.jsonl"),
@@ -383,7 +318,7 @@ def test_a_push_that_fails_during_training_is_a_warning(hub, folder, monkeypatch
     ]
     assert warnings
     assert "no room" in warnings[0]
-    assert "the same command, run again, sends it" in only_error(capsys)
+    assert "run the same command again to push it" in only_error(capsys)
     assert hub.files["model", "me/full"] == {}
     shutil.rmtree(folder / "full" / "checkpoint-4")
     monkeypatch.setattr(hub, "refuse", None)

@@ -29,7 +29,7 @@ BIAS = "model.layers.0.mlp.e_score_correction_bias"
 
 
 def by_hand(name: str, experts: int) -> int:
-    """Parameters without embedding and head if `experts` of each layer count."""
+    """Parameters without embedding and head, with this number of experts per layer."""
     layers, width, feed_forward, heads, kv, of, _ = PAPER[name]
     attention = 128 * width * (2 * heads + 2 * kv)
     norms = 2 * width + (128 * (heads + kv) if of > 1 else 2 * 128)
@@ -107,8 +107,7 @@ def small_mixture(seed: int, **changes):
 
 
 def test_saved_weights_come_back_bit_by_bit(tmp_path):
-    """In a bfloat16 model too the router bias keeps float32, which from_pretrained alone would
-    round."""
+    """The router bias of a bfloat16 model stays in float32, which from_pretrained would round."""
     saved, model = small_mixture(0), small_mixture(1)
     for one in (saved, model):
         bias = one.get_buffer(BIAS)

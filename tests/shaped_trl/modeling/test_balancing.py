@@ -1,5 +1,4 @@
-"""Loss-free balancing: what is counted, how the bias moves, that nothing else changes, save and
-resume, processes."""
+"""Loss-free balancing: counts, steps of the bias, no side effects, resuming, processes."""
 
 import pytest
 import torch
@@ -14,8 +13,7 @@ from shaped_trl.modeling.balancing import LOGGED, LossFreeBalancing
 
 
 def loads(model, ids: torch.Tensor, mask: torch.Tensor | None = None) -> torch.Tensor:
-    """Tokens per expert of each layer, counted apart from the callback, on what the experts
-    themselves get."""
+    """Tokens per expert of each layer, counted at the experts, independently of the callback."""
     found = []
     for layer in model.model.layers:
         layer.mlp.experts.register_forward_pre_hook(lambda module, args: found.append(args[1]))
@@ -39,8 +37,7 @@ def batch(rows: int = ROWS, seed: int = 0) -> dict[str, torch.Tensor]:
 @pytest.mark.slow
 @pytest.mark.parametrize("balanced", [True, False], ids=["balanced", "without"])
 def test_a_collapsed_router_is_balanced_only_by_the_callback(balanced, tmp_path):
-    """All tokens on 2 of 8 experts: after 120 steps of 0.001 the largest load is below 1.5 means,
-    without above 3."""
+    """All tokens start on 2 of 8 experts. With balancing, the load becomes even."""
     model = collapsed_model()
     one = trained(
         model, tmp_path, LossFreeBalancing(model) if balanced else None, steps=120, per_device=32
@@ -137,7 +134,7 @@ def test_the_bias_chooses_the_experts_and_does_not_weigh_them():
     rows.pop("labels")
     before = model(**rows).logits
     for layer in model.model.layers:
-        layer.mlp.e_score_correction_bias.add_(0.25)  # the same for all: the choice stays
+        layer.mlp.e_score_correction_bias.add_(0.25)  # the same for all experts
     assert torch.equal(model(**rows).logits, before)
     model.model.layers[0].mlp.e_score_correction_bias[3] += 1.0
     assert not torch.allclose(model(**rows).logits, before, atol=1e-4)
@@ -163,8 +160,7 @@ def test_the_log_has_the_balance_with_the_training_loss(tmp_path):
 @pytest.mark.slow
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
 def test_a_resumed_run_has_the_biases_of_an_undisturbed_one(dtype, tmp_path):
-    """In a bfloat16 model too, whose biases stay float32: in the file, after loading, at the end;
-    to the bit."""
+    """Also in a bfloat16 model: file, loaded biases and final biases are the same float32 bits."""
     settings = {"steps": 6, "rate": 0.001, "save_strategy": "steps", "save_steps": 3}
     whole = balanced_run(tmp_path, model=collapsed_model(dtype=getattr(torch, dtype)), **settings)
     saved = load_file(tmp_path / "checkpoint-3" / "model.safetensors")
@@ -173,14 +169,16 @@ def test_a_resumed_run_has_the_biases_of_an_undisturbed_one(dtype, tmp_path):
     assert all(
         bias.dtype == torch.float32 and bias.abs().max() == pytest.approx(0.003) for bias in biases
     )
-    # nothing of it may stay
+    # none of it may remain
     fresh = collapsed_model(spread=0.0, dtype=getattr(torch, dtype), initializer_range=0.5)
-    again = balanced_run(tmp_path, model=fresh, resume=str(tmp_path / "checkpoint-3"), **settings)
-    assert again["biases"].dtype == torch.float32
-    assert torch.equal(again["biases"], whole["biases"])
-    assert all(torch.equal(a, b) for a, b in zip(again["counts"], whole["counts"][3:], strict=True))
+    resumed = balanced_run(tmp_path, model=fresh, resume=str(tmp_path / "checkpoint-3"), **settings)
+    assert resumed["biases"].dtype == torch.float32
+    assert torch.equal(resumed["biases"], whole["biases"])
+    assert all(
+        torch.equal(a, b) for a, b in zip(resumed["counts"], whole["counts"][3:], strict=True)
+    )
     for (name, ours), theirs in zip(
-        again["weights"].items(), whole["weights"].values(), strict=True
+        resumed["weights"].items(), whole["weights"].values(), strict=True
     ):
         assert torch.equal(ours, theirs), name
 

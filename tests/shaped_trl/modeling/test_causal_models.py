@@ -1,5 +1,4 @@
-"""With the default shape the loss is the model's own, for every class of `AutoModelForCausalLM`
-that is served."""
+"""With the default shape, every served class of `AutoModelForCausalLM` has its own loss."""
 
 from pathlib import Path
 
@@ -24,7 +23,7 @@ FEW = (
     "xLSTM",
 )
 
-# Models of others, in sizes that nobody else has.
+# Models that are built in unusual sizes.
 pytestmark = pytest.mark.filterwarnings("ignore")
 
 

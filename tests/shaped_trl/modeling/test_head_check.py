@@ -1,5 +1,4 @@
-"""Models whose own loss is another are refused, and the check leaves no trace in those that are
-not."""
+"""Models with another loss are refused, and the check leaves no trace in the other models."""
 
 import copy
 import random
@@ -27,7 +26,7 @@ V = 63
 
 
 class Altered(Qwen3ForCausalLM):
-    """Qwen3 that does something to its logits, or to its loss, after the head."""
+    """Qwen3 that changes its logits or its loss after the head."""
 
     def change(self, logits):
         return logits
@@ -54,7 +53,7 @@ def altered(**methods) -> Altered:
 
 
 class ScaledHead(torch.nn.Linear):
-    """Its weight is not what it multiplies with."""
+    """A head that multiplies with something else than its weight."""
 
     def forward(self, hidden):
         return super().forward(hidden) * torch.linspace(0.5, 2, self.out_features)
@@ -72,24 +71,32 @@ def bidirectional(model_class):
     return model_class(config)
 
 
+NEITHER = "neither a multiplier nor a softcap"
 REFUSED = {
     "a masked language model": (lambda: bidirectional(BertForMaskedLM), "come after"),
     "attention to both sides": (lambda: bidirectional(BertLMHeadModel), "come after"),
     "an encoder-decoder": (lambda: tiny_causal_lm(BartForConditionalGeneration), "encoder-decoder"),
-    "another encoder-decoder": (lambda: tiny_causal_lm(T5ForConditionalGeneration), "encoder-decoder"),
+    "another encoder-decoder": (
+        lambda: tiny_causal_lm(T5ForConditionalGeneration),
+        "encoder-decoder",
+    ),
     "several heads": (lambda: tiny_causal_lm(MusicgenForCausalLM), "no single output embedding"),
     "images before the text": (lambda: tiny_causal_lm(GitForCausalLM), "fails on 4 tokens of text"),
-    "an offset": (lambda: altered(change=lambda z: z + torch.arange(V)), "neither a multiplier nor a softcap"),
-    "another bound": (lambda: altered(change=lambda z: 2 * torch.atan(z)), "neither a multiplier nor a softcap"),
+    "an offset": (lambda: altered(change=lambda z: z + torch.arange(V)), NEITHER),
+    "another bound": (lambda: altered(change=lambda z: 2 * torch.atan(z)), NEITHER),
     "a multiplier by token": (
-        lambda: altered(change=lambda z: z * torch.linspace(0.5, 2, V)), "neither a multiplier nor a softcap"
+        lambda: altered(change=lambda z: z * torch.linspace(0.5, 2, V)),
+        NEITHER,
     ),
-    "softmax": (lambda: altered(change=lambda z: z.softmax(-1)), "neither a multiplier nor a softcap"),
-    "tokens out of order": (lambda: altered(change=lambda z: z.flip(-1)), "neither a multiplier nor a softcap"),
-    "a negative multiplier": (lambda: altered(change=lambda z: -z), "neither a multiplier nor a softcap"),
-    "a z-loss": (lambda: altered(penalty=lambda z: 1e-4 * z[:, :3].logsumexp(-1).pow(2).mean()), "a loss of its own"),
+    "softmax": (lambda: altered(change=lambda z: z.softmax(-1)), NEITHER),
+    "tokens out of order": (lambda: altered(change=lambda z: z.flip(-1)), NEITHER),
+    "a negative multiplier": (lambda: altered(change=lambda z: -z), NEITHER),
+    "a z-loss": (
+        lambda: altered(penalty=lambda z: 1e-4 * z[:, :3].logsumexp(-1).pow(2).mean()),
+        "a loss of its own",
+    ),
     "a head that is not linear": (with_scaled_head, "times the weight of its head"),
-}  # fmt: skip
+}
 
 
 @pytest.mark.parametrize("name", REFUSED)
@@ -129,8 +136,7 @@ def test_what_happens_to_the_logits_is_measured_whatever_it_is_called(
 
 
 class Counting(torch.nn.Module):
-    """Counts its calls, keeps the last input, puts a buffer in the place of another, and draws
-    random numbers."""
+    """Counts its calls, keeps its last input, replaces a buffer, and draws random numbers."""
 
     def __init__(self):
         super().__init__()
@@ -165,7 +171,7 @@ def test_the_check_leaves_no_trace():
     }
     for buffer, value in buffers.values():
         assert torch.equal(buffer, value)
-    # Nor where it ends with an error.
+    # Also if the check ends with an error.
     model = altered(change=lambda z: -z)
     model.train()
     random_state = torch.get_rng_state()

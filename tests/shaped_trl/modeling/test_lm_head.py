@@ -66,8 +66,7 @@ def batch():
     "name", ["plain", "tied", "softcap", "logits_scaling", "logit_scale", "moe"]
 )
 def test_cross_entropy_is_the_models_own_loss(name, batch):
-    """With the default shape a patched forward returns what the unpatched one does, loss and
-    gradients."""
+    """With the default shape, a patched forward has the loss and gradients of the original."""
     model = models()[name]
     if name != "moe":  # grouped_mm of the experts has no float64
         model = model.double()
@@ -140,10 +139,10 @@ def test_a_tuple_is_returned_where_that_is_asked_for(batch):
 def test_what_else_was_asked_for_is_the_models_own(batch):
     model = models()["moe"]
     model.set_attn_implementation("eager")
-    asked = {"output_hidden_states": True, "output_attentions": True}
-    own = model(**batch, **asked)
+    requested = {"output_hidden_states": True, "output_attentions": True}
+    own = model(**batch, **requested)
     shape_lm_head(model)
-    output = model(**batch, **asked)
+    output = model(**batch, **requested)
     for name in ("hidden_states", "attentions", "router_logits"):
         assert len(output[name]) == len(own[name]) > 0
         for got, expected in zip(output[name], own[name], strict=True):
@@ -161,7 +160,7 @@ def test_labels_that_do_not_fit_the_positions_are_refused(batch):
 
 
 def test_logits_are_not_built_beside_the_loss(batch, monkeypatch):
-    """What is as large as the logits of two positions is made inside the loss, which bounds it."""
+    """Only the loss, which bounds its memory, makes tensors as large as two rows of logits."""
     model = tiny_model(tie_word_embeddings=False)
     shape_lm_head(model)
     inside = []
@@ -236,7 +235,7 @@ def test_a_copy_of_the_head_is_trained_beside_adapters(batch):
     head = model.get_output_embeddings()
     assert head.modules_to_save["default"].weight.grad.any()
     assert head.original_module.weight.grad is None
-    # The loss took the place of the head's forward for the call only.
+    # The loss replaced the forward of the head only during the call.
     assert head(torch.ones(1, 16)).shape == (1, 63)
 
 

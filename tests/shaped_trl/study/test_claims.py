@@ -1,8 +1,6 @@
-"""Planted effects come back as verdicts: from the folders of a study to the words of its report."""
+"""Planted effects come back as verdicts, from the folders of a study to its report."""
 
 import copy
-import csv
-import io
 import json
 import shutil
 from collections.abc import Sequence
@@ -12,31 +10,23 @@ from typing import Any
 
 import numpy as np
 import pytest
-from chromium import check_layout
-from html_pages import check_self_contained
-from planted_study import ARMS, SEEDS, write_planted
+from planted_study import ARMS, SEEDS, effect, planted_report
 from scipy import stats
 from shaped_eval.reporting.document import to_markdown
 from study_rows import BENCHMARK
 
 from shaped_trl.study.loading import load_study
-from shaped_trl.study.report import report_study
-from shaped_trl.study.reporting.charts import MEAN, Chart, charts, csv_of
 from shaped_trl.study.reporting.claims import judge
-from shaped_trl.study.reporting.drawing import plot_chart
 from shaped_trl.study.reporting.effects import effects, holm
 from shaped_trl.study.reporting.findings import find
 from shaped_trl.study.reporting.pages import blocks
-from shaped_trl.study.reporting.reading import Runs
+from shaped_trl.study.reporting.reading import RegimeRuns
 from shaped_trl.study.reporting.results import collect, read_regimes
 
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    out = tmp_path_factory.mktemp("planted") / "planted"
-    write_planted(out)
-    report_study(out)
-    return out
+    return planted_report(tmp_path_factory)
 
 
 @pytest.fixture(scope="module")
@@ -45,18 +35,18 @@ def results(folder: Path) -> dict[str, Any]:
 
 
 @pytest.fixture
-def regimes(read: list[Runs]) -> list[Runs]:
+def regimes(read: list[RegimeRuns]) -> list[RegimeRuns]:
     """A copy to change."""
     return copy.deepcopy(read)
 
 
 @pytest.fixture(scope="module")
-def read(folder: Path) -> list[Runs]:
+def read(folder: Path) -> list[RegimeRuns]:
     return read_regimes(load_study(folder / "study.yaml", folder))
 
 
 def verdicts(claims: Sequence[dict[str, Any]]) -> dict[str, tuple[str, ...]]:
-    """Claim → the verdict over all, in P, in D."""
+    """Claim → the overall verdict, and those in P and D."""
     return {
         claim["claim"]: (
             claim["verdict"],
@@ -66,7 +56,7 @@ def verdicts(claims: Sequence[dict[str, Any]]) -> dict[str, tuple[str, ...]]:
     }
 
 
-def judged(regimes: Sequence[Runs]) -> list[dict[str, Any]]:
+def judged(regimes: Sequence[RegimeRuns]) -> list[dict[str, Any]]:
     return judge(regimes, effects(regimes))
 
 
@@ -74,11 +64,11 @@ def sentence(claims: Sequence[dict[str, Any]], claim: str, regime: str) -> str:
     return next(each["regimes"][regime]["sentence"] for each in claims if each["claim"] == claim)
 
 
-def report_text(regimes: Sequence[Runs], results: dict[str, Any]) -> str:
+def report_text(regimes: Sequence[RegimeRuns], results: dict[str, Any]) -> str:
     return to_markdown("Study", blocks(regimes[0].study, results, ()))
 
 
-def change_log(runs: Runs, arm: str, stage: str, key: str, factor: float) -> None:
+def change_log(runs: RegimeRuns, arm: str, stage: str, key: str, factor: float) -> None:
     for rows in runs.logs[arm, stage].values():
         for row in rows:
             row[key] *= factor
@@ -101,21 +91,13 @@ def test_verdicts_are_as_planted(results: dict[str, Any]) -> None:
         by_name["precision_rl"]["sentence"] == "it depends on the regime: shown in P, refuted in D"
     )
     assert by_name["shape_or_temperature"]["arms"] == ["precision_product", "cooled"]
-    said = sentence(claims, "precision_rl", "P")
+    text = sentence(claims, "precision_rl", "P")
     row = effect(results, "P", "precision_product", "cross_entropy", "rlvr", "reward")
     assert (
         f"{100 * row['value']:+.1f} [{100 * row['low']:+.1f}, {100 * row['high']:+.1f}] points"
-        in said
+        in text
     )
-    assert "(8 seeds)" in said
-
-
-def effect(
-    results: dict[str, Any], regime: str, arm: str, against: str, stage: str, metric: str
-) -> dict[str, Any]:
-    wanted = {"regime": regime, "arm": arm, "against": against, "stage": stage, "metric": metric}
-    (row,) = (row for row in results["effects"] if wanted.items() <= row.items())
-    return row
+    assert "(8 seeds)" in text
 
 
 def test_effects_are_those_of_the_rows(folder: Path, results: dict[str, Any]) -> None:
@@ -172,7 +154,9 @@ def test_exploratory_arms_have_no_part_in_the_correction(results: dict[str, Any]
     assert not any(
         "exponent" in each and "rlvr" in each and "→" not in each for each in findings.shown
     )
-    assert "exponent: exploratory, without a part in the correction" in "\n".join(findings.limits)
+    assert "exponent: exploratory, and therefore left out of the correction" in "\n".join(
+        findings.limits
+    )
 
 
 def test_what_was_not_planned_is_not_missed(
@@ -198,7 +182,7 @@ def test_what_was_not_planned_is_not_missed(
     }
 
 
-def test_rl_is_not_compared_where_training_was_not_alike(regimes: list[Runs]) -> None:
+def test_rl_is_not_compared_where_training_was_not_alike(regimes: list[RegimeRuns]) -> None:
     change_log(regimes[1], "precision_product", "pretrain", "eval_nll", 1.2)
     claims = judged(regimes)
     expected = PLANTED | {
@@ -214,7 +198,7 @@ def test_rl_is_not_compared_where_training_was_not_alike(regimes: list[Runs]) ->
         )
 
 
-def test_verdicts_turn_with_the_numbers(regimes: list[Runs]) -> None:
+def test_verdicts_turn_with_the_numbers(regimes: list[RegimeRuns]) -> None:
     for runs in regimes:
         change_log(runs, "precision_product", "pretrain", "eval_entropy", 3.0)
         change_log(runs, "diversity_product", "pretrain", "eval_entropy", 0.3)
@@ -224,11 +208,11 @@ def test_verdicts_turn_with_the_numbers(regimes: list[Runs]) -> None:
     found = verdicts(judged(regimes))
     assert found["entropy_order"] == ("refuted",) * 3
     assert found["entropy_collapse"] == ("refuted",) * 3
-    # one of the two that are claimed, and nothing against it
+    # one of the two claimed differences, and none against the claim
     for rows in regimes[0].logs["diversity_product", "rlvr"].values():
         for row in rows:
             row["entropy"] = 2 - row["step"] / 20
-    # one of the two against it, and nothing for it
+    # one of the two differences against the claim, and none for it
     for seed, rows in regimes[1].logs["diversity_product", "rlvr"].items():
         for row, like in zip(rows, regimes[1].logs["cross_entropy", "rlvr"][seed], strict=True):
             row["completion_length"] = like["completion_length"]
@@ -241,7 +225,7 @@ def test_verdicts_turn_with_the_numbers(regimes: list[Runs]) -> None:
 
 @pytest.mark.parametrize(("p_reward", "verdict"), [(0.02, "refuted"), (0.03, "not resolved")])
 def test_one_of_two_quantities_refutes_at_half_the_level(
-    regimes: list[Runs], p_reward: float, verdict: str
+    regimes: list[RegimeRuns], p_reward: float, verdict: str
 ) -> None:
     rows = effects(regimes)
     for row in rows:
@@ -254,7 +238,9 @@ def test_one_of_two_quantities_refutes_at_half_the_level(
     assert verdicts(judge(regimes, rows))["precision_rl"] == ("not resolved", "shown", verdict)
 
 
-def test_an_arm_with_data_of_its_own_is_not_compared_in_likelihood(regimes: list[Runs]) -> None:
+def test_an_arm_with_data_of_its_own_is_not_compared_in_likelihood(
+    regimes: list[RegimeRuns],
+) -> None:
     for runs in regimes:
         change_log(runs, "precision_product", "pretrain", "eval_nll", 1.2)
     before = collect(regimes)
@@ -274,9 +260,8 @@ def test_an_arm_with_data_of_its_own_is_not_compared_in_likelihood(regimes: list
     assert "| precision_product | -0.6 | +3.2 |" not in report_text(regimes, results)
 
 
-def test_an_arm_with_options_of_its_own_has_no_part_in_a_claim(regimes: list[Runs]) -> None:
-    """Its shape is not all that tells it from the baseline: another learning rate, a schedule with
-    no shape."""
+def test_an_arm_with_options_of_its_own_has_no_part_in_a_claim(regimes: list[RegimeRuns]) -> None:
+    """The arm differs from the baseline in more than its shape."""
     for runs in regimes:
         arms = runs.study.arms
         arms["precision_product"] = replace(
@@ -290,7 +275,7 @@ def test_an_arm_with_options_of_its_own_has_no_part_in_a_claim(regimes: list[Run
     assert found == {"entropy_order": both, "entropy_collapse": both}
 
 
-def test_a_claim_needs_two_seeds_of_its_arms(regimes: list[Runs]) -> None:
+def test_a_claim_needs_two_seeds_of_its_arms(regimes: list[RegimeRuns]) -> None:
     for runs in regimes:
         for stage in ("rlvr", "eval_rlvr"):
             for kind in (runs.logs, runs.evaluations):
@@ -309,7 +294,7 @@ def test_a_claim_needs_two_seeds_of_its_arms(regimes: list[Runs]) -> None:
     assert verdicts(unmeasured)["precision_rl"] == ("not resolved", "not resolved", "refuted")
 
 
-def test_what_a_claim_says_of_regimes_and_seeds(regimes: list[Runs]) -> None:
+def test_what_a_claim_says_of_regimes_and_seeds(regimes: list[RegimeRuns]) -> None:
     del regimes[0].evaluations["diversity_product", "eval_rlvr"][0]
     for seed, rows in regimes[1].logs["precision_product", "rlvr"].items():
         for row, like in zip(rows, regimes[1].logs["cross_entropy", "rlvr"][seed], strict=True):
@@ -323,15 +308,15 @@ def test_what_a_claim_says_of_regimes_and_seeds(regimes: list[Runs]) -> None:
         }
     )
     claim = next(each for each in judged(regimes) if each["claim"] == "precision_rl")
-    # neither is shown to differ from the other
+    # no difference between the two is shown
     assert claim["sentence"] == "not the same in every regime: shown in P, not resolved in D"
     assert "(8 seeds)" in claim["regimes"]["P"]["sentence"]
     assert "(7 to 8 seeds)" in claim["regimes"]["D"]["sentence"]
 
 
-def test_limits_count_the_seeds_that_are_done(folder: Path, read: list[Runs]) -> None:
+def test_limits_count_the_seeds_that_are_done(folder: Path, read: list[RegimeRuns]) -> None:
     def limits(done: dict[str, int]) -> str:
-        """With so many seeds of some arms."""
+        """The limits if some arms have only so many seeds."""
         regimes = copy.deepcopy(read)
         for runs in regimes:
             for kind in (runs.logs, runs.evaluations):
@@ -355,154 +340,10 @@ def test_limits_count_the_seeds_that_are_done(folder: Path, read: list[Runs]) ->
     assert "training seeds: the intervals over seeds" not in text
 
 
-def test_arms_with_other_seeds_are_compared_on_those_in_common(regimes: list[Runs]) -> None:
+def test_arms_with_other_seeds_are_compared_on_those_in_common(regimes: list[RegimeRuns]) -> None:
     for runs in regimes:
         for seed, rows in runs.logs["cross_entropy", "pretrain"].items():
             for row in rows:
                 row["eval_nll"] *= 1 if seed in (0, 1, 2) else 2
     limits = [each for each in find(collect(regimes)).limits if "was not trained alike" in each]
     assert not any("exponent" in each for each in limits)
-
-
-def rows_of(text: str) -> list[dict[str, str]]:
-    return list(csv.DictReader(io.StringIO(text)))
-
-
-def test_numbers_beside_a_picture_are_what_it_shows(
-    folder: Path, read: list[Runs], results: dict[str, Any]
-) -> None:
-    drawn = charts(read, results)
-    names = [
-        "perplexity",
-        "entropy",
-        "policy_entropy",
-        "response_length",
-        "reward",
-        "avg",
-        "cons",
-        "pass_at_k",
-    ]
-    # six arms, the exploratory one with dashes among them
-    assert [chart.name for chart in drawn] == names
-    for chart in drawn:
-        text = csv_of(chart)
-        assert (folder / f"report/{chart.name}.csv").read_text() == text
-        check_axes(chart, rows_of(text))
-    reward = rows_of(csv_of(drawn[4]))
-    own = [
-        row
-        for row in reward
-        if (row["regime"], row["arm"], row["x"], row["panel"]) == ("D", "cooled", "7", "rlvr")
-    ]
-    values = [float(row["y"]) for row in own if row["seed"] != MEAN]
-    (mean,) = (row for row in own if row["seed"] == MEAN)
-    interval = stats.ttest_1samp(values, 0).confidence_interval(0.95)
-    assert len(values) == len(SEEDS)
-    found = [float(mean[key]) for key in ("y", "low", "high")]
-    assert found == pytest.approx([np.mean(values), interval.low, interval.high])
-
-
-def check_axes(chart: Chart, rows: list[dict[str, str]]) -> None:
-    """Every line and band of the figure is a mean's rows of the table, and the other way round."""
-    figure = plot_chart(chart, list(ARMS), {"exponent"})
-    panels, columns = (list(dict.fromkeys(row[key] for row in rows)) for key in ("panel", "regime"))
-    assert len(figure.axes) == len(panels) * len(columns)
-    for index, axis in enumerate(figure.axes):
-        place = (panels[index // len(columns)], columns[index % len(columns)])
-        here = [
-            row for row in rows if (row["panel"], row["regime"]) == place and row["seed"] == MEAN
-        ]
-        assert [line.get_label() for line in axis.lines] == list(
-            dict.fromkeys(row["arm"] for row in here)
-        )
-        for line, band in zip(axis.lines, axis.collections, strict=True):
-            own = [row for row in here if row["arm"] == line.get_label()]
-            assert list(line.get_ydata()) == [float(row["y"]) for row in own]
-            x = list(line.get_xdata())
-            assert [round(each) for each in x] == [
-                chart.order.index(row["x"]) if chart.order else int(row["x"]) for row in own
-            ]
-            ends = {
-                (place, float(row[end]))
-                for place, row in zip(x, own, strict=True)
-                for end in ("low", "high")
-            }
-            corners = {tuple(each) for path in band.get_paths() for each in path.vertices.tolist()}
-            assert ends <= corners
-            assert (line.get_linestyle() == "--") == (line.get_label() == "exponent")
-
-
-def test_many_arms_leave_exploratory_ones_their_own_figures(
-    regimes: list[Runs], results: dict[str, Any]
-) -> None:
-    study = regimes[0].study
-    more = json.loads(json.dumps(results))
-    for name in (names := [f"e{number}" for number in range(6)]):
-        study.arms[name] = study.arms["exponent"]
-        for runs in regimes:
-            for kind in (runs.logs, runs.evaluations):
-                kind.update(
-                    {
-                        (name, stage): kind[arm, stage]
-                        for arm, stage in list(kind)
-                        if arm == "exponent"
-                    }
-                )
-            more["regimes"][runs.study.regime]["arms"][name] = {"evaluations": {}}
-    drawn = {chart.name: {line.arm for line in chart.lines} for chart in charts(regimes, more)}
-    assert drawn["reward"] == set(ARMS) - {"exponent"}
-    assert drawn["reward_exploratory_1"] == {"cross_entropy", "exponent", *names[:4]}
-    assert drawn["reward_exploratory_2"] == {"cross_entropy", *names[4:]}
-    (chart,) = (chart for chart in charts(regimes, more) if chart.name == "reward_exploratory_1")
-    assert (
-        len({line.get_color() for line in plot_chart(chart, list(study.arms), set()).axes[0].lines})
-        == 6
-    )
-    for arm in ("precision_product", "diversity_product", "tail_penalty", "cooled"):
-        del study.arms[arm]
-    assert "reward" not in {chart.name for chart in charts(regimes, more)}, (
-        "nothing but the baseline"
-    )
-
-
-def test_the_page_begins_with_the_verdicts(folder: Path, results: dict[str, Any]) -> None:
-    page, text = (folder / "report.html").read_text(), (folder / "report.md").read_text()
-    check_self_contained(page)
-    headings = [line[3:] for line in text.splitlines() if line.startswith("## ")]
-    assert headings == [
-        "The paper's claims",
-        "What was measured",
-        "What was not shown",
-        "What exploratory arms hint at",
-        "What this study cannot show",
-        "Pre-training",
-        "Reinforcement learning",
-        "Evaluation",
-        "Averages by arm",
-        "Settings",
-    ]
-    assert "it depends on the regime: shown in P, refuted in D" in text
-    assert "No arm is cross-entropy sampled at a matched entropy" not in text
-    assert "kind of data" not in text
-    assert "Differences smaller than these would probably have been missed" in text
-    assert (
-        "the entropy of precision_product (P: 0.835, 0.800 to 0.870; D: 0.835, 0.800 to 0.870)"
-        in text
-    )
-    # the paper's 50.43 − 50.99 and 50.75 − 47.52 for β = −.25, and this study's in each regime
-    rows = [
-        effect(results, each, "precision_product", "cross_entropy", "eval_rlvr", "pass@8")
-        for each in ("P", "D")
-    ]
-    ours = [
-        "{:+.1f} [{:+.1f}, {:+.1f}]".format(*(100 * r[key] for key in ("value", "low", "high")))
-        for r in rows
-    ]
-    assert f"| precision_product | -0.6 | +3.2 | {ours[0]} | {ours[1]} |" in text
-    assert "one run each and without intervals" in text
-
-
-def test_the_page_fits_the_screens_of_a_desk_and_of_a_phone(folder: Path, tmp_path: Path) -> None:
-    pictures = list((folder / "report").glob("*.png"))
-    assert len(pictures) >= 8
-    check_layout((folder / "report.html").read_text(), tmp_path, len(pictures))

@@ -1,5 +1,4 @@
-"""Facts about the shapes that have a closed form, on a trained model's parameters and on free
-logits."""
+"""Facts about the shapes in closed form, for a trained model and for free logits."""
 
 from __future__ import annotations
 
@@ -20,13 +19,12 @@ from shaped_trl.modeling.lm_head import shape_lm_head
 
 Distribution = NDArray[np.float64]
 
-# Its reward of the target is 1: subtracting c times its gradient adds c to the reward of the
-# target.
+# Its reward of the target is 1, so subtracting c times its gradient adds c to that reward.
 ONE_ON_TARGET = RewardShape(positive="power", alpha=1.0)
 
 
 class Trained:
-    """A tiny Qwen3 after a few steps on running sums, and a batch that it has not seen."""
+    """A tiny Qwen3 after a few steps on running sums, and an unseen batch."""
 
     def __init__(self) -> None:
         options = RunningSums(streams=1, vocabulary_size=64, max_digits=6)
@@ -50,8 +48,7 @@ class Trained:
         return self.model(labels.clamp(min=0), labels=labels)
 
     def measure(self, shape: RewardShape) -> tuple[dict[str, Tensor], float, float]:
-        """Gradients of every parameter, the loss and the entropy, summed over the tokens of the
-        held-out batch."""
+        """The gradients, the loss and the entropy, summed over the tokens of the held-out batch."""
         self.head.shape = shape
         self.model.zero_grad()
         output = self(self.labels[128:])
@@ -70,7 +67,7 @@ def trained() -> Trained:
 
 
 def furthest(found: dict[str, Tensor], expected: dict[str, Tensor]) -> float:
-    """The largest difference of any parameter's gradient, relative to that parameter's largest."""
+    """The largest difference of any gradient, relative to the parameter's largest gradient."""
     assert found.keys() == expected.keys()
     return max(
         float((found[k] - expected[k]).abs().max() / expected[k].abs().max()) for k in expected
@@ -114,9 +111,11 @@ def zipf(size: int) -> Distribution:
 
 
 def fitted(data: Distribution, beta: float, rate: float) -> Distribution:
-    """Probabilities at which the project's loss, its targets weighted by `data`, has no gradient:
-    by descent along the logits' gradient, over p_j so that rare tokens are as fast as frequent
-    ones."""
+    """Probabilities at which the loss has no gradient, if its targets are weighted by `data`.
+
+    They are found by descent along the logits' gradient divided by p_j, so that rare tokens move as
+    fast as frequent ones.
+    """
     size, weights = len(data), torch.from_numpy(data)
     identity, targets = torch.eye(size, dtype=torch.float64), torch.arange(size)
     z = weights.log()
@@ -135,8 +134,10 @@ def fitted(data: Distribution, beta: float, rate: float) -> Distribution:
 
 
 def solved(data: Distribution, beta: float) -> Distribution:
-    """p_j = s·d_j(1−p_j)^β by bisection of each p_j below 1/(1−β), where p(1−p)^−β rises, and of s,
-    so that they add up to 1."""
+    """p_j = s·d_j(1−p_j)^β by bisection of each p_j and of s, so that they add up to 1.
+
+    p_j is below 1/(1−β), where p(1−p)^−β rises.
+    """
 
     def at(log_s: float) -> Distribution:
         low, high = np.zeros_like(data), np.full_like(data, 1 / (1 - min(beta, 0.0)))

@@ -1,5 +1,4 @@
-"""`shaped-trl study` on what a hand can mistype: one line on standard error, exit code 2, nothing
-started."""
+"""Typing errors in `shaped-trl study` give one line and exit code 2, and start nothing."""
 
 from __future__ import annotations
 
@@ -72,7 +71,7 @@ def test_a_wrong_command_line(
         ("name: small", "name: [", "config='X.yaml' is not YAML"),
         (STUDY, "", "config='X.yaml' must be a mapping"),
         ("shape: {", "shap: {", "arms.b: unknown key 'shap'; allowed: shape"),
-        ("shape: {beta: -0.25}", "args: 3", "arms.b.args: 3 is no mapping"),
+        ("shape: {beta: -0.25}", "args: 3", "arms.b.args: 3 is not a mapping"),
         ("shape: {beta: -0.25}", "checkpoint_of: [a]", "arms.b.checkpoint_of: ['a']; give a name"),
         (
             "shape: {beta: -0.25}",

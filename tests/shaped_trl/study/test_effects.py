@@ -1,5 +1,4 @@
-"""The seeds' statistics: by hand on small numbers, and by simulation where a share of errors is
-promised."""
+"""The statistics over seeds, by hand on small numbers, and error rates by simulation."""
 
 from __future__ import annotations
 
@@ -13,18 +12,17 @@ from shaped_trl.study.reporting.effects import holm, paired_effect
 
 SEEDS = 8
 SIMULATIONS = 200
-SD = 0.02  # of the paired difference, as measured for the area under the reward curve
+SD = 0.02  # sd of the paired difference, as measured for the area under the reward curve
 
 
 def binomial_interval(share: float) -> tuple[float, float]:
-    """Where the share of successes among the simulations lies in 99.9% of cases."""
+    """The limits of the share of successes in 99.9% of simulations."""
     low, high = stats.binom.interval(0.999, SIMULATIONS, share)
     return low / SIMULATIONS, high / SIMULATIONS
 
 
 def draw(rng: np.random.Generator, difference: float) -> tuple[np.ndarray, np.ndarray]:
-    """Two arms' values [SEEDS] that share what a seed brings and differ by a draw with deviation
-    SD."""
+    """Two arms' values [SEEDS] with a common part per seed, and differences with deviation SD."""
     shared = rng.normal(0.5, 0.1, SEEDS)
     base = shared + rng.normal(0, SD / math.sqrt(2), SEEDS)
     return shared + difference + rng.normal(0, SD / math.sqrt(2), SEEDS), base
@@ -51,7 +49,7 @@ def test_a_pair_by_hand() -> None:
 def test_equal_differences_are_no_certainty() -> None:
     found = paired_effect([0.1 + 0.2, 0.5, 0.7, 0.9], [0.2, 0.4, 0.6, 0.8])
     assert (found.sd, found.low, found.high) == (0.0, pytest.approx(0.1), pytest.approx(0.1))
-    assert found.p_value == 2 / 2**4  # two of the sign flips are as extreme
+    assert found.p_value == 2 / 2**4  # two sign flips are equally extreme
     assert paired_effect([0.5, 0.5], [0.5, 0.5]).p_value == 1.0
     for own, base in (([1.0], [1.0]), ([1.0, 2.0], [1.0]), ([[1.0, 2.0]], [[1.0, 2.0]])):
         with pytest.raises(ValueError, match="2 or more seeds"):
@@ -61,8 +59,8 @@ def test_equal_differences_are_no_certainty() -> None:
 def test_holm_by_hand() -> None:
     assert holm([]) == []
     assert holm([0.03]) == [0.03]
-    # sorted .01, .02, .03, .04 count 4, 3, 2, 1 times: .04, .06, .06, .04, and none is below those
-    # before it
+    # the sorted .01, .02, .03, .04 are multiplied by 4, 3, 2, 1: .04, .06, .06, .04; the last one
+    # is at least as large as those before it
     assert holm([0.04, 0.01, 0.03, 0.02]) == pytest.approx([0.06, 0.04, 0.06, 0.06])
     assert holm([0.9, 0.5, 0.001]) == pytest.approx([1.0, 1.0, 0.003])
 
@@ -78,7 +76,7 @@ def test_a_planted_difference_is_found_as_often_as_the_design_says() -> None:
     coverage = np.mean([each.low <= planted <= each.high for each in found])
     low, high = binomial_interval(0.95)
     assert low <= coverage <= high
-    # each study's own statement scatters as its sd does, around the design's
+    # each study's minimum effect scatters like its sd around that of the design
     assert np.median([each.minimum_effect for each in found]) == pytest.approx(planted, rel=0.1)
 
 
@@ -90,8 +88,7 @@ def test_nothing_planted_is_found_in_a_twentieth() -> None:
 
 
 def test_over_four_arms_the_correction_keeps_errors_rare() -> None:
-    """Four arms without a difference share one baseline, as in a study; an error is any of them
-    below 5%."""
+    """Four arms without a difference share a baseline; an error is any p-value below 5%."""
     rng = np.random.default_rng(2)
     plain, corrected = [], []
     for _ in range(SIMULATIONS):
@@ -101,12 +98,11 @@ def test_over_four_arms_the_correction_keeps_errors_rare() -> None:
         plain.append(min(p_values) < 0.05)
         corrected.append(min(holm(p_values)) < 0.05)
     assert np.mean(corrected) <= binomial_interval(0.05)[1]
-    assert np.mean(plain) > binomial_interval(0.05)[1]  # so there was something to correct
+    assert np.mean(plain) > binomial_interval(0.05)[1]  # errors without a correction
 
 
 def test_a_verdict_takes_twice_the_minimum_effect() -> None:
-    """Two measures, each corrected over four arms against the baseline and one pair more: what the
-    report warns of."""
+    """Two measures, each corrected over four arms and another pair, as the report warns."""
     rng = np.random.default_rng(3)
     minimum = float(stats.t.ppf([0.975, 0.8], SEEDS - 1).sum()) * SD / math.sqrt(SEEDS)
 

@@ -1,5 +1,4 @@
-"""The JSON of each finished run: the report needs nothing else, and a study goes on from it on
-another machine."""
+"""The records of finished runs are enough for the report, and to continue elsewhere."""
 
 from __future__ import annotations
 
@@ -16,9 +15,9 @@ from shaped_eval.reporting.outcomes import read_outcomes
 from study_processes import FAKES, run, write_study
 
 from shaped_trl.study.definition import Study
-from shaped_trl.study.finished import finished, outcomes_of, rows_of
+from shaped_trl.study.finished import finished_run, outcomes_of, rows_of
 from shaped_trl.study.loading import load_study
-from shaped_trl.study.plan import Run, plan
+from shaped_trl.study.plan import StudyRun, plan
 from shaped_trl.study.report import report_study
 from shaped_trl.study.reporting.results import collect, read_regimes
 from shaped_trl.study.state import DONE, STARTED, claim, is_done
@@ -76,7 +75,7 @@ def test_what_is_kept_is_what_was_there(tmp_path: Path) -> None:
     write_planted(tmp_path / "out")
     study = next(load_study(tmp_path / "out/study.yaml", tmp_path / "out").each_regime())
     folder = study.folder("precision_product", 3, "eval_rlvr")
-    kept = finished(study, "precision_product", 3, "eval_rlvr")
+    kept = finished_run(study, "precision_product", 3, "eval_rlvr")
     assert kept is not None
     (name, expected), (_, found) = (
         *read_outcomes(folder).items(),
@@ -89,7 +88,7 @@ def test_what_is_kept_is_what_was_there(tmp_path: Path) -> None:
             else vars(found)[key] == value
         ), (name, key)
 
-    kept = finished(study, "precision_product", 3, "pretrain")
+    kept = finished_run(study, "precision_product", 3, "pretrain")
     assert kept is not None
     logged = list(read_jsonl(study.folder("precision_product", 3, "pretrain") / "train_log.jsonl"))
     assert rows_of(kept) == [pytest.approx(row, rel=1e-6) for row in logged]
@@ -99,12 +98,12 @@ def test_what_is_kept_does_not_say_where_the_study_lies(tmp_path: Path) -> None:
     write_planted(tmp_path / "out")
     study = next(load_study(tmp_path / "out/study.yaml", tmp_path / "out").each_regime())
     done = study.folder("precision_product", 3, "rlvr") / DONE
-    elsewhere = f"/mnt{tmp_path}/out/model"  # has the folder's name in it, and is not in the folder
+    elsewhere = f"/mnt{tmp_path}/out/model"  # contains the folder's name only
     outcome = json.loads(done.read_text()) | {
         "argv": ["rlvr", "--m", elsewhere, "--output_dir", str(done.parent)]
     }
     done.write_text(json.dumps(outcome))
-    kept = finished(study, "precision_product", 3, "rlvr")
+    kept = finished_run(study, "precision_product", 3, "rlvr")
     assert kept is not None
     assert kept["outcome"]["argv"] == [
         "rlvr",
@@ -115,11 +114,11 @@ def test_what_is_kept_does_not_say_where_the_study_lies(tmp_path: Path) -> None:
     ]
     record = study.record("precision_product", 3, "rlvr")
     written = record.stat().st_mtime_ns
-    assert finished(study, "precision_product", 3, "rlvr") == kept
-    assert record.stat().st_mtime_ns == written  # the same run is not kept again
+    assert finished_run(study, "precision_product", 3, "rlvr") == kept
+    assert record.stat().st_mtime_ns == written  # the record is not renewed
     shutil.copytree(tmp_path / "out", tmp_path / "copy")
     copy = next(load_study(tmp_path / "out/study.yaml", tmp_path / "copy").each_regime())
-    assert finished(copy, "precision_product", 3, "rlvr") == kept
+    assert finished_run(copy, "precision_product", 3, "rlvr") == kept
 
 
 @pytest.mark.slow
@@ -128,24 +127,24 @@ def test_a_study_goes_on_elsewhere_and_makes_only_the_models_again_that_it_start
 ) -> None:
     path = write_study(tmp_path)
     assert run(load_study(path, tmp_path / "here")) == 0
-    there = only_finished(tmp_path / "here", tmp_path / "there")
+    moved = only_finished(tmp_path / "here", tmp_path / "there")
 
     def started() -> set[str]:
-        assert run(load_study(path, there)) == 0
-        events = there / "runs/events.jsonl"
+        assert run(load_study(path, moved)) == 0
+        events = moved / "runs/events.jsonl"
         rows = list(read_jsonl(events)) if events.exists() else []
         return {
-            str(Path(row["run"]).relative_to(there / "runs"))
+            str(Path(row["run"]).relative_to(moved / "runs"))
             for row in rows
             if row["event"] == "start"
         }
 
     assert started() == set()
-    assert files_of(there) == files_of(tmp_path / "here")
-    (there / "finished/b/seed0/rlvr.json").unlink()
-    assert started() == {"b/seed0/pretrain", "b/seed0/rlvr"}  # its evaluation is done
-    there_eval = json.loads((there / "finished/b/seed0/eval.json").read_text())
-    assert there_eval == json.loads((tmp_path / "here/finished/b/seed0/eval.json").read_text())
+    assert files_of(moved) == files_of(tmp_path / "here")
+    (moved / "finished/b/seed0/rlvr.json").unlink()
+    assert started() == {"b/seed0/pretrain", "b/seed0/rlvr"}  # its evaluation is done already
+    moved_eval = json.loads((moved / "finished/b/seed0/eval.json").read_text())
+    assert moved_eval == json.loads((tmp_path / "here/finished/b/seed0/eval.json").read_text())
 
 
 def test_a_run_that_is_done_anew_replaces_its_json(tmp_path: Path) -> None:
@@ -160,7 +159,7 @@ def test_a_run_that_is_done_anew_replaces_its_json(tmp_path: Path) -> None:
     assert after["evaluation"] != before["evaluation"]
 
 
-def run_of(study: Study, key: str) -> Run:
+def run_of(study: Study, key: str) -> StudyRun:
     return next(each for each in plan(study) if each.key == key)
 
 
@@ -172,7 +171,7 @@ def test_what_was_done_with_other_settings_is_in_no_number(tmp_path: Path) -> No
     (tmp_path / "rlvr.yaml").write_text("max_steps: 3\nfail_arm: b\n")
     assert run(load_study(path, tmp_path / "out")) == 1
     results = json.loads((study.out / "results.json").read_text())
-    # the latter was done for the other beta
+    # the latter was made with the other beta
     assert results["incomplete"] == ["b/seed0/rlvr", "b/seed0/eval"]
     assert results["regimes"][""]["arms"]["b_exponent"]["evaluations"] == {}
 
@@ -208,15 +207,15 @@ def test_a_run_that_is_made_again_for_its_model_keeps_its_json_until_then(tmp_pa
     path = write_study(tmp_path)
     assert run(load_study(path, tmp_path / "here")) == 0
     study = load_study(path, only_finished(tmp_path / "here", tmp_path / "there"))
-    again = run_of(study, "b/seed0/pretrain")
-    claim(again, study.out / "stale")
-    assert is_done(again)
+    repeated = run_of(study, "b/seed0/pretrain")
+    claim(repeated, study.out / "stale")
+    assert is_done(repeated)
     path.write_text(path.read_text().replace("beta: -0.25", "beta: -0.5"))
     changed = run_of(load_study(path, study.out), "b/seed0/pretrain")
     kept = changed.record.read_bytes()
     claim(changed, study.out / "stale")
     assert not changed.record.exists()
-    assert (study.out / f"stale/b-seed0-pretrain-{again.fingerprint}.json").read_bytes() == kept
+    assert (study.out / f"stale/b-seed0-pretrain-{repeated.fingerprint}.json").read_bytes() == kept
 
 
 def test_what_was_begun_before_a_folder_was_moved_starts_afresh(tmp_path: Path) -> None:
@@ -243,16 +242,16 @@ def test_two_parts_of_a_study_may_keep_a_run_at_once(
     replace, others = os.replace, [os.getpid() + 1]
 
     def interleaved(source: Path, target: Path) -> None:
-        """As os.replace, after another process has kept the run from beginning to end."""
+        """os.replace, after another process has written the whole record."""
         if others:
             pid = others.pop()
             with monkeypatch.context() as patch:
                 patch.setattr(os, "getpid", lambda: pid)
-                finished(study, "precision_product", 3, "rlvr")
+                finished_run(study, "precision_product", 3, "rlvr")
         replace(source, target)
 
     monkeypatch.setattr(os, "replace", interleaved)
-    kept = finished(study, "precision_product", 3, "rlvr")
+    kept = finished_run(study, "precision_product", 3, "rlvr")
     assert others == []
     record = study.record("precision_product", 3, "rlvr")
     assert json.loads(record.read_text()) == kept

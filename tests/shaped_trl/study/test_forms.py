@@ -1,4 +1,4 @@
-"""What was made when the product was the default form of β keeps its meaning."""
+"""Studies from the time when the product was the default form of β keep their meaning."""
 
 from pathlib import Path
 
@@ -20,7 +20,7 @@ FINGERPRINT_WITHOUT_A_FORM = "65b13ffa2c09f2c2"
 
 
 def resolved(folder: Path) -> Path:
-    """A study.yaml as a study of the first version has left it in its folder."""
+    """A study.yaml as the first version left it in the folder of a study."""
     values = yaml.safe_load(load(folder, study_values(folder)).to_yaml())
     del values["version"], values["arms"]["precision"]["shape"]["positive"]
     (folder / "old/finished").mkdir(parents=True)
@@ -32,7 +32,7 @@ def test_a_resolved_study_without_a_version_is_the_products(tmp_path):
     path = resolved(tmp_path)
     assert load_study(path).arms["precision"].shape["positive"] == "product"
     assert load_study(path).arms["cross_entropy"].shape == {}
-    # a study that somebody has written has today's default
+    # a hand-written study has today's default
     written = path.rename(tmp_path / "mine.yaml")
     assert load_study(written).arms["precision"].shape["positive"] == "exponent"
 
@@ -112,5 +112,5 @@ def test_a_training_is_not_continued_in_another_form(tmp_path):
     with pytest.raises(UserError, match="positive='product', not 'exponent'"):
         record({"beta": -0.25, "positive": "exponent"}, tmp_path, train_options())
     record({"beta": -0.25, "positive": "product"}, tmp_path, train_options())
-    (tmp_path / recipes.RESOLVED).write_text("lambda_tail: -0.1")  # β does not act: no form does
+    (tmp_path / recipes.RESOLVED).write_text("lambda_tail: -0.1")  # without β there is no form
     record({"lambda_tail": -0.1, "positive": "exponent"}, tmp_path, train_options())

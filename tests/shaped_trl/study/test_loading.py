@@ -1,4 +1,4 @@
-"""What is wrong with a study's file is said by name."""
+"""Errors in a study file are named."""
 
 from __future__ import annotations
 
@@ -23,16 +23,16 @@ from shaped_trl.study.plan import plan
         (
             ("baseline",),
             "focal",
-            "baseline: 'focal' is no arm; choose one of cross_entropy, precision",
+            "baseline: 'focal' is not an arm; choose one of cross_entropy, precision",
         ),
-        (("arms", "a/b"), {}, "arm: 'a/b' names a folder"),
+        (("arms", "a/b"), {}, "arm: 'a/b' would name a folder"),
         (("arms", "precision", "beta"), 1, "arms.precision: unknown key 'beta'; allowed: shape"),
         (("arms", "precision", "shape", "gamma"), 1, "unknown key 'gamma'; allowed: beta"),
         (("arms", "precision", "shape", "beta"), -2.0, "beta"),
         (
             ("stages", "rlvr", "model"),
             "eval",
-            "stages.rlvr.model: 'eval' is no earlier train or rlvr stage",
+            "stages.rlvr.model: 'eval' is not an earlier train or rlvr stage",
         ),
         (("stages", "rlvr", "shaped"), True, "stages.rlvr.shaped: only train takes a shape"),
         (
@@ -42,7 +42,11 @@ from shaped_trl.study.plan import plan
         ),
         (("stages", "eval", "model"), None, "stages.eval.model: missing"),
         (("stages", "eval", "args"), {"seed": 3}, "stages.eval.args.seed: the study sets it"),
-        (("stages", "eval", "args"), {"a": {"b": 1}}, "stages.eval.args.a: {'b': 1} is no value"),
+        (
+            ("stages", "eval", "args"),
+            {"a": {"b": 1}},
+            "stages.eval.args.a: {'b': 1} is not a value",
+        ),
         (
             ("prepare",),
             {"running_sums": {}, "chain_sum": {}},
@@ -51,7 +55,7 @@ from shaped_trl.study.plan import plan
         (
             ("stages", "pretrain", "shaped"),
             False,
-            "arms.precision.shape: the arm goes through no stage with shaped",
+            "arms.precision.shape: the arm has no stage of its own with shaped",
         ),
         (("prepare",), {"sums": {}}, "prepare: unknown key 'sums'; allowed: running_sums"),
         (("regimes",), {"a": {"sums": {}}}, "regimes.a: unknown key 'sums'"),
@@ -59,23 +63,23 @@ from shaped_trl.study.plan import plan
         (
             ("arms", "precision", "checkpoint_of"),
             "x",
-            "arms.precision.checkpoint_of: 'x' is no other arm",
+            "arms.precision.checkpoint_of: 'x' is not another arm",
         ),
         (("arms", "precision", "checkpoint_of"), "cross_entropy", "leave out shape and prepare"),
         (
             ("arms", "precision", "entropy_of"),
             "precision",
-            "arms.precision.entropy_of: 'precision' is no other arm",
+            "arms.precision.entropy_of: 'precision' is not another arm",
         ),
         (
             ("arms", "precision", "temperature"),
             0,
-            "arms.precision.temperature: 0 is no number above 0",
+            "arms.precision.temperature: 0 is not a number above 0",
         ),
         (
             ("arms", "precision", "args"),
             {"sft": {"n": 1}},
-            "arms.precision.args: 'sft' is no stage",
+            "arms.precision.args: 'sft' is not a stage",
         ),
         (
             ("arms", "precision", "args"),
@@ -86,7 +90,7 @@ from shaped_trl.study.plan import plan
         (
             ("stages", "temperature-rlvr"),
             {"command": "eval", "config": "c", "model": "rlvr"},
-            "choose another name",
+            "this name is reserved",
         ),
         (("stages", "eval", "shared"), True, "stages.eval.shared: only a train stage"),
         (
@@ -97,12 +101,12 @@ from shaped_trl.study.plan import plan
         (
             ("stages", "pretrain", "args"),
             {"beta": 0.5},
-            "pretrain.args.beta: it would act past",
+            "pretrain.args.beta: it would bypass",
         ),
         (
             ("stages", "pretrain", "args"),
             {"shape_schedule": "{}"},
-            "args.shape_schedule: it would act",
+            "args.shape_schedule: it would bypass",
         ),
         (
             ("arms", "precision", "args"),
@@ -112,7 +116,7 @@ from shaped_trl.study.plan import plan
         (
             ("arms", "c"),
             {"checkpoint_of": "precision", "args": {"pretrain": {"n": 1}}},
-            "what precision goes through",
+            "precision runs pretrain for this arm",
         ),
         (
             ("prepare",),
@@ -137,9 +141,9 @@ from shaped_trl.study.plan import plan
         (
             ("prepare",),
             {"running_sums": {"modulus": 7}},
-            "modulus: the benchmark running_sums asks 10",
+            "modulus: the benchmark running_sums needs 10",
         ),
-        (("stages", "eval", "seconds"), -1, "stages.eval.seconds: -1 is no number above 0"),
+        (("stages", "eval", "seconds"), -1, "stages.eval.seconds: -1 is not a number above 0"),
     ],
     ids=lambda value: ".".join(value) if isinstance(value, tuple) else None,
 )
@@ -167,13 +171,13 @@ def test_a_shape_in_the_recipe_of_a_shaped_stage_is_refused(tmp_path: Path) -> N
 def test_what_a_study_cannot_fill_in_or_scale_is_refused(tmp_path: Path) -> None:
     values = rich_values(tmp_path)
     (tmp_path / "rlvr.yaml").write_text("learning_rate: high\n")
-    with pytest.raises(UserError, match="learning_rate: 'high' is no number"):
+    with pytest.raises(UserError, match="learning_rate: 'high' is not a number"):
         plan(load(tmp_path, values))
     (tmp_path / "rlvr.yaml").write_text("max_steps: 10\n")
     (tmp_path / "pretrain.yaml").write_text(
         'mixture: [{dataset_name: "{data}/train.jsonl", weight: 1.0}]\n'
     )
-    with pytest.raises(UserError, match=r"\{data\} stands within mixture"):
+    with pytest.raises(UserError, match=r"\{data\} is nested within mixture"):
         plan(load(tmp_path, values))
     (tmp_path / "twice.yaml").write_text("arms: {a: {}, b: {}, a: {}}\n")
     with pytest.raises(UserError, match="'a' is given twice"):

@@ -1,4 +1,4 @@
-"""A study becomes command lines, with what each run depends on."""
+"""A study becomes command lines with their dependencies."""
 
 from __future__ import annotations
 
@@ -119,7 +119,7 @@ def test_a_shared_stage_runs_once_and_all_arms_go_on_from_it(tmp_path: Path) -> 
         assert midtrain.depends_on == (f"rare/cross_entropy/seed{seed}/pretrain",)
         assert flag(midtrain, "model_name_or_path") == str(runs[midtrain.depends_on[0]].folder)
     assert flag(runs["rare/precision/seed0/midtrain"], "beta") == "-0.25"
-    # its data is the baseline's; what follows is on the arm's own
+    # the shared stage has the baseline's data; later stages have the arm's own
     assert flag(runs["rare/cross_entropy/seed0/pretrain"], "dataset").endswith(
         "/data/rare/train.jsonl"
     )
@@ -136,7 +136,7 @@ def test_a_shared_stage_starts_from_a_shared_one(tmp_path: Path) -> None:
     del values["stages"]["pretrain"]["shared"]
     values["stages"]["midtrain"] |= {"shared": True, "shaped": False}
     with pytest.raises(
-        UserError, match=r"stages.midtrain.shared: pretrain, which it starts from, is not"
+        UserError, match=r"stages.midtrain.shared: pretrain, from which it starts, is not"
     ):
         load(tmp_path, values)
 
@@ -144,7 +144,7 @@ def test_a_shared_stage_starts_from_a_shared_one(tmp_path: Path) -> None:
 def test_rollouts_at_another_temperature_take_steps_of_its_scale(tmp_path: Path) -> None:
     runs = {run.key: run for run in plan(load(tmp_path, rich_values(tmp_path)))}
     cool = runs["common/cool/seed1/rlvr"]
-    # the gradient is 1/T as large: a norm of 2/T clips where 2 did
+    # the gradient is 1/T as large, so that a norm of 2/T clips the same steps as 2 did
     scaled = {
         name: float(flag(cool, name)) for name in ("temperature", "learning_rate", "max_grad_norm")
     }
@@ -185,8 +185,8 @@ def test_a_changed_arm_changes_what_is_matched_with_it(tmp_path: Path) -> None:
     changed = {key.split("/")[1] for key in before if before[key] != after[key]}
     assert changed == {"precision", "matched"}
     values["regimes"]["rare"]["running_sums"]["noise"] = 0.3
-    again = {run.key: run.fingerprint for run in plan(load(tmp_path, values))}
-    assert {key.split("/")[0] for key in before if after[key] != again[key]} == {"rare"}
+    later = {run.key: run.fingerprint for run in plan(load(tmp_path, values))}
+    assert {key.split("/")[0] for key in before if after[key] != later[key]} == {"rare"}
 
 
 def test_the_resolved_copy_loads_as_the_same_study(tmp_path: Path) -> None:
@@ -258,17 +258,19 @@ def test_a_file_or_model_of_the_users_own_is_a_part_of_a_run(tmp_path: Path) -> 
     assert found[-1] == {run.key: run.fingerprint for run in plan(load(tmp_path, values))}
 
 
-@pytest.mark.parametrize(("size", "seen"), [(20, {*range(20)}), (21, {*range(10), *range(11, 21)})])
+@pytest.mark.parametrize(
+    ("size", "changed"), [(20, {*range(20)}), (21, {*range(10), *range(11, 21)})]
+)
 def test_a_large_file_is_told_by_its_ends(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, size: int, seen: set[int]
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, size: int, changed: set[int]
 ) -> None:
     monkeypatch.setattr("shaped_trl.study.plan._END_BYTES", 10)
     digests = []
     for place in range(-1, size):
         (tmp_path / str(place)).write_bytes(bytes(number == place for number in range(size)))
         digests.append(_digest(tmp_path / str(place), 0))
-    assert {place for place in range(size) if digests[1 + place] != digests[0]} == seen
-    assert len({*digests}) == len(seen) + 1
+    assert {place for place in range(size) if digests[1 + place] != digests[0]} == changed
+    assert len({*digests}) == len(changed) + 1
 
 
 def test_dry_run_prints_commands_and_writes_nothing(

@@ -1,5 +1,4 @@
-"""The report from rows with known numbers: every number is computed again here, from the rows' own
-counts."""
+"""The report of rows with known numbers, which are computed again here from their counts."""
 
 from __future__ import annotations
 
@@ -13,6 +12,7 @@ import numpy as np
 import pytest
 import yaml
 from html_pages import check_self_contained
+from known_study import COUNTS, ENTROPY, NLL, write_study
 from scipy import stats
 from shaped_eval.errors import UserError
 from shaped_eval.records import append_jsonl
@@ -21,83 +21,6 @@ from study_rows import BENCHMARK, N, write_evaluation
 from shaped_trl.study.loading import load_study
 from shaped_trl.study.report import report_study
 from shaped_trl.study.reporting.findings import find, is_shown
-
-# Passes of each of 12 problems, by arm and evaluation.
-COUNTS = {
-    ("cross_entropy", "eval_pretrain"): [0, 1, 2, 3, 1, 0, 2, 4, 1, 0, 3, 2],
-    ("cross_entropy", "eval_rlvr"): [4, 5, 6, 6, 4, 3, 5, 8, 4, 0, 6, 6],
-    ("precision_exponent", "eval_pretrain"): [3, 4, 5, 6, 4, 3, 5, 7, 4, 3, 6, 5],
-    ("precision_exponent", "eval_rlvr"): [5, 4, 7, 5, 5, 2, 6, 7, 5, 0, 5, 7],
-}
-NLL = {"cross_entropy": 0.60, "precision_exponent": 0.61}
-ENTROPY = {"cross_entropy": 0.80, "precision_exponent": 0.60}
-
-
-def write_study(folder: Path, seeds: tuple[int, ...] = (0,)) -> None:
-    values = {
-        "version": 2,
-        "name": "known",
-        "seeds": list(seeds),
-        "baseline": "cross_entropy",
-        "arms": {"cross_entropy": {}, "precision_exponent": {"shape": {"beta": -0.25}}},
-        "stages": {
-            "pretrain": {"command": "train", "config": "demo/pretrain", "shaped": True},
-            "eval_pretrain": {"command": "eval", "config": "demo/eval", "model": "pretrain"},
-            "rlvr": {"command": "rlvr", "config": "demo/rlvr", "model": "pretrain"},
-            "eval_rlvr": {"command": "eval", "config": "demo/eval", "model": "rlvr"},
-        },
-    }
-    folder.mkdir(parents=True)
-    (folder / "study.yaml").write_text(yaml.safe_dump(values, sort_keys=False))
-    for arm in values["arms"]:
-        for seed in seeds:
-            runs = folder / "runs" / arm / f"seed{seed}"
-            for stage in values["stages"]:
-                (runs / stage).mkdir(parents=True)
-                done = {
-                    "wall_seconds": 12.5,
-                    "cpu_seconds": 11.25,
-                    "attempt": 1,
-                    "commit": "abc123",
-                }
-                (runs / stage / "done.json").write_text(json.dumps(done))
-            append_jsonl(runs / "pretrain/train_log.jsonl", train_rows(arm))
-            append_jsonl(runs / "rlvr/rl_log.jsonl", rl_rows())
-            for stage in ("eval_pretrain", "eval_rlvr"):
-                write_evaluation(runs / stage, COUNTS[arm, stage], seed)
-
-
-def train_rows(arm: str) -> list[dict[str, Any]]:
-    rows: list[dict[str, Any]] = [
-        {
-            "step": step,
-            "nll": 5 / step,
-            "perplexity": 9.0,
-            "entropy": 3 / step,
-            "tokens": 100 * step,
-        }
-        for step in range(10, 110, 10)
-    ]
-    evaluations = [
-        {"step": 50, "eval_nll": 1.0, "eval_perplexity": math.e, "eval_entropy": 2.0},
-        # repeated below, as by a resumed run
-        {"step": 100, "eval_nll": 99.0, "eval_entropy": 99.0},
-        {"step": 100, "eval_nll": NLL[arm], "eval_perplexity": 1.9, "eval_entropy": ENTROPY[arm]},
-    ]
-    return rows + evaluations
-
-
-def rl_rows() -> list[dict[str, Any]]:
-    return [
-        {
-            "step": step,
-            "raw_reward": step / 40,
-            "reward": 0.5,
-            "entropy": 1.0,
-            "completion_length": 30.0,
-        }
-        for step in range(1, 21)
-    ]
 
 
 @pytest.fixture(scope="module")
@@ -360,8 +283,8 @@ def test_a_shared_stage_is_said_to_be_shared(tmp_path: Path) -> None:
     assert set(results["regimes"][""]["arms"]["precision_exponent"]["training"]) == {"midtrain"}
     text = (folder / "report.md").read_text()
     assert (
-        "pretrain ran once per seed, as cross_entropy: all arms go on from its model, and shapes act in midtrain"
-        in text
+        "pretrain ran once per seed, as cross_entropy: all arms continue from its model, and "
+        "shapes act only in midtrain" in text
     )
     assert (
         "| precision_exponent | beta -0.25, positive exponent, midtrain max_steps 7 | "
@@ -393,8 +316,8 @@ def test_unfinished_runs_are_named_and_left_out(tmp_path: Path) -> None:
     text = (out / "report.md").read_text()
     assert "precision_exponent/seed0/rlvr failed: ended by signal 9 (Killed)" in text
     assert (
-        "left out of every number here: precision_exponent/seed0/rlvr, precision_exponent/seed0/eval_rlvr"
-        in text
+        "left out of every number here: precision_exponent/seed0/rlvr, "
+        "precision_exponent/seed0/eval_rlvr" in text
     )
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import io
 import json
 import os
 import signal
@@ -11,14 +10,12 @@ import subprocess
 from collections.abc import Iterator
 from multiprocessing import forkserver
 from pathlib import Path
-from types import SimpleNamespace
 
 import pytest
 import yaml
-from rich.console import Console
 from shaped_eval.benchmarks.running_sums import RunningSums
 from shaped_eval.errors import UserError
-from shaped_eval.records import append_jsonl, read_jsonl, write_atomic
+from shaped_eval.records import read_jsonl
 from study_processes import ENTRY, FAKES, hold, marked_processes, num_rows, run, start, write_study
 from waiting import PATIENCE_S, wait_until
 
@@ -26,8 +23,6 @@ from shaped_trl.recipes import ROOT as RECIPES
 from shaped_trl.study import runner
 from shaped_trl.study.loading import load_study
 from shaped_trl.study.plan import plan
-from shaped_trl.study.running import progress
-from shaped_trl.study.running.progress import Board, LiveDisplay, Meter, duration
 
 
 @pytest.fixture(autouse=True)
@@ -190,8 +185,7 @@ def test_parts_of_a_study_share_its_folder(tmp_path: Path) -> None:
 
 @pytest.fixture
 def own_server() -> Iterator[None]:
-    """The server of forks is this test's alone: its environment is the one that it was started
-    in."""
+    """A fork server for this test alone, with the environment at its start."""
     forkserver._forkserver._stop()  # type: ignore[attr-defined]
     yield
     forkserver._forkserver._stop()  # type: ignore[attr-defined]
@@ -218,9 +212,9 @@ def test_a_run_has_one_gpu_unless_it_starts_several_processes(
     num_processes: int | None,
     gpus: str,
 ) -> None:
-    """None: as its parent has them, here none when the server was started."""
+    """None means the parent's devices; here there were none when the server started."""
     monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
-    monkeypatch.setattr(runner, "visible_devices", lambda: ["3", "5"])
+    monkeypatch.setattr(runner, "gpu_names", lambda: ["3", "5"])
     study = load_study(
         write_study(tmp_path, rlvr={"num_processes": num_processes}), tmp_path / "out"
     )
@@ -230,11 +224,11 @@ def test_a_run_has_one_gpu_unless_it_starts_several_processes(
 
 
 def test_gpus_are_named_as_cuda_counts_them(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A container may have been given the machine's fourth GPU alone."""
+    """A container may have only the machine's fourth GPU."""
     monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
-    there = [Path("/dev/nvidia3"), Path("/dev/nvidiactl"), Path("/dev/nvidia-uvm")]
-    monkeypatch.setattr(Path, "glob", lambda self, pattern: iter(there))
-    assert runner.visible_devices() == ["0"]
+    devices = [Path("/dev/nvidia3"), Path("/dev/nvidiactl"), Path("/dev/nvidia-uvm")]
+    monkeypatch.setattr(Path, "glob", lambda self, pattern: iter(devices))
+    assert runner.gpu_names() == ["0"]
 
 
 def test_another_study_in_the_folder_is_said_and_loses_nothing(
@@ -249,7 +243,7 @@ def test_another_study_in_the_folder_is_said_and_loses_nothing(
     )
     capsys.readouterr()
     assert run(load_study(path, tmp_path / "out")) == 0
-    assert "held the study" in capsys.readouterr().out
+    assert "contained the study" in capsys.readouterr().out
     assert num_starts(tmp_path / "out") == 9 + 3
     (kept,) = (tmp_path / "out/stale").glob("b-seed0-rlvr-*.json")
     assert kept.read_bytes() == before
@@ -285,9 +279,10 @@ def test_the_slurm_array_gives_the_parts(tmp_path: Path) -> None:
 def study_process(
     tmp_path: Path, request: pytest.FixtureRequest
 ) -> Iterator[subprocess.Popen[str]]:
-    """A study of slow runs, each with a process of its own, in a terminal-like process group."""
+    """A study of slow runs that start processes, in a process group as on a terminal."""
     (tmp_path / "slow_to_import.py").write_text(
-        f"import pathlib, time\npathlib.Path({str(tmp_path)!r}, 'importing').touch()\ntime.sleep(3600)\n"
+        f"import pathlib, time\npathlib.Path({str(tmp_path)!r}, "
+        "'importing').touch()\ntime.sleep(3600)\n"
     )
     path = write_study(tmp_path, pretrain={"meet": True, "max_steps": 8, "spawn": True})
     hold(tmp_path / "out", 6)
@@ -315,7 +310,7 @@ def steps(tmp_path: Path) -> list[int]:
 
 
 def test_ctrl_c_leaves_no_process(tmp_path: Path, study_process: subprocess.Popen[str]) -> None:
-    # The study, its server, two runs and what each of them started.
+    # The study, its server, two runs and the processes that they have started.
     wait_until(lambda: len(marked_processes(tmp_path / "out")) >= 6)
     os.killpg(study_process.pid, signal.SIGINT)
     output, _ = study_process.communicate(timeout=PATIENCE_S)
@@ -351,77 +346,3 @@ def test_where_nobody_reads_any_more_every_process_ends(tmp_path: Path) -> None:
     assert process.wait(timeout=PATIENCE_S) != 0
     wait_until(lambda: not marked_processes(study.out))
     assert not all(runner.is_done(each) for each in plan(study))
-
-
-# Progress
-
-
-def test_meters_read_steps_and_samples(tmp_path: Path) -> None:
-    write_study(tmp_path, pretrain={"max_steps": 40}, eval={"n": 4})
-    runs = plan(load_study(tmp_path / "study.yaml", tmp_path / "out"))
-    pretrain, evaluation = runs[0], next(each for each in runs if each.stage == "eval")
-    meter = Meter(pretrain)
-    assert meter.read() == (0, 40)
-    pretrain.folder.mkdir(parents=True)
-    append_jsonl(pretrain.folder / "train_log.jsonl", [{"step": 10}, {"step": 20}])
-    with open(pretrain.folder / "train_log.jsonl", "a") as log:
-        log.write('{"step": 3')
-    assert meter.read() == (20, 40)
-    with open(pretrain.folder / "train_log.jsonl", "a") as log:
-        log.write("0}\n")
-    assert meter.read() == (30, 40)
-
-    # A resumed run replaces the log by its first rows and appends longer ones.
-    write_atomic(pretrain.folder / "train_log.jsonl", '{"step": 10}\n')
-    append_jsonl(pretrain.folder / "train_log.jsonl", [{"step": 20, "nll": 1.2345678901234567}])
-    assert meter.read() == (20, 40)
-
-    meter = Meter(evaluation)
-    assert meter.read() == (0, None)
-    evaluation.folder.mkdir(parents=True)
-    append_jsonl(evaluation.folder / "problems.jsonl", [{}] * 5)
-    append_jsonl(evaluation.folder / "samples.jsonl", [{}] * 7)
-    assert meter.read() == (7, 20)
-    write_atomic(evaluation.folder / "samples.jsonl", "{}\n" * 9)  # put together anew
-    assert meter.read() == (9, 20)
-
-
-def test_board_projects_running_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    write_study(tmp_path, all={"max_steps": 40})
-    runs = plan(load_study(tmp_path / "study.yaml", tmp_path / "out"))
-    clock = SimpleNamespace(monotonic=lambda: 1_000.0)
-    monkeypatch.setattr(progress, "time", clock)
-    board = Board(runs, max_parallel=2)
-    assert board.eta_seconds(dict.fromkeys(board.states, 1.0)) is None
-    board.states[runs[0].key] = "running"
-    board.started_s[runs[0].key] = clock.monotonic() - 10
-    runs[0].folder.mkdir(parents=True)
-    append_jsonl(runs[0].folder / "train_log.jsonl", [{"step": 3}])
-    assert board.projected_seconds() == {}, "too early to tell"
-    append_jsonl(runs[0].folder / "train_log.jsonl", [{"step": 10}])
-    assert board.projected_seconds()[runs[0].key] == pytest.approx(40)
-    # 8 runs of 40 s and 30 s of this one, two at a time.
-    assert board.eta_seconds(dict.fromkeys(board.states, 40.0)) == pytest.approx((8 * 40 + 30) / 2)
-
-
-def test_a_study_of_more_runs_than_lines_shows_the_whole_and_what_runs(tmp_path: Path) -> None:
-    runs = plan(load_study("studies/cpu-midtrain", tmp_path))
-    screen = io.StringIO()
-    board, display = (
-        Board(runs, max_parallel=2),
-        LiveDisplay(Console(file=screen, force_terminal=True, height=20), runs),
-    )
-    for number, each in enumerate(runs[:40]):
-        board.states[each.key] = "done" if number < 38 else "running"
-        display.changed(board, each)
-    display.refresh(board, 600.0)
-    display.close()
-    last = screen.getvalue().rpartition("all runs")[2]
-    assert "38/336" in last
-    assert "about 10 min 00 s left" in " ".join(last.split())
-    shown = [each.key for each in runs if f"{each.key} " in last]
-    assert shown == [each.key for each in runs[33:40]], "the last five to end, and what runs"
-
-
-def test_durations_read_like_speech() -> None:
-    assert [duration(s) for s in (7.4, 185, 7_800)] == ["7 s", "3 min 05 s", "2 h 10 min"]

@@ -1,5 +1,4 @@
-"""What a study's report says after kills, failures and changes, with fake stages in real
-processes."""
+"""A study's report after kills, failures and changes, with fake stages in real processes."""
 
 from __future__ import annotations
 
@@ -23,7 +22,7 @@ from shaped_trl.study.plan import plan
 from shaped_trl.study.report import report_study
 from shaped_trl.study.state import DONE, STARTED
 
-SECONDS = "Seconds, added over seeds; of a resumed run the last attempt alone"
+SECONDS = "Seconds, summed over seeds; of a resumed run, only the last attempt"
 
 
 @pytest.fixture(autouse=True)
@@ -42,14 +41,13 @@ def reached(study: Study, rows: int) -> bool:
 
 
 def going(study: Study) -> set[str]:
-    """Runs that have started and not ended."""
+    """The runs that have started but not ended."""
     started = {each.key: each.folder for each in plan(study) if (each.folder / STARTED).exists()}
     return {key for key, folder in started.items() if not (folder / DONE).exists()}
 
 
 def without_seconds(report: dict[str, bytes]) -> dict[str, Any]:
-    """A report's files but for the wall and CPU seconds of its runs and which of them were
-    resumed."""
+    """The files of a report without the seconds of its runs and their resumes."""
     results, found = json.loads(report["results.json"]), dict[str, Any](report)
     for arm in results["regimes"][""]["arms"].values():
         arm["seconds"] = {

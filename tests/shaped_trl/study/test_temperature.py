@@ -1,5 +1,4 @@
-"""The temperature that matches another model's entropy, against entropies computed from plain
-logits."""
+"""The temperature that matches another model's entropy, compared with plain logits."""
 
 import json
 from pathlib import Path
@@ -62,10 +61,10 @@ def plain_entropy(folder, temperature: float) -> float:
 @pytest.mark.slow
 @pytest.mark.parametrize("temperature", [0.7, 1.3])
 def test_the_temperature_is_found_that_gives_the_entropy(trained, temperature, tmp_path):
-    wanted = plain_entropy(trained, temperature)
+    target = plain_entropy(trained, temperature)
     (tmp_path / "like").mkdir()
     append_jsonl(tmp_path / "like" / "train_log.jsonl", [{"step": 1, "eval_entropy": 9.0}])
-    append_jsonl(tmp_path / "like" / "train_log.jsonl", [{"step": 2, "eval_entropy": wanted}])
+    append_jsonl(tmp_path / "like" / "train_log.jsonl", [{"step": 2, "eval_entropy": target}])
     before = (trained / "run" / "train_log.jsonl").read_bytes()
     words = ["--model", trained / "run", "--like", tmp_path / "like", "--out", tmp_path / "found"]
     assert main(["match", *map(str, words)]) == 0
@@ -78,8 +77,7 @@ def test_the_temperature_is_found_that_gives_the_entropy(trained, temperature, t
 
 @pytest.mark.slow
 def test_it_is_found_on_what_a_streamed_mixture_holds_out(trained, tmp_path):
-    """As in `studies/qwen3-0.6b`: a corpus with one split, decontaminated, and a budget of
-    tokens."""
+    """As in `studies/qwen3-0.6b`, with one split, decontamination and a token budget."""
     (tmp_path / "text.jsonl").write_text((trained / "train.jsonl").read_text())
     settings = recipes.load(trained / "recipe.yaml")
     for key in ("dataset_name", "dataset_test_split", "max_steps"):
@@ -114,15 +112,15 @@ def test_it_is_found_on_what_a_streamed_mixture_holds_out(trained, tmp_path):
     )
     assert "| 100.00% | 8 rows |" in (tmp_path / "run" / "README.md").read_text()
     log = [row for row in read_jsonl(tmp_path / "run" / "train_log.jsonl") if "eval_entropy" in row]
-    wanted = 0.98 * log[-1]["eval_entropy"]
+    target = 0.98 * log[-1]["eval_entropy"]
     (tmp_path / "like").mkdir()
-    append_jsonl(tmp_path / "like" / "train_log.jsonl", [{"step": 1, "eval_entropy": wanted}])
+    append_jsonl(tmp_path / "like" / "train_log.jsonl", [{"step": 1, "eval_entropy": target}])
     words = ["--model", tmp_path / "run", "--like", tmp_path / "like", "--out", tmp_path / "found"]
     assert main(["match", *map(str, words)]) == 0
     found = json.loads((tmp_path / "found" / "temperature.json").read_text())
     assert found["temperature"] < 1
     assert found["entropy_at_1"] == pytest.approx(log[-1]["eval_entropy"], rel=1e-6)
-    assert found["entropy"] == pytest.approx(wanted, rel=2e-3)
+    assert found["entropy"] == pytest.approx(target, rel=2e-3)
 
 
 def test_an_entropy_that_no_temperature_gives_is_refused(trained, tmp_path):

@@ -1,7 +1,5 @@
-"""Benchmarks during training: the numbers are those of the suite, and training does not notice
-them."""
+"""Benchmarks during training have the suite's numbers and do not affect training."""
 
-import inspect
 import json
 import os
 import signal
@@ -9,30 +7,25 @@ import subprocess
 import sys
 from dataclasses import replace
 from pathlib import Path
-from types import SimpleNamespace
 
 import pytest
 import torch
 from benchmark_tiny import BENCHMARKS, build, main, parameters
 from datasets import Dataset
-from huggingface_hub.utils import filter_repo_objects
 from peft import LoraConfig
 from places import HELPERS
 from processes import run_processes
-from shaped_eval.errors import UserError
 from shaped_eval.hub.entries import LEADERBOARDS
 from shaped_eval.publish import PublishOptions, publish
 from shaped_eval.records import Sample, append_jsonl, read_jsonl
 from shaped_eval.report import report_run
 from shaped_eval.sample import sample
 from tiny import WORDS, tiny_model, tiny_tokenizer
-from transformers import Trainer
 
 from shaped_trl import cli
 from shaped_trl.rlvr import RLVRConfig, RLVRTrainer
 from shaped_trl.training.evaluation import (
     FOLDER,
-    BenchmarkArguments,
     BenchmarkCallback,
     add_benchmarks,
 )
@@ -49,10 +42,10 @@ TIMES = (
 STEPS = [0, 2, 4, 5]
 
 
-def log(folder, *without) -> list[dict]:
+def log(folder, *left_out) -> list[dict]:
     rows = read_jsonl(Path(folder) / "train_log.jsonl")
     return [
-        {name: value for name, value in row.items() if name not in (*TIMES, *without)}
+        {name: value for name, value in row.items() if name not in (*TIMES, *left_out)}
         for row in rows
     ]
 
@@ -123,14 +116,14 @@ class ShapedTrainerInit:
     def __call__(self, *args, **given):
         from shaped_trl.training import ShapedTrainer
 
-        torch.manual_seed(1)  # of the adapter's weights
+        torch.manual_seed(1)  # hashes the adapter
         return ShapedTrainer(*args, peft_config=self.peft_config, **given)
 
 
 def test_what_is_put_back():
     model = tiny_model()
     model.train()
-    model.model.layers[0].eval()  # as one who freezes a part does
+    model.model.layers[0].eval()  # as users who freeze a part
     model.config.use_cache = False
     settings, modes = model.generation_config, [module.training for module in model.modules()]
     torch.manual_seed(3)
@@ -149,8 +142,7 @@ def test_what_is_put_back():
 
 
 def test_samples_are_those_of_the_saved_checkpoint(undisturbed_run, tmp_path):
-    """The suite, given the saved model of the last step, draws the same samples as it did from the
-    live one."""
+    """The suite draws the same samples from the saved model as from the live one."""
     folder, trainer = undisturbed_run
     run = folder / FOLDER / "step-5"
     config = BENCHMARKS.sample_config(str(folder), 5, None, trainer.args.seed)
@@ -162,7 +154,7 @@ def test_samples_are_those_of_the_saved_checkpoint(undisturbed_run, tmp_path):
     assert rows == list(read_jsonl(run / "samples.jsonl"))
     assert len(rows) == 12
     first = list(read_jsonl(folder / FOLDER / "step-0" / "samples.jsonl"))
-    assert rows != first  # training changed something
+    assert rows != first  # the weights have changed
 
 
 def test_the_log_has_the_numbers_of_the_runs_folder(undisturbed_run, tmp_path):
@@ -180,7 +172,7 @@ def test_the_log_has_the_numbers_of_the_runs_folder(undisturbed_run, tmp_path):
 
 
 def test_what_is_published_into_output_dir_survives_a_later_save(undisturbed_run, monkeypatch):
-    """A trainer writes README.md anew with every checkpoint, and keeps the results in it."""
+    """A trainer rewrites README.md with every checkpoint, and keeps the results in it."""
     folder, trainer = undisturbed_run
     monkeypatch.setitem(LEADERBOARDS, "running_sums", ("me/sums", "sums", 3))
     trainer.save_model()
@@ -216,10 +208,10 @@ def test_killed_in_an_evaluation_it_ends_as_an_undisturbed_run(
         return generate(self, *args)
 
     monkeypatch.setattr(LiveBackend, "generate", spy)
-    again = build(tmp_path)
-    continue_training(again)
-    assert sampled == {one for one in STEPS if one > step}  # that of the kill was sampled already
-    assert_same(parameters(again), parameters(trainer))
+    resumed = build(tmp_path)
+    continue_training(resumed)
+    assert sampled == {one for one in STEPS if one > step}  # the killed one was sampled
+    assert_same(parameters(resumed), parameters(trainer))
     assert log(tmp_path) == log(folder)
     for one in STEPS:
         results = [path / FOLDER / f"step-{one}" / "results.json" for path in (folder, tmp_path)]
@@ -242,7 +234,7 @@ def test_an_evaluation_of_other_weights_at_this_step_begins_anew(tmp_path):
     after = (folder / "samples.jsonl").read_text()
     assert after != before
     assert "of the other weights" not in after
-    # other settings, too
+    # also with other settings
     BenchmarkCallback(trainer, replace(BENCHMARKS, eval_benchmark_n=2)).evaluate()
     assert len(list(read_jsonl(folder / "samples.jsonl"))) == 6
 
@@ -252,7 +244,7 @@ def in_each_process(folder: str) -> tuple[dict, str]:
     run = Path(folder) / "failing"
     trainer = build(run, save_strategy="no")
     (run / FOLDER).mkdir(parents=True, exist_ok=True)
-    (run / FOLDER / "step-0").touch()  # a file where the folder is to be
+    (run / FOLDER / "step-0").touch()  # a file in the folder's place
     try:
         trainer.train()
     except Exception as error:
@@ -321,76 +313,17 @@ def test_rlvr_is_bit_for_bit_that_without(tmp_path):
     assert kept == [[row["step"], row["reward"], row["tokens"]] for row in rows["without"]]
 
 
-@pytest.mark.parametrize(
-    ("changed", "name"),
-    [
-        ({"is_fsdp_enabled": True}, "FSDP"),
-        ({"is_deepspeed_enabled": True, "zero_stage": 3}, "DeepSpeed ZeRO-3"),
-        ({"tp": 2}, "tensor parallelism"),
-        ({"cp_size": 2}, "context or sequence parallelism"),
-    ],
-)
-def test_engines_without_a_whole_model_are_refused(changed, name):
-    trainer = SimpleNamespace(
-        is_fsdp_enabled=changed.get("is_fsdp_enabled", False),
-        is_deepspeed_enabled=changed.get("is_deepspeed_enabled", False),
-        get_tp_size=lambda: changed.get("tp", 1),
-        args=SimpleNamespace(output_dir="out"),
-        accelerator=SimpleNamespace(
-            state=SimpleNamespace(
-                deepspeed_plugin=SimpleNamespace(zero_stage=changed.get("zero_stage", 2))
-            ),
-            parallelism_config=SimpleNamespace(cp_size=changed.get("cp_size", 1)),
-        ),
-    )
-    with pytest.raises(UserError, match=f"not supported with {name}.*--every_checkpoint true"):
-        BenchmarkCallback(trainer, BENCHMARKS)
-
-
-@pytest.mark.parametrize(
-    ("options", "message"),
-    [
-        ({"eval_benchmarks": "gsm9k"}, "eval_benchmarks: 'gsm9k' is unknown"),
-        ({"eval_benchmarks": ""}, "eval_benchmarks is empty"),
-        (
-            {"eval_benchmarks": "gsm8k", "eval_benchmark_steps": 0},
-            "eval_benchmark_steps=0 is out of range",
-        ),
-        ({"eval_benchmarks": "gsm8k", "eval_benchmark_limit": -1}, "eval_benchmark_limit=-1"),
-    ],
-)
-def test_mistakes_are_named_by_option(options, message):
-    with pytest.raises(UserError, match=message):
-        BenchmarkArguments(**options)
-
-
-def test_a_trainers_own_push_leaves_the_golds_at_home():
-    """`push_to_hub` of a Trainer uploads output_dir, without what matches these patterns."""
-    assert 'ignore_patterns=["_*", f"{PREFIX_CHECKPOINT_DIR}-*"]' in inspect.getsource(
-        Trainer.push_to_hub
-    )
-    pushed = filter_repo_objects(
-        [f"{FOLDER}/step-0/problems.jsonl", "README.md"], ignore_patterns=["_*"]
-    )
-    assert list(pushed) == ["README.md"]
-
-
-def test_no_chat_template():
-    model, config = tiny_model(), BENCHMARKS.sample_config("out", 0, None, 0)
-    with pytest.raises(UserError, match="eval_benchmark_chat_template=True"):
-        LiveBackend(replace(config, chat_template=True), model, tiny_tokenizer())
-
-
 @pytest.mark.slow
 def test_command_line(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     Dataset.from_list([{"text": " ".join(WORDS[i : i + 9])} for i in range(20)]).to_json("my.jsonl")
     (tmp_path / "train.yaml").write_text(
-        "from_scratch: {model_type: qwen3, hidden_size: 16, intermediate_size: 32, num_hidden_layers: 1,\n"
-        "  num_attention_heads: 2, num_key_value_heads: 1, head_dim: 8, max_position_embeddings: 256}\n"
-        "tokenizer_vocab_size: 300\ndataset_name: my.jsonl\noutput_dir: run\nmax_steps: 2\nlogging_steps: 1\n"
-        "per_device_train_batch_size: 2\nmax_length: 64\nuse_cpu: true\ndisable_tqdm: true\n"
-        "gradient_checkpointing: false\nsave_strategy: 'no'\neval_benchmark_limit: 2\n"
+        "from_scratch: {model_type: qwen3, hidden_size: 16, intermediate_size: 32, "
+        "num_hidden_layers: 1,\n  num_attention_heads: 2, num_key_value_heads: 1, head_dim: 8, "
+        "max_position_embeddings: 256}\ntokenizer_vocab_size: 300\ndataset_name: "
+        "my.jsonl\noutput_dir: run\nmax_steps: 2\nlogging_steps: 1\nper_device_train_batch_size: "
+        "2\nmax_length: 64\nuse_cpu: true\ndisable_tqdm: true\ngradient_checkpointing: "
+        "false\nsave_strategy: 'no'\neval_benchmark_limit: 2\n"
     )
     argv = ["train", "--config", "train.yaml", "--eval_benchmarks", "running_sums"]
     assert cli.main([*argv, "--eval_benchmark_n", "2", "--eval_benchmark_max_new_tokens", "4"]) == 0

@@ -1,5 +1,4 @@
-"""Models that bring Python code: nobody is asked on the terminal, and it runs with
---trust_remote_code true alone."""
+"""The Python code of models runs only with --trust_remote_code true, and without a question."""
 
 from __future__ import annotations
 
@@ -34,16 +33,16 @@ PLACES = ("AutoConfig", "AutoModelForCausalLM")
 
 @pytest.fixture
 def folder(tmp_path, monkeypatch) -> Path:
-    """The current folder, with data; whatever asks on the terminal fails the test."""
+    """The current folder with data; a question on the terminal fails the test."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(
         "transformers.dynamic_module_utils.HF_MODULES_CACHE", str(tmp_path / "modules")
     )
 
-    def asked(prompt=""):
+    def fail(prompt=""):
         raise AssertionError(f"asked on the terminal: {prompt}")
 
-    monkeypatch.setattr("builtins.input", asked)
+    monkeypatch.setattr("builtins.input", fail)
     text_rows(8).to_json("text.jsonl")
     rows = [{"prompt": row["prompt"], "gold": "7"} for row in pair_rows(8)]
     Path("prompts.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
@@ -63,7 +62,7 @@ def save(folder: Path, *places: str) -> str:
         config["architectures"] = ["OwnForCausalLM"]
     if "AutoConfig" in places:
         config["model_type"] = "own"
-    # a configuration that transformers has, and no such model of it
+    # transformers has this configuration, but no causal model for it
     elif "AutoModelForCausalLM" in places:
         config["model_type"] = "vit"
     (model / "config.json").write_text(json.dumps(config))
@@ -167,7 +166,7 @@ def test_with_the_users_word_it_trains_and_is_evaluated(folder, capsys):
 
 
 def test_code_beside_a_model_that_needs_none_is_left_alone(folder):
-    """Many models of the Hub bring the code that transformers has had since: it stays there."""
+    """Many models on the Hub come with code that transformers now has; it is not run."""
     model = save(folder)
     config = json.loads(Path(model, "config.json").read_text())
     classes = {"AutoConfig": "own.OwnConfig", "AutoModelForCausalLM": "own.OwnForCausalLM"}

@@ -1,5 +1,4 @@
-"""A training run's damaged files, and disks that take no more: one line, and what is there
-stays."""
+"""Damaged files and full disks give one line, and leave a run's other files as they are."""
 
 import errno
 import json
@@ -76,7 +75,8 @@ def test_a_checkpoint_with_a_damaged_state_is_passed_over_or_named(content, tmp_
     )
     (tmp_path / "model.safetensors").touch()
     with pytest.raises(
-        UserError, match=r"resume_from_checkpoint='.*checkpoint-4' has no whole trainer_state\.json"
+        UserError,
+        match=r"resume_from_checkpoint='.*checkpoint-4' has no complete trainer_state\.json",
     ):
         already_finished(args)
 
@@ -99,13 +99,13 @@ def test_the_damaged_weights_of_a_checkpoint_are_named(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("error", "said"),
+    ("error", "message"),
     [
         (OSError(errno.ENOSPC, "x"), "no space left on the device while saving; free some"),
         (OSError(errno.EDQUOT, "x"), "no space left on the device while saving; free some"),
-        (OSError(errno.EFBIG, "x"), "File too large while saving; mend that"),
-        (OSError(errno.EROFS, "x"), "Read-only file system while saving; mend that"),
-        (PermissionError(errno.EACCES, "x"), "Permission denied while saving; mend that"),
+        (OSError(errno.EFBIG, "x"), "File too large while saving; solve this"),
+        (OSError(errno.EROFS, "x"), "Read-only file system while saving; solve this"),
+        (PermissionError(errno.EACCES, "x"), "Permission denied while saving; solve this"),
         (
             SafetensorError(
                 "Error while serializing: I/O error: Read-only file system (os error 30)"
@@ -119,12 +119,12 @@ def test_the_damaged_weights_of_a_checkpoint_are_named(tmp_path):
     ],
     ids=str,
 )
-def test_what_cannot_be_saved_says_where_the_run_goes_on(error, said, tmp_path):
+def test_what_cannot_be_saved_says_where_the_run_goes_on(error, message, tmp_path):
     (tmp_path / "checkpoint-2").mkdir()
     (tmp_path / "checkpoint-2" / "trainer_state.json").write_text(
         '{"global_step": 2, "max_steps": 4}'
     )
-    with pytest.raises(UserError, match=said) as found, full_disk_explained(str(tmp_path)):
+    with pytest.raises(UserError, match=message) as found, full_disk_explained(str(tmp_path)):
         raise error
     assert str(found.value).endswith(f"the same command continues from {tmp_path / 'checkpoint-2'}")
 

@@ -1,5 +1,4 @@
-"""`train --dry_run`: its numbers against the recipe's own arithmetic, against tensors counted, and
-against the run."""
+"""`train --dry_run`: its numbers against plain arithmetic, counted tensors and the run."""
 
 import json
 import re
@@ -20,20 +19,19 @@ MIXTURE = {"num_local_experts": 8, "num_experts_per_tok": 2, "intermediate_size"
 
 
 def kept_numbers(config, tokens=256, checkpointing=False, autocast=False):
-    """Float32 numbers (by their bytes) that the backbone's forward saves for its backward, a token,
-    no parameters."""
+    """How many float32 numbers per token the backbone saves for its backward."""
     torch.manual_seed(0)
     model = AutoModelForCausalLM.from_config(config, dtype=torch.float32).train()
     if checkpointing:
         model.activation_checkpointing_enable()
     weights = {parameter.untyped_storage()._cdata for parameter in model.parameters()}
-    seen = {}
+    saved = {}
 
     def keep(tensor):
         storage = tensor.untyped_storage()
-        # under autocast not the weights' copies in half precision
+        # without autocast's copies of the weights in half precision
         if storage._cdata not in weights and (not autocast or tokens in tensor.shape):
-            seen[storage._cdata] = storage
+            saved[storage._cdata] = storage
         return tensor
 
     ids = torch.randint(0, 300, (1, tokens))
@@ -41,7 +39,7 @@ def kept_numbers(config, tokens=256, checkpointing=False, autocast=False):
     half = torch.autocast("cpu", torch.bfloat16, enabled=autocast)
     with half, torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
         model.model(input_ids=ids, position_ids=positions, use_cache=False)
-    return sum(storage.nbytes() for storage in seen.values()) / 4 / tokens
+    return sum(storage.nbytes() for storage in saved.values()) / 4 / tokens
 
 
 @pytest.mark.parametrize(
@@ -111,9 +109,9 @@ def test_the_papers_1b(capsys, monkeypatch, tmp_path):
     )
     assert float(ddp) == round(16 * counts.total / 2**30, 2)
     assert float(sharded) == round(16 * counts.total / 64 / 2**30, 2)
-    assert "first batch  not at hand: hub_mirror=" in text
+    assert "first batch  not available: hub_mirror=" in text
     assert not (tmp_path / "out").exists()
-    assert "model        not at hand: model_name_or_path=" in plan(
+    assert "model        not available: model_name_or_path=" in plan(
         capsys, "--config", "paper/1b/midtrain"
     )
 

@@ -1,4 +1,4 @@
-"""Settings of the engines that would spoil a run silently."""
+"""Engine settings that would silently spoil a run."""
 
 from types import SimpleNamespace
 
@@ -14,7 +14,7 @@ from shaped_trl.training.engines import check_accumulation, keep_outputs_exact
 
 def test_fsdp_rounds_parameters_but_not_the_loss():
     plugin = FullyShardedDataParallelPlugin(fsdp_version=2, mixed_precision_policy="bf16")
-    # or there would be nothing to do
+    # otherwise the test would check nothing
     assert plugin.mixed_precision_policy.output_dtype == torch.bfloat16
     keep_outputs_exact(SimpleNamespace(state=SimpleNamespace(fsdp_plugin=plugin)))
     assert plugin.mixed_precision_policy.output_dtype is None

@@ -1,5 +1,4 @@
-"""A disk that is full when a checkpoint is saved: one line, the checkpoint before it stays, the run
-goes on."""
+"""A disk that fills up at a checkpoint: one line, and the run resumes from the one before."""
 
 import json
 import subprocess
@@ -14,7 +13,7 @@ from shaped_trl.training.resuming import last_checkpoint
 
 
 def size(folder: Path) -> int:
-    """Bytes on a file system of 4 KiB pages."""
+    """The size of a file on a file system with pages of 4 KiB."""
     return sum(
         -(-path.stat().st_size // 4096) * 4096 for path in folder.rglob("*") if path.is_file()
     )
@@ -50,7 +49,7 @@ def recipe(tmp_path_factory) -> Path:
 
 @pytest.fixture
 def disk(tmp_path):
-    """A function that mounts, or resizes, a file system of so many bytes at `tmp_path / "disk"`."""
+    """A function that mounts or resizes a file system with a number of bytes."""
     folder = tmp_path / "disk"
     folder.mkdir()
 
@@ -71,8 +70,8 @@ def disk(tmp_path):
 
 
 @pytest.mark.slow
-# of a checkpoint, how much of the second one fits: it fails in the weights, in the optimizer's
-# state, or at the end
+# The share of the second checkpoint that fits: it fails in the weights, in the optimizer's state,
+# or at the end.
 @pytest.mark.parametrize("share", [0.2, 0.6, 0.97])
 def test_the_checkpoint_before_stays_and_the_run_goes_on(recipe, disk, share, capsys):
     whole = recipe.parent / "whole"

@@ -1,5 +1,4 @@
-"""The first row after a resume covers its whole interval: it is the row of a run that nobody
-killed."""
+"""The first row after a resume covers its whole interval, as in an uninterrupted run."""
 
 import json
 import shutil
@@ -55,7 +54,7 @@ def rows(folder: Path) -> list[dict]:
 
 
 def forget(folder: Path, step: int) -> None:
-    """Leave a run as it was at the checkpoint of `step`, a kill later."""
+    """Leave a run's folder as it was after the checkpoint of `step`."""
     for checkpoint in folder.glob("checkpoint-*"):
         if int(checkpoint.name.partition("-")[2]) > step:
             shutil.rmtree(checkpoint)
@@ -96,7 +95,7 @@ def test_the_row_after_a_resume_has_the_whole_interval(make, changes, step, tmp_
     continue_training(resumed)
     assert rows(tmp_path) == expected
     assert [row["step"] for row in expected] == [3, 6]
-    # the summary is of the steps of this call
+    # the summary covers only the steps of this call
     mean = (losses.sums[6] - losses.sums[step]) / (6 - step)
     assert resumed.state.log_history[-1]["train_loss"] == pytest.approx(mean, abs=1e-6)
 

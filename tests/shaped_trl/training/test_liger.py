@@ -1,4 +1,4 @@
-"""`use_liger_kernel: true`: Liger's layer kernels, our loss."""
+"""`use_liger_kernel: true` uses Liger's layer kernels with our loss."""
 
 import os
 import subprocess
@@ -24,7 +24,7 @@ LOSSES_OFF = {"fused_linear_cross_entropy": False, "cross_entropy": False}
 
 @pytest.fixture
 def liger_installed(monkeypatch):
-    """transformers believes in a Liger, installed or not."""
+    """transformers takes Liger for installed, whether it is or not."""
     monkeypatch.setattr(config_module, "is_liger_kernel_available", lambda: True)
 
 
@@ -43,7 +43,7 @@ def trainer(folder, **changes) -> ShapedTrainer:
 
 
 def apply_fake_liger(model, kernel_config):
-    """Do to the forward what Liger's `apply_liger_kernel_to_qwen3` does, its default included."""
+    """Replace the forward as Liger's `apply_liger_kernel_to_qwen3` does by default."""
     if (kernel_config or {}).get("fused_linear_cross_entropy", True):
         model.forward = types.MethodType(Qwen3ForCausalLM.forward, model)
 
@@ -108,7 +108,8 @@ def test_the_real_fused_cross_entropy_is_noticed(tmp_path):
 
 
 RECIPE = """\
-from_scratch: {model_type: qwen3, hidden_size: 32, intermediate_size: 64, num_hidden_layers: 2, num_attention_heads: 2,
+from_scratch: {model_type: qwen3, hidden_size: 32, intermediate_size: 64,
+  num_hidden_layers: 2, num_attention_heads: 2,
   num_key_value_heads: 1, head_dim: 16, max_position_embeddings: 64}
 dataset_name: my.jsonl
 tokenizer_vocab_size: 400
@@ -122,12 +123,13 @@ use_cpu: true
 bf16: false
 disable_tqdm: true
 """
-# of Liger's layer kernels only RoPE runs in Triton's interpreter on a CPU
+# RoPE is the only one of Liger's layer kernels that runs in Triton's interpreter on a CPU
 LIGER = "use_liger_kernel: true\nliger_kernel_config: {rms_norm: false, swiglu: false}\n"
 RUN_AND_CHECK = """\
 import sys
 from shaped_trl import cli
-assert cli.main(["train", "--config", "liger.yaml", "--shape", "precision", "--output_dir", "liger"]) == 0
+argv = ["train", "--config", "liger.yaml", "--shape", "precision", "--output_dir", "liger"]
+assert cli.main(argv) == 0
 from liger_kernel.transformers.rope import liger_rotary_pos_emb
 from transformers.models.qwen3 import modeling_qwen3
 assert modeling_qwen3.apply_rotary_pos_emb is liger_rotary_pos_emb
@@ -136,8 +138,7 @@ assert modeling_qwen3.apply_rotary_pos_emb is liger_rotary_pos_emb
 
 @pytest.mark.slow
 def test_a_recipe_with_liger_trains_the_same_loss(tmp_path, monkeypatch):
-    """Through the command line with Liger's real RoPE kernel; the losses are those of a run without
-    Liger."""
+    """With Liger's real RoPE kernel, the command line logs the losses of a run without Liger."""
     pytest.importorskip("liger_kernel", reason="liger-kernel (extra `gpu`) is not installed")
     monkeypatch.chdir(tmp_path)
     text_rows(16).to_json("my.jsonl")

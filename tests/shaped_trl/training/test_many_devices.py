@@ -1,5 +1,4 @@
-"""`shaped-trl train` on two processes logs, saves and goes on as on one, under each shipped
-configuration."""
+"""`shaped-trl train` works on two processes as on one, under each shipped configuration."""
 
 import importlib.util
 import shutil
@@ -27,12 +26,12 @@ SHARED = [
     "--save_only_model",
     "true",
 ]
-ON_A_CPU = ["--use_cpu", "false", "--ddp_backend", "gloo"]  # or accelerate leaves DeepSpeed out
+ON_A_CPU = ["--use_cpu", "false", "--ddp_backend", "gloo"]  # otherwise DeepSpeed is left out
 SHARDED = {"FSDP_STATE_DICT_TYPE": "SHARDED_STATE_DICT"}
 LORA = {
     "use_peft": True,
     "lora_r": 2,
-    "lora_dropout": 0.0,  # each process draws its own
+    "lora_dropout": 0.0,  # differs by process
     "packing": True,
     "gradient_checkpointing": True,
     "gradient_checkpointing_kwargs": {"use_reentrant": False},
@@ -42,7 +41,7 @@ HAS_DEEPSPEED = importlib.util.find_spec("deepspeed") is not None
 
 @pytest.fixture(scope="module")
 def runs(tmp_path_factory):
-    """The folder of all runs: one process's, and two processes' in one start of them."""
+    """The folder of all runs, of one process and of two processes from one start."""
     return built_once(tmp_path_factory, "many_devices", build)
 
 
@@ -75,7 +74,7 @@ def build(folder):
 
 
 def run(folder, name, recipe, *words, config="ddp", cut=None, **variables):
-    """What `launched_tiny.run_all` takes."""
+    """The arguments of `launched_tiny.run_all`."""
     argv = [
         "train",
         "--config",
@@ -157,15 +156,15 @@ def test_one_process_goes_on_from_two(runs):
 
 
 @pytest.mark.parametrize(
-    ("folder", "words", "said"),
+    ("folder", "words", "message"),
     [
         ("ddp", HALF, "8 sequences a step on 2 processes, not 4 on 1"),
         ("fsdp2", [], "under accelerate_config fsdp2, this run is under ddp"),
     ],
 )
-def test_what_could_not_go_on_is_refused(runs, folder, words, said, tmp_path, capsys):
+def test_what_could_not_go_on_is_refused(runs, folder, words, message, tmp_path, capsys):
     recipe = str(runs / ("0.yaml" if folder == "ddp" else "1.yaml"))
     copy = unfinished(runs / folder, tmp_path / "copy")
     assert main(["train", "--config", recipe, *words, "--output_dir", str(copy)]) == 2
-    assert said in capsys.readouterr().err
+    assert message in capsys.readouterr().err
     shutil.rmtree(copy)

@@ -16,7 +16,7 @@ from shaped_trl.training.plots import log_panels
 
 
 def plain_targets(rows, model_seed: int = 0) -> list[dict]:
-    """Every target of `rows`: token, rank, nll, whether it is top-1, position, source."""
+    """The targets of `rows`: token, rank, nll, whether it is top-1, position and source."""
     tokenizer, model, targets = (
         tiny_tokenizer(),
         tiny_model(model_seed, dtype=torch.float64).eval(),
@@ -123,22 +123,22 @@ def test_rows_are_not_put_into_one_where_attention_would_mask_it_densely(tmp_pat
     assert batch["source"].shape == batch["input_ids"].shape
     trainer.model.set_attn_implementation("eager")
     assert len(next(iter(trainer.get_eval_dataloader()))["input_ids"]) > 1
-    # takes the lengths of the documents in one row
+    # takes the lengths of the documents in a row
     trainer.model.config._attn_implementation = "flash_attention_2"
     assert len(next(iter(trainer.get_eval_dataloader()))["input_ids"]) == 1
 
 
 def test_a_step_that_is_logged_has_ranks_and_others_do_not_compute_them(tmp_path):
-    rows, asked = text_rows(4), []
+    rows, with_rank = text_rows(4), []
 
     class Spy(TrainerCallback):
         def on_step_end(self, args, state, control, **kwargs):
-            asked.append("target_rank" in one.head.metrics)
+            with_rank.append("target_rank" in one.head.metrics)
 
     one = tiny_trainer(tmp_path, rows, train_dataset=rows, learning_rate=0.0, logging_steps=2)
     one.add_callback(Spy())
     one.train()
-    assert asked == [False, True, False, True]
+    assert with_rank == [False, True, False, True]
     expected = plain_ranks(plain_targets(rows))
     logged = list(read_jsonl(tmp_path / "train_log.jsonl"))
     assert [row["step"] for row in logged] == [2, 4]
@@ -175,8 +175,8 @@ def test_all_arms_have_the_same_rare_targets(tmp_path, monkeypatch):
         # 1 + 3 + 5 of 100; a token that never occurs changes nothing
         ([5, 1, 0, 3, 91], [1, 2, 3, 0]),
         ([6, 1, 0, 4, 89], [1, 2, 3]),
-        ([1, 1, 1, 17], [0, 1]),  # of equally rare ones, those of lowest id
-        ([5, 5, 5], []),  # none is a tenth or less
+        ([1, 1, 1, 17], [0, 1]),  # of equally rare ones, the lowest ids
+        ([5, 5, 5], []),  # each is more than a tenth
         ([0, 0], [0, 1]),
     ],
 )
@@ -200,7 +200,7 @@ def test_a_bucket_is_what_its_name_says(first):
 @pytest.mark.slow
 @pytest.mark.distributed
 def test_two_processes_have_the_evaluation_of_one(tmp_path):
-    # or accelerate would fill the last batch with rows that were there already
+    # otherwise accelerate would fill the last batch with repeated rows
     assert ROWS % 4 == 0
     results = run_processes(main, 2, tmp_path, 2)
     expected = main(4)

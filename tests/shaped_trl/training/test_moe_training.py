@@ -1,4 +1,4 @@
-"""A mixture of experts through ShapedTrainer: balanced, logged, resumed bit by bit."""
+"""A mixture of experts in ShapedTrainer is balanced, logged, and resumed bit by bit."""
 
 import json
 from pathlib import Path

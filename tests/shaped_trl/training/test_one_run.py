@@ -1,4 +1,4 @@
-"""One run at an `output_dir`: a second `train` or `rlvr` writes nothing, in no process."""
+"""Only one run may use an `output_dir`: a second one writes nothing, in any process."""
 
 import json
 import subprocess
@@ -14,7 +14,7 @@ from shaped_trl import cli
 
 @pytest.fixture
 def commands(tmp_path) -> dict[str, list[str]]:
-    """A command of each kind with the same `output_dir`."""
+    """One command of each kind with the same `output_dir`."""
     model = tmp_path / "model"
     tiny_model().save_pretrained(model)
     tiny_tokenizer().save_pretrained(model)
@@ -56,6 +56,6 @@ def test_no_process_of_a_second_run_goes_on(commands, tmp_path):
         done = subprocess.run(words, capture_output=True, text=True, timeout=240, check=False)
         assert [path.name for path in (tmp_path / "out").iterdir()] == [locks.LOCK]
     assert done.returncode == 2
-    said = [line for line in done.stderr.splitlines() if line.startswith("shaped-trl")]
-    assert len(said) == 1
-    assert "is in use by another shaped-trl process" in said[0]
+    errors = [line for line in done.stderr.splitlines() if line.startswith("shaped-trl")]
+    assert len(errors) == 1
+    assert "is in use by another shaped-trl process" in errors[0]

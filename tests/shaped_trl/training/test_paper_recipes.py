@@ -1,5 +1,4 @@
-"""The paper's recipes, continued training of Qwen3, the small recipes: their numbers, and two steps
-of each.
+"""The numbers of the paper's and other recipes, and two steps of each.
 
 `scaled_down_options` is the rule of `recipes/paper/README.md`, "Scaled down".
 """
@@ -25,7 +24,8 @@ from shaped_trl.data.mixtures import mixture_entries
 from shaped_trl.modeling.architectures import ARCHITECTURES, paper_config, parameter_counts
 from shaped_trl.study.reporting import paper
 from shaped_trl.training import ShapedConfig
-from shaped_trl.training.run import build_trainer, new_model
+from shaped_trl.training.run import build_trainer
+from shaped_trl.training.starting_point import new_model
 from shaped_trl.training.throughput import PEAK_FLOPS
 
 PRE = [f"paper/{model}/pretrain" for model in ARCHITECTURES]
@@ -49,8 +49,7 @@ def write_rows(path: Path, rows: list[dict]) -> None:
 
 @pytest.fixture(scope="module")
 def mirror(tmp_path_factory) -> Path:
-    """What the recipes read from the Hub: texts, with a prompt beside them where the source has
-    one; questions."""
+    """The recipes' data on the Hub: texts, some with a prompt, and questions."""
     folder, rng = tmp_path_factory.mktemp("mirror"), random.Random(0)
     for name in [PRE[0], MID[0], QWEN]:
         for source, _ in mixture_entries(resolve(name)[0]):
@@ -87,8 +86,7 @@ def tokenizer_folder(tmp_path_factory) -> Path:
 
 
 def scaled_down_options(name: str, folder: Path, mirror: Path, tokenizer_folder: Path):
-    """The options of a recipe under the rule; Qwen3-0.6B becomes the scaled-down 1B, which has its
-    architecture."""
+    """The options of a recipe, scaled down; Qwen3-0.6B becomes the 1B of the same architecture."""
     model = name.split("/")[1] if name != QWEN else "1b"
     small = {"architecture": model, "scaled_down": True, "vocab_size": len(tiny_tokenizer())}
     tokens = 2 * resolve(name)[1].per_device_train_batch_size * 64
@@ -159,7 +157,7 @@ def test_two_steps_scaled_down(name, tmp_path, mirror, tokenizer_folder):
 @pytest.mark.slow
 @pytest.mark.parametrize("name", ["demo/pretrain", "gsm8k/train", "text/train", "shapes/train"])
 def test_two_steps_of_the_small_recipes(name, tmp_path):
-    """These models run as they are: only the sources are local, and the steps are two."""
+    """These models run in full, but with local sources and for two steps."""
     rng, data = random.Random(0), tmp_path / "data"
     for split in ("train", "test"):
         texts = [" ".join(rng.choices(WORDS, k=rng.randint(100, 200))) for _ in range(80)]
@@ -206,7 +204,7 @@ def test_two_steps_of_the_small_recipes(name, tmp_path):
 
 
 def schedule(args: ShapedConfig, steps: int):
-    """Step (updates made so far) → learning rate of the next update."""
+    """Number of updates so far → learning rate of the next update."""
     optimizer = torch.optim.SGD([torch.nn.Parameter(torch.zeros(()))], lr=args.learning_rate)
     scheduler = get_scheduler(
         args.lr_scheduler_type,
@@ -265,8 +263,7 @@ def test_the_shape_is_an_override(shape):
 
 @pytest.mark.parametrize("name", [*PRE, *MID, QWEN])
 def test_hours_are_six_flops_a_parameter_and_token(name):
-    """Of the parameters that compute for a token, head included, at the devices and the MFU that
-    the header names."""
+    """The hours from the active parameters, the devices and the MFU in the header."""
     header = recipes.contract(name)
     stated = re.search(
         r"(\d+B) tokens; (\d+) H100, (\d+) hours at (\d+)% MFU \(computed\); not run", header

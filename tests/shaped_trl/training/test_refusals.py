@@ -1,5 +1,4 @@
-"""Starts that would train on nothing, or end in a traceback, end with one line; and what the model
-card says."""
+"""Starts that would train on nothing or crash end with one line; and the model card."""
 
 import json
 
@@ -50,7 +49,7 @@ def save(model, name: str, tokenizer=True) -> str:
 
 
 def test_a_checkpoint_without_a_tokenizer(folder, capsys):
-    """transformers would make a tokenizer without a vocabulary, and every row would be empty."""
+    """transformers would make a tokenizer without a vocabulary, so that every row is empty."""
     name = save(tiny_model(), "bare", tokenizer=False)
     assert "has no tokenizer files" in refusal(capsys, "--model_name_or_path", name)
     tiny_tokenizer().save_pretrained("tokenizer")
@@ -59,7 +58,7 @@ def test_a_checkpoint_without_a_tokenizer(folder, capsys):
     rows = [
         json.loads(line) for line in (folder / "out" / "train_log.jsonl").read_text().splitlines()
     ]
-    assert rows[0]["nll"] > 1  # rows of nothing would have 0
+    assert rows[0]["nll"] > 1  # empty rows would have 0
 
 
 def test_a_vocabulary_below_the_tokenizers(folder, capsys):
@@ -88,13 +87,13 @@ def test_a_masked_language_model(folder, capsys):
         intermediate_size=8,
     )
     name = save(BertForMaskedLM(config), "bert")
-    assert "no causal language model" in refusal(capsys, "--model_name_or_path", name)
+    assert "not a causal language model" in refusal(capsys, "--model_name_or_path", name)
 
 
 def test_a_bias_that_a_dense_model_has_not(folder, capsys):
     name = save(tiny_model(), "dense")
-    said = refusal(capsys, "--model_name_or_path", name, "--router_bias_rate", "0.001")
-    assert "router_bias_rate=0.001: Qwen3ForCausalLM has no router bias" in said
+    error = refusal(capsys, "--model_name_or_path", name, "--router_bias_rate", "0.001")
+    assert "router_bias_rate=0.001: Qwen3ForCausalLM has no router bias" in error
 
 
 @pytest.mark.parametrize(
@@ -103,16 +102,16 @@ def test_a_bias_that_a_dense_model_has_not(folder, capsys):
 def test_files_that_hold_no_rows(folder, capsys, content, message):
     (folder / "bad.jsonl").write_text(content)
     name = save(tiny_model(), "model")
-    said = refusal(capsys, "--model_name_or_path", name, "--dataset_name", "bad.jsonl")
-    assert "data 'bad.jsonl'" in said
-    assert message in said
+    error = refusal(capsys, "--model_name_or_path", name, "--dataset_name", "bad.jsonl")
+    assert "data 'bad.jsonl'" in error
+    assert message in error
 
 
 def test_an_output_folder_that_is_a_file(folder, capsys):
     name = save(tiny_model(), "model")
-    said = refusal(capsys, "--model_name_or_path", name, "--output_dir", "r.yaml/out")
-    assert "output_dir='r.yaml/out': " in said
-    assert "r.yaml is a file: name a folder" in said
+    error = refusal(capsys, "--model_name_or_path", name, "--output_dir", "r.yaml/out")
+    assert "output_dir='r.yaml/out': " in error
+    assert "r.yaml is a file: name a folder" in error
 
 
 def test_lists_are_written_on_the_command_line_as_help_shows_them():

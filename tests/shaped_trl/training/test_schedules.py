@@ -1,11 +1,11 @@
-"""Schedules of the reward shape and of the learning rate, and the picture of the log."""
+"""Schedules of the reward shape."""
 
 import json
 import math
 
 import pytest
 import torch
-from shaped_eval.records import read_jsonl
+from scheduled_tiny import arguments, log, trainer
 from shaped_kernels import METRICS, RewardShape
 from shaped_kernels.shape import LossOptions
 from shaped_kernels.triton_rows import plan
@@ -14,43 +14,11 @@ from train_tiny import run
 from transformers import TrainerCallback
 
 from shaped_trl import cli
-from shaped_trl.training import ShapedConfig, ShapedTrainer
-from shaped_trl.training.plots import log_panels, plot_log
+from shaped_trl.training import ShapedTrainer
 from shaped_trl.training.schedules import ShapeSchedule
 
 RAMP = {"beta": {"kind": "linear", "start": 0.0, "end": -0.25, "from_step": 2, "to_step": 7}}
 RAMP_BETAS = pytest.approx([0, 0, -0.05, -0.1, -0.15, -0.2, -0.25, -0.25], abs=1e-15)
-
-
-def arguments(folder, **changes):
-    settings = {
-        "per_device_train_batch_size": 4,
-        "max_steps": 8,
-        "logging_steps": 1,
-        "save_strategy": "no",
-        "gradient_checkpointing": False,
-        "use_cpu": True,
-        "disable_tqdm": True,
-        "learning_rate": 1e-2,
-    }
-    return ShapedConfig(str(folder), **settings | changes)
-
-
-def trainer(args, callbacks=None, model=None):
-    return ShapedTrainer(
-        model or tiny_model(),
-        args,
-        train_dataset=text_rows(64),
-        eval_dataset=text_rows(6, seed=1),
-        processing_class=tiny_tokenizer(),
-        callbacks=callbacks,
-    )
-
-
-def log(folder, *names):
-    return [
-        tuple(row.get(name) for name in names) for row in read_jsonl(folder / "train_log.jsonl")
-    ]
 
 
 def same_parameters(a, b):
@@ -66,7 +34,7 @@ def same_parameters(a, b):
         (RAMP["beta"], {0: 0, 2: 0, 3: -0.05, 7: -0.25, 100: -0.25}),
         ({"kind": "linear", "start": 1, "end": 3}, {0: 1, 25: 1.5, 100: 3}),
         ({"kind": "linear", "start": 1, "end": 3, "from_step": 0.5}, {50: 1, 75: 2, 100: 3}),
-        # begins after the training
+        # begins after the end of training
         ({"kind": "linear", "start": 1, "end": 3, "from_step": 500}, {0: 1, 100: 1}),
         (
             {"kind": "cosine", "start": 1, "end": 3, "from_step": 10, "to_step": 50},
@@ -170,8 +138,7 @@ def test_accumulation_gives_the_parameters_of_one_batch():
 
 
 def test_a_schedule_compiles_one_triton_kernel():
-    """Zero and other values of every field give the kernel of `ShapedTrainer` the same compile-time
-    constants."""
+    """All values of the fields give the kernel of `ShapedTrainer` the same constants."""
     entry = {"kind": "linear", "start": -0.5, "end": 0.5}
     schedule = ShapeSchedule.parse(dict.fromkeys(("beta", "lambda_tail"), entry), RewardShape())
     constants = set()
@@ -272,7 +239,7 @@ LINEAR = {"kind": "linear", "start": 0, "end": -0.25}
     ],
 )
 def test_a_wrong_schedule_is_one_clear_line(tmp_path, schedule, parts, changes):
-    with pytest.raises(ValueError, match=r"^\S.*\S$") as error:  # `.` is no line break
+    with pytest.raises(ValueError, match=r"^\S.*\S$") as error:  # `.` is not a newline
         arguments(tmp_path, shape_schedule=schedule, **changes)
     assert all(part in str(error.value) for part in parts), error.value
 
@@ -317,97 +284,3 @@ def test_schedules_from_a_recipe_and_the_command_line(tmp_path, monkeypatch, cap
     (line,) = capsys.readouterr().err.splitlines()
     assert "shape_schedule='{beta: linear}' is not JSON" in line
     assert not (tmp_path / "bad").exists()
-
-
-PAPER = {
-    "learning_rate": 3e-4,
-    "lr_scheduler_type": "warmup_stable_decay",
-    "weight_decay": 0.1,
-    "max_grad_norm": 1.0,
-}
-PRETRAIN = PAPER | {
-    "max_steps": 31_250,
-    "warmup_steps": 2000,
-    "lr_scheduler_kwargs": {"num_decay_steps": 0},
-}
-MIDTRAIN = PAPER | {
-    "max_steps": 6250,
-    "lr_scheduler_kwargs": {"num_decay_steps": 6250, "min_lr_ratio": 0.1},
-}
-
-
-@pytest.mark.parametrize(
-    ("settings", "rates"),
-    [
-        (PRETRAIN, {0: 0, 1000: 1.5e-4, 2000: 3e-4, 20_000: 3e-4, 31_249: 3e-4}),
-        (MIDTRAIN, {0: 3e-4, 3125: 1.65e-4, 6250: 3e-5}),
-        (
-            MIDTRAIN | {"lr_scheduler_kwargs": '{"num_decay_steps": 6250, "min_lr_ratio": 0.1}'},
-            {6250: 3e-5},
-        ),
-    ],
-    ids=["pretrain", "midtrain", "command line"],
-)
-def test_learning_rate_of_the_paper(tmp_path, settings, rates):
-    """The rate after a number of updates, and the decay of AdamW on the matrices alone."""
-    one = trainer(arguments(tmp_path, **settings))
-    optimizer = one.create_optimizer()
-    (factor, _) = one.create_scheduler(settings["max_steps"]).lr_lambdas
-    for step, rate in rates.items():
-        assert 3e-4 * factor(step) == pytest.approx(rate, rel=1e-12)
-    assert one.args.max_grad_norm == 1.0
-    decayed, plain = ({p.ndim for p in group["params"]} for group in optimizer.param_groups)
-    assert [group["weight_decay"] for group in optimizer.param_groups] == [0.1, 0.0]
-    assert (decayed, plain) == ({2}, {1})
-
-
-@pytest.mark.slow
-def test_a_longer_run_moves_the_decay(tmp_path):
-    """Resumed with more steps, the stable phase goes on and the decay comes at the new end."""
-    settings = {
-        "lr_scheduler_type": "warmup_stable_decay",
-        "lr_scheduler_kwargs": {"num_decay_steps": 4, "decay_type": "linear", "min_lr_ratio": 0.2},
-        "learning_rate": 1.0,
-        "warmup_steps": 2,
-        "save_strategy": "steps",
-        "save_steps": 4,
-    }
-    trainer(arguments(tmp_path, max_steps=8, **settings)).train()
-    short = log(tmp_path, "learning_rate")
-    trainer(arguments(tmp_path, max_steps=10, **settings)).train(
-        resume_from_checkpoint=str(tmp_path / "checkpoint-4")
-    )
-    assert [rate for (rate,) in short] == pytest.approx([0.2, 0.6, 1, 1, 1, 0.8, 0.6, 0.4])
-    rates = [rate for (rate,) in log(tmp_path, "learning_rate")]
-    assert rates == pytest.approx([0.2, 0.6, 1, 1, 1, 1, 1, 0.8, 0.6, 0.4])
-
-
-def test_the_plot_has_what_was_logged():
-    rows = [
-        {"step": 1, "loss": 4.0, "nll": 4.1, "learning_rate": 0.1, "beta": 0.0},
-        {"step": 2, "loss": None, "nll": 3.9, "learning_rate": 0.2, "beta": -0.25, "eval_nll": 4.5},
-    ]
-    panels = {panel.title: panel.curves for panel in log_panels(rows)}
-    assert set(panels) == {"Loss", "Learning rate", "Reward shape"}
-    assert panels["Loss"] == {
-        "loss": [([1], [4.0])],
-        "nll": [([1, 2], [4.1, 3.9])],
-        "eval_nll": [([2], [4.5])],
-    }
-    assert panels["Reward shape"] == {"beta": [([1, 2], [0.0, -0.25])]}
-
-
-def test_no_plot_without_a_log_and_no_run_ended_by_one(tmp_path, monkeypatch, caplog):
-    plot_log(tmp_path / "train_log.jsonl")
-    (tmp_path / "train_log.jsonl").touch()
-    plot_log(tmp_path / "train_log.jsonl")
-    assert [path.name for path in tmp_path.iterdir()] == ["train_log.jsonl"]
-
-    def full_disk(path):
-        raise OSError("No space left on device")
-
-    monkeypatch.setattr("shaped_trl.training.plots.plot_log", full_disk)
-    one = trainer(arguments(tmp_path, max_steps=1))
-    one.train()
-    assert one.state.global_step == 1
-    assert "No space left on device" in caplog.text

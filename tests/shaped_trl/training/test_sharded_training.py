@@ -1,4 +1,4 @@
-"""A shaped model under every engine, in two processes, gives what it gives in one.
+"""A shaped model gives the same under every engine in two processes as in one process.
 
 The rows are the same, in two accumulated micro-batches. Under data parallelism each process has
 half of them, and one process no target in the second micro-batch. Where an engine shards the head,
@@ -16,14 +16,14 @@ from sharded_training import PROCESSES, RUNS
 pytestmark = pytest.mark.distributed
 
 TRAINERS = [run for run in RUNS if run[0].startswith("trainer")]
-# Qwen3's norms work in float32 inside a float64 model, and tensor parallelism adds up in another
-# order before them.
+# The norms of Qwen3 compute in float32 in a float64 model, and tensor parallelism changes the order
+# of the sums before them.
 TOLERANCES = {"tp": 1e-6, "zero3": 1e-6, "trainer": 1e-6}
 
 
 @pytest.fixture(scope="module")
 def results(tmp_path_factory):
-    """What each process has, of every run: starting them once is what takes time."""
+    """The results of all runs in each process, from one start, since starting them takes long."""
 
     def build(folder):
         for tied in (False, True):
@@ -59,8 +59,8 @@ def test_loss_metrics_and_gradients_are_those_of_one_process(results, run):
         assert ours.keys() == truth.keys()
         for name, value in truth.items():
             if engine.startswith("tp") and name.endswith(("q_norm.weight", "k_norm.weight")):
-                # transformers 5.23 sums these over processes once per micro-batch, what was
-                # accumulated included; so it does with its own loss.
+                # transformers 5.23 sums these over processes once per micro-batch, including what
+                # has been accumulated. It does the same with its own loss.
                 continue
             error = f"{name} differs: {{}}".format
             value = value.to(ours[name].dtype)

@@ -1,5 +1,4 @@
-"""A killed run on a streaming mixture goes on with an undisturbed one's batches, shape and router
-biases."""
+"""A killed run on a streaming mixture resumes with the same batches, shape and router biases."""
 
 import os
 import random
@@ -20,7 +19,7 @@ from shaped_trl.training.resuming import continue_training, last_checkpoint
 
 
 def parameters(trainer):
-    """And the router biases, which are buffers."""
+    """The parameters, and the router biases, which are buffers."""
     return {name: tensor.clone() for name, tensor in trainer.model.state_dict().items()}
 
 
@@ -36,7 +35,7 @@ def reads(folder):
 def test_killed_and_restarted_it_ends_with_the_same_parameters(tmp_path, workers):
     write_rows(tmp_path)
     whole = build(tmp_path / "whole", tmp_path, workers)
-    first_rows = reads(tmp_path)  # TRL looks at the first row a few times
+    first_rows = reads(tmp_path)  # TRL reads the first row repeatedly
     whole.train()
     consumed = reads(tmp_path)
     kill_after = random.Random(workers).randrange(15, 55)
@@ -54,10 +53,10 @@ def test_killed_and_restarted_it_ends_with_the_same_parameters(tmp_path, workers
     )
     assert killed.returncode == -signal.SIGKILL, killed.stderr.decode()
     reads(tmp_path)
-    again = build(tmp_path / "part", tmp_path, workers)
-    continue_training(again)
-    assert again.state.global_step == 60
-    expected, found = parameters(whole), parameters(again)
+    resumed = build(tmp_path / "part", tmp_path, workers)
+    continue_training(resumed)
+    assert resumed.state.global_step == 60
+    expected, found = parameters(whole), parameters(resumed)
     for name, value in expected.items():
         assert torch.equal(value, found[name]), name
     biases = [value for name, value in expected.items() if name.endswith("e_score_correction_bias")]
@@ -70,7 +69,7 @@ def test_killed_and_restarted_it_ends_with_the_same_parameters(tmp_path, workers
     assert list(read_jsonl(tmp_path / "part" / "train_log.jsonl")) == list(
         read_jsonl(tmp_path / "whole" / "train_log.jsonl")
     )
-    # what is read again is what was not yet consumed, and the document that was under way
+    # only the unconsumed rows and the current document are read again
     sampled = set(first_rows)
     after = [row for row in reads(tmp_path) if row not in sampled]
     before = [row for row in consumed if row not in sampled]
@@ -105,7 +104,7 @@ def test_a_checkpoint_of_another_run_is_refused(tmp_path):
     one.train()
     position = tmp_path / "out" / "checkpoint-2" / "stream-0.json"
     position.write_text(position.read_text().replace('"world": 1', '"world": 2'))
-    with pytest.raises(UserError, match="saved by 2 processes, this run has 1"):
+    with pytest.raises(UserError, match="saved by 2 processes, and this run has 1"):
         one.train(resume_from_checkpoint=True)
     position.unlink()
     with pytest.raises(UserError, match=r"no stream-0\.json"):
@@ -113,22 +112,21 @@ def test_a_checkpoint_of_another_run_is_refused(tmp_path):
 
 
 def _two_runs(folder):
-    """Of one process: tokens of the batches undisturbed and resumed, and the parameters at both
-    ends."""
+    """Tokens of the batches and final parameters of a process, undisturbed and resumed."""
     results = []
     for checkpoint in (None, str(folder / "out" / "checkpoint-3")):
         trainer = build(folder / "out", folder, max_steps=6, save_steps=3)
-        seen = []
+        tokens_seen = []
         fetch = trainer.get_batch_samples
 
-        def record(*arguments, fetch=fetch, seen=seen):
+        def record(*arguments, fetch=fetch, tokens_seen=tokens_seen):
             batches, items = fetch(*arguments)
-            seen.extend(batch["input_ids"].tolist() for batch in batches)
+            tokens_seen.extend(batch["input_ids"].tolist() for batch in batches)
             return batches, items
 
         trainer.get_batch_samples = record
         trainer.train(resume_from_checkpoint=checkpoint)
-        results.append((seen, parameters(trainer)))
+        results.append((tokens_seen, parameters(trainer)))
     return results
 
 

@@ -134,8 +134,8 @@ def test_completion_only_loss_counts_completion_tokens(tmp_path):
 
 
 CHAT = (
-    "{% for m in messages %}{% if m.role == 'assistant' %}{% generation %}{{ m.content }} <eos>{% endgeneration %}"
-    "{% else %}{{ m.content }} {% endif %}{% endfor %}"
+    "{% for m in messages %}{% if m.role == 'assistant' %}{% generation %}{{ m.content }} <eos>{% "
+    "endgeneration %}{% else %}{{ m.content }} {% endif %}{% endfor %}"
 )
 
 
@@ -164,8 +164,7 @@ def test_assistant_only_loss_on_chats(tmp_path):
 
 
 def test_packing_keeps_documents_apart(tmp_path):
-    """Packed or padded, the same documents have the same nll: attention and positions do not cross
-    them."""
+    """Packed or padded, documents have the same nll, so that attention does not cross them."""
     rows = text_rows(12)
     logs = []
     for changes in ({}, {"packing": True, "max_length": 40}):
@@ -201,11 +200,11 @@ def test_log_is_continued_on_resume(tmp_path):
     part = trainer(arguments(tmp_path / "part", **settings), text_rows(32))
     part.train()
     log = tmp_path / "part" / "train_log.jsonl"
-    # what a killed run leaves: a step that is not in the checkpoint, half a line
+    # a killed run leaves a step after the checkpoint, and half a line
     with open(log, "a") as file:
         file.write(json.dumps({"step": 5, "loss": -1.0}) + '\n{"step": 6, "lo')
-    again = trainer(arguments(tmp_path / "part", **settings), text_rows(32))
-    again.train(resume_from_checkpoint=str(tmp_path / "part" / "checkpoint-4"))
+    resumed = trainer(arguments(tmp_path / "part", **settings), text_rows(32))
+    resumed.train(resume_from_checkpoint=str(tmp_path / "part" / "checkpoint-4"))
     rows = [list(read_jsonl(tmp_path / name / "train_log.jsonl")) for name in ("whole", "part")]
     assert [row["step"] for row in rows[0]] == [1, 2, 3, 4, 5, 6]
     for a, b in zip(*rows, strict=True):

@@ -1,5 +1,4 @@
-"""Training with loss_impl=triton, its kernels run by Triton's interpreter: the curve of the chunked
-loss."""
+"""Training with interpreted Triton kernels has the curve of the chunked loss."""
 
 import os
 import subprocess
@@ -16,11 +15,9 @@ RUN = "import sys; from shaped_trl import cli; sys.exit(cli.main(sys.argv[1:]))"
 
 
 def curve(folder, impl: str) -> list[dict]:
-    """The log of `shaped-trl train` with `impl`, in a process where Triton interprets its
-    kernels."""
+    """The log of `shaped-trl train` with `impl`, in a process that interprets kernels."""
     environment = os.environ | {"TRITON_INTERPRET": "1", "OMP_NUM_THREADS": "1"}
-    # the interpreter computes with numpy, which reports the infinities that the arithmetic is built
-    # to survive
+    # the interpreter computes with numpy, which warns of infinities that the arithmetic handles
     command = [sys.executable, "-W", "ignore::RuntimeWarning", "-c", RUN]
     command += ["train", "--config", "recipe.yaml", "--loss_impl", impl, "--output_dir", impl]
     done = subprocess.run(
@@ -32,8 +29,7 @@ def curve(folder, impl: str) -> list[dict]:
 
 @pytest.mark.slow
 def test_the_demos_pre_training_has_the_curve_of_chunked(tmp_path):
-    """The demo's model and data, a full shape, fp32: every logged number, evaluation included, to
-    1e-6."""
+    """Every logged number, including the evaluations, agrees to 1e-6 on the demo in fp32."""
     pytest.importorskip("triton", reason="triton is not installed")
     write_corpus(tmp_path, train_rows=512, heldout_rows=1, rl_rows=1)
     settings = recipes.load(recipes.find("demo/pretrain")) | {

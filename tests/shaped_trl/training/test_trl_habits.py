@@ -1,4 +1,4 @@
-"""What users of TRL's trainers are used to holds with ours in their place."""
+"""Our trainers can be used as TRL's trainers are."""
 
 import dataclasses
 import logging
@@ -75,7 +75,8 @@ def test_grpo_takes_arguments_of_a_base_class(config, tmp_path):
 
 def test_arguments_of_another_trainer_are_refused(tmp_path):
     with pytest.raises(
-        TypeError, match=r"args=GRPOConfig has .*num_generations.*, which ShapedConfig has not"
+        TypeError,
+        match=r"args=GRPOConfig has .*num_generations.*, which ShapedConfig does not have",
     ):
         shaped(GRPOConfig(str(tmp_path), use_cpu=True, bf16=False))
 
@@ -104,16 +105,16 @@ def test_predict_gives_logits_and_leaves_the_evaluation_as_it_was(tmp_path):
 
 
 def test_compute_metrics_gets_the_logits_of_the_evaluation(tmp_path):
-    seen = []
+    shapes = []
 
     def metrics(prediction):
-        seen.append(prediction.predictions.shape)
+        shapes.append(prediction.predictions.shape)
         chosen, labels = prediction.predictions[:, :-1].argmax(-1), prediction.label_ids[:, 1:]
         return {"mine": float((chosen == labels)[labels != -100].mean())}
 
     one = shaped(ShapedConfig(str(tmp_path), **SETTINGS), compute_metrics=metrics)
     found = one.evaluate()
-    assert seen[0][::2] == (6, tiny_model().config.vocab_size)
+    assert shapes[0][::2] == (6, tiny_model().config.vocab_size)
     assert found["eval_mine"] == pytest.approx(found["eval_mean_token_accuracy"])
 
 
@@ -181,11 +182,11 @@ def test_rewards_that_are_not_right_or_wrong_are_not_called_so(reward, tmp_path)
     args = rlvr_arguments(tmp_path, no_signal_patience=1, max_sampling_rounds=1)
     with pytest.raises(
         NoLearningSignal, match="the completions of each prompt all get the same reward"
-    ) as said:
+    ) as raised:
         rlvr(args, reward=the_same).train()
-    assert f"mean reward {reward:g}" in str(said.value)
-    assert "right" not in str(said.value)
-    assert "wrong" not in str(said.value)
+    assert f"mean reward {reward:g}" in str(raised.value)
+    assert "right" not in str(raised.value)
+    assert "wrong" not in str(raised.value)
 
 
 def test_what_is_missing_is_named_as_in_trl(tmp_path):

@@ -1,5 +1,4 @@
-"""A loss that is no number, or jumps, stops the run before the update and says where; or the update
-is left out."""
+"""A loss that is not finite, or that jumps, stops the run or skips the update."""
 
 import pytest
 import torch
@@ -15,7 +14,7 @@ BAD_STEP, ACCUMULATION = 4, 2
 
 
 class Poisoned(ShapedTrainer):
-    """The loss of one micro-batch, of one process, times `factor`."""
+    """Multiplies the loss of one micro-batch in one process by `factor`."""
 
     factor, rank, micro_batches, step_of_factor = float("nan"), 0, 0, BAD_STEP
 
@@ -49,12 +48,12 @@ def trained(folder, factor=float("nan"), rank=0, step_of_factor=BAD_STEP, **chan
         tiny_model(), args, train_dataset=text_rows(400), processing_class=tiny_tokenizer()
     )
     one.factor, one.rank, one.step_of_factor = factor, rank, step_of_factor
-    said = ""
+    message = ""
     try:
         one.train()
     except BadLoss as error:
-        said = str(error)
-    return one, said
+        message = str(error)
+    return one, message
 
 
 def weights(trainer):
@@ -62,28 +61,28 @@ def weights(trainer):
 
 
 def test_it_stops_before_the_update_and_keeps_the_batch(tmp_path):
-    one, said = trained(tmp_path)
-    assert "step 4: the loss is not finite on process 0, micro-batch 2 of 2" in said
+    one, message = trained(tmp_path)
+    assert "step 4: the loss is not finite on process 0, micro-batch 2 of 2" in message
     assert one.state.global_step == 3
     clean, _ = trained(tmp_path / "clean", factor=1.0, max_steps=3, lr_scheduler_type="constant")
-    again, _ = trained(tmp_path / "again", lr_scheduler_type="constant")
-    assert all(torch.equal(a, b) for a, b in zip(weights(clean), weights(again), strict=True))
+    repeated, _ = trained(tmp_path / "again", lr_scheduler_type="constant")
+    assert all(torch.equal(a, b) for a, b in zip(weights(clean), weights(repeated), strict=True))
     batch = load_file(tmp_path / "_bad_batches" / "step-4-process-0.safetensors")
     assert batch["input_ids"].shape == batch["labels"].shape
     assert batch["input_ids"].shape[0] == 2
 
 
 def test_a_skipped_update_changes_nothing(tmp_path, caplog):
-    one, said = trained(tmp_path, on_bad_loss="skip", lr_scheduler_type="constant", max_steps=4)
+    one, message = trained(tmp_path, on_bad_loss="skip", lr_scheduler_type="constant", max_steps=4)
     before, _ = trained(tmp_path / "before", factor=1.0, max_steps=3, lr_scheduler_type="constant")
-    assert not said
+    assert not message
     assert one.state.global_step == 4
-    assert "update left out, 1 so far" in caplog.text
+    assert "skipped this update, 1 so far" in caplog.text
     assert all(torch.equal(a, b) for a, b in zip(weights(one), weights(before), strict=True))
 
 
 def test_a_gradient_that_is_not_finite(tmp_path):
-    """The loss of the poisoned micro-batch is the same, its gradient is not."""
+    """The loss of the poisoned micro-batch stays the same, but its gradient changes."""
     one, _ = trained(tmp_path, factor=1.0, max_steps=1)
     one.model.lm_head.weight.register_hook(lambda gradient: gradient * float("inf"))
     with pytest.raises(BadLoss, match="the gradient is not finite, though the loss is"):
@@ -98,9 +97,9 @@ def test_a_jump_is_bad_where_asked_for(tmp_path):
         "learning_rate": 1e-4,
         "gradient_accumulation_steps": ACCUMULATION,
     }
-    one, said = trained(tmp_path, factor=40.0, loss_spike=10.0, **options)
-    assert "step 25: the loss jumps to" in said
-    assert "over the last 24 steps" in said
+    one, message = trained(tmp_path, factor=40.0, loss_spike=10.0, **options)
+    assert "step 25: the loss jumps to" in message
+    assert "over the last 24 steps" in message
     assert one.state.global_step == 24
     for changes in ({"loss_spike": None}, {"loss_spike": 10.0, "on_bad_loss": "ignore"}):
         assert trained(tmp_path / "on", factor=40.0, **options | changes)[0].state.global_step == 30

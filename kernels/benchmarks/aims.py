@@ -1,5 +1,4 @@
-"""What the fused loss must reach, checked against results: pure functions, nothing measured
-here."""
+"""The aims of the fused loss, compared with results. Nothing is measured here."""
 
 from __future__ import annotations
 
@@ -11,9 +10,8 @@ from measure import Result, Size, time_ratio
 DTYPE_BYTES = {"float32": 4, "bfloat16": 2}
 
 
-class Verdict(NamedTuple):
-    """One line: what is claimed, what was measured, and whether that reaches it (None: not
-    measured)."""
+class Aim(NamedTuple):
+    """One line: the claim, the measurement, and whether it reaches the claim (None: unmeasured)."""
 
     claim: str
     measured: str
@@ -24,8 +22,8 @@ class Verdict(NamedTuple):
         return f"{word:13} {self.claim}: {self.measured}"
 
 
-def verdicts(size: Size, results: Mapping[str, Result], device: str) -> list[Verdict]:
-    """Every claim that applies to the size and the device."""
+def aims(size: Size, results: Mapping[str, Result], device: str) -> list[Aim]:
+    """All aims for this size and device."""
     if device == "cpu":
         floor = "floor: 3 matmuls and a pass"
         return [
@@ -53,55 +51,51 @@ def verdicts(size: Size, results: Mapping[str, Result], device: str) -> list[Ver
 
 def at_most(
     size: Size, results: Mapping[str, Result], mine: str, other: str, most: float, remark: str = ""
-) -> Verdict:
+) -> Aim:
     """The time of `mine` is at most `most` times that of `other`."""
     ratio = time_ratio(results.get(mine), results.get(other))
     claim = f"{size}: time of {mine} ≤ {most} × {other}{remark}"
     if ratio is None:
-        return Verdict(claim, _why_missing(results.get(other)), None)
-    return Verdict(
+        return Aim(claim, _why_missing(results.get(other)), None)
+    return Aim(
         claim, f"{ratio.median:.3f} [{ratio.low:.3f}, {ratio.high:.3f}]", ratio.median <= most
     )
 
 
-def faster(
-    size: Size, results: Mapping[str, Result], mine: str, other: str, least: float
-) -> Verdict:
+def faster(size: Size, results: Mapping[str, Result], mine: str, other: str, least: float) -> Aim:
     """`mine` is at least `least` times as fast as `other`."""
     ratio = time_ratio(results.get(other), results.get(mine))
     claim = f"{size}: {mine} ≥ {least} × faster than {other}"
     if ratio is None:
-        return Verdict(claim, _why_missing(results.get(other)), None)
-    return Verdict(
+        return Aim(claim, _why_missing(results.get(other)), None)
+    return Aim(
         claim, f"{ratio.median:.2f} [{ratio.low:.2f}, {ratio.high:.2f}]", ratio.median >= least
     )
 
 
-def leaner(
-    size: Size, results: Mapping[str, Result], mine: str, other: str, least: float
-) -> Verdict:
+def leaner(size: Size, results: Mapping[str, Result], mine: str, other: str, least: float) -> Aim:
     """`other` takes at least `least` times the extra memory of `mine`."""
     a, b = results.get(mine), results.get(other)
     claim = f"{size}: extra memory of {other} ≥ {least} × {mine}"
     if a is None or b is None or not a.peak_mb or not b.peak_mb:
-        return Verdict(claim, _why_missing(b), None)
-    # In whole MiB: a few vectors more or less are no difference.
+        return Aim(claim, _why_missing(b), None)
+    # In whole MiB, so that a few vectors more or less make no difference.
     ratio = round(b.peak_mb) / max(1, round(a.peak_mb))
-    return Verdict(
-        claim, f"{ratio:.3f} ({b.peak_mb:.0f} against {a.peak_mb:.0f} MiB)", ratio >= least
-    )
+    return Aim(claim, f"{ratio:.3f} ({b.peak_mb:.0f} against {a.peak_mb:.0f} MiB)", ratio >= least)
 
 
-def within_outputs(size: Size, result: Result) -> Verdict:
-    """Extra memory at most the gradients, the weight's counted in the dtype of its sums, plus 1
-    GiB."""
+def within_outputs(size: Size, result: Result) -> Aim:
+    """The extra memory is at most that of the gradients plus 1 GiB.
+
+    The weight's gradient is counted in the dtype of its sums.
+    """
     N, D, V = size
     sums = result.variant.sums
     limit_mb = (V * D * DTYPE_BYTES[sums] + N * D * DTYPE_BYTES["bfloat16"]) / 2**20 + 1024
     claim = f"{size}: extra memory of {result.variant.name} ≤ dW ({sums}) + dX + 1 GiB"
     if result.peak_mb is None:
-        return Verdict(claim, _why_missing(result), None)
-    return Verdict(claim, f"{result.peak_mb:.0f} of {limit_mb:.0f} MiB", result.peak_mb <= limit_mb)
+        return Aim(claim, _why_missing(result), None)
+    return Aim(claim, f"{result.peak_mb:.0f} of {limit_mb:.0f} MiB", result.peak_mb <= limit_mb)
 
 
 def _why_missing(result: Result | None) -> str:

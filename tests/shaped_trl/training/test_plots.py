@@ -1,0 +1,36 @@
+"""The picture of a run's log."""
+
+from scheduled_tiny import arguments, trainer
+
+from shaped_trl.training.plots import log_panels, plot_log
+
+
+def test_the_plot_has_what_was_logged():
+    rows = [
+        {"step": 1, "loss": 4.0, "nll": 4.1, "learning_rate": 0.1, "beta": 0.0},
+        {"step": 2, "loss": None, "nll": 3.9, "learning_rate": 0.2, "beta": -0.25, "eval_nll": 4.5},
+    ]
+    panels = {panel.title: panel.curves for panel in log_panels(rows)}
+    assert set(panels) == {"Loss", "Learning rate", "Reward shape"}
+    assert panels["Loss"] == {
+        "loss": [([1], [4.0])],
+        "nll": [([1, 2], [4.1, 3.9])],
+        "eval_nll": [([2], [4.5])],
+    }
+    assert panels["Reward shape"] == {"beta": [([1, 2], [0.0, -0.25])]}
+
+
+def test_no_plot_without_a_log_and_no_run_ended_by_one(tmp_path, monkeypatch, caplog):
+    plot_log(tmp_path / "train_log.jsonl")
+    (tmp_path / "train_log.jsonl").touch()
+    plot_log(tmp_path / "train_log.jsonl")
+    assert [path.name for path in tmp_path.iterdir()] == ["train_log.jsonl"]
+
+    def full_disk(path):
+        raise OSError("No space left on device")
+
+    monkeypatch.setattr("shaped_trl.training.plots.plot_log", full_disk)
+    one = trainer(arguments(tmp_path, max_steps=1))
+    one.train()
+    assert one.state.global_step == 1
+    assert "No space left on device" in caplog.text
