@@ -249,7 +249,9 @@ def test_an_unknown_grader_is_refused_by_name():
 
 
 SCRIPT = """
-import os, sys, time
+import os, signal, sys, time
+# a shell that starts its jobs in the background makes them ignore Ctrl-C
+signal.signal(signal.SIGINT, signal.default_int_handler)
 sys.path.insert(0, {root!r})
 import torch
 from shaped_eval.grading import GradeRequest, GraderPool
