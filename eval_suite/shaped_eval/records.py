@@ -109,7 +109,7 @@ def check_folder(out: str | Path, field: str = "out") -> None:
     """Raise UserError if `out`, given by the option `field`, or a parent of it is not a folder."""
     found = next(path for path in (Path(out), *Path(out).absolute().parents) if path.exists())
     if not found.is_dir():
-        raise UserError(f"{field}={str(out)!r}: {found} is a file: give a folder")
+        raise UserError(f"{field}={str(out)!r}: {found} is a file: name a folder")
 
 
 def drop_truncated_line(path: str | Path) -> None:
