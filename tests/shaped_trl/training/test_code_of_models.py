@@ -7,7 +7,7 @@ import json
 from pathlib import Path
 
 import pytest
-from shaped_eval.backends.prompts import Prompts, from_pretrained
+from shaped_eval.backends.prompts import PromptEncoder, from_pretrained
 from shaped_eval.errors import UserError
 from shaped_eval.sample import SampleConfig
 from tiny import pair_rows, text_rows, tiny_model, tiny_tokenizer
@@ -159,7 +159,7 @@ def test_with_the_users_word_it_trains_and_is_evaluated(folder, capsys):
     assert (folder / "ran").exists()
     assert json.loads((folder / "out/config.json").read_text())["model_type"] == "own"
     assert (
-        Prompts(
+        PromptEncoder(
             SampleConfig(model=model, benchmarks="gsm8k", trust_remote_code=True)
         ).model_config.model_type
         == "own"
