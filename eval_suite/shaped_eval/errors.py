@@ -27,6 +27,6 @@ def describe_os_error(error: OSError) -> str | None:
     where = f"{error.filename}: " if error.filename else ""
     remedy = "free some space" if error.errno in _FULL else "fix this"
     return (
-        f"{where}{os.strerror(error.errno)}: {remedy}; the same command then continues from what "
-        "is saved"
+        f"{where}{os.strerror(error.errno)}; {remedy}, then run the same command again: "
+        "it continues from what is saved"
     )

@@ -109,8 +109,11 @@ class PublishOptions:
 class _Published:
     """What the runs have to publish.
 
-    entries: file name → text. results: entries of a model-index. tables: slug → Markdown. samples:
-    slug → Parquet file.
+    Attributes:
+        entries: file name → text of a leaderboard entry.
+        results: entries of a model-index.
+        tables: slug → Markdown.
+        samples: slug → Parquet file.
     """
 
     model: str | None

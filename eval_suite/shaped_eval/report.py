@@ -46,15 +46,15 @@ from shaped_eval.reporting.results import (
 )
 from shaped_eval.reporting.tables import (
     all_metrics,
-    described,
     difference_table,
     differing_settings,
-    fates,
     headline_metrics,
     layout_of_many,
     layout_of_one,
     percent,
+    runs_table,
     settings,
+    verdicts_table,
 )
 from shaped_eval.untrusted.files import file_name
 
@@ -175,7 +175,12 @@ def _document_of_one(run: GradedRun, pass_at: Sequence[int] | None) -> tuple[str
         blocks.append(Notes(notes))
     blocks += [Heading("Results"), layout_of_one(run, headline_metrics([run], pass_at))]
     blocks += [*_pictures([run]), Heading(METRICS), *all_metrics(run)]
-    blocks += [Heading("How samples ended"), fates(run), Heading("Settings"), settings(run.record)]
+    blocks += [
+        Heading("How samples ended"),
+        verdicts_table(run),
+        Heading("Settings"),
+        settings(run.record),
+    ]
     blocks += [Heading(EXAMPLES), Text(CHOSEN), *example_blocks(run.folder, EXAMPLES_OF_ONE)]
     return f"Evaluation of {model}" if model else "Evaluation of given answers", blocks
 
@@ -188,7 +193,7 @@ def _document_of_many(
     found: dict[str, Differences] = {
         run.label: paired_differences(first, run, metrics) for run in others
     }
-    blocks: list[Block] = [described(runs), Text(READING)]
+    blocks: list[Block] = [runs_table(runs), Text(READING)]
     if notes := cautions_of_many(runs):
         blocks.append(Notes(notes))
     blocks += [Heading("Results"), *(layout_of_many(runs, metric) for metric in metrics)]
@@ -198,7 +203,7 @@ def _document_of_many(
         blocks += [table for table in tables if table is not None]
         blocks += difference_pictures(found, first.label, metrics)
     blocks += _pictures(runs)
-    blocks += [Heading("How samples ended"), *(fates(run) for run in runs)]
+    blocks += [Heading("How samples ended"), *(verdicts_table(run) for run in runs)]
     blocks += [Heading("Settings"), *differing_settings(runs)]
     blocks += [Text(f"Settings of {first.label}:"), settings(first.record)]
     blocks += [Heading(EXAMPLES), Text(CHOSEN)]

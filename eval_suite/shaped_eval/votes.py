@@ -27,8 +27,10 @@ CURVE_SAMPLES = 160  # up to this n, maj@k for every k costs little more than fo
 class Ballot(NamedTuple):
     """The votes of one problem's n samples.
 
-    gold: the number of passes. rivals: the votes for each other answer, in descending order.
-    silent: the number of samples that do not vote.
+    Attributes:
+        gold: the number of passes.
+        rivals: the votes for each other answer, in descending order.
+        silent: the number of samples that do not vote.
     """
 
     gold: int

@@ -16,9 +16,13 @@ from shaped_eval.records import FinishReason
 class Request:
     """P prompts of equal length in tokens, with M samples of each.
 
-    Only a backend with `together` set is given more than one prompt. `seed` determines the samples
-    as far as the backend can guarantee it. Any string of `stop` ends a sample. `greedy` means
-    temperature 0, whatever the run's temperature; it is the same for all requests of a call.
+    Only a backend with `together` set is given more than one prompt.
+
+    Attributes:
+        seed: determines the samples as far as the backend can guarantee it.
+        stop: strings, any of which ends a sample.
+        greedy: use temperature 0, whatever the run's temperature; the same for all requests of a
+            call.
     """
 
     prompts: tuple[str, ...]
@@ -44,9 +48,12 @@ Completions = Generator[tuple[int, list[Completion]], None, None]
 class Backend(Protocol):
     """Generates the samples of requests.
 
-    `identity` identifies the weights, `device` names where they run, and `repeatability` says in
-    one sentence whether the same requests give the same completions. `together`: the backend works
-    on one request at a time, so several problems are put into one request to fill the device.
+    Attributes:
+        identity: identifies the weights.
+        device: where they run.
+        repeatability: says in one sentence whether the same requests give the same completions.
+        together: whether the backend works on one request at a time, so that several problems are
+            put into one request to fill the device.
     """
 
     identity: str

@@ -27,10 +27,12 @@ DIED = "grading this answer ended its process, twice"  # the reason of a Grade
 class Grade(NamedTuple):
     """The result of a grader.
 
-    status: ``pass``; ``fail`` (an answer that does not equal gold); ``unparsed`` (no answer in the
-    completion); ``timeout``; or ``error`` (the grader itself raised or died). answer: only with
-    pass and fail; it is canonical, so that equal strings are votes for one answer, and every pass
-    of a gold has gold's own. reason: an explanation in one line, if the grader gives one.
+    Attributes:
+        status: ``pass``; ``fail`` (an answer that does not equal gold); ``unparsed`` (no answer in
+            the completion); ``timeout``; or ``error`` (the grader itself raised or died).
+        answer: only with pass and fail. It is canonical: equal strings are votes for one answer,
+            and every pass of a gold has gold's own.
+        reason: an explanation in one line, if the grader gives one.
     """
 
     status: Status

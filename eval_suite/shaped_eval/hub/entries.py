@@ -56,8 +56,10 @@ _SETTINGS = (
 class Variant:
     """A benchmark of a run, with the settings that its numbers were made with.
 
-    entry: the benchmark's entry in results.json. settings: those of run.json, with the benchmark's
-    own n. graders: name and version of each grader.
+    Attributes:
+        entry: the benchmark's entry in results.json.
+        settings: those of run.json, with the benchmark's own n.
+        graders: name and version of each grader.
     """
 
     benchmark: str

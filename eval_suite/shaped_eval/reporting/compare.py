@@ -33,16 +33,16 @@ from shaped_eval.reporting.plots import plot_differences, plot_flips, to_png
 from shaped_eval.reporting.results import GradedRun, average, find_metric, in_order, read_runs
 from shaped_eval.reporting.tables import (
     NONE,
-    described,
     difference_cell,
     differing_settings,
-    fates,
     headline_metrics,
     p_text,
     percent,
-    sampled,
+    runs_table,
+    sampling_note,
     signed,
     value_cell,
+    verdicts_table,
 )
 from shaped_eval.statistics import paired_difference
 from shaped_eval.untrusted.files import file_name
@@ -134,7 +134,7 @@ def compare_runs(
         )
     headline = headline_metrics([a, b], pass_at)
     blocks: list[Block] = [
-        described([a, b]),
+        runs_table([a, b]),
         Text(f"Each difference is {b.label} minus {a.label}. {READING_DIFFERENCES}"),
     ]
     if notes := cautions_of_many([a, b]):
@@ -147,7 +147,7 @@ def compare_runs(
     blocks += [Heading("Values and differences"), _value_table(a, b, differences, headline)]
     blocks += difference_pictures({b.label: differences}, a.label, headline) if pictures else []
     blocks += _flips(a, b, list(differences), pictures)
-    blocks += [Heading("Samples"), *(fates(run) for run in (a, b))]
+    blocks += [Heading("Samples"), *(verdicts_table(run) for run in (a, b))]
     if differing := differing_settings([a, b]):
         blocks += [Heading("Settings"), *differing]
     return (
@@ -252,7 +252,9 @@ def _value_table(
     for name, by_metric in differences.items():
         left, right = a.results[name], b.results[name]
         rows.append(Row([f"{name}, {left['problems']:,} problems"], "group"))
-        rows.append(["", Cell("", note=sampled(left)), Cell("", note=sampled(right)), "", ""])
+        rows.append(
+            ["", Cell("", note=sampling_note(left)), Cell("", note=sampling_note(right)), "", ""]
+        )
         for metric, difference in by_metric.items():
             values = [value_cell(find_metric(entry, metric)) for entry in (left, right)]
             rows.append([_own_name(metric, left, right), *values, *_change(difference)])

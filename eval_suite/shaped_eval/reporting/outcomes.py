@@ -32,14 +32,22 @@ STATUSES: tuple[Status, ...] = get_args(Status)
 class Outcomes:
     """One benchmark of one run.
 
-    passes_P: the number of samples that pass, for each problem of `problem_ids`. ballots_P: the
-    votes of each problem. statuses: the number of verdicts with each status. truncated: the number
-    of samples that the token limit cut. tokens: the number of generated tokens. Both are None for
-    answers that were not sampled here, where they are not known. accuracy: the meaning of a pass
-    where there are several (``acc``, ``acc_norm``, ``exact match``). drawn: whether samples are
-    drawn at random by the run's settings; otherwise they are greedy, or options chosen by
-    likelihood. votes: whether the grader's answers can be voted on. tasks_P: a hash of each
-    problem's gold and grader.
+    Attributes:
+        problem_ids: the benchmark's problems, in the order of problems.jsonl.
+        n: samples per problem.
+        passes_P: the number of samples that pass, for each problem.
+        ballots_P: the votes of each problem.
+        statuses: the number of verdicts with each status.
+        graders: the graders that made the verdicts, with their versions.
+        truncated: the number of samples that the token limit cut; None for answers from elsewhere,
+            of which it is not known.
+        tokens: the number of generated tokens; None likewise.
+        accuracy: the meaning of a pass where there are several (``acc``, ``acc_norm``, ``exact
+            match``).
+        drawn: whether samples are drawn at random by the run's settings; otherwise they are greedy,
+            or options chosen by likelihood.
+        votes: whether the grader's answers can be voted on.
+        tasks_P: a hash of each problem's gold and grader.
     """
 
     benchmark: str
@@ -70,9 +78,12 @@ class Outcomes:
 class _Tally:
     """What has been read of one problem.
 
-    sampled: a byte per sample_index, 1 where there is a sample. graded: a byte per sample_index,
-    the verdict's status as an index in STATUSES counted from 1. rivals: the votes for each answer
-    other than gold. meta: the fields of the problem's `meta` that the benchmark's numbers need.
+    Attributes:
+        sampled: a byte per sample_index, 1 where there is a sample.
+        graded: a byte per sample_index, the verdict's status as an index in STATUSES counted from
+            1.
+        meta: the fields of the problem's `meta` that the benchmark's numbers need.
+        rivals: the votes for each answer other than gold.
     """
 
     benchmark: str

@@ -42,8 +42,10 @@ _DERIVED_FROM = {"humanevalplus": "humaneval", "mbppplus": "mbpp", "mmlu_pro": "
 class GradedRun:
     """A graded run.
 
-    label: short and unique among the runs that are reported together. results: the content of
-    results.json, benchmark → entry. values: benchmark → metric → value of each problem [P].
+    Attributes:
+        label: short, and unique among the runs that are reported together.
+        results: the content of results.json, benchmark → entry.
+        values: benchmark → metric → value of each problem [P].
     """
 
     label: str

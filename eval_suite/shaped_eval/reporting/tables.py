@@ -103,7 +103,7 @@ def layout_of_many(runs: Sequence[GradedRun], metric: str) -> Table:
         for run in runs:
             found = _entry_metric(run, name, metric)
             entry = run.results.get(name)
-            cells.append(value_cell(found, sampled(entry) if found and entry else ""))
+            cells.append(value_cell(found, sampling_note(entry) if found and entry else ""))
         return [
             _named(name, next(run.results[name] for run in runs if name in run.results)),
             *cells,
@@ -179,7 +179,7 @@ def all_metrics(run: GradedRun) -> list[Block]:
     return folded
 
 
-def described(runs: Sequence[GradedRun]) -> Table:
+def runs_table(runs: Sequence[GradedRun]) -> Table:
     """A table of the runs: the model of each, and how it was sampled."""
     shown = {
         "n": "n",
@@ -199,9 +199,11 @@ def described(runs: Sequence[GradedRun]) -> Table:
     return Table("Runs", ["run", "model", *shown.values(), "folder"], rows)
 
 
-def fates(run: GradedRun) -> Table:
+def verdicts_table(run: GradedRun) -> Table:
     """How the samples of each benchmark ended."""
-    rows = [[name, ", ".join(one.graders), *_fate(one)] for name, one in run.outcomes.items()]
+    rows = [
+        [name, ", ".join(one.graders), *_verdict_cells(one)] for name, one in run.outcomes.items()
+    ]
     return Table(
         f"{run.label}: samples by verdict",
         ["benchmark", "grader", *_STATUSES, "truncated", "mean tokens"],
@@ -312,7 +314,7 @@ def difference_cell(difference: Difference, *, with_p: bool = True) -> Cell:
     return Cell(value, f"[{low}, {high}]", note, tone)
 
 
-def sampled(entry: Entry) -> str:
+def sampling_note(entry: Entry) -> str:
     """Samples per problem, and the shares of samples that were cut or have no answer."""
     return f"n {entry['n']}, {rate(entry['truncated'])} cut, {rate(entry['unparsed'])} unparsed"
 
@@ -321,7 +323,7 @@ def _title(metric: str) -> str:
     return metric[0].upper() + metric[1:]
 
 
-def _fate(outcomes: Outcomes) -> list[str]:
+def _verdict_cells(outcomes: Outcomes) -> list[str]:
     counts = [f"{outcomes.statuses[status]:,}" for status in _STATUSES]
     if outcomes.truncated is None or outcomes.tokens is None:
         return [*counts, NONE, NONE]

@@ -26,7 +26,7 @@ def read_answers(
 ) -> Iterator[tuple[Problem, list[Sample]]]:
     """Yield each row of a JSONL file as a problem and its samples, in order; `tokens` is 0.
 
-    Fields of a row, of which others are ignored:
+    Fields of a row (others are ignored):
         problem_id: the benchmark's own id, with or without the prefix ``<benchmark>/``, or the
             problem's index in the benchmark, counted from 0. In a row with a gold it can be any
             name.

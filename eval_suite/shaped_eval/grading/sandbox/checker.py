@@ -37,9 +37,10 @@ _STATUSES: tuple[Status, ...] = ("pass", "fail", "timeout", "error")
 class TestResult:
     """The result of a piece of code.
 
-    status: ``pass``; ``fail`` (a wrong result, an exception, or the end of its process);
-    ``timeout``; or ``error`` (of the tests themselves, or of the sandbox). reason: one line; for a
-    pass, the number of calls that the code answered.
+    Attributes:
+        status: ``pass``; ``fail`` (a wrong result, an exception, or the end of its process);
+            ``timeout``; or ``error`` (of the tests themselves, or of the sandbox).
+        reason: one line; for a pass, the number of calls that the code answered.
     """
 
     __test__ = False  # tells pytest that this is not a test
@@ -50,14 +51,17 @@ class TestResult:
 
 @dataclass(frozen=True)
 class Tests:
-    """What is tested of a piece of code.
+    """The tests of a piece of code.
 
-    tests: Python text. The code passes if the text ends without an exception and has called the
-    code. names: the names that the tests take from the code; None for all names that they use and
-    that are not defined elsewhere. entry_point: a name that the code must define in any case.
-    before: Python text run before the tests, in their process, whose definitions they use; `names`
-    replace its definitions. setup: Python text run after the code, in its process, for example to
-    create objects that cannot be written as literals.
+    Attributes:
+        tests: Python text. The code passes if the text ends without an exception and has called it.
+        names: the names that the tests take from the code; None for all names that they use and
+            that are not defined elsewhere.
+        entry_point: a name that the code must define in any case.
+        before: Python text run before the tests, in their process, whose definitions they use;
+            `names` replace its definitions.
+        setup: Python text run after the code, in its process, for example to create objects that
+            cannot be written as literals.
     """
 
     __test__ = False
@@ -73,10 +77,14 @@ class Tests:
 class Limits:
     """Limits of one piece of code with all its calls.
 
-    CPU time is decisive, so that a busy machine changes no verdict. cpu_s: CPU time in whole
-    seconds. memory_mb: address space in MiB. wall_s: seconds for code that waits without working.
-    tests_cpu_s: CPU seconds of the tests' own work, which large or hostile results of the code can
-    prolong.
+    CPU time is decisive, so that a busy machine changes no verdict.
+
+    Attributes:
+        cpu_s: CPU time in whole seconds.
+        memory_mb: address space in MiB.
+        wall_s: seconds for code that waits without working.
+        tests_cpu_s: CPU seconds of the tests' own work, which large or hostile results of the code
+            can prolong.
 
     Raises:
         UserError: a limit is not a number, or is out of its range.

@@ -54,11 +54,15 @@ class SandboxUnavailable(UserError):
 class Role:
     """What the processes of a fork server do.
 
-    serves: ``module:function`` that each process runs, with the descriptors that it was started
-    with. packages: packages besides the standard library that it may import; None for all that are
-    installed. preloaded: modules that the fork server imports for its processes. threads: whether a
-    process may have threads. needs_sandbox: whether Landlock and seccomp are required; they are not
-    if nothing untrusted is run, only read.
+    Attributes:
+        serves: ``module:function`` that each process runs, with the descriptors that it was started
+            with.
+        packages: packages besides the standard library that it may import; None for all that are
+            installed.
+        preloaded: modules that the fork server imports for its processes.
+        threads: whether a process may have threads.
+        needs_sandbox: whether Landlock and seccomp are required. They are not if nothing untrusted
+            is run, only read.
     """
 
     serves: str
@@ -75,8 +79,11 @@ CANDIDATE = Role("shaped_eval.grading.sandbox.candidate:serve")
 class Ended:
     """How a process ended.
 
-    before: whether it had ended before it was killed. signal: the signal that ended it, or 0.
-    cpu_s, peak_mb: the CPU time and memory that it used.
+    Attributes:
+        before: whether it had ended before it was killed.
+        signal: the signal that ended it, or 0.
+        cpu_s: the CPU time that it used.
+        peak_mb: its peak memory in MiB.
     """
 
     before: bool

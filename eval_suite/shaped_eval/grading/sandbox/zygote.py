@@ -83,10 +83,16 @@ def _preload(names: list[str]) -> None:
 def main(control_fd: int, options: dict[str, Any]) -> None:
     """Serve until the socket closes.
 
-    Options: parent (process id), readable, listable, devices, visible, folder (paths, see
-    `confine`), namespaces (enter them if possible), weak (continue without protections), packages
-    (names, or null for all), package_folders (their locations), preloaded (modules), serves
-    (``module:function`` that a child runs), threads (whether the child may have them).
+    Options:
+        parent: process id.
+        readable, listable, devices, visible, folder: paths, see `confine`.
+        namespaces: enter them if possible.
+        weak: continue without protections.
+        packages: names, or null for all.
+        package_folders: their locations.
+        preloaded: modules.
+        serves: ``module:function`` that a child runs.
+        threads: whether a child may have them.
     """
     _show_packages(options["packages"], options["package_folders"])
     signal.signal(signal.SIGINT, signal.SIG_IGN)
