@@ -96,6 +96,8 @@ def _is_local(value: str) -> bool:
 def _strings(value: Any) -> Iterator[str]:
     if isinstance(value, str):
         yield value
+        if "," in value:  # benchmarks are given as one text, names and files of one's own
+            yield from value.split(",")
     elif isinstance(value, dict):
         for name, inner in value.items():
             if not TEXTS.match(str(name)):
@@ -107,7 +109,8 @@ def _strings(value: Any) -> Iterator[str]:
 
 def _renamed(value: Any, names: dict[str, str]) -> Any:
     if isinstance(value, str):
-        return names.get(value, value)
+        parts = value.split(",")
+        return names.get(value) or ",".join(names.get(part, part) for part in parts)
     if isinstance(value, dict):
         return {name: _renamed(inner, names) for name, inner in value.items()}
     return [_renamed(inner, names) for inner in value] if isinstance(value, list) else value

@@ -74,8 +74,10 @@ PROBLEM_BOXED = Style(
 
 
 def read_gsm8k(row: Mapping[str, Any]) -> Question:
-    """GSM8K (arXiv 2110.14168): the gold follows ``####``; calculator notes ``<<48/2=24>>`` are
-    left out."""
+    """GSM8K (arXiv 2110.14168), whose gold follows ``####``.
+
+    Calculator notes such as ``<<48/2=24>>`` are removed from the solution.
+    """
     solution, _, gold = row["answer"].rpartition("####")
     worked = _CALCULATOR_NOTE.sub("", solution).strip()
     return Question(row["question"], gold.strip(), solution=f"{worked}\n#### {gold.strip()}")
@@ -88,28 +90,29 @@ def read_math500(row: Mapping[str, Any]) -> Question:
 
 
 def read_aime(row: Mapping[str, Any]) -> Question:
-    """AIME: the answer is an integer from 0 to 999."""
+    """AIME, whose answers are integers from 0 to 999."""
     return Question(row["problem"], str(row["answer"]).strip(), own_id=str(row["id"]))
 
 
 def read_amc(row: Mapping[str, Any]) -> Question:
-    """AMC 12 of 2023 without the choices: the answer is an integer, or a float that equals one
-    (``27.0``)."""
+    """AMC 12 of 2023 without the choices.
+
+    An answer is an integer, or a float that equals one, such as ``27.0``.
+    """
     return Question(row["question"], str(row["answer"]).strip(), own_id=str(row["id"]))
 
 
 def read_minerva(row: Mapping[str, Any]) -> Question:
-    """Minerva's 272 problems of undergraduate science (arXiv 2206.14858, OCWCourses); they have no
-    ids."""
+    """Minerva's 272 problems of undergraduate science (arXiv 2206.14858, OCWCourses)."""
     return Question(row["question"], row["answer"].strip())
 
 
 def read_olympiadbench(row: Mapping[str, Any]) -> Question:
-    """OlympiadBench (arXiv 2402.14008), open-ended problems in English: parts of the answer are
-    joined by commas.
+    """OlympiadBench (arXiv 2402.14008), open-ended problems in English.
 
-    The unit that the problem asks for, and how far an answer may be off, are columns: both become
-    part of the gold, the latter as ``\\tolerance{1e-1}``, which the mathematics grader reads.
+    The parts of an answer are joined by commas. The unit and the tolerance of the answer are
+    columns, and become part of the gold. The mathematics grader reads the tolerance in the form
+    ``\\tolerance{1e-1}``.
     """
     gold = ", ".join(answer.strip() for answer in row["final_answer"])
     if row["unit"]:

@@ -37,8 +37,7 @@ def file_name(text: str) -> str:
 
 
 def check_folder(out: str | Path, field: str = "out") -> None:
-    """Raise UserError where `out`, named by the option `field`, or what it is to lie in, is no
-    folder."""
+    """Raise UserError if `out`, given by the option `field`, or a parent of it is not a folder."""
     found = next(path for path in (Path(out), *Path(out).absolute().parents) if path.exists())
     if not found.is_dir():
         raise UserError(f"{field}={str(out)!r}: {found} is a file: name a folder")

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import json
+import re
 import sys
 from pathlib import Path
 
 import pytest
 import yaml
+from places import ROOT
 from shaped_eval.benchmarks.loading import load_problems
 from shaped_eval.benchmarks.own import chat_of
 from shaped_eval.config import SampleConfig
@@ -252,3 +254,16 @@ def test_a_run_of_others_makes_no_code_load(model_folder, capfd):
         said = capfd.readouterr().err.strip().splitlines()
         assert len(said) == 1
     assert "evil_grader" not in sys.modules
+
+
+@pytest.mark.parametrize(
+    "place", ["docs/own_benchmark.md", "eval_suite/shaped_eval/benchmarks/own.py"]
+)
+def test_the_keys_are_documented(place):
+    """The longest block of YAML in the text names all keys and no other."""
+    blocks = re.findall(r"(?m)(?:^(?: {4})?[a-z_]+: .*\n)+", (ROOT / place).read_text())
+    documented = yaml.safe_load(max(blocks, key=len))
+    with pytest.raises(UserError, match="the keys are ") as error:
+        load_problems([write_definition(unknown=1)])
+    keys = str(error.value).partition("the keys are ")[2].split(", ")
+    assert sorted(documented) == sorted(keys)

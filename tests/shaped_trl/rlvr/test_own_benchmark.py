@@ -17,6 +17,7 @@ from shaped_trl import cli
 from shaped_trl.data.prompt_options import PromptArguments
 from shaped_trl.data.prompts import Prompts, rl_prompts
 from shaped_trl.hub.facts import prompt_facts
+from shaped_trl.hub.private import public_recipe
 
 # Loaders of data sets read such texts as numbers or dates, or fill in columns that rows lack.
 GOLDS = ["w1", 7, "2024-05-01", "007", 2.50, ["w1", "w2"]]
@@ -162,3 +163,12 @@ def test_a_run_from_outside_the_package():
 def test_the_example_trains_on_what_it_evaluates():
     file = str(ROOT / "examples" / "own_benchmark.yaml")
     assert prompts(file).train["prompt"][:] == [one.prompt for one in load_problems([file])]
+
+
+def test_a_published_recipe_names_the_files_without_their_folders(tmp_path):
+    file = tmp_path / "mine.yaml"
+    recipe = {"dataset_name": str(file), "eval_benchmarks": f"gsm8k,{file},./mine.yaml"}
+    recipe |= {"prompt_template": "a, /b", "run_name": "one, two"}
+    shown = yaml.safe_load(public_recipe(yaml.safe_dump(recipe)))
+    expected = {"dataset_name": "mine.yaml", "eval_benchmarks": "gsm8k,mine.yaml,mine.yaml"}
+    assert shown == {**recipe, **expected}
