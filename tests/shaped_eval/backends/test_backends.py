@@ -350,12 +350,12 @@ def test_where_there_is_no_terminal_a_line_tells_the_progress(make_config, monke
 
 
 def test_a_benchmark_may_have_its_own_number_of_samples(make_config, monkeypatch, capsys):
-    load = sample_module.load_problems
+    load = sample_module.problems_of_run
 
     def loaded(*args, **kwargs):
         first, *others = load(*args, **kwargs)
         return [replace(first, meta={**first.meta, "n": 1}), *others]
 
-    monkeypatch.setattr(sample_module, "load_problems", loaded)
+    monkeypatch.setattr(sample_module, "problems_of_run", loaded)
     done = rows(sample(make_config(n=3, limit=3)))
     assert sorted(done) == [("gsm8k/0", 0), *((f"gsm8k/{p}", i) for p in (1, 2) for i in range(3))]

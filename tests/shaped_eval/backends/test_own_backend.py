@@ -4,7 +4,7 @@ import sys
 from importlib import metadata
 
 import pytest
-from shaped_eval import backends
+from shaped_eval import config as run_config
 from shaped_eval.backends import load_backend
 from shaped_eval.config import SampleConfig
 from shaped_eval.errors import UserError
@@ -88,6 +88,6 @@ def test_a_part_that_is_missing_is_named(folder):
 
 
 def test_an_installed_package_may_offer_one(folder, monkeypatch):
-    point = metadata.EntryPoint("upper", "own_backends:Upper", backends.ENTRY_POINTS)
-    monkeypatch.setattr(backends, "installed", lambda group: {"upper": point})
+    point = metadata.EntryPoint("upper", "own_backends:Upper", run_config.ENTRY_POINTS)
+    monkeypatch.setattr(run_config, "installed", lambda group: {"upper": point})
     assert load_backend(config("upper")).identity == "upper"

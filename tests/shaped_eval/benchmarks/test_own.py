@@ -134,7 +134,7 @@ def test_a_file_may_ask_in_chats():
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"promt_template": "a"}, "has a field 'promt_template', which is unknown; the keys are"),
+        ({"promt_template": "a"}, "it has an unknown field 'promt_template'; the keys are"),
         ({"dataset_name": None}, "it has no dataset_name; the keys are dataset_name, dataset_c"),
         ({"dataset_name": ""}, "dataset_name is empty"),
         ({"dataset_name": "gone.jsonl"}, "rows 'gone.jsonl' cannot be read: No such file"),

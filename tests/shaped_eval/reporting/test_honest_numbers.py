@@ -138,7 +138,7 @@ def test_mistakes_end_with_one_line(tmp_path, capsys):
         ),
         (
             ["grade", "--answers", str(answers), "--benchmark", "maths", "--out", "x"],
-            "use one of math, choice",
+            "the known ones are math, choice",
         ),
         (
             ["eval", "--model", "m", "--benchmarks", "gsm8k", "--num_workers", "0"],

@@ -332,8 +332,11 @@ def test_the_command_writes_prints_and_refuses(folders, tmp_path, capsys):
         ([], "the following arguments are required: RUN"),
         ([first, first], "is given twice: give each run once"),
         ([first, first + "/../eval"], "is given twice"),
-        ([first, str(study)], "a study's report is of that study alone"),
-        ([str(study), "--out", str(tmp_path / "o")], "a study's report is of that study alone"),
+        ([first, str(study)], "the report of a study is about that study alone"),
+        (
+            [str(study), "--out", str(tmp_path / "o")],
+            "the report of a study is about that study alone",
+        ),
         ([first, "--out", first], "is the folder of a run"),
         ([str(empty)], "has no problems"),
         ([first, "--pass_at", "1,x"], "'x' is not a valid k"),
