@@ -191,6 +191,7 @@ def run_lines(*, own_reward: bool) -> None:
         assert cli.main([command, *rest, *flags(SMALL_COMMANDS[command])]) == 0
 
 
+@pytest.mark.slow
 def test_the_command_line(gsm8k):
     """What a line writes is what the next one reads."""
     run_lines(own_reward=False)

@@ -28,6 +28,7 @@ def names(*dtypes: torch.dtype) -> list[str]:
     return [name for name, case in CASES.items() if case.dtype in dtypes]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", names(torch.float64, torch.float32))
 def test_loss_metrics_and_gradients_are_those_of_one_process(results, name):
     truth = compute(CASES[name], "chunked")

@@ -191,6 +191,7 @@ def test_train_on_real_data(recipe, tmp_path, monkeypatch):
     assert rows[2]["nll"] < rows[0]["nll"]
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not SHARED.is_dir(), reason="the mirror of real data, ../shared, is absent")
 def test_rlvr_on_gsm8k(tmp_path, monkeypatch):
     from shaped_eval.records import read_jsonl

@@ -175,6 +175,7 @@ def peak_of_grading(folder: Path, samples: int) -> int:
     return peak
 
 
+@pytest.mark.slow
 def test_memory_does_not_grow_with_the_number_of_answers(tmp_path):
     few, many = (peak_of_grading(tmp_path / str(samples), samples) for samples in (1_000, 3_000))
     assert many - few < 1_500_000  # all completions together have 16 MB

@@ -56,6 +56,7 @@ def test_grades_come_in_order_and_equal_gradings_are_done_once():
     assert len({id(grade) for grade in grades}) == 9  # 7 sums and 2 others
 
 
+@pytest.mark.slow
 def test_a_stream_is_read_no_further_than_its_window_and_nothing_holds_it_up():
     """One endless item occupies one of two workers for 2 seconds; all others are done by then."""
     read, done, ahead, statuses = 0, 0, 0, {}
@@ -129,6 +130,7 @@ def test_the_soft_and_the_hard_timeout_each_end_an_item_by_themselves():
         assert pool.grade([math_request(2)])[0].status == "pass"
 
 
+@pytest.mark.slow
 @linux
 @pytest.mark.parametrize(("kills", "statuses"), [(1, ["pass", "timeout"]), (2, ["error", "pass"])])
 def test_an_item_whose_worker_is_killed_is_tried_once_more(kills, statuses):

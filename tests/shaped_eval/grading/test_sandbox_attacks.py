@@ -85,6 +85,7 @@ def test_no_attack_succeeds_as_root_in_namespaces():
     )
 
 
+@pytest.mark.slow
 def test_no_attack_succeeds_as_a_user_without_namespaces():
     found = attack("nobody", False, "slow", "loop", "answer")
     check(found)

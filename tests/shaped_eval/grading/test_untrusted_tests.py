@@ -286,6 +286,7 @@ def test_threads_of_tests_are_bounded_where_the_kernel_counts_them_apart(namespa
     own.close()
 
 
+@pytest.mark.slow
 def test_what_packages_put_aside_as_they_are_imported_does_not_stay_behind(tmp_path):
     lines = (
         "import atexit, shutil, tempfile\nplace = "

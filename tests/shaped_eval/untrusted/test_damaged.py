@@ -211,7 +211,14 @@ def test_rows_that_do_not_fit_leave_the_file_as_it_was(tmp_path):
 
 
 @pytest.mark.parametrize(
-    "number", [errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EIO]
+    "number",
+    [
+        errno.ENOSPC,
+        *(
+            pytest.param(number, marks=pytest.mark.slow)
+            for number in (errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EIO)
+        ),
+    ],
 )
 def test_verdicts_that_cannot_be_written_are_one_line_and_are_graded_again(
     number, tmp_path, monkeypatch, capsys

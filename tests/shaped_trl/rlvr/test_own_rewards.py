@@ -61,6 +61,7 @@ def folder(tmp_path, monkeypatch) -> Path:
     sys.modules.pop("own_rewards", None)
 
 
+@pytest.mark.slow
 def test_a_recipe_trains_with_them(folder):
     tiny_model().save_pretrained("model")
     tiny_tokenizer().save_pretrained("model")

@@ -80,6 +80,7 @@ def test_sampling_that_biases_the_ratio_is_warned_of(tmp_path, caplog, change):
     assert "another distribution" in caplog.text
 
 
+@pytest.mark.slow
 def test_run_is_repeatable(tmp_path):
     histories = []
     for name in "ab":

@@ -147,6 +147,7 @@ def test_a_study_goes_on_elsewhere_and_makes_only_the_models_again_that_it_start
     assert moved_eval == json.loads((tmp_path / "here/finished/b/seed0/eval.json").read_text())
 
 
+@pytest.mark.slow
 def test_a_run_that_is_done_anew_replaces_its_json(tmp_path: Path) -> None:
     path = write_study(tmp_path, eval={"max_steps": 80})
     study = load_study(path, tmp_path / "out")

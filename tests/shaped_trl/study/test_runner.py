@@ -191,6 +191,7 @@ def own_server() -> Iterator[None]:
     forkserver._forkserver._stop()  # type: ignore[attr-defined]
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("own_server")
 def test_runs_side_by_side_get_a_gpu_each(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "3,5")
@@ -292,6 +293,7 @@ def study_process(
     process.communicate()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("study_process", [("slow_to_import",)], indirect=True)
 def test_ctrl_c_while_the_server_imports(
     tmp_path: Path, study_process: subprocess.Popen[str]
@@ -321,6 +323,7 @@ def test_ctrl_c_leaves_no_process(tmp_path: Path, study_process: subprocess.Pope
     assert not (tmp_path / "out/runs/a/seed0/pretrain/done.json").exists()
 
 
+@pytest.mark.slow
 def test_sigkill_ends_the_runs_and_the_study_resumes(
     tmp_path: Path, study_process: subprocess.Popen[str]
 ) -> None:
@@ -336,6 +339,7 @@ def test_sigkill_ends_the_runs_and_the_study_resumes(
     assert done["attempt"] == 2
 
 
+@pytest.mark.slow
 def test_where_nobody_reads_any_more_every_process_ends(tmp_path: Path) -> None:
     study = load_study(write_study(tmp_path), tmp_path / "out")
     hold(study.out, 0)

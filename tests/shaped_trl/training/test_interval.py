@@ -80,7 +80,7 @@ class Losses(TrainerCallback):
         (shaped, {"gradient_accumulation_steps": 2, "beta": -0.25}, 2),
         pytest.param(shaped, {}, 4, marks=pytest.mark.slow),
         pytest.param(shaped, {"router_bias_rate": 0.01}, 4, marks=pytest.mark.slow),
-        (rlvr, {}, 2),
+        pytest.param(rlvr, {}, 2, marks=pytest.mark.slow),
     ],
     ids=["shaped", "later", "experts", "rlvr"],
 )

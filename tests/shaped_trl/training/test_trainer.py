@@ -193,6 +193,7 @@ def test_evaluation_reports_nll_beside_the_shaped_loss(tmp_path):
     assert 0 < metrics["eval_entropy"] <= math.log(63)
 
 
+@pytest.mark.slow
 def test_log_is_continued_on_resume(tmp_path):
     settings = {"max_steps": 6, "save_strategy": "steps", "save_steps": 2, "beta": -0.25}
     whole = trainer(arguments(tmp_path / "whole", **settings), text_rows(32))

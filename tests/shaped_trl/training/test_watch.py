@@ -60,6 +60,7 @@ def weights(trainer):
     return [parameter.detach().clone() for parameter in trainer.model.parameters()]
 
 
+@pytest.mark.slow
 def test_it_stops_before_the_update_and_keeps_the_batch(tmp_path):
     one, message = trained(tmp_path)
     assert "step 4: the loss is not finite on process 0, micro-batch 2 of 2" in message
