@@ -3,8 +3,8 @@
     python docs/make_picture.py                  # writes docs/shaping.png
     python docs/make_picture.py --out other.png
 
-Every point is a difference from plain cross-entropy, paired over 8 seeds, with its 95% interval. The
-numbers are read from `results.json` of `cpu-midtrain` (β in the product form) and of
+Every point is a difference from plain cross-entropy, paired over 8 seeds, with its 95% interval.
+The numbers are read from `results.json` of `cpu-midtrain` (β in the product form) and of
 `cpu-midtrain-exponent` (β in the exponent form). Nothing is computed here but percent.
 """
 

@@ -5,8 +5,8 @@
         --reward_funcs own_reward.last_number own_reward.brevity --reward_weights 1.0 0.1
 
 A function gets the completions (texts, or chats), the columns of their rows, here `gold`, and other
-arguments of TRL's by name. It returns a number for each completion, or None for no reward. The first
-function is the accuracy reward: dynamic sampling keeps the prompts on which it varies.
+arguments of TRL's by name. It returns a number for each completion, or None for no reward. The
+first function is the accuracy reward: dynamic sampling keeps the prompts on which it varies.
 """
 
 from __future__ import annotations

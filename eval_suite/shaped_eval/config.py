@@ -161,7 +161,8 @@ class SampleConfig:
         ):
             if self.backend != backend and getattr(self, name) != default:
                 raise UserError(
-                    f"{name}={getattr(self, name)!r} has no meaning with backend={self.backend!r}: leave it out"
+                    f"{name}={getattr(self, name)!r} has no meaning with "
+                    f"backend={self.backend!r}: leave it out"
                 )
         if self.backend != "openai":
             return
@@ -171,7 +172,8 @@ class SampleConfig:
             )
         if "@" in self.base_url or "?" in self.base_url:
             raise UserError(
-                "base_url holds a user, a password or a query, which run.json must not: use OPENAI_API_KEY"
+                "base_url holds a user, a password or a query, which must not be written into "
+                "run.json: use OPENAI_API_KEY"
             )
 
     @property

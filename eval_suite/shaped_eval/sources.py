@@ -103,5 +103,6 @@ def _row(line: bytes, path: str | Path, number: int) -> dict[str, Any]:
         return parse_object(line)
     except ValueError as error:
         raise UserError(
-            f"rows {str(path)!r}, line {number}: not a JSON object ({error}): write one on each line"
+            f"rows {str(path)!r}, line {number}: not a JSON object ({error}): "
+            "write one on each line"
         ) from error

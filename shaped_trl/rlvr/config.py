@@ -305,7 +305,7 @@ class RLVRConfig(WatchArguments, GRPOConfig):
         truncated["repetition_penalty"] = self.repetition_penalty != 1
         for name in (name for name, bends in truncated.items() if bends):
             logger.warning(
-                f"{name}={getattr(self, name)} samples from another distribution than the one whose "
-                "probabilities the loss takes: the ratio and the gradient are biased; leave it out "
-                "(temperature is accounted for)"
+                f"{name}={getattr(self, name)} samples from another distribution than the one "
+                "whose probabilities the loss takes: the ratio and the gradient are biased; leave "
+                "it out (temperature is accounted for)"
             )

@@ -76,8 +76,8 @@ class ShapedTrainer(TrainingCard, HubPushes, WatchedLoss, ContinuedInterval, SFT
     _paper = {
         "title": "Diversity or Precision? A Deep Dive into Next Token Prediction",
         "id": "2512.22955",
-        "citation": "@misc{diversityorprecision2025, title={{Diversity or Precision? A Deep Dive into Next Token "
-        "Prediction}}, year={2025}, eprint={2512.22955}, archivePrefix={arXiv}}",
+        "citation": "@misc{diversityorprecision2025, title={{Diversity or Precision? A Deep Dive "
+        "into Next Token Prediction}}, year={2025}, eprint={2512.22955}, archivePrefix={arXiv}}",
     }
 
     def __init__(self, model, args: TrainingArguments | None = None, **kwargs):

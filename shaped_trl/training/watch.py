@@ -96,8 +96,8 @@ class WatchedLoss:
         return loss
 
     def _get_grad_norm(self, model, grad_norm=None):
-        # The Trainer takes the gradient's norm here, between clipping and the update, for its log. No
-        # callback is told the norm, and the watch decides by it before the update.
+        # The Trainer takes the gradient's norm here, between clipping and the update, for its log.
+        # No callback is told the norm, and the watch decides by it before the update.
         norm = super()._get_grad_norm(model, grad_norm=grad_norm)  # type: ignore[misc]
         if self.watch is not None:
             self.watch.grad_norm = norm

@@ -1,4 +1,4 @@
-"""YAML files with one mapping, such as a recipe: nothing in them builds an object or hides a key."""
+"""YAML files with one mapping, such as a recipe. They build no objects and hide no keys."""
 
 from __future__ import annotations
 
