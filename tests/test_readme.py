@@ -198,6 +198,7 @@ def test_the_command_line(gsm8k):
     assert Path("outputs/eval/report.html").is_file()
 
 
+@pytest.mark.slow
 def test_ones_own_reward_on_the_command_line(gsm8k, monkeypatch):
     Path("my_rewards.py").write_text(
         "def correct(completions, **columns):\n    return [0.25 for _ in completions]\n"

@@ -295,6 +295,7 @@ def test_only_the_gradients_that_are_needed(with_grad):
         )
 
 
+@pytest.mark.slow
 def test_autocast_and_checkpointing():
     hidden, weight, _, targets = make_inputs(6, 8, 300, torch.float32)
 

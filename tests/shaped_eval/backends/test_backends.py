@@ -65,6 +65,7 @@ def continuous(make_config, out: str = "run", **changes) -> SampleConfig:
     return make_config(out, continuous_batching=True, **changes)
 
 
+@pytest.mark.slow
 def test_continuous_batching_draws_from_the_same_distribution(make_config, model_folder):
     backend = load_backend(continuous(make_config, max_new_tokens=1, temperature=0.7, top_p=0.9))
     state = torch.get_rng_state()
@@ -98,6 +99,7 @@ def test_continuous_batching_ends_samples_where_they_end(make_config):
     assert min(ends.values()) > 3, ends
 
 
+@pytest.mark.slow
 def test_continuous_batching_says_that_it_is_not_repeatable_and_does_not_repeat_itself(make_config):
     config = continuous(make_config, n=16, batch_size=8, limit=1)
     folder = sample(config)

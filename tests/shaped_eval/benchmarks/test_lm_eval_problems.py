@@ -171,6 +171,7 @@ def test_without_the_extra_the_error_says_how_to_install_it(monkeypatch):
     assert "\n" not in str(caught.value)
 
 
+@pytest.mark.slow
 def test_the_table_is_there_without_lm_eval():
     code = "import sys; sys.modules['lm_eval'] = None; import shaped_eval.sample, shaped_eval.sampling.fit"
     subprocess.run([sys.executable, "-c", code], check=True)

@@ -192,6 +192,7 @@ def test_gsm8k_of_abel_agrees_with_the_published_verdicts(tmp_path):
     assert round(100 * ours.mean(), 2) == 59.74
 
 
+@pytest.mark.slow
 @needs_outputs
 def test_math_of_100_problems_by_8_samples(tmp_path):
     """Published: avg 91.0, maj@8 93, pass@8 96. Ours: 91.125, 92.5 and 97, explained by row.
@@ -288,6 +289,7 @@ def test_stored_verdicts_of_humaneval(model, percent):
     )
 
 
+@pytest.mark.slow
 @needs_outputs
 def test_math500_of_one_model(tmp_path):
     recorded = read_recorded("out_math500_qwen3_answers.jsonl")

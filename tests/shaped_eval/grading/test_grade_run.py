@@ -100,6 +100,7 @@ def test_only_what_is_missing_is_graded(tmp_path, undisturbed, monkeypatch):
     assert file.read_bytes() == before
 
 
+@pytest.mark.slow
 def test_samples_that_come_later_are_graded_later(tmp_path, undisturbed):
     folder = write_run(tmp_path / "run")
     rows = (folder / "samples.jsonl").read_text()

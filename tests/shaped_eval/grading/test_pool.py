@@ -157,6 +157,7 @@ def test_an_item_whose_worker_is_killed_is_tried_once_more(kills, statuses):
         assert not any(map(is_running, killed))
 
 
+@pytest.mark.slow
 @linux
 def test_a_worker_or_the_nursery_killed_between_calls_costs_no_grade():
     with GraderPool(2) as pool:
@@ -287,6 +288,7 @@ def start_script(tmp_path: Path, end: str) -> tuple[subprocess.Popen[str], list[
     return process, [int(pid) for pid in words[1:]]
 
 
+@pytest.mark.slow
 @linux
 def test_a_script_without_main_guard_and_without_close_ends_and_leaves_nothing(tmp_path):
     process, pids = start_script(tmp_path, end="")

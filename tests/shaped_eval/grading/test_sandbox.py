@@ -378,6 +378,7 @@ def test_protections_that_do_not_hold_are_noticed():
     assert "a process on trial was not confined" in done.stdout
 
 
+@pytest.mark.slow
 def test_the_folder_of_the_code_hides_no_library():
     assert confine.folder_beside(["/lib", "/home/me/.venv/lib/numpy", "/tmpfs"]) == "/tmp"
     assert confine.folder_beside(["/lib", "/tmp/checkout/.venv/lib/numpy"]) == "/sandbox"

@@ -93,6 +93,7 @@ def test_votes_of_recorded_answers_agree_with_comparing_each_pair():
     assert checked > 40
 
 
+@pytest.mark.slow
 def test_a_vote_of_many_distinct_forms_compares_no_pairs():
     forms = [
         rf"x^{{{i % 4 + 1}}} + \frac{{{i}}}{{{i + 1}}} x - \frac{{1}}{{{i + 2}}}" for i in range(32)

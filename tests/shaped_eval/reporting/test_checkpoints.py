@@ -50,6 +50,7 @@ def test_checkpoints_are_found_by_step_and_the_final_model_where_it_differs(
     assert found[FINAL] == training_run
 
 
+@pytest.mark.slow
 def test_each_checkpoint_once_and_one_report(training_run, make_config, monkeypatch, capsys):
     config = make_config("out", model=str(training_run), limit=3, n=3)
     out = evaluate_checkpoints(config, [1, 3])

@@ -354,6 +354,7 @@ def test_evaluation_rows_must_have_the_same_columns(tmp_path, monkeypatch):
     assert named["source"] == ["mine", "mine"]
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore:You are using a model of type:UserWarning")
 def test_a_checkpoint_of_another_model_is_refused(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)

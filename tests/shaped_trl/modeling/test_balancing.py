@@ -54,6 +54,7 @@ def test_a_collapsed_router_is_balanced_only_by_the_callback(balanced, tmp_path)
         assert logged[-1]["loss"] < logged[0]["loss"] - 0.01
 
 
+@pytest.mark.slow
 def test_the_bias_moves_by_the_rate_towards_the_mean(tmp_path):
     result = balanced_run(tmp_path, steps=1, rate=0.01)
     (counts,) = result["counts"]
@@ -108,6 +109,7 @@ def assert_same(ours: dict, theirs: dict) -> None:
         assert [a[name] for name in LOGGED] == [b[name] for name in LOGGED]
 
 
+@pytest.mark.slow
 def test_generation_and_evaluation_do_not_count(tmp_path):
     model = collapsed_model()
     balancing = LossFreeBalancing(model)

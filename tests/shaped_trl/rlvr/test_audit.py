@@ -333,6 +333,7 @@ def test_one_process_decides_and_all_stop(tmp_path):
     assert graded > 0 == idle
 
 
+@pytest.mark.slow
 def test_another_process_takes_the_first_ones_word(tmp_path, monkeypatch):
     monkeypatch.setattr(audit_module, "audit_reward", None)  # it does not audit
     monkeypatch.setattr(

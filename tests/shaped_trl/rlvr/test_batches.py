@@ -133,6 +133,7 @@ def check_leftovers(*results):
         check_table(rows[0]["table"], rows)
 
 
+@pytest.mark.slow
 def test_a_batch_that_cannot_be_filled_trains_on_fewer(tmp_path):
     kinds = ("mixed", *["wrong"] * 23)
     found = batches(
@@ -178,6 +179,7 @@ def no_signal(folder: str, choice: str = "stop", **changes) -> str:
     return f"went on to {one.state.global_step}"
 
 
+@pytest.mark.slow
 def test_a_stream_without_a_signal_stops_with_the_cause_and_a_checkpoint(tmp_path):
     said = no_signal(str(tmp_path))
     assert "stopped at step 3, no learning signal: most completions are cut off" in said

@@ -143,6 +143,7 @@ def test_mistakes_are_one_line(options, message):
     assert "\n" not in str(error.value)
 
 
+@pytest.mark.slow
 def test_a_run_from_outside_the_package():
     tiny_model().save_pretrained("model")
     tiny_tokenizer().save_pretrained("model")

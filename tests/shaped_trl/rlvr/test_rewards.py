@@ -73,6 +73,7 @@ def humaneval_answers() -> list[tuple[str, None, list[str]]]:
     return [(name, None, own[:3]) for name, own in texts.items()]
 
 
+@pytest.mark.slow
 @real_answers
 @pytest.mark.parametrize(
     ("benchmark", "grader", "answers"),

@@ -45,6 +45,7 @@ def test_rows_of_the_log(tmp_path):
     assert (tmp_path / "rl_log.png").stat().st_size > 10_000
 
 
+@pytest.mark.slow
 def test_clipping_acts_when_a_batch_serves_several_steps(tmp_path, caplog):
     args = rlvr_arguments(tmp_path, steps_per_generation=4, max_steps=8, learning_rate=5e-2)
     assert not args.strictly_on_policy
@@ -211,6 +212,7 @@ def test_completions_beyond_the_context_are_refused_before_training(tmp_path):
         )
 
 
+@pytest.mark.slow
 def test_a_pushed_run_brings_its_card_ledger_and_curves(tmp_path, monkeypatch):
     with hub_stand_in() as server:
         point_client_at(server, monkeypatch)
@@ -320,6 +322,7 @@ def test_leftovers_make_a_run_off_policy(tmp_path, caplog):
     assert "never act" not in caplog.text
 
 
+@pytest.mark.slow
 def test_evaluation_leaves_the_length_of_a_batch_to_its_loss(tmp_path):
     args = rlvr_arguments(
         tmp_path,
@@ -339,6 +342,7 @@ def test_evaluation_leaves_the_length_of_a_batch_to_its_loss(tmp_path):
     assert {length for training, length in lengths if training} == {4}
 
 
+@pytest.mark.slow
 def test_the_log_ends_with_the_rest_of_the_ledger(tmp_path):
     one = trainer(rlvr_arguments(tmp_path, max_steps=5, logging_steps=4))
     one.train()

@@ -45,6 +45,7 @@ def raising(completions, **kwargs):
     raise KeyError("gold")
 
 
+@pytest.mark.slow
 def test_all_right(tmp_path):
     assert "all answers are right" in stopped(tmp_path, constant(1.0))
 
@@ -63,6 +64,7 @@ def test_truncation(tmp_path, dynamic_sampling):
     assert f"{4 * groups} completions" in said
 
 
+@pytest.mark.slow
 def test_answers_not_parsed(tmp_path):
     dataset = scripted_prompts().add_column("gold", ["1 7 3"] * 24)
     said = stopped(tmp_path, VerdictReward("running_sums", 1), dataset=dataset)
@@ -70,6 +72,7 @@ def test_answers_not_parsed(tmp_path):
     assert "without an answer" in said
 
 
+@pytest.mark.slow
 def test_a_reward_function_that_raises(tmp_path):
     said = stopped(tmp_path, raising)
     assert "the reward function raises (KeyError: 'gold')" in said

@@ -46,6 +46,7 @@ def rows_of(text: str) -> list[dict[str, str]]:
     return list(csv.DictReader(io.StringIO(text)))
 
 
+@pytest.mark.slow
 def test_numbers_beside_a_picture_are_what_it_shows(
     folder: Path, read: list[RegimeRuns], results: dict[str, Any]
 ) -> None:

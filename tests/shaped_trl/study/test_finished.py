@@ -219,6 +219,7 @@ def test_a_run_that_is_made_again_for_its_model_keeps_its_json_until_then(tmp_pa
     assert (study.out / f"stale/b-seed0-pretrain-{repeated.fingerprint}.json").read_bytes() == kept
 
 
+@pytest.mark.slow
 def test_what_was_begun_before_a_folder_was_moved_starts_afresh(tmp_path: Path) -> None:
     path = write_study(tmp_path)
     assert run(load_study(path, tmp_path / "here")) == 0

@@ -110,6 +110,7 @@ def test_a_study_killed_three_times_reports_the_same_numbers(tmp_path: Path) -> 
     assert sum(attempts) - len(attempts) == cut_short >= 3
 
 
+@pytest.mark.slow
 def test_the_report_of_the_others_says_which_run_failed_and_why(tmp_path: Path) -> None:
     path = write_study(tmp_path, rlvr={"fail_arm": "b"}, eval={"max_steps": 16})
     study = load_study(path, tmp_path / "out")

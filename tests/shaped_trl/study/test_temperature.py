@@ -123,6 +123,7 @@ def test_it_is_found_on_what_a_streamed_mixture_holds_out(trained, tmp_path):
     assert found["entropy"] == pytest.approx(target, rel=2e-3)
 
 
+@pytest.mark.slow
 def test_an_entropy_that_no_temperature_gives_is_refused(trained, tmp_path):
     (tmp_path / "like").mkdir()
     append_jsonl(tmp_path / "like" / "train_log.jsonl", [{"step": 1, "eval_entropy": 99.0}])

@@ -141,6 +141,7 @@ def test_what_is_put_back():
     assert model.model.rotary_emb.inv_freq.abs().sum() > 0
 
 
+@pytest.mark.slow
 def test_samples_are_those_of_the_saved_checkpoint(undisturbed_run, tmp_path):
     """The suite draws the same samples from the saved model as from the live one."""
     folder, trainer = undisturbed_run

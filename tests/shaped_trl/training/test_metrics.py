@@ -128,6 +128,7 @@ def test_rows_are_not_put_into_one_where_attention_would_mask_it_densely(tmp_pat
     assert len(next(iter(trainer.get_eval_dataloader()))["input_ids"]) == 1
 
 
+@pytest.mark.slow
 def test_a_step_that_is_logged_has_ranks_and_others_do_not_compute_them(tmp_path):
     rows, with_rank = text_rows(4), []
 
@@ -227,6 +228,7 @@ def test_sets_by_name_have_columns_of_their_own(tmp_path):
         }
 
 
+@pytest.mark.slow
 def test_too_many_sources_are_left_out_and_training_rows_may_have_them(
     tmp_path, monkeypatch, caplog
 ):

@@ -122,6 +122,7 @@ def test_lists_are_written_on_the_command_line_as_help_shows_them():
     assert corpus.decontaminate == ["gsm8k", "math500"]
 
 
+@pytest.mark.slow
 def test_the_card_of_a_model_that_is_not_on_the_hub(folder):
     name = save(tiny_model(), "model")
     assert (

@@ -95,6 +95,7 @@ def test_a_killed_run_continues_the_schedule(tmp_path):
         assert (tmp_path / folder / "train_log.png").read_bytes().startswith(b"\x89PNG")
 
 
+@pytest.mark.slow
 def test_every_micro_batch_of_a_step_has_its_shape(tmp_path):
     betas = []
 

@@ -82,6 +82,7 @@ def test_killed_and_restarted_it_ends_with_the_same_parameters(tmp_path, workers
     assert len(after) == len(set(after))
 
 
+@pytest.mark.slow
 def test_a_half_written_checkpoint_is_passed_over(tmp_path):
     write_rows(tmp_path)
     one = build(tmp_path / "out", tmp_path, max_steps=4, save_steps=2)

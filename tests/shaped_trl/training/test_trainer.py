@@ -46,7 +46,7 @@ def largest_difference(a: dict, b: dict) -> float:
 @pytest.mark.parametrize(
     ("dtype", "optim", "tolerance"),
     [
-        ("float64", "adamw_torch", 1e-10),
+        pytest.param("float64", "adamw_torch", 1e-10, marks=pytest.mark.slow),
         pytest.param("float32", "sgd", 1e-6, marks=pytest.mark.slow),
     ],
 )
@@ -163,6 +163,7 @@ def test_assistant_only_loss_on_chats(tmp_path):
     assert math.isfinite(one.state.log_history[0]["nll"])
 
 
+@pytest.mark.slow
 def test_packing_keeps_documents_apart(tmp_path):
     """Packed or padded, documents have the same nll, so that attention does not cross them."""
     rows = text_rows(12)

@@ -118,6 +118,7 @@ def test_compute_metrics_gets_the_logits_of_the_evaluation(tmp_path):
     assert found["eval_mine"] == pytest.approx(found["eval_mean_token_accuracy"])
 
 
+@pytest.mark.slow
 def test_the_best_model_is_chosen_by_a_metric_of_trl(tmp_path):
     changes = {"save_strategy": "steps", "eval_strategy": "steps", "eval_steps": 1, "save_steps": 1}
     changes |= {"load_best_model_at_end": True, "metric_for_best_model": "eval_mean_token_accuracy"}
@@ -194,6 +195,7 @@ def test_what_is_missing_is_named_as_in_trl(tmp_path):
         rlvr(rlvr_arguments(tmp_path), train_dataset=None)
 
 
+@pytest.mark.slow
 def test_the_summary_at_the_end_has_the_metrics_of_the_last_row(tmp_path):
     changes = {"num_train_epochs": 1, "max_steps": -1, "entropy_coef": 0.01, "logging_steps": 10}
     histories = []

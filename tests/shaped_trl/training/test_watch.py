@@ -73,6 +73,7 @@ def test_it_stops_before_the_update_and_keeps_the_batch(tmp_path):
     assert batch["input_ids"].shape[0] == 2
 
 
+@pytest.mark.slow
 def test_a_skipped_update_changes_nothing(tmp_path, caplog):
     one, message = trained(tmp_path, on_bad_loss="skip", lr_scheduler_type="constant", max_steps=4)
     before, _ = trained(tmp_path / "before", factor=1.0, max_steps=3, lr_scheduler_type="constant")
