@@ -43,12 +43,10 @@ def largest_difference(a: dict, b: dict) -> float:
     return max((a[name] - b[name]).abs().max().item() for name in a)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("dtype", "optim", "tolerance"),
-    [
-        pytest.param("float64", "adamw_torch", 1e-10, marks=pytest.mark.slow),
-        pytest.param("float32", "sgd", 1e-6, marks=pytest.mark.slow),
-    ],
+    [("float64", "adamw_torch", 1e-10), ("float32", "sgd", 1e-6)],
 )
 def test_accumulation_gives_the_parameters_of_one_batch(dtype, optim, tolerance):
     whole, losses = run(8, 1, dtype, optim)
