@@ -20,6 +20,7 @@ from shaped_eval.reporting.document import Text, to_markdown
 from shaped_eval.untrusted.texts import as_code, encodable, fenced, in_markdown, one_line, visible
 
 from shaped_trl import cli
+from shaped_trl.commands import evaluation
 from shaped_trl.hub.cards import ModelFact
 from shaped_trl.hub.facts import DataFact
 
@@ -114,7 +115,7 @@ def test_errors_and_counts_do_not_act_on_the_terminal(tmp_path, capsys):
     run = write_run(tmp_path / "run", {"math": ["pp"]}, n=2)
     rows = [{**row, "status": f"pass{ESCAPES}"} for row in read_jsonl(run / "verdicts.jsonl")]
     (run / "verdicts.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
-    cli._graded(run)
+    evaluation._print_counts(run)
     assert capsys.readouterr().out.rstrip("\n").isprintable()
 
 
