@@ -62,13 +62,19 @@ def take_config(argv: list[str]) -> tuple[str | None, list[str]]:
 
 
 class _Paragraphs(argparse.HelpFormatter):
-    """Wraps the description paragraph by paragraph, and leaves examples, which are indented."""
+    """Wraps the description paragraph by paragraph, and leaves examples, which are indented.
+
+    Names with a hyphen are not broken.
+    """
 
     def _fill_text(self, text: str, width: int, indent: str) -> str:
         return "\n".join(
-            line if line.startswith("  ") else textwrap.fill(line, width)
+            line if line.startswith("  ") else textwrap.fill(line, width, break_on_hyphens=False)
             for line in text.splitlines()
         )
+
+    def _split_lines(self, text: str, width: int) -> list[str]:
+        return textwrap.wrap(" ".join(text.split()), width, break_on_hyphens=False)
 
 
 def argparser(command: str, description: str) -> argparse.ArgumentParser:
