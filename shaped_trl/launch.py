@@ -67,8 +67,8 @@ class LaunchArguments:
     num_machines: Annotated[int | None, MAY_CHANGE] = field(
         default=None,
         metadata={
-            "help": "Number of machines, by default 1. Run the same command on each of them, with its "
-            "own machine_rank."
+            "help": "Number of machines, by default 1. Run the same command on each of them, with "
+            "its own machine_rank."
         },
     )
     machine_rank: Annotated[int | None, MAY_CHANGE] = field(
@@ -84,8 +84,8 @@ class LaunchArguments:
     max_restarts: Annotated[int | None, MAY_CHANGE] = field(
         default=None,
         metadata={
-            "help": "How often all processes start again from the last checkpoint after a failure. By "
-            "default they do not."
+            "help": "How often all processes start again from the last checkpoint after a "
+            "failure. By default they do not."
         },
     )
 

@@ -37,10 +37,11 @@ class PromptArguments(SourceArguments):
     benchmark_format: str | None = field(
         default=None,
         metadata={
-            "help": "Read the rows as this benchmark of the evaluation suite does: its prompt "
-            "without worked examples, its gold answer and its grader. Give its name, or the path "
-            "of your own .yaml file. Without dataset_name, the benchmark's own data set is trained "
-            "on, which makes sense only as a smoke test."
+            "help": "Read the rows as this benchmark of the evaluation suite does: its prompt, its "
+            "gold answer and its grader. Give its name, whose prompts then have no worked "
+            "examples, or the path of your own .yaml file, whose prompts keep theirs. Without "
+            "dataset_name, the benchmark's own data set is trained on, which makes sense only "
+            "as a smoke test."
         },
     )
     chat: bool = field(

@@ -47,7 +47,8 @@ class RewardArguments:
         default=None,
         metadata={
             "help": "The reward format is 1 if the whole completion matches this regular "
-            "expression, and 0 otherwise: '<think>.*</think>.*'. A dot matches every character, line ends included."
+            "expression, and 0 otherwise: '<think>.*</think>.*'. A dot matches every "
+            "character, line ends included."
         },
     )
     keep_reasoning: bool = field(

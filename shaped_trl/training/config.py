@@ -86,8 +86,8 @@ class ShapedConfig(WatchArguments, SFTConfig):
     lambda_tail: float = field(
         default=0.0,
         metadata={
-            "help": "Reward of the tokens outside the top_k most probable ones (Eq. 12). A negative value such as "
-            "-0.1 penalises the tail."
+            "help": "Reward of the tokens outside the top_k most probable ones (Eq. 12). A "
+            "negative value such as -0.1 penalises the tail."
         },
     )
     top_k: int = field(
@@ -100,9 +100,9 @@ class ShapedConfig(WatchArguments, SFTConfig):
     positive: str = field(
         default="exponent",
         metadata={
-            "help": "Form of the target's reward r. exponent is (1/p)^((1-p)^beta), most likely the "
-            "paper's Eq. 11. product is (1/p)(1-p)^beta, this project's variant. power weighs the "
-            "target's log-probability by p^alpha and does not use beta."
+            "help": "Form of the target's reward r. exponent is (1/p)^((1-p)^beta), most likely "
+            "the paper's Eq. 11. product is (1/p)(1-p)^beta, this project's variant. "
+            "power weighs the target's log-probability by p^alpha and does not use beta."
         },
     )
     alpha: float = field(
