@@ -25,6 +25,7 @@ ROOT = PACKAGED if PACKAGED.is_dir() else Path(__file__).parents[1] / "recipes"
 RESOLVED = "resolved.yaml"
 SCHEDULE = "shape_schedule"
 ACCELERATE = "accelerate"  # the folder of accelerate's configurations, which are not recipes
+STUDIES = "studies/"  # how the names of studies begin
 RESULTS = "results"  # the folder of the results of studies
 SHAPE_HELP = (
     "Preset of the loss: cross_entropy (which it is by default); precision or diversity (β in the "
@@ -64,7 +65,8 @@ def find(recipe: str, field: str = "config") -> Path:
     for path in (Path(recipe), shipped):
         if path.is_file():
             return path
-    close = difflib.get_close_matches(recipe, names(), n=1, cutoff=0.4)
+    known = [name for name in names() if field != "study" or name.startswith(STUDIES)]
+    close = difflib.get_close_matches(recipe, known, n=1, cutoff=0.4)
     hint = f"did you mean {close[0]!r}? " if close else ""
     raise UserError(
         f"{field}={recipe!r}: no such file or recipe; {hint}`shaped-trl recipes` lists the shipped "

@@ -285,7 +285,8 @@ def training_rows(
         keep: columns to keep besides those that TRL trains on.
 
     Raises:
-        UserError: there is no column to train on, and no template that builds one.
+        UserError: there is no column to train on, or a prompt without a completion, and no template
+            that builds one.
     """
     rows = load_split(args, split, streaming)
     given = {name: getattr(args, f"{name}_template") for name in TEMPLATED}
@@ -307,6 +308,12 @@ def training_rows(
                 f"dataset_name={args.dataset_name!r} has the columns {columns}, none of which can "
                 "be trained on: name them in text_template, "
                 "or in prompt_template and completion_template"
+            )
+        elif "prompt" in columns and "completion" not in columns:
+            raise UserError(
+                f"dataset_name={args.dataset_name!r} has the columns {columns}: a prompt without a "
+                "completion cannot be trained on; give text_template, or prompt_template and "
+                "completion_template"
             )
     if overlap is not None:
         rows, columns = rows.map(overlap.bind(columns)), [*columns, MARK, ROW_ID]
