@@ -10,7 +10,10 @@ _RECIPE = (
     "A RECIPE is a YAML file of options, or the name of a shipped one; `shaped-trl recipes` lists "
     "these. An option on the command line overrides the recipe."
 )
-_LEGEND = "A value in brackets is the default. BOOL is true or false."
+_LEGEND = (
+    "A value in brackets is the default. BOOL is true or false, and such an option without a value "
+    "means true."
+)
 _RESUME = (
     "An interrupted run continues from its last checkpoint when the command is repeated with the "
     "same output_dir."
