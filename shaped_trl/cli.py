@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 import os
 import select
 import signal
@@ -64,7 +65,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     )
     try:
         if command not in COMMANDS:
-            raise UserError(f"unknown command {command!r}; choose from {', '.join(COMMANDS)}")
+            raise UserError(_unknown(command))
         code = COMMANDS[command](argv[1:]) or 0
         sys.stdout.flush()
         return code
@@ -90,6 +91,12 @@ def main(argv: Sequence[str] | None = None) -> int:
             return 2
         note_failure(error)
         raise
+
+
+def _unknown(command: str) -> str:
+    close = difflib.get_close_matches(command, COMMANDS, n=1)
+    hint = f"; did you mean {close[0]!r}?" if close else ""
+    return f"unknown command {command!r}; choose from {', '.join(COMMANDS)}{hint}"
 
 
 def _print_interrupted() -> None:

@@ -54,7 +54,7 @@ class LaunchArguments:
         default=None,
         metadata={
             "help": "Number of processes on all machines together, one for each device. This "
-            "command starts them."
+            "command starts them. By default it is 1."
         },
     )
     accelerate_config: Annotated[str | None, MAY_CHANGE] = field(
@@ -67,12 +67,12 @@ class LaunchArguments:
     num_machines: Annotated[int | None, MAY_CHANGE] = field(
         default=None,
         metadata={
-            "help": "Number of machines. Run the same command on each of them, with its own "
-            "machine_rank."
+            "help": "Number of machines, by default 1. Run the same command on each of them, with "
+            "its own machine_rank."
         },
     )
     machine_rank: Annotated[int | None, MAY_CHANGE] = field(
-        default=None, metadata={"help": "Number of this machine, starting with 0."}
+        default=None, metadata={"help": "Number of this machine, counted from 0."}
     )
     main_process_ip: Annotated[str | None, MAY_CHANGE] = field(
         default=None, metadata={"help": "Address of machine 0."}
@@ -84,7 +84,8 @@ class LaunchArguments:
     max_restarts: Annotated[int | None, MAY_CHANGE] = field(
         default=None,
         metadata={
-            "help": "How often all processes start again from the last checkpoint after a failure."
+            "help": "How often all processes start again from the last checkpoint after a "
+            "failure. By default they do not."
         },
     )
 

@@ -25,11 +25,13 @@ ROOT = PACKAGED if PACKAGED.is_dir() else Path(__file__).parents[1] / "recipes"
 RESOLVED = "resolved.yaml"
 SCHEDULE = "shape_schedule"
 ACCELERATE = "accelerate"  # the folder of accelerate's configurations, which are not recipes
+STUDIES = "studies/"  # how the names of studies begin
 RESULTS = "results"  # the folder of the results of studies
 SHAPE_HELP = (
-    "Preset of the shape: cross_entropy; precision or diversity (β in the exponent form, the "
-    "paper's Eq. 11); precision_product or diversity_product (in the product form, this project's "
-    "variant); tail_penalty; head_reward. The options of the shape override it."
+    "Preset of the loss: cross_entropy (which it is by default); precision or diversity (β in the "
+    "exponent form, the paper's Eq. 11); precision_product or diversity_product (β in the product "
+    "form, this project's variant); tail_penalty or head_reward. Options such as --beta override "
+    "single values of a preset."
 )
 # Of these pairs only one is given. On the command line it replaces the other one of the recipe.
 _PAIRS = (("benchmarks", "suite"), ("dataset_test_split", "num_heldout"))
@@ -49,8 +51,12 @@ def contract(name: str) -> str:
     return (ROOT / f"{name}.yaml").read_text(encoding="utf-8").splitlines()[0].lstrip("# ")
 
 
-def find(recipe: str) -> Path:
-    """The file of a recipe, which is given by its path or its shipped name.
+def find(recipe: str, field: str = "config") -> Path:
+    """The file of a recipe or a study.
+
+    Args:
+        recipe: its path, or its shipped name.
+        field: the argument that names it, for the error.
 
     Raises:
         UserError: there is neither such a file nor such a name. The error has the nearest name.
@@ -59,10 +65,11 @@ def find(recipe: str) -> Path:
     for path in (Path(recipe), shipped):
         if path.is_file():
             return path
-    close = difflib.get_close_matches(recipe, names(), n=1, cutoff=0.4)
+    known = [name for name in names() if field != "study" or name.startswith(STUDIES)]
+    close = difflib.get_close_matches(recipe, known, n=1, cutoff=0.4)
     hint = f"did you mean {close[0]!r}? " if close else ""
     raise UserError(
-        f"config={recipe!r}: no such file or recipe; {hint}`shaped-trl recipes` lists the shipped "
+        f"{field}={recipe!r}: no such file or recipe; {hint}`shaped-trl recipes` lists the shipped "
         "ones"
     )
 
@@ -73,7 +80,7 @@ def copy(name: str, destination: Path) -> Path:
     Raises:
         UserError: there is no such recipe, or a file of that name is there already.
     """
-    source = find(name)
+    source = find(name, "name")
     target = destination / source.name
     if target.exists():
         raise UserError(f"{target} exists: remove it first, or copy from another folder")
@@ -81,13 +88,17 @@ def copy(name: str, destination: Path) -> Path:
     return target
 
 
-def load(path: Path) -> dict[str, Any]:
+def load(path: Path, field: str = "config") -> dict[str, Any]:
     """The mapping of a YAML recipe, in which `shape:` is not expanded yet.
+
+    Args:
+        path: the file.
+        field: the argument that names it, for the error.
 
     Raises:
         UserError: the file is not YAML, has a key twice, or is not a mapping.
     """
-    return read_mapping(path, "config")
+    return read_mapping(path, field)
 
 
 def expand_shape(settings: dict[str, Any]) -> dict[str, Any]:

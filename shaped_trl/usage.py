@@ -8,33 +8,35 @@ import textwrap
 from shaped_eval.errors import UserError
 
 USAGE = """\
-usage: shaped-trl COMMAND [--OPTION VALUE ...]
+usage: shaped-trl COMMAND [ARGUMENTS]
 
 Shape a language model's token distribution before reinforcement learning, and
 measure whether it paid.
 
 Train:
-  train     pre-train or mid-train with the reward-shaped next-token loss
-  rlvr      reinforcement learning with verifiable rewards: TRL's GRPO with
-            clip-higher and dynamic sampling
+  train      pre-train or mid-train with the reward-shaped next-token loss
+  rlvr       train by reinforcement learning with verifiable rewards: TRL's
+             GRPO with clip-higher and dynamic sampling
 
 Evaluate:
-  eval      sample, grade and report in one command
-  sample    problems -> samples.jsonl
-  grade     samples.jsonl -> verdicts.jsonl
-  report    verdicts.jsonl -> results.json, report.md and report.html
-  compare   compare two runs on the same problems: paired differences
+  eval       sample, grade and report in one command
+  sample     sample completions of benchmark problems into samples.jsonl
+  grade      grade samples.jsonl, and write verdicts.jsonl
+  report     turn verdicts.jsonl into results.json, report.md and report.html
+  compare    compare two runs on the same problems, with paired differences
 
-Put together:
-  demo      shape three models, train and evaluate them, on a CPU in minutes
-  study     a grid of training and evaluation runs, and one report
-  recipes   list the shipped recipes, or copy one to edit it
+Studies and recipes:
+  demo       pre-train three small models, run RL on each and evaluate them,
+             on a CPU in minutes
+  study      run a grid of training and evaluation runs, and write one report
+  recipes    list the shipped recipes, or copy one to edit it
 
-Find out:
-  env       versions, devices and protections of this machine, for bug reports
-  --version print the version
+This installation:
+  env        print versions, devices and sandbox support, for bug reports
+  --version  print the version
 
-`shaped-trl COMMAND --help` explains a command.
+`shaped-trl COMMAND --help` explains a command. `shaped-trl demo` is a first
+run that needs no data, no model and no network.
 """
 
 
@@ -60,13 +62,19 @@ def take_config(argv: list[str]) -> tuple[str | None, list[str]]:
 
 
 class _Paragraphs(argparse.HelpFormatter):
-    """Wraps the description paragraph by paragraph, and leaves examples, which are indented."""
+    """Wraps the description paragraph by paragraph, and leaves examples, which are indented.
+
+    Names with a hyphen are not broken.
+    """
 
     def _fill_text(self, text: str, width: int, indent: str) -> str:
         return "\n".join(
-            line if line.startswith("  ") else textwrap.fill(line, width)
+            line if line.startswith("  ") else textwrap.fill(line, width, break_on_hyphens=False)
             for line in text.splitlines()
         )
+
+    def _split_lines(self, text: str, width: int) -> list[str]:
+        return textwrap.wrap(" ".join(text.split()), width, break_on_hyphens=False)
 
 
 def argparser(command: str, description: str) -> argparse.ArgumentParser:

@@ -49,7 +49,7 @@ class CheckpointOptions:
         default=False,
         metadata={
             "help": "Evaluate every checkpoint of a training run, and draw the metrics over the "
-            "steps. The model is then the run's output_dir."
+            "steps. --model is then the output_dir of that run."
         },
     )
 

@@ -65,12 +65,12 @@ class SampleConfig:
         "",
     )
     suite: str | None = _option(
-        "A group of benchmarks in place of `benchmarks`: base (the paper's 19), "
+        "A group of benchmarks in place of --benchmarks: base (the paper's 19), "
         "math, code, rl or all."
     )
     out: str = _option(
         "Folder of the run. An unfinished run there is continued. By default "
-        "outputs/eval/ and the model's name.",
+        "outputs/eval/NAME, where NAME is the last part of --model.",
         "",
     )
     n: int = _option("Number of samples per problem.", 16)
@@ -83,22 +83,26 @@ class SampleConfig:
         1024,
     )
     backend: str = _option(
-        "What generates: transformers, vllm (in this process) or openai (any server "
-        "that speaks its protocol).",
+        "What generates: transformers, vllm (in this process), openai (any server "
+        "that speaks its protocol), or a class of your own, package.module:Class.",
         "transformers",
     )
     seed: int = _option("Seed of the run.", 0)
     limit: int | None = _option(
-        "Use only this many problems of each benchmark, from its beginning."
+        "Use only this many problems of each benchmark, from its beginning. By default all are "
+        "used."
     )
-    hub_mirror: str | None = _option("Folder that holds the data sets. It is read before the Hub.")
+    hub_mirror: str | None = _option(
+        "Folder of data sets, which is read before the Hub. It holds files "
+        "<id>/<config>/<split>.jsonl."
+    )
     batch_size: int = _option(
         "Number of samples that are generated together. With vllm and openai it is "
         "the number that is asked for at once. The samples depend on it.",
         32,
     )
     dtype: Literal["auto", "float32", "bfloat16"] = _option(
-        "Type of the weights. auto takes the checkpoint's.", "auto"
+        "Type of the weights. auto is the type of the checkpoint.", "auto"
     )
     chat_template: bool = _option(
         "Put each question into the tokenizer's chat template, without worked "
@@ -125,7 +129,9 @@ class SampleConfig:
         "With vllm: number of GPUs that hold one copy of the model.", 1
     )
     base_url: str = _option(
-        "With openai: address of the server, up to /v1. The key is read from OPENAI_API_KEY.", ""
+        "With openai: address of the server, up to /v1, such as http://localhost:8000/v1. The key "
+        "is read from the environment variable OPENAI_API_KEY.",
+        "",
     )
     concurrency: int = _option("With openai: number of requests at the same time.", 16)
 

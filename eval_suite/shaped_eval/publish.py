@@ -60,14 +60,16 @@ class PublishOptions:
         default=None,
         metadata={
             "help": "Checkpoint folder to write the results into: files in .eval_results/, and "
-            "tables and the model-index in the model card."
+            "tables and the model-index in the model card.",
+            "metavar": "DIR",
         },
     )
     push_to_hub: str | None = field(
         default=None,
         metadata={
             "help": "Model repository to send the results to, such as me/my-model. The samples "
-            f"go to the data set me/my-model{SAMPLES_SUFFIX}. Weights are never sent."
+            f"go to the data set me/my-model{SAMPLES_SUFFIX}. Weights are never sent.",
+            "metavar": "REPOSITORY",
         },
     )
     private: bool = field(
@@ -90,7 +92,7 @@ class PublishOptions:
         """Add the options to a group of a command's parser."""
         for one in fields(cls):
             how: dict[str, Any] = {"action": "store_true"} if one.default is False else {}
-            parser.add_argument(f"--{one.name}", help=one.metadata["help"], **how)
+            parser.add_argument(f"--{one.name}", **one.metadata, **how)
 
     def refuse_with(self, what: str) -> None:
         """Raise UserError if anything is to be published although `what` is not a single run."""

@@ -17,9 +17,9 @@ PACKAGES = (
 def env_command(argv: list[str]) -> int:
     argparser(
         "env",
-        "Print the versions of Python and of the packages that matter, the devices, and the "
-        "protections that the sandbox for generated code has on this machine. The text is "
-        "Markdown: paste it into a bug report.",
+        "Print the versions of Python and of the packages that this project uses, the devices, and "
+        "which protections of the sandbox for generated code work on this machine. The text is "
+        "Markdown for a bug report.",
     ).parse_args(argv)
     print("\n".join(_lines()))
     return 0

@@ -95,27 +95,29 @@ def grade_command(argv: list[str]) -> int:
         "  shaped-trl grade outputs/eval\n"
         "  shaped-trl grade --answers FILE --benchmark gsm8k --out DIR\n"
         "\n"
-        "A row of FILE is one problem:\n"
+        "FILE has one line of JSON for each problem:\n"
         '  {"problem_id": "gsm8k/0", "completions": ["...", "..."], "gold": "72"}\n'
         "\n"
-        "The gold may be left out if the benchmark has that problem.",
+        "The gold answer may be left out if the benchmark has that problem.",
     )
     parser.add_argument(
-        "folder", nargs="?", metavar="RUN", help="Folder of a run of `shaped-trl sample`."
+        "folder", nargs="?", metavar="RUN", help="Folder that `shaped-trl sample` has written."
     )
     elsewhere = parser.add_argument_group("answers from elsewhere")
     elsewhere.add_argument("--answers", metavar="FILE", help="JSONL file of answers.")
     elsewhere.add_argument(
         "--benchmark",
         metavar="NAME",
-        help="Benchmark that they answer. The graders math, choice, exact_match and text grade any "
-        "rows that bring their gold.",
+        help="Benchmark that they answer: a name, or the path of your own file. For questions of "
+        "no benchmark give a grader here, math, choice, exact_match or text. Each row then needs "
+        "its gold answer.",
     )
-    elsewhere.add_argument("--out", metavar="DIR", help="Folder to write.")
+    elsewhere.add_argument("--out", metavar="DIR", help="Folder of the new run.")
     elsewhere.add_argument(
         "--hub_mirror",
         metavar="DIR",
-        help="Folder that holds data sets. It is read before the Hub.",
+        help="Folder of data sets, which is read before the Hub. It holds files "
+        "<id>/<config>/<split>.jsonl.",
     )
     grading = parser.add_argument_group("grading")
     grading.add_argument(
@@ -123,9 +125,9 @@ def grade_command(argv: list[str]) -> int:
         action="append",
         default=[],
         metavar="NAME",
-        help="With --answers: grade with this grader in place of the benchmark's. With a run's "
-        "folder: accept your own grader, package.module:name, that the run's problems name. It can "
-        "be given several times.",
+        help="With --answers: grade with this grader in place of the benchmark's, by name or as "
+        "package.module:name. With RUN: allow your own grader package.module:name, which the "
+        "problems of the run name. It can be given several times.",
     )
     grading.add_argument("--num_workers", type=int, metavar="N", help=GRADE_HELP["num_workers"])
     for name in ("keep_reasoning", "allow_weak_sandbox"):
@@ -175,19 +177,19 @@ def report_command(argv: list[str]) -> int:
         "  shaped-trl report outputs/eval\n"
         "  shaped-trl report outputs/before outputs/after\n"
         "\n"
-        "The report of a run is written into its folder. Of several runs, there is also a report "
-        "side by side, with differences to the first run, in the folder `comparison` beside the "
-        "first run.",
+        "The report of a run is written into its folder. For several runs there is also a report "
+        "that shows them side by side, with their differences from the first run. It is written "
+        "into the folder `comparison` beside the first run.",
     )
     parser.add_argument(
         "folders",
         nargs="+",
         metavar="RUN",
-        help="Folders of graded runs, or the folder of one study.",
+        help="Folder of a graded run. There can be several, or one folder of a study.",
     )
     parser.add_argument("--pass_at", metavar="K,K", help=GRADE_HELP["pass_at"])
     parser.add_argument(
-        "--out", metavar="DIR", help="Write the report here, and not into the runs' folders."
+        "--out", metavar="DIR", help="Write the report into this folder, in place of those above."
     )
     PublishOptions.add_to(parser.add_argument_group("hub"))
     args = parser.parse_args(argv)

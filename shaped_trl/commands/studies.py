@@ -14,8 +14,8 @@ from shaped_trl.usage import argparser
 def study_command(argv: list[str]) -> int:
     parser = argparser(
         "study",
-        "Run a study: every combination of regime, arm, seed and stage is a run of its own, and "
-        "one report compares them.\n"
+        "Run a study: every combination of regime (a kind of data), arm (a shape), seed and stage "
+        "(train, rlvr or eval) is a run of its own, and one report compares the arms.\n"
         "\n"
         "  shaped-trl study studies/tiny --out outputs/study\n"
         "  shaped-trl study studies/tiny --dry_run\n"
@@ -29,19 +29,22 @@ def study_command(argv: list[str]) -> int:
     parser.add_argument(
         "--out",
         metavar="DIR",
-        help="Folder of the results. An unfinished study there is continued.",
+        help="Folder of the results. An unfinished study there is continued. By default it has "
+        "the name of the study.",
     )
     parser.add_argument(
         "--max_parallel",
         type=int,
         metavar="N",
-        help="Number of runs at the same time. They share the GPUs. By default as the study says.",
+        help="Number of runs at the same time. They share the cores and the GPUs. By default it "
+        "is the study's own number.",
     )
     parser.add_argument(
         "--share",
         default="1/1",
         metavar="I/N",
-        help="Run part I of N only. The other parts run on other machines, or in a Slurm array.",
+        help="Run part I of N only, and leave the others to other machines or to a Slurm array. "
+        "By default 1/1, which is all.",
     )
     parser.add_argument(
         "--dry_run",
@@ -55,9 +58,9 @@ def study_command(argv: list[str]) -> int:
 def demo_command(argv: list[str]) -> int:
     parser = argparser(
         "demo",
-        "Show the whole way on a CPU, without a network and with a fixed seed: three shapes in "
-        "pre-training, RLVR on each model, pass@k before and after, and one report. It takes "
-        "minutes on two cores. After Ctrl-C, the same command continues.",
+        "Run the whole workflow on a CPU, without a network: pre-train a small model with each of "
+        "three shapes, run RL on each, measure pass@k before and after, and write one report. It "
+        "takes minutes on two cores. After Ctrl-C, the same command continues.",
     )
     parser.add_argument(
         "--out",
@@ -92,7 +95,7 @@ def _run_study(
 def recipes_command(argv: list[str]) -> int:
     parser = argparser(
         "recipes",
-        "List the shipped recipes with a line on each, or copy one to edit it.\n"
+        "List the shipped recipes with one line on each, or copy one to edit it.\n"
         "\n"
         "  shaped-trl recipes\n"
         "  shaped-trl recipes copy gsm8k/train",
@@ -100,7 +103,7 @@ def recipes_command(argv: list[str]) -> int:
     commands = parser.add_subparsers(dest="action", metavar="ACTION")
     commands.add_parser("list", help="Print the name of each shipped recipe and what it does.")
     copy = commands.add_parser("copy", help="Copy a recipe into the current folder.")
-    copy.add_argument("name", help="Name of a shipped recipe.")
+    copy.add_argument("name", metavar="NAME", help="Name of a shipped recipe.")
     args = parser.parse_args(argv)
     if args.action == "copy":
         print(recipes.copy(args.name, Path.cwd()))

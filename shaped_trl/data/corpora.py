@@ -48,7 +48,7 @@ class SourceArguments:
     hub_mirror: Annotated[str | None, MAY_CHANGE] = field(
         default=None,
         metadata={
-            "help": "Folder that is read before the Hub. It holds files "
+            "help": "Folder of data sets, which is read before the Hub. It holds files "
             f"<id>/<config>/<split>.jsonl. The environment variable {MIRROR_VARIABLE} "
             "sets it as well.",
         },
@@ -63,7 +63,8 @@ class SourceArguments:
     prompt_template: str | None = field(
         default=None,
         metadata={
-            "help": "Text of the prompt, built from columns: 'Question: {question}\\nAnswer:'."
+            "help": "Text of the prompt, built from columns: 'Question: {question}\\nAnswer:'. By "
+            "default it is the column prompt."
         },
     )
 
@@ -107,18 +108,17 @@ class CorpusArguments(SourceArguments):
         default=None,
         metadata={
             "help": "Split, or local file, to evaluate on. Without it and without num_heldout "
-            "there is no evaluation. Beside a mixture it belongs to the first source; "
+            "there is no evaluation on held-out rows. In a mixture it belongs to the first source; "
             "the other entries name their own. If there are several sources, or a "
-            "column named source, the log reports the NLL of each source."
+            "column named source, the log has the negative log-likelihood of each source."
         },
     )
     num_heldout: int | None = field(
         default=None,
         metadata={
             "help": "Number of rows to hold out of each source that has no dataset_test_split. "
-            "The first rows are taken. They are evaluated on; neither they nor copies "
-            "of them are trained on. Use this for data with a single split, streams "
-            "included."
+            "The first rows are taken. Neither they nor copies of them are trained on. "
+            "Use this for data with a single split, streams included."
         },
     )
     max_eval_samples: int | None = field(
@@ -127,18 +127,22 @@ class CorpusArguments(SourceArguments):
     completion_template: str | None = field(
         default=None,
         metadata={
-            "help": "Text of the completion, built from columns: ' {answer}'. Goes with "
+            "help": "Text of the completion, built from columns: ' {answer}'. It needs "
             "prompt_template."
         },
     )
     text_template: str | None = field(
-        default=None, metadata={"help": "Plain text to train on, built from columns."}
+        default=None,
+        metadata={
+            "help": "Plain text to train on, built from columns: '{title}\\n{body}'. By default it "
+            "is the column text."
+        },
     )
     from_scratch: dict | str | None = field(
         default=None,
         metadata={
             "help": "Train a new, randomly initialised model with this configuration: "
-            "{model_type: qwen3, hidden_size: 512, ...}. Used if model_name_or_path is "
+            "{model_type: qwen3, hidden_size: 512, ...}. It is used if model_name_or_path is "
             "not given."
         },
     )
@@ -281,7 +285,8 @@ def training_rows(
         keep: columns to keep besides those that TRL trains on.
 
     Raises:
-        UserError: there is no column to train on, and no template that builds one.
+        UserError: there is no column to train on, or a prompt without a completion, and no template
+            that builds one.
     """
     rows = load_split(args, split, streaming)
     given = {name: getattr(args, f"{name}_template") for name in TEMPLATED}
@@ -303,6 +308,12 @@ def training_rows(
                 f"dataset_name={args.dataset_name!r} has the columns {columns}, none of which can "
                 "be trained on: name them in text_template, "
                 "or in prompt_template and completion_template"
+            )
+        elif "prompt" in columns and "completion" not in columns:
+            raise UserError(
+                f"dataset_name={args.dataset_name!r} has the columns {columns}: a prompt without a "
+                "completion cannot be trained on; give text_template, or prompt_template and "
+                "completion_template"
             )
     if overlap is not None:
         rows, columns = rows.map(overlap.bind(columns)), [*columns, MARK, ROW_ID]

@@ -26,39 +26,48 @@ class PromptArguments(SourceArguments):
     itself, or the .yaml file of a benchmark of one's own (`shaped_eval.benchmarks.own`).
     """
 
+    dataset_name: str = field(
+        default="",
+        metadata={
+            "help": "Prompts: the id of a data set on the Hub; a local .jsonl, .json, .txt, .csv "
+            "or .parquet file; reasoning_gym/TASK, which generates them; or the .yaml file of your "
+            "own benchmark."
+        },
+    )
     benchmark_format: str | None = field(
         default=None,
         metadata={
-            "help": "Read the rows as this benchmark of the evaluation suite does: its prompt "
-            "without worked examples, its gold and its grader. It is a name, or the path of your "
-            "own .yaml file. Without dataset_name, the benchmark's own data set is trained on, "
-            "which makes sense only as a smoke test."
+            "help": "Read the rows as this benchmark of the evaluation suite does: its prompt, its "
+            "gold answer and its grader. Give its name, whose prompts then have no worked "
+            "examples, or the path of your own .yaml file, whose prompts keep theirs. Without "
+            "dataset_name, the benchmark's own data set is trained on, which makes sense only "
+            "as a smoke test."
         },
     )
     chat: bool = field(
         default=False,
         metadata={
             "help": "Send each prompt as a user message through the chat template. If this is "
-            "off, chat data becomes plain text."
+            "off, prompts that are chats become plain text."
         },
     )
     system_prompt: str | None = field(
-        default=None, metadata={"help": "System message before each prompt. Needs chat."}
+        default=None, metadata={"help": "System message before each prompt. It needs --chat true."}
     )
     gold_template: str | None = field(
         default=None,
         metadata={
             "help": "Gold answer, built from columns: '{answer}' or "
-            "'{reward_model[ground_truth]}'. By default it is the column gold. If the "
-            "gold is a whole solution, the grader math takes its last boxed answer."
+            "'{reward_model[ground_truth]}'. By default it is the column gold. If it is "
+            "a whole solution, the grader math takes the last boxed answer in it."
         },
     )
     grader: str | None = field(
         default=None,
         metadata={
-            "help": "Grader of the evaluation suite. By default it is the one of "
-            "benchmark_format, reasoning_gym for its tasks, and math for everything "
-            "else."
+            "help": "Grader of the answers: math, gsm8k, choice, exact_match, text or code, or "
+            "your own as package.module:name. By default it is the one of benchmark_format, "
+            "the task's own for reasoning_gym, and math for everything else."
         },
     )
     task_config: dict | str | None = field(
@@ -81,8 +90,8 @@ class PromptArguments(SourceArguments):
     num_prompts: int | None = field(
         default=None,
         metadata={
-            "help": "Train on the first prompts only, at most this many. For reasoning_gym it "
-            "is the number of prompts to generate; the default is 1000."
+            "help": "Train on the first prompts only, at most this many. By default all are used. "
+            "For reasoning_gym it is the number of prompts to generate, by default 1000."
         },
     )
     dataset_test_split: str | None = field(

@@ -32,7 +32,7 @@ _PRECISION = "weight_decay max_grad_norm optim bf16 gradient_checkpointing use_l
 _PEFT = "use_peft lora_r lora_alpha lora_target_modules"
 _MODEL = "dtype attn_implementation model_revision trust_remote_code"
 _HUB = "push_to_hub hub_model_id hub_private_repo hub_strategy hub_license dataset_license"
-_BAD_LOSSES = Group("Bad losses", "", ("WatchArguments",))
+_BAD_LOSSES = Group("Losses that go wrong", "", ("WatchArguments",))
 
 TRAIN = (
     Group("Start here", "config shape model_name_or_path dataset_name output_dir dry_run"),
@@ -73,7 +73,9 @@ RLVR = (
         "max_prompt_length num_prompts decontaminate hub_mirror",
         ("SourceArguments", "PromptArguments"),
     ),
-    Group("Reward", "format_pattern overlong_buffer reward_weights", ("RewardArguments",)),
+    Group(
+        "Reward", "reward_funcs reward_weights format_pattern overlong_buffer", ("RewardArguments",)
+    ),
     Group("Audit of the reward", "audit_reward audit_threshold audit_prompts"),
     Group(
         "Sampling",
@@ -124,25 +126,31 @@ GROUPS = {"train": TRAIN, "rlvr": RLVR, "eval": EVAL, "sample": SAMPLE}
 
 # Shorter than what TRL and transformers say about their own options.
 INHERITED = {
-    "assistant_only_loss": "Train on the assistant's messages of a chat only.",
-    "attn_implementation": "Implementation of attention: sdpa, eager or flash_attention_2.",
-    "beta": "Coefficient of the KL term. With 0 no reference model is loaded.",
+    "assistant_only_loss": "Train on the assistant's messages of a chat, and on nothing else.",
+    "attn_implementation": "Implementation of attention: sdpa, eager or flash_attention_2. By "
+    "default transformers chooses it.",
+    "beta": "Coefficient of the KL penalty. With 0 no reference model is loaded. It is not the "
+    "β of the shape, which `train` has.",
     "bf16": "Compute in bfloat16. By default on with an accelerator, and off on a CPU.",
     "dtype": "Type in which the weights are loaded.",
     "epsilon": "Lower clipping bound of the probability ratio.",
-    "eval_steps": "Number of optimizer steps between two evaluations on held-out rows.",
-    "eval_strategy": "When to evaluate on held-out rows: no, steps or epoch.",
+    "eval_steps": "Number of optimizer steps between two evaluations on held-out rows. By "
+    "default it is logging_steps.",
+    "eval_strategy": "When to evaluate on held-out rows during training: no, steps or epoch.",
     "gradient_accumulation_steps": "Number of micro-batches of an optimizer step on each device.",
     "gradient_checkpointing": "Recompute activations in the backward pass, which saves memory.",
-    "hub_model_id": "Repository to push to, such as me/my-model.",
-    "hub_private_repo": "Make the repository private when it is created.",
+    "hub_model_id": "Repository to push to, such as me/my-model. By default it has the name of "
+    "output_dir.",
+    "hub_private_repo": "Make the repository private when it is created. By default it is public, "
+    "unless your organization's default is private.",
     "hub_strategy": "When to push: end, every_save, checkpoint or all_checkpoints.",
     "learning_rate": "Peak learning rate.",
     "log_completions": "Print some completions with their rewards at every logging step.",
     "logging_steps": "Number of optimizer steps between two rows of the log.",
     "lora_alpha": "Scale of LoRA: the update is multiplied by lora_alpha / lora_r.",
     "lora_r": "Rank of LoRA.",
-    "lora_target_modules": "Names of the modules that get LoRA.",
+    "lora_target_modules": "Names of the modules that get LoRA, or all-linear. By default PEFT "
+    "chooses them by the type of the model.",
     "loss_type": "Aggregation of the token losses: dapo, grpo, dr_grpo, bnpo, cispo, and others.",
     "lr_scheduler_type": "Schedule of the learning rate: linear, cosine, constant, and others.",
     "max_completion_length": "Maximum length of a completion in tokens.",
@@ -155,17 +163,18 @@ INHERITED = {
     "num_iterations": "Number of passes over each generation batch.",
     "num_train_epochs": "Number of passes over the data.",
     "optim": "Optimizer: adamw_torch_fused, adamw_8bit, adafactor, and others.",
-    "output_dir": "Folder for checkpoints, logs and the final model.",
+    "output_dir": "Folder for checkpoints, logs and the final model. By default trainer_output, or "
+    "what the recipe says.",
     "packing": "Pack several documents into each training sequence.",
     "per_device_train_batch_size": "Number of sequences of a micro-batch on each device.",
     "push_to_hub": "Push the model, its card and its logs to the Hub.",
     "report_to": "Experiment trackers to log to: none, trackio, wandb, tensorboard, and others.",
-    "reward_weights": "Weight of each reward, separated by blanks. By default every weight is 1.",
+    "reward_weights": "Weight of each reward, separated by spaces. By default every weight is 1.",
     "save_steps": "Number of optimizer steps between two checkpoints.",
     "save_total_limit": "Keep this many checkpoints, and delete older ones. By default all stay.",
     "seed": "Seed of the run.",
     "steps_per_generation": "Number of micro-batches that a generation batch is divided into. By "
-    "default gradient_accumulation_steps, so that every step samples anew.",
+    "default it is gradient_accumulation_steps, so that every optimizer step samples anew.",
     "temperature": "Sampling temperature.",
     "trust_remote_code": "Run Python code from the model's repository.",
     "use_cpu": "Train on the CPU even if there is an accelerator.",

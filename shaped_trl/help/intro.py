@@ -4,11 +4,16 @@ A line that begins with two spaces is an example, and is printed as it is. All o
 wrapped to the terminal.
 """
 
+from shaped_eval.benchmarks.registry import BENCHMARKS, ELSEWHERE, GENERATED
+
 _RECIPE = (
     "A RECIPE is a YAML file of options, or the name of a shipped one; `shaped-trl recipes` lists "
     "these. An option on the command line overrides the recipe."
 )
-_LEGEND = "A value in brackets is the default. BOOL is true or false."
+_LEGEND = (
+    "A value in brackets is the default. BOOL is true or false, and such an option without a value "
+    "means true."
+)
 _RESUME = (
     "An interrupted run continues from its last checkpoint when the command is repeated with the "
     "same output_dir."
@@ -18,12 +23,15 @@ _SAMPLING = (
     "also be written into a YAML file, which --config names."
 )
 
+_NAMES = f"Names of benchmarks: {', '.join([*BENCHMARKS, *GENERATED, *ELSEWHERE])}."
+
 _TRAIN = f"""\
-usage: shaped-trl train --config RECIPE [--OPTION VALUE ...]
+usage: shaped-trl train [--config RECIPE] [--OPTION VALUE ...]
 
-Pre-train or mid-train a language model with the reward-shaped next-token loss. The default shape \
-is cross-entropy.
+Pre-train or mid-train a language model with the reward-shaped next-token loss of arXiv \
+2512.22955, to which the numbers of equations refer. By default the loss is cross-entropy.
 
+  shaped-trl train --model_name_or_path MODEL --dataset_name texts.jsonl --shape precision
   shaped-trl train --config gsm8k/train --shape precision
   shaped-trl train --config text/train --beta -0.25 --lambda_tail -0.1
   shaped-trl train --config paper/1b/pretrain --dry_run --devices 64
@@ -31,27 +39,34 @@ is cross-entropy.
 
 {_RECIPE} {_RESUME}
 
+A row of data has a column text, or prompt and completion, or a chat in messages. Templates build \
+these from other columns.
+
 The options of TRL's SFTConfig and ModelConfig that are not listed here are accepted as well. \
 `shaped-trl train --help all` lists them. {_LEGEND}
 """
 
 _RLVR = f"""\
-usage: shaped-trl rlvr --config RECIPE [--OPTION VALUE ...]
+usage: shaped-trl rlvr [--config RECIPE] [--OPTION VALUE ...]
 
-Train a language model with reinforcement learning and verifiable rewards. This is TRL's GRPO with \
+Train a language model by reinforcement learning with verifiable rewards. This is TRL's GRPO with \
 clip-higher, dynamic sampling and a schedule of the completion length. A run without a learning \
 signal stops and names the cause.
 
   shaped-trl rlvr --config gsm8k/rlvr --model_name_or_path outputs/precision
+  shaped-trl rlvr --model_name_or_path MODEL --dataset_name prompts.jsonl --grader math
   shaped-trl rlvr --config gsm8k/rlvr --audit_reward only
   shaped-trl rlvr --config gsm8k/rlvr --completion_length_schedule '{{0: 256, 200: 512}}'
   shaped-trl rlvr --config gsm8k/rlvr --num_processes 8 --use_vllm true
 
 {_RECIPE} {_RESUME}
 
-Before the first step the reward is audited: blind answers are graded, and the run is refused if \
-one of them passes too often. rl_log.jsonl and rl_log.png in output_dir show what the completions \
-were spent on.
+A row of data has the columns prompt and gold, the right answer. Templates build these from other \
+columns.
+
+Before the first step the reward is audited. Blind answers, such as 0 or a copy of the prompt, are \
+graded, and the run is refused if one of them passes too often. rl_log.jsonl and rl_log.png in \
+output_dir show how many completions were trained on and how many were discarded.
 
 The options of TRL's GRPOConfig and ModelConfig that are not listed here are accepted as well. \
 `shaped-trl rlvr --help all` lists them. {_LEGEND}
@@ -70,6 +85,8 @@ pass@k, avg@n and cons@n with intervals.
 
 The last example shares the samples among eight GPUs. {_SAMPLING}
 
+{_NAMES}
+
 {_LEGEND}
 """
 
@@ -85,6 +102,8 @@ grade` and `shaped-trl report` go on from there; `shaped-trl eval` does all thre
 
 The second example prints the first prompt of a benchmark and samples nothing. The third shares \
 the samples among eight GPUs. {_SAMPLING}
+
+{_NAMES}
 
 {_LEGEND}
 """

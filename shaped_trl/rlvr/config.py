@@ -56,8 +56,8 @@ class RLVRConfig(WatchArguments, GRPOConfig):
     max_sampling_rounds: int = field(
         default=10,
         metadata={
-            "help": "Maximum number of rounds of dynamic sampling. The batch is "
-            "then filled up with groups that give no gradient."
+            "help": "Maximum number of rounds of dynamic sampling for a batch. After them it is "
+            "filled up with groups that give no gradient."
         },
     )
     max_sampling_tokens: int | None = field(
@@ -121,18 +121,17 @@ class RLVRConfig(WatchArguments, GRPOConfig):
     audit_reward: Annotated[str, MAY_CHANGE] = field(
         default="refuse",
         metadata={
-            "help": "Grade blind answers before the first step: nothing, 0, nan, the prompt, "
-            "the most frequent gold, and others. If one of them passes too often, "
-            "refuse to train, or warn. The other choices are off (no audit) and only "
-            "(audit, then end).",
+            "help": "What to do if blind answers, which are graded before the first step, pass too "
+            "often: refuse to train, or warn. They are an empty text, 0, nan, the prompt, the "
+            "most frequent gold answer, and others. off skips the audit; only ends after it.",
         },
     )
     audit_threshold: Annotated[float, MAY_CHANGE] = field(
         default=0.3,
         metadata={
-            "help": "Share of the prompts on which a blind answer may pass. If the golds have "
-            "five values or fewer, the share of the most frequent gold is allowed at "
-            "least.",
+            "help": "Share of the prompts on which a blind answer may pass. If there are at most "
+            "five different gold answers, the share of the most frequent one is allowed as well, "
+            "where it is larger.",
         },
     )
     audit_prompts: Annotated[int, MAY_CHANGE] = field(

@@ -36,17 +36,19 @@ class RewardArguments:
     reward_funcs: list[str] | None = field(
         default=None,
         metadata={
-            "help": "Reward functions, the accuracy reward first: it decides which groups dynamic "
-            "sampling keeps. Each is a function of your own by its path (package.module.function, "
-            "from the current folder or an installed package), or one of accuracy, format and "
-            "overlong. Default: accuracy, and those of the others whose option is given."
+            "help": "Reward functions. The first one is the accuracy reward, which decides which "
+            "groups dynamic sampling keeps. Each is accuracy (the grader's verdict), format, "
+            "overlong, or a function of your own by its path (package.module.function, in the "
+            "current folder or an installed package). By default accuracy is used, and format and "
+            "overlong where format_pattern and overlong_buffer are given."
         },
     )
     format_pattern: str | None = field(
         default=None,
         metadata={
-            "help": "Give 1 more if the whole completion matches this regular expression: "
-            "'<think>.*</think>.*'. A dot matches every character, line ends included."
+            "help": "The reward format is 1 if the whole completion matches this regular "
+            "expression, and 0 otherwise: '<think>.*</think>.*'. A dot matches every "
+            "character, line ends included."
         },
     )
     keep_reasoning: bool = field(
@@ -58,8 +60,8 @@ class RewardArguments:
     overlong_buffer: int | None = field(
         default=None,
         metadata={
-            "help": "Penalise completions that end within this many tokens of the maximum "
-            "length. The penalty grows linearly to -1 (DAPO's soft overlong "
+            "help": "The reward overlong penalises completions that end within this many tokens "
+            "of the maximum length. The penalty grows linearly to -1 (DAPO's soft overlong "
             "punishment)."
         },
     )

@@ -46,8 +46,8 @@ def load_study(path: str | Path, out: str | Path | None = None) -> Study:
         UserError: a key is unknown or missing; a value is of the wrong type or out of range; or a
             stage or arm builds on one that does not exist.
     """
-    file = recipes.find(str(path))
-    values = recipes.load(file)
+    file = recipes.find(str(path), "study")
+    values = recipes.load(file, "study")
     default_form = _default_form(
         str(path), values.pop("version", 1 if _is_resolved(file) else VERSION)
     )

@@ -73,21 +73,21 @@ class ShapedConfig(WatchArguments, SFTConfig):
         default=0.0,
         metadata={
             "help": "β of the target's reward (Eq. 11), at least -1, in the form that "
-            "`positive` names. A value below 0 sharpens the distribution (precision); "
+            "--positive names. A value below 0 sharpens the distribution (precision); "
             "one above 0 keeps it broad (diversity). 0 is cross-entropy."
         },
     )
     lambda_head: float = field(
         default=0.0,
         metadata={
-            "help": "Reward of the other tokens among the top_k most probable ones (Eq. 12)."
+            "help": "Reward of the top_k most probable tokens, other than the target (Eq. 12)."
         },
     )
     lambda_tail: float = field(
         default=0.0,
         metadata={
-            "help": "Reward of the tokens outside the top_k (Eq. 12). A negative value such as "
-            "-0.1 penalises the tail."
+            "help": "Reward of the tokens outside the top_k most probable ones (Eq. 12). A "
+            "negative value such as -0.1 penalises the tail."
         },
     )
     top_k: int = field(
@@ -100,17 +100,19 @@ class ShapedConfig(WatchArguments, SFTConfig):
     positive: str = field(
         default="exponent",
         metadata={
-            "help": "Form of the target's reward: exponent (the paper's Eq. 11), product (this "
-            "project's variant) or power (w = p^alpha)."
+            "help": "Form of the target's reward r. exponent is (1/p)^((1-p)^beta), most likely "
+            "the paper's Eq. 11. product is (1/p)(1-p)^beta, this project's variant. "
+            "power weighs the target's log-probability by p^alpha and does not use beta."
         },
     )
     alpha: float = field(
-        default=1.0, metadata={"help": "Exponent of the form power, w = p^alpha. 1 is DFT."}
+        default=1.0,
+        metadata={"help": "Exponent of the form power. 1 gives DFT (arXiv 2508.05629)."},
     )
     shape_schedule: dict | str | None = field(
         default=None,
         metadata={
-            "help": "Change beta, lambda_head or lambda_tail over the steps. The kind is "
+            "help": "Change beta, lambda_head or lambda_tail during training. The kind is "
             'constant, linear, cosine or piecewise: \'{"beta": {"kind": "linear", '
             '"start": 0.0, "end": -0.25, "from_step": 100, "to_step": 500}}\'.'
         },
@@ -131,8 +133,8 @@ class ShapedConfig(WatchArguments, SFTConfig):
     loss_impl: str = field(
         default="auto",
         metadata={
-            "help": "Implementation of the loss: auto, reference, chunked or triton. auto is "
-            "triton on a GPU and chunked elsewhere."
+            "help": "Implementation of the loss: auto, reference (for tests), chunked or triton. "
+            "auto is triton on a GPU and chunked elsewhere."
         },
     )
 

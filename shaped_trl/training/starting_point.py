@@ -45,7 +45,9 @@ def model_source(model_args: ModelConfig) -> str:
     """
     name = model_args.model_name_or_path
     if not name:
-        raise UserError("model_name_or_path is missing: give a local folder or a Hub id")
+        raise UserError(
+            "model_name_or_path is missing: give the folder of a model or its id on the Hub"
+        )
     check_model_folder(name, "model_name_or_path")
     return name
 

@@ -57,7 +57,7 @@ def no_model(monkeypatch):
         (["grade", "--answers", "no-file", "--benchmark", "math", "--out", "x"], ["no-file"]),
         (["grade"], ["--answers"]),
         (["study", "no-study"], ["no-study"]),
-        (["tarin"], ["tarin", "train"]),
+        (["tarin"], ["tarin", "did you mean 'train'?"]),
         (["recipes", "copy", "nothing"], ["nothing"]),
     ],
 )

@@ -19,8 +19,8 @@ class ShowOptions:
     show: str | None = field(
         default=None,
         metadata={
-            "help": "Print the first prompt and gold answer of this benchmark, by name or by the "
-            "path of your own file, and stop. No model is needed."
+            "help": "Print the first prompt and the gold answer of this benchmark (a name, or the "
+            "path of your own file), and stop. No model is needed."
         },
     )
 

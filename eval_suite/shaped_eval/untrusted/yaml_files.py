@@ -40,9 +40,16 @@ def read_mapping(path: Path, field: str) -> dict[str, Any]:
     try:
         settings = yaml.load(path.read_text(encoding="utf-8"), _Loader)
     except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise UserError(
-            f"{field}={str(path)!r} is not YAML: {' '.join(str(error).split())}"
-        ) from error
+        raise UserError(f"{field}={str(path)!r} is not YAML: {_reason(error)}") from error
     if not isinstance(settings, dict):
         raise UserError(f"{field}={str(path)!r} must be a mapping of option names to values")
     return settings
+
+
+def _reason(error: yaml.YAMLError | UnicodeDecodeError) -> str:
+    """One line: the place in the file, where it is known, and what is wrong there."""
+    mark = getattr(error, "problem_mark", None)
+    if mark is None:
+        return " ".join(str(error).split())
+    problem = " ".join(str(getattr(error, "problem", error)).split())
+    return f"line {mark.line + 1}, column {mark.column + 1}: {problem}"

@@ -134,7 +134,7 @@ def test_a_file_may_ask_in_chats():
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"promt_template": "a"}, "it has an unknown field 'promt_template'; the keys are"),
+        ({"promt_template": "a"}, "has an unknown field 'promt_template'; the keys are"),
         ({"dataset_name": None}, "it has no dataset_name; the keys are dataset_name, dataset_c"),
         ({"dataset_name": ""}, "dataset_name is empty"),
         ({"dataset_name": "gone.jsonl"}, "rows 'gone.jsonl' cannot be read: No such file"),
@@ -256,9 +256,7 @@ def test_a_run_of_others_makes_no_code_load(model_folder, capfd):
     assert "evil_grader" not in sys.modules
 
 
-@pytest.mark.parametrize(
-    "place", ["docs/own_benchmark.md", "eval_suite/shaped_eval/benchmarks/own.py"]
-)
+@pytest.mark.parametrize("place", ["docs/extend.md", "eval_suite/shaped_eval/benchmarks/own.py"])
 def test_the_keys_are_documented(place):
     """The longest block of YAML in the text names all keys and no other."""
     blocks = re.findall(r"(?m)(?:^(?: {4})?[a-z_]+: .*\n)+", (ROOT / place).read_text())

@@ -39,8 +39,8 @@ def refused(capsys: pytest.CaptureFixture[str], *argv: str) -> str:
         (["X.yaml", "--out", "file"], "file is a file: name a folder"),
         (["X.yaml", "--out", "file", "--dry_run"], "file is a file: name a folder"),
         (["X.yaml", "--out", "file/deep/out"], "file is a file: name a folder"),
-        (["Y.yaml"], "config='Y.yaml': no such file or recipe"),
-        (["."], "config='.': no such file or recipe"),
+        (["Y.yaml"], "study='Y.yaml': no such file or recipe"),
+        (["."], "study='.': no such file or recipe"),
         (["X.yaml", "--share", "3/2"], "--share 3/2: give I/N with 1 <= I <= N"),
         (["X.yaml", "--share", "0/2"], "--share 0/2: give I/N"),
         (["X.yaml", "--share", "²/²"], "--share ²/²: give I/N"),
@@ -68,8 +68,8 @@ def test_a_wrong_command_line(
         ),
         ("baseline: a", "", "X.yaml: the key 'baseline' is missing"),
         ("baseline: a", "baseline: [a]", "baseline: ['a']; give a name"),
-        ("name: small", "name: [", "config='X.yaml' is not YAML"),
-        (STUDY, "", "config='X.yaml' must be a mapping"),
+        ("name: small", "name: [", "study='X.yaml' is not YAML: line "),
+        (STUDY, "", "study='X.yaml' must be a mapping"),
         ("shape: {", "shap: {", "arms.b: unknown key 'shap'; allowed: shape"),
         ("shape: {beta: -0.25}", "args: 3", "arms.b.args: 3 is not a mapping"),
         ("shape: {beta: -0.25}", "checkpoint_of: [a]", "arms.b.checkpoint_of: ['a']; give a name"),
@@ -115,4 +115,4 @@ def test_an_option_that_no_run_would_take(
 
 def test_a_study_file_that_is_no_text(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (here / "X.yaml").write_bytes(b"\xff\xfe\x00")
-    assert "config='X.yaml' is not YAML" in refused(capsys, "X.yaml")
+    assert "study='X.yaml' is not YAML" in refused(capsys, "X.yaml")
