@@ -20,8 +20,7 @@ COLLATE = DataCollatorForLanguageModeling(0, padding_free=True)
 
 
 def documents(count, first=0, size=None):
-    """Documents whose tokens tell which they are: `size` (or 1 to 7) times the number `first +
-    i`."""
+    """Documents that repeat their own number `size` times, or 1 to 7 times."""
     ids = [[first + i] * (size or 1 + i % 7) for i in range(count)]
     return Dataset.from_dict({"input_ids": ids, "labels": ids})
 
