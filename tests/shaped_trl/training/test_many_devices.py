@@ -159,7 +159,7 @@ def test_one_process_goes_on_from_two(runs):
     ("folder", "words", "message"),
     [
         ("ddp", HALF, "8 sequences a step on 2 processes, not 4 on 1"),
-        ("fsdp2", [], "under accelerate_config fsdp2, this run is under ddp"),
+        ("fsdp2", [], "under accelerate_config fsdp2, but this run uses ddp"),
     ],
 )
 def test_what_could_not_go_on_is_refused(runs, folder, words, message, tmp_path, capsys):
