@@ -93,7 +93,14 @@ def test_errors_are_those_of_full_logits(name, dtype):
     assert_close_to_truth(make_inputs(4, 16, V, dtype), shape, dtype, **arguments)
 
 
-@pytest.mark.parametrize(("V", "top_k"), [(151_936, 100), (151_936, 1000), (262_144, 100)])
+@pytest.mark.parametrize(
+    ("V", "top_k"),
+    [
+        (151_936, 100),
+        pytest.param(151_936, 1000, marks=pytest.mark.slow),
+        pytest.param(262_144, 100, marks=pytest.mark.slow),
+    ],
+)
 def test_vocabularies_of_real_models(V, top_k):
     shape = RewardShape(-0.25, 0.1, -0.1, top_k=top_k)
     assert_close_to_truth(make_inputs(2, 4, V, torch.bfloat16), shape, torch.bfloat16)

@@ -175,7 +175,10 @@ def test_an_end_inside_a_generation_batch_is_a_warning_where_no_checkpoints_were
     assert "max_steps=3 falls inside a generation batch" in caplog.text
 
 
-@pytest.mark.parametrize("reward", [0.3, -0.5, 2.0])
+@pytest.mark.parametrize(
+    "reward",
+    [0.3, *(pytest.param(reward, marks=pytest.mark.slow) for reward in (-0.5, 2.0))],
+)
 def test_rewards_that_are_not_right_or_wrong_are_not_called_so(reward, tmp_path):
     def the_same(completions, **kwargs):
         return [reward] * len(completions)
