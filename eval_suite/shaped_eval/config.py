@@ -174,7 +174,8 @@ class SampleConfig:
             return
         if not self.base_url.startswith(("http://", "https://")):
             raise UserError(
-                f"base_url={self.base_url!r} is no address: write it whole, such as http://localhost:8000/v1"
+                f"base_url={self.base_url!r} is not an address: give the whole of it, such as "
+                "http://localhost:8000/v1"
             )
         if "@" in self.base_url or "?" in self.base_url:
             raise UserError(

@@ -61,7 +61,7 @@ def sample(
 
     Args:
         config: the run.
-        progress: show a bar, or lines where standard error is no terminal.
+        progress: show a bar, or lines where standard error is not a terminal.
         processes: those that share the run, each calling this with the same `config`; none but this
             one.
         backend: what generates, such as a model in memory; None for the one that `config` names.

@@ -14,7 +14,9 @@ from shaped_kernels.shape import PRESETS
 from shaped_trl import cli
 from shaped_trl.training.config import ShapedConfig
 
-triton_arithmetic = pytest.importorskip("shaped_kernels.triton_arithmetic")
+triton_arithmetic = pytest.importorskip(
+    "shaped_kernels.triton_arithmetic", reason="triton is not installed (it exists for Linux only)"
+)
 LOG_ODDS = torch.tensor([-2.0, 0.5, 3.0], dtype=torch.float64)
 
 

@@ -65,7 +65,7 @@ def load_problems(
 def is_stored(folder: str | Path, names: Sequence[str]) -> bool:
     """Whether a run in `folder` goes on with the problems that it has stored.
 
-    It does if a file that defines one of the benchmarks `names` is no longer there.
+    It does if one of `names` is a file that does not exist any more.
     """
     gone = any(is_own(name) and not Path(name).exists() for name in names)
     return gone and (Path(folder) / "problems.jsonl").is_file()

@@ -205,9 +205,9 @@ def test_without_a_server_nothing_is_tried_again(make_config, monkeypatch):
     [
         (
             {"base_url": "localhost:8000/v1"},
-            "base_url='localhost:8000/v1' is no address: write it whole",
+            "base_url='localhost:8000/v1' is not an address: give the whole of it",
         ),
-        ({"base_url": ""}, "base_url='' is no address"),
+        ({"base_url": ""}, "base_url='' is not an address"),
         ({"base_url": "http://me:word@host/v1"}, "base_url holds a user, a password"),
         ({"concurrency": 0}, "concurrency=0 is out of range"),
         (

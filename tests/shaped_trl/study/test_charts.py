@@ -1,6 +1,5 @@
 """The charts and the page of a study with planted effects show the numbers of its rows."""
 
-import copy
 import csv
 import io
 import json
@@ -11,35 +10,12 @@ import numpy as np
 import pytest
 from chromium import check_layout
 from html_pages import check_self_contained
-from planted_study import ARMS, SEEDS, effect, planted_report
+from planted_study import ARMS, SEEDS, effect
 from scipy import stats
 
-from shaped_trl.study.loading import load_study
 from shaped_trl.study.reporting.charts import MEAN, Chart, charts, csv_of
 from shaped_trl.study.reporting.drawing import plot_chart
 from shaped_trl.study.reporting.reading import RegimeRuns
-from shaped_trl.study.reporting.results import read_regimes
-
-
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return planted_report(tmp_path_factory)
-
-
-@pytest.fixture(scope="module")
-def results(folder: Path) -> dict[str, Any]:
-    return json.loads((folder / "results.json").read_text())
-
-
-@pytest.fixture
-def regimes(read: list[RegimeRuns]) -> list[RegimeRuns]:
-    """A copy to change."""
-    return copy.deepcopy(read)
-
-
-@pytest.fixture(scope="module")
-def read(folder: Path) -> list[RegimeRuns]:
-    return read_regimes(load_study(folder / "study.yaml", folder))
 
 
 def rows_of(text: str) -> list[dict[str, str]]:

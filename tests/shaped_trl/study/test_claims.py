@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from planted_study import ARMS, SEEDS, effect, planted_report
+from planted_study import ARMS, SEEDS, effect
 from scipy import stats
 from shaped_eval.reporting.document import to_markdown
 from study_rows import BENCHMARK
@@ -22,27 +22,6 @@ from shaped_trl.study.reporting.findings import find
 from shaped_trl.study.reporting.pages import blocks
 from shaped_trl.study.reporting.reading import RegimeRuns
 from shaped_trl.study.reporting.results import collect, read_regimes
-
-
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return planted_report(tmp_path_factory)
-
-
-@pytest.fixture(scope="module")
-def results(folder: Path) -> dict[str, Any]:
-    return json.loads((folder / "results.json").read_text())
-
-
-@pytest.fixture
-def regimes(read: list[RegimeRuns]) -> list[RegimeRuns]:
-    """A copy to change."""
-    return copy.deepcopy(read)
-
-
-@pytest.fixture(scope="module")
-def read(folder: Path) -> list[RegimeRuns]:
-    return read_regimes(load_study(folder / "study.yaml", folder))
 
 
 def verdicts(claims: Sequence[dict[str, Any]]) -> dict[str, tuple[str, ...]]:
