@@ -35,6 +35,7 @@ from shaped_eval.sampling.likelihood import (
 from shaped_eval.sampling.processes import Processes
 from shaped_eval.sampling.progress import RepetitionCheck, SamplingProgress
 from shaped_eval.untrusted.files import check_folder
+from shaped_eval.untrusted.pretrained import check_model_folder
 
 # Options that do not determine the samples: where they are written, where rows are read (the rows
 # themselves are hashed), and the server or the number of devices.
@@ -104,6 +105,8 @@ def _prepare(config: SampleConfig, backend: Backend | None, quiet: bool) -> _Pla
     """Problems with prompts that fit the model, divided into chunks; nothing is written."""
     out = Path(config.out)
     check_folder(out)
+    if backend is None and config.backend in ("transformers", "vllm"):
+        check_model_folder(config.model)  # before data sets are fetched
     names, left_out = _present(config, quiet)
     problems = problems_of_run(
         out,

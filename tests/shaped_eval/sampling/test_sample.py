@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from shaped_eval import sample as sample_module
 from shaped_eval.backends import Request, TransformersBackend, load_backend
 from shaped_eval.benchmarks.loading import load_problems
 from shaped_eval.config import SampleConfig
@@ -290,6 +291,15 @@ def test_a_prompt_beyond_the_context_is_refused(make_config, monkeypatch):
 
 def test_the_folder_has_a_default(make_config):
     assert SampleConfig(model="some/Model", benchmarks="gsm8k").out == "outputs/eval/Model"
+
+
+def test_a_model_that_is_missing_is_named_before_data_is_fetched(make_config, monkeypatch):
+    def fetched(*args, **kwargs):
+        raise AssertionError("the data was fetched first")
+
+    monkeypatch.setattr(sample_module, "problems_of_run", fetched)
+    with pytest.raises(UserError, match=r"model='\./nowhere' does not exist"):
+        sample(make_config(model="./nowhere"))
 
 
 def test_a_folder_that_is_no_model_is_refused(make_config, tmp_path):
