@@ -52,7 +52,7 @@ HOSTILE: dict[str, str] = {
     "factorial of factorial": boxed("((100!)!)!"),
     "factorial chain": boxed("99" + "!" * 40),
     "double factorial": boxed("(99999999)!!"),
-    "binomial": boxed(r"\binom{2000000}{1000000}"),
+    "binomial": boxed(r"\binom{2000000000000}{1000000000000}"),
     "nested binomial": boxed(r"\binom{\binom{1000}{500}}{\binom{999}{499}}"),
     "digits": boxed("7" * 1900),
     "many digits": boxed("7" * 100_000),
@@ -145,7 +145,8 @@ HOSTILE: dict[str, str] = {
     "chain of unequal numbers": boxed("x=3=5"),
 }
 
-LONG = ["product to 10^9", "power tower 9^9^9^9", "binomial", "double factorial"]
+# No machine finishes these. The double factorial is not one of them: it takes three seconds.
+LONG = ["product to 10^9", "power tower 9^9^9^9", "binomial"]
 
 # The answers of these families are obvious: any other verdict would be wrong.
 CERTAIN = {
