@@ -16,12 +16,19 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
-from shaped_eval.benchmarks.chain_sum import MAX_TERMS, MIN_TERMS, NAME, questions, totals
+from shaped_eval.benchmarks.chain_sum import (
+    MAX_TERMS,
+    MIN_TERMS,
+    NAME,
+    held_out_questions,
+    questions,
+    totals,
+)
 from shaped_eval.benchmarks.options import options_of
 from shaped_eval.errors import UserError
 from shaped_eval.grading.gym.grader import MARK
 
-from shaped_trl.data.generated import check_counts, write_files
+from shaped_trl.data.generated import check_counts, write_benchmark, write_files
 
 SHORT, LONG, HELD_OUT, RL = range(1, 5)  # parts of the data; part 0 is the benchmark's
 HARDEST = 9 * MAX_TERMS  # the largest absolute value of a total
@@ -90,6 +97,7 @@ def write_corpus(
     train_rows: int = 50_000,
     heldout_rows: int = 512,
     rl_rows: int = 4_000,
+    problems: int = 0,
     **task: Any,
 ) -> None:
     """Write ``train.jsonl``, ``heldout.jsonl`` and ``rl_prompts.jsonl``, each replaced atomically.
@@ -99,6 +107,8 @@ def write_corpus(
         train_rows: number of training texts.
         heldout_rows: number of validation texts.
         rl_rows: number of RL prompts, with 3 to 8 terms equally often.
+        problems: number of held-out questions of the seed's own in ``problems.yaml``, a benchmark
+            for evaluation, a multiple of 6; 0 to write no such file.
         task: fields of `ChainSum`.
 
     Raises:
@@ -117,3 +127,8 @@ def write_corpus(
         "rl_prompts.jsonl": islice(prompts, rl_rows),
     }
     write_files(folder, files)
+    if problems:
+        rows = [
+            (question, gold) for question, gold, _ in held_out_questions(options.seed, problems)
+        ]
+        write_benchmark(folder, rows, "reasoning_gym")

@@ -9,6 +9,8 @@ from pathlib import Path
 from shaped_eval.errors import UserError
 from shaped_eval.records import write_atomic
 
+ROWS = "problems.jsonl"
+
 
 def check_counts(**counts: int) -> None:
     """Raise UserError if the number of rows of a file is not a whole number of at least 1."""
@@ -28,3 +30,21 @@ def write_files(folder: str | Path | None, files: Mapping[str, Iterable[dict[str
         return
     for name, rows in files.items():
         write_atomic(Path(folder) / name, "".join(json.dumps(row) + "\n" for row in rows))
+
+
+def write_benchmark(
+    folder: str | Path | None, rows: Iterable[tuple[str, str]], grader: str
+) -> None:
+    """Write problems as a benchmark: ``problems.yaml``, which names ``problems.jsonl``.
+
+    Args:
+        folder: where they go; None to write nothing.
+        rows: (prompt, gold) of each problem.
+        grader: the name of the grader of their answers.
+    """
+    write_files(folder, {ROWS: ({"prompt": prompt, "gold": gold} for prompt, gold in rows)})
+    if folder is not None:
+        write_atomic(
+            Path(folder) / "problems.yaml",
+            f"dataset_name: {ROWS}\ngrader: {grader}\nchat: false\n",
+        )

@@ -32,10 +32,11 @@ from shaped_eval.benchmarks.running_sums import (
     prompt_text,
     running_sums,
 )
+from shaped_eval.benchmarks.running_sums import problems as held_out_problems
 from shaped_eval.errors import UserError
 from shaped_eval.grading.text.running_sums import ANSWER
 
-from shaped_trl.data.generated import check_counts, write_files
+from shaped_trl.data.generated import check_counts, write_benchmark, write_files
 
 PLAIN_WORDS = 16
 PLAIN_FILLERS = 64  # the most frequent ones, which a tokenizer trained on the task alone knows
@@ -131,6 +132,7 @@ def write_corpus(
     rl_rows: int = 4_000,
     midtrain_rows: int = 0,
     plain_share: float = 0.0,
+    problems: int = 0,
     **task: Any,
 ) -> None:
     """Write ``train.jsonl``, ``heldout.jsonl`` and ``rl_prompts.jsonl``, each replaced atomically.
@@ -147,6 +149,8 @@ def write_corpus(
         plain_share: share of the training texts that are plain. If it is above 0, the validation
             texts are followed by as many plain ones, and a column ``source`` calls the former
             ``sums`` and the latter ``text``.
+        problems: number of held-out problems of the seed's own in ``problems.yaml``, a benchmark
+            for evaluation; 0 to write no such file.
         task: fields of `RunningSums`.
 
     Raises:
@@ -177,3 +181,6 @@ def write_corpus(
         )
         files["midtrain.jsonl"] = islice(corpus_rows(longer), midtrain_rows)
     write_files(folder, files)
+    if problems:
+        rows = [(each.prompt, each.gold) for each in held_out_problems(options, problems)]
+        write_benchmark(folder, rows, NAME)

@@ -1,9 +1,10 @@
 """A study is data: regimes × arms × seeds × stages.
 
-An arm is a shape of the token distribution, or the checkpoint of another arm sampled at another
-temperature. A stage is one command (train, rlvr, eval) with a recipe. A regime is the data on which
-all arms are trained. For comparison in pairs, arms have the same data and, per seed, the same
-initialisation or the same shared model. `shaped_trl.study.loading` reads a study from its file.
+An arm is a shape of the token distribution, or the checkpoint of another arm, sampled at another
+temperature or with its head divided by one. A stage is one command (train, rlvr, eval) with a
+recipe. A regime is the data on which all arms are trained. For comparison in pairs, arms have the
+same data and, per seed, the same initialisation or the same shared model.
+`shaped_trl.study.loading` reads a study from its file.
 """
 
 from __future__ import annotations
@@ -24,7 +25,11 @@ PREPARATIONS = ("running_sums", "chain_sum")
 # The options that distinguish arms. A recipe may set top_k for all of them, but a beta in a recipe
 # would also shape the baseline.
 SHAPE_OF_ARM = ("shape", "beta", "lambda_head", "lambda_tail", "positive", "alpha")
-TEMPERATURE = "temperature"  # the name of the stage that finds an arm's temperature
+# The stages that a study adds by itself: they find an arm's temperature, or divide its head by one.
+TEMPERATURE, DIVIDED = "temperature", "divided"
+HELD_OUT, ROLLOUTS = "held_out", "rollouts"  # the texts on which entropies are matched
+ARGS = "args"  # of a regime: stage → options of its command
+SEED = "{seed}"  # in the options of data: the seed of the run
 ONE_REGIME = ""
 # The version of resolved studies and of records. Version 1 is not written down; in it, a β without
 # a form acts by the product.
@@ -45,6 +50,8 @@ class Stage:
         shared: the baseline runs it once, and all arms start from its model.
         model: the earlier stage whose result it starts from or measures.
         args: options of the command, on top of the recipe.
+        temperature: of an eval stage, the temperature at which it decodes, whatever the arm's own
+            is. A list in a study file makes a stage of each, such as eval-t0.6 and eval-t1.
         seconds: what a run takes on the machine that the study is meant for; this is the estimate
             until one has been timed.
     """
@@ -55,6 +62,7 @@ class Stage:
     shared: bool = False
     model: str | None = None
     args: dict[str, Any] = field(default_factory=dict)
+    temperature: float | None = None
     seconds: float | None = None
 
 
@@ -68,7 +76,12 @@ class Arm:
         temperature: the temperature of its rollouts and evaluations, relative to the recipes'; the
             steps of RL are scaled with it.
         entropy_of: another arm. The temperature is then chosen such that this arm's model has the
-            held-out entropy of the other arm's model.
+            entropy of the other arm's model.
+        matched_on: the texts on which the two have this entropy: held_out, or rollouts, which are
+            the completions that each model samples for prompts of RL.
+        head_divided: the arm's models are the other arm's with their head divided by the
+            temperature. They are plain models, whose distribution at T = 1 is the other model's at
+            the temperature; RL and evaluations treat them like any others.
         prepare: options for its own data, on top of the regime's.
         args: stage → options of its command, on top of the stage's.
         seeds: its seeds; if empty, the study's.
@@ -80,6 +93,8 @@ class Arm:
     checkpoint_of: str | None = None
     temperature: float | None = None
     entropy_of: str | None = None
+    matched_on: str = HELD_OUT
+    head_divided: bool = False
     prepare: Preparation = field(default_factory=dict)
     args: dict[str, dict[str, Any]] = field(default_factory=dict)
     seeds: tuple[int, ...] = ()
@@ -98,8 +113,9 @@ class Arm:
 class Study:
     """A validated study.
 
-    `prepare` and `regimes` map a generator of data to its options. `regime` is the regime whose
-    folders are meant (`each_regime`). Two arms count as equally trained if their NLL differs by at
+    `prepare` and `regimes` map a generator of data to its options. A regime may also have `args`,
+    which map a stage to options of its command. `regime` is the regime whose folders are meant
+    (`each_regime`). Two arms count as equally trained if their NLL differs by at
     most the fraction `nll_within`.
     """
 
@@ -165,16 +181,20 @@ class Study:
     def seeds_of(self, arm: str) -> tuple[int, ...]:
         return self.arms[arm].seeds or self.seeds
 
-    def data(self, arm: str) -> Path:
-        """The folder of the arm's data: the regime's, or its own."""
-        return (
-            self.out
-            / (f"data-{self.place(arm)}" if self.arms[arm].prepare else "data")
-            / self.regime
-        )
+    def data(self, arm: str, seed: int) -> Path:
+        """The folder of the arm's data: the regime's or its own, and the seed's if they differ."""
+        own = f"data-{self.place(arm)}" if self.arms[arm].prepare else "data"
+        by_seed = any(SEED in each.values() for each in self._options(arm).values())
+        return self.out / own / self.regime / (f"seed{seed}" if by_seed else "")
 
-    def preparation(self, arm: str) -> Preparation:
+    def preparation(self, arm: str, seed: int) -> Preparation:
         """The options for the arm's data: the study's, then the regime's, then the arm's own."""
+        return {
+            name: {key: seed if value == SEED else value for key, value in options.items()}
+            for name, options in self._options(arm).items()
+        }
+
+    def _options(self, arm: str) -> Preparation:
         layers = (self.prepare, self.regimes.get(self.regime, {}), self.arms[arm].prepare)
         names = [name for name in PREPARATIONS if any(name in layer for layer in layers)]
         return {
@@ -182,29 +202,67 @@ class Study:
             for name in names
         }
 
+    def options(self, arm: str, stage: str) -> dict[str, Any]:
+        """The options of a stage's command on top of its recipe.
+
+        They are the stage's, then the regime's, then the arm's.
+        """
+        of_regime = self.regimes.get(self.regime, {}).get(ARGS, {})
+        return (
+            self.stages[stage].args | of_regime.get(stage, {}) | self.arms[arm].args.get(stage, {})
+        )
+
     def runs_stage(self, arm: str, stage: str) -> bool:
         """Whether the arm goes through this stage itself."""
-        if self.stages[stage].shared:
+        spec, own = self.stages[stage], self.arms[arm]
+        if spec.shared:
             return arm == self.baseline
-        return not (self.arms[arm].checkpoint_of and self.stages[stage].command == "train")
+        if own.checkpoint_of is None:
+            return True
+        if spec.temperature is not None and not (own.head_divided or stage in own.args):
+            # The other arm evaluates the same model at the same temperature.
+            return not (spec.model and self.stages[spec.model].command == "train")
+        return spec.command != "train"
 
     def start(self, arm: str, stage: str) -> tuple[str, str] | None:
         """The (arm, stage) whose model this arm's stage starts from or measures, or None."""
         model = self.stages[stage].model
         if model is None:
             return None
-        if self.stages[model].shared:
-            return self.baseline, model
-        return (arm if self.runs_stage(arm, model) else str(self.arms[arm].checkpoint_of)), model
+        if self.runs_stage(arm, model):
+            return arm, model
+        if self.arms[arm].head_divided:
+            return arm, f"{DIVIDED}-{model}"
+        return self.owner(arm, model)
+
+    def owner(self, arm: str, stage: str) -> tuple[str, str]:
+        """The (arm, stage) whose model this arm uses if it does not run a train stage itself."""
+        shared = self.stages[stage].shared
+        return (self.baseline if shared else str(self.arms[arm].checkpoint_of)), stage
 
     def trained(self, arm: str, stage: str) -> tuple[str, str] | None:
-        """The (arm, stage) of the pre- or mid-trained model behind a stage, before RL, or None."""
+        """The (arm, stage) of the pre- or mid-trained model behind a stage, before RL, or None.
+
+        Behind a model with a divided head, it is the model that was divided.
+        """
         found = self.start(arm, stage)
-        return (
-            found
-            if found is None or self.stages[found[1]].command == "train"
-            else self.trained(*found)
-        )
+        if found is None:
+            return None
+        if found[1].startswith(f"{DIVIDED}-"):
+            return self.owner(arm, found[1].removeprefix(f"{DIVIDED}-"))
+        return found if self.stages[found[1]].command == "train" else self.trained(*found)
+
+    def added_stage(self, arm: str, stage: str) -> str | None:
+        """The stage that finds this arm's temperature or divides its head before `stage`."""
+        own, spec = self.arms[arm], self.stages[stage]
+        trained = self.trained(arm, stage) if spec.command != "train" else None
+        if trained is None or not self.runs_stage(arm, stage):
+            return None
+        if own.head_divided:
+            return f"{DIVIDED}-{trained[1]}"
+        if own.entropy_of is not None and spec.temperature is None:
+            return f"{TEMPERATURE}-{trained[1]}"
+        return None
 
     def to_yaml(self) -> str:
         """The study as a study file. Loading it gives the same study."""
@@ -223,5 +281,5 @@ def _given(value: Arm | Stage) -> dict[str, Any]:
     return {
         key: list(v) if isinstance(v, tuple) else v
         for key, v in asdict(value).items()
-        if v not in (None, False, {}, ())
+        if v not in (None, False, {}, (), HELD_OUT)
     }

@@ -21,7 +21,7 @@ from shaped_eval.untrusted.files import own_folder
 from shaped_eval.untrusted.rows import read_object
 from shaped_eval.votes import Ballot
 
-from shaped_trl.study.definition import TEMPERATURE, VERSION, Study
+from shaped_trl.study.definition import DIVIDED, TEMPERATURE, VERSION, Study
 from shaped_trl.study.plan import FOUND
 from shaped_trl.study.state import DONE, read_state
 from shaped_trl.training.log_reading import RL_LOG, TRAIN_LOG, read_log
@@ -84,7 +84,7 @@ def _relative(value: dict[str, Any], parent: str) -> dict[str, Any]:
 
 
 def _content(study: Study, folder: Path, stage: str) -> dict[str, Any]:
-    if stage.startswith(f"{TEMPERATURE}-"):
+    if stage.startswith((f"{TEMPERATURE}-", f"{DIVIDED}-")):
         return {"found": read_object(folder / FOUND)}
     command = study.stages[stage].command
     if command == "eval":

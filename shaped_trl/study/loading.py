@@ -19,10 +19,14 @@ from shaped_eval.errors import UserError
 from shaped_trl import recipes
 from shaped_trl.recipes import SCHEDULE, schedules_beta
 from shaped_trl.study.definition import (
+    ARGS,
     DEFAULT_FORMS,
+    DIVIDED,
+    HELD_OUT,
     MODEL_FLAGS,
     OUTPUT_FLAGS,
     PREPARATIONS,
+    ROLLOUTS,
     SHAPE_OF_ARM,
     TEMPERATURE,
     VERSION,
@@ -62,7 +66,8 @@ def load_study(path: str | Path, out: str | Path | None = None) -> Study:
     }
     stages: dict[str, Stage] = {}
     for stage, value in _mapping("stages", values["stages"]).items():
-        stages[_named("stage", stage)] = _stage(stage, value, stages)
+        for name, each in _by_temperature(_named("stage", stage), value):
+            stages[name] = _stage(name, each, stages)
     if not arms or not stages:
         raise UserError(f"{path}: a study needs at least one arm and one stage")
     regimes = _mapping("regimes", values.get("regimes") or {})
@@ -75,7 +80,7 @@ def load_study(path: str | Path, out: str | Path | None = None) -> Study:
         nll_within=_share("nll_within", values.get("nll_within", 0.05)),
         prepare=_preparation("prepare", values.get("prepare")),
         regimes={
-            _named("regime", name): _preparation(f"regimes.{name}", value)
+            _named("regime", name): _regime(f"regimes.{name}", value, stages)
             for name, value in regimes.items()
         },
         arms=arms,
@@ -84,7 +89,7 @@ def load_study(path: str | Path, out: str | Path | None = None) -> Study:
     _check_arms(study)
     for view in study.each_regime():
         for arm in view.arms:
-            _check_preparation(arm, view.preparation(arm))
+            _check_preparation(arm, view.preparation(arm, view.seeds_of(arm)[0]))
     return study
 
 
@@ -111,7 +116,15 @@ def _arm(name: str, value: Any, default_form: str) -> Arm:
     where = f"arms.{name}"
     value = _mapping(where, value or {})
     _check_keys(where, value, tuple(f.name for f in fields(Arm)))
-    _check_kinds(f"{where}.", value, checkpoint_of=str, entropy_of=str, exploratory=bool)
+    _check_kinds(
+        f"{where}.",
+        value,
+        checkpoint_of=str,
+        entropy_of=str,
+        matched_on=str,
+        head_divided=bool,
+        exploratory=bool,
+    )
     shape = _mapping(f"{where}.shape", value.get("shape") or {})
     _check_keys(f"{where}.shape", shape, tuple(f.name for f in fields(RewardShape)))
     try:
@@ -162,6 +175,7 @@ def _check_arms(study: Study) -> None:
             raise UserError(
                 f"{where}: temperature and entropy_of both set its temperature; give one of them"
             )
+        _check_matching(study, where, arm)
         if arm.shape and not any(
             each.shaped and study.runs_stage(name, stage) for stage, each in study.stages.items()
         ):
@@ -206,15 +220,45 @@ def _check_arms(study: Study) -> None:
             _check_args(f"{where}.args.{stage}", options, study.stages[stage], SHAPE_OF_ARM)
 
 
+def _check_matching(study: Study, where: str, arm: Arm) -> None:
+    """Check how an arm's temperature is found, and whether its head can be divided by it."""
+    if arm.matched_on not in (HELD_OUT, ROLLOUTS):
+        raise UserError(
+            f"{where}.matched_on: {arm.matched_on!r}; choose one of {HELD_OUT}, {ROLLOUTS}"
+        )
+    if arm.matched_on == ROLLOUTS and arm.entropy_of is None:
+        raise UserError(f"{where}.matched_on: there is no entropy_of to match; leave it out")
+    if arm.matched_on == ROLLOUTS and not any(
+        stage.command == "rlvr" for stage in study.stages.values()
+    ):
+        raise UserError(f"{where}.matched_on: rollouts need a stage with the command rlvr")
+    if arm.head_divided and (
+        not arm.checkpoint_of or (arm.temperature is None and arm.entropy_of is None)
+    ):
+        raise UserError(
+            f"{where}.head_divided: name the model in checkpoint_of, and give temperature or "
+            "entropy_of"
+        )
+
+
+def _by_temperature(name: str, value: Any) -> list[tuple[str, Any]]:
+    """A stage of a study file, or one stage for each of its temperatures."""
+    given = value.get("temperature") if isinstance(value, Mapping) else None
+    if not isinstance(given, list):
+        return [(name, value)]
+    for each in given:
+        _positive(f"stages.{name}.temperature", each)
+    return [(f"{name}-t{each:g}", {**value, "temperature": each}) for each in given]
+
+
 def _stage(name: str, value: Any, earlier: dict[str, Stage]) -> Stage:
     where = f"stages.{name}"
     value = _mapping(where, value)
     _check_keys(where, value, tuple(f.name for f in fields(Stage)), required=("command", "config"))
     _check_kinds(f"{where}.", value, command=str, config=str, model=str, shaped=bool, shared=bool)
-    if name.split("-")[0] == TEMPERATURE:
+    if name.split("-")[0] in (TEMPERATURE, DIVIDED):
         raise UserError(
-            f"{where}: this name is reserved for the stages that find temperatures; choose another "
-            "one"
+            f"{where}: this name is reserved for the stages that a study adds; choose another one"
         )
     stage = Stage(**{**value, "args": _mapping(f"{where}.args", value.get("args") or {})})
     if stage.command not in OUTPUT_FLAGS:
@@ -245,6 +289,13 @@ def _stage(name: str, value: Any, earlier: dict[str, Stage]) -> Stage:
     if stage.command == "eval" and stage.model is None:
         raise UserError(f"{where}.model: missing; name the stage whose model is to be measured")
     _check_args(f"{where}.args", stage.args, stage, (*SHAPE_OF_ARM, SCHEDULE))
+    if stage.temperature is not None and stage.command != "eval":
+        raise UserError(
+            f"{where}.temperature: only eval decodes at a temperature of its own, but this is "
+            f"{stage.command}; leave it out, or set an option in args"
+        )
+    if stage.temperature is not None:
+        _positive(f"{where}.temperature", stage.temperature)
     if stage.seconds is not None:
         _positive(f"{where}.seconds", stage.seconds)
     return stage
@@ -256,6 +307,7 @@ def _check_args(where: str, args: Mapping[str, Any], stage: Stage, shapes: Itera
         "seed",
         OUTPUT_FLAGS[stage.command],
         MODEL_FLAGS[stage.command] if stage.model else "seed",
+        "temperature" if stage.temperature is not None else "seed",
     )
     for key, argument in args.items():
         if key in owned:
@@ -279,7 +331,8 @@ def _check_preparation(arm: str, prepare: Preparation) -> None:
             f"prepare: {' and '.join(prepare)} would write the same files for {arm}; give only one"
         )
     for name, options in prepare.items():
-        for key in ASKED if name == RUNNING_SUMS else ():
+        # Problems of the corpus's own have its options; the benchmark has its defaults.
+        for key in ASKED if name == RUNNING_SUMS and not options.get("problems") else ():
             if options.get(key, getattr(RunningSums, key)) != getattr(RunningSums, key):
                 raise UserError(
                     f"prepare.{name}.{key}: the benchmark {name} needs {getattr(RunningSums, key)}"
@@ -294,6 +347,24 @@ def _preparation(where: str, value: Any) -> Preparation:
     prepare = _mapping(where, value or {})
     _check_keys(where, prepare, PREPARATIONS)
     return {key: _mapping(f"{where}.{key}", options or {}) for key, options in prepare.items()}
+
+
+def _regime(where: str, value: Any, stages: Mapping[str, Stage]) -> Preparation:
+    """Check a regime: options of data, and options of the stages' commands in `args`."""
+    value = _mapping(where, value or {})
+    args = _mapping(f"{where}.{ARGS}", value.pop(ARGS, None) or {})
+    for stage, options in args.items():
+        if stage not in stages:
+            raise UserError(
+                f"{where}.{ARGS}: {stage!r} is not a stage; choose from {', '.join(stages)}"
+            )
+        _check_args(
+            f"{where}.{ARGS}.{stage}",
+            _mapping(f"{where}.{ARGS}.{stage}", options),
+            stages[stage],
+            (*SHAPE_OF_ARM, SCHEDULE),
+        )
+    return _preparation(where, value) | ({ARGS: args} if args else {})
 
 
 def _mapping(where: str, value: Any) -> dict[str, Any]:

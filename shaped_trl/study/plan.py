@@ -21,6 +21,7 @@ from shaped_trl.study.definition import (
     DEFAULT_FORMS,
     MODEL_FLAGS,
     OUTPUT_FLAGS,
+    ROLLOUTS,
     SHAPE_OF_ARM,
     TEMPERATURE,
     VERSION,
@@ -29,8 +30,10 @@ from shaped_trl.study.definition import (
 )
 
 DATA = "{data}"
-# The command of a run that finds a temperature: `shaped_trl.study.running.temperature`.
-MATCH = "match"
+# The commands of runs that a study adds. `shaped_trl.study.running.temperature` finds a temperature
+# and, for the second one, divides a head by it.
+MATCH, DIVIDE = "match", "divide"
+ADDED = (MATCH, DIVIDE)
 FOUND = "temperature.json"
 # Options that may name a file or a folder of the user. Its content is a part of a run's identity.
 _FOLDERS = ("model_name_or_path", "model", "tokenizer_name_or_path")
@@ -80,7 +83,7 @@ def plan(study: Study) -> list[StudyRun]:
             for name in study.stages:
                 for arm in study.arms:
                     if seed in study.seeds_of(arm) and study.runs_stage(arm, name):
-                        for run in _runs(view, arm, seed, name, recipes_of[name], runs):
+                        for run in _runs(view, arm, seed, name, recipes_of, runs):
                             runs[run.key] = run
     return list(runs.values())
 
@@ -90,11 +93,11 @@ def _runs(
     arm: str,
     seed: int,
     name: str,
-    recipe: dict[str, Any],
+    recipes_of: Mapping[str, dict[str, Any]],
     earlier: Mapping[str, StudyRun],
 ) -> Iterator[StudyRun]:
-    """The run of a stage, after the run that finds its temperature if it needs one."""
-    stage, own = study.stages[name], study.arms[arm]
+    """The run of a stage, after the run that the study adds before it if it needs one."""
+    stage, own, recipe = study.stages[name], study.arms[arm], recipes_of[name]
     start = study.start(arm, name)
     needs = [study.key(start[0], seed, start[1])] if start else []
     settings: dict[str, Any] = {}
@@ -107,23 +110,26 @@ def _runs(
     # A recipe does not know the path of a study's data, so its {data} values go to the command
     # line.
     settings |= {key: value for key, value in recipe.items() if _mentions_data(value)}
-    settings |= stage.args | own.args.get(name, {})
+    settings |= study.options(arm, name)
     known = dict(earlier)
-    if stage.command != "train" and own.entropy_of is not None:
-        match = _match(study, arm, seed, name, earlier)
-        needs.append(match.key)
+    if added := study.added_stage(arm, name):
+        match = _added(study, arm, seed, added, recipes_of, earlier)
+        if match.key not in needs and not own.head_divided:
+            needs.append(match.key)
         if match.key not in earlier:
             known[match.key] = match
             yield match
-    if stage.command != "train" and (own.entropy_of is not None or own.temperature is not None):
+    if stage.temperature is not None:
+        settings["temperature"] = stage.temperature
+    elif (
+        stage.command != "train"
+        and not own.head_divided
+        and (own.entropy_of is not None or own.temperature is not None)
+    ):
         settings |= _scaled(stage, recipe | settings, own.temperature)
-    settings = {key: _with_data(value, study.data(arm)) for key, value in settings.items()}
-    argv = [stage.command, "--config", _config_argument(stage.config)]
-    for key, value in settings.items():
-        argv += [
-            f"--{key}",
-            *(_argument(v) for v in (value if isinstance(value, list) else [value])),
-        ]
+    data = study.data(arm, seed)
+    settings = {key: _with_data(value, data) for key, value in settings.items()}
+    argv = [stage.command, "--config", _config_argument(stage.config), *_flags(settings)]
     yield _run(
         study, arm, seed, name, stage.command, argv, [known[key] for key in needs], recipe, settings
     )
@@ -150,7 +156,7 @@ def _run(
             for argument in _without_product(argv)
         ],
         recipe,
-        study.preparation(arm),
+        study.preparation(arm, seed),
         [need.fingerprint for need in needs],
     ]
     if command == "train" and _leaves_the_form_open(recipe | settings):
@@ -195,19 +201,52 @@ def _leaves_the_form_open(settings: Mapping[str, Any]) -> bool:
     )
 
 
-def _match(
-    study: Study, arm: str, seed: int, name: str, earlier: Mapping[str, StudyRun]
+def _added(
+    study: Study,
+    arm: str,
+    seed: int,
+    name: str,
+    recipes_of: Mapping[str, dict[str, Any]],
+    earlier: Mapping[str, StudyRun],
 ) -> StudyRun:
-    """The run that finds the temperature that gives the arm's model another arm's entropy."""
-    like = study.arms[arm].entropy_of
-    assert like is not None
-    trained = [model for each in (arm, like) if (model := study.trained(each, name))]
-    assert len(trained) == 2, "`loading` has checked that both arms have trained models"
-    folders = [str(study.folder(owner, seed, stage)) for owner, stage in trained]
-    out = study.folder(arm, seed, f"{TEMPERATURE}-{trained[0][1]}")
-    argv = [MATCH, "--model", folders[0], "--like", folders[1], "--out", str(out)]
-    needs = [earlier[study.key(owner, seed, stage)] for owner, stage in trained]
-    return _run(study, arm, seed, out.name, MATCH, argv, needs, {}, {})
+    """The run that finds the arm's temperature or divides its head by it (`added_stage`)."""
+    own, trained = study.arms[arm], name.partition("-")[2]
+    model = (arm, trained) if study.runs_stage(arm, trained) else study.owner(arm, trained)
+    needed = [model]
+    out = study.folder(arm, seed, name)
+    argv = [DIVIDE if own.head_divided else MATCH, "--model", str(study.folder(*_at(model, seed)))]
+    if own.entropy_of is None:
+        argv += ["--temperature", _argument(own.temperature)]
+    else:
+        like = (own.entropy_of, trained)
+        if not study.runs_stage(*like):
+            like = study.owner(*like)
+        needed.append(like)
+        argv += ["--like", str(study.folder(*_at(like, seed)))]
+    argv += ["--out", str(out)]
+    if own.matched_on == ROLLOUTS:
+        argv += _rollouts(study, arm, seed, recipes_of)
+    needs = [earlier[study.key(*_at(each, seed))] for each in needed]
+    return _run(study, arm, seed, name, argv[0], argv, needs, {}, {})
+
+
+def _at(model: tuple[str, str], seed: int) -> tuple[str, int, str]:
+    return model[0], seed, model[1]
+
+
+def _rollouts(
+    study: Study, arm: str, seed: int, recipes_of: Mapping[str, dict[str, Any]]
+) -> list[str]:
+    """The options of the first RL stage, whose prompts and rollouts are those to match on."""
+    name = next(name for name, stage in study.stages.items() if stage.command == "rlvr")
+    stage, recipe = study.stages[name], recipes_of[name]
+    settings = {key: value for key, value in recipe.items() if _mentions_data(value)}
+    settings |= study.options(arm, name) | {"seed": seed}
+    data = study.data(arm, seed)
+    return [
+        *("--rollouts", _config_argument(stage.config)),
+        *_flags({key: _with_data(value, data) for key, value in settings.items()}),
+    ]
 
 
 def _scaled(stage: Stage, recipe: Mapping[str, Any], temperature: float | None) -> dict[str, Any]:
@@ -321,7 +360,7 @@ def check_options(runs: Sequence[StudyRun]) -> None:
 
     parsers: dict[str, recipes.Parser] = {}
     for run in {
-        (run.regime, run.arm, run.stage): run for run in runs if run.command != MATCH
+        (run.regime, run.arm, run.stage): run for run in runs if run.command not in ADDED
     }.values():
         if run.command not in parsers:
             parsers[run.command] = recipes.Parser(
@@ -371,6 +410,14 @@ def _with_data(value: Any, data: Path) -> Any:
     if isinstance(value, list):
         return [_with_data(v, data) for v in value]
     return value.replace(DATA, str(data)) if isinstance(value, str) else value
+
+
+def _flags(settings: Mapping[str, Any]) -> list[str]:
+    flags = []
+    for key, value in settings.items():
+        values = value if isinstance(value, list) else [value]
+        flags += [f"--{key}", *map(_argument, values)]
+    return flags
 
 
 def _argument(value: Any) -> str:

@@ -30,7 +30,7 @@ from shaped_eval.untrusted.texts import one_line, visible
 from shaped_trl import recipes
 from shaped_trl.study.definition import Study
 from shaped_trl.study.finished import finished_run
-from shaped_trl.study.plan import MATCH, StudyRun, bound, check_options, fingerprint, plan
+from shaped_trl.study.plan import ADDED, StudyRun, bound, check_options, fingerprint, plan
 from shaped_trl.study.running.child import run_child
 from shaped_trl.study.running.commands import print_commands
 from shaped_trl.study.running.devices import gpu_names, num_cores
@@ -107,21 +107,20 @@ def run_study(
             print_commands(study, runs)
             return 0
         with _locked(study.out, runs):
-            _prepare(study, planned, data=left)
+            _prepare(study, planned, runs)
             return _run_and_report(study, runs, entry)
     except (UserError, KeyboardInterrupt, BrokenPipeError):
         kill_server()
         raise
 
 
-def _prepare(study: Study, planned: Sequence[StudyRun], *, data: bool) -> None:
+def _prepare(study: Study, planned: Sequence[StudyRun], runs: Sequence[StudyRun]) -> None:
     """Write what a study's folder contains before its runs."""
     with folder_lock(study.out):
         _print_replaced_study(study)
         write_atomic(study.out / "study.yaml", study.to_yaml())
         write_state(study.out, PLANNED, {run.key: run.fingerprint for run in planned})
-        if data:
-            prepare_data(study)
+        prepare_data(study, [run for run in runs if not is_done(run)])
 
 
 class _Output(Console):
@@ -170,14 +169,18 @@ def _print_replaced_study(study: Study) -> None:
         print(f"{replaced}: runs that both share are kept, others move to stale/")
 
 
-def prepare_data(study: Study) -> None:
-    """Write the data of every regime, and of arms with their own data, unless it is complete.
+def prepare_data(study: Study, runs: Sequence[StudyRun]) -> None:
+    """Write the data of these runs' regimes, seeds and arms, unless it is complete.
 
     Data is written again if its options have changed or its writer was killed.
     """
-    for view in study.each_regime():
+    views = {view.regime: view for view in study.each_regime()}
+    for group in dict.fromkeys(map(group_of, runs)):
+        members = [run for run in runs if group_of(run) == group]
+        view, seed = views[members[0].regime], members[0].seed
+        # The other arms' too, since a run of this one may start from their models.
         for arm in view.arms:
-            folder, preparation = view.data(arm), view.preparation(arm)
+            folder, preparation = view.data(arm, seed), view.preparation(arm, seed)
             current = fingerprint(sorted(preparation.items()))
             if not preparation or read_state(folder, DONE).get("fingerprint") == current:
                 continue
@@ -230,7 +233,7 @@ class Runner:
 
     def _start(self, run: StudyRun) -> None:
         attempt = claim(run, self.study.out / "stale")
-        entry = ENTRY_OF_MATCH if run.command == MATCH else self.entry
+        entry = ENTRY_OF_MATCH if run.command in ADDED else self.entry
         slot = min(
             set(range(self.study.max_parallel)) - {self.slots[key] for key in self.processes}
         )

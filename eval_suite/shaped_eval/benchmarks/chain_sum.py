@@ -86,15 +86,7 @@ def problems(
     """
     if shots:
         raise UserError(f"shots={shots}, but {name} has no worked examples: leave it out")
-    left = dict.fromkeys(range(MIN_TERMS, MAX_TERMS + 1), COUNT // (MAX_TERMS - MIN_TERMS + 1))
-    found: dict[str, tuple[str, int]] = {}
-    for question, gold, metadata in questions(0, 0, held_out=True):
-        terms = metadata["num_terms"]
-        if question not in found and left[terms]:
-            found[question] = (gold, terms)
-            left[terms] -= 1
-            if not any(left.values()):
-                break
+    found = held_out_questions(0, COUNT)
     tail = f"\nEnd with a line that starts with {MARK}" if chat else ""
     rows = [
         Problem(
@@ -105,6 +97,33 @@ def problems(
             "reasoning_gym",
             {"terms": terms},
         )
-        for index, (question, (gold, terms)) in enumerate(found.items())
+        for index, (question, gold, terms) in enumerate(found)
     ]
     return rows[:limit]
+
+
+def held_out_questions(seed: int, count: int) -> list[tuple[str, str, int]]:
+    """Different held-out questions of a seed: (question, gold, number of terms).
+
+    Every number of terms is equally frequent.
+
+    Args:
+        seed: of the data, from 0.
+        count: number of questions, a multiple of the 6 numbers of terms.
+
+    Raises:
+        UserError: `count` is not such a multiple.
+    """
+    lengths = range(MIN_TERMS, MAX_TERMS + 1)
+    if count < 1 or count % len(lengths):
+        raise UserError(f"problems={count!r} of {NAME}: give a multiple of {len(lengths)}")
+    left = dict.fromkeys(lengths, count // len(lengths))
+    found: dict[str, tuple[str, int]] = {}
+    for question, gold, metadata in questions(seed, 0, held_out=True):
+        terms = metadata["num_terms"]
+        if question not in found and left[terms]:
+            found[question] = (gold, terms)
+            left[terms] -= 1
+            if not any(left.values()):
+                break
+    return [(question, gold, terms) for question, (gold, terms) in found.items()]

@@ -8,7 +8,7 @@ from typing import Any
 
 from shaped_eval.reporting.outcomes import Outcomes
 
-from shaped_trl.study.definition import TEMPERATURE, Study
+from shaped_trl.study.definition import Study
 from shaped_trl.study.finished import Rows, finished_run, outcomes_of, rows_of
 from shaped_trl.study.state import PLANNED, read_state
 
@@ -86,9 +86,8 @@ def planned(study: Study) -> Iterator[tuple[str, int, str]]:
 
 def _runs_for(study: Study, arm: str, stage: str) -> Iterator[str]:
     if study.runs_stage(arm, stage):
-        trained = study.trained(arm, stage)
-        if study.arms[arm].entropy_of and study.stages[stage].command != "train" and trained:
-            yield f"{TEMPERATURE}-{trained[1]}"
+        if added := study.added_stage(arm, stage):
+            yield added
         yield stage
 
 

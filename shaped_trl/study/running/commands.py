@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from shaped_eval.sampling.progress import duration
 
 from shaped_trl.study.definition import Study
-from shaped_trl.study.plan import MATCH, StudyRun
+from shaped_trl.study.plan import ADDED, StudyRun
 from shaped_trl.study.running.schedule import estimate_seconds, remaining_seconds
 from shaped_trl.study.state import is_done, outcome, runs_to_keep
 
@@ -16,7 +16,9 @@ from shaped_trl.study.state import is_done, outcome, runs_to_keep
 def print_commands(study: Study, runs: Sequence[StudyRun]) -> None:
     for view in study.each_regime():
         for folder, preparation in {
-            view.data(arm): view.preparation(arm) for arm in view.arms
+            view.data(arm, seed): view.preparation(arm, seed)
+            for arm in view.arms
+            for seed in view.seeds_of(arm)
         }.items():
             for name, options in preparation.items():
                 print(f"# data: {name} {options} -> {folder}")
@@ -26,7 +28,7 @@ def print_commands(study: Study, runs: Sequence[StudyRun]) -> None:
     for run in runs:
         command = (
             shlex.join(["shaped-trl", *run.argv])
-            if run.command != MATCH
+            if run.command not in ADDED
             else f"# {shlex.join(run.argv)}"
         )
         cost = f": {duration(estimates[run.key])}" if run.seconds or is_done(run) else ""
@@ -42,7 +44,9 @@ def print_commands(study: Study, runs: Sequence[StudyRun]) -> None:
             end="",
         )
         unknown = dict.fromkeys(
-            r.stage for r in runs if r.key in left and r.stage not in timed and r.command != MATCH
+            r.stage
+            for r in runs
+            if r.key in left and r.stage not in timed and r.command not in ADDED
         )
         print(f"; no estimate for {', '.join(unknown)}" if unknown else "", end="")
     print()

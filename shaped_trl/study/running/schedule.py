@@ -12,7 +12,7 @@ from shaped_trl.study.plan import StudyRun
 
 # The share of a study's time, as in the demo, for a stage that has not been timed and for which the
 # study gives no seconds. Only the order depends on it.
-_WEIGHT = {"train": 1.0, "rlvr": 1.0, "eval": 0.2, "match": 0.1}
+_WEIGHT = {"train": 1.0, "rlvr": 1.0, "eval": 0.2, "match": 0.1, "divide": 0.1}
 
 
 def estimate_seconds(runs: Sequence[StudyRun], measured: Mapping[str, float]) -> dict[str, float]:

@@ -1,10 +1,12 @@
-"""Find the temperature at which one trained model has the held-out entropy of another.
+"""Find the temperature at which one trained model has the entropy of another.
 
-This gives a control for the effect of a shape.
+This gives a control for the effect of a shape. A shape that lowers the entropy also makes rollouts
+less random, and cross-entropy can have that for free at a lower temperature. The entropy is that on
+held-out text, which the trainer's own evaluation measures on the rows that both models were
+evaluated on; or that of each model on its own rollouts (`shaped_trl.study.running.rollouts`).
 
-A shape that lowers the entropy also makes rollouts less random, and cross-entropy can have that for
-free at a lower temperature. The trainer's own evaluation measures the entropy, on the rows that
-both models were evaluated on.
+The control is either the model sampled at this temperature, or a plain model that has it at T = 1:
+the same model with its head divided by the temperature.
 """
 
 from __future__ import annotations
@@ -13,7 +15,7 @@ import argparse
 import contextlib
 import json
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -21,65 +23,113 @@ from scipy.optimize import brentq
 from shaped_eval.errors import UserError
 from shaped_eval.records import write_atomic
 
-from shaped_trl.study.plan import FOUND
+from shaped_trl.study.plan import DIVIDE, FOUND
 from shaped_trl.training.log_reading import TRAIN_LOG, curve, read_log
 
 if TYPE_CHECKING:
     from shaped_trl.training.trainer import ShapedTrainer
 
 LOWEST, HIGHEST = 0.05, 20.0
-TOLERANCE = 1e-3  # of ln T; reached after about 8 evaluations
+TOLERANCE = 1e-3  # of ln T on held-out text; reached after about 8 evaluations
+TOLERANCE_ROLLOUTS = 5e-3  # what 4,096 rollouts can tell apart
 
 
 def main(argv: list[str]) -> int:
-    """Find the temperature, and write it to OUT/temperature.json.
+    """Find the temperature, and write it to OUT/temperature.json; divide a head by it if asked to.
 
-    The file is {"temperature", "entropy", "entropy_at_1", "wanted", "tried": [[T, entropy], …]}.
+    The file is {"temperature", "entropy", "entropy_at_1", "wanted", "tried": [[T, entropy], …]};
+    without ``--like``, it is {"temperature"}.
 
     Raises:
-        UserError: a run has no held-out entropy, or no temperature in [0.05, 20] gives it.
+        UserError: a run has no held-out entropy, no temperature in [0.05, 20] gives it, or the head
+            cannot be divided.
     """
-    parser = argparse.ArgumentParser(prog="match", description=__doc__)
-    for flag in ("--model", "--like", "--out"):
+    parser = argparse.ArgumentParser(prog=argv[0], description=__doc__)
+    for flag in ("--model", "--out"):
         parser.add_argument(flag, type=Path, required=True)
+    parser.add_argument("--like", type=Path)
+    parser.add_argument("--temperature", type=float)
+    parser.add_argument("--rollouts", nargs=argparse.REMAINDER)
     args = parser.parse_args(argv[1:])
-    _, entropies = curve(read_log(args.like / TRAIN_LOG), "eval_entropy")
-    if not entropies:
-        raise UserError(
-            f"{args.like}: no held-out entropy in its log; set dataset_test_split and eval_strategy"
-        )
-    found = match(args.model, entropies[-1], args.out)
+    found = _find(args) if args.like else {"temperature": args.temperature}
+    if argv[0] == DIVIDE:
+        _save_divided(args.model, found["temperature"], args.out)
     write_atomic(args.out / FOUND, json.dumps(found, indent=2) + "\n")
-    print(
-        f"T={found['temperature']:.4f}: entropy {found['entropy']:.4f}, "
-        f"target {found['wanted']:.4f}"
-    )
+    at = f": entropy {found['entropy']:.4f}, target {found['wanted']:.4f}" if args.like else ""
+    print(f"T={found['temperature']:.4f}{at}")
     return 0
 
 
-def match(folder: Path, target: float, out: Path) -> dict:
+def _find(args: argparse.Namespace) -> dict[str, Any]:
+    if args.rollouts is None:
+        _, entropies = curve(read_log(args.like / TRAIN_LOG), "eval_entropy")
+        if not entropies:
+            raise UserError(
+                f"{args.like}: no held-out entropy in its log; set dataset_test_split and "
+                "eval_strategy"
+            )
+        return match(args.model, entropies[-1], args.out)
+    from shaped_trl.study.running.rollouts import Rollouts
+
+    rollouts = Rollouts(args.rollouts[0], args.rollouts[1:], args.model)
+    return solve(
+        lambda temperature: rollouts.entropy(args.model, temperature),
+        rollouts.entropy(args.like, 1.0),
+        str(args.model),
+        TOLERANCE_ROLLOUTS,
+    )
+
+
+def _save_divided(folder: Path, temperature: float, out: Path) -> None:
+    """Save the model in `folder` with its head divided by the temperature, as a plain model."""
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    from shaped_trl.modeling.divided_head import divide_head
+
+    model = AutoModelForCausalLM.from_pretrained(folder)
+    divide_head(model, temperature)
+    model.save_pretrained(out)
+    AutoTokenizer.from_pretrained(folder).save_pretrained(out)
+
+
+def match(folder: Path, target: float, out: Path) -> dict[str, Any]:
     """Find the temperature that gives the model in `folder` the held-out entropy `target` (nats).
 
     The evaluations log to `out`, so that the run in `folder` is not changed.
     """
     trainer = _trainer(folder, out)
+
+    def entropy(temperature: float) -> float:
+        with _cooled(trainer, temperature):
+            return trainer.evaluate()["eval_entropy"]
+
+    return solve(entropy, target, str(folder), TOLERANCE)
+
+
+def solve(
+    entropy: Callable[[float], float], target: float, model: str, tolerance: float
+) -> dict[str, Any]:
+    """Find the temperature T with ``entropy(T) == target``, up to the `tolerance` of ln T.
+
+    Raises:
+        UserError: no temperature in [0.05, 20] gives it; `model` names the model.
+    """
     tried: dict[float, float] = {}
 
     def excess(log_t: float) -> float:
         temperature = math.exp(log_t)
         if temperature not in tried:
-            with _cooled(trainer, temperature):
-                tried[temperature] = trainer.evaluate()["eval_entropy"]
+            tried[temperature] = entropy(temperature)
         return tried[temperature] - target
 
     # For every distribution the entropy rises with the temperature.
     if excess(math.log(LOWEST)) > 0 or excess(math.log(HIGHEST)) < 0:
         raise UserError(
-            f"{folder}: no temperature in [{LOWEST}, {HIGHEST}] gives an entropy of {target:.4f}"
+            f"{model}: no temperature in [{LOWEST}, {HIGHEST}] gives an entropy of {target:.4f}"
         )
     at_1 = excess(0.0) + target
     inside = (math.log(LOWEST), 0.0) if at_1 >= target else (0.0, math.log(HIGHEST))
-    log_t = brentq(excess, *inside, xtol=TOLERANCE)
+    log_t = brentq(excess, *inside, xtol=tolerance)
     excess(log_t)
     temperature = math.exp(log_t)
     return {
