@@ -4,10 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import json
-import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from decimal import Decimal
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -28,6 +26,7 @@ from shaped_trl.study.definition import (
     Stage,
     Study,
 )
+from shaped_trl.study.late import argument, bind, is_late, scaled
 
 DATA = "{data}"
 # The commands of runs that a study adds. `shaped_trl.study.running.temperature` finds a temperature
@@ -39,11 +38,6 @@ FOUND = "temperature.json"
 _FOLDERS = ("model_name_or_path", "model", "tokenizer_name_or_path")
 _PATHS = (*_FOLDERS, "dataset_name", "dataset_test_split", "accelerate_config")
 _END_BYTES = 2**28
-# A number that depends on a temperature T that is not known yet: "{T*0.5}", "{0.5/T}".
-_LATE = re.compile(r"\{T\*([^}]+)\}|\{([^}/]+)/T\}")
-# The defaults of GRPOTrainer and of `shaped-trl sample`, for recipes that leave these out.
-_RL_DEFAULTS = {"temperature": 1.0, "learning_rate": 1e-6, "max_grad_norm": 1.0}
-_EVAL_DEFAULTS = {"temperature": 0.7}
 
 
 @dataclass(frozen=True)
@@ -126,7 +120,7 @@ def _runs(
         and not own.head_divided
         and (own.entropy_of is not None or own.temperature is not None)
     ):
-        settings |= _scaled(stage, recipe | settings, own.temperature)
+        settings |= scaled(stage, recipe | settings, own.temperature)
     data = study.data(arm, seed)
     settings = {key: _with_data(value, data) for key, value in settings.items()}
     argv = [stage.command, "--config", _config_argument(stage.config), *_flags(settings)]
@@ -151,10 +145,7 @@ def _run(
     config = study.stages[name].config if name in study.stages else ""
     named = {_config_argument(config): Path(config).name} if Path(config).is_file() else {}
     identity = [
-        [
-            named.get(argument, argument).replace(str(study.out), "{out}")
-            for argument in _without_product(argv)
-        ],
+        [named.get(word, word).replace(str(study.out), "{out}") for word in _without_product(argv)],
         recipe,
         study.preparation(arm, seed),
         [need.fingerprint for need in needs],
@@ -216,7 +207,7 @@ def _added(
     out = study.folder(arm, seed, name)
     argv = [DIVIDE if own.head_divided else MATCH, "--model", str(study.folder(*_at(model, seed)))]
     if own.entropy_of is None:
-        argv += ["--temperature", _argument(own.temperature)]
+        argv += ["--temperature", argument(own.temperature)]
     else:
         like = (own.entropy_of, trained)
         if not study.runs_stage(*like):
@@ -249,55 +240,14 @@ def _rollouts(
     ]
 
 
-def _scaled(stage: Stage, recipe: Mapping[str, Any], temperature: float | None) -> dict[str, Any]:
-    """Options for sampling at T times the recipe's temperature, with the steps of RL scaled.
-
-    The policy is softmax(z/T). Its gradient in z has a factor 1/T, so a clipping norm divided by T
-    clips the same steps. A step of z counts 1/T in the policy, which a learning rate times T undoes
-    (with Adam, the update does not depend on the gradient's scale). The policy therefore moves as
-    far per step as at the recipe's temperature.
-    """
-    defaults = _EVAL_DEFAULTS if stage.command == "eval" else _RL_DEFAULTS
-    base = {key: _number(key, recipe.get(key, default)) for key, default in defaults.items()}
-    late = {
-        key: f"{{{value!r}/T}}" if key == "max_grad_norm" else f"{{T*{value!r}}}"
-        for key, value in base.items()
-    }
-    return (
-        late
-        if temperature is None
-        else {key: float(bind(value, temperature)) for key, value in late.items()}
-    )
-
-
-def _number(key: str, value: Any) -> float:
-    try:
-        return float(value)
-    except (TypeError, ValueError):
-        raise UserError(
-            f"{key}: {value!r} is not a number, but the temperature of an arm scales it"
-        ) from None
-
-
-def bind(argument: str, temperature: float) -> str:
-    """The argument with "{T*x}" replaced by T·x, and "{x/T}" by x/T."""
-
-    def value(match: re.Match[str]) -> str:
-        return _argument(
-            temperature * float(match[1]) if match[1] else float(match[2]) / temperature
-        )
-
-    return _LATE.sub(value, argument)
-
-
 def bound(run: StudyRun) -> list[str]:
     """The run's command line with its temperature, which an earlier run has found."""
-    if not any(_LATE.search(argument) for argument in run.argv):
+    if not any(map(is_late, run.argv)):
         return list(run.argv)
     stages = [key.rpartition("/")[2] for key in run.depends_on]
     name = next(stage for stage in stages if stage.startswith(f"{TEMPERATURE}-"))
     found = read_object(run.folder.parent / name / FOUND, _check_found)
-    return [bind(argument, found["temperature"]) for argument in run.argv]
+    return [bind(word, found["temperature"]) for word in run.argv]
 
 
 def _check_found(found: dict[str, Any]) -> None:
@@ -416,14 +366,5 @@ def _flags(settings: Mapping[str, Any]) -> list[str]:
     flags = []
     for key, value in settings.items():
         values = value if isinstance(value, list) else [value]
-        flags += [f"--{key}", *map(_argument, values)]
+        flags += [f"--{key}", *map(argument, values)]
     return flags
-
-
-def _argument(value: Any) -> str:
-    if isinstance(value, bool):
-        return str(value).lower()
-    if isinstance(value, float):
-        # argparse reads -0.00001 as a number, but -1e-05 as a flag.
-        return format(Decimal(repr(value)), "f")
-    return str(value)

@@ -98,7 +98,7 @@ def test_arms_share_checkpoints_in_each_regime(tmp_path: Path) -> None:
         flag(runs["common/long/seed0/pretrain"], "dataset") == f"{out}/data-long/common/train.jsonl"
     )
     rare = next(view for view in study.each_regime() if view.regime == "rare")
-    assert rare.preparation("long") == {
+    assert rare.preparation("long", 0) == {
         "running_sums": {"train_rows": 10, "noise": 0.2, "p_long": 0.9}
     }
     assert flag(runs["common/long/seed0/rlvr"], "model_name_or_path").endswith(

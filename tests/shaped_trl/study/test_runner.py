@@ -142,7 +142,8 @@ def test_data_of_a_writer_that_was_killed_are_not_taken_for_the_earlier_ones(
 
     def prepare(rows: int) -> None:
         sizes = {"running_sums": {"train_rows": rows, "heldout_rows": 2, "rl_rows": 2}}
-        runner.prepare_data(dataclasses.replace(study, prepare=sizes))
+        changed = dataclasses.replace(study, prepare=sizes)
+        runner.prepare_data(changed, plan(changed))
 
     def interrupted(options: RunningSums) -> Iterator[dict[str, str]]:
         yield {}
