@@ -130,7 +130,7 @@ def take_over(out: Path) -> None:
 
 
 def _lock(out: Path) -> AbstractContextManager[None]:
-    return lock(out / ".locks" / "records")
+    return lock(out / f".{RECORDS}.lock")
 
 
 def _state(out: Path) -> tuple[Any, ...]:
