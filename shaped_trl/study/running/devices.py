@@ -5,6 +5,9 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
+# The driver's files on GPUs. Asking CUDA instead would start it, which takes memory on a GPU.
+DRIVER = Path("/proc/driver/nvidia/gpus")
+
 
 def gpu_names() -> list[str]:
     """The GPUs that this process may use, as numbers or names for CUDA_VISIBLE_DEVICES.
@@ -27,9 +30,11 @@ def gpu_models() -> str | None:
     """The models of the machine's GPUs, each named once; None if the process may use no GPU."""
     if not gpu_names():
         return None
-    # The driver says so here; asking CUDA would start it, which takes memory on the GPU.
-    files = sorted(Path("/proc/driver/nvidia/gpus").glob("*/information"))
-    lines = [line.partition(":") for file in files for line in file.read_text().splitlines()]
+    lines = [
+        line.partition(":")
+        for file in sorted(DRIVER.glob("*/information"))
+        for line in file.read_text().splitlines()
+    ]
     models = sorted({value.strip() for name, _, value in lines if name == "Model"})
     return ", ".join(models) or "a GPU"
 
