@@ -77,7 +77,7 @@ def _check_outcome(outcome: dict[str, Any]) -> None:
     for name in ("fingerprint", "commit"):
         check_field(name, outcome.get(name, ""), _is_text_or_none, "a text, or null")
     check_field("versions", outcome.get("versions", {}), _is_flat, "an object of texts")
-    # Until version 2 had one, this was the kind of processor only, such as x86_64.
+    # In earlier records, it is the kind of the processor only, such as x86_64.
     machine = outcome.get("machine", "")
     if not isinstance(machine, str):
         check_field("machine", machine, _is_machine, "an object of texts and numbers")

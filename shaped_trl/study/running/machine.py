@@ -21,7 +21,7 @@ CPU_INFO = Path("/proc/cpuinfo")
 LIBRARIES = ("torch", "numpy", "transformers", "tokenizers", "triton")
 UNKNOWN = "a machine that its records do not name"
 _HASH_DIGITS = 8
-_MOST_LETTERS = 80
+_MOST_LETTERS = 300
 
 Machine = dict[str, Any]
 
@@ -74,7 +74,7 @@ def _short_hash(text: str) -> str:
 def recorded_machine(state: Mapping[str, Any]) -> Machine | None:
     """The machine in done.json, in started.json or in a record's outcome.
 
-    None if none is named there, as before runs named more than the kind of processor.
+    None if it is not named there; earlier versions named the kind of the processor only.
     """
     machine = state.get("machine")
     return machine if isinstance(machine, dict) else None
@@ -95,12 +95,12 @@ def descriptions(machines: Sequence[Machine | None]) -> list[str]:
 
 
 def _described(flat: Mapping[str, Any], shown: Sequence[str]) -> str:
-    # A record may be somebody else's, and its texts of any length.
-    values = {name: str(flat.get(name))[:_MOST_LETTERS] for name in shown}
     parts = [
-        value if name == "processor name" else f"{name} {value}" for name, value in values.items()
+        str(flat.get(name)) if name == "processor name" else f"{name} {flat.get(name)}"
+        for name in shown
     ]
-    return one_line(", ".join(parts))
+    # A record may be somebody else's, and its texts of any length.
+    return one_line(", ".join(parts))[:_MOST_LETTERS]
 
 
 def _flat(machine: Machine) -> dict[str, Any]:
