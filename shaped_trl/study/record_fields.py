@@ -6,7 +6,7 @@ import math
 from dataclasses import dataclass, field
 from typing import Any
 
-from shaped_eval.untrusted.rows import check_field, is_count, row_of
+from shaped_eval.untrusted.rows import MOST, check_field, is_count, row_of
 
 
 @dataclass
@@ -108,19 +108,15 @@ def _check_benchmark(plain: dict[str, Any]) -> None:
     rest = row_of(_Evaluated, named)
     check_field("n", rest.n, lambda n: 1 <= n <= MAX_SAMPLES, f"from 1 to {MAX_SAMPLES:,}")
     check_field("statuses", list(rest.statuses.values()), _are_counts, "an object of counts")
-    for name, check in (("passes_P", _are_passes), ("ballots_P", _are_ballots)):
+    for name in ("passes_P", "ballots_P"):
         values = plain.get(name)
         if not isinstance(values, list) or len(values) != len(rest.problem_ids):
             raise ValueError(f"it has not one value of {name} for each problem")
-        check_field(name, values, lambda value, fits=check: fits(value, rest.n), "counts up to n")
-
-
-def _are_passes(passes_P: list[Any], n: int) -> bool:
-    return all(is_count(passes) and passes <= n for passes in passes_P)
-
-
-def _are_ballots(ballots_P: list[Any], n: int) -> bool:
-    return all(_is_ballot(ballot, n) for ballot in ballots_P)
+    passes_P, ballots_P = plain["passes_P"], plain["ballots_P"]
+    fit = _are_counts(passes_P) and all(passes <= rest.n for passes in passes_P)
+    check_field("passes_P", passes_P, lambda _: fit, "counts up to n")
+    fit = all(_is_ballot(ballot, rest.n) for ballot in ballots_P)
+    check_field("ballots_P", ballots_P, lambda _: fit, "votes of up to n samples")
 
 
 def _is_ballot(ballot: Any, n: int) -> bool:
@@ -143,13 +139,16 @@ def _are_counts(values: list[Any]) -> bool:
 
 
 def _is_finite(value: Any) -> bool:
-    return type(value) in (int, float) and math.isfinite(value)
+    return _is_number(value) and math.isfinite(value)
+
+
+def _is_number(value: Any) -> bool:
+    # A larger whole number may be too large for a float.
+    return type(value) is float or (type(value) is int and abs(value) <= MOST)
 
 
 def _is_column(values: Any) -> bool:
-    return isinstance(values, list) and all(
-        value is None or type(value) in (int, float) for value in values
-    )
+    return isinstance(values, list) and all(value is None or _is_number(value) for value in values)
 
 
 def _is_object(value: Any) -> bool:

@@ -135,15 +135,15 @@ def _lock(out: Path) -> AbstractContextManager[None]:
 
 def _state(out: Path) -> tuple[Any, ...]:
     """What changes if the file, or the folder of earlier records, does."""
-    states = []
-    for path in (out / RECORDS, out / EARLIER):
-        try:
-            found = path.stat()
-        except FileNotFoundError:
-            states.append(None)
-        else:
-            states.append((found.st_ino, found.st_size, found.st_mtime_ns))
-    return tuple(states)
+    return _stat(out / RECORDS), _stat(out / EARLIER)
+
+
+def _stat(path: Path) -> tuple[int, int, int] | None:
+    try:
+        found = path.stat()
+    except FileNotFoundError:
+        return None
+    return found.st_ino, found.st_size, found.st_mtime_ns
 
 
 def _enter(records: Records, key: str, record: Record) -> None:
@@ -168,7 +168,7 @@ def _earlier(out: Path) -> Iterator[tuple[str, Record]]:
     failures = []
     for path in _earlier_files(out):
         key = path.relative_to(out / EARLIER).with_suffix("").as_posix()
-        record = read_object(path, lambda value: _check_earlier(value))
+        record = read_object(path, _check_earlier)
         if "why" in record:
             failures.append((key.removesuffix(_FAILED), record))
         else:

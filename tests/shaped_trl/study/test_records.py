@@ -121,6 +121,8 @@ def test_the_file_is_read_again_only_if_it_has_changed(
         ({"key": "a", "outcome": OUTCOME, "found": {"temperature": "hot"}}, "temperature='hot'"),
         ({"key": "a", **done(1.0), "outcome": {}}, "wall_seconds=None"),
         ({"key": "a", **done(1.0), "outcome": OUTCOME | {"wall_seconds": 1e999}}, "wall_seconds"),
+        ({"key": "a", **done(1.0), "outcome": OUTCOME | {"cpu_seconds": 10**400}}, "cpu_seconds"),
+        ({"key": "a", **done(1.0), "log": {"nll": [10**400]}}, "nll="),
         ({"key": "a", **done(1.0), "outcome": OUTCOME | {"fingerprint": 7}}, "fingerprint=7"),
         ({"key": "a", **done(1.0), "outcome": OUTCOME | {"machine": [[]]}}, "machine="),
         ({"key": "a", **done(1.0), "log": {"nll": ["<b>"]}}, "nll="),
