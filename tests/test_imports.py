@@ -62,8 +62,8 @@ LAYERS = {
         "cli",
     ],
     "shaped_trl.study": [
-        "definition",
-        "plan",
+        "definition record_fields",
+        "plan records",
         "state",
         "finished loading running",
         "reporting",

@@ -21,7 +21,8 @@ def study_command(argv: list[str]) -> int:
         "  shaped-trl study studies/tiny --dry_run\n"
         "\n"
         "Runs that are finished with the present settings are kept. After Ctrl-C or a kill, the "
-        "same command continues the study.",
+        "same command continues the study. Arms are compared within a seed, so a seed that another "
+        "machine has begun and not completed is made again.",
     )
     parser.add_argument(
         "study", metavar="STUDY", help="A study's YAML file, or the name of a shipped study."

@@ -172,12 +172,6 @@ class Study:
     def folder(self, arm: str, seed: int, stage: str) -> Path:
         return self.out / "runs" / self.regime / self.place(arm) / f"seed{seed}" / stage
 
-    def record(self, arm: str, seed: int, stage: str) -> Path:
-        """The path of a finished run's record (`shaped_trl.study.finished`)."""
-        return (
-            self.out / "finished" / self.regime / self.place(arm) / f"seed{seed}" / f"{stage}.json"
-        )
-
     def seeds_of(self, arm: str) -> tuple[int, ...]:
         return self.arms[arm].seeds or self.seeds
 

@@ -1,10 +1,8 @@
-"""The record of a finished run: a small JSON with all that the report needs of it.
+"""The record of a finished run: a line of records.jsonl with all that the report needs of it.
 
-With the records, a study can also be continued on another machine.
-
-Records lie in ``OUT/finished/``, at the same places as the runs in ``OUT/runs/``. A folder with
-only ``study.yaml`` and ``finished/`` gives the same report, and a study that is started there runs
-only what is missing.
+With the records, a study can also be continued elsewhere. A folder with only ``study.yaml`` and
+``records.jsonl`` gives the same report, and a study that is started there runs only what is
+missing.
 """
 
 from __future__ import annotations
@@ -15,14 +13,13 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from shaped_eval.records import write_atomic
 from shaped_eval.reporting.outcomes import Outcomes, read_outcomes, read_record
-from shaped_eval.untrusted.files import own_folder
 from shaped_eval.untrusted.rows import read_object
 from shaped_eval.votes import Ballot
 
 from shaped_trl.study.definition import DIVIDED, TEMPERATURE, VERSION, Study
 from shaped_trl.study.plan import FOUND
+from shaped_trl.study.records import add_record, read_records
 from shaped_trl.study.state import DONE, read_state
 from shaped_trl.training.log_reading import RL_LOG, TRAIN_LOG, read_log
 
@@ -54,18 +51,14 @@ def finished_run(
     ``found`` (a temperature). Paths in the study's folder are relative to it, wherever it was when
     the run was made. With a `fingerprint`, only a run with these settings counts.
     """
-    folder, path = study.folder(arm, seed, stage), study.record(arm, seed, stage)
-    kept = read_state(path.parent, path.name) or None
+    folder, key = study.folder(arm, seed, stage), study.key(arm, seed, stage)
+    kept = read_records(study.out).finished.get(key)
     outcome = _relative(read_state(folder, DONE), _parent(study, folder))
     accepted = (None, outcome.get("fingerprint"))
     if outcome and fingerprint in accepted and (kept is None or kept["outcome"] != outcome):
-        kept = {
-            "version": VERSION,
-            "outcome": outcome,
-            **_relative(_content(study, folder, stage), _parent(study, folder)),
-        }
-        own_folder(study.out, *path.parent.relative_to(study.out).parts)
-        write_atomic(path, json.dumps(kept, separators=(",", ":")) + "\n")
+        content = _relative(_content(study, folder, stage), _parent(study, folder))
+        add_record(study.out, key, {"version": VERSION, "outcome": outcome, **content})
+        kept = read_records(study.out).finished[key]
     return kept if kept and fingerprint in (None, kept["outcome"].get("fingerprint")) else None
 
 

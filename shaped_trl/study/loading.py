@@ -35,6 +35,7 @@ from shaped_trl.study.definition import (
     Stage,
     Study,
 )
+from shaped_trl.study.records import EARLIER, RECORDS
 from shaped_trl.study.state import PLANNED
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]*")
@@ -96,7 +97,7 @@ def load_study(path: str | Path, out: str | Path | None = None) -> Study:
 def _is_resolved(file: Path) -> bool:
     """Whether the file was written by a study into its folder, and not by hand."""
     return file.name == "study.yaml" and any(
-        (file.parent / name).exists() for name in (PLANNED, "finished")
+        (file.parent / name).exists() for name in (PLANNED, RECORDS, EARLIER)
     )
 
 

@@ -44,9 +44,9 @@ _END_BYTES = 2**28
 class StudyRun:
     """One command line of a study.
 
-    `settings` are those of its recipe, overridden by the command line. A number in `argv` may
-    depend on a temperature that is still to be found (`bound`). `depends_on` are keys of earlier
-    runs.
+    `out` is the study's folder. `settings` are those of its recipe, overridden by the command
+    line. A number in `argv` may depend on a temperature that is still to be found (`bound`).
+    `depends_on` are keys of earlier runs.
     """
 
     key: str
@@ -55,7 +55,7 @@ class StudyRun:
     stage: str
     command: str
     folder: Path
-    record: Path
+    out: Path
     argv: tuple[str, ...]
     depends_on: tuple[str, ...]
     settings: dict[str, Any]
@@ -161,7 +161,7 @@ def _run(
         stage=name,
         command=command,
         folder=study.folder(arm, seed, name),
-        record=study.record(arm, seed, name),
+        out=study.out,
         argv=tuple(argv),
         depends_on=tuple(need.key for need in needs),
         settings=recipe | settings,

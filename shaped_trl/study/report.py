@@ -17,6 +17,7 @@ from shaped_eval.reporting.plots import to_png
 from shaped_eval.untrusted.files import own_folder
 
 from shaped_trl.study.loading import load_study
+from shaped_trl.study.records import take_over
 from shaped_trl.study.reporting.charts import charts, csv_of
 from shaped_trl.study.reporting.drawing import plot_chart
 from shaped_trl.study.reporting.pages import Picture, blocks
@@ -36,6 +37,7 @@ def report_study(folder: str | Path, pass_at: Sequence[int] | None = None) -> Pa
     if not (folder / "study.yaml").is_file():
         raise UserError(f"{folder}: no study.yaml; give the output folder of `shaped-trl study`")
     study = load_study(folder / "study.yaml", folder).named_by_form()
+    take_over(study.out)
     regimes = read_regimes(study)
     results = collect(regimes, pass_at)
     beside = own_folder(folder, "report")

@@ -31,11 +31,14 @@ from shaped_trl import recipes
 from shaped_trl.study.definition import Study
 from shaped_trl.study.finished import finished_run
 from shaped_trl.study.plan import ADDED, StudyRun, bound, check_options, fingerprint, plan
+from shaped_trl.study.records import take_over
 from shaped_trl.study.running.child import run_child
 from shaped_trl.study.running.commands import print_commands
-from shaped_trl.study.running.devices import gpu_names, num_cores
+from shaped_trl.study.running.devices import gpu_names
+from shaped_trl.study.running.machine import Machine, this_machine
 from shaped_trl.study.running.progress import Board, Display, open_display
 from shaped_trl.study.running.schedule import estimate_seconds, group_of, next_run, share_of
+from shaped_trl.study.running.seeds import begun_elsewhere, sentence, start_again
 from shaped_trl.study.running.server import kill_server, start_server
 from shaped_trl.study.state import (
     DONE,
@@ -117,6 +120,7 @@ def run_study(
 def _prepare(study: Study, planned: Sequence[StudyRun], runs: Sequence[StudyRun]) -> None:
     """Write what a study's folder contains before its runs."""
     with folder_lock(study.out):
+        take_over(study.out)
         _print_replaced_study(study)
         write_atomic(study.out / "study.yaml", study.to_yaml())
         write_state(study.out, PLANNED, {run.key: run.fingerprint for run in planned})
@@ -132,7 +136,13 @@ class _Output(Console):
 
 def _run_and_report(study: Study, runs: Sequence[StudyRun], entry: str) -> int:
     console = _Output()
-    runner = Runner(study, runs, entry, open_display(console, runs))
+    machine = this_machine(study.max_parallel)
+    elsewhere = begun_elsewhere(runs, machine)
+    for group, machines in elsewhere.items():
+        words = sentence(group, machines, machine)
+        console.print(words, markup=False, highlight=False, soft_wrap=True)
+    start_again(runs, elsewhere)
+    runner = Runner(study, runs, entry, machine, open_display(console, runs))
     interrupted = False
     try:
         runner.run()
@@ -193,20 +203,24 @@ def prepare_data(study: Study, runs: Sequence[StudyRun]) -> None:
 class Runner:
     """Starts runs in their order, up to `max_parallel` at a time, and follows them to the end."""
 
-    def __init__(self, study: Study, runs: Sequence[StudyRun], entry: str, display: Display):
+    def __init__(
+        self,
+        study: Study,
+        runs: Sequence[StudyRun],
+        entry: str,
+        machine: Machine,
+        display: Display,
+    ):
         self.study = study
         self.runs = runs
         self.entry = entry
+        self.machine = machine
         self.display = display
         self.board = Board(runs, study.max_parallel)
         self.context = multiprocessing.get_context("forkserver")
         self.processes: dict[str, multiprocessing.context.ForkServerProcess] = {}
-        self.num_threads = max(1, num_cores() // study.max_parallel)
         self.devices = gpu_names()
         self.slots: dict[str, int] = {}  # of each run: the lowest free number when it started
-
-    def with_state(self, *states: str) -> list[str]:
-        return [key for key, state in self.board.states.items() if state in states]
 
     def run(self) -> None:
         """Start and follow runs until nothing is running and nothing is ready."""
@@ -217,9 +231,7 @@ class Runner:
         while True:
             estimates = estimate_seconds(self.runs, self.board.projected_seconds())
             while len(self.processes) < self.study.max_parallel:
-                chosen = next_run(
-                    self.runs, self.with_state("waiting"), self.with_state("done"), estimates
-                )
+                chosen = next_run(self.runs, self.board.states, estimates)
                 if chosen is None:
                     break
                 self._start(chosen)
@@ -232,7 +244,7 @@ class Runner:
             self.display.refresh(self.board, self.board.eta_seconds(estimates))
 
     def _start(self, run: StudyRun) -> None:
-        attempt = claim(run, self.study.out / "stale")
+        attempt = claim(run, self.machine)
         entry = ENTRY_OF_MATCH if run.command in ADDED else self.entry
         slot = min(
             set(range(self.study.max_parallel)) - {self.slots[key] for key in self.processes}
@@ -246,7 +258,7 @@ class Runner:
             run.folder,
             run.fingerprint,
             attempt,
-            self.num_threads,
+            self.machine,
             device,
         )
         process = self.context.Process(target=run_child, args=arguments, name=run.key)
@@ -270,7 +282,7 @@ class Runner:
                 FAILED,
                 {"argv": run.argv, "fingerprint": run.fingerprint, "exit_code": code},
             )
-        keep_failure(run, self.study.out)
+        keep_failure(run)
         self._set(run, "failed")
         dropped = {run.key}
         for later in self.runs:
@@ -279,7 +291,7 @@ class Runner:
                 self._set(later, "skipped")
 
     def _keep(self, run: StudyRun) -> None:
-        """Write the run's record, also if an earlier study was killed before it could do so."""
+        """Record the run, also if an earlier study was killed before it could do so."""
         finished_run(
             replace(self.study, regime=run.regime), run.arm, run.seed, run.stage, run.fingerprint
         )

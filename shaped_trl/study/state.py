@@ -15,13 +15,15 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from shaped_eval.records import write_atomic
+from shaped_eval.records import jsonl_line, write_atomic
 from shaped_eval.untrusted.files import file_name
 from shaped_eval.untrusted.rows import read_object
 
 from shaped_trl.study.plan import StudyRun
+from shaped_trl.study.records import add_record, read_records, remove_records
 
 STARTED, DONE, FAILED, LOG = "started.json", "done.json", "failed.json", "log.txt"
+STALE = "stale"  # in a study's folder: what is not used any more
 PLANNED = "fingerprints.json"  # in a study's folder: run → fingerprint at its last start
 
 
@@ -47,7 +49,7 @@ def outcome(run: StudyRun) -> dict[str, Any]:
 
 
 def _recorded(run: StudyRun) -> dict[str, Any]:
-    return read_state(run.record.parent, run.record.name).get("outcome", {})
+    return read_records(run.out).finished.get(run.key, {}).get("outcome", {})
 
 
 def is_done(run: StudyRun) -> bool:
@@ -58,6 +60,17 @@ def is_done(run: StudyRun) -> bool:
 def is_here(run: StudyRun) -> bool:
     """Whether the run is done and its folder exists, so that others can start from its model."""
     return read_state(run.folder, DONE).get("fingerprint") == run.fingerprint
+
+
+def begun(run: StudyRun) -> dict[str, Any]:
+    """started.json of a run that can be continued in its folder; empty if it cannot.
+
+    An attempt from before the study's folder was moved has other paths in its settings, and is not
+    continued.
+    """
+    started = read_state(run.folder, STARTED)
+    same = (started.get("fingerprint"), started.get("argv")) == (run.fingerprint, list(run.argv))
+    return started if same else {}
 
 
 def runs_to_keep(runs: Sequence[StudyRun]) -> list[StudyRun]:
@@ -74,38 +87,60 @@ def runs_to_keep(runs: Sequence[StudyRun]) -> list[StudyRun]:
     return [run for run in runs if run.key not in to_repeat]
 
 
-def claim(run: StudyRun, stale: Path) -> int:
+def claim(run: StudyRun, machine: dict[str, Any]) -> int:
     """Prepare the folder for a start, and return the number of the attempt (1: a new start).
 
-    An attempt from before the study's folder was moved has other paths in its settings, and is not
-    continued. If the settings have changed, folder and record move to `stale`.
+    If the settings have changed, folder and record move to ``OUT/stale``. `machine` is the one on
+    which the run starts; started.json names it.
     """
-    started = read_state(run.folder, STARTED)
-    begun = (started.get("fingerprint"), started.get("argv")) == (run.fingerprint, list(run.argv))
-    if run.folder.exists() and not begun:
-        place = _stale(run, stale, started)
-        shutil.rmtree(place, ignore_errors=True)
-        os.replace(run.folder, place)
-        started = {}
-    attempt = started.get("attempt", 0) + 1
-    for path in (
-        run.folder / DONE,
-        run.folder / FAILED,
-        run.record.with_name(f"{run.stage}.{FAILED}"),
-    ):
-        path.unlink(missing_ok=True)
+    attempt = begun(run).get("attempt", 0) + 1
+    if attempt == 1:
+        _retire_folder(run)
+    for name in (DONE, FAILED):
+        (run.folder / name).unlink(missing_ok=True)
     recorded = _recorded(run)
     # A run that is repeated for its model keeps its record until it has ended.
     if recorded and recorded.get("fingerprint") != run.fingerprint:
-        os.replace(run.record, f"{_stale(run, stale, recorded)}.json")
-    write_state(
-        run.folder, STARTED, {"argv": run.argv, "fingerprint": run.fingerprint, "attempt": attempt}
-    )
+        _retire_records([run])
+    remove_records(run.out, finished=(), failed=[run.key])
+    started = {
+        "argv": run.argv,
+        "fingerprint": run.fingerprint,
+        "attempt": attempt,
+        "machine": machine,
+    }
+    write_state(run.folder, STARTED, started)
     return attempt
 
 
-def _stale(run: StudyRun, stale: Path, state: dict[str, Any]) -> Path:
-    """The place in `stale` for the run with the settings of `state`."""
+def retire(runs: Sequence[StudyRun]) -> None:
+    """Move the folders and the records of these runs to ``OUT/stale``, so that they start anew."""
+    _retire_records(runs)
+    for run in runs:
+        _retire_folder(run)
+
+
+def _retire_folder(run: StudyRun) -> None:
+    if run.folder.exists():
+        place = _stale(run, read_state(run.folder, STARTED))
+        shutil.rmtree(place, ignore_errors=True)
+        os.replace(run.folder, place)
+
+
+def _retire_records(runs: Sequence[StudyRun]) -> None:
+    """Move each record to a file of its own in ``OUT/stale``."""
+    finished = read_records(runs[0].out).finished
+    for run in runs:
+        if run.key in finished:
+            place = _stale(run, finished[run.key]["outcome"])
+            write_atomic(f"{place}.json", jsonl_line({"key": run.key, **finished[run.key]}))
+    keys = {run.key for run in runs}
+    remove_records(runs[0].out, finished=keys, failed=keys)
+
+
+def _stale(run: StudyRun, state: dict[str, Any]) -> Path:
+    """The place in ``OUT/stale`` for the run with the settings of `state`."""
+    stale = run.out / STALE
     stale.mkdir(parents=True, exist_ok=True)
     parts = (
         run.regime,
@@ -117,15 +152,13 @@ def _stale(run: StudyRun, stale: Path, state: dict[str, Any]) -> Path:
     return stale / "-".join(part for part in parts if part)
 
 
-def keep_failure(run: StudyRun, out: Path) -> None:
-    """Write next to the records why a run has failed."""
-    why = why_failed(run.folder, run.record, out)
-    write_state(
-        run.record.parent, f"{run.stage}.{FAILED}", {"fingerprint": run.fingerprint, "why": why}
-    )
+def keep_failure(run: StudyRun) -> None:
+    """Record why a run has failed."""
+    why = why_failed(run.folder, run.key, run.out)
+    add_record(run.out, run.key, {"fingerprint": run.fingerprint, "why": why})
 
 
-def why_failed(folder: Path, record: Path, out: Path) -> str | None:
+def why_failed(folder: Path, key: str, out: Path) -> str | None:
     """Why the run in this folder has failed; None if it has not.
 
     The path of the study's folder `out` is left out. For a run that was made elsewhere, the reason
@@ -133,7 +166,7 @@ def why_failed(folder: Path, record: Path, out: Path) -> str | None:
     """
     if (folder / FAILED).exists():
         return _ended(folder).replace(f"{out}/", "")
-    return read_state(record.parent, f"{record.stem}.{FAILED}").get("why")
+    return read_records(out).failed.get(key, {}).get("why")
 
 
 def _ended(folder: Path) -> str:

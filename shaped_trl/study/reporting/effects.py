@@ -138,6 +138,10 @@ def _rows(runs: RegimeRuns, pass_at: Sequence[int] | None) -> Iterator[dict[str,
         for arm, against in comparisons(study, spec.command):
             _check_evaluations(runs, arm, against, stage)
             own, base = (seed_values(runs, each, stage, pass_at) for each in (arm, against))
+            own = {
+                key: runs.paired(by_seed, (arm, stage), (against, stage))
+                for key, by_seed in own.items()
+            }
             for key in own:
                 row = _row(own, base, key)
                 if row is None:

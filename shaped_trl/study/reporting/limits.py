@@ -21,6 +21,7 @@ def limits_of(results: dict[str, Any]) -> list[str]:
             "Not finished, and therefore left out of every number here: "
             f"{_some(results['incomplete'])}."
         )
+    limits += [_unlike(each) for each in results.get("unlike_machines", [])]
     limits += _seed_limits(results) + _comparison_limits(results)
     for regime, values in results["regimes"].items():
         found = [
@@ -30,6 +31,16 @@ def limits_of(results: dict[str, Any]) -> list[str]:
         ]
         limits += [in_regime(regime, sentence) for sentence in found]
     return [*limits, *_task_limits(results), *_shape_limits(results)]
+
+
+def _unlike(seed: dict[str, Any]) -> str:
+    """The sentence on a seed that was made on several machines."""
+    made = "; ".join(f"{', '.join(each['arms'])} on {each['machine']}" for each in seed["machines"])
+    return in_regime(
+        seed["regime"],
+        f"Seed {seed['seed']} was made on several machines: {made}. Values from different machines "
+        "are not paired.",
+    )
 
 
 def _some(runs: Sequence[str]) -> str:

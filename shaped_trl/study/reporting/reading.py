@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import json
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 from shaped_eval.reporting.outcomes import Outcomes
 
 from shaped_trl.study.definition import Study
 from shaped_trl.study.finished import Rows, finished_run, outcomes_of, rows_of
+from shaped_trl.study.running.machine import Machine, descriptions, recorded_machine
 from shaped_trl.study.state import PLANNED, read_state
 
+Value = TypeVar("Value")
 Logs = dict[tuple[str, str], dict[int, Rows]]  # (arm, stage) → seed → rows
 # (arm, stage) → seed → benchmark
 Evaluations = dict[tuple[str, str], dict[int, dict[str, Outcomes]]]
@@ -31,6 +34,46 @@ class RegimeRuns:
     logs: Logs
     evaluations: Evaluations
     records: dict[tuple[str, int, str], dict[str, Any]]
+
+    def machines(self, arm: str, stage: str, seed: int) -> list[Machine]:
+        """The different machines of a run and of the runs before it.
+
+        Records from before machines were recorded name none, and do not count.
+        """
+        found: list[Machine] = []
+        for each in self._chain(arm, stage):
+            kept = self.records.get((each[0], seed, each[1]))
+            machine = recorded_machine(kept["outcome"]) if kept else None
+            if machine is not None and machine not in found:
+                found.append(machine)
+        return found
+
+    def _chain(self, arm: str, stage: str) -> Iterator[tuple[str, str]]:
+        """(arm, stage) of a run and of all runs that it builds on."""
+        before = [self.study.start(arm, stage)]
+        for name in _runs_for(self.study, arm, stage):
+            yield arm, name
+            if name != stage:  # it compares the arm's model with that of another arm
+                before.append(self.study.trained(str(self.study.arms[arm].entropy_of), stage))
+        for each in filter(None, before):
+            yield from self._chain(*each)
+
+    def paired(
+        self, by_seed: Mapping[int, Value], own: tuple[str, str], base: tuple[str, str]
+    ) -> dict[int, Value]:
+        """The values of the seeds for which the two (arm, stage) may be compared.
+
+        Others were made on different machines.
+        """
+        return {seed: v for seed, v in by_seed.items() if self.is_paired(seed, own, base)}
+
+    def is_paired(self, seed: int, own: tuple[str, str], base: tuple[str, str]) -> bool:
+        """Whether all runs behind the two (arm, stage) of a seed were made on equal machines.
+
+        A machine that is not known counts as equal.
+        """
+        known = [*self.machines(*own, seed), *self.machines(*base, seed)]
+        return all(machine == known[0] for machine in known)
 
 
 def read_runs(study: Study) -> RegimeRuns:
@@ -89,6 +132,30 @@ def _runs_for(study: Study, arm: str, stage: str) -> Iterator[str]:
         if added := study.added_stage(arm, stage):
             yield added
         yield stage
+
+
+def unlike_machines(runs: RegimeRuns) -> list[dict[str, Any]]:
+    """The seeds whose runs were made on different machines.
+
+    Each is {"regime", "seed", "machines": [{"machine": its description, "arms"}, ...]}. An arm with
+    runs on several machines is named with each of them.
+    """
+    found = []
+    for seed in dict.fromkeys(seed for _, seed, _ in runs.records):
+        arms: dict[str, list[str]] = {}
+        machines: dict[str, Machine] = {}
+        for (arm, other, _), kept in runs.records.items():
+            machine = recorded_machine(kept["outcome"]) if other == seed else None
+            if machine is not None:
+                name = json.dumps(machine, sort_keys=True)
+                machines[name] = machine
+                if arm not in arms.setdefault(name, []):
+                    arms[name].append(arm)
+        if len(machines) > 1:
+            words = zip(descriptions(list(machines.values())), arms.values(), strict=True)
+            each = [{"machine": machine, "arms": names} for machine, names in words]
+            found.append({"regime": runs.study.regime, "seed": seed, "machines": each})
+    return found
 
 
 def temperatures(runs: RegimeRuns) -> dict[str, dict[str, float]]:

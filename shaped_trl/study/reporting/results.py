@@ -19,6 +19,7 @@ from shaped_trl.study.reporting.reading import (
     read_runs,
     stages_of,
     temperatures,
+    unlike_machines,
 )
 from shaped_trl.study.reporting.training_results import (
     rl_summary,
@@ -42,12 +43,11 @@ def collect(regimes: Sequence[RegimeRuns], pass_at: Sequence[int] | None = None)
     study = regimes[0].study
     planned_runs = [(runs, run) for runs in regimes for run in planned(runs.study)]
     failures = {
-        runs.study.key(*run): why_failed(
-            runs.study.folder(*run), runs.study.record(*run), study.out
-        )
+        runs.study.key(*run): why_failed(runs.study.folder(*run), runs.study.key(*run), study.out)
         for runs, run in planned_runs
     }
     found = effects(regimes, pass_at)
+    unlike = [each for runs in regimes for each in unlike_machines(runs)]
     return {
         "study": study.name,
         "baseline": study.baseline,
@@ -59,6 +59,7 @@ def collect(regimes: Sequence[RegimeRuns], pass_at: Sequence[int] | None = None)
         ],
         "settings": _settings(regimes),
         "made_with": _made_with(regimes),
+        **({"unlike_machines": unlike} if unlike else {}),
         "table_metrics": _table_metrics(regimes, pass_at),
         "arms": {name: _definition(study, name, arm) for name, arm in study.arms.items()},
         "regimes": {runs.study.regime: _regime(runs, pass_at) for runs in regimes},
@@ -139,9 +140,9 @@ def _differences(runs: RegimeRuns, pass_at: Sequence[int] | None) -> list[dict[s
         for arm in study.arms:
             if arm != study.baseline:
                 labels = {"arm": arm, "against": study.baseline, "stage": stage}
-                rows += _compare(
-                    evaluations[study.baseline, stage], evaluations[arm, stage], labels, pass_at
-                )
+                base = study.baseline, stage
+                own = runs.paired(evaluations[arm, stage], (arm, stage), base)
+                rows += _compare(evaluations[base], own, labels, pass_at)
     return rows
 
 
@@ -152,7 +153,8 @@ def _gains(runs: RegimeRuns, pass_at: Sequence[int] | None) -> list[dict[str, An
     for before, after in pairwise(stages):
         for arm in study.arms:
             labels = {"arm": arm, "from": before, "stage": after}
-            rows += _compare(evaluations[arm, before], evaluations[arm, after], labels, pass_at)
+            own = runs.paired(evaluations[arm, after], (arm, after), (arm, before))
+            rows += _compare(evaluations[arm, before], own, labels, pass_at)
     return rows
 
 

@@ -55,7 +55,8 @@ def training_differences(runs: RegimeRuns) -> list[dict[str, Any]]:
         for arm in study.arms:
             own = training_ends(runs, arm, stage) if arm != study.baseline else {}
             for key in own.keys() & base.keys():
-                seeds = [seed for seed in base[key] if seed in own[key] and base[key][seed]]
+                both = runs.paired(own[key], (arm, stage), (study.baseline, stage))
+                seeds = [seed for seed in base[key] if seed in both and base[key][seed]]
                 if len(seeds) > 1:
                     shifts_S = np.array([own[key][seed] / base[key][seed] - 1 for seed in seeds])
                     labels = {
@@ -98,6 +99,7 @@ def nll_before(runs: RegimeRuns, arm: str, stage: str) -> float | None:
     if own == base:
         return 0.0
     own_nll, base_nll = (training_ends(runs, *model).get("nll", {}) for model in (own, base))
+    own_nll = runs.paired(own_nll, own, base)
     seeds = [seed for seed in base_nll if seed in own_nll]
     return sum(own_nll[s] for s in seeds) / sum(base_nll[s] for s in seeds) - 1 if seeds else None
 

@@ -12,7 +12,6 @@ from __future__ import annotations
 import importlib
 import multiprocessing
 import os
-import platform
 import resource
 import signal
 import sys
@@ -21,6 +20,7 @@ import time
 import traceback
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 
 from shaped_eval.provenance import package_versions, source_commit
 
@@ -33,18 +33,19 @@ def run_child(
     folder: Path,
     fingerprint: str,
     attempt: int,
-    num_threads: int,
+    machine: dict[str, Any],
     device: str | None = None,
 ) -> None:
     """Call `entry` ("module:function") with `argv` as the command line would, and exit.
 
-    `device` is the GPU that it may use, if there are several.
+    `machine` is the one on which it runs (`shaped_trl.study.running.machine`), which says how many
+    threads it has. `device` is the GPU that it may use, if there are several.
     """
     os.setsid()
     signal.signal(signal.SIGINT, signal.default_int_handler)
     threading.Thread(target=_end_with_parent, daemon=True).start()
     _redirect_output(folder / LOG)
-    _limit_threads(num_threads)
+    _limit_threads(machine["threads"])
     if device is not None:
         os.environ["CUDA_VISIBLE_DEVICES"] = device  # CUDA has not been initialised in the server
     started_s = time.perf_counter()
@@ -60,7 +61,7 @@ def run_child(
         "date": datetime.now(UTC).date().isoformat(),
         "commit": source_commit(),
         "versions": package_versions("trl"),
-        "machine": platform.machine(),
+        "machine": machine,
     }
     sys.stdout.flush()
     sys.stderr.flush()

@@ -16,10 +16,9 @@ from shaped_eval.sampling.progress import duration
 from shaped_eval.untrusted.rows import parse_object
 
 from shaped_trl.study.plan import StudyRun
-from shaped_trl.study.running.schedule import remaining_seconds
+from shaped_trl.study.running.schedule import FINISHED, remaining_seconds
 from shaped_trl.training.log_reading import RL_LOG, TRAIN_LOG, with_step
 
-FINISHED = ("done", "failed", "skipped")
 LAST_ENDED = 5  # how many of the runs that ended well are still shown
 
 

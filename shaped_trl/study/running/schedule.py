@@ -1,15 +1,17 @@
 """Which run is next, and how long the rest takes: pure functions on seconds.
 
-The chain of waiting runs that is longest in seconds starts first (critical path), so that the last
-runs of two workers end at about the same time.
+All runs of a seed end before those of the next seed begin, so that a study that is interrupted has
+complete pairs. Within a seed, the chain of waiting runs that is longest in seconds starts first
+(critical path), so that the last runs of two workers end at about the same time.
 """
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 
 from shaped_trl.study.plan import StudyRun
 
+FINISHED = ("done", "failed", "skipped")  # the states of a run that has ended
 # The share of a study's time, as in the demo, for a stage that has not been timed and for which the
 # study gives no seconds. Only the order depends on it.
 _WEIGHT = {"train": 1.0, "rlvr": 1.0, "eval": 0.2, "match": 0.1, "divide": 0.1}
@@ -50,18 +52,21 @@ def path_seconds(runs: Sequence[StudyRun], seconds: Mapping[str, float]) -> dict
 
 
 def next_run(
-    runs: Sequence[StudyRun],
-    waiting: Collection[str],
-    done: Collection[str],
-    seconds: Mapping[str, float],
+    runs: Sequence[StudyRun], states: Mapping[str, str], seconds: Mapping[str, float]
 ) -> StudyRun | None:
     """The ready run with the longest chain behind it, or None.
 
-    Of equal ones, it is the first in the plan.
+    Only runs of the first seed that is not finished count. Of equal ones, it is
+    the first in the plan.
     """
-    longest = path_seconds(runs, seconds)
+    seeds = (run.seed for run in runs if states[run.key] not in FINISHED)
+    seed = next(seeds, None)
+    candidates = [run for run in runs if run.seed == seed]
+    longest = path_seconds(candidates, seconds)
     ready = [
-        run for run in runs if run.key in waiting and all(need in done for need in run.depends_on)
+        run
+        for run in candidates
+        if states[run.key] == "waiting" and all(states[need] == "done" for need in run.depends_on)
     ]
     return max(ready, key=lambda run: longest[run.key], default=None)
 
@@ -69,15 +74,22 @@ def next_run(
 def remaining_seconds(
     runs: Sequence[StudyRun], left: Mapping[str, float], max_parallel: int
 ) -> float:
-    """Seconds to the end: the larger of the total work per worker and the longest chain.
+    """Seconds to the end, the sum over seeds.
 
-    `left` are the seconds left of each unfinished run.
+    For a seed, it is the larger of the total work per worker and the longest chain. `left` are the
+    seconds left of each unfinished run.
     """
-    unfinished = [run for run in runs if run.key in left]
-    if not unfinished:
-        return 0.0
-    seconds = {run.key: left.get(run.key, 0.0) for run in runs}
-    return max(sum(left.values()) / max_parallel, max(path_seconds(runs, seconds).values()))
+    by_seed: dict[int, list[StudyRun]] = {}
+    for run in runs:
+        if run.key in left:
+            by_seed.setdefault(run.seed, []).append(run)
+    return sum(
+        max(
+            sum(left[run.key] for run in unfinished) / max_parallel,
+            max(path_seconds(unfinished, left).values()),
+        )
+        for unfinished in by_seed.values()
+    )
 
 
 def share_of(runs: Sequence[StudyRun], part: int, parts: int) -> list[StudyRun]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import random
 import shutil
 from pathlib import Path
@@ -18,6 +17,7 @@ from shaped_trl.study.definition import Study
 from shaped_trl.study.finished import finished_run, outcomes_of, rows_of
 from shaped_trl.study.loading import load_study
 from shaped_trl.study.plan import StudyRun, plan
+from shaped_trl.study.records import RECORDS, read_records, remove_records
 from shaped_trl.study.report import report_study
 from shaped_trl.study.reporting.results import collect, read_regimes
 from shaped_trl.study.state import DONE, STARTED, claim, is_done
@@ -29,9 +29,14 @@ def _fakes(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def only_finished(source: Path, target: Path) -> Path:
-    shutil.copytree(source / "finished", target / "finished")
-    shutil.copy(source / "study.yaml", target)
+    target.mkdir(exist_ok=True)
+    for name in ("study.yaml", RECORDS):
+        shutil.copy(source / name, target)
     return target
+
+
+def forget(out: Path, *keys: str) -> None:
+    remove_records(out, finished=keys, failed=())
 
 
 def files_of(out: Path) -> dict[str, bytes]:
@@ -47,8 +52,7 @@ def test_the_report_is_the_same_without_the_folders_of_the_runs(tmp_path: Path) 
     expected = files_of(tmp_path / "here")
     assert len(expected) > 15
     assert files_of(tmp_path / "there") == expected
-    largest = max(path.stat().st_size for path in (tmp_path / "there/finished").rglob("*.json"))
-    assert largest < 8_000
+    assert max(map(len, (tmp_path / "there" / RECORDS).read_text().splitlines())) < 8_000
 
 
 @pytest.mark.slow
@@ -112,10 +116,9 @@ def test_what_is_kept_does_not_say_where_the_study_lies(tmp_path: Path) -> None:
         "--output_dir",
         "runs/P/precision_product/seed3/rlvr",
     ]
-    record = study.record("precision_product", 3, "rlvr")
-    written = record.stat().st_mtime_ns
+    written = (study.out / RECORDS).read_bytes()
     assert finished_run(study, "precision_product", 3, "rlvr") == kept
-    assert record.stat().st_mtime_ns == written  # the record is not renewed
+    assert (study.out / RECORDS).read_bytes() == written, "the record is not renewed"
     shutil.copytree(tmp_path / "out", tmp_path / "copy")
     copy = next(load_study(tmp_path / "out/study.yaml", tmp_path / "copy").each_regime())
     assert finished_run(copy, "precision_product", 3, "rlvr") == kept
@@ -141,10 +144,12 @@ def test_a_study_goes_on_elsewhere_and_makes_only_the_models_again_that_it_start
 
     assert started() == set()
     assert files_of(moved) == files_of(tmp_path / "here")
-    (moved / "finished/b/seed0/rlvr.json").unlink()
+    forget(moved, "b/seed0/rlvr")
     assert started() == {"b/seed0/pretrain", "b/seed0/rlvr"}  # its evaluation is done already
-    moved_eval = json.loads((moved / "finished/b/seed0/eval.json").read_text())
-    assert moved_eval == json.loads((tmp_path / "here/finished/b/seed0/eval.json").read_text())
+    moved_eval, first_eval = (
+        read_records(out).finished["b/seed0/eval"] for out in (moved, tmp_path / "here")
+    )
+    assert moved_eval == first_eval
 
 
 @pytest.mark.slow
@@ -152,10 +157,10 @@ def test_a_run_that_is_done_anew_replaces_its_json(tmp_path: Path) -> None:
     path = write_study(tmp_path, eval={"max_steps": 80})
     study = load_study(path, tmp_path / "out")
     assert run(study) == 0
-    before = json.loads(study.record("b", 0, "eval").read_text())
+    before = read_records(study.out).finished["b/seed0/eval"]
     (tmp_path / "pretrain.yaml").write_text("max_steps: 4\n")
     assert run(load_study(path, tmp_path / "out")) == 0
-    after = json.loads(study.record("b", 0, "eval").read_text())
+    after = read_records(study.out).finished["b/seed0/eval"]
     assert after["outcome"]["fingerprint"] != before["outcome"]["fingerprint"]
     assert after["evaluation"] != before["evaluation"]
 
@@ -184,7 +189,6 @@ def test_an_older_folder_does_not_replace_a_newer_json(tmp_path: Path) -> None:
         assert run(load_study(path, tmp_path / name)) == 0
     (tmp_path / "pretrain.yaml").write_text("max_steps: 5\n")
     assert run(load_study(path, tmp_path / "there")) == 0
-    shutil.rmtree(tmp_path / "here/finished")
     only_finished(tmp_path / "there", tmp_path / "here")  # fetched from there
     assert run(load_study(path, tmp_path / "here")) == 0
     assert files_of(tmp_path / "here") == files_of(tmp_path / "there")
@@ -195,13 +199,13 @@ def test_a_run_killed_before_its_json_gets_it_at_the_next_start(
 ) -> None:
     study = load_study(write_study(tmp_path, eval={"max_steps": 8}), tmp_path / "out")
     assert run(study) == 0
-    before = study.record("b", 0, "rlvr").read_bytes()
-    study.record("b", 0, "rlvr").unlink()
+    before = read_records(study.out).finished["b/seed0/rlvr"]
+    forget(study.out, "b/seed0/rlvr")
     monkeypatch.setattr(
         "shaped_trl.study.report.report_study", lambda folder: folder / "report.html"
     )
     assert run(study) == 0
-    assert study.record("b", 0, "rlvr").read_bytes() == before
+    assert read_records(study.out).finished["b/seed0/rlvr"] == before
 
 
 def test_a_run_that_is_made_again_for_its_model_keeps_its_json_until_then(tmp_path: Path) -> None:
@@ -209,14 +213,15 @@ def test_a_run_that_is_made_again_for_its_model_keeps_its_json_until_then(tmp_pa
     assert run(load_study(path, tmp_path / "here")) == 0
     study = load_study(path, only_finished(tmp_path / "here", tmp_path / "there"))
     repeated = run_of(study, "b/seed0/pretrain")
-    claim(repeated, study.out / "stale")
+    claim(repeated, {})
     assert is_done(repeated)
     path.write_text(path.read_text().replace("beta: -0.25", "beta: -0.5"))
     changed = run_of(load_study(path, study.out), "b/seed0/pretrain")
-    kept = changed.record.read_bytes()
-    claim(changed, study.out / "stale")
-    assert not changed.record.exists()
-    assert (study.out / f"stale/b-seed0-pretrain-{repeated.fingerprint}.json").read_bytes() == kept
+    kept = read_records(study.out).finished["b/seed0/pretrain"]
+    claim(changed, {})
+    assert "b/seed0/pretrain" not in read_records(study.out).finished
+    moved = study.out / f"stale/b-seed0-pretrain-{repeated.fingerprint}.json"
+    assert json.loads(moved.read_text()) == {"key": "b/seed0/pretrain", **kept}
 
 
 @pytest.mark.slow
@@ -224,7 +229,7 @@ def test_what_was_begun_before_a_folder_was_moved_starts_afresh(tmp_path: Path) 
     path = write_study(tmp_path)
     assert run(load_study(path, tmp_path / "here")) == 0
     (tmp_path / "here/runs/b/seed0/rlvr" / DONE).unlink()
-    shutil.rmtree(tmp_path / "here/finished/b")
+    forget(tmp_path / "here", *(f"b/seed0/{stage}" for stage in ("pretrain", "rlvr", "eval")))
     (tmp_path / "here").rename(tmp_path / "there")
     study = load_study(path, tmp_path / "there")
     assert run(study) == 0
@@ -234,27 +239,3 @@ def test_what_was_begun_before_a_folder_was_moved_starts_afresh(tmp_path: Path) 
     assert json.loads((study.folder("a", 0, "rlvr") / STARTED).read_text())["argv"][4].startswith(
         str(tmp_path / "here")
     )
-
-
-def test_two_parts_of_a_study_may_keep_a_run_at_once(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    write_planted(tmp_path / "out")
-    study = next(load_study(tmp_path / "out/study.yaml", tmp_path / "out").each_regime())
-    replace, others = os.replace, [os.getpid() + 1]
-
-    def interleaved(source: Path, target: Path) -> None:
-        """os.replace, after another process has written the whole record."""
-        if others:
-            pid = others.pop()
-            with monkeypatch.context() as patch:
-                patch.setattr(os, "getpid", lambda: pid)
-                finished_run(study, "precision_product", 3, "rlvr")
-        replace(source, target)
-
-    monkeypatch.setattr(os, "replace", interleaved)
-    kept = finished_run(study, "precision_product", 3, "rlvr")
-    assert others == []
-    record = study.record("precision_product", 3, "rlvr")
-    assert json.loads(record.read_text()) == kept
-    assert list(record.parent.iterdir()) == [record]

@@ -297,12 +297,33 @@ def test_schedule_starts_the_longest_chain_and_adds_up(tmp_path: Path) -> None:
     chain = path_seconds(runs, seconds)
     assert chain["precision/seed0/pretrain"] == pytest.approx(110 + 110 / 1.2)
 
-    waiting = [run.key for run in runs if run.key != "cross_entropy/seed0/pretrain"]
-    chosen = next_run(runs, waiting, ["cross_entropy/seed0/pretrain"], seconds)
+    states = {run.key: "waiting" for run in runs} | {"cross_entropy/seed0/pretrain": "done"}
+    chosen = next_run(runs, states, seconds)
     assert chosen is not None
     assert chosen.key == "precision/seed0/pretrain"
-    assert next_run(runs, ["cross_entropy/seed0/eval"], [], seconds) is None
-    left = {key: seconds[key] for key in waiting}
+    states |= {"cross_entropy/seed0/rlvr": "running", "precision/seed0/pretrain": "running"}
+    assert next_run(runs, states, seconds) is None
+    left = {key: seconds[key] for key, state in states.items() if state != "done"}
     assert remaining_seconds(runs, left, 1) == pytest.approx(100 + 10 + 10 + 2 * 110 / 1.2)
     assert remaining_seconds(runs, left, 9) == pytest.approx(110 + 110 / 1.2)
     assert remaining_seconds(runs, {}, 2) == 0.0
+
+
+def test_a_seed_ends_before_the_next_begins(tmp_path: Path) -> None:
+    runs = plan(load(tmp_path, study_values(tmp_path)))
+    assert [run.seed for run in runs[::6]] == [0, 1]
+    seconds = {run.key: 10.0 for run in runs}
+    states = {run.key: "waiting" for run in runs}
+    order = []
+    while chosen := next_run(runs, states, seconds):
+        order.append(chosen)
+        states[chosen.key] = "running"
+        if len(order) == 6:
+            assert next_run(runs, states, seconds) is None, "the last run of seed 0 has not ended"
+        states[chosen.key] = "failed" if chosen.key == "precision/seed0/eval" else "done"
+    assert [run.seed for run in order] == [0] * 6 + [1] * 6
+    # A seed takes 60 s of work and 30 s of a chain, whatever the other seeds do meanwhile.
+    left = {run.key: 10.0 for run in runs}
+    assert remaining_seconds(runs, left, 2) == pytest.approx(60.0)
+    assert remaining_seconds(runs, left, 9) == pytest.approx(60.0)
+    assert remaining_seconds(runs, left, 1) == pytest.approx(120.0)

@@ -23,6 +23,7 @@ from shaped_trl.recipes import ROOT as RECIPES
 from shaped_trl.study import runner
 from shaped_trl.study.loading import load_study
 from shaped_trl.study.plan import plan
+from shaped_trl.study.records import read_records
 
 
 @pytest.fixture(autouse=True)
@@ -238,8 +239,7 @@ def test_another_study_in_the_folder_is_said_and_loses_nothing(
 ) -> None:
     path = write_study(tmp_path)
     assert run(load_study(path, tmp_path / "out")) == 0
-    record = tmp_path / "out/finished/b/seed0/rlvr.json"
-    before = record.read_bytes()
+    before = read_records(tmp_path / "out").finished["b/seed0/rlvr"]
     path.write_text(
         path.read_text().replace("name: ", "name: other-").replace("beta: -0.25", "beta: -0.5")
     )
@@ -248,7 +248,7 @@ def test_another_study_in_the_folder_is_said_and_loses_nothing(
     assert "contained the study" in capsys.readouterr().out
     assert num_starts(tmp_path / "out") == 9 + 3
     (kept,) = (tmp_path / "out/stale").glob("b-seed0-rlvr-*.json")
-    assert kept.read_bytes() == before
+    assert json.loads(kept.read_text()) == {"key": "b/seed0/rlvr", **before}
 
 
 def test_the_slurm_array_gives_the_parts(tmp_path: Path) -> None:

@@ -118,8 +118,9 @@ def test_the_report_of_the_others_says_which_run_failed_and_why(tmp_path: Path) 
     results = json.loads((study.out / "results.json").read_text())
     why = "exit code 1; RuntimeError: this arm fails"
     assert results["failed"] == {"b/seed0/rlvr": why}
-    copy = shutil.copytree(study.out / "finished", tmp_path / "copy/finished").parent
-    for name in ("study.yaml", "fingerprints.json"):
+    copy = tmp_path / "copy"
+    copy.mkdir()
+    for name in ("records.jsonl", "study.yaml", "fingerprints.json"):
         shutil.copy(study.out / name, copy)
     report_study(copy)
     assert json.loads((copy / "results.json").read_text()) == results
