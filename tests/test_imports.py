@@ -62,10 +62,11 @@ LAYERS = {
         "cli",
     ],
     "shaped_trl.study": [
+        "checks contrasts",
         "definition",
-        "plan",
+        "contrasts_loading plan power",
         "state",
-        "finished loading running",
+        "finished loading registration running",
         "reporting",
         "report",
         "runner",

@@ -89,7 +89,8 @@ def _run_study(
     part, _, parts = share.partition("/")
     if not (part.isdecimal() and parts.isdecimal() and 1 <= int(part) <= int(parts)):
         raise UserError(f"--share {share}: give I/N with 1 <= I <= N, such as 1/4")
-    return run_study(study, dry_run=dry_run, share=(int(part), int(parts)))
+    file = recipes.find(name, "study")
+    return run_study(study, file=file, dry_run=dry_run, share=(int(part), int(parts)))
 
 
 def recipes_command(argv: list[str]) -> int:

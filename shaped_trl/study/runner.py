@@ -31,6 +31,7 @@ from shaped_trl import recipes
 from shaped_trl.study.definition import Study
 from shaped_trl.study.finished import finished_run
 from shaped_trl.study.plan import MATCH, StudyRun, bound, check_options, fingerprint, plan
+from shaped_trl.study.registration import register
 from shaped_trl.study.running.child import run_child
 from shaped_trl.study.running.commands import print_commands
 from shaped_trl.study.running.devices import gpu_names, num_cores
@@ -71,6 +72,7 @@ INTERRUPTED = 130
 def run_study(
     study: Study,
     *,
+    file: Path | None = None,
     dry_run: bool = False,
     share: tuple[int, int] = (1, 1),
     entry: str = ENTRY,
@@ -80,6 +82,7 @@ def run_study(
 
     Args:
         study: the study to run.
+        file: the file that it was read from, for its pre-registration.
         dry_run: only print the command lines with their estimated cost.
         share: (i, n) for the i-th of n parts; the others may run on other machines with the same
             folder.
@@ -107,21 +110,27 @@ def run_study(
             print_commands(study, runs)
             return 0
         with _locked(study.out, runs):
-            _prepare(study, planned, data=left)
+            _prepare(study, planned, file, data=left)
             return _run_and_report(study, runs, entry)
     except (UserError, KeyboardInterrupt, BrokenPipeError):
         kill_server()
         raise
 
 
-def _prepare(study: Study, planned: Sequence[StudyRun], *, data: bool) -> None:
+def _prepare(study: Study, planned: Sequence[StudyRun], file: Path | None, *, data: bool) -> None:
     """Write what a study's folder contains before its runs."""
     with folder_lock(study.out):
         _print_replaced_study(study)
+        register(study, file, _num_records(study.out))
         write_atomic(study.out / "study.yaml", study.to_yaml())
         write_state(study.out, PLANNED, {run.key: run.fingerprint for run in planned})
         if data:
             prepare_data(study)
+
+
+def _num_records(out: Path) -> int:
+    paths = (out / "finished").rglob("*.json")
+    return sum(not path.name.endswith(f".{FAILED}") for path in paths)
 
 
 class _Output(Console):
