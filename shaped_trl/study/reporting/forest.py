@@ -34,8 +34,8 @@ _LABEL_CHARACTERS = 40
 def forest_rows(results: Mapping[str, Any]) -> list[dict[str, Any]]:
     """What the figure shows, from the content of results.json.
 
-    There is a row for each contrast and regime. It has the names of `CSV_COLUMNS` and the unit. Numbers are in the unit of the metric, and
-    None if a contrast has fewer than two seeds.
+    There is a row for each contrast and regime, with the names of `CSV_COLUMNS` and the unit.
+    Numbers are in the unit of the metric, and None if a contrast has fewer than two seeds.
     """
     names = (*CSV_COLUMNS, "unit")
     return [

@@ -57,15 +57,16 @@ def _power_lines(study: Study) -> Iterator[str]:
         return
     for row in planned_power(study):
         where = _power_in(row["regime"])
-        start = f"{where}, {row['seeds']} seeds, {row['contrasts']} contrasts, sd {row['sd']:g}"
+        contrasts = f"{row['contrasts']} contrast{'s' if row['contrasts'] > 1 else ''}"
+        start = f"{where}, {row['seeds']} seeds, {contrasts}, sd {row['sd']:g}"
         if row["seeds"] < 2:
             yield f"{start}: nothing is judged with fewer than two seeds"
             continue
         yield (
             f"{start}: {row['difference']:.0%} to find a difference of {row['margin']:g}, "
             f"{row['equivalence']:.0%} to show equivalence within it; 80% needs "
-            f"{seeds_text(row['seeds_for_difference'])} and "
-            f"{seeds_text(row['seeds_for_equivalence'])} seeds"
+            f"{seeds_text(row['seeds_for_difference'])} seeds for a difference and "
+            f"{seeds_text(row['seeds_for_equivalence'])} for equivalence"
         )
     unknown = [regime for regime in study.regimes or [""] if regime not in study.contrasts.sd]
     if unknown:
