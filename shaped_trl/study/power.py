@@ -7,6 +7,7 @@ S normal differences with deviation sd has the standard error sd/√S.
 from __future__ import annotations
 
 import math
+from bisect import bisect_left
 from collections.abc import Callable
 from typing import Any
 
@@ -62,8 +63,13 @@ def equivalence_power(margin: float, sd: float, seeds: int) -> float:
 
 
 def seeds_needed(power_with: Callable[[int], float]) -> int | None:
-    """The smallest number of seeds with a power of 80%; None if 16 are not enough."""
-    return next((S for S in range(2, MOST_SEEDS + 1) if power_with(S) >= POWER), None)
+    """The smallest number of seeds with a power of 80%; None if 16 are not enough.
+
+    Where the power is near 80%, it grows with the number of seeds.
+    """
+    numbers = range(2, MOST_SEEDS + 1)
+    place = bisect_left(numbers, True, key=lambda seeds: power_with(seeds) >= POWER)
+    return numbers[place] if place < len(numbers) else None
 
 
 def seeds_text(seeds: int | None) -> str:
