@@ -49,7 +49,8 @@ def study_command(argv: list[str]) -> int:
     parser.add_argument(
         "--dry_run",
         action="store_true",
-        help="Print the runs and their estimated cost, and start nothing.",
+        help="Print the runs with their estimated cost and the power of the study's contrasts, and "
+        "start nothing.",
     )
     args = parser.parse_args(argv)
     return _run_study(args.study, args.out, args.dry_run, args.max_parallel, args.share)

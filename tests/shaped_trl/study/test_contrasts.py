@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import copy
+import re
 from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
 from contrast_values import PLANTED, SMALL
+from places import ROOT
 from planted_study import write_planted
 from shaped_eval.errors import UserError
 from study_values import load, study_values
@@ -150,6 +152,19 @@ def test_regimes_and_lists_survive(tmp_path: Path) -> None:
         path.write_text(yaml.safe_dump(values, sort_keys=False))
         with pytest.raises(UserError, match=f"contrasts.sd: .*{named}"):
             load_study(path)
+
+
+def test_the_example_in_the_documentation_is_valid(tmp_path: Path) -> None:
+    text = (ROOT / "docs/studies.md").read_text()
+    (example,) = re.findall(r"```yaml\n(contrasts:.*?)```", text, re.DOTALL)
+    values = study_values(tmp_path)
+    values["stages"]["eval_rlvr"] = values["stages"].pop("eval")
+    values["regimes"] = {"P": {}, "D": {}}
+    for name, other in (("cooled", "cross_entropy"), ("precision_cooled", "precision")):
+        values["arms"][name] = {"checkpoint_of": other, "temperature": 0.75}
+    study = load(tmp_path, values | yaml.safe_load(example))
+    assert study.contrasts is not None
+    assert len(list(study.contrasts.each())) == 3
 
 
 def test_the_metrics_of_rl_that_a_study_may_name_are_those_of_the_report(
