@@ -64,7 +64,8 @@ LAYERS = {
     "shaped_trl.study": [
         "checks contrasts",
         "definition",
-        "contrasts_loading plan power",
+        "plan",
+        "contrasts_loading power",
         "state",
         "finished loading registration running",
         "reporting",

@@ -1,8 +1,9 @@
-"""Reads the key `contrasts` of a study file."""
+"""Reads the key `contrasts` of a study file, and checks it against the plan."""
 
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from typing import Any
 
 from shaped_eval.errors import UserError
@@ -17,6 +18,7 @@ from shaped_trl.study.checks import (
 )
 from shaped_trl.study.contrasts import Claim, Contrast, Contrasts, Metric
 from shaped_trl.study.definition import ONE_REGIME, Study
+from shaped_trl.study.plan import StudyRun
 
 _EVALUATED = re.compile(r"(avg|cons|pass)@[1-9][0-9]{0,7}")
 # command → the metrics of its logs (`shaped_trl.study.reporting.training_results`)
@@ -69,6 +71,27 @@ def read_contrasts(value: Any, study: Study) -> Contrasts | None:
         exploratory_regimes=_regimes(values.get("exploratory_regimes"), study),
         sd=_deviations(values.get("sd"), study),
     )
+
+
+def check_measured(contrasts: Contrasts | None, runs: Sequence[StudyRun]) -> None:
+    """Check that the evaluations of a plan draw as many samples as the contrasts' metrics need.
+
+    A recipe that leaves out `n` is not checked, nor is a metric @1, since some benchmarks have one
+    sample whatever `n` is.
+
+    Raises:
+        UserError: the n of a stage is another one.
+    """
+    for metric in (contrasts.primary, *contrasts.secondary) if contrasts else ():
+        name, _, count = metric.metric.partition("@")
+        numbers = {run.settings.get("n") for run in runs if run.stage == metric.stage}
+        for n in numbers if count not in ("", "1") else ():
+            wrong = isinstance(n, int) and (int(count) > n if name == "pass" else int(count) != n)
+            if wrong:
+                raise UserError(
+                    f"contrasts: {metric.metric}: {metric.stage} draws n={n} samples for each "
+                    f"problem; choose avg@{n}, cons@{n} or pass@K with K up to {n}"
+                )
 
 
 def _metric(where: str, value: Any, study: Study) -> Metric:

@@ -28,6 +28,7 @@ from shaped_eval.untrusted.locks import lock
 from shaped_eval.untrusted.texts import one_line, visible
 
 from shaped_trl import recipes
+from shaped_trl.study.contrasts_loading import check_measured
 from shaped_trl.study.definition import Study
 from shaped_trl.study.finished import finished_run
 from shaped_trl.study.plan import MATCH, StudyRun, bound, check_options, fingerprint, plan
@@ -95,10 +96,12 @@ def run_study(
 
     Raises:
         UserError: `study.out` is a file; another process is running a part of this share there; or
-            a command does not have an option, or refuses its type.
+            a command does not have an option, or refuses its type; or a contrast needs another
+            number of samples than its evaluation draws.
     """
     check_folder(study.out)
     planned = plan(study)
+    check_measured(study.contrasts, planned)
     runs = share_of(planned, *share)
     left = not all(is_done(run) for run in runs)
     try:

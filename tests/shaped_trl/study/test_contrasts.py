@@ -16,10 +16,12 @@ from shaped_eval.errors import UserError
 from study_values import load, study_values
 
 from shaped_trl.study.contrasts import Contrast, Metric
-from shaped_trl.study.contrasts_loading import HIGHER_IS_BETTER, LOGGED
+from shaped_trl.study.contrasts_loading import HIGHER_IS_BETTER, LOGGED, check_measured
 from shaped_trl.study.loading import load_study
+from shaped_trl.study.plan import plan
 from shaped_trl.study.reporting.reading import RegimeRuns
 from shaped_trl.study.reporting.training_results import rl_outcomes
+from shaped_trl.study.runner import run_study
 
 COMPARE = ("claims", "precision", "compare", 0)
 BOTH = ["precision", "cross_entropy"]
@@ -110,6 +112,25 @@ def test_arms_are_chosen_on_problems_alone(tmp_path: Path) -> None:
     values["contrasts"]["claims"]["precision"]["compare"] = [pair]
     with pytest.raises(UserError, match="the primary metric is not of an eval stage"):
         load(tmp_path, values)
+
+
+@pytest.mark.parametrize(
+    ("metric", "fits"),
+    [("avg@4", True), ("avg@8", False), ("pass@2", True), ("pass@5", False), ("cons@2", False)],
+)
+def test_the_samples_of_a_plan_suffice_for_the_metrics(
+    tmp_path: Path, metric: str, fits: bool
+) -> None:
+    """The evaluation draws 4 samples, which is known before anything runs."""
+    values = study_values(tmp_path)
+    values["contrasts"] = SMALL | {"secondary": [SMALL["primary"] | {"metric": metric}]}
+    study = load(tmp_path, values)
+    if fits:
+        check_measured(study.contrasts, plan(study))
+        return
+    with pytest.raises(UserError, match=f"{metric}: eval draws n=4 samples for each problem"):
+        run_study(study)
+    assert not study.out.exists()
 
 
 @pytest.mark.parametrize("sd", [0.01, None])
