@@ -107,8 +107,10 @@ def _rule(results: Mapping[str, Any], row: Mapping[str, Any]) -> str:
 
 
 def _verdict_table(regime: str, rows: Rows) -> Table:
-    columns = ("claim", "arm", "against", "difference", "90% interval", "p", "p, corrected")
-    columns += ("verdict", "seeds")
+    columns = (
+        *("claim", "arm", "against", "difference", "90% interval", "p", "p, corrected"),
+        *("verdict", "seeds"),
+    )
     cells = [
         [
             row["claim"],
@@ -172,8 +174,10 @@ def _power_table(results: Mapping[str, Any], primary: Rows) -> Table:
         if row["power"]
     ]
     margin = f"{scale(primary[0]) * primary[0]['margin']:g} {unit(primary[0])}"
-    columns = ("", "sd", "seeds", f"finds {margin}", "shows equivalence")
-    columns += ("seeds for 80%, difference", "seeds for 80%, equivalence")
+    columns = (
+        *("", "sd", "seeds", f"finds {margin}", "shows equivalence"),
+        *("seeds for 80%, difference", "seeds for 80%, equivalence"),
+    )
     caption = "Power: to find a true difference of the margin at the first step of Holm's "
     caption += "correction (a lower bound), and to show equivalence if the true difference is 0"
     return Table(caption, columns, planned + observed)

@@ -22,9 +22,10 @@ from shaped_trl.study.reporting.verdicts import BETTER, EQUIVALENT, OPEN, WORSE
 
 NAME = "contrasts"  # of the picture and of its numbers
 NOT_JUDGED = "not judged"
-CSV_COLUMNS = ("claim", "arm", "against", "regime", "exploratory", "stage", "benchmark", "metric")
-CSV_COLUMNS += ("seeds", "value", "low", "high", "low90", "high90", "margin", "p", "p_holm")
-CSV_COLUMNS += ("verdict",)
+CSV_COLUMNS = (
+    *("claim", "arm", "against", "regime", "exploratory", "stage", "benchmark", "metric"),
+    *("seeds", "value", "low", "high", "low90", "high90", "margin", "p", "p_holm", "verdict"),
+)
 _MARKERS = {BETTER: "^", WORSE: "v", EQUIVALENT: "s", OPEN: "o"}
 _COLOURS = {BETTER: COLOURS[1], WORSE: COLOURS[2], EQUIVALENT: COLOURS[3], OPEN: COLOURS[0]}
 _GREY = "#666666"
