@@ -50,7 +50,8 @@ def study_command(argv: list[str]) -> int:
     parser.add_argument(
         "--dry_run",
         action="store_true",
-        help="Print the runs and their estimated cost, and start nothing.",
+        help="Print the runs with their estimated cost and the power of the study's contrasts, and "
+        "start nothing.",
     )
     args = parser.parse_args(argv)
     return _run_study(args.study, args.out, args.dry_run, args.max_parallel, args.share)
@@ -90,7 +91,8 @@ def _run_study(
     part, _, parts = share.partition("/")
     if not (part.isdecimal() and parts.isdecimal() and 1 <= int(part) <= int(parts)):
         raise UserError(f"--share {share}: give I/N with 1 <= I <= N, such as 1/4")
-    return run_study(study, dry_run=dry_run, share=(int(part), int(parts)))
+    file = recipes.find(name, "study")
+    return run_study(study, file=file, dry_run=dry_run, share=(int(part), int(parts)))
 
 
 def recipes_command(argv: list[str]) -> int:

@@ -17,6 +17,7 @@ from typing import Any
 import yaml
 
 from shaped_trl.recipes import schedules_beta
+from shaped_trl.study.contrasts import Contrasts
 
 OUTPUT_FLAGS = {"train": "output_dir", "rlvr": "output_dir", "eval": "out"}
 MODEL_FLAGS = {"train": "model_name_or_path", "rlvr": "model_name_or_path", "eval": "model"}
@@ -132,6 +133,7 @@ class Study:
     regime: str = ONE_REGIME
     # arm → the arm whose folders contain its runs, if it is another one
     places: Mapping[str, str] = field(default_factory=dict)
+    contrasts: Contrasts | None = None  # if it has any, they alone are judged
 
     def each_regime(self) -> Iterator[Study]:
         """Yield the study for each of its regimes."""
@@ -157,7 +159,10 @@ class Study:
             for name, arm in self.arms.items()
         }
         places = {shown: name for name, shown in names.items()}
-        return replace(self, arms=arms, baseline=names[self.baseline], places=places)
+        contrasts = self.contrasts and self.contrasts.renamed(names)
+        return replace(
+            self, arms=arms, baseline=names[self.baseline], places=places, contrasts=contrasts
+        )
 
     def place(self, arm: str) -> str:
         """The name of the arm's folders."""
@@ -267,6 +272,8 @@ class Study:
         resolved["seeds"] = list(self.seeds)
         resolved["arms"] = {name: _given(arm) for name, arm in self.arms.items()}
         resolved["stages"] = {name: _given(stage) for name, stage in self.stages.items()}
+        if self.contrasts:
+            resolved["contrasts"] = self.contrasts.to_values()
         return yaml.safe_dump(resolved, sort_keys=False)
 
 

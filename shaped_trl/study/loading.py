@@ -6,9 +6,8 @@ Torch is imported only when a shape is checked.
 from __future__ import annotations
 
 import importlib
-import re
 from collections.abc import Iterable, Mapping
-from dataclasses import fields
+from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +17,14 @@ from shaped_eval.errors import UserError
 
 from shaped_trl import recipes
 from shaped_trl.recipes import SCHEDULE, schedules_beta
+from shaped_trl.study.checks import at_least_one as _at_least_one
+from shaped_trl.study.checks import check_keys as _check_keys
+from shaped_trl.study.checks import check_kinds as _check_kinds
+from shaped_trl.study.checks import mapping as _mapping
+from shaped_trl.study.checks import named as _named
+from shaped_trl.study.checks import positive as _positive
+from shaped_trl.study.checks import share as _share
+from shaped_trl.study.contrasts_loading import read_contrasts
 from shaped_trl.study.definition import (
     ARGS,
     DEFAULT_FORMS,
@@ -37,9 +44,6 @@ from shaped_trl.study.definition import (
 )
 from shaped_trl.study.records import EARLIER, RECORDS
 from shaped_trl.study.state import PLANNED
-
-_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]*")
-_KINDS = {str: "a name", bool: "true or false"}
 
 
 def load_study(path: str | Path, out: str | Path | None = None) -> Study:
@@ -91,7 +95,7 @@ def load_study(path: str | Path, out: str | Path | None = None) -> Study:
     for view in study.each_regime():
         for arm in view.arms:
             _check_preparation(arm, view.preparation(arm, view.seeds_of(arm)[0]))
-    return study
+    return replace(study, contrasts=read_contrasts(values.get("contrasts"), study))
 
 
 def _is_resolved(file: Path) -> bool:
@@ -368,37 +372,6 @@ def _regime(where: str, value: Any, stages: Mapping[str, Stage]) -> Preparation:
     return _preparation(where, value) | ({ARGS: args} if args else {})
 
 
-def _mapping(where: str, value: Any) -> dict[str, Any]:
-    if not isinstance(value, Mapping):
-        raise UserError(f"{where}: {value!r} is not a mapping; write `key: value` lines")
-    return dict(value)
-
-
-def _check_keys(
-    where: str, value: Mapping[str, Any], allowed: Iterable[str], *, required: Iterable[str] = ()
-) -> None:
-    for key in value:
-        if key not in allowed:
-            raise UserError(f"{where}: unknown key {key!r}; allowed: {', '.join(allowed)}")
-    for key in required:
-        if key not in value:
-            raise UserError(f"{where}: the key {key!r} is missing")
-
-
-def _check_kinds(where: str, value: Mapping[str, Any], **kinds: type) -> None:
-    for key, kind in kinds.items():
-        if value.get(key) is not None and not isinstance(value[key], kind):
-            raise UserError(f"{where}{key}: {value[key]!r}; give {_KINDS[kind]}")
-
-
-def _named(what: str, name: Any) -> str:
-    if not isinstance(name, str) or not _NAME.fullmatch(name):
-        raise UserError(
-            f"{what}: {name!r} would name a folder; use only letters, digits, '_', '.' and '-'"
-        )
-    return name
-
-
 def _seeds(where: str, seeds: Any) -> tuple[int, ...]:
     whole = isinstance(seeds, list) and all(type(seed) is int and seed >= 0 for seed in seeds)
     if not whole or not seeds or len(set(seeds)) < len(seeds):
@@ -406,20 +379,3 @@ def _seeds(where: str, seeds: Any) -> tuple[int, ...]:
             f"{where}: {seeds!r}; give a list of distinct whole numbers, such as [0, 1]"
         )
     return tuple(seeds)
-
-
-def _at_least_one(where: str, value: Any) -> int:
-    if type(value) is not int or value < 1:
-        raise UserError(f"{where}: {value!r}; give a whole number of at least 1")
-    return value
-
-
-def _positive(where: str, value: Any) -> None:
-    if not isinstance(value, int | float) or isinstance(value, bool) or value <= 0:
-        raise UserError(f"{where}: {value!r} is not a number above 0")
-
-
-def _share(where: str, value: Any) -> float:
-    if not isinstance(value, float) or not 0 < value < 1:
-        raise UserError(f"{where}: {value!r}; give a share between 0 and 1, such as 0.05")
-    return value

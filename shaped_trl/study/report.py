@@ -9,17 +9,20 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from shaped_eval.errors import UserError
 from shaped_eval.records import write_atomic
-from shaped_eval.reporting.document import to_html, to_markdown
+from shaped_eval.reporting.document import Block, to_html, to_markdown
 from shaped_eval.reporting.plots import to_png
 from shaped_eval.untrusted.files import own_folder
 
 from shaped_trl.study.loading import load_study
 from shaped_trl.study.records import take_over
 from shaped_trl.study.reporting.charts import charts, csv_of
+from shaped_trl.study.reporting.contrast_pages import first_screen
 from shaped_trl.study.reporting.drawing import plot_chart
+from shaped_trl.study.reporting.forest import NAME, forest_csv, forest_rows, plot_forest
 from shaped_trl.study.reporting.pages import Picture, blocks
 from shaped_trl.study.reporting.results import collect, read_regimes
 
@@ -51,8 +54,19 @@ def report_study(folder: str | Path, pass_at: Sequence[int] | None = None) -> Pa
     for picture in pictures:
         write_atomic(folder / picture.path, picture.png)
         write_atomic(beside / f"{picture.chart.name}.csv", csv_of(picture.chart))
-    document = blocks(study, results, pictures)
+    document = [*_first_screen(folder, results), *blocks(study, results, pictures)]
     title = f"Study: {study.name}"
     write_atomic(folder / "report.md", to_markdown(title, document))
     write_atomic(folder / "report.html", to_html(title, document))
     return folder / "report.html"
+
+
+def _first_screen(folder: Path, results: dict[str, Any]) -> list[Block]:
+    """Write the figure of the contrasts, and return what the report shows before all else."""
+    if "contrasts" not in results:
+        return []
+    rows = forest_rows(results)
+    png = to_png(plot_forest(rows))
+    write_atomic(folder / f"report/{NAME}.png", png)
+    write_atomic(folder / f"report/{NAME}.csv", forest_csv(rows))
+    return first_screen(results, png)

@@ -28,10 +28,12 @@ from shaped_eval.untrusted.locks import lock
 from shaped_eval.untrusted.texts import one_line, visible
 
 from shaped_trl import recipes
+from shaped_trl.study.contrasts_loading import check_measured
 from shaped_trl.study.definition import Study
 from shaped_trl.study.finished import finished_run
 from shaped_trl.study.plan import ADDED, StudyRun, bound, check_options, fingerprint, plan
-from shaped_trl.study.records import take_over
+from shaped_trl.study.records import read_records, take_over
+from shaped_trl.study.registration import register
 from shaped_trl.study.running.child import run_child
 from shaped_trl.study.running.commands import print_commands
 from shaped_trl.study.running.devices import gpu_names
@@ -74,6 +76,7 @@ INTERRUPTED = 130
 def run_study(
     study: Study,
     *,
+    file: Path | None = None,
     dry_run: bool = False,
     share: tuple[int, int] = (1, 1),
     entry: str = ENTRY,
@@ -83,6 +86,7 @@ def run_study(
 
     Args:
         study: the study to run.
+        file: the file that it was read from, for its pre-registration.
         dry_run: only print the command lines with their estimated cost.
         share: (i, n) for the i-th of n parts; the others may run on other machines with the same
             folder.
@@ -95,10 +99,12 @@ def run_study(
 
     Raises:
         UserError: `study.out` is a file; another process is running a part of this share there; or
-            a command does not have an option, or refuses its type.
+            a command does not have an option, or refuses its type; or a contrast needs another
+            number of samples than its evaluation draws.
     """
     check_folder(study.out)
     planned = plan(study)
+    check_measured(study.contrasts, planned)
     runs = share_of(planned, *share)
     left = not all(is_done(run) for run in runs)
     try:
@@ -110,18 +116,21 @@ def run_study(
             print_commands(study, runs)
             return 0
         with _locked(study.out, runs):
-            _prepare(study, planned, runs)
+            _prepare(study, planned, runs, file)
             return _run_and_report(study, runs, entry)
     except (UserError, KeyboardInterrupt, BrokenPipeError):
         kill_server()
         raise
 
 
-def _prepare(study: Study, planned: Sequence[StudyRun], runs: Sequence[StudyRun]) -> None:
+def _prepare(
+    study: Study, planned: Sequence[StudyRun], runs: Sequence[StudyRun], file: Path | None
+) -> None:
     """Write what a study's folder contains before its runs."""
     with folder_lock(study.out):
         take_over(study.out)
         _print_replaced_study(study)
+        register(study, file, len(read_records(study.out).finished))
         write_atomic(study.out / "study.yaml", study.to_yaml())
         write_state(study.out, PLANNED, {run.key: run.fingerprint for run in planned})
         prepare_data(study, [run for run in runs if not is_done(run)])

@@ -29,7 +29,12 @@ class Findings(NamedTuple):
 
 
 def find(results: dict[str, Any]) -> Findings:
-    """Sentences from `results` (the content of results.json)."""
+    """Sentences from `results` (the content of results.json).
+
+    If the study has contrasts, they alone are judged, so that no other difference is listed.
+    """
+    if "contrasts" in results:
+        return Findings(_trained(results), [], [], limits_of(results))
     sentences = list(_between_arms(results))
     covered = {_place(row) for row in results["effects"]}
     for regime, values in results["regimes"].items():

@@ -22,7 +22,9 @@ def limits_of(results: dict[str, Any]) -> list[str]:
             f"{_some(results['incomplete'])}."
         )
     limits += [_unlike(each) for each in results.get("unlike_machines", [])]
-    limits += _seed_limits(results) + _comparison_limits(results)
+    limits += _seed_limits(results)
+    if "contrasts" not in results:  # which have their own correction
+        limits += _comparison_limits(results)
     for regime, values in results["regimes"].items():
         found = [
             *_training_limits(results, regime),
@@ -98,7 +100,7 @@ def _seed_limits(results: dict[str, Any]) -> list[str]:
         ranges.append(
             f"{name} {smallest if smallest == largest else f'{smallest.split()[0]} to {largest}'}"
         )
-    if ranges:
+    if ranges and "contrasts" not in results:  # which have a table of their power
         limits.append(
             "Differences smaller than these would probably have been missed (the difference that "
             "as "

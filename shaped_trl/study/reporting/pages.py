@@ -11,6 +11,7 @@ from shaped_eval.reporting.document import Block, Details, Heading, Image, Items
 from shaped_trl.study.definition import Study
 from shaped_trl.study.reporting import overview, tables
 from shaped_trl.study.reporting.charts import EXPLORATORY, MEAN, Chart
+from shaped_trl.study.reporting.contrast_pages import contrast_section
 from shaped_trl.study.reporting.findings import find
 from shaped_trl.study.reporting.reading import stages_of
 from shaped_trl.study.reporting.wording import in_regime
@@ -47,7 +48,7 @@ def blocks(study: Study, results: dict[str, Any], pictures: Sequence[Picture]) -
             for key, why in results["failed"].items()
         ]
         document.append(Notes(failed))
-    document += overview.claims(results)
+    document += contrast_section(results) if "contrasts" in results else overview.claims(results)
     findings = find(results)
     document += _listed("What was measured", findings.shown, fold=False)
     document += _listed("What was not shown", findings.not_shown)
@@ -72,7 +73,9 @@ def _introduction(study: Study, results: Mapping[str, Any]) -> str:
     )
     own_data = [name for name, arm in study.arms.items() if arm.prepare]
     but = f" ({', '.join(own_data)}: on their own data)" if own_data else ""
-    if any(row["p_corrected"] is not None for row in results["effects"]):
+    if "contrasts" in results:
+        rule = "Verdicts are on the contrasts alone that the study's file names."
+    elif any(row["p_corrected"] is not None for row in results["effects"]):
         rule = "A comparison counts as shown when p < 0.05 over seeds, corrected among arms."
     elif results["effects"]:
         rule = "All arms are exploratory: p < 0.05 over seeds is not corrected, and only a hint."

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
+from dataclasses import asdict
 from itertools import pairwise
 from typing import Any
 
 from shaped_eval.reporting.outcomes import Outcomes
 
 from shaped_trl.study.definition import Arm, Study
+from shaped_trl.study.registration import read_registration
 from shaped_trl.study.reporting.claims import judge
+from shaped_trl.study.reporting.contrast_results import contrast_content
 from shaped_trl.study.reporting.effects import effects
 from shaped_trl.study.reporting.evaluation_results import difference, metrics_of, summarise
 from shaped_trl.study.reporting.reading import (
@@ -48,6 +51,7 @@ def collect(regimes: Sequence[RegimeRuns], pass_at: Sequence[int] | None = None)
     }
     found = effects(regimes, pass_at)
     unlike = [each for runs in regimes for each in unlike_machines(runs)]
+    registered = [asdict(row) for row in read_registration(study.out)]
     return {
         "study": study.name,
         "baseline": study.baseline,
@@ -64,7 +68,9 @@ def collect(regimes: Sequence[RegimeRuns], pass_at: Sequence[int] | None = None)
         "arms": {name: _definition(study, name, arm) for name, arm in study.arms.items()},
         "regimes": {runs.study.regime: _regime(runs, pass_at) for runs in regimes},
         "effects": found,
-        "claims": judge(regimes, found),
+        "claims": [] if study.contrasts else judge(regimes, found),
+        **contrast_content(regimes),
+        **({"registration": registered} if registered else {}),
     }
 
 

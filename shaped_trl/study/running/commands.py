@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import shlex
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 from shaped_eval.sampling.progress import duration
 
 from shaped_trl.study.definition import Study
 from shaped_trl.study.plan import ADDED, StudyRun
+from shaped_trl.study.power import planned_power, seeds_text
 from shaped_trl.study.running.machine import this_machine
 from shaped_trl.study.running.schedule import estimate_seconds, group_of, remaining_seconds
 from shaped_trl.study.running.seeds import begun_elsewhere, sentence
@@ -57,3 +58,34 @@ def print_commands(study: Study, runs: Sequence[StudyRun]) -> None:
         )
         print(f"; no estimate for {', '.join(unknown)}" if unknown else "", end="")
     print()
+    for line in _power_lines(study):
+        print(f"# {line}")
+
+
+def _power_lines(study: Study) -> Iterator[str]:
+    """What the study's contrasts can find with its seeds, for each regime."""
+    if study.contrasts is None:
+        return
+    for row in planned_power(study):
+        where = _power_in(row["regime"])
+        contrasts = f"{row['contrasts']} contrast{'s' if row['contrasts'] > 1 else ''}"
+        start = f"{where}, {row['seeds']} seeds, {contrasts}, sd {row['sd']:g}"
+        if row["seeds"] < 2:
+            yield f"{start}: nothing is judged with fewer than two seeds"
+            continue
+        yield (
+            f"{start}: {row['difference']:.0%} to find a difference of {row['margin']:g}, "
+            f"{row['equivalence']:.0%} to show equivalence within it; 80% needs "
+            f"{seeds_text(row['seeds_for_difference'])} seeds for a difference and "
+            f"{seeds_text(row['seeds_for_equivalence'])} for equivalence"
+        )
+    unknown = [regime for regime in study.regimes or [""] if regime not in study.contrasts.sd]
+    if unknown:
+        yield (
+            f"{_power_in(', '.join(unknown))}: not known, since contrasts gives no sd of paired "
+            "differences from a pilot"
+        )
+
+
+def _power_in(regime: str) -> str:
+    return f"power in {regime}" if regime else "power"

@@ -1,0 +1,244 @@
+"""The contrasts of a study in results.json, from its finished runs."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from shaped_eval.errors import UserError
+from shaped_eval.reporting.outcomes import Outcomes
+
+from shaped_trl.study.contrasts import Contrast, Contrasts, Metric
+from shaped_trl.study.power import planned_power, power_row
+from shaped_trl.study.reporting.effects import UNITS, paired_effect, seed_values
+from shaped_trl.study.reporting.evaluation_results import (
+    check_same_problems,
+    t_interval,
+    values_of,
+)
+from shaped_trl.study.reporting.reading import RegimeRuns
+from shaped_trl.study.reporting.verdicts import Judgement, judge
+
+PRIMARY, SECONDARY, MEAN = "primary", "secondary", "mean over regimes"
+BySeed = dict[int, float]
+# seed → the two arms that are compared
+Pairs = dict[int, tuple[str, str]]
+
+
+def contrast_content(regimes: Sequence[RegimeRuns]) -> dict[str, Any]:
+    """The part of results.json on contrasts; empty for a study without any.
+
+    The keys are: ``contrasts``, the rows of `contrast_rows`; ``contrast_claims``, the text of each
+    claim; and ``power``, that of the plan (`shaped_trl.study.power.planned_power`).
+    """
+    study = regimes[0].study
+    if study.contrasts is None:
+        return {}
+    return {
+        "contrasts": contrast_rows(regimes),
+        "contrast_claims": {name: claim.text for name, claim in study.contrasts.claims.items()},
+        "power": planned_power(study),
+    }
+
+
+def contrast_rows(regimes: Sequence[RegimeRuns]) -> list[dict[str, Any]]:
+    """The differences own − against of all contrasts, paired by seed.
+
+    Every row has kind, regime, claim, arm, against, stage, benchmark, metric, unit, exploratory,
+    seeds (their number), value, low and high (95% t interval), which are None with fewer than two
+    seeds. The kinds are:
+
+    - primary: one row for each regime and contrast, also with low90, high90, sd, p, p_holm, margin,
+      verdict (None if it is not judged), power (of the observed sd: `power_row`), by_seed (seed →
+      difference) and, where arms are chosen, chosen (seed → own and other arm).
+    - secondary: one row for each secondary metric with two seeds, also with sd.
+    - mean over regimes: one row for each contrast, with the mean of the regimes' differences of a
+      seed. It covers the seeds that all regimes have, and its regime is empty.
+
+    Raises:
+        UserError: an evaluation has not the benchmark or metric of a contrast, has too few problems
+            for its choice of arms, or differs in its problems from another arm's.
+    """
+    contrasts = regimes[0].study.contrasts
+    assert contrasts is not None
+    primary = [row for runs in regimes for row in _primary_rows(runs, contrasts)]
+    secondary = [row for runs in regimes for row in _secondary_rows(runs, contrasts)]
+    return [*primary, *secondary, *(_means(primary) if len(regimes) > 1 else ())]
+
+
+def _primary_rows(runs: RegimeRuns, contrasts: Contrasts) -> Iterator[dict[str, Any]]:
+    family = list(contrasts.each())
+    pairs = [_pairs(runs, contrast, contrasts.primary) for _, contrast in family]
+    differences = [
+        _differences(runs, contrast, contrasts.primary, contrasts.primary, chosen)
+        for (_, contrast), chosen in zip(family, pairs, strict=True)
+    ]
+    judged = judge([list(by_seed.values()) for by_seed in differences], contrasts.margin)
+    for (claim, contrast), chosen, by_seed, found in zip(
+        family, pairs, differences, judged, strict=True
+    ):
+        row = _labels(runs, PRIMARY, claim, contrast, contrasts.primary)
+        row |= {"seeds": len(by_seed), "margin": contrasts.margin}
+        row |= _judged(found, contrasts.margin, len(family)) | {"by_seed": by_seed}
+        if contrast.choose_on is not None:
+            row["chosen"] = {seed: list(arms) for seed, arms in chosen.items()}
+        yield row
+
+
+def _judged(found: Judgement | None, margin: float, family: int) -> dict[str, Any]:
+    effect = found.effect if found else None
+    return {
+        "value": effect and effect.value,
+        "low": effect and effect.low,
+        "high": effect and effect.high,
+        "low90": found and found.low90,
+        "high90": found and found.high90,
+        "sd": effect and effect.sd,
+        "p": effect and effect.p_value,
+        "p_holm": found and found.p_holm,
+        "verdict": found and found.verdict,
+        # Without variation there is no estimate of the power.
+        "power": power_row(margin, effect.sd, effect.seeds, family)
+        if effect and effect.sd
+        else None,
+    }
+
+
+def _secondary_rows(runs: RegimeRuns, contrasts: Contrasts) -> Iterator[dict[str, Any]]:
+    for metric in contrasts.secondary:
+        for claim, contrast in contrasts.each():
+            pairs = _pairs(runs, contrast, contrasts.primary)
+            by_seed = _differences(runs, contrast, metric, contrasts.primary, pairs)
+            if len(by_seed) > 1:
+                effect = paired_effect(list(by_seed.values()), np.zeros(len(by_seed)))
+                shown = ("seeds", "value", "low", "high", "sd")
+                yield _labels(runs, SECONDARY, claim, contrast, metric) | {
+                    name: getattr(effect, name) for name in shown
+                }
+
+
+def _labels(
+    runs: RegimeRuns, kind: str, claim: str, contrast: Contrast, metric: Metric
+) -> dict[str, Any]:
+    study = runs.study
+    assert study.contrasts is not None
+    return {
+        "kind": kind,
+        "regime": study.regime,
+        "claim": claim,
+        "arm": contrast.arm,
+        "against": contrast.other,
+        "stage": metric.stage,
+        "benchmark": metric.benchmark,
+        "metric": metric.metric,
+        "unit": UNITS.get(metric.metric, "share"),
+        "exploratory": study.regime in study.contrasts.exploratory_regimes
+        or any(study.arms[arm].exploratory for arm in (*contrast.arms, *contrast.against)),
+    }
+
+
+def _pairs(runs: RegimeRuns, contrast: Contrast, primary: Metric) -> Pairs:
+    """The arms that are compared, for each seed in which all arms of the contrast are measured."""
+    sides = [
+        {arm: _values(runs, arm, primary, slice(contrast.choose_on)) for arm in arms}
+        for arms in (contrast.arms, contrast.against)
+    ]
+    by_arm = [by_seed for side in sides for by_seed in side.values()]
+    seeds = [seed for seed in by_arm[0] if all(seed in by_seed for by_seed in by_arm)]
+    if contrast.choose_on is not None:
+        _check_choice(runs, contrast, primary, seeds)
+    return {seed: (_best(sides[0], seed), _best(sides[1], seed)) for seed in seeds}
+
+
+def _best(side: Mapping[str, BySeed], seed: int) -> str:
+    """The arm with the largest value; of several, the one that is named first."""
+    return max(side, key=lambda arm: side[arm][seed])
+
+
+def _differences(
+    runs: RegimeRuns, contrast: Contrast, metric: Metric, primary: Metric, pairs: Pairs
+) -> BySeed:
+    """Seed → own − against. Problems on which arms were chosen are left out."""
+    chosen_here = metric.benchmark == primary.benchmark and contrast.choose_on is not None
+    problems = slice(contrast.choose_on, None) if chosen_here else slice(None)
+    arms = dict.fromkeys(arm for pair in pairs.values() for arm in pair)
+    values = {arm: _values(runs, arm, metric, problems) for arm in arms}
+    _check_pairs(runs, metric, pairs)
+    return {
+        seed: values[own][seed] - values[other][seed]
+        for seed, (own, other) in pairs.items()
+        if seed in values[own] and seed in values[other]
+    }
+
+
+def _values(runs: RegimeRuns, arm: str, metric: Metric, problems: slice) -> BySeed:
+    """Seed → an arm's value; of an evaluation, its mean over these problems."""
+    if runs.study.stages[metric.stage].command != "eval":
+        return seed_values(runs, arm, metric.stage).get((None, metric.metric), {})
+    return {
+        seed: float(values_of(outcomes, metric.metric)[problems].mean())
+        for seed, outcomes in _outcomes(runs, arm, metric).items()
+    }
+
+
+def _outcomes(runs: RegimeRuns, arm: str, metric: Metric) -> dict[int, Outcomes]:
+    """Seed → the outcomes that the metric is computed from."""
+    found = {}
+    for seed, benchmarks in runs.evaluations[arm, metric.stage].items():
+        if metric.benchmark not in benchmarks:
+            raise UserError(
+                f"contrasts: {metric.stage} does not evaluate the benchmark {metric.benchmark!r}; "
+                f"choose from {', '.join(benchmarks)}"
+            )
+        found[seed] = benchmarks[metric.benchmark]
+        _check_metric(metric, found[seed])
+    return found
+
+
+def _check_metric(metric: Metric, outcomes: Outcomes) -> None:
+    name, _, count = metric.metric.partition("@")
+    n = outcomes.n
+    fits = int(count) <= n if name == "pass" else int(count) == n
+    if not fits or (name == "cons" and not outcomes.votes):
+        votes = f", cons@{n}" if outcomes.votes else ""
+        raise UserError(
+            f"contrasts: {metric.metric} is not measured on {metric.benchmark}, which has {n} "
+            f"samples for each problem; choose avg@{n}{votes} or pass@K with K up to {n}"
+        )
+
+
+def _check_choice(
+    runs: RegimeRuns, contrast: Contrast, primary: Metric, seeds: Sequence[int]
+) -> None:
+    for seed, outcomes in _outcomes(runs, contrast.arms[0], primary).items():
+        num_problems = len(outcomes.problem_ids)
+        if seed in seeds and num_problems <= (contrast.choose_on or 0):
+            raise UserError(
+                f"contrasts: choose_on: {contrast.choose_on} leaves none of the {num_problems} "
+                f"problems of {primary.benchmark} for the comparison; choose on fewer"
+            )
+
+
+def _check_pairs(runs: RegimeRuns, metric: Metric, pairs: Pairs) -> None:
+    """Check that the two arms of each seed were evaluated on the same problems."""
+    if runs.study.stages[metric.stage].command == "eval":
+        for seed, arms in pairs.items():
+            each = [_outcomes(runs, arm, metric).get(seed) for arm in arms]
+            check_same_problems([outcomes for outcomes in each if outcomes is not None])
+
+
+def _means(rows: Sequence[Mapping[str, Any]]) -> Iterator[dict[str, Any]]:
+    """The mean over regimes of each contrast; none without two seeds that all regimes have."""
+    groups: dict[tuple[str, ...], list[Mapping[str, Any]]] = {}
+    for row in rows:
+        groups.setdefault((row["claim"], row["arm"], row["against"]), []).append(row)
+    labels = ("claim", "arm", "against", "stage", "benchmark", "metric", "unit")
+    for group in groups.values():
+        first = group[0]
+        seeds = [s for s in first["by_seed"] if all(s in row["by_seed"] for row in group)]
+        if len(seeds) > 1:
+            means_S = np.array([np.mean([row["by_seed"][s] for row in group]) for s in seeds])
+            row = {"kind": MEAN, "regime": "", **{label: first[label] for label in labels}}
+            row["exploratory"] = any(each["exploratory"] for each in group)
+            yield row | {"seeds": len(seeds)} | t_interval(means_S)
