@@ -263,6 +263,24 @@ class Study:
             return f"{TEMPERATURE}-{trained[1]}"
         return None
 
+    def needs(self, arm: str, stage: str) -> list[tuple[str, str]]:
+        """The (arm, stage) of the runs from which this one starts or which it compares.
+
+        For a stage that the study adds, these are the model and, if an entropy is matched, the
+        model that has it.
+        """
+        if stage in self.stages:
+            start, added = self.start(arm, stage), self.added_stage(arm, stage)
+            # A divided head is where RL starts; an evaluation after RL starts from the latter.
+            matched = added and not self.arms[arm].head_divided
+            return [*([start] if start else []), *([(arm, str(added))] if matched else [])]
+        model = stage.partition("-")[2]
+        arms = [arm, *([like] if (like := self.arms[arm].entropy_of) else [])]
+        return [
+            (each, model) if self.runs_stage(each, model) else self.owner(each, model)
+            for each in arms
+        ]
+
     def to_yaml(self) -> str:
         """The study as a study file. Loading it gives the same study."""
         resolved = {"version": VERSION} | {

@@ -93,7 +93,6 @@ def _runs(
     """The run of a stage, after the run that the study adds before it if it needs one."""
     stage, own, recipe = study.stages[name], study.arms[arm], recipes_of[name]
     start = study.start(arm, name)
-    needs = [study.key(start[0], seed, start[1])] if start else []
     settings: dict[str, Any] = {}
     if start:
         settings[MODEL_FLAGS[stage.command]] = str(study.folder(start[0], seed, start[1]))
@@ -108,8 +107,6 @@ def _runs(
     known = dict(earlier)
     if added := study.added_stage(arm, name):
         match = _added(study, arm, seed, added, recipes_of, earlier)
-        if match.key not in needs and not own.head_divided:
-            needs.append(match.key)
         if match.key not in earlier:
             known[match.key] = match
             yield match
@@ -124,9 +121,8 @@ def _runs(
     data = study.data(arm, seed)
     settings = {key: _with_data(value, data) for key, value in settings.items()}
     argv = [stage.command, "--config", _config_argument(stage.config), *_flags(settings)]
-    yield _run(
-        study, arm, seed, name, stage.command, argv, [known[key] for key in needs], recipe, settings
-    )
+    needs = [known[study.key(*_at(each, seed))] for each in study.needs(arm, name)]
+    yield _run(study, arm, seed, name, stage.command, argv, needs, recipe, settings)
 
 
 def _run(
@@ -201,23 +197,17 @@ def _added(
     earlier: Mapping[str, StudyRun],
 ) -> StudyRun:
     """The run that finds the arm's temperature or divides its head by it (`added_stage`)."""
-    own, trained = study.arms[arm], name.partition("-")[2]
-    model = (arm, trained) if study.runs_stage(arm, trained) else study.owner(arm, trained)
-    needed = [model]
-    out = study.folder(arm, seed, name)
+    own = study.arms[arm]
+    model, *like = study.needs(arm, name)
     argv = [DIVIDE if own.head_divided else MATCH, "--model", str(study.folder(*_at(model, seed)))]
-    if own.entropy_of is None:
-        argv += ["--temperature", argument(own.temperature)]
+    if like:
+        argv += ["--like", str(study.folder(*_at(like[0], seed)))]
     else:
-        like = (own.entropy_of, trained)
-        if not study.runs_stage(*like):
-            like = study.owner(*like)
-        needed.append(like)
-        argv += ["--like", str(study.folder(*_at(like, seed)))]
-    argv += ["--out", str(out)]
+        argv += ["--temperature", argument(own.temperature)]
+    argv += ["--out", str(study.folder(arm, seed, name))]
     if own.matched_on == ROLLOUTS:
         argv += _rollouts(study, arm, seed, recipes_of)
-    needs = [earlier[study.key(*_at(each, seed))] for each in needed]
+    needs = [earlier[study.key(*_at(each, seed))] for each in (model, *like)]
     return _run(study, arm, seed, name, argv[0], argv, needs, {}, {})
 
 

@@ -50,12 +50,8 @@ class RegimeRuns:
 
     def _chain(self, arm: str, stage: str) -> Iterator[tuple[str, str]]:
         """(arm, stage) of a run and of all runs that it builds on."""
-        before = [self.study.start(arm, stage)]
-        for name in _runs_for(self.study, arm, stage):
-            yield arm, name
-            if name != stage:  # it compares the arm's model with that of another arm
-                before.append(self.study.trained(str(self.study.arms[arm].entropy_of), stage))
-        for each in filter(None, before):
+        yield arm, stage
+        for each in self.study.needs(arm, stage):
             yield from self._chain(*each)
 
     def paired(
