@@ -168,7 +168,9 @@ def _differences(
     return {
         seed: values[own][seed] - values[other][seed]
         for seed, (own, other) in pairs.items()
-        if seed in values[own] and seed in values[other]
+        if seed in values[own]
+        and seed in values[other]
+        and runs.is_paired(seed, (own, metric.stage), (other, metric.stage))
     }
 
 
