@@ -7,19 +7,24 @@ the same rows give the same bytes.
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from shaped_eval.errors import UserError
 from shaped_eval.records import write_atomic
-from shaped_eval.reporting.document import to_html, to_markdown
+from shaped_eval.reporting.document import Image, to_html, to_markdown
 from shaped_eval.reporting.plots import to_png
 from shaped_eval.untrusted.files import own_folder
 
 from shaped_trl.study.loading import load_study
+from shaped_trl.study.reporting.by_step.charts import step_charts
 from shaped_trl.study.reporting.charts import charts, csv_of
 from shaped_trl.study.reporting.drawing import plot_chart
+from shaped_trl.study.reporting.forest import forest_csv, plot_forest
+from shaped_trl.study.reporting.opening import claims_forest, opening
 from shaped_trl.study.reporting.pages import Picture, blocks
+from shaped_trl.study.reporting.reading import RegimeRuns
 from shaped_trl.study.reporting.results import collect, read_regimes
 
 
@@ -44,13 +49,27 @@ def report_study(folder: str | Path, pass_at: Sequence[int] | None = None) -> Pa
     exploratory = {name for name, arm in study.arms.items() if arm.exploratory}
     pictures = [
         Picture(chart, to_png(plot_chart(chart, arms, exploratory)))
-        for chart in charts(regimes, results)
+        for chart in [*charts(regimes, results), *step_charts(regimes)]
     ]
     for picture in pictures:
         write_atomic(folder / picture.path, picture.png)
         write_atomic(beside / f"{picture.chart.name}.csv", csv_of(picture.chart))
-    document = blocks(study, results, pictures)
+    first = opening(regimes, results, _claims_figure(regimes, results, folder))
+    document = blocks(study, results, pictures, first)
     title = f"Study: {study.name}"
     write_atomic(folder / "report.md", to_markdown(title, document))
     write_atomic(folder / "report.html", to_html(title, document))
     return folder / "report.html"
+
+
+def _claims_figure(
+    regimes: Sequence[RegimeRuns], results: Mapping[str, Any], folder: Path
+) -> Image | None:
+    """Draw and write the figure of the claims; None if none was judged."""
+    forest = claims_forest(regimes, results) if results["claims"] else None
+    if forest is None:
+        return None
+    image = Image(f"report/{forest.name}.png", forest.caption, to_png(plot_forest(forest)))
+    write_atomic(folder / image.path, image.png)
+    write_atomic(folder / f"report/{forest.name}.csv", forest_csv(forest))
+    return image
