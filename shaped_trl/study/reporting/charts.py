@@ -23,6 +23,7 @@ from shaped_trl.training.log_reading import curve
 CSV_COLUMNS = ("panel", "regime", "arm", "seed", "x", "y", "low", "high")
 MEAN = "mean"
 EXPLORATORY = "_exploratory_"  # between a chart's name and a number
+TOKENS = "rollout tokens"  # the label of such an axis
 MANY_ARMS = 6  # more lines in the same axes cannot be distinguished
 
 X = int | str

@@ -11,7 +11,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import EngFormatter, FuncFormatter, MaxNLocator, PercentFormatter
 from shaped_eval.reporting.figures import COLOURS, plain_label
 
-from shaped_trl.study.reporting.charts import Chart, Line
+from shaped_trl.study.reporting.charts import TOKENS, Chart, Line
 from shaped_trl.study.reporting.wording import in_regime
 
 
@@ -99,5 +99,6 @@ def _label(axis: Axes, chart: Chart, title: str) -> None:
         axis.set_xlim(-0.5, len(chart.order) - 0.5)
     else:
         axis.xaxis.set_major_locator(MaxNLocator(integer=True))
-    if chart.scale == "tokens":
-        axis.xaxis.set_major_formatter(EngFormatter(sep=""))
+    for each, label in ((axis.xaxis, chart.x_label), (axis.yaxis, chart.y_label)):
+        if label == TOKENS:
+            each.set_major_formatter(EngFormatter(sep=""))

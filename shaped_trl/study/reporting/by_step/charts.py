@@ -12,7 +12,7 @@ from dataclasses import replace
 import numpy as np
 
 from shaped_trl.study.reporting.by_step.curves import benchmark_curves
-from shaped_trl.study.reporting.charts import Chart, Line, X, arm_line, split
+from shaped_trl.study.reporting.charts import TOKENS, Chart, Line, X, arm_line, split
 from shaped_trl.study.reporting.reading import RegimeRuns, stages_of
 from shaped_trl.study.reporting.rollout_tokens import TOKENS_TO, sampled_at
 from shaped_trl.study.reporting.training_results import tokens_to_plateau
@@ -55,7 +55,7 @@ def _logged(regimes: Sequence[RegimeRuns], column: str) -> Chart:
                 points = {seed: list(zip(*curve(rows, column), strict=True)) for seed, rows in logs}
                 lines += _over_tokens(runs, arm, stage, stage, points)
     caption = f"{caption}, over rollout tokens"
-    return Chart(f"{name}{BY_TOKENS}", caption, "rollout tokens", label, "tokens", lines)
+    return Chart(f"{name}{BY_TOKENS}", caption, TOKENS, label, "tokens", lines)
 
 
 def _benchmarks(regimes: Sequence[RegimeRuns], command: str, metric: str) -> list[Chart]:
@@ -84,7 +84,7 @@ def _benchmarks(regimes: Sequence[RegimeRuns], command: str, metric: str) -> lis
         chart,
         name=f"{chart.name}{BY_TOKENS}",
         caption=f"{chart.caption}, over rollout tokens",
-        x_label="rollout tokens",
+        x_label=TOKENS,
         scale="tokens",
         lines=by_tokens,
     )
@@ -141,7 +141,7 @@ def _tokens_to(regimes: Sequence[RegimeRuns]) -> Chart:
         "tokens_to",
         "Rollout tokens until the reward is first at a share of the baseline's plateau",
         "share of the plateau",
-        "rollout tokens",
+        TOKENS,
         "stages",
         lines,
         order=order,
