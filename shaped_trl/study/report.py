@@ -13,16 +13,16 @@ from typing import Any
 
 from shaped_eval.errors import UserError
 from shaped_eval.records import write_atomic
-from shaped_eval.reporting.document import Image, to_html, to_markdown
+from shaped_eval.reporting.document import Block, Image, to_html, to_markdown
 from shaped_eval.reporting.plots import to_png
 from shaped_eval.untrusted.files import own_folder
 
 from shaped_trl.study.loading import load_study
 from shaped_trl.study.reporting.by_step.charts import step_charts
 from shaped_trl.study.reporting.charts import charts, csv_of
+from shaped_trl.study.reporting.claim_figure import figure_csv, plot_claims
 from shaped_trl.study.reporting.drawing import plot_chart
-from shaped_trl.study.reporting.forest import forest_csv, plot_forest
-from shaped_trl.study.reporting.opening import claims_forest, opening
+from shaped_trl.study.reporting.opening import claim_figure, opening
 from shaped_trl.study.reporting.pages import Picture, blocks
 from shaped_trl.study.reporting.reading import RegimeRuns
 from shaped_trl.study.reporting.results import collect, read_regimes
@@ -54,22 +54,21 @@ def report_study(folder: str | Path, pass_at: Sequence[int] | None = None) -> Pa
     for picture in pictures:
         write_atomic(folder / picture.path, picture.png)
         write_atomic(beside / f"{picture.chart.name}.csv", csv_of(picture.chart))
-    first = opening(regimes, results, _claims_figure(regimes, results, folder))
-    document = blocks(study, results, pictures, first)
+    document = [*_first_screen(folder, regimes, results), *blocks(study, results, pictures)]
     title = f"Study: {study.name}"
     write_atomic(folder / "report.md", to_markdown(title, document))
     write_atomic(folder / "report.html", to_html(title, document))
     return folder / "report.html"
 
 
-def _claims_figure(
-    regimes: Sequence[RegimeRuns], results: Mapping[str, Any], folder: Path
-) -> Image | None:
-    """Draw and write the figure of the claims; None if none was judged."""
-    forest = claims_forest(regimes, results) if results["claims"] else None
-    if forest is None:
-        return None
-    image = Image(f"report/{forest.name}.png", forest.caption, to_png(plot_forest(forest)))
+def _first_screen(
+    folder: Path, regimes: Sequence[RegimeRuns], results: Mapping[str, Any]
+) -> list[Block]:
+    """Write the figure of the claims, and return what the report shows before all else."""
+    found = claim_figure(regimes, results)
+    if found is None:
+        return opening(regimes, results, None)
+    image = Image(f"report/{found.name}.png", found.caption, to_png(plot_claims(found)))
     write_atomic(folder / image.path, image.png)
-    write_atomic(folder / f"report/{forest.name}.csv", forest_csv(forest))
-    return image
+    write_atomic(folder / f"report/{found.name}.csv", figure_csv(found))
+    return opening(regimes, results, image)

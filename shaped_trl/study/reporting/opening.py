@@ -7,8 +7,8 @@ from typing import Any
 
 from shaped_eval.reporting.document import Block, Image, Items, Notes
 
+from shaped_trl.study.reporting.claim_figure import Bar, ClaimFigure, Panel
 from shaped_trl.study.reporting.claims import LEVEL, Claim, ClaimVerdict, judge_with_rows
-from shaped_trl.study.reporting.forest import Bar, Forest, Panel
 from shaped_trl.study.reporting.reading import RegimeRuns
 from shaped_trl.study.reporting.wording import METRICS, effect_number, in_regime
 
@@ -24,7 +24,7 @@ _NO_PAIR = (
 )
 
 
-def claims_forest(regimes: Sequence[RegimeRuns], results: Mapping[str, Any]) -> Forest | None:
+def claim_figure(regimes: Sequence[RegimeRuns], results: Mapping[str, Any]) -> ClaimFigure | None:
     """The differences on which the verdicts rest; None without a claim.
 
     There is a panel for each claim and unit, and a bar for each quantity and pair of arms. A filled
@@ -32,14 +32,22 @@ def claims_forest(regimes: Sequence[RegimeRuns], results: Mapping[str, Any]) -> 
     """
     panels = [
         panel
-        for claim, verdicts in judge_with_rows(regimes, results["effects"])
+        for claim, verdicts in _judged(regimes, results)
         for panel in _panels(claim, verdicts, results["nll_within"])
     ]
     caption = (
         "The differences behind the verdicts, with 95% intervals over seeds; filled: p < 0.05 "
         "after Holm's correction; grey: NLL that counts as equal"
     )
-    return Forest("claims", caption, panels) if panels else None
+    return ClaimFigure("claims", caption, panels) if panels else None
+
+
+def _judged(
+    regimes: Sequence[RegimeRuns], results: Mapping[str, Any]
+) -> Iterator[tuple[Claim, dict[str, ClaimVerdict]]]:
+    """The claims of ``results["claims"]`` with the differences behind them."""
+    if results["claims"]:
+        yield from judge_with_rows(regimes, results["effects"])
 
 
 def _panels(claim: Claim, verdicts: Mapping[str, ClaimVerdict], nll_within: float) -> list[Panel]:
@@ -48,11 +56,14 @@ def _panels(claim: Claim, verdicts: Mapping[str, ClaimVerdict], nll_within: floa
     words = {regime: verdict.verdict for regime, verdict in verdicts.items()}
     panels = []
     for unit in dict.fromkeys(_unit(row) for row in rows):
+        scale = 1 if unit == "nats" else 100
         bars = [
             Bar(
-                _label(row, several),
-                row["regime"],
-                *(row[key] * (1 if unit == "nats" else 100) for key in ("value", "low", "high")),
+                label=_label(row, several),
+                regime=row["regime"],
+                value=scale * row["value"],
+                low=scale * row["low"],
+                high=scale * row["high"],
                 filled=row["p_corrected"] is not None and row["p_corrected"] < LEVEL,
             )
             for row in rows
@@ -89,10 +100,10 @@ def opening(
         return [Notes([_ONE_SEED if len(results["seeds"]) == 1 else _NO_PAIR])]
     if results.get("contrasts") or figure is None:
         return []
-    judged = judge_with_rows(regimes, results["effects"])
+    judged = zip(results["claims"], _judged(regimes, results), strict=True)
     sentences = [
         f"{found['text']}: {found['verdict']}; {'; '.join(_headlines(verdicts))}."
-        for found, (_, verdicts) in zip(results["claims"], judged, strict=True)
+        for found, (_, verdicts) in judged
     ]
     return [figure, Items(sentences)]
 

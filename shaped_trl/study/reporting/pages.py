@@ -47,17 +47,9 @@ class Picture:
         return f"report/{self.chart.name}.png"
 
 
-def blocks(
-    study: Study,
-    results: dict[str, Any],
-    pictures: Sequence[Picture],
-    first: Sequence[Block] = (),
-) -> list[Block]:
-    """The document of a study, from the content of results.json and the pictures.
-
-    It begins with the blocks `first` (`shaped_trl.study.reporting.opening`).
-    """
-    document: list[Block] = [*first, Text(_introduction(study, results))]
+def blocks(study: Study, results: dict[str, Any], pictures: Sequence[Picture]) -> list[Block]:
+    """The document of a study, from the content of results.json and the pictures."""
+    document: list[Block] = [Text(_introduction(study, results))]
     if results["failed"]:
         failed = [
             f"{key} failed: {why}" if why else f"{key} failed"

@@ -194,7 +194,9 @@ def tokens_to_plateau(runs: RegimeRuns, arm: str, stage: str) -> dict[str, dict[
     base = runs.logs[runs.study.baseline, stage]
     for seed, rows in runs.logs[arm, stage].items():
         plateau = _end(curve(base.get(seed, []), "raw_reward")[1])
-        for metric, share in TOKENS_TO.items() if plateau else ():
+        if not plateau:
+            continue
+        for metric, share in TOKENS_TO.items():
             reached = tokens_to(rows, share * plateau)
             if reached is not None:
                 found.setdefault(metric, {})[seed] = reached

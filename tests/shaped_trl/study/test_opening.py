@@ -13,8 +13,8 @@ from planted_study import SEEDS
 from shaped_eval.reporting.document import Image, Items, Notes
 
 from shaped_trl.study.report import report_study
-from shaped_trl.study.reporting.forest import Forest, forest_csv, plot_forest
-from shaped_trl.study.reporting.opening import claims_forest, opening
+from shaped_trl.study.reporting.claim_figure import ClaimFigure, figure_csv, plot_claims
+from shaped_trl.study.reporting.opening import claim_figure, opening
 from shaped_trl.study.reporting.reading import RegimeRuns
 from shaped_trl.study.reporting.results import collect
 
@@ -22,8 +22,8 @@ FIGURE = Image("report/claims.png", "caption", b"")
 
 
 @pytest.fixture(scope="module")
-def forest(read: list[RegimeRuns], results: dict[str, Any]) -> Forest:
-    found = claims_forest(read, results)
+def drawn(read: list[RegimeRuns], results: dict[str, Any]) -> ClaimFigure:
+    found = claim_figure(read, results)
     assert found is not None
     return found
 
@@ -52,9 +52,9 @@ def test_the_report_begins_with_the_figure_and_a_sentence_a_claim(
 
 
 def test_the_figure_has_the_differences_behind_the_verdicts(
-    folder: Path, forest: Forest, results: dict[str, Any]
+    folder: Path, drawn: ClaimFigure, results: dict[str, Any]
 ) -> None:
-    text = forest_csv(forest)
+    text = figure_csv(drawn)
     assert (folder / "report/claims.csv").read_text() == text
     rows = list(csv.DictReader(io.StringIO(text)))
     claims = {claim["text"]: claim for claim in results["claims"]}
@@ -82,10 +82,10 @@ def test_the_figure_has_the_differences_behind_the_verdicts(
     assert all(row["filled"] == "yes" and float(row["low"]) > 0 for row in shown)
 
 
-def test_the_figure_shows_its_numbers(forest: Forest) -> None:
-    figure = plot_forest(forest)
-    assert len(figure.axes) == 2 * len(forest.panels)
-    for number, panel in enumerate(forest.panels):
+def test_the_figure_shows_its_numbers(drawn: ClaimFigure) -> None:
+    figure = plot_claims(drawn)
+    assert len(figure.axes) == 2 * len(drawn.panels)
+    for number, panel in enumerate(drawn.panels):
         for axis, regime in zip(figure.axes[2 * number :], ("P", "D"), strict=False):
             bars = [bar for bar in panel.bars if bar.regime == regime]
             points = [line for line in axis.lines if line.get_marker() == "o"]
@@ -96,7 +96,7 @@ def test_the_figure_shows_its_numbers(forest: Forest) -> None:
             assert spans == [[bar.low, bar.high] for bar in bars]
             hollow = [line.get_markerfacecolor() == "white" for line in points]
             assert hollow == [not bar.filled for bar in bars]
-    (alike,) = (panel for panel in forest.panels if panel.unit == "%")
+    (alike,) = (panel for panel in drawn.panels if panel.unit == "%")
     assert alike.band == pytest.approx(5)  # the study's nll_within
 
 

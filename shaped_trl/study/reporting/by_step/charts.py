@@ -29,7 +29,7 @@ _LOGGED = {
 _COMMANDS = {"train": ("training", "in training"), "rlvr": ("rl", "in RL")}
 _METRICS = {"avg": "Avg@n", "cons": "Cons@n", "pass": "Pass@k"}
 
-Points = dict[int, list[tuple[int, float]]]  # seed → (step, value)
+Points = Mapping[int, Sequence[tuple[int, float]]]  # seed → (step, value)
 
 
 def step_charts(regimes: Sequence[RegimeRuns]) -> list[Chart]:
@@ -67,7 +67,10 @@ def _benchmarks(regimes: Sequence[RegimeRuns], command: str, metric: str) -> lis
                 for (benchmark, name), points in benchmark_curves(runs, arm, stage).items():
                     if name.startswith(f"{metric}@"):
                         panel = f"{stage}: {benchmark}, {name.title()}"
-                        by_steps += arm_line(panel, runs.study.regime, arm, points, shares=True)
+                        curves: dict[int, list[tuple[X, float]]] = {
+                            seed: list(values) for seed, values in points.items()
+                        }
+                        by_steps += arm_line(panel, runs.study.regime, arm, curves, shares=True)
                         by_tokens += _over_tokens(runs, arm, stage, panel, points, shares=True)
     prefix, where = _COMMANDS[command]
     label = _METRICS[metric]
@@ -95,29 +98,33 @@ def _over_tokens(
     runs: RegimeRuns, arm: str, stage: str, panel: str, points: Points, *, shares: bool = False
 ) -> list[Line]:
     """An arm's line over rollout tokens; none if a run has no counts."""
-    curves = {}
+    curves: dict[int, list[tuple[X, float]]] = {}
     for seed, values in points.items():
         tokens = sampled_at(runs.logs[arm, stage][seed], [step for step, _ in values])
         if not tokens:
             return []
-        curves[seed] = list(zip(map(round, tokens), (value for _, value in values), strict=True))
+        curves[seed] = [(round(x), y) for x, (_, y) in zip(tokens, values, strict=True)]
     if len(curves) < 2:
         return arm_line(panel, runs.study.regime, arm, curves)
     lines = arm_line(panel, runs.study.regime, arm, _on_one_grid(curves), shares=shares)
-    return [replace(line, by_seed=dict(curves)) for line in lines]
+    return [replace(line, by_seed=curves) for line in lines]
 
 
-def _on_one_grid(curves: Mapping[int, list[tuple[int, float]]]) -> dict[int, list[tuple[X, float]]]:
+def _on_one_grid(
+    curves: Mapping[int, Sequence[tuple[X, float]]],
+) -> dict[int, list[tuple[X, float]]]:
     """The curves at equally spaced numbers of tokens that all of them cover, linearly interpolated.
 
     There are as many points as the longest curve has.
     """
-    first = max(values[0][0] for values in curves.values())
-    last = min(values[-1][0] for values in curves.values())
-    grid = [round(x) for x in np.linspace(first, last, max(map(len, curves.values())))]
+    # [2, points] for each seed
+    arrays = {seed: np.array(values, dtype=float).T for seed, values in curves.items()}
+    first = max(x[0] for x, _ in arrays.values())
+    last = min(x[-1] for x, _ in arrays.values())
+    grid = np.linspace(first, last, max(map(len, curves.values()))).round()
     return {
-        seed: list(zip(grid, np.interp(grid, *zip(*values, strict=True)).tolist(), strict=True))
-        for seed, values in curves.items()
+        seed: [(int(x), float(y)) for x, y in zip(grid, np.interp(grid, *array), strict=True)]
+        for seed, array in arrays.items()
     }
 
 

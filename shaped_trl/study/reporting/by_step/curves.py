@@ -66,15 +66,20 @@ def by_step(runs: RegimeRuns, arm: str, stage: str) -> list[dict[str, Any]]:
     metric, seeds, value, and, with several seeds, low and high, its 95% t interval clipped to 0–1.
     Steps at which a seed has no value are left out.
     """
-    rows = []
+    rows: list[dict[str, Any]] = []
     logs = runs.logs[arm, stage]
     for (benchmark, metric), by_seed in benchmark_curves(runs, arm, stage).items():
         curves = [dict(curve) for curve in by_seed.values()]
         for step in curves[0]:
             if all(step in curve for curve in curves):
                 values_S = np.array([curve[step] for curve in curves])
-                labels = {"step": step, "tokens": _tokens([logs[seed] for seed in by_seed], step)}
-                labels |= {"benchmark": benchmark, "metric": metric, "seeds": len(curves)}
+                labels = {
+                    "step": step,
+                    "tokens": _tokens([logs[seed] for seed in by_seed], step),
+                    "benchmark": benchmark,
+                    "metric": metric,
+                    "seeds": len(curves),
+                }
                 rows.append(labels | seeds_interval(values_S))
     return sorted(rows, key=lambda row: row["step"])
 

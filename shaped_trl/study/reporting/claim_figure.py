@@ -1,4 +1,7 @@
-"""A forest plot: differences with their intervals, in a row of axes for each question."""
+"""The figure of a study's claims: differences with their intervals, in panels by claim and unit.
+
+`shaped_trl.study.reporting.opening` fills it.
+"""
 
 from __future__ import annotations
 
@@ -48,7 +51,7 @@ class Panel:
 
 
 @dataclass(frozen=True)
-class Forest:
+class ClaimFigure:
     """A figure with its caption; `name` is that of its files."""
 
     name: str
@@ -56,26 +59,26 @@ class Forest:
     panels: Sequence[Panel]
 
 
-def forest_csv(forest: Forest) -> str:
+def figure_csv(claims: ClaimFigure) -> str:
     """The numbers of the figure, a row for each bar."""
     buffer = io.StringIO()
     writer = csv.writer(buffer, lineterminator="\n")
     writer.writerow(CSV_COLUMNS)
-    for panel in forest.panels:
+    for panel in claims.panels:
         for bar in panel.bars:
             labels = (panel.title, bar.regime, panel.verdicts[bar.regime], bar.label, panel.unit)
             writer.writerow((*labels, bar.value, bar.low, bar.high, "yes" if bar.filled else "no"))
     return buffer.getvalue()
 
 
-def plot_forest(forest: Forest) -> Figure:
-    """Draw the forest: a row of axes for each panel, a column for each regime.
+def plot_claims(claims: ClaimFigure) -> Figure:
+    """Draw the figure: a row of axes for each panel, a column for each regime.
 
     Neighbouring panels with the same title share it, and their verdicts.
     """
-    regimes = list(dict.fromkeys(r for panel in forest.panels for r in panel.verdicts))
-    labels = [list(dict.fromkeys(bar.label for bar in panel.bars)) for panel in forest.panels]
-    titles = _titles(forest, len(regimes))
+    regimes = list(dict.fromkeys(r for panel in claims.panels for r in panel.verdicts))
+    labels = [list(dict.fromkeys(bar.label for bar in panel.bars)) for panel in claims.panels]
+    titles = _titles(claims, len(regimes))
     heights = [
         _INCHES_AXIS
         + _INCHES_A_BAR * max(len(names), 1)
@@ -91,7 +94,7 @@ def plot_forest(forest: Forest) -> Figure:
         sharey="row",
         gridspec_kw={"height_ratios": [max(len(names), 1) for names in labels]},
     )
-    for axes, panel, names, title in zip(grid, forest.panels, labels, titles, strict=True):
+    for axes, panel, names, title in zip(grid, claims.panels, labels, titles, strict=True):
         for axis, regime in zip(axes, regimes, strict=True):
             _draw(axis, [bar for bar in panel.bars if bar.regime == regime], names, panel)
             if title:
@@ -104,9 +107,9 @@ def plot_forest(forest: Forest) -> Figure:
     return figure
 
 
-def _titles(forest: Forest, columns: int) -> list[str]:
+def _titles(claims: ClaimFigure, columns: int) -> list[str]:
     """The panels' titles, wrapped to the figure; empty if it is that of the panel before."""
-    titles = [panel.title for panel in forest.panels]
+    titles = [panel.title for panel in claims.panels]
     return [
         ""
         if number and title == titles[number - 1]
