@@ -182,3 +182,13 @@ def test_dynamic_sampling_at_equal_tokens_is_what_was_measured():
     table = (RESULTS / "dynamic_sampling/table.md").read_text(encoding="utf-8")
     (line,) = [line for line in table.splitlines() if "at equal rollout tokens" in line]
     assert numbers(readme_row("dynamic sampling")[1])[1:] == numbers(line)
+
+
+def test_dynamic_sampling_ended_where_greedy_decoding_had_begun():
+    folder = "recipes/studies/results/dynamic_sampling"
+    ended = {row["seed"]: row for row in rows_of(f"{folder}/seeds.csv")}
+    for row in rows_of(f"{folder}/greedy.csv"):
+        greedy = float(row["greedy before RL"])
+        assert float(ended[row["seed"]]["before"]) < greedy
+        for run in ("on", "off, equal tokens"):
+            assert float(ended[row["seed"]][run]) < greedy + 0.005
