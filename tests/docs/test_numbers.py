@@ -191,4 +191,5 @@ def test_dynamic_sampling_ended_where_greedy_decoding_had_begun():
         greedy = float(row["greedy before RL"])
         assert float(ended[row["seed"]]["before"]) < greedy
         for run in ("on", "off, equal tokens"):
-            assert float(ended[row["seed"]][run]) < greedy + 0.005
+            half_a_problem = 0.5 / int(row["problems"])
+            assert float(ended[row["seed"]][run]) < greedy + half_a_problem
