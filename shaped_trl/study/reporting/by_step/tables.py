@@ -17,7 +17,8 @@ _FOLDED_FROM = 12  # longer tables are folded
 READING = (
     "These values come from evaluations during training, of the model in memory at the steps of "
     "eval_benchmark_steps. All arms are sampled at temperature 0.7 and top-p 0.95, whatever the "
-    "temperature of their rollouts."
+    "temperature of their rollouts. The logs keep the shares alone, so that a single seed has no "
+    "interval."
 )
 
 
@@ -85,8 +86,10 @@ def tokens_tables(regime: str, arms: Summaries, stage: str) -> list[Block]:
         for arm, summary in found.items()
     ]
     columns = ("arm", "whole run", *(_to_plateau(metric) for metric in metrics))
+    several = any(summary["seeds"] > 1 for summary in found.values())
+    caption = f"{stage}: rollout tokens{', means over seeds with 95% intervals' * several}"
     return [
-        Table(in_regime(regime, f"{stage}: rollout tokens, means over seeds"), columns, rows),
+        Table(in_regime(regime, caption), columns, rows),
         Text(
             "Rollout tokens are those of all sampled completions, including groups that were then "
             "dropped. The plateau is the mean reward over the last tenth of the baseline's run of "
