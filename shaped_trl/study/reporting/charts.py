@@ -29,6 +29,7 @@ MANY_ARMS = 6  # more lines in the same axes cannot be distinguished
 X = int | str
 # x, y, and the band's low and high if there is one
 Point = tuple[X, float, float | None, float | None]
+Bound = tuple[str, str, str, int, X]
 
 
 @dataclass(frozen=True)
@@ -52,8 +53,8 @@ class Chart:
 
     scale: "steps", "tokens", "k" (logarithmic, base 2), or "stages", whose names are in `order`.
     percent: values are in 0–1, and shown in %.
-    bounds: (regime, arm, seed, x) of the values that are only lower bounds; they are marked in the
-        CSV. None for a chart that cannot have any.
+    bounds: (panel, regime, arm, seed, x) of the values that are only lower bounds; they are marked
+        in the CSV. None for a chart that cannot have any.
     """
 
     name: str
@@ -64,7 +65,7 @@ class Chart:
     lines: list[Line]
     percent: bool = False
     order: tuple[str, ...] = ()
-    bounds: frozenset[tuple[str, str, int, X]] | None = None
+    bounds: frozenset[Bound] | None = None
 
 
 def charts(regimes: Sequence[RegimeRuns], results: Mapping[str, Any]) -> list[Chart]:
@@ -133,9 +134,13 @@ def csv_of(chart: Chart) -> str:
     return buffer.getvalue()
 
 
-def _is_bound(bounds: Collection[tuple[str, str, int, X]], line: Line, seed: str, x: X) -> str:
+def _is_bound(bounds: Collection[Bound], line: Line, seed: str, x: X) -> str:
     seeds = line.by_seed if seed == MEAN else (int(seed),)
-    return "yes" if any((line.regime, line.arm, each, x) in bounds for each in seeds) else "no"
+    return (
+        "yes"
+        if any((line.panel, line.regime, line.arm, each, x) in bounds for each in seeds)
+        else "no"
+    )
 
 
 def split(chart: Chart, runs: RegimeRuns) -> Iterator[Chart]:

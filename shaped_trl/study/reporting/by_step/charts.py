@@ -12,7 +12,7 @@ from dataclasses import replace
 import numpy as np
 
 from shaped_trl.study.reporting.by_step.curves import benchmark_curves
-from shaped_trl.study.reporting.charts import TOKENS, Chart, Line, X, arm_line, split
+from shaped_trl.study.reporting.charts import TOKENS, Bound, Chart, Line, X, arm_line, split
 from shaped_trl.study.reporting.reading import RegimeRuns, stages_of
 from shaped_trl.study.reporting.rollout_tokens import TOKENS_TO, sampled_at
 from shaped_trl.study.reporting.training_results import tokens_to_plateau
@@ -131,7 +131,8 @@ def _on_one_grid(
 def _tokens_to(regimes: Sequence[RegimeRuns]) -> Chart:
     """The rollout tokens to 50% and 80% of the baseline's plateau."""
     order = tuple(f"{share:.0%}" for share in TOKENS_TO.values())
-    lines, bounds = [], set()
+    lines: list[Line] = []
+    bounds: set[Bound] = set()
     for stage in stages_of(regimes[0].study, "rlvr"):
         for runs in regimes:
             regime = runs.study.regime
@@ -142,7 +143,7 @@ def _tokens_to(regimes: Sequence[RegimeRuns]) -> Chart:
                     for seed, reached in by_seed.items():
                         points.setdefault(seed, []).append((x, reached.tokens))
                         if reached.censored:
-                            bounds.add((regime, arm, seed, x))
+                            bounds.add((stage, regime, arm, seed, x))
                 lines += arm_line(stage, regime, arm, points)
     return Chart(
         "tokens_to",
