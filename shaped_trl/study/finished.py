@@ -8,6 +8,7 @@ missing.
 from __future__ import annotations
 
 import json
+import re
 from collections import Counter
 from pathlib import Path
 from typing import Any
@@ -35,8 +36,13 @@ _TRAIN_COLUMNS = (
 )
 COLUMNS = {
     "train": ("step", "tokens", *_TRAIN_COLUMNS, *(f"eval_{name}" for name in _TRAIN_COLUMNS)),
-    "rlvr": ("step", "raw_reward", "reward", "entropy", "completion_length", "clip_ratio"),
+    "rlvr": (
+        *("step", "raw_reward", "reward", "entropy", "completion_length", "clip_ratio"),
+        "rollout_tokens",
+    ),
 }
+# A metric of a benchmark that was run during training (`shaped_trl.training.evaluation`).
+BENCHMARK_COLUMN = re.compile(r"benchmark/(?P<benchmark>.+)/(?P<metric>(?:avg|cons|pass)@[1-9]\d*)")
 _DIGITS = 7  # significant digits; logged values are float32
 
 
@@ -85,6 +91,7 @@ def _content(study: Study, folder: Path, stage: str) -> dict[str, Any]:
         return {"evaluation": {"run": read_record(folder), "outcomes": outcomes}}
     rows = read_log(folder / (TRAIN_LOG if command == "train" else RL_LOG))
     columns = [name for name in COLUMNS[command] if any(name in row for row in rows)]
+    columns += sorted({name for row in rows for name in row if BENCHMARK_COLUMN.fullmatch(name)})
     return {"log": {name: [_rounded(row.get(name)) for row in rows] for name in columns}}
 
 

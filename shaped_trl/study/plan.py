@@ -294,7 +294,8 @@ def check_options(runs: Sequence[StudyRun]) -> None:
     found counts as 1.
 
     Raises:
-        UserError: a command does not have an option, or a value is of another type.
+        UserError: a command does not have an option, a value is of another type, or an eval stage
+            asks for every checkpoint.
     """
     from shaped_trl import options
 
@@ -305,6 +306,11 @@ def check_options(runs: Sequence[StudyRun]) -> None:
         if run.command not in parsers:
             parsers[run.command] = recipes.Parser(
                 run.command, getattr(options, f"{run.command}_options")()
+            )
+        if run.settings.get("every_checkpoint"):
+            raise UserError(
+                f"{run.key}: every_checkpoint: an eval stage of a study evaluates one model; "
+                "leave it out, and set eval_benchmarks in the args of the stage that trains it"
             )
         _, _, config, *flags = run.argv
         try:

@@ -1,13 +1,21 @@
 """The numbers in the README's two tables are those of the committed records, rounded."""
 
 import csv
+import importlib.util
 import json
 import re
 
+import numpy as np
 import pytest
 from places import ROOT
+from scipy import stats
 
 RESULTS = ROOT / "recipes" / "studies" / "results"
+specification = importlib.util.spec_from_file_location(
+    "temperature_share", ROOT / "docs" / "temperature_share.py"
+)
+temperature = importlib.util.module_from_spec(specification)
+specification.loader.exec_module(temperature)
 SIZE, DEVICE = "8192x2560x151936", "NVIDIA H200"
 
 
@@ -27,9 +35,11 @@ def numbers(cell: str) -> list[float]:
     return [float(number) for number in re.findall(r"[-+]?\d+(?:\.\d+)?", cell)]
 
 
-def effect(regime: str, stage: str, metric: str, arm: str, against: str) -> list[float]:
-    """Difference and interval of `cpu-midtrain` in points or %, as many digits as the README has."""
-    results = json.loads((RESULTS / "cpu-midtrain/results.json").read_text(encoding="utf-8"))
+def effect(
+    regime: str, stage: str, metric: str, arm: str, against: str, study: str = "cpu-midtrain"
+) -> list[float]:
+    """Difference and interval of a study in points or %."""
+    results = json.loads((RESULTS / study / "results.json").read_text(encoding="utf-8"))
     asked = {"regime": regime, "stage": stage, "metric": metric, "arm": arm, "against": against}
     (found,) = [row for row in results["effects"] if asked.items() <= row.items()]
     return [100 * found[name] for name in ("value", "low", "high")]
@@ -79,6 +89,62 @@ def test_verdicts_are_those_of_the_studies(study, verdicts):
         assert verdict in readme_row(start)[-1]
 
 
+def test_the_share_of_temperature_is_that_of_the_records():
+    """Against a jackknife, which is another estimate of the spread than the script's two."""
+    text = (ROOT / "README.md").read_text(encoding="utf-8")
+    stated = re.search(
+        r"explains (.*)% \[(.*)\] of precision's reward in P and (.*)% \[(.*)\]", text
+    )
+    shown = zip(temperature.STUDIES, (stated.group(1, 2), stated.group(3, 4)), strict=True)
+    for (study, regime), (value, interval) in shown:
+        found = temperature.rewards(study, regime)
+        base = found["cross_entropy"]
+        part, whole = (found[arm] - base for arm in ("matched_temperature", "precision_product"))
+        effects = [
+            effect(regime, "rlvr", "reward", arm, "cross_entropy", study)[0]
+            for arm in ("matched_temperature", "precision_product")
+        ]
+        assert 100 * part.mean() == pytest.approx(effects[0])
+        assert int(value) == round(100 * effects[0] / effects[1])
+        share = temperature.share(part, whole)
+        assert numbers(interval) == [round(100 * end) for end in share.bootstrap]
+        without = [np.delete(part, i).mean() / np.delete(whole, i).mean() for i in range(len(base))]
+        spread = np.sqrt((len(base) - 1) * np.var(without))
+        widths = [(high - low) / (2 * 1.96) for low, high in (share.bootstrap, share.fieller)]
+        assert widths[0] == pytest.approx(spread, rel=0.3)
+        assert widths[1] > widths[0]
+
+
+def test_fiellers_interval_has_the_ratios_that_a_t_test_does_not_refuse():
+    part, whole = np.array([1.0, 2.0, 4.0, 3.5]), np.array([3.0, 4.5, 5.0, 6.5])
+    for end in temperature.share(part, whole).fieller:
+        assert stats.ttest_1samp(part - end * whole, 0).pvalue == pytest.approx(0.05)
+    with pytest.raises(ValueError, match="no bounds"):
+        temperature.share(part, whole - whole.mean())
+
+
+def test_the_differences_before_rl_are_those_of_the_studies():
+    text = (ROOT / "README.md").read_text(encoding="utf-8").replace("−", "-")
+    places = (("arithmetic", ""), ("cpu-midtrain", "P"), ("cpu-midtrain", "D"))
+    pattern = (
+        r"by (\S+) points of avg@64 \[(.*?)\].*?in P, (\S+) \[(.*?)\], or in D, (\S+) \[(.*?)\]"
+    )
+    stated = re.search(pattern, text, flags=re.DOTALL).groups()
+    pair = ("precision_product", "matched_temperature")
+    for number, (study, regime) in enumerate(places):
+        found = effect(regime, "eval_midtrain", "avg@64", *pair, study)
+        value, interval = stated[2 * number : 2 * number + 2]
+        assert [float(value), *numbers(interval)] == [round(each, 1) for each in found]
+    by_seed = {
+        (row["arm"], row["seed"]): float(row["y"])
+        for row in rows_of("recipes/studies/results/arithmetic/report/avg.csv")
+        if row["x"] == "eval_midtrain" and row["seed"] != "mean"
+    }
+    seeds = [seed for arm, seed in by_seed if arm == pair[0]]
+    ahead = sum(by_seed[pair[0], seed] > by_seed[pair[1], seed] for seed in seeds)
+    assert f"in {ahead} of {len(seeds)} seeds" in text
+
+
 def test_times_of_the_loss_are_those_measured():
     measured = {
         (row["size"], row["variant"]): row
@@ -116,3 +182,14 @@ def test_dynamic_sampling_at_equal_tokens_is_what_was_measured():
     table = (RESULTS / "dynamic_sampling/table.md").read_text(encoding="utf-8")
     (line,) = [line for line in table.splitlines() if "at equal rollout tokens" in line]
     assert numbers(readme_row("dynamic sampling")[1])[1:] == numbers(line)
+
+
+def test_dynamic_sampling_ended_where_greedy_decoding_had_begun():
+    folder = "recipes/studies/results/dynamic_sampling"
+    ended = {row["seed"]: row for row in rows_of(f"{folder}/seeds.csv")}
+    for row in rows_of(f"{folder}/greedy.csv"):
+        greedy = float(row["greedy before RL"])
+        assert float(ended[row["seed"]]["before"]) < greedy
+        for run in ("on", "off, equal tokens"):
+            half_a_problem = 0.5 / int(row["problems"])
+            assert float(ended[row["seed"]][run]) < greedy + half_a_problem

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import csv
 import io
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -23,11 +23,13 @@ from shaped_trl.training.log_reading import curve
 CSV_COLUMNS = ("panel", "regime", "arm", "seed", "x", "y", "low", "high")
 MEAN = "mean"
 EXPLORATORY = "_exploratory_"  # between a chart's name and a number
+TOKENS = "rollout tokens"  # the label of such an axis
 MANY_ARMS = 6  # more lines in the same axes cannot be distinguished
 
 X = int | str
 # x, y, and the band's low and high if there is one
 Point = tuple[X, float, float | None, float | None]
+Bound = tuple[str, str, str, int, X]
 
 
 @dataclass(frozen=True)
@@ -49,8 +51,10 @@ class Line:
 class Chart:
     """One figure, with axes for each panel (row) and regime (column).
 
-    scale: "steps", "k" (logarithmic, base 2), or "stages", whose names are in `order`.
+    scale: "steps", "tokens", "k" (logarithmic, base 2), or "stages", whose names are in `order`.
     percent: values are in 0–1, and shown in %.
+    bounds: (panel, regime, arm, seed, x) of the values that are only lower bounds; they are marked
+        in the CSV. None for a chart that cannot have any.
     """
 
     name: str
@@ -61,6 +65,7 @@ class Chart:
     lines: list[Line]
     percent: bool = False
     order: tuple[str, ...] = ()
+    bounds: frozenset[Bound] | None = None
 
 
 def charts(regimes: Sequence[RegimeRuns], results: Mapping[str, Any]) -> list[Chart]:
@@ -104,28 +109,41 @@ def charts(regimes: Sequence[RegimeRuns], results: Mapping[str, Any]) -> list[Ch
         _over_stages(regimes, results, "cons", "Cons@n from one evaluation to the next"),
         _pass_at_k(regimes, results),
     ]
-    return [part for chart in found if chart.lines for part in _split(chart, regimes[0])]
+    return [part for chart in found if chart.lines for part in split(chart, regimes[0])]
 
 
 def csv_of(chart: Chart) -> str:
-    """The chart's numbers, one row per point: the drawn ones, then the seeds behind a mean."""
+    """The chart's numbers, one row per point: the drawn ones, then the seeds behind a mean.
+
+    If the chart has `bounds`, the last column says whether a value is only a lower bound.
+    """
+    drawn = [(line, line.seed, point) for line in chart.lines for point in line.points]
+    behind = [
+        (line, str(seed), (x, y, None, None))
+        for line in chart.lines
+        for seed, values in line.by_seed.items()
+        for x, y in values
+    ]
     buffer = io.StringIO()
     writer = csv.writer(buffer, lineterminator="\n")
-    writer.writerow(CSV_COLUMNS)
-    for line in chart.lines:
-        where = (line.panel, line.regime, line.arm)
-        writer.writerows(
-            (*where, line.seed, *("" if each is None else each for each in p)) for p in line.points
-        )
-    for line in chart.lines:
-        for seed, values in line.by_seed.items():
-            writer.writerows(
-                (line.panel, line.regime, line.arm, seed, x, y, "", "") for x, y in values
-            )
+    writer.writerow((*CSV_COLUMNS, *(() if chart.bounds is None else ("lower_bound",))))
+    for line, seed, point in [*drawn, *behind]:
+        numbers = ("" if each is None else each for each in point)
+        marks = () if chart.bounds is None else (_is_bound(chart.bounds, line, seed, point[0]),)
+        writer.writerow((line.panel, line.regime, line.arm, seed, *numbers, *marks))
     return buffer.getvalue()
 
 
-def _split(chart: Chart, runs: RegimeRuns) -> Iterator[Chart]:
+def _is_bound(bounds: Collection[Bound], line: Line, seed: str, x: X) -> str:
+    seeds = line.by_seed if seed == MEAN else (int(seed),)
+    return (
+        "yes"
+        if any((line.panel, line.regime, line.arm, each, x) in bounds for each in seeds)
+        else "no"
+    )
+
+
+def split(chart: Chart, runs: RegimeRuns) -> Iterator[Chart]:
     """Split off figures of exploratory arms with the baseline, if a chart has too many arms."""
     study = runs.study
     drawn = {line.arm for line in chart.lines}
@@ -168,14 +186,14 @@ def _logged(
             curves: dict[int, list[tuple[X, float]]] = {
                 seed: list(zip(*curve(each, column), strict=True)) for seed, each in by_seed.items()
             }
-            lines += _line(
+            lines += arm_line(
                 stage, regime, arm, {seed: points for seed, points in curves.items() if points}
             )
     suffix = " (held-out)" if held_out else ""
     return Chart(name or key, caption, "step", y_label + suffix, "steps", lines)
 
 
-def _line(
+def arm_line(
     panel: str,
     regime: str,
     arm: str,
@@ -224,7 +242,7 @@ def _over_stages(
                         curves.setdefault(seed, []).append((stage, value))
                     bands += [(stage, *_band(entry[name]["metrics"][each])) for each in found]
                 lines += _with_bands(
-                    _line(name, runs.study.regime, arm, curves, shares=True), bands
+                    arm_line(name, runs.study.regime, arm, curves, shares=True), bands
                 )
     order = tuple(stages_of(regimes[0].study, "eval"))
     return Chart(
@@ -258,7 +276,7 @@ def _pass_at_k(regimes: Sequence[RegimeRuns], results: Mapping[str, Any]) -> Cha
                         if key.startswith("pass@")
                     ]
                     lines += _with_bands(
-                        _line(f"{stage}: {name}", runs.study.regime, arm, curves, shares=True),
+                        arm_line(f"{stage}: {name}", runs.study.regime, arm, curves, shares=True),
                         bands,
                     )
     return Chart("pass_at_k", "Pass@k", "k", "Pass@k, %", "k", lines, percent=True)

@@ -11,7 +11,7 @@ since otherwise RL would compare how well they have learned.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from itertools import pairwise
 from typing import Any, NamedTuple
 
@@ -34,8 +34,14 @@ Effects = Sequence[dict[str, Any]]
 
 
 class ClaimVerdict(NamedTuple):
+    """A verdict, a sentence with its reasons, and the rows of `effects` that it is about."""
+
     verdict: str
     sentence: str
+    rows: Effects = ()
+
+    def words(self) -> dict[str, str]:
+        return {"verdict": self.verdict, "sentence": self.sentence}
 
 
 def judge(regimes: Sequence[RegimeRuns], effects: Effects) -> list[dict[str, Any]]:
@@ -48,20 +54,25 @@ def judge(regimes: Sequence[RegimeRuns], effects: Effects) -> list[dict[str, Any
     the regimes if they agree, and otherwise "not resolved".
     """
     found = []
-    for claim in _claims(regimes[0].study):
-        by_regime = {runs.study.regime: _judged(claim, runs, effects) for runs in regimes}
-        if all(verdict is None for verdict in by_regime.values()):
-            continue
-        missing = ClaimVerdict(NOT_RESOLVED, "fewer than two seeds of these arms are done")
-        verdicts = {regime: verdict or missing for regime, verdict in by_regime.items()}
-        overall = _overall(verdicts)
+    for claim, verdicts in judge_with_rows(regimes, effects):
         labels = {"claim": claim.name, "text": claim.text, "arms": list(claim.arms)}
-        each = {regime: verdict._asdict() for regime, verdict in verdicts.items()}
-        found.append(labels | overall._asdict() | {"regimes": each})
+        each = {regime: verdict.words() for regime, verdict in verdicts.items()}
+        found.append(labels | _overall(verdicts).words() | {"regimes": each})
     return found
 
 
-class _Claim(NamedTuple):
+def judge_with_rows(
+    regimes: Sequence[RegimeRuns], effects: Effects
+) -> Iterator[tuple[Claim, dict[str, ClaimVerdict]]]:
+    """Yield each claim of `judge` with its verdict in each regime."""
+    for claim in _claims(regimes[0].study):
+        by_regime = {runs.study.regime: _judged(claim, runs, effects) for runs in regimes}
+        if any(verdict is not None for verdict in by_regime.values()):
+            missing = ClaimVerdict(NOT_RESOLVED, "fewer than two seeds of these arms are done")
+            yield claim, {regime: verdict or missing for regime, verdict in by_regime.items()}
+
+
+class Claim(NamedTuple):
     """A claim. `judge` gets the runs and effects of one regime; None if they are not enough."""
 
     name: str
@@ -70,7 +81,7 @@ class _Claim(NamedTuple):
     judge: Callable[[RegimeRuns, Effects], ClaimVerdict | None]
 
 
-def _judged(claim: _Claim, runs: RegimeRuns, effects: Effects) -> ClaimVerdict | None:
+def _judged(claim: Claim, runs: RegimeRuns, effects: Effects) -> ClaimVerdict | None:
     return claim.judge(runs, [row for row in effects if row["regime"] == runs.study.regime])
 
 
@@ -88,7 +99,7 @@ def _overall(verdicts: dict[str, ClaimVerdict]) -> ClaimVerdict:
     )
 
 
-def _claims(study: Study) -> list[_Claim]:
+def _claims(study: Study) -> list[Claim]:
     """The paper's claims that the study has arms for, one for each arm that it concerns."""
     base = study.baseline
     claims = []
@@ -96,30 +107,30 @@ def _claims(study: Study) -> list[_Claim]:
         ordered = ordered_by_beta(study, form)
         if len(ordered) > 1:
             text = f"Entropy is ordered by β at equal perplexity ({' < '.join(ordered)})"
-            claims.append(_Claim("entropy_order", text, tuple(ordered), _entropy_order(ordered)))
+            claims.append(Claim("entropy_order", text, tuple(ordered), _entropy_order(ordered)))
     for arm in by_shape_alone(study):
         shape = shape_of(study, arm)
         if is_beta_alone(shape) and shape.beta < 0:
             text = f"A precision prior gives better RL ({arm} against {base})"
-            claims.append(_Claim("precision_rl", text, (arm, base), _better_rl(arm, base)))
+            claims.append(Claim("precision_rl", text, (arm, base), _better_rl(arm, base)))
             for control in _controls(study, arm):
                 text = (
                     "A shape does more for RL than a temperature of the same entropy "
                     f"({arm} against {control})"
                 )
                 claims.append(
-                    _Claim("shape_or_temperature", text, (arm, control), _better_rl(arm, control))
+                    Claim("shape_or_temperature", text, (arm, control), _better_rl(arm, control))
                 )
     for arm in by_shape_alone(study):
         shape = shape_of(study, arm)
         if shape.lambda_tail < 0 and not shape.lambda_head and shape.weight_is_one:
             text = f"Tail suppression helps RL ({arm} against {base})"
-            claims.append(_Claim("tail_suppression", text, (arm, base), _better_rl(arm, base)))
+            claims.append(Claim("tail_suppression", text, (arm, base), _better_rl(arm, base)))
     for arm in by_shape_alone(study):
         shape = shape_of(study, arm)
         if is_beta_alone(shape) and shape.beta > 0:
             text = f"High entropy collapses during RL and shortens responses ({arm} against {base})"
-            claims.append(_Claim("entropy_collapse", text, (arm, base), _collapse(arm, base)))
+            claims.append(Claim("entropy_collapse", text, (arm, base), _collapse(arm, base)))
     return claims
 
 
@@ -156,8 +167,9 @@ def _entropy_order(ordered: Sequence[str]) -> Callable[[RegimeRuns, Effects], Cl
 
 
 def _ordered(steps: Effects, nll: Effects, within: float) -> ClaimVerdict:
+    rows = [*steps, *nll]
     numbers = "; ".join(
-        f"{row['arm']} against {row['against']}: {effect_text(row)}" for row in [*steps, *nll]
+        f"{row['arm']} against {row['against']}: {effect_text(row)}" for row in rows
     )
     apart = [row["arm"] for row in nll if row["low"] < -within or row["high"] > within]
     if apart:
@@ -165,15 +177,15 @@ def _ordered(steps: Effects, nll: Effects, within: float) -> ClaimVerdict:
             f"perplexity is not equal, the NLL of {', '.join(apart)} may differ by more than "
             f"{within:.0%}"
         )
-        return ClaimVerdict(NOT_RESOLVED, f"{because}: {numbers}")
+        return ClaimVerdict(NOT_RESOLVED, f"{because}: {numbers}", rows)
     for sign, verdict, words in (
         (1, SHOWN, "entropy rises with β"),
         (-1, REFUTED, "entropy falls as β rises"),
     ):
         if all(_significant(row, sign) for row in steps):
-            return ClaimVerdict(verdict, f"{words}, NLL within ±{within:.0%}: {numbers}")
+            return ClaimVerdict(verdict, f"{words}, NLL within ±{within:.0%}: {numbers}", rows)
     return ClaimVerdict(
-        NOT_RESOLVED, f"not every step in β shows, NLL within ±{within:.0%}: {numbers}"
+        NOT_RESOLVED, f"not every step in β shows, NLL within ±{within:.0%}: {numbers}", rows
     )
 
 
@@ -235,18 +247,20 @@ def _directed(
         return None
     numbers = "; ".join(effect_text(row, stage=True) for row in rows) + f" ({_seeds(rows)} seeds)"
     if apart := _not_alike(runs, stage, (rows[0]["arm"], rows[0]["against"])):
-        return ClaimVerdict(NOT_RESOLVED, f"not trained alike ({apart}): {numbers}")
+        return ClaimVerdict(NOT_RESOLVED, f"not trained alike ({apart}): {numbers}", rows)
     for_it = [_significant(row, sign) for row in rows]
     against_it = [_significant(row, -sign) for row in rows]
     if all(for_it) and all(parts):
-        return ClaimVerdict(SHOWN, f"all {words[0]}: {numbers}")
+        return ClaimVerdict(SHOWN, f"all {words[0]}: {numbers}", rows)
     if any(_significant(row, -sign, LEVEL / len(rows)) for row in rows) and not any(for_it):
         how_many = "all" if all(against_it) else f"{sum(against_it)} of {len(rows)}"
-        return ClaimVerdict(REFUTED, f"{how_many} {words[1]}, none {words[0]}: {numbers}")
+        return ClaimVerdict(REFUTED, f"{how_many} {words[1]}, none {words[0]}: {numbers}", rows)
     if not all(parts):
-        return ClaimVerdict(NOT_RESOLVED, f"a part of what is claimed was not measured: {numbers}")
+        return ClaimVerdict(
+            NOT_RESOLVED, f"a part of what is claimed was not measured: {numbers}", rows
+        )
     how_many = f"{sum(for_it)} of {len(rows)} {words[0]}, {sum(against_it)} {words[1]}"
-    return ClaimVerdict(NOT_RESOLVED, f"{how_many}: {numbers}")
+    return ClaimVerdict(NOT_RESOLVED, f"{how_many}: {numbers}", rows)
 
 
 def _seeds(rows: Effects) -> str:

@@ -8,10 +8,10 @@ from typing import Any
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import FuncFormatter, MaxNLocator, PercentFormatter
+from matplotlib.ticker import EngFormatter, FuncFormatter, MaxNLocator, PercentFormatter
 from shaped_eval.reporting.figures import COLOURS, plain_label
 
-from shaped_trl.study.reporting.charts import Chart, Line
+from shaped_trl.study.reporting.charts import TOKENS, Chart, Line
 from shaped_trl.study.reporting.wording import in_regime
 
 
@@ -67,7 +67,7 @@ def _draw(
 ) -> None:
     """Draw a line with its band; over stages, points with error bars and arms side by side."""
     look: dict[str, Any] = {"color": colour, "linestyle": "--" if dashed else "-", "linewidth": 1.4}
-    marker = "" if chart.scale == "steps" else "o"
+    marker = "" if chart.scale in ("steps", "tokens") else "o"
     axis.plot(
         x,
         [point[1] for point in line.points],
@@ -99,3 +99,6 @@ def _label(axis: Axes, chart: Chart, title: str) -> None:
         axis.set_xlim(-0.5, len(chart.order) - 0.5)
     else:
         axis.xaxis.set_major_locator(MaxNLocator(integer=True))
+    for each, label in ((axis.xaxis, chart.x_label), (axis.yaxis, chart.y_label)):
+        if label == TOKENS:
+            each.set_major_formatter(EngFormatter(sep=""))

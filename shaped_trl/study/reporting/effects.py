@@ -19,7 +19,12 @@ from shaped_kernels import RewardShape
 from shaped_trl.study.definition import Study
 from shaped_trl.study.reporting.evaluation_results import check_same_problems, metrics_of, values_of
 from shaped_trl.study.reporting.reading import RegimeRuns
-from shaped_trl.study.reporting.training_results import rl_outcomes, training_ends
+from shaped_trl.study.reporting.rollout_tokens import TOKENS_TO
+from shaped_trl.study.reporting.training_results import (
+    rl_outcomes,
+    tokens_to_plateau,
+    training_ends,
+)
 
 POWER = 0.8
 UNITS = {
@@ -30,6 +35,7 @@ UNITS = {
     "reward_end": "share",
 }
 UNITS |= {"entropy_change": "relative", "length_change": "relative"}
+UNITS |= dict.fromkeys(TOKENS_TO, "tokens")
 FORMS = ("exponent", "product")  # the forms of β
 _ROUNDING_DIGITS = 12
 
@@ -115,8 +121,11 @@ def effects(
     A row has regime, arm, against, stage, benchmark (None except for evaluations), metric and unit,
     the fields of `PairedEffect`, `p_corrected` and `exploratory`. The units are nats; share (0–1);
     and relative, which is relative to the baseline's value or, for entropy_change and length_change
-    in RL, to the run's own start. Holm's correction covers all pairs without an exploratory arm
-    within one regime, stage and metric; for other rows `p_corrected` is None.
+    in RL, to the run's own start. A row on rollout tokens (unit tokens) also has `censored`, the
+    number of its seeds in which either arm did not get there.
+
+    Holm's correction covers all pairs without an exploratory arm within one regime, stage and
+    metric; for other rows `p_corrected` is None.
     """
     rows = [row for runs in regimes for row in _rows(runs, pass_at)]
     families: dict[tuple[Any, ...], list[dict[str, Any]]] = {}
@@ -158,7 +167,15 @@ def _rows(runs: RegimeRuns, pass_at: Sequence[int] | None) -> Iterator[dict[str,
                     "metric": key[1],
                     "unit": UNITS.get(key[1], "share"),
                 }
+                if key[1] in TOKENS_TO:
+                    labels["censored"] = _censored(runs, (arm, against), stage, key[1])
                 yield labels | row | {"p_corrected": None, "exploratory": exploratory}
+
+
+def _censored(runs: RegimeRuns, pair: tuple[str, str], stage: str, metric: str) -> int:
+    """In how many of the common seeds an arm of the pair did not reach the reward."""
+    own, base = (tokens_to_plateau(runs, each, stage)[metric] for each in pair)
+    return sum(own[seed].censored or base[seed].censored for seed in own.keys() & base.keys())
 
 
 def _row(own: Values, base: Values, key: tuple[str | None, str]) -> dict[str, Any] | None:

@@ -10,8 +10,10 @@ from shaped_eval.reporting.tables import percent
 
 from shaped_trl.study.definition import Study
 from shaped_trl.study.reporting import paper
+from shaped_trl.study.reporting.by_step.tables import share_cell, tokens_cell
 from shaped_trl.study.reporting.effects import shape_of
 from shaped_trl.study.reporting.reading import stages_of
+from shaped_trl.study.reporting.rollout_tokens import TOKENS_TO
 from shaped_trl.study.reporting.wording import (
     METRICS,
     NONE,
@@ -100,7 +102,7 @@ def effect_tables(results: Mapping[str, Any]) -> list[Block]:
                 row["against"],
                 row["stage"],
                 row["benchmark"] or NONE,
-                METRICS.get(row["metric"], row["metric"]),
+                _metric(row),
                 effect_number(row),
                 p_text(row),
                 plain_number(row, row["minimum_effect"]),
@@ -113,6 +115,13 @@ def effect_tables(results: Mapping[str, Any]) -> list[Block]:
             caption = in_regime(regime, "Differences paired by seed, with 95% t intervals")
             document.append(Details(f"{caption}: all {len(rows)}", [Table(caption, columns, rows)]))
     return document
+
+
+def _metric(row: Mapping[str, Any]) -> str:
+    name = METRICS.get(row["metric"], row["metric"])
+    if not row.get("censored"):
+        return name
+    return f"{name} (not reached in {row['censored']} of {row['seeds']} pairs)"
 
 
 def averages(study: Study, results: Mapping[str, Any]) -> list[Block]:
@@ -152,6 +161,11 @@ def _average_rows(
                 f"{stage}: {name}",
                 [_seeds_cell(each["rl"].get(stage), key) for each in arms.values()],
             )
+        for metric in TOKENS_TO:
+            yield from _line(
+                f"{stage}: {METRICS[metric]}",
+                [tokens_cell(each["rl"].get(stage, {}), metric) for each in arms.values()],
+            )
     for stage in stages_of(study, "eval"):
         for benchmark, metrics in table_metrics.items():
             entries = [each["evaluations"].get(stage, {}).get(benchmark) for each in arms.values()]
@@ -159,6 +173,11 @@ def _average_rows(
                 if metric != "pass@1":
                     cells = [_evaluated(entry, metric) for entry in entries]
                     yield from _line(f"{stage}, {benchmark}: {metric}, %", cells)
+        found = [each.get("averages", {}).get(stage, {}) for each in arms.values()]
+        for name in dict.fromkeys(name for each in found for name in each):
+            for metric in dict.fromkeys(m for each in found for m in each.get(name, {})):
+                cells = [share_cell(each.get(name, {}).get(metric)) for each in found]
+                yield from _line(f"{stage}, {name}: {metric}, %", cells)
 
 
 def _line(name: str, cells: list[Cell | None]) -> Iterator[list[str | Cell]]:

@@ -10,6 +10,8 @@ from shaped_eval.reporting.document import Block, Details, Heading, Image, Items
 
 from shaped_trl.study.definition import Study
 from shaped_trl.study.reporting import overview, tables
+from shaped_trl.study.reporting.by_step.charts import BY_TOKENS
+from shaped_trl.study.reporting.by_step.tables import step_tables, tokens_tables
 from shaped_trl.study.reporting.charts import EXPLORATORY, MEAN, Chart
 from shaped_trl.study.reporting.contrast_pages import contrast_section
 from shaped_trl.study.reporting.findings import find
@@ -22,8 +24,15 @@ _READING = (
     "Cons@n is the majority vote; a tie is shared. Pass@k is the unbiased estimate from n samples."
 )
 _FOLDED_FROM = 12  # lists with more entries are folded
-_TRAINED_PICTURES = ("perplexity", "entropy", "head_mass", "tail_mass")
-_RL_PICTURES = ("policy_entropy", "response_length", "reward")
+_LOGGED, _METRICS = ("policy_entropy", "response_length", "reward"), ("avg", "cons", "pass")
+_TRAINED_PICTURES = (
+    *("perplexity", "entropy", "head_mass", "tail_mass"),
+    *(f"training_{metric}" for metric in _METRICS),
+)
+_RL_PICTURES = (
+    *(f"{name}{axis}" for name in _LOGGED for axis in ("", BY_TOKENS)),
+    *("tokens_to", *(f"rl_{metric}{axis}" for metric in _METRICS for axis in ("", BY_TOKENS))),
+)
 _EVALUATION_PICTURES = ("avg", "cons", "pass_at_k")
 
 
@@ -122,6 +131,7 @@ def _training(study: Study, results: Mapping[str, Any], pictures: Sequence[Pictu
     for stage in stages_of(study, "train"):
         for regime, values in results["regimes"].items():
             document += tables.training_tables(study, regime, values, stage)
+            document += step_tables(regime, values["arms"], "training", stage)
     return document
 
 
@@ -140,6 +150,10 @@ def _rl(study: Study, results: Mapping[str, Any], pictures: Sequence[Picture]) -
             "curve."
         )
     )
+    for stage in stages:
+        for regime, values in results["regimes"].items():
+            document += tokens_tables(regime, values["arms"], stage)
+            document += step_tables(regime, values["arms"], "rl", stage)
     return document
 
 

@@ -8,13 +8,20 @@ from dataclasses import asdict
 from itertools import pairwise
 from typing import Any
 
+import numpy as np
 from shaped_eval.reporting.outcomes import Outcomes
 
 from shaped_trl.study.definition import Arm, Study
 from shaped_trl.study.registration import read_registration
+from shaped_trl.study.reporting.by_step.curves import (
+    AVERAGE,
+    by_step,
+    seeds_interval,
+    with_averages,
+)
 from shaped_trl.study.reporting.claims import judge
 from shaped_trl.study.reporting.contrast_results import contrast_content
-from shaped_trl.study.reporting.effects import effects
+from shaped_trl.study.reporting.effects import effects, seed_values
 from shaped_trl.study.reporting.evaluation_results import difference, metrics_of, summarise
 from shaped_trl.study.reporting.reading import (
     RegimeRuns,
@@ -100,6 +107,9 @@ def _arm(runs: RegimeRuns, arm: str, pass_at: Sequence[int] | None) -> dict[str,
     study = runs.study
     training = {stage: training_summary(runs, arm, stage) for stage in stages_of(study, "train")}
     rl = {stage: rl_summary(runs, arm, stage) for stage in stages_of(study, "rlvr")}
+    for stage, summary in [*training.items(), *rl.items()]:
+        if summary and (steps := by_step(runs, arm, stage)):
+            summary["by_step"] = steps
     evaluated = {}
     for stage in stages_of(study, "eval"):
         by_seed = list(runs.evaluations[arm, stage].values())
@@ -113,8 +123,33 @@ def _arm(runs: RegimeRuns, arm: str, pass_at: Sequence[int] | None) -> dict[str,
         "training": {stage: summary for stage, summary in training.items() if summary},
         "rl": {stage: summary for stage, summary in rl.items() if summary},
         "evaluations": evaluated,
+        **_averages(runs, arm, pass_at),
         "seconds": {stage: _seconds(runs, arm, stage) for stage in stages},
     }
+
+
+def _averages(
+    runs: RegimeRuns, arm: str, pass_at: Sequence[int] | None
+) -> dict[str, dict[str, Any]]:
+    """{"averages": stage → average over benchmarks → metric → interval over seeds}.
+
+    The averages are those of `with_averages`. With one seed, there is only the value. Empty if no
+    evaluation has several benchmarks.
+    """
+    found: dict[str, Any] = {}
+    for stage in stages_of(runs.study, "eval"):
+        by_metric: dict[str, dict[int, dict[str, float]]] = {}
+        for (benchmark, metric), by_seed in seed_values(runs, arm, stage, pass_at).items():
+            for seed, value in by_seed.items():
+                by_metric.setdefault(metric, {}).setdefault(seed, {})[str(benchmark)] = value
+        for metric, seeds in by_metric.items():
+            averaged = [with_averages(values) for values in seeds.values()]
+            for name in averaged[0]:
+                if name.startswith(AVERAGE) and all(name in each for each in averaged):
+                    values_S = np.array([each[name] for each in averaged])
+                    own = found.setdefault(stage, {}).setdefault(name, {})
+                    own[metric] = seeds_interval(values_S)
+    return {"averages": found} if found else {}
 
 
 def _seconds(runs: RegimeRuns, arm: str, stage: str) -> list[dict[str, Any]]:

@@ -10,11 +10,17 @@ import numpy as np
 
 from shaped_trl.study.reporting.evaluation_results import t_interval
 from shaped_trl.study.reporting.reading import RegimeRuns, Rows, stages_of
+from shaped_trl.study.reporting.rollout_tokens import (
+    LAST_SHARE,
+    TOKENS_TO,
+    Reached,
+    sampled,
+    tokens_to,
+)
 from shaped_trl.training.log_reading import curve
 
 TRAIN_KEYS = ("nll", "entropy", "head_mass", "tail_mass", "rare_nll", "nll_source_text")
 RL_KEYS = ("raw_reward", "reward", "entropy", "completion_length", "clip_ratio")
-_LAST_SHARE = 0.1  # of a run's rows count as its end, since a single logged batch is noisy
 
 
 def training_summary(runs: RegimeRuns, arm: str, stage: str) -> dict[str, Any] | None:
@@ -114,6 +120,9 @@ def rl_summary(runs: RegimeRuns, arm: str, stage: str) -> dict[str, Any] | None:
     `raw_reward` is the accuracy over all sampled completions, before groups without a signal are
     dropped; its mean over the run is the area under the learning curve. With several seeds
     `over_seeds` has the means of `rl_outcomes` with their 95% t intervals. None without rows.
+
+    If the logs count rollout tokens, `rollout_tokens` is the mean of the runs' totals, and
+    `tokens_to` has the mean of `tokens_to_plateau` and the number of seeds that are censored.
     """
     logs = list(runs.logs[arm, stage].values())
     if not logs:
@@ -131,7 +140,23 @@ def rl_summary(runs: RegimeRuns, arm: str, stage: str) -> dict[str, Any] | None:
         for key, by_seed in outcomes.items()
         if len(by_seed) > 1
     }
-    return summary | _extent(logs) | ({"over_seeds": intervals} if intervals else {})
+    summary |= _extent(logs) | _tokens(runs, arm, stage)
+    return summary | ({"over_seeds": intervals} if intervals else {})
+
+
+def _tokens(runs: RegimeRuns, arm: str, stage: str) -> dict[str, Any]:
+    totals = [sampled(rows)[1][-1:] for rows in runs.logs[arm, stage].values()]
+    if not all(totals):
+        return {}
+    reached = {
+        metric: {
+            "value": mean([each.tokens for each in by_seed.values()]),
+            "censored": sum(each.censored for each in by_seed.values()),
+        }
+        for metric, by_seed in tokens_to_plateau(runs, arm, stage).items()
+    }
+    tokens = {"rollout_tokens": mean([total for (total,) in totals])}
+    return tokens | ({"tokens_to": reached} if reached else {})
 
 
 def rl_outcomes(runs: RegimeRuns, arm: str, stage: str) -> dict[str, dict[int, float]]:
@@ -139,7 +164,8 @@ def rl_outcomes(runs: RegimeRuns, arm: str, stage: str) -> dict[str, dict[int, f
 
     `reward` is the mean over the run (0–1), that is the area under its curve, and `reward_end` the
     mean over its last tenth. `entropy_change` and `length_change` compare the last tenth with the
-    first, (last − first) / first, for the policy's entropy and the response length.
+    first, (last − first) / first, for the policy's entropy and the response length. `tokens_to_50`
+    and `tokens_to_80` are those of `tokens_to_plateau`, which says what they count.
     """
     found: dict[str, dict[int, float]] = {}
     for seed, rows in runs.logs[arm, stage].items():
@@ -155,6 +181,27 @@ def rl_outcomes(runs: RegimeRuns, arm: str, stage: str) -> dict[str, dict[int, f
         for metric, value in values.items():
             if value is not None:
                 found.setdefault(metric, {})[seed] = value
+    for metric, by_seed in tokens_to_plateau(runs, arm, stage).items():
+        found[metric] = {seed: reached.tokens for seed, reached in by_seed.items()}
+    return found
+
+
+def tokens_to_plateau(runs: RegimeRuns, arm: str, stage: str) -> dict[str, dict[int, Reached]]:
+    """Metric → seed → rollout tokens until an arm has 50% or 80% of the baseline's plateau.
+
+    The plateau is the mean raw reward over the last tenth of the baseline's run of the same seed.
+    Seeds without a count of tokens, or whose baseline has no reward, are left out.
+    """
+    found: dict[str, dict[int, Reached]] = {}
+    base = runs.logs[runs.study.baseline, stage]
+    for seed, rows in runs.logs[arm, stage].items():
+        plateau = _end(curve(base.get(seed, []), "raw_reward")[1])
+        if not plateau:
+            continue
+        for metric, share in TOKENS_TO.items():
+            reached = tokens_to(rows, share * plateau)
+            if reached is not None:
+                found.setdefault(metric, {})[seed] = reached
     return found
 
 
@@ -171,7 +218,7 @@ def mean(values: Sequence[float | None]) -> float | None:
 
 def _end(values: list[float], *, last_only: bool = False) -> float | None:
     return (
-        mean(values[-1 if last_only else -math.ceil(len(values) * _LAST_SHARE) :])
+        mean(values[-1 if last_only else -math.ceil(len(values) * LAST_SHARE) :])
         if values
         else None
     )

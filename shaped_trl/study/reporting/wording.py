@@ -15,6 +15,8 @@ METRICS = {
     "reward_end": "reward at the end",
     "entropy_change": "change of the policy's entropy",
     "length_change": "change of the response length",
+    "tokens_to_50": "rollout tokens to 50% of the baseline's plateau",
+    "tokens_to_80": "rollout tokens to 80% of the baseline's plateau",
 }
 
 
@@ -37,7 +39,11 @@ def signed(row: Mapping[str, Any]) -> str:
 
 
 def effect_number(row: Mapping[str, Any]) -> str:
-    """A row of `effects` with its interval, in its unit: nats, percent or percentage points."""
+    """A row of `effects` with its interval, in its unit: nats, tokens, % or percentage points."""
+    if row["unit"] == "tokens":
+        return "{:+,.0f} [{:+,.0f}, {:+,.0f}] tokens".format(
+            *(row[key] for key in ("value", "low", "high"))
+        )
     if row["unit"] == "nats":
         return "{:+.3f} [{:+.3f}, {:+.3f}] nats".format(
             *(row[key] for key in ("value", "low", "high"))
@@ -49,6 +55,8 @@ def effect_number(row: Mapping[str, Any]) -> str:
 
 def plain_number(row: Mapping[str, Any], value: float) -> str:
     """A number in the unit of a row of `effects`, without a sign."""
+    if row["unit"] == "tokens":
+        return f"{value:,.0f} tokens"
     if row["unit"] == "nats":
         return f"{value:.3f} nats"
     return f"{100 * value:.1f} {'%' if row['metric'] == 'nll_relative' else 'points'}"

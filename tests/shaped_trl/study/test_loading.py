@@ -10,7 +10,7 @@ from shaped_eval.errors import UserError
 from study_values import load, rich_values, study_values
 
 from shaped_trl.study.loading import load_study
-from shaped_trl.study.plan import plan
+from shaped_trl.study.plan import check_options, plan
 
 
 @pytest.mark.parametrize(
@@ -198,3 +198,17 @@ def test_an_unknown_recipe_is_refused(tmp_path: Path) -> None:
     values["stages"]["eval"]["config"] = "demo/nothing"
     with pytest.raises(UserError, match="demo/nothing"):
         plan(load(tmp_path, values))
+
+
+@pytest.mark.parametrize("in_recipe", [True, False])
+def test_evaluations_of_every_checkpoint_are_refused_before_anything_runs(
+    tmp_path: Path, in_recipe: bool
+) -> None:
+    values = study_values(tmp_path)
+    if in_recipe:
+        (tmp_path / "eval.yaml").write_text("n: 4\nevery_checkpoint: true\n")
+    else:
+        values["stages"]["eval"]["args"] = {"every_checkpoint": True}
+    runs = plan(load(tmp_path, values))
+    with pytest.raises(UserError, match=r"/eval: every_checkpoint: .* set eval_benchmarks in"):
+        check_options([run for run in runs if run.stage == "eval"])
