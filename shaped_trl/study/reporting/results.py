@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 from shaped_eval.reporting.outcomes import Outcomes
 
-from shaped_trl.study.definition import Arm, Study
+from shaped_trl.study.definition import HELD_OUT, Arm, Study
 from shaped_trl.study.registration import read_registration
 from shaped_trl.study.reporting.by_step.curves import (
     AVERAGE,
@@ -82,6 +82,8 @@ def collect(regimes: Sequence[RegimeRuns], pass_at: Sequence[int] | None = None)
 
 
 def _definition(study: Study, name: str, arm: Arm) -> dict[str, Any]:
+    matched = {"matched_on": arm.matched_on} if arm.matched_on != HELD_OUT else {}
+    divided = {"head_divided": True} if arm.head_divided else {}
     return {
         "shape": arm.shape,
         "checkpoint_of": arm.checkpoint_of,
@@ -90,6 +92,8 @@ def _definition(study: Study, name: str, arm: Arm) -> dict[str, Any]:
         "own_data": bool(arm.prepare),
         "exploratory": arm.exploratory,
         "seeds": list(study.seeds_of(name)),
+        **matched,
+        **divided,
     }
 
 

@@ -8,7 +8,7 @@ from typing import Any
 from shaped_eval.reporting.document import Table
 from shaped_eval.reporting.tables import percent
 
-from shaped_trl.study.definition import Arm, Study
+from shaped_trl.study.definition import ROLLOUTS, Arm, Study
 from shaped_trl.study.reporting.findings import is_shown
 from shaped_trl.study.reporting.wording import NONE, in_regime, interval, number, shape_text, signed
 
@@ -182,13 +182,7 @@ def arms_table(study: Study, results: Mapping[str, Any]) -> Table:
             for regime, values in results["regimes"].items()
             if arm in values["temperatures"]
         ]
-        temperature = (
-            NONE if own["temperature"] is None else f"{own['temperature']:g} × the recipe's"
-        )
-        if own["entropy_of"]:
-            temperature = f"the entropy of {own['entropy_of']}" + (
-                f" ({'; '.join(found)})" if found else ""
-            )
+        temperature = _temperature(own) + (f" ({'; '.join(found)})" if found else "")
         rows.append(
             [
                 arm,
@@ -204,6 +198,18 @@ def arms_table(study: Study, results: Mapping[str, Any]) -> Table:
             ]
         )
     return Table("Arms; for a temperature that was found, mean and range over seeds", columns, rows)
+
+
+def _temperature(own: Mapping[str, Any]) -> str:
+    """What an arm's temperature is, and what is done with it."""
+    text = f"{own['temperature']:g} × the recipe's" if own["temperature"] is not None else NONE
+    if own["entropy_of"]:
+        kind = "rollout entropy" if own.get("matched_on") == ROLLOUTS else "entropy"
+        text = f"the {kind} of {own['entropy_of']}"
+    if own.get("head_divided"):
+        by = text if own["entropy_of"] else f"{own['temperature']:g}"
+        text = f"its head is divided by {'that which gives it ' if own['entropy_of'] else ''}{by}"
+    return text
 
 
 def _what_acts(arm: Arm) -> str:
