@@ -139,15 +139,20 @@ def _labels(
 
 
 def _pairs(runs: RegimeRuns, contrast: Contrast, primary: Metric) -> Pairs:
-    """The arms that are compared, for each seed in which all arms of the contrast are measured."""
+    """The arms that are compared, for each seed.
+
+    Where they are chosen, all arms of the contrast must have been measured with that seed.
+    """
+    if contrast.choose_on is None:
+        seeds = runs.study.seeds_of(contrast.arms[0])
+        return dict.fromkeys(seeds, (contrast.arms[0], contrast.against[0]))
     sides = [
         {arm: _values(runs, arm, primary, slice(contrast.choose_on)) for arm in arms}
         for arms in (contrast.arms, contrast.against)
     ]
     by_arm = [by_seed for side in sides for by_seed in side.values()]
-    seeds = [seed for seed in by_arm[0] if all(seed in by_seed for by_seed in by_arm)]
-    if contrast.choose_on is not None:
-        _check_choice(runs, contrast, primary, seeds)
+    seeds = tuple(seed for seed in by_arm[0] if all(seed in by_seed for by_seed in by_arm))
+    _check_choice(runs, contrast, primary, seeds)
     return {seed: (_best(sides[0], seed), _best(sides[1], seed)) for seed in seeds}
 
 

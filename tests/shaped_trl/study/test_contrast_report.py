@@ -291,6 +291,17 @@ def test_pass_at_k_and_the_reward_can_be_judged(changed: Any) -> None:
     assert find(found, PRIMARY, "P", "tail_penalty")["value"] == effect["value"]
 
 
+def test_a_secondary_metric_has_the_seeds_that_measured_it(folder: Path) -> None:
+    """What was measured before RL does not wait for RL."""
+    regimes = read_regimes(load_study(folder / "study.yaml", folder))
+    for seed in (0, 1, 2):
+        del regimes[0].evaluations["tail_penalty", "eval_rlvr"][seed]
+    results = {"contrasts": contrast_rows(regimes)}
+    assert find(results, PRIMARY, "P", "tail_penalty")["seeds"] == 5
+    assert find(results, SECONDARY, "P", "tail_penalty", metric="cons@8")["seeds"] == 5
+    assert find(results, SECONDARY, "P", "tail_penalty", metric="reward")["seeds"] == 8
+
+
 def test_unfinished_seeds_are_left_out(folder: Path, tmp_path: Path) -> None:
     out = tmp_path / "copy"
     shutil.copytree(folder, out)
