@@ -141,7 +141,8 @@ def _labels(
 def _pairs(runs: RegimeRuns, contrast: Contrast, primary: Metric) -> Pairs:
     """The arms that are compared, for each seed.
 
-    Where they are chosen, all arms of the contrast must have been measured with that seed.
+    Where they are chosen, all arms of the contrast must have been measured with that seed, on one
+    machine.
     """
     if contrast.choose_on is None:
         seeds = runs.study.seeds_of(contrast.arms[0])
@@ -151,7 +152,13 @@ def _pairs(runs: RegimeRuns, contrast: Contrast, primary: Metric) -> Pairs:
         for arms in (contrast.arms, contrast.against)
     ]
     by_arm = [by_seed for side in sides for by_seed in side.values()]
-    seeds = tuple(seed for seed in by_arm[0] if all(seed in by_seed for by_seed in by_arm))
+    first, *others = ((arm, primary.stage) for arm in (*contrast.arms, *contrast.against))
+    seeds = tuple(
+        seed
+        for seed in by_arm[0]
+        if all(seed in by_seed for by_seed in by_arm)
+        and all(runs.is_paired(seed, first, other) for other in others)
+    )
     _check_choice(runs, contrast, primary, seeds)
     return {seed: (_best(sides[0], seed), _best(sides[1], seed)) for seed in seeds}
 
@@ -164,7 +171,10 @@ def _best(side: Mapping[str, BySeed], seed: int) -> str:
 def _differences(
     runs: RegimeRuns, contrast: Contrast, metric: Metric, primary: Metric, pairs: Pairs
 ) -> BySeed:
-    """Seed → own − against. Problems on which arms were chosen are left out."""
+    """Seed → own − against, where both were made on one machine.
+
+    Problems on which arms were chosen are left out.
+    """
     chosen_here = metric.benchmark == primary.benchmark and contrast.choose_on is not None
     problems = slice(contrast.choose_on, None) if chosen_here else slice(None)
     arms = dict.fromkeys(arm for pair in pairs.values() for arm in pair)
@@ -173,7 +183,9 @@ def _differences(
     return {
         seed: values[own][seed] - values[other][seed]
         for seed, (own, other) in pairs.items()
-        if seed in values[own] and seed in values[other]
+        if seed in values[own]
+        and seed in values[other]
+        and runs.is_paired(seed, (own, metric.stage), (other, metric.stage))
     }
 
 

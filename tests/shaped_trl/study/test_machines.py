@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import copy
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
+from contrast_values import PLANTED
 from shaped_eval.records import read_jsonl
 from study_processes import ENTRY, FAKES, run, write_study
 
@@ -16,6 +18,7 @@ from shaped_trl.study import runner
 from shaped_trl.study.loading import load_study
 from shaped_trl.study.plan import plan
 from shaped_trl.study.records import RECORDS, read_records
+from shaped_trl.study.reporting.contrast_results import contrast_rows
 from shaped_trl.study.reporting.effects import effects
 from shaped_trl.study.reporting.limits import limits_of
 from shaped_trl.study.reporting.reading import RegimeRuns
@@ -313,6 +316,26 @@ def test_a_model_of_another_machine_spoils_what_is_built_on_it(regimes: list[Reg
     assert nll["seeds"] == 7
     neighbours = {"arm": "diversity_product", "against": "cross_entropy", "stage": "pretrain"}
     assert seeds_of(rows, **neighbours) == {7}
+
+
+def test_contrasts_pair_what_was_made_on_one_machine(
+    regimes: list[RegimeRuns], folder: Path, tmp_path: Path
+) -> None:
+    values = yaml.safe_load((folder / "study.yaml").read_text()) | {"contrasts": PLANTED}
+    (tmp_path / "study.yaml").write_text(yaml.safe_dump(values, sort_keys=False))
+    study = load_study(tmp_path / "study.yaml")
+    regimes = [
+        replace(runs, study=view) for runs, view in zip(regimes, study.each_regime(), strict=True)
+    ]
+    place(regimes, (3, ("P", "cooled", "rlvr")))
+    rows = contrast_rows(regimes)
+    for kind in ("primary", "secondary"):
+        cooled = {"kind": kind, "against": "cooled", "arm": "precision_product"}
+        assert seeds_of(rows, regime="P", **cooled) == {7}
+        assert seeds_of(rows, regime="D", **cooled) == {8}
+    others = {"kind": "primary", "regime": "P", "against": "cross_entropy"}
+    assert seeds_of(rows, **others) == {8}
+    assert seeds_of(rows, kind="primary", regime="P", claim="tuned") == {7}
 
 
 def test_the_report_names_what_it_does_not_pair(regimes: list[RegimeRuns]) -> None:
