@@ -24,8 +24,9 @@ test-slow: $(VENV)/.shaped-trl-dev
 	$(PYTEST) -m "slow and not gpu and not vllm"
 
 # one test at a time: each of them starts engines or servers
+VLLM_ON_CPU := VLLM_CPU_KVCACHE_SPACE=1 VLLM_CPU_CI_ENV=1 TORCH_COMPILE_DISABLE=1 VLLM_NO_USAGE_STATS=1
 test-vllm: $(VLLM_VENV)/.ready
-	OMP_NUM_THREADS=1 $(VLLM_VENV)/bin/python -m pytest -m vllm
+	OMP_NUM_THREADS=1 HF_HUB_OFFLINE=1 $(VLLM_ON_CPU) $(VLLM_VENV)/bin/python -m pytest -m vllm
 
 lint: $(VENV)/.shaped-trl-dev
 	$(RUN) ruff check

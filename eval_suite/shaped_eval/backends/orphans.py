@@ -17,7 +17,7 @@ from contextlib import contextmanager
 
 import psutil
 
-POLL_S = 0.1
+POLL_S = 0.2
 # It removes the shared memory of the others once they are dead, and then ends by itself.
 CLEANER = "multiprocessing.resource_tracker"
 

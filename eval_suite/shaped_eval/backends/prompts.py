@@ -54,7 +54,7 @@ class PromptEncoder:
         self.model_config = from_pretrained(AutoConfig, config)
         self.tokenizer = from_pretrained(AutoTokenizer, config)
         check_weights(config.model, "model", needed=config.backend == "transformers")
-        self.dtype = _weights_dtype(self.model_config) if config.dtype == "auto" else config.dtype
+        self.dtype = weights_dtype(self.model_config) if config.dtype == "auto" else config.dtype
         self.chat_template = config.chat_template
         if config.chat_template and not self.tokenizer.chat_template:
             raise UserError(
@@ -99,7 +99,7 @@ class PromptEncoder:
         return getattr(self.model_config.get_text_config(), "max_position_embeddings", None)
 
 
-def _weights_dtype(model_config: Any) -> str | None:
+def weights_dtype(model_config: Any) -> str | None:
     """The dtype that a checkpoint's configuration names; a part for text may name its own."""
     dtype = model_config.dtype or model_config.get_text_config().dtype
     return None if dtype is None else str(dtype).removeprefix("torch.")
