@@ -74,6 +74,10 @@ class ServedModel:
     context_tokens: int | None = None
     returns_token_ids: bool = False
 
+    def most_tokens(self, limit: int) -> int:
+        """`limit`, or what the context leaves to a completion after a prompt of one token."""
+        return limit if self.context_tokens is None else max(1, min(limit, self.context_tokens - 1))
+
 
 class OpenAIBackend:
     """`POST /completions`, or `/chat/completions` with `chat_template`, from `concurrency` threads.
@@ -99,14 +103,14 @@ class OpenAIBackend:
         self._url = config.base_url.rstrip("/")
         self.identity = f"{config.model}, as the server calls it"
         self.device = "server"
-        self._server = ServedModel()
+        self._server: ServedModel | None = None  # until it is asked
 
     def prompt_tokens(self, prompt: str) -> None:
         return None
 
     def context_tokens(self) -> int | None:
         """What the server says, once `prepare` has asked it."""
-        return self._server.context_tokens
+        return self._server.context_tokens if self._server else None
 
     @cached_property
     def _pool(self) -> urllib3.PoolManager:
@@ -137,6 +141,10 @@ class OpenAIBackend:
             )
 
     def complete(self, requests: Sequence[Request]) -> Completions:
+        if self._server is None:  # of the processes that share a run, only one prepares
+            response = self._send("GET", "/models", None, FIRST_RETRIES)
+            self._server = _served_model(response, self._config.model)
+
         def work(item: tuple[int, Request]) -> tuple[int, list[Completion] | BadReply]:
             index, request = item
             try:
@@ -163,15 +171,16 @@ class OpenAIBackend:
     def generate(self, request: Request) -> list[Completion]:
         """The M completions of one request."""
         config = self._config
+        server = self._server or ServedModel()
         options: dict[str, Any] = {
-            "max_tokens": self._most_tokens(),
+            "max_tokens": server.most_tokens(config.max_new_tokens),
             "temperature": 0.0 if request.greedy else config.temperature,
             "top_p": config.top_p,
             "seed": request.seed % 2**31,  # some servers accept only 31 bits
         }
         if request.stop:
             options["stop"] = list(request.stop)
-        if self._server.returns_token_ids:
+        if server.returns_token_ids:
             options["return_token_ids"] = True
         reply = self._ask_within_context(request, options)
         if reply is None:
@@ -197,12 +206,6 @@ class OpenAIBackend:
             self._completion(choice, share + (i < rest), request.stop)
             for i, choice in enumerate(choices)
         ]
-
-    def _most_tokens(self) -> int:
-        """`max_new_tokens`, or what the server's context leaves to a prompt of one token."""
-        context = self._server.context_tokens
-        limit = self._config.max_new_tokens
-        return limit if context is None else max(1, min(limit, context - 1))
 
     def _ask_within_context(
         self, request: Request, options: dict[str, Any]

@@ -33,7 +33,8 @@ class VLLMBackend:
     Prompts are tokenized here, as for the other backends. Explicit sampling parameters replace the
     model's own, of which only the end tokens are used. The weights have the dtype of the
     checkpoint, where vLLM's own default turns float32 into bfloat16. Each of several processes
-    (`accelerate launch`) takes GPUs of its own. The engine's processes end with this one.
+    (`accelerate launch`) takes GPUs of its own. The engine's processes end with this one. They
+    import the main module anew: a script of one's own starts under ``if __name__ == "__main__"``.
     """
 
     repeatability = (

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
+from shaped_eval.backends import Request, load_backend
 from shaped_eval.errors import UserError
 from shaped_eval.records import Sample, read_jsonl
 from shaped_eval.sample import sample
@@ -38,6 +39,17 @@ def test_vllm_counts_the_tokens_of_each_sample(config_of, server, capsys):
     assert [row.tokens for row in samples] == [1, 2] * 6
     assert all(body["return_token_ids"] is True for body in server.asked)
     assert "equal shares" not in capsys.readouterr().err
+
+
+def test_a_process_that_did_not_prepare_the_run_asks_the_same(config_of, server):
+    """Of several processes that share a run, only the first one prepares."""
+    server.models = [VLLM]
+    backend = load_backend(config_of(max_new_tokens=4096))
+    assert backend.context_tokens() is None
+    list(backend.complete([Request(("w1",), 1, seed=0)]))
+    [body] = server.asked
+    assert (body["return_token_ids"], body["max_tokens"]) == (True, 39)
+    assert backend.context_tokens() == 40
 
 
 def test_another_server_is_not_asked_for_them_and_the_share_is_said(config_of, server, capsys):

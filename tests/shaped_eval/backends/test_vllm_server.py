@@ -139,7 +139,7 @@ def test_prompts_near_the_end_of_the_context_are_truncated(config_of, make_confi
 def test_a_server_that_dies_and_comes_back_is_waited_for(config_of, served, monkeypatch):
     monkeypatch.setattr(openai, "RETRIES", {"total": 100})
     monkeypatch.setattr(openai, "BACKOFF_S", 0.01)
-    config = config_of("waited", n=400, batch_size=2, concurrency=2, max_new_tokens=60)
+    config = config_of("waited", n=60, batch_size=2, concurrency=2, max_new_tokens=60)
     work = threading.Thread(target=sample, args=(config,))
     work.start()
     wait_until(lambda: (Path(config.out) / "samples.jsonl").exists() or not work.is_alive())
@@ -148,4 +148,4 @@ def test_a_server_that_dies_and_comes_back_is_waited_for(config_of, served, monk
     served.start()
     served.wait()
     work.join()
-    assert len(rows(Path(config.out))) == 400 * NUM_PROBLEMS
+    assert len(rows(Path(config.out))) == 60 * NUM_PROBLEMS
