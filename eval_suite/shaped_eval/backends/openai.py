@@ -201,7 +201,7 @@ class OpenAIBackend:
                     else "check its log"
                 )
             )
-        share, rest = divmod(_completion_tokens(reply.get("usage")), len(choices))
+        share, rest = divmod(_token_count(reply.get("usage"), "completion_tokens"), len(choices))
         return [
             self._completion(choice, share + (i < rest), request.stop)
             for i, choice in enumerate(choices)
@@ -210,16 +210,29 @@ class OpenAIBackend:
     def _ask_within_context(
         self, request: Request, options: dict[str, Any]
     ) -> dict[str, Any] | None:
-        """The reply, or None where the prompt alone fills the context.
+        """The reply, with fewer tokens where the context leaves no room for `max_tokens`.
 
-        Without `max_tokens` a server generates to the end of the context, if it must.
+        None where the prompt alone fills the context.
         """
-        for limit in ({}, {"max_tokens": None}):
-            try:
-                return self._ask(request.prompts[0], request.num_samples, options | limit, RETRIES)
-            except ContextRefusal:
-                continue
-        return None
+        prompt, num_samples = request.prompts[0], request.num_samples
+        try:
+            return self._ask(prompt, num_samples, options, RETRIES)
+        except ContextRefusal:
+            pass
+        try:
+            # one token, in order to learn how many the prompt has
+            probe = self._ask(prompt, 1, options | {"max_tokens": 1}, RETRIES)
+            room = self._room(_token_count(probe.get("usage"), "prompt_tokens"))
+            return self._ask(prompt, num_samples, options | {"max_tokens": room}, RETRIES)
+        except ContextRefusal:
+            return None
+
+    def _room(self, prompt_tokens: int) -> int:
+        """Tokens that the context leaves after a prompt; 1 where the server says too little."""
+        context = self._server.context_tokens if self._server else None
+        if context is None or not prompt_tokens:
+            return 1
+        return max(1, min(context - prompt_tokens, self._config.max_new_tokens))
 
     def _completion(self, choice: dict[str, Any], tokens: int, stop: Sequence[str]) -> Completion:
         reason = choice.get("finish_reason")
@@ -362,9 +375,9 @@ def _served_model(response: urllib3.BaseHTTPResponse, name: str) -> ServedModel:
     return ServedModel(length if known else None, entry.get("owned_by") == "vllm")
 
 
-def _completion_tokens(usage: Any) -> int:
+def _token_count(usage: Any, name: str) -> int:
     """The server's count of tokens; 0 where it gives none, or one that is not valid."""
-    count = usage.get("completion_tokens") if isinstance(usage, dict) else None
+    count = usage.get(name) if isinstance(usage, dict) else None
     return int(count) if isinstance(count, int | float) and 0 <= count < 2**53 else 0
 
 

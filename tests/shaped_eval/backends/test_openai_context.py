@@ -11,6 +11,7 @@ from shaped_eval.records import Sample, read_jsonl
 from shaped_eval.sample import sample
 
 LONG, TOO_LONG = "w5 w6", "w4 w5"  # in the prompts of problems 5 and 4 alone
+BOTH = (LONG, TOO_LONG)
 VLLM = {"id": "tiny", "owned_by": "vllm", "max_model_len": 40}
 REFUSAL = (
     "This model's maximum context length is 40 tokens. However, you requested 12 output tokens "
@@ -72,25 +73,31 @@ def test_no_more_tokens_are_asked_for_than_the_context_has(config_of, server):
     assert {body["max_tokens"] for body in server.asked} == {39}
 
 
-def test_a_prompt_that_does_not_fit_is_a_truncated_completion(config_of, server):
-    """One prompt leaves less room than is asked for, another one none at all."""
-    server.models = [VLLM]
+@pytest.mark.parametrize(("models", "room"), [([VLLM], 5), (["tiny"], 1)], ids=["vllm", "other"])
+def test_a_prompt_that_does_not_fit_is_a_truncated_completion(config_of, server, models, room):
+    """One prompt leaves five tokens of the 12 that are asked for, another one none at all.
+
+    A server that does not tell its context gets one token's completion.
+    """
+    server.models = models
 
     def refuse(body: dict[str, Any], count: int):
-        if TOO_LONG in body["prompt"] or (
-            LONG in body["prompt"] and body["max_tokens"] is not None
-        ):
+        if TOO_LONG in body["prompt"] or (LONG in body["prompt"] and body["max_tokens"] > 5):
             return 400, {"error": {"message": REFUSAL}}
+        if LONG in body["prompt"]:
+            choice = {"index": 0, "text": "w " * body["max_tokens"], "finish_reason": "length"}
+            usage = {"prompt_tokens": 35, "completion_tokens": body["max_tokens"]}
+            return 200, {"choices": [choice], "usage": usage}
         return None
 
     server.fault = refuse
     done = {row.problem_id: row for row in samples_of(sample(config_of(n=1, batch_size=1)))}
     assert len(done) == 6
-    cut = done["gsm8k/4"]
-    assert (cut.completion, cut.finish_reason, cut.tokens) == ("", "length", 0)
-    assert all(row.completion for name, row in done.items() if name != "gsm8k/4")
-    # twice for each prompt that was refused
-    assert len(server.asked) == 8
+    full, cut = done["gsm8k/4"], done["gsm8k/5"]
+    assert (full.completion, full.finish_reason, full.tokens) == ("", "length", 0)
+    assert (cut.completion, cut.finish_reason, cut.tokens) == ("w " * room, "length", room)
+    asked = {name: [b["max_tokens"] for b in server.asked if name in b["prompt"]] for name in BOTH}
+    assert asked == {LONG: [12, 1, room], TOO_LONG: [12, 1]}
 
 
 def test_another_refusal_still_ends_the_run(config_of, server):
