@@ -8,18 +8,25 @@ PYTHON ?= $(shell for p in python3 python3.14 python3.13 python3.12 python3.11; 
 RUN := $(BIN)/python -m
 # two tests at a time, each with one thread
 PYTEST := OMP_NUM_THREADS=1 $(RUN) pytest -n 2 --dist worksteal
+# vLLM's CPU build, in an environment of its own on top of the other one
+VLLM_VENV ?= $(CURDIR)/.venv-vllm
 OUT ?= demo-out
 
-.PHONY: demo test test-slow lint format bench publish-kernel
+.PHONY: demo test test-slow test-vllm lint format bench publish-kernel
 
 demo: $(VENV)/.shaped-trl
 	$(BIN)/shaped-trl demo --out $(OUT)
 
 test: $(VENV)/.shaped-trl-dev
-	$(PYTEST) -m "not slow and not gpu"
+	$(PYTEST) -m "not slow and not gpu and not vllm"
 
 test-slow: $(VENV)/.shaped-trl-dev
-	$(PYTEST) -m "slow and not gpu"
+	$(PYTEST) -m "slow and not gpu and not vllm"
+
+# one test at a time: each of them starts engines or servers
+VLLM_ON_CPU := VLLM_CPU_KVCACHE_SPACE=1 VLLM_CPU_CI_ENV=1 TORCH_COMPILE_DISABLE=1 VLLM_NO_USAGE_STATS=1
+test-vllm: $(VLLM_VENV)/.ready
+	OMP_NUM_THREADS=1 HF_HUB_OFFLINE=1 $(VLLM_ON_CPU) $(VLLM_VENV)/bin/python -m pytest -m vllm
 
 lint: $(VENV)/.shaped-trl-dev
 	$(RUN) ruff check
@@ -52,5 +59,9 @@ $(VENV)/.shaped-trl: pyproject.toml constraints.txt
 
 $(VENV)/.shaped-trl-dev: pyproject.toml constraints.txt
 	$(call install,[dev$(comma)tasks])
+
+$(VLLM_VENV)/.ready: $(VENV)/.shaped-trl-dev requirements-vllm-cpu.txt .ci/vllm_environment
+	.ci/vllm_environment $(BIN)/python $(VLLM_VENV)
+	@touch $@
 
 comma := ,

@@ -115,7 +115,7 @@ def _check_same_run(
     if counts_sequences:
         free = free | DIVISION
     for name in sorted((set(before) | set(settings)) - free):
-        if before.get(name) != settings.get(name):
+        if _value(before.get(name)) != _value(settings.get(name)):
             raise UserError(
                 f"output_dir={str(folder)!r} holds a run with {name}={before.get(name)!r}, not "
                 f"{settings.get(name)!r}: choose another --output_dir, or delete this folder to "
@@ -123,6 +123,16 @@ def _check_same_run(
             )
     if counts_sequences:
         _check_step(folder, sequences, world)
+
+
+def _value(setting: Any) -> Any:
+    """The setting; of a JSON object that is written as text, what it says, however it is spaced."""
+    if not isinstance(setting, str) or not setting.lstrip().startswith("{"):
+        return setting
+    try:
+        return json.loads(setting)
+    except ValueError:  # YAML, or a text that only begins so
+        return setting
 
 
 def _check_step(folder: Path, sequences: int | None, world: int) -> None:

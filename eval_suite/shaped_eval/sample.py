@@ -48,7 +48,12 @@ _NOT_SETTINGS = (
     "base_url",
     "concurrency",
     "tensor_parallel_size",
+    "vllm_tensor_parallel_size",
+    "vllm_gpu_memory_utilization",
 )
+# Left out of the settings where they have their defaults, so that the hash equals that of runs made
+# before these options existed.
+_LATER_OPTIONS = {"trust_remote_code": False, "vllm_max_model_len": None, "vllm_args": None}
 
 
 def sample(
@@ -252,11 +257,11 @@ def _check_lengths(
 
 
 def _run_record(config: SampleConfig, backend: Backend, problems: list[Problem]) -> dict[str, Any]:
-    settings = {key: value for key, value in asdict(config).items() if key not in _NOT_SETTINGS}
-    if not config.trust_remote_code:
-        del settings[
-            "trust_remote_code"
-        ]  # so that the hash equals that of runs made before this option existed
+    settings = {
+        key: value
+        for key, value in asdict(config).items()
+        if key not in _NOT_SETTINGS and (key, value) not in _LATER_OPTIONS.items()
+    }
     task_hash = stable_hash([asdict(problem) for problem in problems])
     server = {"base_url": config.base_url} if config.base_url else {}
     return {
@@ -266,6 +271,8 @@ def _run_record(config: SampleConfig, backend: Backend, problems: list[Problem])
         "task_hash": task_hash,
         "sampling_hash": stable_hash([backend.identity, task_hash, settings]),
         "device": backend.device,
+        # a backend of the user's own need not say
+        "dtype": getattr(backend, "dtype", None),
         "repeatability": backend.repeatability,
         **server,
         "versions": package_versions(*(["vllm"] if config.backend == "vllm" else [])),

@@ -82,7 +82,8 @@ RLVR = (
         "num_generations max_completion_length completion_length_schedule temperature "
         "dynamic_sampling max_sampling_rounds max_sampling_tokens keep_leftover_groups "
         "retire_all_right retire_all_wrong revisit_retired_after on_no_signal no_signal_patience "
-        "use_vllm vllm_mode",
+        "use_vllm vllm_mode vllm_max_model_length vllm_gpu_memory_utilization "
+        "vllm_tensor_parallel_size",
         ("RLVRConfig",),
     ),
     Group(
@@ -109,7 +110,8 @@ SAMPLE = (
     Group("Model", "dtype revision trust_remote_code"),
     Group(
         "Backend",
-        "backend batch_size continuous_batching tensor_parallel_size base_url concurrency",
+        "backend batch_size continuous_batching vllm_tensor_parallel_size vllm_max_model_len "
+        "vllm_gpu_memory_utilization vllm_args tensor_parallel_size base_url concurrency",
     ),
 )
 
@@ -182,6 +184,12 @@ INHERITED = {
     "use_peft": "Train a LoRA adapter instead of all weights.",
     "use_vllm": "Generate completions with vLLM.",
     "vllm_mode": "Where vLLM runs: colocate (on the training GPUs) or server (on others).",
+    "vllm_max_model_length": (
+        "Colocated vLLM: longest prompt and completion together, in tokens. By default the model's "
+        "context."
+    ),
+    "vllm_gpu_memory_utilization": "Colocated vLLM: share of a GPU's memory that it may use.",
+    "vllm_tensor_parallel_size": "Colocated vLLM: number of GPUs that hold one copy of the model.",
     "warmup_steps": "Number of optimizer steps of linear warmup. A value below 1 is a share of the "
     "run.",
     "weight_decay": "Weight decay of the optimizer.",

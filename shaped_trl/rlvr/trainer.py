@@ -22,6 +22,7 @@ from shaped_trl.rlvr.audit import audit_before_training
 from shaped_trl.rlvr.card import procedure
 from shaped_trl.rlvr.checks import check_run, refuse_unsupported
 from shaped_trl.rlvr.config import RLVRConfig
+from shaped_trl.rlvr.engine import vllm_started
 from shaped_trl.rlvr.generation import DynamicGeneration
 from shaped_trl.rlvr.guard import guard
 from shaped_trl.rlvr.ledger import RL_RENAMED, Ledger
@@ -71,7 +72,8 @@ class RLVRTrainer(TrainingCard, HubPushes, WatchedLoss, ContinuedInterval, Dynam
         if args.dynamic_sampling:
             refuse_unsupported(kwargs)
         self.lengths = args.length_schedule()
-        super().__init__(model, guard(reward_funcs), args, **kwargs)
+        with vllm_started(args):
+            super().__init__(model, guard(reward_funcs), args, **kwargs)
         check_run(self)
         print_rollouts_visibly()
         self.set_length()

@@ -36,6 +36,7 @@ class LiveBackend(TransformersBackend):
         self.__dict__["_model"] = model  # the parent would load it here from disk
         self.identity = weights_fingerprint(model)
         self.device = model.device.type
+        self.dtype = str(model.dtype).removeprefix("torch.")
         if config.chat_template and not tokenizer.chat_template:
             raise UserError(
                 "eval_benchmark_chat_template=True, but the tokenizer has no chat template: "

@@ -6,47 +6,15 @@ import json
 from pathlib import Path
 
 import pytest
-import torch
 from openai_server import config_of, server  # noqa: F401
 from shaped_eval.config import SampleConfig
-from tiny_eval import CONTEXT_TOKENS, NUM_PROBLEMS, WORDS
-from tokenizers import Tokenizer, models, pre_tokenizers
-from transformers import GenerationConfig, PreTrainedTokenizerFast, Qwen3Config
-from transformers import Qwen3ForCausalLM as Qwen3
+from tiny_eval import NUM_PROBLEMS, save_hostile_model
 
 
 @pytest.fixture(scope="module")
 def model_folder(tmp_path_factory) -> Path:
-    """A random Qwen3 with hostile generation settings: top-k 1 and a repetition penalty."""
     folder = tmp_path_factory.mktemp("model")
-    torch.manual_seed(0)
-    config = Qwen3Config(
-        vocab_size=len(WORDS),
-        hidden_size=32,
-        num_hidden_layers=2,
-        num_attention_heads=2,
-        num_key_value_heads=1,
-        head_dim=16,
-        intermediate_size=64,
-        max_position_embeddings=CONTEXT_TOKENS,
-        tie_word_embeddings=False,
-        pad_token_id=1,
-        eos_token_id=1,
-        bos_token_id=None,
-    )
-    model = Qwen3(config)
-    model.lm_head.weight.data.mul_(12)  # a distribution with a tail for top-p to cut
-    model.generation_config = GenerationConfig(
-        do_sample=True, top_k=1, repetition_penalty=5.0, min_p=0.5, eos_token_id=1, pad_token_id=1
-    )
-    model.save_pretrained(folder)
-    core = Tokenizer(
-        models.WordLevel({word: i for i, word in enumerate(WORDS)}, unk_token="<other>")
-    )
-    core.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
-    PreTrainedTokenizerFast(
-        tokenizer_object=core, pad_token="<eos>", eos_token="<eos>"
-    ).save_pretrained(folder)
+    save_hostile_model(folder)
     return folder
 
 

@@ -22,6 +22,19 @@ def test_another_run_in_the_folder_is_refused(tmp_path):
     }
 
 
+def test_json_that_is_written_in_another_way_is_the_same_setting(tmp_path):
+    def record_kwargs(kwargs):
+        record({"generation_kwargs": kwargs}, tmp_path, rlvr_options())
+
+    record_kwargs('{"top_k": 5, "min_p": 0.1}')
+    (tmp_path / "checkpoint-1").mkdir()
+    record_kwargs('{"min_p":0.1,"top_k":5}')
+    record_kwargs({"top_k": 5, "min_p": 0.1})
+    for other in ('{"top_k": 6, "min_p": 0.1}', '{"top_k": 5}', "{top_k: 5}"):
+        with pytest.raises(UserError, match="holds a run with generation_kwargs="):
+            record_kwargs(other)
+
+
 def test_a_run_may_be_divided_anew_but_not_its_steps(tmp_path):
     def record_division(settings, sequences, world):
         record(settings, tmp_path, train_options(), sequences=sequences, world=world)

@@ -25,6 +25,7 @@ class _Unit:
     """A request in progress: `done[i]` is its i-th sample, or None until that has ended."""
 
     request: Request
+    prompt_ids: list[int]
     room: int
     done: list[Completion | None] = field(default_factory=list)
 
@@ -148,7 +149,7 @@ class _Feed:
             index, request = item
             ids = self._backend._prompts.encode(request.prompts[0])
             room = self._backend._room(len(ids))
-            self._units[index] = _Unit(request, room, [None] * request.num_samples)
+            self._units[index] = _Unit(request, ids, room, [None] * request.num_samples)
             for sample in range(request.num_samples):
                 name = f"{index}.{sample}"
                 self._samples[name] = (index, sample, 0)
@@ -175,7 +176,7 @@ class _Feed:
             return None
         if not finished:
             self._manager.cancel_request(output.request_id)
-        return self._backend._completion(ids[: unit.room], stop_length, stop)
+        return self._backend._completion(unit.prompt_ids, ids[: unit.room], stop_length, stop)
 
 
 def find_stop(tokenizer: Any, ids: Sequence[int], stop: Sequence[str], searched: int) -> int | None:

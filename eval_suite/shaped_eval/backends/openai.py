@@ -7,7 +7,10 @@ from __future__ import annotations
 
 import json
 import os
+import re
+import sys
 from collections.abc import Sequence
+from dataclasses import dataclass
 from functools import cached_property
 from multiprocessing.pool import ThreadPool
 from typing import TYPE_CHECKING, Any
@@ -41,6 +44,9 @@ READ_TIMEOUT_S = 1800.0
 # Fewer bad replies than this do not stop the other requests.
 MOST_BAD_REPLIES = 10
 
+# What vLLM, SGLang, OpenAI and llama.cpp say of a prompt that leaves no room for max_tokens.
+CONTEXT_REFUSAL = re.compile(r"context.{0,20}(length|window|size)|context_length_exceeded", re.I)
+
 FINISH_REASONS: dict[str, FinishReason] = {
     "length": "length",
     "max_tokens": "length",
@@ -52,14 +58,37 @@ class BadReply(UserError):
     """A server's reply to one request that does not have the protocol's types."""
 
 
+class ContextRefusal(UserError):
+    """A prompt and `max_tokens` together exceed the server's context."""
+
+
+@dataclass(frozen=True)
+class ServedModel:
+    """What a server's list of models says about one of them.
+
+    Attributes:
+        context_tokens: most tokens of prompt and completion together; None where it does not say.
+        returns_token_ids: whether it is vLLM, which returns the tokens of each sample.
+    """
+
+    context_tokens: int | None = None
+    returns_token_ids: bool = False
+
+    def most_tokens(self, limit: int) -> int:
+        """`limit`, or what the context leaves to a completion after a prompt of one token."""
+        return limit if self.context_tokens is None else max(1, min(limit, self.context_tokens - 1))
+
+
 class OpenAIBackend:
     """`POST /completions`, or `/chat/completions` with `chat_template`, from `concurrency` threads.
 
-    The key is read from ``OPENAI_API_KEY`` and stored nowhere. A sample's `tokens` is an equal
-    share of what the server counted for its request, or 0 where the server does not count. Texts
-    are cut at stop strings here too. Each lone surrogate, which UTF-8 cannot encode, becomes
-    U+FFFD. A reply that does not have the protocol's types becomes an error after all other
-    requests are done; running the same command again asks only for the missing samples.
+    The key is read from ``OPENAI_API_KEY`` and stored nowhere. vLLM says which tokens a sample has.
+    With other servers a sample's `tokens` is an equal share of what the server counted for its
+    request, or 0 where the server does not count; a line on standard error says so. A completion
+    ends with the server's context. Where a prompt fills that, its samples are empty and count as
+    truncated. Texts are cut at stop strings here too. Each lone surrogate, which UTF-8 cannot
+    encode, becomes U+FFFD. A reply that does not have the protocol's types becomes an error after
+    all other requests are done; running the same command again asks only for the missing samples.
 
     Settings that the protocol does not have are the server's: `vllm serve` takes top-k and
     penalties from the model's folder unless it is started with ``--generation-config vllm``;
@@ -74,12 +103,14 @@ class OpenAIBackend:
         self._url = config.base_url.rstrip("/")
         self.identity = f"{config.model}, as the server calls it"
         self.device = "server"
+        self._server: ServedModel | None = None  # until it is asked
 
     def prompt_tokens(self, prompt: str) -> None:
         return None
 
-    def context_tokens(self) -> None:
-        return None
+    def context_tokens(self) -> int | None:
+        """What the server says, once `prepare` has asked it."""
+        return self._server.context_tokens if self._server else None
 
     @cached_property
     def _pool(self) -> urllib3.PoolManager:
@@ -98,10 +129,22 @@ class OpenAIBackend:
         response = self._send("GET", "/models", None, FIRST_RETRIES)
         if response.status in (401, 403):
             raise self._refusal(response)
-        if self._config.model not in _model_names(response):
+        config = self._config
+        if config.model not in _model_names(response):
             self._ask("Hello", 1, {"max_tokens": 1}, FIRST_RETRIES)
+        self._server = _served_model(response, config.model)
+        if min(config.n, config.batch_size) > 1 and not self._server.returns_token_ids:
+            print(
+                f"base_url={self._url!r}: the server there counts the tokens of a request, not of "
+                "each sample: the samples of a request are recorded with equal shares",
+                file=sys.stderr,
+            )
 
     def complete(self, requests: Sequence[Request]) -> Completions:
+        if self._server is None:  # of the processes that share a run, only one prepares
+            response = self._send("GET", "/models", None, FIRST_RETRIES)
+            self._server = _served_model(response, self._config.model)
+
         def work(item: tuple[int, Request]) -> tuple[int, list[Completion] | BadReply]:
             index, request = item
             try:
@@ -128,15 +171,20 @@ class OpenAIBackend:
     def generate(self, request: Request) -> list[Completion]:
         """The M completions of one request."""
         config = self._config
+        server = self._server or ServedModel()
         options: dict[str, Any] = {
-            "max_tokens": config.max_new_tokens,
+            "max_tokens": server.most_tokens(config.max_new_tokens),
             "temperature": 0.0 if request.greedy else config.temperature,
             "top_p": config.top_p,
             "seed": request.seed % 2**31,  # some servers accept only 31 bits
         }
         if request.stop:
             options["stop"] = list(request.stop)
-        reply = self._ask(request.prompts[0], request.num_samples, options, RETRIES)
+        if server.returns_token_ids:
+            options["return_token_ids"] = True
+        reply = self._ask_within_context(request, options)
+        if reply is None:
+            return [Completion("", "length", 0)] * request.num_samples
         choices = reply["choices"]
         if not all(isinstance(choice, dict) for choice in choices):
             raise self._bad("choices", choices)
@@ -153,11 +201,38 @@ class OpenAIBackend:
                     else "check its log"
                 )
             )
-        share, rest = divmod(_completion_tokens(reply.get("usage")), len(choices))
+        share, rest = divmod(_token_count(reply.get("usage"), "completion_tokens"), len(choices))
         return [
             self._completion(choice, share + (i < rest), request.stop)
             for i, choice in enumerate(choices)
         ]
+
+    def _ask_within_context(
+        self, request: Request, options: dict[str, Any]
+    ) -> dict[str, Any] | None:
+        """The reply, with fewer tokens where the context leaves no room for `max_tokens`.
+
+        None where the prompt alone fills the context.
+        """
+        prompt, num_samples = request.prompts[0], request.num_samples
+        try:
+            return self._ask(prompt, num_samples, options, RETRIES)
+        except ContextRefusal:
+            pass
+        try:
+            # one token, in order to learn how many the prompt has
+            probe = self._ask(prompt, 1, options | {"max_tokens": 1}, RETRIES)
+            room = self._room(_token_count(probe.get("usage"), "prompt_tokens"))
+            return self._ask(prompt, num_samples, options | {"max_tokens": room}, RETRIES)
+        except ContextRefusal:
+            return None
+
+    def _room(self, prompt_tokens: int) -> int:
+        """Tokens that the context leaves after a prompt; 1 where the server says too little."""
+        context = self._server.context_tokens if self._server else None
+        if context is None or not prompt_tokens:
+            return 1
+        return max(1, min(context - prompt_tokens, self._config.max_new_tokens))
 
     def _completion(self, choice: dict[str, Any], tokens: int, stop: Sequence[str]) -> Completion:
         reason = choice.get("finish_reason")
@@ -169,6 +244,8 @@ class OpenAIBackend:
         if not isinstance(reason, str):
             raise self._bad("finish_reason", reason)
         text, stopped = cut(encodable(self._text(choice)), stop)
+        if isinstance(token_ids := choice.get("token_ids"), list):
+            tokens = len(token_ids)
         return Completion(text, "stop" if stopped else FINISH_REASONS.get(reason, "stop"), tokens)
 
     def _text(self, choice: dict[str, Any]) -> str:
@@ -267,7 +344,8 @@ class OpenAIBackend:
                 f"{where} still answers {status} ({excerpt}): check the server's log, or lower "
                 "--concurrency; the same command continues from here"
             )
-        return UserError(f"{where}: the server refuses the request ({status}): {excerpt}")
+        kind = ContextRefusal if CONTEXT_REFUSAL.search(excerpt) else UserError
+        return kind(f"{where}: the server refuses the request ({status}): {excerpt}")
 
 
 def _json(response: urllib3.BaseHTTPResponse) -> dict[str, Any]:
@@ -278,17 +356,28 @@ def _json(response: urllib3.BaseHTTPResponse) -> dict[str, Any]:
     return value if isinstance(value, dict) else {}
 
 
-def _model_names(response: urllib3.BaseHTTPResponse) -> list[str]:
-    """The ids in the reply to ``GET /models``; empty where the server has no such list."""
+def _models(response: urllib3.BaseHTTPResponse) -> list[dict[str, Any]]:
+    """The entries of the reply to ``GET /models``; empty where the server has no such list."""
     models = _json(response).get("data")
     if not isinstance(models, list):
         return []
-    return [str(model["id"]) for model in models if isinstance(model, dict) and "id" in model]
+    return [model for model in models if isinstance(model, dict) and "id" in model]
 
 
-def _completion_tokens(usage: Any) -> int:
+def _model_names(response: urllib3.BaseHTTPResponse) -> list[str]:
+    return [str(model["id"]) for model in _models(response)]
+
+
+def _served_model(response: urllib3.BaseHTTPResponse, name: str) -> ServedModel:
+    entry = next((model for model in _models(response) if model["id"] == name), {})
+    length = entry.get("max_model_len")
+    known = isinstance(length, int) and not isinstance(length, bool) and length > 0
+    return ServedModel(length if known else None, entry.get("owned_by") == "vllm")
+
+
+def _token_count(usage: Any, name: str) -> int:
     """The server's count of tokens; 0 where it gives none, or one that is not valid."""
-    count = usage.get("completion_tokens") if isinstance(usage, dict) else None
+    count = usage.get(name) if isinstance(usage, dict) else None
     return int(count) if isinstance(count, int | float) and 0 <= count < 2**53 else 0
 
 

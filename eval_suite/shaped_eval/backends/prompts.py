@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -9,6 +10,10 @@ from shaped_eval.errors import UserError
 from shaped_eval.provenance import folder_fingerprint
 from shaped_eval.untrusted.pretrained import check_model_folder, read_pretrained
 from shaped_eval.untrusted.weights import check_weights
+
+# Last tokens of a prompt after which its completion is decoded: more than a chat template ends with
+# special ones, which have no text.
+CONTEXT_OF_DECODING = 16
 
 if TYPE_CHECKING:
     from shaped_eval.config import SampleConfig
@@ -34,6 +39,10 @@ def from_pretrained(auto_class: Any, config: SampleConfig, **options: Any) -> An
 class PromptEncoder:
     """The configuration and tokenizer of `config.model`, without its weights.
 
+    Attributes:
+        dtype: of the weights that the run uses, such as ``"bfloat16"``; None where the
+            checkpoint's configuration does not say.
+
     Raises:
         UserError: the model does not exist, or its tokenizer lacks the chat template that is asked
             for.
@@ -45,6 +54,7 @@ class PromptEncoder:
         self.model_config = from_pretrained(AutoConfig, config)
         self.tokenizer = from_pretrained(AutoTokenizer, config)
         check_weights(config.model, "model", needed=config.backend == "transformers")
+        self.dtype = weights_dtype(self.model_config) if config.dtype == "auto" else config.dtype
         self.chat_template = config.chat_template
         if config.chat_template and not self.tokenizer.chat_template:
             raise UserError(
@@ -67,6 +77,29 @@ class PromptEncoder:
             encoded = self.tokenizer(prompt)
         return list(encoded["input_ids"])
 
+    def decode_after(self, prompt_ids: Sequence[int], ids: Sequence[int]) -> str:
+        """The text that the tokens `ids` add to a prompt, without special tokens.
+
+        Decoded alone, a completion would lose its first space with the tokenizers that drop one at
+        the beginning of a text, such as Llama 2's.
+        """
+        context = list(prompt_ids[-CONTEXT_OF_DECODING:])
+        before = self._decode(context)
+        text = self._decode([*context, *ids])
+        # a tokenizer may write the same tokens in another way when more follow
+        return text[len(before) :] if text.startswith(before) else self._decode(ids)
+
+    def _decode(self, ids: Sequence[int]) -> str:
+        return self.tokenizer.decode(
+            ids, skip_special_tokens=True, clean_up_tokenization_spaces=False
+        )
+
     def context_tokens(self) -> int | None:
         """The model's context length in tokens; None where its configuration does not say."""
         return getattr(self.model_config.get_text_config(), "max_position_embeddings", None)
+
+
+def weights_dtype(model_config: Any) -> str | None:
+    """The dtype that a checkpoint's configuration names; a part for text may name its own."""
+    dtype = model_config.dtype or model_config.get_text_config().dtype
+    return None if dtype is None else str(dtype).removeprefix("torch.")

@@ -43,7 +43,8 @@ class TransformersBackend:
         self._prompts = PromptEncoder(config)
         self._tokenizer = self._prompts.tokenizer
         self.identity = self._prompts.identity
-        self.device = _device()
+        self.dtype = self._prompts.dtype
+        self.device = local_device()
 
     @property
     def model(self) -> Any:
@@ -103,9 +104,8 @@ class TransformersBackend:
         """The P·M completions of one request, prompt by prompt."""
         import torch
 
-        ids = torch.tensor(
-            [self._prompts.encode(prompt) for prompt in request.prompts], device=self.device
-        )
+        encoded = [self._prompts.encode(prompt) for prompt in request.prompts]
+        ids = torch.tensor(encoded, device=self.device)
         ids = ids.repeat_interleave(request.num_samples, dim=0)
         watch = _StopStrings(
             self._tokenizer, request.stop, prompt_tokens=ids.shape[1], num_rows=len(ids)
@@ -133,8 +133,12 @@ class TransformersBackend:
                 ) from error
         generated = output[:, ids.shape[1] :].tolist()
         return [
-            self._completion(token_ids, stop_length, request.stop)
-            for token_ids, stop_length in zip(generated, watch.lengths, strict=True)
+            self._completion(
+                encoded[row // request.num_samples], token_ids, stop_length, request.stop
+            )
+            for row, (token_ids, stop_length) in enumerate(
+                zip(generated, watch.lengths, strict=True)
+            )
         ]
 
     def _room(self, prompt_tokens: int) -> int:
@@ -144,7 +148,11 @@ class TransformersBackend:
         return limit if context is None else min(limit, context - prompt_tokens)
 
     def _completion(
-        self, token_ids: list[int], stop_length: int | None, stop: Sequence[str]
+        self,
+        prompt_ids: Sequence[int],
+        token_ids: list[int],
+        stop_length: int | None,
+        stop: Sequence[str],
     ) -> Completion:
         """Cut at the first end token or stop string; without either, the token limit ended it."""
         end_ids = _as_list(self._settings.eos_token_id)
@@ -155,11 +163,9 @@ class TransformersBackend:
         else:
             kept = token_ids[:stop_length]
             tokens = len(kept)
-        text = self._tokenizer.decode(
-            kept, skip_special_tokens=True, clean_up_tokenization_spaces=False
-        )
-        ended = end is not None or stop_length is not None
-        return Completion(cut(text, stop)[0], "stop" if ended else "length", tokens)
+        text, stopped = cut(self._prompts.decode_after(prompt_ids, kept), stop)
+        ended = stopped or end is not None or stop_length is not None
+        return Completion(text, "stop" if ended else "length", tokens)
 
 
 class _StopStrings:
@@ -203,14 +209,20 @@ def tail_tokens(stop: Sequence[str]) -> int:
     return 1 + max((len(string.encode()) for string in stop), default=0)
 
 
-def _device() -> str:
-    """The GPU of this process (``LOCAL_RANK`` where several share a machine), else the CPU."""
+def local_device(per_process: int = 1) -> str:
+    """The first GPU of this process, else the CPU.
+
+    Of the processes that share a machine, the one with ``LOCAL_RANK`` r has `per_process` GPUs, of
+    which number r · `per_process` is the first.
+    """
     import torch
 
     if not torch.cuda.is_available():
         return "cpu"
     local_rank = os.environ.get("LOCAL_RANK")
-    return "cuda" if local_rank is None else f"cuda:{int(local_rank) % torch.cuda.device_count()}"
+    if local_rank is None:
+        return "cuda"
+    return f"cuda:{int(local_rank) * per_process % torch.cuda.device_count()}"
 
 
 def is_out_of_memory(error: RuntimeError) -> bool:

@@ -1,18 +1,22 @@
-"""vLLM in this process, offline.
+"""vLLM, started by this process, without a server.
 
-Written against the documented interface of vLLM. It has not been run, because it needs a GPU.
+It was run with vLLM's CPU build, 0.31. What needs several GPUs was not run.
 """
 
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import fields
+from difflib import get_close_matches
 from functools import cached_property
 from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any
 
 from shaped_eval.backends.base import Completion, Completions, Request
+from shaped_eval.backends.orphans import ended_with_this_process
 from shaped_eval.backends.prompts import PromptEncoder
+from shaped_eval.backends.static import local_device
 from shaped_eval.errors import UserError
 
 if TYPE_CHECKING:
@@ -24,18 +28,19 @@ SAMPLES_PER_CALL = 2048
 
 
 class VLLMBackend:
-    """`vllm.LLM.generate` with `n` samples per request, on `tensor_parallel_size` GPUs.
+    """`vllm.LLM.generate` with `n` samples per request, on `vllm_tensor_parallel_size` GPUs.
 
     Prompts are tokenized here, as for the other backends. Explicit sampling parameters replace the
-    model's own, of which only the end tokens are used. Each of several processes (`accelerate
-    launch`) takes GPUs of its own.
+    model's own, of which only the end tokens are used. The weights have the dtype of the
+    checkpoint, where vLLM's own default turns float32 into bfloat16. Each of several processes
+    (`accelerate launch`) takes GPUs of its own. The engine's processes end with this one. They
+    import the main module anew: a script of one's own starts under ``if __name__ == "__main__"``.
     """
 
     repeatability = (
         "best effort: a seed for each request, but what else is in the batch changes the arithmetic"
     )
     together = False
-    device = "cuda"
 
     def __init__(self, config: SampleConfig) -> None:
         if find_spec("vllm") is None:
@@ -43,12 +48,15 @@ class VLLMBackend:
         self._config = config
         self._prompts = PromptEncoder(config)
         self.identity = self._prompts.identity
+        self.dtype = self._prompts.dtype
+        self.device = local_device(config.vllm_tensor_parallel_size)
+        check_engine_arguments(config.engine_arguments())
 
     def prompt_tokens(self, prompt: str) -> int:
         return len(self._prompts.encode(prompt))
 
     def context_tokens(self) -> int | None:
-        return self._prompts.context_tokens()
+        return self._config.vllm_max_model_len or self._prompts.context_tokens()
 
     def prepare(self) -> None:
         _ = self._engine
@@ -56,20 +64,39 @@ class VLLMBackend:
     @cached_property
     def _engine(self) -> Any:
         config = self._config
-        if "LOCAL_RANK" in os.environ:
-            devices = visible_devices(os.environ, config.tensor_parallel_size)
+        if "LOCAL_RANK" in os.environ and self.device != "cpu":
+            devices = visible_devices(os.environ, config.vllm_tensor_parallel_size)
             os.environ["CUDA_VISIBLE_DEVICES"] = devices
+        # This process has threads by now, such as those of tokenizers: a fork of it may hang.
+        os.environ.setdefault("VLLM_WORKER_MULTIPROCESSING_METHOD", "spawn")
         from vllm import LLM
 
-        return LLM(
-            model=config.model,
-            revision=config.revision,
-            tokenizer_revision=config.revision,
-            trust_remote_code=config.trust_remote_code,
-            dtype=config.dtype,
-            seed=config.seed,
-            tensor_parallel_size=config.tensor_parallel_size,
-        )
+        try:
+            with ended_with_this_process():
+                return LLM(**self._engine_settings())
+        # pydantic's errors are ValueErrors
+        except (ValueError, RuntimeError) as error:
+            raise UserError(explained(error)) from error
+
+    def _engine_settings(self) -> dict[str, Any]:
+        """The arguments of `vllm.LLM`."""
+        config = self._config
+        settings: dict[str, Any] = {
+            "model": config.model,
+            "revision": config.revision,
+            "tokenizer_revision": config.revision,
+            "trust_remote_code": config.trust_remote_code,
+            "dtype": self.dtype or config.dtype,
+            "seed": config.seed,
+            "tensor_parallel_size": config.vllm_tensor_parallel_size,
+            "max_model_len": config.vllm_max_model_len,
+        }
+        if config.vllm_gpu_memory_utilization is not None:
+            settings["gpu_memory_utilization"] = config.vllm_gpu_memory_utilization
+        if self.device == "cpu":
+            # vLLM 0.31 draws from a seeded generator there only for prompts that are not divided
+            settings["enable_chunked_prefill"] = False
+        return settings | config.engine_arguments()
 
     def complete(self, requests: Sequence[Request]) -> Completions:
         for indices in _calls(requests):
@@ -95,9 +122,46 @@ class VLLMBackend:
             temperature=temperature,
             top_p=config.top_p if temperature > 0 else 1.0,
             max_tokens=config.max_new_tokens,
+            # Sample i is drawn with the seed + i. The seeds of requests are hashes, far apart.
             seed=request.seed,
             stop=list(request.stop),
         )
+
+
+def check_engine_arguments(given: Mapping[str, Any]) -> None:
+    """Raise UserError for an argument that the installed vLLM's engine does not have."""
+    if not given:
+        return
+    from vllm.engine.arg_utils import EngineArgs
+
+    known = [one.name for one in fields(EngineArgs)]
+    for name in given:
+        if name not in known:
+            near = get_close_matches(name, known, n=1)
+            hint = f"did you mean {near[0]!r}?" if near else "see `vllm serve --help=all`"
+            raise UserError(f"vllm_args: the installed vLLM has no argument {name!r}: {hint}")
+
+
+def explained(error: Exception, length: str = "vllm_max_model_len") -> str:
+    """One line on why vLLM's engine did not start, with the options that mend it.
+
+    Args:
+        error: what vLLM raised.
+        length: the option that limits the context.
+    """
+    shorter = f"use a smaller --{length}"
+    memory = f"{shorter}, or another --vllm_gpu_memory_utilization"
+    # what a text of vLLM's contains -> what mends it; the first that is found counts
+    remedies = {
+        "memory": memory,
+        "max_model_len": shorter,
+        "initialization failed": (
+            f"its log above names the cause; where memory is short, {memory}"
+        ),
+    }
+    reason = " ".join(str(error).split())
+    hint = next((f": {remedy}" for part, remedy in remedies.items() if part in reason), "")
+    return f"vLLM does not start ({reason[:300]}){hint}"
 
 
 def visible_devices(environment: Any, per_process: int) -> str:
@@ -116,8 +180,8 @@ def visible_devices(environment: Any, per_process: int) -> str:
     own = devices[start : start + per_process]
     if len(own) < per_process:
         raise UserError(
-            f"tensor_parallel_size={per_process}: {len(devices)} visible GPUs are not enough for "
-            f"process {environment['LOCAL_RANK']} of this machine: start fewer processes"
+            f"vllm_tensor_parallel_size={per_process}: {len(devices)} visible GPUs are not enough "
+            f"for process {environment['LOCAL_RANK']} of this machine: start fewer processes"
         )
     return ",".join(own)
 

@@ -35,11 +35,18 @@ def cautions_of_many(runs: Sequence[GradedRun]) -> list[str]:
         for sentence, labels in about.items()
     ]
     limits = {run.record["settings"].get("max_new_tokens") for run in runs}
+    # a run from before dtypes were recorded may have had any
+    dtypes = [run.record.get("dtype") for run in runs if run.record.get("dtype") is not None]
     tasks = {run.record.get("task_hash") for run in runs}
     if len(limits) > 1:
         sentences.append(
             "The runs have different token limits: a sample can pass under the larger limit that "
             "is cut under the smaller one."
+        )
+    if len(set(map(str, dtypes))) > 1:
+        sentences.append(
+            "The runs have weights of different dtypes: samples differ by rounding, even those of "
+            "the same checkpoint."
         )
     if len(tasks) > 1 and None not in tasks:
         sentences.append(

@@ -217,6 +217,7 @@ def settings(record: Mapping[str, Any]) -> Items:
         "model": record.get("model"),
         "model identity": record.get("model_identity"),
         **record["settings"],
+        "dtype that ran": record.get("dtype"),
         "device": record.get("device"),
         "repeatability": record.get("repeatability"),
         "server": record.get("base_url"),
@@ -236,6 +237,7 @@ def differing_settings(runs: Sequence[GradedRun]) -> list[Block]:
         run.label: {
             "model": run.record.get("model"),
             **run.record["settings"],
+            "dtype that ran": run.record.get("dtype"),
             "problems and prompts (hash)": str(run.record.get("task_hash"))[:12],
             "commit": run.record.get("commit"),
             **run.record.get("versions", {}),

@@ -9,6 +9,7 @@ the option. Each of several processes writes a file of its own, ``likelihoods-RA
 from __future__ import annotations
 
 import copy
+import gc
 import logging
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -127,6 +128,18 @@ def score_chunks(
             Sample(one.problem_id, 0, chosen_option(one, score.loglikelihoods))
             for one, score in pairs
         ]
+    if not isinstance(backend, TransformersBackend):
+        del scorer
+        _free_memory()
+
+
+def _free_memory() -> None:
+    """Give the device's memory back: vLLM refuses to start where less is free than it wants."""
+    import torch
+
+    gc.collect()
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()
 
 
 def _problem_id(row: dict[str, Any]) -> str:

@@ -178,10 +178,18 @@ class Engine:
         dtype,
         seed,
         tensor_parallel_size,
+        max_model_len,
+        **others,
     ) -> None:
         assert trust_remote_code is False
         self.made.append(
-            {"model": model, "tensor_parallel_size": tensor_parallel_size, "dtype": dtype}
+            {
+                "model": model,
+                "tensor_parallel_size": tensor_parallel_size,
+                "dtype": dtype,
+                "max_model_len": max_model_len,
+                **others,
+            }
         )
 
     def generate(self, prompts, sampling_params, *, use_tqdm):
@@ -210,12 +218,18 @@ def stand_in(monkeypatch) -> type[Engine]:
 
 
 def test_vllm_is_called_as_documented(make_config, model_folder, stand_in, monkeypatch):
-    """A stand-in has vLLM's documented interface; vLLM itself has not been run."""
+    """A stand-in has the interface of vLLM, which `test_vllm.py` runs itself."""
     monkeypatch.setattr("shaped_eval.backends.vllm.SAMPLES_PER_CALL", 7)
-    folder = sample(make_config(backend="vllm", tensor_parallel_size=2))
+    folder = sample(make_config(backend="vllm", vllm_tensor_parallel_size=2))
     assert stand_in.made == [
-        {"model": str(model_folder), "tensor_parallel_size": 2, "dtype": "auto"}
-    ]
+        {
+            "model": str(model_folder),
+            "tensor_parallel_size": 2,
+            "dtype": "float32",
+            "max_model_len": None,
+            "enable_chunked_prefill": False,
+        }
+    ], "the checkpoint's dtype, and no options but those that are needed on a CPU"
     assert (
         sum(parameters.n for _, given in stand_in.calls for parameters in given) == 5 * NUM_PROBLEMS
     )
@@ -265,7 +279,7 @@ def test_each_process_takes_its_own_gpus():
     assert visible_devices({**visible, "LOCAL_RANK": "0"}, 2) == "4,5"
     assert visible_devices({**visible, "LOCAL_RANK": "1"}, 2) == "6,7"
     with pytest.raises(
-        UserError, match=r"tensor_parallel_size=2: 4 visible GPUs are not enough for process 2"
+        UserError, match=r"vllm_tensor_parallel_size=2: 4 visible GPUs are not enough for process 2"
     ):
         visible_devices({**visible, "LOCAL_RANK": "2"}, 2)
 

@@ -85,7 +85,7 @@ def test_greedy_is_the_argmax_and_is_cut_at_the_limit(make_config, model_folder)
         words.append(WORDS[ids[-1]])
     row = samples_of(folder)["gsm8k/0", 0]
     assert "<eos>" not in words, "the test needs a completion that does not end by itself"
-    assert row == Sample("gsm8k/0", 0, " ".join(words), finish_reason="length", tokens=4)
+    assert row == Sample("gsm8k/0", 0, " " + " ".join(words), finish_reason="length", tokens=4)
 
 
 def test_completions_end_before_the_end_token_and_the_stop_string(make_config):
