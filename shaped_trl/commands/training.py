@@ -6,6 +6,8 @@ from shaped_trl.commands.help import print_help, wants_help
 from shaped_trl.launch import launch
 from shaped_trl.usage import take_config
 
+NO = ("no", "False")  # YAML reads a plain no as false
+
 
 def train_command(argv: list[str]) -> int:
     if wants_help(argv):
@@ -24,7 +26,9 @@ def train_command(argv: list[str]) -> int:
     resolved, settings = Parser("train", options).resolve(config, rest)
     corpus, args, model_args, benchmarks, look, processes = resolved
     if look.dry_run:
-        print(visible(dry_run(corpus, args, model_args, look.devices or processes.num_processes)))
+        devices = look.devices or processes.num_processes
+        for line in dry_run(corpus, args, model_args, devices):
+            print(visible(line))
         return 0
     from shaped_trl.training.engines import division
     from shaped_trl.training.resuming import own_output_dir
@@ -36,7 +40,9 @@ def train_command(argv: list[str]) -> int:
     settings = {**settings, "positive": args.positive}
     with own_output_dir(args):
         record(settings, args.output_dir, options, **division(args))
-        train(corpus, args, model_args, benchmarks)
+        # A run that says nothing about evaluations is evaluated once, at its end.
+        at_end = str(settings.get("eval_strategy", "")) not in NO
+        train(corpus, args, model_args, benchmarks, evaluate_at_end=at_end)
     return 0
 
 

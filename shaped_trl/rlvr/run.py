@@ -11,6 +11,7 @@ from trl import ModelConfig, get_peft_config
 from shaped_trl.data.decontamination import ReportCallback
 from shaped_trl.data.prompt_options import PromptArguments, check_prompts
 from shaped_trl.data.prompts import Prompts, rl_prompts
+from shaped_trl.hub.cards import example_prompt
 from shaped_trl.hub.facts import prompt_facts
 from shaped_trl.rlvr.audit import audit_before_training
 from shaped_trl.rlvr.checks import check_lengths, check_number, check_weights_of_rewards
@@ -57,7 +58,9 @@ def rlvr(
     if already_finished(args):
         return
     trainer = build_trainer(prompts, args, model_args, rewards or RewardArguments())
-    trainer.data_facts = prompt_facts(prompts, ask_hub=args.push_to_hub)
+    facts = prompt_facts(prompts, ask_hub=args.push_to_hub)
+    trainer.data_facts = facts
+    trainer.example_prompt = example_prompt(trainer.train_dataset[0]["prompt"], facts)
     add_benchmarks(trainer, benchmarks, prompts.hub_mirror)
     with full_disk_explained(args.output_dir):
         continue_training(trainer)

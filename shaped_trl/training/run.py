@@ -149,11 +149,14 @@ def train(
     args: ShapedConfig,
     model_args: ModelConfig,
     benchmarks: BenchmarkArguments | None = None,
+    evaluate_at_end: bool = True,
 ) -> None:
     """Train, evaluate at the end if there is an evaluation set, and save to `output_dir`.
-    `output_dir`.
 
     A run that finds its own checkpoint in `output_dir` continues from it.
+
+    Args:
+        evaluate_at_end: False leaves out the evaluation of the last step.
     """
     if already_finished(args):
         return
@@ -162,6 +165,7 @@ def train(
         trainer.data_facts = corpus_facts(corpus, ask_hub=args.push_to_hub)
         add_benchmarks(trainer, benchmarks, corpus.hub_mirror)
         continue_training(trainer)
-        if trainer.eval_dataset is not None and not trained_and_evaluated(trainer):
+        has_rows = evaluate_at_end and trainer.eval_dataset is not None
+        if has_rows and not trained_and_evaluated(trainer):
             trainer.evaluate()
         save_for_good(trainer)
