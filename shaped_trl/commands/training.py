@@ -1,10 +1,10 @@
-"""`shaped-trl train` and `shaped-trl rlvr`."""
+"""`shaped-trl train`, `shaped-trl rlvr` and `shaped-trl merge`."""
 
 from __future__ import annotations
 
 from shaped_trl.commands.help import print_help, wants_help
 from shaped_trl.launch import launch
-from shaped_trl.usage import take_config
+from shaped_trl.usage import argparser, take_config
 
 NO = ("no", "False")  # YAML reads a plain no as false
 
@@ -71,4 +71,34 @@ def rlvr_command(argv: list[str]) -> int:
     with own_output_dir(args):
         record(settings, args.output_dir, options, **division(args))
         rlvr(prompts, args, model_args, rewards, benchmarks)
+    return 0
+
+
+def merge_command(argv: list[str]) -> int:
+    parser = argparser(
+        "merge",
+        "Merge a LoRA adapter into its base model, and save a whole model with its tokenizer. The "
+        "base model is the one that the adapter's adapter_config.json names. Its weights keep "
+        "their type.\n"
+        "\n"
+        "  shaped-trl merge outputs/lora --out outputs/merged\n"
+        "\n"
+        "eval, sample, train and rlvr also take the folder of an adapter as it is.",
+    )
+    parser.add_argument(
+        "adapter",
+        metavar="ADAPTER",
+        help="Folder of the adapter, such as the output_dir of a run with --use_peft.",
+    )
+    parser.add_argument(
+        "--out", required=True, metavar="DIR", help="Folder of the new model, which must be empty."
+    )
+    args = parser.parse_args(argv)
+    from shaped_eval.untrusted.locks import locked_folders
+
+    from shaped_trl.modeling.merging import merge
+
+    with locked_folders([args.out]):
+        merge(args.adapter, args.out)
+    print(args.out)
     return 0

@@ -6,7 +6,7 @@ from typing import Any
 
 from shaped_eval.errors import UserError
 from shaped_eval.untrusted.weights import check_weights
-from trl import ModelConfig, get_peft_config
+from trl import ModelConfig
 
 from shaped_trl.data.decontamination import ReportCallback
 from shaped_trl.data.prompt_options import PromptArguments, check_prompts
@@ -35,7 +35,9 @@ from shaped_trl.training.starting_point import (
     checkpoint_config,
     load_tokenizer,
     model_init_kwargs,
+    model_or_name,
     model_source,
+    new_adapter,
     trusts_code,
 )
 
@@ -96,13 +98,13 @@ def build_trainer(
         audit_before_training(functions[0], data.train, args)
     args.model_init_kwargs = kwargs
     trainer = RLVRTrainer(
-        source,
+        model_or_name(source, args, model_args),
         functions,
         args,
         train_dataset=data.train,
         eval_dataset=data.heldout,
         processing_class=tokenizer,
-        peft_config=get_peft_config(model_args),
+        peft_config=new_adapter(model_args),
         callbacks=[ReportCallback(data.overlap, data.dropped)]
         if data.overlap is not None
         else None,

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 
 from shaped_eval.errors import UserError
-from trl import ModelConfig, get_peft_config
+from trl import ModelConfig
 
 from shaped_trl.data.budget import budget_steps
 from shaped_trl.data.corpora import CorpusArguments
@@ -24,6 +24,7 @@ from shaped_trl.training.resuming import (
 )
 from shaped_trl.training.starting_point import (
     checkpoint_config,
+    new_adapter,
     starts_from_checkpoint,
     tokenizer_and_model,
     trusts_code,
@@ -84,7 +85,7 @@ def build_trainer(
     given = {
         "eval_dataset": eval_rows,
         "processing_class": tokenizer,
-        "peft_config": get_peft_config(model_args),
+        "peft_config": new_adapter(model_args),
         "callbacks": [ThroughputCallback()],
     }
     if overlap is not None:

@@ -8,8 +8,16 @@ from itertools import islice
 from typing import Any
 
 from datasets import Dataset
+from peft import PeftConfig, PeftModel
 from shaped_eval.errors import UserError
-from shaped_eval.untrusted.pretrained import check_model_folder, needs_code, read_pretrained
+from shaped_eval.untrusted.pretrained import (
+    check_model_folder,
+    is_adapter,
+    needs_code,
+    read_adapter,
+    read_pretrained,
+    refuse_adapter,
+)
 from shaped_eval.untrusted.weights import check_weights
 from transformers import (
     MODEL_FOR_CAUSAL_LM_MAPPING,
@@ -17,12 +25,13 @@ from transformers import (
     AutoModelForCausalLM,
     AutoTokenizer,
     PreTrainedConfig,
+    PreTrainedModel,
     PreTrainedTokenizerBase,
     TrainingArguments,
     set_seed,
 )
 from transformers.distributed import DistributedConfig
-from trl import ModelConfig
+from trl import ModelConfig, get_peft_config
 from trl.chat_template_utils import get_training_chat_template, has_generation_markers
 
 from shaped_trl.data.corpora import CorpusArguments, column_names
@@ -157,7 +166,7 @@ def tokenizer_and_model(
         check_fit(config, args, tokenizer)
         if warning := rate_of_scratch(config, args, model_args):
             logger.warning(warning)
-        return tokenizer, name
+        return tokenizer, model_or_name(name, args, model_args)
     if (size := parallel_size(args, "tp")) > 1:
         raise UserError(
             f"parallelism_config_tp_size={size} does not work with from_scratch: a model is "
@@ -170,6 +179,35 @@ def tokenizer_and_model(
     model = new_model(corpus.from_scratch, tokenizer, model_args)
     check_fit(model.config, args, tokenizer)
     return tokenizer, model
+
+
+def model_or_name(
+    name: str, args: Any, model_args: ModelConfig
+) -> str | PreTrainedModel | PeftModel:
+    """What a trainer is given: the name of a checkpoint, or the model of an adapter's folder.
+
+    With `use_peft` the adapter itself is trained on, and `lora_r` and the like have no effect.
+    Otherwise it is merged into its base model, all of whose weights are then trained.
+
+    Raises:
+        UserError: as `read_adapter`; or the adapter's model would have to be divided (`tp`).
+    """
+    if not is_adapter(name):
+        return name
+    field = "model_name_or_path"
+    if parallel_size(args, "tp") > 1:
+        refuse_adapter(name, field, "parallelism_config_tp_size")
+    # TRL applies these only where it loads the model itself.
+    options, args.model_init_kwargs = args.model_init_kwargs or {}, None
+    if model_args.use_peft:
+        return read_adapter(name, field, trainable=True, **options)
+    return read_pretrained(AutoModelForCausalLM, name, field, **options)
+
+
+def new_adapter(model_args: ModelConfig) -> PeftConfig | None:
+    """The configuration of the adapter that the trainer makes; None if it makes none."""
+    name = model_args.model_name_or_path
+    return None if name and is_adapter(name) else get_peft_config(model_args)
 
 
 def tokenizer_of_run(

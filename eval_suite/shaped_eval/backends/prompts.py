@@ -6,8 +6,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from shaped_eval.errors import UserError
-from shaped_eval.provenance import folder_fingerprint
-from shaped_eval.untrusted.pretrained import check_model_folder, read_pretrained
+from shaped_eval.untrusted.pretrained import (
+    check_model_folder,
+    model_fingerprint,
+    read_pretrained,
+)
 from shaped_eval.untrusted.weights import check_weights
 
 if TYPE_CHECKING:
@@ -52,7 +55,7 @@ class PromptEncoder:
                 "leave the flag out"
             )
         if Path(config.model).is_dir():
-            self.identity = folder_fingerprint(config.model)
+            self.identity = model_fingerprint(config.model)
         else:
             self.identity = self.model_config._commit_hash or "unknown"
 
