@@ -10,7 +10,7 @@ RUN := $(BIN)/python -m
 PYTEST := OMP_NUM_THREADS=1 $(RUN) pytest -n 2 --dist worksteal
 OUT ?= demo-out
 
-.PHONY: demo test test-slow lint format bench publish-kernel
+.PHONY: demo test test-slow test-real lint format bench publish-kernel
 
 demo: $(VENV)/.shaped-trl
 	$(BIN)/shaped-trl demo --out $(OUT)
@@ -20,6 +20,11 @@ test: $(VENV)/.shaped-trl-dev
 
 test-slow: $(VENV)/.shaped-trl-dev
 	$(PYTEST) -m "slow and not gpu"
+
+# One test at a time: each holds a model of half a gigabyte. Without this target they are skipped.
+test-real: $(VENV)/.shaped-trl-dev
+	$(BIN)/python tests/helpers/smollm2.py .models
+	SHAPED_TRL_TEST_MODELS=$(CURDIR)/.models OMP_NUM_THREADS=2 $(RUN) pytest -m real
 
 lint: $(VENV)/.shaped-trl-dev
 	$(RUN) ruff check
