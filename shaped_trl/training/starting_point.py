@@ -243,9 +243,7 @@ def check_assistant_template(tokenizer: PreTrainedTokenizerBase) -> None:
         "prompt and completion, whose loss is on the completion alone"
     )
     if not tokenizer.chat_template:
-        raise UserError(
-            f"assistant_only_loss=True needs a tokenizer with a chat template: {remedy}"
-        )
+        raise UserError(f"assistant_only_loss=True needs a chat template: {remedy}")
     if has_generation_markers(tokenizer.chat_template):
         return
     try:

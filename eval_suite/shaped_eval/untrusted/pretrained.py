@@ -138,7 +138,8 @@ def read_pretrained(
         refuse_adapter(name, field, "trust_remote_code=True")
     kind = auto_class.__name__
     if kind.startswith("AutoModel"):
-        return read_adapter(name, field, **options).merge_and_unload()
+        # PEFT has frozen the base model, of which all weights may be trained now.
+        return read_adapter(name, field, **options).merge_and_unload().requires_grad_(True)
     if kind == "AutoTokenizer" and (Path(name).expanduser() / "tokenizer_config.json").is_file():
         return _read(auto_class, name, field, **options)
     return _read(auto_class, base_of(name, field), field, **options)

@@ -1,11 +1,10 @@
 """What a user meets first with a pretrained model: refusals, warnings and evaluations."""
 
-import json
-
 import pytest
 import torch
 import yaml
 from datasets import Dataset
+from shaped_eval.records import read_jsonl
 from tiny import WORDS, text_rows, tiny_model, tiny_tokenizer
 from transformers import AutoConfig
 
@@ -101,7 +100,7 @@ def test_the_tokenizer_of_a_dry_run_is_the_runs_own(folder, capsys):
 )
 def test_no_evaluation_means_none(folder, argv, evaluations):
     assert train(*argv) == 0
-    rows = [json.loads(line) for line in (folder / "out" / "train_log.jsonl").open()]
+    rows = read_jsonl(folder / "out" / "train_log.jsonl")
     assert sum("eval_nll" in row for row in rows) == evaluations
 
 
