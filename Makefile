@@ -12,21 +12,26 @@ PYTEST := OMP_NUM_THREADS=1 $(RUN) pytest -n 2 --dist worksteal
 VLLM_VENV ?= $(CURDIR)/.venv-vllm
 OUT ?= demo-out
 
-.PHONY: demo test test-slow test-vllm lint format bench publish-kernel
+.PHONY: demo test test-slow test-vllm test-real lint format bench publish-kernel
 
 demo: $(VENV)/.shaped-trl
 	$(BIN)/shaped-trl demo --out $(OUT)
 
 test: $(VENV)/.shaped-trl-dev
-	$(PYTEST) -m "not slow and not gpu and not vllm"
+	$(PYTEST) -m "not slow and not gpu and not vllm and not real"
 
 test-slow: $(VENV)/.shaped-trl-dev
-	$(PYTEST) -m "slow and not gpu and not vllm"
+	$(PYTEST) -m "slow and not gpu and not vllm and not real"
 
 # one test at a time: each of them starts engines or servers
 VLLM_ON_CPU := VLLM_CPU_KVCACHE_SPACE=1 VLLM_CPU_CI_ENV=1 TORCH_COMPILE_DISABLE=1 VLLM_NO_USAGE_STATS=1
 test-vllm: $(VLLM_VENV)/.ready
 	OMP_NUM_THREADS=1 HF_HUB_OFFLINE=1 $(VLLM_ON_CPU) $(VLLM_VENV)/bin/python -m pytest -m vllm
+
+# one test at a time: each holds a model of half a gigabyte
+test-real: $(VENV)/.shaped-trl-dev
+	$(BIN)/python tests/helpers/smollm2.py .models
+	SHAPED_TRL_TEST_MODELS=$(CURDIR)/.models OMP_NUM_THREADS=2 $(RUN) pytest -m real
 
 lint: $(VENV)/.shaped-trl-dev
 	$(RUN) ruff check

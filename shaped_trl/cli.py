@@ -22,13 +22,14 @@ from shaped_trl.commands.evaluation import (
     sample_command,
 )
 from shaped_trl.commands.studies import demo_command, recipes_command, study_command
-from shaped_trl.commands.training import rlvr_command, train_command
+from shaped_trl.commands.training import merge_command, rlvr_command, train_command
 from shaped_trl.launch import CAUSES, end_with_parent, note_failure, print_user_error
 from shaped_trl.usage import USAGE
 
 COMMANDS: dict[str, Callable[[list[str]], int]] = {
     "train": train_command,
     "rlvr": rlvr_command,
+    "merge": merge_command,
     "eval": eval_command,
     "sample": sample_command,
     "grade": grade_command,

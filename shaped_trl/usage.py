@@ -17,6 +17,7 @@ Train:
   train      pre-train or mid-train with the reward-shaped next-token loss
   rlvr       train by reinforcement learning with verifiable rewards: TRL's
              GRPO with clip-higher and dynamic sampling
+  merge      merge a LoRA adapter into its base model
 
 Evaluate:
   eval       sample, grade and report in one command

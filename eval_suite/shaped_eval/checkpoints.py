@@ -22,7 +22,6 @@ from typing import Any
 from shaped_eval.config import SampleConfig
 from shaped_eval.errors import UserError
 from shaped_eval.grade import grade_run
-from shaped_eval.provenance import folder_fingerprint
 from shaped_eval.records import write_atomic
 from shaped_eval.reporting.document import Block, Heading, Image, Table, Text, to_html, to_markdown
 from shaped_eval.reporting.outcomes import read_record
@@ -30,6 +29,7 @@ from shaped_eval.reporting.tables import percent
 from shaped_eval.sample import sample
 from shaped_eval.sampling.processes import Processes
 from shaped_eval.untrusted.files import file_name
+from shaped_eval.untrusted.pretrained import is_adapter, model_fingerprint
 from shaped_eval.untrusted.rows import check_field, is_count, read_object
 
 FINAL = "final"
@@ -57,6 +57,8 @@ class CheckpointOptions:
 def find_checkpoints(output_dir: str | Path) -> dict[str, Path]:
     """Name of the run → model folder, by step: complete checkpoints, and the final model.
 
+    They may be adapters.
+
     The final model is left out if it equals the last checkpoint.
 
     Raises:
@@ -72,24 +74,23 @@ def find_checkpoints(output_dir: str | Path) -> dict[str, Path]:
         path for path in root.glob("checkpoint-*") if path.name.partition("-")[2].isdecimal()
     ]
     # The Trainer writes its state last: a checkpoint without it is incomplete.
-    complete = [
-        path for path in folders if (path / STATE).is_file() and (path / "config.json").is_file()
-    ]
+    complete = [path for path in folders if (path / STATE).is_file() and _is_model(path)]
     found = {path.name: path for path in sorted(complete, key=lambda path: _step(path.name))}
     if not found:
-        adapters = any((path / "adapter_config.json").is_file() for path in folders)
         why = "keep some with save_steps and save_total_limit"
-        if adapters:
-            why = "there are only adapters: merge them first"
-        elif any((path / "config.json").is_file() for path in folders):
+        if any(map(_is_model, folders)):
             why = f"the checkpoints there have no {STATE}, which the trainer writes last"
         raise UserError(
             f"model={str(output_dir)!r} holds no checkpoint-<step> with a complete model: {why}"
         )
     last = next(reversed(found.values()))
-    if (root / "config.json").is_file() and folder_fingerprint(root) != folder_fingerprint(last):
+    if _is_model(root) and model_fingerprint(root) != model_fingerprint(last):
         found[FINAL] = root
     return found
+
+
+def _is_model(folder: Path) -> bool:
+    return (folder / "config.json").is_file() or is_adapter(folder)
 
 
 def evaluate_checkpoints(

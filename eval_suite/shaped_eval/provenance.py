@@ -24,6 +24,7 @@ _MODEL_FILES = (
     "vocab",
     "merges",
 )
+ADAPTER_FILES = ("adapter_model", "adapter_config.json", *_MODEL_FILES[4:])
 
 
 def stable_hash(value: Any) -> str:
@@ -76,17 +77,20 @@ def source_commit() -> str | None:
     return result.stdout.strip() if result.returncode == 0 else None
 
 
-def folder_fingerprint(folder: str | Path) -> str:
+def folder_fingerprint(folder: str | Path, names: tuple[str, ...] = _MODEL_FILES) -> str:
     """Hash of a model folder: its weights, configuration and tokenizer files.
 
     It covers the name, the size, and the first, middle and last MiB of each. This distinguishes a
     retrained model from the one that a run began with without reading all weights, because training
     changes every block. It does not protect against deliberate alterations. Other files that a
     training run leaves in the folder are ignored.
+
+    Args:
+        names: beginnings of the names of the files that count.
     """
     digest = hashlib.sha256()
     for path in sorted(Path(folder).iterdir()):
-        if not path.is_file() or not path.name.startswith(_MODEL_FILES):
+        if not path.is_file() or not path.name.startswith(names):
             continue
         size = path.stat().st_size
         digest.update(f"{path.name}\0{size}\0".encode())

@@ -121,7 +121,7 @@ def _prepare(config: SampleConfig, backend: Backend | None, quiet: bool) -> _Pla
         chat=config.chat_template,
         shots=config.shots,
     )
-    check_scoring(config.backend, problems)
+    check_scoring(config.backend, problems, config.chat_template, quiet)
     backend = backend or load_backend(config)
     limits = (backend.context_tokens(), config.max_new_tokens)
     problems = fit_problems(problems, backend.prompt_tokens, *limits, quiet=quiet)

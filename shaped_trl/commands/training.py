@@ -1,10 +1,12 @@
-"""`shaped-trl train` and `shaped-trl rlvr`."""
+"""`shaped-trl train`, `shaped-trl rlvr` and `shaped-trl merge`."""
 
 from __future__ import annotations
 
 from shaped_trl.commands.help import print_help, wants_help
 from shaped_trl.launch import launch
-from shaped_trl.usage import take_config
+from shaped_trl.usage import argparser, take_config
+
+NO = ("no", "False")  # YAML reads a plain no as false
 
 
 def train_command(argv: list[str]) -> int:
@@ -24,7 +26,9 @@ def train_command(argv: list[str]) -> int:
     resolved, settings = Parser("train", options).resolve(config, rest)
     corpus, args, model_args, benchmarks, look, processes = resolved
     if look.dry_run:
-        print(visible(dry_run(corpus, args, model_args, look.devices or processes.num_processes)))
+        devices = look.devices or processes.num_processes
+        for line in dry_run(corpus, args, model_args, devices):
+            print(visible(line))
         return 0
     from shaped_trl.training.engines import division
     from shaped_trl.training.resuming import own_output_dir
@@ -36,7 +40,9 @@ def train_command(argv: list[str]) -> int:
     settings = {**settings, "positive": args.positive}
     with own_output_dir(args):
         record(settings, args.output_dir, options, **division(args))
-        train(corpus, args, model_args, benchmarks)
+        # A run that says nothing about evaluations is evaluated once, at its end.
+        at_end = str(settings.get("eval_strategy", "")) not in NO
+        train(corpus, args, model_args, benchmarks, evaluate_at_end=at_end)
     return 0
 
 
@@ -65,4 +71,34 @@ def rlvr_command(argv: list[str]) -> int:
     with own_output_dir(args):
         record(settings, args.output_dir, options, **division(args))
         rlvr(prompts, args, model_args, rewards, benchmarks)
+    return 0
+
+
+def merge_command(argv: list[str]) -> int:
+    parser = argparser(
+        "merge",
+        "Merge a LoRA adapter into its base model, and save a whole model with its tokenizer. The "
+        "base model is the one that the adapter's adapter_config.json names. Its weights keep "
+        "their type.\n"
+        "\n"
+        "  shaped-trl merge outputs/lora --out outputs/merged\n"
+        "\n"
+        "eval, sample, train and rlvr also take the folder of an adapter as it is.",
+    )
+    parser.add_argument(
+        "adapter",
+        metavar="ADAPTER",
+        help="Folder of the adapter, such as the output_dir of a run with --use_peft.",
+    )
+    parser.add_argument(
+        "--out", required=True, metavar="DIR", help="Folder of the new model, which must be empty."
+    )
+    args = parser.parse_args(argv)
+    from shaped_eval.untrusted.locks import locked_folders
+
+    from shaped_trl.modeling.merging import merge
+
+    with locked_folders([args.out]):
+        merge(args.adapter, args.out)
+    print(args.out)
     return 0

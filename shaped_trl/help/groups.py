@@ -138,7 +138,8 @@ INHERITED = {
     "epsilon": "Lower clipping bound of the probability ratio.",
     "eval_steps": "Number of optimizer steps between two evaluations on held-out rows. By "
     "default it is logging_steps.",
-    "eval_strategy": "When to evaluate on held-out rows during training: no, steps or epoch.",
+    "eval_strategy": "When to evaluate on held-out rows: no, steps or epoch. Without this option, "
+    "train evaluates once, at the end.",
     "gradient_accumulation_steps": "Number of micro-batches of an optimizer step on each device.",
     "gradient_checkpointing": "Recompute activations in the backward pass, which saves memory.",
     "hub_model_id": "Repository to push to, such as me/my-model. By default it has the name of "

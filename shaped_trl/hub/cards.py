@@ -22,6 +22,9 @@ from shaped_trl.hub.private import private_names, public_recipe, without_paths
 from shaped_trl.recipes import RESOLVED
 
 CARD = "README.md"
+SUM = "What is 17 + 25?"
+LONGEST_EXAMPLE = 1_000  # characters
+Prompt = str | list[dict[str, str]]
 PAPER = "[arXiv 2512.22955](https://huggingface.co/papers/2512.22955)"
 _INTRODUCTION = re.compile(r"^This model is a fine-tuned version of .*\n.*\n", re.MULTILINE)
 _QUICK_START = re.compile(
@@ -75,8 +78,14 @@ class ModelFact:
         trl = "[TRL](https://github.com/huggingface/trl)"
         return f"{what} {origin}, with shaped-trl, a {trl} extension around {PAPER}.\n"
 
-    def quick_start(self, repository: str) -> str:
-        """An example with plain transformers; the prompt is a chat if there is a chat template."""
+    def quick_start(self, repository: str, prompt: Prompt | None = None) -> str:
+        """An example with plain transformers.
+
+        Args:
+            repository: the Hub id or name of the model.
+            prompt: a text or a chat to ask; by default a sum, as a chat if there is a chat
+                template.
+        """
         lines = ["from transformers import AutoModelForCausalLM, AutoTokenizer", ""]
         if self.adapter:
             lines.insert(0, "from peft import PeftModel")
@@ -93,22 +102,36 @@ class ModelFact:
             ]
         else:
             lines += [f"model = AutoModelForCausalLM.from_pretrained({_quoted(repository)})"]
-        if self.chat:
+        if prompt is None:
+            prompt = (
+                [{"role": "user", "content": SUM}] if self.chat else f"Question: {SUM}\nAnswer:"
+            )
+        if isinstance(prompt, list):
             lines += [
-                'messages = [{"role": "user", "content": "What is 17 + 25?"}]',
+                f"messages = {json.dumps(prompt)}",
                 "inputs = tokenizer.apply_chat_template(",
                 '    messages, add_generation_prompt=True, return_tensors="pt", return_dict=True',
                 ")",
             ]
         else:
-            lines += [
-                'inputs = tokenizer("Question: What is 17 + 25?\\nAnswer:", return_tensors="pt")'
-            ]
+            lines += [f'inputs = tokenizer({json.dumps(prompt)}, return_tensors="pt")']
         lines += [
             "output = model.generate(**inputs, max_new_tokens=64)",
             "print(tokenizer.decode(output[0]))",
         ]
         return "\n".join(["## Quick start", "", "```python", *lines, "```", "", ""])
+
+
+def example_prompt(prompt: Any, data: Sequence[DataFact]) -> Prompt | None:
+    """The prompt of a row for the quick start; None if it is long, or if it is not public.
+
+    A card is pushed to the Hub, so no row of private data may be in it.
+    """
+    if not data or not all(fact.public for fact in data):
+        return None
+    if isinstance(prompt, list):
+        prompt = [{"role": each["role"], "content": each["content"]} for each in prompt]
+    return prompt if len(json.dumps(prompt)) <= LONGEST_EXAMPLE else None
 
 
 def _quoted(text: str) -> str:
@@ -119,13 +142,15 @@ def _quoted(text: str) -> str:
 class TrainingCard:
     """Mixin for a trainer that writes its model card.
 
-    `data_facts` are its data sets, which `shaped-trl train` and `rlvr` set. A trainer describes its
-    training and the results in `card_procedure`.
+    `data_facts` are its data sets, which `shaped-trl train` and `rlvr` set. `example_prompt` is a
+    question of the task for the quick start. A trainer describes its training and the results in
+    `card_procedure`.
     """
 
     args: Any
     model: Any
     data_facts: Sequence[DataFact] = ()
+    example_prompt: Prompt | None = None
 
     def card_procedure(self) -> str:
         raise NotImplementedError
@@ -152,6 +177,7 @@ class TrainingCard:
             self.card_procedure(),
             recipe_block(folder),
             self.args.hub_license,
+            self.example_prompt,
         )
         # An older README.md may not be a model card; then there are no results to keep.
         with suppress(UserError):
@@ -167,6 +193,7 @@ def complete_card(
     procedure: str,
     recipe: str = "",
     license: str | None = None,
+    prompt: Prompt | None = None,
 ) -> str:
     """TRL's card with our introduction, example, data, procedure, recipe and metadata.
 
@@ -178,6 +205,7 @@ def complete_card(
         procedure: the section on training, in Markdown.
         recipe: the block with the recipe, in Markdown.
         license: the licence of the model; without one the metadata states none.
+        prompt: what the example asks, as in `ModelFact.quick_start`.
     """
     metadata, text = split_card(card)
     metadata = {
@@ -196,7 +224,7 @@ def complete_card(
     if license:
         metadata["license"] = license
     text = _INTRODUCTION.sub(lambda _: model.introduction(), text)
-    text = _QUICK_START.sub(lambda _: model.quick_start(repository), text)
+    text = _QUICK_START.sub(lambda _: model.quick_start(repository, prompt), text)
     table = (
         "\n".join(["## Data", "", HEADER, *(fact.row() for fact in data), "", ""]) if data else ""
     )

@@ -38,6 +38,15 @@ class DataFact:
     share: float | None = None
     license: str | None = None
 
+    @property
+    def public(self) -> bool:
+        """Whether its rows are known to be public: a benchmark's data set, or a generated one.
+
+        Another data set on the Hub may be private.
+        """
+        known = {getattr(benchmark, "dataset_id", None) for benchmark in BENCHMARKS.values()}
+        return self.name in known or self.name.startswith(REASONING_GYM)
+
     def row(self) -> str:
         """The row for this data set in a Markdown table under `HEADER`."""
         url = f"https://huggingface.co/datasets/{quote(self.name)}"

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from shaped_trl.hub.cards import numbers_table
+from shaped_trl.hub.cards import PAPER, numbers_table
 from shaped_trl.rlvr.ledger import totals
 from shaped_trl.training.log_reading import RL_LOG
 
@@ -31,8 +31,12 @@ _NUMBERS = {
 }
 
 
-def procedure(args: Any, rows: list[dict[str, Any]]) -> str:
-    """Markdown of the settings that matter here, and of what the rows of the log add up to."""
+def procedure(args: Any, rows: list[dict[str, Any]], prior: str | None = None) -> str:
+    """Markdown of the settings that matter here, and of what the rows of the log add up to.
+
+    Args:
+        prior: the loss with which the model was trained before, if it is known.
+    """
     clip = "strictly on-policy, no clipping acts" if args.strictly_on_policy else "clipping acts"
     lengths = args.length_schedule().as_dict()
     longest = ", ".join(f"{length:,} tokens from step {step:,}" for step, length in lengths.items())
@@ -44,6 +48,8 @@ def procedure(args: Any, rows: list[dict[str, Any]]) -> str:
         f"temperature {args.temperature}; longest completion {longest}; dynamic sampling (DAPO, "
         f"arXiv 2503.14476) {'on' if args.dynamic_sampling else 'off'}.",
     ]
+    if prior:
+        lines += ["", f"The prior was trained with the reward-shaped loss ({PAPER}): {prior}."]
     done = [row for row in rows if row.get("loss") is not None]
     if done:
         lines += ["", f"{done[-1]['step']:,} optimizer steps.", "", numbers_table(rows, _NUMBERS)]

@@ -6,11 +6,12 @@ from typing import Any
 
 from shaped_eval.errors import UserError
 from shaped_eval.untrusted.weights import check_weights
-from trl import ModelConfig, get_peft_config
+from trl import ModelConfig
 
 from shaped_trl.data.decontamination import ReportCallback
 from shaped_trl.data.prompt_options import PromptArguments, check_prompts
 from shaped_trl.data.prompts import Prompts, rl_prompts
+from shaped_trl.hub.cards import example_prompt
 from shaped_trl.hub.facts import prompt_facts
 from shaped_trl.rlvr.audit import audit_before_training
 from shaped_trl.rlvr.checks import check_lengths, check_number, check_weights_of_rewards
@@ -34,7 +35,9 @@ from shaped_trl.training.starting_point import (
     checkpoint_config,
     load_tokenizer,
     model_init_kwargs,
+    model_or_name,
     model_source,
+    new_adapter,
     trusts_code,
 )
 
@@ -57,7 +60,9 @@ def rlvr(
     if already_finished(args):
         return
     trainer = build_trainer(prompts, args, model_args, rewards or RewardArguments())
-    trainer.data_facts = prompt_facts(prompts, ask_hub=args.push_to_hub)
+    facts = prompt_facts(prompts, ask_hub=args.push_to_hub)
+    trainer.data_facts = facts
+    trainer.example_prompt = example_prompt(trainer.train_dataset[0]["prompt"], facts)
     add_benchmarks(trainer, benchmarks, prompts.hub_mirror)
     with full_disk_explained(args.output_dir):
         continue_training(trainer)
@@ -93,13 +98,13 @@ def build_trainer(
         audit_before_training(functions[0], data.train, args)
     args.model_init_kwargs = kwargs
     trainer = RLVRTrainer(
-        source,
+        model_or_name(source, args, model_args),
         functions,
         args,
         train_dataset=data.train,
         eval_dataset=data.heldout,
         processing_class=tokenizer,
-        peft_config=get_peft_config(model_args),
+        peft_config=new_adapter(model_args),
         callbacks=[ReportCallback(data.overlap, data.dropped)]
         if data.overlap is not None
         else None,

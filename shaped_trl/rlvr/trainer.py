@@ -18,6 +18,7 @@ from trl import GRPOTrainer
 
 from shaped_trl.hub.cards import TrainingCard
 from shaped_trl.hub.pushing import HubPushes
+from shaped_trl.modeling.noted_shape import shape_in_words
 from shaped_trl.rlvr.audit import audit_before_training
 from shaped_trl.rlvr.card import procedure
 from shaped_trl.rlvr.checks import check_run, refuse_unsupported
@@ -164,7 +165,8 @@ class RLVRTrainer(TrainingCard, HubPushes, WatchedLoss, ContinuedInterval, Dynam
         self._metrics["train"].update(saved["metrics"])
 
     def card_procedure(self) -> str:
-        return procedure(self.args, read_log(Path(self.args.output_dir) / RL_LOG))
+        rows = read_log(Path(self.args.output_dir) / RL_LOG)
+        return procedure(self.args, rows, shape_in_words(self.model.config))
 
     # checkpoints
 

@@ -24,7 +24,7 @@ from shaped_eval.errors import UserError
 from shaped_eval.records import write_atomic
 from shaped_eval.untrusted.files import check_folder
 from shaped_eval.untrusted.locks import LOCK as FOLDER_LOCK
-from shaped_eval.untrusted.locks import lock
+from shaped_eval.untrusted.locks import lock_in
 from shaped_eval.untrusted.texts import one_line, visible
 
 from shaped_trl import recipes
@@ -346,7 +346,8 @@ def _locked(out: Path, runs: Sequence[StudyRun]) -> Iterator[None]:
     """
     with ExitStack() as stack:
         for group in dict.fromkeys(group_of(run) for run in runs):
-            stack.enter_context(lock(out / ".locks" / group, partial(_in_use, out, group)))
+            in_use = partial(_in_use, out, group)
+            stack.enter_context(lock_in(out, f".locks/{group}", "out", in_use))
         yield
 
 
@@ -358,5 +359,9 @@ def _in_use(out: Path, group: str) -> UserError:
 
 
 def folder_lock(out: Path) -> AbstractContextManager[None]:
-    """Wait for the lock of what a study's folder contains before and after its runs."""
-    return lock(out / FOLDER_LOCK)
+    """Wait for the lock of what a study's folder contains before and after its runs.
+
+    Raises:
+        UserError: the folder cannot be made or written.
+    """
+    return lock_in(out, FOLDER_LOCK, "out")

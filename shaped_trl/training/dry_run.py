@@ -30,16 +30,20 @@ from shaped_trl.training.run import (
 from shaped_trl.training.starting_point import (
     checkpoint_config,
     load_tokenizer,
-    model_source,
     new_config,
-    new_tokenizer,
+    rate_of_scratch,
     starts_from_checkpoint,
+    tokenizer_of_run,
     trusts_code,
 )
 
 SHOWN_CHARACTERS = 1_000
 # Raised if a data set or a tokenizer is not available: the rest of the plan is still useful.
 NOT_AVAILABLE = (UserError, OSError)
+
+
+class _NoTokenizer(UserError):
+    """The run would not start: there is data and a model, but no tokenizer for them."""
 
 
 @dataclass
@@ -72,13 +76,14 @@ class DryRunArguments:
 
 def dry_run(
     corpus: CorpusArguments, args: ShapedConfig, model_args: ModelConfig, devices: int | None
-) -> str:
-    """The plan of a run as text.
+) -> Iterator[str]:
+    """The plan of a run, line by line.
 
-    Data, a tokenizer or a checkpoint that is not available here is named in the text.
+    Data or a checkpoint that is not available here is named in a line.
 
     Raises:
-        UserError: the run itself would refuse an option.
+        UserError: the run itself would refuse an option; or, after the rest of the plan, its
+            tokenizer is missing.
     """
     if starts_from_checkpoint(corpus, model_args):
         # Only the mixture is checked, since an earlier run may still have to make the checkpoint.
@@ -88,10 +93,9 @@ def dry_run(
     devices = devices or args.world_size
     steps, sequences = _steps(corpus, args, devices)
     check_data_options(corpus, args)
-    lines = list(_model_lines(corpus, args, model_args, devices))
-    lines += _data_lines(corpus, args, devices, sequences, steps)
-    lines += _batch_lines(corpus, args, model_args)
-    return "\n".join(lines)
+    yield from _model_lines(corpus, args, model_args, devices)
+    yield from _data_lines(corpus, args, devices, sequences, steps)
+    yield from _batch_lines(corpus, args, model_args)
 
 
 def _steps(corpus: CorpusArguments, args: ShapedConfig, devices: int) -> tuple[int | None, int]:
@@ -112,6 +116,10 @@ def _model_lines(
             raise
         yield f"model        not available: {_one_line(error)}"
         return
+    if starts_from_checkpoint(corpus, model_args) and (
+        warning := rate_of_scratch(config, args, model_args)
+    ):
+        yield f"warning      {warning}"
     counts, text = parameter_counts(config), config.get_text_config()
     yield f"model        {config.model_type}, {counts.total:,} parameters"
     yield (
@@ -241,6 +249,8 @@ def _batch_lines(
         try:
             trainer = build_trainer(source, quiet, plain, make_model=_stand_in)
             batch = next(iter(trainer.get_train_dataloader()))
+        except _NoTokenizer:
+            raise
         except NOT_AVAILABLE as error:
             yield f"first batch  not available: {_one_line(error)}"
             return
@@ -268,10 +278,11 @@ def _stand_in(
 ) -> tuple[Any, Any]:
     """The run's tokenizer and a tiny model of width 2, since batches do not depend on the model."""
     if starts_from_checkpoint(corpus, model_args):
-        options = {"revision": model_args.model_revision, "trust_remote_code": trusts_code(args)}
-        tokenizer = load_tokenizer(model_source(model_args), "model_name_or_path", **options)
-    else:
-        tokenizer = new_tokenizer(corpus, sources, trusts_code(args))
+        checkpoint_config(model_args, trusts_code(args))  # it may still have to be made
+    try:
+        tokenizer = tokenizer_of_run(corpus, args, model_args, sources)
+    except UserError as error:
+        raise _NoTokenizer(str(error)) from error
     config = Qwen3Config(
         vocab_size=len(tokenizer),
         hidden_size=2,

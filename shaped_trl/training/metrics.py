@@ -40,20 +40,32 @@ MOST_SOURCES = 64
 Reduce = Callable[[Tensor], Tensor]
 
 
+def sums_device(device: torch.device) -> torch.device:
+    """Where sums in float64 are kept: on `device`, or on the CPU if that is Apple's MPS.
+
+    MPS does not have float64.
+    """
+    return torch.device("cpu") if device.type == "mps" else device
+
+
+def in_float64(values: Tensor) -> Tensor:
+    """The values in float64, without their graph, on `sums_device`."""
+    return values.detach().to(sums_device(values.device)).double()
+
+
 class _Sums:
     """Per class: the number of targets and the sums of their values, [C] each, in float64."""
 
     def __init__(self, values: int, classes: int, device: torch.device):
-        self.sums_C = [
-            torch.zeros(classes, dtype=torch.float64, device=device) for _ in range(1 + values)
-        ]
+        kept: dict[str, Any] = {"dtype": torch.float64, "device": sums_device(device)}
+        self.sums_C = [torch.zeros(classes, **kept) for _ in range(1 + values)]
 
     def add(self, classes_BT: Tensor, mask_BT: Tensor, *values_BT: Tensor) -> None:
         """Add targets. Where `mask_BT` is false, the class is ignored and the values must be 0."""
         # Indexing with the mask would make the host wait for the device.
         classes = classes_BT.masked_fill(~mask_BT, 0).flatten()
         for sum_C, value_BT in zip(self.sums_C, (mask_BT, *values_BT), strict=True):
-            sum_C.index_add_(0, classes, value_BT.detach().double().flatten())
+            sum_C.index_add_(0, classes.to(sum_C.device), in_float64(value_BT).flatten())
 
     def total(self, reduce: Reduce) -> list[Tensor]:
         """The number of targets and the sums over all processes, [C] each, on the CPU."""

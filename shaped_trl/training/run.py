@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 
 from shaped_eval.errors import UserError
-from trl import ModelConfig, get_peft_config
+from trl import ModelConfig
 
 from shaped_trl.data.budget import budget_steps
 from shaped_trl.data.corpora import CorpusArguments
@@ -24,6 +24,7 @@ from shaped_trl.training.resuming import (
 )
 from shaped_trl.training.starting_point import (
     checkpoint_config,
+    new_adapter,
     starts_from_checkpoint,
     tokenizer_and_model,
     trusts_code,
@@ -84,7 +85,7 @@ def build_trainer(
     given = {
         "eval_dataset": eval_rows,
         "processing_class": tokenizer,
-        "peft_config": get_peft_config(model_args),
+        "peft_config": new_adapter(model_args),
         "callbacks": [ThroughputCallback()],
     }
     if overlap is not None:
@@ -149,11 +150,14 @@ def train(
     args: ShapedConfig,
     model_args: ModelConfig,
     benchmarks: BenchmarkArguments | None = None,
+    evaluate_at_end: bool = True,
 ) -> None:
     """Train, evaluate at the end if there is an evaluation set, and save to `output_dir`.
-    `output_dir`.
 
     A run that finds its own checkpoint in `output_dir` continues from it.
+
+    Args:
+        evaluate_at_end: False leaves out the evaluation of the last step.
     """
     if already_finished(args):
         return
@@ -162,6 +166,7 @@ def train(
         trainer.data_facts = corpus_facts(corpus, ask_hub=args.push_to_hub)
         add_benchmarks(trainer, benchmarks, corpus.hub_mirror)
         continue_training(trainer)
-        if trainer.eval_dataset is not None and not trained_and_evaluated(trainer):
+        has_rows = evaluate_at_end and trainer.eval_dataset is not None
+        if has_rows and not trained_and_evaluated(trainer):
             trainer.evaluate()
         save_for_good(trainer)

@@ -8,8 +8,16 @@ from itertools import islice
 from typing import Any
 
 from datasets import Dataset
+from peft import PeftConfig, PeftModel
 from shaped_eval.errors import UserError
-from shaped_eval.untrusted.pretrained import check_model_folder, needs_code, read_pretrained
+from shaped_eval.untrusted.pretrained import (
+    check_model_folder,
+    is_adapter,
+    needs_code,
+    read_adapter,
+    read_pretrained,
+    refuse_adapter,
+)
 from shaped_eval.untrusted.weights import check_weights
 from transformers import (
     MODEL_FOR_CAUSAL_LM_MAPPING,
@@ -17,12 +25,14 @@ from transformers import (
     AutoModelForCausalLM,
     AutoTokenizer,
     PreTrainedConfig,
+    PreTrainedModel,
     PreTrainedTokenizerBase,
     TrainingArguments,
     set_seed,
 )
 from transformers.distributed import DistributedConfig
-from trl import ModelConfig, get_quantization_config
+from trl import ModelConfig, get_peft_config
+from trl.chat_template_utils import get_training_chat_template, has_generation_markers
 
 from shaped_trl.data.corpora import CorpusArguments, column_names
 from shaped_trl.data.mixtures import Source
@@ -97,15 +107,42 @@ def checkpoint_config(
 
 
 def model_init_kwargs(model_args: ModelConfig) -> dict:
-    """The keyword arguments for `from_pretrained`, from TRL's ModelConfig."""
-    quantization = get_quantization_config(model_args)
+    """The keyword arguments for `from_pretrained`, from TRL's ModelConfig.
+
+    Raises:
+        UserError: the model is to be quantized.
+    """
+    for name in ("load_in_4bit", "load_in_8bit"):
+        if getattr(model_args, name):
+            raise UserError(
+                f"{name}=True (QLoRA) is not supported: neither the loss nor RL was tested on "
+                "quantized weights; use --use_peft with --dtype bfloat16, which holds the frozen "
+                "model in 2 bytes a parameter"
+            )
     kwargs = {
         "revision": model_args.model_revision,
         "attn_implementation": model_args.attn_implementation,
         "dtype": model_args.dtype or "auto",
-        "quantization_config": quantization,
     }
     return {name: value for name, value in kwargs.items() if value is not None}
+
+
+# Models below this width are toys that were trained from scratch here, and bear high rates.
+PRETRAINED_WIDTH = 256
+HIGHEST_RATE = 1e-4
+
+
+def rate_of_scratch(
+    config: PreTrainedConfig, args: TrainingArguments, model_args: ModelConfig
+) -> str | None:
+    """A warning if all weights of a pretrained model are trained at a rate for new models."""
+    width = getattr(config.get_text_config(), "hidden_size", 0)
+    if model_args.use_peft or args.learning_rate <= HIGHEST_RATE or width < PRETRAINED_WIDTH:
+        return None
+    return (
+        f"learning_rate={args.learning_rate:g} is a rate for training from scratch: above "
+        f"{HIGHEST_RATE:g} a pretrained model may lose what it has learned; 1e-5 is common"
+    )
 
 
 def starts_from_checkpoint(corpus: CorpusArguments, model_args: ModelConfig) -> bool:
@@ -125,13 +162,11 @@ def tokenizer_and_model(
             args.model_init_kwargs["distributed_config"] = DistributedConfig(tp_size=size)
         name = model_source(model_args)
         check_weights(name, "model_name_or_path")
-        if corpus.tokenizer_name_or_path:
-            tokenizer = load_tokenizer(corpus.tokenizer_name_or_path, trust_remote_code=trusted)
-        else:
-            options = {"revision": model_args.model_revision, "trust_remote_code": trusted}
-            tokenizer = load_tokenizer(name, "model_name_or_path", **options)
+        tokenizer = tokenizer_of_run(corpus, args, model_args, sources)
         check_fit(config, args, tokenizer)
-        return tokenizer, name
+        if warning := rate_of_scratch(config, args, model_args):
+            logger.warning(warning)
+        return tokenizer, model_or_name(name, args, model_args)
     if (size := parallel_size(args, "tp")) > 1:
         raise UserError(
             f"parallelism_config_tp_size={size} does not work with from_scratch: a model is "
@@ -139,11 +174,85 @@ def tokenizer_and_model(
             "first and give --model_name_or_path"
         )
     set_seed(args.seed)
-    tokenizer = new_tokenizer(corpus, sources, trusts_code(args))
+    tokenizer = tokenizer_of_run(corpus, args, model_args, sources)
     assert isinstance(corpus.from_scratch, dict)  # `check_files` has made sure of it
     model = new_model(corpus.from_scratch, tokenizer, model_args)
     check_fit(model.config, args, tokenizer)
     return tokenizer, model
+
+
+def model_or_name(
+    name: str, args: Any, model_args: ModelConfig
+) -> str | PreTrainedModel | PeftModel:
+    """What a trainer is given: the name of a checkpoint, or the model of an adapter's folder.
+
+    With `use_peft` the adapter itself is trained on, and `lora_r` and the like have no effect.
+    Otherwise it is merged into its base model, all of whose weights are then trained.
+
+    Raises:
+        UserError: as `read_adapter`; or the adapter's model would have to be divided (`tp`).
+    """
+    if not is_adapter(name):
+        return name
+    field = "model_name_or_path"
+    if parallel_size(args, "tp") > 1:
+        refuse_adapter(name, field, "parallelism_config_tp_size")
+    # TRL applies these only where it loads the model itself.
+    options, args.model_init_kwargs = args.model_init_kwargs or {}, None
+    if model_args.use_peft:
+        return read_adapter(name, field, trainable=True, **options)
+    return read_pretrained(AutoModelForCausalLM, name, field, **options)
+
+
+def new_adapter(model_args: ModelConfig) -> PeftConfig | None:
+    """The configuration of the adapter that the trainer makes; None if it makes none."""
+    name = model_args.model_name_or_path
+    return None if name and is_adapter(name) else get_peft_config(model_args)
+
+
+def tokenizer_of_run(
+    corpus: CorpusArguments, args: ShapedConfig, model_args: ModelConfig, sources: list[Source]
+) -> PreTrainedTokenizerBase:
+    """The tokenizer that the options name, that of the checkpoint, or one trained on the corpus.
+
+    Raises:
+        UserError: it is missing, or `assistant_only_loss` cannot use its chat template.
+    """
+    trusted = trusts_code(args)
+    if corpus.tokenizer_name_or_path or not starts_from_checkpoint(corpus, model_args):
+        tokenizer = new_tokenizer(corpus, sources, trusted)
+    else:
+        options = {"revision": model_args.model_revision, "trust_remote_code": trusted}
+        name = model_source(model_args)
+        tokenizer = load_tokenizer(name, "model_name_or_path", **options)
+    if args.assistant_only_loss:
+        check_assistant_template(tokenizer)
+    return tokenizer
+
+
+def check_assistant_template(tokenizer: PreTrainedTokenizerBase) -> None:
+    """Check that the chat template can tell which tokens are the assistant's.
+
+    TRL knows the templates of some models, and puts markers into them.
+
+    Raises:
+        UserError: there is no template, or one without markers that TRL does not know.
+    """
+    remedy = (
+        "use a template with {% generation %} markers around the assistant's words, or rows with "
+        "prompt and completion, whose loss is on the completion alone"
+    )
+    if not tokenizer.chat_template:
+        raise UserError(f"assistant_only_loss=True needs a chat template: {remedy}")
+    if has_generation_markers(tokenizer.chat_template):
+        return
+    try:
+        get_training_chat_template(tokenizer)
+    except ValueError as error:
+        raise UserError(
+            "assistant_only_loss=True needs a chat template that marks the assistant's tokens, "
+            f"which this tokenizer's does not: {remedy}"
+        ) from error
 
 
 def load_tokenizer(

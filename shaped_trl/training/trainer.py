@@ -20,6 +20,7 @@ from shaped_trl.hub.pushing import HubPushes
 from shaped_trl.modeling.architectures import load_saved_weights, saves_other_names
 from shaped_trl.modeling.balancing import LossFreeBalancing
 from shaped_trl.modeling.lm_head import shape_lm_head, unshape
+from shaped_trl.modeling.noted_shape import note_shape
 from shaped_trl.training.card import procedure
 from shaped_trl.training.config import ShapedConfig, as_config
 from shaped_trl.training.engines import (
@@ -33,7 +34,14 @@ from shaped_trl.training.interval import ContinuedInterval
 from shaped_trl.training.liger import ShapedForwardCheck
 from shaped_trl.training.log import JsonlLogCallback, LogPlotCallback
 from shaped_trl.training.log_reading import TRAIN_LOG, read_log
-from shaped_trl.training.metrics import Breakdown, Ranks, SourceCollator, source_names
+from shaped_trl.training.metrics import (
+    Breakdown,
+    Ranks,
+    SourceCollator,
+    in_float64,
+    source_names,
+    sums_device,
+)
 from shaped_trl.training.trl_names import check_names
 from shaped_trl.training.watch import WatchedLoss
 
@@ -101,6 +109,7 @@ class ShapedTrainer(TrainingCard, HubPushes, WatchedLoss, ContinuedInterval, SFT
         self.head = shape_lm_head(base, args.reward_shape(), metrics=MEANS, impl=args.loss_impl)
         self._vocabulary: int = base.config.get_text_config().vocab_size
         self.shape_schedule = args.reward_schedule()
+        note_shape(base.config, args.reward_shape(), args.shape_schedule or ())
         self.balancing = (
             LossFreeBalancing(self.model, args.router_bias_rate) if args.router_bias_rate else None
         )
@@ -169,7 +178,7 @@ class ShapedTrainer(TrainingCard, HubPushes, WatchedLoss, ContinuedInterval, SFT
         if outputs.aux_loss is not None:
             row |= {"aux_loss": outputs.aux_loss, "batches": torch.ones_like(outputs.aux_loss)}
         for name, value in row.items():
-            value = value.detach().double()
+            value = in_float64(value)
             sums[name] = sums[name] + value if name in sums else value
         if self.model.training and outputs.target_rank is not None:
             self._ranks = self._ranks or Ranks(self._vocabulary, outputs.target_rank.device)
@@ -280,7 +289,7 @@ class ShapedTrainer(TrainingCard, HubPushes, WatchedLoss, ContinuedInterval, SFT
     def restore_interval(self, saved: dict[str, Any]) -> None:
         super().restore_interval(saved)
         if self.is_world_process_zero():  # the saved sums are those of all processes
-            options = {"dtype": torch.float64, "device": self.args.device}
+            options = {"dtype": torch.float64, "device": sums_device(self.args.device)}
             # Pairs instead of a mapping, which trainer_state.json would sort: processes add up the
             # sums in this order.
             self._sums["train"] = {

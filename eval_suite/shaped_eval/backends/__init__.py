@@ -13,6 +13,7 @@ from shaped_eval.backends.base import Backend, Completion, Request
 from shaped_eval.backends.static import TransformersBackend
 from shaped_eval.config import BACKENDS, own_backend
 from shaped_eval.errors import UserError
+from shaped_eval.untrusted.pretrained import refuse_adapter
 
 if TYPE_CHECKING:
     from shaped_eval.config import SampleConfig
@@ -56,6 +57,7 @@ def load_backend(config: SampleConfig) -> Backend:
     if config.backend == "vllm":
         from shaped_eval.backends.vllm import VLLMBackend
 
+        refuse_adapter(config.model, "model", "backend='vllm'")
         return VLLMBackend(config)
     if config.continuous_batching:
         from shaped_eval.backends.continuous import ContinuousBackend

@@ -7,8 +7,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from shaped_eval.errors import UserError
-from shaped_eval.provenance import folder_fingerprint
-from shaped_eval.untrusted.pretrained import check_model_folder, read_pretrained
+from shaped_eval.untrusted.pretrained import (
+    check_model_folder,
+    model_fingerprint,
+    read_pretrained,
+)
 from shaped_eval.untrusted.weights import check_weights
 
 # Last tokens of a prompt after which its completion is decoded: more than a chat template ends with
@@ -62,7 +65,7 @@ class PromptEncoder:
                 "leave the flag out"
             )
         if Path(config.model).is_dir():
-            self.identity = folder_fingerprint(config.model)
+            self.identity = model_fingerprint(config.model)
         else:
             self.identity = self.model_config._commit_hash or "unknown"
 

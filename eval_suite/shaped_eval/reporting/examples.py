@@ -5,8 +5,8 @@ The files are read row by row. Only the chosen completions are kept, and these a
 
 from __future__ import annotations
 
+import hashlib
 import re
-import zlib
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -144,7 +144,9 @@ class _Lowest:
 
 
 def _rank(key: Key) -> int:
-    return zlib.crc32(f"{key[0]}\0{key[1]}".encode("utf-8", "surrogatepass"))
+    """A fair draw. The CRC of similar ids would not be one: it clusters."""
+    digest = hashlib.sha256(f"{key[0]}\0{key[1]}".encode("utf-8", "surrogatepass")).digest()
+    return int.from_bytes(digest[:8], "big")
 
 
 def _key(row: Mapping[str, Any]) -> Key:

@@ -11,6 +11,7 @@ from __future__ import annotations
 import copy
 import gc
 import logging
+import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -151,9 +152,20 @@ def likelihoods_file(folder: Path, rank: int, num_processes: int) -> Path:
     return folder / ("likelihoods.jsonl" if num_processes == 1 else f"likelihoods-{rank}.jsonl")
 
 
-def check_scoring(backend: str, problems: Sequence[Problem]) -> None:
-    """Raise UserError if options are to be scored but the model is only available on a server."""
+def check_scoring(
+    backend: str, problems: Sequence[Problem], chat: bool = False, quiet: bool = False
+) -> None:
+    """Raise UserError if options are to be scored but the model is only available on a server.
+
+    With `chat` and without `quiet`, print that the chat template has no effect on these problems.
+    """
     names = list(dict.fromkeys(problem.benchmark for problem in problems if is_likelihood(problem)))
+    if names and chat and not quiet:
+        print(
+            f"chat_template=True has no effect on {', '.join(names)}: their options are scored by "
+            "likelihood, with lm-eval's prompts for base models",
+            file=sys.stderr,
+        )
     if names and backend == "openai":
         raise UserError(
             f"benchmarks: the options of {', '.join(names)} are scored by likelihood, which "

@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import IO, Any
 
 from shaped_eval.errors import UserError
+from shaped_eval.untrusted.texts import shorten
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._=+-]{0,149}")
 _HASH_DIGITS = 8
@@ -37,8 +38,16 @@ def file_name(text: str) -> str:
 
 
 def check_folder(out: str | Path, field: str = "out") -> None:
-    """Raise UserError if `out`, given by the option `field`, or a parent of it is not a folder."""
-    found = next(path for path in (Path(out), *Path(out).absolute().parents) if path.exists())
+    """Raise UserError if `out`, given by the option `field`, or a parent of it is not a folder.
+
+    The same error is raised for a name that is too long, or that lies where nothing may be read.
+    """
+    try:
+        found = next(path for path in (Path(out), *Path(out).absolute().parents) if path.exists())
+    except OSError as error:
+        raise UserError(
+            f"{field}={shorten(str(out), 100, 50)!r} cannot be used: {error.strerror}"
+        ) from error
     if not found.is_dir():
         raise UserError(f"{field}={str(out)!r}: {found} is a file: name a folder")
 

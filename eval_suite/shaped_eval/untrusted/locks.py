@@ -51,15 +51,8 @@ def locked_folder(folder: str | Path, field: str = "out") -> Iterator[None]:
     folder = Path(folder)
     check_folder(folder, field)
     made = [path for path in (folder, *folder.parents) if not path.exists()]
-    held = ExitStack()
     try:
-        try:
-            held.enter_context(lock(folder / LOCK, lambda: _in_use(folder, field)))
-        except OSError as error:
-            raise UserError(
-                f"{field}={str(folder)!r} cannot be written: {error.strerror}: {error.filename}"
-            ) from error
-        with held:
+        with lock_in(folder, LOCK, field, lambda: _in_use(folder, field)):
             yield
     finally:
         for path in made:
@@ -82,6 +75,28 @@ def locked_folders(folders: Iterable[str | Path], field: str = "out") -> Iterato
     with ExitStack() as stack:
         for folder in {Path(folder).resolve(): folder for folder in folders}.values():
             stack.enter_context(locked_folder(folder, field))
+        yield
+
+
+@contextmanager
+def lock_in(
+    folder: Path, name: str, field: str, in_use: Callable[[], Exception] | None = None
+) -> Iterator[None]:
+    """Hold the lock file `name` in `folder`, which is created if needed, as `lock` does.
+
+    Args:
+        field: the option that named the folder, for the error.
+
+    Raises:
+        UserError: the folder or the file in it cannot be created.
+    """
+    with ExitStack() as held:
+        try:
+            held.enter_context(lock(folder / name, in_use))
+        except OSError as error:
+            raise UserError(
+                f"{field}={str(folder)!r} cannot be written: {error.strerror}: {error.filename}"
+            ) from error
         yield
 
 

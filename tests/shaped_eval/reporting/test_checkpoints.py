@@ -124,5 +124,5 @@ def test_mistakes(tmp_path, training_run, capsys):
     adapter = tmp_path / "lora" / "checkpoint-1"
     adapter.mkdir(parents=True)
     (adapter / "adapter_config.json").write_text("{}")
-    with pytest.raises(UserError, match="only adapters"):
+    with pytest.raises(UserError, match=r"no trainer_state\.json"):
         find_checkpoints(adapter.parent)

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
+import math
 import random
 import re
 import shutil
-import zlib
 from pathlib import Path
 
 import numpy as np
@@ -19,6 +20,7 @@ from shaped_eval.reporting.cautions import cautions, cautions_of_many
 from shaped_eval.reporting.document import Image, readable, to_markdown
 from shaped_eval.reporting.examples import (
     KINDS,
+    _Lowest,
     choose_examples,
     common_start,
     example_blocks,
@@ -171,9 +173,8 @@ def by_hash(folder: Path, per_kind: int) -> dict[str, set[tuple[str, str, int]]]
     verdicts = [json.loads(line) for line in (folder / "verdicts.jsonl").read_text().splitlines()]
     samples = [json.loads(line) for line in (folder / "samples.jsonl").read_text().splitlines()]
     for row in verdicts:
-        rank[row["problem_id"], row["sample_index"]] = zlib.crc32(
-            f"{row['problem_id']}\0{row['sample_index']}".encode()
-        )
+        key = f"{row['problem_id']}\0{row['sample_index']}".encode()
+        rank[row["problem_id"], row["sample_index"]] = hashlib.sha256(key).digest()
     chosen: dict[str, set[tuple[str, str, int]]] = {}
     for benchmark in {key[0].split("/")[0] for key in rank}:
         mine: set[tuple[str, str, int]] = set()
@@ -213,6 +214,23 @@ def test_samples_to_read_are_those_of_lowest_hash(folders, tmp_path, per_kind):
         random.Random(1).shuffle(lines)
         (shuffled / name).write_text("".join(lines))
     assert choose_examples(shuffled, per_kind) == found
+
+
+def test_samples_to_read_are_a_fair_draw():
+    """Similar ids are chosen independently: as many pairs of neighbours as by chance.
+
+    Five of 200 problems lie in five different tens with probability 0.602 (20 tens of 10 problems).
+    """
+    apart = 0
+    for benchmark in range(300):
+        keys = [(f"set{benchmark}/{problem}", 0) for problem in range(200)]
+        chosen = _Lowest(5)
+        for key in keys:
+            chosen.offer(("", ""), key)
+        tens = {int(key[0].partition("/")[2]) // 10 for _, key, _ in chosen.kept()}
+        apart += len(tens) == 5
+    expected = math.prod(10 * (20 - i) / (200 - i) for i in range(5))
+    assert abs(apart / 300 - expected) < 4 * math.sqrt(expected * (1 - expected) / 300)
 
 
 def test_samples_to_read_are_shown_with_prompt_answer_and_gold(tmp_path):

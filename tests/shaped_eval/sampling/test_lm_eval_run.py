@@ -31,7 +31,7 @@ from shaped_eval.records import Problem, Sample, read_jsonl
 from shaped_eval.report import report
 from shaped_eval.sample import sample
 from shaped_eval.sampling.fit import fit_problems
-from shaped_eval.sampling.likelihood import OptionScorer
+from shaped_eval.sampling.likelihood import OptionScorer, check_scoring, option_requests
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from shaped_trl.cli import main
@@ -214,6 +214,20 @@ def test_options_are_not_scored_by_a_server(mirror, tmp_path):
     ):
         sample(config(Path("some/model"), mirror, tmp_path / "run", **settings), progress=False)
     assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize("chat", [False, True], ids=["plain", "chat"])
+def test_a_chat_template_that_has_no_effect_is_pointed_out(mirror, capsys, chat):
+    """The options' requests are the same with and without it."""
+    names = ["piqa", "nq"]
+    plain, asked = (
+        load_problems(names, hub_mirror=mirror, limit=2, chat=given) for given in (False, chat)
+    )
+    check_scoring("transformers", asked, chat)
+    said = capsys.readouterr().err
+    assert ("chat_template=True has no effect on piqa: " in said) == chat
+    scored = [problem for problem in asked if problem.benchmark == "piqa"]
+    assert list(map(option_requests, scored)) == list(map(option_requests, plain[:2]))
 
 
 def test_the_command_line_shows_a_prompt_and_names_faults(mirror, model_folder, tmp_path, capfd):

@@ -155,3 +155,25 @@ def test_a_second_command_at_a_run_is_refused(command, tmp_path, capsys):
     assert {
         path: path.read_bytes() for path in sorted(tmp_path.rglob("*")) if path.is_file()
     } == before
+
+
+COMMANDS = {
+    "eval": ["eval", "--model", "gpt2", "--benchmarks", "gsm8k", "--out"],
+    "grade": ["grade", "--answers", "x.jsonl", "--benchmark", "math", "--out"],
+    "report": ["report", "run", "--out"],
+    "compare": ["compare", "a", "b", "--out"],
+}
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+@pytest.mark.parametrize(
+    ("out", "reason"),
+    [("/proc/0/out", "No such file or directory"), ("x" * 300, "File name too long")],
+    ids=["in a place without folders", "too long"],
+)
+def test_a_folder_that_cannot_be_made_is_named_in_one_line(command, out, reason, capsys):
+    assert cli.main([*COMMANDS[command], out]) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith(f"shaped-trl: error: out='{out[:12]}"[:34])
+    assert reason in line
+    assert len(line) < 300

@@ -39,6 +39,8 @@ def refused(capsys: pytest.CaptureFixture[str], *argv: str) -> str:
         (["X.yaml", "--out", "file"], "file is a file: name a folder"),
         (["X.yaml", "--out", "file", "--dry_run"], "file is a file: name a folder"),
         (["X.yaml", "--out", "file/deep/out"], "file is a file: name a folder"),
+        (["X.yaml", "--out", "/proc/0/out"], "out='/proc/0/out' cannot be written: No such file"),
+        (["X.yaml", "--out", "x" * 300], "cannot be used: File name too long"),
         (["Y.yaml"], "study='Y.yaml': no such file or recipe"),
         (["."], "study='.': no such file or recipe"),
         (["X.yaml", "--share", "3/2"], "--share 3/2: give I/N with 1 <= I <= N"),
