@@ -70,6 +70,7 @@ def closed_form(
         "tail_mass": math.fsum(p[j] for j in range(len(z)) if j not in head and j != x),
         "is_top1": float(head[0] == x),
         "target_rank": float(sum((-z[j], j) < (-z[x], x) for j in range(len(z)))),
+        "logsumexp": max(z) + math.log(total),
     }
     return loss, [p_j * (mean_reward - r_j) for p_j, r_j in zip(p, r, strict=True)], metrics
 

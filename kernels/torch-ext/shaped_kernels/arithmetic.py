@@ -22,6 +22,7 @@ class TargetTerms(NamedTuple):
     nll: Tensor
     p: Tensor
     q: Tensor
+    minus_log_q: Tensor
     minus_p_log_p: Tensor
     minus_q_log_q: Tensor
     wq: Tensor
@@ -63,6 +64,7 @@ def target_terms(delta_N: Tensor, shape: RewardShape) -> TargetTerms:
         nll=nll_N,
         p=p_N,
         q=q_N,
+        minus_log_q=-log_q_N,
         minus_p_log_p=p_N * nll_N.clamp(max=largest),
         minus_q_log_q=q_N * (-log_q_N).clamp(max=largest),
         wq=wq_N.masked_fill(alone_N, 0),

@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from .shape import LossOptions, RewardShape
-from .targets import Targets
+from .targets import Rows, Targets
 
 
 def reference_loss(
@@ -25,6 +25,8 @@ def reference_loss(
     options: LossOptions,
 ) -> tuple[Tensor, dict[str, Tensor]]:
     """Summed loss, and the metrics of the options as [N] tensors (arXiv 2512.22955, Eq. 10–13).
+
+    With `options.per_token` the losses are an [N] tensor, 0 at ignored positions.
 
     The loss of a token is the surrogate −Σ_a sg(p_a r_a) ln p_a over the whole vocabulary, where sg
     stops the gradient. Its gradient with respect to the logits is the policy gradient
@@ -69,12 +71,26 @@ def reference_loss(
         "tail_mass": lambda: (p_others_NV * ~in_head_NV).sum(-1),
         "is_top1": lambda: head_mask(z_NV, 1).gather(-1, x_N1).squeeze(-1).to(z_NV.dtype),
         "target_rank": lambda: target_rank(z_NV, x_N1),
+        "logsumexp": lambda: z_NV.logsumexp(-1),
     }
-    loss = (positive_N + negative_N).sum()
-    values = {name: loss.new_zeros(len(targets)) for name in options.metrics}
+    loss_N = positive_N + negative_N
+    if options.z_loss:
+        loss_N = loss_N + options.z_loss * (z_NV.logsumexp(-1) * one_N).square()
+    weights_N = targets.weights_of(rows)
+    if weights_N is not None:
+        loss_N = loss_N * weights_N
+    loss = _at_rows(rows, loss_N, len(targets)) if options.per_token else loss_N.sum()
+    values = {name: loss_N.new_zeros(len(targets)) for name in options.metrics}
     for name, value_N in values.items():
         value_N[rows] = compute_metric[name]().detach() * one_N
     return loss, values
+
+
+def _at_rows(rows: Rows, values: Tensor, N: int) -> Tensor:
+    """`values` at the positions `rows` of [N] zeros, with their gradient."""
+    if isinstance(rows, slice):
+        return values
+    return values.new_zeros(N).index_copy(0, rows, values)
 
 
 def compute_logits(

@@ -58,21 +58,25 @@ class TorchRows:
         self._scratch = Scratch.allocate(self._R, logits_CV, dtype, options)
 
     def __call__(
-        self, logits_CV: Tensor, targets_C: Tensor, with_grad: bool
+        self, logits_CV: Tensor, targets_C: Tensor, weights_C: Tensor | None, with_grad: bool
     ) -> tuple[Tensor, list[Tensor]]:
         """Loss [C] and the metrics, [C] each; overwrites `logits_CV` with its gradient."""
         names = self._options.metrics
         loss_C = torch.empty_like(targets_C, dtype=self._dtype)
         metrics_C = [torch.empty_like(loss_C) for _ in names]
-        for logits_RV, targets_R, loss_R, *metrics_R in zip(
-            *(t.split(self._R) for t in (logits_CV, targets_C, loss_C, *metrics_C)), strict=True
-        ):
+        for rows in range(0, len(targets_C), self._R):
+            block = slice(rows, rows + self._R)
             loss, metrics = shape_rows(
-                logits_RV, targets_R, self._options, self._scratch, with_grad
+                logits_CV[block],
+                targets_C[block],
+                None if weights_C is None else weights_C[block],
+                self._options,
+                self._scratch,
+                with_grad,
             )
-            loss_R.copy_(loss)
-            for name, metric_R in zip(names, metrics_R, strict=True):
-                metric_R.copy_(metrics[name])
+            loss_C[block] = loss
+            for name, metric_C in zip(names, metrics_C, strict=True):
+                metric_C[block] = metrics[name]
         return loss_C, metrics_C
 
     @staticmethod
@@ -95,10 +99,16 @@ class _Others(NamedTuple):
 
 
 def shape_rows(
-    logits_RV: Tensor, targets_R: Tensor, options: LossOptions, scratch: Scratch, with_grad: bool
+    logits_RV: Tensor,
+    targets_R: Tensor,
+    weights_R: Tensor | None,
+    options: LossOptions,
+    scratch: Scratch,
+    with_grad: bool,
 ) -> tuple[Tensor, dict[str, Tensor]]:
     """Loss and metrics, [R] each, of raw logits (before scale, softcap and upcast).
 
+    The loss and its gradient are multiplied by `weights_R` (None for 1), the metrics are not.
     Overwrites `logits_RV`: with d loss / d logits if `with_grad`, otherwise with arbitrary values.
     """
     shape, (R, V) = options.shape, logits_RV.shape
@@ -146,6 +156,8 @@ def shape_rows(
         .masked_fill_(is_broken_R, torch.nan)
     )
     target = target_terms(delta_R, shape)
+    # Of the two sums, the one that adds a number of at most ln 2 to the logit of the larger part.
+    lse_R = torch.where(delta_R >= 0, z_x_R + target.nll, max_R + sum_R.log() + target.minus_log_q)
 
     def minus_p_log_p(share_R: Tensor, dot_R: Tensor) -> Tensor:
         u_entropy_R = share_R * sum_R.log() - dot_R / sum_R
@@ -158,10 +170,19 @@ def shape_rows(
     loss_R = target.loss + shape.lambda_head * others.head_entropy
     if others.rest_entropy is not None:
         loss_R = loss_R + rest_rate * others.rest_entropy
+    if options.z_loss:
+        loss_R = loss_R + options.z_loss * lse_R.square()
+    if weights_R is not None:
+        loss_R = loss_R * weights_R
     rest_is_head = shape.top_k >= tokens.vocabulary
-    metrics = _metrics(options.metrics, target, others, is_top1_R, target_rank_R, rest_is_head)
+    metrics = _metrics(
+        options.metrics, target, others, is_top1_R, target_rank_R, rest_is_head, lse_R
+    )
     if with_grad:
-        _write_gradient(e_RV, e_RK, ids_RK, x_R1, sum_R, target, others, options, rest_rate)
+        factor = options.logit_scale if weights_R is None else options.logit_scale * weights_R
+        pull_R = 2 * options.z_loss * lse_R if options.z_loss else None
+        rates = _rates(target, others, shape.lambda_head, rest_rate, pull_R)
+        _write_gradient(e_RV, e_RK, ids_RK, x_R1, sum_R, rates, factor)
         if slope_RV is not None:
             e_RV.mul_(slope_RV)
         if scratch.upcast_RV is not None:
@@ -192,30 +213,51 @@ def _transform(z_RV: Tensor, options: LossOptions, scratch: Scratch) -> Tensor |
     return slope_RV
 
 
+class _Rates(NamedTuple):
+    """The gradient of the rest and of the head as multiples of e/s, and at the target; [R] each."""
+
+    rest: Tensor
+    head: Tensor
+    target: Tensor
+
+
+def _rates(
+    target: TargetTerms,
+    others: _Others,
+    head_rate: float,
+    rest_rate: float,
+    pull_R: Tensor | None,
+) -> _Rates:
+    """The gradient is p_j·(R − r_j) for the others, and −(wq − p·S) at the target.
+
+    S is the mean reward of the other tokens. `pull_R`, if there is one, is the derivative of the
+    z-loss with respect to the logsumexp, which adds p_j·pull everywhere: it acts like a part of S.
+    """
+    S_R = target.q * (head_rate * others.head_share + rest_rate * others.rest_share)
+    if pull_R is not None:
+        S_R = S_R + pull_R
+    return _Rates(
+        rest=target.wq + target.q * (S_R - rest_rate),
+        head=target.wq + target.q * (S_R - head_rate),
+        target=target.p * S_R - target.wq,
+    )
+
+
 def _write_gradient(
     e_RV: Tensor,
     e_RK: Tensor,
     ids_RK: Tensor,
     x_R1: Tensor,
     sum_R: Tensor,
-    target: TargetTerms,
-    others: _Others,
-    options: LossOptions,
-    rest_rate: float,
+    rates: _Rates,
+    factor: Tensor | float,
 ) -> None:
-    """Overwrite `e_RV` with p_j·(R − r_j), and with −(wq − p·S) at the target.
-
-    S is the mean reward of the other tokens.
-    """
-    head_rate = options.shape.lambda_head
-    S_R = target.q * (head_rate * others.head_share + rest_rate * others.rest_share)
-    scale_R = options.logit_scale / sum_R
-    rest_R = (target.wq + target.q * (S_R - rest_rate)) * scale_R
-    head_R = (target.wq + target.q * (S_R - head_rate)) * scale_R
-    e_RV.mul_(rest_R[:, None])
-    e_RV.scatter_(-1, ids_RK, e_RK * head_R[:, None])
+    """Overwrite `e_RV` with the gradient times `factor`."""
+    scale_R = factor / sum_R
+    e_RV.mul_((rates.rest * scale_R)[:, None])
+    e_RV.scatter_(-1, ids_RK, e_RK * (rates.head * scale_R)[:, None])
     # Last: the head may hold the target.
-    e_RV.scatter_(-1, x_R1, (options.logit_scale * (target.p * S_R - target.wq))[:, None])
+    e_RV.scatter_(-1, x_R1, (factor * rates.target)[:, None])
 
 
 def _metrics(
@@ -225,6 +267,7 @@ def _metrics(
     is_top1_R: Tensor | None,
     target_rank_R: Tensor | None,
     rest_is_head: bool,
+    lse_R: Tensor,
 ) -> dict[str, Tensor]:
     """The metrics in `names`: entropy in nats, masses without the target."""
     metrics: dict[str, Tensor] = {}
@@ -233,6 +276,8 @@ def _metrics(
             metrics[name] = target.nll
         elif name == "target_prob":
             metrics[name] = target.p
+        elif name == "logsumexp":
+            metrics[name] = lse_R
         elif name == "head_mass":
             metrics[name] = target.q * (others.rest_share if rest_is_head else others.head_share)
         elif name == "tail_mass":

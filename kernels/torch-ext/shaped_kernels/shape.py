@@ -142,3 +142,5 @@ class LossOptions(NamedTuple):
     chunk_mb: float | None
     accum_dtype: torch.dtype | None
     shard: VocabularyShard | None = None
+    z_loss: float = 0.0
+    per_token: bool = False

@@ -211,7 +211,9 @@ def _clear(row_ptr, V, LANES: tl.constexpr, PER: tl.constexpr):
 def shape_rows(
     logits_ptr,  # [C, V]: logits in, gradient out
     targets_ptr,  # [C] int64, −1 if ignored
-    # [8, C] fp32: loss, nll, entropy, target_prob, head_mass, tail_mass, is_top1, target_rank
+    weights_ptr,  # [C] fp32: the factor of loss and gradient, or None for 1
+    # [9, C] fp32: loss, nll, entropy, target_prob, head_mass, tail_mass, is_top1, target_rank,
+    # logsumexp
     out_ptr,
     V,
     top_k,
@@ -222,6 +224,7 @@ def shape_rows(
     alpha,
     lambda_head,
     lambda_rest,
+    z_loss,
     logit_scale,
     softcap,
     GRAD: tl.constexpr,
@@ -245,7 +248,7 @@ def shape_rows(
     row_ptr = logits_ptr + row.to(tl.int64) * V
     x = tl.load(targets_ptr + row).to(tl.int32)
     if x < 0:
-        for column in tl.static_range(8):
+        for column in tl.static_range(9):
             tl.store(out_ptr + column * columns + row, 0.0)
         if GRAD:
             _clear(row_ptr, V, LANES, PER)
@@ -303,10 +306,19 @@ def shape_rows(
             top1 = (rank == 0).to(tl.float32)
             tl.store(out_ptr + 7 * columns + row, tl.where(is_number, rank.to(tl.float32), nll))
 
+        unit = 1.0 if SOFTCAP else logit_scale
+        lse = tl.where(delta >= 0, value_x * unit + nll, m * unit + tl.log(s) + minus_log_q)
+        factor = logit_scale
+        if weights_ptr is not None:
+            weight = tl.load(weights_ptr + row)
+            factor *= weight
         head_share = s_head / s
         mean_reward = q * (lambda_head * head_share + lambda_rest * (1.0 - head_share))
-        head_rate = logit_scale / s * (wq + q * (mean_reward - lambda_head))
-        rest_rate = logit_scale / s * (wq + q * (mean_reward - lambda_rest))
+        if z_loss != 0:  # lse² may overflow
+            mean_reward += 2.0 * z_loss * lse
+            loss += z_loss * lse * lse
+        head_rate = factor / s * (wq + q * (mean_reward - lambda_head))
+        rest_rate = factor / s * (wq + q * (mean_reward - lambda_rest))
         s_rest = s
         if GRAD or HEAD:
             s_tail = _write_row(
@@ -316,7 +328,7 @@ def shape_rows(
             if HEAD:
                 s_rest = s_tail
         if GRAD:
-            gradient_x = logit_scale * (p * mean_reward - wq)
+            gradient_x = factor * (p * mean_reward - wq)
             if SOFTCAP:
                 gradient_x *= 1.0 - (value_x / softcap) * (value_x / softcap)
             tl.debug_barrier()
@@ -325,6 +337,8 @@ def shape_rows(
         others_entropy = minus_p_log_p(s, t, s, q, minus_log_q)
         if SUMS:
             loss += lambda_head * head_entropy + lambda_rest * (others_entropy - head_entropy)
+        if weights_ptr is not None:
+            loss *= weight
         tl.store(out_ptr + row, loss)
         tl.store(out_ptr + columns + row, nll)
         tl.store(out_ptr + 2 * columns + row, p * tl.minimum(nll, LARGEST) + others_entropy)
@@ -332,6 +346,7 @@ def shape_rows(
         tl.store(out_ptr + 4 * columns + row, q * head_share)
         tl.store(out_ptr + 5 * columns + row, q * s_rest / s)
         tl.store(out_ptr + 6 * columns + row, tl.where(is_number, top1, nll))
+        tl.store(out_ptr + 8 * columns + row, lse)
 
 
 @triton.jit

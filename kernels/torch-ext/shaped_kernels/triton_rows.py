@@ -25,6 +25,7 @@ _METRIC_ROWS = {
     "tail_mass": 5,
     "is_top1": 6,
     "target_rank": 7,
+    "logsumexp": 8,
 }
 _MAX_VOCABULARY = 256 * 2048  # a key has 8 bits for the tile, and a tile at least 2048 lanes
 _SCALE_BLOCK, _SCALE_PROGRAMS = 4096, 1024
@@ -95,18 +96,20 @@ class TritonRows:
         self.arguments, self.launch = plan(self._V, logits_CV.dtype, options)
 
     def __call__(
-        self, logits_CV: Tensor, targets_C: Tensor, with_grad: bool
+        self, logits_CV: Tensor, targets_C: Tensor, weights_C: Tensor | None, with_grad: bool
     ) -> tuple[Tensor, list[Tensor]]:
         """Loss [C] and the metrics, [C] each; overwrites `logits_CV` with its gradient."""
         from .triton_kernels import shape_rows
 
         C = logits_CV.shape[0]
-        out_8C = torch.empty(8, C, dtype=torch.float32, device=logits_CV.device)
+        out_9C = torch.empty(9, C, dtype=torch.float32, device=logits_CV.device)
         with torch.cuda.device_of(logits_CV):  # Triton launches on the current device
             shape_rows[(C,)](
                 logits_CV,
                 targets_C,
-                out_8C,
+                # The gradient of a sum is one number that stands for all.
+                None if weights_C is None else weights_C.contiguous(),
+                out_9C,
                 self._V,
                 **self.arguments,
                 GRAD=with_grad,
@@ -116,8 +119,8 @@ class TritonRows:
             )
         # Without a tail, the kernel's rest is the head.
         if self._options.shape.top_k >= self._V:
-            out_8C[4:6] = torch.stack([out_8C[5], 0 * out_8C[5]])  # NaN stays NaN
-        return out_8C[0], [out_8C[_METRIC_ROWS[name]] for name in self._options.metrics]
+            out_9C[4:6] = torch.stack([out_9C[5], 0 * out_9C[5]])  # NaN stays NaN
+        return out_9C[0], [out_9C[_METRIC_ROWS[name]] for name in self._options.metrics]
 
     @staticmethod
     def scale(gradient: Tensor, factor: Tensor, dtype: torch.dtype) -> Tensor:
@@ -161,6 +164,7 @@ def plan(V: int, dtype: torch.dtype, options: LossOptions) -> tuple[dict[str, An
         "alpha": float(shape.alpha),
         "lambda_head": float(shape.lambda_head),
         "lambda_rest": float(lambda_rest),
+        "z_loss": float(options.z_loss),
         "logit_scale": options.logit_scale,
         "softcap": options.softcap or 0.0,
         "HEAD": head,
