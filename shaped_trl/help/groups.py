@@ -38,7 +38,8 @@ TRAIN = (
     Group("Start here", "config shape model_name_or_path dataset_name output_dir dry_run"),
     Group(
         "The shape of the loss",
-        "beta lambda_tail lambda_head top_k positive alpha shape_schedule loss_impl",
+        "beta lambda_tail lambda_head top_k positive alpha threshold loss_temperature "
+        "shape_schedule loss_impl",
         ("ShapedConfig",),
     ),
     Group(

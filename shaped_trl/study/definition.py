@@ -23,7 +23,10 @@ MODEL_FLAGS = {"train": "model_name_or_path", "rlvr": "model_name_or_path", "eva
 PREPARATIONS = ("running_sums", "chain_sum")
 # The options that distinguish arms. A recipe may set top_k for all of them, but a beta in a recipe
 # would also shape the baseline.
-SHAPE_OF_ARM = ("shape", "beta", "lambda_head", "lambda_tail", "positive", "alpha")
+SHAPE_OF_ARM = (
+    *("shape", "beta", "lambda_head", "lambda_tail", "positive", "alpha"),
+    *("threshold", "loss_temperature"),
+)
 TEMPERATURE = "temperature"  # the name of the stage that finds an arm's temperature
 ONE_REGIME = ""
 # The version of resolved studies and of records. Version 1 is not written down; in it, a β without

@@ -64,8 +64,9 @@ class ShapedConfig(WatchArguments, SFTConfig):
     `bf16` is off on a CPU, and the tokens of the whole run are counted. TRL's `loss_type="dft"` is
     `positive="power"` here.
 
-    The fields `beta`, `lambda_head`, `lambda_tail`, `top_k`, `positive` and `alpha` are those of
-    `shaped_kernels.RewardShape`, which documents their equations and checks their ranges.
+    The fields `beta`, `lambda_head`, `lambda_tail`, `top_k`, `positive`, `alpha`, `threshold` and
+    `loss_temperature` are those of `shaped_kernels.RewardShape`, which documents their equations
+    and checks their ranges.
     `shaped_trl.training.schedules` documents `shape_schedule`.
     """
 
@@ -102,12 +103,29 @@ class ShapedConfig(WatchArguments, SFTConfig):
         metadata={
             "help": "Form of the target's reward r. exponent is (1/p)^((1-p)^beta), most likely "
             "the paper's Eq. 11. product is (1/p)(1-p)^beta, this project's variant. "
-            "power weighs the target's log-probability by p^alpha and does not use beta."
+            "The others weigh the target's log-probability and do not use beta: power by p^alpha; "
+            "threshold by 1 if p is above --threshold, else by 0; entropy by the entropy among the "
+            "top_k most probable tokens, divided by ln(top_k)."
         },
     )
     alpha: float = field(
         default=1.0,
         metadata={"help": "Exponent of the form power. 1 gives DFT (arXiv 2508.05629)."},
+    )
+    threshold: float = field(
+        default=0.0,
+        metadata={
+            "help": "Probability above which the form threshold trains on a target: at least 0 and "
+            "below 1 (ProFit, arXiv 2601.09195)."
+        },
+    )
+    loss_temperature: float = field(
+        default=1.0,
+        metadata={
+            "help": "Compute the loss from the logits divided by this temperature, and multiply it "
+            "by the temperature (the β of GEM, arXiv 2408.16673). Metrics are those of the model's "
+            "own distribution."
+        },
     )
     shape_schedule: dict | str | None = field(
         default=None,
@@ -198,6 +216,8 @@ class ShapedConfig(WatchArguments, SFTConfig):
             top_k=self.top_k,
             positive=self.positive,
             alpha=self.alpha,
+            threshold=self.threshold,
+            loss_temperature=self.loss_temperature,
         )
 
     def reward_schedule(self) -> ShapeSchedule | None:

@@ -28,11 +28,14 @@ from triton.compiler import ASTSource
 V = 151_936
 TOOLS = Path(triton.__file__).parent / "backends" / "nvidia" / "bin"
 POINTERS = {torch.bfloat16: "*bf16", torch.float16: "*fp16", torch.float32: "*fp32"}
+# name: (shape, metrics, whether tokens have weights)
 SHAPES = {
-    "cross-entropy": (RewardShape(beta=-0.25), ()),
-    "entropy": (RewardShape(beta=-0.25), ("entropy",)),
-    "head": (RewardShape(lambda_tail=-0.1, top_k=100), ()),
-    "large head": (RewardShape(lambda_tail=-0.1, top_k=1000), ()),
+    "cross-entropy": (RewardShape(beta=-0.25), (), False),
+    "weighted": (RewardShape(beta=-0.25), (), True),
+    "entropy": (RewardShape(beta=-0.25), ("entropy",), False),
+    "head": (RewardShape(lambda_tail=-0.1, top_k=100), (), False),
+    "weighted head": (RewardShape(lambda_tail=-0.1, top_k=100), ("entropy",), True),
+    "large head": (RewardShape(lambda_tail=-0.1, top_k=1000), (), False),
 }
 
 
@@ -63,16 +66,19 @@ def compile_and_measure(
 
 def configurations(dtype: torch.dtype):
     """(name, kernel, signature, constants, options, limit) of all kernels for `dtype`."""
-    for (name, (shape, metrics)), softcap, grad in itertools.product(
+    for (name, (shape, metrics, weighted)), softcap, grad in itertools.product(
         SHAPES.items(), (None, 30.0), (True, False)
     ):
         arguments, launch = plan(V, dtype, LossOptions(shape, 1.0, softcap, metrics, None, None))
         constants = {key: value for key, value in arguments.items() if key.isupper()} | {
             "GRAD": grad
         }
+        if not weighted:
+            constants["weights_ptr"] = None
         signature = {
             "logits_ptr": POINTERS[dtype],
             "targets_ptr": "*i64",
+            "weights_ptr": "*fp32",
             "out_ptr": "*fp32",
             "V": "i32",
         }

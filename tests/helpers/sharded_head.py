@@ -73,6 +73,19 @@ CASES = {
     ),
     "softcap and scale": Case(FULL, logit_scale=0.7, softcap=2.5),
     "softcap, empty shard": Case(RewardShape(-0.25, 0.3, -0.2, top_k=3), V=4, softcap=2.5),
+    "threshold": Case(RewardShape(positive="threshold", threshold=0.05, lambda_tail=-0.1)),
+    "entropy": Case(RewardShape(positive="entropy", top_k=5)),
+    "entropy, ties": Case(RewardShape(positive="entropy", top_k=3), logits="integers"),
+    "entropy, no tail": Case(RewardShape(positive="entropy", lambda_head=0.3, top_k=29)),
+    "entropy, head larger than a shard": Case(
+        RewardShape(positive="entropy", lambda_head=0.3, top_k=17)
+    ),
+    "entropy, one possible token": Case(
+        RewardShape(positive="entropy", top_k=5),
+        impossible=tuple(range(28)),
+        targets="one possible",
+    ),
+    "temperature": Case(RewardShape(-0.25, 0.3, -0.2, top_k=5, loss_temperature=0.7)),
     "weighted": Case(FULL, weighted=True),
     "z-loss": Case(FULL, z_loss=0.3, logit_scale=0.7, softcap=2.5),
     "z-loss, empty shard": Case(RewardShape(), V=4, z_loss=0.3, reduction="mean", weighted=True),

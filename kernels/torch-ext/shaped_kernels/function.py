@@ -240,6 +240,11 @@ def _check_options(
     ):
         if value is not None and not (math.isfinite(value) and value > 0):
             raise ValueError(f"{name}={value!r} is not above 0; leave it out for the default")
+    if options.z_loss and options.shape.loss_temperature != 1:
+        raise ValueError(
+            f"z_loss={options.z_loss!r} does not go with the shape's "
+            f"loss_temperature={options.shape.loss_temperature!r}; leave one of them out"
+        )
     if not (math.isfinite(options.z_loss) and options.z_loss >= 0):
         raise ValueError(f"z_loss={options.z_loss!r} is not a finite number of at least 0")
     if options.accum_dtype not in (None, torch.float32, weight_dtype):

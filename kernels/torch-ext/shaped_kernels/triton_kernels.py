@@ -19,10 +19,11 @@ from .triton_arithmetic import (
     LN_2,
     LOWEST_LOG_E,
     bits_below,
+    entropy_weight,
     lanes,
     minus_p_log_p,
-    rate_of,
     target_terms,
+    times_nll,
     to_order,
     value_of,
 )
@@ -48,6 +49,7 @@ def _stream(
     V,
     logit_scale,
     softcap,
+    rate,
     HEAD: tl.constexpr,
     SUMS: tl.constexpr,
     SOFTCAP: tl.constexpr,
@@ -58,7 +60,6 @@ def _stream(
     """First pass: (m, Σe, Σe·log2 e) over the others, and the lists of keys [threads, PER]."""
     dtype: tl.constexpr = row_ptr.dtype.element_ty
     lane = lanes(LANES, PER)
-    rate = rate_of(logit_scale, SOFTCAP)
     m = tl.full([LANES // PER], LOWEST_LOGIT, tl.float32)
     s = tl.zeros([LANES // PER], tl.float32)
     t = tl.zeros([LANES // PER], tl.float32)
@@ -106,13 +107,16 @@ def _write_tiles(
     last_id,
     logit_scale,
     softcap,
+    rate,
     GRAD: tl.constexpr,
     TIES: tl.constexpr,
     SOFTCAP: tl.constexpr,
     LANES: tl.constexpr,
     PER: tl.constexpr,
 ):
-    """Write e·rate over the logits of the tiles `first` to `last` − 1; return Σe of the tail.
+    """Write e times its rate over the logits of the tiles `first` to `last` − 1.
+
+    Return Σe of the tail.
 
     TIES: which entries at the threshold belong to K: "all", "none", "first" (up to `last_id`), or
         "" if there is no K.
@@ -127,20 +131,20 @@ def _write_tiles(
         raw, near = near, far
         far = _load(row_ptr, ids + 2 * LANES, V, "evict_first")
         value = value_of(raw, logit_scale, softcap, SOFTCAP)
-        e = tl.exp2(bits_below(value, m, rate_of(logit_scale, SOFTCAP), dtype == tl.float32))
-        rate = rest_rate
+        e = tl.exp2(bits_below(value, m, rate, dtype == tl.float32))
+        multiple = rest_rate
         if TIES != "":
             logit = raw.to(tl.float32)
             in_head = logit >= threshold if TIES == "all" else logit > threshold
             if TIES == "first":
                 in_head = in_head | ((logit == threshold) & (ids <= last_id))
-            rate = tl.where(in_head, head_rate, rest_rate)
+            multiple = tl.where(in_head, head_rate, rest_rate)
             tail = tl.where(in_head, 0.0, e)
             if SOFTCAP:
                 tail = tl.where((ids < V) & (ids != x), tail, 0.0)
             s += tl.sum(tail, 1)
         if GRAD:
-            gradient = e * rate
+            gradient = e * multiple
             if SOFTCAP:
                 gradient *= 1.0 - (value / softcap) * (value / softcap)
             tl.store(row_ptr + ids, gradient.to(dtype), mask=ids < V, eviction_policy="evict_first")
@@ -159,6 +163,7 @@ def _write_row(
     last_id,
     logit_scale,
     softcap,
+    rate,
     GRAD: tl.constexpr,
     HEAD: tl.constexpr,
     SOFTCAP: tl.constexpr,
@@ -176,23 +181,23 @@ def _write_row(
         cut = last_id // LANES * LANES
         s = _write_tiles(
             row_ptr, x, V, 0, cut, m, head_rate, rest_rate, threshold, last_id,
-            logit_scale, softcap,
+            logit_scale, softcap, rate,
             GRAD, "all", SOFTCAP, LANES, PER,
         )  # fmt: skip
         s += _write_tiles(
             row_ptr, x, V, cut, cut + LANES, m, head_rate, rest_rate, threshold, last_id,
-            logit_scale, softcap,
+            logit_scale, softcap, rate,
             GRAD, "first", SOFTCAP, LANES, PER,
         )  # fmt: skip
         s += _write_tiles(
             row_ptr, x, V, cut + LANES, V, m, head_rate, rest_rate, threshold, last_id,
-            logit_scale, softcap,
+            logit_scale, softcap, rate,
             GRAD, "none", SOFTCAP, LANES, PER,
         )  # fmt: skip
     else:
         _write_tiles(
             row_ptr, x, V, 0, V, m, head_rate, rest_rate, threshold, last_id, logit_scale, softcap,
-            GRAD, "", SOFTCAP, LANES, PER,
+            rate, GRAD, "", SOFTCAP, LANES, PER,
         )  # fmt: skip
     return s
 
@@ -222,11 +227,14 @@ def shape_rows(
     with_rank,
     beta,
     alpha,
+    min_p,
     lambda_head,
     lambda_rest,
     z_loss,
+    temperature,
     logit_scale,
     softcap,
+    rate,
     GRAD: tl.constexpr,
     HEAD: tl.constexpr,
     SUMS: tl.constexpr,
@@ -237,6 +245,8 @@ def shape_rows(
 ):
     """One row per program: loss and metrics go to `out_ptr`, the gradient over the logits if GRAD.
 
+    Without GRAD the logits are left as they were. `rate` is the number of bits per unit of
+    `value_of`; it includes 1/`temperature`.
     HEAD: the head set matters; without it all others get `lambda_rest`, and their mass is the
     tail's.
     SUMS: Σ p ln p over the others matters (for a reward, or the entropy).
@@ -258,7 +268,7 @@ def shape_rows(
         tl.store(row_ptr + x, float("-inf"))
         tl.debug_barrier()
         m, s, t, a, b, c, d, e = _stream(
-            row_ptr, x, V, logit_scale, softcap, HEAD, SUMS, SOFTCAP, FIVE, LANES, PER
+            row_ptr, x, V, logit_scale, softcap, rate, HEAD, SUMS, SOFTCAP, FIVE, LANES, PER
         )
         threshold, last_id, s_head, t_head = 0.0, 0, 0.0, 0.0
         if HEAD:
@@ -271,6 +281,7 @@ def shape_rows(
                 m,
                 logit_scale,
                 softcap,
+                rate,
                 a,
                 b,
                 c,
@@ -293,13 +304,22 @@ def shape_rows(
         alone = has_largest & (s == 0)
         # The largest e is 1, so this changes only a target without a competitor.
         s = tl.maximum(s, 1.0, propagate_nan=tl.PropagateNan.ALL)
-        bits_x = bits_below(value_x, m, rate_of(logit_scale, SOFTCAP), dtype == tl.float32)
+        bits_x = bits_below(value_x, m, rate, dtype == tl.float32)
         delta = tl.where(has_largest, bits_x * LN_2 - tl.log(s), float("nan"))
         delta = tl.where(alone, float("inf"), delta)
-        nll, p, q, minus_log_q, wq, loss = target_terms(delta, form, beta, alpha)
+        nll, p, q, minus_log_q, wq, loss = target_terms(delta, form, beta, alpha, min_p)
         wq = tl.where(alone, 0.0, wq)
         loss = tl.where(alone, 0.0, loss)
         is_number = nll == nll
+        if form == 5:
+            s_k, t_k, is_in_head = s, t, is_number
+            if HEAD:
+                s_k, t_k = s_head, t_head
+                logit_x = raw_x.to(tl.float32)
+                is_in_head = (logit_x > threshold) | ((logit_x == threshold) & (x <= last_id))
+            w = entropy_weight(s_k, t_k, s, p, q, nll, minus_log_q, is_in_head, top_k)
+            wq *= w
+            loss = times_nll(w, loss)
         top1 = (value_x > m).to(tl.float32)
         if (with_rank != 0) | ((with_top1 != 0) & (value_x == m)):
             rank = count_before(row_ptr, V, to_order(raw_x), x - 1, LANES, PER)
@@ -323,7 +343,7 @@ def shape_rows(
         if GRAD or HEAD:
             s_tail = _write_row(
                 row_ptr, x, V, m, head_rate, rest_rate, threshold, last_id, logit_scale, softcap,
-                GRAD, HEAD, SOFTCAP, LANES, PER,
+                rate, GRAD, HEAD, SOFTCAP, LANES, PER,
             )  # fmt: skip
             if HEAD:
                 s_rest = s_tail
@@ -333,10 +353,14 @@ def shape_rows(
                 gradient_x *= 1.0 - (value_x / softcap) * (value_x / softcap)
             tl.debug_barrier()
             tl.store(row_ptr + x, gradient_x.to(dtype))
+        else:
+            tl.debug_barrier()
+            tl.store(row_ptr + x, raw_x)
         head_entropy = minus_p_log_p(s_head, t_head, s, q, minus_log_q)
         others_entropy = minus_p_log_p(s, t, s, q, minus_log_q)
         if SUMS:
             loss += lambda_head * head_entropy + lambda_rest * (others_entropy - head_entropy)
+        loss *= temperature
         if weights_ptr is not None:
             loss *= weight
         tl.store(out_ptr + row, loss)
