@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, field, fields
 from typing import Annotated, Any, TypeVar
 
@@ -135,6 +136,21 @@ class ShapedConfig(WatchArguments, SFTConfig):
             '"start": 0.0, "end": -0.25, "from_step": 100, "to_step": 500}}\'.'
         },
     )
+    z_loss: float = field(
+        default=0.0,
+        metadata={
+            "help": "Weight of the squared logsumexp of the logits, which is added to the loss and "
+            "keeps it near 0. 1e-4 is usual in pre-training; 0 turns it off."
+        },
+    )
+    prompt_loss_weight: float | None = field(
+        default=None,
+        metadata={
+            "help": "Train on the prompts as well, with their loss multiplied by this number. The "
+            "loss is divided by the number of tokens of prompts and completions. Evaluation stays "
+            "on completions. By default prompts are not trained on."
+        },
+    )
     router_bias_rate: float = field(
         default=0.0,
         metadata={
@@ -160,6 +176,7 @@ class ShapedConfig(WatchArguments, SFTConfig):
         if isinstance(self.shape_schedule, str):  # the command line passes JSON
             self.shape_schedule = from_json(self.shape_schedule)
         self.reward_schedule()
+        self._check_weights()
         self.check_watch()
         if self.loss_type != "nll":
             raise ValueError(
@@ -174,6 +191,28 @@ class ShapedConfig(WatchArguments, SFTConfig):
         self._check_loss_impl()
         if self.use_liger_kernel:
             self._keep_liger_off_the_loss()
+
+    def _check_weights(self) -> None:
+        if not (math.isfinite(self.z_loss) and self.z_loss >= 0):
+            raise ValueError(f"z_loss={self.z_loss!r} is not a finite number of at least 0")
+        if self.z_loss and self.loss_temperature != 1:
+            raise ValueError(
+                f"z_loss={self.z_loss!r} does not go with "
+                f"loss_temperature={self.loss_temperature!r}: leave one of them out"
+            )
+        weight = self.prompt_loss_weight
+        if weight is None:
+            return
+        if not (math.isfinite(weight) and weight >= 0):
+            raise ValueError(
+                f"prompt_loss_weight={weight!r} is not a finite number of at least 0; leave it out "
+                "to train on completions alone"
+            )
+        if self.assistant_only_loss or self.completion_only_loss:
+            name = "assistant_only_loss" if self.assistant_only_loss else "completion_only_loss"
+            raise ValueError(
+                f"prompt_loss_weight={weight!r} does not go with {name}=True: leave one of them out"
+            )
 
     def _check_loss_impl(self) -> None:
         """Refuse before any model is loaded what the loss would refuse at the first step."""

@@ -9,9 +9,9 @@ older checkpoints are deleted:
 
 from __future__ import annotations
 
-import copy
 import json
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +29,7 @@ from shaped_trl.data.mixtures import Source
 from shaped_trl.data.packing import STREAM, PackedStream, part_of
 from shaped_trl.training.config import ShapedConfig
 from shaped_trl.training.trainer import ShapedTrainer
+from shaped_trl.training.weights import COLUMNS, LOSS_WEIGHTS, WeightCollator
 
 
 def check_streaming(args: ShapedConfig) -> None:
@@ -65,6 +66,7 @@ class StreamingTrainer(ShapedTrainer):
         self.sources = sources
         self.stream: dict[str, Any] | None = None
         self.sources_of_step: list[list[str]] = []
+        self.weigh(sources, args.prompt_loss_weight)
         super().__init__(model, args, train_dataset=sources[0].rows, **kwargs)
         self.add_callback(_Epoch())
 
@@ -72,7 +74,7 @@ class StreamingTrainer(ShapedTrainer):
         self, dataset, processing_class, args, packing, formatting_func, dataset_name
     ):
         # TRL tokenizes and packs a whole data set here, while the trainer is built. A stream is
-        # packed row by row during training instead, from this process's part (`_tokenised`); TRL is
+        # packed row by row during training instead, from this process's part (`_part`); TRL is
         # left to prepare the evaluation sets.
         if dataset is self.sources[0].rows:
             return dataset
@@ -80,19 +82,15 @@ class StreamingTrainer(ShapedTrainer):
             dataset, processing_class, args, packing, formatting_func, dataset_name
         )
 
-    def _tokenised(self, source: Source, rank: int, world: int) -> Source:
-        """This process's part of a source, prepared by TRL up to `labels`.
-
-        `datasets` caches the result of a memory-mapped source.
-        """
-        args = copy.copy(self.args)
-        args.max_length, args.shuffle_dataset = None, False
-        rows = part_of(source.rows, rank, world)
-        # Without packing and length limit, TRL's method only tokenizes and masks.
-        rows = super()._prepare_dataset(rows, self.processing_class, args, False, None, source.name)
+    def _part(self, source: Source, rank: int, world: int) -> Source:
+        """This process's part of a source, prepared by TRL up to `labels`."""
+        rows = self.tokenised(replace(source, rows=part_of(source.rows, rank, world)))
         if isinstance(rows, Dataset):
-            rows = rows.select_columns(["input_ids", "labels"])
-        return Source(source.name, source.weight, rows)
+            rows = rows.select_columns(list(self._columns()))
+        return replace(source, rows=rows)
+
+    def _columns(self) -> tuple[str, ...]:
+        return COLUMNS if self.weighted else ("input_ids", "labels")
 
     def get_train_dataloader(self) -> DataLoader:
         group = self._group()
@@ -100,7 +98,7 @@ class StreamingTrainer(ShapedTrainer):
         position = self.stream
         self._cut_dropped_rows(position["dropped"] if position else 0)
         stream = PackedStream(
-            [self._tokenised(source, rank, world) for source in self.sources],
+            [self._part(source, rank, world) for source in self.sources],
             length=self.args.max_length,
             batch_size=self._train_batch_size,  # the Trainer's: auto_find_batch_size may lower it
             collate=self._collate(),
@@ -108,6 +106,7 @@ class StreamingTrainer(ShapedTrainer):
             rank=rank,
             world=world,
             position=position,
+            columns=self._columns(),
         )
         workers = self.args.dataloader_num_workers
         return DataLoader(
@@ -130,7 +129,7 @@ class StreamingTrainer(ShapedTrainer):
         sequence stays a row, which gives the same numbers with a fraction of the products. Layers
         that carry a state along a row need the lengths, and keep one row.
         """
-        collator = self.data_collator
+        collator = WeightCollator(self.data_collator) if self.weighted else self.data_collator
         return SequencesAsRows(collator, self.args.max_length) if self.masks_densely() else collator
 
     def _group(self) -> int:
@@ -203,8 +202,10 @@ class SequencesAsRows:
     def __call__(self, sequences: list[dict]) -> dict[str, Any]:
         batch = self.collate(sequences)
         tokens = len(sequences) * self.length  # TRL's collator may pad further, to a multiple
-        names = ("input_ids", "labels", "position_ids")
-        return {name: batch[name][0, :tokens].view(-1, self.length) for name in names}
+        names = ("input_ids", "labels", "position_ids", LOSS_WEIGHTS)
+        return {
+            name: batch[name][0, :tokens].view(-1, self.length) for name in names if name in batch
+        }
 
 
 class _Epoch(TrainerCallback):
