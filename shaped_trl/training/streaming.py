@@ -84,7 +84,8 @@ class StreamingTrainer(ShapedTrainer):
 
     def _part(self, source: Source, rank: int, world: int) -> Source:
         """This process's part of a source, prepared by TRL up to `labels`."""
-        rows = self.tokenised(replace(source, rows=part_of(source.rows, rank, world)))
+        part = replace(source, rows=part_of(source.rows, rank, world))
+        rows = self.tokenised(part, self.args, self.processing_class)
         if isinstance(rows, Dataset):
             rows = rows.select_columns(list(self._columns()))
         return replace(source, rows=rows)
@@ -93,8 +94,7 @@ class StreamingTrainer(ShapedTrainer):
         return COLUMNS if self.weighted else ("input_ids", "labels")
 
     def get_train_dataloader(self) -> DataLoader:
-        group = self._group()
-        rank, world = self.args.process_index // group, self.args.world_size // group
+        rank, world = self._place()
         position = self.stream
         self._cut_dropped_rows(position["dropped"] if position else 0)
         stream = PackedStream(
@@ -131,6 +131,11 @@ class StreamingTrainer(ShapedTrainer):
         """
         collator = WeightCollator(self.data_collator) if self.weighted else self.data_collator
         return SequencesAsRows(collator, self.args.max_length) if self.masks_densely() else collator
+
+    def _place(self) -> tuple[int, int]:
+        """The number of this process among those that read different data, and their number."""
+        group = self._group()
+        return self.args.process_index // group, self.args.world_size // group
 
     def _group(self) -> int:
         """How many processes read the same data, as they share a model's layers or a sequence."""

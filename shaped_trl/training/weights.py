@@ -67,24 +67,31 @@ class WeightedRows(SFTTrainer):
                 dataset, processing_class, args, packing, formatting_func, dataset_name
             )
         self._weighed = None
-        rows = self.tokenised(Source(dataset_name, 1.0, dataset), formatting_func)
+        source = Source(dataset_name, 1.0, dataset)
+        rows = self.tokenised(source, args, processing_class, formatting_func)
         return _cut_and_pack(rows, args, packing)
 
-    def tokenised(self, source: Source, formatting_func: Callable | None = None) -> Rows:
+    def tokenised(
+        self,
+        source: Source,
+        args: Any,
+        processing_class: Any,
+        formatting_func: Callable | None = None,
+    ) -> Rows:
         """The rows of a source, prepared by TRL up to `labels`, with weights if there are any.
 
         `datasets` caches the result of a memory-mapped source.
         """
-        args = copy.copy(self.args)
+        args = copy.copy(args)
         args.max_length, args.shuffle_dataset = None, False
         completion_only = self.completion_only_loss
-        prompt_weight = self.args.prompt_loss_weight
+        prompt_weight = args.prompt_loss_weight
         if prompt_weight is not None:
             # All tokens become labels then, and the rows keep the mask of the completion.
             self.completion_only_loss = False
         # Without packing and length limit, TRL's method only tokenizes and masks.
         rows = super()._prepare_dataset(
-            source.rows, self.processing_class, args, False, formatting_func, source.name
+            source.rows, processing_class, args, False, formatting_func, source.name
         )
         self.completion_only_loss = completion_only
         if not self.weighted:
