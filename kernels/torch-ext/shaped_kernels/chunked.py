@@ -39,7 +39,11 @@ class RowStep(Protocol):
     def __init__(self, logits_CV: Tensor, options: LossOptions) -> None: ...
 
     def __call__(
-        self, logits_CV: Tensor, targets_C: Tensor, weights_C: Tensor | None, with_grad: bool
+        self,
+        logits_CV: Tensor,
+        targets_C: Tensor,
+        with_grad: bool,
+        weights_C: Tensor | None = None,
     ) -> tuple[Tensor, list[Tensor]]:
         """Loss [C] and the metrics of `options.metrics`, [C] each.
 
@@ -258,7 +262,7 @@ def _run_chunks(
             else:
                 torch.addmm(bias_V, hidden_CD, weight_VD.t(), out=dz_CV)
             loss_N[rows], metrics = step(
-                row_CV, targets.ids_N[rows], targets.weights_of(rows), any(needs)
+                row_CV, targets.ids_N[rows], any(needs), targets.weights_of(rows)
             )
             for metric_N, metric_C in zip(metrics_MN.unbind(), metrics, strict=True):
                 metric_N[rows] = metric_C

@@ -65,7 +65,11 @@ class TorchRows:
         self._scratch = Scratch.allocate(self._R, logits_CV, dtype, options)
 
     def __call__(
-        self, logits_CV: Tensor, targets_C: Tensor, weights_C: Tensor | None, with_grad: bool
+        self,
+        logits_CV: Tensor,
+        targets_C: Tensor,
+        with_grad: bool,
+        weights_C: Tensor | None = None,
     ) -> tuple[Tensor, list[Tensor]]:
         """Loss [C] and the metrics, [C] each; overwrites `logits_CV` with its gradient."""
         loss_C = torch.empty_like(targets_C, dtype=self._dtype)

@@ -100,7 +100,11 @@ class TritonRows:
         self._metrics = metric_options and plan(self._V, logits_CV.dtype, metric_options)
 
     def __call__(
-        self, logits_CV: Tensor, targets_C: Tensor, weights_C: Tensor | None, with_grad: bool
+        self,
+        logits_CV: Tensor,
+        targets_C: Tensor,
+        with_grad: bool,
+        weights_C: Tensor | None = None,
     ) -> tuple[Tensor, list[Tensor]]:
         """Loss [C] and the metrics, [C] each; overwrites `logits_CV` with its gradient."""
         # The launch for the metrics comes first, since it leaves the logits as they are.
