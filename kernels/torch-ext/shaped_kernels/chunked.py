@@ -36,7 +36,13 @@ class RowStep(Protocol):
     skips_ignored: bool
     """Whether it accepts rows with the target −1, and gives them loss, metrics and gradient 0."""
 
-    def __init__(self, logits_CV: Tensor, options: LossOptions) -> None: ...
+    row_alignment: int
+    """The width of the logits buffer is a multiple of this; columns beyond the vocabulary are free.
+    """
+
+    def __init__(
+        self, logits_CV: Tensor, options: LossOptions, vocabulary: int | None = None
+    ) -> None: ...
 
     def __call__(
         self,
@@ -245,12 +251,12 @@ def _run_chunks(
         exact_dtype = torch.promote_types(dtype, torch.float32)
         V = weight_VD.shape[0]
         # A shard's buffer has spare columns, so that its width is the same in all processes.
-        width = V if options.shard is None else options.shard.width
+        width = V + -V % row_step.row_alignment if options.shard is None else options.shard.width
         C = _even_rows(
             len(targets), _most_rows(len(targets), width, weight_VD, options.chunk_mb), device
         )
         logits_CV = hidden_ND.new_empty(C, width)
-        step = row_step(logits_CV, options)
+        step = row_step(logits_CV, options, V)
         grads = _Gradients(hidden_ND, weight_VD, options.accum_dtype or exact_dtype, needs)
         loss_N = hidden_ND.new_zeros(len(targets), dtype=exact_dtype)
         metrics_MN = loss_N.new_zeros(len(options.metrics), len(targets))

@@ -53,9 +53,12 @@ class TorchRows:
     """The row step in plain torch. On a CPU its blocks of rows are small enough for the cache."""
 
     skips_ignored = False
+    row_alignment = 1
     _BLOCK_MB = {"cpu": 8}
 
-    def __init__(self, logits_CV: Tensor, options: LossOptions) -> None:
+    def __init__(
+        self, logits_CV: Tensor, options: LossOptions, vocabulary: int | None = None
+    ) -> None:
         C, V = logits_CV.shape
         dtype = torch.promote_types(logits_CV.dtype, torch.float32)
         block_mb = self._BLOCK_MB.get(logits_CV.device.type, 256)

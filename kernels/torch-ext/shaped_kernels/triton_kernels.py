@@ -31,15 +31,17 @@ from .triton_topk import count_before, find_head, insert, no_keys, to_key
 
 # The largest logit of no tokens. It replaces -inf, and stays finite when it is scaled.
 LOWEST_LOGIT = tl.constexpr(-1.0e30)
+# More columns than a row has beyond the vocabulary.
+SPARE = tl.constexpr(64)
 
 
 @triton.jit
-def _load(row_ptr, ids, V, EVICTION: tl.constexpr):
+def _load(row_ptr, ids, width, EVICTION: tl.constexpr):
     """Load the logits of a tile.
 
     Both passes load two tiles ahead, since the lists leave room for few warps, which must not wait.
     """
-    return tl.load(row_ptr + ids, mask=ids < V, other=float("-inf"), eviction_policy=EVICTION)
+    return tl.load(row_ptr + ids, mask=ids < width, other=float("-inf"), eviction_policy=EVICTION)
 
 
 @triton.jit
@@ -47,6 +49,7 @@ def _stream(
     row_ptr,
     x,
     V,
+    width,
     logit_scale,
     softcap,
     rate,
@@ -65,12 +68,12 @@ def _stream(
     t = tl.zeros([LANES // PER], tl.float32)
     a = no_keys(dtype, LANES, PER)
     b, c, d, e = a, a, a, a
-    near = _load(row_ptr, lane, V, "evict_last")
-    far = _load(row_ptr, LANES + lane, V, "evict_last")
+    near = _load(row_ptr, lane, width, "evict_last")
+    far = _load(row_ptr, LANES + lane, width, "evict_last")
     for start in range(0, V, LANES):
         ids = start + lane
         raw, near = near, far
-        far = _load(row_ptr, ids + 2 * LANES, V, "evict_last")
+        far = _load(row_ptr, ids + 2 * LANES, width, "evict_last")
         if HEAD:
             a, b, c, d, e = insert(to_key(raw, start // LANES), a, b, c, d, e, FIVE)
         value = value_of(raw, logit_scale, softcap, SOFTCAP)
@@ -98,6 +101,7 @@ def _write_tiles(
     row_ptr,
     x,
     V,
+    width,
     first,
     last,
     m,
@@ -124,12 +128,12 @@ def _write_tiles(
     dtype: tl.constexpr = row_ptr.dtype.element_ty
     lane = lanes(LANES, PER)
     s = tl.zeros([LANES // PER], tl.float32)
-    near = _load(row_ptr, first + lane, V, "evict_first")
-    far = _load(row_ptr, first + LANES + lane, V, "evict_first")
+    near = _load(row_ptr, first + lane, width, "evict_first")
+    far = _load(row_ptr, first + LANES + lane, width, "evict_first")
     for start in range(first, last, LANES):
         ids = start + lane
         raw, near = near, far
-        far = _load(row_ptr, ids + 2 * LANES, V, "evict_first")
+        far = _load(row_ptr, ids + 2 * LANES, width, "evict_first")
         value = value_of(raw, logit_scale, softcap, SOFTCAP)
         e = tl.exp2(bits_below(value, m, rate, dtype == tl.float32))
         multiple = rest_rate
@@ -147,7 +151,9 @@ def _write_tiles(
             gradient = e * multiple
             if SOFTCAP:
                 gradient *= 1.0 - (value / softcap) * (value / softcap)
-            tl.store(row_ptr + ids, gradient.to(dtype), mask=ids < V, eviction_policy="evict_first")
+            tl.store(
+                row_ptr + ids, gradient.to(dtype), mask=ids < width, eviction_policy="evict_first"
+            )
     return tl.sum(s, 0)
 
 
@@ -156,6 +162,7 @@ def _write_row(
     row_ptr,
     x,
     V,
+    width,
     m,
     head_rate,
     rest_rate,
@@ -180,47 +187,48 @@ def _write_row(
     if HEAD:
         cut = last_id // LANES * LANES
         s = _write_tiles(
-            row_ptr, x, V, 0, cut, m, head_rate, rest_rate, threshold, last_id,
+            row_ptr, x, V, width, 0, cut, m, head_rate, rest_rate, threshold, last_id,
             logit_scale, softcap, rate,
             GRAD, "all", SOFTCAP, LANES, PER,
         )  # fmt: skip
         s += _write_tiles(
-            row_ptr, x, V, cut, cut + LANES, m, head_rate, rest_rate, threshold, last_id,
+            row_ptr, x, V, width, cut, cut + LANES, m, head_rate, rest_rate, threshold, last_id,
             logit_scale, softcap, rate,
             GRAD, "first", SOFTCAP, LANES, PER,
         )  # fmt: skip
         s += _write_tiles(
-            row_ptr, x, V, cut + LANES, V, m, head_rate, rest_rate, threshold, last_id,
+            row_ptr, x, V, width, cut + LANES, V, m, head_rate, rest_rate, threshold, last_id,
             logit_scale, softcap, rate,
             GRAD, "none", SOFTCAP, LANES, PER,
         )  # fmt: skip
     else:
         _write_tiles(
-            row_ptr, x, V, 0, V, m, head_rate, rest_rate, threshold, last_id, logit_scale, softcap,
-            rate, GRAD, "", SOFTCAP, LANES, PER,
+            row_ptr, x, V, width, 0, V, m, head_rate, rest_rate, threshold, last_id,
+            logit_scale, softcap, rate, GRAD, "", SOFTCAP, LANES, PER,
         )  # fmt: skip
     return s
 
 
 @triton.jit
-def _clear(row_ptr, V, LANES: tl.constexpr, PER: tl.constexpr):
+def _clear(row_ptr, width, LANES: tl.constexpr, PER: tl.constexpr):
     lane = lanes(LANES, PER)
-    for start in range(0, V, LANES):
+    for start in range(0, width, LANES):
         ids = start + lane
         tl.store(
-            row_ptr + ids, tl.zeros([LANES // PER, PER], row_ptr.dtype.element_ty), mask=ids < V
+            row_ptr + ids, tl.zeros([LANES // PER, PER], row_ptr.dtype.element_ty), mask=ids < width
         )
 
 
 @triton.jit(do_not_specialize=["top_k", "form", "with_top1", "with_rank"])
 def shape_rows(
-    logits_ptr,  # [C, V]: logits in, gradient out
+    logits_ptr,  # [C, width], V of its columns: logits in, gradient out
     targets_ptr,  # [C] int64, −1 if ignored
     weights_ptr,  # [C] fp32: the factor of loss and gradient, or None for 1
     # [9, C] fp32: loss, nll, entropy, target_prob, head_mass, tail_mass, is_top1, target_rank,
     # logsumexp
     out_ptr,
     V,
+    width,  # the distance of rows, a multiple of 64 in use, so that tiles are read in whole vectors
     top_k,
     form,
     with_top1,
@@ -255,20 +263,22 @@ def shape_rows(
     dtype: tl.constexpr = logits_ptr.dtype.element_ty
     row = tl.program_id(0)
     columns = tl.num_programs(0)
-    row_ptr = logits_ptr + row.to(tl.int64) * V
+    row_ptr = logits_ptr + row.to(tl.int64) * width
     x = tl.load(targets_ptr + row).to(tl.int32)
     if x < 0:
         for column in tl.static_range(9):
             tl.store(out_ptr + column * columns + row, 0.0)
         if GRAD:
-            _clear(row_ptr, V, LANES, PER)
+            _clear(row_ptr, width, LANES, PER)
     else:
         raw_x = tl.load(row_ptr + x)
         tl.debug_barrier()
         tl.store(row_ptr + x, float("-inf"))
+        spare = V + tl.arange(0, SPARE)
+        tl.store(row_ptr + spare, tl.full([SPARE], float("-inf"), dtype), mask=spare < width)
         tl.debug_barrier()
         m, s, t, a, b, c, d, e = _stream(
-            row_ptr, x, V, logit_scale, softcap, rate, HEAD, SUMS, SOFTCAP, FIVE, LANES, PER
+            row_ptr, x, V, width, logit_scale, softcap, rate, HEAD, SUMS, SOFTCAP, FIVE, LANES, PER
         )
         threshold, last_id, s_head, t_head = 0.0, 0, 0.0, 0.0
         if HEAD:
@@ -342,8 +352,8 @@ def shape_rows(
         s_rest = s
         if GRAD or HEAD:
             s_tail = _write_row(
-                row_ptr, x, V, m, head_rate, rest_rate, threshold, last_id, logit_scale, softcap,
-                rate, GRAD, HEAD, SOFTCAP, LANES, PER,
+                row_ptr, x, V, width, m, head_rate, rest_rate, threshold, last_id,
+                logit_scale, softcap, rate, GRAD, HEAD, SOFTCAP, LANES, PER,
             )  # fmt: skip
             if HEAD:
                 s_rest = s_tail

@@ -91,9 +91,12 @@ class TritonRows:
     """The row step as one launch, which reads a row twice and writes it once."""
 
     skips_ignored = True
+    row_alignment = 64
 
-    def __init__(self, logits_CV: Tensor, options: LossOptions) -> None:
-        self._names, self._V = options.metrics, logits_CV.shape[1]
+    def __init__(
+        self, logits_CV: Tensor, options: LossOptions, vocabulary: int | None = None
+    ) -> None:
+        self._names, self._V = options.metrics, vocabulary or logits_CV.shape[1]
         self._without_tail = options.shape.top_k >= self._V
         loss_options, metric_options = options.by_temperature()
         self._loss = plan(self._V, logits_CV.dtype, loss_options)
@@ -137,6 +140,7 @@ class TritonRows:
                 None if weights_C is None else weights_C.contiguous(),
                 out_9C,
                 self._V,
+                logits_CV.shape[1],
                 **arguments,
                 GRAD=with_grad,
                 num_warps=launch.warps,
