@@ -109,7 +109,8 @@ def _entry(corpus: CorpusArguments, number: int, entry: object) -> tuple[CorpusA
 
 def loss_weights(corpus: CorpusArguments) -> list[float]:
     """The `loss_weight` of each entry of `mixture_entries`; 1 by default."""
-    return [float(entry.get(LOSS_WEIGHT, 1.0)) for entry in corpus.mixture or [{}]]
+    entries = corpus.mixture if isinstance(corpus.mixture, list) else [{}]
+    return [float(entry.get(LOSS_WEIGHT, 1.0)) for entry in entries]
 
 
 def is_finite(value: object) -> bool:

@@ -203,7 +203,7 @@ class ShapedTrainer(TrainingCard, HubPushes, WatchedLoss, ContinuedInterval, Wei
         # The Trainer drops columns of the rows that are not in `_signature_columns`, which this
         # method of TRL's fills at first use. The column of sources must reach our collator.
         self._set_signature_columns_if_needed()
-        collator, columns = self.data_collator, self._signature_columns  # type: ignore[has-type]
+        collator, columns = self.data_collator, self._signature_columns
         self.data_collator = self._evaluation_collator()
         if names:
             self.data_collator = SourceCollator(self.data_collator, names)

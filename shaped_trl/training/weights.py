@@ -37,6 +37,10 @@ class WeightedRows(SFTTrainer):
 
     weighted: bool
     _weighed: Any
+    # of SFTTrainer
+    completion_only_loss: bool
+    data_collator: Any
+    _signature_columns: Any
 
     def weigh(self, sources: Iterable[Source], prompt_weight: float | None) -> None:
         """Find out whether the rows of `sources` have weights.

@@ -165,12 +165,16 @@ class _LossPerToken(torch.autograd.Function):
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, grad_N: Tensor, *_: Tensor) -> tuple[Tensor | None, ...]:
-        inputs = ctx.saved_tensors
-        _, _, grads = _run_chunks(*inputs, ctx.targets.times(grad_N), *ctx.arguments)
-        grads = tuple(
-            None if grad is None else grad.to(tensor.dtype)
-            for grad, tensor in zip(grads, inputs, strict=True)
+        hidden_ND, weight_VD, bias_V = inputs = ctx.saved_tensors
+        options, row_step, dtype, needs = ctx.arguments
+        targets = ctx.targets.times(grad_N)
+        _, _, sums = _run_chunks(
+            hidden_ND, weight_VD, bias_V, targets, options, row_step, dtype, needs
         )
+        grads = [
+            None if grad is None else grad.to(tensor.dtype)
+            for grad, tensor in zip(sums, inputs, strict=True)
+        ]
         return *grads, None, None, None, None, None
 
 

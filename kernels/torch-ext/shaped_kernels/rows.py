@@ -81,7 +81,7 @@ class TorchRows:
             block = slice(rows, rows + self._R)
             logits_RV, targets_R = logits_CV[block], targets_C[block]
             weights_R = None if weights_C is None else weights_C[block]
-            own_metrics = {}
+            own_metrics: dict[str, Tensor] = {}
             if self._metric_options is not None:
                 copy_RV = logits_RV.clone()
                 _, own_metrics = shape_rows(
