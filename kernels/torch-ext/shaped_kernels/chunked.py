@@ -168,9 +168,9 @@ class _LossPerToken(torch.autograd.Function):
         hidden_ND, weight_VD, bias_V = inputs = ctx.saved_tensors
         options, row_step, dtype, needs = ctx.arguments
         targets = ctx.targets.times(grad_N)
-        _, _, sums = _run_chunks(
-            hidden_ND, weight_VD, bias_V, targets, options, row_step, dtype, needs
-        )
+        sums = _run_chunks(hidden_ND, weight_VD, bias_V, targets, options, row_step, dtype, needs)[
+            2
+        ]
         grads = [
             None if grad is None else grad.to(tensor.dtype)
             for grad, tensor in zip(sums, inputs, strict=True)
