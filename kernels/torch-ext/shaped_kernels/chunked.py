@@ -168,12 +168,10 @@ class _LossPerToken(torch.autograd.Function):
         hidden_ND, weight_VD, bias_V = inputs = ctx.saved_tensors
         options, row_step, dtype, needs = ctx.arguments
         targets = ctx.targets.times(grad_N)
-        sums = _run_chunks(hidden_ND, weight_VD, bias_V, targets, options, row_step, dtype, needs)[
-            2
-        ]
+        result = _run_chunks(hidden_ND, weight_VD, bias_V, targets, options, row_step, dtype, needs)
         grads = [
             None if grad is None else grad.to(tensor.dtype)
-            for grad, tensor in zip(sums, inputs, strict=True)
+            for grad, tensor in zip(result[-1], inputs, strict=True)
         ]
         return *grads, None, None, None, None, None
 
