@@ -66,9 +66,11 @@ class StreamingTrainer(ShapedTrainer):
         self.sources = sources
         self.stream: dict[str, Any] | None = None
         self.sources_of_step: list[list[str]] = []
-        self.weigh(sources, args.prompt_loss_weight)
         super().__init__(model, args, train_dataset=sources[0].rows, **kwargs)
         self.add_callback(_Epoch())
+
+    def training_sources(self, rows: Any) -> list[Source]:
+        return self.sources
 
     def _prepare_dataset(
         self, dataset, processing_class, args, packing, formatting_func, dataset_name

@@ -36,7 +36,7 @@ from shaped_trl.training.log_reading import TRAIN_LOG, read_log
 from shaped_trl.training.metrics import Breakdown, Ranks, SourceCollator, source_names
 from shaped_trl.training.trl_names import check_names
 from shaped_trl.training.watch import WatchedLoss
-from shaped_trl.training.weights import LOSS_WEIGHTS, WeightedRows, sources_of
+from shaped_trl.training.weights import LOSS_WEIGHTS, WeightedRows
 
 # The metrics of every step. The rank is not among them, since it costs a pass over the logits. The
 # logsumexp is added to them if there is a z-loss.
@@ -99,8 +99,7 @@ class ShapedTrainer(TrainingCard, HubPushes, WatchedLoss, ContinuedInterval, Wei
         let_cpus_shard(args, tp_size > 1)
         if isinstance(model, PreTrainedModel | PeftModel):  # an earlier trainer may have patched it
             unshape(model.get_base_model() if isinstance(model, PeftModel) else model)
-        if not hasattr(self, "weighted"):  # a subclass may have several sources
-            self.weigh(sources_of(kwargs.get("train_dataset")), args.prompt_loss_weight)
+        self.weigh(self.training_sources(kwargs.get("train_dataset")), args.prompt_loss_weight)
         super().__init__(model, args, **kwargs)
         base = self.model.get_base_model() if isinstance(self.model, PeftModel) else self.model
         self._means = (*MEANS, "logsumexp") if args.z_loss else MEANS

@@ -12,7 +12,7 @@ Only training rows have weights, so that evaluations of runs with different weig
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -42,13 +42,12 @@ class WeightedRows(SFTTrainer):
     data_collator: Any
     _signature_columns: Any
 
-    def weigh(self, sources: Iterable[Source], prompt_weight: float | None) -> None:
+    def weigh(self, sources: Sequence[Source], prompt_weight: float | None) -> None:
         """Find out whether the rows of `sources` have weights.
 
         Raises:
             UserError: there is a `prompt_weight`, and no source has prompts.
         """
-        sources = list(sources)
         columns = [set(column_names(source.rows)) for source in sources]
         if prompt_weight is not None and not any({"prompt", COMPLETION} & each for each in columns):
             raise UserError(
@@ -61,6 +60,10 @@ class WeightedRows(SFTTrainer):
             or any(LOSS_WEIGHTS in each for each in columns)
         )
         self._weighed = sources[0].rows if len(sources) == 1 and self.weighted else None
+
+    def training_sources(self, rows: Any) -> list[Source]:
+        """The training rows of a trainer as a source; none if they are not a data set."""
+        return [Source("train", 1.0, rows)] if isinstance(rows, Dataset | IterableDataset) else []
 
     def _prepare_dataset(
         self, dataset, processing_class, args, packing, formatting_func, dataset_name
@@ -185,8 +188,3 @@ class WeightCollator:
         joined = pad_sequence(weights, batch_first=True)
         weights_BT[:, : joined.shape[1]] = joined
         return {**batch, LOSS_WEIGHTS: weights_BT}
-
-
-def sources_of(rows: Any) -> list[Source]:
-    """The training rows of a trainer as a source; none if they are not a data set."""
-    return [Source("train", 1.0, rows)] if isinstance(rows, Dataset | IterableDataset) else []
