@@ -28,11 +28,18 @@ ACCELERATE = "accelerate"  # the folder of accelerate's configurations, which ar
 STUDIES = "studies/"  # how the names of studies begin
 RESULTS = "results"  # the folder of the results of studies
 SHAPE_HELP = (
-    "Preset of the loss: cross_entropy (which it is by default); precision or diversity (β in the "
-    "exponent form, the paper's Eq. 11); precision_product or diversity_product (β in the product "
-    "form, this project's variant); tail_penalty or head_reward. Options such as --beta override "
-    "single values of a preset."
+    "Preset of the loss. cross_entropy is the default. precision sharpens the distribution and "
+    "diversity keeps it broad (β in the exponent form, the paper's Eq. 11). precision_product and "
+    "diversity_product do so in the product form, this project's variant. tail_penalty takes "
+    "probability from the tokens outside the top_k. head_reward gives some to those inside. Five "
+    "are from other papers. dft weighs a target by its probability. neg_p weighs it by a power of "
+    "its probability, --alpha. profit leaves out targets below a probability, --threshold. eaft "
+    "weighs a target by the entropy of the 20 likeliest tokens. gem computes the loss at another "
+    "temperature, --loss_temperature, which keeps the distribution broad. Options such as --beta "
+    "override single values of a preset."
 )
+# Fields of a shape that older runs do not name even if they name a preset, and their defaults.
+LATER_FIELDS = {"threshold": 0.0, "loss_temperature": 1.0}
 # Of these pairs only one is given. On the command line it replaces the other one of the recipe.
 _PAIRS = (("benchmarks", "suite"), ("dataset_test_split", "num_heldout"))
 ALTERNATIVES = {one: other for pair in _PAIRS for one, other in (pair, pair[::-1])}

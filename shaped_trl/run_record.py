@@ -18,7 +18,7 @@ from shaped_eval.errors import UserError
 from shaped_eval.records import write_atomic
 from shaped_eval.untrusted.rows import check_field, is_count, read_object
 
-from shaped_trl.recipes import RESOLVED, load, name_the_form
+from shaped_trl.recipes import LATER_FIELDS, RESOLVED, load, name_the_form
 
 MAY_CHANGE = "a continued run may have another value"
 STEP = "step.json"  # the sequences of an optimizer step, and the number of processes
@@ -110,7 +110,8 @@ def _check_same_run(
 ) -> None:
     before = load(folder / RESOLVED)
     if "positive" in settings:
-        before = name_the_form(before, settings["positive"])
+        before = LATER_FIELDS | name_the_form(before, settings["positive"])
+        settings = LATER_FIELDS | settings
     counts_sequences = sequences is not None and (folder / STEP).is_file()
     if counts_sequences:
         free = free | DIVISION

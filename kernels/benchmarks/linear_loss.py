@@ -63,8 +63,12 @@ from plot import draw
 from table import append_rows, make_rows, print_table, provenance, require_columns
 
 FOLDER = Path(__file__).parent
+# On a GPU also those of SmolLM2-135M, Qwen3-0.6B and Gemma 3 270M, and of GPT-2, which is odd.
 SIZES = {
-    "cuda": ["8192x2560x151936", "16384x2560x151936", "16384x1536x151936", "4096x4096x128256"],
+    "cuda": [
+        *("8192x2560x151936", "16384x2560x151936", "16384x1536x151936", "4096x4096x128256"),
+        *("8192x576x49152", "8192x1024x151936", "8192x640x262144", "8192x768x50257"),
+    ],
     "cpu": ["512x512x151936", "2048x512x151936"],
 }
 QUICK_SIZES = {"cuda": ["2048x1024x32768"], "cpu": ["256x256x8192"]}

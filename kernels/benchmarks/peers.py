@@ -22,8 +22,9 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 Loss = Callable[[Tensor, Tensor, Tensor], Tensor]
 
-# The metrics of a training step. The rank takes an extra pass, and is for evaluation.
-METRICS = tuple(name for name in ALL_METRICS if name != "target_rank")
+# The metrics of a training step. The rank takes an extra pass, and is for evaluation. The logsumexp
+# is for a z-loss.
+METRICS = tuple(name for name in ALL_METRICS if name not in ("target_rank", "logsumexp"))
 CROSS_ENTROPY = RewardShape()
 # The committed rows were measured with this form.
 BETA = RewardShape(beta=-0.25, positive="product")
@@ -96,6 +97,7 @@ def all_variants(dtype: torch.dtype) -> list[Variant]:
         Variant("Liger C=1", liger(1), CROSS_ENTROPY, own, cuda),
         Variant("Liger C=16", liger(16), CROSS_ENTROPY, own, cuda),
         Variant("Liger C=16, fp32 sums", liger(16, torch.float32), CROSS_ENTROPY, "float32", cuda),
+        Variant("Liger SM90", liger_sm90, CROSS_ENTROPY, own, cuda, apart="cutlass"),
         Variant("TRL ChunkedLogProbFunction", trl_chunked, CROSS_ENTROPY, "float32", cpu_rows=512),
         Variant("torch linear_cross_entropy", torch_chunked, CROSS_ENTROPY, own, cpu_rows=256),
         Variant(
@@ -172,6 +174,15 @@ def liger(chunk_constant: int, accum_dtype: torch.dtype | None = None) -> Loss:
         return LigerFusedLinearCrossEntropyFunction.apply(hidden, weight, targets, *first, *last)[0]
 
     return loss
+
+
+def liger_sm90(hidden: Tensor, weight: Tensor, targets: Tensor) -> Tensor:
+    """Liger's backend for Hopper (0.8.5), for N a multiple of 128 and V a multiple of 256."""
+    from liger_kernel.ops.cutedsl.ops.fused_linear_cross_entropy_sm90 import (
+        liger_fused_linear_cross_entropy_sm90,
+    )
+
+    return liger_fused_linear_cross_entropy_sm90(hidden, weight, targets, reduction="sum")
 
 
 def torch_chunked(hidden: Tensor, weight: Tensor, targets: Tensor) -> Tensor:

@@ -79,8 +79,8 @@ class CorpusArguments(SourceArguments):
             "help": "Several data sets in place of dataset_name: [{dataset_name: a.jsonl, "
             "weight: 0.95}, {dataset_name: b.jsonl, weight: 0.05}]. Weights are shares "
             "of the training tokens and sum to 1. An entry may have its own "
-            "dataset_config, dataset_train_split, dataset_test_split, templates and "
-            "streaming. Needs packing."
+            "dataset_config, dataset_train_split, dataset_test_split, templates, streaming and "
+            "loss_weight (a factor of the loss of its tokens). Needs packing."
         },
     )
     streaming: bool = field(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from itertools import islice
@@ -28,6 +29,7 @@ KEYS = (
     ),
     *TEMPLATES,
 )
+LOSS_WEIGHT = "loss_weight"
 # column that names a row's source
 SOURCE = "source"
 
@@ -40,11 +42,13 @@ class Source:
         name: what the log calls it.
         weight: its share of the training tokens.
         rows: in one of TRL's formats.
+        loss_weight: a factor of the loss of its tokens.
     """
 
     name: str
     weight: float
     rows: Rows
+    loss_weight: float = 1.0
 
 
 def mixture_entries(corpus: CorpusArguments) -> list[tuple[CorpusArguments, float]]:
@@ -82,23 +86,37 @@ def _entry(corpus: CorpusArguments, number: int, entry: object) -> tuple[CorpusA
     where = f"mixture[{number}]"
     if not isinstance(entry, dict):
         raise UserError(f"{where}={entry!r} must be a mapping with dataset_name and weight")
-    unknown = sorted(set(entry) - {*KEYS, "weight"})
+    known = [*KEYS, "weight", LOSS_WEIGHT]
+    unknown = sorted(set(entry) - set(known))
     if unknown:
-        raise UserError(
-            f"{where}: unknown key {unknown[0]!r}: choose from {', '.join([*KEYS, 'weight'])}"
-        )
+        raise UserError(f"{where}: unknown key {unknown[0]!r}: choose from {', '.join(known)}")
     if not entry.get("dataset_name"):
         raise UserError(f"{where}: dataset_name is missing: give a Hub id or a local file")
     weight = entry.get("weight")
     if isinstance(weight, bool) or not isinstance(weight, int | float) or not weight > 0:
         raise UserError(f"{where}: weight={weight!r} must be a number above 0")
+    factor = entry.get(LOSS_WEIGHT, 1.0)
+    if not is_finite(factor):
+        raise UserError(f"{where}: {LOSS_WEIGHT}={factor!r} must be a finite number")
     options = {
         "streaming": corpus.streaming,
-        **{key: value for key, value in entry.items() if key != "weight"},
+        **{key: value for key, value in entry.items() if key in KEYS},
     }
     if number > 0:  # a split beside the mixture is the first source's
         options.setdefault("dataset_test_split", None)
     return replace(corpus, mixture=None, **options), float(weight)
+
+
+def loss_weights(corpus: CorpusArguments) -> list[float]:
+    """The `loss_weight` of each entry of `mixture_entries`; 1 by default."""
+    entries = corpus.mixture if isinstance(corpus.mixture, list) else [{}]
+    return [float(entry.get(LOSS_WEIGHT, 1.0)) for entry in entries]
+
+
+def is_finite(value: object) -> bool:
+    """Whether a value is a finite number, and not a truth value."""
+    is_number = isinstance(value, int | float) and not isinstance(value, bool)
+    return is_number and math.isfinite(value)  # type: ignore[arg-type]
 
 
 def load_sources(
@@ -115,7 +133,9 @@ def load_sources(
         UserError: as `mixture_entries` and `training_rows`, or no row of a source is left.
     """
     sources, dropped = [], []
-    for options, weight in mixture_entries(corpus):
+    for (options, weight), factor in zip(
+        mixture_entries(corpus), loss_weights(corpus), strict=True
+    ):
         name = source_name(options)
         rows = training_rows(
             options, options.dataset_train_split, streaming=options.streaming, overlap=overlap
@@ -132,7 +152,7 @@ def load_sources(
             dropped += lines
             if len(rows) == 0:
                 raise UserError(f"decontaminate: no row of {name!r} is left")
-        sources.append(Source(name, weight, rows))
+        sources.append(Source(name, weight, rows, factor))
     return sources, dropped
 
 

@@ -77,6 +77,7 @@ class PackedStream(torch.utils.data.IterableDataset):
         rank: number of this process among those that read different data, from 0.
         world: number of those processes.
         position: of the batch to continue after; None to begin at the start.
+        columns: of the rows, with a value for each token.
 
     Raises:
         UserError: while iterating, if a source has no rows, or all of them are dropped.
@@ -93,6 +94,7 @@ class PackedStream(torch.utils.data.IterableDataset):
         rank: int = 0,
         world: int = 1,
         position: dict[str, Any] | None = None,
+        columns: Sequence[str] = ("input_ids", "labels"),
     ):
         self.sources, self.length, self.batch_size, self.collate = (
             list(sources),
@@ -101,6 +103,7 @@ class PackedStream(torch.utils.data.IterableDataset):
             collate,
         )
         self.seed, self.rank, self.world = seed, rank, world
+        self.columns = tuple(columns)
         self.position = position or {
             "sequences": 0,
             "dropped": 0,
@@ -109,7 +112,7 @@ class PackedStream(torch.utils.data.IterableDataset):
 
     def __iter__(self) -> Iterator[dict[str, Any]]:
         cursors = [
-            _Cursor(self.sources[i].name, self._documents(i, place), place)
+            _Cursor(self.sources[i].name, self._documents(i, place), place, self.columns)
             for i, place in enumerate(self.position["sources"])
         ]
         cumulative = np.cumsum([source.weight for source in self.sources])
@@ -190,10 +193,11 @@ class _Cursor:
         name: str,
         documents: Iterator[tuple[dict[str, Any], dict]],
         place: dict[str, Any] | None,
+        columns: Sequence[str],
     ):
-        self.name, self.documents = name, documents
+        self.name, self.documents, self.columns = name, documents, columns
         self.found: dict[str, Any] | None = None
-        self.document: dict[str, list[int]] = {"input_ids": [], "labels": []}
+        self.document: dict[str, list] = {column: [] for column in columns}
         self.taken = 0
         self.dropped: list[dict[str, Any]] = []
         if place is not None:
@@ -204,15 +208,15 @@ class _Cursor:
     def place(self) -> dict[str, Any] | None:
         return None if self.found is None else {**self.found, "taken": self.taken}
 
-    def sequence(self, length: int) -> dict[str, list[int]]:
+    def sequence(self, length: int) -> dict[str, list]:
         """The next `length` tokens, with the lengths of the pieces of documents in them."""
-        sequence: dict[str, list[int]] = {"input_ids": [], "labels": [], "seq_lengths": []}
+        sequence: dict[str, list] = {column: [] for column in (*self.columns, "seq_lengths")}
         while (room := length - len(sequence["input_ids"])) > 0:
             if self.taken == len(self.document["input_ids"]):
                 self._next()
             piece = slice(self.taken, self.taken + room)
-            sequence["input_ids"] += self.document["input_ids"][piece]
-            sequence["labels"] += self.document["labels"][piece]
+            for column in self.columns:
+                sequence[column] += self.document[column][piece]
             sequence["seq_lengths"].append(len(self.document["input_ids"][piece]))
             self.taken += sequence["seq_lengths"][-1]
         return sequence

@@ -38,14 +38,15 @@ TRAIN = (
     Group("Start here", "config shape model_name_or_path dataset_name output_dir dry_run"),
     Group(
         "The shape of the loss",
-        "beta lambda_tail lambda_head top_k positive alpha shape_schedule loss_impl",
+        "beta lambda_tail lambda_head top_k positive alpha threshold loss_temperature "
+        "shape_schedule z_loss loss_impl",
         ("ShapedConfig",),
     ),
     Group(
         "Data",
         "dataset_config dataset_train_split text_template prompt_template completion_template "
-        "assistant_only_loss max_length packing train_tokens mixture streaming decontaminate "
-        "hub_mirror",
+        "assistant_only_loss prompt_loss_weight max_length packing train_tokens mixture streaming "
+        "decontaminate hub_mirror",
         ("SourceArguments", "CorpusArguments"),
     ),
     Group(

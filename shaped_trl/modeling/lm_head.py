@@ -47,9 +47,9 @@ class ShapedCausalLMOutput(ModelOutput):
             `num_items_in_batch` (by their number if it is not passed), plus the weighted
             load-balancing loss of a mixture of experts.
         shaped_loss: scalar, the shaped loss *summed* over the valid targets, and nothing else.
-        nll, entropy, target_prob, head_mass, tail_mass, is_top1, target_rank: per token, in the
-            shape of the targets, 0 where a target is ignored, detached; None unless named in
-            `shape_lm_head(metrics=...)`.
+        nll, entropy, target_prob, head_mass, tail_mass, is_top1, target_rank, logsumexp: per
+            token, in the shape of the targets, 0 where a target is ignored, detached, and not
+            weighted; None unless named in `shape_lm_head(metrics=...)`.
         label_mask: bool, in the shape of the targets: the positions with a loss.
         aux_loss: the load-balancing loss without its weight, if router logits are requested.
         hidden_states, attentions, cross_attentions, router_logits: the model's own, if they are
@@ -65,6 +65,7 @@ class ShapedCausalLMOutput(ModelOutput):
     tail_mass: Tensor | None = None
     is_top1: Tensor | None = None
     target_rank: Tensor | None = None
+    logsumexp: Tensor | None = None
     label_mask: Tensor | None = None
     aux_loss: Tensor | None = None
     hidden_states: tuple[Tensor, ...] | None = None
@@ -87,6 +88,7 @@ class ShapedHead:
     shape: RewardShape
     metrics: tuple[str, ...] = ("nll",)
     impl: str = "auto"
+    z_loss: float = 0.0
     logits: Logits | None = None
 
 
@@ -96,6 +98,7 @@ def shape_lm_head(
     *,
     metrics: tuple[str, ...] = ("nll",),
     impl: str = "auto",
+    z_loss: float = 0.0,
 ) -> ShapedHead:
     """Make `model(input_ids, labels=labels)` return the shaped next-token loss.
 
@@ -106,15 +109,18 @@ def shape_lm_head(
     Call it before the model is wrapped (PEFT, DDP, FSDP). Labels are shifted inside, as in
     transformers; `shift_labels` are taken as they are. With the default shape, the loss is the
     model's own. This is checked once on four tokens: at once, or at the first call with labels if
-    there are several processes or the weights are not loaded yet. `shaped_trl/modeling/README.md`
+    there are several processes or the weights are not loaded yet. `model(..., loss_weights=w)`
+    weighs the loss of each token; `w` has the shape of the labels, and is shifted where they are.
+    The loss is still divided by the number of tokens. `shaped_trl/modeling/README.md`
     lists the architectures of transformers that a test covers.
 
     Args:
         model: a causal language model with an output embedding (`get_output_embeddings`).
         shape: the reward shape; None means cross-entropy.
         metrics: the per-token metrics to compute, from "nll", "entropy", "target_prob",
-            "head_mass", "tail_mass", "is_top1", "target_rank".
+            "head_mass", "tail_mass", "is_top1", "target_rank", "logsumexp".
         impl: the implementation of `shaped_linear_loss`.
+        z_loss: the weight of the squared logsumexp of the logits, as in `shaped_linear_loss`.
 
     Returns:
         The settings that the forward reads: `head.shape = ...` changes the shape of later calls.
@@ -133,7 +139,7 @@ def shape_lm_head(
             "language model"
         )
     _refuse_adapter(model.get_output_embeddings())
-    head = ShapedHead(shape or RewardShape(), tuple(metrics), impl)
+    head = ShapedHead(shape or RewardShape(), tuple(metrics), impl, z_loss)
     original = model.forward
     # A function instead of a bound method, since a deep copy of the model must not run the original
     # model. If the model is already patched, take the function before that patch.
@@ -150,7 +156,7 @@ def shape_lm_head(
         kwargs = own_forward.by_name(args, kwargs)
         given = {
             name: kwargs.pop(name, None)
-            for name in ("labels", "shift_labels", "num_items_in_batch")
+            for name in ("labels", "shift_labels", "loss_weights", "num_items_in_batch")
         }
         if (given["labels"] is None and given["shift_labels"] is None) or kwargs.get(
             "fused_lm_head"
@@ -174,16 +180,25 @@ def unshape(model: PreTrainedModel) -> None:
         model.forward = types.MethodType(function, model)
 
 
-def _forward_with_loss(own, head, logits, kwargs, labels, shift_labels, num_items_in_batch):
+def _forward_with_loss(
+    own, head, logits, kwargs, labels, shift_labels, loss_weights, num_items_in_batch
+):
     return_dict = kwargs.pop("return_dict", None)
     if return_dict is None:
         return_dict = own.model.config.return_dict
     outputs, hidden = own.to_head(
         lambda hidden: hidden.new_zeros(*hidden.shape[:-2], 0, logits.size), **kwargs
     )
+    given = labels if shift_labels is None else shift_labels
+    if loss_weights is not None and loss_weights.shape != given.shape:
+        raise UserError(
+            f"loss_weights of shape {tuple(loss_weights.shape)} do not fit the labels of shape "
+            f"{tuple(given.shape)}; give a weight for each label"
+        )
     targets = shift_labels
     if targets is None:
         hidden, targets = hidden[:, :-1], labels[:, 1:]
+        loss_weights = None if loss_weights is None else loss_weights[:, 1:]
     if hidden.shape[:-1] != targets.shape:
         raise UserError(
             f"labels of shape {tuple(targets.shape)} do not fit the positions "
@@ -192,7 +207,7 @@ def _forward_with_loss(own, head, logits, kwargs, labels, shift_labels, num_item
             "for each position, and leave logits_to_keep out"
         )
     targets = targets.to(hidden.device)  # the head's device, if the model is spread over several
-    result = head_loss(own.model, head, logits, hidden, targets)
+    result = head_loss(own.model, head, logits, hidden, targets, loss_weights)
     mask = targets != -100
     items = mask.sum().clamp(min=1) if num_items_in_batch is None else num_items_in_batch
     loss = result.loss / (items.to(result.loss.device) if isinstance(items, Tensor) else items)
@@ -207,9 +222,17 @@ def _forward_with_loss(own, head, logits, kwargs, labels, shift_labels, num_item
 
 
 def head_loss(
-    model: PreTrainedModel, head: ShapedHead, logits: Logits, hidden: Tensor, targets: Tensor
+    model: PreTrainedModel,
+    head: ShapedHead,
+    logits: Logits,
+    hidden: Tensor,
+    targets: Tensor,
+    loss_weights: Tensor | None = None,
 ) -> ShapedLossOutput:
-    """The loss of `hidden` [B, T, D], the input of the output embedding, and `targets` [B, T]."""
+    """The loss of `hidden` [B, T, D], the input of the output embedding, and `targets` [B, T].
+
+    `loss_weights` [B, T] weigh the loss of each token.
+    """
     lm_head = model.get_output_embeddings()
     _refuse_adapter(lm_head)
     # In PEFT's `modules_to_save` wrapper this is the copy that is trained, which FSDP may shard as
@@ -218,6 +241,7 @@ def head_loss(
         (m for m in lm_head.modules() if m._parameters.get("weight") is lm_head.weight), lm_head
     )
 
+    # The weights are not an argument, since FSDP may cast those to half precision.
     def compute(hidden, targets) -> dict[str, Tensor]:
         weight, bias = logits.of(owner)
         output = shaped_linear_loss(
@@ -228,6 +252,8 @@ def head_loss(
             bias=bias,
             logit_scale=logits.scale,
             softcap=logits.softcap,
+            token_weights=loss_weights,
+            z_loss=head.z_loss,
             metrics=head.metrics,
             impl=head.impl,
         )

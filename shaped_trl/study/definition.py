@@ -25,7 +25,10 @@ MODEL_FLAGS = {"train": "model_name_or_path", "rlvr": "model_name_or_path", "eva
 PREPARATIONS = ("running_sums", "chain_sum")
 # The options that distinguish arms. A recipe may set top_k for all of them, but a beta in a recipe
 # would also shape the baseline.
-SHAPE_OF_ARM = ("shape", "beta", "lambda_head", "lambda_tail", "positive", "alpha")
+SHAPE_OF_ARM = (
+    *("shape", "beta", "lambda_head", "lambda_tail", "positive", "alpha"),
+    *("threshold", "loss_temperature"),
+)
 # The stages that a study adds by itself: they find an arm's temperature, or divide its head by one.
 TEMPERATURE, DIVIDED = "temperature", "divided"
 HELD_OUT, ROLLOUTS = "held_out", "rollouts"  # the texts on which entropies are matched

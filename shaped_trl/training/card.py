@@ -8,6 +8,8 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from shaped_kernels.shape import POSITIVE_FORMS
+
 from shaped_trl.hub.cards import PAPER, numbers_table
 from shaped_trl.training.config import ShapedConfig
 from shaped_trl.training.log_reading import TRAIN_LOG
@@ -31,8 +33,10 @@ def procedure(args: ShapedConfig, rows: Sequence[Mapping[str, Any]]) -> str:
         rows: the rows of its log so far.
     """
     shape = asdict(args.reward_shape())
-    if args.positive != "power":
-        del shape["alpha"]
+    for name in {"alpha", "threshold"} - {POSITIVE_FORMS[args.positive]}:
+        del shape[name]
+    if args.loss_temperature == 1:
+        del shape["loss_temperature"]
     scheduled: Any = args.shape_schedule or {}
     lines = [
         f"Reward-shaped next-token loss ({PAPER}, Eq. 10 to 13). It is cross-entropy if beta, "

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, field, fields
 from typing import Annotated, Any, TypeVar
 
@@ -64,8 +65,9 @@ class ShapedConfig(WatchArguments, SFTConfig):
     `bf16` is off on a CPU, and the tokens of the whole run are counted. TRL's `loss_type="dft"` is
     `positive="power"` here.
 
-    The fields `beta`, `lambda_head`, `lambda_tail`, `top_k`, `positive` and `alpha` are those of
-    `shaped_kernels.RewardShape`, which documents their equations and checks their ranges.
+    The fields `beta`, `lambda_head`, `lambda_tail`, `top_k`, `positive`, `alpha`, `threshold` and
+    `loss_temperature` are those of `shaped_kernels.RewardShape`, which documents their equations
+    and checks their ranges.
     `shaped_trl.training.schedules` documents `shape_schedule`.
     """
 
@@ -102,12 +104,29 @@ class ShapedConfig(WatchArguments, SFTConfig):
         metadata={
             "help": "Form of the target's reward r. exponent is (1/p)^((1-p)^beta), most likely "
             "the paper's Eq. 11. product is (1/p)(1-p)^beta, this project's variant. "
-            "power weighs the target's log-probability by p^alpha and does not use beta."
+            "The others weigh the target's log-probability and do not use beta: power by p^alpha; "
+            "threshold by 1 if p is above --threshold, else by 0; entropy by the entropy among the "
+            "top_k most probable tokens, divided by ln(top_k)."
         },
     )
     alpha: float = field(
         default=1.0,
         metadata={"help": "Exponent of the form power. 1 gives DFT (arXiv 2508.05629)."},
+    )
+    threshold: float = field(
+        default=0.0,
+        metadata={
+            "help": "Probability above which the form threshold trains on a target: at least 0 and "
+            "below 1 (ProFit, arXiv 2601.09195)."
+        },
+    )
+    loss_temperature: float = field(
+        default=1.0,
+        metadata={
+            "help": "Compute the loss from the logits divided by this temperature, and multiply it "
+            "by the temperature (the β of GEM, arXiv 2408.16673). Metrics are those of the model's "
+            "own distribution."
+        },
     )
     shape_schedule: dict | str | None = field(
         default=None,
@@ -115,6 +134,21 @@ class ShapedConfig(WatchArguments, SFTConfig):
             "help": "Change beta, lambda_head or lambda_tail during training. The kind is "
             'constant, linear, cosine or piecewise: \'{"beta": {"kind": "linear", '
             '"start": 0.0, "end": -0.25, "from_step": 100, "to_step": 500}}\'.'
+        },
+    )
+    z_loss: float = field(
+        default=0.0,
+        metadata={
+            "help": "Weight of the squared logsumexp of the logits, which is added to the loss and "
+            "keeps it near 0. 1e-4 is usual in pre-training; 0 turns it off."
+        },
+    )
+    prompt_loss_weight: float | None = field(
+        default=None,
+        metadata={
+            "help": "Train on the prompts as well, with their loss multiplied by this number. The "
+            "loss is divided by the number of tokens of prompts and completions. Evaluation stays "
+            "on completions. By default prompts are not trained on."
         },
     )
     router_bias_rate: float = field(
@@ -142,6 +176,7 @@ class ShapedConfig(WatchArguments, SFTConfig):
         if isinstance(self.shape_schedule, str):  # the command line passes JSON
             self.shape_schedule = from_json(self.shape_schedule)
         self.reward_schedule()
+        self._check_weights()
         self.check_watch()
         if self.loss_type != "nll":
             raise ValueError(
@@ -156,6 +191,28 @@ class ShapedConfig(WatchArguments, SFTConfig):
         self._check_loss_impl()
         if self.use_liger_kernel:
             self._keep_liger_off_the_loss()
+
+    def _check_weights(self) -> None:
+        if not (math.isfinite(self.z_loss) and self.z_loss >= 0):
+            raise ValueError(f"z_loss={self.z_loss!r} is not a finite number of at least 0")
+        if self.z_loss and self.loss_temperature != 1:
+            raise ValueError(
+                f"z_loss={self.z_loss!r} does not go with "
+                f"loss_temperature={self.loss_temperature!r}: leave one of them out"
+            )
+        weight = self.prompt_loss_weight
+        if weight is None:
+            return
+        if not (math.isfinite(weight) and weight >= 0):
+            raise ValueError(
+                f"prompt_loss_weight={weight!r} is not a finite number of at least 0; leave it out "
+                "to train on completions alone"
+            )
+        if self.assistant_only_loss or self.completion_only_loss:
+            name = "assistant_only_loss" if self.assistant_only_loss else "completion_only_loss"
+            raise ValueError(
+                f"prompt_loss_weight={weight!r} does not go with {name}=True: leave one of them out"
+            )
 
     def _check_loss_impl(self) -> None:
         """Refuse before any model is loaded what the loss would refuse at the first step."""
@@ -198,6 +255,8 @@ class ShapedConfig(WatchArguments, SFTConfig):
             top_k=self.top_k,
             positive=self.positive,
             alpha=self.alpha,
+            threshold=self.threshold,
+            loss_temperature=self.loss_temperature,
         )
 
     def reward_schedule(self) -> ShapeSchedule | None:

@@ -9,9 +9,9 @@ older checkpoints are deleted:
 
 from __future__ import annotations
 
-import copy
 import json
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +29,7 @@ from shaped_trl.data.mixtures import Source
 from shaped_trl.data.packing import STREAM, PackedStream, part_of
 from shaped_trl.training.config import ShapedConfig
 from shaped_trl.training.trainer import ShapedTrainer
+from shaped_trl.training.weights import COLUMNS, LOSS_WEIGHTS, WeightCollator
 
 
 def check_streaming(args: ShapedConfig) -> None:
@@ -68,11 +69,14 @@ class StreamingTrainer(ShapedTrainer):
         super().__init__(model, args, train_dataset=sources[0].rows, **kwargs)
         self.add_callback(_Epoch())
 
+    def training_sources(self, rows: Any) -> list[Source]:
+        return self.sources
+
     def _prepare_dataset(
         self, dataset, processing_class, args, packing, formatting_func, dataset_name
     ):
         # TRL tokenizes and packs a whole data set here, while the trainer is built. A stream is
-        # packed row by row during training instead, from this process's part (`_tokenised`); TRL is
+        # packed row by row during training instead, from this process's part (`_part`); TRL is
         # left to prepare the evaluation sets.
         if dataset is self.sources[0].rows:
             return dataset
@@ -80,27 +84,23 @@ class StreamingTrainer(ShapedTrainer):
             dataset, processing_class, args, packing, formatting_func, dataset_name
         )
 
-    def _tokenised(self, source: Source, rank: int, world: int) -> Source:
-        """This process's part of a source, prepared by TRL up to `labels`.
-
-        `datasets` caches the result of a memory-mapped source.
-        """
-        args = copy.copy(self.args)
-        args.max_length, args.shuffle_dataset = None, False
-        rows = part_of(source.rows, rank, world)
-        # Without packing and length limit, TRL's method only tokenizes and masks.
-        rows = super()._prepare_dataset(rows, self.processing_class, args, False, None, source.name)
+    def _part(self, source: Source, rank: int, world: int) -> Source:
+        """This process's part of a source, prepared by TRL up to `labels`."""
+        part = replace(source, rows=part_of(source.rows, rank, world))
+        rows = self.tokenised(part, self.args, self.processing_class)
         if isinstance(rows, Dataset):
-            rows = rows.select_columns(["input_ids", "labels"])
-        return Source(source.name, source.weight, rows)
+            rows = rows.select_columns(list(self._columns()))
+        return replace(source, rows=rows)
+
+    def _columns(self) -> tuple[str, ...]:
+        return COLUMNS if self.weighted else ("input_ids", "labels")
 
     def get_train_dataloader(self) -> DataLoader:
-        group = self._group()
-        rank, world = self.args.process_index // group, self.args.world_size // group
+        rank, world = self._place()
         position = self.stream
         self._cut_dropped_rows(position["dropped"] if position else 0)
         stream = PackedStream(
-            [self._tokenised(source, rank, world) for source in self.sources],
+            [self._part(source, rank, world) for source in self.sources],
             length=self.args.max_length,
             batch_size=self._train_batch_size,  # the Trainer's: auto_find_batch_size may lower it
             collate=self._collate(),
@@ -108,6 +108,7 @@ class StreamingTrainer(ShapedTrainer):
             rank=rank,
             world=world,
             position=position,
+            columns=self._columns(),
         )
         workers = self.args.dataloader_num_workers
         return DataLoader(
@@ -130,8 +131,13 @@ class StreamingTrainer(ShapedTrainer):
         sequence stays a row, which gives the same numbers with a fraction of the products. Layers
         that carry a state along a row need the lengths, and keep one row.
         """
-        collator = self.data_collator
+        collator = WeightCollator(self.data_collator) if self.weighted else self.data_collator
         return SequencesAsRows(collator, self.args.max_length) if self.masks_densely() else collator
+
+    def _place(self) -> tuple[int, int]:
+        """The number of this process among those that read different data, and their number."""
+        group = self._group()
+        return self.args.process_index // group, self.args.world_size // group
 
     def _group(self) -> int:
         """How many processes read the same data, as they share a model's layers or a sequence."""
@@ -203,8 +209,10 @@ class SequencesAsRows:
     def __call__(self, sequences: list[dict]) -> dict[str, Any]:
         batch = self.collate(sequences)
         tokens = len(sequences) * self.length  # TRL's collator may pad further, to a multiple
-        names = ("input_ids", "labels", "position_ids")
-        return {name: batch[name][0, :tokens].view(-1, self.length) for name in names}
+        names = ("input_ids", "labels", "position_ids", LOSS_WEIGHTS)
+        return {
+            name: batch[name][0, :tokens].view(-1, self.length) for name in names if name in batch
+        }
 
 
 class _Epoch(TrainerCallback):

@@ -44,16 +44,18 @@ from shaped_trl.training.metrics import (
 )
 from shaped_trl.training.trl_names import check_names
 from shaped_trl.training.watch import WatchedLoss
+from shaped_trl.training.weights import LOSS_WEIGHTS, WeightedRows
 
-# The metrics of every step. The rank is not among them, since it costs a pass over the logits.
-MEANS = tuple(name for name in METRICS if name != "target_rank")
+# The metrics of every step. The rank is not among them, since it costs a pass over the logits. The
+# logsumexp is added to them if there is a z-loss.
+MEANS = tuple(name for name in METRICS if name not in ("target_rank", "logsumexp"))
 # Per-token metric of the loss -> its name in the log, which is TRL's or transformers' if they
 # have one.
-TARGETS = ("labels", "shift_labels", "num_items_in_batch")
-LOG_NAMES = {name: "mean_token_accuracy" if name == "is_top1" else name for name in MEANS}
+TARGETS = ("labels", "shift_labels", "num_items_in_batch", LOSS_WEIGHTS)
+LOG_NAMES = {"is_top1": "mean_token_accuracy"}
 
 
-class ShapedTrainer(TrainingCard, HubPushes, WatchedLoss, ContinuedInterval, SFTTrainer):
+class ShapedTrainer(TrainingCard, HubPushes, WatchedLoss, ContinuedInterval, WeightedRows):
     """SFTTrainer for pre- and mid-training with a `RewardShape` (arXiv 2512.22955).
 
     Data, packing, masks, PEFT and distribution are SFTTrainer's. Rows of the log go to
@@ -64,7 +66,8 @@ class ShapedTrainer(TrainingCard, HubPushes, WatchedLoss, ContinuedInterval, SFT
     while `eval_loss` is each arm's own objective. An evaluation also has the columns of
     `metrics.py`: ranks, rare targets, positions, and sources if its rows have a column `source`. A
     training row has the ranks of its own step, not of the interval. With a `shape_schedule`, each
-    scheduled field is logged with its value at the row's step.
+    scheduled field is logged with its value at the row's step, and with a `z_loss` the logsumexp of
+    the logits. `weights.py` describes the weights that training tokens may have.
 
     `predict` and `compute_metrics` get logits from a second forward, which builds them as a whole.
     Without `args`, or with arguments of TRL or transformers, the loss is cross-entropy.
@@ -104,9 +107,17 @@ class ShapedTrainer(TrainingCard, HubPushes, WatchedLoss, ContinuedInterval, SFT
         let_cpus_shard(args, tp_size > 1)
         if isinstance(model, PreTrainedModel | PeftModel):  # an earlier trainer may have patched it
             unshape(model.get_base_model() if isinstance(model, PeftModel) else model)
+        self.weigh(self.training_sources(kwargs.get("train_dataset")), args.prompt_loss_weight)
         super().__init__(model, args, **kwargs)
         base = self.model.get_base_model() if isinstance(self.model, PeftModel) else self.model
-        self.head = shape_lm_head(base, args.reward_shape(), metrics=MEANS, impl=args.loss_impl)
+        self._means = (*MEANS, "logsumexp") if args.z_loss else MEANS
+        self.head = shape_lm_head(
+            base,
+            args.reward_shape(),
+            metrics=self._means,
+            impl=args.loss_impl,
+            z_loss=args.z_loss,
+        )
         self._vocabulary: int = base.config.get_text_config().vocab_size
         self.shape_schedule = args.reward_schedule()
         note_shape(base.config, args.reward_shape(), args.shape_schedule or ())
@@ -133,7 +144,7 @@ class ShapedTrainer(TrainingCard, HubPushes, WatchedLoss, ContinuedInterval, SFT
             step = self.state.global_step + int(self.model.training)
             self.head.shape = self.shape_schedule.at(step, self.state.max_steps)
         with_rank = self._is_logged() if self.model.training else self._breakdown is not None
-        self.head.metrics = METRICS if with_rank else MEANS
+        self.head.metrics = (*self._means, "target_rank") if with_rank else self._means
         sources = inputs.pop(SOURCE, None)
         inputs["use_cache"] = False
         if self.aux_loss_enabled:
@@ -174,7 +185,7 @@ class ShapedTrainer(TrainingCard, HubPushes, WatchedLoss, ContinuedInterval, SFT
         """Add a micro-batch's `ShapedCausalLMOutput` to the sums. Only `log` synchronises them."""
         sums = self._sums["train" if self.model.training else "eval"]
         row = {"tokens": outputs.label_mask.sum(), "shaped_loss": outputs.shaped_loss}
-        row |= {LOG_NAMES[name]: getattr(outputs, name).sum() for name in MEANS}
+        row |= {LOG_NAMES.get(name, name): getattr(outputs, name).sum() for name in self._means}
         if outputs.aux_loss is not None:
             row |= {"aux_loss": outputs.aux_loss, "batches": torch.ones_like(outputs.aux_loss)}
         for name, value in row.items():
@@ -200,7 +211,7 @@ class ShapedTrainer(TrainingCard, HubPushes, WatchedLoss, ContinuedInterval, SFT
         # The Trainer drops columns of the rows that are not in `_signature_columns`, which this
         # method of TRL's fills at first use. The column of sources must reach our collator.
         self._set_signature_columns_if_needed()
-        collator, columns = self.data_collator, self._signature_columns  # type: ignore[has-type]
+        collator, columns = self.data_collator, self._signature_columns
         self.data_collator = self._evaluation_collator()
         if names:
             self.data_collator = SourceCollator(self.data_collator, names)

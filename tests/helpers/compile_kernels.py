@@ -1,6 +1,6 @@
 """Compiles the kernels of impl="triton" without a GPU, and prints the registers that they use.
 
-    compile_kernels.py DTYPE ARCHITECTURE        (bfloat16, float16 or float32; 80 or 90)
+    compile_kernels.py DTYPE ARCHITECTURE        (bfloat16, float16 or float32; 80, 90 or 100)
 
 One JSON line per configuration that `plan` can ask for: {"name", "registers", "limit", "spills"}.
 Run it without TRITON_INTERPRET.
@@ -25,25 +25,31 @@ from shaped_kernels.triton_rows import plan
 from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
 
-V = 151_936
+# A vocabulary that is a multiple of 64, and an odd one.
+VOCABULARIES = (151_936, 50_257)
 TOOLS = Path(triton.__file__).parent / "backends" / "nvidia" / "bin"
 POINTERS = {torch.bfloat16: "*bf16", torch.float16: "*fp16", torch.float32: "*fp32"}
+# name: (shape, metrics, whether tokens have weights)
 SHAPES = {
-    "cross-entropy": (RewardShape(beta=-0.25), ()),
-    "entropy": (RewardShape(beta=-0.25), ("entropy",)),
-    "head": (RewardShape(lambda_tail=-0.1, top_k=100), ()),
-    "large head": (RewardShape(lambda_tail=-0.1, top_k=1000), ()),
+    "cross-entropy": (RewardShape(beta=-0.25), (), False),
+    "weighted": (RewardShape(beta=-0.25), (), True),
+    "entropy": (RewardShape(beta=-0.25), ("entropy",), False),
+    "head": (RewardShape(lambda_tail=-0.1, top_k=100), (), False),
+    "weighted head": (RewardShape(lambda_tail=-0.1, top_k=100), ("entropy",), True),
+    "large head": (RewardShape(lambda_tail=-0.1, top_k=1000), (), False),
 }
 
 
 def compile_and_measure(
-    kernel, signature: dict, constants: dict, architecture: int, options: dict
+    kernel, signature: dict, constants: dict, architecture: int, options: dict, V: int
 ) -> tuple[int, int]:
     """(registers, instructions that spill) of a thread, with aligned pointers as in use."""
     names = kernel.arg_names
     signature = signature | dict.fromkeys(constants, "constexpr")
     aligned = [
-        name for name, kind in signature.items() if kind.startswith("*") or name in ("V", "numel")
+        name
+        for name, kind in signature.items()
+        if kind.startswith("*") or name in ("width", "numel") or (name == "V" and V % 16 == 0)
     ]
     attributes = {(names.index(name),): [["tt.divisibility", 16]] for name in aligned}
     constants = {(names.index(name),): value for name, value in constants.items()}
@@ -61,20 +67,24 @@ def compile_and_measure(
     return int(re.search(r"REG:(\d+)", usage)[1]), len(re.findall(r"\b(?:STL|LDL)\b", code))
 
 
-def configurations(dtype: torch.dtype):
+def configurations(dtype: torch.dtype, V: int):
     """(name, kernel, signature, constants, options, limit) of all kernels for `dtype`."""
-    for (name, (shape, metrics)), softcap, grad in itertools.product(
+    for (name, (shape, metrics, weighted)), softcap, grad in itertools.product(
         SHAPES.items(), (None, 30.0), (True, False)
     ):
         arguments, launch = plan(V, dtype, LossOptions(shape, 1.0, softcap, metrics, None, None))
         constants = {key: value for key, value in arguments.items() if key.isupper()} | {
             "GRAD": grad
         }
+        if not weighted:
+            constants["weights_ptr"] = None
         signature = {
             "logits_ptr": POINTERS[dtype],
             "targets_ptr": "*i64",
+            "weights_ptr": "*fp32",
             "out_ptr": "*fp32",
             "V": "i32",
+            "width": "i32",
         }
         signature |= {
             key: "fp32" if isinstance(value, float) else "i32" for key, value in arguments.items()
@@ -97,9 +107,11 @@ def configurations(dtype: torch.dtype):
 
 if __name__ == "__main__":
     dtype, architecture = getattr(torch, sys.argv[1]), int(sys.argv[2])
-    for name, kernel, signature, constants, options, limit in configurations(dtype):
-        registers, spills = compile_and_measure(kernel, signature, constants, architecture, options)
-        print(
-            json.dumps({"name": name, "registers": registers, "limit": limit, "spills": spills}),
-            flush=True,
-        )
+    for V in VOCABULARIES:
+        for name, *compiled, limit in configurations(dtype, V):
+            kernel, signature, constants, options = compiled
+            registers, spills = compile_and_measure(
+                kernel, signature, constants, architecture, options, V
+            )
+            row = {"name": f"{name}, V={V}", "registers": registers, "limit": limit}
+            print(json.dumps(row | {"spills": spills}), flush=True)

@@ -36,6 +36,9 @@ class Case:
     softcap: float | None = None
     rows_per_chunk: int = 5
     trained: tuple[str, ...] = ("hidden", "weight", "bias")
+    weighted: bool = False  # token weights of both signs
+    z_loss: float = 0.0
+    reduction: str = "sum"
 
 
 FULL = RewardShape(beta=-0.25, lambda_head=0.3, lambda_tail=-0.2, top_k=5)
@@ -70,6 +73,26 @@ CASES = {
     ),
     "softcap and scale": Case(FULL, logit_scale=0.7, softcap=2.5),
     "softcap, empty shard": Case(RewardShape(-0.25, 0.3, -0.2, top_k=3), V=4, softcap=2.5),
+    "threshold": Case(RewardShape(positive="threshold", threshold=0.05, lambda_tail=-0.1)),
+    "entropy": Case(RewardShape(positive="entropy", top_k=5)),
+    "entropy, ties": Case(RewardShape(positive="entropy", top_k=3), logits="integers"),
+    "entropy, no tail": Case(RewardShape(positive="entropy", lambda_head=0.3, top_k=29)),
+    "entropy, head larger than a shard": Case(
+        RewardShape(positive="entropy", lambda_head=0.3, top_k=17)
+    ),
+    "entropy, one possible token": Case(
+        RewardShape(positive="entropy", top_k=5),
+        impossible=tuple(range(28)),
+        targets="one possible",
+    ),
+    "temperature": Case(RewardShape(-0.25, 0.3, -0.2, top_k=5, loss_temperature=0.7)),
+    "weighted": Case(FULL, weighted=True),
+    "z-loss": Case(FULL, z_loss=0.3, logit_scale=0.7, softcap=2.5),
+    "z-loss, empty shard": Case(RewardShape(), V=4, z_loss=0.3, reduction="mean", weighted=True),
+    "z-loss, one possible token": Case(
+        FULL, impossible=tuple(range(28)), targets="one possible", z_loss=0.3
+    ),
+    "per token": Case(FULL, z_loss=0.3, weighted=True, reduction="none"),
     "all count": Case(FULL, targets="all count"),
     "none counts": Case(FULL, targets="none counts"),
     "one chunk": Case(FULL, rows_per_chunk=1000),
@@ -108,9 +131,9 @@ def make_inputs(case: Case, dtype: torch.dtype) -> dict[str, Tensor]:
         targets[3:9] = -100
     if case.targets == "none counts":
         targets[:] = -100
-    return {name: tensor.to(case.dtype).to(dtype) for name, tensor in tensors.items()} | {
-        "targets": targets
-    }
+    inputs = {name: tensor.to(case.dtype).to(dtype) for name, tensor in tensors.items()}
+    weights = torch.randn(N, generator=generator, dtype=torch.float64) if case.weighted else None
+    return inputs | {"targets": targets, "token_weights": weights}
 
 
 def compute(
@@ -133,13 +156,17 @@ def compute(
         bias=tensors["bias"],
         logit_scale=case.logit_scale,
         softcap=case.softcap,
+        token_weights=tensors["token_weights"],
+        z_loss=case.z_loss,
+        reduction=case.reduction,
         metrics=METRICS,
         impl=impl,
         chunk_mb=case.rows_per_chunk * row_mb,
     )
     result = {name: value.detach() for name, value in output._asdict().items()}
     if output.loss.requires_grad:
-        (output.loss * 0.5).backward()
+        # With reduction="none", a different factor for each token.
+        (output.loss * torch.linspace(0.5, 2.0, output.loss.numel())).sum().backward()
     for name in case.trained:
         gradient = tensors[name].grad
         if name != "hidden" and distribute is not None:

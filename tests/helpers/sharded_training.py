@@ -55,7 +55,9 @@ def micro_batches(rank: int = 0, processes: int = 1) -> list[dict[str, Tensor]]:
         if second:
             labels[ROWS // 2 :] = -100
         part = slice(rank * ROWS // processes, (rank + 1) * ROWS // processes)
-        batches.append({"input_ids": ids[part], "labels": labels[part]})
+        weights = torch.randn(ROWS, 9, generator=generator)
+        batch = {"input_ids": ids, "labels": labels, "loss_weights": weights}
+        batches.append({name: value[part] for name, value in batch.items()})
     return batches
 
 

@@ -3,11 +3,13 @@
 With the identity for the head weight, the gradient of the hidden states is that of the logits.
 """
 
+import dataclasses
 import math
 
 import pytest
 import torch
 from shaped_kernels import METRICS, RewardShape, shaped_linear_loss
+from shaped_kernels.shape import POSITIVE_FORMS
 from torch import Tensor
 
 IMPLEMENTATIONS = ("reference", "chunked")
@@ -35,19 +37,30 @@ SHAPES = [
     RewardShape(positive="power", alpha=alpha, lambda_tail=-0.1, top_k=3)
     for alpha in (0.5, 1.0, 2.0)
 ]
+SHAPES += [
+    RewardShape(positive="threshold", threshold=0.02, lambda_head=0.1, top_k=5),
+    RewardShape(positive="entropy", top_k=5),
+    RewardShape(positive="entropy", lambda_head=0.3, lambda_tail=-0.2, top_k=20),
+    RewardShape(positive="entropy", lambda_tail=-0.2, top_k=1000),
+    RewardShape(loss_temperature=0.7),
+    RewardShape(-0.25, 0.3, -0.2, top_k=5, loss_temperature=1.5),
+]
 
 
 def name_of(shape: RewardShape) -> str:
-    exponent = shape.alpha if shape.positive == "power" else shape.beta
-    return (
-        f"{shape.positive}{exponent}-head{shape.lambda_head}-tail{shape.lambda_tail}-k{shape.top_k}"
-    )
+    value = getattr(shape, POSITIVE_FORMS[shape.positive] or "beta")
+    rewards = f"head{shape.lambda_head}-tail{shape.lambda_tail}-k{shape.top_k}"
+    return f"{shape.positive}{value}-{rewards}-T{shape.loss_temperature}"
 
 
 def closed_form(
     z: list[float], x: int, shape: RewardShape
 ) -> tuple[float, list[float], dict[str, float]]:
     """Loss, logit gradient p_j(R − r_j) and metrics of one token, in plain float64 arithmetic."""
+    if shape.loss_temperature != 1:
+        T, at_one = shape.loss_temperature, dataclasses.replace(shape, loss_temperature=1.0)
+        loss, gradient, _ = closed_form([value / T for value in z], x, at_one)
+        return T * loss, gradient, closed_form(z, x, at_one)[2]
     total = math.fsum(math.exp(value - max(z)) for value in z)
     p = [math.exp(value - max(z)) / total for value in z]
     q = math.fsum(p[:x] + p[x + 1 :])
@@ -55,9 +68,14 @@ def closed_form(
         w = q**shape.beta
     elif shape.positive == "exponent":
         w = p[x] ** (1 - q**shape.beta)
-    else:
+    elif shape.positive == "power":
         w = p[x] ** shape.alpha
+    elif shape.positive == "threshold":
+        w = float(p[x] > shape.threshold)
     head = sorted(range(len(z)), key=lambda j: (-z[j], j))[: shape.top_k]
+    if shape.positive == "entropy":
+        of_head = [p[j] / math.fsum(p[i] for i in head) for j in head]
+        w = -math.fsum(p_j * math.log(p_j) for p_j in of_head) / math.log(shape.top_k)
     r = [shape.lambda_head if j in head else shape.lambda_tail for j in range(len(z))]
     r[x] = w / p[x]
     mean_reward = math.fsum(p_j * r_j for p_j, r_j in zip(p, r, strict=True))
@@ -70,6 +88,7 @@ def closed_form(
         "tail_mass": math.fsum(p[j] for j in range(len(z)) if j not in head and j != x),
         "is_top1": float(head[0] == x),
         "target_rank": float(sum((-z[j], j) < (-z[x], x) for j in range(len(z)))),
+        "logsumexp": max(z) + math.log(total),
     }
     return loss, [p_j * (mean_reward - r_j) for p_j, r_j in zip(p, r, strict=True)], metrics
 

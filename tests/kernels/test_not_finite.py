@@ -25,6 +25,9 @@ SHAPES = {
     "power": RewardShape(positive="power"),
     "head": RewardShape(-0.25, 0.1, -0.1, top_k=7),
     "no tail": RewardShape(0.5, 0.1, -0.1, top_k=V),
+    "threshold": RewardShape(positive="threshold", threshold=0.01),
+    "entropy": RewardShape(positive="entropy", top_k=7),
+    "temperature": RewardShape(0.5, 0.1, -0.1, top_k=7, loss_temperature=0.7),
 }
 PLACES = {
     "hidden states of a row": ("hidden", ROW),

@@ -19,6 +19,15 @@ REFUSED = [
     ("alpha", {"positive": "power", "alpha": 0.0}, "above 0"),
     ("alpha", {"alpha": 2.0}, "positive='power'"),
     ("beta", {"positive": "power", "beta": 0.5}, "alpha"),
+    ("beta", {"positive": "entropy", "beta": 0.5}, "'exponent' or 'product'"),
+    ("alpha", {"positive": "threshold", "alpha": 0.5}, "set threshold"),
+    ("threshold", {"threshold": 0.1}, "positive='threshold'"),
+    ("threshold", {"positive": "threshold", "threshold": 1.0}, "below 1"),
+    ("threshold", {"positive": "threshold", "threshold": -0.1}, "at least 0"),
+    ("threshold", {"positive": "threshold", "threshold": math.nan}, "finite"),
+    ("loss_temperature", {"loss_temperature": 0.0}, "above 0"),
+    ("loss_temperature", {"loss_temperature": math.inf}, "finite"),
+    ("top_k", {"positive": "entropy", "top_k": 1}, "at least 2"),
 ]
 
 
@@ -53,11 +62,15 @@ def test_the_presets_are_those_of_the_paper():
         "diversity_product": (0.5, 0.0, 0.0),
         "tail_penalty": (0.0, 0.0, -0.1),
         "head_reward": (0.0, 0.1, 0.0),
-    }
+    } | dict.fromkeys(("dft", "neg_p", "profit", "eaft", "gem"), (0.0, 0.0, 0.0))
     assert [name for name, shape in PRESETS.items() if shape.is_cross_entropy] == ["cross_entropy"]
     named = {name for name in PRESETS if name.endswith("_product")}
     assert {name for name, shape in PRESETS.items() if shape.positive == "product"} == named
-    assert {PRESETS[name].positive for name in PRESETS.keys() - named} == {"exponent"}
+    others = {"dft": "power", "neg_p": "power", "profit": "threshold", "eaft": "entropy"}
+    assert {name: PRESETS[name].positive for name in others} == others
+    assert {PRESETS[name].positive for name in PRESETS.keys() - named - others.keys()} == {
+        "exponent"
+    }
 
 
 def test_an_unknown_preset_lists_the_known_ones():
@@ -67,7 +80,15 @@ def test_an_unknown_preset_lists_the_known_ones():
         RewardShape.preset("precise")
 
 
+def test_a_preset_takes_other_values_and_checks_them():
+    assert RewardShape.preset("neg_p", alpha=2.0) == RewardShape(positive="power", alpha=2.0)
+    assert RewardShape.preset("gem", loss_temperature=0.5).loss_temperature == 0.5
+    with pytest.raises(ValueError, match=r"^beta=0.5 is unused"):
+        RewardShape.preset("eaft", beta=0.5)
+
+
 def test_only_plain_cross_entropy_says_that_it_is():
     assert RewardShape(positive="exponent", top_k=7).is_cross_entropy
     assert not RewardShape(positive="power").is_cross_entropy
     assert not RewardShape(lambda_tail=1e-9).is_cross_entropy
+    assert not RewardShape(loss_temperature=0.7).is_cross_entropy

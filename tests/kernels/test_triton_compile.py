@@ -1,4 +1,4 @@
-"""All configurations compile for sm_80 and sm_90 without a GPU, and do not spill registers."""
+"""All configurations compile for sm_80, sm_90 and sm_100 without a GPU, and do not spill registers."""
 
 import json
 import os
@@ -15,7 +15,8 @@ SCRIPT = HELPERS / "compile_kernels.py"
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    ("dtype", "architecture"), [("bfloat16", 90), ("float16", 80), ("float32", 90)]
+    ("dtype", "architecture"),
+    [("bfloat16", 90), ("float16", 80), ("float32", 90), ("bfloat16", 100)],
 )
 def test_no_configuration_spills_or_takes_more_registers_than_there_are(
     dtype, architecture, tmp_path
@@ -26,7 +27,7 @@ def test_no_configuration_spills_or_takes_more_registers_than_there_are(
     finished = subprocess.run(command, capture_output=True, text=True, env=environment, check=False)
     assert finished.returncode == 0, finished.stderr
     rows = [json.loads(line) for line in finished.stdout.splitlines()]
-    assert len(rows) == 16 + len({dtype, "float32"})
+    assert len(rows) == 2 * (24 + len({dtype, "float32"}))
     for row in rows:
         print(row)
         assert row["spills"] == 0, row

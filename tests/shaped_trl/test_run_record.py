@@ -6,6 +6,7 @@ from shaped_eval.errors import UserError
 
 from shaped_trl.launch import LaunchArguments
 from shaped_trl.options import rlvr_options, train_options
+from shaped_trl.recipes import LATER_FIELDS, expand_shape
 from shaped_trl.run_record import may_change, record
 
 
@@ -33,6 +34,19 @@ def test_json_that_is_written_in_another_way_is_the_same_setting(tmp_path):
     for other in ('{"top_k": 6, "min_p": 0.1}', '{"top_k": 5}', "{top_k: 5}"):
         with pytest.raises(UserError, match="holds a run with generation_kwargs="):
             record_kwargs(other)
+
+
+@pytest.mark.parametrize("name", ["threshold", "loss_temperature"])
+def test_a_run_from_before_a_field_of_the_shape_continues_with_its_default(tmp_path, name):
+    """A preset names all fields, and an older run does not name the later ones."""
+    now = expand_shape({"shape": "precision"})
+    before = {field: value for field, value in now.items() if field not in LATER_FIELDS}
+    record(before, tmp_path, train_options())
+    (tmp_path / "checkpoint-1").mkdir()
+    record(now, tmp_path, train_options())
+    record(before, tmp_path, train_options())
+    with pytest.raises(UserError, match=f"{name}={LATER_FIELDS[name]}, not 0.5"):
+        record(before | {name: 0.5}, tmp_path, train_options())
 
 
 def test_a_run_may_be_divided_anew_but_not_its_steps(tmp_path):

@@ -6,6 +6,7 @@ It needs torch only.
 from importlib import metadata
 
 from .function import METRICS, ShapedLossOutput, shaped_linear_loss
+from .log_probs import LogProbs, linear_log_probs
 from .shape import PRESETS, RewardShape
 
 try:
@@ -16,8 +17,10 @@ except metadata.PackageNotFoundError:  # loaded from the Kernel Hub, which has v
 __all__ = [
     "METRICS",
     "PRESETS",
+    "LogProbs",
     "RewardShape",
     "ShapedLossOutput",
     "__version__",
+    "linear_log_probs",
     "shaped_linear_loss",
 ]

@@ -1,9 +1,9 @@
 """The shaped loss of a linear head in chunks of rows, without an [N, V] tensor.
 
-Gradients are computed in the forward. A matmul computes the logits of a chunk. A row step
+Gradients of a sum are computed in the forward. A matmul computes the logits of a chunk. A row step
 (`TorchRows`, or `TritonRows` on a GPU) turns them into loss, metrics and, in place, their gradient.
-Two more matmuls carry this gradient to the hidden states and to the weight.
-
+Two more matmuls carry this gradient to the hidden states and to the weight. The gradients of losses
+per token need the factor that comes back for each, so that they are computed in the backward.
 
 Dimensions: N tokens, D hidden, V vocabulary, C rows of a chunk, M metrics.
 """
@@ -36,14 +36,25 @@ class RowStep(Protocol):
     skips_ignored: bool
     """Whether it accepts rows with the target −1, and gives them loss, metrics and gradient 0."""
 
-    def __init__(self, logits_CV: Tensor, options: LossOptions) -> None: ...
+    row_alignment: int
+    """The width of the logits buffer is a multiple of this; columns beyond the vocabulary are free.
+    """
+
+    def __init__(
+        self, logits_CV: Tensor, options: LossOptions, vocabulary: int | None = None
+    ) -> None: ...
 
     def __call__(
-        self, logits_CV: Tensor, targets_C: Tensor, with_grad: bool
+        self,
+        logits_CV: Tensor,
+        targets_C: Tensor,
+        with_grad: bool,
+        weights_C: Tensor | None = None,
     ) -> tuple[Tensor, list[Tensor]]:
         """Loss [C] and the metrics of `options.metrics`, [C] each.
 
-        Overwrites `logits_CV` with its gradient.
+        Loss and gradient are multiplied by `weights_C`; None stands for 1. Overwrites `logits_CV`
+        with its gradient.
         """
         ...
 
@@ -63,20 +74,26 @@ def chunked_loss(
 ) -> tuple[Tensor, dict[str, Tensor]]:
     """Summed loss, and the metrics of the options as [N] tensors, like `reference_loss`.
 
+    With `options.per_token` the losses are an [N] tensor, 0 at ignored positions.
+
     Half-precision inputs stay in their dtype for the matmuls. Everything else is fp32, also the
     accumulated weight gradient unless `options.accum_dtype` is set. float64 stays float64. Under
     autocast, the matmuls run in its dtype.
 
     Raises:
-        RuntimeError: a second backward through the same loss, or a double backward.
+        RuntimeError: a second backward through the same summed loss, or a double backward.
     """
+    dtype = _compute_dtype(hidden_ND)
     inputs = (hidden_ND, weight_VD, bias_V)
     # ctx.needs_input_grad does not help, since it is true under no_grad as well.
     needs = tuple(torch.is_grad_enabled() and t is not None and t.requires_grad for t in inputs)
     if any(needs):
-        loss, metrics_MN = _ChunkedLoss.apply(*inputs, targets, options, row_step, needs)
+        function = _LossPerToken if options.per_token else _ChunkedLoss
+        loss, metrics_MN = function.apply(*inputs, targets, options, row_step, dtype, needs)
     else:
-        loss, metrics_MN, _ = _run_chunks(*inputs, targets, options, row_step, needs)
+        loss, metrics_MN, _ = _run_chunks(*inputs, targets, options, row_step, dtype, needs)
+        if not options.per_token:
+            loss = loss.sum()
     return loss, dict(zip(options.metrics, metrics_MN.unbind(), strict=True))
 
 
@@ -92,16 +109,17 @@ class _ChunkedLoss(torch.autograd.Function):
         targets: Targets,
         options: LossOptions,
         row_step: type[RowStep],
+        dtype: torch.dtype,
         needs: tuple[bool, ...],
     ) -> tuple[Tensor, ...]:
-        loss, metrics_MN, grads = _run_chunks(
-            hidden_ND, weight_VD, bias_V, targets, options, row_step, needs
+        loss_N, metrics_MN, grads = _run_chunks(
+            hidden_ND, weight_VD, bias_V, targets, options, row_step, dtype, needs
         )
         ctx.input_dtypes = [None if t is None else t.dtype for t in (hidden_ND, weight_VD, bias_V)]
         ctx.used, ctx.row_step = False, row_step
         ctx.save_for_backward(*grads)
         ctx.mark_non_differentiable(metrics_MN)
-        return loss, metrics_MN
+        return loss_N.sum(), metrics_MN
 
     @staticmethod
     @once_differentiable
@@ -116,7 +134,46 @@ class _ChunkedLoss(torch.autograd.Function):
             None if grad is None else ctx.row_step.scale(grad, grad_loss, dtype)
             for grad, dtype in zip(ctx.saved_tensors, ctx.input_dtypes, strict=True)
         ]
-        return *grads, None, None, None, None
+        return *grads, None, None, None, None, None
+
+
+class _LossPerToken(torch.autograd.Function):
+    """Losses [N]. The backward computes the logits again, and so allows any number of calls."""
+
+    @staticmethod
+    def forward(
+        ctx: Any,
+        hidden_ND: Tensor,
+        weight_VD: Tensor,
+        bias_V: Tensor | None,
+        targets: Targets,
+        options: LossOptions,
+        row_step: type[RowStep],
+        dtype: torch.dtype,
+        needs: tuple[bool, ...],
+    ) -> tuple[Tensor, ...]:
+        inputs = (hidden_ND, weight_VD, bias_V)
+        no_gradient = (False,) * len(inputs)
+        loss_N, metrics_MN, _ = _run_chunks(*inputs, targets, options, row_step, dtype, no_gradient)
+        ctx.save_for_backward(*inputs)
+        # The metrics are known, and computing them again would cost time.
+        ctx.arguments = (options._replace(metrics=()), row_step, dtype, needs)
+        ctx.targets = targets
+        ctx.mark_non_differentiable(metrics_MN)
+        return loss_N, metrics_MN
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad_N: Tensor, *_: Tensor) -> tuple[Tensor | None, ...]:
+        hidden_ND, weight_VD, bias_V = inputs = ctx.saved_tensors
+        options, row_step, dtype, needs = ctx.arguments
+        targets = ctx.targets.times(grad_N)
+        result = _run_chunks(hidden_ND, weight_VD, bias_V, targets, options, row_step, dtype, needs)
+        grads = [
+            None if grad is None else grad.to(tensor.dtype)
+            for grad, tensor in zip(result[-1], inputs, strict=True)
+        ]
+        return *grads, None, None, None, None, None
 
 
 class _Gradients:
@@ -182,24 +239,26 @@ def _run_chunks(
     targets: Targets,
     options: LossOptions,
     row_step: type[RowStep],
+    dtype: torch.dtype,
     needs: tuple[bool, ...],
 ) -> tuple[Tensor, Tensor, tuple[Tensor | None, ...]]:
-    """Loss, metrics [M, N] in the order of `options.metrics`, and the needed gradients."""
-    device, dtype = hidden_ND.device.type, hidden_ND.dtype
-    if torch.is_autocast_enabled(device) and dtype != torch.float64:
-        dtype = torch.get_autocast_dtype(device)
+    """Losses [N], metrics [M, N] in the order of `options.metrics`, and the needed gradients.
+
+    `dtype` is that of the matmuls.
+    """
+    device = hidden_ND.device.type
     with torch.autocast(device, enabled=False):
         hidden_ND, weight_VD = hidden_ND.to(dtype), weight_VD.to(dtype)
         bias_V = None if bias_V is None else bias_V.to(dtype)
         exact_dtype = torch.promote_types(dtype, torch.float32)
         V = weight_VD.shape[0]
         # A shard's buffer has spare columns, so that its width is the same in all processes.
-        width = V if options.shard is None else options.shard.width
+        width = V + -V % row_step.row_alignment if options.shard is None else options.shard.width
         C = _even_rows(
             len(targets), _most_rows(len(targets), width, weight_VD, options.chunk_mb), device
         )
         logits_CV = hidden_ND.new_empty(C, width)
-        step = row_step(logits_CV, options)
+        step = row_step(logits_CV, options, V)
         grads = _Gradients(hidden_ND, weight_VD, options.accum_dtype or exact_dtype, needs)
         loss_N = hidden_ND.new_zeros(len(targets), dtype=exact_dtype)
         metrics_MN = loss_N.new_zeros(len(options.metrics), len(targets))
@@ -210,14 +269,24 @@ def _run_chunks(
                 torch.mm(hidden_CD, weight_VD.t(), out=dz_CV)
             else:
                 torch.addmm(bias_V, hidden_CD, weight_VD.t(), out=dz_CV)
-            loss_N[rows], metrics = step(row_CV, targets.ids_N[rows], any(needs))
+            loss_N[rows], metrics = step(
+                row_CV, targets.ids_N[rows], any(needs), targets.weights_of(rows)
+            )
             for metric_N, metric_C in zip(metrics_MN.unbind(), metrics, strict=True):
                 metric_N[rows] = metric_C
             may_ignore = row_step.skips_ignored and isinstance(rows, slice)
             grads.add(dz_CV, hidden_CD, rows, targets.ids_N[rows] < 0 if may_ignore else None)
         if options.shard is not None and grads.hidden_ND is not None:
             options.shard.sum_gradient(grads.hidden_ND)
-        return loss_N.sum(), metrics_MN, grads.sums()
+        return loss_N, metrics_MN, grads.sums()
+
+
+def _compute_dtype(hidden_ND: Tensor) -> torch.dtype:
+    """The dtype of the matmuls: that of `hidden_ND`, or autocast's."""
+    device, dtype = hidden_ND.device.type, hidden_ND.dtype
+    if torch.is_autocast_enabled(device) and dtype != torch.float64:
+        return torch.get_autocast_dtype(device)
+    return dtype
 
 
 def _chunks(targets: Targets, C: int, skips_ignored: bool, device: str) -> Iterator[Rows]:

@@ -28,15 +28,25 @@ IMPLEMENTATIONS: dict[str, Implementation] = {
     "triton": triton_loss,
 }
 _CROSS_ENTROPY = RewardShape()
-METRICS = ("nll", "entropy", "target_prob", "head_mass", "tail_mass", "is_top1", "target_rank")
+METRICS = (
+    "nll",
+    "entropy",
+    "target_prob",
+    "head_mass",
+    "tail_mass",
+    "is_top1",
+    "target_rank",
+    "logsumexp",
+)
+REDUCTIONS = ("sum", "mean", "none")
 
 
 class ShapedLossOutput(NamedTuple):
     """The result of `shaped_linear_loss`.
 
-    `loss` is a scalar. The other fields have the shape of `targets`, carry no gradient, are 0 at
-    ignored positions, and are None unless they are named in `metrics`. All are fp32, or float64 for
-    float64 input.
+    `loss` is a scalar, or has the shape of `targets` with `reduction="none"`. The other fields have
+    the shape of `targets`, carry no gradient, and are None unless they are named in `metrics`. All
+    are 0 at ignored positions. All are fp32, or float64 for float64 input.
     """
 
     loss: Tensor
@@ -47,6 +57,7 @@ class ShapedLossOutput(NamedTuple):
     tail_mass: Tensor | None = None
     is_top1: Tensor | None = None
     target_rank: Tensor | None = None
+    logsumexp: Tensor | None = None
 
 
 # torch.compile would break its graph at the first value read from the device and trace the rest in
@@ -61,18 +72,20 @@ def shaped_linear_loss(
     bias: Tensor | None = None,
     logit_scale: float = 1.0,
     softcap: float | None = None,
+    token_weights: Tensor | None = None,
+    z_loss: float = 0.0,
+    reduction: str = "sum",
     ignore_index: int = -100,
     metrics: tuple[str, ...] = (),
     impl: str = "auto",
     chunk_mb: float | None = None,
     accum_dtype: torch.dtype | None = None,
 ) -> ShapedLossOutput:
-    """Reward-shaped next-token loss of a linear head, summed over the targets.
+    """Reward-shaped next-token loss of a linear head (arXiv 2512.22955, Eq. 10–13).
 
-    See arXiv 2512.22955, Eq. 10–13.
-
-    The logits are z = hidden @ weight.T + bias, times `logit_scale`, then softcap·tanh(z/softcap)
-    if there is a `softcap`. The defaults are `F.cross_entropy(z, targets, reduction="sum")`.
+    The loss of a token is `token_weights`·(shaped loss + `z_loss`·logsumexp(z)²). The logits are
+    z = hidden @ weight.T + bias, times `logit_scale`, then softcap·tanh(z/softcap) if there is a
+    `softcap`. The defaults are `F.cross_entropy(z, targets, reduction="sum")`.
 
     Args:
         hidden: [..., D] hidden states, for example [N, D] or [B, T, D].
@@ -82,12 +95,20 @@ def shaped_linear_loss(
         bias: [V] or None. −inf removes a token from the vocabulary (unless there is a softcap).
         logit_scale: a multiplier of the logits, above 0.
         softcap: the bound of the softcap, above 0, or None.
+        token_weights: [...] the factor of each token's whole loss, z-loss included; floating-point,
+            finite, without a gradient, in the shape of `targets`. Negative ones are allowed. None
+            means 1. Metrics are not weighted.
+        z_loss: the weight of the squared logsumexp of the logits, at least 0 (PaLM,
+            arXiv 2204.02311, section 5, has 1e-4).
+        reduction: "sum" over the targets that are not ignored; "mean", the sum divided by their
+            number (never by the sum of the weights); or "none", the loss of each token, which takes
+            a gradient for each. The last computes the logits a second time in the backward.
         ignore_index: targets with this value are ignored.
         metrics: per-token values to return, from `METRICS`: nll and entropy (nats), target_prob,
             head_mass and tail_mass (probability inside and outside the top k, without the target),
             is_top1 (1 if the target is the argmax), and target_rank (the number of tokens before
             the target, that is with a larger logit, or an equal one and a lower id; it costs one
-            more pass over the logits). Ties go to the lowest id.
+            more pass over the logits), and logsumexp (of the logits). Ties go to the lowest id.
         impl: "reference" (full logits, autograd), "chunked" (torch), "triton" (CUDA), or "auto":
             "triton" on a CUDA device that supports it, otherwise "chunked".
         chunk_mb: MiB of logits that "chunked" and "triton" hold at a time. None means 256, or on
@@ -96,8 +117,8 @@ def shaped_linear_loss(
             (float64 for float64). The weight's own bf16 saves memory, but rounds each partial sum.
 
     Returns:
-        `ShapedLossOutput`. Without a valid target, the loss is a differentiable 0. If the logits of
-        a token contain NaN or +inf, or only −inf, its loss, metrics and gradient are NaN.
+        `ShapedLossOutput`. Without a valid target, a sum or mean is a differentiable 0. If the
+        logits of a token contain NaN or +inf, or only −inf, its loss, metrics and gradient are NaN.
 
     `weight` and `bias` may be DTensors. All processes of their mesh must then call it with the same
     `hidden` and `targets`. Each gets the whole loss, the whole gradient of `hidden`, and the
@@ -106,18 +127,33 @@ def shaped_linear_loss(
     `weight.full_tensor()`.
 
     Raises:
-        ValueError: an argument is out of range, a target is outside the vocabulary, or only one of
-            weight and bias is a DTensor.
-        RuntimeError: "chunked" and "triton" allow neither a second backward through a loss nor a
-            double backward.
+        ValueError: an argument is out of range, a target is outside the vocabulary, a token's
+            weight is not finite, or only one of weight and bias is a DTensor.
+        RuntimeError: "chunked" and "triton" allow neither a second backward through a sum or mean
+            nor a double backward.
 
     On CUDA, the host reads the number of valid targets while the first chunk is running, so that
     the device does not wait.
     """
     _check_tensors(hidden, weight, targets, bias)
-    options = LossOptions(shape, float(logit_scale), softcap, tuple(metrics), chunk_mb, accum_dtype)
+    options = LossOptions(
+        shape,
+        float(logit_scale),
+        softcap,
+        tuple(metrics),
+        chunk_mb,
+        accum_dtype,
+        z_loss=z_loss,
+        per_token=reduction == "none",
+    )
     _check_options(options, metrics, weight.dtype)
-    ordered = Targets(targets.reshape(-1).long(), ignore_index, weight.shape[0])
+    if reduction not in REDUCTIONS:
+        raise ValueError(f"reduction={reduction!r} is unknown; use one of {', '.join(REDUCTIONS)}")
+    if token_weights is not None:
+        _check_token_weights(token_weights, targets)
+        exact_dtype = torch.promote_types(hidden.dtype, torch.float32)
+        token_weights = token_weights.reshape(-1).to(hidden.device, exact_dtype)
+    ordered = Targets(targets.reshape(-1).long(), ignore_index, weight.shape[0], token_weights)
     hidden, weight, bias, shard = local_tensors(
         hidden, weight, bias, keep_shards=impl in ("auto", "chunked")
     )
@@ -125,6 +161,10 @@ def shaped_linear_loss(
     options = options._replace(shard=shard)
     hidden_ND = hidden.reshape(targets.numel(), hidden.shape[-1])
     loss, values_N = IMPLEMENTATIONS[impl](hidden_ND, weight, bias, ordered, options)
+    if reduction == "mean":
+        loss = loss / ordered.count().clamp(min=1)
+    elif reduction == "none":
+        loss = loss.view(targets.shape)
     return ShapedLossOutput(
         loss, **{name: value.view(targets.shape) for name, value in values_N.items()}
     )
@@ -167,6 +207,24 @@ def _check_tensors(hidden: Tensor, weight: Tensor, targets: Tensor, bias: Tensor
         )
 
 
+def _check_token_weights(token_weights: Tensor, targets: Tensor) -> None:
+    if token_weights.shape != targets.shape:
+        raise ValueError(
+            f"token_weights has shape {tuple(token_weights.shape)}; it must be that of targets, "
+            f"{tuple(targets.shape)}"
+        )
+    if not token_weights.is_floating_point():
+        raise ValueError(
+            f"token_weights has dtype {token_weights.dtype}; it must be a floating-point type, "
+            "as after token_weights.float()"
+        )
+    if token_weights.requires_grad:
+        raise ValueError(
+            "token_weights has requires_grad=True, but gets no gradient; pass "
+            "token_weights.detach(), or multiply the losses of reduction='none'"
+        )
+
+
 def _check_options(
     options: LossOptions, metrics: tuple[str, ...], weight_dtype: torch.dtype
 ) -> None:
@@ -182,6 +240,13 @@ def _check_options(
     ):
         if value is not None and not (math.isfinite(value) and value > 0):
             raise ValueError(f"{name}={value!r} is not above 0; leave it out for the default")
+    if options.z_loss and options.shape.loss_temperature != 1:
+        raise ValueError(
+            f"z_loss={options.z_loss!r} does not go with the shape's "
+            f"loss_temperature={options.shape.loss_temperature!r}; leave one of them out"
+        )
+    if not (math.isfinite(options.z_loss) and options.z_loss >= 0):
+        raise ValueError(f"z_loss={options.z_loss!r} is not a finite number of at least 0")
     if options.accum_dtype not in (None, torch.float32, weight_dtype):
         raise ValueError(
             f"accum_dtype={options.accum_dtype!r} is not None, torch.float32 or the weight's "

@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from .shape import LossOptions, RewardShape
-from .targets import Targets
+from .targets import Rows, Targets
 
 
 def reference_loss(
@@ -26,6 +26,8 @@ def reference_loss(
 ) -> tuple[Tensor, dict[str, Tensor]]:
     """Summed loss, and the metrics of the options as [N] tensors (arXiv 2512.22955, Eq. 10–13).
 
+    With `options.per_token` the losses are an [N] tensor, 0 at ignored positions.
+
     The loss of a token is the surrogate −Σ_a sg(p_a r_a) ln p_a over the whole vocabulary, where sg
     stops the gradient. Its gradient with respect to the logits is the policy gradient
     −E_{a~p}[r_a ∇ln p_a]. Several [N, V] tensors are held at once.
@@ -33,48 +35,86 @@ def reference_loss(
     rows = targets.rows_from(0)()
     hidden_ND, targets_N = hidden_ND[rows], targets.ids_N[rows]
     z_NV = compute_logits(hidden_ND, weight_VD, bias_V, options)
-    shape, x_N1 = options.shape, targets_N[:, None]
-    z_others_NV = z_NV.scatter(-1, x_N1, -torch.inf)
-    # If logits are not a distribution (NaN, +inf, or only −inf), log_softmax is NaN. Multiplying by
-    # this makes everything else NaN as well.
-    one_N = torch.where(z_NV.amax(-1).isfinite(), 1, torch.nan)
-    # A target without a competitor has nothing to learn: its loss and gradient are 0.
-    alone_N = (z_others_NV == -torch.inf).all(-1) & (one_N == 1)
-    lse_others_N = z_others_NV.masked_fill(alone_N[:, None], 0).logsumexp(-1)
-    # Δ = logit(p_x) keeps the full relative precision of both p and 1−p, also near 0 and 1.
-    delta_N = (z_NV.gather(-1, x_N1).squeeze(-1) - lse_others_N).masked_fill(
-        alone_N, torch.inf
-    ) * one_N
-    nll_N = -F.logsigmoid(delta_N)
-    # The cap keeps w finite for β < 0 if 1−p underflows. There w·nll is finite.
-    largest_log_w = 0.9 * math.log(torch.finfo(z_NV.dtype).max)
-    w_N = log_weight(delta_N.detach(), shape).clamp(max=largest_log_w).exp()
-    # With "power", w = 0 at nll = ∞ has the limit 0. The other forms keep the infinite loss of an
-    # impossible target.
-    positive_N = (w_N * nll_N).masked_fill(alone_N | (w_N == 0), 0)
+    shape, temperature = options.shape, options.shape.loss_temperature
+    tokens = _Tokens(z_NV, targets_N[:, None], shape.top_k)
+    if temperature == 1:
+        loss_N = _token_losses(tokens, shape)
+    else:
+        cooled = _Tokens(z_NV / temperature, targets_N[:, None], shape.top_k)
+        loss_N = temperature * _token_losses(cooled, shape)
+    if options.z_loss:
+        loss_N = loss_N + options.z_loss * (z_NV.logsumexp(-1) * tokens.one_N).square()
+    weights_N = targets.weights_of(rows)
+    if weights_N is not None:
+        loss_N = loss_N * weights_N
+    loss = _at_rows(rows, loss_N, len(targets)) if options.per_token else loss_N.sum()
+    values = {name: loss_N.new_zeros(len(targets)) for name in options.metrics}
+    for name, value_N in values.items():
+        value_N[rows] = _metric(name, tokens).detach() * tokens.one_N
+    return loss, values
 
-    log_p_NV = z_NV.log_softmax(-1)
-    p_others_NV = log_p_NV.detach().exp().scatter(-1, x_N1, 0)
-    in_head_NV = head_mask(z_NV.detach(), shape.top_k)
+
+class _Tokens:
+    """What losses and metrics need of logits `z_NV` and targets `x_N1`."""
+
+    def __init__(self, z_NV: Tensor, x_N1: Tensor, top_k: int) -> None:
+        self.z_NV, self.x_N1 = z_NV, x_N1
+        z_others_NV = z_NV.scatter(-1, x_N1, -torch.inf)
+        # If logits are not a distribution (NaN, +inf, or only −inf), log_softmax is NaN.
+        # Multiplying by this makes everything else NaN as well.
+        self.one_N = torch.where(z_NV.amax(-1).isfinite(), 1, torch.nan)
+        # A target without a competitor has nothing to learn: its loss and gradient are 0.
+        self.alone_N = (z_others_NV == -torch.inf).all(-1) & (self.one_N == 1)
+        lse_others_N = z_others_NV.masked_fill(self.alone_N[:, None], 0).logsumexp(-1)
+        # Δ = logit(p_x) keeps the full relative precision of both p and 1−p, also near 0 and 1.
+        delta_N = z_NV.gather(-1, x_N1).squeeze(-1) - lse_others_N
+        self.delta_N = delta_N.masked_fill(self.alone_N, torch.inf) * self.one_N
+        self.nll_N = -F.logsigmoid(self.delta_N)
+        self.log_p_NV = z_NV.log_softmax(-1)
+        self.p_others_NV = self.log_p_NV.detach().exp().scatter(-1, x_N1, 0)
+        self.in_head_NV = head_mask(z_NV.detach(), top_k)
+
+
+def _token_losses(tokens: _Tokens, shape: RewardShape) -> Tensor:
+    """The shaped loss [N] of each token."""
+    if shape.positive == "entropy":
+        w_N = entropy_weight(tokens.z_NV.detach(), shape.top_k)
+    else:
+        # The cap keeps w finite for β < 0 if 1−p underflows. There w·nll is finite.
+        largest_log_w = 0.9 * math.log(torch.finfo(tokens.z_NV.dtype).max)
+        w_N = log_weight(tokens.delta_N.detach(), shape).clamp(max=largest_log_w).exp()
+    # w = 0 at nll = ∞ has the limit 0. The forms of β keep the infinite loss of an impossible
+    # target.
+    positive_N = (w_N * tokens.nll_N).masked_fill(tokens.alone_N | (w_N == 0), 0)
+    p_others_NV = tokens.p_others_NV
     rewards_NV = torch.full_like(p_others_NV, shape.lambda_tail).masked_fill_(
-        in_head_NV, shape.lambda_head
+        tokens.in_head_NV, shape.lambda_head
     )
-    negative_N = -(p_others_NV * rewards_NV * log_p_NV.masked_fill(p_others_NV == 0, 0)).sum(-1)
+    log_p_NV = tokens.log_p_NV.masked_fill(p_others_NV == 0, 0)
+    return positive_N - (p_others_NV * rewards_NV * log_p_NV).sum(-1)
 
-    compute_metric = {
-        "nll": lambda: nll_N,
-        "target_prob": lambda: torch.sigmoid(delta_N),
-        "entropy": lambda: torch.special.entr(log_p_NV.exp()).sum(-1),
-        "head_mass": lambda: (p_others_NV * in_head_NV).sum(-1),
-        "tail_mass": lambda: (p_others_NV * ~in_head_NV).sum(-1),
+
+def _metric(name: str, tokens: _Tokens) -> Tensor:
+    """One of the metrics, [N]."""
+    z_NV, x_N1 = tokens.z_NV, tokens.x_N1
+    compute = {
+        "nll": lambda: tokens.nll_N,
+        "target_prob": lambda: torch.sigmoid(tokens.delta_N),
+        "entropy": lambda: torch.special.entr(tokens.log_p_NV.exp()).sum(-1),
+        "head_mass": lambda: (tokens.p_others_NV * tokens.in_head_NV).sum(-1),
+        "tail_mass": lambda: (tokens.p_others_NV * ~tokens.in_head_NV).sum(-1),
         "is_top1": lambda: head_mask(z_NV, 1).gather(-1, x_N1).squeeze(-1).to(z_NV.dtype),
         "target_rank": lambda: target_rank(z_NV, x_N1),
+        "logsumexp": lambda: z_NV.logsumexp(-1),
     }
-    loss = (positive_N + negative_N).sum()
-    values = {name: loss.new_zeros(len(targets)) for name in options.metrics}
-    for name, value_N in values.items():
-        value_N[rows] = compute_metric[name]().detach() * one_N
-    return loss, values
+    return compute[name]()
+
+
+def _at_rows(rows: Rows, values: Tensor, N: int) -> Tensor:
+    """`values` at the positions `rows` of [N] zeros, with their gradient."""
+    if isinstance(rows, slice):
+        return values
+    return values.new_zeros(N).index_copy(0, rows, values)
 
 
 def compute_logits(
@@ -94,6 +134,10 @@ def log_weight(delta_N: Tensor, shape: RewardShape) -> Tensor:
     nll_N, log_q_N = -F.logsigmoid(delta_N), F.logsigmoid(-delta_N)
     if shape.positive == "power":
         return -shape.alpha * nll_N
+    if shape.positive == "threshold":
+        is_likely_N = torch.sigmoid(delta_N) > shape.threshold
+        log_w_N = torch.zeros_like(delta_N).masked_fill(~is_likely_N, -torch.inf)
+        return log_w_N.masked_fill(delta_N.isnan(), torch.nan)
     if shape.weight_is_one:
         return torch.zeros_like(delta_N)
     if shape.positive == "product":
@@ -105,6 +149,12 @@ def log_weight(delta_N: Tensor, shape: RewardShape) -> Tensor:
     likely_N = (shape.beta * log_q_N + log_nll_N).exp() - nll_N
     unlikely_N = nll_N * torch.expm1(shape.beta * log_q_N)
     return torch.where(delta_N >= 0, likely_N, unlikely_N).masked_fill(delta_N.isinf(), 0)
+
+
+def entropy_weight(z_NV: Tensor, top_k: int) -> Tensor:
+    """H/ln k [N]: the entropy of the softmax over the k largest logits alone (EAFT)."""
+    log_p_NK = z_NV.topk(min(top_k, z_NV.shape[-1]), dim=-1).values.log_softmax(-1)
+    return torch.special.entr(log_p_NK.exp()).sum(-1) / math.log(top_k)
 
 
 def target_rank(z_NV: Tensor, x_N1: Tensor) -> Tensor:

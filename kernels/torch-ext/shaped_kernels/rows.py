@@ -16,7 +16,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from .arithmetic import TargetTerms, target_terms
+from .arithmetic import TargetTerms, entropy_weight, target_terms, weighted
 from .shape import LossOptions, RewardShape
 from .vocab_parallel import WholeVocabulary
 
@@ -38,7 +38,13 @@ class Scratch(NamedTuple):
         """Allocate what `options` need for R rows of `dtype`."""
         V = logits_CV.shape[1]
         vocabulary = V if options.shard is None else options.shard.vocabulary
-        needs_log_e = _rest_rate(options.shape, vocabulary) != 0 or "entropy" in options.metrics
+        shape = options.shape
+        needs_log_e = (
+            _rest_rate(shape, vocabulary) != 0
+            or "entropy" in options.metrics
+            # without a tail, the entropy of the head is that of the rest
+            or (shape.positive == "entropy" and shape.top_k >= vocabulary)
+        )
         needed = (logits_CV.dtype != dtype, needs_log_e, options.softcap is not None)
         return cls(*(logits_CV.new_empty(R, V, dtype=dtype) if need else None for need in needed))
 
@@ -47,32 +53,46 @@ class TorchRows:
     """The row step in plain torch. On a CPU its blocks of rows are small enough for the cache."""
 
     skips_ignored = False
+    row_alignment = 1
     _BLOCK_MB = {"cpu": 8}
 
-    def __init__(self, logits_CV: Tensor, options: LossOptions) -> None:
+    def __init__(
+        self, logits_CV: Tensor, options: LossOptions, vocabulary: int | None = None
+    ) -> None:
         C, V = logits_CV.shape
         dtype = torch.promote_types(logits_CV.dtype, torch.float32)
         block_mb = self._BLOCK_MB.get(logits_CV.device.type, 256)
         self._R = min(C, max(1, int(block_mb * 2**20 / (V * dtype.itemsize))))
-        self._dtype, self._options = dtype, options
+        self._dtype, self._names = dtype, options.metrics
+        self._options, self._metric_options = options.by_temperature()
         self._scratch = Scratch.allocate(self._R, logits_CV, dtype, options)
 
     def __call__(
-        self, logits_CV: Tensor, targets_C: Tensor, with_grad: bool
+        self,
+        logits_CV: Tensor,
+        targets_C: Tensor,
+        with_grad: bool,
+        weights_C: Tensor | None = None,
     ) -> tuple[Tensor, list[Tensor]]:
         """Loss [C] and the metrics, [C] each; overwrites `logits_CV` with its gradient."""
-        names = self._options.metrics
         loss_C = torch.empty_like(targets_C, dtype=self._dtype)
-        metrics_C = [torch.empty_like(loss_C) for _ in names]
-        for logits_RV, targets_R, loss_R, *metrics_R in zip(
-            *(t.split(self._R) for t in (logits_CV, targets_C, loss_C, *metrics_C)), strict=True
-        ):
-            loss, metrics = shape_rows(
-                logits_RV, targets_R, self._options, self._scratch, with_grad
+        metrics_C = [torch.empty_like(loss_C) for _ in self._names]
+        for rows in range(0, len(targets_C), self._R):
+            block = slice(rows, rows + self._R)
+            logits_RV, targets_R = logits_CV[block], targets_C[block]
+            weights_R = None if weights_C is None else weights_C[block]
+            own_metrics: dict[str, Tensor] = {}
+            if self._metric_options is not None:
+                copy_RV = logits_RV.clone()
+                _, own_metrics = shape_rows(
+                    copy_RV, targets_R, None, self._metric_options, self._scratch, False
+                )
+            loss_C[block], metrics = shape_rows(
+                logits_RV, targets_R, weights_R, self._options, self._scratch, with_grad
             )
-            loss_R.copy_(loss)
-            for name, metric_R in zip(names, metrics_R, strict=True):
-                metric_R.copy_(metrics[name])
+            metrics |= own_metrics
+            for name, metric_C in zip(self._names, metrics_C, strict=True):
+                metric_C[block] = metrics[name]
         return loss_C, metrics_C
 
     @staticmethod
@@ -95,10 +115,16 @@ class _Others(NamedTuple):
 
 
 def shape_rows(
-    logits_RV: Tensor, targets_R: Tensor, options: LossOptions, scratch: Scratch, with_grad: bool
+    logits_RV: Tensor,
+    targets_R: Tensor,
+    weights_R: Tensor | None,
+    options: LossOptions,
+    scratch: Scratch,
+    with_grad: bool,
 ) -> tuple[Tensor, dict[str, Tensor]]:
     """Loss and metrics, [R] each, of raw logits (before scale, softcap and upcast).
 
+    The loss and its gradient are multiplied by `weights_R` (None for 1), the metrics are not.
     Overwrites `logits_RV`: with d loss / d logits if `with_grad`, otherwise with arbitrary values.
     """
     shape, (R, V) = options.shape, logits_RV.shape
@@ -121,6 +147,9 @@ def shape_rows(
     )
     with_rank = "target_rank" in options.metrics
     rank_R = [tokens.count_before(z_RV, targets_R, z_x_R)] if with_rank else []
+    rest_is_head = shape.top_k >= tokens.vocabulary
+    with_place = shape.positive == "entropy"
+    place_R = [tokens.holds(ids_RK, x_R1).to(z_RV.dtype)] if with_place else []
     is_broken_R = ~torch.maximum(z_x_R, max_R).isfinite()
     max_R.masked_fill_(max_R == -torch.inf, 0)
     z_RV.sub_(max_R[:, None])
@@ -134,7 +163,8 @@ def shape_rows(
     sums = [e_RK.sum(-1), e_RV.sum(-1), log_e_RK.clamp_(min=_LOWEST_LOG_E).mul_(e_RK).sum(-1)]
     if log_e_RV is not None:
         sums.append(log_e_RV.mul_(e_RV).sum(-1))
-    head_sum_R, rest_sum_R, head_dot_R, *rest_dot_R = tokens.total(*sums, *rank_R)
+    head_sum_R, rest_sum_R, head_dot_R, *rest_dot_R = tokens.total(*sums, *rank_R, *place_R)
+    is_in_head_R = (rest_dot_R.pop() > 0) | rest_is_head if with_place else None
     target_rank_R = rest_dot_R.pop() if with_rank else None
     sum_R = head_sum_R + rest_sum_R
     alone_R = sum_R == 0
@@ -146,6 +176,8 @@ def shape_rows(
         .masked_fill_(is_broken_R, torch.nan)
     )
     target = target_terms(delta_R, shape)
+    # Of the two sums, the one that adds a number of at most ln 2 to the logit of the larger part.
+    lse_R = torch.where(delta_R >= 0, z_x_R + target.nll, max_R + sum_R.log() + target.minus_log_q)
 
     def minus_p_log_p(share_R: Tensor, dot_R: Tensor) -> Tensor:
         u_entropy_R = share_R * sum_R.log() - dot_R / sum_R
@@ -154,14 +186,28 @@ def shape_rows(
     head_R, rest_R = head_sum_R / sum_R, rest_sum_R / sum_R
     rest_entropy_R = minus_p_log_p(rest_R, rest_dot_R[0]) if rest_dot_R else None
     others = _Others(head_R, rest_R, minus_p_log_p(head_R, head_dot_R), rest_entropy_R)
+    if is_in_head_R is not None:
+        target = weighted(
+            target, _entropy_weight(target, others, is_in_head_R, shape, rest_is_head)
+        )
     rest_rate = _rest_rate(shape, tokens.vocabulary)
     loss_R = target.loss + shape.lambda_head * others.head_entropy
     if others.rest_entropy is not None:
         loss_R = loss_R + rest_rate * others.rest_entropy
-    rest_is_head = shape.top_k >= tokens.vocabulary
-    metrics = _metrics(options.metrics, target, others, is_top1_R, target_rank_R, rest_is_head)
+    if options.z_loss:
+        loss_R = loss_R + options.z_loss * lse_R.square()
+    if shape.loss_temperature != 1:
+        loss_R = loss_R * shape.loss_temperature
+    if weights_R is not None:
+        loss_R = loss_R * weights_R
+    metrics = _metrics(
+        options.metrics, target, others, is_top1_R, target_rank_R, rest_is_head, lse_R
+    )
     if with_grad:
-        _write_gradient(e_RV, e_RK, ids_RK, x_R1, sum_R, target, others, options, rest_rate)
+        factor = options.logit_scale if weights_R is None else options.logit_scale * weights_R
+        pull_R = 2 * options.z_loss * lse_R if options.z_loss else None
+        rates = _rates(target, others, shape.lambda_head, rest_rate, pull_R)
+        _write_gradient(e_RV, e_RK, ids_RK, x_R1, sum_R, rates, factor)
         if slope_RV is not None:
             e_RV.mul_(slope_RV)
         if scratch.upcast_RV is not None:
@@ -177,19 +223,71 @@ def _rest_rate(shape: RewardShape, V: int) -> float:
 def _needs_head(options: LossOptions, V: int) -> bool:
     shape = options.shape
     mass = "head_mass" in options.metrics or "tail_mass" in options.metrics
-    return shape.top_k < V and (shape.lambda_head != shape.lambda_tail or mass)
+    looks = shape.lambda_head != shape.lambda_tail or mass or shape.positive == "entropy"
+    return shape.top_k < V and looks
 
 
 def _transform(z_RV: Tensor, options: LossOptions, scratch: Scratch) -> Tensor | None:
-    """Scale and softcap `z_RV` in place; return the softcap's slope 1 − tanh², or None."""
+    """Scale and softcap `z_RV` in place; return the softcap's slope 1 − tanh², or None.
+
+    The loss is T times that of z/T, so that T has no part in the gradient.
+    """
+    slope_RV = None
     if options.logit_scale != 1:
         z_RV.mul_(options.logit_scale)
-    if options.softcap is None or scratch.slope_RV is None:
-        return None
-    z_RV.div_(options.softcap).tanh_()
-    slope_RV = torch.square(z_RV, out=scratch.slope_RV[: z_RV.shape[0]]).neg_().add_(1)
-    z_RV.mul_(options.softcap)
+    if options.softcap is not None and scratch.slope_RV is not None:
+        z_RV.div_(options.softcap).tanh_()
+        slope_RV = torch.square(z_RV, out=scratch.slope_RV[: z_RV.shape[0]]).neg_().add_(1)
+        z_RV.mul_(options.softcap)
+    if options.shape.loss_temperature != 1:
+        z_RV.div_(options.shape.loss_temperature)
     return slope_RV
+
+
+def _entropy_weight(
+    target: TargetTerms,
+    others: _Others,
+    is_in_head_R: Tensor,
+    shape: RewardShape,
+    rest_is_head: bool,
+) -> Tensor:
+    """`entropy_weight`, where without a tail the rest is the head."""
+    if not rest_is_head:
+        head = (others.head_share, others.rest_share, others.head_entropy)
+    else:
+        assert others.rest_entropy is not None
+        head = (others.rest_share, others.head_share, others.rest_entropy)
+    return entropy_weight(target, is_in_head_R, *head, shape.top_k)
+
+
+class _Rates(NamedTuple):
+    """The gradient of the rest and of the head as multiples of e/s, and at the target; [R] each."""
+
+    rest: Tensor
+    head: Tensor
+    target: Tensor
+
+
+def _rates(
+    target: TargetTerms,
+    others: _Others,
+    head_rate: float,
+    rest_rate: float,
+    pull_R: Tensor | None,
+) -> _Rates:
+    """The gradient is p_j·(R − r_j) for the others, and −(wq − p·S) at the target.
+
+    S is the mean reward of the other tokens. `pull_R`, if there is one, is the derivative of the
+    z-loss with respect to the logsumexp, which adds p_j·pull everywhere: it acts like a part of S.
+    """
+    S_R = target.q * (head_rate * others.head_share + rest_rate * others.rest_share)
+    if pull_R is not None:
+        S_R = S_R + pull_R
+    return _Rates(
+        rest=target.wq + target.q * (S_R - rest_rate),
+        head=target.wq + target.q * (S_R - head_rate),
+        target=target.p * S_R - target.wq,
+    )
 
 
 def _write_gradient(
@@ -198,24 +296,15 @@ def _write_gradient(
     ids_RK: Tensor,
     x_R1: Tensor,
     sum_R: Tensor,
-    target: TargetTerms,
-    others: _Others,
-    options: LossOptions,
-    rest_rate: float,
+    rates: _Rates,
+    factor: Tensor | float,
 ) -> None:
-    """Overwrite `e_RV` with p_j·(R − r_j), and with −(wq − p·S) at the target.
-
-    S is the mean reward of the other tokens.
-    """
-    head_rate = options.shape.lambda_head
-    S_R = target.q * (head_rate * others.head_share + rest_rate * others.rest_share)
-    scale_R = options.logit_scale / sum_R
-    rest_R = (target.wq + target.q * (S_R - rest_rate)) * scale_R
-    head_R = (target.wq + target.q * (S_R - head_rate)) * scale_R
-    e_RV.mul_(rest_R[:, None])
-    e_RV.scatter_(-1, ids_RK, e_RK * head_R[:, None])
+    """Overwrite `e_RV` with the gradient times `factor`."""
+    scale_R = factor / sum_R
+    e_RV.mul_((rates.rest * scale_R)[:, None])
+    e_RV.scatter_(-1, ids_RK, e_RK * (rates.head * scale_R)[:, None])
     # Last: the head may hold the target.
-    e_RV.scatter_(-1, x_R1, (options.logit_scale * (target.p * S_R - target.wq))[:, None])
+    e_RV.scatter_(-1, x_R1, (factor * rates.target)[:, None])
 
 
 def _metrics(
@@ -225,6 +314,7 @@ def _metrics(
     is_top1_R: Tensor | None,
     target_rank_R: Tensor | None,
     rest_is_head: bool,
+    lse_R: Tensor,
 ) -> dict[str, Tensor]:
     """The metrics in `names`: entropy in nats, masses without the target."""
     metrics: dict[str, Tensor] = {}
@@ -233,6 +323,8 @@ def _metrics(
             metrics[name] = target.nll
         elif name == "target_prob":
             metrics[name] = target.p
+        elif name == "logsumexp":
+            metrics[name] = lse_R
         elif name == "head_mass":
             metrics[name] = target.q * (others.rest_share if rest_is_head else others.head_share)
         elif name == "tail_mass":

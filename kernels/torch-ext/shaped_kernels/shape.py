@@ -3,16 +3,25 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from types import MappingProxyType
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
 
 if TYPE_CHECKING:
     from .vocab_parallel import VocabularyShard
 
-POSITIVE_FORMS = ("exponent", "product", "power")
+# form -> the field that it uses; the fields of other forms must keep their defaults
+POSITIVE_FORMS = MappingProxyType(
+    {
+        "exponent": "beta",
+        "product": "beta",
+        "power": "alpha",
+        "threshold": "threshold",
+        "entropy": None,
+    }
+)
 
 
 @dataclass(frozen=True)
@@ -34,9 +43,16 @@ class RewardShape:
             ``"exponent"`` (default) is the paper's Eq. 11: r = (1/p)^((1−p)^β), so w =
             p^(1−(1−p)^β). ``"product"`` is this project's variant, a focal-like weight without a
             gradient: r = (1/p)·(1−p)^β, so w = (1−p)^β. kernels/README.md explains why the first is
-            taken to be the paper's. ``"power"`` is a baseline from another paper: w = p^α; α = 1 is
-            DFT (arXiv 2508.05629).
+            taken to be the paper's. The others are from other papers, and give w as a constant:
+            ``"power"``: w = p^α, whose gradient is that of (1 − p^α)/α (arXiv 2510.00526); α = 1 is
+            DFT (arXiv 2508.05629). ``"threshold"``: w = 1 if p > τ, else 0 (ProFit,
+            arXiv 2601.09195). ``"entropy"``: w = H/ln k, where H is the entropy in nats of the
+            softmax over K alone, and k is `top_k` (EAFT, arXiv 2601.02151).
         alpha: exponent of ``"power"``, above 0.
+        threshold: τ of ``"threshold"``, at least 0 and below 1.
+        loss_temperature: T, above 0. The loss is T times the loss of the logits z/T. Metrics are
+            those of z. With cross-entropy this is GEM with a linear h (arXiv 2408.16673), whose β
+            is T.
 
     Raises:
         ValueError: a field is out of range, or is set although `positive` does not use it.
@@ -48,9 +64,14 @@ class RewardShape:
     top_k: int = 100
     positive: str = "exponent"
     alpha: float = 1.0
+    threshold: float = 0.0
+    loss_temperature: float = 1.0
 
     def __post_init__(self) -> None:
-        for name in ("beta", "lambda_head", "lambda_tail", "alpha"):
+        for name in (
+            *("beta", "lambda_head", "lambda_tail", "alpha"),
+            *("threshold", "loss_temperature"),
+        ):
             _require_finite(name, getattr(self, name))
         if self.beta < -1:
             raise ValueError(
@@ -73,32 +94,54 @@ class RewardShape:
                 "positive "
                 "and alpha"
             )
-        if self.positive == "power" and self.beta != 0:
+        if not 0 <= self.threshold < 1:
             raise ValueError(
-                f"beta={self.beta!r} is unused by positive='power'; leave it at 0 and set alpha"
+                f"threshold={self.threshold!r} is not a probability of at least 0 and below 1"
             )
-        if self.positive != "power" and self.alpha != 1:
+        if self.loss_temperature <= 0:
+            raise ValueError(f"loss_temperature={self.loss_temperature!r} is not above 0")
+        if self.positive == "entropy" and self.top_k < 2:
             raise ValueError(
-                f"alpha={self.alpha!r} is unused by positive={self.positive!r}; leave it at 1, or "
-                "use "
-                "positive='power'"
+                f"top_k={self.top_k!r} is not at least 2, which positive='entropy' needs: the "
+                "entropy of one token is always 0"
             )
+        self._check_unused()
+
+    def _check_unused(self) -> None:
+        """Refuse a field that has a value although the form does not use it."""
+        used = POSITIVE_FORMS[self.positive]
+        for name, default in (("beta", 0), ("alpha", 1), ("threshold", 0)):
+            value = getattr(self, name)
+            if value != default and name != used:
+                remedy = f" and set {used}" if used else ""
+                forms = " or ".join(
+                    repr(form) for form, own in POSITIVE_FORMS.items() if own == name
+                )
+                raise ValueError(
+                    f"{name}={value!r} is unused by positive={self.positive!r}; leave it at "
+                    f"{default}{remedy}, or use positive={forms}"
+                )
 
     @classmethod
-    def preset(cls, name: str) -> RewardShape:
-        """The shape called `name` in `PRESETS`.
+    def preset(cls, name: str, **fields: Any) -> RewardShape:
+        """The shape called `name` in `PRESETS`, with `fields` in place of its own.
+
+            RewardShape.preset("neg_p", alpha=2.0)
 
         Raises:
-            ValueError: there is no such preset; the message lists those that exist.
+            ValueError: there is no such preset; the message lists those that exist. Or a field is
+                out of range.
+            TypeError: there is no such field.
         """
         if name not in PRESETS:
             raise ValueError(f"shape preset {name!r} is unknown; use one of {', '.join(PRESETS)}")
-        return PRESETS[name]
+        return replace(PRESETS[name], **fields)
 
     @property
     def is_cross_entropy(self) -> bool:
         """Whether loss and gradient are exactly those of cross-entropy."""
-        return self.weight_is_one and self.lambda_head == 0 and self.lambda_tail == 0
+        plain = self.weight_is_one and self.loss_temperature == 1
+        return plain and self.lambda_head == 0 and self.lambda_tail == 0
 
     @property
     def form_of_beta(self) -> str | None:
@@ -107,8 +150,8 @@ class RewardShape:
 
     @property
     def weight_is_one(self) -> bool:
-        """Whether the target's term is the plain negative log-likelihood."""
-        return self.positive != "power" and self.beta == 0
+        """Whether the weight w of the target's log-probability is 1."""
+        return self.positive in ("exponent", "product") and self.beta == 0
 
 
 def _require_finite(name: str, value: object) -> None:
@@ -119,6 +162,9 @@ def _require_finite(name: str, value: object) -> None:
         )
 
 
+# The last five are from other papers: DFT (arXiv 2508.05629), −p^α (2510.00526; at α = 1 it has the
+# gradient of DFT), ProFit (2601.09195), EAFT (2601.02151) and GEM (2408.16673). The values of τ, k
+# and β are those of the papers' code.
 PRESETS = MappingProxyType(
     {
         "cross_entropy": RewardShape(),
@@ -128,6 +174,11 @@ PRESETS = MappingProxyType(
         "diversity_product": RewardShape(beta=0.5, positive="product"),
         "tail_penalty": RewardShape(lambda_tail=-0.1),
         "head_reward": RewardShape(lambda_head=0.1),
+        "dft": RewardShape(positive="power"),
+        "neg_p": RewardShape(positive="power"),
+        "profit": RewardShape(positive="threshold", threshold=0.1),
+        "eaft": RewardShape(positive="entropy", top_k=20),
+        "gem": RewardShape(loss_temperature=0.7),
     }
 )
 
@@ -142,3 +193,12 @@ class LossOptions(NamedTuple):
     chunk_mb: float | None
     accum_dtype: torch.dtype | None
     shard: VocabularyShard | None = None
+    z_loss: float = 0.0
+    per_token: bool = False
+
+    def by_temperature(self) -> tuple[LossOptions, LossOptions | None]:
+        """The options of the loss, and those of the metrics if they are of other logits."""
+        if self.shape.loss_temperature == 1 or not self.metrics:
+            return self, None
+        plain = RewardShape(top_k=self.shape.top_k)
+        return self._replace(metrics=()), self._replace(shape=plain)

@@ -47,20 +47,11 @@ def _tanh(x):
 
 @triton.jit
 def value_of(raw, logit_scale, softcap, SOFTCAP: tl.constexpr):
-    """fp32 values v of raw logits: the logit in bits is `rate_of`·v, so it is scaled only once."""
+    """fp32 values v of raw logits: the logit in bits is rate·v, so that it is scaled only once."""
     value = raw.to(tl.float32)
     if SOFTCAP:
         value = softcap * _tanh(value * (logit_scale / softcap))
     return value
-
-
-@triton.jit
-def rate_of(logit_scale, SOFTCAP: tl.constexpr):
-    """Bits per unit of `value_of`."""
-    rate = logit_scale * LOG2_E
-    if SOFTCAP:
-        rate = logit_scale * 0.0 + LOG2_E
-    return rate
 
 
 @triton.jit
@@ -75,7 +66,7 @@ def bits_below(value, largest, rate, EXACT: tl.constexpr):
 
 @triton.jit
 def _log1p(y):
-    """ln(1 + y) for y in [0, 1], as the series of 2·atanh(y/(2 + y)), which does not cancel."""
+    """ln(1 + y) for y in [−1/2, 1], as the series of 2·atanh(y/(2 + y)), which does not cancel."""
     w = y / (2.0 + y)
     v = w * w
     tail = v * (1.0 / 9 + v * (1.0 / 11 + v * (1.0 / 13 + v * (1.0 / 15))))
@@ -92,10 +83,11 @@ def _expm1(x):
 
 
 @triton.jit
-def target_terms(delta, form, beta, alpha):
+def target_terms(delta, form, beta, alpha, min_p):
     """(nll, p, q, −ln q, w·q, loss) of the target at log-odds `delta`; see `arithmetic.py`.
 
-    `form`: 0 cross-entropy, 1 product, 2 exponent, 3 power.
+    `form`: 0 cross-entropy, 1 product, 2 exponent, 3 power, 4 threshold (`min_p`), 5 entropy, whose
+    weight is multiplied in later.
     """
     t = tl.exp(-tl.abs(delta))
     log1p_t = _log1p(t)
@@ -119,7 +111,34 @@ def target_terms(delta, form, beta, alpha):
         w = tl.exp(-alpha * finite_nll)
         wq = w * q
         loss = w * finite_nll
+    if form == 4:
+        w = tl.where(p > min_p, 1.0, tl.where(p == p, 0.0, p))
+        wq = w * q
+        loss = times_nll(w, nll)
     return nll, p, q, minus_log_q, wq, loss
+
+
+@triton.jit
+def times_nll(w, nll):
+    """w·nll, with its limit 0 where w is 0 and nll is infinite."""
+    return tl.where(w == 0, w, w * nll)
+
+
+@triton.jit
+def entropy_weight(s_head, t_head, s, p, q, nll, minus_log_q, is_in_head, top_k):
+    """H/ln k, where H is the entropy of the softmax over the head set alone; see `arithmetic.py`.
+
+    The head set without the target has Σe = `s_head` and Σe·log2 e = `t_head`.
+    """
+    outside = q * (s - s_head) / s
+    head_mass = q * s_head / s
+    log1p_outside = tl.where(outside < 0.5, _log1p(-outside), tl.log(1.0 - outside))
+    own = p * tl.minimum(nll, LARGEST)
+    total = minus_p_log_p(s_head, t_head, s, q, minus_log_q) + tl.where(is_in_head, own, 0.0)
+    mass = tl.where(is_in_head, 1.0 - outside, head_mass)
+    log_mass = tl.where(is_in_head, log1p_outside, tl.log(head_mass))
+    entropy = tl.maximum(log_mass + total / mass, 0.0, propagate_nan=tl.PropagateNan.ALL)
+    return entropy / tl.log(top_k.to(tl.float32))
 
 
 @triton.jit

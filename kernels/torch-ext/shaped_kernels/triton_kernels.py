@@ -19,10 +19,11 @@ from .triton_arithmetic import (
     LN_2,
     LOWEST_LOG_E,
     bits_below,
+    entropy_weight,
     lanes,
     minus_p_log_p,
-    rate_of,
     target_terms,
+    times_nll,
     to_order,
     value_of,
 )
@@ -30,15 +31,17 @@ from .triton_topk import count_before, find_head, insert, no_keys, to_key
 
 # The largest logit of no tokens. It replaces -inf, and stays finite when it is scaled.
 LOWEST_LOGIT = tl.constexpr(-1.0e30)
+# More columns than a row has beyond the vocabulary.
+SPARE = tl.constexpr(64)
 
 
 @triton.jit
-def _load(row_ptr, ids, V, EVICTION: tl.constexpr):
+def _load(row_ptr, ids, width, EVICTION: tl.constexpr):
     """Load the logits of a tile.
 
     Both passes load two tiles ahead, since the lists leave room for few warps, which must not wait.
     """
-    return tl.load(row_ptr + ids, mask=ids < V, other=float("-inf"), eviction_policy=EVICTION)
+    return tl.load(row_ptr + ids, mask=ids < width, other=float("-inf"), eviction_policy=EVICTION)
 
 
 @triton.jit
@@ -46,8 +49,10 @@ def _stream(
     row_ptr,
     x,
     V,
+    width,
     logit_scale,
     softcap,
+    rate,
     HEAD: tl.constexpr,
     SUMS: tl.constexpr,
     SOFTCAP: tl.constexpr,
@@ -58,18 +63,17 @@ def _stream(
     """First pass: (m, Σe, Σe·log2 e) over the others, and the lists of keys [threads, PER]."""
     dtype: tl.constexpr = row_ptr.dtype.element_ty
     lane = lanes(LANES, PER)
-    rate = rate_of(logit_scale, SOFTCAP)
     m = tl.full([LANES // PER], LOWEST_LOGIT, tl.float32)
     s = tl.zeros([LANES // PER], tl.float32)
     t = tl.zeros([LANES // PER], tl.float32)
     a = no_keys(dtype, LANES, PER)
     b, c, d, e = a, a, a, a
-    near = _load(row_ptr, lane, V, "evict_last")
-    far = _load(row_ptr, LANES + lane, V, "evict_last")
+    near = _load(row_ptr, lane, width, "evict_last")
+    far = _load(row_ptr, LANES + lane, width, "evict_last")
     for start in range(0, V, LANES):
         ids = start + lane
         raw, near = near, far
-        far = _load(row_ptr, ids + 2 * LANES, V, "evict_last")
+        far = _load(row_ptr, ids + 2 * LANES, width, "evict_last")
         if HEAD:
             a, b, c, d, e = insert(to_key(raw, start // LANES), a, b, c, d, e, FIVE)
         value = value_of(raw, logit_scale, softcap, SOFTCAP)
@@ -97,6 +101,7 @@ def _write_tiles(
     row_ptr,
     x,
     V,
+    width,
     first,
     last,
     m,
@@ -106,13 +111,16 @@ def _write_tiles(
     last_id,
     logit_scale,
     softcap,
+    rate,
     GRAD: tl.constexpr,
     TIES: tl.constexpr,
     SOFTCAP: tl.constexpr,
     LANES: tl.constexpr,
     PER: tl.constexpr,
 ):
-    """Write e·rate over the logits of the tiles `first` to `last` − 1; return Σe of the tail.
+    """Write e times its rate over the logits of the tiles `first` to `last` − 1.
+
+    Return Σe of the tail.
 
     TIES: which entries at the threshold belong to K: "all", "none", "first" (up to `last_id`), or
         "" if there is no K.
@@ -120,30 +128,32 @@ def _write_tiles(
     dtype: tl.constexpr = row_ptr.dtype.element_ty
     lane = lanes(LANES, PER)
     s = tl.zeros([LANES // PER], tl.float32)
-    near = _load(row_ptr, first + lane, V, "evict_first")
-    far = _load(row_ptr, first + LANES + lane, V, "evict_first")
+    near = _load(row_ptr, first + lane, width, "evict_first")
+    far = _load(row_ptr, first + LANES + lane, width, "evict_first")
     for start in range(first, last, LANES):
         ids = start + lane
         raw, near = near, far
-        far = _load(row_ptr, ids + 2 * LANES, V, "evict_first")
+        far = _load(row_ptr, ids + 2 * LANES, width, "evict_first")
         value = value_of(raw, logit_scale, softcap, SOFTCAP)
-        e = tl.exp2(bits_below(value, m, rate_of(logit_scale, SOFTCAP), dtype == tl.float32))
-        rate = rest_rate
+        e = tl.exp2(bits_below(value, m, rate, dtype == tl.float32))
+        multiple = rest_rate
         if TIES != "":
             logit = raw.to(tl.float32)
             in_head = logit >= threshold if TIES == "all" else logit > threshold
             if TIES == "first":
                 in_head = in_head | ((logit == threshold) & (ids <= last_id))
-            rate = tl.where(in_head, head_rate, rest_rate)
+            multiple = tl.where(in_head, head_rate, rest_rate)
             tail = tl.where(in_head, 0.0, e)
             if SOFTCAP:
                 tail = tl.where((ids < V) & (ids != x), tail, 0.0)
             s += tl.sum(tail, 1)
         if GRAD:
-            gradient = e * rate
+            gradient = e * multiple
             if SOFTCAP:
                 gradient *= 1.0 - (value / softcap) * (value / softcap)
-            tl.store(row_ptr + ids, gradient.to(dtype), mask=ids < V, eviction_policy="evict_first")
+            tl.store(
+                row_ptr + ids, gradient.to(dtype), mask=ids < width, eviction_policy="evict_first"
+            )
     return tl.sum(s, 0)
 
 
@@ -152,6 +162,7 @@ def _write_row(
     row_ptr,
     x,
     V,
+    width,
     m,
     head_rate,
     rest_rate,
@@ -159,6 +170,7 @@ def _write_row(
     last_id,
     logit_scale,
     softcap,
+    rate,
     GRAD: tl.constexpr,
     HEAD: tl.constexpr,
     SOFTCAP: tl.constexpr,
@@ -175,55 +187,62 @@ def _write_row(
     if HEAD:
         cut = last_id // LANES * LANES
         s = _write_tiles(
-            row_ptr, x, V, 0, cut, m, head_rate, rest_rate, threshold, last_id,
-            logit_scale, softcap,
+            row_ptr, x, V, width, 0, cut, m, head_rate, rest_rate, threshold, last_id,
+            logit_scale, softcap, rate,
             GRAD, "all", SOFTCAP, LANES, PER,
         )  # fmt: skip
         s += _write_tiles(
-            row_ptr, x, V, cut, cut + LANES, m, head_rate, rest_rate, threshold, last_id,
-            logit_scale, softcap,
+            row_ptr, x, V, width, cut, cut + LANES, m, head_rate, rest_rate, threshold, last_id,
+            logit_scale, softcap, rate,
             GRAD, "first", SOFTCAP, LANES, PER,
         )  # fmt: skip
         s += _write_tiles(
-            row_ptr, x, V, cut + LANES, V, m, head_rate, rest_rate, threshold, last_id,
-            logit_scale, softcap,
+            row_ptr, x, V, width, cut + LANES, V, m, head_rate, rest_rate, threshold, last_id,
+            logit_scale, softcap, rate,
             GRAD, "none", SOFTCAP, LANES, PER,
         )  # fmt: skip
     else:
         _write_tiles(
-            row_ptr, x, V, 0, V, m, head_rate, rest_rate, threshold, last_id, logit_scale, softcap,
-            GRAD, "", SOFTCAP, LANES, PER,
+            row_ptr, x, V, width, 0, V, m, head_rate, rest_rate, threshold, last_id,
+            logit_scale, softcap, rate, GRAD, "", SOFTCAP, LANES, PER,
         )  # fmt: skip
     return s
 
 
 @triton.jit
-def _clear(row_ptr, V, LANES: tl.constexpr, PER: tl.constexpr):
+def _clear(row_ptr, width, LANES: tl.constexpr, PER: tl.constexpr):
     lane = lanes(LANES, PER)
-    for start in range(0, V, LANES):
+    for start in range(0, width, LANES):
         ids = start + lane
         tl.store(
-            row_ptr + ids, tl.zeros([LANES // PER, PER], row_ptr.dtype.element_ty), mask=ids < V
+            row_ptr + ids, tl.zeros([LANES // PER, PER], row_ptr.dtype.element_ty), mask=ids < width
         )
 
 
 @triton.jit(do_not_specialize=["top_k", "form", "with_top1", "with_rank"])
 def shape_rows(
-    logits_ptr,  # [C, V]: logits in, gradient out
+    logits_ptr,  # [C, width], V of its columns: logits in, gradient out
     targets_ptr,  # [C] int64, −1 if ignored
-    # [8, C] fp32: loss, nll, entropy, target_prob, head_mass, tail_mass, is_top1, target_rank
+    weights_ptr,  # [C] fp32: the factor of loss and gradient, or None for 1
+    # [9, C] fp32: loss, nll, entropy, target_prob, head_mass, tail_mass, is_top1, target_rank,
+    # logsumexp
     out_ptr,
     V,
+    width,  # the distance of rows, a multiple of 64 in use, so that tiles are read in whole vectors
     top_k,
     form,
     with_top1,
     with_rank,
     beta,
     alpha,
+    min_p,
     lambda_head,
     lambda_rest,
+    z_loss,
+    temperature,
     logit_scale,
     softcap,
+    rate,
     GRAD: tl.constexpr,
     HEAD: tl.constexpr,
     SUMS: tl.constexpr,
@@ -234,6 +253,8 @@ def shape_rows(
 ):
     """One row per program: loss and metrics go to `out_ptr`, the gradient over the logits if GRAD.
 
+    Without GRAD the logits are left as they were. `rate` is the number of bits per unit of
+    `value_of`; it includes 1/`temperature`.
     HEAD: the head set matters; without it all others get `lambda_rest`, and their mass is the
     tail's.
     SUMS: Σ p ln p over the others matters (for a reward, or the entropy).
@@ -242,20 +263,22 @@ def shape_rows(
     dtype: tl.constexpr = logits_ptr.dtype.element_ty
     row = tl.program_id(0)
     columns = tl.num_programs(0)
-    row_ptr = logits_ptr + row.to(tl.int64) * V
+    row_ptr = logits_ptr + row.to(tl.int64) * width
     x = tl.load(targets_ptr + row).to(tl.int32)
     if x < 0:
-        for column in tl.static_range(8):
+        for column in tl.static_range(9):
             tl.store(out_ptr + column * columns + row, 0.0)
         if GRAD:
-            _clear(row_ptr, V, LANES, PER)
+            _clear(row_ptr, width, LANES, PER)
     else:
         raw_x = tl.load(row_ptr + x)
         tl.debug_barrier()
         tl.store(row_ptr + x, float("-inf"))
+        spare = V + tl.arange(0, SPARE)
+        tl.store(row_ptr + spare, tl.full([SPARE], float("-inf"), dtype), mask=spare < width)
         tl.debug_barrier()
         m, s, t, a, b, c, d, e = _stream(
-            row_ptr, x, V, logit_scale, softcap, HEAD, SUMS, SOFTCAP, FIVE, LANES, PER
+            row_ptr, x, V, width, logit_scale, softcap, rate, HEAD, SUMS, SOFTCAP, FIVE, LANES, PER
         )
         threshold, last_id, s_head, t_head = 0.0, 0, 0.0, 0.0
         if HEAD:
@@ -268,6 +291,7 @@ def shape_rows(
                 m,
                 logit_scale,
                 softcap,
+                rate,
                 a,
                 b,
                 c,
@@ -290,41 +314,65 @@ def shape_rows(
         alone = has_largest & (s == 0)
         # The largest e is 1, so this changes only a target without a competitor.
         s = tl.maximum(s, 1.0, propagate_nan=tl.PropagateNan.ALL)
-        bits_x = bits_below(value_x, m, rate_of(logit_scale, SOFTCAP), dtype == tl.float32)
+        bits_x = bits_below(value_x, m, rate, dtype == tl.float32)
         delta = tl.where(has_largest, bits_x * LN_2 - tl.log(s), float("nan"))
         delta = tl.where(alone, float("inf"), delta)
-        nll, p, q, minus_log_q, wq, loss = target_terms(delta, form, beta, alpha)
+        nll, p, q, minus_log_q, wq, loss = target_terms(delta, form, beta, alpha, min_p)
         wq = tl.where(alone, 0.0, wq)
         loss = tl.where(alone, 0.0, loss)
         is_number = nll == nll
+        if form == 5:
+            s_k, t_k, is_in_head = s, t, is_number
+            if HEAD:
+                s_k, t_k = s_head, t_head
+                logit_x = raw_x.to(tl.float32)
+                is_in_head = (logit_x > threshold) | ((logit_x == threshold) & (x <= last_id))
+            w = entropy_weight(s_k, t_k, s, p, q, nll, minus_log_q, is_in_head, top_k)
+            wq *= w
+            loss = times_nll(w, loss)
         top1 = (value_x > m).to(tl.float32)
         if (with_rank != 0) | ((with_top1 != 0) & (value_x == m)):
             rank = count_before(row_ptr, V, to_order(raw_x), x - 1, LANES, PER)
             top1 = (rank == 0).to(tl.float32)
             tl.store(out_ptr + 7 * columns + row, tl.where(is_number, rank.to(tl.float32), nll))
 
+        unit = 1.0 if SOFTCAP else logit_scale
+        lse = tl.where(delta >= 0, value_x * unit + nll, m * unit + tl.log(s) + minus_log_q)
+        factor = logit_scale
+        if weights_ptr is not None:
+            weight = tl.load(weights_ptr + row)
+            factor *= weight
         head_share = s_head / s
         mean_reward = q * (lambda_head * head_share + lambda_rest * (1.0 - head_share))
-        head_rate = logit_scale / s * (wq + q * (mean_reward - lambda_head))
-        rest_rate = logit_scale / s * (wq + q * (mean_reward - lambda_rest))
+        if z_loss != 0:  # lse² may overflow
+            mean_reward += 2.0 * z_loss * lse
+            loss += z_loss * lse * lse
+        head_rate = factor / s * (wq + q * (mean_reward - lambda_head))
+        rest_rate = factor / s * (wq + q * (mean_reward - lambda_rest))
         s_rest = s
         if GRAD or HEAD:
             s_tail = _write_row(
-                row_ptr, x, V, m, head_rate, rest_rate, threshold, last_id, logit_scale, softcap,
-                GRAD, HEAD, SOFTCAP, LANES, PER,
+                row_ptr, x, V, width, m, head_rate, rest_rate, threshold, last_id,
+                logit_scale, softcap, rate, GRAD, HEAD, SOFTCAP, LANES, PER,
             )  # fmt: skip
             if HEAD:
                 s_rest = s_tail
         if GRAD:
-            gradient_x = logit_scale * (p * mean_reward - wq)
+            gradient_x = factor * (p * mean_reward - wq)
             if SOFTCAP:
                 gradient_x *= 1.0 - (value_x / softcap) * (value_x / softcap)
             tl.debug_barrier()
             tl.store(row_ptr + x, gradient_x.to(dtype))
+        else:
+            tl.debug_barrier()
+            tl.store(row_ptr + x, raw_x)
         head_entropy = minus_p_log_p(s_head, t_head, s, q, minus_log_q)
         others_entropy = minus_p_log_p(s, t, s, q, minus_log_q)
         if SUMS:
             loss += lambda_head * head_entropy + lambda_rest * (others_entropy - head_entropy)
+        loss *= temperature
+        if weights_ptr is not None:
+            loss *= weight
         tl.store(out_ptr + row, loss)
         tl.store(out_ptr + columns + row, nll)
         tl.store(out_ptr + 2 * columns + row, p * tl.minimum(nll, LARGEST) + others_entropy)
@@ -332,6 +380,7 @@ def shape_rows(
         tl.store(out_ptr + 4 * columns + row, q * head_share)
         tl.store(out_ptr + 5 * columns + row, q * s_rest / s)
         tl.store(out_ptr + 6 * columns + row, tl.where(is_number, top1, nll))
+        tl.store(out_ptr + 8 * columns + row, lse)
 
 
 @triton.jit

@@ -16,7 +16,8 @@ from .chunked import chunked_loss
 from .shape import LossOptions
 from .targets import Targets
 
-_FORMS = {"product": 1, "exponent": 2, "power": 3}
+_FORMS = {"product": 1, "exponent": 2, "power": 3, "threshold": 4, "entropy": 5}
+_LOG2_E = 1.4426950408889634
 _METRIC_ROWS = {
     "nll": 1,
     "entropy": 2,
@@ -25,6 +26,7 @@ _METRIC_ROWS = {
     "tail_mass": 5,
     "is_top1": 6,
     "target_rank": 7,
+    "logsumexp": 8,
 }
 _MAX_VOCABULARY = 256 * 2048  # a key has 8 bits for the tile, and a tile at least 2048 lanes
 _SCALE_BLOCK, _SCALE_PROGRAMS = 4096, 1024
@@ -89,35 +91,63 @@ class TritonRows:
     """The row step as one launch, which reads a row twice and writes it once."""
 
     skips_ignored = True
+    row_alignment = 64
 
-    def __init__(self, logits_CV: Tensor, options: LossOptions) -> None:
-        self._options, self._V = options, logits_CV.shape[1]
-        self.arguments, self.launch = plan(self._V, logits_CV.dtype, options)
+    def __init__(
+        self, logits_CV: Tensor, options: LossOptions, vocabulary: int | None = None
+    ) -> None:
+        self._names, self._V = options.metrics, vocabulary or logits_CV.shape[1]
+        self._without_tail = options.shape.top_k >= self._V
+        loss_options, metric_options = options.by_temperature()
+        self._loss = plan(self._V, logits_CV.dtype, loss_options)
+        self._metrics = metric_options and plan(self._V, logits_CV.dtype, metric_options)
 
     def __call__(
-        self, logits_CV: Tensor, targets_C: Tensor, with_grad: bool
+        self,
+        logits_CV: Tensor,
+        targets_C: Tensor,
+        with_grad: bool,
+        weights_C: Tensor | None = None,
     ) -> tuple[Tensor, list[Tensor]]:
         """Loss [C] and the metrics, [C] each; overwrites `logits_CV` with its gradient."""
+        # The launch for the metrics comes first, since it leaves the logits as they are.
+        own_9C = self._metrics and self._launch(self._metrics, logits_CV, targets_C, None, False)
+        out_9C = self._launch(self._loss, logits_CV, targets_C, weights_C, with_grad)
+        metrics_9C = out_9C if own_9C is None else own_9C
+        # Without a tail, the kernel's rest is the head.
+        if self._without_tail:
+            metrics_9C[4:6] = torch.stack([metrics_9C[5], 0 * metrics_9C[5]])  # NaN stays NaN
+        return out_9C[0], [metrics_9C[_METRIC_ROWS[name]] for name in self._names]
+
+    def _launch(
+        self,
+        planned: tuple[dict[str, Any], Launch],
+        logits_CV: Tensor,
+        targets_C: Tensor,
+        weights_C: Tensor | None,
+        with_grad: bool,
+    ) -> Tensor:
+        """What the kernel writes: [9, C]."""
         from .triton_kernels import shape_rows
 
-        C = logits_CV.shape[0]
-        out_8C = torch.empty(8, C, dtype=torch.float32, device=logits_CV.device)
+        (arguments, launch), C = planned, logits_CV.shape[0]
+        out_9C = torch.empty(9, C, dtype=torch.float32, device=logits_CV.device)
         with torch.cuda.device_of(logits_CV):  # Triton launches on the current device
             shape_rows[(C,)](
                 logits_CV,
                 targets_C,
-                out_8C,
+                # The gradient of a sum is one number that stands for all.
+                None if weights_C is None else weights_C.contiguous(),
+                out_9C,
                 self._V,
-                **self.arguments,
+                logits_CV.shape[1],
+                **arguments,
                 GRAD=with_grad,
-                num_warps=self.launch.warps,
-                maxnreg=self.launch.registers,
+                num_warps=launch.warps,
+                maxnreg=launch.registers,
                 enable_fp_fusion=True,
             )
-        # Without a tail, the kernel's rest is the head.
-        if self._options.shape.top_k >= self._V:
-            out_8C[4:6] = torch.stack([out_8C[5], 0 * out_8C[5]])  # NaN stays NaN
-        return out_8C[0], [out_8C[_METRIC_ROWS[name]] for name in self._options.metrics]
+        return out_9C
 
     @staticmethod
     def scale(gradient: Tensor, factor: Tensor, dtype: torch.dtype) -> Tensor:
@@ -150,7 +180,10 @@ def plan(V: int, dtype: torch.dtype, options: LossOptions) -> tuple[dict[str, An
     rest_is_head = shape.top_k >= V
     lambda_rest = shape.lambda_head if rest_is_head else shape.lambda_tail
     mass = "head_mass" in names or "tail_mass" in names
-    head = not rest_is_head and (shape.lambda_head != shape.lambda_tail or mass)
+    by_entropy = shape.positive == "entropy"
+    looks = shape.lambda_head != shape.lambda_tail or mass or by_entropy
+    head = not rest_is_head and looks
+    scale = 1.0 if options.softcap is not None else options.logit_scale
     launch = choose_launch(dtype, shape.top_k if head else 0)
     arguments = {
         "top_k": shape.top_k,
@@ -159,12 +192,16 @@ def plan(V: int, dtype: torch.dtype, options: LossOptions) -> tuple[dict[str, An
         "with_rank": int("target_rank" in names),
         "beta": float(shape.beta),
         "alpha": float(shape.alpha),
+        "min_p": float(shape.threshold),
         "lambda_head": float(shape.lambda_head),
         "lambda_rest": float(lambda_rest),
+        "z_loss": float(options.z_loss),
+        "temperature": float(shape.loss_temperature),
         "logit_scale": options.logit_scale,
         "softcap": options.softcap or 0.0,
+        "rate": scale * _LOG2_E / shape.loss_temperature,
         "HEAD": head,
-        "SUMS": head or lambda_rest != 0 or "entropy" in names,
+        "SUMS": head or lambda_rest != 0 or "entropy" in names or by_entropy,
         "SOFTCAP": options.softcap is not None,
         "FIVE": launch.lists == 5,
         "LANES": launch.lanes,

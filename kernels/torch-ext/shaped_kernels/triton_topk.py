@@ -20,7 +20,6 @@ from .triton_arithmetic import (
     bits_below,
     from_order,
     lanes,
-    rate_of,
     to_order,
     value_of,
 )
@@ -226,6 +225,7 @@ def _list_sums(
     m,
     logit_scale,
     softcap,
+    rate,
     dtype: tl.constexpr,
     SOFTCAP: tl.constexpr,
     LANES: tl.constexpr,
@@ -234,7 +234,7 @@ def _list_sums(
     """(Σe, Σe·log2 e) over the entries of a list that belong to K."""
     belongs = (key > threshold) | ((key == threshold) & (lanes(LANES, PER) <= last_lane))
     value = value_of(from_order(key_order(key, dtype)), logit_scale, softcap, SOFTCAP)
-    log_e = bits_below(value, m, rate_of(logit_scale, SOFTCAP), dtype == tl.float32)
+    log_e = bits_below(value, m, rate, dtype == tl.float32)
     log_e = tl.where(belongs, tl.maximum(log_e, LOWEST_LOG_E), LOWEST_LOG_E)
     e = tl.exp2(log_e)
     return tl.sum(tl.sum(e, 1), 0), tl.sum(tl.sum(e * log_e, 1), 0)
@@ -250,6 +250,7 @@ def _row_sums(
     m,
     logit_scale,
     softcap,
+    rate,
     SOFTCAP: tl.constexpr,
     LANES: tl.constexpr,
     PER: tl.constexpr,
@@ -266,9 +267,7 @@ def _row_sums(
             (raw.to(tl.float32) == threshold) & (ids <= last_id)
         )
         value = value_of(raw, logit_scale, softcap, SOFTCAP)
-        log_e = tl.maximum(
-            bits_below(value, m, rate_of(logit_scale, SOFTCAP), dtype == tl.float32), LOWEST_LOG_E
-        )
+        log_e = tl.maximum(bits_below(value, m, rate, dtype == tl.float32), LOWEST_LOG_E)
         e = tl.where(belongs & (ids != x) & (ids < V), tl.exp2(log_e), 0.0)
         s += tl.sum(e, 1)
         t += tl.sum(e * log_e, 1)
@@ -285,6 +284,7 @@ def find_head(
     m,
     logit_scale,
     softcap,
+    rate,
     a,
     b,
     c,
@@ -306,20 +306,22 @@ def find_head(
     order = key_order(key, dtype)
     last_id = key_tile(key) * LANES + last_lane
     if certain:
-        s, t = _list_sums(a, key, last_lane, m, logit_scale, softcap, dtype, SOFTCAP, LANES, PER)
+        s, t = _list_sums(
+            a, key, last_lane, m, logit_scale, softcap, rate, dtype, SOFTCAP, LANES, PER
+        )
         s_b, t_b = _list_sums(
-            b, key, last_lane, m, logit_scale, softcap, dtype, SOFTCAP, LANES, PER
+            b, key, last_lane, m, logit_scale, softcap, rate, dtype, SOFTCAP, LANES, PER
         )
         s_c, t_c = _list_sums(
-            c, key, last_lane, m, logit_scale, softcap, dtype, SOFTCAP, LANES, PER
+            c, key, last_lane, m, logit_scale, softcap, rate, dtype, SOFTCAP, LANES, PER
         )
         s, t = s + s_b + s_c, t + t_b + t_c
         if FIVE:
             s_d, t_d = _list_sums(
-                d, key, last_lane, m, logit_scale, softcap, dtype, SOFTCAP, LANES, PER
+                d, key, last_lane, m, logit_scale, softcap, rate, dtype, SOFTCAP, LANES, PER
             )
             s_e, t_e = _list_sums(
-                e, key, last_lane, m, logit_scale, softcap, dtype, SOFTCAP, LANES, PER
+                e, key, last_lane, m, logit_scale, softcap, rate, dtype, SOFTCAP, LANES, PER
             )
             s, t = s + s_d + s_e, t + t_d + t_e
     else:
@@ -328,6 +330,17 @@ def find_head(
             row_ptr, V, top_k, to_order(raw_x), x, order, GRAIN, LANES, PER
         )
         s, t = _row_sums(
-            row_ptr, V, from_order(order), last_id, x, m, logit_scale, softcap, SOFTCAP, LANES, PER
+            row_ptr,
+            V,
+            from_order(order),
+            last_id,
+            x,
+            m,
+            logit_scale,
+            softcap,
+            rate,
+            SOFTCAP,
+            LANES,
+            PER,
         )
     return from_order(order), last_id, s, t

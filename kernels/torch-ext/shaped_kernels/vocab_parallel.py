@@ -52,6 +52,10 @@ class WholeVocabulary:
         """Columns [R, K] of the `top_k` < V largest logits, with ties going to the lowest id."""
         return head_ids(z_RV, top_k)
 
+    def holds(self, ids_RK: Tensor, x_R1: Tensor) -> Tensor:
+        """Booleans [R]: whether the target's column is among `ids_RK`, in this process."""
+        return (ids_RK == x_R1).any(-1)
+
     def is_first_max(self, z_RV: Tensor, targets_R: Tensor, z_x_R: Tensor, max_R: Tensor) -> Tensor:
         """Booleans [R] as from `topk.is_first_max`."""
         return is_first_max(z_RV, targets_R, z_x_R, max_R)
@@ -125,6 +129,10 @@ class VocabularyShard(WholeVocabulary):
             is_tied_RK & (is_tied_RK.cumsum(-1) <= room_R[:, None])
         )
         return ids_RK.masked_fill_(~in_head_RK, self.width - 1)
+
+    def holds(self, ids_RK: Tensor, x_R1: Tensor) -> Tensor:
+        # The last column stands for tokens of others, and for places of K that others have filled.
+        return super().holds(ids_RK, x_R1) & (x_R1.squeeze(-1) != self.width - 1)
 
     def is_first_max(self, z_RV: Tensor, targets_R: Tensor, z_x_R: Tensor, max_R: Tensor) -> Tensor:
         is_top1_R = z_x_R > max_R

@@ -123,7 +123,8 @@ def _claims(study: Study) -> list[Claim]:
                 )
     for arm in by_shape_alone(study):
         shape = shape_of(study, arm)
-        if shape.lambda_tail < 0 and not shape.lambda_head and shape.weight_is_one:
+        plain = shape.weight_is_one and shape.loss_temperature == 1
+        if shape.lambda_tail < 0 and not shape.lambda_head and plain:
             text = f"Tail suppression helps RL ({arm} against {base})"
             claims.append(Claim("tail_suppression", text, (arm, base), _better_rl(arm, base)))
     for arm in by_shape_alone(study):

@@ -243,7 +243,8 @@ def shape_of(study: Study, arm: str) -> RewardShape:
 
 def is_beta_alone(shape: RewardShape) -> bool:
     """Whether the shape is cross-entropy or differs from it in β alone."""
-    return shape.positive in FORMS and not shape.lambda_head and not shape.lambda_tail
+    alone = not shape.lambda_head and not shape.lambda_tail and shape.loss_temperature == 1
+    return shape.positive in FORMS and alone
 
 
 def seed_values(

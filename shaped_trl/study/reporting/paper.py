@@ -44,12 +44,11 @@ def differences(shape: RewardShape) -> dict[str, float] | None:
     None means that the paper does not report the shape. A β in the product form is compared with
     the paper's β too, although the paper's form is, most likely, the exponent.
     """
-    keys = ("beta", "lambda_head", "lambda_tail", "alpha")
+    keys = ("beta", "lambda_head", "lambda_tail", "alpha", "loss_temperature")
     for reported, values in PASS_AT_64_AFTER_RL.items():
-        alike = (
-            all(getattr(shape, key) == getattr(reported, key) for key in keys)
-            and shape.positive != "power"
-        )
+        alike = all(
+            getattr(shape, key) == getattr(reported, key) for key in keys
+        ) and shape.positive in ("exponent", "product")
         if alike and reported != CROSS_ENTROPY:
             base = PASS_AT_64_AFTER_RL[CROSS_ENTROPY]
             return {scale: values[scale] - base[scale] for scale in SCALES}

@@ -258,3 +258,31 @@ def test_one_line_serves_a_plain_trainer(tmp_path, batch):
     trainer = Trainer(model, args, train_dataset=rows)
     trainer.train()
     assert trainer.state.log_history[0]["loss"] == pytest.approx(expected, abs=1e-4)
+
+
+@pytest.mark.parametrize("shifted", [False, True])
+def test_weights_go_where_the_labels_go(batch, shifted):
+    """The loss is that of the tokens' own losses, weighted, over the number of tokens."""
+    model = models()["tied"]
+    shape_lm_head(model, RewardShape(beta=-0.25), z_loss=0.01)
+    hidden = model.model(batch["input_ids"]).last_hidden_state[:, :-1]
+    targets = batch["labels"][:, 1:]
+    losses = shaped_linear_loss(
+        hidden, model.lm_head.weight, targets, RewardShape(-0.25), z_loss=0.01, reduction="none"
+    ).loss
+    weights = torch.linspace(-1, 2, batch["labels"].numel()).view_as(batch["labels"])
+    expected = (weights[:, 1:] * losses).sum() / (targets != -100).sum()
+    if shifted:
+        shift = {"shift_labels": torch.nn.functional.pad(targets, (0, 1), value=-100)}
+        moved = torch.nn.functional.pad(weights[:, 1:], (0, 1))
+        output = model(batch["input_ids"], **shift, loss_weights=moved)
+    else:
+        output = model(**batch, loss_weights=weights)
+    torch.testing.assert_close(output.loss, expected)
+
+
+def test_weights_of_another_shape_are_refused(batch):
+    model = models()["plain"]
+    shape_lm_head(model)
+    with pytest.raises(UserError, match=r"loss_weights of shape \(3, 8\) do not fit .*\(3, 9\)"):
+        model(**batch, loss_weights=torch.ones(3, 8))
