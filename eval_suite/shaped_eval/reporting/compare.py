@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from shaped_eval.benchmarks.terms import is_publishable
 from shaped_eval.errors import UserError
 from shaped_eval.records import read_jsonl
 from shaped_eval.reporting.cautions import cautions_of_many
@@ -355,8 +356,9 @@ def _extremes(name: str, a: GradedRun, b: GradedRun, a_P: Values, b_P: Values) -
         for row in read_jsonl(a.folder / "problems.jsonl")
         if row["benchmark"] == name
     }
-    prompts = {key: prompt_text(row["prompt"]) for key, row in problems.items()}
-    start = len(common_start((name, prompt) for prompt in prompts.values())[name])
+    prompts = [(name, prompt_text(row["prompt"])) for row in problems.values()]
+    start = len(common_start(prompts)[name])
+    shown = is_publishable(name)
     blocks: list[Block] = []
     for title, chosen in (("gains", gains), ("losses", losses)):
         rows = [
@@ -365,8 +367,7 @@ def _extremes(name: str, a: GradedRun, b: GradedRun, a_P: Values, b_P: Values) -
                 percent(a_P[i]),
                 percent(b_P[i]),
                 signed(b_P[i] - a_P[i]),
-                shorten(str(problems[ids[i]]["gold"]), _GOLD_CHARACTERS, 0),
-                shorten(" ".join(prompts[ids[i]][start:].split()), _QUESTION_CHARACTERS, 0),
+                *(_gold_and_question(problems[ids[i]], start) if shown else (NONE, NONE)),
             ]
             for i in chosen
         ]
@@ -379,3 +380,11 @@ def _extremes(name: str, a: GradedRun, b: GradedRun, a_P: Values, b_P: Values) -
                 )
             )
     return blocks
+
+
+def _gold_and_question(problem: Mapping[str, Any], start: int) -> tuple[str, str]:
+    """Both shortened; the first `start` characters of the prompt are left out."""
+    question = " ".join(prompt_text(problem["prompt"])[start:].split())
+    return shorten(str(problem["gold"]), _GOLD_CHARACTERS, 0), shorten(
+        question, _QUESTION_CHARACTERS, 0
+    )

@@ -30,12 +30,18 @@ from shaped_eval.votes import Values
 # The paper's groups, then benchmarks beyond its 19.
 GROUPS: dict[str, tuple[str, ...]] = {
     **suites.GROUPS,
-    "more math": ("amc23", "aime24", "aime25", "math", "running_sums"),
+    "more knowledge": ("mmlu_redux", "gpqa_diamond"),
+    "more math": ("amc23", "aime24", "aime25", *suites.MATH2026, "math", "running_sums"),
     "more code": ("humaneval", "mbpp"),
 }
 OTHER = "other"
 # Benchmarks derived from another one's problems: their errors are not independent.
-_DERIVED_FROM = {"humanevalplus": "humaneval", "mbppplus": "mbpp", "mmlu_pro": "mmlu"}
+_DERIVED_FROM = {
+    "humanevalplus": "humaneval",
+    "mbppplus": "mbpp",
+    "mmlu_pro": "mmlu",
+    "mmlu_redux": "mmlu",
+}
 
 
 @dataclass(frozen=True)
