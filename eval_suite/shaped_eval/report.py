@@ -36,6 +36,8 @@ from shaped_eval.reporting.document import (
 )
 from shaped_eval.reporting.examples import example_blocks
 from shaped_eval.reporting.plots import STRIP_CELLS, plot_pass_at_k, plot_solve_rates, to_png
+from shaped_eval.reporting.reliability_tables import TITLE as RELIABILITY
+from shaped_eval.reporting.reliability_tables import reliability_blocks
 from shaped_eval.reporting.results import (
     GradedRun,
     default_pass_at,
@@ -86,8 +88,9 @@ def report_run(folder: str | Path, pass_at: Sequence[int] | None = None) -> dict
     """Write the report of one run into its folder and return the content of results.json.
 
     It is ``{benchmark: {"problems", "n", "truncated", "unparsed", "metrics": {key: {"value", "low",
-    "high", "sampling_se"}}}}`` with keys such as ``pass@8``, ``avg@16``, ``maj@8``, ``cons@16``.
-    Values and rates are in 0–1; `sampling_se` is null for greedy decoding, where nothing is drawn.
+    "high", "sampling_se"}}, "reliability": {...}}}`` with keys such as ``pass@8``, ``avg@16``,
+    ``maj@8``, ``cons@16``; `reporting.reliability` describes the last object. Values and rates are
+    in 0–1; `sampling_se` is null for greedy decoding, where nothing is drawn.
 
     Raises:
         UserError: a k is above n, or a problem has not exactly n samples and verdicts. Nothing is
@@ -175,6 +178,7 @@ def _document_of_one(run: GradedRun, pass_at: Sequence[int] | None) -> tuple[str
         blocks.append(Notes(notes))
     blocks += [Heading("Results"), layout_of_one(run, headline_metrics([run], pass_at))]
     blocks += [*_pictures([run]), Heading(METRICS), *all_metrics(run)]
+    blocks += reliability_blocks(run.results)
     blocks += [
         Heading("How samples ended"),
         verdicts_table(run),
@@ -296,7 +300,7 @@ def _check_out(out: str | Path) -> None:
 
 def _print(title: str, blocks: Sequence[Block], place: str | Path | None) -> str:
     """Print and return what fits a terminal: no pictures, no samples, and only the main metrics."""
-    left_out = (METRICS, PICTURES, EXAMPLES)
+    left_out = (METRICS, PICTURES, EXAMPLES, RELIABILITY)
     shown: list[Block] = []
     skipping = False
     for block in blocks:

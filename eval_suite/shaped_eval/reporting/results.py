@@ -17,6 +17,7 @@ from typing import Any
 from shaped_eval.benchmarks import suites
 from shaped_eval.errors import UserError
 from shaped_eval.reporting.outcomes import Outcomes, read_outcomes, read_record
+from shaped_eval.reporting.reliability import reliability_results
 from shaped_eval.statistics import (
     avg_at_m,
     maj_at_k,
@@ -235,8 +236,12 @@ def _read_run(folder: str | Path, label: str, pass_at: Sequence[int] | None) -> 
             else sorted({k for k in pass_at if k <= one.n})
         )
         values[name] = metric_values(one, ks)
+    greedy, limit = is_greedy(record), record["settings"].get("max_new_tokens")
     results = {
-        name: benchmark_results(one, values[name], is_greedy(record))
+        name: {
+            **benchmark_results(one, values[name], greedy),
+            "reliability": reliability_results(one, greedy, limit),
+        }
         for name, one in outcomes.items()
     }
     return GradedRun(label, Path(folder), record, outcomes, values, results)
