@@ -24,6 +24,7 @@ from shaped_eval.reporting.compare import (
     paired_differences,
     solve_rates,
 )
+from shaped_eval.reporting.compare_many import compare_many
 from shaped_eval.reporting.document import (
     Block,
     Details,
@@ -35,6 +36,7 @@ from shaped_eval.reporting.document import (
     to_markdown,
 )
 from shaped_eval.reporting.examples import example_blocks
+from shaped_eval.reporting.plan import plan
 from shaped_eval.reporting.plots import STRIP_CELLS, plot_pass_at_k, plot_solve_rates, to_png
 from shaped_eval.reporting.reliability_tables import TITLE as RELIABILITY
 from shaped_eval.reporting.reliability_tables import reliability_blocks
@@ -163,11 +165,50 @@ def compare(
         UserError: a folder holds no complete run, the runs do not have the same problems, or `out`
             is a run's folder.
     """
+    return compare_with_baseline([folder_a, folder_b], pass_at, out)
+
+
+def compare_with_baseline(
+    folders: Sequence[str | Path],
+    pass_at: Sequence[int] | None = None,
+    out: str | Path | None = None,
+) -> str:
+    """As `compare`, for the first of `folders` and one or more others.
+
+    The p-values of several others are corrected for their number (Holm).
+
+    Raises:
+        UserError: as `compare`.
+    """
     if out is not None:
         _check_out(out)
-    title, blocks, results = compare_runs(folder_a, folder_b, pass_at, pictures=out is not None)
+    if len(folders) == 2:
+        title, blocks, results = compare_runs(*folders, pass_at, pictures=out is not None)
+    else:
+        title, blocks, results = compare_many(folders, pass_at, pictures=out is not None)
     if out is not None:
         _write(Path(out), title, blocks, results)
+    return _print(title, blocks, out)
+
+
+def plan_comparison(
+    folders: Sequence[str | Path], points: float, out: str | Path | None = None
+) -> str:
+    """Print how many problems and samples would show a difference, and return it as Markdown.
+
+    Args:
+        folders: of one graded run, or of two on the same problems.
+        points: the difference, in percentage points.
+        out: folder to write the page into; None to print it only.
+
+    Raises:
+        UserError: as `plan`, or `out` is a run's folder.
+    """
+    if out is not None:
+        _check_out(out)
+    title, blocks, rows = plan(folders, points)
+    if out is not None:
+        _write(Path(out), title, blocks, rows)
     return _print(title, blocks, out)
 
 

@@ -80,7 +80,7 @@ def paired_differences(
     for name in in_order(first.outcomes):
         if name in other.outcomes:
             one = first.outcomes[name]
-            order = _same_problems(name, first, other)
+            order = same_problems(name, first, other)
             pairs = _shared_values(
                 first.values[name], other.values[name], one.n, other.outcomes[name].n
             )
@@ -102,7 +102,7 @@ def solve_rates(benchmark: str, runs: Sequence[GradedRun]) -> dict[str, Values]:
     rates = {}
     for run in runs:
         outcomes = run.outcomes[benchmark]
-        order = _same_problems(benchmark, first, run)
+        order = same_problems(benchmark, first, run)
         rates[run.label] = (outcomes.passes_P / outcomes.n)[order]
     return rates
 
@@ -222,8 +222,12 @@ def _shared_values(
     return pairs
 
 
-def _same_problems(benchmark: str, first: GradedRun, other: GradedRun) -> NDArray[np.int64]:
-    """Position in the other run of each problem of the first run [P]."""
+def same_problems(benchmark: str, first: GradedRun, other: GradedRun) -> NDArray[np.int64]:
+    """Position in the other run of each problem of the first run [P].
+
+    Raises:
+        UserError: the runs have other problems, golds or graders.
+    """
     ids = first.outcomes[benchmark].problem_ids
     other_ids = other.outcomes[benchmark].problem_ids
     only_one = set(ids) ^ set(other_ids)
