@@ -25,6 +25,8 @@ Evaluate:
   report     turn verdicts.jsonl into results.json, report.md and report.html
   compare    compare runs on the same problems, with paired differences, or
              plan how many problems and samples would show one
+  mirror     copy data sets of the Hub into a folder, for machines without a
+             network
 
 Studies and recipes:
   demo       pre-train three small models, run RL on each and evaluate them,

@@ -9,13 +9,16 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Sequence
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from shaped_eval.benchmarks.harness.tasks import HARNESS
 from shaped_eval.benchmarks.loading import load_problems
 from shaped_eval.benchmarks.registry import BENCHMARKS
 from shaped_eval.benchmarks.terms import Terms, terms_of
 from shaped_eval.errors import UserError
+
+if TYPE_CHECKING:
+    from huggingface_hub import DatasetInfo
 
 
 class Card(NamedTuple):
@@ -44,12 +47,16 @@ def card_of(dataset_id: str, config: str | None, split: str) -> Card:
     from huggingface_hub import HfApi
 
     info = HfApi().dataset_info(dataset_id)
-    licence = info.card_data.get("license") if info.card_data is not None else None
     rows = None
     if "*" not in (config or ""):
         splits = load_dataset_builder(dataset_id, config).info.splits or {}
         rows = splits[split].num_examples if split in splits else None
-    return Card(licence, bool(info.gated), rows)
+    return Card(licence_of(info), bool(info.gated), rows)
+
+
+def licence_of(info: DatasetInfo) -> str | None:
+    """The licence that a data set's card names; None if it names none."""
+    return info.card_data.get("license") if info.card_data is not None else None
 
 
 def check(name: str) -> list[str]:
