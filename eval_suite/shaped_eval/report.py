@@ -183,7 +183,9 @@ def compare_with_baseline(
     if out is not None:
         _check_out(out)
     if len(folders) == 2:
-        title, blocks, results = compare_runs(*folders, pass_at, pictures=out is not None)
+        title, blocks, results = compare_runs(
+            folders[0], folders[1], pass_at, pictures=out is not None
+        )
     else:
         title, blocks, results = compare_many(folders, pass_at, pictures=out is not None)
     if out is not None:

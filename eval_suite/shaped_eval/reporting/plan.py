@@ -77,7 +77,13 @@ def _spread(name: str, runs: Sequence[GradedRun], difference: float) -> Spread:
         return spread_of_shift(first.passes_P, first.n, difference)
     other = runs[1].outcomes[name]
     order = same_problems(name, *runs)
-    return spread_of_two(first.passes_P, first.n, other.passes_P[order], other.n)
+    spread = spread_of_two(first.passes_P, first.n, other.passes_P[order], other.n)
+    if spread.variance(1) == 0.0:
+        raise UserError(
+            f"{name}: in both runs the samples of each problem are all right or all wrong, and the "
+            "runs do not differ: plan from a run with problems that are sometimes right"
+        )
+    return spread
 
 
 def _rows(spread: Spread, problems: int, difference: float) -> list[dict[str, Any]]:

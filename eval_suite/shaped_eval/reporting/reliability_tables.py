@@ -35,10 +35,10 @@ def _folded(name: str, found: Mapping[str, Any]) -> Block:
         if key != "majority" and value is not None
     ]
     columns = ["metric", "% or tokens", "low", "high", "sampling error"]
-    blocks: list[Block] = [Table(f"{name}: reliability", columns, rows)]
+    tables = [Table(f"{name}: reliability", columns, rows)]
     if found.get("majority"):
-        blocks.append(_bins(name, found["majority"]))
-    return Details(f"Reliability of {name}", blocks)
+        tables.append(_bins(name, found["majority"]))
+    return Details(f"Reliability of {name}", tables)
 
 
 def _words(key: str) -> str:

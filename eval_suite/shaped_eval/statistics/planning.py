@@ -108,8 +108,8 @@ def power(spread: Spread, difference: float, problems: int, n: int) -> float:
     if error == 0.0:
         return 1.0
     critical = stats.t.ppf(0.5 + CONFIDENCE / 2, problems - 1)
-    shown = stats.nct(problems - 1, abs(difference) / error)
-    return float(shown.sf(critical) + shown.cdf(-critical))
+    # the square of a noncentral t is a noncentral F, which scipy has for large differences too
+    return float(stats.ncf.sf(critical**2, 1, problems - 1, (difference / error) ** 2))
 
 
 def problems_needed(spread: Spread, difference: float, n: int) -> int:

@@ -86,6 +86,23 @@ def test_the_spread_of_a_shift_is_by_the_difference_on_average():
         spread_of_shift([8] * 5, 8, 0.1)
 
 
+def test_runs_that_never_differ_say_nothing_about_a_plan(tmp_path, capsys):
+    folders = [str(write_run(tmp_path / name, {"gsm8k": ["pppp", "aaaa"]})) for name in "ab"]
+    assert main(["compare", *folders, "--plan", "5"]) == 2
+    assert (
+        "gsm8k: in both runs the samples of each problem are all right" in capsys.readouterr().err
+    )
+
+
+def test_few_problems_and_little_spread_have_a_power():
+    for within in (1e-6, 1e-4, 1e-2, 0.5):
+        for n in (1, 256):
+            spread = Spread(0.0, within)
+            problems = problems_needed(spread, 0.05, n)
+            assert 0.8 <= power(spread, 0.05, problems, n) <= 1.0
+            assert problems == 2 or power(spread, 0.05, problems - 1, n) < 0.8
+
+
 def test_holm_is_that_of_the_definition():
     p_values = [0.01, 0.04, 0.03, 0.005]
     assert holm(p_values) == pytest.approx([0.03, 0.06, 0.06, 0.02])
