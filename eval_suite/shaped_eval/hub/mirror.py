@@ -220,7 +220,10 @@ def _asked(source: Source, ask: Any) -> Any:
     except (*hub_errors(), DatasetsError) as error:
         if isinstance(error, UserError):
             raise
-        reason = hub_reason(error, constants.ENDPOINT)
+        # of `datasets`, in whose words a gated data set or an unknown config is explained
+        own = isinstance(error, DatasetsError)
+        words = " ".join(str(error).split())[:300]
+        reason = words if own else hub_reason(error, constants.ENDPOINT)
         raise UserError(
             f"data set {source.dataset_id!r} cannot be read: {reason}; what was written is kept, "
             "and the same command continues from there"

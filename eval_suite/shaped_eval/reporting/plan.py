@@ -26,7 +26,9 @@ READING = (
     "{problems:,} problems of this benchmark would show as often. More samples make only the "
     "chance of drawing them smaller, not the differences among problems."
 )
-FROM_TWO = "The variances are those of the two runs."
+FROM_TWO = (
+    "The variances are estimated from the two runs; with few problems the estimates are unsure."
+)
 FROM_ONE = (
     "One run does not say how much the difference varies among problems: it is taken as the same "
     "shift of the log-odds of each, so the true numbers of problems are larger. Give a second run "

@@ -11,10 +11,10 @@ from shaped_eval.reporting.tables import NONE, percent, signed
 TITLE = "Reliability"
 READING = (
     "All@k is the probability that all of k samples pass, and G-Pass@k(τ) that at least a share τ "
-    "of them does; k is at most a third of n, where these estimates depend little on chance. "
-    "Tokens per solved problem is the mean length of a sample divided by the share that passes. "
-    "Within t tokens is the accuracy had the token limit been t. Overconfidence is the share of "
-    "the samples that the majority has, minus how often it is right."
+    "of them does, k being a power of two of at most n/3. Tokens per solved problem is the mean "
+    "length of a sample divided by the share that passes. Within t tokens is the accuracy had the "
+    "token limit been t. Overconfidence is the share of the samples that the majority has, minus "
+    "how often it is right."
 )
 
 
@@ -45,7 +45,7 @@ def _words(key: str) -> str:
     if key.startswith("within@"):
         return f"within {int(key.removeprefix('within@')):,} tokens"
     known = {"tokens_per_solved": "tokens per solved problem"}
-    return known.get(key, key[0].upper() + key[1:])
+    return known.get(key, (key[0].upper() + key[1:]).replace("G-pass", "G-Pass"))
 
 
 def _cells(key: str, value: Mapping[str, Any]) -> list[str]:

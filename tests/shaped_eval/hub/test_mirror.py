@@ -147,6 +147,20 @@ def test_an_unknown_data_set_is_found_before_anything_is_written(hub, tmp_path):
     assert rows_below(tmp_path / "m") == {}
 
 
+def test_a_gated_data_set_is_explained_in_the_words_of_datasets(monkeypatch, tmp_path, capsys):
+    import datasets
+    from datasets.exceptions import DatasetNotFoundError
+
+    def refuse(*args):
+        raise DatasetNotFoundError("'me/gated' is a gated dataset on the Hub.\nAsk for access.")
+
+    monkeypatch.setattr(datasets, "get_dataset_split_names", refuse)
+    assert cli.main(["mirror", "--out", str(tmp_path / "m"), "--datasets", "me/gated"]) == 2
+    error = capsys.readouterr().err
+    assert "cannot be read: 'me/gated' is a gated dataset on the Hub. Ask for access.;" in error
+    assert len(error.splitlines()) == 1
+
+
 def test_files_of_others_are_kept_and_changed_ones_are_named(tmp_path, capsys):
     path = tmp_path / "openai/gsm8k/main/test.jsonl"
     path.parent.mkdir(parents=True)

@@ -191,7 +191,7 @@ def test_results_json_and_the_report_have_the_numbers(tmp_path, capsys):
     page = (run / "report.html").read_text()
     assert "Reliability of math" in page
     assert "within 16 tokens" in page
-    assert "G-pass@4(0.75)" in page
+    assert "G-Pass@4(0.75)" in page
     assert "within 16 tokens" in (run / "report.md").read_text()
 
 
