@@ -16,6 +16,7 @@ from shaped_eval.benchmarks.terms import TERMS, Terms, terms_of
 from shaped_eval.errors import UserError
 from shaped_eval.grading.math.grader import grade
 from shaped_eval.grading.text.choice import grade as choose
+from shaped_eval.hub.entries import LEADERBOARDS
 from shaped_eval.sample import sample
 
 from shaped_trl import cli
@@ -127,6 +128,12 @@ def test_the_terms_of_every_shipped_benchmark_are_written_down():
     assert set(TERMS) == {*BENCHMARKS, *HARNESS}
     assert [name for name in TERMS if not terms_of(name).publishable] == ["gpqa_diamond"]
     assert terms_of("my_own").publishable
+
+
+def test_leaderboards_are_of_whole_data_sets_of_the_table():
+    for name, (dataset_id, _, rows) in LEADERBOARDS.items():
+        source = BENCHMARKS.get(name) or HARNESS[name]
+        assert (dataset_id, rows) == (source.dataset_id, TERMS[name].rows)
 
 
 def test_differences_from_the_hub_are_named():
