@@ -21,6 +21,7 @@ from shaped_trl.commands.evaluation import (
     report_command,
     sample_command,
 )
+from shaped_trl.commands.mirror import mirror_command
 from shaped_trl.commands.studies import demo_command, recipes_command, study_command
 from shaped_trl.commands.training import merge_command, rlvr_command, train_command
 from shaped_trl.launch import CAUSES, end_with_parent, note_failure, print_user_error
@@ -35,6 +36,7 @@ COMMANDS: dict[str, Callable[[list[str]], int]] = {
     "grade": grade_command,
     "report": report_command,
     "compare": compare_command,
+    "mirror": mirror_command,
     "demo": demo_command,
     "study": study_command,
     "recipes": recipes_command,

@@ -24,7 +24,10 @@ Evaluate:
   sample     sample completions of benchmark problems into samples.jsonl
   grade      grade samples.jsonl, and write verdicts.jsonl
   report     turn verdicts.jsonl into results.json, report.md and report.html
-  compare    compare two runs on the same problems, with paired differences
+  compare    compare runs on the same problems, with paired differences, or
+             plan how many problems and samples would show one
+  mirror     copy data sets of the Hub into a folder, for machines without a
+             network
 
 Studies and recipes:
   demo       pre-train three small models, run RL on each and evaluate them,

@@ -85,7 +85,7 @@ class SampleConfig:
     )
     suite: str | None = _option(
         "A group of benchmarks in place of --benchmarks: base (the paper's 19), "
-        "math, code, rl or all."
+        "math, code, rl, math2026, modern or all."
     )
     out: str = _option(
         "Folder of the run. An unfinished run there is continued. By default "

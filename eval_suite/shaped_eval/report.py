@@ -24,6 +24,7 @@ from shaped_eval.reporting.compare import (
     paired_differences,
     solve_rates,
 )
+from shaped_eval.reporting.compare_many import compare_many
 from shaped_eval.reporting.document import (
     Block,
     Details,
@@ -35,7 +36,10 @@ from shaped_eval.reporting.document import (
     to_markdown,
 )
 from shaped_eval.reporting.examples import example_blocks
+from shaped_eval.reporting.plan import plan
 from shaped_eval.reporting.plots import STRIP_CELLS, plot_pass_at_k, plot_solve_rates, to_png
+from shaped_eval.reporting.reliability_tables import TITLE as RELIABILITY
+from shaped_eval.reporting.reliability_tables import reliability_blocks
 from shaped_eval.reporting.results import (
     GradedRun,
     default_pass_at,
@@ -86,8 +90,9 @@ def report_run(folder: str | Path, pass_at: Sequence[int] | None = None) -> dict
     """Write the report of one run into its folder and return the content of results.json.
 
     It is ``{benchmark: {"problems", "n", "truncated", "unparsed", "metrics": {key: {"value", "low",
-    "high", "sampling_se"}}}}`` with keys such as ``pass@8``, ``avg@16``, ``maj@8``, ``cons@16``.
-    Values and rates are in 0–1; `sampling_se` is null for greedy decoding, where nothing is drawn.
+    "high", "sampling_se"}}, "reliability": {...}}}`` with keys such as ``pass@8``, ``avg@16``,
+    ``maj@8``, ``cons@16``; `reporting.reliability` describes the last object. Values and rates are
+    in 0–1; `sampling_se` is null for greedy decoding, where nothing is drawn.
 
     Raises:
         UserError: a k is above n, or a problem has not exactly n samples and verdicts. Nothing is
@@ -160,11 +165,52 @@ def compare(
         UserError: a folder holds no complete run, the runs do not have the same problems, or `out`
             is a run's folder.
     """
+    return compare_with_baseline([folder_a, folder_b], pass_at, out)
+
+
+def compare_with_baseline(
+    folders: Sequence[str | Path],
+    pass_at: Sequence[int] | None = None,
+    out: str | Path | None = None,
+) -> str:
+    """As `compare`, for the first of `folders` and one or more others.
+
+    The p-values of several others are corrected for their number (Holm).
+
+    Raises:
+        UserError: as `compare`.
+    """
     if out is not None:
         _check_out(out)
-    title, blocks, results = compare_runs(folder_a, folder_b, pass_at, pictures=out is not None)
+    if len(folders) == 2:
+        title, blocks, results = compare_runs(
+            folders[0], folders[1], pass_at, pictures=out is not None
+        )
+    else:
+        title, blocks, results = compare_many(folders, pass_at, pictures=out is not None)
     if out is not None:
         _write(Path(out), title, blocks, results)
+    return _print(title, blocks, out)
+
+
+def plan_comparison(
+    folders: Sequence[str | Path], points: float, out: str | Path | None = None
+) -> str:
+    """Print how many problems and samples would show a difference, and return it as Markdown.
+
+    Args:
+        folders: of one graded run, or of two on the same problems.
+        points: the difference, in percentage points.
+        out: folder to write the page into; None to print it only.
+
+    Raises:
+        UserError: as `plan`, or `out` is a run's folder.
+    """
+    if out is not None:
+        _check_out(out)
+    title, blocks, rows = plan(folders, points)
+    if out is not None:
+        _write(Path(out), title, blocks, rows)
     return _print(title, blocks, out)
 
 
@@ -175,6 +221,7 @@ def _document_of_one(run: GradedRun, pass_at: Sequence[int] | None) -> tuple[str
         blocks.append(Notes(notes))
     blocks += [Heading("Results"), layout_of_one(run, headline_metrics([run], pass_at))]
     blocks += [*_pictures([run]), Heading(METRICS), *all_metrics(run)]
+    blocks += reliability_blocks(run.results)
     blocks += [
         Heading("How samples ended"),
         verdicts_table(run),
@@ -296,7 +343,7 @@ def _check_out(out: str | Path) -> None:
 
 def _print(title: str, blocks: Sequence[Block], place: str | Path | None) -> str:
     """Print and return what fits a terminal: no pictures, no samples, and only the main metrics."""
-    left_out = (METRICS, PICTURES, EXAMPLES)
+    left_out = (METRICS, PICTURES, EXAMPLES, RELIABILITY)
     shown: list[Block] = []
     skipping = False
     for block in blocks:

@@ -226,11 +226,25 @@ def compare_command(argv: list[str]) -> int:
         "Compare run B with run A on the problems that they share: values, paired differences with "
         "intervals and p-values, the problems that changed, and the settings that differ.\n"
         "\n"
-        "  shaped-trl compare outputs/before outputs/after --out outputs/comparison",
+        "  shaped-trl compare outputs/before outputs/after --out outputs/comparison\n"
+        "\n"
+        "Several runs are each compared with A, and their p-values are corrected for the number of "
+        "runs (Holm). With --plan, the command says how many problems and samples would show a "
+        "difference, from A alone or from A and B:\n"
+        "\n"
+        "  shaped-trl compare outputs/before --plan 2",
     )
     parser.add_argument("a", metavar="A", help="Folder of a graded run: the baseline.")
-    parser.add_argument("b", metavar="B", help="Folder of the graded run to compare with it.")
+    parser.add_argument(
+        "others", nargs="*", metavar="B", help="Folder of a graded run to compare with it."
+    )
     parser.add_argument("--pass_at", metavar="K,K", help=GRADE_HELP["pass_at"])
+    parser.add_argument(
+        "--plan",
+        type=float,
+        metavar="POINTS",
+        help="Plan a comparison that would show a difference of so many percentage points.",
+    )
     parser.add_argument(
         "--out",
         metavar="DIR",
@@ -238,9 +252,17 @@ def compare_command(argv: list[str]) -> int:
         "be the folder of a run. By default the comparison is only printed.",
     )
     args = parser.parse_args(argv)
-    from shaped_eval.report import compare, parse_pass_at
+    if args.plan is None and not args.others:
+        raise UserError("compare: give the folder of a second run, B, or --plan POINTS")
+    if args.plan is not None and args.pass_at is not None:
+        raise UserError(f"pass_at={args.pass_at!r} has no meaning with --plan: leave it out")
+    from shaped_eval.report import compare_with_baseline, parse_pass_at, plan_comparison
     from shaped_eval.untrusted.locks import locked_folders
 
     with locked_folders([args.out] if args.out else []):
-        compare(args.a, args.b, parse_pass_at(args.pass_at), args.out)
+        if args.plan is not None:
+            plan_comparison([args.a, *args.others], args.plan, args.out)
+        else:
+            folders = [args.a, *args.others]
+            compare_with_baseline(folders, parse_pass_at(args.pass_at), args.out)
     return 0

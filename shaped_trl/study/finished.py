@@ -103,7 +103,7 @@ def _plain(outcomes: Outcomes) -> dict[str, Any]:
     plain = {
         name: value
         for name, value in vars(outcomes).items()
-        if name not in ("passes_P", "ballots_P")
+        if name not in ("passes_P", "ballots_P", "tokens_PM", "passed_PM")
     }
     return plain | {
         "passes_P": outcomes.passes_P.tolist(),

@@ -89,6 +89,7 @@ def write_made_up_mirror(mirror: Path) -> Path:
             for i in n
         ]
         write_split(mirror, f"cais/mmlu/{subject}/test", rows)
+        write_split(mirror, f"fxmarty/mmlu-redux-2.0-ok/{subject}/test", rows)
     categories = ["biology", "computer science"]
     rows = [
         {

@@ -3,10 +3,12 @@ need."""
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[2]
 HELPERS = ROOT / "tests" / "helpers"
 SHARED = ROOT.parent / "shared"
-MIRROR = SHARED / "hub"
+# a mirror that `shaped-trl mirror` has written will do as well
+MIRROR = Path(os.environ.get("SHAPED_TRL_HUB_MIRROR") or SHARED / "hub")
 OUTPUTS = SHARED / "outputs"

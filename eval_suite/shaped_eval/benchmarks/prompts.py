@@ -94,6 +94,22 @@ def read_aime(row: Mapping[str, Any]) -> Question:
     return Question(row["problem"], str(row["answer"]).strip(), own_id=str(row["id"]))
 
 
+def read_competition(row: Mapping[str, Any]) -> Question:
+    """Competitions as MathArena has them (arXiv 2505.23281), whose answers are LaTeX or integers.
+
+    The types of a problem, such as Combinatorics, become its subject where the data set has them.
+    """
+    types = row.get("problem_type") or []
+    meta = {"subject": ", ".join(types)} if types else {}
+    answer = str(row["answer"]).strip()
+    return Question(row["problem"], answer, own_id=str(row["problem_idx"]), meta=meta)
+
+
+def read_beyondaime(row: Mapping[str, Any]) -> Question:
+    """BeyondAIME, whose answers are integers; the rows have no ids."""
+    return Question(row["problem"], str(row["answer"]).strip())
+
+
 def read_amc(row: Mapping[str, Any]) -> Question:
     """AMC 12 of 2023 without the choices.
 

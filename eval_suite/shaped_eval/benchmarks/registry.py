@@ -2,16 +2,16 @@
 
 `BENCHMARKS` holds those that are read from a data set, `GENERATED` those that a module of this
 package makes, and `ELSEWHERE` those that stand in another package's table, which may need an extra.
-To add one to the package is to add a row. A file of the user's is a benchmark as well (`own`), and
-`suites` names sets of them.
+To add one to the package is to add a row, and its licence in `terms`. A file of the user's is a
+benchmark as well (`own`), and `suites` names sets of them.
 
 The prompts of base models begin with worked examples, as many as ``--shots`` says. By default:
 
     gsm8k                            4   the first rows of the train split of the same data set
     math500, minerva, olympiadbench  4   written for this project (`worked_examples`)
     mbpp, mbppplus                   3   rows of each other's data sets that neither evaluates
-    amc23, aime24, aime25            0   with --shots those of math500: their answers are integers,
-                                         and models trained by RL are asked without examples
+    amc23, aime24 and the newer      0   with --shots those of math500: most answers are integers,
+      competitions, beyondaime           and models trained by RL are asked without examples
 
 The `meta` of each problem says how many there are, ``shots``, and whose, ``shots_source``. The
 prompts of chat models have none.
@@ -24,7 +24,7 @@ import importlib.util
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from shaped_eval.benchmarks import code, prompts
+from shaped_eval.benchmarks import code, gpqa, prompts
 from shaped_eval.benchmarks.harness.tasks import HARNESS
 from shaped_eval.benchmarks.own import is_own, name_of, read_own
 from shaped_eval.benchmarks.prompts import Question
@@ -65,6 +65,10 @@ def _boxed(
     )
 
 
+def _competition(dataset_id: str) -> Benchmark:
+    return _boxed(dataset_id, None, "train", prompts.read_competition, 0)
+
+
 BENCHMARKS: dict[str, Benchmark] = {
     "gsm8k": Benchmark(
         "openai/gsm8k",
@@ -84,6 +88,15 @@ BENCHMARKS: dict[str, Benchmark] = {
     "amc23": _boxed("math-ai/amc23", None, "test", prompts.read_amc, 0),
     "aime24": _boxed("HuggingFaceH4/aime_2024", None, "train", prompts.read_aime, 0),
     "aime25": _boxed("math-ai/aime25", None, "test", prompts.read_aime, 0),
+    "aime26": _competition("MathArena/aime_2026"),
+    "hmmt_feb25": _competition("MathArena/hmmt_feb_2025"),
+    "hmmt_feb26": _competition("MathArena/hmmt_feb_2026"),
+    "brumo25": _competition("MathArena/brumo_2025"),
+    "cmimc25": _competition("MathArena/cmimc_2025"),
+    "beyondaime": _boxed("ByteDance-Seed/BeyondAIME", None, "test", prompts.read_beyondaime, 0),
+    "gpqa_diamond": Benchmark(
+        "Idavidrein/gpqa", "gpqa_diamond", "train", gpqa.read_gpqa, gpqa.OPTIONS, "choice"
+    ),
     "humaneval": Benchmark(
         "openai/openai_humaneval",
         "openai_humaneval",

@@ -20,11 +20,16 @@ GROUPS: dict[str, tuple[str, ...]] = {
 }
 BASE = tuple(name for names in GROUPS.values() for name in names)
 RL = ("amc23", "aime24", "aime25", "math500", "minerva", "olympiadbench")
+MATH2026 = ("aime26", "hmmt_feb26", "hmmt_feb25", "brumo25", "cmimc25", "beyondaime")
+MODERN = ("mmlu_pro", "mmlu_redux", "gpqa_diamond", *MATH2026)
 SUITES: dict[str, tuple[str, ...]] = {
     "base": BASE,
     "math": GROUPS["math"],
     "code": GROUPS["code"],
     "rl": RL,
+    "math2026": MATH2026,
+    "modern": MODERN,
+    # not the newer sets, so that a run of it that has begun can be finished
     "all": (*BASE, "amc23", "aime24", "aime25", "humaneval", "mbpp"),
 }
 

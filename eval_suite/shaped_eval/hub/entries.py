@@ -33,6 +33,8 @@ from shaped_eval.untrusted.texts import in_markdown, one_line
 LEADERBOARDS = {
     "gsm8k": ("openai/gsm8k", "gsm8k", 1319),
     "mmlu_pro": ("TIGER-Lab/MMLU-Pro", "mmlu_pro", 12032),
+    "aime26": ("MathArena/aime_2026", "MathArena/aime_2026", 30),
+    "hmmt_feb26": ("MathArena/hmmt_feb_2026", "MathArena/hmmt_feb_2026", 33),
 }
 
 READING = (

@@ -1,7 +1,8 @@
 """A run's samples and verdicts as a data set on the Hub: Parquet files and a card.
 
 Prompts and golds are left out. They belong to the benchmarks, and copies of them would end up in
-training data.
+training data. Where a benchmark's authors ask that its examples are not published, completions and
+extracted answers are left out as well, since they repeat the question.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ from typing import Any
 
 import yaml
 
+from shaped_eval.benchmarks.terms import is_publishable
 from shaped_eval.hub.entries import READING, Variant, table
 from shaped_eval.hub.model_card import split_card, with_tables
 from shaped_eval.records import read_jsonl
@@ -30,7 +32,8 @@ benchmark with its settings: `load_dataset(REPOSITORY, CONFIGURATION, split="sam
 - `status`: pass, fail, unparsed, timeout or error; `answer`: the answer that was extracted from the
   completion, in canonical form; `grader` and its version
 
-Prompts and reference answers belong to the benchmarks and are not repeated here."""
+Prompts and reference answers belong to the benchmarks and are not repeated here. `completion` and
+`answer` are empty for benchmarks whose authors ask that examples are not published."""
 _ROWS_AT_ONCE = 2048
 
 
@@ -90,7 +93,9 @@ def _rows(folder: Path) -> Iterator[dict[str, Any]]:
     }
     for row in read_jsonl(folder / "samples.jsonl"):
         key = row["problem_id"], row["sample_index"]
-        yield {"benchmark": benchmarks[row["problem_id"]], **row, **verdicts[key]}
+        benchmark = benchmarks[row["problem_id"]]
+        withheld = {} if is_publishable(benchmark) else {"completion": None, "answer": None}
+        yield {"benchmark": benchmark, **row, **verdicts[key], **withheld}
 
 
 def samples_card(model: str | None, variants: Sequence[Variant], before: str = "") -> str:

@@ -10,10 +10,30 @@ from pathlib import Path
 
 from shaped_eval.errors import UserError
 from shaped_eval.records import Status
-from shaped_eval.statistics import Ballot, Interval, ballots
+from shaped_eval.statistics import (
+    Ballot,
+    Interval,
+    Values,
+    ballots,
+    problem_interval,
+    table_se,
+)
 
-NAMES = ("pass_at_k", "avg_at_m", "cons_at_m", "maj_at_k")
+NAMES = (
+    "pass_at_k",
+    "all_at_k",
+    "g_pass_at_k",
+    "avg_at_m",
+    "cons_at_m",
+    "maj_at_k",
+    "tokens_per_solved",
+    "accuracy_within",
+    "majority_calibration",
+)
 PASSES = "predictions: for each problem, a list of n truth values: whether each sample passes."
+LENGTHS = (
+    f"{PASSES} references: for each problem, a list of the n samples' numbers of generated tokens."
+)
 ANSWERS = (
     'predictions: for each problem, a list of n answers in canonical form, "" for a sample without '
     "an answer; references: for each problem, the right answer."
@@ -51,6 +71,17 @@ def samples_per_problem(predictions: Sequence[Sequence[object]]) -> int:
                 "give each problem the same number, 1 or more"
             )
     return n
+
+
+def table_interval(predictions: Sequence[Sequence[bool]], table: Values) -> Interval:
+    """The mean over problems of a function of the number of passes.
+
+    Args:
+        predictions: whether each sample passes [P][M].
+        table: the function's value at 0..n passes [n + 1].
+    """
+    counts = [sum(row) for row in predictions]
+    return problem_interval(table[counts], table_se(counts, len(table) - 1, table))
 
 
 def votes(predictions: Sequence[Sequence[str | None]], references: Sequence[str]) -> list[Ballot]:

@@ -10,6 +10,8 @@ from shaped_eval.reporting.results import GradedRun
 from shaped_eval.statistics import near_edge
 
 FEW_PROBLEMS = 30
+SMALL_SET = 50  # a set with fewer problems needs many samples of each
+FEW_SAMPLES = 32
 LOST = 0.05  # share of samples cut at the token limit or without an answer
 MANY = (
     5  # where a warning is about all benchmarks and there are more than this, they are not listed
@@ -73,6 +75,13 @@ def _cautions(run: GradedRun) -> Iterable[str]:
             lambda entry: entry["problems"] < FEW_PROBLEMS,
             f"{{}}: fewer than {FEW_PROBLEMS} problems; for differences, rely on the p-value "
             "rather than on the interval.",
+        ),
+        (
+            lambda entry: (
+                entry["problems"] < SMALL_SET and not run.greedy and 1 < entry["n"] < FEW_SAMPLES
+            ),
+            f"{{}}: fewer than {SMALL_SET} problems and fewer than {FEW_SAMPLES} samples of each; "
+            f"with --n {FEW_SAMPLES} or more the values depend less on chance.",
         ),
         (
             _near_an_end,

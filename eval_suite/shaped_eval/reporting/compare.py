@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from shaped_eval.benchmarks.terms import is_publishable
 from shaped_eval.errors import UserError
 from shaped_eval.records import read_jsonl
 from shaped_eval.reporting.cautions import cautions_of_many
@@ -79,7 +80,7 @@ def paired_differences(
     for name in in_order(first.outcomes):
         if name in other.outcomes:
             one = first.outcomes[name]
-            order = _same_problems(name, first, other)
+            order = same_problems(name, first, other)
             pairs = _shared_values(
                 first.values[name], other.values[name], one.n, other.outcomes[name].n
             )
@@ -101,7 +102,7 @@ def solve_rates(benchmark: str, runs: Sequence[GradedRun]) -> dict[str, Values]:
     rates = {}
     for run in runs:
         outcomes = run.outcomes[benchmark]
-        order = _same_problems(benchmark, first, run)
+        order = same_problems(benchmark, first, run)
         rates[run.label] = (outcomes.passes_P / outcomes.n)[order]
     return rates
 
@@ -221,8 +222,12 @@ def _shared_values(
     return pairs
 
 
-def _same_problems(benchmark: str, first: GradedRun, other: GradedRun) -> NDArray[np.int64]:
-    """Position in the other run of each problem of the first run [P]."""
+def same_problems(benchmark: str, first: GradedRun, other: GradedRun) -> NDArray[np.int64]:
+    """Position in the other run of each problem of the first run [P].
+
+    Raises:
+        UserError: the runs have other problems, golds or graders.
+    """
     ids = first.outcomes[benchmark].problem_ids
     other_ids = other.outcomes[benchmark].problem_ids
     only_one = set(ids) ^ set(other_ids)
@@ -355,8 +360,9 @@ def _extremes(name: str, a: GradedRun, b: GradedRun, a_P: Values, b_P: Values) -
         for row in read_jsonl(a.folder / "problems.jsonl")
         if row["benchmark"] == name
     }
-    prompts = {key: prompt_text(row["prompt"]) for key, row in problems.items()}
-    start = len(common_start((name, prompt) for prompt in prompts.values())[name])
+    prompts = [(name, prompt_text(row["prompt"])) for row in problems.values()]
+    start = len(common_start(prompts)[name])
+    shown = is_publishable(name)
     blocks: list[Block] = []
     for title, chosen in (("gains", gains), ("losses", losses)):
         rows = [
@@ -365,8 +371,7 @@ def _extremes(name: str, a: GradedRun, b: GradedRun, a_P: Values, b_P: Values) -
                 percent(a_P[i]),
                 percent(b_P[i]),
                 signed(b_P[i] - a_P[i]),
-                shorten(str(problems[ids[i]]["gold"]), _GOLD_CHARACTERS, 0),
-                shorten(" ".join(prompts[ids[i]][start:].split()), _QUESTION_CHARACTERS, 0),
+                *(_gold_and_question(problems[ids[i]], start) if shown else (NONE, NONE)),
             ]
             for i in chosen
         ]
@@ -379,3 +384,11 @@ def _extremes(name: str, a: GradedRun, b: GradedRun, a_P: Values, b_P: Values) -
                 )
             )
     return blocks
+
+
+def _gold_and_question(problem: Mapping[str, Any], start: int) -> tuple[str, str]:
+    """Both shortened; the first `start` characters of the prompt are left out."""
+    question = " ".join(prompt_text(problem["prompt"])[start:].split())
+    return shorten(str(problem["gold"]), _GOLD_CHARACTERS, 0), shorten(
+        question, _QUESTION_CHARACTERS, 0
+    )

@@ -12,6 +12,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from shaped_eval.benchmarks.terms import WITHHELD, is_publishable
 from shaped_eval.records import read_jsonl
 from shaped_eval.reporting.document import Block, Code, Details, Heading, Text
 from shaped_eval.untrusted.texts import shorten
@@ -83,11 +84,17 @@ def choose_examples(folder: str | Path, per_kind: int) -> dict[str, list[Example
 
 
 def example_blocks(folder: str | Path, per_kind: int, label: str = "") -> list[Block]:
-    """A heading for each benchmark, preceded by `label`, and its examples, folded."""
+    """A heading for each benchmark, preceded by `label`, and its examples, folded.
+
+    A benchmark whose texts may not be published has a sentence in place of them.
+    """
     blocks: list[Block] = []
     for benchmark, examples in choose_examples(folder, per_kind).items():
         blocks.append(Heading(f"{label}{benchmark}", 3))
-        blocks += [_folded(example) for example in examples]
+        if is_publishable(benchmark):
+            blocks += [_folded(example) for example in examples]
+        else:
+            blocks.append(Text(WITHHELD.format(benchmark)))
     return blocks
 
 

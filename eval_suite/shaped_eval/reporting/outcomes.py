@@ -2,11 +2,12 @@
 
 Letters: P problems, M = n samples per problem. n is the run's, or a benchmark's own, given as
 ``meta["n"]`` of its problems. Files are read row by row. Neither completions nor rows are kept:
-only a byte per sample, and the distinct answers to each problem.
+only a byte and a length per sample, and the distinct answers to each problem.
 """
 
 from __future__ import annotations
 
+from array import array
 from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, fields
@@ -48,6 +49,8 @@ class Outcomes:
             or options chosen by likelihood.
         votes: whether the grader's answers can be voted on.
         tasks_P: a hash of each problem's gold and grader.
+        tokens_PM: the generated tokens of each sample; None for answers from elsewhere.
+        passed_PM: whether each sample passes; None likewise.
     """
 
     benchmark: str
@@ -63,6 +66,8 @@ class Outcomes:
     drawn: bool = True
     votes: bool = True
     tasks_P: list[str] = field(default_factory=list)
+    tokens_PM: NDArray[np.int64] | None = None
+    passed_PM: NDArray[np.bool_] | None = None
 
     @property
     def votes_P(self) -> Values:
@@ -82,6 +87,7 @@ class _Tally:
         sampled: a byte per sample_index, 1 where there is a sample.
         graded: a byte per sample_index, the verdict's status as an index in STATUSES counted from
             1.
+        lengths: the generated tokens of each sample.
         meta: the fields of the problem's `meta` that the benchmark's numbers need.
         rivals: the votes for each answer other than gold.
     """
@@ -89,6 +95,7 @@ class _Tally:
     benchmark: str
     sampled: bytearray
     graded: bytearray
+    lengths: array[int]
     meta: dict[str, Any]
     rivals: Counter[str] = field(default_factory=Counter)
     truncated: int = 0
@@ -166,6 +173,7 @@ def read_outcomes(folder: str | Path) -> dict[str, Outcomes]:
         tally.sampled[sample.sample_index] = 1
         tally.truncated += sample.finish_reason == "length"
         tally.tokens += sample.tokens
+        tally.lengths[sample.sample_index] = sample.tokens
     for verdict in _rows(folder / "verdicts.jsonl", Verdict, "grade"):
         tally = _tally(tallies, verdict, folder / "verdicts.jsonl")
         if tally.graded[verdict.sample_index]:
@@ -211,7 +219,7 @@ def _empty(problem: Problem, n: int) -> _Tally:
     meta["grader"] = problem.grader
     meta["task"] = stable_hash([problem.gold, problem.grader])
     n = meta.get("n", n)
-    return _Tally(problem.benchmark, bytearray(n), bytearray(n), meta)
+    return _Tally(problem.benchmark, bytearray(n), bytearray(n), array("q", bytes(8 * n)), meta)
 
 
 def _tally(tallies: dict[str, _Tally], row: Sample | Verdict, path: Path) -> _Tally:
@@ -259,6 +267,8 @@ def _outcomes(benchmark: str, tallies: dict[str, _Tally], sampled_here: bool) ->
             "--out"
         )
     passes = [tally.count("pass") for tally in chosen.values()]
+    lengths = np.array([tally.lengths for tally in chosen.values()], dtype=np.int64)
+    graded = np.array([tally.graded for tally in chosen.values()], dtype=np.uint8)
     return Outcomes(
         benchmark=benchmark,
         problem_ids=list(chosen),
@@ -278,4 +288,6 @@ def _outcomes(benchmark: str, tallies: dict[str, _Tally], sampled_here: bool) ->
         drawn="decoding" not in first.meta,
         votes=counts_votes(first.meta["grader"]),
         tasks_P=[tally.meta["task"] for tally in chosen.values()],
+        tokens_PM=lengths if sampled_here else None,
+        passed_PM=graded == STATUSES.index("pass") + 1 if sampled_here else None,
     )

@@ -17,6 +17,7 @@ from typing import Any
 from shaped_eval.benchmarks import suites
 from shaped_eval.errors import UserError
 from shaped_eval.reporting.outcomes import Outcomes, read_outcomes, read_record
+from shaped_eval.reporting.reliability import reliability_results
 from shaped_eval.statistics import (
     avg_at_m,
     maj_at_k,
@@ -30,12 +31,18 @@ from shaped_eval.votes import Values
 # The paper's groups, then benchmarks beyond its 19.
 GROUPS: dict[str, tuple[str, ...]] = {
     **suites.GROUPS,
-    "more math": ("amc23", "aime24", "aime25", "math", "running_sums"),
+    "more knowledge": ("mmlu_redux", "gpqa_diamond"),
+    "more math": ("amc23", "aime24", "aime25", *suites.MATH2026, "math", "running_sums"),
     "more code": ("humaneval", "mbpp"),
 }
 OTHER = "other"
 # Benchmarks derived from another one's problems: their errors are not independent.
-_DERIVED_FROM = {"humanevalplus": "humaneval", "mbppplus": "mbpp", "mmlu_pro": "mmlu"}
+_DERIVED_FROM = {
+    "humanevalplus": "humaneval",
+    "mbppplus": "mbpp",
+    "mmlu_pro": "mmlu",
+    "mmlu_redux": "mmlu",
+}
 
 
 @dataclass(frozen=True)
@@ -229,8 +236,12 @@ def _read_run(folder: str | Path, label: str, pass_at: Sequence[int] | None) -> 
             else sorted({k for k in pass_at if k <= one.n})
         )
         values[name] = metric_values(one, ks)
+    greedy, limit = is_greedy(record), record["settings"].get("max_new_tokens")
     results = {
-        name: benchmark_results(one, values[name], is_greedy(record))
+        name: {
+            **benchmark_results(one, values[name], greedy),
+            "reliability": reliability_results(one, greedy, limit),
+        }
         for name, one in outcomes.items()
     }
     return GradedRun(label, Path(folder), record, outcomes, values, results)

@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 from scipy import stats
 from shaped_eval.statistics import CONFIDENCE
+from shaped_eval.statistics.multiple import holm
 from shaped_kernels import RewardShape
 
 from shaped_trl.study.definition import Study
@@ -95,22 +96,6 @@ def paired_effect(own_S: ArrayLike, base_S: ArrayLike) -> PairedEffect:
         p_value=p_value,
         minimum_effect=float((beyond + reach) * error),
     )
-
-
-def holm(p_values: Sequence[float]) -> list[float]:
-    """Corrected p-values, in the given order.
-
-    Rejecting those below 5% makes any error with a probability of at most 5%.
-
-    Holm (1979): of m sorted p-values, number i (from 0) is multiplied by m − i; it is at most 1,
-    and at least as large as those before it.
-    """
-    corrected = [0.0] * len(p_values)
-    largest = 0.0
-    for rank, index in enumerate(sorted(range(len(p_values)), key=lambda i: p_values[i])):
-        largest = max(largest, min(1.0, (len(p_values) - rank) * p_values[index]))
-        corrected[index] = largest
-    return corrected
 
 
 def effects(

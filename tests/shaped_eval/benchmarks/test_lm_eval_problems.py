@@ -33,8 +33,8 @@ def made_up(mirror) -> dict[str, list[Problem]]:
     return {name: load_problems([name], hub_mirror=mirror, limit=4) for name in HARNESS}
 
 
-def test_the_thirteen_are_benchmarks_of_one_greedy_or_likeliest_sample(made_up):
-    assert len(HARNESS) == 13
+def test_each_is_a_benchmark_of_one_greedy_or_likeliest_sample(made_up):
+    assert len(HARNESS) == 14
     assert set(HARNESS) <= set(registry.ELSEWHERE)
     for name, problems in made_up.items():
         assert len(problems) == 4, name
@@ -44,6 +44,12 @@ def test_the_thirteen_are_benchmarks_of_one_greedy_or_likeliest_sample(made_up):
             assert problem.meta["n"] == 1
             assert problem.meta["decoding"] == ("likelihood" if name in LIKELIHOOD else "greedy")
             json.dumps(problem.meta)
+
+
+def test_mmlu_redux_is_asked_as_mmlu_is(made_up):
+    """The made-up rows of both are the same, as the real ones of Redux are some of MMLU's."""
+    for redux, mmlu in zip(made_up["mmlu_redux"], made_up["mmlu"], strict=True):
+        assert (redux.prompt, redux.gold) == (mmlu.prompt, mmlu.gold)
 
 
 def test_prompts_are_exact(made_up):
@@ -179,7 +185,7 @@ def test_the_table_is_there_without_lm_eval():
 
 @needs_mirror
 @pytest.mark.parametrize(
-    "name", [name for name in HARNESS if name not in ("hellaswag", "mmlu_pro", "bbh")]
+    "name", [name for name in HARNESS if name not in ("hellaswag", "mmlu_pro", "mmlu_redux", "bbh")]
 )
 def test_the_mirror_is_read(name):
     problems = load_problems([name], hub_mirror=MIRROR, limit=60)

@@ -11,6 +11,8 @@ from shaped_eval.benchmarks.registry import BENCHMARKS, ELSEWHERE, GENERATED, El
 from shaped_eval.benchmarks.suites import (
     BASE,
     GROUPS,
+    MATH2026,
+    MODERN,
     RL,
     SUITES,
     group_averages,
@@ -71,6 +73,14 @@ def test_the_command_lines_choice_replaces_the_recipes(tmp_path):
     assert parser.resolve("demo/eval", [*given, "--suite", "rl"])[0][0].benchmark_names == list(RL)
     with pytest.raises(UserError, match="both given"):
         parser.resolve("eval/rl", [*given, "--suite", "math", "--benchmarks", "gsm8k"])
+
+
+def test_the_newer_suites_are_no_part_of_the_one_that_runs_have_begun_with():
+    assert set(MATH2026) < set(MODERN)
+    assert not set(MODERN) - {"mmlu_pro"} & set(SUITES["all"])
+    settings = recipes.load(recipes.find("eval/math2026"))
+    assert (settings["suite"], settings["shots"]) == ("math2026", 0)
+    assert settings["n"] >= 32
 
 
 @pytest.mark.parametrize(
@@ -166,5 +176,5 @@ def test_what_cannot_be_shown_is_one_line(mirror, capfdbinary, argv, message):
 
 
 def test_every_row_of_the_table_is_in_a_suite():
-    assert set(BENCHMARKS) <= set(SUITES["all"])
+    assert set(BENCHMARKS) <= {name for names in SUITES.values() for name in names}
     assert not set(GENERATED) & set(SUITES["all"])

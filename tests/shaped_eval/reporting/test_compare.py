@@ -129,7 +129,7 @@ def test_the_command_compares_and_names_what_is_wrong(folders, tmp_path, capsys)
     ungraded = write_run(tmp_path / "ungraded", A)
     (ungraded / "verdicts.jsonl").unlink()
     for arguments, message in (
-        ([a], "the following arguments are required: B"),
+        ([a], "give the folder of a second run, B, or --plan POINTS"),
         ([a, a], "is given twice: give each run once"),
         ([a, str(tmp_path / "none")], "is not a run's folder: it has no run.json"),
         ([a, str(ungraded)], "does not exist: complete the run with the command `grade`"),

@@ -99,7 +99,8 @@ def test_every_page_is_whole_and_fetches_nothing(folders, printed):
     assert (folders[0].parent / "comparison" / "report.html").exists()
     page = check_self_contained((folders[0] / "report.html").read_text())
     examples = sum(len(found) for found in choose_examples(folders[0], 2).values())
-    assert page.tags.count("details") == examples + 4  # and every metric of 4 benchmarks
+    # and every metric, and the reliability, of 4 benchmarks
+    assert page.tags.count("details") == examples + 8
     assert page.pres.count("\n" + readable(EVIL[:-2])) >= examples  # golds
 
 

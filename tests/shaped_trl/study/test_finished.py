@@ -86,6 +86,9 @@ def test_what_is_kept_is_what_was_there(tmp_path: Path) -> None:
         *outcomes_of(json.loads(json.dumps(kept))).items(),
     )
     for key, value in vars(expected).items():
+        if key.endswith("_PM"):  # a value for each sample, which is not kept
+            assert vars(found)[key] is None
+            continue
         assert (
             list(vars(found)[key]) == list(value)
             if key.endswith("_P")

@@ -77,6 +77,16 @@ def problems(
     return _unique_ids(made)
 
 
+def configs_of(name: str) -> list[str | None]:
+    """The configurations that a benchmark of `HARNESS` reads: one for each part, or one in all."""
+    spec = HARNESS[name]
+    if spec.config is None or "*" not in spec.config:
+        return [spec.config]
+    with _quiet():
+        parts = _lm_eval_tasks(spec, _task_manager(spec))
+    return [spec.config.replace("*", part) for part in parts]
+
+
 def _task_manager(spec: HarnessTask) -> Any:
     """lm-eval's index of one folder of its tasks. To index all of them takes 15 seconds."""
     import lm_eval.tasks

@@ -7,6 +7,10 @@ Those of MMLU-Pro are its validation split, and those of TriviaQA and NQ the fir
 split. All problems of a benchmark have the same examples, while lm-eval draws others for each
 document.
 
+MMLU-Redux (arXiv 2406.04127) is MMLU's questions whose labels people have checked, without those
+that they found wrong. It is asked as MMLU is, so that the two can be compared; lm-eval's own
+definition of it asks for a letter without reasoning.
+
 There are departures from lm-eval 0.4.13, each of which mends a fault:
 
 * lm-eval puts a question mark behind each question of TriviaQA, although most have one. Here the
@@ -100,6 +104,18 @@ HARNESS: dict[str, HarnessTask] = {
         "mmlu/flan_cot_fewshot",
         "mmlu_flan_cot_fewshot_*",
         "cais/mmlu",
+        "*",
+        "test",
+        "choice",
+        "exact match",
+        gold=lambda row: "ABCD"[row["answer"]],
+        shots=4,
+        stop=("\nQ:",),
+    ),
+    "mmlu_redux": HarnessTask(
+        "mmlu/flan_cot_fewshot",
+        "mmlu_flan_cot_fewshot_*",
+        "fxmarty/mmlu-redux-2.0-ok",
         "*",
         "test",
         "choice",

@@ -18,33 +18,7 @@ from numpy.typing import ArrayLike, NDArray
 from scipy import stats
 
 from shaped_eval.errors import UserError
-from shaped_eval.votes import (
-    SEED,
-    Ballot,
-    Values,
-    ballots,
-    cons,
-    cons_at_m,
-    maj_at_k,
-    vote_sampling_se,
-)
-
-__all__ = [
-    "Ballot",
-    "Interval",
-    "PairedDifference",
-    "avg_at_m",
-    "ballots",
-    "cons",
-    "cons_at_m",
-    "maj_at_k",
-    "near_edge",
-    "paired_difference",
-    "pass_at_k",
-    "problem_interval",
-    "sampling_se",
-    "vote_sampling_se",
-]
+from shaped_eval.votes import SEED, Values
 
 CONFIDENCE = 0.95
 BOOTSTRAP_FROM_PROBLEMS = 100
@@ -94,7 +68,7 @@ def pass_at_k(c: ArrayLike, n: int, k: int) -> Values:
     Raises:
         UserError: k or a count is out of range.
     """
-    c_P = _counts(c, n)
+    c_P = checked_counts(c, n)
     if not 1 <= k <= n:
         raise UserError(
             f"pass@k with k={k} needs 1 <= k <= n={n} samples per problem: choose k in 1..{n}"
@@ -118,7 +92,7 @@ def avg_at_m(c: ArrayLike, n: int) -> Values:
     Raises:
         UserError: a count is out of range.
     """
-    return _counts(c, n) / n
+    return checked_counts(c, n) / n
 
 
 def problem_interval(values_P: ArrayLike, sampling_se: float | None = None) -> Interval:
@@ -217,14 +191,26 @@ def sampling_se(c: ArrayLike, n: int, k: int = 1) -> float:
     Raises:
         UserError: there are no problems, or k or a count is out of range.
     """
-    c_P = _counts(c, n)
-    pass_at_k(c_P, n, k)  # for its range check
-    counts_U, problems_U = np.unique(c_P, return_counts=True)
+    pass_at_k(c, n, k)  # for its range check
+    return table_se(c, n, _pass_table(n, k))
+
+
+def table_se(c: ArrayLike, n: int, table: Values) -> float:
+    """As `sampling_se`, of the mean of another function of the number of passes.
+
+    Args:
+        c: passes per problem [P], whole numbers in [0, n].
+        n: samples per problem.
+        table: the function's value at 0..n passes [n + 1].
+
+    Raises:
+        UserError: there are no problems, or a count is out of range.
+    """
+    counts_U, problems_U = np.unique(checked_counts(c, n), return_counts=True)
     if len(counts_U) == 0:
         raise UserError("no problems: a sampling error needs at least one count")
     probability_U = (counts_U + 0.5) / (n + 1)
     weights = stats.binom.pmf(np.arange(n + 1)[None, :], n, probability_U[:, None])  # [U, n + 1]
-    table = _pass_table(n, k)
     mean_U = weights @ table
     variance_U = (weights * (table[None, :] - mean_U[:, None]) ** 2).sum(axis=1)
     return float(np.sqrt((problems_U * variance_U).sum()) / problems_U.sum())
@@ -276,7 +262,12 @@ def _sign_flip_p(differences: Values) -> float:
     return (extreme + 1) / (RESAMPLES + 1)
 
 
-def _counts(c: ArrayLike, n: int) -> NDArray[np.int64]:
+def checked_counts(c: ArrayLike, n: int) -> NDArray[np.int64]:
+    """The passes per problem as whole numbers [P].
+
+    Raises:
+        UserError: one is not a whole number in [0, n], or n is below 1.
+    """
     c_P = np.asarray(c)
     if n < 1:
         raise UserError(f"n={n} samples per problem: at least 1 is needed")
