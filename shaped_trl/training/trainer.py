@@ -300,11 +300,12 @@ class ShapedTrainer(TrainingCard, HubPushes, WatchedLoss, ContinuedInterval, Wei
     def restore_interval(self, saved: dict[str, Any]) -> None:
         super().restore_interval(saved)
         if self.is_world_process_zero():  # the saved sums are those of all processes
-            options = {"dtype": torch.float64, "device": sums_device(self.args.device)}
+            device = sums_device(self.args.device)
             # Pairs instead of a mapping, which trainer_state.json would sort: processes add up the
             # sums in this order.
             self._sums["train"] = {
-                name: torch.tensor(value, **options) for name, value in saved["sums"]
+                name: torch.tensor(value, dtype=torch.float64, device=device)
+                for name, value in saved["sums"]
             }
         if self.balancing is not None:
             self.balancing.restore_interval(saved.get("balancing", []))
