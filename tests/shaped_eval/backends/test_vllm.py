@@ -138,7 +138,6 @@ def test_a_killed_run_leaves_nothing_and_continues(make_config, tmp_path, how, w
     [
         ({"vllm_max_model_len": 4096}, "vllm_max_model_len"),
         ({"vllm_args": '{"max_num_seqs": 0}'}, "max_num_seqs"),
-        ({"vllm_args": '{"kv_cache_memory_bytes": 4096}'}, "vllm_max_model_len"),
     ],
 )
 def test_what_the_engine_refuses_is_one_line(make_config, options, mended):
