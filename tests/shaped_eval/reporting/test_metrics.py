@@ -27,15 +27,6 @@ ANSWERS, GOLDS = (
 )
 
 
-@pytest.fixture
-def load(tmp_path, monkeypatch):
-    """`evaluate.load` with our path, without the network, with its copies in the test's folder."""
-    monkeypatch.setattr(evaluate.config, "HF_MODULES_CACHE", tmp_path / "modules")
-    monkeypatch.setattr(evaluate.config, "HF_EVALUATE_OFFLINE", True)
-    monkeypatch.syspath_prepend(str(tmp_path / "modules"))
-    return lambda name: evaluate.load(metrics.path(name), cache_dir=str(tmp_path / "cache"))
-
-
 def check(found: dict, name: str, values, sampling: float) -> None:
     expected = asdict(problem_interval(values, sampling))
     got = {

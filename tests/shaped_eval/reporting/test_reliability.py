@@ -10,7 +10,6 @@ from math import comb
 import numpy as np
 import pytest
 from graded_runs import write_run
-from shaped_eval import metrics
 from shaped_eval.errors import UserError
 from shaped_eval.report import report_run
 from shaped_eval.statistics import (
@@ -204,15 +203,7 @@ def test_greedy_runs_and_foreign_numbers_have_what_they_can(tmp_path):
     assert list(report_run(given)["math"]["reliability"]) == ["all@2", "overconfidence", "majority"]
 
 
-def test_the_modules_of_evaluate_compute_what_the_statistics_do(tmp_path, monkeypatch):
-    evaluate = pytest.importorskip("evaluate", reason="needs the extra evaluate")
-    monkeypatch.setattr(evaluate.config, "HF_MODULES_CACHE", tmp_path / "modules")
-    monkeypatch.setattr(evaluate.config, "HF_EVALUATE_OFFLINE", True)
-    monkeypatch.syspath_prepend(str(tmp_path / "modules"))
-
-    def load(name):
-        return evaluate.load(metrics.path(name), cache_dir=str(tmp_path / "cache"))
-
+def test_the_modules_of_evaluate_compute_what_the_statistics_do(load):
     passes = [[True, True, False], [False, True, False]]
     lengths = [[5, 9, 3], [7, 8, 9]]
     found = load("all_at_k").compute(predictions=passes, k=[2])
