@@ -14,6 +14,7 @@ from shaped_eval.errors import UserError
 from shaped_eval.statistics import (
     avg_at_m,
     cons_at_m,
+    means,
     near_edge,
     paired_difference,
     pass_at_k,
@@ -162,7 +163,7 @@ def test_coverage_of_the_interval_over_problems(kind, monkeypatch):
     The report warns in the latter case. Measured with 800 draws, 30 to 500 problems and means from
     0.02 to 0.98: 0.927-0.979, and 0.961-0.999 near the ends.
     """
-    monkeypatch.setattr(statistics, "RESAMPLES", 1000)
+    monkeypatch.setattr(means, "RESAMPLES", 1000)
     rng, repeats = np.random.default_rng(0), 700
     chance = 3 * np.sqrt(0.95 * 0.05 / repeats)
     for problems in (30, 100, 272):
@@ -246,7 +247,7 @@ def test_the_paired_interval_covers_and_the_p_value_is_uniform_without_a_differe
 
     Counts often tie with the observed sum, which makes p larger.
     """
-    monkeypatch.setattr(statistics, "RESAMPLES", 1000)
+    monkeypatch.setattr(means, "RESAMPLES", 1000)
     rng, draws = np.random.default_rng(0), 600
     levels = np.array([0.05, 0.1, 0.25, 0.5, 0.75])
     chance = 3 * np.sqrt(levels * (1 - levels) / draws)
@@ -254,7 +255,7 @@ def test_the_paired_interval_covers_and_the_p_value_is_uniform_without_a_differe
         p_values, covered = [], []
         for draw in range(draws):
             # otherwise all p-values would depend on the same set of flips
-            monkeypatch.setattr(statistics, "SEED", draw)
+            monkeypatch.setattr(means, "SEED", draw)
             difficulty = rng.beta(0.5, 0.5, problems)
             if continuous:
                 a, b = (difficulty + rng.uniform(-0.1, 0.1, problems) for _ in range(2))
@@ -272,7 +273,7 @@ def test_the_paired_interval_covers_and_the_p_value_is_uniform_without_a_differe
 
 @pytest.mark.slow
 def test_the_paired_interval_covers_a_true_difference(monkeypatch):
-    monkeypatch.setattr(statistics, "RESAMPLES", 1000)
+    monkeypatch.setattr(means, "RESAMPLES", 1000)
     rng, covered = np.random.default_rng(0), []
     for _ in range(800):
         difficulty = rng.beta(1, 1, 60)

@@ -324,8 +324,9 @@ def test_accuracies_are_those_of_lm_eval_itself(model_folder, tmp_path, loaded):
 def test_the_command_line_ends_with_a_complete_report_on_the_mirror(tmp_path):
     """The rows are real, except those of HellaSwag and of MMLU-Pro's validation split.
 
-    These are not in the mirror and are invented.
+    These are not in the mirror and are invented. MMLU-Redux is left out, which is not there either.
     """
+    names = [name for name in HARNESS if name != "mmlu_redux"]
     mirror = tmp_path / "mirror"
     mirror.mkdir()
     for path in MIRROR.iterdir():
@@ -341,7 +342,7 @@ def test_the_command_line_ends_with_a_complete_report_on_the_mirror(tmp_path):
     out = tmp_path / "run"
     arguments = [
         "--benchmarks",
-        ",".join(HARNESS),
+        ",".join(names),
         "--limit",
         "4",
         "--n",
@@ -354,7 +355,7 @@ def test_the_command_line_ends_with_a_complete_report_on_the_mirror(tmp_path):
     results = json.loads((out / "results.json").read_text())
     assert {
         name: (entry["problems"], entry["n"]) for name, entry in results.items()
-    } == dict.fromkeys(HARNESS, (4, 1))
+    } == dict.fromkeys(names, (4, 1))
     tokens = [row.tokens for row in read_jsonl(out / "samples.jsonl", Sample)]
     assert max(tokens) == 64  # the run's limit, not lm-eval's
     assert (out / "report.html").is_file()

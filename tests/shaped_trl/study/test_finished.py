@@ -18,6 +18,7 @@ from shaped_trl.study.finished import finished_run, outcomes_of, rows_of
 from shaped_trl.study.loading import load_study
 from shaped_trl.study.plan import StudyRun, plan
 from shaped_trl.study.records import RECORDS, read_records, remove_records
+from shaped_trl.study.registration import REGISTRATION
 from shaped_trl.study.report import report_study
 from shaped_trl.study.reporting.results import collect, read_regimes
 from shaped_trl.study.state import DONE, STARTED, claim, is_done
@@ -30,7 +31,7 @@ def _fakes(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def only_finished(source: Path, target: Path) -> Path:
     target.mkdir(exist_ok=True)
-    for name in ("study.yaml", RECORDS):
+    for name in ("study.yaml", RECORDS, REGISTRATION):
         shutil.copy(source / name, target)
     return target
 

@@ -47,8 +47,9 @@ def going(study: Study) -> set[str]:
 
 
 def without_seconds(report: dict[str, bytes]) -> dict[str, Any]:
-    """The files of a report without the seconds of its runs and their resumes."""
+    """The files of a report without the seconds of its runs, their resumes, and its first start."""
     results, found = json.loads(report["results.json"]), dict[str, Any](report)
+    del results["registration"]
     for arm in results["regimes"][""]["arms"].values():
         arm["seconds"] = {
             stage: [set(run) for run in runs] for stage, runs in arm["seconds"].items()
@@ -120,7 +121,7 @@ def test_the_report_of_the_others_says_which_run_failed_and_why(tmp_path: Path) 
     assert results["failed"] == {"b/seed0/rlvr": why}
     copy = tmp_path / "copy"
     copy.mkdir()
-    for name in ("records.jsonl", "study.yaml", "fingerprints.json"):
+    for name in ("records.jsonl", "study.yaml", "fingerprints.json", "registration.jsonl"):
         shutil.copy(study.out / name, copy)
     report_study(copy)
     assert json.loads((copy / "results.json").read_text()) == results
