@@ -32,7 +32,8 @@ def _fakes(monkeypatch: pytest.MonkeyPatch) -> None:
 def only_finished(source: Path, target: Path) -> Path:
     target.mkdir(exist_ok=True)
     for name in ("study.yaml", RECORDS, REGISTRATION):
-        shutil.copy(source / name, target)
+        if (source / name).exists():  # a study that was never started has no registration
+            shutil.copy(source / name, target)
     return target
 
 
