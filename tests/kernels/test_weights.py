@@ -73,6 +73,9 @@ def assert_all_close(ours: list[Tensor], truth: list[Tensor], tolerance: float) 
         )
 
 
+IMPLS = [
+    pytest.param(impl, marks=[pytest.mark.slow] if impl == "triton" else []) for impl in PRECISIONS
+]
 CASES = [
     pytest.param(
         reduction,
@@ -80,7 +83,9 @@ CASES = [
         name,
         impl,
         # Triton's interpreter is slow, and "none" does what the others do, and more.
-        marks=[pytest.mark.slow] if impl == "triton" and reduction != "none" else [],
+        marks=[pytest.mark.slow]
+        if impl == "triton" and (reduction, softcap, name) != ("none", 2.5, "full")
+        else [],
         id=f"{reduction}-{softcap}-{name}-{impl}",
     )
     for reduction in ("sum", "mean", "none")
@@ -127,7 +132,7 @@ def test_loss_and_gradients_are_those_of_weighted_autograd(name, impl, softcap, 
     assert_all_close([*torch.autograd.grad(total, leaves)], [*expected_gradients], tolerance)
 
 
-@pytest.mark.parametrize("impl", PRECISIONS)
+@pytest.mark.parametrize("impl", IMPLS)
 def test_a_token_weight_is_an_incoming_factor(impl):
     dtype, tolerance = PRECISIONS[impl]
 
@@ -146,7 +151,7 @@ def test_a_token_weight_is_an_incoming_factor(impl):
     assert_all_close(gradients(True), gradients(False), tolerance)
 
 
-@pytest.mark.parametrize("impl", PRECISIONS)
+@pytest.mark.parametrize("impl", IMPLS)
 def test_weights_of_one_and_no_z_loss_change_no_bit(impl):
     dtype, _ = PRECISIONS[impl]
     inputs = make_inputs(dtype)
@@ -160,7 +165,7 @@ def test_weights_of_one_and_no_z_loss_change_no_bit(impl):
             assert torch.equal(a, b)
 
 
-@pytest.mark.parametrize("impl", PRECISIONS)
+@pytest.mark.parametrize("impl", IMPLS)
 def test_metrics_are_not_weighted(impl):
     inputs = make_inputs(PRECISIONS[impl][0])
     weighted = shaped_linear_loss(**inputs, metrics=METRICS, impl=impl, z_loss=1.0)
@@ -211,7 +216,7 @@ def test_a_tied_weight_and_accumulated_micro_batches(impl):
         assert_all_close([gradient(batches, own=True)], [truth], 1e-12)
 
 
-@pytest.mark.parametrize("impl", PRECISIONS)
+@pytest.mark.parametrize("impl", IMPLS)
 def test_losses_per_token_allow_a_second_backward_and_carry_what_is_not_finite(impl):
     inputs = make_inputs(PRECISIONS[impl][0])
     inputs.pop("token_weights")
@@ -229,7 +234,7 @@ def test_losses_per_token_allow_a_second_backward_and_carry_what_is_not_finite(i
     torch.testing.assert_close(broken, first)
 
 
-@pytest.mark.parametrize("impl", PRECISIONS)
+@pytest.mark.parametrize("impl", IMPLS)
 def test_a_row_that_is_not_finite_has_no_number_at_any_weight(impl):
     inputs = make_inputs(PRECISIONS[impl][0])
     inputs["hidden"][7] = torch.nan  # its weight is 0
@@ -240,7 +245,7 @@ def test_a_row_that_is_not_finite_has_no_number_at_any_weight(impl):
     assert hidden.grad.isnan().any(-1).nonzero().flatten().tolist() == [7]
 
 
-@pytest.mark.parametrize("impl", PRECISIONS)
+@pytest.mark.parametrize("impl", IMPLS)
 @pytest.mark.parametrize("reduction", ["sum", "mean", "none"])
 def test_without_a_valid_target_every_reduction_is_a_differentiable_zero(impl, reduction):
     inputs = make_inputs(PRECISIONS[impl][0])
@@ -291,7 +296,7 @@ REFUSED = [
 ]
 
 
-@pytest.mark.parametrize("impl", PRECISIONS)
+@pytest.mark.parametrize("impl", IMPLS)
 @pytest.mark.parametrize(("arguments", "message"), REFUSED, ids=[m[:30] for _, m in REFUSED])
 def test_bad_arguments_are_named(arguments, message, impl):
     inputs = make_inputs(torch.float32) | arguments

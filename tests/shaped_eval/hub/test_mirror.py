@@ -83,6 +83,7 @@ EXPECTED = {
 }
 
 
+@pytest.mark.slow
 def test_a_killed_command_continues_and_ends_with_the_same_files(hub, tmp_path):
     words = ["--benchmarks", "gsm8k,aime26"]
     process = command(hub, tmp_path, *words)
@@ -120,6 +121,7 @@ def test_what_it_wrote_is_read_by_the_loaders(hub, tmp_path):
     assert load_rows("openai/gsm8k", "main", "test", tmp_path / "m") == GSM8K["test"]
 
 
+@pytest.mark.slow
 def test_all_files_of_a_data_set_are_of_one_revision(hub, tmp_path):
     key = "dataset", "openai/gsm8k"
     assert run(hub, tmp_path, "--datasets", "openai/gsm8k:main:test")[0] == 0

@@ -188,6 +188,7 @@ def test_the_example_in_the_documentation_is_valid(tmp_path: Path) -> None:
     assert len(list(study.contrasts.each())) == 3
 
 
+@pytest.mark.slow
 def test_the_metrics_of_rl_that_a_study_may_name_are_those_of_the_report(
     read: list[RegimeRuns],
 ) -> None:

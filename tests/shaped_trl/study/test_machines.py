@@ -265,6 +265,7 @@ def seeds_of(rows: list[dict[str, Any]], **labels: str) -> set[int]:
     return found
 
 
+@pytest.mark.slow
 def test_runs_of_one_machine_are_compared_as_before(regimes: list[RegimeRuns]) -> None:
     before = collect(regimes)
     place(regimes)

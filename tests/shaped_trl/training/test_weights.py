@@ -122,6 +122,7 @@ def test_the_logsumexp_is_logged_where_there_is_a_z_loss(tmp_path):
     assert first >= 0.01 * logs[0.01][0]["logsumexp"] ** 2 * 0.99  # Jensen
 
 
+@pytest.mark.slow
 @pytest.mark.distributed
 def test_two_processes_train_as_one_on_a_packed_mixture_with_weights(tmp_path):
     (tmp_path / "processes").mkdir()
