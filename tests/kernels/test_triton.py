@@ -156,6 +156,7 @@ def tied_logits(kind: str, rows: int, V: int) -> Tensor:
     return z.bfloat16().float().to(DEVICE)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("launch", ["as shipped", pytest.param("32 lanes", marks=pytest.mark.slow)])
 @pytest.mark.parametrize(
     "kind", ["bf16", "integers", "constant", "few finite", "one lane", "rising"]

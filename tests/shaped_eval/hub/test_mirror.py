@@ -20,6 +20,8 @@ from waiting import wait_until
 
 from shaped_trl import cli
 
+pytestmark = pytest.mark.slow
+
 GSM8K = {
     split: [{"question": f"{split} {i} é?", "answer": f"So.\n#### {i}"} for i in range(count)]
     for split, count in (("train", 5), ("test", 3))
@@ -83,7 +85,6 @@ EXPECTED = {
 }
 
 
-@pytest.mark.slow
 def test_a_killed_command_continues_and_ends_with_the_same_files(hub, tmp_path):
     words = ["--benchmarks", "gsm8k,aime26"]
     process = command(hub, tmp_path, *words)
@@ -121,7 +122,6 @@ def test_what_it_wrote_is_read_by_the_loaders(hub, tmp_path):
     assert load_rows("openai/gsm8k", "main", "test", tmp_path / "m") == GSM8K["test"]
 
 
-@pytest.mark.slow
 def test_all_files_of_a_data_set_are_of_one_revision(hub, tmp_path):
     key = "dataset", "openai/gsm8k"
     assert run(hub, tmp_path, "--datasets", "openai/gsm8k:main:test")[0] == 0

@@ -16,6 +16,8 @@ from shaped_trl import cli
 from shaped_trl.training.config import ShapedConfig
 from shaped_trl.training.starting_point import model_or_name, new_adapter
 
+pytestmark = pytest.mark.slow
+
 SETTINGS = {
     "dataset_name": "a.jsonl",
     "max_steps": 2,

@@ -21,6 +21,8 @@ from shaped_trl.study.reporting.by_step.curves import with_averages
 from shaped_trl.study.reporting.results import collect, read_regimes
 from shaped_trl.study.reporting.rollout_tokens import sampled_at, tokens_to
 
+pytestmark = pytest.mark.slow
+
 ARMS, SEEDS = ("cross_entropy", "precision_exponent"), (0, 1, 2)
 CODE = ("humanevalplus", "mbppplus")  # a whole group of the paper's
 NAMES = (*CODE, "running_sums")

@@ -30,6 +30,8 @@ from shaped_trl.study.reporting.forest import forest_csv, forest_rows, plot_fore
 from shaped_trl.study.reporting.reading import RegimeRuns
 from shaped_trl.study.reporting.results import read_regimes
 
+pytestmark = pytest.mark.slow
+
 SEEDS, N = range(8), 8
 
 

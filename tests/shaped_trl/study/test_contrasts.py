@@ -23,6 +23,8 @@ from shaped_trl.study.reporting.reading import RegimeRuns
 from shaped_trl.study.reporting.training_results import rl_outcomes
 from shaped_trl.study.runner import run_study
 
+pytestmark = pytest.mark.slow
+
 COMPARE = ("claims", "precision", "compare", 0)
 BOTH = ["precision", "cross_entropy"]
 
@@ -188,7 +190,6 @@ def test_the_example_in_the_documentation_is_valid(tmp_path: Path) -> None:
     assert len(list(study.contrasts.each())) == 3
 
 
-@pytest.mark.slow
 def test_the_metrics_of_rl_that_a_study_may_name_are_those_of_the_report(
     read: list[RegimeRuns],
 ) -> None:

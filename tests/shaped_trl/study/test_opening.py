@@ -18,6 +18,8 @@ from shaped_trl.study.reporting.opening import claim_figure, opening
 from shaped_trl.study.reporting.reading import RegimeRuns
 from shaped_trl.study.reporting.results import collect
 
+pytestmark = pytest.mark.slow
+
 FIGURE = Image("report/claims.png", "caption", b"")
 
 

@@ -11,6 +11,8 @@ from transformers import AutoConfig
 from shaped_trl import cli
 from shaped_trl.training.metrics import Breakdown, Ranks, in_float64
 
+pytestmark = pytest.mark.slow
+
 SETTINGS = {
     "dataset_name": "a.jsonl",
     "num_heldout": 2,
