@@ -193,6 +193,7 @@ def test_the_row_is_searched_where_a_list_may_have_dropped_a_member(monkeypatch)
             assert_as_reference(z, targets, shape)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "shape",
     [FULL, RewardShape(-1.0, positive="exponent"), RewardShape(positive="power")],

@@ -43,6 +43,7 @@ def test_loss_metrics_and_gradients_are_those_of_one_process(results, name):
             )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", [name for name, case in CASES.items() if case.broken])
 def test_what_is_no_distribution_in_one_shard_has_no_number_in_any(results, name):
     nll = compute(CASES[name], "reference")["nll"]

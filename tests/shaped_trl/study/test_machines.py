@@ -273,6 +273,7 @@ def test_runs_of_one_machine_are_compared_as_before(regimes: list[RegimeRuns]) -
     assert limits_of(before) == limits_of(collect(regimes))
 
 
+@pytest.mark.slow
 def test_what_was_made_on_another_machine_is_not_paired(regimes: list[RegimeRuns]) -> None:
     place(regimes, (3, ("P", "precision_product", "rlvr")))
     found = collect(regimes)

@@ -47,7 +47,7 @@ WAYS = {
     "wrapped": {"packing": True, "packing_strategy": "wrapped"},
     "packed, shuffled": {"packing": True, "shuffle_dataset": True},
 }
-# TRL warns that these need FlashAttention; without it documents see each other, which is no matter
+# TRL warns that these need FlashAttention. Without it documents see each other. That does not matter
 # here.
 pytestmark = [
     pytest.mark.filterwarnings("ignore:.*[Ff]lash:UserWarning"),
