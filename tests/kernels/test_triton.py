@@ -10,7 +10,12 @@ from shaped_kernels.triton_rows import Launch
 from torch import Tensor
 
 # The interpreter computes with numpy, which warns of infinities that the arithmetic handles.
-pytestmark = pytest.mark.filterwarnings("ignore:.* encountered:RuntimeWarning")
+# Triton's interpreter is slow. test_weights.py, test_neighbours.py and test_log_probs.py have short
+# cases of it for the default suite.
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.filterwarnings("ignore:.* encountered:RuntimeWarning"),
+]
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 FULL = RewardShape(-0.25, 0.1, -0.1, top_k=20)
 ULP = torch.finfo(torch.float32).eps
@@ -156,7 +161,6 @@ def tied_logits(kind: str, rows: int, V: int) -> Tensor:
     return z.bfloat16().float().to(DEVICE)
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("launch", ["as shipped", pytest.param("32 lanes", marks=pytest.mark.slow)])
 @pytest.mark.parametrize(
     "kind", ["bf16", "integers", "constant", "few finite", "one lane", "rising"]
@@ -193,7 +197,6 @@ def test_the_row_is_searched_where_a_list_may_have_dropped_a_member(monkeypatch)
             assert_as_reference(z, targets, shape)
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize(
     "shape",
     [FULL, RewardShape(-1.0, positive="exponent"), RewardShape(positive="power")],
@@ -310,7 +313,6 @@ def test_only_the_gradients_that_are_needed(with_grad):
         )
 
 
-@pytest.mark.slow
 def test_autocast_and_checkpointing():
     hidden, weight, _, targets = make_inputs(6, 8, 300, torch.float32)
 
