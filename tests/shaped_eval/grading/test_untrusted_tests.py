@@ -266,6 +266,7 @@ def test_code_does_not_turn_its_fail_into_an_error_of_the_tests(sandbox, program
     )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("namespaces", [True, False])
 def test_threads_of_tests_are_bounded_where_the_kernel_counts_them_apart(namespaces):
     own = Sandbox(namespaces)

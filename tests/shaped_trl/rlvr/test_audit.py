@@ -291,6 +291,7 @@ def test_only_audits_and_leaves_nothing_behind(command, tmp_path, monkeypatch, c
     assert not (tmp_path / "out").exists()
 
 
+@pytest.mark.slow
 def test_a_run_is_refused_before_its_model_is_loaded_and_a_resumed_one_is_not(
     command, monkeypatch, capsys
 ):

@@ -96,6 +96,7 @@ def test_a_wrong_study_file(
     assert not (here / "out").exists()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("start", [[], ["--dry_run"]], ids=["start", "dry run"])
 @pytest.mark.parametrize(
     ("args", "named"),
