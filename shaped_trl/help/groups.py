@@ -23,7 +23,7 @@ class Group:
     classes: tuple[str, ...] = ()
 
 
-_CHECKPOINTS = "save_steps save_total_limit logging_steps report_to"
+_CHECKPOINTS = "save_steps save_total_limit save_dtype logging_steps report_to"
 _OPTIMISATION = (
     "max_steps num_train_epochs learning_rate lr_scheduler_type warmup_steps "
     "per_device_train_batch_size gradient_accumulation_steps"

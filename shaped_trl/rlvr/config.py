@@ -14,7 +14,7 @@ from trl import GRPOConfig
 from shaped_trl.rlvr.lengths import LengthSchedule
 from shaped_trl.rlvr.signals import CHOICES
 from shaped_trl.run_record import MAY_CHANGE
-from shaped_trl.training.config import default_bf16
+from shaped_trl.training.config import SavingArguments, default_bf16
 from shaped_trl.training.watch import WatchArguments
 
 logger = logging.getLogger(__name__)
@@ -22,7 +22,7 @@ AUDITS = ("off", "warn", "refuse", "only")
 
 
 @dataclass
-class RLVRConfig(WatchArguments, GRPOConfig):
+class RLVRConfig(WatchArguments, SavingArguments, GRPOConfig):
     """`GRPOConfig` with clip-higher and dynamic sampling of DAPO (arXiv 2503.14476), and without a
     KL term.
 
@@ -161,6 +161,7 @@ class RLVRConfig(WatchArguments, GRPOConfig):
         super().__post_init__()
         self._check_ranges()
         self.check_watch()
+        self.check_saving()
         self._check_batch()
         self._check_save_steps()
         self._warn()

@@ -15,6 +15,7 @@ from __future__ import annotations
 from typing import Any
 
 import torch
+from shaped_eval.backends.prompts import decode_after
 from trl import GRPOTrainer
 
 from shaped_trl.rlvr.counting import count_round
@@ -80,7 +81,7 @@ class DynamicGeneration(GRPOTrainer):
         # `_roll_out`). TRL goes on with its own lists `inputs` and `prompts`, so both are changed
         # in place to the rows that were kept.
         if self._batch_rows is None:
-            return super()._generate(prompts)
+            return tuple(self._generated(prompts))
         rows, self._batch_rows = self._batch_rows, None
         assert self.sampler is not None
         G = self.num_generations
@@ -108,6 +109,24 @@ class DynamicGeneration(GRPOTrainer):
             images=None,
             tool_images=[],
         )
+
+    def _generated(self, prompts: list[Any]) -> Generated:
+        """What TRL generates, with each completion decoded after its prompt, as in evaluation.
+
+        TRL decodes completions alone, so that with tokenizers such as Llama 2's a body of code
+        loses the first space of its indentation. What TRL parses (`response_template`), and chats
+        with calls of tools, stay as they are.
+        """
+        generated = Generated.of(super()._generate(prompts))
+        if self.tools or _has_responses(self._tokenizer):
+            return generated
+        for i, ids in enumerate(generated.completion_ids):
+            text = decode_after(self._tokenizer, generated.prompt_ids[i], ids)
+            alone = generated.completions[i]
+            generated.completions[i] = (
+                text if isinstance(alone, str) else [alone[0] | {"content": text}]
+            )
+        return generated
 
     def _calculate_rewards(self, inputs, prompts, completions, completion_ids_list):
         # TRL calls the reward functions on this process's completions and gathers their rewards
@@ -150,7 +169,7 @@ class DynamicGeneration(GRPOTrainer):
         own = indices[rank * each : (rank + 1) * each]
         rows = [row for index in own for row in [self.train_dataset[index]] * G]
         prompts = [row["prompt"] for row in rows]
-        generated = Generated.of(super()._generate(prompts))
+        generated = self._generated(prompts)
         # Emptied before and after: what is pending now belongs to these completions alone.
         self._pending_extra_logs.clear()
         rewards = super()._calculate_rewards(
@@ -245,3 +264,9 @@ class DynamicGeneration(GRPOTrainer):
             if self.beta != 0 or self._entropy_bonus_enabled:
                 output["completion_mask"] = output["completion_mask"] * kept
         return output
+
+
+def _has_responses(tokenizer: Any) -> bool:
+    """Whether TRL parses completions of this tokenizer, in either of transformers' two ways."""
+    names = ("response_template", "response_schema")
+    return any(getattr(tokenizer, name, None) is not None for name in names)

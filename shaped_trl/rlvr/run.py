@@ -86,6 +86,7 @@ def build_trainer(
     data = None if _needs_tokenizer(prompts) else rl_prompts(prompts, args.seed)
     kwargs = {**model_init_kwargs(model_args), **(args.model_init_kwargs or {})}
     config = checkpoint_config(model_args, trusts_code(args), **kwargs)
+    args.save_as(config)
     check_weights(source, "model_name_or_path")
     check_lengths(args, config, prompts.max_prompt_length)
     tokenizer = _tokenizer(model_args, args)

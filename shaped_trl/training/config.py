@@ -7,10 +7,11 @@ from dataclasses import dataclass, field, fields
 from typing import Annotated, Any, TypeVar
 
 import torch
+from shaped_eval.backends.prompts import weights_dtype
 from shaped_kernels import RewardShape
 from shaped_kernels.function import IMPLEMENTATIONS
 from shaped_kernels.triton_rows import why_not_triton
-from transformers import TrainingArguments
+from transformers import PreTrainedConfig, TrainingArguments
 from transformers.utils import is_liger_kernel_available
 from trl import SFTConfig
 
@@ -20,6 +21,7 @@ from shaped_trl.training.trl_names import get_config_model_id
 from shaped_trl.training.watch import WatchArguments
 
 Config = TypeVar("Config", bound=TrainingArguments)
+SAVED_DTYPES = ("auto", "float32", "bfloat16", "float16")
 
 
 def default_bf16(bf16: bool | None, fp16: bool) -> bool:
@@ -56,7 +58,34 @@ def as_config(
 
 
 @dataclass
-class ShapedConfig(WatchArguments, SFTConfig):
+class SavingArguments:
+    """How the model is saved when a run of the command line has ended."""
+
+    save_dtype: Annotated[str, MAY_CHANGE] = field(
+        default="auto",
+        metadata={
+            "help": "Type of the weights that are saved at the end: float32, bfloat16, float16, or "
+            "auto, which is the type of the checkpoint that the run started from, also where they "
+            "are trained in another (--dtype). A new model, an adapter and the checkpoints of the "
+            "run keep the type in which they are trained."
+        },
+    )
+
+    def check_saving(self) -> None:
+        """Raises ValueError if `save_dtype` is not one of `SAVED_DTYPES`."""
+        if self.save_dtype not in SAVED_DTYPES:
+            raise ValueError(
+                f"save_dtype={self.save_dtype!r}: choose from {', '.join(SAVED_DTYPES)}"
+            )
+
+    def save_as(self, checkpoint: PreTrainedConfig) -> None:
+        """Let "auto" mean the dtype of `checkpoint`, if its configuration names one."""
+        if self.save_dtype == "auto" and (name := weights_dtype(checkpoint)) in SAVED_DTYPES:
+            self.save_dtype = name
+
+
+@dataclass
+class ShapedConfig(WatchArguments, SavingArguments, SFTConfig):
     """`SFTConfig` plus the reward shape of arXiv 2512.22955 (Eq. 10–13).
 
     The defaults are cross-entropy.
@@ -178,6 +207,7 @@ class ShapedConfig(WatchArguments, SFTConfig):
         self.reward_schedule()
         self._check_weights()
         self.check_watch()
+        self.check_saving()
         if self.loss_type != "nll":
             raise ValueError(
                 f"loss_type={self.loss_type!r} does not work with ShapedTrainer: leave it out; "

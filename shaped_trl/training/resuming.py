@@ -22,6 +22,7 @@ from transformers.trainer import TRAINER_STATE_NAME
 from transformers.utils import CONFIG_NAME
 
 from shaped_trl.hub.pushing import push_finished
+from shaped_trl.modeling.saving import cast_saved, kept_in_float32
 from shaped_trl.training.engines import check_engine, save_whole_model
 from shaped_trl.training.streaming import check_position, position_file
 from shaped_trl.training.trainer import ShapedTrainer
@@ -205,9 +206,22 @@ def save_for_good(trainer: Any) -> None:
         UserError: the Hub did not accept them. They are saved by then.
     """
     save_whole_model(trainer)
+    if trainer.is_world_process_zero() and trainer.args.save_dtype != "auto":
+        _cast(trainer.accelerator.unwrap_model(trainer.model), trainer.args)
+    trainer.accelerator.wait_for_everyone()
     trainer.create_model_card()
     if trainer.args.push_to_hub:
         trainer.push_saved()
+
+
+def _cast(model: Any, args: Any) -> None:
+    """Convert the saved weights to `save_dtype`, and say so."""
+    kept = kept_in_float32(model, args.save_dtype)
+    if before := cast_saved(args.output_dir, args.save_dtype, kept):
+        print(
+            f"saved in {args.save_dtype}; the weights were trained in {before}, which "
+            f"--save_dtype {before} keeps"
+        )
 
 
 def check_same_model(trainer: Trainer, checkpoint: str) -> None:

@@ -157,6 +157,7 @@ def tokenizer_and_model(
     if starts_from_checkpoint(corpus, model_args):
         trusted = trusts_code(args)
         config = checkpoint_config(model_args, trusted, **(args.model_init_kwargs or {}))
+        args.save_as(config)
         args.model_init_kwargs = {**model_init_kwargs(model_args), **(args.model_init_kwargs or {})}
         if (size := parallel_size(args, "tp")) > 1:
             args.model_init_kwargs["distributed_config"] = DistributedConfig(tp_size=size)

@@ -81,25 +81,28 @@ class PromptEncoder:
         return list(encoded["input_ids"])
 
     def decode_after(self, prompt_ids: Sequence[int], ids: Sequence[int]) -> str:
-        """The text that the tokens `ids` add to a prompt, without special tokens.
-
-        Decoded alone, a completion would lose its first space with the tokenizers that drop one at
-        the beginning of a text, such as Llama 2's.
-        """
-        context = list(prompt_ids[-CONTEXT_OF_DECODING:])
-        before = self._decode(context)
-        text = self._decode([*context, *ids])
-        # a tokenizer may write the same tokens in another way when more follow
-        return text[len(before) :] if text.startswith(before) else self._decode(ids)
-
-    def _decode(self, ids: Sequence[int]) -> str:
-        return self.tokenizer.decode(
-            ids, skip_special_tokens=True, clean_up_tokenization_spaces=False
-        )
+        """The text that the tokens `ids` add to a prompt: see the function `decode_after`."""
+        return decode_after(self.tokenizer, prompt_ids, ids)
 
     def context_tokens(self) -> int | None:
         """The model's context length in tokens; None where its configuration does not say."""
         return getattr(self.model_config.get_text_config(), "max_position_embeddings", None)
+
+
+def decode_after(tokenizer: Any, prompt_ids: Sequence[int], ids: Sequence[int]) -> str:
+    """The text that the tokens `ids` add to a prompt, without special tokens.
+
+    Decoded alone, a completion would lose its first space with the tokenizers that drop one at the
+    beginning of a text, such as Llama 2's.
+    """
+
+    def decode(these: Sequence[int]) -> str:
+        return tokenizer.decode(these, skip_special_tokens=True, clean_up_tokenization_spaces=False)
+
+    context = list(prompt_ids[-CONTEXT_OF_DECODING:])
+    before, text = decode(context), decode([*context, *ids])
+    # a tokenizer may write the same tokens in another way when more follow
+    return text[len(before) :] if text.startswith(before) else decode(ids)
 
 
 def weights_dtype(model_config: Any) -> str | None:
