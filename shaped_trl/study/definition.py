@@ -76,6 +76,7 @@ class Arm:
 
     Args:
         shape: fields of `RewardShape` for the shaped stages.
+        shape_in: regime → fields that replace those of `shape` there.
         checkpoint_of: another arm whose trained models this arm uses instead of its own.
         temperature: the temperature of its rollouts and evaluations, relative to the recipes'; the
             steps of RL are scaled with it.
@@ -94,6 +95,7 @@ class Arm:
     """
 
     shape: dict[str, Any] = field(default_factory=dict)
+    shape_in: dict[str, dict[str, Any]] = field(default_factory=dict)
     checkpoint_of: str | None = None
     temperature: float | None = None
     entropy_of: str | None = None
@@ -139,9 +141,13 @@ class Study:
     contrasts: Contrasts | None = None  # if it has any, they alone are judged
 
     def each_regime(self) -> Iterator[Study]:
-        """Yield the study for each of its regimes."""
+        """Yield the study for each of its regimes, in which the arms have their shapes there."""
         for regime in self.regimes or {ONE_REGIME: {}}:
-            yield replace(self, regime=regime)
+            arms = {
+                name: replace(arm, shape=arm.shape | arm.shape_in.get(regime, {}))
+                for name, arm in self.arms.items()
+            }
+            yield replace(self, regime=regime, arms=arms)
 
     def named_by_form(self) -> Study:
         """The study as a report shows it.

@@ -116,8 +116,6 @@ def _default_form(where: str, version: Any) -> str:
 
 
 def _arm(name: str, value: Any, default_form: str) -> Arm:
-    from shaped_kernels import RewardShape
-
     where = f"arms.{name}"
     value = _mapping(where, value or {})
     _check_keys(where, value, tuple(f.name for f in fields(Arm)))
@@ -130,13 +128,13 @@ def _arm(name: str, value: Any, default_form: str) -> Arm:
         head_divided=bool,
         exploratory=bool,
     )
-    shape = _mapping(f"{where}.shape", value.get("shape") or {})
-    _check_keys(f"{where}.shape", shape, tuple(f.name for f in fields(RewardShape)))
-    try:
-        RewardShape(**shape)
-    # The message already names field, value and remedy.
-    except ValueError as error:
-        raise UserError(f"{where}.shape: {error}") from error
+    shape = _shape(f"{where}.shape", value.get("shape"), {})
+    shape_in = {
+        regime: _shape(f"{where}.shape_in.{regime}", fields_there, shape)
+        for regime, fields_there in _mapping(
+            f"{where}.shape_in", value.get("shape_in") or {}
+        ).items()
+    }
     args = _mapping(f"{where}.args", value.get("args") or {})
     args = {stage: _mapping(f"{where}.args.{stage}", options) for stage, options in args.items()}
     seeds = _seeds(f"{where}.seeds", value["seeds"]) if value.get("seeds") else ()
@@ -144,7 +142,22 @@ def _arm(name: str, value: Any, default_form: str) -> Arm:
     if shape.get("beta") or any(schedules_beta(options) for options in args.values()):
         # Set explicitly, so that every record names the form.
         shape = {**shape, "positive": shape.get("positive", default_form)}
-    return Arm(**{**value, "shape": shape, "args": args, "seeds": seeds, "prepare": prepare})
+    read = {"shape": shape, "shape_in": shape_in, "args": args, "seeds": seeds, "prepare": prepare}
+    return Arm(**{**value, **read})
+
+
+def _shape(where: str, value: Any, base: Mapping[str, Any]) -> dict[str, Any]:
+    """Fields of a shape, which are valid together with those of `base`."""
+    from shaped_kernels import RewardShape
+
+    shape = _mapping(where, value or {})
+    _check_keys(where, shape, tuple(f.name for f in fields(RewardShape)))
+    try:
+        RewardShape(**{**base, **shape})
+    # The message already names field, value and remedy.
+    except ValueError as error:
+        raise UserError(f"{where}: {error}") from error
+    return shape
 
 
 def _check_arms(study: Study) -> None:
@@ -169,6 +182,9 @@ def _check_arms(study: Study) -> None:
                     f"{where}.seeds: {other} does not have all of these; choose from "
                     f"{study.seeds_of(other)}"
                 )
+        _check_keys(f"{where}.shape_in", arm.shape_in, tuple(study.regimes))
+        if arm.shape_in and not arm.shape:
+            raise UserError(f"{where}.shape_in: it replaces fields of shape, which is missing")
         if arm.checkpoint_of and (arm.shape or arm.prepare):
             raise UserError(
                 f"{where}: the arm uses the models of {arm.checkpoint_of}; leave out shape and "

@@ -84,6 +84,7 @@ def collect(regimes: Sequence[RegimeRuns], pass_at: Sequence[int] | None = None)
 def _definition(study: Study, name: str, arm: Arm) -> dict[str, Any]:
     matched = {"matched_on": arm.matched_on} if arm.matched_on != HELD_OUT else {}
     divided = {"head_divided": True} if arm.head_divided else {}
+    there = {"shape_in": arm.shape_in} if arm.shape_in else {}
     return {
         "shape": arm.shape,
         "checkpoint_of": arm.checkpoint_of,
@@ -94,6 +95,7 @@ def _definition(study: Study, name: str, arm: Arm) -> dict[str, Any]:
         "seeds": list(study.seeds_of(name)),
         **matched,
         **divided,
+        **there,
     }
 
 

@@ -219,7 +219,8 @@ def _what_acts(arm: Arm) -> str:
         for stage, given in arm.args.items()
         for key, value in given.items()
     ]
-    return ", ".join([shape_text(arm.shape), *options])
+    there = [f"in {regime} {shape_text(shape)}" for regime, shape in arm.shape_in.items()]
+    return ", ".join([shape_text(arm.shape), *there, *options])
 
 
 def _range(values: Sequence[float]) -> str:

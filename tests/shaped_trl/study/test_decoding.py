@@ -105,7 +105,9 @@ def test_a_divided_head_is_a_model_between_training_and_rl(tmp_path: Path) -> No
 
 
 def test_the_resolved_study_gives_the_same_runs(tmp_path: Path) -> None:
-    study = load(tmp_path, values_of(tmp_path))
+    values = values_of(tmp_path)
+    values["arms"]["precision"]["shape_in"] = {"rare": {"beta": -0.9}}
+    study = load(tmp_path, values)
     (tmp_path / "again").mkdir()
     (tmp_path / "again" / "resolved.yaml").write_text(study.to_yaml())
     again = load_study(tmp_path / "again" / "resolved.yaml", study.out)
@@ -155,3 +157,30 @@ def test_problems_of_a_seed_are_held_out_and_different(corpus: Any, tmp_path: Pa
         assert len(set(prompts)) == 48
         assert all(map(is_held_out, prompts))
     assert rows[0] != rows[1]
+
+
+def test_an_arm_has_another_shape_in_a_regime(tmp_path: Path) -> None:
+    values = values_of(tmp_path)
+    before = values["arms"]["precision"]["shape"]["beta"]
+    values["arms"]["precision"]["shape_in"] = {"rare": {"beta": -0.9}}
+    runs = planned(tmp_path, values)
+    found = {
+        regime: flag(runs[f"{regime}/precision/seed0/pretrain"], "beta")
+        for regime in ("common", "rare")
+    }
+    assert found == {"common": str(before), "rare": "-0.9"}
+
+
+@pytest.mark.parametrize(
+    ("arm", "message"),
+    [
+        ({"shape": {"beta": -0.25}, "shape_in": {"rarer": {"beta": -1}}}, "rarer"),
+        ({"shape": {"beta": -0.25}, "shape_in": {"rare": {"beta": -2}}}, "shape_in.rare: beta=-2"),
+        ({"shape_in": {"rare": {"beta": -1}}}, "replaces fields of shape, which is missing"),
+    ],
+)
+def test_a_wrong_shape_in_a_regime_is_refused(tmp_path, arm, message) -> None:
+    values = values_of(tmp_path)
+    values["arms"]["own"] = arm
+    with pytest.raises(UserError, match=message):
+        load(tmp_path, values)
