@@ -46,7 +46,7 @@
       problems += shown > 0
     }
     found.textContent = `${samples.toLocaleString("en")} of ${total.toLocaleString("en")} samples, ` +
-      `of ${problems.toLocaleString("en")} problems`
+      `of ${problems.toLocaleString("en")} problem${problems === 1 ? "" : "s"}`
   }
 
   let waiting = 0

@@ -52,7 +52,9 @@ def sample_texts(shown: Shown) -> str:
     """What the model wrote, and what the grader read in it."""
     answer = "none" if shown.answer is None else shown.answer
     completion = text_block("Completion", shown.sample.completion)
-    return completion + ("" if shown.status == UNGRADED else "\n" + text_block("Answer", answer))
+    return completion + (
+        "" if shown.status == UNGRADED else "\n" + text_block("Answer found", answer)
+    )
 
 
 def sample_facts(shown: Shown, unit: str, n: int, *first: str) -> str:

@@ -6,6 +6,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from functools import cache
 from pathlib import Path
 
+import numpy as np
+
 from shaped_eval.untrusted.texts import in_html
 from shaped_eval.viewing.cards import LABELS
 from shaped_eval.viewing.index import AGREEMENTS, VERDICTS, RunIndex
@@ -37,7 +39,7 @@ def fields(indices: Sequence[RunIndex], selection: Selection, run: str = "") -> 
         parts.append(_choice("Benchmark", "benchmark", benchmarks, selection.benchmark))
     verdicts = {name: LABELS[name] for name in VERDICTS} | {TRUNCATED: LABELS["length"]}
     parts.append(_choice("Verdict", "verdict", verdicts, selection.verdict))
-    if any(index.rows.same_S.any() for index in indices):
+    if any(index.rows.same_S.any() and (np.diff(index.first_P) > 1).any() for index in indices):
         names = {name: _AGREEMENTS[name] for name in AGREEMENTS}
         parts.append(_choice("Agreement", "agreement", names, selection.agreement))
     units = " or ".join(dict.fromkeys(index.unit for index in indices))

@@ -11,6 +11,7 @@ from shaped_eval.reporting.examples import prompt_text, short_prompt
 from shaped_eval.untrusted.texts import in_html
 from shaped_eval.viewing.cards import (
     HEAD_CHARACTERS,
+    first_line,
     problem_texts,
     sample_facts,
     sample_texts,
@@ -19,7 +20,7 @@ from shaped_eval.viewing.cards import (
 from shaped_eval.viewing.controls import fields, style
 from shaped_eval.viewing.index import RunIndex, Shown
 from shaped_eval.viewing.scan import read_indices
-from shaped_eval.viewing.selection import Selection
+from shaped_eval.viewing.selection import Selection, own_prompt
 
 _FILES = ("problems.jsonl", "samples.jsonl")
 MOST_BYTES = 3_000_000  # of problems.jsonl and samples.jsonl; formulas make a page larger
@@ -55,7 +56,7 @@ def all_samples(folders: Sequence[str | Path]) -> list[Block]:
 def _elements(indices: Sequence[RunIndex]) -> Iterator[str]:
     yield '<div class="browse">'
     yield f'<div class="filter" role="search" hidden>{fields(indices, Selection())}</div>'
-    yield f'<p>{source_switch()}</p><p class="found" role="status"></p>'
+    yield f'<p class="pages"><span class="found" role="status"></span>{source_switch()}</p>'
     for problem_id in dict.fromkeys(name for index in indices for name in index.problem_ids):
         yield from _problem(problem_id, indices)
     yield "</div>"
@@ -68,6 +69,7 @@ def _problem(problem_id: str, indices: Sequence[RunIndex]) -> Iterator[str]:
         return
     start = len(having[0].starts[problem.benchmark])
     prompt = short_prompt(prompt_text(problem.prompt), start, HEAD_CHARACTERS)
+    asked = first_line(own_prompt(having[0], problem.benchmark, problem.prompt))
     names = [f"{index.label}: " if len(indices) > 1 else "" for index in indices]
     samples = [_samples(problem_id, index) for index in indices]
     summary = [problem_id]
@@ -78,7 +80,7 @@ def _problem(problem_id: str, indices: Sequence[RunIndex]) -> Iterator[str]:
     yield (
         f'<details class="problem" data-id="{in_html(problem_id)}" '
         f'data-benchmark="{in_html(problem.benchmark)}">'
-        f"<summary>{in_html(' · '.join(summary))}</summary>"
+        f"<summary>{in_html(' · '.join(summary))}<small>{in_html(asked)}</small></summary>"
     )
     yield problem_texts(problem, prompt)
     yield '<div class="runs">'

@@ -115,12 +115,16 @@ def pieces(text: str) -> Iterator[Piece]:
             number += 1
             continue
         first, last = delimiters[number], delimiters[closing]
-        if first.start() > done:
-            yield Piece(text[done : first.start()])
-        done = last.end()
-        source = text[first.start() : done]
-        inner = source if first["end"] else text[first.end() : last.start()]
-        yield Piece(source, inner, first["dollars"] != "$" and first["bracket"] != "(")
+        start, end = first.start(), last.end()
+        inner = text[start:end] if first["end"] else text[first.end() : last.start()]
+        is_display = first["dollars"] != "$" and first["bracket"] != "("
+        if is_display:  # its line ends belong to it: it has a line of its own in any case
+            start -= start > done and text[start - 1] == "\n"
+            end += text[end : end + 1] == "\n"
+        if start > done:
+            yield Piece(text[done:start])
+        yield Piece(text[start:end], inner, is_display)
+        done = end
         number = closing + 1
     if done < len(text):
         yield Piece(text[done:])

@@ -107,12 +107,13 @@ class Viewer:
         n = len(index.samples_of(number))
         chosen = {"id": problem.problem_id, f"s{run}": str(shown.sample.sample_index)}
         target = in_html(f"problem?{urlencode(kept | chosen)}")
-        name = "this problem in all runs" if len(self.indices) > 1 else "all of this problem"
+        several = len(self.indices) > 1
+        name = "This problem in all runs" if several else "All samples of this problem"
         asked = in_html(first_line(own_prompt(index, problem.benchmark, problem.prompt)))
         return (
             f'<details class="sample"><summary>'
             f"{sample_facts(shown, index.unit, n, problem.problem_id)}<small>{asked}</small>"
-            f'</summary>\n<p><a href="{target}">Samples: {name}</a></p>\n'
+            f'</summary>\n<p><a href="{target}">{name}</a></p>\n'
             f"{problem_texts(problem, prompt)}\n{sample_texts(shown)}</details>"
         )
 
@@ -206,6 +207,8 @@ def _summary(index: RunIndex, samples: range) -> str:
 
 def _links(index: RunIndex, samples: range, row: int, run: int, query: dict[str, str]) -> str:
     """Links to a problem's samples in the order of their numbers, those around `row` if many."""
+    if len(samples) == 1:
+        return ""
     first = max(samples.start, min(row - MOST_LINKS // 2, samples.stop - MOST_LINKS))
     near = range(first, min(samples.stop, first + MOST_LINKS))
     left_out = len(samples) - len(near)
