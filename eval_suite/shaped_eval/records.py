@@ -88,9 +88,16 @@ def read_jsonl(path: str | Path, row_type: Callable[..., Row] | None = None) -> 
 
 
 def read_jsonl_places(
-    path: str | Path, row_type: Callable[..., Row] | None = None
+    path: str | Path,
+    row_type: Callable[..., Row] | None = None,
+    quick: Callable[[bytes], Row | None] = lambda line: None,
 ) -> Iterator[tuple[Place, Any]]:
-    """As `read_jsonl`, with the place of each row in the file."""
+    """As `read_jsonl`, with the place of each row in the file.
+
+    Args:
+        path, row_type: as in `read_jsonl`.
+        quick: makes a row of a line that need not be parsed; None for one that must be.
+    """
     if Path(path).is_dir():
         raise UserError(
             f"{path} is a folder, but a file of rows is expected there: remove it, or use another "
@@ -105,6 +112,9 @@ def read_jsonl_places(
             offset += len(line)
             if not line.endswith(b"\n"):
                 return
+            if (made := quick(line)) is not None:
+                yield place, made
+                continue
             if not line.strip():
                 continue
             try:

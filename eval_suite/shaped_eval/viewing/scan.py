@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from array import array
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -13,7 +14,7 @@ import numpy as np
 
 from shaped_eval.errors import UserError
 from shaped_eval.grading.graders import counts_votes
-from shaped_eval.records import Place, Problem, Sample, Verdict, read_jsonl_places
+from shaped_eval.records import FinishReason, Place, Problem, Sample, Verdict, read_jsonl_places
 from shaped_eval.reporting.examples import common_start, prompt_text
 from shaped_eval.reporting.outcomes import read_record
 from shaped_eval.reporting.results import run_labels
@@ -21,6 +22,11 @@ from shaped_eval.viewing.index import AGREEMENTS, UNGRADED, VERDICTS, Numbers, R
 
 _MAJORITY, _MINORITY, _NONE = range(len(AGREEMENTS))
 _NO_VOTE = 0
+# a row as this package writes it; a quotation mark inside the completion has a backslash
+_SAMPLE = re.compile(
+    rb'\{"problem_id": "([ !#-[\]-~]*)", "sample_index": (\d{1,9}), "completion": "(?s:.*)", '
+    rb'"finish_reason": "(stop|length)", "tokens": (\d{1,9})\}\n'
+)
 _MOST_INDEX = 2**31  # sample_index is below it, as in a run that can be graded
 
 
@@ -117,7 +123,8 @@ class _Samples:
 
     def __init__(self, path: Path, problems: _Problems, counts_tokens: bool) -> None:
         keys, places, lengths, truncated = array("q"), array("q"), array("q"), bytearray()
-        for place, sample in read_jsonl_places(path, Sample):
+        quick = _without_completion if counts_tokens else _parsed
+        for place, sample in read_jsonl_places(path, Sample, quick):
             keys.append(problems.key(sample, path))
             places.extend(place)
             lengths.append(sample.tokens if counts_tokens else len(sample.completion))
@@ -126,6 +133,19 @@ class _Samples:
         self.place_S = _numbers(places).reshape(-1, 2)[first_S]
         self.length_S = _numbers(lengths)[first_S]
         self.truncated_S = np.frombuffer(bytes(truncated), dtype=np.bool_)[first_S]
+
+
+def _without_completion(line: bytes) -> Sample | None:
+    """A sample whose completion is not read, which most of the time would go into."""
+    found = _SAMPLE.fullmatch(line)
+    if not found:
+        return None
+    reason: FinishReason = "length" if found[3] == b"length" else "stop"
+    return Sample(found[1].decode(), int(found[2]), "", reason, int(found[4]))
+
+
+def _parsed(line: bytes) -> None:
+    """No sample: the line is parsed, since its completion is measured in characters."""
 
 
 class _Verdicts:

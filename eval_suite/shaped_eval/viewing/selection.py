@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import re
+import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 
@@ -15,8 +15,6 @@ from shaped_eval.untrusted.rows import MOST, shortened
 from shaped_eval.viewing.index import AGREEMENTS, VERDICTS, Numbers, RunIndex
 
 TRUNCATED = "truncated"
-# Texts in which JSON escapes nothing are looked for in the line before it is parsed.
-_UNESCAPED = re.compile(r"[a-z0-9 .,;:()+*=-]+")
 
 
 @dataclass(frozen=True)
@@ -105,8 +103,18 @@ def _with_words(index: RunIndex, words: str, asked_S: NDArray[np.bool_]) -> NDAr
             words in text.lower() for text in (problem.problem_id, prompt, problem.gold)
         )
     found_S = found_P[problem_S]
-    line_part = words.encode() if _UNESCAPED.fullmatch(words) else b""
+    line_part = _as_in_json(words)
     for row in np.flatnonzero(asked_S & ~found_S):
         if line_part in index.raw(row).lower():
             found_S[row] = words in index.completion(row).lower()
     return found_S
+
+
+def _as_in_json(words: str) -> bytes:
+    """The words as every line has them that contains them; empty where writers of JSON differ.
+
+    They escape other characters than those of ASCII, and the slash, or they do not.
+    """
+    if not words.isascii() or "/" in words:
+        return b""
+    return json.dumps(words)[1:-1].encode()
