@@ -60,8 +60,8 @@ from shaped_eval.reporting.tables import (
     settings,
     verdicts_table,
 )
+from shaped_eval.reporting.viewing.embedded import all_samples
 from shaped_eval.untrusted.files import file_name
-from shaped_eval.viewing.embedded import all_samples
 
 __all__ = ["compare", "default_pass_at", "parse_pass_at", "percent", "report", "report_run"]
 

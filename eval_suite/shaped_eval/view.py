@@ -10,9 +10,9 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from shaped_eval.viewing.pages import Viewer
-from shaped_eval.viewing.scan import read_indices
-from shaped_eval.viewing.server import serving
+from shaped_eval.reporting.viewing.pages import Viewer
+from shaped_eval.reporting.viewing.scan import read_indices
+from shaped_eval.reporting.viewing.server import serving
 
 
 def view(folders: Sequence[str | Path], port: int = 0) -> None:

@@ -26,7 +26,7 @@ from shaped_eval.statistics import (
     sampling_se,
     vote_sampling_se,
 )
-from shaped_eval.votes import Values
+from shaped_eval.statistics.votes import Values
 
 # The paper's groups, then benchmarks beyond its 19.
 GROUPS: dict[str, tuple[str, ...]] = {

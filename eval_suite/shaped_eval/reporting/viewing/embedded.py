@@ -8,8 +8,7 @@ from pathlib import Path
 from shaped_eval.benchmarks.terms import WITHHELD, is_publishable
 from shaped_eval.reporting.document import Block, Markup, Text
 from shaped_eval.reporting.examples import prompt_text, short_prompt
-from shaped_eval.untrusted.texts import in_html
-from shaped_eval.viewing.cards import (
+from shaped_eval.reporting.viewing.cards import (
     HEAD_CHARACTERS,
     first_line,
     problem_texts,
@@ -17,12 +16,14 @@ from shaped_eval.viewing.cards import (
     sample_texts,
     source_switch,
 )
-from shaped_eval.viewing.controls import fields, style
-from shaped_eval.viewing.index import RunIndex, Shown
-from shaped_eval.viewing.scan import read_indices
-from shaped_eval.viewing.selection import Selection, own_prompt
+from shaped_eval.reporting.viewing.controls import fields, style
+from shaped_eval.reporting.viewing.index import RunIndex, Shown
+from shaped_eval.reporting.viewing.scan import read_indices
+from shaped_eval.reporting.viewing.selection import Selection, own_prompt
+from shaped_eval.untrusted.texts import in_html
 
 _FILES = ("problems.jsonl", "samples.jsonl")
+SCRIPT = Path(__file__).with_name("browse.js")
 MOST_BYTES = 3_000_000  # of problems.jsonl and samples.jsonl; formulas make a page larger
 TOO_LARGE = (
     "The samples are too many for this page. `shaped-trl view RUN` shows them, also those of "
@@ -48,7 +49,7 @@ def all_samples(folders: Sequence[str | Path]) -> list[Block]:
             Text(WITHHELD.format(name)) for name in benchmarks if not is_publishable(name)
         ]
         if any(map(is_publishable, benchmarks)):
-            script = Path(__file__).with_name("browse.js").read_text(encoding="utf-8")
+            script = SCRIPT.read_text(encoding="utf-8")
             blocks.append(Markup("\n".join(_elements(indices)), IN_PAGE, style(), script))
     return blocks
 

@@ -18,7 +18,14 @@ from shaped_eval.records import FinishReason, Place, Problem, Sample, Verdict, r
 from shaped_eval.reporting.examples import common_start, prompt_text
 from shaped_eval.reporting.outcomes import read_record
 from shaped_eval.reporting.results import run_labels
-from shaped_eval.viewing.index import AGREEMENTS, UNGRADED, VERDICTS, Numbers, Rows, RunIndex
+from shaped_eval.reporting.viewing.index import (
+    AGREEMENTS,
+    UNGRADED,
+    VERDICTS,
+    Numbers,
+    Rows,
+    RunIndex,
+)
 
 _MAJORITY, _MINORITY, _NONE = range(len(AGREEMENTS))
 _NO_VOTE = 0
@@ -181,7 +188,7 @@ class _Verdicts:
 
 
 def _vote(verdict: Verdict) -> int:
-    """A number that stands for the answer voted for, as in `shaped_eval.votes`.
+    """A number that stands for the answer voted for, as in `shaped_eval.statistics.votes`.
 
     All passes vote for gold, and others for their answer if they have one. Python's hash is keyed
     anew in each process, so nobody can write two answers of the same number.

@@ -11,8 +11,8 @@ from numpy.typing import NDArray
 
 from shaped_eval.errors import UserError
 from shaped_eval.reporting.examples import prompt_text
+from shaped_eval.reporting.viewing.index import AGREEMENTS, VERDICTS, Numbers, RunIndex
 from shaped_eval.untrusted.rows import MOST, shortened
-from shaped_eval.viewing.index import AGREEMENTS, VERDICTS, Numbers, RunIndex
 
 TRUNCATED = "truncated"
 

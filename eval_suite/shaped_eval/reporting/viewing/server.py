@@ -17,7 +17,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from urllib.parse import parse_qsl
 
 from shaped_eval.errors import UserError
-from shaped_eval.viewing.pages import error_page
+from shaped_eval.reporting.viewing.pages import error_page
 
 ADDRESS = "127.0.0.1"
 HOSTS = (ADDRESS, "localhost")  # any port: it may be forwarded

@@ -9,9 +9,7 @@ from urllib.parse import urlencode
 from shaped_eval.errors import UserError
 from shaped_eval.reporting.document import to_page
 from shaped_eval.reporting.examples import prompt_text, short_prompt
-from shaped_eval.untrusted.rows import shortened
-from shaped_eval.untrusted.texts import in_html
-from shaped_eval.viewing.cards import (
+from shaped_eval.reporting.viewing.cards import (
     HEAD_CHARACTERS,
     first_line,
     mark,
@@ -21,9 +19,11 @@ from shaped_eval.viewing.cards import (
     source_switch,
     tone,
 )
-from shaped_eval.viewing.controls import fields, style
-from shaped_eval.viewing.index import AGREEMENTS, VERDICTS, Numbers, RunIndex
-from shaped_eval.viewing.selection import Selection, own_prompt, select
+from shaped_eval.reporting.viewing.controls import fields, style
+from shaped_eval.reporting.viewing.index import AGREEMENTS, VERDICTS, Numbers, RunIndex
+from shaped_eval.reporting.viewing.selection import Selection, own_prompt, select
+from shaped_eval.untrusted.rows import shortened
+from shaped_eval.untrusted.texts import in_html
 
 SAMPLES_A_PAGE = 20
 MOST_LINKS = 1_000  # to samples of one problem

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from shaped_eval.records import Problem
 from shaped_eval.reporting.examples import KINDS
+from shaped_eval.reporting.viewing.index import UNGRADED, Shown
+from shaped_eval.reporting.viewing.maths import with_maths
 from shaped_eval.untrusted.texts import in_html, readable, shorten
-from shaped_eval.viewing.index import UNGRADED, Shown
-from shaped_eval.viewing.maths import with_maths
 
 LABELS = {**KINDS, UNGRADED: "not graded"}
 MARKS = {"pass": "✓", "fail": "✗", UNGRADED: "·"}

@@ -8,10 +8,10 @@ from pathlib import Path
 
 import numpy as np
 
+from shaped_eval.reporting.viewing.cards import LABELS
+from shaped_eval.reporting.viewing.index import AGREEMENTS, VERDICTS, RunIndex
+from shaped_eval.reporting.viewing.selection import TRUNCATED, Selection
 from shaped_eval.untrusted.texts import in_html
-from shaped_eval.viewing.cards import LABELS
-from shaped_eval.viewing.index import AGREEMENTS, VERDICTS, RunIndex
-from shaped_eval.viewing.selection import TRUNCATED, Selection
 
 _AGREEMENTS = {"majority": "majority's answer", "minority": "another answer", "none": "no vote"}
 
