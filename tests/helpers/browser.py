@@ -10,8 +10,9 @@ import shutil
 import subprocess
 from collections.abc import Iterator
 from contextlib import contextmanager
+from io import BufferedReader
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import pytest
 from chromium import NAMES
@@ -32,8 +33,9 @@ TEXTS = {"Enter": "\r", " ": " "}
 class Browser:
     """One tab. `events` has what the browser told of it: requests, dialogs, messages of scripts."""
 
-    def __init__(self, to_it: int, from_it: int) -> None:
-        self._to_it, self._from_it = os.fdopen(to_it, "wb", 0), os.fdopen(from_it, "rb")
+    def __init__(self, to_it: IO[bytes], from_it: BufferedReader) -> None:
+        self._to_it, self._from_it = to_it, from_it
+        self._read = b""
         self._number = 0
         self._session: dict[str, str] = {}
         self.events: list[dict[str, Any]] = []
@@ -53,11 +55,16 @@ class Browser:
         return answer["result"]
 
     def _next(self) -> dict[str, Any]:
-        parts = []
-        while (byte := self._from_it.read(1)) != b"\0":
-            assert byte, "the browser has ended"
-            parts.append(byte)
-        return json.loads(b"".join(parts))
+        while b"\0" not in self._read:
+            part = self._from_it.read1(1 << 20)
+            assert part, "the browser has ended"
+            self._read += part
+        message, _, self._read = self._read.partition(b"\0")
+        return json.loads(message)
+
+    def close(self) -> None:
+        self._session = {}
+        self.call("Browser.close")
 
     def open(self, url: str) -> None:
         self.events.clear()
@@ -69,6 +76,16 @@ class Browser:
         method = f"Page.{name}EventFired"
         while all(event.get("method") != method for event in self.events):
             self.events.append(self._next())
+
+    def type(self, text: str) -> None:
+        """A text into the field that has the focus."""
+        self.call("Input.insertText", text=text)
+
+    def follow(self, key: str) -> None:
+        """A key that leads to another page."""
+        self.events.clear()
+        self.press(key)
+        self.wait_for("load")
 
     def run(self, script: str) -> Any:
         """The value of an expression in the page."""
@@ -102,9 +119,23 @@ class Browser:
         )
 
     def requests(self) -> list[str]:
-        """The addresses that were asked for since the page was opened."""
-        asked = [event for event in self.events if event["method"] == "Network.requestWillBeSent"]
-        return [event["params"]["request"]["url"] for event in asked]
+        """The addresses that were asked for since the page was opened.
+
+        Embedded data and what the page's policy held back are left out.
+        """
+        held = {
+            event["params"]["requestId"]
+            for event in self.events
+            if event["method"] == "Network.loadingFailed"
+            and event["params"].get("blockedReason") == "csp"
+        }
+        asked = [
+            event["params"]
+            for event in self.events
+            if event["method"] == "Network.requestWillBeSent"
+        ]
+        urls = [one["request"]["url"] for one in asked if one["requestId"] not in held]
+        return [url for url in urls if not url.startswith("data:")]
 
     def told(self) -> list[str]:
         """Dialogs, and messages of scripts and of the page's policy, since it was opened."""
@@ -144,10 +175,10 @@ def browser(folder: Path) -> Iterator[Browser]:
     os.close(its_in)
     os.close(its_out)
     try:
-        made = Browser(to_it, from_it)
-        yield made
-        made._session = {}
-        made.call("Browser.close")
+        with os.fdopen(to_it, "wb", 0) as writing, os.fdopen(from_it, "rb") as reading:
+            made = Browser(writing, reading)
+            yield made
+            made.close()
     finally:
         try:
             process.wait(10)

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 
 MOST_FORMULA_CHARACTERS = 1_000
 MOST_CHARACTERS = 20_000  # of all formulas of a text: reading them takes time
+MOST_DEPTH = 60  # of elements in each other; browsers stop nesting at some hundreds
 _KEPT_FORMULAS = 4_096  # the samples of a problem repeat their formulas
 
 _ENVIRONMENTS = "|".join(
@@ -43,6 +44,8 @@ _ELEMENTS = {
     *("mfrac", "msqrt", "mroot", "msub", "msup", "msubsup", "munder", "mover", "munderover"),
     *("mtable", "mtr", "mtd"),
 }
+_CHILDREN = dict.fromkeys(("mfrac", "mroot", "msub", "msup", "munder", "mover"), 2)
+_CHILDREN |= dict.fromkeys(("msubsup", "munderover"), 3)
 _EM = r"[0-2](\.\d{1,3})?em"
 _SWITCH = "true|false"
 _ATTRIBUTES = {
@@ -181,7 +184,7 @@ def mathml(latex: str, is_display: bool = False) -> str | None:
         return None
 
 
-def _markup(element: Element) -> Iterator[str]:
+def _markup(element: Element, depth: int = 0) -> Iterator[str]:
     """The element as markup. Raises ValueError for one that is not in the allowlist."""
     tag, text = element.tag, element.text or ""
     attributes = "".join(
@@ -196,10 +199,11 @@ def _markup(element: Element) -> Iterator[str]:
         attributes = f' class="{"box" if element.get("notation") == "box" else "struck"}"'
     elif tag == "mspace" and re.fullmatch(_EM, element.get("width", "")):
         attributes = f' width="{element.get("width")}"'
-    if tag not in _ELEMENTS or _COMMAND.match(text):
+    complete = len(element) == _CHILDREN.get(tag, len(element))
+    if tag not in _ELEMENTS or not complete or depth > MOST_DEPTH or _COMMAND.match(text):
         raise ValueError(f"<{tag}> of {text!r} is not shown as mathematics")
     shown = _CHARACTER.sub(lambda match: chr(int(match[1], 16)), text)
     yield f"<{tag}{attributes}>{escape(readable(shown))}"
     for child in element:
-        yield from _markup(child)
+        yield from _markup(child, depth + 1)
     yield f"</{tag}>"

@@ -144,10 +144,8 @@ class Viewer:
 
 
 def error_page(message: str) -> str:
-    """A page that says what is wrong with an address."""
-    return _page(
-        "Not shown", [f"<p>{in_html(message)}</p>", '<p><a href="samples">All samples</a></p>']
-    )
+    """A page that says why an address is not shown."""
+    return _page("Not shown", [f"<p>{in_html(message)}</p>"])
 
 
 def _page(title: str, body: Sequence[str]) -> str:
