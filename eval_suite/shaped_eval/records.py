@@ -112,8 +112,8 @@ def read_jsonl_places(
             offset += len(line)
             if not line.endswith(b"\n"):
                 return
-            if (made := quick(line)) is not None:
-                yield place, made
+            if (known := quick(line)) is not None:
+                yield place, known
                 continue
             if not line.strip():
                 continue

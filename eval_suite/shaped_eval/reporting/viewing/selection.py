@@ -104,7 +104,7 @@ def _with_words(index: RunIndex, words: str, asked_S: NDArray[np.bool_]) -> NDAr
         )
     found_S = found_P[problem_S]
     line_part = _as_in_json(words)
-    for row in np.flatnonzero(asked_S & ~found_S):
+    for row in np.flatnonzero(asked_S & ~found_S).tolist():
         if line_part in index.raw(row).lower():
             found_S[row] = words in index.completion(row).lower()
     return found_S
