@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from xml.etree.ElementTree import Element
 
 MOST_FORMULA_CHARACTERS = 1_000
-MOST_CHARACTERS = 20_000  # of all formulas of a text: reading them takes time
+MOST_CHARACTERS = 20_000  # of all formulas of a text, which take time and room
 MOST_DEPTH = 60  # of elements in each other; browsers stop nesting at some hundreds
 _KEPT_FORMULAS = 4_096  # the samples of a problem repeat their formulas
 
@@ -92,8 +92,8 @@ def with_maths(text: str) -> str:
     for piece in pieces(readable(text)):
         source = escape(piece.source)
         maths = None
-        if piece.formula is not None and len(piece.formula) <= left:
-            left -= len(piece.formula)
+        if piece.formula is not None and len(piece.source) <= left:
+            left -= len(piece.source)
             maths = mathml(piece.formula, piece.is_display)
         if maths is None:
             parts.append(source)
@@ -108,7 +108,8 @@ def pieces(text: str) -> Iterator[Piece]:
 
     Formulas stand in ``\(…\)``, ``\[…\]``, ``$…$``, ``$$…$$``, or in an environment such as
     ``align``. For a single dollar Pandoc's rule holds: no space after the first one or before the
-    last one, and no digit after the last one. Prices are therefore not taken for formulas.
+    last one, and no digit after the last one. Spaces are allowed beside a command, and words and a
+    last equals sign are not. Prices are therefore not taken for formulas.
     """
     delimiters = [each for each in _DELIMITER.finditer(text) if not each["escaped"]]
     done = number = 0
@@ -163,9 +164,9 @@ def _is_formula(text: str, first: re.Match[str], last: re.Match[str]) -> bool:
         return False
     if first["dollars"] == "$$":
         return True
-    if inner != inner.strip() or text[last.end() : last.end() + 1].isdigit():
+    if inner != inner.strip() and not _COMMAND.search(inner):
         return False
-    if inner.endswith("="):  # "3*$4=$<<3*4=12>>12"
+    if text[last.end() : last.end() + 1].isdigit() or inner.endswith("="):
         return False
     return not _TWO_WORDS.search(_GROUPS_AND_COMMANDS.sub("", inner))
 
