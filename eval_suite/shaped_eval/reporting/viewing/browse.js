@@ -6,6 +6,7 @@
   const filter = browse.querySelector(".filter")
   const found = browse.querySelector(".found")
   const value = name => filter.querySelector(`[name=${name}]`)?.value.trim().toLowerCase() ?? ""
+  const number = value => value.toLocaleString("en")
   const total = browse.querySelectorAll(".sample").length
   const written = new Map()
 
@@ -45,8 +46,9 @@
       samples += shown
       problems += shown > 0
     }
-    found.textContent = `${samples.toLocaleString("en")} of ${total.toLocaleString("en")} samples, ` +
-      `of ${problems.toLocaleString("en")} problem${problems === 1 ? "" : "s"}`
+    const word = problems === 1 ? "problem" : "problems"
+    found.textContent = `${number(samples)} of ${number(total)} samples, ` +
+      `of ${number(problems)} ${word}`
   }
 
   let waiting = 0

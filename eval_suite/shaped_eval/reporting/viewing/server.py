@@ -21,7 +21,7 @@ from shaped_eval.reporting.viewing.pages import error_page
 
 ADDRESS = "127.0.0.1"
 HOSTS = (ADDRESS, "localhost")  # any port: it may be forwarded
-MOST_FIELDS = 32
+MOST_FIELDS = 1_000
 _HEADERS = {
     "Cache-Control": "no-store",
     "Content-Security-Policy": "frame-ancestors 'none'",  # the pages' own policy has the rest
