@@ -308,6 +308,16 @@ def test_selections_are_those_of_a_plain_filter(folder):
     assert len(set(sizes)) > 12
 
 
+def test_words_are_found_however_a_writer_escapes_them(folder, tmp_path):
+    run = copied(folder, tmp_path / "run")
+    text = (run / "samples.jsonl").read_text()
+    (run / "samples.jsonl").write_text(text.replace("a/b", r"a\/b").replace("ï", r"\u00ef"))
+    with read_indices([folder, run]) as (plainly, escaped):
+        for words in ("a/b", "naïve", "NAÏVE a"):
+            found = select(escaped, Selection(words=words)).tolist()
+            assert found == select(plainly, Selection(words=words)).tolist() != []
+
+
 def test_what_has_no_meaning_is_refused():
     for field, value in (
         ("verdict", "PASS"),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from html.parser import HTMLParser
+from xml.etree.ElementTree import Element
 
 import pytest
 from hypothesis import given
@@ -144,6 +145,13 @@ def test_attributes_that_style_or_lead_elsewhere_are_dropped():
             name for _, names in found.elements for name in names
         }
         assert not [names for _, names in found.elements if "width" in names]
+
+
+def test_attributes_have_values_of_the_allowlist():
+    """Whatever the parser may put there some day."""
+    values = {"stretchy": 'true" onload="x', "minsize": "99em", "form": "prefix", "onclick": "x"}
+    found = "".join(maths._markup(Element("mo", values)))
+    assert found == '<mo form="prefix"></mo>'
 
 
 @pytest.mark.parametrize(
