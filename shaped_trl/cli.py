@@ -24,6 +24,7 @@ from shaped_trl.commands.evaluation import (
 from shaped_trl.commands.mirror import mirror_command
 from shaped_trl.commands.studies import demo_command, recipes_command, study_command
 from shaped_trl.commands.training import merge_command, rlvr_command, train_command
+from shaped_trl.commands.view import view_command
 from shaped_trl.launch import CAUSES, end_with_parent, note_failure, print_user_error
 from shaped_trl.usage import USAGE
 
@@ -36,6 +37,7 @@ COMMANDS: dict[str, Callable[[list[str]], int]] = {
     "grade": grade_command,
     "report": report_command,
     "compare": compare_command,
+    "view": view_command,
     "mirror": mirror_command,
     "demo": demo_command,
     "study": study_command,

@@ -26,6 +26,7 @@ Evaluate:
   report     turn verdicts.jsonl into results.json, report.md and report.html
   compare    compare runs on the same problems, with paired differences, or
              plan how many problems and samples would show one
+  view       browse the samples of runs in a browser
   mirror     copy data sets of the Hub into a folder, for machines without a
              network
 

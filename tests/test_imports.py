@@ -29,10 +29,10 @@ LAYERS = {
         "errors provenance lazy",
         "__init__ untrusted",
         "records sources",
-        "votes grading",
+        "grading",
         "statistics benchmarks",
         "config metrics reporting",
-        "backends hub report",
+        "backends hub report view",
         "sampling publish",
         "sample grade",
         "checkpoints evaluate",
@@ -142,6 +142,10 @@ def test_the_wheel_installs_three_packages(tmp_path):
     places = {name.split("/")[0] for name in names if ".dist-info/" not in name}
     assert places == {"shaped_trl", "shaped_eval", "shaped_kernels"}
     assert "shaped_eval/reporting/document.css" in names
+    assert {
+        "shaped_eval/reporting/viewing/viewing.css",
+        "shaped_eval/reporting/viewing/browse.js",
+    } <= {*names}
     assert "shaped_trl/_recipes/demo/pretrain.yaml" in names
 
 

@@ -14,7 +14,7 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
-from typing import Any, Literal, TypeVar
+from typing import Any, Literal, NamedTuple, TypeVar
 
 from shaped_eval.errors import UserError
 from shaped_eval.untrusted.files import open_own, replacing
@@ -65,6 +65,13 @@ class Verdict:
     grader: str
 
 
+class Place(NamedTuple):
+    """Where a row stands in its file, in bytes."""
+
+    offset: int
+    length: int
+
+
 def read_jsonl(path: str | Path, row_type: Callable[..., Row] | None = None) -> Iterator[Any]:
     """Yield the rows of `path` as dicts, or as `row_type`. A last line without newline is dropped.
 
@@ -77,17 +84,37 @@ def read_jsonl(path: str | Path, row_type: Callable[..., Row] | None = None) -> 
         UserError: a complete line is not JSON or has other fields (the message gives its number),
             or `path` is a folder.
     """
+    return (row for _, row in read_jsonl_places(path, row_type))
+
+
+def read_jsonl_places(
+    path: str | Path,
+    row_type: Callable[..., Row] | None = None,
+    quick: Callable[[bytes], Row | None] = lambda line: None,
+) -> Iterator[tuple[Place, Any]]:
+    """As `read_jsonl`, with the place of each row in the file.
+
+    Args:
+        path, row_type: as in `read_jsonl`.
+        quick: makes a row of a line that need not be parsed; None for one that must be.
+    """
     if Path(path).is_dir():
         raise UserError(
             f"{path} is a folder, but a file of rows is expected there: remove it, or use another "
             "folder"
         )
     make = partial(row_of, row_type) if isinstance(row_type, type) else row_type
+    offset = 0
     # bytes, because a killed writer may have cut the last line inside a character
     with open(path, "rb") as lines:
         for number, line in enumerate(lines, 1):
+            place = Place(offset, len(line))
+            offset += len(line)
             if not line.endswith(b"\n"):
                 return
+            if (known := quick(line)) is not None:
+                yield place, known
+                continue
             if not line.strip():
                 continue
             try:
@@ -102,7 +129,7 @@ def read_jsonl(path: str | Path, row_type: Callable[..., Row] | None = None) -> 
                 raise UserError(
                     f"{path}:{number}: not a row of this version ({error}): use another folder"
                 ) from error
-            yield made
+            yield place, made
 
 
 def drop_truncated_line(path: str | Path) -> None:

@@ -60,6 +60,7 @@ from shaped_eval.reporting.tables import (
     settings,
     verdicts_table,
 )
+from shaped_eval.reporting.viewing.embedded import all_samples
 from shaped_eval.untrusted.files import file_name
 
 __all__ = ["compare", "default_pass_at", "parse_pass_at", "percent", "report", "report_run"]
@@ -82,6 +83,7 @@ COMBINED = "comparison"  # folder of a report on several runs, beside the first 
 METRICS = "All metrics"
 PICTURES = "Pass@k and problems"
 EXAMPLES = "Samples to read"
+ALL_SAMPLES = "All samples"
 EXAMPLES_OF_ONE = 2  # samples of each kind in the report of one run
 EXAMPLES_OF_MANY = 1  # the same, for each of several runs
 
@@ -229,6 +231,7 @@ def _document_of_one(run: GradedRun, pass_at: Sequence[int] | None) -> tuple[str
         settings(run.record),
     ]
     blocks += [Heading(EXAMPLES), Text(CHOSEN), *example_blocks(run.folder, EXAMPLES_OF_ONE)]
+    blocks += [Heading(ALL_SAMPLES), *all_samples([run.folder])]
     return f"Evaluation of {model}" if model else "Evaluation of given answers", blocks
 
 
@@ -256,6 +259,7 @@ def _document_of_many(
     blocks += [Heading(EXAMPLES), Text(CHOSEN)]
     for run in runs:
         blocks += example_blocks(run.folder, EXAMPLES_OF_MANY, f"{run.label}: ")
+    blocks += [Heading(ALL_SAMPLES), *all_samples([run.folder for run in runs])]
     return (
         f"Evaluation of {', '.join(run.label for run in runs)}",
         blocks,
@@ -343,7 +347,7 @@ def _check_out(out: str | Path) -> None:
 
 def _print(title: str, blocks: Sequence[Block], place: str | Path | None) -> str:
     """Print and return what fits a terminal: no pictures, no samples, and only the main metrics."""
-    left_out = (METRICS, PICTURES, EXAMPLES, RELIABILITY)
+    left_out = (METRICS, PICTURES, EXAMPLES, ALL_SAMPLES, RELIABILITY)
     shown: list[Block] = []
     skipping = False
     for block in blocks:

@@ -15,8 +15,8 @@ from typing import Any
 
 import numpy as np
 from shaped_eval.reporting.outcomes import Outcomes, read_outcomes, read_record
+from shaped_eval.statistics.votes import Ballot
 from shaped_eval.untrusted.rows import read_object
-from shaped_eval.votes import Ballot
 
 from shaped_trl.study.definition import DIVIDED, TEMPERATURE, VERSION, Study
 from shaped_trl.study.plan import FOUND

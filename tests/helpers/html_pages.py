@@ -5,7 +5,10 @@ from __future__ import annotations
 import re
 from html.parser import HTMLParser
 
-VOID = {"meta", "img", "br"}
+from shaped_eval.reporting.viewing import embedded
+
+VOID = {"meta", "img", "br", "input"}
+SCRIPT = embedded.SCRIPT.read_text(encoding="utf-8")
 
 
 class Page(HTMLParser):
@@ -41,16 +44,17 @@ class Page(HTMLParser):
 
 
 def check_self_contained(text: str) -> Page:
-    """No request leaves the page, nothing in it runs, and its structure is whole."""
+    """No request leaves the page, nothing runs but the script that filters, and its structure is
+    whole."""
     page = Page(text)
     for tag, name, value in page.attributes:
         if name in ("src", "href", "srcset", "action", "data", "poster"):
             assert re.match("data:image/png;base64,|#", value or ""), (tag, name, value)
         assert not name.startswith("on"), (tag, name)
         assert name != "style"
-    assert not {"script", "link", "iframe", "object", "embed", "base", "form", "svg"} & set(
-        page.tags
-    )
+    assert re.findall("<script>(.*?)</script>", text, re.S) in ([], [SCRIPT])
+    assert page.tags.count("script") <= 1
+    assert not {"link", "iframe", "object", "embed", "base", "form", "svg"} & set(page.tags)
     styles = re.findall("<style>(.*?)</style>", text, re.S)
     assert len(styles) == 1
     assert not re.search(r"url\(|@import|@font-face|expression|javascript:", styles[0])
@@ -59,6 +63,12 @@ def check_self_contained(text: str) -> Page:
     assert {value for _, name, value in page.attributes if name == "href"} <= {
         f"#{name}" for name in ids
     }
+    policy = dict(
+        re.findall(r"([a-z-]+) ([^;\"]+)", re.search(r'Policy" content="(.*?)"', text)[1])
+    )
+    assert policy["default-src"] == policy["base-uri"] == "'none'"
+    assert re.fullmatch(r"'sha256-[\w+/=]+'", policy["style-src"])
+    assert re.fullmatch(r"'sha256-[\w+/=]+'|'none'", policy["script-src"])
     assert page.levels[0] == 1
     assert all(
         later <= level + 1 for level, later in zip(page.levels, page.levels[1:], strict=False)

@@ -46,9 +46,9 @@ from shaped_eval.reporting.tables import (
     verdicts_table,
 )
 from shaped_eval.statistics import paired_difference
+from shaped_eval.statistics.votes import Values
 from shaped_eval.untrusted.files import file_name
 from shaped_eval.untrusted.texts import shorten
-from shaped_eval.votes import Values
 
 READING_DIFFERENCES = (
     "Values are percentages with 95% intervals over problems. Differences are in percentage "

@@ -7,7 +7,7 @@ characters that hide or reorder other text are shown by their code.
 from __future__ import annotations
 
 import base64
-import html
+import hashlib
 import re
 import struct
 from collections.abc import Iterator, Sequence
@@ -17,7 +17,7 @@ from itertools import groupby
 from pathlib import Path
 from typing import Literal
 
-from shaped_eval.untrusted.texts import fenced, readable
+from shaped_eval.untrusted.texts import fenced, in_html, readable
 
 _WIDE_PIXELS = 1000  # a wider picture gets a line of its own and scrolls on a small screen
 _CONTENTS_FROM_HEADINGS = 4
@@ -105,7 +105,20 @@ class Details:
     blocks: Sequence[Text | Items | Table | Code]
 
 
-Block = Heading | Text | Items | Notes | Table | Image | Code | Details
+@dataclass(frozen=True)
+class Markup:
+    """Elements in which the caller has escaped every foreign text, with their style and script.
+
+    Markdown has the sentence `text` in their place.
+    """
+
+    elements: str
+    text: str
+    css: str = ""
+    script: str = ""
+
+
+Block = Heading | Text | Items | Notes | Table | Image | Code | Details | Markup
 
 
 def to_markdown(title: str, blocks: Sequence[Block]) -> str:
@@ -115,7 +128,7 @@ def to_markdown(title: str, blocks: Sequence[Block]) -> str:
 
 def to_html(title: str, blocks: Sequence[Block]) -> str:
     """The document as one page that needs no other file."""
-    parts = [f"<header>\n<h1>{_escape(title)}</h1>\n{_contents(blocks)}</header>\n<main>"]
+    parts = [f"<header>\n<h1>{in_html(title)}</h1>\n{_contents(blocks)}</header>\n<main>"]
     numbers = {
         id(block): index for index, block in enumerate(b for b in blocks if isinstance(b, Heading))
     }
@@ -126,19 +139,52 @@ def to_html(title: str, blocks: Sequence[Block]) -> str:
             )
         else:
             parts += [_html(block, numbers.get(id(block))) for block in run]
-    body = "\n".join([*parts, "</main>"])
+    made = [block for block in blocks if isinstance(block, Markup)]
+    return to_page(
+        title,
+        "\n".join([*parts, "</main>"]),
+        "".join(block.css for block in made),
+        "".join(block.script for block in made),
+    )
+
+
+def to_page(title: str, body: str, css: str = "", script: str = "", forms: bool = False) -> str:
+    """A page with the style of all reports, which no request leaves.
+
+    Its policy admits the given style and script alone, so that markup which slipped through the
+    escaping could run and fetch nothing.
+
+    Args:
+        body: elements.
+        css: rules besides those of all reports.
+        forms: whether forms may be sent to where the page comes from.
+    """
+    style = _css() + css
+    action = "'self'" if forms else "'none'"
+    policy = (
+        f"default-src 'none'; img-src data:; base-uri 'none'; form-action {action}; "
+        f"style-src {_source(style)}; script-src {_source(script)}"
+    )
+    run = f"<script>{script}</script>\n" if script else ""
     return (
         '<!doctype html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
+        f'<meta http-equiv="Content-Security-Policy" content="{policy}">\n'
         '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
         '<meta name="color-scheme" content="light dark">\n'
-        f"<title>{_escape(title)}</title>\n<style>\n{_css()}</style>\n</head>\n"
-        f"<body>\n{body}\n</body>\n</html>\n"
+        f"<title>{in_html(title)}</title>\n<style>{style}</style>\n</head>\n"
+        f"<body>\n{body}\n{run}</body>\n</html>\n"
     )
+
+
+def _source(text: str) -> str:
+    """The source expression of a policy for an inline style or script."""
+    digest = base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()
+    return f"'sha256-{digest}'" if text else "'none'"
 
 
 @cache
 def _css() -> str:
-    return Path(__file__).with_name("document.css").read_text(encoding="utf-8")
+    return "\n" + Path(__file__).with_name("document.css").read_text(encoding="utf-8")
 
 
 # Markdown
@@ -159,9 +205,11 @@ def _markdown(block: Block) -> str:
             return f"![{_inline(shown)}]({path})" + (f"\n\n{_paragraph(caption)}" if alt else "")
         case Code(label, text):
             return f"{_paragraph(label)}:\n\n{fenced(text, 'text')}"
+        case Markup(text=text):
+            return _paragraph(text)
         case Details(summary, blocks):
             inner = "\n\n".join(_markdown(one) for one in blocks)
-            heading = _escape(" ".join(summary.split()))
+            heading = in_html(" ".join(summary.split()))
             return f"<details>\n<summary>{heading}</summary>\n\n{inner}\n\n</details>"
         case Table(caption, columns, rows):
             return f"**{_inline(caption)}**\n\n" + "\n".join(_markdown_lines(columns, rows))
@@ -210,9 +258,9 @@ def _inline(text: str) -> str:
 def _html(block: Block, number: int | None = None) -> str:
     match block:
         case Heading(text, level):
-            return f'<h{level} id="s{number}">{_escape(text)}</h{level}>'
+            return f'<h{level} id="s{number}">{in_html(text)}</h{level}>'
         case Text(text):
-            return f"<p>{_escape(text)}</p>"
+            return f"<p>{in_html(text)}</p>"
         case Items(items):
             return _html_list(items)
         case Notes(items):
@@ -224,30 +272,32 @@ def _html(block: Block, number: int | None = None) -> str:
             return (
                 f'<figure{shape}><div class="picture" tabindex="0">'
                 f'<img width="{width}" height="{height}" '
-                f'alt="{_escape(alt or caption)}" src="data:image/png;base64,{source}"></div>'
-                f"<figcaption>{_escape(caption)}</figcaption></figure>"
+                f'alt="{in_html(alt or caption)}" src="data:image/png;base64,{source}"></div>'
+                f"<figcaption>{in_html(caption)}</figcaption></figure>"
             )
         case Code(label, text):
-            name = _escape(label)
-            quoted = f'<pre dir="auto" tabindex="0" aria-label="{name}">\n{_escape(text)}</pre>'
+            name = in_html(label)
+            quoted = f'<pre dir="auto" tabindex="0" aria-label="{name}">\n{in_html(text)}</pre>'
             return f'<div class="code"><div>{name}</div>\n{quoted}</div>'
+        case Markup(elements):
+            return elements
         case Details(summary, blocks):
             inner = "\n".join(_html(one) for one in blocks)
-            return f"<details>\n<summary>{_escape(summary)}</summary>\n{inner}\n</details>"
+            return f"<details>\n<summary>{in_html(summary)}</summary>\n{inner}\n</details>"
         case Table():
             return _html_table(block)
 
 
 def _html_list(items: Sequence[str]) -> str:
-    return "<ul>\n" + "\n".join(f"<li>{_escape(item)}</li>" for item in items) + "\n</ul>"
+    return "<ul>\n" + "\n".join(f"<li>{in_html(item)}</li>" for item in items) + "\n</ul>"
 
 
 def _html_table(table: Table) -> str:
-    caption = _escape(table.caption)
+    caption = in_html(table.caption)
     left = _left_columns(table.columns, table.rows)
     classes = [' class="left"' if each else "" for each in left]
     head = "".join(
-        f'<th scope="col"{style}>{_escape(name)}</th>'
+        f'<th scope="col"{style}>{in_html(name)}</th>'
         for name, style in zip(table.columns, classes, strict=True)
     )
     lines = []
@@ -255,16 +305,16 @@ def _html_table(table: Table) -> str:
         first, *others = _cells(row)
         name, note = (first, "") if isinstance(first, str) else (first.text, first.note)
         kind = f' class="{row.kind}"' if isinstance(row, Row) else ""
-        small = f" <small>{_escape(note)}</small>" if note else ""
+        small = f" <small>{in_html(note)}</small>" if note else ""
         if others:
-            line = f'<th scope="row" class="left">{_escape(name)}{small}</th>'
+            line = f'<th scope="row" class="left">{in_html(name)}{small}</th>'
             line += "".join(
                 _html_cell(cell, style) for cell, style in zip(others, classes[1:], strict=True)
             )
         else:
             line = (
                 f'<th scope="rowgroup" class="left" colspan="{len(left)}">'
-                f"<span>{_escape(name)}{small}</span></th>"
+                f"<span>{in_html(name)}{small}</span></th>"
             )
         lines.append(f"<tr{kind}>{line}</tr>")
     return (
@@ -277,11 +327,11 @@ def _html_table(table: Table) -> str:
 
 def _html_cell(cell: str | Cell, style: str) -> str:
     if isinstance(cell, str):
-        return f"<td{style}>{_escape(cell)}</td>"
+        return f"<td{style}>{in_html(cell)}</td>"
     style = f' class="{cell.tone}"' if cell.tone else style
-    text = f"<b>{_escape(_marked(cell))}</b>" if cell.tone else _escape(cell.text)
-    interval = f' <span class="range">{_escape(cell.interval)}</span>' if cell.interval else ""
-    note = f" <small>{_escape(cell.note)}</small>" if cell.note else ""
+    text = f"<b>{in_html(_marked(cell))}</b>" if cell.tone else in_html(cell.text)
+    interval = f' <span class="range">{in_html(cell.interval)}</span>' if cell.interval else ""
+    note = f" <small>{in_html(cell.note)}</small>" if cell.note else ""
     return f"<td{style}>{text}{interval}{note}</td>"
 
 
@@ -289,17 +339,13 @@ def _contents(blocks: Sequence[Block]) -> str:
     """Links to the sections of a long document."""
     headings = [block for block in blocks if isinstance(block, Heading)]
     links = [
-        f'<li><a href="#s{index}">{_escape(one.text)}</a></li>'
+        f'<li><a href="#s{index}">{in_html(one.text)}</a></li>'
         for index, one in enumerate(headings)
         if one.level == 2
     ]
     if len(links) < _CONTENTS_FROM_HEADINGS:
         return ""
     return '<nav aria-label="Contents"><ul>\n' + "\n".join(links) + "\n</ul></nav>\n"
-
-
-def _escape(text: str) -> str:
-    return html.escape(readable(text), quote=True)
 
 
 # Markdown and HTML

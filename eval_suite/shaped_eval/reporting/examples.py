@@ -128,6 +128,17 @@ def common_start(prompts: Iterable[tuple[str, str]]) -> dict[str, str]:
     }
 
 
+def short_prompt(prompt: str, shared: int, most: int = PROMPT_CHARACTERS) -> str:
+    """The last `most` characters of a prompt, without the first `shared` ones if these are many."""
+    own = shorten(prompt[shared:], 0, most).lstrip("\n")
+    if shared <= _SHARED_CHARACTERS:
+        return shorten(prompt, 0, most).lstrip("\n")
+    return (
+        f"[… the first {shared:,} characters are the same in every prompt of this benchmark "
+        f"…]\n{own}"
+    )
+
+
 class _Lowest:
     """Keeps, for each group, the `count` items whose keys have the lowest hashes."""
 
@@ -194,21 +205,10 @@ def _complete(
     ):
         name = benchmark_of[key[0]]
         row = problems[key[0]]
-        prompt = _short_prompt(prompt_text(row["prompt"]), len(starts[name]))
+        prompt = short_prompt(prompt_text(row["prompt"]), len(starts[name]))
         gold = shorten(str(row["gold"]), _GOLD_CHARACTERS, 0)
         by_benchmark[name].append(replace(example, prompt=prompt, gold=gold))
     return {name: found for name, found in by_benchmark.items() if found}
-
-
-def _short_prompt(prompt: str, shared: int) -> str:
-    """The prompt, shortened, without the first `shared` characters if these are many."""
-    own = shorten(prompt[shared:], 0, PROMPT_CHARACTERS).lstrip("\n")
-    if shared <= _SHARED_CHARACTERS:
-        return shorten(prompt, 0, PROMPT_CHARACTERS).lstrip("\n")
-    return (
-        f"[… the first {shared:,} characters are the same in every prompt of this benchmark "
-        f"…]\n{own}"
-    )
 
 
 def _folded(example: Example) -> Details:

@@ -14,7 +14,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, MaxNLocator, PercentFormatter, StrMethodFormatter
 
 from shaped_eval.reporting.figures import COLOURS, axes_grid, line_look, plain_label
-from shaped_eval.votes import Values
+from shaped_eval.statistics.votes import Values
 
 _UP, _DOWN, _SAME = "#0072B2", "#D55E00", "#8a8a8a"
 STRIP_CELLS = 600  # about the width of the heat map in pixels

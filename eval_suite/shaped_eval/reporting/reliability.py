@@ -25,7 +25,7 @@ from shaped_eval.statistics.reliability import (
     passes_within,
     tokens_per_solved,
 )
-from shaped_eval.votes import Values
+from shaped_eval.statistics.votes import Values
 
 TAUS = (0.5, 0.75)
 LIMITS = 5  # the token limit of the run, and how often it is halved, less one

@@ -26,7 +26,7 @@ from shaped_eval.statistics import (
     sampling_se,
     vote_sampling_se,
 )
-from shaped_eval.votes import Values
+from shaped_eval.statistics.votes import Values
 
 # The paper's groups, then benchmarks beyond its 19.
 GROUPS: dict[str, tuple[str, ...]] = {
@@ -76,14 +76,30 @@ def read_runs(
         UserError: a folder is given twice, holds no complete run, or has fewer samples than a k
             needs.
     """
+    labels = run_labels(folders)
+    return [
+        _read_run(folder, label, pass_at) for folder, label in zip(folders, labels, strict=True)
+    ]
+
+
+def run_labels(folders: Sequence[str | Path]) -> list[str]:
+    """A label for each run: the shortest path endings that are distinct, usually the folders'
+    names.
+
+    Raises:
+        UserError: a folder is given twice.
+    """
     counts = Counter(Path(folder).resolve() for folder in folders)
     twice = [folder for folder in folders if counts[Path(folder).resolve()] > 1]
     if twice:
         raise UserError(f"{str(twice[0])!r} is given twice: give each run once")
-    labels = _labels([Path(os.path.abspath(folder)) for folder in folders])
-    return [
-        _read_run(folder, label, pass_at) for folder, label in zip(folders, labels, strict=True)
-    ]
+    places = [Path(os.path.abspath(folder)) for folder in folders]
+    longest = max(len(place.parts) for place in places)
+    for length in range(1, longest + 1):
+        labels = ["/".join(place.parts[-length:]) for place in places]
+        if len(set(labels)) == len(labels):
+            return labels
+    return [str(place) for place in places]
 
 
 def parse_pass_at(text: str | None, n: int | None = None) -> list[int] | None:
@@ -254,13 +270,3 @@ def _check_pass_at(ks: Sequence[int], n: int) -> None:
                 f"pass_at={k}: the run has n={n} samples per problem; choose k from 1 to {n}, or "
                 "sample more"
             )
-
-
-def _labels(places: Sequence[Path]) -> list[str]:
-    """The shortest path endings that are distinct: usually the folders' names."""
-    longest = max(len(place.parts) for place in places)
-    for length in range(1, longest + 1):
-        labels = ["/".join(place.parts[-length:]) for place in places]
-        if len(set(labels)) == len(labels):
-            return labels
-    return [str(place) for place in places]

@@ -1,4 +1,4 @@
-"""Statistics of samples and verdicts: `means` of problems, and how `reliability` is measured."""
+"""Statistics of samples and verdicts: `means` of problems, `votes`, and `reliability`."""
 
 from shaped_eval.statistics.means import (
     CONFIDENCE,
@@ -13,7 +13,7 @@ from shaped_eval.statistics.means import (
     table_se,
 )
 from shaped_eval.statistics.reliability import all_at_k, g_pass_at_k
-from shaped_eval.votes import (
+from shaped_eval.statistics.votes import (
     Ballot,
     Values,
     ballots,

@@ -18,7 +18,7 @@ from numpy.typing import ArrayLike, NDArray
 from scipy import stats
 
 from shaped_eval.errors import UserError
-from shaped_eval.votes import SEED, Values
+from shaped_eval.statistics.votes import SEED, Values
 
 CONFIDENCE = 0.95
 BOOTSTRAP_FROM_PROBLEMS = 100

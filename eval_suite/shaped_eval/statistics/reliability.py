@@ -23,7 +23,7 @@ from shaped_eval.statistics.means import (
     paired_difference,
     problem_interval,
 )
-from shaped_eval.votes import Ballot, Values, cons
+from shaped_eval.statistics.votes import Ballot, Values, cons
 
 SHARE_BINS = 5
 

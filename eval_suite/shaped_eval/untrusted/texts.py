@@ -1,7 +1,8 @@
-"""Foreign texts on a terminal and in Markdown, where nothing in them may have an effect."""
+"""Foreign texts on a terminal, in Markdown and in HTML, where nothing in them has an effect."""
 
 from __future__ import annotations
 
+import html
 import re
 
 # Control characters except tab and newline, bidirectional marks and overrides, invisible
@@ -31,6 +32,11 @@ def readable(text: str) -> str:
 def one_line(text: str) -> str:
     """`text` as one line that has no effect on a terminal except to be shown."""
     return " ".join(readable(text).split())
+
+
+def in_html(text: str) -> str:
+    """`readable` text in an element of HTML or in a quoted attribute."""
+    return html.escape(readable(text))
 
 
 def in_markdown(text: object) -> str:

@@ -97,8 +97,9 @@ def test_every_page_is_whole_and_fetches_nothing(folders, printed):
     assert (folders[0].parent / "comparison" / "report.html").exists()
     page = check_self_contained((folders[0] / "report.html").read_text())
     examples = sum(len(found) for found in choose_examples(folders[0], 2).values())
-    # and every metric, and the reliability, of 4 benchmarks
-    assert page.tags.count("details") == examples + 8
+    problems = sum(map(len, (MATH | LOGIC).values()))
+    # and every metric, and the reliability, of 4 benchmarks, and all problems with 4 samples each
+    assert page.tags.count("details") == examples + 8 + 5 * problems
     assert page.pres.count("\n" + readable(EVIL[:-2])) >= examples  # golds
 
 

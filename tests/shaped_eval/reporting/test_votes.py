@@ -12,7 +12,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from shaped_eval.errors import UserError
 from shaped_eval.statistics import avg_at_m, pass_at_k
-from shaped_eval.votes import Ballot, ballots, cons, cons_at_m, maj_at_k, vote_sampling_se
+from shaped_eval.statistics.votes import (
+    Ballot,
+    ballots,
+    cons,
+    cons_at_m,
+    maj_at_k,
+    vote_sampling_se,
+)
 from waiting import processor_limit
 
 DEFAULT = settings(deadline=None, derandomize=True, database=None)
