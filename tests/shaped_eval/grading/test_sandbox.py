@@ -299,6 +299,23 @@ def test_a_killed_process_or_server_is_no_pass(server):
     own.close()
 
 
+MANY_OPEN = """
+import os, resource
+from shaped_eval.grading.sandbox.checker import *
+most = min(5_000, resource.getrlimit(resource.RLIMIT_NOFILE)[1])
+resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
+held = [os.open(os.devnull, os.O_RDONLY) for _ in range(most - 100)]
+sandbox = Sandbox(namespaces=False)
+code = "import os\\ndef f(fd):\\n    try: return os.fstat(fd).st_mode\\n    except OSError: return 0"
+tests = Tests(f"assert [fd for fd in range(4, {most}) if f(fd)] == []", ("f",))
+print(check(sandbox, [code], tests, Limits()).reason)
+"""
+
+
+def test_no_descriptor_of_the_caller_s_is_open_however_many_he_has():
+    assert run_without("user namespaces", MANY_OPEN).endswith(" calls\n")
+
+
 def test_all_ends_with_the_process_that_started_it():
     program = (
         "import os, sys, threading\nfrom shaped_eval.grading.sandbox.checker import *\n"

@@ -105,7 +105,9 @@ def main(control_fd: int, options: dict[str, Any]) -> None:
     serve = getattr(importlib.import_module(module), function)
     gc.collect()
     gc.freeze()  # keep the imported pages shared with the children
-    control = socket.socket(fileno=control_fd)
+    # the lowest number: a child closes those up to 4096, and the parent may have had more open
+    control = socket.socket(fileno=os.dup(control_fd))
+    os.close(control_fd)
     if sys.platform != "linux":
         _Server(control, options, serve).serve()
         return
