@@ -102,8 +102,9 @@ def answer(
 def _checked(grade: Grade) -> Grade:
     if grade.status not in get_args(Status):
         raise ValueError(f"status={grade.status!r} is not one of {', '.join(get_args(Status))}")
-    if not isinstance(grade.answer, str | None):
-        raise TypeError(f"answer={grade.answer!r} is not a text or None")
+    for name in ("answer", "reason", "confinement"):
+        if not isinstance(getattr(grade, name), str | None):
+            raise TypeError(f"{name}={getattr(grade, name)!r} is not a text or None")
     return grade
 
 
