@@ -12,7 +12,7 @@ import sys
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -34,9 +34,9 @@ from shaped_eval.records import (
     read_jsonl,
     write_atomic,
 )
-from shaped_eval.reporting.outcomes import read_record
 from shaped_eval.sampling.answers import read_answers
 from shaped_eval.untrusted.files import check_folder, replacing
+from shaped_eval.untrusted.rows import read_object, row_of
 
 # a killed run loses at most this much
 FLUSH_VERDICTS = 128
@@ -177,7 +177,7 @@ def grade_answers(
         "versions": package_versions(),
         "commit": source_commit(),
     }
-    if confinement := _confinement(out):  # of an earlier part of this run
+    if confinement := _run_record(out).get("confinement"):  # of an earlier part of this run
         record["confinement"] = confinement
     _write_record(out, record)
     return grade_run(
@@ -189,16 +189,26 @@ def grade_answers(
     )
 
 
-def _confinement(folder: Path) -> list[str]:
-    """What has confined generated code of this run so far, from run.json, if there is one."""
-    is_there = (folder / "run.json").is_file()
-    return read_record(folder).get("confinement", []) if is_there else []
+def _run_record(folder: Path) -> dict[str, Any]:
+    """run.json, whose field `confinement` has been checked; empty if there is no such file."""
+    path = folder / "run.json"
+    return read_object(path, _check_confinement) if path.is_file() else {}
+
+
+def _check_confinement(record: dict[str, Any]) -> None:
+    row_of(_Confined, {"confinement": record.get("confinement", [])})
+
+
+@dataclass
+class _Confined:
+    confinement: list[str]
 
 
 def _record_confinement(folder: Path, confinement: str) -> None:
-    earlier = _confinement(folder)
-    if (folder / "run.json").is_file() and confinement not in earlier:
-        _write_record(folder, {**read_record(folder), "confinement": [*earlier, confinement]})
+    record = _run_record(folder)
+    earlier = record.get("confinement", [])
+    if record and confinement not in earlier:
+        _write_record(folder, {**record, "confinement": [*earlier, confinement]})
 
 
 def _write_record(folder: Path, record: dict[str, Any]) -> None:

@@ -18,10 +18,11 @@ IN_ROOT = """
 import ctypes, json, os, sys, tempfile
 from shaped_eval.grading.sandbox import confine, root
 outside = tempfile.mkdtemp(dir=os.getcwd())
-shown, inner, hidden = outside + '/shown', outside + '/shown/in it', outside + '/hidden'
-os.makedirs(inner)
-os.mkdir(hidden)
-for folder in (shown, inner, hidden):
+shown, inner, hidden = outside + '/shown', outside + '/shown/in it', outside + '/not shown'
+covered, again = shown + '/covered', shown + '/covered/again'
+for folder in (inner, hidden, again):
+    os.makedirs(folder)
+for folder in (shown, inner, hidden, covered, again):
     open(folder + '/file', 'w').write('text')
 root.enter_namespaces()
 child = os.fork()
@@ -34,8 +35,10 @@ assert confine.libc().unshare(root._NEWNS) == 0
 root._mount(None, '/', None, root._MS_REC | root._MS_PRIVATE)
 root._mount('tmpfs', inner, 'tmpfs', root._MS_NODEV | root._MS_NOEXEC)
 open(inner + '/mounted', 'w').write('text')
-root.enter_root([shown, shown + '/file', outside + '/absent', '/dev/null'], '/sandbox')
+paths = [again, shown, shown + '/file', outside + '/absent', '/dev/null']
+root.enter_root(paths, [covered, hidden, outside + '/absent too'], '/sandbox')
 found = {'shown': sorted(os.listdir(shown)), 'inner': os.listdir(inner), 'top': os.listdir('/')}
+found['covered'], found['again'] = os.listdir(covered), os.listdir(again)
 found['hidden'] = os.path.exists(hidden)
 found['proc'] = os.path.exists('/proc')
 def works(action):
@@ -45,7 +48,8 @@ def works(action):
     except OSError as error:
         return error.errno
 def create(folder): return works(lambda: open(folder + '/new', 'x').close())
-found['created'] = [create(folder) for folder in ('/', outside, shown, inner, '/dev', '/sandbox')]
+found['created'] = [create(folder) for folder in (
+    '/', outside, shown, inner, covered, again, '/dev', '/sandbox')]
 found['written'] = [
     works(lambda: open(path, 'r+').write('x'))
     for path in (shown + '/file', inner + '/mounted', '/dev/null')
@@ -59,12 +63,14 @@ READ_ONLY = 30  # EROFS
 def test_a_root_holds_what_was_asked_for_and_nothing_of_it_can_be_written(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     found = json.loads(run_without("landlock", IN_ROOT))
-    assert found["shown"] == ["file", "in it"]
+    assert found["shown"] == ["covered", "file", "in it"]
+    assert found["covered"] == ["again"]
+    assert found["again"] == ["file"]
     assert found["inner"] == ["mounted"]
     assert not found["hidden"]
     assert not found["proc"]
     assert set(found["top"]) <= {"dev", "sandbox", *str(tmp_path).split("/"), "tmp"}
-    assert found["created"] == [READ_ONLY] * 5 + [True]
+    assert found["created"] == [READ_ONLY] * 7 + [True]
     assert found["written"] == [READ_ONLY, READ_ONLY, True]
     assert found["kept"] == 1 | 2 | 4 | 8  # read-only, nosuid, nodev, noexec
 

@@ -89,11 +89,12 @@ def folder_beside(paths: Sequence[str]) -> str:
     )
 
 
-def enter_root(paths: Iterable[str], folder: str) -> None:
-    """Enter a root directory that holds `paths`, all read-only, and an empty folder for files.
+def enter_root(shown: Iterable[str], hidden: Iterable[str], folder: str) -> None:
+    """Enter a root directory with the paths `shown`, all read-only, and an empty folder for files.
 
-    Needs the namespaces. A path that does not exist is left out. There is no /proc, and no device
-    but those among `paths`, which can be written because they are devices.
+    Needs the namespaces. Folders `hidden` inside those paths are empty, but for what is shown
+    inside them again. A path that does not exist is left out. There is no /proc, and no device but
+    those that are shown, which can be written because they are devices.
 
     Raises:
         Refused: it is not possible, or a part of it cannot be made read-only.
@@ -104,7 +105,7 @@ def enter_root(paths: Iterable[str], folder: str) -> None:
             _mount(None, "/", None, _MS_REC | _MS_PRIVATE)
             _mount("tmpfs", _STAGE, "tmpfs", _MS_NOSUID | _MS_NODEV, "size=1m,mode=755")
             try:
-                _bind(paths)
+                _show(set(shown), set(hidden))
                 os.makedirs(_STAGE + folder, exist_ok=True)
                 _make_read_only(mounts)
                 pivot_root = _PIVOT_ROOT[platform.machine()]
@@ -122,20 +123,28 @@ def enter_root(paths: Iterable[str], folder: str) -> None:
         raise Refused(error.errno, str(error)) from error
 
 
-def _bind(paths: Iterable[str]) -> None:
+def _show(shown: set[str], hidden: set[str]) -> None:
     """Show each path at its place in the new root, with what is mounted below it."""
-    shown: list[str] = []
-    for path in sorted(filter(os.path.exists, set(paths))):
-        if any(path.startswith(f"{above}/") for above in shown):
+    placed = {"/": False}  # outer before inner; whether the path is shown there
+    for path in sorted(filter(os.path.exists, shown | hidden)):
+        is_inside = next(placed[above] for above in reversed(placed) if _is_below(path, above))
+        if is_inside == (path in shown):
             continue
         target = _STAGE + path
-        if os.path.isdir(path):
-            os.makedirs(target, exist_ok=True)
+        if path not in shown:
+            _mount("tmpfs", target, "tmpfs", _MS_NOSUID | _MS_NODEV, "size=1m,mode=755")
         else:
-            os.makedirs(os.path.dirname(target), exist_ok=True)
-            open(target, "x").close()
-        _mount(path, target, None, _MS_BIND | _MS_REC)
-        shown.append(path)
+            if os.path.isdir(path):
+                os.makedirs(target, exist_ok=True)
+            else:
+                os.makedirs(os.path.dirname(target), exist_ok=True)
+                open(target, "x").close()
+            _mount(path, target, None, _MS_BIND | _MS_REC)
+        placed[path] = path in shown
+
+
+def _is_below(path: str, above: str) -> bool:
+    return path.startswith(above.rstrip("/") + "/")
 
 
 def _make_read_only(mounts: TextIO) -> None:

@@ -282,22 +282,23 @@ def _own_packages() -> list[tuple[str, str]]:
 
 def _settings(role: Role, namespaces: bool) -> dict[str, Any]:
     libraries = _library_folders()
-    third_party = _third_party(role.packages)
-    parents = sorted({str(path if role.packages is None else path.parent) for path in third_party})
-    readable = [*_SYSTEM_LIBRARIES, *_SYSTEM_FILES, *map(str, third_party)]
-    for folder in libraries:
-        readable += [
-            entry.path
-            for entry in os.scandir(folder)
-            if entry.name not in ("site-packages", "dist-packages")
-        ]
-    readable += map(str, (Path(sys.base_prefix) / "lib").glob("lib*.so*"))
+    third_party = [str(path) for path in _third_party(role.packages)]
+    parents = sorted(
+        {path if role.packages is None else os.path.dirname(path) for path in third_party}
+    )
+    named = [*_SYSTEM_LIBRARIES, *_SYSTEM_FILES, *third_party]
+    named += map(str, (Path(sys.base_prefix) / "lib").glob("lib*.so*"))
+    inside = [entry.path for folder in libraries for entry in os.scandir(folder)]
+    hidden = [path for path in inside if path.endswith(("/site-packages", "/dist-packages"))]
+    shown = [*named, *libraries, *_DEVICES]
     return {
         "parent": os.getpid(),
-        "readable": readable,
+        "readable": [*named, *(path for path in inside if path not in hidden)],
         "listable": [*libraries, *parents],
         "devices": _DEVICES,
-        "folder": root.folder_beside(readable),
+        "shown": shown,
+        "hidden": hidden,
+        "folder": root.folder_beside(shown),
         "namespaces": namespaces,
         "weak": weak_allowed() or not role.needs_sandbox,
         "packages": role.packages,

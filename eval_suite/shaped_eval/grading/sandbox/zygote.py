@@ -89,6 +89,7 @@ def main(control_fd: int, options: dict[str, Any]) -> None:
     Options:
         parent: process id.
         readable, listable, devices, folder: paths, see `confine.landlock_rules`.
+        shown, hidden: paths, see `root.enter_root`.
         namespaces: enter them if possible.
         weak: continue without protections.
         packages: names, or null for all.
@@ -157,9 +158,9 @@ class _Server:
     def enter_root(self) -> None:
         """Enter a root directory of its own, in the namespaces that have been entered."""
         self._entered = True
-        paths = [*self._options["readable"], *self._options["devices"]]
+        paths = (self._options[name] for name in ("shown", "hidden", "folder"))
         try:
-            root.enter_root(paths, self._options["folder"])
+            root.enter_root(*paths)
             self.no_root = ""
         except confine.Refused as error:
             self.no_root = str(error.strerror)
