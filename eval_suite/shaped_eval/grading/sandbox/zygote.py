@@ -237,9 +237,9 @@ class _Server:
 
     def _prepare_files(self) -> None:
         folder = self._options["folder"] if self._rooted else None
-        paths = (self._options[name] for name in ("readable", "listable", "devices"))
+        readable, listable, devices = map(self._options.get, ("readable", "listable", "devices"))
         try:
-            self._rules = confine.landlock_rules(*paths, folder)
+            self._rules = confine.landlock_rules(readable, listable, devices, folder)
         except confine.Refused as error:
             if not self._rooted:
                 instead = f"and there is no private root in its place ({self.no_root})"
