@@ -24,10 +24,7 @@ class GradeOptions:
     )
     allow_weak_sandbox: bool = field(
         default=False,
-        metadata={
-            "help": "Run generated code even if Landlock or seccomp cannot confine it on this "
-            "machine."
-        },
+        metadata={"help": "Run generated code even if it cannot be confined on this machine."},
     )
 
     keep_reasoning: bool = field(

@@ -128,7 +128,7 @@ def main() -> None:
     parser.add_argument("--no_hostile", action="store_true")
     parser.add_argument("--outputs", type=Path, default=ROOT.parent / "shared" / "outputs")
     args = parser.parse_args()
-    sys.path.insert(0, str(ROOT / "tests" / "shaped_eval" / "grading"))
+    sys.path[:0] = [str(ROOT / "tests" / name) for name in ("shaped_eval/grading", "helpers")]
     from test_hostile import HOSTILE
 
     with tempfile.TemporaryDirectory() as scratch:

@@ -12,7 +12,7 @@ import sys
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -36,6 +36,7 @@ from shaped_eval.records import (
 )
 from shaped_eval.sampling.answers import read_answers
 from shaped_eval.untrusted.files import check_folder, replacing
+from shaped_eval.untrusted.rows import read_object, row_of
 
 # a killed run loses at most this much
 FLUSH_VERDICTS = 128
@@ -83,7 +84,8 @@ def grade_run(
 
     Reads problems.jsonl and samples.jsonl, and appends to verdicts.jsonl, whose rows are in no
     particular order. Verdicts of other grader versions and repeated verdicts of a sample are
-    dropped first. Memory does not grow with the completions: it holds a byte per sample, and the
+    dropped first. If generated code is run, the list ``confinement`` in run.json names what
+    confined it. Memory does not grow with the completions: it holds a byte per sample, and the
     samples being graded.
 
     Args:
@@ -126,7 +128,7 @@ def grade_run(
         task = bar.add_task(
             "grading", total=_count_lines(folder / "samples.jsonl"), completed=done.count
         )
-        _grade(pool, missing, keys, verdicts_file, lambda: bar.advance(task))
+        _grade(pool, missing, keys, folder, lambda: bar.advance(task))
     append_jsonl(verdicts_file, [])  # so that the file exists even for a run without samples
     return folder
 
@@ -175,7 +177,9 @@ def grade_answers(
         "versions": package_versions(),
         "commit": source_commit(),
     }
-    write_atomic(out / "run.json", json.dumps(record, indent=2, ensure_ascii=False) + "\n")
+    if confinement := _run_record(out).get("confinement"):  # of an earlier part of this run
+        record["confinement"] = confinement
+    _write_record(out, record)
     return grade_run(
         out,
         num_workers=num_workers,
@@ -183,6 +187,32 @@ def grade_answers(
         keep_reasoning=keep_reasoning,
         graders=[grader] if grader is not None else [],
     )
+
+
+def _run_record(folder: Path) -> dict[str, Any]:
+    """run.json, whose field `confinement` has been checked; empty if there is no such file."""
+    path = folder / "run.json"
+    return read_object(path, _check_confinement) if path.is_file() else {}
+
+
+def _check_confinement(record: dict[str, Any]) -> None:
+    row_of(_Confined, {"confinement": record.get("confinement", [])})
+
+
+@dataclass
+class _Confined:
+    confinement: list[str]
+
+
+def _record_confinement(folder: Path, confinement: str) -> None:
+    record = _run_record(folder)
+    earlier = record.get("confinement", [])
+    if record and confinement not in earlier:
+        _write_record(folder, {**record, "confinement": [*earlier, confinement]})
+
+
+def _write_record(folder: Path, record: dict[str, Any]) -> None:
+    write_atomic(folder / "run.json", json.dumps(record, indent=2, ensure_ascii=False) + "\n")
 
 
 def _write_answers(out: Path, rows: Iterator[tuple[Problem, list[Sample]]]) -> int:
@@ -261,10 +291,11 @@ def _grade(
     pool: GraderPool,
     samples: Iterable[Sample],
     keys: Mapping[str, _Key],
-    verdicts_file: Path,
+    folder: Path,
     advance: Callable[[], None],
 ) -> None:
     in_work: dict[int, tuple[str, int]] = {}
+    confined_by: set[str | None] = {None}
     graded: list[Verdict] = []
     is_told = False
     flushed = time.monotonic()
@@ -277,12 +308,15 @@ def _grade(
 
     def flush() -> None:
         nonlocal flushed
-        append_jsonl(verdicts_file, graded)
+        append_jsonl(folder / "verdicts.jsonl", graded)
         graded.clear()
         flushed = time.monotonic()
 
     def keep(index: int, grade: Grade) -> None:
         nonlocal is_told
+        if grade.confinement not in confined_by:
+            confined_by.add(grade.confinement)
+            _record_confinement(folder, str(grade.confinement))
         problem_id, sample_index = in_work.pop(index)
         graded.append(
             Verdict(problem_id, sample_index, grade.status, grade.answer, keys[problem_id].version)

@@ -79,14 +79,13 @@ def _protections() -> list[str]:
         weak_allowed,
     )
 
-    missing = missing_protections()
-    lines = [f"missing: {reason}" for reason in missing] or ["Landlock and seccomp: available"]
+    lines = [f"missing: {reason}" for reason in missing_protections()]
     if weak_allowed():
         lines.append(f"{ALLOW_WEAK_VARIABLE} is set: generated code runs without them, if need be")
     try:
         server = SandboxServer()
     except SandboxUnavailable as error:
         return [*lines, f"generated code is not run: {error}"]
-    lines.append(f"root directory and namespaces of its own: {'yes' if server.rooted else 'no'}")
+    lines.append(f"confinement of generated code: {server.confinement}")
     server.close()
     return lines

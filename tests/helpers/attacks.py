@@ -205,6 +205,7 @@ def main(namespaces: bool, left_out: list[str]) -> None:
                 "results": results,
                 "healthy": healthy,
                 "rooted": rooted,
+                "confinement": server.confinement,
                 "user": user,
                 "untouched": _state(folder) == state,
                 "connections": connections,

@@ -33,11 +33,13 @@ class Grade(NamedTuple):
         answer: only with pass and fail. It is canonical: equal strings are votes for one answer,
             and every pass of a gold has gold's own.
         reason: an explanation in one line, if the grader gives one.
+        confinement: what confined generated code, if some was run; see `SandboxServer`.
     """
 
     status: Status
     answer: str | None
     reason: str | None = None
+    confinement: str | None = None
 
 
 class SoftTimeout(BaseException):

@@ -266,8 +266,9 @@ class GraderPool:
                 self._discard(worker)
                 stream.queue.append(job)
             return
-        grade = Grade(reply["status"], reply["answer"], reply.get("reason"))
-        if reply["retire"]:
+        retire = reply.pop("retire")
+        grade = Grade(**reply)
+        if retire:
             self._end(worker, stream, grade)
             return
         worker.job = None

@@ -77,7 +77,7 @@ def answer(
     limits: Limits | None = None,
     typed: bool = False,
 ) -> dict[str, Any]:
-    """Grade one item; return the fields of `Grade`, with the reason if there is one.
+    """Grade one item; return the fields of `Grade`, the optional ones if they are set.
 
     Must run in the main thread of its process. `typed` says that the user typed the path `grader`;
     see `grader_spec`.
@@ -95,15 +95,16 @@ def answer(
     return {
         name: value
         for name, value in grade._asdict().items()
-        if name != "reason" or value is not None
+        if name in ("status", "answer") or value is not None
     }
 
 
 def _checked(grade: Grade) -> Grade:
     if grade.status not in get_args(Status):
         raise ValueError(f"status={grade.status!r} is not one of {', '.join(get_args(Status))}")
-    if not isinstance(grade.answer, str | None):
-        raise TypeError(f"answer={grade.answer!r} is not a text or None")
+    for name in ("answer", "reason", "confinement"):
+        if not isinstance(getattr(grade, name), str | None):
+            raise TypeError(f"{name}={getattr(grade, name)!r} is not a text or None")
     return grade
 
 

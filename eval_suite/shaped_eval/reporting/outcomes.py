@@ -131,6 +131,7 @@ class _Record:
     versions: dict[str, Any] = field(default_factory=dict)
     benchmarks: list[str] = field(default_factory=list)
     left_out: list[str] = field(default_factory=list)
+    confinement: list[str] = field(default_factory=list)
 
 
 def _check_record(record: dict[str, Any]) -> None:

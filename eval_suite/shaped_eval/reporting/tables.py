@@ -221,6 +221,7 @@ def settings(record: Mapping[str, Any]) -> Items:
         "device": record.get("device"),
         "repeatability": record.get("repeatability"),
         "server": record.get("base_url"),
+        "confinement of generated code": "; ".join(record.get("confinement", [])),
         "commit": record.get("commit"),
         "versions": ", ".join(
             f"{name} {version}" for name, version in record.get("versions", {}).items()

@@ -9,9 +9,9 @@ from pathlib import Path
 
 import pytest
 from places import SHARED
+from sandboxes import needs_sandbox
 from shaped_eval.grading import GradeRequest, GraderPool, grader_spec
 from shaped_eval.grading.code.programs import find_programs
-from shaped_eval.grading.sandbox.confine import missing_protections
 from shaped_eval.records import append_jsonl, read_jsonl
 from waiting import processor_limit
 
@@ -20,9 +20,7 @@ from shaped_trl.cli import main
 needs_outputs = pytest.mark.skipif(
     not (SHARED / "outputs").is_dir(), reason="no real answers beside the checkout"
 )
-pytestmark = pytest.mark.skipif(
-    bool(missing_protections()), reason=f"no sandbox: {missing_protections()}"
-)
+pytestmark = needs_sandbox
 
 PROMPT = 'from typing import List\n\ndef help(x): return x\n\ndef total(xs: List[int]) -> int:\n    """ Sum. """\n'
 WHOLE = "def total(xs):\n    return sum(xs)\n"

@@ -12,10 +12,12 @@ from pathlib import Path
 
 import pytest
 from places import ROOT
+from sandboxes import needs_sandbox
 from shaped_eval import grade as grade_module
 from shaped_eval.errors import UserError
 from shaped_eval.grade import grade_answers, grade_run
 from shaped_eval.grading import GRADERS
+from shaped_eval.grading.sandbox.checker import Sandbox
 from shaped_eval.records import Problem, Sample, Verdict, append_jsonl, read_jsonl
 from shaped_eval.report import report_run
 from shaped_eval.reporting.outcomes import read_outcomes
@@ -241,3 +243,63 @@ def test_an_unknown_grader_is_refused_before_anything_is_graded(tmp_path):
     with pytest.raises(UserError, match="grader='oracle' does not exist"):
         grade_run(folder)
     assert not (folder / "verdicts.jsonl").exists()
+
+
+def write_programs(folder: Path, record: dict | None) -> Path:
+    folder.mkdir()
+    append_jsonl(
+        folder / "problems.jsonl", [Problem("own/0", "own", "?", "assert f() == 1", "code")]
+    )
+    append_jsonl(folder / "samples.jsonl", [Sample("own/0", 0, "def f(): return 1")])
+    if record is not None:
+        (folder / "run.json").write_text(json.dumps(record))
+    return folder
+
+
+@needs_sandbox
+def test_run_json_names_what_confined_the_programs_of_the_run(tmp_path):
+    """Beside what an earlier part of the run was confined by, and nothing else of it changes."""
+    earlier = {
+        "model": "m",
+        "settings": {"n": 1},
+        "confinement": ["seccomp, elsewhere"],
+        "own": [1],
+    }
+    folder = grade_run(write_programs(tmp_path / "run", earlier), num_workers=1, progress=False)
+    sandbox = Sandbox()
+    sandbox.close()
+    now = {**earlier, "confinement": ["seccomp, elsewhere", sandbox.confinement]}
+    assert json.loads((folder / "run.json").read_text()) == now
+    (folder / "verdicts.jsonl").unlink()
+    grade_run(folder, num_workers=1, progress=False)
+    assert json.loads((folder / "run.json").read_text()) == now
+    assert f"seccomp, elsewhere; {sandbox.confinement}" in report_page(folder)
+    folder = grade_run(write_programs(tmp_path / "bare", None), num_workers=1, progress=False)
+    assert not (folder / "run.json").exists()
+
+
+@needs_sandbox
+def test_a_run_json_of_other_people_is_not_believed(tmp_path):
+    folder = write_programs(tmp_path / "run", {"settings": {"n": 1}, "confinement": 5})
+    with pytest.raises(UserError, match="confinement"):
+        grade_run(folder, num_workers=1, progress=False)
+
+
+def report_page(folder: Path) -> str:
+    report_run(folder)
+    return (folder / "report.md").read_text()
+
+
+@needs_sandbox
+def test_answers_that_are_graded_again_keep_what_confined_them(tmp_path):
+    answers = tmp_path / "answers.jsonl"
+    gold = "assert f() == 1"
+    append_jsonl(answers, [{"problem_id": 0, "completions": ["def f(): return 1"], "gold": gold}])
+    records = []
+    for _ in range(2):
+        out = grade_answers(
+            answers, "math", tmp_path / "out", num_workers=1, progress=False, grader="code"
+        )
+        records.append(json.loads((out / "run.json").read_text()))
+    assert records[0] == records[1]
+    assert len(records[0]["confinement"]) == 1

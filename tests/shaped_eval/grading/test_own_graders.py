@@ -26,6 +26,12 @@ def wrong_status(completion, gold):
 def wrong_answer(completion, gold):
     return "pass", 5
 
+def wrong_reason(completion, gold):
+    return "fail", completion, ["no", "text"]
+
+def wrong_confinement(completion, gold):
+    return "fail", completion, None, {}
+
 def dies(completion, gold):
     os._exit(1)
 
@@ -81,6 +87,8 @@ def test_it_grades_in_a_worker(folder):
         ("raises", "RuntimeError: no answer"),
         ("wrong_status", "ValueError: status='right' is not one of pass, fail"),
         ("wrong_answer", "TypeError: answer=5 is not a text or None"),
+        ("wrong_reason", "TypeError: reason=['no', 'text'] is not a text or None"),
+        ("wrong_confinement", "TypeError: confinement={} is not a text or None"),
     ],
 )
 def test_its_faults_are_errors_of_the_item(folder, name, reason):

@@ -6,16 +6,13 @@ import json
 from typing import Any
 
 import pytest
+from sandboxes import needs_sandbox
 from shaped_eval.grading import GradeRequest, GraderPool
 from shaped_eval.grading.code.programs import find_programs
-from shaped_eval.grading.sandbox.confine import missing_protections
 from shaped_eval.grading.sandbox.selection import MODULE, choose
 
 WHOLE = "def total(xs):\n    return sum(xs)\n"
 LATER = "def total(xs):\n    return 'wrong'\n"
-needs_sandbox = pytest.mark.skipif(
-    bool(missing_protections()), reason=f"no sandbox: {missing_protections()}"
-)
 
 # each has a correct `total`, and something irrelevant to it
 RIGHT = {

@@ -8,22 +8,23 @@ import signal
 import subprocess
 import sys
 import threading
+import types
 from pathlib import Path
 
 import pytest
-from places import HELPERS, ROOT
+from places import ROOT
+from sandboxes import needs_sandbox, run_without
 from shaped_eval.errors import UserError
 from shaped_eval.grading import run_tests
-from shaped_eval.grading.sandbox import confine
+from shaped_eval.grading.sandbox import confine, root
+from shaped_eval.grading.sandbox import server as server_module
 from shaped_eval.grading.sandbox.checker import Limits, Sandbox, TestResult, Tests, check
 from shaped_eval.grading.sandbox.examiner import free_names
 from shaped_eval.grading.sandbox.wire import pack, unpack
 from waiting import wait_until
 
 PACKAGES = str(ROOT / "eval_suite")
-pytestmark = pytest.mark.skipif(
-    bool(confine.missing_protections()), reason=f"no sandbox: {confine.missing_protections()}"
-)
+pytestmark = needs_sandbox
 
 
 @pytest.fixture(scope="module", params=[True, False], ids=["namespaces", "no namespaces"])
@@ -298,6 +299,23 @@ def test_a_killed_process_or_server_is_no_pass(server):
     own.close()
 
 
+MANY_OPEN = """
+import os, resource
+from shaped_eval.grading.sandbox.checker import *
+most = min(5_000, resource.getrlimit(resource.RLIMIT_NOFILE)[1])
+resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
+held = [os.open(os.devnull, os.O_RDONLY) for _ in range(most - 100)]
+sandbox = Sandbox(namespaces=False)
+code = "import os\\ndef f(fd):\\n    try: return os.fstat(fd).st_mode\\n    except OSError: return 0"
+tests = Tests(f"assert [fd for fd in range(4, {most}) if f(fd)] == []", ("f",))
+print(check(sandbox, [code], tests, Limits()).reason)
+"""
+
+
+def test_no_descriptor_of_the_caller_s_is_open_however_many_he_has():
+    assert run_without("user namespaces", MANY_OPEN).endswith(" calls\n")
+
+
 def test_all_ends_with_the_process_that_started_it():
     program = (
         "import os, sys, threading\nfrom shaped_eval.grading.sandbox.checker import *\n"
@@ -330,16 +348,25 @@ def _in_session(session: int) -> list[str]:
     return found
 
 
+NO_LANDLOCK = "Landlock is not in this kernel"
+NO_ROOT = "there is no private root in its place"
+
+
 @pytest.mark.parametrize(
-    ("hidden", "reason"),
+    ("hidden", "reasons"),
     [
-        ("landlock", "Landlock is not in this kernel"),
-        ("seccomp", "seccomp filters are not available"),
+        pytest.param("seccomp", ["seccomp filters are not available"], marks=pytest.mark.slow),
+        ("landlock,user namespaces", [NO_LANDLOCK, NO_ROOT, "(namespaces: "]),
+        pytest.param(
+            "landlock off,mount namespaces",
+            ["lsm= list", NO_ROOT, "(a mount namespace: "],
+            marks=pytest.mark.slow,
+        ),
+        ("landlock,read-only", [NO_LANDLOCK, NO_ROOT, "cannot be made read-only"]),
     ],
 )
-def test_a_machine_without_a_protection_refuses_with_the_reason(hidden, reason):
+def test_a_machine_without_a_protection_refuses_with_the_reason(hidden, reasons):
     program = """
-import sys
 from shaped_eval.grading import GraderPool, GradeRequest
 from shaped_eval.grading.sandbox.server import SandboxServer, SandboxUnavailable
 request = GradeRequest("code", "def f(): return 1", "assert f() == 1")
@@ -347,23 +374,9 @@ for refused in (SandboxServer, lambda: GraderPool(1).grade([request])):
     try: refused()
     except SandboxUnavailable as error: print(error)
 """
-    run = [sys.executable, str(HELPERS / "without_protection.py"), hidden, program]
-    environment = {**os.environ, "PYTHONPATH": PACKAGES}
-    done = subprocess.run(run, env=environment, capture_output=True, text=True, check=True)
-    first, second = done.stdout.splitlines()
+    first, second = run_without(hidden, program).splitlines()
     assert first == second
-    assert reason in first
-    assert "--allow_weak_sandbox" in first
-    weak = [
-        *run[:-1],
-        "from shaped_eval.grading.sandbox.checker import *\n"
-        "print(check(Sandbox(), ['def f(): return 1'], Tests('assert f() == 1'), Limits()).status)",
-    ]
-    allowed = {**environment, "SHAPED_TRL_ALLOW_WEAK_SANDBOX": "1"}
-    assert (
-        subprocess.run(weak, env=allowed, capture_output=True, text=True, check=True).stdout
-        == "pass\n"
-    )
+    assert all(reason in first for reason in [*reasons, "--allow_weak_sandbox"])
 
 
 def test_protections_that_do_not_hold_are_noticed():
@@ -371,14 +384,55 @@ def test_protections_that_do_not_hold_are_noticed():
         "from shaped_eval.grading.sandbox.server import *\ntry: SandboxServer()\n"
         "except SandboxUnavailable as error: print(error)"
     )
-    run = [sys.executable, str(HELPERS / "without_protection.py"), "restrict_self", program]
-    done = subprocess.run(
-        run, env={**os.environ, "PYTHONPATH": PACKAGES}, capture_output=True, text=True, check=True
+    said = run_without("restrict_self,user namespaces", program)
+    assert "a process on trial was not confined" in said
+
+
+def confinement(hidden: str, **environment: str) -> str:
+    program = (
+        "from shaped_eval.grading.sandbox.checker import *\nsandbox = Sandbox()\n"
+        "result = check(sandbox, ['def f(): return 1'], Tests('assert f() == 1'), Limits())\n"
+        "print(result.status, sandbox.confinement, sep=': ')"
     )
-    assert "a process on trial was not confined" in done.stdout
+    return run_without(hidden, program, **environment).strip()
+
+
+def test_what_holds_is_what_confines_and_is_named():
+    assert confinement("landlock") == "pass: seccomp, private root"
+    assert confinement("restrict_self") == "pass: seccomp, private root"
+    assert confinement("user namespaces") == "pass: seccomp, Landlock"
+    # a root that only seems to be read-only is not entered
+    assert confinement("read-only") == "pass: seccomp, Landlock"
+
+
+@pytest.mark.slow
+def test_a_weak_sandbox_is_the_user_s_choice_and_is_named():
+    allowed = {"SHAPED_TRL_ALLOW_WEAK_SANDBOX": "1"}
+    assert confinement("seccomp", **allowed) == "pass: weak"
+    assert confinement("landlock,user namespaces", **allowed) == "pass: weak"
+    assert confinement("landlock", **allowed) == "pass: seccomp, private root"
+
+
+def test_nothing_is_started_to_find_that_there_is_landlock(monkeypatch):
+    def start(*options):
+        started.append(options)
+        return types.SimpleNamespace(close=lambda: None)
+
+    started: list = []
+    monkeypatch.delenv(server_module.ALLOW_WEAK_VARIABLE, raising=False)
+    monkeypatch.setattr(server_module, "SandboxServer", start)
+    monkeypatch.setattr(confine, "missing_protections", list)
+    server_module.check_sandbox()
+    assert started == []
+    monkeypatch.setattr(confine, "missing_protections", lambda: ["Landlock is off"])
+    server_module._try_out.cache_clear()
+    server_module.check_sandbox()
+    server_module.check_sandbox()
+    server_module._try_out.cache_clear()
+    assert len(started) == 1
 
 
 @pytest.mark.slow
 def test_the_folder_of_the_code_hides_no_library():
-    assert confine.folder_beside(["/lib", "/home/me/.venv/lib/numpy", "/tmpfs"]) == "/tmp"
-    assert confine.folder_beside(["/lib", "/tmp/checkout/.venv/lib/numpy"]) == "/sandbox"
+    assert root.folder_beside(["/lib", "/home/me/.venv/lib/numpy", "/tmpfs"]) == "/tmp"
+    assert root.folder_beside(["/lib", "/tmp/checkout/.venv/lib/numpy"]) == "/sandbox"

@@ -1,6 +1,6 @@
 """The attack suite (`tests/helpers/attacks.py`): no attack passes or leaves a trace.
 
-It is run as root and as a user.
+It is run as root and as a user, with Landlock and in a private root without it.
 """
 
 from __future__ import annotations
@@ -12,18 +12,19 @@ import subprocess
 import sys
 
 import pytest
-from attacks import BREAK_OUTS, FORGERIES, HELD, LOOPS, SLOW, SWALLOWERS
+from attacks import ALLOWED_TO_TESTS, BREAK_OUTS, FORGERIES, HELD, LOOPS, SLOW, SWALLOWERS
 from places import HELPERS, ROOT
-from shaped_eval.grading.sandbox.confine import NOBODY, missing_protections
+from sandboxes import needs_sandbox
+from shaped_eval.grading.sandbox.confine import NOBODY
 
 PACKAGES = str(ROOT / "eval_suite")
-pytestmark = pytest.mark.skipif(
-    bool(missing_protections()), reason=f"no sandbox: {missing_protections()}"
-)
+LANDLOCK, ROOT_ALONE = "seccomp, Landlock", "seccomp, private root"
+BOTH = f"{LANDLOCK}, private root"
+pytestmark = needs_sandbox
 
 
-def attack(user: str, namespaces: bool, *left_out: str) -> dict:
-    """Run the attacks in a process of this user."""
+def attack(user: str, namespaces: bool, *left_out: str, hidden: str = "") -> dict:
+    """Run the attacks in a process of this user, where these protections are hidden."""
     if user == "root" and os.getuid() != 0:
         pytest.skip("only root can try root's case")
     as_user = (
@@ -31,9 +32,13 @@ def attack(user: str, namespaces: bool, *left_out: str) -> dict:
         if user == "nobody" and os.getuid() == 0
         else []
     )
-    options = [str(int(namespaces)), *left_out]
+    command = [str(HELPERS / "attacks.py"), str(int(namespaces)), *left_out]
+    if hidden:
+        text = f"import runpy, sys; sys.argv = {command}; "
+        text += "runpy.run_path(sys.argv[0], run_name='__main__')"
+        command = [str(HELPERS / "without_protection.py"), hidden, text]
     done = subprocess.run(
-        [*as_user, sys.executable, str(HELPERS / "attacks.py"), *options],
+        [*as_user, sys.executable, *command],
         env={**os.environ, "PYTHONPATH": PACKAGES},
         capture_output=True,
         text=True,
@@ -45,7 +50,7 @@ def attack(user: str, namespaces: bool, *left_out: str) -> dict:
     return json.loads(done.stdout)
 
 
-def check(found: dict) -> None:
+def check(found: dict, confinement: str) -> None:
     results = found["results"]
     assert [
         name
@@ -60,6 +65,7 @@ def check(found: dict) -> None:
     assert set(held.values()) <= {"timeout", "fail"}, held
     loops = {name: status for name, (kind, status, _) in found["results"].items() if kind == "loop"}
     assert set(loops.values()) <= {"timeout"}, loops
+    assert found["confinement"] == confinement
     assert found["healthy"]
     assert found["untouched"]
     assert found["connections"] == []
@@ -76,7 +82,7 @@ def test_there_are_enough_attacks():
 
 def test_no_attack_succeeds_as_root_in_namespaces():
     found = attack("root", True, "slow", "answer")
-    check(found)
+    check(found, BOTH)
     of_code = [
         kind for kind, _, _ in found["results"].values() if kind in ("forgery", "break-out", "loop")
     ]
@@ -88,7 +94,7 @@ def test_no_attack_succeeds_as_root_in_namespaces():
 @pytest.mark.slow
 def test_no_attack_succeeds_as_a_user_without_namespaces():
     found = attack("nobody", False, "slow", "loop", "answer")
-    check(found)
+    check(found, LANDLOCK)
     assert not found["rooted"]
     assert found["user"] == (NOBODY if os.getuid() == 0 else os.getuid())
 
@@ -103,7 +109,20 @@ def test_no_attack_succeeds_as_a_user_without_namespaces():
     ],
 )
 def test_no_slow_attack_succeeds_either(user, namespaces, left_out):
-    check(attack(user, namespaces, *left_out))
+    check(attack(user, namespaces, *left_out), BOTH if namespaces else LANDLOCK)
+
+
+def test_no_one_breaks_out_of_a_private_root_without_landlock():
+    left_out = ("forgery", "loop", "honest", "swallowed", "held", "answer")
+    found = attack("root" if os.getuid() == 0 else "user", True, *left_out, hidden="landlock")
+    check(found, ROOT_ALONE)
+    assert len(found["results"]) == 2 * len(BREAK_OUTS) - len(ALLOWED_TO_TESTS)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("user", ["root", "nobody"])
+def test_no_attack_at_all_succeeds_in_a_private_root_without_landlock(user):
+    check(attack(user, True, hidden="landlock"), ROOT_ALONE)
 
 
 # What these actions would do if they were not stopped, done to the test's own folder in a

@@ -8,6 +8,7 @@ import subprocess
 import sys
 
 import pytest
+from sandboxes import needs_sandbox
 from shaped_eval.grade import grade_answers, grade_run
 from shaped_eval.grading.code import grader as code
 from shaped_eval.grading.sandbox import confine, filters
@@ -15,9 +16,7 @@ from shaped_eval.grading.sandbox.checker import Limits, Sandbox, TestResult, Tes
 from shaped_eval.grading.sandbox.server import Ended
 from shaped_eval.records import Verdict, read_jsonl
 
-pytestmark = pytest.mark.skipif(
-    bool(confine.missing_protections()), reason=f"no sandbox: {confine.missing_protections()}"
-)
+pytestmark = needs_sandbox
 SAME = "def f(x): return x"
 DIES = "import os\ndef f(x): os._exit(0)"
 
@@ -177,7 +176,7 @@ def test_a_gold_lowers_limits_and_raises_none():
         {"tests": tests, "names": ["f"], "limits": RAISED, "setup": "b = bytearray(2 * 2**30)"}
     )
     assert code.grade(large, gold)[0] == "fail"
-    status, _, reason = code.grade(SAME, before)
+    status, _, reason, _ = code.grade(SAME, before)
     assert status == "fail"
     assert "MemoryError" in reason
     assert code.grade(large, gold, Limits(memory_mb=8_192))[0] == "pass"
@@ -186,14 +185,14 @@ def test_a_gold_lowers_limits_and_raises_none():
 @pytest.mark.parametrize("name", RAISED)
 def test_a_limit_that_is_no_number_in_its_range_is_refused_by_name(name):
     for value in (float("nan"), float("inf"), -1, 0, 10**12, 10**400, [1], "5", None, True, {}):
-        status, _, reason = code.grade(
+        status, _, reason, _ = code.grade(
             SAME, json.dumps({"tests": "assert f(1) == 1", "limits": {name: value}})
         )
         assert status == "error"
         assert reason.startswith(f"{name}=")
         assert len(reason) < 200
     for limits in ([], 5, None, {"cpu": 1}):
-        status, _, reason = code.grade(
+        status, _, reason, _ = code.grade(
             SAME, json.dumps({"tests": "assert f(1) == 1", "limits": limits})
         )
         assert status == "error"

@@ -28,18 +28,22 @@ def test_it_names_versions_devices_and_protections(capsys):
 
 
 def test_it_names_a_protection_that_is_missing(monkeypatch, capsys):
+    def refuse():
+        raise server.SandboxUnavailable("generated code cannot be confined here")
+
     monkeypatch.setattr(confine, "missing_protections", lambda: ["Landlock is off"])
+    monkeypatch.setattr(server, "SandboxServer", refuse)
     monkeypatch.delenv(server.ALLOW_WEAK_VARIABLE, raising=False)
     lines = printed(capsys)
     assert "- missing: Landlock is off" in lines
     assert any(line.startswith("- generated code is not run: ") for line in lines)
-    assert not any("available" in line for line in lines if "Landlock" in line)
+    assert not any("confinement" in line for line in lines)
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="the sandbox needs Linux")
 def test_it_says_whether_a_process_could_be_confined(capsys):
     lines = printed(capsys)
-    trials = [line for line in lines if "namespaces of its own: " in line or "is not run" in line]
+    trials = [line for line in lines if "confinement of" in line or "is not run" in line]
     assert len(trials) == 1
 
 

@@ -21,11 +21,11 @@ import json
 from typing import Any
 
 from shaped_eval.errors import UserError
+from shaped_eval.grading.base import Grade
 from shaped_eval.grading.code.programs import find_programs
 from shaped_eval.grading.extract import plain_answer
 from shaped_eval.grading.sandbox.checker import Limits, Sandbox, TestResult, Tests, check
 from shaped_eval.grading.sandbox.server import SandboxUnavailable
-from shaped_eval.records import Status
 
 PASSES = "passes"
 NO_CODE = "the completion has no code"
@@ -37,10 +37,8 @@ TOO_LARGE = "the program is too large"
 _sandbox: Sandbox | None = None  # one per process, which grades one item at a time
 
 
-def grade(
-    completion: str, gold: str, limits: Limits | None = None
-) -> tuple[Status, str | None, str]:
-    """Grade one completion; return status, answer, and the reason in words.
+def grade(completion: str, gold: str, limits: Limits | None = None) -> Grade:
+    """Grade one completion.
 
     Runs in a worker of the pool. `limits` are the caller's own, and replace those of the gold.
     """
@@ -48,7 +46,7 @@ def grade(
     try:
         limits = limits or Limits.of_gold(task.get("limits", {}))
     except UserError as error:
-        return "error", None, str(error)
+        return Grade("error", None, str(error))
     entry_point = task.get("entry_point", "")
     preamble = task.get("preamble", "")
     kind = task.get("kind", "program")
@@ -58,10 +56,10 @@ def grade(
             completion, entry_point, preamble, continues=kind == "continuation"
         )
     if not programs:
-        return "unparsed", None, NO_CODE
+        return Grade("unparsed", None, NO_CODE)
     programs = [program for program in programs if len(program) <= LARGEST_PROGRAM][:MOST_PROGRAMS]
     if not programs:
-        return "fail", TOO_LARGE, TOO_LARGE
+        return Grade("fail", TOO_LARGE, TOO_LARGE)
     sent: list[Any] = list(programs)
     if kind != "verbatim":  # only what the function needs is run: see `sandbox.selection`
         sent = [{"text": program, "function": entry_point} for program in programs]
@@ -71,9 +69,10 @@ def grade(
     try:
         result = run(sent, tests, limits)
     except (OSError, SandboxUnavailable) as error:
-        return "error", None, str(error) or type(error).__name__
+        return Grade("error", None, str(error) or type(error).__name__)
     answers = {"pass": PASSES, "fail": plain_answer(result.reason)}
-    return result.status, answers.get(result.status), result.reason
+    confinement = _sandbox.confinement if _sandbox else None
+    return Grade(result.status, answers.get(result.status), result.reason, confinement)
 
 
 def run(programs: list[str], tests: Tests, limits: Limits) -> TestResult:

@@ -36,7 +36,7 @@ def run_tests(
     be iterated or passed on. The tests have the standard library, numpy and threads, and 10 s of
     CPU time of their own. They do not have files, sockets, asyncio and multiprocessing.
 
-    `SHAPED_TRL_ALLOW_WEAK_SANDBOX=1` lets code run without Landlock or seccomp. What the sandbox
+    `SHAPED_TRL_ALLOW_WEAK_SANDBOX=1` lets code run where it cannot be confined. What the sandbox
     does not prevent is documented in `shaped_eval.grading.sandbox`. Processes start at the first
     call (seconds) and are kept for later calls (milliseconds). Calls from several threads wait for
     each other; for many at once, give requests of the grader ``code`` to a `GraderPool`.
@@ -61,8 +61,8 @@ def run_tests(
         and is then a ``fail``.
 
     Raises:
-        UserError: Landlock or seccomp is missing, a limit is not a number in its range, or code or
-            tests are not text.
+        UserError: code cannot be confined on this machine, a limit is not a number in its range, or
+            code or tests are not text.
     """
     limits = Limits(cpu_s, memory_mb, wall_s)
     for name, text in (("code", code), ("tests", tests)):

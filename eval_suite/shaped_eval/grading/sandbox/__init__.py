@@ -16,25 +16,29 @@ process is confined like the code's, except that it may have threads. No option 
 Where a process only needs to be confined and holds no tests, as for tasks of reasoning-gym,
 `server` can be used alone.
 
-A process is confined (`confine`, `filters`) in this order:
+A process is confined (`confine`, `filters`, `root`) by:
 
     limits            CPU time (SIGKILL), address space, file size, open files, stack; no core
                       dump, no other process
     user              nobody, if the grader is root and nobody can read the library; in any case
                       no capability
-    Landlock          only Python's library, numpy and shared libraries can be read; nothing can
-                      be executed
-    seccomp           only the system calls that a Python program needs; not fork, thread, socket,
-                      kill or chmod
     namespaces      * user, process ids (all end with the first one), network (without a device),
                       IPC, host name
-    root directory  * a new one, read-only, with only the library and a folder of 16 MiB in memory
+    private root    * a root directory that is read-only and has only the files that Landlock allows
+                      to read, and a folder of 16 MiB in memory; no /proc
+    Landlock        * only Python's library, numpy and shared libraries can be read; nothing can
+                      be executed
+    seccomp           only the system calls that a Python program needs; not fork, exec, thread,
+                      socket, kill, mount or chmod
 
-Landlock and seccomp are required, and are tried out on a process before any code is run. Without
-them no code is run, unless the user allows it with ``SHAPED_TRL_ALLOW_WEAK_SANDBOX=1``. The
-protections marked * are used where the kernel allows them; Docker's defaults do not. Without them
-the code's folder is one in which nothing can be created. The sandbox needs Linux 5.13 on x86_64 or
-aarch64. (The system call numbers of aarch64 come from Linux's headers and have not been run.)
+Seccomp is required, and so is Landlock or the private root. Landlock alone is what remains with
+Docker's defaults; the private root alone is for kernels before 5.13, and for those where Landlock
+is off. Both are used where the kernel allows both. What holds is tried out on a process before any
+code is run, and is recorded in run.json. If that is not enough, no code is run, unless the user
+allows it with ``SHAPED_TRL_ALLOW_WEAK_SANDBOX=1``. No other variable changes the choice. Without a
+private root the code's folder is one in which nothing can be created. The sandbox needs Linux on
+x86_64 or aarch64. (The system call numbers of aarch64 come from Linux's headers and have not been
+run.)
 
 What it does not prevent:
 
@@ -50,8 +54,10 @@ What it does not prevent:
   root either: such tests can use up the machine's process ids while they run.
 - Side channels of the processor, and reading the clock, the kernel's version, and the host's load
   and memory.
-- Without namespaces: learning by ``stat`` and ``readlink`` that a file exists, its size and times,
-  and learning process ids. The file's content stays inaccessible.
+- Without a private root: learning by ``stat`` and ``readlink`` that a file exists, its size and
+  times, and learning process ids. The file's content stays inaccessible.
+- Without Landlock: a flaw of the kernel in mounts or user namespaces. Nothing else then keeps the
+  code from the user's files.
 - With a weak sandbox: anything that the missing protection would have prevented, such as reading
   and deleting the user's files and connecting to the network. On macOS only the limits and the
   separate processes remain.

@@ -133,8 +133,11 @@ class Sandbox:
     """Two fork servers: for the code's processes and for the tests'. Not thread-safe.
 
     Args:
-        namespaces: enter namespaces if the kernel allows it. Otherwise there are only Landlock and
-            seccomp.
+        namespaces: enter namespaces, and a private root, if the kernel allows it. Otherwise there
+            are only Landlock and seccomp.
+
+    Attributes:
+        confinement: what confines its processes; see `SandboxServer`.
 
     Raises:
         SandboxUnavailable: a protection is missing, and a weak sandbox is not allowed.
@@ -143,6 +146,8 @@ class Sandbox:
     def __init__(self, namespaces: bool = True) -> None:
         self.code = SandboxServer(namespaces=namespaces)
         self.tests = SandboxServer(EXAMINER, namespaces)
+        both = (self.code.confinement, self.tests.confinement)
+        self.confinement = " / ".join(dict.fromkeys(both))
 
     def close(self) -> None:
         self.code.close()

@@ -13,11 +13,12 @@ import sysconfig
 import time
 import weakref
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any
 
 from shaped_eval.errors import UserError
-from shaped_eval.grading.sandbox import confine
+from shaped_eval.grading.sandbox import confine, root
 from shaped_eval.grading.sandbox.wire import (
     CALLED,
     LARGEST_TASK,
@@ -61,8 +62,8 @@ class Role:
             installed.
         preloaded: modules that the fork server imports for its processes.
         threads: whether a process may have threads.
-        needs_sandbox: whether Landlock and seccomp are required. They are not if nothing untrusted
-            is run, only read.
+        needs_sandbox: whether the confinement is required. It is not if nothing untrusted is run,
+            only read.
     """
 
     serves: str
@@ -104,15 +105,21 @@ def weak_allowed() -> bool:
 
 
 def check_sandbox() -> None:
-    """Check, within a millisecond and without starting anything, that code can be confined here.
+    """Check that code can be confined here.
+
+    This takes a millisecond where there are Landlock and seccomp. Where Landlock is missing, it
+    starts a fork server on trial; if that can confine a process, it is not tried again.
 
     Raises:
-        SandboxUnavailable: Landlock or seccomp is missing, and the user has not allowed a weak
-            sandbox.
+        SandboxUnavailable: code cannot be confined, and the user has not allowed a weak sandbox.
     """
-    missing = confine.missing_protections()
-    if missing and not weak_allowed():
-        raise SandboxUnavailable(_explain("; ".join(missing)))
+    if confine.missing_protections() and not weak_allowed():
+        _try_out()
+
+
+@cache
+def _try_out() -> None:
+    SandboxServer().close()
 
 
 def _explain(reason: str) -> str:
@@ -129,16 +136,20 @@ class SandboxServer:
 
     Args:
         role: what its processes do.
-        namespaces: enter namespaces if the kernel allows it. Otherwise there are only Landlock and
-            seccomp.
+        namespaces: enter namespaces, and a private root, if the kernel allows it. Otherwise there
+            are only Landlock and seccomp.
+
+    Attributes:
+        confinement: the protections of its processes, such as "seccomp, Landlock, private root", or
+            "weak" if they are not enough for generated code.
+        rooted: whether the processes have a private root.
+        user: the id of their user.
 
     Raises:
         SandboxUnavailable: a protection is missing, and a weak sandbox is not allowed.
     """
 
     def __init__(self, role: Role = CANDIDATE, namespaces: bool = True) -> None:
-        if role.needs_sandbox:
-            check_sandbox()
         settings = _settings(role, namespaces)
         self._control, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         with theirs:
@@ -169,6 +180,7 @@ class SandboxServer:
         if "refused" in hello:
             self.close()
             raise SandboxUnavailable(_explain(hello["refused"]))
+        self.confinement: str = hello["confinement"]
         self.rooted: bool = hello["rooted"]
         self.user: int = hello["user"]
 
@@ -270,32 +282,23 @@ def _own_packages() -> list[tuple[str, str]]:
 
 def _settings(role: Role, namespaces: bool) -> dict[str, Any]:
     libraries = _library_folders()
-    third_party = _third_party(role.packages)
-    parents = sorted({str(path if role.packages is None else path.parent) for path in third_party})
-    readable = [*_SYSTEM_LIBRARIES, *_SYSTEM_FILES, *map(str, third_party)]
-    for folder in libraries:
-        readable += [
-            entry.path
-            for entry in os.scandir(folder)
-            if entry.name not in ("site-packages", "dist-packages")
-        ]
-    base = Path(sys.base_prefix) / "lib"
-    readable += [str(path) for path in base.glob("lib*.so*")]
-    visible = [
-        *_SYSTEM_LIBRARIES,
-        *_SYSTEM_FILES,
-        *_DEVICES,
-        *libraries,
-        *map(str, third_party),
-        str(base),
-    ]
+    third_party = [str(path) for path in _third_party(role.packages)]
+    parents = sorted(
+        {path if role.packages is None else os.path.dirname(path) for path in third_party}
+    )
+    named = [*_SYSTEM_LIBRARIES, *_SYSTEM_FILES, *third_party]
+    named += map(str, (Path(sys.base_prefix) / "lib").glob("lib*.so*"))
+    inside = [entry.path for folder in libraries for entry in os.scandir(folder)]
+    hidden = [path for path in inside if path.endswith(("/site-packages", "/dist-packages"))]
+    shown = [*named, *libraries, *_DEVICES]
     return {
         "parent": os.getpid(),
-        "readable": readable,
+        "readable": [*named, *(path for path in inside if path not in hidden)],
         "listable": [*libraries, *parents],
         "devices": _DEVICES,
-        "visible": visible,
-        "folder": confine.folder_beside(visible),
+        "shown": shown,
+        "hidden": hidden,
+        "folder": root.folder_beside(shown),
         "namespaces": namespaces,
         "weak": weak_allowed() or not role.needs_sandbox,
         "packages": role.packages,

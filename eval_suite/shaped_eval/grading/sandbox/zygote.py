@@ -1,15 +1,17 @@
 """The fork server: starts one confined process for each piece of work, within milliseconds.
 
 It runs in a fresh interpreter that has seen no other work. It enters the namespaces that it may,
-verifies on a child of its own that the protections hold, and then obeys its control socket: S forks
-(with the descriptors that the child gets), and R kills the child and reports how it ended. The
-server ends with the socket, and the child with the server.
+and a root directory of its own there. It tries out on children of its own which protections hold:
+Landlock, with that root directory or without, or else the root directory alone. Then it obeys its
+control socket: S forks (with the descriptors that the child gets), and R kills the child and
+reports how it ended. The server ends with the socket, and the child with the server.
 """
 
 from __future__ import annotations
 
 import atexit
 import contextlib
+import errno
 import fcntl
 import gc
 import importlib
@@ -26,7 +28,7 @@ import tempfile
 from collections.abc import Callable
 from typing import Any
 
-from shaped_eval.grading.sandbox import confine, filters
+from shaped_eval.grading.sandbox import confine, filters, root
 from shaped_eval.grading.sandbox.wire import send_frame
 
 ORDER = struct.Struct("=cII")  # START or REAP, CPU seconds, MiB
@@ -34,6 +36,7 @@ START, REAP = b"S", b"R"
 # wait status, whether it had ended before it was killed, CPU seconds, peak KiB
 ENDED = struct.Struct("=i?dq")
 MOST_DESCRIPTORS = 2
+WEAK = "weak"  # the confinement if not every required protection holds
 _CHANNEL = 3
 _PRELOADED = (
     "abc array bisect calendar cmath collections contextlib copy dataclasses datetime decimal "
@@ -85,7 +88,8 @@ def main(control_fd: int, options: dict[str, Any]) -> None:
 
     Options:
         parent: process id.
-        readable, listable, devices, visible, folder: paths, see `confine`.
+        readable, listable, devices, folder: paths, see `confine.landlock_rules`.
+        shown, hidden: paths, see `root.enter_root`.
         namespaces: enter them if possible.
         weak: continue without protections.
         packages: names, or null for all.
@@ -102,7 +106,9 @@ def main(control_fd: int, options: dict[str, Any]) -> None:
     serve = getattr(importlib.import_module(module), function)
     gc.collect()
     gc.freeze()  # keep the imported pages shared with the children
-    control = socket.socket(fileno=control_fd)
+    # the lowest number: a child closes those up to 4096, and the parent may have had more open
+    control = socket.socket(fileno=os.dup(control_fd))
+    os.close(control_fd)
     if sys.platform != "linux":
         _Server(control, options, serve).serve()
         return
@@ -110,21 +116,26 @@ def main(control_fd: int, options: dict[str, Any]) -> None:
     if os.getppid() != options["parent"]:  # it died before the request
         return
     confine.be_first_out_of_memory()
+    server = _Server(control, options, serve)
+    if not options["namespaces"]:
+        server.serve()
+        return
     try:
-        entered = options["namespaces"] and confine.enter_namespaces()
+        root.enter_namespaces()
+    except confine.Refused as error:
+        server.no_root = str(error.strerror)
+        server.serve()
+        return
     except OSError as error:
         control.send(_refusal(error))
-        return
-    if not entered:
-        _Server(control, options, serve).serve()
         return
     # process 1 of the new namespace: when it ends, the kernel ends all others in it
     first = os.fork()
     if first == 0:
         try:
             confine.die_with_parent()
-            rooted = confine.enter_root(options["visible"], options["folder"])
-            _Server(control, options, serve, entered=True, rooted=rooted).serve()
+            server.enter_root()
+            server.serve()
         finally:
             os._exit(0)
     control.close()
@@ -133,32 +144,44 @@ def main(control_fd: int, options: dict[str, Any]) -> None:
 
 class _Server:
     def __init__(
-        self,
-        control: socket.socket,
-        options: dict[str, Any],
-        run: Callable[..., None],
-        *,
-        entered: bool = False,
-        rooted: bool = False,
+        self, control: socket.socket, options: dict[str, Any], run: Callable[..., None]
     ) -> None:
         self._control = control
         self._options = options
         self._run = run
-        self._entered = entered
-        self._rooted = rooted
+        self.no_root = "namespaces were not asked for"  # why there is no root directory; or ""
+        self._entered = False
         self._child = 0
         self._rules = -1
         self._user = 0  # the user to change to; 0 for no change
 
+    def enter_root(self) -> None:
+        """Enter a root directory of its own, in the namespaces that have been entered."""
+        self._entered = True
+        paths = (self._options[name] for name in ("shown", "hidden", "folder"))
+        try:
+            root.enter_root(*paths)
+            self.no_root = ""
+        except confine.Refused as error:
+            self.no_root = str(error.strerror)
+
+    @property
+    def _rooted(self) -> bool:
+        return not self.no_root
+
     def serve(self) -> None:
         try:
             self._prepare()
+            confinement = self._protect()
         except OSError as error:
             self._control.send(_refusal(error))
             return
-        self._control.send(
-            json.dumps({"rooted": self._rooted, "user": self._user or os.getuid()}).encode()
-        )
+        hello = {
+            "rooted": self._rooted,
+            "user": self._user or os.getuid(),
+            "confinement": confinement,
+        }
+        self._control.send(json.dumps(hello).encode())
         try:
             while True:
                 message, descriptors, _, _ = socket.recv_fds(
@@ -178,11 +201,7 @@ class _Server:
             self._reap()
 
     def _prepare(self) -> None:
-        """Prepare the children's folder, rules and user, and verify that the protections hold.
-
-        Raises:
-            OSError: a protection is missing, and a weak sandbox is not allowed.
-        """
+        """Prepare the children's descriptors, folder and user."""
         devnull = os.open(os.devnull, os.O_RDWR)
         for standard in (0, 1, 2):
             os.dup2(devnull, standard)
@@ -195,20 +214,46 @@ class _Server:
             os.rmdir(folder)
         if os.getuid() == 0 and _in_child(_works_as_nobody):
             self._user = confine.NOBODY
-        if sys.platform != "linux":
-            return
-        folder_of_code = self._options["folder"] if self._rooted else None
+
+    def _protect(self) -> str:
+        """Choose the protections that hold on a process on trial, and return their names.
+
+        Raises:
+            Refused: they are not enough, and a weak sandbox is not allowed.
+        """
+        missing = [*filter(None, map(_refused, (self._prepare_calls, self._prepare_files)))]
+        if not missing and not self._is_held():
+            missing = ["a process on trial was not confined"]
+        if not missing:
+            held = {"seccomp": True, "Landlock": self._rules >= 0, "private root": self._rooted}
+            return ", ".join(name for name, holds in held.items() if holds)
+        if not self._options["weak"]:
+            raise confine.Refused(errno.EPERM, "; ".join(missing))
+        return WEAK
+
+    def _prepare_calls(self) -> None:
+        confine.check_calls()
         filters.program(self._options["threads"])
+
+    def _prepare_files(self) -> None:
+        folder = self._options["folder"] if self._rooted else None
+        readable, listable, devices = map(self._options.get, ("readable", "listable", "devices"))
         try:
-            readable, listable, devices = (
-                self._options[name] for name in ("readable", "listable", "devices")
-            )
-            self._rules = confine.landlock_rules(readable, listable, devices, folder_of_code)
-            if not _in_child(self._holds):
-                raise confine.Refused(0, "a process on trial was not confined")
-        except OSError:
-            if not self._options["weak"]:
-                raise
+            self._rules = confine.landlock_rules(readable, listable, devices, folder)
+        except confine.Refused as error:
+            if not self._rooted:
+                instead = f"and there is no private root in its place ({self.no_root})"
+                raise confine.Refused(error.errno, f"{error.strerror}, {instead}") from error
+
+    def _is_held(self) -> bool:
+        """Whether a process on trial is confined, with Landlock or without it."""
+        if _in_child(self._holds):
+            return True
+        if self._rules < 0 or not self._rooted:
+            return False
+        os.close(self._rules)
+        self._rules = -1
+        return _in_child(self._holds)
 
     def _holds(self) -> bool:
         """Confine this process and check that forbidden actions fail; they would do no harm."""
@@ -217,6 +262,7 @@ class _Server:
             lambda: os.open("/etc/passwd", os.O_RDONLY),
             lambda: os.open("/proc/self/status", os.O_RDONLY),
             lambda: os.open(os.__file__, os.O_WRONLY),
+            lambda: os.open("/", os.O_TMPFILE | os.O_RDWR),
             os.fork,
             socket.socket,
             lambda: os.kill(os.getppid(), 0),
@@ -282,8 +328,11 @@ class _Server:
         return confine.PROCESSES_OF_NOBODY if self._user else None
 
     def _restrict_files(self) -> None:
-        confine.restrict_files(self._rules)
-        os.close(self._rules)
+        if self._rules >= 0:
+            confine.restrict_files(self._rules)
+            os.close(self._rules)
+        elif not self._rooted:
+            raise confine.Refused(errno.EPERM, "nothing restricts the files of this process")
 
     def _restrict_calls(self) -> None:
         confine.restrict_calls(self._options["threads"])
@@ -300,8 +349,8 @@ class _Server:
         folder = self._options["folder"]
         if self._rooted and os.listdir(folder):
             os.chdir("/")
-            confine.unmount_folder(folder)
-            confine.mount_folder(folder)
+            root.unmount_folder(folder)
+            root.mount_folder(folder)
             os.chdir(folder)
             if self._rules >= 0:
                 confine.allow_folder(self._rules, folder)
@@ -310,6 +359,15 @@ class _Server:
 
 def _refusal(error: OSError) -> bytes:
     return json.dumps({"refused": error.strerror or str(error)}).encode()
+
+
+def _refused(prepare: Callable[[], None]) -> str | None:
+    """The reason why `prepare` was refused; None if it was not."""
+    try:
+        prepare()
+    except confine.Refused as error:
+        return str(error.strerror)
+    return None
 
 
 def _in_child(action: Callable[[], bool]) -> bool:
