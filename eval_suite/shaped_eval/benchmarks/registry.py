@@ -23,8 +23,9 @@ import difflib
 import importlib.util
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from datetime import date
 
-from shaped_eval.benchmarks import code, gpqa, prompts
+from shaped_eval.benchmarks import code, gpqa, livecodebench, prompts
 from shaped_eval.benchmarks.harness.tasks import HARNESS
 from shaped_eval.benchmarks.own import is_own, name_of, read_own
 from shaped_eval.benchmarks.prompts import Question
@@ -62,6 +63,18 @@ def _boxed(
         "math",
         shots,
         examples=MATH_EXAMPLES,
+    )
+
+
+def _contest(config: str) -> Benchmark:
+    return Benchmark(
+        livecodebench.DATA_SET,
+        config,
+        "test",
+        livecodebench.read_livecodebench,
+        livecodebench.CONTEST,
+        "contest",
+        date_of=livecodebench.date_of,
     )
 
 
@@ -119,6 +132,8 @@ BENCHMARKS: dict[str, Benchmark] = {
         3,
         shots_from=code.mbppplus_examples,
     ),
+    "livecodebench": _contest("release_v6"),
+    "livecodebench_v6": _contest("v6"),
 }
 
 # name -> module with `problems() -> list[Problem]`, which is imported when it is used
@@ -235,4 +250,38 @@ def check_shots(shots: int | None, chat: bool) -> None:
         raise UserError(
             f"shots={shots} does not go with chat_template=True, "
             "because chats have no worked examples: leave one of them out"
+        )
+
+
+def day(name: str, text: str) -> str:
+    """A day that the user gave, as 2025-01-31.
+
+    Args:
+        name: of the option.
+
+    Raises:
+        UserError: it is not a day in this form.
+    """
+    try:
+        if (given := date.fromisoformat(text).isoformat()) == text:
+            return given
+    except (ValueError, TypeError):
+        pass
+    raise UserError(f"{name}={text!r} is not a day: write it as 2025-01-31")
+
+
+def check_since(since: str | None, names: Sequence[str]) -> None:
+    """Check the day from which problems are used.
+
+    Raises:
+        UserError: it is not a day, or no benchmark of `names` has dates.
+    """
+    if since is None:
+        return
+    day("since", since)
+    dated = [name for name, benchmark in BENCHMARKS.items() if benchmark.date_of is not None]
+    if not set(dated) & set(names):
+        raise UserError(
+            f"since={since!r} has no meaning for {', '.join(names)}, whose problems have no "
+            f"dates: leave it out, or name one of {', '.join(dated)}"
         )

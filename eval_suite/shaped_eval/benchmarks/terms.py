@@ -56,6 +56,8 @@ TERMS: dict[str, Terms] = {
     "humanevalplus": Terms("apache-2.0", 164),
     "mbpp": Terms("cc-by-4.0", 500),
     "mbppplus": Terms("apache-2.0", 378),
+    "livecodebench": Terms("cc", 1055),
+    "livecodebench_v6": Terms("cc", 175),
     "mmlu": Terms("mit", 14042),
     "mmlu_redux": Terms(),
     "mmlu_pro": Terms("mit", 12032),

@@ -84,6 +84,15 @@ GRADERS: dict[str, GraderSpec] = {
         hard_timeout_s=150.0,
         votes=False,
     ),
+    "contest": GraderSpec(
+        function="shaped_eval.grading.code.contest:grade",
+        version=f"contest/1 (Python {platform.python_version()})",
+        isolated=True,
+        check="shaped_eval.grading.sandbox.server:check_sandbox",
+        soft_timeout_s=60.0,  # of this side alone, which decodes tests of up to 256 MiB
+        hard_timeout_s=1200.0,
+        votes=False,
+    ),
     "reasoning_gym": GraderSpec(
         function="shaped_eval.grading.gym.grader:grade",
         version=f"reasoning_gym/2 (reasoning-gym {reasoning_gym.version()})",

@@ -18,6 +18,7 @@ not votes: equal answers mean equal behaviour.
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from typing import Any
 
 from shaped_eval.errors import UserError
@@ -59,7 +60,7 @@ def grade(
         )
     if not programs:
         return "unparsed", None, NO_CODE
-    programs = [program for program in programs if len(program) <= LARGEST_PROGRAM][:MOST_PROGRAMS]
+    programs = that_fit(programs)
     if not programs:
         return "fail", TOO_LARGE, TOO_LARGE
     sent: list[Any] = list(programs)
@@ -76,7 +77,12 @@ def grade(
     return result.status, answers.get(result.status), result.reason
 
 
-def run(programs: list[str], tests: Tests, limits: Limits) -> TestResult:
+def that_fit(programs: Sequence[str]) -> list[str]:
+    """Those of `programs` that are sent to the sandbox."""
+    return [program for program in programs if len(program) <= LARGEST_PROGRAM][:MOST_PROGRAMS]
+
+
+def run(programs: Sequence[Any], tests: Tests, limits: Limits) -> TestResult:
     """Check in this process's own sandbox, which is started at the first call."""
     global _sandbox
     if _sandbox is None:

@@ -33,7 +33,7 @@ ORDER = struct.Struct("=cII")  # START or REAP, CPU seconds, MiB
 START, REAP = b"S", b"R"
 # wait status, whether it had ended before it was killed, CPU seconds, peak KiB
 ENDED = struct.Struct("=i?dq")
-MOST_DESCRIPTORS = 2
+MOST_DESCRIPTORS = 3
 _CHANNEL = 3
 _PRELOADED = (
     "abc array bisect calendar cmath collections contextlib copy dataclasses datetime decimal "
