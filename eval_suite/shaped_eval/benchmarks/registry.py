@@ -32,6 +32,7 @@ from shaped_eval.benchmarks.prompts import Question
 from shaped_eval.benchmarks.rows import Benchmark
 from shaped_eval.benchmarks.worked_examples import MATH_EXAMPLES
 from shaped_eval.errors import UserError
+from shaped_eval.grading.text import ifeval
 
 
 @dataclass(frozen=True)
@@ -131,6 +132,15 @@ BENCHMARKS: dict[str, Benchmark] = {
         "code",
         3,
         shots_from=code.mbppplus_examples,
+    ),
+    "ifeval": Benchmark(
+        "google/IFEval",
+        None,
+        "train",
+        prompts.read_ifeval,
+        prompts.PLAIN,
+        "ifeval",
+        missing=ifeval.missing,
     ),
     "livecodebench": _contest("release_v6"),
     "livecodebench_v6": _contest("v6"),
@@ -233,6 +243,23 @@ def _check_extras(names: Sequence[str]) -> None:
 
 def _is_importable(package: str | None) -> bool:
     return package is None or importlib.util.find_spec(package) is not None
+
+
+def missing(name: str) -> str | None:
+    """What this machine lacks to grade the answers of a benchmark of the table, in words."""
+    benchmark = BENCHMARKS.get(name)
+    return benchmark.missing() if benchmark is not None and benchmark.missing is not None else None
+
+
+def check_at_hand(names: Sequence[str]) -> None:
+    """Check that the answers can be graded here, before any are sampled.
+
+    Raises:
+        UserError: something is `missing`.
+    """
+    for name in names:
+        if lacks := missing(name):
+            raise UserError(f"benchmarks: {name} cannot be graded here: {lacks}, or leave it out")
 
 
 def check_shots(shots: int | None, chat: bool) -> None:

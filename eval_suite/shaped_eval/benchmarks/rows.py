@@ -27,7 +27,6 @@ from shaped_eval.grading.extract import last_boxed
 
 # What a reader raises on a row that does not have the fields, or the contents, that it expects.
 _UNREADABLE = (KeyError, TypeError, AttributeError, ValueError, SyntaxError, StopIteration)
-PLAIN = Style(base="{question}", chat="{question}", stop=())
 
 
 @dataclass(frozen=True)
@@ -48,6 +47,7 @@ class Benchmark:
         shots_from: ``(hub_mirror, shots)`` → the worked examples and their source, where they are
             read from elsewhere. A benchmark that has none of these three has no worked examples.
         chat: whether the prompts are messages for a chat model; None if the run decides.
+        missing: says what this machine lacks to grade the answers; None if it lacks nothing.
         date_of: row → the day on which its problem was published, as 2025-01-31; None where the
             data set has no dates.
     """
@@ -64,6 +64,7 @@ class Benchmark:
     examples: tuple[Question, ...] = ()
     shots_from: Callable[[str | Path | None, int], tuple[list[Question], str]] | None = None
     chat: bool | None = None
+    missing: Callable[[], str | None] | None = None
     date_of: Callable[[Mapping[str, Any]], str] | None = None
 
 

@@ -51,6 +51,7 @@ _SETTINGS = (
     ("max_new_tokens", "len{}", "at most {} tokens"),
     ("shots", "shots{}", "{} worked examples"),
     ("limit", "limit{}", "only the first {} problems"),
+    ("since", "since{}", "only problems from {} on"),
 )
 
 
