@@ -86,7 +86,5 @@ def _case(test: Any, kind: str) -> Case:
         raise ValueError("one of its tests is not an object")
     given, expected = test.get("input"), test.get("output")
     if not isinstance(given, str) or not isinstance(expected, str) or test.get("testtype") != kind:
-        raise ValueError(
-            f"one of its tests has no texts input and output, or is not of type {kind}"
-        )
+        raise ValueError(f"one of its tests lacks a text input or output, or is not of type {kind}")
     return Case(encodable(given), encodable(expected))
