@@ -14,13 +14,13 @@ several GB (`grading.code.cases`).
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from datetime import date
 from typing import Any
 
 from shaped_eval.benchmarks.prompts import Question, Style
 from shaped_eval.grading.code.contest import contest_gold
+from shaped_eval.untrusted.rows import parse_object
 
 DATA_SET = "lighteval/code_generation_lite"
 ROLE = (
@@ -52,10 +52,10 @@ def read_livecodebench(row: Mapping[str, Any]) -> Question:
     starter = row["starter_code"]
     instruction, code = (METHOD, starter) if starter else (PROGRAM, "# YOUR CODE HERE")
     text = (
-        f"### Question:\n{row['question_content']}\n\n### Format: {instruction}\n"
+        "### Question:\n" + row["question_content"] + f"\n\n### Format: {instruction}\n"
         f"```python\n{code}\n```\n\n### Answer: (use the provided format with backticks)\n\n"
     )
-    function = json.loads(row["metadata"]).get("func_name") or ""
+    function = parse_object(row["metadata"]).get("func_name") or ""
     gold = contest_gold(function, row["public_test_cases"], row["private_test_cases"])
     meta = {"date": date_of(row), "platform": row["platform"], "difficulty": row["difficulty"]}
     return Question(text, gold, own_id=row["question_id"], meta=meta)
