@@ -192,6 +192,9 @@ class SampleConfig:
         if self.tensor_parallel_size is not None:
             self.vllm_tensor_parallel_size = self.tensor_parallel_size
             self.tensor_parallel_size = None
+        for name in ("since", "model_cutoff"):
+            if (given := getattr(self, name)) is not None:  # in YAML, it is a date
+                setattr(self, name, day(name, str(given)))
         if self.n is None:
             self.n = samples_by_default(self.benchmark_names)
         for name in ("n", "max_new_tokens", "batch_size", "concurrency"):
@@ -218,8 +221,6 @@ class SampleConfig:
                 check_at_hand(self.benchmark_names)
             self.chat_template = chat_of(self.benchmark_names, self.chat_template)
         check_shots(self.shots, self.chat_template)
-        if self.model_cutoff is not None:
-            day("model_cutoff", self.model_cutoff)
 
     def _check_backend_options(self) -> None:
         for name, backend, default in (
