@@ -146,11 +146,12 @@ def _check_program(programs: Sequence[str], task: _Task, limits: Limits) -> Test
 
 def _check_method(programs: Sequence[str], task: _Task, limits: Limits) -> TestResult:
     sent = [{"text": program, "function": "Solution"} for program in programs]
-    setup = f"{_CALL} = (Solution() if 'Solution' in globals() else sys.modules[__name__]).{{}}"
+    where = "(Solution() if 'Solution' in globals() else __import__('sys').modules[__name__])"
+    setup = f"{_CALL} = {where}.{task.function}"
 
     def check_cases(cases: Sequence[Case]) -> TestResult:
         text = json.dumps([literals_of(case) for case in cases])
-        tests = Tests(_TESTS, [_CALL], "", f"CASES = {text!r}", setup.format(task.function))
+        tests = Tests(_TESTS, [_CALL], "", f"CASES = {text!r}", setup)
         result = grader.run(sent, tests, limits)
         return replace(result, reason=result.reason.replace(_CALL, task.function))
 

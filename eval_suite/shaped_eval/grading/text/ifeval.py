@@ -29,7 +29,7 @@ def missing() -> str | None:
     """What this machine lacks to check responses, and how to get it; None if it lacks nothing."""
     absent = [name for name in _PACKAGES if importlib.util.find_spec(name) is None]
     if absent:
-        return f"the package {absent[0]} is not installed: pip install 'lm_eval[ifeval]'"
+        return f"the package {absent[0]} is not installed: pip install 'shaped-trl[lm-eval]'"
     import nltk
 
     try:
