@@ -68,7 +68,7 @@ def pickled_text(data: bytes) -> str:
         for instruction, argument, position in pickletools.genops(data):
             name = instruction.name
             if name in _TEXTS and not texts:
-                texts.append(argument)
+                texts.append(str(argument))
             elif name == "STOP" and texts and position == len(data) - 1:
                 return texts[0]
             elif name not in (_REMEMBER if texts else _FRAMING):

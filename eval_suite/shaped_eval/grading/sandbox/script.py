@@ -47,14 +47,18 @@ def _take_place(given: int, printed: int) -> None:
     for old, new in ((given, 0), (printed, 1)):
         os.dup2(old, new)
         os.close(old)
-    sys.stdin = sys.__stdin__ = os.fdopen(0, encoding="utf-8", closefd=False)
-    sys.stdout = sys.__stdout__ = os.fdopen(1, "w", encoding="utf-8", closefd=False)
+    streams = (
+        os.fdopen(0, encoding="utf-8", closefd=False),
+        os.fdopen(1, "w", encoding="utf-8", closefd=False),
+    )
+    for names in (("stdin", "stdout"), ("__stdin__", "__stdout__")):
+        vars(sys).update(zip(names, streams, strict=True))
     sys.argv = [FILE]
     sys.set_int_max_str_digits(MOST_DIGITS)
     random.seed(0)  # so that a verdict can be repeated
     warnings.simplefilter("ignore")
     threading.Thread.start = threading.Thread.run  # type: ignore[method-assign]
-    threading.Thread.join = _has_ended  # type: ignore[method-assign]
+    threading.Thread.join = _has_ended  # type: ignore[method-assign, assignment]
 
 
 def _has_ended(thread: threading.Thread, timeout: float | None = None) -> None:
@@ -72,7 +76,7 @@ def _run(programs: list[str], before: str) -> dict[str, Any]:
             exec(code, main.__dict__)
         atexit._run_exitfuncs()
         for stream in (sys.stdout, sys.__stdout__):
-            if not getattr(stream, "closed", False):
+            if stream is not None and not getattr(stream, "closed", False):
                 stream.flush()
     except BaseException as error:  # whatever the program raises is its result
         return raised(error)
