@@ -129,6 +129,13 @@ def test_the_suite_goes_without_it_and_says_so(make_config, rows, monkeypatch, c
     assert "ifeval cannot be graded here (x)" in capsys.readouterr().err
 
 
+def test_a_model_samples_it(make_config, rows, monkeypatch):
+    monkeypatch.setattr("shaped_eval.benchmarks.registry.missing", lambda name: None)
+    config = make_config(benchmarks="ifeval", hub_mirror=str(rows), n=2, limit=4)
+    folder = sample(config, progress=False)
+    assert len((folder / "samples.jsonl").read_text().splitlines()) == 2
+
+
 @pytest.mark.parametrize(
     ("named", "n"),
     [
