@@ -90,7 +90,10 @@ def test_a_gold_with_an_instruction_that_does_not_exist_is_an_error(word_lists):
 @pytest.mark.parametrize(
     ("absent", "words"),
     [
-        ("langdetect", "the package langdetect is not installed: pip install 'shaped-trl[lm-eval]'"),
+        (
+            "langdetect",
+            "the package langdetect is not installed: pip install 'shaped-trl[lm-eval]'",
+        ),
         (None, "nltk's word lists are not here: python -m nltk.downloader punkt_tab"),
     ],
 )
