@@ -10,8 +10,15 @@ from typing import Any, Literal
 
 from shaped_eval.benchmarks.loading import is_stored
 from shaped_eval.benchmarks.own import chat_of
-from shaped_eval.benchmarks.registry import check_names, check_shots
+from shaped_eval.benchmarks.registry import (
+    check_at_hand,
+    check_names,
+    check_shots,
+    check_since,
+    day,
+)
 from shaped_eval.benchmarks.suites import named_benchmarks
+from shaped_eval.benchmarks.terms import MANY_SAMPLES, SAMPLES, SMALL_SET, samples_by_default
 from shaped_eval.errors import UserError
 from shaped_eval.untrusted.own_code import installed, is_path, load_own
 
@@ -92,7 +99,10 @@ class SampleConfig:
         "outputs/eval/NAME, where NAME is the last part of --model.",
         "",
     )
-    n: int = _option("Number of samples per problem.", 16)
+    n: int = _option(
+        f"Number of samples per problem. By default {MANY_SAMPLES} if one of the benchmarks has "
+        f"fewer than {SMALL_SET} problems, and otherwise {SAMPLES}."
+    )
     temperature: float = _option("Sampling temperature. 0 is greedy decoding and needs n=1.", 0.7)
     top_p: float = _option(
         "Nucleus sampling: sample from the smallest set of tokens that has this probability.", 0.95
@@ -110,6 +120,14 @@ class SampleConfig:
     limit: int | None = _option(
         "Use only this many problems of each benchmark, from its beginning. By default all are "
         "used."
+    )
+    since: str | None = _option(
+        "Use only problems that were published on this day or later, such as 2025-01-31. For "
+        "livecodebench; benchmarks without dates keep all problems."
+    )
+    model_cutoff: str | None = _option(
+        "Last day of the model's training data, such as 2024-12-31. The report then says how many "
+        "problems were published before."
     )
     hub_mirror: str | None = _option(
         "Folder of data sets, which is read before the Hub. It holds files "
@@ -174,6 +192,11 @@ class SampleConfig:
         if self.tensor_parallel_size is not None:
             self.vllm_tensor_parallel_size = self.tensor_parallel_size
             self.tensor_parallel_size = None
+        for name in ("since", "model_cutoff"):
+            if (given := getattr(self, name)) is not None:  # in YAML, it is a date
+                setattr(self, name, day(name, str(given)))
+        if self.n is None:
+            self.n = samples_by_default(self.benchmark_names)
         for name in ("n", "max_new_tokens", "batch_size", "concurrency"):
             if getattr(self, name) < 1:
                 raise UserError(f"{name}={getattr(self, name)} is out of range: use 1 or more")
@@ -193,6 +216,9 @@ class SampleConfig:
         self._check_backend_options()
         if not is_stored(self.out, self.benchmark_names):
             check_names(self.benchmark_names)
+            check_since(self.since, self.benchmark_names)
+            if self.suite is None:  # a suite goes without what is not at hand
+                check_at_hand(self.benchmark_names)
             self.chat_template = chat_of(self.benchmark_names, self.chat_template)
         check_shots(self.shots, self.chat_template)
 

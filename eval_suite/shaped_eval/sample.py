@@ -19,6 +19,7 @@ from typing import Any
 from shaped_eval.backends import Backend, load_backend
 from shaped_eval.benchmarks.loading import not_in_mirror, problems_of_run
 from shaped_eval.benchmarks.own import name_of
+from shaped_eval.benchmarks.registry import missing
 from shaped_eval.config import SampleConfig
 from shaped_eval.errors import UserError
 from shaped_eval.provenance import package_versions, source_commit, stable_hash
@@ -38,11 +39,12 @@ from shaped_eval.untrusted.files import check_folder
 from shaped_eval.untrusted.pretrained import check_model_folder
 
 # Options that do not determine the samples: where they are written, where rows are read (the rows
-# themselves are hashed), and the server or the number of devices.
+# themselves are hashed), what is known of the model, and the server or the number of devices.
 _NOT_SETTINGS = (
     "out",
     "hub_mirror",
     "model",
+    "model_cutoff",
     "benchmarks",
     "suite",
     "base_url",
@@ -53,7 +55,12 @@ _NOT_SETTINGS = (
 )
 # Left out of the settings where they have their defaults, so that the hash equals that of runs made
 # before these options existed.
-_LATER_OPTIONS = {"trust_remote_code": False, "vllm_max_model_len": None, "vllm_args": None}
+_LATER_OPTIONS = {
+    "trust_remote_code": False,
+    "vllm_max_model_len": None,
+    "vllm_args": None,
+    "since": None,
+}
 
 
 def sample(
@@ -120,6 +127,7 @@ def _prepare(config: SampleConfig, backend: Backend | None, quiet: bool) -> _Pla
         limit=config.limit,
         chat=config.chat_template,
         shots=config.shots,
+        since=config.since,
     )
     check_scoring(config.backend, problems, config.chat_template, quiet)
     backend = backend or load_backend(config)
@@ -177,18 +185,26 @@ def _check_complete(plan: _Plan) -> None:
 
 
 def _present(config: SampleConfig, quiet: bool) -> tuple[list[str], list[str]]:
-    """The run's benchmarks, and those of its suite that are left out because the mirror lacks them.
+    """The run's benchmarks, and those of its suite that are left out.
 
-    Benchmarks that are named one by one must exist.
+    They are those that the mirror lacks, and those that cannot be graded here. Benchmarks that are
+    named one by one must exist.
     """
     names = config.benchmark_names
-    left_out = not_in_mirror(names, config.hub_mirror) if config.suite else []
+    if config.suite is None:
+        return names, []
+    lacking = {name: lacks for name in names if (lacks := missing(name))}
+    absent = not_in_mirror([name for name in names if name not in lacking], config.hub_mirror)
+    left_out = [name for name in names if name in (*lacking, *absent)]
     if len(left_out) == len(names):
         return names, []
+    reasons = [f"{name} cannot be graded here ({lacks})" for name, lacks in lacking.items()]
+    if absent:
+        reasons.insert(0, f"the mirror has no data for {', '.join(absent)}")
     if left_out and not quiet:
         print(
-            f"suite={config.suite!r}: the mirror has no data for {', '.join(left_out)}; they are "
-            "left out, and averages are over the others",
+            f"suite={config.suite!r}: {'; '.join(reasons)}; they are left out, and averages are "
+            "over the others",
             file=sys.stderr,
         )
     return [name for name in names if name not in left_out], left_out
@@ -275,6 +291,7 @@ def _run_record(config: SampleConfig, backend: Backend, problems: list[Problem])
         "dtype": getattr(backend, "dtype", None),
         "repeatability": backend.repeatability,
         **server,
+        **({"model_cutoff": config.model_cutoff} if config.model_cutoff else {}),
         "versions": package_versions(*(["vllm"] if config.backend == "vllm" else [])),
         "commit": source_commit(),
     }
@@ -284,7 +301,11 @@ def _has_begun(out: Path, record: dict[str, Any]) -> bool:
     """Whether `out` already holds this run. Raises UserError if it holds another run."""
     run_file = out / "run.json"
     if run_file.exists():
-        _check_same_run(out, read_record(out), record)
+        old = read_record(out)
+        _check_same_run(out, old, record)
+        # what is known of the model decides nothing about its samples, and may be added later
+        if record.get("model_cutoff", old.get("model_cutoff")) != old.get("model_cutoff"):
+            _write_record(out, {**old, "model_cutoff": record["model_cutoff"]})
         return True
     if any(out.glob("samples*.jsonl")):
         raise UserError(
@@ -297,6 +318,10 @@ def _begin(out: Path, record: dict[str, Any], problems: list[Problem]) -> None:
     """Write the run's problems and its record, which later commands do not change."""
     rows = "".join(json.dumps(asdict(problem), ensure_ascii=False) + "\n" for problem in problems)
     write_atomic(out / "problems.jsonl", rows)
+    _write_record(out, record)
+
+
+def _write_record(out: Path, record: dict[str, Any]) -> None:
     write_atomic(out / "run.json", json.dumps(record, indent=2, ensure_ascii=False) + "\n")
 
 

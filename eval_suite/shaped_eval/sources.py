@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -54,13 +55,21 @@ def load_rows(
         UserError: the split is not in the mirror or not on the Hub. The message says how to provide
             it.
     """
+    return list(islice(iter_rows(dataset_id, config, split, hub_mirror), limit))
+
+
+def iter_rows(
+    dataset_id: str, config: str | None, split: str, hub_mirror: str | Path | None = None
+) -> Iterator[dict[str, Any]]:
+    """As `load_rows`, but one row after another, for data sets that are larger than memory."""
     path = mirror_file(dataset_id, config, split, hub_mirror)
     if path is not None:
-        return file_rows(path, limit)
+        yield from iter_file_rows(path)
+        return
     from datasets import load_dataset
 
     try:
-        return list(islice(load_dataset(dataset_id, config, split=split), limit))
+        yield from load_dataset(dataset_id, config, split=split)
     except Exception as error:
         raise UserError(
             f"data set {dataset_id!r} (config {config!r}, split {split!r}) could not be read from "
@@ -81,21 +90,24 @@ def file_rows(path: str | Path, limit: int | None = None) -> list[dict[str, Any]
     Raises:
         UserError: there is no such file, it has no rows, or a line is not a JSON object.
     """
-    rows: list[dict[str, Any]] = []
+    return list(islice(iter_file_rows(path), limit))
+
+
+def iter_file_rows(path: str | Path) -> Iterator[dict[str, Any]]:
+    """As `file_rows`, but one row after another."""
+    empty = True
     try:
         with open(path, "rb") as lines:
             for number, line in enumerate(lines, 1):
-                if len(rows) == limit:
-                    break
                 if line.strip():
-                    rows.append(_row(line, path, number))
+                    empty = False
+                    yield _row(line, path, number)
     except OSError as error:
         raise UserError(f"rows {str(path)!r} cannot be read: {error.strerror}") from error
-    if not rows:
+    if empty:
         raise UserError(
             f"rows {str(path)!r}: the file has no rows: write one JSON object on each line"
         )
-    return rows
 
 
 def _row(line: bytes, path: str | Path, number: int) -> dict[str, Any]:

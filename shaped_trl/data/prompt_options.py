@@ -6,8 +6,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from shaped_eval.benchmarks.own import DEFINITION, ROWS, chat_of, read_own
+from shaped_eval.benchmarks.prompts import PLAIN
 from shaped_eval.benchmarks.registry import BENCHMARKS, benchmark_of
-from shaped_eval.benchmarks.rows import PLAIN, Benchmark, ColumnReader
+from shaped_eval.benchmarks.rows import Benchmark, ColumnReader
 from shaped_eval.errors import UserError
 from shaped_eval.grading import grader_spec
 from shaped_eval.grading.gym.grader import MARK

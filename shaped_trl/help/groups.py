@@ -107,7 +107,7 @@ RLVR = (
 SAMPLE = (
     Group("Start here", "model benchmarks suite n out config"),
     Group("Sampling", "temperature top_p max_new_tokens limit seed", ("SampleConfig",)),
-    Group("Prompts", "chat_template shots show hub_mirror"),
+    Group("Prompts", "chat_template shots since model_cutoff show hub_mirror"),
     Group("Model", "dtype revision trust_remote_code"),
     Group(
         "Backend",
@@ -118,7 +118,7 @@ SAMPLE = (
 
 EVAL = (
     *SAMPLE[:2],
-    Group("Prompts", "chat_template shots hub_mirror"),
+    Group("Prompts", "chat_template shots since model_cutoff hub_mirror"),
     *SAMPLE[3:],
     Group("Grading and report", "pass_at keep_reasoning", ("GradeOptions",)),
     Group("Checkpoints of a training run", "", ("CheckpointOptions",)),

@@ -20,6 +20,7 @@ from urllib.parse import parse_qs, unquote, urlsplit
 
 import pytest
 import yaml
+from shaped_eval.hub.leaderboards import LEADERBOARDS
 
 TOKEN = "hf_" + "x" * 34
 Key = tuple[str, str]
@@ -31,6 +32,7 @@ class StandIn(ThreadingHTTPServer):
 
     refuse: (status, header X-Error-Code, message), the answer to every request whose path contains
         `refused`.
+    official: the answer to the request for the list of benchmarks; None for a 404.
     large: files with these ends go through the protocol for large files (git LFS).
     """
 
@@ -45,6 +47,8 @@ class StandIn(ThreadingHTTPServer):
         self.messages: list[str] = []
         self.refuse: tuple[int, str, str] | None = None
         self.refused = "/commit/"
+        listed = [{"id": board.dataset_id} for board in LEADERBOARDS.values()]
+        self.official: bytes | None = json.dumps(listed).encode()
         self.large: tuple[str, ...] = ()
         self.objects: dict[str, bytes] = {}
         self.verified: set[str] = set()
@@ -164,6 +168,10 @@ class _Handler(BaseHTTPRequestHandler):
     def _api(self, parts: list[str], query: dict[str, list[str]]) -> None:
         if parts[0] not in KINDS:  # telemetry and the like
             return self._send(200, b"{}", {"Content-Type": "application/json"})
+        if parts == ["datasets"]:
+            if self.server.official is None:
+                return self._missing("EntryNotFound")
+            return self._send(200, self.server.official, {"Content-Type": "application/json"})
         kind, owner, name, *rest = parts
         key = KINDS[kind], f"{owner}/{name}"
         files = self.server.files_of(key, rest[1] if len(rest) > 1 else "main")

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import importlib
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
+from itertools import chain, islice
 from pathlib import Path
 from typing import Any
 
@@ -16,13 +17,14 @@ from shaped_eval.benchmarks.registry import (
     benchmark_of,
     check_names,
     check_shots,
+    check_since,
     has_examples,
 )
-from shaped_eval.benchmarks.rows import Benchmark, columns_read, read_question
+from shaped_eval.benchmarks.rows import Benchmark, columns_read, day_of, read_question
 from shaped_eval.benchmarks.worked_examples import SOURCE
 from shaped_eval.errors import UserError
 from shaped_eval.records import Problem, read_jsonl
-from shaped_eval.sources import NotInMirror, file_rows, load_rows
+from shaped_eval.sources import NotInMirror, iter_file_rows, iter_rows
 
 
 def load_problems(
@@ -32,6 +34,7 @@ def load_problems(
     limit: int | None = None,
     chat: bool = False,
     shots: int | None = None,
+    since: str | None = None,
 ) -> list[Problem]:
     """The problems of benchmarks, in the order of the names.
 
@@ -45,20 +48,23 @@ def load_problems(
         chat: make messages of a user in place of texts to continue.
         shots: number of worked examples; None for each benchmark's own number. Of several
             benchmarks those that have no worked examples stay without.
+        since: of a benchmark whose problems have dates, keep those published on this day or later,
+            such as 2025-01-31. Others keep all.
 
     Raises:
         UserError: a benchmark is unknown, stands twice or lacks its extra; a data set is not found,
-            or one of its rows cannot be read; or there are fewer worked examples than `shots`, or
-            any in a chat.
+            or one of its rows cannot be read; there are fewer worked examples than `shots`, or any
+            in a chat; or no problem is left by `since`, or no benchmark has dates.
     """
     check_names(names)
     check_shots(shots, chat)
+    check_since(since, names)
     alone = len(names) == 1
     shots_of = {name: shots if alone or has_examples(name) else None for name in names}
     return [
         problem
         for name in names
-        for problem in _load_one(name, hub_mirror, limit, chat, shots_of[name])
+        for problem in _load_one(name, hub_mirror, limit, chat, shots_of[name], since)
     ]
 
 
@@ -101,7 +107,12 @@ def _is_missing(name: str, hub_mirror: str | Path | None) -> bool:
 
 
 def _load_one(
-    name: str, hub_mirror: str | Path | None, limit: int | None, chat: bool, shots: int | None
+    name: str,
+    hub_mirror: str | Path | None,
+    limit: int | None,
+    chat: bool,
+    shots: int | None,
+    since: str | None = None,
 ) -> list[Problem]:
     if name in GENERATED:
         return importlib.import_module(GENERATED[name]).problems()[:limit]
@@ -113,9 +124,14 @@ def _load_one(
     source = None
     if not chat:
         examples, source = worked_examples(name, hub_mirror, shots)
+    chosen = _read_split(benchmark, benchmark.split, hub_mirror, limit, since)
+    if since is not None and not chosen:
+        raise UserError(
+            f"since={since!r}: {name} has no problem of that day or later: choose an earlier day"
+        )
     return [
         _problem(name_of(name), benchmark, question, row, examples, source, chat)
-        for row, question in enumerate(questions(name, hub_mirror, limit))
+        for row, question in chosen
     ]
 
 
@@ -133,7 +149,8 @@ def questions(
         UserError: the data set is not found, or a row cannot be read.
     """
     benchmark = benchmark_of(name)
-    return _read_split(benchmark, benchmark.split, hub_mirror, limit)
+    read = _read_split(benchmark, benchmark.split, hub_mirror, limit)
+    return [question for _, question in read]
 
 
 def worked_examples(
@@ -158,7 +175,8 @@ def worked_examples(
         examples, source = benchmark.shots_from(hub_mirror, shots)
     if benchmark.shots_split is not None:
         reading = replace(benchmark, read=benchmark.read_example or benchmark.read)
-        examples = _read_split(reading, benchmark.shots_split, hub_mirror, shots)
+        read = _read_split(reading, benchmark.shots_split, hub_mirror, shots)
+        examples = [question for _, question in read]
         source = f"{_source(benchmark, benchmark.shots_split)}, first rows"
     if shots > len(examples):
         raise UserError(
@@ -189,22 +207,36 @@ def split_rows(
     Raises:
         UserError: there is no such split or file, or the file cannot be read.
     """
+    return list(islice(_rows(benchmark, split, hub_mirror), limit))
+
+
+def _rows(
+    benchmark: Benchmark, split: str, hub_mirror: str | Path | None
+) -> Iterator[dict[str, Any]]:
     for name in (split, benchmark.dataset_id):
         if is_file_of_rows(name):
-            return file_rows(name, limit)
-    return load_rows(benchmark.dataset_id, benchmark.config, split, hub_mirror, limit)
+            return iter_file_rows(name)
+    return iter_rows(benchmark.dataset_id, benchmark.config, split, hub_mirror)
 
 
 def _read_split(
-    benchmark: Benchmark, split: str, hub_mirror: str | Path | None, limit: int | None = None
-) -> list[Question]:
-    rows = split_rows(benchmark, split, hub_mirror, limit)
+    benchmark: Benchmark,
+    split: str,
+    hub_mirror: str | Path | None,
+    limit: int | None = None,
+    since: str | None = None,
+) -> list[tuple[int, Question]]:
+    """The questions of a split with the indices of their rows; at most `limit` since that day."""
     source = f"data set {split if is_file_of_rows(split) else benchmark.dataset_id!r}"
-    if rows:
-        columns_read(benchmark, list(rows[0]), source)
-    return [
-        read_question(benchmark, row, f"{source}, row {index}") for index, row in enumerate(rows)
-    ]
+    rows = _rows(benchmark, split, hub_mirror)
+    for first in rows:
+        columns_read(benchmark, list(first), source)
+        rows = chain([first], rows)
+        break
+    placed = ((index, row, f"{source}, row {index}") for index, row in enumerate(rows))
+    if since is not None and benchmark.date_of is not None:
+        placed = (each for each in placed if day_of(benchmark, each[1], each[2]) >= since)
+    return [(index, read_question(benchmark, row, at)) for index, row, at in islice(placed, limit)]
 
 
 def _problem(

@@ -28,7 +28,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 
-from shaped_eval.benchmarks.rows import PLAIN, Benchmark, ColumnReader
+from shaped_eval.benchmarks.prompts import PLAIN
+from shaped_eval.benchmarks.rows import Benchmark, ColumnReader
 from shaped_eval.benchmarks.templates import template_fields
 from shaped_eval.errors import UserError
 from shaped_eval.grading.graders import grader_spec

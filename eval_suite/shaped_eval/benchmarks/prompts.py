@@ -12,6 +12,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from shaped_eval.grading.text.ifeval import ifeval_gold
+
 BOXED_INSTRUCTION = "Reason step by step, and put the final answer within \\boxed{}."
 HASHES_INSTRUCTION = (
     "Reason step by step, and give the final number on a last line that starts with ####."
@@ -66,6 +68,7 @@ QUESTION_ANSWER = Style(
     chat="{question}\n\n" + HASHES_INSTRUCTION,
     stop=("\nQuestion:",),
 )
+PLAIN = Style(base="{question}", chat="{question}", stop=())
 PROBLEM_BOXED = Style(
     base="Problem: {question}\n" + BOXED_INSTRUCTION.replace("{}", "{{}}") + "\n\nSolution:",
     chat="{question}\n\n" + BOXED_INSTRUCTION.replace("{}", "{{}}"),
@@ -108,6 +111,11 @@ def read_competition(row: Mapping[str, Any]) -> Question:
 def read_beyondaime(row: Mapping[str, Any]) -> Question:
     """BeyondAIME, whose answers are integers; the rows have no ids."""
     return Question(row["problem"], str(row["answer"]).strip())
+
+
+def read_ifeval(row: Mapping[str, Any]) -> Question:
+    """IFEval, whose prompts are asked as they are."""
+    return Question(row["prompt"], ifeval_gold(row), own_id=str(row["key"]))
 
 
 def read_amc(row: Mapping[str, Any]) -> Question:

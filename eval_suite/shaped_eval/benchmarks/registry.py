@@ -23,14 +23,16 @@ import difflib
 import importlib.util
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from datetime import date
 
-from shaped_eval.benchmarks import code, gpqa, prompts
+from shaped_eval.benchmarks import code, gpqa, livecodebench, prompts
 from shaped_eval.benchmarks.harness.tasks import HARNESS
 from shaped_eval.benchmarks.own import is_own, name_of, read_own
 from shaped_eval.benchmarks.prompts import Question
 from shaped_eval.benchmarks.rows import Benchmark
 from shaped_eval.benchmarks.worked_examples import MATH_EXAMPLES
 from shaped_eval.errors import UserError
+from shaped_eval.grading.text import ifeval
 
 
 @dataclass(frozen=True)
@@ -62,6 +64,18 @@ def _boxed(
         "math",
         shots,
         examples=MATH_EXAMPLES,
+    )
+
+
+def _contest(config: str) -> Benchmark:
+    return Benchmark(
+        livecodebench.DATA_SET,
+        config,
+        "test",
+        livecodebench.read_livecodebench,
+        livecodebench.CONTEST,
+        "contest",
+        date_of=livecodebench.date_of,
     )
 
 
@@ -119,6 +133,17 @@ BENCHMARKS: dict[str, Benchmark] = {
         3,
         shots_from=code.mbppplus_examples,
     ),
+    "ifeval": Benchmark(
+        "google/IFEval",
+        None,
+        "train",
+        prompts.read_ifeval,
+        prompts.PLAIN,
+        "ifeval",
+        missing=ifeval.missing,
+    ),
+    "livecodebench": _contest("release_v6"),
+    "livecodebench_v6": _contest("v6"),
 }
 
 # name -> module with `problems() -> list[Problem]`, which is imported when it is used
@@ -220,6 +245,23 @@ def _is_importable(package: str | None) -> bool:
     return package is None or importlib.util.find_spec(package) is not None
 
 
+def missing(name: str) -> str | None:
+    """What this machine lacks to grade the answers of a benchmark of the table, in words."""
+    benchmark = BENCHMARKS.get(name)
+    return benchmark.missing() if benchmark is not None and benchmark.missing is not None else None
+
+
+def check_at_hand(names: Sequence[str]) -> None:
+    """Check that the answers can be graded here, before any are sampled.
+
+    Raises:
+        UserError: something is `missing`.
+    """
+    for name in names:
+        if lacks := missing(name):
+            raise UserError(f"benchmarks: {name} cannot be graded here: {lacks}, or leave it out")
+
+
 def check_shots(shots: int | None, chat: bool) -> None:
     """Check the number of worked examples of a run; None stands for each benchmark's own.
 
@@ -235,4 +277,38 @@ def check_shots(shots: int | None, chat: bool) -> None:
         raise UserError(
             f"shots={shots} does not go with chat_template=True, "
             "because chats have no worked examples: leave one of them out"
+        )
+
+
+def day(name: str, text: str) -> str:
+    """A day that the user gave, as 2025-01-31.
+
+    Args:
+        name: of the option.
+
+    Raises:
+        UserError: it is not a day in this form.
+    """
+    try:
+        if (given := date.fromisoformat(text).isoformat()) == text:
+            return given
+    except (ValueError, TypeError):
+        pass
+    raise UserError(f"{name}={text!r} is not a day: write it as 2025-01-31")
+
+
+def check_since(since: str | None, names: Sequence[str]) -> None:
+    """Check the day from which problems are used.
+
+    Raises:
+        UserError: it is not a day, or no benchmark of `names` has dates.
+    """
+    if since is None:
+        return
+    day("since", since)
+    dated = [name for name, benchmark in BENCHMARKS.items() if benchmark.date_of is not None]
+    if not set(dated) & set(names):
+        raise UserError(
+            f"since={since!r} has no meaning for {', '.join(names)}, whose problems have no "
+            f"dates: leave it out, or name one of {', '.join(dated)}"
         )

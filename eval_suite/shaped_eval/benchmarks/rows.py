@@ -27,7 +27,6 @@ from shaped_eval.grading.extract import last_boxed
 
 # What a reader raises on a row that does not have the fields, or the contents, that it expects.
 _UNREADABLE = (KeyError, TypeError, AttributeError, ValueError, SyntaxError, StopIteration)
-PLAIN = Style(base="{question}", chat="{question}", stop=())
 
 
 @dataclass(frozen=True)
@@ -48,6 +47,9 @@ class Benchmark:
         shots_from: ``(hub_mirror, shots)`` → the worked examples and their source, where they are
             read from elsewhere. A benchmark that has none of these three has no worked examples.
         chat: whether the prompts are messages for a chat model; None if the run decides.
+        missing: says what this machine lacks to grade the answers; None if it lacks nothing.
+        date_of: row → the day on which its problem was published, as 2025-01-31; None where the
+            data set has no dates.
     """
 
     dataset_id: str
@@ -62,6 +64,8 @@ class Benchmark:
     examples: tuple[Question, ...] = ()
     shots_from: Callable[[str | Path | None, int], tuple[list[Question], str]] | None = None
     chat: bool | None = None
+    missing: Callable[[], str | None] | None = None
+    date_of: Callable[[Mapping[str, Any]], str] | None = None
 
 
 @dataclass(frozen=True)
@@ -176,8 +180,17 @@ def read_question(benchmark: Benchmark, row: Mapping[str, Any], where: str) -> Q
     Raises:
         UserError: the benchmark cannot read the row, or the row has no prompt or no gold answer.
     """
+    question = _readable(benchmark.read, row, where)
+    if not question.text:
+        raise UserError(f"{where} has no prompt: remove it from the data")
+    if not question.gold:
+        raise UserError(f"{where} has no gold answer: remove it from the data")
+    return question
+
+
+def _readable(read: Callable[[Mapping[str, Any]], Any], row: Mapping[str, Any], where: str) -> Any:
     try:
-        question = benchmark.read(row)
+        return read(row)
     except UserError as error:
         raise UserError(f"{where}: {error}") from error
     except _UNREADABLE as error:
@@ -185,11 +198,20 @@ def read_question(benchmark: Benchmark, row: Mapping[str, Any], where: str) -> Q
         raise UserError(
             f"{where} cannot be read ({reason}): it has the columns {', '.join(row)}"
         ) from error
-    if not question.text:
-        raise UserError(f"{where} has no prompt: remove it from the data")
-    if not question.gold:
-        raise UserError(f"{where} has no gold answer: remove it from the data")
-    return question
+
+
+def day_of(benchmark: Benchmark, row: Mapping[str, Any], where: str) -> str:
+    """The day on which the problem of a row was published, as 2025-01-31.
+
+    Args:
+        benchmark: one whose data set has dates.
+        where: the data set and the number of the row, for error messages.
+
+    Raises:
+        UserError: the row has no date.
+    """
+    assert benchmark.date_of is not None
+    return _readable(benchmark.date_of, row, where)
 
 
 class PromptReader:

@@ -21,7 +21,7 @@ GROUPS: dict[str, tuple[str, ...]] = {
 BASE = tuple(name for names in GROUPS.values() for name in names)
 RL = ("amc23", "aime24", "aime25", "math500", "minerva", "olympiadbench")
 MATH2026 = ("aime26", "hmmt_feb26", "hmmt_feb25", "brumo25", "cmimc25", "beyondaime")
-MODERN = ("mmlu_pro", "mmlu_redux", "gpqa_diamond", *MATH2026)
+MODERN = ("mmlu_pro", "mmlu_redux", "gpqa_diamond", "ifeval", "livecodebench_v6", *MATH2026)
 SUITES: dict[str, tuple[str, ...]] = {
     "base": BASE,
     "math": GROUPS["math"],

@@ -10,8 +10,11 @@ and extracted answers are left out of reports, comparisons, and of what is sent 
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
+SMALL_SET = 50  # a set with fewer problems needs many samples of each
+SAMPLES, MANY_SAMPLES = 16, 32  # of a problem by default, where no set is small and where one is
 WITHHELD = (
     "The authors of {} ask that its examples are not published, so its prompts, golds and "
     "completions are left out here. They are in the run's own files."
@@ -56,6 +59,9 @@ TERMS: dict[str, Terms] = {
     "humanevalplus": Terms("apache-2.0", 164),
     "mbpp": Terms("cc-by-4.0", 500),
     "mbppplus": Terms("apache-2.0", 378),
+    "ifeval": Terms("apache-2.0", 541),
+    "livecodebench": Terms("cc", 1055),
+    "livecodebench_v6": Terms("cc", 175),
     "mmlu": Terms("mit", 14042),
     "mmlu_redux": Terms(),
     "mmlu_pro": Terms("mit", 12032),
@@ -81,3 +87,10 @@ def terms_of(benchmark: str) -> Terms:
 def is_publishable(benchmark: str) -> bool:
     """Whether prompts, golds and completions of a benchmark may be published."""
     return terms_of(benchmark).publishable
+
+
+def samples_by_default(benchmarks: Sequence[str]) -> int:
+    """Number of samples of each problem in a run of these benchmarks whose user gives none."""
+    sizes = [terms_of(name).rows for name in benchmarks]
+    is_small = any(size is not None and size < SMALL_SET for size in sizes)
+    return MANY_SAMPLES if is_small else SAMPLES

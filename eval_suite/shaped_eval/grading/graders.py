@@ -26,6 +26,7 @@ from typing import Any
 
 from shaped_eval.errors import UserError
 from shaped_eval.grading.gym import grader as reasoning_gym
+from shaped_eval.provenance import installed_version
 from shaped_eval.records import Status
 from shaped_eval.untrusted.own_code import installed, is_path, load_own
 
@@ -82,6 +83,25 @@ GRADERS: dict[str, GraderSpec] = {
         isolated=True,
         check="shaped_eval.grading.sandbox.server:check_sandbox",
         hard_timeout_s=150.0,
+        votes=False,
+    ),
+    "contest": GraderSpec(
+        function="shaped_eval.grading.code.contest:grade",
+        version=f"contest/1 (Python {platform.python_version()})",
+        isolated=True,
+        check="shaped_eval.grading.sandbox.server:check_sandbox",
+        soft_timeout_s=60.0,  # of this side alone, which decodes tests of up to 256 MiB
+        hard_timeout_s=1200.0,
+        votes=False,
+    ),
+    "ifeval": GraderSpec(
+        function="shaped_eval.grading.text.ifeval:grade",
+        version=f"ifeval/1 (lm-eval {installed_version('lm_eval')})",
+        isolated=True,
+        check="shaped_eval.grading.text.ifeval:check_grader",
+        soft_timeout_s=30.0,  # with the import of lm-eval
+        hard_timeout_s=120.0,
+        # a response is followed or not, and responses that follow are not one answer
         votes=False,
     ),
     "reasoning_gym": GraderSpec(

@@ -22,20 +22,11 @@ from typing import Any
 from shaped_eval.benchmarks.harness.tasks import HARNESS
 from shaped_eval.benchmarks.registry import BENCHMARKS
 from shaped_eval.errors import UserError
+from shaped_eval.hub.leaderboards import LEADERBOARDS, Leaderboard
 from shaped_eval.records import read_jsonl
 from shaped_eval.reporting.outcomes import read_outcomes, read_record
 from shaped_eval.untrusted.files import file_name
 from shaped_eval.untrusted.texts import in_markdown, one_line
-
-# Benchmark → (data set, task of its eval.yaml, number of problems), for benchmarks that have a
-# leaderboard on the Hub. The Hub admits data sets one by one:
-# https://huggingface.co/datasets?benchmark=benchmark:official.
-LEADERBOARDS = {
-    "gsm8k": ("openai/gsm8k", "gsm8k", 1319),
-    "mmlu_pro": ("TIGER-Lab/MMLU-Pro", "mmlu_pro", 12032),
-    "aime26": ("MathArena/aime_2026", "MathArena/aime_2026", 30),
-    "hmmt_feb26": ("MathArena/hmmt_feb_2026", "MathArena/hmmt_feb_2026", 33),
-}
 
 READING = (
     "Percentages with 95% intervals over problems. The sampling error is the standard error from "
@@ -51,6 +42,7 @@ _SETTINGS = (
     ("max_new_tokens", "len{}", "at most {} tokens"),
     ("shots", "shots{}", "{} worked examples"),
     ("limit", "limit{}", "only the first {} problems"),
+    ("since", "since{}", "only problems from {} on"),
 )
 
 
@@ -62,6 +54,7 @@ class Variant:
         entry: the benchmark's entry in results.json.
         settings: those of run.json, with the benchmark's own n.
         graders: name and version of each grader.
+        board: the leaderboard of the benchmark; None if it has none.
     """
 
     benchmark: str
@@ -70,6 +63,7 @@ class Variant:
     graders: tuple[str, ...]
     date: str
     record: Mapping[str, Any]
+    board: Leaderboard | None = None
 
     @property
     def slug(self) -> str:
@@ -110,18 +104,21 @@ class Variant:
 
         It does not for part of the problems, or for answers from elsewhere.
         """
-        whole = (
-            self.benchmark in LEADERBOARDS
-            and self.entry["problems"] == LEADERBOARDS[self.benchmark][2]
-        )
+        whole = self.board is not None and self.entry["problems"] == self.board.problems
         return whole and not self._has("answers")
 
     def _has(self, name: str) -> bool:
         return self.settings.get(name) is not None
 
 
-def read_variants(folder: str | Path, results: Mapping[str, Any]) -> list[Variant]:
+def read_variants(
+    folder: str | Path,
+    results: Mapping[str, Any],
+    boards: Mapping[str, Leaderboard] = LEADERBOARDS,
+) -> list[Variant]:
     """The benchmarks of a finished run, whose results.json holds `results`.
+
+    boards: benchmark → its leaderboard on the Hub.
 
     Raises:
         UserError: the folder holds no run, or an unfinished one.
@@ -143,8 +140,11 @@ def read_variants(folder: str | Path, results: Mapping[str, Any]) -> list[Varian
             "decoding" in own
         ):  # the benchmark is greedy or scored by likelihood, whatever the run's temperature
             settings |= {"temperature": None, "top_p": None}
+        if "date" not in metas[name]:  # the window is one of dates
+            settings["since"] = None
+        graders = tuple(outcomes.graders)
         variants.append(
-            Variant(name, results[name], settings, tuple(outcomes.graders), date, record)
+            Variant(name, results[name], settings, graders, date, record, boards.get(name))
         )
     return variants
 
@@ -154,7 +154,8 @@ def eval_result(variant: Variant, source_url: str | None) -> dict[str, Any]:
 
     source_url: page of the samples behind the number, if they are published.
     """
-    dataset_id, task_id, _ = LEADERBOARDS[variant.benchmark]
+    assert variant.board is not None
+    dataset_id, task_id, _ = variant.board
     fields: dict[str, Any] = {
         "dataset_id": dataset_id,
         "task_id": task_id,

@@ -5,13 +5,13 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
+from shaped_eval.benchmarks.terms import MANY_SAMPLES, SMALL_SET
 from shaped_eval.grading.graders import is_current
+from shaped_eval.reporting.contamination import published_before
 from shaped_eval.reporting.results import GradedRun
 from shaped_eval.statistics import near_edge
 
 FEW_PROBLEMS = 30
-SMALL_SET = 50  # a set with fewer problems needs many samples of each
-FEW_SAMPLES = 32
 LOST = 0.05  # share of samples cut at the token limit or without an answer
 MANY = (
     5  # where a warning is about all benchmarks and there are more than this, they are not listed
@@ -60,11 +60,19 @@ def cautions_of_many(runs: Sequence[GradedRun]) -> list[str]:
 
 def _cautions(run: GradedRun) -> Iterable[str]:
     yield from _named(
-        "{}: part of the suite, but left out because the mirror had no data.",
+        "{}: part of the suite, but left out, because its data was not at hand.",
         run.record.get("left_out", []),
     )
     if limit := run.record["settings"].get("limit"):
         yield f"At most the first {limit:,} problems of each benchmark are used."
+    if since := run.record["settings"].get("since"):
+        yield f"Of benchmarks with dates, only problems from {since} on are used."
+    for name, (before, count) in published_before(run.folder, run.record).items():
+        cutoff = run.record["model_cutoff"]
+        yield (
+            f"{name}: {before:,} of {count:,} problems were published up to {cutoff}, the last day "
+            "of the model's training data. It may have seen them; --since leaves them out."
+        )
     if run.greedy:
         yield (
             "Greedy decoding: each problem has one sample and nothing is drawn, so there is no "
@@ -78,10 +86,10 @@ def _cautions(run: GradedRun) -> Iterable[str]:
         ),
         (
             lambda entry: (
-                entry["problems"] < SMALL_SET and not run.greedy and 1 < entry["n"] < FEW_SAMPLES
+                entry["problems"] < SMALL_SET and not run.greedy and 1 < entry["n"] < MANY_SAMPLES
             ),
-            f"{{}}: fewer than {SMALL_SET} problems and fewer than {FEW_SAMPLES} samples of each; "
-            f"with --n {FEW_SAMPLES} or more the values depend less on chance.",
+            f"{{}}: fewer than {SMALL_SET} problems and fewer than {MANY_SAMPLES} samples of each; "
+            f"with --n {MANY_SAMPLES} or more the values depend less on chance.",
         ),
         (
             _near_an_end,

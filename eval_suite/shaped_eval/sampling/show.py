@@ -33,8 +33,8 @@ def show(settings: Mapping[str, Any]) -> None:
     message of the user, since the chat template belongs to the model.
 
     Args:
-        settings: options of sampling, of which ``show``, ``hub_mirror``, ``chat_template`` and
-            ``shots`` decide the prompt.
+        settings: options of sampling, of which ``show``, ``hub_mirror``, ``chat_template``,
+            ``shots`` and ``since`` decide the prompt.
 
     Raises:
         UserError: as `load_problems` and `chat_of`.
@@ -46,6 +46,7 @@ def show(settings: Mapping[str, Any]) -> None:
         limit=1,
         chat=chat_of(names, bool(settings.get("chat_template", False))),
         shots=settings.get("shots"),
+        since=settings.get("since"),
     )
     sys.stdout.buffer.write(visible(problem.prompt).encode())
     sys.stdout.flush()

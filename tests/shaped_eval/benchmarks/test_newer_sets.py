@@ -16,7 +16,7 @@ from shaped_eval.benchmarks.terms import TERMS, Terms, terms_of
 from shaped_eval.errors import UserError
 from shaped_eval.grading.math.grader import grade
 from shaped_eval.grading.text.choice import grade as choose
-from shaped_eval.hub.entries import LEADERBOARDS
+from shaped_eval.hub.leaderboards import LEADERBOARDS
 from shaped_eval.sample import sample
 
 from shaped_trl import cli

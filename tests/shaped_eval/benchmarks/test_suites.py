@@ -176,5 +176,7 @@ def test_what_cannot_be_shown_is_one_line(mirror, capfdbinary, argv, message):
 
 
 def test_every_row_of_the_table_is_in_a_suite():
-    assert set(BENCHMARKS) <= {name for names in SUITES.values() for name in names}
+    # of livecodebench, which takes GB, the suite has the newest part
+    in_suites = {name for names in SUITES.values() for name in names}
+    assert set(BENCHMARKS) - in_suites == {"livecodebench"}
     assert not set(GENERATED) & set(SUITES["all"])

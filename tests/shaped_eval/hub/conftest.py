@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 from published_run import GSM8K, write_run
-from shaped_eval.hub.entries import LEADERBOARDS
+from shaped_eval.hub.leaderboards import LEADERBOARDS, Leaderboard
 
 
 @pytest.fixture
@@ -20,5 +20,5 @@ def checkpoint(tmp_path) -> Path:
 
 @pytest.fixture
 def run(tmp_path, checkpoint, monkeypatch) -> Path:
-    monkeypatch.setitem(LEADERBOARDS, "gsm8k", ("openai/gsm8k", "gsm8k", len(GSM8K)))
+    monkeypatch.setitem(LEADERBOARDS, "gsm8k", Leaderboard("openai/gsm8k", "gsm8k", len(GSM8K)))
     return write_run(tmp_path / "run", checkpoint)

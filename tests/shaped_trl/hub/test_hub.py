@@ -15,7 +15,7 @@ from graded_runs import write_run
 from hub_stand_in import TOKEN, client_environment, hub_stand_in, point_client_at
 from huggingface_hub import ModelCard, constants, snapshot_download
 from pushed_runs import ELSEWHERE, MODEL, contents, only_error, train, write_rows
-from shaped_eval.hub.entries import LEADERBOARDS
+from shaped_eval.hub.leaderboards import LEADERBOARDS, Leaderboard
 from shaped_eval.hub.model_card import with_results_of
 
 from shaped_trl import cli
@@ -237,7 +237,7 @@ def test_a_finished_run_is_pushed_when_that_is_asked_for(hub, finished, tmp_path
 
 def test_results_in_a_checkpoint_stay_and_are_pushed(hub, finished, tmp_path, monkeypatch):
     checkpoint = tmp_path / "later"
-    monkeypatch.setitem(LEADERBOARDS, "gsm8k", ("openai/gsm8k", "gsm8k", 2))
+    monkeypatch.setitem(LEADERBOARDS, "gsm8k", Leaderboard("openai/gsm8k", "gsm8k", 2))
     run = write_run(tmp_path / "evaluation", {"gsm8k": ["ppaa", "paaa"]}, model=str(checkpoint))
     assert cli.main(["report", str(run), "--publish_to", str(checkpoint)]) == 0
     assert cli.main([*finished, "--hub_license", "mit"]) == 0

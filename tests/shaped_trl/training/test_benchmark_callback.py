@@ -15,7 +15,7 @@ from datasets import Dataset
 from peft import LoraConfig
 from places import HELPERS
 from processes import run_processes
-from shaped_eval.hub.entries import LEADERBOARDS
+from shaped_eval.hub.leaderboards import LEADERBOARDS, Leaderboard
 from shaped_eval.publish import PublishOptions, publish
 from shaped_eval.records import Sample, append_jsonl, read_jsonl
 from shaped_eval.report import report_run
@@ -175,7 +175,7 @@ def test_the_log_has_the_numbers_of_the_runs_folder(undisturbed_run, tmp_path):
 def test_what_is_published_into_output_dir_survives_a_later_save(undisturbed_run, monkeypatch):
     """A trainer rewrites README.md with every checkpoint, and keeps the results in it."""
     folder, trainer = undisturbed_run
-    monkeypatch.setitem(LEADERBOARDS, "running_sums", ("me/sums", "sums", 3))
+    monkeypatch.setitem(LEADERBOARDS, "running_sums", Leaderboard("me/sums", "sums", 3))
     trainer.save_model()
     run, options = folder / FOLDER / "step-5", PublishOptions(publish_to=str(folder))
     report_run(run)

@@ -18,6 +18,7 @@ not votes: equal answers mean equal behaviour.
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from typing import Any
 
 from shaped_eval.errors import UserError
@@ -57,7 +58,7 @@ def grade(completion: str, gold: str, limits: Limits | None = None) -> Grade:
         )
     if not programs:
         return Grade("unparsed", None, NO_CODE)
-    programs = [program for program in programs if len(program) <= LARGEST_PROGRAM][:MOST_PROGRAMS]
+    programs = that_fit(programs)
     if not programs:
         return Grade("fail", TOO_LARGE, TOO_LARGE)
     sent: list[Any] = list(programs)
@@ -71,11 +72,20 @@ def grade(completion: str, gold: str, limits: Limits | None = None) -> Grade:
     except (OSError, SandboxUnavailable) as error:
         return Grade("error", None, str(error) or type(error).__name__)
     answers = {"pass": PASSES, "fail": plain_answer(result.reason)}
-    confinement = _sandbox.confinement if _sandbox else None
-    return Grade(result.status, answers.get(result.status), result.reason, confinement)
+    return Grade(result.status, answers.get(result.status), result.reason, confinement())
 
 
-def run(programs: list[str], tests: Tests, limits: Limits) -> TestResult:
+def confinement() -> str | None:
+    """What confines the programs of this process; None before the first one."""
+    return _sandbox.confinement if _sandbox else None
+
+
+def that_fit(programs: Sequence[str]) -> list[str]:
+    """Those of `programs` that are sent to the sandbox."""
+    return [program for program in programs if len(program) <= LARGEST_PROGRAM][:MOST_PROGRAMS]
+
+
+def run(programs: Sequence[Any], tests: Tests, limits: Limits) -> TestResult:
     """Check in this process's own sandbox, which is started at the first call."""
     global _sandbox
     if _sandbox is None:

@@ -90,6 +90,20 @@ def find_programs(
     return _after(preamble, ["\n".join([*helpers, chosen]), chosen, *_trimmed(chosen), *earlier])
 
 
+def find_scripts(completion: str) -> list[str]:
+    """The whole programs that the completion may mean, best first; empty if it contains no code.
+
+    Of several ``` blocks the last one counts, as in LiveCodeBench: a program that reads its input
+    cannot be put together from several. A text without blocks is the program.
+    """
+    text = completion.rpartition("</think>")[2].replace("\r\n", "\n")
+    _, blocks = _split(text)
+    if not blocks:
+        return _without_fences(text, "", "", continues=False)
+    python = [block.text for block in blocks if block.language.lower() in _LANGUAGES]
+    return [text for text in python if text.strip()][-1:]
+
+
 def _between_marks(text: str) -> str:
     """The text between the lines [BEGIN] and [DONE], or after or before the one that exists."""
     lines = text.split("\n")

@@ -32,7 +32,6 @@ import hashlib
 import importlib.util
 import json
 from collections.abc import Callable
-from importlib import metadata
 from typing import Any
 
 from shaped_eval.errors import UserError
@@ -40,6 +39,7 @@ from shaped_eval.grading.extract import before_next_question, plain_answer
 from shaped_eval.grading.gym.comparisons import COMPARISONS, LISTS
 from shaped_eval.grading.sandbox.server import Role, SandboxServer, check_sandbox
 from shaped_eval.grading.sandbox.wire import BadReply, Gone
+from shaped_eval.provenance import installed_version
 from shaped_eval.records import Status
 
 MARK = "Answer:"
@@ -104,10 +104,7 @@ _right_answers = RightAnswers()
 @functools.cache
 def version() -> str:
     """The version that is installed, without importing the package."""
-    try:
-        return metadata.version("reasoning-gym")
-    except metadata.PackageNotFoundError:
-        return "absent"
+    return installed_version("reasoning-gym")
 
 
 def check_grader() -> None:

@@ -13,6 +13,10 @@ tests. A process that ends without such a message has not passed.
 Tests are untrusted too: they come with data sets, answers files and other people's runs. Their
 process is confined like the code's, except that it may have threads. No option changes that.
 
+A program that reads standard input (`script`) has no tests' process. It gets its input and an empty
+file for its output, and has a process for each input. The trusted side (`runner`) reads the file
+when that process is gone, and compares it with the expected output, which is in no other process.
+
 Where a process only needs to be confined and holds no tests, as for tasks of reasoning-gym,
 `server` can be used alone.
 

@@ -53,7 +53,7 @@ def _load(channel: int, objects: list[Any]) -> dict[str, Any] | None:
         if message["setup"]:
             exec(message["setup"], module.__dict__)
     except BaseException as error:  # whatever the code raises, including SystemExit, is its result
-        send_frame(channel, _raised(error))
+        send_frame(channel, raised(error))
         return None
     found = {
         name: _describe(module.__dict__[name], objects)
@@ -69,15 +69,24 @@ def _code(message: dict[str, Any]) -> types.CodeType:
 
     Programs in the form ``{"text", "function"}`` are reduced by `choose`.
     """
-    first: BaseException | None = None
     programs = message["programs"]
     if programs and isinstance(programs[0], dict):
         texts = [program["text"] for program in programs]
         used = {*message["names"], *re.findall(r"\w+", message["setup"] or "")}
         programs = [choose(texts, programs[0]["function"], list(used))]
+    return first_compiled(programs, MODULE)
+
+
+def first_compiled(programs: list[Any], name: str) -> types.CodeType:
+    """The first of `programs`, texts or syntax trees, that compiles.
+
+    Raises:
+        SyntaxError: none does. Other errors of `compile` are possible.
+    """
+    first: BaseException | None = None
     for program in programs:
         try:
-            return compile(program, MODULE, "exec", dont_inherit=True)
+            return compile(program, name, "exec", dont_inherit=True)
         except NOT_PARSED as error:
             first = first or error
     assert first is not None
@@ -100,14 +109,15 @@ def _answer(
             arguments, options = unpack(message["arguments"], lambda content: objects[content[0]])
             reply = {"value": _pack(namespace[message["call"]](*arguments, **options), objects)}
     except BaseException as error:
-        reply = _raised(error)
+        reply = raised(error)
     try:
         send_frame(channel, reply)
     except BadReply as error:
-        send_frame(channel, _raised(error))
+        send_frame(channel, raised(error))
 
 
-def _raised(error: BaseException) -> dict[str, Any]:
+def raised(error: BaseException) -> dict[str, Any]:
+    """The reply that says what the code has raised."""
     try:
         text = str(error)[:MESSAGE_CHARACTERS]
     except BaseException:

@@ -35,7 +35,7 @@ ORDER = struct.Struct("=cII")  # START or REAP, CPU seconds, MiB
 START, REAP = b"S", b"R"
 # wait status, whether it had ended before it was killed, CPU seconds, peak KiB
 ENDED = struct.Struct("=i?dq")
-MOST_DESCRIPTORS = 2
+MOST_DESCRIPTORS = 3
 WEAK = "weak"  # the confinement if not every required protection holds
 _CHANNEL = 3
 _PRELOADED = (
