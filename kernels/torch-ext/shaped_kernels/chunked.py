@@ -21,8 +21,9 @@ from .rows import TorchRows
 from .shape import LossOptions
 from .targets import Rows, Targets, count_rows, take_rows
 
-# MiB of logits that are held at a time.
-_CPU_CHUNK_MB = 256
+# The most MiB of logits, and the most rows, that are held at a time. On a CPU, more rows than this
+# make no matmul faster, and logits that are still in the cache do.
+_CPU_CHUNK_MB, _CPU_ROWS = 256, 256
 # On a GPU, a few large matmuls are fast, and a sum in fp32 is read and written once per chunk. So a
 # chunk may take up to the larger amount if this number of chunks is then enough.
 _CUDA_CHUNK_MB, _CUDA_MOST_MB, _CUDA_CHUNKS = 640, 970, 5
@@ -322,7 +323,7 @@ def _most_rows(N: int, width: int, weight_VD: Tensor, chunk_mb: float | None) ->
     if chunk_mb is not None:
         return fitting(chunk_mb)
     if not weight_VD.is_cuda:
-        return fitting(_CPU_CHUNK_MB)
+        return min(fitting(_CPU_CHUNK_MB), _CPU_ROWS)
     for_few_chunks = -(-N // _CUDA_CHUNKS)
     for_few_chunks += -for_few_chunks % _CUDA_TILE_ROWS
     return max(fitting(_CUDA_CHUNK_MB), min(for_few_chunks, fitting(_CUDA_MOST_MB)))

@@ -111,8 +111,8 @@ def shaped_linear_loss(
             more pass over the logits), and logsumexp (of the logits). Ties go to the lowest id.
         impl: "reference" (full logits, autograd), "chunked" (torch), "triton" (CUDA), or "auto":
             "triton" on a CUDA device that supports it, otherwise "chunked".
-        chunk_mb: MiB of logits that "chunked" and "triton" hold at a time. None means 256, or on
-            CUDA 640, or up to 970 if 5 chunks are then enough.
+        chunk_mb: MiB of logits that "chunked" and "triton" hold at a time. None means 256 rows but
+            at most 256 MiB, and on CUDA 640 MiB, or up to 970 if 5 chunks are then enough.
         accum_dtype: dtype in which they sum the weight's gradient over chunks. None means fp32
             (float64 for float64). The weight's own bf16 saves memory, but rounds each partial sum.
 
