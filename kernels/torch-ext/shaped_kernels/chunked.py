@@ -84,7 +84,7 @@ def chunked_loss(
     Raises:
         RuntimeError: a second backward through the same summed loss, or a double backward.
     """
-    dtype = _compute_dtype(hidden_ND)
+    dtype = compute_dtype(hidden_ND)
     inputs = (hidden_ND, weight_VD, bias_V)
     # ctx.needs_input_grad does not help, since it is true under no_grad as well.
     needs = tuple(torch.is_grad_enabled() and t is not None and t.requires_grad for t in inputs)
@@ -92,7 +92,7 @@ def chunked_loss(
         function = _LossPerToken if options.per_token else _ChunkedLoss
         loss, metrics_MN = function.apply(*inputs, targets, options, row_step, dtype, needs)
     else:
-        loss, metrics_MN, _ = _run_chunks(*inputs, targets, options, row_step, dtype, needs)
+        loss, metrics_MN, _ = run_chunks(*inputs, targets, options, row_step, dtype, needs)
         if not options.per_token:
             loss = loss.sum()
     return loss, dict(zip(options.metrics, metrics_MN.unbind(), strict=True))
@@ -113,7 +113,7 @@ class _ChunkedLoss(torch.autograd.Function):
         dtype: torch.dtype,
         needs: tuple[bool, ...],
     ) -> tuple[Tensor, ...]:
-        loss_N, metrics_MN, grads = _run_chunks(
+        loss_N, metrics_MN, grads = run_chunks(
             hidden_ND, weight_VD, bias_V, targets, options, row_step, dtype, needs
         )
         ctx.input_dtypes = [None if t is None else t.dtype for t in (hidden_ND, weight_VD, bias_V)]
@@ -155,7 +155,7 @@ class _LossPerToken(torch.autograd.Function):
     ) -> tuple[Tensor, ...]:
         inputs = (hidden_ND, weight_VD, bias_V)
         no_gradient = (False,) * len(inputs)
-        loss_N, metrics_MN, _ = _run_chunks(*inputs, targets, options, row_step, dtype, no_gradient)
+        loss_N, metrics_MN, _ = run_chunks(*inputs, targets, options, row_step, dtype, no_gradient)
         ctx.save_for_backward(*inputs)
         # The metrics are known, and computing them again would cost time.
         ctx.arguments = (options._replace(metrics=()), row_step, dtype, needs)
@@ -169,7 +169,7 @@ class _LossPerToken(torch.autograd.Function):
         hidden_ND, weight_VD, bias_V = inputs = ctx.saved_tensors
         options, row_step, dtype, needs = ctx.arguments
         targets = ctx.targets.times(grad_N)
-        result = _run_chunks(hidden_ND, weight_VD, bias_V, targets, options, row_step, dtype, needs)
+        result = run_chunks(hidden_ND, weight_VD, bias_V, targets, options, row_step, dtype, needs)
         grads = [
             None if grad is None else grad.to(tensor.dtype)
             for grad, tensor in zip(result[-1], inputs, strict=True)
@@ -233,7 +233,7 @@ class _Gradients:
         return self.hidden_ND, self.weight_VD, self.bias_V
 
 
-def _run_chunks(
+def run_chunks(
     hidden_ND: Tensor,
     weight_VD: Tensor,
     bias_V: Tensor | None,
@@ -282,7 +282,7 @@ def _run_chunks(
         return loss_N, metrics_MN, grads.sums()
 
 
-def _compute_dtype(hidden_ND: Tensor) -> torch.dtype:
+def compute_dtype(hidden_ND: Tensor) -> torch.dtype:
     """The dtype of the matmuls: that of `hidden_ND`, or autocast's."""
     device, dtype = hidden_ND.device.type, hidden_ND.dtype
     if torch.is_autocast_enabled(device) and dtype != torch.float64:

@@ -44,7 +44,7 @@ def largest(z_RV: Tensor, count: int) -> tuple[Tensor, Tensor]:
     """
     V = z_RV.shape[1]
     G = V // _GROUP
-    if z_RV.device.type != "cpu" or G < _LEAST_GROUPS * count:
+    if z_RV.device.type != "cpu" or G // count < _LEAST_GROUPS:
         return z_RV.topk(count, dim=-1)
     # The tokens of a group are G apart, so that the maxima of adjacent groups are one operation.
     _, groups_RK = largest(z_RV[:, : _GROUP * G].unflatten(-1, (_GROUP, G)).amax(1), count)

@@ -76,6 +76,19 @@ def why_not_triton(weight: Tensor) -> str | None:
     return None
 
 
+def choose(impl: str, weight: Tensor) -> str:
+    """`impl`, or for "auto" the fastest implementation for the device and dtype of `weight`.
+
+    Raises:
+        ValueError: it is "triton", which does not support this weight.
+    """
+    if impl == "auto":
+        return "triton" if weight.is_cuda and not why_not_triton(weight) else "chunked"
+    if impl == "triton" and (reason := why_not_triton(weight)):
+        raise ValueError(f"impl='triton' {reason}; use impl='chunked'")
+    return impl
+
+
 def triton_loss(
     hidden_ND: Tensor,
     weight_VD: Tensor,
