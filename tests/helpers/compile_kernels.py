@@ -78,11 +78,14 @@ def configurations(dtype: torch.dtype, V: int):
         }
         if not weighted:
             constants["weights_ptr"] = None
+        if not arguments["GROUP"]:
+            constants["scratch_ptr"] = None
         signature = {
             "logits_ptr": POINTERS[dtype],
             "targets_ptr": "*i64",
             "weights_ptr": "*fp32",
             "out_ptr": "*fp32",
+            "scratch_ptr": "*i32",
             "V": "i32",
             "width": "i32",
         }

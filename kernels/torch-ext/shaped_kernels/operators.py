@@ -138,7 +138,7 @@ def _run(
 @torch.library.custom_op(
     f"{_NAMESPACE}::linear_loss",
     mutates_args=(),
-    schema=f"({_TENSORS}, Tensor? factors, {_SETTINGS}) -> (Tensor, Tensor, Tensor, Tensor, Tensor)",
+    schema=f"({_TENSORS}, Tensor? factors, {_SETTINGS}) -> ({', '.join(5 * ['Tensor'])})",
 )
 def _linear_loss(hidden_ND: Tensor, *arguments: Any) -> tuple[Tensor, ...]:
     """The summed loss, metrics [M, N], and gradients for a factor of 1; empty if not needed."""
