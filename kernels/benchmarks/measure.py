@@ -119,6 +119,8 @@ def run(loss: Loss, inputs: Inputs) -> list[Tensor]:
     results = [value.detach(), *(tensor.grad for tensor in inputs[:2] if tensor.grad is not None)]
     for tensor in inputs[:2]:
         tensor.grad = None
+        if hasattr(tensor, "grad_dtype"):  # a variant may have set it
+            tensor.grad_dtype = tensor.dtype
     return results
 
 

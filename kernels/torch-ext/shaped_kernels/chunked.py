@@ -116,7 +116,7 @@ class _ChunkedLoss(torch.autograd.Function):
         loss_N, metrics_MN, grads = run_chunks(
             hidden_ND, weight_VD, bias_V, targets, options, row_step, dtype, needs
         )
-        ctx.input_dtypes = [None if t is None else t.dtype for t in (hidden_ND, weight_VD, bias_V)]
+        ctx.grad_dtypes = [_grad_dtype(t) for t in (hidden_ND, weight_VD, bias_V)]
         ctx.used, ctx.row_step = False, row_step
         ctx.save_for_backward(*grads)
         ctx.mark_non_differentiable(metrics_MN)
@@ -133,7 +133,7 @@ class _ChunkedLoss(torch.autograd.Function):
         ctx.used = True
         grads = [
             None if grad is None else ctx.row_step.scale(grad, grad_loss, dtype)
-            for grad, dtype in zip(ctx.saved_tensors, ctx.input_dtypes, strict=True)
+            for grad, dtype in zip(ctx.saved_tensors, ctx.grad_dtypes, strict=True)
         ]
         return *grads, None, None, None, None, None
 
@@ -159,20 +159,20 @@ class _LossPerToken(torch.autograd.Function):
         ctx.save_for_backward(*inputs)
         # The metrics are known, and computing them again would cost time.
         ctx.arguments = (options._replace(metrics=()), row_step, dtype, needs)
-        ctx.targets = targets
+        ctx.targets, ctx.grad_dtypes = targets, [_grad_dtype(t) for t in inputs]
         ctx.mark_non_differentiable(metrics_MN)
         return loss_N, metrics_MN
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, grad_N: Tensor, *_: Tensor) -> tuple[Tensor | None, ...]:
-        hidden_ND, weight_VD, bias_V = inputs = ctx.saved_tensors
+        hidden_ND, weight_VD, bias_V = ctx.saved_tensors
         options, row_step, dtype, needs = ctx.arguments
         targets = ctx.targets.times(grad_N)
         result = run_chunks(hidden_ND, weight_VD, bias_V, targets, options, row_step, dtype, needs)
         grads = [
-            None if grad is None else grad.to(tensor.dtype)
-            for grad, tensor in zip(result[-1], inputs, strict=True)
+            None if grad is None else grad.to(dtype)
+            for grad, dtype in zip(result[-1], ctx.grad_dtypes, strict=True)
         ]
         return *grads, None, None, None, None, None
 
@@ -280,6 +280,15 @@ def run_chunks(
         if options.shard is not None and grads.hidden_ND is not None:
             options.shard.sum_gradient(grads.hidden_ND)
         return loss_N, metrics_MN, grads.sums()
+
+
+def _grad_dtype(tensor: Tensor | None) -> torch.dtype | None:
+    """The dtype of an input's gradient: its own, or the `grad_dtype` that its owner has set."""
+    if tensor is None:
+        return None
+    # Only a leaf has one, from torch 2.10 on. None stands for any.
+    wanted = getattr(tensor, "grad_dtype", None) if tensor.is_leaf else None
+    return wanted or tensor.dtype
 
 
 def compute_dtype(hidden_ND: Tensor) -> torch.dtype:
