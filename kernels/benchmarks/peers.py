@@ -129,7 +129,6 @@ def trials() -> list[Variant]:
     losses: dict[str, tuple[Loss, RewardShape]] = {
         f"{name} 64 registers": (full(trial=Trial(head_rows=2)), FULL_SHAPE),
         f"{name} groups": (full(trial=Trial(group=128)), FULL_SHAPE),
-        f"{name} groups, 64 registers": (full(trial=Trial(2, 128)), FULL_SHAPE),
         f"{name} chunks of D rows": (full(rows_like_hidden=True), FULL_SHAPE),
         "ours cross-entropy, trial: chunks of D rows": (
             plain(rows_like_hidden=True),
