@@ -17,7 +17,8 @@ a line says so.
 Time: every round runs the variants one after the other, and the next round in the opposite order.
 Each variant gets --seconds in all. One with a long call takes part in fewer rounds, but at least in
 3. Ratios are formed within a round, and their median is given with a 95% interval. On a GPU, events
-measure the time. --seconds is reduced to fit --minutes (8 on a GPU), and a line says so.
+measure the time. On a CPU with one thread (OMP_NUM_THREADS=1) it is processor time. --seconds is
+reduced to fit --minutes (8 on a GPU), and a line says so.
   floor   the three bare matmuls over our chunks, in bfloat16 on a GPU; on a CPU also e^z over the
           logits. With QuACK, its matmuls are a second floor
   base    Liger at C=16 with the same kind of sums on a GPU; without Liger, and on a CPU, our
