@@ -17,7 +17,7 @@ from .operators import operator_loss
 from .reference import reference_loss
 from .shape import LossOptions, RewardShape
 from .targets import Targets
-from .triton_rows import choose, triton_loss
+from .triton_rows import choose, keeps_shards, triton_loss
 from .vocab_parallel import is_dtensor, local_tensors
 
 Implementation = Callable[
@@ -190,9 +190,10 @@ def _run(
     """Run the implementation `impl`; weight and bias may be DTensors."""
     targets = Targets(targets_N, ignore_index, weight.shape[0], token_weights_N)
     hidden_ND, weight, bias, shard = local_tensors(
-        hidden_ND, weight, bias, keep_shards=impl in ("auto", "chunked")
+        hidden_ND, weight, bias, keep_shards=keeps_shards(impl, options.softcap)
     )
-    chosen = "chunked" if shard else choose(impl, weight)
+    # The row step in torch is the one that was measured on shards.
+    chosen = "chunked" if shard and impl == "auto" else choose(impl, weight)
     return IMPLEMENTATIONS[chosen](hidden_ND, weight, bias, targets, options._replace(shard=shard))
 
 

@@ -46,7 +46,7 @@ def _load(row_ptr, ids, width, EVICTION: tl.constexpr):
 
 
 @triton.jit
-def _stream(
+def stream(
     row_ptr,
     x,
     V,
@@ -105,7 +105,7 @@ def _stream(
 
 
 @triton.jit
-def _write_tiles(
+def write_tiles(
     row_ptr,
     x,
     V,
@@ -194,23 +194,23 @@ def _write_row(
     cut = V
     if HEAD:
         cut = last_id // LANES * LANES
-        s = _write_tiles(
+        s = write_tiles(
             row_ptr, x, V, width, 0, cut, m, head_rate, rest_rate, threshold, last_id,
             logit_scale, softcap, rate,
             GRAD, "all", SOFTCAP, LANES, PER,
         )  # fmt: skip
-        s += _write_tiles(
+        s += write_tiles(
             row_ptr, x, V, width, cut, cut + LANES, m, head_rate, rest_rate, threshold, last_id,
             logit_scale, softcap, rate,
             GRAD, "first", SOFTCAP, LANES, PER,
         )  # fmt: skip
-        s += _write_tiles(
+        s += write_tiles(
             row_ptr, x, V, width, cut + LANES, V, m, head_rate, rest_rate, threshold, last_id,
             logit_scale, softcap, rate,
             GRAD, "none", SOFTCAP, LANES, PER,
         )  # fmt: skip
     else:
-        _write_tiles(
+        write_tiles(
             row_ptr, x, V, width, 0, V, m, head_rate, rest_rate, threshold, last_id,
             logit_scale, softcap, rate, GRAD, "", SOFTCAP, LANES, PER,
         )  # fmt: skip
@@ -292,7 +292,7 @@ def shape_rows(
         groups_ptr = scratch_ptr
         if GROUP:
             groups_ptr += row.to(tl.int64) * (2 * GROUPS + 2 * SLOTS)
-        m, s, t, a, b, c, d, e = _stream(
+        m, s, t, a, b, c, d, e = stream(
             row_ptr, x, V, width, logit_scale, softcap, rate, groups_ptr,
             HEAD and GROUP == 0, SUMS, SOFTCAP, FIVE, GROUP, LANES, PER,
         )  # fmt: skip

@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from .chunked import chunked_loss
+from .chunked import RowStep, chunked_loss
 from .shape import LossOptions
 from .targets import Targets
 
@@ -63,10 +63,13 @@ class Trial(NamedTuple):
             logits 64 registers.
         group: the size of the groups whose maxima find the head set; 0 means lists. It is used only
             if there are at least 8 groups for each member of the head set.
+        sharded: whether a head that is spread over processes stays so with impl="triton"; otherwise
+            it is gathered. It always is with a softcap.
     """
 
     head_rows: int = 1
     group: int = 0
+    sharded: bool = False
 
 
 _trial = Trial()
@@ -124,6 +127,11 @@ def choose(impl: str, weight: Tensor) -> str:
     return impl
 
 
+def keeps_shards(impl: str, softcap: float | None) -> bool:
+    """Whether a head that is spread over processes stays so with this implementation."""
+    return impl in ("auto", "chunked") or (impl == "triton" and _trial.sharded and softcap is None)
+
+
 def triton_loss(
     hidden_ND: Tensor,
     weight_VD: Tensor,
@@ -132,7 +140,10 @@ def triton_loss(
     options: LossOptions,
 ) -> tuple[Tensor, dict[str, Tensor]]:
     """`chunked_loss` with one kernel launch per chunk for everything but the matmuls."""
-    return chunked_loss(hidden_ND, weight_VD, bias_V, targets, options, TritonRows)
+    row_step: type[RowStep] = TritonRows
+    if options.shard is not None:
+        from .triton_shards import ShardedTritonRows as row_step
+    return chunked_loss(hidden_ND, weight_VD, bias_V, targets, options, row_step)
 
 
 class TritonRows:
