@@ -3,6 +3,7 @@
     python kernels/benchmarks/linear_loss.py                       # everything; a GPU if possible
     python kernels/benchmarks/linear_loss.py --device cpu --quick  # under 2 minutes, no files
     python kernels/benchmarks/linear_loss.py --sizes 8192x2560x151936 --variants ours Liger floor
+    python kernels/benchmarks/linear_loss.py --variants trial "ours full, metrics" floor
 
 A measurement is a forward and a backward to hidden states [N, D] and head weight [V, D], in
 bfloat16 on a GPU and float32 on a CPU. `shaped_kernels` must be importable: installed, or with
@@ -16,15 +17,19 @@ a line says so.
 Time: every round runs the variants one after the other, and the next round in the opposite order.
 Each variant gets --seconds in all. One with a long call takes part in fewer rounds, but at least in
 3. Ratios are formed within a round, and their median is given with a 95% interval. On a GPU, events
-measure the time. --seconds is reduced to fit --minutes (8 on a GPU), and a line says so.
+measure the time. On a CPU with one thread (OMP_NUM_THREADS=1) it is processor time. --seconds is
+reduced to fit --minutes (8 on a GPU), and a line says so.
   floor   the three bare matmuls over our chunks, in bfloat16 on a GPU; on a CPU also e^z over the
-          logits
+          logits. With QuACK, its matmuls are a second floor
   base    Liger at C=16 with the same kind of sums on a GPU; without Liger, and on a CPU, our
           cross-entropy
 Memory: what a forward and backward adds to the allocated memory, including the gradients; on a CPU,
 how much the maximum of the resident set grows in a separate process.
 Sums: the dtype in which the weight's gradient is summed over chunks. Compare variants with the same
 sums.
+
+A variant with "trial" in its name is ours with a choice that is off by default, since no GPU has
+measured it. It runs only if --variants has "trial", as in --variants "ours full" trial floor.
 
 "full" is β=−0.25 (product form), λ̃=0.1, λ̂=−0.1, k=100. Rows are appended to results.csv after
 each size. At the end a plot is drawn, and the measurements are compared with what the loss is meant
@@ -88,7 +93,7 @@ def try_peer(variant: Variant, action: Callable[[], T]) -> T | None:
     except torch.OutOfMemoryError:
         raise
     except Exception as error:  # other packages fail in many ways
-        if variant.is_ours or variant.is_floor:
+        if variant.is_ours or (variant.is_floor and not variant.apart):
             raise
         reason = (str(error).strip() or "no message").splitlines()[0]
         print(f"left out: {variant.name}: {type(error).__name__}: {reason}", flush=True)
@@ -122,15 +127,18 @@ def print_peak(variant: Variant, size: Size, device: str, dtype: torch.dtype) ->
 
 
 def choose(device: str, dtype: torch.dtype, texts: list[str] | None, size: Size) -> list[Variant]:
-    """The variants for the device whose names contain one of `texts`.
+    """The variants for the device whose names contain one of `texts`; trials only if these say so.
 
     Peers that fail in a separate process at `size` are left out.
     """
     variants = []
+    with_trials = any("trial" in text for text in texts or [])
     for variant in all_variants(dtype):
         if device not in variant.devices or (
             texts and not any(text in variant.name for text in texts)
         ):
+            continue
+        if "trial" in variant.name and not with_trials:
             continue
         if variant.apart and importlib.util.find_spec(variant.apart) is None:
             print(f"left out: {variant.name}: {variant.apart} is not installed", flush=True)

@@ -119,6 +119,8 @@ def run(loss: Loss, inputs: Inputs) -> list[Tensor]:
     results = [value.detach(), *(tensor.grad for tensor in inputs[:2] if tensor.grad is not None)]
     for tensor in inputs[:2]:
         tensor.grad = None
+        if hasattr(tensor, "grad_dtype"):  # a variant may have set it
+            tensor.grad_dtype = tensor.dtype
     return results
 
 
@@ -183,13 +185,17 @@ def _at_least_rounding(errors: list[float]) -> list[float]:
 
 
 def time_calls(loss: Loss, inputs: Inputs, calls: int) -> list[float]:
-    """Milliseconds of each of `calls` forwards and backwards; on a GPU by CUDA events."""
+    """Milliseconds of each of `calls` forwards and backwards; on a GPU by CUDA events.
+
+    A CPU with one thread is measured by its processor time, which depends less on other load.
+    """
     if not inputs[0].is_cuda:
+        clock = time.process_time if torch.get_num_threads() == 1 else time.perf_counter
         calls_ms = []
         for _ in range(calls):
-            start = time.perf_counter()
+            start = clock()
             run(loss, inputs)
-            calls_ms.append(1000 * (time.perf_counter() - start))
+            calls_ms.append(1000 * (clock() - start))
         return calls_ms
     events = [
         (torch.cuda.Event(enable_timing=True), torch.cuda.Event(enable_timing=True))

@@ -17,6 +17,7 @@ import torch
 import torch.nn.functional as F
 from shaped_kernels import METRICS as ALL_METRICS
 from shaped_kernels import RewardShape, shaped_linear_loss
+from shaped_kernels.triton_rows import Trial, trying
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
@@ -94,6 +95,7 @@ def all_variants(dtype: torch.dtype) -> list[Variant]:
             "bfloat16",
             cuda,
         ),
+        *trials(),
         Variant("Liger C=1", liger(1), CROSS_ENTROPY, own, cuda),
         Variant("Liger C=16", liger(16), CROSS_ENTROPY, own, cuda),
         Variant("Liger C=16, fp32 sums", liger(16, torch.float32), CROSS_ENTROPY, "float32", cuda),
@@ -112,7 +114,30 @@ def all_variants(dtype: torch.dtype) -> list[Variant]:
         ),
         Variant("floor: 3 matmuls, our chunks", floor(), None, own),
         Variant("floor: 3 matmuls, one chunk", floor(whole=True), None, "one matmul"),
+        Variant("floor: 3 matmuls of QuACK", floor(quack_matmuls), None, own, cuda, apart="quack"),
         Variant("floor: 3 matmuls and a pass", floor(with_pass=True), None, own, ("cpu",)),
+    ]
+
+
+def trials() -> list[Variant]:
+    """Ours with one choice that is off by default, since no GPU has measured it.
+
+    Compare each with the variant of the same name without the trial.
+    """
+    full, name = functools.partial(ours, FULL_SHAPE, METRICS), "ours full, metrics, trial:"
+    plain = functools.partial(ours, CROSS_ENTROPY)
+    losses: dict[str, tuple[Loss, RewardShape]] = {
+        f"{name} 64 registers": (full(trial=Trial(head_rows=2)), FULL_SHAPE),
+        f"{name} groups": (full(trial=Trial(group=128)), FULL_SHAPE),
+        f"{name} chunks of D rows": (full(rows_like_hidden=True), FULL_SHAPE),
+        "ours cross-entropy, trial: chunks of D rows": (
+            plain(rows_like_hidden=True),
+            CROSS_ENTROPY,
+        ),
+        "ours cross-entropy, trial: fp32 gradient": (plain(fp32_gradient=True), CROSS_ENTROPY),
+    }
+    return [
+        Variant(name, loss, shape, "float32", ("cuda",)) for name, (loss, shape) in losses.items()
     ]
 
 
@@ -121,18 +146,30 @@ def ours(
     metrics: tuple[str, ...] = (),
     sums_like_weight: bool = False,
     chunk_rows: int | None = None,
+    rows_like_hidden: bool = False,
+    fp32_gradient: bool = False,
+    trial: Trial | None = None,
 ) -> Loss:
-    """Our loss, with `chunk_rows` instead of the default budget."""
+    """Our loss, with `chunk_rows` instead of the default budget.
+
+    `rows_like_hidden`: a chunk has as many rows as hidden states have dimensions. Its logits then
+    take no more memory than the weight. `fp32_gradient`: the weight's gradient is not rounded.
+    """
 
     def loss(hidden: Tensor, weight: Tensor, targets: Tensor) -> Tensor:
         # Not "auto", which would silently use a slower implementation if one cannot run.
         impl = "triton" if weight.is_cuda else "chunked"
         settings: dict[str, Any] = {"accum_dtype": weight.dtype} if sums_like_weight else {}
-        if chunk_rows is not None:
-            settings["chunk_mb"] = chunk_rows * weight.shape[0] * weight.dtype.itemsize / 2**20
-        return shaped_linear_loss(
-            hidden, weight, targets, shape, metrics=metrics, impl=impl, **settings
-        ).loss
+        rows = hidden.shape[1] if rows_like_hidden else chunk_rows
+        if rows is not None:
+            # Rows are a multiple of 64 columns apart, which may take a little more.
+            settings["chunk_mb"] = rows * (weight.shape[0] + 64) * weight.dtype.itemsize / 2**20
+        if fp32_gradient:
+            weight.grad_dtype = torch.float32
+        with trying(trial or Trial()):
+            return shaped_linear_loss(
+                hidden, weight, targets, shape, metrics=metrics, impl=impl, **settings
+            ).loss
 
     return loss
 
@@ -224,7 +261,31 @@ def quack(hidden: Tensor, weight: Tensor, targets: Tensor) -> Tensor:
     return chunked_linear_cross_entropy(hidden, weight, targets, reduction="sum")
 
 
-def floor(with_pass: bool = False, whole: bool = False) -> Loss:
+class Matmuls(NamedTuple):
+    """`product(a, b, out)` writes a @ b, and `add(a, b, out)` adds it."""
+
+    product: Callable[[Tensor, Tensor, Tensor], Any]
+    add: Callable[[Tensor, Tensor, Tensor], Any]
+
+
+def torch_matmuls() -> Matmuls:
+    return Matmuls(
+        lambda a, b, out: torch.mm(a, b, out=out), lambda a, b, out: torch.addmm(out, a, b, out=out)
+    )
+
+
+def quack_matmuls() -> Matmuls:
+    """Those of QuACK (0.6.5), which it tunes at the first call of a shape."""
+    from quack.gemm_interface import gemm, gemm_add_inplace
+
+    return Matmuls(lambda a, b, out: gemm(a, b, out=out), gemm_add_inplace)
+
+
+def floor(
+    make_matmuls: Callable[[], Matmuls] = torch_matmuls,
+    with_pass: bool = False,
+    whole: bool = False,
+) -> Loss:
     """The three matmuls alone: logits, and the gradients of hidden states and weight.
 
     The gradients are summed in the inputs' dtype, over the chunks of our loss, or over all rows at
@@ -236,20 +297,18 @@ def floor(with_pass: bool = False, whole: bool = False) -> Loss:
         key = (*hidden.shape, *weight.shape, hidden.dtype, hidden.device)
         if key not in _our_chunks:
             _our_chunks[key] = our_chunks(hidden, weight, targets)
+        product, add = make_matmuls()
         chunks = [hidden.shape[0]] if whole else _our_chunks[key]
         grad_hidden, grad_weight = torch.empty_like(hidden), torch.empty_like(weight)
         logits = hidden.new_empty(max(chunks), weight.shape[0])
         start = 0
         for rows in chunks:
             part, logits_CV = hidden[start : start + rows], logits[:rows]
-            torch.mm(part, weight.t(), out=logits_CV)
+            product(part, weight.t(), logits_CV)
             if with_pass:
                 logits_CV.exp_()
-            torch.mm(logits_CV, weight, out=grad_hidden[start : start + rows])
-            if start == 0:
-                torch.mm(logits_CV.t(), part, out=grad_weight)
-            else:
-                torch.addmm(grad_weight, logits_CV.t(), part, out=grad_weight)
+            product(logits_CV, weight, grad_hidden[start : start + rows])
+            (product if start == 0 else add)(logits_CV.t(), part, grad_weight)
             start += rows
         return hidden.new_zeros(())
 

@@ -127,13 +127,13 @@ def provenance(device: str, commit: str | None, command: str) -> dict[str, str]:
         "commit": commit,
         "device": name,
         "torch": torch.__version__,
-        "triton": _version("triton"),
-        "liger": _version("liger-kernel"),
+        "triton": package_version("triton"),
+        "liger": package_version("liger-kernel"),
         "command": command,
     }
 
 
-def _version(package: str) -> str:
+def package_version(package: str) -> str:
     try:
         return importlib.metadata.version(package)
     except importlib.metadata.PackageNotFoundError:
@@ -152,10 +152,11 @@ def require_columns(path: Path) -> None:
         )
 
 
-def append_rows(path: Path, rows: list[dict[str, str]]) -> None:
+def append_rows(path: Path, rows: list[dict[str, str]], columns: list[str] = COLUMNS) -> None:
+    """Append the columns of the rows to a csv file, which gets a header if it is new."""
     is_new = not path.exists()
     with open(path, "a", newline="", encoding="utf-8") as file:
-        writer = csv.DictWriter(file, fieldnames=COLUMNS, lineterminator="\n")
+        writer = csv.DictWriter(file, columns, extrasaction="ignore", lineterminator="\n")
         if is_new:
             writer.writeheader()
         writer.writerows(rows)

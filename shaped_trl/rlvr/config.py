@@ -30,7 +30,8 @@ class RLVRConfig(WatchArguments, SavingArguments, GRPOConfig):
     `dynamic_sampling` is on; a run without a learning signal stops (`on_no_signal`), and so does
     one whose loss is not finite (`on_bad_loss`); `bf16` is off on a CPU. With `epsilon_high=None,
     dynamic_sampling=False, on_no_signal="ignore", on_bad_loss="ignore"` the trainer computes what
-    GRPOTrainer computes, to the last bit.
+    GRPOTrainer computes, to the last bit (to rounding on a CPU with a vocabulary of at least 49,152
+    tokens, see `log_probs.py`).
 
     Clip-higher acts only when a generation batch serves several optimizer steps
     (`steps_per_generation` above `gradient_accumulation_steps`, or `num_iterations` above 1).

@@ -27,6 +27,7 @@ from shaped_trl.rlvr.engine import vllm_started
 from shaped_trl.rlvr.generation import DynamicGeneration
 from shaped_trl.rlvr.guard import guard
 from shaped_trl.rlvr.ledger import RL_RENAMED, Ledger
+from shaped_trl.rlvr.log_probs import score_on_cpu
 from shaped_trl.rlvr.printing import print_rollouts_visibly
 from shaped_trl.rlvr.signals import NoLearningSignal, SignalDetector
 from shaped_trl.training.config import as_config
@@ -76,6 +77,7 @@ class RLVRTrainer(TrainingCard, HubPushes, WatchedLoss, ContinuedInterval, Dynam
         with vllm_started(args):
             super().__init__(model, guard(reward_funcs), args, **kwargs)
         check_run(self)
+        score_on_cpu(self)
         print_rollouts_visibly()
         self.set_length()
         self.ledger = Ledger()  # since the last row of the log

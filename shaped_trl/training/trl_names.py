@@ -30,6 +30,7 @@ def refusal(change: str) -> str:
 # TRL documents none of these functions. The other modules import them from here.
 try:
     from trl.trainer.utils import (
+        add_fused_lm_head,
         get_callable_name,
         get_config_model_id,
         is_async_callable,
@@ -41,6 +42,7 @@ except ImportError as error:
 
 __all__ = [
     "Generated",
+    "add_fused_lm_head",
     "check_names",
     "get_callable_name",
     "get_config_model_id",
@@ -113,6 +115,8 @@ ELSEWHERE = (
     ("transformers", "PreTrainedModel._is_stateful"),
     ("transformers", "PreTrainedConfig._attn_implementation"),
     ("trl.trainer.grpo_trainer", "print_prompt_completions_sample"),
+    ("trl.trainer.utils", "_ChunkedLogProbFunction"),
+    ("trl.trainer.utils", "_use_triton"),
 )
 
 

@@ -2,7 +2,8 @@
 
     compile_kernels.py DTYPE ARCHITECTURE        (bfloat16, float16 or float32; 80, 90 or 100)
 
-One JSON line per configuration that `plan` can ask for: {"name", "registers", "limit", "spills"}.
+One JSON line per configuration that `plan` can ask for: {"name", "registers", "limit", "spills",
+"known"}. Only trials have known spills.
 Run it without TRITON_INTERPRET.
 """
 
@@ -21,7 +22,7 @@ import triton
 from shaped_kernels import RewardShape
 from shaped_kernels.shape import LossOptions
 from shaped_kernels.triton_kernels import scale, shape_rows
-from shaped_kernels.triton_rows import plan
+from shaped_kernels.triton_rows import Trial, plan, trying
 from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
 
@@ -38,6 +39,10 @@ SHAPES = {
     "weighted head": (RewardShape(lambda_tail=-0.1, top_k=100), ("entropy",), True),
     "large head": (RewardShape(lambda_tail=-0.1, top_k=1000), (), False),
 }
+
+# name: what is off by default, and the spills that are known. They are of the search for the head
+# set, which runs once for a row.
+TRIALS = {"64 registers": (Trial(head_rows=2), 12), "groups": (Trial(group=128), 0)}
 
 
 def compile_and_measure(
@@ -67,33 +72,42 @@ def compile_and_measure(
     return int(re.search(r"REG:(\d+)", usage)[1]), len(re.findall(r"\b(?:STL|LDL)\b", code))
 
 
+def of_rows(dtype: torch.dtype, V: int, shape: tuple, softcap: float | None, grad: bool):
+    """(kernel, signature, constants, options) of the row step, and its limit of registers."""
+    rewards, metrics, weighted = shape
+    arguments, launch = plan(V, dtype, LossOptions(rewards, 1.0, softcap, metrics, None, None))
+    constants = {key: value for key, value in arguments.items() if key.isupper()} | {"GRAD": grad}
+    if not weighted:
+        constants["weights_ptr"] = None
+    if not arguments["GROUP"]:
+        constants["scratch_ptr"] = None
+    signature = {
+        "logits_ptr": POINTERS[dtype],
+        "targets_ptr": "*i64",
+        "weights_ptr": "*fp32",
+        "out_ptr": "*fp32",
+        "scratch_ptr": "*i32",
+        "V": "i32",
+        "width": "i32",
+    }
+    signature |= {
+        key: "fp32" if isinstance(value, float) else "i32" for key, value in arguments.items()
+    }
+    options = {"num_warps": launch.warps, "maxnreg": launch.registers, "enable_fp_fusion": True}
+    return (shape_rows, signature, constants, options), launch.registers
+
+
 def configurations(dtype: torch.dtype, V: int):
-    """(name, kernel, signature, constants, options, limit) of all kernels for `dtype`."""
-    for (name, (shape, metrics, weighted)), softcap, grad in itertools.product(
-        SHAPES.items(), (None, 30.0), (True, False)
-    ):
-        arguments, launch = plan(V, dtype, LossOptions(shape, 1.0, softcap, metrics, None, None))
-        constants = {key: value for key, value in arguments.items() if key.isupper()} | {
-            "GRAD": grad
-        }
-        if not weighted:
-            constants["weights_ptr"] = None
-        signature = {
-            "logits_ptr": POINTERS[dtype],
-            "targets_ptr": "*i64",
-            "weights_ptr": "*fp32",
-            "out_ptr": "*fp32",
-            "V": "i32",
-            "width": "i32",
-        }
-        signature |= {
-            key: "fp32" if isinstance(value, float) else "i32" for key, value in arguments.items()
-        }
-        options = {"num_warps": launch.warps, "maxnreg": launch.registers, "enable_fp_fusion": True}
+    """(name, compiled, limit of registers, known spills) of all kernels for `dtype`."""
+    for (name, shape), softcap, grad in itertools.product(SHAPES.items(), (None, 30.0), (1, 0)):
+        compiled, limit = of_rows(dtype, V, shape, softcap, bool(grad))
         full_name = f"{name}{', softcap' if softcap else ''}{'' if grad else ', evaluation'}"
         # Without a head set, two rows share the 65,536 registers of a multiprocessor.
-        limit = launch.registers if "head" in name else launch.registers // 2
-        yield full_name, shape_rows, signature, constants, options, limit
+        yield full_name, compiled, limit if "head" in name else limit // 2, 0
+    for (name, (trial, spills)), grad in itertools.product(TRIALS.items(), (True, False)):
+        with trying(trial):
+            compiled, limit = of_rows(dtype, V, SHAPES["head"], None, grad)
+        yield f"head, trial: {name}{'' if grad else ', evaluation'}", compiled, limit, spills
     for out in {dtype, torch.float32}:
         signature = {
             "in_ptr": "*fp32",
@@ -102,16 +116,17 @@ def configurations(dtype: torch.dtype, V: int):
             "numel": "i64",
         }
         constants = {"IN_PLACE": out == torch.float32, "BLOCK": 4096}
-        yield f"scale to {out}", scale, signature, constants, {"enable_fp_fusion": True}, 128
+        compiled = scale, signature, constants, {"enable_fp_fusion": True}
+        yield f"scale to {out}", compiled, 128, 0
 
 
 if __name__ == "__main__":
     dtype, architecture = getattr(torch, sys.argv[1]), int(sys.argv[2])
     for V in VOCABULARIES:
-        for name, *compiled, limit in configurations(dtype, V):
+        for name, compiled, limit, known in configurations(dtype, V):
             kernel, signature, constants, options = compiled
             registers, spills = compile_and_measure(
                 kernel, signature, constants, architecture, options, V
             )
             row = {"name": f"{name}, V={V}", "registers": registers, "limit": limit}
-            print(json.dumps(row | {"spills": spills}), flush=True)
+            print(json.dumps(row | {"spills": spills, "known": known}), flush=True)

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 import torch
 import torch.distributed as dist
 from shaped_kernels import METRICS, RewardShape, shaped_linear_loss
+from shaped_kernels.triton_rows import Trial, trying
 from torch import Tensor
 from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.tensor import Partial, Replicate, Shard, distribute_tensor
@@ -237,6 +238,37 @@ def main() -> dict[str, object]:
     shaped_linear_loss(hidden, by_rows(torch.eye(7, D)), torch.arange(N) % 7).loss.backward()
     assert hidden.grad.placements in ((Replicate(),), (Partial(),))
     results["gradient of a replicated hidden"] = hidden.grad.full_tensor()
+    dist.barrier()
+    return results
+
+
+OF_TRITON = (
+    *("cross-entropy", "product", "no tail", "head larger than a shard", "ties", "empty shard"),
+    *("impossible tokens", "one possible token", "all tokens impossible", "NaN in one shard"),
+    *("inf in two shards, fp32", "entropy", "entropy, no tail", "temperature", "weighted"),
+    *("per token", "softcap and scale", "frozen head", "evaluation"),
+)
+
+
+def with_triton() -> dict[str, dict[str, Tensor]]:
+    """The cases `OF_TRITON` in fp32, where each process runs the Triton row step on its shard."""
+    mesh = init_device_mesh("cpu", (PROCESSES,))
+    torch.use_deterministic_algorithms(True)  # fills uninitialised memory with NaN
+
+    def by_rows(tensor: Tensor):
+        return distribute_tensor(tensor, mesh, [Shard(0)])
+
+    from shaped_kernels.triton_shards import ShardedTritonRows
+
+    calls = []
+    shape = ShardedTritonRows._shape
+    ShardedTritonRows._shape = lambda *arguments: calls.append(1) or shape(*arguments)
+    results = {}
+    with trying(Trial(sharded=True)):
+        for name in OF_TRITON:
+            calls.clear()
+            results[name] = compute(CASES[name], "triton", by_rows, torch.float32)
+            assert bool(calls) == (CASES[name].softcap is None), name
     dist.barrier()
     return results
 

@@ -134,6 +134,75 @@ def test_an_absent_peer_is_left_out_with_a_line(benchmark, capsys):
     )
 
 
+def test_a_second_floor_that_is_not_installed_is_left_out_by_name(benchmark, monkeypatch, capsys):
+    import torch
+
+    monkeypatch.setattr(benchmark.importlib.util, "find_spec", lambda name: None)
+    size = benchmark.Size(8192, 2560, 151_936)
+    found = benchmark.choose("cuda", torch.bfloat16, ["floor", "SM90", "QuACK"], size)
+    assert [variant.name for variant in found] == [
+        "floor: 3 matmuls, our chunks",
+        "floor: 3 matmuls, one chunk",
+    ]
+    lines = capsys.readouterr().out.splitlines()
+    assert lines == [
+        "left out: Liger SM90: cutlass is not installed",
+        "left out: QuACK: quack is not installed",
+        "left out: floor: 3 matmuls of QuACK: quack is not installed",
+    ]
+
+
+def test_what_no_gpu_has_measured_runs_only_if_it_is_asked_for(benchmark):
+    import torch
+
+    size = benchmark.Size(8192, 2560, 151_936)
+    usual = benchmark.choose("cuda", torch.bfloat16, ["ours"], size)
+    assert usual
+    assert not any("trial" in variant.name for variant in usual)
+    asked = benchmark.choose("cuda", torch.bfloat16, ["ours full", "trial"], size)
+    assert sum("trial" in variant.name for variant in asked) == 5
+
+
+@pytest.mark.parametrize("choice", [{"rows_like_hidden": True}, {"fp32_gradient": True}])
+def test_a_trial_computes_the_same_loss(benchmark, choice):
+    import measure
+    import peers
+    import torch
+
+    inputs = measure.make_inputs(measure.Size(20, 8, 50), "cpu", torch.bfloat16)
+    usual = measure.run(peers.ours(peers.FULL_SHAPE), inputs)
+    trial = measure.run(peers.ours(peers.FULL_SHAPE, **choice), inputs)
+    assert trial[2].dtype == (torch.float32 if "fp32_gradient" in choice else torch.bfloat16)
+    for got, expected in zip(trial, usual, strict=True):
+        torch.testing.assert_close(got.to(expected.dtype), expected)
+    assert measure.run(peers.ours(peers.FULL_SHAPE), inputs)[2].dtype == torch.bfloat16
+
+
+@pytest.mark.slow
+def test_log_probabilities_are_measured_against_trls_head(benchmark, tmp_path):
+    import log_probs
+
+    out = tmp_path / "rows.csv"
+    log_probs.main(["--sizes", "24x8x40", "--pairs", "2", "--out", str(out)])
+    rows = list(csv.DictReader(out.read_text(encoding="utf-8").splitlines()))
+    assert [row["variant"] for row in rows] == list(log_probs.VARIANTS)
+    assert rows[1]["ratio"] == "1.000"
+    for row in rows:
+        assert float(row["ratio_low"]) <= float(row["ratio"]) <= float(row["ratio_high"])
+        assert float(row["peak_mb"]) >= 0
+        assert row["command"].endswith(f"--sizes 24x8x40 --pairs 2 --out {out}")
+
+
+def test_wrong_log_probabilities_are_not_timed(benchmark, monkeypatch):
+    import log_probs
+
+    wrong = {"wrong": lambda *inputs: 1.001 * log_probs.ours(*inputs)}
+    monkeypatch.setattr(log_probs, "VARIANTS", wrong)
+    monkeypatch.setattr(log_probs, "cpu_seconds", lambda *_: pytest.fail("timed"))
+    with pytest.raises(SystemExit, match="nothing is timed"):
+        log_probs.main(["--sizes", "24x8x40", "--out", ""])
+
+
 def made_up(name: str, rounds_ms: list[float], peak_mb: float | None, sums: str = "bfloat16"):
     import measure
     import peers

@@ -116,3 +116,20 @@ def test_autocast_errs_as_cross_entropy_does_under_autocast(impl):
     for error, peer_error in zip(errors(results, truths), allowed, strict=True):
         assert error <= 2 * peer_error
     assert errors(results, truths)[1] > 1e-4  # autocast used bf16
+
+
+@pytest.mark.parametrize("reduction", ["sum", "none"])
+def test_a_gradient_that_may_be_wider_than_its_weight_is_not_rounded(reduction):
+    """`grad_dtype` asks for fp32: bf16 inputs then give the fp32 sum, whose rounding is usual."""
+    gradients = []
+    for wide in (False, True):
+        (hidden, weight, _), targets = make_inputs(torch.bfloat16)
+        if wide:
+            weight.grad_dtype = torch.float32
+        losses = shaped_linear_loss(hidden, weight, targets, FULL_SHAPE, reduction=reduction).loss
+        (losses.sum() / 3).backward()
+        gradients.append(weight.grad)
+    usual, exact = gradients
+    assert (usual.dtype, exact.dtype) == (torch.bfloat16, torch.float32)
+    torch.testing.assert_close(exact.bfloat16(), usual)
+    assert (exact != exact.bfloat16().float()).any()

@@ -3,7 +3,7 @@
 import pytest
 import torch
 from shaped_kernels import RewardShape, shaped_linear_loss
-from shaped_kernels.topk import head_ids
+from shaped_kernels.topk import head_ids, largest
 
 V = 500
 
@@ -23,7 +23,7 @@ def rows_with_ties(kind: str) -> torch.Tensor:
 
 
 @pytest.mark.parametrize("kind", ["no ties", "bf16", "integers", "constant", "few finite"])
-@pytest.mark.parametrize("top_k", [1, 2, 45, V - 1])
+@pytest.mark.parametrize("top_k", [1, 2, 20, 45, V - 1])
 def test_the_head_is_that_of_a_stable_sort(kind, top_k):
     z = rows_with_ties(kind)
     expected = z.sort(dim=-1, descending=True, stable=True).indices[:, :top_k]
@@ -34,6 +34,18 @@ def test_the_head_is_that_of_a_stable_sort(kind, top_k):
     possible = z != -torch.inf
     assert torch.equal(in_head & possible, in_expected & possible)
     assert (in_head.sum(-1) == top_k).all()
+
+
+@pytest.mark.parametrize("kind", ["no ties", "bf16", "integers", "constant", "few finite"])
+@pytest.mark.parametrize("size", [1, 3, 64, 257, 498, 499, 500])
+def test_the_largest_of_groups_are_the_largest_of_all(kind, size):
+    """Up to four levels of groups, with and without tokens that are in no group."""
+    z = rows_with_ties(kind)[:, V - size :]
+    for count in {1, min(2, size), min(7, size), min(31, size)}:
+        values, ids = largest(z, count)
+        assert torch.equal(values, z.topk(count).values)
+        assert torch.equal(z.gather(-1, ids), values)
+        assert all(len(set(row)) == count for row in ids.tolist())
 
 
 def test_ties_are_common_enough_for_the_test_to_mean_something():

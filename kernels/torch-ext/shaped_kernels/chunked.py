@@ -21,8 +21,9 @@ from .rows import TorchRows
 from .shape import LossOptions
 from .targets import Rows, Targets, count_rows, take_rows
 
-# MiB of logits that are held at a time.
-_CPU_CHUNK_MB = 256
+# The most MiB of logits, and the most rows, that are held at a time. On a CPU, more rows than this
+# make no matmul faster, and logits that are still in the cache do.
+_CPU_CHUNK_MB, _CPU_ROWS = 256, 256
 # On a GPU, a few large matmuls are fast, and a sum in fp32 is read and written once per chunk. So a
 # chunk may take up to the larger amount if this number of chunks is then enough.
 _CUDA_CHUNK_MB, _CUDA_MOST_MB, _CUDA_CHUNKS = 640, 970, 5
@@ -83,7 +84,7 @@ def chunked_loss(
     Raises:
         RuntimeError: a second backward through the same summed loss, or a double backward.
     """
-    dtype = _compute_dtype(hidden_ND)
+    dtype = compute_dtype(hidden_ND)
     inputs = (hidden_ND, weight_VD, bias_V)
     # ctx.needs_input_grad does not help, since it is true under no_grad as well.
     needs = tuple(torch.is_grad_enabled() and t is not None and t.requires_grad for t in inputs)
@@ -91,7 +92,7 @@ def chunked_loss(
         function = _LossPerToken if options.per_token else _ChunkedLoss
         loss, metrics_MN = function.apply(*inputs, targets, options, row_step, dtype, needs)
     else:
-        loss, metrics_MN, _ = _run_chunks(*inputs, targets, options, row_step, dtype, needs)
+        loss, metrics_MN, _ = run_chunks(*inputs, targets, options, row_step, dtype, needs)
         if not options.per_token:
             loss = loss.sum()
     return loss, dict(zip(options.metrics, metrics_MN.unbind(), strict=True))
@@ -112,10 +113,10 @@ class _ChunkedLoss(torch.autograd.Function):
         dtype: torch.dtype,
         needs: tuple[bool, ...],
     ) -> tuple[Tensor, ...]:
-        loss_N, metrics_MN, grads = _run_chunks(
+        loss_N, metrics_MN, grads = run_chunks(
             hidden_ND, weight_VD, bias_V, targets, options, row_step, dtype, needs
         )
-        ctx.input_dtypes = [None if t is None else t.dtype for t in (hidden_ND, weight_VD, bias_V)]
+        ctx.grad_dtypes = [_grad_dtype(t) for t in (hidden_ND, weight_VD, bias_V)]
         ctx.used, ctx.row_step = False, row_step
         ctx.save_for_backward(*grads)
         ctx.mark_non_differentiable(metrics_MN)
@@ -132,7 +133,7 @@ class _ChunkedLoss(torch.autograd.Function):
         ctx.used = True
         grads = [
             None if grad is None else ctx.row_step.scale(grad, grad_loss, dtype)
-            for grad, dtype in zip(ctx.saved_tensors, ctx.input_dtypes, strict=True)
+            for grad, dtype in zip(ctx.saved_tensors, ctx.grad_dtypes, strict=True)
         ]
         return *grads, None, None, None, None, None
 
@@ -154,24 +155,24 @@ class _LossPerToken(torch.autograd.Function):
     ) -> tuple[Tensor, ...]:
         inputs = (hidden_ND, weight_VD, bias_V)
         no_gradient = (False,) * len(inputs)
-        loss_N, metrics_MN, _ = _run_chunks(*inputs, targets, options, row_step, dtype, no_gradient)
+        loss_N, metrics_MN, _ = run_chunks(*inputs, targets, options, row_step, dtype, no_gradient)
         ctx.save_for_backward(*inputs)
         # The metrics are known, and computing them again would cost time.
         ctx.arguments = (options._replace(metrics=()), row_step, dtype, needs)
-        ctx.targets = targets
+        ctx.targets, ctx.grad_dtypes = targets, [_grad_dtype(t) for t in inputs]
         ctx.mark_non_differentiable(metrics_MN)
         return loss_N, metrics_MN
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, grad_N: Tensor, *_: Tensor) -> tuple[Tensor | None, ...]:
-        hidden_ND, weight_VD, bias_V = inputs = ctx.saved_tensors
+        hidden_ND, weight_VD, bias_V = ctx.saved_tensors
         options, row_step, dtype, needs = ctx.arguments
         targets = ctx.targets.times(grad_N)
-        result = _run_chunks(hidden_ND, weight_VD, bias_V, targets, options, row_step, dtype, needs)
+        result = run_chunks(hidden_ND, weight_VD, bias_V, targets, options, row_step, dtype, needs)
         grads = [
-            None if grad is None else grad.to(tensor.dtype)
-            for grad, tensor in zip(result[-1], inputs, strict=True)
+            None if grad is None else grad.to(dtype)
+            for grad, dtype in zip(result[-1], ctx.grad_dtypes, strict=True)
         ]
         return *grads, None, None, None, None, None
 
@@ -232,7 +233,7 @@ class _Gradients:
         return self.hidden_ND, self.weight_VD, self.bias_V
 
 
-def _run_chunks(
+def run_chunks(
     hidden_ND: Tensor,
     weight_VD: Tensor,
     bias_V: Tensor | None,
@@ -281,7 +282,16 @@ def _run_chunks(
         return loss_N, metrics_MN, grads.sums()
 
 
-def _compute_dtype(hidden_ND: Tensor) -> torch.dtype:
+def _grad_dtype(tensor: Tensor | None) -> torch.dtype | None:
+    """The dtype of an input's gradient: its own, or the `grad_dtype` that its owner has set."""
+    if tensor is None:
+        return None
+    # Only a leaf has one, from torch 2.10 on. None stands for any.
+    wanted = getattr(tensor, "grad_dtype", None) if tensor.is_leaf else None
+    return wanted or tensor.dtype
+
+
+def compute_dtype(hidden_ND: Tensor) -> torch.dtype:
     """The dtype of the matmuls: that of `hidden_ND`, or autocast's."""
     device, dtype = hidden_ND.device.type, hidden_ND.dtype
     if torch.is_autocast_enabled(device) and dtype != torch.float64:
@@ -322,7 +332,7 @@ def _most_rows(N: int, width: int, weight_VD: Tensor, chunk_mb: float | None) ->
     if chunk_mb is not None:
         return fitting(chunk_mb)
     if not weight_VD.is_cuda:
-        return fitting(_CPU_CHUNK_MB)
+        return min(fitting(_CPU_CHUNK_MB), _CPU_ROWS)
     for_few_chunks = -(-N // _CUDA_CHUNKS)
     for_few_chunks += -for_few_chunks % _CUDA_TILE_ROWS
     return max(fitting(_CUDA_CHUNK_MB), min(for_few_chunks, fitting(_CUDA_MOST_MB)))

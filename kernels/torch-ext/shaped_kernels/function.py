@@ -13,11 +13,12 @@ import torch
 from torch import Tensor
 
 from .chunked import chunked_loss
+from .operators import operator_loss
 from .reference import reference_loss
 from .shape import LossOptions, RewardShape
 from .targets import Targets
-from .triton_rows import triton_loss, why_not_triton
-from .vocab_parallel import local_tensors
+from .triton_rows import choose, keeps_shards, triton_loss
+from .vocab_parallel import is_dtensor, local_tensors
 
 Implementation = Callable[
     [Tensor, Tensor, Tensor | None, Targets, LossOptions], tuple[Tensor, dict[str, Tensor]]
@@ -60,9 +61,6 @@ class ShapedLossOutput(NamedTuple):
     logsumexp: Tensor | None = None
 
 
-# torch.compile would break its graph at the first value read from the device and trace the rest in
-# vain.
-@torch.compiler.disable
 def shaped_linear_loss(
     hidden: Tensor,
     weight: Tensor,
@@ -111,10 +109,12 @@ def shaped_linear_loss(
             more pass over the logits), and logsumexp (of the logits). Ties go to the lowest id.
         impl: "reference" (full logits, autograd), "chunked" (torch), "triton" (CUDA), or "auto":
             "triton" on a CUDA device that supports it, otherwise "chunked".
-        chunk_mb: MiB of logits that "chunked" and "triton" hold at a time. None means 256, or on
-            CUDA 640, or up to 970 if 5 chunks are then enough.
+        chunk_mb: MiB of logits that "chunked" and "triton" hold at a time. None means 256 rows but
+            at most 256 MiB, and on CUDA 640 MiB, or up to 970 if 5 chunks are then enough.
         accum_dtype: dtype in which they sum the weight's gradient over chunks. None means fp32
             (float64 for float64). The weight's own bf16 saves memory, but rounds each partial sum.
+            The finished sum is rounded to the weight's dtype, unless `weight.grad_dtype` (torch
+            2.10) is torch.float32.
 
     Returns:
         `ShapedLossOutput`. Without a valid target, a sum or mean is a differentiable 0. If the
@@ -132,6 +132,9 @@ def shaped_linear_loss(
         RuntimeError: "chunked" and "triton" allow neither a second backward through a sum or mean
             nor a double backward.
 
+    Under `torch.compile` a call is one operator, also with `fullgraph=True`. Only "reference" and
+    DTensors break the graph.
+
     On CUDA, the host reads the number of valid targets while the first chunk is running, so that
     the device does not wait.
     """
@@ -147,22 +150,25 @@ def shaped_linear_loss(
         per_token=reduction == "none",
     )
     _check_options(options, metrics, weight.dtype)
+    if impl != "auto" and impl not in IMPLEMENTATIONS:
+        raise ValueError(f"impl={impl!r} is not available; use auto, {', '.join(IMPLEMENTATIONS)}")
     if reduction not in REDUCTIONS:
         raise ValueError(f"reduction={reduction!r} is unknown; use one of {', '.join(REDUCTIONS)}")
     if token_weights is not None:
         _check_token_weights(token_weights, targets)
         exact_dtype = torch.promote_types(hidden.dtype, torch.float32)
         token_weights = token_weights.reshape(-1).to(hidden.device, exact_dtype)
-    ordered = Targets(targets.reshape(-1).long(), ignore_index, weight.shape[0], token_weights)
-    hidden, weight, bias, shard = local_tensors(
-        hidden, weight, bias, keep_shards=impl in ("auto", "chunked")
+    targets_N = targets.reshape(-1).long()
+    # In a graph of torch.compile, a plain head is one operator. Others break the graph, since
+    # tracing them would be in vain.
+    is_plain = impl != "reference" and not (is_dtensor(hidden) or is_dtensor(weight))
+    compute = operator_loss if torch.compiler.is_compiling() and is_plain else _run
+    loss, values_N = compute(
+        hidden.reshape(targets.numel(), hidden.shape[-1]),
+        *(weight, bias, targets_N, token_weights, options, ignore_index, impl),
     )
-    impl = "chunked" if shard else _choose(impl, weight)
-    options = options._replace(shard=shard)
-    hidden_ND = hidden.reshape(targets.numel(), hidden.shape[-1])
-    loss, values_N = IMPLEMENTATIONS[impl](hidden_ND, weight, bias, ordered, options)
     if reduction == "mean":
-        loss = loss / ordered.count().clamp(min=1)
+        loss = loss / (targets_N != ignore_index).sum().clamp(min=1)
     elif reduction == "none":
         loss = loss.view(targets.shape)
     return ShapedLossOutput(
@@ -170,15 +176,25 @@ def shaped_linear_loss(
     )
 
 
-def _choose(impl: str, weight: Tensor) -> str:
-    """The name of an implementation that supports the device and dtype of `weight`."""
-    if impl == "auto":
-        return "triton" if weight.is_cuda and not why_not_triton(weight) else "chunked"
-    if impl not in IMPLEMENTATIONS:
-        raise ValueError(f"impl={impl!r} is not available; use auto, {', '.join(IMPLEMENTATIONS)}")
-    if impl == "triton" and (reason := why_not_triton(weight)):
-        raise ValueError(f"impl='triton' {reason}; use impl='chunked'")
-    return impl
+@torch.compiler.disable
+def _run(
+    hidden_ND: Tensor,
+    weight: Tensor,
+    bias: Tensor | None,
+    targets_N: Tensor,
+    token_weights_N: Tensor | None,
+    options: LossOptions,
+    ignore_index: int,
+    impl: str,
+) -> tuple[Tensor, dict[str, Tensor]]:
+    """Run the implementation `impl`; weight and bias may be DTensors."""
+    targets = Targets(targets_N, ignore_index, weight.shape[0], token_weights_N)
+    hidden_ND, weight, bias, shard = local_tensors(
+        hidden_ND, weight, bias, keep_shards=keeps_shards(impl, options.softcap)
+    )
+    # The row step in torch is the one that was measured on shards.
+    chosen = "chunked" if shard and impl == "auto" else choose(impl, weight)
+    return IMPLEMENTATIONS[chosen](hidden_ND, weight, bias, targets, options._replace(shard=shard))
 
 
 def _check_tensors(hidden: Tensor, weight: Tensor, targets: Tensor, bias: Tensor | None) -> None:

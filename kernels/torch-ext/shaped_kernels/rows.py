@@ -135,7 +135,7 @@ def shape_rows(
     tokens.hide_spare(z_RV)
     ids_RK = (
         tokens.head_columns(z_RV, shape.top_k)
-        if _needs_head(options, tokens.vocabulary)
+        if needs_head(options, tokens.vocabulary)
         else x_R1[:, :0]
     )
 
@@ -147,7 +147,6 @@ def shape_rows(
     )
     with_rank = "target_rank" in options.metrics
     rank_R = [tokens.count_before(z_RV, targets_R, z_x_R)] if with_rank else []
-    rest_is_head = shape.top_k >= tokens.vocabulary
     with_place = shape.positive == "entropy"
     place_R = [tokens.holds(ids_RK, x_R1).to(z_RV.dtype)] if with_place else []
     is_broken_R = ~torch.maximum(z_x_R, max_R).isfinite()
@@ -163,9 +162,69 @@ def shape_rows(
     sums = [e_RK.sum(-1), e_RV.sum(-1), log_e_RK.clamp_(min=_LOWEST_LOG_E).mul_(e_RK).sum(-1)]
     if log_e_RV is not None:
         sums.append(log_e_RV.mul_(e_RV).sum(-1))
+    found = finish_rows(
+        options, tokens, weights_R, RowParts(z_x_R, max_R, is_broken_R, is_top1_R),
+        sums, rank_R, place_R,
+    )  # fmt: skip
+    if with_grad:
+        _write_gradient(e_RV, e_RK, ids_RK, x_R1, found)
+        if slope_RV is not None:
+            e_RV.mul_(slope_RV)
+        if scratch.upcast_RV is not None:
+            logits_RV.copy_(e_RV)
+    return found.loss, found.metrics
+
+
+class RowParts(NamedTuple):
+    """What is known of rows before their sums, [R] each, over all processes.
+
+    The target's logit, the largest other logit (0 if there is none), whether they are not those of
+    a distribution, and whether the target is the argmax (None if not asked for).
+    """
+
+    z_x: Tensor
+    largest: Tensor
+    is_broken: Tensor
+    is_top1: Tensor | None
+
+
+class FinishedRows(NamedTuple):
+    """Losses [R] and metrics, and what the gradient is made of: `factor` is of all of `rates`."""
+
+    loss: Tensor
+    metrics: dict[str, Tensor]
+    rates: _Rates
+    sum: Tensor
+    factor: Tensor | float
+
+
+def finish_rows(
+    options: LossOptions,
+    tokens: WholeVocabulary,
+    weights_R: Tensor | None,
+    parts: RowParts,
+    sums: list[Tensor],
+    rank_R: list[Tensor],
+    place_R: list[Tensor],
+) -> FinishedRows:
+    """Everything about rows that follows from sums over their logits.
+
+    Args:
+        options: those of the loss.
+        tokens: the vocabulary, over which the sums are summed.
+        weights_R: the weights of the tokens.
+        parts: the parts of the rows.
+        sums: Σ e of the head and of the rest, and Σ e·ln e of the head and, if it is needed, of the
+            rest; in this process.
+        rank_R: how many tokens of this process come before the target, if that is asked for.
+        place_R: whether the head set holds the target in this process, if that is needed.
+    """
+    shape = options.shape
+    z_x_R, max_R, is_broken_R, is_top1_R = parts
+    rest_is_head = shape.top_k >= tokens.vocabulary
     head_sum_R, rest_sum_R, head_dot_R, *rest_dot_R = tokens.total(*sums, *rank_R, *place_R)
-    is_in_head_R = (rest_dot_R.pop() > 0) | rest_is_head if with_place else None
-    target_rank_R = rest_dot_R.pop() if with_rank else None
+    is_in_head_R = (rest_dot_R.pop() > 0) | rest_is_head if place_R else None
+    target_rank_R = rest_dot_R.pop() if rank_R else None
     sum_R = head_sum_R + rest_sum_R
     alone_R = sum_R == 0
     # The largest e_j is 1, so this changes only a target without a competitor.
@@ -203,16 +262,10 @@ def shape_rows(
     metrics = _metrics(
         options.metrics, target, others, is_top1_R, target_rank_R, rest_is_head, lse_R
     )
-    if with_grad:
-        factor = options.logit_scale if weights_R is None else options.logit_scale * weights_R
-        pull_R = 2 * options.z_loss * lse_R if options.z_loss else None
-        rates = _rates(target, others, shape.lambda_head, rest_rate, pull_R)
-        _write_gradient(e_RV, e_RK, ids_RK, x_R1, sum_R, rates, factor)
-        if slope_RV is not None:
-            e_RV.mul_(slope_RV)
-        if scratch.upcast_RV is not None:
-            logits_RV.copy_(e_RV)
-    return loss_R, metrics
+    factor = options.logit_scale if weights_R is None else options.logit_scale * weights_R
+    pull_R = 2 * options.z_loss * lse_R if options.z_loss else None
+    rates = _rates(target, others, shape.lambda_head, rest_rate, pull_R)
+    return FinishedRows(loss_R, metrics, rates, sum_R, factor)
 
 
 def _rest_rate(shape: RewardShape, V: int) -> float:
@@ -220,7 +273,8 @@ def _rest_rate(shape: RewardShape, V: int) -> float:
     return shape.lambda_head if shape.top_k >= V else shape.lambda_tail
 
 
-def _needs_head(options: LossOptions, V: int) -> bool:
+def needs_head(options: LossOptions, V: int) -> bool:
+    """Whether the head set matters, for a vocabulary of V tokens."""
     shape = options.shape
     mass = "head_mass" in options.metrics or "tail_mass" in options.metrics
     looks = shape.lambda_head != shape.lambda_tail or mass or shape.positive == "entropy"
@@ -291,20 +345,14 @@ def _rates(
 
 
 def _write_gradient(
-    e_RV: Tensor,
-    e_RK: Tensor,
-    ids_RK: Tensor,
-    x_R1: Tensor,
-    sum_R: Tensor,
-    rates: _Rates,
-    factor: Tensor | float,
+    e_RV: Tensor, e_RK: Tensor, ids_RK: Tensor, x_R1: Tensor, found: FinishedRows
 ) -> None:
-    """Overwrite `e_RV` with the gradient times `factor`."""
-    scale_R = factor / sum_R
+    """Overwrite `e_RV` with the gradient."""
+    rates, scale_R = found.rates, found.factor / found.sum
     e_RV.mul_((rates.rest * scale_R)[:, None])
     e_RV.scatter_(-1, ids_RK, e_RK * (rates.head * scale_R)[:, None])
     # Last: the head may hold the target.
-    e_RV.scatter_(-1, x_R1, (factor * rates.target)[:, None])
+    e_RV.scatter_(-1, x_R1, (found.factor * rates.target)[:, None])
 
 
 def _metrics(

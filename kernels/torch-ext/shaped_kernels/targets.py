@@ -56,10 +56,6 @@ class Targets:
         """The weights of the positions `rows`; None if there are no weights."""
         return None if self.weights_N is None else self.weights_N[rows]
 
-    def count(self) -> Tensor:
-        """The number of valid targets, a scalar on their device."""
-        return self._is_valid_N.sum()
-
     def rows_from(self, start: int) -> Callable[[], Rows]:
         """Ask for the valid positions from `start` on; the returned function gives them.
 

@@ -3,8 +3,8 @@
 Equal values are in the order of their ids. Ties at the threshold are common among logits from a
 half-precision matmul.
 
-
-Dimensions: R rows, V vocabulary, K head set, T rows with a tie at the threshold.
+Dimensions: R rows, V vocabulary, K head set, T rows with a tie at the threshold, G groups of
+tokens, M tokens of the groups that may hold the largest.
 """
 
 from __future__ import annotations
@@ -12,13 +12,17 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+# A group has this many tokens. Groups are looked at only if there are this many times more of them
+# than are asked for, since otherwise they would leave too little out.
+_GROUP, _LEAST_GROUPS = 4, 4
+
 
 def head_ids(z_RV: Tensor, top_k: int) -> Tensor:
     """Ids [R, top_k] of the head set of each row, in no particular order; `top_k` is below V.
 
     Any of several −inf entries may be taken, since they have no probability.
     """
-    values_RK, ids_RK = z_RV.topk(top_k + 1, dim=-1)
+    values_RK, ids_RK = largest(z_RV, top_k + 1)
     threshold_R = values_RK[:, top_k - 1]
     # torch.topk breaks ties arbitrarily. That matters only if the first value that is left out
     # equals the last one that is taken.
@@ -28,6 +32,28 @@ def head_ids(z_RV: Tensor, top_k: int) -> Tensor:
     if tied_T.numel():
         ids_RK[tied_T] = _take_lowest_ids(z_RV[tied_T], values_RK[tied_T, :top_k], ids_RK[tied_T])
     return ids_RK
+
+
+def largest(z_RV: Tensor, count: int) -> tuple[Tensor, Tensor]:
+    """Values and ids, [R, count] each, as from `z_RV.topk(count)`, on a CPU in half the time.
+
+    `torch.topk` takes a CPU several nanoseconds per entry, the maximum of entries far less. So the
+    `count` groups of tokens with the largest maxima are found first, by the same method, and then
+    the largest entries among theirs. No value is missed: if a group that is left out held one of
+    the `count` largest, each of the `count` groups would hold one that is at least as large.
+    """
+    V = z_RV.shape[1]
+    G = V // _GROUP
+    if z_RV.device.type != "cpu" or G // count < _LEAST_GROUPS:
+        return z_RV.topk(count, dim=-1)
+    # The tokens of a group are G apart, so that the maxima of adjacent groups are one operation.
+    _, groups_RK = largest(z_RV[:, : _GROUP * G].unflatten(-1, (_GROUP, G)).amax(1), count)
+    places = torch.arange(_GROUP)[:, None] * G
+    ids_RM = (groups_RK[:, None] + places).flatten(1)
+    ungrouped = torch.arange(_GROUP * G, V)
+    ids_RM = torch.cat([ids_RM, ungrouped.expand(len(z_RV), -1)], -1)
+    values_RK, found_RK = z_RV.gather(-1, ids_RM).topk(count, dim=-1)
+    return values_RK, ids_RM.gather(-1, found_RK)
 
 
 def _take_lowest_ids(z_TV: Tensor, values_TK: Tensor, ids_TK: Tensor) -> Tensor:

@@ -27,6 +27,7 @@ from .triton_arithmetic import (
     to_order,
     value_of,
 )
+from .triton_groups import find_head_in_groups, store_maxima
 from .triton_topk import count_before, find_head, insert, no_keys, to_key
 
 # The largest logit of no tokens. It replaces -inf, and stays finite when it is scaled.
@@ -45,7 +46,7 @@ def _load(row_ptr, ids, width, EVICTION: tl.constexpr):
 
 
 @triton.jit
-def _stream(
+def stream(
     row_ptr,
     x,
     V,
@@ -53,14 +54,19 @@ def _stream(
     logit_scale,
     softcap,
     rate,
-    HEAD: tl.constexpr,
+    groups_ptr,
+    LISTS: tl.constexpr,
     SUMS: tl.constexpr,
     SOFTCAP: tl.constexpr,
     FIVE: tl.constexpr,
+    GROUP: tl.constexpr,
     LANES: tl.constexpr,
     PER: tl.constexpr,
 ):
-    """First pass: (m, Σe, Σe·log2 e) over the others, and the lists of keys [threads, PER]."""
+    """First pass: (m, Σe, Σe·log2 e) over the others, and the lists of keys [threads, PER].
+
+    It fills the lists if LISTS, and writes the maxima of groups if GROUP is not 0.
+    """
     dtype: tl.constexpr = row_ptr.dtype.element_ty
     lane = lanes(LANES, PER)
     m = tl.full([LANES // PER], LOWEST_LOGIT, tl.float32)
@@ -74,7 +80,9 @@ def _stream(
         ids = start + lane
         raw, near = near, far
         far = _load(row_ptr, ids + 2 * LANES, width, "evict_last")
-        if HEAD:
+        if GROUP:
+            store_maxima(raw, groups_ptr, start, GROUP, LANES)
+        if LISTS:
             a, b, c, d, e = insert(to_key(raw, start // LANES), a, b, c, d, e, FIVE)
         value = value_of(raw, logit_scale, softcap, SOFTCAP)
         if SOFTCAP:
@@ -97,7 +105,7 @@ def _stream(
 
 
 @triton.jit
-def _write_tiles(
+def write_tiles(
     row_ptr,
     x,
     V,
@@ -186,23 +194,23 @@ def _write_row(
     cut = V
     if HEAD:
         cut = last_id // LANES * LANES
-        s = _write_tiles(
+        s = write_tiles(
             row_ptr, x, V, width, 0, cut, m, head_rate, rest_rate, threshold, last_id,
             logit_scale, softcap, rate,
             GRAD, "all", SOFTCAP, LANES, PER,
         )  # fmt: skip
-        s += _write_tiles(
+        s += write_tiles(
             row_ptr, x, V, width, cut, cut + LANES, m, head_rate, rest_rate, threshold, last_id,
             logit_scale, softcap, rate,
             GRAD, "first", SOFTCAP, LANES, PER,
         )  # fmt: skip
-        s += _write_tiles(
+        s += write_tiles(
             row_ptr, x, V, width, cut + LANES, V, m, head_rate, rest_rate, threshold, last_id,
             logit_scale, softcap, rate,
             GRAD, "none", SOFTCAP, LANES, PER,
         )  # fmt: skip
     else:
-        _write_tiles(
+        write_tiles(
             row_ptr, x, V, width, 0, V, m, head_rate, rest_rate, threshold, last_id,
             logit_scale, softcap, rate, GRAD, "", SOFTCAP, LANES, PER,
         )  # fmt: skip
@@ -224,9 +232,9 @@ def shape_rows(
     logits_ptr,  # [C, width], V of its columns: logits in, gradient out
     targets_ptr,  # [C] int64, −1 if ignored
     weights_ptr,  # [C] fp32: the factor of loss and gradient, or None for 1
-    # [9, C] fp32: loss, nll, entropy, target_prob, head_mass, tail_mass, is_top1, target_rank,
-    # logsumexp
+    # [9, C] fp32: the loss, then as in `_METRIC_ROWS` of triton_rows.py
     out_ptr,
+    scratch_ptr,  # [C, 2·GROUPS + 2·SLOTS] int32 if GROUP, or None
     V,
     width,  # the distance of rows, a multiple of 64 in use, so that tiles are read in whole vectors
     top_k,
@@ -248,6 +256,9 @@ def shape_rows(
     SUMS: tl.constexpr,
     SOFTCAP: tl.constexpr,
     FIVE: tl.constexpr,
+    GROUP: tl.constexpr,
+    GROUPS: tl.constexpr,
+    SLOTS: tl.constexpr,
     LANES: tl.constexpr,
     PER: tl.constexpr,
 ):
@@ -259,6 +270,7 @@ def shape_rows(
     tail's.
     SUMS: Σ p ln p over the others matters (for a reward, or the entropy).
     FIVE: the lists have five keys, otherwise three.
+    GROUP: the head set is found from maxima of groups of this size instead of lists; 0 if not.
     """
     dtype: tl.constexpr = logits_ptr.dtype.element_ty
     row = tl.program_id(0)
@@ -277,31 +289,25 @@ def shape_rows(
         spare = V + tl.arange(0, SPARE)
         tl.store(row_ptr + spare, tl.full([SPARE], float("-inf"), dtype), mask=spare < width)
         tl.debug_barrier()
-        m, s, t, a, b, c, d, e = _stream(
-            row_ptr, x, V, width, logit_scale, softcap, rate, HEAD, SUMS, SOFTCAP, FIVE, LANES, PER
-        )
+        groups_ptr = scratch_ptr
+        if GROUP:
+            groups_ptr += row.to(tl.int64) * (2 * GROUPS + 2 * SLOTS)
+        m, s, t, a, b, c, d, e = stream(
+            row_ptr, x, V, width, logit_scale, softcap, rate, groups_ptr,
+            HEAD and GROUP == 0, SUMS, SOFTCAP, FIVE, GROUP, LANES, PER,
+        )  # fmt: skip
         threshold, last_id, s_head, t_head = 0.0, 0, 0.0, 0.0
-        if HEAD:
+        if GROUP:
+            tl.debug_barrier()
+            threshold, last_id, s_head, t_head = find_head_in_groups(
+                row_ptr, groups_ptr, V, top_k, x, raw_x, m, logit_scale, softcap, rate,
+                SOFTCAP, GROUP, GROUPS, SLOTS, LANES, PER,
+            )  # fmt: skip
+        elif HEAD:
             threshold, last_id, s_head, t_head = find_head(
-                row_ptr,
-                V,
-                top_k,
-                x,
-                raw_x,
-                m,
-                logit_scale,
-                softcap,
-                rate,
-                a,
-                b,
-                c,
-                d,
-                e,
-                SOFTCAP,
-                FIVE,
-                LANES,
-                PER,
-            )
+                row_ptr, V, top_k, x, raw_x, m, logit_scale, softcap, rate, a, b, c, d, e,
+                SOFTCAP, FIVE, LANES, PER,
+            )  # fmt: skip
         # From here on only a few numbers are computed. Earlier they would have held registers.
         value_x = value_of(raw_x, logit_scale, softcap, SOFTCAP)
         # +inf among the logits, or nothing but -inf, is not a distribution. NaN is in s, and false

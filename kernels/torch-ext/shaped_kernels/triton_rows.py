@@ -7,12 +7,14 @@ from __future__ import annotations
 
 import importlib.util
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
-from .chunked import chunked_loss
+from .chunked import RowStep, chunked_loss
 from .shape import LossOptions
 from .targets import Targets
 
@@ -33,12 +35,16 @@ _SCALE_BLOCK, _SCALE_PROGRAMS = 4096, 1024
 
 
 class Launch(NamedTuple):
-    """How a row is divided: lanes of a tile, entries per thread, keys listed per lane, warps."""
+    """How a row is divided: lanes of a tile, entries per thread, keys listed per lane, warps.
+
+    `rows` is the number of rows that share a multiprocessor.
+    """
 
     lanes: int
     per_thread: int
     lists: int
     warps: int
+    rows: int = 1
 
     @property
     def registers(self) -> int:
@@ -46,7 +52,38 @@ class Launch(NamedTuple):
 
         Without this limit ptxas would rather spill than use the registers of a second row.
         """
-        return min(255, 65536 // (32 * self.warps))
+        return min(255, 65536 // (32 * self.warps * self.rows))
+
+
+class Trial(NamedTuple):
+    """Choices that no GPU has measured, for the benchmark and for tests; by default they are off.
+
+    Attributes:
+        head_rows: the rows with a head set that share a multiprocessor; 2 leaves a thread of 16-bit
+            logits 64 registers.
+        group: the size of the groups whose maxima find the head set; 0 means lists. It is used only
+            if there are at least 8 groups for each member of the head set.
+        sharded: whether a head that is spread over processes stays so with impl="triton"; otherwise
+            it is gathered. It always is with a softcap.
+    """
+
+    head_rows: int = 1
+    group: int = 0
+    sharded: bool = False
+
+
+_trial = Trial()
+
+
+@contextmanager
+def trying(trial: Trial) -> Iterator[None]:
+    """Run what is inside with the choices of `trial`."""
+    global _trial
+    before, _trial = _trial, trial
+    try:
+        yield
+    finally:
+        _trial = before
 
 
 def choose_launch(dtype: torch.dtype, top_k: int) -> Launch:
@@ -56,9 +93,10 @@ def choose_launch(dtype: torch.dtype, top_k: int) -> Launch:
     Keys of fp32 have 64 bits, and fewer lanes leave room for them.
     """
     lists = 3 if top_k <= 128 else 5
+    rows = _trial.head_rows if top_k else 1
     if dtype == torch.float32:
-        return Launch(lanes=2048, per_thread=8, lists=lists, warps=8)
-    return Launch(lanes=4096, per_thread=8, lists=lists, warps=16)
+        return Launch(lanes=2048, per_thread=8, lists=lists, warps=8, rows=rows)
+    return Launch(lanes=4096, per_thread=8, lists=lists, warps=16, rows=rows)
 
 
 def why_not_triton(weight: Tensor) -> str | None:
@@ -76,6 +114,24 @@ def why_not_triton(weight: Tensor) -> str | None:
     return None
 
 
+def choose(impl: str, weight: Tensor) -> str:
+    """`impl`, or for "auto" the fastest implementation for the device and dtype of `weight`.
+
+    Raises:
+        ValueError: it is "triton", which does not support this weight.
+    """
+    if impl == "auto":
+        return "triton" if weight.is_cuda and not why_not_triton(weight) else "chunked"
+    if impl == "triton" and (reason := why_not_triton(weight)):
+        raise ValueError(f"impl='triton' {reason}; use impl='chunked'")
+    return impl
+
+
+def keeps_shards(impl: str, softcap: float | None) -> bool:
+    """Whether a head that is spread over processes stays so with this implementation."""
+    return impl in ("auto", "chunked") or (impl == "triton" and _trial.sharded and softcap is None)
+
+
 def triton_loss(
     hidden_ND: Tensor,
     weight_VD: Tensor,
@@ -84,7 +140,10 @@ def triton_loss(
     options: LossOptions,
 ) -> tuple[Tensor, dict[str, Tensor]]:
     """`chunked_loss` with one kernel launch per chunk for everything but the matmuls."""
-    return chunked_loss(hidden_ND, weight_VD, bias_V, targets, options, TritonRows)
+    row_step: type[RowStep] = TritonRows
+    if options.shard is not None:
+        from .triton_shards import ShardedTritonRows as row_step
+    return chunked_loss(hidden_ND, weight_VD, bias_V, targets, options, row_step)
 
 
 class TritonRows:
@@ -132,6 +191,10 @@ class TritonRows:
 
         (arguments, launch), C = planned, logits_CV.shape[0]
         out_9C = torch.empty(9, C, dtype=torch.float32, device=logits_CV.device)
+        scratch = None
+        if arguments["GROUP"]:
+            numbers = 2 * arguments["GROUPS"] + 2 * arguments["SLOTS"]
+            scratch = torch.empty(C, numbers, dtype=torch.int32, device=logits_CV.device)
         with torch.cuda.device_of(logits_CV):  # Triton launches on the current device
             shape_rows[(C,)](
                 logits_CV,
@@ -139,6 +202,7 @@ class TritonRows:
                 # The gradient of a sum is one number that stands for all.
                 None if weights_C is None else weights_C.contiguous(),
                 out_9C,
+                scratch,
                 self._V,
                 logits_CV.shape[1],
                 **arguments,
@@ -185,6 +249,7 @@ def plan(V: int, dtype: torch.dtype, options: LossOptions) -> tuple[dict[str, An
     head = not rest_is_head and looks
     scale = 1.0 if options.softcap is not None else options.logit_scale
     launch = choose_launch(dtype, shape.top_k if head else 0)
+    group = _trial.group if head and shape.top_k * 8 * _trial.group <= V else 0
     arguments = {
         "top_k": shape.top_k,
         "form": 0 if shape.weight_is_one else _FORMS[shape.positive],
@@ -204,7 +269,15 @@ def plan(V: int, dtype: torch.dtype, options: LossOptions) -> tuple[dict[str, An
         "SUMS": head or lambda_rest != 0 or "entropy" in names or by_entropy,
         "SOFTCAP": options.softcap is not None,
         "FIVE": launch.lists == 5,
+        "GROUP": group,
+        # Whole tiles have maxima.
+        "GROUPS": _power_of_2(-(-V // launch.lanes) * launch.lanes // group) if group else 0,
+        "SLOTS": max(512, _power_of_2(4 * shape.top_k)) if group else 0,
         "LANES": launch.lanes,
         "PER": launch.per_thread,
     }
     return arguments, launch
+
+
+def _power_of_2(least: int) -> int:
+    return 1 << (least - 1).bit_length()

@@ -106,7 +106,7 @@ def _unpack(packed, GRAIN: tl.constexpr):
 
 
 @triton.jit
-def _upper_middle(low, high):
+def upper_middle(low, high):
     """The upper middle of two integers, without overflow."""
     return (low | high) - ((low ^ high) >> 1)
 
@@ -136,7 +136,7 @@ def _search_lists(
     )
     high = _pack(tl.maximum(tl.max(tl.max(a, 1), 0), key_x), GRAIN)
     while low < high:
-        middle = _upper_middle(low, high)
+        middle = upper_middle(low, high)
         key = _unpack(middle, GRAIN)
         enough = _listed_from(key, a, b, c, d, e, FIVE) + (key_x >= key).to(tl.int32) >= top_k
         low = tl.where(enough, middle, low)
@@ -182,7 +182,7 @@ def _count_with_target(
 
 
 @triton.jit
-def _search_row(
+def search_row(
     row_ptr, V, top_k, order_x, x, low, GRAIN: tl.constexpr, LANES: tl.constexpr, PER: tl.constexpr
 ):
     """(order, id) of the last entry of K, found by counting passes.
@@ -196,7 +196,7 @@ def _search_row(
     step = 1
     count = _count_with_target(row_ptr, V, low << GRAIN, V, order_x, x, LANES, PER)
     while low < high:
-        middle = tl.minimum(_upper_middle(low, high), low + step)
+        middle = tl.minimum(upper_middle(low, high), low + step)
         step = tl.minimum(4 * step, 1 << 28)
         found = _count_with_target(row_ptr, V, middle << GRAIN, V, order_x, x, LANES, PER)
         enough = found >= top_k
@@ -241,7 +241,7 @@ def _list_sums(
 
 
 @triton.jit
-def _row_sums(
+def row_sums(
     row_ptr,
     V,
     threshold,
@@ -326,10 +326,8 @@ def find_head(
             s, t = s + s_d + s_e, t + t_d + t_e
     else:
         order = tl.where(top_k <= LANES, order, LOWEST_ORDER)
-        order, last_id = _search_row(
-            row_ptr, V, top_k, to_order(raw_x), x, order, GRAIN, LANES, PER
-        )
-        s, t = _row_sums(
+        order, last_id = search_row(row_ptr, V, top_k, to_order(raw_x), x, order, GRAIN, LANES, PER)
+        s, t = row_sums(
             row_ptr,
             V,
             from_order(order),

@@ -172,16 +172,16 @@ def local_tensors(
     Raises:
         ValueError: only one of `weight` and `bias` is a DTensor.
     """
-    if _is_dtensor(hidden):
+    if is_dtensor(hidden):
         hidden = hidden.full_tensor()  # type: ignore[attr-defined]
-    if not _is_dtensor(weight):
-        if bias is not None and _is_dtensor(bias):
+    if not is_dtensor(weight):
+        if bias is not None and is_dtensor(bias):
             raise ValueError(
                 "bias is a DTensor and weight is not; distribute both, or gather bias with "
                 "full_tensor()"
             )
         return hidden, weight, bias, None
-    if bias is not None and not _is_dtensor(bias):
+    if bias is not None and not is_dtensor(bias):
         raise ValueError(
             "weight is a DTensor and bias is not; distribute both, or gather weight with "
             "full_tensor()"
@@ -201,7 +201,8 @@ def _local_head(
     return weight.to_local(), None if bias is None else bias.to_local(), VocabularyShard(weight)
 
 
-def _is_dtensor(tensor: Tensor) -> bool:
+def is_dtensor(tensor: Tensor) -> bool:
+    """Whether the tensor is spread over processes."""
     if type(tensor) in (Tensor, torch.nn.Parameter):
         return False
     # Imported here, because it takes half a second, and not every build of torch has it.
