@@ -17,14 +17,22 @@ from pathlib import Path
 from typing import Any
 
 from shaped_eval.backends import Backend, load_backend
+from shaped_eval.backends.base import BatchLimits
 from shaped_eval.benchmarks.loading import not_in_mirror, problems_of_run
 from shaped_eval.benchmarks.own import name_of
-from shaped_eval.config import SampleConfig
+from shaped_eval.config import ASKED_TOGETHER, SampleConfig
 from shaped_eval.errors import UserError
 from shaped_eval.provenance import package_versions, source_commit, stable_hash
 from shaped_eval.records import Problem, append_jsonl, drop_truncated_line, write_atomic
 from shaped_eval.reporting.outcomes import read_record
-from shaped_eval.sampling.chunks import Chunk, collect, complete_chunks, plan_chunks, samples_file
+from shaped_eval.sampling.chunks import (
+    Chunk,
+    collect,
+    complete_chunks,
+    num_samples,
+    plan_chunks,
+    samples_file,
+)
 from shaped_eval.sampling.fit import fit_problems
 from shaped_eval.sampling.likelihood import (
     check_scoring,
@@ -36,6 +44,7 @@ from shaped_eval.sampling.processes import Processes
 from shaped_eval.sampling.progress import RepetitionCheck, SamplingProgress
 from shaped_eval.untrusted.files import check_folder
 from shaped_eval.untrusted.pretrained import check_model_folder
+from shaped_eval.untrusted.rows import row_of
 
 # Options that do not determine the samples: where they are written, where rows are read (the rows
 # themselves are hashed), and the server or the number of devices.
@@ -82,11 +91,13 @@ def sample(
         processes.wait("ready", range(1))  # the first one finds the user's errors, once
     plan = _prepare(config, backend, quiet=not processes.first)
     done = _open(plan, processes)
-    _work(plan, done, processes, progress)
+    if plan.missing(done):
+        _work(plan, done, processes, progress)
     processes.announce("sampled")
     if processes.first:
         processes.wait("sampled", range(processes.size))
-        _check_complete(plan)
+        if plan.missing(done):
+            _check_complete(plan)
     return plan.out
 
 
@@ -100,6 +111,7 @@ class _Plan:
     benchmarks: list[str]
     left_out: list[str]
     problems: list[Problem]
+    limits: BatchLimits
     chunks: list[Chunk]
 
     def missing(self, done: set[int]) -> list[Chunk]:
@@ -123,24 +135,49 @@ def _prepare(config: SampleConfig, backend: Backend | None, quiet: bool) -> _Pla
     )
     check_scoring(config.backend, problems, config.chat_template, quiet)
     backend = backend or load_backend(config)
-    limits = (backend.context_tokens(), config.max_new_tokens)
-    problems = fit_problems(problems, backend.prompt_tokens, *limits, quiet=quiet)
+    room = (backend.context_tokens(), config.max_new_tokens)
+    problems = fit_problems(problems, backend.prompt_tokens, *room, quiet=quiet)
     prompt_tokens = _check_lengths(config, backend, problems, quiet)
     lengths = prompt_tokens if backend.together else None
-    chunks = plan_chunks(problems, config.n, config.batch_size, lengths)
-    return _Plan(config, out, backend, names, left_out, problems, chunks)
+    limits = _limits(config, backend, out)
+    scored_together = config.fixed_batch_size or ASKED_TOGETHER
+    chunks = plan_chunks(
+        problems, config.n, limits, lengths, config.max_new_tokens, scored_together
+    )
+    return _Plan(config, out, backend, names, left_out, problems, limits, chunks)
+
+
+def _limits(config: SampleConfig, backend: Backend, out: Path) -> BatchLimits:
+    """What a batch may hold: as when the run began, so that it continues with the same batches."""
+    if not hasattr(backend, "batch_limits"):
+        return BatchLimits(config.fixed_batch_size or ASKED_TOGETHER)
+    begun = read_record(out).get("batches") if (out / "run.json").exists() else None
+    if begun is None:
+        return backend.batch_limits()
+    try:
+        return row_of(BatchLimits, begun)
+    except (ValueError, TypeError, AttributeError) as error:
+        raise UserError(
+            f"{str(out / 'run.json')!r}: batches={begun!r} cannot be read ({error}): choose "
+            "another --out"
+        ) from error
 
 
 def _open(plan: _Plan, processes: Processes) -> set[int]:
     """The chunks that earlier commands finished. The first process writes what the run is."""
     config, out, backend = plan.config, plan.out, plan.backend
-    if not processes.first:
-        return complete_chunks(out, plan.chunks, config.batch_size)
     record = _run_record(config, backend, plan.problems)
+    if _is_of_earlier_sampler(plan, record):
+        processes.announce("ready")
+        return set(range(len(plan.chunks)))
+    if not processes.first:
+        return complete_chunks(out, plan.chunks)
     names = [name_of(name) for name in plan.benchmarks]
     record |= {"benchmarks": names, "left_out": plan.left_out}
+    if hasattr(backend, "batch_limits"):
+        record["batches"] = asdict(plan.limits)
     begun = _has_begun(out, record)
-    done = collect(out, plan.chunks, config.batch_size)
+    done = collect(out, plan.chunks)
     if plan.missing(done) and not takes_turns(config.backend, plan.chunks, done):
         backend.prepare()
     if not begun:
@@ -170,7 +207,7 @@ def _work(plan: _Plan, done: set[int], processes: Processes, progress: bool) -> 
 
 
 def _check_complete(plan: _Plan) -> None:
-    if plan.missing(collect(plan.out, plan.chunks, plan.config.batch_size)):
+    if plan.missing(collect(plan.out, plan.chunks)):
         raise UserError(
             f"out={str(plan.out)!r} lacks samples, as after two commands at once: repeat this one"
         )
@@ -262,6 +299,8 @@ def _run_record(config: SampleConfig, backend: Backend, problems: list[Problem])
         for key, value in asdict(config).items()
         if key not in _NOT_SETTINGS and (key, value) not in _LATER_OPTIONS.items()
     }
+    if (sampler := getattr(backend, "sampler", None)) is not None:
+        settings["sampler"] = sampler
     task_hash = stable_hash([asdict(problem) for problem in problems])
     server = {"base_url": config.base_url} if config.base_url else {}
     return {
@@ -278,6 +317,35 @@ def _run_record(config: SampleConfig, backend: Backend, problems: list[Problem])
         "versions": package_versions(*(["vllm"] if config.backend == "vllm" else [])),
         "commit": source_commit(),
     }
+
+
+def _is_of_earlier_sampler(plan: _Plan, record: dict[str, Any]) -> bool:
+    """Whether the run is complete, with the samples of another version of the sampler.
+
+    Raises:
+        UserError: it is such a run, but not complete. This version would add other samples.
+    """
+    if not (plan.out / "run.json").exists():
+        return False
+    old, settings = read_record(plan.out), dict(record["settings"])
+    version, old_version = settings.pop("sampler", None), old["settings"].get("sampler")
+    if version == old_version:
+        return False
+    if old_version is not None:
+        settings["sampler"] = old_version
+    elif plan.config.fixed_batch_size is None:  # that version did not know `auto`
+        settings["batch_size"] = old["settings"].get("batch_size")
+    same = stable_hash([record["model_identity"], record["task_hash"], settings])
+    if same != old.get("sampling_hash"):
+        return False
+    whole = [Chunk((problem,), 0, num_samples(problem, plan.config.n)) for problem in plan.problems]
+    if len(complete_chunks(plan.out, whole)) == len(whole):
+        return True
+    raise UserError(
+        f"out={str(plan.out)!r} was begun with version {old_version or 1} of the sampler, and "
+        f"version {version} draws other samples: choose another --out, or report what is there "
+        f"with `shaped-trl report {plan.out} --interrupted`"
+    )
 
 
 def _has_begun(out: Path, record: dict[str, Any]) -> bool:
@@ -306,7 +374,7 @@ def _check_same_run(out: Path, old: dict[str, Any], new: dict[str, Any]) -> None
     old_settings = {"benchmarks": ",".join(old.get("benchmarks", [])), **old.get("settings", {})}
     new_settings = {"benchmarks": ",".join(new["benchmarks"]), **new["settings"]}
     for name, value in new_settings.items():
-        if old_settings.get(name) != value:
+        if name != "sampler" and old_settings.get(name) != value:
             raise UserError(
                 f"{name}={value!r}, but the run in {str(out)!r} has {old_settings.get(name)!r}: "
                 "choose another --out, or continue with the run's own settings"

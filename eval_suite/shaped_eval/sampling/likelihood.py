@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from shaped_eval.backends import Backend, TransformersBackend
 from shaped_eval.backends.prompts import from_pretrained
 from shaped_eval.benchmarks.harness.problems import LETTERS
+from shaped_eval.config import ASKED_TOGETHER
 from shaped_eval.errors import UserError
 from shaped_eval.records import Problem, Sample, append_jsonl, drop_truncated_line, read_jsonl
 from shaped_eval.untrusted.rows import check_field
@@ -139,8 +140,8 @@ def _free_memory() -> None:
     import torch
 
     gc.collect()
-    if torch.cuda.is_available():
-        torch.cuda.empty_cache()
+    if torch.accelerator.is_available():
+        torch.accelerator.empty_cache()
 
 
 def _problem_id(row: dict[str, Any]) -> str:
@@ -198,4 +199,5 @@ def _scorer(config: SampleConfig, backend: Backend) -> OptionScorer:
             .to(backend.device)
         )
         tokenizer = from_pretrained(AutoTokenizer, config)
-    return OptionScorer(model, tokenizer, config.batch_size, backend.context_tokens())
+    together = config.fixed_batch_size or ASKED_TOGETHER
+    return OptionScorer(model, tokenizer, together, backend.context_tokens())
