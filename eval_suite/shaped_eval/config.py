@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -18,6 +19,7 @@ from shaped_eval.untrusted.own_code import installed, is_path, load_own
 BACKENDS = ("transformers", "vllm", "openai")
 ENTRY_POINTS = "shaped_trl.backends"
 AUTO = "auto"
+DEFAULT_N = 16
 # Samples that other backends than transformers are asked for at once, and options that are scored
 # together, unless `batch_size` says another number.
 ASKED_TOGETHER = 32
@@ -96,8 +98,8 @@ class SampleConfig:
         "outputs/eval/NAME, where NAME is the last part of --model.",
         "",
     )
-    n: int = _option("Number of samples per problem.", 16)
-    temperature: float = _option("Sampling temperature. 0 is greedy decoding, with n=1.", 0.7)
+    n: int = _option("Number of samples per problem. It is 1 with --temperature 0.", DEFAULT_N)
+    temperature: float = _option("Sampling temperature. 0 is greedy decoding.", 0.7)
     top_p: float = _option(
         "Nucleus sampling: sample from the smallest set of tokens that has this probability.", 0.95
     )
@@ -190,9 +192,12 @@ class SampleConfig:
                 f"temperature={self.temperature} is out of range: use 0 (greedy) or more"
             )
         if self.temperature == 0 and self.n != 1:
-            raise UserError(
-                f"n={self.n} greedy samples are all the same: use n=1 with temperature=0"
-            )
+            if self.n != DEFAULT_N:
+                print(
+                    f"n={self.n} greedy samples are all the same: temperature=0 makes it n=1",
+                    file=sys.stderr,
+                )
+            self.n = 1
         if not 0 < self.top_p <= 1:
             raise UserError(f"top_p={self.top_p} is out of range: use more than 0, at most 1")
         check_backend(self.backend)

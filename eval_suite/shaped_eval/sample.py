@@ -8,13 +8,11 @@ same rows as an uninterrupted one, as far as the backend is repeatable.
 
 from __future__ import annotations
 
-import json
 import sys
 from collections.abc import Sequence
 from contextlib import closing
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
 
 from shaped_eval.backends import Backend, load_backend
 from shaped_eval.backends.base import BatchLimits
@@ -22,18 +20,17 @@ from shaped_eval.benchmarks.loading import not_in_mirror, problems_of_run
 from shaped_eval.benchmarks.own import name_of
 from shaped_eval.config import ASKED_TOGETHER, SampleConfig
 from shaped_eval.errors import UserError
-from shaped_eval.provenance import package_versions, source_commit, stable_hash
-from shaped_eval.records import Problem, append_jsonl, drop_truncated_line, write_atomic
+from shaped_eval.records import Problem, append_jsonl, drop_truncated_line
 from shaped_eval.reporting.outcomes import read_record
 from shaped_eval.sampling.chunks import (
     Chunk,
     collect,
     complete_chunks,
-    num_samples,
     plan_chunks,
     samples_file,
 )
 from shaped_eval.sampling.fit import fit_problems
+from shaped_eval.sampling.identity import begin, has_begun, is_of_another_sampler, run_record
 from shaped_eval.sampling.likelihood import (
     check_scoring,
     likelihoods_file,
@@ -45,24 +42,6 @@ from shaped_eval.sampling.progress import RepetitionCheck, SamplingProgress
 from shaped_eval.untrusted.files import check_folder
 from shaped_eval.untrusted.pretrained import check_model_folder
 from shaped_eval.untrusted.rows import row_of
-
-# Options that do not determine the samples: where they are written, where rows are read (the rows
-# themselves are hashed), and the server or the number of devices.
-_NOT_SETTINGS = (
-    "out",
-    "hub_mirror",
-    "model",
-    "benchmarks",
-    "suite",
-    "base_url",
-    "concurrency",
-    "tensor_parallel_size",
-    "vllm_tensor_parallel_size",
-    "vllm_gpu_memory_utilization",
-)
-# Left out of the settings where they have their defaults, so that the hash equals that of runs made
-# before these options existed.
-_LATER_OPTIONS = {"trust_remote_code": False, "vllm_max_model_len": None, "vllm_args": None}
 
 
 def sample(
@@ -147,9 +126,13 @@ def _prepare(config: SampleConfig, backend: Backend | None, quiet: bool) -> _Pla
     return _Plan(config, out, backend, names, left_out, problems, limits, chunks)
 
 
+def _plans_batches(backend: Backend) -> bool:
+    return backend.together and hasattr(backend, "batch_limits")
+
+
 def _limits(config: SampleConfig, backend: Backend, out: Path) -> BatchLimits:
     """What a batch may hold: as when the run began, so that it continues with the same batches."""
-    if not hasattr(backend, "batch_limits"):
+    if not _plans_batches(backend):
         return BatchLimits(config.fixed_batch_size or ASKED_TOGETHER)
     begun = read_record(out).get("batches") if (out / "run.json").exists() else None
     if begun is None:
@@ -166,22 +149,22 @@ def _limits(config: SampleConfig, backend: Backend, out: Path) -> BatchLimits:
 def _open(plan: _Plan, processes: Processes) -> set[int]:
     """The chunks that earlier commands finished. The first process writes what the run is."""
     config, out, backend = plan.config, plan.out, plan.backend
-    record = _run_record(config, backend, plan.problems)
-    if _is_of_earlier_sampler(plan, record):
+    record = run_record(config, backend, plan.problems)
+    if is_of_another_sampler(config, plan.problems, record):
         processes.announce("ready")
         return set(range(len(plan.chunks)))
     if not processes.first:
         return complete_chunks(out, plan.chunks)
     names = [name_of(name) for name in plan.benchmarks]
     record |= {"benchmarks": names, "left_out": plan.left_out}
-    if hasattr(backend, "batch_limits"):
+    if _plans_batches(backend):
         record["batches"] = asdict(plan.limits)
-    begun = _has_begun(out, record)
+    is_begun = has_begun(out, record)
     done = collect(out, plan.chunks)
     if plan.missing(done) and not takes_turns(config.backend, plan.chunks, done):
         backend.prepare()
-    if not begun:
-        _begin(out, record, plan.problems)
+    if not is_begun:
+        begin(out, record, plan.problems)
     processes.announce("ready")
     return done
 
@@ -191,19 +174,47 @@ def _work(plan: _Plan, done: set[int], processes: Processes, progress: bool) -> 
     rank, size = processes.rank, processes.size
     missing = plan.missing(done)
     share = missing[rank::size]
+    scored = [chunk for chunk in share if chunk.decoding == "likelihood"]
+    generated = [chunk for chunk in share if chunk.decoding != "likelihood"]
     finished = sum(map(len, plan.chunks)) - sum(map(len, missing)) if size == 1 else 0
-    title = "sampling" if size == 1 else f"sampling, process {rank + 1} of {size}"
+    total = finished + sum(map(len, share))
     path = samples_file(plan.out, rank, size)
-    with SamplingProgress(finished + sum(map(len, share)), finished, progress, title) as bar:
-        drop_truncated_line(path)
-        scored = [chunk for chunk in share if chunk.decoding == "likelihood"]
-        likelihoods = likelihoods_file(plan.out, rank, size)
-        for samples in score_chunks(plan.config, plan.backend, scored, likelihoods):
+    drop_truncated_line(path)
+    which = "" if size == 1 else f", process {rank + 1} of {size}"
+    scoring = SamplingProgress(sum(map(len, scored)), 0, progress, f"scoring{which}", "requests")
+    bar = SamplingProgress(
+        finished + sum(map(len, generated)),
+        finished,
+        progress,
+        f"sampling{which}",
+        room=plan.config.max_new_tokens,
+    )
+    try:
+        if scored:
+            _score(plan, scored, path, likelihoods_file(plan.out, rank, size), scoring)
+        with bar:
+            for decoding in ("greedy", None):
+                chosen = [chunk for chunk in generated if chunk.decoding == decoding]
+                _generate(plan.config, plan.backend, chosen, path, bar)
+    except KeyboardInterrupt:
+        print(
+            f"stopped at {scoring.done + bar.done} of {total} samples; the same command continues "
+            "from there",
+            file=sys.stderr,
+        )
+        raise
+
+
+def _score(
+    plan: _Plan, chunks: Sequence[Chunk], path: Path, likelihoods: Path, bar: SamplingProgress
+) -> None:
+    """Append the samples of `chunks` to `path`, after the likelihoods of their options."""
+    with bar:
+        scores = score_chunks(plan.config, plan.backend, chunks, likelihoods)
+        for chunk, samples in zip(chunks, scores, strict=True):
             append_jsonl(path, samples)
-            bar.advance(len(samples), 0)
-        for decoding in ("greedy", None):
-            chosen = [chunk for chunk in share if chunk.decoding == decoding]
-            _generate(plan.config, plan.backend, chosen, path, bar)
+            options = sum(len(problem.meta["continuations"]) for problem in chunk.problems)
+            bar.advance(len(samples), options)
 
 
 def _check_complete(plan: _Plan) -> None:
@@ -240,6 +251,8 @@ def _generate(
 ) -> None:
     """Append the rows of `chunks` to `path`, each chunk in one write when it is done."""
     repetition = RepetitionCheck()
+    if hasattr(backend, "on_step"):
+        backend.on_step = bar.step
     requests = [chunk.request(config.seed) for chunk in chunks]
     with closing(backend.complete(requests)) as results:
         for index, completions in results:
@@ -291,100 +304,3 @@ def _check_lengths(
             file=sys.stderr,
         )
     return known
-
-
-def _run_record(config: SampleConfig, backend: Backend, problems: list[Problem]) -> dict[str, Any]:
-    settings = {
-        key: value
-        for key, value in asdict(config).items()
-        if key not in _NOT_SETTINGS and (key, value) not in _LATER_OPTIONS.items()
-    }
-    if (sampler := getattr(backend, "sampler", None)) is not None:
-        settings["sampler"] = sampler
-    task_hash = stable_hash([asdict(problem) for problem in problems])
-    server = {"base_url": config.base_url} if config.base_url else {}
-    return {
-        "model": config.model,
-        "model_identity": backend.identity,
-        "settings": settings,
-        "task_hash": task_hash,
-        "sampling_hash": stable_hash([backend.identity, task_hash, settings]),
-        "device": backend.device,
-        # a backend of the user's own need not say
-        "dtype": getattr(backend, "dtype", None),
-        "repeatability": backend.repeatability,
-        **server,
-        "versions": package_versions(*(["vllm"] if config.backend == "vllm" else [])),
-        "commit": source_commit(),
-    }
-
-
-def _is_of_earlier_sampler(plan: _Plan, record: dict[str, Any]) -> bool:
-    """Whether the run is complete, with the samples of another version of the sampler.
-
-    Raises:
-        UserError: it is such a run, but not complete. This version would add other samples.
-    """
-    if not (plan.out / "run.json").exists():
-        return False
-    old, settings = read_record(plan.out), dict(record["settings"])
-    version, old_version = settings.pop("sampler", None), old["settings"].get("sampler")
-    if version == old_version:
-        return False
-    if old_version is not None:
-        settings["sampler"] = old_version
-    elif plan.config.fixed_batch_size is None:  # that version did not know `auto`
-        settings["batch_size"] = old["settings"].get("batch_size")
-    same = stable_hash([record["model_identity"], record["task_hash"], settings])
-    if same != old.get("sampling_hash"):
-        return False
-    whole = [Chunk((problem,), 0, num_samples(problem, plan.config.n)) for problem in plan.problems]
-    if len(complete_chunks(plan.out, whole)) == len(whole):
-        return True
-    raise UserError(
-        f"out={str(plan.out)!r} was begun with version {old_version or 1} of the sampler, and "
-        f"version {version} draws other samples: choose another --out, or report what is there "
-        f"with `shaped-trl report {plan.out} --interrupted`"
-    )
-
-
-def _has_begun(out: Path, record: dict[str, Any]) -> bool:
-    """Whether `out` already holds this run. Raises UserError if it holds another run."""
-    run_file = out / "run.json"
-    if run_file.exists():
-        _check_same_run(out, read_record(out), record)
-        return True
-    if any(out.glob("samples*.jsonl")):
-        raise UserError(
-            f"out={str(out)!r} holds samples.jsonl but no run.json: choose another --out"
-        )
-    return False
-
-
-def _begin(out: Path, record: dict[str, Any], problems: list[Problem]) -> None:
-    """Write the run's problems and its record, which later commands do not change."""
-    rows = "".join(json.dumps(asdict(problem), ensure_ascii=False) + "\n" for problem in problems)
-    write_atomic(out / "problems.jsonl", rows)
-    write_atomic(out / "run.json", json.dumps(record, indent=2, ensure_ascii=False) + "\n")
-
-
-def _check_same_run(out: Path, old: dict[str, Any], new: dict[str, Any]) -> None:
-    if old.get("sampling_hash") == new["sampling_hash"]:
-        return
-    old_settings = {"benchmarks": ",".join(old.get("benchmarks", [])), **old.get("settings", {})}
-    new_settings = {"benchmarks": ",".join(new["benchmarks"]), **new["settings"]}
-    for name, value in new_settings.items():
-        if name != "sampler" and old_settings.get(name) != value:
-            raise UserError(
-                f"{name}={value!r}, but the run in {str(out)!r} has {old_settings.get(name)!r}: "
-                "choose another --out, or continue with the run's own settings"
-            )
-    if old.get("model_identity") != new["model_identity"]:
-        raise UserError(
-            f"model={new['model']!r} is not the model that the run in {str(out)!r} began with "
-            f"({old.get('model')!r}), or it has changed since: choose another --out"
-        )
-    raise UserError(
-        f"benchmarks={new_settings['benchmarks']!r}: the problems or prompts are not those that "
-        f"the run in {str(out)!r} began with: choose another --out"
-    )

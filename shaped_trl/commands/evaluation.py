@@ -191,15 +191,25 @@ def report_command(argv: list[str]) -> int:
     parser.add_argument(
         "--out", metavar="DIR", help="Write the report into this folder, in place of those above."
     )
+    parser.add_argument(
+        "--interrupted",
+        action="store_true",
+        help="Report runs that were not finished. Problems that lack samples or verdicts are left "
+        "out, and the report says how many.",
+    )
     PublishOptions.add_to(parser.add_argument_group("hub"))
     args = parser.parse_args(argv)
     publishing = PublishOptions(args.publish_to, args.push_to_hub, args.private)
+    if args.interrupted:
+        publishing.refuse_with("interrupted=True")
     if any((Path(folder) / "study.yaml").is_file() for folder in args.folders):
         publishing.refuse_with("a study's report")
+        if args.interrupted:
+            raise UserError("interrupted=True is for runs of the suite: leave it out for a study")
         return _report_study(args.folders, args.out, args.pass_at)
     pass_at = parse_pass_at(args.pass_at)
     with locked_folders(places(args.folders, args.out), "out" if args.out else "folder"):
-        report(args.folders, pass_at, args.out)
+        report(args.folders, pass_at, args.out, args.interrupted)
         publish(args.folders, publishing)
     return 0
 

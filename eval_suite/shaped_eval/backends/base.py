@@ -64,6 +64,23 @@ class Completion:
     tokens: int
 
 
+@dataclass(frozen=True)
+class Progress:
+    """How far a batch is.
+
+    Attributes:
+        ended: samples that have ended.
+        running: those that have not.
+        length: tokens of each running sample.
+        tokens: those of all samples together.
+    """
+
+    ended: int
+    running: int
+    length: int
+    tokens: int
+
+
 # Yields the index of a request and its completions.
 Completions = Generator[tuple[int, list[Completion]], None, None]
 

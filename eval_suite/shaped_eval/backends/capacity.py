@@ -1,4 +1,4 @@
-"""How many samples a model can generate together on this machine, and whether prompts are padded."""
+"""How many samples a model can generate together here, and whether prompts are padded."""
 
 from __future__ import annotations
 

@@ -12,6 +12,7 @@ from typing import Any
 
 import torch
 
+from shaped_eval.backends.base import Progress
 from shaped_eval.backends.drawing import TokenDraw
 
 # What `generate` keeps for each row and token, with rows in the last dimension but one.
@@ -33,15 +34,6 @@ class Row:
     room: int
     tokens: list[int] = field(default_factory=list)
     stop_length: int | None = None
-
-
-@dataclass(frozen=True)
-class Progress:
-    """How far a batch is: its rows that have ended or go on, and the tokens of all of them."""
-
-    ended: int
-    running: int
-    tokens: int
 
 
 class RowLoop:
@@ -126,8 +118,9 @@ class RowLoop:
                 row.stop_length = len(row.tokens)
         going = [place for place, row in enumerate(self._running) if not self._ended(row)]
         if self._on_step is not None:
-            tokens_so_far = sum(len(row.tokens) for row in self._rows)
-            self._on_step(Progress(len(self._rows) - len(going), len(going), tokens_so_far))
+            lengths = [len(row.tokens) for row in self._rows]
+            ended = len(lengths) - len(going)
+            self._on_step(Progress(ended, len(going), max(lengths), sum(lengths)))
         return going
 
     def _ended(self, row: Row) -> bool:

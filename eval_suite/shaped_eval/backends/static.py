@@ -10,7 +10,7 @@ from collections.abc import Callable, Sequence
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
-from shaped_eval.backends.base import BatchLimits, Completion, Completions, Request, cut
+from shaped_eval.backends.base import BatchLimits, Completion, Completions, Progress, Request, cut
 from shaped_eval.backends.prompts import PromptEncoder, from_pretrained
 from shaped_eval.errors import UserError
 from shaped_eval.provenance import stable_hash
@@ -18,7 +18,7 @@ from shaped_eval.provenance import stable_hash
 if TYPE_CHECKING:
     import torch
 
-    from shaped_eval.backends.rows import Progress, Row
+    from shaped_eval.backends.rows import Row
     from shaped_eval.config import SampleConfig
 
 
