@@ -68,7 +68,7 @@ def sample(
     processes.begin()
     if not processes.first:
         processes.wait("ready", range(1))  # the first one finds the user's errors, once
-    plan = _prepare(config, backend, quiet=not processes.first)
+    plan = prepare(config, backend, quiet=not processes.first)
     done = _open(plan, processes)
     if plan.missing(done):
         _work(plan, done, processes, progress)
@@ -81,7 +81,7 @@ def sample(
 
 
 @dataclass
-class _Plan:
+class Plan:
     """What a run consists of: the same in every process that shares it."""
 
     config: SampleConfig
@@ -97,8 +97,17 @@ class _Plan:
         return [chunk for index, chunk in enumerate(self.chunks) if index not in done]
 
 
-def _prepare(config: SampleConfig, backend: Backend | None, quiet: bool) -> _Plan:
-    """Problems with prompts that fit the model, divided into chunks; nothing is written."""
+def prepare(config: SampleConfig, backend: Backend | None, quiet: bool) -> Plan:
+    """Problems with prompts that fit the model, divided into chunks; nothing is written.
+
+    Args:
+        config: the run.
+        backend: what generates; None for the one that `config` names.
+        quiet: print nothing.
+
+    Raises:
+        UserError: as `sample`.
+    """
     out = Path(config.out)
     check_folder(out)
     if backend is None and config.backend in ("transformers", "vllm"):
@@ -123,7 +132,7 @@ def _prepare(config: SampleConfig, backend: Backend | None, quiet: bool) -> _Pla
     chunks = plan_chunks(
         problems, config.n, limits, lengths, config.max_new_tokens, scored_together
     )
-    return _Plan(config, out, backend, names, left_out, problems, limits, chunks)
+    return Plan(config, out, backend, names, left_out, problems, limits, chunks)
 
 
 def _plans_batches(backend: Backend) -> bool:
@@ -146,7 +155,7 @@ def _limits(config: SampleConfig, backend: Backend, out: Path) -> BatchLimits:
         ) from error
 
 
-def _open(plan: _Plan, processes: Processes) -> set[int]:
+def _open(plan: Plan, processes: Processes) -> set[int]:
     """The chunks that earlier commands finished. The first process writes what the run is."""
     config, out, backend = plan.config, plan.out, plan.backend
     record = run_record(config, backend, plan.problems)
@@ -169,7 +178,7 @@ def _open(plan: _Plan, processes: Processes) -> set[int]:
     return done
 
 
-def _work(plan: _Plan, done: set[int], processes: Processes, progress: bool) -> None:
+def _work(plan: Plan, done: set[int], processes: Processes, progress: bool) -> None:
     """Score and generate this process's share of what is missing."""
     rank, size = processes.rank, processes.size
     missing = plan.missing(done)
@@ -206,7 +215,7 @@ def _work(plan: _Plan, done: set[int], processes: Processes, progress: bool) -> 
 
 
 def _score(
-    plan: _Plan, chunks: Sequence[Chunk], path: Path, likelihoods: Path, bar: SamplingProgress
+    plan: Plan, chunks: Sequence[Chunk], path: Path, likelihoods: Path, bar: SamplingProgress
 ) -> None:
     """Append the samples of `chunks` to `path`, after the likelihoods of their options."""
     with bar:
@@ -217,7 +226,7 @@ def _score(
             bar.advance(len(samples), options)
 
 
-def _check_complete(plan: _Plan) -> None:
+def _check_complete(plan: Plan) -> None:
     if plan.missing(collect(plan.out, plan.chunks)):
         raise UserError(
             f"out={str(plan.out)!r} lacks samples, as after two commands at once: repeat this one"

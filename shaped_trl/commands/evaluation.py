@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import os
 from collections import Counter
-from dataclasses import fields
+from dataclasses import fields, replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from shaped_eval.errors import UserError
 from shaped_eval.untrusted.texts import one_line
@@ -13,6 +14,9 @@ from shaped_eval.untrusted.texts import one_line
 from shaped_trl.commands.help import print_help, wants_help
 from shaped_trl.options import GradeOptions
 from shaped_trl.usage import argparser, take_config
+
+if TYPE_CHECKING:
+    from shaped_eval.config import SampleConfig
 
 GRADE_HELP = {option.name: option.metadata["help"] for option in fields(GradeOptions)}
 
@@ -56,7 +60,9 @@ def eval_command(argv: list[str]) -> int:
 
     recipe, rest = take_config(argv)
     resolved, _ = Parser("eval", eval_options()).resolve(recipe, rest)
-    config, options, checkpoints, publishing = resolved
+    config, options, checkpoints, publishing, look = resolved
+    if look.dry_run:
+        return _dry_run(config, checkpoints.every_checkpoint)
     from shaped_eval.grade import grade_run
     from shaped_eval.report import parse_pass_at, report
     from shaped_eval.sampling.processes import from_environment
@@ -76,6 +82,20 @@ def eval_command(argv: list[str]) -> int:
             grade_run(folder, **grading)
             report([folder], pass_at)
             publish([folder], publishing)
+    return 0
+
+
+def _dry_run(config: SampleConfig, every_checkpoint: bool) -> int:
+    from shaped_eval.checkpoints import find_checkpoints
+    from shaped_eval.dry_run import dry_run
+    from shaped_eval.untrusted.texts import visible
+
+    runs = 1
+    if every_checkpoint:
+        found = find_checkpoints(config.model)
+        config, runs = replace(config, model=str(next(iter(found.values())))), len(found)
+    for line in dry_run(config, runs):
+        print(visible(line), flush=True)
     return 0
 
 

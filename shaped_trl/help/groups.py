@@ -105,7 +105,7 @@ RLVR = (
 )
 
 SAMPLE = (
-    Group("Start here", "model benchmarks suite n out config"),
+    Group("Start here", "model benchmarks suite n out config dry_run"),
     Group("Sampling", "temperature top_p max_new_tokens limit seed", ("SampleConfig",)),
     Group("Prompts", "chat_template shots show hub_mirror"),
     Group("Model", "dtype revision trust_remote_code"),

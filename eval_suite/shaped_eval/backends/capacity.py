@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from inspect import signature
 from typing import Any
 
 import psutil
@@ -73,15 +74,22 @@ def _skeleton(model_config: Any) -> Any:
 def takes_padding(model: Any) -> bool:
     """Whether rows padded on the left give what they give alone, and can leave the batch.
 
-    transformers tests both for its models whose only state is a cache of keys and values. Models
-    with a recurrent state, such as Mamba's and RWKV's, and code of a model's own repository get
-    batches of equal lengths.
+    These are the models of transformers that take positions, and whose only state is a cache of
+    keys and values. Models with a recurrent state, such as Mamba's and RWKV's, those that count
+    positions themselves, such as BART's, and code of a model's own repository get batches of equal
+    lengths.
     """
     from transformers.cache_utils import DynamicCache, DynamicLayer, DynamicSlidingWindowLayer
 
-    if not _is_librarys(model) or getattr(model, "_is_stateful", False):
+    text_config = model.config.get_text_config()
+    if (
+        not _is_librarys(model)
+        or getattr(model, "_is_stateful", False)
+        or not {"attention_mask", "position_ids"} <= signature(model.forward).parameters.keys()
+        or not hasattr(text_config, "num_hidden_layers")
+    ):
         return False
-    cache = DynamicCache(config=model.config.get_text_config())
+    cache = DynamicCache(config=text_config)
     return all(type(layer) in (DynamicLayer, DynamicSlidingWindowLayer) for layer in cache.layers)
 
 

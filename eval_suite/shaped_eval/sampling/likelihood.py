@@ -118,7 +118,7 @@ def score_chunks(
         return
     drop_truncated_line(path)
     written = set(read_jsonl(path, _problem_id)) if path.exists() else set()
-    scorer = _scorer(config, backend)
+    scorer = option_scorer(config, backend)
     for chunk in chunks:
         scores = scorer.score(chunk.problems)
         pairs = list(zip(chunk.problems, scores, strict=True))
@@ -185,7 +185,8 @@ def takes_turns(backend: str, chunks: Sequence[Chunk], done: set[int]) -> bool:
     )
 
 
-def _scorer(config: SampleConfig, backend: Backend) -> OptionScorer:
+def option_scorer(config: SampleConfig, backend: Backend) -> OptionScorer:
+    """Scores with the weights of a transformers backend; otherwise they are loaded here."""
     if isinstance(backend, TransformersBackend):
         model = backend.model
         # a copy, because lm-eval adds a pad token

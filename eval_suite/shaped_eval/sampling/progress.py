@@ -101,9 +101,25 @@ class SamplingProgress:
         whole = spent * max(1.0, _steps(batch, self._room) / batch.length)
         return max(rest - rows, 0) * whole / rows + whole - spent
 
+    @property
+    def amount(self) -> int:
+        """What the speed counts, with the batch that is running."""
+        return self._amount + (self._batch.tokens if self._batch is not None else 0)
+
+    @property
+    def in_sight(self) -> int:
+        """The samples that this command has finished or has in progress."""
+        batch = self._batch
+        return self.done - self._at_start + (batch.ended + batch.running if batch else 0)
+
+    @property
+    def has_ended(self) -> bool:
+        """Whether a sample has ended in this command."""
+        return self.done > self._at_start or (self._batch is not None and self._batch.ended > 0)
+
     def _show(self, now: float) -> None:
         batch = self._batch
-        amount = self._amount + (batch.tokens if batch is not None else 0)
+        amount = self.amount
         speed = f"{amount / max(now - self._began, 1e-9):,.0f} {self._unit}/s"
         if batch is not None:
             rows = batch.ended + batch.running
