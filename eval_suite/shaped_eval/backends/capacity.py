@@ -21,6 +21,9 @@ CPU_SHARE = 0.25
 ACCELERATOR_SHARE = 0.6
 # Concatenation and attention hold copies of parts of the cache.
 CACHE_COPIES = 1.5
+# Model types that take positions and are not padded all the same: XLM adds a token of its own to
+# what it generates, and the caches of the others do not follow the library's.
+NOT_PADDED = ("xlm", "reformer", "hrm_text")
 # Logits in float32, scaled and sorted.
 LOGIT_BYTES = 16
 
@@ -84,6 +87,7 @@ def takes_padding(model: Any) -> bool:
     text_config = model.config.get_text_config()
     if (
         not _is_librarys(model)
+        or model.config.model_type in NOT_PADDED
         or getattr(model, "_is_stateful", False)
         or not {"attention_mask", "position_ids"} <= signature(model.forward).parameters.keys()
         or not hasattr(text_config, "num_hidden_layers")

@@ -56,7 +56,8 @@ class TokenDraw:
         Raises:
             UserError: the logits of a row are not finite, so that they are no distribution.
         """
-        top_R, tokens_R = logits_RV.max(-1)
+        tokens_R = logits_RV.argmax(-1)
+        top_R = logits_RV.gather(1, tokens_R[:, None])
         if not bool(torch.isfinite(top_R).all()):
             raise UserError(
                 "model: its logits are not finite, as with weights that training has ruined, or "

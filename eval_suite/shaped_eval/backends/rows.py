@@ -56,7 +56,7 @@ class RowLoop:
     def __init__(
         self,
         rows: Sequence[Row],
-        prompts: Sequence[int] | None,
+        prompts: list[int] | None,
         draw: TokenDraw,
         ends: Sequence[int],
         find_stop: Callable[[list[int]], bool] | None,
@@ -84,7 +84,7 @@ class RowLoop:
         outputs = model(**inputs, return_dict=True)
         kwargs = model._update_model_kwargs_for_generation(outputs, kwargs)
         logits_RV = outputs.logits[:, -1].float()
-        if self._prompts is not None:
+        if self._prompts is not None and self._prompts != list(range(len(input_ids))):
             prompts_R = torch.tensor(self._prompts, device=input_ids.device)
             input_ids, kwargs = input_ids[prompts_R], _chosen(kwargs, prompts_R)
             logits_RV = logits_RV[prompts_R]
