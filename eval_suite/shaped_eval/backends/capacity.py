@@ -85,11 +85,13 @@ def takes_padding(model: Any) -> bool:
     from transformers.cache_utils import DynamicCache, DynamicLayer, DynamicSlidingWindowLayer
 
     text_config = model.config.get_text_config()
+    inputs = signature(type(model).forward).parameters.keys()
     if (
         not _is_librarys(model)
         or model.config.model_type in NOT_PADDED
         or getattr(model, "_is_stateful", False)
-        or not {"attention_mask", "position_ids"} <= signature(model.forward).parameters.keys()
+        or not {"attention_mask", "position_ids"}
+        <= signature(type(model).forward).parameters.keys()
         or not hasattr(text_config, "num_hidden_layers")
     ):
         return False

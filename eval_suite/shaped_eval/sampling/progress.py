@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import sys
 import time
 from collections.abc import Sequence
@@ -98,7 +99,7 @@ class SamplingProgress:
         if batch is None:
             return None
         rows = batch.ended + batch.running
-        whole = spent * max(1.0, _steps(batch, self._room) / batch.length)
+        whole = spent * _whole(batch, self._room)
         return max(rest - rows, 0) * whole / rows + whole - spent
 
     @property
@@ -134,16 +135,21 @@ class SamplingProgress:
             print(f"{self._name}: {text}", file=sys.stderr, flush=True)
 
 
-def _steps(batch: Progress, room: int) -> float:
-    """The steps that a batch is expected to take, with lengths as of an exponential distribution.
+def _whole(batch: Progress, room: int) -> float:
+    """The time of a batch, divided by the time that it has taken so far: an estimate.
 
-    Their mean is estimated from all tokens so far by the number of rows that have ended. Of R rows
-    the longest has that mean times the R-th harmonic number.
+    Lengths are taken as exponentially distributed. Their mean is estimated from all tokens so far
+    by the number of rows that have ended. Of R rows the longest has that mean times the R-th
+    harmonic number. The time of a step has a part for each row and a part for all, in unknown
+    shares. If there was only the first, time would go with the tokens, and if there was only the
+    second, with the steps. The geometric mean of both is taken.
     """
-    if batch.ended == 0:
-        return room
-    mean = batch.tokens / batch.ended
-    return min(room, batch.length + mean * sum(1 / row for row in range(1, batch.running + 1)))
+    mean = batch.tokens / batch.ended if batch.ended else room
+    room_left = max(room - batch.length, 0)
+    longest = mean * sum(1 / row for row in range(1, batch.running + 1))
+    steps = 1 + min(room_left, longest) / batch.length
+    tokens = 1 + batch.running * min(room_left, mean) / batch.tokens
+    return math.sqrt(steps * tokens)
 
 
 class RepetitionCheck:

@@ -83,5 +83,7 @@ def test_an_interrupted_run_without_a_whole_problem_has_nothing_to_report(make_c
     folder = sample(make_config())
     grade_run(folder, num_workers=1, progress=False)
     (folder / "verdicts.jsonl").write_text("")
-    with pytest.raises(UserError, match=r"no problem of .* has all its samples and verdicts: grade"):
+    with pytest.raises(
+        UserError, match=r"no problem of .* has all its samples and verdicts: grade"
+    ):
         report([folder], interrupted=True)
