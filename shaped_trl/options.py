@@ -66,6 +66,7 @@ def rlvr_options() -> list[type]:
     from shaped_trl.data.prompt_options import PromptArguments
     from shaped_trl.launch import LaunchArguments
     from shaped_trl.rlvr.config import RLVRConfig
+    from shaped_trl.rlvr.dry_run import RLVRDryRunArguments
     from shaped_trl.rlvr.rewards import RewardArguments
     from shaped_trl.training.evaluation import BenchmarkArguments
 
@@ -76,6 +77,7 @@ def rlvr_options() -> list[type]:
         RewardArguments,
         BenchmarkArguments,
         LaunchArguments,
+        RLVRDryRunArguments,
     ]
 
 
@@ -89,6 +91,7 @@ def sample_options() -> list[type]:
 def eval_options() -> list[type]:
     from shaped_eval.checkpoints import CheckpointOptions
     from shaped_eval.config import SampleConfig
+    from shaped_eval.dry_run import DryRunOptions
     from shaped_eval.publish import PublishOptions
 
-    return [SampleConfig, GradeOptions, CheckpointOptions, PublishOptions]
+    return [SampleConfig, GradeOptions, CheckpointOptions, PublishOptions, DryRunOptions]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -24,6 +25,10 @@ from shaped_eval.untrusted.own_code import installed, is_path, load_own
 
 BACKENDS = ("transformers", "vllm", "openai")
 ENTRY_POINTS = "shaped_trl.backends"
+AUTO = "auto"
+# Samples that other backends than transformers are asked for at once, and options that are scored
+# together, unless `batch_size` says another number.
+ASKED_TOGETHER = 32
 VLLM_DEFAULTS: dict[str, Any] = {
     "vllm_tensor_parallel_size": 1,
     "vllm_max_model_len": None,
@@ -101,9 +106,9 @@ class SampleConfig:
     )
     n: int = _option(
         f"Number of samples per problem. By default {MANY_SAMPLES} if one of the benchmarks has "
-        f"fewer than {SMALL_SET} problems, and otherwise {SAMPLES}."
+        f"fewer than {SMALL_SET} problems, and otherwise {SAMPLES}. It is 1 with --temperature 0."
     )
-    temperature: float = _option("Sampling temperature. 0 is greedy decoding and needs n=1.", 0.7)
+    temperature: float = _option("Sampling temperature. 0 is greedy decoding.", 0.7)
     top_p: float = _option(
         "Nucleus sampling: sample from the smallest set of tokens that has this probability.", 0.95
     )
@@ -133,10 +138,11 @@ class SampleConfig:
         "Folder of data sets, which is read before the Hub. It holds files "
         "<id>/<config>/<split>.jsonl."
     )
-    batch_size: int = _option(
-        "Number of samples that are generated together. With vllm and openai it is "
-        "the number that is asked for at once. The samples depend on it.",
-        32,
+    batch_size: str = _option(
+        "Number of samples that are generated together. auto finds it from the free memory, and "
+        f"is {ASKED_TOGETHER} with other backends than transformers, which are asked for that "
+        "many at once.",
+        AUTO,
     )
     dtype: Literal["auto", "float32", "bfloat16"] = _option(
         "Type of the weights. auto is the type of the checkpoint.", "auto"
@@ -196,8 +202,9 @@ class SampleConfig:
             if (given := getattr(self, name)) is not None:  # in YAML, it is a date
                 setattr(self, name, day(name, str(given)))
         if self.n is None:
-            self.n = samples_by_default(self.benchmark_names)
-        for name in ("n", "max_new_tokens", "batch_size", "concurrency"):
+            self.n = 1 if self.temperature == 0 else samples_by_default(self.benchmark_names)
+        self._read_batch_size()
+        for name in ("n", "max_new_tokens", "concurrency"):
             if getattr(self, name) < 1:
                 raise UserError(f"{name}={getattr(self, name)} is out of range: use 1 or more")
         if self.limit is not None and self.limit < 1:
@@ -207,9 +214,11 @@ class SampleConfig:
                 f"temperature={self.temperature} is out of range: use 0 (greedy) or more"
             )
         if self.temperature == 0 and self.n != 1:
-            raise UserError(
-                f"n={self.n} greedy samples are all the same: use n=1 with temperature=0"
+            print(
+                f"n={self.n} greedy samples are all the same: temperature=0 makes it n=1",
+                file=sys.stderr,
             )
+            self.n = 1
         if not 0 < self.top_p <= 1:
             raise UserError(f"top_p={self.top_p} is out of range: use more than 0, at most 1")
         check_backend(self.backend)
@@ -221,6 +230,22 @@ class SampleConfig:
                 check_at_hand(self.benchmark_names)
             self.chat_template = chat_of(self.benchmark_names, self.chat_template)
         check_shots(self.shots, self.chat_template)
+
+    def _read_batch_size(self) -> None:
+        """Make `batch_size` a number, except for the backend that finds it."""
+        given = str(self.batch_size)
+        finds_it = self.backend == "transformers" and not self.continuous_batching
+        if given == AUTO and not finds_it:
+            self.batch_size = ASKED_TOGETHER
+        elif given != AUTO:
+            if not (given.isascii() and given.isdecimal() and int(given) > 0):
+                raise UserError(f"batch_size={given} is out of range: use 1 or more, or {AUTO}")
+            self.batch_size = int(given)
+
+    @property
+    def fixed_batch_size(self) -> int | None:
+        """The number that `batch_size` says; None where it is found from the memory."""
+        return None if self.batch_size == AUTO else int(self.batch_size)
 
     def _check_backend_options(self) -> None:
         for name, backend, default in (

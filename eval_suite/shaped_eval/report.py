@@ -124,19 +124,21 @@ def report(
     folders: Sequence[str | Path],
     pass_at: Sequence[int] | None = None,
     out: str | Path | None = None,
+    interrupted: bool = False,
 ) -> str:
     """Write the report of one or more runs; print its tables as Markdown and return them.
 
     The report of one run goes into its folder. With several runs, each run's own report goes into
     its folder, and the joint report goes into the folder ``comparison`` beside the first run; it
     has differences to the first run, paired over problems. With `out`, only the one report in `out`
-    is written.
+    is written. With `interrupted`, problems that lack samples or verdicts are left out, and the
+    report says how many.
 
     Raises:
         UserError: as `report_run`; also if the runs have different problems in a benchmark that
             they share, or `out` is a run's folder. Nothing is written then.
     """
-    runs = read_runs(folders, pass_at)
+    runs = read_runs(folders, pass_at, interrupted)
     if out is not None:
         _check_out(out)
     if len(runs) == 1:

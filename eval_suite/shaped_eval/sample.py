@@ -8,25 +8,30 @@ same rows as an uninterrupted one, as far as the backend is repeatable.
 
 from __future__ import annotations
 
-import json
 import sys
 from collections.abc import Sequence
 from contextlib import closing
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
 
 from shaped_eval.backends import Backend, load_backend
+from shaped_eval.backends.base import BatchLimits
 from shaped_eval.benchmarks.loading import not_in_mirror, problems_of_run
 from shaped_eval.benchmarks.own import name_of
 from shaped_eval.benchmarks.registry import missing
-from shaped_eval.config import SampleConfig
+from shaped_eval.config import ASKED_TOGETHER, SampleConfig
 from shaped_eval.errors import UserError
-from shaped_eval.provenance import package_versions, source_commit, stable_hash
-from shaped_eval.records import Problem, append_jsonl, drop_truncated_line, write_atomic
+from shaped_eval.records import Problem, append_jsonl, drop_truncated_line
 from shaped_eval.reporting.outcomes import read_record
-from shaped_eval.sampling.chunks import Chunk, collect, complete_chunks, plan_chunks, samples_file
+from shaped_eval.sampling.chunks import (
+    Chunk,
+    collect,
+    complete_chunks,
+    plan_chunks,
+    samples_file,
+)
 from shaped_eval.sampling.fit import fit_problems
+from shaped_eval.sampling.identity import begin, has_begun, is_of_another_sampler, run_record
 from shaped_eval.sampling.likelihood import (
     check_scoring,
     likelihoods_file,
@@ -37,30 +42,7 @@ from shaped_eval.sampling.processes import Processes
 from shaped_eval.sampling.progress import RepetitionCheck, SamplingProgress
 from shaped_eval.untrusted.files import check_folder
 from shaped_eval.untrusted.pretrained import check_model_folder
-
-# Options that do not determine the samples: where they are written, where rows are read (the rows
-# themselves are hashed), what is known of the model, and the server or the number of devices.
-_NOT_SETTINGS = (
-    "out",
-    "hub_mirror",
-    "model",
-    "model_cutoff",
-    "benchmarks",
-    "suite",
-    "base_url",
-    "concurrency",
-    "tensor_parallel_size",
-    "vllm_tensor_parallel_size",
-    "vllm_gpu_memory_utilization",
-)
-# Left out of the settings where they have their defaults, so that the hash equals that of runs made
-# before these options existed.
-_LATER_OPTIONS = {
-    "trust_remote_code": False,
-    "vllm_max_model_len": None,
-    "vllm_args": None,
-    "since": None,
-}
+from shaped_eval.untrusted.rows import row_of
 
 
 def sample(
@@ -87,18 +69,20 @@ def sample(
     processes.begin()
     if not processes.first:
         processes.wait("ready", range(1))  # the first one finds the user's errors, once
-    plan = _prepare(config, backend, quiet=not processes.first)
+    plan = prepare(config, backend, quiet=not processes.first)
     done = _open(plan, processes)
-    _work(plan, done, processes, progress)
+    if plan.missing(done):
+        _work(plan, done, processes, progress)
     processes.announce("sampled")
     if processes.first:
         processes.wait("sampled", range(processes.size))
-        _check_complete(plan)
+        if plan.missing(done):
+            _check_complete(plan)
     return plan.out
 
 
 @dataclass
-class _Plan:
+class Plan:
     """What a run consists of: the same in every process that shares it."""
 
     config: SampleConfig
@@ -107,14 +91,24 @@ class _Plan:
     benchmarks: list[str]
     left_out: list[str]
     problems: list[Problem]
+    limits: BatchLimits
     chunks: list[Chunk]
 
     def missing(self, done: set[int]) -> list[Chunk]:
         return [chunk for index, chunk in enumerate(self.chunks) if index not in done]
 
 
-def _prepare(config: SampleConfig, backend: Backend | None, quiet: bool) -> _Plan:
-    """Problems with prompts that fit the model, divided into chunks; nothing is written."""
+def prepare(config: SampleConfig, backend: Backend | None, quiet: bool) -> Plan:
+    """Problems with prompts that fit the model, divided into chunks; nothing is written.
+
+    Args:
+        config: the run.
+        backend: what generates; None for the one that `config` names.
+        quiet: print nothing.
+
+    Raises:
+        UserError: as `sample`.
+    """
     out = Path(config.out)
     check_folder(out)
     if backend is None and config.backend in ("transformers", "vllm"):
@@ -131,54 +125,111 @@ def _prepare(config: SampleConfig, backend: Backend | None, quiet: bool) -> _Pla
     )
     check_scoring(config.backend, problems, config.chat_template, quiet)
     backend = backend or load_backend(config)
-    limits = (backend.context_tokens(), config.max_new_tokens)
-    problems = fit_problems(problems, backend.prompt_tokens, *limits, quiet=quiet)
+    room = (backend.context_tokens(), config.max_new_tokens)
+    problems = fit_problems(problems, backend.prompt_tokens, *room, quiet=quiet)
     prompt_tokens = _check_lengths(config, backend, problems, quiet)
     lengths = prompt_tokens if backend.together else None
-    chunks = plan_chunks(problems, config.n, config.batch_size, lengths)
-    return _Plan(config, out, backend, names, left_out, problems, chunks)
+    limits = _limits(config, backend, out)
+    scored_together = config.fixed_batch_size or ASKED_TOGETHER
+    chunks = plan_chunks(
+        problems, config.n, limits, lengths, config.max_new_tokens, scored_together
+    )
+    return Plan(config, out, backend, names, left_out, problems, limits, chunks)
 
 
-def _open(plan: _Plan, processes: Processes) -> set[int]:
+def _plans_batches(backend: Backend) -> bool:
+    return backend.together and hasattr(backend, "batch_limits")
+
+
+def _limits(config: SampleConfig, backend: Backend, out: Path) -> BatchLimits:
+    """What a batch may hold: as when the run began, so that it continues with the same batches."""
+    if not _plans_batches(backend):
+        return BatchLimits(config.fixed_batch_size or ASKED_TOGETHER)
+    begun = read_record(out).get("batches") if (out / "run.json").exists() else None
+    if begun is None:
+        return backend.batch_limits()
+    try:
+        return row_of(BatchLimits, begun)
+    except (ValueError, TypeError, AttributeError) as error:
+        raise UserError(
+            f"{str(out / 'run.json')!r}: batches={begun!r} cannot be read ({error}): choose "
+            "another --out"
+        ) from error
+
+
+def _open(plan: Plan, processes: Processes) -> set[int]:
     """The chunks that earlier commands finished. The first process writes what the run is."""
     config, out, backend = plan.config, plan.out, plan.backend
+    record = run_record(config, backend, plan.problems)
+    if is_of_another_sampler(config, plan.problems, record):
+        processes.announce("ready")
+        return set(range(len(plan.chunks)))
     if not processes.first:
-        return complete_chunks(out, plan.chunks, config.batch_size)
-    record = _run_record(config, backend, plan.problems)
+        return complete_chunks(out, plan.chunks)
     names = [name_of(name) for name in plan.benchmarks]
     record |= {"benchmarks": names, "left_out": plan.left_out}
-    begun = _has_begun(out, record)
-    done = collect(out, plan.chunks, config.batch_size)
+    if _plans_batches(backend):
+        record["batches"] = asdict(plan.limits)
+    is_begun = has_begun(out, record)
+    done = collect(out, plan.chunks)
     if plan.missing(done) and not takes_turns(config.backend, plan.chunks, done):
         backend.prepare()
-    if not begun:
-        _begin(out, record, plan.problems)
+    if not is_begun:
+        begin(out, record, plan.problems)
     processes.announce("ready")
     return done
 
 
-def _work(plan: _Plan, done: set[int], processes: Processes, progress: bool) -> None:
+def _work(plan: Plan, done: set[int], processes: Processes, progress: bool) -> None:
     """Score and generate this process's share of what is missing."""
     rank, size = processes.rank, processes.size
     missing = plan.missing(done)
     share = missing[rank::size]
+    scored = [chunk for chunk in share if chunk.decoding == "likelihood"]
+    generated = [chunk for chunk in share if chunk.decoding != "likelihood"]
     finished = sum(map(len, plan.chunks)) - sum(map(len, missing)) if size == 1 else 0
-    title = "sampling" if size == 1 else f"sampling, process {rank + 1} of {size}"
+    total = finished + sum(map(len, share))
     path = samples_file(plan.out, rank, size)
-    with SamplingProgress(finished + sum(map(len, share)), finished, progress, title) as bar:
-        drop_truncated_line(path)
-        scored = [chunk for chunk in share if chunk.decoding == "likelihood"]
-        likelihoods = likelihoods_file(plan.out, rank, size)
-        for samples in score_chunks(plan.config, plan.backend, scored, likelihoods):
+    drop_truncated_line(path)
+    which = "" if size == 1 else f", process {rank + 1} of {size}"
+    scoring = SamplingProgress(sum(map(len, scored)), 0, progress, f"scoring{which}", "requests")
+    bar = SamplingProgress(
+        finished + sum(map(len, generated)),
+        finished,
+        progress,
+        f"sampling{which}",
+        room=plan.config.max_new_tokens,
+    )
+    try:
+        if scored:
+            _score(plan, scored, path, likelihoods_file(plan.out, rank, size), scoring)
+        with bar:
+            for decoding in ("greedy", None):
+                chosen = [chunk for chunk in generated if chunk.decoding == decoding]
+                _generate(plan.config, plan.backend, chosen, path, bar)
+    except KeyboardInterrupt:
+        print(
+            f"stopped at {scoring.done + bar.done} of {total} samples; the same command continues "
+            "from there",
+            file=sys.stderr,
+        )
+        raise
+
+
+def _score(
+    plan: Plan, chunks: Sequence[Chunk], path: Path, likelihoods: Path, bar: SamplingProgress
+) -> None:
+    """Append the samples of `chunks` to `path`, after the likelihoods of their options."""
+    with bar:
+        scores = score_chunks(plan.config, plan.backend, chunks, likelihoods)
+        for chunk, samples in zip(chunks, scores, strict=True):
             append_jsonl(path, samples)
-            bar.advance(len(samples), 0)
-        for decoding in ("greedy", None):
-            chosen = [chunk for chunk in share if chunk.decoding == decoding]
-            _generate(plan.config, plan.backend, chosen, path, bar)
+            options = sum(len(problem.meta["continuations"]) for problem in chunk.problems)
+            bar.advance(len(samples), options)
 
 
-def _check_complete(plan: _Plan) -> None:
-    if plan.missing(collect(plan.out, plan.chunks, plan.config.batch_size)):
+def _check_complete(plan: Plan) -> None:
+    if plan.missing(collect(plan.out, plan.chunks)):
         raise UserError(
             f"out={str(plan.out)!r} lacks samples, as after two commands at once: repeat this one"
         )
@@ -219,6 +270,8 @@ def _generate(
 ) -> None:
     """Append the rows of `chunks` to `path`, each chunk in one write when it is done."""
     repetition = RepetitionCheck()
+    if hasattr(backend, "on_step"):
+        backend.on_step = bar.step
     requests = [chunk.request(config.seed) for chunk in chunks]
     with closing(backend.complete(requests)) as results:
         for index, completions in results:
@@ -270,78 +323,3 @@ def _check_lengths(
             file=sys.stderr,
         )
     return known
-
-
-def _run_record(config: SampleConfig, backend: Backend, problems: list[Problem]) -> dict[str, Any]:
-    settings = {
-        key: value
-        for key, value in asdict(config).items()
-        if key not in _NOT_SETTINGS and (key, value) not in _LATER_OPTIONS.items()
-    }
-    task_hash = stable_hash([asdict(problem) for problem in problems])
-    server = {"base_url": config.base_url} if config.base_url else {}
-    return {
-        "model": config.model,
-        "model_identity": backend.identity,
-        "settings": settings,
-        "task_hash": task_hash,
-        "sampling_hash": stable_hash([backend.identity, task_hash, settings]),
-        "device": backend.device,
-        # a backend of the user's own need not say
-        "dtype": getattr(backend, "dtype", None),
-        "repeatability": backend.repeatability,
-        **server,
-        **({"model_cutoff": config.model_cutoff} if config.model_cutoff else {}),
-        "versions": package_versions(*(["vllm"] if config.backend == "vllm" else [])),
-        "commit": source_commit(),
-    }
-
-
-def _has_begun(out: Path, record: dict[str, Any]) -> bool:
-    """Whether `out` already holds this run. Raises UserError if it holds another run."""
-    run_file = out / "run.json"
-    if run_file.exists():
-        old = read_record(out)
-        _check_same_run(out, old, record)
-        # what is known of the model decides nothing about its samples, and may be added later
-        if record.get("model_cutoff", old.get("model_cutoff")) != old.get("model_cutoff"):
-            _write_record(out, {**old, "model_cutoff": record["model_cutoff"]})
-        return True
-    if any(out.glob("samples*.jsonl")):
-        raise UserError(
-            f"out={str(out)!r} holds samples.jsonl but no run.json: choose another --out"
-        )
-    return False
-
-
-def _begin(out: Path, record: dict[str, Any], problems: list[Problem]) -> None:
-    """Write the run's problems and its record, which later commands do not change."""
-    rows = "".join(json.dumps(asdict(problem), ensure_ascii=False) + "\n" for problem in problems)
-    write_atomic(out / "problems.jsonl", rows)
-    _write_record(out, record)
-
-
-def _write_record(out: Path, record: dict[str, Any]) -> None:
-    write_atomic(out / "run.json", json.dumps(record, indent=2, ensure_ascii=False) + "\n")
-
-
-def _check_same_run(out: Path, old: dict[str, Any], new: dict[str, Any]) -> None:
-    if old.get("sampling_hash") == new["sampling_hash"]:
-        return
-    old_settings = {"benchmarks": ",".join(old.get("benchmarks", [])), **old.get("settings", {})}
-    new_settings = {"benchmarks": ",".join(new["benchmarks"]), **new["settings"]}
-    for name, value in new_settings.items():
-        if old_settings.get(name) != value:
-            raise UserError(
-                f"{name}={value!r}, but the run in {str(out)!r} has {old_settings.get(name)!r}: "
-                "choose another --out, or continue with the run's own settings"
-            )
-    if old.get("model_identity") != new["model_identity"]:
-        raise UserError(
-            f"model={new['model']!r} is not the model that the run in {str(out)!r} began with "
-            f"({old.get('model')!r}), or it has changed since: choose another --out"
-        )
-    raise UserError(
-        f"benchmarks={new_settings['benchmarks']!r}: the problems or prompts are not those that "
-        f"the run in {str(out)!r} began with: choose another --out"
-    )

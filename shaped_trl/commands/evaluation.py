@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import os
 from collections import Counter
-from dataclasses import fields
+from dataclasses import fields, replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from shaped_eval.errors import UserError
 from shaped_eval.untrusted.texts import one_line
@@ -13,6 +14,9 @@ from shaped_eval.untrusted.texts import one_line
 from shaped_trl.commands.help import print_help, wants_help
 from shaped_trl.options import GradeOptions
 from shaped_trl.usage import argparser, take_config
+
+if TYPE_CHECKING:
+    from shaped_eval.config import SampleConfig
 
 GRADE_HELP = {option.name: option.metadata["help"] for option in fields(GradeOptions)}
 
@@ -56,7 +60,9 @@ def eval_command(argv: list[str]) -> int:
 
     recipe, rest = take_config(argv)
     resolved, _ = Parser("eval", eval_options()).resolve(recipe, rest)
-    config, options, checkpoints, publishing = resolved
+    config, options, checkpoints, publishing, look = resolved
+    if look.dry_run:
+        return _dry_run(config, checkpoints.every_checkpoint)
     from shaped_eval.grade import grade_run
     from shaped_eval.report import parse_pass_at, report
     from shaped_eval.sampling.processes import from_environment
@@ -76,6 +82,20 @@ def eval_command(argv: list[str]) -> int:
             grade_run(folder, **grading)
             report([folder], pass_at)
             publish([folder], publishing)
+    return 0
+
+
+def _dry_run(config: SampleConfig, every_checkpoint: bool) -> int:
+    from shaped_eval.checkpoints import find_checkpoints
+    from shaped_eval.dry_run import dry_run
+    from shaped_eval.untrusted.texts import visible
+
+    runs = 1
+    if every_checkpoint:
+        found = find_checkpoints(config.model)
+        config, runs = replace(config, model=str(next(iter(found.values())))), len(found)
+    for line in dry_run(config, runs):
+        print(visible(line), flush=True)
     return 0
 
 
@@ -191,15 +211,25 @@ def report_command(argv: list[str]) -> int:
     parser.add_argument(
         "--out", metavar="DIR", help="Write the report into this folder, in place of those above."
     )
+    parser.add_argument(
+        "--interrupted",
+        action="store_true",
+        help="Report runs that were not finished. Problems that lack samples or verdicts are left "
+        "out, and the report says how many.",
+    )
     PublishOptions.add_to(parser.add_argument_group("hub"))
     args = parser.parse_args(argv)
     publishing = PublishOptions(args.publish_to, args.push_to_hub, args.private)
+    if args.interrupted:
+        publishing.refuse_with("interrupted=True")
     if any((Path(folder) / "study.yaml").is_file() for folder in args.folders):
         publishing.refuse_with("a study's report")
+        if args.interrupted:
+            raise UserError("interrupted=True is for runs of the suite: leave it out for a study")
         return _report_study(args.folders, args.out, args.pass_at)
     pass_at = parse_pass_at(args.pass_at)
     with locked_folders(places(args.folders, args.out), "out" if args.out else "folder"):
-        report(args.folders, pass_at, args.out)
+        report(args.folders, pass_at, args.out, args.interrupted)
         publish(args.folders, publishing)
     return 0
 

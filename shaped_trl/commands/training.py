@@ -57,7 +57,15 @@ def rlvr_command(argv: list[str]) -> int:
 
     options = rlvr_options()
     resolved, settings = Parser("rlvr", options).resolve(config, rest)
-    prompts, args, model_args, rewards, benchmarks, _ = resolved
+    prompts, args, model_args, rewards, benchmarks, _, look = resolved
+    if look.dry_run:
+        from shaped_eval.untrusted.texts import visible
+
+        from shaped_trl.rlvr.dry_run import dry_run
+
+        for line in dry_run(prompts, args, model_args, rewards):
+            print(visible(line), flush=True)
+        return 0
     from shaped_trl.rlvr.run import rlvr
     from shaped_trl.run_record import record
     from shaped_trl.training.engines import division

@@ -67,7 +67,7 @@ TRAIN = (
 )
 
 RLVR = (
-    Group("Start here", "config model_name_or_path dataset_name grader output_dir"),
+    Group("Start here", "config model_name_or_path dataset_name grader output_dir dry_run"),
     Group(
         "Prompts",
         "dataset_config dataset_train_split prompt_template gold_template chat system_prompt "
@@ -117,7 +117,8 @@ SAMPLE = (
 )
 
 EVAL = (
-    *SAMPLE[:2],
+    Group("Start here", "model benchmarks suite n out config dry_run"),
+    SAMPLE[1],
     Group("Prompts", "chat_template shots since model_cutoff hub_mirror"),
     *SAMPLE[3:],
     Group("Grading and report", "pass_at keep_reasoning", ("GradeOptions",)),

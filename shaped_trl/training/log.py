@@ -1,4 +1,4 @@
-"""The run's log, one JSON row per logging step, and a picture of it."""
+"""The run's log: one JSON row per logging step, a picture of it, and what of it is printed."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from shaped_eval.records import append_jsonl, drop_truncated_line, read_jsonl, write_atomic
-from transformers import TrainerCallback
+from transformers import PrinterCallback, ProgressCallback, Trainer, TrainerCallback
 
 from shaped_trl.training.log_reading import with_step
 
@@ -22,6 +22,19 @@ RENAMED = {
     "num_tokens": None,
     "eval_num_tokens": None,
 }
+# What is printed of a row, in this order, where it has a loss. The file has everything.
+PRINTED = (
+    "loss",
+    "nll",
+    "perplexity",
+    "entropy",
+    "target_prob",
+    "head_mass",
+    "tail_mass",
+    "learning_rate",
+    "grad_norm",
+    "tokens_per_second",
+)
 
 
 class JsonlLogCallback(TrainerCallback):
@@ -59,6 +72,36 @@ class JsonlLogCallback(TrainerCallback):
             if name is not None and not key.startswith("train_"):
                 row[name] = _finite(value)
         append_jsonl(Path(args.output_dir) / self.name, [row])
+
+
+class _ShortProgress(ProgressCallback):
+    def on_log(self, args, state, control, logs=None, **kwargs):
+        super().on_log(args, state, control, logs=printed(logs, state.global_step), **kwargs)
+
+
+class _ShortPrinter(PrinterCallback):
+    def on_log(self, args, state, control, logs=None, **kwargs):
+        super().on_log(args, state, control, logs=printed(logs, state.global_step), **kwargs)
+
+
+def print_briefly(trainer: Trainer) -> None:
+    """Have the trainer's own callbacks print no more of a row than `PRINTED`."""
+    for full, short in ((ProgressCallback, _ShortProgress), (PrinterCallback, _ShortPrinter)):
+        if trainer.pop_callback(full) is not None:
+            trainer.add_callback(short)
+
+
+def printed(logs: Mapping[str, float] | None, step: int) -> dict[str, float]:
+    """The step and the entries of `PRINTED`, also of an evaluation, whose names have a prefix.
+
+    A row without a loss is printed whole.
+    """
+    logs = logs or {}
+    prefix = next((key[: -len("loss")] for key in logs if key.endswith("loss")), None)
+    if prefix is None or prefix == "train_":
+        return dict(logs)
+    names = (prefix + name for name in PRINTED)
+    return {"step": step, **{name: logs[name] for name in names if name in logs}}
 
 
 class LogPlotCallback(TrainerCallback):

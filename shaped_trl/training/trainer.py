@@ -32,7 +32,7 @@ from shaped_trl.training.engines import (
 )
 from shaped_trl.training.interval import ContinuedInterval
 from shaped_trl.training.liger import ShapedForwardCheck
-from shaped_trl.training.log import JsonlLogCallback, LogPlotCallback
+from shaped_trl.training.log import JsonlLogCallback, LogPlotCallback, print_briefly
 from shaped_trl.training.log_reading import TRAIN_LOG, read_log
 from shaped_trl.training.metrics import (
     Breakdown,
@@ -129,6 +129,7 @@ class ShapedTrainer(TrainingCard, HubPushes, WatchedLoss, ContinuedInterval, Wei
         check_accumulation(base, self.get_tp_size(), args.gradient_accumulation_steps)
         keep_outputs_exact(self.accelerator)
         self.add_callback(ShapedForwardCheck(base))
+        print_briefly(self)
         self.add_callback(JsonlLogCallback("train_log.jsonl"))
         self.add_callback(LogPlotCallback("train_log.jsonl"))
         self.watch_loss()

@@ -13,14 +13,35 @@ from shaped_eval.records import FinishReason
 
 
 @dataclass(frozen=True)
-class Request:
-    """P prompts of equal length in tokens, with M samples of each.
+class BatchLimits:
+    """What a batch may hold, for a backend that generates several problems together.
 
-    Only a backend with `together` set is given more than one prompt.
+    Attributes:
+        rows: most samples.
+        tokens: most tokens, R · (longest prompt + longest completion); None for any number.
+        prompt_tokens: most tokens of prompts, of which each counts once; None for any number.
+        padded: whether prompts of different lengths may share a batch.
+    """
+
+    rows: int
+    tokens: int | None = None
+    prompt_tokens: int | None = None
+    padded: bool = False
+
+
+@dataclass(frozen=True)
+class Request:
+    """P prompts, with M samples of each.
+
+    Only a backend with `together` set is given more than one prompt. They are of equal length in
+    tokens unless the backend pads.
 
     Attributes:
         seed: determines the samples as far as the backend can guarantee it.
         stop: strings, any of which ends a sample.
+        problem_seeds: one for each prompt, of the run and the problem. With the index of the
+            sample it determines a sample, with backends that draw each one by itself.
+        start: index of the first of the M samples.
         greedy: use temperature 0, whatever the run's temperature; the same for all requests of a
             call.
     """
@@ -30,6 +51,8 @@ class Request:
     seed: int
     stop: tuple[str, ...] = ()
     greedy: bool = False
+    problem_seeds: tuple[int, ...] = ()
+    start: int = 0
 
 
 @dataclass(frozen=True)
@@ -38,6 +61,23 @@ class Completion:
 
     text: str
     finish_reason: FinishReason
+    tokens: int
+
+
+@dataclass(frozen=True)
+class Progress:
+    """How far a batch is.
+
+    Attributes:
+        ended: samples that have ended.
+        running: those that have not.
+        length: tokens of each running sample.
+        tokens: those of all samples together.
+    """
+
+    ended: int
+    running: int
+    length: int
     tokens: int
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any
 
 from shaped_eval.backends.base import Completion, Completions, Request
@@ -48,13 +49,22 @@ class ContinuousBackend(TransformersBackend):
         "timing"
     )
     together = False
+    sampler = None
+
+    @cached_property
+    def _sampling_settings(self) -> Any:
+        if self._config.temperature == 0:
+            return self._settings
+        sampling = {"temperature": self._config.temperature, "top_p": self._config.top_p}
+        # the library's own top_k is 50
+        return self._make_settings({"do_sample": True, "top_k": 0, **sampling})
 
     def complete(self, requests: Sequence[Request]) -> Completions:
         import torch
 
         if not requests:
             return
-        settings = self._greedy_settings if requests[0].greedy else self._settings
+        settings = self._settings if requests[0].greedy else self._sampling_settings
         options = self._options(requests)
         state = torch.get_rng_state()
         try:

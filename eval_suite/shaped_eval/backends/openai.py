@@ -133,7 +133,7 @@ class OpenAIBackend:
         if config.model not in _model_names(response):
             self._ask("Hello", 1, {"max_tokens": 1}, FIRST_RETRIES)
         self._server = _served_model(response, config.model)
-        if min(config.n, config.batch_size) > 1 and not self._server.returns_token_ids:
+        if min(config.n, int(config.batch_size)) > 1 and not self._server.returns_token_ids:
             print(
                 f"base_url={self._url!r}: the server there counts the tokens of a request, not of "
                 "each sample: the samples of a request are recorded with equal shares",

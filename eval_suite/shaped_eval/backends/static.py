@@ -1,40 +1,52 @@
-"""`generate` of transformers, one request at a time: the backend with repeatable samples.
+"""`generate` of transformers, one batch at a time: the default backend.
 
 Letters: P prompts of a request, M samples of each.
 """
 
 from __future__ import annotations
 
-import copy
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
-from shaped_eval.backends.base import Completion, Completions, Request, cut
+from shaped_eval.backends.base import BatchLimits, Completion, Completions, Progress, Request, cut
 from shaped_eval.backends.prompts import PromptEncoder, from_pretrained
 from shaped_eval.errors import UserError
+from shaped_eval.provenance import stable_hash
 
 if TYPE_CHECKING:
     import torch
 
+    from shaped_eval.backends.rows import Row
     from shaped_eval.config import SampleConfig
 
 
 class TransformersBackend:
-    """`generate` of transformers on one device: CUDA where it is available, else the CPU.
+    """`generate` of transformers on one device: the accelerator that torch finds, else the CPU.
 
     Of the model's own generation settings only the end tokens are used, because some models ship
-    top-k 20 or a repetition penalty. Temperature 0 is greedy. The P·M samples of a request are
-    drawn from one seeded stream. The completions depend on P and M, and on device, thread count,
-    dtype and library versions, but not on earlier requests. The prompts of a request have equal
-    lengths, because padding would change the arithmetic and, in some architectures, what is
-    attended to. The random state of the process is left unchanged.
+    top-k 20 or a repetition penalty. Temperature 0 is greedy.
+
+    Prompts of a batch are padded on the left, where the model allows it
+    (`shaped_eval.backends.capacity.takes_padding`). Each sample is drawn from a random stream of
+    its own, which depends on the run's seed, the problem and the sample's index
+    (`shaped_eval.backends.drawing`). Which samples share a batch changes them only where rounding
+    of the logits changes a token, which is rare in float32 and common in bfloat16. The same batches
+    give the same samples in any dtype, on the same device, threads and versions. The random state
+    of the process is left unchanged.
+
+    Attributes:
+        sampler: version of the definition of the samples, which run.json records. It changes
+            whenever the same seeds give other samples. Version 1, which was not recorded, drew all
+            samples of a batch from one stream. None for a backend without a definition.
+        on_step: is called after each step of a batch; None for nothing.
     """
 
+    sampler: int | None = 2
     repeatability = (
         "exact: on the same machine, versions and threads, the same samples, however often "
-        "interrupted"
+        "interrupted; in other batches they differ by rounding alone"
     )
     together = True
 
@@ -45,6 +57,7 @@ class TransformersBackend:
         self.identity = self._prompts.identity
         self.dtype = self._prompts.dtype
         self.device = local_device()
+        self.on_step: Callable[[Progress], None] | None = None
 
     @property
     def model(self) -> Any:
@@ -65,27 +78,36 @@ class TransformersBackend:
 
     @cached_property
     def _settings(self) -> Any:
-        """All settings of generation; they replace the model's own."""
-        return self._make_settings(self._config.temperature)
+        """The settings of generation; they replace the model's own. The tokens are drawn here."""
+        return self._make_settings({"do_sample": False})
 
-    @cached_property
-    def _greedy_settings(self) -> Any:
-        return self._make_settings(0.0)
-
-    def _make_settings(self, temperature: float) -> Any:
+    def _make_settings(self, sampling: dict[str, Any]) -> Any:
         from transformers import GenerationConfig
 
-        config = self._config
         end_ids = _as_list(self._model.generation_config.eos_token_id)
         end_ids += [i for i in _as_list(self._tokenizer.eos_token_id) if i not in end_ids]
         pad_id = end_ids[0] if end_ids else self._tokenizer.pad_token_id or 0
         ends = {"eos_token_id": end_ids or None, "pad_token_id": pad_id}
         self._model.generation_config = GenerationConfig(**ends)
-        sampling: dict[str, Any] = {"do_sample": False}
-        if temperature > 0:
-            sampling = {"do_sample": True, "temperature": temperature, "top_p": config.top_p}
-            sampling["top_k"] = 0  # the library's own default is 50
-        return GenerationConfig(max_new_tokens=config.max_new_tokens, **ends, **sampling)
+        return GenerationConfig(max_new_tokens=self._config.max_new_tokens, **ends, **sampling)
+
+    def batch_limits(self) -> BatchLimits:
+        """What a batch may hold, from `batch_size` or the memory that is free now."""
+        from shaped_eval.backends.capacity import batch_limits
+
+        return batch_limits(
+            self._config.fixed_batch_size,
+            self._prompts.model_config,
+            self.device,
+            self.dtype,
+            vars(self).get("_model"),
+        )
+
+    @cached_property
+    def _pads(self) -> bool:
+        from shaped_eval.backends.capacity import takes_padding
+
+        return takes_padding(self._model)
 
     def prompt_tokens(self, prompt: str) -> int:
         return len(self._prompts.encode(prompt))
@@ -102,44 +124,87 @@ class TransformersBackend:
 
     def generate(self, request: Request) -> list[Completion]:
         """The P·M completions of one request, prompt by prompt."""
+        prompts = [self._prompts.encode(prompt) for prompt in request.prompts]
+        places = [
+            (prompt, request.start + sample)
+            for prompt in range(len(prompts))
+            for sample in range(request.num_samples)
+        ]
+        return [
+            self._completion(prompts[row.prompt], row.tokens, row.stop_length, request.stop)
+            for row in self._rows(prompts, places, request)
+        ]
+
+    def _rows(
+        self, prompts: list[list[int]], places: list[tuple[int, int]], request: Request
+    ) -> list[Row]:
+        """The samples at `places`, pairs of a prompt and an index; in halves if memory is short.
+
+        Raises:
+            UserError: a single one does not fit in the memory.
+        """
+        try:
+            return self._run(prompts, places, request)
+        except RuntimeError as error:
+            if not is_out_of_memory(error):
+                raise
+            if len(places) == 1:
+                tokens = len(prompts[places[0][0]])
+                raise UserError(
+                    f"model={self._config.model!r}: one sample of {tokens} + {self._room(tokens)} "
+                    f"tokens does not fit in the memory of {self.device}: use a smaller "
+                    "--max_new_tokens, or a smaller model"
+                ) from error
+        # outside of the handler, whose error holds the memory of the batch
+        half = len(places) // 2
+        return [
+            *self._rows(prompts, places[:half], request),
+            *self._rows(prompts, places[half:], request),
+        ]
+
+    def _run(
+        self, prompts: list[list[int]], places: list[tuple[int, int]], request: Request
+    ) -> list[Row]:
         import torch
 
-        encoded = [self._prompts.encode(prompt) for prompt in request.prompts]
-        ids = torch.tensor(encoded, device=self.device)
-        ids = ids.repeat_interleave(request.num_samples, dim=0)
-        watch = _StopStrings(
-            self._tokenizer, request.stop, prompt_tokens=ids.shape[1], num_rows=len(ids)
+        from shaped_eval.backends.drawing import TokenDraw, row_seed
+        from shaped_eval.backends.rows import Row, RowLoop
+
+        rows = [Row(prompt, self._room(len(prompts[prompt]))) for prompt, _ in places]
+        shared = self._pads
+        fed = sorted({row.prompt for row in rows}) if shared else [row.prompt for row in rows]
+        ids, mask = self._padded([prompts[prompt] for prompt in fed])
+        seeds = [row_seed(_problem_seed(request, prompt), index) for prompt, index in places]
+        draw = TokenDraw(
+            0.0 if request.greedy else self._config.temperature,
+            self._config.top_p,
+            seeds,
+            self.device,
         )
-        settings = copy.copy(self._greedy_settings if request.greedy else self._settings)
-        settings.max_new_tokens = self._room(ids.shape[1])
-        cuda_devices = [ids.device.index or 0] if ids.device.type == "cuda" else []
-        with torch.random.fork_rng(devices=cuda_devices):
-            torch.manual_seed(request.seed)
-            try:
-                output = self._model.generate(
-                    ids,
-                    attention_mask=torch.ones_like(ids),
-                    generation_config=settings,
-                    stopping_criteria=[watch] if request.stop else None,
-                )
-            except RuntimeError as error:
-                if not is_out_of_memory(error):
-                    raise
-                raise UserError(
-                    f"batch_size={self._config.batch_size}: {len(ids)} samples of {ids.shape[1]} "
-                    f"+ {settings.max_new_tokens} tokens do not fit at once in the memory of "
-                    f"{self.device}: use a smaller --batch_size, and another --out, because the "
-                    "batch size is part of what determines the samples"
-                ) from error
-        generated = output[:, ids.shape[1] :].tolist()
-        return [
-            self._completion(
-                encoded[row // request.num_samples], token_ids, stop_length, request.stop
+        loop = RowLoop(
+            rows,
+            [fed.index(row.prompt) for row in rows] if shared else None,
+            draw,
+            _as_list(self._settings.eos_token_id),
+            _StopStrings(self._tokenizer, request.stop) if request.stop else None,
+            self.on_step,
+        )
+        with torch.no_grad():
+            self._model.generate(
+                ids, attention_mask=mask, generation_config=self._settings, custom_generate=loop
             )
-            for row, (token_ids, stop_length) in enumerate(
-                zip(generated, watch.lengths, strict=True)
-            )
-        ]
+        return rows
+
+    def _padded(self, prompts: Sequence[Sequence[int]]) -> tuple[torch.Tensor, torch.Tensor]:
+        """Token ids and attention mask [P, L], padded on the left."""
+        import torch
+
+        length = max(map(len, prompts))
+        assert self._pads or all(len(prompt) == length for prompt in prompts)
+        pad_id = self._settings.pad_token_id
+        ids = [[pad_id] * (length - len(prompt)) + list(prompt) for prompt in prompts]
+        mask = [[0] * (length - len(prompt)) + [1] * len(prompt) for prompt in prompts]
+        return torch.tensor(ids, device=self.device), torch.tensor(mask, device=self.device)
 
     def _room(self, prompt_tokens: int) -> int:
         """Most tokens of a completion: max_new_tokens, or what the context leaves."""
@@ -169,35 +234,29 @@ class TransformersBackend:
 
 
 class _StopStrings:
-    """Stopping criterion of `generate` that ends a row when its last tokens contain a stop string.
+    """Whether the last tokens of a row contain a stop string.
 
-    `lengths` [P·M]: the number of tokens generated by then, None where no stop string occurred. The
-    library's own criterion indexes the whole vocabulary first, which takes seconds for a tokenizer
-    of 150,000 tokens.
+    The library's own criterion indexes the whole vocabulary first, which takes seconds for a
+    tokenizer of 150,000 tokens.
     """
 
-    def __init__(
-        self, tokenizer: Any, stop: Sequence[str], prompt_tokens: int, num_rows: int
-    ) -> None:
+    def __init__(self, tokenizer: Any, stop: Sequence[str]) -> None:
         self._tokenizer = tokenizer
         self._stop = stop
-        self._prompt_tokens = prompt_tokens
         self._tail_tokens = tail_tokens(stop)
-        self.lengths: list[int | None] = [None] * num_rows
 
-    def __call__(self, input_ids: torch.Tensor, scores: Any, **kwargs: Any) -> torch.Tensor:
-        import torch
-
-        generated = input_ids.shape[1] - self._prompt_tokens
-        tails = input_ids[:, -min(generated, self._tail_tokens) :].tolist()
-        for row, text in enumerate(
-            self._tokenizer.batch_decode(tails, clean_up_tokenization_spaces=False)
-        ):
-            if self.lengths[row] is None and any(string in text for string in self._stop):
-                self.lengths[row] = generated
-        return torch.tensor(
-            [length is not None for length in self.lengths], device=input_ids.device
+    def __call__(self, tokens: list[int]) -> bool:
+        text = self._tokenizer.decode(
+            tokens[-self._tail_tokens :], clean_up_tokenization_spaces=False
         )
+        return any(string in text for string in self._stop)
+
+
+def _problem_seed(request: Request, prompt: int) -> int:
+    """The seed of a prompt; of a request without them, from the request's seed."""
+    if request.problem_seeds:
+        return request.problem_seeds[prompt]
+    return int(stable_hash([request.seed, prompt])[:16], 16)
 
 
 def tail_tokens(stop: Sequence[str]) -> int:
@@ -210,19 +269,21 @@ def tail_tokens(stop: Sequence[str]) -> int:
 
 
 def local_device(per_process: int = 1) -> str:
-    """The first GPU of this process, else the CPU.
+    """The first accelerator of this process, else the CPU.
 
-    Of the processes that share a machine, the one with ``LOCAL_RANK`` r has `per_process` GPUs, of
-    which number r · `per_process` is the first.
+    Of the processes that share a machine, the one with ``LOCAL_RANK`` r has `per_process` devices,
+    of which number r · `per_process` is the first.
     """
     import torch
 
-    if not torch.cuda.is_available():
+    accelerator = torch.accelerator.current_accelerator(check_available=True)
+    if accelerator is None:
         return "cpu"
     local_rank = os.environ.get("LOCAL_RANK")
     if local_rank is None:
-        return "cuda"
-    return f"cuda:{int(local_rank) * per_process % torch.cuda.device_count()}"
+        return accelerator.type
+    number = int(local_rank) * per_process % torch.accelerator.device_count()
+    return f"{accelerator.type}:{number}"
 
 
 def is_out_of_memory(error: RuntimeError) -> bool:

@@ -38,12 +38,21 @@ def cautions_of_many(runs: Sequence[GradedRun]) -> list[str]:
     ]
     limits = {run.record["settings"].get("max_new_tokens") for run in runs}
     # a run from before dtypes were recorded may have had any
+    samplers = [
+        (run.record["settings"].get("backend"), run.record["settings"].get("sampler"))
+        for run in runs
+    ]
     dtypes = [run.record.get("dtype") for run in runs if run.record.get("dtype") is not None]
     tasks = {run.record.get("task_hash") for run in runs}
     if len(limits) > 1:
         sentences.append(
             "The runs have different token limits: a sample can pass under the larger limit that "
             "is cut under the smaller one."
+        )
+    if len({str(sampler) for backend, sampler in samplers if backend == "transformers"}) > 1:
+        sentences.append(
+            "The runs' samples were drawn by different versions of the sampler: the same seed gave "
+            "other random numbers, so that differences hold the noise of both."
         )
     if len(set(map(str, dtypes))) > 1:
         sentences.append(
@@ -63,6 +72,14 @@ def _cautions(run: GradedRun) -> Iterable[str]:
         "{}: part of the suite, but left out, because its data was not at hand.",
         run.record.get("left_out", []),
     )
+    for name, one in run.outcomes.items():
+        if one.left_out:
+            yield (
+                f"{name}: the run was interrupted. {one.left_out:,} of "
+                f"{one.left_out + len(one.problem_ids):,} problems lack samples or verdicts and "
+                "are left out. Longer prompts are sampled first, so the others are not a random "
+                "part."
+            )
     if limit := run.record["settings"].get("limit"):
         yield f"At most the first {limit:,} problems of each benchmark are used."
     if since := run.record["settings"].get("since"):

@@ -51,6 +51,8 @@ class Outcomes:
         tasks_P: a hash of each problem's gold and grader.
         tokens_PM: the generated tokens of each sample; None for answers from elsewhere.
         passed_PM: whether each sample passes; None likewise.
+        left_out: problems of an interrupted run that lack samples or verdicts; nothing else here
+            counts them.
     """
 
     benchmark: str
@@ -68,6 +70,7 @@ class Outcomes:
     tasks_P: list[str] = field(default_factory=list)
     tokens_PM: NDArray[np.int64] | None = None
     passed_PM: NDArray[np.bool_] | None = None
+    left_out: int = 0
 
     @property
     def votes_P(self) -> Values:
@@ -145,12 +148,16 @@ def _is_number_of_samples(value: Any) -> bool:
     return is_count(value) and 1 <= value <= MAX_SAMPLES
 
 
-def read_outcomes(folder: str | Path) -> dict[str, Outcomes]:
+def read_outcomes(folder: str | Path, interrupted: bool = False) -> dict[str, Outcomes]:
     """Benchmark → outcomes, from problems.jsonl, samples.jsonl and verdicts.jsonl.
 
+    Args:
+        interrupted: leave out the problems that have not all samples and verdicts, and count them.
+
     Raises:
-        UserError: a problem has not exactly n samples and n verdicts, a row belongs to no problem,
-            or a file is missing. The message says how to complete the run.
+        UserError: a problem has not exactly n samples and n verdicts (if `interrupted`, none has
+            them), a row belongs to no problem, or a file is missing. The message says how to
+            complete the run.
     """
     folder = Path(folder)
     settings = read_record(folder)["settings"]
@@ -187,10 +194,14 @@ def read_outcomes(folder: str | Path) -> dict[str, Outcomes]:
         if verdict.status != "pass" and verdict.answer is not None:
             tally.rivals[verdict.answer] += 1
         tally.graders.add(verdict.grader)
-    _check_complete(tallies, folder)
+    left_out: Counter[str] = Counter()
+    if interrupted:
+        tallies, left_out = _complete_ones(tallies, folder)
+    else:
+        _check_complete(tallies, folder)
     benchmarks = dict.fromkeys(tally.benchmark for tally in tallies.values())
     return {
-        name: _outcomes(name, tallies, sampled_here="answers" not in settings)
+        name: _outcomes(name, tallies, "answers" not in settings, left_out[name])
         for name in benchmarks
     }
 
@@ -258,7 +269,25 @@ def _check_complete(tallies: dict[str, _Tally], folder: Path) -> None:
             )
 
 
-def _outcomes(benchmark: str, tallies: dict[str, _Tally], sampled_here: bool) -> Outcomes:
+def _complete_ones(
+    tallies: dict[str, _Tally], folder: Path
+) -> tuple[dict[str, _Tally], Counter[str]]:
+    """The problems with all samples and verdicts, and how many others each benchmark has."""
+    complete = {
+        key: tally for key, tally in tallies.items() if all(tally.sampled) and all(tally.graded)
+    }
+    if tallies and not complete:
+        raise UserError(
+            f"interrupted=True: no problem of {str(folder)!r} has all its samples and verdicts: "
+            f"grade the run first, with `shaped-trl grade {folder}`, or sample more"
+        )
+    others = (tally.benchmark for key, tally in tallies.items() if key not in complete)
+    return complete, Counter(others)
+
+
+def _outcomes(
+    benchmark: str, tallies: dict[str, _Tally], sampled_here: bool, left_out: int
+) -> Outcomes:
     chosen = {key: tally for key, tally in tallies.items() if tally.benchmark == benchmark}
     first = next(iter(chosen.values()))
     n = len(first.sampled)
@@ -291,4 +320,5 @@ def _outcomes(benchmark: str, tallies: dict[str, _Tally], sampled_here: bool) ->
         tasks_P=[tally.meta["task"] for tally in chosen.values()],
         tokens_PM=lengths if sampled_here else None,
         passed_PM=graded == STATUSES.index("pass") + 1 if sampled_here else None,
+        left_out=left_out,
     )

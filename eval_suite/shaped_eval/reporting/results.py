@@ -68,9 +68,11 @@ class GradedRun:
 
 
 def read_runs(
-    folders: Sequence[str | Path], pass_at: Sequence[int] | None = None
+    folders: Sequence[str | Path],
+    pass_at: Sequence[int] | None = None,
+    interrupted: bool = False,
 ) -> list[GradedRun]:
-    """The runs of `folders`, in order.
+    """The runs of `folders`, in order. `interrupted` is that of `read_outcomes`.
 
     Raises:
         UserError: a folder is given twice, holds no complete run, or has fewer samples than a k
@@ -78,7 +80,8 @@ def read_runs(
     """
     labels = run_labels(folders)
     return [
-        _read_run(folder, label, pass_at) for folder, label in zip(folders, labels, strict=True)
+        _read_run(folder, label, pass_at, interrupted)
+        for folder, label in zip(folders, labels, strict=True)
     ]
 
 
@@ -236,11 +239,13 @@ def results_text(results: Mapping[str, Any]) -> str:
     return json.dumps(results, indent=2, ensure_ascii=False) + "\n"
 
 
-def _read_run(folder: str | Path, label: str, pass_at: Sequence[int] | None) -> GradedRun:
+def _read_run(
+    folder: str | Path, label: str, pass_at: Sequence[int] | None, interrupted: bool
+) -> GradedRun:
     record = read_record(folder)
     if pass_at is not None:
         _check_pass_at(pass_at, record["settings"]["n"])
-    outcomes = read_outcomes(folder)
+    outcomes = read_outcomes(folder, interrupted)
     if not outcomes:
         raise UserError(f"{str(folder)!r} has no problems: sample into another --out")
     values = {}

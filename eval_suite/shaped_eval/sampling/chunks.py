@@ -7,12 +7,14 @@ chunk is generated again as a whole.
 
 from __future__ import annotations
 
+from bisect import bisect_right
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from shaped_eval.backends.base import Completion, Request
+from shaped_eval.backends.base import BatchLimits, Completion, Request
+from shaped_eval.config import ASKED_TOGETHER
 from shaped_eval.errors import UserError
 from shaped_eval.provenance import stable_hash
 from shaped_eval.records import Problem, Sample
@@ -43,12 +45,15 @@ class Chunk:
 
     def request(self, run_seed: int) -> Request:
         prompts = tuple(problem.prompt for problem in self.problems)
+        seeds = (stable_hash([run_seed, problem.problem_id]) for problem in self.problems)
         return Request(
             prompts,
             self.size,
             self.seed(run_seed),
             _stop(self.problems[0]),
             self.decoding == "greedy",
+            tuple(int(seed[:16], 16) for seed in seeds),
+            self.start,
         )
 
     @property
@@ -81,47 +86,76 @@ def num_samples(problem: Problem, n: int) -> int:
 def plan_chunks(
     problems: Sequence[Problem],
     n: int,
-    batch_size: int,
+    limits: BatchLimits,
     prompt_tokens: Mapping[str, int] | None = None,
+    max_new_tokens: int = 0,
+    scored_together: int = ASKED_TOGETHER,
 ) -> list[Chunk]:
     """All chunks of a run, in the final order of samples.jsonl.
 
-    With `prompt_tokens` (problem id → length), several problems share a chunk if `batch_size`
-    allows it and their prompts have the same length and stop strings, so that nothing is padded.
-    Problems whose options are scored by likelihood share chunks regardless of length. The plan
-    depends only on the problems of the run, so a killed run resumes with the same plan.
+    Several problems share a chunk if their prompts' lengths are known (`prompt_tokens`, problem id
+    → length), they have the same number of samples and the same stop strings, and `limits` allows
+    it. Longer prompts come first, so that a chunk holds prompts of similar lengths.
+    `scored_together` problems whose options are scored by likelihood share a chunk, regardless of
+    length. The plan depends only on the arguments, so a killed run resumes with the same plan.
     """
     prompt_tokens = prompt_tokens or {}
     groups: dict[Any, list[Problem]] = {}
-    chunks: list[list[Problem]] = []
     for problem in problems:
-        samples = num_samples(problem, n)
-        together = batch_size // samples
         decoding = problem.meta.get("decoding")
-        scored = decoding == "likelihood"
-        if together < 2 or not (scored or problem.problem_id in prompt_tokens):
-            chunks.append([problem])
-            continue
-        alike = (
-            problem.benchmark
-            if scored
-            else (prompt_tokens[problem.problem_id], samples, _stop(problem))
-        )
-        key = (decoding, alike)
-        if key not in groups or len(groups[key]) == together:
-            groups[key] = []
-            chunks.append(groups[key])
-        groups[key].append(problem)
-    return [
-        chunk
-        for members in chunks
-        for chunk in _split(tuple(members), num_samples(members[0], n), batch_size)
-    ]
+        if decoding == "likelihood":
+            key: Any = (decoding, problem.benchmark)
+        elif problem.problem_id in prompt_tokens:
+            key = (decoding, num_samples(problem, n), _stop(problem))
+        else:
+            key = problem.problem_id
+        groups.setdefault(key, []).append(problem)
+    chunks: list[Chunk] = []
+    for members in groups.values():
+        samples = num_samples(members[0], n)
+        if members[0].meta.get("decoding") == "likelihood":
+            chunks += _scored(members, scored_together)
+        elif members[0].problem_id not in prompt_tokens:
+            chunks += _split((members[0],), samples, max(1, limits.rows))
+        else:
+            chunks += _filled(members, samples, limits, prompt_tokens, max_new_tokens)
+    return chunks
 
 
-def _split(problems: tuple[Problem, ...], samples: int, batch_size: int) -> Iterator[Chunk]:
-    for start in range(0, samples, batch_size):
-        yield Chunk(problems, start, min(batch_size, samples - start))
+def _scored(members: Sequence[Problem], together: int) -> Iterator[Chunk]:
+    for start in range(0, len(members), together):
+        yield Chunk(tuple(members[start : start + together]), 0, 1)
+
+
+def _filled(
+    members: Sequence[Problem],
+    samples: int,
+    limits: BatchLimits,
+    prompt_tokens: Mapping[str, int],
+    max_new_tokens: int,
+) -> Iterator[Chunk]:
+    """Chunks of problems with `samples` each, as many in each as `limits` allows."""
+    waiting = sorted(members, key=lambda problem: -prompt_tokens[problem.problem_id])
+    while waiting:
+        length = prompt_tokens[waiting[0].problem_id]
+        rows = max(1, limits.rows)
+        if limits.tokens is not None:
+            rows = max(1, min(rows, limits.tokens // (length + max_new_tokens)))
+        together = max(1, rows // samples)
+        if limits.prompt_tokens is not None:
+            together = max(1, min(together, limits.prompt_tokens // max(1, length)))
+        chosen = [
+            problem
+            for problem in waiting[:together]
+            if limits.padded or prompt_tokens[problem.problem_id] == length
+        ]
+        waiting = waiting[len(chosen) :]
+        yield from _split(tuple(chosen), samples, rows)
+
+
+def _split(problems: tuple[Problem, ...], samples: int, rows: int) -> Iterator[Chunk]:
+    for start in range(0, samples, rows):
+        yield Chunk(problems, start, min(rows, samples - start))
 
 
 def _stop(problem: Problem) -> tuple[str, ...]:
@@ -137,7 +171,7 @@ def samples_file(folder: Path, rank: int, num_processes: int) -> Path:
     return folder / ("samples.jsonl" if num_processes == 1 else f"samples-{rank}.jsonl")
 
 
-def collect(folder: Path, chunks: Sequence[Chunk], batch_size: int) -> set[int]:
+def collect(folder: Path, chunks: Sequence[Chunk]) -> set[int]:
     """Merge the files of samples in `folder` into samples.jsonl; return the indices of its chunks.
 
     Afterwards samples.jsonl has the rows of these chunks, each once, in the order of `chunks`, and
@@ -154,7 +188,7 @@ def collect(folder: Path, chunks: Sequence[Chunk], batch_size: int) -> set[int]:
     position = 0
     last = -1
     for path in files:
-        for index, start, end in _complete(path, chunks, batch_size):
+        for index, start, end in _complete(path, chunks):
             if index not in spans:
                 spans[index] = (path, start, end)
             tidy = tidy and start == position and index > last
@@ -167,32 +201,26 @@ def collect(folder: Path, chunks: Sequence[Chunk], batch_size: int) -> set[int]:
     return set(spans)
 
 
-def complete_chunks(folder: Path, chunks: Sequence[Chunk], batch_size: int) -> set[int]:
+def complete_chunks(folder: Path, chunks: Sequence[Chunk]) -> set[int]:
     """The indices of the chunks that samples.jsonl holds after `collect`. Writes nothing."""
     target = folder / "samples.jsonl"
-    return (
-        {index for index, _, _ in _complete(target, chunks, batch_size)}
-        if target.exists()
-        else set()
-    )
+    return {index for index, _, _ in _complete(target, chunks)} if target.exists() else set()
 
 
-def _complete(
-    path: Path, chunks: Sequence[Chunk], batch_size: int
-) -> Iterator[tuple[int, int, int]]:
+def _complete(path: Path, chunks: Sequence[Chunk]) -> Iterator[tuple[int, int, int]]:
     """Yield the index of each chunk whose rows are contiguous in `path`, and their byte range."""
-    places = {
-        (problem.problem_id, chunk.start): (index, offset * chunk.size)
-        for index, chunk in enumerate(chunks)
-        for offset, problem in enumerate(chunk.problems)
-    }
+    places: _Places = {}
+    for index, chunk in enumerate(chunks):
+        for offset, problem in enumerate(chunk.problems):
+            place = (chunk.start, chunk.size, index, offset * chunk.size)
+            places.setdefault(problem.problem_id, []).append(place)
     current = -1
     expected = 0
     start = 0
     end = 0
     for line in _lines(path):
         begin, end = end, end + len(line)
-        index, row = _place(line, path, places, batch_size)
+        index, row = _place(line, path, places)
         if row == 0:
             current = index
             expected = 0
@@ -206,9 +234,11 @@ def _complete(
             current = -1
 
 
-def _place(
-    line: bytes, path: Path, places: Mapping[tuple[str, int], tuple[int, int]], batch_size: int
-) -> tuple[int, int]:
+# problem id -> first sample, number of samples, index of the chunk, and place in it of the first
+_Places = dict[str, list[tuple[int, int, int, int]]]
+
+
+def _place(line: bytes, path: Path, places: _Places) -> tuple[int, int]:
     """Index of the chunk that a row belongs to, and the row's position in it; (-1, -1) if none."""
     try:
         row = row_of(Sample, parse_object(line))
@@ -217,9 +247,13 @@ def _place(
             f"{path}: not a row of this version ({error}): {line[:80]!r}: remove the line, then "
             "repeat the command"
         ) from error
-    start = row.sample_index // batch_size * batch_size
-    index, offset = places.get((row.problem_id, start), (-1, -1))
-    return (index, offset + row.sample_index - start) if index >= 0 else (-1, -1)
+    mine = places.get(row.problem_id, [])
+    before = bisect_right(mine, row.sample_index, key=lambda place: place[0])
+    if before == 0:
+        return -1, -1
+    start, size, index, offset = mine[before - 1]
+    within = row.sample_index - start
+    return (index, offset + within) if within < size else (-1, -1)
 
 
 def _lines(path: Path) -> Iterator[bytes]:

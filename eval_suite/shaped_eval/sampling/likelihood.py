@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from shaped_eval.backends import Backend, TransformersBackend
 from shaped_eval.backends.prompts import from_pretrained
 from shaped_eval.benchmarks.harness.problems import LETTERS
+from shaped_eval.config import ASKED_TOGETHER
 from shaped_eval.errors import UserError
 from shaped_eval.records import Problem, Sample, append_jsonl, drop_truncated_line, read_jsonl
 from shaped_eval.untrusted.rows import check_field
@@ -117,7 +118,7 @@ def score_chunks(
         return
     drop_truncated_line(path)
     written = set(read_jsonl(path, _problem_id)) if path.exists() else set()
-    scorer = _scorer(config, backend)
+    scorer = option_scorer(config, backend)
     for chunk in chunks:
         scores = scorer.score(chunk.problems)
         pairs = list(zip(chunk.problems, scores, strict=True))
@@ -139,8 +140,8 @@ def _free_memory() -> None:
     import torch
 
     gc.collect()
-    if torch.cuda.is_available():
-        torch.cuda.empty_cache()
+    if torch.accelerator.is_available():
+        torch.accelerator.empty_cache()
 
 
 def _problem_id(row: dict[str, Any]) -> str:
@@ -184,7 +185,8 @@ def takes_turns(backend: str, chunks: Sequence[Chunk], done: set[int]) -> bool:
     )
 
 
-def _scorer(config: SampleConfig, backend: Backend) -> OptionScorer:
+def option_scorer(config: SampleConfig, backend: Backend) -> OptionScorer:
+    """Scores with the weights of a transformers backend; otherwise they are loaded here."""
     if isinstance(backend, TransformersBackend):
         model = backend.model
         # a copy, because lm-eval adds a pad token
@@ -198,4 +200,5 @@ def _scorer(config: SampleConfig, backend: Backend) -> OptionScorer:
             .to(backend.device)
         )
         tokenizer = from_pretrained(AutoTokenizer, config)
-    return OptionScorer(model, tokenizer, config.batch_size, backend.context_tokens())
+    together = config.fixed_batch_size or ASKED_TOGETHER
+    return OptionScorer(model, tokenizer, together, backend.context_tokens())

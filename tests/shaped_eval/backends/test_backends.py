@@ -291,16 +291,27 @@ def test_each_process_takes_its_own_gpus():
         RuntimeError("DefaultCPUAllocator: can't allocate memory"),
     ],
 )
-def test_a_batch_beyond_the_memory_is_named(make_config, monkeypatch, error):
-    def fail(*args, **kwargs):
-        raise error
-
+def test_a_batch_beyond_the_memory_is_halved_until_it_fits(make_config, monkeypatch, error):
     backend = load_backend(make_config())
+    request = Request(PROMPTS, 3, seed=0)
+    whole = backend.generate(request)
+    generate, rows = backend._model.generate, []
+
+    def fail(ids, *args, custom_generate, **kwargs):
+        rows.append(len(custom_generate._rows))
+        if rows[-1] > most:
+            raise error
+        return generate(ids, *args, custom_generate=custom_generate, **kwargs)
+
     monkeypatch.setattr(backend._model, "generate", fail)
+    most = 2
+    assert backend.generate(request) == whole
+    assert rows == [6, 3, 1, 2, 3, 1, 2]
+    most = 0
     with pytest.raises(
-        UserError, match=r"^batch_size=2: 2 samples of 2 \+ 12 tokens .* of cpu: use a smaller"
+        UserError, match=r"one sample of 4 \+ 12 tokens does not fit .* of cpu: use"
     ):
-        backend.generate(Request(("w1 w2",), 2, seed=0))
+        backend.generate(request)
 
 
 class Fake:

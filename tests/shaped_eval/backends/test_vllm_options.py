@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 
 import pytest
+import torch
 from shaped_eval import provenance
 from shaped_eval.backends.static import local_device
 from shaped_eval.backends.vllm import check_engine_arguments, explained
@@ -91,8 +92,10 @@ def test_without_arguments_vllm_is_not_imported():
     [(None, 1, "cuda"), ("1", 1, "cuda:1"), ("1", 2, "cuda:2"), ("5", 1, "cuda:1")],
 )
 def test_a_process_scores_on_the_first_of_its_gpus(monkeypatch, rank, per_process, device):
-    monkeypatch.setattr("torch.cuda.is_available", lambda: True)
-    monkeypatch.setattr("torch.cuda.device_count", lambda: 4)
+    monkeypatch.setattr(
+        "torch.accelerator.current_accelerator", lambda check_available: torch.device("cuda")
+    )
+    monkeypatch.setattr("torch.accelerator.device_count", lambda: 4)
     monkeypatch.delenv("LOCAL_RANK", raising=False)
     if rank is not None:
         monkeypatch.setenv("LOCAL_RANK", rank)

@@ -95,8 +95,6 @@ def test_completions_end_before_the_end_token_and_the_stop_string(make_config):
     free = backend.generate(Request(("Question: w1 w2 Answer:",), 200, 7))
     ended_by_string = 0
     for cut, whole in zip(rows, free, strict=True):
-        # The rows draw from one stream, which does not depend on which rows have ended as long as
-        # one continues.
         position = min((whole.text.find(s) for s in stop if s in whole.text), default=None)
         if position is None:
             continue
@@ -241,7 +239,6 @@ def test_samples_without_their_record_are_refused(make_config, tmp_path):
         ({"limit": 0}, "limit=0 is out of range"),
         ({"temperature": -0.1}, r"temperature=-0\.1 is out of range"),
         ({"temperature": float("nan")}, "temperature=nan is out of range"),
-        ({"temperature": 0.0}, "n=5 greedy samples are all the same"),
         ({"top_p": 0.0}, r"top_p=0\.0 is out of range"),
         ({"top_p": 1.5}, r"top_p=1\.5 is out of range"),
         ({"backend": "tgi"}, "backend='tgi' is not available: use transformers or vllm or openai"),
@@ -252,6 +249,26 @@ def test_samples_without_their_record_are_refused(make_config, tmp_path):
 def test_bad_options_are_refused(make_config, change, message):
     with pytest.raises(UserError, match=message):
         make_config(**change)
+
+
+def test_temperature_0_makes_it_one_sample(make_config, capsys):
+    assert make_config(temperature=0.0).n == 1
+    assert "n=5 greedy samples are all the same" in capsys.readouterr().err
+    assert SampleConfig(model="m", benchmarks="gsm8k", temperature=0.0).n == 1
+    assert SampleConfig(model="m", benchmarks="gsm8k").n == 16
+    assert capsys.readouterr().err == "", "nobody asked for another number"
+
+
+def test_the_batch_size_is_a_number_or_found(make_config):
+    assert make_config(batch_size="auto").fixed_batch_size is None
+    assert make_config(batch_size="7").batch_size == 7
+    for other in ({"backend": "vllm"}, {"continuous_batching": True}):
+        assert make_config(batch_size="auto", **other).batch_size == 32, "as in earlier runs"
+    for wrong in ("0", "-3", "many", "²", 1.5):
+        with pytest.raises(
+            UserError, match=r"batch_size=.* is out of range: use 1 or more, or auto"
+        ):
+            make_config(batch_size=wrong)
 
 
 @pytest.mark.parametrize(

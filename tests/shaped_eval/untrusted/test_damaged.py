@@ -9,6 +9,7 @@ import signal
 import pytest
 from graded_runs import write_run
 from shaped_eval import records
+from shaped_eval.backends.base import BatchLimits
 from shaped_eval.errors import UserError
 from shaped_eval.records import Problem, Sample, Verdict, append_jsonl, read_jsonl
 from shaped_eval.sampling.chunks import collect, plan_chunks
@@ -182,7 +183,7 @@ def test_sampling_goes_on_over_no_damaged_row(form, tmp_path):
     damage(path, form)
     before = path.read_bytes()
     with pytest.raises(UserError, match=r"samples\.jsonl: not a row of this version"):
-        collect(tmp_path, plan_chunks(problems, 2, 2), 2)
+        collect(tmp_path, plan_chunks(problems, 2, BatchLimits(2)))
     assert path.read_bytes() == before
 
 
