@@ -63,7 +63,20 @@ def train_options() -> list[type]:
     ]
 
 
-def rlvr_options() -> list[type]:
+@dataclass
+class ModeArguments:
+    """Which trainer `rlvr` uses."""
+
+    asynchronous: bool = field(
+        default=False,
+        metadata={
+            "help": "Train while a vLLM server generates (experimental). `--asynchronous true "
+            "--help` shows the options."
+        },
+    )
+
+
+def rlvr_options(asynchronous: bool = False) -> list[type]:
     from trl import ModelConfig
 
     from shaped_trl.data.prompt_options import PromptArguments
@@ -72,13 +85,18 @@ def rlvr_options() -> list[type]:
     from shaped_trl.rlvr.rewards import RewardArguments
     from shaped_trl.training.evaluation import BenchmarkArguments
 
+    trainer_and_model: list[type] = [RLVRConfig, ModelConfig]
+    if asynchronous:
+        from shaped_trl.rlvr.asynchronous.config import AsyncModelConfig, AsyncRLVRConfig
+
+        trainer_and_model = [AsyncRLVRConfig, AsyncModelConfig]
     return [
         PromptArguments,
-        RLVRConfig,
-        ModelConfig,
+        *trainer_and_model,
         RewardArguments,
         BenchmarkArguments,
         LaunchArguments,
+        ModeArguments,
     ]
 
 
