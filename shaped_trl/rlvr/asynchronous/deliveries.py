@@ -14,6 +14,7 @@ from collections.abc import Callable
 from typing import Any
 
 from shaped_trl.rlvr.asynchronous.reports import Delivery, Report
+from shaped_trl.rlvr.prompt_stream import PromptStream
 
 
 class Deliveries:
@@ -26,6 +27,7 @@ class Deliveries:
 
     Args:
         source: the queue that the rollout process fills.
+        stream: a stream of prompts like that of the rollout process, which follows it.
         version: the present version of the weights.
         max_staleness: the most versions between the weights that began a completion and those that
             train on it.
@@ -37,13 +39,15 @@ class Deliveries:
     def __init__(
         self,
         source: Any,
+        stream: PromptStream,
         version: Callable[[], int],
         max_staleness: int,
         token_budget: Callable[[], int | None],
         note: Callable[[Report], None],
         note_stale: Callable[[], None],
     ):
-        self.source, self.version, self.max_staleness = source, version, max_staleness
+        self.source, self.stream = source, stream
+        self.version, self.max_staleness = version, max_staleness
         self.token_budget, self.note, self.note_stale = token_budget, note, note_stale
         self.rows: dict[int, int] = {}  # of kept groups of which nothing was trained on yet
         self.delivered: deque[int] = deque()  # groups of the completions that TRL holds
@@ -71,6 +75,10 @@ class Deliveries:
         return self.source.qsize()
 
     def _open(self, report: Report) -> None:
+        ledger = report.ledger
+        wrong = ledger.completions - ledger.completions_right - ledger.completions_ungraded
+        self.stream.follow(report.cursor, report.unfinished)
+        self.stream.report(report.row, report.outcome, ledger.completions_right, wrong)
         if report.kept:
             self.rows[report.group_id] = report.row
         self.note(report)
@@ -94,6 +102,11 @@ class Deliveries:
         for _ in range(count):
             self.rows.pop(self.delivered.popleft(), None)
 
-    def untrained(self) -> list[int]:
-        """Rows of kept groups of which nothing was trained on."""
-        return list(self.rows.values())
+    def prompts(self) -> dict[str, Any]:
+        """The state of the stream for a checkpoint of the present weights.
+
+        A run that continues from it begins with the prompts of which nothing was trained on: those
+        under way in the rollout process, and those of groups that wait.
+        """
+        state = self.stream.state_dict()
+        return state | {"open": [*state["open"], *self.rows.values()]}

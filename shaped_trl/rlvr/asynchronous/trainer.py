@@ -115,9 +115,7 @@ class AsyncRLVRTrainer(
                 # before TRL's own, which starts the rollouts
                 [_AsyncRLVRCallback(self), *(callbacks or [])],
                 rollout_worker=RolloutWorker(args.vllm_server_base_url, args.queue_maxsize),
-                weight_transfer=FolderTransfer(client, args.weight_sync_timeout)
-                if by_folder
-                else None,
+                weight_transfer=transfer,
                 **kwargs,
             )
         check_context(args.length_schedule().longest, None, self._config)
@@ -149,6 +147,7 @@ class AsyncRLVRTrainer(
         )
         self.rollout_queue = self.deliveries = Deliveries(
             self.rollout_queue,
+            self.stream,
             version=lambda: self.model_version,
             max_staleness=args.max_staleness,
             token_budget=lambda: args.token_budget,
@@ -194,10 +193,6 @@ class AsyncRLVRTrainer(
     def _note(self, report: Report) -> None:
         """Count a group that was graded, and tell the detector once as many groups are known as a
         step trains on."""
-        self.stream.follow(report.cursor, report.unfinished)
-        right = report.ledger.completions_right
-        wrong = report.ledger.completions - right - report.ledger.completions_ungraded
-        self.stream.report(report.row, report.outcome, right, wrong)
         self.ledger += report.ledger
         self._groups += report.ledger
         self._has_signal |= report.kept and report.ledger.groups_informative > 0
@@ -263,10 +258,8 @@ class AsyncRLVRTrainer(
         )
 
     def prompts_state(self) -> dict[str, Any]:
-        state = self.stream.state_dict()
-        if self.rollout_worker is not None:
-            state["open"] = [*state["open"], *self.deliveries.untrained()]
-        return {"stream": state}
+        here = self.rollout_worker is not None
+        return {"stream": self.deliveries.prompts() if here else self.stream.state_dict()}
 
     def restore_prompts(self, saved: dict[str, Any]) -> None:
         self.stream.load_state_dict(saved["stream"])
