@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from typing import Annotated
 
 from shaped_eval.errors import UserError
+
+from shaped_trl.run_record import MAY_CHANGE
 
 
 @dataclass
@@ -74,6 +77,13 @@ class ModeArguments:
             "--help` shows the options."
         },
     )
+    serve: Annotated[bool, MAY_CHANGE] = field(
+        default=False,
+        metadata={
+            "help": "Start the vLLM server of this asynchronous run, with the options that the run "
+            "needs, and do not train."
+        },
+    )
 
 
 def rlvr_options(asynchronous: bool = False) -> list[type]:
@@ -98,6 +108,13 @@ def rlvr_options(asynchronous: bool = False) -> list[type]:
         LaunchArguments,
         ModeArguments,
     ]
+
+
+def rlvr_options_elsewhere(asynchronous: bool) -> dict[str, str]:
+    """Options of the other trainer of `rlvr`, and what to say of them."""
+    from shaped_trl.rlvr.asynchronous.config import only_asynchronous, only_synchronous
+
+    return only_synchronous() if asynchronous else only_asynchronous()
 
 
 def sample_options() -> list[type]:

@@ -1,16 +1,14 @@
 """The vLLM server of an asynchronous run: how to start it, and whether it is the right one.
 
-    python -m shaped_trl.rlvr.asynchronous.server --config RECIPE [--OPTION VALUE ...]
-
-starts it with the options that the trainer needs, for the model of the same recipe and command line
-as `shaped-trl rlvr`. It listens at `vllm_server_base_url`, by default on this machine only: vLLM's
-endpoints for weights have no authentication.
+It listens at `vllm_server_base_url`, by default on this machine only: vLLM's endpoints for weights
+have no authentication.
 """
 
 from __future__ import annotations
 
 import os
 import sys
+from importlib.util import find_spec
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -96,24 +94,15 @@ def _get(address: str, path: str) -> Any:
         return None
 
 
-def main(argv: list[str]) -> None:
-    """Become the server of the run that a recipe and a command line describe."""
-    from shaped_trl.options import rlvr_options
-    from shaped_trl.recipes import Parser
-    from shaped_trl.training.starting_point import model_source
-    from shaped_trl.usage import take_config
+def serve(model: str, args: AsyncRLVRConfig) -> None:
+    """Become the server of a run.
 
-    config, rest = take_config(argv)
-    (_, args, model_args, *_), _ = Parser("rlvr", rlvr_options(True)).resolve(config, rest)
-    command = server_command(model_source(model_args), args)
+    Raises:
+        UserError: vLLM is not installed.
+    """
+    if find_spec("vllm") is None:
+        raise UserError("serve=True needs vLLM: install the extra vllm, or vLLM's build for CPUs")
+    command = server_command(model, args)
     print(" ".join(command), flush=True)
     os.environ["VLLM_SERVER_DEV_MODE"] = "1"
     os.execvp(command[0], command)
-
-
-if __name__ == "__main__":
-    try:
-        main(sys.argv[1:])
-    except UserError as error:
-        print(f"shaped-trl: error: {one_line(str(error))}", file=sys.stderr)
-        sys.exit(2)

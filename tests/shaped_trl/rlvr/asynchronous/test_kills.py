@@ -85,7 +85,9 @@ def runs(tmp_path):
         with contextlib.suppress(psutil.NoSuchProcess):
             for each in tree(process.pid):
                 each.kill()
-        process.communicate()
+        process.wait()
+        if process.stdout is not None:
+            process.stdout.close()
 
 
 def rollout_process(trainer: subprocess.Popen) -> psutil.Process:
