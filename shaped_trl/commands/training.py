@@ -91,8 +91,9 @@ def serve_command(config: str | None, words: list[str]) -> int:
     from shaped_trl.rlvr.asynchronous.server import serve
     from shaped_trl.training.starting_point import model_source
 
-    (_, args, model_args, *_), _ = Parser("rlvr", rlvr_options(True)).resolve(config, words)
-    serve(model_source(model_args), args)
+    resolved, _ = Parser("rlvr", rlvr_options(True)).resolve(config, words)
+    prompts, args, model_args, *_ = resolved
+    serve(model_source(model_args), args, prompts.max_prompt_length)
     return 0
 
 

@@ -111,7 +111,14 @@ ATTRIBUTES: dict[str, tuple[str, ...]] = {
         "_tag_names",
         "_tokenizer",
     ),
-    "AsyncGRPOTrainer": ("_lora_name", "_lora_sync", "_metrics", "_name", "_tag_names"),
+    "AsyncGRPOTrainer": (
+        "_loop_kwargs",
+        "_lora_name",
+        "_lora_sync",
+        "_metrics",
+        "_name",
+        "_tag_names",
+    ),
 }
 
 # Functions and class attributes that no trainer has: module, and the name in it.

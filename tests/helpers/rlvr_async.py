@@ -9,6 +9,7 @@ saw is in ``FOLDER/calls.jsonl``.
 from __future__ import annotations
 
 import json
+import socket
 import sys
 from pathlib import Path
 from typing import Any
@@ -28,6 +29,13 @@ def save_model(folder: Path) -> Path:
     tiny_model(head_dim=32).save_pretrained(folder)
     tiny_tokenizer().save_pretrained(folder)
     return folder
+
+
+def free_port() -> int:
+    """A port of this machine on which nothing listens."""
+    with socket.socket() as one:
+        one.bind(("127.0.0.1", 0))
+        return one.getsockname()[1]
 
 
 def async_arguments(folder: Path, server: str, **changes: Any) -> AsyncRLVRConfig:

@@ -13,6 +13,7 @@ from typing import Any
 from urllib.parse import urlsplit
 
 import requests
+import torch
 from shaped_eval.errors import UserError
 from shaped_eval.untrusted.texts import one_line
 from trl.experimental.async_grpo.vllm_client import VLLMClient
@@ -24,12 +25,16 @@ LOCAL = {"localhost": "127.0.0.1"}
 TIMEOUT_S = 60
 
 
-def server_command(model: str, args: AsyncRLVRConfig) -> list[str]:
+def server_command(
+    model: str, args: AsyncRLVRConfig, max_prompt_length: int | None = None
+) -> list[str]:
     """The command of vLLM's server, for a run with these arguments.
 
     Args:
         model: path or Hub id.
-        args: address, type of the weights, and how they are transferred.
+        args: address, type of the weights, lengths, and how weights are transferred.
+        max_prompt_length: tokens of the longest prompt. Without it the server has room for as many
+            tokens as the model has positions.
     """
     url = urlsplit(args.vllm_server_base_url)
     host = url.hostname or "127.0.0.1"
@@ -40,6 +45,12 @@ def server_command(model: str, args: AsyncRLVRConfig) -> list[str]:
     ]
     if args.weight_transfer == "nccl":
         command += ["--weight-transfer-config", '{"backend": "nccl"}']
+    if max_prompt_length is not None:
+        longest = max_prompt_length + args.length_schedule().longest
+        command += ["--max-model-len", str(longest)]
+    if not torch.cuda.is_available():
+        # TRL sends a seed with each completion; with chunked prefill vLLM 0.31 fails on it on a CPU
+        command += ["--no-enable-chunked-prefill"]
     return command
 
 
@@ -94,15 +105,15 @@ def _get(address: str, path: str) -> Any:
         return None
 
 
-def serve(model: str, args: AsyncRLVRConfig) -> None:
-    """Become the server of a run.
+def serve(model: str, args: AsyncRLVRConfig, max_prompt_length: int | None) -> None:
+    """Become the server of a run, with the arguments of `server_command`.
 
     Raises:
         UserError: vLLM is not installed.
     """
     if find_spec("vllm") is None:
         raise UserError("serve=True needs vLLM: install the extra vllm, or vLLM's build for CPUs")
-    command = server_command(model, args)
+    command = server_command(model, args, max_prompt_length)
     print(" ".join(command), flush=True)
     os.environ["VLLM_SERVER_DEV_MODE"] = "1"
     os.execvp(command[0], command)

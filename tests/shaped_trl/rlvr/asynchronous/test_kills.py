@@ -5,7 +5,6 @@ import contextlib
 import json
 import os
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -17,7 +16,7 @@ import pytest
 import requests
 from places import ROOT
 from real_vllm import alive, tree
-from rlvr_async import save_model
+from rlvr_async import free_port, save_model
 from rlvr_tiny import scripted_prompts
 
 pytestmark = [pytest.mark.slow, pytest.mark.distributed]
@@ -25,12 +24,6 @@ pytestmark = [pytest.mark.slow, pytest.mark.distributed]
 HELPERS = ROOT / "tests" / "helpers"
 LIMIT_S = 240  # for what hangs
 OPTIONS = ("max_steps=8", "save_strategy=steps", "save_steps=2", "num_generations=4")
-
-
-def free_port() -> int:
-    with socket.socket() as one:
-        one.bind(("127.0.0.1", 0))
-        return one.getsockname()[1]
 
 
 class Runs:
