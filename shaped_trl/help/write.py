@@ -8,7 +8,7 @@ from __future__ import annotations
 import argparse
 import inspect
 import sys
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import fields
 from functools import partial
 
@@ -18,7 +18,7 @@ from shaped_trl.help.show import HEADING, OPTION, PAGES, TEXT
 from shaped_trl.options import eval_options, rlvr_options, sample_options, train_options
 from shaped_trl.recipes import Parser
 
-OPTIONS = {
+OPTIONS: dict[str, Callable[[], list[type]]] = {
     "train": train_options,
     "rlvr": rlvr_options,
     "rlvr-async": partial(rlvr_options, asynchronous=True),

@@ -7,7 +7,7 @@ import logging
 import math
 from dataclasses import dataclass, field
 from fractions import Fraction
-from typing import Annotated
+from typing import Annotated, Any
 
 from transformers import TrainingArguments
 from trl import GRPOConfig
@@ -188,17 +188,6 @@ class RLVRArguments(WatchArguments):
             if getattr(self, name) and not self.dynamic_sampling:
                 raise ValueError(f"{name}={getattr(self, name)} needs dynamic_sampling: true")
 
-    def warn_of_truncated_sampling(self) -> None:
-        """Warn of sampling from another distribution than the loss takes."""
-        truncated = {"top_p": self.top_p < 1, "top_k": self.top_k > 0, "min_p": bool(self.min_p)}
-        truncated["repetition_penalty"] = self.repetition_penalty != 1
-        for name in (name for name, bends in truncated.items() if bends):
-            logger.warning(
-                f"{name}={getattr(self, name)} samples from another distribution than the one "
-                "whose probabilities the loss takes: the ratio and the gradient are biased; leave "
-                "it out (temperature is accounted for)"
-            )
-
 
 @dataclass
 class RLVRConfig(RLVRArguments, GRPOConfig):
@@ -348,4 +337,16 @@ class RLVRConfig(RLVRArguments, GRPOConfig):
                 f"loss_type={self.loss_type!r} does not clip: epsilon and epsilon_high have no "
                 "effect"
             )
-        self.warn_of_truncated_sampling()
+        warn_of_truncated_sampling(self)
+
+
+def warn_of_truncated_sampling(args: Any) -> None:
+    """Warn of sampling from another distribution than the loss takes."""
+    truncated = {"top_p": args.top_p < 1, "top_k": args.top_k > 0, "min_p": bool(args.min_p)}
+    truncated["repetition_penalty"] = args.repetition_penalty != 1
+    for name in (name for name, bends in truncated.items() if bends):
+        logger.warning(
+            f"{name}={getattr(args, name)} samples from another distribution than the one "
+            "whose probabilities the loss takes: the ratio and the gradient are biased; leave "
+            "it out (temperature is accounted for)"
+        )

@@ -16,7 +16,7 @@ from shaped_trl.hub.cards import example_prompt
 from shaped_trl.hub.facts import prompt_facts
 from shaped_trl.rlvr.audit import audit_before_training
 from shaped_trl.rlvr.checks import check_lengths, check_number, check_weights_of_rewards
-from shaped_trl.rlvr.config import RLVRArguments, RLVRConfig
+from shaped_trl.rlvr.config import RLVRConfig
 from shaped_trl.rlvr.rewards import (
     RewardArguments,
     VerdictReward,
@@ -45,12 +45,14 @@ from shaped_trl.training.starting_point import (
 
 def rlvr(
     prompts: PromptArguments,
-    args: RLVRArguments,
+    args: Any,
     model_args: ModelConfig,
     rewards: RewardArguments | None = None,
     benchmarks: BenchmarkArguments | None = None,
 ) -> None:
     """Train with verifiable rewards and save the model to `output_dir`.
+
+    `args` is an `RLVRConfig`, or an `AsyncRLVRConfig` for the asynchronous trainer.
 
     If `output_dir` holds a checkpoint of this run, training continues from it. With ``audit_reward:
     only`` nothing is trained, and no model is loaded.
@@ -128,7 +130,7 @@ def build_trainer(
 
 
 def audit_only(
-    prompts: PromptArguments, args: RLVRConfig, model_args: ModelConfig, rewards: RewardArguments
+    prompts: PromptArguments, args: Any, model_args: ModelConfig, rewards: RewardArguments
 ) -> None:
     """Grade blind answers to the prompts that a run would train on, and train nothing.
 

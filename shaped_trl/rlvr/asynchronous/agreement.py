@@ -92,7 +92,7 @@ def server_logps(address: str, model: str, rows: list[list[int]]) -> list[float]
     """
     found: list[float] = []
     for ids in rows:
-        request = {"model": model, "prompt": ids, "max_tokens": 1, "prompt_logprobs": 0}
+        request: Any = {"model": model, "prompt": ids, "max_tokens": 1, "prompt_logprobs": 0}
         response = requests.post(f"{address}/v1/completions", json=request, timeout=TIMEOUT_S)
         try:
             listed = response.json()["choices"][0]["prompt_logprobs"][1:]

@@ -10,7 +10,7 @@ from transformers import TrainingArguments
 from trl import ModelConfig
 from trl.experimental.async_grpo import AsyncGRPOConfig
 
-from shaped_trl.rlvr.config import RLVRArguments, RLVRConfig
+from shaped_trl.rlvr.config import RLVRArguments, RLVRConfig, warn_of_truncated_sampling
 from shaped_trl.run_record import MAY_CHANGE
 from shaped_trl.training.config import default_bf16
 
@@ -53,7 +53,7 @@ class AsyncRLVRConfig(RLVRArguments, AsyncGRPOConfig):
         self.check_shared()
         self._check_rollouts()
         self._check_transfer()
-        self.warn_of_truncated_sampling()
+        warn_of_truncated_sampling(self)
 
     @property
     def steps_groups(self) -> int:
@@ -64,7 +64,7 @@ class AsyncRLVRConfig(RLVRArguments, AsyncGRPOConfig):
         return max(1, completions // self.num_generations)
 
     def _check_rollouts(self) -> None:
-        if self.max_steps <= 0:  # type: ignore[has-type]
+        if self.max_steps <= 0:
             raise ValueError(
                 f"max_steps={self.max_steps} must be at least 1: discarded groups would prolong an "
                 "epoch without bound"

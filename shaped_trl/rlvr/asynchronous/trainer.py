@@ -77,6 +77,7 @@ class AsyncRLVRTrainer(
 
     _tag_names = ["trl", "async-grpo", "rlvr", "shaped-trl"]
     _name = "asynchronous RLVR"
+    stream: PromptStream
 
     def __init__(
         self,
@@ -86,7 +87,8 @@ class AsyncRLVRTrainer(
         train_dataset: Dataset | None = None,
         processing_class: Any = None,
         callbacks: list | None = None,
-        **kwargs: Any,
+        optimizers: tuple[Any, Any] = (None, None),
+        peft_config: Any = None,
     ):
         check_names(AsyncGRPOTrainer)
         args = as_config(AsyncRLVRConfig, args, model, "AsyncRLVR")
@@ -116,7 +118,8 @@ class AsyncRLVRTrainer(
                 [_AsyncRLVRCallback(self), *(callbacks or [])],
                 rollout_worker=RolloutWorker(args.vllm_server_base_url, args.queue_maxsize),
                 weight_transfer=transfer,
-                **kwargs,
+                optimizers=optimizers,
+                peft_config=peft_config,
             )
         check_context(args.length_schedule().longest, None, self._config)
         self.keep_books()
@@ -145,8 +148,8 @@ class AsyncRLVRTrainer(
             score_queue_maxsize=max(16, args.max_inflight_tasks),
             **{name: getattr(args, name) for name in _LOOP_OPTIONS},
         )
-        self.rollout_queue = self.deliveries = Deliveries(
-            self.rollout_queue,
+        self.deliveries = Deliveries(
+            self.rollout_worker.rollout_buffer,
             self.stream,
             version=lambda: self.model_version,
             max_staleness=args.max_staleness,
@@ -154,6 +157,7 @@ class AsyncRLVRTrainer(
             note=self._note,
             note_stale=self._note_stale,
         )
+        self.rollout_queue: Any = self.deliveries  # which TRL reads
 
     # weights
 

@@ -33,11 +33,13 @@ class RolloutWorker(AsyncRolloutWorker):
         queue_maxsize: most completions that wait for the trainer.
     """
 
+    _process: Any  # of TRL's worker: None until it is started
+
     def __init__(self, server: str, queue_maxsize: int):
         super().__init__(queue_maxsize=queue_maxsize, vllm_server_url=server)
         self.server = server.rstrip("/")
         # TRL starts the loop by this name, in the new process.
-        self._loop_cls = run_loop  # type: ignore[assignment]
+        self._loop_cls = run_loop
 
     def set_up(self, **kwargs: Any) -> None:
         """Give arguments of the loop, before it is started."""
