@@ -9,6 +9,7 @@ from trl.experimental.async_grpo.packing import TREE_ATTENTION, TreeRow, registe
 
 from shaped_trl.rlvr.asynchronous.agreement import _packed, trainer_logps
 from shaped_trl.rlvr.asynchronous.cpu import dense_tree_attention, tree_mask
+from shaped_trl.training.live import undisturbed
 
 SAMPLES = [[3, 4, 5, 6, 7], [3, 4, 5, 9], [3, 4, 5, 6, 8, 8, 2], [20, 4, 5], [3, 4, 5, 6, 7]]
 
@@ -94,6 +95,19 @@ def test_the_log_probabilities_that_are_compared_are_the_models():
     assert trainer_logps(model, rows, torch.device("cpu")) == pytest.approx(expected, abs=1e-6)
     assert model.training
     assert _packed(rows[0], torch.device("cpu"))["input_ids"].tolist() == [rows[0]]
+
+
+def test_a_benchmark_during_training_generates_with_other_attention():
+    model = tiny_model().train()
+    prompt = torch.tensor([[3, 4, 5]])
+    model.set_attn_implementation("sdpa")
+    expected = model.eval().generate(prompt, max_new_tokens=5, do_sample=False).tolist()
+    model.train().set_attn_implementation(TREE_ATTENTION)
+    with undisturbed(model):
+        assert model.generate(prompt, max_new_tokens=5, do_sample=False).tolist() == expected
+    assert model.config._attn_implementation == TREE_ATTENTION
+    with pytest.raises(TypeError, match="tree_kv_index"):
+        model.generate(prompt, max_new_tokens=5, do_sample=False)
 
 
 def test_capped_scores_are_refused():

@@ -1,5 +1,6 @@
 """What the trainer takes from the queue, what it drops, and what it says of a failed process."""
 
+import pickle
 import queue
 from types import SimpleNamespace
 
@@ -12,8 +13,11 @@ from shaped_trl.rlvr.asynchronous.deliveries import Deliveries
 from shaped_trl.rlvr.asynchronous.reports import Delivery, Report
 from shaped_trl.rlvr.asynchronous.worker import RolloutsFailed, RolloutWorker
 from shaped_trl.rlvr.groups import Outcome
+from shaped_trl.rlvr.guard import guard
 from shaped_trl.rlvr.ledger import Ledger
+from shaped_trl.rlvr.lengths import LengthSchedule
 from shaped_trl.rlvr.prompt_stream import PromptStream
+from shaped_trl.rlvr.rewards import RewardArguments, reward_functions
 from shaped_trl.rlvr.signals import NoLearningSignal
 
 G = 4
@@ -114,6 +118,24 @@ def test_a_plain_completion_has_no_report():
     one, _, noted = deliveries([RolloutSample(**plain)])
     assert len(everything(one)) == 1
     assert noted == []
+
+
+def test_reward_functions_are_sent_to_the_process_that_grades():
+    lengths = LengthSchedule((0, 4), (8, 16))
+    arguments = RewardArguments(format_pattern="a.*", overlong_buffer=2, reward_workers=1)
+    functions = guard(reward_functions(arguments, "math", lengths))
+    there = pickle.loads(pickle.dumps(functions))
+    columns = {
+        "prompts": ["p"] * 2,
+        "completions": [r"a \boxed{7}", r"b \boxed{8}"],
+        "completion_ids": [[1] * 7, [1] * 3],
+        "gold": ["7", "7"],
+        "trainer_state": SimpleNamespace(global_step=0),
+        "log_extra": lambda name, values: None,
+    }
+    assert [function.__name__ for function in there] == ["accuracy", "format", "overlong"]
+    assert [function(**columns) for function in there] == [[1, 0], [1, 0], [-0.5, 0]]
+    assert there[0].rewards == [1, 0]
 
 
 @pytest.fixture
