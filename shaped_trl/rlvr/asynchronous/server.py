@@ -6,6 +6,7 @@ have no authentication.
 
 from __future__ import annotations
 
+import logging
 import os
 import sys
 from importlib.util import find_spec
@@ -20,6 +21,7 @@ from trl.experimental.async_grpo.vllm_client import VLLMClient
 
 from shaped_trl.rlvr.asynchronous.config import AsyncRLVRConfig
 
+logger = logging.getLogger(__name__)
 # `localhost` may also name an address of the network
 LOCAL = {"localhost": "127.0.0.1"}
 TIMEOUT_S = 60
@@ -80,6 +82,12 @@ def check_served(client: VLLMClient, model: str, args: AsyncRLVRConfig) -> None:
             f"vllm_server_base_url={address!r} is not a vLLM server in development mode: start it "
             "with VLLM_SERVER_DEV_MODE=1"
         ) from error
+    dtype = str(info.get("dtype", "")).removeprefix("torch.")
+    if args.dtype not in ("auto", dtype) and dtype:
+        logger.warning(
+            f"the vLLM server at {address} computes in {one_line(dtype)[:40]} and the trainer in "
+            f"{args.dtype}: log-probabilities differ by that; start it with --dtype {args.dtype}"
+        )
     if model not in models:
         raise UserError(
             f"the vLLM server at {address} serves {one_line(', '.join(models))[:200]}, not "

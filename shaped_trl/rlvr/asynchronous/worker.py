@@ -31,12 +31,21 @@ class RolloutWorker(AsyncRolloutWorker):
     Args:
         server: address of the vLLM server.
         queue_maxsize: most completions that wait for the trainer.
+
+    Raises:
+        UserError: vLLM is not installed.
     """
 
     _process: Any  # of TRL's worker: None until it is started
 
     def __init__(self, server: str, queue_maxsize: int):
-        super().__init__(queue_maxsize=queue_maxsize, vllm_server_url=server)
+        try:
+            super().__init__(queue_maxsize=queue_maxsize, vllm_server_url=server)
+        except ImportError as error:  # TRL takes parts of its transfers from vLLM
+            raise UserError(
+                "asynchronous: true needs vLLM in the trainer's environment as well: install the "
+                "extra vllm, or vLLM's build for CPUs"
+            ) from error
         self.server = server.rstrip("/")
         # TRL starts the loop by this name, in the new process.
         self._loop_cls = run_loop

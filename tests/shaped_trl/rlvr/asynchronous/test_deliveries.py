@@ -7,6 +7,8 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 from rlvr_async import async_trainer, save_model, without_vllm_here
+from shaped_eval.errors import UserError
+from trl.experimental.async_grpo import async_rollout_worker
 from trl.experimental.async_grpo.async_rollout_worker import RolloutSample
 
 from shaped_trl.rlvr.asynchronous.deliveries import Deliveries
@@ -142,6 +144,12 @@ def test_reward_functions_are_sent_to_the_process_that_grades():
 def worker():
     without_vllm_here()
     return RolloutWorker("http://127.0.0.1:9", queue_maxsize=4)
+
+
+def test_a_trainer_without_vllm_is_one_line(monkeypatch):
+    monkeypatch.setattr(async_rollout_worker, "is_vllm_available", lambda *args: False)
+    with pytest.raises(UserError, match="asynchronous: true needs vLLM in the trainer's env"):
+        RolloutWorker("http://127.0.0.1:9", queue_maxsize=4)
 
 
 def test_the_exception_of_the_rollout_process_is_the_cause(worker):

@@ -36,7 +36,7 @@ class Runs:
         self.started: list[subprocess.Popen] = []
 
     def _start(self, program: str, *words: str, **options) -> subprocess.Popen:
-        environment = os.environ | {"OMP_NUM_THREADS": "1"}
+        environment = os.environ | {"OMP_NUM_THREADS": "1"} | options.pop("env", {})
         command = [sys.executable, str(HELPERS / program), *words]
         process = subprocess.Popen(command, env=environment, start_new_session=True, **options)
         self.started.append(process)
@@ -47,10 +47,10 @@ class Runs:
         wait(lambda: _answers(self.address))
         return process
 
-    def trainer(self) -> subprocess.Popen:
+    def trainer(self, *options: str, env: dict[str, str] | None = None) -> subprocess.Popen:
         streams = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True}
-        words = (str(self.folder), self.address, "0", *OPTIONS)
-        return self._start("rlvr_async.py", *words, **streams)
+        words = (str(self.folder), self.address, "0", *OPTIONS, *options)
+        return self._start("rlvr_async.py", *words, **streams, env=env or {})
 
     def saved(self, step: int) -> bool:
         return (self.folder / f"checkpoint-{step}" / "trainer_state.json").is_file()
@@ -159,3 +159,26 @@ def test_prompts_of_the_checkpoint_are_neither_lost_nor_repeated(runs):
     missing = open_prompts - Counter(first)
     assert sum(missing.values()) <= 4  # those that are not yet graded among the first
     assert not open_prompts - Counter(prompts)
+
+
+def test_two_processes_train_on_the_rollouts_of_one(runs):
+    runs.server()
+    group = {"WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free_port())}
+    group |= {"ACCELERATE_USE_CPU": "true"}
+    ranks = [
+        runs.trainer(
+            "per_device_train_batch_size=4",
+            "max_steps=4",
+            env={**group, "RANK": str(rank), "LOCAL_RANK": str(rank)},
+        )
+        for rank in range(2)
+    ]
+    for rank in ranks:
+        output, _ = rank.communicate(timeout=LIMIT_S)
+        assert rank.returncode == 0, output[-4000:]
+    rows = [json.loads(line) for line in (runs.folder / "rl_log.jsonl").read_text().splitlines()]
+    assert [row["step"] for row in rows] == [1, 2, 3, 4]
+    assert all(row["batch/samples_per_step"] == 8 for row in rows)
+    assert max(row["logprob_difference/max"] for row in rows) < 1e-4
+    state = json.loads((runs.folder / "checkpoint-4" / "trainer_state.json").read_text())
+    assert state["stateful_callbacks"]["_AsyncRLVRCallback"]["stream"]["drawn"] > 0
