@@ -174,7 +174,6 @@ def test_a_server_that_is_gone_is_the_cause(worker):
         worker.check_health(1.0)
 
 
-@pytest.mark.filterwarnings("default")
 def test_groups_without_a_signal_stop_the_run(tmp_path):
     save_model(tmp_path / "model")
     options = {"on_no_signal": "stop", "no_signal_patience": 3}
