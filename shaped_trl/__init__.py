@@ -5,6 +5,8 @@ from typing import TYPE_CHECKING
 from shaped_eval.lazy import lazy_exports
 
 __all__ = [
+    "AsyncRLVRConfig",
+    "AsyncRLVRTrainer",
     "RLVRConfig",
     "RLVRTrainer",
     "RewardShape",
@@ -20,6 +22,7 @@ if TYPE_CHECKING:  # a `__getattr__` would hide misspelt names from type checker
 
     from shaped_trl.modeling import shape_lm_head
     from shaped_trl.rlvr import RLVRConfig, RLVRTrainer
+    from shaped_trl.rlvr.asynchronous import AsyncRLVRConfig, AsyncRLVRTrainer
     from shaped_trl.training import ShapedConfig, ShapedTrainer
 
     __version__: str
@@ -27,6 +30,8 @@ else:
     __getattr__, __dir__ = lazy_exports(
         __name__,
         {
+            "AsyncRLVRConfig": "shaped_trl.rlvr.asynchronous",
+            "AsyncRLVRTrainer": "shaped_trl.rlvr.asynchronous",
             "RLVRConfig": "shaped_trl.rlvr",
             "RLVRTrainer": "shaped_trl.rlvr",
             "RewardShape": "shaped_kernels",

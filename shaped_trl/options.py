@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from typing import Annotated
 
 from shaped_eval.errors import UserError
+
+from shaped_trl.run_record import MAY_CHANGE
 
 
 @dataclass
@@ -60,7 +63,27 @@ def train_options() -> list[type]:
     ]
 
 
-def rlvr_options() -> list[type]:
+@dataclass
+class ModeArguments:
+    """Which trainer `rlvr` uses."""
+
+    asynchronous: bool = field(
+        default=False,
+        metadata={
+            "help": "Train while a vLLM server generates (experimental). `--asynchronous true "
+            "--help` shows the options."
+        },
+    )
+    serve: Annotated[bool, MAY_CHANGE] = field(
+        default=False,
+        metadata={
+            "help": "Start the vLLM server of this asynchronous run, with the options that the run "
+            "needs, and do not train."
+        },
+    )
+
+
+def rlvr_options(asynchronous: bool = False) -> list[type]:
     from trl import ModelConfig
 
     from shaped_trl.data.prompt_options import PromptArguments
@@ -70,15 +93,27 @@ def rlvr_options() -> list[type]:
     from shaped_trl.rlvr.rewards import RewardArguments
     from shaped_trl.training.evaluation import BenchmarkArguments
 
+    trainer_and_model: list[type] = [RLVRConfig, ModelConfig]
+    if asynchronous:
+        from shaped_trl.rlvr.asynchronous.config import AsyncModelConfig, AsyncRLVRConfig
+
+        trainer_and_model = [AsyncRLVRConfig, AsyncModelConfig]
     return [
         PromptArguments,
-        RLVRConfig,
-        ModelConfig,
+        *trainer_and_model,
         RewardArguments,
         BenchmarkArguments,
         LaunchArguments,
         RLVRDryRunArguments,
+        ModeArguments,
     ]
+
+
+def rlvr_options_elsewhere(asynchronous: bool) -> dict[str, str]:
+    """Options of the other trainer of `rlvr`, and what to say of them."""
+    from shaped_trl.rlvr.asynchronous.config import only_asynchronous, only_synchronous
+
+    return only_synchronous() if asynchronous else only_asynchronous()
 
 
 def sample_options() -> list[type]:

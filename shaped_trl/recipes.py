@@ -12,7 +12,7 @@ import difflib
 import json
 import os
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -132,12 +132,19 @@ class Parser:
     Args:
         command: the command's name, for error messages.
         dataclass_types: option classes. The names of their fields are the allowed options.
+        elsewhere: gives options that the command does not have, and what to say of them.
     """
 
-    def __init__(self, command: str, dataclass_types: Sequence[type]):
+    def __init__(
+        self,
+        command: str,
+        dataclass_types: Sequence[type],
+        elsewhere: Callable[[], Mapping[str, str]] = dict,
+    ):
         from trl import TrlParser
 
         self.command = command
+        self.elsewhere = elsewhere
         self.parser = TrlParser(list(dataclass_types), allow_abbrev=False, add_help=False)
         self.parser.error = _refuse
         self.names = {action.dest for action in self.parser._actions}
@@ -197,6 +204,8 @@ class Parser:
         return tuple(parsed[: len(self.parser.dataclass_types)]), settings
 
     def _refuse_name(self, name: str, what: str, prefix: str) -> None:
+        if (why := self.elsewhere().get(name.removeprefix("--"))) is not None:
+            raise UserError(f"{self.command}: {name} {why}")
         close = difflib.get_close_matches(name.removeprefix("--"), self.names, n=1)
         hint = (
             f"did you mean {prefix}{close[0]}?"

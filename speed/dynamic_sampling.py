@@ -53,29 +53,29 @@ def run(out: Path, seed: int, steps: int) -> dict[str, Path]:
     common = ["--seed", str(seed), "--report_to", "none"]
     files = {name: str(data / f"{name}.jsonl") for name in ("train", "heldout", "rl_prompts")}
     sources = ["--dataset_name", files["train"], "--dataset_test_split", files["heldout"]]
-    _command(["train", "--config", "demo/pretrain", *sources, "--output_dir", str(base), *common])
+    command(["train", "--config", "demo/pretrain", *sources, "--output_dir", str(base), *common])
     folders = {}
     for name in ("on", "off"):
         folders[name] = folder = out / f"seed{seed}" / name
         length = steps
         if name == "off":  # long enough to sample the tokens of the other run
-            sampled, _ = _spent(folders["on"])
+            sampled, _ = spent(folders["on"])
             per_step = _tokens_of_a_step(folders["on"])
             length = math.ceil(1.1 * sampled[-1] / per_step / EVERY) * EVERY
         settings = ["--dataset_name", files["rl_prompts"], "--model_name_or_path", str(base)]
         settings += ["--dynamic_sampling", str(name == "on"), "--max_steps", str(length)]
         settings += ["--learning_rate", LEARNING_RATE, "--disable_tqdm", "true"]
         settings += [*EVALUATION, "--eval_benchmark_steps", str(EVERY), "--on_no_signal", "warn"]
-        _command(["rlvr", "--config", "demo/rlvr", *settings, "--output_dir", str(folder), *common])
+        command(["rlvr", "--config", "demo/rlvr", *settings, "--output_dir", str(folder), *common])
     return folders
 
 
-def _command(argv: list[str]) -> None:
+def command(argv: list[str]) -> None:
     if shaped_trl(argv) != 0:
         raise SystemExit(f"shaped-trl {' '.join(argv)} failed")
 
 
-def _spent(folder: Path) -> tuple[list[float], list[float]]:
+def spent(folder: Path) -> tuple[list[float], list[float]]:
     """Rollout tokens up to each evaluation, and the scores there."""
     rows = read_log(folder / RL_LOG)
     tokens = dict(
@@ -117,8 +117,8 @@ def compare(folders: dict[int, dict[str, Path]], steps: int) -> list[dict[str, f
     """A row per seed: scores before and after RL, at equal steps and tokens, and tokens spent."""
     rows = []
     for seed, pair in folders.items():
-        tokens, scores = _spent(pair["on"])
-        off_tokens, off_scores = _spent(pair["off"])
+        tokens, scores = spent(pair["on"])
+        off_tokens, off_scores = spent(pair["off"])
         at_step = steps // EVERY
         rows.append(
             {
@@ -177,7 +177,7 @@ def plot(folders: dict[int, dict[str, Path]], path: Path) -> None:
     axes = figure.subplots(1, 2, sharey=True)
     for number, pair in enumerate(folders.values()):
         for name, colour in (("on", BLUE), ("off", ORANGE)):
-            tokens, scores = _spent(pair[name])
+            tokens, scores = spent(pair[name])
             label = f"dynamic sampling {name}" if number == 0 else None
             look = {"color": colour, "linewidth": 1.2, "alpha": 0.8}
             axes[0].plot(_steps(scores), scores, label=label, **look)

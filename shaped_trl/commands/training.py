@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+from functools import partial
+
+from shaped_eval.errors import UserError
+
 from shaped_trl.commands.help import print_help, wants_help
 from shaped_trl.launch import launch
 from shaped_trl.usage import argparser, take_config
@@ -48,17 +52,23 @@ def train_command(argv: list[str]) -> int:
 
 def rlvr_command(argv: list[str]) -> int:
     if wants_help(argv):
-        return print_help("rlvr", argv)
+        return print_help("rlvr-async" if is_on("asynchronous", None, argv) else "rlvr", argv)
     config, rest = take_config(argv)
+    if is_on("serve", config, rest):
+        return serve_command(config, rest)
     if (code := launch("rlvr", argv, config)) is not None:
         return code
-    from shaped_trl.options import rlvr_options
+    from shaped_trl.options import rlvr_options, rlvr_options_elsewhere
     from shaped_trl.recipes import Parser
 
-    options = rlvr_options()
-    resolved, settings = Parser("rlvr", options).resolve(config, rest)
-    prompts, args, model_args, rewards, benchmarks, _, look = resolved
+    asynchronous = is_on("asynchronous", config, rest)
+    options = rlvr_options(asynchronous)
+    elsewhere = partial(rlvr_options_elsewhere, asynchronous)
+    resolved, settings = Parser("rlvr", options, elsewhere).resolve(config, rest)
+    prompts, args, model_args, rewards, benchmarks, _, look, _ = resolved
     if look.dry_run:
+        if asynchronous:
+            raise UserError("dry_run=True is not available with asynchronous: true")
         from shaped_eval.untrusted.texts import visible
 
         from shaped_trl.rlvr.dry_run import dry_run
@@ -80,6 +90,36 @@ def rlvr_command(argv: list[str]) -> int:
         record(settings, args.output_dir, options, **division(args))
         rlvr(prompts, args, model_args, rewards, benchmarks)
     return 0
+
+
+def serve_command(config: str | None, words: list[str]) -> int:
+    """`shaped-trl rlvr --serve true`: become the vLLM server of an asynchronous run."""
+    if not is_on("asynchronous", config, words):
+        raise UserError("serve=True needs asynchronous: true")
+    from shaped_trl.options import rlvr_options
+    from shaped_trl.recipes import Parser
+    from shaped_trl.rlvr.asynchronous.server import serve
+    from shaped_trl.training.starting_point import model_source
+
+    resolved, _ = Parser("rlvr", rlvr_options(True)).resolve(config, words)
+    prompts, args, model_args, *_ = resolved
+    serve(model_source(model_args), args, prompts.max_prompt_length)
+    return 0
+
+
+def is_on(option: str, config: str | None, words: list[str]) -> bool:
+    """Whether the recipe or the command line, which wins, turns an option on.
+
+    It is asked before the options are parsed, since others follow from it.
+    """
+    from shaped_trl import recipes
+
+    value: object = recipes.load(recipes.find(config)).get(option) if config else None
+    for word, following in zip(words, [*words, "--"][1:], strict=True):
+        name, equals, given = word.partition("=")
+        if name == f"--{option}":
+            value = given if equals else "true" if following.startswith("--") else following
+    return str(value).lower() in ("true", "yes", "1", "t", "y")
 
 
 def merge_command(argv: list[str]) -> int:

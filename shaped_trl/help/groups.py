@@ -82,10 +82,11 @@ RLVR = (
         "Sampling",
         "num_generations max_completion_length completion_length_schedule temperature "
         "dynamic_sampling max_sampling_rounds max_sampling_tokens keep_leftover_groups "
-        "retire_all_right retire_all_wrong revisit_retired_after on_no_signal no_signal_patience "
+        "prompt_weighting retire_all_right retire_all_wrong revisit_retired_after on_no_signal "
+        "no_signal_patience "
         "use_vllm vllm_mode vllm_max_model_length vllm_gpu_memory_utilization "
         "vllm_tensor_parallel_size",
-        ("RLVRConfig",),
+        ("RLVRConfig", "RLVRArguments", "ModeArguments"),
     ),
     Group(
         "Optimisation",
@@ -102,6 +103,31 @@ RLVR = (
     ),
     Group("Devices", "num_processes accelerate_config use_cpu", ("LaunchArguments",)),
     Group("Hub", _HUB),
+)
+
+RLVR_ASYNC = (
+    *RLVR[:2],
+    Group("Reward", "reward_funcs format_pattern overlong_buffer", ("RewardArguments",)),
+    RLVR[3],
+    Group(
+        "Rollouts",
+        "asynchronous serve vllm_server_base_url weight_transfer weight_sync_steps max_staleness "
+        "max_inflight_tasks max_logprob_difference",
+        ("AsyncRLVRConfig",),
+    ),
+    Group(
+        "Sampling",
+        "num_generations max_completion_length completion_length_schedule temperature "
+        "dynamic_sampling prompt_weighting retire_all_right retire_all_wrong "
+        "revisit_retired_after on_no_signal no_signal_patience",
+        ("RLVRArguments",),
+    ),
+    Group("Optimisation", f"{_OPTIMISATION} token_budget epsilon epsilon_high {_PRECISION}"),
+    _BAD_LOSSES,
+    Group("Model", f"{_PEFT} dtype model_revision trust_remote_code"),
+    *RLVR[8:9],
+    Group("Evaluation", "eval_benchmarks", ("BenchmarkArguments",)),
+    *RLVR[10:],
 )
 
 SAMPLE = (
@@ -126,7 +152,7 @@ EVAL = (
     Group("Hub", "", ("PublishOptions",)),
 )
 
-GROUPS = {"train": TRAIN, "rlvr": RLVR, "eval": EVAL, "sample": SAMPLE}
+GROUPS = {"train": TRAIN, "rlvr": RLVR, "rlvr-async": RLVR_ASYNC, "eval": EVAL, "sample": SAMPLE}
 
 # Shorter than what TRL and transformers say about their own options.
 INHERITED = {
@@ -160,7 +186,11 @@ INHERITED = {
     "lr_scheduler_type": "Schedule of the learning rate: linear, cosine, constant, and others.",
     "max_completion_length": "Maximum length of a completion in tokens.",
     "max_grad_norm": "Clip the norm of the gradient to this value. 0 turns clipping off.",
+    "max_inflight_tasks": "Most completions under way at the server. By default (-1) as many as "
+    "max_staleness optimizer steps train on.",
     "max_length": "Maximum length of a training sequence in tokens.",
+    "max_staleness": "Most versions between the weights that began a completion and those that "
+    "train on it. Older completions are dropped.",
     "max_steps": "Number of optimizer steps. With -1, num_train_epochs decides.",
     "model_name_or_path": "Model to start from: an id on the Hub, or the folder of a saved model.",
     "model_revision": "Branch, tag or commit of the model on the Hub.",
@@ -181,6 +211,8 @@ INHERITED = {
     "steps_per_generation": "Number of micro-batches that a generation batch is divided into. By "
     "default it is gradient_accumulation_steps, so that every optimizer step samples anew.",
     "temperature": "Sampling temperature.",
+    "token_budget": "Most tokens that one device trains on at once. By default as many as the "
+    "server's longest sequence has; 0 takes per_device_train_batch_size completions instead.",
     "trust_remote_code": "Run Python code from the model's repository.",
     "use_cpu": "Train on the CPU even if there is an accelerator.",
     "use_liger_kernel": "Use Liger's kernels for the layers of the model. Needs a GPU.",
@@ -192,8 +224,10 @@ INHERITED = {
         "context."
     ),
     "vllm_gpu_memory_utilization": "Colocated vLLM: share of a GPU's memory that it may use.",
+    "vllm_server_base_url": "Address of the vLLM server.",
     "vllm_tensor_parallel_size": "Colocated vLLM: number of GPUs that hold one copy of the model.",
     "warmup_steps": "Number of optimizer steps of linear warmup. A value below 1 is a share of the "
     "run.",
     "weight_decay": "Weight decay of the optimizer.",
+    "weight_sync_steps": "Number of optimizer steps between two transfers of the weights.",
 }

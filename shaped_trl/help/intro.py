@@ -72,6 +72,29 @@ The options of TRL's GRPOConfig and ModelConfig that are not listed here are acc
 `shaped-trl rlvr --help all` lists them. {_LEGEND}
 """
 
+_RLVR_ASYNC = f"""\
+usage: shaped-trl rlvr --asynchronous true [--config RECIPE] [--OPTION VALUE ...]
+
+Train by reinforcement learning with verifiable rewards while a vLLM server generates. This is \
+TRL's AsyncGRPOTrainer with dynamic sampling, clip-higher and a schedule of the completion length. \
+It is experimental: options may change.
+
+The server is started first, in another terminal, with the same recipe and options. It listens on \
+this machine only, unless vllm_server_base_url names another address. Its endpoints for weights \
+have no authentication: nobody else may reach them.
+
+  shaped-trl rlvr --config qwen3-0.6b/rlvr-async --serve true
+  shaped-trl rlvr --config qwen3-0.6b/rlvr-async
+
+{_RECIPE} {_RESUME}
+
+A row of data has the columns prompt and gold, the right answer. Templates build these from other \
+columns. The reward is audited before the first step, as in `shaped-trl rlvr --help`.
+
+The options of TRL's AsyncGRPOConfig and ModelConfig that are not listed here are accepted as \
+well. `shaped-trl rlvr --asynchronous true --help all` lists them. {_LEGEND}
+"""
+
 _EVAL = f"""\
 usage: shaped-trl eval --model MODEL --benchmarks A,B [--OPTION VALUE ...]
 
@@ -108,4 +131,10 @@ the samples among eight GPUs. {_SAMPLING}
 {_LEGEND}
 """
 
-INTRO = {"train": _TRAIN, "rlvr": _RLVR, "eval": _EVAL, "sample": _SAMPLE}
+INTRO = {
+    "train": _TRAIN,
+    "rlvr": _RLVR,
+    "rlvr-async": _RLVR_ASYNC,
+    "eval": _EVAL,
+    "sample": _SAMPLE,
+}

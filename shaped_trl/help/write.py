@@ -8,7 +8,9 @@ from __future__ import annotations
 import argparse
 import inspect
 import sys
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import fields
+from functools import partial
 
 from shaped_trl.help.groups import GROUPS, INHERITED
 from shaped_trl.help.intro import INTRO
@@ -16,9 +18,10 @@ from shaped_trl.help.show import HEADING, OPTION, PAGES, TEXT
 from shaped_trl.options import eval_options, rlvr_options, sample_options, train_options
 from shaped_trl.recipes import Parser
 
-OPTIONS = {
+OPTIONS: dict[str, Callable[[], list[type]]] = {
     "train": train_options,
     "rlvr": rlvr_options,
+    "rlvr-async": partial(rlvr_options, asynchronous=True),
     "eval": eval_options,
     "sample": sample_options,
 }
@@ -86,10 +89,12 @@ class Page:
 def _own_fields(option_classes: Iterable[type]) -> Iterator[tuple[str, str]]:
     """Name of each option that this project declares, and the class that declares it."""
     for option_class in option_classes:
+        options = {field.name for field in fields(option_class) if field.init}
         for base in reversed(option_class.__mro__):
             if base.__module__.startswith("shaped_"):
                 for name in inspect.get_annotations(base):
-                    yield name, base.__name__
+                    if name in options:
+                        yield name, base.__name__
 
 
 def _declared_elsewhere(option_classes: Iterable[type]) -> Iterator[tuple[str, list[str]]]:

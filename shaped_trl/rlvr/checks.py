@@ -10,7 +10,7 @@ from shaped_eval.errors import UserError
 from transformers import PreTrainedConfig
 from trl import GRPOTrainer
 
-from shaped_trl.rlvr.config import RLVRConfig
+from shaped_trl.rlvr.config import RLVRArguments, RLVRConfig
 from shaped_trl.rlvr.lengths import check_context
 
 
@@ -33,7 +33,7 @@ def check_run(trainer: GRPOTrainer) -> None:
 
 
 def check_lengths(
-    args: RLVRConfig, config: PreTrainedConfig, max_prompt_length: int | None = None
+    args: RLVRArguments, config: PreTrainedConfig, max_prompt_length: int | None = None
 ) -> None:
     """Raise UserError where prompt and longest completion do not fit the model's context.
 
@@ -43,7 +43,7 @@ def check_lengths(
         max_prompt_length: tokens of the longest prompt; None where it is not known.
     """
     engine_limit = None
-    if args.use_vllm and args.vllm_mode == "colocate":
+    if isinstance(args, RLVRConfig) and args.use_vllm and args.vllm_mode == "colocate":
         engine_limit = args.vllm_max_model_length or getattr(
             config.get_text_config(), "max_position_embeddings", None
         )

@@ -1,4 +1,5 @@
-"""Options of `RLVRTrainer`, beside TRL's `GRPOConfig`."""
+"""Options of `RLVRTrainer`, beside TRL's `GRPOConfig`, and those that the asynchronous trainer
+has as well."""
 
 from __future__ import annotations
 
@@ -6,12 +7,13 @@ import logging
 import math
 from dataclasses import dataclass, field
 from fractions import Fraction
-from typing import Annotated
+from typing import Annotated, Any
 
 from transformers import TrainingArguments
 from trl import GRPOConfig
 
 from shaped_trl.rlvr.lengths import LengthSchedule
+from shaped_trl.rlvr.prompt_stream import WEIGHTINGS
 from shaped_trl.rlvr.signals import CHOICES
 from shaped_trl.run_record import MAY_CHANGE
 from shaped_trl.training.config import SavingArguments, default_bf16
@@ -22,23 +24,8 @@ AUDITS = ("off", "warn", "refuse", "only")
 
 
 @dataclass
-class RLVRConfig(WatchArguments, SavingArguments, GRPOConfig):
-    """`GRPOConfig` with clip-higher and dynamic sampling of DAPO (arXiv 2503.14476), and without a
-    KL term.
-
-    Its defaults differ from those of `GRPOConfig` in this: `epsilon_high` is 0.28, not `epsilon`;
-    `dynamic_sampling` is on; a run without a learning signal stops (`on_no_signal`), and so does
-    one whose loss is not finite (`on_bad_loss`); `bf16` is off on a CPU. With `epsilon_high=None,
-    dynamic_sampling=False, on_no_signal="ignore", on_bad_loss="ignore"` the trainer computes what
-    GRPOTrainer computes, to the last bit (to rounding on a CPU with a vocabulary of at least 49,152
-    tokens, see `log_probs.py`).
-
-    Clip-higher acts only when a generation batch serves several optimizer steps
-    (`steps_per_generation` above `gradient_accumulation_steps`, or `num_iterations` above 1).
-    Otherwise every step is strictly on-policy: the probability ratio is 1 and never reaches a
-    clipping bound, as in arXiv 2512.22955. Both are valid; `strictly_on_policy` tells which one a
-    configuration is, and a warning is logged if clipping cannot act.
-    """
+class RLVRArguments(WatchArguments, SavingArguments):
+    """The options of both trainers, by which `RLVRConfig` and `AsyncRLVRConfig` extend TRL's."""
 
     epsilon_high: float | None = field(
         default=0.28,
@@ -54,26 +41,13 @@ class RLVRConfig(WatchArguments, SavingArguments, GRPOConfig):
             "answers (DAPO)."
         },
     )
-    max_sampling_rounds: int = field(
-        default=10,
+    prompt_weighting: str = field(
+        default="uniform",
         metadata={
-            "help": "Maximum number of rounds of dynamic sampling for a batch. After them it is "
-            "filled up with groups that give no gradient."
-        },
-    )
-    max_sampling_tokens: int | None = field(
-        default=None,
-        metadata={
-            "help": "Stop dynamic sampling once a generation batch has cost this many "
-            "completion tokens, discarded ones included."
-        },
-    )
-    keep_leftover_groups: bool = field(
-        default=False,
-        metadata={
-            "help": "If more groups than needed are informative, train on the surplus in the "
-            "next generation batch, with the log-probabilities of the policy that "
-            "sampled them. By default the surplus is dropped."
+            "help": "How prompts are chosen: uniform tries each prompt once in every pass. "
+            "difficulty prefers prompts of which about half the answers have been right: four of "
+            "five prompts are drawn with a weight p(1-p), where p is the share of right answers "
+            "so far, and one of five from all prompts alike."
         },
     )
     retire_all_right: int = field(
@@ -148,10 +122,12 @@ class RLVRConfig(WatchArguments, SavingArguments, GRPOConfig):
         },
     )
 
-    def __post_init__(self):
-        self.bf16 = default_bf16(self.bf16, self.fp16)  # type: ignore[has-type]
-        if self.steps_per_generation is not None and self.steps_per_generation < 1:
-            raise ValueError(f"steps_per_generation={self.steps_per_generation} must be at least 1")
+    def set_length(self) -> None:
+        """Make `max_completion_length` the longest of a schedule. Call it before TRL checks it.
+
+        Raises:
+            ValueError: there is no limit, or the schedule is not one.
+        """
         if self.max_completion_length is None:  # type: ignore[has-type]
             raise ValueError(
                 "max_completion_length is needed: completions without a limit would never end"
@@ -159,19 +135,114 @@ class RLVRConfig(WatchArguments, SavingArguments, GRPOConfig):
         if self.completion_length_schedule is not None:
             self.completion_length_schedule = self.length_schedule().as_dict()
             self.max_completion_length = self.length_schedule().longest
-        super().__post_init__()
-        self._check_ranges()
-        self.check_watch()
-        self.check_saving()
-        self._check_batch()
-        self._check_save_steps()
-        self._warn()
 
     def length_schedule(self) -> LengthSchedule:
         """The length limit by step. Raises ValueError as `LengthSchedule.parse` does."""
         if self.completion_length_schedule is None:
             return LengthSchedule.constant(self.max_completion_length)
         return LengthSchedule.parse(self.completion_length_schedule)
+
+    def check_shared(self) -> None:
+        """Raise ValueError if one of these options is out of range, or needs another one."""
+        self.check_watch()
+        self.check_saving()
+        for name, smallest in (
+            ("no_signal_patience", 1),
+            ("retire_all_right", 0),
+            ("retire_all_wrong", 0),
+            ("revisit_retired_after", 0),
+            ("audit_prompts", 1),
+        ):
+            if getattr(self, name) < smallest:
+                raise ValueError(f"{name}={getattr(self, name)} must be at least {smallest}")
+        self.need_dynamic_sampling("retire_all_right", "retire_all_wrong")
+        for name, choices in (
+            ("prompt_weighting", WEIGHTINGS),
+            ("audit_reward", AUDITS),
+            ("on_no_signal", CHOICES),
+        ):
+            if getattr(self, name) not in choices:
+                raise ValueError(
+                    f"{name}={getattr(self, name)!r}: choose from {', '.join(choices)}"
+                )
+        if self.prompt_weighting != "uniform" and not self.dynamic_sampling:
+            raise ValueError(
+                f"prompt_weighting={self.prompt_weighting!r} needs dynamic_sampling: true"
+            )
+        if self.revisit_retired_after and not (self.retire_all_right or self.retire_all_wrong):
+            raise ValueError(
+                f"revisit_retired_after={self.revisit_retired_after} needs retire_all_right or "
+                "retire_all_wrong"
+            )
+        if not 0 <= self.audit_threshold <= 1:
+            raise ValueError(
+                f"audit_threshold={self.audit_threshold} is not a share: use a number from 0 to 1"
+            )
+        if self.restore_callback_states_from_checkpoint:  # type: ignore[attr-defined]
+            raise ValueError(
+                "restore_callback_states_from_checkpoint is not supported: leave it out"
+            )
+
+    def need_dynamic_sampling(self, *names: str) -> None:
+        """Raise ValueError if an option of these is set without dynamic sampling."""
+        for name in names:
+            if getattr(self, name) and not self.dynamic_sampling:
+                raise ValueError(f"{name}={getattr(self, name)} needs dynamic_sampling: true")
+
+
+@dataclass
+class RLVRConfig(RLVRArguments, GRPOConfig):
+    """`GRPOConfig` with clip-higher and dynamic sampling of DAPO (arXiv 2503.14476), and without a
+    KL term.
+
+    Its defaults differ from those of `GRPOConfig` in this: `epsilon_high` is 0.28, not `epsilon`;
+    `dynamic_sampling` is on; a run without a learning signal stops (`on_no_signal`), and so does
+    one whose loss is not finite (`on_bad_loss`); `bf16` is off on a CPU. With `epsilon_high=None,
+    dynamic_sampling=False, on_no_signal="ignore", on_bad_loss="ignore"` the trainer computes what
+    GRPOTrainer computes, to the last bit (to rounding on a CPU with a vocabulary of at least 49,152
+    tokens, see `log_probs.py`).
+
+    Clip-higher acts only when a generation batch serves several optimizer steps
+    (`steps_per_generation` above `gradient_accumulation_steps`, or `num_iterations` above 1).
+    Otherwise every step is strictly on-policy: the probability ratio is 1 and never reaches a
+    clipping bound, as in arXiv 2512.22955. Both are valid; `strictly_on_policy` tells which one a
+    configuration is, and a warning is logged if clipping cannot act.
+    """
+
+    max_sampling_rounds: int = field(
+        default=10,
+        metadata={
+            "help": "Maximum number of rounds of dynamic sampling for a batch. After them it is "
+            "filled up with groups that give no gradient."
+        },
+    )
+    max_sampling_tokens: int | None = field(
+        default=None,
+        metadata={
+            "help": "Stop dynamic sampling once a generation batch has cost this many "
+            "completion tokens, discarded ones included."
+        },
+    )
+    keep_leftover_groups: bool = field(
+        default=False,
+        metadata={
+            "help": "If more groups than needed are informative, train on the surplus in the "
+            "next generation batch, with the log-probabilities of the policy that "
+            "sampled them. By default the surplus is dropped."
+        },
+    )
+
+    def __post_init__(self):
+        self.bf16 = default_bf16(self.bf16, self.fp16)  # type: ignore[has-type]
+        if self.steps_per_generation is not None and self.steps_per_generation < 1:
+            raise ValueError(f"steps_per_generation={self.steps_per_generation} must be at least 1")
+        self.set_length()
+        super().__post_init__()
+        self._check_ranges()
+        self.check_shared()
+        self._check_batch()
+        self._check_save_steps()
+        self._warn()
 
     @property
     def generation_period_steps(self) -> float:
@@ -189,47 +260,13 @@ class RLVRConfig(WatchArguments, SavingArguments, GRPOConfig):
         )
 
     def _check_ranges(self) -> None:
-        for name, smallest in (
-            ("max_sampling_rounds", 1),
-            ("no_signal_patience", 1),
-            ("retire_all_right", 0),
-            ("retire_all_wrong", 0),
-            ("revisit_retired_after", 0),
-            ("audit_prompts", 1),
-        ):
-            if getattr(self, name) < smallest:
-                raise ValueError(f"{name}={getattr(self, name)} must be at least {smallest}")
+        if self.max_sampling_rounds < 1:
+            raise ValueError(f"max_sampling_rounds={self.max_sampling_rounds} must be at least 1")
         if self.max_sampling_tokens is not None and self.max_sampling_tokens < 1:
             raise ValueError(
                 f"max_sampling_tokens={self.max_sampling_tokens} must be at least 1, or left out"
             )
-        if self.restore_callback_states_from_checkpoint:
-            raise ValueError(
-                "restore_callback_states_from_checkpoint is not supported: leave it out"
-            )
-        for name in (
-            "keep_leftover_groups",
-            "retire_all_right",
-            "retire_all_wrong",
-            "max_sampling_tokens",
-        ):
-            if getattr(self, name) and not self.dynamic_sampling:
-                raise ValueError(f"{name}={getattr(self, name)} needs dynamic_sampling: true")
-        if self.revisit_retired_after and not (self.retire_all_right or self.retire_all_wrong):
-            raise ValueError(
-                f"revisit_retired_after={self.revisit_retired_after} needs retire_all_right or "
-                "retire_all_wrong"
-            )
-        if self.audit_reward not in AUDITS:
-            raise ValueError(f"audit_reward={self.audit_reward!r}: choose from {', '.join(AUDITS)}")
-        if not 0 <= self.audit_threshold <= 1:
-            raise ValueError(
-                f"audit_threshold={self.audit_threshold} is not a share: use a number from 0 to 1"
-            )
-        if self.on_no_signal not in CHOICES:
-            raise ValueError(
-                f"on_no_signal={self.on_no_signal!r}: choose from {', '.join(CHOICES)}"
-            )
+        self.need_dynamic_sampling("keep_leftover_groups", "max_sampling_tokens")
         if self.completion_length_schedule is not None and "max_new_tokens" in (
             self.generation_kwargs or {}
         ):
@@ -302,11 +339,16 @@ class RLVRConfig(WatchArguments, SavingArguments, GRPOConfig):
                 f"loss_type={self.loss_type!r} does not clip: epsilon and epsilon_high have no "
                 "effect"
             )
-        truncated = {"top_p": self.top_p < 1, "top_k": self.top_k > 0, "min_p": bool(self.min_p)}
-        truncated["repetition_penalty"] = self.repetition_penalty != 1
-        for name in (name for name, bends in truncated.items() if bends):
-            logger.warning(
-                f"{name}={getattr(self, name)} samples from another distribution than the one "
-                "whose probabilities the loss takes: the ratio and the gradient are biased; leave "
-                "it out (temperature is accounted for)"
-            )
+        warn_of_truncated_sampling(self)
+
+
+def warn_of_truncated_sampling(args: Any) -> None:
+    """Warn of sampling from another distribution than the loss takes."""
+    truncated = {"top_p": args.top_p < 1, "top_k": args.top_k > 0, "min_p": bool(args.min_p)}
+    truncated["repetition_penalty"] = args.repetition_penalty != 1
+    for name in (name for name, bends in truncated.items() if bends):
+        logger.warning(
+            f"{name}={getattr(args, name)} samples from another distribution than the one "
+            "whose probabilities the loss takes: the ratio and the gradient are biased; leave "
+            "it out (temperature is accounted for)"
+        )

@@ -1,4 +1,4 @@
-"""Counts of one round of completions, over all processes."""
+"""Counts of rollouts: of one round of completions over all processes, or of any groups."""
 
 from __future__ import annotations
 
@@ -11,42 +11,47 @@ from shaped_trl.rlvr.groups import Outcome, outcomes
 from shaped_trl.rlvr.ledger import Ledger
 
 
-def count_round(
-    rewards: torch.Tensor,
+def facts_of(
     ids: Sequence[Sequence[int]],
     verdicts: Sequence[str | None] | None,
-    *,
     raised: Collection[int],
     ends: Collection[int],
-    num_generations: int,
-    accelerator: Accelerator,
-) -> tuple[list[Outcome], Ledger]:
-    """Outcomes of the groups and counts of the completions of all processes; called by all of them.
+) -> torch.Tensor:
+    """Int64 [completions, 4]: tokens, and whether it was cut off, had no answer, or its reward
+    raised.
 
     Args:
-        rewards: [completions of all processes, reward functions]; the first column is the accuracy,
-            NaN where there is none.
-        ids: tokens of this process's completions.
-        verdicts: the graders' statuses of this process's completions, where graders gave them.
-        raised: indices of this process's completions on which the accuracy reward raised.
+        ids: tokens of the completions.
+        verdicts: the graders' statuses of the completions, where graders gave them.
+        raised: indices of the completions on which the accuracy reward raised.
         ends: tokens that end a completion; one that ends otherwise was cut off.
-        num_generations: completions of a prompt.
-        accelerator: gathers the counts.
     """
-    facts = [
+    return torch.tensor(
         [
-            len(completion),
-            completion[-1] not in ends,
-            verdicts is not None and verdicts[i] == "unparsed",
-            i in raised,
-        ]
-        for i, completion in enumerate(ids)
-    ]
-    lengths, *flags = accelerator.gather(
-        torch.tensor(facts, dtype=torch.int64, device=accelerator.device)
-    ).T.cpu()
+            [
+                len(completion),
+                completion[-1] not in ends,
+                verdicts is not None and verdicts[i] == "unparsed",
+                i in raised,
+            ]
+            for i, completion in enumerate(ids)
+        ],
+        dtype=torch.int64,
+    )
+
+
+def count_groups(
+    accuracy: torch.Tensor, facts: torch.Tensor, num_generations: int
+) -> tuple[list[Outcome], Ledger]:
+    """Outcomes of groups and counts of their completions.
+
+    Args:
+        accuracy: [completions], NaN where there is none.
+        facts: of the same completions, as `facts_of` gives them.
+        num_generations: completions of a prompt.
+    """
+    lengths, *flags = facts.T
     truncated, unparsed, raises = (flag.bool() for flag in flags)
-    accuracy = rewards[:, 0].cpu()
     by_group = (-1, num_generations)
     found = outcomes(accuracy.view(by_group), truncated.view(by_group), unparsed.view(by_group))
     ledger = Ledger(
@@ -64,3 +69,27 @@ def count_round(
     )
     ledger.add_groups(found)
     return found, ledger
+
+
+def count_round(
+    rewards: torch.Tensor,
+    ids: Sequence[Sequence[int]],
+    verdicts: Sequence[str | None] | None,
+    *,
+    raised: Collection[int],
+    ends: Collection[int],
+    num_generations: int,
+    accelerator: Accelerator,
+) -> tuple[list[Outcome], Ledger]:
+    """Outcomes of the groups and counts of the completions of all processes; called by all of them.
+
+    Args:
+        rewards: [completions of all processes, reward functions]; the first column is the accuracy,
+            NaN where there is none.
+        ids, verdicts, raised, ends: as in `facts_of`, of this process's completions.
+        num_generations: completions of a prompt.
+        accelerator: gathers the counts.
+    """
+    own = facts_of(ids, verdicts, raised, ends).to(accelerator.device)
+    facts = accelerator.gather(own).cpu()
+    return count_groups(rewards[:, 0].cpu(), facts, num_generations)

@@ -135,7 +135,9 @@ class DynamicSampler:
             groups, cost = self.roll_out(self.stream.draw(size))
             ledger += cost
             for group in groups:
-                self.stream.report(group.row, group.outcome)
+                accuracy = group.rewards_GF[:, 0]
+                right, wrong = int((accuracy > 0).sum()), int((accuracy <= 0).sum())
+                self.stream.report(group.row, group.outcome, right, wrong)
                 (found if group.outcome is Outcome.INFORMATIVE else discarded).append(group)
             size = self._next_round(batch_groups - len(found), ledger, batch_groups)
         chosen, surplus = found[:batch_groups], found[batch_groups:]

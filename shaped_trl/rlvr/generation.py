@@ -46,6 +46,7 @@ class DynamicGeneration(GRPOTrainer):
             len(self.train_dataset),
             args.seed,
             shuffle=self.shuffle_dataset,
+            weighting=args.prompt_weighting,
             retire_all_right=args.retire_all_right,
             retire_all_wrong=args.retire_all_wrong,
             revisit_retired_after=args.revisit_retired_after,

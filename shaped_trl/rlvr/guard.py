@@ -21,9 +21,9 @@ class GuardedReward:
     one.
 
     Samples on which it raises alone get None, which TRL takes for "no reward". Returning anything
-    but a number or None for each sample counts as raising. `raised` has the indices of such samples
-    in the last call, and `error` the last exception in words. Values given to `log_extra` before an
-    exception are not logged.
+    but a number or None for each sample counts as raising. Of the last call, `rewards` has what it
+    returned, `raised` the indices of such samples, and `error` the last exception in words. Values
+    given to `log_extra` before an exception are not logged.
 
     Args:
         function: a synchronous reward function; its name names the reward in the log.
@@ -33,6 +33,7 @@ class GuardedReward:
         self.function = function
         self.__name__ = get_callable_name(function)
         self.raised: list[int] = []
+        self.rewards: Rewards = []
         self.error: str | None = None
         self._warned = False
         self._columns: set[str] = set()
@@ -64,6 +65,7 @@ class GuardedReward:
     def _end(
         self, rewards: Rewards, extras: dict[str, list], log_extra: Callable[[str, list], None]
     ) -> Rewards:
+        self.rewards = rewards
         self._columns |= extras.keys()
         for name in sorted(self._columns):  # in each call, or TRL's table would repeat older values
             log_extra(name, extras.get(name, [None] * len(rewards)))

@@ -31,7 +31,8 @@ class Ledger:
     groups beyond the batch are `groups_surplus`. `groups_filled` are discarded groups that fill a
     batch for which too few informative ones were found; they are left out of the loss.
     `trained_tokens` are the tokens in the loss. `completions_between` have a reward other than 0
-    and 1, and are neither right nor wrong.
+    and 1, and are neither right nor wrong. `completions_stale` were sampled by weights too old to
+    train on; only the asynchronous trainer has them. It has no batches and no rounds either.
     """
 
     batches: int = 0
@@ -51,6 +52,7 @@ class Ledger:
     completions_unparsed: int = 0
     completions_ungraded: int = 0
     completions_between: int = 0
+    completions_stale: int = 0
     rewards_raised: int = 0
     rollout_tokens: int = 0
     trained_tokens: int = 0
@@ -78,7 +80,7 @@ class Ledger:
         `raw_reward` is the mean accuracy reward before groups are discarded. Empty where nothing
         was generated.
         """
-        if self.batches == 0:
+        if self.batches == 0 and self.completions == 0:
             return {}
         graded = self.completions - self.completions_ungraded
         return {
@@ -87,7 +89,7 @@ class Ledger:
                 for name, value in asdict(self).items()
                 if name.startswith("groups_")
             },
-            "rounds": self.rounds / self.batches,
+            "rounds": self.rounds / max(self.batches, 1),
             "raw_reward": _ratio(self.reward_sum, graded),
             "completion_length": self.rollout_tokens / max(self.completions, 1),
             "completion_length_max": float(self.longest),
@@ -106,6 +108,7 @@ def _ratio(a: float, b: float) -> float:
 
 COUNTS = (
     *(f.name for f in fields(Ledger) if f.name.startswith("groups_")),
+    "completions_stale",
     "rollout_tokens",
     "trained_tokens",
 )

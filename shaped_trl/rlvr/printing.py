@@ -3,6 +3,7 @@ terminal."""
 
 from __future__ import annotations
 
+from types import ModuleType
 from typing import Any
 
 from shaped_eval.untrusted.texts import visible
@@ -31,8 +32,8 @@ def _visible(value: Any) -> Any:
     )
 
 
-def print_rollouts_visibly() -> None:
-    """Have GRPOTrainer print by `print_visibly`."""
+def print_rollouts_visibly(module: ModuleType = grpo_trainer) -> None:
+    """Have TRL's code in `module` print by `print_visibly`; by default GRPOTrainer."""
     # GRPOTrainer.log calls this function by its name in TRL's module. TRL has no option for it, so
     # the name is set to ours.
-    grpo_trainer.print_prompt_completions_sample = print_visibly
+    module.print_prompt_completions_sample = print_visibly  # type: ignore[attr-defined]

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from shaped_eval.errors import UserError
+from shaped_eval.untrusted.pretrained import is_adapter, refuse_adapter
 from shaped_eval.untrusted.weights import check_weights
 from trl import ModelConfig
 
@@ -44,12 +45,14 @@ from shaped_trl.training.starting_point import (
 
 def rlvr(
     prompts: PromptArguments,
-    args: RLVRConfig,
+    args: Any,
     model_args: ModelConfig,
     rewards: RewardArguments | None = None,
     benchmarks: BenchmarkArguments | None = None,
 ) -> None:
     """Train with verifiable rewards and save the model to `output_dir`.
+
+    `args` is an `RLVRConfig`, or an `AsyncRLVRConfig` for the asynchronous trainer.
 
     If `output_dir` holds a checkpoint of this run, training continues from it. With ``audit_reward:
     only`` nothing is trained, and no model is loaded.
@@ -70,9 +73,12 @@ def rlvr(
 
 
 def build_trainer(
-    prompts: PromptArguments, args: RLVRConfig, model_args: ModelConfig, rewards: RewardArguments
-) -> RLVRTrainer:
+    prompts: PromptArguments, args: Any, model_args: ModelConfig, rewards: RewardArguments
+) -> Any:
     """Check the options, then load prompts, tokenizer and model.
+
+    Args:
+        args: an `RLVRConfig`, or an `AsyncRLVRConfig` for the asynchronous trainer.
 
     Raises:
         UserError: the cheapest check first: options, prompts, the model's configuration, its
@@ -81,8 +87,11 @@ def build_trainer(
     source = model_source(model_args)
     check_prompts(prompts)
     check_rewards(rewards, args.length_schedule())
-    check_weights_of_rewards(args, rewards.names())
-    _check_evaluation(prompts, args)
+    if isinstance(args, RLVRConfig):
+        check_weights_of_rewards(args, rewards.names())
+        _check_evaluation(prompts, args)
+    elif is_adapter(source):
+        refuse_adapter(source, "model_name_or_path", "asynchronous")
     data = None if _needs_tokenizer(prompts) else rl_prompts(prompts, args.seed)
     kwargs = {**model_init_kwargs(model_args), **(args.model_init_kwargs or {})}
     config = checkpoint_config(model_args, trusts_code(args), **kwargs)
@@ -93,29 +102,36 @@ def build_trainer(
     if data is None:
         data = rl_prompts(prompts, args.seed, tokenizer, args.chat_template_kwargs)
     _print_counts(data, prompts, args, rewards)
-    check_number(args, len(data.train))
+    if isinstance(args, RLVRConfig):
+        check_number(args, len(data.train))
     functions = reward_functions(rewards, data.grader, args.length_schedule())
     if not (args.resume_from_checkpoint or last_checkpoint(args.output_dir)):
         audit_before_training(functions[0], data.train, args)
-    args.model_init_kwargs = kwargs
-    trainer = RLVRTrainer(
-        model_or_name(source, args, model_args),
-        functions,
-        args,
-        train_dataset=data.train,
-        eval_dataset=data.heldout,
-        processing_class=tokenizer,
-        peft_config=new_adapter(model_args),
-        callbacks=[ReportCallback(data.overlap, data.dropped)]
-        if data.overlap is not None
-        else None,
-    )
+    common = {
+        "train_dataset": data.train,
+        "processing_class": tokenizer,
+        "peft_config": new_adapter(model_args),
+        "callbacks": None if data.overlap is None else [ReportCallback(data.overlap, data.dropped)],
+    }
+    trainer: Any
+    if isinstance(args, RLVRConfig):
+        args.model_init_kwargs = kwargs
+        model = model_or_name(source, args, model_args)
+        trainer = RLVRTrainer(model, functions, args, eval_dataset=data.heldout, **common)
+    else:
+        from shaped_trl.rlvr.asynchronous.trainer import AsyncRLVRTrainer
+
+        # the type is an option of this trainer
+        args.model_init_kwargs = {"dtype": args.dtype, **(args.model_init_kwargs or {})}
+        if model_args.model_revision is not None:
+            args.model_init_kwargs["revision"] = model_args.model_revision
+        trainer = AsyncRLVRTrainer(source, functions, args, **common)
     trainer.audited = True
     return trainer
 
 
 def audit_only(
-    prompts: PromptArguments, args: RLVRConfig, model_args: ModelConfig, rewards: RewardArguments
+    prompts: PromptArguments, args: Any, model_args: ModelConfig, rewards: RewardArguments
 ) -> None:
     """Grade blind answers to the prompts that a run would train on, and train nothing.
 

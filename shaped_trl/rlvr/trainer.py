@@ -1,46 +1,43 @@
 """`RLVRTrainer`: TRL's GRPOTrainer with dynamic sampling, a length schedule and a detector of runs
 that do not learn.
 
-`DynamicGeneration` makes the batches and counts them; here are the arguments, the length of
-completions, the log and what a checkpoint keeps.
+`DynamicGeneration` makes the batches and counts them, and `Bookkeeping` has the log and what a
+checkpoint keeps; here are the arguments and the length of completions.
 """
 
 from __future__ import annotations
 
 import logging
-from pathlib import Path
 from typing import Any
 
 from accelerate.utils import gather_object
-from transformers import TrainerCallback, TrainingArguments
-from transformers.trainer_callback import ExportableState
+from transformers import TrainingArguments
 from trl import GRPOTrainer
 
 from shaped_trl.hub.cards import TrainingCard
 from shaped_trl.hub.pushing import HubPushes
-from shaped_trl.modeling.noted_shape import shape_in_words
-from shaped_trl.rlvr.audit import audit_before_training
-from shaped_trl.rlvr.card import procedure
+from shaped_trl.rlvr.bookkeeping import Bookkeeping, BooksCallback
+from shaped_trl.rlvr.card import settings
 from shaped_trl.rlvr.checks import check_run, refuse_unsupported
 from shaped_trl.rlvr.config import RLVRConfig
 from shaped_trl.rlvr.engine import vllm_started
 from shaped_trl.rlvr.generation import DynamicGeneration
 from shaped_trl.rlvr.guard import guard
-from shaped_trl.rlvr.ledger import RL_RENAMED, Ledger
 from shaped_trl.rlvr.log_probs import score_on_cpu
 from shaped_trl.rlvr.printing import print_rollouts_visibly
-from shaped_trl.rlvr.signals import NoLearningSignal, SignalDetector
+from shaped_trl.rlvr.prompt_stream import PromptStream
+from shaped_trl.rlvr.signals import NoLearningSignal
 from shaped_trl.training.config import as_config
 from shaped_trl.training.interval import ContinuedInterval
-from shaped_trl.training.log import JsonlLogCallback, LogPlotCallback
-from shaped_trl.training.log_reading import RL_LOG, read_log
 from shaped_trl.training.trl_names import check_names
 from shaped_trl.training.watch import WatchedLoss
 
 logger = logging.getLogger(__name__)
 
 
-class RLVRTrainer(TrainingCard, HubPushes, WatchedLoss, ContinuedInterval, DynamicGeneration):
+class RLVRTrainer(
+    Bookkeeping, TrainingCard, HubPushes, WatchedLoss, ContinuedInterval, DynamicGeneration
+):
     """GRPOTrainer for verifiable rewards (RLVR), with DAPO's dynamic sampling and clip-higher.
 
     The *first* reward function is the accuracy reward: a group is informative when that reward
@@ -80,22 +77,12 @@ class RLVRTrainer(TrainingCard, HubPushes, WatchedLoss, ContinuedInterval, Dynam
         score_on_cpu(self)
         print_rollouts_visibly()
         self.set_length()
-        self.ledger = Ledger()  # since the last row of the log
-        self.signals = SignalDetector(args.on_no_signal, args.no_signal_patience)
         self.sampler = self.make_sampler() if args.dynamic_sampling else None
         self.add_callback(_RLVRCallback(self))
-        self.add_callback(JsonlLogCallback(RL_LOG, RL_RENAMED))
-        self.add_callback(LogPlotCallback(RL_LOG))
-        self.watch_loss()
-        self.continue_interval()
-        self._last_row: dict[str, Any] = {}  # what TRL added to the last row of the log
+        self.keep_books()
         self.no_signal: str | None = None  # why the detector stopped the run
-        self.audited = False
 
     def train(self, resume_from_checkpoint=None, *args, **kwargs):
-        if not (resume_from_checkpoint or self.audited):
-            audit_before_training(self.reward_funcs[0], self.train_dataset, self.args)
-            self.audited = True
         result = super().train(resume_from_checkpoint, *args, **kwargs)
         if self.no_signal is not None:
             raise NoLearningSignal(f"stopped at step {self.state.global_step}, {self.no_signal}")
@@ -139,81 +126,34 @@ class RLVRTrainer(TrainingCard, HubPushes, WatchedLoss, ContinuedInterval, Dynam
         errors = gather_object([getattr(self.reward_funcs[0], "error", None)])
         return next((error for error in errors if error), None)
 
-    # the log
+    # what `Bookkeeping` asks for
 
-    def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
-        # TRL adds the means of `_metrics` to the row and empties them.
-        if self.model.training and "loss" in logs:
-            logs.update(self.ledger.metrics())
-            if self.sampler is not None:
-                logs["prompt_epoch"] = self.sampler.stream.epoch
-                logs["prompts_retired"] = len(self.sampler.stream.retired)
-            self.ledger = Ledger()
-        # The row that sums up the run has, in TRL, whatever was not logged yet. Here the last row
-        # has logged everything, so its values are repeated.
-        if "train_loss" in logs:
-            logs |= self._last_row
-        before = set(logs)
-        super().log(logs, start_time)
-        if self.model.training and "loss" in logs:
-            self._last_row = {name: value for name, value in logs.items() if name not in before}
+    @property
+    def stream(self) -> PromptStream | None:  # type: ignore[override]
+        return None if self.sampler is None else self.sampler.stream
 
-    def interval_state(self) -> dict[str, Any]:
-        # `_metrics` are the values that TRL averages in the next row: lists by name.
-        return super().interval_state() | {"metrics": dict(self._metrics["train"])}
+    def settings_in_words(self) -> str:
+        return settings(self.args)
 
-    def restore_interval(self, saved: dict[str, Any]) -> None:
-        super().restore_interval(saved)
-        self._metrics["train"].update(saved["metrics"])
+    def prompts_state(self) -> dict[str, Any]:
+        return {} if self.sampler is None else {"sampler": self.sampler.gather_state()}
 
-    def card_procedure(self) -> str:
-        rows = read_log(Path(self.args.output_dir) / RL_LOG)
-        return procedure(self.args, rows, shape_in_words(self.model.config))
-
-    # checkpoints
-
-    def _save_checkpoint(self, model, trial):
-        # TRL writes the model card and then the whole checkpoint; trainer_state.json has what
-        # `_RLVRCallback.state` returns. The state of all processes is gathered first, since the
-        # callback's method runs on the first one alone.
-        self.exported = {"ledger": vars(self.ledger), "signals": self.signals.state_dict()}
-        if self.sampler is not None:
-            self.exported["sampler"] = self.sampler.gather_state()
-        super()._save_checkpoint(model, trial)
-
-    def restore(self, saved: dict[str, Any]) -> None:
-        """Go on with the counts, the detector and the prompts of a checkpoint."""
-        self.ledger = Ledger(**saved["ledger"])
-        self.signals.load_state_dict(saved["signals"])
+    def restore_prompts(self, saved: dict[str, Any]) -> None:
         if self.sampler is not None and "sampler" in saved:
             self.sampler.load_state_dict(saved["sampler"])
 
 
-class _RLVRCallback(TrainerCallback, ExportableState):
-    """Keeps the trainer's own state in trainer_state.json of its checkpoints, and acts on the
-    detector's verdict."""
-
-    def __init__(self, trainer: RLVRTrainer):
-        self.trainer = trainer
-
-    def state(self) -> dict[str, Any]:
-        return getattr(self.trainer, "exported", {})
+class _RLVRCallback(BooksCallback):
+    """Sets the first length, and acts on the detector's verdict."""
 
     def on_train_begin(self, args, state, control, **kwargs):
         self.trainer.no_signal = None
         self.trainer.set_length()
-        saved = (state.stateful_callbacks or {}).get(type(self).__name__)
-        if state.global_step > 0 and saved:
-            self.trainer.restore(saved)
+        super().on_train_begin(args, state, control, **kwargs)
 
     def on_step_end(self, args, state, control, **kwargs):
+        super().on_step_end(args, state, control, **kwargs)
         trainer = self.trainer
-        # TRL appends an entropy for each micro-batch.
-        entropies = trainer._metrics["train"]["entropy"][-args.gradient_accumulation_steps :]
-        if any(entropies):  # it is logged as 0 where every completion is masked
-            trainer.signals.step(sum(entropies) / len(entropies))
-        if state.global_step >= state.max_steps:
-            control.should_log = True  # the rest of the ledger
         if state.global_step % max(args.generation_period_steps, 1):
             return  # a checkpoint here would lose the rest of the generation batch
         reason = trainer.signals.verdict()

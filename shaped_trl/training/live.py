@@ -18,6 +18,8 @@ from shaped_eval.errors import UserError
 from torch import nn
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+# TRL's asynchronous trainer attends in this way, which takes packed rows alone
+PACKED_ONLY = ("tree_fa3",)
 _VALUES = 1024  # hashed at each end and in the middle of a parameter
 
 
@@ -99,6 +101,7 @@ def undisturbed(model: PreTrainedModel) -> Iterator[None]:
     modes = [(module, module.training) for module in model.modules()]
     buffers = [(buffer, buffer.clone()) for buffer in model.buffers()]
     settings = model.generation_config
+    attention = model.config._attn_implementation
     use_cache = _config(model).use_cache
     states = random.getstate(), np.random.get_state()
     accelerator = None if model.device.type == "cpu" else model.device
@@ -109,11 +112,15 @@ def undisturbed(model: PreTrainedModel) -> Iterator[None]:
         ):
             model.eval()
             _config(model).use_cache = True
+            if attention in PACKED_ONLY:
+                model.set_attn_implementation("sdpa")
             yield
     finally:
         random.setstate(states[0])
         np.random.set_state(states[1])
         model.generation_config = settings
+        if attention in PACKED_ONLY:
+            model.set_attn_implementation(attention)
         _config(model).use_cache = use_cache
         with torch.no_grad():
             for buffer, before in buffers:

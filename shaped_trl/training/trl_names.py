@@ -73,6 +73,7 @@ OVERRIDDEN: dict[str, dict[str, tuple[str, ...]]] = {
         "_generate": ("prompts",),
         "_generate_and_score_completions": ("inputs",),
     },
+    "AsyncGRPOTrainer": {"_sync_weight": ()},
 }
 
 # Methods that we call or wrap, with the parameters that we give: others may follow them.
@@ -88,7 +89,11 @@ CALLED: dict[str, dict[str, tuple[str, ...]]] = {
             *("model", "input_ids", "attention_mask", "logits_to_keep", "batch_size"),
         ),
     },
+    "AsyncGRPOTrainer": {},
 }
+
+# The loop of rollouts of AsyncGRPOTrainer, of which `RolloutLoop` is one.
+LOOP = "trl.experimental.async_grpo.async_rollout_worker"
 
 # Attributes of a trainer that we read or set, which its methods set while they run.
 ATTRIBUTES: dict[str, tuple[str, ...]] = {
@@ -108,6 +113,14 @@ ATTRIBUTES: dict[str, tuple[str, ...]] = {
         "_tag_names",
         "_tokenizer",
     ),
+    "AsyncGRPOTrainer": (
+        "_loop_kwargs",
+        "_lora_name",
+        "_lora_sync",
+        "_metrics",
+        "_name",
+        "_tag_names",
+    ),
 }
 
 # Functions and class attributes that no trainer has: module, and the name in it.
@@ -118,6 +131,19 @@ ELSEWHERE = (
     ("trl.trainer.utils", "_ChunkedLogProbFunction"),
     ("trl.trainer.utils", "_use_triton"),
 )
+ELSEWHERE_OF = {
+    "AsyncGRPOTrainer": (
+        (LOOP, "print_prompt_completions_sample"),
+        (LOOP, "_chain_to_sequences"),
+        (LOOP, "_AsyncRolloutLoop._generate_one"),
+        (LOOP, "_AsyncRolloutLoop._generate_one_turn"),
+        (LOOP, "_AsyncRolloutLoop._push_rollout_metrics"),
+        (LOOP, "_AsyncRolloutLoop._repeat_iterator"),
+        (LOOP, "_AsyncRolloutLoop._score_group"),
+        ("trl.experimental.async_grpo.packing", "TreeRow.pack"),
+        ("trl.experimental.async_grpo.async_grpo_trainer", "get_peak_flops_per_device"),
+    ),
+}
 
 
 class Generated(NamedTuple):
@@ -156,7 +182,7 @@ def check_names(trainer: type) -> None:
     """Compare the private names of a trainer of TRL with those that this package was written for.
 
     Args:
-        trainer: `SFTTrainer` or `GRPOTrainer`.
+        trainer: `SFTTrainer`, `GRPOTrainer` or `AsyncGRPOTrainer`.
 
     Raises:
         UserError: a name is missing, or a method takes other parameters: which one, and the
@@ -183,7 +209,7 @@ def _changes(trainer: type) -> Iterator[str]:
         for name in ATTRIBUTES[owner]:
             if name not in known:
                 yield f"{trainer.__name__} does not have the attribute {name}"
-    for module, path in ELSEWHERE:
+    for module, path in (*ELSEWHERE, *ELSEWHERE_OF.get(trainer.__name__, ())):
         found_there: Any = import_module(module)
         for name in path.split("."):
             found_there = getattr(found_there, name, None)

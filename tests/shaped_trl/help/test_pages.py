@@ -33,7 +33,7 @@ def test_a_page_and_the_rest_have_every_option_once(command):
     first, rest = option_names(page.text()), option_names(page.rest())
     assert sorted([*first, *rest]) == sorted({*page.actions, "config"})
     assert page.own.keys() <= set(first)
-    assert (command in ("train", "rlvr")) == bool(rest)
+    assert (command in ("train", "rlvr", "rlvr-async")) == bool(rest)
 
 
 @pytest.mark.parametrize("command", COMMANDS)

@@ -9,14 +9,16 @@ from places import ROOT
 from shaped_eval.errors import UserError
 from transformers import Trainer
 from trl import GRPOTrainer, SFTTrainer
+from trl.experimental.async_grpo import AsyncGRPOTrainer, async_rollout_worker
 from trl.trainer import grpo_trainer
 
 from shaped_trl.rlvr import RLVRTrainer
+from shaped_trl.rlvr.asynchronous import AsyncRLVRTrainer
 from shaped_trl.training import trl_names
 from shaped_trl.training.trainer import ShapedTrainer
 from shaped_trl.training.trl_names import Generated, check_names
 
-TRAINERS = [SFTTrainer, GRPOTrainer]
+TRAINERS = [SFTTrainer, GRPOTrainer, AsyncGRPOTrainer]
 RANGE = r"trl 1\.\d+\.\d+.*shaped-trl is tested with trl>=1\.16,<2, transformers>=5\.17"
 
 
@@ -68,6 +70,12 @@ def test_a_function_that_left_its_module_is_refused(monkeypatch):
     monkeypatch.delattr(grpo_trainer, "print_prompt_completions_sample")
     with pytest.raises(UserError, match="grpo_trainer does not have print_prompt_completions"):
         check_names(GRPOTrainer)
+
+
+def test_a_method_of_the_loop_of_rollouts_that_is_missing_is_refused(monkeypatch):
+    monkeypatch.delattr(async_rollout_worker._AsyncRolloutLoop, "_score_group")
+    with pytest.raises(UserError, match=r"does not have _AsyncRolloutLoop\._score_group"):
+        AsyncRLVRTrainer("no/such-model", len)
 
 
 def test_another_number_of_generated_values_is_refused():

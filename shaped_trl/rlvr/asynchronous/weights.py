@@ -1,0 +1,99 @@
+"""New weights for the server through a folder, on a machine without NCCL.
+
+The weights are written to a folder in memory, the server reads them from there, and the folder is
+removed. vLLM has no authentication on the endpoints that it needs for this
+(`VLLM_SERVER_DEV_MODE`): who reaches its port can replace the model and run methods of its workers.
+The server must therefore listen on 127.0.0.1, or in a network that nobody else reaches.
+"""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import requests
+import torch
+from safetensors.torch import save_file
+from shaped_eval.untrusted.texts import one_line
+from trl.experimental.async_grpo.vllm_client import VLLMClient
+
+from shaped_trl.launch import CONTINUES
+from shaped_trl.rlvr.asynchronous.worker import RolloutsFailed
+
+MEMORY = Path("/dev/shm")
+CONTROL_TIMEOUT_S = 300
+
+
+class FolderTransfer:
+    """TRL's protocol of a weight transfer, by a folder that trainer and server see.
+
+    Args:
+        client: TRL's client of the server.
+        timeout_s: seconds in which the server has to read the weights.
+    """
+
+    def __init__(self, client: VLLMClient, timeout_s: int):
+        self.client, self.timeout_s = client, timeout_s
+
+    def init_weight_transfer(self) -> None:
+        """Wait for the server. Raises `RolloutsFailed` if it does not answer in time."""
+        try:
+            self.client.wait_for_server_ready()
+        except TimeoutError as error:
+            raise RolloutsFailed(one_line(str(error))) from error
+
+    def pause(self) -> None:
+        self.client.pause(timeout=CONTROL_TIMEOUT_S)
+
+    def send_weights(self, iterator: Iterator[tuple[str, torch.Tensor]]) -> None:
+        """Write the parameters to a folder, and have the server load them.
+
+        Completions that are under way go on with the new weights, and their keys and values are
+        computed anew, so that each token has the log-probability of one version of the weights.
+        """
+        where = MEMORY if MEMORY.is_dir() else None
+        with tempfile.TemporaryDirectory(prefix="shaped-trl-weights-", dir=where) as folder:
+            tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in iterator}
+            save_file(tensors, Path(folder) / "model.safetensors")
+            self._post(
+                "collective_rpc",
+                json={"method": "reload_weights", "kwargs": {"weights_path": folder}},
+                timeout=self.timeout_s,
+            )
+        self._post(
+            "reset_prefix_cache",
+            params={"reset_running_requests": "true"},
+            timeout=CONTROL_TIMEOUT_S,
+        )
+
+    def resume(self) -> None:
+        self.client.resume(timeout=CONTROL_TIMEOUT_S)
+
+    def destroy(self) -> None:
+        """Nothing is left of a transfer."""
+
+    def _post(self, path: str, **options: object) -> None:
+        response = requests.post(f"{self.client.server_url}/{path}", **options)  # type: ignore[arg-type]
+        if response.status_code != 200:
+            raise RolloutsFailed(
+                f"the vLLM server at {self.client.server_url} did not take the weights "
+                f"({path}: {response.status_code} {one_line(response.text)[:200]}): with "
+                "weight_transfer='folder' it must run on this machine, with VLLM_SERVER_DEV_MODE=1"
+            )
+
+
+@contextmanager
+def server_errors(address: str) -> Iterator[None]:
+    """Turn a server that is gone during a transfer into one line.
+
+    Raises:
+        RolloutsFailed: it refuses connections, or does not answer in time.
+    """
+    try:
+        yield
+    except (requests.ConnectionError, requests.Timeout) as error:
+        raise RolloutsFailed(
+            f"the vLLM server at {address} does not answer any more: start it again; {CONTINUES}"
+        ) from error
