@@ -106,7 +106,8 @@ def grade(completion: str, gold: str, limits: Limits | None = None) -> Grade:
         return Grade("error", None, str(error) or type(error).__name__)
     reason = one_line(result.reason)[:_REASON_CHARACTERS]
     answers = {"pass": PASSES, "fail": plain_answer(reason)}
-    confinement = grader.confinement() if task.function else _server and _server.confinement
+    of_program = _server.confinement if _server else None
+    confinement = grader.confinement() if task.function else of_program
     return Grade(result.status, answers.get(result.status), reason, confinement)
 
 
