@@ -230,6 +230,7 @@ FILTERED = """new Promise(done => {
         {"agreement": "none"},
         {"words": "MINE/1"},
         {"words": "\\frac{1}{2}"},
+        {"words": "AND \\(\\frac{1}{2}\\) end"},
         {"words": "<script>"},
         {"words": "nowhere"},
         {"shortest": "10", "longest": "10"},
