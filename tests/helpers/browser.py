@@ -15,10 +15,12 @@ from pathlib import Path
 from typing import IO, Any
 
 import pytest
-from chromium import NAMES
 
+WIDTHS = (1280, 400)  # of a desk's screen and of a phone's
+NAMES = ("chromium", "chromium-browser", "google-chrome", "chrome")
 FLAGS = (
     "--headless",
+    "--hide-scrollbars",
     "--no-sandbox",
     "--disable-gpu",
     "--no-first-run",
@@ -27,6 +29,12 @@ FLAGS = (
     "--host-resolver-rules=MAP * ~NOTFOUND, EXCLUDE 127.0.0.1",
 )
 KEYS = {"Tab": 9, "Enter": 13, " ": 32, "ArrowDown": 40}
+IMAGES = """[...document.images].map(image => {
+  const box = image.getBoundingClientRect()
+  const visible = image.checkVisibility({visibilityProperty: true, opacityProperty: true})
+  return {name: image.alt, left: box.left, width: box.width, height: box.height,
+          visible: visible && image.complete && image.naturalWidth > 0}
+})"""
 TEXTS = {"Enter": "\r", " ": " "}
 
 
@@ -194,3 +202,30 @@ def _pipe() -> list[int]:
         ends.append(fcntl.fcntl(end, fcntl.F_DUPFD_CLOEXEC, 10))
         os.close(end)
     return ends
+
+
+def check_layout(page: str, folder: Path, num_images: int) -> None:
+    """With all folds open, nothing is wider than the window, nothing is fetched, and every picture
+    is seen."""
+    path = folder / "shown.html"
+    path.write_text(page)
+    with browser(folder) as chromium:
+        for width in WIDTHS:
+            chromium.look(width)
+            chromium.open(path.as_uri())
+            chromium.run("document.querySelectorAll('details').forEach(one => { one.open = true })")
+            check_width(chromium, width)
+            assert chromium.requests() == [path.as_uri()]
+            images = chromium.run(IMAGES)
+            assert len(images) == num_images
+            for image in images:
+                assert image["visible"], image
+                assert image["left"] >= 0, image
+                assert min(image["width"], image["height"]) > 100, image
+
+
+def check_width(chromium: Browser, width: int) -> None:
+    """What the page shows is as wide as the window."""
+    root = "document.documentElement"
+    found = chromium.run(f"[{root}.clientWidth, {root}.scrollWidth]")
+    assert found == [width, width]

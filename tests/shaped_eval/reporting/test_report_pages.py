@@ -12,7 +12,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from chromium import check_layout
+from browser import check_layout
 from graded_runs import write_run
 from html_pages import check_self_contained
 from shaped_eval.report import report

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from chromium import check_layout
+from browser import check_layout
 from html_pages import check_self_contained
 from planted_study import ARMS, SEEDS, effect
 from scipy import stats

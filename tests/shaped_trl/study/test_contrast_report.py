@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 import yaml
-from chromium import check_layout
+from browser import check_layout
 from contrast_values import PLANTED, contrasted_report
 from html_pages import check_self_contained
 from scipy import stats

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from browser import Browser, browser
+from browser import WIDTHS, Browser, browser, check_width
 from graded_runs import write_run
 from shaped_eval.report import report
 from shaped_eval.reporting.viewing.pages import Viewer
@@ -73,21 +73,14 @@ def check_quiet(chromium: Browser, *asked: str) -> None:
     assert chromium.requests() == [*asked]
 
 
-def check_fits(chromium: Browser) -> None:
-    width, content = chromium.run(
-        "[document.documentElement.clientWidth, document.documentElement.scrollWidth]"
-    )
-    assert content == width
-
-
 @pytest.mark.parametrize("scheme", ["light", "dark"])
-@pytest.mark.parametrize("width", [1280, 400])
+@pytest.mark.parametrize("width", WIDTHS)
 def test_every_page_fits_and_is_quiet(chromium, url, page, width, scheme):
     chromium.look(width, scheme)
     for address in (url + "samples?words=end", url + "problem?id=mine/1", page):
         chromium.open(address)
         chromium.run("document.querySelectorAll('details').forEach(one => { one.open = true })")
-        check_fits(chromium)
+        check_width(chromium, width)
         check_quiet(chromium, address)
         light = chromium.run("getComputedStyle(document.body).backgroundColor")
         assert (light == "rgb(255, 255, 255)") == (scheme == "light")
@@ -230,6 +223,7 @@ FILTERED = """new Promise(done => {
         {"agreement": "none"},
         {"words": "MINE/1"},
         {"words": "\\frac{1}{2}"},
+        {"words": "AND \\(\\frac{1}{2}\\) end"},
         {"words": "<script>"},
         {"words": "nowhere"},
         {"shortest": "10", "longest": "10"},

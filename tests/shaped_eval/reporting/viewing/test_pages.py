@@ -109,6 +109,19 @@ def test_hostile_texts_stay_texts(viewer):
     Page(pages.error_page(EVIL))
 
 
+def test_hostile_names_of_benchmarks_stay_texts(tmp_path):
+    name = '"><script>alert(1)</script>'
+    run = write_run(tmp_path / "run", {name: ["pa"], "mine": ["uu"]}, 2)
+    with read_indices([run]) as indices:
+        page = Viewer(indices).samples({"benchmark": name})
+        assert "script" not in Page(page).names
+        assert "1–2 of 2 samples" in page
+        assert Page(Viewer(indices).problem({"id": f"{name}/0"})).pres
+        assert "<p>0 of 2 right</p>" in Viewer(indices).problem({"id": "mine/0"})
+    (markup,) = all_samples([run])
+    assert "script" not in Page(markup.elements).names
+
+
 def test_the_pages_have_every_sample_once(viewer):
     seen = []
     query = {"run": "0", "verdict": "pass"}
