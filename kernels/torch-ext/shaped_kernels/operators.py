@@ -142,7 +142,7 @@ def _run(
 )
 def _linear_loss(hidden_ND: Tensor, *arguments: Any) -> tuple[Tensor, ...]:
     """The summed loss, metrics [M, N], and gradients for a factor of 1; empty if not needed."""
-    loss_N, metrics_MN, grads = _run(hidden_ND, *arguments[:5], _Settings.of(arguments))
+    loss_N, metrics_MN, grads = _run(hidden_ND, *arguments[:5], settings=_Settings.of(arguments))
     return loss_N.sum(), metrics_MN, *(hidden_ND.new_empty(0) if g is None else g for g in grads)
 
 
@@ -187,7 +187,7 @@ _linear_loss.register_autograd(_scale_gradients, setup_context=_save_gradients)
 def _linear_losses(hidden_ND: Tensor, *arguments: Any) -> tuple[Tensor, Tensor]:
     """Losses [N] and metrics [M, N], without gradients."""
     settings = _Settings.of(arguments)._replace(needs=[False] * 3)
-    return _run(hidden_ND, *arguments[:4], None, settings)[:2]
+    return _run(hidden_ND, *arguments[:4], None, settings=settings)[:2]
 
 
 @_linear_losses.register_fake

@@ -103,7 +103,7 @@ class ShardedTritonRows:
         x_C1 = tokens.columns(targets_C)[:, None]
         tokens.hide_spare(logits_CV)
         looks = needs_head(options, tokens.vocabulary)
-        ids_CK = tokens.head_columns(logits_CV, shape.top_k) if looks else x_C1[:, :0]
+        ids_CK = tokens.head_columns(logits_CV, shape.top_k)[0] if looks else x_C1[:, :0]
         raw_x_C = logits_CV.gather(-1, x_C1).squeeze(-1)
         logits_CV.scatter_(-1, x_C1, -torch.inf)
         rank_C, is_top1_C = self._rank(logits_CV, targets_C, raw_x_C, options)
