@@ -19,7 +19,7 @@ from torch import Tensor
 from .rows import FinishedRows, RowParts, finish_rows, needs_head
 from .shape import LossOptions
 from .triton_kernels import LOWEST_LOGIT, stream, write_tiles
-from .triton_rows import choose_launch
+from .triton_launch import choose_launch
 
 _LOG2_E, _LN_2 = 1.4426950408889634, 0.6931471805599453
 _LOWEST_LOG_E = -1e4  # as in rows.py
