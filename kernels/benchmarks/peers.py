@@ -17,7 +17,7 @@ import torch
 import torch.nn.functional as F
 from shaped_kernels import METRICS as ALL_METRICS
 from shaped_kernels import RewardShape, shaped_linear_loss
-from shaped_kernels.triton_rows import Trial, trying
+from shaped_kernels.triton_launch import Trial, trying
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 

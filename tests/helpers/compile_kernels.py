@@ -22,7 +22,8 @@ import triton
 from shaped_kernels import RewardShape
 from shaped_kernels.shape import LossOptions
 from shaped_kernels.triton_kernels import scale, shape_rows
-from shaped_kernels.triton_rows import Trial, plan, trying
+from shaped_kernels.triton_launch import Trial, trying
+from shaped_kernels.triton_rows import plan
 from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
 

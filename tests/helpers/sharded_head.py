@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import torch
 import torch.distributed as dist
 from shaped_kernels import METRICS, RewardShape, shaped_linear_loss
-from shaped_kernels.triton_rows import Trial, trying
+from shaped_kernels.triton_launch import Trial, trying
 from torch import Tensor
 from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.tensor import Partial, Replicate, Shard, distribute_tensor

@@ -23,13 +23,13 @@ def rows_with_ties(kind: str) -> torch.Tensor:
 
 
 @pytest.mark.parametrize("kind", ["no ties", "bf16", "integers", "constant", "few finite"])
-@pytest.mark.parametrize("top_k", [1, 2, 20, 45, V - 1])
+@pytest.mark.parametrize("top_k", [1, 2, 10, 45, V - 1])
 def test_the_head_is_that_of_a_stable_sort(kind, top_k):
     z = rows_with_ties(kind)
     expected = z.sort(dim=-1, descending=True, stable=True).indices[:, :top_k]
     in_head, in_expected = (
         torch.zeros_like(z, dtype=torch.bool).scatter(-1, ids, True)
-        for ids in (head_ids(z, top_k), expected)
+        for ids in (head_ids(z, top_k)[0], expected)
     )
     possible = z != -torch.inf
     assert torch.equal(in_head & possible, in_expected & possible)
@@ -39,7 +39,7 @@ def test_the_head_is_that_of_a_stable_sort(kind, top_k):
 @pytest.mark.parametrize("kind", ["no ties", "bf16", "integers", "constant", "few finite"])
 @pytest.mark.parametrize("size", [1, 3, 64, 257, 498, 499, 500])
 def test_the_largest_of_groups_are_the_largest_of_all(kind, size):
-    """Up to four levels of groups, with and without tokens that are in no group."""
+    """Up to three levels of groups, with and without tokens that are in no group."""
     z = rows_with_ties(kind)[:, V - size :]
     for count in {1, min(2, size), min(7, size), min(31, size)}:
         values, ids = largest(z, count)

@@ -6,7 +6,7 @@ On a GPU the kernels are compiled; elsewhere Triton's interpreter runs them (see
 import pytest
 import torch
 from shaped_kernels import METRICS, RewardShape, shaped_linear_loss, triton_rows
-from shaped_kernels.triton_rows import Launch
+from shaped_kernels.triton_launch import Launch
 from torch import Tensor
 
 # The interpreter computes with numpy, which warns of infinities that the arithmetic handles.

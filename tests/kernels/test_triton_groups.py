@@ -2,13 +2,16 @@
 
 import pytest
 import torch
-from shaped_kernels import METRICS, RewardShape, triton_groups, triton_rows
+from shaped_kernels import METRICS, RewardShape, triton_rows
 from shaped_kernels.rows import TorchRows
 from shaped_kernels.shape import LossOptions
-from shaped_kernels.triton_rows import Launch, Trial, TritonRows, trying
+from shaped_kernels.triton_launch import Launch, Trial, trying
+from shaped_kernels.triton_rows import TritonRows
 from torch import Tensor
 
-pytest.importorskip("triton", reason="triton is not installed (it exists for Linux only)")
+triton_groups = pytest.importorskip(
+    "shaped_kernels.triton_groups", reason="triton is not installed (it exists for Linux only)"
+)
 # The interpreter computes with numpy, which warns of infinities that the arithmetic handles.
 pytestmark = pytest.mark.filterwarnings("ignore:.* encountered:RuntimeWarning")
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"

@@ -140,9 +140,18 @@ def _run(
     mutates_args=(),
     schema=f"({_TENSORS}, Tensor? factors, {_SETTINGS}) -> ({', '.join(5 * ['Tensor'])})",
 )
-def _linear_loss(hidden_ND: Tensor, *arguments: Any) -> tuple[Tensor, ...]:
+def _linear_loss(
+    hidden_ND: Tensor,
+    weight_VD: Tensor,
+    bias_V: Tensor | None,
+    targets_N: Tensor,
+    token_weights_N: Tensor | None,
+    factors_N: Tensor | None,
+    *settings: Any,
+) -> tuple[Tensor, ...]:
     """The summed loss, metrics [M, N], and gradients for a factor of 1; empty if not needed."""
-    loss_N, metrics_MN, grads = _run(hidden_ND, *arguments[:5], _Settings.of(arguments))
+    tensors = (hidden_ND, weight_VD, bias_V, targets_N, token_weights_N, factors_N)
+    loss_N, metrics_MN, grads = _run(*tensors, _Settings(*settings))
     return loss_N.sum(), metrics_MN, *(hidden_ND.new_empty(0) if g is None else g for g in grads)
 
 
@@ -184,10 +193,17 @@ _linear_loss.register_autograd(_scale_gradients, setup_context=_save_gradients)
     mutates_args=(),
     schema=f"({_TENSORS}, {_SETTINGS}) -> (Tensor, Tensor)",
 )
-def _linear_losses(hidden_ND: Tensor, *arguments: Any) -> tuple[Tensor, Tensor]:
+def _linear_losses(
+    hidden_ND: Tensor,
+    weight_VD: Tensor,
+    bias_V: Tensor | None,
+    targets_N: Tensor,
+    token_weights_N: Tensor | None,
+    *settings: Any,
+) -> tuple[Tensor, Tensor]:
     """Losses [N] and metrics [M, N], without gradients."""
-    settings = _Settings.of(arguments)._replace(needs=[False] * 3)
-    return _run(hidden_ND, *arguments[:4], None, settings)[:2]
+    tensors = (hidden_ND, weight_VD, bias_V, targets_N, token_weights_N, None)
+    return _run(*tensors, _Settings(*settings)._replace(needs=[False] * 3))[:2]
 
 
 @_linear_losses.register_fake

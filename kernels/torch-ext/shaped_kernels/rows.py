@@ -133,15 +133,17 @@ def shape_rows(
     z_RV = logits_RV if scratch.upcast_RV is None else scratch.upcast_RV[:R].copy_(logits_RV)
     slope_RV = _transform(z_RV, options, scratch)
     tokens.hide_spare(z_RV)
-    ids_RK = (
-        tokens.head_columns(z_RV, shape.top_k)
-        if needs_head(options, tokens.vocabulary)
-        else x_R1[:, :0]
-    )
+    ids_RK, top_R2 = x_R1[:, :0], None
+    if needs_head(options, tokens.vocabulary):
+        ids_RK, top_R2 = tokens.head_columns(z_RV, shape.top_k)
 
     z_x_R = z_RV.gather(-1, x_R1).squeeze(-1)
     z_RV.scatter_(-1, x_R1, -torch.inf)
-    z_x_R, max_R = tokens.maximum(z_x_R, z_RV.amax(-1))
+    if top_R2 is None:
+        max_R = z_RV.amax(-1)
+    else:  # the second largest logit is the largest other one if none is above the target's
+        max_R = torch.where(z_x_R >= top_R2[:, 0], top_R2[:, 1], top_R2[:, 0])
+    z_x_R, max_R = tokens.maximum(z_x_R, max_R)
     is_top1_R = (
         tokens.is_first_max(z_RV, targets_R, z_x_R, max_R) if "is_top1" in options.metrics else None
     )

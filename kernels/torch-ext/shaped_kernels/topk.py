@@ -3,8 +3,8 @@
 Equal values are in the order of their ids. Ties at the threshold are common among logits from a
 half-precision matmul.
 
-Dimensions: R rows, V vocabulary, K head set, T rows with a tie at the threshold, G groups of
-tokens, M tokens of the groups that may hold the largest.
+Dimensions: R rows, V vocabulary, K head set, T rows with a tie at the threshold, G groups,
+M members of groups.
 """
 
 from __future__ import annotations
@@ -14,13 +14,14 @@ from torch import Tensor
 
 # A group has this many tokens. Groups are looked at only if there are this many times more of them
 # than are asked for, since otherwise they would leave too little out.
-_GROUP, _LEAST_GROUPS = 4, 4
+_GROUP, _LEAST_GROUPS = 8, 4
 
 
-def head_ids(z_RV: Tensor, top_k: int) -> Tensor:
-    """Ids [R, top_k] of the head set of each row, in no particular order; `top_k` is below V.
+def head_ids(z_RV: Tensor, top_k: int) -> tuple[Tensor, Tensor]:
+    """Ids [R, top_k] of the head set of each row, in no particular order, and the row's top two.
 
-    Any of several −inf entries may be taken, since they have no probability.
+    The latter are values [R, 2]. `top_k` is below V. Any of several −inf entries may be taken,
+    since they have no probability.
     """
     values_RK, ids_RK = largest(z_RV, top_k + 1)
     threshold_R = values_RK[:, top_k - 1]
@@ -31,11 +32,13 @@ def head_ids(z_RV: Tensor, top_k: int) -> Tensor:
     tied_T = is_tied_R.nonzero().squeeze(-1)
     if tied_T.numel():
         ids_RK[tied_T] = _take_lowest_ids(z_RV[tied_T], values_RK[tied_T, :top_k], ids_RK[tied_T])
-    return ids_RK
+    return ids_RK, values_RK[:, :2]
 
 
-def largest(z_RV: Tensor, count: int) -> tuple[Tensor, Tensor]:
+def largest(z_RV: Tensor, count: int, in_order: bool = True) -> tuple[Tensor, Tensor]:
     """Values and ids, [R, count] each, as from `z_RV.topk(count)`, on a CPU in half the time.
+
+    They descend if `in_order`.
 
     `torch.topk` takes a CPU several nanoseconds per entry, the maximum of entries far less. So the
     `count` groups of tokens with the largest maxima are found first, by the same method, and then
@@ -45,15 +48,20 @@ def largest(z_RV: Tensor, count: int) -> tuple[Tensor, Tensor]:
     V = z_RV.shape[1]
     G = V // _GROUP
     if z_RV.device.type != "cpu" or G // count < _LEAST_GROUPS:
-        return z_RV.topk(count, dim=-1)
+        return z_RV.topk(count, dim=-1, sorted=in_order)
     # The tokens of a group are G apart, so that the maxima of adjacent groups are one operation.
-    _, groups_RK = largest(z_RV[:, : _GROUP * G].unflatten(-1, (_GROUP, G)).amax(1), count)
-    places = torch.arange(_GROUP)[:, None] * G
-    ids_RM = (groups_RK[:, None] + places).flatten(1)
-    ungrouped = torch.arange(_GROUP * G, V)
-    ids_RM = torch.cat([ids_RM, ungrouped.expand(len(z_RV), -1)], -1)
-    values_RK, found_RK = z_RV.gather(-1, ids_RM).topk(count, dim=-1)
-    return values_RK, ids_RM.gather(-1, found_RK)
+    grouped_RMG = z_RV[:, : _GROUP * G].unflatten(-1, (_GROUP, G))
+    _, groups_RK = largest(grouped_RMG.amax(1), count, in_order=False)
+    members_RM = grouped_RMG.gather(2, groups_RK[:, None].expand(-1, _GROUP, -1)).flatten(1)
+    spare = V - _GROUP * G
+    if spare:  # the last tokens are in no group
+        members_RM = torch.cat([members_RM, z_RV[:, -spare:]], -1)
+    values_RK, found_RK = members_RM.topk(count, dim=-1, sorted=in_order)
+    place_RK = found_RK // count
+    ids_RK = groups_RK.gather(-1, found_RK - place_RK * count) + place_RK * G
+    if spare:
+        ids_RK = torch.where(place_RK < _GROUP, ids_RK, found_RK + _GROUP * (G - count))
+    return values_RK, ids_RK
 
 
 def _take_lowest_ids(z_TV: Tensor, values_TK: Tensor, ids_TK: Tensor) -> Tensor:

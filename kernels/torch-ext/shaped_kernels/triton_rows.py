@@ -7,9 +7,7 @@ from __future__ import annotations
 
 import importlib.util
 import os
-from collections.abc import Iterator
-from contextlib import contextmanager
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -17,6 +15,7 @@ from torch import Tensor
 from .chunked import RowStep, chunked_loss
 from .shape import LossOptions
 from .targets import Targets
+from .triton_launch import Launch, choose_launch, current_trial
 
 _FORMS = {"product": 1, "exponent": 2, "power": 3, "threshold": 4, "entropy": 5}
 _LOG2_E = 1.4426950408889634
@@ -32,71 +31,6 @@ _METRIC_ROWS = {
 }
 _MAX_VOCABULARY = 256 * 2048  # a key has 8 bits for the tile, and a tile at least 2048 lanes
 _SCALE_BLOCK, _SCALE_PROGRAMS = 4096, 1024
-
-
-class Launch(NamedTuple):
-    """How a row is divided: lanes of a tile, entries per thread, keys listed per lane, warps.
-
-    `rows` is the number of rows that share a multiprocessor.
-    """
-
-    lanes: int
-    per_thread: int
-    lists: int
-    warps: int
-    rows: int = 1
-
-    @property
-    def registers(self) -> int:
-        """The registers that a thread may use.
-
-        Without this limit ptxas would rather spill than use the registers of a second row.
-        """
-        return min(255, 65536 // (32 * self.warps * self.rows))
-
-
-class Trial(NamedTuple):
-    """Choices that no GPU has measured, for the benchmark and for tests; by default they are off.
-
-    Attributes:
-        head_rows: the rows with a head set that share a multiprocessor; 2 leaves a thread of 16-bit
-            logits 64 registers.
-        group: the size of the groups whose maxima find the head set; 0 means lists. It is used only
-            if there are at least 8 groups for each member of the head set.
-        sharded: whether a head that is spread over processes stays so with impl="triton"; otherwise
-            it is gathered. It always is with a softcap.
-    """
-
-    head_rows: int = 1
-    group: int = 0
-    sharded: bool = False
-
-
-_trial = Trial()
-
-
-@contextmanager
-def trying(trial: Trial) -> Iterator[None]:
-    """Run what is inside with the choices of `trial`."""
-    global _trial
-    before, _trial = _trial, trial
-    try:
-        yield
-    finally:
-        _trial = before
-
-
-def choose_launch(dtype: torch.dtype, top_k: int) -> Launch:
-    """The launch for logits of `dtype` with a head set of `top_k` (0: no head set).
-
-    A large head set needs longer lists, since otherwise many rows would be searched a second time.
-    Keys of fp32 have 64 bits, and fewer lanes leave room for them.
-    """
-    lists = 3 if top_k <= 128 else 5
-    rows = _trial.head_rows if top_k else 1
-    if dtype == torch.float32:
-        return Launch(lanes=2048, per_thread=8, lists=lists, warps=8, rows=rows)
-    return Launch(lanes=4096, per_thread=8, lists=lists, warps=16, rows=rows)
 
 
 def why_not_triton(weight: Tensor) -> str | None:
@@ -129,7 +63,9 @@ def choose(impl: str, weight: Tensor) -> str:
 
 def keeps_shards(impl: str, softcap: float | None) -> bool:
     """Whether a head that is spread over processes stays so with this implementation."""
-    return impl in ("auto", "chunked") or (impl == "triton" and _trial.sharded and softcap is None)
+    return impl in ("auto", "chunked") or (
+        impl == "triton" and current_trial().sharded and softcap is None
+    )
 
 
 def triton_loss(
@@ -249,7 +185,8 @@ def plan(V: int, dtype: torch.dtype, options: LossOptions) -> tuple[dict[str, An
     head = not rest_is_head and looks
     scale = 1.0 if options.softcap is not None else options.logit_scale
     launch = choose_launch(dtype, shape.top_k if head else 0)
-    group = _trial.group if head and shape.top_k * 8 * _trial.group <= V else 0
+    group = current_trial().group
+    group = group if head and shape.top_k * 8 * group <= V else 0
     arguments = {
         "top_k": shape.top_k,
         "form": 0 if shape.weight_is_one else _FORMS[shape.positive],

@@ -19,7 +19,7 @@ from torch import Tensor
 from .rows import FinishedRows, RowParts, finish_rows, needs_head
 from .shape import LossOptions
 from .triton_kernels import LOWEST_LOGIT, stream, write_tiles
-from .triton_rows import choose_launch
+from .triton_launch import choose_launch
 
 _LOG2_E, _LN_2 = 1.4426950408889634, 0.6931471805599453
 _LOWEST_LOG_E = -1e4  # as in rows.py
@@ -103,7 +103,7 @@ class ShardedTritonRows:
         x_C1 = tokens.columns(targets_C)[:, None]
         tokens.hide_spare(logits_CV)
         looks = needs_head(options, tokens.vocabulary)
-        ids_CK = tokens.head_columns(logits_CV, shape.top_k) if looks else x_C1[:, :0]
+        ids_CK = tokens.head_columns(logits_CV, shape.top_k)[0] if looks else x_C1[:, :0]
         raw_x_C = logits_CV.gather(-1, x_C1).squeeze(-1)
         logits_CV.scatter_(-1, x_C1, -torch.inf)
         rank_C, is_top1_C = self._rank(logits_CV, targets_C, raw_x_C, options)

@@ -48,8 +48,11 @@ class WholeVocabulary:
         """The sum over processes of each of `values_R`."""
         return values_R
 
-    def head_columns(self, z_RV: Tensor, top_k: int) -> Tensor:
-        """Columns [R, K] of the `top_k` < V largest logits, with ties going to the lowest id."""
+    def head_columns(self, z_RV: Tensor, top_k: int) -> tuple[Tensor, Tensor]:
+        """Columns [R, K] of the `top_k` < V largest logits, with ties going to the lowest id.
+
+        Also the two largest logits of this process, [R, 2].
+        """
         return head_ids(z_RV, top_k)
 
     def holds(self, ids_RK: Tensor, x_R1: Tensor) -> Tensor:
@@ -113,9 +116,10 @@ class VocabularyShard(WholeVocabulary):
     def total(self, *values_R: Tensor) -> tuple[Tensor, ...]:
         return self._reduce(torch.stack(values_R), dist.ReduceOp.SUM).unbind()
 
-    def head_columns(self, z_RV: Tensor, top_k: int) -> Tensor:
+    def head_columns(self, z_RV: Tensor, top_k: int) -> tuple[Tensor, Tensor]:
         K = min(top_k, self._largest)
-        ids_RK = head_ids(z_RV, K).sort(dim=-1).values
+        found_RK, top_R2 = head_ids(z_RV, K)
+        ids_RK = found_RK.sort(dim=-1).values
         values_RK = z_RV.gather(-1, ids_RK)
         values_PRK = values_RK.new_empty(self._processes, *values_RK.shape)
         dist.all_gather([*values_PRK], values_RK, group=self._group)
@@ -128,7 +132,7 @@ class VocabularyShard(WholeVocabulary):
         in_head_RK = (values_RK > threshold_R1) | (
             is_tied_RK & (is_tied_RK.cumsum(-1) <= room_R[:, None])
         )
-        return ids_RK.masked_fill_(~in_head_RK, self.width - 1)
+        return ids_RK.masked_fill_(~in_head_RK, self.width - 1), top_R2
 
     def holds(self, ids_RK: Tensor, x_R1: Tensor) -> Tensor:
         # The last column stands for tokens of others, and for places of K that others have filled.
