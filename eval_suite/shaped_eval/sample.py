@@ -13,8 +13,9 @@ from collections.abc import Sequence
 from contextlib import closing
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import TypeGuard
 
-from shaped_eval.backends import Backend, load_backend
+from shaped_eval.backends import Backend, TransformersBackend, load_backend
 from shaped_eval.backends.base import BatchLimits
 from shaped_eval.benchmarks.loading import not_in_mirror, problems_of_run
 from shaped_eval.benchmarks.own import name_of
@@ -135,8 +136,8 @@ def prepare(config: SampleConfig, backend: Backend | None, quiet: bool) -> Plan:
     return Plan(config, out, backend, names, left_out, problems, limits, chunks)
 
 
-def _plans_batches(backend: Backend) -> bool:
-    return backend.together and hasattr(backend, "batch_limits")
+def _plans_batches(backend: Backend) -> TypeGuard[TransformersBackend]:
+    return isinstance(backend, TransformersBackend) and backend.together
 
 
 def _limits(config: SampleConfig, backend: Backend, out: Path) -> BatchLimits:
@@ -260,7 +261,7 @@ def _generate(
 ) -> None:
     """Append the rows of `chunks` to `path`, each chunk in one write when it is done."""
     repetition = RepetitionCheck()
-    if hasattr(backend, "on_step"):
+    if isinstance(backend, TransformersBackend):
         backend.on_step = bar.step
     requests = [chunk.request(config.seed) for chunk in chunks]
     with closing(backend.complete(requests)) as results:
