@@ -126,7 +126,7 @@ def sample_options() -> list[type]:
 def eval_options() -> list[type]:
     from shaped_eval.checkpoints import CheckpointOptions
     from shaped_eval.config import SampleConfig
-    from shaped_eval.dry_run import DryRunOptions
     from shaped_eval.publish import PublishOptions
+    from shaped_eval.sampling.dry_run import DryRunOptions
 
     return [SampleConfig, GradeOptions, CheckpointOptions, PublishOptions, DryRunOptions]

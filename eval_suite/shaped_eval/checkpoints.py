@@ -146,12 +146,16 @@ def _runs(out: Path, reference: str) -> dict[str, Path]:
             path / "results.json"
         ).is_file():
             record = read_record(path)
-            if all(
-                record.get(key) == expected.get(key)
-                for key in ("settings", "benchmarks", "task_hash")
+            if _alike(record["settings"]) == _alike(expected["settings"]) and all(
+                record.get(key) == expected.get(key) for key in ("benchmarks", "task_hash")
             ):
                 runs[path.name] = path
     return dict(sorted(runs.items(), key=lambda one: _step(one[0])))
+
+
+def _alike(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """The settings that runs of one report share; versions of the sampler may differ."""
+    return {key: value for key, value in settings.items() if key not in ("sampler", "batch_size")}
 
 
 def _step(name: str) -> float:

@@ -232,15 +232,18 @@ class SampleConfig:
         check_shots(self.shots, self.chat_template)
 
     def _read_batch_size(self) -> None:
-        """Make `batch_size` a number, except for the backend that finds it."""
+        """Make `batch_size` a number, except for the backend that finds it.
+
+        The command line reads it as a text. run.json has a number, as it always had.
+        """
         given = str(self.batch_size)
         finds_it = self.backend == "transformers" and not self.continuous_batching
         if given == AUTO and not finds_it:
-            self.batch_size = ASKED_TOGETHER
+            self.batch_size = ASKED_TOGETHER  # type: ignore[assignment]
         elif given != AUTO:
             if not (given.isascii() and given.isdecimal() and int(given) > 0):
                 raise UserError(f"batch_size={given} is out of range: use 1 or more, or {AUTO}")
-            self.batch_size = int(given)
+            self.batch_size = int(given)  # type: ignore[assignment]
 
     @property
     def fixed_batch_size(self) -> int | None:

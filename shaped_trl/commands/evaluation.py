@@ -87,7 +87,7 @@ def eval_command(argv: list[str]) -> int:
 
 def _dry_run(config: SampleConfig, every_checkpoint: bool) -> int:
     from shaped_eval.checkpoints import find_checkpoints
-    from shaped_eval.dry_run import dry_run
+    from shaped_eval.sampling.dry_run import dry_run
     from shaped_eval.untrusted.texts import visible
 
     runs = 1

@@ -136,7 +136,7 @@ def _time_line(clock: _Clock, trainer: Any, args: RLVRConfig, steps: int) -> str
             "dry_run=True: training ended before a step could be timed; see the lines above"
         )
     seconds = (clock.ends[-1] - clock.ends[-1 - timed]) / timed
-    lengths = [row["completions/mean_length"] for row in clock.logs if row]
+    lengths = [row["completion_length"] for row in clock.logs if "completion_length" in row]
     length = sum(lengths) / len(lengths)
     return (
         f"time         about {duration(seconds * steps)}, at {seconds:,.1f} s a step; completions "

@@ -90,8 +90,7 @@ def takes_padding(model: Any) -> bool:
         not _is_librarys(model)
         or model.config.model_type in NOT_PADDED
         or getattr(model, "_is_stateful", False)
-        or not {"attention_mask", "position_ids"}
-        <= signature(type(model).forward).parameters.keys()
+        or not {"attention_mask", "position_ids"} <= inputs
         or not hasattr(text_config, "num_hidden_layers")
     ):
         return False

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import sys
 import time
 from collections.abc import Sequence
@@ -142,14 +141,14 @@ def _whole(batch: Progress, room: int) -> float:
     by the number of rows that have ended. Of R rows the longest has that mean times the R-th
     harmonic number. The time of a step has a part for each row and a part for all, in unknown
     shares. If there was only the first, time would go with the tokens, and if there was only the
-    second, with the steps. The geometric mean of both is taken.
+    second, with the steps. A geometric mean of both is taken, in which the tokens count twice.
     """
     mean = batch.tokens / batch.ended if batch.ended else room
     room_left = max(room - batch.length, 0)
     longest = mean * sum(1 / row for row in range(1, batch.running + 1))
     steps = 1 + min(room_left, longest) / batch.length
     tokens = 1 + batch.running * min(room_left, mean) / batch.tokens
-    return math.sqrt(steps * tokens)
+    return (steps * tokens**2) ** (1 / 3)
 
 
 class RepetitionCheck:

@@ -15,7 +15,6 @@ from typing import Any
 
 import pytest
 import torch
-from shaped_eval import sample as sample_module
 from shaped_eval.backends import Completion, Request, TransformersBackend, load_backend
 from shaped_eval.backends.continuous import find_stop
 from shaped_eval.backends.static import tail_tokens
@@ -24,6 +23,7 @@ from shaped_eval.config import SampleConfig
 from shaped_eval.errors import UserError
 from shaped_eval.records import Sample, read_jsonl
 from shaped_eval.sample import sample
+from shaped_eval.sampling import plan as plan_module
 from shaped_eval.sampling import progress as progress_module
 from tiny_eval import NUM_PROBLEMS, check_first_words
 
@@ -338,7 +338,7 @@ class Fake:
 
 
 def test_memory_does_not_grow_with_the_samples(make_config, monkeypatch):
-    monkeypatch.setattr(sample_module, "load_backend", lambda config: Fake())
+    monkeypatch.setattr(plan_module, "load_backend", lambda config: Fake())
     peaks = []
     for n in (100, 2000):
         config = make_config(f"run{n}", n=n, batch_size=100)
@@ -355,7 +355,7 @@ def test_memory_does_not_grow_with_the_samples(make_config, monkeypatch):
 def test_samples_that_never_differ_are_suspicious(
     make_config, monkeypatch, capsys, varied, temperature, said
 ):
-    monkeypatch.setattr(sample_module, "load_backend", lambda config: Fake(varied))
+    monkeypatch.setattr(plan_module, "load_backend", lambda config: Fake(varied))
     sample(make_config(temperature=temperature))
     assert (
         "are the same at temperature=1.0: check that transformers samples"
@@ -364,7 +364,7 @@ def test_samples_that_never_differ_are_suspicious(
 
 
 def test_where_there_is_no_terminal_a_line_tells_the_progress(make_config, monkeypatch, capsys):
-    monkeypatch.setattr(sample_module, "load_backend", lambda config: Fake())
+    monkeypatch.setattr(plan_module, "load_backend", lambda config: Fake())
     monkeypatch.setattr(progress_module, "LINE_EVERY_S", 0.0)
     sample(make_config(limit=2))
     lines = capsys.readouterr().err.splitlines()
@@ -377,12 +377,12 @@ def test_where_there_is_no_terminal_a_line_tells_the_progress(make_config, monke
 
 
 def test_a_benchmark_may_have_its_own_number_of_samples(make_config, monkeypatch, capsys):
-    load = sample_module.problems_of_run
+    load = plan_module.problems_of_run
 
     def loaded(*args, **kwargs):
         first, *others = load(*args, **kwargs)
         return [replace(first, meta={**first.meta, "n": 1}), *others]
 
-    monkeypatch.setattr(sample_module, "problems_of_run", loaded)
+    monkeypatch.setattr(plan_module, "problems_of_run", loaded)
     done = rows(sample(make_config(n=3, limit=3)))
     assert sorted(done) == [("gsm8k/0", 0), *((f"gsm8k/{p}", i) for p in (1, 2) for i in range(3))]

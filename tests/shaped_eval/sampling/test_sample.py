@@ -8,7 +8,6 @@ from pathlib import Path
 
 import pytest
 import torch
-from shaped_eval import sample as sample_module
 from shaped_eval.backends import Request, TransformersBackend, load_backend
 from shaped_eval.benchmarks.loading import load_problems
 from shaped_eval.config import SampleConfig
@@ -17,6 +16,7 @@ from shaped_eval.grade import grade_run
 from shaped_eval.records import Problem, Sample, read_jsonl
 from shaped_eval.report import report
 from shaped_eval.sample import sample
+from shaped_eval.sampling import plan as plan_module
 from tiny_eval import NUM_PROBLEMS, WORDS, check_first_words, prompt_ids
 from transformers import AutoModelForCausalLM
 from transformers import Qwen3ForCausalLM as Qwen3
@@ -314,7 +314,7 @@ def test_a_model_that_is_missing_is_named_before_data_is_fetched(make_config, mo
     def fetched(*args, **kwargs):
         raise AssertionError("the data was fetched first")
 
-    monkeypatch.setattr(sample_module, "problems_of_run", fetched)
+    monkeypatch.setattr(plan_module, "problems_of_run", fetched)
     with pytest.raises(UserError, match=r"model='\./nowhere' does not exist"):
         sample(make_config(model="./nowhere"))
 

@@ -9,9 +9,9 @@ from dataclasses import dataclass, field
 from shaped_eval.backends import TransformersBackend
 from shaped_eval.backends.base import Progress
 from shaped_eval.config import SampleConfig
-from shaped_eval.sample import Plan, prepare
 from shaped_eval.sampling.chunks import Chunk
 from shaped_eval.sampling.likelihood import option_requests, option_scorer
+from shaped_eval.sampling.plan import Plan, prepare
 from shaped_eval.sampling.progress import SamplingProgress, duration
 
 TIMED_S = 20.0  # most seconds of generation

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from shaped_eval import dry_run as module
 from shaped_eval.backends import TransformersBackend
-from shaped_eval.dry_run import dry_run
 from shaped_eval.sample import sample
+from shaped_eval.sampling import dry_run as module
+from shaped_eval.sampling.dry_run import dry_run
 
 
 def lines_of(config) -> dict[str, str]:
