@@ -49,7 +49,9 @@ What it does not prevent:
 - Exploits of the kernel. For programs that try them, use a virtual machine.
 - Memorized answers, or answers that are deduced from the arguments: a program that knows the data
   set's answers passes.
-- Tests that pass anything: they determine the verdict, so take them from sources that you trust.
+- Tests that pass anything: they determine the verdict, so take them from sources that you trust. An
+  empty list passes numpy's ``testing.assert_allclose(f(x), 5.0)``, for example, and any object
+  passes ``assert f(x)``.
 - Work within the limits: each piece of code may use `Limits.cpu_s` of one core and
   `Limits.memory_mb` of memory, its tests may use `Limits.tests_cpu_s`, and code that waits occupies
   its grading process for `Limits.wall_s`.

@@ -7,13 +7,14 @@ before it is entered, and `zygote` tries it out on a process afterwards.
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import errno
 import os
 import platform
 import re
 from collections.abc import Iterable, Sequence
-from typing import TextIO
+from typing import BinaryIO
 
 from shaped_eval.grading.sandbox.confine import NOBODY, Refused, call, libc, write
 
@@ -99,15 +100,16 @@ def enter_root(shown: Iterable[str], hidden: Iterable[str], folder: str) -> None
     Raises:
         Refused: it is not possible, or a part of it cannot be made read-only.
     """
+    hidden = set(hidden)
     call("a mount namespace", libc().unshare(_NEWNS))
     try:
-        with open("/proc/self/mountinfo", errors="surrogateescape") as mounts:  # is covered next
+        with open("/proc/self/mountinfo", "rb") as mounts:  # before it is covered
             _mount(None, "/", None, _MS_REC | _MS_PRIVATE)
             _mount("tmpfs", _STAGE, "tmpfs", _MS_NOSUID | _MS_NODEV, "size=1m,mode=755")
             try:
-                _show(set(shown), set(hidden))
+                _show(set(shown), hidden)
                 os.makedirs(_STAGE + folder, exist_ok=True)
-                _make_read_only(mounts)
+                _make_read_only(mounts, hidden)
                 pivot_root = _PIVOT_ROOT[platform.machine()]
                 old = (_STAGE + folder).encode()
                 call("pivot_root", libc().syscall(pivot_root, _STAGE.encode(), old))
@@ -147,22 +149,31 @@ def _is_below(path: str, above: str) -> bool:
     return path.startswith(above.rstrip("/") + "/")
 
 
-def _make_read_only(mounts: TextIO) -> None:
+def _make_read_only(mounts: BinaryIO, hidden: set[str]) -> None:
     """Make every mount of the new root read-only, and check that it is.
 
     The call that does it for a tree is Linux 5.12's, so each one is remounted. Flags that a mount
-    has outside may not be dropped in a user namespace.
+    has outside may not be dropped in a user namespace. A mount that a hidden folder covers cannot
+    be reached, and so it cannot be remounted either.
     """
-    for point in _below(os.stat(_STAGE).st_dev, mounts.read()):
-        kept = os.statvfs(point).f_flag & (_MS_NOSUID | _MS_NODEV | _MS_NOEXEC)
-        _mount(None, point, None, _MS_REMOUNT | _MS_BIND | _MS_RDONLY | _MS_NOSUID | kept)
+    covers = [_STAGE + folder for folder in hidden]
+    points = [
+        point
+        for point in _below(os.stat(_STAGE).st_dev, os.fsdecode(mounts.read()))
+        if os.path.lexists(point) or not any(_is_below(point, above) for above in covers)
+    ]
+    for point in points:
+        with contextlib.suppress(OSError):  # whether it has been done is checked next
+            kept = os.statvfs(point).f_flag & (_MS_NOSUID | _MS_NODEV | _MS_NOEXEC)
+            _mount(None, point, None, _MS_REMOUNT | _MS_BIND | _MS_RDONLY | _MS_NOSUID | kept)
+    for point in points:
         if not os.statvfs(point).f_flag & os.ST_RDONLY:
             raise Refused(errno.EPERM, f"{point} cannot be made read-only")
 
 
 def _below(device: int, mountinfo: str) -> list[str]:
     """The mount point of this device, and those of all mounts below it (proc_pid_mountinfo(5))."""
-    rows = [line.split(" ", 5) for line in mountinfo.splitlines()]
+    rows = [line.split(" ", 5) for line in mountinfo.split("\n") if line]
     number = f"{os.major(device)}:{os.minor(device)}"
     inside = {row[0] for row in rows if row[2] == number}
     size = 0

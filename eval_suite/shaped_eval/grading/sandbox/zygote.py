@@ -237,7 +237,8 @@ class _Server:
 
     def _prepare_files(self) -> None:
         folder = self._options["folder"] if self._rooted else None
-        readable, listable, devices = map(self._options.get, ("readable", "listable", "devices"))
+        names = ("readable", "listable", "devices")
+        readable, listable, devices = (self._options[name] for name in names)
         try:
             self._rules = confine.landlock_rules(readable, listable, devices, folder)
         except confine.Refused as error:
