@@ -1,4 +1,4 @@
-"""The sandbox by itself: verdicts, values on the channel, limits, missing protections."""
+"""The sandbox by itself: verdicts, values on the channel, limits."""
 
 from __future__ import annotations
 
