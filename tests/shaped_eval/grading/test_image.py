@@ -11,7 +11,6 @@ import tomllib
 from importlib import metadata
 from pathlib import Path
 
-from packaging.requirements import Requirement
 from places import ROOT
 from shaped_eval.records import Problem, Sample, append_jsonl, read_jsonl
 
@@ -30,12 +29,11 @@ def installed() -> list[str]:
     waiting = [line for line in lines if line and not line.startswith("#")]
     names: list[str] = []
     while waiting:
-        requirement = Requirement(waiting.pop())
-        if requirement.marker and not requirement.marker.evaluate({"extra": ""}):
-            continue
-        if requirement.name not in names:
-            names.append(requirement.name)
-            waiting += metadata.requires(requirement.name) or []
+        requirement = waiting.pop()
+        name = re.match(r"[\w.-]+", requirement)[0]
+        if "extra ==" not in requirement and name not in names:
+            names.append(name)
+            waiting += metadata.requires(name) or []
     return names
 
 
