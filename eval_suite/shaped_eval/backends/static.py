@@ -44,6 +44,7 @@ class TransformersBackend:
     """
 
     sampler: int | None = 2
+    on_step: Callable[[Progress], None] | None = None
     repeatability = (
         "exact: on the same machine, versions and threads, the same samples, however often "
         "interrupted; in other batches they differ by rounding alone"
@@ -57,7 +58,6 @@ class TransformersBackend:
         self.identity = self._prompts.identity
         self.dtype = self._prompts.dtype
         self.device = local_device()
-        self.on_step: Callable[[Progress], None] | None = None
 
     @property
     def model(self) -> Any:
