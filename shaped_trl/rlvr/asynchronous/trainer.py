@@ -251,14 +251,15 @@ class AsyncRLVRTrainer(
 
     def settings_in_words(self) -> str:
         args = self.args
+        steps = args.weight_sync_steps
+        every = "every optimizer step" if steps == 1 else f"every {steps} optimizer steps"
         return (
             "Asynchronous reinforcement learning with verifiable rewards (experimental): GRPO with "
             "a ratio of each token to the policy that sampled it, epsilon "
-            f"{args.epsilon} / {args.epsilon_high}, weights sent every {args.weight_sync_steps} "
-            f"steps and at most {args.max_staleness} versions old, {args.num_generations} "
-            f"completions a prompt, temperature {args.temperature}; longest completion "
-            f"{longest(args)}; dynamic sampling (DAPO, arXiv 2503.14476) "
-            f"{'on' if args.dynamic_sampling else 'off'}."
+            f"{args.epsilon} / {args.epsilon_high}, weights sent {every} and at most "
+            f"{args.max_staleness} versions old, {args.num_generations} completions a prompt, "
+            f"temperature {args.temperature}; longest completion {longest(args)}; dynamic sampling "
+            f"(DAPO, arXiv 2503.14476) {'on' if args.dynamic_sampling else 'off'}."
         )
 
     def prompts_state(self) -> dict[str, Any]:

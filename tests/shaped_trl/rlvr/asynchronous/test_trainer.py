@@ -65,7 +65,7 @@ def test_a_run_trains_on_the_weights_that_it_sends(tmp_path, server):
     saved = state["stateful_callbacks"]["_AsyncRLVRCallback"]
     assert saved["stream"]["drawn"] > len(saved["stream"]["open"]) > 0
     card = one.card_procedure()
-    assert "Asynchronous reinforcement learning" in card
+    assert "weights sent every 2 optimizer steps and at most 4 versions old" in card
     assert "tokens trained on" in card
 
 
