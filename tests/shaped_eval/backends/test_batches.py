@@ -39,7 +39,8 @@ def check_padding(name: str) -> bool:
         return False
     together, alone = together_and_alone(model)
     assert together == alone, name
-    assert len({tuple(tokens[:4]) for tokens in together}) > 3, "the test needs different rows"
+    if name in PADDED:
+        assert len({tuple(tokens[:4]) for tokens in together}) > 3, "the test needs different rows"
     return True
 
 
@@ -85,21 +86,18 @@ def test_prompts_of_different_lengths_share_a_batch_and_each_is_processed_once(m
         return forward(input_ids, *args, **kwargs)
 
     backend.model.forward = spy
-    with torch.no_grad():
-        request = Request(PROMPTS, 6, seed=3)
-        together = backend.generate(request)
-        backend.model.forward = forward
-        backend._pads = True
+    request = Request(PROMPTS, 6, 0, problem_seeds=tuple(range(len(PROMPTS))))
+    together = backend.generate(request)
+    backend.model.forward = forward
+    assert len(together) == 24
     assert shapes[0] == (len(PROMPTS), 10), "four prompts, not twenty-four"
     counts = [rows for rows, _ in shapes[1:]]
     assert counts[0] <= 24
     assert counts == sorted(counts, reverse=True)
     assert counts[-1] < counts[0], "rows that have ended have left"
     for place, prompt in enumerate(PROMPTS):
-        seeds = Request((prompt,), 6, 0, problem_seeds=(place,))
-        mine = Request(PROMPTS, 6, 0, problem_seeds=tuple(range(len(PROMPTS))))
-        assert backend.generate(mine)[6 * place : 6 * place + 6] == backend.generate(seeds)
-    assert len(together) == 24
+        alone = backend.generate(Request((prompt,), 6, 0, problem_seeds=(place,)))
+        assert together[6 * place : 6 * place + 6] == alone
 
 
 def test_a_recurrent_model_runs_in_batches_of_equal_lengths(make_config, model_folder, tmp_path):
