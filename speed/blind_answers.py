@@ -3,7 +3,7 @@
     python -m speed.blind_answers --hub_mirror DIR       # about 20 minutes on 2 cores
 
 It writes README.md and audits.csv to --out. For each set of prompts these name the most successful
-of the fixed answers (`shaped_trl.rlvr.blind_answers`), the share of prompts on which it is
+of the fixed answers (`shaped_trl.rlvr.auditing.blind_answers`), the share of prompts on which it is
 rewarded, and the bar above which `shaped-trl rlvr` refuses to train. It takes 64 prompts with seed
 0; tasks of reasoning-gym have their default configuration.
 """
@@ -29,8 +29,8 @@ from shaped_trl.data.prompt_options import REASONING_GYM, PromptArguments
 from shaped_trl.data.prompts import rl_prompts
 from shaped_trl.data.running_sums import write_corpus
 from shaped_trl.options import rlvr_options
-from shaped_trl.rlvr.audit import Audit, audit_reward
-from shaped_trl.rlvr.blind_answers import shown
+from shaped_trl.rlvr.auditing.audit import Audit, audit_reward
+from shaped_trl.rlvr.auditing.blind_answers import shown
 from shaped_trl.rlvr.rewards import VerdictReward
 from speed.training import origin
 
@@ -99,19 +99,10 @@ def sets(mirror: str | None, folder: Path) -> Iterator[tuple[str, str, PromptArg
         yield TASKS, task, PromptArguments(f"{REASONING_GYM}{task}", num_prompts=ENTRIES)
     write_corpus(folder, train_rows=8)
     for name in (name for name in recipes.names() if "/rlvr" in name):
-        prompts = recipes.Parser("rlvr", rlvr_options()).resolve(
-            name,
-            [
-                "--output_dir",
-                str(folder),
-                "--bf16",
-                "false",
-                "--use_cpu",
-                "true",
-                "--use_vllm",
-                "false",
-            ],
-        )[0][0]
+        asynchronous = name.endswith("-async")
+        words = ["--output_dir", str(folder), "--bf16", "false", "--use_cpu", "true"]
+        words += [] if asynchronous else ["--use_vllm", "false"]
+        prompts = recipes.Parser("rlvr", rlvr_options(asynchronous)).resolve(name, words)[0][0]
         data = prompts.dataset_name.replace("{data}", str(folder))
         prompts = replace(
             prompts,

@@ -10,7 +10,7 @@ from transformers import TrainerCallback
 from transformers.trainer_callback import ExportableState
 
 from shaped_trl.modeling.noted_shape import shape_in_words
-from shaped_trl.rlvr.audit import audit_before_training
+from shaped_trl.rlvr.auditing.audit import audit_before_training
 from shaped_trl.rlvr.card import procedure
 from shaped_trl.rlvr.ledger import RL_RENAMED, Ledger
 from shaped_trl.rlvr.prompt_stream import PromptStream

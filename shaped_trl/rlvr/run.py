@@ -14,7 +14,7 @@ from shaped_trl.data.prompt_options import PromptArguments, check_prompts
 from shaped_trl.data.prompts import Prompts, rl_prompts
 from shaped_trl.hub.cards import example_prompt
 from shaped_trl.hub.facts import prompt_facts
-from shaped_trl.rlvr.audit import audit_before_training
+from shaped_trl.rlvr.auditing.audit import audit_before_training
 from shaped_trl.rlvr.checks import check_lengths, check_number, check_weights_of_rewards
 from shaped_trl.rlvr.config import RLVRConfig
 from shaped_trl.rlvr.rewards import (

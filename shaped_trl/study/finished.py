@@ -103,7 +103,8 @@ def _plain(outcomes: Outcomes) -> dict[str, Any]:
     plain = {
         name: value
         for name, value in vars(outcomes).items()
-        if name not in ("passes_P", "ballots_P", "tokens_PM", "passed_PM")
+        # a run of a study is whole: nothing of it is left out
+        if name not in ("passes_P", "ballots_P", "tokens_PM", "passed_PM", "left_out")
     }
     return plain | {
         "passes_P": outcomes.passes_P.tolist(),

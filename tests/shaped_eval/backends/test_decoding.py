@@ -9,6 +9,7 @@ import pytest
 import torch
 from like_tokenizers import ALPHABET, BODY, PROMPT, like_gpt_2, like_llama_2
 from shaped_eval.backends import Request, load_backend
+from shaped_eval.backends.drawing import TokenDraw
 from transformers import Qwen3Config
 from transformers import Qwen3ForCausalLM as Qwen3
 
@@ -35,11 +36,10 @@ def tokens_after(backend, prompt: str, text: str) -> list[int]:
 def test_a_body_keeps_its_indentation(backend, monkeypatch):
     ids = tokens_after(backend, PROMPT, BODY)
 
-    def generate(prompt_ids, **options):
-        return torch.tensor([[*row.tolist(), *ids, 0] for row in prompt_ids])
+    def draw(self, logits_RV, step):
+        return torch.full((len(logits_RV),), [*ids, 0][step])
 
-    backend.prepare()
-    monkeypatch.setattr(backend.model, "generate", generate)
+    monkeypatch.setattr(TokenDraw, "__call__", draw)
     [found] = backend.generate(Request((PROMPT,), 1, seed=0))
     assert (found.text, found.finish_reason, found.tokens) == (BODY, "stop", len(ids) + 1)
     compile(PROMPT + found.text, "answer", "exec")

@@ -118,7 +118,7 @@ def test_without_what_the_checks_need_it_is_refused_in_one_line(
 def test_the_suite_goes_without_it_and_says_so(make_config, rows, monkeypatch, capsys):
     """The mirror of the test has one other set of the suite."""
     monkeypatch.setattr(
-        "shaped_eval.sample.missing", lambda name: "x" if name == "ifeval" else None
+        "shaped_eval.sampling.plan.missing", lambda name: "x" if name == "ifeval" else None
     )
     path = rows / "MathArena/aime_2026/default/train.jsonl"
     path.parent.mkdir(parents=True)

@@ -224,7 +224,7 @@ def test_a_run_is_sampled_continued_graded_and_reported_without_the_file(model_f
     verdicts = list(read_jsonl("run/verdicts.jsonl"))
     assert len(verdicts) == 12
     for row in verdicts:
-        answer = completions[row["problem_id"], row["sample_index"]]
+        answer = completions[row["problem_id"], row["sample_index"]].rpartition("Answer: ")[2]
         assert (row["status"] == "pass") == (answer == golds[row["problem_id"]])
     assert cli.main(["report", "run"]) == 0
     assert "mine" in json.loads(Path("run/results.json").read_text())

@@ -218,8 +218,15 @@ def chain_sum(index: int) -> str:
     return json.dumps({"task": "chain_sum", "size": 2, "seed": 3, "index": index, "config": None})
 
 
+def doubled(expected: str) -> str:
+    """A contest problem: print the double of the number 3."""
+    case = {"input": "3\n", "output": f"{expected}\n", "testtype": "stdin"}
+    return json.dumps({"function": "", "public": json.dumps([case]), "private": "[]"})
+
+
 OWN_GOLDS = {
     "choice": ("B", "The answer is (B)", "A"),
+    "contest": (doubled("6"), "```python\nprint(2 * int(input()))\n```", doubled("7")),
     "code": ("assert f() == 1", "def f(): return 1", "assert f() == 2"),
     "exact_match": ("Paris", "Paris", "London"),
     "gsm8k": ("18", "#### 18", "19"),
@@ -230,7 +237,8 @@ OWN_GOLDS = {
 }
 
 
-@pytest.mark.parametrize("name", sorted(GRADERS))
+# the word lists of ifeval are not at hand everywhere: see test_ifeval.py
+@pytest.mark.parametrize("name", sorted(set(GRADERS) - {"ifeval"}))
 def test_each_grader_exists_and_passes_its_own_gold(name):
     if name == "reasoning_gym":
         pytest.importorskip("reasoning_gym")

@@ -22,8 +22,8 @@ from shaped_trl.data.prompts import rl_prompts
 from shaped_trl.rlvr import audit as audit_module
 from shaped_trl.rlvr import audit_reward
 from shaped_trl.rlvr import run as run_module
-from shaped_trl.rlvr.audit import audit_before_training
-from shaped_trl.rlvr.blind_answers import blind_answers, forms, question
+from shaped_trl.rlvr.auditing.audit import audit_before_training
+from shaped_trl.rlvr.auditing.blind_answers import blind_answers, forms, question
 from shaped_trl.rlvr.rewards import VerdictReward
 
 
@@ -161,7 +161,8 @@ def test_forms_are_the_prompts_and_the_graders(prompt, grader, expected):
 
 def test_every_grader_has_a_form_that_it_reads():
     for grader in GRADERS:
-        assert len(forms("Why?", grader)) == 2, grader
+        # a response to instructions is read as a whole
+        assert len(forms("Why?", grader)) == (1 if grader == "ifeval" else 2), grader
 
 
 def test_the_set_is_fixed():

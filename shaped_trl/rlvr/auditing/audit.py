@@ -30,7 +30,7 @@ from accelerate.utils import broadcast_object_list
 from datasets import Dataset
 from shaped_eval.errors import UserError
 
-from shaped_trl.rlvr.blind_answers import (
+from shaped_trl.rlvr.auditing.blind_answers import (
     BARE,
     BlindAnswer,
     blind_answers,
@@ -39,8 +39,8 @@ from shaped_trl.rlvr.blind_answers import (
     shown,
     write,
 )
+from shaped_trl.rlvr.auditing.golds import Golds, golds_of
 from shaped_trl.rlvr.config import RLVRConfig
-from shaped_trl.rlvr.golds import Golds, golds_of
 from shaped_trl.rlvr.rewards import VerdictReward
 
 logger = logging.getLogger(__name__)

@@ -13,7 +13,7 @@ from shaped_eval.grading import TAKE_ALIASES
 from shaped_eval.grading.gym.grader import task_dataset
 from shaped_eval.grading.text.aliases import gold_aliases
 
-from shaped_trl.rlvr.blind_answers import write
+from shaped_trl.rlvr.auditing.blind_answers import write
 from shaped_trl.rlvr.rewards import VerdictReward
 
 MOST_FREQUENT = 5

@@ -46,6 +46,7 @@ _READ = {
     "exact_match": "The answer is ….",
     "text": "The answer is ….",
     "code": "```python\n…\n```",
+    "contest": '```python\nprint("""…""")\n```',
     "reasoning_gym": "Answer: …",
     "running_sums": "answer …",
 }
