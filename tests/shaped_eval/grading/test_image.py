@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import re
@@ -31,9 +32,11 @@ def installed() -> list[str]:
     while waiting:
         requirement = waiting.pop()
         name = re.match(r"[\w.-]+", requirement)[0]
-        if "extra ==" not in requirement and name not in names:
-            names.append(name)
+        if "extra ==" in requirement or name in names:
+            continue
+        with contextlib.suppress(metadata.PackageNotFoundError):  # one for another Python
             waiting += metadata.requires(name) or []
+            names.append(name)
     return names
 
 
