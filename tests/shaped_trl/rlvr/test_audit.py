@@ -19,9 +19,9 @@ from trl import GRPOTrainer
 from shaped_trl import cli
 from shaped_trl.data.prompt_options import PromptArguments
 from shaped_trl.data.prompts import rl_prompts
-from shaped_trl.rlvr import audit as audit_module
 from shaped_trl.rlvr import audit_reward
 from shaped_trl.rlvr import run as run_module
+from shaped_trl.rlvr.auditing import audit as audit_module
 from shaped_trl.rlvr.auditing.audit import audit_before_training
 from shaped_trl.rlvr.auditing.blind_answers import blind_answers, forms, question
 from shaped_trl.rlvr.rewards import VerdictReward

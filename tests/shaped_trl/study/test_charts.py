@@ -93,8 +93,8 @@ def test_many_arms_leave_exploratory_ones_their_own_figures(
     study = regimes[0].study
     more = json.loads(json.dumps(results))
     for name in (names := [f"e{number}" for number in range(6)]):
-        study.arms[name] = study.arms["exponent"]
         for runs in regimes:
+            runs.study.arms[name] = study.arms["exponent"]
             for kind in (runs.logs, runs.evaluations):
                 kind.update(
                     {
@@ -114,7 +114,8 @@ def test_many_arms_leave_exploratory_ones_their_own_figures(
         == 6
     )
     for arm in ("precision_product", "diversity_product", "tail_penalty", "cooled"):
-        del study.arms[arm]
+        for runs in regimes:
+            del runs.study.arms[arm]
     assert "reward" not in {chart.name for chart in charts(regimes, more)}, (
         "nothing but the baseline"
     )
