@@ -5,8 +5,8 @@
 
 It runs `shaped-trl eval` with the backends transformers, vllm and openai (a server of vLLM's that
 it starts on this machine), in float32, once greedily and once with samples. A row of
-engine_answers.csv says how many greedy completions equal those of transformers (text, reason of the
-end, and number of tokens), and how far pass@1 is from it, in standard errors of the sampling noise.
+engine_answers.csv says how many greedy completions equal those of transformers (text and reason of
+the end), and how far pass@1 is from it, in standard errors of the sampling noise.
 A run that is there already is not made again. It needs an environment with vLLM: on a CPU, that of
 `make test-vllm`, with the variables that the Makefile sets.
 """
@@ -93,9 +93,9 @@ def folder(args: argparse.Namespace, benchmark: str, backend: str, kind: str) ->
 
 
 def samples(run: Path) -> dict[tuple, tuple]:
-    """What each sample says: text, reason of the end, number of tokens."""
+    """What each sample says: its text, and the reason of its end."""
     return {
-        (row.problem_id, row.sample_index): (row.completion, row.finish_reason, row.tokens)
+        (row.problem_id, row.sample_index): (row.completion, row.finish_reason)
         for row in read_jsonl(run / "samples.jsonl", Sample)
     }
 

@@ -41,6 +41,8 @@ LIST_TIMEOUT_S = 60.0
 # a reply arrives in one piece: a long completion on a busy server takes minutes
 READ_TIMEOUT_S = 1800.0
 
+# OpenAI's own limit, to which vLLM keeps, too. The others act when a text has arrived.
+MOST_STOP_STRINGS = 4
 # Fewer bad replies than this do not stop the other requests.
 MOST_BAD_REPLIES = 10
 
@@ -86,7 +88,8 @@ class OpenAIBackend:
     With other servers a sample's `tokens` is an equal share of what the server counted for its
     request, or 0 where the server does not count; a line on standard error says so. A completion
     ends with the server's context. Where a prompt fills that, its samples are empty and count as
-    truncated. Texts are cut at stop strings here too. Each lone surrogate, which UTF-8 cannot
+    truncated. A server takes four stop strings; a text is cut at the others here, and its `tokens`
+    then include those after the cut. Each lone surrogate, which UTF-8 cannot
     encode, becomes U+FFFD. A reply that does not have the protocol's types becomes an error after
     all other requests are done; running the same command again asks only for the missing samples.
 
@@ -179,7 +182,7 @@ class OpenAIBackend:
             "seed": request.seed % 2**31,  # some servers accept only 31 bits
         }
         if request.stop:
-            options["stop"] = list(request.stop)
+            options["stop"] = list(request.stop)[:MOST_STOP_STRINGS]
         if server.returns_token_ids:
             options["return_token_ids"] = True
         reply = self._ask_within_context(request, options)

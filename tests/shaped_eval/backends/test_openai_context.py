@@ -104,3 +104,17 @@ def test_another_refusal_still_ends_the_run(config_of, server):
     server.fault = lambda body, count: (400, {"error": {"message": "temperature is too high"}})
     with pytest.raises(UserError, match=r"refuses the request \(400\): temperature is too high"):
         sample(config_of(n=1, batch_size=1))
+
+
+def test_a_server_is_given_four_stop_strings_and_the_others_act_here(config_of, server):
+    text = "w1 w2 <e> w3 <b> w4"
+    server.fault = lambda body, count: (
+        200,
+        {"choices": [{"index": 0, "text": text, "finish_reason": "length"}]},
+    )
+    backend = load_backend(config_of())
+    backend.prepare()
+    stop = ("<a>", "<b>", "<c>", "<d>", "<e>")
+    [(_, [found])] = backend.complete([Request(("w1",), 1, seed=0, stop=stop, greedy=True)])
+    assert server.asked[-1]["stop"] == list(stop[:4])
+    assert (found.text, found.finish_reason) == ("w1 w2 ", "stop")
