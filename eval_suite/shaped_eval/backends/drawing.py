@@ -54,7 +54,7 @@ class TokenDraw:
         """The tokens [R] of the rows at the `step`-th token of their completions.
 
         Raises:
-            UserError: the logits of a row are not finite, so that they are no distribution.
+            UserError: the logits of a row are not finite, so that they give no probabilities.
         """
         tokens_R = logits_RV.argmax(-1)
         top_R = logits_RV.gather(1, tokens_R[:, None])

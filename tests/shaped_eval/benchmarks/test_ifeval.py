@@ -60,8 +60,8 @@ def test_the_prompt_is_asked_as_it_is(rows):
 
 
 def test_responses_are_checked_by_lm_eval(rows, word_lists):
-    pytest.importorskip("langdetect")
-    pytest.importorskip("immutabledict")
+    pytest.importorskip("langdetect", reason="lm-eval's checks of IFEval need langdetect")
+    pytest.importorskip("immutabledict", reason="lm-eval's checks of IFEval need immutabledict")
     (problem,) = load_problems(["ifeval"], hub_mirror=rows)
     texts = {
         "the cat sat on a mat. then it saw dr. smith.": "pass",
