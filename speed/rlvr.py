@@ -1,40 +1,70 @@
 """Time per step of `RLVRTrainer` without dynamic sampling against TRL's `GRPOTrainer`.
 
     python -m speed.rlvr                       # 40 pairs, a row to speed/rlvr.csv: about 3 minutes
+    python -m speed.rlvr --size 49k --pairs 10
 
 Both trainers get the same model, prompts, seed and generation, and a reward that costs nothing, so
 that they do the same work (a test compares their parameters). They train in one process, in turns
-step by step, so that other load on the machine affects both. A pair is 8 steps of each. The result
-is the median of the pairs' ratios with its 95% interval from order statistics, for wall time and
-CPU time.
+step by step, so that other load on the machine affects both. A pair is some steps of each. The
+result is the median of the pairs' ratios with its 95% interval from order statistics, for wall time
+and CPU time. Memory is the largest resident set of a separate process with one of the trainers. The
+size 49k has about the dimensions of SmolLM2-135M, where `RLVRTrainer` on a CPU takes
+`linear_log_probs` in place of TRL's head.
 """
 
 from __future__ import annotations
 
 import argparse
+import subprocess
+import sys
 import tempfile
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 from datasets import Dataset, disable_progress_bars
-from transformers import PreTrainedTokenizerFast, TrainerCallback
+from transformers import TrainerCallback
 from transformers.utils import logging as transformers_logging
 from trl import GRPOConfig, GRPOTrainer
 
 from shaped_trl.data.tokenizers import train_tokenizer
 from shaped_trl.rlvr.config import RLVRConfig
 from shaped_trl.rlvr.trainer import RLVRTrainer
-from speed.training import Size, append_row, median_ratio, now, origin, random_model
+from speed.training import (
+    Size,
+    append_row,
+    median_ratio,
+    now,
+    origin,
+    peak_resident_mb,
+    random_model,
+)
+
+
+class Batch(NamedTuple):
+    """A model and what it samples: `prompts` groups of `generations` completions a step.
+
+    `size.rows` counts all completions of a step, `size.length` the tokens of each, and `size.steps`
+    the steps of each trainer in a pair.
+    """
+
+    size: Size
+    prompts: int
+    generations: int
+
+    def __str__(self) -> str:
+        return f"{self.prompts} prompts x {self.generations} x {self.size.length} tokens"
+
 
 WARM_UP_STEPS = 3
-STEPS = 8  # steps of each trainer in a pair
-PROMPTS, GENERATIONS = 8, 16
-SIZE = Size(512, 64, 2, rows=PROMPTS * GENERATIONS, length=20, steps=STEPS)
+BATCHES = {
+    "demo": Batch(Size(512, 64, 2, rows=8 * 16, length=20, steps=8), 8, 16),
+    "49k": Batch(Size(49_152, 576, 30, rows=4 * 4, length=64, steps=1), 4, 4),
+}
 OURS, THEIRS = "RLVRTrainer", "GRPOTrainer"
 RESULTS = Path(__file__).with_suffix(".csv")
 
@@ -68,15 +98,16 @@ def even_length(completions: list[str], **kwargs: Any) -> list[float]:
     return [float(len(completion) % 2 == 0) for completion in completions]
 
 
-def make_trainer(
-    name: str, steps: int, folder: str, tokenizer: PreTrainedTokenizerFast
-) -> GRPOTrainer:
+def make_trainer(name: str, batch: Batch, steps: int, folder: str) -> GRPOTrainer:
+    """One of the two trainers, for `steps` steps of a random model."""
+    names = [f"w{number}" for number in range(508)]
+    tokenizer = train_tokenizer([" ".join(names)], "word", 512)
     settings: dict[str, Any] = {
         "output_dir": folder,
         "max_steps": steps,
-        "per_device_train_batch_size": SIZE.rows,
-        "num_generations": GENERATIONS,
-        "max_completion_length": SIZE.length,
+        "per_device_train_batch_size": batch.size.rows,
+        "num_generations": batch.generations,
+        "max_completion_length": batch.size.length,
         "epsilon_high": 0.28,
         "gradient_checkpointing": False,
         "bf16": torch.cuda.is_available(),
@@ -92,7 +123,7 @@ def make_trainer(
     rows = Dataset.from_dict({"prompt": [f"{a} {b} {a}" for a in words for b in words[:4]]})
     torch.manual_seed(0)
     given = {"train_dataset": rows, "processing_class": tokenizer}
-    model = random_model(SIZE)
+    model = random_model(batch.size)
     if name == OURS:
         return RLVRTrainer(
             model, even_length, RLVRConfig(**settings, dynamic_sampling=False), **given
@@ -108,16 +139,13 @@ def _train(trainer: GRPOTrainer, turns: _Turns) -> None:
         turns.other.release(1_000_000)  # if this trainer fails, the other must not wait for it
 
 
-def step_seconds(steps: int) -> dict[str, list[tuple[float, float]]]:
+def step_seconds(batch: Batch, steps: int) -> dict[str, list[tuple[float, float]]]:
     """Wall and CPU seconds of each step of both trainers, without the first steps."""
-    tokenizer = train_tokenizer(
-        [" ".join(f"w{number}" for number in range(SIZE.vocabulary - 4))], "word", 512
-    )
     turns = threading.Semaphore(1), threading.Semaphore(0)
     callbacks = {OURS: _Turns(*turns), THEIRS: _Turns(*reversed(turns))}
     with tempfile.TemporaryDirectory() as folder:
         trainers = {
-            name: make_trainer(name, WARM_UP_STEPS + steps, folder, tokenizer) for name in callbacks
+            name: make_trainer(name, batch, WARM_UP_STEPS + steps, folder) for name in callbacks
         }
         with ThreadPoolExecutor() as pool:
             runs = [
@@ -128,16 +156,29 @@ def step_seconds(steps: int) -> dict[str, list[tuple[float, float]]]:
     return {name: callback.steps[WARM_UP_STEPS:] for name, callback in callbacks.items()}
 
 
-def measure(pairs: int) -> dict[str, Any]:
+def peak_mb(name: str, size: str) -> float:
+    """MiB of a process that trains a few steps with one trainer, including its imports."""
+    command = [sys.executable, "-m", "speed.rlvr", "--size", size, "--alone", name]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    return float(done.stdout.split("peak MiB:")[1].split()[0])
+
+
+def _print_peak(name: str, batch: Batch) -> None:
+    with tempfile.TemporaryDirectory() as folder:
+        make_trainer(name, batch, WARM_UP_STEPS, folder).train()
+    print("peak MiB:", peak_resident_mb())
+
+
+def measure(size: str, pairs: int) -> dict[str, Any]:
     """Measure, and return the row of results."""
-    found = step_seconds(STEPS * pairs)
-    row: dict[str, Any] = {
-        "batch": f"{PROMPTS} prompts x {GENERATIONS} x {SIZE.length} tokens",
-        "pairs": pairs,
-    }
+    batch = BATCHES[size]
+    steps = batch.size.steps
+    peaks = {name: peak_mb(name, size) for name in (OURS, THEIRS)}
+    found = step_seconds(batch, steps * pairs)
+    row: dict[str, Any] = {"size": size, "batch": str(batch), "pairs": pairs}
     for place, kind in enumerate(("wall", "cpu")):
         ours, theirs = (
-            np.array([step[place] for step in found[name]]).reshape(pairs, STEPS).mean(1).tolist()
+            np.array([step[place] for step in found[name]]).reshape(pairs, steps).mean(1).tolist()
             for name in (OURS, THEIRS)
         )
         ratio, low, high = median_ratio(ours, theirs)
@@ -148,23 +189,29 @@ def measure(pairs: int) -> dict[str, Any]:
             f"{kind}_ratio_low": f"{low:.4f}",
             f"{kind}_ratio_high": f"{high:.4f}",
         }
-    return row
+    return row | {"ours_peak_mb": f"{peaks[OURS]:.0f}", "grpo_peak_mb": f"{peaks[THEIRS]:.0f}"}
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
+    parser.add_argument("--size", choices=BATCHES, default="demo")
     parser.add_argument("--pairs", type=int, default=40)
     parser.add_argument(
         "--out", default=str(RESULTS), help=f"csv to append to, or an empty word [{RESULTS.name}]"
     )
+    parser.add_argument("--alone", choices=(OURS, THEIRS), help=argparse.SUPPRESS)
     chosen = parser.parse_args()
     if chosen.pairs < 1:
         parser.error(f"--pairs {chosen.pairs}: at least 1")
     disable_progress_bars()
     transformers_logging.set_verbosity_error()
-    row = measure(chosen.pairs) | origin(f"python -m speed.rlvr --pairs {chosen.pairs}")
+    if chosen.alone:
+        _print_peak(chosen.alone, BATCHES[chosen.size])
+        return
+    command = f"python -m speed.rlvr --size {chosen.size} --pairs {chosen.pairs}"
+    row = measure(chosen.size, chosen.pairs) | origin(command)
     print(
         "{ours_wall_ms} against {grpo_wall_ms} ms a step; ratio of wall time {wall_ratio} "
         "[{wall_ratio_low}, {wall_ratio_high}], of CPU time {cpu_ratio} "

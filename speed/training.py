@@ -153,11 +153,11 @@ def _print_peak(trainer_name: str, size_name: str) -> None:
         "peak MiB:",
         torch.cuda.max_memory_allocated() / 2**20
         if torch.cuda.is_available()
-        else _peak_resident_mb(),
+        else peak_resident_mb(),
     )
 
 
-def _peak_resident_mb() -> float:
+def peak_resident_mb() -> float:
     """Peak MiB of this process alone; getrusage also counts memory of the parent."""
     (line,) = (
         line
