@@ -14,27 +14,20 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
-import signal
-import subprocess
 import sys
-import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from itertools import accumulate
 from pathlib import Path
 
-import requests
 from shaped_eval.records import write_atomic
 
 from shaped_trl.data.running_sums import write_corpus
 from shaped_trl.training.log_reading import RL_LOG, read_log
 from speed.dynamic_sampling import at, command, interval
+from speed.servers import serving
 from speed.training import origin
 
 ADDRESS = "http://127.0.0.1:8741"
 PARTS = 4  # of the rollout tokens, at whose ends rewards are compared
-SERVER_S = 900.0
 # of demo/rlvr, as far as the asynchronous trainer has them
 SETTINGS = {
     "asynchronous": "true",
@@ -76,34 +69,10 @@ def run(out: Path, seed: int, steps: int) -> dict[str, Path]:
     command(["rlvr", "--config", "demo/rlvr", *start, "--output_dir", str(synchronous)])
     start += [*words(SETTINGS), "--output_dir", str(asynchronous)]
     if not any(asynchronous.glob("*.safetensors")):
-        with server(start, out / f"server-{seed}.log"):
+        serve = [sys.executable, "-m", "shaped_trl.cli", "rlvr", *start, "--serve", "true"]
+        with serving(serve, ADDRESS, out / f"server-{seed}.log"):
             command(["rlvr", *start])
     return {"synchronous": synchronous, "asynchronous": asynchronous}
-
-
-@contextmanager
-def server(options: list[str], log: Path) -> Iterator[None]:
-    """The vLLM server of the run with these options, as a process of its own."""
-    serve = [sys.executable, "-m", "shaped_trl.cli", "rlvr", *options, "--serve", "true"]
-    with log.open("w") as file:
-        process = subprocess.Popen(serve, stdout=file, stderr=file, start_new_session=True)
-    try:
-        _wait_for(process, log)
-        yield
-    finally:
-        os.killpg(process.pid, signal.SIGKILL)
-        process.wait()
-
-
-def _wait_for(process: subprocess.Popen, log: Path) -> None:
-    end = time.monotonic() + SERVER_S
-    while process.poll() is None and time.monotonic() < end:
-        try:
-            if requests.get(f"{ADDRESS}/health", timeout=5).ok:
-                return
-        except requests.RequestException:
-            time.sleep(1)
-    raise SystemExit(f"the server did not start: see {log}")
 
 
 def rewards(folder: Path) -> tuple[list[float], list[float]]:

@@ -16,49 +16,28 @@ from __future__ import annotations
 import argparse
 import math
 import os
-import socket
 import subprocess
 import sys
-import time
 from collections import defaultdict
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-import urllib3
 from shaped_eval.provenance import package_versions
 from shaped_eval.records import Sample, Verdict, read_jsonl
 
+from speed.servers import serving
 from speed.training import append_row, origin
 
 RESULTS = Path(__file__).with_suffix(".csv")
+PORT = 8742
 BACKENDS = ("transformers", "vllm", "openai")
 
 
-@contextmanager
-def server(model: str) -> Iterator[str]:
-    """vLLM's OpenAI-compatible server on this machine, as long as the block runs: its address."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
+def server_command(model: str, port: int) -> list[str]:
+    """vLLM's OpenAI-compatible server on this machine."""
     command = [sys.executable, "-m", "vllm.entrypoints.openai.api_server", "--model", model]
     command += ["--host", "127.0.0.1", "--port", str(port), "--dtype", "float32"]
-    command += ["--generation-config", "vllm", "--no-enable-chunked-prefill"]
-    process = subprocess.Popen(command, start_new_session=True)
-    try:
-        while True:
-            if process.poll() is not None:
-                raise SystemExit("vLLM's server did not start")
-            try:
-                urllib3.request("GET", f"http://127.0.0.1:{port}/health", retries=False)
-                break
-            except urllib3.exceptions.HTTPError:
-                time.sleep(0.5)
-        yield f"http://127.0.0.1:{port}/v1"
-    finally:
-        process.terminate()
-        process.wait()
+    return [*command, "--generation-config", "vllm", "--no-enable-chunked-prefill"]
 
 
 def evaluate(args: argparse.Namespace, backend: str, benchmark: str, base_url: str | None) -> None:
@@ -154,9 +133,10 @@ def main() -> None:
     for benchmark in args.benchmarks:
         for backend in BACKENDS[:2]:
             evaluate(args, backend, benchmark, None)
-    with server(args.model) as base_url:
+    address = f"http://127.0.0.1:{PORT}"
+    with serving(server_command(args.model, PORT), address, Path(args.out) / "server.log"):
         for benchmark in args.benchmarks:
-            evaluate(args, "openai", benchmark, base_url)
+            evaluate(args, "openai", benchmark, f"{address}/v1")
     command = f"python -m speed.engine_answers MODEL --benchmarks {' '.join(args.benchmarks)}"
     about = origin(f"{command} --n {args.n} --max_new_tokens {args.max_new_tokens}")
     about["vllm"] = package_versions("vllm")["vllm"] or ""

@@ -4,10 +4,14 @@ limit."""
 from __future__ import annotations
 
 import signal
+import subprocess
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
+
+import urllib3
 
 PATIENCE_S = 240.0  # far more than any of the conditions needs, and below the limit of a test
 
@@ -18,6 +22,17 @@ def wait_until(condition: Callable[[], Any]) -> None:
     while not condition():
         assert time.monotonic() < deadline, "waited in vain"
         time.sleep(0.02)
+
+
+def wait_for_server(address: str, server: subprocess.Popen, log: Path | None = None) -> None:
+    """Return when the server answers at ``address/health``, and fail where its process ends."""
+    while True:
+        assert server.poll() is None, log.read_text()[-4000:] if log else "the server ended"
+        try:
+            urllib3.request("GET", f"{address}/health", timeout=5, retries=False)
+            return
+        except urllib3.exceptions.HTTPError:
+            time.sleep(0.2)
 
 
 @contextmanager

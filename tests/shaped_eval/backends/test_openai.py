@@ -8,13 +8,11 @@ import socket
 import subprocess
 import sys
 import threading
-import time
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 import torch
-import urllib3
 from shaped_eval.backends import openai
 from shaped_eval.errors import UserError
 from shaped_eval.records import Sample, read_jsonl
@@ -22,7 +20,7 @@ from shaped_eval.sample import sample
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 from transformers import GenerationConfig, PreTrainedTokenizerFast, Qwen3Config
 from transformers import Qwen3ForCausalLM as Qwen3
-from waiting import PATIENCE_S
+from waiting import PATIENCE_S, wait_for_server
 
 
 def rows(folder: Path) -> dict[tuple[str, int], Sample]:
@@ -283,13 +281,7 @@ def real_server(byte_model, tmp_path_factory) -> Iterator[str]:
             stderr=log,
         )
     try:
-        while True:
-            assert process.poll() is None, (home / "log").read_text()
-            try:
-                urllib3.request("GET", f"http://127.0.0.1:{port}/health", retries=False)
-                break
-            except urllib3.exceptions.HTTPError:
-                time.sleep(0.2)
+        wait_for_server(f"http://127.0.0.1:{port}", process, home / "log")
         yield f"http://127.0.0.1:{port}/v1"
     finally:
         process.kill()

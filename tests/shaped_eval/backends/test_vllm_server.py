@@ -7,20 +7,18 @@ import socket
 import subprocess
 import sys
 import threading
-import time
 from collections.abc import Iterator
 from pathlib import Path
 
 import psutil
 import pytest
-import urllib3
 from real_vllm import alive, needs_vllm, tree
 from shaped_eval.backends import Request, load_backend, openai
 from shaped_eval.records import Sample, read_jsonl
 from shaped_eval.sample import sample
 from tiny_eval import CONTEXT_TOKENS, NUM_PROBLEMS, check_first_words, save_hostile_model
 from transformers import AutoTokenizer
-from waiting import wait_until
+from waiting import wait_for_server, wait_until
 
 pytestmark = needs_vllm
 GREEDY = {"n": 1, "temperature": 0.0, "max_new_tokens": 24}
@@ -59,13 +57,7 @@ class Served:
             )
 
     def wait(self) -> None:
-        while True:
-            assert self.process.poll() is None, self.log.read_text()[-3000:]
-            try:
-                urllib3.request("GET", self.url.replace("/v1", "/health"), retries=False)
-                return
-            except urllib3.exceptions.HTTPError:
-                time.sleep(0.2)
+        wait_for_server(self.url.removesuffix("/v1"), self.process, self.log)
 
     def kill(self) -> None:
         """With its engine, which would live on."""

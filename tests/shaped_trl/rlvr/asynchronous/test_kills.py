@@ -7,17 +7,16 @@ import os
 import signal
 import subprocess
 import sys
-import time
 from collections import Counter
 from pathlib import Path
 
 import psutil
 import pytest
-import requests
 from places import ROOT
 from real_vllm import alive, tree
 from rlvr_async import free_port, save_model
 from rlvr_tiny import scripted_prompts
+from waiting import wait_for_server, wait_until
 
 pytestmark = [pytest.mark.slow, pytest.mark.distributed]
 
@@ -44,7 +43,7 @@ class Runs:
 
     def server(self) -> subprocess.Popen:
         process = self._start("tiny_server.py", str(self.folder / "model"), str(self.port))
-        wait(lambda: _answers(self.address))
+        wait_for_server(self.address, process)
         return process
 
     def trainer(self, *options: str, env: dict[str, str] | None = None) -> subprocess.Popen:
@@ -54,20 +53,6 @@ class Runs:
 
     def saved(self, step: int) -> bool:
         return (self.folder / f"checkpoint-{step}" / "trainer_state.json").is_file()
-
-
-def _answers(address: str) -> bool:
-    try:
-        return requests.get(f"{address}/health", timeout=5).ok
-    except requests.RequestException:
-        return False
-
-
-def wait(condition) -> None:
-    end = time.monotonic() + LIMIT_S
-    while not condition():
-        assert time.monotonic() < end
-        time.sleep(0.05)
 
 
 @pytest.fixture
@@ -95,7 +80,7 @@ def rollout_process(trainer: subprocess.Popen) -> psutil.Process:
         ]
         return bool(found)
 
-    wait(there)
+    wait_until(there)
     return found[0]
 
 
@@ -103,7 +88,7 @@ def rollout_process(trainer: subprocess.Popen) -> psutil.Process:
 def test_a_kill_is_named_and_the_same_command_goes_on(runs, victim):
     server = runs.server()
     trainer = runs.trainer()
-    wait(lambda: runs.saved(2) or trainer.poll() is not None)
+    wait_until(lambda: runs.saved(2) or trainer.poll() is not None)
     assert trainer.poll() is None, trainer.stdout.read()
     below = tree(trainer.pid)
     if victim == "rollouts":
@@ -114,7 +99,7 @@ def test_a_kill_is_named_and_the_same_command_goes_on(runs, victim):
     else:
         trainer.kill()
     output, _ = trainer.communicate(timeout=LIMIT_S)
-    wait(lambda: not alive(below))
+    wait_until(lambda: not alive(below))
     last = output.strip().splitlines()[-1]
     if victim == "trainer":
         assert trainer.returncode == -signal.SIGKILL
@@ -141,7 +126,7 @@ def test_prompts_of_the_checkpoint_are_neither_lost_nor_repeated(runs):
     """What the rollout process graded after a resume are the prompts that no surviving step had."""
     runs.server()
     trainer = runs.trainer()
-    wait(lambda: runs.saved(4) or trainer.poll() is not None)
+    wait_until(lambda: runs.saved(4) or trainer.poll() is not None)
     trainer.kill()
     trainer.communicate()
     before = len((runs.folder / "calls.jsonl").read_text().splitlines())

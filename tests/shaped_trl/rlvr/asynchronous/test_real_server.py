@@ -5,17 +5,16 @@ import json
 import os
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import psutil
 import pytest
-import requests
 from places import ROOT
 from real_vllm import alive, needs_vllm, tree
 from rlvr_async import async_arguments, free_port, save_model
 from safetensors.torch import load_file
 from shaped_eval.records import read_jsonl
+from waiting import wait_for_server
 
 from shaped_trl.rlvr.asynchronous.server import server_command
 
@@ -41,7 +40,7 @@ def run(tmp_path_factory) -> Path:
         )
     processes = []
     try:
-        _wait_for(address, server, folder / "server.log")
+        wait_for_server(address, server, folder / "server.log")
         processes = tree(server.pid)
         words = [str(folder), address, "0", f"max_steps={STEPS}", "learning_rate=0.003"]
         program = ROOT / "tests" / "helpers" / "rlvr_async.py"
@@ -57,18 +56,6 @@ def run(tmp_path_factory) -> Path:
         server.wait()
         psutil.wait_procs(processes, timeout=30)
         assert not alive(processes)
-
-
-def _wait_for(address: str, server: subprocess.Popen, log: Path) -> None:
-    end = time.monotonic() + LIMIT_S
-    while True:
-        assert server.poll() is None, log.read_text()[-4000:]
-        assert time.monotonic() < end
-        try:
-            if requests.get(f"{address}/health", timeout=5).ok:
-                return
-        except requests.RequestException:
-            time.sleep(0.5)
 
 
 def test_log_probabilities_agree_after_each_transfer(run):
