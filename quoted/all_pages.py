@@ -1,5 +1,5 @@
 """The pages that are compared."""
 
-from quoted import arithmetic, running_sums
+from quoted import arithmetic, dynamic_sampling, running_sums, speed
 
-PAGES = [arithmetic.PAGE, running_sums.PAGE]
+PAGES = [arithmetic.PAGE, dynamic_sampling.PAGE, running_sums.PAGE, speed.PAGE]

@@ -12,7 +12,7 @@ from numpy.typing import ArrayLike, NDArray
 from scipy import stats
 
 from quoted.pages import ROOT
-from quoted.values import Interval, Number, word
+from quoted.values import Interval, Number, marked
 
 STUDIES = "recipes/studies/results"
 BASELINE = "cross_entropy"
@@ -97,17 +97,17 @@ class Study:
     def date(self) -> str:
         """The day of all its runs."""
         (day,) = {outcome["date"] for outcome in self.outcomes}
-        return word(day)
+        return marked(day)
 
     @property
     def commit(self) -> str:
         """The commit of all its runs."""
         (made,) = self.results["made_with"]
-        return word(made["commit"][:7])
+        return marked(made["commit"][:7])
 
     def verdict(self, claim: str) -> str:
         (found,) = [each for each in self.results["claims"] if each["claim"] == claim]
-        return word(found["verdict"])
+        return marked(found["verdict"])
 
     def effect(
         self, metric: str, arm: str, against: str = BASELINE, stage: str = "rlvr", regime: str = ""

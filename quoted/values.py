@@ -6,18 +6,20 @@ around them. Negative numbers have the typographic minus sign, as the pages do.
 
 from __future__ import annotations
 
+import decimal
 from dataclasses import dataclass
 
 START, END = "\x02", "\x03"  # never part of a page
 
 
+def rounded(value: float, spec: str) -> str:
+    """A number as a person rounds the one in the record: 1.095 to 1.10, and 0.5 to 1."""
+    with decimal.localcontext(rounding=decimal.ROUND_HALF_UP):
+        return format(decimal.Decimal(repr(float(value))), spec).replace("-", "−")
+
+
 def marked(text: str) -> str:
-    """A computed piece of a quote."""
-    return f"{START}{text.replace('-', '−')}{END}"
-
-
-def word(text: str) -> str:
-    """A computed piece that is not a number: a date, a commit, a verdict."""
+    """A computed piece of a quote: a number, or a word such as a date, a commit or a verdict."""
     return f"{START}{text}{END}"
 
 
@@ -25,7 +27,7 @@ class Number(float):
     """A computed number. `f"{Number(2151):,.0f}"` is 2,151, marked as computed."""
 
     def __format__(self, spec: str) -> str:
-        return marked(format(float(self), spec or ".0f"))
+        return marked(rounded(self, spec or ".0f"))
 
 
 @dataclass(frozen=True)
@@ -41,8 +43,8 @@ class Interval:
 
     def __format__(self, spec: str) -> str:
         if not spec.startswith("["):
-            return marked(format(self.value, spec))
-        low, high = (format(end, spec[1:-1]) for end in (self.low, self.high))
+            return marked(rounded(self.value, spec))
+        low, high = (rounded(end, spec[1:-1]) for end in (self.low, self.high))
         return marked(f"[{low}, {high}]")
 
     def __neg__(self) -> Interval:
