@@ -1,5 +1,26 @@
 """The pages that are compared."""
 
-from quoted import arithmetic, dynamic_sampling, running_sums, speed
+from quoted import (
+    arithmetic,
+    dynamic_sampling,
+    kernels,
+    readme,
+    running_sums,
+    shapes,
+    speed,
+    studies,
+)
 
-PAGES = [arithmetic.PAGE, dynamic_sampling.PAGE, running_sums.PAGE, speed.PAGE]
+PAGES = [
+    each.PAGE
+    for each in (
+        readme,
+        studies,
+        running_sums,
+        arithmetic,
+        shapes,
+        dynamic_sampling,
+        speed,
+        kernels,
+    )
+]

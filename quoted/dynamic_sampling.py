@@ -50,9 +50,7 @@ PAGE = Page(
         f"over {Number(len(column('on')))} seeds",
         line("at equal optimizer steps", "on", "off, equal steps"),
         line("at equal rollout tokens", "on", "off, equal tokens"),
-        line(
-            "mean of the curve, by rollout tokens", "mean on, by tokens", "mean off, by tokens"
-        ),
+        line("mean of the curve, by rollout tokens", "mean on, by tokens", "mean off, by tokens"),
         f"took {tokens:.1f} times the tokens",
         greedy_quote(),
     ],

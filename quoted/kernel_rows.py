@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 
 from quoted.records import Number, number, ratio, row
-from quoted.values import Interval
+from quoted.values import Interval, marked
 
 PATH = "kernels/benchmarks/results.csv"
 H200, CPU = "2026-11-26T11:43", "2026-11-21T08:22"  # when the two main runs were made
@@ -15,7 +15,7 @@ FULL_LOGITS, LIGER = "full logits, full shape", "Liger C=16"
 
 
 @functools.cache
-def measured(size: str, variant: str, date: str = H200) -> "Measured":
+def measured(size: str, variant: str, date: str = H200) -> Measured:
     return Measured(row(PATH, size=size, variant=variant, date=date))
 
 
@@ -32,6 +32,14 @@ class Measured:
     @property
     def mib(self) -> Number:
         return number(self.row, "peak_mb")
+
+    @property
+    def rounds(self) -> Number:
+        return number(self.row, "rounds")
+
+    @property
+    def date(self) -> str:
+        return marked(self.row["date"][:10])
 
     @property
     def to_floor(self) -> Interval:

@@ -14,6 +14,7 @@ NUMBER = r"[+−-]?\d+(?:,\d{3})*(?:\.\d+)?"
 WORD = r"not resolved|[\w-]+"
 # Code, the addresses of links and HTML have no results.
 NOT_PROSE = re.compile(r"```.*?```|`[^`]*`|\]\([^)]*\)|<[^>]*>", re.DOTALL)
+NOT_KEPT = "The records of this study were not kept"
 # What the pages of the studies say again and again. A page need not have all of them.
 COMMON = (
     *("95%", "β −0.25", "β = −0.25", "β 0.5", "β = 0.5", "β < 0", "β > 0", "β = 0"),
@@ -32,13 +33,15 @@ class Page:
         settings: its other numbers, each with the words that say what it is.
         unrecorded: results whose records were not kept, in the words of the page.
         section: the heading of the one section that is compared; by default the whole page is.
+        kept: False if the page has no records at all. It must say so, and is not compared.
     """
 
     path: str
-    quotes: Sequence[str]
+    quotes: Sequence[str] = ()
     settings: Sequence[str] = ()
     unrecorded: Sequence[str] = ()
     section: str | None = None
+    kept: bool = True
 
 
 def read(page: Page) -> tuple[str, int, int]:
@@ -62,6 +65,8 @@ def read(page: Page) -> tuple[str, int, int]:
 def compare(page: Page) -> tuple[list[str], str]:
     """What is wrong with a page, and its text with the computed numbers in place of its own."""
     text, start, end = read(page)
+    if not page.kept:
+        return [] if NOT_KEPT in text else [f"{page.path}: it must say: {NOT_KEPT}"], text
     problems: list[str] = []
     changes: list[tuple[int, int, str]] = []
     for quote in page.quotes:

@@ -128,7 +128,8 @@ class Study:
         return Number(100 * self._effect(metric, arm, against, "rlvr", regime)["minimum_effect"])
 
     def _effect(self, metric: str, arm: str, against: str, stage: str, regime: str) -> dict:
-        asked = dict(metric=metric, arm=arm, against=against, stage=stage, regime=regime)
+        asked = {"metric": metric, "arm": arm, "against": against, "stage": stage}
+        asked["regime"] = regime
         found = [each for each in self.results["effects"] if asked.items() <= each.items()]
         if len(found) != 1:
             raise ValueError(f"{self.name}: {len(found)} effects are {asked}; there must be one")
@@ -148,9 +149,7 @@ class Study:
 
     def temperature(self, arm: str, regime: str = "") -> Number:
         """The mean over the seeds of an arm's temperature."""
-        return Number(
-            np.mean(list(self.results["regimes"][regime]["temperatures"][arm].values()))
-        )
+        return Number(np.mean(list(self.results["regimes"][regime]["temperatures"][arm].values())))
 
     def log(self, key: str) -> dict[str, list[float]]:
         """The log of a training run, a list for each column."""

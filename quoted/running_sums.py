@@ -83,7 +83,7 @@ def cells(arm: str, against: str) -> str:
 
 
 def collapse(regime: str) -> list[Interval]:
-    """How diversity's entropy and length change over RL, minus cross-entropy's, in % of the start."""
+    """Diversity's change of entropy and of length over RL, minus cross-entropy's, in %."""
     metrics = ("entropy_change", "length_change")
     return [study.effect(metric, DIVERSITY, regime=regime) for metric in metrics]
 
@@ -185,12 +185,8 @@ def exponent_quotes() -> list[str]:
 def scratch_quotes() -> list[str]:
     """The sentences about `cpu`."""
     low, high = (scratch.held_out("entropy", arm, regime="P") for arm in (PRECISION, DIVERSITY))
-    found, found_D = (
-        scratch.detectable("reward", PRECISION, BASELINE, regime) for regime in "PD"
-    )
-    (then,) = {
-        f"{study.detectable('reward', PRECISION, BASELINE, regime):.0f}" for regime in "PD"
-    }
+    found, found_D = (scratch.detectable("reward", PRECISION, BASELINE, regime) for regime in "PD")
+    (then,) = {f"{study.detectable('reward', PRECISION, BASELINE, regime):.0f}" for regime in "PD"}
     return [
         f"with the same arms and seeds ({scratch.runs} runs)",
         f"by {low:.0f}% {low:[.0f]} and {high:+.0f}% {high:[.0f]}",
