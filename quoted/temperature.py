@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+from types import ModuleType
 from typing import NamedTuple
 
 from quoted.pages import ROOT
@@ -18,12 +19,17 @@ class Shares(NamedTuple):
     fieller: Interval
 
 
-def _shares() -> dict[tuple[str, str], Shares]:
+def _script() -> ModuleType:
+    """The script, which is not in a package."""
     specification = importlib.util.spec_from_file_location("temperature_share", SCRIPT)
     assert specification is not None
     assert specification.loader is not None
-    script = importlib.util.module_from_spec(specification)
-    specification.loader.exec_module(script)
+    module = importlib.util.module_from_spec(specification)
+    specification.loader.exec_module(module)
+    return module
+
+
+def _shares() -> dict[tuple[str, str], Shares]:
     found = {}
     for study, regime in script.STUDIES:
         arms = script.rewards(study, regime)
@@ -38,4 +44,5 @@ def _shares() -> dict[tuple[str, str], Shares]:
     return found
 
 
+script = _script()
 shares = _shares()
