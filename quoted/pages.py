@@ -32,7 +32,8 @@ class Page:
         quotes: pieces of its text with computed numbers.
         settings: its other numbers, each with the words that say what it is.
         unrecorded: results whose records were not kept, in the words of the page.
-        section: the heading of the one section that is compared; by default the whole page is.
+        section: the heading of the text that is compared, up to the next heading. By default the
+            whole page is.
         kept: False if the page has no records at all. It must say so, and is not compared.
     """
 
@@ -57,8 +58,7 @@ def read(page: Page) -> tuple[str, int, int]:
     if len(found) != 1:
         raise ValueError(f"{page.path}: {len(found)} headings {page.section!r}; there must be one")
     start = text.index(page.section + "\n")
-    level = page.section.split()[0]
-    end = re.compile(rf"^#{{1,{len(level)}}} ", flags=re.MULTILINE).search(text, start + len(level))
+    end = re.compile(r"^#+ ", flags=re.MULTILINE).search(text, start + len(page.section))
     return text, start, end.start() if end else len(text)
 
 

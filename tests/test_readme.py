@@ -5,16 +5,19 @@ configurations get sizes for a CPU. `test_page_runs.py` runs whole pages with le
 """
 
 import re
+from importlib.metadata import version
 from pathlib import Path
 from urllib.parse import unquote
 
 import pytest
+import yaml
 from markdown_it import MarkdownIt
 from places import ROOT
 from shaped_eval.records import read_jsonl
 from tiny import text_rows, tiny_model
 
 import shaped_trl
+from shaped_trl import ShapedTrainer
 
 README = ROOT / "README.md"
 PAGES = [README, ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").rglob("*.md"))]
@@ -85,6 +88,15 @@ def test_the_readme_is_short_and_shows_a_picture_early():
     assert len(lines) <= 120
     assert len(README.read_bytes()) <= 6 * 1024
     assert any(line.startswith("![") for line in lines[:25])
+
+
+def test_the_citation_names_this_version_and_the_paper():
+    citation = yaml.safe_load((ROOT / "CITATION.cff").read_text(encoding="utf-8"))
+    assert citation["version"] == version("shaped-trl")
+    (paper,) = citation["references"]
+    assert paper["title"] == ShapedTrainer._paper["title"]
+    assert paper["url"].endswith(ShapedTrainer._paper["id"])
+    assert "CITATION.cff" in README.read_text(encoding="utf-8")
 
 
 def headings(page: Path) -> set[str]:

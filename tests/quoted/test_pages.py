@@ -75,7 +75,7 @@ def page(tmp_path, monkeypatch):
     """A page of two sections, of which one is compared."""
     monkeypatch.setattr(pages, "ROOT", tmp_path)
     monkeypatch.setattr("quoted.__main__.ROOT", tmp_path)
-    text = "# A\n\n9 of them.\n\n## B\n\nIt gains 1.5\npoints [−0.5, 3.5] at size 7, `x = 3`.\n\n## C\n\n4\n"
+    text = "# A\n\n9 of them.\n\n## B\n\nIt gains 1.5\npoints [−0.5, 3.5] at size 7, `x = 3`.\n\n### C\n\n4\n"
     (tmp_path / "page.md").write_text(text, encoding="utf-8")
 
     def quoting(quote: str, **others) -> Page:
