@@ -142,6 +142,7 @@ def test_a_trainer(here, monkeypatch):
     (row,) = read_jsonl("outputs/shaped/train_log.jsonl")
     assert row["step"] == 1
     assert row["loss"] != pytest.approx(row["nll"])  # the shape acts
+    assert Path("outputs/shaped/config.json").is_file()  # what the next snippet loads
 
 
 def test_rl_with_ones_own_reward(here, monkeypatch):
