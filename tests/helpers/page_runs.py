@@ -42,11 +42,11 @@ from places import MIRROR, ROOT
 TINY = "tiny-model"
 SUBSTITUTES = {
     "HuggingFaceTB/SmolLM2-135M": TINY,
+    "Qwen/Qwen3-0.6B-Base": TINY,
     "--model_name_or_path MODEL": f"--model_name_or_path {TINY}",
     "--model MODEL": f"--model {TINY}",
 }
 SMALLER = {
-    "train --config gsm8k/train": "--max_steps 2 --eval_strategy no --tokenizer_vocab_size 300",
     "rlvr --config gsm8k/rlvr": "--max_steps 1 --max_completion_length 8 --max_sampling_rounds 1 "
     "--on_no_signal ignore --audit_reward off",
 }
@@ -183,8 +183,6 @@ def brought() -> dict[str, str]:
         "texts.jsonl": as_lines([{"text": f"{a}+5={a + 5}"} for a in range(10)] * 4),
         "PROMPTS.jsonl": as_lines(sums),
         "answers.jsonl": as_lines(answers),
-        "my_rewards.py": "def correct(completions, gold, **columns):\n"
-        "    return [float(right in text) for text, right in zip(completions, gold)]\n",
     }
 
 
