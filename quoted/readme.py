@@ -45,7 +45,7 @@ def speed_quotes() -> list[str]:
         f"avg@16 {sampling:.3f} {sampling:[.3f]}",
         f"{entropy:.2f} {entropy:[.2f]} to {full:.2f} {full:[.2f]} of the time of Liger's; "
         f"{faster(LARGE):.1f} times faster than full logits, in {leaner(LARGE):.0f} times less",
-        f"{slow:.1f} to {fast:.1f} times the speed",
+        f"{slow:.1f} and {fast:.1f} times the speed",
         f"one H200 on {measured(LARGE, FULL).date}",
     ]
 

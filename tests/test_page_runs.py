@@ -8,7 +8,7 @@ import pytest
 from page_runs import SMALLER, TINY, blocks, file_name, prepare, program, run_page
 from places import ROOT
 
-PAGES = ("README.md", "docs/start.md", "docs/extend.md", "docs/training.md")
+PAGES = ("README.md", "docs/start.md", "docs/training.md")
 
 
 @pytest.mark.slow

@@ -197,7 +197,9 @@ def write_mirror(folder: Path) -> None:
         if real.is_file():
             lines = real.read_text(encoding="utf-8").splitlines()[: len(part)]
             part = [json.loads(line) for line in lines]
-        own = [row | {"solution": row["answer"]} for row in part]
+        own = [
+            row | {"answer": row["answer"].split()[-1], "solution": row["answer"]} for row in part
+        ]
         for name, rows in (("openai/gsm8k/main", part), ("me/my-data/default", own)):
             (folder / name).mkdir(parents=True, exist_ok=True)
             (folder / name / f"{split}.jsonl").write_text(as_lines(rows), encoding="utf-8")
