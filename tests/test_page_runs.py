@@ -4,6 +4,9 @@
 an empty environment.
 """
 
+import sys
+import venv
+
 import pytest
 from page_runs import SMALLER, TINY, blocks, file_name, prepare, program, run_page
 from places import ROOT
@@ -81,3 +84,14 @@ def test_a_block_that_fails_does_not_stop_the_page(tmp_path):
     assert found[4][0] == "failed"
     assert "no_such_file.py" in found[4][1]
     assert (tmp_path / "b.py").read_text() == "# b.py\n"
+
+
+def test_a_clone_has_an_environment_of_its_own(tmp_path):
+    page = tmp_path / "page.md"
+    page.write_text(
+        "```\npython -c 'import os, sys; print(os.environ[\"VIRTUAL_ENV\"], sys.prefix)'\n```\n"
+    )
+    assert next(run_page(page, tmp_path)).output.split() == [sys.prefix, sys.prefix]
+    venv.create(tmp_path / ".venv", symlinks=True)
+    own = str(tmp_path / ".venv")
+    assert next(run_page(page, tmp_path)).output.split() == [own, own]

@@ -146,14 +146,11 @@ def run(block: Block, text: str, folder: Path) -> Outcome:
         command = ["python", "snippet.py"]
     else:
         command = ["bash", "-euo", "pipefail", "-c", text]
-    path = os.pathsep.join((str(folder / ".venv" / "bin"), str(Path(sys.executable).parent)))
-    mirror = {"SHAPED_TRL_HUB_MIRROR": str(folder / "mirror"), "HF_HUB_OFFLINE": "1"}
-    environment = os.environ | mirror | {"PATH": path + os.pathsep + os.environ["PATH"]}
     start = time.monotonic()
     ended = subprocess.run(
         command,
         cwd=folder,
-        env=environment,
+        env=environment(folder),
         text=True,
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
@@ -161,6 +158,18 @@ def run(block: Block, text: str, folder: Path) -> Outcome:
     )
     status = "failed" if ended.returncode else "ran"
     return Outcome(block, status, ended.stdout, time.monotonic() - start)
+
+
+def environment(folder: Path) -> dict[str, str]:
+    """The variables of a program: the environment of the clone, or the one that runs this."""
+    own = folder / ".venv"
+    active = own if own.is_dir() else Path(sys.prefix)
+    return os.environ | {
+        "PATH": os.pathsep.join((str(active / "bin"), os.environ["PATH"])),
+        "VIRTUAL_ENV": str(active),
+        "SHAPED_TRL_HUB_MIRROR": str(folder / "mirror"),
+        "HF_HUB_OFFLINE": "1",
+    }
 
 
 def prepare(folder: Path) -> None:
