@@ -47,7 +47,7 @@ SUBSTITUTES = {
     "--model MODEL": f"--model {TINY}",
 }
 SMALLER = {
-    "rlvr --config gsm8k/rlvr": "--max_steps 1 --max_completion_length 8 --max_sampling_rounds 1 "
+    "rlvr --config gsm8k/rlvr": "--max_steps 4 --max_completion_length 8 --max_sampling_rounds 1 "
     "--on_no_signal ignore --audit_reward off",
 }
 PROGRAMS = ("shaped-trl", "python", "pip", "make")
