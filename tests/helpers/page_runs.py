@@ -199,9 +199,9 @@ def write_mirror(folder: Path) -> None:
     """A few rows of GSM8K, real ones where they are at hand, and of the data set `me/my-data`."""
     counting = [
         {"question": f"How many are {n} and {n}?", "answer": f"Counting.\n#### {2 * n}"}
-        for n in range(32)
+        for n in range(104)
     ]
-    for split, part in (("train", counting[:24]), ("test", counting[24:])):
+    for split, part in (("train", counting[:96]), ("test", counting[96:])):
         real = MIRROR / f"openai/gsm8k/main/{split}.jsonl"
         if real.is_file():
             lines = real.read_text(encoding="utf-8").splitlines()[: len(part)]
