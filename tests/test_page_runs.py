@@ -8,7 +8,7 @@ import sys
 import venv
 
 import pytest
-from page_runs import SMALLER, TINY, blocks, file_name, prepare, program, run_page
+from page_runs import ADDED, TINY, blocks, file_name, prepare, program, run_page
 from places import ROOT
 
 PAGES = ("README.md", "docs/start.md", "docs/training.md")
@@ -64,11 +64,13 @@ def test_programs_have_substitutes_and_no_other_change(page):
     assert program(python, installs=False) == f"model('{TINY}')\n"
 
 
-def test_large_recipes_get_options(page):
-    (block,) = page("```bash\nshaped-trl rlvr --config gsm8k/rlvr --x 1  # why\n```\n")
-    added = SMALLER["rlvr --config gsm8k/rlvr"]
-    expected = f"shaped-trl rlvr --config gsm8k/rlvr --x 1 {added}  # why"
-    assert program(block, installs=False) == expected
+def test_some_commands_get_options(page):
+    (block,) = page(
+        "```bash\nshaped-trl rlvr --config gsm8k/rlvr --x 1  # why\nshaped-trl eval\n```\n"
+    )
+    added = " ".join(ADDED.values())
+    expected = [f"shaped-trl rlvr --config gsm8k/rlvr --x 1 {added}  # why", "shaped-trl eval"]
+    assert program(block, installs=False).splitlines() == expected
 
 
 def test_a_block_that_fails_does_not_stop_the_page(tmp_path):

@@ -17,7 +17,8 @@ Three things differ from the page:
 - models: `SUBSTITUTES` gives a tiny model in place of the Hub's and of `MODEL`;
 - data: the files of `brought` are what the reader brings, and a mirror has a few rows in place of
   the Hub's data sets;
-- sizes: `SMALLER` adds options to the recipes that take more than minutes.
+- options: `ADDED` makes a recipe small that takes more than minutes, and lets RL go on although
+  the tiny model solves nothing.
 
 What is not a command is left out and counted: options alone, and lines with `...`.
 """
@@ -46,9 +47,10 @@ SUBSTITUTES = {
     "--model_name_or_path MODEL": f"--model_name_or_path {TINY}",
     "--model MODEL": f"--model {TINY}",
 }
-SMALLER = {
-    "rlvr --config gsm8k/rlvr": "--max_steps 4 --max_completion_length 8 --max_sampling_rounds 1 "
-    "--on_no_signal ignore --audit_reward off",
+ADDED = {
+    "rlvr": "--on_no_signal ignore",
+    "rlvr --config gsm8k/rlvr": "--max_steps 4 --max_completion_length 8 "
+    "--max_sampling_rounds 1 --audit_reward off",
 }
 PROGRAMS = ("shaped-trl", "python", "pip", "make")
 INSTALLS = ("pip ", "make ")
@@ -106,14 +108,14 @@ def program(block: Block, installs: bool) -> str | None:
     lines = re.sub(r"\\\n\s*", "", text).splitlines()
     if block.language not in SHELL or not lines or not lines[0].startswith(PROGRAMS):
         return None
-    kept = [smaller(line) for line in lines if installs or not line.startswith(INSTALLS)]
+    kept = [with_options(line) for line in lines if installs or not line.startswith(INSTALLS)]
     return "\n".join(line for line in kept if " ... " not in line) or None
 
 
-def smaller(line: str) -> str:
-    """A command with the options of `SMALLER`."""
+def with_options(line: str) -> str:
+    """A command with the options of `ADDED`."""
     command, comment, rest = line.partition("  #")
-    for start, options in SMALLER.items():
+    for start, options in ADDED.items():
         if command.startswith(f"shaped-trl {start} "):
             command = f"{command} {options}"
     return command + comment + rest
