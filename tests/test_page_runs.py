@@ -11,7 +11,7 @@ import pytest
 from page_runs import ADDED, TINY, blocks, file_name, prepare, program, run_page
 from places import ROOT
 
-PAGES = ("README.md", "docs/start.md", "docs/training.md")
+PAGES = ("README.md", "docs/start.md")
 
 
 @pytest.mark.slow
