@@ -151,7 +151,7 @@ def test_the_wheel_installs_three_packages(tmp_path):
 
 # Looked for, and not needed: of PyTorch's builds for GPUs, and of frameworks that call the loss.
 NOT_DECLARED = {"triton", "torchtitan", "spmd_types"}
-SOURCES = [*PACKAGES.values(), ROOT / "speed"]
+SOURCES = [*PACKAGES.values(), ROOT / "speed", ROOT / "quoted"]
 
 
 @pytest.mark.parametrize(
@@ -166,7 +166,7 @@ def test_every_package_that_is_imported_is_declared(places, extras):
     declared = {normal(re.split(r"[^\w.-]", line)[0]) for line in lines}
     files = [path for place in places for path in place.rglob("*.py")]
     names = {name for path in files for name in imported(path)}
-    names -= sys.stdlib_module_names | NOT_DECLARED | {*PACKAGES, "speed"}
+    names -= sys.stdlib_module_names | NOT_DECLARED | {*PACKAGES, "speed", "quoted"}
     names -= {path.stem for path in (ROOT / "tests").rglob("*.py")}
     names -= {path.stem for path in (ROOT / "kernels" / "benchmarks").glob("*.py")}
     providers = packages_distributions()

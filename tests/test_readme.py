@@ -1,23 +1,23 @@
 """The README: its length, its links and its snippets; the links of `docs/` as well.
 
-The snippets run as they stand, but small: the model on the Hub is a tiny one on the disk, the
-configurations get sizes for a CPU, and `openai/gsm8k` is a mirror with a few rows.
+The snippets run as they stand, but small: the model on the Hub is a tiny one on the disk, and the
+configurations get sizes for a CPU. `test_page_runs.py` runs whole pages with less changed.
 """
 
-import json
 import re
-import shlex
+from importlib.metadata import version
 from pathlib import Path
 from urllib.parse import unquote
 
 import pytest
+import yaml
 from markdown_it import MarkdownIt
 from places import ROOT
 from shaped_eval.records import read_jsonl
 from tiny import text_rows, tiny_model
 
 import shaped_trl
-from shaped_trl import cli
+from shaped_trl import ShapedTrainer
 
 README = ROOT / "README.md"
 PAGES = [README, ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").rglob("*.md"))]
@@ -41,17 +41,6 @@ SMALL_RL = SMALL | {
     "on_no_signal": "ignore",
 }
 SMALL_TRAINING = SMALL | {"per_device_train_batch_size": 2, "max_length": 32}
-SMALL_COMMANDS: dict[str, dict] = {
-    "train": SMALL_TRAINING | {"tokenizer_vocab_size": 300, "eval_strategy": "no", "save_steps": 1},
-    "rlvr": SMALL_RL
-    | {
-        "steps_per_generation": 1,
-        "gradient_accumulation_steps": 1,
-        "save_steps": 1,
-        "audit_reward": "off",
-    },
-    "eval": {"limit": 2, "max_new_tokens": 4, "n": 2, "shots": 0},
-}
 
 
 def code(language: str, page: Path = README) -> list[str]:
@@ -101,6 +90,15 @@ def test_the_readme_is_short_and_shows_a_picture_early():
     assert any(line.startswith("![") for line in lines[:25])
 
 
+def test_the_citation_names_this_version_and_the_paper():
+    citation = yaml.safe_load((ROOT / "CITATION.cff").read_text(encoding="utf-8"))
+    assert citation["version"] == version("shaped-trl")
+    (paper,) = citation["references"]
+    assert paper["title"] == ShapedTrainer._paper["title"]
+    assert paper["url"].endswith(ShapedTrainer._paper["id"])
+    assert "CITATION.cff" in README.read_text(encoding="utf-8")
+
+
 def headings(page: Path) -> set[str]:
     """The anchors that a Markdown page has on GitHub."""
     lines = re.findall(r"^#+ (.*)$", page.read_text(encoding="utf-8"), flags=re.MULTILINE)
@@ -144,6 +142,7 @@ def test_a_trainer(here, monkeypatch):
     (row,) = read_jsonl("outputs/shaped/train_log.jsonl")
     assert row["step"] == 1
     assert row["loss"] != pytest.approx(row["nll"])  # the shape acts
+    assert Path("outputs/shaped/config.json").is_file()  # what the next snippet loads
 
 
 def test_rl_with_ones_own_reward(here, monkeypatch):
@@ -153,58 +152,3 @@ def test_rl_with_ones_own_reward(here, monkeypatch):
     assert found["correct"]([" 3", "4"], ["3", "3"]) == [1.0, 0.0]
     (row,) = read_jsonl("outputs/sums/rl_log.jsonl")
     assert row["groups_sampled"] == 1
-
-
-def mirror_of_gsm8k(folder: Path) -> None:
-    """Rows as GSM8K has them, in place of the Hub."""
-    rows = [
-        {"question": f"How many are {n} and w{n}?", "answer": f"Counting.\n#### {n}"}
-        for n in range(32)
-    ]
-    (folder / "openai/gsm8k/main").mkdir(parents=True)
-    for split, part in (("train", rows[:24]), ("test", rows[24:])):
-        text = "".join(json.dumps(row) + "\n" for row in part)
-        (folder / f"openai/gsm8k/main/{split}.jsonl").write_text(text)
-
-
-def flags(settings: dict) -> list[str]:
-    """Settings as words of a command line."""
-    return [word for name, value in settings.items() for word in (f"--{name}", str(value))]
-
-
-@pytest.fixture
-def gsm8k(here, monkeypatch):
-    """`here`, where a small mirror has GSM8K."""
-    mirror_of_gsm8k(here / "mirror")
-    monkeypatch.setenv("SHAPED_TRL_HUB_MIRROR", str(here / "mirror"))
-    return here
-
-
-def run_lines(*, own_reward: bool) -> None:
-    """Run the lines of the block of commands with an own reward, or the others."""
-    (block,) = code("bash")
-    lines = [line for line in block.splitlines() if ("--reward_funcs" in line) == own_reward]
-    assert lines
-    for line in lines:
-        program, command, *rest = shlex.split(line)
-        assert program == "shaped-trl"
-        assert cli.main([command, *rest, *flags(SMALL_COMMANDS[command])]) == 0
-
-
-@pytest.mark.slow
-def test_the_command_line(gsm8k):
-    """What a line writes is what the next one reads."""
-    run_lines(own_reward=False)
-    assert Path("outputs/eval/report.html").is_file()
-
-
-@pytest.mark.slow
-def test_ones_own_reward_on_the_command_line(gsm8k, monkeypatch):
-    Path("my_rewards.py").write_text(
-        "def correct(completions, **columns):\n    return [0.25 for _ in completions]\n"
-    )
-    monkeypatch.syspath_prepend(gsm8k)
-    monkeypatch.setitem(SMALL_COMMANDS["rlvr"], "model_name_or_path", TINY)
-    run_lines(own_reward=True)
-    (row,) = read_jsonl("outputs/own/rl_log.jsonl")
-    assert row["raw_reward"] == 0.25

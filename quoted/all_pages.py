@@ -1,0 +1,26 @@
+"""The pages that are compared."""
+
+from quoted import (
+    arithmetic,
+    dynamic_sampling,
+    kernels,
+    readme,
+    running_sums,
+    shapes,
+    speed,
+    studies,
+)
+
+PAGES = [
+    each.PAGE
+    for each in (
+        readme,
+        studies,
+        running_sums,
+        arithmetic,
+        shapes,
+        dynamic_sampling,
+        speed,
+        kernels,
+    )
+]

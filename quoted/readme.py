@@ -1,0 +1,67 @@
+"""What `README.md` quotes."""
+
+from __future__ import annotations
+
+from quoted.dynamic_sampling import difference
+from quoted.kernel_rows import CROSS_ENTROPY, FULL, LARGE, faster, leaner, measured
+from quoted.pages import Page
+from quoted.records import Study, ratio, row
+from quoted.temperature import shares
+
+PRECISION, DIVERSITY, MATCHED = "precision_product", "diversity_product", "matched_temperature"
+
+
+def study_quotes() -> list[str]:
+    sums, arithmetic, exponent = map(Study, ("cpu-midtrain", "arithmetic", "cpu-midtrain-exponent"))
+    low, high = (sums.held_out("entropy", arm, regime="P") for arm in (PRECISION, DIVERSITY))
+    gain, gain_D = (sums.effect("reward", PRECISION, regime=regime) for regime in "PD")
+    weak_low, weak_high = (
+        exponent.held_out("entropy", arm, regime="P")
+        for arm in ("precision_exponent", "diversity_exponent")
+    )
+    share = shares["cpu-midtrain", "P"].bootstrap
+    reward = arithmetic.effect("reward", PRECISION)
+    before = arithmetic.effect("avg@64", PRECISION, MATCHED, "eval_midtrain")
+    return [
+        f"β orders entropy ({low:+.0f}%, {high:+.0f}%): **{sums.verdict('entropy_order')}**. "
+        f"Precision adds {gain:.1f} points of reward in RL {gain:[.1f]} in one regime and "
+        f"{gain_D:.1f} {gain_D:[.1f]} in the other: {sums.verdict('precision_rl')}",
+        f"gives {share:.0f}% {share:[.0f]} of that gain",
+        f"precision adds {reward:.1f} points {reward:[.1f]}: {arithmetic.verdict('precision_rl')}. "
+        f"High entropy shortens responses in RL: **{arithmetic.verdict('entropy_collapse')}**",
+        f"precision is {before:.1f} points of avg@64 {before:[.1f]} above that temperature",
+        f"moves entropy by {weak_low:+.1f}% and {weak_high:+.1f}%",
+        f"{sums.seeds} seeds each unless named",
+    ]
+
+
+def speed_quotes() -> list[str]:
+    entropy, full = (measured(LARGE, variant).to_base for variant in (CROSS_ENTROPY, FULL))
+    slow, fast = (
+        ratio(row("speed/training.csv", size=size), "speed_ratio") for size in ("demo", "32k")
+    )
+    sampling = difference("on", "off, equal tokens")
+    return [
+        f"avg@16 {sampling:.3f} {sampling:[.3f]}",
+        f"{entropy:.2f} {entropy:[.2f]} to {full:.2f} {full:[.2f]} of the time of Liger's; "
+        f"{faster(LARGE):.1f} times faster than full logits, in {leaner(LARGE):.0f} times less",
+        f"{slow:.1f} and {fast:.1f} times the speed",
+        f"one H200 on {measured(LARGE, FULL).date}",
+    ]
+
+
+PAGE = Page(
+    "README.md",
+    quotes=[*study_quotes(), *speed_quotes()],
+    settings=[
+        *("Python 3.11", "on 2 CPU cores in under 8 minutes", "0.19M parameters"),
+        *(
+            "3.0M parameters",
+            "Apache-2.0",
+            "one GPU with 80 GB",
+            "decoding at T = 0.6",
+            "with 95% intervals",
+        ),
+    ],
+    unrecorded=["β orders entropy (−0.3%, +2.8%)"],  # of `shapes`, whose page says so
+)

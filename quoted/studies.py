@@ -1,0 +1,41 @@
+"""What the list of the studies that were run quotes, in `docs/studies.md`."""
+
+from __future__ import annotations
+
+from collections import Counter
+
+from quoted.pages import Page
+from quoted.records import Number, Study
+from quoted.values import marked
+
+WORDS = ("none", "one", "two", "three", "four", "five")
+
+
+def count(study: Study, verdict: str) -> str:
+    """How many claims of a study have this verdict, in words."""
+    verdicts = Counter(claim["verdict"] for claim in study.results["claims"])
+    return marked(WORDS[verdicts[verdict]])
+
+
+def quotes() -> list[str]:
+    midtrain, scratch, arithmetic, more = map(
+        Study, ("cpu-midtrain", "cpu", "arithmetic", "cpu-more")
+    )
+    arms = sum(arm["exploratory"] for arm in more.results["arms"].values())
+    return [
+        f"two regimes, {midtrain.seeds} seeds; the shape acts in mid-training | product "
+        f"| {count(midtrain, 'shown')} claim shown, {count(midtrain, 'not resolved')} not resolved",
+        f"| {count(scratch, 'shown')} of {count(scratch, 'not resolved')} claims resolved",
+        f"the same as cpu-midtrain, {Number(arms)} more arms, {more.seeds} seeds",
+        f"sums of reasoning-gym, {arithmetic.seeds} seeds | product "
+        f"| {count(arithmetic, 'shown')} shown, {count(arithmetic, 'not resolved')} not resolved, "
+        f"{count(arithmetic, 'refuted')} refuted",
+    ]
+
+
+PAGE = Page(
+    "docs/studies.md",
+    section="## What was run",
+    quotes=quotes(),
+    unrecorded=["real text, 3 seeds"],  # the records of `shapes` were not kept
+)
