@@ -7,10 +7,8 @@ imports from lower floors only, inside functions too. In every other folder impo
 
 import ast
 import re
-import subprocess
 import sys
 import tomllib
-import zipfile
 from importlib.metadata import packages_distributions
 from pathlib import Path
 
@@ -131,22 +129,6 @@ def test_no_folder_is_too_full():
     for folder, count in counts.items():
         print(f"{count:3} {folder}")
     assert {folder for folder, count in counts.items() if count > MOST_ROOMS} == set()
-
-
-def test_the_wheel_installs_three_packages(tmp_path):
-    """A distribution on PyPI named eval-suite installs a package eval_suite: ours has another name."""
-    build = [sys.executable, "-m", "hatchling", "build", "-t", "wheel", "-d", str(tmp_path)]
-    subprocess.run(build, cwd=ROOT, check=True, capture_output=True)
-    (wheel,) = tmp_path.glob("*.whl")
-    names = zipfile.ZipFile(wheel).namelist()
-    places = {name.split("/")[0] for name in names if ".dist-info/" not in name}
-    assert places == {"shaped_trl", "shaped_eval", "shaped_kernels"}
-    assert "shaped_eval/reporting/document.css" in names
-    assert {
-        "shaped_eval/reporting/viewing/viewing.css",
-        "shaped_eval/reporting/viewing/browse.js",
-    } <= {*names}
-    assert "shaped_trl/_recipes/demo/pretrain.yaml" in names
 
 
 # Looked for, and not needed: of PyTorch's builds for GPUs, and of frameworks that call the loss.
