@@ -1,4 +1,4 @@
-"""The one dependency of shaped-trl that pyproject.toml cannot name: shaped-kernels of its version.
+"""Hatchling, and the one dependency that pyproject.toml cannot name: shaped-kernels, same version.
 
 A wheel or an sdist needs it. An editable installation has `shaped_kernels` from the checkout, where
 `pip install -e .` then needs nothing that is not on PyPI.
@@ -6,7 +6,26 @@ A wheel or an sdist needs it. An editable installation has `shaped_kernels` from
 
 from typing import Any
 
+from hatchling.build import (
+    build_editable,
+    build_sdist,
+    build_wheel,
+    get_requires_for_build_editable,
+    get_requires_for_build_sdist,
+    get_requires_for_build_wheel,
+)
 from hatchling.builders.hooks.plugin.interface import BuildHookInterface
+
+# Hatchling's prepare_metadata_for_build_wheel is left out: it does not call the hook, so that uv
+# would not see the dependency. Without it, an installer builds the wheel and reads that.
+__all__ = [
+    "build_editable",
+    "build_sdist",
+    "build_wheel",
+    "get_requires_for_build_editable",
+    "get_requires_for_build_sdist",
+    "get_requires_for_build_wheel",
+]
 
 
 class SameVersionOfTheLoss(BuildHookInterface):

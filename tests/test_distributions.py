@@ -15,7 +15,7 @@ from import_graph import PACKAGES
 from places import ROOT
 
 SOURCES = {"shaped_trl": ROOT, "shaped_kernels": ROOT / "kernels"}
-EDITABLE = "import hatchling.build, sys; hatchling.build.build_editable(sys.argv[1])"
+EDITABLE = "import hatch_build, sys; hatch_build.build_editable(sys.argv[1])"
 
 
 def build(source: Path, folder: Path, *kinds: str) -> None:
@@ -117,6 +117,17 @@ def test_an_editable_installation_needs_nothing_but_the_checkout(tmp_path):
     (pth,) = [text for name, text in contents(wheel).items() if name.endswith(".pth")]
     folders = {Path(line) for line in pth.decode().splitlines()}
     assert folders == {path.parent for path in PACKAGES.values()}
+
+
+def test_no_installer_reads_dependencies_without_the_hook():
+    """An installer asks for the metadata by a function of the backend, if it has one."""
+    backend = tomllib.loads((ROOT / "pyproject.toml").read_text())["build-system"]
+    assert backend["build-backend"] == "hatch_build"
+    code = f"import {backend['build-backend']} as backend; print(*vars(backend))"
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, check=True)
+    names = done.stdout.decode().split()
+    assert {"build_wheel", "build_sdist", "build_editable"} <= set(names)
+    assert not [name for name in names if name.startswith("prepare_metadata")]
 
 
 def test_the_loss_alone_is_the_loss(built, tmp_path):
