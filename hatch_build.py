@@ -15,6 +15,7 @@ from hatchling.build import (
     get_requires_for_build_wheel,
 )
 from hatchling.builders.hooks.plugin.interface import BuildHookInterface
+from hatchling.metadata.plugin.interface import MetadataHookInterface
 
 # Hatchling's prepare_metadata_for_build_wheel is left out: it does not call the hook, so that uv
 # would not see the dependency. Without it, an installer builds the wheel and reads that.
@@ -28,8 +29,16 @@ __all__ = [
 ]
 
 
+class Dependencies(MetadataHookInterface):
+    def update(self, metadata: dict[str, Any]) -> None:
+        """Take the list of pyproject.toml, where a field that a build adds to must be dynamic."""
+        metadata["dependencies"] = self.config["dependencies"]
+
+
 class SameVersionOfTheLoss(BuildHookInterface):
     def initialize(self, version: str, build_data: dict[str, Any]) -> None:
         """Called before a build. `version` is the kind of build: "standard" or "editable"."""
-        if version == "standard":
-            build_data["dependencies"].append(f"shaped-kernels=={self.metadata.version}")
+        loss = f"shaped-kernels=={self.metadata.version}"
+        # an sdist has named it
+        if version == "standard" and loss not in self.metadata.core.dependencies:
+            build_data["dependencies"].append(loss)

@@ -32,7 +32,7 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--rows", type=int, default=4, help="of a batch")
     parser.add_argument("--length", type=int, default=256, help="of a row, in tokens")
     given = parser.parse_args(argv)
-    device = torch.accelerator.current_accelerator() or torch.device("cpu")
+    device = torch.accelerator.current_accelerator(check_available=True) or torch.device("cpu")
     model = AutoModelForCausalLM.from_pretrained(given.model, dtype=torch.float32).to(device)
     tokenizer = AutoTokenizer.from_pretrained(given.model)
     ids = tokenizer(given.text.read_text(encoding="utf-8"), return_tensors="pt").input_ids[0]
