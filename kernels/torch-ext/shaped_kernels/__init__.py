@@ -3,16 +3,11 @@
 It needs torch only.
 """
 
-from importlib import metadata
-
 from .function import METRICS, ShapedLossOutput, shaped_linear_loss
 from .log_probs import LogProbs, linear_log_probs
 from .shape import PRESETS, RewardShape
 
-try:
-    __version__ = metadata.version("shaped-trl")
-except metadata.PackageNotFoundError:  # loaded from the Kernel Hub, which has versions of its own
-    __version__ = "0+unknown"
+__version__ = "0.1.0"  # of shaped-kernels and of shaped-trl: both are released together
 
 __all__ = [
     "METRICS",
