@@ -53,7 +53,7 @@ def _options(page: str) -> str:
 
 def _printed(command: str) -> str:
     """What `shaped-trl COMMAND --help` prints, in a block."""
-    with redirect_stdout(io.StringIO()) as printed, patch.dict(os.environ, COLUMNS="88"):
+    with redirect_stdout(io.StringIO()) as printed, patch.dict(os.environ, COLUMNS="80"):
         main([command, "--help"])
     return f"```text\n{printed.getvalue().strip()}\n```\n"
 
