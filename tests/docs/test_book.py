@@ -21,6 +21,7 @@ from shaped_kernels import RewardShape
 from shaped_trl import recipes
 from shaped_trl.cli import COMMANDS
 from shaped_trl.help.show import OPTION, PAGES, read_page
+from shaped_trl.study.loading import load_study
 
 DOCS = ROOT / "docs"
 CONFIG = yaml.safe_load((ROOT / "mkdocs.yml").read_text(encoding="utf-8"))
@@ -122,6 +123,14 @@ def test_every_recipe_stands_there_with_its_settings():
         assert settings == yaml.safe_load((recipes.ROOT / f"{name}.yaml").read_text("utf-8"))
         plain = re.sub(r"\\(.)", r"\1", section).replace("&lt;", "<").replace("&gt;", ">")
         assert recipes.contract(name) in plain.replace("&amp;", "&")
+
+
+def test_the_study_of_the_guide_is_valid(tmp_path):
+    (block,) = [text for text in code("yaml", DOCS / "guides/studies.md") if "seeds:" in text]
+    (tmp_path / "mine.yaml").write_text(block)
+    study = load_study(str(tmp_path / "mine.yaml"), str(tmp_path / "out"))
+    assert [*study.arms] == ["cross_entropy", "precision"]
+    assert len(study.stages) == 4
 
 
 def test_formulas_become_mathml_and_code_stays():
