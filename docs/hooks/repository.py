@@ -64,6 +64,8 @@ def on_files(files: Files, config: MkDocsConfig) -> None:
 def on_page_markdown(markdown: str, page: Page, config: MkDocsConfig, files: Files) -> str:
     if page.file.src_uri in records():
         page.meta["search"] = {"exclude": True}  # one of them is as long as the rest of the book
+        if not markdown.lstrip().startswith("#"):
+            markdown = f"# Records of {Path(page.file.src_uri).stem}\n\n{markdown}"
     if page.file.abs_src_path is None:
         return markdown
     folder = Path(page.file.abs_src_path).parent
