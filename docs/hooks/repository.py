@@ -92,7 +92,10 @@ def _uri(path: Path, config: MkDocsConfig, files: Files) -> str:
     pages = {file: page for page, file in (INCLUDED | records()).items()}
     if source in pages:
         return pages[source]
-    uri = f"files/{source}"
-    if path.is_file() and files.get_file_from_path(uri) is None:
-        files.append(File.generated(config, uri, abs_src_path=str(path)))
+    # A folder is shown as the list of its files, and a text that is not a page as it is written.
+    uri = f"files/{source}.txt" if path.is_dir() or path.suffix == ".md" else f"files/{source}"
+    if path.exists() and files.get_file_from_path(uri) is None:
+        names = sorted(each.name for each in path.glob("[!._]*")) if path.is_dir() else []
+        content = {"content": "\n".join(names)} if names else {"abs_src_path": str(path)}
+        files.append(File.generated(config, uri, **content))
     return uri
