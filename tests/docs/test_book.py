@@ -19,7 +19,7 @@ from places import ROOT
 from shaped_kernels import RewardShape
 
 from shaped_trl import recipes
-from shaped_trl.cli import COMMANDS
+from shaped_trl.cli import COMMANDS, main
 from shaped_trl.help.show import OPTION, PAGES, read_page
 from shaped_trl.study.loading import load_study
 
@@ -123,6 +123,26 @@ def test_every_recipe_stands_there_with_its_settings():
         assert settings == yaml.safe_load((recipes.ROOT / f"{name}.yaml").read_text("utf-8"))
         plain = re.sub(r"\\(.)", r"\1", section).replace("&lt;", "<").replace("&gt;", ">")
         assert recipes.contract(name) in plain.replace("&amp;", "&")
+
+
+def test_errors_are_as_the_page_shows_them(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    text = (DOCS / "guides/errors.md").read_text(encoding="utf-8")
+    shown = re.findall(r"(?m)^\$ shaped-trl (.*)\n(.*)$", text)
+    assert len(shown) == 3
+    for command, line in shown:
+        assert main(command.split()) == 2
+        assert capsys.readouterr().err.strip() == line
+
+
+def test_the_loss_of_the_guide_runs():
+    (block,) = [
+        text for text in code("python", DOCS / "guides/own-trainer.md") if "metrics=" in text
+    ]
+    found: dict = {}
+    exec(block, found)
+    assert found["head"].grad.shape == (8192, 64)
+    assert found["output"].loss > 0
 
 
 def test_the_study_of_the_guide_is_valid(tmp_path):
