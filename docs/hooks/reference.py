@@ -71,6 +71,7 @@ def list_of_recipes() -> str:
 
 
 def _recipe(text: str) -> Iterator[str]:
+    """The paragraphs of the comment at the top of a recipe, and its settings."""
     lines = text.splitlines()
     end = next((i for i, line in enumerate(lines) if not line.startswith("#")), len(lines))
     comment = [line.removeprefix("#").removeprefix(" ") for line in lines[:end]]
@@ -87,6 +88,7 @@ def _recipe(text: str) -> Iterator[str]:
 
 
 def _paragraph(lines: list[str]) -> str:
+    """Indented lines are commands."""
     if lines[0].startswith("  "):
         return "\n".join(["```", *(line.strip() for line in lines), "```"])
     return _text("\n".join(lines))

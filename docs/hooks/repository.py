@@ -20,9 +20,10 @@ from mkdocs.structure.pages import Page
 from reference import command_pages, list_of_recipes
 from sources import INCLUDED, ROOT, records
 
-# code, which stays as it is, or the target of a link or an image
+# code, which stays as it is and may go on in the next line, or the target of a link or an image
 _CODE_OR_TARGET = re.compile(
-    r"(?P<code>^ *```.*?^ *```|`[^`\n]*`)|(?<=\]\()(?P<target>[^)\s]+)(?=\))", re.DOTALL | re.M
+    r"(?P<code>^ *```.*?^ *```|`(?:[^`\n]|\n(?!\n))*`)|(?<=\]\()(?P<target>[^)\s]+)(?=\))",
+    re.DOTALL | re.MULTILINE,
 )
 
 
