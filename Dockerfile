@@ -1,5 +1,5 @@
-# Grades a run: the folder that `shaped-trl sample` has written. docs/evaluation.md has the command lines for Docker,
-# Podman and Apptainer, and says what the sandbox for generated code needs there.
+# Grades a run: the folder that `shaped-trl sample` has written. docs/guides/generated-code.md
+# has the command lines for Docker, Podman and Apptainer, and says what the sandbox needs there.
 FROM python:3.11.13-slim-bookworm@sha256:86adf8dbadc3d6e82ee5dd2c74bec2e1c2467cdad47886280501df722372d2e1
 
 WORKDIR /opt/shaped-trl

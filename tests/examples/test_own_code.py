@@ -64,8 +64,9 @@ def test_the_backend(folder):
 
 
 def test_the_book_shows_the_examples(folder):
-    """The blocks of docs/extend.md are the examples without their annotations."""
-    text = (ROOT / "docs" / "extend.md").read_text()
+    """The blocks of docs/guides/own-*.md are the examples without their annotations."""
+    pages = [ROOT / f"docs/guides/{name.replace('_', '-')}.md" for name in NAMES]
+    text = "".join(page.read_text() for page in pages)
     blocks = re.findall(r"```python\n# (\w+)\.py\n(.*?)```", text, re.DOTALL)
     assert [name for name, _ in blocks] == list(NAMES)
     for name, block in blocks:

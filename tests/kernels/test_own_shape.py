@@ -1,7 +1,7 @@
 """A form of the target's reward that is added in some places only: the one that is missing is
 named.
 
-docs/extend.md lists the places. Most of them take an unknown form for the exponent, silently.
+docs/contributing/own-shape.md lists the places. Most of them take an unknown form for the exponent, silently.
 """
 
 import importlib

@@ -13,6 +13,7 @@ import pytest
 import torch
 import yaml
 from launched_tiny import launched, losses, write
+from places import ROOT
 from shaped_eval.errors import UserError
 from waiting import PATIENCE_S, wait_until
 
@@ -105,8 +106,8 @@ def test_without_a_gpu_processes_meet_over_gloo_and_deepspeed_is_refused(monkeyp
         launch.launch("train", [], None)
 
 
-def test_the_memory_in_the_readme_is_that_of_a_dry_run():
-    text = (recipes.ROOT / "README.md").read_text(encoding="utf-8")
+def test_the_memory_in_the_book_is_that_of_a_dry_run():
+    text = (ROOT / "docs/guides/devices.md").read_text(encoding="utf-8")
     for name in ("1b", "4b", "5b-a0.3b", "10b-a0.5b"):
         given = {"sequences": 1, "length": 4096, "flash": True}
         cases = [

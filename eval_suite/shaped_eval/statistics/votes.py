@@ -57,7 +57,7 @@ def ballots(
     that are unparsed, timed out or failed with an error have no known answer and do not vote.
 
     Args:
-        statuses, answers: [P][M], as in the verdicts.
+        statuses, answers: `[P][M]`, as in the verdicts.
     """
     found = []
     for statuses_M, answers_M in zip(statuses, answers, strict=True):
@@ -81,7 +81,7 @@ def cons_at_m(
     It is 0 if nobody votes. See `ballots` for who votes for what.
 
     Args:
-        statuses, answers: [P][M], as in the verdicts.
+        statuses, answers: `[P][M]`, as in the verdicts.
     """
     return np.array([cons(ballot) for ballot in ballots(statuses, answers)], dtype=np.float64)
 

@@ -256,7 +256,9 @@ def test_a_run_of_others_makes_no_code_load(model_folder, capfd):
     assert "evil_grader" not in sys.modules
 
 
-@pytest.mark.parametrize("place", ["docs/extend.md", "eval_suite/shaped_eval/benchmarks/own.py"])
+@pytest.mark.parametrize(
+    "place", ["docs/guides/own-benchmark.md", "eval_suite/shaped_eval/benchmarks/own.py"]
+)
 def test_the_keys_are_documented(place):
     """The longest block of YAML in the text names all keys and no other."""
     blocks = re.findall(r"(?m)(?:^(?: {4})?[a-z_]+: .*\n)+", (ROOT / place).read_text())

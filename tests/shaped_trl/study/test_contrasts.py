@@ -178,7 +178,7 @@ def test_regimes_and_lists_survive(tmp_path: Path) -> None:
 
 
 def test_the_example_in_the_documentation_is_valid(tmp_path: Path) -> None:
-    text = (ROOT / "docs/studies.md").read_text()
+    text = (ROOT / "docs/guides/contrasts.md").read_text()
     (example,) = re.findall(r"```yaml\n(contrasts:.*?)```", text, re.DOTALL)
     values = study_values(tmp_path)
     values["stages"]["eval_rlvr"] = values["stages"].pop("eval")
