@@ -1,4 +1,4 @@
-"""What the list of the studies that were run quotes, in `docs/studies.md`."""
+"""What the list of the studies that were run quotes, in `docs/results/index.md`."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def quotes() -> list[str]:
 
 
 PAGE = Page(
-    "docs/studies.md",
+    "docs/results/index.md",
     section="## What was run",
     quotes=quotes(),
     unrecorded=["real text, 3 seeds"],  # the records of `shapes` were not kept

@@ -1,6 +1,6 @@
 """Run the commands and snippets of pages as they stand, in an empty folder.
 
-    python tests/helpers/page_runs.py README.md docs/training.md
+    python tests/helpers/page_runs.py README.md docs/guides/training.md
     python tests/helpers/page_runs.py --install README.md
 
 Each page has a folder of its own. First its files are written: a block of Python whose first line
