@@ -26,6 +26,7 @@ from shaped_trl.data.generated import check_counts, write_benchmark, write_files
 NAME = "few_shot_sums"
 HELD_OUT_SHARE = 4  # one of so many sums is held out
 GRADER = "text"
+ALLOWED = {"shots": (0, 16), "max_term": (9, 999), "seed": (0, 9999)}
 
 Terms = tuple[int, int]
 
@@ -35,9 +36,9 @@ class FewShotSums:
     """Options of the prompts. Equal options give the same rows, byte for byte.
 
     Args:
-        shots: number of worked examples in a prompt.
-        max_term: largest term of a sum; the smallest is 1.
-        seed: chooses the prompts. The sums that are held out do not depend on it.
+        shots: number of worked examples in a prompt, up to 16.
+        max_term: largest term of a sum, from 9 to 999; the smallest is 1.
+        seed: from 0 to 9999; it chooses the prompts. The sums that are held out do not depend on it.
 
     Raises:
         UserError: a field is outside its range.
@@ -48,15 +49,11 @@ class FewShotSums:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        for name, least, most in (
-            ("shots", 0, 16),
-            ("max_term", 9, 999),
-            ("seed", 0, None),
-        ):
-            value = getattr(self, name)
-            if value < least or (most is not None and value > most):
-                allowed = f"{least} to {most}" if most is not None else f"at least {least}"
-                raise UserError(f"{name}={value} is out of range: give {allowed}")
+        for name, (least, most) in ALLOWED.items():
+            if not least <= getattr(self, name) <= most:
+                raise UserError(
+                    f"{name}={getattr(self, name)} is out of range: give {least} to {most}"
+                )
 
 
 def divided(options: FewShotSums) -> tuple[list[Terms], list[Terms]]:

@@ -62,7 +62,7 @@ def test_files_are_repeatable_by_seed_and_graded_by_their_first_line(tmp_path):
     [
         ({"shots": 17}, "shots=17 is out of range: give 0 to 16"),
         ({"max_term": 3}, "max_term=3 is out of range: give 9 to 999"),
-        ({"seed": -1}, "seed=-1 is out of range: give at least 0"),
+        ({"seed": -1}, "seed=-1 is out of range: give 0 to 9999"),
         ({"rl_rows": 0}, "rl_rows=0"),
         ({"problems": 1.5}, "problems=1.5"),
     ],
