@@ -38,7 +38,7 @@ class FewShotSums:
     Args:
         shots: number of worked examples in a prompt, up to 16.
         max_term: largest term of a sum, from 9 to 999; the smallest is 1.
-        seed: from 0 to 9999; it chooses the prompts. The sums that are held out do not depend on it.
+        seed: of the prompts, from 0 to 9999. The sums that are held out do not depend on it.
 
     Raises:
         UserError: a field is outside its range.
