@@ -22,7 +22,7 @@ from shaped_trl.study.contrasts import Contrasts
 OUTPUT_FLAGS = {"train": "output_dir", "rlvr": "output_dir", "eval": "out"}
 MODEL_FLAGS = {"train": "model_name_or_path", "rlvr": "model_name_or_path", "eval": "model"}
 # Modules of `shaped_trl.data` with a function `write_corpus`.
-PREPARATIONS = ("running_sums", "chain_sum")
+PREPARATIONS = ("running_sums", "chain_sum", "few_shot_sums")
 # The options that distinguish arms. A recipe may set top_k for all of them, but a beta in a recipe
 # would also shape the baseline.
 SHAPE_OF_ARM = (

@@ -24,9 +24,8 @@ def folder(tmp_path_factory):
     solved = [{"text": f"{a}+{b}={a + b}. The sum of {a} and {b} is {a + b}."} for a, b in SUMS]
     for name, rows in (("asked", asked), ("solved", solved)):
         (folder / f"{name}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
-    (folder / "asked.yaml").write_text(
-        "dataset_name: asked.jsonl\ngrader: exact_match\nchat: false\n"
-    )
+    # SmolLM2 goes on with further sums after its answer; this grader reads the first line.
+    (folder / "asked.yaml").write_text("dataset_name: asked.jsonl\ngrader: text\nchat: false\n")
     patch = pytest.MonkeyPatch()
     patch.chdir(folder)
     yield folder
