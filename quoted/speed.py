@@ -72,9 +72,25 @@ def sampling_quotes() -> list[str]:
     return quotes
 
 
+def engine_quotes() -> list[str]:
+    lines = (
+        ("SmolLM2-135M, gsm8k with 4 worked examples: 8 problems, n = 1", "gsm8k:8"),
+        ("the same: 2 problems, n = 16", "gsm8k:2"),
+        ("SmolLM2-135M, humaneval: 4 problems, n = 4", "humaneval:4"),
+        ("a model of 0.19M parameters, running sums: 32 problems, n = 64", "running_sums:32"),
+    )
+    quotes = []
+    for words, benchmark in lines:
+        found = row("speed/engines.csv", benchmark=benchmark)
+        ours, theirs = (number(found, f"{name}_tokens_per_second") for name in ("vllm", "static"))
+        faster = ratio(found, "ratio")
+        quotes.append(f"| {words} | {ours:,.0f} | {theirs:,.0f} | {faster:.2f} {faster:[.2f]} |")
+    return quotes
+
+
 PAGE = Page(
     "docs/results/speed.md",
-    quotes=[*loss_quotes(), *training_quotes(), *rl_quotes(), *sampling_quotes()],
+    quotes=[*loss_quotes(), *training_quotes(), *rl_quotes(), *sampling_quotes(), *engine_quotes()],
     settings=[
         *("one H200, with 8192 tokens, D=2560", "V=151,936", "2026-11-26, commit 28ee587"),
         *("16 chunks", "1024 tokens, D=512", "2 threads", "2026-11-21, commit 819bc0a"),
@@ -82,6 +98,8 @@ PAGE = Page(
         *("at least 49,152 tokens", "576 × 49,152", "512 × 151,936", "256 tokens"),
         *("top-p 0.95", "over 6 pairs", "SmolLM2-135M-Instruct", "8 pairs"),
         *("temperature 0.7", "20 problems, 24 tokens", "n = 1", "n = 4, 8 problems, 16 tokens"),
-        "n = 128, 1 problem, 8 tokens",
+        *("n = 128, 1 problem, 8 tokens", "(0.31, CPU build)", "over 10 pairs", "with 4 worked"),
+        *("8 problems, n = 1", "2 problems, n = 16", "4 problems, n = 4", "0.19M parameters"),
+        "32 problems, n = 64",
     ],
 )
