@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import json
 import os
 import sqlite3
@@ -61,9 +60,6 @@ def train(folder: Path, tracker: str) -> str:
 
 
 @pytest.mark.slow
-@pytest.mark.skipif(
-    importlib.util.find_spec("trackio") is None, reason="the extra `track` is not installed"
-)
 def test_trackio_stores_the_log_on_this_machine(tmp_path):
     assert "connects to" not in train(tmp_path, "trackio")
     logged = [row for row in read_jsonl(tmp_path / "out" / "train_log.jsonl") if "loss" in row]
