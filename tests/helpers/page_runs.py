@@ -49,8 +49,7 @@ SUBSTITUTES = {
 }
 ADDED = {
     "rlvr": "--on_no_signal ignore",
-    "rlvr --config gsm8k/rlvr": "--max_steps 4 --max_completion_length 8 "
-    "--max_sampling_rounds 1 --audit_reward off",
+    "rlvr --config gsm8k/rlvr": "--max_steps 4 --max_completion_length 8 --max_sampling_rounds 1",
 }
 PROGRAMS = ("shaped-trl", "python", "pip", "make")
 INSTALLS = ("pip ", "make ")
@@ -193,6 +192,7 @@ def brought() -> dict[str, str]:
     return {
         "texts.jsonl": as_lines([{"text": f"{a}+5={a + 5}"} for a in range(10)] * 4),
         "PROMPTS.jsonl": as_lines(sums),
+        "prompts.jsonl": as_lines(sums),
         "answers.jsonl": as_lines(answers),
     }
 
