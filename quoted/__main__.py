@@ -23,8 +23,7 @@ def main(argv: list[str] | None = None) -> int:
     for page in PAGES:
         found, text = compare(page)
         if write:
-            start_to_end = ROOT / page.path
-            start_to_end.write_text(text, encoding="utf-8")
+            (ROOT / page.path).write_text(text, encoding="utf-8")
             found, _ = compare(page)
         problems += found
     print("\n".join(problems) or f"All numbers of {len(PAGES)} pages are those of the records.")

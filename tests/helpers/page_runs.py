@@ -17,8 +17,8 @@ Three things differ from the page:
 - models: `SUBSTITUTES` gives a tiny model in place of the Hub's and of `MODEL`;
 - data: the files of `brought` are what the reader brings, and a mirror has a few rows in place of
   the Hub's data sets;
-- options: `ADDED` makes a recipe small that takes more than minutes, and lets RL go on although
-  the tiny model solves nothing.
+- options: `ADDED` makes the commands short whose tiny model would take more than minutes, and lets
+  RL go on although that model solves nothing.
 
 What is not a command is left out and counted: options alone, and lines with `...`.
 """
@@ -48,9 +48,8 @@ SUBSTITUTES = {
     "--model MODEL": f"--model {TINY}",
 }
 ADDED = {
-    "rlvr": "--on_no_signal ignore",
-    "rlvr --config gsm8k/rlvr": "--max_steps 4 --max_completion_length 8 "
-    "--max_sampling_rounds 1 --audit_reward off",
+    "rlvr": "--max_steps 4 --on_no_signal ignore",
+    "rlvr --config gsm8k/rlvr": "--max_completion_length 8 --max_sampling_rounds 1",
 }
 PROGRAMS = ("shaped-trl", "python", "pip", "make")
 INSTALLS = ("pip ", "make ")
@@ -193,6 +192,7 @@ def brought() -> dict[str, str]:
     return {
         "texts.jsonl": as_lines([{"text": f"{a}+5={a + 5}"} for a in range(10)] * 4),
         "PROMPTS.jsonl": as_lines(sums),
+        "prompts.jsonl": as_lines(sums),
         "answers.jsonl": as_lines(answers),
     }
 
