@@ -17,6 +17,8 @@ from shaped_eval.backends.drawing import TokenDraw
 
 # What `generate` keeps for each row and token, with rows in the last dimension but one.
 _PER_ROW = ("attention_mask", "position_ids", "token_type_ids")
+# What it calls its cache: the first name up to transformers 5.23, the second one from 5.24 on.
+_CACHES = ("past_key_values", "cache")
 
 
 @dataclass
@@ -133,9 +135,9 @@ class RowLoop:
 
 def _chosen(kwargs: dict[str, Any], rows: torch.Tensor) -> dict[str, Any]:
     """The state of `generate` for these rows alone, which may repeat."""
-    cache = kwargs.get("past_key_values")
-    if cache is not None:
-        cache.batch_select_indices(rows)
+    for name in _CACHES:
+        if kwargs.get(name) is not None:
+            kwargs[name].batch_select_indices(rows)
     chosen = {
         name: kwargs[name].index_select(-2, rows)
         for name in _PER_ROW

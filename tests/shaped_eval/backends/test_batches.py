@@ -11,9 +11,17 @@ from padded_models import together_and_alone
 from shaped_eval.backends import Request, TransformersBackend, capacity, load_backend
 from shaped_eval.backends.base import BatchLimits
 from shaped_eval.backends.capacity import batch_limits, takes_padding
+from shaped_eval.backends.rows import _chosen
 from shaped_eval.records import Sample, read_jsonl
 from shaped_eval.sample import sample
-from transformers import AutoConfig, GPT2Config, GPT2LMHeadModel, MambaConfig, MambaForCausalLM
+from transformers import (
+    AutoConfig,
+    DynamicCache,
+    GPT2Config,
+    GPT2LMHeadModel,
+    MambaConfig,
+    MambaForCausalLM,
+)
 
 # rotary, learned and relative positions, and a sliding window that the rows outgrow
 PADDED = ("LlamaForCausalLM", "GPT2LMHeadModel", "OPTForCausalLM", "Gemma3ForCausalLM")
@@ -98,6 +106,18 @@ def test_prompts_of_different_lengths_share_a_batch_and_each_is_processed_once(m
     for place, prompt in enumerate(PROMPTS):
         alone = backend.generate(Request((prompt,), 6, 0, problem_seeds=(place,)))
         assert together[6 * place : 6 * place + 6] == alone
+
+
+@pytest.mark.parametrize("name", ["past_key_values", "cache"])
+def test_rows_that_go_on_keep_their_cache(name):
+    """transformers 5.24 gave the argument the second name."""
+    cache = DynamicCache()
+    keys = torch.arange(3.0)[:, None, None, None].expand(3, 1, 2, 4)
+    cache.update(keys, -keys, 0)
+    state = _chosen({name: cache, "attention_mask": torch.eye(3)}, torch.tensor([2, 0]))
+    assert state[name].layers[0].keys[:, 0, 0, 0].tolist() == [2.0, 0.0]
+    assert state[name].layers[0].values[:, 0, 0, 0].tolist() == [-2.0, 0.0]
+    assert state["attention_mask"].tolist() == [[0, 0, 1], [1, 0, 0]]
 
 
 def test_a_recurrent_model_runs_in_batches_of_equal_lengths(make_config, model_folder, tmp_path):
