@@ -11,7 +11,13 @@ import pytest
 from page_runs import ADDED, TINY, blocks, file_name, prepare, program, run_page
 from places import ROOT
 
-PAGES = ("README.md", "docs/start.md")
+PAGES = (
+    "README.md",
+    "docs/start/index.md",
+    "docs/guides/own-benchmark.md",
+    "docs/guides/own-reward.md",
+    "docs/guides/continue-a-model.md",
+)
 
 
 @pytest.mark.slow
