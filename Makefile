@@ -44,7 +44,7 @@ format: $(VENV)/.shaped-trl-dev
 
 # the book, in site/; any warning is an error
 docs: $(VENV)/.shaped-trl-dev
-	$(RUN) mkdocs build --strict --quiet
+	NO_MKDOCS_2_WARNING=1 $(RUN) mkdocs build --strict --quiet
 	@echo "the book is site/index.html"
 
 bench: $(VENV)/.shaped-trl-dev

@@ -29,6 +29,9 @@ if TYPE_CHECKING:
     from shaped_eval.sampling.chunks import Chunk
 
 
+LOGITS_TOGETHER = 2**21  # of one token of each option: 4 GB of float32 for options of 512 tokens
+
+
 class Likelihoods(NamedTuple):
     """For each option: its log-likelihood in nats, and whether greedy decoding would produce it."""
 
@@ -200,5 +203,16 @@ def option_scorer(config: SampleConfig, backend: Backend) -> OptionScorer:
             .to(backend.device)
         )
         tokenizer = from_pretrained(AutoTokenizer, config)
-    together = config.fixed_batch_size or ASKED_TOGETHER
+    together = config.fixed_batch_size or scored_together(model.config)
     return OptionScorer(model, tokenizer, together, backend.context_tokens())
+
+
+def scored_together(model_config: Any) -> int:
+    """How many options are scored at once by default.
+
+    Their logits fill most of the memory, so that there are fewer with a vocabulary of more than
+    65,536 tokens. The number does not depend on the free memory, since the last digits of the
+    likelihoods depend on it.
+    """
+    vocabulary = model_config.get_text_config().vocab_size
+    return max(1, min(ASKED_TOGETHER, LOGITS_TOGETHER // vocabulary))
