@@ -9,12 +9,14 @@ RESULTS = ROOT / "recipes" / "studies" / "results"
 # page of the book → file of the repository
 INCLUDED = {
     "index.md": "README.md",
+    "start/examples.md": "examples/README.md",
     "concepts/derivation.md": "kernels/README.md",
     "reference/recipes.md": "recipes/README.md",  # with a list of all recipes below it
     "reference/models.md": "shaped_trl/modeling/README.md",
     "reference/paper-models.md": "recipes/paper/README.md",
     "reference/programs.md": "eval_suite/shaped_eval/grading/code/programs.md",
     "contributing/index.md": "CONTRIBUTING.md",
+    "contributing/security.md": "SECURITY.md",
     "contributing/changelog.md": "CHANGELOG.md",
 }
 
