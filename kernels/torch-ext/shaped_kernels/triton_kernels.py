@@ -287,7 +287,7 @@ def shape_rows(
         tl.debug_barrier()
         tl.store(row_ptr + x, float("-inf"))
         spare = V + tl.arange(0, SPARE)
-        tl.store(row_ptr + spare, tl.full([SPARE], float("-inf"), dtype), mask=spare < width)
+        tl.store(row_ptr + spare, float("-inf"), mask=spare < width)
         tl.debug_barrier()
         groups_ptr = scratch_ptr
         if GROUP:

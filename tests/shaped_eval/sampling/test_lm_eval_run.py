@@ -31,13 +31,8 @@ from shaped_eval.records import Problem, Sample, read_jsonl
 from shaped_eval.report import report
 from shaped_eval.sample import sample
 from shaped_eval.sampling.fit import fit_problems
-from shaped_eval.sampling.likelihood import (
-    OptionScorer,
-    check_scoring,
-    option_requests,
-    scored_together,
-)
-from transformers import AutoModelForCausalLM, AutoTokenizer, Gemma3Config, Qwen3Config
+from shaped_eval.sampling.likelihood import OptionScorer, check_scoring, option_requests
+from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from shaped_trl.cli import main
 
@@ -375,17 +370,6 @@ def test_the_scorer_sums_in_float32_whatever_the_weights(model_folder, mirror, l
         assert rough.loglikelihoods == pytest.approx(fine.loglikelihoods, rel=0.05)
         # bfloat16 has steps of 0.25 there
         assert any(value != round(value * 8) / 8 for value in rough.loglikelihoods)
-
-
-@pytest.mark.parametrize(
-    ("vocabulary", "together"),
-    [(384, 32), (65_536, 32), (151_936, 13), (262_144, 8), (5_000_000, 1)],
-)
-def test_a_large_vocabulary_has_fewer_options_at_once(vocabulary, together):
-    assert scored_together(Qwen3Config(vocab_size=vocabulary)) == together
-    # a model of texts and pictures has its vocabulary one level lower
-    nested = Gemma3Config(text_config={"vocab_size": vocabulary})
-    assert scored_together(nested) == together
 
 
 def test_a_backend_without_weights_here_gets_the_same_scores(run, model_folder, mirror, tmp_path):
