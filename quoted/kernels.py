@@ -21,7 +21,8 @@ from quoted.kernel_rows import (
 from quoted.pages import Page
 from quoted.records import Number, number, row, rows
 
-FORMS, SMALL = "2026-11-29T06:53", "2026-11-29T21:04"  # two later runs on a CPU
+# three later runs on a CPU
+FORMS, SMALL, SMOLLM2 = "2026-11-29T06:53", "2026-11-29T21:04", "2026-11-30T00:33"
 FIRST = "2026-11-21"  # the rows of the script's predecessor
 WIDE, NARROW, TALL = "16384x2560x151936", "16384x1536x151936", "4096x4096x128256"
 SIZES = {
@@ -136,6 +137,27 @@ def small_quotes() -> list[str]:
     return quotes
 
 
+def smollm2_quotes() -> list[str]:
+    """The head of SmolLM2-135M beside its peers."""
+    variants = {
+        "cross-entropy": CROSS_ENTROPY,
+        "full shape": "ours full",
+        "full shape, all metrics": FULL,
+        "TRL's chunked function": "TRL ChunkedLogProbFunction",
+        "torch's `linear_cross_entropy`": "torch linear_cross_entropy",
+        "full logits, cross-entropy": "full logits",
+        "full logits, full shape": FULL_LOGITS,
+    }
+    found = {words: measured("256x576x49152", name, SMOLLM2) for words, name in variants.items()}
+    first, torchs = (
+        found[words].rounds for words in ("cross-entropy", "torch's `linear_cross_entropy`")
+    )
+    return [
+        f"on {found['cross-entropy'].date}. {first} rounds, but\n{torchs} of torch's own function",
+        " ".join(cpu_line(words, of) for words, of in found.items()),
+    ]
+
+
 def peer(size: str, variant: str) -> Measured:
     """A row of the script's predecessor."""
     (date,) = {
@@ -198,13 +220,25 @@ def peer_quotes() -> list[str]:
 PAGE = Page(
     "kernels/README.md",
     section="## Measured",
-    quotes=[*gpu_quotes(), *cpu_quotes(), *small_quotes(), *peer_quotes()],
+    quotes=[*gpu_quotes(), *cpu_quotes(), *small_quotes(), *smollm2_quotes(), *peer_quotes()],
     settings=[
         *("β=−0.25", "λ̃=0.1", "λ̂=−0.1", "k=100", "torch 2.11, triton 3.6, Liger 0.8.5"),
         *("torch 2.13", "2 threads", "C=16", "C=1", "in 10 rounds", "at most 256 rows"),
         *("8192 × 2560", "16384 × 2560", "16384 × 1536", "4096 × 4096", "× 151,936"),
         *("× 128,256", "512 × 256 × 32,768", "256 × 512 × 49,152", "at 8192", "at 16384 × 1536"),
-        *("N=4096", "N=1024", "N=512", "D=512", "V=151,936", "D ≥ 256", "D = 256", "D = 512"),
+        *(
+            "N=4096",
+            "N=1024",
+            "N=512",
+            "N=256",
+            "D=512",
+            "D=576",
+            "V=151,936",
+            "V=49,152",
+            "D ≥ 256",
+            "D = 256",
+            "D = 512",
+        ),
         # the aims
         *("within 1.15 of the floor", "within 1.08 anywhere", "1.4 times faster than Liger's"),
         *("8 times leaner than", "The aim is 1.1 of the floor at most", "1.15 of the floor, is"),
