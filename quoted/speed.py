@@ -30,11 +30,15 @@ def training_quotes() -> list[str]:
 
 
 def rl_quotes() -> list[str]:
-    step = row("speed/rlvr.csv")
+    step, large = (row("speed/rlvr.csv", size=size) for size in ("demo", "49k"))
+    processor = ratio(large, "cpu_ratio")
     wall = ratio(step, "wall_ratio")
     quotes = [
         f"takes {wall:.3f} {wall:[.3f]} times as long",
         f"in {number(step, 'pairs')} pairs of steps",
+        f"takes {processor:.3f} {processor:[.3f]} of the processor time",
+        f"in {number(large, 'pairs')} pairs, and {number(large, 'ours_peak_mb')} MiB instead of "
+        f"{number(large, 'grpo_peak_mb')}",
     ]
     for size, words in (
         ("256x576x49152", "576 × 49,152 (the head of SmolLM2-135M)"),
@@ -94,12 +98,26 @@ PAGE = Page(
     settings=[
         *("one H200, with 8192 tokens, D=2560", "V=151,936", "2026-11-26, commit 28ee587"),
         *("16 chunks", "1024 tokens, D=512", "2 threads", "2026-11-21, commit 819bc0a"),
-        *("1 CPU core", "2026-11-26", "2026-11-29", "V=512", "V=32,768", "SmolLM2-135M"),
+        *(
+            "1 CPU core",
+            "2026-11-26",
+            "2026-11-29",
+            "2026-11-30",
+            "V=512",
+            "V=32,768",
+            "SmolLM2-135M",
+        ),
         *("at least 49,152 tokens", "576 × 49,152", "512 × 151,936", "256 tokens"),
         *("top-p 0.95", "over 6 pairs", "SmolLM2-135M-Instruct", "8 pairs"),
         *("temperature 0.7", "20 problems, 24 tokens", "n = 1", "n = 4, 8 problems, 16 tokens"),
         *("n = 128, 1 problem, 8 tokens", "(0.31, CPU build)", "over 10 pairs", "with 4 worked"),
-        *("8 problems, n = 1", "2 problems, n = 16", "4 problems, n = 4", "0.19M parameters"),
+        *(
+            "4 prompts × 4 completions × 64 tokens",
+            "8 problems, n = 1",
+            "2 problems, n = 16",
+            "4 problems, n = 4",
+            "0.19M parameters",
+        ),
         "32 problems, n = 64",
     ],
 )
