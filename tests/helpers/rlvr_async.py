@@ -16,6 +16,7 @@ from typing import Any
 
 import torch
 import yaml
+from peft import LoraConfig
 from rlvr_tiny import G, even_length, scripted_prompts
 from tiny import tiny_model, tiny_tokenizer
 from trl.experimental.async_grpo import async_rollout_worker
@@ -41,6 +42,7 @@ def free_port() -> int:
 def async_arguments(folder: Path, server: str, **changes: Any) -> AsyncRLVRConfig:
     """On the CPU, two groups of four a step."""
     settings = {
+        "output_dir": str(folder),
         "per_device_train_batch_size": 8,
         "num_generations": G,
         "max_completion_length": 6,
@@ -59,7 +61,7 @@ def async_arguments(folder: Path, server: str, **changes: Any) -> AsyncRLVRConfi
         "max_inflight_tasks": 16,
         "on_no_signal": "ignore",
     }
-    return AsyncRLVRConfig(str(folder), **settings | changes)
+    return AsyncRLVRConfig(**settings | changes)
 
 
 class Recorded:
@@ -82,8 +84,10 @@ def without_vllm_here() -> None:
     async_rollout_worker.is_vllm_available = lambda *args: True
 
 
-def async_trainer(folder: Path, server: str, **changes: Any) -> AsyncRLVRTrainer:
-    """A trainer of the model in `folder`/model."""
+def async_trainer(
+    folder: Path, server: str, *, lora: bool = False, **changes: Any
+) -> AsyncRLVRTrainer:
+    """A trainer of the model in `folder`/model, or of an adapter to it."""
     without_vllm_here()
     torch.set_num_threads(1)
     return AsyncRLVRTrainer(
@@ -92,6 +96,7 @@ def async_trainer(folder: Path, server: str, **changes: Any) -> AsyncRLVRTrainer
         async_arguments(folder, server, **changes),
         train_dataset=scripted_prompts(),
         processing_class=tiny_tokenizer(),
+        peft_config=LoraConfig(r=4, target_modules="all-linear") if lora else None,
     )
 
 

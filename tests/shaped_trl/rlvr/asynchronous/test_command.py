@@ -88,7 +88,7 @@ def test_the_server_of_a_run_is_started_for_its_model(tmp_path, monkeypatch, cap
     assert command[command.index("--model") + 1] == model
     assert command[command.index("--host") + 1] == "127.0.0.1"
     assert command[command.index("--dtype") + 1] == "float32"
-    assert command[command.index("--max-model-len") + 1] == str(256 + 64)
+    assert command[command.index("--max-model-len") + 1] == str(64 + 3)
     monkeypatch.setattr(server, "find_spec", lambda name: None)
     assert main([*words, "--serve", "true"]) == 2
     assert main([*words, "--serve", "true", "--asynchronous", "false"]) == 2
