@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import math
+import time
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -35,6 +36,7 @@ PRINTED = (
     "grad_norm",
     "tokens_per_second",
 )
+DRAWING_SHARE = 0.02  # of the time, at most, between two saves with a drawing
 
 
 class JsonlLogCallback(TrainerCallback):
@@ -105,12 +107,27 @@ def printed(logs: Mapping[str, float] | None, step: int) -> dict[str, float]:
 
 
 class LogPlotCallback(TrainerCallback):
-    """Draw the log `output_dir/<name>` as a .png beside it, at every save and at the end."""
+    """Draw the log `output_dir/<name>` as a .png beside it, at saves and at the end.
+
+    A drawing takes about a second. Runs that save more often than that pays for draw less often.
+    """
 
     def __init__(self, name: str):
         self.name = name
+        self._next = 0.0
 
     def on_save(self, args, state, control, **kwargs):
+        start = time.monotonic()
+        if start >= self._next:
+            self._draw(args, state)
+            self._next = time.monotonic() + (time.monotonic() - start) / DRAWING_SHARE
+
+    def on_train_end(self, args, state, control, **kwargs):
+        self._draw(args, state)
+
+    on_push_begin = on_train_end
+
+    def _draw(self, args, state):
         if not state.is_world_process_zero:
             return
         try:
@@ -121,8 +138,6 @@ class LogPlotCallback(TrainerCallback):
         # A picture is not worth a run: the disk may be full, or a font unreadable.
         except Exception as error:
             logger.warning("no plot of %s: %s: %s", self.name, type(error).__name__, error)
-
-    on_train_end = on_push_begin = on_save
 
 
 def _finite(value):

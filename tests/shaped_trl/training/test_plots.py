@@ -1,7 +1,9 @@
 """The picture of a run's log."""
 
 from scheduled_tiny import arguments, trainer
+from transformers import TrainerState
 
+from shaped_trl.training.log import LogPlotCallback
 from shaped_trl.training.plots import log_panels, plot_log
 
 
@@ -34,3 +36,22 @@ def test_no_plot_without_a_log_and_no_run_ended_by_one(tmp_path, monkeypatch, ca
     one.train()
     assert one.state.global_step == 1
     assert "No space left on device" in caplog.text
+
+
+def test_saves_in_quick_succession_share_a_drawing(tmp_path, monkeypatch):
+    now, drawn = 100.0, []
+
+    def draw(path):
+        nonlocal now
+        drawn.append(now)
+        now += 1
+
+    monkeypatch.setattr("shaped_trl.training.plots.plot_log", draw)
+    monkeypatch.setattr("shaped_trl.training.log.time.monotonic", lambda: now)
+    callback, args = LogPlotCallback("train_log.jsonl"), arguments(tmp_path)
+    for now in (100.0, 110.0, 150.9, 151.0):  # noqa: B007
+        callback.on_save(args, TrainerState(), None)
+    assert drawn == [100.0, 151.0]
+    now = 160.0
+    callback.on_train_end(args, TrainerState(), None)
+    assert drawn == [100.0, 151.0, 160.0]
