@@ -25,9 +25,9 @@ from shaped_trl.rlvr.asynchronous import AsyncRLVRConfig, AsyncRLVRTrainer
 from shaped_trl.training.resuming import continue_training
 
 
-def save_model(folder: Path) -> Path:
+def save_model(folder: Path, *, tied: bool = False) -> Path:
     """vLLM reads the model from a folder; it has no smaller heads on a CPU."""
-    tiny_model(head_dim=32).save_pretrained(folder)
+    tiny_model(head_dim=32, tie_word_embeddings=tied).save_pretrained(folder)
     tiny_tokenizer().save_pretrained(folder)
     return folder
 

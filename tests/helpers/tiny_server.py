@@ -62,8 +62,8 @@ class TinyServer(ThreadingHTTPServer):
         elif path == "/resume":
             self.running.set()
         elif path == "/collective_rpc":
-            assert body["method"] == "reload_weights"
-            self._load(Path(body["kwargs"]["weights_path"]))
+            assert body["method"] == "load_folder"
+            self._load(Path(body["kwargs"]["folder"]))
         elif path == "/v1/completions":
             return self._complete(body)
         return {}

@@ -20,6 +20,7 @@ from shaped_eval.untrusted.texts import one_line
 from trl.experimental.async_grpo.vllm_client import VLLMClient
 
 from shaped_trl.rlvr.asynchronous.config import AsyncRLVRConfig
+from shaped_trl.vllm_worker import EXTENSION
 
 logger = logging.getLogger(__name__)
 # `localhost` may also name an address of the network
@@ -47,6 +48,8 @@ def server_command(
     ]
     if args.weight_transfer == "nccl":
         command += ["--weight-transfer-config", '{"backend": "nccl"}']
+    else:
+        command += ["--worker-extension-cls", EXTENSION]
     if max_prompt_length is not None:
         longest = max_prompt_length + args.length_schedule().longest
         command += ["--max-model-len", str(longest)]

@@ -21,6 +21,7 @@ from trl.experimental.async_grpo.vllm_client import VLLMClient
 
 from shaped_trl.launch import CONTINUES
 from shaped_trl.rlvr.asynchronous.worker import RolloutsFailed
+from shaped_trl.vllm_worker import EXTENSION
 
 MEMORY = Path("/dev/shm")
 CONTROL_TIMEOUT_S = 300
@@ -59,7 +60,7 @@ class FolderTransfer:
             save_file(tensors, Path(folder) / "model.safetensors")
             self._post(
                 "collective_rpc",
-                json={"method": "reload_weights", "kwargs": {"weights_path": folder}},
+                json={"method": "load_folder", "kwargs": {"folder": folder}},
                 timeout=self.timeout_s,
             )
         self._post(
@@ -80,7 +81,8 @@ class FolderTransfer:
             raise RolloutsFailed(
                 f"the vLLM server at {self.client.server_url} did not take the weights "
                 f"({path}: {response.status_code} {one_line(response.text)[:200]}): with "
-                "weight_transfer='folder' it must run on this machine, with VLLM_SERVER_DEV_MODE=1"
+                "weight_transfer='folder' it must run on this machine, with VLLM_SERVER_DEV_MODE=1 "
+                f"and --worker-extension-cls {EXTENSION}"
             )
 
 

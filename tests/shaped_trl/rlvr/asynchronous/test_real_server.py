@@ -29,7 +29,8 @@ LIMIT_S = 850
 def served(tmp_path_factory) -> Iterator[tuple[Path, str]]:
     """A folder with a model, and the address of its server, which ends with the fixture."""
     folder = tmp_path_factory.mktemp("real")
-    save_model(folder / "model")
+    # On a CPU vLLM has a copy of a head that is tied, which must be made again as well.
+    save_model(folder / "model", tied=True)
     address = f"http://127.0.0.1:{free_port()}"
     command = server_command(str(folder / "model"), async_arguments(folder, address), 48)
     environment = os.environ | {

@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import math
+import pkgutil
 
 import pytest
 import torch
@@ -150,8 +151,21 @@ def test_weights_that_do_not_arrive_stop_the_run(tmp_path, server):
         for parameter in server.model.parameters():
             parameter.mul_(3.0)
     one = async_trainer(tmp_path, server.address)
-    with pytest.raises(WeightsDiffer, match=r"max_logprob_difference=0\.1: the weights did not"):
+    bound = f"max_logprob_difference={one.args.max_logprob_difference:g}: the weights did not"
+    with pytest.raises(WeightsDiffer, match=bound):
         one.train()
+
+
+def test_the_bound_is_tighter_where_both_sides_compute_alike(tmp_path, monkeypatch):
+    def bound(**changes):
+        return async_arguments(tmp_path, "http://127.0.0.1:1", **changes).max_logprob_difference
+
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    assert bound() == 0.001
+    assert bound(dtype="bfloat16") == 0.1
+    assert bound(max_logprob_difference=0.5) == 0.5
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    assert bound() == 0.1
 
 
 def test_the_difference_is_the_mean_and_the_largest():
@@ -175,6 +189,8 @@ def test_the_server_listens_on_this_machine_unless_told(tmp_path):
     command = server_command("m", args)
     assert command[command.index("--host") + 1] == "127.0.0.1"
     assert command[command.index("--port") + 1] == "8123"
+    extension = command[command.index("--worker-extension-cls") + 1]
+    assert hasattr(pkgutil.resolve_name(extension), "load_folder")
     other = server_command("m", async_arguments(tmp_path, "http://10.0.0.3:8000"))
     assert other[other.index("--host") + 1] == "10.0.0.3"
 
