@@ -106,7 +106,8 @@ def run(out: Path, seed: int, steps: int, model: str) -> dict[str, Path]:
     start += ["--max_steps", str(steps)]
     folders = {kind: out / f"seed{seed}" / kind for kind in KINDS}
     recipe = ["rlvr", "--config", task.recipe, *words(task.synchronous)]
-    command([*recipe, *start, "--output_dir", str(folders["synchronous"])])
+    if not any(folders["synchronous"].glob("*.safetensors")):
+        command([*recipe, *start, "--output_dir", str(folders["synchronous"])])
     start += [*words(SETTINGS | task.settings), "--output_dir", str(folders["asynchronous"])]
     if not any(folders["asynchronous"].glob("*.safetensors")):
         serve = [sys.executable, "-m", "shaped_trl.cli", "rlvr", *start, "--serve", "true"]
