@@ -70,7 +70,8 @@ class Chart:
 
 def charts(regimes: Sequence[RegimeRuns], results: Mapping[str, Any]) -> list[Chart]:
     """The figures in the paper's order, without empty ones."""
-    where = "in pre-training" if len(stages_of(regimes[0].study, "train")) == 1 else "before RL"
+    pretrained = stages_of(regimes[0].study, "train") == ["pretrain"]
+    where = "in pre-training" if pretrained else "before RL"
     found = [
         _logged(regimes, "train", "perplexity", f"Perplexity {where}", "perplexity"),
         _logged(regimes, "train", "entropy", f"Token entropy {where}", "entropy (nats)"),

@@ -126,7 +126,7 @@ def _listed(heading: str, sentences: Sequence[str], *, fold: bool = True) -> lis
 
 
 def _training(study: Study, results: Mapping[str, Any], pictures: Sequence[Picture]) -> list[Block]:
-    heading = "Pre-training" if len(stages_of(study, "train")) == 1 else "Training before RL"
+    heading = "Pre-training" if stages_of(study, "train") == ["pretrain"] else "Training before RL"
     document: list[Block] = [Heading(heading), *_images(pictures, _TRAINED_PICTURES)]
     for stage in stages_of(study, "train"):
         for regime, values in results["regimes"].items():
