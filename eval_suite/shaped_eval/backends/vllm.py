@@ -6,7 +6,8 @@ It was run with vLLM's CPU build, 0.31. What needs several GPUs was not run.
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections import deque
+from collections.abc import Mapping, Sequence
 from dataclasses import fields
 from difflib import get_close_matches
 from functools import cached_property
@@ -22,13 +23,14 @@ from shaped_eval.errors import UserError
 if TYPE_CHECKING:
     from shaped_eval.config import SampleConfig
 
-# Samples given to vLLM in one call. They are written when the call ends, so this is the most that a
-# killed run can lose.
-SAMPLES_PER_CALL = 2048
+# Samples that vLLM has at a time, of which it runs as many as fit: the others wait in its queue.
+SAMPLES_IN_FLIGHT = 2048
 
 
 class VLLMBackend:
-    """`vllm.LLM.generate` with `n` samples per request, on `vllm_tensor_parallel_size` GPUs.
+    """vLLM's engine with `n` samples per request, on `vllm_tensor_parallel_size` GPUs.
+
+    It is driven step by step, as `LLM.generate` does, so that each request is written when it ends.
 
     Prompts are tokenized here, as for the other backends. Explicit sampling parameters replace the
     model's own, of which only the end tokens are used. The weights have the dtype of the
@@ -99,21 +101,34 @@ class VLLMBackend:
         return settings | config.engine_arguments()
 
     def complete(self, requests: Sequence[Request]) -> Completions:
-        for indices in _calls(requests):
-            outputs = self._engine.generate(
-                [
-                    {"prompt_token_ids": self._prompts.encode(requests[index].prompts[0])}
-                    for index in indices
-                ],
-                [self._parameters(requests[index]) for index in indices],
-                use_tqdm=False,
-            )
-            for index, output in zip(indices, outputs, strict=True):
-                samples = sorted(output.outputs, key=lambda sample: sample.index)
-                yield index, [_completion(sample) for sample in samples]
+        engine = self._engine.llm_engine
+        waiting = deque(range(len(requests)))
+        running: dict[str, int] = {}  # samples of the requests that the engine has, by their name
+        try:
+            while waiting or running:
+                while waiting and sum(running.values()) < SAMPLES_IN_FLIGHT:
+                    index = waiting.popleft()
+                    running[str(index)] = requests[index].num_samples
+                    engine.add_request(str(index), *self._question(requests[index]))
+                for output in engine.step():
+                    if output.finished:
+                        del running[output.request_id]
+                        samples = sorted(output.outputs, key=lambda sample: sample.index)
+                        completions = [_completion(sample) for sample in samples]
+                        yield int(output.request_id), completions
+        finally:  # the caller may not want the rest
+            if running:
+                engine.abort_request(list(running))
+
+    def _question(self, request: Request) -> tuple[dict[str, Any], Any]:
+        """Prompt and parameters, as vLLM's engine takes them."""
+        ids = self._prompts.encode(request.prompts[0])
+        # without its type vLLM warns that it does not know the prompt to be tokenized
+        return {"type": "token", "prompt_token_ids": ids}, self._parameters(request)
 
     def _parameters(self, request: Request) -> Any:
         from vllm import SamplingParams
+        from vllm.sampling_params import RequestOutputKind
 
         config = self._config
         temperature = 0.0 if request.greedy else config.temperature
@@ -125,6 +140,7 @@ class VLLMBackend:
             # Sample i is drawn with the seed + i. The seeds of requests are hashes, far apart.
             seed=request.seed,
             stop=list(request.stop),
+            output_kind=RequestOutputKind.FINAL_ONLY,
         )
 
 
@@ -184,21 +200,6 @@ def visible_devices(environment: Any, per_process: int) -> str:
             f"for process {environment['LOCAL_RANK']} of this machine: start fewer processes"
         )
     return ",".join(own)
-
-
-def _calls(requests: Sequence[Request]) -> Iterator[list[int]]:
-    """The indices of the requests, in order, in groups of about `SAMPLES_PER_CALL` samples."""
-    group: list[int] = []
-    samples = 0
-    for index, request in enumerate(requests):
-        group.append(index)
-        samples += request.num_samples
-        if samples >= SAMPLES_PER_CALL:
-            yield group
-            group = []
-            samples = 0
-    if group:
-        yield group
 
 
 def _completion(sample: Any) -> Completion:

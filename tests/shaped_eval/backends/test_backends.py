@@ -7,10 +7,10 @@ import sys
 import threading
 import tracemalloc
 from contextlib import closing
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from importlib.machinery import ModuleSpec
 from pathlib import Path
-from types import ModuleType
+from types import ModuleType, SimpleNamespace
 from typing import Any
 
 import pytest
@@ -152,6 +152,7 @@ class Parameters:
     max_tokens: int | None = 16
     seed: int | None = None
     stop: list[str] | None = None
+    output_kind: str = "cumulative"
 
 
 @dataclass
@@ -162,11 +163,22 @@ class Output:
     finish_reason: str | None
 
 
+@dataclass
+class Result:
+    """The used part of vLLM's RequestOutput."""
+
+    request_id: str
+    finished: bool = False
+    outputs: list[Output] = field(default_factory=list)
+
+
 class Engine:
-    """The used part of vLLM's LLM: outputs in the order of the prompts, samples in any order."""
+    """The used part of vLLM's LLM and of its engine: requests and samples end in any order."""
 
     made: list[dict[str, Any]] = []
-    calls: list[tuple[list[Any], list[Parameters]]] = []
+    given: list[Parameters] = []
+    running: dict[str, tuple[dict[str, Any], Parameters]] = {}
+    most = 0
 
     def __init__(
         self,
@@ -191,19 +203,28 @@ class Engine:
                 **others,
             }
         )
+        self.llm_engine = self
 
-    def generate(self, prompts, sampling_params, *, use_tqdm):
-        self.calls.append((prompts, sampling_params))
-        results = []
-        for prompt, parameters in zip(prompts, sampling_params, strict=True):
-            result = ModuleType("RequestOutput")
-            name = f"{prompt['prompt_token_ids'][1]}-{parameters.seed}"
-            result.outputs = [
-                Output(i, f"{name}-{i}", [1] * (i + 1), "length" if i else "stop")
-                for i in reversed(range(parameters.n))
-            ]
-            results.append(result)
-        return results
+    def add_request(self, request_id, prompt, parameters):
+        assert request_id not in self.running
+        self.running[request_id] = prompt, parameters
+        self.given.append(parameters)
+        Engine.most = max(self.most, sum(one.n for _, one in self.running.values()))
+
+    def step(self):
+        """The request that came last ends first; another one is under way."""
+        other, (name, (prompt, parameters)) = Result("0"), self.running.popitem()
+        done = Result(name, finished=True)
+        text = f"{prompt['prompt_token_ids'][1]}-{parameters.seed}"
+        done.outputs = [
+            Output(i, f"{text}-{i}", [1] * (i + 1), "length" if i else "stop")
+            for i in reversed(range(parameters.n))
+        ]
+        return [other, done]
+
+    def abort_request(self, request_ids):
+        for name in request_ids:
+            del self.running[name]
 
 
 @pytest.fixture
@@ -211,15 +232,18 @@ def stand_in(monkeypatch) -> type[Engine]:
     module = ModuleType("vllm")
     module.__spec__ = ModuleSpec("vllm", None)
     module.LLM, module.SamplingParams = Engine, Parameters
+    parameters = ModuleType("vllm.sampling_params")
+    parameters.RequestOutputKind = SimpleNamespace(FINAL_ONLY="final")
     monkeypatch.setitem(sys.modules, "vllm", module)
-    monkeypatch.setattr(Engine, "made", [])
-    monkeypatch.setattr(Engine, "calls", [])
+    monkeypatch.setitem(sys.modules, "vllm.sampling_params", parameters)
+    for name, empty in {"made": [], "given": [], "running": {}, "most": 0}.items():
+        monkeypatch.setattr(Engine, name, empty)
     return Engine
 
 
 def test_vllm_is_called_as_documented(make_config, model_folder, stand_in, monkeypatch):
     """A stand-in has the interface of vLLM, which `test_vllm.py` runs itself."""
-    monkeypatch.setattr("shaped_eval.backends.vllm.SAMPLES_PER_CALL", 7)
+    monkeypatch.setattr("shaped_eval.backends.vllm.SAMPLES_IN_FLIGHT", 7)
     folder = sample(make_config(backend="vllm", vllm_tensor_parallel_size=2))
     assert stand_in.made == [
         {
@@ -230,13 +254,10 @@ def test_vllm_is_called_as_documented(make_config, model_folder, stand_in, monke
             "enable_chunked_prefill": False,
         }
     ], "the checkpoint's dtype, and no options but those that are needed on a CPU"
-    assert (
-        sum(parameters.n for _, given in stand_in.calls for parameters in given) == 5 * NUM_PROBLEMS
-    )
-    assert all(
-        7 <= sum(parameters.n for parameters in given) < 9 for _, given in stand_in.calls[:-1]
-    )
-    given = stand_in.calls[0][1][0]
+    assert sum(parameters.n for parameters in stand_in.given) == 5 * NUM_PROBLEMS
+    assert 7 <= stand_in.most < 9, "samples in flight"
+    given = stand_in.given[0]
+    assert given.output_kind == "final"
     assert (given.n, given.temperature, given.top_p, given.max_tokens, given.stop) == (
         2,
         1.0,
@@ -244,7 +265,7 @@ def test_vllm_is_called_as_documented(make_config, model_folder, stand_in, monke
         12,
         ["\nQuestion:"],
     )
-    seeds = [parameters.seed for _, given in stand_in.calls for parameters in given]
+    seeds = [parameters.seed for parameters in stand_in.given]
     assert len(set(seeds)) == len(seeds)
     done = rows(folder)
     assert done["gsm8k/0", 3].completion.endswith("-1"), "samples stand in the order of their index"
@@ -255,16 +276,22 @@ def test_vllm_is_called_as_documented(make_config, model_folder, stand_in, monke
 
 
 def test_vllm_unfinished_samples_are_no_samples(make_config, stand_in, monkeypatch):
-    original = Engine.generate
+    original, names = Engine.step, []
 
-    def aborted(self, prompts, sampling_params, *, use_tqdm):
-        results = original(self, prompts, sampling_params, use_tqdm=use_tqdm)
-        results[0].outputs[0].finish_reason = "abort"
+    def third_is_aborted(self):
+        results = original(self)
+        names.append(results[-1].request_id)
+        if len(names) == 3:
+            results[-1].outputs[0].finish_reason = "abort"
         return results
 
-    monkeypatch.setattr(Engine, "generate", aborted)
+    monkeypatch.setattr(Engine, "step", third_is_aborted)
+    config = make_config(backend="vllm")
     with pytest.raises(RuntimeError, match="finish_reason='abort'"):
-        sample(make_config(backend="vllm"))
+        sample(config)
+    assert not stand_in.running, "the engine still works on requests that nobody waits for"
+    written = read_jsonl(Path(config.out) / "samples.jsonl", Sample)
+    assert len(list(written)) == sum(one.n for one in stand_in.given[-2:])
 
 
 def test_without_vllm_the_error_says_what_to_install(make_config):
