@@ -48,7 +48,7 @@ LAYERS = {
         "__init__",
     ],
     "shaped_trl": [
-        "__init__ usage modeling recipes",
+        "__init__ usage modeling recipes vllm_worker",
         "run_record",
         "data launch",
         "hub",
