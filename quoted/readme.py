@@ -22,6 +22,10 @@ def study_quotes() -> list[str]:
     share = shares["cpu-midtrain", "P"].bootstrap
     reward = arithmetic.effect("reward", PRECISION)
     before = arithmetic.effect("avg@64", PRECISION, MATCHED, "eval_midtrain")
+    smollm2 = Study("smollm2")
+    forms = ("precision_exponent", PRECISION)
+    moved, moved_product = (smollm2.held_out("entropy", arm) for arm in forms)
+    after, after_product = (smollm2.effect("avg@16", arm, stage="eval_rlvr") for arm in forms)
     return [
         f"β orders entropy ({low:+.0f}%, {high:+.0f}%): **{sums.verdict('entropy_order')}**. "
         f"Precision adds {gain:.1f} points of reward in RL {gain:[.1f]} in one regime and "
@@ -32,6 +36,10 @@ def study_quotes() -> list[str]:
         f"precision is {before:.1f} points of avg@64 {before:[.1f]} above that temperature",
         f"moves entropy by {weak_low:+.1f}% and {weak_high:+.1f}%",
         f"{sums.seeds} seeds each unless named",
+        f"{smollm2.seeds} seeds, a demonstration | mid-training with precision moves entropy by "
+        f"{moved:+.1f}% {moved:[.1f]}, in the product form by {moved_product:+.1f}% "
+        f"{moved_product:[.1f]}. After RL avg@16 differs by {after:.1f} points {after:[.1f]} and "
+        f"{after_product:.1f} {after_product:[.1f]}",
     ]
 
 
@@ -54,7 +62,7 @@ PAGE = Page(
     "README.md",
     quotes=[*study_quotes(), *speed_quotes()],
     settings=[
-        *("Python 3.11", "on 2 CPU cores in under 8 minutes", "0.19M parameters"),
+        *("Python 3.11", "on 2 CPU cores in under 8 minutes", "0.19M parameters", "SmolLM2-135M"),
         *(
             "3.0M parameters",
             "Apache-2.0",

@@ -18,8 +18,8 @@ def count(study: Study, verdict: str) -> str:
 
 
 def quotes() -> list[str]:
-    midtrain, scratch, arithmetic, more = map(
-        Study, ("cpu-midtrain", "cpu", "arithmetic", "cpu-more")
+    midtrain, scratch, arithmetic, more, smollm2 = map(
+        Study, ("cpu-midtrain", "cpu", "arithmetic", "cpu-more", "smollm2")
     )
     arms = sum(arm["exploratory"] for arm in more.results["arms"].values())
     return [
@@ -27,6 +27,7 @@ def quotes() -> list[str]:
         f"| {count(midtrain, 'shown')} claim shown, {count(midtrain, 'not resolved')} not resolved",
         f"| {count(scratch, 'shown')} of {count(scratch, 'not resolved')} claims resolved",
         f"the same as cpu-midtrain, {Number(arms)} more arms, {more.seeds} seeds",
+        f"GSM8K and few-shot sums, {smollm2.seeds} seeds, a demonstration",
         f"sums of reasoning-gym, {arithmetic.seeds} seeds | product "
         f"| {count(arithmetic, 'shown')} shown, {count(arithmetic, 'not resolved')} not resolved, "
         f"{count(arithmetic, 'refuted')} refuted",
@@ -37,5 +38,6 @@ PAGE = Page(
     "docs/results/index.md",
     section="## What was run",
     quotes=quotes(),
+    settings=["SmolLM2-135M"],
     unrecorded=["real text, 3 seeds"],  # the records of `shapes` were not kept
 )
