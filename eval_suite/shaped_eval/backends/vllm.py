@@ -100,6 +100,11 @@ class VLLMBackend:
             settings["enable_chunked_prefill"] = False
         return settings | config.engine_arguments()
 
+    @property
+    def samples_at_once(self) -> int:
+        """The most samples that the engine decodes together."""
+        return int(self._engine.llm_engine.vllm_config.scheduler_config.max_num_seqs)
+
     def complete(self, requests: Sequence[Request]) -> Completions:
         engine = self._engine.llm_engine
         waiting = deque(range(len(requests)))

@@ -29,6 +29,10 @@ class SamplingProgress:
         name: label before the numbers.
         unit: what the speed counts.
         room: most tokens of a completion, to estimate when a batch ends.
+
+    Attributes:
+        at_once: samples that the backend has under way together, where it has no batches. Until so
+            many have ended, most of the work that is done is in others, and nothing is estimated.
     """
 
     def __init__(
@@ -48,6 +52,7 @@ class SamplingProgress:
         self._at_start = done
         self._amount = 0
         self._batch: Progress | None = None
+        self.at_once = 0
         self._began = self._last_line = self._last_advance = time.monotonic()
         console = Console(stderr=True)
         self._lines = shown and not console.is_terminal
@@ -86,11 +91,13 @@ class SamplingProgress:
     def seconds_left(self, now: float) -> float | None:
         """An estimate from the batches that are done, or else from the steps of the first one.
 
-        None before anything is done.
+        None before anything is done, and before `at_once` samples are.
         """
         here, rest = self.done - self._at_start, self.total - self.done
         spent = now - self._last_advance
         batch = self._batch
+        if here < self.at_once:
+            return None
         if here:
             per_sample = (self._last_advance - self._began) / here
             rows = min(rest, batch.ended + batch.running) if batch is not None else 0

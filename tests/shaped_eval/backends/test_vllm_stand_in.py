@@ -55,6 +55,7 @@ class Engine:
     given: list[Parameters] = []
     running: dict[str, tuple[dict[str, Any], Parameters]] = {}
     most = 0
+    vllm_config = SimpleNamespace(scheduler_config=SimpleNamespace(max_num_seqs=4))
 
     def __init__(
         self,

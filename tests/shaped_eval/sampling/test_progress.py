@@ -56,6 +56,34 @@ def test_the_estimate_is_right_within_a_factor_of_two(monkeypatch, mean, batches
         assert whole / 2 <= total <= 2 * whole, (now - 100, left, whole)
 
 
+@pytest.mark.parametrize("mean", [30, 120, 5_000])
+def test_an_estimate_without_batches_is_right_within_a_factor_of_two(monkeypatch, mean):
+    """Sixteen requests of eight samples are under way at a time, and each is counted at its end."""
+    rng = random.Random(mean)
+    longest = [
+        max(min(ROOM, 1 + int(rng.expovariate(1 / mean))) for _ in range(8)) for _ in range(100)
+    ]
+    clock = Clock(monkeypatch)
+    estimates = []
+    with SamplingProgress(800, 0, shown=False, room=ROOM) as bar:
+        bar.at_once = 128
+        running, waiting = longest[:16], longest[16:]
+        while running:
+            step = min(running)
+            clock.now += 0.05 * step
+            left = [length - step for length in running]
+            for _ in range(left.count(0)):
+                bar.advance(8, 8 * mean)
+                estimates.append((clock.now - 100, bar.seconds_left(clock.now)))
+            running = [length for length in left if length]
+            started = 16 - len(running)
+            running, waiting = running + waiting[:started], waiting[started:]
+    whole = clock.now - 100
+    assert [left for _, left in estimates[:15]] == [None] * 15
+    for spent, left in estimates[15:]:
+        assert whole / 2 <= spent + left <= 2 * whole, (spent, left, whole)
+
+
 def test_nothing_is_estimated_before_anything_is_done():
     with SamplingProgress(5, 0, shown=False) as bar:
         assert bar.seconds_left(0.0) is None
