@@ -15,6 +15,7 @@ from dataclasses import asdict
 from pathlib import Path
 
 from shaped_eval.backends import Backend, TransformersBackend
+from shaped_eval.backends.openai import OpenAIBackend
 from shaped_eval.backends.vllm import VLLMBackend
 from shaped_eval.benchmarks.own import name_of
 from shaped_eval.config import SampleConfig
@@ -162,7 +163,7 @@ def _generate(
     repetition = RepetitionCheck()
     if isinstance(backend, TransformersBackend):
         backend.on_step = bar.step
-    if chunks and isinstance(backend, VLLMBackend):  # asking starts its engine
+    if chunks and isinstance(backend, VLLMBackend | OpenAIBackend):  # asking vLLM starts its engine
         bar.at_once = backend.samples_at_once
     requests = [chunk.request(config.seed) for chunk in chunks]
     with closing(backend.complete(requests)) as results:

@@ -115,6 +115,11 @@ class OpenAIBackend:
         """What the server says, once `prepare` has asked it."""
         return self._server.context_tokens if self._server else None
 
+    @property
+    def samples_at_once(self) -> int:
+        """The most samples that the server is asked for together."""
+        return self._config.concurrency * min(self._config.n, int(self._config.batch_size))
+
     @cached_property
     def _pool(self) -> urllib3.PoolManager:
         key = os.environ.get(KEY_VARIABLE)

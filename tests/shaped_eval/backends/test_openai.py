@@ -17,6 +17,7 @@ from shaped_eval.backends import openai
 from shaped_eval.errors import UserError
 from shaped_eval.records import Sample, read_jsonl
 from shaped_eval.sample import sample
+from shaped_eval.sampling import progress
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 from transformers import GenerationConfig, PreTrainedTokenizerFast, Qwen3Config
 from transformers import Qwen3ForCausalLM as Qwen3
@@ -28,6 +29,17 @@ def rows(folder: Path) -> dict[tuple[str, int], Sample]:
         (row.problem_id, row.sample_index): row
         for row in read_jsonl(folder / "samples.jsonl", Sample)
     }
+
+
+def test_no_time_left_is_shown_before_as_many_samples_have_ended_as_are_asked_for_together(
+    config_of, server, monkeypatch, capsys
+):
+    monkeypatch.setattr(progress, "LINE_EVERY_S", 0.0)
+    sample(config_of(concurrency=3))
+    lines = [line for line in capsys.readouterr().err.splitlines() if line.startswith("sampling")]
+    done = {int(line.split()[1]): "left" in line for line in lines}
+    assert len(done) == 18
+    assert {count: count >= 3 * 2 for count in done} == done, "three requests of up to two samples"
 
 
 def test_requests_are_what_the_protocol_says(config_of, server):
