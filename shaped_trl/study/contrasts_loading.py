@@ -6,7 +6,10 @@ import re
 from collections.abc import Sequence
 from typing import Any
 
+from shaped_eval.benchmarks.own import name_of
+from shaped_eval.benchmarks.suites import named_benchmarks
 from shaped_eval.errors import UserError
+from shaped_eval.untrusted.rows import shortened
 
 from shaped_trl.study.checks import (
     at_least_one,
@@ -74,15 +77,16 @@ def read_contrasts(value: Any, study: Study) -> Contrasts | None:
 
 
 def check_measured(contrasts: Contrasts | None, runs: Sequence[StudyRun]) -> None:
-    """Check that the evaluations of a plan draw as many samples as the contrasts' metrics need.
+    """Check that the evaluations of a plan measure what the contrasts need.
 
-    A recipe that leaves out `n` is not checked, nor is a metric @1, since some benchmarks have one
-    sample whatever `n` is.
+    These are the benchmark and the number of samples. A recipe that leaves out `n` is not checked,
+    nor is a metric @1, since some benchmarks have one sample whatever `n` is.
 
     Raises:
-        UserError: the n of a stage is another one.
+        UserError: a stage has another n, or does not have the benchmark.
     """
     for metric in (contrasts.primary, *contrasts.secondary) if contrasts else ():
+        _check_benchmark(metric, runs)
         name, _, count = metric.metric.partition("@")
         numbers = {run.settings.get("n") for run in runs if run.stage == metric.stage}
         for n in numbers if count not in ("", "1") else ():
@@ -91,6 +95,18 @@ def check_measured(contrasts: Contrasts | None, runs: Sequence[StudyRun]) -> Non
                 raise UserError(
                     f"contrasts: {metric.metric}: {metric.stage} draws n={n} samples for each "
                     f"problem; choose avg@{n}, cons@{n} or pass@K with K up to {n}"
+                )
+
+
+def _check_benchmark(metric: Metric, runs: Sequence[StudyRun]) -> None:
+    for run in runs:
+        given, suite = (run.settings.get(name) for name in ("benchmarks", "suite"))
+        if run.stage == metric.stage and metric.benchmark and (given or suite):
+            names = [name_of(name) for name in named_benchmarks(str(given or ""), suite)]
+            if metric.benchmark not in names:
+                raise UserError(
+                    f"contrasts: {metric.stage} does not evaluate the benchmark "
+                    f"{metric.benchmark!r}; choose from {', '.join(names)}"
                 )
 
 
@@ -125,13 +141,13 @@ def _claims(value: Any, study: Study, is_evaluated: bool) -> dict[str, Claim]:
     claims: dict[str, Claim] = {}
     for name, each in mapping("contrasts.claims", value).items():
         if not isinstance(name, str):
-            raise UserError(f"contrasts.claims: {name!r}; give each claim a name")
+            raise UserError(f"contrasts.claims: {shortened(name)}; give each claim a name")
         where = f"contrasts.claims.{name}"
         values = mapping(where, each)
         check_keys(where, values, ("text", "compare"), required=("text", "compare"))
         text = values["text"]
         if not isinstance(text, str) or not text.strip():
-            raise UserError(f"{where}.text: {text!r}; give a sentence")
+            raise UserError(f"{where}.text: {shortened(text)}; give a sentence")
         compare = tuple(
             _contrast(f"{where}.compare[{number}]", pair, study, is_evaluated)
             for number, pair in enumerate(_list(f"{where}.compare", values["compare"]))
@@ -169,16 +185,25 @@ def _contrast(where: str, value: Any, study: Study, is_evaluated: bool) -> Contr
         )
     if several:
         at_least_one(f"{where}.choose_on", choose_on)
+    if len(arms) != len(against):
+        # The best of more arms is better by chance: with 3 against 1 equal arms of 8 seeds, the
+        # verdict would be "better" in a fifth of studies.
+        raise UserError(
+            f"{where}: {len(arms)} against {len(against)} arms; give as many on each side, since "
+            "the best of more arms is better by chance"
+        )
     return Contrast(arms, against, choose_on)
 
 
 def _arms(where: str, value: Any, study: Study) -> tuple[str, ...]:
     arms = value if isinstance(value, list) else [value]
     if not arms or any(arms.count(arm) > 1 for arm in arms):
-        raise UserError(f"{where}: {value!r}; give an arm, or a list of distinct arms")
+        raise UserError(f"{where}: {shortened(value)}; give an arm, or a list of distinct arms")
     for arm in arms:
         if not isinstance(arm, str) or arm not in study.arms:
-            raise UserError(f"{where}: {arm!r} is not an arm; choose from {', '.join(study.arms)}")
+            raise UserError(
+                f"{where}: {shortened(arm)} is not an arm; choose from {', '.join(study.arms)}"
+            )
     return tuple(arms)
 
 
@@ -199,7 +224,7 @@ def _regimes(value: Any, study: Study) -> tuple[str, ...]:
     for name in names:
         if not isinstance(name, str) or name not in study.regimes:
             raise UserError(
-                f"contrasts.exploratory_regimes: {name!r} is not a regime; choose from "
+                f"contrasts.exploratory_regimes: {shortened(name)} is not a regime; choose from "
                 f"{', '.join(study.regimes) or 'none'}"
             )
     return tuple(dict.fromkeys(names))
@@ -221,5 +246,5 @@ def _deviations(value: Any, study: Study) -> dict[str, float]:
 
 def _list(where: str, value: Any) -> list[Any]:
     if value is not None and not isinstance(value, list):
-        raise UserError(f"{where}: {value!r} is not a list; write `- ` before each entry")
+        raise UserError(f"{where}: {shortened(value)} is not a list; write `- ` before each entry")
     return value or []

@@ -1,8 +1,8 @@
 """The record of a finished run: a line of records.jsonl with all that the report needs of it.
 
-With the records, a study can also be continued elsewhere. A folder with only ``study.yaml`` and
-``records.jsonl`` gives the same report, and a study that is started there runs only what is
-missing.
+With the records, a study can also be continued elsewhere. A folder with only ``study.yaml``,
+``records.jsonl`` and ``fingerprints.json`` gives the same report, and a study that is started there
+runs only what is missing.
 """
 
 from __future__ import annotations

@@ -14,6 +14,7 @@ from typing import Any
 from shaped_eval.benchmarks.running_sums import ASKED, RunningSums
 from shaped_eval.benchmarks.running_sums import NAME as RUNNING_SUMS
 from shaped_eval.errors import UserError
+from shaped_eval.untrusted.rows import shortened
 
 from shaped_trl import recipes
 from shaped_trl.recipes import SCHEDULE, schedules_beta
@@ -72,6 +73,8 @@ def load_study(path: str | Path, out: str | Path | None = None) -> Study:
     stages: dict[str, Stage] = {}
     for stage, value in _mapping("stages", values["stages"]).items():
         for name, each in _by_temperature(_named("stage", stage), value):
+            if name in stages:
+                raise UserError(f"stages.{stage}: there are two stages {name}; rename one")
             stages[name] = _stage(name, each, stages)
     if not arms or not stages:
         raise UserError(f"{path}: a study needs at least one arm and one stage")
@@ -110,7 +113,7 @@ def _default_form(where: str, version: Any) -> str:
     if type(version) is not int or version not in DEFAULT_FORMS:
         known = ", ".join(map(str, DEFAULT_FORMS))
         raise UserError(
-            f"{where}: version {version!r} is unknown here; this shaped-trl reads {known}"
+            f"{where}: version {shortened(version)} is unknown here; this shaped-trl reads {known}"
         )
     return DEFAULT_FORMS[version]
 
@@ -174,8 +177,7 @@ def _check_arms(study: Study) -> None:
             ):
                 raise UserError(
                     f"{where}.{key}: {other!r} is not another arm with its own models; the arms "
-                    "are: "
-                    f"{arms}"
+                    f"are: {arms}"
                 )
             if other is not None and set(study.seeds_of(name)) - set(study.seeds_of(other)):
                 raise UserError(
@@ -202,8 +204,7 @@ def _check_arms(study: Study) -> None:
         ):
             raise UserError(
                 f"{where}.shape: the arm has no stage of its own with shaped: true, so the shape "
-                "would "
-                "have no effect"
+                "would have no effect"
             )
         for stage, each in study.stages.items():
             measured = study.trained(name, stage), study.trained(arm.entropy_of or name, stage)
@@ -215,8 +216,7 @@ def _check_arms(study: Study) -> None:
             ):
                 raise UserError(
                     f"{where}.entropy_of: {stage} starts from no model that the study trains: name "
-                    "one in "
-                    "its model:"
+                    "one in its model:"
                 )
         shared = [stage for stage, each in study.stages.items() if each.shared]
         if shared and set(study.seeds_of(name)) - set(study.seeds_of(study.baseline)):
@@ -267,6 +267,8 @@ def _by_temperature(name: str, value: Any) -> list[tuple[str, Any]]:
     given = value.get("temperature") if isinstance(value, Mapping) else None
     if not isinstance(given, list):
         return [(name, value)]
+    if not given:
+        raise UserError(f"stages.{name}.temperature: the list is empty; give one, or leave it out")
     for each in given:
         _positive(f"stages.{name}.temperature", each)
     return [(f"{name}-t{each:g}", {**value, "temperature": each}) for each in given]
@@ -297,8 +299,7 @@ def _stage(name: str, value: Any, earlier: dict[str, Stage]) -> Stage:
     if stage.shared and stage.model in earlier and not earlier[stage.model].shared:
         raise UserError(
             f"{where}.shared: {stage.model}, from which it starts, is not shared: all arms would "
-            "lose "
-            "what that stage did"
+            "lose what that stage did"
         )
     trained = [key for key, other in earlier.items() if other.command != "eval"]
     if stage.model is not None and stage.model not in trained:
@@ -340,8 +341,8 @@ def _check_args(where: str, args: Mapping[str, Any], stage: Stage, shapes: Itera
         scalars = argument if isinstance(argument, list) else [argument]
         if not all(isinstance(scalar, str | int | float) for scalar in scalars):
             raise UserError(
-                f"{where}.{key}: {argument!r} is not a value or a list of values; put it into the "
-                "recipe"
+                f"{where}.{key}: {shortened(argument)} is not a value or a list of values; put it "
+                "into the recipe"
             )
 
 
@@ -392,6 +393,6 @@ def _seeds(where: str, seeds: Any) -> tuple[int, ...]:
     whole = isinstance(seeds, list) and all(type(seed) is int and seed >= 0 for seed in seeds)
     if not whole or not seeds or len(set(seeds)) < len(seeds):
         raise UserError(
-            f"{where}: {seeds!r}; give a list of distinct whole numbers, such as [0, 1]"
+            f"{where}: {shortened(seeds)}; give a list of distinct whole numbers, such as [0, 1]"
         )
     return tuple(seeds)

@@ -89,11 +89,14 @@ def _check_log(log: dict[str, Any]) -> None:
         check_field(name, values, _is_column, "a list of numbers")
     if len({len(values) for values in columns}) > 1:
         raise ValueError("the columns of its log are not equally long")
+    if columns:
+        check_field("step", log.get("step"), _are_steps, "a list of whole numbers from 0")
 
 
 def _check_evaluation(evaluation: dict[str, Any]) -> None:
     for name in ("run", "outcomes"):
         check_field(name, evaluation.get(name), _is_object, "an object")
+    check_field("outcomes", evaluation["outcomes"], bool, "at least one benchmark")
     check_field("settings", evaluation["run"].get("settings"), _is_object, "an object")
     for name, plain in evaluation["outcomes"].items():
         check_field(name, plain, _is_object, "an object")
@@ -149,6 +152,10 @@ def _is_number(value: Any) -> bool:
 
 def _is_column(values: Any) -> bool:
     return isinstance(values, list) and all(value is None or _is_number(value) for value in values)
+
+
+def _are_steps(values: Any) -> bool:
+    return isinstance(values, list) and _are_counts(values)
 
 
 def _is_object(value: Any) -> bool:

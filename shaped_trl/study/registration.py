@@ -1,16 +1,17 @@
 """The pre-registration of a study: ``OUT/registration.jsonl``.
 
 The file of a study is its pre-registration. At the first start, the first row says which file it
-was. At each later start with other settings, another row says what was changed, and how many
-records there were by then.
+was. At each later start with other settings, recipes or code, another row says what was changed,
+and how many records there were by then.
 """
 
 from __future__ import annotations
 
 import hashlib
+import json
 import os
 import subprocess
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
@@ -43,6 +44,7 @@ class Registration:
         shaped_trl_commit: of this package's checkout, if there is one.
         records: how many finished runs had been recorded.
         changes: "path: old -> new" for each setting that differs from the start before.
+        settings_sha256: of the settings in ``OUT/study.yaml``; None in rows of earlier versions.
     """
 
     date: str
@@ -51,10 +53,13 @@ class Registration:
     shaped_trl_commit: str | None
     records: int = 0
     changes: list[str] = field(default_factory=list)
+    settings_sha256: str | None = None
 
 
-def register(study: Study, file: Path | None, num_records: int) -> None:
-    """Write a row if this is the first start, or if the study differs from that of the last start.
+def register(
+    study: Study, file: Path | None, num_records: int, changed_stages: Sequence[str] = ()
+) -> None:
+    """Write a row if this is the first start, or if something differs from the last start.
 
     Call it before ``OUT/study.yaml`` is replaced.
 
@@ -62,19 +67,28 @@ def register(study: Study, file: Path | None, num_records: int) -> None:
         study: the study that starts.
         file: its file.
         num_records: how many finished runs its folder has records of.
+        changed_stages: the stages of which a run has other settings than at the last start. They
+            may come from a recipe, which is not a part of the study's file.
     """
     path = study.out / REGISTRATION
+    earlier = read_registration(study.out)
     changes = list(_changes(study))
-    if path.exists() and not changes:
+    if changed_stages:
+        changes.append(f"settings of the runs of {', '.join(changed_stages)}")
+    commit = source_commit()
+    if earlier and earlier[-1].shaped_trl_commit != commit:
+        changes.append(f"shaped_trl_commit: {earlier[-1].shaped_trl_commit} -> {commit}")
+    if earlier and not changes:
         return
     content = file.read_bytes() if file else None
     row = Registration(
         date=datetime.now(UTC).isoformat(timespec="seconds"),
         study_sha256=hashlib.sha256(content).hexdigest() if content is not None else None,
         commit=commit_of(file) if file else None,
-        shaped_trl_commit=source_commit(),
+        shaped_trl_commit=commit,
         records=num_records,
         changes=changes,
+        settings_sha256=_hash_of(yaml.safe_load(study.to_yaml())),
     )
     drop_truncated_line(path)
     append_jsonl(path, [row])
@@ -88,6 +102,18 @@ def read_registration(out: Path) -> list[Registration]:
     """
     path = out / REGISTRATION
     return list(read_jsonl(path, Registration)) if path.exists() else []
+
+
+def was_edited(out: Path) -> bool:
+    """Whether ``OUT/study.yaml`` has other settings than the last start wrote there."""
+    rows = read_registration(out)
+    known = rows[-1].settings_sha256 if rows else None
+    return known is not None and known != _hash_of(recipes.load(out / "study.yaml"))
+
+
+def _hash_of(settings: dict[str, Any]) -> str:
+    leaves = sorted((name, repr(value)) for name, value in _leaves(settings))
+    return hashlib.sha256(json.dumps(leaves).encode()).hexdigest()
 
 
 def commit_of(file: Path) -> str | None:

@@ -130,7 +130,11 @@ def _prepare(
     with folder_lock(study.out):
         take_over(study.out)
         _print_replaced_study(study)
-        register(study, file, len(read_records(study.out).finished))
+        before = read_state(study.out, PLANNED)
+        changed = dict.fromkeys(
+            run.stage for run in planned if before.get(run.key, run.fingerprint) != run.fingerprint
+        )
+        register(study, file, len(read_records(study.out).finished), [*changed])
         write_atomic(study.out / "study.yaml", study.to_yaml())
         write_state(study.out, PLANNED, {run.key: run.fingerprint for run in planned})
         prepare_data(study, [run for run in runs if not is_done(run)])

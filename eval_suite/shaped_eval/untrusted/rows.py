@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import reprlib
 import types
 import typing
 from collections.abc import Callable, Mapping
@@ -107,9 +108,16 @@ def check_field(name: str, value: Any, fits: Callable[[Any], bool], words: str) 
 
 
 def shortened(value: Any, most: int = 80) -> str:
-    """``repr(value)``, cut after `most` characters."""
+    """``repr(value)``, cut after `most` characters.
+
+    Of a list or an object only the beginning is written, since YAML can repeat a list within lists
+    until nothing would hold it.
+    """
+    brief = reprlib.Repr()
+    brief.maxlevel, brief.maxstring, brief.maxother, brief.maxlong = 3, 2 * most, 2 * most, 2 * most
+    brief.maxlist = brief.maxtuple = brief.maxdict = brief.maxset = most // 3
     try:
-        text = repr(value)
+        text = brief.repr(value)
     except ValueError:  # a whole number of thousands of digits
         return "a very large number"
     return text if len(text) <= most else f"{text[:most]}…"

@@ -41,6 +41,8 @@ def read_mapping(path: Path, field: str) -> dict[str, Any]:
         settings = yaml.load(path.read_text(encoding="utf-8"), _Loader)
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise UserError(f"{field}={str(path)!r} is not YAML: {_reason(error)}") from error
+    except RecursionError:
+        raise UserError(f"{field}={str(path)!r} is nested too deeply") from None
     if not isinstance(settings, dict):
         raise UserError(f"{field}={str(path)!r} must be a mapping of option names to values")
     return settings

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
+from itertools import takewhile
 from typing import Any
 
 from shaped_eval.reporting.document import Block, Details, Heading, Image, Items, Table, Text
@@ -12,7 +13,13 @@ from shaped_trl.study.power import seeds_text
 from shaped_trl.study.reporting.contrast_results import MEAN, PRIMARY, SECONDARY
 from shaped_trl.study.reporting.forest import NAME, NOT_JUDGED, scale, unit
 from shaped_trl.study.reporting.verdicts import WORSE
-from shaped_trl.study.reporting.wording import METRICS, NONE, effect_number, in_regime
+from shaped_trl.study.reporting.wording import (
+    METRICS,
+    NONE,
+    censored_note,
+    effect_number,
+    in_regime,
+)
 
 Rows = Sequence[Mapping[str, Any]]
 
@@ -51,7 +58,8 @@ def _verdict_text(row: Mapping[str, Any]) -> str:
     """Such as "better in P (+2.1 [+1.0, +3.2] points)"."""
     there = f" in {row['regime']}" if row["regime"] else ""
     if row["verdict"] is None:
-        return f"{NOT_JUDGED}{there} (fewer than two seeds)"
+        why = "fewer than two seeds" if row["seeds"] < 2 else "a value is not a finite number"
+        return f"{NOT_JUDGED}{there} ({why})"
     notes = [effect_number(row)]
     if row["exploratory"]:
         notes.append("exploratory")
@@ -79,7 +87,7 @@ def contrast_section(results: Mapping[str, Any]) -> list[Block]:
             caption = "Secondary metrics, with 95% t intervals and without verdicts"
             document.append(_folded(_difference_table(in_regime(regime, caption), rows)))
     document.append(_folded(_power_table(results, primary)))
-    return document + _registration(results.get("registration", []))
+    return document + _registration(results.get("registration", []), "study_edited" in results)
 
 
 def _rows(results: Mapping[str, Any], kind: str) -> list[dict[str, Any]]:
@@ -151,7 +159,10 @@ def _chosen(rows: Rows) -> Iterator[str]:
 def _difference_table(caption: str, rows: Rows) -> Table:
     columns = ("metric", "arm", "against", "difference", "seeds")
     cells = [
-        [_where(row), row["arm"], row["against"], effect_number(row), str(row["seeds"])]
+        [
+            _where(row) + censored_note(row),
+            *(row["arm"], row["against"], effect_number(row), str(row["seeds"])),
+        ]
         for row in rows
     ]
     return Table(caption, columns, cells)
@@ -201,12 +212,15 @@ def _folded(table: Table) -> Details:
     return Details(table.caption, [table])
 
 
-def _registration(rows: Rows) -> list[Block]:
-    """Which file the study was registered as, and what was changed after the first record."""
+def _registration(rows: Rows, edited: bool) -> list[Block]:
+    """Which file the study was registered as, and what was changed after the first record.
+
+    Of several starts before that record, the last one counts.
+    """
     heading = Heading("Pre-registration", 3)
     if not rows:
         return [heading, Text("The study was started before studies were registered.")]
-    first = rows[0]
+    (first,) = [*takewhile(lambda row: not row["records"], rows)][-1:] or rows[:1]
     when = (
         f"after {first['records']} runs had been recorded"
         if first["records"]
@@ -221,12 +235,18 @@ def _registration(rows: Rows) -> list[Block]:
         f"{first['study_sha256'] or 'unknown'} and was {where}. The commit of shaped-trl was "
         f"{first['shaped_trl_commit'] or 'unknown'}."
     )
+    if edited:
+        sentence += (
+            " study.yaml in the study's folder was edited since the last start: this report judges "
+            "by other settings than the runs were started with."
+        )
     later = [row for row in rows if row["changes"] and row["records"]]
     if not later:
-        return [heading, Text(f"{sentence} Nothing was changed after the first record.")]
+        return [heading, Text(f"{sentence} Nothing was changed at a start after the first record.")]
     changes = [
         f"{row['date']}, after {row['records']} records: {change}"
         for row in later
         for change in row["changes"]
     ]
-    return [heading, Text(f"{sentence} What was changed after the first record:"), Items(changes)]
+    changed = Text(f"{sentence} What was changed at a start after the first record:")
+    return [heading, changed, Items(changes)]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
@@ -11,13 +12,14 @@ from shaped_eval.reporting.outcomes import Outcomes
 
 from shaped_trl.study.contrasts import Contrast, Contrasts, Metric
 from shaped_trl.study.power import planned_power, power_row
-from shaped_trl.study.reporting.effects import UNITS, paired_effect, seed_values
+from shaped_trl.study.reporting.effects import UNITS, num_censored, paired_effect, seed_values
 from shaped_trl.study.reporting.evaluation_results import (
-    check_same_problems,
+    check_paired,
     t_interval,
     values_of,
 )
 from shaped_trl.study.reporting.reading import RegimeRuns
+from shaped_trl.study.reporting.rollout_tokens import TOKENS_TO
 from shaped_trl.study.reporting.verdicts import Judgement, judge
 
 PRIMARY, SECONDARY, MEAN = "primary", "secondary", "mean over regimes"
@@ -51,8 +53,9 @@ def contrast_rows(regimes: Sequence[RegimeRuns]) -> list[dict[str, Any]]:
 
     - primary: one row for each regime and contrast, also with low90, high90, sd, p, p_holm, margin,
       verdict (None if it is not judged), power (of the observed sd: `power_row`), by_seed (seed →
-      difference) and, where arms are chosen, chosen (seed → own and other arm).
-    - secondary: one row for each secondary metric with two seeds, also with sd.
+      difference, if that is finite) and, where arms are chosen, chosen (seed → own and other arm).
+    - secondary: one row for each secondary metric with two seeds, also with sd and, of rollout
+      tokens, censored (in how many seeds an arm did not reach the reward).
     - mean over regimes: one row for each contrast, with the mean of the regimes' differences of a
       seed. It covers the seeds that all regimes have, and its regime is empty.
 
@@ -80,7 +83,7 @@ def _primary_rows(runs: RegimeRuns, contrasts: Contrasts) -> Iterator[dict[str, 
     ):
         row = _labels(runs, PRIMARY, claim, contrast, contrasts.primary)
         row |= {"seeds": len(by_seed), "margin": contrasts.margin}
-        row |= _judged(found, contrasts.margin, len(family)) | {"by_seed": by_seed}
+        row |= _judged(found, contrasts.margin, len(family)) | {"by_seed": _finite(by_seed)}
         if contrast.choose_on is not None:
             row["chosen"] = {seed: list(arms) for seed, arms in chosen.items()}
         yield row
@@ -110,12 +113,19 @@ def _secondary_rows(runs: RegimeRuns, contrasts: Contrasts) -> Iterator[dict[str
         for claim, contrast in contrasts.each():
             pairs = _pairs(runs, contrast, contrasts.primary)
             by_seed = _differences(runs, contrast, metric, contrasts.primary, pairs)
-            if len(by_seed) > 1:
+            if len(by_seed) > 1 and len(_finite(by_seed)) == len(by_seed):
                 effect = paired_effect(list(by_seed.values()), np.zeros(len(by_seed)))
                 shown = ("seeds", "value", "low", "high", "sd")
-                yield _labels(runs, SECONDARY, claim, contrast, metric) | {
-                    name: getattr(effect, name) for name in shown
-                }
+                row = _labels(runs, SECONDARY, claim, contrast, metric)
+                row |= {name: getattr(effect, name) for name in shown}
+                if metric.metric in TOKENS_TO:
+                    compared = {seed: pairs[seed] for seed in by_seed}
+                    row["censored"] = num_censored(runs, compared, metric.stage, metric.metric)
+                yield row
+
+
+def _finite(by_seed: BySeed) -> BySeed:
+    return {seed: value for seed, value in by_seed.items() if math.isfinite(value)}
 
 
 def _labels(
@@ -152,7 +162,7 @@ def _pairs(runs: RegimeRuns, contrast: Contrast, primary: Metric) -> Pairs:
         for arms in (contrast.arms, contrast.against)
     ]
     by_arm = [by_seed for side in sides for by_seed in side.values()]
-    first, *others = ((arm, primary.stage) for arm in (*contrast.arms, *contrast.against))
+    first, *others = (_measured(runs, arm, primary) for arm in (*contrast.arms, *contrast.against))
     seeds = tuple(
         seed
         for seed in by_arm[0]
@@ -185,7 +195,7 @@ def _differences(
         for seed, (own, other) in pairs.items()
         if seed in values[own]
         and seed in values[other]
-        and runs.is_paired(seed, (own, metric.stage), (other, metric.stage))
+        and runs.is_paired(seed, _measured(runs, own, metric), _measured(runs, other, metric))
     }
 
 
@@ -199,10 +209,21 @@ def _values(runs: RegimeRuns, arm: str, metric: Metric, problems: slice) -> BySe
     }
 
 
+def _measured(runs: RegimeRuns, arm: str, metric: Metric) -> tuple[str, str]:
+    """The (arm, stage) whose run measured an arm.
+
+    It is another arm's where that evaluates the same model at the same temperature.
+    """
+    study = runs.study
+    if study.stages[metric.stage].command == "eval" and not study.runs_stage(arm, metric.stage):
+        return study.owner(arm, metric.stage)
+    return arm, metric.stage
+
+
 def _outcomes(runs: RegimeRuns, arm: str, metric: Metric) -> dict[int, Outcomes]:
     """Seed → the outcomes that the metric is computed from."""
     found = {}
-    for seed, benchmarks in runs.evaluations[arm, metric.stage].items():
+    for seed, benchmarks in runs.evaluations[_measured(runs, arm, metric)].items():
         if metric.benchmark not in benchmarks:
             raise UserError(
                 f"contrasts: {metric.stage} does not evaluate the benchmark {metric.benchmark!r}; "
@@ -241,8 +262,9 @@ def _check_pairs(runs: RegimeRuns, metric: Metric, pairs: Pairs) -> None:
     """Check that the two arms of each seed were evaluated on the same problems."""
     if runs.study.stages[metric.stage].command == "eval":
         for seed, arms in pairs.items():
-            each = [_outcomes(runs, arm, metric).get(seed) for arm in arms]
-            check_same_problems([outcomes for outcomes in each if outcomes is not None])
+            own, base = (_outcomes(runs, arm, metric).get(seed) for arm in arms)
+            if own is not None and base is not None:
+                check_paired(own, base)
 
 
 def _means(rows: Sequence[Mapping[str, Any]]) -> Iterator[dict[str, Any]]:

@@ -6,7 +6,7 @@ that the difference of their values is one draw. Student's t compares S of them 
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -18,7 +18,7 @@ from shaped_eval.statistics.multiple import holm
 from shaped_kernels import RewardShape
 
 from shaped_trl.study.definition import Study
-from shaped_trl.study.reporting.evaluation_results import check_same_problems, metrics_of, values_of
+from shaped_trl.study.reporting.evaluation_results import check_paired, metrics_of, values_of
 from shaped_trl.study.reporting.reading import RegimeRuns
 from shaped_trl.study.reporting.rollout_tokens import TOKENS_TO
 from shaped_trl.study.reporting.training_results import (
@@ -70,13 +70,16 @@ def paired_effect(own_S: ArrayLike, base_S: ArrayLike) -> PairedEffect:
     of the sign-flip test, 2^(1−S), or 1 if all are 0.
 
     Raises:
-        ValueError: there are fewer than 2 seeds, or the two arms have different numbers of values.
+        ValueError: there are fewer than 2 seeds, the two arms have different numbers of values, or
+            a value is not finite.
     """
     own, base = np.asarray(own_S, dtype=np.float64), np.asarray(base_S, dtype=np.float64)
     if own.shape != base.shape or own.ndim != 1 or len(own) < 2:
         raise ValueError(
             f"values of shapes {own.shape} and {base.shape}: a pair needs the same 2 or more seeds"
         )
+    if not np.isfinite([own, base]).all():
+        raise ValueError("a value is not a finite number, so there is no difference to test")
     # Rounded, so that equal differences are equal in spite of floating-point errors.
     shifts_S = np.round(own - base, _ROUNDING_DIGITS)
     seeds, value = len(shifts_S), float(shifts_S.mean())
@@ -153,14 +156,18 @@ def _rows(runs: RegimeRuns, pass_at: Sequence[int] | None) -> Iterator[dict[str,
                     "unit": UNITS.get(key[1], "share"),
                 }
                 if key[1] in TOKENS_TO:
-                    labels["censored"] = _censored(runs, (arm, against), stage, key[1])
+                    pair = dict.fromkeys(own[key].keys() & base.get(key, {}).keys(), (arm, against))
+                    labels["censored"] = num_censored(runs, pair, stage, key[1])
                 yield labels | row | {"p_corrected": None, "exploratory": exploratory}
 
 
-def _censored(runs: RegimeRuns, pair: tuple[str, str], stage: str, metric: str) -> int:
-    """In how many of the common seeds an arm of the pair did not reach the reward."""
-    own, base = (tokens_to_plateau(runs, each, stage)[metric] for each in pair)
-    return sum(own[seed].censored or base[seed].censored for seed in own.keys() & base.keys())
+def num_censored(
+    runs: RegimeRuns, pairs: Mapping[int, tuple[str, str]], stage: str, metric: str
+) -> int:
+    """In how many seeds an arm of the seed's pair did not reach the reward."""
+    arms = dict.fromkeys(arm for pair in pairs.values() for arm in pair)
+    reached = {arm: tokens_to_plateau(runs, arm, stage)[metric] for arm in arms}
+    return sum(any(reached[arm][seed].censored for arm in pair) for seed, pair in pairs.items())
 
 
 def _row(own: Values, base: Values, key: tuple[str | None, str]) -> dict[str, Any] | None:
@@ -169,6 +176,8 @@ def _row(own: Values, base: Values, key: tuple[str | None, str]) -> dict[str, An
     if len(seeds) < 2 or (relative and not all(base[key][seed] for seed in seeds)):
         return None
     own_S, base_S = (np.array([each[key][seed] for seed in seeds]) for each in (own, base))
+    if not np.isfinite([own_S, base_S]).all():  # a run diverged, which the limits name
+        return None
     return asdict(
         paired_effect(own_S / base_S, np.ones(len(seeds)))
         if relative
@@ -264,4 +273,4 @@ def _check_evaluations(runs: RegimeRuns, arm: str, against: str, stage: str) -> 
     by_seed = [runs.evaluations.get((each, stage), {}) for each in (arm, against)]
     for seed in by_seed[0].keys() & by_seed[1].keys():
         for name in by_seed[0][seed].keys() & by_seed[1][seed].keys():
-            check_same_problems([each[seed][name] for each in by_seed])
+            check_paired(*(each[seed][name] for each in by_seed))

@@ -102,6 +102,8 @@ def difference(
         return None
     a_S, b_S = [a[seed] for seed in common], [b[seed] for seed in common]
     check_same_problems([*a_S, *b_S])
+    for own, base in zip(a_S, b_S, strict=True):
+        check_paired(own, base)
     paired = paired_difference(_mean_values(a_S, metric), _mean_values(b_S, metric))
     over_seeds = None
     if len(common) > 1:
@@ -130,6 +132,23 @@ def check_same_problems(runs: Sequence[Outcomes]) -> None:
             raise UserError(
                 f"{run.benchmark}: evaluations differ in their problems or n: run the study again"
             )
+
+
+def check_paired(own: Outcomes, base: Outcomes) -> None:
+    """Check that two evaluations of a seed have the same problems, tasks and n.
+
+    Problems that were generated are named by numbers. The hashes of their answers tell them apart;
+    records of earlier versions have none.
+
+    Raises:
+        UserError: they differ.
+    """
+    check_same_problems([own, base])
+    if own.tasks_P and base.tasks_P and own.tasks_P != base.tasks_P:
+        raise UserError(
+            f"{own.benchmark}: two arms of a seed were evaluated on different problems "
+            "with the same names: give both the same data, and run the study again"
+        )
 
 
 def t_interval(shifts_S: Values) -> dict[str, float]:

@@ -22,6 +22,11 @@ def limits_of(results: dict[str, Any]) -> list[str]:
             f"{_some(results['incomplete'])}."
         )
     limits += [_unlike(each) for each in results.get("unlike_machines", [])]
+    if diverged := results.get("not_finite"):
+        limits.append(
+            f"The logs of these runs have values that are not finite numbers: {_some(diverged)}. "
+            "Comparisons over seeds that need such a value are left out."
+        )
     limits += _seed_limits(results)
     if "contrasts" not in results:  # which have their own correction
         limits += _comparison_limits(results)

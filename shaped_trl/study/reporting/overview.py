@@ -17,6 +17,7 @@ from shaped_trl.study.reporting.rollout_tokens import TOKENS_TO
 from shaped_trl.study.reporting.wording import (
     METRICS,
     NONE,
+    censored_note,
     effect_number,
     in_regime,
     number,
@@ -118,10 +119,7 @@ def effect_tables(results: Mapping[str, Any]) -> list[Block]:
 
 
 def _metric(row: Mapping[str, Any]) -> str:
-    name = METRICS.get(row["metric"], row["metric"])
-    if not row.get("censored"):
-        return name
-    return f"{name} (not reached in {row['censored']} of {row['seeds']} pairs)"
+    return METRICS.get(row["metric"], row["metric"]) + censored_note(row)
 
 
 def averages(study: Study, results: Mapping[str, Any]) -> list[Block]:

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
+from shaped_eval.errors import UserError
 from shaped_eval.reporting.outcomes import Outcomes
 
 from shaped_trl.study.definition import Study
 from shaped_trl.study.finished import Rows, finished_run, outcomes_of, rows_of
+from shaped_trl.study.records import RECORDS
 from shaped_trl.study.running.machine import Machine, descriptions, recorded_machine
 from shaped_trl.study.state import PLANNED, read_state
 
@@ -35,16 +38,16 @@ class RegimeRuns:
     evaluations: Evaluations
     records: dict[tuple[str, int, str], dict[str, Any]]
 
-    def machines(self, arm: str, stage: str, seed: int) -> list[Machine]:
+    def machines(self, arm: str, stage: str, seed: int) -> list[Machine | None]:
         """The different machines of a run and of the runs before it.
 
-        Records from before machines were recorded name none, and do not count.
+        None is the machine of records that do not name theirs, such as those of earlier versions.
         """
-        found: list[Machine] = []
+        found: list[Machine | None] = []
         for each in self._chain(arm, stage):
             kept = self.records.get((each[0], seed, each[1]))
             machine = recorded_machine(kept["outcome"]) if kept else None
-            if machine is not None and machine not in found:
+            if kept and machine not in found:
                 found.append(machine)
         return found
 
@@ -66,10 +69,10 @@ class RegimeRuns:
     def is_paired(self, seed: int, own: tuple[str, str], base: tuple[str, str]) -> bool:
         """Whether all runs behind the two (arm, stage) of a seed were made on equal machines.
 
-        A machine that is not known counts as equal.
+        A machine that is not known equals only another one that is not known.
         """
-        known = [*self.machines(*own, seed), *self.machines(*base, seed)]
-        return all(machine == known[0] for machine in known)
+        machines = [*self.machines(*own, seed), *self.machines(*base, seed)]
+        return all(machine == machines[0] for machine in machines)
 
 
 def read_runs(study: Study) -> RegimeRuns:
@@ -92,11 +95,20 @@ def read_runs(study: Study) -> RegimeRuns:
         (arm, name): {} for arm in study.arms for name in stages_of(study, "eval")
     }
     for (arm, seed, stage), kept in records.items():
+        _check_content(study, (arm, seed, stage), kept)
         if "evaluation" in kept:
             evaluations[arm, stage][seed] = outcomes_of(kept)
         elif rows := _rows(kept):
             logs[arm, stage][seed] = rows
     return RegimeRuns(study, logs, evaluations, records)
+
+
+def _check_content(study: Study, run: tuple[str, int, str], kept: dict[str, Any]) -> None:
+    """Check that a record, which may be somebody else's, is of the kind of its stage."""
+    spec = study.stages.get(run[2])  # None of a stage that finds a temperature
+    expected = "found" if spec is None else "evaluation" if spec.command == "eval" else "log"
+    if expected not in kept:
+        raise UserError(f"{study.out / RECORDS}: {study.key(*run)}: its record has no {expected}")
 
 
 def _rows(kept: dict[str, Any]) -> Rows:
@@ -139,10 +151,10 @@ def unlike_machines(runs: RegimeRuns) -> list[dict[str, Any]]:
     found = []
     for seed in dict.fromkeys(seed for _, seed, _ in runs.records):
         arms: dict[str, list[str]] = {}
-        machines: dict[str, Machine] = {}
+        machines: dict[str, Machine | None] = {}
         for (arm, other, _), kept in runs.records.items():
-            machine = recorded_machine(kept["outcome"]) if other == seed else None
-            if machine is not None:
+            if other == seed:
+                machine = recorded_machine(kept["outcome"])
                 name = json.dumps(machine, sort_keys=True)
                 machines[name] = machine
                 if arm not in arms.setdefault(name, []):
@@ -152,6 +164,14 @@ def unlike_machines(runs: RegimeRuns) -> list[dict[str, Any]]:
             each = [{"machine": machine, "arms": names} for machine, names in words]
             found.append({"regime": runs.study.regime, "seed": seed, "machines": each})
     return found
+
+
+def runs_not_finite(runs: RegimeRuns) -> Iterator[str]:
+    """The keys of the runs whose log has a NaN or an infinity, as after a loss that diverged."""
+    for (arm, stage), by_seed in runs.logs.items():
+        for seed, rows in by_seed.items():
+            if not all(math.isfinite(value) for row in rows for value in row.values()):
+                yield runs.study.key(arm, seed, stage)
 
 
 def temperatures(runs: RegimeRuns) -> dict[str, dict[str, float]]:

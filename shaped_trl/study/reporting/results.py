@@ -12,7 +12,7 @@ import numpy as np
 from shaped_eval.reporting.outcomes import Outcomes
 
 from shaped_trl.study.definition import HELD_OUT, Arm, Study
-from shaped_trl.study.registration import read_registration
+from shaped_trl.study.registration import read_registration, was_edited
 from shaped_trl.study.reporting.by_step.curves import (
     AVERAGE,
     by_step,
@@ -27,6 +27,7 @@ from shaped_trl.study.reporting.reading import (
     RegimeRuns,
     planned,
     read_runs,
+    runs_not_finite,
     stages_of,
     temperatures,
     unlike_machines,
@@ -58,7 +59,10 @@ def collect(regimes: Sequence[RegimeRuns], pass_at: Sequence[int] | None = None)
     }
     found = effects(regimes, pass_at)
     unlike = [each for runs in regimes for each in unlike_machines(runs)]
+    not_finite = [each for runs in regimes for each in runs_not_finite(runs)]
     registered = [asdict(row) for row in read_registration(study.out)]
+    for row in registered:
+        del row["settings_sha256"]  # only `was_edited` needs it
     return {
         "study": study.name,
         "baseline": study.baseline,
@@ -71,6 +75,7 @@ def collect(regimes: Sequence[RegimeRuns], pass_at: Sequence[int] | None = None)
         "settings": _settings(regimes),
         "made_with": _made_with(regimes),
         **({"unlike_machines": unlike} if unlike else {}),
+        **({"not_finite": not_finite} if not_finite else {}),
         "table_metrics": _table_metrics(regimes, pass_at),
         "arms": {name: _definition(study, name, arm) for name, arm in study.arms.items()},
         "regimes": {runs.study.regime: _regime(runs, pass_at) for runs in regimes},
@@ -78,6 +83,7 @@ def collect(regimes: Sequence[RegimeRuns], pass_at: Sequence[int] | None = None)
         "claims": [] if study.contrasts else judge(regimes, found),
         **contrast_content(regimes),
         **({"registration": registered} if registered else {}),
+        **({"study_edited": True} if was_edited(study.out) else {}),
     }
 
 

@@ -38,15 +38,20 @@ def training_summary(runs: RegimeRuns, arm: str, stage: str) -> dict[str, Any] |
     summary: dict[str, Any] = {"source": "held-out" if _held_out(logs) else "training"}
     summary |= {key: mean(values_S) for key, values_S in ends.items()}
     # Computed from the mean NLL, since a logged perplexity is exp of the NLL of a single row.
-    summary["perplexity"] = math.exp(summary["nll"]) if summary.get("nll") is not None else None
+    summary["perplexity"] = _exp(summary["nll"]) if summary.get("nll") is not None else None
     intervals = {
         key: t_interval(np.array(values_S)) for key, values_S in ends.items() if len(values_S) > 1
     }
     if "nll" in intervals:
-        intervals["perplexity"] = {
-            name: math.exp(value) for name, value in intervals["nll"].items()
-        }
+        intervals["perplexity"] = {name: _exp(value) for name, value in intervals["nll"].items()}
     return summary | _extent(logs) | ({"over_seeds": intervals} if intervals else {})
+
+
+def _exp(nll: float) -> float:
+    try:
+        return math.exp(nll)
+    except OverflowError:  # a run diverged
+        return math.inf
 
 
 def training_differences(runs: RegimeRuns) -> list[dict[str, Any]]:
@@ -230,6 +235,7 @@ def _extent(logs: list[Rows]) -> dict[str, Any]:
         "seeds": len(logs),
         "steps": max(rows[-1]["step"] for rows in logs),
         "tokens": max(
-            (int(value) for rows in logs for value in curve(rows, "tokens")[1]), default=None
+            (int(v) for rows in logs for v in curve(rows, "tokens")[1] if math.isfinite(v)),
+            default=None,
         ),
     }

@@ -42,15 +42,18 @@ def judge(differences_C: Sequence[ArrayLike], margin: float) -> list[Judgement |
 
     Args:
         differences_C: for each contrast its differences own − against [S], with its own S. One with
-            fewer than two is not judged, but counts in the correction, so that a p-value does not
-            rise when it is measured later.
+            fewer than two is not judged, nor one with a value that is not finite, as after a run
+            that diverged. It counts in the correction, so that a p-value does not rise when it is
+            measured later.
         margin: the margin of equivalence, above 0, in the unit of the differences.
 
     Returns:
         The judgement of each contrast, in the given order; None where it is not judged.
     """
     found = [
-        paired_effect(shifts_S, np.zeros(np.shape(shifts_S))) if np.size(shifts_S) > 1 else None
+        paired_effect(shifts_S, np.zeros(np.shape(shifts_S)))
+        if np.size(shifts_S) > 1 and np.isfinite(shifts_S).all()
+        else None
         for shifts_S in differences_C
     ]
     corrected = holm([effect.p_value if effect else 1.0 for effect in found])

@@ -53,6 +53,13 @@ def effect_number(row: Mapping[str, Any]) -> str:
     return f"{signed(row)} {'%' if row['metric'] == 'nll_relative' else 'points'}"
 
 
+def censored_note(row: Mapping[str, Any]) -> str:
+    """What follows a metric of rollout tokens if not all runs reached the reward."""
+    if not row.get("censored"):
+        return ""
+    return f" (not reached in {row['censored']} of {row['seeds']} pairs)"
+
+
 def plain_number(row: Mapping[str, Any], value: float) -> str:
     """A number in the unit of a row of `effects`, without a sign."""
     if row["unit"] == "tokens":

@@ -18,7 +18,7 @@ from shaped_eval.untrusted.texts import one_line
 from shaped_trl.study.running.devices import gpu_models, num_threads
 
 CPU_INFO = Path("/proc/cpuinfo")
-LIBRARIES = ("torch", "numpy", "transformers", "tokenizers", "triton")
+LIBRARIES = ("torch", "numpy", "transformers", "trl", "tokenizers", "triton")
 UNKNOWN = "a machine that its records do not name"
 _HASH_DIGITS = 8
 _MOST_LETTERS = 300

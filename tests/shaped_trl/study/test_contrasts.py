@@ -76,6 +76,11 @@ BOTH = ["precision", "cross_entropy"]
             "compare[0].choose_on: 0; give a whole number of at least 1",
         ),
         (
+            COMPARE,
+            {"arm": ["precision", "third"], "against": "cross_entropy", "choose_on": 3},
+            "compare[0]: 2 against 1 arms; give as many on each side",
+        ),
+        (
             ("claims", "again"),
             {"text": "T", "compare": [{"arm": "cross_entropy", "against": "precision"}]},
             "contrasts.claims.again.compare[0]: contrasts.claims.precision.compare[0] compares the",
@@ -110,7 +115,9 @@ def test_arms_are_chosen_on_problems_alone(tmp_path: Path) -> None:
     values["contrasts"] = copy.deepcopy(SMALL)
     values["contrasts"]["primary"] = {"stage": "rlvr", "metric": "reward"}
     assert load(tmp_path, values).contrasts is not None
-    pair = {"arm": ["precision", "third"], "against": "cross_entropy", "choose_on": 3}
+    values["arms"]["fourth"] = {"checkpoint_of": "cross_entropy", "temperature": 0.6}
+    sides = {"arm": ["precision", "third"], "against": ["cross_entropy", "fourth"]}
+    pair = {**sides, "choose_on": 3}
     values["contrasts"]["claims"]["precision"]["compare"] = [pair]
     with pytest.raises(UserError, match="the primary metric is not of an eval stage"):
         load(tmp_path, values)
@@ -133,6 +140,19 @@ def test_the_samples_of_a_plan_suffice_for_the_metrics(
     with pytest.raises(UserError, match=f"{metric}: eval draws n=4 samples for each problem"):
         run_study(study)
     assert not study.out.exists()
+
+
+def test_the_benchmark_of_a_contrast_is_one_that_the_stage_evaluates(tmp_path: Path) -> None:
+    values = study_values(tmp_path)
+    values["contrasts"] = SMALL
+    for given, fits in (("{data}/problems.yaml", True), ("gsm8k,math500", False)):
+        values["stages"]["eval"]["args"]["benchmarks"] = given
+        study = load(tmp_path, values)
+        if fits:
+            check_measured(study.contrasts, plan(study))
+            continue
+        with pytest.raises(UserError, match="'problems'; choose from gsm8k, math500"):
+            check_measured(study.contrasts, plan(study))
 
 
 @pytest.mark.parametrize("sd", [0.01, None])

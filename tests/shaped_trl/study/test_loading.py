@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 from shaped_eval.errors import UserError
 from study_values import load, rich_values, study_values
 
@@ -191,6 +192,48 @@ def test_a_temperature_is_found_for_a_model_of_the_study_alone(tmp_path: Path) -
         UserError, match=r"arms.matched.entropy_of: rlvr starts from no model that the study trains"
     ):
         load(tmp_path, values)
+
+
+@pytest.mark.parametrize(
+    ("temperatures", "named"),
+    [
+        ([], "stages.eval.temperature: the list is empty"),
+        ([0.6, 0.6000001], "there are two stages eval-t0.6"),
+    ],
+)
+def test_a_list_of_temperatures_makes_as_many_stages(
+    tmp_path: Path, temperatures: list[float], named: str
+) -> None:
+    values = study_values(tmp_path)
+    del values["stages"]["eval"]["args"]["temperature"]
+    values["stages"]["eval"]["temperature"] = temperatures
+    with pytest.raises(UserError, match=named):
+        load(tmp_path, values)
+
+
+@pytest.mark.parametrize("text", ["seeds: " + "[" * 5000, "seeds: " + "[" * 50 + "]" * 50])
+def test_lists_within_lists_end_in_one_line(tmp_path: Path, text: str) -> None:
+    path = tmp_path / "study.yaml"
+    values = study_values(tmp_path)
+    del values["seeds"]
+    path.write_text(yaml.safe_dump(values, sort_keys=False) + text)
+    with pytest.raises(UserError, match=r"nested too deeply|seeds: .*give a list") as caught:
+        load_study(path)
+    assert len(str(caught.value)) < 300
+
+
+def test_a_value_that_repeats_itself_is_shown_short(tmp_path: Path) -> None:
+    """Each level has nine times the one before: written out, it would fill any memory."""
+    values = study_values(tmp_path)
+    del values["seeds"]
+    nested = "[1]"
+    for level in range(30):
+        nested = f"[&l{level} {nested}, {', '.join([f'*l{level}'] * 8)}]"
+    path = tmp_path / "study.yaml"
+    path.write_text(f"seeds: {nested}\n{yaml.safe_dump(values, sort_keys=False)}")
+    with pytest.raises(UserError, match=r"seeds: .*give a list of distinct whole") as caught:
+        load_study(path)
+    assert len(str(caught.value)) < 300
 
 
 def test_an_unknown_recipe_is_refused(tmp_path: Path) -> None:

@@ -205,7 +205,8 @@ def test_a_machine_is_its_processor_threads_and_builds(
     assert first["processor"]["name"] == "Intel(R) Xeon(R) 8481C"
     assert first["processor"]["family_model_stepping"] == "6/143/8"
     assert first["threads"] == 4
-    assert first["builds"].keys() >= {"torch", "numpy", "transformers", "tokenizers", "triton"}
+    names = {"torch", "numpy", "transformers", "trl", "tokenizers", "triton"}
+    assert first["builds"].keys() >= names
     assert of(X86.replace("fpu avx512f vme", "vme avx512f fpu")) == first
     for other in (
         of(X86.replace("avx512f", "avx2")),
@@ -353,12 +354,19 @@ def test_the_report_names_what_it_does_not_pair(regimes: list[RegimeRuns]) -> No
     assert "precision_product, cooled on Beta 7, numpy 2.4.7. Values" in sentence
 
 
-def test_a_record_without_a_machine_is_paired_with_any(regimes: list[RegimeRuns]) -> None:
+def test_an_unknown_machine_is_paired_with_unknown_ones_alone(regimes: list[RegimeRuns]) -> None:
     before = effects(regimes)
-    for (arm, _, _), kept in regimes[0].records.items():
-        kept["outcome"]["machine"] = BETA if arm == "tail_penalty" else "x86_64"
+    for kept in regimes[0].records.values():
+        kept["outcome"]["machine"] = "x86_64"  # as in records of earlier versions
     assert effects(regimes) == before
     assert "unlike_machines" not in collect(regimes)
+    for (arm, seed, _), kept in regimes[0].records.items():
+        if (arm, seed) == ("tail_penalty", 3):
+            kept["outcome"]["machine"] = BETA
+    tail = {"regime": "P", "arm": "tail_penalty", "against": "cross_entropy"}
+    assert seeds_of(effects(regimes), **tail) == {7}
+    (sentence,) = (each for each in limits_of(collect(regimes)) if "machines" in each)
+    assert f"on {UNKNOWN}; tail_penalty on Beta 7. Values" in sentence
 
 
 def test_a_study_of_earlier_records_says_that_their_machine_is_not_known(

@@ -127,6 +127,12 @@ def test_the_file_is_read_again_only_if_it_has_changed(
         ({"key": "a", **done(1.0), "outcome": OUTCOME | {"machine": [[]]}}, "machine="),
         ({"key": "a", **done(1.0), "log": {"nll": ["<b>"]}}, "nll="),
         ({"key": "a", **done(1.0), "log": {"nll": [1.0], "step": []}}, "not equally long"),
+        ({"key": "a", **done(1.0), "log": {"nll": [1.0]}}, "step=None"),
+        ({"key": "a", **done(1.0), "log": {"nll": [1.0], "step": [None]}}, "step=[None]"),
+        (
+            {"key": "a", **evaluated(), "evaluation": {"run": {"settings": {}}, "outcomes": {}}},
+            "outcomes={}",
+        ),
         ({"key": "a", **evaluated(n=10**12)}, "n=1000000000000"),
         ({"key": "a", **evaluated(passes_P=[4, 5])}, "passes_P"),
         ({"key": "a", **evaluated(passes_P=[4])}, "passes_P"),

@@ -22,6 +22,7 @@ from shaped_trl.study.registration import (
     commit_of,
     read_registration,
     register,
+    was_edited,
 )
 
 
@@ -182,6 +183,31 @@ def test_starts_are_registered_if_the_study_differs(tmp_path: Path) -> None:
     ]
     assert "arms.d.temperature: nothing -> 0.5" in second.changes
     assert "contrasts.margin: nothing -> 0.015" in second.changes
+
+
+def test_what_is_not_in_the_file_is_registered_if_it_changes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A recipe, the code, and the settings in the study's folder."""
+    file, out = write_study(tmp_path), tmp_path / "out"
+    run(file, out)
+    assert not was_edited(out)
+    recipe = tmp_path / "eval.yaml"
+    recipe.write_text(recipe.read_text() + "save_steps: 7\n")
+    run(file, out)
+    assert read_registration(out)[-1].changes == ["settings of the runs of eval"]
+    commit = read_registration(out)[-1].shaped_trl_commit
+    monkeypatch.setattr("shaped_trl.study.registration.source_commit", lambda: "f" * 40)
+    run(file, out)
+    assert read_registration(out)[-1].changes == [f"shaped_trl_commit: {commit} -> {'f' * 40}"]
+    run(file, out)
+    assert len(read_registration(out)) == 3
+    assert not was_edited(out)
+    study = out / "study.yaml"
+    study.write_text("# a comment\n" + study.read_text())
+    assert not was_edited(out)
+    study.write_text(study.read_text() + "nll_within: 0.5\n".replace("nll_within", "x"))
+    assert was_edited(out)
 
 
 def test_a_study_from_before_registrations_says_how_many_records_it_had(tmp_path: Path) -> None:

@@ -11,6 +11,7 @@ from __future__ import annotations
 import math
 from collections import Counter
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +23,7 @@ from scipy import stats
 from shaped_eval.reporting.outcomes import Outcomes
 from study_values import load, study_values
 
+from shaped_trl.study.contrasts import Claim, Contrast
 from shaped_trl.study.definition import Study
 from shaped_trl.study.power import difference_power, equivalence_power
 from shaped_trl.study.reporting.contrast_results import PRIMARY, contrast_rows
@@ -115,6 +117,40 @@ def simulated(
         for regime, rows in judge_one(values).items():
             found[regime].append(rows)
     return found
+
+
+def test_choosing_the_best_arms_finds_nothing_where_nothing_differs(tmp_path: Path) -> None:
+    """The best of three against the best of three, chosen on other problems of the same runs.
+
+    An arm's deviation in a seed is that of its model, so the choice does profit from it, on both
+    sides alike.
+    """
+    study = study_with(tmp_path, ["null"], 5)
+    assert study.contrasts is not None
+    names = list(study.arms)
+    best = Contrast(tuple(names[:3]), tuple(names[3:]), PROBLEMS // 3)
+    claims = {"best": Claim("The best arms differ", (best,))}
+    (view,) = replace(study, contrasts=replace(study.contrasts, claims=claims)).each_regime()
+    rng = np.random.default_rng(5)
+    found: Counter[str] = Counter()
+    for _ in range(STUDIES):
+        values = drawn_values(rng, [0.0] * 5)
+        evaluations = {
+            (arm, "eval"): {
+                seed: {"problems": drawn_outcomes(rng, value)}
+                for seed, value in enumerate(values_S)
+            }
+            for arm, values_S in zip(names, values, strict=True)
+        }
+        (row,) = contrast_rows([RegimeRuns(view, {}, evaluations, {})])
+        found[row["verdict"]] += 1
+    assert (found[BETTER] + found[WORSE]) / STUDIES <= 0.072, found
+    assert abs(found[BETTER] - found[WORSE]) <= 0.044 * STUDIES, found
+
+
+def drawn_outcomes(rng: np.random.Generator, value: float) -> Outcomes:
+    """Outcomes whose samples pass with this probability."""
+    return replace(outcomes(value), passes_P=rng.binomial(SAMPLES, value, PROBLEMS))
 
 
 def rates_of_one(difference: float) -> dict[str, float]:

@@ -20,6 +20,7 @@ from shaped_trl.study.power import (
     power_row,
     seeds_needed,
 )
+from shaped_trl.study.reporting.effects import paired_effect
 from shaped_trl.study.reporting.verdicts import BETTER, EQUIVALENT, OPEN, WORSE, judge
 
 MARGIN, DRAWS = 0.015, 200_000
@@ -74,6 +75,16 @@ def test_the_correction_counts_what_is_not_measured_yet() -> None:
     assert family[0].p_holm == pytest.approx(3 * alone.p_holm)
     assert family[0].verdict != BETTER
     assert family[1:] == [None, None]
+
+
+@pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])
+def test_a_value_that_is_not_finite_is_not_judged(value: float) -> None:
+    """A run that diverged is neither worse nor better, and the others are corrected as before."""
+    other = shifts(0.02, 0.01)
+    diverged = [value, *other[1:]]
+    assert judge([diverged, other], MARGIN) == [None, judge([[], other], MARGIN)[1]]
+    with pytest.raises(ValueError, match="not a finite number"):
+        paired_effect(diverged, np.zeros(8))
 
 
 def test_a_difference_within_the_margin_that_is_significant_is_not_equivalent() -> None:
