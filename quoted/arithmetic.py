@@ -37,13 +37,13 @@ def verdict_quotes() -> list[str]:
         f"better RL | reward {gain:+.1f} points {gain:[.1f]} "
         f"(p = {study.p('reward', PRECISION):.2f}), avg@64 after RL {after:+.1f} {after:[.1f]} "
         f"| {study.verdict('precision_rl')} |",
-        f"of the same entropy does | reward {over:+.1f} {over:[.1f]}, avg@64 {over_after:+.1f} "
+        f"of the same entropy | reward {over:+.1f} {over:[.1f]}, avg@64 {over_after:+.1f} "
         f"{over_after:[.1f]} | {study.verdict('shape_or_temperature')} |",
         f"suppression helps RL | reward {tail_gain:+.1f} {tail_gain:[.1f]}, avg@64 "
         f"{tail_after:+.1f} {tail_after:[.1f]} | {study.verdict('tail_suppression')} |",
         f"minus cross-entropy's: length {length:+.1f} {length:[.1f]}, entropy {entropy:+.1f} "
         f"{entropy:[.1f]} | **{study.verdict('entropy_collapse')}**, by length alone |",
-        f"they lengthen by {length:.1f} points more than those of cross-entropy "
+        f"its responses lengthen by {length:.1f} points more than those of cross-entropy "
         f"(p = {study.p('length_change', DIVERSITY):.3f})",
     ]
 

@@ -13,13 +13,19 @@ PRECISION, DIVERSITY, MATCHED = "precision_product", "diversity_product", "match
 
 def study_quotes() -> list[str]:
     sums, arithmetic, exponent = map(Study, ("cpu-midtrain", "arithmetic", "cpu-midtrain-exponent"))
-    low, high = (sums.held_out("entropy", arm, regime="P") for arm in (PRECISION, DIVERSITY))
+    low, high, low_D, high_D = (
+        sums.held_out("entropy", arm, regime=regime)
+        for regime in "PD"
+        for arm in (PRECISION, DIVERSITY)
+    )
     gain, gain_D = (sums.effect("reward", PRECISION, regime=regime) for regime in "PD")
     weak_low, weak_high = (
         exponent.held_out("entropy", arm, regime="P")
         for arm in ("precision_exponent", "diversity_exponent")
     )
+    weak_gain = exponent.effect("reward", "precision_exponent", regime="P")
     share = shares["cpu-midtrain", "P"].bootstrap
+    share_of_sums = shares["arithmetic", ""].bootstrap
     reward = arithmetic.effect("reward", PRECISION)
     before = arithmetic.effect("avg@64", PRECISION, MATCHED, "eval_midtrain")
     smollm2 = Study("smollm2")
@@ -27,19 +33,22 @@ def study_quotes() -> list[str]:
     moved, moved_product = (smollm2.held_out("entropy", arm) for arm in forms)
     after, after_product = (smollm2.effect("avg@16", arm, stage="eval_rlvr") for arm in forms)
     return [
-        f"β orders entropy ({low:+.0f}%, {high:+.0f}%): **{sums.verdict('entropy_order')}**. "
-        f"Precision adds {gain:.1f} points of reward in RL {gain:[.1f]} in one regime and "
-        f"{gain_D:.1f} {gain_D:[.1f]} in the other: {sums.verdict('precision_rl')}",
-        f"gives {share:.0f}% {share:[.0f]} of that gain",
+        f"β orders entropy ({low:+.0f}% and {high:+.0f}% in P, {low_D:+.1f}% and {high_D:+.0f}% in "
+        f"D): **{sums.verdict('entropy_order')}**. "
+        f"Precision adds {gain:.1f} points of reward in RL {gain:[.1f]} in P and "
+        f"{gain_D:.1f} {gain_D:[.1f]} in D: {sums.verdict('precision_rl')}",
+        f"gives {share:.0f}% {share:[.0f]} of that gain; on arithmetic {share_of_sums:.0f}% "
+        f"{share_of_sums:[.0f]}",
         f"precision adds {reward:.1f} points {reward:[.1f]}: {arithmetic.verdict('precision_rl')}. "
         f"High entropy shortens responses in RL: **{arithmetic.verdict('entropy_collapse')}**",
-        f"precision is {before:.1f} points of avg@64 {before:[.1f]} above that temperature",
-        f"moves entropy by {weak_low:+.1f}% and {weak_high:+.1f}%",
+        f"precision has {before:.1f} points more avg@64 {before:[.1f]} than cross-entropy",
+        f"moves entropy by {weak_low:+.1f}% and {weak_high:+.1f}% in P: weak at the same β. "
+        f"Precision adds {weak_gain:.1f} points of reward in RL {weak_gain:[.1f]} there",
         f"{sums.seeds} seeds each unless named",
         f"{smollm2.seeds} seeds, a demonstration | mid-training with precision moves entropy by "
-        f"{moved:+.1f}% {moved:[.1f]}, in the product form by {moved_product:+.1f}% "
-        f"{moved_product:[.1f]}. After RL avg@16 differs by {after:.1f} points {after:[.1f]} and "
-        f"{after_product:.1f} {after_product:[.1f]}",
+        f"{moved:+.1f}% {moved:[.1f]} in the exponent form and by {moved_product:+.1f}% "
+        f"{moved_product:[.1f]} in the product form. After RL avg@16 differs by {after:.1f} points "
+        f"{after:[.1f]} and {after_product:.1f} {after_product:[.1f]}",
     ]
 
 
@@ -53,7 +62,8 @@ def speed_quotes() -> list[str]:
         f"avg@16 {sampling:.3f} {sampling:[.3f]}",
         f"{entropy:.2f} {entropy:[.2f]} to {full:.2f} {full:[.2f]} of the time of Liger's; "
         f"{faster(LARGE):.1f} times faster than full logits, in {leaner(LARGE):.0f} times less",
-        f"{slow:.1f} and {fast:.1f} times the speed",
+        f"{fast:.2f} times the speed of `SFTTrainer` {fast:[.2f]} with a vocabulary of 32,768; "
+        f"{slow:.2f} {slow:[.3f]} with 512, where no difference is shown",
         f"one H200 on {measured(LARGE, FULL).date}",
     ]
 
@@ -62,14 +72,22 @@ PAGE = Page(
     "README.md",
     quotes=[*study_quotes(), *speed_quotes()],
     settings=[
-        *("Python 3.11", "on 2 CPU cores in under 8 minutes", "0.19M parameters", "SmolLM2-135M"),
         *(
-            "3.0M parameters",
+            "Python 3.11",
+            "on 2 CPU cores in under 8 minutes",
+            "0.19M parameters",
+            "SmolLM2-135M-Instruct",
+        ),
+        *(
+            *("3.0M parameters", "vocabulary of 32,768", "with 512"),
             "Apache-2.0",
             "one GPU with 80 GB",
             "decoding at T = 0.6",
             "with 95% intervals",
         ),
     ],
-    unrecorded=["β orders entropy (−0.3%, +2.8%)"],  # of `shapes`, whose page says so
+    unrecorded=[
+        "3 seeds, no RL",
+        "β orders entropy (−0.3%, +2.8%)",
+    ],  # of `shapes`, whose page says so
 )

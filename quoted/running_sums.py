@@ -105,7 +105,7 @@ def verdict_quotes() -> list[str]:
         f"| reward over RL {gain:+.1f} points {gain:[.1f]}, avg@64 after it {after:+.1f} "
         f"{after:[.1f]} | {gain_D:+.1f} {gain_D:[.1f]}, {after_D:+.1f} {after_D:[.1f]} "
         f"| {study.verdict('precision_rl')}",
-        f"same entropy does | {cells(PRECISION, MATCHED)} "
+        f"same entropy | {cells(PRECISION, MATCHED)} "
         f"| {study.verdict('shape_or_temperature')}: in P more reward "
         f"(p = {study.p('reward', PRECISION, MATCHED, regime='P'):.3f})",
         f"suppression helps RL | {cells(TAIL, BASELINE)} | {study.verdict('tail_suppression')}: "

@@ -78,9 +78,9 @@ def sampling_quotes() -> list[str]:
 
 def engine_quotes() -> list[str]:
     lines = (
-        ("SmolLM2-135M, gsm8k with 4 worked examples: 8 problems, n = 1", "gsm8k:8"),
+        ("SmolLM2-135M-Instruct, gsm8k with 4 worked examples: 8 problems, n = 1", "gsm8k:8"),
         ("the same: 2 problems, n = 16", "gsm8k:2"),
-        ("SmolLM2-135M, humaneval: 4 problems, n = 4", "humaneval:4"),
+        ("SmolLM2-135M-Instruct, humaneval: 4 problems, n = 4", "humaneval:4"),
         ("a model of 0.19M parameters, running sums: 32 problems, n = 64", "running_sums:32"),
     )
     quotes = []

@@ -38,6 +38,6 @@ PAGE = Page(
     "docs/results/index.md",
     section="## What was run",
     quotes=quotes(),
-    settings=["SmolLM2-135M"],
+    settings=["SmolLM2-135M-Instruct"],
     unrecorded=["real text, 3 seeds"],  # the records of `shapes` were not kept
 )

@@ -90,8 +90,10 @@ def build_trainer(
     if isinstance(args, RLVRConfig):
         check_weights_of_rewards(args, rewards.names())
         _check_evaluation(prompts, args)
-    elif is_adapter(source):
-        refuse_adapter(source, "model_name_or_path", "asynchronous")
+    else:
+        _refuse_heldout(prompts)
+        if is_adapter(source):
+            refuse_adapter(source, "model_name_or_path", "asynchronous")
     data = None if _needs_tokenizer(prompts) else rl_prompts(prompts, args.seed)
     kwargs = {**model_init_kwargs(model_args), **(args.model_init_kwargs or {})}
     config = checkpoint_config(model_args, trusts_code(args), **kwargs)
@@ -160,6 +162,15 @@ def _check_evaluation(prompts: PromptArguments, args: RLVRConfig) -> None:
         raise UserError(
             f"eval_strategy={args.eval_strategy.value!r} needs num_heldout or dataset_test_split"
         )
+
+
+def _refuse_heldout(prompts: PromptArguments) -> None:
+    for name in ("dataset_test_split", "num_heldout"):
+        if (value := getattr(prompts, name)) is not None:
+            raise UserError(
+                f"{name}={value!r}: the asynchronous trainer does not evaluate on held-out rows; "
+                "leave it out, or evaluate with eval_benchmarks"
+            )
 
 
 def _tokenizer(model_args: ModelConfig, args: RLVRConfig) -> Any:

@@ -47,6 +47,9 @@ def test_the_command_line_wins(words, on):
     assert is_on("asynchronous", NAMES[0], words) is (on if words else True)
 
 
+HERE = ["--max_steps", "1", "--model_name_or_path", "m", "--dataset_name", "p.jsonl"]
+
+
 @pytest.mark.parametrize(
     ("words", "message"),
     [
@@ -55,6 +58,10 @@ def test_the_command_line_wins(words, on):
         (["--use_vllm", "true"], "--use_vllm is not available"),
         (["--beta", "0.1"], "--beta is not available"),
         (["--max_stalenes", "1"], "unknown flag: --max_stalenes; did you mean --max_staleness?"),
+        (
+            [*HERE, "--num_heldout", "4"],
+            "num_heldout=4: the asynchronous trainer does not evaluate",
+        ),
         ([], "max_steps=-1 must be at least 1"),
     ],
 )
