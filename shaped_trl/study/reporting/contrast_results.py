@@ -110,6 +110,8 @@ def _judged(found: Judgement | None, margin: float, family: int) -> dict[str, An
 
 def _secondary_rows(runs: RegimeRuns, contrasts: Contrasts) -> Iterator[dict[str, Any]]:
     for metric in contrasts.secondary:
+        if not _is_measured(runs, metric):
+            continue
         for claim, contrast in contrasts.each():
             pairs = _pairs(runs, contrast, contrasts.primary)
             by_seed = _differences(runs, contrast, metric, contrasts.primary, pairs)
@@ -122,6 +124,15 @@ def _secondary_rows(runs: RegimeRuns, contrasts: Contrasts) -> Iterator[dict[str
                     compared = {seed: pairs[seed] for seed in by_seed}
                     row["censored"] = num_censored(runs, compared, metric.stage, metric.metric)
                 yield row
+
+
+def _is_measured(runs: RegimeRuns, metric: Metric) -> bool:
+    """False of cons@n where the grader's answers cannot be voted on, which a regime may decide."""
+    if not metric.metric.startswith("cons@"):
+        return True
+    found = [seeds for (_, stage), seeds in runs.evaluations.items() if stage == metric.stage]
+    measured = [each.get(str(metric.benchmark)) for seeds in found for each in seeds.values()]
+    return all(outcomes is None or outcomes.votes for outcomes in measured)
 
 
 def _finite(by_seed: BySeed) -> BySeed:

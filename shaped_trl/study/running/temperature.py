@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from shaped_trl.training.trainer import ShapedTrainer
 
 LOWEST, HIGHEST = 0.05, 20.0
+STEP = 0.25  # of ln T, in which a bracket is sought
 TOLERANCE = 1e-3  # of ln T on held-out text; reached after about 8 evaluations
 TOLERANCE_ROLLOUTS = 5e-3  # what 4,096 rollouts can tell apart
 
@@ -111,6 +112,10 @@ def solve(
 ) -> dict[str, Any]:
     """Find the temperature T with ``entropy(T) == target``, up to the `tolerance` of ln T.
 
+    For every distribution the entropy rises with the temperature, and so does that of held-out
+    text. That of rollouts need not, since a lower temperature may sample other texts. Of several
+    temperatures the one nearest to 1 is found, up to steps of a quarter of ln T.
+
     Raises:
         UserError: no temperature in [0.05, 20] gives it; `model` names the model.
     """
@@ -122,14 +127,18 @@ def solve(
             tried[temperature] = entropy(temperature)
         return tried[temperature] - target
 
-    # For every distribution the entropy rises with the temperature.
-    if excess(math.log(LOWEST)) > 0 or excess(math.log(HIGHEST)) < 0:
-        raise UserError(
-            f"{model}: no temperature in [{LOWEST}, {HIGHEST}] gives an entropy of {target:.4f}"
-        )
     at_1 = excess(0.0) + target
-    inside = (math.log(LOWEST), 0.0) if at_1 >= target else (0.0, math.log(HIGHEST))
-    log_t = brentq(excess, *inside, xtol=tolerance)
+    sign, end = (-1, math.log(LOWEST)) if at_1 > target else (1, math.log(HIGHEST))
+    inner, outer = 0.0, sign * STEP
+    while sign * excess(outer) < 0:
+        if outer == end:
+            raise UserError(
+                f"{model}: no temperature in [{LOWEST}, {HIGHEST}] gives an entropy of "
+                f"{target:.4f}; at 1 it is {at_1:.4f}, at {math.exp(end):g} "
+                f"{excess(end) + target:.4f}. If these are entropies of rollouts, match on held_out"
+            )
+        inner, outer = outer, min(max(outer + sign * STEP, math.log(LOWEST)), math.log(HIGHEST))
+    log_t = brentq(excess, *sorted((inner, outer)), xtol=tolerance)
     excess(log_t)
     temperature = math.exp(log_t)
     return {

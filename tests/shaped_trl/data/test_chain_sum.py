@@ -11,11 +11,13 @@ import pytest
 
 pytest.importorskip("reasoning_gym", reason="the extra `tasks` is not installed")
 
-from shaped_eval.benchmarks.chain_sum import totals
+from shaped_eval.benchmarks.chain_sum import held_out_questions, totals
 from shaped_eval.benchmarks.loading import load_problems
 from shaped_eval.benchmarks.running_sums import is_held_out
 from shaped_eval.errors import UserError
+from shaped_eval.grading.graders import counts_votes
 from shaped_eval.grading.gym.grader import grade
+from shaped_eval.grading.text import exact_match
 from shaped_eval.records import read_jsonl
 
 from shaped_trl.data.chain_sum import ChainSum, corpus_rows, write_corpus
@@ -96,6 +98,22 @@ def test_problems_are_held_out_and_graded_by_the_task() -> None:
         load_problems(["chain_sum"], shots=2)
     chat = load_problems(["chain_sum"], limit=1, chat=True)[0]
     assert chat.prompt.startswith(f"{problems[0].prompt}\n")
+
+
+def test_problems_of_a_seed_have_answers_that_can_be_voted_on(tmp_path: Path) -> None:
+    """Their verdicts are those of the task's own grader."""
+    write_corpus(tmp_path, train_rows=1, heldout_rows=1, rl_rows=1, problems=48, seed=3)
+    problems = load_problems([str(tmp_path / "problems.yaml")])
+    assert counts_votes(problems[0].grader)
+    by_task = {question: gold for question, gold, _ in held_out_questions(3, 48)}
+    for problem in problems:
+        right = eval(expression(problem.prompt))
+        for answer in (f" 3 {right} Answer: {right}", " 3 44 Answer: 44", " 3 44", " Answer: x"):
+            statuses = [
+                exact_match.grade(answer, problem.gold)[0],
+                grade(answer, by_task[problem.prompt])[0],
+            ]
+            assert (statuses[0] == "pass") == (statuses[1] == "pass") == (f": {right}" in answer)
 
 
 @pytest.mark.parametrize(

@@ -1,6 +1,7 @@
 """The temperature that matches another model's entropy, compared with plain logits."""
 
 import json
+import math
 from pathlib import Path
 
 import pytest
@@ -13,7 +14,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 from shaped_trl import recipes
 from shaped_trl.cli import main as shaped_trl
 from shaped_trl.data.running_sums import write_corpus
-from shaped_trl.study.running.temperature import _moved, main
+from shaped_trl.study.running.temperature import _moved, main, solve
 
 
 @pytest.fixture(scope="module")
@@ -130,6 +131,30 @@ def test_an_entropy_that_no_temperature_gives_is_refused(trained, tmp_path):
     words = ["--model", trained / "run", "--like", tmp_path / "like", "--out", tmp_path / "found"]
     with pytest.raises(UserError, match="no temperature in"):
         main(["match", *map(str, words)])
+
+
+@pytest.mark.parametrize("wanted", [0.06, 0.7, 0.9, 1.0, 1.2, 19.0])
+def test_the_temperature_that_is_found_has_the_entropy(wanted):
+    tried = []
+    found = solve(lambda t: tried.append(t) or t**2, wanted**2, "m", 1e-6)
+    assert found["temperature"] == pytest.approx(wanted, rel=1e-5)
+    assert found["entropy_at_1"] == 1.0
+    assert len(tried) == len(set(tried)), "no temperature is measured twice"
+
+
+def test_of_several_temperatures_the_nearest_to_1_is_found():
+    """The rollouts of a policy with two strategies: cold, it takes the one that guesses."""
+
+    def entropy(temperature):
+        share = 1 / (1 + math.exp(-4 * math.log(temperature) - 1.4))
+        return share * 1.1 * temperature + (1 - share) * 1.2
+
+    assert entropy(0.05) > 1.1 > entropy(0.85)
+    found = solve(entropy, 1.1, "m", 1e-6)["temperature"]
+    assert 0.85 < found < 1
+    assert entropy(found) == pytest.approx(1.1, abs=1e-5)
+    with pytest.raises(UserError, match=r"at 1 it is 1\.1\d+, at 0\.05 1\.\d+\. If .* held_out"):
+        solve(entropy, 0.5, "m", 1e-6)
 
 
 def test_data_are_found_where_a_study_was_moved(tmp_path):
