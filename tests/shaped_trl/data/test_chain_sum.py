@@ -113,7 +113,9 @@ def test_problems_of_a_seed_have_answers_that_can_be_voted_on(tmp_path: Path) ->
                 exact_match.grade(answer, problem.gold)[0],
                 grade(answer, by_task[problem.prompt])[0],
             ]
-            assert (statuses[0] == "pass") == (statuses[1] == "pass") == (f": {right}" in answer)
+            assert (
+                (statuses[0] == "pass") == (statuses[1] == "pass") == answer.endswith(f": {right}")
+            )
 
 
 @pytest.mark.parametrize(
