@@ -64,7 +64,7 @@ LAYERS = {
         "definition",
         "late records",
         "plan",
-        "contrasts_loading power",
+        "arm_checks contrasts_loading power",
         "state",
         "finished loading registration running",
         "reporting",

@@ -33,6 +33,7 @@ SHAPE_OF_ARM = (
 TEMPERATURE, DIVIDED = "temperature", "divided"
 HELD_OUT, ROLLOUTS = "held_out", "rollouts"  # the texts on which entropies are matched
 ARGS = "args"  # of a regime: stage → options of its command
+SEEDS = "seeds"  # of a regime: those of the study's seeds that it has; by default all
 SEED = "{seed}"  # in the options of data: the seed of the run
 ONE_REGIME = ""
 # The version of resolved studies and of records. Version 1 is not written down; in it, a β without
@@ -120,8 +121,8 @@ class Study:
     """A validated study.
 
     `prepare` and `regimes` map a generator of data to its options. A regime may also have `args`,
-    which map a stage to options of its command. `regime` is the regime whose folders are meant
-    (`each_regime`). Two arms count as equally trained if their NLL differs by at
+    which map a stage to options of its command, and `seeds`. `regime` is the regime whose folders
+    are meant (`each_regime`). Two arms count as equally trained if their NLL differs by at
     most the fraction `nll_within`.
     """
 
@@ -132,7 +133,7 @@ class Study:
     max_parallel: int
     nll_within: float
     prepare: Preparation
-    regimes: dict[str, Preparation]
+    regimes: dict[str, dict[str, Any]]
     arms: dict[str, Arm]
     stages: dict[str, Stage]
     regime: str = ONE_REGIME
@@ -187,7 +188,10 @@ class Study:
         return self.out / "runs" / self.regime / self.place(arm) / f"seed{seed}" / stage
 
     def seeds_of(self, arm: str) -> tuple[int, ...]:
-        return self.arms[arm].seeds or self.seeds
+        """The arm's seeds in this regime, or in all if the study is not seen in one."""
+        own = self.arms[arm].seeds or self.seeds
+        there = self.regimes.get(self.regime, {}).get(SEEDS, own)
+        return tuple(seed for seed in own if seed in there)
 
     def data(self, arm: str, seed: int) -> Path:
         """The folder of the arm's data: the regime's or its own, and the seed's if they differ."""

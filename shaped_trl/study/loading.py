@@ -6,7 +6,7 @@ Torch is imported only when a shape is checked.
 from __future__ import annotations
 
 import importlib
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
@@ -18,6 +18,7 @@ from shaped_eval.untrusted.rows import shortened
 
 from shaped_trl import recipes
 from shaped_trl.recipes import SCHEDULE, schedules_beta
+from shaped_trl.study.arm_checks import check_args, check_arms
 from shaped_trl.study.checks import at_least_one as _at_least_one
 from shaped_trl.study.checks import check_keys as _check_keys
 from shaped_trl.study.checks import check_kinds as _check_kinds
@@ -30,11 +31,9 @@ from shaped_trl.study.definition import (
     ARGS,
     DEFAULT_FORMS,
     DIVIDED,
-    HELD_OUT,
-    MODEL_FLAGS,
     OUTPUT_FLAGS,
     PREPARATIONS,
-    ROLLOUTS,
+    SEEDS,
     SHAPE_OF_ARM,
     TEMPERATURE,
     VERSION,
@@ -79,25 +78,27 @@ def load_study(path: str | Path, out: str | Path | None = None) -> Study:
     if not arms or not stages:
         raise UserError(f"{path}: a study needs at least one arm and one stage")
     regimes = _mapping("regimes", values.get("regimes") or {})
+    seeds = _seeds("seeds", values.get("seeds", [0]))
     study = Study(
         name=_named("name", values["name"]),
         out=Path(out if out is not None else values["name"]).absolute(),
-        seeds=_seeds("seeds", values.get("seeds", [0])),
+        seeds=seeds,
         baseline=values["baseline"],
         max_parallel=_at_least_one("max_parallel", values.get("max_parallel", 1)),
         nll_within=_share("nll_within", values.get("nll_within", 0.05)),
         prepare=_preparation("prepare", values.get("prepare")),
         regimes={
-            _named("regime", name): _regime(f"regimes.{name}", value, stages)
+            _named("regime", name): _regime(f"regimes.{name}", value, stages, seeds)
             for name, value in regimes.items()
         },
         arms=arms,
         stages=stages,
     )
-    _check_arms(study)
+    check_arms(study)
     for view in study.each_regime():
         for arm in view.arms:
-            _check_preparation(arm, view.preparation(arm, view.seeds_of(arm)[0]))
+            for seed in view.seeds_of(arm)[:1]:
+                _check_preparation(arm, view.preparation(arm, seed))
     return replace(study, contrasts=read_contrasts(values.get("contrasts"), study))
 
 
@@ -163,105 +164,6 @@ def _shape(where: str, value: Any, base: Mapping[str, Any]) -> dict[str, Any]:
     return shape
 
 
-def _check_arms(study: Study) -> None:
-    """Check what arms say about each other and about stages."""
-    arms = ", ".join(study.arms)
-    if study.baseline not in study.arms:
-        raise UserError(f"baseline: {study.baseline!r} is not an arm; choose one of {arms}")
-    for name, arm in study.arms.items():
-        where = f"arms.{name}"
-        for key in ("checkpoint_of", "entropy_of"):
-            other = getattr(arm, key)
-            if other is not None and (
-                other not in study.arms or study.arms[other].checkpoint_of or other == name
-            ):
-                raise UserError(
-                    f"{where}.{key}: {other!r} is not another arm with its own models; the arms "
-                    f"are: {arms}"
-                )
-            if other is not None and set(study.seeds_of(name)) - set(study.seeds_of(other)):
-                raise UserError(
-                    f"{where}.seeds: {other} does not have all of these; choose from "
-                    f"{study.seeds_of(other)}"
-                )
-        _check_keys(f"{where}.shape_in", arm.shape_in, tuple(study.regimes))
-        if arm.shape_in and not arm.shape:
-            raise UserError(f"{where}.shape_in: it replaces fields of shape, which is missing")
-        if arm.checkpoint_of and (arm.shape or arm.prepare):
-            raise UserError(
-                f"{where}: the arm uses the models of {arm.checkpoint_of}; leave out shape and "
-                "prepare"
-            )
-        if arm.temperature is not None:
-            _positive(f"{where}.temperature", arm.temperature)
-        if arm.temperature is not None and arm.entropy_of is not None:
-            raise UserError(
-                f"{where}: temperature and entropy_of both set its temperature; give one of them"
-            )
-        _check_matching(study, where, arm)
-        if arm.shape and not any(
-            each.shaped and study.runs_stage(name, stage) for stage, each in study.stages.items()
-        ):
-            raise UserError(
-                f"{where}.shape: the arm has no stage of its own with shaped: true, so the shape "
-                "would have no effect"
-            )
-        for stage, each in study.stages.items():
-            measured = study.trained(name, stage), study.trained(arm.entropy_of or name, stage)
-            if (
-                arm.entropy_of
-                and each.command != "train"
-                and None in measured
-                and study.runs_stage(name, stage)
-            ):
-                raise UserError(
-                    f"{where}.entropy_of: {stage} starts from no model that the study trains: name "
-                    "one in its model:"
-                )
-        shared = [stage for stage, each in study.stages.items() if each.shared]
-        if shared and set(study.seeds_of(name)) - set(study.seeds_of(study.baseline)):
-            raise UserError(
-                f"{where}.seeds: {shared[0]} is shared, but {study.baseline} does not have all of "
-                "these seeds"
-            )
-        for stage, options in arm.args.items():
-            if stage not in study.stages:
-                raise UserError(
-                    f"{where}.args: {stage!r} is not a stage; choose from {', '.join(study.stages)}"
-                )
-            if study.stages[stage].shared and name != study.baseline:
-                raise UserError(
-                    f"{where}.args: {stage} is shared by all arms, so an arm cannot have options "
-                    "for it"
-                )
-            if not study.runs_stage(name, stage):
-                raise UserError(
-                    f"{where}.args: {arm.checkpoint_of} runs {stage} for this arm; leave it out"
-                )
-            _check_args(f"{where}.args.{stage}", options, study.stages[stage], SHAPE_OF_ARM)
-
-
-def _check_matching(study: Study, where: str, arm: Arm) -> None:
-    """Check how an arm's temperature is found, and whether its head can be divided by it."""
-    if arm.matched_on not in (HELD_OUT, ROLLOUTS):
-        raise UserError(
-            f"{where}.matched_on: {arm.matched_on!r}; choose one of {HELD_OUT}, {ROLLOUTS}"
-        )
-    if arm.matched_on == ROLLOUTS and arm.entropy_of is None:
-        raise UserError(f"{where}.matched_on: there is no entropy_of to match; leave it out")
-    if arm.matched_on == ROLLOUTS and not any(
-        stage.command == "rlvr" for stage in study.stages.values()
-    ):
-        raise UserError(f"{where}.matched_on: rollouts need a stage with the command rlvr")
-    if arm.head_divided and (
-        not arm.checkpoint_of or (arm.temperature is None and arm.entropy_of is None)
-    ):
-        raise UserError(
-            f"{where}.head_divided: name the model in checkpoint_of, and give temperature or "
-            "entropy_of"
-        )
-
-
 def _by_temperature(name: str, value: Any) -> list[tuple[str, Any]]:
     """A stage of a study file, or one stage for each of its temperatures."""
     given = value.get("temperature") if isinstance(value, Mapping) else None
@@ -310,7 +212,7 @@ def _stage(name: str, value: Any, earlier: dict[str, Stage]) -> Stage:
         )
     if stage.command == "eval" and stage.model is None:
         raise UserError(f"{where}.model: missing; name the stage whose model is to be measured")
-    _check_args(f"{where}.args", stage.args, stage, (*SHAPE_OF_ARM, SCHEDULE))
+    check_args(f"{where}.args", stage.args, stage, (*SHAPE_OF_ARM, SCHEDULE))
     if stage.temperature is not None and stage.command != "eval":
         raise UserError(
             f"{where}.temperature: only eval decodes at a temperature of its own, but this is "
@@ -321,29 +223,6 @@ def _stage(name: str, value: Any, earlier: dict[str, Stage]) -> Stage:
     if stage.seconds is not None:
         _positive(f"{where}.seconds", stage.seconds)
     return stage
-
-
-def _check_args(where: str, args: Mapping[str, Any], stage: Stage, shapes: Iterable[str]) -> None:
-    """Check a stage's options; `shapes` are those that would bypass the shapes of the arms."""
-    owned = (
-        "seed",
-        OUTPUT_FLAGS[stage.command],
-        MODEL_FLAGS[stage.command] if stage.model else "seed",
-        "temperature" if stage.temperature is not None else "seed",
-    )
-    for key, argument in args.items():
-        if key in owned:
-            raise UserError(f"{where}.{key}: the study sets it; leave it out")
-        if stage.shaped and key in shapes:
-            raise UserError(
-                f"{where}.{key}: it would bypass the arms' shapes; write it under shape: of an arm"
-            )
-        scalars = argument if isinstance(argument, list) else [argument]
-        if not all(isinstance(scalar, str | int | float) for scalar in scalars):
-            raise UserError(
-                f"{where}.{key}: {shortened(argument)} is not a value or a list of values; put it "
-                "into the recipe"
-            )
 
 
 def _check_preparation(arm: str, prepare: Preparation) -> None:
@@ -371,22 +250,28 @@ def _preparation(where: str, value: Any) -> Preparation:
     return {key: _mapping(f"{where}.{key}", options or {}) for key, options in prepare.items()}
 
 
-def _regime(where: str, value: Any, stages: Mapping[str, Stage]) -> Preparation:
-    """Check a regime: options of data, and options of the stages' commands in `args`."""
+def _regime(
+    where: str, value: Any, stages: Mapping[str, Stage], seeds: tuple[int, ...]
+) -> dict[str, Any]:
+    """Check a regime: options of data and, in `args`, of the stages' commands; and its seeds."""
     value = _mapping(where, value or {})
+    own = _seeds(f"{where}.{SEEDS}", value.pop(SEEDS, list(seeds)))
+    if set(own) - set(seeds):
+        raise UserError(f"{where}.{SEEDS}: the study does not have all of these; it has {seeds}")
     args = _mapping(f"{where}.{ARGS}", value.pop(ARGS, None) or {})
     for stage, options in args.items():
         if stage not in stages:
             raise UserError(
                 f"{where}.{ARGS}: {stage!r} is not a stage; choose from {', '.join(stages)}"
             )
-        _check_args(
+        check_args(
             f"{where}.{ARGS}.{stage}",
             _mapping(f"{where}.{ARGS}.{stage}", options),
             stages[stage],
             (*SHAPE_OF_ARM, SCHEDULE),
         )
-    return _preparation(where, value) | ({ARGS: args} if args else {})
+    given = ({ARGS: args} if args else {}) | ({SEEDS: list(own)} if own != seeds else {})
+    return _preparation(where, value) | given
 
 
 def _seeds(where: str, seeds: Any) -> tuple[int, ...]:

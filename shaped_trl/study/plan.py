@@ -76,7 +76,7 @@ def plan(study: Study) -> list[StudyRun]:
         for view in study.each_regime():
             for name in study.stages:
                 for arm in study.arms:
-                    if seed in study.seeds_of(arm) and study.runs_stage(arm, name):
+                    if seed in view.seeds_of(arm) and study.runs_stage(arm, name):
                         for run in _runs(view, arm, seed, name, recipes_of, runs):
                             runs[run.key] = run
     return list(runs.values())

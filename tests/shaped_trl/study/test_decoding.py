@@ -171,6 +171,21 @@ def test_an_arm_has_another_shape_in_a_regime(tmp_path: Path) -> None:
     assert found == {"common": str(before), "rare": "-0.9"}
 
 
+def test_a_regime_has_seeds_of_its_own(tmp_path: Path) -> None:
+    values = values_of(tmp_path)
+    before = planned(tmp_path, values)
+    values["regimes"]["rare"]["seeds"] = [1]
+    runs = planned(tmp_path, values)
+    left_out = {key for key in before if key.startswith("rare/") and "/seed0/" in key}
+    assert left_out
+    assert runs.keys() == before.keys() - left_out
+    assert all(run.fingerprint == before[key].fingerprint for key, run in runs.items())
+    study = load(tmp_path, values)
+    again = tmp_path / "again.yaml"
+    again.write_text(study.to_yaml())
+    assert load_study(again, study.out) == study
+
+
 @pytest.mark.parametrize(
     ("arm", "message"),
     [

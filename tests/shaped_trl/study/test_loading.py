@@ -211,6 +211,20 @@ def test_a_list_of_temperatures_makes_as_many_stages(
         load(tmp_path, values)
 
 
+@pytest.mark.parametrize(
+    ("seeds", "named"),
+    [
+        ([0, 7], r"regimes.rare.seeds: the study does not have all of these; it has \(0, 1\)"),
+        ([], r"regimes.rare.seeds: \[\]; give a list of distinct whole numbers"),
+    ],
+)
+def test_seeds_of_a_regime_are_the_studys(tmp_path: Path, seeds: list[int], named: str) -> None:
+    values = rich_values(tmp_path)
+    values["regimes"]["rare"]["seeds"] = seeds
+    with pytest.raises(UserError, match=named):
+        load(tmp_path, values)
+
+
 @pytest.mark.parametrize("text", ["seeds: " + "[" * 5000, "seeds: " + "[" * 50 + "]" * 50])
 def test_lists_within_lists_end_in_one_line(tmp_path: Path, text: str) -> None:
     path = tmp_path / "study.yaml"
