@@ -34,7 +34,8 @@ def difference_power(margin: float, sd: float, seeds: int, family: int) -> float
         family: m.
     """
     quantile = stats.t.isf(LEVEL / (2 * family), seeds - 1)
-    return float(stats.nct.sf(quantile, seeds - 1, margin * math.sqrt(seeds) / sd))
+    shift = min(margin * math.sqrt(seeds) / sd, 1e6)  # beyond which SciPy gives NaN
+    return float(stats.nct.sf(quantile, seeds - 1, shift))
 
 
 def equivalence_power(margin: float, sd: float, seeds: int) -> float:
