@@ -178,7 +178,7 @@ def test_refuted_is_a_word_for_worse_alone(results: dict[str, Any]) -> None:
         row["verdict"] = "open"
     assert "refuted" not in "".join(claim_sentences(confirmatory))
     for row in rows:
-        row["verdict"], row["value"] = None, None
+        row["verdict"], row["value"], row["seeds"] = None, None, 1
     assert "not judged in P (fewer than two seeds)" in claim_sentences(confirmatory)[0]
 
 

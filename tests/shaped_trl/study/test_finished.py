@@ -21,7 +21,7 @@ from shaped_trl.study.records import RECORDS, read_records, remove_records
 from shaped_trl.study.registration import REGISTRATION
 from shaped_trl.study.report import report_study
 from shaped_trl.study.reporting.results import collect, read_regimes
-from shaped_trl.study.state import DONE, STARTED, claim, is_done
+from shaped_trl.study.state import DONE, PLANNED, STARTED, claim, is_done
 
 
 @pytest.fixture(autouse=True)
@@ -31,8 +31,8 @@ def _fakes(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def only_finished(source: Path, target: Path) -> Path:
     target.mkdir(exist_ok=True)
-    for name in ("study.yaml", RECORDS, REGISTRATION):
-        if (source / name).exists():  # a study that was never started has no registration
+    for name in ("study.yaml", RECORDS, PLANNED, REGISTRATION):
+        if (source / name).exists():  # a study that was never started has only records
             shutil.copy(source / name, target)
     return target
 
