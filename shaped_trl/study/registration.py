@@ -77,7 +77,8 @@ def register(
         changes.append(f"settings of the runs of {', '.join(changed_stages)}")
     commit = source_commit()
     if earlier and earlier[-1].shaped_trl_commit != commit:
-        changes.append(f"shaped_trl_commit: {earlier[-1].shaped_trl_commit} -> {commit}")
+        before = shortened(earlier[-1].shaped_trl_commit)  # of a file that may be somebody else's
+        changes.append(f"shaped_trl_commit: {before} -> {shortened(commit)}")
     if earlier and not changes:
         return
     content = file.read_bytes() if file else None
