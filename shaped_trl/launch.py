@@ -114,7 +114,7 @@ def launch(command: str, argv: Sequence[str], config: str | None) -> int | None:
     if any(name in os.environ for name in LAUNCHED):
         _stay_together()
         return None
-    if any(word.partition("=")[0] == "--dry_run" for word in argv):
+    if is_on("dry_run", config, argv):
         return None
     options = launch_options(argv, config)
     if not options.starts_processes:
@@ -122,6 +122,21 @@ def launch(command: str, argv: Sequence[str], config: str | None) -> int | None:
     with tempfile.TemporaryDirectory(prefix="shaped-trl-") as causes:
         words = [*launcher_arguments(options), "-m", "shaped_trl.cli", command, *argv]
         return _supervise([sys.executable, "-m", "shaped_trl.launch", *words], causes)
+
+
+def is_on(option: str, config: str | None, words: Sequence[str]) -> bool:
+    """Whether the recipe or the command line, which wins, turns an option on.
+
+    It is asked before the options are parsed, since others follow from it.
+    """
+    from shaped_trl import recipes
+
+    value: object = recipes.load(recipes.find(config)).get(option) if config else None
+    for word, following in zip(words, [*words, "--"][1:], strict=True):
+        name, equals, given = word.partition("=")
+        if name == f"--{option}":
+            value = given if equals else "true" if following.startswith("--") else following
+    return str(value).lower() in ("true", "yes", "1", "t", "y")
 
 
 def _stay_together() -> None:

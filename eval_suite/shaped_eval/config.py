@@ -117,7 +117,7 @@ class SampleConfig:
         1024,
     )
     backend: str = _option(
-        "What generates: transformers, vllm (in this process), openai (any server "
+        "What generates: transformers, vllm (started by this command), openai (any server "
         "that speaks its protocol), or a class of your own, package.module:Class.",
         "transformers",
     )

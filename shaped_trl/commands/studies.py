@@ -22,7 +22,7 @@ def study_command(argv: list[str]) -> int:
         "\n"
         "Runs that are finished with the present settings are kept. After Ctrl-C or a kill, the "
         "same command continues the study. Arms are compared within a seed, so a seed that another "
-        "machine has begun and not completed is made again.",
+        "machine has begun and not completed is run again.",
     )
     parser.add_argument(
         "study", metavar="STUDY", help="A study's YAML file, or the name of a shipped study."

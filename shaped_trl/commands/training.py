@@ -7,7 +7,7 @@ from functools import partial
 from shaped_eval.errors import UserError
 
 from shaped_trl.commands.help import print_help, wants_help
-from shaped_trl.launch import launch
+from shaped_trl.launch import is_on, launch
 from shaped_trl.usage import argparser, take_config
 
 NO = ("no", "False")  # YAML reads a plain no as false
@@ -105,21 +105,6 @@ def serve_command(config: str | None, words: list[str]) -> int:
     prompts, args, model_args, *_ = resolved
     serve(model_source(model_args), args, prompts.max_prompt_length)
     return 0
-
-
-def is_on(option: str, config: str | None, words: list[str]) -> bool:
-    """Whether the recipe or the command line, which wins, turns an option on.
-
-    It is asked before the options are parsed, since others follow from it.
-    """
-    from shaped_trl import recipes
-
-    value: object = recipes.load(recipes.find(config)).get(option) if config else None
-    for word, following in zip(words, [*words, "--"][1:], strict=True):
-        name, equals, given = word.partition("=")
-        if name == f"--{option}":
-            value = given if equals else "true" if following.startswith("--") else following
-    return str(value).lower() in ("true", "yes", "1", "t", "y")
 
 
 def merge_command(argv: list[str]) -> int:

@@ -127,12 +127,12 @@ def write_corpus(
         "heldout.jsonl": islice(corpus_rows(options, held_out=True), heldout_rows),
         "rl_prompts.jsonl": islice(prompts, rl_rows),
     }
+    rows = [
+        (question, str(totals(_expression(question))[-1]))
+        for question, _, _ in (held_out_questions(options.seed, problems) if problems else ())
+    ]
     write_files(folder, files)
     if problems:
-        rows = [
-            (question, str(totals(_expression(question))[-1]))
-            for question, _, _ in held_out_questions(options.seed, problems)
-        ]
         write_benchmark(folder, rows, "exact_match")
 
 

@@ -63,8 +63,9 @@ class SourceArguments:
     prompt_template: str | None = field(
         default=None,
         metadata={
-            "help": "Text of the prompt, built from columns: 'Question: {question}\\nAnswer:'. By "
-            "default it is the column prompt."
+            "help": "Text of the prompt, built from columns: 'Question: {question}'. By default "
+            "it is the column prompt. A line break is \\n within double quotes in a recipe, and "
+            "within $'…' in a shell."
         },
     )
 

@@ -85,7 +85,9 @@ def write_corpus(
     Args:
         folder: where they go; None to check the options only.
         rl_rows: number of RL prompts.
-        problems: number of problems for evaluation.
+        problems: number of problems for evaluation. They ask the held-out sums, 11 by default,
+            again and again after other examples, so that intervals over problems, which take them
+            as independent, are too short.
         task: fields of `FewShotSums`.
 
     Raises:

@@ -180,7 +180,10 @@ def write_corpus(
             options, p_long=1.0, max_digits=options.slots, length_weights=(), seed=options.seed + 1
         )
         files["midtrain.jsonl"] = islice(corpus_rows(longer), midtrain_rows)
+    rows = [
+        (each.prompt, each.gold)
+        for each in (held_out_problems(options, problems) if problems else ())
+    ]
     write_files(folder, files)
     if problems:
-        rows = [(each.prompt, each.gold) for each in held_out_problems(options, problems)]
         write_benchmark(folder, rows, NAME)

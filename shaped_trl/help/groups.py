@@ -167,7 +167,7 @@ INHERITED = {
     "eval_steps": "Number of optimizer steps between two evaluations on held-out rows. By "
     "default it is logging_steps.",
     "eval_strategy": "When to evaluate on held-out rows: no, steps or epoch. Without this option, "
-    "train evaluates once, at the end.",
+    "train evaluates once, at the end, and rlvr does not.",
     "gradient_accumulation_steps": "Number of micro-batches of an optimizer step on each device.",
     "gradient_checkpointing": "Recompute activations in the backward pass, which saves memory.",
     "hub_model_id": "Repository to push to, such as me/my-model. By default it has the name of "
@@ -196,7 +196,8 @@ INHERITED = {
     "model_revision": "Branch, tag or commit of the model on the Hub.",
     "num_generations": "Number of completions in a group: those of one prompt.",
     "num_iterations": "Number of passes over each generation batch.",
-    "num_train_epochs": "Number of passes over the data.",
+    "num_train_epochs": "Number of passes over the data. In rlvr with dynamic_sampling it only "
+    "sets the number of optimizer steps.",
     "optim": "Optimizer: adamw_torch_fused, adamw_8bit, adafactor, and others.",
     "output_dir": "Folder for checkpoints, logs and the final model. By default trainer_output, or "
     "what the recipe says.",

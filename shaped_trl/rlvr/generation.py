@@ -142,7 +142,9 @@ class DynamicGeneration(GRPOTrainer):
             _, ledger = self._count(rewards, completion_ids_list, verdicts)
             ledger.batches = 1
             weighted = rewards * self.reward_weights.to(rewards.device)
-            total = weighted.nansum(dim=1).view(-1, self.num_generations)
+            # A completion without any reward is left out, as TRL does.
+            total = weighted.nansum(dim=1).masked_fill(rewards.isnan().all(dim=1), torch.nan)
+            total = total.view(-1, self.num_generations)
             self.batch_counts = ledger, bool(informative_groups(total).any())
         return rewards
 
@@ -261,8 +263,9 @@ class DynamicGeneration(GRPOTrainer):
             kept = torch.tensor(keep, device=output["completion_mask"].device).unsqueeze(1)
             tokens = (output["completion_mask"] * kept).sum()
             output["num_items_in_batch"] = self.accelerator.gather(tokens).sum()
-            # The loss has terms that no advantage multiplies: KL, and TRL's entropy bonus.
-            if self.beta != 0 or self._entropy_bonus_enabled:
+            # The loss has terms that no advantage multiplies: KL, and TRL's entropy bonus. And
+            # bnpo divides by the tokens of the mask.
+            if self.beta != 0 or self._entropy_bonus_enabled or self.loss_type == "bnpo":
                 output["completion_mask"] = output["completion_mask"] * kept
         return output
 

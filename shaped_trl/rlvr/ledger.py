@@ -30,9 +30,9 @@ class Ledger:
     Every sampled group is informative or discarded for one of the reasons of `Outcome`. Informative
     groups beyond the batch are `groups_surplus`. `groups_filled` are discarded groups that fill a
     batch for which too few informative ones were found; they are left out of the loss.
-    `trained_tokens` are the tokens in the loss. `completions_between` have a reward other than 0
-    and 1, and are neither right nor wrong. `completions_stale` were sampled by weights too old to
-    train on; only the asynchronous trainer has them. It has no batches and no rounds either.
+    `trained_tokens` are the tokens in the loss. `completions_right` have a reward above 0, and
+    `completions_between` one other than 0 and 1. `completions_stale` were sampled by weights too
+    old to train on; only the asynchronous trainer has them. It has no batches and no rounds either.
     """
 
     batches: int = 0

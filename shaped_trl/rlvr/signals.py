@@ -182,12 +182,14 @@ class SignalDetector:
             "entropies": self.entropies,
             "lengths": self.lengths,
             "warned_of_collapse": self.warned_of_collapse,
+            "error": self.error,
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         self.silent = Ledger(**state["silent"])
         self.entropies, self.lengths = list(state["entropies"]), list(state["lengths"])
         self.warned_of_collapse = state["warned_of_collapse"]
+        self.error = state.get("error")  # absent from checkpoints of earlier versions
 
 
 def _mean(values: list[float]) -> float:

@@ -8,6 +8,7 @@ runs only what is missing.
 from __future__ import annotations
 
 import json
+import math
 import re
 from collections import Counter
 from pathlib import Path
@@ -20,6 +21,7 @@ from shaped_eval.untrusted.rows import read_object
 
 from shaped_trl.study.definition import DIVIDED, TEMPERATURE, VERSION, Study
 from shaped_trl.study.plan import FOUND
+from shaped_trl.study.record_fields import NOT_FINITE
 from shaped_trl.study.records import add_record, read_records
 from shaped_trl.study.state import DONE, read_state
 from shaped_trl.training.log_reading import RL_LOG, TRAIN_LOG, read_log
@@ -44,6 +46,8 @@ COLUMNS = {
 # A metric of a benchmark that was run during training (`shaped_trl.training.evaluation`).
 BENCHMARK_COLUMN = re.compile(r"benchmark/(?P<benchmark>.+)/(?P<metric>(?:avg|cons|pass)@[1-9]\d*)")
 _DIGITS = 7  # significant digits; logged values are float32
+# Counts of a batch in which nothing was sampled have no ratio, which says nothing about the model.
+_MAY_BE_UNDEFINED = ("raw_reward",)
 
 
 def finished_run(
@@ -92,10 +96,13 @@ def _content(study: Study, folder: Path, stage: str) -> dict[str, Any]:
     rows = read_log(folder / (TRAIN_LOG if command == "train" else RL_LOG))
     columns = [name for name in COLUMNS[command] if any(name in row for row in rows)]
     columns += sorted({name for row in rows for name in row if BENCHMARK_COLUMN.fullmatch(name)})
-    return {"log": {name: [_rounded(row.get(name)) for row in rows] for name in columns}}
+    return {"log": {name: [_logged(row, name) for row in rows] for name in columns}}
 
 
-def _rounded(value: float | None) -> float | None:
+def _logged(row: dict[str, Any], name: str) -> float | str | None:
+    value = row.get(name)
+    if value is None and name in row and name not in _MAY_BE_UNDEFINED:
+        return NOT_FINITE
     return float(f"{value:.{_DIGITS}g}") if isinstance(value, float) else value
 
 
@@ -136,9 +143,15 @@ def _ballot(gold: int, rivals: list[tuple[int, int]], silent: int) -> Ballot:
 
 
 def rows_of(kept: dict[str, Any]) -> Rows:
-    """The rows of a finished run's log, without columns that have no value in a row."""
+    """The rows of a finished run's log, without columns that have no value in a row.
+
+    A value that was not finite is NaN.
+    """
     columns = kept["log"]
     rows = [
         dict(zip(columns, values, strict=True)) for values in zip(*columns.values(), strict=True)
     ]
-    return [{name: value for name, value in row.items() if value is not None} for row in rows]
+    return [
+        {name: math.nan if v == NOT_FINITE else v for name, v in row.items() if v is not None}
+        for row in rows
+    ]

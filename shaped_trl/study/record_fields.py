@@ -8,6 +8,9 @@ from typing import Any
 
 from shaped_eval.untrusted.rows import MOST, check_field, is_count, row_of
 
+# In a column of a log. Null says that the row has no value; the log itself has null for both.
+NOT_FINITE = "NaN"
+
 
 @dataclass
 class _Finished:
@@ -114,7 +117,7 @@ def _check_benchmark(plain: dict[str, Any]) -> None:
     for name in ("passes_P", "ballots_P"):
         values = plain.get(name)
         if not isinstance(values, list) or len(values) != len(rest.problem_ids):
-            raise ValueError(f"it has not one value of {name} for each problem")
+            raise ValueError(f"it does not have one value of {name} for each problem")
     passes_P, ballots_P = plain["passes_P"], plain["ballots_P"]
     fit = _are_counts(passes_P) and all(passes <= rest.n for passes in passes_P)
     check_field("passes_P", passes_P, lambda _: fit, "counts up to n")
@@ -151,7 +154,9 @@ def _is_number(value: Any) -> bool:
 
 
 def _is_column(values: Any) -> bool:
-    return isinstance(values, list) and all(value is None or _is_number(value) for value in values)
+    return isinstance(values, list) and all(
+        value is None or value == NOT_FINITE or _is_number(value) for value in values
+    )
 
 
 def _are_steps(values: Any) -> bool:

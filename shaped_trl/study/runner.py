@@ -299,7 +299,9 @@ class Runner:
         self._set(run, "failed")
         dropped = {run.key}
         for later in self.runs:
-            if dropped.intersection(later.depends_on):
+            # One that is kept from an earlier start is not lost, nor is what starts from it.
+            waits = self.board.states[later.key] == "waiting"
+            if waits and dropped.intersection(later.depends_on):
                 dropped.add(later.key)
                 self._set(later, "skipped")
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 from typing import Any
 
@@ -34,6 +35,14 @@ def read_log(path: Path) -> list[dict[str, Any]]:
     for row in read_jsonl(path, with_step):
         by_step.setdefault(row["step"], {}).update(row)
     return [by_step[step] for step in sorted(by_step)]
+
+
+def perplexity(nll: float) -> float:
+    """exp of a mean NLL in nats, infinite where a float does not hold it."""
+    try:
+        return math.exp(nll)
+    except OverflowError:  # a run diverged
+        return math.inf
 
 
 def curve(rows: list[dict[str, Any]], key: str) -> tuple[list[int], list[float]]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import math
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -33,7 +32,7 @@ from shaped_trl.training.engines import (
 from shaped_trl.training.interval import ContinuedInterval
 from shaped_trl.training.liger import ShapedForwardCheck
 from shaped_trl.training.log import JsonlLogCallback, LogPlotCallback, print_briefly
-from shaped_trl.training.log_reading import TRAIN_LOG, read_log
+from shaped_trl.training.log_reading import TRAIN_LOG, perplexity, read_log
 from shaped_trl.training.metrics import (
     Breakdown,
     Ranks,
@@ -335,7 +334,7 @@ class ShapedTrainer(TrainingCard, HubPushes, WatchedLoss, ContinuedInterval, Wei
         loss = means.pop("shaped_loss")
         if mode == "eval":
             means["loss"] = loss
-        means["perplexity"] = math.exp(min(means["nll"], 700.0))
+        means["perplexity"] = perplexity(means["nll"])
         if parts is not None:
             means |= parts.columns(partial(self.accelerator.reduce, reduction="sum"))
         return means

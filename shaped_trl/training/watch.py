@@ -61,6 +61,11 @@ class WatchArguments:
         """Raises ValueError if a value is out of range."""
         if self.on_bad_loss not in CHOICES:
             raise ValueError(f"on_bad_loss={self.on_bad_loss!r}: choose from {', '.join(CHOICES)}")
+        if self.loss_spike is not None and self.on_bad_loss == "ignore":
+            raise ValueError(
+                f"loss_spike={self.loss_spike} has no effect with on_bad_loss='ignore': leave one "
+                "of them out"
+            )
         if self.loss_spike is not None and not self.loss_spike > 0:
             raise ValueError(
                 f"loss_spike={self.loss_spike} must be above 0; leave it out to turn it off"

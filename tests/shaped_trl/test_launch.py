@@ -85,6 +85,8 @@ def test_who_was_started_or_only_looks_starts_nothing(monkeypatch):
     asked = ["--num_processes", "2"]
     assert launch.launch("train", asked, None) == 7
     assert launch.launch("train", [*asked, "--dry_run"], None) is None
+    assert launch.launch("train", [*asked, "--dry_run", "false"], None) == 7
+    assert launch.launch("train", [*asked, "--dry_run=false"], None) == 7
     assert launch.launch("train", [], None) is None
     monkeypatch.setattr(launch, "_stay_together", lambda: None)
     for name in launch.LAUNCHED:

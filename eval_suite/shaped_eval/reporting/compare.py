@@ -352,9 +352,10 @@ def _flip_picture(name: str, a: GradedRun, b: GradedRun, a_P: Values, b_P: Value
 def _extremes(name: str, a: GradedRun, b: GradedRun, a_P: Values, b_P: Values) -> list[Block]:
     """Tables of the problems with the largest gains and losses; ties stay in the run's order."""
     ids = a.outcomes[name].problem_ids
-    order = np.argsort(a_P - b_P, kind="stable")
-    gains = [int(i) for i in order[:LISTED_PROBLEMS] if b_P[i] > a_P[i]]
-    losses = [int(i) for i in order[::-1][:LISTED_PROBLEMS] if b_P[i] < a_P[i]]
+    gains, losses = (
+        [int(i) for i in np.argsort(-gain_P, kind="stable")[:LISTED_PROBLEMS] if gain_P[i] > 0]
+        for gain_P in (b_P - a_P, a_P - b_P)
+    )
     problems = {
         row["problem_id"]: row
         for row in read_jsonl(a.folder / "problems.jsonl")

@@ -7,6 +7,7 @@ has been in the loss.
 
 from __future__ import annotations
 
+import logging
 import queue
 import time
 from collections import deque
@@ -15,6 +16,8 @@ from typing import Any
 
 from shaped_trl.rlvr.asynchronous.reports import Delivery, Report
 from shaped_trl.rlvr.prompt_stream import PromptStream
+
+logger = logging.getLogger(__name__)
 
 
 class Deliveries:
@@ -51,6 +54,7 @@ class Deliveries:
         self.token_budget, self.note, self.note_stale = token_budget, note, note_stale
         self.rows: dict[int, int] = {}  # of kept groups of which nothing was trained on yet
         self.delivered: deque[int] = deque()  # groups of the completions that TRL holds
+        self.warned_of_length = False
 
     def get(self, timeout: float) -> Any:
         """The next completion to train on. Raises queue.Empty after `timeout` seconds."""
@@ -86,10 +90,16 @@ class Deliveries:
     def _is_lost(self, sample: Any) -> bool:
         """Whether a completion cannot be trained on. Its prompt is then done with as well."""
         stale = self.version() + 1 - sample.model_version > self.max_staleness
-        # TRL's batcher would drop it, and nobody would know
-        too_long = 0 < (self.token_budget() or 0) < len(sample.input_ids)
+        budget = self.token_budget() or 0
+        too_long = 0 < budget < len(sample.input_ids)  # TRL's batcher would drop it
         if stale:
             self.note_stale()
+        elif too_long and not self.warned_of_length:
+            self.warned_of_length = True
+            logger.warning(
+                f"completions longer than token_budget={budget} with their prompts are left out: "
+                "raise it, or lower max_completion_length"
+            )
         if stale or too_long:
             self.rows.pop(sample.group_id, None)
         return stale or too_long

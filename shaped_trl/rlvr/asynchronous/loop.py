@@ -22,6 +22,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from shaped_eval.backends.prompts import decode_after
 from shaped_eval.errors import UserError
 from trl.experimental.async_grpo.async_rollout_worker import (
     RolloutGroup,
@@ -118,7 +119,7 @@ class RolloutLoop(_AsyncRolloutLoop):
         self.max_tokens = limit = self.limit(group_id)
         ids, logps = await self._generate_one_turn(prompt_ids)
         check_reply(ids, logps, self.vocabulary, limit)
-        text = self.tokenizer.decode(ids, skip_special_tokens=True)
+        text = decode_after(self.tokenizer, prompt_ids, ids)
         completion = [{"role": "assistant", "content": text}] if chat else text
         sequences, tally = _chain_to_sequences(
             [TurnRecord(prompt_ids, ids, logps)], uuid.uuid4().hex, self._fork_threshold_tokens

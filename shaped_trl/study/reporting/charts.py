@@ -11,6 +11,7 @@ import csv
 import io
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from itertools import product
 from typing import Any
 
 import numpy as np
@@ -222,14 +223,18 @@ def arm_line(
 def _over_stages(
     regimes: Sequence[RegimeRuns], results: Mapping[str, Any], metric: str, caption: str
 ) -> Chart:
-    """avg@n or cons@n, with a panel for each benchmark and a point for each evaluation stage."""
+    """avg@n or cons@n, with a panel for each benchmark and temperature, and a point for each
+    evaluation stage."""
     lines = []
+    stages = stages_of(regimes[0].study, "eval")
+    places = {stage: regimes[0].study.stages[stage].temperature for stage in stages}
     for runs in regimes:
-        for name in results["table_metrics"]:
+        for name, at in product(results["table_metrics"], dict.fromkeys(places.values())):
+            panel = name if at is None else f"{name}, T = {at:g}"
             for arm in runs.study.arms:
                 curves: dict[int, list[tuple[X, float]]] = {}
                 bands: list[Point] = []
-                for stage in stages_of(runs.study, "eval"):
+                for stage in (each for each in stages if places[each] == at):
                     entry = results["regimes"][runs.study.regime]["arms"][arm]["evaluations"].get(
                         stage, {}
                     )
@@ -243,11 +248,12 @@ def _over_stages(
                         curves.setdefault(seed, []).append((stage, value))
                     bands += [(stage, *_band(entry[name]["metrics"][each])) for each in found]
                 lines += _with_bands(
-                    arm_line(name, runs.study.regime, arm, curves, shares=True), bands
+                    arm_line(panel, runs.study.regime, arm, curves, shares=True), bands
                 )
-    order = tuple(stages_of(regimes[0].study, "eval"))
     return Chart(
-        metric, caption, "", f"{metric.title()}@n, %", "stages", lines, percent=True, order=order
+        *(metric, caption, "", f"{metric.title()}@n, %", "stages", lines),
+        percent=True,
+        order=tuple(stages),
     )
 
 

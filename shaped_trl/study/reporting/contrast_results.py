@@ -60,7 +60,7 @@ def contrast_rows(regimes: Sequence[RegimeRuns]) -> list[dict[str, Any]]:
       seed. It covers the seeds that all regimes have, and its regime is empty.
 
     Raises:
-        UserError: an evaluation has not the benchmark or metric of a contrast, has too few problems
+        UserError: an evaluation lacks the benchmark or metric of a contrast, has too few problems
             for its choice of arms, or differs in its problems from another arm's.
     """
     contrasts = regimes[0].study.contrasts
@@ -211,12 +211,13 @@ def _differences(
 
 
 def _values(runs: RegimeRuns, arm: str, metric: Metric, problems: slice) -> BySeed:
-    """Seed → an arm's value; of an evaluation, its mean over these problems."""
+    """Seed → an arm's value; of an evaluation, its mean over these problems if it has any."""
     if runs.study.stages[metric.stage].command != "eval":
         return seed_values(runs, arm, metric.stage).get((None, metric.metric), {})
     return {
         seed: float(values_of(outcomes, metric.metric)[problems].mean())
         for seed, outcomes in _outcomes(runs, arm, metric).items()
+        if outcomes.problem_ids[problems]
     }
 
 

@@ -66,8 +66,8 @@ class PairedEffect:
 def paired_effect(own_S: ArrayLike, base_S: ArrayLike) -> PairedEffect:
     """The paired t test of two arms' values [S], seed by seed.
 
-    If all differences are equal, which counts can be, t has no denominator. In this case p is that
-    of the sign-flip test, 2^(1−S), or 1 if all are 0.
+    If all differences are equal, as can happen with counts, the t statistic has a zero denominator.
+    In this case p is that of the sign-flip test, 2^(1−S), or 1 if all are 0.
 
     Raises:
         ValueError: there are fewer than 2 seeds, the two arms have different numbers of values, or

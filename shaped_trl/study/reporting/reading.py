@@ -125,6 +125,17 @@ def stages_of(study: Study, command: str) -> list[str]:
     return [name for name, stage in study.stages.items() if stage.command == command]
 
 
+def next_evaluations(study: Study) -> Iterator[tuple[str, str]]:
+    """Pairs of evaluations of two models at one temperature; the second was trained further."""
+    stages = stages_of(study, "eval")
+    for number, after in enumerate(stages):
+        for before in reversed(stages[:number]):
+            one, other = study.stages[before], study.stages[after]
+            if one.temperature == other.temperature and one.model != other.model:
+                yield before, after
+                break
+
+
 def planned(study: Study) -> Iterator[tuple[str, int, str]]:
     """(arm, seed, stage) of every run in this regime, including those that find temperatures."""
     for arm in study.arms:

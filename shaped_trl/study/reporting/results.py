@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from dataclasses import asdict
-from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -25,6 +24,7 @@ from shaped_trl.study.reporting.effects import effects, seed_values
 from shaped_trl.study.reporting.evaluation_results import difference, metrics_of, summarise
 from shaped_trl.study.reporting.reading import (
     RegimeRuns,
+    next_evaluations,
     planned,
     read_runs,
     runs_not_finite,
@@ -200,10 +200,12 @@ def _differences(runs: RegimeRuns, pass_at: Sequence[int] | None) -> list[dict[s
 
 
 def _gains(runs: RegimeRuns, pass_at: Sequence[int] | None) -> list[dict[str, Any]]:
-    """The gain of each arm from one evaluation to the next, of a model trained further."""
+    """The gain of each arm from one evaluation to the next of a model trained further.
+
+    Both are at the same temperature: otherwise the gain would be that of decoding.
+    """
     study, evaluations, rows = runs.study, runs.evaluations, []
-    stages = stages_of(study, "eval")
-    for before, after in pairwise(stages):
+    for before, after in next_evaluations(study):
         for arm in study.arms:
             labels = {"arm": arm, "from": before, "stage": after}
             own = runs.paired(evaluations[arm, after], (arm, after), (arm, before))

@@ -17,7 +17,7 @@ from shaped_trl.study.reporting.rollout_tokens import (
     sampled,
     tokens_to,
 )
-from shaped_trl.training.log_reading import curve
+from shaped_trl.training.log_reading import curve, perplexity
 
 TRAIN_KEYS = ("nll", "entropy", "head_mass", "tail_mass", "rare_nll", "nll_source_text")
 RL_KEYS = ("raw_reward", "reward", "entropy", "completion_length", "clip_ratio")
@@ -38,20 +38,15 @@ def training_summary(runs: RegimeRuns, arm: str, stage: str) -> dict[str, Any] |
     summary: dict[str, Any] = {"source": "held-out" if _held_out(logs) else "training"}
     summary |= {key: mean(values_S) for key, values_S in ends.items()}
     # Computed from the mean NLL, since a logged perplexity is exp of the NLL of a single row.
-    summary["perplexity"] = _exp(summary["nll"]) if summary.get("nll") is not None else None
+    summary["perplexity"] = perplexity(summary["nll"]) if summary.get("nll") is not None else None
     intervals = {
         key: t_interval(np.array(values_S)) for key, values_S in ends.items() if len(values_S) > 1
     }
     if "nll" in intervals:
-        intervals["perplexity"] = {name: _exp(value) for name, value in intervals["nll"].items()}
+        intervals["perplexity"] = {
+            name: perplexity(value) for name, value in intervals["nll"].items()
+        }
     return summary | _extent(logs) | ({"over_seeds": intervals} if intervals else {})
-
-
-def _exp(nll: float) -> float:
-    try:
-        return math.exp(nll)
-    except OverflowError:  # a run diverged
-        return math.inf
 
 
 def training_differences(runs: RegimeRuns) -> list[dict[str, Any]]:

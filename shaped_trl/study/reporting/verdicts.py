@@ -43,8 +43,8 @@ def judge(differences_C: Sequence[ArrayLike], margin: float) -> list[Judgement |
     Args:
         differences_C: for each contrast its differences own − against [S], with its own S. One with
             fewer than two is not judged, nor one with a value that is not finite, as after a run
-            that diverged. It counts in the correction, so that a p-value does not rise when it is
-            measured later.
+            that diverged. It still counts in the correction, with p = 1, so that corrected p-values
+            of the others do not rise when it is measured later.
         margin: the margin of equivalence, above 0, in the unit of the differences.
 
     Returns:
@@ -76,7 +76,7 @@ def _judged(effect: PairedEffect, p_holm: float, margin: float) -> Judgement:
 
 
 def _varies_or_suffices(effect: PairedEffect) -> bool:
-    """Whether differences that are all equal are at least so many that signs reject at 5%.
+    """Whether the differences vary or, if all are equal, are enough for a sign test at 5%.
 
     Without variation the t interval is a point, whatever the number of seeds. As in
     `paired_effect`, signs take its place: if the true difference were at the margin, S differences

@@ -73,9 +73,10 @@ def _find(args: argparse.Namespace) -> dict[str, Any]:
     from shaped_trl.study.running.rollouts import Rollouts
 
     rollouts = Rollouts(args.rollouts[0], args.rollouts[1:], args.model)
+    of_recipe = rollouts.args.temperature  # which the one that is found multiplies (`scaled`)
     return solve(
-        lambda temperature: rollouts.entropy(args.model, temperature),
-        rollouts.entropy(args.like, 1.0),
+        lambda temperature: rollouts.entropy(args.model, temperature * of_recipe),
+        rollouts.entropy(args.like, of_recipe),
         str(args.model),
         TOLERANCE_ROLLOUTS,
     )
@@ -128,6 +129,10 @@ def solve(
         return tried[temperature] - target
 
     at_1 = excess(0.0) + target
+    if not math.isfinite(at_1 - target):
+        raise UserError(
+            f"{model}: entropies of {at_1:g} at T = 1 and {target:g} to reach: a model has diverged"
+        )
     sign, end = (-1, math.log(LOWEST)) if at_1 > target else (1, math.log(HIGHEST))
     inner, outer = 0.0, sign * STEP
     while sign * excess(outer) < 0:

@@ -115,10 +115,12 @@ def test_one_informative_group_begins_the_count_anew():
 def test_detector_goes_on_from_its_state():
     one, again = SignalDetector("stop", 4), SignalDetector("stop", 4)
     heard(one, batch(Outcome.ALL_WRONG), batches=3)
+    one.error = "KeyError: 'gold'"
     again.load_state_dict(one.state_dict())
     assert heard(again, batch(Outcome.ALL_WRONG), batches=1) == heard(
         one, batch(Outcome.ALL_WRONG), batches=1
     )
+    assert again.error == one.error
 
 
 def test_ledger_adds_up():

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import json
+import math
 import random
 import shutil
 from pathlib import Path
 
 import pytest
 from planted_study import write_planted
-from shaped_eval.records import read_jsonl
+from shaped_eval.records import jsonl_line, read_jsonl
 from shaped_eval.reporting.outcomes import read_outcomes
 from study_processes import FAKES, run, write_study
 
@@ -20,7 +21,9 @@ from shaped_trl.study.plan import StudyRun, plan
 from shaped_trl.study.records import RECORDS, read_records, remove_records
 from shaped_trl.study.registration import REGISTRATION
 from shaped_trl.study.report import report_study
+from shaped_trl.study.reporting.reading import runs_not_finite
 from shaped_trl.study.reporting.results import collect, read_regimes
+from shaped_trl.study.reporting.training_results import training_ends
 from shaped_trl.study.state import DONE, PLANNED, STARTED, claim, is_done
 
 
@@ -101,6 +104,22 @@ def test_what_is_kept_is_what_was_there(tmp_path: Path) -> None:
     assert kept is not None
     logged = list(read_jsonl(study.folder("precision_product", 3, "pretrain") / "train_log.jsonl"))
     assert rows_of(kept) == [pytest.approx(row, rel=1e-6) for row in logged]
+
+
+def test_a_value_that_was_not_finite_is_not_taken_for_a_missing_one(tmp_path: Path) -> None:
+    write_planted(tmp_path / "out")
+    study = next(load_study(tmp_path / "out/study.yaml", tmp_path / "out").each_regime())
+    log = study.folder("precision_product", 3, "pretrain") / "train_log.jsonl"
+    *rows, last = read_jsonl(log)
+    log.write_text("".join(map(jsonl_line, [*rows, last | {"nll": None, "eval_nll": None}])))
+    kept = finished_run(study, "precision_product", 3, "pretrain")
+    assert kept is not None
+    assert math.isnan(rows_of(kept)[-1]["nll"])
+    line = json.dumps(kept, allow_nan=False)
+    assert json.dumps(kept["log"]["nll"][-1]) == '"NaN"' in line
+    (runs, *_) = read_regimes(study)
+    assert list(runs_not_finite(runs)) == ["P/precision_product/seed3/pretrain"]
+    assert math.isnan(training_ends(runs, "precision_product", "pretrain")["nll"][3])
 
 
 def test_what_is_kept_does_not_say_where_the_study_lies(tmp_path: Path) -> None:

@@ -52,6 +52,22 @@ def test_a_study_names_the_form_when_it_is_resolved(tmp_path):
     ]
 
 
+def test_a_beta_of_one_regime_has_its_form(tmp_path):
+    values = study_values(tmp_path)
+    values["regimes"] = {"P": {"running_sums": {}}, "D": {"running_sums": {}}}
+    values.pop("prepare", None)
+    tail = {"shape": {"lambda_tail": -0.1}, "shape_in": {"P": {"beta": -0.25}}}
+    values["arms"]["tail"] = tail
+    study = load(tmp_path, values)
+    forms = {view.regime: view.arms["tail"].form_of_beta for view in study.each_regime()}
+    assert forms == {"P": "exponent", "D": None}
+    argv = {run.key: run.argv for run in plan(study) if run.arm == "tail"}
+    shaped = [each for key, each in argv.items() if key.startswith("P/") and "--beta" in each]
+    assert shaped
+    assert all(each[each.index("--positive") + 1] == "exponent" for each in shaped)
+    assert not any("--beta" in each for key, each in argv.items() if key.startswith("D/"))
+
+
 def test_a_study_of_a_later_version_is_refused(tmp_path):
     path = resolved(tmp_path)
     text = path.read_text()

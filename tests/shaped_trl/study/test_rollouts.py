@@ -117,6 +117,25 @@ def test_the_temperature_of_a_divided_head_is_found_again(folder: Path, tmp_path
         )
 
 
+def test_entropies_are_those_at_the_temperature_of_the_recipe(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The temperature that is found multiplies the recipe's."""
+    measured = []
+
+    def entropy(self: Rollouts, model: Path, temperature: float) -> float:
+        measured.append((model.name, temperature))
+        return 0.9 * temperature if model.name == "like" else temperature
+
+    monkeypatch.setattr(Rollouts, "entropy", entropy)
+    words = ["--model", folder / "model", "--like", tmp_path / "like", "--out", tmp_path / "out"]
+    given = ["--rollouts", str(folder / "rlvr.yaml"), "--temperature", "0.7"]
+    assert main(["match", *map(str, words), *given]) == 0
+    assert [each for each in measured if each[0] == "like"] == [("like", 0.7)]
+    found = json.loads((tmp_path / "out" / "temperature.json").read_text())
+    assert found["temperature"] == pytest.approx(0.9, rel=1e-2)
+
+
 def test_a_given_temperature_divides_the_head(folder: Path, tmp_path: Path) -> None:
     words = ["--model", str(folder / "model"), "--temperature", "0.5", "--out", str(tmp_path)]
     assert main(["divide", *words]) == 0

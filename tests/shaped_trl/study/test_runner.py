@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import os
+import shutil
 import signal
 import subprocess
 from collections.abc import Iterator
@@ -23,7 +24,7 @@ from shaped_trl.recipes import ROOT as RECIPES
 from shaped_trl.study import runner
 from shaped_trl.study.loading import load_study
 from shaped_trl.study.plan import plan
-from shaped_trl.study.records import read_records
+from shaped_trl.study.records import read_records, remove_records
 
 
 @pytest.fixture(autouse=True)
@@ -108,6 +109,35 @@ def test_a_failure_is_shown_and_others_go_on(
     (tmp_path / "rlvr.yaml").write_text("max_steps: 3\nfail_arm: null\n")
     assert run(load_study(path, tmp_path / "out")) == 0
     assert not (study.folder("b", 0, "rlvr") / "failed.json").exists()
+
+
+def test_a_repeated_run_that_fails_takes_nothing_with_it_that_is_done(tmp_path: Path) -> None:
+    """A model is trained again for one run; the others that started from it are there already."""
+    path = write_study(tmp_path)
+    values = yaml.safe_load(path.read_text())
+    values["arms"] = {"a": {}}
+    (tmp_path / "early.yaml").write_text("max_steps: 3\n")
+    early = {"command": "eval", "config": str(tmp_path / "early.yaml"), "model": "pretrain"}
+    values["stages"]["early"] = early
+    path.write_text(yaml.safe_dump(values, sort_keys=False))
+    study = load_study(path, tmp_path / "out")
+    assert run(study) == 0
+    shutil.rmtree(study.folder("a", 0, "pretrain"))
+    for stage in ("eval", "early"):
+        shutil.rmtree(study.folder("a", 0, stage))
+        remove_records(study.out, finished=[f"a/seed0/{stage}"], failed=())
+    with pytest.MonkeyPatch.context() as patch:
+        (tmp_path / "fails.py").write_text(
+            "import fake_stages\n"
+            "def main(argv):\n"
+            "    if argv[0] == 'train': raise RuntimeError\n"
+            "    return fake_stages.main(argv)\n"
+        )
+        patch.syspath_prepend(tmp_path)
+        assert runner.run_study(study, entry="fails:main", preload=()) == 1
+    done = read_records(study.out).finished
+    assert "a/seed0/eval" in done
+    assert "a/seed0/early" not in done
 
 
 def test_exit_codes_of_a_command_are_kept(tmp_path: Path) -> None:

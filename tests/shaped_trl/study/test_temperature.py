@@ -142,6 +142,12 @@ def test_the_temperature_that_is_found_has_the_entropy(wanted):
     assert len(tried) == len(set(tried)), "no temperature is measured twice"
 
 
+@pytest.mark.parametrize(("at_1", "wanted"), [(math.nan, 1.0), (1.0, math.inf)])
+def test_the_entropy_of_a_model_that_diverged_is_refused(at_1, wanted):
+    with pytest.raises(UserError, match=r"^m: entropies of .* a model has diverged$"):
+        solve(lambda temperature: at_1, wanted, "m", 1e-6)
+
+
 def test_of_several_temperatures_the_nearest_to_1_is_found():
     """The rollouts of a policy with two strategies: cold, it takes the one that guesses."""
 

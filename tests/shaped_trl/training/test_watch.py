@@ -137,3 +137,5 @@ def test_bad_settings_are_refused(tmp_path):
         ShapedConfig(str(tmp_path), use_cpu=True, on_bad_loss="shrug")
     with pytest.raises(ValueError, match="loss_spike=0"):
         ShapedConfig(str(tmp_path), use_cpu=True, loss_spike=0)
+    with pytest.raises(ValueError, match="loss_spike=10 has no effect with on_bad_loss='ignore'"):
+        ShapedConfig(str(tmp_path), use_cpu=True, loss_spike=10, on_bad_loss="ignore")

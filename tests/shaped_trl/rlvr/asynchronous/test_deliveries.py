@@ -92,11 +92,14 @@ def test_a_completion_that_would_be_trained_on_too_late_is_dropped(version, deli
     assert one.prompts()["open"] == ([0] if delivered else [])
 
 
-def test_a_sample_beyond_the_token_budget_is_dropped():
-    items = [completion(0, length=5, first=report(0, 0)), completion(0, length=4)]
+def test_a_sample_beyond_the_token_budget_is_dropped(caplog):
+    first = completion(0, length=5, first=report(0, 0))
+    items = [first, completion(0, length=4), completion(0, length=5)]
     one, _, noted = deliveries(items, budget=4)
     assert [len(sample.input_ids) for sample in everything(one)] == [4]
     assert len(noted) == 1
+    (said,) = caplog.messages
+    assert "token_budget=4" in said
 
 
 def test_the_stream_follows_that_of_the_rollout_process():
