@@ -80,19 +80,6 @@ def iter_rows(
         ) from error
 
 
-def file_rows(path: str | Path, limit: int | None = None) -> list[dict[str, Any]]:
-    """The rows of a .jsonl file that somebody wrote, whose last line needs no newline.
-
-    Args:
-        path: the file.
-        limit: read so many of the first rows only.
-
-    Raises:
-        UserError: there is no such file, it has no rows, or a line is not a JSON object.
-    """
-    return list(islice(iter_file_rows(path), limit))
-
-
 def iter_file_rows(path: str | Path) -> Iterator[dict[str, Any]]:
     """As `file_rows`, but one row after another."""
     empty = True

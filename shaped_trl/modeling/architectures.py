@@ -139,38 +139,6 @@ def parameter_counts(config: PreTrainedConfig) -> ParameterCounts:
     return ParameterCounts(total, active, model.get_output_embeddings().weight.numel())
 
 
-def architecture_table() -> str:
-    """The table of `recipes/paper/README.md`, in Markdown; parameters in billions."""
-    rows = [
-        "| model | architecture | layers | width | feed-forward | experts, active | heads, KV | "
-        "head size | vocabulary | embedding tied | total | active | active with head |",
-        "|---|---|--:|--:|--:|--:|--:|--:|--:|---|--:|--:|--:|",
-    ]
-    for name in ARCHITECTURES:
-        config = paper_config(name)
-        counts = parameter_counts(config)
-        experts = (
-            f"{config.num_local_experts}, {config.num_experts_per_tok}"
-            if is_mixture(config)
-            else "–"
-        )
-        cells = [
-            name,
-            f"`{config.model_type}`",
-            config.num_hidden_layers,
-            config.hidden_size,
-            config.intermediate_size,
-            experts,
-            f"{config.num_attention_heads}, {config.num_key_value_heads}",
-            config.head_dim,
-            f"{config.vocab_size:,}",
-            "yes" if config.tie_word_embeddings else "no",
-            *(f"{n / 1e9:.3f}" for n in (counts.total, counts.active, counts.active + counts.head)),
-        ]
-        rows.append(f"| {' | '.join(map(str, cells))} |")
-    return "\n".join(rows) + "\n"
-
-
 def saves_other_names(model: PreTrainedModel) -> bool:
     """Whether `save_pretrained` writes weights under other names than the model's own.
 

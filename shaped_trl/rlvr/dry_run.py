@@ -74,7 +74,7 @@ def dry_run(
         trainer.add_callback(clock)
         trainer.train()
     yield _memory_line(trainer.accelerator.device)
-    yield _time_line(clock, trainer, args, steps)
+    yield _time_line(clock, args, steps)
 
 
 def _short(args: RLVRConfig, folder: str) -> RLVRConfig:
@@ -129,7 +129,7 @@ def _memory_line(device: torch.device) -> str:
     return f"memory       {peak / 2**30:.2f} GiB at most so far, on {device}"
 
 
-def _time_line(clock: _Clock, trainer: Any, args: RLVRConfig, steps: int) -> str:
+def _time_line(clock: _Clock, args: RLVRConfig, steps: int) -> str:
     timed = len(clock.ends) - _timed_steps(args)
     if timed < 1:
         raise UserError(

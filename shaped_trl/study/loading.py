@@ -143,7 +143,7 @@ def _arm(name: str, value: Any, default_form: str) -> Arm:
     args = {stage: _mapping(f"{where}.args.{stage}", options) for stage, options in args.items()}
     seeds = _seeds(f"{where}.seeds", value["seeds"]) if value.get("seeds") else ()
     prepare = _preparation(f"{where}.prepare", value.get("prepare"))
-    shapes = [shape, *shape_in.values()]
+    shapes = [shape, *(shape_in.values() if shape else ())]
     if any(each.get("beta") for each in shapes) or any(map(schedules_beta, args.values())):
         # Set explicitly, so that every record names the form.
         shape = {**shape, "positive": shape.get("positive", default_form)}

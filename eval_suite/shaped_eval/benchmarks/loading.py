@@ -135,21 +135,18 @@ def _load_one(
     ]
 
 
-def questions(
-    name: str, hub_mirror: str | Path | None = None, limit: int | None = None
-) -> list[Question]:
+def questions(name: str, hub_mirror: str | Path | None = None) -> list[Question]:
     """The questions of a benchmark without instructions or examples, in the data set's order.
 
     Args:
         name: of `BENCHMARKS`, or the path of a file that defines a benchmark.
         hub_mirror: folder that is read in place of the Hub.
-        limit: keep so many of the first ones; None for all.
 
     Raises:
         UserError: the data set is not found, or a row cannot be read.
     """
     benchmark = benchmark_of(name)
-    read = _read_split(benchmark, benchmark.split, hub_mirror, limit)
+    read = _read_split(benchmark, benchmark.split, hub_mirror)
     return [question for _, question in read]
 
 
@@ -194,7 +191,7 @@ def _source(benchmark: Benchmark, split: str) -> str:
 
 
 def split_rows(
-    benchmark: Benchmark, split: str, hub_mirror: str | Path | None, limit: int | None = None
+    benchmark: Benchmark, split: str, hub_mirror: str | Path | None
 ) -> list[dict[str, Any]]:
     """The rows of a split: of a file of rows, of the mirror, or of the Hub.
 
@@ -202,12 +199,11 @@ def split_rows(
         benchmark: names the data set.
         split: name of a split, or the path of a .jsonl file.
         hub_mirror: folder that is read in place of the Hub.
-        limit: read so many of the first rows only.
 
     Raises:
         UserError: there is no such split or file, or the file cannot be read.
     """
-    return list(islice(_rows(benchmark, split, hub_mirror), limit))
+    return list(_rows(benchmark, split, hub_mirror))
 
 
 def _rows(

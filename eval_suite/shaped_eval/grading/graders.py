@@ -27,10 +27,8 @@ from typing import Any
 from shaped_eval.errors import UserError
 from shaped_eval.grading.gym import grader as reasoning_gym
 from shaped_eval.provenance import installed_version
-from shaped_eval.records import Status
 from shaped_eval.untrusted.own_code import installed, is_path, load_own
 
-GradeFunction = Callable[[str, str], tuple[Status, str | None]]
 ENTRY_POINTS = "shaped_trl.graders"
 
 

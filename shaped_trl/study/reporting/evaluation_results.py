@@ -58,11 +58,7 @@ def summarise(seeds_S: Sequence[Outcomes], pass_at: Sequence[int] | None) -> dic
     first = seeds_S[0]
     ks = sorted({*default_pass_at(first.n), *reported_k(first.n, pass_at)})
     metrics = {}
-    for metric in [
-        f"avg@{first.n}",
-        *([f"cons@{first.n}"] if first.votes else []),
-        *(f"pass@{k}" for k in ks),
-    ]:
+    for metric in metrics_of(first, ks):
         error = None
         if not metric.startswith("cons"):
             k = 1 if metric.startswith("avg") else int(metric.split("@")[1])
@@ -102,7 +98,7 @@ def difference(
         return None
     a_S, b_S = [a[seed] for seed in common], [b[seed] for seed in common]
     check_same_problems([*a_S, *b_S])
-    for own, base in zip(a_S, b_S, strict=True):
+    for base, own in zip(a_S, b_S, strict=True):
         check_paired(own, base)
     paired = paired_difference(_mean_values(a_S, metric), _mean_values(b_S, metric))
     over_seeds = None

@@ -22,20 +22,6 @@ PASS_AT_64_AFTER_RL = {
     TAIL_PENALTY: {"4B": 51.18, "10B-A0.5B": 49.87},
     HEAD_REWARD: {"4B": 50.26, "10B-A0.5B": 49.42},
 }
-# Only in the revised version.
-REVISED_SCALES = (*SCALES, "20B-A1B")
-REVISED_PASS_AT_64_AFTER_RL = {
-    CROSS_ENTROPY: {"20B-A1B": 65.55},
-    PRECISION: {"20B-A1B": 67.54},
-    DIVERSITY: {"20B-A1B": 68.03},
-    TAIL_PENALTY: {"20B-A1B": 67.57},
-}
-REVISED_AVG_AT_128_AFTER_RL = {
-    CROSS_ENTROPY: {"4B": 20.49, "10B-A0.5B": 14.37, "20B-A1B": 34.79},
-    PRECISION: {"4B": 21.34, "10B-A0.5B": 16.18, "20B-A1B": 36.06},
-    DIVERSITY: {"4B": 21.37, "10B-A0.5B": 14.49, "20B-A1B": 32.41},
-    TAIL_PENALTY: {"10B-A0.5B": 16.50, "20B-A1B": 36.02},
-}
 
 
 def differences(shape: RewardShape) -> dict[str, float] | None:

@@ -20,7 +20,7 @@ from shaped_eval.records import Problem, read_jsonl
 needs_mirror = pytest.mark.skipif(
     not MIRROR.is_dir(), reason="needs the data sets in ../shared/hub"
 )
-LIKELIHOOD = [name for name, spec in HARNESS.items() if spec.is_likelihood]
+LIKELIHOOD = [name for name, spec in HARNESS.items() if spec.gold is None]
 
 
 @pytest.fixture(scope="module")

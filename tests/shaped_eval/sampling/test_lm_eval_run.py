@@ -39,7 +39,7 @@ from shaped_trl.cli import main
 needs_mirror = pytest.mark.skipif(
     not MIRROR.is_dir(), reason="needs the data sets in ../shared/hub"
 )
-LIKELIHOOD = [name for name, spec in HARNESS.items() if spec.is_likelihood]
+LIKELIHOOD = [name for name, spec in HARNESS.items() if spec.gold is None]
 GREEDY = [name for name in HARNESS if name not in LIKELIHOOD]
 
 

@@ -8,7 +8,7 @@ from transformers import AutoConfig, AutoModelForCausalLM
 
 from shaped_trl.modeling.architectures import (
     ARCHITECTURES,
-    architecture_table,
+    is_mixture,
     load_saved_weights,
     paper_config,
     parameter_counts,
@@ -62,6 +62,38 @@ def test_a_smaller_head_does_not_give_the_name(name):
 def test_unknown_architecture_is_refused():
     with pytest.raises(ValueError, match="architecture='2b' is unknown: choose from 1b, 4b"):
         paper_config("2b")
+
+
+def architecture_table() -> str:
+    """The table of `recipes/paper/README.md`, in Markdown; parameters in billions."""
+    rows = [
+        "| model | architecture | layers | width | feed-forward | experts, active | heads, KV | "
+        "head size | vocabulary | embedding tied | total | active | active with head |",
+        "|---|---|--:|--:|--:|--:|--:|--:|--:|---|--:|--:|--:|",
+    ]
+    for name in ARCHITECTURES:
+        config = paper_config(name)
+        counts = parameter_counts(config)
+        experts = (
+            f"{config.num_local_experts}, {config.num_experts_per_tok}"
+            if is_mixture(config)
+            else "–"
+        )
+        cells = [
+            name,
+            f"`{config.model_type}`",
+            config.num_hidden_layers,
+            config.hidden_size,
+            config.intermediate_size,
+            experts,
+            f"{config.num_attention_heads}, {config.num_key_value_heads}",
+            config.head_dim,
+            f"{config.vocab_size:,}",
+            "yes" if config.tie_word_embeddings else "no",
+            *(f"{n / 1e9:.3f}" for n in (counts.total, counts.active, counts.active + counts.head)),
+        ]
+        rows.append(f"| {' | '.join(map(str, cells))} |")
+    return "\n".join(rows) + "\n"
 
 
 def test_the_readme_has_the_table():

@@ -255,6 +255,22 @@ def test_what_fills_a_batch_has_no_share_in_the_kl_term(tmp_path):
     ] * 3
 
 
+def test_what_fills_a_batch_does_not_count_in_the_mean_of_bnpo(tmp_path):
+    kinds = {prompt: number == 0 for number, prompt in enumerate(PROMPTS["prompt"])}
+
+    def first_prompt_only(prompts, completions, **kwargs):
+        return [float(kinds[prompt] and i % 2 == 0) for i, prompt in enumerate(prompts)]
+
+    changes = {"max_sampling_rounds": 1, "max_steps": 1, "shuffle_dataset": False}
+    args = rlvr_arguments(tmp_path, per_device_train_batch_size=16, loss_type="bnpo", **changes)
+    one, seen = trainer(args, first_prompt_only), []
+    original = one._generate_and_score_completions
+    one._generate_and_score_completions = lambda inputs: seen.append(original(inputs)) or seen[-1]
+    one.train()
+    counted = seen[0]["completion_mask"].sum(dim=1) > 0
+    assert counted.tolist() == [True] * 4 + [False] * 12
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize(
     "scaling", [{"scale_rewards": "batch"}, {"multi_objective_aggregation": "normalize_then_sum"}]

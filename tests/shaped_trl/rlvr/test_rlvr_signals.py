@@ -50,6 +50,14 @@ def test_all_right(tmp_path):
     assert "all answers are right" in stopped(tmp_path, constant(1.0))
 
 
+def test_a_completion_without_a_reward_is_no_signal_beside_right_ones(tmp_path):
+    def right_but_last(completions, **kwargs):
+        return [None if i % 4 == 3 else 1.0 for i in range(len(completions))]
+
+    said = stopped(tmp_path, right_but_last, dynamic_sampling=False)
+    assert "all answers are right" in said
+
+
 def test_all_wrong(tmp_path):
     assert "all answers are wrong" in stopped(tmp_path, constant(0.0))
 

@@ -14,6 +14,7 @@ from study_values import load, rich_values
 from shaped_trl.data import chain_sum, running_sums
 from shaped_trl.study.loading import load_study
 from shaped_trl.study.plan import StudyRun, plan
+from shaped_trl.study.reporting.reading import next_evaluations
 from shaped_trl.study.runner import prepare_data
 
 
@@ -199,3 +200,9 @@ def test_a_wrong_shape_in_a_regime_is_refused(tmp_path, arm, message) -> None:
     values["arms"]["own"] = arm
     with pytest.raises(UserError, match=message):
         load(tmp_path, values)
+
+
+def test_a_gain_is_that_of_training_and_not_of_decoding() -> None:
+    pairs = list(next_evaluations(load_study("studies/decode")))
+    assert pairs == [("eval_midtrain-t0.6", "eval_rlvr-t0.6")]
+    assert list(next_evaluations(load_study("studies/cpu"))) == [("eval_pretrain", "eval_rlvr")]

@@ -85,10 +85,6 @@ class HarnessTask:
     prompt_column: str | None = None
     changes: Mapping[str, Any] = field(default_factory=dict)
 
-    @property
-    def is_likelihood(self) -> bool:
-        return self.gold is None
-
 
 def _options(
     folder: str,

@@ -1,15 +1,17 @@
 """Dynamic sampling without waiting, against a scripted server on a virtual clock."""
 
+import asyncio
 import heapq
 import itertools
 import json
 
 import pytest
+from like_tokenizers import BODY, PROMPT, like_llama_2
 from rlvr_tiny import KINDS, G
 from scripted_rollouts import SLOTS, Run, seconds
 from shaped_eval.errors import UserError
 
-from shaped_trl.rlvr.asynchronous.loop import Clock, check_reply
+from shaped_trl.rlvr.asynchronous.loop import Clock, RolloutLoop, check_reply
 from shaped_trl.rlvr.groups import Outcome
 from shaped_trl.rlvr.prompt_stream import PromptStream
 
@@ -80,6 +82,29 @@ def test_staleness_is_never_above_its_bound(max_staleness, train_s):
     if train_s == 6.0:  # the queue grows while the trainer trains
         assert run.stale > 0
         assert max(ages) == max_staleness
+
+
+@pytest.mark.parametrize("chat", [False, True], ids=["text", "chat"])
+def test_a_body_keeps_its_indentation(chat):
+    """Rewards see what evaluation sees: the completion as it stands after its prompt."""
+    loop = Run().loop
+    loop._loop.close()
+    loop._tool_pool.shutdown()
+    loop.tokenizer = like_llama_2()
+    loop.tokenizer.chat_template = "{% for one in messages %}{{ one.content }}{% endfor %}"
+    loop.group_id, loop.versions = 0, {0: 0}
+    loop.vocabulary = len(loop.tokenizer)
+    before, both = (loop.tokenizer(text)["input_ids"] for text in (PROMPT, PROMPT + BODY))
+
+    async def turn(prompt_ids):
+        ids = both[len(before) :]
+        return ids, [-1.0] * len(ids)
+
+    loop.limit = lambda group_id: len(both)
+    loop._generate_one_turn = turn
+    prompt = [{"role": "user", "content": PROMPT}] if chat else PROMPT
+    completion, *_ = asyncio.run(RolloutLoop._generate_one(loop, prompt, {}, []))
+    assert (completion[0]["content"] if chat else completion) == BODY
 
 
 def test_a_slow_grader_delays_no_generation():
