@@ -15,8 +15,6 @@ size 49k has about the dimensions of SmolLM2-135M, where `RLVRTrainer` on a CPU 
 from __future__ import annotations
 
 import argparse
-import subprocess
-import sys
 import tempfile
 import threading
 import time
@@ -40,7 +38,8 @@ from speed.training import (
     median_ratio,
     now,
     origin,
-    peak_resident_mb,
+    peak_of_process,
+    print_peak,
     random_model,
 )
 
@@ -156,24 +155,14 @@ def step_seconds(batch: Batch, steps: int) -> dict[str, list[tuple[float, float]
     return {name: callback.steps[WARM_UP_STEPS:] for name, callback in callbacks.items()}
 
 
-def peak_mb(name: str, size: str) -> float:
-    """MiB of a process that trains a few steps with one trainer, including its imports."""
-    command = [sys.executable, "-m", "speed.rlvr", "--size", size, "--alone", name]
-    done = subprocess.run(command, capture_output=True, text=True, check=True)
-    return float(done.stdout.split("peak MiB:")[1].split()[0])
-
-
-def _print_peak(name: str, batch: Batch) -> None:
-    with tempfile.TemporaryDirectory() as folder:
-        make_trainer(name, batch, WARM_UP_STEPS, folder).train()
-    print("peak MiB:", peak_resident_mb())
-
-
 def measure(size: str, pairs: int) -> dict[str, Any]:
     """Measure, and return the row of results."""
     batch = BATCHES[size]
     steps = batch.size.steps
-    peaks = {name: peak_mb(name, size) for name in (OURS, THEIRS)}
+    peaks = {
+        name: peak_of_process("speed.rlvr", "--size", size, "--alone", name)
+        for name in (OURS, THEIRS)
+    }
     found = step_seconds(batch, steps * pairs)
     row: dict[str, Any] = {"size": size, "batch": str(batch), "pairs": pairs}
     for place, kind in enumerate(("wall", "cpu")):
@@ -208,7 +197,9 @@ def main() -> None:
     disable_progress_bars()
     transformers_logging.set_verbosity_error()
     if chosen.alone:
-        _print_peak(chosen.alone, BATCHES[chosen.size])
+        with tempfile.TemporaryDirectory() as folder:
+            make_trainer(chosen.alone, BATCHES[chosen.size], WARM_UP_STEPS, folder).train()
+        print_peak()
         return
     command = f"python -m speed.rlvr --size {chosen.size} --pairs {chosen.pairs}"
     row = measure(chosen.size, chosen.pairs) | origin(command)

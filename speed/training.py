@@ -139,22 +139,18 @@ def _tokenizer() -> PreTrainedTokenizerFast:
     return train_tokenizer(["a b"], "word", 8)  # it is not used, since the rows are tokens already
 
 
-def peak_mb(trainer_name: str, size_name: str) -> float:
-    """MiB of a process that trains once, including its imports."""
-    command = [sys.executable, "-m", "speed.training", "--alone", trainer_name, size_name]
+def peak_of_process(module: str, *words: str) -> float:
+    """MiB of a process that trains once, including its imports, and calls `print_peak`."""
+    command = [sys.executable, "-m", module, *words]
     done = subprocess.run(command, capture_output=True, text=True, check=True)
     return float(done.stdout.split("peak MiB:")[1].split()[0])
 
 
-def _print_peak(trainer_name: str, size_name: str) -> None:
-    with tempfile.TemporaryDirectory() as folder:
-        tokens_per_second(trainer_name, SIZES[size_name], folder)
-    print(
-        "peak MiB:",
-        torch.cuda.max_memory_allocated() / 2**20
-        if torch.cuda.is_available()
-        else peak_resident_mb(),
-    )
+def print_peak() -> None:
+    """Print the peak MiB of the GPU's memory, or without one of this process's."""
+    on_gpu = torch.cuda.is_available()
+    peak = torch.cuda.max_memory_allocated() / 2**20 if on_gpu else peak_resident_mb()
+    print("peak MiB:", peak)
 
 
 def peak_resident_mb() -> float:
@@ -214,7 +210,7 @@ def measure(size_name: str, pairs: int) -> dict[str, Any]:
                 flush=True,
             )
     ratio, low, high = median_ratio(speeds[OURS], speeds[THEIRS])
-    peaks = {name: peak_mb(name, size_name) for name in speeds}
+    peaks = {name: peak_of_process("speed.training", "--alone", name, size_name) for name in speeds}
     return {
         "size": size_name,
         "model": json.dumps(size.__dict__),
@@ -244,7 +240,10 @@ def main() -> None:
     disable_progress_bars()
     transformers_logging.set_verbosity_error()
     if chosen.alone:
-        _print_peak(*chosen.alone)
+        trainer_name, size_name = chosen.alone
+        with tempfile.TemporaryDirectory() as folder:
+            tokens_per_second(trainer_name, SIZES[size_name], folder)
+        print_peak()
         return
     if chosen.pairs < 1:
         parser.error(f"--pairs {chosen.pairs}: at least 1")
