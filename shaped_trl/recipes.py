@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from shaped_eval.errors import UserError
+from shaped_eval.untrusted.rows import shortened
 from shaped_eval.untrusted.yaml_files import read_mapping
 
 PACKAGED = Path(__file__).parent / "_recipes"
@@ -43,6 +44,9 @@ LATER_FIELDS = {"threshold": 0.0, "loss_temperature": 1.0}
 # Of these pairs only one is given. On the command line it replaces the other one of the recipe.
 _PAIRS = (("benchmarks", "suite"), ("dataset_test_split", "num_heldout"))
 ALTERNATIVES = {one: other for pair in _PAIRS for one, other in (pair, pair[::-1])}
+# The environment variables that a recipe's key `env` may set. Others decide which code runs, which
+# servers are asked, or what a sandbox permits, and a recipe may be somebody else's.
+ENVIRONMENT = ("VLLM_ALLOW_LONG_MAX_MODEL_LEN",)
 
 
 def names() -> list[str]:
@@ -220,11 +224,21 @@ def _refuse(message: str) -> None:
 
 
 def _set_environment(variables: Any) -> None:
-    """Set the environment variables of a recipe's key `env`, as TRL's recipes have it."""
+    """Set the environment variables of a recipe's key `env`, as TRL's recipes have it.
+
+    Raises:
+        UserError: it is not a mapping, or names another variable than those of `ENVIRONMENT`.
+    """
     if not isinstance(variables, dict):
         raise UserError(f"env={variables!r} must be a mapping of environment variables to values")
+    for name in variables:
+        if name not in ENVIRONMENT:
+            raise UserError(
+                f"env: a recipe cannot set {shortened(name)}, only {', '.join(ENVIRONMENT)}: set "
+                "it in the shell"
+            )
     for name, value in variables.items():
-        os.environ[str(name)] = str(value)
+        os.environ[name] = str(value)
 
 
 def schedules_beta(settings: Mapping[str, Any]) -> bool:

@@ -62,9 +62,9 @@ LAYERS = {
     "shaped_trl.study": [
         "checks contrasts record_fields",
         "definition",
-        "late records",
+        "arm_checks late records",
         "plan",
-        "arm_checks contrasts_loading power",
+        "contrasts_loading power",
         "state",
         "finished loading registration running",
         "reporting",

@@ -1,8 +1,11 @@
 """Pushing a run's folder to the Hub.
 
-Both trainers, and the command on a finished run, push the same: the files of `output_dir` without
-its checkpoints, names that begin with ``_``, `training_args.bin` (a pickle with the token and the
-folders of this machine) and TensorBoard's files (which contain the folders and the machine's name).
+Both trainers, and the command on a finished run, push the same: the files of `output_dir` that
+`MODEL_FILES` and `RUN_FILES` name, and no other. Of what a run writes, this leaves out
+`training_args.bin` (a pickle with the token and the folders of this machine), TensorBoard's files,
+completions, and the rows of data that a decontamination dropped. A file that is a symbolic link,
+or that is reached through one, is left out too: it may lead to anything on this machine.
+
 This machine's paths are removed from texts. The files are first prepared in a folder of their own,
 with links to the weights, so that training can continue during the upload.
 """
@@ -22,7 +25,7 @@ from typing import Any
 from huggingface_hub import HfApi, constants
 from shaped_eval.errors import UserError
 from shaped_eval.hub.errors import hub_errors, hub_reason
-from shaped_eval.untrusted.locks import LOCK
+from shaped_eval.untrusted.rows import read_object
 from transformers import TrainingArguments
 from transformers.trainer_utils import HubStrategy, SaveStrategy
 from transformers.utils.hub import PushInProgress
@@ -33,10 +36,32 @@ from shaped_trl.recipes import RESOLVED
 
 logger = logging.getLogger(__name__)
 STAGE = "_push-"
-LEFT_OUT = ("_*", "checkpoint-*", "training_args.bin", "step.json", "*.tmp", "*.tfevents.*", LOCK)
-# The files of a checkpoint that belong to the model.
-MODEL_FILES = ("*.safetensors", "*.json", "*.jinja", "*.txt", "*.model", "*.py")
-RESUME_FILES = ("*_state.json", "stream-*.json")
+# What `save_pretrained` writes, of a model or of adapters, and of tokenizers of all kinds.
+MODEL_FILES = (
+    *("config.json", "generation_config.json", "adapter_config.json"),
+    *("model.safetensors", "model-*-of-*.safetensors", "model.safetensors.index.json"),
+    "adapter_model.safetensors",
+    *("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json"),
+    *("vocab.json", "vocab.txt", "merges.txt", "tokenizer.model", "spiece.model"),
+    *("sentencepiece.bpe.model", "chat_template.jinja", "additional_chat_templates/*.jinja"),
+    *("preprocessor_config.json", "processor_config.json"),
+)
+# What is added where a configuration says that the model or the tokenizer needs code of its own.
+CODE_FILES = ("*.py",)
+CONFIGURATIONS = ("config.json", "tokenizer_config.json")
+# The card, the recipe, the logs with their pictures, and the reports. `shaped-trl report` writes
+# .eval_results.
+RUN_FILES = (
+    *(CARD, RESOLVED, "decontamination/report.json", ".eval_results/*.yaml"),
+    *("train_log.jsonl", "train_log.png", "rl_log.jsonl", "rl_log.png"),
+)
+# What a run continues from, besides the model: the Trainer's files, FSDP2's and DeepSpeed's.
+RESUME_FILES = (
+    *("trainer_state.json", "stream-*.json", "optimizer.pt", "scheduler.pt", "scaler.pt"),
+    *("rng_state.pth", "rng_state_*.pth", "optimizer.bin", "pytorch_model_fsdp.bin"),
+    *("pytorch_model_fsdp_0/*.distcp", "pytorch_model_fsdp_0/.metadata"),
+    *("optimizer_0/*.distcp", "optimizer_0/.metadata", "latest", "global_step*/*.pt"),
+)
 TEXT_FILES = {".md", ".yaml", ".json", ".jsonl"}
 
 
@@ -137,30 +162,37 @@ def lay_out(
     output_dir = Path(args.output_dir)
     stage = Path(tempfile.mkdtemp(prefix=STAGE, dir=output_dir))
     names = private_names(output_dir)
-    for path in _files(output_dir, LEFT_OUT):
+    for path in [*_model_files(output_dir), *_files(output_dir, RUN_FILES)]:
         _put(path, stage / path.relative_to(output_dir), names)
-    if checkpoint is not None:
-        for path in _files(checkpoint, (*LEFT_OUT, *RESUME_FILES)):
-            if any(path.match(pattern) for pattern in MODEL_FILES):
-                _put(path, stage / path.relative_to(checkpoint), names)
-        for path in _files(checkpoint, (*LEFT_OUT, CARD)) if whole else ():
+    if checkpoint is not None and not checkpoint.is_symlink():
+        model = list(_model_files(checkpoint))
+        for path in model:
+            _put(path, stage / path.relative_to(checkpoint), names)
+        for path in [*model, *_files(checkpoint, RESUME_FILES)] if whole else ():
             _put(path, stage / str(whole) / path.relative_to(checkpoint), names)
     if (stage / CARD).is_file():
         text = (stage / CARD).read_text(encoding="utf-8")
         (stage / CARD).write_text(public_card(text, repository, args.hub_license), encoding="utf-8")
-    if (output_dir / RESOLVED).is_file():
+    if (stage / RESOLVED).is_file():
         recipe = public_recipe((output_dir / RESOLVED).read_text(encoding="utf-8"))
         (stage / RESOLVED).write_text(recipe, encoding="utf-8")
     return stage
 
 
-def _files(folder: Path, left_out: tuple[str, ...]) -> Iterator[Path]:
-    for path in sorted(folder.rglob("*")):
-        parts = path.relative_to(folder).parts
-        if path.is_file() and not any(
-            Path(end).match(p) for p in left_out for end in {parts[0], parts[-1]}
-        ):
-            yield path
+def _model_files(folder: Path) -> Iterator[Path]:
+    yield from _files(folder, MODEL_FILES)
+    if any(read_object(path).get("auto_map") for path in _files(folder, CONFIGURATIONS)):
+        yield from _files(folder, CODE_FILES)
+
+
+def _files(folder: Path, patterns: tuple[str, ...]) -> Iterator[Path]:
+    """The files in `folder` at these places, without symbolic links and what is behind them."""
+    for pattern in patterns:
+        for path in sorted(folder.glob(pattern)):
+            inside = path.relative_to(folder)
+            way = [path, *(folder / parent for parent in inside.parents if parent.name)]
+            if path.is_file() and not any(each.is_symlink() for each in way):
+                yield path
 
 
 def _put(source: Path, target: Path, names: dict[bytes, bytes]) -> None:

@@ -121,7 +121,11 @@ def _check_matching(study: Study, where: str, arm: Arm) -> None:
 
 
 def check_args(where: str, args: Mapping[str, Any], stage: Stage, shapes: Iterable[str]) -> None:
-    """Check a stage's options; `shapes` are those that would bypass the shapes of the arms."""
+    """Check a stage's options; `shapes` are those that would bypass the shapes of the arms.
+
+    They become words of a command line. So a key must be spelled as the option is, since argparse
+    also takes output-dir for output_dir, and no value may be read as another option.
+    """
     owned = (
         "seed",
         OUTPUT_FLAGS[stage.command],
@@ -129,6 +133,11 @@ def check_args(where: str, args: Mapping[str, Any], stage: Stage, shapes: Iterab
         "temperature" if stage.temperature is not None else "seed",
     )
     for key, argument in args.items():
+        if not isinstance(key, str) or not key.isidentifier():
+            raise UserError(
+                f"{where}: {shortened(key)} is not the name of an option; write it as "
+                f"`shaped-trl {stage.command} --help all` does, with underscores"
+            )
         if key in owned:
             raise UserError(f"{where}.{key}: the study sets it; leave it out")
         if stage.shaped and key in shapes:
@@ -141,3 +150,9 @@ def check_args(where: str, args: Mapping[str, Any], stage: Stage, shapes: Iterab
                 f"{where}.{key}: {shortened(argument)} is not a value or a list of values; put it "
                 "into the recipe"
             )
+        for scalar in scalars:
+            if isinstance(scalar, str) and scalar.startswith("--"):
+                raise UserError(
+                    f"{where}.{key}: {shortened(scalar)} would be read as another option; give "
+                    "each option as a key of its own"
+                )

@@ -15,6 +15,7 @@ from shaped_eval.untrusted.rows import check_field, read_object
 
 from shaped_trl import recipes
 from shaped_trl.recipes import SCHEDULE, schedules_beta
+from shaped_trl.study.arm_checks import check_args
 from shaped_trl.study.definition import (
     DEFAULT_FORMS,
     MODEL_FLAGS,
@@ -339,6 +340,9 @@ def _recipe(name: str, stage: Stage) -> dict[str, Any]:
             raise UserError(
                 f"{stage.config}: {DATA} is nested within {key}, where a study cannot replace it"
             )
+    # These go to the command line, after what the study sets there itself.
+    moved = {key: value for key, value in recipe.items() if _mentions_data(value)}
+    check_args(stage.config, moved, stage, ())
     return recipe
 
 

@@ -22,7 +22,7 @@ from pathlib import Path
 from rich.console import Console
 from shaped_eval.errors import UserError
 from shaped_eval.records import write_atomic
-from shaped_eval.untrusted.files import check_folder
+from shaped_eval.untrusted.files import check_folder, own_folder
 from shaped_eval.untrusted.locks import LOCK as FOLDER_LOCK
 from shaped_eval.untrusted.locks import lock_in
 from shaped_eval.untrusted.texts import one_line, visible
@@ -70,6 +70,7 @@ PRELOAD = (
     "transformers.models.qwen3.modeling_qwen3",
 )
 GRACE_SECONDS = 5.0
+LOCKS = ".locks"  # in a study's folder: a lock for each regime and seed
 INTERRUPTED = 130
 
 
@@ -207,6 +208,7 @@ def prepare_data(study: Study, runs: Sequence[StudyRun]) -> None:
             current = fingerprint(sorted(preparation.items()))
             if not preparation or read_state(folder, DONE).get("fingerprint") == current:
                 continue
+            folder = own_folder(study.out, *folder.relative_to(study.out).parts)
             (folder / DONE).unlink(missing_ok=True)
             for name, options in preparation.items():
                 importlib.import_module(f"shaped_trl.data.{name}").write_corpus(folder, **options)
@@ -349,11 +351,17 @@ def _locked(out: Path, runs: Sequence[StudyRun]) -> Iterator[None]:
     """Allow one process per regime and seed of a folder.
 
     The locks end with the process that holds them.
+
+    Raises:
+        UserError: another process holds a lock, the folder cannot be written, or the folder of the
+            locks is a symbolic link.
     """
     with ExitStack() as stack:
+        if (out / LOCKS).is_symlink():
+            own_folder(out, LOCKS)  # raises; a folder that is missing is created by `lock_in`
         for group in dict.fromkeys(group_of(run) for run in runs):
             in_use = partial(_in_use, out, group)
-            stack.enter_context(lock_in(out, f".locks/{group}", "out", in_use))
+            stack.enter_context(lock_in(out, f"{LOCKS}/{group}", "out", in_use))
         yield
 
 

@@ -3,6 +3,9 @@
 A folder belongs to one fingerprint. If the arm, the recipe or anything before it has changed, the
 folder moves to ``OUT/stale`` together with the run's record, and the run starts anew. Otherwise the
 stage continues with what it finds there.
+
+A study's folder may be somebody else's. Nothing in it is written, moved or removed through a
+symbolic link.
 """
 
 from __future__ import annotations
@@ -16,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from shaped_eval.records import jsonl_line, write_atomic
-from shaped_eval.untrusted.files import file_name
+from shaped_eval.untrusted.files import file_name, own_folder
 from shaped_eval.untrusted.rows import read_object
 
 from shaped_trl.study.plan import StudyRun
@@ -92,10 +95,18 @@ def claim(run: StudyRun, machine: dict[str, Any]) -> int:
 
     If the settings have changed, folder and record move to ``OUT/stale``. `machine` is the one on
     which the run starts; started.json names it.
+
+    Raises:
+        UserError: the folder, one on the way to it from the study's, or anything in it is a
+            symbolic link.
     """
     attempt = begun(run).get("attempt", 0) + 1
     if attempt == 1:
         _retire_folder(run)
+    folder = _own(run)
+    for path in folder.rglob("*"):  # a stage that is continued writes into what it finds
+        if path.is_symlink():
+            own_folder(folder, *path.relative_to(folder).parts)  # raises
     for name in (DONE, FAILED):
         (run.folder / name).unlink(missing_ok=True)
     recorded = _recorded(run)
@@ -120,11 +131,17 @@ def retire(runs: Sequence[StudyRun]) -> None:
         _retire_folder(run)
 
 
+def _own(run: StudyRun) -> Path:
+    """The run's folder, which is created if needed. It lies in the study's and nowhere else."""
+    return own_folder(run.out, *run.folder.relative_to(run.out).parts)
+
+
 def _retire_folder(run: StudyRun) -> None:
     if run.folder.exists():
-        place = _stale(run, read_state(run.folder, STARTED))
+        folder = _own(run)
+        place = own_folder(run.out, STALE, _stale_name(run, read_state(folder, STARTED)))
         shutil.rmtree(place, ignore_errors=True)
-        os.replace(run.folder, place)
+        os.replace(folder, place)
 
 
 def _retire_records(runs: Sequence[StudyRun]) -> None:
@@ -132,16 +149,17 @@ def _retire_records(runs: Sequence[StudyRun]) -> None:
     finished = read_records(runs[0].out).finished
     for run in runs:
         if run.key in finished:
-            place = _stale(run, finished[run.key]["outcome"])
-            write_atomic(f"{place}.json", jsonl_line({"key": run.key, **finished[run.key]}))
+            name = _stale_name(run, finished[run.key]["outcome"])
+            write_atomic(
+                own_folder(run.out, STALE) / f"{name}.json",
+                jsonl_line({"key": run.key, **finished[run.key]}),
+            )
     keys = {run.key for run in runs}
     remove_records(runs[0].out, finished=keys, failed=keys)
 
 
-def _stale(run: StudyRun, state: dict[str, Any]) -> Path:
-    """The place in ``OUT/stale`` for the run with the settings of `state`."""
-    stale = run.out / STALE
-    stale.mkdir(parents=True, exist_ok=True)
+def _stale_name(run: StudyRun, state: dict[str, Any]) -> str:
+    """The name in ``OUT/stale`` of the run with the settings of `state`."""
     parts = (
         run.regime,
         run.arm,
@@ -149,7 +167,7 @@ def _stale(run: StudyRun, state: dict[str, Any]) -> Path:
         run.stage,
         file_name(str(state.get("fingerprint", "unknown"))),
     )
-    return stale / "-".join(part for part in parts if part)
+    return "-".join(part for part in parts if part)
 
 
 def keep_failure(run: StudyRun) -> None:
@@ -181,9 +199,12 @@ def _ended(folder: Path) -> str:
 
 
 def log_tail(folder: Path, num_lines: int = 20) -> str:
-    """The last lines of a run's log; of a progress bar, its last state."""
+    """The last lines of a run's log; of a progress bar, its last state.
+
+    A log that is a link is not read, since the lines may be shown in a report.
+    """
     path = folder / LOG
-    if not path.exists():
+    if path.is_symlink() or not path.is_file():
         return ""
     with open(path, "rb") as file:
         file.seek(max(0, file.seek(0, os.SEEK_END) - 65536))

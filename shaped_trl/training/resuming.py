@@ -16,6 +16,7 @@ from accelerate.utils import broadcast_object_list
 from shaped_eval.errors import NOT_WRITTEN, UserError
 from shaped_eval.untrusted.locks import locked_folder
 from shaped_eval.untrusted.rows import check_field, is_count, read_object
+from shaped_eval.untrusted.sharded import check_sharded
 from shaped_eval.untrusted.weights import check_weights
 from transformers import Trainer, TrainerState, TrainingArguments
 from transformers.trainer import TRAINER_STATE_NAME
@@ -183,12 +184,17 @@ def continue_training(trainer: Trainer) -> None:
     """Train from the last checkpoint of `output_dir`, or from the start.
 
     A checkpoint of the last step is only loaded, since the Trainer would take another step.
+
+    Raises:
+        UserError: the checkpoint is of another model or engine, is damaged, or holds something
+            other than the state of a training.
     """
     checkpoint = _checkpoint(trainer.args)
     if checkpoint is not None:
         check_same_model(trainer, checkpoint)
         check_weights(checkpoint, "checkpoint", needed=False)
         check_engine(trainer, checkpoint)
+        check_sharded(checkpoint)
     if checkpoint is not None and _is_last(checkpoint):
         # what `train` does first; the Trainer has no public method that only loads
         trainer._load_from_checkpoint(checkpoint)

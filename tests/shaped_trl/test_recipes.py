@@ -1,5 +1,7 @@
 """Recipes: every shipped one is parsed, overrides win, mistakes are one line."""
 
+import os
+
 import pytest
 import torch
 from shaped_eval.config import SampleConfig
@@ -109,12 +111,30 @@ def test_shape_presets(tmp_path, text, argv, beta, lambda_tail):
         ("a: [1", [], ["YAML"]),
         ("beta: 0\nbeta: 1", [], ["beta", "twice"]),
         ("env: PATH", [], ["env='PATH'", "mapping"]),
+        ("env: {PYTHONPATH: /tmp}", [], ["'PYTHONPATH'", "in the shell"]),
+        ("env: {SHAPED_TRL_ALLOW_WEAK_SANDBOX: 1}", [], ["cannot set", "WEAK_SANDBOX"]),
+        ("env: {VLLM_ALLOW_LONG_MAX_MODEL_LEN: 1, HF_ENDPOINT: x}", [], ["'HF_ENDPOINT'"]),
     ],
 )
 def test_mistakes_are_named(tmp_path, text, argv, parts):
     with pytest.raises(UserError) as error:
         resolve(tmp_path, text, *argv)
     assert all(part in str(error.value) for part in parts), error.value
+
+
+def test_a_recipe_sets_the_variables_that_it_may_set_or_none(tmp_path, monkeypatch):
+    (name,) = recipes.ENVIRONMENT
+    monkeypatch.setenv(name, "0")
+    with pytest.raises(UserError, match="HF_ENDPOINT"):
+        resolve(tmp_path, f"env: {{{name}: 1, HF_ENDPOINT: x}}")
+    assert os.environ[name] == "0"
+    resolve(tmp_path, f"env: {{{name}: 1}}")
+    assert os.environ[name] == "1"
+
+
+def test_every_recipe_sets_only_variables_that_recipes_may_set():
+    given = [recipes.load(recipes.find(name)).get("env", {}) for name in recipes.names()]
+    assert {name for each in given for name in each} == set(recipes.ENVIRONMENT)
 
 
 def test_a_preset_is_an_option_only_of_a_command_that_shapes(tmp_path):

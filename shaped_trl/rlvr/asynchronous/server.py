@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import logging
 import os
+import shlex
 import sys
 from importlib.util import find_spec
 from typing import Any
@@ -16,7 +17,7 @@ from urllib.parse import urlsplit
 import requests
 import torch
 from shaped_eval.errors import UserError
-from shaped_eval.untrusted.texts import one_line
+from shaped_eval.untrusted.texts import one_line, visible
 from trl.experimental.async_grpo.vllm_client import VLLMClient
 
 from shaped_trl.rlvr.asynchronous.config import AsyncRLVRConfig
@@ -73,7 +74,7 @@ def check_served(client: VLLMClient, model: str, args: AsyncRLVRConfig) -> None:
         raise UserError(
             f"vllm_server_base_url={address!r} does not answer after "
             f"{args.vllm_server_timeout:g} s: start the server first: VLLM_SERVER_DEV_MODE=1 "
-            f"{' '.join(server_command(model, args))}"
+            f"{shlex.join(server_command(model, args))}"
         ) from error
     served = _get(address, "v1/models")
     try:
@@ -125,6 +126,6 @@ def serve(model: str, args: AsyncRLVRConfig, max_prompt_length: int | None) -> N
     if find_spec("vllm") is None:
         raise UserError("serve=True needs vLLM: install the extra vllm, or vLLM's build for CPUs")
     command = server_command(model, args, max_prompt_length)
-    print(" ".join(command), flush=True)
+    print(visible(shlex.join(command)), flush=True)
     os.environ["VLLM_SERVER_DEV_MODE"] = "1"
     os.execvp(command[0], command)

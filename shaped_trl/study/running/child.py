@@ -23,6 +23,7 @@ from pathlib import Path
 from typing import Any
 
 from shaped_eval.provenance import package_versions, source_commit
+from shaped_eval.untrusted.files import open_own
 
 from shaped_trl.study.state import DONE, FAILED, LOG, write_state
 
@@ -91,10 +92,9 @@ def _end_with_parent() -> None:
 
 
 def _redirect_output(path: Path) -> None:
-    log = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
-    for stream in (1, 2):
-        os.dup2(log, stream)
-    os.close(log)
+    with open_own(path, "ab") as log:
+        for stream in (1, 2):
+            os.dup2(log.fileno(), stream)
     sys.stdout.reconfigure(line_buffering=True)  # type: ignore[union-attr]
 
 

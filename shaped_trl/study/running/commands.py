@@ -1,4 +1,7 @@
-"""A study's command lines with their estimated cost, for a look before it runs."""
+"""A study's command lines with their estimated cost, for a look before it runs.
+
+The study may be somebody else's, so nothing in it has an effect on the terminal.
+"""
 
 from __future__ import annotations
 
@@ -6,6 +9,7 @@ import shlex
 from collections.abc import Iterator, Sequence
 
 from shaped_eval.sampling.progress import duration
+from shaped_eval.untrusted.texts import one_line, visible
 
 from shaped_trl.study.definition import Study
 from shaped_trl.study.plan import ADDED, StudyRun
@@ -24,7 +28,7 @@ def print_commands(study: Study, runs: Sequence[StudyRun]) -> None:
             for seed in view.seeds_of(arm)
         }.items():
             for name, options in preparation.items():
-                print(f"# data: {name} {options} -> {folder}")
+                print(one_line(f"# data: {name} {options} -> {folder}"))
     estimates = estimate_seconds(
         runs, {run.key: outcome(run)["wall_seconds"] for run in runs if is_done(run)}
     )
@@ -35,9 +39,9 @@ def print_commands(study: Study, runs: Sequence[StudyRun]) -> None:
     done = {run.key for run in runs if is_done(run) and group_of(run) not in elsewhere}
     for run in runs:
         command = (
-            shlex.join(["shaped-trl", *run.argv])
+            visible(shlex.join(["shaped-trl", *run.argv]))
             if run.command not in ADDED
-            else f"# {shlex.join(run.argv)}"
+            else one_line(f"# {shlex.join(run.argv)}")  # a second line would be no comment
         )
         cost = f": {duration(estimates[run.key])}" if run.seconds or is_done(run) else ""
         print(f"# {run.key}{', done' if run.key in done else ''}{cost}\n{command}")

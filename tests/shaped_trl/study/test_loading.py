@@ -49,6 +49,27 @@ from shaped_trl.study.plan import check_options, plan
             "stages.eval.args.a: {'b': 1} is not a value",
         ),
         (
+            ("stages", "pretrain", "args"),
+            {"output-dir": "/tmp/elsewhere"},
+            "stages.pretrain.args: 'output-dir' is not the name of an option",
+        ),
+        (("stages", "eval", "args"), {5: 1}, "stages.eval.args: 5 is not the name of an option"),
+        (
+            ("stages", "eval", "args"),
+            {"n=4 --out": "x"},
+            "stages.eval.args: 'n=4 --out' is not the name",
+        ),
+        (
+            ("arms", "precision", "args"),
+            {"eval": {"n": [5, "--push_to_hub=true"]}},
+            "arms.precision.args.eval.n: '--push_to_hub=true' would be read as another option",
+        ),
+        (
+            ("regimes",),
+            {"a": {"args": {"eval": {"label": "--help"}}}},
+            "regimes.a.args.eval.label: '--help' would be read as another option",
+        ),
+        (
             ("prepare",),
             {"running_sums": {}, "chain_sum": {}},
             "prepare: running_sums and chain_sum would write",

@@ -3,6 +3,7 @@
 import errno
 import json
 import os
+import pickle
 import subprocess
 from types import SimpleNamespace
 
@@ -96,6 +97,27 @@ def test_the_damaged_weights_of_a_checkpoint_are_named(tmp_path):
         UserError, match=r"checkpoint='.*checkpoint-2': model\.safetensors is damaged"
     ):
         continue_training(trainer())
+
+
+def test_a_checkpoint_with_somebodys_code_is_refused_before_it_is_loaded(tmp_path):
+    def trainer():
+        args = ShapedConfig(
+            str(tmp_path), max_steps=2, save_steps=1, use_cpu=True, disable_tqdm=True
+        )
+        return ShapedTrainer(
+            tiny_model(), args, train_dataset=text_rows(8), processing_class=tiny_tokenizer()
+        )
+
+    class Touch:
+        def __reduce__(self):
+            return os.mkdir, (str(tmp_path / "ran"),)
+
+    trainer().train()
+    (tmp_path / "checkpoint-2" / "optimizer_0").mkdir()
+    (tmp_path / "checkpoint-2" / "optimizer_0" / ".metadata").write_bytes(pickle.dumps(Touch()))
+    with pytest.raises(UserError, match=r"checkpoint-2' is not continued: optimizer_0/\.metadata"):
+        continue_training(trainer())
+    assert not (tmp_path / "ran").exists()
 
 
 @pytest.mark.parametrize(

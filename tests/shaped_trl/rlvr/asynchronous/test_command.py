@@ -104,6 +104,19 @@ def test_the_server_of_a_run_is_started_for_its_model(tmp_path, monkeypatch, cap
     assert "serve=True needs asynchronous: true" in errors
 
 
+def test_the_command_of_a_server_has_no_effect_on_the_terminal(tmp_path, monkeypatch, capsys):
+    started = []
+    monkeypatch.setattr(server.os, "execvp", lambda program, command: started.append(command))
+    monkeypatch.setattr(server, "find_spec", lambda name: True)
+    args = AsyncRLVRConfig(str(tmp_path), max_steps=1, use_cpu=True)
+    model = "\x1b]0;title\x07 \u202e"
+    server.serve(model, args, None)
+    assert model in started[0]
+    shown = capsys.readouterr().out
+    assert "'[U+001B]]0;title[U+0007] [U+202E]'" in shown
+    assert not {"\x1b", "\x07", "\u202e"} & set(shown)
+
+
 def test_nccl_needs_a_gpu_before_a_model_is_loaded(tmp_path, monkeypatch):
     if torch.cuda.is_available():
         pytest.skip("here is a GPU")
