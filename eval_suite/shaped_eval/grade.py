@@ -43,6 +43,7 @@ FLUSH_VERDICTS = 128
 FLUSH_S = 5.0
 KEPT = "; reasoning kept"
 MAX_SAMPLE_INDEX = 10_000_000
+BYTES_PER_ROW = 64  # to mark samples with; rows may stand in any order
 _FILES = ("samples.jsonl", "problems.jsonl")  # in reverse order of replacement
 
 
@@ -55,19 +56,31 @@ class _Key(NamedTuple):
 
 
 class _Marks:
-    """Records which samples were seen, one byte per sample, so that millions fit in memory."""
+    """Records which samples were seen.
+
+    Memory grows with the rows, whatever index a row names. A sample takes a byte, so that millions
+    fit. A row whose index lies far beyond the number of rows of its problem takes an entry of a
+    set: bytes up to that index could fill the memory with a few rows.
+    """
 
     def __init__(self, problem_ids: Iterable[str]) -> None:
         self._marked = {problem_id: bytearray() for problem_id in problem_ids}
+        self._rows = dict.fromkeys(self._marked, 0)
+        self._far: set[tuple[str, int]] = set()
         self.count = 0
 
     def add(self, problem_id: str, sample_index: int) -> bool:
         """Mark the sample; return whether it was unmarked before."""
         marked = self._marked[problem_id]
-        if sample_index >= len(marked):
+        self._rows[problem_id] += 1
+        if len(marked) <= sample_index < BYTES_PER_ROW * self._rows[problem_id]:
             marked.extend(bytes(sample_index + 1 - len(marked)))
-        is_new = not marked[sample_index]
-        marked[sample_index] = 1
+        is_new = (problem_id, sample_index) not in self._far
+        if sample_index < len(marked):
+            is_new = is_new and not marked[sample_index]
+            marked[sample_index] = 1
+        else:
+            self._far.add((problem_id, sample_index))
         self.count += is_new
         return is_new
 

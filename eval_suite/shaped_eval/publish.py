@@ -37,7 +37,7 @@ from shaped_eval.hub.samples import samples_card, write_samples
 from shaped_eval.provenance import folder_fingerprint
 from shaped_eval.records import write_atomic
 from shaped_eval.reporting.outcomes import read_record
-from shaped_eval.untrusted.files import own_folder
+from shaped_eval.untrusted.files import open_own, own_folder
 from shaped_eval.untrusted.rows import read_object
 
 if TYPE_CHECKING:
@@ -204,13 +204,24 @@ def _is_fingerprint(identity: str | None) -> bool:
 
 
 def _write(run: _Published, target: Path, name: str) -> None:
-    card = target / CARD
-    # bytes, so that the card's own line ends are kept
-    before = card.read_bytes().decode("utf-8") if card.is_file() else ""
-    text = run.card(before, name)
+    text = run.card(_card_in(target), name)
     for file_name, entry in run.entries.items():
         write_atomic(own_folder(target, ".eval_results") / file_name, entry)
-    write_atomic(card, text)
+    write_atomic(target / CARD, text)
+
+
+def _card_in(folder: Path) -> str:
+    """The present README.md of a folder; empty if it has none.
+
+    Raises:
+        UserError: it is a symbolic link. The card is published, and a link in somebody else's
+            folder can lead to any file of this machine.
+    """
+    card = folder / CARD
+    if not card.is_file() and not card.is_symlink():
+        return ""
+    with open_own(card, "rb") as file:  # bytes, so that the card's own line ends are kept
+        return file.read().decode("utf-8")
 
 
 def _check_checkpoint(checkpoint: Path) -> None:
@@ -306,7 +317,7 @@ def _push_results(
     api.create_repo(repo_id, private=private or None, exist_ok=True)
     before = _card_on_hub(api, repo_id, "model")
     if before is None and checkpoint is not None:
-        before = (checkpoint / CARD).read_bytes().decode("utf-8")
+        before = _card_in(checkpoint)
     card = published.card(before or "", repo_id.rpartition("/")[2])
     entries = [
         CommitOperationAdd(f".eval_results/{name}", text.encode())

@@ -246,7 +246,8 @@ def numbers_table(rows: Sequence[Mapping[str, Any]], names: Mapping[str, str]) -
 
     Args:
         rows: the rows of the log, in the order of steps.
-        names: column -> how the table calls it.
+        names: column -> how the table calls it. Parts of a name may come from the data, so the
+            whole name is escaped.
     """
     last = {
         name: (row["step"], value)
@@ -255,7 +256,7 @@ def numbers_table(rows: Sequence[Mapping[str, Any]], names: Mapping[str, str]) -
         if value is not None
     }
     lines = [
-        f"| {words} | {_number(last[name][1])} | {last[name][0]:,} |"
+        f"| {in_markdown(words)} | {_number(last[name][1])} | {last[name][0]:,} |"
         for name, words in names.items()
         if name in last
     ]

@@ -11,6 +11,9 @@ import json
 import math
 import re
 from collections import Counter
+from collections.abc import Iterator, Sequence
+from itertools import chain, islice, repeat, starmap
+from operator import eq
 from pathlib import Path
 from typing import Any
 
@@ -138,8 +141,37 @@ def outcomes_of(kept: dict[str, Any]) -> dict[str, Outcomes]:
     }
 
 
-def _ballot(gold: int, rivals: list[tuple[int, int]], silent: int) -> Ballot:
-    return Ballot(gold, tuple(votes for votes, count in rivals for _ in range(count)), silent)
+def _ballot(gold: int, pairs: list[tuple[int, int]], silent: int) -> Ballot:
+    rivals: Any = _Rivals(pairs)  # which stands for the tuple that it is equal to
+    return Ballot(gold, rivals, silent)
+
+
+class _Rivals(Sequence[int]):
+    """The votes for each rival, of which only the pairs [votes, number of rivals] are in memory.
+
+    A pair of a foreign record stands for up to ten million rivals.
+    """
+
+    def __init__(self, pairs: list[tuple[int, int]]) -> None:
+        self._pairs = pairs
+
+    def __len__(self) -> int:
+        return sum(number for _, number in self._pairs)
+
+    def __iter__(self) -> Iterator[int]:
+        return chain.from_iterable(starmap(repeat, self._pairs))
+
+    def __getitem__(self, index: Any) -> Any:
+        return next(islice(self, range(len(self))[index], None))
+
+    def count(self, value: Any) -> int:
+        return sum(number for votes, number in self._pairs if votes == value)
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Sequence) and len(self) == len(other) and all(map(eq, self, other))
+
+    def __hash__(self) -> int:
+        return hash(tuple(self))
 
 
 def rows_of(kept: dict[str, Any]) -> Rows:

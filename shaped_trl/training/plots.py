@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from matplotlib.figure import Figure
-from shaped_eval.reporting.figures import axes_grid, line_look
+from shaped_eval.reporting.figures import axes_grid, line_look, plain_label
 from shaped_eval.untrusted.files import replacing
 
 from shaped_trl.training.log_reading import curve, read_log
@@ -112,7 +112,7 @@ def plot_panels(panels: Sequence[Panel]) -> Figure | None:
     for axis, panel in zip(axes, drawn, strict=True):
         for index, (arm, lines) in enumerate(panel.curves.items()):
             for number, (steps, values) in enumerate(lines):
-                label = arm if number == 0 else None
+                label = plain_label(arm) if number == 0 else None
                 axis.plot(steps, values, label=label, linewidth=1.4, **line_look(index))
         axis.set(title=panel.title, xlabel="step", ylabel=panel.y_label)
         axis.grid(alpha=0.3)

@@ -27,6 +27,7 @@ class Server(ThreadingHTTPServer):
         self.fault: Callable[[dict[str, Any], int], Any] = lambda body, count: None
         self.asked: list[dict[str, Any]] = []
         self.keys: list[str | None] = []
+        self.encodings: list[str | None] = []
         self.paths: list[str] = []
         self.under_way = self.most_under_way = 0
         self.lock = threading.Lock()
@@ -43,15 +44,17 @@ class Handler(BaseHTTPRequestHandler):
         pass
 
     def reply(self, status: int, value: Any, **headers: str) -> None:
-        content = (value if isinstance(value, str) else json.dumps(value)).encode()
+        text = value if isinstance(value, str | bytes) else json.dumps(value)
+        content = text.encode() if isinstance(text, str) else text
         self.send_response(status)
-        for name, text in {"Content-Length": str(len(content)), **headers}.items():
-            self.send_header(name.replace("_", "-"), text)
+        for name, header in {"Content-Length": str(len(content)), **headers}.items():
+            self.send_header(name.replace("_", "-"), header)
         self.end_headers()
         self.wfile.write(content)
 
     def do_GET(self) -> None:
         self.server.keys.append(self.headers["Authorization"])
+        self.server.encodings.append(self.headers["Accept-Encoding"])
         if self.server.models is None:
             self.reply(404, {"detail": "Not Found"})
         else:

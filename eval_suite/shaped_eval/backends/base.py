@@ -1,6 +1,6 @@
 """The interface of every backend: a request in, completions out.
 
-Letters: P prompts of a request, M samples of each.
+Notation: P prompts of a request, M samples of each.
 """
 
 from __future__ import annotations

@@ -3,7 +3,7 @@
 A row's stream depends on the row's seed alone. Its samples are therefore the same, up to rounding
 of the logits, whichever rows share its batch.
 
-Letters: R rows, V vocabulary, K candidate tokens.
+Notation: R rows, V vocabulary, K candidate tokens.
 """
 
 from __future__ import annotations

@@ -5,12 +5,10 @@ Letter: M samples of a request.
 
 from __future__ import annotations
 
-import json
 import os
 import re
 import sys
 from collections.abc import Sequence
-from dataclasses import dataclass
 from functools import cached_property
 from multiprocessing.pool import ThreadPool
 from typing import TYPE_CHECKING, Any
@@ -21,8 +19,10 @@ import urllib3
 from urllib3.util import Retry, Timeout
 
 from shaped_eval.backends.base import Completion, Completions, Request, cut
+from shaped_eval.backends.replies import Reply, ServedModel, TooLong, exchange, token_count
 from shaped_eval.errors import UserError
 from shaped_eval.records import FinishReason
+from shaped_eval.untrusted.rows import shortened
 from shaped_eval.untrusted.texts import encodable, shorten
 
 if TYPE_CHECKING:
@@ -40,6 +40,11 @@ CONNECT_TIMEOUT_S = 10.0
 LIST_TIMEOUT_S = 60.0
 # a reply arrives in one piece: a long completion on a busy server takes minutes
 READ_TIMEOUT_S = 1800.0
+
+# More than a list of models or an error has, or what a completion has beside its text.
+MOST_BYTES = 4 << 20
+# Few tokens are as long as this in JSON, and no text has only such tokens.
+BYTES_PER_TOKEN = 512
 
 # OpenAI's own limit, to which vLLM keeps, too. The others act when a text has arrived.
 MOST_STOP_STRINGS = 4
@@ -64,23 +69,6 @@ class ContextRefusal(UserError):
     """A prompt and `max_tokens` together exceed the server's context."""
 
 
-@dataclass(frozen=True)
-class ServedModel:
-    """What a server's list of models says about one of them.
-
-    Attributes:
-        context_tokens: most tokens of prompt and completion together; None where it does not say.
-        returns_token_ids: whether it is vLLM, which returns the tokens of each sample.
-    """
-
-    context_tokens: int | None = None
-    returns_token_ids: bool = False
-
-    def most_tokens(self, limit: int) -> int:
-        """`limit`, or what the context leaves to a completion after a prompt of one token."""
-        return limit if self.context_tokens is None else max(1, min(limit, self.context_tokens - 1))
-
-
 class OpenAIBackend:
     """`POST /completions`, or `/chat/completions` with `chat_template`, from `concurrency` threads.
 
@@ -90,8 +78,9 @@ class OpenAIBackend:
     ends with the server's context. Where a prompt fills that, its samples are empty and count as
     truncated. A server takes four stop strings; a text is cut at the others here, and its `tokens`
     then include those after the cut. Each lone surrogate, which UTF-8 cannot
-    encode, becomes U+FFFD. A reply that does not have the protocol's types becomes an error after
-    all other requests are done; running the same command again asks only for the missing samples.
+    encode, becomes U+FFFD. A reply that does not have the protocol's types, or that has more bytes
+    than was asked for, becomes an error after all other requests are done; running the same command
+    again asks only for the missing samples.
 
     Settings that the protocol does not have are the server's: `vllm serve` takes top-k and
     penalties from the model's folder unless it is started with ``--generation-config vllm``;
@@ -124,7 +113,10 @@ class OpenAIBackend:
     def _pool(self) -> urllib3.PoolManager:
         key = os.environ.get(KEY_VARIABLE)
         options: dict[str, Any] = {
-            "headers": {"Authorization": f"Bearer {key}"} if key else {},
+            "headers": {
+                "Accept-Encoding": "identity",  # so that a reply's length is known as it arrives
+                **({"Authorization": f"Bearer {key}"} if key else {}),
+            },
             "maxsize": self._config.concurrency,
             "block": True,
         }
@@ -134,13 +126,13 @@ class OpenAIBackend:
 
     def prepare(self) -> None:
         """Request the list of models and, if the model is not in it, one token from the model."""
-        response = self._send("GET", "/models", None, FIRST_RETRIES)
-        if response.status in (401, 403):
-            raise self._refusal(response)
+        reply = self._send("GET", "/models", None, FIRST_RETRIES)
+        if reply.status in (401, 403):
+            raise self._refusal(reply)
         config = self._config
-        if config.model not in _model_names(response):
+        if config.model not in reply.model_names:
             self._ask("Hello", 1, {"max_tokens": 1}, FIRST_RETRIES)
-        self._server = _served_model(response, config.model)
+        self._server = ServedModel.of(reply, config.model)
         if min(config.n, int(config.batch_size)) > 1 and not self._server.returns_token_ids:
             print(
                 f"base_url={self._url!r}: the server there counts the tokens of a request, not of "
@@ -150,8 +142,8 @@ class OpenAIBackend:
 
     def complete(self, requests: Sequence[Request]) -> Completions:
         if self._server is None:  # of the processes that share a run, only one prepares
-            response = self._send("GET", "/models", None, FIRST_RETRIES)
-            self._server = _served_model(response, self._config.model)
+            reply = self._send("GET", "/models", None, FIRST_RETRIES)
+            self._server = ServedModel.of(reply, self._config.model)
 
         def work(item: tuple[int, Request]) -> tuple[int, list[Completion] | BadReply]:
             index, request = item
@@ -209,7 +201,7 @@ class OpenAIBackend:
                     else "check its log"
                 )
             )
-        share, rest = divmod(_token_count(reply.get("usage"), "completion_tokens"), len(choices))
+        share, rest = divmod(token_count(reply.get("usage"), "completion_tokens"), len(choices))
         return [
             self._completion(choice, share + (i < rest), request.stop)
             for i, choice in enumerate(choices)
@@ -230,7 +222,7 @@ class OpenAIBackend:
         try:
             # one token, in order to learn how many the prompt has
             probe = self._ask(prompt, 1, options | {"max_tokens": 1}, RETRIES)
-            room = self._room(_token_count(probe.get("usage"), "prompt_tokens"))
+            room = self._room(token_count(probe.get("usage"), "prompt_tokens"))
             return self._ask(prompt, num_samples, options | {"max_tokens": room}, RETRIES)
         except ContextRefusal:
             return None
@@ -291,37 +283,51 @@ class OpenAIBackend:
         else:
             path = "/completions"
             body["prompt"] = prompt
-        response = self._send("POST", path, body, retries)
-        if response.status != 200:
-            raise self._refusal(response)
-        reply = _json(response)
-        if not isinstance(reply.get("choices"), list):
+        tokens = num_samples * options["max_tokens"]
+        reply = self._send("POST", path, body, retries, MOST_BYTES + tokens * BYTES_PER_TOKEN)
+        if reply.status != 200:
+            raise self._refusal(reply)
+        if not isinstance(reply.value.get("choices"), list):
             raise BadReply(
                 f"base_url={self._url!r}: the server there does not speak OpenAI's protocol "
-                f"({_excerpt(response)}): give the server's address up to /v1"
+                f"({reply.excerpt}): give the server's address up to /v1"
             )
-        return reply
+        return reply.value
 
     def _send(
-        self, method: str, path: str, body: Any, retries: dict[str, Any]
-    ) -> urllib3.BaseHTTPResponse:
-        """The response, whatever its status, after as many repetitions as `retries` allows."""
+        self,
+        method: str,
+        path: str,
+        body: Any,
+        retries: dict[str, Any],
+        most_bytes: int = MOST_BYTES,
+    ) -> Reply:
+        """The reply, whatever its status, after as many repetitions as `retries` allows."""
         policy = Retry(
             **retries,
             backoff_factor=BACKOFF_S,
             backoff_jitter=BACKOFF_S,
             status_forcelist=RETRIED_STATUSES,
             allowed_methods=None,  # including POST: repeating a request costs only time
-            raise_on_status=False,
         )
-        content = {} if body is None else {"json": body}
         timeout = Timeout(
             connect=CONNECT_TIMEOUT_S, read=LIST_TIMEOUT_S if body is None else READ_TIMEOUT_S
         )
         try:
-            return self._pool.request(
-                method, self._url + path, retries=policy, timeout=timeout, **content
+            return exchange(
+                self._pool,
+                method,
+                self._url + path,
+                body,
+                retries=policy,
+                timeout=timeout,
+                most_bytes=most_bytes,
             )
+        except TooLong as error:
+            raise BadReply(
+                f"base_url={self._url!r}: a reply of the server has {error}, which nothing that "
+                "was asked for needs: check the server's log"
+            ) from error
         except urllib3.exceptions.HTTPError as error:
             reason = getattr(error, "reason", None) or error
             raise UserError(
@@ -329,16 +335,20 @@ class OpenAIBackend:
                 "server, or check the address; the samples so far are kept"
             ) from error
 
-    def _refusal(self, response: urllib3.BaseHTTPResponse) -> UserError:
-        status = response.status
-        excerpt = _excerpt(response)
+    def _refusal(self, reply: Reply) -> UserError:
+        status, excerpt = reply.status, reply.excerpt
         where = f"base_url={self._url!r}"
         if status in (401, 403):
             return UserError(
                 f"{where}: the server refuses the key ({status}, {excerpt}): set {KEY_VARIABLE}"
             )
+        if reply.location is not None:
+            return UserError(
+                f"{where}: the server redirects to {shortened(reply.location)} ({status}): "
+                "give the address that it answers at"
+            )
         if status == 404:
-            names = ", ".join(_model_names(self._send("GET", "/models", None, FIRST_RETRIES))[:5])
+            names = ", ".join(self._send("GET", "/models", None, FIRST_RETRIES).model_names[:5])
             hint = (
                 f"the server's models are {names}"
                 if names
@@ -354,45 +364,3 @@ class OpenAIBackend:
             )
         kind = ContextRefusal if CONTEXT_REFUSAL.search(excerpt) else UserError
         return kind(f"{where}: the server refuses the request ({status}): {excerpt}")
-
-
-def _json(response: urllib3.BaseHTTPResponse) -> dict[str, Any]:
-    try:
-        value = json.loads(response.data)
-    except (ValueError, RecursionError):  # not JSON, not text, or nested too deeply
-        return {}
-    return value if isinstance(value, dict) else {}
-
-
-def _models(response: urllib3.BaseHTTPResponse) -> list[dict[str, Any]]:
-    """The entries of the reply to ``GET /models``; empty where the server has no such list."""
-    models = _json(response).get("data")
-    if not isinstance(models, list):
-        return []
-    return [model for model in models if isinstance(model, dict) and "id" in model]
-
-
-def _model_names(response: urllib3.BaseHTTPResponse) -> list[str]:
-    return [str(model["id"]) for model in _models(response)]
-
-
-def _served_model(response: urllib3.BaseHTTPResponse, name: str) -> ServedModel:
-    entry = next((model for model in _models(response) if model["id"] == name), {})
-    length = entry.get("max_model_len")
-    known = isinstance(length, int) and not isinstance(length, bool) and length > 0
-    return ServedModel(length if known else None, entry.get("owned_by") == "vllm")
-
-
-def _token_count(usage: Any, name: str) -> int:
-    """The server's count of tokens; 0 where it gives none, or one that is not valid."""
-    count = usage.get(name) if isinstance(usage, dict) else None
-    return int(count) if isinstance(count, int | float) and 0 <= count < 2**53 else 0
-
-
-def _excerpt(response: urllib3.BaseHTTPResponse) -> str:
-    """The server's message in one short line."""
-    value = _json(response)
-    error = value.get("error", value.get("detail", value.get("message")))
-    excerpt = error.get("message", error) if isinstance(error, dict) else error
-    text = str(excerpt) if excerpt else response.data.decode(errors="replace")
-    return " ".join(text.split())[:200] or "no message"

@@ -1,7 +1,7 @@
 """The loop that generates the rows of one batch, in place of the one in `generate`.
 
 transformers' `generate` prepares the cache, the masks and the positions, and then calls
-`custom_generate`, which is a `RowLoop` here. Letters: P prompts, R rows, L tokens, V vocabulary.
+`custom_generate`, which is a `RowLoop` here. Notation: P prompts, R rows, L tokens, V vocabulary.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """`generate` of transformers, one batch at a time: the default backend.
 
-Letters: P prompts of a request, M samples of each.
+Notation: P prompts of a request, M samples of each.
 """
 
 from __future__ import annotations

@@ -16,6 +16,7 @@ TAIL_CHARACTERS = 1_000
 ANSWER_CHARACTERS = 160
 _REASONING = re.compile(r"<(/?)think(?:ing)?>", re.IGNORECASE)
 _TOKEN = re.compile(r"\\boxed\s*\{|\\fbox\s*\{|\\.|[{}]", re.DOTALL)
+_NOT_SPACE = re.compile(r"\S")
 # What a base model writes when it continues with a question of its own.
 NEXT_QUESTION = re.compile(r"\n\s{0,8}(?:Question|Problem|Q)\s?:", re.IGNORECASE)
 _ANSWERED = re.compile(r"####|\\boxed|\\fbox|<answer>|\banswer\s*(?:is|:)", re.IGNORECASE)
@@ -72,23 +73,25 @@ def boxes(text: str) -> list[Box]:
     """
     if "\\boxed" not in text and "\\fbox" not in text:
         return []
-    found: list[Box] = []
+    # Start, content and end of each box. Contents are cut out at the end, since a nest of boxes
+    # would otherwise be copied once for each box in it.
+    found: list[tuple[int, int, int]] = []
     # the positions where a box and its content start, or None for an ordinary brace
     open_braces: list[tuple[int, int] | None] = []
     for token in _TOKEN.finditer(text):
         mark = token.group()
         if mark == "}":
             opened = open_braces.pop() if open_braces else None
-            if opened is None or not text[opened[1] : token.start()].strip():
+            if opened is None or not _NOT_SPACE.search(text, opened[1], token.start()):
                 continue
-            while found and found[-1].start > opened[0]:
+            while found and found[-1][0] > opened[0]:
                 found.pop()
-            found.append(Box(opened[0], token.end(), text[opened[1] : token.start()]))
+            found.append((*opened, token.end()))
         elif mark == "{":
             open_braces.append(None)
         elif mark.endswith("{") and mark != "\\{":
             open_braces.append((token.start(), token.end()))
-    return found
+    return [Box(start, end, text[content : end - 1]) for start, content, end in found]
 
 
 def last_boxed(text: str) -> str | None:

@@ -24,7 +24,8 @@ from shaped_eval.benchmarks.registry import BENCHMARKS
 from shaped_eval.errors import UserError
 from shaped_eval.hub.leaderboards import LEADERBOARDS, Leaderboard
 from shaped_eval.records import read_jsonl
-from shaped_eval.reporting.outcomes import read_outcomes, read_record
+from shaped_eval.reporting.outcomes import Outcomes, read_outcomes, read_record
+from shaped_eval.reporting.results import benchmark_results, is_greedy, metric_values
 from shaped_eval.untrusted.files import file_name
 from shaped_eval.untrusted.texts import in_markdown, one_line
 
@@ -44,6 +45,7 @@ _SETTINGS = (
     ("limit", "limit{}", "only the first {} problems"),
     ("since", "since{}", "only problems from {} on"),
 )
+_PASS_AT = re.compile(r"pass@([1-9][0-9]{0,7})")
 
 
 @dataclass(frozen=True)
@@ -51,7 +53,7 @@ class Variant:
     """A benchmark of a run, with the settings that its numbers were made with.
 
     Attributes:
-        entry: the benchmark's entry in results.json.
+        entry: the benchmark's entry as in results.json, computed from the run's rows.
         settings: those of run.json, with the benchmark's own n.
         graders: name and version of each grader.
         board: the leaderboard of the benchmark; None if it has none.
@@ -116,9 +118,14 @@ def read_variants(
     results: Mapping[str, Any],
     boards: Mapping[str, Leaderboard] = LEADERBOARDS,
 ) -> list[Variant]:
-    """The benchmarks of a finished run, whose results.json holds `results`.
+    """The benchmarks of a finished run.
 
-    boards: benchmark → its leaderboard on the Hub.
+    All numbers are computed from the run's rows. Those in results.json may be of another time, or
+    of another person.
+
+    Args:
+        results: the content of results.json, which says for which k there is a pass@k.
+        boards: benchmark → its leaderboard on the Hub.
 
     Raises:
         UserError: the folder holds no run, or an unfinished one.
@@ -130,12 +137,15 @@ def read_variants(
     date = record.get("date") or sampled.strftime("%Y-%m-%d")
     metas = {row["benchmark"]: row["meta"] for row in read_jsonl(Path(folder) / "problems.jsonl")}
     for name, outcomes in outcomes_of.items():
-        if name not in results:
+        ks = _reported_ks(results.get(name), outcomes)
+        if ks is None:
             raise UserError(
                 f"{str(folder)!r}: results.json lacks {name}: repeat `shaped-trl report {folder}`"
             )
+        values = metric_values(outcomes, ks)
+        entry = benchmark_results(outcomes, values, is_greedy(record))
         own = {key: metas[name][key] for key in ("shots", "decoding") if metas[name].get(key)}
-        settings = {**record["settings"], "n": results[name]["n"], **own}
+        settings = {**record["settings"], "n": outcomes.n, **own}
         if (
             "decoding" in own
         ):  # the benchmark is greedy or scored by likelihood, whatever the run's temperature
@@ -143,10 +153,17 @@ def read_variants(
         if "date" not in metas[name]:  # the window is one of dates
             settings["since"] = None
         graders = tuple(outcomes.graders)
-        variants.append(
-            Variant(name, results[name], settings, graders, date, record, boards.get(name))
-        )
+        variants.append(Variant(name, entry, settings, graders, date, record, boards.get(name)))
     return variants
+
+
+def _reported_ks(entry: Any, outcomes: Outcomes) -> list[int] | None:
+    """Each k of a pass@k in an entry of results.json; None if it has no metrics."""
+    metrics = entry.get("metrics") if isinstance(entry, dict) else None
+    if not isinstance(metrics, dict):
+        return None
+    found = {int(match[1]) for key in metrics if (match := _PASS_AT.fullmatch(key))}
+    return sorted(k for k in found if k <= outcomes.n)
 
 
 def eval_result(variant: Variant, source_url: str | None) -> dict[str, Any]:

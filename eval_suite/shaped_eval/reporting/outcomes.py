@@ -1,15 +1,16 @@
 """Outcomes of each problem of a run: counts of passes, votes, and how samples ended.
 
-Letters: P problems, M = n samples per problem. n is the run's, or a benchmark's own, given as
+Notation: P problems, M = n samples per problem. n is the run's, or a benchmark's own, given as
 ``meta["n"]`` of its problems. Files are read row by row. Neither completions nor rows are kept:
-only a byte and a length per sample, and the distinct answers to each problem.
+only some numbers per sample, and the distinct answers to each problem. Memory grows with the rows
+that are there, and not with the n that a foreign run claims.
 """
 
 from __future__ import annotations
 
 from array import array
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any, get_args
@@ -84,29 +85,36 @@ class Outcomes:
 
 @dataclass
 class _Tally:
-    """What has been read of one problem.
+    """What has been read of one problem. Samples and verdicts are in the order of their rows.
 
     Attributes:
-        sampled: a byte per sample_index, 1 where there is a sample.
-        graded: a byte per sample_index, the verdict's status as an index in STATUSES counted from
-            1.
-        lengths: the generated tokens of each sample.
+        n: how many samples the problem should have.
         meta: the fields of the problem's `meta` that the benchmark's numbers need.
+        sampled: the sample_index of each sample.
+        lengths: the generated tokens of each sample.
+        graded: the sample_index of each verdict.
+        statuses: the status of each verdict, as an index in STATUSES.
         rivals: the votes for each answer other than gold.
     """
 
     benchmark: str
-    sampled: bytearray
-    graded: bytearray
-    lengths: array[int]
+    n: int
     meta: dict[str, Any]
+    sampled: array[int] = field(default_factory=lambda: array("i"))
+    lengths: array[int] = field(default_factory=lambda: array("q"))
+    graded: array[int] = field(default_factory=lambda: array("i"))
+    statuses: bytearray = field(default_factory=bytearray)
     rivals: Counter[str] = field(default_factory=Counter)
     truncated: int = 0
     tokens: int = 0
     graders: set[str] = field(default_factory=set)
 
     def count(self, status: Status) -> int:
-        return self.graded.count(STATUSES.index(status) + 1)
+        return self.statuses.count(STATUSES.index(status))
+
+    def is_complete(self) -> bool:
+        """Whether there are n samples and n verdicts, if none of them occurs twice."""
+        return len(self.sampled) == len(self.graded) == self.n
 
 
 def read_record(folder: str | Path) -> dict[str, Any]:
@@ -172,28 +180,27 @@ def read_outcomes(folder: str | Path, interrupted: bool = False) -> dict[str, Ou
         tallies[problem.problem_id] = _empty(problem, n)
     for sample in _rows(folder / "samples.jsonl", Sample, "sample"):
         tally = _tally(tallies, sample, folder / "samples.jsonl")
-        if tally.sampled[sample.sample_index]:
-            raise _twice(
-                sample,
-                folder / "samples.jsonl",
-                "repeat the sample command, which samples that chunk again",
-            )
-        tally.sampled[sample.sample_index] = 1
+        tally.sampled.append(sample.sample_index)
+        tally.lengths.append(sample.tokens)
         tally.truncated += sample.finish_reason == "length"
         tally.tokens += sample.tokens
-        tally.lengths[sample.sample_index] = sample.tokens
+    _check_once(
+        {problem_id: tally.sampled for problem_id, tally in tallies.items()},
+        folder / "samples.jsonl",
+        "repeat the sample command, which samples that chunk again",
+    )
     for verdict in _rows(folder / "verdicts.jsonl", Verdict, "grade"):
         tally = _tally(tallies, verdict, folder / "verdicts.jsonl")
-        if tally.graded[verdict.sample_index]:
-            raise _twice(
-                verdict,
-                folder / "verdicts.jsonl",
-                "repeat the grade command, which keeps one verdict",
-            )
-        tally.graded[verdict.sample_index] = STATUSES.index(verdict.status) + 1
+        tally.graded.append(verdict.sample_index)
+        tally.statuses.append(STATUSES.index(verdict.status))
         if verdict.status != "pass" and verdict.answer is not None:
             tally.rivals[verdict.answer] += 1
         tally.graders.add(verdict.grader)
+    _check_once(
+        {problem_id: tally.graded for problem_id, tally in tallies.items()},
+        folder / "verdicts.jsonl",
+        "repeat the grade command, which keeps one verdict",
+    )
     left_out: Counter[str] = Counter()
     if interrupted:
         tallies, left_out = _complete_ones(tallies, folder)
@@ -230,14 +237,13 @@ def _empty(problem: Problem, n: int) -> _Tally:
     meta = {key: value for key, value in problem.meta.items() if key in ("n", "metric", "decoding")}
     meta["grader"] = problem.grader
     meta["task"] = stable_hash([problem.gold, problem.grader])
-    n = meta.get("n", n)
-    return _Tally(problem.benchmark, bytearray(n), bytearray(n), array("q", bytes(8 * n)), meta)
+    return _Tally(problem.benchmark, meta.get("n", n), meta)
 
 
 def _tally(tallies: dict[str, _Tally], row: Sample | Verdict, path: Path) -> _Tally:
     tally = tallies.get(row.problem_id)
-    if tally is None or not 0 <= row.sample_index < len(tally.sampled):
-        n = "no such problem" if tally is None else f"n={len(tally.sampled)}"
+    if tally is None or not 0 <= row.sample_index < tally.n:
+        n = "no such problem" if tally is None else f"n={tally.n}"
         raise UserError(
             f"{path}: sample {row.sample_index} of {row.problem_id!r} does not belong to this run "
             f"({n}): the folder mixes two runs; sample into another --out"
@@ -245,18 +251,20 @@ def _tally(tallies: dict[str, _Tally], row: Sample | Verdict, path: Path) -> _Ta
     return tally
 
 
-def _twice(row: Sample | Verdict, path: Path, remedy: str) -> UserError:
-    return UserError(
-        f"{path}: sample {row.sample_index} of {row.problem_id!r} occurs twice, as happens when "
-        f"two commands run at once: {remedy}"
-    )
+def _check_once(indices: Mapping[str, array[int]], path: Path, remedy: str) -> None:
+    """Check that no sample_index of a problem occurs twice in the rows of a file."""
+    for problem_id, own in indices.items():
+        if len(np.unique(own)) < len(own):
+            ((sample_index, _),) = Counter(own).most_common(1)
+            raise UserError(
+                f"{path}: sample {sample_index} of {problem_id!r} occurs twice, as happens when "
+                f"two commands run at once: {remedy}"
+            )
 
 
 def _check_complete(tallies: dict[str, _Tally], folder: Path) -> None:
     for problem_id, tally in tallies.items():
-        n = len(tally.sampled)
-        sampled = sum(tally.sampled)
-        graded = n - tally.graded.count(0)
+        n, sampled, graded = tally.n, len(tally.sampled), len(tally.graded)
         if sampled != n:
             raise UserError(
                 f"{problem_id} has {sampled} of n={n} samples: repeat the sample command of "
@@ -273,9 +281,7 @@ def _complete_ones(
     tallies: dict[str, _Tally], folder: Path
 ) -> tuple[dict[str, _Tally], Counter[str]]:
     """The problems with all samples and verdicts, and how many others each benchmark has."""
-    complete = {
-        key: tally for key, tally in tallies.items() if all(tally.sampled) and all(tally.graded)
-    }
+    complete = {key: tally for key, tally in tallies.items() if tally.is_complete()}
     if tallies and not complete:
         raise UserError(
             f"interrupted=True: no problem of {str(folder)!r} has all its samples and verdicts: "
@@ -290,15 +296,18 @@ def _outcomes(
 ) -> Outcomes:
     chosen = {key: tally for key, tally in tallies.items() if tally.benchmark == benchmark}
     first = next(iter(chosen.values()))
-    n = len(first.sampled)
-    if any(len(tally.sampled) != n for tally in chosen.values()):
+    n = first.n
+    if any(tally.n != n for tally in chosen.values()):
         raise UserError(
             f"{benchmark}: the problems have different numbers of samples: sample into another "
             "--out"
         )
     passes = [tally.count("pass") for tally in chosen.values()]
-    lengths = np.array([tally.lengths for tally in chosen.values()], dtype=np.int64)
-    graded = np.array([tally.graded for tally in chosen.values()], dtype=np.uint8)
+    lengths = np.zeros((len(chosen), n), dtype=np.int64)
+    statuses = np.zeros((len(chosen), n), dtype=np.uint8)
+    for row, tally in enumerate(chosen.values()):
+        lengths[row, tally.sampled] = tally.lengths
+        statuses[row, tally.graded] = tally.statuses
     return Outcomes(
         benchmark=benchmark,
         problem_ids=list(chosen),
@@ -319,6 +328,6 @@ def _outcomes(
         votes=counts_votes(first.meta["grader"]),
         tasks_P=[tally.meta["task"] for tally in chosen.values()],
         tokens_PM=lengths if sampled_here else None,
-        passed_PM=graded == STATUSES.index("pass") + 1 if sampled_here else None,
+        passed_PM=statuses == STATUSES.index("pass") if sampled_here else None,
         left_out=left_out,
     )

@@ -1,7 +1,7 @@
 """Numbers on reliability: all@k, G-Pass, cost, smaller token limits, calibration of the majority.
 
 The numbers stand in results.json under ``reliability``, apart from the metrics, which appear in
-every table and comparison. Letters: P problems, M = n samples per problem.
+every table and comparison. Notation: P problems, M = n samples per problem.
 """
 
 from __future__ import annotations

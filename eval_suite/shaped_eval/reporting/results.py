@@ -1,6 +1,6 @@
 """From outcomes to numbers: entries of results.json, values per problem, and averages of groups.
 
-Letters: P problems, n samples per problem. Values are in 0–1.
+Notation: P problems, n samples per problem. Values are in 0–1.
 """
 
 from __future__ import annotations

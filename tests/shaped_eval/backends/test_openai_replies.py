@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import gzip
+import tracemalloc
 from typing import Any
 
 import pytest
@@ -78,6 +80,47 @@ def test_many_replies_of_wrong_types_end_the_run(config_of, server):
     with pytest.raises(UserError, match="text=None, which does not conform to OpenAI's protocol"):
         sample(config_of(n=8, batch_size=1, concurrency=1))
     assert len(server.asked) >= openai.MOST_BAD_REPLIES
+
+
+def test_a_reply_is_read_up_to_what_was_asked_for(config_of, server):
+    """Of a compressed reply, what it would become does not count, since it stays as it is."""
+    most = openai.MOST_BYTES + 12 * openai.BYTES_PER_TOKEN
+    long = reply(text="w1" + " " * most)
+    packed = gzip.compress(b" " * (200 << 20))
+    for fault, message in (
+        ((200, long), f"a reply of the server has more than {most:,} bytes"),
+        ((400, "e" * 2 * most), f"a reply of the server has more than {most:,} bytes"),
+        ((503, "e" * 2 * most), f"a reply of the server has more than {most:,} bytes"),
+        ((200, packed, {"Content_Encoding": "gzip"}), "does not speak OpenAI's protocol"),
+    ):
+        server.fault = lambda body, count, fault=fault: fault
+        tracemalloc.start()
+        with pytest.raises(UserError, match=message) as caught:
+            sample(config_of(n=1, batch_size=1, concurrency=1))
+        most_memory = tracemalloc.get_traced_memory()[1]
+        tracemalloc.stop()
+        assert "\n" not in str(caught.value)
+        assert most_memory < 10 * most
+    assert set(server.encodings) == {"identity"}
+
+
+def test_a_reply_that_is_too_long_does_not_hold_up_the_others(config_of, server, monkeypatch):
+    """Its connection is given up, and its place among the connections is free again."""
+    monkeypatch.setattr(openai, "MOST_BYTES", 5_000)
+    options = {"n": 1, "batch_size": 1, "concurrency": 1}
+    server.fault = lambda body, count: (200, reply(text=" " * 100_000)) if count < 5 else None
+    with pytest.raises(UserError, match=r"\(4 such replies; the samples so far are kept\)"):
+        sample(config_of(**options))
+    assert len(server.asked) == 6
+    assert len(samples_of(sample(config_of(**options)))) == 6
+
+
+def test_no_redirection_is_followed(config_of, server):
+    elsewhere = {"Location": f"{server.url}/elsewhere", "Connection": "keep-alive"}
+    server.fault = lambda body, count: (307, "moved", elsewhere)
+    with pytest.raises(UserError, match=r"redirects to 'http.*/elsewhere' \(307\): give the add"):
+        sample(config_of(n=1, batch_size=1))
+    assert "/v1/elsewhere" not in server.paths
 
 
 @pytest.mark.parametrize("models", [[5, None, {"id": 7}], {"tiny": 1}, "tiny"])

@@ -241,6 +241,21 @@ def test_tests_take_what_they_do_not_define_and_nobody_replaces_their_builtins(s
     assert helped.status == "pass"
 
 
+def test_the_code_cannot_replace_what_the_tests_bring_with_them(server):
+    same = "def same(a, b): return a == b"
+    code = "def f(): return 1\ndef same(a, b): return True"
+    seen = verdict(server, code, "assert same(f(), 2)", before=same)
+    assert seen == TestResult("fail", "f() returned 1: AssertionError")
+    alone = verdict(server, "def f(): return 1", "assert same(f(), 1)", before=same)
+    assert alone == TestResult("pass", "1 calls")
+    # the requested function is the code's, also where a prompt with its head is run before
+    head = "def f(): pass"
+    begun = verdict(server, code, "assert f() == 1", before=head, entry_point="f")
+    assert begun == TestResult("pass", "1 calls")
+    named = verdict(server, code, "assert f() == 1", names=["f"], before=head)
+    assert named == TestResult("pass", "1 calls")
+
+
 def test_the_first_program_that_compiles_is_run(server):
     programs = ["def f(: pass", "return 1", "def f(): return 2", "def f(): return 3"]
     assert check(server, programs, Tests("assert f() == 2"), Limits()).status == "pass"

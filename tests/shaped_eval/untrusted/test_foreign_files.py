@@ -151,6 +151,27 @@ def test_nothing_is_published_into_a_folder_that_is_a_link(name, tmp_path, monke
     assert tree(elsewhere) == {}
 
 
+@pytest.mark.parametrize("to", ["checkpoint", "run/hub/model"])
+@pytest.mark.parametrize("target", ["private.md", "not there"])
+def test_a_card_that_is_a_link_is_not_published(to, target, tmp_path, monkeypatch):
+    run, card = write_run(tmp_path / "run", {"gsm8k": ["ppaa"]}), tmp_path / to / "README.md"
+    report_run(run)
+    card.parent.mkdir(parents=True)
+    (card.parent / "config.json").write_text("{}")
+    (tmp_path / "private.md").write_text("my password")
+    card.symlink_to(tmp_path / target)
+    sent = []
+    monkeypatch.setattr("shaped_eval.publish._check_repository", lambda repo_id: None)
+    monkeypatch.setattr("shaped_eval.publish._push", lambda *args: sent.append(args) or [])
+    options = {"publish_to": str(card.parent)} if to == "checkpoint" else {}
+    with pytest.raises(UserError, match=r"README.md' is a symbolic link"):
+        publish([run], PublishOptions(push_to_hub="me/model", **options))
+    assert card.is_symlink()
+    assert sent == []
+    assert (tmp_path / "private.md").read_text() == "my password"
+    assert [path.name for path in card.parent.iterdir() if path != card] == ["config.json"]
+
+
 def test_settings_of_a_run_are_no_path_either(tmp_path):
     run = write_run(
         tmp_path / "run", {"gsm8k": ["ppaa"]}, max_new_tokens="1/../../x", answers="../-->.jsonl"

@@ -23,6 +23,8 @@ from shaped_trl import cli
 from shaped_trl.commands import evaluation
 from shaped_trl.hub.cards import ModelFact
 from shaped_trl.hub.facts import DataFact
+from shaped_trl.training.card import procedure
+from shaped_trl.training.config import ShapedConfig
 
 ESCAPES = "\x1b]0;title\x07\x1b[31mred\x9b2J\u202egnp\r\x00"
 MARKUP = [
@@ -175,6 +177,41 @@ def test_training_cards_quote_names_by_their_words():
     for line in calls:
         compiled = compile(line, "card", "exec")
         assert 'x"); import os; ("' in compiled.co_consts
+
+
+@pytest.mark.parametrize("source", MARKUP)
+def test_a_training_card_quotes_the_sources_of_its_rows(source, tmp_path):
+    """The column `source` of the data becomes a column of the log, and a row of the card."""
+    column = f"eval_nll_source_{source}"
+    rows = [{"step": 1, "tokens": 100, "nll": 1.0, column: 2.5}]
+    card = procedure(ShapedConfig(output_dir=str(tmp_path), bf16=False, use_cpu=True), rows)
+    html = MarkdownIt("gfm-like", {"linkify": False}).render(card)
+    plain = card.replace(in_markdown(source), "name")
+    assert plain != card
+    assert html.count("<") == MarkdownIt("gfm-like", {"linkify": False}).render(plain).count("<")
+
+
+def test_published_numbers_are_those_of_the_rows(tmp_path):
+    """results.json of a foreign run holds whatever its author has written there."""
+    run = write_run(tmp_path / "run", {"gsm8k": ["ppaa", "pppp"]})
+    results = report_run(run, pass_at=[1, 2])
+    honest = read_variants(run, results)
+    forged = json.loads(json.dumps(results))
+    forged["gsm8k"] |= {
+        "problems": "<img src=x onerror=alert(1)>\n\n# Forged",
+        "n": "1 <b>",
+        "truncated": "<b>",
+        "accuracy": "<b>",
+    }
+    forged["gsm8k"]["metrics"]["avg@4"] = {"value": 0.99, "low": "<b>", "high": float("nan")}
+    forged["gsm8k"]["metrics"] |= {f"pass@{k}": {} for k in ("<b>", "5", "0", "1" * 5000)}
+    assert read_variants(run, forged) == honest
+    (variant,) = honest
+    assert variant.entry["metrics"] == results["gsm8k"]["metrics"]
+    assert {"pass@1", "pass@2", "avg@4"} <= set(variant.entry["metrics"])
+    for damaged in ({}, {"gsm8k": []}, {"gsm8k": {"metrics": 1}}):
+        with pytest.raises(UserError, match="repeat `shaped-trl report"):
+            read_variants(run, damaged)
 
 
 def test_the_terminal_sees_rollouts_and_obeys_none(capsys, monkeypatch):

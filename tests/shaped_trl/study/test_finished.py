@@ -6,16 +6,19 @@ import json
 import math
 import random
 import shutil
+import tracemalloc
+from collections import Counter
 from pathlib import Path
 
 import pytest
 from planted_study import write_planted
 from shaped_eval.records import jsonl_line, read_jsonl
 from shaped_eval.reporting.outcomes import read_outcomes
+from shaped_eval.statistics.votes import Ballot, cons
 from study_processes import FAKES, run, write_study
 
 from shaped_trl.study.definition import Study
-from shaped_trl.study.finished import finished_run, outcomes_of, rows_of
+from shaped_trl.study.finished import _ballot, finished_run, outcomes_of, rows_of
 from shaped_trl.study.loading import load_study
 from shaped_trl.study.plan import StudyRun, plan
 from shaped_trl.study.records import RECORDS, read_records, remove_records
@@ -104,6 +107,29 @@ def test_what_is_kept_is_what_was_there(tmp_path: Path) -> None:
     assert kept is not None
     logged = list(read_jsonl(study.folder("precision_product", 3, "pretrain") / "train_log.jsonl"))
     assert rows_of(kept) == [pytest.approx(row, rel=1e-6) for row in logged]
+
+
+def test_votes_that_are_written_as_pairs_are_kept_as_pairs() -> None:
+    """A pair of some letters stands for up to ten million rivals."""
+    rng = random.Random(0)
+    for _ in range(50):
+        rivals = [rng.choice([1, 1, 2, 5]) for _ in range(rng.randrange(9))]
+        expected = Ballot.of(3, rivals, 60)
+        pairs = [list(pair) for pair in Counter(expected.rivals).items()]
+        found = _ballot(3, pairs, expected.silent)
+        assert found == expected
+        assert hash(found) == hash(expected)
+        assert [*found.rivals] == [*expected.rivals]
+        assert [found.rivals[index] for index in range(len(rivals))] == [*expected.rivals]
+        assert [found.rivals.count(votes) for votes in (1, 2, 3)] == [
+            expected.rivals.count(votes) for votes in (1, 2, 3)
+        ]
+        assert (found.n, cons(found)) == (expected.n, cons(expected))
+    tracemalloc.start()
+    kept = [_ballot(0, [(2, 500_000), (1, number)], 0) for number in range(4)]
+    assert len(kept[0].rivals) == 500_000
+    assert tracemalloc.get_traced_memory()[1] < 1_000_000
+    tracemalloc.stop()
 
 
 def test_a_value_that_was_not_finite_is_not_taken_for_a_missing_one(tmp_path: Path) -> None:

@@ -1,5 +1,7 @@
 """The picture of a run's log."""
 
+import json
+
 from scheduled_tiny import arguments, trainer
 from transformers import TrainerState
 
@@ -20,6 +22,16 @@ def test_the_plot_has_what_was_logged():
         "eval_nll": [([2], [4.5])],
     }
     assert panels["Reward shape"] == {"beta": [([1, 2], [0.0, -0.25])]}
+
+
+def test_a_source_of_the_data_is_no_formula_in_the_plot(tmp_path):
+    """matplotlib reads what stands between two dollar signs, and fails where it is none."""
+    source = r"eval_nll_source_cost $\frac{$"
+    rows = [{"step": step, "loss": 1.0, source: 1.0} for step in (1, 2)]
+    (tmp_path / "train_log.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    plot_log(tmp_path / "train_log.jsonl")
+    assert (tmp_path / "train_log.png").stat().st_size > 0
+    assert source in {name for panel in log_panels(rows) for name in panel.curves}
 
 
 def test_no_plot_without_a_log_and_no_run_ended_by_one(tmp_path, monkeypatch, caplog):

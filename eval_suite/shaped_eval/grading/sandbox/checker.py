@@ -56,10 +56,10 @@ class Tests:
     Attributes:
         tests: Python text. The code passes if the text ends without an exception and has called it.
         names: the names that the tests take from the code; None for all names that they use and
-            that are not defined elsewhere.
+            that neither they nor `before` define.
         entry_point: a name that the code must define in any case.
         before: Python text run before the tests, in their process, whose definitions they use;
-            `names` replace its definitions.
+            `names`, if given, and `entry_point` replace its definitions.
         setup: Python text run after the code, in its process, for example to create objects that
             cannot be written as literals.
     """

@@ -117,7 +117,11 @@ class _Session:
         try:
             exec(_compiled(task["before"]), namespace)
             body = _compiled(task["tests"])
-            names = list(free_names(task["tests"])) if task["names"] is None else task["names"]
+            names = task["names"]
+            if names is None:
+                # What the preamble defines belongs to the tests: the code could otherwise replace
+                # the function that compares its results.
+                names = [name for name in free_names(task["tests"]) if name not in namespace]
         except BaseException as error:  # tests can raise anything
             self._conclude("error", f"the tests cannot be used: {_line(error)}")
         names = list(dict.fromkeys([*task["entry_points"], *names]))

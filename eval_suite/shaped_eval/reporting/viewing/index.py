@@ -1,8 +1,8 @@
 """A run's rows by their places in its files; the texts stay on the disk until they are read.
 
-Letters: P problems, S samples, ordered by problem and sample_index. The memory is a few numbers per
-sample and the ids of the problems, however long the completions are. A run that is not complete is
-read as far as it goes.
+Notation: P problems, S samples, ordered by problem and sample_index. The memory is a few numbers
+per sample and the ids of the problems, however long the completions are. A run that is not complete
+is read as far as it goes.
 """
 
 from __future__ import annotations

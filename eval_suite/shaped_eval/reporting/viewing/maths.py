@@ -1,8 +1,9 @@
 """Foreign texts in HTML with their LaTeX as MathML, which browsers render without a library.
 
-latex2mathml reads a formula into a tree. Its own writer unescapes what it has escaped, so the
-markup is written here: elements and attributes of an allowlist, with every text escaped. A formula
-that cannot be read, or that needs anything else, stays the text that it is.
+latex2mathml reads a formula into a tree, if all commands in it are of the allowlist in `latex`. Its
+own writer unescapes what it has escaped, so the markup is written here: elements and attributes of
+an allowlist, with every text escaped. A formula that cannot be read, or that needs anything else,
+stays the text that it is.
 """
 
 from __future__ import annotations
@@ -13,12 +14,14 @@ from functools import lru_cache
 from html import escape
 from typing import TYPE_CHECKING, NamedTuple
 
+from shaped_eval.reporting.viewing.latex import is_known
 from shaped_eval.untrusted.texts import readable
 
 if TYPE_CHECKING:
     from xml.etree.ElementTree import Element
 
 MOST_FORMULA_CHARACTERS = 1_000
+MOST_MARKUP_CHARACTERS = 50_000  # of a formula; the longest one in real answers has 6,341
 MOST_CHARACTERS = 20_000  # of all formulas of a text, which take time and room
 MOST_DEPTH = 60  # of elements in each other; browsers stop nesting at some hundreds
 _KEPT_FORMULAS = 4_096  # the samples of a problem repeat their formulas
@@ -34,8 +37,6 @@ _DELIMITER = re.compile(
 _CLOSING = {"(": ")", "[": "]"}
 _GROUPS_AND_COMMANDS = re.compile(r"\\[A-Za-z]+|\{[^{}]*\}")
 _TWO_WORDS = re.compile(r"[A-Za-z]{2,}[,;]? +[A-Za-z]{2,}")
-# commands that define others, whose expansion has no bound, or that fetch or style something
-_REFUSED = re.compile(r"\\(?:(?:re|provide)?newcommand|[gex]?def|let|href|url|style|class|require)")
 _CHARACTER = re.compile(r"&#x([0-9A-Fa-f]{1,6});")  # as latex2mathml writes characters
 _COMMAND = re.compile(r"\\[A-Za-z]")
 
@@ -174,15 +175,26 @@ def _is_formula(text: str, first: re.Match[str], last: re.Match[str]) -> bool:
 @lru_cache(_KEPT_FORMULAS)
 def mathml(latex: str, is_display: bool = False) -> str | None:
     """A formula as MathML of the allowlist; None where it cannot be read."""
-    if _REFUSED.search(latex) or len(latex) > MOST_FORMULA_CHARACTERS:
+    if len(latex) > MOST_FORMULA_CHARACTERS or not is_known(latex):
         return None
     from latex2mathml.converter import Converter
 
     try:
         tree = Converter(display="block" if is_display else "inline").convert_to_element(latex)
-        return "".join(_markup(tree))
+        return _joined(_markup(tree))
     except Exception:  # a parser of foreign text: whatever it fails with, the text is shown
         return None
+
+
+def _joined(parts: Iterator[str]) -> str:
+    """The markup. Raises ValueError if it is longer than any formula needs."""
+    written, room = [], MOST_MARKUP_CHARACTERS
+    for part in parts:
+        written.append(part)
+        room -= len(part)
+        if room < 0:
+            raise ValueError(f"the markup has more than {MOST_MARKUP_CHARACTERS} characters")
+    return "".join(written)
 
 
 def _markup(element: Element, depth: int = 0) -> Iterator[str]:

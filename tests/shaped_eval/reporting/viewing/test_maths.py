@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import re
 from html.parser import HTMLParser
+from itertools import pairwise
 from xml.etree.ElementTree import Element
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from shaped_eval.reporting.viewing import latex as latex_commands
 from shaped_eval.reporting.viewing import maths
 from shaped_eval.reporting.viewing.maths import mathml, pieces, with_maths
 from shaped_eval.untrusted.texts import readable
@@ -128,6 +130,8 @@ def test_formulas_are_rendered(latex, expected):
             "\\" + name
             for name in ("style{a:b}{x}", "class{y}{z}", "unknowncommand{x}", "let\\a b")
         ),
+        *(r"\DeclareMathOperator{\a}{b}\a", r"\unicode{x3c}", r"\begin{unknown}x\end{unknown}"),
+        *(r"\text{\newcommand{\a}{b}}", r"\begin x", "\\", r"\'e", r"\verb|x|"),
         *("x^", "{" * 400 + "}" * 400, "x" * (maths.MOST_FORMULA_CHARACTERS + 1), r"\frac{1}", ""),
         *(r"\left(", r"\begin{matrix}" * 50, "^" * 50, r"\phantom{x}"),
     ],
@@ -135,6 +139,60 @@ def test_formulas_are_rendered(latex, expected):
 def test_what_cannot_be_read_is_shown_as_it_is_written(latex):
     assert mathml(latex) is None
     assert check(rf"before \({latex}\) after").elements == []
+
+
+def environments_in_environments(number):
+    """Each of them repeats the one before four times."""
+    written = r"\newenvironment{a}[1]{#1}{}"
+    names = "abcdefghijklmnopqrstuvwxyz"
+    for inner, outer in pairwise(names[: number + 1]):
+        repeated = rf"\begin{{{inner}}}{{#1#1#1#1}}\end{{{inner}}}"
+        written += rf"\newenvironment{{{outer}}}[1]{{{repeated}}}{{}}"
+    return written + rf"\begin{{{names[number]}}}{{x}}\end{{{names[number]}}}"
+
+
+def sets_in_sets(number):
+    """The parser writes the operator of each of them twice."""
+    return r"\sideset{}{}{" * number + "x" + "}" * number
+
+
+@pytest.mark.parametrize("bomb", [environments_in_environments, sets_in_sets])
+def test_no_formula_grows_beyond_what_it_writes(bomb, monkeypatch):
+    """The larger one would never end, so the smaller one shows first that it is not read."""
+    from latex2mathml.converter import Converter
+
+    read = []
+    monkeypatch.setattr(Converter, "convert_to_element", lambda self, latex: read.append(latex))
+    assert mathml(bomb(3)) is None
+    assert read == []
+    latex = bomb(16)
+    assert len(latex) < maths.MOST_FORMULA_CHARACTERS
+    assert check(rf"is \[{latex}\] here").elements == []
+
+
+def test_all_commands_that_are_listed_are_commands_of_the_parser():
+    """A misspelt one would never be drawn."""
+    from latex2mathml import commands
+
+    constants = {
+        name
+        for each in vars(commands).values()
+        if isinstance(each, str | tuple | dict)
+        for name in ([each] if isinstance(each, str) else each)
+    }
+    listed = {f"\\{name}" for name in latex_commands._COMMANDS}
+    assert listed - constants == {r"\of"}  # of \root
+    assert not {f"\\{name}" for name in latex_commands._symbols()} & constants
+    assert {"alpha", "leq", "rightarrow", "infty", "cdot"} <= latex_commands._symbols()
+
+
+def test_the_markup_of_a_formula_has_a_limit(monkeypatch):
+    longest = len(mathml("x+y+z"))
+    for most in (longest, longest - 1):
+        monkeypatch.setattr(maths, "MOST_MARKUP_CHARACTERS", most)
+        maths.mathml.cache_clear()
+        assert (mathml("x+y+z") is None) == (most < longest)
+    maths.mathml.cache_clear()
 
 
 def test_attributes_that_style_or_lead_elsewhere_are_dropped():
