@@ -1,6 +1,6 @@
 """Compiles the kernels of impl="triton" without a GPU, and prints the registers that they use.
 
-    compile_kernels.py DTYPE ARCHITECTURE        (bfloat16, float16 or float32; 80, 90 or 100)
+    compile_kernels.py DTYPE ARCHITECTURE V...   (bfloat16, float16 or float32; 80, 90 or 100)
 
 One JSON line per configuration that `plan` can ask for: {"name", "registers", "limit", "spills",
 "known"}. Only trials have known spills.
@@ -27,8 +27,6 @@ from shaped_kernels.triton_rows import plan
 from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
 
-# A vocabulary that is a multiple of 64, and an odd one.
-VOCABULARIES = (151_936, 50_257)
 TOOLS = Path(triton.__file__).parent / "backends" / "nvidia" / "bin"
 POINTERS = {torch.bfloat16: "*bf16", torch.float16: "*fp16", torch.float32: "*fp32"}
 # name: (shape, metrics, whether tokens have weights)
@@ -125,7 +123,7 @@ def configurations(dtype: torch.dtype, V: int):
 
 if __name__ == "__main__":
     dtype, architecture = getattr(torch, sys.argv[1]), int(sys.argv[2])
-    for V in VOCABULARIES:
+    for V in map(int, sys.argv[3:]):
         for name, compiled, limit, known in configurations(dtype, V):
             kernel, signature, constants, options = compiled
             registers, spills = compile_and_measure(
