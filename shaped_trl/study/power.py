@@ -1,6 +1,6 @@
 """The power of a study's contrasts, from the standard deviation of paired differences.
 
-Letters: S seeds, with S − 1 degrees of freedom; m contrasts in the family of a regime. The mean of
+Notation: S seeds, with S − 1 degrees of freedom; m contrasts in the family of a regime. The mean of
 S normal differences with deviation sd has the standard error sd/√S.
 """
 

@@ -1,8 +1,8 @@
 """Memory of a training step on one device, estimated from the configuration alone.
 
-This estimates the tensors, not what an allocator reserves: add at least a tenth. Letters: sequences
-of T tokens, L layers, width D, attention width A = heads × head size, K = key-value heads × head
-size, feed-forward width F, vocabulary V.
+This estimates the tensors, not what an allocator reserves: add at least a tenth. Notation:
+sequences of T tokens, L layers, width D, attention width A = heads × head size, K = key-value heads
+× head size, feed-forward width F, vocabulary V.
 
 - Weights, gradients and AdamW's two moments: 4 numbers per parameter in the model's dtype. With
   adapters, only the weights of the frozen model are counted.

@@ -1,6 +1,6 @@
 """Pass@k, Avg@m, intervals and paired differences, as pure functions on numpy arrays.
 
-Votes are in `votes`. Letters: P problems, M samples per problem, B bootstrap resamples, U distinct
+Votes are in `votes`. Notation: P problems, M samples per problem, B bootstrap resamples, U distinct
 values. All values are in 0–1.
 
 Two kinds of uncertainty are kept apart. An interval over problems says how much another draw of

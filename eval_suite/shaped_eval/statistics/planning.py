@@ -1,8 +1,8 @@
 """How many problems and samples would show a difference of two models on the same problems.
 
-Letters: P problems, n samples of each by each model. The difference of two shares of passes has the
-variance (between + within/n)/P: `between` is how much the true difference varies among problems,
-and only more problems reduce its part; `within` is the chance of drawing samples.
+Notation: P problems, n samples of each by each model. The difference of two shares of passes has
+the variance (between + within/n)/P: `between` is how much the true difference varies among
+problems, and only more problems reduce its part; `within` is the chance of drawing samples.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """How reliable samples are: all right, most right, at what cost, and whether votes know it.
 
-Letters: P problems, M = n samples per problem.
+Notation: P problems, M = n samples per problem.
 """
 
 from __future__ import annotations

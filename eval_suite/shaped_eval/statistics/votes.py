@@ -1,6 +1,6 @@
 """Majority votes of all n samples (Cons@n), and of k of them on average (Maj@k).
 
-Letters: P problems, M = n samples per problem. A ballot holds everything that a vote depends on.
+Notation: P problems, M = n samples per problem. A ballot holds everything that a vote depends on.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """The content of a report's figures: lines of arms with bands, which are also written as CSV.
 
-Letters: S seeds. With several seeds, a line is their mean, and its band is the mean's 95% t
+Notation: S seeds. With several seeds, a line is their mean, and its band is the mean's 95% t
 interval. With one seed, it is the line of that seed, and the band of an evaluation is its interval
 over problems.
 """

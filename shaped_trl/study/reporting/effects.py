@@ -1,6 +1,6 @@
 """Differences between arms, paired by seed, with intervals, corrected p-values and power.
 
-Letters: S seeds. With the same seed, two arms have the same initialisation, data and prompts, so
+Notation: S seeds. With the same seed, two arms have the same initialisation, data and prompts, so
 that the difference of their values is one draw. Student's t compares S of them with 0.
 """
 

@@ -1,6 +1,6 @@
 """Per-problem values of a study's evaluations, their summaries, and paired differences.
 
-Letters: P problems, M samples per problem, S seeds. Everything is computed from problems, samples
+Notation: P problems, M samples per problem, S seeds. Everything is computed from problems, samples
 and verdicts.
 """
 

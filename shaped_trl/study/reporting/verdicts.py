@@ -1,6 +1,6 @@
 """Verdicts on a family of contrasts: better, worse, equivalent or open.
 
-Letters: S seeds, C contrasts in the family. A contrast has one difference for each seed. It is
+Notation: S seeds, C contrasts in the family. A contrast has one difference for each seed. It is
 better or worse if the two-sided paired t test has p < 0.05 after Holm's correction within the
 family. Otherwise it is equivalent if two one-sided t tests at 5% put the true difference within
 ± margin (Schuirmann 1987), and open if they do not.

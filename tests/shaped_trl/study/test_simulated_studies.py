@@ -3,7 +3,7 @@
 A study has 8 seeds, 60 problems and 64 samples of each. Its outcomes go through the same functions
 as those of a real one. Rates are compared with integrals that share no code with the verdicts.
 
-Letters: S seeds, R simulated studies.
+Notation: S seeds, R simulated studies.
 """
 
 from __future__ import annotations
