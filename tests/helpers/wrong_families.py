@@ -1,5 +1,5 @@
-r"""Families of wrong writings: each says something else than gold, in a form that a lenient grader
-takes for gold.
+r"""Families of wrong writings: each says something else than gold, or leaves gold to be worked out,
+in a form that a lenient grader takes for gold.
 
 GOLD stands for a gold answer, OTHER for an answer that differs from it. A family of `BOXED` is
 written into a final ``\boxed{}``, one of `COMPLETIONS` is the whole text. `NUMBERS` are for golds
@@ -14,7 +14,20 @@ from writings import gold_value
 from wrong_signs import SIGNS
 from wrong_words import WORDS
 
-BOXED = WORDS | SIGNS
+# gold as the result of an operation that is left to the grader, as in a copied question
+UNFINISHED = {
+    "sum of gold": r"\sum_{n=1}^{1} (GOLD)",
+    "product of gold": r"\prod_{n=1}^{1} (GOLD)",
+    "limit of gold": r"\lim_{n \to 0} (GOLD)",
+    "integral of gold": r"\int_0^1 (GOLD) \, dw",
+    "derivative of gold": r"\frac{d}{d w} (w(GOLD))",
+    "determinant of gold": r"\begin{vmatrix} GOLD \end{vmatrix}",
+    "maximum of gold": r"\max(GOLD, GOLD)",
+    "gcd of gold": r"\gcd(GOLD, 0)",
+    "floor of gold": r"\lfloor GOLD \rfloor",
+    "gold at a point": r"w|_{w=GOLD}",
+}
+BOXED = WORDS | SIGNS | UNFINISHED
 
 NUMBERS = {
     "digit behind": "GOLD7",

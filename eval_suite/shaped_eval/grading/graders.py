@@ -64,7 +64,7 @@ class GraderSpec:
 GRADERS: dict[str, GraderSpec] = {
     "math": GraderSpec(
         function="shaped_eval.grading.math.grader:grade",
-        version=f"math/4 (math-verify {metadata.version('math-verify')})",
+        version=f"math/5 (math-verify {metadata.version('math-verify')})",
         isolated=True,
         reduce="shaped_eval.grading.extract:boxed_or_tail",
         forget="shaped_eval.grading.math.algebra:forget",
@@ -77,7 +77,7 @@ GRADERS: dict[str, GraderSpec] = {
     "text": GraderSpec(function="shaped_eval.grading.text.aliases:grade", version="text/3"),
     "code": GraderSpec(
         function="shaped_eval.grading.code.grader:grade",
-        version=f"code/3 (Python {platform.python_version()})",
+        version=f"code/4 (Python {platform.python_version()})",
         isolated=True,
         check="shaped_eval.grading.sandbox.server:check_sandbox",
         hard_timeout_s=150.0,
@@ -104,7 +104,7 @@ GRADERS: dict[str, GraderSpec] = {
     ),
     "reasoning_gym": GraderSpec(
         function="shaped_eval.grading.gym.grader:grade",
-        version=f"reasoning_gym/2 (reasoning-gym {reasoning_gym.version()})",
+        version=f"reasoning_gym/3 (reasoning-gym {reasoning_gym.version()})",
         isolated=True,
         check="shaped_eval.grading.gym.grader:check_grader",
         hard_timeout_s=90.0,

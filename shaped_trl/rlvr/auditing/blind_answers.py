@@ -1,5 +1,9 @@
-"""Blind answers, which can be given without solving the task, and the forms in which prompts ask
+r"""Blind answers, which can be given without solving the task, and the forms in which prompts ask
 for an answer.
+
+Some are copies of parts of the prompt, such as its formulas. A grader that evaluates answers finds
+a copy of what is to be computed right. The mathematics grader refuses most such copies, but not
+arithmetic: ``17^9 \div 17^7`` could be an answer.
 
 The set is fixed. Its random parts (random text, another prompt's gold) are drawn from a seed.
 """
@@ -18,7 +22,10 @@ CONSTANTS = {
     "white space": " \n ",
     **{
         text: text
-        for text in ("0", "1", "-1", "nan", "inf", "True", "False", "None", "Yes", "No", "A")
+        for text in (
+            *("0", "1", "-1", "nan", "n a n", "nan+nani", "inf"),
+            *("True", "False", "None", "Yes", "No", "A"),
+        )
     },
     **{text: text for text in ("[]", "[[]]", "{}", "()", '""', "?")},
     "0 to 100": ", ".join(map(str, range(101))),
@@ -27,6 +34,8 @@ CONSTANTS = {
 }
 RANDOM_WORDS = 8
 SEVERAL_GOLDS = 5
+FORMULAS = 4  # of a prompt, from its start; its last one is tried as well
+LONGEST_FORMULA = 300  # characters
 
 # Words by which a prompt asks for a form, and the form.
 _REQUESTS = (
@@ -57,6 +66,11 @@ _EXAMPLE = re.compile(
     re.I | re.M,
 )
 _LABEL = re.compile(r"[\w\s]{1,30}:")
+_FORMULA = re.compile(
+    r"(?<!\\)\$\$([^$]+)\$\$|(?<![\\$])\$([^$\n]+)(?<!\\)\$"
+    r"|\\\(((?:(?!\\[()]).)+)\\\)|\\\[((?:(?!\\[\[\]]).)+)\\\]",
+    re.DOTALL,
+)
 
 
 @dataclass(frozen=True)
@@ -98,15 +112,17 @@ def blind_answers(
         found.append(BlindAnswer("another prompt's gold", [*golds[shift:], *golds[:shift]], False))
     questions = [question(prompt) for prompt in prompts]
     numbers = [_NUMBER.findall(text) for text in questions]
-    of_prompt = {
+    of_prompt: dict[str, Sequence[str]] = {
         "the prompt": prompts,
         "its question": questions,
         "its last line": [text.rpartition("\n")[2].strip() for text in questions],
         "its numbers": [", ".join(own) for own in numbers],
         "its numbers, with spaces": [" ".join(own) for own in numbers],
         "its last number": [own[-1] if own else "" for own in numbers],
+        "nan for its first line's numbers": [_not_numbers(text) for text in questions],
         "its example's answer": [_example(text) for text in questions],
         "random text": [_random_text(rng) for _ in prompts],
+        **_formula_answers(questions),
     }
     return found + [BlindAnswer(name, texts, False) for name, texts in of_prompt.items()]
 
@@ -149,6 +165,38 @@ def _is_about_form(line: str) -> bool:
 def _example(prompt: str) -> str:
     match = _EXAMPLE.search(prompt)
     return "" if match is None else match[1].strip()
+
+
+def _formula_answers(questions: Sequence[str]) -> dict[str, list[str]]:
+    """The first formulas of each question, and its last; empty where it has not so many.
+
+    There are as many answers as the question with the most formulas needs, `FORMULAS` at most.
+    """
+    formulas = [_formulas(text) for text in questions]
+    most = max(map(len, formulas), default=0)
+    answers = {
+        f"its formula {index + 1}": [own[index] if index < len(own) else "" for own in formulas]
+        for index in range(min(most, FORMULAS))
+    }
+    if most > 1:
+        answers["its last formula"] = [own[-1] if own else "" for own in formulas]
+    return answers
+
+
+def _formulas(text: str) -> list[str]:
+    r"""What stands between ``$``, ``$$``, ``\(`` and ``\)``, or ``\[`` and ``\]``, if it is short.
+
+    It is without the punctuation that ends the sentence.
+    """
+    found = (match[match.lastindex or 0] for match in _FORMULA.finditer(text))
+    trimmed = (" ".join(formula.split()).rstrip(" .,;:?") for formula in found)
+    return [formula for formula in trimmed if 0 < len(formula) <= LONGEST_FORMULA]
+
+
+def _not_numbers(text: str) -> str:
+    """A list of as many nan as the first line that has numbers has."""
+    counts = (len(_NUMBER.findall(line)) for line in text.splitlines())
+    return f"[{', '.join(['NaN'] * next(filter(None, counts), 0))}]"
 
 
 def _random_text(rng: random.Random) -> str:

@@ -1,7 +1,9 @@
 r"""Answers that try to hang, crash or fool the mathematics grader end in time with a true status.
 
-The workers survive. Each family of answers is generated at an effective size. None equals `GOLD`.
-`boxed` puts most of them into a final ``\boxed{}``; the others attack the search for the answer.
+The workers survive. Each family of answers is generated at an effective size. None equals its gold:
+`GOLD`, or for answers with operations `GOLD_WITH_OPERATIONS`, because an operation that gold does
+not have is refused before it is parsed. `boxed` puts most of them into a final ``\boxed{}``; the
+others attack the search for the answer.
 """
 
 from __future__ import annotations
@@ -14,6 +16,11 @@ from shaped_eval.grading.graders import load
 from waiting import processor_limit
 
 GOLD = "5"
+GOLD_WITH_OPERATIONS = (
+    r"(\sum_{k=1}^{2} k) + (\prod_{k=1}^{2} k) + (\int_0^1 x dx) + (\lim_{x \to 0} x)"
+    r" + (\det \begin{pmatrix} 2 \end{pmatrix})"
+)
+OPERATIONS = (r"\sum", r"\prod", r"\int", r"\lim", r"\det")
 
 
 def boxed(answer: str) -> str:
@@ -165,9 +172,13 @@ CERTAIN = {
 }
 
 
+def gold_for(text: str) -> str:
+    return GOLD_WITH_OPERATIONS if any(each in text for each in OPERATIONS) else GOLD
+
+
 def check(hostile: dict[str, str], soft_timeout_s: float, hard_timeout_s: float) -> None:
     """Grade each family alone, followed by a normal answer; then 12 at once on both workers."""
-    requests = {name: GradeRequest("math", text, GOLD) for name, text in hostile.items()}
+    requests = {name: GradeRequest("math", text, gold_for(text)) for name, text in hostile.items()}
     normal = GradeRequest("math", boxed(r"\frac{10}{2}+0"), GOLD)
     margin_s = 60.0  # on a busy machine
     with GraderPool(2, soft_timeout_s, hard_timeout_s) as pool:

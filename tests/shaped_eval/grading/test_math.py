@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from shaped_eval.grading.extract import boxed_or_tail, last_boxed, plain_answer
+from shaped_eval.grading.extract import boxed_or_tail, boxes, last_boxed, plain_answer
 from shaped_eval.grading.literals import parse_number
 from shaped_eval.grading.math.grader import grade
 
@@ -245,6 +245,27 @@ def test_extraction_is_idempotent_and_outermost():
     assert last_boxed("no box") is None
     for text in (r"a \boxed{b} c", "x" * 5000, r"\boxed{a \boxed{b"):
         assert boxed_or_tail(boxed_or_tail(text)) == boxed_or_tail(text)
+
+
+class Counted(str):
+    """A text that counts the characters that are copied out of it."""
+
+    copied = 0
+
+    def __getitem__(self, part):
+        piece = super().__getitem__(part)
+        Counted.copied += len(piece)
+        return piece
+
+
+@pytest.mark.parametrize("fill", ["a", "  ", ""])
+def test_boxes_in_boxes_are_not_copied_once_for_each(fill):
+    text = Counted(("\\boxed{" + fill) * 500 + "7" + "}" * 500 + "\\boxed{ }")
+    Counted.copied = 0
+    (box,) = boxes(text)
+    assert Counted.copied <= len(text)
+    assert (box.start, text[box.start : box.end]) == (0, text[: -len("\\boxed{ }")])
+    assert box.content == text[len("\\boxed{") : box.end - 1]
 
 
 def test_long_answers_are_told_apart():

@@ -16,7 +16,7 @@ pytest.importorskip("reasoning_gym", reason="the extra `tasks` is not installed"
 
 from shaped_eval.grading.gym import grader as reasoning_gym
 from shaped_eval.grading.gym import scorer as gym_scorer
-from shaped_eval.grading.gym.comparisons import COMPARISONS, LISTS
+from shaped_eval.grading.gym.comparisons import COMPARISONS, LISTS, STRICTER
 from shaped_eval.grading.gym.scorer import ARITHMETIC, INTEGRALS
 
 X = sympy.Symbol("x")
@@ -200,7 +200,9 @@ def test_only_tasks_that_have_been_read_are_scored(monkeypatch):
         reasoning_gym.task_dataset("composite", 1, 1)
     from reasoning_gym.factory import DATASETS
 
-    assert set(DATASETS) == reasoning_gym.TASKS | set(reasoning_gym.UNREPEATABLE) | {"composite"}
+    refused = {*reasoning_gym.UNREPEATABLE, *reasoning_gym.ANSWERED_BY_ITS_QUESTION, "composite"}
+    assert set(DATASETS) == reasoning_gym.TASKS | refused
+    assert not reasoning_gym.TASKS & refused
     monkeypatch.setattr(reasoning_gym, "version", lambda: "0.2.0")
     # a scorer that has not been read runs confined
     assert reasoning_gym._role().needs_sandbox
@@ -239,11 +241,9 @@ def test_comparisons_find_right_what_the_tasks_own_scorers_do():
                         # if an answer continues, the sum differs from 1 only by rounding
                         points = min(points, 0.9)
                     expected = points >= gym_scorer.RIGHT
-                    assert any(compare(answer, one) for one in right) == expected, (
-                        task,
-                        answer,
-                        points,
-                    )
+                    found = any(compare(answer, one) for one in right)
+                    found = found or (expected and task in STRICTER)
+                    assert found == expected, (task, answer, points)
 
 
 def test_an_answer_that_goes_on_after_the_right_one_is_wrong():

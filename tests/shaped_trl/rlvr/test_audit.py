@@ -15,6 +15,7 @@ from shaped_eval.errors import UserError
 from shaped_eval.grading import GRADERS, GraderSpec
 from tiny import tiny_model, tiny_tokenizer
 from trl import GRPOTrainer
+from waiting import processor_limit
 
 from shaped_trl import cli
 from shaped_trl.data.prompt_options import PromptArguments
@@ -23,7 +24,12 @@ from shaped_trl.rlvr import audit_reward
 from shaped_trl.rlvr import run as run_module
 from shaped_trl.rlvr.auditing import audit as audit_module
 from shaped_trl.rlvr.auditing.audit import audit_before_training
-from shaped_trl.rlvr.auditing.blind_answers import blind_answers, forms, question
+from shaped_trl.rlvr.auditing.blind_answers import (
+    FORMULAS,
+    blind_answers,
+    forms,
+    question,
+)
 from shaped_trl.rlvr.rewards import VerdictReward
 
 
@@ -55,22 +61,15 @@ def gym_reward() -> VerdictReward:
 
 
 @pytest.mark.parametrize(
-    ("task", "answer"),
-    [
-        ("coin_flip", "0"),
-        ("complex_arithmetic", "nan"),
-        ("game_of_life_halting", "4,000 characters"),
-        ("chain_sum", None),
-    ],
+    "task",
+    ["coin_flip", "complex_arithmetic", "game_of_life_halting", "number_sorting", "chain_sum"],
 )
-def test_flaws_of_reasoning_gyms_tasks(task, answer, gym_reward):
-    """The first is rewarded by a tolerance, the second because nan is far from nothing, the third
-    for any text."""
+def test_flaws_of_reasoning_gyms_tasks_are_not_rewarded(task, gym_reward):
+    """Their own scorers reward 0 by a tolerance, nan because it is far from nothing, or any text:
+    see test_reasoning_gym_soundness."""
     data = rl_prompts(PromptArguments(f"reasoning_gym/{task}", num_prompts=20), seed=0).train
     found = audit_reward(gym_reward, data, prompts=8)
-    assert (
-        answer in {one.answer.name for one in found.refused()} or answer is None is found.refusal()
-    )
+    assert found.refusal() is None
     assert found.golds.passed == 8
 
 
@@ -184,7 +183,58 @@ def test_the_set_is_fixed():
     assert texts["most frequent gold '1'"] == ["1", "1"]
     assert texts["the most frequent golds, joined"] == ["1, 0"] * 2
     assert texts["another prompt's gold"] == ["1", "0"]
+    assert texts["nan for its first line's numbers"] == ["[NaN, NaN, NaN]", "[NaN]"]
+    assert texts["n a n"] == ["n a n"] * 2
+    assert not [name for name in texts if "formula" in name]
     assert question("Solve it.\nGive \\boxed{}.\n\nSolution:") == "Solve it."
+
+
+@pytest.mark.parametrize(
+    ("prompt", "formulas"),
+    [
+        ("Compute $\\sum_{k=1}^{9} k$.", ["\\sum_{k=1}^{9} k"]),
+        ("Is $a$ at \\(b\\), or $$c$$, or \\[d\n= 2.\\]", ["a", "b", "c", "d = 2"]),
+        ("\\(\\(a\\) $x\n$b$ \\[c", ["a", "b"]),
+        ("It costs \\$5 and \\$6.", []),
+        (f"${'x' * 301}$ and ${'x' * 300}$", ["x" * 300]),
+        ("$a$ $b$ $c$ $d$ $e$ $f$", ["a", "b", "c", "d", "f"]),
+        ("$ $ and $.$", []),
+    ],
+)
+def test_the_prompts_formulas_are_blind_answers(prompt, formulas):
+    found = blind_answers([prompt, "None?"], None, [], seed=0)
+    texts = {one.name: one.texts for one in found if "formula" in one.name}
+    assert list(dict.fromkeys(own for own, _ in texts.values())) == formulas
+    assert {other for _, other in texts.values()} <= {""}
+    assert len(texts) <= FORMULAS + 1
+
+
+def test_a_list_of_nan_is_as_long_as_the_one_to_sort():
+    pytest.importorskip("reasoning_gym")
+    prompts = PromptArguments("reasoning_gym/number_sorting", num_prompts=5)
+    texts = [row["prompt"] for row in rl_prompts(prompts, seed=0).train]
+    lists = {one.name: one.texts for one in blind_answers(texts, None, [], seed=0)}
+    for text, nan in zip(texts, lists["nan for its first line's numbers"], strict=True):
+        numbers = text.partition(" order: ")[2].partition("\n")[0].split(", ")
+        assert nan == f"[{', '.join(['NaN'] * len(numbers))}]"
+
+
+def test_copied_arithmetic_is_found_and_a_copied_sum_is_not_rewarded():
+    def audited(formula: str, value: int):
+        golds = [str(value * i) for i in range(20)]
+        prompts = [f"Compute ${formula} \\cdot {i}$." for i in range(20)]
+        data = Dataset.from_dict({"prompt": prompts, "gold": golds})
+        return audit_reward(VerdictReward("math", num_workers=1), data, prompts=8)
+
+    refusal = audited("17^9 \\div 17^7", 289).refusal()
+    assert "blind answer its formula 1, bare, is rewarded on 8 of 8" in refusal
+    assert audited("\\sum_{k=1}^{9} k", 45).refusal() is None
+
+
+def test_formulas_are_found_in_time_that_grows_with_the_prompt():
+    for unit in ("$", "$ ", "\\(", "\\[x", "\\)", "$$x", "\\(x\\("):
+        with processor_limit(20):
+            blind_answers([unit * (1_000_000 // len(unit))], None, [], seed=0)
 
 
 def test_a_reward_of_ones_own_is_audited_in_the_prompts_form():

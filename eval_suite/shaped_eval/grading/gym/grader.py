@@ -21,6 +21,11 @@ answer either, so it cannot write its own score: the scorers of `TASKS` have bee
 other tasks are refused. On machines without the protections the confinement is therefore not
 required.
 
+Some of the package's scorers reward answers that are wrong. Those answers fail here:
+``game_of_life_halting`` and ``coin_flip`` are compared (`comparisons.STRICTER`), ``puzzle24`` takes
+only the numbers of its puzzle, and nan is no number (`scorer`). In ``propositional_logic`` a copied
+premise is a right answer, so the task is refused.
+
 About one entry in nine of ``intermediate_integration`` has an unevaluated ``Integral`` in its own
 answer. That answer fails here, but any antiderivative in closed form passes.
 """
@@ -36,7 +41,7 @@ from typing import Any
 
 from shaped_eval.errors import UserError
 from shaped_eval.grading.extract import before_next_question, plain_answer
-from shaped_eval.grading.gym.comparisons import COMPARISONS, LISTS
+from shaped_eval.grading.gym.comparisons import COMPARED_ALWAYS, COMPARISONS
 from shaped_eval.grading.sandbox.server import Role, SandboxServer, check_sandbox
 from shaped_eval.grading.sandbox.wire import BadReply, Gone
 from shaped_eval.provenance import installed_version
@@ -63,16 +68,18 @@ _TASKS = """
     letter_jumble list_functions mahjong_puzzle manipulate_matrix maze mini_sudoku modulo_grid
     n_queens needle_haystack number_filtering number_format number_sequence number_sorting
     palindrome_generation palindrome_partitioning path_star polynomial_equations pool_matrix
-    power_function prime_factorization products propositional_logic puzzle24 quantum_lock rearc
-    rectangle_count rotate_matrix rotten_oranges rubiks_cube rush_hour self_reference
-    sentence_reordering shortest_path simple_equations simple_geometry simple_integration sokoban
-    spell_backward spiral_matrix string_insertion string_manipulation string_splitting
-    string_synthesis sudoku survo syllogism time_intervals tower_of_hanoi tsumego word_ladder
-    word_sequence_reversal word_sorting zebra_puzzles
+    power_function prime_factorization products puzzle24 quantum_lock rearc rectangle_count
+    rotate_matrix rotten_oranges rubiks_cube rush_hour self_reference sentence_reordering
+    shortest_path simple_equations simple_geometry simple_integration sokoban spell_backward
+    spiral_matrix string_insertion string_manipulation string_splitting string_synthesis sudoku
+    survo syllogism time_intervals tower_of_hanoi tsumego word_ladder word_sequence_reversal
+    word_sorting zebra_puzzles
 """
 TASKS = frozenset(_TASKS.split())
 # they iterate over sets of texts, whose order differs between processes
 UNREPEATABLE = ("isomorphic_strings", "polynomial_multiplication", "ransom_note")
+# It asks for any conclusion from its premises, so that a copy of a premise is right.
+ANSWERED_BY_ITS_QUESTION = ("propositional_logic",)
 
 GradedAnswer = tuple[Status, str | None, str]  # status, answer, and the score in words
 
@@ -132,8 +139,8 @@ def task_dataset(task: str, size: int, seed: int, config: dict[str, Any] | None 
 
     Raises:
         UserError: reasoning-gym is not installed; the task does not exist, cannot be repeated in
-            another process, or has a scorer that has not been read; or it refuses its
-            configuration.
+            another process, is answered by its own question, or has a scorer that has not been
+            read; or it refuses its configuration.
     """
     check_package()
     import reasoning_gym
@@ -142,6 +149,11 @@ def task_dataset(task: str, size: int, seed: int, config: dict[str, Any] | None 
         raise UserError(
             f"dataset_name='reasoning_gym/{task}' makes different entries from the same seed in "
             "each process, so no grader can make them again: choose another task"
+        )
+    if task in ANSWERED_BY_ITS_QUESTION:
+        raise UserError(
+            f"dataset_name='reasoning_gym/{task}' is answered by a part of its question, so RL "
+            "would learn to copy: choose another task"
         )
     if task not in TASKS and task in reasoning_gym.factory.DATASETS:
         raise UserError(
@@ -241,8 +253,7 @@ def _compared(gold: str) -> dict[str, Any] | None:
         or not isinstance(where.get("task"), str)
     ):
         return None
-    # the scorers of `LISTS` get no answer, in any version
-    is_known = version() == READ_VERSION or where["task"] in LISTS
+    is_known = version() == READ_VERSION or where["task"] in COMPARED_ALWAYS
     return where if is_known and where["task"] in COMPARISONS else None
 
 

@@ -7,27 +7,37 @@ Text that the gym's own scorers would evaluate never reaches them:
 - `INTEGRALS`: the scorer's own rule (the derivative minus the integrand simplifies to 0) is applied
 to objects built from that grammar. It has no ``Integral``, because a copy of the question is not an
 answer;
+- `PUZZLE`: that the formula has the puzzle's numbers and the value 24 is decided here, because the
+scorer would take any four numbers, and 24.5 for 24;
 - the tasks of `comparisons`: only requests for the right answers arrive here, never answers.
+
+An answer with nan or inf is wrong, unless the task's own answer has it: some scorers ask whether
+an answer is far from the right one, and nan is not. For the tasks of `LETTERS`, which do, an answer
+may have no other letters than a number can: spaces and escapes could hide the word.
 """
 
 from __future__ import annotations
 
 import json
 import random
+import re
 import time
 import warnings
 from typing import Any
 
 import sympy
 
-from shaped_eval.grading.gym.comparisons import LISTS
+from shaped_eval.grading.gym.comparisons import COMPARED_ALWAYS, LISTS
 from shaped_eval.grading.gym.formulas import NoFormula, arithmetic, formula
 from shaped_eval.grading.gym.grader import GradedAnswer, graded, question_digest, task_dataset
 from shaped_eval.grading.sandbox.wire import Gone, recv_frame, send_frame
 
 RIGHT = 1 - 1e-9
-ARITHMETIC = ("countdown", "puzzle24")
+PUZZLE = "puzzle24"
+ARITHMETIC = ("countdown", PUZZLE)
 INTEGRALS = ("simple_integration", "intermediate_integration")
+LETTERS = {"complex_arithmetic": frozenset("eij"), "number_sorting": frozenset("e")}
+_NO_NUMBER = re.compile(r"(?<![^\W\d_])(?:nan|inf(?:inity)?)[ij]?(?![^\W\d_])", re.IGNORECASE)
 # Limits of one reply of right answers beyond the requested entry. The characters are far fewer than
 # fit in a frame.
 MOST_ENTRIES = 1_000
@@ -104,13 +114,29 @@ def _own(entry: dict[str, Any]) -> str:
 
 
 def score(task: str, answer: str, entries: Any, entry: dict[str, Any]) -> float:
-    """The points of an answer; a right one has 1."""
-    assert task not in LISTS  # their scorers evaluate answers
+    """The points of an answer; a right one has 1.
+
+    Raises:
+        NoFormula: the answer has something that no right answer has.
+    """
+    assert task not in COMPARED_ALWAYS  # their scorers evaluate answers, or take wrong ones
+    if _NO_NUMBER.search(answer) and not _NO_NUMBER.search(_own(entry)):
+        raise NoFormula("nan or inf is no number")
+    if task in LETTERS and not {*filter(str.isalpha, answer.lower())} <= LETTERS[task]:
+        raise NoFormula("letters that no number has")
     if task in INTEGRALS:
         return float(_is_integral(answer, entry["metadata"]))
     if task in ARITHMETIC:
         answer = arithmetic(answer)
+    if task == PUZZLE:
+        return float(_is_solution(answer, entry["metadata"]["numbers"]))
     return float(entries.score_answer(answer, entry))
+
+
+def _is_solution(answer: str, numbers: list[int]) -> bool:
+    """Whether arithmetic has the value 24 and these numbers, each as often as here."""
+    used = sorted(map(int, re.findall(r"\d+", answer)))
+    return used == sorted(numbers) and bool(formula(answer) == 24)
 
 
 def _is_integral(answer: str, metadata: dict[str, Any]) -> bool:

@@ -36,6 +36,7 @@ from shaped_eval.grading.math.reading import (
     without_text_commands,
     words,
 )
+from shaped_eval.grading.math.unfinished import is_unfinished
 from shaped_eval.grading.math.units import conversion
 
 CONSTANT_TOLERANCE = 1e-4
@@ -210,6 +211,8 @@ def _equal_parsed(gold_text: str, gold: str, answer: str, tolerance: Fraction | 
 def _verified(
     gold_text: str, expected: list[Any], parsed: list[Any], tolerance: Fraction | None = None
 ) -> bool:
+    if is_unfinished(parsed[0], expected[0]):
+        return False
     if names_another_quantity(parsed[0]) and not isinstance(expected[0], Eq):
         return False
     distance = relative_distance(expected[0], parsed[0])

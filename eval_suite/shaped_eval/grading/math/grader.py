@@ -17,6 +17,15 @@ answer is therefore never right. Upright i, e and d are constants. Commas withou
 of three digits, separate thousands; commas with a space separate a list, and so do all commas if
 gold is a list.
 
+**What an answer must have worked out** (`vocabulary`, `unfinished`). The parser would evaluate a
+copy of the question and find it right. So an answer may have numbers, arithmetic, powers, roots,
+factorials, binomials, absolute values and elementary functions. It may have another operation (a
+sum, product, integral, limit, derivative, determinant, gcd, lcm, maximum, minimum, floor, ceiling,
+remainder, intersection, or value at a point) only if gold has the same, or before the equals sign
+of the value that it states. An equation or inequality must be solved for its unknown if gold is.
+Arithmetic is not refused, so a question that asks for no more than arithmetic is still answered by
+its own formula: the audit of a reward measures how often.
+
 **Departures from calling math-verify on the whole completion**, each because of a measured fault:
 
 * Gold and answer are brought into one form (`latex.clean`) and read as ``$\boxed{...}$``.

@@ -92,20 +92,32 @@ def _scaled(reading: Reading) -> Reading:
 
 
 def _residue(text: str) -> Number | None:
-    r"""``12 \bmod 7`` and ``12 \pmod 7`` as 5, the remainder that represents the residue class."""
+    r"""``5 \bmod 7``, ``5 \pmod 7`` and, in a gold, ``12 \pmod 7`` as 5, the remainder."""
     match = _RESIDUE.fullmatch(text)
     if match is None or int(match[2]) == 0:
         return None
     return Number(Fraction(int(match[1]) % int(match[2])), "exact")
 
 
+def _is_left_to_divide(text: str) -> bool:
+    """Whether this is a remainder that has not been worked out, such as 12 mod 7 for 5."""
+    match = _RESIDUE.fullmatch(text)
+    return match is not None and int(match[1]) not in range(int(match[2]))
+
+
 def unreadable(answer: Reading, gold_text: str) -> str | None:
-    """The part of an answer that is neither mathematics, nor a unit, nor in gold, or None."""
+    """The part of an answer that is neither mathematics, nor a unit, nor in gold, or None.
+
+    What is left to be worked out is not mathematics here, unless gold has the same: see
+    `vocabulary`.
+    """
     gold, _ = read_gold(gold_text)
     parts = (
         [answer] if answer.number is not None else [read(part) for part in split_list(answer.text)]
     )
     for part in parts:
+        if _is_left_to_divide(part.value) and not _RESIDUE.search(gold.text):
+            return part.value
         if len(parts) > 1 and has_equals(part.value) and not has_equals(gold.text):
             return part.value
         if part.name is not None and part.name != gold.name and not is_name(part.name):

@@ -25,10 +25,16 @@ _GREEK = listed(
 _COMMANDS = _GREEK | listed(
     "frac dfrac tfrac cfrac sqrt binom dbinom tbinom choose over infty emptyset varnothing circ "
     "mathbb mathcal mathscr mathfrak sin cos tan cot sec csc arcsin arccos arctan arccot sinh "
-    "cosh tanh coth log ln lg exp det gcd lcm max min Re Im cdot times div pm mp ast bmod pmod "
-    "mod lfloor rfloor lceil rceil lvert rvert vert mid lbrace rbrace langle rangle le leq "
-    "leqslant ge geq geqslant lt gt ne neq in cup cap setminus begin end sum prod int lim to "
-    "partial nabla limits text mathrm mbox operatorname"
+    "cosh tanh coth log ln lg exp Re Im cdot times div pm mp ast lvert rvert vert mid lbrace "
+    "rbrace langle rangle le leq leqslant ge geq geqslant lt gt ne neq in cup setminus begin end "
+    "to limits text mathrm mbox operatorname"
+)
+# Commands, words and environments of operations that the parser would carry out. A copied question
+# would then be its own answer, so they are known only in a name before an equals sign, and in an
+# answer to a gold that has the same.
+_OPERATIONS = listed(
+    "sum prod int lim partial nabla dx dy dz dt det vmatrix Vmatrix gcd lcm max min lfloor rfloor "
+    "lceil rceil mod bmod pmod cap"
 )
 # commands in a name before an equals sign: x_{\text{max}}, \vec{v}, \overline{AB}, \angle ABC
 _NAME_COMMANDS = _GREEK | listed(
@@ -36,10 +42,9 @@ _NAME_COMMANDS = _GREEK | listed(
     "odot square max min lfloor rfloor lceil rceil mathbb mathcal mathscr mathfrak text mathrm "
     "mbox operatorname partial nabla det"
 )
-_ENVIRONMENTS = listed("pmatrix bmatrix vmatrix Vmatrix Bmatrix matrix smallmatrix array cases")
+_ENVIRONMENTS = listed("pmatrix bmatrix Bmatrix matrix smallmatrix array cases")
 _FUNCTIONS = listed(
-    "sin cos tan cot sec csc arcsin arccos arctan arccot sinh cosh tanh coth log ln exp sqrt pi "
-    "gcd lcm max min mod det np dx dy dz dt"
+    "sin cos tan cot sec csc arcsin arccos arctan arccot sinh cosh tanh coth log ln exp sqrt pi np"
 )
 # words before an answer: "the final answer is", "approximately"
 _LEADING = listed(
@@ -69,18 +74,21 @@ _ODD = re.compile(
     r"[^\x20-\x7e]|[@#?\"`';&~]|\.\s*\.|\d\s+\d|\\\\"
     r"|(?:[=<>+*/^_:(\[-]|\\(?:le|leq|lt|ge|geq|gt|neq?|in|times|cdot|div|pm|mp|to|cup|cap"
     r"|setminus|[pb]?mod))\s*$"
-    r"|[\d)\]}]\s*_|\^\s*\{?\s*T(?![A-Za-z])"  # subscripts of numbers, transposes
+    # subscripts of numbers, evaluation at a point, transposes
+    r"|[\d)\]}|]\s*_|\^\s*\{?\s*T(?![A-Za-z])"
     r"|^\s*(?:[<>!/*^_)\],:]|\\(?:le|leq|lt|ge|geq|gt|neq?|in|times|cdot|div|to|cup|cap|setminus"
     r"|[pb]?mod)(?![A-Za-z]))"
 )
 
 
 class _Contents:
-    """The parts of gold: commands, words of two or more letters, one-letter symbols, odd marks."""
+    """The parts of gold: commands, environments, words of two or more letters, one-letter symbols,
+    odd marks."""
 
     def __init__(self, gold: str) -> None:
         bare = _GROUP.sub(r" \1 ", _ENVIRONMENT.sub(" ", gold))
         self.commands = frozenset(_COMMAND.findall(gold))
+        self.environments = frozenset(match[1] for match in _ENVIRONMENT.finditer(gold))
         self.words = frozenset(word.lower() for word in _WORD.findall(bare))
         without_text = _GROUP.sub(" ", _ENVIRONMENT.sub(" ", gold))
         products = re.findall(r"(?<![A-Za-z\\])[A-Za-z]{1,3}(?![A-Za-z])", without_text)
@@ -122,19 +130,21 @@ def _are(words: str, known: frozenset[str]) -> bool:
 def foreign(text: str, gold: str, *, naming: bool = False) -> str | None:
     """The first part of a cleaned answer that is neither mathematics nor in gold, or None.
 
-    The answer is without its name and unit. With `naming`, what may stand in a name is also known.
-    Adjacent letters are a product if gold has each of them as a symbol, as in ``mn``.
+    The answer is without its name and unit. With `naming`, what may stand in a name is also known,
+    and so are operations, because the name may be what was asked for: "the sum of k = 10". Adjacent
+    letters are a product if gold has each of them as a symbol, as in ``mn``.
     """
     known = _contents(gold)
-    commands = (
-        (_COMMANDS | _NAME_COMMANDS if naming else _COMMANDS) | known.commands | _CONTROL_SYMBOLS
-    )
+    operations = _OPERATIONS if naming else frozenset()
+    commands = _COMMANDS | operations | known.commands | _CONTROL_SYMBOLS
+    commands |= _NAME_COMMANDS if naming else frozenset()
     environments = [match[1] for match in _ENVIRONMENT.finditer(text)]
     rest = _ENVIRONMENT.sub(lambda match: "(" if match.group().startswith("\\b") else ")", text)
     rest = _DECORATED.sub("x", rest)
     if environments:
         rest = rest.replace("\\\\", ", ").replace("&", ", ")
-    strange = [name for name in environments if name not in _ENVIRONMENTS]
+    known_environments = _ENVIRONMENTS | operations | known.environments
+    strange = [name for name in environments if name not in known_environments]
     strange += [
         match.group() for match in _ODD.finditer(rest) if match.group().strip() not in known.odd
     ]
@@ -149,7 +159,7 @@ def foreign(text: str, gold: str, *, naming: bool = False) -> str | None:
     strange += [
         word
         for word in _WORD.findall(_GROUP.sub(" ", rest))
-        if word.lower() not in _FUNCTIONS
+        if word.lower() not in _FUNCTIONS | operations
         and not _is_golds(word, known)
         and not set(word) <= known.symbols | {"i", "e"}
     ]
