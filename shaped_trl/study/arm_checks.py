@@ -22,81 +22,106 @@ from shaped_trl.study.definition import (
 
 
 def check_arms(study: Study) -> None:
-    """Check what arms say about each other and about stages."""
-    arms = ", ".join(study.arms)
+    """Check what arms say about each other and about stages.
+
+    Raises:
+        UserError: something does not fit; the message names the key, its value and what does.
+    """
     if study.baseline not in study.arms:
-        raise UserError(f"baseline: {study.baseline!r} is not an arm; choose one of {arms}")
+        raise UserError(
+            f"baseline: {study.baseline!r} is not an arm; choose one of {', '.join(study.arms)}"
+        )
     for name, arm in study.arms.items():
         where = f"arms.{name}"
-        for key in ("checkpoint_of", "entropy_of"):
-            other = getattr(arm, key)
-            if other is not None and (
-                other not in study.arms or study.arms[other].checkpoint_of or other == name
-            ):
-                raise UserError(
-                    f"{where}.{key}: {other!r} is not another arm with its own models; the arms "
-                    f"are: {arms}"
-                )
-            if other is not None and set(study.seeds_of(name)) - set(study.seeds_of(other)):
-                raise UserError(
-                    f"{where}.seeds: {other} does not have all of these; choose from "
-                    f"{study.seeds_of(other)}"
-                )
-        check_keys(f"{where}.shape_in", arm.shape_in, tuple(study.regimes))
-        if arm.shape_in and not arm.shape:
-            raise UserError(f"{where}.shape_in: it replaces fields of shape, which is missing")
-        if arm.checkpoint_of and (arm.shape or arm.prepare):
-            raise UserError(
-                f"{where}: the arm uses the models of {arm.checkpoint_of}; leave out shape and "
-                "prepare"
-            )
-        if arm.temperature is not None:
-            positive(f"{where}.temperature", arm.temperature)
-        if arm.temperature is not None and arm.entropy_of is not None:
-            raise UserError(
-                f"{where}: temperature and entropy_of both set its temperature; give one of them"
-            )
+        _check_others(study, where, name)
+        _check_own_models(study, where, arm)
         _check_matching(study, where, arm)
-        if arm.shape and not any(
-            each.shaped and study.runs_stage(name, stage) for stage, each in study.stages.items()
+        _check_stages(study, where, name)
+        _check_options(study, where, name)
+
+
+def _check_others(study: Study, where: str, name: str) -> None:
+    """Check the arms whose models this one uses or whose entropy it has."""
+    for key in ("checkpoint_of", "entropy_of"):
+        other = getattr(study.arms[name], key)
+        if other is None:
+            continue
+        if other not in study.arms or study.arms[other].checkpoint_of or other == name:
+            raise UserError(
+                f"{where}.{key}: {other!r} is not another arm with its own models; the arms "
+                f"are: {', '.join(study.arms)}"
+            )
+        if set(study.seeds_of(name)) - set(study.seeds_of(other)):
+            raise UserError(
+                f"{where}.seeds: {other} does not have all of these; choose from "
+                f"{study.seeds_of(other)}"
+            )
+
+
+def _check_own_models(study: Study, where: str, arm: Arm) -> None:
+    """Check that an arm has either models of its own or another arm's."""
+    check_keys(f"{where}.shape_in", arm.shape_in, tuple(study.regimes))
+    if arm.shape_in and not arm.shape:
+        raise UserError(f"{where}.shape_in: it replaces fields of shape, which is missing")
+    if arm.checkpoint_of and (arm.shape or arm.prepare):
+        raise UserError(
+            f"{where}: the arm uses the models of {arm.checkpoint_of}; leave out shape and prepare"
+        )
+    if arm.temperature is not None:
+        positive(f"{where}.temperature", arm.temperature)
+    if arm.temperature is not None and arm.entropy_of is not None:
+        raise UserError(
+            f"{where}: temperature and entropy_of both set its temperature; give one of them"
+        )
+
+
+def _check_stages(study: Study, where: str, name: str) -> None:
+    """Check that an arm has the stages that its keys need."""
+    arm = study.arms[name]
+    if arm.shape and not any(
+        each.shaped and study.runs_stage(name, stage) for stage, each in study.stages.items()
+    ):
+        raise UserError(
+            f"{where}.shape: the arm has no stage of its own with shaped: true, so the shape "
+            "would have no effect"
+        )
+    for stage, each in study.stages.items():
+        measured = study.trained(name, stage), study.trained(arm.entropy_of or name, stage)
+        if (
+            arm.entropy_of
+            and each.command != "train"
+            and None in measured
+            and study.runs_stage(name, stage)
         ):
             raise UserError(
-                f"{where}.shape: the arm has no stage of its own with shaped: true, so the shape "
-                "would have no effect"
+                f"{where}.entropy_of: {stage} starts from no model that the study trains: name "
+                "one in its model:"
             )
-        for stage, each in study.stages.items():
-            measured = study.trained(name, stage), study.trained(arm.entropy_of or name, stage)
-            if (
-                arm.entropy_of
-                and each.command != "train"
-                and None in measured
-                and study.runs_stage(name, stage)
-            ):
-                raise UserError(
-                    f"{where}.entropy_of: {stage} starts from no model that the study trains: name "
-                    "one in its model:"
-                )
-        shared = [stage for stage, each in study.stages.items() if each.shared]
-        if shared and set(study.seeds_of(name)) - set(study.seeds_of(study.baseline)):
+    shared = [stage for stage, each in study.stages.items() if each.shared]
+    if shared and set(study.seeds_of(name)) - set(study.seeds_of(study.baseline)):
+        raise UserError(
+            f"{where}.seeds: {shared[0]} is shared, but {study.baseline} does not have all of "
+            "these seeds"
+        )
+
+
+def _check_options(study: Study, where: str, name: str) -> None:
+    """Check an arm's own options of the stages that it runs."""
+    for stage, options in study.arms[name].args.items():
+        if stage not in study.stages:
             raise UserError(
-                f"{where}.seeds: {shared[0]} is shared, but {study.baseline} does not have all of "
-                "these seeds"
+                f"{where}.args: {stage!r} is not a stage; choose from {', '.join(study.stages)}"
             )
-        for stage, options in arm.args.items():
-            if stage not in study.stages:
-                raise UserError(
-                    f"{where}.args: {stage!r} is not a stage; choose from {', '.join(study.stages)}"
-                )
-            if study.stages[stage].shared and name != study.baseline:
-                raise UserError(
-                    f"{where}.args: {stage} is shared by all arms, so an arm cannot have options "
-                    "for it"
-                )
-            if not study.runs_stage(name, stage):
-                raise UserError(
-                    f"{where}.args: {arm.checkpoint_of} runs {stage} for this arm; leave it out"
-                )
-            check_args(f"{where}.args.{stage}", options, study.stages[stage], SHAPE_OF_ARM)
+        if study.stages[stage].shared and name != study.baseline:
+            raise UserError(
+                f"{where}.args: {stage} is shared by all arms, so an arm cannot have options for it"
+            )
+        if not study.runs_stage(name, stage):
+            raise UserError(
+                f"{where}.args: {study.arms[name].checkpoint_of} runs {stage} for this arm; leave "
+                "it out"
+            )
+        check_args(f"{where}.args.{stage}", options, study.stages[stage], SHAPE_OF_ARM)
 
 
 def _check_matching(study: Study, where: str, arm: Arm) -> None:

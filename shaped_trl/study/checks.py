@@ -1,4 +1,7 @@
-"""Checks of the values in a study file. Each names the key, its value and what is allowed."""
+"""Checks of the values in a study file.
+
+Each raises a UserError that names the key, its value and what is allowed.
+"""
 
 from __future__ import annotations
 
@@ -58,6 +61,7 @@ def positive(where: str, value: Any) -> None:
 
 
 def share(where: str, value: Any) -> float:
+    """A fraction between 0 and 1, both excluded."""
     if not isinstance(value, float) or not 0 < value < 1:
         raise UserError(f"{where}: {shortened(value)}; give a share between 0 and 1, such as 0.05")
     return value
