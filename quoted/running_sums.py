@@ -191,7 +191,7 @@ def scratch_quotes() -> list[str]:
         f"with the same arms and seeds ({scratch.runs} runs)",
         f"by {low:.0f}% {low:[.0f]} and {high:+.0f}% {high:[.0f]}",
         f"a difference of {found} points of reward in P and of {found_D} points in D",
-        f"would have found {then} points in each",
+        f"had this power for {then} points in each",
     ]
 
 
@@ -246,7 +246,13 @@ PAGE = Page(
         *more_quotes(),
     ],
     settings=[
-        *("a model of 0.19M parameters", "2 CPU cores", "of which 60%", "mixture of 60%"),
+        *(
+            "80% power",
+            "a model of 0.19M parameters",
+            "2 CPU cores",
+            "of which 60%",
+            "mixture of 60%",
+        ),
         *("T = 0.75", "from 0 to −0.25", "k of 4 or 16", "k = 4", "include 0"),
     ],
 )

@@ -91,7 +91,7 @@ def test_formulas_were_drawn_when_the_book_was_built(site):
     assert "\\" not in shown
 
 
-@pytest.mark.parametrize(("width", "scheme"), zip(WIDTHS, ["light", "dark"], strict=True))
+@pytest.mark.parametrize(("width", "scheme"), [*zip(WIDTHS, ["light", "dark"], strict=True)])
 def test_every_page_fits_and_is_quiet(chromium, site, width, scheme):
     chromium.look(width, scheme)
     for page in pages(site):
