@@ -199,7 +199,8 @@ def report_command(argv: list[str]) -> int:
         "\n"
         "The report of a run is written into its folder. For several runs there is also a report "
         "that shows them side by side, with their differences from the first run. It is written "
-        "into the folder `comparison` beside the first run.",
+        "into the folder `comparison` beside the first run. The report of a study is written into "
+        "the study's folder; of the options, only --pass_at applies to it.",
     )
     parser.add_argument(
         "folders",

@@ -112,8 +112,8 @@ def effects(
     in RL, to the run's own start. A row on rollout tokens (unit tokens) also has `censored`, the
     number of its seeds in which either arm did not get there.
 
-    Holm's correction covers all pairs without an exploratory arm within one regime, stage and
-    metric; for other rows `p_corrected` is None.
+    Holm's correction covers all pairs without an exploratory arm within one regime, stage,
+    benchmark and metric; for other rows `p_corrected` is None.
     """
     rows = [row for runs in regimes for row in _rows(runs, pass_at)]
     families: dict[tuple[Any, ...], list[dict[str, Any]]] = {}
