@@ -1,4 +1,4 @@
-"""A copy of what the question asks to compute is no answer, though the parser would evaluate it."""
+"""A copy of what the question asks to compute is not an answer, though the parser could use it."""
 
 from __future__ import annotations
 

@@ -123,7 +123,7 @@ def test_nan_is_right_only_where_the_tasks_own_answer_has_it():
     assert passes("needle_haystack", "Nan", made, entry)
     entry["answer"] = "Hernandez"
     for answer in ("nan", "-inf", "[1, Infinity]", "x=NAN", "3 + nanj"):
-        with pytest.raises(NoFormula, match="is no number"):
+        with pytest.raises(NoFormula, match="are not numbers"):
             gym_scorer.score("needle_haystack", answer, made, entry)
     for answer in ("Hernandez", "infinite", "Nancy", "finance"):
         gym_scorer.score("needle_haystack", answer, made, entry)

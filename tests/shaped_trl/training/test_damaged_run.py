@@ -82,41 +82,32 @@ def test_a_checkpoint_with_a_damaged_state_is_passed_over_or_named(content, tmp_
         already_finished(args)
 
 
-def test_the_damaged_weights_of_a_checkpoint_are_named(tmp_path):
-    def trainer():
-        args = ShapedConfig(
-            str(tmp_path), max_steps=2, save_steps=1, use_cpu=True, disable_tqdm=True
-        )
-        return ShapedTrainer(
-            tiny_model(), args, train_dataset=text_rows(8), processing_class=tiny_tokenizer()
-        )
+def two_steps(folder):
+    args = ShapedConfig(str(folder), max_steps=2, save_steps=1, use_cpu=True, disable_tqdm=True)
+    return ShapedTrainer(
+        tiny_model(), args, train_dataset=text_rows(8), processing_class=tiny_tokenizer()
+    )
 
-    trainer().train()
+
+def test_the_damaged_weights_of_a_checkpoint_are_named(tmp_path):
+    two_steps(tmp_path).train()
     os.truncate(tmp_path / "checkpoint-2" / "model.safetensors", 1000)
     with pytest.raises(
         UserError, match=r"checkpoint='.*checkpoint-2': model\.safetensors is damaged"
     ):
-        continue_training(trainer())
+        continue_training(two_steps(tmp_path))
 
 
 def test_a_checkpoint_with_somebodys_code_is_refused_before_it_is_loaded(tmp_path):
-    def trainer():
-        args = ShapedConfig(
-            str(tmp_path), max_steps=2, save_steps=1, use_cpu=True, disable_tqdm=True
-        )
-        return ShapedTrainer(
-            tiny_model(), args, train_dataset=text_rows(8), processing_class=tiny_tokenizer()
-        )
-
     class Touch:
         def __reduce__(self):
             return os.mkdir, (str(tmp_path / "ran"),)
 
-    trainer().train()
+    two_steps(tmp_path).train()
     (tmp_path / "checkpoint-2" / "optimizer_0").mkdir()
     (tmp_path / "checkpoint-2" / "optimizer_0" / ".metadata").write_bytes(pickle.dumps(Touch()))
     with pytest.raises(UserError, match=r"checkpoint-2' is not continued: optimizer_0/\.metadata"):
-        continue_training(trainer())
+        continue_training(two_steps(tmp_path))
     assert not (tmp_path / "ran").exists()
 
 

@@ -23,8 +23,8 @@ required.
 
 Some of the package's scorers reward answers that are wrong. Those answers fail here:
 ``game_of_life_halting`` and ``coin_flip`` are compared (`comparisons.STRICTER`), ``puzzle24`` takes
-only the numbers of its puzzle, and nan is no number (`scorer`). In ``propositional_logic`` a copied
-premise is a right answer, so the task is refused.
+only the numbers of its puzzle, and nan is not a number (`scorer`). In ``propositional_logic`` a
+copied premise is a right answer, so the task is refused.
 
 About one entry in nine of ``intermediate_integration`` has an unevaluated ``Integral`` in its own
 answer. That answer fails here, but any antiderivative in closed form passes.

@@ -121,7 +121,7 @@ def score(task: str, answer: str, entries: Any, entry: dict[str, Any]) -> float:
     """
     assert task not in COMPARED_ALWAYS  # their scorers evaluate answers, or take wrong ones
     if _NO_NUMBER.search(answer) and not _NO_NUMBER.search(_own(entry)):
-        raise NoFormula("nan or inf is no number")
+        raise NoFormula("nan and inf are not numbers")
     if task in LETTERS and not {*filter(str.isalpha, answer.lower())} <= LETTERS[task]:
         raise NoFormula("letters that no number has")
     if task in INTEGRALS:
