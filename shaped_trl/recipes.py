@@ -224,7 +224,7 @@ def _refuse(message: str) -> None:
 
 
 def _set_environment(variables: Any) -> None:
-    """Set the environment variables of a recipe's key `env`, as TRL's recipes have it.
+    """Set the environment variables of a recipe's key `env`, of those in `ENVIRONMENT`.
 
     Raises:
         UserError: it is not a mapping, or names another variable than those of `ENVIRONMENT`.

@@ -81,7 +81,11 @@ def iter_rows(
 
 
 def iter_file_rows(path: str | Path) -> Iterator[dict[str, Any]]:
-    """As `file_rows`, but one row after another."""
+    """The rows of a .jsonl file that somebody wrote, whose last line needs no newline.
+
+    Raises:
+        UserError: there is no such file, it has no rows, or a line is not a JSON object.
+    """
     empty = True
     try:
         with open(path, "rb") as lines:

@@ -40,13 +40,18 @@ STAGE = "_push-"
 MODEL_FILES = (
     *("config.json", "generation_config.json", "adapter_config.json"),
     *("model.safetensors", "model-*-of-*.safetensors", "model.safetensors.index.json"),
-    "adapter_model.safetensors",
+    *("adapter_model.safetensors", "adapter_model-*-of-*.safetensors"),
+    "adapter_model.safetensors.index.json",
     *("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json"),
     *("vocab.json", "vocab.txt", "merges.txt", "tokenizer.model", "spiece.model"),
-    *("sentencepiece.bpe.model", "chat_template.jinja", "additional_chat_templates/*.jinja"),
-    *("preprocessor_config.json", "processor_config.json"),
+    *("sentencepiece.bpe.model", "sentencepiece.model", "spm.model", "spm_char.model", "dict.txt"),
+    *("tekken.json", "tiktoken.model", "ice_text.model", "emoji.json", "byte_maps.json"),
+    *("entity_vocab.json", "vocab-src.json", "vocab-tgt.json", "target_vocab.json"),
+    *("chat_template.jinja", "additional_chat_templates/*.jinja"),
+    *("preprocessor_config.json", "processor_config.json", "video_preprocessor_config.json"),
 )
-# What is added where a configuration says that the model or the tokenizer needs code of its own.
+# What is added, from the folder itself, where a configuration says that the model or the tokenizer
+# needs code of its own.
 CODE_FILES = ("*.py",)
 CONFIGURATIONS = ("config.json", "tokenizer_config.json")
 # The card, the recipe, the logs with their pictures, and the reports. `shaped-trl report` writes

@@ -49,8 +49,8 @@ COLUMNS = {
 # A metric of a benchmark that was run during training (`shaped_trl.training.evaluation`).
 BENCHMARK_COLUMN = re.compile(r"benchmark/(?P<benchmark>.+)/(?P<metric>(?:avg|cons|pass)@[1-9]\d*)")
 _DIGITS = 7  # significant digits; logged values are float32
-# Counts of a batch in which nothing was sampled have no ratio, which says nothing about the model.
-_MAY_BE_UNDEFINED = ("raw_reward",)
+# A batch without a graded completion has no mean reward, which says nothing about the model.
+_MAY_BE_UNDEFINED = ("raw_reward", "reward")
 
 
 def finished_run(

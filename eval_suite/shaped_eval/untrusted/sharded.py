@@ -43,6 +43,7 @@ _SETTINGS = (
     "deepspeed.runtime.fp16.loss_scaler.LossScaler",
     "deepspeed.runtime.fp16.loss_scaler.DynamicLossScaler",
     "deepspeed.runtime.zero.config.ZeroStageEnum",
+    "deepspeed.utils.tensor_fragment.fragment_address",  # of stages 1 and 2
 )
 _TAG = re.compile(r"global_step\d+")  # of a folder of DeepSpeed's, which the file `latest` names
 

@@ -41,6 +41,8 @@ COPIES = [
     ("x^2-5x+6<0", "(2,3)"),
     ("|x|<3", "(-3,3)"),
     ("2x+1=7", "x=3"),
+    ("2x-6=0", "x=3"),
+    ("x-2>0", r"(2, \infty)"),
 ]
 WORKED_OUT = [
     (r"\binom{10}{3}", "120"),
@@ -76,6 +78,8 @@ WORKED_OUT = [
     ("(x,y)=(2,3)", "x=2, y=3"),
     (r"\angle A = 30, \angle B = 60", "30, 60"),
     ("2x-y+3=0", "y=2x+3"),
+    ("y-4=0", "y=4"),
+    ("0 = x+1", "x=-1"),
 ]
 AS_IN_GOLD = [
     (r"\left\lfloor\frac{n}{2}\right\rfloor + 1", r"1+\lfloor n/2\rfloor"),

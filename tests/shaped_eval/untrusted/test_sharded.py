@@ -127,6 +127,7 @@ def zero(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A file as DeepSpeed writes it, whose classes stand in for DeepSpeed's."""
     names = {"deepspeed.runtime.fp16.loss_scaler": "LossScaler"}
     names["deepspeed.runtime.zero.config"] = "ZeroStageEnum"
+    names["deepspeed.utils.tensor_fragment"] = "fragment_address"
     settings = {}
     for module, name in names.items():
         parts = module.split(".")

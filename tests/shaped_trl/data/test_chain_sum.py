@@ -125,7 +125,7 @@ def test_problems_of_a_seed_have_answers_that_can_be_voted_on(tmp_path: Path) ->
         ({"max_terms": 9}, "max_terms=9"),
         ({"terms": 3}, "^terms: no such option"),
         ({"rl_rows": 0}, "rl_rows=0"),
-        ({"problems": 7}, "7"),
+        ({"problems": 7}, "give a multiple of 6"),
     ],
 )
 def test_options_out_of_range(tmp_path: Path, options: dict, named: str) -> None:

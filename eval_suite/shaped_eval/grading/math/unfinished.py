@@ -80,11 +80,10 @@ def is_unfinished(answer: Any, gold: Any) -> bool:
     if not _operations(_stated(answer, gold)) <= _operations(gold):
         return True
     states_values = isinstance(gold, Set) or (isinstance(gold, Eq) and len(gold.free_symbols) == 1)
-    return (
-        states_values
-        and all(map(_is_solved, _relations(gold)))
-        and not all(map(_is_solved, _relations(answer)))
-    )
+    unsolved = [relation for relation in _relations(answer) if not _is_solved(relation)]
+    if isinstance(gold, Eq):
+        unsolved = [relation for relation in unsolved if not _is_moved(relation)]
+    return states_values and all(map(_is_solved, _relations(gold))) and bool(unsolved)
 
 
 def _stated(answer: Any, gold: Any) -> Any:
@@ -116,6 +115,15 @@ def _is_solved(relation: Relational) -> bool:
         _is_name(name) and not name.free_symbols & value.free_symbols
         for name, value in (sides, sides[::-1])
     )
+
+
+def _is_moved(relation: Relational) -> bool:
+    """Whether this is y − 4 = 0, the general form of a line's equation y = 4."""
+    for zero, terms in ((relation.lhs, relation.rhs), (relation.rhs, relation.lhs)):
+        if isinstance(relation, Eq) and zero == 0 and isinstance(terms, Add):
+            names = [term for term in terms.args if not term.is_number]
+            return len(names) == 1 and isinstance(names[0], Symbol)
+    return False
 
 
 def _is_name(side: Any) -> bool:
