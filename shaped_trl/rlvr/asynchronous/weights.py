@@ -1,13 +1,17 @@
 """New weights for the server through a folder, on a machine without NCCL.
 
 The weights are written to a folder in memory, the server reads them from there, and the folder is
-removed. vLLM has no authentication on the endpoints that it needs for this
+removed. A process that is killed meanwhile leaves the folder; the next run on this machine removes
+it. vLLM has no authentication on the endpoints that it needs for this
 (`VLLM_SERVER_DEV_MODE`): who reaches its port can replace the model and run methods of its workers.
 The server must therefore listen on 127.0.0.1, or in a network that nobody else reaches.
 """
 
 from __future__ import annotations
 
+import fcntl
+import os
+import shutil
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -24,6 +28,7 @@ from shaped_trl.rlvr.asynchronous.worker import RolloutsFailed
 from shaped_trl.vllm_worker import EXTENSION
 
 MEMORY = Path("/dev/shm")
+PREFIX = "shaped-trl-weights-"
 CONTROL_TIMEOUT_S = 300
 
 
@@ -39,7 +44,12 @@ class FolderTransfer:
         self.client, self.timeout_s = client, timeout_s
 
     def init_weight_transfer(self) -> None:
-        """Wait for the server. Raises `RolloutsFailed` if it does not answer in time."""
+        """Remove what killed runs have left in memory, and wait for the server.
+
+        Raises:
+            RolloutsFailed: it does not answer in time.
+        """
+        remove_abandoned(_place())
         try:
             self.client.wait_for_server_ready()
         except TimeoutError as error:
@@ -54,13 +64,12 @@ class FolderTransfer:
         Completions that are under way go on with the new weights, and their keys and values are
         computed anew, so that each token has the log-probability of one version of the weights.
         """
-        where = MEMORY if MEMORY.is_dir() else None
-        with tempfile.TemporaryDirectory(prefix="shaped-trl-weights-", dir=where) as folder:
+        with locked_folder(_place()) as folder:
             tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in iterator}
-            save_file(tensors, Path(folder) / "model.safetensors")
+            save_file(tensors, folder / "model.safetensors")
             self._post(
                 "collective_rpc",
-                json={"method": "load_folder", "kwargs": {"folder": folder}},
+                json={"method": "load_folder", "kwargs": {"folder": str(folder)}},
                 timeout=self.timeout_s,
             )
         self._post(
@@ -84,6 +93,45 @@ class FolderTransfer:
                 "weight_transfer='folder' it must run on this machine, with VLLM_SERVER_DEV_MODE=1 "
                 f"and --worker-extension-cls {EXTENSION}"
             )
+
+
+def _place() -> Path:
+    return MEMORY if MEMORY.is_dir() else Path(tempfile.gettempdir())
+
+
+@contextmanager
+def locked_folder(place: Path) -> Iterator[Path]:
+    """A new folder in `place` that is locked while it is in use, and removed afterwards.
+
+    The kernel releases the lock when this process ends, however it ends.
+    """
+    with tempfile.TemporaryDirectory(prefix=f"{PREFIX}{os.getpid()}-", dir=place) as folder:
+        lock = os.open(folder, os.O_RDONLY)
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            yield Path(folder)
+        finally:
+            os.close(lock)
+
+
+def remove_abandoned(place: Path) -> None:
+    """Remove this user's folders of weights that no process has locked.
+
+    An empty one stays: its process may be about to lock it.
+    """
+    for folder in place.glob(f"{PREFIX}*"):
+        try:
+            lock = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
+        except OSError:
+            continue  # another user's, no folder, or gone by now
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            if os.fstat(lock).st_uid == os.getuid() and os.listdir(lock):
+                shutil.rmtree(folder, ignore_errors=True)
+        except BlockingIOError:
+            pass  # a run is writing to it, or the server reads from it
+        finally:
+            os.close(lock)
 
 
 @contextmanager
