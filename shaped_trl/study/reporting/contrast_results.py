@@ -11,6 +11,7 @@ from shaped_eval.errors import UserError
 from shaped_eval.reporting.outcomes import Outcomes
 
 from shaped_trl.study.contrasts import Contrast, Contrasts, Metric
+from shaped_trl.study.definition import Study
 from shaped_trl.study.power import planned_power, power_row
 from shaped_trl.study.reporting.effects import UNITS, num_censored, paired_effect, seed_values
 from shaped_trl.study.reporting.evaluation_results import (
@@ -21,6 +22,7 @@ from shaped_trl.study.reporting.evaluation_results import (
 from shaped_trl.study.reporting.reading import RegimeRuns
 from shaped_trl.study.reporting.rollout_tokens import TOKENS_TO
 from shaped_trl.study.reporting.verdicts import Judgement, judge
+from shaped_trl.study.state import why_failed
 
 PRIMARY, SECONDARY, MEAN = "primary", "secondary", "mean over regimes"
 BySeed = dict[int, float]
@@ -53,7 +55,9 @@ def contrast_rows(regimes: Sequence[RegimeRuns]) -> list[dict[str, Any]]:
 
     - primary: one row for each regime and contrast, also with low90, high90, sd, p, p_holm, margin,
       verdict (None if it is not judged), power (of the observed sd: `power_row`), by_seed (seed →
-      difference, if that is finite) and, where arms are chosen, chosen (seed → own and other arm).
+      difference, if that is finite), planned (the number of seeds, while some of them are under
+      way; there is no verdict before they end) and, where arms are chosen, chosen (seed → own and
+      other arm).
     - secondary: one row for each secondary metric with two seeds, also with sd and, of rollout
       tokens, censored (in how many seeds an arm did not reach the reward).
     - mean over regimes: one row for each contrast, with the mean of the regimes' differences of a
@@ -84,6 +88,9 @@ def _primary_rows(runs: RegimeRuns, contrasts: Contrasts) -> Iterator[dict[str, 
         row = _labels(runs, PRIMARY, claim, contrast, contrasts.primary)
         row |= {"seeds": len(by_seed), "margin": contrasts.margin}
         row |= _judged(found, contrasts.margin, len(family)) | {"by_seed": _finite(by_seed)}
+        if under_way := _under_way(runs, contrast, contrasts.primary):
+            # A verdict on the seeds so far would let one stop when it suits.
+            row |= {"verdict": None} | under_way
         if contrast.choose_on is not None:
             row["chosen"] = {seed: list(arms) for seed, arms in chosen.items()}
         yield row
@@ -106,6 +113,30 @@ def _judged(found: Judgement | None, margin: float, family: int) -> dict[str, An
         if effect and effect.sd
         else None,
     }
+
+
+def _under_way(runs: RegimeRuns, contrast: Contrast, metric: Metric) -> dict[str, int]:
+    """How many seeds are planned, if one is still to be measured; empty if none is.
+
+    One in which an arm has failed is not.
+    """
+    arms = (*contrast.arms, *contrast.against)
+    seeds = set.intersection(*(set(runs.study.seeds_of(arm)) for arm in arms))
+    measured = [_measured(runs, arm, metric) for arm in arms]
+    waits = any(
+        any((arm, seed, stage) not in runs.records for arm, stage in measured)
+        and not any(_has_failed(runs.study, arm, seed, stage) for arm, stage in measured)
+        for seed in seeds
+    )
+    return {"planned": len(seeds)} if waits else {}
+
+
+def _has_failed(study: Study, arm: str, seed: int, stage: str) -> bool:
+    """Whether this run, or one that it needs, has failed."""
+    folder, key = study.folder(arm, seed, stage), study.key(arm, seed, stage)
+    return why_failed(folder, key, study.out) is not None or any(
+        _has_failed(study, other, seed, needed) for other, needed in study.needs(arm, stage)
+    )
 
 
 def _secondary_rows(runs: RegimeRuns, contrasts: Contrasts) -> Iterator[dict[str, Any]]:

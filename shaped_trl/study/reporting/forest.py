@@ -26,7 +26,7 @@ CSV_COLUMNS = (
     *("claim", "arm", "against", "regime", "exploratory", "stage", "benchmark", "metric"),
     *("seeds", "value", "low", "high", "low90", "high90", "margin", "p", "p_holm", "verdict"),
 )
-_MARKERS = {BETTER: "^", WORSE: "v", EQUIVALENT: "s", OPEN: "o"}
+_MARKERS = {BETTER: "^", WORSE: "v", EQUIVALENT: "s", OPEN: "o", NOT_JUDGED: "."}
 _COLOURS = {BETTER: COLOURS[1], WORSE: COLOURS[2], EQUIVALENT: COLOURS[3], OPEN: COLOURS[0]}
 _GREY = "#666666"
 _LABEL_CHARACTERS = 40

@@ -21,6 +21,7 @@ from shaped_eval.records import append_jsonl
 from shaped_eval.reporting.document import to_markdown
 
 from shaped_trl.study.loading import load_study
+from shaped_trl.study.records import add_record
 from shaped_trl.study.registration import REGISTRATION, read_registration
 from shaped_trl.study.report import report_study
 from shaped_trl.study.reporting.contrast_pages import claim_sentences, contrast_section
@@ -309,16 +310,51 @@ def test_unfinished_seeds_are_left_out(folder: Path, tmp_path: Path) -> None:
     shutil.copytree(folder, out)
     values = yaml.safe_load((out / "study.yaml").read_text())
     values["arms"]["tail_penalty"]["seeds"] = [3]
+    values["arms"]["cooled"]["seeds"] = [0, 1, 2, 3, 4]
     (out / "study.yaml").write_text(yaml.safe_dump(values, sort_keys=False))
     report_study(out)
     results = json.loads((out / "results.json").read_text())
     row = find(results, PRIMARY, "P", "tail_penalty")
     assert (row["seeds"], row["verdict"], row["value"]) == (1, None, None)
     other = find(results, PRIMARY, "P", "precision_product", against="cooled")
-    assert (other["seeds"], other["verdict"]) == (8, "equivalent")
+    assert (other["seeds"], other["verdict"]) == (5, "equivalent")
     assert (
         "tail_penalty against cross_entropy is not judged in P" in (out / "report.md").read_text()
     )
+
+
+def test_nothing_is_judged_before_its_last_seed(folder: Path, tmp_path: Path) -> None:
+    """A verdict on the first seeds would let one stop when it suits."""
+    out = tmp_path / "copy"
+    shutil.copytree(folder, out)
+    values = yaml.safe_load((out / "study.yaml").read_text())
+    values["seeds"] = [*SEEDS, 8]
+    (out / "study.yaml").write_text(yaml.safe_dump(values, sort_keys=False))
+
+    def reported() -> dict[str, Any]:
+        report_study(out)
+        return json.loads((out / "results.json").read_text())
+
+    def rows(found: dict[str, Any]) -> list[dict[str, Any]]:
+        return [row for row in found["contrasts"] if row["kind"] == PRIMARY]
+
+    before = rows(json.loads((folder / "results.json").read_text()))
+    for row, earlier in zip(rows(reported()), before, strict=True):
+        assert row == earlier | {"verdict": None, "planned": 9}
+    text = (out / "report.md").read_text()
+    assert "cross_entropy is not judged in P (8 of 9 seeds; the study is under way)" in text
+    assert "better" not in text.split("## ")[0].replace("gives better RL", "")
+
+    # what failed is not waited for, nor are the runs that need it
+    for regime, arm, stage in (("P", "cross_entropy", "pretrain"), ("D", "cooled", "rlvr")):
+        failure = {"fingerprint": "", "why": "killed"}
+        add_record(out, f"{regime}/{arm}/seed8/{stage}", failure)
+    found = rows(reported())
+    judged = [row["verdict"] is not None for row in found]
+    assert judged == [row["regime"] == "P" or "cooled" in row["against"] for row in found], (
+        "each contrast waits for its own arms"
+    )
+    assert all((row["verdict"] is None) == ("planned" in row) for row in found)
 
 
 def test_the_report_shows_the_registration(results: dict[str, Any], tmp_path: Path) -> None:
