@@ -2,6 +2,7 @@
 
 from quoted import (
     arithmetic,
+    decode,
     dynamic_sampling,
     kernels,
     readme,
@@ -18,6 +19,7 @@ PAGES = [
         studies,
         running_sums,
         arithmetic,
+        decode,
         shapes,
         dynamic_sampling,
         speed,

@@ -58,8 +58,7 @@ def _verdict_text(row: Mapping[str, Any]) -> str:
     """Such as "better in P (+2.1 [+1.0, +3.2] points)"."""
     there = f" in {row['regime']}" if row["regime"] else ""
     if "planned" in row:
-        notes = [f"{row['seeds']} of {row['planned']} seeds", "the study is under way"]
-        return f"{NOT_JUDGED}{there} ({'; '.join(notes)})"
+        return f"{NOT_JUDGED}{there} ({row['seeds']} of {row['planned']} seeds so far)"
     if row["verdict"] is None:
         why = "fewer than two seeds" if row["seeds"] < 2 else "a value is not a finite number"
         return f"{NOT_JUDGED}{there} ({why})"
