@@ -96,8 +96,9 @@ def test_t_interval_below_100_problems():
     assert (interval.value, interval.sampling_se) == (values.mean(), 0.01)
 
 
-def test_bootstrap_from_100_problems_is_the_bootstrap_of_scipy():
-    values = np.random.default_rng(0).integers(0, 17, 300) / 16
+@pytest.mark.parametrize("levels", [17, 3])  # problems are drawn one by one, and as counts
+def test_bootstrap_from_100_problems_is_the_bootstrap_of_scipy(levels):
+    values = np.random.default_rng(0).integers(0, levels, 300) / (levels - 1)
     interval = problem_interval(values)
     other = stats.bootstrap(
         (values,), np.mean, n_resamples=9999, method="percentile", rng=np.random.default_rng(1)
