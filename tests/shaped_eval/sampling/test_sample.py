@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from importlib import metadata
 from pathlib import Path
 
 import pytest
@@ -178,7 +179,7 @@ def test_run_json_says_what_was_run(make_config):
     assert record["settings"]["n"] == 5
     assert record["settings"]["top_p"] == 0.95
     assert record["benchmarks"] == ["gsm8k"]
-    assert record["versions"]["torch"] == torch.__version__
+    assert record["versions"]["torch"] == metadata.version("torch")
     assert "out" not in record["settings"]
     assert {"commit", "device", "model", "model_identity", "task_hash", "sampling_hash"} <= set(
         record
