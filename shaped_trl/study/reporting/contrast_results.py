@@ -123,8 +123,10 @@ def _under_way(runs: RegimeRuns, contrast: Contrast, metric: Metric) -> dict[str
     arms = (*contrast.arms, *contrast.against)
     seeds = set.intersection(*(set(runs.study.seeds_of(arm)) for arm in arms))
     measured = [_measured(runs, arm, metric) for arm in arms]
+    evaluated = runs.study.stages[metric.stage].command == "eval"
+    done = [(runs.evaluations if evaluated else runs.logs)[each] for each in measured]
     waits = any(
-        any((arm, seed, stage) not in runs.records for arm, stage in measured)
+        any(seed not in by_seed for by_seed in done)
         and not any(_has_failed(runs.study, arm, seed, stage) for arm, stage in measured)
         for seed in seeds
     )
