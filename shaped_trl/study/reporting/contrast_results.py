@@ -116,9 +116,9 @@ def _judged(found: Judgement | None, margin: float, family: int) -> dict[str, An
 
 
 def _under_way(runs: RegimeRuns, contrast: Contrast, metric: Metric) -> dict[str, int]:
-    """How many seeds are planned, if one is still to be measured; empty if none is.
+    """{"planned": the number of seeds} while a seed is still to be measured, and else nothing.
 
-    One in which an arm has failed is not.
+    A seed in which an arm has failed is not waited for.
     """
     arms = (*contrast.arms, *contrast.against)
     seeds = set.intersection(*(set(runs.study.seeds_of(arm)) for arm in arms))
