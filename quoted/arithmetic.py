@@ -30,6 +30,7 @@ def verdict_quotes() -> list[str]:
     length, entropy = (
         study.effect(metric, DIVERSITY) for metric in ("length_change", "entropy_change")
     )
+    length_D = sums.effect("length_change", DIVERSITY, regime="D")
     return [
         f"at equal perplexity | β −0.25: {low:+.1f}% {low:[.1f]}, NLL {nll_low:+.1f}% "
         f"{nll_low:[.1f]}; β 0.5: {high:+.1f}% {high:[.1f]}, NLL {nll_high:+.1f}% "
@@ -43,6 +44,7 @@ def verdict_quotes() -> list[str]:
         f"{tail_after:+.1f} {tail_after:[.1f]} | {study.verdict('tail_suppression')} |",
         f"minus cross-entropy's: length {length:+.1f} {length:[.1f]}, entropy {entropy:+.1f} "
         f"{entropy:[.1f]} | **{study.verdict('entropy_collapse')}**, by length alone |",
+        f"the same difference has the other sign, {length_D:.1f}% {length_D:[.1f]}",
         f"its responses lengthen by {length:.1f} points more than those of cross-entropy "
         f"(p = {study.p('length_change', DIVERSITY):.3f})",
     ]

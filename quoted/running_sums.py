@@ -132,7 +132,7 @@ def text_quotes() -> list[str]:
         f"({study.date}, commit {study.commit}, 2 CPU cores). It took {study.runs} runs and "
         f"{study.core_hours:.1f} hours of one core",
         f"the choice of the texts and of the {study.problems} problems",
-        f"which is {T['P']:.2f} in P and {T['D']:.2f} in D",
+        f"at a temperature of {T['P']:.2f} in P and of {T['D']:.2f} in D",
         f"Cross-entropy at T = {T['P']:.2f} has the held-out entropy",
         f"It gains {control:.1f} points of reward {control:[.1f]} of the {gain:.1f} that precision "
         f"gains, which is a share of {share.bootstrap:.0f}% (bootstrap over seeds "
@@ -227,8 +227,8 @@ def more_quotes() -> list[str]:
         f"In D it loses {cool_D:.1f} points {cool_D:[.1f]}",
         f"lowers the entropy by {low:.0f}% in P",
         f"The product lowers it by {product:.0f}% and {product_D:.0f}%",
-        f"Differences of {Number(min(found.values()))} to {Number(max(found.values()))} points "
-        f"against cross-entropy would have been found; for k = 4 in D, {largest} points",
+        f"for differences of {Number(min(found.values()))} to {Number(max(found.values()))} points "
+        f"against cross-entropy; for k = 4 in D, of {largest} points",
         f"costs {plain:.1f}% {plain:[.1f]} of their NLL in P and {plain_D:.1f}% {plain_D:[.1f]} "
         "in D",
         f"its NLL is {dft_nll:.0f}% higher {dft_nll:[.0f]} and its reward {dft:.1f} points higher "
@@ -253,6 +253,7 @@ PAGE = Page(
             "of which 60%",
             "mixture of 60%",
         ),
+        *("RL then takes 60 steps", "Decoding at T = 0.6", "modulo 10"),
         *("T = 0.75", "from 0 to −0.25", "k of 4 or 16", "k = 4", "include 0"),
     ],
 )
