@@ -62,7 +62,7 @@ LAYERS = {
     "shaped_trl.study": [
         "checks contrasts record_fields",
         "definition",
-        "arm_checks late records",
+        "arm_checks contents late records",
         "plan",
         "contrasts_loading power",
         "state",

@@ -6,11 +6,14 @@ import hashlib
 import json
 import platform
 import subprocess
+from functools import cache
 from importlib import metadata
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 _PACKAGES = ("shaped-trl", "torch", "transformers", "math-verify", "lm_eval")
+_SOURCES = ("shaped_trl", "shaped_eval", "shaped_kernels")
 _BLOCK_BYTES = 1 << 20
 _MODEL_FILES = (
     "model",
@@ -83,6 +86,22 @@ def source_commit() -> str | None:
     except (FileNotFoundError, subprocess.TimeoutExpired):
         return None
     return result.stdout.strip() if result.returncode == 0 else None
+
+
+@cache
+def source_hash() -> str:
+    """A hash of the Python files of this project's packages, as this process finds them at first.
+
+    It tells versions apart that have no commit, and states of a checkout with one commit.
+    """
+    digest = hashlib.sha256()
+    for package in _SOURCES:
+        found = find_spec(package)
+        for folder in (found.submodule_search_locations or ()) if found else ():
+            for path in sorted(Path(folder).rglob("*.py")):
+                name = f"{package}/{path.relative_to(folder).as_posix()}"
+                digest.update(f"{name}\0".encode() + path.read_bytes() + b"\0")
+    return digest.hexdigest()
 
 
 def folder_fingerprint(folder: str | Path, names: tuple[str, ...] = _MODEL_FILES) -> str:

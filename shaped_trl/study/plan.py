@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +14,7 @@ from shaped_eval.untrusted.rows import check_field, read_object
 from shaped_trl import recipes
 from shaped_trl.recipes import SCHEDULE, schedules_beta
 from shaped_trl.study.arm_checks import check_args
+from shaped_trl.study.contents import contents, fingerprint
 from shaped_trl.study.definition import (
     DEFAULT_FORMS,
     MODEL_FLAGS,
@@ -35,10 +34,6 @@ DATA = "{data}"
 MATCH, DIVIDE = "match", "divide"
 ADDED = (MATCH, DIVIDE)
 FOUND = "temperature.json"
-# Options that may name a file or a folder of the user. Its content is a part of a run's identity.
-_FOLDERS = ("model_name_or_path", "model", "tokenizer_name_or_path")
-_PATHS = (*_FOLDERS, "dataset_name", "dataset_test_split", "accelerate_config")
-_END_BYTES = 2**28
 
 
 @dataclass(frozen=True)
@@ -149,7 +144,7 @@ def _run(
     ]
     if command == "train" and _leaves_the_form_open(recipe | settings):
         identity.append({"positive": DEFAULT_FORMS[VERSION]})
-    if files := _contents(study, recipe | settings):
+    if files := contents(study.out, recipe | settings):
         identity.append(files)
     return StudyRun(
         key=study.key(arm, seed, name),
@@ -250,44 +245,6 @@ def _check_found(found: dict[str, Any]) -> None:
     )
 
 
-def _contents(study: Study, settings: Mapping[str, Any]) -> dict[str, str]:
-    """Option → digest of the user's file or model folder that it names.
-
-    What the study itself makes is left out, since it has fingerprints.
-    """
-    found: dict[str, str] = {}
-    sources = settings.get("mixture")
-    mixed = (
-        [entry for entry in sources if isinstance(entry, dict)] if isinstance(sources, list) else []
-    )
-    for number, given in enumerate([settings, *mixed]):
-        for key in _PATHS:
-            path = Path(given[key]) if isinstance(given.get(key), str) and given[key] else None
-            if path is None or path.absolute().is_relative_to(study.out):
-                continue
-            inside = path.iterdir() if key in _FOLDERS and path.is_dir() else [path]
-            files = [
-                (each.name, _digest(each, each.stat().st_mtime_ns))
-                for each in inside
-                if each.is_file()
-            ]
-            if files:
-                found[f"{key}-{number}"] = fingerprint(sorted(files))
-    return found
-
-
-@cache
-def _digest(path: Path, changed_ns: int) -> str:
-    """A digest of the content; for a large file, of its size, beginning and end."""
-    size = path.stat().st_size
-    digest = hashlib.sha256(str(size).encode())
-    with open(path, "rb") as file:
-        digest.update(file.read(_END_BYTES))
-        file.seek(max(file.tell(), size - _END_BYTES))
-        digest.update(file.read(_END_BYTES))
-    return digest.hexdigest()
-
-
 def check_options(runs: Sequence[StudyRun]) -> None:
     """Parse the recipe and command line of each arm and stage with the command's own parser.
 
@@ -318,12 +275,6 @@ def check_options(runs: Sequence[StudyRun]) -> None:
             parsers[run.command].settings(config, [bind(flag, 1.0) for flag in flags])
         except UserError as error:
             raise UserError(f"{run.key}: {error}") from error
-
-
-def fingerprint(value: Any) -> str:
-    """A short hash of JSON-like data, the same on every machine."""
-    text = json.dumps(value, sort_keys=True, default=str)
-    return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
 def _recipe(name: str, stage: Stage) -> dict[str, Any]:

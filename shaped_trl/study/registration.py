@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 import yaml
-from shaped_eval.provenance import source_commit
+from shaped_eval.provenance import source_commit, source_hash
 from shaped_eval.records import append_jsonl, drop_truncated_line, read_jsonl
 from shaped_eval.untrusted.rows import shortened
 from shaped_eval.untrusted.texts import one_line
@@ -45,6 +45,7 @@ class Registration:
         records: how many finished runs had been recorded.
         changes: "path: old -> new" for each setting that differs from the start before.
         settings_sha256: of the settings in ``OUT/study.yaml``; None in rows of earlier versions.
+        source_sha256: of this package's code; None in rows of earlier versions.
     """
 
     date: str
@@ -54,6 +55,7 @@ class Registration:
     records: int = 0
     changes: list[str] = field(default_factory=list)
     settings_sha256: str | None = None
+    source_sha256: str | None = None
 
 
 def register(
@@ -79,6 +81,8 @@ def register(
     if earlier and earlier[-1].shaped_trl_commit != commit:
         before = shortened(earlier[-1].shaped_trl_commit)  # of a file that may be somebody else's
         changes.append(f"shaped_trl_commit: {before} -> {shortened(commit)}")
+    elif earlier and earlier[-1].source_sha256 not in (None, source_hash()):
+        changes.append("the code of shaped-trl")
     if earlier and not changes:
         return
     content = file.read_bytes() if file else None
@@ -90,6 +94,7 @@ def register(
         records=num_records,
         changes=changes,
         settings_sha256=_hash_of(yaml.safe_load(study.to_yaml())),
+        source_sha256=source_hash(),
     )
     drop_truncated_line(path)
     append_jsonl(path, [row])

@@ -7,6 +7,7 @@ the same rows give the same bytes.
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -48,7 +49,8 @@ def report_study(folder: str | Path, pass_at: Sequence[int] | None = None) -> Pa
     regimes = read_regimes(study)
     results = collect(regimes, pass_at)
     beside = own_folder(folder, "report")
-    write_atomic(folder / "results.json", json.dumps(results, indent=2, ensure_ascii=False) + "\n")
+    content = json.dumps(_strict(results), indent=2, ensure_ascii=False, allow_nan=False)
+    write_atomic(folder / "results.json", content + "\n")
     arms = list(study.arms)
     exploratory = {name for name, arm in study.arms.items() if arm.exploratory}
     pictures = [
@@ -63,6 +65,15 @@ def report_study(folder: str | Path, pass_at: Sequence[int] | None = None) -> Pa
     write_atomic(folder / "report.md", to_markdown(title, document))
     write_atomic(folder / "report.html", to_html(title, document))
     return folder / "report.html"
+
+
+def _strict(value: Any) -> Any:
+    """The value with null for each number that is not finite, since JSON has none."""
+    if isinstance(value, dict):
+        return {name: _strict(each) for name, each in value.items()}
+    if isinstance(value, list | tuple):
+        return [_strict(each) for each in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def _first_screen(

@@ -21,6 +21,7 @@ from pathlib import Path
 
 from rich.console import Console
 from shaped_eval.errors import UserError
+from shaped_eval.provenance import source_commit
 from shaped_eval.records import write_atomic
 from shaped_eval.untrusted.files import check_folder, own_folder
 from shaped_eval.untrusted.locks import LOCK as FOLDER_LOCK
@@ -28,10 +29,11 @@ from shaped_eval.untrusted.locks import lock_in
 from shaped_eval.untrusted.texts import one_line, visible
 
 from shaped_trl import recipes
+from shaped_trl.study.contents import fingerprint
 from shaped_trl.study.contrasts_loading import check_measured
 from shaped_trl.study.definition import Study
 from shaped_trl.study.finished import finished_run
-from shaped_trl.study.plan import ADDED, StudyRun, bound, check_options, fingerprint, plan
+from shaped_trl.study.plan import ADDED, StudyRun, bound, check_options, plan
 from shaped_trl.study.records import read_records, take_over
 from shaped_trl.study.registration import register
 from shaped_trl.study.running.child import run_child
@@ -230,6 +232,7 @@ class Runner:
         self.runs = runs
         self.entry = entry
         self.machine = machine
+        self.commit = source_commit()
         self.display = display
         self.board = Board(runs, study.max_parallel)
         self.context = multiprocessing.get_context("forkserver")
@@ -274,6 +277,7 @@ class Runner:
             run.fingerprint,
             attempt,
             self.machine,
+            self.commit,
             device,
         )
         process = self.context.Process(target=run_child, args=arguments, name=run.key)

@@ -14,7 +14,7 @@ import json
 import os
 import shutil
 import signal
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -176,20 +176,22 @@ def keep_failure(run: StudyRun) -> None:
     add_record(run.out, run.key, {"fingerprint": run.fingerprint, "why": why})
 
 
-def why_failed(folder: Path, key: str, out: Path) -> str | None:
+def why_failed(folder: Path, key: str, out: Path, fingerprint: str | None = None) -> str | None:
     """Why the run in this folder has failed; None if it has not.
 
     The path of the study's folder `out` is left out. For a run that was made elsewhere, the reason
-    comes from its record.
+    comes from its record. With a `fingerprint`, only a failure with these settings counts.
     """
-    if (folder / FAILED).exists():
-        return _ended(folder).replace(f"{out}/", "")
-    return read_records(out).failed.get(key, {}).get("why")
+    here = (folder / FAILED).exists()
+    failed = read_state(folder, FAILED) if here else read_records(out).failed.get(key, {})
+    if fingerprint is not None and failed.get("fingerprint") != fingerprint:
+        return None
+    return _ended(folder, failed).replace(f"{out}/", "") if here else failed.get("why")
 
 
-def _ended(folder: Path) -> str:
+def _ended(folder: Path, failed: Mapping[str, Any]) -> str:
     """How a run ended, and the last line of its log."""
-    code = read_state(folder, FAILED).get("exit_code")
+    code = failed.get("exit_code")
     if code is None:
         return log_tail(folder, 1)
     ended = (

@@ -96,6 +96,20 @@ def read_own(path: str) -> Benchmark:
     return _benchmark(definition, Path(path).parent)
 
 
+def files_of(path: str) -> list[Path]:
+    """The file that defines a benchmark, then the files of rows that it names.
+
+    Raises:
+        UserError: the file cannot be read, or one of its keys is wrong.
+    """
+    if Path(path).suffix == ROWS:
+        return [Path(path)]
+    definition = _read_definition(Path(path))
+    named = (definition.dataset_name, definition.shots_split or "")
+    rows = [Path(path).parent / name for name in named if is_file_of_rows(name)]
+    return [Path(path), *rows]
+
+
 def _read_definition(path: Path) -> _Definition:
     try:
         return row_of(_Definition, read_mapping(path, "benchmark"))

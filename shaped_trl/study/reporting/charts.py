@@ -7,8 +7,6 @@ over problems.
 
 from __future__ import annotations
 
-import csv
-import io
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import product
@@ -17,6 +15,7 @@ from typing import Any
 import numpy as np
 from shaped_eval.report import default_pass_at
 
+from shaped_trl.study.reporting.csv_files import csv_text
 from shaped_trl.study.reporting.evaluation_results import share_interval, t_interval, values_of
 from shaped_trl.study.reporting.reading import RegimeRuns, stages_of
 from shaped_trl.training.log_reading import curve
@@ -126,14 +125,11 @@ def csv_of(chart: Chart) -> str:
         for seed, values in line.by_seed.items()
         for x, y in values
     ]
-    buffer = io.StringIO()
-    writer = csv.writer(buffer, lineterminator="\n")
-    writer.writerow((*CSV_COLUMNS, *(() if chart.bounds is None else ("lower_bound",))))
+    rows = []
     for line, seed, point in [*drawn, *behind]:
-        numbers = ("" if each is None else each for each in point)
         marks = () if chart.bounds is None else (_is_bound(chart.bounds, line, seed, point[0]),)
-        writer.writerow((line.panel, line.regime, line.arm, seed, *numbers, *marks))
-    return buffer.getvalue()
+        rows.append((line.panel, line.regime, line.arm, seed, *point, *marks))
+    return csv_text((*CSV_COLUMNS, *(() if chart.bounds is None else ("lower_bound",))), rows)
 
 
 def _is_bound(bounds: Collection[Bound], line: Line, seed: str, x: X) -> str:

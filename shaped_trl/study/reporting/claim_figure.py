@@ -5,8 +5,6 @@
 
 from __future__ import annotations
 
-import csv
-import io
 import textwrap
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -15,6 +13,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from shaped_eval.reporting.figures import COLOURS, plain_label
 
+from shaped_trl.study.reporting.csv_files import csv_text
 from shaped_trl.study.reporting.wording import in_regime
 
 CSV_COLUMNS = ("panel", "regime", "verdict", "quantity", "unit", "value", "low", "high", "filled")
@@ -61,14 +60,12 @@ class ClaimFigure:
 
 def figure_csv(claims: ClaimFigure) -> str:
     """The numbers of the figure, a row for each bar."""
-    buffer = io.StringIO()
-    writer = csv.writer(buffer, lineterminator="\n")
-    writer.writerow(CSV_COLUMNS)
+    rows = []
     for panel in claims.panels:
         for bar in panel.bars:
             labels = (panel.title, bar.regime, panel.verdicts[bar.regime], bar.label, panel.unit)
-            writer.writerow((*labels, bar.value, bar.low, bar.high, "yes" if bar.filled else "no"))
-    return buffer.getvalue()
+            rows.append((*labels, bar.value, bar.low, bar.high, "yes" if bar.filled else "no"))
+    return csv_text(CSV_COLUMNS, rows)
 
 
 def plot_claims(claims: ClaimFigure) -> Figure:

@@ -11,6 +11,7 @@ since otherwise RL would compare how well they have learned.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator, Sequence
 from itertools import pairwise
 from typing import Any, NamedTuple
@@ -172,7 +173,7 @@ def _ordered(steps: Effects, nll: Effects, within: float) -> ClaimVerdict:
     numbers = "; ".join(
         f"{row['arm']} against {row['against']}: {effect_text(row)}" for row in rows
     )
-    apart = [row["arm"] for row in nll if row["low"] < -within or row["high"] > within]
+    apart = [row["arm"] for row in nll if not (-within <= row["low"] and row["high"] <= within)]
     if apart:
         because = (
             f"perplexity is not equal, the NLL of {', '.join(apart)} may differ by more than "
@@ -274,7 +275,7 @@ def _not_alike(runs: RegimeRuns, stage: str, arms: Sequence[str]) -> str:
     apart = []
     for arm in arms:
         shift = nll_before(runs, arm, stage)
-        if shift is None:
+        if shift is None or not math.isfinite(shift):
             apart.append(f"NLL of {arm} unknown")
         elif abs(shift) > runs.study.nll_within:
             apart.append(f"NLL of {arm} {shift:+.1%}")

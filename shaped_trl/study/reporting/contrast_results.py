@@ -11,7 +11,6 @@ from shaped_eval.errors import UserError
 from shaped_eval.reporting.outcomes import Outcomes
 
 from shaped_trl.study.contrasts import Contrast, Contrasts, Metric
-from shaped_trl.study.definition import Study
 from shaped_trl.study.power import planned_power, power_row
 from shaped_trl.study.reporting.effects import UNITS, num_censored, paired_effect, seed_values
 from shaped_trl.study.reporting.evaluation_results import (
@@ -22,7 +21,6 @@ from shaped_trl.study.reporting.evaluation_results import (
 from shaped_trl.study.reporting.reading import RegimeRuns
 from shaped_trl.study.reporting.rollout_tokens import TOKENS_TO
 from shaped_trl.study.reporting.verdicts import Judgement, judge
-from shaped_trl.study.state import why_failed
 
 PRIMARY, SECONDARY, MEAN = "primary", "secondary", "mean over regimes"
 BySeed = dict[int, float]
@@ -81,16 +79,22 @@ def _primary_rows(runs: RegimeRuns, contrasts: Contrasts) -> Iterator[dict[str, 
         _differences(runs, contrast, contrasts.primary, contrasts.primary, chosen)
         for (_, contrast), chosen in zip(family, pairs, strict=True)
     ]
-    judged = judge([list(by_seed.values()) for by_seed in differences], contrasts.margin)
-    for (claim, contrast), chosen, by_seed, found in zip(
-        family, pairs, differences, judged, strict=True
+    waits = [_under_way(runs, contrast, contrasts.primary) for _, contrast in family]
+    # A verdict on the seeds so far would let one stop when it suits. A contrast that is under way
+    # counts in the correction as one that is not judged, and its p is not corrected.
+    counted = zip(waits, differences, strict=True)
+    judged = judge(
+        [[] if wait else list(by_seed.values()) for wait, by_seed in counted], contrasts.margin
+    )
+    for (claim, contrast), chosen, by_seed, wait, found in zip(
+        family, pairs, differences, waits, judged, strict=True
     ):
         row = _labels(runs, PRIMARY, claim, contrast, contrasts.primary)
         row |= {"seeds": len(by_seed), "margin": contrasts.margin}
-        row |= _judged(found, contrasts.margin, len(family)) | {"by_seed": _finite(by_seed)}
-        if under_way := _under_way(runs, contrast, contrasts.primary):
-            # A verdict on the seeds so far would let one stop when it suits.
-            row |= {"verdict": None} | under_way
+        shown = judge([list(by_seed.values())], contrasts.margin)[0] if wait else found
+        row |= _judged(shown, contrasts.margin, len(family)) | {"by_seed": _finite(by_seed)}
+        if wait:
+            row |= {"p_holm": None, "verdict": None} | wait
         if contrast.choose_on is not None:
             row["chosen"] = {seed: list(arms) for seed, arms in chosen.items()}
         yield row
@@ -127,17 +131,16 @@ def _under_way(runs: RegimeRuns, contrast: Contrast, metric: Metric) -> dict[str
     done = [(runs.evaluations if evaluated else runs.logs)[each] for each in measured]
     waits = any(
         any(seed not in by_seed for by_seed in done)
-        and not any(_has_failed(runs.study, arm, seed, stage) for arm, stage in measured)
+        and not any(_has_failed(runs, arm, seed, stage) for arm, stage in measured)
         for seed in seeds
     )
     return {"planned": len(seeds)} if waits else {}
 
 
-def _has_failed(study: Study, arm: str, seed: int, stage: str) -> bool:
+def _has_failed(runs: RegimeRuns, arm: str, seed: int, stage: str) -> bool:
     """Whether this run, or one that it needs, has failed."""
-    folder, key = study.folder(arm, seed, stage), study.key(arm, seed, stage)
-    return why_failed(folder, key, study.out) is not None or any(
-        _has_failed(study, other, seed, needed) for other, needed in study.needs(arm, stage)
+    return (arm, seed, stage) in runs.failures or any(
+        _has_failed(runs, other, seed, needed) for other, needed in runs.study.needs(arm, stage)
     )
 
 

@@ -126,7 +126,8 @@ def check_same_problems(runs: Sequence[Outcomes]) -> None:
     for run in runs[1:]:
         if (run.problem_ids, run.n) != (runs[0].problem_ids, runs[0].n):
             raise UserError(
-                f"{run.benchmark}: evaluations differ in their problems or n: run the study again"
+                f"{run.benchmark}: evaluations that are compared differ in their problems or n: "
+                "give the arms and seeds of a stage the same"
             )
 
 

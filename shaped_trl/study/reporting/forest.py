@@ -7,8 +7,6 @@ of exploratory contrasts have dashes.
 
 from __future__ import annotations
 
-import csv
-import io
 import textwrap
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -18,6 +16,7 @@ from matplotlib.figure import Figure
 from shaped_eval.reporting.figures import COLOURS, plain_label
 
 from shaped_trl.study.reporting.contrast_results import PRIMARY
+from shaped_trl.study.reporting.csv_files import csv_text
 from shaped_trl.study.reporting.verdicts import BETTER, EQUIVALENT, OPEN, WORSE
 
 NAME = "contrasts"  # of the picture and of its numbers
@@ -48,12 +47,7 @@ def forest_rows(results: Mapping[str, Any]) -> list[dict[str, Any]]:
 
 def forest_csv(rows: Sequence[Mapping[str, Any]]) -> str:
     """The numbers of the figure, one row for each contrast and regime."""
-    buffer = io.StringIO()
-    writer = csv.writer(buffer, lineterminator="\n")
-    writer.writerow(CSV_COLUMNS)
-    for row in rows:
-        writer.writerow("" if row[name] is None else row[name] for name in CSV_COLUMNS)
-    return buffer.getvalue()
+    return csv_text(CSV_COLUMNS, ([row[name] for name in CSV_COLUMNS] for row in rows))
 
 
 def plot_forest(rows: Sequence[Mapping[str, Any]]) -> Figure:

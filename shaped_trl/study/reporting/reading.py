@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
 from shaped_eval.errors import UserError
@@ -15,9 +15,10 @@ from shaped_trl.study.definition import Study
 from shaped_trl.study.finished import Rows, finished_run, outcomes_of, rows_of
 from shaped_trl.study.records import RECORDS
 from shaped_trl.study.running.machine import Machine, descriptions, recorded_machine
-from shaped_trl.study.state import PLANNED, read_state
+from shaped_trl.study.state import PLANNED, read_state, why_failed
 
 Value = TypeVar("Value")
+Run = tuple[str, int, str]  # (arm, seed, stage)
 Logs = dict[tuple[str, str], dict[int, Rows]]  # (arm, stage) → seed → rows
 # (arm, stage) → seed → benchmark
 Evaluations = dict[tuple[str, str], dict[int, dict[str, Outcomes]]]
@@ -31,12 +32,14 @@ class RegimeRuns:
     logs: of every arm and train or rlvr stage; a seed without rows is left out.
     evaluations: of every arm and eval stage. Arms that skip a stage have no seeds there.
     records: (arm, seed, stage) → the record of the run.
+    failures: (arm, seed, stage) → why a run with its present settings has failed.
     """
 
     study: Study
     logs: Logs
     evaluations: Evaluations
-    records: dict[tuple[str, int, str], dict[str, Any]]
+    records: dict[Run, dict[str, Any]]
+    failures: dict[Run, str] = field(default_factory=dict)
 
     def machines(self, arm: str, stage: str, seed: int) -> list[Machine | None]:
         """The different machines of a run and of the runs before it.
@@ -81,10 +84,13 @@ def read_runs(study: Study) -> RegimeRuns:
     Only runs with the settings of the last start count, if the study's folder has them.
     """
     fingerprints = read_state(study.out, PLANNED)
-    found = {
-        run: finished_run(study, *run, fingerprints.get(study.key(*run))) for run in planned(study)
-    }
-    records = {run: kept for run, kept in found.items() if kept is not None}
+    records, failures = {}, {}
+    for run in planned(study):
+        key, folder = study.key(*run), study.folder(*run)
+        if kept := finished_run(study, *run, fingerprints.get(key)):
+            records[run] = kept
+        if why := why_failed(folder, key, study.out, fingerprints.get(key)):
+            failures[run] = why
     logs: Logs = {
         (arm, name): {}
         for arm in study.arms
@@ -100,7 +106,7 @@ def read_runs(study: Study) -> RegimeRuns:
             evaluations[arm, stage][seed] = outcomes_of(kept)
         elif rows := _rows(kept):
             logs[arm, stage][seed] = rows
-    return RegimeRuns(study, logs, evaluations, records)
+    return RegimeRuns(study, logs, evaluations, records, failures)
 
 
 def _check_content(study: Study, run: tuple[str, int, str], kept: dict[str, Any]) -> None:

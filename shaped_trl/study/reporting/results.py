@@ -37,7 +37,6 @@ from shaped_trl.study.reporting.training_results import (
     training_differences,
     training_summary,
 )
-from shaped_trl.study.state import why_failed
 
 
 def read_regimes(study: Study) -> list[RegimeRuns]:
@@ -53,22 +52,22 @@ def collect(regimes: Sequence[RegimeRuns], pass_at: Sequence[int] | None = None)
     """
     study = regimes[0].study
     planned_runs = [(runs, run) for runs in regimes for run in planned(runs.study)]
-    failures = {
-        runs.study.key(*run): why_failed(runs.study.folder(*run), runs.study.key(*run), study.out)
-        for runs, run in planned_runs
-    }
     found = effects(regimes, pass_at)
     unlike = [each for runs in regimes for each in unlike_machines(runs)]
     not_finite = [each for runs in regimes for each in runs_not_finite(runs)]
     registered = [asdict(row) for row in read_registration(study.out)]
     for row in registered:
-        del row["settings_sha256"]  # only `was_edited` needs it
+        del row["settings_sha256"], row["source_sha256"]  # only the next start needs them
     return {
         "study": study.name,
         "baseline": study.baseline,
         "nll_within": study.nll_within,
         "seeds": list(study.seeds),
-        "failed": {key: why for key, why in failures.items() if why is not None},
+        "failed": {
+            runs.study.key(*run): runs.failures[run]
+            for runs, run in planned_runs
+            if run in runs.failures
+        },
         "incomplete": [
             runs.study.key(*run) for runs, run in planned_runs if run not in runs.records
         ],
@@ -184,7 +183,11 @@ def _table_metrics(
     found = [
         run for runs in regimes for by_seed in runs.evaluations.values() for run in by_seed.values()
     ]
-    return {name: metrics_of(each, pass_at) for run in found for name, each in run.items()}
+    metrics: dict[str, dict[str, None]] = {}  # ordered; stages may have another n
+    for run in found:
+        for name, each in run.items():
+            metrics.setdefault(name, {}).update(dict.fromkeys(metrics_of(each, pass_at)))
+    return {name: list(each) for name, each in metrics.items()}
 
 
 def _differences(runs: RegimeRuns, pass_at: Sequence[int] | None) -> list[dict[str, Any]]:
@@ -202,15 +205,27 @@ def _differences(runs: RegimeRuns, pass_at: Sequence[int] | None) -> list[dict[s
 def _gains(runs: RegimeRuns, pass_at: Sequence[int] | None) -> list[dict[str, Any]]:
     """The gain of each arm from one evaluation to the next of a model trained further.
 
-    Both are at the same temperature: otherwise the gain would be that of decoding.
+    Both are at the same temperature: otherwise the gain would be that of decoding. A benchmark of
+    which the two stages have other problems or another n is left out.
     """
     study, evaluations, rows = runs.study, runs.evaluations, []
     for before, after in next_evaluations(study):
         for arm in study.arms:
             labels = {"arm": arm, "from": before, "stage": after}
             own = runs.paired(evaluations[arm, after], (arm, after), (arm, before))
-            rows += _compare(evaluations[arm, before], own, labels, pass_at)
+            base = evaluations[arm, before]
+            alike = {seed: _alike(own[seed], base[seed]) for seed in own if seed in base}
+            rows += _compare(base, alike, labels, pass_at)
     return rows
+
+
+def _alike(own: dict[str, Outcomes], base: dict[str, Outcomes]) -> dict[str, Outcomes]:
+    """The benchmarks that have the same problems and n in both."""
+    return {
+        name: each
+        for name, each in own.items()
+        if name in base and (each.problem_ids, each.n) == (base[name].problem_ids, base[name].n)
+    }
 
 
 def _compare(
@@ -222,7 +237,9 @@ def _compare(
     rows = []
     shared = [name for name in next(iter(a.values()), {}) if name in next(iter(b.values()), {})]
     for name in shared:
-        a_seeds, b_seeds = ({seed: each[name] for seed, each in side.items()} for side in (a, b))
+        a_seeds, b_seeds = (
+            {seed: each[name] for seed, each in side.items() if name in each} for side in (a, b)
+        )
         for metric in metrics_of(next(iter(a_seeds.values())), pass_at):
             # pass@1 is the same as avg@n
             row = difference(a_seeds, b_seeds, metric) if metric != "pass@1" else None

@@ -22,7 +22,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from shaped_eval.provenance import package_versions, source_commit
+from shaped_eval.provenance import package_versions
 from shaped_eval.untrusted.files import open_own
 
 from shaped_trl.study.state import DONE, FAILED, LOG, write_state
@@ -35,12 +35,14 @@ def run_child(
     fingerprint: str,
     attempt: int,
     machine: dict[str, Any],
+    commit: str | None,
     device: str | None = None,
 ) -> None:
     """Call `entry` ("module:function") with `argv` as the command line would, and exit.
 
     `machine` is the one on which it runs (`shaped_trl.study.running.machine`), which says how many
-    threads it has. `device` is the GPU that it may use, if there are several.
+    threads it has. `commit` is that of the code at the study's start. `device` is the GPU that it
+    may use, if there are several.
     """
     os.setsid()
     signal.signal(signal.SIGINT, signal.default_int_handler)
@@ -60,7 +62,7 @@ def run_child(
         "wall_seconds": round(time.perf_counter() - started_s, 3),
         "cpu_seconds": round(sum(usage.ru_utime + usage.ru_stime for usage in used), 3),
         "date": datetime.now(UTC).date().isoformat(),
-        "commit": source_commit(),
+        "commit": commit,
         "versions": package_versions("trl"),
         "machine": machine,
     }

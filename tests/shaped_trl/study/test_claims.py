@@ -2,6 +2,7 @@
 
 import copy
 import json
+import math
 import shutil
 from collections.abc import Sequence
 from dataclasses import replace
@@ -200,6 +201,30 @@ def test_verdicts_turn_with_the_numbers(regimes: list[RegimeRuns]) -> None:
         "not resolved",
         "refuted",
     )
+
+
+def test_rl_is_not_compared_where_a_likelihood_is_not_a_number(regimes: list[RegimeRuns]) -> None:
+    change_log(regimes[1], "precision_product", "pretrain", "eval_nll", math.nan)
+    claims = judged(regimes)
+    for name in ("precision_rl", "shape_or_temperature"):
+        assert verdicts(claims)[name][2] == "not resolved"
+        assert sentence(claims, name, "D").startswith(
+            "not trained alike (NLL of precision_product unknown"
+        )
+
+
+def test_stages_may_have_another_number_of_samples(regimes: list[RegimeRuns]) -> None:
+    """They have no gains then, and the tables have the metrics of both."""
+    for runs in regimes:
+        for (_, stage), by_seed in runs.evaluations.items():
+            for found in by_seed.values() if stage == "eval_rlvr" else ():
+                found.update({name: replace(each, n=2 * each.n) for name, each in found.items()})
+    results = collect(regimes)
+    assert all(not each["gains"] for each in results["regimes"].values())
+    text = report_text(regimes, results)
+    for stage, n in (("eval_pretrain", 8), ("eval_rlvr", 16)):
+        for metric in (f"avg@{n}", f"cons@{n}", f"pass@{n}"):
+            assert f"| {stage}, running_sums: {metric}, % |" in text
 
 
 @pytest.mark.parametrize(("p_reward", "verdict"), [(0.02, "refuted"), (0.03, "not resolved")])

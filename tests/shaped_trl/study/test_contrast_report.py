@@ -30,6 +30,7 @@ from shaped_trl.study.reporting.effects import holm
 from shaped_trl.study.reporting.forest import forest_csv, forest_rows, plot_forest
 from shaped_trl.study.reporting.reading import RegimeRuns
 from shaped_trl.study.reporting.results import read_regimes
+from shaped_trl.study.state import PLANNED, write_state
 
 pytestmark = pytest.mark.slow
 
@@ -340,14 +341,22 @@ def test_nothing_is_judged_before_its_last_seed(folder: Path, tmp_path: Path) ->
 
     before = rows(json.loads((folder / "results.json").read_text()))
     for row, earlier in zip(rows(reported()), before, strict=True):
-        assert row == earlier | {"verdict": None, "planned": 9}
+        assert row == earlier | {"p_holm": None, "verdict": None, "planned": 9}
     text = (out / "report.md").read_text()
     assert "cross_entropy is not judged in P (8 of 9 seeds so far)" in text
     assert "better" not in text.split("## ")[0].replace("gives better RL", "")
 
+    # a failure with earlier settings says nothing about the run that is still to come
+    settings = {"P/cross_entropy/seed8/pretrain": "now", "D/cooled/seed8/rlvr": "now"}
+    write_state(out, PLANNED, settings)
+    for key in settings:
+        add_record(out, key, {"fingerprint": "before", "why": "killed"})
+    assert not any(row["verdict"] for row in rows(reported()))
+    assert not json.loads((out / "results.json").read_text())["failed"]
+
     # what failed is not waited for, nor are the runs that need it
     for regime, arm, stage in (("P", "cross_entropy", "pretrain"), ("D", "cooled", "rlvr")):
-        failure = {"fingerprint": "", "why": "killed"}
+        failure = {"fingerprint": "now", "why": "killed"}
         add_record(out, f"{regime}/{arm}/seed8/{stage}", failure)
     found = rows(reported())
     judged = [row["verdict"] is not None for row in found]
@@ -355,6 +364,10 @@ def test_nothing_is_judged_before_its_last_seed(folder: Path, tmp_path: Path) ->
         "each contrast waits for its own arms"
     )
     assert all((row["verdict"] is None) == ("planned" in row) for row in found)
+    # contrasts that are under way count as not significant, so that no verdict is withdrawn later
+    in_D = [row for row in found if row["regime"] == "D"]
+    (alone,) = [row for row in in_D if row["verdict"]]
+    assert alone["p_holm"] == pytest.approx(min(1, len(in_D) * alone["p"]))
 
 
 def test_the_report_shows_the_registration(results: dict[str, Any], tmp_path: Path) -> None:

@@ -146,6 +146,8 @@ def test_a_value_that_was_not_finite_is_not_taken_for_a_missing_one(tmp_path: Pa
     (runs, *_) = read_regimes(study)
     assert list(runs_not_finite(runs)) == ["P/precision_product/seed3/pretrain"]
     assert math.isnan(training_ends(runs, "precision_product", "pretrain")["nll"][3])
+    report_study(tmp_path / "out")
+    json.loads((tmp_path / "out/results.json").read_text(), parse_constant=pytest.fail)
 
 
 def test_what_is_kept_does_not_say_where_the_study_lies(tmp_path: Path) -> None:

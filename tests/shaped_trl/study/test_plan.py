@@ -12,8 +12,9 @@ from shaped_eval.config import SampleConfig
 from shaped_eval.errors import UserError
 from study_values import load, rich_values, shared_values, study_values
 
+from shaped_trl.study.contents import _digest
 from shaped_trl.study.loading import load_study
-from shaped_trl.study.plan import _digest, bound, plan
+from shaped_trl.study.plan import bound, plan
 from shaped_trl.study.runner import run_study
 from shaped_trl.study.running.schedule import (
     estimate_seconds,
@@ -258,13 +259,41 @@ def test_a_file_or_model_of_the_users_own_is_a_part_of_a_run(tmp_path: Path) -> 
     assert found[-1] == {run.key: run.fingerprint for run in plan(load(tmp_path, values))}
 
 
+def test_an_edited_benchmark_is_evaluated_again(tmp_path: Path) -> None:
+    """Its definition and its rows count, also where it has a name of the package's beside it."""
+    values, rows = study_values(tmp_path), tmp_path / "rows.jsonl"
+    definition, plain = tmp_path / "mine.yaml", tmp_path / "plain.jsonl"
+    values["stages"]["eval"]["args"] = {"benchmarks": f"gsm8k, {definition},{plain}"}
+    edits = [(rows, "[1]"), (definition, "dataset_name: rows.jsonl\nstop: ['.']\n"), (plain, "[2]")]
+    for path, _ in edits:
+        path.write_text("dataset_name: rows.jsonl\n" if path == definition else "[0]")
+    before = {run.key: run.fingerprint for run in plan(load(tmp_path, values))}
+    for path, text in edits:
+        path.write_text(text)
+        after = {run.key: run.fingerprint for run in plan(load(tmp_path, values))}
+        changed = {key for key in after if after[key] != before[key]}
+        assert changed == {key for key in after if key.endswith("/eval")}
+        before = after
+
+
+def test_a_folder_of_data_is_a_part_of_a_run(tmp_path: Path) -> None:
+    values, corpus = study_values(tmp_path), tmp_path / "corpus"
+    (corpus / "train").mkdir(parents=True)
+    (tmp_path / "pretrain.yaml").write_text(f"dataset_name: {corpus}\n")
+    found = []
+    for name, text in (("train/0.txt", "a"), ("train/0.txt", "b"), (".cache", "of a download")):
+        (corpus / name).write_text(text)
+        found.append([run.fingerprint for run in plan(load(tmp_path, values))])
+    assert found[0] != found[1] == found[2]
+
+
 @pytest.mark.parametrize(
     ("size", "changed"), [(20, {*range(20)}), (21, {*range(10), *range(11, 21)})]
 )
 def test_a_large_file_is_told_by_its_ends(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, size: int, changed: set[int]
 ) -> None:
-    monkeypatch.setattr("shaped_trl.study.plan._END_BYTES", 10)
+    monkeypatch.setattr("shaped_trl.study.contents._END_BYTES", 10)
     digests = []
     for place in range(-1, size):
         (tmp_path / str(place)).write_bytes(bytes(number == place for number in range(size)))

@@ -202,6 +202,12 @@ def test_what_is_not_in_the_file_is_registered_if_it_changes(
     assert read_registration(out)[-1].changes == [f"shaped_trl_commit: {commit!r} -> {'f' * 40!r}"]
     run(file, out)
     assert len(read_registration(out)) == 3
+    # an installation has no commit, and a checkout with changes has the same one
+    monkeypatch.setattr("shaped_trl.study.registration.source_hash", lambda: "0" * 64)
+    run(file, out)
+    assert read_registration(out)[-1].changes == ["the code of shaped-trl"]
+    run(file, out)
+    assert len(read_registration(out)) == 4
     assert not was_edited(out)
     study = out / "study.yaml"
     study.write_text("# a comment\n" + study.read_text())
