@@ -23,7 +23,10 @@ def study_quotes() -> list[str]:
         exponent.held_out("entropy", arm, regime="P")
         for arm in ("precision_exponent", "diversity_exponent")
     )
-    weak_gain = exponent.effect("reward", "precision_exponent", regime="P")
+    weak_gain, weak_gain_D = (
+        exponent.effect("reward", "precision_exponent", regime=regime) for regime in "PD"
+    )
+    less = -sums.effect("avg@64", PRECISION, MATCHED, "eval_midtrain", "D")
     share = shares["cpu-midtrain", "P"].bootstrap
     share_of_sums = shares["arithmetic", ""].bootstrap
     reward = arithmetic.effect("reward", PRECISION)
@@ -41,9 +44,11 @@ def study_quotes() -> list[str]:
         f"{share_of_sums:[.0f]} on arithmetic",
         f"precision adds {reward:.1f} points {reward:[.1f]}: {arithmetic.verdict('precision_rl')}. "
         f"High entropy shortens responses in RL: **{arithmetic.verdict('entropy_collapse')}**",
-        f"precision has {before:.1f} points more avg@64 {before:[.1f]} than that temperature",
-        f"moves entropy by {weak_low:+.1f}% and {weak_high:+.1f}% in P, and precision adds "
-        f"{weak_gain:.1f} points {weak_gain:[.1f]}",
+        f"precision has {before:.1f} points more avg@64 {before:[.1f]} than that temperature; "
+        f"in D, {less:.1f} less {less:[.1f]}",
+        f"moves entropy by {weak_low:+.1f}% and {weak_high:+.1f}% in P. Precision adds "
+        f"{weak_gain:.1f} points {weak_gain:[.1f]} in P and {weak_gain_D:.1f} {weak_gain_D:[.1f]} "
+        "in D",
         f"{sums.seeds} seeds each unless named",
         f"{smollm2.seeds} seeds, a demonstration | precision moves entropy by "
         f"{moved:+.1f}% {moved:[.1f]} as exponent and by {moved_product:+.1f}% "
@@ -82,7 +87,7 @@ PAGE = Page(
             "Apache-2.0",
             "one GPU with 80 GB",
             "decoding at T = 0.6",
-            "with 95% intervals",
+            "[95% interval]",
         ),
     ],
     unrecorded=[
