@@ -23,6 +23,7 @@ from shaped_eval.benchmarks.own import name_of
 from shaped_eval.errors import UserError
 from shaped_eval.grading import Grade, GradeRequest, GraderPool, grader_spec
 from shaped_eval.grading.base import DIED
+from shaped_eval.grading.graders import KEPT
 from shaped_eval.provenance import package_versions, source_commit
 from shaped_eval.records import (
     Problem,
@@ -41,7 +42,6 @@ from shaped_eval.untrusted.rows import read_object, row_of
 # a killed run loses at most this much
 FLUSH_VERDICTS = 128
 FLUSH_S = 5.0
-KEPT = "; reasoning kept"
 MAX_SAMPLE_INDEX = 10_000_000
 BYTES_PER_ROW = 64  # to mark samples with; rows may stand in any order
 _FILES = ("samples.jsonl", "problems.jsonl")  # in reverse order of replacement

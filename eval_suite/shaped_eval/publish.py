@@ -12,6 +12,7 @@ commit. Weights are never sent.
 
 from __future__ import annotations
 
+import re
 import sys
 import tempfile
 from collections.abc import Mapping, Sequence
@@ -34,10 +35,10 @@ from shaped_eval.hub.errors import hub_errors, hub_reason
 from shaped_eval.hub.leaderboards import LEADERBOARDS, Leaderboard, leaderboards
 from shaped_eval.hub.model_card import with_results
 from shaped_eval.hub.samples import samples_card, write_samples
-from shaped_eval.provenance import folder_fingerprint
 from shaped_eval.records import write_atomic
 from shaped_eval.reporting.outcomes import read_record
 from shaped_eval.untrusted.files import open_own, own_folder
+from shaped_eval.untrusted.pretrained import model_fingerprint
 from shaped_eval.untrusted.rows import read_object
 
 if TYPE_CHECKING:
@@ -47,6 +48,7 @@ if TYPE_CHECKING:
 
 CARD = "README.md"
 SAMPLES_SUFFIX = "-evaluation-samples"
+_FINGERPRINT = re.compile(r"[0-9a-f]{64}(?:\+.+)?")
 
 
 @dataclass
@@ -196,11 +198,11 @@ def _public_name(record: Mapping[str, Any]) -> str | None:
 
 
 def _is_fingerprint(identity: str | None) -> bool:
-    """Whether `identity` is a folder's fingerprint of 64 digits.
+    """Whether `identity` begins with a folder's fingerprint; that of an adapter's base may follow.
 
     A commit of the Hub has 40 digits and says nothing about a local copy.
     """
-    return identity is not None and len(identity) == 64
+    return identity is not None and _FINGERPRINT.fullmatch(identity) is not None
 
 
 def _write(run: _Published, target: Path, name: str) -> None:
@@ -238,7 +240,7 @@ def _check_checkpoint(checkpoint: Path) -> None:
 
 def _check_same_weights(folder: str | Path, checkpoint: Path) -> None:
     identity = read_record(folder).get("model_identity")
-    if _is_fingerprint(identity) and identity != folder_fingerprint(checkpoint):
+    if _is_fingerprint(identity) and identity != model_fingerprint(checkpoint):
         raise UserError(
             f"publish_to={str(checkpoint)!r} does not hold the weights that {str(folder)!r} "
             f"evaluated ({read_record(folder).get('model')!r}), or they have changed since: "

@@ -91,6 +91,8 @@ def _open(plan: Plan, processes: Processes) -> set[int]:
     done = collect(out, plan.chunks)
     if plan.missing(done) and not takes_turns(config.backend, plan.chunks, done):
         backend.prepare()
+    if getattr(backend, "shares_tokens", False):
+        record["shared_tokens"] = True
     if not is_begun:
         begin(out, record, plan.problems)
     processes.announce("ready")

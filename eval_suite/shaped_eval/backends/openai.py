@@ -53,6 +53,8 @@ MOST_BAD_REPLIES = 10
 
 # What vLLM, SGLang, OpenAI and llama.cpp say of a prompt that leaves no room for max_tokens.
 CONTEXT_REFUSAL = re.compile(r"context.{0,20}(length|window|size)|context_length_exceeded", re.I)
+# and how they say how long the context is
+CONTEXT_TOKENS = re.compile(r"context (?:length|window|size)[^\d;]{0,20}(\d{1,9})\b", re.I)
 
 FINISH_REASONS: dict[str, FinishReason] = {
     "length": "length",
@@ -66,7 +68,15 @@ class BadReply(UserError):
 
 
 class ContextRefusal(UserError):
-    """A prompt and `max_tokens` together exceed the server's context."""
+    """A prompt and `max_tokens` together exceed the server's context.
+
+    `context_tokens` is that context, if the message has it.
+    """
+
+    def __init__(self, message: str, excerpt: str) -> None:
+        super().__init__(message)
+        found = CONTEXT_TOKENS.search(excerpt)
+        self.context_tokens = int(found[1]) if found else None
 
 
 class OpenAIBackend:
@@ -109,6 +119,12 @@ class OpenAIBackend:
         """The most samples that the server is asked for together."""
         return self._config.concurrency * min(self._config.n, int(self._config.batch_size))
 
+    @property
+    def shares_tokens(self) -> bool:
+        """Whether the samples of a request have equal shares of its tokens, once it is prepared."""
+        together = min(self._config.n, int(self._config.batch_size)) > 1
+        return together and self._server is not None and not self._server.returns_token_ids
+
     @cached_property
     def _pool(self) -> urllib3.PoolManager:
         key = os.environ.get(KEY_VARIABLE)
@@ -133,7 +149,7 @@ class OpenAIBackend:
         if config.model not in reply.model_names:
             self._ask("Hello", 1, {"max_tokens": 1}, FIRST_RETRIES)
         self._server = ServedModel.of(reply, config.model)
-        if min(config.n, int(config.batch_size)) > 1 and not self._server.returns_token_ids:
+        if self.shares_tokens:
             print(
                 f"base_url={self._url!r}: the server there counts the tokens of a request, not of "
                 "each sample: the samples of a request are recorded with equal shares",
@@ -213,25 +229,32 @@ class OpenAIBackend:
         """The reply, with fewer tokens where the context leaves no room for `max_tokens`.
 
         None where the prompt alone fills the context.
+
+        Raises:
+            UserError: the server does not say how much room it has.
         """
         prompt, num_samples = request.prompts[0], request.num_samples
         try:
             return self._ask(prompt, num_samples, options, RETRIES)
-        except ContextRefusal:
-            pass
+        except ContextRefusal as error:
+            refusal = error
         try:
             # one token, in order to learn how many the prompt has
             probe = self._ask(prompt, 1, options | {"max_tokens": 1}, RETRIES)
-            room = self._room(token_count(probe.get("usage"), "prompt_tokens"))
+            room = self._room(token_count(probe.get("usage"), "prompt_tokens"), refusal)
             return self._ask(prompt, num_samples, options | {"max_tokens": room}, RETRIES)
         except ContextRefusal:
             return None
 
-    def _room(self, prompt_tokens: int) -> int:
-        """Tokens that the context leaves after a prompt; 1 where the server says too little."""
-        context = self._server.context_tokens if self._server else None
+    def _room(self, prompt_tokens: int, refusal: ContextRefusal) -> int:
+        """Tokens that the context leaves after a prompt."""
+        served = self._server.context_tokens if self._server else None
+        context = served or refusal.context_tokens
         if context is None or not prompt_tokens:
-            return 1
+            raise UserError(
+                f"max_new_tokens={self._config.max_new_tokens} is too much for a prompt, and the "
+                f"server does not say how many tokens its context leaves: use fewer. {refusal}"
+            )
         return max(1, min(context - prompt_tokens, self._config.max_new_tokens))
 
     def _completion(self, choice: dict[str, Any], tokens: int, stop: Sequence[str]) -> Completion:
@@ -362,5 +385,7 @@ class OpenAIBackend:
                 f"{where} still answers {status} ({excerpt}): check the server's log, or lower "
                 "--concurrency; the same command continues from here"
             )
-        kind = ContextRefusal if CONTEXT_REFUSAL.search(excerpt) else UserError
-        return kind(f"{where}: the server refuses the request ({status}): {excerpt}")
+        message = f"{where}: the server refuses the request ({status}): {excerpt}"
+        if CONTEXT_REFUSAL.search(excerpt):
+            return ContextRefusal(message, excerpt)
+        return UserError(message)

@@ -30,6 +30,7 @@ from shaped_eval.provenance import installed_version
 from shaped_eval.untrusted.own_code import installed, is_path, load_own
 
 ENTRY_POINTS = "shaped_trl.graders"
+KEPT = "; reasoning kept"  # after the version in a stamp, with `--keep_reasoning`
 
 
 @dataclass(frozen=True)
@@ -69,12 +70,12 @@ GRADERS: dict[str, GraderSpec] = {
         reduce="shaped_eval.grading.extract:boxed_or_tail",
         forget="shaped_eval.grading.math.algebra:forget",
     ),
-    "gsm8k": GraderSpec(function="shaped_eval.grading.text.gsm8k:grade", version="gsm8k/3"),
-    "choice": GraderSpec(function="shaped_eval.grading.text.choice:grade", version="choice/3"),
+    "gsm8k": GraderSpec(function="shaped_eval.grading.text.gsm8k:grade", version="gsm8k/4"),
+    "choice": GraderSpec(function="shaped_eval.grading.text.choice:grade", version="choice/4"),
     "exact_match": GraderSpec(
-        function="shaped_eval.grading.text.exact_match:grade", version="exact_match/2"
+        function="shaped_eval.grading.text.exact_match:grade", version="exact_match/3"
     ),
-    "text": GraderSpec(function="shaped_eval.grading.text.aliases:grade", version="text/3"),
+    "text": GraderSpec(function="shaped_eval.grading.text.aliases:grade", version="text/4"),
     "code": GraderSpec(
         function="shaped_eval.grading.code.grader:grade",
         version=f"code/4 (Python {platform.python_version()})",
@@ -170,8 +171,11 @@ def counts_votes(name: str) -> bool:
 
 
 def is_current(version: str) -> bool:
-    """Whether a verdict's stamp is of a grader as it is now. Of one's own graders that is not
-    known without loading their code: they count as current."""
+    """Whether a verdict's stamp is of a grader as it is now.
+
+    Of one's own graders that is not known without loading their code: they count as current.
+    """
+    version = version.removesuffix(KEPT)
     specs = [*GRADERS.values(), *map(_installed_spec, installed(ENTRY_POINTS).values())]
     return is_path(version.partition("/")[0]) or any(spec.version == version for spec in specs)
 

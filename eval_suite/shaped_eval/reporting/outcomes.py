@@ -50,7 +50,8 @@ class Outcomes:
             or options chosen by likelihood.
         votes: whether the grader's answers can be voted on.
         tasks_P: a hash of each problem's gold and grader.
-        tokens_PM: the generated tokens of each sample; None for answers from elsewhere.
+        tokens_PM: the generated tokens of each sample; None where they are not known, as for
+            answers from elsewhere, or where nothing was generated.
         passed_PM: whether each sample passes; None likewise.
         left_out: problems of an interrupted run that lack samples or verdicts; nothing else here
             counts them.
@@ -168,7 +169,8 @@ def read_outcomes(folder: str | Path, interrupted: bool = False) -> dict[str, Ou
             complete the run.
     """
     folder = Path(folder)
-    settings = read_record(folder)["settings"]
+    record = read_record(folder)
+    settings = record["settings"]
     n = settings["n"]
     tallies: dict[str, _Tally] = {}
     for problem in _rows(folder / "problems.jsonl", _problem, "sample"):
@@ -207,9 +209,10 @@ def read_outcomes(folder: str | Path, interrupted: bool = False) -> dict[str, Ou
     else:
         _check_complete(tallies, folder)
     benchmarks = dict.fromkeys(tally.benchmark for tally in tallies.values())
+    here = "answers" not in settings
+    each_counted = here and not record.get("shared_tokens")
     return {
-        name: _outcomes(name, tallies, "answers" not in settings, left_out[name])
-        for name in benchmarks
+        name: _outcomes(name, tallies, here, each_counted, left_out[name]) for name in benchmarks
     }
 
 
@@ -292,7 +295,11 @@ def _complete_ones(
 
 
 def _outcomes(
-    benchmark: str, tallies: dict[str, _Tally], sampled_here: bool, left_out: int
+    benchmark: str,
+    tallies: dict[str, _Tally],
+    sampled_here: bool,
+    each_counted: bool,
+    left_out: int,
 ) -> Outcomes:
     chosen = {key: tally for key, tally in tallies.items() if tally.benchmark == benchmark}
     first = next(iter(chosen.values()))
@@ -327,7 +334,7 @@ def _outcomes(
         drawn="decoding" not in first.meta,
         votes=counts_votes(first.meta["grader"]),
         tasks_P=[tally.meta["task"] for tally in chosen.values()],
-        tokens_PM=lengths if sampled_here else None,
+        tokens_PM=lengths if each_counted and lengths.any() else None,
         passed_PM=statuses == STATUSES.index("pass") if sampled_here else None,
         left_out=left_out,
     )

@@ -11,6 +11,7 @@ from __future__ import annotations
 import copy
 import gc
 import logging
+import math
 import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -84,6 +85,9 @@ class OptionScorer:
         """The likelihoods of all options of each problem.
 
         Their last digits depend on which options are scored together.
+
+        Raises:
+            UserError: one is NaN, or none of a problem is finite: the model is broken.
         """
         from lm_eval.api.instance import Instance
 
@@ -96,10 +100,20 @@ class OptionScorer:
         results = []
         for problem in problems:
             pairs = [next(scored) for _ in problem.meta["continuations"]]
+            _check_finite(problem, [value for value, _ in pairs])
             results.append(
                 Likelihoods([value for value, _ in pairs], [greedy for _, greedy in pairs])
             )
         return results
+
+
+def _check_finite(problem: Problem, loglikelihoods: Sequence[float]) -> None:
+    if any(map(math.isnan, loglikelihoods)) or not any(map(math.isfinite, loglikelihoods)):
+        raise UserError(
+            f"{problem.problem_id}: the model gives its options the log-likelihoods "
+            f"{loglikelihoods}: its logits are not finite, as with weights that training has "
+            "ruined, or with a dtype that is too small for them: try --dtype float32"
+        )
 
 
 def option_requests(problem: Problem) -> list[tuple[str, str]]:

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from math import ceil
 
 import numpy as np
-from numpy.typing import ArrayLike
+from numpy.typing import ArrayLike, NDArray
 from scipy import optimize, special, stats
 
 from shaped_eval.errors import UserError
@@ -38,32 +38,44 @@ class Spread:
         return self.between + self.within / n
 
 
-def spread_of_two(passes_a: ArrayLike, n_a: int, passes_b: ArrayLike, n_b: int) -> Spread:
+def spread_of_two(
+    passes_a: ArrayLike,
+    n_a: int,
+    passes_b: ArrayLike,
+    n_b: int,
+    drawn: tuple[bool, bool] = (True, True),
+) -> Spread:
     """The spread of two runs on the same problems, without bias but for a floor of 0.
 
     Args:
         passes_a, passes_b: passes per problem [P], in the same order.
-        n_a, n_b: samples per problem, 2 or more.
+        n_a, n_b: samples per problem; 2 or more where they are drawn.
+        drawn: whether the samples of a and of b are drawn. Greedy ones add no variance.
 
     Raises:
-        UserError: the runs do not have the same 2 or more problems, or have one sample of each.
+        UserError: the runs do not have the same 2 or more problems, or one that is drawn has one
+            sample of each.
     """
-    if min(n_a, n_b) < 2:
+    if any(n < 2 for n, is_drawn in zip((n_a, n_b), drawn, strict=True) if is_drawn):
         raise UserError(
-            f"n={min(n_a, n_b)} sample per problem does not say how much samples differ: "
-            "plan from runs with n=2 or more"
+            "n=1 sample per problem does not say how much samples differ: plan from runs with n=2 "
+            "or more"
         )
     a_P, b_P = checked_counts(passes_a, n_a) / n_a, checked_counts(passes_b, n_b) / n_b
     if a_P.shape != b_P.shape or len(a_P) < 2:
         raise UserError(
             f"{len(a_P)} and {len(b_P)} problems: a plan needs the same 2 or more problems"
         )
-    # a share times its complement is too small by a factor of (n − 1)/n on average
-    within_a = float((a_P * (1.0 - a_P)).mean()) * n_a / (n_a - 1)
-    within_b = float((b_P * (1.0 - b_P)).mean()) * n_b / (n_b - 1)
+    within_a = _within(a_P, n_a) if drawn[0] else 0.0
+    within_b = _within(b_P, n_b) if drawn[1] else 0.0
     observed = float((b_P - a_P).var(ddof=1))
     between = max(0.0, observed - within_a / n_a - within_b / n_b)
     return Spread(between, within_a + within_b)
+
+
+def _within(shares_P: NDArray[np.float64], n: int) -> float:
+    # a share times its complement is too small by a factor of (n − 1)/n on average
+    return float((shares_P * (1.0 - shares_P)).mean()) * n / (n - 1)
 
 
 def spread_of_shift(passes: ArrayLike, n: int, difference: float) -> Spread:

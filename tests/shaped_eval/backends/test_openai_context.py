@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import json
 from typing import Any
 
 import pytest
 from shaped_eval.backends import Request, load_backend
+from shaped_eval.backends.openai import ContextRefusal
 from shaped_eval.errors import UserError
+from shaped_eval.grade import grade_run
 from shaped_eval.records import Sample, read_jsonl
+from shaped_eval.report import report
 from shaped_eval.sample import sample
 
 LONG, TOO_LONG = "w5 w6", "w4 w5"  # in the prompts of problems 5 and 4 alone
@@ -55,9 +59,14 @@ def test_a_process_that_did_not_prepare_the_run_asks_the_same(config_of, server)
 
 def test_another_server_is_not_asked_for_them_and_the_share_is_said(config_of, server, capsys):
     server.models = [{"id": "tiny", "owned_by": "me"}]
-    assert {row.tokens for row in samples_of(sample(config_of(n=2)))} == {8, 7}
+    out = sample(config_of(n=2))
+    assert {row.tokens for row in samples_of(out)} == {8, 7}
     assert not any("return_token_ids" in body for body in server.asked)
     assert capsys.readouterr().err.count("equal shares") == 1
+    grade_run(out)
+    report([out])
+    (entry,) = json.loads((out / "results.json").read_text()).values()
+    assert not [name for name in entry["reliability"] if "within" in name or "tokens" in name]
 
 
 @pytest.mark.parametrize("length", ["40", -1, True, None, [40]])
@@ -73,12 +82,13 @@ def test_no_more_tokens_are_asked_for_than_the_context_has(config_of, server):
     assert {body["max_tokens"] for body in server.asked} == {39}
 
 
-@pytest.mark.parametrize(("models", "room"), [([VLLM], 5), (["tiny"], 1)], ids=["vllm", "other"])
-def test_a_prompt_that_does_not_fit_is_a_truncated_completion(config_of, server, models, room):
+@pytest.mark.parametrize("models", [[VLLM], ["tiny"]], ids=["vllm", "other"])
+def test_a_prompt_that_does_not_fit_is_a_truncated_completion(config_of, server, models):
     """One prompt leaves five tokens of the 12 that are asked for, another one none at all.
 
-    A server that does not tell its context gets one token's completion.
+    A server whose list of models does not have its context says it when it refuses.
     """
+    room = 5
     server.models = models
 
     def refuse(body: dict[str, Any], count: int):
@@ -98,6 +108,32 @@ def test_a_prompt_that_does_not_fit_is_a_truncated_completion(config_of, server,
     assert (cut.completion, cut.finish_reason, cut.tokens) == ("w " * room, "length", room)
     asked = {name: [b["max_tokens"] for b in server.asked if name in b["prompt"]] for name in BOTH}
     assert asked == {LONG: [12, 1, room], TOO_LONG: [12, 1]}
+
+
+def test_a_context_that_nobody_says_is_an_error(config_of, server):
+    """Completions of one token, which it would leave, would count as wrong answers."""
+
+    def refuse(body: dict[str, Any], count: int):
+        message = "the context window is exceeded" if body["max_tokens"] > 1 else None
+        return (400, {"error": {"message": message}}) if message else None
+
+    server.fault = refuse
+    with pytest.raises(UserError, match="max_new_tokens=12 is too much for a prompt"):
+        sample(config_of(n=1, batch_size=1))
+
+
+@pytest.mark.parametrize(
+    ("message", "tokens"),
+    [
+        ("This model's maximum context length is 4097 tokens. However, you asked for 5000", 4097),
+        ("Requested token count exceeds the model's maximum context length of 4096 tokens.", 4096),
+        ("the request exceeds the available context size (512 tokens), try increasing it", 512),
+        ("context_length_exceeded", None),
+        ("the prompt is longer than the context window; request 123 failed", None),
+    ],
+)
+def test_a_refusal_may_say_the_context(message, tokens):
+    assert ContextRefusal("refused", message).context_tokens == tokens
 
 
 def test_another_refusal_still_ends_the_run(config_of, server):

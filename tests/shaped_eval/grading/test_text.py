@@ -189,6 +189,28 @@ def test_short_texts(completion, gold, grade):
     assert answer == grade[1] or grade[1] is None
 
 
+SYMBOLS = ["+", "==", "!=", "&&", "%", "*", '"', "$", ".", "`", "**", "“"]
+
+
+@pytest.mark.parametrize("gold", SYMBOLS)
+@pytest.mark.parametrize("module", [choice, exact_match, text])
+def test_an_answer_of_symbols_is_right_if_it_is_the_gold(module: Any, gold: str) -> None:
+    """Normalisation removes all of it. Nothing, or other symbols, must not be equal to it then."""
+    golds = [f"(B) {gold}", gold] if module is choice else [gold, json.dumps([gold, "plus"])]
+    for each in golds:
+        assert module.grade(gold, each)[0] == "pass"
+        others = [other for other in SYMBOLS if other != gold]
+        for other in ["", " ", "???", "...", "The answer is", *others]:
+            assert module.grade(other, each)[0] in ("fail", "unparsed"), (other, each)
+
+
+@pytest.mark.parametrize("module", [choice, exact_match, text])
+@pytest.mark.parametrize("gold", ["", " ", '[""]'])
+def test_nothing_is_never_right(module: Any, gold: str) -> None:
+    for completion in ("", " ", ".", "The answer is", "**"):
+        assert module.grade(completion, gold)[0] != "pass"
+
+
 @pytest.mark.parametrize(
     "hostile",
     [

@@ -16,6 +16,7 @@ from shaped_eval.hub.model_card import with_results
 from shaped_eval.provenance import folder_fingerprint
 from shaped_eval.publish import PublishOptions, publish
 from shaped_eval.records import Problem, Sample, Verdict, append_jsonl, read_jsonl
+from shaped_eval.untrusted.pretrained import model_fingerprint
 
 from shaped_trl import cli
 
@@ -241,3 +242,20 @@ def test_mistakes(run, checkpoint, tmp_path, capsys, monkeypatch):
     (run / "results.json").unlink()
     with pytest.raises(UserError, match="has no results"):
         publish([run], options)
+
+
+def test_an_adapter_is_not_taken_for_another_one(run: Path, tmp_path: Path) -> None:
+    """Its identity is its own fingerprint and its base model."""
+    adapter = tmp_path / "adapter"
+    adapter.mkdir()
+    config = {"base_model_name_or_path": "some/base", "peft_type": "LORA"}
+    (adapter / "adapter_config.json").write_text(json.dumps(config))
+    (adapter / "adapter_model.safetensors").write_bytes(b"weights")
+    record = json.loads((run / "run.json").read_text())
+    record |= {"model": str(adapter), "model_identity": model_fingerprint(adapter)}
+    (run / "run.json").write_text(json.dumps(record))
+    publish([run], PublishOptions(publish_to=str(adapter)))
+    assert str(tmp_path) not in (run / "hub/samples/README.md").read_text()
+    (adapter / "adapter_model.safetensors").write_bytes(b"trained on")
+    with pytest.raises(UserError, match="does not hold the weights"):
+        publish([run], PublishOptions(publish_to=str(adapter)))

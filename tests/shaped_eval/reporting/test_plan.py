@@ -153,6 +153,36 @@ def test_the_command_compares_several_and_plans(runs, tmp_path, capsys):
     assert "same shift of the log-odds" in capsys.readouterr().out
 
 
+def test_where_nothing_is_drawn_problems_alone_count(tmp_path, capsys):
+    """The variance of a difference is what the two runs show, and has no part of sampling."""
+    rng = np.random.default_rng(0)
+    letters = rng.choice(["p", "a"], (2, 200), p=[0.5, 0.5])
+    a, b = (
+        write_run(tmp_path / name, {"gsm8k": list(row)}, n=1, temperature=0.0)
+        for name, row in zip("ab", letters, strict=True)
+    )
+    out = tmp_path / "plan"
+    assert main(["compare", str(a), str(b), "--plan", "5", "--out", str(out)]) == 0
+    (row,) = json.loads((out / "results.json").read_text())["gsm8k"]
+    differences = (letters[1] == "p").astype(float) - (letters[0] == "p")
+    spread = Spread(differences.var(ddof=1), 0.0)
+    assert (row["n"], row["problems"]) == (1, problems_needed(spread, 0.05, 1))
+    assert "More samples" not in capsys.readouterr().out
+    assert main(["compare", str(a), "--plan", "5"]) == 2
+    assert "gsm8k: nothing is drawn here" in capsys.readouterr().err
+
+
+def test_a_benchmark_that_cannot_be_planned_does_not_end_the_plan(tmp_path, capsys):
+    rows = {"gsm8k": ["paaa", "ppaa", "pppa"], "math500": ["pppp", "aaaa"]}
+    folders = [
+        str(write_run(tmp_path / name, rows | {"gsm8k": rows["gsm8k"][::step]}))
+        for name, step in (("a", 1), ("b", -1))
+    ]
+    assert main(["compare", *folders, "--plan", "5", "--out", str(tmp_path / "plan")]) == 0
+    assert "No plan. math500: in both runs" in " ".join(capsys.readouterr().out.split())
+    assert list(json.loads((tmp_path / "plan/results.json").read_text())) == ["gsm8k"]
+
+
 @pytest.mark.parametrize(
     ("words", "message"),
     [

@@ -30,14 +30,14 @@ def grade(completion: str, gold: str) -> tuple[Status, str | None]:
     The whole answer must equal an alias. Every pass has the first alias as its `answer`.
     """
     completion = without_reasoning(completion)
-    aliases = [normalized(alias) for alias in gold_aliases(gold)]
+    aliases = [form for form in map(comparable, gold_aliases(gold)) if form]
     statement = final_statement(completion)
     given = readings(statement) if statement is not None else [_first_line(completion)]
-    answers = [normalized(text[:ANSWER_CHARACTERS]) for text in given]
-    if not answers[-1]:
-        return "unparsed", None
+    answers = [comparable(text[:ANSWER_CHARACTERS]) for text in given]
     if any(answer in aliases for answer in answers):
         return "pass", plain_answer(aliases[0])
+    if not normalized(answers[-1]):
+        return "unparsed", None
     return "fail", plain_answer(answers[-1])
 
 
@@ -61,6 +61,14 @@ def normalized(text: str) -> str:
     """SQuAD's normal form of a short text."""
     lowered = "".join(character for character in text.lower() if not _is_punctuation(character))
     return " ".join(_ARTICLES.sub(" ", lowered).split()) or " ".join(lowered.split())
+
+
+def comparable(text: str) -> str:
+    """The normal form, or the text itself if it has nothing but punctuation, such as ``==``.
+
+    Otherwise an answer of other punctuation, or none at all, would equal it.
+    """
+    return normalized(text) or " ".join(text.split())
 
 
 def _is_punctuation(character: str) -> bool:

@@ -12,7 +12,7 @@ import re
 from collections import deque
 
 from shaped_eval.grading.extract import plain_answer, without_reasoning
-from shaped_eval.grading.text.aliases import normalized
+from shaped_eval.grading.text.aliases import comparable, normalized
 from shaped_eval.grading.text.statements import (
     bare_line,
     final_statement,
@@ -80,11 +80,13 @@ def grade(completion: str, gold: str) -> tuple[Status, str | None]:
     """
     completion = without_reasoning(completion)
     letter, text = _gold(gold)
-    own = letter or normalized(text)
+    if not gold.strip():
+        return "unparsed", None
+    own = letter or comparable(text)
     # a single letter is read as a letter, even if an option's text is a single letter
     bare = _ONLY.fullmatch(completion.strip()) is not None
     if completion.strip() == gold.strip() or (
-        text and not bare and normalized(completion) == normalized(text)
+        text and not bare and comparable(completion) == comparable(text)
     ):
         return "pass", own
     if letter is not None:
@@ -96,8 +98,11 @@ def grade(completion: str, gold: str) -> tuple[Status, str | None]:
     statement = final_statement(completion) or bare_line(completion, last=False)
     if statement is None:
         return "unparsed", None
-    given = [normalized(_unmarked(reading)) for reading in readings(statement)]
-    return ("pass", own) if normalized(text) in given else ("fail", plain_answer(given[-1]))
+    # markup may be all that an option's text has
+    given = [comparable(_unmarked(one)) or comparable(one) for one in readings(statement)]
+    if comparable(text) in given:
+        return "pass", own
+    return ("fail", plain_answer(given[-1])) if normalized(given[-1]) else ("unparsed", None)
 
 
 def extract_letter(completion: str) -> str | None:

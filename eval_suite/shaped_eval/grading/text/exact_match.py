@@ -31,7 +31,7 @@ def grade(completion: str, gold: str) -> tuple[Status, str | None]:
     completion = without_reasoning(completion)
     if _OPTION.fullmatch(gold.strip()):
         return choice.grade(completion, gold)
-    expected = [canonical(one) for one in gold_aliases(gold)]
+    expected = [form for form in map(canonical, gold_aliases(gold)) if form]
     if len(completion) <= 2 * len(gold) + 20 and canonical(completion) in expected:
         return "pass", plain_answer(expected[0])
     statement = final_statement(completion)
@@ -43,18 +43,23 @@ def grade(completion: str, gold: str) -> tuple[Status, str | None]:
         return "unparsed", None
     if any(answer in expected for answer in answers):
         return "pass", plain_answer(expected[0])
+    if not _unwrapped(answers[-1]):
+        return "unparsed", None
     return "fail", plain_answer(answers[-1])
 
 
 def canonical(text: str) -> str:
-    """The form in which answers are compared."""
-    text = (
-        " ".join(_TEXT_COMMAND.sub(r"\1", text).split())
-        .strip(_WRAPPING)
-        .rstrip(".")
-        .strip(_WRAPPING)
-    )
+    """The form in which answers are compared.
+
+    A text of nothing but markup and quotation marks is compared as it is.
+    """
+    text = " ".join(_TEXT_COMMAND.sub(r"\1", text).split())
+    text = _unwrapped(text) or text
     number = parse_number(text)
     if number is not None:
         return str(number.value)
     return "".join(text.split()) if not any(map(str.isalnum, text)) else text.casefold()
+
+
+def _unwrapped(text: str) -> str:
+    return text.strip(_WRAPPING).rstrip(".").strip(_WRAPPING)

@@ -1,8 +1,9 @@
 r"""GSM8K: grades the final number of a solution.
 
-It is the number after ``####``, or else the last boxed number, the one after "the answer is", or
-the last number. Of an equation, as in ``#### 40 + 2 = 42``, it is the number after the last equals
-sign. Numbers are compared as exact decimals. Reasoning in ``<think>`` tags is dropped.
+It is the number directly after ``####``, or else the last boxed number, the one after "the answer
+is", or the last number. Headings, such as ``#### Step 2`` and ``#### 2. Add``, are not answers. Of
+an equation, as in ``#### 40 + 2 = 42``, it is the number after the last equals sign. Numbers are
+compared as exact decimals. Reasoning in ``<think>`` tags is dropped.
 """
 
 from __future__ import annotations
@@ -30,12 +31,18 @@ _STATEMENT = re.compile(
     r"([^\n]{1,200})",
     re.IGNORECASE,
 )
+# ``####`` with the answer behind it: a number, also with a sign, a currency, markup or in a box
+_MARKED = re.compile(
+    r"####(?P<answer>(?:[ \t*_$(\[{€£¥]|\\[$([]|\\(?:boxed|text|textbf|mathbf)\{|US\$"
+    r"|[-−–+](?=[ \t*$\\]*[.\d])){0,12}(?!\d{1,3}[.):][ \t]+\S)\.?\d[^\n]*)"
+)
 _SENTENCE_END = re.compile(r"[.!?](?:\s|$)")
 
 
 def extract_number(text: str) -> Number | None:
     """The final answer of a solution, or None if it has no number."""
-    marked = text.rpartition("####")[2].split("\n", 1)[0] if "####" in text else ""
+    line = last_match(_MARKED, text)
+    marked = line["answer"] if line else ""
     statement = last_match(_STATEMENT, text)
     stated = _SENTENCE_END.split(statement[1], maxsplit=1)[0] if statement else ""
     for part, first in (
