@@ -267,13 +267,14 @@ class RLVRConfig(RLVRArguments, GRPOConfig):
                 f"max_sampling_tokens={self.max_sampling_tokens} must be at least 1, or left out"
             )
         self.need_dynamic_sampling("keep_leftover_groups", "max_sampling_tokens")
-        if self.completion_length_schedule is not None and "max_new_tokens" in (
-            self.generation_kwargs or {}
-        ):
-            raise ValueError(
-                "completion_length_schedule and max_new_tokens in generation_kwargs exclude each "
-                "other: give one of them"
-            )
+        for name in ("max_new_tokens", "max_tokens"):  # of transformers and of vLLM
+            if self.completion_length_schedule is not None and name in (
+                self.generation_kwargs or {}
+            ):
+                raise ValueError(
+                    f"completion_length_schedule and {name} in generation_kwargs exclude each "
+                    "other: give one of them"
+                )
 
     def _check_batch(self) -> None:
         if not self.dynamic_sampling:

@@ -16,6 +16,13 @@ logger = logging.getLogger(__name__)
 Rewards = list[float | None]
 
 
+class Extras(dict[str, list]):
+    """What a reward function gives to `log_extra`. As with TRL, several calls add to a column."""
+
+    def extend(self, column: str, values: list) -> None:
+        self.setdefault(column, []).extend(values)
+
+
 class GuardedReward:
     """A TRL reward function around another one: if that raises, it is called on the samples one by
     one.
@@ -42,16 +49,16 @@ class GuardedReward:
         self, prompts: list, log_extra: Callable[[str, list], None], **columns: Any
     ) -> Rewards:
         self._begin()
-        extras: dict[str, list] = {}
+        extras = Extras()
         try:
-            returned = self.function(prompts=prompts, log_extra=extras.__setitem__, **columns)
+            returned = self.function(prompts=prompts, log_extra=extras.extend, **columns)
             rewards = _checked(returned, len(prompts))
         except Exception as error:  # the user's function may raise anything; it is counted
             self._note(error)
-            rewards, extras = [], {}
+            rewards, extras = [], Extras()
             for i, (own, own_extras) in enumerate(_samples(prompts, columns)):
                 try:
-                    rewards += _checked(self.function(log_extra=own_extras.__setitem__, **own), 1)
+                    rewards += _checked(self.function(log_extra=own_extras.extend, **own), 1)
                 except Exception as alone:  # as above, of this sample
                     self._note(alone, i)
                     rewards.append(None)
@@ -63,12 +70,18 @@ class GuardedReward:
         self.raised, self.error = [], None
 
     def _end(
-        self, rewards: Rewards, extras: dict[str, list], log_extra: Callable[[str, list], None]
+        self, rewards: Rewards, extras: Extras, log_extra: Callable[[str, list], None]
     ) -> Rewards:
         self.rewards = rewards
         self._columns |= extras.keys()
         for name in sorted(self._columns):  # in each call, or TRL's table would repeat older values
-            log_extra(name, extras.get(name, [None] * len(rewards)))
+            values = extras.get(name, [])
+            if values and len(values) != len(rewards):
+                logger.warning(
+                    f"reward {self.__name__!r} gave {len(values)} values of {one_line(name)!r} to "
+                    f"log_extra for {len(rewards)} completions: they are not logged"
+                )
+            log_extra(name, values if len(values) == len(rewards) else [None] * len(rewards))
         return rewards
 
     def _note(self, error: Exception, sample: int | None = None) -> None:
@@ -89,18 +102,16 @@ class GuardedCoroutine(GuardedReward):
         self, prompts: list, log_extra: Callable[[str, list], None], **columns: Any
     ) -> Rewards:
         self._begin()
-        extras: dict[str, list] = {}
+        extras = Extras()
         try:
-            returned = await self.function(prompts=prompts, log_extra=extras.__setitem__, **columns)
+            returned = await self.function(prompts=prompts, log_extra=extras.extend, **columns)
             rewards = _checked(returned, len(prompts))
         except Exception as error:  # as in GuardedReward
             self._note(error)
-            rewards, extras = [], {}
+            rewards, extras = [], Extras()
             for i, (own, own_extras) in enumerate(_samples(prompts, columns)):
                 try:
-                    rewards += _checked(
-                        await self.function(log_extra=own_extras.__setitem__, **own), 1
-                    )
+                    rewards += _checked(await self.function(log_extra=own_extras.extend, **own), 1)
                 except Exception as alone:
                     self._note(alone, i)
                     rewards.append(None)
@@ -109,21 +120,19 @@ class GuardedCoroutine(GuardedReward):
         return self._end(rewards, extras, log_extra)
 
 
-def _samples(
-    prompts: list, columns: dict[str, Any]
-) -> Iterator[tuple[dict[str, Any], dict[str, list]]]:
-    """Arguments for a call on each sample alone, and a dictionary for its extras."""
+def _samples(prompts: list, columns: dict[str, Any]) -> Iterator[tuple[dict[str, Any], Extras]]:
+    """Arguments for a call on each sample alone, and what is to have its extras."""
     for i, prompt in enumerate(prompts):
         own = {
             name: [value[i]] if isinstance(value, list) and len(value) == len(prompts) else value
             for name, value in columns.items()
         }
-        yield own | {"prompts": [prompt]}, {}
+        yield own | {"prompts": [prompt]}, Extras()
 
 
-def _enter(extras: dict[str, list], own_extras: dict[str, list], i: int, length: int) -> None:
+def _enter(extras: Extras, own_extras: Extras, i: int, length: int) -> None:
     for name, values in own_extras.items():
-        extras.setdefault(name, [None] * length)[i] = values[0]
+        extras.setdefault(name, [None] * length)[i] = values[0] if values else None
 
 
 def _checked(rewards: Iterable[float | None], length: int) -> Rewards:

@@ -99,7 +99,9 @@ class RLVRTrainer(
         return super()._generate_single_turn(*args, **kwargs)
 
     def set_length(self) -> None:
-        """Limit completions to the length of the present step."""
+        """Limit completions to the length of the present step, if there is a schedule of it."""
+        if self.args.completion_length_schedule is None:
+            return  # so that TRL's `generation_kwargs` may have another limit
         self.max_completion_length = length = self.lengths(self.state.global_step)
         if self.use_vllm:
             self.vllm_generation.max_completion_length = length

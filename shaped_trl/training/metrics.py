@@ -24,6 +24,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
+from accelerate import Accelerator
 from datasets import Dataset
 from torch import Tensor
 
@@ -31,6 +32,7 @@ from shaped_trl.data.mixtures import SOURCE
 
 logger = logging.getLogger(__name__)
 
+ROW = "row"
 # The reciprocal of the share of the targets that are rare.
 RARE = 10
 FIRST_POSITIONS = 256
@@ -101,13 +103,14 @@ class Breakdown:
 
     def add(self, outputs: Any, inputs: dict[str, Any], sources_BT: Tensor | None) -> None:
         """Add a batch: its `ShapedCausalLMOutput` with all metrics, and the model's inputs."""
-        mask_BT = outputs.label_mask
-        targets_BT, positions_BT = target_tokens(inputs)
         self.ranks.add(outputs)
-        self.by_token.add(targets_BT, mask_BT, outputs.nll, outputs.is_top1)
-        self.by_position.add(bucket(positions_BT // FIRST_POSITIONS, 1), mask_BT, outputs.nll)
+        targets_BT, positions_BT = target_tokens(inputs, outputs.label_mask.shape[1])
+        own = slice(-targets_BT.shape[1], None)  # not the virtual tokens of prompt learning (PEFT)
+        mask_BT, nll_BT = outputs.label_mask[:, own], outputs.nll[:, own]
+        self.by_token.add(targets_BT, mask_BT, nll_BT, outputs.is_top1[:, own])
+        self.by_position.add(bucket(positions_BT // FIRST_POSITIONS, 1), mask_BT, nll_BT)
         if self.by_source is not None and sources_BT is not None:
-            self.by_source.add(sources_BT[:, -mask_BT.shape[1] :], mask_BT, outputs.nll)
+            self.by_source.add(sources_BT[:, own], mask_BT, nll_BT)
 
     def columns(self, reduce: Reduce) -> dict[str, float]:
         """The columns of the log over all processes. A class without targets has no column."""
@@ -156,10 +159,11 @@ def rare_tokens(count_V: Tensor) -> Tensor:
     return is_rare_V
 
 
-def target_tokens(inputs: dict[str, Any]) -> tuple[Tensor, Tensor]:
+def target_tokens(inputs: dict[str, Any], most: int) -> tuple[Tensor, Tensor]:
     """The targets of a batch, and how many tokens of its document precede each; both [B, T].
 
-    The targets are aligned with the metrics of `ShapedCausalLMOutput`.
+    The targets are aligned with the end of the metrics of `ShapedCausalLMOutput`, which are `most`
+    in a row. Without virtual tokens in front of it, the first token of a row is not a target.
     """
     shifted = inputs.get("shift_labels") is not None
     tokens_BT: Tensor = inputs["shift_labels" if shifted else "labels"]
@@ -169,7 +173,10 @@ def target_tokens(inputs: dict[str, Any]) -> tuple[Tensor, Tensor]:
             tokens_BT
         )
     # Shifted labels stand one place before the token that they are.
-    return (tokens_BT, positions_BT + 1) if shifted else (tokens_BT[:, 1:], positions_BT[:, 1:])
+    if shifted:
+        return tokens_BT, positions_BT + 1
+    first = max(0, tokens_BT.shape[1] - most)
+    return tokens_BT[:, first:], positions_BT[:, first:]
 
 
 def source_names(rows: Any) -> list[str]:
@@ -191,22 +198,52 @@ def source_names(rows: Any) -> list[str]:
     return names
 
 
-class SourceCollator:
-    """A collator that adds `source`: the number of each token's source, shaped like the labels."""
+class EvaluationCollator:
+    """A collator that adds `row` and, if there are sources, `source`, both shaped like the labels.
+
+    These are the number of each token's row in the batch, and that of its source.
+    """
 
     def __init__(self, collate: Callable[[list[dict]], dict[str, Any]], names: Sequence[str]):
         self.collate = collate
         self.numbers = {name: number for number, name in enumerate(names)}
 
     def __call__(self, rows: list[dict]) -> dict[str, Any]:
-        sources_B = torch.tensor([self.numbers[str(row[SOURCE])] for row in rows])
         batch = self.collate(
             [{key: value for key, value in row.items() if key != SOURCE} for row in rows]
         )
-        sources_BT = torch.zeros_like(batch["labels"])
-        if len(sources_BT) == len(rows):
-            sources_BT[:] = sources_B[:, None]
+        rows_BT = torch.zeros_like(batch["labels"])
+        numbers_B = torch.arange(len(rows))
+        if len(rows_BT) == len(rows):
+            rows_BT[:] = numbers_B[:, None]
         else:  # a padding-free batch is one row with all sequences in sequence
             lengths_B = torch.tensor([len(row["input_ids"]) for row in rows])
-            sources_BT[0, : lengths_B.sum()] = sources_B.repeat_interleave(lengths_B)
-        return {**batch, SOURCE: sources_BT}
+            rows_BT[0, : lengths_B.sum()] = numbers_B.repeat_interleave(lengths_B)
+        if not self.numbers:
+            return {**batch, ROW: rows_BT}
+        sources_B = torch.tensor([self.numbers[str(row[SOURCE])] for row in rows])
+        return {**batch, ROW: rows_BT, SOURCE: sources_B[rows_BT]}
+
+
+def mask_repeated(inputs: dict[str, Any], rows_BT: Tensor, accelerator: Accelerator) -> None:
+    """Leave the targets of repeated rows out of an evaluation's batch.
+
+    So that all processes have as many batches, accelerate fills the last ones with rows from the
+    beginning of the set. In the order of the processes they lie behind the others. `Trainer` leaves
+    them out of what it gathers (`gather_for_metrics`).
+
+    Args:
+        inputs: of the model; a padding-free batch is one row of them.
+        rows_BT: the number of each token's row in this process's batch.
+        accelerator: whose evaluation is at this batch.
+    """
+    state = accelerator.gradient_state
+    if accelerator.num_processes == 1 or not state.end_of_dataloader or state.remainder <= 0:
+        return
+    size = int(rows_BT.max()) + 1  # a batch that was filled is full
+    batches = state.active_dataloader.total_batch_size // size
+    number = accelerator.process_index // (accelerator.num_processes // batches)
+    repeated_BT = rows_BT >= state.remainder - number * size
+    for name in ("labels", "shift_labels"):
+        if inputs.get(name) is not None:
+            inputs[name] = inputs[name].masked_fill(repeated_BT, -100)

@@ -34,10 +34,12 @@ from shaped_trl.training.liger import ShapedForwardCheck
 from shaped_trl.training.log import JsonlLogCallback, LogPlotCallback, print_briefly
 from shaped_trl.training.log_reading import TRAIN_LOG, perplexity, read_log
 from shaped_trl.training.metrics import (
+    ROW,
     Breakdown,
+    EvaluationCollator,
     Ranks,
-    SourceCollator,
     in_float64,
+    mask_repeated,
     source_names,
     sums_device,
 )
@@ -145,7 +147,9 @@ class ShapedTrainer(TrainingCard, HubPushes, WatchedLoss, ContinuedInterval, Wei
             self.head.shape = self.shape_schedule.at(step, self.state.max_steps)
         with_rank = self._is_logged() if self.model.training else self._breakdown is not None
         self.head.metrics = (*self._means, "target_rank") if with_rank else self._means
-        sources = inputs.pop(SOURCE, None)
+        sources, rows = inputs.pop(SOURCE, None), inputs.pop(ROW, None)
+        if rows is not None:
+            mask_repeated(inputs, rows, self.accelerator)
         inputs["use_cache"] = False
         if self.aux_loss_enabled:
             inputs["output_router_logits"] = True
@@ -204,6 +208,17 @@ class ShapedTrainer(TrainingCard, HubPushes, WatchedLoss, ContinuedInterval, Wei
         )
         return every or (self.args.logging_first_step and step == 1)
 
+    def _track_num_input_tokens(self, inputs):
+        # The Trainer counts a batch's tokens here for `num_input_tokens_seen`. Of one without a
+        # mask it leaves out all that equal the padding token, which may be the end of each text.
+        # Under tensor parallelism it counts the batch once for each process that holds it.
+        before = self.state.num_input_tokens_seen
+        if "attention_mask" not in inputs and "input_ids" in inputs:
+            inputs = {**inputs, "attention_mask": torch.ones_like(inputs["input_ids"])}
+        super()._track_num_input_tokens(inputs)
+        added = self.state.num_input_tokens_seen - before
+        self.state.num_input_tokens_seen = before + added // self.get_tp_size()
+
     def get_eval_dataloader(self, eval_dataset=None):
         rows = self.eval_dataset if eval_dataset is None else eval_dataset
         names = source_names(self.eval_dataset[rows] if isinstance(rows, str) else rows)
@@ -212,10 +227,8 @@ class ShapedTrainer(TrainingCard, HubPushes, WatchedLoss, ContinuedInterval, Wei
         # method of TRL's fills at first use. The column of sources must reach our collator.
         self._set_signature_columns_if_needed()
         collator, columns = self.data_collator, self._signature_columns
-        self.data_collator = self._evaluation_collator()
-        if names:
-            self.data_collator = SourceCollator(self.data_collator, names)
-            self._signature_columns = [*columns, SOURCE]
+        self.data_collator = EvaluationCollator(self._evaluation_collator(), names)
+        self._signature_columns = [*columns, SOURCE] if names else columns
         try:
             return super().get_eval_dataloader(eval_dataset)
         finally:

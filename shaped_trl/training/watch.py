@@ -1,9 +1,9 @@
 """Watch for a loss or gradient that is not finite, and for a loss that jumps.
 
-In such a case, the run stops before the update and names the place, or skips the update. Once per
-optimizer step, before the optimizer, the watch reads the loss of every micro-batch of every process
-and the norm of the gradient. The batch of a bad micro-batch is saved as
-`output_dir/_bad_batches/step-<n>-process-<rank>.safetensors`.
+In such a case, the run stops before the update (with DeepSpeed, after it) and names the place, or
+skips the update. Once per optimizer step, before the optimizer, the watch reads the loss of every
+micro-batch of every process and the norm of the gradient. The batch of a bad micro-batch is saved
+as `output_dir/_bad_batches/step-<n>-process-<rank>.safetensors`.
 """
 
 from __future__ import annotations
@@ -76,6 +76,7 @@ class WatchedLoss:
     """Mixin for a Trainer with `WatchArguments`; call `watch_loss` once the trainer is built."""
 
     watch: LossWatch | None = None
+    _prepared: Any = None
 
     def watch_loss(self) -> None:
         """Start watching unless `on_bad_loss` is "ignore".
@@ -94,10 +95,17 @@ class WatchedLoss:
         self.watch = LossWatch(self, args.on_bad_loss, args.loss_spike)
         self.add_callback(self.watch)  # type: ignore[attr-defined]
 
+    def _prepare_inputs(self, inputs):
+        # The Trainer takes what the model gets from here. In RL these are not the given rows, but
+        # completions of them.
+        self._prepared = super()._prepare_inputs(inputs)  # type: ignore[misc]
+        return self._prepared
+
     def training_step(self, model, inputs, num_items_in_batch=None):
         loss = super().training_step(model, inputs, num_items_in_batch)  # type: ignore[misc]
         if self.watch is not None:
-            self.watch.add_micro_batch(loss, inputs)
+            self.watch.add_micro_batch(loss, self._prepared)
+        self._prepared = None
         return loss
 
     def _get_grad_norm(self, model, grad_norm=None):
@@ -110,7 +118,11 @@ class WatchedLoss:
 
 
 class LossWatch(TrainerCallback):
-    """Decides about each update. All processes use all losses, and so decide the same."""
+    """Decides about each update. All processes use all losses, and so decide the same.
+
+    With fp16 a gradient that is not finite is a part of the scaling of the loss, which leaves the
+    update out and goes on with a smaller scale.
+    """
 
     def __init__(self, trainer: Trainer, choice: str, spike: float | None):
         self.trainer = trainer
@@ -128,8 +140,9 @@ class LossWatch(TrainerCallback):
 
     def on_pre_optimizer_step(self, args, state, control, **kwargs):
         losses = torch.stack([loss for loss, _ in self.micro_batches])
+        scaled = args.fp16 or self.grad_norm is None
         norm = torch.as_tensor(
-            1.0 if self.grad_norm is None else _whole(self.grad_norm), device=losses.device
+            1.0 if scaled else _whole(self.grad_norm), device=losses.device
         ).float()
         bad = ~losses.isfinite()
         first = torch.where(bad.any(), bad.int().argmax(), -1).float()
@@ -142,8 +155,10 @@ class LossWatch(TrainerCallback):
         if reason is None:
             self.history.append(_mean(rows))
         elif self.choice == "stop":
+            # DeepSpeed updates the weights within the backward pass.
+            when = "after" if self.trainer.is_deepspeed_enabled else "before"
             raise BadLoss(
-                f"{reason}; stopped before the update. {FOLDER}/ has the batch; "
+                f"{reason}; stopped {when} the update. {FOLDER}/ has the batch; "
                 "--on_bad_loss skip would continue without the update"
             )
         else:

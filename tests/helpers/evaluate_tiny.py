@@ -50,10 +50,11 @@ def tiny_trainer(
     )
 
 
-def main(per_device: int) -> dict[str, float]:
+def main(per_device: int, rows: int = ROWS, settings: dict | None = None) -> dict[str, float]:
     """The evaluation's columns that do not measure time."""
+    settings = {"per_device_eval_batch_size": per_device, **(settings or {})}
     with tempfile.TemporaryDirectory() as folder:
-        trainer = tiny_trainer(folder, sourced_rows(), per_device_eval_batch_size=per_device)
+        trainer = tiny_trainer(folder, sourced_rows(rows), **settings)
         columns = trainer.evaluate()
     return {
         name: value

@@ -21,7 +21,7 @@ class GradeRequest(NamedTuple):
     limits: Limits | None = None
 
 
-DIED = "grading this answer ended its process, twice"  # the reason of a Grade
+DIED = "grading this answer ended its process"  # the reason of a Grade
 
 
 class Grade(NamedTuple):

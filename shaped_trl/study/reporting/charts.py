@@ -15,9 +15,9 @@ from typing import Any
 import numpy as np
 from shaped_eval.report import default_pass_at
 
-from shaped_trl.study.reporting.csv_files import csv_text
 from shaped_trl.study.reporting.evaluation_results import share_interval, t_interval, values_of
 from shaped_trl.study.reporting.reading import RegimeRuns, stages_of
+from shaped_trl.study.reporting.wording import csv_text
 from shaped_trl.training.log_reading import curve
 
 CSV_COLUMNS = ("panel", "regime", "arm", "seed", "x", "y", "low", "high")

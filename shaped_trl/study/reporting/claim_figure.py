@@ -13,8 +13,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from shaped_eval.reporting.figures import COLOURS, plain_label
 
-from shaped_trl.study.reporting.csv_files import csv_text
-from shaped_trl.study.reporting.wording import in_regime
+from shaped_trl.study.reporting.wording import csv_text, in_regime
 
 CSV_COLUMNS = ("panel", "regime", "verdict", "quantity", "unit", "value", "low", "high", "filled")
 _INCHES_AXIS, _INCHES_A_BAR, _INCHES_A_TITLE_LINE = 0.45, 0.22, 0.17

@@ -16,8 +16,8 @@ from matplotlib.figure import Figure
 from shaped_eval.reporting.figures import COLOURS, plain_label
 
 from shaped_trl.study.reporting.contrast_results import PRIMARY
-from shaped_trl.study.reporting.csv_files import csv_text
 from shaped_trl.study.reporting.verdicts import BETTER, EQUIVALENT, OPEN, WORSE
+from shaped_trl.study.reporting.wording import csv_text
 
 NAME = "contrasts"  # of the picture and of its numbers
 NOT_JUDGED = "not judged"

@@ -1,8 +1,10 @@
-"""How tables and sentences write the numbers of results.json."""
+"""How tables, sentences and CSV files write the numbers of results.json."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import csv
+import io
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 from shaped_eval.reporting.tables import percent
@@ -18,6 +20,8 @@ METRICS = {
     "tokens_to_50": "rollout tokens to 50% of the baseline's plateau",
     "tokens_to_80": "rollout tokens to 80% of the baseline's plateau",
 }
+# With which a cell of a spreadsheet begins that is a formula.
+_FORMULA = ("=", "+", "-", "@", "\t", "\r")
 
 
 def in_regime(regime: str, text: str) -> str:
@@ -92,3 +96,20 @@ def interval(metric: Mapping[str, float]) -> str:
 
 def shape_text(shape: Mapping[str, Any]) -> str:
     return ", ".join(f"{key} {value}" for key, value in shape.items()) or "cross-entropy"
+
+
+def csv_text(columns: Iterable[str], rows: Iterable[Iterable[object]]) -> str:
+    """The text of a CSV file; a cell that is None is empty.
+
+    Names in a study may be somebody else's. One that a spreadsheet would take for a formula has an
+    apostrophe before it.
+    """
+    buffer = io.StringIO()
+    writer = csv.writer(buffer, lineterminator="\n")
+    writer.writerow(columns)
+    writer.writerows(map(_cell, row) for row in rows)
+    return buffer.getvalue()
+
+
+def _cell(value: object) -> object:
+    return f"'{value}" if isinstance(value, str) and value.startswith(_FORMULA) else value

@@ -395,16 +395,3 @@ def test_a_backend_without_weights_here_gets_the_same_scores(run, model_folder, 
         if row["problem_id"].startswith(("wino", "arc_easy"))
     ]
     assert list(read_jsonl(out / "samples.jsonl")) == expected
-
-
-@pytest.mark.parametrize("values", [[-1.0, torch.nan], [torch.nan] * 2, [-torch.inf] * 2])
-def test_a_model_whose_likelihoods_are_not_numbers_chooses_nothing(loaded, values, monkeypatch):
-    """It would choose the first option everywhere, which looks like a score."""
-    scorer = OptionScorer(*loaded, 4, None)
-    problem = Problem("p/0", "p", "Q", "A", "choice", {"continuations": [" a", " b"]})
-    pairs = [(value, False) for value in values]
-    monkeypatch.setattr(scorer._lm, "loglikelihood", lambda *_, **__: pairs)
-    with pytest.raises(UserError, match=r"p/0: .* not finite"):
-        scorer.score([problem])
-    pairs[:] = [(-1.0, False), (-torch.inf, False)]  # an option that cannot come
-    assert scorer.score([problem])[0].loglikelihoods == [-1.0, -torch.inf]

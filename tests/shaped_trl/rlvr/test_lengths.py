@@ -1,4 +1,5 @@
 import pytest
+from rlvr_tiny import even_length, rlvr_arguments, rlvr_trainer, scripted_prompts
 from shaped_eval.errors import UserError
 from transformers import GPT2Config, Qwen3Config
 
@@ -43,13 +44,23 @@ def test_the_configuration_plans_for_the_longest(tmp_path):
     )
     assert args.max_completion_length == 24
     assert args.completion_length_schedule == {0: 8, 4: 24, 9: 16}
-    with pytest.raises(ValueError, match="max_new_tokens"):
-        RLVRConfig(
-            str(tmp_path),
-            completion_length_schedule={0: 8},
-            generation_kwargs={"max_new_tokens": 9},
-            use_cpu=True,
-        )
+    for name in ("max_new_tokens", "max_tokens"):
+        with pytest.raises(ValueError, match=f"{name} in generation_kwargs exclude each other"):
+            RLVRConfig(
+                str(tmp_path),
+                completion_length_schedule={0: 8},
+                generation_kwargs={name: 9},
+                use_cpu=True,
+            )
+
+
+def test_without_a_schedule_the_limit_is_that_of_trl(tmp_path):
+    """`generation_kwargs` come last there."""
+    given = {"max_completion_length": 8, "generation_kwargs": {"max_new_tokens": 3}, "max_steps": 1}
+    args = rlvr_arguments(tmp_path, dynamic_sampling=False, **given)
+    one = rlvr_trainer(args, even_length, scripted_prompts())
+    one.train()
+    assert one.state.log_history[0]["completions/max_length"] == 3
 
 
 def test_what_does_not_fit_the_context_is_refused_or_warned_of(caplog):

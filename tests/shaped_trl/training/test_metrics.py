@@ -200,11 +200,18 @@ def test_a_bucket_is_what_its_name_says(first):
 
 @pytest.mark.slow
 @pytest.mark.distributed
-def test_two_processes_have_the_evaluation_of_one(tmp_path):
-    # otherwise accelerate would fill the last batch with repeated rows
-    assert ROWS % 4 == 0
-    results = run_processes(main, 2, tmp_path, 2)
-    expected = main(4)
+@pytest.mark.parametrize(
+    ("rows", "settings"),
+    [
+        (ROWS, {}),
+        # The last batches are filled with repeated rows; one process has nothing but these there.
+        (ROWS - 3, {}),
+        (ROWS - 3, {"packing": True, "eval_packing": True, "max_length": 24}),
+    ],
+)
+def test_two_processes_have_the_evaluation_of_one(tmp_path, rows, settings):
+    results = run_processes(main, 2, tmp_path, 2, rows, settings)
+    expected = main(4, rows, settings)
     assert columns_like(
         expected,
         "eval_rank_32",

@@ -5,6 +5,7 @@ import logging
 
 import pytest
 import torch
+from peft import PromptTuningConfig
 from rlvr_tiny import even_length, rlvr_arguments, scripted_prompts
 from tiny import text_rows, tiny_model, tiny_tokenizer
 from transformers import TrainingArguments
@@ -146,6 +147,33 @@ def test_the_log_has_the_names_and_counts_of_trl(tmp_path):
         ):
             if name in their_row and name in our_row:
                 assert our_row[name] == pytest.approx(their_row[name], rel=1e-5), name
+
+
+def test_tokens_of_packed_batches_are_all_counted(tmp_path):
+    """Also the ends of texts, where the padding token is the same one."""
+    counts = []
+    for config, trainer_class in ((SFTConfig, SFTTrainer), (ShapedConfig, ShapedTrainer)):
+        args = config(
+            str(tmp_path / config.__name__), bf16=False, packing=True, max_length=32, **SETTINGS
+        )
+        tokenizer = tiny_tokenizer()
+        tokenizer.pad_token = tokenizer.eos_token
+        one = shaped(args, trainer_class, processing_class=tokenizer)
+        one.train()
+        counts.append([row["num_tokens"] for row in one.state.log_history if "loss" in row])
+    theirs, ours = counts
+    assert len(ours) == SETTINGS["max_steps"]
+    assert ours == theirs
+
+
+def test_an_evaluation_with_virtual_tokens_is_of_the_texts_tokens(tmp_path):
+    """Prompt learning puts tokens before those of each row."""
+    adapter = PromptTuningConfig(task_type="CAUSAL_LM", num_virtual_tokens=3)
+    one = shaped(ShapedConfig(str(tmp_path), bf16=False, **SETTINGS), peft_config=adapter)
+    found = one.evaluate()
+    assert found["eval_loss"] == pytest.approx(found["eval_nll"])
+    assert found["eval_nll_position_0_255"] == pytest.approx(found["eval_nll"])
+    assert "eval_rare_nll" in found
 
 
 @pytest.mark.parametrize(

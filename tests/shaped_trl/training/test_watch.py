@@ -91,6 +91,19 @@ def test_a_gradient_that_is_not_finite(tmp_path):
         one.train()
 
 
+def test_with_fp16_such_a_gradient_is_left_to_the_scaler(tmp_path):
+    """It finds the largest scale by trying: where that overflows, it leaves the update out."""
+    one, _ = trained(tmp_path, factor=1.0, max_steps=1)
+    one.args.fp16 = True  # a CPU has no scaler
+    one.model.lm_head.weight.register_hook(lambda gradient: gradient * float("inf"))
+    one.train()
+    poisoned, _ = trained(tmp_path / "loss", max_steps=3)
+    poisoned.args.fp16 = True
+    poisoned.micro_batches, poisoned.step_of_factor = 0, 2
+    with pytest.raises(BadLoss, match="step 2: the loss is not finite"):
+        poisoned.train()
+
+
 @pytest.mark.slow
 def test_a_jump_is_bad_where_asked_for(tmp_path):
     options = {
@@ -117,6 +130,8 @@ def test_reinforcement_learning_is_watched_as_well(tmp_path):
         BadLoss, match="step 2: the loss is not finite on process 0, micro-batch 1 of 1"
     ):
         one.train()
+    batch = load_file(tmp_path / "_bad_batches" / "step-2-process-0.safetensors")
+    assert batch["completion_ids"].shape == batch["completion_mask"].shape
 
 
 @pytest.mark.slow

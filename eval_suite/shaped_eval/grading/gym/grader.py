@@ -40,6 +40,7 @@ from collections.abc import Callable
 from typing import Any
 
 from shaped_eval.errors import UserError
+from shaped_eval.grading.base import DIED
 from shaped_eval.grading.extract import before_next_question, plain_answer
 from shaped_eval.grading.gym.comparisons import COMPARED_ALWAYS, COMPARISONS
 from shaped_eval.grading.sandbox.server import Role, SandboxServer, check_sandbox
@@ -266,12 +267,14 @@ def _ask(message: dict[str, str]) -> Any:
     if _server is None:
         _server = SandboxServer(_role())
     reply = None
-    what = "ended"
+    what = DIED
     try:
         try:
             reply = _server.ask(message, CPU_S, MEMORY_MB, WALL_S)
-        except (Gone, TimeoutError, BadReply) as error:
-            what = f"{type(error).__name__} {error}"
+        except Gone:
+            pass  # the answer has ended the process that graded it
+        except (TimeoutError, BadReply) as error:
+            what = f"the scoring process failed: {type(error).__name__} {error}"
         ended = _server.reap()
     except OSError:  # it was killed, perhaps by the system because memory ran out
         _server.close()
@@ -279,9 +282,9 @@ def _ask(message: dict[str, str]) -> Any:
         raise
     if isinstance(reply, list):
         return reply if "right" in message else tuple(reply)
-    if ended.out_of_time(CPU_S) or what.startswith("Timeout"):
+    if ended.out_of_time(CPU_S) or "Timeout" in what:
         return "timeout", None, f"more than {CPU_S} s of CPU time, or {WALL_S:g} s"
-    return "error", None, f"the scoring process failed: {what}"
+    return "error", None, what
 
 
 def _role() -> Role:

@@ -2,7 +2,7 @@
 
 import csv
 
-from shaped_trl.study.reporting.csv_files import csv_text
+from shaped_trl.study.reporting.wording import csv_text
 
 
 def test_a_name_is_never_a_formula_and_a_number_stays_one() -> None:
