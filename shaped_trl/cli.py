@@ -72,7 +72,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         if command not in COMMANDS:
             raise UserError(_unknown(command))
         code = COMMANDS[command](argv[1:]) or 0
-        sys.stdout.flush()
+        if sys.stdout is not None:  # a service may have closed it
+            sys.stdout.flush()
         return code
     except UserError as error:
         print_user_error(error)

@@ -12,10 +12,12 @@ import difflib
 import json
 import os
 import shutil
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict
+from enum import Enum
 from pathlib import Path
-from typing import Any
+from types import UnionType
+from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
 from shaped_eval.errors import UserError
 from shaped_eval.untrusted.rows import shortened
@@ -47,6 +49,16 @@ ALTERNATIVES = {one: other for pair in _PAIRS for one, other in (pair, pair[::-1
 # The environment variables that a recipe's key `env` may set. Others decide which code runs, which
 # servers are asked, or what a sandbox permits, and a recipe may be somebody else's.
 ENVIRONMENT = ("VLLM_ALLOW_LONG_MAX_MODEL_LEN",)
+# The types that a recipe's value is checked for, and their words.
+PLAIN = {bool, int, float, str, list, type(None)}
+TYPE_WORDS = {
+    bool: "true or false",
+    int: "a whole number",
+    float: "a number",
+    str: "a text",
+    list: "a list",
+}
+NO_IS_A_WORD = ("save_strategy", "eval_strategy", "logging_strategy")
 
 
 def names() -> list[str]:
@@ -123,6 +135,8 @@ def expand_shape(settings: dict[str, Any]) -> dict[str, Any]:
     from shaped_kernels import RewardShape
 
     rest = {name: value for name, value in settings.items() if name != "shape"}
+    if not isinstance(settings["shape"], str):
+        raise UserError(f"shape={shortened(settings['shape'])} must be the name of a preset")
     try:
         preset = RewardShape.preset(settings["shape"])
     except ValueError as error:
@@ -149,6 +163,11 @@ class Parser:
 
         self.command = command
         self.elsewhere = elsewhere
+        self.types = {
+            name: {*plain_types(hint)}
+            for option_class in dataclass_types
+            for name, hint in get_type_hints(option_class).items()
+        }
         self.parser = TrlParser(list(dataclass_types), allow_abbrev=False, add_help=False)
         self.parser.error = _refuse
         self.names = {action.dest for action in self.parser._actions}
@@ -181,6 +200,7 @@ class Parser:
         """
         path = find(config) if config else None
         settings: dict[str, Any] = load(path) if path else {}
+        settings = {name: self._checked(name, value) for name, value in settings.items()}
         if path and path.name == RESOLVED and "positive" in self.names:
             settings = name_the_form(settings)
         _set_environment(settings.pop("env", {}))
@@ -192,6 +212,29 @@ class Parser:
             if given.get(name) and other in settings:
                 settings[other] = "" if other in ("benchmarks", "suite") else None
         return {**expand_shape(settings), **given}
+
+    def _checked(self, name: str, value: Any) -> Any:
+        """The value of a recipe's key, if it is of a type that the option can have.
+
+        YAML reads a plain `no` as false, which is "no" where that is one of the option's words. A
+        text is left to argparse, which reads it as on the command line.
+
+        Raises:
+            UserError: it is of another type.
+        """
+        types = self.types.get(name, {Any})
+        if value is None or isinstance(value, str | dict) or Any in types or not types <= PLAIN:
+            return value
+        if value is False and name in NO_IS_A_WORD:
+            return "no"
+        if type(value) in types or (type(value) is int and float in types):
+            return value
+        if type(value) is int and str in types:
+            return value
+        text = str in types and not isinstance(value, list)
+        quotes = "; YAML reads a text so unless it is in quotes" if text else ""
+        words = " or ".join(sorted(TYPE_WORDS[each] for each in types if each in TYPE_WORDS))
+        raise UserError(f"{self.command}: {name}={value!r} is not {words}{quotes}")
 
     def resolve(self, config: str | None, argv: Sequence[str]) -> tuple[tuple, dict[str, Any]]:
         """The option objects, and the settings by name that they were made from.
@@ -217,6 +260,19 @@ class Parser:
             else f"`shaped-trl {self.command} --help all` lists all options"
         )
         raise UserError(f"{self.command}: unknown {what}: {name}; {hint}")
+
+
+def plain_types(hint: Any) -> Iterator[Any]:
+    """The types that a value with this type hint can have; of a parametrised one, its origin."""
+    if get_origin(hint) in (Union, UnionType):
+        for each in get_args(hint):
+            yield from plain_types(each)
+    elif get_origin(hint) is Literal:
+        yield from map(type, get_args(hint))
+    elif isinstance(hint, type) and issubclass(hint, Enum):
+        yield str
+    else:
+        yield get_origin(hint) or hint
 
 
 def _refuse(message: str) -> None:

@@ -21,7 +21,8 @@ from shaped_eval.untrusted.rows import check_field, is_count, read_object
 from shaped_trl.recipes import LATER_FIELDS, RESOLVED, load, name_the_form
 
 MAY_CHANGE = "a continued run may have another value"
-STEP = "step.json"  # the sequences of an optimizer step, and the number of processes
+# the sequences of an optimizer step, the completions of a generation batch, and the processes
+STEP = "step.json"
 # These options are never written down.
 SECRET = ("hub_token", "push_to_hub_token")
 # These options of transformers decide whether, where and how a run is pushed to the Hub.
@@ -42,9 +43,10 @@ INHERITED = {
     "logging_dir",
     *PUSHING,
 }
-# These options divide the sequences of a step among processes and micro-batches. They may change as
-# long as the number of sequences stays the same.
+# These options divide the sequences of a step, and the completions of a generation batch, among
+# processes and micro-batches. They may change as long as the two numbers stay the same.
 DIVISION = {"per_device_train_batch_size", "gradient_accumulation_steps"}
+GENERATION = {"steps_per_generation", "generation_batch_size"}
 
 
 def may_change(option_classes: Sequence[type]) -> set[str]:
@@ -64,6 +66,7 @@ def record(
     option_classes: Sequence[type],
     *,
     sequences: int | None = None,
+    completions: int | None = None,
     rank: int = 0,
     world: int = 1,
 ) -> None:
@@ -75,6 +78,7 @@ def record(
         option_classes: the command's option classes, whose fields say what may change.
         sequences: number of sequences of an optimizer step on all `world` processes together. It is
             kept in `step.json`. As long as it stays the same, the number of processes may change.
+        completions: number of completions of a generation batch in GRPO, likewise.
         rank: number of this process. All processes check; only process 0 writes.
         world: number of processes.
 
@@ -85,7 +89,8 @@ def record(
     settings = json.loads(json.dumps(settings, default=str))
     settings = {name: value for name, value in settings.items() if name not in SECRET}
     if (folder / RESOLVED).is_file() and _has_trained(folder):
-        _check_same_run(settings, folder, may_change(option_classes), sequences, world)
+        division = {"sequences": sequences, "completions": completions, "processes": world}
+        _check_same_run(settings, folder, may_change(option_classes), division)
     if rank:
         return
     try:
@@ -94,6 +99,7 @@ def record(
         )
         if sequences:
             step = {"sequences": sequences, "processes": world}
+            step |= {"completions": completions} if completions else {}
             write_atomic(folder / STEP, json.dumps(step) + "\n")
     except (NotADirectoryError, FileExistsError, FileNotFoundError, PermissionError) as error:
         raise UserError(
@@ -106,15 +112,18 @@ def _has_trained(folder: Path) -> bool:
 
 
 def _check_same_run(
-    settings: dict[str, Any], folder: Path, free: set[str], sequences: int | None, world: int
+    settings: dict[str, Any], folder: Path, free: set[str], division: dict[str, int | None]
 ) -> None:
+    if any(folder.glob("*.safetensors")):  # the run has ended, and its weights are saved
+        free = free - {"save_dtype"}
     before = load(folder / RESOLVED)
     if "positive" in settings:
         before = LATER_FIELDS | name_the_form(before, settings["positive"])
         settings = LATER_FIELDS | settings
-    counts_sequences = sequences is not None and (folder / STEP).is_file()
-    if counts_sequences:
-        free = free | DIVISION
+    known: dict[str, Any] = {}
+    if division["sequences"] is not None and (folder / STEP).is_file():
+        known = read_object(folder / STEP, _check_division)
+        free = free | DIVISION | (GENERATION if "completions" in known else set())
     for name in sorted((set(before) | set(settings)) - free):
         if _value(before.get(name)) != _value(settings.get(name)):
             raise UserError(
@@ -122,8 +131,8 @@ def _check_same_run(
                 f"{settings.get(name)!r}: choose another --output_dir, or delete this folder to "
                 "start again"
             )
-    if counts_sequences:
-        _check_step(folder, sequences, world)
+    if known:
+        _check_step(folder, known, division)
 
 
 def _value(setting: Any) -> Any:
@@ -136,17 +145,27 @@ def _value(setting: Any) -> Any:
         return setting
 
 
-def _check_step(folder: Path, sequences: int | None, world: int) -> None:
-    before = read_object(folder / STEP, _check_division)
-    if before["sequences"] != sequences:
-        raise UserError(
-            f"output_dir={str(folder)!r} holds a run with {before['sequences']} sequences a step "
-            f"on {before['processes']} processes, not {sequences} on {world}: set "
-            "per_device_train_batch_size × gradient_accumulation_steps so that a step has "
-            f"{before['sequences']} sequences again, or choose another --output_dir"
-        )
+def _check_step(folder: Path, before: dict[str, Any], now: dict[str, int | None]) -> None:
+    for name, what, options in (
+        (
+            "sequences",
+            "sequences a step",
+            "per_device_train_batch_size × gradient_accumulation_steps so that a step has",
+        ),
+        (
+            "completions",
+            "completions a generation batch",
+            "per_device_train_batch_size × steps_per_generation so that a generation batch has",
+        ),
+    ):
+        if before.get(name, now[name]) != now[name]:
+            raise UserError(
+                f"output_dir={str(folder)!r} holds a run with {before[name]} {what} on "
+                f"{before['processes']} processes, not {now[name]} on {now['processes']}: set "
+                f"{options} {before[name]} {name} again, or choose another --output_dir"
+            )
 
 
 def _check_division(before: dict[str, Any]) -> None:
-    for name in ("sequences", "processes"):
+    for name in ("sequences", "processes", *(("completions",) if "completions" in before else ())):
         check_field(name, before.get(name), is_count, "a whole number")

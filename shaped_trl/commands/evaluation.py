@@ -163,6 +163,12 @@ def grade_command(argv: list[str]) -> int:
             "grade: give either a run's folder, or --answers FILE with --benchmark and --out"
         )
     if args.folder:
+        for name in ("benchmark", "out", "hub_mirror"):
+            if (value := getattr(args, name)) is not None:
+                raise UserError(
+                    f"{name}={value!r} goes with --answers: a run is graded in its own folder, by "
+                    "the graders of its problems"
+                )
         with locked_folders([args.folder] if Path(args.folder).is_dir() else [], "folder"):
             return _print_counts(grade_run(args.folder, graders=args.grader, **options))
     if not args.benchmark or not args.out:

@@ -9,6 +9,7 @@ TRL as it is. A mixture or a stream goes through `shaped_trl.data.packing`.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Collection
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -25,6 +26,7 @@ from shaped_trl.data.decontamination import MARK, ROW_ID, Overlap
 from shaped_trl.run_record import MAY_CHANGE
 
 LOADERS = {".jsonl": "json", ".json": "json", ".txt": "text", ".csv": "csv", ".parquet": "parquet"}
+_PATTERN = re.compile(r"[*?\[]|::")  # in the path of a file
 TRAINABLE = ("text", "messages", "prompt", "conversations", "input_ids")
 TEMPLATED = ("text", "prompt", "completion")
 Rows: TypeAlias = Dataset | IterableDataset
@@ -236,6 +238,11 @@ def _load_file(path: Path, streaming: bool) -> Rows:
         raise UserError(f"data {str(path)!r}: there is no such file")
     if path.stat().st_size == 0:
         raise UserError(f"data {str(path)!r}: the file is empty")
+    if _PATTERN.search(str(path)):
+        raise UserError(
+            f"data {str(path)!r}: the library `datasets` reads *, ?, [ and :: as patterns, and "
+            "would read other files: rename it"
+        )
     try:
         return load_dataset(
             LOADERS[path.suffix], data_files=str(path), split="train", streaming=streaming

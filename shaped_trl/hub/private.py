@@ -16,7 +16,14 @@ from shaped_trl.run_record import PUSHING, SECRET
 
 ADAPTER = "adapter_config.json"
 # A published recipe leaves these options out: they name places of one machine or one account.
-PRIVATE = ("output_dir", "hub_mirror", "logging_dir", "resume_from_checkpoint", *PUSHING, *SECRET)
+PRIVATE = (
+    *("output_dir", "hub_mirror", "logging_dir", "resume_from_checkpoint", *PUSHING, *SECRET),
+    *("main_process_ip", "main_process_port", "vllm_server_base_url", "vllm_server_host"),
+)
+# In options of options, these name credentials.
+CREDENTIALS = (*SECRET, "token", "use_auth_token", "hf_token", "api_key", "password")
+LOGIN = re.compile(r"(?<=://)[^/@\s]+@")  # in an address
+KEY = re.compile(r"\b(?:hf_|sk-)[A-Za-z0-9_-]{16,}")
 # The values of these options are texts, never paths, whatever they begin with.
 TEXTS = re.compile(r".*(_template|_pattern|_prompt)$")
 
@@ -110,7 +117,10 @@ def _strings(value: Any) -> Iterator[str]:
 def _renamed(value: Any, names: dict[str, str]) -> Any:
     if isinstance(value, str):
         parts = value.split(",")
-        return names.get(value) or ",".join(names.get(part, part) for part in parts)
+        text = names.get(value) or ",".join(names.get(part, part) for part in parts)
+        return KEY.sub("…", LOGIN.sub("", text))
     if isinstance(value, dict):
-        return {name: _renamed(inner, names) for name, inner in value.items()}
+        return {
+            name: _renamed(inner, names) for name, inner in value.items() if name not in CREDENTIALS
+        }
     return [_renamed(inner, names) for inner in value] if isinstance(value, list) else value

@@ -65,10 +65,17 @@ def parallel_size(args: TrainingArguments, name: str) -> int:
 
 
 def division(args: TrainingArguments) -> dict[str, int]:
-    """Sequences per optimizer step, rank and world size, as `run_record.record` takes them."""
+    """How a run is divided, as `run_record.record` takes it.
+
+    These are the sequences of an optimizer step, the completions of a generation batch in GRPO, the
+    rank and the world size.
+    """
     replicas = max(1, args.world_size // parallel_size(args, "tp"))
     sequences = args.train_batch_size * args.gradient_accumulation_steps * replicas
-    return {"sequences": sequences, "rank": args.process_index, "world": args.world_size}
+    found = {"sequences": sequences, "rank": args.process_index, "world": args.world_size}
+    if completions := getattr(args, "generation_batch_size", None):
+        found["completions"] = completions
+    return found
 
 
 def check_parallelism(args: TrainingArguments, tp_size: int) -> None:

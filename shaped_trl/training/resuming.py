@@ -14,6 +14,7 @@ from typing import Any
 
 from accelerate.utils import broadcast_object_list
 from shaped_eval.errors import NOT_WRITTEN, UserError
+from shaped_eval.untrusted.files import own_folder
 from shaped_eval.untrusted.locks import locked_folder
 from shaped_eval.untrusted.rows import check_field, is_count, read_object
 from shaped_eval.untrusted.sharded import check_sharded
@@ -49,13 +50,15 @@ def own_output_dir(args: TrainingArguments) -> Iterator[None]:
     """Lock `output_dir` against a second run. The first process does this for all processes.
 
     Raises:
-        UserError: as in `locked_folder`, in all processes.
+        UserError: as in `locked_folder`, in all processes; or there is a symbolic link in the
+            folder, through which files elsewhere would be written.
     """
     with ExitStack() as held:
         error: UserError | None = None
         if args.process_index == 0:
             try:
                 held.enter_context(locked_folder(args.output_dir, "output_dir"))
+                _refuse_links(Path(args.output_dir))
             except UserError as refused:
                 error = refused
         if args.world_size > 1:
@@ -63,6 +66,13 @@ def own_output_dir(args: TrainingArguments) -> Iterator[None]:
         if error is not None:
             raise error
         yield
+
+
+def _refuse_links(folder: Path) -> None:
+    """The folder may be somebody else's, and libraries write into it by the names of its files."""
+    for path in folder.iterdir():
+        if path.is_symlink():
+            own_folder(folder, path.name)  # raises
 
 
 @contextmanager

@@ -8,6 +8,7 @@ from itertools import islice
 from typing import Any
 
 from datasets import Dataset
+from huggingface_hub.errors import StrictDataclassError
 from peft import PeftConfig, PeftModel
 from shaped_eval.errors import UserError
 from shaped_eval.untrusted.pretrained import (
@@ -354,7 +355,7 @@ def new_config(
             return AutoConfig.for_model(**{"vocab_size": vocabulary, **special, **settings})
         config = paper_config(name, **special, **settings)
         return scaled_down(config) if small else config
-    except ValueError as error:
+    except (ValueError, StrictDataclassError) as error:
         raise UserError(f"from_scratch {name or settings.get('model_type')}: {error}") from error
 
 

@@ -74,6 +74,13 @@ def test_what_is_held_out_by_the_command_line_is_not_the_recipes(tmp_path, recip
     assert (corpus.dataset_test_split, corpus.num_heldout) == expected
 
 
+def test_a_plain_no_is_the_word_where_that_is_an_option(tmp_path):
+    """YAML reads it as false."""
+    (_, args, *_), settings = resolve(tmp_path, "save_strategy: no\neval_strategy: no\nbeta: 1")
+    assert (args.save_strategy, args.eval_strategy, args.beta) == ("no", "no", 1)
+    assert settings["save_strategy"] == "no"
+
+
 def test_every_default_survives_parsing(tmp_path):
     """What nobody sets has the default of its class, flags that are on among them."""
     for option_class in (ShapedConfig, RLVRConfig, PromptArguments):
@@ -110,6 +117,15 @@ def test_shape_presets(tmp_path, text, argv, beta, lambda_tail):
         ("- a list", [], ["mapping"]),
         ("a: [1", [], ["YAML"]),
         ("beta: 0\nbeta: 1", [], ["beta", "twice"]),
+        ("no: 5", [], ["False", "in quotes"]),
+        ("2024-01-01: 5", [], ["2024", "in quotes"]),
+        ("shape: [precision]", [], ["shape=", "name of a preset"]),
+        ("dataset_config: no", [], ["dataset_config=False", "not a text", "in quotes"]),
+        ("learning_rate: true", [], ["learning_rate=True", "not a number"]),
+        ("max_steps: 10.5", [], ["max_steps=10.5", "not a whole number"]),
+        ("max_steps: 2024-01-01", [], ["max_steps=", "not a whole number"]),
+        ("model_name_or_path: [a, b]", [], ["model_name_or_path=['a', 'b'] is not a text"]),
+        ("bf16: 2", [], ["bf16=2", "not true or false"]),
         ("env: PATH", [], ["env='PATH'", "mapping"]),
         ("env: {PYTHONPATH: /tmp}", [], ["'PYTHONPATH'", "in the shell"]),
         ("env: {SHAPED_TRL_ALLOW_WEAK_SANDBOX: 1}", [], ["cannot set", "WEAK_SANDBOX"]),

@@ -65,6 +65,34 @@ def test_a_run_may_be_divided_anew_but_not_its_steps(tmp_path):
     assert "per_device_train_batch_size: 1" in (tmp_path / "resolved.yaml").read_text()
 
 
+def test_a_generation_batch_stays_as_large(tmp_path):
+    """Half as many sequences at once need twice as many micro-batches of generation, too."""
+
+    def record_division(size, accumulation, steps, completions):
+        settings = {
+            "per_device_train_batch_size": size,
+            "gradient_accumulation_steps": accumulation,
+            "steps_per_generation": steps,
+        }
+        record(settings, tmp_path, rlvr_options(), sequences=128, completions=completions)
+
+    record_division(16, 8, 32, 512)
+    (tmp_path / "checkpoint-1").mkdir()
+    with pytest.raises(UserError, match=r"512 completions a generation batch .* not 256"):
+        record_division(8, 16, 32, 256)
+    record_division(8, 16, 64, 512)
+
+
+def test_the_dtype_of_saved_weights_is_that_of_the_record(tmp_path):
+    """It may change as long as nothing is saved for good."""
+    record({"save_dtype": "float32"}, tmp_path, train_options())
+    (tmp_path / "checkpoint-1").mkdir()
+    record({"save_dtype": "auto"}, tmp_path, train_options())
+    (tmp_path / "model.safetensors").touch()
+    with pytest.raises(UserError, match="save_dtype='auto', not 'bfloat16'"):
+        record({"save_dtype": "bfloat16"}, tmp_path, train_options())
+
+
 def test_secrets_are_not_recorded(tmp_path):
     record({"beta": 0.5, "hub_token": "hf_secret"}, tmp_path, train_options())
     assert "hf_secret" not in (tmp_path / "resolved.yaml").read_text()

@@ -45,6 +45,11 @@ def read_mapping(path: Path, field: str) -> dict[str, Any]:
         raise UserError(f"{field}={str(path)!r} is nested too deeply") from None
     if not isinstance(settings, dict):
         raise UserError(f"{field}={str(path)!r} must be a mapping of option names to values")
+    for name in settings:
+        if not isinstance(name, str):
+            raise UserError(
+                f"{field}={str(path)!r}: YAML reads the key {name!r} as no text: put it in quotes"
+            )
     return settings
 
 

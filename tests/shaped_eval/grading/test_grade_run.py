@@ -22,6 +22,8 @@ from shaped_eval.records import Problem, Sample, Verdict, append_jsonl, read_jso
 from shaped_eval.report import report_run
 from shaped_eval.reporting.outcomes import read_outcomes
 
+from shaped_trl import cli
+
 NUM_PROBLEMS, NUM_SAMPLES = 12, 8
 
 
@@ -303,3 +305,12 @@ def test_answers_that_are_graded_again_keep_what_confined_them(tmp_path):
         records.append(json.loads((out / "run.json").read_text()))
     assert records[0] == records[1]
     assert len(records[0]["confinement"]) == 1
+
+
+@pytest.mark.parametrize(
+    "option", [["--out", "elsewhere"], ["--benchmark", "gsm8k"], ["--hub_mirror", "hub"]]
+)
+def test_options_of_answers_from_elsewhere_are_refused_with_a_run(option, tmp_path, capsys):
+    assert cli.main(["grade", str(tmp_path), *option]) == 2
+    assert f"{option[0][2:]}={option[1]!r} goes with --answers" in capsys.readouterr().err
+    assert not list(tmp_path.iterdir())

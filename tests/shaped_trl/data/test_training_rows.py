@@ -24,6 +24,15 @@ def test_columns_that_are_no_training_row(tmp_path, row, message):
     assert "\n" not in str(error.value)
 
 
+@pytest.mark.parametrize("name", ["rows[1].jsonl", "rows*.jsonl", "rows?.jsonl", "a::rows.jsonl"])
+def test_the_path_of_a_file_is_no_pattern(tmp_path, name):
+    """`datasets` would read rows1.jsonl in place of rows[1].jsonl."""
+    for each in (name, "rows1.jsonl"):
+        (tmp_path / each).write_text('{"text": "a"}\n')
+    with pytest.raises(UserError, match="rename it"):
+        training_rows(CorpusArguments(dataset_name=str(tmp_path / name)), "train")
+
+
 def test_a_template_makes_a_row_of_them(tmp_path):
     path = tmp_path / "rows.jsonl"
     path.write_text(json.dumps({"prompt": "1+1=", "gold": "2"}) + "\n")

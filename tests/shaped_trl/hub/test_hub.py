@@ -335,6 +335,25 @@ def test_a_push_that_fails_during_training_is_a_warning(hub, folder, monkeypatch
     assert not [path for path in files if path.endswith("training_args.bin") or "tfevents" in path]
 
 
+def test_a_published_recipe_has_no_credentials_and_no_addresses():
+    settings = {
+        "model_init_kwargs": {"token": TOKEN, "dtype": "auto", "x": {"api_key": "a", "y": 1}},
+        "dataset_kwargs": '{"password": "a", "z": 2}',
+        "vllm_server_base_url": "http://node17:8000",
+        "main_process_ip": "node17",
+        "dataset_name": "https://me:pw@host/a.jsonl",
+        "run_name": "with hf_abcdefghijklmnopqrstuv",
+        "eos_token": "<eos>",
+    }
+    assert yaml.safe_load(public_recipe(yaml.safe_dump(settings))) == {
+        "model_init_kwargs": {"dtype": "auto", "x": {"y": 1}},
+        "dataset_kwargs": {"z": 2},
+        "dataset_name": "https://host/a.jsonl",
+        "run_name": "with …",
+        "eos_token": "<eos>",
+    }
+
+
 def test_a_published_recipe_has_no_paths():
     settings = {
         "mixture": '[{"dataset_name": "/home/me/a.jsonl", "weight": 1, "text_template": "/think {a}"}]',

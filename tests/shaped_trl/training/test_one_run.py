@@ -48,6 +48,19 @@ def test_a_second_run_is_refused_before_it_writes(name, commands, tmp_path, monk
     )
 
 
+@pytest.mark.parametrize("name", ["train", "rlvr"])
+def test_nothing_is_written_through_a_link(name, commands, tmp_path, capsys):
+    """The folder may be somebody else's."""
+    mine = tmp_path / "mine.json"
+    mine.write_text("precious")
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out/config.json").symlink_to(mine)
+    assert cli.main(commands[name]) == 2
+    assert "config.json" in capsys.readouterr().err
+    assert mine.read_text() == "precious"
+    assert {path.name for path in (tmp_path / "out").iterdir()} <= {"config.json", locks.LOCK}
+
+
 @pytest.mark.slow
 @pytest.mark.distributed
 def test_no_process_of_a_second_run_goes_on(commands, tmp_path):
