@@ -19,11 +19,13 @@ vocabulary.
 from __future__ import annotations
 
 import functools
+import inspect
 import types
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 
+import torch
 from peft.tuners.tuners_utils import BaseTunerLayer
 from peft.utils.other import TrainableTokensWrapper
 from shaped_eval.errors import UserError
@@ -73,6 +75,17 @@ class ShapedCausalLMOutput(ModelOutput):
     cross_attentions: tuple[Tensor, ...] | None = None
     router_logits: tuple[Tensor, ...] | None = None
 
+
+@dataclass(frozen=True)
+class Exact:
+    """A tensor that keeps its dtype. FSDP2 rounds tensors among a model's inputs to its own."""
+
+    tensor: Tensor
+
+
+# Under `torch.compile` the model's own forward is compiled, and what is around it is not: it
+# replaces modules and their forwards for the length of a call.
+_not_compiled = functools.partial(torch.compiler.disable, recursive=False)
 
 _OF_THE_MODEL = ("aux_loss", "hidden_states", "attentions", "cross_attentions", "router_logits")
 
@@ -140,17 +153,18 @@ def shape_lm_head(
         )
     _refuse_adapter(model.get_output_embeddings())
     head = ShapedHead(shape or RewardShape(), tuple(metrics), impl, z_loss)
+    unshape(model)
     original = model.forward
     # A function instead of a bound method, since a deep copy of the model must not run the original
-    # model. If the model is already patched, take the function before that patch.
+    # model.
     function = getattr(original, "__func__", lambda _, **kwargs: original(**kwargs))
-    function = getattr(function, "unshaped", function)
     loss_here = functools.partial(head_loss, head=ShapedHead(RewardShape(), ("nll",), impl))
     if can_check_now(model):
         head.logits = check_head(OwnForward(model, function), loss_here)
 
     # `generate` and the Trainer read the signature of the model's own forward.
     @functools.wraps(type(model).forward)
+    @_not_compiled
     def shaped_forward(self, *args, **kwargs):
         own_forward = OwnForward(self, function)
         kwargs = own_forward.by_name(args, kwargs)
@@ -164,22 +178,43 @@ def shape_lm_head(
             return own_forward(
                 **kwargs, **{name: value for name, value in given.items() if value is not None}
             )
+        if isinstance(given["loss_weights"], Exact):
+            given["loss_weights"] = given["loss_weights"].tensor
         if head.logits is None:
             head.logits = check_head(own_forward, loss_here)
         return _forward_with_loss(own_forward, head, head.logits, kwargs, **given)
 
     shaped_forward.unshaped = function  # type: ignore[attr-defined]
+    shaped_forward.__signature__ = _with_weights(type(model).forward)  # type: ignore[attr-defined]
     model.forward = types.MethodType(shaped_forward, model)
     return head
 
 
+def _with_weights(forward: Callable) -> inspect.Signature:
+    """The signature with `loss_weights`, without which a Trainer would drop that column."""
+    signature = inspect.signature(forward)
+    weights = inspect.Parameter("loss_weights", inspect.Parameter.KEYWORD_ONLY, default=None)
+    each = list(signature.parameters.values())
+    end = len(each) - bool(each and each[-1].kind is inspect.Parameter.VAR_KEYWORD)
+    return signature.replace(parameters=[*each[:end], weights, *each[end:]])
+
+
 def unshape(model: PreTrainedModel) -> None:
-    """Undo `shape_lm_head`, since TRL's trainers wrap the forward that they find."""
+    """Undo `shape_lm_head`, since TRL's trainers wrap the forward that they find.
+
+    In a run with mixed precision, accelerate has put another forward around the patch, which goes
+    too. The next run's accelerator adds one again, once the model does not count as prepared.
+    """
+    before = vars(model).get("_original_forward")
+    if hasattr(before, "unshaped"):
+        model.forward = vars(model).pop("_original_forward")
+        vars(model).pop("_is_accelerate_prepared", None)
     function = getattr(model.forward, "unshaped", None)
     if function is not None:
         model.forward = types.MethodType(function, model)
 
 
+@_not_compiled
 def _forward_with_loss(
     own, head, logits, kwargs, labels, shift_labels, loss_weights, num_items_in_batch
 ):
@@ -221,6 +256,7 @@ def _forward_with_loss(
     return output if return_dict else output.to_tuple()
 
 
+@_not_compiled
 def head_loss(
     model: PreTrainedModel,
     head: ShapedHead,
@@ -242,6 +278,7 @@ def head_loss(
     )
 
     # The weights are not an argument, since FSDP may cast those to half precision.
+    @torch.compiler.disable
     def compute(hidden, targets) -> dict[str, Tensor]:
         weight, bias = logits.of(owner)
         output = shaped_linear_loss(

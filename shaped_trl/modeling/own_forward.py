@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import functools
 import inspect
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
+import torch
 from shaped_eval.errors import UserError
 from torch import Tensor, nn
 from transformers import PreTrainedModel
@@ -33,6 +35,7 @@ class OwnForward:
             signature.bind(self.model, *args, **kwargs)  # raises as Python does
         return given | kwargs
 
+    @functools.partial(torch.compiler.disable, recursive=False)
     def to_head(
         self, answer: Callable[[Tensor], Tensor], **kwargs: Any
     ) -> tuple[ModelOutput, Tensor]:

@@ -18,7 +18,7 @@ from shaped_trl.hub.cards import TrainingCard
 from shaped_trl.hub.pushing import HubPushes
 from shaped_trl.modeling.architectures import load_saved_weights, saves_other_names
 from shaped_trl.modeling.balancing import LossFreeBalancing
-from shaped_trl.modeling.lm_head import shape_lm_head, unshape
+from shaped_trl.modeling.lm_head import Exact, shape_lm_head, unshape
 from shaped_trl.modeling.noted_shape import note_shape
 from shaped_trl.training.card import procedure
 from shaped_trl.training.config import ShapedConfig, as_config
@@ -148,6 +148,8 @@ class ShapedTrainer(TrainingCard, HubPushes, WatchedLoss, ContinuedInterval, Wei
         with_rank = self._is_logged() if self.model.training else self._breakdown is not None
         self.head.metrics = (*self._means, "target_rank") if with_rank else self._means
         sources, rows = inputs.pop(SOURCE, None), inputs.pop(ROW, None)
+        if LOSS_WEIGHTS in inputs:
+            inputs[LOSS_WEIGHTS] = Exact(inputs[LOSS_WEIGHTS])
         if rows is not None:
             mask_repeated(inputs, rows, self.accelerator)
         inputs["use_cache"] = False

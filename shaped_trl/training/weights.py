@@ -18,7 +18,6 @@ from typing import Any
 import torch
 from datasets import Dataset, IterableDataset
 from shaped_eval.errors import UserError
-from torch.nn.utils.rnn import pad_sequence
 from trl import SFTTrainer, pack_dataset
 
 from shaped_trl.data.corpora import Rows, column_names
@@ -171,7 +170,11 @@ def _has_target(row: dict[str, Any]) -> bool:
 
 
 class WeightCollator:
-    """A collator that adds `loss_weights`, shaped like the labels, 0 where there is padding."""
+    """A collator that adds `loss_weights`, shaped like the labels, 0 where there is padding.
+
+    Raises:
+        ValueError: the other collator has left out tokens, so that the weights have no places.
+    """
 
     def __init__(self, collate: Callable[[list[dict]], dict[str, Any]]):
         self.collate = collate
@@ -181,10 +184,16 @@ class WeightCollator:
         batch = self.collate(
             [{key: value for key, value in row.items() if key != LOSS_WEIGHTS} for row in rows]
         )
-        labels_BT = batch["labels"]
-        if len(labels_BT) != len(rows):  # a padding-free batch is one row with all sequences
-            weights = [torch.cat(weights)]
-        weights_BT = torch.zeros(labels_BT.shape)
-        joined = pad_sequence(weights, batch_first=True)
-        weights_BT[:, : joined.shape[1]] = joined
+        weights_BT = torch.zeros(batch["labels"].shape)
+        joined = torch.cat(weights).float()
+        mask_BT = batch.get("attention_mask")
+        if mask_BT is None:  # a padding-free batch is one row with all sequences
+            weights_BT[0, : len(joined)] = joined
+        elif mask_BT.sum(1).tolist() == list(map(len, weights)):  # padded on either side
+            weights_BT[mask_BT.bool()] = joined
+        else:
+            raise ValueError(
+                "loss_weights do not fit the rows of the data_collator, whose tokens are not those "
+                "of the data set: cut the rows there"
+            )
         return {**batch, LOSS_WEIGHTS: weights_BT}

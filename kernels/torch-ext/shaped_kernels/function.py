@@ -114,7 +114,7 @@ def shaped_linear_loss(
         accum_dtype: dtype in which they sum the weight's gradient over chunks. None means fp32
             (float64 for float64). The weight's own bf16 saves memory, but rounds each partial sum.
             The finished sum is rounded to the weight's dtype, unless `weight.grad_dtype` (torch
-            2.10) is torch.float32.
+            2.10) is torch.float32; under `torch.compile` it always is.
 
     Returns:
         `ShapedLossOutput`. Without a valid target, a sum or mean is a differentiable 0. If the

@@ -4,6 +4,8 @@ import inspect
 
 import pytest
 import torch
+from accelerate import Accelerator
+from accelerate.state import AcceleratorState
 from shaped_eval.errors import UserError
 from shaped_kernels import RewardShape, shaped_linear_loss
 from tiny import tiny_model
@@ -258,6 +260,70 @@ def test_one_line_serves_a_plain_trainer(tmp_path, batch):
     trainer = Trainer(model, args, train_dataset=rows)
     trainer.train()
     assert trainer.state.log_history[0]["loss"] == pytest.approx(expected, abs=1e-4)
+
+
+def test_a_plain_trainer_keeps_the_weights_of_the_rows(tmp_path, batch):
+    """It drops columns that the forward does not name."""
+    from datasets import Dataset
+    from transformers import Trainer, TrainingArguments, default_data_collator
+
+    columns = {name: value.tolist() for name, value in batch.items()}
+    weights = torch.linspace(-1, 2, batch["labels"].numel()).view_as(batch["labels"])
+    model = tiny_model()
+    shape_lm_head(model, RewardShape(beta=-0.25))
+    expected = model(**batch, loss_weights=weights).loss.item()
+    args = TrainingArguments(
+        tmp_path,
+        max_steps=1,
+        per_device_train_batch_size=3,
+        logging_steps=1,
+        use_cpu=True,
+        disable_tqdm=True,
+    )
+    trainer = Trainer(
+        model,
+        args,
+        train_dataset=Dataset.from_dict(columns | {"loss_weights": weights.tolist()}),
+        data_collator=default_data_collator,
+    )
+    trainer.train()
+    assert trainer.state.log_history[0]["loss"] == pytest.approx(expected, abs=1e-4)
+
+
+def test_a_model_of_a_run_in_half_precision_is_shaped_anew(batch):
+    """accelerate has put its own forward around the patch."""
+    model = tiny_model()
+    shape_lm_head(model, RewardShape(beta=-0.9))
+    AcceleratorState._reset_state(reset_partial_state=True)
+    try:
+        for number in range(2):
+            prepared = Accelerator(mixed_precision="bf16", cpu=True).prepare(model)
+            assert prepared is model
+            shape_lm_head(model, RewardShape(beta=0.5))
+            unwrapped = model(**batch).loss
+            assert number or not hasattr(model, "_original_forward")
+    finally:
+        AcceleratorState._reset_state(reset_partial_state=True)
+    fresh = tiny_model()
+    shape_lm_head(fresh, RewardShape(beta=0.5))
+    assert unwrapped.item() == pytest.approx(fresh(**batch).loss.item(), rel=1e-6)
+
+
+# Dynamo looks at the gradients of tensors that are not leaves.
+@pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor that is not a leaf:UserWarning")
+def test_a_compiled_model_has_the_loss_and_gradients_of_eager_mode(batch):
+    model = tiny_model()
+    shape_lm_head(model, RewardShape(beta=-0.25), metrics=("entropy",))
+    found = []
+    for run in (model, torch.compile(model, backend="aot_eager")):
+        output = run(**batch)
+        output.loss.backward()
+        gradients = [parameter.grad.clone() for parameter in model.parameters()]
+        model.zero_grad()
+        found.append([output.loss, output.entropy, run(batch["input_ids"]).logits, *gradients])
+    torch.compiler.reset()
+    for eager, compiled in zip(*found, strict=True):
+        torch.testing.assert_close(compiled, eager, rtol=1e-5, atol=1e-6)
 
 
 @pytest.mark.parametrize("shifted", [False, True])

@@ -8,13 +8,14 @@ from datasets import Dataset
 from processes import run_processes
 from shaped_eval.errors import UserError
 from tiny import pair_rows, text_rows, tiny_model, tiny_tokenizer
+from transformers import DataCollatorForLanguageModeling
 from weighted_tiny import SETTINGS, InOneProcess, build, main, result, tokenised_rows
 
 from shaped_trl.data.corpora import CorpusArguments
 from shaped_trl.data.mixtures import load_sources
 from shaped_trl.training import ShapedConfig, ShapedTrainer
 from shaped_trl.training.config import ShapedConfig as Config
-from shaped_trl.training.weights import weigh_row
+from shaped_trl.training.weights import WeightCollator, weigh_row
 
 
 def trainer(folder, rows, **changes) -> ShapedTrainer:
@@ -191,6 +192,21 @@ def test_weights_that_do_not_fit_their_tokens_are_refused(weights):
     row = {"input_ids": [5, 6], "labels": [5, 6], "loss_weights": weights}
     with pytest.raises(UserError, match="one finite number for each of the 2 tokens"):
         weigh_row(row, None, 1.0)
+
+
+@pytest.mark.parametrize("side", ["left", "right"])
+def test_weights_follow_the_padding_of_any_collator(side):
+    rows = [{"input_ids": list(range(5, 5 + n)), "loss_weights": [0.5] * n} for n in (2, 4)]
+    tokenizer = tiny_tokenizer()
+    tokenizer.padding_side = side
+    pad = DataCollatorForLanguageModeling(tokenizer, mlm=False)
+    batch = WeightCollator(pad)(rows)
+    assert torch.equal(batch["loss_weights"] == 0.5, batch["attention_mask"].bool())
+    assert batch["loss_weights"].sum() == 3
+    with pytest.raises(ValueError, match="do not fit the rows of the data_collator"):
+        WeightCollator(lambda rows: pad([{"input_ids": row["input_ids"][:2]} for row in rows]))(
+            rows
+        )
 
 
 def test_a_row_with_weights_that_do_not_fit_stops_the_trainer(tmp_path):
