@@ -23,7 +23,7 @@ PRIVATE = (
 # In options of options, these name credentials.
 CREDENTIALS = (*SECRET, "token", "use_auth_token", "hf_token", "api_key", "password")
 LOGIN = re.compile(r"(?<=://)[^/@\s]+@")  # in an address
-KEY = re.compile(r"\b(?:hf_|sk-)[A-Za-z0-9_-]{16,}")
+KEY = re.compile(r"\bhf_[A-Za-z0-9]{30,}\b|\bsk-(?=[A-Za-z_-]*\d)[A-Za-z0-9_-]{32,}")
 # The values of these options are texts, never paths, whatever they begin with.
 TEXTS = re.compile(r".*(_template|_pattern|_prompt)$")
 

@@ -141,7 +141,8 @@ def shape_lm_head(
     Raises:
         ValueError: a metric is unknown, or there is an adapter on the head.
         UserError: the model has no output embedding, or its own loss is not the cross-entropy of
-            the next token under a linear head (masked and encoder-decoder models among them).
+            the next token under a linear head (masked and encoder-decoder models among them); or
+            accelerate has prepared it after an earlier call.
     """
     unknown = set(metrics) - set(METRICS)
     if unknown:
@@ -153,11 +154,16 @@ def shape_lm_head(
         )
     _refuse_adapter(model.get_output_embeddings())
     head = ShapedHead(shape or RewardShape(), tuple(metrics), impl, z_loss)
-    unshape(model)
+    if hasattr(vars(model).get("_original_forward"), "unshaped"):
+        raise UserError(
+            "model: accelerate has prepared it with a shape. To change that, set `shape` of what "
+            "the first call of shape_lm_head returned; for another run load the model again"
+        )
     original = model.forward
     # A function instead of a bound method, since a deep copy of the model must not run the original
-    # model.
+    # model. If the model is already patched, take the function before that patch.
     function = getattr(original, "__func__", lambda _, **kwargs: original(**kwargs))
+    function = getattr(function, "unshaped", function)
     loss_here = functools.partial(head_loss, head=ShapedHead(RewardShape(), ("nll",), impl))
     if can_check_now(model):
         head.logits = check_head(OwnForward(model, function), loss_here)

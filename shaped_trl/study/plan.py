@@ -14,7 +14,7 @@ from shaped_eval.untrusted.rows import check_field, read_object
 from shaped_trl import recipes
 from shaped_trl.recipes import SCHEDULE, schedules_beta
 from shaped_trl.study.arm_checks import check_args
-from shaped_trl.study.contents import contents, fingerprint
+from shaped_trl.study.contents import contents, files_inside, fingerprint
 from shaped_trl.study.definition import (
     DEFAULT_FORMS,
     MODEL_FLAGS,
@@ -65,6 +65,7 @@ def plan(study: Study) -> list[StudyRun]:
 
     The order is by seed, regime, stage and arm.
     """
+    files_inside.cache_clear()
     recipes_of = {name: _recipe(name, stage) for name, stage in study.stages.items()}
     runs: dict[str, StudyRun] = {}
     seeds = [*dict.fromkeys(seed for arm in study.arms for seed in study.seeds_of(arm))]

@@ -83,6 +83,8 @@ def register(
         changes.append(f"shaped_trl_commit: {before} -> {shortened(commit)}")
     elif earlier and earlier[-1].source_sha256 not in (None, source_hash()):
         changes.append("the code of shaped-trl")
+    elif earlier and earlier[-1].source_sha256 is None and (commit or "-dirty").endswith("-dirty"):
+        changes.append("the code of shaped-trl, of which there was no hash before")
     if earlier and not changes:
         return
     content = file.read_bytes() if file else None

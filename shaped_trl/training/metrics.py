@@ -25,6 +25,7 @@ from typing import Any
 
 import torch
 from accelerate import Accelerator
+from accelerate.data_loader import BatchSamplerShard
 from datasets import Dataset
 from torch import Tensor
 
@@ -228,9 +229,10 @@ class EvaluationCollator:
 def mask_repeated(inputs: dict[str, Any], rows_BT: Tensor, accelerator: Accelerator) -> None:
     """Leave the targets of repeated rows out of an evaluation's batch.
 
-    So that all processes have as many batches, accelerate fills the last ones with rows from the
-    beginning of the set. In the order of the processes they lie behind the others. `Trainer` leaves
-    them out of what it gathers (`gather_for_metrics`).
+    Where processes share a set, accelerate fills their last batches with rows from its beginning,
+    so that all have as many. In the order of the processes these lie behind the others. `Trainer`
+    leaves them out of what it gathers (`gather_for_metrics`). Of a stream the number of rows is not
+    known, and all count.
 
     Args:
         inputs: of the model; a padding-free batch is one row of them.
@@ -238,12 +240,13 @@ def mask_repeated(inputs: dict[str, Any], rows_BT: Tensor, accelerator: Accelera
         accelerator: whose evaluation is at this batch.
     """
     state = accelerator.gradient_state
-    if accelerator.num_processes == 1 or not state.end_of_dataloader or state.remainder <= 0:
+    sampler = getattr(state.active_dataloader, "batch_sampler", None)
+    if not isinstance(sampler, BatchSamplerShard):  # which fills batches
+        return
+    if not state.end_of_dataloader or state.remainder <= 0:
         return
     size = int(rows_BT.max()) + 1  # a batch that was filled is full
-    batches = state.active_dataloader.total_batch_size // size
-    number = accelerator.process_index // (accelerator.num_processes // batches)
-    repeated_BT = rows_BT >= state.remainder - number * size
+    repeated_BT = rows_BT >= state.remainder - sampler.process_index * size
     for name in ("labels", "shift_labels"):
         if inputs.get(name) is not None:
             inputs[name] = inputs[name].masked_fill(repeated_BT, -100)

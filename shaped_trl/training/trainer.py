@@ -149,7 +149,7 @@ class ShapedTrainer(TrainingCard, HubPushes, WatchedLoss, ContinuedInterval, Wei
         self.head.metrics = (*self._means, "target_rank") if with_rank else self._means
         sources, rows = inputs.pop(SOURCE, None), inputs.pop(ROW, None)
         if LOSS_WEIGHTS in inputs:
-            inputs[LOSS_WEIGHTS] = Exact(inputs[LOSS_WEIGHTS])
+            inputs = {**inputs, LOSS_WEIGHTS: Exact(inputs[LOSS_WEIGHTS])}
         if rows is not None:
             mask_repeated(inputs, rows, self.accelerator)
         inputs["use_cache"] = False

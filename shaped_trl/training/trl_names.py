@@ -61,19 +61,22 @@ OVERRIDDEN: dict[str, dict[str, tuple[str, ...]]] = {
         "_push_from_checkpoint": ("checkpoint_folder",),
         "_save_checkpoint": ("model", "trial"),
         "_save_rng_state": ("output_dir",),
+        "_track_num_input_tokens": ("inputs",),
     },
     "SFTTrainer": {
         "_prepare_dataset": (
             *("dataset", "processing_class", "args"),
             *("packing", "formatting_func", "dataset_name"),
         ),
+        "_prepare_inputs": ("inputs",),
     },
     "GRPOTrainer": {
         "_calculate_rewards": ("inputs", "prompts", "completions", "completion_ids_list"),
         "_generate": ("prompts",),
         "_generate_and_score_completions": ("inputs",),
+        "_prepare_inputs": ("generation_batch",),
     },
-    "AsyncGRPOTrainer": {"_sync_weight": ()},
+    "AsyncGRPOTrainer": {"_prepare_inputs": ("inputs",), "_sync_weight": ()},
 }
 
 # Methods that we call or wrap, with the parameters that we give: others may follow them.

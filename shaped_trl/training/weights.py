@@ -187,9 +187,13 @@ class WeightCollator:
         weights_BT = torch.zeros(batch["labels"].shape)
         joined = torch.cat(weights).float()
         mask_BT = batch.get("attention_mask")
-        if mask_BT is None:  # a padding-free batch is one row with all sequences
+        if len(weights_BT) != len(rows):  # a padding-free batch is one row with all sequences
             weights_BT[0, : len(joined)] = joined
-        elif mask_BT.sum(1).tolist() == list(map(len, weights)):  # padded on either side
+        elif mask_BT is None and weights_BT.numel() == len(joined):
+            weights_BT[:] = joined.view_as(weights_BT)
+        elif mask_BT is not None and mask_BT.sum(1).tolist() == list(
+            map(len, weights)
+        ):  # padded on either side
             weights_BT[mask_BT.bool()] = joined
         else:
             raise ValueError(

@@ -54,7 +54,11 @@ MOST_BAD_REPLIES = 10
 # What vLLM, SGLang, OpenAI and llama.cpp say of a prompt that leaves no room for max_tokens.
 CONTEXT_REFUSAL = re.compile(r"context.{0,20}(length|window|size)|context_length_exceeded", re.I)
 # and how they say how long the context is
-CONTEXT_TOKENS = re.compile(r"context (?:length|window|size)[^\d;]{0,20}(\d{1,9})\b", re.I)
+CONTEXT_TOKENS = re.compile(
+    r"context (?:length|window|size)[^\d;]{0,20}"
+    r"(\d{1,3}(?:,\d{3})+|\d{1,9})(?![.,]?\w)(?!\s{0,3}>)",
+    re.IGNORECASE,
+)
 
 FINISH_REASONS: dict[str, FinishReason] = {
     "length": "length",
@@ -76,7 +80,7 @@ class ContextRefusal(UserError):
     def __init__(self, message: str, excerpt: str) -> None:
         super().__init__(message)
         found = CONTEXT_TOKENS.search(excerpt)
-        self.context_tokens = int(found[1]) if found else None
+        self.context_tokens = int(found[1].replace(",", "")) if found else None
 
 
 class OpenAIBackend:
@@ -250,12 +254,13 @@ class OpenAIBackend:
         """Tokens that the context leaves after a prompt."""
         served = self._server.context_tokens if self._server else None
         context = served or refusal.context_tokens
-        if context is None or not prompt_tokens:
+        # The prompt does fit, with one token more.
+        if context is None or not 0 < prompt_tokens < context:
             raise UserError(
                 f"max_new_tokens={self._config.max_new_tokens} is too much for a prompt, and the "
                 f"server does not say how many tokens its context leaves: use fewer. {refusal}"
             )
-        return max(1, min(context - prompt_tokens, self._config.max_new_tokens))
+        return min(context - prompt_tokens, self._config.max_new_tokens)
 
     def _completion(self, choice: dict[str, Any], tokens: int, stop: Sequence[str]) -> Completion:
         reason = choice.get("finish_reason")

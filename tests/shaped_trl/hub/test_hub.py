@@ -342,8 +342,9 @@ def test_a_published_recipe_has_no_credentials_and_no_addresses():
         "vllm_server_base_url": "http://node17:8000",
         "main_process_ip": "node17",
         "dataset_name": "https://me:pw@host/a.jsonl",
-        "run_name": "with hf_abcdefghijklmnopqrstuv",
+        "run_name": "with hf_" + 17 * "aB",
         "eos_token": "<eos>",
+        "model_name_or_path": "HuggingFaceTB/hf_ultrafeedback_binarized",
     }
     assert yaml.safe_load(public_recipe(yaml.safe_dump(settings))) == {
         "model_init_kwargs": {"dtype": "auto", "x": {"y": 1}},
@@ -351,6 +352,7 @@ def test_a_published_recipe_has_no_credentials_and_no_addresses():
         "dataset_name": "https://host/a.jsonl",
         "run_name": "with …",
         "eos_token": "<eos>",
+        "model_name_or_path": "HuggingFaceTB/hf_ultrafeedback_binarized",
     }
 
 

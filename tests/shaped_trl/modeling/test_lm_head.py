@@ -23,6 +23,7 @@ from transformers import (
 )
 
 from shaped_trl.modeling import lm_head, shape_lm_head
+from shaped_trl.modeling.lm_head import unshape
 
 SIZES = {
     "vocab_size": 50,
@@ -299,6 +300,9 @@ def test_a_model_of_a_run_in_half_precision_is_shaped_anew(batch):
         for number in range(2):
             prepared = Accelerator(mixed_precision="bf16", cpu=True).prepare(model)
             assert prepared is model
+            with pytest.raises(UserError, match="accelerate has prepared it with a shape"):
+                shape_lm_head(model, RewardShape(beta=0.5))
+            unshape(model)
             shape_lm_head(model, RewardShape(beta=0.5))
             unwrapped = model(**batch).loss
             assert number or not hasattr(model, "_original_forward")

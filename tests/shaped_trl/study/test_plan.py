@@ -290,14 +290,11 @@ def test_a_folder_of_data_is_a_part_of_a_run(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("size", "changed"), [(20, {*range(20)}), (21, {*range(10), *range(11, 21)})]
 )
-def test_a_large_file_is_told_by_its_ends(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, size: int, changed: set[int]
-) -> None:
-    monkeypatch.setattr("shaped_trl.study.contents._END_BYTES", 10)
+def test_a_large_file_is_told_by_its_ends(tmp_path: Path, size: int, changed: set[int]) -> None:
     digests = []
     for place in range(-1, size):
         (tmp_path / str(place)).write_bytes(bytes(number == place for number in range(size)))
-        digests.append(_digest(tmp_path / str(place), 0))
+        digests.append(_digest(tmp_path / str(place), 0, 10))
     assert {place for place in range(size) if digests[1 + place] != digests[0]} == changed
     assert len({*digests}) == len(changed) + 1
 

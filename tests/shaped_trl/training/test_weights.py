@@ -203,6 +203,11 @@ def test_weights_follow_the_padding_of_any_collator(side):
     batch = WeightCollator(pad)(rows)
     assert torch.equal(batch["loss_weights"] == 0.5, batch["attention_mask"].bool())
     assert batch["loss_weights"].sum() == 3
+    full = [rows[1], rows[1]]
+    plain = WeightCollator(
+        lambda rows: {"labels": torch.tensor([row["input_ids"] for row in rows])}
+    )
+    assert torch.equal(plain(full)["loss_weights"], torch.full((2, 4), 0.5))
     with pytest.raises(ValueError, match="do not fit the rows of the data_collator"):
         WeightCollator(lambda rows: pad([{"input_ids": row["input_ids"][:2]} for row in rows]))(
             rows

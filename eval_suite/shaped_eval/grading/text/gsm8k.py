@@ -31,10 +31,17 @@ _STATEMENT = re.compile(
     r"([^\n]{1,200})",
     re.IGNORECASE,
 )
-# ``####`` with the answer behind it: a number, also with a sign, a currency, markup or in a box
+# ``####`` with the answer behind it: a number, also with words and a colon, a sign, a currency,
+# markup or a box before it. A number that begins a line with more text below it is a heading.
 _MARKED = re.compile(
-    r"####(?P<answer>(?:[ \t*_$(\[{€£¥]|\\[$([]|\\(?:boxed|text|textbf|mathbf)\{|US\$"
-    r"|[-−–+](?=[ \t*$\\]*[.\d])){0,12}(?!\d{1,3}[.):][ \t]+\S)\.?\d[^\n]*)"
+    r"####[ \t]*(?:[A-Za-z][A-Za-z ]{0,30}[:=])?"
+    r"(?P<answer>(?:[ \t*_$(\[{`~≈=€£¥₹]|\\[$([]|\\(?:boxed|text|textbf|mathbf)\{|US\$"
+    r"|[-−–+](?=[ \t*$\\]*[.\d])){0,12}"
+    r"(?!\d{1,3}[.):][ \t]+\S[^\n]*\n\s*\S)\.?\d(?:(?!####)[^\n])*)"
+)
+_HEADING = re.compile(
+    r"[*_ ]{0,4}(?:step|part|case|section|question|problem|check|method|phase|example)\b",
+    re.IGNORECASE,
 )
 _SENTENCE_END = re.compile(r"[.!?](?:\s|$)")
 
@@ -42,7 +49,7 @@ _SENTENCE_END = re.compile(r"[.!?](?:\s|$)")
 def extract_number(text: str) -> Number | None:
     """The final answer of a solution, or None if it has no number."""
     line = last_match(_MARKED, text)
-    marked = line["answer"] if line else ""
+    marked = line["answer"] if line else _last_line(text)
     statement = last_match(_STATEMENT, text)
     stated = _SENTENCE_END.split(statement[1], maxsplit=1)[0] if statement else ""
     for part, first in (
@@ -61,6 +68,12 @@ def extract_number(text: str) -> Number | None:
         if found:
             return parse_number(found[0] if first else found[-1])
     return None
+
+
+def _last_line(text: str) -> str:
+    """The last line after ``####``, unless it is a heading; empty if the last line has no mark."""
+    line = text.rpartition("####")[2].strip() if "####" in text else ""
+    return "" if "\n" in line or _HEADING.match(line) else line
 
 
 def grade(completion: str, gold: str) -> tuple[Status, str | None]:
