@@ -6,6 +6,7 @@ import pytest
 import torch
 from accelerate import Accelerator
 from accelerate.state import AcceleratorState
+from datasets import Dataset
 from shaped_eval.errors import UserError
 from shaped_kernels import RewardShape, shaped_linear_loss
 from tiny import tiny_model
@@ -20,6 +21,9 @@ from transformers import (
     PreTrainedModel,
     Qwen3MoeConfig,
     Qwen3MoeForCausalLM,
+    Trainer,
+    TrainingArguments,
+    default_data_collator,
 )
 
 from shaped_trl.modeling import lm_head, shape_lm_head
@@ -242,53 +246,40 @@ def test_a_copy_of_the_head_is_trained_beside_adapters(batch):
     assert head(torch.ones(1, 16)).shape == (1, 63)
 
 
-def test_one_line_serves_a_plain_trainer(tmp_path, batch):
-    """transformers' own Trainer minimises the shaped loss and logs it."""
-    from transformers import Trainer, TrainingArguments
-
-    rows = [{name: value[i] for name, value in batch.items()} for i in range(3)]
-    model = tiny_model()
-    shape_lm_head(model, RewardShape(beta=-0.25))
-    expected = model(**batch).loss.item()
+def first_loss(folder, model, **given) -> float:
+    """What transformers' own Trainer logs at its first step."""
     args = TrainingArguments(
-        tmp_path,
+        folder,
         max_steps=1,
         per_device_train_batch_size=3,
         logging_steps=1,
         use_cpu=True,
         disable_tqdm=True,
     )
-    trainer = Trainer(model, args, train_dataset=rows)
+    trainer = Trainer(model, args, **given)
     trainer.train()
-    assert trainer.state.log_history[0]["loss"] == pytest.approx(expected, abs=1e-4)
+    return trainer.state.log_history[0]["loss"]
+
+
+def test_one_line_serves_a_plain_trainer(tmp_path, batch):
+    """transformers' own Trainer minimises the shaped loss and logs it."""
+    rows = [{name: value[i] for name, value in batch.items()} for i in range(3)]
+    model = tiny_model()
+    shape_lm_head(model, RewardShape(beta=-0.25))
+    expected = model(**batch).loss.item()
+    assert first_loss(tmp_path, model, train_dataset=rows) == pytest.approx(expected, abs=1e-4)
 
 
 def test_a_plain_trainer_keeps_the_weights_of_the_rows(tmp_path, batch):
     """It drops columns that the forward does not name."""
-    from datasets import Dataset
-    from transformers import Trainer, TrainingArguments, default_data_collator
-
     columns = {name: value.tolist() for name, value in batch.items()}
     weights = torch.linspace(-1, 2, batch["labels"].numel()).view_as(batch["labels"])
     model = tiny_model()
     shape_lm_head(model, RewardShape(beta=-0.25))
     expected = model(**batch, loss_weights=weights).loss.item()
-    args = TrainingArguments(
-        tmp_path,
-        max_steps=1,
-        per_device_train_batch_size=3,
-        logging_steps=1,
-        use_cpu=True,
-        disable_tqdm=True,
-    )
-    trainer = Trainer(
-        model,
-        args,
-        train_dataset=Dataset.from_dict(columns | {"loss_weights": weights.tolist()}),
-        data_collator=default_data_collator,
-    )
-    trainer.train()
-    assert trainer.state.log_history[0]["loss"] == pytest.approx(expected, abs=1e-4)
+    rows = Dataset.from_dict(columns | {"loss_weights": weights.tolist()})
+    found = first_loss(tmp_path, model, train_dataset=rows, data_collator=default_data_collator)
+    assert found == pytest.approx(expected, abs=1e-4)
 
 
 def test_a_model_of_a_run_in_half_precision_is_shaped_anew(batch):

@@ -267,7 +267,7 @@ def _ask(message: dict[str, str]) -> Any:
     if _server is None:
         _server = SandboxServer(_role())
     reply = None
-    # Without an answer in the message, it is no answer that has ended the process.
+    # A message that asks for right answers has no answer that could have ended the process.
     what = "the scoring process has ended" if "right" in message else DIED
     try:
         try:
