@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections import Counter
+
 from quoted.dynamic_sampling import difference
 from quoted.kernel_rows import CROSS_ENTROPY, FULL, LARGE, faster, leaner, measured
 from quoted.pages import Page
-from quoted.records import Study, ratio, row
+from quoted.records import Number, Study, ratio, row
 from quoted.temperature import shares
 
 PRECISION, DIVERSITY, MATCHED = "precision_product", "diversity_product", "matched_temperature"
@@ -49,11 +51,27 @@ def study_quotes() -> list[str]:
         f"moves entropy by {weak_low:+.1f}% and {weak_high:+.1f}% in P. Precision adds "
         f"{weak_gain:.1f} points {weak_gain:[.1f]} in P and {weak_gain_D:.1f} {weak_gain_D:[.1f]} "
         "in D",
-        f"{sums.seeds} seeds each unless named",
+        f"Studies have {sums.seeds} seeds unless named",
         f"{smollm2.seeds} seeds, a demonstration | precision moves entropy by "
         f"{moved:+.1f}% {moved:[.1f]} as exponent and by {moved_product:+.1f}% "
         f"{moved_product:[.1f]} as product. After RL avg@16 differs by {after:.1f} points "
         f"{after:[.1f]} and {after_product:.1f} {after_product:[.1f]}",
+    ]
+
+
+def decode_quotes() -> list[str]:
+    """The verdicts of the study of decoding."""
+    study = Study("decode")
+    rows = [row for row in study.results["contrasts"] if row["kind"] == "primary"]
+    assert {row["verdict"] for row in rows} <= {"equivalent", "open"}, "the row says so"
+    seeds = {row["regime"]: row["seeds"] for row in rows}
+    equivalent = Counter(row["regime"] for row in rows if row["verdict"] == "equivalent")
+    in_P, in_D, on_sums = (Number(equivalent[regime]) for regime in ("P", "D", "arithmetic"))
+    (margin,) = {Number(100 * row["margin"]) for row in rows}
+    return [
+        f"{Number(sum(seeds.values()))} seeds | no prior is better or worse: of "
+        f"{Number(len(rows) / len(seeds))} contrasts each, {in_P} are **equivalent** (within "
+        f"{margin:.1f} points) in P, {in_D} in D, {on_sums} on arithmetic",
     ]
 
 
@@ -74,7 +92,7 @@ def speed_quotes() -> list[str]:
 
 PAGE = Page(
     "README.md",
-    quotes=[*study_quotes(), *speed_quotes()],
+    quotes=[*study_quotes(), *decode_quotes(), *speed_quotes()],
     settings=[
         *(
             "Python 3.11",
@@ -83,15 +101,11 @@ PAGE = Page(
             "SmolLM2-135M-Instruct",
         ),
         *(
-            "3.0M parameters",
             "Apache-2.0",
             "one GPU with 80 GB",
             "decoding at T = 0.6",
+            "240 steps of RL",
             "[95% interval]",
         ),
     ],
-    unrecorded=[
-        "no RL, 3 seeds",
-        "β orders entropy (−0.3%, +2.8%)",
-    ],  # of `shapes`, whose page says so
 )

@@ -22,7 +22,14 @@ def quotes() -> list[str]:
         Study, ("cpu-midtrain", "cpu", "arithmetic", "cpu-more", "smollm2")
     )
     arms = sum(arm["exploratory"] for arm in more.results["arms"].values())
+    decode = Study("decode").results["contrasts"]
+    contrasts = Counter(row["verdict"] for row in decode if row["kind"] == "primary")
+    seeds = {row["regime"]: Number(row["seeds"]) for row in decode if row["kind"] == "primary"}
     return [
+        f"running sums in two regimes, {seeds['P']} seeds each, and arithmetic, "
+        f"{seeds['arithmetic']} seeds",
+        f"none of {Number(contrasts.total())} contrasts better or worse, "
+        f"{Number(contrasts['equivalent'])} equivalent, {Number(contrasts['open'])} open",
         f"two regimes, {midtrain.seeds} seeds; the shape acts in mid-training | product "
         f"| {count(midtrain, 'shown')} claim shown, {count(midtrain, 'not resolved')} not resolved",
         f"| {count(scratch, 'shown')} of {count(scratch, 'not resolved')} claims resolved",
@@ -38,6 +45,6 @@ PAGE = Page(
     "docs/results/index.md",
     section="## What was run",
     quotes=quotes(),
-    settings=["SmolLM2-135M-Instruct"],
+    settings=["SmolLM2-135M-Instruct", "decoding at T = 0.6"],
     unrecorded=["real text, 3 seeds"],  # the records of `shapes` were not kept
 )
