@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from quoted.pages import ROOT, Page
-from quoted.records import Study, ahead
+from quoted.records import Study, ahead, over_seeds
 from quoted.temperature import shares
 from quoted.values import Interval, Number, marked
 from shaped_trl.study.loading import load_study
@@ -23,12 +23,12 @@ study = Study("decode")
 LARGEST_SD = 0.0201  # of a contrast on arithmetic, from the README of the pilot
 
 ENTROPY, PRODUCT = "cross_entropy", "precision_product"
-DIVIDED = f"{ENTROPY}_like_product"
+DIVIDED, COOLED = f"{ENTROPY}_like_product", "cooled_like_product"
 # An arm, and against which, to its words on the page.
 CONTRASTS = {
     ("precision_exponent", ENTROPY): "precision | cross-entropy",
     ("precision_exponent", f"{ENTROPY}_like_precision"): "precision | its divided head",
-    (PRODUCT, DIVIDED): "precision as product | its divided head",
+    (PRODUCT, DIVIDED): "the product | its divided head",
     (
         f"best of {PRODUCT}, {PRODUCT}_t75, {PRODUCT}_t60",
         f"best of {ENTROPY}, {ENTROPY}_t75, {ENTROPY}_t60",
@@ -50,9 +50,9 @@ BEFORE_AND_AFTER = {
 # The arms whose reward is shown, to their words on the page.
 REWARDS = {
     "precision_exponent": "precision",
-    PRODUCT: "precision as product",
-    DIVIDED: "cross-entropy, its head divided to the product's entropy",
-    "cooled_like_product": "cross-entropy, sampled at this temperature (the earlier control)",
+    PRODUCT: "the product",
+    DIVIDED: "the product's divided head",
+    COOLED: "the earlier control: cross-entropy, sampled at this T",
 }
 STAGES = ("eval_midtrain-t0.6", "eval_rlvr-t0.6")  # before RL and after it
 
@@ -116,7 +116,7 @@ def summary() -> list[str]:
         f"{Number(verdicts['open'])} are open",
         f"is {narrow:[.1f]}, and that of diversity is {wide:[.1f]}",
         f"is {mean:.1f} points {mean:[.1f]} and {of_divided:.1f} {of_divided:[.1f]}, over the "
-        f"{Number(means[0]['seeds'])} seeds",
+        f"{Number(means[0]['seeds'])} seeds that",
     ]
 
 
@@ -128,25 +128,48 @@ def by_seed(arm: str, against: str, regime: str) -> list[Number]:
 
 def single_seeds() -> list[str]:
     """The seeds at the ceiling of P, and those that make the open contrasts of D."""
-    assert plan.contrasts is not None
-    assert isinstance(plan.contrasts.sd, dict)
     tail, *others = by_seed("tail_penalty", ENTROPY, "D")
     first, second, *rest = by_seed("precision_exponent", ENTROPY, "D")
     ends = study.evaluations(STAGES[1], ENTROPY, "P")
-    sds = (Number(100 * primary(*pair, "D")["sd"]) for pair in CONTRASTS)
-    small, smaller, _, _, large, _ = sds
     return [
-        f"in {Number(np.sum(ends.round() >= 99))} of {Number(len(ends))} seeds cross-entropy ends",
+        f"In {Number(np.sum(ends.round() >= 99))} of {Number(len(ends))} seeds cross-entropy ends",
         f"The tail penalty is {tail:.1f} points ahead in one seed, and within {abs_of(others):.1f} "
-        f"points in the other five. Precision is {min(first, second):.1f} points ahead in two "
-        f"seeds, and within {abs_of(rest):.1f} in the other four",
-        f"are {small:.2f}, {smaller:.2f} and {large:.2f} points. The pilot had "
-        f"{Number(100 * plan.contrasts.sd['D']):.2f}",
+        f"points in the other five. Precision is {min(first, second):.1f} points ahead of "
+        f"cross-entropy in two seeds, and within {abs_of(rest):.1f} in the other four",
+    ]
+
+
+def power_of_study() -> list[str]:
+    """The standard deviations that the study had, those of the pilot, and the power."""
+    assert plan.contrasts is not None
+    assert isinstance(plan.contrasts.sd, dict)
+    found, planned = [], []
+    for regime in plan.regimes:
+        sds = [primary(*pair, regime)["sd"] for pair in CONTRASTS]
+        found.append(Number(100 * np.sqrt(np.mean(np.square(sds)))))
+        planned.append(Number(100 * plan.contrasts.sd[regime]))
+    powers = sorted(100 * primary(*pair, "arithmetic")["power"]["difference"] for pair in CONTRASTS)
+    return [
+        f"is {found[0]:.2f} points in P, {found[1]:.2f} in D and {found[2]:.2f} on arithmetic. "
+        f"The pilot had {planned[0]:.2f}, {planned[1]:.2f} and {planned[2]:.2f}. On arithmetic the "
+        f"power to find {margin:.1f} points was planned as "
+        f"{Number(100 * planned_power(plan)[2]['difference'])}%. It is between "
+        f"{Number(powers[0])}% and {Number(powers[-1])}%, and above {Number(powers[-2])}% for one",
     ]
 
 
 def abs_of(values: list[Number]) -> Number:
     return Number(max(map(abs, values)))
+
+
+def behind(regime: str) -> Interval:
+    """The reward over RL of the divided head minus that of the earlier control, in points."""
+    seeds = primary(PRODUCT, DIVIDED, regime)["by_seed"]
+    divided, cooled = (
+        np.array([np.mean(study.log(f"{regime}/{arm}/seed{s}/rlvr")["reward"]) for s in seeds])
+        for arm in (DIVIDED, COOLED)
+    )
+    return over_seeds(100 * (divided - cooled))
 
 
 def earlier() -> list[str]:
@@ -157,12 +180,14 @@ def earlier() -> list[str]:
     cold, warm = (
         study.effect("avg@64", PRODUCT, stage=f"eval_rlvr-t{at}", regime="P") for at in ("0.6", "1")
     )
+    gain = study.effect("reward", PRODUCT, regime="P")
+    late = [behind(regime) for regime in plan.regimes]
     share_P, share_of_sums = (
         shares["cpu-midtrain", "P"].bootstrap,
         shares["arithmetic", ""].bootstrap,
     )
     before = arithmetic.effect("avg@64", PRODUCT, "matched_temperature", "eval_midtrain")
-    again, after = (product(stage, "avg@64", "arithmetic") for stage in STAGES)
+    again = product(STAGES[0], "avg@64", "arithmetic")
     lead = study.evaluations(STAGES[0], PRODUCT, "arithmetic")
     lead = lead - study.evaluations(STAGES[0], DIVIDED, "arithmetic")
     lower, votes = (-product(STAGES[0], metric, "D") for metric in ("avg@64", "cons@64"))
@@ -170,15 +195,34 @@ def earlier() -> list[str]:
     return [
         f"it was {reward:.1f} points ahead of cross-entropy in reward over RL, and {avg:.1f} "
         f"points ahead in avg@64 after 60 steps",
-        f"Here, after {Number(plan.stages['rlvr'].args['max_steps'])} steps, it is {cold:+.1f} "
-        f"{cold:[.1f]} points from cross-entropy at T = 0.6, and {warm:+.1f} {warm:[.1f]} at T = 1",
+        f"Here it is {gain:.1f} points ahead in reward over "
+        f"{Number(plan.stages['rlvr'].args['max_steps'])} steps {gain:[.1f]}. In avg@64 after RL "
+        f"it is {cold:+.1f} points {cold:[.1f]} ahead at T = 0.6 and {warm:+.1f} {warm:[.1f]} at",
+        f"the same control is {late[0]:.1f} points behind the divided head in P {late[0]:[.1f]}, "
+        f"{late[1]:.1f} in D {late[1]:[.1f]} and {late[2]:.1f} on arithmetic {late[2]:[.1f]}",
         f"a temperature of equal entropy had {share_P:.0f}% and {share_of_sums:.0f}% of the gain",
-        f"the product was {before:.1f} points above the temperature of its entropy before RL",
-        f"it is {again:.1f} points above it {again:[.1f]}, in {ahead(lead)} of {Number(len(lead))} "
-        f"seeds. After RL the difference is {after:.1f} {after:[.1f]}",
-        f"its avg@64 is {lower:.1f} points below that of its divided head {lower:[.1f]} and its "
-        f"cons@64 {votes:.1f} points {votes:[.1f]}. RL then takes {slower:.1f} thousand tokens "
-        f"more {slower:[.1f]}",
+        f"equal entropy was {before:.1f} points of avg@64 at T = 1",
+        f"the product is {again:.1f} points above its divided head {again:[.1f]}, in {ahead(lead)} "
+        f"of {Number(len(lead))} seeds",
+        f"its avg@64 is {lower:.1f} points lower {lower:[.1f]} and its cons@64 {votes:.1f} points "
+        f"{votes:[.1f]}. In RL it takes {slower:.1f} thousand rollout tokens more to reach 80% of "
+        f"cross-entropy's plateau {slower:[.1f]}. This is weak evidence: after correction p = "
+        f"{study.p('tokens_to_80', PRODUCT, DIVIDED, 'rlvr', 'D'):.2f}",
+    ]
+
+
+def matched() -> list[str]:
+    """The exponent with the product's entropy, before RL and after it."""
+    arms = "precision_matched_exponent", f"{ENTROPY}_like_matched"
+    before, after, in_D, after_in_D = (
+        study.effect("avg@64", *arms, stage, regime)
+        for regime in ("arithmetic", "D")
+        for stage in STAGES
+    )
+    return [
+        f"its avg@64 is {before:.1f} points above that of its own divided head before RL "
+        f"{before:[.1f]}, and the difference after RL is {after:.1f} {after:[.1f]}. In D it is "
+        f"{in_D:.1f} points {in_D:[.1f]} before RL and {after_in_D:+.1f} {after_in_D:[.1f]} after",
     ]
 
 
@@ -189,6 +233,32 @@ def reward_rows() -> list[str]:
         cells = [study.effect("reward", arm, regime=regime) for regime in plan.regimes]
         rows.append(f"| {words} | {' | '.join(f'{each:+.1f} {each:[.1f]}' for each in cells)} |")
     return rows
+
+
+def before_rows() -> list[str]:
+    """The table of the levels before RL and after it."""
+    rows = []
+    for arm, words in ({ENTROPY: "cross-entropy"} | REWARDS).items():
+        if arm == COOLED:  # before RL it is cross-entropy
+            continue
+        cells = [
+            ", ".join(f"{Number(study.evaluations(at, arm, regime).mean()):.1f}" for at in STAGES)
+            for regime in plan.regimes
+        ]
+        rows.append(f"| {words} | {' | '.join(cells)} |")
+    return rows
+
+
+def rollouts() -> list[str]:
+    """Cross-entropy with rollouts at T = 0.6."""
+    in_P, in_D, on_sums = (
+        study.effect("avg@64", f"{ENTROPY}_t60", stage=STAGES[1], regime=regime)
+        for regime in plan.regimes
+    )
+    return [
+        f"ends {in_P:+.1f} points {in_P:[.1f]} higher in P, {in_D:+.1f} {in_D:[.1f]} in D and "
+        f"{on_sums:+.1f} {on_sums:[.1f]} on arithmetic",
+    ]
 
 
 def level_rows() -> list[str]:
@@ -263,7 +333,7 @@ def limits() -> list[str]:
     return [
         f"0.48 and {Number(100 * LARGEST_SD):.2f} points, and with the largest one the power to "
         f"find {margin:.1f} points is {Number(100 * power)}%",
-        f"with a probability of up to {Number(100 * error)}%",
+        f"with a probability of about {Number(100 * error)}%",
         f"of the {Number(in_P + in_D + on_sums)} seeds were complete (P has {in_P} seeds, "
         f"D {in_D} and arithmetic {on_sums})",
     ]
@@ -276,8 +346,12 @@ PAGE = Page(
         *before_and_after(),
         *summary(),
         *single_seeds(),
+        *power_of_study(),
         *earlier(),
+        *matched(),
         *reward_rows(),
+        *before_rows(),
+        *rollouts(),
         *level_rows(),
         *spreads(),
         *power_rows(),
@@ -286,13 +360,24 @@ PAGE = Page(
     ],
     settings=[
         *("T = 0.6", "T = 1, 0.75 and 0.6", "60 steps", "p < 0.05", "90% interval"),
-        *("cons@64", "at 50% and at 80%", "1.5 points", "β −0.62, in D −0.97", "to 80% of the"),
+        *(
+            "cons@64",
+            "at 50% and at 80%",
+            "1.5 points",
+            "β −0.62, in D −0.97",
+            "reach 80% of",
+            "80% of the plateau",
+            "in place of 1",
+        ),
         *(
             "between 0.48",
             "when 13 were complete",
             "98.9% to 100.0% in P",
             "above 99% in two",
-            "99% or more",
+            "at 99% or more",
+            "a plateau near 1%",
+            "an error rate of up to 5%",
+            "end near 100%",
             "no arm ends above 5%",
             "0.2 million parameters",
         ),

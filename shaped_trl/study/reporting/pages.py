@@ -8,7 +8,7 @@ from typing import Any
 
 from shaped_eval.reporting.document import Block, Details, Heading, Image, Items, Notes, Text
 
-from shaped_trl.study.definition import Study
+from shaped_trl.study.definition import SEEDS, Study
 from shaped_trl.study.reporting import overview, tables
 from shaped_trl.study.reporting.by_step.charts import BY_TOKENS
 from shaped_trl.study.reporting.by_step.tables import step_tables, tokens_tables
@@ -71,9 +71,13 @@ def blocks(study: Study, results: dict[str, Any], pictures: Sequence[Picture]) -
 
 
 def _introduction(study: Study, results: Mapping[str, Any]) -> str:
-    seeds = ", ".join(map(str, study.seeds))
     regimes = [regime for regime in results["regimes"] if regime]
-    where = f" in each of the regimes {', '.join(regimes)}" if regimes else ""
+    seeds = "seeds " + ", ".join(map(str, study.seeds))
+    if any(SEEDS in study.regimes[regime] for regime in regimes):
+        own = {regime: study.regimes[regime].get(SEEDS, study.seeds) for regime in regimes}
+        seeds = "; ".join(f"seeds {', '.join(map(str, own[regime]))} in {regime}" for regime in own)
+    elif regimes:
+        seeds += f" in each of the regimes {', '.join(regimes)}"
     # An arm with another arm's model differs in its temperature instead of a shape.
     or_temperature = (
         " or, on another arm's models, in the sampling temperature"
@@ -91,7 +95,7 @@ def _introduction(study: Study, results: Mapping[str, Any]) -> str:
     else:
         rule = "A comparison counts as shown when its interval excludes 0 and p < 0.05."
     return (
-        f"{len(study.arms)} arms ({', '.join(study.arms)}), seeds {seeds}{where}, compared with "
+        f"{len(study.arms)} arms ({', '.join(study.arms)}), {seeds}, compared with "
         f"{study.baseline}. Arms differ only in the shape of the token distribution"
         f"{or_temperature}; data, order and initialisation are the same per seed{but}."
         f"{_shared(study)} Brackets contain 95% intervals. {rule}"
